@@ -1,0 +1,192 @@
+//! What an architecture is, as data: the forward pass reads this and never asks for a model's name.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{GROUP, LANES, pad};
+
+/// How the weights of linear layers are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quant {
+    /// 32-bit floats, nothing rotated: the reference that published implementations are compared to.
+    F32,
+    /// 8-bit integers in the Hadamard domain, one scale per output channel.
+    Q8,
+}
+
+/// Architecture of a decoder-only transformer. All sizes are logical (unpadded) counts.
+///
+/// Stored as canonical JSON: fields in this order, no white space. Unknown fields are refused,
+/// because a model that needs a feature this engine does not know would give wrong answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Family the packer recognised, for people: `llama`, `mistral`.
+    pub architecture: String,
+    /// Encoding of the linear layers.
+    pub quant: Quant,
+    /// Transformer layers.
+    pub n_layers: u32,
+    /// Width of the residual stream.
+    pub d_model: u32,
+    /// Width of the feed-forward hidden layer.
+    pub d_ff: u32,
+    /// Query heads.
+    pub n_heads: u32,
+    /// Key and value heads; divides `n_heads`.
+    pub n_kv_heads: u32,
+    /// Width of one head; even.
+    pub head_dim: u32,
+    /// Token ids the output layer scores.
+    pub vocab_size: u32,
+    /// Positions the model was trained for.
+    pub context_length: u32,
+    /// RMSNorm epsilon.
+    pub norm_eps: f64,
+    /// Factor on q·k before the softmax, usually 1/√head_dim.
+    pub attention_scale: f64,
+    /// RoPE base. Informative: the frequencies themselves, scaling included, are a tensor.
+    pub rope_theta: f64,
+    /// The output layer is the token embedding.
+    pub tied_embeddings: bool,
+    /// Block of the Hadamard rotation folded into W_v and expected by W_o's input; 1 = none.
+    pub value_rotation: u32,
+    /// Per layer: how many positions back attention sees, itself included; 0 = all.
+    pub windows: Vec<u32>,
+}
+
+/// A config that no model can have.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("config: {field} is {value}, expected {expected}")]
+pub struct ConfigError {
+    /// Field at fault.
+    pub field: &'static str,
+    /// Its value.
+    pub value: String,
+    /// What would be right.
+    pub expected: &'static str,
+}
+
+/// Largest width, vocabulary or head count accepted: keeps every product of two sizes within u64.
+const MAX_DIM: u32 = 1 << 24;
+
+impl Config {
+    /// Checks that the sizes fit each other and that no product of them can overflow.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let err = |field, value: &dyn ToString, expected| {
+            Err(ConfigError { field, value: value.to_string(), expected })
+        };
+        let sizes = [
+            ("d_model", self.d_model, MAX_DIM),
+            ("d_ff", self.d_ff, MAX_DIM),
+            ("n_heads", self.n_heads, 1 << 12),
+            ("n_kv_heads", self.n_kv_heads, 1 << 12),
+            ("head_dim", self.head_dim, 1 << 12),
+            ("vocab_size", self.vocab_size, MAX_DIM),
+            ("context_length", self.context_length, 1 << 30),
+            ("n_layers", self.n_layers, 1 << 14),
+        ];
+        for (field, value, max) in sizes {
+            if value == 0 || value > max {
+                return err(
+                    field,
+                    &value,
+                    "a size within the format's limits (see docs/FORMAT.md)",
+                );
+            }
+        }
+        if !self.n_heads.is_multiple_of(self.n_kv_heads) {
+            return err("n_kv_heads", &self.n_kv_heads, "a divisor of n_heads");
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            return err("head_dim", &self.head_dim, "an even number");
+        }
+        for (field, value) in [
+            ("norm_eps", self.norm_eps),
+            ("attention_scale", self.attention_scale),
+            ("rope_theta", self.rope_theta),
+        ] {
+            if !(value.is_finite() && value > 0.0 && (value as f32).is_normal()) {
+                return err(field, &value, "a positive finite number");
+            }
+        }
+        let r = self.value_rotation;
+        if !(r.is_power_of_two() && r <= GROUP as u32 && self.head_dim.is_multiple_of(r)) {
+            return err("value_rotation", &r, "a power of two up to 64 that divides head_dim");
+        }
+        if self.quant == Quant::F32 && r != 1 {
+            return err("value_rotation", &r, "1 in an f32 file");
+        }
+        if self.windows.len() != self.n_layers as usize {
+            return err("windows", &self.windows.len(), "one entry per layer");
+        }
+        Ok(())
+    }
+
+    /// Query heads that share one key/value head.
+    pub fn group(&self) -> usize {
+        (self.n_heads / self.n_kv_heads) as usize
+    }
+
+    /// `d_model` padded to whole activation groups: the stride of the residual stream.
+    pub fn d_model_padded(&self) -> usize {
+        pad(self.d_model as usize, GROUP)
+    }
+
+    /// `d_ff` padded to whole activation groups.
+    pub fn d_ff_padded(&self) -> usize {
+        pad(self.d_ff as usize, GROUP)
+    }
+
+    /// `head_dim` padded to whole panels: every head starts a panel.
+    pub fn head_padded(&self) -> usize {
+        pad(self.head_dim as usize, LANES)
+    }
+
+    /// Rows of the fused QKV tensor: per KV head its query group, K and V, each head padded.
+    pub fn qkv_rows(&self) -> usize {
+        self.n_kv_heads as usize * (self.group() + 2) * self.head_padded()
+    }
+
+    /// Inputs of the attention output projection: padded heads, padded to whole groups.
+    pub fn attn_out_inputs(&self) -> usize {
+        pad(self.n_heads as usize * self.head_padded(), GROUP)
+    }
+
+    /// Vocabulary rows, padded to whole panels.
+    pub fn vocab_padded(&self) -> usize {
+        pad(self.vocab_size as usize, LANES)
+    }
+
+    /// The largest Hadamard block the values of one head can be rotated by.
+    pub fn largest_value_rotation(head_dim: u32) -> u32 {
+        (1 << head_dim.trailing_zeros()).min(GROUP as u32)
+    }
+}
+
+/// Defaults for generating text, from the source's `generation_config.json` and tokenizer config.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Generation {
+    /// Token that begins a sequence.
+    pub bos: Option<u32>,
+    /// Raw prompts get `bos` in front.
+    pub add_bos: bool,
+    /// Tokens that end an answer.
+    pub eos: Vec<u32>,
+    /// The model's own sampling temperature; absent means greedy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    /// Keep the k most likely tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<u32>,
+    /// Keep the smallest set of tokens with this much probability.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_p: Option<f64>,
+    /// Keep tokens at least this likely relative to the best one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_p: Option<f64>,
+    /// Divide the logit of seen tokens by this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repetition_penalty: Option<f64>,
+}

@@ -1,0 +1,94 @@
+//! Rows of the section table: everything in a file that is not a tensor.
+
+use crate::tensor::{le_u32, le_u64};
+
+/// What a section holds. Readers skip kinds they do not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum SectionKind {
+    /// [`crate::Config`] as canonical JSON.
+    Config = 1,
+    /// The tokenizer in Hugging Face's `tokenizer.json` form.
+    Tokenizer = 2,
+    /// Token bytes and flags, so that streaming text allocates nothing.
+    Vocabulary = 3,
+    /// The chat template's source, Jinja.
+    ChatTemplate = 4,
+    /// [`crate::Generation`] as JSON.
+    Generation = 5,
+    /// The tensor table.
+    Tensors = 6,
+    /// Where the model came from: source id and file hashes, JSON.
+    Provenance = 7,
+    /// Pack-time test vectors, replayed by `verify`.
+    SelfCheck = 8,
+    /// The tokenizer as the text crate loads it fastest; a cache of `Tokenizer`.
+    NativeTokenizer = 9,
+    /// The tensors themselves.
+    Data = 10,
+}
+
+impl SectionKind {
+    const ALL: [(SectionKind, &'static str); 10] = [
+        (Self::Config, "config"),
+        (Self::Tokenizer, "tokenizer"),
+        (Self::Vocabulary, "vocabulary"),
+        (Self::ChatTemplate, "chat template"),
+        (Self::Generation, "generation defaults"),
+        (Self::Tensors, "tensor table"),
+        (Self::Provenance, "provenance"),
+        (Self::SelfCheck, "self-check"),
+        (Self::NativeTokenizer, "native tokenizer"),
+        (Self::Data, "data"),
+    ];
+
+    fn from_u32(v: u32) -> Option<Self> {
+        Self::ALL.iter().map(|&(k, _)| k).find(|&k| k as u32 == v)
+    }
+
+    /// Its name for people.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|&&(k, _)| k == self).map_or("?", |&(_, n)| n)
+    }
+}
+
+/// A section: where it lies and what its bytes hash to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Section {
+    /// What it holds.
+    pub kind: SectionKind,
+    /// Offset of its first byte in the file.
+    pub offset: u64,
+    /// Bytes it takes.
+    pub len: u64,
+    /// BLAKE3 of its bytes; for `Data`, of the tensors' hashes in table order.
+    pub hash: [u8; 32],
+}
+
+/// Bytes of one row of the section table.
+pub(crate) const ROW: usize = 64;
+
+impl Section {
+    pub(crate) fn to_row(&self) -> [u8; ROW] {
+        let mut row = [0u8; ROW];
+        row[..4].copy_from_slice(&(self.kind as u32).to_le_bytes());
+        row[8..16].copy_from_slice(&self.offset.to_le_bytes());
+        row[16..24].copy_from_slice(&self.len.to_le_bytes());
+        row[32..].copy_from_slice(&self.hash);
+        row
+    }
+
+    /// Parses a row; `Ok(None)` for a kind this crate does not know.
+    pub(crate) fn from_row(row: &[u8; ROW], file_len: u64) -> Result<Option<Self>, String> {
+        let number = le_u32(row, 0);
+        let (offset, len) = (le_u64(row, 8), le_u64(row, 16));
+        if offset.checked_add(len).is_none_or(|end| end > file_len) {
+            return Err(format!("section {number} lies at {offset} + {len}, outside the file"));
+        }
+        let Some(kind) = SectionKind::from_u32(number) else { return Ok(None) };
+        if row[4..8] != [0; 4] || row[24..32] != [0; 8] {
+            return Err(format!("section {}: a reserved field is not zero", kind.name()));
+        }
+        Ok(Some(Self { kind, offset, len, hash: row[32..].try_into().expect("32 bytes") }))
+    }
+}

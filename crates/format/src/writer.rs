@@ -1,0 +1,241 @@
+//! Writing a file: stream tensors to a temporary file beside the target, then rename.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+use crate::file::{content_id, tensor_hashes};
+use crate::{
+    Config, DATA_ALIGN, Error, Generation, Header, Section, SectionKind, Tensor, TensorSpec,
+};
+
+/// A file being written. Dropping it before [`Staged::commit`] leaves nothing behind.
+///
+/// ```no_run
+/// # use nanoinfer_format::*;
+/// # fn demo(config: Config, spec: TensorSpec, bytes: &[u8]) -> Result<(), Error> {
+/// let mut w = Writer::create("model.nano")?;
+/// w.begin(spec)?; // then its bytes, in as many pieces as convenient
+/// w.write(bytes)?;
+/// w.end()?;
+/// w.section(SectionKind::Tokenizer, b"{}")?;
+/// w.finish(&config, &Generation::default())?.commit()
+/// # }
+/// ```
+pub struct Writer {
+    target: PathBuf,
+    out: BufWriter<NamedTempFile>,
+    at: u64,
+    open: Option<(TensorSpec, u64, blake3::Hasher)>,
+    tensors: Vec<Tensor>,
+    pending: Vec<(SectionKind, Vec<u8>)>,
+}
+
+impl Writer {
+    /// Starts a temporary file in the folder of `target`.
+    pub fn create(target: impl AsRef<Path>) -> Result<Self, Error> {
+        let target = target.as_ref().to_path_buf();
+        let io = |what| {
+            let path = target.clone();
+            move |source| Error::Io { path, what, source }
+        };
+        let name = target.file_name().ok_or_else(|| Error::Misuse {
+            path: target.clone(),
+            what: "the output needs a file name".into(),
+        })?;
+        if target.is_dir() {
+            return Err(Error::Misuse { path: target, what: "the output is a folder".into() });
+        }
+        let mut builder = tempfile::Builder::new();
+        let prefix = format!(".{}.tmp-", name.to_string_lossy());
+        builder.prefix(&prefix);
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // umask applies
+        let temp = builder
+            .tempfile_in(folder(&target))
+            .map_err(io("cannot create a file in its folder"))?;
+        let mut out = BufWriter::with_capacity(1 << 20, temp);
+        // The header comes last, when offsets and hashes are known; until then the file is not one.
+        out.write_all(&vec![0; DATA_ALIGN as usize]).map_err(io("cannot write"))?;
+        Ok(Self {
+            target,
+            out,
+            at: DATA_ALIGN,
+            open: None,
+            tensors: Vec::new(),
+            pending: Vec::new(),
+        })
+    }
+
+    fn misuse(&self, what: impl Into<String>) -> Error {
+        Error::Misuse { path: self.target.clone(), what: what.into() }
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.out.write_all(bytes).map_err(|source| Error::Io {
+            path: self.target.clone(),
+            what: "cannot write",
+            source,
+        })?;
+        self.at += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn align(&mut self, to: u64) -> Result<(), Error> {
+        let gap = self.at.next_multiple_of(to) - self.at;
+        self.put(&vec![0; gap as usize])
+    }
+
+    /// Begins a tensor; its bytes follow through [`Self::write`].
+    pub fn begin(&mut self, spec: TensorSpec) -> Result<(), Error> {
+        if self.open.is_some() {
+            return Err(self.misuse("a tensor is still open"));
+        }
+        self.align(64)?;
+        self.open = Some((spec, self.at, blake3::Hasher::new()));
+        Ok(())
+    }
+
+    /// Appends bytes to the open tensor.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let Some((_, _, hasher)) = &mut self.open else {
+            return Err(self.misuse("no tensor is open"));
+        };
+        hasher.update(bytes);
+        self.put(bytes)
+    }
+
+    /// Ends the open tensor, checking that all its bytes came.
+    pub fn end(&mut self) -> Result<(), Error> {
+        let Some((spec, offset, hasher)) = self.open.take() else {
+            return Err(self.misuse("no tensor is open"));
+        };
+        let len = self.at - offset;
+        if spec.encoding.stored_bytes(spec.stored) != Some(len) {
+            return Err(self.misuse(format!(
+                "{} got {len} bytes, its stored shape {:?} says otherwise",
+                spec.role.name(),
+                spec.stored
+            )));
+        }
+        self.tensors.push(Tensor { spec, offset, len, hash: *hasher.finalize().as_bytes() });
+        Ok(())
+    }
+
+    /// A whole f32 vector, zero-padded to its stored length.
+    pub fn vector(&mut self, spec: TensorSpec, values: &[f32]) -> Result<(), Error> {
+        let stored = spec.stored[2] as usize;
+        self.begin(spec)?;
+        self.write(bytemuck::cast_slice(values))?;
+        self.write(&vec![0; stored.saturating_sub(values.len()) * 4])?;
+        self.end()
+    }
+
+    /// Adds a section; it is written after the data.
+    pub fn section(&mut self, kind: SectionKind, bytes: impl Into<Vec<u8>>) -> Result<(), Error> {
+        if self.pending.iter().any(|(k, _)| *k == kind) {
+            return Err(self.misuse(format!("two {} sections", kind.name())));
+        }
+        self.pending.push((kind, bytes.into()));
+        Ok(())
+    }
+
+    /// Writes sections, tables and header; the file is complete but not yet under its name.
+    pub fn finish(mut self, config: &Config, generation: &Generation) -> Result<Staged, Error> {
+        if self.open.is_some() {
+            return Err(self.misuse("a tensor is still open"));
+        }
+        config.validate().map_err(|source| Error::Config { path: self.target.clone(), source })?;
+        let data = Section {
+            kind: SectionKind::Data,
+            offset: DATA_ALIGN,
+            len: self.at - DATA_ALIGN,
+            hash: tensor_hashes(&self.tensors),
+        };
+        self.section(SectionKind::Config, json(config))?;
+        self.section(SectionKind::Generation, json(generation))?;
+        let table: Vec<u8> = self.tensors.iter().flat_map(Tensor::to_row).collect();
+        self.section(SectionKind::Tensors, table)?;
+        let mut sections = vec![data];
+        let mut pending = std::mem::take(&mut self.pending);
+        pending.sort_by_key(|(kind, _)| *kind as u32); // the file does not depend on call order
+        for (kind, bytes) in pending {
+            self.align(64)?;
+            let hash = *blake3::hash(&bytes).as_bytes();
+            sections.push(Section { kind, offset: self.at, len: bytes.len() as u64, hash });
+            self.put(&bytes)?;
+        }
+        self.align(64)?;
+        let mut header = Header::of(config);
+        header.content_id = content_id(&sections);
+        let table: Vec<u8> = sections.iter().flat_map(Section::to_row).collect();
+        header.section_table_offset = self.at;
+        header.section_count = sections.len() as u32;
+        header.section_table_hash = *blake3::hash(&table).as_bytes();
+        self.put(&table)?;
+        header.file_len = self.at;
+        let (target, content_id) = (self.target.clone(), header.content_id);
+        let temp = self.close(&header).map_err(|source| Error::Io {
+            path: target.clone(),
+            what: "cannot write",
+            source,
+        })?;
+        Ok(Staged { target, temp, content_id })
+    }
+
+    fn close(self, header: &Header) -> io::Result<NamedTempFile> {
+        let mut temp = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        temp.seek(SeekFrom::Start(0))?;
+        temp.write_all(&header.to_bytes())?;
+        temp.as_file().sync_all()?;
+        Ok(temp)
+    }
+}
+
+/// A complete file that does not have its name yet: open it at [`Self::path`] to test it, then
+/// [`Self::commit`].
+pub struct Staged {
+    target: PathBuf,
+    temp: NamedTempFile,
+    content_id: [u8; 32],
+}
+
+impl Staged {
+    /// The temporary path.
+    pub fn path(&self) -> &Path {
+        self.temp.path()
+    }
+
+    /// The model's identity.
+    pub fn content_id(&self) -> [u8; 32] {
+        self.content_id
+    }
+
+    /// Renames the file to its target and makes the folder entry durable.
+    pub fn commit(self) -> Result<(), Error> {
+        let target = self.target;
+        let io = |what| {
+            let path = target.clone();
+            move |source| Error::Io { path, what, source }
+        };
+        self.temp
+            .persist(&target)
+            .map_err(|e| io("cannot rename the finished file to")(e.error))?;
+        File::open(folder(&target))
+            .and_then(|f| f.sync_all())
+            .map_err(io("cannot sync the folder of"))
+    }
+}
+
+fn folder(target: &Path) -> &Path {
+    match target.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("plain structs always serialise")
+}

@@ -1,0 +1,285 @@
+//! Matrix times activations, the whole cost of a transformer.
+//!
+//! One panel of 16 output rows against a tile of M tokens, all in registers:
+//!
+//! ```text
+//! for each group g of 64 inputs:          acc[M][16] = seed            int32, exact
+//!     for each of its 16 quads:           acc[m] += panel line · quad[m]
+//!     c[m] = fma(acc[m], scale[g][m], c[m])                            f32, g ascending
+//! out[m] = c[m] · row scale (+ bias) (+ what was there)
+//! ```
+//!
+//! A weight byte is read once per tile and used M times, an activation quad once per panel and
+//! used 16 times. With M = 1 this is the GEMV of decoding: nothing is reused, and memory
+//! bandwidth is all there is. K is never split, so a logit does not depend on the thread count.
+
+use crate::isa::Simd;
+
+/// Most tokens in one tile.
+pub const MAX_TILE: usize = 12;
+
+/// Quantized activations of `m` tokens. In group-major order, so that the producer of a group and
+/// the producer of a token both write runs: group `g`, tile `t` of `tile` tokens.
+#[derive(Clone, Copy)]
+pub struct Acts<'a> {
+    /// `[k/64][tiles][16 quads][tokens of the tile][4]`
+    pub q: &'a [i8],
+    /// `[k/64][m]`
+    pub scales: &'a [f32],
+    /// Σ q, `[k/64][m]`
+    pub sums: &'a [i32],
+    /// Tokens.
+    pub m: usize,
+}
+
+/// f32 activations of `m` tokens, `[k/64][tiles][64][tokens of the tile]`.
+#[derive(Clone, Copy)]
+pub struct ActsF32<'a> {
+    /// The values.
+    pub x: &'a [f32],
+    /// Tokens.
+    pub m: usize,
+}
+
+/// Arguments of `gemm_q8`: a run of panels against all tokens.
+pub struct Gemm<'a> {
+    /// Panels, `[p][16 f32 scales, k/4 lines]`.
+    pub w: &'a [u8],
+    /// Stored inputs, a multiple of 64.
+    pub k: usize,
+    /// Activations.
+    pub acts: Acts<'a>,
+    /// One value per row, or empty.
+    pub bias: &'a [f32],
+    /// Add to `out` (a residual) instead of overwriting it.
+    pub add: bool,
+    /// `[p][m][16]`
+    pub out: &'a mut [f32],
+}
+
+/// Arguments of `gemm_f32`, the reference encoding.
+pub struct GemmF32<'a> {
+    /// Panels, `[p][k][16]`.
+    pub w: &'a [f32],
+    /// Stored inputs, a multiple of 64.
+    pub k: usize,
+    /// Activations.
+    pub acts: ActsF32<'a>,
+    /// One value per row, or empty.
+    pub bias: &'a [f32],
+    /// Add to `out` (a residual) instead of overwriting it.
+    pub add: bool,
+    /// `[p][m][16]`
+    pub out: &'a mut [f32],
+}
+
+fn check_shapes(panels: usize, k: usize, m: usize, bias: &[f32], out: &[f32]) {
+    assert!(k > 0 && k.is_multiple_of(64) && m > 0);
+    assert_eq!(out.len(), panels * m * 16);
+    assert!(bias.is_empty() || bias.len() == panels * 16);
+}
+
+impl Gemm<'_> {
+    pub(crate) fn check(&self) {
+        let panels = self.w.len() / (16 * (self.k + 4));
+        assert_eq!(self.w.len(), panels * 16 * (self.k + 4));
+        check_shapes(panels, self.k, self.acts.m, self.bias, self.out);
+        assert_eq!(self.acts.q.len(), self.k * self.acts.m);
+        assert_eq!(self.acts.scales.len(), self.k / 64 * self.acts.m);
+        assert_eq!(self.acts.sums.len(), self.k / 64 * self.acts.m);
+    }
+}
+
+impl GemmF32<'_> {
+    pub(crate) fn check(&self) {
+        let panels = self.w.len() / (16 * self.k);
+        assert_eq!(self.w.len(), panels * 16 * self.k);
+        check_shapes(panels, self.k, self.acts.m, self.bias, self.out);
+        assert_eq!(self.acts.x.len(), self.k * self.acts.m);
+    }
+}
+
+/// Expands to the call with `M` = `$m`, for 1…12.
+macro_rules! with_tile {
+    ($m:expr, $f:ident::<$s:ty, $p:literal>($($args:expr),*)) => {
+        match $m {
+            1 => $f::<$s, 1, $p>($($args),*),
+            2 => $f::<$s, 2, $p>($($args),*),
+            3 => $f::<$s, 3, $p>($($args),*),
+            4 => $f::<$s, 4, $p>($($args),*),
+            5 => $f::<$s, 5, $p>($($args),*),
+            6 => $f::<$s, 6, $p>($($args),*),
+            7 => $f::<$s, 7, $p>($($args),*),
+            8 => $f::<$s, 8, $p>($($args),*),
+            9 => $f::<$s, 9, $p>($($args),*),
+            10 => $f::<$s, 10, $p>($($args),*),
+            11 => $f::<$s, 11, $p>($($args),*),
+            _ => $f::<$s, 12, $p>($($args),*),
+        }
+    };
+}
+
+#[inline(always)]
+pub(crate) fn gemm_q8<S: Simd>(s: S, a: Gemm<'_>) {
+    let (panel, out) = (16 * (a.k + 4), a.acts.m * 16);
+    let panels = a.w.len() / panel;
+    let mut p = 0;
+    while p < panels {
+        let n = if panels - p >= S::PANELS { S::PANELS } else { 1 };
+        let w = &a.w[p * panel..(p + n) * panel];
+        let bias = if a.bias.is_empty() { &[] } else { &a.bias[p * 16..(p + n) * 16] };
+        let to = &mut a.out[p * out..(p + n) * out];
+        for at in (0..a.acts.m).step_by(S::TILE) {
+            let m = S::TILE.min(a.acts.m - at);
+            if n == 1 {
+                with_tile!(m, tile_q8::<S, 1>(s, w, a.k, a.acts, at, bias, a.add, to));
+            } else {
+                with_tile!(m, tile_q8::<S, 2>(s, w, a.k, a.acts, at, bias, a.add, to));
+            }
+        }
+        p += n;
+    }
+}
+
+/// `P` panels × `M` tokens, the tokens beginning at `at`.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn tile_q8<S: Simd, const M: usize, const P: usize>(
+    s: S,
+    w: &[u8],
+    k: usize,
+    acts: Acts<'_>,
+    at: usize,
+    bias: &[f32],
+    add: bool,
+    out: &mut [f32],
+) {
+    let lines = w.as_chunks::<64>().0;
+    let per_panel = 1 + k / 4;
+    let mut c = [[s.splat(0.0); M]; P];
+    for g in 0..k / 64 {
+        let row = g * acts.m + at;
+        let scales: &[f32; M] = acts.scales[row..].first_chunk().expect("checked");
+        let sums: &[i32; M] = acts.sums[row..].first_chunk().expect("checked");
+        let quads = acts.q[row * 64..(row + M) * 64].as_chunks::<4>().0.as_chunks::<M>().0;
+        let group: [&[[u8; 64]; 16]; P] = std::array::from_fn(|p| {
+            lines[p * per_panel + 1 + 16 * g..].first_chunk().expect("checked")
+        });
+        let acc = group_q8::<S, M, P>(s, group, quads, sums);
+        for p in 0..P {
+            for m in 0..M {
+                c[p][m] = s.fma(s.to_f32(acc[p][m]), s.splat(scales[m]), c[p][m]);
+            }
+        }
+    }
+    for p in 0..P {
+        let row_scale: &[f32; 16] = &scales_line(&lines[p * per_panel]);
+        finish(s, c[p], Some(row_scale), bias.as_chunks::<16>().0.get(p), at, acts.m, p, add, out);
+    }
+}
+
+/// The exact integer dots of one group. A single token alternates between two accumulators, to
+/// hide the latency of the dot instruction.
+#[inline(always)]
+fn group_q8<S: Simd, const M: usize, const P: usize>(
+    s: S,
+    group: [&[[u8; 64]; 16]; P],
+    quads: &[[[i8; 4]; M]],
+    sums: &[i32; M],
+) -> [[S::I; M]; P] {
+    let seed: [S::I; M] = std::array::from_fn(|m| s.seed(sums[m]));
+    let mut acc = [seed; P];
+    let mut odd = [[s.seed(0); M]; P];
+    for (j, quad) in quads.iter().enumerate() {
+        for p in 0..P {
+            let line = s.line(&group[p][j]);
+            for m in 0..M {
+                if M == 1 && j % 2 == 1 {
+                    odd[p][m] = s.dot(odd[p][m], line, &quad[m]);
+                } else {
+                    acc[p][m] = s.dot(acc[p][m], line, &quad[m]);
+                }
+            }
+        }
+    }
+    if M == 1 {
+        for p in 0..P {
+            acc[p][0] = s.add_i32(acc[p][0], odd[p][0]);
+        }
+    }
+    acc
+}
+
+#[inline(always)]
+fn scales_line(line: &[u8; 64]) -> [f32; 16] {
+    let words = line.as_chunks::<4>().0;
+    std::array::from_fn(|i| f32::from_le_bytes(words[i]))
+}
+
+/// Row scale, bias, residual, store: the epilogue of both encodings.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn finish<S: Simd, const M: usize>(
+    s: S,
+    c: [S::F; M],
+    row_scale: Option<&[f32; 16]>,
+    bias: Option<&[f32; 16]>,
+    at: usize,
+    tokens: usize,
+    panel: usize,
+    add: bool,
+    out: &mut [f32],
+) {
+    let out = out[(panel * tokens + at) * 16..].as_chunks_mut::<16>().0;
+    for (mut y, out) in c.into_iter().zip(out) {
+        if let Some(scale) = row_scale {
+            y = s.mul(y, s.load(scale));
+        }
+        if let Some(bias) = bias {
+            y = s.add(y, s.load(bias));
+        }
+        if add {
+            y = s.add(s.load(out), y);
+        }
+        s.store(y, out);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn gemm_f32<S: Simd>(s: S, a: GemmF32<'_>) {
+    let out = a.acts.m * 16;
+    for (p, (w, to)) in a.w.chunks_exact(16 * a.k).zip(a.out.chunks_exact_mut(out)).enumerate() {
+        let bias = a.bias.as_chunks::<16>().0.get(p);
+        for at in (0..a.acts.m).step_by(S::TILE) {
+            let m = S::TILE.min(a.acts.m - at);
+            with_tile!(m, tile_f32::<S, 1>(s, w, a.k, a.acts, at, bias, a.add, to));
+        }
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn tile_f32<S: Simd, const M: usize, const P: usize>(
+    s: S,
+    w: &[f32],
+    k: usize,
+    acts: ActsF32<'_>,
+    at: usize,
+    bias: Option<&[f32; 16]>,
+    add: bool,
+    out: &mut [f32],
+) {
+    const { assert!(P == 1) };
+    let mut c = [s.splat(0.0); M];
+    for (g, lines) in w.as_chunks::<16>().0.chunks_exact(64).enumerate().take(k / 64) {
+        let row = g * acts.m + at;
+        let xs = acts.x[row * 64..(row + M) * 64].as_chunks::<M>().0;
+        for (line, x) in lines.iter().zip(xs) {
+            let line = s.load(line);
+            for m in 0..M {
+                c[m] = s.fma(line, s.splat(x[m]), c[m]);
+            }
+        }
+    }
+    finish(s, c, None, bias, at, acts.m, 0, add, out);
+}

@@ -1,0 +1,86 @@
+//! The sixteen-lane trait. A value of a type that implements it proves that the CPU has the ISA.
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512vnni;
+pub(crate) mod scalar;
+
+/// Sixteen lanes of f32 and i32.
+///
+/// Semantics every leaf must share, bit for bit: `fma` rounds once; `max` and `min` return the
+/// second operand when the first is NaN or the two are equal (what x86 does); `round` rounds half
+/// to even. Methods are `#[inline(always)]` so that they compile inside the `#[target_feature]`
+/// entry points of `table.rs`.
+pub(crate) trait Simd: Copy {
+    /// Sixteen f32.
+    type F: Copy;
+    /// Sixteen i32.
+    type I: Copy;
+    /// 64 weight bytes, prepared for [`Simd::dot`].
+    type Line: Copy;
+
+    /// Tokens per GEMM tile: as many accumulators as the registers hold.
+    const TILE: usize;
+    /// Panels per GEMM tile.
+    const PANELS: usize;
+
+    fn splat(self, x: f32) -> Self::F;
+    fn load(self, x: &[f32; 16]) -> Self::F;
+    fn store(self, x: Self::F, to: &mut [f32; 16]);
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a·b + c, rounded once.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    fn abs(self, a: Self::F) -> Self::F;
+    /// To the nearest integer, half to even; |a| < 2³¹.
+    fn round(self, a: Self::F) -> Self::I;
+    fn to_f32(self, a: Self::I) -> Self::F;
+    /// x·2ⁿ for finite x ≥ 0 whose exponent stays in the normal range: adds to the exponent bits.
+    fn scale2(self, x: Self::F, n: Self::I) -> Self::F;
+    /// `y` where `x ≥ limit`, else 0.
+    fn zero_below(self, y: Self::F, x: Self::F, limit: f32) -> Self::F;
+    /// Exchanges lanes `i` and `i ^ H`, for H = 1, 2, 4, 8.
+    fn swap<const H: usize>(self, a: Self::F) -> Self::F;
+    /// Low byte of each lane.
+    fn store_i8(self, a: Self::I, to: &mut [i8; 16]);
+
+    /// Prepares a line of a Q8 panel: byte `4r+t` is row `r`, input `t`, stored as q+128.
+    fn line(self, bytes: &[u8; 64]) -> Self::Line;
+    /// Where an accumulator starts so that [`Simd::dot`] ends exactly on Σ q·x, given Σ x.
+    fn seed(self, sum_x: i32) -> Self::I;
+    /// acc[r] += Σₜ q[r][t] · x[t], exact.
+    fn dot(self, acc: Self::I, line: Self::Line, x: &[i8; 4]) -> Self::I;
+    /// Exact lane-wise sum.
+    fn add_i32(self, a: Self::I, b: Self::I) -> Self::I;
+
+    /// Sum of the lanes in the contract's tree: 8 apart, then 4, 2, 1.
+    #[inline(always)]
+    fn sum(self, a: Self::F) -> f32 {
+        let a = self.add(a, self.swap::<8>(a));
+        let a = self.add(a, self.swap::<4>(a));
+        let a = self.add(a, self.swap::<2>(a));
+        self.first(self.add(a, self.swap::<1>(a)))
+    }
+
+    /// Largest lane.
+    #[inline(always)]
+    fn max_lane(self, a: Self::F) -> f32 {
+        let a = self.max(a, self.swap::<8>(a));
+        let a = self.max(a, self.swap::<4>(a));
+        let a = self.max(a, self.swap::<2>(a));
+        self.first(self.max(a, self.swap::<1>(a)))
+    }
+
+    /// Lane 0.
+    #[inline(always)]
+    fn first(self, a: Self::F) -> f32 {
+        let mut lanes = [0.0; 16];
+        self.store(a, &mut lanes);
+        lanes[0]
+    }
+}

@@ -1,0 +1,194 @@
+//! AVX2 + FMA: sixteen lanes are two 256-bit registers.
+//!
+//! The int8 dot without VNNI: `vpmaddubsw` multiplies unsigned by signed bytes into saturating
+//! 16-bit pairs. |q| ≤ 127 as the unsigned side and x with q's sign as the signed one keep a pair
+//! at most 2·127² = 32,258, below saturation; `vpmaddwd` by ones widens to 32 bits. Exact.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::*;
+
+use crate::isa::Simd;
+
+/// Proof that the CPU has AVX2 and FMA.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2(());
+
+impl Avx2 {
+    /// # Safety
+    /// The CPU must have AVX2 and FMA.
+    #[inline(always)]
+    pub(crate) unsafe fn assume() -> Self {
+        Self(())
+    }
+}
+
+type F = [__m256; 2];
+type I = [__m256i; 2];
+
+/// Each lane-wise operation is the same intrinsic on both halves.
+macro_rules! lanes {
+    ($intrinsic:ident, $($x:expr),+) => {
+        // SAFETY: `self` proves the CPU feature; the intrinsic touches no memory.
+        unsafe { [$intrinsic($($x[0]),+), $intrinsic($($x[1]),+)] }
+    };
+}
+
+impl Simd for Avx2 {
+    type F = F;
+    type I = I;
+    /// Signed weights and their magnitudes.
+    type Line = [(__m256i, __m256i); 2];
+    const TILE: usize = 4;
+    const PANELS: usize = 1;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> F {
+        // SAFETY: `self` proves the CPU feature.
+        [unsafe { _mm256_set1_ps(x) }; 2]
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; 16]) -> F {
+        // SAFETY: both halves lie within the array; unaligned loads are allowed.
+        unsafe { [_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))] }
+    }
+    #[inline(always)]
+    fn store(self, x: F, to: &mut [f32; 16]) {
+        // SAFETY: both halves lie within the array; unaligned stores are allowed.
+        unsafe {
+            _mm256_storeu_ps(to.as_mut_ptr(), x[0]);
+            _mm256_storeu_ps(to.as_mut_ptr().add(8), x[1]);
+        }
+    }
+    #[inline(always)]
+    fn add(self, a: F, b: F) -> F {
+        lanes!(_mm256_add_ps, a, b)
+    }
+    #[inline(always)]
+    fn sub(self, a: F, b: F) -> F {
+        lanes!(_mm256_sub_ps, a, b)
+    }
+    #[inline(always)]
+    fn mul(self, a: F, b: F) -> F {
+        lanes!(_mm256_mul_ps, a, b)
+    }
+    #[inline(always)]
+    fn div(self, a: F, b: F) -> F {
+        lanes!(_mm256_div_ps, a, b)
+    }
+    #[inline(always)]
+    fn fma(self, a: F, b: F, c: F) -> F {
+        lanes!(_mm256_fmadd_ps, a, b, c)
+    }
+    #[inline(always)]
+    fn max(self, a: F, b: F) -> F {
+        lanes!(_mm256_max_ps, a, b)
+    }
+    #[inline(always)]
+    fn min(self, a: F, b: F) -> F {
+        lanes!(_mm256_min_ps, a, b)
+    }
+    #[inline(always)]
+    fn abs(self, a: F) -> F {
+        let sign = self.splat(-0.0);
+        lanes!(_mm256_andnot_ps, sign, a)
+    }
+    #[inline(always)]
+    fn round(self, a: F) -> I {
+        lanes!(_mm256_cvtps_epi32, a)
+    }
+    #[inline(always)]
+    fn to_f32(self, a: I) -> F {
+        lanes!(_mm256_cvtepi32_ps, a)
+    }
+    #[inline(always)]
+    fn scale2(self, x: F, n: I) -> F {
+        // SAFETY: `self` proves the CPU feature.
+        unsafe {
+            let add = |x, n| {
+                _mm256_castsi256_ps(_mm256_add_epi32(
+                    _mm256_castps_si256(x),
+                    _mm256_slli_epi32::<23>(n),
+                ))
+            };
+            [add(x[0], n[0]), add(x[1], n[1])]
+        }
+    }
+    #[inline(always)]
+    fn zero_below(self, y: F, x: F, limit: f32) -> F {
+        let limit = self.splat(limit);
+        // SAFETY: `self` proves the CPU feature.
+        unsafe {
+            let half = |y, x, limit| _mm256_and_ps(y, _mm256_cmp_ps::<_CMP_GE_OQ>(x, limit));
+            [half(y[0], x[0], limit[0]), half(y[1], x[1], limit[1])]
+        }
+    }
+    #[inline(always)]
+    fn swap<const H: usize>(self, a: F) -> F {
+        // SAFETY: `self` proves the CPU feature.
+        unsafe {
+            match H {
+                8 => [a[1], a[0]],
+                4 => [
+                    _mm256_permute2f128_ps::<1>(a[0], a[0]),
+                    _mm256_permute2f128_ps::<1>(a[1], a[1]),
+                ],
+                2 => [
+                    _mm256_permute_ps::<0b01_00_11_10>(a[0]),
+                    _mm256_permute_ps::<0b01_00_11_10>(a[1]),
+                ],
+                _ => [
+                    _mm256_permute_ps::<0b10_11_00_01>(a[0]),
+                    _mm256_permute_ps::<0b10_11_00_01>(a[1]),
+                ],
+            }
+        }
+    }
+    #[inline(always)]
+    fn store_i8(self, a: I, to: &mut [i8; 16]) {
+        // SAFETY: `self` proves the CPU feature; the store covers exactly the array.
+        unsafe {
+            // Pick the low byte of each i32 within 128-bit halves, then gather the four words.
+            let pick = _mm256_set1_epi64x(i64::from_le_bytes([0, 4, 8, 12, !0, !0, !0, !0]));
+            let low = |x| {
+                let p = _mm256_shuffle_epi8(x, pick);
+                let p = _mm256_permutevar8x32_epi32(p, _mm256_setr_epi32(0, 4, 0, 4, 0, 4, 0, 4));
+                _mm256_castsi256_si128(p)
+            };
+            let both = _mm_unpacklo_epi64(low(a[0]), low(a[1]));
+            _mm_storeu_si128(to.as_mut_ptr().cast(), both);
+        }
+    }
+    #[inline(always)]
+    fn line(self, bytes: &[u8; 64]) -> Self::Line {
+        // SAFETY: both halves lie within the array; `self` proves the CPU feature.
+        unsafe {
+            let half = |at: usize| {
+                let stored = _mm256_loadu_si256(bytes.as_ptr().add(at).cast());
+                let signed = _mm256_xor_si256(stored, _mm256_set1_epi8(-128));
+                (signed, _mm256_abs_epi8(signed))
+            };
+            [half(0), half(32)]
+        }
+    }
+    #[inline(always)]
+    fn seed(self, _sum_x: i32) -> I {
+        // SAFETY: `self` proves the CPU feature.
+        [unsafe { _mm256_setzero_si256() }; 2]
+    }
+    #[inline(always)]
+    fn dot(self, acc: I, line: Self::Line, x: &[i8; 4]) -> I {
+        // SAFETY: `self` proves the CPU feature.
+        unsafe {
+            let x = _mm256_set1_epi32(i32::from_le_bytes(x.map(|b| b as u8)));
+            let half = |acc, (signed, magnitude)| {
+                let pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, signed));
+                _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+            };
+            [half(acc[0], line[0]), half(acc[1], line[1])]
+        }
+    }
+    #[inline(always)]
+    fn add_i32(self, a: I, b: I) -> I {
+        lanes!(_mm256_add_epi32, a, b)
+    }
+}

@@ -1,0 +1,139 @@
+//! AVX-512 with VNNI: sixteen lanes are one 512-bit register, and one instruction does 64
+//! multiply-adds.
+//!
+//! `vpdpbusd` multiplies unsigned by signed bytes. Weights are stored as q+128, so they are the
+//! unsigned side as they lie in the file; the accumulator starts at -128·Σx to take the offset out.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::*;
+
+use crate::isa::Simd;
+
+/// Proof that the CPU has AVX-512 F, BW, VL, DQ and VNNI.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512Vnni(());
+
+impl Avx512Vnni {
+    /// # Safety
+    /// The CPU must have AVX-512 F, BW, VL, DQ and VNNI.
+    #[inline(always)]
+    pub(crate) unsafe fn assume() -> Self {
+        Self(())
+    }
+}
+
+/// Calls an intrinsic that touches no memory.
+macro_rules! op {
+    ($intrinsic:ident $(::<$c:tt>)? ($($x:expr),*)) => {
+        // SAFETY: `self` proves the CPU feature; the intrinsic touches no memory.
+        unsafe { $intrinsic$(::<$c>)?($($x),*) }
+    };
+}
+
+impl Simd for Avx512Vnni {
+    type F = __m512;
+    type I = __m512i;
+    type Line = __m512i;
+    const TILE: usize = 8;
+    const PANELS: usize = 2;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        op!(_mm512_set1_ps(x))
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; 16]) -> __m512 {
+        // SAFETY: reads exactly the array; unaligned loads are allowed.
+        unsafe { _mm512_loadu_ps(x.as_ptr()) }
+    }
+    #[inline(always)]
+    fn store(self, x: __m512, to: &mut [f32; 16]) {
+        // SAFETY: writes exactly the array; unaligned stores are allowed.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), x) }
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_sub_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        op!(_mm512_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn abs(self, a: __m512) -> __m512 {
+        op!(_mm512_abs_ps(a))
+    }
+    #[inline(always)]
+    fn round(self, a: __m512) -> __m512i {
+        op!(_mm512_cvtps_epi32(a))
+    }
+    #[inline(always)]
+    fn to_f32(self, a: __m512i) -> __m512 {
+        op!(_mm512_cvtepi32_ps(a))
+    }
+    #[inline(always)]
+    fn scale2(self, x: __m512, n: __m512i) -> __m512 {
+        let exponent = op!(_mm512_slli_epi32::<23>(n));
+        let bits = op!(_mm512_castps_si512(x));
+        let bits = op!(_mm512_add_epi32(bits, exponent));
+        op!(_mm512_castsi512_ps(bits))
+    }
+    #[inline(always)]
+    fn zero_below(self, y: __m512, x: __m512, limit: f32) -> __m512 {
+        let limit = self.splat(limit);
+        let keep = op!(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(x, limit));
+        op!(_mm512_maskz_mov_ps(keep, y))
+    }
+    #[inline(always)]
+    fn swap<const H: usize>(self, a: __m512) -> __m512 {
+        match H {
+            8 => op!(_mm512_shuffle_f32x4::<0b01_00_11_10>(a, a)),
+            4 => op!(_mm512_shuffle_f32x4::<0b10_11_00_01>(a, a)),
+            2 => op!(_mm512_permute_ps::<0b01_00_11_10>(a)),
+            _ => op!(_mm512_permute_ps::<0b10_11_00_01>(a)),
+        }
+    }
+    #[inline(always)]
+    fn store_i8(self, a: __m512i, to: &mut [i8; 16]) {
+        // SAFETY: `self` proves the CPU feature; the store covers exactly the array.
+        unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(a)) }
+    }
+    #[inline(always)]
+    fn line(self, bytes: &[u8; 64]) -> __m512i {
+        // SAFETY: reads exactly the array; unaligned loads are allowed.
+        unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn seed(self, sum_x: i32) -> __m512i {
+        op!(_mm512_set1_epi32(-128 * sum_x))
+    }
+    #[inline(always)]
+    fn dot(self, acc: __m512i, line: __m512i, x: &[i8; 4]) -> __m512i {
+        let x = op!(_mm512_set1_epi32(i32::from_le_bytes(x.map(|b| b as u8))));
+        op!(_mm512_dpbusd_epi32(acc, line, x))
+    }
+    #[inline(always)]
+    fn add_i32(self, a: __m512i, b: __m512i) -> __m512i {
+        op!(_mm512_add_epi32(a, b))
+    }
+}

@@ -1,0 +1,48 @@
+//! The arithmetic: integer and float kernels over one narrow sixteen-lane trait. No dependencies.
+//!
+//! ```text
+//!   gemm.rs  norm.rs  quantize.rs  activation.rs  attention.rs  rope.rs    generic, one algorithm each
+//!        └──────────────┬────────────────────────────────────┘
+//!                   isa.rs  trait Simd: about 25 operations on 16 lanes
+//!        ┌──────────────┼──────────────────┐
+//!   isa/scalar.rs   isa/avx2.rs   isa/avx512vnni.rs                          one-line intrinsics
+//!        └──────────────┴──────────────────┘
+//!                   table.rs  an ISA's CPU features, stated once → detection + entry points
+//! ```
+//!
+//! Why sixteen lanes everywhere, even where a register holds eight or one: a sum of floats depends
+//! on its order. Every kernel is written over sixteen lanes and one fixed reduction tree, so that
+//! each instruction set computes the same bits and a model says the same words on every machine.
+//!
+//! What this crate is not: it knows no models, files or threads. Callers hand it slices.
+//!
+//! ```
+//! use nanoinfer_kernels::{Isa, Kernels};
+//! let kernels = Kernels::best();
+//! assert!(Kernels::new(Isa::Scalar).is_some());
+//! println!("running on {}", kernels.isa().name());
+//! ```
+
+mod activation;
+mod attention;
+mod gemm;
+mod isa;
+mod math;
+mod norm;
+pub mod pack;
+mod quantize;
+mod rope;
+mod table;
+
+pub use activation::SiluMul;
+pub use attention::{AttendBlock, BLOCK, FinishHead, MergeSpans, SPAN};
+pub use gemm::{Acts, ActsF32, Gemm, GemmF32, MAX_TILE};
+pub use norm::RmsNorm;
+pub use quantize::{PackF32, Quantize, Rotate};
+pub use rope::{Rope, rope_table};
+pub use table::{Isa, Kernels, UnknownIsa};
+
+/// Lanes of every kernel: outputs per weight panel, positions per key panel.
+pub const LANES: usize = 16;
+/// Inputs that share one activation scale.
+pub const GROUP: usize = 64;

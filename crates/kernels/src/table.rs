@@ -1,0 +1,184 @@
+//! Choosing an instruction set at run time.
+//!
+//! Two lists, each stated once: `with_kernels!` names the kernels, the `table!` lines name the CPU
+//! features of each ISA. Macros make of them the [`Kernels`] struct, the detection and the
+//! `#[target_feature]` entry points, so that none of these can drift apart.
+#![allow(unsafe_code)]
+
+use crate::attention::{FinishHead, MergeSpans};
+use crate::isa::scalar::Scalar;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::{avx2::Avx2, avx512vnni::Avx512Vnni};
+use crate::{AttendBlock, Gemm, GemmF32, Quantize, RmsNorm, Rope, Rotate, SiluMul};
+use crate::{activation, attention, gemm, isa::Simd, norm, quantize, rope};
+
+/// An instruction set with kernels of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isa {
+    /// Plain Rust, any CPU.
+    Scalar,
+    /// x86-64 with AVX2 and FMA (Intel since 2013, AMD since 2015).
+    Avx2,
+    /// x86-64 with AVX-512 and VNNI (Intel servers since 2019, AMD since Zen 4).
+    Avx512Vnni,
+}
+
+impl Isa {
+    /// All of them, slowest first.
+    pub const ALL: [Isa; 3] = [Isa::Scalar, Isa::Avx2, Isa::Avx512Vnni];
+
+    /// Its name, as `NANOINFER_ISA` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512Vnni => "avx512vnni",
+        }
+    }
+}
+
+/// Not the name of an instruction set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownIsa(pub String);
+
+impl std::fmt::Display for UnknownIsa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "unknown instruction set `{}`, known are ", self.0)?;
+        let names: Vec<_> = Isa::ALL.map(Isa::name).into();
+        f.write_str(&names.join(", "))
+    }
+}
+
+impl std::error::Error for UnknownIsa {}
+
+impl std::str::FromStr for Isa {
+    type Err = UnknownIsa;
+    fn from_str(name: &str) -> Result<Self, UnknownIsa> {
+        Isa::ALL.into_iter().find(|i| i.name() == name).ok_or_else(|| UnknownIsa(name.into()))
+    }
+}
+
+/// The kernels: name, arguments, generic function. Hands the list to `$callback`.
+macro_rules! with_kernels {
+    ($callback:ident $($prefix:tt)*) => {
+        $callback! { [$($prefix)*]
+            /// Int8 panels times quantized activations.
+            gemm_q8(Gemm) = gemm::gemm_q8;
+            /// f32 panels times f32 activations.
+            gemm_f32(GemmF32) = gemm::gemm_f32;
+            /// RMSNorm of one token.
+            rmsnorm(RmsNorm) = norm::rmsnorm;
+            /// Walsh-Hadamard transform in place.
+            rotate(Rotate) = quantize::rotate;
+            /// One group of one token to int8.
+            quantize(Quantize) = quantize::quantize;
+            /// SiLU(gate)·up.
+            silu_mul(SiluMul) = activation::silu_mul;
+            /// RoPE on one head.
+            rope(Rope) = rope::rope;
+            /// One query against one block of the cache.
+            attend(AttendBlock) = attention::attend;
+            /// Joins two attention states.
+            merge_spans(MergeSpans) = attention::merge;
+            /// Attention output from its state.
+            finish_head(FinishHead) = attention::finish;
+        }
+    };
+}
+
+/// The struct and its safe methods.
+macro_rules! declare {
+    ([] $($(#[$doc:meta])* $name:ident($args:ident) = $generic:path;)*) => {
+        /// The kernels of one instruction set. Every ISA computes the same bits.
+        #[derive(Clone, Copy)]
+        pub struct Kernels {
+            isa: Isa,
+            tile: usize,
+            $($name: unsafe fn($args<'_>),)*
+        }
+
+        impl Kernels {
+            $($(#[$doc])*
+            ///
+            /// # Panics
+            /// If the slices do not have the sizes the arguments' documentation gives.
+            pub fn $name(&self, args: $args<'_>) {
+                args.check();
+                // SAFETY: a table is only handed out after its CPU features were detected.
+                unsafe { (self.$name)(args) }
+            })*
+        }
+    };
+}
+
+/// One ISA's table, from the list of its CPU features.
+macro_rules! table {
+    ([$isa:ident $token:ident $make:tt $features:tt]
+     $($(#[$doc:meta])* $name:ident($args:ident) = $generic:path;)*) => {
+        mod $isa {
+            use super::*;
+            $(entry! { $features $make $name $args $generic })*
+            pub(super) fn table() -> Option<Kernels> {
+                detected!($features).then_some(Kernels {
+                    isa: Isa::$token,
+                    tile: <$token as Simd>::TILE,
+                    $($name,)*
+                })
+            }
+        }
+    };
+}
+
+macro_rules! entry {
+    ([$($feature:tt)*] $make:block $name:ident $args:ident $generic:path) => {
+        $(#[target_feature(enable = $feature)])*
+        fn $name(args: $args<'_>) {
+            $generic($make, args)
+        }
+    };
+}
+
+macro_rules! detected {
+    ([]) => { true };
+    ([$($feature:tt)*]) => { $(std::arch::is_x86_feature_detected!($feature))&&* };
+}
+
+with_kernels!(declare);
+with_kernels!(table scalar Scalar { Scalar } []);
+// SAFETY: only called with these CPU features, see `table` and `entry`.
+#[cfg(target_arch = "x86_64")]
+with_kernels!(table avx2 Avx2 { unsafe { Avx2::assume() } } ["avx2" "fma"]);
+// SAFETY: only called with these CPU features, see `table` and `entry`.
+#[cfg(target_arch = "x86_64")]
+with_kernels!(table avx512vnni Avx512Vnni { unsafe { Avx512Vnni::assume() } }
+    ["avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni" "fma"]);
+
+impl Kernels {
+    /// The kernels of `isa`, or `None` if this CPU lacks it.
+    pub fn new(isa: Isa) -> Option<Self> {
+        match isa {
+            Isa::Scalar => scalar::table(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::table(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => avx512vnni::table(),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => None,
+        }
+    }
+
+    /// The fastest this CPU has.
+    pub fn best() -> Self {
+        Isa::ALL.into_iter().rev().find_map(Self::new).expect("scalar runs everywhere")
+    }
+
+    /// Which instruction set this is.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Tokens per tile of packed activations, at most [`crate::MAX_TILE`].
+    pub fn tile(&self) -> usize {
+        self.tile
+    }
+}

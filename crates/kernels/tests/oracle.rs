@@ -1,0 +1,435 @@
+//! Every kernel against a naive loop, on every instruction set this machine has, and every
+//! instruction set against scalar, bit for bit.
+
+use nanoinfer_kernels::*;
+
+/// ISAs to test; fails if one that the environment demands is missing.
+fn isas() -> Vec<Kernels> {
+    let found: Vec<_> = Isa::ALL.into_iter().filter_map(Kernels::new).collect();
+    let names: Vec<_> = found.iter().map(|k| k.isa().name()).collect();
+    println!("testing on {}", names.join(", "));
+    let required = std::env::var("NANOINFER_REQUIRE_ISA").unwrap_or_default();
+    for name in ["scalar"].into_iter().chain(required.split(',').filter(|n| !n.is_empty())) {
+        assert!(names.contains(&name), "this machine lacks the required {name}");
+    }
+    found
+}
+
+/// Reproducible noise in [-1, 1).
+fn noise(n: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..n)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+/// Quantized activations in a kernel's tile order, and plainly as `[m][k]`.
+struct Packed {
+    q: Vec<i8>,
+    scales: Vec<f32>,
+    sums: Vec<i32>,
+    plain: Vec<Vec<i8>>,
+    plain_scales: Vec<Vec<f32>>,
+}
+
+fn pack(kernels: &Kernels, x: &[f32], m: usize, k: usize) -> Packed {
+    let groups = k / 64;
+    let mut p = Packed {
+        q: vec![0; m * k],
+        scales: vec![0.0; m * groups],
+        sums: vec![0; m * groups],
+        plain: vec![vec![0; k]; m],
+        plain_scales: vec![vec![0.0; groups]; m],
+    };
+    for g in 0..groups {
+        for at in (0..m).step_by(kernels.tile()) {
+            let tile = kernels.tile().min(m - at);
+            for row in 0..tile {
+                let x: &[f32; 64] = x[(at + row) * k + 64 * g..].first_chunk().unwrap();
+                let start = g * m + at;
+                let q = &mut p.q[start * 64..(start + tile) * 64];
+                kernels.quantize(Quantize {
+                    x,
+                    row,
+                    tile,
+                    q,
+                    scales: &mut p.scales[start..start + tile],
+                    sums: &mut p.sums[start..start + tile],
+                });
+                let amax = x.iter().fold(0.0f32, |a, x| a.max(x.abs()));
+                p.plain_scales[at + row][g] = amax / 127.0;
+                for (i, x) in x.iter().enumerate() {
+                    let want = (x * (127.0 / amax)).round_ties_even() as i8;
+                    assert_eq!(q[(i / 4 * tile + row) * 4 + i % 4], want);
+                    p.plain[at + row][64 * g + i] = want;
+                }
+                let sum: i32 =
+                    p.plain[at + row][64 * g..][..64].iter().map(|&q| i32::from(q)).sum();
+                assert_eq!(p.sums[start + row], sum);
+                assert_eq!(p.scales[start + row].to_bits(), (amax / 127.0).to_bits());
+            }
+        }
+    }
+    p
+}
+
+#[test]
+fn gemm_q8_is_the_integer_triple_loop() {
+    for kernels in isas() {
+        for (m, panels, k) in
+            [(1, 1, 64), (1, 5, 192), (2, 3, 128), (7, 2, 256), (12, 3, 64), (25, 4, 640)]
+        {
+            let x = noise(m * k, 3);
+            let rows = noise(panels * 16 * k, 4);
+            let bias = noise(panels * 16, 5);
+            let mut w = vec![0u8; panels * 16 * (k + 4)];
+            for (rows, w) in rows.chunks(16 * k).zip(w.chunks_mut(16 * (k + 4))) {
+                pack::q8_panel(rows, k, w);
+            }
+            let p = pack(&kernels, &x, m, k);
+            let acts = Acts { q: &p.q, scales: &p.scales, sums: &p.sums, m };
+            let start = noise(panels * m * 16, 6);
+            for (bias, add) in [(&[][..], false), (&bias[..], true)] {
+                let mut out = start.clone();
+                kernels.gemm_q8(Gemm { w: &w, k, acts, bias, add, out: &mut out });
+                for panel in 0..panels {
+                    for r in 0..16 {
+                        let mut row = vec![0.0; k];
+                        let bytes = &w[panel * 16 * (k + 4)..][..16 * (k + 4)];
+                        pack::q8_row(bytes, r, &mut row);
+                        let scale = f32::from_le_bytes(bytes[4 * r..4 * r + 4].try_into().unwrap());
+                        for token in 0..m {
+                            let mut c = 0.0f32;
+                            for g in 0..k / 64 {
+                                let dot: i32 = (64 * g..64 * g + 64)
+                                    .map(|i| {
+                                        let q = bytes[64 + i / 4 * 64 + 4 * r + i % 4];
+                                        (i32::from(q) - 128) * i32::from(p.plain[token][i])
+                                    })
+                                    .sum();
+                                c = (dot as f32).mul_add(p.plain_scales[token][g], c);
+                            }
+                            let mut want = c * scale;
+                            if add {
+                                want += bias[panel * 16 + r];
+                                want = start[(panel * m + token) * 16 + r] + want;
+                            }
+                            let got = out[(panel * m + token) * 16 + r];
+                            assert_eq!(
+                                got.to_bits(),
+                                want.to_bits(),
+                                "{} m={m} k={k}",
+                                kernels.isa().name()
+                            );
+                            // And the real product is near: 2 × half a step of 1/127 each.
+                            if !add {
+                                let exact: f64 = (0..k)
+                                    .map(|i| {
+                                        f64::from(rows[(panel * 16 + r) * k + i])
+                                            * f64::from(x[token * k + i])
+                                    })
+                                    .sum();
+                                assert!((exact - f64::from(got)).abs() < k as f64 / 127.0);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn gemm_f32_is_the_fused_triple_loop() {
+    for kernels in isas() {
+        for (m, panels, k) in [(1, 1, 64), (3, 2, 128), (13, 3, 192)] {
+            let (x, rows) = (noise(m * k, 1), noise(panels * 16 * k, 2));
+            let mut w = vec![0f32; rows.len()];
+            for (p, rows) in rows.chunks(16 * k).enumerate() {
+                let mut bytes = vec![0u8; 64 * k];
+                pack::f32_panel(rows, k, &mut bytes);
+                for (w, b) in w[p * 16 * k..].iter_mut().zip(bytes.chunks(4)) {
+                    *w = f32::from_le_bytes(b.try_into().unwrap());
+                }
+            }
+            let mut tiles = vec![0f32; m * k];
+            for g in 0..k / 64 {
+                for at in (0..m).step_by(kernels.tile()) {
+                    let tile = kernels.tile().min(m - at);
+                    for row in 0..tile {
+                        let x = x[(at + row) * k + 64 * g..].first_chunk().unwrap();
+                        let to = &mut tiles[(g * m + at) * 64..][..tile * 64];
+                        PackF32 { x, row, tile, to }.run();
+                    }
+                }
+            }
+            let mut out = vec![0f32; panels * m * 16];
+            let acts = ActsF32 { x: &tiles, m };
+            kernels.gemm_f32(GemmF32 { w: &w, k, acts, bias: &[], add: false, out: &mut out });
+            for (i, got) in out.iter().enumerate() {
+                let (panel, token, r) = (i / (16 * m), i / 16 % m, i % 16);
+                let row = &rows[(panel * 16 + r) * k..][..k];
+                let want =
+                    row.iter().zip(&x[token * k..]).fold(0.0f32, |c, (w, x)| w.mul_add(*x, c));
+                assert_eq!(got.to_bits(), want.to_bits());
+            }
+        }
+    }
+}
+
+#[test]
+fn rotation_is_the_hadamard_matrix_and_its_own_inverse() {
+    for kernels in isas() {
+        for block in [1, 2, 4, 8, 16, 32, 64] {
+            let x = noise(192, block as u64);
+            let mut y = x.clone();
+            kernels.rotate(Rotate { x: &mut y, block });
+            let mut packed = x.clone();
+            pack::hadamard(&mut packed, block);
+            assert_eq!(bits(&y), bits(&packed), "{} block {block}", kernels.isa().name());
+            for (i, got) in y.iter().enumerate() {
+                let base = i / block * block;
+                let want: f64 = (0..block)
+                    .map(|j| {
+                        let sign = if ((i - base) & j).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+                        sign * f64::from(x[base + j]) / (block as f64).sqrt()
+                    })
+                    .sum();
+                assert!((want - f64::from(*got)).abs() < 1e-6);
+            }
+            kernels.rotate(Rotate { x: &mut y, block });
+            assert!(x.iter().zip(&y).all(|(a, b)| (a - b).abs() < 1e-6));
+        }
+    }
+}
+
+#[test]
+fn quantize_survives_zeros_tiny_and_non_finite_values() {
+    for kernels in isas() {
+        for (value, scale_is_zero) in
+            [(0.0, true), (1e-31, true), (1e-29, false), (f32::INFINITY, false), (f32::NAN, true)]
+        {
+            let mut x = [0.0f32; 64];
+            x[7] = value;
+            let (mut q, mut scales, mut sums) = ([1i8; 64], [9.0f32; 1], [9; 1]);
+            kernels.quantize(Quantize {
+                x: &x,
+                row: 0,
+                tile: 1,
+                q: &mut q,
+                scales: &mut scales,
+                sums: &mut sums,
+            });
+            if value.is_finite() {
+                assert_eq!(scales[0] == 0.0, scale_is_zero, "{value}");
+                assert_eq!(q[7], if scale_is_zero { 0 } else { 127 });
+            }
+            assert!(q.iter().enumerate().all(|(i, &q)| i == 7 || q == 0 || !value.is_finite()));
+        }
+    }
+}
+
+#[test]
+fn rmsnorm_is_its_formula() {
+    for kernels in isas() {
+        let (m, d, padded) = (3, 100, 128);
+        let mut x = noise(padded * m, 7);
+        for (i, x) in x.iter_mut().enumerate() {
+            if i / (16 * m) * 16 + i % 16 >= d {
+                *x = 0.0;
+            }
+        }
+        let mut weight = noise(padded, 8);
+        weight[d..].fill(0.0);
+        for row in 0..m {
+            let mut out = vec![0.0; padded];
+            kernels.rmsnorm(RmsNorm {
+                x: &x,
+                m,
+                row,
+                weight: &weight,
+                d,
+                eps: 1e-5,
+                out: &mut out,
+            });
+            let token: Vec<f64> =
+                (0..padded).map(|i| f64::from(x[(i / 16 * m + row) * 16 + i % 16])).collect();
+            let mean = token.iter().map(|x| x * x).sum::<f64>() / d as f64;
+            for i in 0..padded {
+                let want = token[i] / (mean + 1e-5).sqrt() * f64::from(weight[i]);
+                assert!((want - f64::from(out[i])).abs() < 1e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn silu_mul_is_its_formula() {
+    for kernels in isas() {
+        let (pairs, m) = (2, 3);
+        let gate_up: Vec<f32> = noise(pairs * 2 * m * 16, 9).iter().map(|x| x * 100.0).collect();
+        let mut out = vec![0.0; pairs * m * 16];
+        kernels.silu_mul(SiluMul { gate_up: &gate_up, m, out: &mut out });
+        for (i, got) in out.iter().enumerate() {
+            let (pair, rest) = (i / (16 * m), i % (16 * m));
+            let g = f64::from(gate_up[pair * 32 * m + rest]);
+            let u = f64::from(gate_up[pair * 32 * m + 16 * m + rest]);
+            let want = g / (1.0 + (-g).exp()) * u;
+            assert!((want - f64::from(*got)).abs() <= want.abs() * 1e-6 + 1e-30, "silu({g})·{u}");
+        }
+    }
+}
+
+#[test]
+fn rope_rotates_pairs_by_the_exact_angle() {
+    for kernels in isas() {
+        for half in [1, 12, 32, 40, 64] {
+            for position in [0u64, 1, 63, 4_095, 1_000_000] {
+                let frequencies: Vec<f64> =
+                    (0..half).map(|i| 10_000f64.powf(-(i as f64) / half as f64)).collect();
+                let turns: Vec<u64> = frequencies
+                    .iter()
+                    .map(|f| (f / std::f64::consts::TAU * 18_446_744_073_709_551_616.0) as u64)
+                    .collect();
+                let (mut cos, mut sin) = (vec![0.0; half], vec![0.0; half]);
+                rope_table(position, &turns, &mut cos, &mut sin);
+                let x = noise(2 * half, 11);
+                let mut y = x.clone();
+                kernels.rope(Rope { x: &mut y, half, cos: &cos, sin: &sin });
+                for i in 0..half {
+                    let angle = frequencies[i] * position as f64;
+                    let (a, b) = (f64::from(x[i]), f64::from(x[i + half]));
+                    let want =
+                        (a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin());
+                    assert!((want.0 - f64::from(y[i])).abs() < 1e-6, "{position} {i}");
+                    assert!((want.1 - f64::from(y[i + half])).abs() < 1e-6);
+                }
+            }
+        }
+    }
+}
+
+/// A head's output over `n` positions of which `from..` are visible, spans merged.
+fn attend(
+    kernels: &Kernels,
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    head: usize,
+    from: usize,
+    n: usize,
+) -> Vec<f32> {
+    let mut total = vec![0.0; AttendBlock::state_len(head)];
+    let mut state = total.clone();
+    AttendBlock::reset(&mut total);
+    let mut first = true;
+    for span in (from / SPAN * SPAN..n).step_by(SPAN) {
+        AttendBlock::reset(&mut state);
+        for at in (span..(span + SPAN).min(n)).step_by(BLOCK) {
+            let (lo, hi) = (from.clamp(at, at + BLOCK) - at, n.min(at + BLOCK) - at);
+            if lo < hi {
+                let (k, v) = (&k[at * head..][..BLOCK * head], &v[at * head..][..BLOCK * head]);
+                kernels.attend(AttendBlock {
+                    q,
+                    k,
+                    v,
+                    head,
+                    from: lo,
+                    to: hi,
+                    scale: 0.3,
+                    state: &mut state,
+                });
+            }
+        }
+        if first {
+            total.copy_from_slice(&state);
+            first = false;
+        } else {
+            kernels.merge_spans(MergeSpans { state: &mut total, next: &state });
+        }
+    }
+    let mut out = vec![0.0; head];
+    kernels.finish_head(FinishHead { state: &total, out: &mut out });
+    out
+}
+
+#[test]
+fn attention_is_softmax_of_visible_positions() {
+    let mut reference: Vec<Vec<u32>> = Vec::new();
+    for kernels in isas() {
+        let mut all = Vec::new();
+        for (head, from, n) in [(16, 0, 1), (32, 0, 64), (64, 0, 65), (80, 130, 700), (48, 0, 1100)]
+        {
+            let stored = pad64(n) * head;
+            let (q, k, v) = (noise(head, 12), noise(stored, 13), noise(stored, 14));
+            let q: Vec<f32> = q.iter().map(|x| x * 8.0).collect();
+            let out = attend(&kernels, &q, &k, &v, head, from, n);
+            let key = |t: usize, d: usize| k[(t / 16 * head + d) * 16 + t % 16];
+            let scores: Vec<f64> = (from..n)
+                .map(|t| {
+                    (0..head).map(|d| f64::from(q[d]) * f64::from(key(t, d))).sum::<f64>()
+                        * f64::from(0.3f32)
+                })
+                .collect();
+            let max = scores.iter().copied().fold(f64::MIN, f64::max);
+            let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+            let sum: f64 = weights.iter().sum();
+            for d in 0..head {
+                let want: f64 = weights
+                    .iter()
+                    .zip(from..)
+                    .map(|(w, t)| w * f64::from(v[t * head + d]))
+                    .sum::<f64>()
+                    / sum;
+                assert!((want - f64::from(out[d])).abs() < 1e-5, "{want} {}", out[d]);
+            }
+            all.push(bits(&out));
+        }
+        if reference.is_empty() {
+            reference = all;
+        } else {
+            assert_eq!(reference, all, "{} differs from scalar", kernels.isa().name());
+        }
+    }
+}
+
+fn pad64(n: usize) -> usize {
+    n.div_ceil(64) * 64
+}
+
+proptest::proptest! {
+    /// Norm, rotation, quantization, activation and RoPE: every ISA gives scalar's bits.
+    #[test]
+    fn every_isa_gives_the_same_bits(seed: u64, scale in -20i32..20) {
+        let scale = 2f32.powi(scale);
+        let x: Vec<f32> = noise(256, seed).iter().map(|x| x * scale).collect();
+        let mut results: Vec<Vec<u32>> = Vec::new();
+        for isa in Isa::ALL {
+            let Some(kernels) = Kernels::new(isa) else { continue };
+            let mut y = vec![0.0; 128];
+            kernels.rmsnorm(RmsNorm { x: &x, m: 2, row: 1, weight: &x[..128], d: 120, eps: 1e-6, out: &mut y });
+            kernels.rotate(Rotate { x: &mut y, block: 32 });
+            let mut all = bits(&y);
+            let mut h = vec![0.0; 128];
+            kernels.silu_mul(SiluMul { gate_up: &x, m: 2, out: &mut h });
+            kernels.rope(Rope { x: &mut h, half: 24, cos: &x[..24], sin: &y[..24] });
+            all.extend(bits(&h));
+            let (mut q, mut scales, mut sums) = ([0i8; 128], [0.0; 2], [0; 2]);
+            let group = h.first_chunk().unwrap();
+            kernels.quantize(Quantize { x: group, row: 1, tile: 2, q: &mut q, scales: &mut scales, sums: &mut sums });
+            all.extend(q.map(|q| q as u32));
+            all.extend(bits(&scales));
+            results.push(all);
+        }
+        proptest::prop_assert!(results.windows(2).all(|w| w[0] == w[1]));
+    }
+}
