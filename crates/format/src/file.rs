@@ -139,7 +139,12 @@ impl NanoFile {
 
     /// The tensor with this role, if the model has it.
     pub fn tensor(&self, role: Role, layer: Option<u32>) -> Option<&Tensor> {
-        self.index.get(&(role, layer)).map(|&i| &self.tensors[i])
+        self.tensor_index(role, layer).map(|i| &self.tensors[i])
+    }
+
+    /// Its place in [`Self::tensors`].
+    pub fn tensor_index(&self, role: Role, layer: Option<u32>) -> Option<usize> {
+        self.index.get(&(role, layer)).copied()
     }
 
     /// A tensor's bytes, as stored.

@@ -78,9 +78,9 @@ pub(crate) fn attend<S: Simd>(s: S, a: AttendBlock<'_>) {
     let p = scores.as_flattened();
     for (d, lanes) in acc.as_chunks_mut::<16>().0.iter_mut().enumerate() {
         let mut sum = s.mul(s.load(lanes), s.splat(decay));
-        for t in a.from..a.to {
+        for (t, p) in (a.from..a.to).zip(&p[a.from..a.to]) {
             let v = a.v[t * a.head + 16 * d..].first_chunk().expect("checked");
-            sum = s.fma(s.load(v), s.splat(p[t]), sum);
+            sum = s.fma(s.load(v), s.splat(*p), sum);
         }
         s.store(sum, lanes);
     }

@@ -113,11 +113,11 @@ macro_rules! declare {
 
 /// One ISA's table, from the list of its CPU features.
 macro_rules! table {
-    ([$isa:ident $token:ident $make:tt $features:tt]
+    ([$isa:ident $token:ident $features:tt]
      $($(#[$doc:meta])* $name:ident($args:ident) = $generic:path;)*) => {
         mod $isa {
             use super::*;
-            $(entry! { $features $make $name $args $generic })*
+            $(entry! { $features $token $name $args $generic })*
             pub(super) fn table() -> Option<Kernels> {
                 detected!($features).then_some(Kernels {
                     isa: Isa::$token,
@@ -130,10 +130,11 @@ macro_rules! table {
 }
 
 macro_rules! entry {
-    ([$($feature:tt)*] $make:block $name:ident $args:ident $generic:path) => {
+    ([$($feature:tt)*] $token:ident $name:ident $args:ident $generic:path) => {
         $(#[target_feature(enable = $feature)])*
         fn $name(args: $args<'_>) {
-            $generic($make, args)
+            // SAFETY: this function has the CPU features, so its caller proved them.
+            $generic(unsafe { $token::assume() }, args)
         }
     };
 }
@@ -144,13 +145,11 @@ macro_rules! detected {
 }
 
 with_kernels!(declare);
-with_kernels!(table scalar Scalar { Scalar } []);
-// SAFETY: only called with these CPU features, see `table` and `entry`.
+with_kernels!(table scalar Scalar []);
 #[cfg(target_arch = "x86_64")]
-with_kernels!(table avx2 Avx2 { unsafe { Avx2::assume() } } ["avx2" "fma"]);
-// SAFETY: only called with these CPU features, see `table` and `entry`.
+with_kernels!(table avx2 Avx2 ["avx2" "fma"]);
 #[cfg(target_arch = "x86_64")]
-with_kernels!(table avx512vnni Avx512Vnni { unsafe { Avx512Vnni::assume() } }
+with_kernels!(table avx512vnni Avx512Vnni
     ["avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni" "fma"]);
 
 impl Kernels {

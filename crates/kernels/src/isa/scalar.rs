@@ -1,9 +1,19 @@
 //! Plain Rust: the leaf every machine has, and the easiest to read.
+#![allow(unsafe_code)] // one signature, shared with the other leaves
 
 use crate::isa::Simd;
 
 #[derive(Clone, Copy)]
 pub(crate) struct Scalar;
+
+impl Scalar {
+    /// # Safety
+    /// None needed; the signature is that of the other leaves.
+    #[inline(always)]
+    pub(crate) unsafe fn assume() -> Self {
+        Self
+    }
+}
 
 type F = [f32; 16];
 

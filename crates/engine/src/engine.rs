@@ -1,0 +1,235 @@
+//! The engine: one model, its threads, its cache, and the call that moves sequences forward.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nanoinfer_format::LANES;
+use nanoinfer_kernels::{Isa, Kernels};
+
+use crate::cache::{Cache, SeqId};
+use crate::forward::{Pass, Slot};
+use crate::pool::Pool;
+use crate::scratch::{Local, MAX_LOGITS, MAX_TOKENS, Scratch};
+use crate::{Error, Model, machine};
+
+/// How to run a model. The default suits one conversation on this machine.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Worker threads; by default the physical cores this process may use.
+    pub threads: Option<usize>,
+    /// Positions per sequence; by default the model's, at most 4096.
+    pub ctx: Option<usize>,
+    /// Sequences that can be open at once.
+    pub sequences: usize,
+    /// Instruction set; by default the best this CPU has.
+    pub isa: Option<Isa>,
+    /// Most tokens per pass during prefill, at most 256. Changes speed, never results.
+    pub chunk: usize,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self { threads: None, ctx: None, sequences: 1, isa: None, chunk: MAX_TOKENS }
+    }
+}
+
+/// One token to append to a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The sequence.
+    pub seq: SeqId,
+    /// The token.
+    pub token: u32,
+    /// Whether the logits after this token are wanted.
+    pub logits: bool,
+}
+
+/// Cancels the pass an [`Engine`] is in, from any thread.
+#[derive(Clone, Debug, Default)]
+pub struct Canceller(Arc<AtomicBool>);
+
+impl Canceller {
+    /// Makes the running pass, or the next one, end with [`Error::Cancelled`] within a layer.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a cancellation is pending.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A model with everything it needs to run. All memory is reserved here; passes allocate nothing.
+pub struct Engine {
+    model: Model,
+    kernels: Kernels,
+    pool: Pool,
+    cache: Cache,
+    scratch: Scratch,
+    locals: Vec<Local>,
+    slots: Vec<Slot>,
+    wanted: Vec<usize>,
+    row: Vec<f32>,
+    chunk: usize,
+    cancel: Canceller,
+}
+
+impl Engine {
+    /// Starts the threads and reserves cache and scratch.
+    pub fn new(model: Model, options: &EngineOptions) -> Result<Self, Error> {
+        let config = model.config();
+        let kernels = match options.isa {
+            Some(isa) => Kernels::new(isa).ok_or(Error::Isa { isa: isa.name() })?,
+            None => Kernels::best(),
+        };
+        let threads = options.threads.unwrap_or_else(machine::default_threads).max(1);
+        let ctx = options.ctx.unwrap_or((config.context_length as usize).min(4096)).max(1);
+        let sequences = options.sequences.max(1);
+        let needed = Cache::bytes(config, ctx, sequences)
+            .and_then(|b| b.checked_add(Scratch::bytes(config, threads)))
+            .unwrap_or(u64::MAX);
+        let available = machine::available_memory().unwrap_or(u64::MAX);
+        if needed > available {
+            let (needed_mb, available_mb) = (needed >> 20, available >> 20);
+            return Err(Error::Memory { ctx, needed_mb, available_mb });
+        }
+        let pool =
+            Pool::new(threads).map_err(|source| Error::Threads { workers: threads, source })?;
+        Ok(Self {
+            kernels,
+            cache: Cache::new(&pool, config, ctx, sequences),
+            scratch: Scratch::new(&pool, config),
+            locals: (0..threads).map(|_| Scratch::local(config)).collect(),
+            slots: Vec::with_capacity(MAX_TOKENS),
+            wanted: Vec::with_capacity(MAX_LOGITS),
+            row: vec![0.0; config.vocab_size as usize],
+            chunk: options.chunk.clamp(1, MAX_TOKENS),
+            cancel: Canceller::default(),
+            pool,
+            model,
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.kernels.isa()
+    }
+
+    /// Worker threads.
+    pub fn threads(&self) -> usize {
+        self.pool.workers()
+    }
+
+    /// Positions per sequence.
+    pub fn ctx(&self) -> usize {
+        self.cache.ctx()
+    }
+
+    /// Most tokens per [`Self::forward`].
+    pub fn max_batch(&self) -> usize {
+        self.chunk
+    }
+
+    /// A handle that cancels passes.
+    pub fn canceller(&self) -> Canceller {
+        self.cancel.clone()
+    }
+
+    /// Forgets a pending cancellation.
+    pub fn clear_cancel(&self) {
+        self.cancel.0.store(false, Ordering::Relaxed);
+    }
+
+    /// Opens an empty sequence.
+    pub fn open(&mut self) -> Result<SeqId, Error> {
+        self.cache.open()
+    }
+
+    /// Closes a sequence and frees its blocks.
+    pub fn close(&mut self, seq: SeqId) {
+        self.cache.close(seq);
+    }
+
+    /// Cached positions of a sequence.
+    pub fn len(&self, seq: SeqId) -> usize {
+        self.cache.len(seq)
+    }
+
+    /// Rolls a sequence back to its first `len` positions.
+    pub fn truncate(&mut self, seq: SeqId, len: usize) {
+        self.cache.truncate(seq, len);
+    }
+
+    /// Appends a batch of tokens to their sequences, any mix of prefill and decode, at most
+    /// [`Self::max_batch`] of which at most 16 want logits. On error, sequences are as before.
+    pub fn forward(&mut self, batch: &[Step]) -> Result<(), Error> {
+        let vocab = self.model.config().vocab_size;
+        if let Some(step) = batch.iter().find(|s| s.token >= vocab) {
+            return Err(Error::Token { token: step.token, vocab });
+        }
+        assert!(batch.len() <= self.chunk, "at most {} tokens per pass", self.chunk);
+        self.slots.clear();
+        self.wanted.clear();
+        for (row, step) in batch.iter().enumerate() {
+            let before = batch[..row].iter().filter(|s| s.seq == step.seq).count();
+            let position = self.cache.len(step.seq) + before;
+            self.cache.reserve(step.seq, before + 1)?;
+            self.slots.push(Slot { token: step.token, position, seq: step.seq });
+            if step.logits {
+                self.wanted.push(row);
+            }
+        }
+        assert!(self.wanted.len() <= MAX_LOGITS, "at most {MAX_LOGITS} rows of logits per pass");
+        if batch.is_empty() {
+            return Ok(());
+        }
+        if self.pass() {
+            return Err(Error::Cancelled);
+        }
+        for step in batch {
+            self.cache.advance(step.seq, 1);
+        }
+        Ok(())
+    }
+
+    /// Runs the batch in `slots`; returns whether it was cancelled.
+    fn pass(&mut self) -> bool {
+        let pass = Pass {
+            file: self.model.file(),
+            config: self.model.config(),
+            weights: self.model.weights(),
+            kernels: &self.kernels,
+            scratch: &self.scratch,
+            cache: &self.cache,
+            slots: &self.slots,
+            wanted: &self.wanted,
+            workers: self.pool.workers(),
+            cancel: &self.cancel.0,
+        };
+        self.pool.run(&mut self.locals, |w, local| local.cancelled = pass.run(w, local));
+        self.locals[0].cancelled
+    }
+
+    /// The logits after the `index`-th wanted token of the last pass, `vocab_size` values.
+    ///
+    /// # Panics
+    /// If fewer logits were wanted.
+    pub fn logits(&mut self, index: usize) -> Result<&mut [f32], Error> {
+        let rows = self.wanted.len();
+        assert!(index < rows, "logits {index} of {rows}");
+        let panels = self.scratch.logits.get_mut().chunks_exact(rows * LANES);
+        for (to, panel) in self.row.chunks_mut(LANES).zip(panels) {
+            to.copy_from_slice(&panel[index * LANES..][..to.len()]);
+        }
+        if self.row.iter().any(|x| !x.is_finite()) {
+            return Err(Error::NotFinite { path: self.model.file().path().to_path_buf() });
+        }
+        Ok(&mut self.row)
+    }
+}

@@ -1,0 +1,88 @@
+use std::path::PathBuf;
+
+/// Why a model could not be opened or run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file is missing, damaged or too new.
+    #[error(transparent)]
+    Format(#[from] nanoinfer_format::Error),
+    /// The file is sound but not a model this engine can run.
+    #[error("{}: {what}; convert the model again", path.display())]
+    Model {
+        /// File concerned.
+        path: PathBuf,
+        /// Tensor, what it is and what was expected.
+        what: String,
+    },
+    /// The model was packed without a tokenizer or chat template.
+    #[error("{}: the model has no {what}", path.display())]
+    Missing {
+        /// File concerned.
+        path: PathBuf,
+        /// What is absent, and what to use instead.
+        what: &'static str,
+    },
+    /// Buffers for this context do not fit into memory.
+    #[error(
+        "a context of {ctx} positions needs {needed_mb} MB, {available_mb} MB are available; use a smaller --ctx"
+    )]
+    Memory {
+        /// Context asked for.
+        ctx: usize,
+        /// Megabytes of cache and scratch.
+        needed_mb: u64,
+        /// Megabytes the system says it can give.
+        available_mb: u64,
+    },
+    /// The instruction set asked for is not one of this CPU's.
+    #[error("this CPU does not have {isa}; leave the choice to the engine")]
+    Isa {
+        /// Its name.
+        isa: &'static str,
+    },
+    /// A worker thread could not be started.
+    #[error("cannot start {workers} threads: {source}; use fewer --threads")]
+    Threads {
+        /// Threads asked for.
+        workers: usize,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A token id outside the vocabulary.
+    #[error("token {token} is not in the vocabulary of {vocab} tokens")]
+    Token {
+        /// The id.
+        token: u32,
+        /// Ids there are.
+        vocab: u32,
+    },
+    /// The prompt does not fit.
+    #[error(
+        "the prompt has {tokens} tokens, the context holds {ctx}; use a larger --ctx or a shorter prompt"
+    )]
+    Context {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Positions there are.
+        ctx: usize,
+    },
+    /// No free sequence or cache block.
+    #[error("the cache is full: {what}")]
+    CacheFull {
+        /// What ran out.
+        what: &'static str,
+    },
+    /// Nothing to continue from.
+    #[error("there is no prompt: give at least one token")]
+    EmptyPrompt,
+    /// The pass was cancelled; the sequences are as before it.
+    #[error("cancelled")]
+    Cancelled,
+    /// The model produced NaN or infinity.
+    #[error("{}: the model's output is not finite; `nanoinfer verify` tells whether the file is damaged", path.display())]
+    NotFinite {
+        /// File concerned.
+        path: PathBuf,
+    },
+}

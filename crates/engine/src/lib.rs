@@ -1,0 +1,17 @@
+//! engine
+
+mod cache;
+mod engine;
+mod error;
+mod forward;
+mod machine;
+mod model;
+mod pool;
+mod scratch;
+mod weights;
+
+pub use cache::SeqId;
+pub use engine::{Canceller, Engine, EngineOptions, Step};
+pub use error::Error;
+pub use machine::{available_memory, default_threads};
+pub use model::Model;

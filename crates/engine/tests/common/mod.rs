@@ -1,0 +1,75 @@
+//! What the tests of this crate share: converted models and comparisons.
+#![allow(dead_code)] // each test binary uses its own part
+
+use std::path::{Path, PathBuf};
+
+use nanoinfer_engine::{Engine, EngineOptions, Model, Step};
+use nanoinfer_format::Quant;
+use nanoinfer_packer::{Input, Options, convert};
+
+/// A folder of the repository's test data.
+pub fn data(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data").join(path)
+}
+
+/// Converts a Hugging Face folder into a temporary file and opens it.
+pub fn model(folder: &Path, quant: Quant) -> Model {
+    let out = tempfile::tempdir().expect("a temporary folder");
+    let file = out.path().join("model.nano");
+    convert(&Input::Folder(folder.into()), &file, Options::new(quant)).expect("converts");
+    Model::open(&file).expect("opens") // the map outlives the name
+}
+
+/// Logits after every token of `ids`, in passes of `chunk` tokens.
+pub fn logits(engine: &mut Engine, ids: &[u32], chunk: usize) -> Vec<Vec<f32>> {
+    let seq = engine.open().expect("a free sequence");
+    let mut rows = Vec::new();
+    for tokens in ids.chunks(chunk.min(16)) {
+        let steps: Vec<_> = tokens.iter().map(|&token| Step { seq, token, logits: true }).collect();
+        engine.forward(&steps).expect("a pass");
+        for i in 0..steps.len() {
+            rows.push(engine.logits(i).expect("finite").to_vec());
+        }
+    }
+    engine.close(seq);
+    rows
+}
+
+/// The engine with these options, otherwise default.
+pub fn engine(model: Model, threads: usize) -> Engine {
+    let options = EngineOptions { threads: Some(threads), ..EngineOptions::default() };
+    Engine::new(model, &options).expect("an engine")
+}
+
+/// Index of the largest value, the lowest on ties.
+pub fn argmax(x: &[f32]) -> u32 {
+    let mut best = 0;
+    for (i, v) in x.iter().enumerate() {
+        if *v > x[best] {
+            best = i;
+        }
+    }
+    best as u32
+}
+
+/// log softmax, in f64.
+pub fn log_softmax(x: &[f32]) -> Vec<f64> {
+    let max = x.iter().copied().fold(f32::MIN, f32::max);
+    let sum: f64 = x.iter().map(|v| f64::from(v - max).exp()).sum();
+    x.iter().map(|v| f64::from(v - max) - sum.ln()).collect()
+}
+
+/// Mean over positions of KL(reference ‖ other).
+pub fn mean_kl(reference: &[Vec<f32>], other: &[Vec<f32>]) -> f64 {
+    let kl = |(p, q): (&Vec<f32>, &Vec<f32>)| -> f64 {
+        let (p, q) = (log_softmax(p), log_softmax(q));
+        p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum()
+    };
+    reference.iter().zip(other).map(kl).sum::<f64>() / reference.len() as f64
+}
+
+/// Largest absolute difference.
+pub fn max_diff(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
+    let pairs = a.iter().flatten().zip(b.iter().flatten());
+    pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
