@@ -121,6 +121,10 @@ impl Engine {
         self.kernels.isa()
     }
 
+    pub(crate) fn kernels(&self) -> Kernels {
+        self.kernels
+    }
+
     /// Worker threads.
     pub fn threads(&self) -> usize {
         self.pool.workers()

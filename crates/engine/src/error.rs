@@ -15,6 +15,14 @@ pub enum Error {
         /// Tensor, what it is and what was expected.
         what: String,
     },
+    /// The tokenizer or chat template in the file cannot be used.
+    #[error("{}: {source}", path.display())]
+    Text {
+        /// File concerned.
+        path: PathBuf,
+        /// The reason.
+        source: nanoinfer_text::Error,
+    },
     /// The model was packed without a tokenizer or chat template.
     #[error("{}: the model has no {what}", path.display())]
     Missing {

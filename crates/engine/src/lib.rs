@@ -7,7 +7,9 @@ mod forward;
 mod machine;
 mod model;
 mod pool;
+mod sample;
 mod scratch;
+mod session;
 mod weights;
 
 pub use cache::SeqId;
@@ -15,3 +17,6 @@ pub use engine::{Canceller, Engine, EngineOptions, Step};
 pub use error::Error;
 pub use machine::{available_memory, default_threads};
 pub use model::Model;
+pub use nanoinfer_text::Message;
+pub use sample::Sampling;
+pub use session::{Event, FinishReason, GenerateOptions, Session, Stats};

@@ -1,8 +1,9 @@
-//! A model file, opened: weights bound, tokenizer and chat template ready.
+//! A model file, opened: weights bound, tokenizer and vocabulary ready.
 
 use std::path::Path;
 
-use nanoinfer_format::{Config, Generation, NanoFile};
+use nanoinfer_format::{Config, Generation, NanoFile, SectionKind};
+use nanoinfer_text::{ChatTemplate, Message, Tokenizer, Vocab, VocabTable, encode_chat};
 
 use crate::Error;
 use crate::weights::Weights;
@@ -11,6 +12,13 @@ use crate::weights::Weights;
 pub struct Model {
     file: NanoFile,
     weights: Weights,
+    text: Option<Text>,
+}
+
+/// The tokenizer, and the shape of the vocabulary table in the file.
+struct Text {
+    tokenizer: Tokenizer,
+    vocab: VocabTable,
 }
 
 impl Model {
@@ -19,7 +27,9 @@ impl Model {
         let file = NanoFile::open(path)?;
         let weights = Weights::bind(&file)
             .map_err(|what| Error::Model { path: file.path().to_path_buf(), what })?;
-        Ok(Self { file, weights })
+        let text = Text::load(&file)
+            .map_err(|source| Error::Text { path: file.path().to_path_buf(), source })?;
+        Ok(Self { file, weights, text })
     }
 
     /// The mapped file.
@@ -39,5 +49,80 @@ impl Model {
 
     pub(crate) fn weights(&self) -> &Weights {
         &self.weights
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> Result<&Tokenizer, Error> {
+        let missing = || self.missing("tokenizer: it can only be given token ids");
+        self.text.as_ref().map(|t| &t.tokenizer).ok_or_else(missing)
+    }
+
+    /// Token bytes, in place; `None` for a model without tokenizer.
+    pub fn vocab(&self) -> Option<Vocab<'_>> {
+        let (_, section) = self.file.section(SectionKind::Vocabulary)?;
+        self.text.as_ref().map(|t| t.vocab.view(section))
+    }
+
+    /// The shape of the vocabulary table.
+    pub(crate) fn vocab_table(&self) -> Option<&VocabTable> {
+        self.text.as_ref().map(|t| &t.vocab)
+    }
+
+    /// Whether the model has a chat template.
+    pub fn can_chat(&self) -> bool {
+        self.text.is_some() && self.file.section(SectionKind::ChatTemplate).is_some()
+    }
+
+    /// The chat template.
+    pub fn template(&self) -> Result<ChatTemplate, Error> {
+        let (_, source) = self
+            .file
+            .section(SectionKind::ChatTemplate)
+            .ok_or_else(|| self.missing("chat template: use `generate` without --chat"))?;
+        let name = |id: Option<u32>| {
+            let bytes = id.and_then(|id| Some(self.vocab()?.bytes(id))).unwrap_or_default();
+            String::from_utf8_lossy(bytes).into_owned()
+        };
+        let g = self.generation();
+        let (bos, eos) = (name(g.bos), name(g.eos.first().copied()));
+        ChatTemplate::new(&String::from_utf8_lossy(source), &bos, &eos)
+            .map_err(|e| self.text_error(e))
+    }
+
+    /// Ids of a raw prompt. What is typed never becomes a control token; a beginning-of-sequence
+    /// token comes first if the model's tokenizer says so.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
+        let ids = self.tokenizer()?.encode(text, nanoinfer_text::Specials::Plain);
+        let g = self.generation();
+        let bos = g.bos.filter(|_| g.add_bos);
+        Ok(bos.into_iter().chain(ids).collect())
+    }
+
+    /// Ids of a conversation, up to where the model's answer begins.
+    pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, Error> {
+        let tokenizer = self.tokenizer()?;
+        encode_chat(tokenizer, &self.template()?, messages, true).map_err(|e| self.text_error(e))
+    }
+
+    fn missing(&self, what: &'static str) -> Error {
+        Error::Missing { path: self.file.path().to_path_buf(), what }
+    }
+
+    fn text_error(&self, source: nanoinfer_text::Error) -> Error {
+        Error::Text { path: self.file.path().to_path_buf(), source }
+    }
+}
+
+impl Text {
+    fn load(file: &NanoFile) -> Result<Option<Self>, nanoinfer_text::Error> {
+        let section = |kind| file.section(kind);
+        let (Some((row, json)), Some((_, vocab))) =
+            (section(SectionKind::Tokenizer), section(SectionKind::Vocabulary))
+        else {
+            return Ok(None);
+        };
+        let native = section(SectionKind::NativeTokenizer).map(|(_, bytes)| bytes);
+        let tokenizer = Tokenizer::load(json, &row.hash, native)?;
+        Ok(Some(Self { tokenizer, vocab: VocabTable::parse(vocab)? }))
     }
 }

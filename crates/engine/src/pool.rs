@@ -116,7 +116,11 @@ impl Pool {
     /// # Panics
     /// If there are fewer locals than workers. A panic inside `f` ends the process: the other
     /// workers would wait for ever.
-    pub(crate) fn run<L: Send, F: Fn(&mut Worker, &mut L) + Sync>(&mut self, locals: &mut [L], f: F) {
+    pub(crate) fn run<L: Send, F: Fn(&mut Worker, &mut L) + Sync>(
+        &mut self,
+        locals: &mut [L],
+        f: F,
+    ) {
         struct Call<L, F> {
             f: F,
             locals: *mut L,

@@ -34,7 +34,7 @@ mod quantize;
 mod rope;
 mod table;
 
-pub use activation::SiluMul;
+pub use activation::{ExpWeights, SiluMul};
 pub use attention::{AttendBlock, BLOCK, FinishHead, MergeSpans, SPAN};
 pub use gemm::{Acts, ActsF32, Gemm, GemmF32, MAX_TILE};
 pub use norm::RmsNorm;

@@ -9,7 +9,7 @@ use crate::attention::{FinishHead, MergeSpans};
 use crate::isa::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::{avx2::Avx2, avx512vnni::Avx512Vnni};
-use crate::{AttendBlock, Gemm, GemmF32, Quantize, RmsNorm, Rope, Rotate, SiluMul};
+use crate::{AttendBlock, ExpWeights, Gemm, GemmF32, Quantize, RmsNorm, Rope, Rotate, SiluMul};
 use crate::{activation, attention, gemm, isa::Simd, norm, quantize, rope};
 
 /// An instruction set with kernels of its own.
@@ -74,6 +74,8 @@ macro_rules! with_kernels {
             quantize(Quantize) = quantize::quantize;
             /// SiLU(gate)·up.
             silu_mul(SiluMul) = activation::silu_mul;
+            /// Unnormalised probabilities of logits.
+            exp_weights(ExpWeights) = activation::exp_weights;
             /// RoPE on one head.
             rope(Rope) = rope::rope;
             /// One query against one block of the cache.

@@ -290,6 +290,21 @@ fn silu_mul_is_its_formula() {
 }
 
 #[test]
+fn exp_weights_are_within_two_ulp_of_exp() {
+    for kernels in isas() {
+        let logits: Vec<f32> = (0..10_001).map(|i| i as f32 * -0.01).chain([f32::NEG_INFINITY]).collect();
+        let mut out = vec![9.0; logits.len()];
+        kernels.exp_weights(ExpWeights { logits: &logits, max: 0.0, scale: 1.0, out: &mut out });
+        for (x, got) in logits.iter().zip(&out) {
+            let want = f64::from(*x).exp();
+            let tolerance = if *x < -87.0 { 1.7e-38 } else { want * 2.4e-7 };
+            assert!((want - f64::from(*got)).abs() <= tolerance, "exp({x}) = {got}, not {want}");
+        }
+        assert_eq!(out.last(), Some(&0.0));
+    }
+}
+
+#[test]
 fn rope_rotates_pairs_by_the_exact_angle() {
     for kernels in isas() {
         for half in [1, 12, 32, 40, 64] {

@@ -8,12 +8,12 @@ use nanoinfer_format::Quant;
 use nanoinfer_packer::{Input, Options, convert};
 
 /// A folder of the repository's test data.
-pub fn data(path: &str) -> PathBuf {
+pub(crate) fn data(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data").join(path)
 }
 
 /// Converts a Hugging Face folder into a temporary file and opens it.
-pub fn model(folder: &Path, quant: Quant) -> Model {
+pub(crate) fn model(folder: &Path, quant: Quant) -> Model {
     let out = tempfile::tempdir().expect("a temporary folder");
     let file = out.path().join("model.nano");
     convert(&Input::Folder(folder.into()), &file, Options::new(quant)).expect("converts");
@@ -21,7 +21,7 @@ pub fn model(folder: &Path, quant: Quant) -> Model {
 }
 
 /// Logits after every token of `ids`, in passes of `chunk` tokens.
-pub fn logits(engine: &mut Engine, ids: &[u32], chunk: usize) -> Vec<Vec<f32>> {
+pub(crate) fn logits(engine: &mut Engine, ids: &[u32], chunk: usize) -> Vec<Vec<f32>> {
     let seq = engine.open().expect("a free sequence");
     let mut rows = Vec::new();
     for tokens in ids.chunks(chunk.min(16)) {
@@ -36,13 +36,13 @@ pub fn logits(engine: &mut Engine, ids: &[u32], chunk: usize) -> Vec<Vec<f32>> {
 }
 
 /// The engine with these options, otherwise default.
-pub fn engine(model: Model, threads: usize) -> Engine {
+pub(crate) fn engine(model: Model, threads: usize) -> Engine {
     let options = EngineOptions { threads: Some(threads), ..EngineOptions::default() };
     Engine::new(model, &options).expect("an engine")
 }
 
 /// Index of the largest value, the lowest on ties.
-pub fn argmax(x: &[f32]) -> u32 {
+pub(crate) fn argmax(x: &[f32]) -> u32 {
     let mut best = 0;
     for (i, v) in x.iter().enumerate() {
         if *v > x[best] {
@@ -53,14 +53,14 @@ pub fn argmax(x: &[f32]) -> u32 {
 }
 
 /// log softmax, in f64.
-pub fn log_softmax(x: &[f32]) -> Vec<f64> {
+pub(crate) fn log_softmax(x: &[f32]) -> Vec<f64> {
     let max = x.iter().copied().fold(f32::MIN, f32::max);
     let sum: f64 = x.iter().map(|v| f64::from(v - max).exp()).sum();
     x.iter().map(|v| f64::from(v - max) - sum.ln()).collect()
 }
 
 /// Mean over positions of KL(reference ‖ other).
-pub fn mean_kl(reference: &[Vec<f32>], other: &[Vec<f32>]) -> f64 {
+pub(crate) fn mean_kl(reference: &[Vec<f32>], other: &[Vec<f32>]) -> f64 {
     let kl = |(p, q): (&Vec<f32>, &Vec<f32>)| -> f64 {
         let (p, q) = (log_softmax(p), log_softmax(q));
         p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum()
@@ -69,7 +69,7 @@ pub fn mean_kl(reference: &[Vec<f32>], other: &[Vec<f32>]) -> f64 {
 }
 
 /// Largest absolute difference.
-pub fn max_diff(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
+pub(crate) fn max_diff(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
     let pairs = a.iter().flatten().zip(b.iter().flatten());
     pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }

@@ -1,0 +1,344 @@
+//! From logits to a token: penalties, top-k, top-p, min-p, temperature, in that order.
+
+use nanoinfer_format::Generation;
+use nanoinfer_kernels::{ExpWeights, Kernels};
+
+/// How to choose the next token. The default is greedy: always the most likely one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// 0 = greedy; 1 = the model's own distribution; more = flatter.
+    pub temperature: f32,
+    /// Keep the k most likely tokens; 0 = all.
+    pub top_k: usize,
+    /// Keep the smallest set of most likely tokens with at least this probability; 1 = all.
+    pub top_p: f32,
+    /// Keep tokens at least this likely relative to the most likely one; 0 = all.
+    pub min_p: f32,
+    /// Divides positive and multiplies negative logits of every token in the context; 1 = off.
+    pub repetition_penalty: f32,
+    /// Subtracted from the logit of every generated token; 0 = off.
+    pub presence_penalty: f32,
+    /// Subtracted once per occurrence among the generated tokens; 0 = off.
+    pub frequency_penalty: f32,
+    /// Same seed, same text.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            seed: 0,
+        }
+    }
+}
+
+impl Sampling {
+    /// The model's own defaults; greedy where it states no temperature.
+    pub fn of(generation: &Generation) -> Self {
+        let g = generation;
+        Self {
+            temperature: g.temperature.map_or(0.0, |t| t as f32),
+            top_k: g.top_k.map_or(0, |k| k as usize),
+            top_p: g.top_p.map_or(1.0, |p| p as f32),
+            min_p: g.min_p.map_or(0.0, |p| p as f32),
+            repetition_penalty: g.repetition_penalty.map_or(1.0, |p| p as f32),
+            ..Self::default()
+        }
+    }
+}
+
+/// A candidate token: its logit, its weight, its id.
+#[derive(Clone, Copy)]
+struct Candidate {
+    logit: f32,
+    weight: f32,
+    id: u32,
+}
+
+/// Draws tokens. All buffers are allocated at the start.
+pub(crate) struct Sampler {
+    pub sampling: Sampling,
+    kernels: Kernels,
+    weights: Vec<f32>,          // [vocab]
+    candidates: Vec<Candidate>, // at most vocab
+    counts: Vec<u32>,           // [vocab], occurrences among generated tokens
+    seen: Vec<bool>,            // [vocab], occurs in the context
+    context: Vec<u32>,          // distinct tokens of the context
+}
+
+impl Sampler {
+    pub(crate) fn new(kernels: Kernels, vocab: usize) -> Self {
+        Self {
+            sampling: Sampling::default(),
+            kernels,
+            weights: vec![0.0; vocab],
+            candidates: Vec::with_capacity(vocab),
+            counts: vec![0; vocab],
+            seen: vec![false; vocab],
+            context: Vec::with_capacity(vocab),
+        }
+    }
+
+    /// Starts an answer to `prompt`: what penalties count begins anew.
+    pub(crate) fn restart(&mut self, prompt: &[u32]) {
+        for id in self.context.drain(..) {
+            self.counts[id as usize] = 0;
+            self.seen[id as usize] = false;
+        }
+        for &id in prompt {
+            self.note(id);
+        }
+    }
+
+    fn note(&mut self, id: u32) {
+        if !std::mem::replace(&mut self.seen[id as usize], true) {
+            self.context.push(id);
+        }
+    }
+
+    /// Counts a generated token.
+    pub(crate) fn push(&mut self, id: u32) {
+        self.note(id);
+        self.counts[id as usize] += 1;
+    }
+
+    /// Draws the token at `position` of the sequence. The random number depends on the seed and
+    /// the position alone, so a draw can be repeated.
+    pub(crate) fn draw(&mut self, logits: &mut [f32], position: usize) -> u32 {
+        self.penalize(logits);
+        let best = argmax(logits);
+        if self.sampling.temperature <= 0.0 {
+            return best;
+        }
+        let max = logits[best as usize];
+        let s = self.sampling;
+        let uniform = uniform(s.seed, position as u64);
+        let all = (s.top_k == 0 || s.top_k >= logits.len()) && s.top_p >= 1.0 && s.min_p <= 0.0;
+        let scale = if all { 1.0 / s.temperature } else { 1.0 };
+        let out = &mut self.weights[..];
+        self.kernels.exp_weights(ExpWeights { logits, max, scale, out });
+        if all {
+            return pick(self.weights.iter().zip(0..).map(|(&w, id)| (w, id)), uniform, best);
+        }
+        self.truncate(logits);
+        for c in &mut self.candidates {
+            let (logits, scale) = (&[c.logit], 1.0 / s.temperature);
+            let mut out = [0.0];
+            self.kernels.exp_weights(ExpWeights { logits, max, scale, out: &mut out });
+            c.weight = out[0];
+        }
+        pick(self.candidates.iter().map(|c| (c.weight, c.id)), uniform, best)
+    }
+
+    fn penalize(&self, logits: &mut [f32]) {
+        let s = &self.sampling;
+        if (s.repetition_penalty, s.presence_penalty, s.frequency_penalty) == (1.0, 0.0, 0.0) {
+            return;
+        }
+        for &id in &self.context {
+            let x = &mut logits[id as usize];
+            *x = if *x > 0.0 { *x / s.repetition_penalty } else { *x * s.repetition_penalty };
+            let count = self.counts[id as usize];
+            if count > 0 {
+                *x -= s.presence_penalty + s.frequency_penalty * count as f32;
+            }
+        }
+    }
+
+    /// Candidates after top-k, top-p and min-p, most likely first, ties by id.
+    ///
+    /// Sorting a whole vocabulary would cost more than the output layer, so only tokens above a
+    /// falling threshold are gathered, until they must contain the answer.
+    fn truncate(&mut self, logits: &[f32]) {
+        let s = &self.sampling;
+        let k = if s.top_k == 0 { logits.len() } else { s.top_k.min(logits.len()) };
+        let total: f64 = self.weights.iter().map(|&w| f64::from(w)).sum();
+        let mut threshold = 0.01f32;
+        loop {
+            self.candidates.clear();
+            let kept =
+                self.weights.iter().zip(logits).zip(0..).filter(|((w, _), _)| **w >= threshold);
+            self.candidates.extend(kept.map(|((&weight, &logit), id)| Candidate {
+                logit,
+                weight,
+                id,
+            }));
+            let mass: f64 = self.candidates.iter().map(|c| f64::from(c.weight)).sum();
+            // With top-k the set is complete at k. Without, at the probability top-p asks for or
+            // the likelihood min-p does.
+            let enough = self.candidates.len() >= k
+                || (s.top_k == 0 && s.top_p < 1.0 && mass >= f64::from(s.top_p) * total)
+                || threshold <= s.min_p
+                || threshold == 0.0;
+            if enough {
+                break;
+            }
+            threshold = if threshold < 1e-30 { 0.0 } else { threshold * 1e-3 };
+        }
+        self.candidates.sort_unstable_by(|a, b| b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id)));
+        self.candidates.truncate(k);
+        if s.top_p < 1.0 {
+            let mass = match s.top_k {
+                0 => total,
+                _ => self.candidates.iter().map(|c| f64::from(c.weight)).sum(),
+            };
+            let mut sum = 0.0;
+            let reached = self.candidates.iter().position(|c| {
+                sum += f64::from(c.weight);
+                sum >= f64::from(s.top_p) * mass
+            });
+            self.candidates.truncate(reached.map_or(self.candidates.len(), |i| i + 1));
+        }
+        let floor = s.min_p * self.candidates.first().map_or(0.0, |c| c.weight);
+        self.candidates.retain(|c| c.weight >= floor);
+    }
+}
+
+/// Walks the weights in order until the share `uniform` of their sum is reached.
+fn pick(weights: impl Iterator<Item = (f32, u32)> + Clone, uniform: f64, fallback: u32) -> u32 {
+    let total: f64 = weights.clone().map(|(w, _)| f64::from(w)).sum();
+    let mut left = uniform * total;
+    for (w, id) in weights {
+        left -= f64::from(w);
+        if left < 0.0 {
+            return id;
+        }
+    }
+    fallback // rounding left nothing
+}
+
+/// Index of the largest logit, the lowest on ties.
+pub(crate) fn argmax(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    for (i, x) in logits.iter().enumerate() {
+        if *x > logits[best] {
+            best = i;
+        }
+    }
+    best as u32
+}
+
+/// A number in [0, 1) that depends on seed and position alone: SplitMix64 (Steele, Lea and Flood,
+/// 2014) as a counter-based generator.
+fn uniform(seed: u64, position: u64) -> f64 {
+    let mix = |mut z: u64| {
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+    let bits = mix(mix(seed.wrapping_add(GAMMA)).wrapping_add(position.wrapping_mul(GAMMA)));
+    (bits >> 11) as f64 / (1u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sampler(sampling: Sampling, vocab: usize) -> Sampler {
+        let mut s = Sampler::new(Kernels::best(), vocab);
+        s.sampling = sampling;
+        s
+    }
+
+    /// Frequencies of 20,000 draws.
+    fn frequencies(sampling: Sampling, logits: &[f32]) -> Vec<f64> {
+        let mut s = sampler(sampling, logits.len());
+        let mut counts = vec![0.0; logits.len()];
+        for position in 0..20_000 {
+            counts[s.draw(&mut logits.to_vec(), position) as usize] += 1.0 / 20_000.0;
+        }
+        counts
+    }
+
+    const LOGITS: [f32; 5] = [0.0, 2.0, 1.0, 2.0, -3.0];
+
+    fn softmax(temperature: f64, keep: &[usize]) -> Vec<f64> {
+        let weight = |i: usize| match keep.contains(&i) {
+            true => (f64::from(LOGITS[i]) / temperature).exp(),
+            false => 0.0,
+        };
+        let sum: f64 = (0..5).map(weight).sum();
+        (0..5).map(|i| weight(i) / sum).collect()
+    }
+
+    #[track_caller]
+    fn assert_near(got: &[f64], want: &[f64]) {
+        // Four standard deviations of a frequency over 20,000 draws.
+        assert!(got.iter().zip(want).all(|(g, w)| (g - w).abs() < 0.0142), "{got:?} {want:?}");
+        assert!(got.iter().zip(want).all(|(g, w)| *w > 0.0 || *g == 0.0), "{got:?} {want:?}");
+    }
+
+    #[test]
+    fn greedy_takes_the_lowest_of_equal_logits() {
+        assert_eq!(sampler(Sampling::default(), 5).draw(&mut LOGITS.to_vec(), 0), 1);
+    }
+
+    #[test]
+    fn each_filter_leaves_the_right_distribution() {
+        let base = Sampling { temperature: 1.0, seed: 7, ..Sampling::default() };
+        let all = [0, 1, 2, 3, 4];
+        assert_near(&frequencies(base.clone(), &LOGITS), &softmax(1.0, &all));
+        let hot = Sampling { temperature: 2.0, ..base.clone() };
+        assert_near(&frequencies(hot, &LOGITS), &softmax(2.0, &all));
+        let k = Sampling { top_k: 3, ..base.clone() };
+        assert_near(&frequencies(k, &LOGITS), &softmax(1.0, &[1, 2, 3]));
+        // Two equal tokens have 81 %: 0.5 needs two of them, 0.3 only the first.
+        let p = Sampling { top_p: 0.5, ..base.clone() };
+        assert_near(&frequencies(p, &LOGITS), &softmax(1.0, &[1, 3]));
+        let p = Sampling { top_p: 0.3, ..base.clone() };
+        assert_near(&frequencies(p, &LOGITS), &softmax(1.0, &[1]));
+        let m = Sampling { min_p: 0.3, ..base.clone() };
+        assert_near(&frequencies(m, &LOGITS), &softmax(1.0, &[1, 2, 3]));
+        let both = Sampling { top_k: 3, top_p: 0.9, temperature: 2.0, ..base };
+        assert_near(&frequencies(both, &LOGITS), &softmax(2.0, &[1, 2, 3]));
+    }
+
+    #[test]
+    fn filters_find_their_tokens_in_a_flat_vocabulary() {
+        let logits: Vec<f32> = (0..1000).map(|i| (i % 10) as f32 * -9.0).collect();
+        let mut s = sampler(Sampling { temperature: 1.0, top_k: 450, ..Sampling::default() }, 1000);
+        s.draw(&mut logits.clone(), 0);
+        let ids: Vec<u32> = s.candidates.iter().map(|c| c.id).collect();
+        let mut want: Vec<u32> = (0..1000).collect();
+        want.sort_by_key(|i| (i % 10, *i));
+        assert_eq!(ids, want[..450]);
+    }
+
+    #[test]
+    fn penalties_count_what_they_say() {
+        let s = Sampling {
+            repetition_penalty: 2.0,
+            presence_penalty: 0.5,
+            frequency_penalty: 0.25,
+            ..Sampling::default()
+        };
+        let mut s = sampler(s, 5);
+        s.restart(&[1, 4]);
+        s.push(3);
+        s.push(3);
+        let mut logits = LOGITS.to_vec();
+        s.penalize(&mut logits);
+        assert_eq!(logits, [0.0, 1.0, 1.0, 0.0, -6.0]);
+        s.restart(&[]);
+        let mut logits = LOGITS.to_vec();
+        s.penalize(&mut logits);
+        assert_eq!(logits, LOGITS);
+    }
+
+    #[test]
+    fn a_draw_depends_on_seed_and_position_alone() {
+        let sampling = Sampling { temperature: 1.0, seed: 3, ..Sampling::default() };
+        let (mut a, mut b) = (sampler(sampling.clone(), 5), sampler(sampling, 5));
+        let draws: Vec<u32> = (0..50).map(|p| a.draw(&mut LOGITS.to_vec(), p)).collect();
+        let backwards: Vec<u32> = (0..50).rev().map(|p| b.draw(&mut LOGITS.to_vec(), p)).collect();
+        assert!(draws.iter().eq(backwards.iter().rev()));
+    }
+}

@@ -1,0 +1,137 @@
+//! The contract: no change of threads, chunks, batch or instruction set changes one bit.
+
+mod common;
+
+use common::{data, logits, model};
+use nanoinfer_engine::{Engine, EngineOptions, Step};
+use nanoinfer_format::Quant;
+use nanoinfer_kernels::{Isa, Kernels};
+
+/// 130 tokens: three cache blocks, longer than any sliding window here.
+fn ids() -> Vec<u32> {
+    (0..130u32).map(|i| (i * i * 7 + i * 13 + 5) % 320).collect()
+}
+
+fn engine(name: &str, quant: Quant, options: &EngineOptions) -> Engine {
+    Engine::new(model(&data("tiny").join(name), quant), options).unwrap()
+}
+
+fn bits(rows: &[Vec<f32>]) -> Vec<Vec<u32>> {
+    rows.iter().map(|r| r.iter().map(|x| x.to_bits()).collect()).collect()
+}
+
+const MODELS: [(&str, Quant); 3] =
+    [("llama-gqa", Quant::Q8), ("mistral-swa", Quant::Q8), ("llama-gqa", Quant::F32)];
+
+#[test]
+fn threads_do_not_matter() {
+    for (name, quant) in MODELS {
+        let run = |threads| {
+            let options = EngineOptions { threads: Some(threads), ..EngineOptions::default() };
+            bits(&logits(&mut engine(name, quant, &options), &ids(), 16))
+        };
+        let one = run(1);
+        assert_eq!(one, run(2), "{name}");
+        assert_eq!(one, run(3), "{name}");
+    }
+}
+
+#[test]
+fn instruction_sets_do_not_matter() {
+    for (name, quant) in MODELS {
+        let mut reference = None;
+        for isa in Isa::ALL.into_iter().filter(|i| Kernels::new(*i).is_some()) {
+            let options =
+                EngineOptions { isa: Some(isa), threads: Some(2), ..EngineOptions::default() };
+            let got = bits(&logits(&mut engine(name, quant, &options), &ids(), 16));
+            println!("{name} {quant:?} on {}", isa.name());
+            assert!(*reference.get_or_insert_with(|| got.clone()) == got, "{name} {}", isa.name());
+        }
+    }
+}
+
+/// Logits after the last token when the prompt is prefilled in passes of `chunk`.
+fn last(engine: &mut Engine, ids: &[u32], chunk: usize) -> Vec<u32> {
+    let seq = engine.open().unwrap();
+    for (i, part) in ids.chunks(chunk).enumerate() {
+        let ends = i * chunk + part.len() == ids.len();
+        let steps: Vec<_> = part
+            .iter()
+            .enumerate()
+            .map(|(j, &token)| Step { seq, token, logits: ends && j + 1 == part.len() })
+            .collect();
+        engine.forward(&steps).unwrap();
+    }
+    let out = engine.logits(0).unwrap().iter().map(|x| x.to_bits()).collect();
+    engine.close(seq);
+    out
+}
+
+#[test]
+fn chunks_do_not_matter() {
+    for (name, quant) in MODELS {
+        let mut engine = engine(name, quant, &EngineOptions::default());
+        let whole = last(&mut engine, &ids(), 256);
+        for chunk in [1, 7, 32, 64] {
+            assert_eq!(whole, last(&mut engine, &ids(), chunk), "{name} chunk {chunk}");
+        }
+    }
+}
+
+#[test]
+fn batched_sequences_are_as_alone() {
+    for (name, quant) in MODELS {
+        let options = EngineOptions { sequences: 4, ctx: Some(200), ..EngineOptions::default() };
+        let mut engine = engine(name, quant, &options);
+        let ids = ids();
+        let alone: Vec<_> = (0..4).map(|i| last(&mut engine, &ids[i..100 + i], 256)).collect();
+        let seqs: Vec<_> = (0..4).map(|_| engine.open().unwrap()).collect();
+        for at in 0..100 {
+            let steps: Vec<_> = seqs
+                .iter()
+                .enumerate()
+                .map(|(i, &seq)| Step { seq, token: ids[at + i], logits: at == 99 })
+                .collect();
+            engine.forward(&steps).unwrap();
+        }
+        for (i, alone) in alone.iter().enumerate() {
+            let row: Vec<u32> = engine.logits(i).unwrap().iter().map(|x| x.to_bits()).collect();
+            assert_eq!(*alone, row, "{name} sequence {i}");
+        }
+    }
+}
+
+#[test]
+fn a_rolled_back_sequence_forgets() {
+    let mut engine = engine("llama-gqa", Quant::Q8, &EngineOptions::default());
+    let ids = ids();
+    let want = last(&mut engine, &ids, 256);
+    let seq = engine.open().unwrap();
+    let feed = |engine: &mut Engine, tokens: &[u32]| {
+        let steps: Vec<_> =
+            tokens.iter().map(|&token| Step { seq, token, logits: false }).collect();
+        engine.forward(&steps).unwrap();
+    };
+    feed(&mut engine, &ids[..70]);
+    feed(&mut engine, &[1; 100]);
+    engine.truncate(seq, 70);
+    feed(&mut engine, &ids[70..129]);
+    engine.forward(&[Step { seq, token: ids[129], logits: true }]).unwrap();
+    let got: Vec<u32> = engine.logits(0).unwrap().iter().map(|x| x.to_bits()).collect();
+    assert_eq!(want, got);
+}
+
+#[test]
+fn a_cancelled_pass_leaves_the_sequence_as_it_was() {
+    let mut engine = engine("llama-gqa", Quant::Q8, &EngineOptions::default());
+    let ids = ids();
+    let want = last(&mut engine, &ids, 256);
+    let seq = engine.open().unwrap();
+    let steps: Vec<_> = ids.iter().map(|&token| Step { seq, token, logits: false }).collect();
+    engine.canceller().cancel();
+    assert!(matches!(engine.forward(&steps), Err(nanoinfer_engine::Error::Cancelled)));
+    assert_eq!(engine.len(seq), 0);
+    engine.clear_cancel();
+    engine.close(seq);
+    assert_eq!(want, last(&mut engine, &ids, 256));
+}
