@@ -118,6 +118,7 @@ macro_rules! with_tile {
         }
     };
 }
+pub(crate) use with_tile;
 
 #[inline(always)]
 pub(crate) fn gemm_q8<S: Simd>(s: S, a: Gemm<'_>) {
@@ -154,6 +155,9 @@ fn tile_q8<S: Simd, const M: usize, const P: usize>(
     add: bool,
     out: &mut [f32],
 ) {
+    if M > S::TILE || P > S::PANELS {
+        unreachable!("`with_tile!` names all sizes, this ISA uses the first {}", S::TILE);
+    }
     let lines = w.as_chunks::<64>().0;
     let per_panel = 1 + k / 4;
     let mut c = [[s.splat(0.0); M]; P];
@@ -211,7 +215,7 @@ fn group_q8<S: Simd, const M: usize, const P: usize>(
 }
 
 #[inline(always)]
-fn scales_line(line: &[u8; 64]) -> [f32; 16] {
+pub(crate) fn scales_line(line: &[u8; 64]) -> [f32; 16] {
     let words = line.as_chunks::<4>().0;
     std::array::from_fn(|i| f32::from_le_bytes(words[i]))
 }

@@ -49,6 +49,13 @@ pub(crate) trait Simd: Copy {
     /// Low byte of each lane.
     fn store_i8(self, a: Self::I, to: &mut [i8; 16]);
 
+    /// Sixteen signed bytes as floats.
+    fn load_i8(self, x: &[i8; 16]) -> Self::F;
+    /// Sixteen IEEE half floats, given as bits.
+    fn load_f16(self, x: &[u16; 16]) -> Self::F;
+    /// Rounds to half floats, ties to even; too large becomes infinity.
+    fn store_f16(self, a: Self::F, to: &mut [u16; 16]);
+
     /// Prepares a line of a Q8 panel: byte `4r+t` is row `r`, input `t`, stored as q+128.
     fn line(self, bytes: &[u8; 64]) -> Self::Line;
     /// Where an accumulator starts so that [`Simd::dot`] ends exactly on Σ q·x, given Σ x.

@@ -35,7 +35,10 @@ mod rope;
 mod table;
 
 pub use activation::{ExpWeights, SiluMul};
-pub use attention::{AttendBlock, BLOCK, FinishHead, MergeSpans, SPAN};
+pub use attention::{
+    AttendBlock, BLOCK, FinishHead, KvBlock, KvBlockMut, MergeSpans, PackQuery, Queries,
+    QueriesMut, SPAN, StoreKv, q8_key_block,
+};
 pub use gemm::{Acts, ActsF32, Gemm, GemmF32, MAX_TILE};
 pub use norm::RmsNorm;
 pub use quantize::{PackF32, Quantize, Rotate};

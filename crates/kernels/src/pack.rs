@@ -42,10 +42,17 @@ pub fn q8_panel(rows: &[f32], k: usize, out: &mut [u8]) {
         *scale = (if inverse == 0.0 { 0.0 } else { amax / 127.0 }).to_le_bytes();
         for (line, quad) in lines.as_chunks_mut::<64>().0.iter_mut().zip(row.as_chunks::<4>().0) {
             for (byte, x) in line[4 * r..].iter_mut().zip(quad) {
-                *byte = ((x * inverse).round_ties_even() as i8 as u8).wrapping_add(128);
+                *byte = (round_small(x * inverse) as i8 as u8).wrapping_add(128);
             }
         }
     }
+}
+
+/// Rounds half to even, for |x| < 2²²: adding 1.5·2²³ leaves no fraction bits. The same result as
+/// `round_ties_even`, which is a library call on the baseline CPU the packer is compiled for.
+fn round_small(x: f32) -> f32 {
+    const SHIFT: f32 = 12_582_912.0;
+    (x + SHIFT) - SHIFT
 }
 
 /// Packs 16 rows of `k` inputs as one f32 panel of `16·k·4` bytes: line `j` is input `j` of the
@@ -85,5 +92,17 @@ pub fn f32_row(panel: &[f32], r: usize, out: &mut [f32]) {
     assert!(r < 16 && panel.len() == 16 * out.len());
     for (x, line) in out.iter_mut().zip(panel.as_chunks::<16>().0) {
         *x = line[r];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn small_numbers_round_half_to_even() {
+        for i in -4 * 127..=4 * 127 {
+            for x in [i as f32 / 4.0, (i as f32 / 4.0).next_up(), (i as f32 / 4.0).next_down()] {
+                assert_eq!(super::round_small(x), x.round_ties_even(), "{x}");
+            }
+        }
     }
 }

@@ -36,24 +36,29 @@ fn butterfly<S: Simd, const H: usize>(s: S, x: S::F) -> S::F {
     s.fma(x, s.load(&SIGN[H.trailing_zeros() as usize]), s.swap::<H>(x))
 }
 
-/// Stages 1, 2, 4, 8 within a register, then 16 and 32 across registers, then the scale 1/√block.
 #[inline(always)]
 pub(crate) fn rotate<S: Simd>(s: S, a: Rotate<'_>) {
-    if a.block == 1 {
+    rotate_block(s, a.x, a.block);
+}
+
+/// Stages 1, 2, 4, 8 within a register, then 16 and 32 across registers, then the scale 1/√size.
+#[inline(always)]
+pub(crate) fn rotate_block<S: Simd>(s: S, x: &mut [f32], size: usize) {
+    if size == 1 {
         return;
     }
-    let scale = s.splat(1.0 / (a.block as f32).sqrt());
-    let registers = (a.block / 16).max(1);
-    for block in a.x.as_chunks_mut::<16>().0.chunks_exact_mut(registers) {
+    let scale = s.splat(1.0 / (size as f32).sqrt());
+    let registers = (size / 16).max(1);
+    for block in x.as_chunks_mut::<16>().0.chunks_exact_mut(registers) {
         for lanes in block.iter_mut() {
             let mut x = butterfly::<S, 1>(s, s.load(lanes));
-            if a.block >= 4 {
+            if size >= 4 {
                 x = butterfly::<S, 2>(s, x);
             }
-            if a.block >= 8 {
+            if size >= 8 {
                 x = butterfly::<S, 4>(s, x);
             }
-            if a.block >= 16 {
+            if size >= 16 {
                 x = butterfly::<S, 8>(s, x);
             }
             s.store(x, lanes);
@@ -99,33 +104,42 @@ impl Quantize<'_> {
 /// Groups below this magnitude become zeros: 127 / amax would overflow.
 const TINY: f32 = f32::from_bits((127 - 100) << 23); // 2^-100
 
-/// q = round(x · 127 / amax), half to even; scale = amax / 127.
 #[inline(always)]
 pub(crate) fn quantize<S: Simd>(s: S, a: Quantize<'_>) {
-    let x = a.x.as_chunks::<16>().0;
-    let lanes: [S::F; 4] = [s.load(&x[0]), s.load(&x[1]), s.load(&x[2]), s.load(&x[3])];
-    let mut largest = s.abs(lanes[0]);
-    for &l in &lanes[1..] {
-        largest = s.max(largest, s.abs(l));
+    let (scale, sum) = quantize_values(s, a.x, |i, quad| {
+        a.q[(i * a.tile + a.row) * 4..][..4].copy_from_slice(&quad);
+    });
+    (a.scales[a.row], a.sums[a.row]) = (scale, sum);
+}
+
+/// q = round(x · 127 / amax), half to even, handed to `put` in quads; gives amax / 127 and Σ q.
+/// `x` has a multiple of 16 values.
+#[inline(always)]
+pub(crate) fn quantize_values<S: Simd>(
+    s: S,
+    x: &[f32],
+    mut put: impl FnMut(usize, [i8; 4]),
+) -> (f32, i32) {
+    let lanes = x.as_chunks::<16>().0;
+    let mut largest = s.splat(0.0);
+    for x in lanes {
+        largest = s.max(largest, s.abs(s.load(x)));
     }
     let amax = s.max_lane(largest);
     let (scale, inverse) = if amax < TINY { (0.0, 0.0) } else { (amax / 127.0, 127.0 / amax) };
-    let (inverse, limit) = (s.splat(inverse), s.splat(127.0));
-    let negative = s.splat(-127.0);
+    let (inverse, limit, negative) = (s.splat(inverse), s.splat(127.0), s.splat(-127.0));
     let mut sum = 0;
-    for (i, &l) in lanes.iter().enumerate() {
+    for (i, x) in lanes.iter().enumerate() {
         // Only a value that is not finite could leave ±127; it must still not wrap.
-        let clamped = s.min(s.max(s.mul(l, inverse), negative), limit);
+        let clamped = s.min(s.max(s.mul(s.load(x), inverse), negative), limit);
         let mut bytes = [0i8; 16];
         s.store_i8(s.round(clamped), &mut bytes);
         sum += bytes.iter().map(|&b| i32::from(b)).sum::<i32>();
         for (j, quad) in bytes.as_chunks::<4>().0.iter().enumerate() {
-            let at = ((4 * i + j) * a.tile + a.row) * 4;
-            a.q[at..at + 4].copy_from_slice(quad);
+            put(4 * i + j, *quad);
         }
     }
-    a.scales[a.row] = scale;
-    a.sums[a.row] = sum;
+    (scale, sum)
 }
 
 /// Arguments of `pack_f32`: as [`Quantize`], for the f32 reference encoding.

@@ -5,7 +5,7 @@
 //! `#[target_feature]` entry points, so that none of these can drift apart.
 #![allow(unsafe_code)]
 
-use crate::attention::{FinishHead, MergeSpans};
+use crate::attention::{FinishHead, MergeSpans, PackQuery, StoreKv};
 use crate::isa::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::{avx2::Avx2, avx512vnni::Avx512Vnni};
@@ -17,7 +17,7 @@ use crate::{activation, attention, gemm, isa::Simd, norm, quantize, rope};
 pub enum Isa {
     /// Plain Rust, any CPU.
     Scalar,
-    /// x86-64 with AVX2 and FMA (Intel since 2013, AMD since 2015).
+    /// x86-64 with AVX2, FMA and F16C (Intel since 2013, AMD since 2015).
     Avx2,
     /// x86-64 with AVX-512 and VNNI (Intel servers since 2019, AMD since Zen 4).
     Avx512Vnni,
@@ -78,7 +78,11 @@ macro_rules! with_kernels {
             exp_weights(ExpWeights) = activation::exp_weights;
             /// RoPE on one head.
             rope(Rope) = rope::rope;
-            /// One query against one block of the cache.
+            /// One position into the cache.
+            store_kv(StoreKv) = attention::store_kv;
+            /// One query into its tile.
+            pack_query(PackQuery) = attention::pack_query;
+            /// A tile of queries against one block of the cache.
             attend(AttendBlock) = attention::attend;
             /// Joins two attention states.
             merge_spans(MergeSpans) = attention::merge;
@@ -149,10 +153,10 @@ macro_rules! detected {
 with_kernels!(declare);
 with_kernels!(table scalar Scalar []);
 #[cfg(target_arch = "x86_64")]
-with_kernels!(table avx2 Avx2 ["avx2" "fma"]);
+with_kernels!(table avx2 Avx2 ["avx2" "fma" "f16c"]);
 #[cfg(target_arch = "x86_64")]
 with_kernels!(table avx512vnni Avx512Vnni
-    ["avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni" "fma"]);
+    ["avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni" "fma" "f16c"]);
 
 impl Kernels {
     /// The kernels of `isa`, or `None` if this CPU lacks it.

@@ -292,7 +292,8 @@ fn silu_mul_is_its_formula() {
 #[test]
 fn exp_weights_are_within_two_ulp_of_exp() {
     for kernels in isas() {
-        let logits: Vec<f32> = (0..10_001).map(|i| i as f32 * -0.01).chain([f32::NEG_INFINITY]).collect();
+        let logits: Vec<f32> =
+            (0..10_001).map(|i| i as f32 * -0.01).chain([f32::NEG_INFINITY]).collect();
         let mut out = vec![9.0; logits.len()];
         kernels.exp_weights(ExpWeights { logits: &logits, max: 0.0, scale: 1.0, out: &mut out });
         for (x, got) in logits.iter().zip(&out) {
@@ -333,92 +334,182 @@ fn rope_rotates_pairs_by_the_exact_angle() {
     }
 }
 
-/// A head's output over `n` positions of which `from..` are visible, spans merged.
-fn attend(
-    kernels: &Kernels,
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
-    head: usize,
-    from: usize,
-    n: usize,
-) -> Vec<f32> {
-    let mut total = vec![0.0; AttendBlock::state_len(head)];
-    let mut state = total.clone();
-    AttendBlock::reset(&mut total);
-    let mut first = true;
-    for span in (from / SPAN * SPAN..n).step_by(SPAN) {
-        AttendBlock::reset(&mut state);
-        for at in (span..(span + SPAN).min(n)).step_by(BLOCK) {
-            let (lo, hi) = (from.clamp(at, at + BLOCK) - at, n.min(at + BLOCK) - at);
-            if lo < hi {
-                let (k, v) = (&k[at * head..][..BLOCK * head], &v[at * head..][..BLOCK * head]);
-                kernels.attend(AttendBlock {
-                    q,
-                    k,
-                    v,
-                    head,
-                    from: lo,
-                    to: hi,
-                    scale: 0.3,
-                    state: &mut state,
-                });
-            }
-        }
-        if first {
-            total.copy_from_slice(&state);
-            first = false;
-        } else {
-            kernels.merge_spans(MergeSpans { state: &mut total, next: &state });
+/// The cache of one head in one encoding.
+enum Store {
+    F32(Vec<f32>, Vec<f32>),
+    F16(Vec<u16>, Vec<u16>),
+    Q8(Vec<u8>, Vec<i8>, Vec<f32>),
+}
+
+impl Store {
+    fn new(kind: &str, n: usize, head: usize) -> Self {
+        let blocks = n.div_ceil(BLOCK);
+        let len = blocks * BLOCK * head;
+        match kind {
+            "f32" => Self::F32(vec![0.0; len], vec![0.0; len]),
+            "f16" => Self::F16(vec![0; len], vec![0; len]),
+            _ => Self::Q8(
+                vec![0; blocks * q8_key_block(head)],
+                vec![0; len],
+                vec![0.0; blocks * BLOCK],
+            ),
         }
     }
-    let mut out = vec![0.0; head];
-    kernels.finish_head(FinishHead { state: &total, out: &mut out });
-    out
+
+    fn block(&self, i: usize, head: usize) -> KvBlock<'_> {
+        let (part, bytes) = (i * BLOCK * head..(i + 1) * BLOCK * head, q8_key_block(head));
+        match self {
+            Self::F32(k, v) => KvBlock::F32 { k: &k[part.clone()], v: &v[part] },
+            Self::F16(k, v) => KvBlock::F16 { k: &k[part.clone()], v: &v[part] },
+            Self::Q8(k, v, s) => KvBlock::Q8 {
+                k: &k[i * bytes..(i + 1) * bytes],
+                v: &v[part],
+                v_scales: &s[i * BLOCK..(i + 1) * BLOCK],
+            },
+        }
+    }
+
+    fn block_mut(&mut self, i: usize, head: usize) -> KvBlockMut<'_> {
+        let (part, bytes) = (i * BLOCK * head..(i + 1) * BLOCK * head, q8_key_block(head));
+        match self {
+            Self::F32(k, v) => KvBlockMut::F32 { k: &mut k[part.clone()], v: &mut v[part] },
+            Self::F16(k, v) => KvBlockMut::F16 { k: &mut k[part.clone()], v: &mut v[part] },
+            Self::Q8(k, v, s) => KvBlockMut::Q8 {
+                k: &mut k[i * bytes..(i + 1) * bytes],
+                v: &mut v[part],
+                v_scales: &mut s[i * BLOCK..(i + 1) * BLOCK],
+            },
+        }
+    }
+}
+
+/// Outputs of a tile of queries, query `m` seeing positions `visible[m]`, spans merged.
+fn attend(
+    kernels: &Kernels,
+    store: &Store,
+    q: &[Vec<f32>],
+    head: usize,
+    visible: &[(usize, usize)],
+) -> Vec<Vec<f32>> {
+    let (n, len) = (q.len(), AttendBlock::state_len(head));
+    let eight_bit = matches!(store, Store::Q8(..));
+    let (mut plain, mut packed) =
+        (vec![0.0; if eight_bit { 0 } else { n * head }], vec![0i8; n * head]);
+    let (mut scales, mut sums) = (vec![0.0; n], vec![0; n]);
+    for (row, q) in q.iter().enumerate() {
+        let to = match eight_bit {
+            true => QueriesMut::Q8 { q: &mut packed, scales: &mut scales, sums: &mut sums },
+            false => QueriesMut::F32(&mut plain),
+        };
+        kernels.pack_query(PackQuery { x: &mut q.clone(), row, n, rotation: 16, to });
+    }
+    let queries = match eight_bit {
+        true => Queries::Q8 { q: &packed, scales: &scales, sums: &sums },
+        false => Queries::F32(&plain),
+    };
+    let (first, last) =
+        (visible.iter().map(|v| v.0).min().unwrap(), visible.iter().map(|v| v.1).max().unwrap());
+    let mut totals: Vec<Option<Vec<f32>>> = vec![None; n];
+    for span in (first / SPAN * SPAN..last).step_by(SPAN) {
+        let mut states = vec![0.0; n * len];
+        states.chunks_mut(len).for_each(AttendBlock::reset);
+        for at in (span..(span + SPAN).min(last)).step_by(BLOCK) {
+            let clip = |x: usize| x.clamp(at, at + BLOCK) - at;
+            let visible: Vec<_> =
+                visible.iter().map(|(from, to)| (clip(*from), clip(*to))).collect();
+            let block = store.block(at / BLOCK, head);
+            kernels.attend(AttendBlock {
+                queries,
+                block,
+                head,
+                visible: &visible,
+                scale: 0.3,
+                states: &mut states,
+            });
+        }
+        for (total, next) in totals.iter_mut().zip(states.chunks(len)) {
+            match total {
+                _ if next[0] == f32::NEG_INFINITY => {}
+                None => *total = Some(next.to_vec()),
+                Some(state) => kernels.merge_spans(MergeSpans { state, next }),
+            }
+        }
+    }
+    let finish = |state: Option<Vec<f32>>| {
+        let mut out = vec![0.0; head];
+        kernels.finish_head(FinishHead { state: &state.unwrap(), out: &mut out });
+        out
+    };
+    totals.into_iter().map(finish).collect()
 }
 
 #[test]
 fn attention_is_softmax_of_visible_positions() {
-    let mut reference: Vec<Vec<u32>> = Vec::new();
-    for kernels in isas() {
-        let mut all = Vec::new();
-        for (head, from, n) in [(16, 0, 1), (32, 0, 64), (64, 0, 65), (80, 130, 700), (48, 0, 1100)]
-        {
-            let stored = pad64(n) * head;
-            let (q, k, v) = (noise(head, 12), noise(stored, 13), noise(stored, 14));
-            let q: Vec<f32> = q.iter().map(|x| x * 8.0).collect();
-            let out = attend(&kernels, &q, &k, &v, head, from, n);
-            let key = |t: usize, d: usize| k[(t / 16 * head + d) * 16 + t % 16];
-            let scores: Vec<f64> = (from..n)
-                .map(|t| {
-                    (0..head).map(|d| f64::from(q[d]) * f64::from(key(t, d))).sum::<f64>()
-                        * f64::from(0.3f32)
-                })
-                .collect();
-            let max = scores.iter().copied().fold(f64::MIN, f64::max);
-            let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
-            let sum: f64 = weights.iter().sum();
-            for d in 0..head {
-                let want: f64 = weights
-                    .iter()
-                    .zip(from..)
-                    .map(|(w, t)| w * f64::from(v[t * head + d]))
-                    .sum::<f64>()
-                    / sum;
-                assert!((want - f64::from(out[d])).abs() < 1e-5, "{want} {}", out[d]);
+    // What an encoding may add: f16 keys of magnitude 1 err by 2^-12, 8-bit ones by 1/254.
+    for (kind, tolerance) in [("f32", 1e-5), ("f16", 2e-3), ("q8", 5e-2)] {
+        let mut reference: Vec<Vec<u32>> = Vec::new();
+        for kernels in isas() {
+            let mut all = Vec::new();
+            for (head, visible) in [
+                (16, vec![(0, 1)]),
+                (32, vec![(0, 64), (0, 63), (0, 65)]),
+                (64, vec![(0, 65); 4]),
+                (80, vec![(130, 700), (131, 701)]),
+                (48, vec![(0, 1100)]),
+            ] {
+                let n = visible.iter().map(|v| v.1).max().unwrap();
+                let (k, v) = (noise(n * head, 13), noise(n * head, 14));
+                let mut store = Store::new(kind, n, head);
+                for t in 0..n {
+                    let (mut key, mut value) =
+                        (k[t * head..][..head].to_vec(), v[t * head..][..head].to_vec());
+                    let to = store.block_mut(t / BLOCK, head);
+                    kernels.store_kv(StoreKv {
+                        key: &mut key,
+                        value: &mut value,
+                        at: t % BLOCK,
+                        rotation: 16,
+                        to,
+                    });
+                }
+                let q: Vec<Vec<f32>> = (0..visible.len())
+                    .map(|m| noise(head, 20 + m as u64).iter().map(|x| x * 4.0).collect())
+                    .collect();
+                let out = attend(&kernels, &store, &q, head, &visible);
+                for (m, (from, to)) in visible.iter().copied().enumerate() {
+                    let dot = |t: usize| {
+                        (0..head)
+                            .map(|d| f64::from(q[m][d]) * f64::from(k[t * head + d]))
+                            .sum::<f64>()
+                    };
+                    let scores: Vec<f64> = (from..to).map(|t| dot(t) * f64::from(0.3f32)).collect();
+                    let max = scores.iter().copied().fold(f64::MIN, f64::max);
+                    let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+                    let sum: f64 = weights.iter().sum();
+                    for d in 0..head {
+                        let value = |t: usize| f64::from(v[t * head + d]);
+                        let want =
+                            weights.iter().zip(from..).map(|(w, t)| w * value(t)).sum::<f64>()
+                                / sum;
+                        let got = f64::from(out[m][d]);
+                        assert!(
+                            (want - got).abs() < tolerance,
+                            "{kind} head {head}: {got}, not {want}"
+                        );
+                    }
+                    // A query in a tile gives the bits it gives alone.
+                    let alone = attend(&kernels, &store, &q[m..m + 1], head, &visible[m..m + 1]);
+                    assert_eq!(bits(&alone[0]), bits(&out[m]));
+                    all.push(bits(&out[m]));
+                }
             }
-            all.push(bits(&out));
-        }
-        if reference.is_empty() {
-            reference = all;
-        } else {
-            assert_eq!(reference, all, "{} differs from scalar", kernels.isa().name());
+            if reference.is_empty() {
+                reference = all;
+            } else {
+                assert_eq!(reference, all, "{kind}: {} differs from scalar", kernels.isa().name());
+            }
         }
     }
-}
-
-fn pad64(n: usize) -> usize {
-    n.div_ceil(64) * 64
 }
 
 proptest::proptest! {

@@ -1,4 +1,4 @@
-//! AVX2 + FMA: sixteen lanes are two 256-bit registers.
+//! AVX2 + FMA + F16C: sixteen lanes are two 256-bit registers.
 //!
 //! The int8 dot without VNNI: `vpmaddubsw` multiplies unsigned by signed bytes into saturating
 //! 16-bit pairs. |q| ≤ 127 as the unsigned side and x with q's sign as the signed one keep a pair
@@ -9,13 +9,13 @@ use std::arch::x86_64::*;
 
 use crate::isa::Simd;
 
-/// Proof that the CPU has AVX2 and FMA.
+/// Proof that the CPU has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(());
 
 impl Avx2 {
     /// # Safety
-    /// The CPU must have AVX2 and FMA.
+    /// The CPU must have AVX2, FMA and F16C.
     #[inline(always)]
     pub(crate) unsafe fn assume() -> Self {
         Self(())
@@ -156,6 +156,31 @@ impl Simd for Avx2 {
             };
             let both = _mm_unpacklo_epi64(low(a[0]), low(a[1]));
             _mm_storeu_si128(to.as_mut_ptr().cast(), both);
+        }
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[i8; 16]) -> F {
+        // SAFETY: both halves lie within the array; `self` proves the CPU feature.
+        unsafe {
+            let half = |at| _mm256_cvtepi8_epi32(_mm_loadl_epi64(x.as_ptr().add(at).cast()));
+            self.to_f32([half(0), half(8)])
+        }
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[u16; 16]) -> F {
+        // SAFETY: both halves lie within the array; `self` proves the CPU feature.
+        unsafe {
+            let half = |at| _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().add(at).cast()));
+            [half(0), half(8)]
+        }
+    }
+    #[inline(always)]
+    fn store_f16(self, a: F, to: &mut [u16; 16]) {
+        // SAFETY: both halves lie within the array; `self` proves the CPU feature.
+        unsafe {
+            let half = |x| _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x);
+            _mm_storeu_si128(to.as_mut_ptr().cast(), half(a[0]));
+            _mm_storeu_si128(to.as_mut_ptr().add(8).cast(), half(a[1]));
         }
     }
     #[inline(always)]

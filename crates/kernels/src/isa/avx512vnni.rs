@@ -119,6 +119,25 @@ impl Simd for Avx512Vnni {
         unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(a)) }
     }
     #[inline(always)]
+    fn load_i8(self, x: &[i8; 16]) -> __m512 {
+        // SAFETY: reads exactly the array; `self` proves the CPU feature.
+        let wide = unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast())) };
+        self.to_f32(wide)
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[u16; 16]) -> __m512 {
+        // SAFETY: reads exactly the array; `self` proves the CPU feature.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn store_f16(self, a: __m512, to: &mut [u16; 16]) {
+        // SAFETY: writes exactly the array; `self` proves the CPU feature.
+        unsafe {
+            let half = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a);
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), half);
+        }
+    }
+    #[inline(always)]
     fn line(self, bytes: &[u8; 64]) -> __m512i {
         // SAFETY: reads exactly the array; unaligned loads are allowed.
         unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }

@@ -98,6 +98,18 @@ impl Simd for Scalar {
         *to = a.map(|x| x as i8);
     }
     #[inline(always)]
+    fn load_i8(self, x: &[i8; 16]) -> F {
+        x.map(f32::from)
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[u16; 16]) -> F {
+        x.map(from_f16)
+    }
+    #[inline(always)]
+    fn store_f16(self, a: F, to: &mut [u16; 16]) {
+        *to = a.map(to_f16);
+    }
+    #[inline(always)]
     fn line(self, bytes: &[u8; 64]) -> [i8; 64] {
         bytes.map(|b| (b ^ 0x80) as i8)
     }
@@ -114,5 +126,60 @@ impl Simd for Scalar {
     #[inline(always)]
     fn add_i32(self, a: [i32; 16], b: [i32; 16]) -> [i32; 16] {
         std::array::from_fn(|i| a[i] + b[i])
+    }
+}
+
+/// Half to single precision. Exact: the exponent is moved by a multiplication with 2¹¹², which
+/// also normalises subnormals.
+fn from_f16(half: u16) -> f32 {
+    let sign = u32::from(half & 0x8000) << 16;
+    let rest = u32::from(half & 0x7fff);
+    let magnitude = match rest >= 0x7c00 {
+        true => 0x7f80_0000 | (rest & 0x3ff) << 13,
+        false => (f32::from_bits(rest << 13) * f32::from_bits((127 + 112) << 23)).to_bits(),
+    };
+    f32::from_bits(sign | magnitude)
+}
+
+/// Single to half precision, ties to even.
+fn to_f16(x: f32) -> u16 {
+    let sign = (x.to_bits() >> 16) as u16 & 0x8000;
+    let magnitude = x.to_bits() & 0x7fff_ffff;
+    let half = if magnitude > 0x7f80_0000 {
+        0x7e00 | (magnitude >> 13 & 0x3ff) // NaN stays NaN
+    } else if magnitude >= (127 + 16) << 23 {
+        0x7c00
+    } else if magnitude < (127 - 14) << 23 {
+        // Subnormal: adding 2⁻¹ leaves units of 2⁻²⁴, rounded by the addition.
+        (f32::from_bits(magnitude) + 0.5).to_bits() - 0.5f32.to_bits()
+    } else {
+        let odd = magnitude >> 13 & 1;
+        (magnitude - ((127 - 15) << 23) + 0xfff + odd) >> 13
+    };
+    sign | half as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_half_survives_the_way_through_single() {
+        for half in 0..=u16::MAX {
+            let x = from_f16(half);
+            assert!(to_f16(x) == half || (x.is_nan() && to_f16(x) & 0x7e00 == 0x7e00));
+        }
+        for (x, half) in [
+            (1.0, 0x3c00),
+            (65504.0, 0x7bff),
+            (65519.9, 0x7bff),
+            (65520.0, 0x7c00),
+            (5.96e-8, 1),
+            (2.98e-8, 0),
+            (-2.0, 0xc000),
+            (0.1, 0x2e66),
+        ] {
+            assert_eq!(to_f16(x), half, "{x}");
+        }
     }
 }

@@ -1,0 +1,100 @@
+//! A conversation, line by line.
+
+use std::io::{self, BufRead, Write};
+
+use nanoinfer_engine::{Event, FinishReason, GenerateOptions, Message, Session};
+
+use crate::terminal::Output;
+
+/// How a conversation ended early.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The model could not go on.
+    #[error(transparent)]
+    Engine(#[from] nanoinfer_engine::Error),
+    /// Reading or writing failed; [`io::ErrorKind::BrokenPipe`] when the reader of the answers is
+    /// gone.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Reads messages from `input` until it ends or says `exit`, and streams each answer to `out`.
+///
+/// `notes` gets what is not part of an answer: the prompt mark if `interactive`, and the speed
+/// after each answer. A message that does not fit into the context any more ends the conversation
+/// with the engine's error, which says what to do.
+///
+/// # Errors
+/// The engine fails, or one of the streams does.
+pub fn run(
+    session: &mut Session,
+    system: Option<&str>,
+    options: &GenerateOptions,
+    mut input: impl BufRead,
+    out: &mut Output<impl Write>,
+    mut notes: impl Write,
+    interactive: bool,
+) -> Result<(), Error> {
+    let mut messages: Vec<Message> =
+        system.map(|s| Message::new("system", s)).into_iter().collect();
+    loop {
+        if interactive {
+            write!(notes, "> ")?;
+            notes.flush()?;
+        }
+        let Some(line) = read_line(&mut input)? else { return Ok(()) };
+        match line.trim() {
+            "" => continue,
+            "exit" => return Ok(()),
+            text => messages.push(Message::new("user", text)),
+        }
+        session.prompt_chat(&messages)?;
+        session.start(options.clone())?;
+        let (answer, reason) = answer(session, !options.stop.is_empty(), out)?;
+        messages.push(Message::new("assistant", answer));
+        writeln!(notes, "[{}]", summary(session, reason))?;
+    }
+}
+
+/// Streams one answer and returns it.
+fn answer(
+    session: &mut Session,
+    stops: bool,
+    out: &mut Output<impl Write>,
+) -> Result<(String, FinishReason), Error> {
+    let mut answer = String::new();
+    while let Some(event) = session.next()? {
+        match event {
+            Event::Prefill { .. } => {}
+            Event::Token { text, bytes, .. } => {
+                out.piece(text, bytes)?;
+                answer.push_str(text);
+            }
+            Event::Finished { text, reason } => {
+                out.rest(text, stops)?;
+                answer.push_str(text);
+                out.newline()?;
+                return Ok((answer, reason));
+            }
+        }
+    }
+    Ok((answer, FinishReason::Cancelled))
+}
+
+fn summary(session: &Session, reason: FinishReason) -> String {
+    let stats = session.stats();
+    let speed = format!("{} tokens, {:.1} tokens/s", stats.generated, stats.decode_tps());
+    match reason {
+        FinishReason::Context => format!("{speed}; the context is full, use a larger --ctx"),
+        FinishReason::Length => format!("{speed}; cut off by -n"),
+        _ => speed,
+    }
+}
+
+/// A line without its end; `None` at the end of the input. Bytes that are not UTF-8 are replaced.
+fn read_line(input: &mut impl BufRead) -> io::Result<Option<String>> {
+    let mut bytes = Vec::new();
+    let n = input.read_until(b'\n', &mut bytes)?;
+    Ok((n > 0).then(|| String::from_utf8_lossy(&bytes).into_owned()))
+}

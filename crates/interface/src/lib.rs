@@ -1,0 +1,10 @@
+//! Talking with a model in a terminal.
+//!
+//! [`chat`] is the conversation: it reads messages line by line and streams answers. [`terminal`]
+//! keeps a model's text from steering the terminal it is shown on.
+//!
+//! What this crate is not: it does not choose models or parse arguments (the binary does), and it
+//! computes nothing (the engine does).
+
+pub mod chat;
+pub mod terminal;

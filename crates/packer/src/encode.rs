@@ -1,0 +1,97 @@
+//! A run of blocks → the bytes of the file: read, check, pad, rotate, quantize.
+
+use nanoinfer_format::{Encoding, LANES, TensorSpec, panel_bytes};
+use nanoinfer_kernels::pack::{f32_panel, hadamard, q8_panel};
+
+use crate::Error;
+use crate::layout::{Block, Inputs};
+use crate::source::TensorSource;
+
+/// No trained weight comes near; beyond it sums of a rotation could overflow.
+const MAX_WEIGHT: f32 = 1.2676506e30; // 2^100
+
+/// The stored bytes of consecutive blocks of one tensor.
+pub(crate) fn encode(
+    spec: &TensorSpec,
+    inputs: Inputs,
+    blocks: &[Block],
+) -> Result<Vec<u8>, Error> {
+    let mut out = Vec::new();
+    for block in blocks {
+        let mut rows = read(block, inputs)?;
+        rotate_rows(&mut rows[..block.rows * inputs.stored], inputs.stored, block.mix);
+        hadamard(&mut rows, spec.rotation as usize);
+        store(spec.encoding, &rows, inputs.stored, &mut out);
+    }
+    Ok(out)
+}
+
+/// The block's rows, padded with zero rows and zero inputs.
+fn read(block: &Block, inputs: Inputs) -> Result<Vec<f32>, Error> {
+    let Inputs { logical, stored, unit } = inputs;
+    let mut rows = vec![0.0; block.padded * stored];
+    let Some(source) = block.source.filter(|_| block.rows > 0) else { return Ok(rows) };
+    let range = block.first..block.first + block.rows;
+    if logical == stored {
+        let dense = &mut rows[..block.rows * stored];
+        source.read_rows(range, dense)?;
+        check(source, block.first, dense, logical)?;
+        return Ok(rows);
+    }
+    let mut dense = vec![0.0; block.rows * logical];
+    source.read_rows(range, &mut dense)?;
+    check(source, block.first, &dense, logical)?;
+    for (row, dense) in rows.chunks_exact_mut(stored).zip(dense.chunks_exact(logical)) {
+        for (to, from) in row.chunks_mut(unit.1).zip(dense.chunks_exact(unit.0)) {
+            to[..unit.0].copy_from_slice(from);
+        }
+    }
+    Ok(rows)
+}
+
+fn check(source: &dyn TensorSource, first: usize, rows: &[f32], k: usize) -> Result<(), Error> {
+    let Some(at) = rows.iter().position(|w| w.is_nan() || w.abs() > MAX_WEIGHT) else {
+        return Ok(());
+    };
+    let (path, tensor) = source.name();
+    let what = format!(
+        "row {}, input {} is {}; the source is damaged or its training diverged",
+        first + at / k,
+        at % k,
+        rows[at]
+    );
+    Err(Error::Tensor { path: path.into(), tensor: tensor.into(), what })
+}
+
+/// Hadamard over the rows: `W ← H·W` on consecutive blocks of `block` rows.
+fn rotate_rows(rows: &mut [f32], k: usize, block: usize) {
+    if block == 1 {
+        return;
+    }
+    let mut column = vec![0.0; rows.len() / k];
+    for j in 0..k {
+        for (c, row) in column.iter_mut().zip(rows.chunks_exact(k)) {
+            *c = row[j];
+        }
+        hadamard(&mut column, block);
+        for (c, row) in column.iter().zip(rows.chunks_exact_mut(k)) {
+            row[j] = *c;
+        }
+    }
+}
+
+fn store(encoding: Encoding, rows: &[f32], k: usize, out: &mut Vec<u8>) {
+    if !encoding.is_panel() {
+        out.extend(rows.iter().flat_map(|w| w.to_le_bytes()));
+        return;
+    }
+    let len = panel_bytes(encoding, k);
+    for panel in rows.chunks_exact(LANES * k) {
+        let at = out.len();
+        out.resize(at + len, 0);
+        match encoding {
+            Encoding::Q8Panel => q8_panel(panel, k, &mut out[at..]),
+            _ => f32_panel(panel, k, &mut out[at..]),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Settings in JSON files: each is absent, or of the right type, or an error that names it.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::Error;
+use crate::source::SourceFile;
+
+/// No description of a model is larger; the largest tokenizers have some 40 MB.
+const MAX_JSON: u64 = 512 << 20;
+
+/// A JSON object of a source file. `null` counts as absent, as transformers has it.
+pub(crate) struct Settings {
+    path: PathBuf,
+    /// Prefix of setting names in messages: `rope_scaling.`.
+    within: String,
+    map: Map<String, Value>,
+}
+
+/// Reads a text file of the source, bounded in size.
+pub(crate) fn read_text(path: &Path) -> Result<String, Error> {
+    let file = SourceFile::open(path)?;
+    if file.len > MAX_JSON {
+        return Err(Error::source(path, format!("{} bytes, more than a model needs", file.len)));
+    }
+    let mut bytes = vec![0; file.len as usize];
+    file.read_at(0, &mut bytes)?;
+    String::from_utf8(bytes).map_err(|e| Error::source(path, format!("is not UTF-8: {e}")))
+}
+
+impl Settings {
+    /// Reads a file that holds one JSON object.
+    pub(crate) fn read(path: &Path) -> Result<Self, Error> {
+        let map = serde_json::from_str(&read_text(path)?)
+            .map_err(|e| Error::source(path, format!("is not a JSON object: {e}")))?;
+        Ok(Self { path: path.into(), within: String::new(), map })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// An error about a setting; `what` follows its name.
+    pub(crate) fn error(&self, key: &str, what: impl Into<String>) -> Error {
+        let field = format!("{}{key}", self.within);
+        Error::Setting { path: self.path.clone(), field, what: what.into() }
+    }
+
+    /// The value of a setting that is there and not `null`.
+    pub(crate) fn get(&self, key: &str) -> Option<&Value> {
+        self.map.get(key).filter(|v| !v.is_null())
+    }
+
+    /// Whether the file mentions the setting at all, be it as `null`.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
+    fn typed<'a, T>(
+        &'a self,
+        key: &str,
+        expected: &str,
+        read: impl Fn(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, Error> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let wrong = || self.error(key, format!("is {}, expected {expected}", shown(value)));
+        read(value).ok_or_else(wrong).map(Some)
+    }
+
+    pub(crate) fn u32(&self, key: &str) -> Result<Option<u32>, Error> {
+        self.typed(key, "a whole number", |v| v.as_u64()?.try_into().ok())
+    }
+
+    pub(crate) fn f64(&self, key: &str) -> Result<Option<f64>, Error> {
+        self.typed(key, "a number", Value::as_f64)
+    }
+
+    pub(crate) fn bool(&self, key: &str) -> Result<Option<bool>, Error> {
+        self.typed(key, "true or false", Value::as_bool)
+    }
+
+    pub(crate) fn str(&self, key: &str) -> Result<Option<&str>, Error> {
+        self.typed(key, "a string", Value::as_str)
+    }
+
+    /// A number or a list of numbers.
+    pub(crate) fn ids(&self, key: &str) -> Result<Option<Vec<u32>>, Error> {
+        let id = |v: &Value| v.as_u64().and_then(|v| u32::try_from(v).ok());
+        self.typed(key, "a token id or a list of them", |v| match v {
+            Value::Array(list) => list.iter().map(id).collect(),
+            one => Some(vec![id(one)?]),
+        })
+    }
+
+    /// A nested object.
+    pub(crate) fn object(&self, key: &str) -> Result<Option<Settings>, Error> {
+        let map = self.typed(key, "an object", Value::as_object)?.cloned();
+        let within = format!("{}{key}.", self.within);
+        Ok(map.map(|map| Settings { path: self.path.clone(), within, map }))
+    }
+
+    pub(crate) fn need<T>(&self, key: &str, value: Option<T>) -> Result<T, Error> {
+        value.ok_or_else(|| self.error(key, "is missing"))
+    }
+}
+
+/// A value as JSON on one line, shortened.
+fn shown(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text,
+    }
+}

@@ -1,0 +1,230 @@
+//! Which source rows go where: the order of tensors in a file and of rows within each.
+//!
+//! ```text
+//! token_embd  rope_turns
+//! per layer:  attn_norm  attn_qkv  attn_output  ffn_norm  ffn_gate_up  ffn_down   (+ biases)
+//! output_norm  output (unless tied)
+//!
+//! attn_qkv     per KV head:  [ Q head … Q head | K head | V head ]   each padded to 16 rows
+//! ffn_gate_up  alternating:  [ 16 gate rows | 16 up rows ] …
+//! ```
+//!
+//! A KV head with its queries is contiguous, so a thread that owns it streams one piece of memory
+//! and owns its whole attention; a gate panel and its up panel meet in one thread's registers.
+
+use nanoinfer_format::{Config, Encoding, GROUP, LANES, Part, Quant, Role, TensorSpec, pad};
+
+use crate::source::TensorSource;
+use crate::weights::Weights;
+
+/// A tensor of the file and where its rows come from.
+pub(crate) struct Planned<'a> {
+    pub(crate) spec: TensorSpec,
+    pub(crate) body: Body<'a>,
+}
+
+pub(crate) enum Body<'a> {
+    /// RoPE turns, computed already.
+    Turns(&'a [u64]),
+    /// Blocks of rows, one after the other.
+    Rows { blocks: Vec<Block<'a>>, inputs: Inputs },
+}
+
+/// How the inputs of a row are laid out.
+#[derive(Clone, Copy)]
+pub(crate) struct Inputs {
+    /// Values read per row.
+    pub(crate) logical: usize,
+    /// Values stored per row.
+    pub(crate) stored: usize,
+    /// Values come in blocks of `.0`, each stored as `.1` (the rest zeros).
+    pub(crate) unit: (usize, usize),
+}
+
+/// Consecutive rows of one source tensor.
+pub(crate) struct Block<'a> {
+    /// `None`: zeros, for a bias that only its neighbours in the fused tensor have.
+    pub(crate) source: Option<&'a dyn TensorSource>,
+    pub(crate) first: usize,
+    pub(crate) rows: usize,
+    /// Rows stored; those beyond `rows` are zeros.
+    pub(crate) padded: usize,
+    /// Hadamard block over the rows (not the inputs); 1 = none.
+    pub(crate) mix: usize,
+}
+
+/// A part of a fused tensor, as blocks of `rows` rows padded to `padded`.
+struct Source<'a> {
+    tensor: Option<&'a dyn TensorSource>,
+    rows: usize,
+    padded: usize,
+    mix: usize,
+}
+
+impl<'a> Source<'a> {
+    /// Block `i`; rows that the tensor does not have become padding.
+    fn block(&self, i: usize, n: usize) -> Block<'a> {
+        let first = (i * self.rows).min(n);
+        let rows = self.rows.min(n - first);
+        Block { source: self.tensor, first, rows, padded: self.padded, mix: self.mix }
+    }
+}
+
+/// Everything a file of this config holds, in order. `weights` have been checked against it.
+pub(crate) fn plan<'a>(c: &Config, weights: &'a Weights, turns: &'a [u64]) -> Vec<Planned<'a>> {
+    let p = Planner { c, weights };
+    let mut out = vec![p.matrix(None, Role::TokenEmbd, c.vocab_size, c.d_model)];
+    let half = turns.len();
+    let spec = TensorSpec {
+        encoding: Encoding::U64,
+        ..TensorSpec::vector(Role::RopeTurns, None, half, half)
+    };
+    out.push(Planned { spec, body: Body::Turns(turns) });
+    for layer in (0..c.n_layers).map(Some) {
+        out.push(p.norm(layer, Role::AttnNorm));
+        out.extend(p.qkv(layer));
+        out.push(p.attn_output(layer));
+        out.extend(p.bias(layer, Role::AttnOutput, Role::AttnOutputBias));
+        out.push(p.norm(layer, Role::FfnNorm));
+        out.extend(p.gate_up(layer));
+        out.push(p.matrix(layer, Role::FfnDown, c.d_model, c.d_ff));
+        out.extend(p.bias(layer, Role::FfnDown, Role::FfnDownBias));
+    }
+    out.push(p.norm(None, Role::OutputNorm));
+    if !c.tied_embeddings {
+        out.push(p.matrix(None, Role::Output, c.vocab_size, c.d_model));
+    }
+    out
+}
+
+struct Planner<'a, 'c> {
+    c: &'c Config,
+    weights: &'a Weights,
+}
+
+/// A bias or norm is a matrix of one input.
+const ONE: Inputs = Inputs { logical: 1, stored: 1, unit: (1, 1) };
+
+impl<'a> Planner<'a, '_> {
+    fn encoding(&self) -> Encoding {
+        match self.c.quant {
+            Quant::F32 => Encoding::F32Panel,
+            Quant::Q8 => Encoding::Q8Panel,
+        }
+    }
+
+    /// A matrix stored as it is, padded.
+    fn matrix(&self, layer: Option<u32>, role: Role, n: u32, k: u32) -> Planned<'a> {
+        let (n, k) = (n as usize, k as usize);
+        let spec = TensorSpec::matrix(role, layer, self.encoding(), n, k);
+        let source = Some(self.weights.required(layer, role));
+        let inputs = Inputs { logical: k, stored: pad(k, GROUP), unit: (k, k) };
+        Planned { spec, body: Body::Rows { blocks: plain_blocks(source, n), inputs } }
+    }
+
+    fn norm(&self, layer: Option<u32>, role: Role) -> Planned<'a> {
+        let (d, padded) = (self.c.d_model as usize, self.c.d_model_padded());
+        let source = Some(self.weights.required(layer, role));
+        let block = Block { source, first: 0, rows: d, padded, mix: 1 };
+        Planned {
+            spec: TensorSpec::vector(role, layer, d, padded),
+            body: Body::Rows { blocks: vec![block], inputs: ONE },
+        }
+    }
+
+    /// The bias of a matrix of `d_model` rows, if the model has it.
+    fn bias(&self, layer: Option<u32>, of: Role, role: Role) -> Option<Planned<'a>> {
+        let source = Some(self.weights.get(layer, of, true)?);
+        let (d, padded) = (self.c.d_model as usize, pad(self.c.d_model as usize, LANES));
+        let block = Block { source, first: 0, rows: d, padded, mix: 1 };
+        let spec = TensorSpec::vector(role, layer, d, padded);
+        Some(Planned { spec, body: Body::Rows { blocks: vec![block], inputs: ONE } })
+    }
+
+    /// Query, key and value projections by KV head, and their bias if any of them has one.
+    fn qkv(&self, layer: Option<u32>) -> Vec<Planned<'a>> {
+        let c = self.c;
+        let (head, padded, kv) = (c.head_dim as usize, c.head_padded(), c.n_kv_heads as usize);
+        let part = |role, count: usize| Part {
+            role,
+            n: (kv * count * head) as u32,
+            count: count as u32,
+            rows: c.head_dim,
+        };
+        let parts = vec![part(Role::AttnQ, c.group()), part(Role::AttnK, 1), part(Role::AttnV, 1)];
+        let mixes = [1, 1, c.value_rotation as usize];
+        let fused =
+            Fused { layer, role: Role::AttnQkv, bias: Role::AttnQkvBias, repeat: kv, parts };
+        self.fused(&fused, padded, &mixes)
+    }
+
+    fn gate_up(&self, layer: Option<u32>) -> Vec<Planned<'a>> {
+        let part = |role| Part { role, n: self.c.d_ff, count: 1, rows: LANES as u32 };
+        let parts = vec![part(Role::FfnGate), part(Role::FfnUp)];
+        let repeat = self.c.d_ff_padded() / LANES;
+        let (role, bias) = (Role::FfnGateUp, Role::FfnGateUpBias);
+        self.fused(&Fused { layer, role, bias, repeat, parts }, LANES, &[1, 1])
+    }
+
+    /// Parts interleaved by unit, every block padded to `padded` rows; all of `d_model` inputs.
+    fn fused(&self, f: &Fused, padded: usize, mixes: &[usize]) -> Vec<Planned<'a>> {
+        let n: usize = f.parts.iter().map(|p| p.n as usize).sum();
+        let per_unit: usize = f.parts.iter().map(|p| p.count as usize).sum();
+        let stored = f.repeat * per_unit * padded;
+        let blocks = |bias: bool| {
+            let mut blocks = Vec::with_capacity(f.repeat * per_unit);
+            for unit in 0..f.repeat {
+                for (part, &mix) in f.parts.iter().zip(mixes) {
+                    let tensor = self.weights.get(f.layer, part.role, bias);
+                    let source = Source { tensor, rows: part.rows as usize, padded, mix };
+                    let count = part.count as usize;
+                    blocks.extend(
+                        (0..count).map(|i| source.block(unit * count + i, part.n as usize)),
+                    );
+                }
+            }
+            blocks
+        };
+        let k = self.c.d_model as usize;
+        let mut spec = TensorSpec::matrix(f.role, f.layer, self.encoding(), n, k);
+        spec.stored[1] = stored as u32;
+        spec.repeat = f.repeat as u32;
+        spec.parts.clone_from(&f.parts);
+        let inputs = Inputs { logical: k, stored: pad(k, GROUP), unit: (k, k) };
+        let mut out = vec![Planned { spec, body: Body::Rows { blocks: blocks(false), inputs } }];
+        if f.parts.iter().any(|p| self.weights.get(f.layer, p.role, true).is_some()) {
+            let spec = TensorSpec::vector(f.bias, f.layer, n, stored);
+            out.push(Planned { spec, body: Body::Rows { blocks: blocks(true), inputs: ONE } });
+        }
+        out
+    }
+
+    /// Its inputs are the heads' outputs, padded as V's rows are. Attention leaves them in the
+    /// Hadamard domain (through V), so they are rotated per head and not in blocks of 64.
+    fn attn_output(&self, layer: Option<u32>) -> Planned<'a> {
+        let c = self.c;
+        let (d, head) = (c.d_model as usize, c.head_dim as usize);
+        let k = c.n_heads as usize * head;
+        let stored = c.attn_out_inputs();
+        let mut spec = TensorSpec::matrix(Role::AttnOutput, layer, self.encoding(), d, k);
+        spec.stored[2] = stored as u32;
+        spec.rotation = c.value_rotation;
+        spec.k_unit = (c.head_dim, c.head_padded() as u32);
+        let source = Some(self.weights.required(layer, Role::AttnOutput));
+        let inputs = Inputs { logical: k, stored, unit: (head, c.head_padded()) };
+        Planned { spec, body: Body::Rows { blocks: plain_blocks(source, d), inputs } }
+    }
+}
+
+struct Fused {
+    layer: Option<u32>,
+    role: Role,
+    bias: Role,
+    repeat: usize,
+    parts: Vec<Part>,
+}
+
+fn plain_blocks(tensor: Option<&dyn TensorSource>, n: usize) -> Vec<Block<'_>> {
+    let source = Source { tensor, rows: LANES, padded: LANES, mix: 1 };
+    (0..n.div_ceil(LANES)).map(|i| source.block(i, n)).collect()
+}

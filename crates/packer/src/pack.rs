@@ -1,0 +1,143 @@
+//! Packing: a model's plan, encoded by several threads, written in order.
+//!
+//! Worker `w` of `t` encodes jobs `w, w + t, w + 2t, …` and hands each over a channel that holds
+//! one; the writer takes from the channels in turn. So the order of bytes does not depend on
+//! timing, and no more than a few jobs are in memory however large the model is.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::{self, Scope};
+
+use nanoinfer_format::{Staged, Writer};
+
+use crate::encode::encode;
+use crate::layout::{Body, Planned, plan};
+use crate::model::Model;
+use crate::{Error, Options, Progress, sections};
+
+/// Values a worker reads at once, unless a single head has more: 4 MB of f32.
+const VALUES_PER_JOB: usize = 1 << 20;
+/// More threads than this only wait for the one that writes.
+const MAX_THREADS: usize = 16;
+
+/// Consecutive blocks of one tensor.
+struct Job<'p, 'a> {
+    planned: &'p Planned<'a>,
+    /// It begins, it ends its tensor.
+    first: bool,
+    last: bool,
+    blocks: Range<usize>,
+}
+
+/// Writes the model to a temporary file beside `out`.
+/// Returns it and its number of tensors.
+pub(crate) fn pack(
+    model: &Model,
+    out: &Path,
+    options: Options<'_>,
+) -> Result<(Staged, usize), Error> {
+    let plan = plan(&model.config, &model.weights, &model.turns);
+    let jobs: Vec<Job> = plan.iter().flat_map(jobs).collect();
+    let total = plan.iter().filter_map(|p| p.spec.encoding.stored_bytes(p.spec.stored)).sum();
+    let mut writer = Writer::create(out)?;
+    let mut progress = options.progress;
+    let mut report = |done, tensor: &Planned| {
+        if let Some(report) = progress.as_mut() {
+            report(Progress { done, total, role: tensor.spec.role, layer: tensor.spec.layer });
+        }
+    };
+    let threads = options.threads.clamp(1, MAX_THREADS);
+    let failed = AtomicBool::new(false);
+    let hashes = thread::scope(|scope| {
+        let hashes = scope.spawn(|| sections::hash_files(&model.files, &failed));
+        let results = workers(scope, &jobs, threads);
+        let written = write(&mut writer, &jobs, &results, &mut report);
+        failed.store(written.is_err(), Ordering::Relaxed);
+        written?;
+        hashes.join().expect("hashing does not panic")
+    })?;
+    sections::add(&mut writer, model, options.source_id, hashes)?;
+    Ok((writer.finish(&model.config, &model.generation)?, plan.len()))
+}
+
+/// Cuts a tensor into jobs of about [`VALUES_PER_JOB`].
+fn jobs<'p, 'a>(planned: &'p Planned<'a>) -> Vec<Job<'p, 'a>> {
+    let mut cuts = vec![0];
+    if let Body::Rows { blocks, inputs } = &planned.body {
+        let mut values = 0;
+        for (i, block) in blocks.iter().enumerate() {
+            if values >= VALUES_PER_JOB {
+                cuts.push(i);
+                values = 0;
+            }
+            values += block.padded * inputs.stored;
+        }
+        cuts.push(blocks.len());
+    } else {
+        cuts.push(0);
+    }
+    let n = cuts.len() - 1;
+    let job =
+        |i: usize| Job { planned, first: i == 0, last: i + 1 == n, blocks: cuts[i]..cuts[i + 1] };
+    (0..n).map(job).collect()
+}
+
+impl Job<'_, '_> {
+    fn run(&self) -> Result<Vec<u8>, Error> {
+        match &self.planned.body {
+            Body::Turns(turns) => Ok(turns.iter().flat_map(|t| t.to_le_bytes()).collect()),
+            Body::Rows { blocks, inputs } => {
+                encode(&self.planned.spec, *inputs, &blocks[self.blocks.clone()])
+            }
+        }
+    }
+}
+
+type Encoded = Receiver<Result<Vec<u8>, Error>>;
+
+/// Starts the workers. Each ends after its last job, its first error, or when nobody receives.
+fn workers<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    jobs: &'scope [Job],
+    threads: usize,
+) -> Vec<Encoded> {
+    let start = |w: usize| {
+        let (send, receive) = sync_channel(1);
+        scope.spawn(move || {
+            for job in jobs.iter().skip(w).step_by(threads) {
+                let result = job.run();
+                let stop = result.is_err();
+                if send.send(result).is_err() || stop {
+                    break;
+                }
+            }
+        });
+        receive
+    };
+    (0..threads).map(start).collect()
+}
+
+fn write(
+    writer: &mut Writer,
+    jobs: &[Job],
+    results: &[Encoded],
+    report: &mut dyn FnMut(u64, &Planned),
+) -> Result<(), Error> {
+    let mut done = 0;
+    for (job, results) in jobs.iter().zip(results.iter().cycle()) {
+        let bytes =
+            results.recv().expect("a worker answers for each of its jobs until an error")?;
+        if job.first {
+            writer.begin(job.planned.spec.clone())?;
+        }
+        writer.write(&bytes)?;
+        if job.last {
+            writer.end()?;
+        }
+        done += bytes.len() as u64;
+        report(done, job.planned);
+    }
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! A checked reader of safetensors headers (<https://github.com/huggingface/safetensors>).
+//!
+//! The layout: u64 length of a JSON header, the header, then the tensors' bytes without holes.
+//! The published crate wants the whole file in memory and silently keeps the last of two tensors
+//! of one name; this reader needs the header only and refuses duplicates.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+
+use crate::Error;
+use crate::dequant::Dtype;
+use crate::source::{FileTensor, SourceFile, TensorSource};
+use crate::weights::check_overlaps;
+
+/// The limit of the published crate.
+const MAX_HEADER: u64 = 100_000_000;
+
+/// Tensors that are not weights: transformers before 4.32 saved what it computes.
+const IGNORED_SUFFIX: &str = "rotary_emb.inv_freq";
+
+#[derive(Deserialize)]
+struct Info {
+    dtype: String,
+    shape: Vec<u64>,
+    data_offsets: (u64, u64),
+}
+
+/// The header's entries in file order, duplicates included.
+struct Entries(Vec<(String, Info)>);
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct V;
+        impl<'de> Visitor<'de> for V {
+            type Value = Entries;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an object of tensors")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if name == "__metadata__" {
+                        map.next_value::<IgnoredAny>()?;
+                    } else {
+                        entries.push((name, map.next_value()?));
+                    }
+                }
+                Ok(Entries(entries))
+            }
+        }
+        deserializer.deserialize_map(V)
+    }
+}
+
+/// Opens a file and returns its tensors; all byte ranges lie within it and none overlap.
+pub(crate) fn open(path: &Path) -> Result<Vec<FileTensor>, Error> {
+    let file = Arc::new(SourceFile::open(path)?);
+    let damaged = |what: String| Error::source(path, format!("damaged safetensors file: {what}"));
+    if file.len < 8 {
+        return Err(damaged(format!("only {} bytes long", file.len)));
+    }
+    let mut length = [0; 8];
+    file.read_at(0, &mut length)?;
+    let header_len = u64::from_le_bytes(length);
+    if header_len > MAX_HEADER || header_len > file.len - 8 {
+        return Err(damaged(format!("a header of {header_len} bytes in a file of {}", file.len)));
+    }
+    let mut header = vec![0; header_len as usize];
+    file.read_at(8, &mut header)?;
+    let Entries(entries) =
+        serde_json::from_slice(&header).map_err(|e| damaged(format!("header: {e}")))?;
+    let data = 8 + header_len;
+    let mut tensors = Vec::with_capacity(entries.len());
+    for (name, info) in &entries {
+        if !name.ends_with(IGNORED_SUFFIX) {
+            tensors.push(tensor(&file, name, info, data)?);
+        }
+    }
+    check_overlaps(path, tensors.iter())?;
+    let mut names: Vec<_> = tensors.iter().map(|t| t.name().1).collect();
+    names.sort_unstable();
+    match names.windows(2).find(|w| w[0] == w[1]) {
+        Some(w) => Err(damaged(format!("tensor {:?} is there twice", w[0]))),
+        None => Ok(tensors),
+    }
+}
+
+fn tensor(file: &Arc<SourceFile>, name: &str, info: &Info, data: u64) -> Result<FileTensor, Error> {
+    let fail = |what: String| Error::Tensor { path: file.path.clone(), tensor: name.into(), what };
+    let dtype = Dtype::from_safetensors(&info.dtype)
+        .ok_or_else(|| fail(format!("has type {:?}, expected F32, F16 or BF16", info.dtype)))?;
+    let (begin, end) = info.data_offsets;
+    let (Some(len), Some(offset)) = (end.checked_sub(begin), data.checked_add(begin)) else {
+        return Err(fail(format!("has the byte range {begin}..{end}")));
+    };
+    FileTensor::new(file, name, dtype, &info.shape, offset, Some(len))
+}

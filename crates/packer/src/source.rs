@@ -1,0 +1,195 @@
+//! Weights as rows of f32, wherever they lie.
+//!
+//! Files are read with positioned reads, a few rows at a time, and never mapped: the memory a
+//! conversion takes depends on the widest matrix, not on the model, and a source that shrinks
+//! while it is being read is an error rather than a signal.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::Error;
+use crate::dequant::Dtype;
+
+/// A matrix that can be read in row ranges. A vector of n values is a matrix of n rows, 1 input.
+pub trait TensorSource: Send + Sync {
+    /// File and name, for error messages.
+    fn name(&self) -> (&Path, &str);
+
+    /// `[rows, inputs]`.
+    fn shape(&self) -> [usize; 2];
+
+    /// Reads `rows` as f32, row-major, into `out` of `rows.len() * inputs` values.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error>;
+}
+
+/// An open source file of known length.
+#[derive(Debug)]
+pub(crate) struct SourceFile {
+    pub(crate) path: PathBuf,
+    pub(crate) len: u64,
+    file: File,
+}
+
+impl SourceFile {
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        // Asked before opening: opening a pipe would wait for its writer.
+        let meta = std::fs::metadata(path).map_err(Error::io(path, "cannot open"))?;
+        if !meta.is_file() {
+            return Err(Error::source(path, "is not a regular file"));
+        }
+        let file = File::open(path).map_err(Error::io(path, "cannot open"))?;
+        Ok(Self { path: path.into(), len: meta.len(), file })
+    }
+
+    /// Reads exactly `out.len()` bytes at `offset`.
+    pub(crate) fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
+        let what = format!("cannot read {} bytes at {offset}", out.len());
+        self.file.read_exact_at(out, offset).map_err(Error::io(&self.path, &what))
+    }
+
+    /// BLAKE3 of the whole file, or `None` when `stop` says the answer is no longer wanted.
+    pub(crate) fn hash(&self, stop: impl Fn() -> bool) -> Result<Option<blake3::Hash>, Error> {
+        let mut hasher = blake3::Hasher::new();
+        let mut buffer = vec![0; 1 << 20];
+        let mut at = 0;
+        while at < self.len {
+            if stop() {
+                return Ok(None);
+            }
+            let n = (self.len - at).min(buffer.len() as u64) as usize;
+            self.read_at(at, &mut buffer[..n])?;
+            hasher.update(&buffer[..n]);
+            at += n as u64;
+        }
+        Ok(Some(hasher.finalize()))
+    }
+}
+
+/// A tensor stored contiguously, row after row, in a file.
+#[derive(Clone)]
+pub(crate) struct FileTensor {
+    file: Arc<SourceFile>,
+    name: String,
+    dtype: Dtype,
+    shape: [usize; 2],
+    offset: u64,
+}
+
+impl FileTensor {
+    /// Checks that a tensor of this shape (`[rows, inputs]` or `[n]`) fits its bytes and the file.
+    /// `len` is the byte length the file's own table states, where it states one.
+    pub(crate) fn new(
+        file: &Arc<SourceFile>,
+        name: &str,
+        dtype: Dtype,
+        shape: &[u64],
+        offset: u64,
+        len: Option<u64>,
+    ) -> Result<Self, Error> {
+        let fail = |what: String| {
+            Err(Error::Tensor { path: file.path.clone(), tensor: name.into(), what })
+        };
+        let (n, k) = match *shape {
+            [n] => (n, 1),
+            [n, k] => (n, k),
+            _ => return fail(format!("has {} dimensions, expected 1 or 2", shape.len())),
+        };
+        if n == 0 || k == 0 {
+            return fail(format!("has the empty shape {shape:?}"));
+        }
+        if !k.is_multiple_of(dtype.block() as u64) {
+            return fail(format!(
+                "its rows of {k} values are not whole {} blocks of {}",
+                dtype.name(),
+                dtype.block()
+            ));
+        }
+        let Some(bytes) = (k / dtype.block() as u64)
+            .checked_mul(dtype.bytes() as u64)
+            .and_then(|r| r.checked_mul(n))
+        else {
+            return fail(format!("shape {shape:?} overflows"));
+        };
+        if len.is_some_and(|l| l != bytes) {
+            return fail(format!(
+                "{} bytes do not fit shape {shape:?} of {}",
+                len.unwrap_or(0),
+                dtype.name()
+            ));
+        }
+        if offset.checked_add(bytes).is_none_or(|end| end > file.len) {
+            return fail(format!(
+                "lies at {offset} + {bytes}, beyond the file's {} bytes; is the file complete?",
+                file.len
+            ));
+        }
+        // Bounded by the file's length, so the casts are lossless on 64-bit machines.
+        let shape = [n as usize, k as usize];
+        Ok(Self { file: Arc::clone(file), name: name.into(), dtype, shape, offset })
+    }
+
+    /// The bytes it occupies in its file.
+    pub(crate) fn extent(&self) -> Range<u64> {
+        self.offset..self.offset + self.row_bytes() * self.shape[0] as u64
+    }
+
+    fn row_bytes(&self) -> u64 {
+        (self.shape[1] / self.dtype.block() * self.dtype.bytes()) as u64
+    }
+}
+
+impl TensorSource for FileTensor {
+    fn name(&self) -> (&Path, &str) {
+        (&self.file.path, &self.name)
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+
+    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
+        let mut raw = vec![0; rows.len() * self.row_bytes() as usize];
+        self.file.read_at(self.offset + rows.start as u64 * self.row_bytes(), &mut raw)?;
+        self.dtype.dequantize(&raw, out);
+        Ok(())
+    }
+}
+
+/// Query or key rows as GGUF stores them for Llama, put back into the order of the original model.
+///
+/// GGUF pairs neighbouring rows for RoPE (i, i+1), Hugging Face and this engine pair the halves of
+/// a head (i, i + head_dim/2); the exporter moved row `h·head_dim/2 + j` of a head to `2j + h`.
+pub(crate) struct Unpermuted {
+    pub(crate) inner: FileTensor,
+    pub(crate) head_dim: usize,
+}
+
+impl TensorSource for Unpermuted {
+    fn name(&self) -> (&Path, &str) {
+        self.inner.name()
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        self.inner.shape()
+    }
+
+    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
+        let (k, half) = (self.shape()[1], self.head_dim / 2);
+        let first_head = rows.start / self.head_dim * self.head_dim;
+        let end = rows.end.next_multiple_of(self.head_dim).min(self.shape()[0]);
+        let mut heads = vec![0.0; (end - first_head) * k];
+        self.inner.read_rows(first_head..end, &mut heads)?;
+        for (row, dst) in rows.zip(out.chunks_exact_mut(k)) {
+            let (head, r) = (row / self.head_dim * self.head_dim, row % self.head_dim);
+            let from = head + 2 * (r % half) + r / half - first_head;
+            dst.copy_from_slice(&heads[from * k..(from + 1) * k]);
+        }
+        Ok(())
+    }
+}

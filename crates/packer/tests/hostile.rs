@@ -1,0 +1,293 @@
+//! Sources that are wrong: each is refused with one line, and no file is left behind.
+
+mod common;
+
+use std::path::Path;
+
+use common::{ODD, Shape, Weights, golden, refused, safetensors, with_header};
+use nanoinfer_packer::{Input, Options, Quant, convert};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const SMALL: Shape =
+    Shape { d: 20, ff: 30, heads: 2, kv: 1, head_dim: 6, vocab: 17, layers: 1, tied: false };
+
+/// A folder like a right one but for what `change` does to its settings and weights.
+fn folder(change: impl FnOnce(&mut Value, &mut Weights)) -> (TempDir, Input) {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut config, mut weights) = (SMALL.config(), SMALL.weights());
+    change(&mut config, &mut weights);
+    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    std::fs::write(dir.path().join("model.safetensors"), safetensors(&weights)).unwrap();
+    let input = Input::Folder(dir.path().into());
+    (dir, input)
+}
+
+#[track_caller]
+fn refused_config(settings: Value, expected: &str) {
+    let (_dir, input) = folder(|config, _| {
+        for (key, value) in settings.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+    });
+    refused(&input, expected);
+}
+
+#[test]
+fn the_right_one_is_accepted() {
+    let (dir, input) = folder(|_, _| ());
+    convert(&input, &dir.path().join("m.nano"), Options::new(Quant::Q8)).unwrap();
+}
+
+#[test]
+fn configs_with_zeros() {
+    for key in [
+        "hidden_size",
+        "intermediate_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "vocab_size",
+        "num_hidden_layers",
+        "max_position_embeddings",
+    ] {
+        refused_config(json!({ key: 0 }), "is 0, expected");
+        refused_config(json!({ key: -1 }), &format!("{key} is -1, expected a whole number"));
+        refused_config(json!({ key: "x" }), &format!("{key} is \"x\", expected a whole number"));
+        refused_config(json!({ key: 1u64 << 40 }), &format!("{key} is 1099511627776"));
+    }
+    refused_config(json!({"rms_norm_eps": 0.0}), "norm_eps is 0");
+    refused_config(json!({"rope_theta": 0.0}), "rope_theta is 0");
+    refused_config(json!({"num_hidden_layers": u32::MAX}), "n_layers is 4294967295");
+    refused_config(json!({"hidden_size": null}), "hidden_size is missing");
+    refused_config(json!({"head_dim": 7}), "head_dim is 7");
+    refused_config(json!({"head_dim": null, "num_attention_heads": 3}), "a divisor of hidden_size");
+    refused_config(json!({"num_key_value_heads": 3}), "n_kv_heads is 3");
+}
+
+#[test]
+fn what_is_not_supported_is_named() {
+    for (settings, expected) in [
+        (
+            json!({"model_type": "qwen3"}),
+            "architecture \"qwen3\" is not supported; supported: llama",
+        ),
+        (json!({"model_type": null}), "model_type is missing"),
+        (json!({"quantization_config": {"quant_method": "gptq"}}), "quantized with \"gptq\""),
+        (json!({"quantization_config": {"quant_method": "awq"}}), "quantized with \"awq\""),
+        (json!({"quantization_config": {"quant_method": "bitsandbytes"}}), "\"bitsandbytes\""),
+        (json!({"hidden_act": "gelu"}), "hidden_act \"gelu\" is not supported"),
+        (json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor 0.5"),
+        (
+            json!({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}),
+            "partial_rotary",
+        ),
+        (json!({"rope_scaling": {"type": "yarn", "factor": 2.0}}), "RoPE scaling \"yarn\""),
+        (json!({"rope_scaling": {"type": "linear"}}), "rope_scaling.factor is missing"),
+        (json!({"rope_scaling": {"type": "linear", "factor": 0.0}}), "rope_scaling.factor is 0"),
+        (
+            json!({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0,
+            "high_freq_factor": 1.0, "original_max_position_embeddings": 64}}),
+            "low_freq_factor is 4",
+        ),
+        (json!({"eos_token_id": 17}), "eos_token_id is 17, expected a token of the vocabulary"),
+        (json!({"bos_token_id": 99}), "bos_token_id is 99"),
+        (json!({"eos_token_id": [1, "x"]}), "expected a token id or a list"),
+        (json!({"attention_bias": true}), "self_attn.q_proj.bias\": is missing"),
+    ] {
+        refused_config(settings, expected);
+    }
+}
+
+#[test]
+fn weights_that_do_not_fit() {
+    let q = "model.layers.0.self_attn.q_proj.weight";
+    let down = "model.layers.0.mlp.down_proj.weight";
+    type Change = Box<dyn Fn(&mut Weights)>;
+    let poke = |name: &'static str, at: usize, value: f32| -> Change {
+        Box::new(move |w: &mut Weights| w.get_mut(name).unwrap().1[at] = value)
+    };
+    let add = |name: &'static str, n: usize| -> Change {
+        Box::new(move |w: &mut Weights| {
+            w.insert(name.into(), (vec![n], vec![0.5; n]));
+        })
+    };
+    let cases: [(Change, &str); 10] = [
+        (poke(q, 45, f32::NAN), "q_proj.weight\": row 2, input 5 is NaN"),
+        (poke(down, 30, f32::INFINITY), "down_proj.weight\": row 1, input 0 is inf"),
+        (poke("model.norm.weight", 3, f32::NEG_INFINITY), "row 3, input 0 is -inf"),
+        (poke("lm_head.weight", 0, 1e38), "lm_head.weight\": row 0"),
+        (Box::new(|w| _ = w.remove("model.norm.weight")), "\"model.norm.weight\": is missing"),
+        (Box::new(move |w| _ = w.remove(down)), "mlp.down_proj.weight\": is missing"),
+        (
+            add("model.layers.1.input_layernorm.weight", 20),
+            "model.layers.1.input_layernorm.weight\": is unexpected",
+        ),
+        (add("vision.weight", 3), "\"vision.weight\": is unexpected"),
+        (add(q, 3), "has shape [3], the model's description says [12, 20]"),
+        (add("model.layers.0.input_layernorm.bias", 20), "is unexpected"),
+    ];
+    for (change, expected) in &cases {
+        let (_dir, input) = folder(|_, weights| change(weights));
+        refused(&input, expected);
+    }
+}
+
+#[test]
+fn a_bias_the_config_denies() {
+    let (_dir, input) = folder(|config, weights| {
+        config["attention_bias"] = json!(false);
+        weights.insert("model.layers.0.self_attn.v_proj.bias".into(), (vec![6], vec![0.5; 6]));
+    });
+    refused(&input, "v_proj.bias\": is unexpected");
+}
+
+/// Replaces the weights' file of a right folder.
+#[track_caller]
+fn refused_file(bytes: &[u8], expected: &str) {
+    let (dir, input) = folder(|_, _| ());
+    std::fs::write(dir.path().join("model.safetensors"), bytes).unwrap();
+    refused(&input, expected);
+}
+
+#[test]
+fn damaged_safetensors() {
+    let entry = |shape: &str, range: &str| {
+        format!(r#"{{"dtype":"F32","shape":{shape},"data_offsets":{range}}}"#)
+    };
+    let one =
+        |shape, range| with_header(&format!(r#"{{"a.weight":{}}}"#, entry(shape, range)), &[0; 64]);
+    let two = |names: [&str; 2], ranges: [&str; 2]| {
+        let [a, b] = ranges.map(|r| entry("[4]", r));
+        with_header(&format!(r#"{{"{}":{a},"{}":{b}}}"#, names[0], names[1]), &[0; 64])
+    };
+    for (bytes, expected) in [
+        (vec![], "only 0 bytes long"),
+        (vec![1; 7], "only 7 bytes long"),
+        (u64::MAX.to_le_bytes().to_vec(), "a header of 18446744073709551615 bytes"),
+        (with_header("[]", &[]), "expected an object of tensors"),
+        (with_header("{\"a\":", &[]), "header: EOF"),
+        (with_header(r#"{"a":{"dtype":"F32"}}"#, &[]), "missing field `shape`"),
+        (
+            with_header(r#"{"a":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}}"#, &[0]),
+            "type \"I8\"",
+        ),
+        (one("[4]", "[0,15]"), "15 bytes do not fit shape [4] of F32"),
+        (one("[4]", "[16,0]"), "byte range 16..0"),
+        (one("[4]", "[18446744073709551600,18446744073709551615]"), "byte range"),
+        (one("[400]", "[0,1600]"), "beyond the file's"),
+        (one("[4294967296,4294967296]", "[0,16]"), "overflows"),
+        (one("[0]", "[0,0]"), "empty shape"),
+        (one("[1,2,2]", "[0,16]"), "3 dimensions"),
+        (one("[]", "[0,4]"), "0 dimensions"),
+        (two(["a", "b"], ["[0,16]", "[8,24]"]), "\"b\": begins at"),
+        (two(["a", "b"], ["[0,16]", "[0,16]"]), "inside \"a\""),
+        (two(["a", "a"], ["[0,16]", "[16,32]"]), "\"a\" is there twice"),
+    ] {
+        refused_file(&bytes, expected);
+    }
+}
+
+#[test]
+fn every_truncation() {
+    let bytes = safetensors(&SMALL.weights());
+    for len in (0..bytes.len()).step_by(997) {
+        refused_file(&bytes[..len], "model.safetensors: ");
+    }
+    let (dir, input) = folder(|_, _| ());
+    let config = std::fs::read(dir.path().join("config.json")).unwrap();
+    for len in 0..config.len() {
+        std::fs::write(dir.path().join("config.json"), &config[..len]).unwrap();
+        refused(&input, "config.json: is not a JSON object");
+    }
+}
+
+/// The weights of the sharded golden under another index.
+#[track_caller]
+fn refused_index(index: &str, prepare: impl FnOnce(&Path), expected: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(golden("llama-sharded-f16")).unwrap() {
+        let from = entry.unwrap().path();
+        std::fs::copy(&from, dir.path().join(from.file_name().unwrap())).unwrap();
+    }
+    std::fs::write(dir.path().join("model.safetensors.index.json"), index).unwrap();
+    prepare(dir.path());
+    refused(&Input::Folder(dir.path().into()), expected);
+}
+
+#[test]
+fn an_index_cannot_point_outside() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let secret = elsewhere.path().join("secret.safetensors");
+    std::fs::write(&secret, safetensors(&ODD.weights())).unwrap();
+    for name in ["../x", "/etc/passwd", "a/b", ".", "..", "", "./a", "a/", secret.to_str().unwrap()]
+    {
+        let index = json!({"weight_map": {"a": name}}).to_string();
+        refused_index(&index, |_| (), "not a file of this folder");
+    }
+    let index = json!({"weight_map": {"a": "link"}}).to_string();
+    let link = |dir: &Path| std::os::unix::fs::symlink(&secret, dir.join("link")).unwrap();
+    refused_index(&index, link, "names \"link\", not a file of this folder");
+    refused_index(&index, |_| (), "link: cannot open");
+    refused_index(
+        &index,
+        |dir| std::fs::create_dir(dir.join("link")).unwrap(),
+        "not a regular file",
+    );
+    refused_index(r#"{"weight_map": {"a": 1}}"#, |_| (), "is not a file name");
+    refused_index(r#"{"weight_map": 3}"#, |_| (), "weight_map is missing");
+    refused_index("{}", |_| (), "weight_map is missing");
+}
+
+/// The hub's cache keeps a snapshot as links into a folder of blobs; that is no escape.
+#[test]
+fn links_of_the_hub_cache_are_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (blobs, snapshot) = (dir.path().join("blobs"), dir.path().join("snapshots/abc"));
+    std::fs::create_dir_all(&snapshot).unwrap();
+    std::fs::create_dir(&blobs).unwrap();
+    for (i, entry) in std::fs::read_dir(golden("llama-sharded-f16")).unwrap().enumerate() {
+        let from = entry.unwrap().path();
+        std::fs::copy(&from, blobs.join(i.to_string())).unwrap();
+        let link = snapshot.join(from.file_name().unwrap());
+        std::os::unix::fs::symlink(format!("../../blobs/{i}"), link).unwrap();
+    }
+    let out = dir.path().join("m.nano");
+    convert(&Input::Folder(snapshot), &out, Options::new(Quant::F32)).unwrap();
+}
+
+#[test]
+fn the_same_tensor_in_two_shards() {
+    let shard = |n| format!("model-0000{n}-of-00004.safetensors");
+    let copy = |dir: &Path| {
+        std::fs::copy(dir.join(shard(1)), dir.join(shard(2))).unwrap();
+    };
+    let index = json!({"weight_map": {"a": shard(1), "b": shard(2)}}).to_string();
+    refused_index(&index, copy, "is there twice");
+}
+
+#[test]
+fn folders_without_a_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = Input::detect(dir.path()).unwrap();
+    refused(&input, "has no config.json");
+    std::fs::write(dir.path().join("config.json"), SMALL.config().to_string()).unwrap();
+    refused(&input, "has neither model.safetensors nor");
+    std::fs::write(dir.path().join("pytorch_model.bin"), "x").unwrap();
+    refused(&input, "has pytorch_model.bin but no model.safetensors");
+    std::fs::create_dir(dir.path().join("model.safetensors")).unwrap();
+    refused(&input, "is not a regular file");
+    let error = Input::detect(&dir.path().join("config.json")).unwrap_err().to_string();
+    assert!(error.contains("neither a Hugging Face model folder nor a GGUF file"), "{error}");
+    assert!(
+        Input::detect(&dir.path().join("absent")).unwrap_err().to_string().contains("cannot open")
+    );
+}
+
+#[test]
+fn the_output_cannot_replace_its_source() {
+    let (dir, input) = folder(|_, _| ());
+    let out = dir.path().join("config.json");
+    let error = convert(&input, &out, Options::new(Quant::Q8)).unwrap_err().to_string();
+    assert!(error.contains("is a file of the source"), "{error}");
+}

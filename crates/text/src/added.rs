@@ -1,0 +1,113 @@
+//! Added tokens: strings that are cut out of the text before BPE sees it.
+//!
+//! Control tokens such as `<|im_end|>` are the `special` ones among them. Matching is leftmost,
+//! then longest, as in the reference.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use crate::json::AddedToken;
+
+/// Which special tokens a text may produce.
+#[derive(Clone, Copy)]
+pub(crate) enum Policy<'a> {
+    /// All of them.
+    Parse,
+    /// None.
+    Plain,
+    /// All but those that touch one of these byte ranges of the text.
+    Protect(&'a [Range<usize>]),
+}
+
+impl Policy<'_> {
+    /// Whether a special token may stand here.
+    pub(crate) fn allows(self, at: Range<usize>) -> bool {
+        match self {
+            Self::Parse => true,
+            Self::Plain => false,
+            Self::Protect(ranges) => !ranges.iter().any(|r| r.start < at.end && at.start < r.end),
+        }
+    }
+}
+
+/// A part of a text.
+pub(crate) enum Part {
+    Token(u32),
+    Text(Range<usize>),
+}
+
+/// A set of added tokens, looked up by text.
+pub(crate) struct AddedTokens {
+    tokens: HashMap<String, AddedToken>,
+    /// [256] the lengths of the tokens that begin with this byte, longest first.
+    lengths: Vec<Vec<usize>>,
+}
+
+impl AddedTokens {
+    pub(crate) fn new(tokens: impl Iterator<Item = (String, AddedToken)>) -> Self {
+        let tokens: HashMap<_, _> = tokens.filter(|(text, _)| !text.is_empty()).collect();
+        let mut lengths = vec![Vec::new(); 256];
+        for text in tokens.keys() {
+            lengths[usize::from(text.as_bytes()[0])].push(text.len());
+        }
+        for lengths in &mut lengths {
+            lengths.sort_unstable_by(|a, b| b.cmp(a));
+            lengths.dedup();
+        }
+        Self { tokens, lengths }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &AddedToken)> {
+        self.tokens.iter().map(|(text, token)| (text.as_str(), token))
+    }
+
+    /// The longest token that begins at byte `at`.
+    fn at(&self, text: &str, at: usize) -> Option<(usize, &AddedToken)> {
+        self.lengths[usize::from(text.as_bytes()[at])].iter().find_map(|len| {
+            let token = self.tokens.get(text.get(at..at + len)?)?;
+            Some((at + len, token))
+        })
+    }
+
+    /// Calls `part` for every token and every text between tokens. `offset` is where `text` begins
+    /// in what `policy` speaks of.
+    pub(crate) fn split(
+        &self,
+        text: &str,
+        offset: usize,
+        policy: Policy<'_>,
+        mut part: impl FnMut(Part),
+    ) {
+        let (mut done, mut at) = (0, 0);
+        while at < text.len() {
+            let Some((end, token)) = self.at(text, at) else {
+                at += 1;
+                continue;
+            };
+            let start = std::mem::replace(&mut at, end);
+            if token.special && !policy.allows(offset + start..offset + end)
+                || token.single_word && touches_word(text, start, end)
+            {
+                continue;
+            }
+            let start = if token.lstrip { text[..start].trim_end().len().max(done) } else { start };
+            if done < start {
+                part(Part::Text(done..start));
+            }
+            part(Part::Token(token.id));
+            done = end;
+            if token.rstrip {
+                done = text.len() - text[end..].trim_start().len();
+                at = done;
+            }
+        }
+        if done < text.len() {
+            part(Part::Text(done..text.len()));
+        }
+    }
+}
+
+fn touches_word(text: &str, start: usize, end: usize) -> bool {
+    let word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+    word(text[..start].chars().next_back()) || word(text[end..].chars().next())
+}

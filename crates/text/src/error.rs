@@ -1,0 +1,58 @@
+/// Why a tokenizer, vocabulary table or chat template cannot be used.
+///
+/// The crate works on bytes in memory, so messages name the part of the input and not a path; the
+/// caller adds the file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// `tokenizer.json` is not JSON, or a part of it is malformed or of a kind that is not built.
+    #[error(
+        "tokenizer.json: {0}; get the model's files again, or report the model if they are whole"
+    )]
+    Json(#[from] serde_json::Error),
+    /// `tokenizer.json` is well formed but contradicts itself or asks for something not built.
+    #[error("tokenizer.json, {part}: {what}")]
+    Tokenizer {
+        /// The member of the JSON object.
+        part: &'static str,
+        /// What is wrong with it and what was expected.
+        what: String,
+    },
+    /// The vocabulary table section is damaged.
+    #[error("vocabulary table, byte {offset}: {what}; convert the model again")]
+    Vocab {
+        /// Offset in the section.
+        offset: usize,
+        /// What was found and what was expected.
+        what: &'static str,
+    },
+    /// A GGUF file's tokenizer metadata cannot be turned into a tokenizer.
+    #[error("GGUF {key}: {what}")]
+    Gguf {
+        /// The metadata key.
+        key: &'static str,
+        /// What is wrong with it and what was expected.
+        what: String,
+    },
+    /// The chat template does not parse, raised an exception, or ran past its limits.
+    #[error("chat template: {0}")]
+    Template(String),
+    /// A message cannot be put into the template safely.
+    #[error("message {index}: {what}")]
+    Message {
+        /// Its place in the conversation, from 0.
+        index: usize,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+}
+
+impl Error {
+    pub(crate) fn tokenizer(part: &'static str, what: impl Into<String>) -> Self {
+        Self::Tokenizer { part, what: what.into() }
+    }
+
+    pub(crate) fn gguf(key: &'static str, what: impl Into<String>) -> Self {
+        Self::Gguf { key, what: what.into() }
+    }
+}

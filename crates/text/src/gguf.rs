@@ -1,0 +1,290 @@
+//! A `tokenizer.json` from the tokenizer metadata of a GGUF file.
+//!
+//! GGUF stores the vocabulary as lists: token texts, scores, types, merges. The JSON made from
+//! them is what the rest of this crate reads, so there is one form that counts.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::Serialize;
+
+use crate::Error;
+use crate::bytes::byte_token;
+use crate::json::{
+    AddedToken, Body, BodyModel, Decoder, Head, MergePair, ModelHead, Normalizer, Pattern,
+    PostProcessor, PreTokenizer, PrependScheme, TemplatePiece, TemplateToken, VocabMap,
+};
+use crate::pre;
+
+// GGUF token types (`tokenizer.ggml.token_type`).
+const UNKNOWN: i32 = 2;
+const CONTROL: i32 = 3;
+const USER_DEFINED: i32 = 4;
+const BYTE: i32 = 6;
+
+/// Longest token, in bytes, that merges are derived for; published ones have at most about 100.
+const LONGEST: usize = 512;
+/// Most derived merges for each token, on average; published vocabularies have about 2.
+const MERGES_PER_TOKEN: usize = 32;
+
+/// The `tokenizer.ggml.*` keys of a GGUF file, as plain values. `S` is any kind of string.
+pub struct GgufVocab<'a, S> {
+    /// `model`: `gpt2` (byte-level BPE with merges) or `llama` (SentencePiece with scores).
+    pub model: &'a str,
+    /// `pre`: the name of the pre-tokenizer, for `gpt2`; empty if the key is absent.
+    pub pre: &'a str,
+    /// `tokens`: the text of every id.
+    pub tokens: &'a [S],
+    /// `scores`: one for each token; for `llama` without merges.
+    pub scores: Option<&'a [f32]>,
+    /// `token_type`: one for each token; empty if the key is absent, then all are normal.
+    pub types: &'a [i32],
+    /// `merges`: pairs with a blank between, first learned first.
+    pub merges: Option<&'a [S]>,
+    /// `add_space_prefix`: for `llama`, where absent means true.
+    pub add_space_prefix: bool,
+    /// `bos_token_id`, if `add_bos_token` asks to put it before raw prompts.
+    pub bos: Option<u32>,
+    /// `unknown_token_id`.
+    pub unk: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct Json {
+    version: &'static str,
+    truncation: Option<()>,
+    padding: Option<()>,
+    added_tokens: Vec<AddedToken>,
+    normalizer: Option<Normalizer>,
+    pre_tokenizer: Option<PreTokenizer>,
+    post_processor: Option<PostProcessor>,
+    decoder: Option<Decoder>,
+    model: Model,
+}
+
+#[derive(Serialize)]
+struct Model {
+    #[serde(flatten)]
+    head: ModelHead,
+    #[serde(flatten)]
+    body: BodyModel,
+}
+
+/// Makes a Hugging Face `tokenizer.json`.
+///
+/// For `llama` vocabularies with scores and no merges, the merges are derived as Hugging Face's
+/// converter does it: every way to split a token into two tokens is a merge, and those of the
+/// highest score come first.
+///
+/// # Errors
+/// [`Error::Gguf`] with the key that is missing, does not fit the others, or names a model or
+/// pre-tokenizer that is not built.
+pub fn tokenizer_json_from_gguf<S: AsRef<str>>(gguf: &GgufVocab<'_, S>) -> Result<Vec<u8>, Error> {
+    let n = gguf.tokens.len();
+    if !gguf.types.is_empty() && gguf.types.len() != n {
+        let what = format!("{} types for {n} tokens", gguf.types.len());
+        return Err(Error::gguf("tokenizer.ggml.token_type", what));
+    }
+    let head = match gguf.model {
+        "gpt2" => byte_level(gguf)?,
+        "llama" => sentence_piece(gguf)?,
+        other => {
+            let what = format!("{other:?} is not supported, only gpt2 and llama");
+            return Err(Error::gguf("tokenizer.ggml.model", what));
+        }
+    };
+    let merges = match (gguf.merges, gguf.scores) {
+        (Some(merges), _) => merges.iter().map(|m| split_merge(m.as_ref())).collect(),
+        (None, Some(scores)) if gguf.model == "llama" => derive_merges(gguf, scores),
+        _ => Err(Error::gguf("tokenizer.ggml.merges", "is missing")),
+    }?;
+    let body = Body { model: BodyModel { vocab: vocabulary(gguf), merges } };
+    let json = Json {
+        version: "1.0",
+        truncation: None,
+        padding: None,
+        added_tokens: head.added_tokens,
+        normalizer: head.normalizer,
+        pre_tokenizer: head.pre_tokenizer,
+        post_processor: head.post_processor,
+        decoder: head.decoder,
+        model: Model { head: head.model, body: body.model },
+    };
+    Ok(serde_json::to_vec(&json)?)
+}
+
+impl<S: AsRef<str>> GgufVocab<'_, S> {
+    fn kind(&self, id: usize) -> i32 {
+        self.types.get(id).copied().unwrap_or(1)
+    }
+
+    fn texts(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.tokens.iter().map(AsRef::as_ref).enumerate()
+    }
+
+    fn text(&self, key: &'static str, id: u32) -> Result<&str, Error> {
+        let what = || format!("id {id} is not among the {} tokens", self.tokens.len());
+        Ok(self.tokens.get(id as usize).ok_or_else(|| Error::gguf(key, what()))?.as_ref())
+    }
+}
+
+/// A text that two ids share keeps the first: encoding could never give the other.
+fn vocabulary<S: AsRef<str>>(gguf: &GgufVocab<'_, S>) -> VocabMap {
+    let mut seen = HashMap::with_capacity(gguf.tokens.len());
+    let mut pairs = Vec::with_capacity(gguf.tokens.len());
+    for (id, text) in gguf.texts() {
+        if seen.insert(text, ()).is_none() {
+            pairs.push((text.to_owned(), id as u32));
+        }
+    }
+    VocabMap(pairs)
+}
+
+fn added<S: AsRef<str>>(gguf: &GgufVocab<'_, S>, unknown_too: bool) -> Vec<AddedToken> {
+    let special = |kind| kind == CONTROL || unknown_too && kind == UNKNOWN;
+    let all = gguf.texts().map(|(id, text)| (id, text, gguf.kind(id)));
+    all.filter(|(_, text, kind)| !text.is_empty() && (special(*kind) || *kind == USER_DEFINED))
+        .map(|(id, text, kind)| AddedToken {
+            id: id as u32,
+            content: text.to_owned(),
+            single_word: false,
+            lstrip: false,
+            rstrip: false,
+            normalized: false,
+            special: special(kind),
+        })
+        .collect()
+}
+
+fn bos<S: AsRef<str>>(gguf: &GgufVocab<'_, S>) -> Result<Option<PostProcessor>, Error> {
+    let Some(id) = gguf.bos else { return Ok(None) };
+    let text = gguf.text("tokenizer.ggml.bos_token_id", id)?.to_owned();
+    let token = TemplateToken { id: text.clone(), ids: vec![id], tokens: vec![text.clone()] };
+    Ok(Some(PostProcessor::TemplateProcessing {
+        single: vec![
+            TemplatePiece::SpecialToken { id: text.clone(), type_id: 0 },
+            TemplatePiece::Sequence { id: "A".to_owned(), type_id: 0 },
+        ],
+        pair: Vec::new(),
+        special_tokens: BTreeMap::from([(text, token)]),
+    }))
+}
+
+fn byte_level<S: AsRef<str>>(gguf: &GgufVocab<'_, S>) -> Result<Head, Error> {
+    let rules = pre::rules(gguf.pre).ok_or_else(|| {
+        let what = format!("pre-tokenizer {:?} is not known (known: {})", gguf.pre, pre::KNOWN);
+        Error::gguf("tokenizer.ggml.pre", what)
+    })?;
+    Ok(Head {
+        added_tokens: added(gguf, false),
+        normalizer: rules.normalizer,
+        pre_tokenizer: Some(rules.pre_tokenizer),
+        post_processor: bos(gguf)?,
+        decoder: Some(Decoder::ByteLevel { add_prefix_space: true, trim_offsets: true }),
+        model: ModelHead {
+            kind: Some("BPE".to_owned()),
+            ignore_merges: rules.ignore_merges,
+            ..ModelHead::default()
+        },
+    })
+}
+
+fn sentence_piece<S: AsRef<str>>(gguf: &GgufVocab<'_, S>) -> Result<Head, Error> {
+    let mut bytes: Vec<u8> = gguf.texts().filter_map(|(_, text)| byte_token(text)).collect();
+    bytes.sort_unstable();
+    bytes.dedup();
+    let blank = |content: &str| Decoder::Replace {
+        pattern: Pattern::String("▁".to_owned()),
+        content: content.to_owned(),
+    };
+    let mut decoders = vec![blank(" "), Decoder::ByteFallback {}, Decoder::Fuse {}];
+    if gguf.add_space_prefix {
+        decoders.push(Decoder::Strip { content: ' ', start: 1, stop: 0 });
+    }
+    let scheme = if gguf.add_space_prefix { PrependScheme::First } else { PrependScheme::Never };
+    let unk = gguf.unk.map(|id| gguf.text("tokenizer.ggml.unknown_token_id", id)).transpose()?;
+    Ok(Head {
+        added_tokens: added(gguf, true),
+        normalizer: None,
+        pre_tokenizer: Some(PreTokenizer::Metaspace {
+            replacement: '▁',
+            prepend_scheme: Some(scheme),
+            add_prefix_space: None,
+            split: false,
+        }),
+        post_processor: bos(gguf)?,
+        decoder: Some(Decoder::Sequence { decoders }),
+        model: ModelHead {
+            kind: Some("BPE".to_owned()),
+            unk_token: unk.map(str::to_owned),
+            fuse_unk: true,
+            byte_fallback: bytes.len() == 256,
+            ..ModelHead::default()
+        },
+    })
+}
+
+fn split_merge(merge: &str) -> Result<MergePair, Error> {
+    match merge.split_once(' ') {
+        Some((left, right)) if !right.contains(' ') => {
+            Ok(MergePair(left.to_owned(), right.to_owned()))
+        }
+        _ => Err(Error::gguf("tokenizer.ggml.merges", format!("{merge:?} is not a pair"))),
+    }
+}
+
+/// A way to make token `id` of two others; `at` is where the second begins.
+struct Split {
+    id: usize,
+    at: usize,
+    score: f32,
+    chars: [usize; 2],
+}
+
+/// Every split of a token into two tokens, by falling score; of equal ones, the longer left part
+/// first, then in the order of the vocabulary.
+fn derive_merges<S: AsRef<str>>(
+    gguf: &GgufVocab<'_, S>,
+    scores: &[f32],
+) -> Result<Vec<MergePair>, Error> {
+    let n = gguf.tokens.len();
+    if scores.len() != n {
+        let what = format!("{} scores for {n} tokens", scores.len());
+        return Err(Error::gguf("tokenizer.ggml.scores", what));
+    }
+    // Control and byte tokens are not spelled by their text.
+    let spelled = |id| !matches!(gguf.kind(id), UNKNOWN | CONTROL | BYTE);
+    let texts = || gguf.texts().filter(|(id, _)| spelled(*id));
+    let mut ids = HashMap::with_capacity(n);
+    texts().for_each(|(id, text)| {
+        ids.entry(text).or_insert(id);
+    });
+    let mut splits = Vec::new();
+    for (id, text) in texts() {
+        if text.len() > LONGEST {
+            let what = format!("token {id} has {} bytes, at most {LONGEST} expected", text.len());
+            return Err(Error::gguf("tokenizer.ggml.tokens", what));
+        }
+        let first = splits.len();
+        let total = text.chars().count();
+        for (chars, (at, _)) in text.char_indices().enumerate().skip(1) {
+            let (left, right) = text.split_at(at);
+            if ids.contains_key(left) && ids.contains_key(right) {
+                splits.push(Split { id, at, score: scores[id], chars: [chars, total - chars] });
+            }
+        }
+        splits[first..].sort_by_key(|s| {
+            let (left, right) = gguf.tokens[id].as_ref().split_at(s.at);
+            (ids[left], ids[right])
+        });
+        if splits.len() > MERGES_PER_TOKEN * n {
+            let what = format!("more than {MERGES_PER_TOKEN} ways to make a token of two others");
+            return Err(Error::gguf("tokenizer.ggml.tokens", what));
+        }
+    }
+    splits.sort_by(|a, b| b.score.total_cmp(&a.score).then(b.chars.cmp(&a.chars)));
+    let pair = |s: Split| {
+        let (left, right) = gguf.tokens[s.id].as_ref().split_at(s.at);
+        MergePair(left.to_owned(), right.to_owned())
+    };
+    Ok(splits.into_iter().map(pair).collect())
+}

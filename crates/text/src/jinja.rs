@@ -1,0 +1,245 @@
+//! What chat templates expect of Jinja beyond the engine: Python's way of writing JSON, dates, and
+//! a few functions that Hugging Face adds.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use minijinja::value::Kwargs;
+use minijinja::{Environment, Error, ErrorKind, State, Value};
+use serde::Serialize;
+use serde_json::ser::{Formatter, PrettyFormatter};
+
+/// Adds functions and filters to a template environment.
+pub(crate) fn install(env: &mut Environment<'static>) {
+    env.add_filter("tojson", tojson);
+    env.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, message))
+    });
+    env.add_function("strftime_now", |format: String| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        strftime(&format, now)
+    });
+    env.set_unknown_method_callback(|state, value, method, args| {
+        if let Some(text) = value.as_str() {
+            charge_method(state, text, method, args)?;
+        }
+        minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
+    });
+}
+
+/// Bytes that one unit of the template engine's fuel stands for.
+const BYTES_PER_FUEL: usize = 64;
+
+/// Pays for what a Python string method is about to make. The engine charges for a result only
+/// once it exists, and `'x'.replace('', y)` a few times over is all the memory there is.
+fn charge_method(state: &State, text: &str, method: &str, args: &[Value]) -> Result<(), Error> {
+    let arg = |i: usize| args.get(i).and_then(Value::as_str);
+    let refuse = |what| Err(Error::new(ErrorKind::InvalidOperation, what));
+    let made = match method {
+        "replace" => {
+            text.matches(arg(0).unwrap_or_default()).count() * arg(1).unwrap_or_default().len()
+        }
+        "split" | "splitlines" => {
+            let pieces = match arg(0) {
+                Some(separator) => text.matches(separator).count(),
+                None => text.split_whitespace().count(),
+            };
+            pieces * BYTES_PER_FUEL
+        }
+        "join" => {
+            let mut made = 0;
+            for item in args.first().into_iter().flat_map(Value::try_iter).flatten() {
+                let Some(item) = item.as_str() else { return refuse("join() takes strings") };
+                state.consume_fuel(1)?;
+                made += text.len() + item.len();
+            }
+            made
+        }
+        "format" if text.contains(':') || args.iter().any(|a| a.as_object().is_some()) => {
+            return refuse("format() takes plain fields and plain values");
+        }
+        _ => 0,
+    };
+    state.consume_fuel((text.len().saturating_add(made) / BYTES_PER_FUEL) as u64 + 1)
+}
+
+/// Memory for as long as the fuel lasts.
+struct Metered {
+    out: Vec<u8>,
+    limit: usize,
+}
+
+impl std::io::Write for Metered {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.out.len() + bytes.len() > self.limit {
+            return Err(std::io::ErrorKind::OutOfMemory.into());
+        }
+        self.out.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes `, ` and `: ` as Python does.
+struct PythonJson;
+
+impl Formatter for PythonJson {
+    fn begin_array_value<W: ?Sized + std::io::Write>(
+        &mut self,
+        out: &mut W,
+        first: bool,
+    ) -> std::io::Result<()> {
+        if first { Ok(()) } else { out.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + std::io::Write>(
+        &mut self,
+        out: &mut W,
+        first: bool,
+    ) -> std::io::Result<()> {
+        if first { Ok(()) } else { out.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + std::io::Write>(
+        &mut self,
+        out: &mut W,
+    ) -> std::io::Result<()> {
+        out.write_all(b": ")
+    }
+}
+
+/// `json.dumps(value, ensure_ascii=False)`: nothing is escaped for HTML.
+fn tojson(state: &State, value: &Value, options: Kwargs) -> Result<String, Error> {
+    let indent: Option<usize> = options.get("indent")?;
+    let _: Option<bool> = options.get("ensure_ascii")?;
+    options.assert_all_used()?;
+    let fuel = state.fuel_levels().map_or(0, |(_, left)| left as usize);
+    let mut out = Metered { out: Vec::new(), limit: fuel.saturating_mul(BYTES_PER_FUEL) };
+    let written = match indent {
+        Some(n) => {
+            let spaces = " ".repeat(n.min(16));
+            let pretty = PrettyFormatter::with_indent(spaces.as_bytes());
+            value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, pretty))
+        }
+        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, PythonJson)),
+    };
+    let failed = |why| Error::new(ErrorKind::BadSerialization, why);
+    written.map_err(|e| failed(e.to_string()))?;
+    String::from_utf8(out.out).map_err(|e| failed(e.to_string()))
+}
+
+const MONTHS: [&str; 12] = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+];
+const DAYS: [&str; 7] =
+    ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
+
+/// Formats a Unix time, in UTC, with the directives that templates use; others stay as written.
+pub(crate) fn strftime(format: &str, unix: u64) -> String {
+    let days = unix / 86_400;
+    let (hour, minute, second) = (unix / 3600 % 24, unix / 60 % 60, unix % 60);
+    let (year, month, day) = civil(days);
+    let month_name = MONTHS[month as usize - 1];
+    let weekday = DAYS[(days as usize + 3) % 7]; // 1 January 1970 was a Thursday
+    let mut out = String::new();
+    let mut rest = format;
+    while let Some((before, after)) = rest.split_once('%') {
+        out.push_str(before);
+        let directive = after.chars().next().unwrap_or('%');
+        rest = after.strip_prefix(directive).unwrap_or_default();
+        out.push_str(&match directive {
+            'Y' => year.to_string(),
+            'y' => format!("{:02}", year % 100),
+            'm' => format!("{month:02}"),
+            'd' => format!("{day:02}"),
+            'e' => format!("{day:2}"),
+            'B' => month_name.to_owned(),
+            'b' => month_name[..3].to_owned(),
+            'A' => weekday.to_owned(),
+            'a' => weekday[..3].to_owned(),
+            'H' => format!("{hour:02}"),
+            'M' => format!("{minute:02}"),
+            'S' => format!("{second:02}"),
+            'F' => format!("{year}-{month:02}-{day:02}"),
+            '%' => "%".to_owned(),
+            other => format!("%{other}"),
+        });
+    }
+    out + rest
+}
+
+/// Year, month and day of a count of days since 1970 in the Gregorian calendar, by counting years
+/// from March in eras of 400 (H. Hinnant, "chrono-compatible low-level date algorithms").
+fn civil(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    (era * 400 + year + next, month, day)
+}
+
+/// `{% generation %}` marks training targets for Hugging Face and prints what it holds: it becomes
+/// a condition that is true, so that blanks are trimmed around it in the same way.
+pub(crate) fn drop_generation_tags(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(at) = rest.find("{%") {
+        let Some(len) = rest[at..].find("%}") else { break };
+        let tag = &rest[at + 2..at + len];
+        let word = tag.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim();
+        let stand_in = match word {
+            "generation" => Some("if true"),
+            "endgeneration" => Some("endif"),
+            _ => None,
+        };
+        out.push_str(&rest[..at + 2]);
+        match stand_in {
+            Some(stand_in) => out.push_str(&tag.replace(word, &format!(" {stand_in} "))),
+            None => out.push_str(tag),
+        }
+        out.push_str("%}");
+        rest = &rest[at + len + 2..];
+    }
+    out + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_as_python_formats_them() {
+        // datetime.fromtimestamp(t, tz=utc).strftime(...) of CPython 3.12
+        assert_eq!(strftime("%d %b %Y", 1_722_384_000), "31 Jul 2024");
+        assert_eq!(
+            strftime("%A, %B %e %y %H:%M:%S", 1_709_210_096),
+            "Thursday, February 29 24 12:34:56"
+        );
+        assert_eq!(strftime("%F 100%% %Q %", 0), "1970-01-01 100% %Q %");
+        assert_eq!(strftime("%a %Y-%m-%d", 4_107_542_399), "Sun 2100-02-28");
+    }
+
+    #[test]
+    fn generation_tags_keep_their_blank_control() {
+        let source = "a {%- generation -%} b {% endgeneration %}{% if x %}c{% endif %}";
+        let expected = "a {%-  if true  -%} b {%  endif  %}{% if x %}c{% endif %}";
+        assert_eq!(drop_generation_tags(source), expected);
+        assert_eq!(drop_generation_tags("open {% generation"), "open {% generation");
+    }
+}

@@ -1,0 +1,343 @@
+//! The parts of a Hugging Face `tokenizer.json` this crate understands.
+//!
+//! [`Head`] is everything but the vocabulary and the merges: a few kilobytes that say how text
+//! is normalised, split and put together again. It is also what the native form stores.
+//! An unknown `type` anywhere is an error that names it, never a silent approximation.
+
+use std::fmt;
+
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::Error;
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Head {
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub(crate) added_tokens: Vec<AddedToken>,
+    pub(crate) normalizer: Option<Normalizer>,
+    pub(crate) pre_tokenizer: Option<PreTokenizer>,
+    pub(crate) post_processor: Option<PostProcessor>,
+    pub(crate) decoder: Option<Decoder>,
+    pub(crate) model: ModelHead,
+}
+
+impl Head {
+    pub(crate) fn parse(json: &[u8]) -> Result<Self, Error> {
+        let kind: Kind = serde_json::from_slice(json)?;
+        if let Some(kind) = kind.model.kind.filter(|k| k != "BPE") {
+            let what = format!("{kind} models are not supported, only BPE");
+            return Err(Error::tokenizer("model", what));
+        }
+        let head: Self = serde_json::from_slice(json)?;
+        let m = &head.model;
+        let affix = [&m.continuing_subword_prefix, &m.end_of_word_suffix];
+        if affix.into_iter().flatten().any(|s| !s.is_empty()) {
+            return Err(Error::tokenizer(
+                "model",
+                "subword prefixes and suffixes are not supported",
+            ));
+        }
+        Ok(head)
+    }
+}
+
+#[derive(Deserialize)]
+struct Kind {
+    model: ModelKind,
+}
+
+#[derive(Deserialize)]
+struct ModelKind {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+}
+
+fn null_is_empty<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<AddedToken>, D::Error> {
+    Ok(Option::<Vec<AddedToken>>::deserialize(d)?.unwrap_or_default())
+}
+
+/// The BPE model without its tables.
+#[derive(Serialize, Deserialize, Default)]
+pub(crate) struct ModelHead {
+    #[serde(rename = "type", default)]
+    pub(crate) kind: Option<String>,
+    pub(crate) unk_token: Option<String>,
+    pub(crate) continuing_subword_prefix: Option<String>,
+    pub(crate) end_of_word_suffix: Option<String>,
+    #[serde(default)]
+    pub(crate) fuse_unk: bool,
+    #[serde(default)]
+    pub(crate) byte_fallback: bool,
+    #[serde(default)]
+    pub(crate) ignore_merges: bool,
+}
+
+#[derive(Serialize, Deserialize, Clone)]
+pub(crate) struct AddedToken {
+    pub(crate) id: u32,
+    pub(crate) content: String,
+    #[serde(default)]
+    pub(crate) single_word: bool,
+    #[serde(default)]
+    pub(crate) lstrip: bool,
+    #[serde(default)]
+    pub(crate) rstrip: bool,
+    #[serde(default)]
+    pub(crate) normalized: bool,
+    #[serde(default)]
+    pub(crate) special: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Pattern {
+    String(String),
+    Regex(String),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "type")]
+pub(crate) enum Normalizer {
+    Sequence { normalizers: Vec<Normalizer> },
+    NFC,
+    NFD,
+    NFKC,
+    NFKD,
+    Lowercase,
+    Prepend { prepend: String },
+    Replace { pattern: Pattern, content: String },
+    Strip { strip_left: bool, strip_right: bool },
+}
+
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Behavior {
+    Removed,
+    Isolated,
+    MergedWithPrevious,
+    MergedWithNext,
+    Contiguous,
+}
+
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum PrependScheme {
+    First,
+    Never,
+    Always,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "type")]
+pub(crate) enum PreTokenizer {
+    Sequence {
+        pretokenizers: Vec<PreTokenizer>,
+    },
+    ByteLevel {
+        add_prefix_space: bool,
+        #[serde(default = "yes")]
+        trim_offsets: bool, // says nothing about ids, but the reference insists on it
+        #[serde(default = "yes")]
+        use_regex: bool,
+    },
+    Metaspace {
+        replacement: char,
+        prepend_scheme: Option<PrependScheme>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        add_prefix_space: Option<bool>,
+        #[serde(default = "yes")]
+        split: bool,
+    },
+    Split {
+        pattern: Pattern,
+        behavior: Behavior,
+        #[serde(default)]
+        invert: bool,
+    },
+    Digits {
+        #[serde(default)]
+        individual_digits: bool,
+    },
+    Punctuation {
+        #[serde(default = "isolated")]
+        behavior: Behavior,
+    },
+    Whitespace,
+    WhitespaceSplit,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "type")]
+pub(crate) enum Decoder {
+    Sequence {
+        decoders: Vec<Decoder>,
+    },
+    ByteLevel {
+        #[serde(default = "yes")]
+        add_prefix_space: bool, // the reference insists on these as well
+        #[serde(default = "yes")]
+        trim_offsets: bool,
+    },
+    Metaspace {
+        replacement: char,
+        prepend_scheme: Option<PrependScheme>,
+        add_prefix_space: Option<bool>,
+    },
+    Replace {
+        pattern: Pattern,
+        content: String,
+    },
+    ByteFallback {},
+    Fuse {},
+    Strip {
+        content: char,
+        start: u32,
+        stop: u32,
+    },
+}
+
+/// Only what stands before the text is of interest: the BOS token of raw prompts.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "type")]
+pub(crate) enum PostProcessor {
+    Sequence {
+        processors: Vec<PostProcessor>,
+    },
+    TemplateProcessing {
+        single: Vec<TemplatePiece>,
+        #[serde(default)]
+        pair: Vec<TemplatePiece>,
+        special_tokens: std::collections::BTreeMap<String, TemplateToken>,
+    },
+    #[serde(other)]
+    Other,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) enum TemplatePiece {
+    SpecialToken { id: String, type_id: u32 },
+    Sequence { id: String, type_id: u32 },
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct TemplateToken {
+    pub(crate) id: String,
+    pub(crate) ids: Vec<u32>,
+    pub(crate) tokens: Vec<String>,
+}
+
+impl PostProcessor {
+    /// The ids that a template puts before a single text.
+    pub(crate) fn prefix(&self) -> Vec<u32> {
+        match self {
+            Self::Sequence { processors } => processors.iter().flat_map(Self::prefix).collect(),
+            Self::TemplateProcessing { single, special_tokens, .. } => single
+                .iter()
+                .map_while(|piece| match piece {
+                    TemplatePiece::SpecialToken { id, .. } => special_tokens.get(id),
+                    TemplatePiece::Sequence { .. } => None,
+                })
+                .flat_map(|token| token.ids.iter().copied())
+                .collect(),
+            Self::Other => Vec::new(),
+        }
+    }
+}
+
+impl PrependScheme {
+    /// Old files say `add_prefix_space` only; the newer member wins.
+    pub(crate) fn resolve(scheme: Option<Self>, add_prefix_space: Option<bool>) -> Self {
+        match (scheme, add_prefix_space) {
+            (_, Some(false)) => Self::Never,
+            (Some(scheme), _) => scheme,
+            (None, _) => Self::Always,
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn isolated() -> Behavior {
+    Behavior::Isolated
+}
+
+/// The vocabulary and merges of a BPE model.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Body {
+    pub(crate) model: BodyModel,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct BodyModel {
+    pub(crate) vocab: VocabMap,
+    pub(crate) merges: Vec<MergePair>,
+}
+
+/// Token text to id in file order. A plain list: nothing here needs a lookup by text.
+pub(crate) struct VocabMap(pub(crate) Vec<(String, u32)>);
+
+impl<'de> Deserialize<'de> for VocabMap {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = VocabMap;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an object of token texts and ids")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<VocabMap, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(VocabMap(pairs))
+            }
+        }
+        d.deserialize_map(Pairs)
+    }
+}
+
+impl Serialize for VocabMap {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_map(self.0.iter().map(|(text, id)| (text, id)))
+    }
+}
+
+/// One merge, written `["a", "b"]` or, in older files, `"a b"`.
+pub(crate) struct MergePair(pub(crate) String, pub(crate) String);
+
+impl<'de> Deserialize<'de> for MergePair {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Pair;
+        impl<'de> Visitor<'de> for Pair {
+            type Value = MergePair;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a merge, [\"a\", \"b\"] or \"a b\"")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, line: &str) -> Result<MergePair, E> {
+                match line.split_once(' ') {
+                    Some((a, b)) if !b.contains(' ') => Ok(MergePair(a.to_owned(), b.to_owned())),
+                    _ => Err(E::invalid_value(serde::de::Unexpected::Str(line), &self)),
+                }
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<MergePair, A::Error> {
+                let missing = |n| serde::de::Error::invalid_length(n, &self);
+                let a = seq.next_element()?.ok_or_else(|| missing(0))?;
+                let b = seq.next_element()?.ok_or_else(|| missing(1))?;
+                Ok(MergePair(a, b))
+            }
+        }
+        d.deserialize_any(Pair)
+    }
+}
+
+impl Serialize for MergePair {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        (&self.0, &self.1).serialize(s)
+    }
+}

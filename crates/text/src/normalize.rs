@@ -1,0 +1,85 @@
+//! Unicode and space normalisation, the first step of encoding.
+
+use std::borrow::Cow;
+
+use regex_automata::meta::Regex;
+use unicode_normalization::UnicodeNormalization;
+
+use crate::Error;
+use crate::json::{Normalizer, Pattern};
+use crate::split::compile;
+
+/// One normalisation step, ready to run.
+pub(crate) enum Step {
+    Nfc,
+    Nfd,
+    Nfkc,
+    Nfkd,
+    Lowercase,
+    Prepend(String),
+    ReplaceText(String, String),
+    ReplaceRegex(Box<Regex>, String),
+    Strip { left: bool, right: bool },
+}
+
+/// Flattens a normalizer of `tokenizer.json` into steps.
+pub(crate) fn build(normalizer: &Normalizer, steps: &mut Vec<Step>) -> Result<(), Error> {
+    steps.push(match normalizer {
+        Normalizer::Sequence { normalizers } => {
+            return normalizers.iter().try_for_each(|n| build(n, steps));
+        }
+        Normalizer::NFC => Step::Nfc,
+        Normalizer::NFD => Step::Nfd,
+        Normalizer::NFKC => Step::Nfkc,
+        Normalizer::NFKD => Step::Nfkd,
+        Normalizer::Lowercase => Step::Lowercase,
+        Normalizer::Prepend { prepend } => Step::Prepend(prepend.clone()),
+        Normalizer::Strip { strip_left, strip_right } => {
+            Step::Strip { left: *strip_left, right: *strip_right }
+        }
+        Normalizer::Replace { pattern: Pattern::String(s), content } => {
+            Step::ReplaceText(s.clone(), content.clone())
+        }
+        Normalizer::Replace { pattern: Pattern::Regex(r), content } => {
+            Step::ReplaceRegex(Box::new(compile("normalizer", &[r])?), content.clone())
+        }
+    });
+    Ok(())
+}
+
+/// Runs every step over `text`.
+pub(crate) fn run<'a>(steps: &[Step], text: &'a str) -> Cow<'a, str> {
+    steps.iter().fold(Cow::Borrowed(text), |text, step| {
+        if text.is_empty() { text } else { Cow::Owned(step.apply(&text)) }
+    })
+}
+
+impl Step {
+    fn apply(&self, text: &str) -> String {
+        match self {
+            Self::Nfc => text.nfc().collect(),
+            Self::Nfd => text.nfd().collect(),
+            Self::Nfkc => text.nfkc().collect(),
+            Self::Nfkd => text.nfkd().collect(),
+            // Character by character, as the reference does: no context rule for final sigma.
+            Self::Lowercase => text.chars().flat_map(char::to_lowercase).collect(),
+            Self::Prepend(prefix) => format!("{prefix}{text}"),
+            Self::ReplaceText(from, to) if !from.is_empty() => text.replace(from.as_str(), to),
+            Self::ReplaceText(..) => text.to_owned(),
+            Self::ReplaceRegex(regex, to) => {
+                let mut out = String::with_capacity(text.len());
+                let mut at = 0;
+                for found in regex.find_iter(text) {
+                    out.push_str(&text[at..found.start()]);
+                    out.push_str(to);
+                    at = found.end();
+                }
+                out + &text[at..]
+            }
+            Self::Strip { left, right } => {
+                let text = if *left { text.trim_start() } else { text };
+                (if *right { text.trim_end() } else { text }).to_owned()
+            }
+        }
+    }
+}

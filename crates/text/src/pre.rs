@@ -1,0 +1,91 @@
+//! Pre-tokenizers by the names that GGUF files give them (`tokenizer.ggml.pre`).
+//!
+//! A GGUF file carries vocabulary and merges but only a name for the rules that cut text into
+//! pieces. The patterns are those of the models' own `tokenizer.json`.
+
+use crate::json::{Behavior, Normalizer, Pattern, PreTokenizer};
+
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
+const DEEPSEEK_LETTERS: &str = "\\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+";
+const DEEPSEEK_PUNCTUATION: &str = r"\s?[!-/:-~！-／：-～‘-‟　-。]+";
+const CJK: &str = "[一-龥ࠀ-一가-퟿]+";
+
+/// Names this crate knows, for the error about one it does not.
+pub(crate) const KNOWN: &str = "default, gpt-2, olmo, phi-2, mpt, smollm, starcoder, refact, \
+    command-r, codeshell, llama-bpe, llama3, falcon3, pixtral, smaug-bpe, dbrx, qwen2, qwen35, \
+    stablelm2, deepseek-r1-qwen, deepseek-llm, deepseek-coder, deepseek-v3, gpt-4o, llama4, tekken";
+
+/// What a name stands for.
+pub(crate) struct Rules {
+    pub(crate) pre_tokenizer: PreTokenizer,
+    pub(crate) normalizer: Option<Normalizer>,
+    pub(crate) ignore_merges: bool,
+}
+
+/// The rules of a name, or `None` if it is not known.
+pub(crate) fn rules(name: &str) -> Option<Rules> {
+    let pretokenizers = match name {
+        "" | "default" | "gpt-2" | "gpt2" | "olmo" | "phi-2" | "mpt" => vec![byte_level(true)],
+        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" => {
+            vec![digits(), byte_level(true)]
+        }
+        "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "pixtral" | "smaug-bpe" | "dbrx" => {
+            vec![split(LLAMA3), byte_level(false)]
+        }
+        "qwen2" | "stablelm2" | "deepseek-r1-qwen" => vec![split(QWEN2), byte_level(false)],
+        "qwen35" => vec![split(QWEN35), byte_level(false)],
+        "gpt-4o" | "llama4" => vec![split(GPT4O), byte_level(false)],
+        "tekken" => vec![split(TEKKEN), byte_level(false)],
+        "deepseek-llm" => vec![
+            split(r"[\r\n]"),
+            split(DEEPSEEK_LETTERS),
+            split(DEEPSEEK_PUNCTUATION),
+            split(r"\s+$"),
+            split(CJK),
+            split(r"\p{N}+"),
+            byte_level(false),
+        ],
+        "deepseek-coder" => vec![
+            split(r"[\r\n]"),
+            split(r"\s?\p{L}+"),
+            split(r"\s?\p{P}+"),
+            split(CJK),
+            digits(),
+            byte_level(false),
+        ],
+        "deepseek-v3" => vec![
+            split(r"\p{N}{1,3}"),
+            split("[一-龥぀-ゟ゠-ヿ]+"),
+            split(DEEPSEEK3),
+            byte_level(false),
+        ],
+        _ => return None,
+    };
+    let composes = matches!(name, "qwen2" | "qwen35" | "deepseek-r1-qwen");
+    Some(Rules {
+        pre_tokenizer: PreTokenizer::Sequence { pretokenizers },
+        normalizer: composes.then_some(Normalizer::NFC),
+        ignore_merges: matches!(
+            name,
+            "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "pixtral" | "tekken"
+        ),
+    })
+}
+
+fn split(pattern: &str) -> PreTokenizer {
+    let pattern = Pattern::Regex(pattern.to_owned());
+    PreTokenizer::Split { pattern, behavior: Behavior::Isolated, invert: false }
+}
+
+fn digits() -> PreTokenizer {
+    PreTokenizer::Digits { individual_digits: true }
+}
+
+fn byte_level(use_regex: bool) -> PreTokenizer {
+    PreTokenizer::ByteLevel { add_prefix_space: false, trim_offsets: true, use_regex }
+}

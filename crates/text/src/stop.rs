@@ -1,0 +1,82 @@
+//! Stop strings over streamed text.
+
+/// What a piece of text led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopStep<'a> {
+    /// No stop string yet; this much text cannot be part of one any more.
+    Text(&'a str),
+    /// A stop string is complete.
+    Stop {
+        /// The last text before it.
+        before: &'a str,
+        /// Its place in the list given to [`StopMatcher::new`].
+        index: usize,
+    },
+}
+
+/// Finds the first stop string in a stream, and holds back text that may be the beginning of one.
+///
+/// The stop string that is complete first counts, and of those that end together the longest, so
+/// the result does not depend on how the text is cut into pieces. Nothing is allocated after
+/// [`StopMatcher::new`] while pieces keep to the announced length.
+pub struct StopMatcher {
+    stops: Vec<String>,
+    held: String,    // text given back already, then text held back
+    released: usize, // length of the former
+}
+
+impl StopMatcher {
+    /// A matcher for these strings (empty ones never match) and pieces of up to `max_piece` bytes.
+    pub fn new<S: AsRef<str>>(stops: &[S], max_piece: usize) -> Self {
+        let stops: Vec<String> = stops.iter().map(|s| s.as_ref().to_owned()).collect();
+        let longest = stops.iter().map(String::len).max().unwrap_or(0);
+        Self { stops, held: String::with_capacity(longest + max_piece), released: 0 }
+    }
+
+    /// Takes the next text. After [`StopStep::Stop`], call [`Self::reset`] before the next stream.
+    pub fn push(&mut self, text: &str) -> StopStep<'_> {
+        self.held.drain(..self.released);
+        self.held.push_str(text);
+        let found = self.stops.iter().enumerate().filter(|(_, s)| !s.is_empty());
+        let found = found.filter_map(|(index, stop)| {
+            let start = self.held.find(stop.as_str())?;
+            Some((start + stop.len(), start, index))
+        });
+        if let Some((_, start, index)) = found.min() {
+            self.released = self.held.len();
+            return StopStep::Stop { before: &self.held[..start], index };
+        }
+        let may_begin = |at: &usize| {
+            let tail = &self.held.as_bytes()[*at..];
+            self.stops.iter().any(|s| s.as_bytes().starts_with(tail))
+        };
+        let longest = self.stops.iter().map(String::len).max().unwrap_or(0);
+        let from = self.held.len().saturating_sub(longest);
+        let hold = (from..self.held.len()).filter(|at| self.held.is_char_boundary(*at));
+        self.released = hold.into_iter().find(may_begin).unwrap_or(self.held.len());
+        StopStep::Text(&self.held[..self.released])
+    }
+
+    /// Ends the stream: lends what was held back, which was no stop string after all.
+    pub fn finish(&mut self) -> &str {
+        self.held.drain(..self.released);
+        self.released = self.held.len();
+        &self.held
+    }
+
+    /// Ends the stream with its last text: lends that and what was held back, up to a stop string.
+    pub fn finish_with(&mut self, last: &str) -> &str {
+        self.held.drain(..self.released);
+        self.held.push_str(last);
+        self.released = self.held.len();
+        let stops = self.stops.iter().filter(|s| !s.is_empty());
+        let end = stops.filter_map(|s| self.held.find(s.as_str())).min();
+        &self.held[..end.unwrap_or(self.held.len())]
+    }
+
+    /// Forgets the stream and begins another.
+    pub fn reset(&mut self) {
+        self.held.clear();
+        self.released = 0;
+    }
+}

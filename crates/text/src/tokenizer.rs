@@ -1,0 +1,204 @@
+//! Text to token ids.
+
+use crate::Error;
+use crate::added::{AddedTokens, Part, Policy};
+use crate::bpe::{Bpe, Scratch};
+use crate::json::{Body, Head};
+use crate::split::Pieces;
+use crate::wire::{Reader, put_u32s};
+use crate::{normalize, split};
+
+/// First bytes of the native form.
+const MAGIC: &[u8; 8] = b"NANOTOK\0";
+/// Raised with every change of the native form; an older one is then rebuilt from the JSON.
+const NATIVE_VERSION: u32 = 1;
+
+/// What the strings of control tokens in a text mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Specials {
+    /// They are the tokens: for text that a template or another program wrote.
+    Parse,
+    /// They are text like any other: for what a person typed or a document holds.
+    Plain,
+}
+
+/// A byte-pair tokenizer.
+///
+/// Ids equal those of Hugging Face `tokenizers` with `add_special_tokens=False`; with
+/// [`Specials::Plain`] also `encode_special_tokens=True`. Read-only, so threads can share it.
+pub struct Tokenizer {
+    head: Head,
+    normalize: Vec<normalize::Step>,
+    split: Vec<split::Step>,
+    raw: AddedTokens,        // cut out of the text as it is
+    normalized: AddedTokens, // cut out of normalised text
+    bpe: Bpe,
+    prefix: Vec<u32>,
+}
+
+/// A stretch of the input: one added token, or normalised text for BPE with whether it begins
+/// where the input begins.
+enum Segment<'a> {
+    Token(u32),
+    Span(&'a str, bool),
+}
+
+impl Tokenizer {
+    /// Builds the tokenizer from a Hugging Face `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`Error::Json`] or [`Error::Tokenizer`] if the JSON is malformed, is not a BPE model, or
+    /// uses a normalizer, pre-tokenizer or pattern that is not built.
+    pub fn from_json(json: &[u8]) -> Result<Self, Error> {
+        let head = Head::parse(json)?;
+        let body: Body = serde_json::from_slice(json)?;
+        let bpe = Bpe::new(&head.model, &body)?;
+        Self::assemble(head, bpe)
+    }
+
+    /// The form that [`Self::load`] reads fastest, tagged with `json_hash`, the hash of the JSON
+    /// that this tokenizer was built from.
+    ///
+    /// Private to this crate: 8 bytes magic, a version, the hash, then the small parts of the JSON
+    /// and the sorted merge table. It is a cache; the JSON stays what counts.
+    pub fn to_native(&self, json_hash: &[u8; 32]) -> Vec<u8> {
+        let head = serde_json::to_vec(&self.head).expect("plain structs always serialise");
+        let mut out = MAGIC.to_vec();
+        put_u32s(&mut out, &[NATIVE_VERSION]);
+        out.extend_from_slice(json_hash);
+        put_u32s(&mut out, &[head.len() as u32]);
+        out.extend_from_slice(&head);
+        self.bpe.write(&mut out);
+        out
+    }
+
+    /// Loads the native form if it belongs to this JSON and version, else builds from the JSON.
+    ///
+    /// The JSON is neither read nor hashed when the native form serves; `json_hash` is what the
+    /// caller knows of it.
+    ///
+    /// # Errors
+    /// Those of [`Self::from_json`]. A native form that is damaged or outdated is not an error.
+    pub fn load(json: &[u8], json_hash: &[u8; 32], native: Option<&[u8]>) -> Result<Self, Error> {
+        match native.and_then(|native| Self::from_native(native, json_hash)) {
+            Some(tokenizer) => Ok(tokenizer),
+            None => Self::from_json(json),
+        }
+    }
+
+    fn from_native(native: &[u8], json_hash: &[u8; 32]) -> Option<Self> {
+        let mut bytes = Reader(native);
+        let magic = bytes.take(MAGIC.len())? == MAGIC && bytes.u32()? == NATIVE_VERSION;
+        if !magic || bytes.take(32)? != json_hash {
+            return None;
+        }
+        let len = bytes.u32()? as usize;
+        let head = serde_json::from_slice(bytes.take(len)?).ok()?;
+        let bpe = Bpe::read(&mut bytes)?;
+        Self::assemble(head, bpe).ok()
+    }
+
+    fn assemble(head: Head, bpe: Bpe) -> Result<Self, Error> {
+        let mut normalize = Vec::new();
+        head.normalizer.iter().try_for_each(|n| normalize::build(n, &mut normalize))?;
+        let mut split = Vec::new();
+        head.pre_tokenizer.iter().try_for_each(|p| split::build(p, &mut split))?;
+        let (normalized, raw): (Vec<_>, Vec<_>) =
+            head.added_tokens.iter().cloned().partition(|t| t.normalized);
+        let raw = AddedTokens::new(raw.into_iter().map(|t| (t.content.clone(), t)));
+        let normalized = AddedTokens::new(
+            normalized
+                .into_iter()
+                .map(|t| (normalize::run(&normalize, &t.content).into_owned(), t)),
+        );
+        let prefix = head.post_processor.as_ref().map(|p| p.prefix()).unwrap_or_default();
+        Ok(Self { head, normalize, split, raw, normalized, bpe, prefix })
+    }
+
+    /// The ids of `text`. Never adds a BOS or any other token that the text does not hold.
+    pub fn encode(&self, text: &str, specials: Specials) -> Vec<u32> {
+        self.encode_with(
+            text,
+            match specials {
+                Specials::Parse => Policy::Parse,
+                Specials::Plain => Policy::Plain,
+            },
+        )
+    }
+
+    pub(crate) fn encode_with(&self, text: &str, policy: Policy<'_>) -> Vec<u32> {
+        let mut out = Vec::with_capacity(text.len() / 3);
+        let mut scratch = Scratch::default();
+        self.segments(text, policy, |segment| match segment {
+            Segment::Token(id) => out.push(id),
+            Segment::Span(span, at_start) => {
+                self.encode_span(span, at_start, &mut scratch, &mut out);
+            }
+        });
+        out
+    }
+
+    /// Cuts the added tokens out of `text` and normalises what is between them.
+    fn segments(&self, text: &str, policy: Policy<'_>, mut sink: impl FnMut(Segment<'_>)) {
+        self.raw.split(text, 0, policy, |part| match part {
+            Part::Token(id) => sink(Segment::Token(id)),
+            Part::Text(range) => {
+                let span = normalize::run(&self.normalize, &text[range.clone()]);
+                // After normalising, offsets no longer say what is protected: all of the span is.
+                let policy = match policy {
+                    _ if self.normalize.is_empty() => policy,
+                    _ if policy.allows(range.clone()) => Policy::Parse,
+                    _ => Policy::Plain,
+                };
+                self.normalized.split(&span, range.start, policy, |part| match part {
+                    Part::Token(id) => sink(Segment::Token(id)),
+                    Part::Text(inner) => {
+                        let at_start = range.start + inner.start == 0;
+                        sink(Segment::Span(&span[inner], at_start));
+                    }
+                });
+            }
+        });
+    }
+
+    fn encode_span(&self, text: &str, at_start: bool, scratch: &mut Scratch, out: &mut Vec<u32>) {
+        let mut pieces = Pieces::new(text, at_start);
+        self.split.iter().for_each(|step| pieces.apply(step));
+        pieces.iter().for_each(|piece| self.bpe.encode(piece, scratch, out));
+    }
+
+    /// What the tokenizer puts before a raw prompt, usually nothing or one BOS. Chat prompts get
+    /// only what their template emits.
+    pub fn prompt_prefix(&self) -> &[u32] {
+        &self.prefix
+    }
+
+    /// The id of an added token, such as `<|im_end|>`, by its text.
+    pub fn added_token(&self, text: &str) -> Option<u32> {
+        self.head.added_tokens.iter().find(|t| t.content == text).map(|t| t.id)
+    }
+
+    /// The greatest id that [`Self::encode`] can give; it must be below the model's vocabulary.
+    pub fn max_id(&self) -> u32 {
+        let added = self.head.added_tokens.iter().map(|t| t.id);
+        added.chain([self.bpe.max_id()]).max().unwrap_or(0)
+    }
+
+    /// The texts of the control tokens, as [`Specials::Parse`] looks for them.
+    pub(crate) fn specials(&self) -> impl Iterator<Item = &str> {
+        let all = self.raw.iter().chain(self.normalized.iter());
+        all.filter(|(_, token)| token.special).map(|(text, _)| text)
+    }
+
+    /// The control tokens in `text`, in order.
+    pub(crate) fn control_tokens(&self, text: &str) -> Vec<u32> {
+        let mut found = Vec::new();
+        self.segments(text, Policy::Parse, |segment| {
+            if let Segment::Token(id) = segment {
+                found.push(id);
+            }
+        });
+        found.retain(|id| self.head.added_tokens.iter().any(|t| t.special && t.id == *id));
+        found
+    }
+}

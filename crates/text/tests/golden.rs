@@ -1,0 +1,127 @@
+//! Ids and text equal to Hugging Face's, string by string.
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::{LLAMA2, LLAMA2_JSON, Model, SMOL, SMOL_GGUF};
+use nanoinfer_text::{
+    ChatTemplate, GgufVocab, Message, Specials, TextStream, Tokenizer, build_vocab, encode_chat,
+    tokenizer_json_from_gguf,
+};
+use serde_json::Value;
+
+fn decode(model: &Model, ids: &[u32]) -> String {
+    let vocab = model.table.view(&model.section);
+    let mut stream = TextStream::new(&model.table, false);
+    let mut text = String::new();
+    ids.iter().for_each(|id| text.push_str(stream.push(&vocab, *id)));
+    text + stream.finish()
+}
+
+fn check(model: &Model, tokenizer: &Tokenizer) {
+    assert_eq!(model.goldens.len(), 40);
+    for golden in &model.goldens {
+        assert_eq!(
+            tokenizer.encode(&golden.text, Specials::Parse),
+            golden.ids,
+            "{:?}",
+            golden.text
+        );
+        assert_eq!(decode(model, &golden.ids), golden.decoded, "{:?}", golden.text);
+    }
+}
+
+#[test]
+fn smollm2_from_gguf() {
+    check(&SMOL, &SMOL.tokenizer);
+}
+
+#[test]
+fn llama2_from_json() {
+    check(&LLAMA2, &LLAMA2.tokenizer);
+    assert_eq!(LLAMA2.tokenizer.prompt_prefix(), [1]);
+}
+
+#[test]
+fn native_form_is_the_same_tokenizer() {
+    for model in [&*SMOL, &*LLAMA2] {
+        let hash = [7; 32];
+        let native = model.tokenizer.to_native(&hash);
+        // With an empty JSON, only the native form can have served.
+        check(model, &Tokenizer::load(b"", &hash, Some(&native)).unwrap());
+        assert!(
+            Tokenizer::load(b"", &[8; 32], Some(&native)).is_err(),
+            "another JSON's native form"
+        );
+        check(model, &Tokenizer::load(&model.json, &[8; 32], Some(&native)).unwrap());
+    }
+}
+
+#[test]
+fn llama2_from_gguf_scores() {
+    let json: Value = serde_json::from_slice(&LLAMA2_JSON).unwrap();
+    let vocab = json["model"]["vocab"].as_object().unwrap();
+    let mut tokens = vec![String::new(); vocab.len()];
+    for (text, id) in vocab {
+        tokens[id.as_u64().unwrap() as usize] = text.clone();
+    }
+    // A token's score is minus the place of the first merge that makes it.
+    let mut scores = vec![-1e9f32; tokens.len()];
+    for (rank, merge) in json["model"]["merges"].as_array().unwrap().iter().enumerate().rev() {
+        let text = format!("{}{}", merge[0].as_str().unwrap(), merge[1].as_str().unwrap());
+        scores[vocab[&text].as_u64().unwrap() as usize] = -(rank as f32);
+    }
+    let types: Vec<i32> = (0..tokens.len())
+        .map(|id| match id {
+            0 => 2,
+            1 | 2 => 3,
+            3..=258 => 6,
+            _ => 1,
+        })
+        .collect();
+    let made = tokenizer_json_from_gguf(&GgufVocab {
+        model: "llama",
+        pre: "",
+        tokens: &tokens,
+        scores: Some(&scores),
+        types: &types,
+        merges: None,
+        add_space_prefix: true,
+        bos: Some(1),
+        unk: Some(0),
+    })
+    .unwrap();
+    let tokenizer = Tokenizer::from_json(&made).unwrap();
+    check(&LLAMA2, &tokenizer);
+    assert_eq!(build_vocab(&made, tokens.len()).unwrap(), LLAMA2.section);
+    assert_eq!(tokenizer.prompt_prefix(), [1]);
+    // The same merges as HF's converter made. Their order is the same too but among blanks, whose
+    // real scores are all equal, which scores made of ranks cannot express.
+    let made: Value = serde_json::from_slice(&made).unwrap();
+    let set = |json: &Value| -> BTreeSet<String> {
+        json["model"]["merges"].as_array().unwrap().iter().map(Value::to_string).collect()
+    };
+    assert!(set(&made) == set(&json));
+}
+
+#[test]
+fn chat_renders_and_encodes() {
+    let cases: Vec<Value> = serde_json::from_str(include_str!("data/smollm2-chat.json")).unwrap();
+    let template =
+        ChatTemplate::new(&SMOL_GGUF.chat_template, "<|im_start|>", "<|im_end|>").unwrap();
+    let mut chats = 0;
+    for case in cases {
+        let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
+        let text = case["text"].as_str().unwrap();
+        assert_eq!(SMOL.tokenizer.encode(text, Specials::Parse), ids);
+        let Some(messages) = case["messages"].as_array() else { continue };
+        let word = |m: &Value, key: &str| m[key].as_str().unwrap().to_owned();
+        let messages: Vec<Message> =
+            messages.iter().map(|m| Message::new(word(m, "role"), word(m, "content"))).collect();
+        assert_eq!(template.render(&messages, true).unwrap(), text);
+        assert_eq!(encode_chat(&SMOL.tokenizer, &template, &messages, true).unwrap(), ids);
+        chats += 1;
+    }
+    assert_eq!(chats, 2);
+}

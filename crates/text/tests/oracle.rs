@@ -1,0 +1,268 @@
+//! Random text against Hugging Face `tokenizers`, for every kind of pre-tokenizer.
+
+mod common;
+
+use common::{LLAMA2, LLAMA2_JSON, SMOL, SMOL_GGUF};
+use nanoinfer_text::{GgufVocab, Specials, Tokenizer, Vocab, tokenizer_json_from_gguf};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+/// Both tokenizers of one JSON.
+struct Pair {
+    name: String,
+    ours: Tokenizer,
+    theirs: tokenizers::Tokenizer,
+    theirs_plain: tokenizers::Tokenizer,
+}
+
+impl Pair {
+    fn new(name: &str, json: &[u8]) -> Self {
+        let theirs = tokenizers::Tokenizer::from_bytes(json).unwrap();
+        let mut theirs_plain = theirs.clone();
+        theirs_plain.set_encode_special_tokens(true);
+        let ours = Tokenizer::from_json(json).unwrap();
+        Self { name: name.to_owned(), ours, theirs, theirs_plain }
+    }
+
+    fn check(&self, text: &str) {
+        let sides = [(&self.theirs, Specials::Parse), (&self.theirs_plain, Specials::Plain)];
+        for (theirs, specials) in sides {
+            let expected = theirs.encode_fast(text, false).unwrap();
+            let ids = self.ours.encode(text, specials);
+            assert_eq!(ids, expected.get_ids(), "{}: {specials:?} {text:?}", self.name);
+        }
+    }
+}
+
+/// Pieces of text that pre-tokenizers and added tokens treat differently.
+fn text() -> impl Strategy<Value = String> {
+    let words = prop::sample::select(vec![
+        " ",
+        "  ",
+        "   ",
+        "\n",
+        "\n\n",
+        "\r\n",
+        "\t",
+        "\u{a0}",
+        "\u{3000}",
+        "\u{2028}",
+        "\u{85}",
+        "a",
+        "The",
+        " the",
+        "hello",
+        " world",
+        "Naïve",
+        "e\u{301}",
+        "straße",
+        "ǅ",
+        "ʰ",
+        "İ",
+        "ſ",
+        "don't",
+        "WE'LL",
+        "'re",
+        "'",
+        "it’s",
+        "12",
+        "3456789",
+        "½",
+        "Ⅳ",
+        "²",
+        "٣",
+        "a1b2",
+        "привет",
+        "你好",
+        "世界。",
+        "ひらがな",
+        "カタカナ",
+        "한국어",
+        "हिन्दी",
+        "ไทย",
+        "שלום",
+        "🙂",
+        "👨\u{200d}👩\u{200d}👧",
+        "🏳️",
+        "\u{200b}",
+        "\u{feff}",
+        "\0",
+        "\u{7f}",
+        "▁",
+        "▁▁",
+        "Ġ",
+        "!",
+        "?!",
+        "...",
+        "--",
+        "$",
+        "+=",
+        "<",
+        ">",
+        "|",
+        "<s>",
+        "</s>",
+        "<unk>",
+        "<0x41>",
+        "[x]",
+        "<|endoftext|>",
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|im_",
+        "end|>",
+        "_a",
+        "snake_case",
+        "//",
+    ]);
+    let part = prop_oneof![
+        8 => words.prop_map(str::to_owned),
+        1 => any::<char>().prop_map(String::from),
+        1 => "[a-zA-Z0-9 .,'\n]{0,12}",
+    ];
+    prop::collection::vec(part, 0..24).prop_map(|parts| parts.concat())
+}
+
+fn run(cases: u32, pairs: &[Pair], also: impl Fn(&Pair, &str)) {
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let checked = runner.run(&text(), |text| {
+        for pair in pairs {
+            pair.check(&text);
+            also(pair, &text);
+        }
+        Ok(())
+    });
+    checked.unwrap();
+}
+
+#[test]
+fn smollm2_and_llama2() {
+    run(3000, &[Pair::new("smollm2", &SMOL.json), Pair::new("llama2", &LLAMA2.json)], |_, _| {});
+}
+
+#[test]
+fn every_named_pre_tokenizer() {
+    let names = [
+        "default",
+        "gpt-2",
+        "llama-bpe",
+        "qwen2",
+        "qwen35",
+        "deepseek-llm",
+        "deepseek-coder",
+        "deepseek-v3",
+        "gpt-4o",
+        "tekken",
+        "smollm",
+    ];
+    let pairs: Vec<Pair> = names
+        .iter()
+        .map(|pre| {
+            let json = tokenizer_json_from_gguf(&GgufVocab { pre, ..SMOL_GGUF.vocab() }).unwrap();
+            Pair::new(pre, &json)
+        })
+        .collect();
+    run(400, &pairs, |_, _| {});
+}
+
+/// The ways of writing the same family of tokenizers that are found in the wild.
+#[test]
+fn other_shapes_of_json() {
+    let change = |json: &[u8], edit: &dyn Fn(&mut Value)| {
+        let mut json: Value = serde_json::from_slice(json).unwrap();
+        edit(&mut json);
+        serde_json::to_vec(&json).unwrap()
+    };
+    let legacy = change(&LLAMA2_JSON, &|j| {
+        j["pre_tokenizer"] = Value::Null;
+        j["normalizer"] = json!({"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        ]});
+    });
+    let words = change(&LLAMA2_JSON, &|j| {
+        j["pre_tokenizer"] =
+            json!({"type": "Metaspace", "replacement": "▁", "add_prefix_space": true});
+        j["model"]["byte_fallback"] = json!(false);
+        j["model"]["unk_token"] = json!("<unk>");
+    });
+    let gemma = change(&LLAMA2_JSON, &|j| {
+        j["normalizer"] = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+        let split = json!({"type": "Split", "pattern": {"String": " "},
+            "behavior": "MergedWithPrevious", "invert": false});
+        j["pre_tokenizer"] = split;
+    });
+    let edges = change(&SMOL.json, &|j| {
+        let tokens = j["added_tokens"].as_array_mut().unwrap();
+        tokens[0]["rstrip"] = json!(true);
+        tokens[1]["lstrip"] = json!(true);
+        tokens[2]["normalized"] = json!(true);
+        let word = json!({"id": 28120, "content": "hello", "single_word": true, "lstrip": false,
+            "rstrip": false, "normalized": false, "special": false});
+        tokens.push(word);
+        j["normalizer"] = json!({"type": "NFKC"});
+        j["model"]["ignore_merges"] = json!(true);
+    });
+    let falcon = change(&SMOL.json, &|j| {
+        j["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [
+            {"type": "Punctuation", "behavior": "Contiguous"},
+            {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+            {"type": "Digits", "individual_digits": false},
+            {"type": "Split", "pattern": {"Regex": "[0-9][0-9][0-9]"}, "behavior": "Isolated",
+                "invert": false},
+        ]});
+        // Tokens that merging does not reach.
+        let merges = j["model"]["merges"].as_array_mut().unwrap();
+        merges.truncate(20_000);
+        j["model"]["ignore_merges"] = json!(true);
+    });
+    let cut = change(&SMOL.json, &|j| {
+        j["normalizer"] = json!({"type": "Sequence", "normalizers": [
+            {"type": "Lowercase"}, {"type": "NFD"},
+            {"type": "Replace", "pattern": {"Regex": "[0-9]+"}, "content": "#"},
+            {"type": "Strip", "strip_left": true, "strip_right": true},
+        ]});
+        j["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [
+            {"type": "WhitespaceSplit"},
+            {"type": "Split", "pattern": {"Regex": "\\p{P}"}, "behavior": "MergedWithNext",
+                "invert": false},
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+                "use_regex": false},
+        ]});
+    });
+    let names = ["legacy", "words", "gemma", "edges", "falcon", "cut"];
+    let jsons = [legacy, words, gemma, edges, falcon, cut];
+    let pairs: Vec<Pair> = names.iter().zip(&jsons).map(|(n, j)| Pair::new(n, j)).collect();
+    run(700, &pairs, |_, _| {});
+}
+
+#[test]
+fn plain_text_has_no_control_token_and_comes_back() {
+    let pairs = [Pair::new("smollm2", &SMOL.json), Pair::new("llama2", &LLAMA2.json)];
+    run(500, &pairs, |pair, text| {
+        let model = if pair.name == "smollm2" { &*SMOL } else { &*LLAMA2 };
+        let vocab: Vocab<'_> = model.table.view(&model.section);
+        let ids = pair.ours.encode(text, Specials::Plain);
+        assert!(ids.iter().all(|id| !vocab.is_special(*id)), "{text:?}");
+        if pair.name == "smollm2" {
+            let bytes: Vec<u8> = ids.iter().flat_map(|id| vocab.bytes(*id)).copied().collect();
+            // Six control characters and some rare lead bytes are not in this vocabulary.
+            let known = |b: &u8| (0..vocab.len() as u32).any(|id| vocab.bytes(id) == [*b]);
+            let kept: Vec<u8> = text.bytes().filter(known).collect();
+            assert_eq!(bytes, kept);
+        }
+    });
+}
+
+#[test]
+fn long_and_odd_texts() {
+    let pairs = [Pair::new("smollm2", &SMOL.json), Pair::new("llama2", &LLAMA2.json)];
+    for text in
+        [" ".repeat(100_000), "ab".repeat(50_000), "\n \t".repeat(20_000), "é🙂 ".repeat(9_000)]
+    {
+        pairs.iter().for_each(|pair| pair.check(&text));
+    }
+}

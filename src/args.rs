@@ -1,0 +1,377 @@
+//! The command line: what can be typed, what it means, and what is refused.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
+
+/// A language model on this computer's CPU: exact, small, readable.
+///
+/// Without --model, `chat` and `generate` use smollm2 (SmolLM2-135M-Instruct). It is fetched and
+/// converted on first use, then kept.
+#[derive(Parser)]
+#[command(name = "nanoinfer", version, max_term_width = 100, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  nanoinfer chat
+  nanoinfer generate --prompt 'Once upon a time' -n 100
+  nanoinfer generate --chat --prompt 'Why is the sky blue?' --json
+  nanoinfer convert --model HuggingFaceTB/SmolLM2-360M-Instruct --out big.nano
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
+
+Environment:
+  NANOINFER_HOME  folder for converted models (default: the platform's cache folder)
+  NANOINFER_ISA   force an instruction set: scalar, avx2, avx512vnni (default: the best here)
+  HF_TOKEN, HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE  as for Hugging Face's own tools
+  NO_COLOR        no colours";
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    Convert(Convert),
+    Generate(Generate),
+    Chat(Chat),
+    Tokenize(Tokenize),
+    Logits(Logits),
+    Inspect(Inspect),
+    Verify(Verify),
+    Models(Models),
+}
+
+/// Turn a model into a .nano file.
+///
+/// Reads safetensors (with config.json and tokenizer.json beside them) or GGUF, rotates and
+/// quantizes the weights, and lays them out as the kernels read them. The file appears under its
+/// name only when it is complete. Other commands do this by themselves, into the cache.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  nanoinfer convert --model ./my-model-folder --out my-model.nano
+  nanoinfer convert --model llama.Q8_0.gguf --out llama.nano
+  nanoinfer convert --model smollm2 --quant f32 --out reference.nano")]
+pub(crate) struct Convert {
+    /// Hub id (org/name), Hugging Face folder, .gguf file, or smollm2
+    #[arg(long, short)]
+    pub(crate) model: String,
+    /// File to write
+    #[arg(long, short, value_name = "FILE.nano")]
+    pub(crate) out: PathBuf,
+    /// How to store the weights
+    #[arg(long, value_enum, default_value_t = Quant::Q8)]
+    pub(crate) quant: Quant,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Quant {
+    /// 8-bit integers, rotated: a quarter of the size, answers all but the same
+    Q8,
+    /// 32-bit floats as they are: the reference to compare with
+    F32,
+}
+
+/// Continue a text.
+///
+/// The prompt comes from --prompt, --prompt-file, or standard input. Without --chat it is raw
+/// text that the model continues; with --chat it is a question put through the model's chat
+/// template. The answer goes to standard output as it arrives: byte for byte into a file or pipe,
+/// with control characters made visible on a terminal.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  nanoinfer generate --prompt 'The capital of France is' -n 20
+  git diff | nanoinfer generate --chat --system 'Summarise this change.'
+  nanoinfer generate --prompt-file story.txt --temp 0.8 --top-p 0.95 --seed 7
+
+With --json one object is printed at the end: prompt_tokens and tokens (ids), text, finish_reason
+(stop, length, context, cancelled), timings, isa, threads. In timings, load_ms counts from the
+start of the process until the model can take tokens, ttft_ms from then to the first token,
+prefill_tps and decode_tps are tokens per second. With --json, Ctrl-C still prints what there is.")]
+pub(crate) struct Generate {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Text to continue
+    #[arg(long, short, conflicts_with = "prompt_file")]
+    pub(crate) prompt: Option<String>,
+    /// File with the text to continue
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prompt_file: Option<PathBuf>,
+    /// Put the prompt through the model's chat template, as a user's message
+    #[arg(long)]
+    pub(crate) chat: bool,
+    /// Instruction to the model, before the message
+    #[arg(long, requires = "chat", value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// Most tokens to generate
+    #[arg(short, long = "max-tokens", value_name = "N", default_value_t = 256)]
+    pub(crate) n: usize,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    /// Print one JSON object at the end, instead of text as it comes
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Talk with a model.
+///
+/// Type a message, read the answer; the model remembers the conversation. `exit`, the end of the
+/// input, or Ctrl-C quits. Standard output carries the answers only, so a pipe gets just those.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  nanoinfer chat
+  nanoinfer chat --model Qwen.gguf --system 'Answer in one sentence.' --temp 0.7
+  echo 'Name three rivers.' | nanoinfer chat > answer.txt")]
+pub(crate) struct Chat {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Instruction to the model, before the conversation
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// Most tokens of one answer (default: until it ends)
+    #[arg(short, long = "max-tokens", value_name = "N")]
+    pub(crate) n: Option<usize>,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+}
+
+/// Which model, and how it is run.
+#[derive(Args)]
+pub(crate) struct ModelArgs {
+    /// .nano or .gguf file, Hugging Face folder, hub id (org/name), or smollm2
+    #[arg(long, short, default_value = "smollm2")]
+    pub(crate) model: String,
+    /// Threads to compute with (default: the physical cores this process may use)
+    #[arg(long, value_name = "N", value_parser = count(1024))]
+    pub(crate) threads: Option<u64>,
+    /// Positions to keep room for (default: the model's, at most 4096)
+    #[arg(long, value_name = "N", value_parser = count(1 << 30))]
+    pub(crate) ctx: Option<u64>,
+}
+
+/// How the next token is chosen. What is not given is as the model's own defaults say; a model
+/// without defaults takes the most likely token.
+#[derive(Args)]
+#[command(next_help_heading = "Sampling (default: as the model says, else the most likely token)")]
+pub(crate) struct SamplingArgs {
+    /// Temperature; 0 always takes the most likely token
+    #[arg(long, value_name = "T", value_parser = temperature, allow_negative_numbers = true)]
+    pub(crate) temp: Option<f32>,
+    /// Choose among the K most likely tokens; 0 = all
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<usize>,
+    /// Choose among the likeliest tokens that together have this probability
+    #[arg(long, value_name = "P", value_parser = probability, allow_negative_numbers = true)]
+    pub(crate) top_p: Option<f32>,
+    /// Choose among tokens at least this likely, relative to the likeliest
+    #[arg(long, value_name = "P", value_parser = probability, allow_negative_numbers = true)]
+    pub(crate) min_p: Option<f32>,
+    /// Divide the logits of tokens already seen by this; 1 = off
+    #[arg(long, value_name = "X", value_parser = positive, allow_negative_numbers = true)]
+    pub(crate) repeat_penalty: Option<f32>,
+    /// Subtract this from the logits of tokens already generated
+    #[arg(long, value_name = "X", value_parser = penalty, allow_negative_numbers = true)]
+    pub(crate) presence_penalty: Option<f32>,
+    /// Subtract this, times how often, from the logits of tokens already generated
+    #[arg(long, value_name = "X", value_parser = penalty, allow_negative_numbers = true)]
+    pub(crate) frequency_penalty: Option<f32>,
+    /// Seed of the random numbers: the same seed gives the same text (default: 0)
+    #[arg(long, value_name = "S")]
+    pub(crate) seed: Option<u64>,
+    /// End when this text is generated (may be given several times)
+    #[arg(long, value_name = "STR", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) stop: Vec<String>,
+    /// Go on when the model says it is done
+    #[arg(long)]
+    pub(crate) ignore_eos: bool,
+}
+
+/// Show the tokens of a text.
+///
+/// No beginning-of-text token is added. Control tokens written out, like <|im_end|>, become the
+/// tokens they name, as in text made by a chat template; with --plain they stay text, as in what a
+/// person types.
+#[derive(Args)]
+#[command(after_help = "\
+Example:
+  nanoinfer tokenize --text 'Hello, world' --json
+    {\"decoded\":\"Hello, world\",\"ids\":[19556,28,905]}")]
+pub(crate) struct Tokenize {
+    /// .nano or .gguf file, Hugging Face folder, hub id (org/name), or smollm2
+    #[arg(long, short, default_value = "smollm2")]
+    pub(crate) model: String,
+    /// Text to encode
+    #[arg(long, short)]
+    pub(crate) text: String,
+    /// Treat the names of control tokens as ordinary text
+    #[arg(long)]
+    pub(crate) plain: bool,
+    /// Print {"ids":[…],"decoded":"…"}
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Compute the logits at every position of a token sequence.
+///
+/// Writes a safetensors file with one tensor `logits`, float32 [tokens, vocabulary]: row i scores
+/// what follows token i. For comparing with other implementations.
+#[derive(Args)]
+#[command(after_help = "\
+Example:
+  nanoinfer logits --model reference.nano --tokens 1,9690,198 --out logits.safetensors")]
+pub(crate) struct Logits {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Token ids, separated by commas
+    #[arg(long, value_name = "IDS", value_delimiter = ',', required = true)]
+    pub(crate) tokens: Vec<u32>,
+    /// File to write
+    #[arg(long, short, value_name = "FILE.safetensors")]
+    pub(crate) out: PathBuf,
+}
+
+/// Show what is in a .nano file.
+///
+/// Architecture, sections and tensors, without reading the weights.
+#[derive(Args)]
+#[command(after_help = "Example:\n  nanoinfer inspect model.nano --json | jq .config")]
+pub(crate) struct Inspect {
+    /// File to look at
+    #[arg(value_name = "FILE.nano")]
+    pub(crate) file: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Check every byte of a .nano file against its hashes.
+///
+/// Opening a file checks its structure only, so that it takes no time; this reads all of it.
+#[derive(Args)]
+#[command(after_help = "Example:\n  nanoinfer verify model.nano && echo sound")]
+pub(crate) struct Verify {
+    /// File to check
+    #[arg(value_name = "FILE.nano")]
+    pub(crate) file: PathBuf,
+}
+
+/// List or remove cached models.
+///
+/// Models given as a hub id, folder, GGUF file or alias are converted once and kept in the cache.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  nanoinfer models
+  nanoinfer models remove smollm2
+  nanoinfer models remove HuggingFaceTB/SmolLM2-360M-Instruct")]
+pub(crate) struct Models {
+    #[command(subcommand)]
+    pub(crate) action: Option<ModelsAction>,
+    /// Print a JSON array
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum ModelsAction {
+    /// List cached models (what `nanoinfer models` does by itself)
+    List,
+    /// Remove a model's files from the cache
+    Remove {
+        /// As the list names it: one file, or a model with all its files
+        name: String,
+    },
+}
+
+/// The command that was typed, or the exit code after help or an error was printed.
+pub(crate) fn parse() -> Result<Command, ExitCode> {
+    Cli::try_parse().map(|cli| cli.command).map_err(|error| {
+        if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+            let _ = error.print(); // into a closed pipe: the reader had enough
+            return ExitCode::SUCCESS;
+        }
+        if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+            let _ = error.print();
+            return ExitCode::from(2);
+        }
+        crate::report::say(&usage_line(&error.to_string()));
+        ExitCode::from(2)
+    })
+}
+
+/// Clap's message without its usage text, on one line.
+fn usage_line(message: &str) -> String {
+    let told = message.lines().map(str::trim).filter(|l| !l.is_empty());
+    let told = told.filter(|l| !l.starts_with("Usage:") && !l.starts_with("For more information"));
+    let lines: Vec<&str> = told.collect();
+    let help = std::env::args().nth(1).filter(|a| !a.starts_with('-'));
+    let known = help.filter(|name| {
+        use clap::CommandFactory;
+        Cli::command().find_subcommand(name).is_some()
+    });
+    let command = known.map_or("nanoinfer".to_owned(), |name| format!("nanoinfer {name}"));
+    format!("{}; see `{command} --help`", lines.join(" "))
+}
+
+fn count(max: u64) -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..=max)
+}
+
+fn number(text: &str, fits: impl Fn(f32) -> bool, expected: &str) -> Result<f32, String> {
+    let value = text.parse::<f32>().ok().filter(|v| v.is_finite() && fits(*v));
+    value.ok_or_else(|| format!("expected {expected}"))
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    number(text, |v| (0.0..=100.0).contains(&v), "a number from 0 to 100")
+}
+
+fn probability(text: &str) -> Result<f32, String> {
+    number(text, |v| (0.0..=1.0).contains(&v), "a number from 0 to 1")
+}
+
+fn positive(text: &str) -> Result<f32, String> {
+    number(text, |v| v > 0.0 && v <= 100.0, "a number above 0, at most 100")
+}
+
+fn penalty(text: &str) -> Result<f32, String> {
+    number(text, |v| v.abs() <= 100.0, "a number from -100 to 100")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn usage_errors_fit_a_line() {
+        let error = |args: &[&str]| match Cli::try_parse_from(args) {
+            Ok(_) => panic!("{args:?} was accepted"),
+            Err(e) => usage_line(&e.to_string()),
+        };
+        for (args, says) in [
+            (&["nanoinfer", "convert", "--model", "x"][..], "--out"),
+            (&["nanoinfer", "generate", "--tmep", "1"], "--temp"),
+            (&["nanoinfer", "generate", "--temp", "nan"], "0 to 100"),
+            (&["nanoinfer", "generate", "--top-p", "1.5"], "0 to 1"),
+            (&["nanoinfer", "generate", "--threads", "0"], "1..=1024"),
+            (&["nanoinfer", "generate", "--system", "x"], "--chat"),
+            (&["nanoinfer", "generate", "--prompt", "x", "--prompt-file", "y"], "--prompt-file"),
+            (&["nanoinfer", "logits", "--tokens", "1,x", "--out", "y"], "invalid digit"),
+            (&["nanoinfer", "frobnicate"], "frobnicate"),
+        ] {
+            let line = error(args);
+            assert!(line.contains(says) && !line.contains('\n'), "{args:?}: {line}");
+            assert!(line.starts_with("error: "), "{line}");
+        }
+    }
+}

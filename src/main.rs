@@ -1,0 +1,53 @@
+//! The `nanoinfer` command: model files in, text out.
+//!
+//! `args` turns what was typed into validated values, each subcommand has one file, and this one
+//! turns their results into exit codes: 0 done, 1 failed, 2 used wrongly, 130 stopped by Ctrl-C.
+
+use std::process::ExitCode;
+
+mod args;
+mod chat;
+mod clock;
+mod convert;
+mod generate;
+mod inspect;
+mod logits;
+mod models;
+mod report;
+mod run;
+mod tokenize;
+mod verify;
+
+use args::Command;
+
+fn main() -> ExitCode {
+    let clock = clock::Clock::start();
+    let command = match args::parse() {
+        Ok(command) => command,
+        Err(code) => return code,
+    };
+    let result = match command {
+        Command::Convert(args) => convert::run(args),
+        Command::Generate(args) => generate::run(args, clock),
+        Command::Chat(args) => chat::run(args),
+        Command::Tokenize(args) => tokenize::run(args),
+        Command::Logits(args) => logits::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Models(args) => models::run(args),
+    };
+    match result {
+        Ok(code) => code,
+        // The reader of a pipe has what it wanted (`| head`): nothing to tell, nothing failed.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            report::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|e| e.downcast_ref::<std::io::Error>());
+    io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}

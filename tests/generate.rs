@@ -1,0 +1,208 @@
+//! The real binary with the real default model; see `common::with_user_cache`.
+
+mod common;
+
+use std::fs;
+use std::io::Read;
+use std::process::{Output, Stdio};
+
+use assert_cmd::Command;
+use common::{assert_fails, json, stderr, stdout, temp, with_user_cache};
+use serde_json::Value;
+
+fn generate(args: &[&str]) -> Command {
+    let mut command = with_user_cache();
+    command.arg("generate").args(args);
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    generate(args).output().unwrap()
+}
+
+fn object(args: &[&str]) -> Value {
+    json(&run(&[args, &["--json"]].concat()))
+}
+
+const FRANCE: [&str; 3] = ["--chat", "--prompt", "What is the capital of France?"];
+
+#[test]
+fn a_question_is_answered() {
+    let answer = object(&FRANCE);
+    assert!(answer["text"].as_str().unwrap().contains("Paris"), "{answer}");
+    assert_eq!(answer["finish_reason"], "stop");
+
+    let object = answer.as_object().unwrap();
+    let mut keys: Vec<_> = object.keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    let expected =
+        ["finish_reason", "isa", "prompt_tokens", "text", "threads", "timings", "tokens"];
+    assert_eq!(keys, expected);
+    for list in ["prompt_tokens", "tokens"] {
+        assert!(object[list].as_array().unwrap().iter().all(Value::is_u64), "{list}");
+    }
+    let timings = object["timings"].as_object().unwrap();
+    for key in ["load_ms", "prefill_ms", "prefill_tps", "decode_tps", "ttft_ms"] {
+        assert!(timings[key].as_f64().unwrap() > 0.0, "{key}: {timings:?}");
+    }
+    assert_eq!(timings.len(), 5);
+    assert!(object["threads"].as_u64().unwrap() >= 1);
+
+    // Without --json the same text comes, to the byte, and nothing else.
+    let plain = run(&FRANCE);
+    assert_eq!(stdout(&plain), answer["text"].as_str().unwrap());
+    assert!(plain.stderr.is_empty(), "{}", stderr(&plain));
+}
+
+#[test]
+fn it_ends_for_the_stated_reason() {
+    let length = object(&["--prompt", "Once upon a time", "-n", "5"]);
+    assert_eq!(length["finish_reason"], "length");
+    assert_eq!(length["tokens"].as_array().unwrap().len(), 5);
+
+    let context = object(&["--prompt", "Once upon a time", "--ctx", "64", "--ignore-eos"]);
+    assert_eq!(context["finish_reason"], "context");
+    let tokens = |list: &str| context[list].as_array().unwrap().len();
+    assert!((63..=65).contains(&(tokens("prompt_tokens") + tokens("tokens"))), "{context}");
+
+    let whole = object(&FRANCE);
+    let cut = object(&[&FRANCE[..], &["--stop", "Paris"]].concat());
+    assert_eq!(cut["finish_reason"], "stop");
+    let before = whole["text"].as_str().unwrap().split("Paris").next().unwrap();
+    assert_eq!(cut["text"].as_str().unwrap(), before);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_text_anywhere() {
+    let text = |seed: &str, threads: &str| {
+        let sampling = ["--temp", "1", "--seed", seed, "--threads", threads];
+        object(&[&["--prompt", "The weather today", "-n", "12"], &sampling[..]].concat())["tokens"]
+            .clone()
+    };
+    assert_eq!(text("1", "1"), text("1", "2"));
+    assert_ne!(text("1", "1"), text("2", "1"));
+
+    let fastest = object(&["--prompt", "The weather", "-n", "4"]);
+    let mut command = generate(&["--prompt", "The weather", "-n", "4", "--json"]);
+    let scalar = json(&command.env("NANOINFER_ISA", "scalar").output().unwrap());
+    assert_eq!(scalar["isa"], "scalar");
+    assert_eq!(scalar["tokens"], fastest["tokens"]);
+    let unknown = generate(&["--prompt", "x"]).env("NANOINFER_ISA", "mmx").output().unwrap();
+    assert_fails(&unknown, 1, &["NANOINFER_ISA", "mmx"]);
+}
+
+#[test]
+fn the_prompt_comes_from_an_argument_a_file_or_standard_input() {
+    let folder = temp();
+    let file = folder.path().join("prompt.txt");
+    fs::write(&file, "Once upon a time").unwrap();
+    let text = run(&["-n", "5", "--prompt", "Once upon a time"]);
+    assert!(text.status.success() && !text.stdout.is_empty(), "{}", stderr(&text));
+    let from_file = generate(&["-n", "5", "--prompt-file"]).arg(&file).output().unwrap();
+    let from_stdin = generate(&["-n", "5"]).write_stdin("Once upon a time").output().unwrap();
+    assert_eq!(stdout(&from_file), stdout(&text));
+    assert_eq!(stdout(&from_stdin), stdout(&text));
+
+    let missing = run(&["--prompt-file", "none.txt"]);
+    assert_fails(&missing, 1, &["none.txt", "No such file"]);
+    let binary = generate(&[]).write_stdin(b"ab\xff".as_slice()).output().unwrap();
+    assert_fails(&binary, 1, &["standard input", "byte 2", "UTF-8"]);
+    let long = generate(&["--ctx", "64"]).write_stdin("word ".repeat(100)).output().unwrap();
+    assert_fails(&long, 1, &["--ctx"]);
+}
+
+#[test]
+fn text_becomes_tokens_and_text_again() {
+    let run = |args: &[&str]| {
+        json(&with_user_cache().args(["tokenize", "--json", "--text"]).args(args).output().unwrap())
+    };
+    let object = run(&["Hello, world"]);
+    assert_eq!(object.to_string(), r#"{"decoded":"Hello, world","ids":[19556,28,905]}"#);
+    let control = run(&["a<|im_end|>"]);
+    assert_eq!(control["ids"].as_array().unwrap().last(), Some(&2.into()));
+    assert_eq!(control["decoded"], "a<|im_end|>");
+    let plain = run(&["a<|im_end|>", "--plain"]);
+    assert!(!plain["ids"].as_array().unwrap().contains(&2.into()));
+    assert_eq!(plain["decoded"], "a<|im_end|>");
+}
+
+/// Text that a model goes on with: "set all attributes to normal", over and over.
+fn escapes() -> String {
+    "\x1b[0m".repeat(40)
+}
+
+#[test]
+fn escape_sequences_pass_exactly_through_a_pipe() {
+    let prompt = escapes();
+    let args = ["--prompt", &prompt, "-n", "8"];
+    let text = object(&args)["text"].as_str().unwrap().to_owned();
+    assert!(text.contains('\x1b'), "{text:?}");
+    assert_eq!(run(&args).stdout, text.as_bytes());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn escape_sequences_do_not_reach_a_terminal() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
+    let open = || fs::OpenOptions::new().read(true).write(true).open(&name).unwrap();
+    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("nanoinfer"));
+    command.args(["generate", "--prompt", &escapes(), "-n", "8"]);
+    let status = command.stdout(open()).stderr(Stdio::null()).status().unwrap();
+    assert!(status.success());
+    let mut shown = vec![0; 4096];
+    let n = fs::File::from(terminal).read(&mut shown).unwrap();
+    let shown = String::from_utf8_lossy(&shown[..n]);
+    assert!(shown.contains("␛["), "{shown:?}");
+    assert!(!shown.contains('\x1b'), "{shown:?}");
+}
+
+#[test]
+fn a_closed_pipe_ends_quietly() {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("nanoinfer"));
+    command.args(["generate", "--ignore-eos", "-n", "100000", "--prompt", "Once upon a time"]);
+    let child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+    drop(command); // its copy of the pipe
+    reader.read_exact(&mut [0; 5]).unwrap(); // as `| head -c 5` does
+    drop(reader);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{:?}", output.status);
+    assert!(output.stderr.is_empty(), "{}", stderr(&output));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_an_answer_with_130() {
+    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("nanoinfer"));
+    command.args(["generate", "--ignore-eos", "-n", "100000", "--prompt", "Once upon a time"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 5]).unwrap(); // it generates
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    assert!(output.stderr.is_empty(), "{}", stderr(&output));
+}
+
+#[test]
+fn a_conversation_is_remembered_and_ends_with_exit() {
+    let said = "Say the word \"banana\".\n\nRepeat your last answer.\nexit\nAnd again.\n";
+    let output = with_user_cache().arg("chat").write_stdin(said).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let notes = stderr(&output);
+    assert_eq!(notes.matches("tokens/s]").count(), 2, "{notes}");
+    assert!(!notes.contains("> "), "no prompt mark without a person: {notes}");
+    let answers = stdout(&output);
+    assert!(answers.ends_with('\n') && !answers.contains("tokens/s"), "{answers}");
+    let lines: Vec<&str> = answers.lines().collect();
+    assert!(lines.len() == 2 && lines[0].contains("anana") && lines[0] == lines[1], "{answers}");
+
+    let mut long = with_user_cache();
+    let question = "word ".repeat(100);
+    let output = long.args(["chat", "--ctx", "64"]).write_stdin(question).output().unwrap();
+    assert_fails(&output, 1, &["--ctx"]);
+}
