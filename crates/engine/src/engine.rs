@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nanoinfer_format::LANES;
+use nanoinfer_format::{LANES, Quant};
 use nanoinfer_kernels::{Isa, Kernels};
 
-use crate::cache::{Cache, SeqId};
+use crate::cache::{Cache, KvType, SeqId};
 use crate::forward::{Pass, Slot};
 use crate::pool::Pool;
 use crate::scratch::{Local, MAX_LOGITS, MAX_TOKENS, Scratch};
@@ -19,6 +19,8 @@ pub struct EngineOptions {
     pub threads: Option<usize>,
     /// Positions per sequence; by default the model's, at most 4096.
     pub ctx: Option<usize>,
+    /// How keys and values are cached; by default as exactly as the model is stored.
+    pub kv: Option<KvType>,
     /// Sequences that can be open at once.
     pub sequences: usize,
     /// Instruction set; by default the best this CPU has.
@@ -29,7 +31,7 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { threads: None, ctx: None, sequences: 1, isa: None, chunk: MAX_TOKENS }
+        Self { threads: None, ctx: None, kv: None, sequences: 1, isa: None, chunk: MAX_TOKENS }
     }
 }
 
@@ -86,7 +88,11 @@ impl Engine {
         let threads = options.threads.unwrap_or_else(machine::default_threads).max(1);
         let ctx = options.ctx.unwrap_or((config.context_length as usize).min(4096)).max(1);
         let sequences = options.sequences.max(1);
-        let needed = Cache::bytes(config, ctx, sequences)
+        let kv = options.kv.unwrap_or(match config.quant {
+            Quant::Q8 => KvType::Q8,
+            Quant::F32 => KvType::F32,
+        });
+        let needed = Cache::bytes(config, kv, ctx, sequences)
             .and_then(|b| b.checked_add(Scratch::bytes(config, threads)))
             .unwrap_or(u64::MAX);
         let available = machine::available_memory().unwrap_or(u64::MAX);
@@ -98,9 +104,9 @@ impl Engine {
             Pool::new(threads).map_err(|source| Error::Threads { workers: threads, source })?;
         Ok(Self {
             kernels,
-            cache: Cache::new(&pool, config, ctx, sequences),
+            cache: Cache::new(&pool, config, kv, ctx, sequences),
             scratch: Scratch::new(&pool, config),
-            locals: (0..threads).map(|_| Scratch::local(config)).collect(),
+            locals: (0..threads).map(|_| Scratch::local(config, kv)).collect(),
             slots: Vec::with_capacity(MAX_TOKENS),
             wanted: Vec::with_capacity(MAX_LOGITS),
             row: vec![0.0; config.vocab_size as usize],
@@ -128,6 +134,11 @@ impl Engine {
     /// Worker threads.
     pub fn threads(&self) -> usize {
         self.pool.workers()
+    }
+
+    /// How keys and values are cached.
+    pub fn kv(&self) -> KvType {
+        self.cache.kv
     }
 
     /// Positions per sequence.

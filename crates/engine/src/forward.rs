@@ -3,17 +3,18 @@
 //! Reads like the paper: a layer is norm, QKV, RoPE and cache, attention, output, norm, gate and
 //! up, down. A barrier stands between two steps, and nowhere else.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::cmp::Ordering;
+use std::sync::atomic::{self, AtomicBool};
 
 use nanoinfer_format::{Config, GROUP, LANES, NanoFile, Quant};
 use nanoinfer_kernels::{
-    Acts, ActsF32, AttendBlock, BLOCK, FinishHead, Gemm, GemmF32, Kernels, MergeSpans, PackF32,
-    Quantize, RmsNorm, Rope, Rotate, SPAN, SiluMul, pack, rope_table,
+    Acts, ActsF32, AttendBlock, BLOCK, FinishHead, Gemm, GemmF32, Kernels, MAX_TILE, MergeSpans,
+    PackF32, PackQuery, Quantize, RmsNorm, Rope, Rotate, SPAN, SiluMul, StoreKv, pack, rope_table,
 };
 
 use crate::cache::{Cache, SeqId};
 use crate::pool::{Columns, Item, Shared, Split, Worker};
-use crate::scratch::{ActBuffers, Local, Scratch, panels_per_item};
+use crate::scratch::{ATTENTION_RUN, ActBuffers, Local, Scratch, panels_per_item};
 use crate::weights::{Layer, Matrix, Panels, Vector, Weights};
 
 /// One token of a batch.
@@ -51,7 +52,7 @@ impl Pass<'_> {
     pub(crate) fn run(&self, w: &mut Worker<'_>, local: &mut Local) -> bool {
         self.embed(w, local);
         for (layer, cache) in self.weights.layers.iter().zip(0..) {
-            if w.barrier_agree(|| self.cancel.load(Ordering::Relaxed)) {
+            if w.barrier_agree(|| self.cancel.load(atomic::Ordering::Relaxed)) {
                 return true;
             }
             self.layer(w, local, layer, cache);
@@ -226,37 +227,34 @@ impl Pass<'_> {
         let (kv_heads, head, group) = (c.n_kv_heads as usize, c.head_padded(), c.group());
         let half = c.head_dim as usize / 2;
         let (qkv, cos, sin) = (s.qkv.read(w), s.cos.read(w), s.sin.read(w));
-        let cache = &self.cache.layers[layer];
-        let arena = self.cache.n_blocks * BLOCK * head;
+        let cache = self.cache.layers[layer].split(w, kv_heads, self.cache.n_blocks, head);
         let q_out = s.q.split(w, kv_heads * m * group * head, m * group * head);
-        let k_out = cache.k.split(w, kv_heads * arena, arena);
-        let v_out = cache.v.split(w, kv_heads * arena, arena);
+        let (key, value) = local.row.split_at_mut(head);
+        let value = &mut value[..head];
         for item in w.items(kv_heads) {
             let unit = &qkv[item.index() * (group + 2) * head * m..][..(group + 2) * head * m];
-            let (q_out, keys, values) =
-                (q_out.take(&item).run(), k_out.take(&item).run(), v_out.take(&item).run());
+            let (q_out, mut cache) = (q_out.take(&item).run(), cache.take(&item));
             for (row, slot) in self.slots.iter().enumerate() {
                 let angles = row * half..(row + 1) * half;
                 let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
-                let key = &mut local.row[..head];
                 for g in 0..group {
-                    let q = &mut q_out[(row * group + g) * head..][..head];
-                    gather(unit, m, row, g * head, q);
-                    self.kernels.rope(Rope { x: q, half, cos, sin });
+                    let x = &mut q_out[(row * group + g) * head..][..head];
+                    gather(unit, m, row, g * head, x);
+                    self.kernels.rope(Rope { x, half, cos, sin });
                 }
                 gather(unit, m, row, group * head, key);
-                self.kernels.rope(Rope { x: key, half, cos, sin });
-                let block = self.cache.block(slot.seq, slot.position / BLOCK);
-                let at = slot.position % BLOCK;
-                let panel =
-                    &mut keys[(block * BLOCK + at / LANES * LANES) * head..][..LANES * head];
-                for (lanes, k) in panel.chunks_exact_mut(LANES).zip(key) {
-                    lanes[at % LANES] = *k;
-                }
-                let value = &mut values[(block * BLOCK + at) * head..][..head];
                 gather(unit, m, row, (group + 1) * head, value);
+                self.kernels.rope(Rope { x: key, half, cos, sin });
+                let to = cache.block(self.cache.block(slot.seq, slot.position / BLOCK), head);
+                let (at, rotation) = (slot.position % BLOCK, self.key_rotation());
+                self.kernels.store_kv(StoreKv { key, value, at, rotation, to });
             }
         }
+    }
+
+    /// Hadamard block of keys and queries in an 8-bit cache.
+    fn key_rotation(&self) -> usize {
+        Config::largest_value_rotation(self.config.head_dim) as usize
     }
 
     /// Attention of every token over its past. An item is one KV head and a run of tokens.
@@ -270,72 +268,94 @@ impl Pass<'_> {
         let out = s.attn.split(w, kv_heads * runs * tokens * width, tokens * width);
         for item in w.items(kv_heads * runs) {
             let (kv, run) = (item.index() / runs, item.index() % runs);
-            let out = out.take(&item).run();
-            for (row, out) in (run * tokens..m).zip(out.chunks_exact_mut(width)) {
-                let q = &q[(kv * m + row) * width..][..width];
-                self.attend(w, local, layer, kv, self.slots[row], q, out);
+            let mut out = out.take(&item).run();
+            let mut from = run * tokens;
+            let rows = &self.slots[from..m.min(from + tokens)];
+            for slots in rows.chunk_by(|a, b| a.seq == b.seq) {
+                let q = &q[(kv * m + from) * width..][..slots.len() * width];
+                let (now, later) = out.split_at_mut(q.len());
+                let head = Head { layer, kv, seq: slots[0].seq };
+                self.attend(w, local, head, slots, q, now);
+                (from, out) = (from + slots.len(), later);
             }
         }
     }
 
-    /// One query group of one token: spans of 512 positions, merged in order.
-    #[allow(clippy::too_many_arguments)]
+    /// The query groups of a run of tokens of one sequence: spans of 512 positions, merged in
+    /// order. A block of the cache is read once for all queries.
     fn attend(
         &self,
         w: &Worker<'_>,
         local: &mut Local,
-        layer: usize,
-        kv: usize,
-        slot: Slot,
+        at: Head,
+        slots: &[Slot],
         q: &[f32],
         out: &mut [f32],
     ) {
-        let head = self.config.head_padded();
-        let end = slot.position + 1;
-        let window = self.config.windows[layer] as usize;
-        let start = if window == 0 { 0 } else { end.saturating_sub(window) };
-        for (q, out) in q.chunks_exact(head).zip(out.chunks_exact_mut(head)) {
-            for span in start / SPAN..end.div_ceil(SPAN) {
-                let state = if span == start / SPAN { &mut local.state } else { &mut local.span };
-                AttendBlock::reset(state);
-                let visible = start.max(span * SPAN)..end.min((span + 1) * SPAN);
-                self.attend_span(w, layer, kv, slot.seq, visible, q, state);
-                if span != start / SPAN {
-                    self.kernels
-                        .merge_spans(MergeSpans { state: &mut local.state, next: &local.span });
+        let (head, tile) = (self.config.head_padded(), self.kernels.tile());
+        let len = AttendBlock::state_len(head);
+        let n = q.len() / head;
+        self.pack_queries(local, q);
+        let window = self.config.windows[at.layer] as usize;
+        let range = |query: usize| {
+            let end = slots[query / self.config.group()].position + 1;
+            (if window == 0 { 0 } else { end.saturating_sub(window) }, end)
+        };
+        let (first, last) = (range(0).0, range(n - 1).1);
+        for span in first / SPAN..last.div_ceil(SPAN) {
+            let (states, spans) = (&mut local.states[..n * len], &mut local.spans[..n * len]);
+            spans.chunks_exact_mut(len).for_each(AttendBlock::reset);
+            for block in
+                (span * SPAN).max(first) / BLOCK..((span + 1) * SPAN).min(last).div_ceil(BLOCK)
+            {
+                let start = block * BLOCK;
+                let index = at.kv * self.cache.n_blocks + self.cache.block(at.seq, block);
+                let kv = self.cache.layers[at.layer].block(w, index, head);
+                for (i, states) in spans.chunks_mut(tile * len).enumerate() {
+                    let from = i * tile;
+                    let mut visible = [(0, 0); MAX_TILE];
+                    let visible = &mut visible[..states.len() / len];
+                    for (query, v) in (from..).zip(visible.iter_mut()) {
+                        let clip = |x: usize| x.clamp(start, start + BLOCK) - start;
+                        let (from, to) = range(query);
+                        *v = (clip(from), clip(to));
+                    }
+                    let queries = local.queries.tile(from, visible.len(), head);
+                    let scale = self.config.attention_scale as f32;
+                    let args = AttendBlock { queries, block: kv, head, visible, scale, states };
+                    self.kernels.attend(args);
                 }
             }
-            self.kernels.finish_head(FinishHead { state: &local.state, out });
+            for (query, (state, next)) in
+                states.chunks_exact_mut(len).zip(spans.chunks_exact(len)).enumerate()
+            {
+                match span.cmp(&(range(query).0 / SPAN)) {
+                    Ordering::Less => {}
+                    Ordering::Equal => state.copy_from_slice(next),
+                    Ordering::Greater if span * SPAN < range(query).1 => {
+                        self.kernels.merge_spans(MergeSpans { state, next });
+                    }
+                    Ordering::Greater => {}
+                }
+            }
+        }
+        for (state, out) in local.states.chunks_exact(len).zip(out.chunks_exact_mut(head)) {
+            self.kernels.finish_head(FinishHead { state, out });
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn attend_span(
-        &self,
-        w: &Worker<'_>,
-        layer: usize,
-        kv: usize,
-        seq: SeqId,
-        visible: std::ops::Range<usize>,
-        q: &[f32],
-        state: &mut [f32],
-    ) {
-        let head = q.len();
-        let cache = &self.cache.layers[layer];
-        let (keys, values) = (cache.k.read(w), cache.v.read(w));
-        for block in visible.start / BLOCK..visible.end.div_ceil(BLOCK) {
-            let at = (kv * self.cache.n_blocks + self.cache.block(seq, block)) * BLOCK * head;
-            let first = block * BLOCK;
-            self.kernels.attend(AttendBlock {
-                q,
-                k: &keys[at..at + BLOCK * head],
-                v: &values[at..at + BLOCK * head],
-                head,
-                from: visible.start.max(first) - first,
-                to: (visible.end - first).min(BLOCK),
-                scale: self.config.attention_scale as f32,
-                state,
-            });
+    /// Queries into tiles, rotated and quantized if the cache is.
+    fn pack_queries(&self, local: &mut Local, q: &[f32]) {
+        let (head, tile) = (self.config.head_padded(), self.kernels.tile());
+        let n = q.len() / head;
+        for (query, q) in q.chunks_exact(head).enumerate() {
+            let from = query / tile * tile;
+            let tokens = tile.min(n - from);
+            let x = &mut local.row[..head];
+            x.copy_from_slice(q);
+            let to = local.queries.tile_mut(self.cache.kv, from, tokens, head);
+            let (row, rotation) = (query - from, self.key_rotation());
+            self.kernels.pack_query(PackQuery { x, row, n: tokens, rotation, to });
         }
     }
 
@@ -393,9 +413,17 @@ impl Pass<'_> {
     }
 }
 
+/// A KV head of a layer, of one sequence.
+#[derive(Clone, Copy)]
+struct Head {
+    layer: usize,
+    kv: usize,
+    seq: SeqId,
+}
+
 /// Tokens of one attention item.
 fn attention_run(m: usize) -> usize {
-    m.min(8)
+    m.min(ATTENTION_RUN)
 }
 
 /// Copies `out.len()` values of token `row`, from value `at` on, out of panel-major activations.

@@ -325,6 +325,8 @@ pub(crate) trait Plain: Copy + Default + Send + Sync + 'static {}
 impl Plain for f32 {}
 impl Plain for i32 {}
 impl Plain for i8 {}
+impl Plain for u8 {}
+impl Plain for u16 {}
 impl Plain for u32 {}
 
 /// A buffer that in each phase is either read by all workers or written by columns.

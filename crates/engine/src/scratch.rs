@@ -4,8 +4,9 @@
 //! line, which is what a GEMM tile produces and what the next norm reads.
 
 use nanoinfer_format::{Config, GROUP, LANES, Quant};
-use nanoinfer_kernels::AttendBlock;
+use nanoinfer_kernels::{AttendBlock, Queries, QueriesMut};
 
+use crate::cache::KvType;
 use crate::pool::{Pool, Shared};
 
 /// Most tokens in one pass: prefill streams the weights once per this many.
@@ -48,14 +49,60 @@ pub(crate) struct Scratch {
     pub logits: Shared<f32>,    // [vocab/16][rows][16]
 }
 
+/// Tokens of one attention item.
+pub(crate) const ATTENTION_RUN: usize = 8;
+
+/// Packed queries of one attention item (see `kernels::Queries`).
+pub(crate) struct QueryBuffers {
+    pub q: Vec<i8>,       // tiles of [head/4][tile][4], 8-bit caches
+    pub scales: Vec<f32>, // [queries]
+    pub sums: Vec<i32>,   // [queries]
+    pub x: Vec<f32>,      // tiles of [head][tile], float caches
+}
+
 /// Buffers of one worker.
 pub(crate) struct Local {
     pub row: Vec<f32>,     // one token, the widest matrix input
     pub gate_up: Vec<f32>, // one group of d_ff: [8 panels][m][16]
     pub act: Vec<f32>,     // [4 panels][m][16]
-    pub state: Vec<f32>,   // one query's attention state
-    pub span: Vec<f32>,    // the same, of the span in progress
-    pub cancelled: bool,   // how the last pass ended
+    pub states: Vec<f32>,  // attention states of a run of queries
+    pub spans: Vec<f32>,   // the same, of the span in progress
+    pub queries: QueryBuffers,
+    pub cancelled: bool, // how the last pass ended
+}
+
+impl QueryBuffers {
+    /// The tile of `n` queries that begins with query `from`.
+    pub(crate) fn tile(&self, from: usize, n: usize, head: usize) -> Queries<'_> {
+        let (values, each) = (from * head..(from + n) * head, from..from + n);
+        match self.x.is_empty() {
+            true => Queries::Q8 {
+                q: &self.q[values],
+                scales: &self.scales[each.clone()],
+                sums: &self.sums[each],
+            },
+            false => Queries::F32(&self.x[values]),
+        }
+    }
+
+    /// The same, to be packed for a cache of this type.
+    pub(crate) fn tile_mut(
+        &mut self,
+        kv: KvType,
+        from: usize,
+        n: usize,
+        head: usize,
+    ) -> QueriesMut<'_> {
+        let (values, each) = (from * head..(from + n) * head, from..from + n);
+        match kv {
+            KvType::Q8 => QueriesMut::Q8 {
+                q: &mut self.q[values],
+                scales: &mut self.scales[each.clone()],
+                sums: &mut self.sums[each],
+            },
+            KvType::F16 | KvType::F32 => QueriesMut::F32(&mut self.x[values]),
+        }
+    }
 }
 
 impl Scratch {
@@ -77,14 +124,23 @@ impl Scratch {
         }
     }
 
-    pub(crate) fn local(c: &Config) -> Local {
-        let state = AttendBlock::state_len(c.head_padded());
+    pub(crate) fn local(c: &Config, kv: KvType) -> Local {
+        let queries = ATTENTION_RUN * c.group();
+        let state = queries * AttendBlock::state_len(c.head_padded());
+        let width = queries * c.head_padded();
+        let eight_bit = kv == KvType::Q8;
         Local {
-            row: vec![0.0; c.d_model_padded().max(c.attn_out_inputs())],
+            row: vec![0.0; c.d_model_padded().max(c.attn_out_inputs()).max(2 * c.head_padded())],
             gate_up: vec![0.0; 2 * GROUP * MAX_TOKENS],
             act: vec![0.0; GROUP * MAX_TOKENS],
-            state: vec![0.0; state],
-            span: vec![0.0; state],
+            states: vec![0.0; state],
+            spans: vec![0.0; state],
+            queries: QueryBuffers {
+                q: vec![0; if eight_bit { width } else { 0 }],
+                scales: vec![0.0; queries],
+                sums: vec![0; queries],
+                x: vec![0.0; if eight_bit { 0 } else { width }],
+            },
             cancelled: false,
         }
     }

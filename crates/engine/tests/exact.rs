@@ -3,7 +3,7 @@
 mod common;
 
 use common::{data, logits, model};
-use nanoinfer_engine::{Engine, EngineOptions, Step};
+use nanoinfer_engine::{Engine, EngineOptions, KvType, Step};
 use nanoinfer_format::Quant;
 use nanoinfer_kernels::{Isa, Kernels};
 
@@ -22,6 +22,25 @@ fn bits(rows: &[Vec<f32>]) -> Vec<Vec<u32>> {
 
 const MODELS: [(&str, Quant); 3] =
     [("llama-gqa", Quant::Q8), ("mistral-swa", Quant::Q8), ("llama-gqa", Quant::F32)];
+
+#[test]
+fn every_cache_type_is_exact_and_near_the_others() {
+    for (name, quant) in MODELS {
+        let mut all = Vec::new();
+        for kv in KvType::ALL {
+            let options = EngineOptions { kv: Some(kv), ..EngineOptions::default() };
+            let mut engine = engine(name, quant, &options);
+            let whole = last(&mut engine, &ids(), 256);
+            assert_eq!(whole, last(&mut engine, &ids(), 1), "{name} {}", kv.name());
+            all.push(vec![whole.iter().map(|b| f32::from_bits(*b)).collect::<Vec<f32>>()]);
+        }
+        let (q8, f16) = (common::mean_kl(&all[2], &all[0]), common::mean_kl(&all[2], &all[1]));
+        println!("{name} {quant:?}: KL to the f32 cache: q8 {q8:.1e}, f16 {f16:.1e}");
+// Where activations are quantized too, a last bit can tip one to the next step.
+        let f16_limit = if quant == Quant::F32 { 1e-6 } else { 5e-4 };
+        assert!(q8 < 5e-4 && f16 < f16_limit, "{name}: {q8} {f16}");
+    }
+}
 
 #[test]
 fn threads_do_not_matter() {

@@ -11,6 +11,11 @@ const FUEL: u64 = 200_000;
 /// More for every message, and one more for each of its bytes: templates copy contents around.
 const FUEL_PER_MESSAGE: u64 = 2_000;
 
+/// Stack for rendering, in bytes.
+const STACK: usize = 2 << 20;
+/// More for each unit of fuel: a level of nesting costs at least 4 units and at most 200 bytes.
+const STACK_PER_FUEL: usize = 64;
+
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
@@ -65,8 +70,29 @@ impl ChatTemplate {
         add_generation_prompt: bool,
     ) -> Result<String, Error> {
         let bytes: usize = messages.iter().map(|m| m.content.len()).sum();
+        let fuel = FUEL + FUEL_PER_MESSAGE * messages.len() as u64 + bytes as u64;
+        // Freeing a list in a list in a list takes stack for every level, and a template can make
+        // as many levels as it has fuel for: more than a usual thread survives. Untouched stack
+        // costs nothing.
+        let stack = STACK + STACK_PER_FUEL * fuel as usize;
+        std::thread::scope(|scope| {
+            let render = || self.render_within(fuel, messages, add_generation_prompt);
+            let thread = std::thread::Builder::new().stack_size(stack).spawn_scoped(scope, render);
+            let thread = thread.map_err(|e| Error::Template(format!("no thread for it: {e}")))?;
+            thread
+                .join()
+                .unwrap_or_else(|_| Err(Error::Template("broke the template engine".into())))
+        })
+    }
+
+    fn render_within(
+        &self,
+        fuel: u64,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<String, Error> {
         let mut env = self.env.clone();
-        env.set_fuel(Some(FUEL + FUEL_PER_MESSAGE * messages.len() as u64 + bytes as u64));
+        env.set_fuel(Some(fuel));
         let template = env.get_template("chat").map_err(one_line)?;
         let messages = messages.iter().map(|m| {
             Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())])

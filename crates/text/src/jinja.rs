@@ -3,7 +3,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use minijinja::value::Kwargs;
+use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter};
@@ -17,6 +17,10 @@ pub(crate) fn install(env: &mut Environment<'static>) {
     env.add_function("strftime_now", |format: String| {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         strftime(&format, now)
+    });
+    env.set_formatter(|out, state, value| {
+        charge_writing(state, value)?;
+        minijinja::escape_formatter(out, state, value)
     });
     env.set_unknown_method_callback(|state, value, method, args| {
         if let Some(text) = value.as_str() {
@@ -36,7 +40,8 @@ fn charge_method(state: &State, text: &str, method: &str, args: &[Value]) -> Res
     let refuse = |what| Err(Error::new(ErrorKind::InvalidOperation, what));
     let made = match method {
         "replace" => {
-            text.matches(arg(0).unwrap_or_default()).count() * arg(1).unwrap_or_default().len()
+            let count = text.matches(arg(0).unwrap_or_default()).count();
+            count.saturating_mul(arg(1).unwrap_or_default().len())
         }
         "split" | "splitlines" => {
             let pieces = match arg(0) {
@@ -46,11 +51,11 @@ fn charge_method(state: &State, text: &str, method: &str, args: &[Value]) -> Res
             pieces * BYTES_PER_FUEL
         }
         "join" => {
-            let mut made = 0;
+            let mut made = 0usize;
             for item in args.first().into_iter().flat_map(Value::try_iter).flatten() {
                 let Some(item) = item.as_str() else { return refuse("join() takes strings") };
                 state.consume_fuel(1)?;
-                made += text.len() + item.len();
+                made = made.saturating_add(text.len() + item.len());
             }
             made
         }
@@ -62,24 +67,31 @@ fn charge_method(state: &State, text: &str, method: &str, args: &[Value]) -> Res
     state.consume_fuel((text.len().saturating_add(made) / BYTES_PER_FUEL) as u64 + 1)
 }
 
-/// Memory for as long as the fuel lasts.
-struct Metered {
-    out: Vec<u8>,
-    limit: usize,
-}
-
-impl std::io::Write for Metered {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if self.out.len() + bytes.len() > self.limit {
-            return Err(std::io::ErrorKind::OutOfMemory.into());
+/// Pays for writing a list or map out, before that is done. A list that holds another twice, which
+/// holds a third twice, and so on, is small in memory and endless on paper.
+fn charge_writing(state: &State, value: &Value) -> Result<(), Error> {
+    const DEEPEST: usize = 100;
+    let mut open = vec![(value.clone(), 0)];
+    while let Some((value, depth)) = open.pop() {
+        if depth > DEEPEST {
+            return Err(Error::new(ErrorKind::InvalidOperation, "value is nested too deeply"));
         }
-        self.out.extend_from_slice(bytes);
-        Ok(bytes.len())
+        let is_map = value.kind() == ValueKind::Map;
+        if !is_map && value.kind() != ValueKind::Seq {
+            let bytes = value.as_str().map_or(0, str::len);
+            state.consume_fuel((bytes / BYTES_PER_FUEL) as u64)?;
+            continue;
+        }
+        for item in value.try_iter()?.checked() {
+            state.consume_fuel(1)?;
+            let item = item?;
+            if is_map {
+                open.push((value.get_item(&item)?, depth + 1));
+            }
+            open.push((item, depth + 1));
+        }
     }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+    Ok(())
 }
 
 /// Writes `, ` and `: ` as Python does.
@@ -115,8 +127,8 @@ fn tojson(state: &State, value: &Value, options: Kwargs) -> Result<String, Error
     let indent: Option<usize> = options.get("indent")?;
     let _: Option<bool> = options.get("ensure_ascii")?;
     options.assert_all_used()?;
-    let fuel = state.fuel_levels().map_or(0, |(_, left)| left as usize);
-    let mut out = Metered { out: Vec::new(), limit: fuel.saturating_mul(BYTES_PER_FUEL) };
+    charge_writing(state, value)?;
+    let mut out = Vec::new();
     let written = match indent {
         Some(n) => {
             let spaces = " ".repeat(n.min(16));
@@ -127,7 +139,7 @@ fn tojson(state: &State, value: &Value, options: Kwargs) -> Result<String, Error
     };
     let failed = |why| Error::new(ErrorKind::BadSerialization, why);
     written.map_err(|e| failed(e.to_string()))?;
-    String::from_utf8(out.out).map_err(|e| failed(e.to_string()))
+    String::from_utf8(out).map_err(|e| failed(e.to_string()))
 }
 
 const MONTHS: [&str; 12] = [
