@@ -9,6 +9,7 @@ use nanoinfer_kernels::{Isa, Kernels};
 use crate::cache::{Cache, KvType, SeqId};
 use crate::forward::{Pass, Slot};
 use crate::pool::Pool;
+use crate::profile::Profile;
 use crate::scratch::{Local, MAX_LOGITS, MAX_TOKENS, Scratch};
 use crate::{Error, Model, machine};
 
@@ -125,6 +126,16 @@ impl Engine {
     /// The instruction set in use.
     pub fn isa(&self) -> Isa {
         self.kernels.isa()
+    }
+
+    /// Starts measuring the steps of passes anew, or stops.
+    pub fn set_profiling(&mut self, enabled: bool) {
+        self.locals[0].profile.enable(enabled);
+    }
+
+    /// Time per step since [`Self::set_profiling`], as the calling thread saw it.
+    pub fn profile(&self) -> &Profile {
+        &self.locals[0].profile
     }
 
     pub(crate) fn kernels(&self) -> Kernels {

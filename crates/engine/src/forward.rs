@@ -14,6 +14,7 @@ use nanoinfer_kernels::{
 
 use crate::cache::{Cache, SeqId};
 use crate::pool::{Columns, Item, Shared, Split, Worker};
+use crate::profile::PassStep;
 use crate::scratch::{ATTENTION_RUN, ActBuffers, Local, Scratch, panels_per_item};
 use crate::weights::{Layer, Matrix, Panels, Vector, Weights};
 
@@ -50,16 +51,21 @@ enum Into<'a> {
 impl Pass<'_> {
     /// The whole pass. Returns whether it was cancelled, the same on every worker.
     pub(crate) fn run(&self, w: &mut Worker<'_>, local: &mut Local) -> bool {
+        local.profile.begin();
         self.embed(w, local);
-        for (layer, cache) in self.weights.layers.iter().zip(0..) {
+        let mut before = PassStep::Embed;
+        for (layer, index) in self.weights.layers.iter().zip(0..) {
             if w.barrier_agree(|| self.cancel.load(atomic::Ordering::Relaxed)) {
                 return true;
             }
-            self.layer(w, local, layer, cache);
+            local.profile.mark(before);
+            self.layer(w, local, layer, index);
+            before = PassStep::Down;
         }
-        w.barrier();
+        local.step(w, before);
         if !self.wanted.is_empty() {
             self.head(w, local);
+            local.step(w, PassStep::Head);
         }
         false
     }
@@ -67,21 +73,21 @@ impl Pass<'_> {
     fn layer(&self, w: &mut Worker<'_>, local: &mut Local, layer: &Layer, index: usize) {
         let s = self.scratch;
         self.norm(w, local, &layer.attn_norm, &s.acts);
-        w.barrier();
+        local.step(w, PassStep::Norm);
         self.matmul(w, &layer.attn_qkv, &s.acts, Into::Store(&s.qkv));
-        w.barrier();
+        local.step(w, PassStep::Qkv);
         self.rope_and_cache(w, local, index);
-        w.barrier();
+        local.step(w, PassStep::Rope);
         self.attention(w, local, index);
         w.barrier();
         self.pack_attention(w, local);
-        w.barrier();
+        local.step(w, PassStep::Attention);
         self.matmul(w, &layer.attn_output, &s.acts, Into::AddTo(&s.x));
-        w.barrier();
+        local.step(w, PassStep::AttnOutput);
         self.norm(w, local, &layer.ffn_norm, &s.acts);
-        w.barrier();
+        local.step(w, PassStep::Norm);
         self.gate_up(w, local, &layer.ffn_gate_up);
-        w.barrier();
+        local.step(w, PassStep::GateUp);
         self.matmul(w, &layer.ffn_down, &s.hidden, Into::AddTo(&s.x));
     }
 

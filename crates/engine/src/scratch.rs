@@ -7,7 +7,8 @@ use nanoinfer_format::{Config, GROUP, LANES, Quant};
 use nanoinfer_kernels::{AttendBlock, Queries, QueriesMut};
 
 use crate::cache::KvType;
-use crate::pool::{Pool, Shared};
+use crate::pool::{Pool, Shared, Worker};
+use crate::profile::{PassStep, Profile};
 
 /// Most tokens in one pass: prefill streams the weights once per this many.
 pub(crate) const MAX_TOKENS: usize = 256;
@@ -68,7 +69,16 @@ pub(crate) struct Local {
     pub states: Vec<f32>,  // attention states of a run of queries
     pub spans: Vec<f32>,   // the same, of the span in progress
     pub queries: QueryBuffers,
+    pub profile: Profile,
     pub cancelled: bool, // how the last pass ended
+}
+
+impl Local {
+    /// Ends a step: waits for the others and notes the time.
+    pub(crate) fn step(&mut self, w: &mut Worker<'_>, step: PassStep) {
+        w.barrier();
+        self.profile.mark(step);
+    }
 }
 
 impl QueryBuffers {
@@ -141,6 +151,7 @@ impl Scratch {
                 sums: vec![0; queries],
                 x: vec![0.0; if eight_bit { 0 } else { width }],
             },
+            profile: Profile::new(),
             cancelled: false,
         }
     }

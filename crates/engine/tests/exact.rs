@@ -36,7 +36,7 @@ fn every_cache_type_is_exact_and_near_the_others() {
         }
         let (q8, f16) = (common::mean_kl(&all[2], &all[0]), common::mean_kl(&all[2], &all[1]));
         println!("{name} {quant:?}: KL to the f32 cache: q8 {q8:.1e}, f16 {f16:.1e}");
-// Where activations are quantized too, a last bit can tip one to the next step.
+        // Where activations are quantized too, a last bit can tip one to the next step.
         let f16_limit = if quant == Quant::F32 { 1e-6 } else { 5e-4 };
         assert!(q8 < 5e-4 && f16 < f16_limit, "{name}: {q8} {f16}");
     }

@@ -1,0 +1,93 @@
+//! Where the time of a pass goes, step by step.
+
+use std::time::{Duration, Instant};
+
+/// The steps of a forward pass, as `forward.rs` names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // the steps' own names
+pub enum PassStep {
+    Embed,
+    Norm,
+    Qkv,
+    Rope,
+    Attention,
+    AttnOutput,
+    GateUp,
+    Down,
+    Head,
+}
+
+impl PassStep {
+    /// All steps, in the order of a pass.
+    pub const ALL: [PassStep; 9] = [
+        Self::Embed,
+        Self::Norm,
+        Self::Qkv,
+        Self::Rope,
+        Self::Attention,
+        Self::AttnOutput,
+        Self::GateUp,
+        Self::Down,
+        Self::Head,
+    ];
+
+    /// Its name for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Embed => "embed",
+            Self::Norm => "norm",
+            Self::Qkv => "qkv",
+            Self::Rope => "rope",
+            Self::Attention => "attention",
+            Self::AttnOutput => "attn_output",
+            Self::GateUp => "gate_up",
+            Self::Down => "down",
+            Self::Head => "head",
+        }
+    }
+}
+
+/// Time per step, waiting at its barrier included, summed over layers and passes.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    times: [Duration; PassStep::ALL.len()],
+    since: Instant,
+    enabled: bool,
+}
+
+impl Profile {
+    pub(crate) fn new() -> Self {
+        Self { times: Default::default(), since: Instant::now(), enabled: false }
+    }
+
+    /// Starts over.
+    pub(crate) fn enable(&mut self, enabled: bool) {
+        *self = Self { enabled, ..Self::new() };
+    }
+
+    /// The pass begins.
+    pub(crate) fn begin(&mut self) {
+        if self.enabled {
+            self.since = Instant::now();
+        }
+    }
+
+    /// What ran since the last mark was `step`.
+    pub(crate) fn mark(&mut self, step: PassStep) {
+        if self.enabled {
+            let now = Instant::now();
+            self.times[step as usize] += now - self.since;
+            self.since = now;
+        }
+    }
+
+    /// Time of a step.
+    pub fn time(&self, step: PassStep) -> Duration {
+        self.times[step as usize]
+    }
+
+    /// Time of all steps.
+    pub fn total(&self) -> Duration {
+        self.times.iter().sum()
+    }
+}
