@@ -114,8 +114,9 @@ fn answer(session: &mut Session, args: &Generate) -> Result<(String, FinishReaso
             Event::Token { text, .. } | Event::Finished { text, .. } if args.json => {
                 all.push_str(text);
             }
-            Event::Token { text, bytes, .. } => out.piece(text, bytes)?,
-            Event::Finished { text, .. } => out.rest(text, !args.sampling.stop.is_empty())?,
+            Event::Token { text, bytes, .. } | Event::Finished { text, bytes, .. } => {
+                out.piece(text, bytes)?;
+            }
         }
         if let Event::Finished { reason, .. } = event {
             ended = reason;

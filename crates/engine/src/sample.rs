@@ -285,17 +285,17 @@ mod tests {
     fn each_filter_leaves_the_right_distribution() {
         let base = Sampling { temperature: 1.0, seed: 7, ..Sampling::default() };
         let all = [0, 1, 2, 3, 4];
-        assert_near(&frequencies(base.clone(), &LOGITS), &softmax(1.0, &all));
-        let hot = Sampling { temperature: 2.0, ..base.clone() };
+        assert_near(&frequencies(base, &LOGITS), &softmax(1.0, &all));
+        let hot = Sampling { temperature: 2.0, ..base };
         assert_near(&frequencies(hot, &LOGITS), &softmax(2.0, &all));
-        let k = Sampling { top_k: 3, ..base.clone() };
+        let k = Sampling { top_k: 3, ..base };
         assert_near(&frequencies(k, &LOGITS), &softmax(1.0, &[1, 2, 3]));
         // Two equal tokens have 81 %: 0.5 needs two of them, 0.3 only the first.
-        let p = Sampling { top_p: 0.5, ..base.clone() };
+        let p = Sampling { top_p: 0.5, ..base };
         assert_near(&frequencies(p, &LOGITS), &softmax(1.0, &[1, 3]));
-        let p = Sampling { top_p: 0.3, ..base.clone() };
+        let p = Sampling { top_p: 0.3, ..base };
         assert_near(&frequencies(p, &LOGITS), &softmax(1.0, &[1]));
-        let m = Sampling { min_p: 0.3, ..base.clone() };
+        let m = Sampling { min_p: 0.3, ..base };
         assert_near(&frequencies(m, &LOGITS), &softmax(1.0, &[1, 2, 3]));
         let both = Sampling { top_k: 3, top_p: 0.9, temperature: 2.0, ..base };
         assert_near(&frequencies(both, &LOGITS), &softmax(2.0, &[1, 2, 3]));
@@ -336,7 +336,7 @@ mod tests {
     #[test]
     fn a_draw_depends_on_seed_and_position_alone() {
         let sampling = Sampling { temperature: 1.0, seed: 3, ..Sampling::default() };
-        let (mut a, mut b) = (sampler(sampling.clone(), 5), sampler(sampling, 5));
+        let (mut a, mut b) = (sampler(sampling, 5), sampler(sampling, 5));
         let draws: Vec<u32> = (0..50).map(|p| a.draw(&mut LOGITS.to_vec(), p)).collect();
         let backwards: Vec<u32> = (0..50).rev().map(|p| b.draw(&mut LOGITS.to_vec(), p)).collect();
         assert!(draws.iter().eq(backwards.iter().rev()));

@@ -70,6 +70,8 @@ pub enum Event<'s> {
         reason: FinishReason,
         /// Text that was held back.
         text: &'s str,
+        /// The same as exact bytes, those given already left out.
+        bytes: &'s [u8],
     },
 }
 
@@ -364,11 +366,13 @@ impl Session {
     }
 
     fn finish(&mut self, reason: FinishReason) -> Event<'_> {
-        let text = match (&mut self.stream, &mut self.stop) {
-            (Some(stream), None) => stream.finish(),
-            (Some(stream), Some(stop)) => stop.finish_with(stream.finish()),
-            (None, _) => "",
-        };
-        Event::Finished { reason, text }
+        match (&mut self.stream, &mut self.stop) {
+            (Some(stream), Some(stop)) => {
+                let text = stop.finish_with(stream.finish());
+                Event::Finished { reason, text, bytes: text.as_bytes() }
+            }
+            (Some(stream), None) => Event::Finished { reason, text: stream.finish(), bytes: &[] },
+            (None, _) => Event::Finished { reason, text: "", bytes: &[] },
+        }
     }
 }

@@ -51,7 +51,7 @@ pub fn run(
         }
         session.prompt_chat(&messages)?;
         session.start(options.clone())?;
-        let (answer, reason) = answer(session, !options.stop.is_empty(), out)?;
+        let (answer, reason) = answer(session, out)?;
         messages.push(Message::new("assistant", answer));
         writeln!(notes, "[{}]", summary(session, reason))?;
     }
@@ -60,7 +60,6 @@ pub fn run(
 /// Streams one answer and returns it.
 fn answer(
     session: &mut Session,
-    stops: bool,
     out: &mut Output<impl Write>,
 ) -> Result<(String, FinishReason), Error> {
     let mut answer = String::new();
@@ -71,8 +70,8 @@ fn answer(
                 out.piece(text, bytes)?;
                 answer.push_str(text);
             }
-            Event::Finished { text, reason } => {
-                out.rest(text, stops)?;
+            Event::Finished { text, bytes, reason } => {
+                out.piece(text, bytes)?;
                 answer.push_str(text);
                 out.newline()?;
                 return Ok((answer, reason));

@@ -38,15 +38,6 @@ impl<W: Write> Output<W> {
         self.out.flush()
     }
 
-    /// Writes what an answer held back until its end. Without stop strings that is only a
-    /// replacement for the beginning of a character, whose bytes a pipe has had already.
-    ///
-    /// # Errors
-    /// As for [`Output::piece`].
-    pub fn rest(&mut self, text: &str, stops: bool) -> io::Result<()> {
-        self.piece(text, if stops { text.as_bytes() } else { &[] })
-    }
-
     /// Ends a line.
     ///
     /// # Errors
@@ -77,7 +68,7 @@ mod tests {
         let mut sink = Vec::new();
         let mut out = Output::new(&mut sink, false);
         out.piece("", b"\xe2").unwrap();
-        out.rest("\u{fffd}", false).unwrap();
+        out.piece("\u{fffd}", b"").unwrap();
         assert_eq!(sink, b"\xe2");
         assert_eq!(written(true, &pieces), "␛]0;x␇\u{fffd}".as_bytes());
     }

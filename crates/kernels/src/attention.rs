@@ -320,22 +320,24 @@ pub(crate) fn attend_tile<S: Simd, const M: usize, const P: usize>(s: S, a: Atte
     if first >= last {
         return;
     }
+    if let KvBlock::Q8 { v_scales, .. } = a.block {
+        for p in &mut p {
+            for (p, scale) in p.iter_mut().zip(v_scales.as_chunks::<16>().0) {
+                s.store(s.mul(s.load(p), s.load(scale)), p);
+            }
+        }
+    }
+    let p = std::array::from_fn(|m| p[m].as_flattened().first_chunk().expect("a block"));
+    let seen = (first, last);
     match a.block {
         KvBlock::F32 { v, .. } => {
-            values::<S, M, f32>(s, v, &p, decay, (first, last), a.head, a.states, |x| s.load(x));
+            values::<S, M, f32>(s, v, p, decay, seen, a.head, a.states, |x| s.load(x));
         }
         KvBlock::F16 { v, .. } => {
-            values::<S, M, u16>(s, v, &p, decay, (first, last), a.head, a.states, |x| {
-                s.load_f16(x)
-            });
+            values::<S, M, u16>(s, v, p, decay, seen, a.head, a.states, |x| s.load_f16(x));
         }
-        KvBlock::Q8 { v, v_scales, .. } => {
-            for p in &mut p {
-                for (p, scale) in p.iter_mut().zip(v_scales.as_chunks::<16>().0) {
-                    s.store(s.mul(s.load(p), s.load(scale)), p);
-                }
-            }
-            values::<S, M, i8>(s, v, &p, decay, (first, last), a.head, a.states, |x| s.load_i8(x));
+        KvBlock::Q8 { v, .. } => {
+            values::<S, M, i8>(s, v, p, decay, seen, a.head, a.states, |x| s.load_i8(x));
         }
     }
 }
@@ -380,7 +382,10 @@ fn scores_q8<S: Simd, const M: usize>(
     let quads = q.as_chunks::<4>().0.as_chunks::<M>().0;
     for (i, panel) in k.chunks_exact(16 * (a.head + 4)).enumerate() {
         let (key_scales, lines) = panel.as_chunks::<64>().0.split_first().expect("a panel");
-        let mut dot: [S::I; M] = std::array::from_fn(|m| s.seed(sums[m]));
+        let mut dot = [s.seed(0); M];
+        for m in 0..M {
+            dot[m] = s.seed(sums[m]);
+        }
         for (line, quad) in lines.iter().zip(quads) {
             let line = s.line(line);
             for m in 0..M {
@@ -436,7 +441,7 @@ fn softmax_step<S: Simd>(s: S, scores: &mut [[f32; 16]; 4], state: &mut [f32]) -
 fn values<S: Simd, const M: usize, T>(
     s: S,
     v: &[T],
-    p: &[[[f32; 16]; 4]; M],
+    p: [&[f32; BLOCK]; M],
     decay: [f32; M],
     (first, last): (usize, usize),
     head: usize,
@@ -445,13 +450,15 @@ fn values<S: Simd, const M: usize, T>(
 ) {
     for d in (0..head).step_by(16) {
         let at = |m: usize| m * (16 + head) + 16 + d;
-        let mut acc: [S::F; M] = std::array::from_fn(|m| {
-            s.mul(s.load(states[at(m)..].first_chunk().expect("checked")), s.splat(decay[m]))
-        });
-        for t in first..last {
-            let v = load(v[t * head + d..].first_chunk().expect("checked"));
+        let mut acc = [s.splat(0.0); M];
+        for m in 0..M {
+            let before = s.load(states[at(m)..].first_chunk().expect("checked"));
+            acc[m] = s.mul(before, s.splat(decay[m]));
+        }
+        for (t, v) in (first..last).zip(v[first * head + d..].chunks(head)) {
+            let v = load(v.first_chunk().expect("checked"));
             for m in 0..M {
-                acc[m] = s.fma(v, s.splat(p[m][t / 16][t % 16]), acc[m]);
+                acc[m] = s.fma(v, s.splat(p[m][t]), acc[m]);
             }
         }
         for m in 0..M {

@@ -191,8 +191,14 @@ fn group_q8<S: Simd, const M: usize, const P: usize>(
     quads: &[[[i8; 4]; M]],
     sums: &[i32; M],
 ) -> [[S::I; M]; P] {
-    let seed: [S::I; M] = std::array::from_fn(|m| s.seed(sums[m]));
-    let mut acc = [seed; P];
+    // Loops, not `array::from_fn`: a closure does not inherit the CPU features of its caller, and
+    // one that is not inlined costs a call per intrinsic.
+    let mut acc = [[s.seed(0); M]; P];
+    for acc in &mut acc {
+        for m in 0..M {
+            acc[m] = s.seed(sums[m]);
+        }
+    }
     let mut odd = [[s.seed(0); M]; P];
     for (j, quad) in quads.iter().enumerate() {
         for p in 0..P {

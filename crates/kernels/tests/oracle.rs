@@ -121,7 +121,7 @@ fn gemm_q8_is_the_integer_triple_loop() {
                             let mut want = c * scale;
                             if add {
                                 want += bias[panel * 16 + r];
-                                want = start[(panel * m + token) * 16 + r] + want;
+                                want += start[(panel * m + token) * 16 + r];
                             }
                             let got = out[(panel * m + token) * 16 + r];
                             assert_eq!(

@@ -98,15 +98,29 @@ pub(crate) enum Pattern {
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "type")]
 pub(crate) enum Normalizer {
-    Sequence { normalizers: Vec<Normalizer> },
-    NFC,
-    NFD,
-    NFKC,
-    NFKD,
+    Sequence {
+        normalizers: Vec<Normalizer>,
+    },
+    #[serde(rename = "NFC")]
+    Nfc,
+    #[serde(rename = "NFD")]
+    Nfd,
+    #[serde(rename = "NFKC")]
+    Nfkc,
+    #[serde(rename = "NFKD")]
+    Nfkd,
     Lowercase,
-    Prepend { prepend: String },
-    Replace { pattern: Pattern, content: String },
-    Strip { strip_left: bool, strip_right: bool },
+    Prepend {
+        prepend: String,
+    },
+    Replace {
+        pattern: Pattern,
+        content: String,
+    },
+    Strip {
+        strip_left: bool,
+        strip_right: bool,
+    },
 }
 
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq)]

@@ -28,10 +28,10 @@ pub(crate) fn build(normalizer: &Normalizer, steps: &mut Vec<Step>) -> Result<()
         Normalizer::Sequence { normalizers } => {
             return normalizers.iter().try_for_each(|n| build(n, steps));
         }
-        Normalizer::NFC => Step::Nfc,
-        Normalizer::NFD => Step::Nfd,
-        Normalizer::NFKC => Step::Nfkc,
-        Normalizer::NFKD => Step::Nfkd,
+        Normalizer::Nfc => Step::Nfc,
+        Normalizer::Nfd => Step::Nfd,
+        Normalizer::Nfkc => Step::Nfkc,
+        Normalizer::Nfkd => Step::Nfkd,
         Normalizer::Lowercase => Step::Lowercase,
         Normalizer::Prepend { prepend } => Step::Prepend(prepend.clone()),
         Normalizer::Strip { strip_left, strip_right } => {

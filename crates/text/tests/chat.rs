@@ -43,11 +43,9 @@ fn bombs_end_soon() {
     ];
     for bomb in bombs {
         let start = Instant::now();
-        println!("{bomb}");
         let error = render(bomb).expect_err(bomb).to_string();
         assert!(error.starts_with("chat template: ") && !error.contains('\n'), "{error}");
         // A bomb without a fuse takes minutes or all memory; this only tells those apart.
-        println!("{:?}: {error}", start.elapsed());
         assert!(start.elapsed() < Duration::from_secs(5), "{bomb}: {:?}", start.elapsed());
     }
 }

@@ -106,6 +106,22 @@ fn llama2_from_gguf_scores() {
 }
 
 #[test]
+fn named_pre_tokenizers() {
+    let goldens: Value = serde_json::from_str(include_str!("data/pre-tokenizers.json")).unwrap();
+    let texts: Vec<String> = serde_json::from_value(goldens["texts"].clone()).unwrap();
+    let by_name = goldens["ids"].as_object().unwrap();
+    assert_eq!((texts.len(), by_name.len()), (54, 10));
+    for (pre, ids) in by_name {
+        let json = tokenizer_json_from_gguf(&GgufVocab { pre, ..SMOL_GGUF.vocab() }).unwrap();
+        let tokenizer = Tokenizer::from_json(&json).unwrap();
+        let ids: Vec<Vec<u32>> = serde_json::from_value(ids.clone()).unwrap();
+        for (text, ids) in texts.iter().zip(ids) {
+            assert_eq!(tokenizer.encode(text, Specials::Parse), ids, "{pre}: {text:?}");
+        }
+    }
+}
+
+#[test]
 fn chat_renders_and_encodes() {
     let cases: Vec<Value> = serde_json::from_str(include_str!("data/smollm2-chat.json")).unwrap();
     let template =

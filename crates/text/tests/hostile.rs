@@ -43,17 +43,44 @@ fn small_tokenizer_is_sound() {
     assert!(vocab.is_special(5) && vocab.is_absent(6) && !vocab.is_absent(5));
 }
 
+/// The worked example of VOCAB_FORMAT.md.
+#[test]
+fn documented_example() {
+    let json = json!({
+        "added_tokens": [{"id": 2, "content": "<s>", "special": true}],
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+            {"type": "ByteFallback"}, {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+        ]},
+        "model": {"type": "BPE", "vocab": {"a": 0, "▁b": 1, "<s>": 2}, "merges": []},
+    });
+    let section = build_vocab(&serde_json::to_vec(&json).unwrap(), 4).unwrap();
+    let format = include_str!("../VOCAB_FORMAT.md");
+    let dump = format.split("```text\n").nth(1).unwrap().split("```").next().unwrap();
+    let byte = |word: &str| (word.len() == 2).then(|| u8::from_str_radix(word, 16).ok())?;
+    let bytes = |line: &str| -> Vec<u8> {
+        line.get(4..).unwrap().split_whitespace().map_while(byte).collect()
+    };
+    let documented: Vec<u8> = dump.lines().flat_map(bytes).collect();
+    assert_eq!(section, documented);
+}
+
 #[test]
 fn every_defect_is_an_error_that_says_so() {
     let regex = |r: &str| {
         let pattern = json!({"Regex": r});
         set("/pre_tokenizer", json!({"type": "Split", "pattern": pattern, "behavior": "Isolated"}))
     };
+    let open = r#"{"type":"Sequence","pretokenizers":["#.repeat(200);
+    let nested = open + &"]}".repeat(200);
+    let marked = String::from_utf8(set("/pre_tokenizer", json!("@"))).unwrap();
+    let nested = marked.replace("\"@\"", &nested).into_bytes();
     let cases = [
         (b"".to_vec(), "EOF"),
         (b"[]".to_vec(), "invalid length"),
         (b"{}".to_vec(), "missing field `model`"),
-        (vec![b'['; 100_000], "recursion limit"),
+        (nested, "recursion limit exceeded"),
         (set("/model/type", json!("Unigram")), "Unigram models are not supported"),
         (set("/model/vocab", json!({"a": -1})), "invalid value"),
         (set("/model/vocab", json!([["a", 0.5]])), "invalid type"),
@@ -90,7 +117,8 @@ fn every_defect_is_an_error_that_says_so() {
 fn every_defect_of_a_vocabulary_table_is_found() {
     let section = build_vocab(&serde_json::to_vec(&small()).unwrap(), 8).unwrap();
     let offsets_end = 32 + 4 * 9;
-    let defects: [(&str, &dyn Fn(&mut Vec<u8>)); 10] = [
+    type Damage<'a> = (&'a str, &'a dyn Fn(&mut Vec<u8>));
+    let defects: [Damage<'_>; 10] = [
         ("magic", &|s| s[0] = b'X'),
         ("version", &|s| s[4] = 2),
         ("count", &|s| s[8] = 9),
@@ -105,7 +133,7 @@ fn every_defect_of_a_vocabulary_table_is_found() {
     for (name, damage) in defects {
         let mut damaged = section.clone();
         damage(&mut damaged);
-        let error = VocabTable::parse(&damaged).err().expect(name);
+        let error = VocabTable::parse(&damaged).expect_err(name);
         assert!(matches!(error, Error::Vocab { offset, .. } if offset <= damaged.len()), "{name}");
     }
     for len in 0..section.len() {
@@ -115,7 +143,10 @@ fn every_defect_of_a_vocabulary_table_is_found() {
     let table = VocabTable::parse(&section).unwrap();
     for len in 0..section.len() {
         let vocab = table.view(&section[..len]);
-        (0..10).for_each(|id| drop(TextStream::new(&table, true).push(&vocab, id).len()));
+        for id in 0..10 {
+            let mut stream = TextStream::new(&table, true);
+            assert!(stream.push(&vocab, id).len() <= 3 * len);
+        }
     }
 }
 

@@ -15,7 +15,8 @@ fn stream(model: &Model, mut stream: TextStream, ids: &[u32]) -> String {
 
 fn id(model: &Model, bytes: &[u8]) -> u32 {
     let vocab = model.table.view(&model.section);
-    (0..vocab.len() as u32).find(|id| vocab.bytes(*id) == bytes && !vocab.is_special(*id)).unwrap()
+    let plain = |id: &u32| !vocab.is_special(*id) && !vocab.is_byte(*id);
+    (0..vocab.len() as u32).filter(plain).find(|id| vocab.bytes(*id) == bytes).unwrap()
 }
 
 fn oracle(model: &Model) -> tokenizers::Tokenizer {
