@@ -1,0 +1,64 @@
+//! Zero heap allocations on any thread within `Session::next` after the first token, text included.
+#![allow(unsafe_code)] // a global allocator cannot be written without
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use nanoinfer_engine::{Engine, EngineOptions, Event, GenerateOptions, Model, Sampling, Session};
+use nanoinfer_format::Quant;
+use nanoinfer_packer::fetch::ModelRef;
+use nanoinfer_packer::store::Store;
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call is handed to the system allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's contract is the system allocator's.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn generating_allocates_nothing() {
+    let model = ModelRef::parse("smollm2").unwrap();
+    let path = Store::open().unwrap().ready(&model, Quant::Q8, &mut |_| {}).unwrap();
+    let options = EngineOptions { threads: Some(2), ..EngineOptions::default() };
+    let engine = Engine::new(Model::open(path).unwrap(), &options).unwrap();
+    let mut session = Session::new(engine).unwrap();
+    let sampled = Sampling {
+        temperature: 0.8,
+        top_k: 40,
+        top_p: 0.95,
+        repetition_penalty: 1.1,
+        seed: 1,
+        ..Sampling::default()
+    };
+    for (sampling, stop) in [(Sampling::default(), vec![]), (sampled, vec!["§§".to_owned()])] {
+        session.prompt_text("Once upon a time").unwrap();
+        let max_tokens = Some(100);
+        session.start(GenerateOptions { max_tokens, sampling, stop, ignore_eos: true }).unwrap();
+        let (mut tokens, mut bytes, mut before) = (0, 0, 0);
+        while let Some(event) = session.next().unwrap() {
+            if let Event::Token { text, .. } = event {
+                tokens += 1;
+                bytes += text.len();
+            }
+            if tokens == 1 && before == 0 {
+                before = ALLOCATIONS.load(Ordering::Relaxed);
+            }
+        }
+        assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), before);
+        assert!(tokens == 100 && bytes > 100);
+    }
+}
