@@ -21,7 +21,8 @@ pub enum Quant {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Family the packer recognised, for people: `llama`, `mistral`.
+    /// Family the packer recognised, for people: `llama`, `mistral`. Printable ASCII without
+    /// blanks, at most 64 characters.
     pub architecture: String,
     /// Encoding of the linear layers.
     pub quant: Quant,
@@ -55,7 +56,7 @@ pub struct Config {
     pub windows: Vec<u32>,
 }
 
-/// A config that no model can have.
+/// A config or generation default that no model can have.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("config: {field} is {value}, expected {expected}")]
 pub struct ConfigError {
@@ -76,6 +77,11 @@ impl Config {
         let err = |field, value: &dyn ToString, expected| {
             Err(ConfigError { field, value: value.to_string(), expected })
         };
+        let name = &self.architecture;
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(|b| b.is_ascii_graphic()) {
+            let shown: String = name.escape_default().take(80).collect();
+            return err("architecture", &shown, "1 to 64 printable ASCII characters");
+        }
         let sizes = [
             ("d_model", self.d_model, MAX_DIM),
             ("d_ff", self.d_ff, MAX_DIM),
@@ -189,4 +195,31 @@ pub struct Generation {
     /// Divide the logit of seen tokens by this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repetition_penalty: Option<f64>,
+}
+
+impl Generation {
+    /// Checks that the tokens exist and that each setting is in its range.
+    pub fn validate(&self, vocab_size: u32) -> Result<(), ConfigError> {
+        let err = |field, value: &dyn ToString, expected| {
+            Err(ConfigError { field, value: value.to_string(), expected })
+        };
+        let tokens = self.bos.iter().map(|id| ("bos", id));
+        for (field, id) in tokens.chain(self.eos.iter().map(|id| ("eos", id))) {
+            if *id >= vocab_size {
+                return err(field, id, "a token below vocab_size");
+            }
+        }
+        let settings = [
+            ("temperature", self.temperature, 0.0..=1e6, "0 to 1000000"),
+            ("top_p", self.top_p, 0.0..=1.0, "0 to 1"),
+            ("min_p", self.min_p, 0.0..=1.0, "0 to 1"),
+            ("repetition_penalty", self.repetition_penalty, 1e-6..=1e6, "0.000001 to 1000000"),
+        ];
+        for (field, value, range, expected) in settings {
+            if let Some(value) = value.filter(|v| !range.contains(v)) {
+                return err(field, &value, expected);
+            }
+        }
+        Ok(())
+    }
 }

@@ -1,14 +1,16 @@
 //! Opening a file: validate once, then hand out views that cannot fail.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
 
 use crate::header::HeaderError;
 use crate::map::Map;
 use crate::{
-    Config, DATA_ALIGN, Encoding, Error, Generation, HEADER_LEN, Header, Role, Section,
-    SectionKind, Tensor, section, tensor,
+    ALIGN, Config, DATA_ALIGN, Encoding, Error, Generation, HEADER_LEN, Header, LANES, Role,
+    Section, SectionKind, Tensor, TensorSpec, panel_bytes, section, tensor,
 };
 
 /// An open model file: the map and its validated tables.
@@ -18,6 +20,7 @@ pub struct NanoFile {
     header: Header,
     config: Config,
     generation: Generation,
+    rows: Vec<section::Row>,
     sections: Vec<Section>,
     tensors: Vec<Tensor>,
     index: HashMap<(Role, Option<u32>), usize>,
@@ -35,14 +38,14 @@ impl NanoFile {
             let path = path.clone();
             move |source| Error::Io { path, what, source }
         };
-        let file = File::open(&path).map_err(io("cannot open"))?;
-        let meta = file.metadata().map_err(io("cannot read its size"))?;
+        let meta = path.metadata().map_err(io("cannot open"))?; // opening a pipe would wait
         if !meta.is_file() {
             return Err(Error::NotNano { path, what: "not a regular file".into() });
         }
         if meta.len() < HEADER_LEN as u64 {
             return Err(Error::NotNano { path, what: format!("only {} bytes long", meta.len()) });
         }
+        let file = File::open(&path).map_err(io("cannot open"))?;
         let map = Map::new(&file).map_err(io("cannot map"))?;
         Self::from_map(path, map)
     }
@@ -59,7 +62,11 @@ impl NanoFile {
             HeaderError::TooNew(what) => Error::TooNew { path: path.clone(), what },
             HeaderError::Damaged(what) => damaged(what),
         })?;
-        let sections = parse_sections(&map, &header).map_err(damaged)?;
+        let rows = parse_sections(&map, &header).map_err(damaged)?;
+        let sections: Vec<Section> = rows.iter().filter_map(section::Row::known).collect();
+        if content_id(&sections) != header.content_id {
+            return Err(damaged("the content id does not match the section table".into()));
+        }
         let bytes = |kind: SectionKind| -> Result<Option<&[u8]>, Error> {
             let Some(s) = sections.iter().find(|s| s.kind == kind) else { return Ok(None) };
             let bytes = view(&map, s.offset, s.len);
@@ -74,16 +81,17 @@ impl NanoFile {
         let needed = |kind: SectionKind| {
             bytes(kind)?.ok_or_else(|| damaged(format!("it has no {} section", kind.name())))
         };
-        let json_error =
-            |kind: SectionKind, e: serde_json::Error| damaged(format!("{}: {e}", kind.name()));
-        let config: Config = serde_json::from_slice(needed(SectionKind::Config)?)
-            .map_err(|e| json_error(SectionKind::Config, e))?;
-        config.validate().map_err(|source| Error::Config { path: path.clone(), source })?;
+        let invalid = |source| Error::Config { path: path.clone(), source };
+        let config: Config =
+            parse_json(SectionKind::Config, needed(SectionKind::Config)?).map_err(damaged)?;
+        config.validate().map_err(invalid)?;
         if !header.agrees_with(&config) {
             return Err(damaged("header and config disagree on the architecture".into()));
         }
-        let generation: Generation = serde_json::from_slice(needed(SectionKind::Generation)?)
-            .map_err(|e| json_error(SectionKind::Generation, e))?;
+        let generation: Generation =
+            parse_json(SectionKind::Generation, needed(SectionKind::Generation)?)
+                .map_err(damaged)?;
+        generation.validate(config.vocab_size).map_err(invalid)?;
         let data = sections
             .iter()
             .find(|s| s.kind == SectionKind::Data)
@@ -93,12 +101,11 @@ impl NanoFile {
         }
         let range = data.offset..data.offset + data.len;
         let tensors = parse_tensors(needed(SectionKind::Tensors)?, range).map_err(damaged)?;
-        let index: HashMap<_, _> =
-            tensors.iter().enumerate().map(|(i, t)| ((t.spec.role, t.spec.layer), i)).collect();
-        if index.len() != tensors.len() {
-            return Err(damaged("two tensors have the same role and layer".into()));
+        let index = tensor::index(&tensors, config.n_layers).map_err(damaged)?;
+        if tensor_hashes(&tensors) != data.hash {
+            return Err(damaged("the data section's hash is not that of its tensors".into()));
         }
-        Ok(Self { path, map, header, config, generation, sections, tensors, index })
+        Ok(Self { path, map, header, config, generation, rows, sections, tensors, index })
     }
 
     /// The path it was opened by.
@@ -169,36 +176,73 @@ impl NanoFile {
         }
     }
 
-    /// Checks every hash in the file, data included; the error names the first part that differs.
+    /// Checks every byte that `open` did not: all hashes, that floats are finite, and that what
+    /// lies between sections and tensors is zeros. The error names the first part that differs.
     pub fn verify(&self) -> Result<(), Error> {
-        let damaged = |what: String| Err(Error::Damaged { path: self.path.clone(), what });
-        for s in &self.sections {
-            let actual = match s.kind {
-                SectionKind::Data => tensor_hashes(&self.tensors),
-                _ => *blake3::hash(view(&self.map, s.offset, s.len)).as_bytes(),
-            };
-            if actual != s.hash {
-                return damaged(format!("the {} section does not match its hash", s.kind.name()));
+        let error = |what| Error::Damaged { path: self.path.clone(), what };
+        self.verify_bytes().map_err(error)
+    }
+
+    fn verify_bytes(&self) -> Result<(), String> {
+        let mut end = HEADER_LEN as u64;
+        for row in &self.rows {
+            if row.is_data() {
+                for t in &self.tensors {
+                    self.verify_gap(end, t.offset)?;
+                    self.verify_tensor(t)?;
+                    end = t.offset + t.len;
+                }
+                continue;
             }
-        }
-        for t in &self.tensors {
-            if blake3::hash(self.bytes(t)).as_bytes() != &t.hash {
-                let layer = t.spec.layer.map_or(String::new(), |l| format!(" of layer {l}"));
-                return damaged(format!(
-                    "tensor {}{layer} does not match its hash",
-                    t.spec.role.name()
-                ));
+            self.verify_gap(end, row.offset)?;
+            if blake3::hash(view(&self.map, row.offset, row.len)) != row.hash {
+                return Err(format!("{} does not match its hash", row.name()));
             }
+            end = row.offset + row.len;
         }
-        if self.content_id() != self.header.content_id {
-            return damaged("the content id does not match the contents".into());
+        self.verify_gap(end, self.header.section_table_offset)
+    }
+
+    fn verify_tensor(&self, t: &Tensor) -> Result<(), String> {
+        let bytes = self.bytes(t);
+        if blake3::hash(bytes) != t.hash {
+            return Err(format!("tensor {} does not match its hash", t.spec.label()));
+        }
+        if !is_finite(bytes, &t.spec) {
+            return Err(format!("tensor {} holds a number that is not finite", t.spec.label()));
         }
         Ok(())
     }
 
-    fn content_id(&self) -> [u8; 32] {
-        content_id(&self.sections)
+    fn verify_gap(&self, start: u64, end: u64) -> Result<(), String> {
+        match view(&self.map, start, end - start).iter().position(|&b| b != 0) {
+            Some(at) => Err(format!("byte {} is in no part and not zero", start + at as u64)),
+            None => Ok(()),
+        }
     }
+}
+
+/// Whether a tensor's floats (weights, or the scales of 8-bit weights) are finite: one that is not
+/// would spread through every later result.
+fn is_finite(bytes: &[u8], spec: &TensorSpec) -> bool {
+    let finite =
+        |bytes: &[u8]| bytemuck::cast_slice::<u8, f32>(bytes).iter().all(|x| x.is_finite());
+    match spec.encoding {
+        Encoding::U64 => true,
+        Encoding::F32 | Encoding::F32Panel => finite(bytes),
+        Encoding::Q8Panel => bytes
+            .chunks_exact(panel_bytes(Encoding::Q8Panel, spec.stored[2] as usize))
+            .all(|panel| finite(&panel[..4 * LANES])),
+    }
+}
+
+/// Reads JSON. Control characters of a hostile file do not get into the one-line message.
+fn parse_json<T: DeserializeOwned>(kind: SectionKind, bytes: &[u8]) -> Result<T, String> {
+    if bytes.first() != Some(&b'{') {
+        return Err(format!("{}: not a JSON object", kind.name()));
+    }
+    serde_json::from_slice(bytes)
+        .map_err(|e| format!("{}: {e}", kind.name()).replace(char::is_control, "\u{fffd}"))
 }
 
 /// BLAKE3 over the tensors' hashes in table order: the data section's hash.
@@ -231,33 +275,34 @@ fn view(map: &[u8], offset: u64, len: u64) -> &[u8] {
     &map[offset as usize..(offset + len) as usize]
 }
 
-fn parse_sections(map: &[u8], header: &Header) -> Result<Vec<Section>, String> {
-    if header.section_count > MAX_SECTIONS {
-        return Err(format!("{} sections, at most {MAX_SECTIONS} allowed", header.section_count));
+/// Rows of the section table. They ascend without overlap between header and table, and the table
+/// ends the file, so that every byte belongs to one thing at most.
+fn parse_sections(map: &[u8], header: &Header) -> Result<Vec<section::Row>, String> {
+    let Header { section_count: n, section_table_offset: at, file_len, .. } = *header;
+    if n > MAX_SECTIONS {
+        return Err(format!("{n} sections, at most {MAX_SECTIONS} allowed"));
     }
-    let len = u64::from(header.section_count) * section::ROW as u64;
-    let at = header.section_table_offset;
-    if at < HEADER_LEN as u64 || at.checked_add(len).is_none_or(|end| end > map.len() as u64) {
-        return Err(format!("the section table lies at {at} + {len}, outside the file"));
+    let len = u64::from(n) * section::ROW as u64;
+    if at < HEADER_LEN as u64 || !at.is_multiple_of(ALIGN) || at.checked_add(len) != Some(file_len)
+    {
+        let place = format!("lies at {at} + {len}");
+        return Err(format!("the section table {place}, not at a multiple of 64 up to the end"));
     }
     let table = view(map, at, len);
-    if blake3::hash(table).as_bytes() != &header.section_table_hash {
+    if blake3::hash(table) != header.section_table_hash {
         return Err("the section table does not match its hash".into());
     }
-    let mut sections = Vec::with_capacity(header.section_count as usize);
-    let mut seen = HashSet::new();
+    let mut rows: Vec<section::Row> = Vec::with_capacity(n as usize);
+    let mut end = HEADER_LEN as u64;
     for row in table.as_chunks::<{ section::ROW }>().0 {
-        if let Some(s) = Section::from_row(row, header.file_len)? {
-            if s.offset < HEADER_LEN as u64 {
-                return Err(format!("the {} section overlaps the header", s.kind.name()));
-            }
-            if !seen.insert(s.kind) {
-                return Err(format!("two {} sections", s.kind.name()));
-            }
-            sections.push(s);
+        let row = section::Row::parse(row, end..at)?;
+        if rows.iter().any(|r| r.number == row.number) {
+            return Err(format!("{} occurs twice", row.name()));
         }
+        end = row.offset + row.len;
+        rows.push(row);
     }
-    Ok(sections)
+    Ok(rows)
 }
 
 fn parse_tensors(table: &[u8], data: std::ops::Range<u64>) -> Result<Vec<Tensor>, String> {

@@ -41,7 +41,8 @@ pub struct Header {
     pub section_count: u32,
     /// BLAKE3 of the section table.
     pub section_table_hash: [u8; 32],
-    /// The model's identity: BLAKE3 over config, tokenizer, template and tensor hashes.
+    /// The model's identity: BLAKE3 over config, tokenizer, template and tensor hashes. Checked
+    /// at open against the hashes in the section table; `verify` checks those against the bytes.
     pub content_id: [u8; 32],
 }
 
@@ -117,6 +118,9 @@ impl Header {
             return Err(HeaderError::Magic);
         }
         let version = le_u32(b, 8);
+        if version == 0 {
+            return Err(HeaderError::Damaged("format version 0, the first was 1".into()));
+        }
         if version != VERSION {
             return Err(HeaderError::TooNew(format!(
                 "format version {version}, this engine reads {VERSION}"

@@ -26,6 +26,7 @@ mod file;
 mod header;
 mod map;
 mod section;
+mod spec;
 mod tensor;
 mod writer;
 
@@ -34,7 +35,8 @@ pub use error::Error;
 pub use file::NanoFile;
 pub use header::{DATA_ALIGN, HEADER_LEN, Header, MAGIC, VERSION};
 pub use section::{Section, SectionKind};
-pub use tensor::{Encoding, LANES, Part, Role, Tensor, TensorSpec, panel_bytes};
+pub use spec::{Part, TensorSpec};
+pub use tensor::{Encoding, LANES, Role, Tensor, panel_bytes};
 pub use writer::{Staged, Writer};
 
 /// Rounds `n` up to a multiple of `to`.
@@ -45,6 +47,9 @@ pub use writer::{Staged, Writer};
 pub const fn pad(n: usize, to: usize) -> usize {
     n.div_ceil(to) * to
 }
+
+/// Sections, tensors and the section table begin at multiples of this: one cache line.
+pub(crate) const ALIGN: u64 = 64;
 
 /// Longest block of inputs one activation scale covers, and the multiple to which every panel's
 /// input dimension is padded.

@@ -1,5 +1,8 @@
 //! Rows of the section table: everything in a file that is not a tensor.
 
+use std::ops::Range;
+
+use crate::ALIGN;
 use crate::tensor::{le_u32, le_u64};
 
 /// What a section holds. Readers skip kinds they do not know.
@@ -68,6 +71,54 @@ pub struct Section {
 /// Bytes of one row of the section table.
 pub(crate) const ROW: usize = 64;
 
+/// A row of any kind: sections of kinds this crate does not know are skipped, but they occupy their
+/// place and `verify` checks their hash.
+#[derive(Clone, Copy)]
+pub(crate) struct Row {
+    pub(crate) number: u32,
+    pub(crate) offset: u64,
+    pub(crate) len: u64,
+    pub(crate) hash: [u8; 32],
+}
+
+impl Row {
+    /// Parses a row of a section that must lie in `room`.
+    pub(crate) fn parse(row: &[u8; ROW], room: Range<u64>) -> Result<Self, String> {
+        let hash = row[32..].try_into().expect("32 bytes");
+        let s = Self { number: le_u32(row, 0), offset: le_u64(row, 8), len: le_u64(row, 16), hash };
+        if row[4..8] != [0; 4] || row[24..32] != [0; 8] {
+            return Err(format!("{}: a reserved field is not zero", s.name()));
+        }
+        let end = s.offset.checked_add(s.len);
+        if s.offset < room.start || end.is_none_or(|end| end > room.end) {
+            let Range { start, end } = room;
+            let (name, offset, len) = (s.name(), s.offset, s.len);
+            return Err(format!("{name} lies at {offset} + {len}, not within {start}..{end}"));
+        }
+        if !s.offset.is_multiple_of(ALIGN) {
+            return Err(format!("{} at {} is not aligned to {ALIGN}", s.name(), s.offset));
+        }
+        Ok(s)
+    }
+
+    /// The section, if its kind is known.
+    pub(crate) fn known(&self) -> Option<Section> {
+        let &Self { number, offset, len, hash } = self;
+        SectionKind::from_u32(number).map(|kind| Section { kind, offset, len, hash })
+    }
+
+    pub(crate) fn is_data(&self) -> bool {
+        self.number == SectionKind::Data as u32
+    }
+
+    pub(crate) fn name(&self) -> String {
+        match SectionKind::from_u32(self.number) {
+            Some(kind) => format!("the {} section", kind.name()),
+            None => format!("section {}", self.number),
+        }
+    }
+}
+
 impl Section {
     pub(crate) fn to_row(&self) -> [u8; ROW] {
         let mut row = [0u8; ROW];
@@ -76,19 +127,5 @@ impl Section {
         row[16..24].copy_from_slice(&self.len.to_le_bytes());
         row[32..].copy_from_slice(&self.hash);
         row
-    }
-
-    /// Parses a row; `Ok(None)` for a kind this crate does not know.
-    pub(crate) fn from_row(row: &[u8; ROW], file_len: u64) -> Result<Option<Self>, String> {
-        let number = le_u32(row, 0);
-        let (offset, len) = (le_u64(row, 8), le_u64(row, 16));
-        if offset.checked_add(len).is_none_or(|end| end > file_len) {
-            return Err(format!("section {number} lies at {offset} + {len}, outside the file"));
-        }
-        let Some(kind) = SectionKind::from_u32(number) else { return Ok(None) };
-        if row[4..8] != [0; 4] || row[24..32] != [0; 8] {
-            return Err(format!("section {}: a reserved field is not zero", kind.name()));
-        }
-        Ok(Some(Self { kind, offset, len, hash: row[32..].try_into().expect("32 bytes") }))
     }
 }

@@ -1,6 +1,8 @@
 //! Rows of the tensor table: what a tensor is, how it is encoded, where it lies.
 
-use crate::{GROUP, pad};
+use std::collections::HashMap;
+
+use crate::{ALIGN, Part, TensorSpec};
 
 /// Output rows per panel: the width of one 512-bit register of f32, and of every kernel's tile.
 pub const LANES: usize = 16;
@@ -61,6 +63,16 @@ impl Role {
     /// The role with this number in a file.
     pub fn from_u32(v: u32) -> Option<Role> {
         Self::ALL.iter().map(|&(r, _)| r).find(|&r| r as u32 == v)
+    }
+
+    /// Whether it names a part of a fused tensor, never a tensor of its own.
+    pub(crate) fn is_part(self) -> bool {
+        self as u32 >= Self::AttnQ as u32
+    }
+
+    /// Whether each layer has one.
+    pub(crate) fn is_per_layer(self) -> bool {
+        !self.is_part() && self as u32 >= Self::AttnNorm as u32
     }
 
     /// The field's name for it.
@@ -125,76 +137,6 @@ pub const fn panel_bytes(encoding: Encoding, k: usize) -> usize {
     }
 }
 
-/// One tensor inside a fused one. The fused tensor's rows repeat a unit; a unit holds, part after
-/// part, `count` blocks of `rows` logical rows, each block padded to 16 rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
-    /// What the part is.
-    pub role: Role,
-    /// Logical rows over all units.
-    pub n: u32,
-    /// Blocks of this part per unit.
-    pub count: u32,
-    /// Logical rows per block.
-    pub rows: u32,
-}
-
-/// What the packer says of a tensor before writing it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TensorSpec {
-    /// What it is for.
-    pub role: Role,
-    /// Layer, or none for a tensor of the whole model.
-    pub layer: Option<u32>,
-    /// How its numbers are stored.
-    pub encoding: Encoding,
-    /// Hadamard block applied to the input dimension; 1 = not rotated.
-    pub rotation: u32,
-    /// Inputs per activation scale; 0 where activations stay f32.
-    pub act_group: u32,
-    /// Logical `[experts, rows, inputs]`.
-    pub logical: [u32; 3],
-    /// Stored `[experts, rows, inputs]`, padding included.
-    pub stored: [u32; 3],
-    /// How often the unit of `parts` repeats; 1 for a tensor that is not fused.
-    pub repeat: u32,
-    /// Inputs come in blocks of `.0` logical values, each stored as `.1`; `(0, 0)` = contiguous.
-    pub k_unit: (u32, u32),
-    /// The tensors fused into this one; empty for a plain one. At most 4.
-    pub parts: Vec<Part>,
-}
-
-impl TensorSpec {
-    /// A plain (not panelled) f32 vector of `k` values, padded with zeros to `stored`.
-    pub fn vector(role: Role, layer: Option<u32>, k: usize, stored: usize) -> Self {
-        Self {
-            role,
-            layer,
-            encoding: Encoding::F32,
-            rotation: 1,
-            act_group: 0,
-            logical: [1, 1, k as u32],
-            stored: [1, 1, stored as u32],
-            repeat: 1,
-            k_unit: (0, 0),
-            parts: Vec::new(),
-        }
-    }
-
-    /// A panelled matrix of `n` rows and `k` inputs, both padded: rows to 16, inputs to 64.
-    pub fn matrix(role: Role, layer: Option<u32>, encoding: Encoding, n: usize, k: usize) -> Self {
-        let q8 = encoding == Encoding::Q8Panel;
-        Self {
-            encoding,
-            rotation: if q8 { GROUP as u32 } else { 1 },
-            act_group: if q8 { GROUP as u32 } else { 0 },
-            logical: [1, n as u32, k as u32],
-            stored: [1, pad(n, LANES) as u32, pad(k, GROUP) as u32],
-            ..Self::vector(role, layer, k, k)
-        }
-    }
-}
-
 /// A tensor of a file: what it is and where it lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tensor {
@@ -252,12 +194,13 @@ impl Tensor {
         let name = role.name();
         let encoding = Encoding::from_u32(u32_at(8))
             .ok_or_else(|| format!("{name}: encoding {} unknown", u32_at(8)))?;
-        if u32_at(20) != 0 || u32_at(24) != 0 || u32_at(68) != 0 || row[184..] != [0; 8] {
-            return Err(format!("{name}: a reserved field is not zero"));
-        }
         let n_parts = u32_at(28) as usize;
         if n_parts > MAX_PARTS {
             return Err(format!("{name}: {n_parts} parts, at most {MAX_PARTS} allowed"));
+        }
+        let reserved = [&row[20..28], &row[68..72], &row[120 + 16 * n_parts..]];
+        if reserved.concat().iter().any(|&b| b != 0) {
+            return Err(format!("{name}: a reserved field is not zero"));
         }
         let mut parts = Vec::with_capacity(n_parts);
         for i in 0..n_parts {
@@ -296,33 +239,39 @@ impl Tensor {
 
     fn validate(&self, data: std::ops::Range<u64>) -> Result<(), String> {
         let s = &self.spec;
-        if s.logical.contains(&0) || s.logical.iter().zip(&s.stored).any(|(l, p)| l > p) {
-            return Err(format!("shape {:?} does not fit stored shape {:?}", s.logical, s.stored));
-        }
-        if s.encoding.is_panel()
-            && !(s.stored[1].is_multiple_of(LANES as u32)
-                && s.stored[2].is_multiple_of(GROUP as u32))
-        {
-            return Err(format!("stored shape {:?} is not whole panels", s.stored));
-        }
-        if !(s.rotation.is_power_of_two() && s.rotation <= 512) {
-            return Err(format!("rotation {} is not a power of two up to 512", s.rotation));
-        }
+        s.check()?;
         if s.encoding.stored_bytes(s.stored) != Some(self.len) {
             return Err(format!("{} bytes do not fit stored shape {:?}", self.len, s.stored));
         }
         let end = self.offset.checked_add(self.len);
-        if !self.offset.is_multiple_of(64)
+        if !self.offset.is_multiple_of(ALIGN)
             || self.offset < data.start
             || end.is_none_or(|e| e > data.end)
         {
             return Err(format!(
-                "lies at {} + {}, outside the data section",
+                "lies at {} + {}, not at a multiple of {ALIGN} within the data section {data:?}",
                 self.offset, self.len
             ));
         }
         Ok(())
     }
+}
+
+/// Where each tensor is in the table. Checks that no two are the same and that their layers exist.
+pub(crate) fn index(
+    tensors: &[Tensor],
+    n_layers: u32,
+) -> Result<HashMap<(Role, Option<u32>), usize>, String> {
+    let mut index = HashMap::with_capacity(tensors.len());
+    for (i, Tensor { spec, .. }) in tensors.iter().enumerate() {
+        if spec.layer.is_some_and(|l| l >= n_layers) {
+            return Err(format!("{} in a model of {n_layers} layers", spec.label()));
+        }
+        if index.insert((spec.role, spec.layer), i).is_some() {
+            return Err(format!("two tensors {}", spec.label()));
+        }
+    }
+    Ok(index)
 }
 
 pub(crate) fn le_u32(bytes: &[u8], at: usize) -> u32 {

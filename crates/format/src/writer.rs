@@ -8,7 +8,7 @@ use tempfile::NamedTempFile;
 
 use crate::file::{content_id, tensor_hashes};
 use crate::{
-    Config, DATA_ALIGN, Error, Generation, Header, Section, SectionKind, Tensor, TensorSpec,
+    ALIGN, Config, DATA_ALIGN, Error, Generation, Header, Section, SectionKind, Tensor, TensorSpec,
 };
 
 /// A file being written. Dropping it before [`Staged::commit`] leaves nothing behind.
@@ -93,7 +93,8 @@ impl Writer {
         if self.open.is_some() {
             return Err(self.misuse("a tensor is still open"));
         }
-        self.align(64)?;
+        spec.check().map_err(|what| self.misuse(format!("{}: {what}", spec.label())))?;
+        self.align(ALIGN)?;
         self.open = Some((spec, self.at, blake3::Hasher::new()));
         Ok(())
     }
@@ -116,7 +117,7 @@ impl Writer {
         if spec.encoding.stored_bytes(spec.stored) != Some(len) {
             return Err(self.misuse(format!(
                 "{} got {len} bytes, its stored shape {:?} says otherwise",
-                spec.role.name(),
+                spec.label(),
                 spec.stored
             )));
         }
@@ -133,8 +134,13 @@ impl Writer {
         self.end()
     }
 
-    /// Adds a section; it is written after the data.
+    /// Adds a section; it is written after the data. Config, generation defaults, tensor table and
+    /// data are not for the caller: [`Self::finish`] writes them.
     pub fn section(&mut self, kind: SectionKind, bytes: impl Into<Vec<u8>>) -> Result<(), Error> {
+        use SectionKind::{Config, Data, Generation, Tensors};
+        if matches!(kind, Config | Generation | Tensors | Data) {
+            return Err(self.misuse(format!("the {} section is written by itself", kind.name())));
+        }
         if self.pending.iter().any(|(k, _)| *k == kind) {
             return Err(self.misuse(format!("two {} sections", kind.name())));
         }
@@ -147,27 +153,31 @@ impl Writer {
         if self.open.is_some() {
             return Err(self.misuse("a tensor is still open"));
         }
-        config.validate().map_err(|source| Error::Config { path: self.target.clone(), source })?;
+        config
+            .validate()
+            .and_then(|()| generation.validate(config.vocab_size))
+            .map_err(|source| Error::Config { path: self.target.clone(), source })?;
+        crate::tensor::index(&self.tensors, config.n_layers).map_err(|what| self.misuse(what))?;
         let data = Section {
             kind: SectionKind::Data,
             offset: DATA_ALIGN,
             len: self.at - DATA_ALIGN,
             hash: tensor_hashes(&self.tensors),
         };
-        self.section(SectionKind::Config, json(config))?;
-        self.section(SectionKind::Generation, json(generation))?;
         let table: Vec<u8> = self.tensors.iter().flat_map(Tensor::to_row).collect();
-        self.section(SectionKind::Tensors, table)?;
-        let mut sections = vec![data];
         let mut pending = std::mem::take(&mut self.pending);
+        pending.push((SectionKind::Config, json(config)));
+        pending.push((SectionKind::Generation, json(generation)));
+        pending.push((SectionKind::Tensors, table));
+        let mut sections = vec![data];
         pending.sort_by_key(|(kind, _)| *kind as u32); // the file does not depend on call order
         for (kind, bytes) in pending {
-            self.align(64)?;
+            self.align(ALIGN)?;
             let hash = *blake3::hash(&bytes).as_bytes();
             sections.push(Section { kind, offset: self.at, len: bytes.len() as u64, hash });
             self.put(&bytes)?;
         }
-        self.align(64)?;
+        self.align(ALIGN)?;
         let mut header = Header::of(config);
         header.content_id = content_id(&sections);
         let table: Vec<u8> = sections.iter().flat_map(Section::to_row).collect();

@@ -1,0 +1,143 @@
+//! What a tensor is and how it is encoded, and which of that fits together.
+
+use crate::{Encoding, GROUP, LANES, Role, pad};
+
+/// One tensor inside a fused one. The fused tensor's rows repeat a unit; a unit holds, part after
+/// part, `count` blocks of `rows` logical rows, each block padded to 16 rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// What the part is.
+    pub role: Role,
+    /// Logical rows over all units.
+    pub n: u32,
+    /// Blocks of this part per unit.
+    pub count: u32,
+    /// Logical rows per block.
+    pub rows: u32,
+}
+
+/// What the packer says of a tensor before writing it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// What it is for.
+    pub role: Role,
+    /// Layer, or none for a tensor of the whole model.
+    pub layer: Option<u32>,
+    /// How its numbers are stored.
+    pub encoding: Encoding,
+    /// Hadamard block applied to the input dimension; 1 = not rotated.
+    pub rotation: u32,
+    /// Inputs per activation scale; 0 where activations stay f32.
+    pub act_group: u32,
+    /// Logical `[experts, rows, inputs]`.
+    pub logical: [u32; 3],
+    /// Stored `[experts, rows, inputs]`, padding included.
+    pub stored: [u32; 3],
+    /// How often the unit of `parts` repeats; 1 for a tensor that is not fused.
+    pub repeat: u32,
+    /// Inputs come in blocks of `.0` logical values, each stored as `.1`; `(0, 0)` = contiguous.
+    pub k_unit: (u32, u32),
+    /// The tensors fused into this one; empty for a plain one. At most 4.
+    pub parts: Vec<Part>,
+}
+
+impl TensorSpec {
+    /// A plain (not panelled) f32 vector of `k` values, padded with zeros to `stored`.
+    pub fn vector(role: Role, layer: Option<u32>, k: usize, stored: usize) -> Self {
+        Self {
+            role,
+            layer,
+            encoding: Encoding::F32,
+            rotation: 1,
+            act_group: 0,
+            logical: [1, 1, k as u32],
+            stored: [1, 1, stored as u32],
+            repeat: 1,
+            k_unit: (0, 0),
+            parts: Vec::new(),
+        }
+    }
+
+    /// A panelled matrix of `n` rows and `k` inputs, both padded: rows to 16, inputs to 64.
+    pub fn matrix(role: Role, layer: Option<u32>, encoding: Encoding, n: usize, k: usize) -> Self {
+        let q8 = encoding == Encoding::Q8Panel;
+        Self {
+            encoding,
+            rotation: if q8 { GROUP as u32 } else { 1 },
+            act_group: if q8 { GROUP as u32 } else { 0 },
+            logical: [1, n as u32, k as u32],
+            stored: [1, pad(n, LANES) as u32, pad(k, GROUP) as u32],
+            ..Self::vector(role, layer, k, k)
+        }
+    }
+
+    /// Its name for people: `attn_qkv of layer 3`.
+    pub(crate) fn label(&self) -> String {
+        let layer = self.layer.map_or(String::new(), |l| format!(" of layer {l}"));
+        format!("{}{layer}", self.role.name())
+    }
+
+    /// Checks what can be said of a tensor without knowing the model: its fields fit each other.
+    /// Whether the shape is what the architecture needs is the engine's question.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let (e, n, k) = (self.stored[0], self.stored[1], self.stored[2]);
+        if self.role.is_part() || self.role.is_per_layer() != self.layer.is_some() {
+            return Err(format!("layer {:?} does not fit the role", self.layer));
+        }
+        let shrunk =
+            self.logical.iter().zip(&self.stored).any(|(logical, stored)| logical > stored);
+        if self.logical.contains(&0) || shrunk || self.logical[0] != e {
+            let (logical, stored) = (self.logical, self.stored);
+            return Err(format!("shape {logical:?} does not fit stored shape {stored:?}"));
+        }
+        if self.encoding.is_panel()
+            && !(n.is_multiple_of(LANES as u32) && k.is_multiple_of(GROUP as u32))
+        {
+            return Err(format!("stored shape {:?} is not whole panels", self.stored));
+        }
+        let q8 = self.encoding == Encoding::Q8Panel;
+        let r = self.rotation;
+        if !(r == 1 || q8 && r.is_power_of_two() && r <= 512 && k.is_multiple_of(r)) {
+            let encoding = self.encoding.name();
+            return Err(format!("rotation in blocks of {r} does not fit {k} inputs of {encoding}"));
+        }
+        if self.act_group != if q8 { GROUP as u32 } else { 0 } {
+            return Err(format!("{} inputs per activation scale", self.act_group));
+        }
+        let (from, to) = self.k_unit;
+        let k_logical = self.logical[2];
+        let spread = || {
+            from > 0
+                && from <= to
+                && k_logical.is_multiple_of(from)
+                && u64::from(k_logical / from) * u64::from(to) <= u64::from(k)
+        };
+        if self.k_unit != (0, 0) && !spread() {
+            return Err(format!("inputs in blocks of {from} stored as {to} do not fit"));
+        }
+        if !self.parts_fit() {
+            return Err("its parts do not make up its rows".into());
+        }
+        Ok(())
+    }
+
+    fn parts_fit(&self) -> bool {
+        if self.parts.is_empty() {
+            return self.repeat == 1;
+        }
+        let repeat = u64::from(self.repeat);
+        let (mut logical, mut stored) = (0u64, 0u64);
+        for p in &self.parts {
+            let [n, count, rows] = [p.n, p.count, p.rows].map(u64::from);
+            let Some(blocks) = repeat.checked_mul(count) else { return false };
+            let Some(room) = blocks.checked_mul(rows) else { return false };
+            let padded = rows.next_multiple_of(LANES as u64).checked_mul(blocks);
+            let Some(total) = padded.and_then(|p| stored.checked_add(p)) else { return false };
+            if !p.role.is_part() || n == 0 || n > room {
+                return false;
+            }
+            (logical, stored) = (logical + n, total);
+        }
+        logical == u64::from(self.logical[1]) && stored == u64::from(self.stored[1])
+    }
+}

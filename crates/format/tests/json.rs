@@ -1,0 +1,136 @@
+//! Config and generation defaults of every wrong kind, correctly hashed and signed.
+
+mod common;
+
+use common::*;
+use nanoinfer_format::SectionKind as Kind;
+
+#[test]
+fn json_of_other_shapes() {
+    let bench = Bench::new();
+    let small = bench.small();
+    let with = |extra: &str| {
+        let mut json = serde_json::to_string(&config()).expect("JSON");
+        json.truncate(json.len() - 1);
+        json + extra
+    };
+    let good = serde_json::to_string(&config()).expect("JSON");
+    let configs = [
+        String::new(),
+        "{}".into(),
+        "null".into(),
+        "[]".into(),
+        with(r#","extra":1}"#),
+        with(",\"\\n\\u001b[2J\":1}"),
+        with(r#","n_layers":2}"#),
+        with(""),
+        with("}x"),
+        format!(" {good}"),
+        "[".repeat(100_000),
+        "{\"windows\":".to_string() + &"[".repeat(100_000),
+        good.replace("\"q8\"", "\"q8\\n\""),
+        good.replace("0.5", "1e999"),
+        good.replace("0.5", "NaN"),
+        good.replace("[0,16]", "[0,4294967296]"),
+    ];
+    for json in &configs {
+        let shown: String = json.chars().take(60).collect();
+        attack(&bench, &small, &shown, "config", |i| i.replace(Kind::Config, json.as_bytes()));
+    }
+    for json in ["", "[]", "null", "{", r#"{"beos":1}"#, r#"{"eos":1}"#, r#"{"bos":-1}"#] {
+        attack(&bench, &small, json, "generation defaults", |image| {
+            image.replace(Kind::Generation, json.as_bytes());
+        });
+    }
+    let mut image = small.clone();
+    image.replace(Kind::Config, b"{\xff}");
+    bench.refused(&image.0, "not UTF-8");
+    let spaced = good.replace(',', ", ");
+    image.replace(Kind::Config, spaced.as_bytes());
+    bench.open(&image.0).expect("white space is not an error").verify().expect("sound");
+}
+
+#[test]
+fn config_values() {
+    let bench = Bench::new();
+    let small = bench.small();
+    let refused = |field: &str, value: serde_json::Value| {
+        let mut json = serde_json::to_value(config()).expect("JSON");
+        let what = format!("{field} = {value}");
+        json[field] = value;
+        let mut image = small.clone();
+        image.replace(Kind::Config, json.to_string().as_bytes());
+        bench.refused(&image.0, &what)
+    };
+    let sizes = [
+        ("n_layers", 1u64 << 14),
+        ("d_model", 1 << 24),
+        ("d_ff", 1 << 24),
+        ("n_heads", 1 << 12),
+        ("n_kv_heads", 1 << 12),
+        ("head_dim", 1 << 12),
+        ("vocab_size", 1 << 24),
+        ("context_length", 1 << 30),
+    ];
+    for (field, max) in sizes {
+        for value in [0, max + 1, u64::from(u32::MAX)] {
+            let message = refused(field, value.into());
+            assert!(message.contains(field), "{message}");
+        }
+        for value in [serde_json::json!(1u64 << 32), (-1).into(), 1.5.into(), "2".into(), ().into()]
+        {
+            refused(field, value);
+        }
+    }
+    for field in ["norm_eps", "attention_scale", "rope_theta"] {
+        for value in [0.0, -1.0, 1e-46, 1e39, 1e-300] {
+            let message = refused(field, value.into());
+            assert!(message.contains(field), "{message}");
+        }
+    }
+    let others = [
+        ("n_kv_heads", 3.into(), "divisor"),
+        ("head_dim", 7.into(), "even"),
+        ("value_rotation", 0.into(), "power of two"),
+        ("value_rotation", 3.into(), "power of two"),
+        ("value_rotation", 16.into(), "divides head_dim"),
+        ("value_rotation", 128.into(), "up to 64"),
+        ("quant", "f32".into(), "f32 file"),
+        ("quant", "q4".into(), "unknown variant"),
+        ("windows", serde_json::json!([0]), "one entry per layer"),
+        ("windows", serde_json::json!([0, 0, 0]), "one entry per layer"),
+        ("windows", serde_json::json!([]), "one entry per layer"),
+        ("architecture", "".into(), "architecture"),
+        ("architecture", "a\n\u{1b}[31mb".into(), "architecture"),
+        ("architecture", "x".repeat(65).into(), "architecture"),
+        ("tied_embeddings", 1.into(), "boolean"),
+    ];
+    for (field, value, expected) in others {
+        let message = refused(field, value);
+        assert!(message.contains(expected), "{field}: {message}");
+    }
+}
+
+#[test]
+fn generation_values() {
+    let bench = Bench::new();
+    let small = bench.small();
+    let cases = [
+        (r#"{"bos":20}"#, "bos is 20"),
+        (r#"{"eos":[1,4294967295]}"#, "eos is 4294967295"),
+        (r#"{"temperature":-0.1}"#, "temperature is -0.1"),
+        (r#"{"temperature":1e7}"#, "temperature"),
+        (r#"{"top_p":1.5}"#, "top_p is 1.5"),
+        (r#"{"min_p":-1}"#, "min_p is -1"),
+        (r#"{"repetition_penalty":0}"#, "repetition_penalty is 0"),
+    ];
+    for (json, expected) in cases {
+        attack(&bench, &small, json, expected, |image| {
+            image.replace(Kind::Generation, json.as_bytes());
+        });
+    }
+    let mut image = small;
+    image.replace(Kind::Generation, b"{}");
+    let file = bench.open(&image.0).expect("all fields have defaults");
+    assert_eq!(file.generation(), &nanoinfer_format::Generation::default());
+}

@@ -1,0 +1,255 @@
+//! What the writer leaves behind: the right file, the old file, or none.
+
+mod common;
+
+use common::*;
+use nanoinfer_format::SectionKind as Kind;
+use nanoinfer_format::*;
+
+#[test]
+fn round_trip() {
+    let bench = Bench::new();
+    let small = bench.small();
+    let file = bench.open(&small.0).expect("opens");
+    file.verify().expect("sound");
+    assert_eq!(file.config(), &config());
+    assert_eq!(file.generation(), &generation());
+    assert_eq!(file.header().file_len, small.0.len() as u64);
+    assert_eq!(file.section(Kind::ChatTemplate).expect("present").1, b"{{ messages }}");
+    assert_eq!(file.section(Kind::Tokenizer).expect("present").1, b"{}");
+    assert!(file.section(Kind::Vocabulary).is_none());
+    assert_eq!(file.tensors().len(), specs().len());
+    for (spec, tensor) in specs().iter().zip(file.tensors()) {
+        let bytes = content(spec);
+        assert_eq!(&tensor.spec, spec);
+        assert!(file.bytes(tensor) == bytes, "{spec:?}");
+        assert!(tensor.offset.is_multiple_of(64));
+        assert_eq!(tensor.hash, *blake3::hash(&bytes).as_bytes());
+        assert_eq!(file.tensor(spec.role, spec.layer), Some(tensor));
+        let (floats, words) = (file.f32s(tensor), file.u64s(tensor));
+        match spec.encoding {
+            Encoding::F32 | Encoding::F32Panel => {
+                assert!(floats.iter().flat_map(|x| x.to_le_bytes()).eq(bytes));
+                assert!(words.is_empty());
+            }
+            Encoding::U64 => {
+                assert!(words.iter().flat_map(|x| x.to_le_bytes()).eq(bytes));
+                assert!(floats.is_empty());
+            }
+            Encoding::Q8Panel => assert!(floats.is_empty() && words.is_empty()),
+        }
+    }
+    assert_eq!(file.tensor(Role::AttnNorm, Some(1)), None);
+    assert_eq!(file.tensor(Role::Output, None), None);
+}
+
+/// The bytes are a promise: this changes only together with the version of the format.
+#[test]
+fn the_bytes_of_version_1() {
+    let small = Bench::new().small();
+    let config = r#"{"architecture":"llama","quant":"q8","n_layers":2,"d_model":32,"d_ff":48,"#
+        .to_string()
+        + r#""n_heads":2,"n_kv_heads":1,"head_dim":8,"vocab_size":20,"context_length":64,"#
+        + r#""norm_eps":0.00001,"attention_scale":0.5,"rope_theta":10000.0,"#
+        + r#""tied_embeddings":true,"value_rotation":8,"windows":[0,16]}"#;
+    let generation = r#"{"bos":1,"add_bos":true,"eos":[2,3],"temperature":0.5,"top_k":40,"#
+        .to_string()
+        + r#""top_p":0.9,"min_p":0.05,"repetition_penalty":1.1}"#;
+    let text = |kind| String::from_utf8_lossy(&small.0[small.section(kind)]).into_owned();
+    assert_eq!(text(Kind::Config), config);
+    assert_eq!(text(Kind::Generation), generation);
+    let hash = blake3::hash(&small.0).to_hex();
+    assert_eq!(hash.as_str(), "a407b80b23ff64c4cc196f0913d9364c1f5bfa157935743e424dfa013c17856b");
+}
+
+/// The spelling of numbers in `docs/FORMAT.md`: it is part of the content id.
+#[test]
+fn numbers_are_spelled_one_way() {
+    let cases = [
+        (1e-5, "0.00001"),
+        (9.99e-6, "9.99e-6"),
+        (1e-6, "1e-6"),
+        (0.1, "0.1"),
+        (10000.0, "10000.0"),
+        (1e15, "1000000000000000.0"),
+        (1e16, "1e+16"),
+        (f64::from(1e-5f32), "9.999999747378752e-6"),
+    ];
+    for (value, spelled) in cases {
+        let json = serde_json::to_string(&Config { norm_eps: value, ..config() }).expect("JSON");
+        assert!(json.contains(&format!("\"norm_eps\":{spelled},")), "{json}");
+    }
+}
+
+#[test]
+fn sections_may_come_in_any_order() {
+    let bench = Bench::new();
+    let file = |name: &str, kinds: &[Kind]| {
+        let mut w = Writer::create(bench.path(name)).expect("created");
+        kinds.iter().for_each(|&kind| w.section(kind, kind.name()).expect("new"));
+        w.finish(&config(), &generation()).expect("complete").commit().expect("committed");
+        std::fs::read(bench.path(name)).expect("readable")
+    };
+    let kinds = [Kind::Tokenizer, Kind::Vocabulary, Kind::ChatTemplate, Kind::Provenance];
+    let mut backwards = kinds;
+    backwards.reverse();
+    assert!(file("a.nano", &kinds) == file("b.nano", &backwards));
+}
+
+#[test]
+fn what_is_not_committed_leaves_nothing() {
+    let bench = Bench::new();
+    let path = bench.path("model.nano");
+    let mut w = Writer::create(&path).expect("created");
+    w.begin(specs().remove(0)).expect("sound");
+    w.write(&vec![1; 3 << 20]).expect("written"); // past the buffer
+    assert_eq!(bench.names().len(), 1, "a temporary file");
+    drop(w);
+    assert!(bench.names().is_empty(), "{:?}", bench.names());
+    let staged = write(&path);
+    NanoFile::open(staged.path()).expect("complete").verify().expect("sound");
+    assert!(!path.exists());
+    drop(staged);
+    assert!(bench.names().is_empty(), "{:?}", bench.names());
+}
+
+#[test]
+fn commit_replaces_and_open_files_stay_as_they_were() {
+    let bench = Bench::new();
+    let path = bench.path("model.nano");
+    std::fs::write(&path, "something else").expect("written");
+    write(&path).commit().expect("committed");
+    assert_eq!(bench.names(), ["model.nano"]);
+    let old = NanoFile::open(&path).expect("opens");
+    let mut w = Writer::create(&path).expect("created");
+    w.section(Kind::ChatTemplate, "another").expect("new");
+    let staged = w.finish(&config(), &generation()).expect("complete");
+    let id = staged.content_id();
+    staged.commit().expect("committed");
+    let new = NanoFile::open(&path).expect("opens");
+    assert_eq!((new.header().content_id, new.tensors().len()), (id, 0));
+    assert_ne!(old.header().content_id, id);
+    old.verify().expect("the map is of the old file");
+    new.verify().expect("sound");
+}
+
+#[test]
+fn a_reader_sees_the_old_file_or_the_new_one() {
+    let bench = Bench::new();
+    let path = bench.path("model.nano");
+    write(&path).commit().expect("committed");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut seen = 0;
+            while seen == 0 || !done.load(std::sync::atomic::Ordering::Relaxed) {
+                NanoFile::open(&path).expect("always whole").verify().expect("always sound");
+                seen += 1;
+            }
+        });
+        (0..10).for_each(|_| write(&path).commit().expect("committed"));
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        reader.join().expect("the reader never fails");
+    });
+}
+
+#[test]
+fn places_that_cannot_be_written() {
+    let bench = Bench::new();
+    std::fs::create_dir(bench.path("folder.nano")).expect("a folder");
+    std::fs::write(bench.path("file"), "").expect("a file");
+    let mut places = vec![
+        (bench.path("missing").join("model.nano"), "cannot create a file in its folder"),
+        (bench.path("file").join("model.nano"), "cannot create a file in its folder"),
+        (bench.path("folder.nano"), "is a folder"),
+        ("/".into(), "needs a file name"),
+        ("..".into(), "needs a file name"),
+    ];
+    if cfg!(target_os = "linux") {
+        places.push(("/proc/model.nano".into(), "cannot create a file in its folder"));
+    }
+    for (path, expected) in places {
+        let Err(e) = Writer::create(&path) else { panic!("{} was created", path.display()) };
+        let message = e.to_string();
+        assert!(message.contains(expected) && !message.contains('\n'), "{message}");
+        assert!(message.starts_with(&path.display().to_string()), "{message}");
+    }
+    assert_eq!(bench.names(), ["file", "folder.nano"]);
+}
+
+#[test]
+fn a_folder_that_comes_before_the_commit() {
+    let bench = Bench::new();
+    let path = bench.path("model.nano");
+    let staged = write(&path);
+    std::fs::create_dir(&path).expect("a folder");
+    let message = staged.commit().expect_err("a folder is in the way").to_string();
+    assert!(message.contains("cannot rename"), "{message}");
+    assert_eq!(bench.names(), ["model.nano"], "no temporary file is left");
+}
+
+#[test]
+fn misuse_is_an_error() {
+    let bench = Bench::new();
+    let vector = |role, layer| TensorSpec::vector(role, layer, 4, 64);
+    let norm = || vector(Role::OutputNorm, None);
+    let refused = |what: &str,
+                   expected: &str,
+                   use_it: &dyn Fn(&mut Writer) -> Result<(), Error>| {
+        let mut w = Writer::create(bench.path("model.nano")).expect("created");
+        let result = use_it(&mut w);
+        let message = match result.and_then(|()| w.finish(&config(), &generation()).map(drop)) {
+            Ok(()) => panic!("{what}: done"),
+            Err(e) => e.to_string(),
+        };
+        assert!(message.contains(expected) && message.contains("model.nano"), "{what}: {message}");
+    };
+    refused("no tensor", "no tensor is open", &|w| w.write(b"x"));
+    refused("no tensor", "no tensor is open", &Writer::end);
+    refused("open at the end", "still open", &|w| w.begin(norm()));
+    refused("two open", "still open", &|w| w.begin(norm()).and_then(|()| w.begin(norm())));
+    refused("too short", "output_norm got 0 bytes", &|w| w.begin(norm()).and_then(|()| w.end()));
+    refused("too long", "got 260 bytes", &|w| w.vector(norm(), &[1.0; 65]));
+    refused("twice", "two tensors output_norm", &|w| {
+        w.vector(norm(), &[1.0; 4]).and_then(|()| w.vector(norm(), &[1.0; 4]))
+    });
+    refused("a layer too many", "attn_norm of layer 2", &|w| {
+        w.vector(vector(Role::AttnNorm, Some(2)), &[1.0; 4])
+    });
+    refused("no layer", "does not fit the role", &|w| w.begin(vector(Role::AttnNorm, None)));
+    refused("half a panel", "whole panels", &|w| {
+        let mut spec = specs().remove(0);
+        spec.stored[1] += 8;
+        w.begin(spec)
+    });
+    refused("rotation", "blocks of 1024", &|w| {
+        let mut spec = TensorSpec::matrix(Role::Output, None, Encoding::Q8Panel, 16, 1024);
+        spec.rotation = 1024;
+        w.begin(spec)
+    });
+    refused("twice", "two tokenizer sections", &|w| {
+        w.section(Kind::Tokenizer, "{}").and_then(|()| w.section(Kind::Tokenizer, "{}"))
+    });
+    for kind in [Kind::Config, Kind::Generation, Kind::Tensors, Kind::Data] {
+        refused("own section", "written by itself", &|w| w.section(kind, "{}"));
+    }
+    assert!(bench.names().is_empty());
+}
+
+#[test]
+fn what_no_reader_would_accept_is_not_written() {
+    let bench = Bench::new();
+    let finish = |c: &Config, g: &Generation| {
+        let w = Writer::create(bench.path("model.nano")).expect("created");
+        w.finish(c, g).map(drop).expect_err("refused").to_string()
+    };
+    let no_layers = Config { n_layers: 0, ..config() };
+    assert!(finish(&no_layers, &generation()).contains("n_layers is 0"));
+    let not_finite = Config { norm_eps: f64::NAN, ..config() };
+    assert!(finish(&not_finite, &generation()).contains("norm_eps is NaN"));
+    let no_token = Generation { bos: Some(20), ..generation() };
+    assert!(finish(&config(), &no_token).contains("bos is 20"));
+    let hot = Generation { temperature: Some(f64::INFINITY), ..generation() };
+    assert!(finish(&config(), &hot).contains("temperature is inf"));
+    assert!(bench.names().is_empty());
+}
