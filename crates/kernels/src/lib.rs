@@ -1,7 +1,7 @@
 //! The arithmetic: integer and float kernels over one narrow sixteen-lane trait. No dependencies.
 //!
 //! ```text
-//!   gemm.rs  norm.rs  quantize.rs  activation.rs  attention.rs  rope.rs    generic, one algorithm each
+//!   gemm.rs norm.rs quantize.rs activation.rs attention.rs rope.rs peak.rs    generic, one algorithm each
 //!        └──────────────┬────────────────────────────────────┘
 //!                   isa.rs  trait Simd: about 25 operations on 16 lanes
 //!        ┌──────────────┼──────────────────┐
@@ -30,6 +30,7 @@ mod isa;
 mod math;
 mod norm;
 pub mod pack;
+mod peak;
 mod quantize;
 mod rope;
 mod table;
@@ -41,6 +42,7 @@ pub use attention::{
 };
 pub use gemm::{Acts, ActsF32, Gemm, GemmF32, MAX_TILE};
 pub use norm::RmsNorm;
+pub use peak::{PeakDots, ReadLines};
 pub use quantize::{PackF32, Quantize, Rotate};
 pub use rope::{Rope, rope_table};
 pub use table::{Isa, Kernels, UnknownIsa};

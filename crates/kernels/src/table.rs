@@ -9,8 +9,9 @@ use crate::attention::{FinishHead, MergeSpans, PackQuery, StoreKv};
 use crate::isa::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::{avx2::Avx2, avx512vnni::Avx512Vnni};
-use crate::{AttendBlock, ExpWeights, Gemm, GemmF32, Quantize, RmsNorm, Rope, Rotate, SiluMul};
-use crate::{activation, attention, gemm, isa::Simd, norm, quantize, rope};
+use crate::{AttendBlock, ExpWeights, Gemm, GemmF32, PeakDots, Quantize, ReadLines, RmsNorm};
+use crate::{Rope, Rotate, SiluMul};
+use crate::{activation, attention, gemm, isa::Simd, norm, peak, quantize, rope};
 
 /// An instruction set with kernels of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +89,10 @@ macro_rules! with_kernels {
             merge_spans(MergeSpans) = attention::merge;
             /// Attention output from its state.
             finish_head(FinishHead) = attention::finish;
+            /// Reads memory, as fast as this instruction set can.
+            read_lines(ReadLines) = peak::read_lines;
+            /// Multiplies bytes, as fast as this instruction set can.
+            peak_dots(PeakDots) = peak::peak_dots;
         }
     };
 }

@@ -1,0 +1,105 @@
+//! What the machine can do at most: loops that only read, and loops that only multiply.
+//!
+//! They are the roof under which a benchmark shows its results (Williams et al., "Roofline",
+//! 2009). Like every kernel they exist once per instruction set.
+
+use std::hint::black_box;
+
+use crate::gemm::with_tile;
+use crate::isa::Simd;
+
+/// Reads memory and keeps the lane-wise maximum, so that no read can be left out.
+pub struct ReadLines<'a> {
+    /// What to read, a multiple of 128 values.
+    pub values: &'a [f32],
+    /// Places to read from in turn: 1, 2, 4 or 8.
+    pub streams: usize,
+    /// The maximum, per lane.
+    pub out: &'a mut [f32; 16],
+}
+
+/// Multiplies what is in registers or the first cache, as the matrix product does.
+pub struct PeakDots<'a> {
+    /// Dots of 64 bytes to do; as many more as make whole tiles are done.
+    pub dots: usize,
+    /// Some sum of them.
+    pub out: &'a mut [f32; 16],
+}
+
+impl ReadLines<'_> {
+    pub(crate) fn check(&self) {
+        assert!(self.values.len().is_multiple_of(128));
+        assert!(matches!(self.streams, 1 | 2 | 4 | 8));
+    }
+}
+
+impl PeakDots<'_> {
+    pub(crate) fn check(&self) {}
+}
+
+#[inline(always)]
+pub(crate) fn read_lines<S: Simd>(s: S, a: ReadLines<'_>) {
+    match a.streams {
+        1 => streams::<S, 1, 8>(s, a),
+        2 => streams::<S, 2, 4>(s, a),
+        4 => streams::<S, 4, 2>(s, a),
+        _ => streams::<S, 8, 1>(s, a),
+    }
+}
+
+/// `N` streams, `L` lines of each at a time, an accumulator for every one.
+#[inline(always)]
+fn streams<S: Simd, const N: usize, const L: usize>(s: S, a: ReadLines<'_>) {
+    let lines = a.values.as_chunks::<16>().0;
+    let each = lines.len() / N;
+    let mut parts = [&lines[..0]; N];
+    for n in 0..N {
+        parts[n] = &lines[n * each..(n + 1) * each];
+    }
+    let mut acc = [[s.splat(0.0); L]; N];
+    for at in (0..each).step_by(L) {
+        for n in 0..N {
+            let lines: &[[f32; 16]; L] = parts[n][at..].first_chunk().expect("checked");
+            for l in 0..L {
+                acc[n][l] = s.max(s.load(&lines[l]), acc[n][l]);
+            }
+        }
+    }
+    let mut all = acc[0][0];
+    for acc in acc.into_iter().flatten() {
+        all = s.max(acc, all);
+    }
+    s.store(all, a.out);
+}
+
+#[inline(always)]
+pub(crate) fn peak_dots<S: Simd>(s: S, a: PeakDots<'_>) {
+    if S::PANELS == 1 {
+        with_tile!(S::TILE, dots::<S, 1>(s, a));
+    } else {
+        with_tile!(S::TILE, dots::<S, 2>(s, a));
+    }
+}
+
+/// One register tile of the matrix product over and over. The operands pass through `black_box`,
+/// without which the compiler could see that every turn does the same. The quads sum to zero, so
+/// that no accumulator overflows however long it goes on.
+#[inline(always)]
+fn dots<S: Simd, const M: usize, const P: usize>(s: S, a: PeakDots<'_>) {
+    let (lines, quads) = ([[0x85u8; 64]; P], [[3i8, -2, 1, -2]; M]);
+    let mut acc = [[s.seed(0); M]; P];
+    for _ in 0..a.dots.div_ceil(M * P) {
+        let (lines, quads) = (black_box(&lines), black_box(&quads));
+        for p in 0..P {
+            let line = s.line(&lines[p]);
+            for m in 0..M {
+                acc[p][m] = s.dot(acc[p][m], line, &quads[m]);
+            }
+        }
+    }
+    let mut all = s.seed(0);
+    for acc in acc.into_iter().flatten() {
+        all = s.add_i32(all, acc);
+    }
+    s.store(s.to_f32(all), a.out);
+}
