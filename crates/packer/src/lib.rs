@@ -39,6 +39,7 @@ mod safetensors;
 mod sections;
 mod source;
 pub mod store;
+pub mod synthetic;
 mod text;
 mod weights;
 

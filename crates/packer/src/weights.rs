@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use nanoinfer_format::{Config, Role};
 
 use crate::Error;
-use crate::source::{FileTensor, TensorSource, Unpermuted};
+use crate::source::{FileTensor, TensorSource, Unpermuted, Zeros};
 
 /// Which weight: a role, its bias or itself, and the layer it belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -115,6 +115,20 @@ impl Weights {
     /// `path` is the folder or file that errors about missing tensors name.
     pub(crate) fn new(path: &Path, names: &'static Names) -> Self {
         Self { path: path.into(), names, slots: HashMap::new() }
+    }
+
+    /// Every weight this architecture needs, without biases, all of them zero: for plans of
+    /// models whose values do not matter.
+    pub(crate) fn zeros(config: &Config) -> Self {
+        let mut slots: HashMap<Slot, Box<dyn TensorSource>> = HashMap::new();
+        let mut add = |layer, shapes: &[(Role, [usize; 2])]| {
+            for &(role, shape) in shapes {
+                slots.insert(Slot { layer, role, bias: false }, Box::new(Zeros(shape)));
+            }
+        };
+        add(None, &model_shapes(config));
+        (0..config.n_layers).for_each(|layer| add(Some(layer), &layer_shapes(config)));
+        Self { path: PathBuf::new(), names: &HUGGING_FACE, slots }
     }
 
     fn error(path: &Path, tensor: &str, what: impl Into<String>) -> Error {

@@ -1,0 +1,195 @@
+//! Models of well-known shapes with random weights.
+//!
+//! Speed depends on shapes, not on values, so such a model tells how fast the real one would run
+//! here before it is downloaded. Weights are written as they lie in a file, from a small random
+//! number generator; nothing is quantized, so that a model of 7 billion weights takes seconds.
+
+use std::path::Path;
+
+use nanoinfer_format::{
+    Config, Encoding, Generation, LANES, Quant, Staged, TensorSpec, Writer, panel_bytes,
+};
+
+use crate::layout::{Body, plan};
+use crate::rope::{Scaling, turns};
+use crate::weights::Weights;
+use crate::{Error, Progress};
+
+/// The sizes of a published model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// As people know it.
+    pub name: &'static str,
+    n_layers: u32,
+    d_model: u32,
+    d_ff: u32,
+    n_heads: u32,
+    n_kv_heads: u32,
+    head_dim: u32,
+    vocab_size: u32,
+    tied_embeddings: bool,
+}
+
+#[rustfmt::skip]
+const fn shape(
+    name: &'static str, n_layers: u32, [d_model, d_ff]: [u32; 2], [n_heads, n_kv_heads]: [u32; 2],
+    head_dim: u32, vocab_size: u32, tied_embeddings: bool,
+) -> Shape {
+    Shape { name, n_layers, d_model, d_ff, n_heads, n_kv_heads, head_dim, vocab_size, tied_embeddings }
+}
+
+impl Shape {
+    /// The shapes there are, smallest first.
+    pub const ALL: [Shape; 6] = [
+        shape("tiny", 2, [128, 192], [4, 2], 32, 512, false),
+        shape("smollm2-135m", 30, [576, 1536], [9, 3], 64, 49152, true),
+        shape("tinyllama-1.1b", 22, [2048, 5632], [32, 4], 64, 32000, false),
+        shape("llama-3.2-1b", 16, [2048, 8192], [32, 8], 64, 128_256, true),
+        shape("llama-3.2-3b", 28, [3072, 8192], [24, 8], 128, 128_256, true),
+        shape("llama-2-7b", 32, [4096, 11008], [32, 32], 128, 32000, false),
+    ];
+
+    /// The shape of this name.
+    pub fn find(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.name == name)
+    }
+
+    /// The model: 8-bit weights, plain RoPE.
+    fn config(&self) -> Config {
+        Config {
+            architecture: "llama".into(),
+            quant: Quant::Q8,
+            n_layers: self.n_layers,
+            d_model: self.d_model,
+            d_ff: self.d_ff,
+            n_heads: self.n_heads,
+            n_kv_heads: self.n_kv_heads,
+            head_dim: self.head_dim,
+            vocab_size: self.vocab_size,
+            context_length: 1 << 17,
+            norm_eps: 1e-5,
+            attention_scale: 1.0 / f64::from(self.head_dim).sqrt(),
+            rope_theta: 10000.0,
+            tied_embeddings: self.tied_embeddings,
+            value_rotation: Config::largest_value_rotation(self.head_dim),
+            windows: vec![0; self.n_layers as usize],
+        }
+    }
+
+    /// Bytes of its tensors.
+    pub fn bytes(&self) -> u64 {
+        let config = self.config();
+        let (weights, turns) = parts(&config);
+        let plan = plan(&config, &weights, &turns);
+        plan.iter().filter_map(|p| p.spec.encoding.stored_bytes(p.spec.stored)).sum()
+    }
+}
+
+fn parts(c: &Config) -> (Weights, Vec<u64>) {
+    (Weights::zeros(c), turns(c.head_dim, c.rope_theta, &Scaling::None))
+}
+
+/// Writes a model of this shape, the same on every machine, to a temporary file in `folder`. The
+/// file is gone when what is returned is dropped, from memory when nothing maps it any more.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn build(
+    shape: &Shape,
+    folder: &Path,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Staged, Error> {
+    let config = shape.config();
+    let (weights, turns) = parts(&config);
+    let plan = plan(&config, &weights, &turns);
+    let mut writer = Writer::create(folder.join(shape.name))?;
+    let (mut noise, mut done, total) = (Noise(0x9e37_79b9_7f4a_7c15), 0, shape.bytes());
+    for planned in &plan {
+        let spec = &planned.spec;
+        writer.begin(spec.clone())?;
+        match &planned.body {
+            Body::Turns(turns) => {
+                writer.write(&turns.iter().flat_map(|t| t.to_le_bytes()).collect::<Vec<_>>())?;
+            }
+            Body::Rows { .. } if spec.encoding == Encoding::Q8Panel => {
+                panels(spec, &mut noise, &mut |bytes| writer.write(bytes))?;
+            }
+            Body::Rows { .. } => writer.write(
+                &1f32.to_le_bytes().repeat(spec.stored[1] as usize * spec.stored[2] as usize),
+            )?,
+        }
+        writer.end()?;
+        done += spec.encoding.stored_bytes(spec.stored).unwrap_or_default();
+        progress(Progress { done, total, role: spec.role, layer: spec.layer });
+    }
+    Ok(writer.finish(&config, &Generation::default())?)
+}
+
+/// Random panels, scaled so that an output has about the variance of an input.
+fn panels(
+    spec: &TensorSpec,
+    noise: &mut Noise,
+    write: &mut dyn FnMut(&[u8]) -> Result<(), nanoinfer_format::Error>,
+) -> Result<(), Error> {
+    const SPREAD: f32 = 73.3; // standard deviation of a uniform weight of -127…127
+    let k = spec.stored[2] as usize;
+    let scale = 1.0 / (SPREAD * (k as f32).sqrt());
+    let mut panel = vec![0; panel_bytes(spec.encoding, k)];
+    let (scales, lines) = panel.split_at_mut(4 * LANES);
+    scales.as_chunks_mut::<4>().0.fill(scale.to_le_bytes());
+    for _ in 0..spec.stored[1] as usize / LANES {
+        noise.fill(lines);
+        write(&[&*scales, &*lines].concat())?;
+    }
+    Ok(())
+}
+
+/// xorshift64: enough to keep values from repeating, and as fast as memory.
+struct Noise(u64);
+
+impl Noise {
+    /// Weights as stored, q + 128 with q from -127 to 127.
+    fn fill(&mut self, bytes: &mut [u8]) {
+        for eight in bytes.as_chunks_mut::<8>().0 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            *eight = self.0.to_le_bytes().map(|b| b.max(1));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nanoinfer_format::NanoFile;
+
+    /// Padding would have to be zeros, which `panels` does not write.
+    #[test]
+    fn no_shape_needs_padding() {
+        for shape in Shape::ALL {
+            let config = shape.config();
+            config.validate().unwrap();
+            let (weights, turns) = parts(&config);
+            for planned in plan(&config, &weights, &turns) {
+                assert_eq!(planned.spec.logical, planned.spec.stored, "{}", shape.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_synthetic_model_is_a_sound_file_that_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut last = None;
+        let staged =
+            build(&Shape::ALL[0], folder.path(), &mut |p| last = Some((p.done, p.total))).unwrap();
+        let bytes = Shape::ALL[0].bytes();
+        assert_eq!(last, Some((bytes, bytes)));
+        let file = NanoFile::open(staged.path()).unwrap();
+        drop(staged);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        file.verify().unwrap();
+        let data: u64 = file.tensors().iter().map(|t| t.len).sum();
+        assert_eq!((file.config().d_model, data), (128, bytes));
+    }
+}
