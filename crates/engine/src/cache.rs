@@ -45,6 +45,11 @@ impl KvType {
         }
     }
 
+    /// Bytes of one position of a sequence, all layers and heads.
+    pub(crate) fn bytes_per_position(self, c: &Config) -> u64 {
+        u64::from(c.n_layers) * u64::from(c.n_kv_heads) * self.bytes(c.head_padded())
+    }
+
     /// Bytes of one position of one KV head, keys and values.
     fn bytes(self, head: usize) -> u64 {
         let head = head as u64;
@@ -209,9 +214,7 @@ impl Cache {
     pub(crate) fn bytes(c: &Config, kv: KvType, ctx: usize, sequences: usize) -> Option<u64> {
         let positions =
             (ctx.div_ceil(BLOCK) as u64).checked_mul(BLOCK as u64 * sequences as u64)?;
-        let heads = u64::from(c.n_layers) * u64::from(c.n_kv_heads);
-        let per_position = heads * kv.bytes(c.head_padded());
-        positions.checked_mul(per_position)
+        positions.checked_mul(kv.bytes_per_position(c))
     }
 
     /// Positions a sequence can hold.

@@ -10,7 +10,7 @@ use crate::cache::{Cache, KvType, SeqId};
 use crate::forward::{Pass, Slot};
 use crate::pool::Pool;
 use crate::profile::Profile;
-use crate::scratch::{Local, MAX_LOGITS, MAX_TOKENS, Scratch};
+use crate::scratch::{Local, MAX_TOKENS, Scratch};
 use crate::{Error, Model, machine};
 
 /// How to run a model. The default suits one conversation on this machine.
@@ -28,11 +28,22 @@ pub struct EngineOptions {
     pub isa: Option<Isa>,
     /// Most tokens per pass during prefill, at most 256. Changes speed, never results.
     pub chunk: usize,
+    /// Most tokens per pass whose logits can be asked for, at most `chunk`. Each takes memory for
+    /// a whole vocabulary, so more than the default pays only where every position is scored.
+    pub logits_rows: usize,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { threads: None, ctx: None, kv: None, sequences: 1, isa: None, chunk: MAX_TOKENS }
+        Self {
+            threads: None,
+            ctx: None,
+            kv: None,
+            sequences: 1,
+            isa: None,
+            chunk: MAX_TOKENS,
+            logits_rows: 16,
+        }
     }
 }
 
@@ -75,6 +86,7 @@ pub struct Engine {
     wanted: Vec<usize>,
     row: Vec<f32>,
     chunk: usize,
+    logits_rows: usize,
     cancel: Canceller,
 }
 
@@ -93,8 +105,10 @@ impl Engine {
             Quant::Q8 => KvType::Q8,
             Quant::F32 => KvType::F32,
         });
+        let chunk = options.chunk.clamp(1, MAX_TOKENS);
+        let logits_rows = options.logits_rows.clamp(1, chunk);
         let needed = Cache::bytes(config, kv, ctx, sequences)
-            .and_then(|b| b.checked_add(Scratch::bytes(config, threads)))
+            .and_then(|b| b.checked_add(Scratch::bytes(config, threads, logits_rows)))
             .unwrap_or(u64::MAX);
         let available = machine::available_memory().unwrap_or(u64::MAX);
         if needed > available {
@@ -106,12 +120,13 @@ impl Engine {
         Ok(Self {
             kernels,
             cache: Cache::new(&pool, config, kv, ctx, sequences),
-            scratch: Scratch::new(&pool, config),
+            scratch: Scratch::new(&pool, config, logits_rows),
             locals: (0..threads).map(|_| Scratch::local(config, kv)).collect(),
             slots: Vec::with_capacity(MAX_TOKENS),
-            wanted: Vec::with_capacity(MAX_LOGITS),
+            wanted: Vec::with_capacity(logits_rows),
             row: vec![0.0; config.vocab_size as usize],
-            chunk: options.chunk.clamp(1, MAX_TOKENS),
+            chunk,
+            logits_rows,
             cancel: Canceller::default(),
             pool,
             model,
@@ -162,6 +177,16 @@ impl Engine {
         self.chunk
     }
 
+    /// Most tokens per [`Self::forward`] whose logits can be asked for.
+    pub fn max_logits(&self) -> usize {
+        self.logits_rows
+    }
+
+    /// Bytes of cache per position of a sequence: what attention reads of it in one pass.
+    pub fn kv_bytes_per_position(&self) -> u64 {
+        self.cache.kv.bytes_per_position(self.model.config())
+    }
+
     /// A handle that cancels passes.
     pub fn canceller(&self) -> Canceller {
         self.cancel.clone()
@@ -193,7 +218,7 @@ impl Engine {
     }
 
     /// Appends a batch of tokens to their sequences, any mix of prefill and decode, at most
-    /// [`Self::max_batch`] of which at most 16 want logits. On error, sequences are as before.
+    /// [`Self::max_batch`] of which at most [`Self::max_logits`] want logits. On error, sequences are as before.
     pub fn forward(&mut self, batch: &[Step]) -> Result<(), Error> {
         let vocab = self.model.config().vocab_size;
         if let Some(step) = batch.iter().find(|s| s.token >= vocab) {
@@ -211,7 +236,8 @@ impl Engine {
                 self.wanted.push(row);
             }
         }
-        assert!(self.wanted.len() <= MAX_LOGITS, "at most {MAX_LOGITS} rows of logits per pass");
+        let most = self.logits_rows;
+        assert!(self.wanted.len() <= most, "at most {most} rows of logits per pass");
         if batch.is_empty() {
             return Ok(());
         }

@@ -12,9 +12,6 @@ use crate::profile::{PassStep, Profile};
 
 /// Most tokens in one pass: prefill streams the weights once per this many.
 pub(crate) const MAX_TOKENS: usize = 256;
-/// Most tokens of one pass whose logits can be asked for.
-pub(crate) const MAX_LOGITS: usize = 16;
-
 /// Packed inputs of a matrix product, for up to `m` tokens (see `kernels::Acts`).
 pub(crate) struct ActBuffers {
     pub q: Shared<i8>,       // [k/64][tiles][16][tile][4], q8 models
@@ -47,7 +44,7 @@ pub(crate) struct Scratch {
     pub q: Shared<f32>,         // rotated queries [kv heads][m][group·head]
     pub attn: Shared<f32>,      // attention output [kv heads][m][group·head]
     pub final_acts: ActBuffers, // input of the output layer
-    pub logits: Shared<f32>,    // [vocab/16][rows][16]
+    pub logits: Shared<f32>,    // [vocab/16][logits_rows][16]
 }
 
 /// Tokens of one attention item.
@@ -116,7 +113,7 @@ impl QueryBuffers {
 }
 
 impl Scratch {
-    pub(crate) fn new(pool: &Pool, c: &Config) -> Self {
+    pub(crate) fn new(pool: &Pool, c: &Config, logits_rows: usize) -> Self {
         let (m, d, quant) = (MAX_TOKENS, c.d_model_padded(), c.quant);
         let (kv, unit) = (c.n_kv_heads as usize, c.group() * c.head_padded());
         let widest = d.max(c.attn_out_inputs());
@@ -129,8 +126,8 @@ impl Scratch {
             qkv: pool.shared(m * c.qkv_rows()),
             q: pool.shared(m * kv * unit),
             attn: pool.shared(m * kv * unit),
-            final_acts: ActBuffers::new(pool, quant, MAX_LOGITS, d),
-            logits: pool.shared(MAX_LOGITS * c.vocab_padded()),
+            final_acts: ActBuffers::new(pool, quant, logits_rows, d),
+            logits: pool.shared(logits_rows * c.vocab_padded()),
         }
     }
 
@@ -157,10 +154,10 @@ impl Scratch {
     }
 
     /// Bytes of all buffers, for the check against available memory.
-    pub(crate) fn bytes(c: &Config, workers: usize) -> u64 {
+    pub(crate) fn bytes(c: &Config, workers: usize, logits_rows: usize) -> u64 {
         let (d, ff, heads) = (c.d_model_padded(), c.d_ff_padded(), c.attn_out_inputs());
         let per_token = d + c.head_dim as usize + d.max(heads) + ff + c.qkv_rows() + 2 * heads;
-        let logits = MAX_LOGITS * (c.vocab_padded() + d);
+        let logits = logits_rows * (c.vocab_padded() + d);
         let local = workers * (3 * GROUP * MAX_TOKENS + d.max(heads));
         4 * (MAX_TOKENS * per_token + logits + local) as u64
     }
