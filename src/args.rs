@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use nanoinfer_packer::synthetic::Shape;
 
 /// A language model on this computer's CPU: exact, small, readable.
 ///
@@ -41,6 +42,7 @@ pub(crate) enum Command {
     Inspect(Inspect),
     Verify(Verify),
     Models(Models),
+    Bench(Bench),
 }
 
 /// Turn a model into a .nano file.
@@ -151,6 +153,91 @@ pub(crate) struct ModelArgs {
     /// Positions to keep room for (default: the model's, at most 4096)
     #[arg(long, value_name = "N", value_parser = count(1 << 30))]
     pub(crate) ctx: Option<u64>,
+    /// How to cache keys and values (default: q8 for q8 models, f32 for f32 models)
+    #[arg(long, value_enum)]
+    pub(crate) kv: Option<Kv>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kv {
+    /// 8 bits, rotated, a scale per position and head: the smallest and fastest
+    Q8,
+    /// Half precision: twice the size
+    F16,
+    /// Single precision: four times the size, nothing lost
+    F32,
+}
+
+/// Measure how fast a model runs here.
+///
+/// Two kinds of test: ppN processes a prompt of N tokens in as few passes as possible, tgN
+/// generates N tokens one pass at a time. @dD means behind D tokens of context, xB means B
+/// sequences at once (tokens per second are then the sum). Tokens are random. Every test runs once
+/// to warm up; then the repetitions of all tests take turns, so that a busy machine disturbs all
+/// of them alike.
+///
+/// `of limit` compares with what this machine can do at most with as many threads, measured in the
+/// same turns: memory bandwidth for tg (weights and cached keys and values read per pass), 8-bit
+/// multiply-adds for pp (two operations per weight and token).
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  nanoinfer bench
+  nanoinfer bench -p 0 -n 32 -d 0,2000 -b 1,4 --kv q8,f16
+  nanoinfer bench --synthetic llama-2-7b -t 1,2 -o json
+  nanoinfer bench --profile -r 3
+
+JSON is an array with one object per test: test, tps (median tokens per second), mean, sd, runs (each
+run's tokens per second), share_of_limit, limit, kv, threads, isa, model, parameters, pass_bytes,
+n_prompt, n_gen, depth, batch, version; with --profile also profile (milliseconds per step).")]
+pub(crate) struct Bench {
+    /// .nano or .gguf file, Hugging Face folder, hub id (org/name), or smollm2
+    #[arg(long, short, default_value = "smollm2", conflicts_with = "synthetic")]
+    pub(crate) model: String,
+    /// Instead of a model, random 8-bit weights of a known shape, built in memory
+    #[arg(long, value_name = "SHAPE", value_parser = shape_name())]
+    pub(crate) synthetic: Option<String>,
+    /// Prompt lengths; 0 = no pp tests
+    #[arg(short = 'p', long, value_name = "N,…", value_delimiter = ',', default_value = "512",
+          value_parser = tokens())]
+    pub(crate) n_prompt: Vec<u64>,
+    /// Numbers of tokens to generate; 0 = no tg tests
+    #[arg(short = 'n', long, value_name = "N,…", value_delimiter = ',', default_value = "128",
+          value_parser = tokens())]
+    pub(crate) n_gen: Vec<u64>,
+    /// Tokens of context before the test begins; filled without being timed
+    #[arg(short = 'd', long, value_name = "D,…", value_delimiter = ',', default_value = "0",
+          value_parser = tokens())]
+    pub(crate) depth: Vec<u64>,
+    /// Sequences that generate at once
+    #[arg(short = 'b', long, value_name = "B,…", value_delimiter = ',', default_value = "1",
+          value_parser = count(256))]
+    pub(crate) batch: Vec<u64>,
+    /// Threads (default: the physical cores this process may use)
+    #[arg(short = 't', long, value_name = "T,…", value_delimiter = ',', value_parser = count(1024))]
+    pub(crate) threads: Vec<u64>,
+    /// How to cache keys and values (default: q8 for q8 models, f32 for f32 models)
+    #[arg(long, value_name = "KV,…", value_delimiter = ',', value_enum)]
+    pub(crate) kv: Vec<Kv>,
+    /// Repetitions of every test
+    #[arg(short = 'r', long, value_name = "R", default_value_t = 5, value_parser = count(1000))]
+    pub(crate) repetitions: u64,
+    /// How to print the results
+    #[arg(short, long, value_enum, default_value_t = Format::Md)]
+    pub(crate) output: Format,
+    /// Show also where the time goes, step by step, in one more run of every test
+    #[arg(long)]
+    pub(crate) profile: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// A Markdown table
+    Md,
+    /// A JSON array
+    Json,
+    /// Comma-separated values with a header line
+    Csv,
 }
 
 /// How the next token is chosen. What is not given is as the model's own defaults say; a model
@@ -319,6 +406,14 @@ fn usage_line(message: &str) -> String {
 
 fn count(max: u64) -> clap::builder::RangedU64ValueParser {
     clap::value_parser!(u64).range(1..=max)
+}
+
+fn tokens() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(0..=1 << 20)
+}
+
+fn shape_name() -> clap::builder::PossibleValuesParser {
+    Shape::ALL.map(|s| s.name).into()
 }
 
 fn number(text: &str, fits: impl Fn(f32) -> bool, expected: &str) -> Result<f32, String> {

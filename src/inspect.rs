@@ -113,7 +113,7 @@ fn summary(file: &NanoFile, out: &mut impl Write) -> Result<()> {
 }
 
 /// Logical weights, padding and derived tables left out.
-fn parameters(file: &NanoFile) -> u64 {
+pub(crate) fn parameters(file: &NanoFile) -> u64 {
     let floats =
         file.tensors().iter().filter(|t| t.spec.encoding != nanoinfer_format::Encoding::U64);
     floats.map(|t| t.spec.logical.iter().map(|&d| u64::from(d)).product::<u64>()).sum()

@@ -6,6 +6,7 @@
 use std::process::ExitCode;
 
 mod args;
+mod bench;
 mod chat;
 mod clock;
 mod convert;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Models(args) => models::run(args),
+        Command::Bench(args) => bench::run(args),
     };
     match result {
         Ok(code) => code,

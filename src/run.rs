@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Result, anyhow};
-use nanoinfer_engine::{Engine, EngineOptions, GenerateOptions, Model, Sampling, Session};
+use nanoinfer_engine::{Engine, EngineOptions, GenerateOptions, KvType, Model, Sampling, Session};
 use nanoinfer_format::Quant;
 use nanoinfer_interface::terminal;
 use nanoinfer_kernels::Isa;
 use nanoinfer_packer::fetch::ModelRef;
 use nanoinfer_packer::store::Store;
 
-use crate::args::{ModelArgs, SamplingArgs};
+use crate::args::{Kv, ModelArgs, SamplingArgs};
 use crate::report::Reporter;
 
 /// The `.nano` file for what was given as `--model`, made now if it has to be.
@@ -28,6 +28,7 @@ pub(crate) fn engine(args: &ModelArgs) -> Result<Engine> {
     let options = EngineOptions {
         threads: args.threads.map(|n| n as usize),
         ctx: args.ctx.map(|n| n as usize),
+        kv: args.kv.map(KvType::from),
         isa: forced_isa()?,
         ..EngineOptions::default()
     };
@@ -39,12 +40,22 @@ pub(crate) fn session(args: &ModelArgs) -> Result<Session> {
     Ok(Session::new(engine(args)?)?)
 }
 
-fn forced_isa() -> Result<Option<Isa>> {
+pub(crate) fn forced_isa() -> Result<Option<Isa>> {
     let Some(name) = std::env::var_os("NANOINFER_ISA").filter(|v| !v.is_empty()) else {
         return Ok(None);
     };
     let isa = Isa::from_str(&name.to_string_lossy());
     Ok(Some(isa.map_err(|e| anyhow!("NANOINFER_ISA: {e}"))?))
+}
+
+impl From<Kv> for KvType {
+    fn from(kv: Kv) -> Self {
+        match kv {
+            Kv::Q8 => Self::Q8,
+            Kv::F16 => Self::F16,
+            Kv::F32 => Self::F32,
+        }
+    }
 }
 
 impl SamplingArgs {

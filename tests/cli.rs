@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use common::{assert_fails, files, json, nanoinfer, stderr, stdout, temp, tiny};
 
-const COMMANDS: [&str; 8] =
-    ["convert", "generate", "chat", "tokenize", "logits", "inspect", "verify", "models"];
+const COMMANDS: [&str; 9] =
+    ["convert", "generate", "chat", "tokenize", "logits", "inspect", "verify", "models", "bench"];
 
 /// A small converted model in `folder`.
 fn small(folder: &Path) -> PathBuf {
@@ -48,6 +48,8 @@ fn wrong_usage_is_one_line_and_exit_code_2() {
         (&["logits", "--tokens", "1,,2", "--out", "x"], "--tokens"),
         (&["inspect"], "FILE.nano"),
         (&["models", "remove"], "NAME"),
+        (&["bench", "--synthetic", "huge"], "tinyllama-1.1b"),
+        (&["bench", "-p", "x"], "-p"),
     ] {
         let output = nanoinfer(home.path()).args(args).output().unwrap();
         assert_fails(&output, 2, &[says, "--help"]);

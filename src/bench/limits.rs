@@ -1,0 +1,160 @@
+//! What this machine could do at most: memory bandwidth and 8-bit multiply-adds.
+
+use std::fs;
+use std::hint::black_box;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use nanoinfer_engine::{Isa, available_memory};
+use nanoinfer_kernels::{Kernels, PeakDots, ReadLines};
+
+/// Memory to read, unless the caches could hold much of it.
+const MIN_READ: usize = 512 << 20;
+/// Values one thread reads before it asks for more: 2 MiB.
+const CHUNK: usize = 512 << 10;
+/// Dots of 64 bytes per thread in one measurement: some ten milliseconds.
+const DOTS: usize = 1 << 25;
+/// Places read from in turn; which number is best depends on the machine.
+const STREAMS: [usize; 4] = [1, 2, 4, 8];
+
+/// The limits for a number of threads, measured again and again.
+pub(super) struct Limits {
+    pub(super) threads: usize,
+    /// For the matrix products: what the engine uses, even if it was forced to less than the best.
+    engine: Kernels,
+    /// For reading: the best there is, because memory does not depend on what the engine uses.
+    best: Kernels,
+    memory: Arc<Vec<f32>>,
+    /// Bytes per second, one value per round.
+    pub(super) bandwidth: Vec<f64>,
+    /// 8-bit operations per second, two per multiply-add, one value per round.
+    pub(super) int8: Vec<f64>,
+}
+
+impl Limits {
+    /// One for each number of threads, for an engine that uses `isa`.
+    pub(super) fn each(threads: &[usize], isa: Isa) -> Result<Vec<Self>> {
+        let engine = Kernels::new(isa).context("the engine runs on this instruction set")?;
+        let memory = Arc::new(vec![1.0; read_size() / size_of::<f32>()]);
+        let new = |&threads| Self {
+            threads,
+            engine,
+            best: Kernels::best(),
+            memory: Arc::clone(&memory),
+            bandwidth: Vec::new(),
+            int8: Vec::new(),
+        };
+        Ok(threads.iter().map(new).collect())
+    }
+
+    /// The instruction set whose multiply-adds are the limit.
+    pub(super) fn isa(&self) -> Isa {
+        self.engine.isa()
+    }
+
+    /// Measures both once more.
+    pub(super) fn measure(&mut self) {
+        let bandwidth = STREAMS.iter().map(|&streams| self.read(streams)).fold(0.0, f64::max);
+        let int8 = (0..2).map(|_| self.multiply()).fold(0.0, f64::max);
+        self.bandwidth.push(bandwidth);
+        self.int8.push(int8);
+    }
+
+    /// Reads the memory once with all threads; returns bytes per second.
+    fn read(&self, streams: usize) -> f64 {
+        let next = AtomicUsize::new(0);
+        let seconds = together(self.threads, || {
+            let mut out = [0.0; 16];
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(values) = self.memory.chunks_exact(CHUNK).nth(index) else { break };
+                self.best.read_lines(ReadLines { values, streams, out: &mut out });
+                black_box(&out);
+            }
+        });
+        let read = self.memory.len() / CHUNK * CHUNK * size_of::<f32>();
+        read as f64 / seconds
+    }
+
+    /// Multiplies with all threads; returns operations per second.
+    fn multiply(&self) -> f64 {
+        let dots = if self.engine.isa() == Isa::Scalar { DOTS / 64 } else { DOTS };
+        let seconds = together(self.threads, || {
+            let mut out = [0.0; 16];
+            self.engine.peak_dots(PeakDots { dots, out: &mut out });
+            black_box(&out);
+        });
+        (self.threads * dots * 2 * 64) as f64 / seconds
+    }
+}
+
+/// Runs `work` on so many threads at once; returns the seconds until all are done.
+fn together(threads: usize, work: impl Fn() + Sync) -> f64 {
+    let ready = Barrier::new(threads);
+    let run = || {
+        ready.wait();
+        let start = Instant::now();
+        work();
+        (start, Instant::now())
+    };
+    let times: Vec<_> = thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(run)).collect();
+        let mine = run();
+        let join = |t: thread::ScopedJoinHandle<'_, _>| t.join().expect("reading does not panic");
+        others.into_iter().map(join).chain([mine]).collect()
+    });
+    let start = times.iter().map(|t| t.0).min();
+    let end = times.iter().map(|t| t.1).max();
+    start.zip(end).map_or(f64::INFINITY, |(start, end)| (end - start).as_secs_f64())
+}
+
+/// Twice the last-level cache, at least 512 MiB, at most a quarter of what is free.
+fn read_size() -> usize {
+    let wanted = MIN_READ.max(2 * last_level_cache().unwrap_or(0));
+    let free = available_memory().unwrap_or(u64::MAX) / 4;
+    wanted.min(free as usize).max(CHUNK * size_of::<f32>())
+}
+
+/// Bytes of the largest cache of the first CPU, where the system says.
+fn last_level_cache() -> Option<usize> {
+    let folder = fs::read_dir("/sys/devices/system/cpu/cpu0/cache").ok()?;
+    let size = |entry: fs::DirEntry| {
+        let text = fs::read_to_string(entry.path().join("size")).ok()?;
+        parse_size(text.trim())
+    };
+    folder.flatten().filter_map(size).max()
+}
+
+/// `480K` or `32M`.
+fn parse_size(text: &str) -> Option<usize> {
+    let (number, unit) = match text.strip_suffix('K') {
+        Some(number) => (number, 1 << 10),
+        None => (text.strip_suffix('M')?, 1 << 20),
+    };
+    number.parse::<usize>().ok()?.checked_mul(unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cache_sizes_as_the_kernel_writes_them() {
+        assert_eq!(parse_size("480K"), Some(480 << 10));
+        assert_eq!(parse_size("32M"), Some(32 << 20));
+        assert_eq!(parse_size("x"), None);
+    }
+
+    #[test]
+    fn threads_work_together() {
+        let count = AtomicUsize::new(0);
+        let seconds = together(3, || {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(count.into_inner(), 3);
+        assert!(seconds.is_finite() && seconds >= 0.0);
+    }
+}

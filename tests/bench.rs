@@ -1,0 +1,67 @@
+//! `nanoinfer bench` with a model small enough that its speed says nothing.
+
+mod common;
+
+use common::{assert_fails, files, json, nanoinfer, stderr, stdout, temp, tiny};
+
+#[test]
+fn every_combination_is_a_row_of_json() {
+    let home = temp();
+    let mut command = nanoinfer(home.path());
+    command.args(["bench", "--synthetic", "tiny", "-p", "8,0", "-n", "2", "-d", "0,70"]);
+    command.args(["-b", "1,3", "-t", "1,2", "--kv", "q8,f32", "-r", "2", "-o", "json"]);
+    let rows = json(&command.output().unwrap());
+    let rows = rows.as_array().unwrap();
+    let names: Vec<_> = rows.iter().map(|r| r["test"].as_str().unwrap()).collect();
+    let each = ["pp8", "tg2", "tg2x3", "pp8@d70", "tg2@d70", "tg2x3@d70"];
+    assert_eq!(names, each.repeat(4));
+    let column = |key: &str| rows.iter().step_by(6).map(|r| r[key].clone()).collect::<Vec<_>>();
+    assert_eq!(column("threads"), [1, 1, 2, 2]);
+    assert_eq!(column("kv"), ["q8", "f32", "q8", "f32"]);
+    for row in rows {
+        let runs: Vec<f64> =
+            row["runs"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+        let number = |key: &str| row[key].as_f64().unwrap();
+        let mean = (runs[0] + runs[1]) / 2.0;
+        assert!(runs.len() == 2 && runs.iter().all(|&x| x > 0.0), "{row}");
+        assert!((number("tps") - mean).abs() < 1e-6 * mean, "the median of two: {row}");
+        assert!((number("mean") - mean).abs() < 1e-6 * mean, "{row}");
+        assert!(number("sd") >= 0.0 && number("share_of_limit") > 0.0, "{row}");
+        assert!(row["isa"].is_string(), "{row}");
+    }
+    // A deeper context and more sequences are more to read.
+    let bytes = |i: usize| rows[i]["pass_bytes"].as_u64().unwrap();
+    assert!(bytes(1) < bytes(2) && bytes(1) < bytes(4), "{rows:?}");
+    // tiny: 2 layers, 2 KV heads of 32, keys and values, each with a scale per position.
+    assert_eq!(bytes(4) - bytes(1), 70 * 2 * 2 * 2 * (32 + 4));
+    assert!(files(home.path()).is_empty());
+}
+
+#[test]
+fn a_table_for_people_and_one_for_programs() {
+    let home = temp();
+    let run = |args: &[&str]| {
+        let mut command = nanoinfer(home.path());
+        command.arg("bench").arg("--model").arg(tiny("llama-gqa")).args(["-r", "1"]).args(args);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output)
+    };
+    let table = run(&["-p", "4", "-n", "2", "--profile"]);
+    for part in ["| pp4 ", "| tg2 ", "limits with ", "GB/s", "| attention ", "| head "] {
+        assert!(table.contains(part), "{part:?} not in {table}");
+    }
+    let csv = run(&["-p", "0", "-n", "1", "-o", "csv"]);
+    let lines: Vec<&str> = csv.lines().collect();
+    assert_eq!(lines.len(), 2, "{csv}");
+    assert!(lines[0].starts_with("test,tps,") && lines[1].starts_with("tg1,"), "{csv}");
+    assert_eq!(lines[0].split(',').count(), lines[1].split(',').count());
+}
+
+#[test]
+fn nothing_to_measure_is_a_mistake() {
+    let home = temp();
+    let mut command = nanoinfer(home.path());
+    command.args(["bench", "--synthetic", "tiny", "-p", "0", "-n", "0"]);
+    assert_fails(&command.output().unwrap(), 1, &["-p or -n"]);
+}
