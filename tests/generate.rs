@@ -1,4 +1,5 @@
-//! The real binary with the real default model; see `common::with_user_cache`.
+//! The real binary with the real default model; see
+//! `common::std_with_default_model`.
 
 mod common;
 
@@ -7,11 +8,13 @@ use std::io::Read;
 use std::process::{Output, Stdio};
 
 use assert_cmd::Command;
-use common::{assert_fails, json, stderr, stdout, temp, with_user_cache};
+use common::{
+    assert_fails, json, std_with_default_model, stderr, stdout, temp, with_default_model,
+};
 use serde_json::Value;
 
 fn generate(args: &[&str]) -> Command {
-    let mut command = with_user_cache();
+    let mut command = with_default_model();
     command.arg("generate").args(args);
     command
 }
@@ -114,7 +117,13 @@ fn the_prompt_comes_from_an_argument_a_file_or_standard_input() {
 #[test]
 fn text_becomes_tokens_and_text_again() {
     let run = |args: &[&str]| {
-        json(&with_user_cache().args(["tokenize", "--json", "--text"]).args(args).output().unwrap())
+        json(
+            &with_default_model()
+                .args(["tokenize", "--json", "--text"])
+                .args(args)
+                .output()
+                .unwrap(),
+        )
     };
     let object = run(&["Hello, world"]);
     assert_eq!(object.to_string(), r#"{"decoded":"Hello, world","ids":[19556,28,905]}"#);
@@ -149,7 +158,7 @@ fn escape_sequences_do_not_reach_a_terminal() {
     unlockpt(&terminal).unwrap();
     let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
     let open = || fs::OpenOptions::new().read(true).write(true).open(&name).unwrap();
-    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("nanoinfer"));
+    let mut command = std_with_default_model();
     command.args(["generate", "--prompt", &escapes(), "-n", "8"]);
     let status = command.stdout(open()).stderr(Stdio::null()).status().unwrap();
     assert!(status.success());
@@ -163,7 +172,7 @@ fn escape_sequences_do_not_reach_a_terminal() {
 #[test]
 fn a_closed_pipe_ends_quietly() {
     let (mut reader, writer) = std::io::pipe().unwrap();
-    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("nanoinfer"));
+    let mut command = std_with_default_model();
     command.args(["generate", "--ignore-eos", "-n", "100000", "--prompt", "Once upon a time"]);
     let child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
     drop(command); // its copy of the pipe
@@ -177,7 +186,7 @@ fn a_closed_pipe_ends_quietly() {
 #[cfg(unix)]
 #[test]
 fn ctrl_c_ends_an_answer_with_130() {
-    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("nanoinfer"));
+    let mut command = std_with_default_model();
     command.args(["generate", "--ignore-eos", "-n", "100000", "--prompt", "Once upon a time"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdout.as_mut().unwrap().read_exact(&mut [0; 5]).unwrap(); // it generates
@@ -191,7 +200,7 @@ fn ctrl_c_ends_an_answer_with_130() {
 #[test]
 fn a_conversation_is_remembered_and_ends_with_exit() {
     let said = "Say the word \"banana\".\n\nRepeat your last answer.\nexit\nAnd again.\n";
-    let output = with_user_cache().arg("chat").write_stdin(said).output().unwrap();
+    let output = with_default_model().arg("chat").write_stdin(said).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     let notes = stderr(&output);
     assert_eq!(notes.matches("tokens/s]").count(), 2, "{notes}");
@@ -201,7 +210,7 @@ fn a_conversation_is_remembered_and_ends_with_exit() {
     let lines: Vec<&str> = answers.lines().collect();
     assert!(lines.len() == 2 && lines[0].contains("anana") && lines[0] == lines[1], "{answers}");
 
-    let mut long = with_user_cache();
+    let mut long = with_default_model();
     let question = "word ".repeat(100);
     let output = long.args(["chat", "--ctx", "64"]).write_stdin(question).output().unwrap();
     assert_fails(&output, 1, &["--ctx"]);

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::sync::Once;
 
 use assert_cmd::Command;
 
@@ -10,15 +11,33 @@ pub(crate) mod server;
 
 /// The binary, free of the settings of whoever runs the tests, with `home` as its cache.
 pub(crate) fn nanoinfer(home: &Path) -> Command {
-    let mut command = with_user_cache();
+    let mut command = bare();
     command.env("NANOINFER_HOME", home);
-    command
+    Command::from_std(command)
 }
 
-/// The binary with the cache of whoever runs the tests: for tests with the default model, which
-/// is fetched and converted once and then shared by all of them, and by all later runs.
-pub(crate) fn with_user_cache() -> Command {
-    let mut command = assert_cmd::cargo::cargo_bin_cmd!("nanoinfer");
+/// The binary with the cache of whoever runs the tests, and the default model in it.
+pub(crate) fn with_default_model() -> Command {
+    Command::from_std(std_with_default_model())
+}
+
+/// The same as a command of the standard library, for a test that holds the process in its hands.
+///
+/// The default model is fetched and converted once and then shared by all tests and all later
+/// runs. That is done here, before the process under test starts, so that no test sees the
+/// progress of a first run, or of another test's, in its own output.
+pub(crate) fn std_with_default_model() -> std::process::Command {
+    static READY: Once = Once::new();
+    READY.call_once(|| {
+        let output = bare().args(["tokenize", "--text", "x"]).output().expect("the binary runs");
+        assert!(output.status.success(), "the default model is missing: {}", stderr(&output));
+    });
+    bare()
+}
+
+/// The binary, free of the settings that would change what it does.
+fn bare() -> std::process::Command {
+    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("nanoinfer"));
     for name in [
         "NANOINFER_ISA",
         "HF_TOKEN",
