@@ -1,9 +1,12 @@
 //! Chat templates: a conversation to the text a model was trained on.
 
+use minijinja::machinery::{self, CompiledTemplate, TemplateConfig};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, Value, context};
+use minijinja::{AutoEscape, Environment, Value, context};
+use std::sync::Arc;
 
-use crate::{Error, jinja};
+use crate::meter::BYTES_PER_ITEM;
+use crate::{Error, jinja, meter};
 
 /// What a template may do, in the template engine's units (an instruction, or 64 bytes made): some
 /// tens of milliseconds and megabytes. Published templates take about 100 for a short chat.
@@ -11,11 +14,14 @@ const FUEL: u64 = 200_000;
 /// More for every message, and one more for each of its bytes: templates copy contents around.
 const FUEL_PER_MESSAGE: u64 = 2_000;
 
-/// Stack for rendering, in bytes.
-const STACK: usize = 2 << 20;
-/// More for each unit of fuel. Lists nested in a loop until the fuel is gone needed less than 16
-/// (and more than 4).
-const STACK_PER_FUEL: usize = 64;
+/// Items that a list or map may hold, those of lists within it counted as if written out.
+const ITEMS: usize = 1_000;
+/// More for every message: twice what a message is.
+const ITEMS_PER_MESSAGE: usize = 8;
+
+/// Stack for rendering, in bytes. Half a megabyte was enough for macros that call themselves until
+/// the engine stops them.
+const STACK: usize = 8 << 20;
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,10 +43,10 @@ impl Message {
 ///
 /// Templates see `messages`, `bos_token`, `eos_token`, `add_generation_prompt`, empty `tools` and
 /// `documents`, and the functions `raise_exception` and `strftime_now` (UTC). They come with
-/// models from strangers, so time, memory and stack are limited. One way to waste time is left: the
-/// template engine does not meter comparing or joining lists that hold a list many times over.
+/// models from strangers, so time, memory and stack are limited, by counting and not by a clock: what
+/// is refused is refused on every machine.
 pub struct ChatTemplate {
-    env: Environment<'static>,
+    source: String,
     bos: String,
     eos: String,
 }
@@ -51,15 +57,9 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Template`] with the place of a syntax error.
     pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self, Error> {
-        let mut env = Environment::new();
-        // As Hugging Face sets Jinja up.
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        env.set_syntax(syntax.map_err(one_line)?);
-        // Plain text: nothing is escaped for HTML.
-        env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        jinja::install(&mut env);
-        env.add_template_owned("chat", jinja::drop_generation_tags(source)).map_err(one_line)?;
-        Ok(Self { env, bos: bos.to_owned(), eos: eos.to_owned() })
+        let source = jinja::drop_generation_tags(source);
+        compile(&source)?;
+        Ok(Self { source, bos: bos.to_owned(), eos: eos.to_owned() })
     }
 
     /// The text of a conversation; with `add_generation_prompt`, up to where the model speaks.
@@ -73,13 +73,11 @@ impl ChatTemplate {
     ) -> Result<String, Error> {
         let bytes: usize = messages.iter().map(|m| m.content.len()).sum();
         let fuel = FUEL + FUEL_PER_MESSAGE * messages.len() as u64 + bytes as u64;
-        // Freeing a list in a list in a list takes stack for every level, and a template can make
-        // as many levels as it has fuel for: more than a usual thread survives. Untouched stack
-        // costs nothing.
-        let stack = STACK + STACK_PER_FUEL * fuel as usize;
+        let items = ITEMS + ITEMS_PER_MESSAGE * messages.len() + 2 * bytes / BYTES_PER_ITEM;
+        // Not on the caller's stack, of which nothing is known. Untouched stack costs nothing.
         std::thread::scope(|scope| {
-            let render = || self.render_within(fuel, messages, add_generation_prompt);
-            let thread = std::thread::Builder::new().stack_size(stack).spawn_scoped(scope, render);
+            let render = || self.render_within(fuel, items, messages, add_generation_prompt);
+            let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, render);
             let thread = thread.map_err(|e| Error::Template(format!("no thread for it: {e}")))?;
             thread
                 .join()
@@ -90,12 +88,15 @@ impl ChatTemplate {
     fn render_within(
         &self,
         fuel: u64,
+        items: usize,
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<String, Error> {
-        let mut env = self.env.clone();
+        let mut env = Environment::new();
+        jinja::install(&mut env);
+        meter::install(&mut env, items);
         env.set_fuel(Some(fuel));
-        let template = env.get_template("chat").map_err(one_line)?;
+        let template = compile(&self.source)?;
         let messages = messages.iter().map(|m| {
             Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())])
         });
@@ -107,8 +108,25 @@ impl ChatTemplate {
             tools => (),
             documents => (),
         };
-        template.render(values).map_err(one_line)
+        let mut text = String::with_capacity(template.buffer_size_hint);
+        let (code, blocks) = (&template.instructions, &template.blocks);
+        let mut out = machinery::make_string_output(&mut text);
+        let plain = AutoEscape::None; // nothing is escaped for HTML
+        machinery::eval(&env, code, values, blocks, &mut out, plain).map_err(one_line)?;
+        Ok(text)
     }
+}
+
+/// Compiles a template as Hugging Face sets Jinja up, with its values weighed.
+fn compile(source: &str) -> Result<CompiledTemplate<'_>, Error> {
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    let config = TemplateConfig {
+        syntax_config: syntax.map_err(one_line)?,
+        default_auto_escape: Arc::new(|_| AutoEscape::None),
+    };
+    let mut template = CompiledTemplate::new("chat", source, &config).map_err(one_line)?;
+    meter::instrument(&mut template);
+    Ok(template)
 }
 
 fn one_line(error: minijinja::Error) -> Error {

@@ -3,7 +3,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use minijinja::value::{Kwargs, ValueKind};
+use minijinja::value::Kwargs;
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter};
@@ -17,10 +17,6 @@ pub(crate) fn install(env: &mut Environment<'static>) {
     env.add_function("strftime_now", |format: String| {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         strftime(&format, now)
-    });
-    env.set_formatter(|out, state, value| {
-        charge_writing(state, value)?;
-        minijinja::escape_formatter(out, state, value)
     });
     env.set_unknown_method_callback(|state, value, method, args| {
         if let Some(text) = value.as_str() {
@@ -67,33 +63,6 @@ fn charge_method(state: &State, text: &str, method: &str, args: &[Value]) -> Res
     state.consume_fuel((text.len().saturating_add(made) / BYTES_PER_FUEL) as u64 + 1)
 }
 
-/// Pays for writing a list or map out, before that is done. A list that holds another twice, which
-/// holds a third twice, and so on, is small in memory and endless on paper.
-fn charge_writing(state: &State, value: &Value) -> Result<(), Error> {
-    const DEEPEST: usize = 100;
-    let mut open = vec![(value.clone(), 0)];
-    while let Some((value, depth)) = open.pop() {
-        if depth > DEEPEST {
-            return Err(Error::new(ErrorKind::InvalidOperation, "value is nested too deeply"));
-        }
-        let is_map = value.kind() == ValueKind::Map;
-        if !is_map && value.kind() != ValueKind::Seq {
-            let bytes = value.as_str().map_or(0, str::len);
-            state.consume_fuel((bytes / BYTES_PER_FUEL) as u64)?;
-            continue;
-        }
-        for item in value.try_iter()?.checked() {
-            state.consume_fuel(1)?;
-            let item = item?;
-            if is_map {
-                open.push((value.get_item(&item)?, depth + 1));
-            }
-            open.push((item, depth + 1));
-        }
-    }
-    Ok(())
-}
-
 /// Writes `, ` and `: ` as Python does.
 struct PythonJson;
 
@@ -123,11 +92,10 @@ impl Formatter for PythonJson {
 }
 
 /// `json.dumps(value, ensure_ascii=False)`: nothing is escaped for HTML.
-fn tojson(state: &State, value: &Value, options: Kwargs) -> Result<String, Error> {
+fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
     let _: Option<bool> = options.get("ensure_ascii")?;
     options.assert_all_used()?;
-    charge_writing(state, value)?;
     let mut out = Vec::new();
     let written = match indent {
         Some(n) => {

@@ -29,6 +29,7 @@ mod error;
 mod gguf;
 mod jinja;
 mod json;
+mod meter;
 mod normalize;
 mod pre;
 mod split;

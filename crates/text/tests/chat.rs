@@ -26,27 +26,132 @@ fn controls(ids: &[u32]) -> Vec<u32> {
 #[test]
 fn bombs_end_soon() {
     let bombs = [
-        "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",
-        "{% for a in range(100000) %}{% for b in range(10000) %}xxxxxxxxxxxxxxxx{% endfor %}{% endfor %}",
+        "{% for a in range(900) %}{% for b in range(900) %}{% endfor %}{% endfor %}",
+        "{% for a in range(900) %}{% for b in range(900) %}xxxxxxxxxxxxxxxx{% endfor %}{% endfor %}",
         "{{ 'x' * 1000000000 }}",
         "{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s }}",
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
         "{{ 'x'.replace('', 'y' * 100000).replace('', 'y' * 100000) }}",
-        "{{ ('y' * 100000).join(range(100000) | map('string') | list) }}",
+        "{{ ('y' * 1000000).join(range(900) | map('string') | list) }}",
         "{% set ns = namespace(l=['x']) %}{% for i in range(60) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}{{ ns.l | tojson }}",
         "{% set ns = namespace(l=['x']) %}{% for i in range(60) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}{{ ns.l }}",
         "{% set ns = namespace(l=['x']) %}{% for i in range(60) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}{{ '{}'.format(ns.l) }}",
         "{{ '{:>4000000000}'.format('x') }}",
-        "{% set ns = namespace(l=[]) %}{% for i in range(100000) %}{% set ns.l = [ns.l] %}{% endfor %}",
-        "{% set ns = namespace(l=[]) %}{% for i in range(5000) %}{% set ns.l = [ns.l] %}{% endfor %}{{ ns.l }}",
-        "{% for a in range(100000) %}{% set x = ('ab' * 10000).split('a') %}{% endfor %}",
+        "{% set ns = namespace(l=[]) %}{% for i in range(900) %}{% set ns.l = ns.l + [] %}{% for j in range(900) %}{% set ns.l = [] + ns.l %}{% endfor %}{% endfor %}",
+        "{% for a in range(900) %}{% set x = ('ab' * 10000).split('a') %}{% endfor %}",
     ];
-    for bomb in bombs {
-        let start = Instant::now();
+    bombs.iter().for_each(|bomb| assert_ends_soon(bomb));
+}
+
+#[track_caller]
+fn assert_ends_soon(bomb: &str) {
+    let start = Instant::now();
+    let error = render(bomb).expect_err(bomb).to_string();
+    assert!(error.starts_with("chat template: ") && !error.contains('\n'), "{error}");
+    // A bomb without a fuse takes minutes or all memory; this only tells those apart.
+    assert!(start.elapsed() < Duration::from_secs(5), "{bomb}: {:?}", start.elapsed());
+}
+
+/// Lists that are small in memory and endless when walked through: every way to make one.
+#[test]
+fn shared_lists_are_refused() {
+    for step in [
+        "[a.l, a.l]",
+        "(a.l, a.l)",
+        "{'p': a.l, 'q': a.l}",
+        "dict(p=a.l, q=a.l)",
+        "a.l | zip(a.l) | list",
+        "[none, none] | map('default', a.l, true) | list",
+        "a.l + a.l",
+        "[a.l] * 2",
+    ] {
+        assert_refused(&format!(
+            "{{% set a = namespace(l=['x']) %}}{{% for i in range(60) %}}{{% set a.l = {step} %}}{{% endfor %}}"
+        ));
+    }
+    assert_refused(&format!("{{% set a = 'x' %}}{}", "{% set a = [a, a] %}".repeat(60)));
+    assert_refused(
+        "{% macro grow(l, n) %}{% if n %}{{ grow([l, l], n - 1) }}{% endif %}{% endmacro %}{{ grow('x', 60) }}",
+    );
+    assert_refused(
+        "{% for l in [['x']] recursive %}{% if loop.depth < 60 %}{{ loop([[l, l]]) }}{% endif %}{% endfor %}",
+    );
+    assert_refused(
+        "{% set a = namespace(l=[]) %}{% for i in range(200) %}{% set a.l = [a.l] %}{% endfor %}",
+    );
+}
+
+#[track_caller]
+fn assert_refused(bomb: &str) {
+    let error = render(bomb).expect_err(bomb).to_string();
+    let reasons = ["a value holds too many others", "a value is nested too deeply"];
+    assert!(reasons.iter().any(|r| error.contains(r)), "{bomb}: {error}");
+}
+
+#[test]
+fn values_that_hold_themselves_are_refused() {
+    for bomb in [
+        "{% set a = namespace() %}{% set a.a = a %}{{ a }}",
+        "{% set a = namespace() %}{% set b = namespace(a=a) %}{% set a.a = b %}{{ a == b }}",
+        "{% set a = namespace() %}{% set a.l = [a] %}{{ a.l }}",
+        "{% set a = namespace() %}{% set a.l = [none] | map('default', a, true) | list %}{{ a.l }}",
+        "{% set a = namespace() %}{% for i in [1] %}{% set a.l = loop %}{% endfor %}{{ a.l }}",
+        "{% for i in [1] %}{{ [loop] }}{% endfor %}",
+    ] {
         let error = render(bomb).expect_err(bomb).to_string();
-        assert!(error.starts_with("chat template: ") && !error.contains('\n'), "{error}");
-        // A bomb without a fuse takes minutes or all memory; this only tells those apart.
-        assert!(start.elapsed() < Duration::from_secs(5), "{bomb}: {:?}", start.elapsed());
+        assert!(error.contains("a value cannot hold a"), "{bomb}: {error}");
+    }
+}
+
+/// What the engine does lazily can pile up: a view of a view of a view.
+#[test]
+fn lazy_values_do_not_exhaust_the_stack() {
+    for step in ["a.l + [1]", "a.l[0:]", "a.l * 1", "a.l | reverse", "a.l | list", "[] + a.l"] {
+        assert_ends_soon(&format!(
+            "{{% set a = namespace(l=[]) %}}{{% for i in range(900) %}}{{% for j in range(900) %}}{{% set a.l = {step} %}}{{% endfor %}}{{% endfor %}}"
+        ));
+    }
+}
+
+/// Every way to have a value walked through, on the largest values there can be, as often as fuel
+/// allows.
+#[test]
+fn the_largest_values_take_bounded_time() {
+    let value = "{% set NAME = [range(450) | list, range(450) | list] %}";
+    let values = value.replace("NAME", "a") + &value.replace("NAME", "b");
+    for step in [
+        "{{ a == b }}",
+        "{{ a < b }}",
+        "{{ a in [b] }}",
+        "{{ [a] | select('equalto', b) | list | length }}",
+        "{{ (a | join) | length }}",
+        "{{ [a, 1] | unique | list | length }}",
+        "{{ ([a, 1] | sort) | length }}",
+        "{{ (a ~ 'x') | length }}",
+        "{{ {a: 1} | length }}",
+        "{{ {'k': 1}[a] }}",
+        "{{ (a | tojson) | length }}",
+        "{% for i in [1, 2] %}{{ loop.changed(a) }}{{ loop.changed(b) }}{% endfor %}",
+    ] {
+        let once = render(&format!("{values}{step}"));
+        assert!(once.is_ok(), "{step}: {once:?}");
+        let start = Instant::now();
+        let bomb = format!(
+            "{values}{{% for m in range(900) %}}{{% for n in range(900) %}}{step}{{% endfor %}}{{% endfor %}}"
+        );
+        let error = render(&bomb).expect_err(step).to_string();
+        assert!(error.contains("fuel"), "{step}: {error}");
+        assert!(start.elapsed() < Duration::from_secs(5), "{step}: {:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn long_conversations_are_no_bombs() {
+    let source = "{% if messages[0].role == 'system' %}{% set rest = messages[1:] %}{% else %}{% set rest = messages %}{% endif %}{% set ns = namespace(last=-1, all=[]) %}{% for m in rest %}{% set ns.last = loop.index0 %}{% set ns.all = ns.all + [{'role': m.role, 'text': m.content | trim}] %}{% endfor %}{% for m in ns.all %}{{ m.role }}: {{ m.text }}\n{% endfor %}{{ (messages | selectattr('role', 'equalto', 'user') | list | last).content }}";
+    for (count, bytes) in [(1, 1_000_000), (100, 10_000), (1000, 100)] {
+        let chat: Vec<_> = (0..count).map(|_| Message::new("user", "x".repeat(bytes))).collect();
+        let text = template(source).render(&chat, true).unwrap();
+        assert_eq!(text.len(), count * (bytes + 7) + bytes, "{count} messages");
     }
 }
 
