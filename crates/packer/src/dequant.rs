@@ -19,14 +19,19 @@ pub(crate) enum Dtype {
     Q5_0,
     Q5_1,
     Q8_0,
+    Q2_K,
+    Q3_K,
     Q4_K,
     Q5_K,
     Q6_K,
+    IQ4_NL,
+    IQ4_XS,
+    MXFP4,
 }
 
 impl Dtype {
     /// Name, ggml type number, values per block, bytes per block.
-    const TABLE: [(Dtype, &'static str, u32, usize, usize); 11] = [
+    const TABLE: [(Dtype, &'static str, u32, usize, usize); 16] = [
         (Dtype::F32, "F32", 0, 1, 4),
         (Dtype::F16, "F16", 1, 1, 2),
         (Dtype::BF16, "BF16", 30, 1, 2),
@@ -35,9 +40,14 @@ impl Dtype {
         (Dtype::Q5_0, "Q5_0", 6, 32, 22),
         (Dtype::Q5_1, "Q5_1", 7, 32, 24),
         (Dtype::Q8_0, "Q8_0", 8, 32, 34),
+        (Dtype::Q2_K, "Q2_K", 10, 256, 84),
+        (Dtype::Q3_K, "Q3_K", 11, 256, 110),
         (Dtype::Q4_K, "Q4_K", 12, 256, 144),
         (Dtype::Q5_K, "Q5_K", 13, 256, 176),
         (Dtype::Q6_K, "Q6_K", 14, 256, 210),
+        (Dtype::IQ4_NL, "IQ4_NL", 20, 32, 18),
+        (Dtype::IQ4_XS, "IQ4_XS", 23, 256, 136),
+        (Dtype::MXFP4, "MXFP4", 39, 32, 17),
     ];
 
     /// The format with this ggml type number.
@@ -93,9 +103,14 @@ impl Dtype {
             Self::Q5_0 => each(raw, out, q5_0),
             Self::Q5_1 => each(raw, out, q5_1),
             Self::Q8_0 => each(raw, out, q8_0),
+            Self::Q2_K => each(raw, out, q2_k),
+            Self::Q3_K => each(raw, out, q3_k),
             Self::Q4_K => each(raw, out, q4_k),
             Self::Q5_K => each(raw, out, q5_k),
             Self::Q6_K => each(raw, out, q6_k),
+            Self::IQ4_NL => each(raw, out, iq4_nl),
+            Self::IQ4_XS => each(raw, out, iq4_xs),
+            Self::MXFP4 => each(raw, out, mxfp4),
         }
     }
 }
@@ -174,6 +189,34 @@ fn q8_0(b: &[u8; 34], out: &mut [f32; 32]) {
     }
 }
 
+/// Q2_K and Q3_K: bit pair `i` of 256; four values 32 apart share a byte.
+fn pair(quants: &[u8], i: usize) -> u8 {
+    quants[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3
+}
+
+/// Q2_K: 16 sub-blocks of 16, scale and minimum 4 bits each.
+fn q2_k(b: &[u8; 84], out: &mut [f32; 256]) {
+    let (d, dmin) = (half_at(b, 80), half_at(b, 82));
+    for (i, o) in out.iter_mut().enumerate() {
+        let scale = b[i / 16];
+        let (d, m) = (d * f32::from(scale & 15), dmin * f32::from(scale >> 4));
+        *o = d * f32::from(pair(&b[16..80], i)) - m;
+    }
+}
+
+/// Q3_K: 16 sub-blocks of 16; 32 bytes of high bits (set = nothing subtracted), 64 of low pairs,
+/// 12 of 6-bit scales whose low nibbles come first, high pairs after.
+fn q3_k(b: &[u8; 110], out: &mut [f32; 256]) {
+    let d = half_at(b, 108);
+    for (i, o) in out.iter_mut().enumerate() {
+        let s = i / 16;
+        let (low, high) = (b[96 + s % 8] >> (s / 8 * 4) & 15, b[104 + s % 4] >> (s / 4 * 2) & 3);
+        let scale = f32::from((low | high << 4) as i8 - 32);
+        let below = if b[i % 32] >> (i / 32) & 1 == 0 { 4 } else { 0 };
+        *o = d * scale * f32::from(pair(&b[32..96], i) as i8 - below);
+    }
+}
+
 /// Scale and minimum of sub-block `j` of 8, 6 bits each, from the 12 bytes they are packed in.
 fn scale_min(s: &[u8], j: usize) -> (f32, f32) {
     let (scale, min) = if j < 4 {
@@ -217,4 +260,39 @@ fn q6_k(b: &[u8; 210], out: &mut [f32; 256]) {
             *o = d * f32::from(scales[i / 16] as i8) * (f32::from(q) - 32.0);
         }
     }
+}
+
+/// The 16 values of IQ4_NL and IQ4_XS: finer near zero, where weights are dense.
+const NONLINEAR: [i8; 16] =
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+/// 16 bytes of codes into `values`, times `d`: low nibbles first, then the high ones.
+fn codes(d: f32, quants: &[u8], values: &[i8; 16], out: &mut [f32]) {
+    for (i, &q) in quants.iter().enumerate() {
+        out[i] = d * f32::from(values[usize::from(q & 15)]);
+        out[i + 16] = d * f32::from(values[usize::from(q >> 4)]);
+    }
+}
+
+fn iq4_nl(b: &[u8; 18], out: &mut [f32; 32]) {
+    codes(half_at(b, 0), &b[2..], &NONLINEAR, out);
+}
+
+/// IQ4_XS: 8 sub-blocks of 32, each with a 6-bit scale: 4 low bits in bytes 4..8, 2 high in 2..4.
+fn iq4_xs(b: &[u8; 136], out: &mut [f32; 256]) {
+    let (d, high) = (half_at(b, 0), u16::from_le_bytes([b[2], b[3]]));
+    for (j, out) in out.chunks_exact_mut(32).enumerate() {
+        let low = b[4 + j / 2] >> (j % 2 * 4) & 15;
+        let scale = i16::from(low) | ((high >> (2 * j) & 3) << 4) as i16;
+        codes(d * f32::from(scale - 32), &b[8 + 16 * j..24 + 16 * j], &NONLINEAR, out);
+    }
+}
+
+/// MXFP4 (OCP Microscaling v1.0): a power of two for 32 values of 1 sign, 2 exponent, 1 mantissa
+/// bit. The values are doubled here and the scale halved, so that the values are whole.
+fn mxfp4(b: &[u8; 17], out: &mut [f32; 32]) {
+    const DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+    // The two smallest are subnormal once halved.
+    let bits = if b[0] < 2 { 0x0020_0000 << b[0] } else { u32::from(b[0] - 1) << 23 };
+    codes(f32::from_bits(bits), &b[1..], &DOUBLED, out);
 }

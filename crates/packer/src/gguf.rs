@@ -4,6 +4,8 @@
 //! Every count and length is compared to the bytes the file still has before anything is
 //! allocated, so a file can claim anything and cost no more than its own size.
 
+pub(crate) mod split;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,10 +38,18 @@ pub(crate) struct Gguf {
     pub(crate) path: PathBuf,
     metadata: HashMap<String, Value>,
     pub(crate) tensors: Vec<FileTensor>,
+    /// All files, where the model was split into several.
+    pub(crate) files: Vec<PathBuf>,
 }
 
 impl Gguf {
+    /// Opens a model, all its files if it was split. Any of them may be given.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        split::open(path)
+    }
+
+    /// Opens one file.
+    fn open_file(path: &Path) -> Result<Self, Error> {
         let file = Arc::new(SourceFile::open(path)?);
         let mut r = Reader { file: &file, at: 0, buffer: Vec::new(), buffer_at: 0 };
         let (n_tensors, n_keys) = head(&mut r)?;
@@ -74,7 +84,7 @@ impl Gguf {
         tensors
             .sort_by(|a, b| a.extent().start.cmp(&b.extent().start).then(a.name().cmp(&b.name())));
         check_overlaps(path, tensors.iter())?;
-        Ok(Self { path: path.into(), metadata, tensors })
+        Ok(Self { path: path.into(), metadata, tensors, files: vec![path.into()] })
     }
 
     /// An error about a metadata key; `what` follows its name.
@@ -171,6 +181,25 @@ fn head(r: &mut Reader) -> Result<(u64, u64), Error> {
     Ok((n_tensors, n_keys))
 }
 
+/// Formats that exist but are not read: below 4 bits by lattice or ternary, and ggml's own.
+const UNSUPPORTED: [(u32, &str); 15] = [
+    (9, "Q8_1"),
+    (15, "Q8_K"),
+    (16, "IQ2_XXS"),
+    (17, "IQ2_XS"),
+    (18, "IQ3_XXS"),
+    (19, "IQ1_S"),
+    (21, "IQ3_S"),
+    (22, "IQ2_S"),
+    (24, "I8"),
+    (25, "I16"),
+    (26, "I32"),
+    (28, "F64"),
+    (29, "IQ1_M"),
+    (34, "TQ1_0"),
+    (35, "TQ2_0"),
+];
+
 struct Info {
     dims: Vec<u64>,
     kind: u32,
@@ -197,7 +226,9 @@ impl Info {
     ) -> Result<FileTensor, Error> {
         let path = file.path.clone();
         let Some(dtype) = Dtype::from_ggml(self.kind) else {
-            let what = format!("tensor {name:?} of ggml type {}", self.kind);
+            let known = UNSUPPORTED.iter().find(|t| t.0 == self.kind);
+            let known = known.map_or(String::new(), |t| format!(" ({})", t.1));
+            let what = format!("tensor {name:?} of ggml type {}{known}", self.kind);
             let next = format!("supported: {}", Dtype::all_names());
             return Err(Error::Unsupported { path, what, next });
         };

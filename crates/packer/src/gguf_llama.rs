@@ -48,7 +48,7 @@ pub(crate) fn open(path: &Path) -> Result<Model, Error> {
         tokenizer,
         chat_template: g.str("tokenizer.chat_template")?.map(str::to_owned),
         kind: "gguf",
-        files: vec![path.into()],
+        files: g.files,
     })
 }
 

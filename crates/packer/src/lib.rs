@@ -177,6 +177,11 @@ pub fn convert_staged(
     Ok((staged, report))
 }
 
+/// The files of a GGUF model, of which `path` is one.
+fn split_files(path: &Path) -> Vec<PathBuf> {
+    gguf::split::files(path)
+}
+
 /// The rename at the end would replace a file of the source.
 fn refuse_own_source(model: &model::Model, out: &Path) -> Result<(), Error> {
     let Ok(target) = out.canonicalize() else { return Ok(()) };

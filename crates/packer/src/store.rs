@@ -297,7 +297,7 @@ fn hub_identity(id: &HubId, revision: &Revision) -> String {
 /// Path, sizes and times of a local source: what `make` trusts, at the price of a few system calls.
 fn local_identity(path: &Path) -> Result<String, Error> {
     let full = path.canonicalize().map_err(Error::io(path, "cannot open"))?;
-    let mut files = if full.is_dir() { files_in(&full)? } else { vec![full.clone()] };
+    let mut files = if full.is_dir() { files_in(&full)? } else { crate::split_files(&full) };
     files.sort();
     let mut identity = format!("local {}\n", full.display());
     for file in files {

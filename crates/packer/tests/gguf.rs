@@ -183,3 +183,64 @@ fn truncated_models() {
         refused(&Input::Gguf(path.clone()), "m.gguf: ");
     }
 }
+
+/// The file cut into `n`, as `gguf-split` does, written to `dir`.
+fn write_split(file: &GgufFile, dir: &std::path::Path, n: usize) -> Vec<std::path::PathBuf> {
+    let total = file.tensors.len();
+    let part = |i: usize| {
+        let metadata = if i == 0 { file.metadata.clone() } else { Vec::new() };
+        let tensors = file.tensors[i * total / n..(i + 1) * total / n].to_vec();
+        let mut part = GgufFile { metadata, tensors };
+        part.set("split.no", Meta::U32(i as u32));
+        part.set("split.count", Meta::U32(n as u32));
+        part.set("split.tensors.count", Meta::U32(total as u32));
+        let path = dir.join(format!("m-{:05}-of-{n:05}.gguf", i + 1));
+        std::fs::write(&path, part.bytes()).unwrap();
+        path
+    };
+    (0..n).map(part).collect()
+}
+
+#[test]
+fn split_files_are_one_model() {
+    let file = small(|_| ());
+    let whole = converted(&file, Quant::Q8);
+    let dir = tempfile::tempdir().unwrap();
+    let parts = write_split(&file, dir.path(), 3);
+    for given in &parts {
+        let out = dir.path().join("m.nano");
+        let input = Input::detect(given).unwrap();
+        convert(&input, &out, Options::new(Quant::Q8)).unwrap();
+        let nano = NanoFile::open(&out).unwrap();
+        assert_eq!(nano.header().content_id, whole.header().content_id);
+        let provenance = String::from_utf8_lossy(nano.section(SectionKind::Provenance).unwrap().1);
+        assert_eq!(provenance.matches("of-00003.gguf").count(), 3, "{provenance}");
+        let error = convert(&input, &parts[1], Options::new(Quant::Q8)).unwrap_err().to_string();
+        assert!(error.contains("is a file of the source"), "{error}");
+    }
+}
+
+#[test]
+fn split_files_that_do_not_belong_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let parts = write_split(&small(|_| ()), dir.path(), 2);
+    let again = |change: &dyn Fn(&mut GgufFile), expected: &str| {
+        let file = small(change);
+        write_split(&file, dir.path(), 2);
+        refused(&Input::Gguf(parts[0].clone()), expected);
+    };
+    // The second part of another model, which has one tensor more.
+    let second = std::fs::read(&parts[1]).unwrap();
+    let more = |f: &mut GgufFile| f.tensors.push(("x.weight".into(), vec![1], vec![0.0]));
+    write_split(&small(more), dir.path(), 2);
+    std::fs::write(&parts[1], &second).unwrap();
+    refused(&Input::Gguf(parts[0].clone()), "split.tensors.count is 13, expected 1");
+    again(&|f| f.tensors[11].0 = f.tensors[0].0.clone(), "is there twice, in two files");
+    std::fs::copy(&parts[0], &parts[1]).unwrap();
+    refused(&Input::Gguf(parts[0].clone()), "split.no is 0, expected 1");
+    std::fs::remove_file(&parts[1]).unwrap();
+    refused(&Input::Gguf(parts[0].clone()), "m-00002-of-00002.gguf: cannot open");
+    let renamed = dir.path().join("renamed.gguf");
+    std::fs::rename(&parts[0], &renamed).unwrap();
+    refused(&Input::Gguf(renamed), "split.count is 2, but the file's name says 1");
+}
