@@ -47,8 +47,9 @@ pub(crate) enum Command {
 
 /// Turn a model into a .nano file.
 ///
-/// Reads safetensors (with config.json and tokenizer.json beside them) or GGUF, rotates and
-/// quantizes the weights, and lays them out as the kernels read them. The file appears under its
+/// Reads safetensors or pytorch_model.bin (with config.json and tokenizer.json beside them) or
+/// GGUF, rotates and quantizes the weights, and lays them out as the kernels read them. Nothing in
+/// a source is ever run. The file appears under its
 /// name only when it is complete. Other commands do this by themselves, into the cache.
 #[derive(Args)]
 #[command(after_help = "\

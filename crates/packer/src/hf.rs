@@ -8,9 +8,10 @@ use serde_json::Value;
 
 use crate::json::{Settings, read_text};
 use crate::model::{Model, check_generation};
+use crate::source::FileTensor;
 use crate::text::Tokenizer;
 use crate::weights::{HUGGING_FACE, Weights};
-use crate::{Error, hf_config, rope, safetensors};
+use crate::{Error, hf_config, rope, safetensors, torch};
 
 /// Reads everything but the weights' values.
 pub(crate) fn open(folder: &Path) -> Result<Model, Error> {
@@ -22,10 +23,10 @@ pub(crate) fn open(folder: &Path) -> Result<Model, Error> {
     let settings = Settings::read(&path)?;
     let described = hf_config::describe(&settings)?;
     let config = described.config;
-    let (shards, index) = shards(folder)?;
+    let Shards { files: shards, index, open } = shards(folder)?;
     let mut weights = Weights::new(folder, &HUGGING_FACE);
     for shard in &shards {
-        for tensor in safetensors::open(shard)? {
+        for tensor in open(shard)? {
             weights.insert(tensor, None)?;
         }
     }
@@ -81,32 +82,42 @@ impl Files<'_> {
     }
 }
 
-/// The weight files, one or those the index names, and the index.
-fn shards(folder: &Path) -> Result<(Vec<PathBuf>, Option<PathBuf>), Error> {
-    let single = folder.join("model.safetensors");
-    if single.exists() {
-        return Ok((vec![single], None));
+/// The weight files, one or those an index names, the index, and how to open them.
+struct Shards {
+    files: Vec<PathBuf>,
+    index: Option<PathBuf>,
+    open: fn(&Path) -> Result<Vec<FileTensor>, Error>,
+}
+
+/// Safetensors first: of a folder that has both, PyTorch's files are the older copy.
+fn shards(folder: &Path) -> Result<Shards, Error> {
+    type Open = fn(&Path) -> Result<Vec<FileTensor>, Error>;
+    let kinds: [(&str, Open); 2] =
+        [("model.safetensors", safetensors::open), ("pytorch_model.bin", torch::open)];
+    for (single, open) in kinds {
+        let path = folder.join(single);
+        if path.exists() {
+            return Ok(Shards { files: vec![path], index: None, open });
+        }
+        let index = folder.join(format!("{single}.index.json"));
+        if index.exists() {
+            return Ok(Shards { files: listed(folder, &index)?, index: Some(index), open });
+        }
     }
-    let index = folder.join("model.safetensors.index.json");
-    if !index.exists() {
-        let pickle = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
-        let what = match pickle.iter().find(|name| folder.join(name).exists()) {
-            Some(name) => {
-                format!("has {name} but no model.safetensors; save the model as safetensors")
-            }
-            None => "has neither model.safetensors nor model.safetensors.index.json".into(),
-        };
-        return Err(Error::source(folder, what));
-    }
-    let settings = Settings::read(&index)?;
+    let what = "has no model.safetensors, no pytorch_model.bin, and no index of several";
+    Err(Error::source(folder, what))
+}
+
+/// The files an index names.
+fn listed(folder: &Path, index: &Path) -> Result<Vec<PathBuf>, Error> {
+    let settings = Settings::read(index)?;
     let map = settings.need("weight_map", settings.get("weight_map").and_then(Value::as_object))?;
     let mut names = BTreeSet::new();
     for (tensor, file) in map {
         let wrong = || settings.error("weight_map", format!("of {tensor:?} is not a file name"));
         names.insert(file.as_str().ok_or_else(wrong)?);
     }
-    let shards = names.into_iter().map(|name| shard(folder, &settings, name));
-    Ok((shards.collect::<Result<_, _>>()?, Some(index)))
+    names.into_iter().map(|name| shard(folder, &settings, name)).collect()
 }
 
 /// A shard is a file of this folder: an index that came with a download must not make the packer

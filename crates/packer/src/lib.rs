@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! config.json ─ hf_config ┐
-//! *.safetensors ──────────┤                  ┌ encode ┐
+//! *.safetensors, *.bin ───┤                  ┌ encode ┐
 //!                         ├→ Model → layout ─┤ encode ├→ pack → format::Writer
 //! *.gguf ─ gguf_llama ────┘          (plan)  └ encode ┘
 //! ```
@@ -34,6 +34,7 @@ mod json;
 mod layout;
 mod model;
 mod pack;
+mod pickle;
 mod rope;
 mod safetensors;
 mod sections;
@@ -41,6 +42,7 @@ mod source;
 pub mod store;
 pub mod synthetic;
 mod text;
+mod torch;
 mod weights;
 
 use std::path::{Path, PathBuf};
@@ -52,7 +54,7 @@ pub use source::TensorSource;
 /// A model as it was published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// A Hugging Face model folder: `config.json`, safetensors, tokenizer.
+    /// A Hugging Face model folder: `config.json`, safetensors or `pytorch_model.bin`, tokenizer.
     Folder(PathBuf),
     /// A GGUF file.
     Gguf(PathBuf),

@@ -14,13 +14,10 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use crate::Error;
 use crate::dequant::Dtype;
 use crate::source::{FileTensor, SourceFile, TensorSource};
-use crate::weights::check_overlaps;
+use crate::weights::{check_overlaps, is_ignored};
 
 /// The limit of the published crate.
 const MAX_HEADER: u64 = 100_000_000;
-
-/// Tensors that are not weights: transformers before 4.32 saved what it computes.
-const IGNORED_SUFFIX: &str = "rotary_emb.inv_freq";
 
 #[derive(Deserialize)]
 struct Info {
@@ -78,7 +75,7 @@ pub(crate) fn open(path: &Path) -> Result<Vec<FileTensor>, Error> {
     let data = 8 + header_len;
     let mut tensors = Vec::with_capacity(entries.len());
     for (name, info) in &entries {
-        if !name.ends_with(IGNORED_SUFFIX) {
+        if !is_ignored(name) {
             tensors.push(tensor(&file, name, info, data)?);
         }
     }

@@ -71,6 +71,11 @@ impl SourceFile {
         self.file.read_exact_at(out, offset).map_err(Error::io(&self.path, &what))
     }
 
+    /// The file for a library that reads by itself. Positioned reads go on beside it.
+    pub(crate) fn reader(&self) -> std::io::Result<File> {
+        self.file.try_clone()
+    }
+
     /// BLAKE3 of the whole file, or `None` when `stop` says the answer is no longer wanted.
     pub(crate) fn hash(&self, stop: impl Fn() -> bool) -> Result<Option<blake3::Hash>, Error> {
         let mut hasher = blake3::Hasher::new();

@@ -260,6 +260,12 @@ fn layer_shapes(c: &Config) -> [(Role, [usize; 2]); 9] {
     ]
 }
 
+/// Tensors of a Hugging Face model that are no weights: transformers before 4.32 saved what it
+/// computes.
+pub(crate) fn is_ignored(name: &str) -> bool {
+    name.ends_with("rotary_emb.inv_freq")
+}
+
 /// Checks that no two tensors of one file share bytes.
 pub(crate) fn check_overlaps<'a>(
     path: &Path,

@@ -272,9 +272,9 @@ fn folders_without_a_model() {
     let input = Input::detect(dir.path()).unwrap();
     refused(&input, "has no config.json");
     std::fs::write(dir.path().join("config.json"), SMALL.config().to_string()).unwrap();
-    refused(&input, "has neither model.safetensors nor");
+    refused(&input, "has no model.safetensors, no pytorch_model.bin");
     std::fs::write(dir.path().join("pytorch_model.bin"), "x").unwrap();
-    refused(&input, "has pytorch_model.bin but no model.safetensors");
+    refused(&input, "pytorch_model.bin: damaged PyTorch file");
     std::fs::create_dir(dir.path().join("model.safetensors")).unwrap();
     refused(&input, "is not a regular file");
     let error = Input::detect(&dir.path().join("config.json")).unwrap_err().to_string();

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test file uses a part
 
 pub(crate) mod gguf;
+pub(crate) mod torch;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,418 @@
+//! The part of Python's pickle language that a table of tensors needs, and nothing else.
+//!
+//! A pickle is a program for a stack machine that may call any Python function, which is how a
+//! model file can take over the machine that loads it. This interpreter knows the instructions
+//! that `torch.save` emits (the protocol of `pickletools`, version 2) and four names; it makes
+//! plain values, calls nothing, and refuses the rest by name.
+//!
+//! Values live in one arena and refer to each other by index: a pickle can nest a million tuples
+//! or put a table into itself, and no step here recurses. Each instruction makes one value at
+//! most, so memory is bounded by the length of the pickle.
+
+use std::collections::HashMap;
+
+/// Longest pickle read: those of published models have some 100 bytes a tensor.
+pub(crate) const MAX_LEN: u64 = 16 << 20;
+
+/// A tensor as the pickle describes it: a view of a storage, which is a file of the archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TensorRef {
+    /// Name of the storage.
+    pub(crate) key: String,
+    /// PyTorch's name of the storage's class: `FloatStorage`.
+    pub(crate) class: &'static str,
+    /// Values in the storage.
+    pub(crate) numel: u64,
+    /// First value of the tensor.
+    pub(crate) offset: u64,
+    pub(crate) shape: Vec<u64>,
+    pub(crate) strides: Vec<u64>,
+}
+
+/// Index of a value in the arena.
+type Id = u32;
+
+enum Node {
+    /// `None`, booleans, floats: allowed, never looked at.
+    Plain,
+    Int(i64),
+    Text(String),
+    Tuple(Vec<Id>),
+    List,
+    Dict(Vec<(Id, Id)>),
+    Global(Global),
+    Storage {
+        class: &'static str,
+        key: String,
+        numel: u64,
+    },
+    Tensor(TensorRef),
+}
+
+#[derive(Clone, Copy)]
+enum Global {
+    OrderedDict,
+    RebuildTensor,
+    RebuildParameter,
+    Storage(&'static str),
+}
+
+/// All storage classes with numbers that a table may mention, used or not.
+const STORAGES: [&str; 10] = [
+    "FloatStorage",
+    "HalfStorage",
+    "BFloat16Storage",
+    "DoubleStorage",
+    "LongStorage",
+    "IntStorage",
+    "ShortStorage",
+    "CharStorage",
+    "ByteStorage",
+    "BoolStorage",
+];
+
+impl Global {
+    fn named(module: &str, name: &str) -> Result<Self, String> {
+        let storage = || STORAGES.into_iter().find(|&s| s == name).map(Self::Storage);
+        match (module, name) {
+            ("collections", "OrderedDict") => Some(Self::OrderedDict),
+            ("torch._utils", "_rebuild_tensor_v2") => Some(Self::RebuildTensor),
+            ("torch._utils", "_rebuild_parameter") => Some(Self::RebuildParameter),
+            ("torch", _) => storage(),
+            _ => None,
+        }
+        .ok_or_else(|| {
+            format!(
+                "asks Python for {module:?} {name:?}, which no table of tensors needs; \
+                 nothing was run"
+            )
+        })
+    }
+}
+
+/// The tensors of a pickled table (a `state_dict`), in its order.
+///
+/// # Errors
+/// What was found, and at which byte.
+pub(crate) fn tensors(pickle: &[u8]) -> Result<Vec<(String, TensorRef)>, String> {
+    let mut machine = Machine {
+        input: pickle,
+        at: 0,
+        nodes: Vec::new(),
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: HashMap::new(),
+    };
+    let table = loop {
+        let at = machine.at;
+        match machine.step().map_err(|what| format!("pickle, byte {at}: {what}"))? {
+            None => {}
+            Some(value) => break value,
+        }
+    };
+    let Node::Dict(entries) = &machine.nodes[table as usize] else {
+        return Err("the pickle is not a table of tensors".into());
+    };
+    let mut out = Vec::with_capacity(entries.len());
+    for &(key, value) in entries {
+        let Node::Text(name) = &machine.nodes[key as usize] else {
+            return Err("the pickle is a table whose keys are not names".into());
+        };
+        match &machine.nodes[value as usize] {
+            Node::Tensor(tensor) => out.push((name.clone(), tensor.clone())),
+            _ => return Err(format!("the pickle's entry {name:?} is not a tensor")),
+        }
+    }
+    Ok(out)
+}
+
+struct Machine<'a> {
+    input: &'a [u8],
+    at: usize,
+    nodes: Vec<Node>,
+    stack: Vec<Id>,
+    marks: Vec<usize>,
+    memo: HashMap<u32, Id>,
+}
+
+impl<'a> Machine<'a> {
+    /// Runs one instruction; returns the result at the last one.
+    fn step(&mut self) -> Result<Option<Id>, String> {
+        match self.byte()? {
+            0x80 => match self.byte()? {
+                2..=4 => {}
+                v => return Err(format!("protocol {v}")),
+            },
+            0x95 => _ = self.take(8)?, // length of a frame
+            b'(' => self.marks.push(self.stack.len()),
+            b'N' | 0x88 | 0x89 => self.push(Node::Plain),
+            b'G' => {
+                self.take(8)?;
+                self.push(Node::Plain);
+            }
+            b'J' => {
+                let v = i32::from_le_bytes(self.array()?);
+                self.push(Node::Int(v.into()));
+            }
+            b'K' => {
+                let v = self.byte()?;
+                self.push(Node::Int(v.into()));
+            }
+            b'M' => {
+                let v = u16::from_le_bytes(self.array()?);
+                self.push(Node::Int(v.into()));
+            }
+            0x8a => self.long()?,
+            b'X' => self.text()?,
+            0x8c => {
+                let n = self.byte()?;
+                self.string(n.into())?;
+            }
+            b')' => self.push(Node::Tuple(Vec::new())),
+            b't' => {
+                let items = self.items()?;
+                self.push(Node::Tuple(items));
+            }
+            n @ 0x85..=0x87 => self.tuple(usize::from(n - 0x84))?,
+            b']' => self.push(Node::List),
+            b'a' => _ = self.pop()?, // lists are never looked at
+            b'e' => _ = self.items()?,
+            b'}' => self.push(Node::Dict(Vec::new())),
+            b's' | b'u' => self.set_items()?,
+            b'q' | b'r' | b'h' | b'j' | 0x94 => self.memo()?,
+            b'c' => {
+                let (module, name) = (self.line()?, self.line()?);
+                self.push(Node::Global(Global::named(module, name)?));
+            }
+            0x93 => self.stack_global()?,
+            b'Q' => self.persistent()?,
+            b'R' => self.reduce()?,
+            b'b' => self.build()?,
+            b'.' => return self.pop().map(Some),
+            other => {
+                return Err(format!("instruction {other:#04x}, which no table of tensors needs"));
+            }
+        }
+        Ok(None)
+    }
+
+    fn take(&mut self, n: usize) -> Result<&'a [u8], String> {
+        let left = &self.input[self.at..];
+        let bytes =
+            left.get(..n).ok_or_else(|| format!("{n} bytes expected, {} left", left.len()))?;
+        self.at += n;
+        Ok(bytes)
+    }
+
+    fn byte(&mut self) -> Result<u8, String> {
+        Ok(self.take(1)?[0])
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
+        Ok(self.take(N)?.try_into().expect("N bytes"))
+    }
+
+    /// Text up to a line end.
+    fn line(&mut self) -> Result<&'a str, String> {
+        let n =
+            self.input[self.at..].iter().position(|&b| b == b'\n').ok_or("a line without end")?;
+        let line = self.take(n + 1)?;
+        std::str::from_utf8(&line[..n]).map_err(|_| "a name that is not UTF-8".into())
+    }
+
+    fn string(&mut self, n: usize) -> Result<(), String> {
+        let text = std::str::from_utf8(self.take(n)?).map_err(|_| "text that is not UTF-8")?;
+        self.push(Node::Text(text.into()));
+        Ok(())
+    }
+
+    fn text(&mut self) -> Result<(), String> {
+        let n = u32::from_le_bytes(self.array()?);
+        self.string(n as usize)
+    }
+
+    /// A whole number of up to 8 bytes, least significant first, the last with the sign.
+    fn long(&mut self) -> Result<(), String> {
+        let n = self.byte()?;
+        let bytes = self.take(n.into())?;
+        if n > 8 {
+            return Err(format!("a number of {n} bytes"));
+        }
+        let negative = bytes.last().is_some_and(|b| b & 0x80 != 0);
+        let mut wide = [if negative { 0xff } else { 0 }; 8];
+        wide[..bytes.len()].copy_from_slice(bytes);
+        self.push(Node::Int(i64::from_le_bytes(wide)));
+        Ok(())
+    }
+
+    fn push(&mut self, node: Node) {
+        // The input's length, and so the number of nodes, is far below 2^32.
+        self.stack.push(self.nodes.len() as Id);
+        self.nodes.push(node);
+    }
+
+    /// The uppermost value that lies above the last mark.
+    fn pop(&mut self) -> Result<Id, String> {
+        let floor = self.marks.last().copied().unwrap_or(0);
+        if self.stack.len() <= floor {
+            return Err("a value is missing".into());
+        }
+        Ok(self.stack.pop().expect("not empty"))
+    }
+
+    /// The values above the last mark, and the mark.
+    fn items(&mut self) -> Result<Vec<Id>, String> {
+        let mark = self.marks.pop().ok_or("a mark is missing")?;
+        Ok(self.stack.split_off(mark))
+    }
+
+    fn tuple(&mut self, n: usize) -> Result<(), String> {
+        let mut items = (0..n).map(|_| self.pop()).collect::<Result<Vec<_>, _>>()?;
+        items.reverse();
+        self.push(Node::Tuple(items));
+        Ok(())
+    }
+
+    /// The uppermost value, which stays.
+    fn top(&mut self) -> Result<Id, String> {
+        let top = self.pop()?;
+        self.stack.push(top);
+        Ok(top)
+    }
+
+    fn set_items(&mut self) -> Result<(), String> {
+        let items = match self.input[self.at - 1] {
+            b'u' => self.items()?,
+            _ => {
+                let value = self.pop()?;
+                vec![self.pop()?, value]
+            }
+        };
+        let target = self.top()?;
+        let Node::Dict(entries) = &mut self.nodes[target as usize] else {
+            return Err("entries for something that is no table".into());
+        };
+        let (pairs, rest) = items.as_chunks();
+        if !rest.is_empty() {
+            return Err("a key without value".into());
+        }
+        entries.extend(pairs.iter().map(|&[key, value]| (key, value)));
+        Ok(())
+    }
+
+    fn memo(&mut self) -> Result<(), String> {
+        let op = self.input[self.at - 1];
+        let key = match op {
+            b'q' | b'h' => self.byte()?.into(),
+            0x94 => self.memo.len() as u32,
+            _ => u32::from_le_bytes(self.array()?),
+        };
+        if matches!(op, b'h' | b'j') {
+            let id = self.memo.get(&key).ok_or_else(|| format!("no value has number {key}"))?;
+            self.stack.push(*id);
+        } else {
+            let top = self.top()?;
+            self.memo.insert(key, top);
+        }
+        Ok(())
+    }
+
+    fn stack_global(&mut self) -> Result<(), String> {
+        let (name, module) = (self.pop()?, self.pop()?);
+        let global = match (&self.nodes[module as usize], &self.nodes[name as usize]) {
+            (Node::Text(module), Node::Text(name)) => Global::named(module, name)?,
+            _ => return Err("a name that is not text".into()),
+        };
+        self.push(Node::Global(global));
+        Ok(())
+    }
+
+    /// `("storage", class, key, device, numel)`.
+    fn persistent(&mut self) -> Result<(), String> {
+        let id = self.pop()?;
+        let node = |id: &Id| &self.nodes[*id as usize];
+        let Node::Tuple(items) = node(&id) else { return Err("a storage that is no tuple".into()) };
+        let [kind, class, key, _device, numel] = items.as_slice() else {
+            return Err(format!("a storage of {} fields, expected 5", items.len()));
+        };
+        let storage = match (node(kind), node(class), node(key), node(numel)) {
+            (
+                Node::Text(kind),
+                &Node::Global(Global::Storage(class)),
+                Node::Text(key),
+                &Node::Int(numel),
+            ) if kind == "storage" && numel >= 0 => {
+                Node::Storage { class, key: key.clone(), numel: numel as u64 }
+            }
+            _ => return Err("a storage described in another way than PyTorch does".into()),
+        };
+        self.push(storage);
+        Ok(())
+    }
+
+    /// A call, of which only the meaning is carried out.
+    fn reduce(&mut self) -> Result<(), String> {
+        let (arguments, function) = (self.pop()?, self.pop()?);
+        let Node::Tuple(arguments) = &self.nodes[arguments as usize] else {
+            return Err("a call without arguments".into());
+        };
+        let made = match (&self.nodes[function as usize], arguments.as_slice()) {
+            (Node::Global(Global::OrderedDict), []) => Node::Dict(Vec::new()),
+            (Node::Global(Global::RebuildTensor), [storage, offset, shape, strides, ..]) => {
+                self.rebuild(*storage, *offset, *shape, *strides)?
+            }
+            (Node::Global(Global::RebuildParameter), [data, ..]) => {
+                let data = *data;
+                self.stack.push(data);
+                return Ok(());
+            }
+            _ => return Err("a call that no table of tensors needs; nothing was run".into()),
+        };
+        self.push(made);
+        Ok(())
+    }
+
+    fn rebuild(&self, storage: Id, offset: Id, shape: Id, strides: Id) -> Result<Node, String> {
+        let size = |id: Id| match self.nodes[id as usize] {
+            Node::Int(v) => u64::try_from(v).ok(),
+            _ => None,
+        };
+        let sizes = |id: Id| match &self.nodes[id as usize] {
+            Node::Tuple(items) => items.iter().map(|&i| size(i)).collect::<Option<Vec<u64>>>(),
+            _ => None,
+        };
+        let tensor = match &self.nodes[storage as usize] {
+            Node::Storage { class, key, numel } => {
+                (size(offset), sizes(shape), sizes(strides), class, key, numel)
+            }
+            _ => return Err("a tensor without storage".into()),
+        };
+        let (Some(offset), Some(shape), Some(strides), class, key, numel) = tensor else {
+            return Err("a tensor whose offset, shape or strides are no sizes".into());
+        };
+        if shape.len() != strides.len() {
+            return Err(format!("a tensor of {} sizes and {} strides", shape.len(), strides.len()));
+        }
+        Ok(Node::Tensor(TensorRef {
+            key: key.clone(),
+            class,
+            numel: *numel,
+            offset,
+            shape,
+            strides,
+        }))
+    }
+
+    /// State of an object: PyTorch gives its table a note on versions, which nobody needs.
+    fn build(&mut self) -> Result<(), String> {
+        self.pop()?;
+        let target = self.top()?;
+        match self.nodes[target as usize] {
+            Node::Dict(_) => Ok(()),
+            _ => Err("state for something that is no table".into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
