@@ -29,7 +29,9 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
 Environment:
   NANOINFER_HOME  folder for converted models (default: the platform's cache folder)
   NANOINFER_ISA   force an instruction set: scalar, avx2, avx512vnni (default: the best here)
-  HF_TOKEN, HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE  as for Hugging Face's own tools
+  HF_TOKEN, HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE, HF_HUB_DOWNLOAD_TIMEOUT
+                  as for Hugging Face's own tools
+  HTTPS_PROXY, ALL_PROXY, NO_PROXY  as usual
   NO_COLOR        no colours";
 
 #[derive(Subcommand)]
@@ -56,11 +58,15 @@ pub(crate) enum Command {
 Examples:
   nanoinfer convert --model ./my-model-folder --out my-model.nano
   nanoinfer convert --model llama.Q8_0.gguf --out llama.nano
+  nanoinfer convert --model org/name:model.Q8_0.gguf --revision v1.0 --out model.nano
   nanoinfer convert --model smollm2 --quant f32 --out reference.nano")]
 pub(crate) struct Convert {
-    /// Hub id (org/name), Hugging Face folder, .gguf file, or smollm2
+    /// Hub id (org/name or org/name:file.gguf), Hugging Face folder, .gguf file, or smollm2
     #[arg(long, short)]
     pub(crate) model: String,
+    /// Branch, tag or commit of a hub model (default: main)
+    #[arg(long, value_name = "REV")]
+    pub(crate) revision: Option<String>,
     /// File to write
     #[arg(long, short, value_name = "FILE.nano")]
     pub(crate) out: PathBuf,
@@ -148,6 +154,9 @@ pub(crate) struct ModelArgs {
     /// .nano or .gguf file, Hugging Face folder, hub id (org/name), or smollm2
     #[arg(long, short, default_value = "smollm2")]
     pub(crate) model: String,
+    /// Branch, tag or commit of a hub model (default: main)
+    #[arg(long, value_name = "REV")]
+    pub(crate) revision: Option<String>,
     /// Threads to compute with (default: the physical cores this process may use)
     #[arg(long, value_name = "N", value_parser = count(1024))]
     pub(crate) threads: Option<u64>,

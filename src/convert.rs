@@ -14,7 +14,7 @@ pub(crate) fn run(args: Convert) -> Result<ExitCode> {
         Quant::Q8 => nanoinfer_format::Quant::Q8,
         Quant::F32 => nanoinfer_format::Quant::F32,
     };
-    let model = ModelRef::parse(&args.model)?;
+    let model = ModelRef::parse(&args.model)?.at_revision(args.revision.as_deref())?;
     let mut reporter = Reporter::default();
     Store::open()?.convert(&model, &args.out, quant, &mut |step| reporter.step(step))?;
     drop(reporter);

@@ -44,8 +44,10 @@ fn bar(total: u64) -> ProgressBar {
     if total == 0 {
         return ProgressBar::new_spinner();
     }
-    let style = ProgressStyle::with_template("  {bar:40} {percent:>3} %  {eta} left")
-        .expect("a constant template");
+    let style = ProgressStyle::with_template(
+        "  {bar:40} {percent:>3} %  {decimal_bytes_per_sec}, {eta} left",
+    )
+    .expect("a constant template");
     ProgressBar::new(total).with_style(style)
 }
 

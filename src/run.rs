@@ -17,14 +17,19 @@ use crate::report::Reporter;
 
 /// The `.nano` file for what was given as `--model`, made now if it has to be.
 pub(crate) fn nano_file(model: &str) -> Result<PathBuf> {
-    let model = ModelRef::parse(model)?;
+    nano_file_at(model, None)
+}
+
+/// The same for a revision of a hub model.
+fn nano_file_at(model: &str, revision: Option<&str>) -> Result<PathBuf> {
+    let model = ModelRef::parse(model)?.at_revision(revision)?;
     let mut reporter = Reporter::default();
     Ok(Store::open()?.ready(&model, Quant::Q8, &mut |step| reporter.step(step))?)
 }
 
 /// The model, mapped, with threads and buffers.
 pub(crate) fn engine(args: &ModelArgs) -> Result<Engine> {
-    let model = Model::open(nano_file(&args.model)?)?;
+    let model = Model::open(nano_file_at(&args.model, args.revision.as_deref())?)?;
     let options = EngineOptions {
         threads: args.threads.map(|n| n as usize),
         ctx: args.ctx.map(|n| n as usize),

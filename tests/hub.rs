@@ -3,10 +3,10 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
-use common::server::{Response, Server};
+use common::server::{Request, Response, Server};
 use common::{assert_fails, files, json, nanoinfer, stderr, temp, tiny};
 use sha2::{Digest, Sha256};
 
@@ -16,38 +16,70 @@ fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// Git's hash of a file.
+fn git(bytes: &[u8]) -> String {
+    let hash = sha1::Sha1::digest([format!("blob {}\0", bytes.len()).as_bytes(), bytes].concat());
+    hash.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn is_large(name: &str) -> bool {
+    [".safetensors", ".gguf", ".bin"].iter().any(|e| name.ends_with(e))
+}
+
+/// The hub's list of a folder's files.
+fn listing(folder: &Path) -> serde_json::Value {
+    let sibling = |path: PathBuf| {
+        let name = path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
+        let bytes = fs::read(&path).unwrap();
+        let mut entry = serde_json::json!({ "rfilename": name, "size": bytes.len() });
+        match is_large(&name) {
+            true => {
+                entry["lfs"] = serde_json::json!({ "sha256": sha256(&bytes), "size": bytes.len() })
+            }
+            false => entry["blobId"] = git(&bytes).into(),
+        }
+        entry
+    };
+    let siblings: Vec<_> = files(folder).into_iter().map(sibling).collect();
+    serde_json::json!({ "sha": COMMIT, "siblings": siblings })
+}
+
 /// Serves a folder as `acme/tiny`, weights by way of `cdn`, as the hub does.
 fn hub(folder: &Path, cdn: &str) -> Server {
     let (folder, cdn) = (folder.to_path_buf(), cdn.to_owned());
-    Server::start(move |request| {
-        if request.path == "/api/models/acme/tiny/revision/main" {
-            let names = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name());
-            let siblings: Vec<_> =
-                names.map(|n| serde_json::json!({ "rfilename": n.to_str() })).collect();
-            let listing = serde_json::json!({ "sha": COMMIT, "siblings": siblings });
-            return Response::ok(listing.to_string());
-        }
-        let Some(name) = request.path.strip_prefix(&format!("/acme/tiny/resolve/{COMMIT}/")) else {
-            return Response::status(404);
-        };
-        let bytes = fs::read(folder.join(name)).unwrap();
-        if name.ends_with(".safetensors") {
-            Response::status(302)
-                .header("Location", format!("{cdn}/blob/{name}"))
-                .header("X-Linked-Etag", format!("\"{}\"", sha256(&bytes)))
-                .header("X-Linked-Size", bytes.len().to_string())
-        } else {
-            Response::ok(bytes).header("ETag", format!("W/\"etag-of-{name}\""))
-        }
-    })
+    Server::start(move |request| answer(&folder, &cdn, "main", &request.path))
+}
+
+fn answer(folder: &Path, cdn: &str, revision: &str, path: &str) -> Response {
+    if path == format!("/api/models/acme/tiny/revision/{revision}?blobs=true") {
+        return Response::ok(listing(folder).to_string());
+    }
+    let Some(name) = path.strip_prefix(&format!("/acme/tiny/resolve/{COMMIT}/")) else {
+        return Response::status(404);
+    };
+    let bytes = fs::read(folder.join(name)).unwrap();
+    if is_large(name) {
+        Response::status(302)
+            .header("Location", format!("{cdn}/blob/{name}"))
+            .header("X-Linked-Etag", format!("\"{}\"", sha256(&bytes)))
+            .header("X-Linked-Size", bytes.len().to_string())
+    } else {
+        Response::ok(bytes.clone()).header("ETag", format!("W/\"{}\"", git(&bytes)))
+    }
 }
 
 /// Where the hub sends clients for large files.
-fn cdn(folder: &Path, answer: impl Fn(Vec<u8>) -> Response + Send + 'static) -> Server {
+fn cdn(folder: &Path, answer: impl Fn(Vec<u8>, &Request) -> Response + Send + 'static) -> Server {
     let folder = folder.to_path_buf();
     Server::start(move |request| {
-        answer(fs::read(folder.join(request.path.strip_prefix("/blob/").unwrap())).unwrap())
+        let name = request.path.strip_prefix("/blob/").unwrap();
+        answer(fs::read(folder.join(name)).unwrap(), request)
     })
+}
+
+/// Answers a request for a whole file.
+fn whole(bytes: Vec<u8>, _: &Request) -> Response {
+    Response::ok(bytes)
 }
 
 /// The binary with everything it may write below `home`.
@@ -66,7 +98,7 @@ fn convert(home: &Path, endpoint: &str) -> std::process::Output {
 #[test]
 fn a_sharded_model_is_fetched_converted_and_found_again() {
     let (home, folder) = (temp(), tiny("llama-sharded-f16"));
-    let cdn = cdn(&folder, Response::ok);
+    let cdn = cdn(&folder, whole);
     let hub = hub(&folder, &cdn.url);
     let mut logits = client(home.path(), &hub.url);
     logits.env("HF_TOKEN", "hf_secret").args(["logits", "--model", "acme/tiny", "--tokens", "1,2"]);
@@ -104,7 +136,7 @@ fn a_sharded_model_is_fetched_converted_and_found_again() {
 #[test]
 fn the_cache_is_in_the_layout_of_hugging_face_and_works_offline() {
     let (home, folder) = (temp(), tiny("llama-gqa"));
-    let cdn = cdn(&folder, Response::ok);
+    let cdn = cdn(&folder, whole);
     let hub = hub(&folder, &cdn.url);
     assert!(convert(home.path(), &hub.url).status.success());
     let repo = home.path().join("hf/hub/models--acme--tiny");
@@ -146,6 +178,18 @@ fn refusals_are_explained() {
 }
 
 #[test]
+fn a_gated_model_says_where_its_terms_are() {
+    for token in ["", "hf_x"] {
+        let home = temp();
+        let server = Server::start(|_| Response::status(401).header("X-Error-Code", "GatedRepo"));
+        let mut command = client(home.path(), &server.url);
+        command.args(["convert", "--model", "acme/tiny", "--out", "x"]).env("HF_TOKEN", token);
+        let page = format!("accept its terms at {}/acme/tiny", server.url);
+        assert_fails(&command.output().unwrap(), 1, &["HTTP 401", &page, "HF_TOKEN"]);
+    }
+}
+
+#[test]
 fn an_unreachable_hub_is_explained() {
     let home = temp();
     let output = convert(home.path(), "http://127.0.0.1:9"); // nobody listens on "discard"
@@ -155,27 +199,254 @@ fn an_unreachable_hub_is_explained() {
 }
 
 #[test]
-fn damaged_downloads_leave_nothing() {
+fn what_is_not_the_promised_file_is_thrown_away() {
     let folder = tiny("llama-gqa");
-    let wrong = |mut bytes: Vec<u8>| {
+    let flipped = |mut bytes: Vec<u8>, _: &Request| {
         bytes[1000] ^= 1;
         Response::ok(bytes)
     };
-    let cut = |bytes: Vec<u8>| Response { cut: Some(bytes.len() / 2), ..Response::ok(bytes) };
-    let short = |bytes: Vec<u8>| Response::ok(&bytes[..bytes.len() / 2]);
-    let cases: [(Server, &str); 3] = [
-        (cdn(&folder, wrong), "SHA-256"),
-        (cdn(&folder, cut), "broke off"),
-        (cdn(&folder, short), "bytes arrived"),
-    ];
+    let longer = |mut bytes: Vec<u8>, _: &Request| {
+        bytes.push(0);
+        Response::ok(bytes)
+    };
+    let cases: [(Server, &str); 2] =
+        [(cdn(&folder, flipped), "SHA-256"), (cdn(&folder, longer), "more than the promised")];
     for (cdn, says) in cases {
         let home = temp();
         let hub = hub(&folder, &cdn.url);
         assert_fails(&convert(home.path(), &hub.url), 1, &["model.safetensors", says]);
-        let weights = fs::metadata(folder.join("model.safetensors")).unwrap().len();
         let left = files(home.path());
-        assert!(left.iter().all(|f| fs::metadata(f).unwrap().len() < weights / 4), "{left:?}");
+        assert!(left.iter().all(|f| fs::metadata(f).unwrap().len() < 2000), "{left:?}");
+        assert_eq!(cdn.requests().len(), 1, "a wrong file is not asked for again");
     }
+    // A small file, which has no SHA-256, by Git's hash.
+    let (home, source) = (temp(), folder);
+    let server = Server::start(move |request| {
+        let mut response = answer(&source, "", "main", &request.path);
+        if request.path.ends_with("config.json") {
+            response.body[0] ^= 1;
+        }
+        response
+    });
+    assert_fails(&convert(home.path(), &server.url), 1, &["config.json", "Git hash"]);
+}
+
+#[test]
+fn a_broken_download_goes_on_where_it_broke() {
+    let folder = tiny("llama-gqa");
+    let len = fs::metadata(folder.join("model.safetensors")).unwrap().len() as usize;
+    // Three connections bring a third each.
+    let third = len / 3;
+    let cdn = cdn(&folder, move |bytes, request| {
+        let response = Response::range(&bytes, request);
+        Response { cut: Some(response.body.len().min(third)), ..response }
+    });
+    let (home, hub) = (temp(), hub(&folder, &cdn.url));
+    let output = convert(home.path(), &hub.url);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("broke off"), "{}", stderr(&output));
+    let asked: Vec<_> = cdn.requests().iter().map(|r| r.from).collect();
+    assert_eq!(asked[..3], [None, Some(third), Some(2 * third)]);
+    let parts = files(&home.path().join("hf"));
+    assert!(!parts.iter().any(|p| p.to_string_lossy().contains(".part-")), "{parts:?}");
+}
+
+#[test]
+fn what_has_arrived_is_kept_for_the_next_time() {
+    let folder = tiny("llama-gqa");
+    let len = fs::metadata(folder.join("model.safetensors")).unwrap().len() as usize;
+    // Half a file, then nothing more; and a server that does not know ranges.
+    for knows_ranges in [true, false] {
+        let half = move |bytes: Vec<u8>, request: &Request| match request.from {
+            Some(_) if knows_ranges => {
+                Response { cut: Some(0), ..Response::range(&bytes, request) }
+            }
+            _ => Response { cut: Some(bytes.len() / 2), ..Response::ok(bytes) },
+        };
+        let home = temp();
+        let broken = cdn(&folder, half);
+        let server = hub(&folder, &broken.url);
+        let output = convert(home.path(), &server.url);
+        assert_fails(&output, 1, &["model.safetensors", "broke off", "is kept, repeat"]);
+        assert!(broken.requests().len() <= 6, "{:?}", broken.requests());
+
+        let sound = cdn(&folder, |bytes, request| Response::range(&bytes, request));
+        let server = hub(&folder, &sound.url);
+        let output = convert(home.path(), &server.url);
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert_eq!(sound.requests()[0].from, Some(len / 2));
+        assert_eq!(sound.requests().len(), 1);
+    }
+}
+
+#[test]
+fn a_slow_server_is_waited_for_and_a_dead_one_is_not() {
+    let folder = tiny("llama-gqa");
+    let run = |home: &Path, endpoint: &str| {
+        let mut command = client(home, endpoint);
+        command.env("HF_HUB_DOWNLOAD_TIMEOUT", "1").args(["convert", "--model", "acme/tiny"]);
+        command.arg("--out").arg(home.join("out.nano")).output().unwrap()
+    };
+    // Two seconds in all, but never one without a byte.
+    let slow = cdn(&folder, |bytes, _| Response { pieces: 20, ..Response::ok(bytes) });
+    let (home, server) = (temp(), hub(&folder, &slow.url));
+    let output = run(home.path(), &server.url);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let dead = cdn(&folder, |bytes, _| {
+        let stall = std::time::Duration::from_millis(1500);
+        Response { cut: Some(10), stall, ..Response::ok(bytes) }
+    });
+    let (home, server) = (temp(), hub(&folder, &dead.url));
+    assert_fails(&run(home.path(), &server.url), 1, &["broke off after 10 bytes", "timeout"]);
+}
+
+#[test]
+fn only_what_is_needed_is_fetched() {
+    let (home, folder) = (temp(), temp());
+    for name in ["config.json", "model.safetensors"] {
+        fs::copy(tiny("llama-gqa").join(name), folder.path().join(name)).unwrap();
+    }
+    fs::create_dir(folder.path().join("onnx")).unwrap();
+    for name in ["README.md", "pytorch_model.bin", "model.Q8_0.gguf", "onnx/model.gguf"] {
+        fs::write(folder.path().join(name), name).unwrap();
+    }
+    let cdn = cdn(folder.path(), whole);
+    let hub = hub(folder.path(), &cdn.url);
+    assert!(convert(home.path(), &hub.url).status.success());
+    let paths: Vec<_> = hub.requests().into_iter().skip(1).map(|r| r.path).collect();
+    let wanted = ["config.json", "model.safetensors"];
+    assert_eq!(paths, wanted.map(|n| format!("/acme/tiny/resolve/{COMMIT}/{n}")));
+
+    // A conversion that fails does not cost another download.
+    let out = home.path().join("none/out.nano");
+    let mut command = client(home.path(), &hub.url);
+    command.args(["convert", "--model", "acme/tiny", "--out"]).arg(out);
+    assert_fails(&command.output().unwrap(), 1, &["out.nano"]);
+    assert!(convert(home.path(), &hub.url).status.success());
+    assert_eq!(cdn.requests().len(), 1);
+}
+
+#[test]
+fn a_revision_is_asked_for_by_its_name() {
+    let folder = tiny("llama-gqa");
+    for (args, asked) in [
+        (&["--model", "acme/tiny@v1.0"][..], "v1.0"),
+        (&["--model", "acme/tiny", "--revision", "refs/pr/3"], "refs%2Fpr%2F3"),
+        (&["--model", "acme/tiny", "--revision", COMMIT], COMMIT),
+    ] {
+        let cdn = cdn(&folder, whole);
+        let (source, url) = (folder.clone(), cdn.url.clone());
+        let server = Server::start(move |request| answer(&source, &url, asked, &request.path));
+        let home = temp();
+        let mut command = client(home.path(), &server.url);
+        command.arg("convert").args(args).arg("--out").arg(home.path().join("out.nano"));
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+    }
+    let home = temp();
+    let server =
+        Server::start(|_| Response::status(404).header("X-Error-Code", "RevisionNotFound"));
+    let mut command = client(home.path(), &server.url);
+    command.args(["convert", "--model", "acme/tiny", "--revision", "v9", "--out", "x.nano"]);
+    assert_fails(&command.output().unwrap(), 1, &["HTTP 404", "no revision \"v9\""]);
+    let mut command = client(home.path(), &server.url);
+    command.args(["convert", "--model", "smollm2", "--revision", "v9", "--out", "x.nano"]);
+    assert_fails(&command.output().unwrap(), 1, &["no hub model"]);
+}
+
+#[test]
+fn a_gguf_file_is_named_after_a_colon() {
+    let (home, folder) = (temp(), temp());
+    fs::create_dir(folder.path().join("q8")).unwrap();
+    let names = ["a.gguf", "q8/b-00001-of-00002.gguf", "q8/b-00002-of-00002.gguf"];
+    for name in names {
+        fs::write(folder.path().join(name), b"GGUF, but no more than that").unwrap();
+    }
+    let cdn = cdn(folder.path(), whole);
+    let hub = hub(folder.path(), &cdn.url);
+    let run = |model: &str| {
+        let mut command = client(home.path(), &hub.url);
+        command.args(["convert", "--model", model, "--out", "x.nano"]).output().unwrap()
+    };
+    let blobs = |cdn: &Server| cdn.requests().into_iter().map(|r| r.path).collect::<Vec<_>>();
+    assert_fails(&run("acme/tiny:a.gguf"), 1, &["a.gguf", "GGUF"]);
+    assert_eq!(blobs(&cdn), ["/blob/a.gguf"]);
+    assert_fails(&run("acme/tiny:q8/b-00002-of-00002.gguf"), 1, &["b-00001-of-00002.gguf", "GGUF"]);
+    // Both parts have the content of the first file, so the links lead to its blob.
+    assert_eq!(blobs(&cdn).len(), 3, "{:?}", blobs(&cdn));
+    assert_fails(&run("acme/tiny:c.gguf"), 1, &["no file \"c.gguf\"", "a.gguf"]);
+    assert_fails(&run("acme/tiny"), 1, &["3 GGUF files", "acme/tiny:a.gguf"]);
+}
+
+#[test]
+fn pytorch_weights_are_fetched_where_there_are_no_others() {
+    let (home, folder) = (temp(), temp());
+    fs::copy(tiny("llama-gqa").join("config.json"), folder.path().join("config.json")).unwrap();
+    let index = r#"{"weight_map":{"a":"x-1.bin","b":"x-2.bin"}}"#;
+    fs::write(folder.path().join("pytorch_model.bin.index.json"), index).unwrap();
+    for name in ["x-1.bin", "x-2.bin", "x-3.bin"] {
+        fs::write(folder.path().join(name), name).unwrap();
+    }
+    let cdn = cdn(folder.path(), whole);
+    let hub = hub(folder.path(), &cdn.url);
+    assert_fails(&convert(home.path(), &hub.url), 1, &["x-1.bin", "damaged PyTorch file"]);
+    let paths: Vec<_> = cdn.requests().into_iter().map(|r| r.path).collect();
+    assert_eq!(paths, ["/blob/x-1.bin", "/blob/x-2.bin"]);
+}
+
+#[test]
+fn a_disk_that_is_too_small_is_known_before_the_download() {
+    let (home, folder) = (temp(), tiny("llama-gqa"));
+    let source = folder.clone();
+    let server = Server::start(move |request| {
+        let mut response = answer(&source, "", "main", &request.path);
+        if request.path.starts_with("/api") {
+            let text = String::from_utf8(response.body).unwrap();
+            let mut listing: serde_json::Value = serde_json::from_str(&text).unwrap();
+            for entry in listing["siblings"].as_array_mut().unwrap() {
+                if entry["rfilename"] == "model.safetensors" {
+                    entry["lfs"]["size"] = 400_000_000_000_000_u64.into();
+                }
+            }
+            response.body = listing.to_string().into_bytes();
+        }
+        response
+    });
+    let output = convert(home.path(), &server.url);
+    assert_fails(&output, 1, &["400000000000000 bytes are needed", "available", "hf/hub"]);
+}
+
+#[test]
+fn a_proxy_is_used() {
+    let folder = tiny("llama-gqa");
+    let cdn = cdn(&folder, whole);
+    let hub = hub(&folder, &cdn.url);
+    let (url, log) = common::server::proxy(&hub);
+    let home = temp();
+    let run = |endpoint: &str| {
+        let mut command = client(home.path(), endpoint);
+        command.env("HTTPS_PROXY", &url).env("NO_PROXY", "127.0.0.1").env("HF_TOKEN", "hf_secret");
+        command.args(["convert", "--model", "acme/tiny", "--out"]);
+        command.arg(home.path().join("out.nano")).output().unwrap()
+    };
+    // The hub is a host that only the proxy can reach; the other host is reached without it.
+    let output = run("http://hub.invalid");
+    assert!(output.status.success(), "{}", stderr(&output));
+    let asked = log.lock().unwrap().clone();
+    assert!(
+        !asked.is_empty() && asked.iter().all(|r| r.starts_with("CONNECT hub.invalid:80 ")),
+        "{asked:?}"
+    );
+    assert!(!asked.concat().contains("hf_secret"), "{asked:?}");
+    // With HTTPS the proxy sees the name and no more; this one leads to a server without TLS.
+    let output = run("https://hub.invalid");
+    assert!(
+        output.status.success() && stderr(&output).contains("out of reach"),
+        "{}",
+        stderr(&output)
+    );
+    let last = log.lock().unwrap().last().cloned().unwrap();
+    assert!(last.starts_with("CONNECT hub.invalid:443 "), "{last:?}");
 }
 
 #[test]
@@ -207,10 +478,10 @@ fn hostile_file_lists_do_not_leave_the_cache() {
 }
 
 #[test]
-fn a_model_without_safetensors_says_what_it_has() {
+fn a_model_without_weights_says_what_it_has() {
     for (files, says) in [
-        (&["config.json", "model.Q8_0.gguf"][..], "model.Q8_0.gguf"),
-        (&["config.json", "pytorch_model.bin"], "no safetensors"),
+        (&["config.json", "model.Q8_0.gguf"][..], "acme/tiny:model.Q8_0.gguf"),
+        (&["config.json", "model.onnx"], "neither safetensors nor PyTorch"),
         (&["README.md"], "no config.json"),
     ] {
         let (home, folder) = (temp(), temp());

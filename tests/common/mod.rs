@@ -45,6 +45,13 @@ fn bare() -> std::process::Command {
         "HF_HUB_CACHE",
         "HF_ENDPOINT",
         "HF_HUB_OFFLINE",
+        "HF_HUB_DOWNLOAD_TIMEOUT",
+        "HTTPS_PROXY",
+        "https_proxy",
+        "HTTP_PROXY",
+        "http_proxy",
+        "ALL_PROXY",
+        "all_proxy",
         "NO_COLOR",
     ] {
         command.env_remove(name);

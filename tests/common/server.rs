@@ -3,11 +3,14 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Request {
     pub(crate) path: String,
     pub(crate) authorization: Option<String>,
+    /// First byte asked for.
+    pub(crate) from: Option<usize>,
 }
 
 #[derive(Default)]
@@ -17,6 +20,10 @@ pub(crate) struct Response {
     pub(crate) body: Vec<u8>,
     /// Send only this many bytes of the body, then hang up.
     pub(crate) cut: Option<usize>,
+    /// Be silent for so long before hanging up.
+    pub(crate) stall: Duration,
+    /// Send the body in this many pieces, with a pause before each.
+    pub(crate) pieces: usize,
 }
 
 impl Response {
@@ -26,6 +33,14 @@ impl Response {
 
     pub(crate) fn ok(body: impl Into<Vec<u8>>) -> Self {
         Self { status: 200, body: body.into(), ..Self::default() }
+    }
+
+    /// What `request` asks for of `body`, as a server that knows ranges answers.
+    pub(crate) fn range(body: &[u8], request: &Request) -> Self {
+        let Some(from) = request.from else { return Self::ok(body) };
+        let range = format!("bytes {from}-{}/{}", body.len() - 1, body.len());
+        let rest = Self { status: 206, body: body[from..].to_vec(), ..Self::default() };
+        rest.header("Content-Range", range)
     }
 
     pub(crate) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -67,12 +82,16 @@ fn serve(
     let mut lines = BufReader::new(&stream).lines();
     let first = lines.next().transpose()?.unwrap_or_default();
     let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
-    let mut request = Request { path, authorization: None };
+    let mut request = Request { path, authorization: None, from: None };
     for line in lines {
         let line = line?;
         match line.split_once(": ") {
             Some((name, value)) if name.eq_ignore_ascii_case("authorization") => {
                 request.authorization = Some(value.to_owned());
+            }
+            Some((name, value)) if name.eq_ignore_ascii_case("range") => {
+                let from = value.strip_prefix("bytes=").and_then(|v| v.strip_suffix('-'));
+                request.from = Some(from.and_then(|v| v.parse().ok()).expect("bytes=N-"));
             }
             Some(_) => {}
             None => break,
@@ -87,5 +106,45 @@ fn serve(
         write!(out, "{name}: {value}\r\n")?;
     }
     out.write_all(b"\r\n")?;
-    out.write_all(&response.body[..response.cut.unwrap_or(response.body.len())])
+    let body = &response.body[..response.cut.unwrap_or(response.body.len())];
+    for piece in body.chunks(body.len().div_ceil(response.pieces.max(1)).max(1)) {
+        if response.pieces > 0 {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        out.write_all(piece)?;
+    }
+    std::thread::sleep(response.stall);
+    Ok(())
+}
+
+/// A proxy that tunnels whatever host is asked for to `target`. Returns its URL and the requests.
+pub(crate) fn proxy(target: &Server) -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let target = target.url.strip_prefix("http://").expect("plain HTTP").to_owned();
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&log);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let _ = tunnel(stream, &target, &seen);
+        }
+    });
+    (url, log)
+}
+
+fn tunnel(client: TcpStream, target: &str, log: &Mutex<Vec<String>>) -> std::io::Result<()> {
+    let mut head = String::new();
+    let mut reader = BufReader::new(&client);
+    while !head.ends_with("\r\n\r\n") {
+        if reader.read_line(&mut head)? == 0 {
+            return Ok(());
+        }
+    }
+    log.lock().expect("the log").push(head);
+    (&client).write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
+    let server = TcpStream::connect(target)?;
+    let (from_client, to_server) = (client.try_clone()?, server.try_clone()?);
+    std::thread::spawn(move || std::io::copy(&mut &from_client, &mut &to_server));
+    std::io::copy(&mut &server, &mut &client)?;
+    client.shutdown(std::net::Shutdown::Both)
 }

@@ -53,6 +53,19 @@ pub enum Error {
         /// What is supported, or what to do instead.
         next: String,
     },
+    /// The disk has too little room.
+    #[error(
+        "{}: {needed} bytes are needed here, {available} are available; \
+         free some space or choose another disk", path.display()
+    )]
+    Space {
+        /// Folder to write to.
+        path: PathBuf,
+        /// Bytes that have to be written.
+        needed: u64,
+        /// Bytes that can be written.
+        available: u64,
+    },
     /// The tokenizer is not one the text crate can load.
     #[error("{}: {source}", path.display())]
     Text {

@@ -39,6 +39,7 @@ mod rope;
 mod safetensors;
 mod sections;
 mod source;
+mod space;
 pub mod store;
 pub mod synthetic;
 mod text;

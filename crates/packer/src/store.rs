@@ -148,7 +148,7 @@ impl Store {
                 let _lock = self.lock(&model.label(), report)?;
                 let revision = hub.fetch(id, report)?;
                 Ok(Source {
-                    path: hub.snapshot(id, &revision),
+                    path: hub.path(id, &revision),
                     name: id.to_string(),
                     id: Some(format!("{id}@{}", revision.commit)),
                     identity: hub_identity(id, &revision),
@@ -216,7 +216,7 @@ impl Store {
     /// There is none, or it cannot be removed.
     pub fn remove(&self, name: &str) -> Result<Vec<Entry>, Error> {
         let mut entries = self.list()?;
-        let wanted = name.replace('/', "--"); // a hub id as it is typed elsewhere
+        let wanted = crate::fetch::safe_name(name); // a hub id as it is typed elsewhere
         entries.retain(|e| e.name == name || e.model == wanted);
         if entries.is_empty() {
             let what = "is not in the cache; `nanoinfer models` lists what is".into();

@@ -7,9 +7,6 @@ use ureq::Body;
 use ureq::http::{HeaderMap, Response, Uri};
 
 const CONNECT: Duration = Duration::from_secs(15);
-/// Longest wait for the answer to begin, and for each read after it: a slow link may take hours
-/// for a large file, a dead one is noticed within this.
-const SILENCE: Duration = Duration::from_secs(60);
 const MAX_REDIRECTS: usize = 5;
 
 pub(super) struct Client {
@@ -46,7 +43,13 @@ pub(super) enum HttpError {
 
 impl Client {
     /// `endpoint` is `http(s)://host[:port][/path]`; `token` is sent to that origin only.
-    pub(super) fn new(endpoint: &str, token: Option<String>) -> Result<Self, String> {
+    /// `silence` is the longest wait for the answer to begin, and for each read after it: a slow
+    /// link may take hours for a large file, a dead one is noticed within this.
+    pub(super) fn new(
+        endpoint: &str,
+        token: Option<String>,
+        silence: Duration,
+    ) -> Result<Self, String> {
         let uri: Uri = endpoint.parse().map_err(|e| format!("{endpoint:?} is not a URL: {e}"))?;
         let origin = Origin::of(&uri)
             .ok_or_else(|| format!("{endpoint:?} is not a URL that begins with http(s)://"))?;
@@ -56,21 +59,21 @@ impl Client {
             .http_status_as_error(false)
             .max_redirects(0)
             .timeout_connect(Some(CONNECT))
-            .timeout_recv_response(Some(SILENCE))
-            .timeout_per_read(Some(SILENCE))
+            .timeout_recv_response(Some(silence))
+            .timeout_per_read(Some(silence))
             .build()
             .new_agent();
         Ok(Self { agent, origin, token })
     }
 
-    /// Fetches `url`, following redirects. They may go to other hosts (the hub keeps large files
+    /// Fetches `url` from byte `from` on, following redirects. They may go to other hosts (the hub keeps large files
     /// elsewhere), but never from HTTPS down to HTTP, and the token stays with its origin.
-    pub(super) fn get(&self, url: &str) -> Result<Reply, HttpError> {
+    pub(super) fn get(&self, url: &str, from: u64) -> Result<Reply, HttpError> {
         let mut at: Uri =
             url.parse().map_err(|e| HttpError::Protocol(format!("{url:?} is not a URL: {e}")))?;
         let mut first = None;
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.send(&at)?;
+            let response = self.send(&at, from)?;
             let (parts, body) = response.into_parts();
             let status = parts.status.as_u16();
             let first = first.get_or_insert_with(|| parts.headers.clone());
@@ -88,12 +91,15 @@ impl Client {
         Err(HttpError::Protocol(format!("{url} redirects more than {MAX_REDIRECTS} times")))
     }
 
-    fn send(&self, uri: &Uri) -> Result<Response<Body>, HttpError> {
+    fn send(&self, uri: &Uri, from: u64) -> Result<Response<Body>, HttpError> {
         let mut request = self.agent.get(uri.clone());
         if let Some(token) = &self.token
             && Origin::of(uri).as_ref() == Some(&self.origin)
         {
             request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        if from > 0 {
+            request = request.header("Range", format!("bytes={from}-"));
         }
         request.call().map_err(|e| match e {
             ureq::Error::Protocol(_) | ureq::Error::Http(_) | ureq::Error::BadUri(_) => {

@@ -7,67 +7,46 @@
 //! $HF_HOME/hub/models--org--name/
 //!   refs/main               the commit that `main` was when last asked
 //!   blobs/<etag>            file contents; the etag of a large file is its SHA-256
+//!   blobs/.part-…           what has arrived of a file so far
 //!   snapshots/<commit>/…    links into blobs
 //! ```
 
-use std::collections::BTreeSet;
-use std::fmt;
+mod download;
+mod files;
+mod id;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 
 use super::http::{Client, HttpError, Reply};
 use super::{Error, Report, Step, is_bare_name, sweep, temp_in};
+pub use id::HubId;
 
-/// Files of a model that are used, where it has them, besides the weights.
-const SIDE_FILES: [&str; 5] = [
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-];
-const INDEX: &str = "model.safetensors.index.json";
-const SINGLE: &str = "model.safetensors";
-/// Largest side file: the tokenizer of a 256 k vocabulary takes 35 MB.
-const MAX_SIDE_FILE: u64 = 256 << 20;
-/// Largest shard: the hub itself refuses files beyond 50 GB.
-const MAX_SHARD: u64 = 64 << 30;
-/// Most shards of one model.
-const MAX_SHARDS: usize = 2048;
-
-/// `org/name`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HubId {
-    org: String,
-    name: String,
-}
-
-impl HubId {
-    /// `Some` if `text` is of the form `org/name`.
-    pub fn parse(text: &str) -> Option<Self> {
-        let (org, name) = text.split_once('/')?;
-        (is_bare_name(org) && is_bare_name(name))
-            .then(|| Self { org: org.into(), name: name.into() })
-    }
-}
-
-impl fmt::Display for HubId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.org, self.name)
-    }
-}
+/// Longest silence of a server before the connection counts as broken.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// One commit of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Revision {
     /// The commit's hash.
     pub commit: String,
-    /// Names of its files; empty when the hub was not asked.
-    files: Vec<String>,
+    /// Its files; empty when the hub was not asked.
+    files: Vec<RemoteFile>,
+}
+
+/// A file as the hub lists it, with what it promises.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct RemoteFile {
+    name: String,
+    size: Option<u64>,
+    /// Of a large file.
+    sha256: Option<String>,
+    /// Git's hash of a small file.
+    git: Option<String>,
 }
 
 /// The hub and the local copy of it.
@@ -76,6 +55,7 @@ pub struct Hub {
     cache: PathBuf,
     token: Option<String>,
     offline: bool,
+    silence: Duration,
 }
 
 #[derive(Deserialize)]
@@ -86,18 +66,34 @@ struct Listing {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Sibling {
     rfilename: String,
+    size: Option<u64>,
+    blob_id: Option<String>,
+    lfs: Option<Lfs>,
 }
 
 #[derive(Deserialize)]
-struct Index {
-    weight_map: std::collections::HashMap<String, String>,
+struct Lfs {
+    sha256: Option<String>,
+    size: Option<u64>,
+}
+
+impl From<Sibling> for RemoteFile {
+    fn from(s: Sibling) -> Self {
+        let name = s.rfilename;
+        match s.lfs {
+            Some(lfs) => Self { name, size: lfs.size.or(s.size), sha256: lfs.sha256, git: None },
+            None => Self { name, size: s.size, sha256: None, git: s.blob_id },
+        }
+    }
 }
 
 impl Hub {
     /// Set up as Hugging Face's own tools are: by `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_CACHE`,
-    /// `HF_TOKEN` (else the token file in `HF_HOME`) and `HF_HUB_OFFLINE`.
+    /// `HF_TOKEN` (else the token file in `HF_HOME`), `HF_HUB_OFFLINE` and
+    /// `HF_HUB_DOWNLOAD_TIMEOUT`. Proxies are as `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` say.
     ///
     /// # Errors
     /// Neither `HF_HOME` nor a home folder is set.
@@ -116,42 +112,55 @@ impl Hub {
         let stored = || fs::read_to_string(home.join("token")).ok();
         let token = text("HF_TOKEN").or_else(stored).map(|t| t.trim().to_owned());
         let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
+        let seconds = text("HF_HUB_DOWNLOAD_TIMEOUT").and_then(|t| t.parse().ok());
         Ok(Self {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             cache: var("HF_HUB_CACHE").map_or_else(|| home.join("hub"), PathBuf::from),
             token: token.filter(|t| !t.is_empty()),
             offline: text("HF_HUB_OFFLINE").is_some_and(|v| v != "0"),
+            silence: seconds.filter(|&s| s > 0).map_or(SILENCE, Duration::from_secs),
         })
     }
 
     fn folder(&self, id: &HubId) -> PathBuf {
-        self.cache.join(format!("models--{}--{}", id.org, id.name))
+        self.cache.join(id.folder())
     }
 
     /// Where the files of a revision are.
-    pub fn snapshot(&self, id: &HubId, revision: &Revision) -> PathBuf {
+    fn snapshot(&self, id: &HubId, revision: &Revision) -> PathBuf {
         self.folder(id).join("snapshots").join(&revision.commit)
+    }
+
+    /// What to convert: the folder of a revision, or the one file that was asked for.
+    pub fn path(&self, id: &HubId, revision: &Revision) -> PathBuf {
+        let snapshot = self.snapshot(id, revision);
+        id.file().map_or(snapshot.clone(), |file| snapshot.join(file))
     }
 
     /// The revision this machine last saw. Reads one small file, asks nobody.
     pub fn known(&self, id: &HubId) -> Option<Revision> {
-        let path = self.folder(id).join("refs/main");
         let mut commit = String::new();
-        fs::File::open(path).ok()?.take(200).read_to_string(&mut commit).ok()?;
+        match id.commit() {
+            Some(named) => commit.push_str(named),
+            None => {
+                let path = self.folder(id).join("refs").join(id.revision());
+                fs::File::open(path).ok()?.take(200).read_to_string(&mut commit).ok()?;
+            }
+        }
         let commit = commit.trim();
         is_bare_name(commit).then(|| Revision { commit: commit.into(), files: Vec::new() })
     }
 
-    /// Brings the newest revision of a model here and returns it.
+    /// Brings the newest commit of a model's revision here and returns it.
     ///
-    /// With the hub out of reach, a revision that is here completely is used as it is.
+    /// With the hub out of reach, a commit that is here completely is used as it is.
     ///
     /// # Errors
-    /// The hub cannot be reached or refuses, the model has no safetensors, a file arrives damaged.
+    /// The hub cannot be reached or refuses, the model has no weights that can be read, a file
+    /// arrives damaged, the disk has no room.
     pub fn fetch(&self, id: &HubId, report: &mut Report<'_>) -> Result<Revision, Error> {
-        let error = |what: String| Error::Hub { id: id.to_string(), what };
-        let client = Client::new(&self.endpoint, self.token.clone())
-            .map_err(|what| error(format!("HF_ENDPOINT: {what}")))?;
+        let client = Client::new(&self.endpoint, self.token.clone(), self.silence)
+            .map_err(|what| self.error(id, format!("HF_ENDPOINT: {what}")))?;
         let revision = match self.ask(&client, id, report) {
             Err(Error::Offline { what, .. }) if self.known_complete(id).is_some() => {
                 report(Step::Say(&format!("{id}: hub out of reach ({what}), using what is here")));
@@ -159,52 +168,39 @@ impl Hub {
             }
             other => other?,
         };
-        sweep(&self.folder(id).join("blobs"), ".fetch-");
-        let has = |name: &str| revision.files.iter().any(|f| f == name);
-        if !has("config.json") {
-            return Err(error("has no config.json, so it is no transformers model".into()));
-        }
-        for name in SIDE_FILES.into_iter().filter(|name| has(name)) {
-            self.file(&client, id, &revision, name, MAX_SIDE_FILE, report)?;
-        }
-        let weights = if has(INDEX) {
-            let index = self.file(&client, id, &revision, INDEX, MAX_SIDE_FILE, report)?;
-            shards(&index).map_err(|what| error(format!("{INDEX}: {what}")))?
-        } else if has(SINGLE) {
-            BTreeSet::from([SINGLE.to_owned()])
-        } else {
-            let gguf = revision.files.iter().find(|f| f.ends_with(".gguf"));
-            return Err(error(match gguf {
-                Some(name) => {
-                    format!("has no safetensors; download its {name} and give that file instead")
-                }
-                None => "has no safetensors weights; look for a converted copy of it".into(),
-            }));
-        };
-        for name in &weights {
-            self.file(&client, id, &revision, name, MAX_SHARD, report)?;
-        }
+        files::Fetching { hub: self, client: &client, id, revision: &revision }.all(report)?;
+        sweep(&self.folder(id).join("blobs"), files::PART_PREFIX);
         self.remember(id, &revision)?;
         Ok(revision)
     }
 
-    /// The revision the hub has now.
+    fn error(&self, id: &HubId, what: impl Into<String>) -> Error {
+        Error::Hub { id: id.to_string(), what: what.into() }
+    }
+
+    /// The commit the hub has now.
     fn ask(&self, client: &Client, id: &HubId, report: &mut Report<'_>) -> Result<Revision, Error> {
-        let error = |what: String| Error::Hub { id: id.to_string(), what };
         if self.offline {
             return Err(self.offline(id, "HF_HUB_OFFLINE is set".into()));
         }
         report(Step::Say(&format!("asking {} for {id}", self.endpoint)));
-        let url = format!("{}/api/models/{id}/revision/main", self.endpoint);
-        let reply = self.get(client, id, &url)?;
-        let body = reply.text(64 << 20).map_err(|e| error(format!("its file list: {e}")))?;
+        let (repo, name) = (id.repo(), id.revision().replace('/', "%2F"));
+        let url = format!("{}/api/models/{repo}/revision/{name}?blobs=true", self.endpoint);
+        let reply = client.get(&url, 0).map_err(|e| self.http(id, e))?;
+        if reply.status != 200 {
+            return Err(self.refusal(id, &reply, &url));
+        }
+        let body = reply.text(64 << 20);
+        let body = body.map_err(|e| self.error(id, format!("its file list: {e}")))?;
         let listing: Listing = serde_json::from_slice(&body).map_err(|e| {
-            error(format!("{} answered with something else than a file list: {e}", self.endpoint))
+            let hub = &self.endpoint;
+            self.error(id, format!("{hub} answered with something else than a file list: {e}"))
         })?;
         if !is_bare_name(&listing.sha) {
-            return Err(error(format!("the hub names an impossible commit {:?}", listing.sha)));
+            let what = format!("the hub names an impossible commit {:?}", listing.sha);
+            return Err(self.error(id, what));
         }
-        let files = listing.siblings.into_iter().map(|s| s.rfilename).collect();
+        let files = listing.siblings.into_iter().map(RemoteFile::from).collect();
         Ok(Revision { commit: listing.sha, files })
     }
 
@@ -212,66 +208,48 @@ impl Hub {
         Error::Offline { id: id.to_string(), endpoint: self.endpoint.clone(), what }
     }
 
-    /// GET, with everything but success explained.
-    fn get(&self, client: &Client, id: &HubId, url: &str) -> Result<Reply, Error> {
-        let error = |what: String| Err(Error::Hub { id: id.to_string(), what });
-        let page = format!("{}/{id}", self.endpoint);
-        let reply = client.get(url).map_err(|e| match e {
+    fn http(&self, id: &HubId, error: HttpError) -> Error {
+        match error {
             HttpError::Unreachable(what) => self.offline(id, what),
-            HttpError::Protocol(what) => Error::Hub { id: id.to_string(), what },
-        })?;
-        match reply.status {
-            200 => Ok(reply),
-            401 if self.token.is_some() => {
-                error("HTTP 401: the token in HF_TOKEN is not accepted; make a new one".into())
-            }
-            401 => error(format!(
-                "HTTP 401: it does not exist, or is private or gated; check the spelling, \
-                 or set HF_TOKEN to a token that may read {page}"
-            )),
-            403 => error(format!(
-                "HTTP 403: access is restricted; accept its terms at {page}, \
-                 then set HF_TOKEN to a token that may read it"
-            )),
-            404 => error(format!("HTTP 404: {url} does not exist; check the spelling")),
-            429 => error("HTTP 429: the hub has had too many requests; wait and repeat".into()),
-            status => error(format!("HTTP {status} from {}; repeat later", self.endpoint)),
+            HttpError::Protocol(what) => self.error(id, what),
         }
     }
 
-    /// One file of a snapshot, downloaded if it is not here. Returns its path.
-    fn file(
-        &self,
-        client: &Client,
-        id: &HubId,
-        revision: &Revision,
-        name: &str,
-        limit: u64,
-        report: &mut Report<'_>,
-    ) -> Result<PathBuf, Error> {
-        let path = self.snapshot(id, revision).join(name);
-        if path.exists() {
-            return Ok(path);
-        }
-        let url = format!("{}/{id}/resolve/{}/{name}", self.endpoint, revision.commit);
-        let reply = self.get(client, id, &url)?;
-        let error =
-            |what: String| Error::Hub { id: id.to_string(), what: format!("{name}: {what}") };
-        let etag = etag(&reply).ok_or_else(|| error("the hub sent no usable ETag".into()))?;
-        let blob = self.folder(id).join("blobs").join(&etag);
-        if !blob.exists() {
-            report(Step::Say(&format!("downloading {id} {name}")));
-            receive(reply, &blob, &etag, limit, report).map_err(|e| match e {
-                Failed::Io(e) => Error::io(&blob, "cannot write")(e),
-                Failed::Damaged(what) => error(what),
-            })?;
-        }
-        link(&blob, &path).map_err(Error::io(&path, "cannot create"))?;
-        Ok(path)
+    /// What an answer other than success means. The hub says more in a header.
+    fn refusal(&self, id: &HubId, reply: &Reply, url: &str) -> Error {
+        let page = format!("{}/{}", self.endpoint, id.repo());
+        let code = reply.first.get("x-error-code").and_then(|v| v.to_str().ok());
+        let gated = code == Some("GatedRepo");
+        self.error(
+            id,
+            match reply.status {
+                401 if self.token.is_some() && !gated => {
+                    "HTTP 401: the token in HF_TOKEN is not accepted; make a new one".into()
+                }
+                401 if !gated => format!(
+                    "HTTP 401: it does not exist, or is private or gated; check the spelling, \
+                 or set HF_TOKEN to a token that may read {page}"
+                ),
+                status @ (401 | 403) => format!(
+                    "HTTP {status}: access is restricted; accept its terms at {page}, \
+                 then set HF_TOKEN to a token that may read it"
+                ),
+                404 if code == Some("RevisionNotFound") => format!(
+                    "HTTP 404: it has no revision {:?}; see the branches and tags at {page}",
+                    id.revision()
+                ),
+                404 => format!("HTTP 404: {url} does not exist; check the spelling"),
+                429 => "HTTP 429: the hub has had too many requests; wait and repeat".into(),
+                status => format!("HTTP {status} from {}; repeat later", self.endpoint),
+            },
+        )
     }
 
     fn remember(&self, id: &HubId, revision: &Revision) -> Result<(), Error> {
-        let path = self.folder(id).join("refs/main");
+        if id.commit().is_some() {
+            return Ok(());
+        }
+        let path = self.folder(id).join("refs").join(id.revision());
         let write = || {
             let folder = path.parent().expect("a file in a folder");
             fs::create_dir_all(folder)?;
@@ -285,104 +263,19 @@ impl Hub {
     /// The last seen revision, if the files a conversion cannot do without are all here.
     fn known_complete(&self, id: &HubId) -> Option<Revision> {
         let revision = self.known(id)?;
-        let folder = self.snapshot(id, &revision);
-        let here = |name: &str| folder.join(name).exists();
-        let weights = if here(INDEX) {
-            shards(&folder.join(INDEX)).ok()?
-        } else {
-            BTreeSet::from([SINGLE.to_owned()])
-        };
-        (here("config.json") && weights.iter().all(|name| here(name))).then_some(revision)
+        files::complete(&self.snapshot(id, &revision), id).then_some(revision)
     }
 }
 
-/// The shard names of an index. They become paths, so only bare names are let through.
-fn shards(index: &Path) -> Result<BTreeSet<String>, String> {
-    let bytes = fs::read(index).map_err(|e| e.to_string())?;
-    let index: Index = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
-    let names: BTreeSet<String> = index.weight_map.into_values().collect();
-    if names.is_empty() || names.len() > MAX_SHARDS {
-        return Err(format!("names {} shards, expected 1 to {MAX_SHARDS}", names.len()));
-    }
-    match names.iter().find(|n| !(is_bare_name(n) && n.ends_with(".safetensors"))) {
-        Some(bad) => Err(format!("names the shard {bad:?}, expected a bare *.safetensors name")),
-        None => Ok(names),
-    }
-}
-
-/// The name of a file's contents. For a large file it is given on the hub's own answer, before
-/// the redirect to where the bytes are.
-fn etag(reply: &Reply) -> Option<String> {
-    let header = |name| reply.first.get(name).and_then(|v| v.to_str().ok());
-    let raw = header("x-linked-etag").or_else(|| header("etag"))?;
-    let etag = raw.trim_start_matches("W/").trim_matches('"');
-    is_bare_name(etag).then(|| etag.to_owned())
-}
-
-enum Failed {
-    Io(std::io::Error),
-    Damaged(String),
-}
-
-/// Streams a body into `blob` by way of a temporary file, checking length and, where the etag is
-/// one, SHA-256.
-fn receive(
-    reply: Reply,
-    blob: &Path,
-    etag: &str,
-    limit: u64,
-    report: &mut Report<'_>,
-) -> Result<(), Failed> {
-    let number = |headers: &ureq::http::HeaderMap, name| {
-        headers.get(name)?.to_str().ok()?.parse::<u64>().ok()
-    };
-    let expected =
-        number(&reply.first, "x-linked-size").or_else(|| number(&reply.last, "content-length"));
-    if expected.is_some_and(|n| n > limit) {
-        return Err(Failed::Damaged(format!("is larger than {limit} bytes")));
-    }
-    let folder = blob.parent().expect("a blob in a folder");
-    fs::create_dir_all(folder).map_err(Failed::Io)?;
-    let mut temp = temp_in(folder).map_err(Failed::Io)?;
-    let mut hasher = Sha256::new();
-    let mut body = reply.body.into_reader().take(limit + 1);
-    let mut buffer = vec![0; 1 << 18];
-    let mut done = 0;
-    loop {
-        let n = body.read(&mut buffer).map_err(|e| {
-            Failed::Damaged(format!("the download broke off after {done} bytes: {e}; repeat"))
-        })?;
-        if n == 0 {
-            break;
-        }
-        hasher.update(&buffer[..n]);
-        temp.write_all(&buffer[..n]).map_err(Failed::Io)?;
-        done += n as u64;
-        report(Step::Progress { done, total: expected.unwrap_or(0) });
-    }
-    if done > limit {
-        return Err(Failed::Damaged(format!("is larger than {limit} bytes")));
-    }
-    if let Some(expected) = expected.filter(|&n| n != done) {
-        return Err(Failed::Damaged(format!("{done} of {expected} bytes arrived; repeat")));
-    }
-    let is_sha256 = etag.len() == 64 && etag.bytes().all(|b| b.is_ascii_hexdigit());
-    let sha256 = hex(&hasher.finalize());
-    if is_sha256 && !etag.eq_ignore_ascii_case(&sha256) {
-        return Err(Failed::Damaged(format!("SHA-256 is {sha256}, expected {etag}; repeat")));
-    }
-    temp.as_file().sync_all().map_err(Failed::Io)?;
-    temp.persist(blob).map_err(|e| Failed::Io(e.error))?;
-    Ok(())
-}
-
-/// Makes `path` (in `snapshots/<commit>/`) name `blob` (in `blobs/`) as Hugging Face's tools do.
-fn link(blob: &Path, path: &Path) -> std::io::Result<()> {
+/// Makes `path` (in `snapshots/<commit>/`, perhaps deeper) name `blob` (in `blobs/`) as Hugging
+/// Face's tools do.
+fn link(blob: &Path, path: &Path, depth: usize) -> std::io::Result<()> {
     fs::create_dir_all(path.parent().expect("a file in a folder"))?;
     #[cfg(unix)]
     let made = {
         let name = blob.file_name().expect("a blob has a name");
-        std::os::unix::fs::symlink(Path::new("../../blobs").join(name), path)
+        let up = "../".repeat(depth + 1);
+        std::os::unix::fs::symlink(Path::new(&format!("{up}blobs")).join(name), path)
     };
     #[cfg(not(unix))]
     let made = fs::hard_link(blob, path);

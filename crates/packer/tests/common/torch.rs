@@ -39,8 +39,8 @@ fn int(out: &mut Vec<u8>, v: u64) {
     match v {
         0..=0xff => out.extend([b'K', v as u8]),
         0x100..=0xffff => out.extend([b'M', v as u8, (v >> 8) as u8]),
-        _ if v < 1 << 31 => out.extend([&[b'J'], &(v as u32).to_le_bytes()[..]].concat()),
-        _ => out.extend([&[0x8a, 8], &v.to_le_bytes()[..]].concat()),
+        _ if v < 1 << 31 => out.extend([&b"J"[..], &(v as u32).to_le_bytes()[..]].concat()),
+        _ => out.extend([&[0x8a, 8][..], &v.to_le_bytes()[..]].concat()),
     }
 }
 

@@ -1,0 +1,33 @@
+//! Whether a disk has room, asked before hours of work.
+
+use std::path::Path;
+
+use crate::Error;
+
+/// Refuses `needed` bytes that the file system of `folder`, which need not exist yet, does not
+/// have. One that does not tell is believed to have them.
+pub(crate) fn check(folder: &Path, needed: u64) -> Result<(), Error> {
+    let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.into());
+    let Some(existing) = folder.ancestors().find(|p| p.is_dir()) else { return Ok(()) };
+    let Ok(stat) = rustix::fs::statvfs(existing) else { return Ok(()) };
+    let available = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if needed <= available {
+        return Ok(());
+    }
+    Err(Error::Space { path: folder, needed, available })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_than_any_disk_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("not/yet/there");
+        check(&inner, 1).unwrap();
+        let error = check(&inner, u64::MAX).unwrap_err().to_string();
+        assert!(error.contains("18446744073709551615 bytes are needed"), "{error}");
+        assert!(error.contains("not/yet/there") && error.contains("available"), "{error}");
+    }
+}
