@@ -29,6 +29,10 @@ impl Model {
             .map_err(|what| Error::Model { path: file.path().to_path_buf(), what })?;
         let text = Text::load(&file)
             .map_err(|source| Error::Text { path: file.path().to_path_buf(), source })?;
+        if let Some(text) = &text {
+            text.fits(file.config().vocab_size)
+                .map_err(|what| Error::Model { path: file.path().to_path_buf(), what })?;
+        }
         Ok(Self { file, weights, text })
     }
 
@@ -124,5 +128,18 @@ impl Text {
         let native = section(SectionKind::NativeTokenizer).map(|(_, bytes)| bytes);
         let tokenizer = Tokenizer::load(json, &row.hash, native)?;
         Ok(Some(Self { tokenizer, vocab: VocabTable::parse(vocab)? }))
+    }
+
+    /// Whether every id the tokenizer gives has an embedding, and every row of logits a text.
+    fn fits(&self, vocab_size: u32) -> Result<(), String> {
+        let max = self.tokenizer.max_id();
+        if max >= vocab_size {
+            return Err(format!("the tokenizer has id {max}, the model {vocab_size} tokens"));
+        }
+        let texts = self.vocab.len();
+        if texts != vocab_size as usize {
+            return Err(format!("the vocabulary table has {texts} tokens, the model {vocab_size}"));
+        }
+        Ok(())
     }
 }

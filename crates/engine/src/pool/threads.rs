@@ -1,0 +1,328 @@
+//! The threads: jobs, phases, barriers, items.
+
+use std::cell::UnsafeCell;
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::shared::{Plain, Shared};
+
+/// How long a waiting worker spins before it yields the CPU.
+const SPIN: Duration = Duration::from_micros(50);
+/// How long an idle worker yields before it sleeps.
+const IDLE: Duration = Duration::from_millis(2);
+
+/// What all workers share. Hot atomics sit on cache lines of their own.
+struct Control {
+    id: u64,
+    workers: usize,
+    phase: Line<AtomicU64>,
+    arrived: Line<AtomicUsize>,
+    /// Item counters of even and odd phases.
+    counters: [Line<AtomicUsize>; 2],
+    /// Worker 0's votes in even and odd phases.
+    votes: [AtomicBool; 2],
+    /// Number of the current job; rising tells the workers to start.
+    epoch: Line<AtomicU64>,
+    job: UnsafeCell<Option<Job>>,
+    sleepers: AtomicUsize,
+    stop: AtomicBool,
+    bell: (Mutex<()>, Condvar),
+}
+
+#[repr(align(128))]
+struct Line<T>(T);
+
+/// A type-erased job: the closure and how to call it.
+#[derive(Clone, Copy)]
+struct Job {
+    data: *const (),
+    call: unsafe fn(*const (), &mut Worker),
+}
+
+// SAFETY: `job` is written by the caller of `Pool::run` only while every worker waits for the next
+// epoch, and read by workers only after they saw that epoch (release/acquire). The pointer inside
+// is used only until the job's last barrier, before which `run` does not return.
+unsafe impl Sync for Control {}
+// SAFETY: as above; the closure behind the pointer is `Sync`, see `Pool::run`.
+unsafe impl Send for Control {}
+
+/// A fixed set of threads.
+pub(crate) struct Pool {
+    control: Arc<Control>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Pool {
+    /// A pool of `workers` threads, the caller of [`Self::run`] being one of them.
+    pub(crate) fn new(workers: usize) -> std::io::Result<Self> {
+        static IDS: AtomicU64 = AtomicU64::new(0);
+        let control = Arc::new(Control {
+            id: IDS.fetch_add(1, Ordering::Relaxed),
+            workers: workers.max(1),
+            phase: Line(AtomicU64::new(1)),
+            arrived: Line(AtomicUsize::new(0)),
+            counters: [Line(AtomicUsize::new(0)), Line(AtomicUsize::new(0))],
+            votes: [AtomicBool::new(false), AtomicBool::new(false)],
+            epoch: Line(AtomicU64::new(0)),
+            job: UnsafeCell::new(None),
+            sleepers: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+            bell: (Mutex::new(()), Condvar::new()),
+        });
+        let mut pool = Self { control, threads: Vec::new() };
+        for index in 1..pool.workers() {
+            let control = Arc::clone(&pool.control);
+            let builder = thread::Builder::new().name(format!("nanoinfer-{index}"));
+            pool.threads.push(builder.spawn(move || control.serve(index))?);
+        }
+        Ok(pool)
+    }
+
+    /// The worker of a pool of one, outside of a job.
+    #[cfg(test)]
+    pub(super) fn only_worker(&self) -> Worker<'_> {
+        assert_eq!(self.workers(), 1);
+        Worker { control: &self.control, index: 0, phase: 1 }
+    }
+
+    /// Workers, the caller included.
+    pub(crate) fn workers(&self) -> usize {
+        self.control.workers
+    }
+
+    /// A zeroed buffer for this pool's jobs. Its pages are not touched until used.
+    pub(crate) fn shared<T: Plain>(&self, len: usize) -> Shared<T> {
+        Shared::new(len, self.control.id, self.workers())
+    }
+
+    /// Runs `f` on every worker, worker `i` with `locals[i]`, and returns when all are done.
+    ///
+    /// # Panics
+    /// If there are fewer locals than workers. A panic inside `f` ends the process: the other
+    /// workers would wait for ever.
+    pub(crate) fn run<L: Send, F: Fn(&mut Worker, &mut L) + Sync>(
+        &mut self,
+        locals: &mut [L],
+        f: F,
+    ) {
+        struct Call<L, F> {
+            f: F,
+            locals: *mut L,
+        }
+        unsafe fn call<L, F: Fn(&mut Worker, &mut L)>(data: *const (), worker: &mut Worker) {
+            // SAFETY: `data` is the `Call` below, alive until `run` returns.
+            let call = unsafe { &*data.cast::<Call<L, F>>() };
+            // SAFETY: each worker has its own index, below `locals.len()`.
+            (call.f)(worker, unsafe { &mut *call.locals.add(worker.index) });
+        }
+        assert!(locals.len() >= self.workers());
+        let data = Call { f, locals: locals.as_mut_ptr() };
+        let job = Job { data: (&raw const data).cast(), call: call::<L, F> };
+        let control = &*self.control;
+        // SAFETY: `&mut self` and the last barrier of the job before: no worker reads it now.
+        unsafe { *control.job.get() = Some(job) };
+        control.epoch.0.fetch_add(1, Ordering::SeqCst);
+        if control.sleepers.load(Ordering::SeqCst) > 0 {
+            drop(control.bell.0.lock());
+            control.bell.1.notify_all();
+        }
+        control.work(0, job);
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.control.stop.store(true, Ordering::SeqCst);
+        self.control.epoch.0.fetch_add(1, Ordering::SeqCst);
+        drop(self.control.bell.0.lock());
+        self.control.bell.1.notify_all();
+        for thread in self.threads.drain(..) {
+            // A worker never unwinds, see `Control::work`.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Control {
+    /// A worker thread's life: wait for an epoch, work, wait.
+    fn serve(&self, index: usize) {
+        let mut seen = 0;
+        loop {
+            seen = self.next_epoch(seen);
+            if self.stop.load(Ordering::SeqCst) {
+                return;
+            }
+            // SAFETY: written before this epoch began, and not again until the job's end.
+            let job = unsafe { *self.job.get() };
+            if let Some(job) = job {
+                self.work(index, job);
+            }
+        }
+    }
+
+    fn next_epoch(&self, seen: u64) -> u64 {
+        let idle_since = Instant::now();
+        loop {
+            let epoch = self.epoch.0.load(Ordering::SeqCst);
+            if epoch != seen {
+                return epoch;
+            }
+            let idle = idle_since.elapsed();
+            if idle > IDLE {
+                break;
+            }
+            if idle > SPIN { thread::yield_now() } else { std::hint::spin_loop() }
+        }
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        let mut guard = self.bell.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while self.epoch.0.load(Ordering::SeqCst) == seen {
+            guard = self.bell.1.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(guard);
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+        self.epoch.0.load(Ordering::SeqCst)
+    }
+
+    fn work(&self, index: usize, job: Job) {
+        /// Ends the process if the job unwinds: the other workers wait at a barrier.
+        struct NoUnwind;
+        impl Drop for NoUnwind {
+            fn drop(&mut self) {
+                if thread::panicking() {
+                    std::process::abort();
+                }
+            }
+        }
+        let guard = NoUnwind;
+        reset_float_environment();
+        let phase = self.phase.0.load(Ordering::Acquire);
+        let mut worker = Worker { control: self, index, phase };
+        // SAFETY: `job.data` is alive until the barrier below, which `run` passes too.
+        unsafe { (job.call)(job.data, &mut worker) };
+        worker.barrier();
+        drop(guard);
+    }
+}
+
+/// Rounding to nearest, no flushing of denormals: whatever the host program set, bits must agree.
+fn reset_float_environment() {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let default: u32 = 0x1f80;
+        // SAFETY: loads the documented power-on value of MXCSR, the one Rust assumes.
+        unsafe {
+            std::arch::asm!("ldmxcsr [{}]", in(reg) &raw const default, options(nostack, readonly))
+        };
+    }
+}
+
+/// One worker within a job.
+pub(crate) struct Worker<'c> {
+    control: &'c Control,
+    index: usize,
+    phase: u64,
+}
+
+impl Worker<'_> {
+    /// Waits until every worker is here, and begins the next phase.
+    pub(crate) fn barrier(&mut self) {
+        let c = self.control;
+        if c.arrived.0.fetch_add(1, Ordering::AcqRel) + 1 == c.workers {
+            c.arrived.0.store(0, Ordering::Relaxed);
+            c.counters[(self.phase as usize + 1) % 2].0.store(0, Ordering::Relaxed);
+            c.phase.0.store(self.phase + 1, Ordering::Release);
+        } else {
+            self.wait();
+        }
+        self.phase += 1;
+    }
+
+    fn wait(&self) {
+        let changed = || self.control.phase.0.load(Ordering::Acquire) != self.phase;
+        // A few hundred spins before the first look at the clock, which costs as much as they do.
+        for _ in 0..512 {
+            if changed() {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+        let since = Instant::now();
+        while !changed() {
+            if since.elapsed() > SPIN { thread::yield_now() } else { std::hint::spin_loop() }
+        }
+    }
+
+    /// A barrier at which all workers learn what worker 0 thinks of `question`.
+    pub(crate) fn barrier_agree(&mut self, question: impl Fn() -> bool) -> bool {
+        let vote = &self.control.votes[self.phase as usize % 2];
+        if self.index == 0 {
+            vote.store(question(), Ordering::Relaxed);
+        }
+        self.barrier();
+        vote.load(Ordering::Relaxed)
+    }
+
+    /// Which pool this is, for buffers that belong to one.
+    pub(super) fn pool(&self) -> u64 {
+        self.control.id
+    }
+
+    /// Its number among the workers.
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+
+    /// The number of the phase; no two are the same.
+    pub(super) fn phase(&self) -> u64 {
+        self.phase
+    }
+
+    /// Claims this worker's share of the items 0…`n` of this phase. Once per phase.
+    pub(crate) fn items(&self, n: usize) -> Items<'_> {
+        Items { worker: self, n }
+    }
+}
+
+/// Iterator over the items a worker claims.
+pub(crate) struct Items<'p> {
+    worker: &'p Worker<'p>,
+    n: usize,
+}
+
+impl<'p> Iterator for Items<'p> {
+    type Item = Item<'p>;
+
+    fn next(&mut self) -> Option<Item<'p>> {
+        let w = self.worker;
+        let index = w.control.counters[w.phase as usize % 2].0.fetch_add(1, Ordering::Relaxed);
+        (index < self.n).then_some(Item {
+            index,
+            phase: w.phase,
+            pool: w.control.id,
+            _p: PhantomData,
+        })
+    }
+}
+
+/// A unit of work that exactly one worker holds in this phase.
+pub(crate) struct Item<'p> {
+    index: usize,
+    phase: u64,
+    pool: u64,
+    _p: PhantomData<&'p ()>,
+}
+
+impl Item<'_> {
+    /// Its number.
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+
+    /// The pool and the phase it belongs to.
+    pub(super) fn belongs(&self) -> (u64, u64) {
+        (self.pool, self.phase)
+    }
+}

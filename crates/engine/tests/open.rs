@@ -1,0 +1,63 @@
+//! Files that are sound by themselves but whose parts do not belong together.
+
+mod common;
+
+use std::path::Path;
+
+use common::data;
+use nanoinfer_engine::Model;
+use nanoinfer_format::{NanoFile, Quant, SectionKind, Writer};
+use nanoinfer_packer::{Input, Options, convert};
+use nanoinfer_text::build_vocab;
+
+/// A tokenizer of two tokens, `a` with id 0 and `b` with id `max`.
+fn tokenizer(max: u32) -> Vec<u8> {
+    serde_json::to_vec(&serde_json::json!({
+        "added_tokens": [],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true},
+        "decoder": {"type": "ByteLevel"},
+        "model": {"type": "BPE", "vocab": {"a": 0, "b": max}, "merges": []},
+    }))
+    .unwrap()
+}
+
+/// The same model with this tokenizer and vocabulary.
+fn with_tokenizer(from: &NanoFile, to: &Path, json: Vec<u8>, vocabulary: Vec<u8>) {
+    let mut writer = Writer::create(to).unwrap();
+    for tensor in from.tensors() {
+        writer.begin(tensor.spec.clone()).unwrap();
+        writer.write(from.bytes(tensor)).unwrap();
+        writer.end().unwrap();
+    }
+    writer.section(SectionKind::Tokenizer, json).unwrap();
+    writer.section(SectionKind::Vocabulary, vocabulary).unwrap();
+    writer.finish(from.config(), from.generation()).unwrap().commit().unwrap();
+}
+
+#[test]
+fn a_tokenizer_has_to_fit_the_embeddings() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = folder.path().join("plain.nano");
+    let source = Input::Folder(data("tiny/llama-gqa"));
+    convert(&source, &plain, Options::new(Quant::Q8)).unwrap();
+    let plain = NanoFile::open(&plain).unwrap();
+    assert_eq!(plain.config().vocab_size, 320);
+    let file = folder.path().join("m.nano");
+    let open = |max: u32, texts: usize| {
+        let json = tokenizer(max);
+        let vocabulary = build_vocab(&json, texts).unwrap();
+        with_tokenizer(&plain, &file, json, vocabulary);
+        Model::open(&file).map_err(|e| e.to_string())
+    };
+    let sound = open(319, 320).unwrap();
+    assert_eq!(sound.encode("ab").unwrap(), [0, 319]);
+    for (max, texts, says) in [
+        (320, 321, "the tokenizer has id 320, the model 320 tokens"),
+        (319, 321, "the vocabulary table has 321 tokens, the model 320"),
+        (100, 101, "the vocabulary table has 101 tokens, the model 320"),
+    ] {
+        let error = open(max, texts).err().expect(says);
+        assert!(error.contains("m.nano: ") && error.contains(says), "{error}");
+        assert!(error.contains("convert the model again") && !error.contains('\n'), "{error}");
+    }
+}
