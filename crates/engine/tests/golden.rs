@@ -2,8 +2,7 @@
 
 mod common;
 
-use common::{argmax, data, engine, logits, max_diff, mean_kl, model};
-use nanoinfer_engine::{Engine, Step};
+use common::{data, engine, greedy, logits, max_diff, mean_kl, model};
 use nanoinfer_format::Quant;
 
 const LLAMA_FAMILY: [&str; 5] =
@@ -27,26 +26,6 @@ fn golden(name: &str) -> Golden {
         tensor.data().chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
     let rows = values.chunks(tensor.shape()[1]).map(<[f32]>::to_vec).collect();
     Golden { prompt: ids("prompt"), greedy: ids("greedy"), logits: rows }
-}
-
-fn greedy(engine: &mut Engine, prompt: &[u32], n: usize) -> Vec<u32> {
-    let seq = engine.open().unwrap();
-    let mut next: Vec<u32> = prompt.to_vec();
-    let mut out = Vec::new();
-    while out.len() < n {
-        let last = next.len() - 1;
-        let steps: Vec<_> = next
-            .iter()
-            .enumerate()
-            .map(|(i, &token)| Step { seq, token, logits: i == last })
-            .collect();
-        engine.forward(&steps).unwrap();
-        let token = argmax(engine.logits(0).unwrap());
-        out.push(token);
-        next = vec![token];
-    }
-    engine.close(seq);
-    out
 }
 
 #[test]

@@ -2,11 +2,9 @@
 
 mod common;
 
-use std::path::Path;
-
-use common::data;
+use common::{data, with_text};
 use nanoinfer_engine::Model;
-use nanoinfer_format::{NanoFile, Quant, SectionKind, Writer};
+use nanoinfer_format::{NanoFile, Quant};
 use nanoinfer_packer::{Input, Options, convert};
 use nanoinfer_text::build_vocab;
 
@@ -21,19 +19,6 @@ fn tokenizer(max: u32) -> Vec<u8> {
     .unwrap()
 }
 
-/// The same model with this tokenizer and vocabulary.
-fn with_tokenizer(from: &NanoFile, to: &Path, json: Vec<u8>, vocabulary: Vec<u8>) {
-    let mut writer = Writer::create(to).unwrap();
-    for tensor in from.tensors() {
-        writer.begin(tensor.spec.clone()).unwrap();
-        writer.write(from.bytes(tensor)).unwrap();
-        writer.end().unwrap();
-    }
-    writer.section(SectionKind::Tokenizer, json).unwrap();
-    writer.section(SectionKind::Vocabulary, vocabulary).unwrap();
-    writer.finish(from.config(), from.generation()).unwrap().commit().unwrap();
-}
-
 #[test]
 fn a_tokenizer_has_to_fit_the_embeddings() {
     let folder = tempfile::tempdir().unwrap();
@@ -46,7 +31,7 @@ fn a_tokenizer_has_to_fit_the_embeddings() {
     let open = |max: u32, texts: usize| {
         let json = tokenizer(max);
         let vocabulary = build_vocab(&json, texts).unwrap();
-        with_tokenizer(&plain, &file, json, vocabulary);
+        with_text(&plain, &file, json, vocabulary, plain.generation());
         Model::open(&file).map_err(|e| e.to_string())
     };
     let sound = open(319, 320).unwrap();

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use nanoinfer_engine::{Engine, EngineOptions, Model, Step};
-use nanoinfer_format::Quant;
+use nanoinfer_format::{Generation, NanoFile, Quant, SectionKind, Writer};
 use nanoinfer_packer::{Input, Options, convert};
 
 /// A folder of the repository's test data.
@@ -18,6 +18,46 @@ pub(crate) fn model(folder: &Path, quant: Quant) -> Model {
     let file = out.path().join("model.nano");
     convert(&Input::Folder(folder.into()), &file, Options::new(quant)).expect("converts");
     Model::open(&file).expect("opens") // the map outlives the name
+}
+
+/// Copies a model, with this tokenizer, vocabulary and generation defaults.
+pub(crate) fn with_text(
+    from: &NanoFile,
+    to: &Path,
+    json: Vec<u8>,
+    vocabulary: Vec<u8>,
+    generation: &Generation,
+) {
+    let mut writer = Writer::create(to).unwrap();
+    for tensor in from.tensors() {
+        writer.begin(tensor.spec.clone()).unwrap();
+        writer.write(from.bytes(tensor)).unwrap();
+        writer.end().unwrap();
+    }
+    writer.section(SectionKind::Tokenizer, json).unwrap();
+    writer.section(SectionKind::Vocabulary, vocabulary).unwrap();
+    writer.finish(from.config(), generation).unwrap().commit().unwrap();
+}
+
+/// The `n` tokens that greedy decoding appends to `prompt`.
+pub(crate) fn greedy(engine: &mut Engine, prompt: &[u32], n: usize) -> Vec<u32> {
+    let seq = engine.open().unwrap();
+    let mut next: Vec<u32> = prompt.to_vec();
+    let mut out = Vec::new();
+    while out.len() < n {
+        let last = next.len() - 1;
+        let steps: Vec<_> = next
+            .iter()
+            .enumerate()
+            .map(|(i, &token)| Step { seq, token, logits: i == last })
+            .collect();
+        engine.forward(&steps).unwrap();
+        let token = argmax(engine.logits(0).unwrap());
+        out.push(token);
+        next = vec![token];
+    }
+    engine.close(seq);
+    out
 }
 
 /// Logits after every token of `ids`, in passes of `chunk` tokens.

@@ -1,0 +1,249 @@
+//! Sessions: why answers end, what they show until then, and that nothing before leaves a trace.
+
+mod common;
+
+use common::{data, with_text};
+use nanoinfer_engine::{
+    Engine, EngineOptions, Event, FinishReason, GenerateOptions, Model, Sampling, Session,
+};
+use nanoinfer_format::{Generation, NanoFile, Quant};
+use nanoinfer_packer::{Input, Options, convert};
+use nanoinfer_text::build_vocab;
+
+const PROMPT: [u32; 8] = [5, 300, 17, 42, 9, 211, 130, 77];
+const VOCAB: u32 = 320;
+
+/// The text of a token: `<17>`.
+fn text_of(id: u32) -> String {
+    format!("<{id}>")
+}
+
+fn texts(ids: &[u32]) -> String {
+    ids.iter().map(|id| text_of(*id)).collect()
+}
+
+/// A tiny model whose tokens have texts, with these ends of answers.
+fn model(eos: &[u32]) -> Model {
+    let vocab: serde_json::Map<_, _> = (0..VOCAB).map(|id| (text_of(id), id.into())).collect();
+    let json = serde_json::to_vec(&serde_json::json!({
+        "added_tokens": [],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true},
+        "decoder": {"type": "ByteLevel"},
+        "model": {"type": "BPE", "vocab": vocab, "merges": []},
+    }))
+    .unwrap();
+    let vocabulary = build_vocab(&json, VOCAB as usize).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (plain, file) = (folder.path().join("plain.nano"), folder.path().join("m.nano"));
+    let source = Input::Folder(data("tiny/llama-gqa"));
+    convert(&source, &plain, Options::new(Quant::Q8)).unwrap();
+    let generation = Generation { eos: eos.to_vec(), ..Generation::default() };
+    with_text(&NanoFile::open(&plain).unwrap(), &file, json, vocabulary, &generation);
+    Model::open(file).unwrap()
+}
+
+fn session_of(model: Model, ctx: usize, threads: usize) -> Session {
+    let options =
+        EngineOptions { ctx: Some(ctx), threads: Some(threads), ..EngineOptions::default() };
+    Session::new(Engine::new(model, &options).unwrap()).unwrap()
+}
+
+fn session() -> Session {
+    session_of(model(&[]), 256, 2)
+}
+
+fn tokens(n: usize) -> GenerateOptions {
+    GenerateOptions { max_tokens: Some(n), ..GenerateOptions::default() }
+}
+
+/// What a session said: ids, text, and why it ended. Text and bytes must agree.
+fn answer(session: &mut Session) -> (Vec<u32>, String, FinishReason) {
+    let (mut ids, mut text, mut bytes) = (Vec::new(), String::new(), Vec::<u8>::new());
+    loop {
+        match session.next().unwrap().expect("an end is announced") {
+            Event::Prefill { done, total } => assert!(done <= total),
+            Event::Token { id, text: piece, bytes: raw } => {
+                ids.push(id);
+                text.push_str(piece);
+                bytes.extend(raw);
+            }
+            Event::Finished { reason, text: piece, bytes: raw } => {
+                text.push_str(piece);
+                bytes.extend(raw);
+                assert_eq!(text.as_bytes(), bytes);
+                assert!(session.next().unwrap().is_none());
+                assert_eq!(session.generated(), ids);
+                return (ids, text, reason);
+            }
+        }
+    }
+}
+
+fn ask(session: &mut Session, prompt: &[u32], options: GenerateOptions) -> (Vec<u32>, String) {
+    session.prompt_tokens(prompt).unwrap();
+    session.start(options).unwrap();
+    let (ids, text, reason) = answer(session);
+    assert_eq!(reason, FinishReason::Length);
+    (ids, text)
+}
+
+#[test]
+fn an_answer_has_the_tokens_asked_for() {
+    let mut session = session();
+    let want = common::greedy(&mut common::engine(model(&[]), 1), &PROMPT, 24);
+    assert!(want.windows(2).any(|w| w[0] != w[1]), "a test with one token shows nothing");
+    for n in [1, 2, 24] {
+        let (ids, text) = ask(&mut session, &PROMPT, tokens(n));
+        assert_eq!(ids, want[..n]);
+        assert_eq!(text, texts(&ids));
+    }
+    session.start(tokens(0)).unwrap();
+    assert_eq!(answer(&mut session), (vec![], String::new(), FinishReason::Length));
+}
+
+#[test]
+fn stop_strings_end_an_answer_before_them() {
+    let mut session = session();
+    let (ids, text) = ask(&mut session, &PROMPT, tokens(24));
+    let stop_at = |stop: &str, session: &mut Session| {
+        let before = text.find(stop).expect("the answer holds it");
+        let stop = vec!["never".to_owned(), stop.to_owned()];
+        session.prompt_tokens(&PROMPT).unwrap();
+        session.start(GenerateOptions { stop, ..tokens(24) }).unwrap();
+        let (seen, shown, reason) = answer(session);
+        assert_eq!((shown.as_str(), reason), (&text[..before], FinishReason::Stop));
+        assert_eq!(seen, ids[..seen.len()]);
+        assert!(texts(&seen).len() > before, "it stops with the token that completes the string");
+    };
+    stop_at(&text_of(ids[5]), &mut session);
+    stop_at(&texts(&ids[3..6]), &mut session); // spans tokens
+    stop_at(&text[1..3], &mut session); // in the middle of the first token
+    let across = texts(&ids[7..9]);
+    stop_at(&across[2..across.len() - 2], &mut session);
+
+    // The beginning of a stop string that does not come is shown in the end.
+    let stop = vec![format!("{}never", text_of(ids[23]))];
+    session.prompt_tokens(&PROMPT).unwrap();
+    session.start(GenerateOptions { stop, ..tokens(24) }).unwrap();
+    assert_eq!(answer(&mut session), (ids, text, FinishReason::Length));
+}
+
+#[test]
+fn a_full_context_ends_an_answer() {
+    let ctx = 64;
+    let mut session = session_of(model(&[]), ctx, 2);
+    let want = common::greedy(&mut common::engine(model(&[]), 2), &PROMPT, ctx);
+    session.prompt_tokens(&PROMPT).unwrap();
+    session.start(GenerateOptions::default()).unwrap();
+    let (ids, _, reason) = answer(&mut session);
+    assert_eq!(reason, FinishReason::Context);
+    // The last token needs no place: nothing is computed from it.
+    assert_eq!(ids, want[..ctx + 1 - PROMPT.len()]);
+    assert_eq!(session.tokens().len(), ctx + 1);
+
+    // A prompt may fill the context; then it has one answer. More is an error, and harmless.
+    let long: Vec<u32> = (0..ctx as u32).collect();
+    session.prompt_tokens(&long).unwrap();
+    session.start(GenerateOptions::default()).unwrap();
+    let (ids, _, reason) = answer(&mut session);
+    assert_eq!((ids.len(), reason), (1, FinishReason::Context));
+    let error = session.prompt_tokens(&[1; 65]).unwrap_err().to_string();
+    assert!(error.contains("65 tokens") && error.contains("--ctx"), "{error}");
+    let error = session.prompt_tokens(&[1, VOCAB]).unwrap_err().to_string();
+    assert!(error.contains("token 320"), "{error}");
+    assert_eq!(ask(&mut session, &PROMPT, tokens(9)).0, want[..9]);
+}
+
+#[test]
+fn a_cancelled_answer_can_be_continued() {
+    let mut session = session();
+    let (ids, _) = ask(&mut session, &PROMPT, tokens(12));
+
+    // During the prompt: nothing was said, and starting again says all.
+    session.prompt_tokens(&[&[1, 2, 3], &PROMPT[..]].concat()).unwrap();
+    session.prompt_tokens(&PROMPT).unwrap();
+    session.start(tokens(12)).unwrap();
+    session.canceller().cancel();
+    assert_eq!(answer(&mut session), (vec![], String::new(), FinishReason::Cancelled));
+    session.start(tokens(12)).unwrap();
+    assert_eq!(answer(&mut session).0, ids);
+
+    // Between two tokens, from another thread: what was said stays, the rest follows.
+    session.prompt_tokens(&PROMPT).unwrap();
+    session.start(tokens(12)).unwrap();
+    let mut said = Vec::new();
+    while said.len() < 5 {
+        if let Some(Event::Token { id, .. }) = session.next().unwrap() {
+            said.push(id);
+        }
+    }
+    let canceller = session.canceller();
+    std::thread::spawn(move || canceller.cancel()).join().unwrap();
+    let mut ended = None;
+    while let Some(event) = session.next().unwrap() {
+        match event {
+            Event::Finished { reason, .. } => ended = Some(reason),
+            Event::Token { id, .. } => said.push(id),
+            Event::Prefill { .. } => {}
+        }
+    }
+    assert_eq!(ended, Some(FinishReason::Cancelled));
+    assert_eq!(said, ids[..5]);
+    session.start(tokens(7)).unwrap();
+    assert_eq!(answer(&mut session).0, ids[5..]);
+}
+
+#[test]
+fn the_models_own_end_is_obeyed_or_ignored() {
+    let (ids, _) = ask(&mut session(), &PROMPT, tokens(12));
+    let at = (1..12).find(|&i| !ids[..i].contains(&ids[i])).expect("a token that is new");
+    let mut session = session_of(model(&[ids[at]]), 256, 2);
+    session.prompt_tokens(&PROMPT).unwrap();
+    session.start(tokens(12)).unwrap();
+    let (seen, _, reason) = answer(&mut session);
+    assert_eq!((seen.as_slice(), reason), (&ids[..=at], FinishReason::Stop));
+    let options = GenerateOptions { ignore_eos: true, ..tokens(12) };
+    assert_eq!(ask(&mut session, &PROMPT, options).0, ids);
+}
+
+#[test]
+fn a_common_prefix_is_reused_and_changes_nothing() {
+    let mut session = session();
+    let (first, _) = ask(&mut session, &PROMPT, tokens(70));
+    let turn = |n: usize| [&PROMPT[..], &first[..n], &[8, 9, 10]].concat();
+    // Longer than a block of the cache, then back into the middle of one, then to the start.
+    for (prompt, reused) in [
+        (turn(70), PROMPT.len() + 69), // the last token was drawn but not processed
+        (turn(20), PROMPT.len() + 20),
+        (turn(20), PROMPT.len() + 22), // the same again: all but the last token
+        (vec![200, 201, 202], 0),
+    ] {
+        let (ids, _) = ask(&mut session, &prompt, tokens(10));
+        assert_eq!(session.stats().reused_tokens, reused, "{prompt:?}");
+        assert_eq!(session.stats().prompt_tokens, prompt.len());
+        let fresh = ask(&mut session_of(model(&[]), 256, 1), &prompt, tokens(10)).0;
+        assert_eq!(ids, fresh, "{prompt:?}");
+    }
+}
+
+#[test]
+fn a_seed_gives_the_same_text_everywhere() {
+    let sampling = |seed| Sampling {
+        temperature: 1.5,
+        top_k: 50,
+        top_p: 0.95,
+        min_p: 0.01,
+        repetition_penalty: 1.1,
+        presence_penalty: 0.1,
+        frequency_penalty: 0.1,
+        seed,
+    };
+    let drawn = |session: &mut Session, seed| {
+        ask(session, &PROMPT, GenerateOptions { sampling: sampling(seed), ..tokens(40) }).0
+    };
+    let mut session = session();
+    let first = drawn(&mut session, 1);
+    assert_ne!(first, drawn(&mut session, 2));
+    assert_eq!(first, drawn(&mut session, 1), "a session leaves no trace in the next answer");
+    assert_eq!(first, drawn(&mut session_of(model(&[]), 100, 3), 1), "threads and context");
+}
