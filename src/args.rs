@@ -45,6 +45,7 @@ pub(crate) enum Command {
     Verify(Verify),
     Models(Models),
     Bench(Bench),
+    Eval(Eval),
 }
 
 /// Turn a model into a .nano file.
@@ -416,6 +417,81 @@ fn usage_line(message: &str) -> String {
 
 fn count(max: u64) -> clap::builder::RangedU64ValueParser {
     clap::value_parser!(u64).range(1..=max)
+}
+
+/// Measure how well a model predicts a text, or answers questions.
+///
+/// The text is cut into windows that do not overlap, and within each window every token of the
+/// second half is predicted from all tokens before it, as llama.cpp's perplexity does, so that
+/// numbers compare. A model whose prompts begin with a beginning-of-text token gets it in place of
+/// the first token of every window.
+///
+/// With --reference, both models predict the same tokens, and the differences are reported:
+/// KL divergence of the model's prediction from the reference's (in nats; 0 = the same), how often
+/// both have the same likeliest token (top1), how much of their five likeliest is common (top5), and
+/// the largest change of a text token's log-probability.
+///
+/// With --choices, each line of a file is a question with answers to choose from; the model chooses
+/// the one it finds likeliest after the question and a blank.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  nanoinfer eval --text book.txt --tokens 4096
+  nanoinfer convert --model smollm2 --quant f32 --out exact.nano
+  nanoinfer eval --reference exact.nano --text book.txt --json
+  nanoinfer eval --choices questions.jsonl
+
+A line of --choices: {\"question\": \"2 + 2 =\", \"choices\": [\"3\", \"4\"], \"answer\": 1}
+The answer is an index from 0, the text of a choice, or a letter from A.
+
+With --json one object is printed: perplexity, perplexity_error (standard error), mean_nll, tokens
+(scored), windows, window, score, kv, threads, isa, seconds; with --reference also
+reference_perplexity, mean_kl, p50_kl, p99_kl, max_kl, top1, top5, max_change; with --choices
+accuracy, accuracy_normalized (by the bytes of a choice), questions.")]
+pub(crate) struct Eval {
+    /// .nano or .gguf file, Hugging Face folder, hub id (org/name), or smollm2
+    #[arg(long, short, default_value = "smollm2")]
+    pub(crate) model: String,
+    /// The same model in a more exact form, to compare with
+    #[arg(long, value_name = "FILE.nano", conflicts_with = "choices")]
+    pub(crate) reference: Option<String>,
+    /// Text to predict (default: standard input)
+    #[arg(long, value_name = "FILE", conflicts_with = "choices")]
+    pub(crate) text: Option<PathBuf>,
+    /// Questions to answer
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub(crate) choices: Option<PathBuf>,
+    /// Tokens per window
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = window())]
+    pub(crate) window: u64,
+    /// Use only the first N tokens of the text
+    #[arg(long, value_name = "N", value_parser = count(1 << 40))]
+    pub(crate) tokens: Option<u64>,
+    /// Which tokens of a window to score
+    #[arg(long, value_enum, default_value_t = Score::Half)]
+    pub(crate) score: Score,
+    /// Threads to compute with (default: the physical cores this process may use)
+    #[arg(long, short, value_name = "N", value_parser = count(1024))]
+    pub(crate) threads: Option<u64>,
+    /// How the model caches keys and values (default: q8 for q8 models, f32 for f32 models)
+    #[arg(long, value_enum)]
+    pub(crate) kv: Option<Kv>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Score {
+    /// The second half, each token with at least half a window before it
+    Half,
+    /// Every token but the first
+    All,
+}
+
+fn window() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(4..=1 << 20)
 }
 
 fn tokens() -> clap::builder::RangedU64ValueParser {

@@ -74,14 +74,14 @@ impl Source {
     }
 }
 
-fn read_text(source: impl Read, name: &str) -> Result<String> {
+pub(crate) fn read_text(source: impl Read, name: &str) -> Result<String> {
     let mut bytes = Vec::new();
     source
         .take(MAX_PROMPT + 1)
         .read_to_end(&mut bytes)
         .with_context(|| format!("{name}: cannot read"))?;
     if bytes.len() as u64 > MAX_PROMPT {
-        bail!("{name}: longer than {} MB; give a shorter prompt", MAX_PROMPT >> 20);
+        bail!("{name}: longer than {} MB; give a shorter one", MAX_PROMPT >> 20);
     }
     String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();

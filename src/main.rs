@@ -10,6 +10,7 @@ mod bench;
 mod chat;
 mod clock;
 mod convert;
+mod eval;
 mod generate;
 mod inspect;
 mod logits;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(args),
         Command::Models(args) => models::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Eval(args) => eval::run(args),
     };
     match result {
         Ok(code) => code,

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use common::{assert_fails, files, json, nanoinfer, stderr, stdout, temp, tiny};
 
-const COMMANDS: [&str; 9] =
-    ["convert", "generate", "chat", "tokenize", "logits", "inspect", "verify", "models", "bench"];
+const COMMANDS: [&str; 10] = [
+    "convert", "generate", "chat", "tokenize", "logits", "inspect", "verify", "models", "bench",
+    "eval",
+];
 
 /// A small converted model in `folder`.
 fn small(folder: &Path) -> PathBuf {
@@ -50,6 +52,8 @@ fn wrong_usage_is_one_line_and_exit_code_2() {
         (&["models", "remove"], "NAME"),
         (&["bench", "--synthetic", "huge"], "tinyllama-1.1b"),
         (&["bench", "-p", "x"], "-p"),
+        (&["eval", "--text", "x", "--choices", "y"], "--choices"),
+        (&["eval", "--window", "1"], "--window"),
     ] {
         let output = nanoinfer(home.path()).args(args).output().unwrap();
         assert_fails(&output, 2, &[says, "--help"]);

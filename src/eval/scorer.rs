@@ -1,0 +1,71 @@
+//! A model that gives the logits of every position asked for.
+
+use anyhow::Result;
+use nanoinfer_engine::{Engine, EngineOptions, Model, SeqId, Step};
+
+use crate::args::Eval;
+
+/// Most bytes of logits per pass: more rows make a pass longer, not faster.
+const MAX_LOGITS_BYTES: usize = 64 << 20;
+
+/// An engine with one sequence.
+pub(super) struct Scorer {
+    pub(super) engine: Engine,
+    seq: SeqId,
+    /// The tokens in the sequence.
+    cached: Vec<u32>,
+    /// `[positions][vocabulary]` of the last piece.
+    rows: Vec<f32>,
+}
+
+impl Scorer {
+    /// `own_kv`: the cache is as typed, else as exact as the model.
+    pub(super) fn new(model: Model, args: &Eval, own_kv: bool, ctx: Option<usize>) -> Result<Self> {
+        let vocab = model.config().vocab_size as usize;
+        let options = EngineOptions {
+            threads: args.threads.map(|n| n as usize),
+            kv: args.kv.filter(|_| own_kv).map(Into::into),
+            ctx,
+            isa: crate::run::forced_isa()?,
+            logits_rows: (MAX_LOGITS_BYTES / (4 * vocab)).max(16),
+            ..EngineOptions::default()
+        };
+        let mut engine = Engine::new(model, &options)?;
+        let seq = engine.open()?;
+        Ok(Self { seq, cached: Vec::with_capacity(engine.ctx()), rows: Vec::new(), engine })
+    }
+
+    /// Forgets all tokens from `len` on.
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.engine.truncate(self.seq, len);
+        self.cached.truncate(len);
+    }
+
+    /// The tokens in the sequence.
+    pub(super) fn cached(&self) -> &[u32] {
+        &self.cached
+    }
+
+    /// Appends at most `max_logits` tokens; returns the logits after each of them.
+    pub(super) fn logits(&mut self, ids: &[u32]) -> Result<&[f32]> {
+        self.pass(ids, true)?;
+        self.rows.clear();
+        for i in 0..ids.len() {
+            self.rows.extend_from_slice(self.engine.logits(i)?);
+        }
+        Ok(&self.rows)
+    }
+
+    /// Appends tokens whose logits do not matter.
+    pub(super) fn skip(&mut self, ids: &[u32]) -> Result<()> {
+        ids.chunks(self.engine.max_batch()).try_for_each(|ids| self.pass(ids, false))
+    }
+
+    fn pass(&mut self, ids: &[u32], logits: bool) -> Result<()> {
+        let seq = self.seq;
+        let steps: Vec<Step> = ids.iter().map(|&token| Step { seq, token, logits }).collect();
+        self.engine.forward(&steps)?;
+        self.cached.extend_from_slice(ids);
+        Ok(())
+    }
+}
