@@ -1,4 +1,20 @@
-//! engine
+//! Runs a `.nano` model: mapped weights and token ids in, text out.
+//!
+//! ```text
+//!  Model  mapped file, weights bound, tokenizer          opened in milliseconds, nothing is read
+//!    └─ Engine  threads, KV cache, scratch                 every buffer allocated once
+//!         ├─ forward(batch of (sequence, token)) → logits  prefill and decode are the same call
+//!         └─ Session  sampler, text stream, stop strings   an answer as a stream of events
+//! ```
+//!
+//! A program opens a [`Model`], makes an [`Engine`] of it and starts a [`Session`], whose
+//! documentation has an example; one that samples by itself calls [`Engine::forward`].
+//!
+//! Logits are the same bits for any number of threads, size of a batch, division of a prompt and
+//! instruction set. After the first token of an answer nothing is allocated.
+//!
+//! What this crate is not: it converts no models (the packer does), has no arithmetic of its own
+//! (the kernels have), and knows no terminal.
 
 mod cache;
 mod engine;

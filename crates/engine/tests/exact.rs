@@ -55,11 +55,22 @@ fn threads_do_not_matter() {
     }
 }
 
+/// What this machine has; fails if it lacks one that the environment demands.
+fn isas() -> Vec<Isa> {
+    let found: Vec<_> = Isa::ALL.into_iter().filter(|i| Kernels::new(*i).is_some()).collect();
+    let required = std::env::var("NANOINFER_REQUIRE_ISA").unwrap_or_default();
+    for name in ["scalar"].into_iter().chain(required.split(',').filter(|n| !n.is_empty())) {
+        let has = found.iter().any(|i| i.name() == name);
+        assert!(has, "this machine lacks the required {name}");
+    }
+    found
+}
+
 #[test]
 fn instruction_sets_do_not_matter() {
     for (name, quant) in MODELS {
         let mut reference = None;
-        for isa in Isa::ALL.into_iter().filter(|i| Kernels::new(*i).is_some()) {
+        for isa in isas() {
             let options =
                 EngineOptions { isa: Some(isa), threads: Some(2), ..EngineOptions::default() };
             let got = bits(&logits(&mut engine(name, quant, &options), &ids(), 16));
