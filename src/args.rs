@@ -60,6 +60,7 @@ Examples:
   nanoinfer convert --model ./my-model-folder --out my-model.nano
   nanoinfer convert --model llama.Q8_0.gguf --out llama.nano
   nanoinfer convert --model org/name:model.Q8_0.gguf --revision v1.0 --out model.nano
+  nanoinfer convert --model ./my-model-folder --lora ./my-adapter:0.8 --out mine.nano
   nanoinfer convert --model smollm2 --quant f32 --out reference.nano")]
 pub(crate) struct Convert {
     /// Hub id (org/name or org/name:file.gguf), Hugging Face folder, .gguf file, or smollm2
@@ -74,6 +75,10 @@ pub(crate) struct Convert {
     /// How to store the weights
     #[arg(long, value_enum, default_value_t = Quant::Q8)]
     pub(crate) quant: Quant,
+    /// Folder of a LoRA adapter to merge into the weights, and how much of it (default: 1; may be
+    /// given several times)
+    #[arg(long, value_name = "FOLDER[:SCALE]", value_parser = lora)]
+    pub(crate) lora: Vec<nanoinfer_packer::Lora>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -158,6 +163,10 @@ pub(crate) struct ModelArgs {
     /// Branch, tag or commit of a hub model (default: main)
     #[arg(long, value_name = "REV")]
     pub(crate) revision: Option<String>,
+    /// Read the whole file into memory at the start instead of mapping it: slower to start and
+    /// nothing is shared, but the file may change or vanish meanwhile
+    #[arg(long)]
+    pub(crate) no_mmap: bool,
     /// Threads to compute with (default: the physical cores this process may use)
     #[arg(long, value_name = "N", value_parser = count(1024))]
     pub(crate) threads: Option<u64>,
@@ -507,6 +516,17 @@ fn number(text: &str, fits: impl Fn(f32) -> bool, expected: &str) -> Result<f32,
     value.ok_or_else(|| format!("expected {expected}"))
 }
 
+/// `FOLDER` or `FOLDER:SCALE`; a folder whose name ends in a colon and a number has to be followed
+/// by a scale.
+fn lora(text: &str) -> Result<nanoinfer_packer::Lora, String> {
+    let split = text.rsplit_once(':').and_then(|(f, s)| Some((f, s.parse::<f32>().ok()?)));
+    let (folder, scale) = split.unwrap_or((text, 1.0));
+    if folder.is_empty() || !scale.is_finite() || scale.abs() > 1000.0 {
+        return Err("expected FOLDER or FOLDER:SCALE, with a scale from -1000 to 1000".into());
+    }
+    Ok(nanoinfer_packer::Lora { folder: folder.into(), scale })
+}
+
 fn temperature(text: &str) -> Result<f32, String> {
     number(text, |v| (0.0..=100.0).contains(&v), "a number from 0 to 100")
 }
@@ -531,6 +551,18 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn adapters_and_their_scales() {
+        let parsed = |text| lora(text).map(|l| (l.folder.display().to_string(), l.scale));
+        assert_eq!(parsed("a/b"), Ok(("a/b".into(), 1.0)));
+        assert_eq!(parsed("a/b:0.5"), Ok(("a/b".into(), 0.5)));
+        assert_eq!(parsed("a:x"), Ok(("a:x".into(), 1.0)));
+        assert_eq!(parsed("a:-2:1"), Ok(("a:-2".into(), 1.0)));
+        for bad in ["", ":1", "a:inf", "a:nan", "a:1e9"] {
+            assert!(parsed(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

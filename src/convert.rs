@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use nanoinfer_packer::fetch::ModelRef;
+use nanoinfer_packer::fetch::{ModelRef, Step};
 use nanoinfer_packer::store::Store;
 
 use crate::args::{Convert, Quant};
@@ -16,7 +16,8 @@ pub(crate) fn run(args: Convert) -> Result<ExitCode> {
     };
     let model = ModelRef::parse(&args.model)?.at_revision(args.revision.as_deref())?;
     let mut reporter = Reporter::default();
-    Store::open()?.convert(&model, &args.out, quant, &mut |step| reporter.step(step))?;
+    let report = &mut |step: Step<'_>| reporter.step(step);
+    Store::open()?.convert(&model, &args.out, quant, &args.lora, report)?;
     drop(reporter);
     let bytes = std::fs::metadata(&args.out)?.len();
     say(&format!("wrote {} ({} MB)", args.out.display(), bytes.div_ceil(1_000_000)));

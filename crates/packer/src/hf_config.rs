@@ -75,7 +75,11 @@ fn supported_architecture(c: &Settings) -> Result<&'static str, Error> {
 }
 
 fn refuse_quantized(c: &Settings) -> Result<(), Error> {
-    let Some(q) = c.object("quantization_config")? else { return Ok(()) };
+    let stated = match c.object("quantization_config")? {
+        None => c.object("compression_config")?,
+        given => given,
+    };
+    let Some(q) = stated else { return Ok(()) };
     let method = q.str("quant_method")?.unwrap_or("an unnamed method");
     let what = format!("a model quantized with {method:?}");
     Err(unsupported(c, what, "convert the original model (f32, f16 or bf16) or a GGUF of it"))

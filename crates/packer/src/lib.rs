@@ -32,6 +32,7 @@ mod hf;
 mod hf_config;
 mod json;
 mod layout;
+mod lora;
 mod model;
 mod pack;
 mod pickle;
@@ -49,6 +50,7 @@ mod weights;
 use std::path::{Path, PathBuf};
 
 pub use error::Error;
+pub use lora::Lora;
 pub use nanoinfer_format::{Config, Quant, Role, Staged};
 pub use source::TensorSource;
 
@@ -100,13 +102,15 @@ pub struct Options<'a> {
     pub progress: Option<&'a mut dyn FnMut(Progress)>,
     /// What to note as the model's origin, such as a hub id; no local path.
     pub source_id: Option<String>,
+    /// Adapters to merge into the weights, in this order.
+    pub loras: Vec<Lora>,
 }
 
 impl Options<'_> {
     /// All processors, no progress, no origin.
     pub fn new(quant: Quant) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { quant, threads, progress: None, source_id: None }
+        Self { quant, threads, progress: None, source_id: None, loras: Vec::new() }
     }
 }
 
@@ -161,6 +165,9 @@ pub fn convert_staged(
     options: Options<'_>,
 ) -> Result<(Staged, Report), Error> {
     let mut model = input.open()?;
+    for lora in &options.loras {
+        lora::merge(&mut model, lora)?;
+    }
     refuse_own_source(&model, out)?;
     model.config.quant = options.quant;
     if options.quant == Quant::Q8 {

@@ -15,6 +15,7 @@ use nanoinfer_format::{Staged, Writer};
 use crate::encode::encode;
 use crate::layout::{Body, Planned, plan};
 use crate::model::Model;
+use crate::text::Tokenizer;
 use crate::{Error, Options, Progress, sections};
 
 /// Values a worker reads at once, unless a single head has more: 4 MB of f32.
@@ -41,6 +42,7 @@ pub(crate) fn pack(
     let plan = plan(&model.config, &model.weights, &model.turns);
     let jobs: Vec<Job> = plan.iter().flat_map(jobs).collect();
     let total = plan.iter().filter_map(|p| p.spec.encoding.stored_bytes(p.spec.stored)).sum();
+    crate::space::check(out.parent().unwrap_or(out), file_bytes(total, plan.len(), model))?;
     let mut writer = Writer::create(out)?;
     let mut progress = options.progress;
     let mut report = |done, tensor: &Planned| {
@@ -58,8 +60,18 @@ pub(crate) fn pack(
         written?;
         hashes.join().expect("hashing does not panic")
     })?;
-    sections::add(&mut writer, model, options.source_id, hashes)?;
+    let loras = options.loras.iter().map(|l| l.scale).collect();
+    sections::add(&mut writer, model, options.source_id, loras, hashes)?;
     Ok((writer.finish(&model.config, &model.generation)?, plan.len()))
+}
+
+/// What the whole file takes at most: the space before the data, gaps, tables and small sections.
+fn file_bytes(tensors: u64, n: usize, model: &Model) -> u64 {
+    const SMALL: u64 = 1 << 18;
+    let per_tensor = 64 + 192; // the gap before it, its row in the table
+    let text = model.tokenizer.as_ref().map_or(0, Tokenizer::bytes)
+        + model.chat_template.as_ref().map_or(0, String::len);
+    tensors + n as u64 * per_tensor + text as u64 + SMALL
 }
 
 /// Cuts a tensor into jobs of about [`VALUES_PER_JOB`].

@@ -14,7 +14,7 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use crate::Error;
 use crate::dequant::Dtype;
 use crate::source::{FileTensor, SourceFile, TensorSource};
-use crate::weights::{check_overlaps, is_ignored};
+use crate::weights::{check_overlaps, is_ignored, refuse_quantized};
 
 /// The limit of the published crate.
 const MAX_HEADER: u64 = 100_000_000;
@@ -75,6 +75,7 @@ pub(crate) fn open(path: &Path) -> Result<Vec<FileTensor>, Error> {
     let data = 8 + header_len;
     let mut tensors = Vec::with_capacity(entries.len());
     for (name, info) in &entries {
+        refuse_quantized(path, name)?;
         if !is_ignored(name) {
             tensors.push(tensor(&file, name, info, data)?);
         }

@@ -16,6 +16,9 @@ struct Provenance {
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<String>,
     kind: &'static str,
+    /// How much of each adapter was merged; their files are among the others.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    loras: Vec<f32>,
     files: Vec<FileHash>,
 }
 
@@ -45,6 +48,7 @@ pub(crate) fn add(
     writer: &mut Writer,
     model: &Model,
     source: Option<String>,
+    loras: Vec<f32>,
     files: Vec<FileHash>,
 ) -> Result<(), Error> {
     if let Some(tokenizer) = &model.tokenizer {
@@ -53,7 +57,7 @@ pub(crate) fn add(
     if let Some(template) = &model.chat_template {
         writer.section(SectionKind::ChatTemplate, template.as_bytes())?;
     }
-    let provenance = Provenance { source, kind: model.kind, files };
+    let provenance = Provenance { source, kind: model.kind, loras, files };
     let json = serde_json::to_vec(&provenance).expect("plain structs always serialise");
     Ok(writer.section(SectionKind::Provenance, json)?)
 }

@@ -21,7 +21,7 @@ use nanoinfer_format::Quant;
 use crate::fetch::hub::{Hub, HubId, Revision};
 use crate::fetch::pinned::Pinned;
 use crate::fetch::{Error, ModelRef, Report, Step, entries_in, sweep};
-use crate::{Input, Options, Progress};
+use crate::{Input, Lora, Options, Progress};
 
 /// Raised whenever the packer writes other bytes for the same source: old cache entries are then
 /// no longer found.
@@ -95,13 +95,12 @@ impl Store {
         }
         let folder = target.parent().expect("a file in a folder");
         fs::create_dir_all(folder).map_err(Error::io(folder, "cannot create"))?;
-        sweep(folder, &format!(".{name}.tmp-"));
-        source.pack(&target, quant, report)?;
+        source.pack(&target, quant, &[], report)?;
         report(Step::Say(&format!("cached as {}", target.display())));
         Ok(target)
     }
 
-    /// Converts a model to `out`, fetching it if needed.
+    /// Converts a model to `out`, fetching it if needed, with adapters merged into it.
     ///
     /// # Errors
     /// The model cannot be fetched, or is converted already.
@@ -110,6 +109,7 @@ impl Store {
         model: &ModelRef,
         out: &Path,
         quant: Quant,
+        loras: &[Lora],
         report: &mut Report<'_>,
     ) -> Result<(), Error> {
         if let ModelRef::Nano(path) = model {
@@ -119,7 +119,7 @@ impl Store {
             });
         }
         let source = self.source(model, report)?;
-        source.pack(out, quant, report)
+        source.pack(out, quant, loras, report)
     }
 
     /// Brings a model's files to this machine.
@@ -256,12 +256,19 @@ struct Source {
 }
 
 impl Source {
-    fn pack(&self, out: &Path, quant: Quant, report: &mut Report<'_>) -> Result<(), Error> {
+    fn pack(
+        &self,
+        out: &Path,
+        quant: Quant,
+        loras: &[Lora],
+        report: &mut Report<'_>,
+    ) -> Result<(), Error> {
         report(Step::Say(&format!("converting {} to {}", self.name, name_of(quant))));
         let input = Input::detect(&self.path)?;
         let mut progress = |p: Progress| report(Step::Progress { done: p.done, total: p.total });
         let mut options = Options::new(quant);
         options.source_id = self.id.clone();
+        options.loras = loras.to_vec();
         options.progress = Some(&mut progress);
         crate::convert(&input, out, options)?;
         Ok(())

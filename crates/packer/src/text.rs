@@ -58,6 +58,11 @@ impl Tokenizer {
         Self::new(&g.path, json, vocab_size).map(Some)
     }
 
+    /// Bytes of its sections.
+    pub(crate) fn bytes(&self) -> usize {
+        self.json.len() + self.vocabulary.len() + self.native.len()
+    }
+
     pub(crate) fn add_to(&self, writer: &mut Writer) -> Result<(), nanoinfer_format::Error> {
         writer.section(SectionKind::Tokenizer, self.json.as_slice())?;
         writer.section(SectionKind::Vocabulary, self.vocabulary.as_slice())?;

@@ -21,7 +21,7 @@ use crate::Error;
 use crate::dequant::Dtype;
 use crate::pickle::{self, TensorRef};
 use crate::source::{FileTensor, SourceFile};
-use crate::weights::is_ignored;
+use crate::weights::{is_ignored, refuse_quantized};
 
 /// How a file in the format before PyTorch 1.6 begins: a pickled number.
 const LEGACY: [u8; 14] =
@@ -50,6 +50,7 @@ pub(crate) fn open(path: &Path) -> Result<Vec<FileTensor>, Error> {
     let pickle = pickle.ok_or_else(|| damaged("it holds no data.pkl".into()))?;
     let mut tensors: Vec<FileTensor> = Vec::new();
     for (name, tensor) in pickle::tensors(&pickle).map_err(|what| Error::source(path, what))? {
+        refuse_quantized(path, &name)?;
         if !is_ignored(&name) {
             tensors.push(archive.tensor(&file, &name, &tensor)?);
         }

@@ -177,6 +177,21 @@ impl Weights {
         self.get(layer, role, false).expect("checked before planning")
     }
 
+    /// Replaces the weight that Hugging Face calls `name` by what `change` makes of it.
+    pub(crate) fn adapt(
+        &mut self,
+        name: &str,
+        change: impl FnOnce(Box<dyn TensorSource>) -> Result<Box<dyn TensorSource>, Error>,
+    ) -> Result<(), Error> {
+        let slot = HUGGING_FACE.slot(name);
+        let Some((slot, base)) = slot.and_then(|s| Some((s, self.slots.remove(&s)?))) else {
+            let what = "is what the adapter changes, but the model has no such weight";
+            return Err(Self::error(&self.path, name, what));
+        };
+        self.slots.insert(slot, change(base)?);
+        Ok(())
+    }
+
     /// The output layer is the token embedding, so a copy of it that the source may carry is
     /// left alone.
     pub(crate) fn drop_output(&mut self) {
@@ -264,6 +279,30 @@ fn layer_shapes(c: &Config) -> [(Role, [usize; 2]); 9] {
 /// computes.
 pub(crate) fn is_ignored(name: &str) -> bool {
     name.ends_with("rotary_emb.inv_freq")
+}
+
+/// Refuses a tensor that only a quantized checkpoint has, naming what made it: such a file may
+/// come without a word on it in its `config.json`.
+pub(crate) fn refuse_quantized(path: &Path, name: &str) -> Result<(), Error> {
+    const MADE_BY: [(&str, &str); 9] = [
+        (".qweight", "GPTQ or AWQ"),
+        (".qzeros", "GPTQ or AWQ"),
+        (".g_idx", "GPTQ"),
+        (".weight_packed", "compressed-tensors"),
+        (".weight_scale", "compressed-tensors or FP8"),
+        (".weight_scale_inv", "FP8"),
+        (".weight.absmax", "bitsandbytes"),
+        (".weight.quant_map", "bitsandbytes"),
+        (".SCB", "bitsandbytes"),
+    ];
+    let Some((_, method)) = MADE_BY.iter().find(|(end, _)| name.ends_with(end)) else {
+        return Ok(());
+    };
+    Err(Error::Unsupported {
+        path: path.into(),
+        what: format!("a model quantized with {method} (it has the tensor {name:?})"),
+        next: "convert the original model (f32, f16 or bf16) or a GGUF of it".into(),
+    })
 }
 
 /// Checks that no two tensors of one file share bytes.

@@ -76,6 +76,14 @@ fn what_is_not_supported_is_named() {
         (json!({"quantization_config": {"quant_method": "gptq"}}), "quantized with \"gptq\""),
         (json!({"quantization_config": {"quant_method": "awq"}}), "quantized with \"awq\""),
         (json!({"quantization_config": {"quant_method": "bitsandbytes"}}), "\"bitsandbytes\""),
+        (
+            json!({"quantization_config": {"quant_method": "compressed-tensors"}}),
+            "quantized with \"compressed-tensors\"",
+        ),
+        (
+            json!({"compression_config": {"quant_method": "sparseml"}}),
+            "quantized with \"sparseml\"",
+        ),
         (json!({"hidden_act": "gelu"}), "hidden_act \"gelu\" is not supported"),
         (json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor 0.5"),
         (
@@ -130,6 +138,26 @@ fn weights_that_do_not_fit() {
     for (change, expected) in &cases {
         let (_dir, input) = folder(|_, weights| change(weights));
         refused(&input, expected);
+    }
+}
+
+/// Checkpoints whose `config.json` does not mention how they were quantized.
+#[test]
+fn quantized_tensors_are_refused_by_the_name_of_the_method() {
+    for (tensor, method) in [
+        ("qweight", "GPTQ or AWQ"),
+        ("g_idx", "GPTQ"),
+        ("weight_packed", "compressed-tensors"),
+        ("weight_scale_inv", "FP8"),
+        ("weight.absmax", "bitsandbytes"),
+    ] {
+        let name = format!("model.layers.0.mlp.up_proj.{tensor}");
+        let header =
+            format!(r#"{{"{name}":{{"dtype":"I32","shape":[2,2],"data_offsets":[0,16]}}}}"#);
+        refused_file(
+            &with_header(&header, &[0; 16]),
+            &format!("quantized with {method} (it has the tensor \"{name}\")"),
+        );
     }
 }
 
