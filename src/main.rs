@@ -17,6 +17,7 @@ mod logits;
 mod models;
 mod report;
 mod run;
+mod signals;
 mod tokenize;
 mod verify;
 
@@ -24,6 +25,7 @@ use args::Command;
 
 fn main() -> ExitCode {
     let clock = clock::Clock::start();
+    signals::install();
     let command = match args::parse() {
         Ok(command) => command,
         Err(code) => return code,

@@ -29,7 +29,8 @@ fn nano_file_at(model: &str, revision: Option<&str>) -> Result<PathBuf> {
 
 /// The model, mapped, with threads and buffers.
 pub(crate) fn engine(args: &ModelArgs) -> Result<Engine> {
-    let model = Model::open(nano_file_at(&args.model, args.revision.as_deref())?)?;
+    let file = nano_file_at(&args.model, args.revision.as_deref())?;
+    let model = if args.no_mmap { Model::open_copy(file)? } else { Model::open(file)? };
     let options = EngineOptions {
         threads: args.threads.map(|n| n as usize),
         ctx: args.ctx.map(|n| n as usize),

@@ -24,7 +24,16 @@ struct Text {
 impl Model {
     /// Opens a `.nano` file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
-        let file = NanoFile::open(path)?;
+        Self::of(NanoFile::open(path)?)
+    }
+
+    /// Opens a `.nano` file by reading all of it into memory of this process, see
+    /// [`NanoFile::open_copy`].
+    pub fn open_copy(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::of(NanoFile::open_copy(path)?)
+    }
+
+    fn of(file: NanoFile) -> Result<Self, Error> {
         let weights = Weights::bind(&file)
             .map_err(|what| Error::Model { path: file.path().to_path_buf(), what })?;
         let text = Text::load(&file)

@@ -33,7 +33,21 @@ const MAX_TENSORS: u64 = 1 << 20;
 impl NanoFile {
     /// Maps `path` and validates everything but the tensors' data.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
-        let path = path.as_ref().to_path_buf();
+        Self::open_by(path.as_ref(), Map::new, "cannot map")
+    }
+
+    /// Like [`Self::open`], but reads the whole file into memory of this process instead of
+    /// mapping it: for a file that may be changed or cut while it is in use, as on a network.
+    pub fn open_copy(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::open_by(path.as_ref(), Map::copy, "cannot read")
+    }
+
+    fn open_by(
+        path: &Path,
+        read: impl Fn(&File) -> std::io::Result<Map>,
+        what: &'static str,
+    ) -> Result<Self, Error> {
+        let path = path.to_path_buf();
         let io = |what| {
             let path = path.clone();
             move |source| Error::Io { path, what, source }
@@ -46,7 +60,7 @@ impl NanoFile {
             return Err(Error::NotNano { path, what: format!("only {} bytes long", meta.len()) });
         }
         let file = File::open(&path).map_err(io("cannot open"))?;
-        let map = Map::new(&file).map_err(io("cannot map"))?;
+        let map = read(&file).map_err(io(what))?;
         Self::from_map(path, map)
     }
 

@@ -48,13 +48,9 @@ impl Writer {
         if target.is_dir() {
             return Err(Error::Misuse { path: target, what: "the output is a folder".into() });
         }
-        let mut builder = tempfile::Builder::new();
         let prefix = format!(".{}.tmp-", name.to_string_lossy());
-        builder.prefix(&prefix);
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // umask applies
-        let temp = builder
-            .tempfile_in(folder(&target))
+        reclaim(folder(&target), &prefix);
+        let temp = locked_temp(folder(&target), &prefix)
             .map_err(io("cannot create a file in its folder"))?;
         let mut out = BufWriter::with_capacity(1 << 20, temp);
         // The header comes last, when offsets and hashes are known; until then the file is not one.
@@ -236,6 +232,39 @@ impl Staged {
         File::open(folder(&target))
             .and_then(|f| f.sync_all())
             .map_err(io("cannot sync the folder of"))
+    }
+}
+
+/// A temporary file that this process holds a lock on for as long as it is open: so others can
+/// tell it from one whose process has died. The user's umask decides who may read it.
+fn locked_temp(folder: &Path, prefix: &str) -> io::Result<NamedTempFile> {
+    loop {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(prefix);
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let temp = builder.tempfile_in(folder)?;
+        // A file system without locks has no other way to say so; then nothing is reclaimed.
+        let _ = temp.as_file().lock();
+        // Another process may have reclaimed it before it was locked.
+        if temp.path().exists() {
+            return Ok(temp);
+        }
+    }
+}
+
+/// Removes what killed processes left of the same target: a lock dies with its process. What
+/// cannot be removed does no harm.
+fn reclaim(folder: &Path, prefix: &str) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(prefix) {
+            continue;
+        }
+        let path = entry.path();
+        let dead = File::options().write(true).open(&path).is_ok_and(|f| f.try_lock().is_ok());
+        if dead {
+            let _ = std::fs::remove_file(&path);
+        }
     }
 }
 

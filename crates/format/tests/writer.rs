@@ -253,3 +253,20 @@ fn what_no_reader_would_accept_is_not_written() {
     assert!(finish(&config(), &hot).contains("temperature is inf"));
     assert!(bench.names().is_empty());
 }
+
+/// What a killed process leaves is removed by the next one that writes the same file; what a
+/// living one is writing, and what belongs to another file, is left alone.
+#[test]
+fn what_killed_processes_left_is_reclaimed() {
+    let dir = tempfile::tempdir().unwrap();
+    let dead = dir.path().join(".m.nano.tmp-dead");
+    let other = dir.path().join(".n.nano.tmp-dead");
+    std::fs::write(&dead, "half a model").unwrap();
+    std::fs::write(&other, "half of another").unwrap();
+    let living = Writer::create(dir.path().join("m.nano")).unwrap();
+    assert!(!dead.exists() && other.exists());
+    let second = Writer::create(dir.path().join("m.nano")).unwrap();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
+    drop((living, second));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
