@@ -180,8 +180,8 @@ pub(crate) fn drop_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(at) = rest.find("{%") {
-        let Some(len) = rest[at..].find("%}") else { break };
-        let tag = &rest[at + 2..at + len];
+        let Some(len) = rest[at + 2..].find("%}") else { break };
+        let tag = &rest[at + 2..at + 2 + len];
         let word = tag.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim();
         let stand_in = match word {
             "generation" => Some("if true"),
@@ -194,7 +194,7 @@ pub(crate) fn drop_generation_tags(source: &str) -> String {
             None => out.push_str(tag),
         }
         out.push_str("%}");
-        rest = &rest[at + len + 2..];
+        rest = &rest[at + 2 + len + 2..];
     }
     out + rest
 }
@@ -213,6 +213,14 @@ mod tests {
         );
         assert_eq!(strftime("%F 100%% %Q %", 0), "1970-01-01 100% %Q %");
         assert_eq!(strftime("%a %Y-%m-%d", 4_107_542_399), "Sun 2100-02-28");
+    }
+
+    /// Found by fuzzing: the end of a tag was looked for within its beginning.
+    #[test]
+    fn a_tag_of_three_characters_is_no_tag() {
+        for source in ["{%}", "a {%} b %} c", "{%}{% if x %}{% endif %}"] {
+            assert_eq!(drop_generation_tags(source), source);
+        }
     }
 
     #[test]
