@@ -4,7 +4,6 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use nanoinfer_packer::fetch::{ModelRef, Step};
-use nanoinfer_packer::store::Store;
 
 use crate::args::{Convert, Quant};
 use crate::report::{Reporter, say};
@@ -17,7 +16,7 @@ pub(crate) fn run(args: Convert) -> Result<ExitCode> {
     let model = ModelRef::parse(&args.model)?.at_revision(args.revision.as_deref())?;
     let mut reporter = Reporter::default();
     let report = &mut |step: Step<'_>| reporter.step(step);
-    Store::open()?.convert(&model, &args.out, quant, &args.lora, report)?;
+    crate::run::store()?.convert(&model, &args.out, quant, &args.lora, report)?;
     drop(reporter);
     let bytes = std::fs::metadata(&args.out)?.len();
     say(&format!("wrote {} ({} MB)", args.out.display(), bytes.div_ceil(1_000_000)));

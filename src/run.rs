@@ -1,11 +1,13 @@
 //! What the commands that run a model share: from `--model` to an engine.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Result, anyhow};
-use nanoinfer_engine::{Engine, EngineOptions, GenerateOptions, KvType, Model, Sampling, Session};
+use nanoinfer_engine::{
+    Engine, EngineOptions, GenerateOptions, KvType, Model, Sampling, SelfCheck, Session,
+};
 use nanoinfer_format::Quant;
 use nanoinfer_interface::terminal;
 use nanoinfer_kernels::Isa;
@@ -20,11 +22,24 @@ pub(crate) fn nano_file(model: &str) -> Result<PathBuf> {
     nano_file_at(model, None)
 }
 
+/// The cache; what is converted gets a self-check.
+pub(crate) fn store() -> Result<Store> {
+    Ok(Store::open()?.with_self_check(self_check))
+}
+
+fn self_check(file: &Path) -> Result<Option<Vec<u8>>, String> {
+    match SelfCheck::compute(file) {
+        Ok(check) => Ok(Some(check.to_bytes())),
+        Err(nanoinfer_engine::Error::Memory { .. }) => Ok(None),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
 /// The same for a revision of a hub model.
 fn nano_file_at(model: &str, revision: Option<&str>) -> Result<PathBuf> {
     let model = ModelRef::parse(model)?.at_revision(revision)?;
     let mut reporter = Reporter::default();
-    Ok(Store::open()?.ready(&model, Quant::Q8, &mut |step| reporter.step(step))?)
+    Ok(store()?.ready(&model, Quant::Q8, &mut |step| reporter.step(step))?)
 }
 
 /// The model, mapped, with threads and buffers.

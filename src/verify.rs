@@ -1,18 +1,41 @@
-//! `nanoinfer verify`: every byte of a `.nano` file against its hashes.
+//! `nanoinfer verify`: every byte of a `.nano` file, and what the model computes.
 
 use std::io::{Write, stdout};
 use std::process::ExitCode;
 
 use anyhow::Result;
+use nanoinfer_engine::{NUMERICS, Replay, SelfCheck};
 use nanoinfer_format::NanoFile;
 use nanoinfer_text::terminal_safe;
 
 use crate::args::Verify;
+use crate::run::print_json;
 
 pub(crate) fn run(args: Verify) -> Result<ExitCode> {
     let file = NanoFile::open(&args.file)?;
     file.verify()?;
+    let replay = SelfCheck::replay(&args.file, crate::run::forced_isa()?)?;
+    let bytes = file.header().file_len;
+    if args.json {
+        let (state, cases) = match replay {
+            Replay::Same(cases) => ("same", cases),
+            Replay::Absent => ("absent", 0),
+            Replay::OtherNumerics(_) => ("other numerics", 0),
+        };
+        let name = args.file.to_string_lossy();
+        print_json(&serde_json::json!({
+            "file": name, "bytes": bytes, "self_check": state, "cases": cases,
+        }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let replay = match replay {
+        Replay::Same(cases) => format!("computes the same bits as when packed, in {cases} cases"),
+        Replay::Absent => "has no self-check".into(),
+        Replay::OtherNumerics(n) => {
+            format!("its self-check is of numerics {n}, not comparable with {NUMERICS} here")
+        }
+    };
     let name = args.file.to_string_lossy();
-    writeln!(stdout(), "{}: sound, {} bytes", terminal_safe(&name), file.header().file_len)?;
+    writeln!(stdout(), "{}: sound, {bytes} bytes; {replay}", terminal_safe(&name))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -87,6 +87,17 @@ pub enum Error {
     /// The pass was cancelled; the sequences are as before it.
     #[error("cancelled")]
     Cancelled,
+    /// The model does not compute what it did when it was packed.
+    #[error(
+        "{}: the self-check failed: {what}; the file is damaged, or this computer's memory is, or \
+         this program has a fault", path.display()
+    )]
+    SelfCheck {
+        /// File concerned.
+        path: PathBuf,
+        /// What differs.
+        what: String,
+    },
     /// The model produced NaN or infinity.
     #[error("{}: the model's output is not finite; `nanoinfer verify` tells whether the file is damaged", path.display())]
     NotFinite {

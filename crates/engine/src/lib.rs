@@ -26,6 +26,7 @@ mod pool;
 mod profile;
 mod sample;
 mod scratch;
+mod selfcheck;
 mod session;
 mod weights;
 
@@ -38,4 +39,5 @@ pub use nanoinfer_kernels::{Isa, UnknownIsa};
 pub use nanoinfer_text::Message;
 pub use profile::{PassStep, Profile};
 pub use sample::Sampling;
+pub use selfcheck::{NUMERICS, Replay, SelfCheck};
 pub use session::{Event, FinishReason, GenerateOptions, Session, Stats};

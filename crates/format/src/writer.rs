@@ -1,7 +1,7 @@
 //! Writing a file: stream tensors to a temporary file beside the target, then rename.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -188,7 +188,7 @@ impl Writer {
             what: "cannot write",
             source,
         })?;
-        Ok(Staged { target, temp, content_id })
+        Ok(Staged { target, temp, content_id, header, sections })
     }
 
     fn close(self, header: &Header) -> io::Result<NamedTempFile> {
@@ -206,6 +206,8 @@ pub struct Staged {
     target: PathBuf,
     temp: NamedTempFile,
     content_id: [u8; 32],
+    header: Header,
+    sections: Vec<Section>,
 }
 
 impl Staged {
@@ -217,6 +219,61 @@ impl Staged {
     /// The model's identity.
     pub fn content_id(&self) -> [u8; 32] {
         self.content_id
+    }
+
+    /// Adds a section that was computed from the finished file, such as the self-check. What
+    /// belongs to the model's identity is the writer's and cannot be added.
+    pub fn add_section(&mut self, kind: SectionKind, bytes: &[u8]) -> Result<(), Error> {
+        let misuse = |what: &str| {
+            let what = format!("{what} {} section", kind.name());
+            Err(Error::Misuse { path: self.target.clone(), what })
+        };
+        if !matches!(kind, SectionKind::SelfCheck | SectionKind::NativeTokenizer) {
+            return misuse("a finished file takes no more");
+        }
+        if self.sections.iter().any(|s| s.kind == kind) {
+            return misuse("the file already has a");
+        }
+        self.insert(kind, bytes).map_err(|source| Error::Io {
+            path: self.target.clone(),
+            what: "cannot write",
+            source,
+        })
+    }
+
+    /// Rewrites the end of the file, from where the section belongs.
+    fn insert(&mut self, kind: SectionKind, bytes: &[u8]) -> io::Result<()> {
+        let behind = |s: &Section| s.kind != SectionKind::Data && s.kind as u32 > kind as u32;
+        let at = self.sections.iter().position(behind).unwrap_or(self.sections.len());
+        let moved = self.sections.split_off(at);
+        let start = moved.first().map_or(self.header.section_table_offset, |s| s.offset);
+        let mut parts = vec![(kind, bytes.to_vec())];
+        for section in &moved {
+            let mut bytes = vec![0; section.len as usize];
+            self.temp.seek(SeekFrom::Start(section.offset))?;
+            self.temp.read_exact(&mut bytes)?;
+            parts.push((section.kind, bytes));
+        }
+        let mut image = Vec::new();
+        for (kind, bytes) in parts {
+            let (offset, len) = (start + image.len() as u64, bytes.len() as u64);
+            let hash = *blake3::hash(&bytes).as_bytes();
+            self.sections.push(Section { kind, offset, len, hash });
+            image.extend(bytes);
+            image.resize(image.len().next_multiple_of(ALIGN as usize), 0);
+        }
+        let table: Vec<u8> = self.sections.iter().flat_map(Section::to_row).collect();
+        self.header.section_table_offset = start + image.len() as u64;
+        self.header.section_count = self.sections.len() as u32;
+        self.header.section_table_hash = *blake3::hash(&table).as_bytes();
+        image.extend(table);
+        self.header.file_len = start + image.len() as u64;
+        self.temp.seek(SeekFrom::Start(start))?;
+        self.temp.write_all(&image)?;
+        self.temp.as_file().set_len(self.header.file_len)?;
+        self.temp.seek(SeekFrom::Start(0))?;
+        self.temp.write_all(&self.header.to_bytes())?;
+        self.temp.as_file().sync_all()
     }
 
     /// Renames the file to its target and makes the folder entry durable.

@@ -270,3 +270,33 @@ fn what_killed_processes_left_is_reclaimed() {
     drop((living, second));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
 }
+
+#[test]
+fn a_section_computed_from_the_finished_file_is_added() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.nano");
+    for native in [false, true] {
+        let mut w = Writer::create(&path).unwrap();
+        w.section(SectionKind::Tokenizer, b"{}".as_slice()).unwrap();
+        if native {
+            w.section(SectionKind::NativeTokenizer, vec![7; 1000]).unwrap();
+        }
+        let mut staged = w.finish(&common::config(), &Generation::default()).unwrap();
+        let before = NanoFile::open(staged.path()).unwrap().header().content_id;
+        staged.add_section(SectionKind::SelfCheck, &[5; 100]).unwrap();
+        for (kind, says) in [
+            (SectionKind::SelfCheck, "already has a self-check section"),
+            (SectionKind::ChatTemplate, "takes no more chat template section"),
+        ] {
+            let error = staged.add_section(kind, &[]).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+        staged.commit().unwrap();
+        let file = NanoFile::open(&path).unwrap();
+        file.verify().unwrap();
+        assert_eq!(file.header().content_id, before);
+        assert_eq!(file.section(SectionKind::SelfCheck).unwrap().1, [5; 100]);
+        let moved = file.section(SectionKind::NativeTokenizer).map(|(_, b)| b.to_vec());
+        assert_eq!(moved, native.then(|| vec![7; 1000]));
+    }
+}

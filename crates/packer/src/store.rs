@@ -16,7 +16,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use nanoinfer_format::Quant;
+use nanoinfer_format::{Quant, SectionKind};
 
 use crate::fetch::hub::{Hub, HubId, Revision};
 use crate::fetch::pinned::Pinned;
@@ -25,13 +25,20 @@ use crate::{Input, Lora, Options, Progress};
 
 /// Raised whenever the packer writes other bytes for the same source: old cache entries are then
 /// no longer found.
-pub const PACKER_VERSION: u32 = 1;
+pub const PACKER_VERSION: u32 = 2;
 
 /// A folder with converted models.
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
+    self_check: Option<SelfCheck>,
 }
+
+/// Runs the model in a finished file, before it has its name, and returns what the section
+/// `self-check` is to hold; `None` if the model cannot be run on this machine.
+///
+/// This crate runs no models: who has an engine gives one with [`Store::with_self_check`].
+pub type SelfCheck = fn(&Path) -> Result<Option<Vec<u8>>, String>;
 
 /// Something the cache holds.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -61,11 +68,16 @@ impl Store {
             // Absolute, because pip is started from another folder.
             let root =
                 std::path::absolute(&root).map_err(|e| Error::NoCache { what: e.to_string() })?;
-            return Ok(Self { root });
+            return Ok(Self { root, self_check: None });
         }
         let base = etcetera::base_strategy::choose_native_strategy()
             .map_err(|e| Error::NoCache { what: e.to_string() })?;
-        Ok(Self { root: base.cache_dir().join("nanoinfer") })
+        Ok(Self { root: base.cache_dir().join("nanoinfer"), self_check: None })
+    }
+
+    /// The same, packing files with a self-check.
+    pub fn with_self_check(self, check: SelfCheck) -> Self {
+        Self { self_check: Some(check), ..self }
     }
 
     /// A `.nano` file of this model: the given one, one from the cache, or one made now.
@@ -95,7 +107,7 @@ impl Store {
         }
         let folder = target.parent().expect("a file in a folder");
         fs::create_dir_all(folder).map_err(Error::io(folder, "cannot create"))?;
-        source.pack(&target, quant, &[], report)?;
+        self.pack(&source, &target, quant, &[], report)?;
         report(Step::Say(&format!("cached as {}", target.display())));
         Ok(target)
     }
@@ -119,7 +131,7 @@ impl Store {
             });
         }
         let source = self.source(model, report)?;
-        source.pack(out, quant, loras, report)
+        self.pack(&source, out, quant, loras, report)
     }
 
     /// Brings a model's files to this machine.
@@ -155,6 +167,34 @@ impl Store {
                 })
             }
         }
+    }
+
+    fn pack(
+        &self,
+        source: &Source,
+        out: &Path,
+        quant: Quant,
+        loras: &[Lora],
+        report: &mut Report<'_>,
+    ) -> Result<(), Error> {
+        report(Step::Say(&format!("converting {} to {}", source.name, name_of(quant))));
+        let input = Input::detect(&source.path)?;
+        let mut progress = |p: Progress| report(Step::Progress { done: p.done, total: p.total });
+        let mut options = Options::new(quant);
+        options.source_id = source.id.clone();
+        options.loras = loras.to_vec();
+        options.progress = Some(&mut progress);
+        let (mut staged, _) = crate::convert_staged(&input, out, options)?;
+        if let Some(check) = self.self_check {
+            let failed = |what| Error::SelfCheck { model: source.name.clone(), what };
+            match check(staged.path()).map_err(failed)? {
+                Some(bytes) => staged
+                    .add_section(SectionKind::SelfCheck, &bytes)
+                    .map_err(crate::Error::from)?,
+                None => report(Step::Say("no self-check: this machine cannot run the model")),
+            }
+        }
+        Ok(staged.commit().map_err(crate::Error::from)?)
     }
 
     fn path(&self, label: &str, quant: Quant, identity: &str) -> PathBuf {
@@ -253,26 +293,6 @@ struct Source {
     id: Option<String>,
     /// What the cache key is made of.
     identity: String,
-}
-
-impl Source {
-    fn pack(
-        &self,
-        out: &Path,
-        quant: Quant,
-        loras: &[Lora],
-        report: &mut Report<'_>,
-    ) -> Result<(), Error> {
-        report(Step::Say(&format!("converting {} to {}", self.name, name_of(quant))));
-        let input = Input::detect(&self.path)?;
-        let mut progress = |p: Progress| report(Step::Progress { done: p.done, total: p.total });
-        let mut options = Options::new(quant);
-        options.source_id = self.id.clone();
-        options.loras = loras.to_vec();
-        options.progress = Some(&mut progress);
-        crate::convert(&input, out, options)?;
-        Ok(())
-    }
 }
 
 fn name_of(quant: Quant) -> &'static str {

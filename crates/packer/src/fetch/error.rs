@@ -67,6 +67,14 @@ pub enum Error {
         /// What is wrong.
         what: String,
     },
+    /// The converted model cannot be run.
+    #[error("{model}: converted, but it does not run: {what}; is the source complete and sound?")]
+    SelfCheck {
+        /// The source.
+        model: String,
+        /// What happened.
+        what: String,
+    },
     /// The conversion failed.
     #[error(transparent)]
     Pack(#[from] crate::Error),
