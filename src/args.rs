@@ -341,29 +341,51 @@ pub(crate) struct Logits {
     pub(crate) out: PathBuf,
 }
 
-/// Show what is in a .nano file.
+/// Show what is in a model file.
 ///
-/// Architecture, sections and tensors, without reading the weights.
+/// Of a .nano file: architecture, sections, what takes the space, and every tensor. Of a Hugging
+/// Face folder, or a GGUF, safetensors or PyTorch file: settings, formats and tensors, and whether
+/// it can be converted. No weights are read, unless --against asks how far the converted weights
+/// are from their source.
 #[derive(Args)]
-#[command(after_help = "Example:\n  nanoinfer inspect model.nano --json | jq .config")]
+#[command(after_help = "\
+Examples:
+  nanoinfer inspect model.nano --json | jq .config
+  nanoinfer inspect model.nano --against ./model-folder
+  nanoinfer inspect model.Q4_K_M.gguf
+
+--against adds to each tensor: error, the root of the sum of squared errors over that of squared
+weights; the same in dB; and the largest error of one value.")]
 pub(crate) struct Inspect {
-    /// File to look at
-    #[arg(value_name = "FILE.nano")]
+    /// File or Hugging Face folder to look at
+    #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
+    /// What the .nano file was made of: compute the error of each tensor
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) against: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// Check every byte of a .nano file against its hashes.
+/// Check every byte of a .nano file, and what the model computes.
 ///
-/// Opening a file checks its structure only, so that it takes no time; this reads all of it.
+/// Opening a file checks its structure only, so that it takes no time. This compares all of it
+/// with its hashes, checks that all scales are finite, and runs the model on the prompts it was run
+/// on when it was packed: token ids, chat template and logits must be the same, bit for bit.
 #[derive(Args)]
-#[command(after_help = "Example:\n  nanoinfer verify model.nano && echo sound")]
+#[command(after_help = "\
+Example:
+  nanoinfer verify model.nano && echo sound
+
+With --json: file, bytes, self_check (same, absent, other numerics), cases.")]
 pub(crate) struct Verify {
     /// File to check
     #[arg(value_name = "FILE.nano")]
     pub(crate) file: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// List or remove cached models.

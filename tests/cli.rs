@@ -48,7 +48,7 @@ fn wrong_usage_is_one_line_and_exit_code_2() {
         (&["generate", "--prompt", "x", "--threads", "0"], "--threads"),
         (&["generate", "--prompt", "x", "--stop", ""], "--stop"),
         (&["logits", "--tokens", "1,,2", "--out", "x"], "--tokens"),
-        (&["inspect"], "FILE.nano"),
+        (&["inspect"], "FILE"),
         (&["models", "remove"], "NAME"),
         (&["bench", "--synthetic", "huge"], "tinyllama-1.1b"),
         (&["bench", "-p", "x"], "-p"),
@@ -72,8 +72,8 @@ fn what_does_not_exist_is_one_line_and_exit_code_1() {
         (&["convert", "--model", "text.txt", "--out", "x.nano"], &["text.txt", "neither"]),
         (&["convert", "--model", "empty", "--out", "x.nano"], &["config.json"]),
         (&["inspect", "none.nano"], &["none.nano", "No such file"]),
-        (&["inspect", "text.txt"], &["text.txt", "not a .nano file"]),
-        (&["inspect", "."], &["regular file"]),
+        (&["inspect", "text.txt"], &["text.txt", "neither a .nano, GGUF"]),
+        (&["inspect", "."], &["config.json"]),
         (&["verify", "none.nano"], &["none.nano"]),
         (&["generate", "--model", "none.gguf", "--prompt", "x"], &["none.gguf", "no such file"]),
         (&["chat", "--model", "empty"], &["config.json"]),
@@ -135,11 +135,77 @@ fn inspect_tells_what_was_converted() {
 }
 
 #[test]
+fn inspect_tells_the_error_of_each_tensor() {
+    let home = temp();
+    let file = small(home.path());
+    let run = |source: &Path, json: bool| {
+        let mut command = nanoinfer(home.path());
+        command.arg("inspect").arg(&file).arg("--against").arg(source);
+        command.args(json.then_some("--json")).output().unwrap()
+    };
+    let object = json(&run(&tiny("llama-gqa"), true));
+    let tensors = object["tensors"].as_array().unwrap();
+    let compared: Vec<f64> = tensors.iter().filter_map(|t| t["relative_error"].as_f64()).collect();
+    // Two embeddings, and four matrices in each of two layers; 8 bits leave less than 1 per cent.
+    assert_eq!(compared.len(), 10);
+    assert!(compared.iter().all(|e| (1e-3..1e-2).contains(e)), "{compared:?}");
+    let roles = object["roles"].as_array().unwrap();
+    let bytes: u64 = roles.iter().map(|r| r["bytes"].as_u64().unwrap()).sum();
+    assert_eq!(bytes, fs::metadata(&file).unwrap().len());
+    let text = run(&tiny("llama-gqa"), false);
+    assert!(stdout(&text).contains("dB") && stdout(&text).contains("bits a weight"), "{text:?}");
+    assert_fails(&run(&tiny("llama3-rope"), true), 1, &["is not what", "was made of"]);
+    assert_fails(&run(&home.path().join("none"), true), 1, &["none: cannot open"]);
+}
+
+#[test]
+fn inspect_looks_into_sources() {
+    let home = temp();
+    let run = |path: &Path, json: bool| {
+        let mut command = nanoinfer(home.path());
+        command.arg("inspect").arg(path).args(json.then_some("--json")).output().unwrap()
+    };
+    let folder = tiny("llama-sharded-f16");
+    let object = json(&run(&folder, true));
+    assert_eq!((&object["kind"], &object["config"]["n_layers"]), (&"hf-folder".into(), &2.into()));
+    assert_eq!(object["dtypes"][0]["name"], "F16");
+    let norm = object["roles"].as_array().unwrap().iter();
+    let mut norm = norm.filter(|r| r["name"] == "model.layers.*.input_layernorm.weight");
+    assert_eq!(norm.next().unwrap()["tensors"], 2);
+    let first = &object["tensors"][0];
+    assert_eq!(first["file"], "model-00001-of-00004.safetensors");
+    assert!(stdout(&run(&folder, false)).contains("converts      yes: llama, 2 layers"));
+
+    let alone = folder.join("model-00001-of-00004.safetensors");
+    assert!(stdout(&run(&alone, false)).contains("give the model's folder"));
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/packer/tests/fixtures");
+    let object = json(&run(&fixtures.join("gguf-types.gguf"), true));
+    assert_eq!(
+        (&object["kind"], &object["settings"]["test.string"]),
+        (&"gguf".into(), &"naïve".into())
+    );
+    assert!(object["refused"].as_str().unwrap().contains("architecture"), "{object}");
+    let object = json(&run(&fixtures.join("torch-types.bin"), true));
+    assert_eq!(object["kind"], "pytorch");
+    let tensors = object["tensors"].as_array().unwrap();
+    let dtype = |name: &str| tensors.iter().find(|t| t["name"] == name).unwrap()["dtype"].clone();
+    assert_eq!((dtype("bf16"), dtype("rows")), ("BF16".into(), "F32".into()));
+    assert_fails(&run(&home.path().join("none"), true), 1, &["none: cannot open"]);
+    let mut command = nanoinfer(home.path());
+    command.arg("inspect").arg(&folder).arg("--against").arg(&folder);
+    assert_fails(&command.output().unwrap(), 1, &["--against"]);
+}
+
+#[test]
 fn verify_finds_a_flipped_weight() {
     let home = temp();
     let file = small(home.path());
     let verify = || nanoinfer(home.path()).arg("verify").arg(&file).output().unwrap();
-    assert!(verify().status.success());
+    let sound = verify();
+    assert!(stdout(&sound).contains("sound") && stdout(&sound).contains("in 1 cases"), "{sound:?}");
+    let mut command = nanoinfer(home.path());
+    let report = json(&command.arg("verify").arg(&file).arg("--json").output().unwrap());
+    assert_eq!((&report["self_check"], &report["cases"]), (&"same".into(), &1.into()));
     let mut bytes = fs::read(&file).unwrap();
     bytes[100_000] ^= 1;
     fs::write(&file, bytes).unwrap();

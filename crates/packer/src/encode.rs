@@ -18,12 +18,18 @@ pub(crate) fn encode(
 ) -> Result<Vec<u8>, Error> {
     let mut out = Vec::new();
     for block in blocks {
-        let mut rows = read(block, inputs)?;
-        rotate_rows(&mut rows[..block.rows * inputs.stored], inputs.stored, block.mix);
-        hadamard(&mut rows, spec.rotation as usize);
+        let rows = prepare(spec, inputs, block)?;
         store(spec.encoding, &rows, inputs.stored, &mut out);
     }
     Ok(out)
+}
+
+/// The values that a block's stored rows stand for.
+pub(crate) fn prepare(spec: &TensorSpec, inputs: Inputs, block: &Block) -> Result<Vec<f32>, Error> {
+    let mut rows = read(block, inputs)?;
+    rotate_rows(&mut rows[..block.rows * inputs.stored], inputs.stored, block.mix);
+    hadamard(&mut rows, spec.rotation as usize);
+    Ok(rows)
 }
 
 /// The block's rows, padded with zero rows and zero inputs.

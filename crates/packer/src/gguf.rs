@@ -87,6 +87,13 @@ impl Gguf {
         Ok(Self { path: path.into(), metadata, tensors, files: vec![path.into()] })
     }
 
+    /// All metadata, by name.
+    pub(crate) fn metadata(&self) -> Vec<(&str, &Value)> {
+        let mut all: Vec<_> = self.metadata.iter().map(|(k, v)| (k.as_str(), v)).collect();
+        all.sort_by_key(|(k, _)| *k);
+        all
+    }
+
     /// An error about a metadata key; `what` follows its name.
     pub(crate) fn error(&self, key: &str, what: impl Into<String>) -> Error {
         Error::Setting { path: self.path.clone(), field: key.into(), what: what.into() }

@@ -62,6 +62,11 @@ pub(crate) fn open(folder: &Path) -> Result<Model, Error> {
     })
 }
 
+/// The settings of a folder's `config.json` and its weight files, unread.
+pub(crate) fn look(folder: &Path) -> Result<(Settings, Shards), Error> {
+    Ok((Settings::read(&folder.join("config.json"))?, shards(folder)?))
+}
+
 /// Files of the folder, remembering which were used.
 struct Files<'a> {
     folder: &'a Path,
@@ -83,15 +88,17 @@ impl Files<'_> {
 }
 
 /// The weight files, one or those an index names, the index, and how to open them.
-struct Shards {
-    files: Vec<PathBuf>,
+pub(crate) struct Shards {
+    pub(crate) files: Vec<PathBuf>,
     index: Option<PathBuf>,
-    open: fn(&Path) -> Result<Vec<FileTensor>, Error>,
+    pub(crate) open: Open,
 }
+
+/// Reads the table of a file of weights.
+pub(crate) type Open = fn(&Path) -> Result<Vec<FileTensor>, Error>;
 
 /// Safetensors first: of a folder that has both, PyTorch's files are the older copy.
 fn shards(folder: &Path) -> Result<Shards, Error> {
-    type Open = fn(&Path) -> Result<Vec<FileTensor>, Error>;
     let kinds: [(&str, Open); 2] =
         [("model.safetensors", safetensors::open), ("pytorch_model.bin", torch::open)];
     for (single, open) in kinds {

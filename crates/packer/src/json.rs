@@ -37,6 +37,11 @@ impl Settings {
         Ok(Self { path: path.into(), within: String::new(), map })
     }
 
+    /// All settings by name, values as JSON, long ones shortened.
+    pub(crate) fn entries(&self) -> Vec<(String, String)> {
+        self.map.iter().map(|(key, value)| (key.clone(), shown(value))).collect()
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

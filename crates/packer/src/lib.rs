@@ -22,7 +22,9 @@
 //! # Ok::<(), nanoinfer_packer::Error>(())
 //! ```
 
+mod compare;
 mod dequant;
+mod describe;
 mod encode;
 mod error;
 pub mod fetch;
@@ -49,6 +51,8 @@ mod weights;
 
 use std::path::{Path, PathBuf};
 
+pub use compare::{TensorError, compare};
+pub use describe::{Description, SourceTensor, describe};
 pub use error::Error;
 pub use lora::Lora;
 pub use nanoinfer_format::{Config, Quant, Role, Staged};
@@ -82,6 +86,12 @@ impl Input {
             return Ok(Self::Gguf(path.into()));
         }
         Err(Error::source(path, "is neither a Hugging Face model folder nor a GGUF file"))
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Folder(path) | Self::Gguf(path) => path,
+        }
     }
 
     fn open(&self) -> Result<model::Model, Error> {

@@ -157,6 +157,11 @@ impl FileTensor {
         Ok(Self { file: Arc::clone(file), name: name.into(), dtype, shape, offset })
     }
 
+    /// How its numbers are stored.
+    pub(crate) fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
     /// The bytes it occupies in its file.
     pub(crate) fn extent(&self) -> Range<u64> {
         self.offset..self.offset + self.row_bytes() * self.shape[0] as u64

@@ -1,32 +1,35 @@
-//! `nanoinfer inspect`: what a `.nano` file holds, without reading its weights.
+//! A `.nano` file, looked into.
 
 use std::io::{BufWriter, Write, stdout};
-use std::process::ExitCode;
 
 use anyhow::Result;
 use nanoinfer_format::{NanoFile, Section, SectionKind, Tensor, VERSION};
+use nanoinfer_packer::TensorError;
 use nanoinfer_text::terminal_safe;
 use serde_json::{Value, json};
 
-use crate::args::Inspect;
 use crate::run::print_json;
 
-pub(crate) fn run(args: Inspect) -> Result<ExitCode> {
-    let file = NanoFile::open(&args.file)?;
-    if args.json {
-        print_json(&object(&file))?;
-    } else {
-        let mut out = BufWriter::new(stdout().lock());
-        summary(&file, &mut out)?;
-        out.flush()?;
+/// Prints a file, with the errors of its tensors where a source to compare with was given.
+pub(super) fn show(file: &NanoFile, errors: &[TensorError], as_json: bool) -> Result<()> {
+    if as_json {
+        return print_json(&object(file, errors));
     }
-    Ok(ExitCode::SUCCESS)
+    let mut out = BufWriter::new(stdout().lock());
+    summary(file, errors, &mut out)?;
+    Ok(out.flush()?)
 }
 
-fn object(file: &NanoFile) -> Value {
+/// The error of a tensor, if it was compared.
+fn error_of<'a>(errors: &'a [TensorError], t: &Tensor) -> Option<&'a TensorError> {
+    errors.iter().find(|e| (e.role, e.layer) == (t.spec.role, t.spec.layer))
+}
+
+fn object(file: &NanoFile, errors: &[TensorError]) -> Value {
     let header = file.header();
     let sections: Vec<Value> = file.sections().iter().map(section).collect();
-    let tensors: Vec<Value> = file.tensors().iter().map(tensor).collect();
+    let tensors: Vec<Value> =
+        file.tensors().iter().map(|t| tensor(t, error_of(errors, t))).collect();
     json!({
         "format_version": VERSION,
         "file_len": header.file_len,
@@ -37,6 +40,10 @@ fn object(file: &NanoFile) -> Value {
         "generation": file.generation(),
         "provenance": provenance(file),
         "parameters": parameters(file),
+        "bits_per_weight": bits_per_weight(file),
+        "roles": roles(file).into_iter().map(|(name, n, bytes)| {
+            json!({ "role": name, "tensors": n, "bytes": bytes })
+        }).collect::<Vec<_>>(),
         "sections": sections,
         "tensors": tensors,
     })
@@ -46,7 +53,7 @@ fn section(s: &Section) -> Value {
     json!({ "kind": s.kind.name(), "offset": s.offset, "len": s.len, "hash": hex(&s.hash) })
 }
 
-fn tensor(t: &Tensor) -> Value {
+fn tensor(t: &Tensor, error: Option<&TensorError>) -> Value {
     let parts: Vec<Value> = t
         .spec
         .parts
@@ -65,10 +72,12 @@ fn tensor(t: &Tensor) -> Value {
         "offset": t.offset,
         "len": t.len,
         "hash": hex(&t.hash),
+        "relative_error": error.map(|e| e.relative),
+        "largest_error": error.map(|e| e.largest),
     })
 }
 
-fn summary(file: &NanoFile, out: &mut impl Write) -> Result<()> {
+fn summary(file: &NanoFile, errors: &[TensorError], out: &mut impl Write) -> Result<()> {
     let c = file.config();
     let header = file.header();
     let mb = header.file_len.div_ceil(1_000_000);
@@ -96,20 +105,60 @@ fn summary(file: &NanoFile, out: &mut impl Write) -> Result<()> {
     for s in file.sections() {
         writeln!(out, "{:<20} {:>12} {:>12}", s.kind.name(), s.offset, s.len)?;
     }
+    let roles = roles(file);
+    let bits = bits_per_weight(file);
     writeln!(
         out,
-        "\n{:<22} {:<10} {:>16} {:>12} {:>12}",
-        "tensor", "encoding", "shape", "offset", "bytes"
+        "\n{:<22} {:>7} {:>12}   of the file ({bits:.2} bits a weight)",
+        "role", "tensors", "bytes"
     )?;
+    for (name, n, bytes) in roles {
+        let percent = 100.0 * bytes as f64 / header.file_len as f64;
+        writeln!(out, "{name:<22} {n:>7} {bytes:>12}   {percent:>5.1} %")?;
+    }
+    tensors(file, errors, out)
+}
+
+fn tensors(file: &NanoFile, errors: &[TensorError], out: &mut impl Write) -> Result<()> {
+    let columns = format!("{:>16} {:>12} {:>12}", "shape", "offset", "bytes");
+    let compared = if errors.is_empty() { "" } else { "     error        dB    largest" };
+    writeln!(out, "\n{:<22} {:<10} {columns}{compared}", "tensor", "encoding")?;
     for t in file.tensors() {
         let layer = t.spec.layer.map_or(String::new(), |l| format!("{l}."));
         let name = format!("{layer}{}", t.spec.role.name());
         let [e, n, k] = t.spec.logical;
         let shape = if e == 1 { format!("[{n}, {k}]") } else { format!("[{e}, {n}, {k}]") };
         let encoding = t.spec.encoding.name();
-        writeln!(out, "{name:<22} {encoding:<10} {shape:>16} {:>12} {:>12}", t.offset, t.len)?;
+        write!(out, "{name:<22} {encoding:<10} {shape:>16} {:>12} {:>12}", t.offset, t.len)?;
+        if let Some(e) = error_of(errors, t) {
+            let (decibels, relative) = (-20.0 * e.relative.log10(), e.relative);
+            write!(out, " {relative:>9.6} {decibels:>9.1} {:>10.2e}", e.largest)?;
+        }
+        writeln!(out)?;
     }
     Ok(())
+}
+
+/// Tensors and bytes of each role, and of what is no tensor; the largest first.
+fn roles(file: &NanoFile) -> Vec<(&'static str, usize, u64)> {
+    let mut roles: Vec<(&str, usize, u64)> = Vec::new();
+    for t in file.tensors() {
+        let name = t.spec.role.name();
+        match roles.iter_mut().find(|r| r.0 == name) {
+            Some(role) => (role.1, role.2) = (role.1 + 1, role.2 + t.len),
+            None => roles.push((name, 1, t.len)),
+        }
+    }
+    let tensors: u64 = roles.iter().map(|r| r.2).sum();
+    roles.push(("text, tables, gaps", 0, file.header().file_len - tensors));
+    roles.sort_by_key(|r| std::cmp::Reverse(r.2));
+    roles
+}
+
+/// Bytes of all tensors over the number of weights.
+fn bits_per_weight(file: &NanoFile) -> f64 {
+    let bytes: u64 = file.tensors().iter().map(|t| t.len).sum();
+    8.0 * bytes as f64 / parameters(file) as f64
 }
 
 /// Logical weights, padding and derived tables left out.

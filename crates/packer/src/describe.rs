@@ -1,0 +1,134 @@
+//! What is in a source, without converting it.
+
+use std::path::{Path, PathBuf};
+
+use nanoinfer_format::Config;
+
+use crate::gguf::{Gguf, Value};
+use crate::hf::Open;
+use crate::source::{FileTensor, TensorSource};
+use crate::{Error, Input, hf, safetensors, torch};
+
+/// A source, looked at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Description {
+    /// `gguf`, `hf-folder`, `safetensors` or `pytorch`.
+    pub kind: &'static str,
+    /// Settings in the order of their names, long ones shortened.
+    pub settings: Vec<(String, String)>,
+    /// All tensors, in the order in which they lie in their files.
+    pub tensors: Vec<SourceTensor>,
+    /// What it would be converted to, or why it cannot be.
+    pub config: Result<Config, String>,
+}
+
+/// A tensor of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceTensor {
+    /// Its name.
+    pub name: String,
+    /// Bare name of its file.
+    pub file: String,
+    /// Its number format, as ggml or safetensors call it.
+    pub dtype: &'static str,
+    /// `[rows, inputs]`; a vector has 1 input.
+    pub shape: [usize; 2],
+    /// Where it begins in its file.
+    pub offset: u64,
+    /// Bytes it takes.
+    pub bytes: u64,
+}
+
+impl SourceTensor {
+    fn of(tensor: &FileTensor) -> Self {
+        let (path, name) = tensor.name();
+        let extent = tensor.extent();
+        Self {
+            name: name.into(),
+            file: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            dtype: tensor.dtype().name(),
+            shape: tensor.shape(),
+            offset: extent.start,
+            bytes: extent.end - extent.start,
+        }
+    }
+}
+
+/// Looks at a Hugging Face folder, or a GGUF, safetensors or PyTorch file. Reads no weights.
+///
+/// # Errors
+/// It is none of these, or damaged.
+pub fn describe(path: &Path) -> Result<Description, Error> {
+    if path.is_dir() {
+        let (settings, shards) = hf::look(path)?;
+        let input = Input::Folder(path.into());
+        return Ok(Description {
+            kind: "hf-folder",
+            settings: settings.entries(),
+            tensors: tensors(&shards.files, shards.open)?,
+            config: input.open().map(|m| m.config).map_err(|e| e.to_string()),
+        });
+    }
+    let named =
+        |extension: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension));
+    let alone = || Err("a single file of weights; give the model's folder".to_owned());
+    let of_file = |kind, open: Open| {
+        let tensors = tensors(&[path.into()], open)?;
+        Ok(Description { kind, settings: Vec::new(), tensors, config: alone() })
+    };
+    if named("safetensors") {
+        return of_file("safetensors", safetensors::open);
+    }
+    if named("bin") || named("pt") || named("pth") {
+        return of_file("pytorch", torch::open);
+    }
+    let input = Input::Gguf(path.into());
+    match Input::detect(path) {
+        Err(Error::Source { .. }) if !named("gguf") => {
+            let what = "is neither a .nano, GGUF, safetensors or PyTorch file nor a model folder";
+            return Err(Error::source(path, what));
+        }
+        Err(e @ Error::Io { .. }) => return Err(e),
+        _ => {}
+    }
+    let gguf = Gguf::open(path)?;
+    Ok(Description {
+        kind: "gguf",
+        settings: gguf.metadata().into_iter().map(|(k, v)| (k.into(), shown(v))).collect(),
+        tensors: gguf.tensors.iter().map(SourceTensor::of).collect(),
+        config: input.open().map(|m| m.config).map_err(|e| e.to_string()),
+    })
+}
+
+fn tensors(files: &[PathBuf], open: Open) -> Result<Vec<SourceTensor>, Error> {
+    let mut out = Vec::new();
+    for file in files {
+        let mut tensors = open(file)?;
+        tensors.sort_by_key(|t| t.extent().start);
+        out.extend(tensors.iter().map(SourceTensor::of));
+    }
+    Ok(out)
+}
+
+/// A metadata value for people: long ones by their beginning or their number of entries.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Int(v) => v.to_string(),
+        Value::Float(v) => v.to_string(),
+        Value::Bool(v) => v.to_string(),
+        Value::String(v) => shortened(v),
+        Value::Strings(v) => format!("{} strings", v.len()),
+        Value::Ints(v) => format!("{} whole numbers", v.len()),
+        Value::Floats(v) => format!("{} numbers", v.len()),
+    }
+}
+
+/// On one line, and not longer than that.
+fn shortened(text: &str) -> String {
+    let line: String =
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(81).collect();
+    match line.char_indices().nth(80) {
+        Some((at, _)) => format!("{}…", &line[..at]),
+        None => line,
+    }
+}
