@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nanoinfer_format::{LANES, Quant};
 use nanoinfer_kernels::{Isa, Kernels};
 
+use crate::attend::{self, Run};
 use crate::cache::{Cache, KvType, SeqId};
 use crate::forward::{Pass, Slot};
 use crate::pool::Pool;
 use crate::profile::Profile;
-use crate::scratch::{Local, MAX_TOKENS, Scratch};
+use crate::scratch::{Local, MAX_SPLIT, MAX_TOKENS, Scratch};
 use crate::{Error, Model, machine};
 
 /// How to run a model. The default suits one conversation on this machine.
@@ -83,6 +84,7 @@ pub struct Engine {
     scratch: Scratch,
     locals: Vec<Local>,
     slots: Vec<Slot>,
+    runs: Vec<Run>,
     wanted: Vec<usize>,
     row: Vec<f32>,
     chunk: usize,
@@ -108,7 +110,7 @@ impl Engine {
         let chunk = options.chunk.clamp(1, MAX_TOKENS);
         let logits_rows = options.logits_rows.clamp(1, chunk);
         let needed = Cache::bytes(config, kv, ctx, sequences)
-            .and_then(|b| b.checked_add(Scratch::bytes(config, threads, logits_rows)))
+            .and_then(|b| b.checked_add(Scratch::bytes(config, threads, ctx, logits_rows)))
             .unwrap_or(u64::MAX);
         let available = machine::available_memory().unwrap_or(u64::MAX);
         if needed > available {
@@ -120,9 +122,10 @@ impl Engine {
         Ok(Self {
             kernels,
             cache: Cache::new(&pool, config, kv, ctx, sequences),
-            scratch: Scratch::new(&pool, config, logits_rows),
+            scratch: Scratch::new(&pool, config, ctx, logits_rows),
             locals: (0..threads).map(|_| Scratch::local(config, kv)).collect(),
             slots: Vec::with_capacity(MAX_TOKENS),
+            runs: Vec::with_capacity(MAX_SPLIT),
             wanted: Vec::with_capacity(logits_rows),
             row: vec![0.0; config.vocab_size as usize],
             chunk,
@@ -252,6 +255,7 @@ impl Engine {
 
     /// Runs the batch in `slots`; returns whether it was cancelled.
     fn pass(&mut self) -> bool {
+        attend::divide(&self.slots, &mut self.runs);
         let pass = Pass {
             file: self.model.file(),
             config: self.model.config(),
@@ -260,6 +264,7 @@ impl Engine {
             scratch: &self.scratch,
             cache: &self.cache,
             slots: &self.slots,
+            runs: &self.runs,
             wanted: &self.wanted,
             workers: self.pool.workers(),
             cancel: &self.cancel.0,

@@ -16,10 +16,12 @@
 //! What this crate is not: it converts no models (the packer does), has no arithmetic of its own
 //! (the kernels have), and knows no terminal.
 
+mod attend;
 mod cache;
 mod engine;
 mod error;
 mod forward;
+mod inputs;
 mod machine;
 mod model;
 mod pool;

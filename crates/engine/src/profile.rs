@@ -9,8 +9,9 @@ pub enum PassStep {
     Embed,
     Norm,
     Qkv,
-    Rope,
+    Cache,
     Attention,
+    PackAttention,
     AttnOutput,
     GateUp,
     Down,
@@ -19,12 +20,13 @@ pub enum PassStep {
 
 impl PassStep {
     /// All steps, in the order of a pass.
-    pub const ALL: [PassStep; 9] = [
+    pub const ALL: [PassStep; 10] = [
         Self::Embed,
         Self::Norm,
         Self::Qkv,
-        Self::Rope,
+        Self::Cache,
         Self::Attention,
+        Self::PackAttention,
         Self::AttnOutput,
         Self::GateUp,
         Self::Down,
@@ -37,8 +39,9 @@ impl PassStep {
             Self::Embed => "embed",
             Self::Norm => "norm",
             Self::Qkv => "qkv",
-            Self::Rope => "rope",
+            Self::Cache => "cache",
             Self::Attention => "attention",
+            Self::PackAttention => "pack_attention",
             Self::AttnOutput => "attn_output",
             Self::GateUp => "gate_up",
             Self::Down => "down",

@@ -25,12 +25,18 @@ fn time(mut f: impl FnMut()) -> f64 {
 
 fn main() {
     for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
+        if kernels.isa() == Isa::Scalar {
+            continue;
+        }
         for k in [576, 2048, 5632] {
             for m in [1, 2, 4, 8, 64, 256] {
                 let panels = 16;
                 let w = vec![0x55u8; panels * 16 * (k + 4)];
-                let (q, scales, sums) =
-                    (vec![3i8; m * k], vec![1.0; m * k / 64], vec![0; m * k / 64]);
+                let (q, scales, sums) = (
+                    vec![3i8; packed_rows(m) * k],
+                    vec![1.0; packed_rows(m) * k / 64],
+                    vec![0; packed_rows(m) * k / 64],
+                );
                 let mut out = vec![0.0; panels * m * 16];
                 let acts = Acts { q: &q, scales: &scales, sums: &sums, m };
                 let repeat = (256 / m).max(1);

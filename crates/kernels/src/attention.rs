@@ -156,14 +156,14 @@ pub(crate) fn store_kv<S: Simd>(s: S, a: StoreKv<'_>) {
     }
 }
 
-/// Queries of a tile, all of one KV head.
+/// Queries of one KV head, in chunks of 16 values, so that those of a tile lie side by side.
 #[derive(Clone, Copy)]
 pub enum Queries<'a> {
-    /// `[h][n]`, for float caches.
+    /// `[h/16][n][16]`, for float caches.
     F32(&'a [f32]),
     /// Rotated and quantized with one scale per query, for the 8-bit cache.
     Q8 {
-        /// `[h/4][n][4]`
+        /// `[h/16][n][16]`
         q: &'a [i8],
         /// `[n]`
         scales: &'a [f32],
@@ -172,17 +172,15 @@ pub enum Queries<'a> {
     },
 }
 
-/// Arguments of `pack_query`: one query into its tile.
+/// Arguments of `pack_query`.
 pub struct PackQuery<'a> {
     /// Query after RoPE, `h` values; overwritten.
     pub x: &'a mut [f32],
-    /// Its place in the tile.
+    /// Which one of the `n` queries it is.
     pub row: usize,
-    /// Queries in the tile.
-    pub n: usize,
     /// As in [`StoreKv`].
     pub rotation: usize,
-    /// The tile.
+    /// All queries.
     pub to: QueriesMut<'a>,
 }
 
@@ -192,7 +190,7 @@ pub enum QueriesMut<'a> {
     F32(&'a mut [f32]),
     /// See [`Queries::Q8`].
     Q8 {
-        /// `[h/4][n][4]`
+        /// `[h/16][n][16]`
         q: &'a mut [i8],
         /// `[n]`
         scales: &'a mut [f32],
@@ -203,12 +201,14 @@ pub enum QueriesMut<'a> {
 
 impl PackQuery<'_> {
     pub(crate) fn check(&self) {
-        assert!(self.row < self.n && self.x.len().is_multiple_of(16));
+        let h = self.x.len();
+        assert!(h > 0 && h.is_multiple_of(16));
         assert!(self.rotation.is_power_of_two() && self.rotation <= 64);
         assert!(match &self.to {
-            QueriesMut::F32(q) => q.len() == self.n * self.x.len(),
+            QueriesMut::F32(q) => q.len().is_multiple_of(h) && self.row < q.len() / h,
             QueriesMut::Q8 { q, scales, sums } => {
-                q.len() == self.n * self.x.len() && scales.len() == self.n && sums.len() == self.n
+                let n = scales.len();
+                self.row < n && sums.len() == n && q.len() == n * h
             }
         });
     }
@@ -218,14 +218,16 @@ impl PackQuery<'_> {
 pub(crate) fn pack_query<S: Simd>(s: S, a: PackQuery<'_>) {
     match a.to {
         QueriesMut::F32(q) => {
-            q.chunks_exact_mut(a.n).zip(a.x).for_each(|(to, x)| to[a.row] = *x);
+            let n = q.len() / a.x.len();
+            let q = q.as_chunks_mut::<16>().0.chunks_exact_mut(n);
+            q.zip(a.x.as_chunks().0).for_each(|(to, x)| to[a.row] = *x);
         }
         QueriesMut::Q8 { q, scales, sums } => {
             rotate_block(s, a.x, a.rotation);
-            let (scale, sum) = quantize_values(s, a.x, |i, quad| {
-                q[(i * a.n + a.row) * 4..][..4].copy_from_slice(&quad);
+            let (n, q) = (scales.len(), q.as_chunks_mut::<4>().0);
+            (scales[a.row], sums[a.row]) = quantize_values(s, a.x, |i, quad| {
+                q[(i / 4 * n + a.row) * 4 + i % 4] = quad;
             });
-            (scales[a.row], sums[a.row]) = (scale, sum);
         }
     }
 }
@@ -237,6 +239,8 @@ pub(crate) fn pack_query<S: Simd>(s: S, a: PackQuery<'_>) {
 pub struct AttendBlock<'a> {
     /// The queries.
     pub queries: Queries<'a>,
+    /// First query of the tile.
+    pub first: usize,
     /// The block.
     pub block: KvBlock<'a>,
     /// Head size padded to 16.
@@ -255,9 +259,10 @@ impl AttendBlock<'_> {
         assert!(n > 0 && n <= crate::MAX_TILE && self.states.len() == n * (16 + h));
         assert!(self.visible.iter().all(|(_, to)| *to <= BLOCK));
         let queries_fit = match self.queries {
-            Queries::F32(q) => q.len() == n * h,
+            Queries::F32(q) => q.len().is_multiple_of(h) && self.first + n <= q.len() / h,
             Queries::Q8 { q, scales, sums } => {
-                q.len() == n * h && scales.len() == n && sums.len() == n
+                let all = scales.len();
+                self.first + n <= all && sums.len() == all && q.len() == all * h
             }
         };
         let block_fits = match self.block {
@@ -290,13 +295,15 @@ pub(crate) fn attend<S: Simd>(s: S, a: AttendBlock<'_>) {
 
 #[inline(always)]
 pub(crate) fn attend_tile<S: Simd, const M: usize, const P: usize>(s: S, a: AttendBlock<'_>) {
-    if M > S::TILE {
-        unreachable!("a tile has at most {} queries", S::TILE);
+    if M > S::QUERIES {
+        unreachable!("a tile has at most {} queries", S::QUERIES);
     }
     let mut p = [[[0.0f32; 16]; 4]; M];
     match (a.queries, a.block) {
         (Queries::Q8 { q, scales, sums }, KvBlock::Q8 { k, .. }) => {
-            scores_q8::<S, M>(s, q, scales, sums, k, &a, &mut p);
+            let (scales, sums) = (&scales[a.first..], &sums[a.first..]);
+            let n = q.len() / a.head;
+            scores_q8::<S, M>(s, (q, n), scales, sums, k, &a, &mut p);
         }
         (Queries::F32(q), KvBlock::F32 { k, .. }) => {
             scores::<S, M, f32>(s, q, k, &a, &mut p, |line| s.load(line));
@@ -306,27 +313,14 @@ pub(crate) fn attend_tile<S: Simd, const M: usize, const P: usize>(s: S, a: Atte
         }
         _ => panic!("queries are packed for another cache"),
     }
-    let mut decay = [1.0f32; M];
-    let (mut first, mut last) = (BLOCK, 0);
-    for (m, state) in a.states.chunks_exact_mut(16 + a.head).enumerate() {
-        let (from, to) = a.visible[m];
-        if from < to {
-            decay[m] = softmax_step(s, &mut p[m], state);
-            (first, last) = (first.min(from), last.max(to));
-        } else {
-            p[m] = [[0.0; 16]; 4];
-        }
-    }
-    if first >= last {
+    let v_scales = match a.block {
+        KvBlock::Q8 { v_scales, .. } => v_scales.as_chunks().0.first_chunk(),
+        _ => None,
+    };
+    let Some((decay, first, last)) = softmax_step(s, &mut p, a.visible, a.states, a.head, v_scales)
+    else {
         return;
-    }
-    if let KvBlock::Q8 { v_scales, .. } = a.block {
-        for p in &mut p {
-            for (p, scale) in p.iter_mut().zip(v_scales.as_chunks::<16>().0) {
-                s.store(s.mul(s.load(p), s.load(scale)), p);
-            }
-        }
-    }
+    };
     let p = std::array::from_fn(|m| p[m].as_flattened().first_chunk().expect("a block"));
     let seen = (first, last);
     match a.block {
@@ -352,18 +346,22 @@ fn scores<S: Simd, const M: usize, T>(
     out: &mut [[[f32; 16]; 4]; M],
     load: impl Fn(&[T; 16]) -> S::F,
 ) {
-    let q = q.as_chunks::<M>().0;
+    let n = q.len() / a.head;
     for (i, panel) in k.chunks_exact(16 * a.head).enumerate() {
         let mut dot = [s.splat(0.0); M];
-        for (line, q) in panel.as_chunks::<16>().0.iter().zip(q) {
-            let line = load(line);
-            for m in 0..M {
-                dot[m] = s.fma(line, s.splat(q[m]), dot[m]);
+        let chunks = q.as_chunks::<16>().0.chunks_exact(n);
+        for (lines, q) in panel.as_chunks::<16>().0.as_chunks::<16>().0.iter().zip(chunks) {
+            let q: &[[f32; 16]; M] = q[a.first..].first_chunk().expect("checked");
+            for (d, line) in lines.iter().enumerate() {
+                let line = load(line);
+                for m in 0..M {
+                    dot[m] = s.fma(line, s.splat(q[m][d]), dot[m]);
+                }
             }
         }
         for m in 0..M {
             s.store(s.mul(dot[m], s.splat(a.scale)), &mut out[m][i]);
-            mask(&mut out[m][i], i, a.visible[m]);
+            mask(s, &mut out[m][i], i, a.visible[m]);
         }
     }
 }
@@ -372,66 +370,114 @@ fn scores<S: Simd, const M: usize, T>(
 #[inline(always)]
 fn scores_q8<S: Simd, const M: usize>(
     s: S,
-    q: &[i8],
+    (q, n): (&[i8], usize),
     scales: &[f32],
     sums: &[i32],
     k: &[u8],
     a: &AttendBlock<'_>,
     out: &mut [[[f32; 16]; 4]; M],
 ) {
-    let quads = q.as_chunks::<4>().0.as_chunks::<M>().0;
     for (i, panel) in k.chunks_exact(16 * (a.head + 4)).enumerate() {
         let (key_scales, lines) = panel.as_chunks::<64>().0.split_first().expect("a panel");
         let mut dot = [s.seed(0); M];
         for m in 0..M {
             dot[m] = s.seed(sums[m]);
         }
-        for (line, quad) in lines.iter().zip(quads) {
-            let line = s.line(line);
-            for m in 0..M {
-                dot[m] = s.dot(dot[m], line, &quad[m]);
+        let chunks = q.as_chunks::<4>().0.as_chunks::<4>().0.chunks_exact(n);
+        for (lines, q) in lines.as_chunks::<4>().0.iter().zip(chunks) {
+            let q: &[[[i8; 4]; 4]; M] = q[a.first..].first_chunk().expect("checked");
+            for (j, line) in lines.iter().enumerate() {
+                let line = s.line(line);
+                for m in 0..M {
+                    dot[m] = s.dot(dot[m], line, &q[m][j]);
+                }
             }
         }
         let key_scales = s.load(&crate::gemm::scales_line(key_scales));
         for m in 0..M {
             let x = s.mul(s.to_f32(dot[m]), key_scales);
             s.store(s.mul(x, s.splat(scales[m] * a.scale)), &mut out[m][i]);
-            mask(&mut out[m][i], i, a.visible[m]);
+            mask(s, &mut out[m][i], i, a.visible[m]);
         }
     }
 }
 
+/// -∞ where the query does not see: a window of 16 lanes onto 0 … 0 -∞ … -∞ is added, its place
+/// chosen by how many lanes are seen, and another for those before the first.
 #[inline(always)]
-fn mask(scores: &mut [f32; 16], panel: usize, (from, to): (usize, usize)) {
-    if from <= 16 * panel && 16 * panel + 16 <= to {
-        return;
-    }
-    for (lane, x) in scores.iter_mut().enumerate() {
-        if !(from..to).contains(&(16 * panel + lane)) {
-            *x = f32::NEG_INFINITY;
+fn mask<S: Simd>(s: S, scores: &mut [f32; 16], panel: usize, (from, to): (usize, usize)) {
+    const NOT: f32 = f32::NEG_INFINITY;
+    const EDGE: [f32; 48] = {
+        let mut edge = [NOT; 48];
+        let mut i = 16;
+        while i < 32 {
+            edge[i] = 0.0;
+            i += 1;
         }
+        edge
+    };
+    let (start, end) = (16 * panel, 16 * panel + 16);
+    if to < end {
+        let seen = to.saturating_sub(start); // the window ends `seen` lanes into the zeros' end
+        let window = EDGE[32 - seen..].first_chunk().expect("48 lanes");
+        s.store(s.add(s.load(scores), s.load(window)), scores);
+    }
+    if from > start {
+        let hidden = (from - start).min(16);
+        let window = EDGE[16 - hidden..].first_chunk().expect("48 lanes");
+        s.store(s.add(s.load(scores), s.load(window)), scores);
     }
 }
 
-/// Scores to weights e^(score − max); updates max and sum of the state, returns what the
-/// accumulator must be multiplied by.
+/// Scores to weights e^(score − max), times the scales of the values; updates maxima and sums of
+/// the states. Gives what each accumulator must be multiplied by and the positions seen, or `None`
+/// if no query sees any.
 #[inline(always)]
-fn softmax_step<S: Simd>(s: S, scores: &mut [[f32; 16]; 4], state: &mut [f32]) -> f32 {
-    let mut top = s.splat(state[0]);
-    for x in scores.iter() {
-        top = s.max(top, s.load(x));
+fn softmax_step<S: Simd, const M: usize>(
+    s: S,
+    scores: &mut [[[f32; 16]; 4]; M],
+    visible: &[(usize, usize)],
+    states: &mut [f32],
+    head: usize,
+    v_scales: Option<&[[f32; 16]; 4]>,
+) -> Option<([f32; 16], usize, usize)> {
+    let (mut old, mut new) = ([0.0; 16], [0.0; 16]);
+    let (mut first, mut last) = (BLOCK, 0);
+    for (m, state) in states.chunks_exact(16 + head).enumerate() {
+        let (from, to) = visible[m];
+        if from < to {
+            let mut top = s.splat(state[0]);
+            for x in &scores[m] {
+                top = s.max(top, s.load(x));
+            }
+            (old[m], new[m]) = (state[0], s.max_lane(top));
+            (first, last) = (first.min(from), last.max(to));
+        }
     }
-    let max = s.max_lane(top);
-    let decay = s.first(exp(s, s.splat(state[0] - max)));
-    let mut sum = s.splat(0.0);
-    for x in scores {
-        let p = exp(s, s.sub(s.load(x), s.splat(max)));
-        sum = s.add(sum, p);
-        s.store(p, x);
+    if first >= last {
+        return None;
     }
-    state[1] = state[1] * decay + s.sum(sum);
-    state[0] = max;
-    decay
+    let mut decay = [0.0; 16]; // of those that see nothing: e⁰ = 1
+    s.store(exp(s, s.sub(s.load(&old), s.load(&new))), &mut decay);
+    for (m, state) in states.chunks_exact_mut(16 + head).enumerate() {
+        if visible[m].0 >= visible[m].1 {
+            scores[m] = [[0.0; 16]; 4];
+            continue;
+        }
+        let (max, mut sum) = (s.splat(new[m]), s.splat(0.0));
+        for (i, x) in scores[m].iter_mut().enumerate() {
+            let p = exp(s, s.sub(s.load(x), max));
+            sum = s.add(sum, p);
+            let scaled = match v_scales {
+                Some(scales) => s.mul(p, s.load(&scales[i])),
+                None => p,
+            };
+            s.store(scaled, x);
+        }
+        state[1] = state[1] * decay[m] + s.sum(sum);
+        state[0] = new[m];
+    }
+    Some((decay, first, last))
 }
 
 /// accumulator = accumulator · decay + Σₜ weight[t] · v[t], t ascending. Weights of positions a
@@ -442,27 +488,68 @@ fn values<S: Simd, const M: usize, T>(
     s: S,
     v: &[T],
     p: [&[f32; BLOCK]; M],
-    decay: [f32; M],
+    decay: [f32; 16],
     (first, last): (usize, usize),
     head: usize,
     states: &mut [f32],
     load: impl Fn(&[T; 16]) -> S::F,
 ) {
-    for d in (0..head).step_by(16) {
-        let at = |m: usize| m * (16 + head) + 16 + d;
-        let mut acc = [s.splat(0.0); M];
-        for m in 0..M {
-            let before = s.load(states[at(m)..].first_chunk().expect("checked"));
-            acc[m] = s.mul(before, s.splat(decay[m]));
-        }
-        for (t, v) in (first..last).zip(v[first * head + d..].chunks(head)) {
-            let v = load(v.first_chunk().expect("checked"));
-            for m in 0..M {
-                acc[m] = s.fma(v, s.splat(p[m][t]), acc[m]);
+    let mut d = 0;
+    while d + S::VALUES <= head / 16 {
+        match S::VALUES {
+            2 => {
+                value_lanes::<S, M, 2, T>(s, v, &p, decay, (first, last), (d, head), states, &load)
+            }
+            _ => {
+                value_lanes::<S, M, 1, T>(s, v, &p, decay, (first, last), (d, head), states, &load)
             }
         }
+        d += S::VALUES;
+    }
+    if d < head / 16 {
+        value_lanes::<S, M, 1, T>(s, v, &p, decay, (first, last), (d, head), states, &load);
+    }
+}
+
+/// `D` registers of every query, from register `d` on.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn value_lanes<S: Simd, const M: usize, const D: usize, T>(
+    s: S,
+    v: &[T],
+    p: &[&[f32; BLOCK]; M],
+    decay: [f32; 16],
+    (first, last): (usize, usize),
+    (d, head): (usize, usize),
+    states: &mut [f32],
+    load: &impl Fn(&[T; 16]) -> S::F,
+) {
+    let (v, row) = (v.as_chunks::<16>().0, head / 16);
+    let mut acc = [[s.splat(0.0); D]; M];
+    for (state, (acc, decay)) in states.chunks_exact(16 + head).zip(acc.iter_mut().zip(decay)) {
+        let state: &[[f32; 16]; D] = state.as_chunks().0[1 + d..].first_chunk().expect("checked");
+        for i in 0..D {
+            acc[i] = s.mul(s.load(&state[i]), s.splat(decay));
+        }
+    }
+    for t in first..last.min(BLOCK) {
+        let v: &[[T; 16]; D] = v[t * row + d..].first_chunk().expect("checked");
+        let mut lanes = [s.splat(0.0); D];
+        for i in 0..D {
+            lanes[i] = load(&v[i]);
+        }
         for m in 0..M {
-            s.store(acc[m], states[at(m)..].first_chunk_mut().expect("checked"));
+            let p = s.splat(p[m][t % BLOCK]);
+            for i in 0..D {
+                acc[m][i] = s.fma(lanes[i], p, acc[m][i]);
+            }
+        }
+    }
+    for (state, acc) in states.chunks_exact_mut(16 + head).zip(acc) {
+        let state: &mut [[f32; 16]; D] =
+            state.as_chunks_mut().0[1 + d..].first_chunk_mut().expect("checked");
+        for i in 0..D {
+            s.store(acc[i], &mut state[i]);
         }
     }
 }

@@ -13,33 +13,12 @@
 //! used 16 times. With M = 1 this is the GEMV of decoding: nothing is reused, and memory
 //! bandwidth is all there is. K is never split, so a logit does not depend on the thread count.
 
+use crate::acts::{TOKENS, line_of, packed_rows};
 use crate::isa::Simd;
+use crate::{Acts, ActsF32, matrix};
 
 /// Most tokens in one tile.
 pub const MAX_TILE: usize = 12;
-
-/// Quantized activations of `m` tokens. In group-major order, so that the producer of a group and
-/// the producer of a token both write runs: group `g`, tile `t` of `tile` tokens.
-#[derive(Clone, Copy)]
-pub struct Acts<'a> {
-    /// `[k/64][tiles][16 quads][tokens of the tile][4]`
-    pub q: &'a [i8],
-    /// `[k/64][m]`
-    pub scales: &'a [f32],
-    /// Σ q, `[k/64][m]`
-    pub sums: &'a [i32],
-    /// Tokens.
-    pub m: usize,
-}
-
-/// f32 activations of `m` tokens, `[k/64][tiles][64][tokens of the tile]`.
-#[derive(Clone, Copy)]
-pub struct ActsF32<'a> {
-    /// The values.
-    pub x: &'a [f32],
-    /// Tokens.
-    pub m: usize,
-}
 
 /// Arguments of `gemm_q8`: a run of panels against all tokens.
 pub struct Gemm<'a> {
@@ -84,9 +63,9 @@ impl Gemm<'_> {
         let panels = self.w.len() / (16 * (self.k + 4));
         assert_eq!(self.w.len(), panels * 16 * (self.k + 4));
         check_shapes(panels, self.k, self.acts.m, self.bias, self.out);
-        assert_eq!(self.acts.q.len(), self.k * self.acts.m);
-        assert_eq!(self.acts.scales.len(), self.k / 64 * self.acts.m);
-        assert_eq!(self.acts.sums.len(), self.k / 64 * self.acts.m);
+        let lines = packed_rows(self.acts.m) * self.k / 64;
+        assert_eq!(self.acts.q.len(), 64 * lines);
+        assert!(self.acts.scales.len() == lines && self.acts.sums.len() == lines);
     }
 }
 
@@ -95,7 +74,7 @@ impl GemmF32<'_> {
         let panels = self.w.len() / (16 * self.k);
         assert_eq!(self.w.len(), panels * 16 * self.k);
         check_shapes(panels, self.k, self.acts.m, self.bias, self.out);
-        assert_eq!(self.acts.x.len(), self.k * self.acts.m);
+        assert_eq!(self.acts.x.len(), packed_rows(self.acts.m) * self.k);
     }
 }
 
@@ -124,25 +103,42 @@ pub(crate) use with_tile;
 pub(crate) fn gemm_q8<S: Simd>(s: S, a: Gemm<'_>) {
     let (panel, out) = (16 * (a.k + 4), a.acts.m * 16);
     let panels = a.w.len() / panel;
+    // A matrix unit takes the whole tiles of 16 tokens, vectors the rest.
+    let whole = if S::MATRIX { a.acts.m / TOKENS * TOKENS } else { 0 };
+    let mut buffers = (whole > 0).then(matrix::Buffers::new);
+    if whole > 0 {
+        s.matrix_open();
+    }
     let mut p = 0;
     while p < panels {
         let n = if panels - p >= S::PANELS { S::PANELS } else { 1 };
         let w = &a.w[p * panel..(p + n) * panel];
         let bias = if a.bias.is_empty() { &[] } else { &a.bias[p * 16..(p + n) * 16] };
         let to = &mut a.out[p * out..(p + n) * out];
-        for at in (0..a.acts.m).step_by(S::TILE) {
-            let m = S::TILE.min(a.acts.m - at);
+        if let Some(buffers) = &mut buffers {
+            for (i, (w, to)) in w.chunks_exact(panel).zip(to.chunks_exact_mut(out)).enumerate() {
+                let bias = bias.as_chunks::<16>().0.get(i);
+                matrix::panel(s, buffers, w, a.k, a.acts, bias, a.add, &mut to[..16 * whole]);
+            }
+        }
+        let mut at = whole;
+        while at < a.acts.m {
+            let m = S::TILE.min(a.acts.m - at).min(TOKENS - at % TOKENS);
             if n == 1 {
                 with_tile!(m, tile_q8::<S, 1>(s, w, a.k, a.acts, at, bias, a.add, to));
             } else {
                 with_tile!(m, tile_q8::<S, 2>(s, w, a.k, a.acts, at, bias, a.add, to));
             }
+            at += m;
         }
         p += n;
     }
+    if whole > 0 {
+        s.matrix_close();
+    }
 }
 
-/// `P` panels × `M` tokens, the tokens beginning at `at`.
+/// `P` panels × `M` tokens, the tokens beginning at `at`, all of one tile of the activations.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 fn tile_q8<S: Simd, const M: usize, const P: usize>(
@@ -160,16 +156,18 @@ fn tile_q8<S: Simd, const M: usize, const P: usize>(
     }
     let lines = w.as_chunks::<64>().0;
     let per_panel = 1 + k / 4;
+    let (first, step) = line_of(at, k / 64, acts.m);
     let mut c = [[s.splat(0.0); M]; P];
     for g in 0..k / 64 {
-        let row = g * acts.m + at;
-        let scales: &[f32; M] = acts.scales[row..].first_chunk().expect("checked");
-        let sums: &[i32; M] = acts.sums[row..].first_chunk().expect("checked");
-        let quads = acts.q[row * 64..(row + M) * 64].as_chunks::<4>().0.as_chunks::<M>().0;
+        let line = first + g * step;
+        let scales: &[f32; M] = acts.scales[line..].first_chunk().expect("checked");
+        let sums: &[i32; M] = acts.sums[line..].first_chunk().expect("checked");
+        let x: &[[i8; 64]; M] =
+            acts.q[64 * line..].as_chunks::<64>().0.first_chunk().expect("checked");
         let group: [&[[u8; 64]; 16]; P] = std::array::from_fn(|p| {
             lines[p * per_panel + 1 + 16 * g..].first_chunk().expect("checked")
         });
-        let acc = group_q8::<S, M, P>(s, group, quads, sums);
+        let acc = group_q8::<S, M, P>(s, group, x, sums);
         for p in 0..P {
             for m in 0..M {
                 c[p][m] = s.fma(s.to_f32(acc[p][m]), s.splat(scales[m]), c[p][m]);
@@ -178,7 +176,8 @@ fn tile_q8<S: Simd, const M: usize, const P: usize>(
     }
     for p in 0..P {
         let row_scale: &[f32; 16] = &scales_line(&lines[p * per_panel]);
-        finish(s, c[p], Some(row_scale), bias.as_chunks::<16>().0.get(p), at, acts.m, p, add, out);
+        let to = out[(p * acts.m + at) * 16..].as_chunks_mut::<16>().0;
+        finish(s, &c[p], Some(row_scale), bias.as_chunks::<16>().0.get(p), add, to);
     }
 }
 
@@ -188,7 +187,7 @@ fn tile_q8<S: Simd, const M: usize, const P: usize>(
 fn group_q8<S: Simd, const M: usize, const P: usize>(
     s: S,
     group: [&[[u8; 64]; 16]; P],
-    quads: &[[[i8; 4]; M]],
+    x: &[[i8; 64]; M],
     sums: &[i32; M],
 ) -> [[S::I; M]; P] {
     // Loops, not `array::from_fn`: a closure does not inherit the CPU features of its caller, and
@@ -200,14 +199,18 @@ fn group_q8<S: Simd, const M: usize, const P: usize>(
         }
     }
     let mut odd = [[s.seed(0); M]; P];
-    for (j, quad) in quads.iter().enumerate() {
+    let quads: [&[[i8; 4]; 16]; M] =
+        std::array::from_fn(|m| x[m].as_chunks().0.first_chunk().expect("64 values"));
+    #[allow(clippy::needless_range_loop)]
+    for j in 0..16 {
         for p in 0..P {
             let line = s.line(&group[p][j]);
             for m in 0..M {
+                let quad = &quads[m][j];
                 if M == 1 && j % 2 == 1 {
-                    odd[p][m] = s.dot(odd[p][m], line, &quad[m]);
+                    odd[p][m] = s.dot(odd[p][m], line, quad);
                 } else {
-                    acc[p][m] = s.dot(acc[p][m], line, &quad[m]);
+                    acc[p][m] = s.dot(acc[p][m], line, quad);
                 }
             }
         }
@@ -226,22 +229,19 @@ pub(crate) fn scales_line(line: &[u8; 64]) -> [f32; 16] {
     std::array::from_fn(|i| f32::from_le_bytes(words[i]))
 }
 
-/// Row scale, bias, residual, store: the epilogue of both encodings.
+/// Row scale, bias, residual, store: the epilogue of both encodings. `out` begins with the first
+/// of the tokens.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn finish<S: Simd, const M: usize>(
+pub(crate) fn finish<S: Simd, const M: usize>(
     s: S,
-    c: [S::F; M],
+    c: &[S::F; M],
     row_scale: Option<&[f32; 16]>,
     bias: Option<&[f32; 16]>,
-    at: usize,
-    tokens: usize,
-    panel: usize,
     add: bool,
-    out: &mut [f32],
+    out: &mut [[f32; 16]],
 ) {
-    let out = out[(panel * tokens + at) * 16..].as_chunks_mut::<16>().0;
-    for (mut y, out) in c.into_iter().zip(out) {
+    for (y, out) in c.iter().zip(out) {
+        let mut y = *y;
         if let Some(scale) = row_scale {
             y = s.mul(y, s.load(scale));
         }
@@ -260,9 +260,11 @@ pub(crate) fn gemm_f32<S: Simd>(s: S, a: GemmF32<'_>) {
     let out = a.acts.m * 16;
     for (p, (w, to)) in a.w.chunks_exact(16 * a.k).zip(a.out.chunks_exact_mut(out)).enumerate() {
         let bias = a.bias.as_chunks::<16>().0.get(p);
-        for at in (0..a.acts.m).step_by(S::TILE) {
-            let m = S::TILE.min(a.acts.m - at);
+        let mut at = 0;
+        while at < a.acts.m {
+            let m = S::TILE.min(a.acts.m - at).min(TOKENS - at % TOKENS);
             with_tile!(m, tile_f32::<S, 1>(s, w, a.k, a.acts, at, bias, a.add, to));
+            at += m;
         }
     }
 }
@@ -280,16 +282,18 @@ fn tile_f32<S: Simd, const M: usize, const P: usize>(
     out: &mut [f32],
 ) {
     const { assert!(P == 1) };
+    let (first, step) = line_of(at, k / 64, acts.m);
     let mut c = [s.splat(0.0); M];
-    for (g, lines) in w.as_chunks::<16>().0.chunks_exact(64).enumerate().take(k / 64) {
-        let row = g * acts.m + at;
-        let xs = acts.x[row * 64..(row + M) * 64].as_chunks::<M>().0;
-        for (line, x) in lines.iter().zip(xs) {
-            let line = s.load(line);
+    for (g, lines) in w.as_chunks::<16>().0.chunks_exact(64).enumerate() {
+        let line = first + g * step;
+        let x: &[[f32; 64]; M] =
+            acts.x[64 * line..].as_chunks::<64>().0.first_chunk().expect("checked");
+        for (i, w) in lines.iter().enumerate() {
+            let w = s.load(w);
             for m in 0..M {
-                c[m] = s.fma(line, s.splat(x[m]), c[m]);
+                c[m] = s.fma(w, s.splat(x[m][i]), c[m]);
             }
         }
     }
-    finish(s, c, None, bias, at, acts.m, 0, add, out);
+    finish(s, &c, None, bias, add, out[at * 16..].as_chunks_mut::<16>().0);
 }

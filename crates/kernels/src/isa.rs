@@ -1,10 +1,14 @@
 //! The sixteen-lane trait. A value of a type that implements it proves that the CPU has the ISA.
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
-pub(crate) mod avx512vnni;
+pub(crate) mod avx512;
 pub(crate) mod scalar;
+
+use crate::matrix::Dots;
 
 /// Sixteen lanes of f32 and i32.
 ///
@@ -22,8 +26,14 @@ pub(crate) trait Simd: Copy {
 
     /// Tokens per GEMM tile: as many accumulators as the registers hold.
     const TILE: usize;
+    /// Queries per tile of attention.
+    const QUERIES: usize;
+    /// Registers of values per step of attention, 1 or 2.
+    const VALUES: usize;
     /// Panels per GEMM tile.
     const PANELS: usize;
+    /// Whether there is a matrix unit behind [`Simd::matrix_dots`].
+    const MATRIX: bool = false;
 
     fn splat(self, x: f32) -> Self::F;
     fn load(self, x: &[f32; 16]) -> Self::F;
@@ -55,6 +65,23 @@ pub(crate) trait Simd: Copy {
     fn load_f16(self, x: &[u16; 16]) -> Self::F;
     /// Rounds to half floats, ties to even; too large becomes infinity.
     fn store_f16(self, a: Self::F, to: &mut [u16; 16]);
+
+    fn load_i32(self, x: &[i32; 16]) -> Self::I;
+
+    /// Prepares the matrix unit for [`Simd::matrix_dots`], up to [`Simd::matrix_close`].
+    #[inline(always)]
+    fn matrix_open(self) {
+        unreachable!("no matrix unit");
+    }
+    /// out[m][r] = Σᵢ x[m][i] · w[i/4][4r + i%4], exact.
+    #[inline(always)]
+    fn matrix_dots(self, _x: &[[i8; 64]; 16], _w: &[[i8; 64]; 16], _out: &mut Dots) {
+        unreachable!("no matrix unit");
+    }
+    #[inline(always)]
+    fn matrix_close(self) {
+        unreachable!("no matrix unit");
+    }
 
     /// Prepares a line of a Q8 panel: byte `4r+t` is row `r`, input `t`, stored as q+128.
     fn line(self, bytes: &[u8; 64]) -> Self::Line;

@@ -1,11 +1,11 @@
 //! The arithmetic: integer and float kernels over one narrow sixteen-lane trait. No dependencies.
 //!
 //! ```text
-//!   gemm.rs norm.rs quantize.rs activation.rs attention.rs rope.rs peak.rs    generic, one algorithm each
+//!   gemm.rs matrix.rs acts.rs activation.rs attention.rs rope.rs peak.rs    generic, one algorithm each
 //!        └──────────────┬────────────────────────────────────┘
 //!                   isa.rs  trait Simd: about 25 operations on 16 lanes
 //!        ┌──────────────┼──────────────────┐
-//!   isa/scalar.rs   isa/avx2.rs   isa/avx512vnni.rs                          one-line intrinsics
+//!   isa/scalar.rs   isa/avx2.rs   isa/avx512.rs, amx.rs                       one-line intrinsics
 //!        └──────────────┴──────────────────┘
 //!                   table.rs  an ISA's CPU features, stated once → detection + entry points
 //! ```
@@ -24,11 +24,12 @@
 //! ```
 
 mod activation;
+mod acts;
 mod attention;
 mod gemm;
 mod isa;
 mod math;
-mod norm;
+mod matrix;
 pub mod pack;
 mod peak;
 mod quantize;
@@ -36,14 +37,14 @@ mod rope;
 mod table;
 
 pub use activation::{ExpWeights, SiluMul};
+pub use acts::{Acts, ActsF32, NormPack, Pack, TOKENS, TileData, TileMut, packed_rows, tile_rows};
 pub use attention::{
     AttendBlock, BLOCK, FinishHead, KvBlock, KvBlockMut, MergeSpans, PackQuery, Queries,
     QueriesMut, SPAN, StoreKv, q8_key_block,
 };
-pub use gemm::{Acts, ActsF32, Gemm, GemmF32, MAX_TILE};
-pub use norm::RmsNorm;
+pub use gemm::{Gemm, GemmF32, MAX_TILE};
 pub use peak::{PeakDots, ReadLines};
-pub use quantize::{PackF32, Quantize, Rotate};
+pub use quantize::Rotate;
 pub use rope::{Rope, rope_table};
 pub use table::{Isa, Kernels, UnknownIsa};
 

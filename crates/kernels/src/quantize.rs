@@ -1,4 +1,4 @@
-//! Activations into the Hadamard domain and into int8, packed as the GEMM reads them.
+//! Into the Hadamard domain, and into int8.
 
 use crate::isa::Simd;
 
@@ -41,79 +41,87 @@ pub(crate) fn rotate<S: Simd>(s: S, a: Rotate<'_>) {
     rotate_block(s, a.x, a.block);
 }
 
-/// Stages 1, 2, 4, 8 within a register, then 16 and 32 across registers, then the scale 1/√size.
 #[inline(always)]
 pub(crate) fn rotate_block<S: Simd>(s: S, x: &mut [f32], size: usize) {
-    if size == 1 {
-        return;
-    }
-    let scale = s.splat(1.0 / (size as f32).sqrt());
     let registers = (size / 16).max(1);
     for block in x.as_chunks_mut::<16>().0.chunks_exact_mut(registers) {
-        for lanes in block.iter_mut() {
-            let mut x = butterfly::<S, 1>(s, s.load(lanes));
-            if size >= 4 {
-                x = butterfly::<S, 2>(s, x);
-            }
-            if size >= 8 {
-                x = butterfly::<S, 4>(s, x);
-            }
-            if size >= 16 {
-                x = butterfly::<S, 8>(s, x);
-            }
-            s.store(x, lanes);
+        let mut lanes = [s.splat(0.0); 4];
+        for i in 0..registers {
+            lanes[i] = s.load(&block[i]);
         }
-        let mut half = 1;
-        while half < registers {
-            for i in (0..registers).filter(|i| i & half == 0) {
-                let (p, q) = (s.load(&block[i]), s.load(&block[i + half]));
-                s.store(s.add(p, q), &mut block[i]);
-                s.store(s.sub(p, q), &mut block[i + half]);
-            }
-            half *= 2;
-        }
-        for lanes in block.iter_mut() {
-            s.store(s.mul(s.load(lanes), scale), lanes);
+        let lanes = rotate_lanes(s, lanes, size);
+        for i in 0..registers {
+            s.store(lanes[i], &mut block[i]);
         }
     }
 }
 
-/// Arguments of `quantize`: one token's group of 64 values into a tile of packed activations.
-pub struct Quantize<'a> {
-    /// The group.
-    pub x: &'a [f32; 64],
-    /// Position of the token in its tile.
-    pub row: usize,
-    /// Tokens in the tile.
-    pub tile: usize,
-    /// The tile's part of this group, `[16 quads][tile][4]`.
-    pub q: &'a mut [i8],
-    /// Scales of this group in the tile, `[tile]`.
-    pub scales: &'a mut [f32],
-    /// Σ q of this group in the tile, `[tile]`.
-    pub sums: &'a mut [i32],
-}
-
-impl Quantize<'_> {
-    pub(crate) fn check(&self) {
-        assert!(self.row < self.tile && self.q.len() == 64 * self.tile);
-        assert!(self.scales.len() == self.tile && self.sums.len() == self.tile);
+/// The transform of 64 values in blocks of `size`: stages 1, 2, 4, 8 within a register, then 16
+/// and 32 across registers, then the scale 1/√size.
+#[inline(always)]
+pub(crate) fn rotate_lanes<S: Simd>(s: S, mut x: [S::F; 4], size: usize) -> [S::F; 4] {
+    if size == 1 {
+        return x;
     }
+    for x in &mut x {
+        *x = butterfly::<S, 1>(s, *x);
+        if size >= 4 {
+            *x = butterfly::<S, 2>(s, *x);
+        }
+        if size >= 8 {
+            *x = butterfly::<S, 4>(s, *x);
+        }
+        if size >= 16 {
+            *x = butterfly::<S, 8>(s, *x);
+        }
+    }
+    if size >= 32 {
+        x = [s.add(x[0], x[1]), s.sub(x[0], x[1]), s.add(x[2], x[3]), s.sub(x[2], x[3])];
+    }
+    if size == 64 {
+        x = [s.add(x[0], x[2]), s.add(x[1], x[3]), s.sub(x[0], x[2]), s.sub(x[1], x[3])];
+    }
+    let scale = s.splat(1.0 / (size as f32).sqrt());
+    for x in &mut x {
+        *x = s.mul(*x, scale);
+    }
+    x
 }
 
 /// Groups below this magnitude become zeros: 127 / amax would overflow.
 const TINY: f32 = f32::from_bits((127 - 100) << 23); // 2^-100
 
+/// amax / 127 and 127 / amax.
 #[inline(always)]
-pub(crate) fn quantize<S: Simd>(s: S, a: Quantize<'_>) {
-    let (scale, sum) = quantize_values(s, a.x, |i, quad| {
-        a.q[(i * a.tile + a.row) * 4..][..4].copy_from_slice(&quad);
-    });
-    (a.scales[a.row], a.sums[a.row]) = (scale, sum);
+fn scale_of(amax: f32) -> (f32, f32) {
+    if amax < TINY { (0.0, 0.0) } else { (amax / 127.0, 127.0 / amax) }
 }
 
-/// q = round(x · 127 / amax), half to even, handed to `put` in quads; gives amax / 127 and Σ q.
-/// `x` has a multiple of 16 values.
+/// round(x · inverse), half to even. Only a value that is not finite could leave ±127; it must
+/// still not wrap.
+#[inline(always)]
+fn to_int<S: Simd>(s: S, x: S::F, inverse: S::F) -> S::I {
+    s.round(s.min(s.max(s.mul(x, inverse), s.splat(-127.0)), s.splat(127.0)))
+}
+
+/// One group of 64 to q = round(x · 127 / amax); gives amax / 127 and Σ q.
+#[inline(always)]
+pub(crate) fn quantize_group<S: Simd>(s: S, x: [S::F; 4], to: &mut [i8; 64]) -> (f32, i32) {
+    let largest = s
+        .max(s.max(s.max(s.max(s.splat(0.0), s.abs(x[0])), s.abs(x[1])), s.abs(x[2])), s.abs(x[3]));
+    let (scale, inverse) = scale_of(s.max_lane(largest));
+    let inverse = s.splat(inverse);
+    let to = to.as_chunks_mut::<16>().0;
+    let mut sum = s.splat(0.0); // of integers far below 2²⁴: exact
+    for i in 0..4 {
+        let q = to_int(s, x[i], inverse);
+        sum = s.add(sum, s.to_f32(q));
+        s.store_i8(q, &mut to[i]);
+    }
+    (scale, s.sum(sum) as i32)
+}
+
+/// The same of a vector with a multiple of 16 values and one scale, handed to `put` in quads.
 #[inline(always)]
 pub(crate) fn quantize_values<S: Simd>(
     s: S,
@@ -125,41 +133,17 @@ pub(crate) fn quantize_values<S: Simd>(
     for x in lanes {
         largest = s.max(largest, s.abs(s.load(x)));
     }
-    let amax = s.max_lane(largest);
-    let (scale, inverse) = if amax < TINY { (0.0, 0.0) } else { (amax / 127.0, 127.0 / amax) };
-    let (inverse, limit, negative) = (s.splat(inverse), s.splat(127.0), s.splat(-127.0));
-    let mut sum = 0;
+    let (scale, inverse) = scale_of(s.max_lane(largest));
+    let inverse = s.splat(inverse);
+    let mut sum = s.splat(0.0);
     for (i, x) in lanes.iter().enumerate() {
-        // Only a value that is not finite could leave ±127; it must still not wrap.
-        let clamped = s.min(s.max(s.mul(s.load(x), inverse), negative), limit);
+        let q = to_int(s, s.load(x), inverse);
+        sum = s.add(sum, s.to_f32(q));
         let mut bytes = [0i8; 16];
-        s.store_i8(s.round(clamped), &mut bytes);
-        sum += bytes.iter().map(|&b| i32::from(b)).sum::<i32>();
+        s.store_i8(q, &mut bytes);
         for (j, quad) in bytes.as_chunks::<4>().0.iter().enumerate() {
             put(4 * i + j, *quad);
         }
     }
-    (scale, sum)
-}
-
-/// Arguments of `pack_f32`: as [`Quantize`], for the f32 reference encoding.
-pub struct PackF32<'a> {
-    /// The group.
-    pub x: &'a [f32; 64],
-    /// Position of the token in its tile.
-    pub row: usize,
-    /// Tokens in the tile.
-    pub tile: usize,
-    /// The tile's part of this group, `[64][tile]`.
-    pub to: &'a mut [f32],
-}
-
-impl PackF32<'_> {
-    /// Copies the group into its tile.
-    pub fn run(self) {
-        assert!(self.row < self.tile && self.to.len() == 64 * self.tile);
-        for (x, to) in self.x.iter().zip(self.to.chunks_exact_mut(self.tile)) {
-            to[self.row] = *x;
-        }
-    }
+    (scale, s.sum(sum) as i32)
 }

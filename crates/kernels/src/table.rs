@@ -8,10 +8,14 @@
 use crate::attention::{FinishHead, MergeSpans, PackQuery, StoreKv};
 use crate::isa::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
-use crate::isa::{avx2::Avx2, avx512vnni::Avx512Vnni};
-use crate::{AttendBlock, ExpWeights, Gemm, GemmF32, PeakDots, Quantize, ReadLines, RmsNorm};
+use crate::isa::{
+    amx,
+    avx2::{Avx2, AvxVnni},
+    avx512::{Amx, Avx512Vnni},
+};
+use crate::{AttendBlock, ExpWeights, Gemm, GemmF32, NormPack, Pack, PeakDots, ReadLines};
 use crate::{Rope, Rotate, SiluMul};
-use crate::{activation, attention, gemm, isa::Simd, norm, peak, quantize, rope};
+use crate::{activation, acts, attention, gemm, isa::Simd, peak, quantize, rope};
 
 /// An instruction set with kernels of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,20 +24,26 @@ pub enum Isa {
     Scalar,
     /// x86-64 with AVX2, FMA and F16C (Intel since 2013, AMD since 2015).
     Avx2,
+    /// x86-64 with AVX2 and AVX-VNNI (Intel laptops and desktops since 2021, AMD since Zen 5).
+    AvxVnni,
     /// x86-64 with AVX-512 and VNNI (Intel servers since 2019, AMD since Zen 4).
     Avx512Vnni,
+    /// The same beside AMX int8, a matrix unit (Intel servers since 2023). Linux.
+    Amx,
 }
 
 impl Isa {
     /// All of them, slowest first.
-    pub const ALL: [Isa; 3] = [Isa::Scalar, Isa::Avx2, Isa::Avx512Vnni];
+    pub const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni, Isa::Amx];
 
     /// Its name, as `NANOINFER_ISA` takes it.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avxvnni",
             Isa::Avx512Vnni => "avx512vnni",
+            Isa::Amx => "amx",
         }
     }
 }
@@ -67,12 +77,12 @@ macro_rules! with_kernels {
             gemm_q8(Gemm) = gemm::gemm_q8;
             /// f32 panels times f32 activations.
             gemm_f32(GemmF32) = gemm::gemm_f32;
-            /// RMSNorm of one token.
-            rmsnorm(RmsNorm) = norm::rmsnorm;
+            /// RMSNorm of a tile of tokens, packed.
+            norm_pack(NormPack) = acts::norm_pack;
+            /// Tokens into a tile.
+            pack(Pack) = acts::pack;
             /// Walsh-Hadamard transform in place.
             rotate(Rotate) = quantize::rotate;
-            /// One group of one token to int8.
-            quantize(Quantize) = quantize::quantize;
             /// SiLU(gate)·up.
             silu_mul(SiluMul) = activation::silu_mul;
             /// Unnormalised probabilities of logits.
@@ -81,7 +91,7 @@ macro_rules! with_kernels {
             rope(Rope) = rope::rope;
             /// One position into the cache.
             store_kv(StoreKv) = attention::store_kv;
-            /// One query into its tile.
+            /// One query as attention reads it.
             pack_query(PackQuery) = attention::pack_query;
             /// A tile of queries against one block of the cache.
             attend(AttendBlock) = attention::attend;
@@ -132,7 +142,7 @@ macro_rules! table {
             pub(super) fn table() -> Option<Kernels> {
                 detected!($features).then_some(Kernels {
                     isa: Isa::$token,
-                    tile: <$token as Simd>::TILE,
+                    tile: <$token as Simd>::QUERIES,
                     $($name,)*
                 })
             }
@@ -160,7 +170,13 @@ with_kernels!(table scalar Scalar []);
 #[cfg(target_arch = "x86_64")]
 with_kernels!(table avx2 Avx2 ["avx2" "fma" "f16c"]);
 #[cfg(target_arch = "x86_64")]
+with_kernels!(table avxvnni AvxVnni ["avx2" "fma" "f16c" "avxvnni"]);
+#[cfg(target_arch = "x86_64")]
 with_kernels!(table avx512vnni Avx512Vnni
+    ["avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni" "fma" "f16c"]);
+// The features of AMX have no stable names; `amx::enable` looks for them.
+#[cfg(target_arch = "x86_64")]
+with_kernels!(table matrix Amx
     ["avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni" "fma" "f16c"]);
 
 impl Kernels {
@@ -171,7 +187,11 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::table(),
             #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => avxvnni::table(),
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => avx512vnni::table(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => amx::enable().then(matrix::table)?,
             #[cfg(not(target_arch = "x86_64"))]
             _ => None,
         }
@@ -187,7 +207,7 @@ impl Kernels {
         self.isa
     }
 
-    /// Tokens per tile of packed activations, at most [`crate::MAX_TILE`].
+    /// Queries per tile of attention, at most [`crate::MAX_TILE`].
     pub fn tile(&self) -> usize {
         self.tile
     }

@@ -32,7 +32,7 @@ fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
 
-/// Quantized activations in a kernel's tile order, and plainly as `[m][k]`.
+/// Quantized activations in tiles, and plainly as `[m][k]`.
 struct Packed {
     q: Vec<i8>,
     scales: Vec<f32>,
@@ -41,42 +41,46 @@ struct Packed {
     plain_scales: Vec<Vec<f32>>,
 }
 
+/// `[m][k]` as `[k/16][m][16]`.
+fn panel_major(x: &[f32], m: usize, k: usize) -> Vec<f32> {
+    (0..m * k).map(|i| x[i / 16 % m * k + i / (16 * m) * 16 + i % 16]).collect()
+}
+
+/// Line of group `g` of token `t` in packed activations.
+fn line(t: usize, g: usize, m: usize, groups: usize) -> usize {
+    t / 16 * groups * tile_rows(m) + g * tile_rows(m) + t % 16
+}
+
 fn pack(kernels: &Kernels, x: &[f32], m: usize, k: usize) -> Packed {
-    let groups = k / 64;
+    let (groups, lines) = (k / 64, packed_rows(m) * k / 64);
     let mut p = Packed {
-        q: vec![0; m * k],
-        scales: vec![0.0; m * groups],
-        sums: vec![0; m * groups],
+        q: vec![0; 64 * lines],
+        scales: vec![0.0; lines],
+        sums: vec![0; lines],
         plain: vec![vec![0; k]; m],
         plain_scales: vec![vec![0.0; groups]; m],
     };
-    for g in 0..groups {
-        for at in (0..m).step_by(kernels.tile()) {
-            let tile = kernels.tile().min(m - at);
-            for row in 0..tile {
-                let x: &[f32; 64] = x[(at + row) * k + 64 * g..].first_chunk().unwrap();
-                let start = g * m + at;
-                let q = &mut p.q[start * 64..(start + tile) * 64];
-                kernels.quantize(Quantize {
-                    x,
-                    row,
-                    tile,
-                    q,
-                    scales: &mut p.scales[start..start + tile],
-                    sums: &mut p.sums[start..start + tile],
-                });
-                let amax = x.iter().fold(0.0f32, |a, x| a.max(x.abs()));
-                p.plain_scales[at + row][g] = amax / 127.0;
-                for (i, x) in x.iter().enumerate() {
-                    let want = (x * (127.0 / amax)).round_ties_even() as i8;
-                    assert_eq!(q[(i / 4 * tile + row) * 4 + i % 4], want);
-                    p.plain[at + row][64 * g + i] = want;
-                }
-                let sum: i32 =
-                    p.plain[at + row][64 * g..][..64].iter().map(|&q| i32::from(q)).sum();
-                assert_eq!(p.sums[start + row], sum);
-                assert_eq!(p.scales[start + row].to_bits(), (amax / 127.0).to_bits());
+    let (rows, major) = (tile_rows(m), panel_major(x, m, k));
+    let tiles = p.q.chunks_mut(rows * k).zip(p.scales.chunks_mut(rows * groups));
+    for (i, ((q, scales), sums)) in tiles.zip(p.sums.chunks_mut(rows * groups)).enumerate() {
+        let (at, to) = (16 * i, TileMut { rows, row: 0, to: TileData::Q8 { q, scales, sums } });
+        let n = rows.min(m - at);
+        kernels.pack(Pack { x: &major, m, at, n, rotation: 1, to });
+    }
+    for t in 0..m {
+        for g in 0..groups {
+            let x: &[f32; 64] = x[t * k + 64 * g..].first_chunk().unwrap();
+            let line = line(t, g, m, groups);
+            let amax = x.iter().fold(0.0f32, |a, x| a.max(x.abs()));
+            p.plain_scales[t][g] = amax / 127.0;
+            for (i, x) in x.iter().enumerate() {
+                let want = (x * (127.0 / amax)).round_ties_even() as i8;
+                assert_eq!(p.q[64 * line + i], want);
+                p.plain[t][64 * g + i] = want;
             }
+            let sum: i32 = p.plain[t][64 * g..][..64].iter().map(|&q| i32::from(q)).sum();
+            assert_eq!(p.sums[line], sum);
+            assert_eq!(p.scales[line].to_bits(), (amax / 127.0).to_bits());
         }
     }
     p
@@ -85,9 +89,17 @@ fn pack(kernels: &Kernels, x: &[f32], m: usize, k: usize) -> Packed {
 #[test]
 fn gemm_q8_is_the_integer_triple_loop() {
     for kernels in isas() {
-        for (m, panels, k) in
-            [(1, 1, 64), (1, 5, 192), (2, 3, 128), (7, 2, 256), (12, 3, 64), (25, 4, 640)]
-        {
+        for (m, panels, k) in [
+            (1, 1, 64),
+            (1, 5, 192),
+            (2, 3, 128),
+            (7, 2, 256),
+            (12, 3, 64),
+            (16, 1, 192),
+            (25, 4, 640),
+            (37, 3, 2176),  // more than one block of groups of a matrix unit
+            (290, 1, 2176), // and more than one run of its tiles
+        ] {
             let x = noise(m * k, 3);
             let rows = noise(panels * 16 * k, 4);
             let bias = noise(panels * 16, 5);
@@ -151,7 +163,7 @@ fn gemm_q8_is_the_integer_triple_loop() {
 #[test]
 fn gemm_f32_is_the_fused_triple_loop() {
     for kernels in isas() {
-        for (m, panels, k) in [(1, 1, 64), (3, 2, 128), (13, 3, 192)] {
+        for (m, panels, k) in [(1, 1, 64), (3, 2, 128), (13, 3, 192), (35, 2, 128)] {
             let (x, rows) = (noise(m * k, 1), noise(panels * 16 * k, 2));
             let mut w = vec![0f32; rows.len()];
             for (p, rows) in rows.chunks(16 * k).enumerate() {
@@ -161,16 +173,13 @@ fn gemm_f32_is_the_fused_triple_loop() {
                     *w = f32::from_le_bytes(b.try_into().unwrap());
                 }
             }
-            let mut tiles = vec![0f32; m * k];
-            for g in 0..k / 64 {
-                for at in (0..m).step_by(kernels.tile()) {
-                    let tile = kernels.tile().min(m - at);
-                    for row in 0..tile {
-                        let x = x[(at + row) * k + 64 * g..].first_chunk().unwrap();
-                        let to = &mut tiles[(g * m + at) * 64..][..tile * 64];
-                        PackF32 { x, row, tile, to }.run();
-                    }
-                }
+            let mut tiles = vec![0f32; packed_rows(m) * k];
+            let (per_tile, major) = (tile_rows(m), panel_major(&x, m, k));
+            for (i, tile) in tiles.chunks_mut(per_tile * k).enumerate() {
+                let at = 16 * i;
+                let to = TileMut { rows: per_tile, row: 0, to: TileData::F32(tile) };
+                let n = per_tile.min(m - at);
+                kernels.pack(Pack { x: &major, m, at, n, rotation: 1, to });
             }
             let mut out = vec![0f32; panels * m * 16];
             let acts = ActsF32 { x: &tiles, m };
@@ -221,14 +230,9 @@ fn quantize_survives_zeros_tiny_and_non_finite_values() {
             let mut x = [0.0f32; 64];
             x[7] = value;
             let (mut q, mut scales, mut sums) = ([1i8; 64], [9.0f32; 1], [9; 1]);
-            kernels.quantize(Quantize {
-                x: &x,
-                row: 0,
-                tile: 1,
-                q: &mut q,
-                scales: &mut scales,
-                sums: &mut sums,
-            });
+            let to = TileData::Q8 { q: &mut q, scales: &mut scales, sums: &mut sums };
+            let to = TileMut { rows: 1, row: 0, to };
+            kernels.pack(Pack { x: &x, m: 1, at: 0, n: 1, rotation: 1, to });
             if value.is_finite() {
                 assert_eq!(scales[0] == 0.0, scale_is_zero, "{value}");
                 assert_eq!(q[7], if scale_is_zero { 0 } else { 127 });
@@ -239,7 +243,7 @@ fn quantize_survives_zeros_tiny_and_non_finite_values() {
 }
 
 #[test]
-fn rmsnorm_is_its_formula() {
+fn norm_pack_is_its_formula() {
     for kernels in isas() {
         let (m, d, padded) = (3, 100, 128);
         let mut x = noise(padded * m, 7);
@@ -250,25 +254,34 @@ fn rmsnorm_is_its_formula() {
         }
         let mut weight = noise(padded, 8);
         weight[d..].fill(0.0);
-        for row in 0..m {
-            let mut out = vec![0.0; padded];
-            kernels.rmsnorm(RmsNorm {
-                x: &x,
-                m,
-                row,
-                weight: &weight,
-                d,
-                eps: 1e-5,
-                out: &mut out,
-            });
+        let mut out = vec![9.0; 4 * padded]; // rows 1 and 2 of a tile of 4
+        let to = TileMut { rows: 4, row: 1, to: TileData::F32(&mut out) };
+        let norm = NormPack { x: &x, m, at: 1, n: 2, weight: &weight, d, eps: 1e-5, to };
+        kernels.norm_pack(norm);
+        for (line, got) in out.chunks(64).enumerate() {
+            let (group, row) = (line / 4, line % 4);
+            if !(1..3).contains(&row) {
+                assert!(got.iter().all(|x| *x == 9.0), "row {row} is not to be written");
+                continue;
+            }
             let token: Vec<f64> =
                 (0..padded).map(|i| f64::from(x[(i / 16 * m + row) * 16 + i % 16])).collect();
             let mean = token.iter().map(|x| x * x).sum::<f64>() / d as f64;
-            for i in 0..padded {
+            for (i, got) in (64 * group..).zip(got) {
                 let want = token[i] / (mean + 1e-5).sqrt() * f64::from(weight[i]);
-                assert!((want - f64::from(out[i])).abs() < 1e-5);
+                assert!((want - f64::from(*got)).abs() < 1e-5);
             }
         }
+        // Quantized, it is what packing the norm gives.
+        let [mut a, mut b] = [(); 2].map(|()| (vec![0i8; 128], vec![0.0; 2], vec![0; 2]));
+        fn row((q, scales, sums): &mut (Vec<i8>, Vec<f32>, Vec<i32>)) -> TileMut<'_> {
+            TileMut { rows: 1, row: 0, to: TileData::Q8 { q, scales, sums } }
+        }
+        let to = row(&mut a);
+        kernels.norm_pack(NormPack { x: &x, m, at: 1, n: 1, weight: &weight, d, eps: 1e-5, to });
+        let norm: Vec<f32> = (0..padded).map(|i| out[(i / 64 * 4 + 1) * 64 + i % 64]).collect();
+        kernels.pack(Pack { x: &norm, m: 1, at: 0, n: 1, rotation: 64, to: row(&mut b) });
+        assert_eq!(a, b);
     }
 }
 
@@ -401,7 +414,7 @@ fn attend(
             true => QueriesMut::Q8 { q: &mut packed, scales: &mut scales, sums: &mut sums },
             false => QueriesMut::F32(&mut plain),
         };
-        kernels.pack_query(PackQuery { x: &mut q.clone(), row, n, rotation: 16, to });
+        kernels.pack_query(PackQuery { x: &mut q.clone(), row, rotation: 16, to });
     }
     let queries = match eight_bit {
         true => Queries::Q8 { q: &packed, scales: &scales, sums: &sums },
@@ -420,6 +433,7 @@ fn attend(
             let block = store.block(at / BLOCK, head);
             kernels.attend(AttendBlock {
                 queries,
+                first: 0,
                 block,
                 head,
                 visible: &visible,
@@ -522,7 +536,8 @@ proptest::proptest! {
         for isa in Isa::ALL {
             let Some(kernels) = Kernels::new(isa) else { continue };
             let mut y = vec![0.0; 128];
-            kernels.rmsnorm(RmsNorm { x: &x, m: 2, row: 1, weight: &x[..128], d: 120, eps: 1e-6, out: &mut y });
+            let to = TileMut { rows: 1, row: 0, to: TileData::F32(&mut y) };
+            kernels.norm_pack(NormPack { x: &x, m: 2, at: 1, n: 1, weight: &x[..128], d: 120, eps: 1e-6, to });
             kernels.rotate(Rotate { x: &mut y, block: 32 });
             let mut all = bits(&y);
             let mut h = vec![0.0; 128];
@@ -530,8 +545,9 @@ proptest::proptest! {
             kernels.rope(Rope { x: &mut h, half: 24, cos: &x[..24], sin: &y[..24] });
             all.extend(bits(&h));
             let (mut q, mut scales, mut sums) = ([0i8; 128], [0.0; 2], [0; 2]);
-            let group = h.first_chunk().unwrap();
-            kernels.quantize(Quantize { x: group, row: 1, tile: 2, q: &mut q, scales: &mut scales, sums: &mut sums });
+            let to = TileData::Q8 { q: &mut q, scales: &mut scales, sums: &mut sums };
+            let to = TileMut { rows: 2, row: 1, to };
+            kernels.pack(Pack { x: &h[..64], m: 1, at: 0, n: 1, rotation: 64, to });
             all.extend(q.map(|q| q as u32));
             all.extend(bits(&scales));
             results.push(all);

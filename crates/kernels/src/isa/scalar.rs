@@ -27,6 +27,8 @@ impl Simd for Scalar {
     type I = [i32; 16];
     type Line = [i8; 64];
     const TILE: usize = 4;
+    const QUERIES: usize = Self::TILE;
+    const VALUES: usize = 1;
     const PANELS: usize = 1;
 
     #[inline(always)]
@@ -126,6 +128,10 @@ impl Simd for Scalar {
     #[inline(always)]
     fn add_i32(self, a: [i32; 16], b: [i32; 16]) -> [i32; 16] {
         std::array::from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    fn load_i32(self, x: &[i32; 16]) -> [i32; 16] {
+        *x
     }
 }
 

@@ -7,15 +7,21 @@
 
 use std::arch::x86_64::*;
 
-use crate::isa::Simd;
+use crate::isa::{Simd, amx};
+use crate::matrix::Dots;
 
-/// Proof that the CPU has AVX-512 F, BW, VL, DQ and VNNI.
+/// Proof that the CPU has AVX-512 F, BW, VL, DQ and VNNI, and with `MATRIX` also AMX int8, enabled.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512Vnni(());
+pub(crate) struct Avx512<const MATRIX: bool>(());
 
-impl Avx512Vnni {
+/// AVX-512 with VNNI.
+pub(crate) type Avx512Vnni = Avx512<false>;
+/// The same beside AMX.
+pub(crate) type Amx = Avx512<true>;
+
+impl<const MATRIX: bool> Avx512<MATRIX> {
     /// # Safety
-    /// The CPU must have AVX-512 F, BW, VL, DQ and VNNI.
+    /// The CPU must have these features, and [`amx::enable`] have returned true for `MATRIX`.
     #[inline(always)]
     pub(crate) unsafe fn assume() -> Self {
         Self(())
@@ -30,12 +36,15 @@ macro_rules! op {
     };
 }
 
-impl Simd for Avx512Vnni {
+impl<const MATRIX: bool> Simd for Avx512<MATRIX> {
     type F = __m512;
     type I = __m512i;
     type Line = __m512i;
     const TILE: usize = 8;
+    const QUERIES: usize = 12;
+    const VALUES: usize = 2;
     const PANELS: usize = 2;
+    const MATRIX: bool = MATRIX;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
@@ -154,5 +163,33 @@ impl Simd for Avx512Vnni {
     #[inline(always)]
     fn add_i32(self, a: __m512i, b: __m512i) -> __m512i {
         op!(_mm512_add_epi32(a, b))
+    }
+    #[inline(always)]
+    fn first(self, a: __m512) -> f32 {
+        op!(_mm512_cvtss_f32(a))
+    }
+    #[inline(always)]
+    fn load_i32(self, x: &[i32; 16]) -> __m512i {
+        // SAFETY: reads exactly the array; unaligned loads are allowed.
+        unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn matrix_open(self) {
+        assert!(MATRIX);
+        // SAFETY: `self` proves that AMX is enabled.
+        unsafe { amx::open() };
+    }
+    #[inline(always)]
+    fn matrix_dots(self, x: &[[i8; 64]; 16], w: &[[i8; 64]; 16], out: &mut Dots) {
+        assert!(MATRIX);
+        // SAFETY: `self` proves that AMX is enabled; the trait says: between open and close.
+        unsafe { amx::dots(x, w, out) };
+    }
+    #[inline(always)]
+    fn matrix_close(self) {
+        assert!(MATRIX);
+        // SAFETY: `self` proves that AMX is enabled.
+        unsafe { amx::close() };
     }
 }

@@ -1,0 +1,323 @@
+//! Attention within a pass: keys and values into the cache, queries against it.
+//!
+//! ```text
+//! prefill:   item = KV head × 8 tokens, all spans of 512 positions, merged as they come
+//! decode:    item = KV head × sequence × span; whoever packs the output projection's input merges
+//! ```
+//!
+//! Both visit blocks in order and merge spans in order, so both give the same bits.
+
+use std::cmp::Ordering;
+use std::ops::Range;
+
+use nanoinfer_format::Config;
+use nanoinfer_kernels::{
+    AttendBlock, BLOCK, FinishHead, MAX_TILE, MergeSpans, PackQuery, Rope, SPAN, StoreKv,
+};
+
+use crate::cache::SeqId;
+use crate::forward::{Pass, Slot};
+use crate::pool::Worker;
+use crate::scratch::{ATTENTION_RUN, Local, MAX_SPLIT};
+
+/// Consecutive tokens of a batch that belong to one sequence.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run {
+    /// First row of the batch.
+    pub from: usize,
+    /// Rows.
+    pub n: usize,
+    /// Spans of the longest row.
+    pub spans: usize,
+    /// Spans of the runs before.
+    pub first_span: usize,
+}
+
+/// How a batch is divided for decoding: its runs, or none if it is too large for that.
+pub(crate) fn divide(slots: &[Slot], runs: &mut Vec<Run>) {
+    runs.clear();
+    if slots.len() > MAX_SPLIT {
+        return;
+    }
+    let (mut from, mut first_span) = (0, 0);
+    for rows in slots.chunk_by(|a, b| a.seq == b.seq) {
+        let end = rows[rows.len() - 1].position + 1;
+        let spans = end.div_ceil(SPAN);
+        runs.push(Run { from, n: rows.len(), spans, first_span });
+        (from, first_span) = (from + rows.len(), first_span + spans);
+    }
+}
+
+/// A KV head of a layer, of one sequence.
+#[derive(Clone, Copy)]
+struct Head {
+    layer: usize,
+    kv: usize,
+    seq: SeqId,
+}
+
+/// Copies `out.len()` values of token `row`, from value `at` on, out of panel-major activations.
+fn gather(x: &[f32], m: usize, row: usize, at: usize, out: &mut [f32]) {
+    const LANES: usize = nanoinfer_format::LANES;
+    for (panel, lanes) in out.chunks_exact_mut(LANES).enumerate() {
+        lanes.copy_from_slice(&x[((at / LANES + panel) * m + row) * LANES..][..LANES]);
+    }
+}
+
+impl Pass<'_> {
+    /// Keys, rotated by their positions, and values into the cache. An item is one KV head.
+    pub(crate) fn cache_keys_and_values(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
+        let (c, m, s) = (self.config, self.m(), self.scratch);
+        let (kv_heads, head, group) = (c.n_kv_heads as usize, c.head_padded(), c.group());
+        let qkv = s.qkv.read(w);
+        let cache = self.cache.layers[layer].split(w, kv_heads, self.cache.n_blocks, head);
+        let (key, value) = local.row.split_at_mut(head);
+        let value = &mut value[..head];
+        for item in w.items(kv_heads) {
+            let unit = self.unit(qkv, item.index());
+            let mut cache = cache.take(&item);
+            for (row, slot) in self.slots.iter().enumerate() {
+                gather(unit, m, row, group * head, key);
+                gather(unit, m, row, (group + 1) * head, value);
+                self.rope(w, key, row);
+                let to = cache.block(self.cache.block(slot.seq, slot.position / BLOCK), head);
+                let (at, rotation) = (slot.position % BLOCK, self.key_rotation());
+                self.kernels.store_kv(StoreKv { key, value, at, rotation, to });
+            }
+        }
+    }
+
+    /// Queries, key and value of one KV head, panel-major.
+    fn unit<'q>(&self, qkv: &'q [f32], kv: usize) -> &'q [f32] {
+        let len = (self.config.group() + 2) * self.config.head_padded() * self.m();
+        &qkv[kv * len..][..len]
+    }
+
+    fn rope(&self, w: &Worker<'_>, x: &mut [f32], row: usize) {
+        let half = self.config.head_dim as usize / 2;
+        let angles = row * half..(row + 1) * half;
+        let (cos, sin) =
+            (&self.scratch.cos.read(w)[angles.clone()], &self.scratch.sin.read(w)[angles]);
+        self.kernels.rope(Rope { x, half, cos, sin });
+    }
+
+    /// Hadamard block of keys and queries in an 8-bit cache.
+    fn key_rotation(&self) -> usize {
+        Config::largest_value_rotation(self.config.head_dim) as usize
+    }
+
+    /// Attention of every token over its past.
+    pub(crate) fn attention(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
+        match self.runs.is_empty() {
+            true => self.attend_all_spans(w, local, layer),
+            false => self.attend_each_span(w, local, layer),
+        }
+    }
+
+    /// An item is one KV head and 8 tokens; leaves outputs.
+    fn attend_all_spans(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
+        let (m, s) = (self.m(), self.scratch);
+        let (kv_heads, width) = (self.config.n_kv_heads as usize, self.group_width());
+        let runs = m.div_ceil(ATTENTION_RUN);
+        // Rounding the tokens up to whole runs gives every item a column of the same width.
+        let column = ATTENTION_RUN * width;
+        let out = s.attn.split(w, kv_heads * runs * column, column);
+        for item in w.items(kv_heads * runs) {
+            let (kv, run) = (item.index() / runs, item.index() % runs);
+            let mut out = out.take(&item).run();
+            let mut from = run * ATTENTION_RUN;
+            let rows = &self.slots[from..m.min(from + ATTENTION_RUN)];
+            for slots in rows.chunk_by(|a, b| a.seq == b.seq) {
+                let (now, later) = out.split_at_mut(slots.len() * width);
+                let at = Head { layer, kv, seq: slots[0].seq };
+                self.merge_all(w, local, at, from, slots, now);
+                (from, out) = (from + slots.len(), later);
+            }
+        }
+    }
+
+    /// An item is one KV head, one run and one span; leaves states.
+    fn attend_each_span(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
+        let (spans, column) = self.span_columns();
+        let items = self.config.n_kv_heads as usize * spans;
+        let out = self.scratch.spans.split(w, items * column, column);
+        for item in w.items(items) {
+            let (kv, index) = (item.index() / spans, item.index() % spans);
+            let after = self.runs.partition_point(|r| r.first_span <= index);
+            let run = self.runs[after - 1];
+            let slots = &self.slots[run.from..][..run.n];
+            let at = Head { layer, kv, seq: slots[0].seq };
+            let n = self.pack_queries(w, local, kv, run.from, slots);
+            let states = &mut out.take(&item).run()[..n * self.state_len()];
+            self.attend_span(w, local, at, slots, index - run.first_span, states);
+        }
+    }
+
+    /// Spans of all runs, and values of the states of one of them.
+    fn span_columns(&self) -> (usize, usize) {
+        let spans = self.runs.iter().map(|r| r.spans).sum();
+        let tokens = self.runs.iter().map(|r| r.n).max().unwrap_or(0);
+        (spans, tokens * self.config.group() * self.state_len())
+    }
+
+    fn state_len(&self) -> usize {
+        AttendBlock::state_len(self.config.head_padded())
+    }
+
+    /// Values of the heads that share a KV head.
+    fn group_width(&self) -> usize {
+        self.config.group() * self.config.head_padded()
+    }
+
+    /// Positions that a token sees.
+    fn sees(&self, layer: usize, slot: &Slot) -> Range<usize> {
+        let (window, end) = (self.config.windows[layer] as usize, slot.position + 1);
+        (if window == 0 { 0 } else { end.saturating_sub(window) })..end
+    }
+
+    /// Queries of a run, rotated by their positions, as the cache's type wants them.
+    fn pack_queries(
+        &self,
+        w: &Worker<'_>,
+        local: &mut Local,
+        kv: usize,
+        from: usize,
+        slots: &[Slot],
+    ) -> usize {
+        let (head, group) = (self.config.head_padded(), self.config.group());
+        let unit = self.unit(self.scratch.qkv.read(w), kv);
+        for row in 0..slots.len() {
+            for g in 0..group {
+                let x = &mut local.row[..head];
+                gather(unit, self.m(), from + row, g * head, x);
+                self.rope(w, x, from + row);
+                let to = local.queries.unpacked(slots.len() * group, head);
+                let (row, rotation) = (row * group + g, self.key_rotation());
+                self.kernels.pack_query(PackQuery { x, row, rotation, to });
+            }
+        }
+        slots.len() * group
+    }
+
+    /// Outputs of the queries of a run: its spans, merged in order.
+    fn merge_all(
+        &self,
+        w: &Worker<'_>,
+        local: &mut Local,
+        at: Head,
+        from: usize,
+        slots: &[Slot],
+        out: &mut [f32],
+    ) {
+        let (head, group, len) = (self.config.head_padded(), self.config.group(), self.state_len());
+        let n = self.pack_queries(w, local, at.kv, from, slots);
+        let (first, last) = (
+            self.sees(at.layer, &slots[0]).start,
+            self.sees(at.layer, &slots[slots.len() - 1]).end,
+        );
+        let (mut states, mut spans) =
+            (std::mem::take(&mut local.states), std::mem::take(&mut local.spans));
+        for span in first / SPAN..last.div_ceil(SPAN) {
+            self.attend_span(w, local, at, slots, span, &mut spans[..n * len]);
+            let pairs = states.chunks_exact_mut(len).zip(spans[..n * len].chunks_exact(len));
+            for (query, (state, next)) in pairs.enumerate() {
+                self.merge(&self.sees(at.layer, &slots[query / group]), span, state, next);
+            }
+        }
+        for (state, out) in states.chunks_exact(len).zip(out.chunks_exact_mut(head)) {
+            self.kernels.finish_head(FinishHead { state, out });
+        }
+        (local.states, local.spans) = (states, spans);
+    }
+
+    /// Appends a span's state to those before it, if the query sees any of it.
+    fn merge(&self, sees: &Range<usize>, span: usize, state: &mut [f32], next: &[f32]) {
+        match span.cmp(&(sees.start / SPAN)) {
+            Ordering::Equal => state.copy_from_slice(next),
+            Ordering::Greater if span * SPAN < sees.end => {
+                self.kernels.merge_spans(MergeSpans { state, next });
+            }
+            _ => {}
+        }
+    }
+
+    /// States of the packed queries of a run over one span. A block of the cache is read once for
+    /// all of them.
+    fn attend_span(
+        &self,
+        w: &Worker<'_>,
+        local: &Local,
+        at: Head,
+        slots: &[Slot],
+        span: usize,
+        states: &mut [f32],
+    ) {
+        let (head, tile) = (self.config.head_padded(), self.kernels.tile());
+        let (len, group) = (self.state_len(), self.config.group());
+        states.chunks_exact_mut(len).for_each(AttendBlock::reset);
+        let queries = local.queries.packed(states.len() / len, head);
+        let (first, last) = (
+            self.sees(at.layer, &slots[0]).start,
+            self.sees(at.layer, &slots[slots.len() - 1]).end,
+        );
+        let blocks =
+            (span * SPAN).max(first) / BLOCK..((span + 1) * SPAN).min(last).div_ceil(BLOCK);
+        for block in blocks {
+            let start = block * BLOCK;
+            let index = at.kv * self.cache.n_blocks + self.cache.block(at.seq, block);
+            let kv = self.cache.layers[at.layer].block(w, index, head);
+            for (i, states) in states.chunks_mut(tile * len).enumerate() {
+                let from = i * tile;
+                let mut visible = [(0, 0); MAX_TILE];
+                let visible = &mut visible[..states.len() / len];
+                for (query, v) in (from..).zip(visible.iter_mut()) {
+                    let clip = |x: usize| x.clamp(start, start + BLOCK) - start;
+                    let sees = self.sees(at.layer, &slots[query / group]);
+                    *v = (clip(sees.start), clip(sees.end));
+                }
+                let (scale, first) = (self.config.attention_scale as f32, from);
+                self.kernels.attend(AttendBlock {
+                    queries,
+                    first,
+                    block: kv,
+                    head,
+                    visible,
+                    scale,
+                    states,
+                });
+            }
+        }
+    }
+
+    /// Attention outputs of one token, all heads.
+    pub(crate) fn attention_output(
+        &self,
+        w: &Worker<'_>,
+        state: &mut [f32],
+        layer: usize,
+        token: usize,
+        out: &mut [f32],
+    ) {
+        let (width, kv_heads) = (self.group_width(), self.config.n_kv_heads as usize);
+        let Some(run) = self.runs.iter().find(|r| (r.from..r.from + r.n).contains(&token)) else {
+            let stride = self.m().next_multiple_of(ATTENTION_RUN) * width;
+            let attn = self.scratch.attn.read(w);
+            for (kv, heads) in out.chunks_exact_mut(width).take(kv_heads).enumerate() {
+                heads.copy_from_slice(&attn[kv * stride + token * width..][..width]);
+            }
+            return;
+        };
+        let (head, group, len) = (self.config.head_padded(), self.config.group(), self.state_len());
+        let (spans, column) = self.span_columns();
+        let sees = self.sees(layer, &self.slots[token]);
+        let states = self.scratch.spans.read(w);
+        for (query, out) in out.chunks_exact_mut(head).take(kv_heads * group).enumerate() {
+            let (kv, at) = (query / group, (token - run.from) * group + query % group);
+            for span in 0..run.spans {
+                let place = (kv * spans + run.first_span + span) * column + at * len;
+                self.merge(&sees, span, &mut state[..len], &states[place..][..len]);
+            }
+            self.kernels.finish_head(FinishHead { state: &state[..len], out });
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Time of attention per query and block of 64 positions, in nanoseconds of CPU time.
+
+use nanoinfer_kernels::*;
+use rustix::time::{ClockId, clock_gettime};
+
+fn cpu_seconds() -> f64 {
+    let t = clock_gettime(ClockId::ThreadCPUTime);
+    t.tv_sec as f64 + t.tv_nsec as f64 * 1e-9
+}
+
+fn main() {
+    for kernels in Isa::ALL.into_iter().filter(|i| *i != Isa::Scalar).filter_map(Kernels::new) {
+        for (head, seen) in [(64, 64), (64, 1), (64, 32), (128, 64), (128, 1)] {
+            let n = kernels.tile();
+            let (k, v, v_scales) =
+                (vec![100u8; q8_key_block(head)], vec![3i8; BLOCK * head], vec![1.0; BLOCK]);
+            let (q, scales, sums) = (vec![1i8; n * head], vec![1.0; n], vec![head as i32; n]);
+            let mut states = vec![0.0; n * AttendBlock::state_len(head)];
+            let visible = vec![(0, seen); n];
+            let mut best = f64::MAX;
+            for _ in 0..9 {
+                let start = cpu_seconds();
+                for _ in 0..1000 {
+                    kernels.attend(AttendBlock {
+                        queries: Queries::Q8 { q: &q, scales: &scales, sums: &sums },
+                        first: 0,
+                        block: KvBlock::Q8 { k: &k, v: &v, v_scales: &v_scales },
+                        head,
+                        visible: &visible,
+                        scale: 1e-9,
+                        states: &mut states,
+                    });
+                }
+                best = best.min(cpu_seconds() - start);
+            }
+            let each = best * 1e6 / n as f64;
+            println!(
+                "{:10} head {head:3}, {seen:2} positions, {n:2} queries: {each:6.1} ns",
+                kernels.isa().name()
+            );
+        }
+    }
+}

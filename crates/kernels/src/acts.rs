@@ -1,0 +1,216 @@
+//! Packed activations: what a matrix product reads, and how vectors become it.
+//!
+//! Tokens lie in tiles of 16 (fewer where the batch is smaller), a tile being one run of memory,
+//! like a weight panel:
+//!
+//! ```text
+//! q       [tiles][k/64][rows][64]     one group of one token is one cache line of int8
+//! scales  [tiles][k/64][rows]         amax / 127 of each line
+//! sums    [tiles][k/64][rows]         Σ q of each line
+//! ```
+//!
+//! So a register tile broadcasts four bytes of several lines, and a matrix unit loads 16 lines as
+//! its operand. Rows of the last tile beyond the batch are never read.
+
+use crate::isa::Simd;
+use crate::quantize::{quantize_group, rotate_lanes};
+
+/// Tokens per tile of packed activations.
+pub const TOKENS: usize = 16;
+
+/// Rows per tile when `m` tokens are packed.
+pub const fn tile_rows(m: usize) -> usize {
+    if m < TOKENS { m } else { TOKENS }
+}
+
+/// Rows of all tiles of `m` tokens, those beyond the last token included.
+pub const fn packed_rows(m: usize) -> usize {
+    m.div_ceil(TOKENS) * tile_rows(m)
+}
+
+/// Quantized activations of `m` tokens.
+#[derive(Clone, Copy)]
+pub struct Acts<'a> {
+    /// `[tiles][k/64][rows][64]`
+    pub q: &'a [i8],
+    /// `[tiles][k/64][rows]`
+    pub scales: &'a [f32],
+    /// Σ q, `[tiles][k/64][rows]`
+    pub sums: &'a [i32],
+    /// Tokens.
+    pub m: usize,
+}
+
+/// f32 activations of `m` tokens, `[tiles][k/64][rows][64]`.
+#[derive(Clone, Copy)]
+pub struct ActsF32<'a> {
+    /// The values.
+    pub x: &'a [f32],
+    /// Tokens.
+    pub m: usize,
+}
+
+/// Where token `at` lies: its line in group 0 of its tile, and lines from one group to the next.
+#[inline(always)]
+pub(crate) fn line_of(at: usize, groups: usize, m: usize) -> (usize, usize) {
+    let rows = tile_rows(m);
+    (at / TOKENS * groups * rows + at % TOKENS, rows)
+}
+
+/// A run of rows of one tile, to be written.
+pub struct TileMut<'a> {
+    /// Rows of the tile.
+    pub rows: usize,
+    /// First row to write.
+    pub row: usize,
+    /// The tile.
+    pub to: TileData<'a>,
+}
+
+/// The buffers of one tile, in the encoding of the model.
+pub enum TileData<'a> {
+    /// Rotated and quantized.
+    Q8 {
+        /// `[k/64][rows][64]`
+        q: &'a mut [i8],
+        /// `[k/64][rows]`
+        scales: &'a mut [f32],
+        /// `[k/64][rows]`
+        sums: &'a mut [i32],
+    },
+    /// As they are, `[k/64][rows][64]`.
+    F32(&'a mut [f32]),
+}
+
+impl TileMut<'_> {
+    fn check(&self, groups: usize, n: usize) {
+        assert!(n > 0 && self.row + n <= self.rows);
+        let lines = groups * self.rows;
+        assert!(match &self.to {
+            TileData::Q8 { q, scales, sums } =>
+                q.len() == 64 * lines && scales.len() == lines && sums.len() == lines,
+            TileData::F32(x) => x.len() == 64 * lines,
+        });
+    }
+
+    /// Writes one group of one token.
+    #[inline(always)]
+    fn put<S: Simd>(&mut self, s: S, group: usize, row: usize, x: [S::F; 4], rotation: usize) {
+        let line = group * self.rows + self.row + row;
+        match &mut self.to {
+            TileData::Q8 { q, scales, sums } => {
+                let to = q[64 * line..].first_chunk_mut().expect("checked");
+                let x = rotate_lanes(s, x, rotation);
+                (scales[line], sums[line]) = quantize_group(s, x, to);
+            }
+            TileData::F32(to) => {
+                let to = to[64 * line..].as_chunks_mut::<16>().0;
+                for i in 0..4 {
+                    s.store(x[i], &mut to[i]);
+                }
+            }
+        }
+    }
+}
+
+/// Arguments of `pack`: tokens of panel-major activations into rows of a tile.
+pub struct Pack<'a> {
+    /// `[k/16][m][16]`; a plain vector is `m` = 1.
+    pub x: &'a [f32],
+    /// Tokens in `x`.
+    pub m: usize,
+    /// First of the tokens to pack.
+    pub at: usize,
+    /// Tokens to pack.
+    pub n: usize,
+    /// Hadamard block, a power of two up to 64; unused where activations stay f32.
+    pub rotation: usize,
+    /// The rows.
+    pub to: TileMut<'a>,
+}
+
+impl Pack<'_> {
+    pub(crate) fn check(&self) {
+        assert!(self.m > 0 && self.x.len().is_multiple_of(64 * self.m));
+        assert!(self.at + self.n <= self.m);
+        assert!(self.rotation.is_power_of_two() && self.rotation <= 64);
+        self.to.check(self.x.len() / (64 * self.m), self.n);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn pack<S: Simd>(s: S, mut a: Pack<'_>) {
+    for group in 0..a.x.len() / (64 * a.m) {
+        for row in 0..a.n {
+            let x = group_lanes(s, a.x, a.m, group, a.at + row);
+            a.to.put(s, group, row, x, a.rotation);
+        }
+    }
+}
+
+/// 64 values of one token.
+#[inline(always)]
+fn group_lanes<S: Simd>(s: S, x: &[f32], m: usize, group: usize, token: usize) -> [S::F; 4] {
+    let lanes = x.as_chunks::<16>().0;
+    let mut out = [s.splat(0.0); 4];
+    for i in 0..4 {
+        out[i] = s.load(&lanes[(4 * group + i) * m + token]);
+    }
+    out
+}
+
+/// Arguments of `norm_pack`: RMSNorm (Zhang and Sennrich, 2019), x / √(mean x² + ε) · w, of tokens
+/// of panel-major activations, packed as rows of a tile.
+pub struct NormPack<'a> {
+    /// `[d/16][m][16]`, `d` padded to 64, zero beyond the model's width.
+    pub x: &'a [f32],
+    /// Tokens in `x`.
+    pub m: usize,
+    /// First of the tokens to pack.
+    pub at: usize,
+    /// Tokens to pack.
+    pub n: usize,
+    /// Weights, padded with zeros.
+    pub weight: &'a [f32],
+    /// Width of the model, the divisor of the mean.
+    pub d: usize,
+    /// ε
+    pub eps: f32,
+    /// The rows.
+    pub to: TileMut<'a>,
+}
+
+impl NormPack<'_> {
+    pub(crate) fn check(&self) {
+        assert!(self.m > 0 && self.x.len() == self.weight.len() * self.m);
+        assert!(self.weight.len().is_multiple_of(64));
+        assert!(self.at + self.n <= self.m && self.n <= TOKENS);
+        self.to.check(self.weight.len() / 64, self.n);
+    }
+}
+
+/// Works on all tokens of the tile at once, so that memory is read in the order it lies in.
+#[inline(always)]
+pub(crate) fn norm_pack<S: Simd>(s: S, mut a: NormPack<'_>) {
+    let mut squares = [s.splat(0.0); TOKENS];
+    for panel in a.x.as_chunks::<16>().0.chunks_exact(a.m) {
+        for (x, sum) in panel[a.at..][..a.n].iter().zip(&mut squares) {
+            let x = s.load(x);
+            *sum = s.fma(x, x, *sum);
+        }
+    }
+    let mut inverse = [0.0; TOKENS];
+    for (inverse, squares) in inverse.iter_mut().zip(squares).take(a.n) {
+        *inverse = 1.0 / (s.sum(squares) / a.d as f32 + a.eps).sqrt();
+    }
+    for (group, weight) in a.weight.as_chunks::<64>().0.iter().enumerate() {
+        let weight = weight.as_chunks::<16>().0;
+        for (row, inverse) in inverse.iter().enumerate().take(a.n) {
+            let mut x = group_lanes(s, a.x, a.m, group, a.at + row);
+            for i in 0..4 {
+                x[i] = s.mul(s.mul(x[i], s.splat(*inverse)), s.load(&weight[i]));
+            }
+            a.to.put(s, group, row, x, 64);
+        }
+    }
+}
