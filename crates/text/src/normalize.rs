@@ -1,4 +1,7 @@
 //! Unicode and space normalisation, the first step of encoding.
+//!
+//! Characters that are younger than Unicode 9, whose tables `tokenizers` has, are normalised by
+//! newer tables here and can come out differently.
 
 use std::borrow::Cow;
 

@@ -2,9 +2,12 @@
 
 mod common;
 
+use std::sync::LazyLock;
+
 use common::{LLAMA2, LLAMA2_JSON, SMOL, SMOL_GGUF};
 use nanoinfer_text::{GgufVocab, Specials, Tokenizer, Vocab, tokenizer_json_from_gguf};
 use proptest::prelude::*;
+use regex_automata::meta::Regex;
 use serde_json::{Value, json};
 
 /// Both tokenizers of one JSON.
@@ -13,7 +16,11 @@ struct Pair {
     ours: Tokenizer,
     theirs: tokenizers::Tokenizer,
     theirs_plain: tokenizers::Tokenizer,
+    normalizes: bool,
 }
+
+/// Characters that Unicode 9 does not know.
+static NEWER: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\P{Age=9.0}").unwrap());
 
 impl Pair {
     fn new(name: &str, json: &[u8]) -> Self {
@@ -21,17 +28,26 @@ impl Pair {
         let mut theirs_plain = theirs.clone();
         theirs_plain.set_encode_special_tokens(true);
         let ours = Tokenizer::from_json(json).unwrap();
-        Self { name: name.to_owned(), ours, theirs, theirs_plain }
+        let normalizes = ["NFKC", "NFD"].iter().any(|n| find(json, n));
+        Self { name: name.to_owned(), ours, theirs, theirs_plain, normalizes }
     }
 
     fn check(&self, text: &str) {
+        // What normalizers do with a character depends on the version of Unicode, and theirs is 9.
+        let old = |c: &char| !self.normalizes || !NEWER.is_match(&*c.encode_utf8(&mut [0; 4]));
+        let text = &text.chars().filter(old).collect::<String>();
         let sides = [(&self.theirs, Specials::Parse), (&self.theirs_plain, Specials::Plain)];
         for (theirs, specials) in sides {
-            let expected = theirs.encode_fast(text, false).unwrap();
+            let expected = theirs.encode_fast(text.as_str(), false).unwrap();
             let ids = self.ours.encode(text, specials);
             assert_eq!(ids, expected.get_ids(), "{}: {specials:?} {text:?}", self.name);
         }
     }
+}
+
+/// Whether a JSON text names this type.
+fn find(json: &[u8], name: &str) -> bool {
+    String::from_utf8_lossy(json).contains(&format!(r#""type":"{name}""#))
 }
 
 /// Pieces of text that pre-tokenizers and added tokens treat differently.
