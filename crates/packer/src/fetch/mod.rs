@@ -27,9 +27,9 @@ use pinned::Pinned;
 pub enum Step<'a> {
     /// A sentence for people: something that takes time begins, or was decided.
     Say(&'a str),
-    /// `done` of `total` units of what was last said.
+    /// `done` of `total` bytes of what was last said.
     Progress {
-        /// Units so far: bytes of a download, tensors of a conversion.
+        /// Bytes so far: of a download, or of the tensors of a file being written or compared.
         done: u64,
         /// All of them; 0 when unknown.
         total: u64,
