@@ -5,6 +5,9 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::LazyLock;
+
+use regex_automata::meta::Regex;
 
 use crate::json::AddedToken;
 
@@ -108,6 +111,8 @@ impl AddedTokens {
 }
 
 fn touches_word(text: &str, start: usize, end: usize) -> bool {
-    let word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+    // What a word is, the regular expression says: ½ is a number, and still not part of one.
+    static WORD: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\w").expect("a sound pattern"));
+    let word = |c: Option<char>| c.is_some_and(|c| WORD.is_match(&*c.encode_utf8(&mut [0; 4])));
     word(text[..start].chars().next_back()) || word(text[end..].chars().next())
 }

@@ -252,6 +252,11 @@ fn other_shapes_of_json() {
     let names = ["legacy", "words", "gemma", "edges", "falcon", "cut"];
     let jsons = [legacy, words, gemma, edges, falcon, cut];
     let pairs: Vec<Pair> = names.iter().zip(&jsons).map(|(n, j)| Pair::new(n, j)).collect();
+    // Whether an added token is a word of its own, next to characters that look like one's.
+    for text in ["\n\nhello½", "²hello", "hello٣", "e\u{301}hello", "hello\u{200d}", "hello‿"]
+    {
+        pairs.iter().for_each(|pair| pair.check(text));
+    }
     run(700, &pairs, |_, _| {});
 }
 
