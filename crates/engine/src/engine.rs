@@ -90,6 +90,7 @@ pub struct Engine {
     chunk: usize,
     logits_rows: usize,
     cancel: Canceller,
+    processed: u64,
 }
 
 impl Engine {
@@ -131,6 +132,7 @@ impl Engine {
             chunk,
             logits_rows,
             cancel: Canceller::default(),
+            processed: 0,
             pool,
             model,
         })
@@ -154,6 +156,28 @@ impl Engine {
     /// Time per step since [`Self::set_profiling`], as the calling thread saw it.
     pub fn profile(&self) -> &Profile {
         &self.locals[0].profile
+    }
+
+    pub(crate) fn profile_mut(&mut self) -> &mut Profile {
+        &mut self.locals[0].profile
+    }
+
+    /// Tokens that passes have processed since the start, those of cancelled passes not counted.
+    pub fn processed(&self) -> u64 {
+        self.processed
+    }
+
+    /// Bytes that decoding one token reads, with `cached` positions in the cache: every weight
+    /// once, and the keys and values that attention sees.
+    pub fn decode_bytes(&self, cached: usize) -> u64 {
+        let config = self.model.config();
+        let seen = |window: &u32| match *window {
+            0 => cached as u64,
+            window => (cached as u64).min(u64::from(window)),
+        };
+        let positions: u64 = config.windows.iter().map(seen).sum();
+        let per_layer = self.kv_bytes_per_position() / u64::from(config.n_layers);
+        self.model.weights().pass_bytes(self.model.file()) + positions * per_layer
     }
 
     pub(crate) fn kernels(&self) -> Kernels {
@@ -250,6 +274,7 @@ impl Engine {
         for step in batch {
             self.cache.advance(step.seq, 1);
         }
+        self.processed += batch.len() as u64;
         Ok(())
     }
 
@@ -288,5 +313,10 @@ impl Engine {
             return Err(Error::NotFinite { path: self.model.file().path().to_path_buf() });
         }
         Ok(&mut self.row)
+    }
+
+    /// What the last [`Self::logits`] lent, as it was left.
+    pub(crate) fn last_logits(&self) -> &[f32] {
+        &self.row
     }
 }

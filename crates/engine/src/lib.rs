@@ -18,6 +18,7 @@
 
 mod attend;
 mod cache;
+mod dialogue;
 mod engine;
 mod error;
 mod forward;
@@ -40,6 +41,6 @@ pub use model::Model;
 pub use nanoinfer_kernels::{Isa, UnknownIsa};
 pub use nanoinfer_text::Message;
 pub use profile::{PassStep, Profile};
-pub use sample::Sampling;
+pub use sample::{Candidate, Sampling};
 pub use selfcheck::{NUMERICS, Replay, SelfCheck};
 pub use session::{Event, FinishReason, GenerateOptions, Session, Stats};

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use nanoinfer_format::{Config, Generation, NanoFile, SectionKind};
-use nanoinfer_text::{ChatTemplate, Message, Tokenizer, Vocab, VocabTable, encode_chat};
+use nanoinfer_text::{ChatTemplate, ChatText, Message, Tokenizer, Vocab, VocabTable};
 
 use crate::Error;
 use crate::weights::Weights;
@@ -111,10 +111,15 @@ impl Model {
         Ok(bos.into_iter().chain(ids).collect())
     }
 
+    /// A conversation as the template renders it, up to where the model's answer begins.
+    pub(crate) fn chat_text(&self, messages: &[Message]) -> Result<ChatText, Error> {
+        ChatText::render(self.tokenizer()?, &self.template()?, messages, true)
+            .map_err(|e| self.text_error(e))
+    }
+
     /// Ids of a conversation, up to where the model's answer begins.
     pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, Error> {
-        let tokenizer = self.tokenizer()?;
-        encode_chat(tokenizer, &self.template()?, messages, true).map_err(|e| self.text_error(e))
+        Ok(self.chat_text(messages)?.encode_from(self.tokenizer()?, 0))
     }
 
     fn missing(&self, what: &'static str) -> Error {

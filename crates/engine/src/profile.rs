@@ -1,8 +1,8 @@
-//! Where the time of a pass goes, step by step.
+//! Where the time of a token goes, step by step.
 
 use std::time::{Duration, Instant};
 
-/// The steps of a forward pass, as `forward.rs` names them.
+/// The steps of a forward pass, as `forward.rs` names them, and the choice of a token after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // the steps' own names
 pub enum PassStep {
@@ -16,11 +16,12 @@ pub enum PassStep {
     GateUp,
     Down,
     Head,
+    Sampling,
 }
 
 impl PassStep {
     /// All steps, in the order of a pass.
-    pub const ALL: [PassStep; 10] = [
+    pub const ALL: [PassStep; 11] = [
         Self::Embed,
         Self::Norm,
         Self::Qkv,
@@ -31,6 +32,7 @@ impl PassStep {
         Self::GateUp,
         Self::Down,
         Self::Head,
+        Self::Sampling,
     ];
 
     /// Its name for people.
@@ -46,6 +48,7 @@ impl PassStep {
             Self::GateUp => "gate_up",
             Self::Down => "down",
             Self::Head => "head",
+            Self::Sampling => "sampling",
         }
     }
 }
@@ -81,6 +84,13 @@ impl Profile {
             let now = Instant::now();
             self.times[step as usize] += now - self.since;
             self.since = now;
+        }
+    }
+
+    /// Adds the time of a step that was measured elsewhere.
+    pub(crate) fn add(&mut self, step: PassStep, time: Duration) {
+        if self.enabled {
+            self.times[step as usize] += time;
         }
     }
 

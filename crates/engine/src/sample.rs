@@ -54,9 +54,18 @@ impl Sampling {
     }
 }
 
-/// A candidate token: its logit, its weight, its id.
+/// A token that could have been chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Candidate {
+    /// Its id.
+    pub id: u32,
+    /// What the model gave it.
+    pub probability: f32,
+}
+
+/// A token that may be drawn: its logit, its weight, its id.
 #[derive(Clone, Copy)]
-struct Candidate {
+struct Weighted {
     logit: f32,
     weight: f32,
     id: u32,
@@ -66,11 +75,11 @@ struct Candidate {
 pub(crate) struct Sampler {
     pub sampling: Sampling,
     kernels: Kernels,
-    weights: Vec<f32>,          // [vocab]
-    candidates: Vec<Candidate>, // at most vocab
-    counts: Vec<u32>,           // [vocab], occurrences among generated tokens
-    seen: Vec<bool>,            // [vocab], occurs in the context
-    context: Vec<u32>,          // distinct tokens of the context
+    weights: Vec<f32>,         // [vocab]
+    candidates: Vec<Weighted>, // at most vocab
+    counts: Vec<u32>,          // [vocab], occurrences among generated tokens
+    seen: Vec<bool>,           // [vocab], occurs in the context
+    context: Vec<u32>,         // distinct tokens of the context
 }
 
 impl Sampler {
@@ -137,6 +146,25 @@ impl Sampler {
         pick(self.candidates.iter().map(|c| (c.weight, c.id)), uniform, best)
     }
 
+    /// The `n` most likely tokens, ties by id.
+    pub(crate) fn top(&mut self, logits: &[f32], n: usize) -> Vec<Candidate> {
+        let max = logits[argmax(logits) as usize];
+        let out = &mut self.weights[..];
+        self.kernels.exp_weights(ExpWeights { logits, max, scale: 1.0, out });
+        let total: f64 = self.weights.iter().map(|&w| f64::from(w)).sum();
+        let mut top: Vec<(f32, u32)> = Vec::with_capacity(n + 1);
+        for (&weight, id) in self.weights.iter().zip(0..) {
+            if top.len() == n && top.last().is_none_or(|(least, _)| weight <= *least) {
+                continue;
+            }
+            let at = top.partition_point(|(w, _)| *w >= weight);
+            top.insert(at, (weight, id));
+            top.truncate(n);
+        }
+        let probability = |weight| (f64::from(weight) / total) as f32;
+        top.iter().map(|&(w, id)| Candidate { id, probability: probability(w) }).collect()
+    }
+
     fn penalize(&self, logits: &mut [f32]) {
         let s = &self.sampling;
         if (s.repetition_penalty, s.presence_penalty, s.frequency_penalty) == (1.0, 0.0, 0.0) {
@@ -165,7 +193,7 @@ impl Sampler {
             self.candidates.clear();
             let kept =
                 self.weights.iter().zip(logits).zip(0..).filter(|((w, _), _)| **w >= threshold);
-            self.candidates.extend(kept.map(|((&weight, &logit), id)| Candidate {
+            self.candidates.extend(kept.map(|((&weight, &logit), id)| Weighted {
                 logit,
                 weight,
                 id,
@@ -299,6 +327,17 @@ mod tests {
         assert_near(&frequencies(m, &LOGITS), &softmax(1.0, &[1, 2, 3]));
         let both = Sampling { top_k: 3, top_p: 0.9, temperature: 2.0, ..base };
         assert_near(&frequencies(both, &LOGITS), &softmax(2.0, &[1, 2, 3]));
+    }
+
+    #[test]
+    fn the_top_is_in_order_with_the_models_probabilities() {
+        let mut s = sampler(Sampling { temperature: 0.3, top_k: 1, ..Sampling::default() }, 5);
+        let top = s.top(&LOGITS, 3);
+        assert_eq!(top.iter().map(|c| c.id).collect::<Vec<_>>(), [1, 3, 2]);
+        let want = softmax(1.0, &[0, 1, 2, 3, 4]);
+        assert!(top.iter().all(|c| (f64::from(c.probability) - want[c.id as usize]).abs() < 1e-6));
+        assert_eq!(s.top(&LOGITS, 9).len(), 5);
+        assert!(s.top(&LOGITS, 0).is_empty());
     }
 
     #[test]

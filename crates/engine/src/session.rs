@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use nanoinfer_text::{Message, StopMatcher, StopStep, TextStream};
 
+use crate::dialogue::Dialogue;
 use crate::sample::Sampler;
-use crate::{Canceller, Engine, Error, Sampling, SeqId, Step};
+use crate::{Canceller, Candidate, Engine, Error, PassStep, Sampling, SeqId, Step};
 
 /// What an answer should be like.
 #[derive(Clone, Debug, Default)]
@@ -149,6 +150,7 @@ pub struct Session {
     stats: Stats,
     started: Instant,
     steps: Vec<Step>,
+    dialogue: Dialogue,
 }
 
 impl Session {
@@ -169,6 +171,7 @@ impl Session {
             stats: Stats::default(),
             started: Instant::now(),
             steps: Vec::with_capacity(engine.max_batch()),
+            dialogue: Dialogue::default(),
             engine,
         })
     }
@@ -193,6 +196,26 @@ impl Session {
         self.stats
     }
 
+    /// Tokens of the context whose keys and values are cached: all but what is to be processed.
+    pub fn cached(&self) -> usize {
+        self.engine.len(self.seq)
+    }
+
+    /// Measures the steps of passes from now on, in [`Engine::profile`], or stops.
+    pub fn set_profiling(&mut self, enabled: bool) {
+        self.engine.set_profiling(enabled);
+    }
+
+    /// What the last token was chosen from: the `n` most likely tokens with the probabilities that
+    /// the model gave them, penalties applied, temperature and filters not. Empty before the
+    /// answer's first token.
+    pub fn candidates(&mut self, n: usize) -> Vec<Candidate> {
+        match self.stats.generated {
+            0 => Vec::new(),
+            _ => self.sampler.top(self.engine.last_logits(), n),
+        }
+    }
+
     /// A handle that stops the answer from any thread, within a layer's time.
     pub fn canceller(&self) -> Canceller {
         self.engine.canceller()
@@ -200,6 +223,12 @@ impl Session {
 
     /// Makes `ids` the context. The longest common prefix with the present one stays cached.
     pub fn prompt_tokens(&mut self, ids: &[u32]) -> Result<(), Error> {
+        self.set_context(ids)?;
+        self.dialogue = Dialogue::default();
+        Ok(())
+    }
+
+    fn set_context(&mut self, ids: &[u32]) -> Result<(), Error> {
         let vocab = self.engine.model().config().vocab_size;
         if let Some(&token) = ids.iter().find(|&&id| id >= vocab) {
             return Err(Error::Token { token, vocab });
@@ -225,11 +254,39 @@ impl Session {
     }
 
     /// Makes a conversation the context, to be answered.
+    ///
+    /// If it goes on from the one in the context, the tokens of that stay as they are, those of
+    /// answers too, and only what the template adds is tokenized. An error leaves the context as
+    /// it was.
     pub fn prompt_chat(&mut self, messages: &[Message]) -> Result<(), Error> {
-        let ids = self.engine.model().encode_chat(messages)?;
-        self.prompt_tokens(&ids)?;
+        let model = self.engine.model();
+        let text = model.chat_text(messages)?;
+        let (answer, end) = self.answer();
+        let (kept, new) = self.dialogue.next(model.tokenizer()?, &text, &answer, end);
+        let ids = [&self.tokens[..kept], &new].concat();
+        self.set_context(&ids)?;
+        self.dialogue.advance(text, &answer, end, ids.len());
         self.answer_follows = true;
         Ok(())
+    }
+
+    /// The text of the present answer, and where in the context it ends: before the token that
+    /// said so, which the template will write itself.
+    fn answer(&self) -> (String, usize) {
+        let (Some(table), Some(vocab)) =
+            (self.engine.model().vocab_table(), self.engine.model().vocab())
+        else {
+            return (String::new(), self.tokens.len());
+        };
+        let eos = &self.engine.model().generation().eos;
+        let ended = self.generated().last().is_some_and(|id| eos.contains(id));
+        let mut stream = TextStream::new(table, true);
+        let mut text = String::new();
+        for id in self.generated() {
+            text.push_str(stream.push(&vocab, *id));
+        }
+        text.push_str(stream.finish());
+        (text, self.tokens.len() - usize::from(ended))
     }
 
     /// Begins an answer to the context; [`Self::next`] then gives its events.
@@ -318,7 +375,9 @@ impl Session {
             return Ok(self.finish(FinishReason::Cancelled));
         }
         let position = self.tokens.len();
+        let sampling = Instant::now();
         let id = self.sampler.draw(self.engine.logits(0)?, position);
+        self.engine.profile_mut().add(PassStep::Sampling, sampling.elapsed());
         self.tokens.push(id);
         self.sampler.push(id);
         self.stats.generated += 1;

@@ -158,6 +158,15 @@ impl Weights {
         })
     }
 
+    /// Bytes of weights that a pass for one token reads: all, but of an embedding that is not also
+    /// the output layer only a row, which does not count.
+    pub(crate) fn pass_bytes(&self, file: &NanoFile) -> u64 {
+        let gathered = self.token_embd.tensor != self.output.tensor;
+        let all: u64 = file.tensors().iter().map(|t| t.len).sum();
+        let embedding = file.tensors()[self.token_embd.tensor].len;
+        all - if gathered { embedding } else { 0 }
+    }
+
     /// RoPE frequencies, turns per position as fractions of 2⁶⁴.
     pub(crate) fn rope_turns<'f>(&self, file: &'f NanoFile) -> &'f [u64] {
         file.u64s(&file.tensors()[self.rope_turns])

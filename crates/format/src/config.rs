@@ -14,6 +14,16 @@ pub enum Quant {
     Q8,
 }
 
+impl Quant {
+    /// `f32` or `q8`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Q8 => "q8",
+        }
+    }
+}
+
 /// Architecture of a decoder-only transformer. All sizes are logical (unpadded) counts.
 ///
 /// Stored as canonical JSON: fields in this order, no white space. Unknown fields are refused,

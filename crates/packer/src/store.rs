@@ -177,7 +177,7 @@ impl Store {
         loras: &[Lora],
         report: &mut Report<'_>,
     ) -> Result<(), Error> {
-        report(Step::Say(&format!("converting {} to {}", source.name, name_of(quant))));
+        report(Step::Say(&format!("converting {} to {}", source.name, quant.name())));
         let input = Input::detect(&source.path)?;
         let mut progress = |p: Progress| report(Step::Progress { done: p.done, total: p.total });
         let mut options = Options::new(quant);
@@ -199,13 +199,13 @@ impl Store {
 
     fn path(&self, label: &str, quant: Quant, identity: &str) -> PathBuf {
         let mut hasher = blake3::Hasher::new();
-        for part in [identity, name_of(quant)] {
+        for part in [identity, quant.name()] {
             hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
         }
         hasher.update(&nanoinfer_format::VERSION.to_le_bytes());
         hasher.update(&PACKER_VERSION.to_le_bytes());
         let key = &hasher.finalize().to_hex()[..16];
-        self.root.join("models").join(format!("{label}-{}-{key}.nano", name_of(quant)))
+        self.root.join("models").join(format!("{label}-{}-{key}.nano", quant.name()))
     }
 
     /// Waits until no other process holds `name`, and holds it until the file is dropped.
@@ -293,13 +293,6 @@ struct Source {
     id: Option<String>,
     /// What the cache key is made of.
     identity: String,
-}
-
-fn name_of(quant: Quant) -> &'static str {
-    match quant {
-        Quant::Q8 => "q8",
-        Quant::F32 => "f32",
-    }
 }
 
 /// A model's identity without asking anybody; `None` if only the hub could say.

@@ -27,31 +27,79 @@ use crate::{ChatTemplate, Error, Message, Tokenizer};
 /// `add_generation_prompt`. Control tokens come from the template only, never from contents.
 ///
 /// # Errors
-/// [`Error::Template`] as for rendering, and [`Error::Message`] if a role holds the string of a
-/// control token or contents use up the private-use characters.
+/// As for [`ChatText::render`].
 pub fn encode_chat(
     tokenizer: &Tokenizer,
     template: &ChatTemplate,
     messages: &[Message],
     add_generation_prompt: bool,
 ) -> Result<Vec<u32>, Error> {
-    let specials: Vec<&str> = tokenizer.specials().collect();
-    if let Some(index) = messages.iter().position(|m| specials.iter().any(|s| m.role.contains(s))) {
-        return Err(Error::Message { index, what: "the role holds a control token" });
+    let text = ChatText::render(tokenizer, template, messages, add_generation_prompt)?;
+    Ok(text.encode_from(tokenizer, 0))
+}
+
+/// A conversation as its template renders it, with the places that stay text whatever they spell.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ChatText {
+    text: String,
+    masked: Vec<Range<usize>>, // ascending
+}
+
+impl ChatText {
+    /// Renders a conversation; see [`ChatTemplate::render`] for `add_generation_prompt`.
+    ///
+    /// # Errors
+    /// [`Error::Template`] as for rendering, and [`Error::Message`] if a role holds the string of
+    /// a control token or contents use up the private-use characters.
+    pub fn render(
+        tokenizer: &Tokenizer,
+        template: &ChatTemplate,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<Self, Error> {
+        let specials: Vec<&str> = tokenizer.specials().collect();
+        let names_control = |m: &Message| specials.iter().any(|s| m.role.contains(s));
+        if let Some(index) = messages.iter().position(names_control) {
+            return Err(Error::Message { index, what: "the role holds a control token" });
+        }
+        let masks = Masks::new(&specials, messages)?;
+        let render = |mask: &dyn Fn(&str) -> String| {
+            let masked: Vec<Message> =
+                messages.iter().map(|m| Message::new(&*m.role, mask(&m.content))).collect();
+            template.render(&masked, add_generation_prompt)
+        };
+        let mut text = render(&|content| masks.mask_first(content, &specials))?;
+        let safe = render(&|content| masks.mask_all(content))?;
+        if tokenizer.control_tokens(&text) != tokenizer.control_tokens(&safe) {
+            text = safe;
+        }
+        let (text, masked) = masks.unmask(&text);
+        Ok(Self { text, masked })
     }
-    let masks = Masks::new(&specials, messages)?;
-    let render = |mask: &dyn Fn(&str) -> String| {
-        let masked: Vec<Message> =
-            messages.iter().map(|m| Message::new(&*m.role, mask(&m.content))).collect();
-        template.render(&masked, add_generation_prompt)
-    };
-    let mut text = render(&|content| masks.mask_first(content, &specials))?;
-    let safe = render(&|content| masks.mask_all(content))?;
-    if tokenizer.control_tokens(&text) != tokenizer.control_tokens(&safe) {
-        text = safe;
+
+    /// The rendered text.
+    pub fn text(&self) -> &str {
+        &self.text
     }
-    let (text, masked) = masks.unmask(&text);
-    Ok(tokenizer.encode_with(&text, Policy::Protect(&masked)))
+
+    /// Whether both begin with the same `len` bytes, the same of them protected: then the tokens
+    /// of one stand for the beginning of the other too.
+    pub fn same_start(&self, other: &Self, len: usize) -> bool {
+        let before = |t: &Self| -> Vec<Range<usize>> {
+            let starts = t.masked.iter().take_while(|r| r.start < len);
+            starts.map(|r| r.start..r.end.min(len)).collect()
+        };
+        let (a, b) = (self.text.as_bytes().get(..len), other.text.as_bytes().get(..len));
+        a.is_some() && a == b && before(self) == before(other)
+    }
+
+    /// The ids of the text from byte `at` on, a character boundary, as the continuation of what
+    /// stands before.
+    pub fn encode_from(&self, tokenizer: &Tokenizer, at: usize) -> Vec<u32> {
+        let rest = self.masked.iter().filter(|r| r.end > at);
+        let rest: Vec<_> = rest.map(|r| r.start.saturating_sub(at)..r.end - at).collect();
+        tokenizer.encode_part(&self.text[at..], at == 0, Policy::Protect(&rest))
+    }
 }
 
 /// A private-use stand-in for every character that control tokens are made of.

@@ -12,7 +12,7 @@
 //!   from it loads in well under a millisecond.
 //! - [`build_vocab`], [`Vocab`] and [`TextStream`] decode from a table that is read in place.
 //! - [`StopMatcher`] ends a generation at a string.
-//! - [`ChatTemplate`] and [`encode_chat`] turn a conversation into ids such that nothing typed can
+//! - [`ChatTemplate`], [`ChatText`] and [`encode_chat`] turn a conversation into ids such that nothing typed can
 //!   pose as a control token.
 //! - [`tokenizer_json_from_gguf`] makes a `tokenizer.json` from the metadata of a GGUF file.
 //! - [`terminal_safe`] makes model text harmless to show.
@@ -42,7 +42,7 @@ mod vocab_build;
 mod wire;
 
 pub use chat::{ChatTemplate, Message};
-pub use encode_chat::encode_chat;
+pub use encode_chat::{ChatText, encode_chat};
 pub use error::Error;
 pub use gguf::{GgufVocab, tokenizer_json_from_gguf};
 pub use stop::{StopMatcher, StopStep};

@@ -117,22 +117,21 @@ impl Tokenizer {
 
     /// The ids of `text`. Never adds a BOS or any other token that the text does not hold.
     pub fn encode(&self, text: &str, specials: Specials) -> Vec<u32> {
-        self.encode_with(
-            text,
-            match specials {
-                Specials::Parse => Policy::Parse,
-                Specials::Plain => Policy::Plain,
-            },
-        )
+        let policy = match specials {
+            Specials::Parse => Policy::Parse,
+            Specials::Plain => Policy::Plain,
+        };
+        self.encode_part(text, true, policy)
     }
 
-    pub(crate) fn encode_with(&self, text: &str, policy: Policy<'_>) -> Vec<u32> {
+    /// The ids of a text, or of a later part of one if not `from_start`.
+    pub(crate) fn encode_part(&self, text: &str, from_start: bool, policy: Policy<'_>) -> Vec<u32> {
         let mut out = Vec::with_capacity(text.len() / 3);
         let mut scratch = Scratch::default();
         self.segments(text, policy, |segment| match segment {
             Segment::Token(id) => out.push(id),
             Segment::Span(span, at_start) => {
-                self.encode_span(span, at_start, &mut scratch, &mut out);
+                self.encode_span(span, from_start && at_start, &mut scratch, &mut out);
             }
         });
         out
