@@ -133,14 +133,27 @@ pub(crate) struct Generate {
 
 /// Talk with a model.
 ///
-/// Type a message, read the answer; the model remembers the conversation. `exit`, the end of the
-/// input, or Ctrl-C quits. Standard output carries the answers only, so a pipe gets just those.
+/// On a terminal the chat takes the whole screen: answers as they come, and beside them what the
+/// engine does. Enter sends, Esc stops an answer, `/help` lists keys and commands, F2 shows the
+/// inside; `exit` or Ctrl-C quits.
+///
+/// With standard input or output piped, or with --plain, it reads messages line by line and
+/// answers on standard output, everything else on standard error. `exit`, the end of the input, or
+/// Ctrl-C quits.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   nanoinfer chat
   nanoinfer chat --model Qwen.gguf --system 'Answer in one sentence.' --temp 0.7
-  echo 'Name three rivers.' | nanoinfer chat > answer.txt")]
+  echo 'Name three rivers.' | nanoinfer chat > answer.txt
+
+Exit codes: 0 left by exit, Ctrl-C or the end of the input; 129 the terminal was closed, 143 ended
+by SIGTERM, 130 by SIGINT (or Ctrl-C with --plain); 101 a bug, told after the terminal is restored.
+
+Environment:
+  NANOINFER_HISTORY  file for the messages sent (default: in the platform's state folder; empty:
+                     keep none)
+  NO_COLOR           no colours")]
 pub(crate) struct Chat {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
@@ -150,12 +163,15 @@ pub(crate) struct Chat {
     /// Most tokens of one answer (default: until it ends)
     #[arg(short, long = "max-tokens", value_name = "N")]
     pub(crate) n: Option<usize>,
+    /// Line by line, on a terminal too
+    #[arg(long)]
+    pub(crate) plain: bool,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
 }
 
 /// Which model, and how it is run.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(crate) struct ModelArgs {
     /// .nano or .gguf file, Hugging Face folder, hub id (org/name), or smollm2
     #[arg(long, short, default_value = "smollm2")]

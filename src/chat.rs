@@ -1,20 +1,34 @@
-//! `nanoinfer chat`: a conversation on the terminal or through pipes.
+//! `nanoinfer chat`: a conversation on the whole screen, or line by line through pipes.
 
-use std::io::{IsTerminal, stderr, stdin};
+use std::io::{IsTerminal, stderr, stdin, stdout};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use etcetera::BaseStrategy;
+use nanoinfer_interface::chat::{Ended, Setup};
+use nanoinfer_interface::line;
 
-use crate::args::Chat;
+use crate::args::{Chat, ModelArgs};
 
 pub(crate) fn run(args: Chat) -> Result<ExitCode> {
+    if args.plain || !on_a_screen() { lines(&args) } else { screen(args) }
+}
+
+/// Whether there is a terminal that can be drawn on.
+fn on_a_screen() -> bool {
+    let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb" || term.is_empty());
+    stdin().is_terminal() && stdout().is_terminal() && !dumb
+}
+
+fn lines(args: &Chat) -> Result<ExitCode> {
     let mut session = crate::run::session(&args.model)?;
     let options = args.sampling.options(session.engine().model(), args.n);
     let interactive = stdin().is_terminal();
     if interactive {
         crate::report::say("type a message; `exit` or Ctrl-C quits");
     }
-    nanoinfer_interface::chat::run(
+    let talked = line::run(
         &mut session,
         args.system.as_deref(),
         &options,
@@ -22,6 +36,46 @@ pub(crate) fn run(args: Chat) -> Result<ExitCode> {
         &mut crate::run::stdout(),
         stderr(),
         interactive,
-    )?;
-    Ok(ExitCode::SUCCESS)
+    );
+    match talked {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(line::Error::Io(e)) => Err(e.into()), // `main` has to see a closed pipe as such
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn screen(args: Chat) -> Result<ExitCode> {
+    let session = crate::run::session(&args.model)?;
+    let options = args.sampling.options(session.engine().model(), args.n);
+    let name = args.model.model.clone();
+    let model = args.model;
+    let setup = Setup {
+        name,
+        system: args.system,
+        options,
+        history: history(),
+        color: std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
+        open: Box::new(move |name, tell| {
+            let args = ModelArgs { model: name.to_owned(), revision: None, ..model.clone() };
+            crate::run::session_told(&args, tell).map_err(|e| format!("{e:#}"))
+        }),
+        bandwidth: Some(Box::new(|threads| crate::bench::memory_bandwidth(threads).ok())),
+    };
+    let ended = nanoinfer_interface::chat::run(session, setup).context("the terminal")?;
+    Ok(match ended {
+        Ended::Asked => ExitCode::SUCCESS,
+        Ended::Signal(signal) => ExitCode::from(128 + signal as u8),
+        Ended::Closed => ExitCode::from(129), // as if the terminal's hang-up had arrived
+    })
+}
+
+/// Where sent messages are kept: `NANOINFER_HISTORY` (empty: nowhere), else a file in the
+/// platform's folder for state.
+fn history() -> Option<PathBuf> {
+    if let Some(file) = std::env::var_os("NANOINFER_HISTORY") {
+        return Some(PathBuf::from(file)).filter(|f| !f.as_os_str().is_empty());
+    }
+    let base = etcetera::choose_base_strategy().ok()?;
+    let state = base.state_dir().unwrap_or_else(|| base.data_dir());
+    Some(state.join("nanoinfer").join("chat-history"))
 }

@@ -11,7 +11,7 @@ use nanoinfer_engine::{
 use nanoinfer_format::Quant;
 use nanoinfer_interface::terminal;
 use nanoinfer_kernels::Isa;
-use nanoinfer_packer::fetch::ModelRef;
+use nanoinfer_packer::fetch::{ModelRef, Report, Step};
 use nanoinfer_packer::store::Store;
 
 use crate::args::{Kv, ModelArgs, SamplingArgs};
@@ -19,7 +19,8 @@ use crate::report::Reporter;
 
 /// The `.nano` file for what was given as `--model`, made now if it has to be.
 pub(crate) fn nano_file(model: &str) -> Result<PathBuf> {
-    nano_file_at(model, None)
+    let mut reporter = Reporter::default();
+    ready(model, None, &mut |step| reporter.step(step))
 }
 
 /// The cache; what is converted gets a self-check.
@@ -35,16 +36,20 @@ fn self_check(file: &Path) -> Result<Option<Vec<u8>>, String> {
     }
 }
 
-/// The same for a revision of a hub model.
-fn nano_file_at(model: &str, revision: Option<&str>) -> Result<PathBuf> {
+/// The same for a revision of a hub model, telling what it does.
+fn ready(model: &str, revision: Option<&str>, report: &mut Report<'_>) -> Result<PathBuf> {
     let model = ModelRef::parse(model)?.at_revision(revision)?;
-    let mut reporter = Reporter::default();
-    Ok(store()?.ready(&model, Quant::Q8, &mut |step| reporter.step(step))?)
+    Ok(store()?.ready(&model, Quant::Q8, report)?)
 }
 
 /// The model, mapped, with threads and buffers.
 pub(crate) fn engine(args: &ModelArgs) -> Result<Engine> {
-    let file = nano_file_at(&args.model, args.revision.as_deref())?;
+    let mut reporter = Reporter::default();
+    engine_told(args, &mut |step| reporter.step(step))
+}
+
+fn engine_told(args: &ModelArgs, report: &mut Report<'_>) -> Result<Engine> {
+    let file = ready(&args.model, args.revision.as_deref(), report)?;
     let model = if args.no_mmap { Model::open_copy(file)? } else { Model::open(file)? };
     let options = EngineOptions {
         threads: args.threads.map(|n| n as usize),
@@ -59,6 +64,16 @@ pub(crate) fn engine(args: &ModelArgs) -> Result<Engine> {
 /// A session with an empty context, ready to take tokens.
 pub(crate) fn session(args: &ModelArgs) -> Result<Session> {
     Ok(Session::new(engine(args)?)?)
+}
+
+/// The same where standard error is not to be written to: what it does goes to `tell`.
+pub(crate) fn session_told(args: &ModelArgs, tell: &dyn Fn(String)) -> Result<Session> {
+    let engine = engine_told(args, &mut |step| {
+        if let Step::Say(what) = step {
+            tell(nanoinfer_text::terminal_safe(what).into_owned());
+        }
+    })?;
+    Ok(Session::new(engine)?)
 }
 
 pub(crate) fn forced_isa() -> Result<Option<Isa>> {

@@ -91,6 +91,13 @@ impl Limits {
     }
 }
 
+/// Bytes per second that so many threads can read: the best of a few rounds.
+pub(crate) fn memory_bandwidth(threads: usize) -> Result<f64> {
+    let limits = Limits::each(&[threads], Kernels::best().isa())?;
+    let rounds = (0..3).flat_map(|_| STREAMS).map(|streams| limits[0].read(streams));
+    Ok(rounds.fold(0.0, f64::max))
+}
+
 /// Runs `work` on so many threads at once; returns the seconds until all are done.
 fn together(threads: usize, work: impl Fn() + Sync) -> f64 {
     let ready = Barrier::new(threads);

@@ -1,0 +1,205 @@
+//! What can be typed after a slash.
+
+use nanoinfer_engine::GenerateOptions;
+
+/// A command, with what stands after its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Slash {
+    Help,
+    Clear,
+    Regen,
+    Undo,
+    Edit,
+    System,
+    Set,
+    Context,
+    Save,
+    Load,
+    Export,
+    Copy,
+    Model,
+    Telemetry,
+    Exit,
+    /// Ends in a panic, to see that the terminal survives one. Not in releases.
+    #[cfg(debug_assertions)]
+    Panic,
+}
+
+/// Name, what follows it, and what it does.
+pub(crate) const COMMANDS: &[(Slash, &str, &str, &str)] = &[
+    (Slash::Help, "help", "", "keys and commands"),
+    (Slash::Clear, "clear", "", "begin a new conversation"),
+    (Slash::Regen, "regen", "", "answer the last message again, with another seed"),
+    (Slash::Undo, "undo", "", "take back the last message and its answer"),
+    (Slash::Edit, "edit", "", "change the last message and send it again"),
+    (Slash::System, "system", "[TEXT]", "instruct the model; without text, show the instruction"),
+    (Slash::Set, "set", "[NAME VALUE]", "temp, top-k, top-p, min-p, seed …; alone, show them"),
+    (Slash::Context, "context", "", "what is in the cache, token by token"),
+    (Slash::Save, "save", "FILE", "keep the conversation as JSON"),
+    (Slash::Load, "load", "FILE", "go on with a kept conversation"),
+    (Slash::Export, "export", "FILE", "write the conversation as Markdown"),
+    (Slash::Copy, "copy", "", "the last answer to the clipboard"),
+    (Slash::Model, "model", "[NAME]", "use another model; alone, show this one"),
+    (Slash::Telemetry, "telemetry", "", "off, on, or with the inside"),
+    (Slash::Exit, "exit", "", "leave"),
+    #[cfg(debug_assertions)]
+    (Slash::Panic, "panic", "ui|worker", "test"),
+];
+
+/// Splits a typed line into command and argument; the error says what is known.
+pub(crate) fn parse(line: &str) -> Result<(Slash, &str), String> {
+    let line = line.strip_prefix('/').unwrap_or(line);
+    let (name, argument) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    let found = COMMANDS.iter().find(|(_, known, ..)| *known == name);
+    match found {
+        Some((slash, ..)) => Ok((*slash, argument.trim())),
+        None => Err(format!("there is no /{name}; /help lists what there is")),
+    }
+}
+
+/// Whether a message is a command: one line that begins like one. Paths like `/usr` are not, and
+/// neither is anything of several lines.
+pub(crate) fn is_command(text: &str) -> bool {
+    let word = text.strip_prefix('/').map(|t| t.split_whitespace().next().unwrap_or(""));
+    word.is_some_and(|w| !w.is_empty() && w.chars().all(|c| c.is_ascii_lowercase()))
+        && !text.trim().contains('\n')
+}
+
+/// Names of settings that `/set` knows.
+pub(crate) const SETTINGS: &[&str] = &[
+    "temp",
+    "top-k",
+    "top-p",
+    "min-p",
+    "repeat-penalty",
+    "presence-penalty",
+    "frequency-penalty",
+    "seed",
+    "max-tokens",
+];
+
+/// What Tab makes of the text: the longest certain completion, and the choices if several.
+pub(crate) fn complete(text: &str) -> Option<(String, Vec<&'static str>)> {
+    if let Some(start) = text.strip_prefix("/set ") {
+        let (text, choices) = extend(start, SETTINGS.iter().copied())?;
+        return Some((format!("/set {text}"), choices));
+    }
+    let start = text.strip_prefix('/')?;
+    let (text, choices) = extend(start, COMMANDS.iter().map(|(_, name, ..)| *name))?;
+    Some((format!("/{text}"), choices))
+}
+
+/// A lone choice gets a blank after it, ready for its argument.
+fn extend(
+    start: &str,
+    names: impl Iterator<Item = &'static str>,
+) -> Option<(String, Vec<&'static str>)> {
+    let choices: Vec<&str> = names.filter(|name| name.starts_with(start)).collect();
+    let first = *choices.first()?;
+    let common = (start.len()..=first.len())
+        .rev()
+        .find(|end| choices.iter().all(|c| c.starts_with(&first[..*end])))?;
+    match choices.len() {
+        1 => Some((format!("{first} "), choices)),
+        _ => Some((first[..common].to_owned(), choices)),
+    }
+}
+
+/// Changes a setting; the error says what it takes.
+pub(crate) fn set(options: &mut GenerateOptions, argument: &str) -> Result<(), String> {
+    let (name, value) = argument.split_once(char::is_whitespace).unwrap_or((argument, ""));
+    let value = value.trim();
+    let number = |from: f32, to: f32| match value.parse::<f32>() {
+        Ok(x) if (from..=to).contains(&x) => Ok(x),
+        _ => Err(format!("{name} takes a number from {from} to {to}")),
+    };
+    let whole = || value.parse::<u64>().map_err(|_| format!("{name} takes a whole number"));
+    let s = &mut options.sampling;
+    match name {
+        "temp" => s.temperature = number(0.0, 100.0)?,
+        "top-k" => s.top_k = whole()? as usize,
+        "top-p" => s.top_p = number(0.0, 1.0)?,
+        "min-p" => s.min_p = number(0.0, 1.0)?,
+        "repeat-penalty" => s.repetition_penalty = number(0.01, 100.0)?,
+        "presence-penalty" => s.presence_penalty = number(-100.0, 100.0)?,
+        "frequency-penalty" => s.frequency_penalty = number(-100.0, 100.0)?,
+        "seed" => s.seed = whole()?,
+        "max-tokens" => {
+            options.max_tokens = Some(whole()? as usize).filter(|n| *n > 0);
+        }
+        _ => return Err(format!("there is no setting {name}; there are {}", SETTINGS.join(", "))),
+    }
+    Ok(())
+}
+
+/// The settings, as `/set` takes them.
+pub(crate) fn settings(options: &GenerateOptions) -> String {
+    let s = options.sampling;
+    let max = options.max_tokens.map_or("until it ends".to_owned(), |n| n.to_string());
+    format!(
+        "temp {} · top-k {} · top-p {} · min-p {} · repeat-penalty {} · presence-penalty {} · \
+         frequency-penalty {} · seed {} · max-tokens {max}",
+        s.temperature,
+        s.top_k,
+        s.top_p,
+        s.min_p,
+        s.repetition_penalty,
+        s.presence_penalty,
+        s.frequency_penalty,
+        s.seed
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_and_messages_are_told_apart() {
+        assert_eq!(parse("/system  Be brief. "), Ok((Slash::System, "Be brief.")));
+        assert_eq!(parse("/copy"), Ok((Slash::Copy, "")));
+        assert!(parse("/frobnicate x").unwrap_err().contains("/help"));
+        for (text, expected) in [
+            ("/help", true),
+            ("/nonsense", true),
+            ("/usr/bin is a folder", false),
+            ("/ or?", false),
+            ("/", false),
+            ("help", false),
+            ("/set temp 1\nand more", false),
+        ] {
+            assert_eq!(is_command(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn tab_completes_as_far_as_it_is_certain() {
+        assert_eq!(complete("/tel"), Some(("/telemetry ".into(), vec!["telemetry"])));
+        assert_eq!(complete("/ex"), Some(("/ex".into(), vec!["export", "exit"])));
+        assert_eq!(complete("/co"), Some(("/co".into(), vec!["context", "copy"])));
+        assert_eq!(
+            complete("/set fre"),
+            Some(("/set frequency-penalty ".into(), vec!["frequency-penalty"]))
+        );
+        assert_eq!(complete("/set top"), Some(("/set top-".into(), vec!["top-k", "top-p"])));
+        assert_eq!(complete("/xyz"), None);
+        assert_eq!(complete("hello"), None);
+    }
+
+    #[test]
+    fn settings_are_checked() {
+        let mut options = GenerateOptions::default();
+        for name in SETTINGS {
+            set(&mut options, &format!("{name} 1")).unwrap();
+        }
+        assert_eq!(options.max_tokens, Some(1));
+        assert_eq!(options.sampling.temperature, 1.0);
+        set(&mut options, "max-tokens 0").unwrap();
+        assert_eq!(options.max_tokens, None);
+        for wrong in ["temp hot", "temp nan", "top-p 1.5", "top-k -1", "temp", "colour red"] {
+            assert!(set(&mut options, wrong).is_err(), "{wrong}");
+        }
+        let shown = settings(&options);
+        assert!(SETTINGS.iter().all(|name| shown.contains(name)), "{shown}");
+    }
+}

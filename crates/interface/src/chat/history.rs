@@ -1,0 +1,138 @@
+//! Messages sent before, kept in a file between runs.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+/// Messages kept in the file.
+const KEPT: usize = 1000;
+
+/// What was sent, the newest last.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    entries: Vec<String>,
+    file: Option<PathBuf>,
+    /// Entry shown in the input, and what was being written before.
+    browsing: Option<(usize, String)>,
+}
+
+impl History {
+    /// Reads the file, one JSON string a line; lines that are none are skipped. Without a file,
+    /// nothing outlives the process.
+    pub(crate) fn open(file: Option<PathBuf>) -> Self {
+        let text = file.as_ref().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
+        let entries = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        Self { entries, file, browsing: None }
+    }
+
+    /// Adds what was sent, unless it was just sent before.
+    ///
+    /// # Errors
+    /// The file cannot be written; the entry is there for this run all the same.
+    pub(crate) fn push(&mut self, text: &str) -> io::Result<()> {
+        self.browsing = None;
+        if self.entries.last().is_some_and(|last| last == text) {
+            return Ok(());
+        }
+        self.entries.push(text.to_owned());
+        let Some(path) = &self.file else { return Ok(()) };
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        // Longer than it should be: written anew, now and then.
+        let grown = self.entries.len() > 2 * KEPT;
+        if grown {
+            self.entries.drain(..self.entries.len() - KEPT);
+        }
+        let lines = if grown { &self.entries[..] } else { &self.entries[self.entries.len() - 1..] };
+        let mut options = OpenOptions::new();
+        options.create(true).append(!grown).write(true).truncate(grown);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut text = String::new();
+        for line in lines {
+            text.push_str(&serde_json::to_string(line)?);
+            text.push('\n');
+        }
+        options.open(path)?.write_all(text.as_bytes())
+    }
+
+    /// The entry before the one shown; `draft` is what the input holds now.
+    pub(crate) fn older(&mut self, draft: &str) -> Option<&str> {
+        let at = self.browsing.as_ref().map_or(self.entries.len(), |(at, _)| *at).checked_sub(1)?;
+        let draft = self.browsing.take().map_or_else(|| draft.to_owned(), |(_, draft)| draft);
+        self.browsing = Some((at, draft));
+        self.entries.get(at).map(String::as_str)
+    }
+
+    /// The entry after the one shown, or at last what was being written.
+    pub(crate) fn newer(&mut self) -> Option<String> {
+        let (at, draft) = self.browsing.take()?;
+        match self.entries.get(at + 1) {
+            Some(entry) => {
+                self.browsing = Some((at + 1, draft));
+                Some(entry.clone())
+            }
+            None => Some(draft),
+        }
+    }
+
+    /// The newest entry older than `before` (an index) that contains `query` in any case.
+    pub(crate) fn search(&self, query: &str, before: usize) -> Option<(usize, &str)> {
+        let query = query.to_lowercase();
+        let older = self.entries[..before.min(self.entries.len())].iter().enumerate().rev();
+        let found = older.into_iter().find(|(_, entry)| entry.to_lowercase().contains(&query));
+        found.map(|(at, entry)| (at, entry.as_str()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_kept_between_runs_and_does_not_grow_forever() {
+        let folder = std::env::temp_dir().join(format!("nanoinfer-history-{}", std::process::id()));
+        let file = folder.join("deep/history");
+        let mut history = History::open(Some(file.clone()));
+        history.push("first\nline two").unwrap();
+        history.push("second").unwrap();
+        history.push("second").unwrap();
+        let again = History::open(Some(file.clone()));
+        assert_eq!(again.entries, ["first\nline two", "second"]);
+        let mut history = again;
+        for i in 0..2 * KEPT {
+            history.push(&format!("entry {i}")).unwrap();
+        }
+        let entries = History::open(Some(file)).entries;
+        assert!((KEPT..=2 * KEPT).contains(&entries.len()));
+        assert_eq!(entries.last().unwrap(), &format!("entry {}", 2 * KEPT - 1));
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn the_draft_comes_back_after_browsing() {
+        let mut history = History::default();
+        assert_eq!(history.older("draft"), None);
+        history.push("a").unwrap();
+        history.push("b").unwrap();
+        assert_eq!(history.older("draft"), Some("b"));
+        assert_eq!(history.older("b"), Some("a"));
+        assert_eq!(history.older("a"), None);
+        assert_eq!(history.newer().as_deref(), Some("b"));
+        assert_eq!(history.newer().as_deref(), Some("draft"));
+        assert_eq!(history.newer(), None);
+    }
+
+    #[test]
+    fn search_goes_back_in_time() {
+        let mut history = History::default();
+        for text in ["Why is the sky blue?", "Hello", "why not"] {
+            history.push(text).unwrap();
+        }
+        assert_eq!(history.search("why", usize::MAX), Some((2, "why not")));
+        assert_eq!(history.search("WHY", 2), Some((0, "Why is the sky blue?")));
+        assert_eq!(history.search("why", 0), None);
+        assert_eq!(history.search("none", usize::MAX), None);
+    }
+}

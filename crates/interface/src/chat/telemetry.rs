@@ -1,0 +1,169 @@
+//! The figures of the telemetry pane, from what the worker reports.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::worker::{Inside, Progress};
+
+/// Points of the sparkline, and the time each stands for.
+const POINTS: usize = 120;
+const POINT: Duration = Duration::from_millis(250);
+/// What "now" means for tokens per second.
+const NOW: Duration = Duration::from_millis(1000);
+
+/// What the engine is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Phase {
+    #[default]
+    Idle,
+    Prefill,
+    Decode,
+}
+
+/// Figures of the current or last answer, and of the machine.
+#[derive(Debug, Default)]
+pub(crate) struct Telemetry {
+    pub phase: Phase,
+    /// The last report's figures; its text is gone to the transcript.
+    pub last: Progress,
+    /// Tokens per second, a point each [`POINT`], over all answers.
+    pub speeds: VecDeque<f32>,
+    /// Steps and candidates, as last seen.
+    pub inside: Option<Inside>,
+    /// Bytes per second that memory can deliver.
+    pub roofline: Option<f64>,
+    /// Bytes of memory this process uses.
+    pub rss: Option<u64>,
+    /// Milliseconds of each token of the answer, ascending.
+    sorted_ms: Vec<f32>,
+    /// Times of the last second's tokens, and their sum.
+    recent: VecDeque<Duration>,
+    recent_sum: Duration,
+    since_point: Duration,
+    tokens_in_point: u32,
+    prefill_began: Option<Instant>,
+}
+
+impl Telemetry {
+    /// An answer was asked for.
+    pub(crate) fn begin(&mut self, now: Instant) {
+        self.phase = Phase::Prefill;
+        self.last = Progress { cached: self.last.cached, ..Progress::default() };
+        self.sorted_ms.clear();
+        self.recent.clear();
+        self.recent_sum = Duration::ZERO;
+        self.since_point = Duration::ZERO;
+        self.tokens_in_point = 0;
+        self.prefill_began = Some(now);
+    }
+
+    /// The worker reported.
+    pub(crate) fn update(&mut self, progress: Progress) {
+        for time in &progress.token_times {
+            self.token(*time);
+        }
+        if progress.stats.generated > 0 {
+            self.phase = Phase::Decode;
+        }
+        self.inside = progress.inside.clone().or(self.inside.take());
+        self.last = progress;
+    }
+
+    /// The answer ended, or never began.
+    pub(crate) fn end(&mut self) {
+        self.phase = Phase::Idle;
+    }
+
+    fn token(&mut self, time: Duration) {
+        let ms = time.as_secs_f32() * 1e3;
+        let at = self.sorted_ms.partition_point(|x| *x < ms);
+        self.sorted_ms.insert(at, ms);
+        self.recent.push_back(time);
+        self.recent_sum += time;
+        while self.recent_sum > NOW && self.recent.len() > 1 {
+            self.recent_sum -= self.recent.pop_front().unwrap_or_default();
+        }
+        self.since_point += time;
+        self.tokens_in_point += 1;
+        if self.since_point >= POINT {
+            self.speeds.push_back(self.tokens_in_point as f32 / self.since_point.as_secs_f32());
+            if self.speeds.len() > POINTS {
+                self.speeds.pop_front();
+            }
+            (self.since_point, self.tokens_in_point) = (Duration::ZERO, 0);
+        }
+    }
+
+    /// Tokens per second over the last second.
+    pub(crate) fn speed_now(&self) -> Option<f64> {
+        let time = self.recent_sum.as_secs_f64();
+        (time > 0.0).then(|| self.recent.len() as f64 / time)
+    }
+
+    /// Tokens per second of the answer, after its first.
+    pub(crate) fn speed_mean(&self) -> Option<f64> {
+        Some(self.last.stats.decode_tps()).filter(|tps| *tps > 0.0)
+    }
+
+    /// Milliseconds per token that this share of the answer's tokens keeps below.
+    pub(crate) fn percentile(&self, share: f64) -> Option<f32> {
+        let last = self.sorted_ms.len().checked_sub(1)?;
+        self.sorted_ms.get((share * last as f64).round() as usize).copied()
+    }
+
+    /// Bytes per second that decoding reads: what a token reads, times tokens per second.
+    pub(crate) fn traffic(&self) -> Option<f64> {
+        Some(self.speed_now()? * self.last.token_bytes as f64)
+    }
+
+    /// Time the rest of the prompt will take at the pace so far.
+    pub(crate) fn prefill_left(&self, now: Instant) -> Option<Duration> {
+        let (done, total) = self.last.prefill;
+        let began = self.prefill_began.filter(|_| done > 0 && done < total)?;
+        Some((now - began).mul_f64((total - done) as f64 / done as f64))
+    }
+}
+
+/// Bytes of memory this process uses, where the system says so.
+pub(crate) fn rss() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nanoinfer_engine::Stats;
+
+    #[test]
+    fn figures_follow_the_reports() {
+        let mut t = Telemetry::default();
+        let start = Instant::now();
+        t.begin(start);
+        assert_eq!(t.phase, Phase::Prefill);
+        t.update(Progress { prefill: (100, 400), ..Progress::default() });
+        let left = t.prefill_left(start + Duration::from_secs(2)).unwrap();
+        assert_eq!(left, Duration::from_secs(6));
+        let ms = |n: u64| Duration::from_millis(n);
+        let times: Vec<_> = (0..200).map(|i| ms(if i % 100 == 50 { 100 } else { 10 })).collect();
+        t.update(Progress {
+            token_times: times,
+            stats: Stats { generated: 201, decode: ms(2180), ..Stats::default() },
+            token_bytes: 1_000_000_000,
+            prefill: (400, 400),
+            ..Progress::default()
+        });
+        assert_eq!(t.phase, Phase::Decode);
+        assert_eq!(t.percentile(0.5), Some(10.0));
+        assert_eq!(t.percentile(1.0), Some(100.0));
+        assert!((t.speed_mean().unwrap() - 91.7).abs() < 0.1);
+        // 91 tokens in the last second, one of them slow.
+        assert!((t.speed_now().unwrap() - 91.0).abs() < 1.0, "{:?}", t.speed_now());
+        assert!((t.traffic().unwrap() / 1e9 - 91.0).abs() < 1.0);
+        assert_eq!(t.speeds.len(), 8);
+        assert_eq!(t.prefill_left(start), None);
+        t.end();
+        assert_eq!(t.phase, Phase::Idle);
+    }
+}

@@ -1,0 +1,496 @@
+//! The whole chat without a terminal: actions in, frames out, with a pretended engine for what the
+//! screen shows and the real one for what its figures say.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use nanoinfer_engine::{
+    Engine, EngineOptions, FinishReason, GenerateOptions, Model, Session, Stats,
+};
+use nanoinfer_format::Quant;
+use nanoinfer_packer::fetch::ModelRef;
+use nanoinfer_packer::store::Store;
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::style::Color;
+
+use super::app::{App, Busy, Effect, Overlay};
+use super::history::History;
+use super::keys::{Action, Direction, Scroll};
+use super::theme::Theme;
+use super::view;
+use super::worker::{
+    Command, Context, ContextToken, Controls, Inside, ModelInfo, Progress, Report, Worker,
+};
+
+fn info() -> ModelInfo {
+    ModelInfo {
+        name: "smollm2".into(),
+        quant: "q8",
+        kv: "q8",
+        file_bytes: 138_470_976,
+        isa: "avx512vnni",
+        threads: 2,
+        ctx: 4096,
+        layers: 30,
+        vocab: 49152,
+    }
+}
+
+fn app(color: bool) -> App {
+    let options = GenerateOptions::default();
+    App::new(info(), None, options, History::default(), Theme::new(color))
+}
+
+fn frame(app: &mut App, width: u16, height: u16) -> Terminal<TestBackend> {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+    terminal
+        .draw(|frame| {
+            let areas = view::prepare(app, frame.area());
+            view::draw(frame, app, &areas);
+        })
+        .unwrap();
+    terminal
+}
+
+fn screen(app: &mut App, width: u16, height: u16) -> String {
+    let terminal = frame(app, width, height);
+    let buffer = terminal.backend().buffer();
+    let rows = buffer.content.chunks(usize::from(width));
+    let row = |cells: &[ratatui::buffer::Cell]| -> String {
+        // A wide character's second cell holds a blank that the terminal does not show.
+        let mut skip = 0;
+        let mut text = String::new();
+        for cell in cells {
+            if skip == 0 {
+                text.push_str(cell.symbol());
+            }
+            skip = if skip > 0 { skip - 1 } else { super::wrap::width(cell.symbol()).max(1) - 1 };
+        }
+        text.trim_end().to_owned()
+    };
+    rows.map(row).collect::<Vec<_>>().join("\n")
+}
+
+fn send(app: &mut App, text: &str) -> Option<Effect> {
+    app.act(Action::Insert(text.into()));
+    app.act(Action::Send)
+}
+
+const ANSWER: &str = "## Sorting\n\nThree ways, *fastest* last:\n\n1. bubble sort\n2. merge sort\n\n\
+    ```rust\nfn sort(list: &mut [i32]) {\n    list.sort_unstable(); // in place\n}\n```\n\n\
+    | name | cost |\n|--|--:|\n| 冒泡 | n² |\n| merge 🚀 | n log n |\n";
+
+fn progress(text: &str, generated: usize) -> Progress {
+    let ms = Duration::from_millis;
+    Progress {
+        text: text.into(),
+        token_times: vec![ms(6); generated - 1],
+        prefill: (40, 40),
+        stats: Stats {
+            prompt_tokens: 340,
+            reused_tokens: 300,
+            generated,
+            prefill: ms(50),
+            first_token: ms(56),
+            decode: ms(6) * (generated as u32 - 1),
+        },
+        cached: 340 + generated - 1,
+        processed: 40 + generated as u64 - 1,
+        token_bytes: 138_000_000,
+        inside: Some(Inside {
+            steps: (1..=11).map(|i| ms(i * 10)).collect(),
+            passes: 100,
+            candidates: vec![(" the".into(), 0.61, true), ("\n".into(), 0.2, false)],
+        }),
+    }
+}
+
+/// An answer in the middle.
+fn answering(color: bool) -> App {
+    let mut app = app(color);
+    send(&mut app, "How do I sort?\n\tIn Rust, 请.");
+    app.report(Report::Bandwidth(36e9));
+    app.report(Report::Progress(progress(ANSWER, 200)));
+    app.telemetry.rss = Some(160_000_000);
+    app
+}
+
+fn context() -> Context {
+    let token = |(id, text): (u32, &&str)| ContextToken {
+        id,
+        text: (*text).into(),
+        is_control: text.starts_with("<|"),
+    };
+    let texts = ["<|im_start|>", "user", "\n", "What", " is", " 言", "?", "<|im_end|>", "\n"];
+    Context { tokens: (1..).zip(&texts).map(token).collect(), cached: 8, reused: 3, ctx: 4096 }
+}
+
+#[test]
+fn screens() {
+    let mut app = answering(true);
+    insta::assert_snapshot!("welcome_100x30", screen(&mut self::app(true), 100, 30));
+    insta::assert_snapshot!("answer_100x30", screen(&mut app, 100, 30));
+    insta::assert_snapshot!("answer_60x16", screen(&mut app, 60, 16));
+    insta::assert_snapshot!("answer_200x50", screen(&mut app, 200, 50));
+    app.act(Action::Telemetry);
+    insta::assert_snapshot!("inside_100x30", screen(&mut app, 100, 30));
+    insta::assert_snapshot!("inside_60x16", screen(&mut app, 60, 16));
+    app.report(Report::Context(context()));
+    insta::assert_snapshot!("context_60x16", screen(&mut app, 60, 16));
+    app.act(Action::Help);
+    insta::assert_snapshot!("help_100x30", screen(&mut app, 100, 30));
+    app.act(Action::Stop);
+    app.report(Report::TooLong { tokens: 5000, ctx: 4096 });
+    insta::assert_snapshot!("full_60x16", screen(&mut app, 60, 16));
+}
+
+#[test]
+fn the_prompt_has_a_bar_and_the_time_left() {
+    let mut app = app(true);
+    send(&mut app, "long");
+    let prefill = |done| Progress { prefill: (done, 4000), ..Progress::default() };
+    app.report(Report::Progress(prefill(1000)));
+    app.now += Duration::from_secs(1);
+    for (width, height) in [(60, 16), (100, 30)] {
+        let screen = screen(&mut app, width, height);
+        assert!(screen.contains("1000") && screen.contains("3.0 s left"), "{screen}");
+        assert!(screen.contains("reading 25 %"), "{screen}");
+    }
+}
+
+#[test]
+fn any_size_can_be_drawn() {
+    let mut apps: Vec<App> = (0..8).map(|_| answering(true)).collect();
+    apps[1].act(Action::Telemetry);
+    apps[2].act(Action::Help);
+    apps[3].report(Report::Context(context()));
+    apps[4].act(Action::Search);
+    apps[5].report(Report::TooLong { tokens: 5000, ctx: 4096 });
+    apps[6].act(Action::Insert("long input ".repeat(50)));
+    apps[7] = app(true);
+    for app in &mut apps {
+        for width in (1..20).chain([59, 89, 90, 91, 140, 250]) {
+            for height in (1..12).chain([30, 80]) {
+                frame(app, width, height);
+            }
+        }
+    }
+}
+
+#[test]
+fn without_colour_no_cell_is_coloured() {
+    let mut app = answering(false);
+    app.act(Action::Telemetry);
+    let terminal = frame(&mut app, 120, 50);
+    let coloured =
+        |cell: &ratatui::buffer::Cell| cell.fg != Color::Reset || cell.bg != Color::Reset;
+    assert!(!terminal.backend().buffer().content.iter().any(coloured));
+    let terminal = frame(&mut answering(true), 120, 50);
+    assert!(terminal.backend().buffer().content.iter().any(coloured));
+}
+
+#[test]
+fn who_reads_further_up_stays_there() {
+    let mut app = answering(true);
+    app.report(Report::Progress(progress(&"\n\nmore text".repeat(40), 210)));
+    let _ = screen(&mut app, 60, 16);
+    app.act(Action::Scroll(Scroll::PageUp));
+    app.act(Action::Scroll(Scroll::WheelUp));
+    let top = |s: String| s.lines().next().unwrap().to_owned();
+    let before = screen(&mut app, 60, 16);
+    app.report(Report::Progress(progress("\n\nand more\n\nand more", 220)));
+    let after = screen(&mut app, 60, 16);
+    assert_eq!(top(before), top(after.clone()));
+    assert!(after.contains("lines below"), "{after}");
+    app.act(Action::End);
+    let end = screen(&mut app, 60, 16);
+    assert!(end.contains("and more") && !end.contains("lines below"), "{end}");
+    app.act(Action::Home);
+    assert!(screen(&mut app, 60, 16).starts_with("▌ How do I sort?"));
+}
+
+#[test]
+fn what_a_model_writes_cannot_steer_the_terminal() {
+    let mut app = answering(true);
+    app.report(Report::Progress(progress("\x1b[2J\x07\u{202e}\u{9b}evil", 201)));
+    let screen = screen(&mut app, 100, 40);
+    assert!(screen.contains("␛[2J␇") && screen.contains("\\u{202e}"), "{screen}");
+    assert!(!screen.contains(['\x1b', '\x07', '\u{202e}', '\u{9b}']));
+    let last = app.transcript.messages().pop().unwrap();
+    assert!(
+        last.content.ends_with("\x1b[2J\x07\u{202e}\u{9b}evil"),
+        "the model sees its own words"
+    );
+}
+
+fn asked(effect: Option<Effect>) -> Vec<(String, String)> {
+    match effect {
+        Some(Effect::Command(Command::Ask { messages, .. })) => {
+            messages.into_iter().map(|m| (m.role, m.content)).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn finish(app: &mut App, text: &str) {
+    let last = progress(text, 2);
+    app.report(Report::Finished { reason: FinishReason::Stop, last });
+}
+
+#[test]
+fn commands_change_the_conversation() {
+    let mut app = app(true);
+    send(&mut app, "/system Be brief.");
+    let turn = |role: &str, text: &str| (role.to_owned(), text.to_owned());
+    let system = turn("system", "Be brief.");
+    assert_eq!(asked(send(&mut app, "one")), [system.clone(), turn("user", "one")]);
+    assert!(send(&mut app, "two").is_none(), "not while answering");
+    assert_eq!(app.editor.take(), "two");
+    finish(&mut app, "1");
+    assert_eq!(asked(send(&mut app, "two")).len(), 4);
+    finish(&mut app, "2");
+
+    let seed = app.options.sampling.seed;
+    assert_eq!(asked(send(&mut app, "/regen")).len(), 4);
+    assert_eq!(app.options.sampling.seed, seed + 1);
+    finish(&mut app, "2b");
+    send(&mut app, "/edit");
+    assert_eq!(app.editor.take(), "two");
+    assert_eq!(app.transcript.messages().len(), 3);
+    assert_eq!(asked(send(&mut app, "three")).len(), 4);
+    finish(&mut app, "3");
+    let Some(Effect::Copy(copied)) = send(&mut app, "/copy") else { panic!("no copy") };
+    assert_eq!(copied, "3");
+
+    let Some(Effect::Write { text: saved, .. }) = send(&mut app, "/save x.json") else {
+        panic!("nothing written")
+    };
+    let Some(Effect::Write { text: exported, .. }) = send(&mut app, "/export x.md") else {
+        panic!("nothing written")
+    };
+    assert!(exported.contains("**System:**\n\nBe brief.\n\n**You:**\n\none\n"), "{exported}");
+    let before = app.transcript.messages();
+    send(&mut app, "/undo");
+    assert_eq!(app.transcript.messages().len(), 3);
+    send(&mut app, "/clear");
+    assert_eq!(app.transcript.messages().len(), 1);
+    app.loaded(&saved).unwrap();
+    assert_eq!(app.transcript.messages(), before);
+    for wrong in ["", "{}", r#"{"messages":[{"role":"x","content":""}]}"#] {
+        assert!(app.loaded(wrong).is_err(), "{wrong}");
+    }
+    assert_eq!(app.transcript.messages(), before);
+    for (command, says) in [
+        ("/nonsense", "/help"),
+        ("/save", "file"),
+        ("/set temp hot", "number"),
+        ("/set", ""),
+        ("/model", ""),
+        ("/system", ""),
+    ] {
+        assert!(send(&mut app, command).is_none());
+        let notice = app.notice.as_ref().map_or("", |n| n.text.as_str());
+        assert!(notice.contains(says), "{command}: {notice}");
+    }
+    assert_eq!(app.transcript.messages(), before, "notes are not told to the model");
+    let screen = screen(&mut app, 100, 40);
+    assert!(screen.contains("System: Be brief.") && screen.contains("top-k 0"), "{screen}");
+    assert!(matches!(send(&mut app, "exit"), Some(Effect::Quit)));
+}
+
+#[test]
+fn an_answer_that_did_not_begin_leaves_nothing_behind() {
+    let mut app = app(true);
+    send(&mut app, "question");
+    let last = Progress::default();
+    app.report(Report::Finished { reason: FinishReason::Cancelled, last });
+    assert_eq!((app.transcript.messages().len(), app.editor.take().as_str()), (0, "question"));
+    send(&mut app, "question");
+    app.report(Report::Failed("no template".into()));
+    assert_eq!((app.transcript.messages().len(), app.editor.take().as_str()), (0, "question"));
+    assert_eq!(app.busy, Busy::No);
+}
+
+#[test]
+fn a_full_context_is_a_choice() {
+    let full = |app: &mut App| {
+        for text in ["a", "b"] {
+            send(app, text);
+            finish(app, "said");
+        }
+        send(app, "too much");
+        app.report(Report::TooLong { tokens: 5000, ctx: 4096 });
+        assert!(matches!(app.overlay, Overlay::Full(_)));
+        assert_eq!(app.transcript.messages().len(), 4, "nothing is dropped unasked");
+    };
+    let mut app = self::app(true);
+    full(&mut app);
+    app.act(Action::Move(Direction::Down)); // not a choice
+    let Some(Effect::Command(Command::Shorten(mut messages))) = app.act(Action::Insert("1".into()))
+    else {
+        panic!("not shortened")
+    };
+    assert_eq!(messages.len(), 5);
+    messages.drain(..2);
+    let asked_now = asked(app.report(Report::Shortened(messages)));
+    assert_eq!(
+        asked_now.iter().map(|(_, t)| t.as_str()).collect::<Vec<_>>(),
+        ["b", "said", "too much"]
+    );
+    let shown = screen(&mut app, 100, 30);
+    assert!(shown.contains("▌ a") && shown.contains("2 messages are forgotten"), "{shown}");
+
+    let mut app = self::app(true);
+    full(&mut app);
+    assert_eq!(asked(app.act(Action::Insert("2".into()))).len(), 1);
+
+    let mut app = self::app(true);
+    full(&mut app);
+    assert!(app.act(Action::Stop).is_none());
+    assert_eq!(app.editor.text(), "too much");
+}
+
+/// A worker on a thread of its own, with the real model.
+fn worker(ctx: usize) -> (Sender<Command>, Receiver<Report>, std::sync::Arc<Controls>) {
+    let model = ModelRef::parse("smollm2").unwrap();
+    let path = Store::open().unwrap().ready(&model, Quant::Q8, &mut |_| {}).unwrap();
+    let options = EngineOptions { threads: Some(2), ctx: Some(ctx), ..EngineOptions::default() };
+    let engine = Engine::new(Model::open(path).unwrap(), &options).unwrap();
+    let (reports, told) = channel();
+    let (commands, asked) = channel();
+    let controls = std::sync::Arc::new(Controls::default());
+    let worker = Worker {
+        session: Session::new(engine).unwrap(),
+        name: "smollm2".into(),
+        open: Box::new(|name, _| Err(format!("no {name} here"))),
+        bandwidth: None,
+        controls: std::sync::Arc::clone(&controls),
+        reports: Box::new(move |report| drop(reports.send(report))),
+    };
+    std::thread::spawn(move || worker.run(&asked));
+    (commands, told, controls)
+}
+
+/// Carries out an effect with the real engine, and everything that follows from it.
+fn carry_out(app: &mut App, effect: Option<Effect>, to: &Sender<Command>, from: &Receiver<Report>) {
+    let mut effect = effect;
+    while let Some(Effect::Command(command)) = effect.take() {
+        to.send(command).unwrap();
+        loop {
+            let report = from.recv_timeout(Duration::from_secs(60)).unwrap();
+            let progress = matches!(report, Report::Progress(_));
+            effect = app.report(report);
+            if !progress {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn five_turns_show_what_the_engine_counts() {
+    let (to, from, controls) = worker(4096);
+    controls.show_inside(true);
+    let mut app = app(true);
+    app.options.max_tokens = Some(16);
+    let mut cached = 0;
+    for (turn, text) in
+        ["Hi", "Name a river.", "Where is it?", "Is it long?", "Thanks."].into_iter().enumerate()
+    {
+        app.now = Instant::now();
+        let effect = send(&mut app, text);
+        carry_out(&mut app, effect, &to, &from);
+        let last = app.telemetry.last.clone();
+        let (new, all) = (last.prefill.1, last.stats.prompt_tokens);
+        // The engine counted the new tokens of the prompt, and every generated one but the last.
+        assert_eq!(last.processed, (new + last.stats.generated - 1) as u64);
+        assert_eq!(last.stats.reused_tokens, all - new);
+        assert_eq!(last.stats.reused_tokens, cached, "turn {turn}");
+        assert_eq!(last.cached, all + last.stats.generated - 1);
+        cached = last.cached;
+
+        app.pane = super::app::Pane::Figures;
+        let shown = screen(&mut app, 120, 40);
+        for figure in [
+            format!("{new} tokens · "),
+            format!("{} of {all} tokens ▒", all - new),
+            format!("{cached} of 4096"),
+            format!("prompt {new} new, {} reused", all - new),
+        ] {
+            assert!(shown.contains(&figure), "turn {turn}: {figure}\n{shown}");
+        }
+        app.pane = super::app::Pane::Inside;
+        let inside = app.telemetry.inside.clone().unwrap();
+        assert!(inside.steps.iter().all(|t| !t.is_zero()), "{inside:?}");
+        assert_eq!(inside.candidates.len(), 8);
+        let sum: f32 = inside.candidates.iter().map(|(_, p, _)| p).sum();
+        assert!(sum > 0.1 && sum <= 1.0001, "{inside:?}");
+        // Greedy: what was chosen is the likeliest.
+        assert!(inside.candidates[0].2, "{inside:?}");
+        assert!(screen(&mut app, 120, 50).contains("attention"));
+    }
+    let effect = send(&mut app, "/context");
+    carry_out(&mut app, effect, &to, &from);
+    let Overlay::Context { context, .. } = &app.overlay else { panic!("no context") };
+    assert_eq!(context.cached, cached);
+    assert!(screen(&mut app, 100, 30).contains("<|im_start|>assistant⏎"));
+}
+
+#[test]
+fn a_conversation_outlives_its_context_by_choice_only() {
+    let (to, from, _) = worker(160);
+    let mut app = app(true);
+    app.options.max_tokens = Some(20);
+    app.info.ctx = 160;
+    let mut chosen = 0;
+    for turn in 0..8 {
+        let effect = send(&mut app, "Tell me something about rivers and lakes in the mountains.");
+        carry_out(&mut app, effect, &to, &from);
+        if matches!(app.overlay, Overlay::Full(_)) {
+            chosen += 1;
+            let effect = app.act(Action::Insert("1".into()));
+            carry_out(&mut app, effect, &to, &from);
+            assert!(matches!(app.overlay, Overlay::None), "turn {turn}: {:?}", app.overlay);
+        }
+    }
+    assert!(chosen > 0 && app.transcript.entries.iter().any(|e| e.forgotten));
+    assert!(app.transcript.entries.last().is_some_and(|e| !e.text.is_empty()));
+}
+
+#[test]
+fn stopping_before_and_during_an_answer() {
+    let (to, from, controls) = worker(4096);
+    let mut app = app(true);
+    app.options.ignore_eos = true;
+    let effect = send(&mut app, "Tell me a story.");
+    controls.rearm();
+    let Some(Effect::Command(command)) = effect else { panic!("not asked") };
+    to.send(command).unwrap();
+    while app.telemetry.last.stats.generated < 3 {
+        app.report(from.recv().unwrap());
+    }
+    controls.stop();
+    while app.busy != Busy::No {
+        app.report(from.recv().unwrap());
+    }
+    let shown = screen(&mut app, 100, 30);
+    assert!(shown.contains("  stopped · "), "{shown}");
+    let partial = app.transcript.messages();
+
+    // Stopped before it began: the stop must not get lost, nor hit the answer after it.
+    let effect = send(&mut app, "And another.");
+    controls.stop();
+    carry_out(&mut app, effect, &to, &from);
+    assert_eq!(app.transcript.messages(), partial);
+    app.editor.take();
+    controls.rearm();
+    app.options.max_tokens = Some(4);
+    let effect = send(&mut app, "Go on.");
+    carry_out(&mut app, effect, &to, &from);
+    assert_eq!(app.telemetry.last.stats.generated, 4);
+    let effect = send(&mut app, "/model nonsense");
+    carry_out(&mut app, effect, &to, &from);
+    assert!(app.notice.as_ref().is_some_and(|n| n.is_error && n.text == "no nonsense here"));
+    assert_eq!(app.busy, Busy::No);
+}

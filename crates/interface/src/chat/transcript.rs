@@ -1,0 +1,280 @@
+//! What was said, and what of it the model still knows.
+
+use nanoinfer_engine::Message;
+use nanoinfer_text::terminal_safe;
+use ratatui::style::Style;
+use ratatui::text::{Line, Span};
+use serde::{Deserialize, Serialize};
+
+use super::markdown::Rendered;
+use super::theme::Theme;
+use super::wrap::wrap;
+
+/// Who speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speaker {
+    User,
+    Model,
+    /// The program: what a command has to show.
+    Note,
+}
+
+/// One message or note.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub speaker: Speaker,
+    /// The exact text, as the model gets it.
+    pub text: String,
+    /// About the answer, below it.
+    footer: String,
+    /// Shown, but not told to the model any more.
+    pub forgotten: bool,
+    /// The text as it may be shown: without control characters.
+    shown: String,
+    rendered: Rendered,
+    foot: Rendered,
+}
+
+/// Columns left of every text.
+const GUTTER: usize = 2;
+/// Widest a text is set: longer lines are hard to read.
+const WIDEST: usize = 110;
+
+impl Entry {
+    pub(crate) fn new(speaker: Speaker, text: impl Into<String>) -> Self {
+        let mut entry = Self {
+            speaker,
+            text: String::new(),
+            footer: String::new(),
+            forgotten: false,
+            shown: String::new(),
+            rendered: Rendered::default(),
+            foot: Rendered::default(),
+        };
+        entry.push(&text.into());
+        entry
+    }
+
+    /// Adds streamed text.
+    pub(crate) fn push(&mut self, text: &str) {
+        self.text.push_str(text);
+        self.shown.push_str(&terminal_safe(text));
+    }
+
+    /// Says how the answer went.
+    pub(crate) fn set_footer(&mut self, text: String) {
+        self.footer = text;
+    }
+
+    fn prepare(&mut self, width: usize, theme: Theme) -> usize {
+        let width = width.saturating_sub(GUTTER).clamp(1, WIDEST);
+        let plain = |text: String, style: Style| -> Vec<Line<'static>> {
+            wrap(&[Span::styled(text, style)], width).into_iter().map(Line::from).collect()
+        };
+        if !self.footer.is_empty() {
+            self.foot.update_with(&self.footer, width, |text| plain(text, theme.dim()));
+        }
+        match self.speaker {
+            // What a person typed is shown as it was typed.
+            Speaker::User => {
+                self.rendered.update_with(&self.shown, width, |text| plain(text, theme.plain()));
+            }
+            Speaker::Model | Speaker::Note => {
+                self.rendered.update(&self.shown, width, theme);
+            }
+        }
+        self.height()
+    }
+
+    /// Lines it takes, with the empty one after it.
+    fn height(&self) -> usize {
+        self.rendered.lines().len().max(1) + self.foot.lines().len() + 1
+    }
+
+    /// Line `index`, gutter included.
+    fn line(&self, index: usize, theme: Theme) -> Line<'_> {
+        let text = self.rendered.lines();
+        let (mark, style) = match self.speaker {
+            Speaker::User => ("▌ ", theme.user()),
+            Speaker::Model if index == 0 => ("● ", theme.assistant()),
+            Speaker::Note if index == 0 => ("i ", theme.link()),
+            Speaker::Model | Speaker::Note => ("  ", theme.plain()),
+        };
+        if index < text.len().max(1) {
+            let mark = [Span::styled(mark, style)];
+            let spans = text.get(index).map_or(&[][..], |line| &line.spans).iter();
+            let spans = spans.map(|s| Span::styled(s.content.as_ref(), s.style));
+            let line = Line::from_iter(mark.into_iter().chain(spans));
+            return if self.forgotten { line.patch_style(theme.dim()) } else { line };
+        }
+        match self.foot.lines().get(index - text.len().max(1)) {
+            Some(line) => {
+                let spans = line.spans.iter().map(|s| Span::styled(s.content.as_ref(), s.style));
+                Line::from_iter([Span::raw("  ")].into_iter().chain(spans))
+            }
+            None => Line::default(),
+        }
+    }
+}
+
+/// The conversation on the screen.
+#[derive(Debug, Default)]
+pub(crate) struct Transcript {
+    pub entries: Vec<Entry>,
+    /// What the model is told before all else.
+    pub system: Option<String>,
+    /// Lines below the window; 0 follows what arrives.
+    scroll: usize,
+    width: usize,
+    height: usize,
+    total: usize,
+}
+
+/// A conversation in a file.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Saved {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+    pub messages: Vec<SavedMessage>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SavedMessage {
+    pub role: String,
+    pub content: String,
+}
+
+impl Transcript {
+    pub(crate) fn new(system: Option<String>) -> Self {
+        Self { system, ..Self::default() }
+    }
+
+    pub(crate) fn push(&mut self, entry: Entry) {
+        self.entries.push(entry);
+        self.scroll = 0;
+    }
+
+    /// The entry that an answer streams into.
+    pub(crate) fn answer(&mut self) -> Option<&mut Entry> {
+        self.entries.iter_mut().rev().find(|e| e.speaker == Speaker::Model && !e.forgotten)
+    }
+
+    /// The messages the model is told.
+    pub(crate) fn messages(&self) -> Vec<Message> {
+        let system = self.system.iter().map(|s| Message::new("system", s));
+        let said = self
+            .entries
+            .iter()
+            .filter(|e| !e.forgotten)
+            .filter_map(|e| Some(Message::new(role(e.speaker)?, e.text.as_str())));
+        system.chain(said).collect()
+    }
+
+    /// Takes the last message and what follows it away.
+    pub(crate) fn undo(&mut self) -> Option<String> {
+        let of_user = |e: &Entry| e.speaker == Speaker::User && !e.forgotten;
+        let at = self.entries.iter().rposition(of_user)?;
+        self.scroll = 0;
+        self.entries.drain(at..).next().map(|e| e.text)
+    }
+
+    /// Marks all but the last `kept` messages as forgotten; says how many are so newly.
+    pub(crate) fn forget(&mut self, kept: usize) -> usize {
+        let said = self.entries.iter_mut().rev().filter(|e| role(e.speaker).is_some());
+        let old = said.skip(kept).filter(|e| !e.forgotten);
+        old.map(|e| e.forgotten = true).count()
+    }
+
+    pub(crate) fn saved(&self) -> Saved {
+        let message = |e: &Entry| {
+            Some(SavedMessage { role: role(e.speaker)?.to_owned(), content: e.text.clone() })
+        };
+        Saved {
+            system: self.system.clone(),
+            messages: self.entries.iter().filter_map(message).collect(),
+        }
+    }
+
+    /// Shows a saved conversation. The error says what is wrong with it.
+    pub(crate) fn load(&mut self, saved: Saved) -> Result<(), String> {
+        let mut entries = Vec::new();
+        for message in saved.messages {
+            let speaker = match message.role.as_str() {
+                "user" => Speaker::User,
+                "assistant" => Speaker::Model,
+                other => return Err(format!("role {other}: expected user or assistant")),
+            };
+            entries.push(Entry::new(speaker, message.content));
+        }
+        *self = Self { entries, system: saved.system, ..Self::default() };
+        Ok(())
+    }
+
+    pub(crate) fn markdown(&self) -> String {
+        let mut out = String::new();
+        let system = self.system.iter().map(|s| ("System", s.as_str()));
+        let said = self.entries.iter().filter_map(|e| match e.speaker {
+            Speaker::User => Some(("You", e.text.as_str())),
+            Speaker::Model => Some(("Model", e.text.as_str())),
+            Speaker::Note => None,
+        });
+        for (who, text) in system.chain(said) {
+            out.push_str(&format!("**{who}:**\n\n{}\n\n", text.trim_end()));
+        }
+        out
+    }
+
+    /// Renders what is new, for a window of this size.
+    pub(crate) fn prepare(&mut self, width: usize, height: usize, theme: Theme) {
+        let total = self.entries.iter_mut().map(|e| e.prepare(width, theme)).sum();
+        // Who reads further up stays there while text arrives below.
+        if self.scroll > 0 && self.width == width && total > self.total {
+            self.scroll += total - self.total;
+        }
+        (self.width, self.height, self.total) = (width, height, total);
+        self.scroll = self.scroll.min(total.saturating_sub(height));
+    }
+
+    /// Moves the window up by this many lines, or down.
+    pub(crate) fn scroll_by(&mut self, up: isize) {
+        self.scroll =
+            self.scroll.saturating_add_signed(up).min(self.total.saturating_sub(self.height));
+    }
+
+    pub(crate) fn page(&self) -> isize {
+        self.height.saturating_sub(2).max(1) as isize
+    }
+
+    pub(crate) fn scroll_to(&mut self, top: bool) {
+        self.scroll = if top { self.total.saturating_sub(self.height) } else { 0 };
+    }
+
+    /// Lines below the window.
+    pub(crate) fn below(&self) -> usize {
+        self.scroll
+    }
+
+    /// The lines in the window.
+    pub(crate) fn visible(&self, theme: Theme) -> Vec<Line<'_>> {
+        let from = self.total.saturating_sub(self.height + self.scroll);
+        let to = (from + self.height).min(self.total);
+        let mut lines = Vec::with_capacity(to - from);
+        let mut start = 0;
+        for entry in &self.entries {
+            let end = start + entry.height();
+            for at in start.max(from)..end.min(to) {
+                lines.push(entry.line(at - start, theme));
+            }
+            start = end;
+        }
+        lines
+    }
+}
+
+fn role(speaker: Speaker) -> Option<&'static str> {
+    match speaker {
+        Speaker::User => Some("user"),
+        Speaker::Model => Some("assistant"),
+        Speaker::Note => None,
+    }
+}

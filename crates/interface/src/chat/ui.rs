@@ -1,0 +1,150 @@
+//! The loop: events in, frames out.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use crossterm::clipboard::CopyToClipboard;
+use crossterm::terminal::{BeginSynchronizedUpdate, EndSynchronizedUpdate};
+use crossterm::{execute, queue};
+use ratatui::Terminal;
+use ratatui::backend::CrosstermBackend;
+
+use super::app::{App, Busy, Effect};
+use super::worker::{Command, Controls};
+use super::{Ended, Event, keys, telemetry, view};
+
+/// Time between two frames.
+const FRAME: Duration = Duration::from_millis(33);
+/// Time between two looks at the clock while something goes on.
+const TICK: Duration = Duration::from_millis(250);
+/// Time between two looks at the process's memory.
+const RSS_EVERY: Duration = Duration::from_secs(1);
+/// Largest file that `/load` reads.
+const MAX_FILE: u64 = 64 << 20;
+
+/// State, screen and the ways in and out.
+pub(crate) struct Ui<'s, W: Write> {
+    pub app: App,
+    pub screen: &'s mut Terminal<CrosstermBackend<W>>,
+    pub events: Receiver<Event>,
+    pub commands: Sender<Command>,
+    pub controls: Arc<Controls>,
+    /// Whether a frame may be written now; see [`super::screen::while_ours`].
+    pub gate: Gate,
+}
+
+/// Writes a frame, or does not.
+pub(crate) type Gate = fn(&mut dyn FnMut() -> io::Result<()>) -> Option<io::Result<()>>;
+
+impl<W: Write> Ui<'_, W> {
+    /// Until someone quits, a signal comes, or the terminal is gone.
+    pub(crate) fn run(&mut self) -> Ended {
+        let (mut dirty, mut drawn, mut rss) = (true, None::<Instant>, None::<Instant>);
+        loop {
+            let now = Instant::now();
+            self.app.now = now;
+            let due = drawn.map_or(now, |at| at + FRAME);
+            if dirty && now >= due {
+                if rss.is_none_or(|at| now - at >= RSS_EVERY) {
+                    self.app.telemetry.rss = telemetry::rss();
+                    rss = Some(now);
+                }
+                match self.draw() {
+                    Some(Ok(())) => {}
+                    Some(Err(_)) | None => return Ended::Closed,
+                }
+                (dirty, drawn) = (false, Some(now));
+            }
+            let event = match (dirty, self.app.busy) {
+                (true, _) => self.events.recv_timeout(due.saturating_duration_since(now)),
+                (false, Busy::No) => self.events.recv().map_err(RecvTimeoutError::from),
+                (false, _) => self.events.recv_timeout(TICK),
+            };
+            let event = match event {
+                Ok(event) => event,
+                Err(RecvTimeoutError::Timeout) => Event::Tick,
+                Err(RecvTimeoutError::Disconnected) => return Ended::Closed,
+            };
+            dirty = true;
+            if let Some(ended) = self.take(event) {
+                return ended;
+            }
+        }
+    }
+
+    fn draw(&mut self) -> Option<io::Result<()>> {
+        let (screen, app) = (&mut *self.screen, &mut self.app);
+        (self.gate)(&mut || {
+            queue!(screen.backend_mut(), BeginSynchronizedUpdate)?;
+            screen.draw(|frame| {
+                let areas = view::prepare(app, frame.area());
+                view::draw(frame, app, &areas);
+            })?;
+            execute!(screen.backend_mut(), EndSynchronizedUpdate)
+        })
+    }
+
+    fn take(&mut self, event: Event) -> Option<Ended> {
+        let effect = match event {
+            Event::Terminal(event) => keys::action(event).and_then(|a| self.app.act(a)),
+            Event::Engine(report) => self.app.report(report),
+            Event::Tick => None,
+            Event::Signal(signal) => return Some(Ended::Signal(signal)),
+            Event::Closed => return Some(Ended::Closed),
+        };
+        effect.and_then(|effect| self.carry_out(effect))
+    }
+
+    fn carry_out(&mut self, effect: Effect) -> Option<Ended> {
+        match effect {
+            Effect::Quit => {
+                self.controls.stop();
+                return Some(Ended::Asked);
+            }
+            Effect::Command(command) => {
+                if let Command::Ask { .. } = command {
+                    self.controls.rearm();
+                }
+                if self.commands.send(command).is_err() {
+                    self.app.fail("the engine's thread is gone");
+                }
+            }
+            Effect::Stop => self.controls.stop(),
+            Effect::Inside(on) => self.controls.show_inside(on),
+            Effect::Redraw => {
+                let _ = self.screen.clear(); // the next frame tells if the terminal is gone
+            }
+            Effect::Copy(text) => {
+                let copy = CopyToClipboard::to_clipboard_from(text);
+                match execute!(self.screen.backend_mut(), copy) {
+                    Ok(()) => {
+                        self.app.note("the answer is in the clipboard, if the terminal allows")
+                    }
+                    Err(e) => self.app.fail(format!("clipboard: {e}")),
+                }
+            }
+            Effect::Write { path, text } => match std::fs::write(&path, text) {
+                Ok(()) => self.app.note(format!("{} is written", path.display())),
+                Err(e) => self.app.fail(format!("{}: {e}", path.display())),
+            },
+            Effect::Load(path) => {
+                let loaded = read(&path).and_then(|text| self.app.loaded(&text));
+                if let Err(what) = loaded {
+                    self.app.fail(format!("{}: {what}", path.display()));
+                }
+            }
+        }
+        None
+    }
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let meta = std::fs::metadata(path).map_err(|e| e.to_string())?;
+    if meta.len() > MAX_FILE {
+        return Err(format!("longer than {} MB", MAX_FILE >> 20));
+    }
+    std::fs::read_to_string(path).map_err(|e| e.to_string())
+}

@@ -1,0 +1,207 @@
+//! Drawing: a pure function of the state.
+
+mod bars;
+mod figures;
+mod inside;
+mod overlay;
+
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Position, Rect};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, Borders, Paragraph};
+
+use super::app::{App, Busy, Overlay, Pane};
+use super::telemetry::Phase;
+use super::wrap::width;
+
+/// From this width on, the telemetry stands beside the conversation, else between it and the input.
+const BESIDE: u16 = 90;
+/// The mark before the input.
+const PROMPT: u16 = 2;
+
+/// Where things are.
+pub(crate) struct Areas {
+    transcript: Rect,
+    input: Rect,
+    status: Rect,
+    /// Telemetry beside the conversation, or below it.
+    beside: Option<Rect>,
+    below: Option<Rect>,
+}
+
+impl Areas {
+    fn of(area: Rect, app: &App) -> Self {
+        let [rest, status] =
+            Layout::vertical([Constraint::Min(0), Constraint::Length(1)]).areas(area);
+        let (mut main, mut beside) = (rest, None);
+        if app.pane != Pane::Off && area.width >= BESIDE {
+            let width = (area.width / 3).clamp(38, 56);
+            let [left, right] =
+                Layout::horizontal([Constraint::Min(0), Constraint::Length(width)]).areas(rest);
+            (main, beside) = (left, Some(right));
+        }
+        let below = match app.pane {
+            _ if beside.is_some() => 0,
+            Pane::Off => 0,
+            Pane::Figures => 3,
+            Pane::Inside => 8.min(area.height / 2),
+        };
+        let lines =
+            app.editor.layout(usize::from(main.width.saturating_sub(PROMPT + 1))).lines.len();
+        let input = 1 + (lines as u16).clamp(1, (area.height / 3).max(1));
+        let [transcript, strip, input] = Layout::vertical([
+            Constraint::Min(0),
+            Constraint::Length(below),
+            Constraint::Length(input),
+        ])
+        .areas(main);
+        Self { transcript, input, status, beside, below: (below > 0).then_some(strip) }
+    }
+}
+
+/// Brings what depends on the size up to date; says where things go.
+pub(crate) fn prepare(app: &mut App, area: Rect) -> Areas {
+    let areas = Areas::of(area, app);
+    let t = areas.transcript;
+    app.transcript.prepare(usize::from(t.width), usize::from(t.height), app.theme);
+    areas
+}
+
+/// Draws everything.
+pub(crate) fn draw(frame: &mut Frame<'_>, app: &App, areas: &Areas) {
+    transcript(frame, app, areas.transcript);
+    if let Some(area) = areas.beside {
+        let block = Block::new().borders(Borders::LEFT).border_style(app.theme.dim());
+        let inner = block.inner(area);
+        frame.render_widget(block, area);
+        let inner = Rect { x: inner.x + 1, width: inner.width.saturating_sub(2), ..inner };
+        figures::beside(frame, app, inner);
+    }
+    if let Some(area) = areas.below {
+        rule(frame, app, area, "");
+        let area = Rect { y: area.y + 1, height: area.height.saturating_sub(1), ..area };
+        match app.pane {
+            Pane::Inside => inside::in_columns(frame, app, area),
+            _ => figures::below(frame, app, area),
+        }
+    }
+    input(frame, app, areas.input);
+    status(frame, app, areas.status);
+    overlay::draw(frame, app, areas.transcript.union(areas.input));
+}
+
+/// Draws a line, as much of it as is within `area` and on the screen.
+fn put(frame: &mut Frame<'_>, area: Rect, line: &Line<'_>) {
+    let area = area.intersection(frame.area());
+    if !area.is_empty() {
+        frame.buffer_mut().set_line(area.x, area.y, line, area.width);
+    }
+}
+
+/// Draws lines below each other.
+fn put_all(frame: &mut Frame<'_>, area: Rect, lines: &[Line<'_>]) {
+    for (line, row) in lines.iter().zip(area.rows()) {
+        put(frame, row, line);
+    }
+}
+
+fn transcript(frame: &mut Frame<'_>, app: &App, area: Rect) {
+    if app.transcript.entries.is_empty() {
+        return welcome(frame, app, area);
+    }
+    let lines = app.transcript.visible(app.theme);
+    put_all(frame, area, &lines);
+}
+
+fn welcome(frame: &mut Frame<'_>, app: &App, area: Rect) {
+    let t = app.theme;
+    let say = |text: &'static str| Line::from(Span::styled(text, t.dim()));
+    let lines = vec![
+        Line::from(vec![
+            Span::styled("NanoInfer", t.strong()),
+            Span::raw("  "),
+            Span::raw(app.info.name.as_str()),
+        ]),
+        Line::default(),
+        say("Type a message and press Enter. Alt-Enter begins a new line, Esc stops an answer."),
+        say("/help lists keys and commands; F2 shows what happens inside."),
+    ];
+    let area = Rect { x: area.x + 2, width: area.width.saturating_sub(4), ..area };
+    frame.render_widget(Paragraph::new(lines).wrap(ratatui::widgets::Wrap { trim: true }), area);
+}
+
+/// A line across, with a word in it.
+fn rule(frame: &mut Frame<'_>, app: &App, area: Rect, text: &str) {
+    let text = if text.is_empty() { String::new() } else { format!(" {text} ") };
+    let dashes = usize::from(area.width).saturating_sub(width(&text) + 2);
+    let line = format!("──{text}{}", "─".repeat(dashes));
+    put(frame, area, &Line::from(Span::styled(line, app.theme.dim())));
+}
+
+fn input(frame: &mut Frame<'_>, app: &App, area: Rect) {
+    let below = app.transcript.below();
+    let text = if below > 0 { format!("{below} lines below · End") } else { String::new() };
+    rule(frame, app, area, &text);
+    let area = Rect { y: area.y + 1, height: area.height.saturating_sub(1), ..area };
+    let text_area =
+        Rect { x: area.x + PROMPT, width: area.width.saturating_sub(PROMPT + 1), ..area };
+    if area.height == 0 || text_area.width == 0 {
+        return;
+    }
+    let layout = app.editor.layout(usize::from(text_area.width));
+    let (row, column) = layout.cursor;
+    let first = (row + 1).saturating_sub(usize::from(area.height));
+    put(frame, area, &Line::from(Span::styled("› ", app.theme.user())));
+    let wide = Rect { width: text_area.width + 1, ..text_area };
+    for (line, row) in layout.lines.iter().skip(first).zip(wide.rows()) {
+        put(frame, row, &Line::raw(line.as_str()));
+    }
+    if matches!(app.overlay, Overlay::None) {
+        let (x, y) = (text_area.x + column as u16, area.y + (row - first) as u16);
+        frame.set_cursor_position(Position::new(x.min(area.right() - 1), y));
+    }
+}
+
+fn status(frame: &mut Frame<'_>, app: &App, area: Rect) {
+    let t = app.theme;
+    let left = match (&app.notice, app.choices.is_empty()) {
+        (Some(notice), _) => {
+            let style = if notice.is_error { t.error() } else { t.strong() };
+            Span::styled(notice.text.as_str(), style)
+        }
+        (None, false) => Span::styled(app.choices.join("  "), t.strong()),
+        (None, true) => Span::styled(format!("{} · {}", app.info.name, doing(app)), t.dim()),
+    };
+    let keys = match (app.busy, &app.overlay) {
+        (_, Overlay::Help { .. } | Overlay::Context { .. }) => "Esc back",
+        (Busy::Answering, _) => "Esc stop · F2 inside · Ctrl-C quit",
+        _ => "Enter send · F1 help · F2 inside · Ctrl-C quit",
+    };
+    let left = Line::from(vec![Span::raw(" "), left]);
+    let used = left.width();
+    put(frame, area, &left);
+    let room = usize::from(area.width).saturating_sub(used + 2);
+    // What does not fit goes, the least important first.
+    let mut parts: Vec<&str> = keys.split(" · ").collect();
+    while width(&parts.join(" · ")) > room && !parts.is_empty() {
+        parts.pop();
+    }
+    let keys = parts.join(" · ");
+    let x = area.right().saturating_sub(width(&keys) as u16 + 1);
+    put(frame, Rect { x, ..area }, &Line::from(Span::styled(keys, t.dim())));
+}
+
+fn doing(app: &App) -> String {
+    match (app.busy, app.telemetry.phase) {
+        (Busy::Opening, _) => "opening the model".to_owned(),
+        (Busy::No, _) => "ready".to_owned(),
+        (Busy::Answering, Phase::Decode) => "answering".to_owned(),
+        (Busy::Answering, _) => {
+            let (done, total) = app.telemetry.last.prefill;
+            match (done * 100).checked_div(total) {
+                Some(percent) => format!("reading {percent} %"),
+                None => "reading".to_owned(),
+            }
+        }
+    }
+}

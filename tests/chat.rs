@@ -1,0 +1,208 @@
+//! The full-screen chat in a pseudo-terminal, with the real default model; see
+//! `common::with_user_cache`.
+#![cfg(target_os = "linux")]
+
+#[path = "common/pty.rs"]
+mod pty;
+
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+
+use pty::Pty;
+use rustix::process::Signal;
+
+fn chat(args: &[&str]) -> Pty {
+    let mut pty = Pty::start(&[&["chat"], args].concat(), 100, 30, &[]);
+    pty.wait_for_text("ready");
+    pty
+}
+
+/// Keeps an answer going for as long as the context lasts.
+const ENDLESS: [&str; 3] = ["--ignore-eos", "--ctx", "4096"];
+
+#[test]
+fn a_question_is_answered_and_exit_leaves() {
+    let mut pty = chat(&[]);
+    let screen = pty.wait_for_text("/help");
+    assert!(screen.contains("smollm2") && screen.contains("KV cache"), "{screen}");
+    pty.send("What is the capital of France?\r");
+    let screen = pty.wait_for_text("tokens/s");
+    assert!(screen.contains("▌ What is the capital of France?"), "{screen}");
+    assert!(screen.contains("● The capital of France is Paris."), "{screen}");
+    for figure in ["First", "t/s now", "p50", "of 4096"] {
+        assert!(screen.contains(figure), "{figure}:\n{screen}");
+    }
+    pty.send("exit\r");
+    assert_eq!(pty.wait().code(), Some(0));
+    pty.assert_restored();
+}
+
+#[test]
+fn later_turns_compute_only_what_is_new() {
+    let mut pty = Pty::start(&["chat", "-n", "24"], 160, 50, &[]); // the figures on one line
+    pty.wait_for_text("ready");
+    let mut context = 0;
+    for (turn, question) in
+        ["Name a river.", "Another.", "A lake.", "A sea.", "Thanks."].into_iter().enumerate()
+    {
+        pty.send(&format!("{question}\r"));
+        let screen =
+            pty.wait_for(|s| s.matches("reused\n").count() + s.matches("reused ").count() > turn);
+        let footer = screen.lines().rfind(|l| l.contains(" · prompt ")).unwrap();
+        let number = |before: &str| -> usize {
+            let rest = footer.split(before).nth(1).unwrap();
+            rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+        };
+        let (new, reused) = (number("prompt "), number("new, "));
+        if turn > 0 {
+            assert!(reused >= context && new < 20, "turn {turn}: {footer}");
+        }
+        context = new + reused;
+    }
+}
+
+#[test]
+fn esc_stops_an_answer_which_stays_and_the_next_turn_works() {
+    let mut pty = chat(&ENDLESS);
+    pty.send("Tell me a long story.\r");
+    pty.wait_for_text("t/s now");
+    pty.send("\x1b");
+    let screen = pty.wait_for_text("stopped ·");
+    assert!(screen.contains("● "), "{screen}");
+    pty.send("/undo\r");
+    pty.wait_for_text("are gone");
+    pty.send("What is the capital of France?\r");
+    pty.wait_for_text("Paris");
+}
+
+#[test]
+fn esc_in_the_prompt_gives_the_message_back() {
+    let mut pty = chat(&[]);
+    let long = format!("\x1b[200~{}\x1b[201~", "word and word\r\n".repeat(900));
+    pty.send(&long);
+    pty.wait_for(|s| s.lines().filter(|l| l.contains("word and word")).count() > 5);
+    pty.send("\r");
+    pty.wait_for_text("reading");
+    pty.send("\x1b");
+    let screen = pty.wait_for_text("in the input again");
+    assert!(screen.contains("word and word"), "{screen}");
+    pty.send("\x15\x7f");
+    pty.wait_for_text("ready");
+}
+
+#[test]
+fn pasted_lines_stay_one_message_until_enter() {
+    let mut pty = chat(&[]);
+    pty.send("\x1b[200~first line\r\nexit\r\nlast line\x1b[201~");
+    let screen = pty.wait_for_text("last line");
+    assert!(screen.contains("› first line") && screen.contains("  exit"), "{screen}");
+    assert!(!screen.contains("▌"), "nothing was sent: {screen}");
+}
+
+#[test]
+fn a_resize_in_the_middle_of_an_answer_is_harmless() {
+    let mut pty = chat(&ENDLESS);
+    pty.send("Tell me a long story.\r");
+    pty.wait_for_text("t/s now");
+    for (columns, rows) in [(60, 16), (200, 50), (20, 5), (1, 1), (100, 30)] {
+        pty.resize(columns, rows);
+        std::thread::sleep(std::time::Duration::from_millis(150));
+    }
+    pty.wait_for(|s| s.contains("KV cache") && s.contains("● "));
+    pty.send("\x1b");
+    pty.wait_for_text("stopped ·");
+}
+
+#[test]
+fn sigterm_in_the_middle_of_an_answer_restores_the_terminal() {
+    let mut pty = chat(&ENDLESS);
+    pty.send("Tell me a long story.\r");
+    pty.wait_for_text("t/s now");
+    pty.kill(Signal::TERM);
+    assert_eq!(pty.wait().code(), Some(143));
+    pty.assert_restored();
+}
+
+#[test]
+fn ctrl_c_in_the_middle_of_an_answer_leaves() {
+    let mut pty = chat(&ENDLESS);
+    pty.send("Tell me a long story.\r");
+    pty.wait_for_text("t/s now");
+    pty.send("\x03");
+    assert_eq!(pty.wait().code(), Some(0));
+    pty.assert_restored();
+}
+
+#[test]
+fn a_closed_terminal_ends_the_program() {
+    let mut pty = chat(&ENDLESS);
+    pty.send("Tell me a long story.\r");
+    pty.wait_for_text("t/s now");
+    pty.close();
+    assert_eq!(pty.wait().code(), Some(129));
+
+    let mut pty = chat(&[]);
+    pty.kill(Signal::HUP);
+    assert_eq!(pty.wait().code(), Some(129));
+    pty.assert_restored();
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn a_panic_is_told_after_the_terminal_is_restored() {
+    for thread in ["ui", "worker"] {
+        let mut pty = chat(&[]);
+        pty.send(&format!("/panic {thread}\r"));
+        assert_eq!(pty.wait().code(), Some(101));
+        pty.assert_restored();
+        let screen = pty.screen();
+        assert!(screen.contains("panicked at") && screen.contains("asked for"), "{screen}");
+    }
+}
+
+#[test]
+fn history_is_kept_between_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("state/history");
+    let env = [("NANOINFER_HISTORY", file.to_str().unwrap())];
+    let mut pty = Pty::start(&["chat"], 100, 30, &env);
+    pty.wait_for_text("ready");
+    pty.send("/set temp 0.25\r");
+    pty.wait_for_text("temp 0.25");
+    pty.send("\x03");
+    pty.wait();
+    let mut pty = Pty::start(&["chat"], 100, 30, &env);
+    pty.wait_for_text("ready");
+    pty.send("\x12temp");
+    pty.wait_for_text("/set temp 0.25");
+    pty.send("\r");
+    pty.wait_for_text("› /set temp 0.25");
+}
+
+#[test]
+fn plain_is_line_by_line_on_a_terminal_too() {
+    let mut pty = Pty::start(&["chat", "--plain"], 100, 30, &[]);
+    pty.wait_for_text("> ");
+    pty.send("What is the capital of France?\r");
+    let screen = pty.wait_for_text("tokens/s]");
+    assert!(screen.contains("Paris"), "{screen}");
+    pty.send("exit\r");
+    assert_eq!(pty.wait().code(), Some(0));
+    pty.assert_restored();
+}
+
+#[test]
+fn a_reader_that_has_enough_ends_it_quietly() {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("nanoinfer"));
+    command.args(["chat", "--ignore-eos", "-n", "4000"]).stdin(Stdio::piped());
+    let mut child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+    drop(command); // its copy of the pipe
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"What is the capital of France?\n").unwrap();
+    reader.read_exact(&mut [0; 5]).unwrap(); // as `| head -c 5` does
+    drop(reader);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
