@@ -27,6 +27,7 @@ mod transcript;
 mod ui;
 mod update;
 mod view;
+mod watching;
 mod worker;
 mod wrap;
 
@@ -43,6 +44,7 @@ use screen::Screen;
 use theme::Theme;
 use worker::{Controls, Report, Worker};
 
+pub use watching::{Pair, watching_costs};
 pub use worker::{MeasureBandwidth, OpenModel};
 
 /// What a chat begins with.
