@@ -144,10 +144,12 @@ impl Scratch {
     }
 }
 
-/// Panels per item so that every worker gets several, and an item is worth claiming.
+/// Panels per item so that every worker gets several, and an item is worth claiming. Even, since
+/// kernels take two at a time, and rounded down: with few items, one more than the others have is
+/// what everybody waits for.
 pub(crate) fn panels_per_item(panels: usize, workers: usize, k: usize) -> usize {
     const MIN_BYTES: usize = 16 * 1024;
-    let fair = panels.div_ceil(workers * 8);
+    let fair = (panels / (workers * 8)) & !1;
     let worth = MIN_BYTES.div_ceil(LANES * k);
     fair.max(worth).next_multiple_of(2)
 }

@@ -14,7 +14,8 @@ fn main() {
             let n = kernels.tile();
             let (k, v, v_scales) =
                 (vec![100u8; q8_key_block(head)], vec![3i8; BLOCK * head], vec![1.0; BLOCK]);
-            let (q, scales, sums) = (vec![1i8; n * head], vec![1.0; n], vec![head as i32; n]);
+            let (q, scales, sums) =
+                (vec![1i8; n * head], vec![1.0; n], vec![-128 * head as i32; n]);
             let mut states = vec![0.0; n * AttendBlock::state_len(head)];
             let visible = vec![(0, seen); n];
             let mut best = f64::MAX;

@@ -6,7 +6,7 @@
 //! ```text
 //! q       [tiles][k/64][rows][64]     one group of one token is one cache line of int8
 //! scales  [tiles][k/64][rows]         amax / 127 of each line
-//! sums    [tiles][k/64][rows]         Σ q of each line
+//! sums    [tiles][k/64][rows]         -128·Σ q of each line, what weights stored as q + 128 add
 //! ```
 //!
 //! So a register tile broadcasts four bytes of several lines, and a matrix unit loads 16 lines as
@@ -35,7 +35,7 @@ pub struct Acts<'a> {
     pub q: &'a [i8],
     /// `[tiles][k/64][rows]`
     pub scales: &'a [f32],
-    /// Σ q, `[tiles][k/64][rows]`
+    /// -128·Σ q, `[tiles][k/64][rows]`
     pub sums: &'a [i32],
     /// Tokens.
     pub m: usize,

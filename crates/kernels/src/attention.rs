@@ -141,16 +141,17 @@ pub(crate) fn store_kv<S: Simd>(s: S, a: StoreKv<'_>) {
         KvBlockMut::Q8 { k, v, v_scales } => {
             rotate_block(s, a.key, a.rotation);
             let (scales, lines) = k[panel * 16 * (head + 4)..].split_at_mut(64);
-            let (scale, _) = quantize_values(s, a.key, |i, quad| {
-                for (to, q) in lines[i * 64 + 4 * lane..].iter_mut().zip(quad) {
-                    *to = (q as u8) ^ 0x80;
+            let (scale, _) = quantize_values(s, a.key, |i, values| {
+                let lines = lines.as_chunks_mut::<64>().0[4 * i..].iter_mut();
+                for (line, quad) in lines.zip(values.as_chunks::<4>().0) {
+                    let stored = quad.map(|q| (q as u8) ^ 0x80);
+                    line.as_chunks_mut::<4>().0[lane] = stored;
                 }
             });
             scales[4 * lane..4 * lane + 4].copy_from_slice(&scale.to_le_bytes());
             let v = &mut v[a.at * head..][..head];
-            let (scale, _) = quantize_values(s, a.value, |i, quad| {
-                v[4 * i..4 * i + 4].copy_from_slice(&quad);
-            });
+            let v = v.as_chunks_mut::<16>().0;
+            let (scale, _) = quantize_values(s, a.value, |i, values| v[i] = values);
             v_scales[a.at] = scale;
         }
     }
@@ -167,7 +168,7 @@ pub enum Queries<'a> {
         q: &'a [i8],
         /// `[n]`
         scales: &'a [f32],
-        /// Σ q, `[n]`
+        /// -128·Σ q, `[n]`
         sums: &'a [i32],
     },
 }
@@ -194,7 +195,7 @@ pub enum QueriesMut<'a> {
         q: &'a mut [i8],
         /// `[n]`
         scales: &'a mut [f32],
-        /// `[n]`
+        /// -128·Σ q, `[n]`
         sums: &'a mut [i32],
     },
 }
@@ -224,10 +225,9 @@ pub(crate) fn pack_query<S: Simd>(s: S, a: PackQuery<'_>) {
         }
         QueriesMut::Q8 { q, scales, sums } => {
             rotate_block(s, a.x, a.rotation);
-            let (n, q) = (scales.len(), q.as_chunks_mut::<4>().0);
-            (scales[a.row], sums[a.row]) = quantize_values(s, a.x, |i, quad| {
-                q[(i / 4 * n + a.row) * 4 + i % 4] = quad;
-            });
+            let (n, q) = (scales.len(), q.as_chunks_mut::<16>().0);
+            (scales[a.row], sums[a.row]) =
+                quantize_values(s, a.x, |i, values| q[i * n + a.row] = values);
         }
     }
 }

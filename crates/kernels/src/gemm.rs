@@ -105,7 +105,7 @@ pub(crate) fn gemm_q8<S: Simd>(s: S, a: Gemm<'_>) {
     let panels = a.w.len() / panel;
     // A matrix unit takes the whole tiles of 16 tokens, vectors the rest.
     let whole = if S::MATRIX { a.acts.m / TOKENS * TOKENS } else { 0 };
-    let mut buffers = (whole > 0).then(matrix::Buffers::new);
+    let mut buffers = (whole > 0).then(|| matrix::Buffers::new(a.k));
     if whole > 0 {
         s.matrix_open();
     }
@@ -118,7 +118,18 @@ pub(crate) fn gemm_q8<S: Simd>(s: S, a: Gemm<'_>) {
         if let Some(buffers) = &mut buffers {
             for (i, (w, to)) in w.chunks_exact(panel).zip(to.chunks_exact_mut(out)).enumerate() {
                 let bias = bias.as_chunks::<16>().0.get(i);
-                matrix::panel(s, buffers, w, a.k, a.acts, bias, a.add, &mut to[..16 * whole]);
+                let ahead = (p + i + 1) * panel;
+                let next = a.w.get(ahead..ahead + panel).unwrap_or_default();
+                matrix::panel(
+                    s,
+                    buffers,
+                    (w, next),
+                    a.k,
+                    a.acts,
+                    bias,
+                    a.add,
+                    &mut to[..16 * whole],
+                );
             }
         }
         let mut at = whole;

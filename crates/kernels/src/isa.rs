@@ -66,6 +66,10 @@ pub(crate) trait Simd: Copy {
     /// Rounds to half floats, ties to even; too large becomes infinity.
     fn store_f16(self, a: Self::F, to: &mut [u16; 16]);
 
+    /// Asks for what will be read soon.
+    #[inline(always)]
+    fn prefetch(self, _line: &[u8; 64]) {}
+
     fn load_i32(self, x: &[i32; 16]) -> Self::I;
 
     /// Prepares the matrix unit for [`Simd::matrix_dots`], up to [`Simd::matrix_close`].
@@ -85,8 +89,8 @@ pub(crate) trait Simd: Copy {
 
     /// Prepares a line of a Q8 panel: byte `4r+t` is row `r`, input `t`, stored as q+128.
     fn line(self, bytes: &[u8; 64]) -> Self::Line;
-    /// Where an accumulator starts so that [`Simd::dot`] ends exactly on Σ q·x, given Σ x.
-    fn seed(self, sum_x: i32) -> Self::I;
+    /// Where an accumulator starts so that [`Simd::dot`] ends exactly on Σ q·x, given -128·Σ x.
+    fn seed(self, offset: i32) -> Self::I;
     /// acc[r] += Σₜ q[r][t] · x[t], exact.
     fn dot(self, acc: Self::I, line: Self::Line, x: &[i8; 4]) -> Self::I;
     /// Exact lane-wise sum.

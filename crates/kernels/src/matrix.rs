@@ -11,7 +11,8 @@
 //!                                     vectors: c[m] = fma(dots[m], scale[g][m], c[m])
 //! ```
 //!
-//! The vectors work two groups behind the unit, so that they do not wait for its stores. The same
+//! Meanwhile the next panel is asked for from memory, a share per tile. The vectors work two groups
+//! behind the unit, so that they do not wait for its stores. The same
 //! order as in `gemm.rs`, hence the same bits.
 
 use crate::Acts;
@@ -36,28 +37,29 @@ struct Aligned<T>(T);
 /// What stays in the first caches while a product runs.
 pub(crate) struct Buffers {
     signed: Aligned<[[[i8; 64]; 16]; GROUPS]>, // the panel's groups in work
-    sums: [[[f32; 16]; TOKENS]; TILES],        // between two blocks of groups
+    sums: Option<[[[f32; 16]; TOKENS]; TILES]>, // between two blocks of groups, if there are two
     dots: [Aligned<Dots>; 4],                  // what the unit has done and the vectors have not
 }
 
 impl Buffers {
     #[inline(always)]
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(k: usize) -> Self {
         Self {
             signed: Aligned([[[0; 64]; 16]; GROUPS]),
-            sums: [[[0.0; 16]; TOKENS]; TILES],
+            sums: (k / 64 > GROUPS).then_some([[[0.0; 16]; TOKENS]; TILES]),
             dots: [const { Aligned([[0; 16]; TOKENS]) }; 4],
         }
     }
 }
 
-/// One panel times the first `out.len() / 16` tokens, whole tiles. The unit is open.
+/// One panel times the first `out.len() / 16` tokens, whole tiles; `next` is the panel behind it.
+/// The unit is open.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn panel<S: Simd>(
     s: S,
     buffers: &mut Buffers,
-    w: &[u8],
+    (w, next): (&[u8], &[u8]),
     k: usize,
     acts: Acts<'_>,
     bias: Option<&[f32; 16]>,
@@ -67,6 +69,8 @@ pub(crate) fn panel<S: Simd>(
     let (scales, lines) = w.as_chunks::<64>().0.split_first().expect("a panel");
     let row_scale = &scales_line(scales);
     let groups = k / 64;
+    let share = next.len() / 64 / (acts.m / TOKENS) + 1;
+    let mut next = next.as_chunks::<64>().0.chunks(share);
     let Buffers { signed, sums, dots } = buffers;
     for (run, out) in out.chunks_mut(TILES * TOKENS * 16).enumerate() {
         for from in (0..groups).step_by(GROUPS) {
@@ -74,23 +78,24 @@ pub(crate) fn panel<S: Simd>(
             let w = &mut signed.0[..n];
             make_signed(&lines[16 * from..][..16 * n], w.as_flattened_mut());
             let tiles = out.as_chunks_mut::<16>().0.chunks_exact_mut(TOKENS);
-            for (i, (out, sums)) in tiles.zip(sums.iter_mut()).enumerate() {
+            for (i, out) in tiles.enumerate() {
                 let line = ((run * TILES + i) * groups + from) * TOKENS;
                 let x = &acts.q[64 * line..][..64 * TOKENS * n];
                 let scales = &acts.scales[line..][..TOKENS * n];
                 let mut c = [s.splat(0.0); TOKENS];
-                if from > 0 {
+                let mut before = sums.as_mut().map(|sums| &mut sums[i]);
+                if let Some(before) = before.as_mut().filter(|_| from > 0) {
                     for m in 0..TOKENS {
-                        c[m] = s.load(&sums[m]);
+                        c[m] = s.load(&before[m]);
                     }
                 }
+                for line in next.next().into_iter().flatten() {
+                    s.prefetch(line);
+                }
                 let c = tile(s, x, scales, w, dots, c);
-                if from + n == groups {
-                    finish(s, &c, Some(row_scale), bias, add, out);
-                } else {
-                    for m in 0..TOKENS {
-                        s.store(c[m], &mut sums[m]);
-                    }
+                match before.filter(|_| from + n < groups) {
+                    None => finish(s, &c, Some(row_scale), bias, add, out),
+                    Some(sums) => (0..TOKENS).for_each(|m| s.store(c[m], &mut sums[m])),
                 }
             }
         }

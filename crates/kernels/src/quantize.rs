@@ -104,7 +104,8 @@ fn to_int<S: Simd>(s: S, x: S::F, inverse: S::F) -> S::I {
     s.round(s.min(s.max(s.mul(x, inverse), s.splat(-127.0)), s.splat(127.0)))
 }
 
-/// One group of 64 to q = round(x · 127 / amax); gives amax / 127 and Σ q.
+/// One group of 64 to q = round(x · 127 / amax); gives amax / 127 and
+/// -128·Σ q, where the dots with weights stored as q + 128 start.
 #[inline(always)]
 pub(crate) fn quantize_group<S: Simd>(s: S, x: [S::F; 4], to: &mut [i8; 64]) -> (f32, i32) {
     let largest = s
@@ -118,15 +119,15 @@ pub(crate) fn quantize_group<S: Simd>(s: S, x: [S::F; 4], to: &mut [i8; 64]) -> 
         sum = s.add(sum, s.to_f32(q));
         s.store_i8(q, &mut to[i]);
     }
-    (scale, s.sum(sum) as i32)
+    (scale, -128 * s.sum(sum) as i32)
 }
 
-/// The same of a vector with a multiple of 16 values and one scale, handed to `put` in quads.
+/// The same of a vector with a multiple of 16 values and one scale, handed to `put` 16 at a time.
 #[inline(always)]
 pub(crate) fn quantize_values<S: Simd>(
     s: S,
     x: &[f32],
-    mut put: impl FnMut(usize, [i8; 4]),
+    mut put: impl FnMut(usize, [i8; 16]),
 ) -> (f32, i32) {
     let lanes = x.as_chunks::<16>().0;
     let mut largest = s.splat(0.0);
@@ -141,9 +142,7 @@ pub(crate) fn quantize_values<S: Simd>(
         sum = s.add(sum, s.to_f32(q));
         let mut bytes = [0i8; 16];
         s.store_i8(q, &mut bytes);
-        for (j, quad) in bytes.as_chunks::<4>().0.iter().enumerate() {
-            put(4 * i + j, *quad);
-        }
+        put(i, bytes);
     }
-    (scale, s.sum(sum) as i32)
+    (scale, -128 * s.sum(sum) as i32)
 }

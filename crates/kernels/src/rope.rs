@@ -74,6 +74,16 @@ impl Rope<'_> {
 #[inline(always)]
 pub(crate) fn rope<S: Simd>(s: S, r: Rope<'_>) {
     let (first, second) = r.x.split_at_mut(r.half);
+    if r.half.is_multiple_of(16) {
+        let pairs = first.as_chunks_mut::<16>().0.iter_mut().zip(second.as_chunks_mut::<16>().0);
+        let angles = r.cos.as_chunks::<16>().0.iter().zip(r.sin.as_chunks::<16>().0);
+        for ((first, second), (cos, sin)) in pairs.zip(angles) {
+            let (x, y) = rotate(s, s.load(first), s.load(second), s.load(cos), s.load(sin));
+            s.store(x, first);
+            s.store(y, second);
+        }
+        return;
+    }
     for at in (0..r.half).step_by(16) {
         let n = (r.half - at).min(16);
         let read = |from: &[f32]| {
@@ -82,13 +92,19 @@ pub(crate) fn rope<S: Simd>(s: S, r: Rope<'_>) {
             s.load(&lanes)
         };
         let (a, b, c, sin) = (read(first), read(second), read(r.cos), read(r.sin));
-        let minus_b_sin = s.sub(s.splat(0.0), s.mul(b, sin));
+        let (x, y) = rotate(s, a, b, c, sin);
         let write = |to: &mut [f32], x: S::F| {
             let mut lanes = [0.0; 16];
             s.store(x, &mut lanes);
             to[at..at + n].copy_from_slice(&lanes[..n]);
         };
-        write(first, s.fma(a, c, minus_b_sin));
-        write(second, s.fma(b, c, s.mul(a, sin)));
+        write(first, x);
+        write(second, y);
     }
+}
+
+#[inline(always)]
+fn rotate<S: Simd>(s: S, a: S::F, b: S::F, cos: S::F, sin: S::F) -> (S::F, S::F) {
+    let minus_b_sin = s.sub(s.splat(0.0), s.mul(b, sin));
+    (s.fma(a, cos, minus_b_sin), s.fma(b, cos, s.mul(a, sin)))
 }

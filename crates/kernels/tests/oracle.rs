@@ -79,7 +79,7 @@ fn pack(kernels: &Kernels, x: &[f32], m: usize, k: usize) -> Packed {
                 p.plain[t][64 * g + i] = want;
             }
             let sum: i32 = p.plain[t][64 * g..][..64].iter().map(|&q| i32::from(q)).sum();
-            assert_eq!(p.sums[line], sum);
+            assert_eq!(p.sums[line], -128 * sum);
             assert_eq!(p.scales[line].to_bits(), (amax / 127.0).to_bits());
         }
     }

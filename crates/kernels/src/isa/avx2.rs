@@ -209,9 +209,9 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
         }
     }
     #[inline(always)]
-    fn seed(self, sum_x: i32) -> I {
+    fn seed(self, offset: i32) -> I {
         // SAFETY: `self` proves the CPU feature.
-        [unsafe { _mm256_set1_epi32(if VNNI { -128 * sum_x } else { 0 }) }; 2]
+        [unsafe { _mm256_set1_epi32(if VNNI { offset } else { 0 }) }; 2]
     }
     #[inline(always)]
     fn dot(self, acc: I, line: Self::Line, x: &[i8; 4]) -> I {

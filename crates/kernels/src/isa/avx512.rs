@@ -152,8 +152,8 @@ impl<const MATRIX: bool> Simd for Avx512<MATRIX> {
         unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
     }
     #[inline(always)]
-    fn seed(self, sum_x: i32) -> __m512i {
-        op!(_mm512_set1_epi32(-128 * sum_x))
+    fn seed(self, offset: i32) -> __m512i {
+        op!(_mm512_set1_epi32(offset))
     }
     #[inline(always)]
     fn dot(self, acc: __m512i, line: __m512i, x: &[i8; 4]) -> __m512i {
@@ -163,6 +163,10 @@ impl<const MATRIX: bool> Simd for Avx512<MATRIX> {
     #[inline(always)]
     fn add_i32(self, a: __m512i, b: __m512i) -> __m512i {
         op!(_mm512_add_epi32(a, b))
+    }
+    #[inline(always)]
+    fn prefetch(self, line: &[u8; 64]) {
+        op!(_mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()));
     }
     #[inline(always)]
     fn first(self, a: __m512) -> f32 {

@@ -116,7 +116,7 @@ impl Simd for Scalar {
         bytes.map(|b| (b ^ 0x80) as i8)
     }
     #[inline(always)]
-    fn seed(self, _sum_x: i32) -> [i32; 16] {
+    fn seed(self, _offset: i32) -> [i32; 16] {
         [0; 16]
     }
     #[inline(always)]
