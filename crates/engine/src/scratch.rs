@@ -149,7 +149,7 @@ impl Scratch {
 /// what everybody waits for.
 pub(crate) fn panels_per_item(panels: usize, workers: usize, k: usize) -> usize {
     const MIN_BYTES: usize = 16 * 1024;
-    let fair = (panels / (workers * 8)) & !1;
+    let fair = (panels / (workers * 4)) & !1;
     let worth = MIN_BYTES.div_ceil(LANES * k);
     fair.max(worth).next_multiple_of(2)
 }
