@@ -10,7 +10,7 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
-use nanoinfer_format::Config;
+use nanoinfer_format::{Config, LANES};
 use nanoinfer_kernels::{
     AttendBlock, BLOCK, FinishHead, MAX_TILE, MergeSpans, PackQuery, Rope, SPAN, StoreKv,
 };
@@ -58,7 +58,6 @@ struct Head {
 
 /// Copies `out.len()` values of token `row`, from value `at` on, out of panel-major activations.
 fn gather(x: &[f32], m: usize, row: usize, at: usize, out: &mut [f32]) {
-    const LANES: usize = nanoinfer_format::LANES;
     for (panel, lanes) in out.chunks_exact_mut(LANES).enumerate() {
         lanes.copy_from_slice(&x[((at / LANES + panel) * m + row) * LANES..][..LANES]);
     }

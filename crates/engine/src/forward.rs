@@ -12,7 +12,7 @@ use nanoinfer_kernels::{
 
 use crate::attend::Run;
 use crate::cache::{Cache, SeqId};
-use crate::inputs::{Input, Packed};
+use crate::inputs::{Input, OwnInputs, Packed};
 use crate::pool::{Shared, Worker};
 use crate::profile::PassStep;
 use crate::scratch::{Local, Scratch, panels_per_item};
@@ -75,14 +75,14 @@ impl Pass<'_> {
     fn layer(&self, w: &mut Worker<'_>, local: &mut Local, layer: &Layer, index: usize) {
         let s = self.scratch;
         self.norm(w, local, &layer.attn_norm);
-        self.matmul(w, &layer.attn_qkv, self.inputs(local, self.m()), Into::Store(&s.qkv));
+        self.matmul(w, &layer.attn_qkv, self.inputs(&local.inputs, self.m()), Into::Store(&s.qkv));
         local.step(w, PassStep::Qkv);
         self.cache_keys_and_values(w, local, index);
         local.step(w, PassStep::Cache);
         self.attention(w, local, index);
         local.step(w, PassStep::Attention);
         self.pack_attention(w, local, index);
-        self.matmul(w, &layer.attn_output, self.inputs(local, self.m()), Into::AddTo(&s.x));
+        self.matmul(w, &layer.attn_output, self.inputs(&local.inputs, self.m()), Into::AddTo(&s.x));
         local.step(w, PassStep::AttnOutput);
         self.norm(w, local, &layer.ffn_norm);
         self.gate_up(w, local, &layer.ffn_gate_up);
@@ -125,9 +125,9 @@ impl Pass<'_> {
     }
 
     /// Where `m` packed tokens lie: every worker packs one tile for itself, more are shared.
-    fn inputs<'i>(&'i self, local: &'i Local, m: usize) -> Input<'i> {
+    fn inputs<'i>(&'i self, own: &'i OwnInputs, m: usize) -> Input<'i> {
         match m <= TOKENS {
-            true => Input::Own(&local.inputs),
+            true => Input::Own(own),
             false => Input::Shared(&self.scratch.inputs),
         }
     }
@@ -239,11 +239,7 @@ impl Pass<'_> {
         let split = self.scratch.hidden.by_group(w, m, groups * GROUP);
         let Local { gate_up, act, inputs, .. } = local;
         let (gate_up, act) = (&mut gate_up[..2 * GROUP * m], &mut act[..GROUP * m]);
-        let from = match m <= TOKENS {
-            true => Input::Own(inputs),
-            false => Input::Shared(&self.scratch.inputs),
-        };
-        let from = from.packed(w, m, matrix.k);
+        let from = self.inputs(inputs, m).packed(w, m, matrix.k);
         for item in w.items(groups) {
             let first = item.index() * 2 * PANELS;
             self.product(matrix, first..first + 2 * PANELS, &from, false, gate_up);
@@ -276,7 +272,7 @@ impl Pass<'_> {
             }
             w.barrier();
         }
-        let inputs = self.inputs(local, m);
+        let inputs = self.inputs(&local.inputs, m);
         self.matmul_rows(w, &self.weights.output, inputs, Into::Store(&s.logits), m);
     }
 }

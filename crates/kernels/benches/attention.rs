@@ -1,12 +1,9 @@
 //! Time of attention per query and block of 64 positions, in nanoseconds of CPU time.
 
-use nanoinfer_kernels::*;
-use rustix::time::{ClockId, clock_gettime};
+mod common;
 
-fn cpu_seconds() -> f64 {
-    let t = clock_gettime(ClockId::ThreadCPUTime);
-    t.tv_sec as f64 + t.tv_nsec as f64 * 1e-9
-}
+use common::best_seconds;
+use nanoinfer_kernels::*;
 
 fn main() {
     for kernels in Isa::ALL.into_iter().filter(|i| *i != Isa::Scalar).filter_map(Kernels::new) {
@@ -18,9 +15,7 @@ fn main() {
                 (vec![1i8; n * head], vec![1.0; n], vec![-128 * head as i32; n]);
             let mut states = vec![0.0; n * AttendBlock::state_len(head)];
             let visible = vec![(0, seen); n];
-            let mut best = f64::MAX;
-            for _ in 0..9 {
-                let start = cpu_seconds();
+            let best = best_seconds(|| {
                 for _ in 0..1000 {
                     kernels.attend(AttendBlock {
                         queries: Queries::Q8 { q: &q, scales: &scales, sums: &sums },
@@ -32,8 +27,7 @@ fn main() {
                         states: &mut states,
                     });
                 }
-                best = best.min(cpu_seconds() - start);
-            }
+            });
             let each = best * 1e6 / n as f64;
             println!(
                 "{:10} head {head:3}, {seen:2} positions, {n:2} queries: {each:6.1} ns",

@@ -100,38 +100,23 @@ macro_rules! with_tile {
 pub(crate) use with_tile;
 
 #[inline(always)]
-pub(crate) fn gemm_q8<S: Simd>(s: S, a: Gemm<'_>) {
-    let (panel, out) = (16 * (a.k + 4), a.acts.m * 16);
-    let panels = a.w.len() / panel;
+pub(crate) fn gemm_q8<S: Simd>(s: S, mut a: Gemm<'_>) {
     // A matrix unit takes the whole tiles of 16 tokens, vectors the rest.
     let whole = if S::MATRIX { a.acts.m / TOKENS * TOKENS } else { 0 };
-    let mut buffers = (whole > 0).then(|| matrix::Buffers::new(a.k));
     if whole > 0 {
-        s.matrix_open();
+        matrix::gemm_q8(s, &mut a, whole);
     }
+    if whole == a.acts.m {
+        return;
+    }
+    let (panel, out) = (16 * (a.k + 4), a.acts.m * 16);
+    let panels = a.w.len() / panel;
     let mut p = 0;
     while p < panels {
         let n = if panels - p >= S::PANELS { S::PANELS } else { 1 };
         let w = &a.w[p * panel..(p + n) * panel];
         let bias = if a.bias.is_empty() { &[] } else { &a.bias[p * 16..(p + n) * 16] };
         let to = &mut a.out[p * out..(p + n) * out];
-        if let Some(buffers) = &mut buffers {
-            for (i, (w, to)) in w.chunks_exact(panel).zip(to.chunks_exact_mut(out)).enumerate() {
-                let bias = bias.as_chunks::<16>().0.get(i);
-                let ahead = (p + i + 1) * panel;
-                let next = a.w.get(ahead..ahead + panel).unwrap_or_default();
-                matrix::panel(
-                    s,
-                    buffers,
-                    (w, next),
-                    a.k,
-                    a.acts,
-                    bias,
-                    a.add,
-                    &mut to[..16 * whole],
-                );
-            }
-        }
         let mut at = whole;
         while at < a.acts.m {
             let m = S::TILE.min(a.acts.m - at).min(TOKENS - at % TOKENS);
@@ -143,9 +128,6 @@ pub(crate) fn gemm_q8<S: Simd>(s: S, a: Gemm<'_>) {
             at += m;
         }
         p += n;
-    }
-    if whole > 0 {
-        s.matrix_close();
     }
 }
 

@@ -66,13 +66,12 @@ pub(crate) trait Simd: Copy {
     /// Rounds to half floats, ties to even; too large becomes infinity.
     fn store_f16(self, a: Self::F, to: &mut [u16; 16]);
 
+    fn load_i32(self, x: &[i32; 16]) -> Self::I;
     /// Asks for what will be read soon.
     #[inline(always)]
     fn prefetch(self, _line: &[u8; 64]) {}
 
-    fn load_i32(self, x: &[i32; 16]) -> Self::I;
-
-    /// Prepares the matrix unit for [`Simd::matrix_dots`], up to [`Simd::matrix_close`].
+    /// Prepares the matrix unit for the methods below, up to [`Simd::matrix_close`].
     #[inline(always)]
     fn matrix_open(self) {
         unreachable!("no matrix unit");
@@ -80,6 +79,17 @@ pub(crate) trait Simd: Copy {
     /// out[m][r] = Σᵢ x[m][i] · w[i/4][4r + i%4], exact.
     #[inline(always)]
     fn matrix_dots(self, _x: &[[i8; 64]; 16], _w: &[[i8; 64]; 16], _out: &mut Dots) {
+        unreachable!("no matrix unit");
+    }
+    /// The same `products` times or a few more, all in registers; one of the sums.
+    #[inline(always)]
+    fn matrix_peak(
+        self,
+        _x: &[[i8; 64]; 16],
+        _w: &[[i8; 64]; 16],
+        _products: usize,
+        _out: &mut Dots,
+    ) {
         unreachable!("no matrix unit");
     }
     #[inline(always)]

@@ -12,15 +12,15 @@
 //! ```
 //!
 //! Meanwhile the next panel is asked for from memory, a share per tile. The vectors work two groups
-//! behind the unit, so that they do not wait for its stores. The same
-//! order as in `gemm.rs`, hence the same bits.
+//! behind the unit, so that they do not wait for its stores. Groups are added in the order of
+//! `gemm.rs`, hence the same bits.
 
 use crate::Acts;
 use crate::acts::TOKENS;
-use crate::gemm::{finish, scales_line};
+use crate::gemm::{Gemm, finish, scales_line};
 use crate::isa::Simd;
 
-/// Groups of a panel that fit the L1 cache: 32 KiB.
+/// Groups of a panel that fit into the L1 cache: 32 KiB.
 const GROUPS: usize = 32;
 /// Tiles whose sums are kept between two blocks of groups.
 const TILES: usize = 16;
@@ -35,7 +35,7 @@ pub(crate) type Dots = [[i32; 16]; TOKENS];
 struct Aligned<T>(T);
 
 /// What stays in the first caches while a product runs.
-pub(crate) struct Buffers {
+struct Buffers {
     signed: Aligned<[[[i8; 64]; 16]; GROUPS]>, // the panel's groups in work
     sums: Option<[[[f32; 16]; TOKENS]; TILES]>, // between two blocks of groups, if there are two
     dots: [Aligned<Dots>; 4],                  // what the unit has done and the vectors have not
@@ -43,7 +43,7 @@ pub(crate) struct Buffers {
 
 impl Buffers {
     #[inline(always)]
-    pub(crate) fn new(k: usize) -> Self {
+    fn new(k: usize) -> Self {
         Self {
             signed: Aligned([[[0; 64]; 16]; GROUPS]),
             sums: (k / 64 > GROUPS).then_some([[[0.0; 16]; TOKENS]; TILES]),
@@ -52,11 +52,25 @@ impl Buffers {
     }
 }
 
-/// One panel times the first `out.len() / 16` tokens, whole tiles; `next` is the panel behind it.
-/// The unit is open.
+/// All panels times the first `tokens` tokens, whole tiles.
+#[inline(always)]
+pub(crate) fn gemm_q8<S: Simd>(s: S, a: &mut Gemm<'_>, tokens: usize) {
+    let mut buffers = Buffers::new(a.k);
+    let mut panels = a.w.chunks_exact(16 * (a.k + 4)).peekable();
+    s.matrix_open();
+    for (p, out) in a.out.chunks_exact_mut(16 * a.acts.m).enumerate() {
+        let w = panels.next().expect("a panel per output");
+        let next = panels.peek().copied().unwrap_or_default();
+        let bias = a.bias.as_chunks().0.get(p);
+        panel(s, &mut buffers, (w, next), a.k, a.acts, bias, a.add, &mut out[..16 * tokens]);
+    }
+    s.matrix_close();
+}
+
+/// One panel times the first `out.len() / 16` tokens; `next` is the panel behind it.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn panel<S: Simd>(
+fn panel<S: Simd>(
     s: S,
     buffers: &mut Buffers,
     (w, next): (&[u8], &[u8]),

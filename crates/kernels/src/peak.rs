@@ -74,11 +74,28 @@ fn streams<S: Simd, const N: usize, const L: usize>(s: S, a: ReadLines<'_>) {
 
 #[inline(always)]
 pub(crate) fn peak_dots<S: Simd>(s: S, a: PeakDots<'_>) {
-    if S::PANELS == 1 {
+    if S::MATRIX {
+        matrix(s, a);
+    } else if S::PANELS == 1 {
         with_tile!(S::TILE, dots::<S, 1>(s, a));
     } else {
         with_tile!(S::TILE, dots::<S, 2>(s, a));
     }
+}
+
+/// Dots of 64 bytes in one product of a matrix unit: 16 × 16 × 64 multiply-adds.
+const PRODUCT: usize = 256;
+
+/// Two tiles of a matrix unit over and over, quads summing to zero as below.
+#[inline(always)]
+fn matrix<S: Simd>(s: S, a: PeakDots<'_>) {
+    let x = [[3i8, -2, 1, -2]; 16].as_flattened().try_into().map(|line| [line; 16]);
+    let (x, w) = (x.expect("64 values"), [[5i8; 64]; 16]);
+    let mut sums = [[0; 16]; 16];
+    s.matrix_open();
+    s.matrix_peak(black_box(&x), black_box(&w), a.dots.div_ceil(PRODUCT), &mut sums);
+    s.matrix_close();
+    s.store(s.to_f32(s.load_i32(&sums[0])), a.out);
 }
 
 /// One register tile of the matrix product over and over. The operands pass through `black_box`,

@@ -5,7 +5,7 @@
 //! `#[target_feature]` entry points, so that none of these can drift apart.
 #![allow(unsafe_code)]
 
-use crate::attention::{FinishHead, MergeSpans, PackQuery, StoreKv};
+use crate::attention::{FinishHead, MergeSpans};
 use crate::isa::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::{
@@ -14,8 +14,8 @@ use crate::isa::{
     avx512::{Amx, Avx512Vnni},
 };
 use crate::{AttendBlock, ExpWeights, Gemm, GemmF32, NormPack, Pack, PeakDots, ReadLines};
-use crate::{Rope, Rotate, SiluMul};
-use crate::{activation, acts, attention, gemm, isa::Simd, peak, quantize, rope};
+use crate::{PackQuery, Rope, Rotate, SiluMul, StoreKv};
+use crate::{activation, acts, attention, gemm, isa::Simd, kv, peak, quantize, rope};
 
 /// An instruction set with kernels of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,9 +90,9 @@ macro_rules! with_kernels {
             /// RoPE on one head.
             rope(Rope) = rope::rope;
             /// One position into the cache.
-            store_kv(StoreKv) = attention::store_kv;
+            store_kv(StoreKv) = kv::store_kv;
             /// One query as attention reads it.
-            pack_query(PackQuery) = attention::pack_query;
+            pack_query(PackQuery) = kv::pack_query;
             /// A tile of queries against one block of the cache.
             attend(AttendBlock) = attention::attend;
             /// Joins two attention states.

@@ -117,3 +117,42 @@ pub(crate) unsafe fn dots(x: &[[i8; 64]; 16], w: &[[i8; 64]; 16], out: &mut Dots
         );
     }
 }
+
+/// Turns of [`peak`] do this many products of 16 × 64 by 64 × 16 bytes.
+pub(crate) const PEAK_PRODUCTS: usize = 4;
+
+/// Multiplies two tiles that stay in registers, `turns` times [`PEAK_PRODUCTS`]; one of the sums.
+///
+/// # Safety
+/// Between [`open`] and [`close`].
+#[inline(always)]
+pub(crate) unsafe fn peak(x: &[[i8; 64]; 16], w: &[[i8; 64]; 16], turns: usize, out: &mut Dots) {
+    // SAFETY: each operand is 16 rows of 64 bytes, 64 apart: exactly the arrays.
+    unsafe {
+        asm!(
+            "tileloadd tmm4, [{x} + {stride}*1]",
+            "tileloadd tmm5, [{w} + {stride}*1]",
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "test {turns}, {turns}",
+            "jz 3f",
+            "2:",
+            "tdpbssd tmm0, tmm4, tmm5",
+            "tdpbssd tmm1, tmm4, tmm5",
+            "tdpbssd tmm2, tmm4, tmm5",
+            "tdpbssd tmm3, tmm4, tmm5",
+            "dec {turns}",
+            "jnz 2b",
+            "3:",
+            "tilestored [{out} + {stride}*1], tmm0",
+            x = in(reg) x,
+            w = in(reg) w,
+            out = in(reg) out,
+            stride = in(reg) 64usize,
+            turns = inout(reg) turns => _,
+            options(nostack)
+        );
+    }
+}

@@ -191,6 +191,12 @@ impl<const MATRIX: bool> Simd for Avx512<MATRIX> {
         unsafe { amx::dots(x, w, out) };
     }
     #[inline(always)]
+    fn matrix_peak(self, x: &[[i8; 64]; 16], w: &[[i8; 64]; 16], products: usize, out: &mut Dots) {
+        assert!(MATRIX);
+        // SAFETY: as above.
+        unsafe { amx::peak(x, w, products.div_ceil(amx::PEAK_PRODUCTS), out) };
+    }
+    #[inline(always)]
     fn matrix_close(self) {
         assert!(MATRIX);
         // SAFETY: `self` proves that AMX is enabled.

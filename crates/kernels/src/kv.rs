@@ -1,0 +1,219 @@
+//! What attention reads: blocks of the cache and packed queries, and how vectors become them.
+
+use crate::isa::Simd;
+use crate::quantize::{quantize_values, rotate_block};
+
+/// Positions per cache block and step of the online softmax.
+pub const BLOCK: usize = 64;
+/// One block of 64 positions of one KV head, in one of the cache's encodings. `h` is the head size
+/// padded to 16. Keys lie in panels of 16 positions, like weights whose rows are positions; values
+/// lie by position.
+#[derive(Clone, Copy)]
+pub enum KvBlock<'a> {
+    /// 32-bit floats.
+    F32 {
+        /// `[4][h][16]`
+        k: &'a [f32],
+        /// `[64][h]`
+        v: &'a [f32],
+    },
+    /// IEEE half precision, as bits.
+    F16 {
+        /// `[4][h][16]`
+        k: &'a [u16],
+        /// `[64][h]`
+        v: &'a [u16],
+    },
+    /// 8 bits with a scale per position. Keys are rotated (see [`StoreKv`]), queries must be too.
+    Q8 {
+        /// Q8 panels, `[4][16 f32 scales, h/4 lines]`
+        k: &'a [u8],
+        /// `[64][h]`
+        v: &'a [i8],
+        /// `[64]`
+        v_scales: &'a [f32],
+    },
+}
+
+/// [`KvBlock`], to be written.
+pub enum KvBlockMut<'a> {
+    /// See [`KvBlock::F32`].
+    F32 {
+        /// `[4][h][16]`
+        k: &'a mut [f32],
+        /// `[64][h]`
+        v: &'a mut [f32],
+    },
+    /// See [`KvBlock::F16`].
+    F16 {
+        /// `[4][h][16]`
+        k: &'a mut [u16],
+        /// `[64][h]`
+        v: &'a mut [u16],
+    },
+    /// See [`KvBlock::Q8`].
+    Q8 {
+        /// `[4][16 f32 scales, h/4 lines]`
+        k: &'a mut [u8],
+        /// `[64][h]`
+        v: &'a mut [i8],
+        /// `[64]`
+        v_scales: &'a mut [f32],
+    },
+}
+
+/// Bytes of a Q8 key block.
+pub const fn q8_key_block(head: usize) -> usize {
+    BLOCK * (head + 4)
+}
+
+pub(crate) fn lens_fit(head: usize, k: usize, v: usize) -> bool {
+    head > 0 && head.is_multiple_of(16) && k == BLOCK * head && v == BLOCK * head
+}
+
+/// Arguments of `store_kv`: one position of one KV head into its block.
+pub struct StoreKv<'a> {
+    /// Key after RoPE, `h` values; overwritten.
+    pub key: &'a mut [f32],
+    /// Value, `h` values; overwritten.
+    pub value: &'a mut [f32],
+    /// Position within the block.
+    pub at: usize,
+    /// Hadamard block keys are rotated by in an 8-bit cache: it divides the unpadded head size.
+    pub rotation: usize,
+    /// The block.
+    pub to: KvBlockMut<'a>,
+}
+
+impl StoreKv<'_> {
+    pub(crate) fn check(&self) {
+        let head = self.key.len();
+        assert!(self.at < BLOCK && self.value.len() == head);
+        assert!(self.rotation.is_power_of_two() && self.rotation <= 64);
+        assert!(match &self.to {
+            KvBlockMut::F32 { k, v } => lens_fit(head, k.len(), v.len()),
+            KvBlockMut::F16 { k, v } => lens_fit(head, k.len(), v.len()),
+            KvBlockMut::Q8 { k, v, v_scales } => {
+                v_scales.len() == BLOCK
+                    && k.len() == q8_key_block(head)
+                    && lens_fit(head, v.len(), v.len())
+            }
+        });
+    }
+}
+
+#[inline(always)]
+pub(crate) fn store_kv<S: Simd>(s: S, a: StoreKv<'_>) {
+    let head = a.key.len();
+    let (panel, lane) = (a.at / 16, a.at % 16);
+    match a.to {
+        KvBlockMut::F32 { k, v } => {
+            let lines = k[panel * 16 * head..].as_chunks_mut::<16>().0;
+            lines.iter_mut().zip(a.key).for_each(|(line, x)| line[lane] = *x);
+            v[a.at * head..][..head].copy_from_slice(a.value);
+        }
+        KvBlockMut::F16 { k, v } => {
+            let mut half = [0u16; 16];
+            let lines = k[panel * 16 * head..].as_chunks_mut::<16>().0;
+            for (lines, x) in lines.chunks_mut(16).zip(a.key.as_chunks::<16>().0) {
+                s.store_f16(s.load(x), &mut half);
+                lines.iter_mut().zip(half).for_each(|(line, x)| line[lane] = x);
+            }
+            let v = v[a.at * head..][..head].as_chunks_mut::<16>().0;
+            for (to, x) in v.iter_mut().zip(a.value.as_chunks::<16>().0) {
+                s.store_f16(s.load(x), to);
+            }
+        }
+        KvBlockMut::Q8 { k, v, v_scales } => {
+            rotate_block(s, a.key, a.rotation);
+            let (scales, lines) = k[panel * 16 * (head + 4)..].split_at_mut(64);
+            let (scale, _) = quantize_values(s, a.key, |i, values| {
+                let lines = lines.as_chunks_mut::<64>().0[4 * i..].iter_mut();
+                for (line, quad) in lines.zip(values.as_chunks::<4>().0) {
+                    let stored = quad.map(|q| (q as u8) ^ 0x80);
+                    line.as_chunks_mut::<4>().0[lane] = stored;
+                }
+            });
+            scales[4 * lane..4 * lane + 4].copy_from_slice(&scale.to_le_bytes());
+            let v = &mut v[a.at * head..][..head];
+            let v = v.as_chunks_mut::<16>().0;
+            let (scale, _) = quantize_values(s, a.value, |i, values| v[i] = values);
+            v_scales[a.at] = scale;
+        }
+    }
+}
+
+/// Queries of one KV head, in chunks of 16 values, so that those of a tile lie side by side.
+#[derive(Clone, Copy)]
+pub enum Queries<'a> {
+    /// `[h/16][n][16]`, for float caches.
+    F32(&'a [f32]),
+    /// Rotated and quantized with one scale per query, for the 8-bit cache.
+    Q8 {
+        /// `[h/16][n][16]`
+        q: &'a [i8],
+        /// `[n]`
+        scales: &'a [f32],
+        /// -128·Σ q, `[n]`
+        sums: &'a [i32],
+    },
+}
+
+/// Arguments of `pack_query`.
+pub struct PackQuery<'a> {
+    /// Query after RoPE, `h` values; overwritten.
+    pub x: &'a mut [f32],
+    /// Which one of the `n` queries it is.
+    pub row: usize,
+    /// As in [`StoreKv`].
+    pub rotation: usize,
+    /// All queries.
+    pub to: QueriesMut<'a>,
+}
+
+/// [`Queries`], to be written.
+pub enum QueriesMut<'a> {
+    /// See [`Queries::F32`].
+    F32(&'a mut [f32]),
+    /// See [`Queries::Q8`].
+    Q8 {
+        /// `[h/16][n][16]`
+        q: &'a mut [i8],
+        /// `[n]`
+        scales: &'a mut [f32],
+        /// -128·Σ q, `[n]`
+        sums: &'a mut [i32],
+    },
+}
+
+impl PackQuery<'_> {
+    pub(crate) fn check(&self) {
+        let h = self.x.len();
+        assert!(h > 0 && h.is_multiple_of(16));
+        assert!(self.rotation.is_power_of_two() && self.rotation <= 64);
+        assert!(match &self.to {
+            QueriesMut::F32(q) => q.len().is_multiple_of(h) && self.row < q.len() / h,
+            QueriesMut::Q8 { q, scales, sums } => {
+                let n = scales.len();
+                self.row < n && sums.len() == n && q.len() == n * h
+            }
+        });
+    }
+}
+
+#[inline(always)]
+pub(crate) fn pack_query<S: Simd>(s: S, a: PackQuery<'_>) {
+    match a.to {
+        QueriesMut::F32(q) => {
+            let n = q.len() / a.x.len();
+            let q = q.as_chunks_mut::<16>().0.chunks_exact_mut(n);
+            q.zip(a.x.as_chunks().0).for_each(|(to, x)| to[a.row] = *x);
+        }
+        QueriesMut::Q8 { q, scales, sums } => {
+            rotate_block(s, a.x, a.rotation);
+            let (n, q) = (scales.len(), q.as_chunks_mut::<16>().0);
+            (scales[a.row], sums[a.row]) =
+                quantize_values(s, a.x, |i, values| q[i * n + a.row] = values);
+        }
+    }
+}
