@@ -28,7 +28,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
 
 Environment:
   NANOINFER_HOME  folder for converted models (default: the platform's cache folder)
-  NANOINFER_ISA   force an instruction set: scalar, avx2, avx512vnni (default: the best here)
+  NANOINFER_ISA   force an instruction set (default: the best here; `nanoinfer doctor` lists them)
   HF_TOKEN, HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE, HF_HUB_DOWNLOAD_TIMEOUT
                   as for Hugging Face's own tools
   HTTPS_PROXY, ALL_PROXY, NO_PROXY  as usual
@@ -46,6 +46,9 @@ pub(crate) enum Command {
     Models(Models),
     Bench(Bench),
     Eval(Eval),
+    Doctor(Doctor),
+    Completions(Completions),
+    Man(Man),
 }
 
 /// Turn a model into a .nano file.
@@ -454,12 +457,61 @@ fn usage_line(message: &str) -> String {
     let told = told.filter(|l| !l.starts_with("Usage:") && !l.starts_with("For more information"));
     let lines: Vec<&str> = told.collect();
     let help = std::env::args().nth(1).filter(|a| !a.starts_with('-'));
-    let known = help.filter(|name| {
-        use clap::CommandFactory;
-        Cli::command().find_subcommand(name).is_some()
-    });
+    let known = help.filter(|name| definition().find_subcommand(name).is_some());
     let command = known.map_or("nanoinfer".to_owned(), |name| format!("nanoinfer {name}"));
     format!("{}; see `{command} --help`", lines.join(" "))
+}
+
+/// Say what this machine is and what it can run.
+///
+/// Tells which instruction set and how many threads will be used and why, how much memory is free,
+/// and measures within seconds what all threads together can do at most: bytes read from memory,
+/// which is what limits decoding, and 8-bit operations, which is what limits long prompts.
+///
+/// The expected speed is 90 % of what the bandwidth allows, for 8-bit weights and a short context.
+/// `nanoinfer bench --synthetic SHAPE` measures it.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  nanoinfer doctor
+  taskset -c 0 nanoinfer doctor
+  nanoinfer doctor --json | jq .roofline
+
+With --json one object is printed: version, machine, isa, threads, memory, roofline (bandwidth in
+bytes and int8 in operations per second, each median, least, most; ridge), models, largest, advice.")]
+pub(crate) struct Doctor {
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Print a script that completes commands and options in a shell.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  nanoinfer completions bash > ~/.local/share/bash-completion/completions/nanoinfer
+  nanoinfer completions zsh > \"${fpath[1]}/_nanoinfer\"
+  nanoinfer completions fish > ~/.config/fish/completions/nanoinfer.fish")]
+pub(crate) struct Completions {
+    /// Shell to write for
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// Print or write the manual pages.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  nanoinfer man | man -l -
+  nanoinfer man --dir ~/.local/share/man/man1 && man nanoinfer-bench")]
+pub(crate) struct Man {
+    /// Write the pages of all commands into this folder (default: print the page of nanoinfer)
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+/// The whole command line, for what describes it.
+pub(crate) fn definition() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
 }
 
 fn count(max: u64) -> clap::builder::RangedU64ValueParser {
@@ -584,11 +636,10 @@ fn penalty(text: &str) -> Result<f32, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        definition().debug_assert();
     }
 
     #[test]

@@ -10,10 +10,12 @@ mod bench;
 mod chat;
 mod clock;
 mod convert;
+mod doctor;
 mod eval;
 mod generate;
 mod inspect;
 mod logits;
+mod manual;
 mod models;
 mod report;
 mod run;
@@ -41,6 +43,9 @@ fn main() -> ExitCode {
         Command::Models(args) => models::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Completions(args) => manual::completions(args),
+        Command::Man(args) => manual::run(args),
     };
     match result {
         Ok(code) => code,

@@ -7,9 +7,20 @@ use std::path::{Path, PathBuf};
 
 use common::{assert_fails, files, json, nanoinfer, stderr, stdout, temp, tiny};
 
-const COMMANDS: [&str; 10] = [
-    "convert", "generate", "chat", "tokenize", "logits", "inspect", "verify", "models", "bench",
+const COMMANDS: [&str; 13] = [
+    "convert",
+    "generate",
+    "chat",
+    "tokenize",
+    "logits",
+    "inspect",
+    "verify",
+    "models",
+    "bench",
     "eval",
+    "doctor",
+    "completions",
+    "man",
 ];
 
 /// A small converted model in `folder`.

@@ -21,22 +21,22 @@ const DOTS: usize = 1 << 25;
 const STREAMS: [usize; 4] = [1, 2, 4, 8];
 
 /// The limits for a number of threads, measured again and again.
-pub(super) struct Limits {
-    pub(super) threads: usize,
+pub(crate) struct Limits {
+    pub(crate) threads: usize,
     /// For the matrix products: what the engine uses, even if it was forced to less than the best.
     engine: Kernels,
     /// For reading: the best there is, because memory does not depend on what the engine uses.
     best: Kernels,
     memory: Arc<Vec<f32>>,
     /// Bytes per second, one value per round.
-    pub(super) bandwidth: Vec<f64>,
+    pub(crate) bandwidth: Vec<f64>,
     /// 8-bit operations per second, two per multiply-add, one value per round.
-    pub(super) int8: Vec<f64>,
+    pub(crate) int8: Vec<f64>,
 }
 
 impl Limits {
     /// One for each number of threads, for an engine that uses `isa`.
-    pub(super) fn each(threads: &[usize], isa: Isa) -> Result<Vec<Self>> {
+    pub(crate) fn each(threads: &[usize], isa: Isa) -> Result<Vec<Self>> {
         let engine = Kernels::new(isa).context("the engine runs on this instruction set")?;
         let memory = Arc::new(vec![1.0; read_size() / size_of::<f32>()]);
         let new = |&threads| Self {
@@ -56,7 +56,7 @@ impl Limits {
     }
 
     /// Measures both once more.
-    pub(super) fn measure(&mut self) {
+    pub(crate) fn measure(&mut self) {
         let bandwidth = STREAMS.iter().map(|&streams| self.read(streams)).fold(0.0, f64::max);
         let int8 = (0..2).map(|_| self.multiply()).fold(0.0, f64::max);
         self.bandwidth.push(bandwidth);
@@ -126,7 +126,7 @@ fn read_size() -> usize {
 }
 
 /// Bytes of the largest cache of the first CPU, where the system says.
-fn last_level_cache() -> Option<usize> {
+pub(crate) fn last_level_cache() -> Option<usize> {
     let folder = fs::read_dir("/sys/devices/system/cpu/cpu0/cache").ok()?;
     let size = |entry: fs::DirEntry| {
         let text = fs::read_to_string(entry.path().join("size")).ok()?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nanoinfer_format::{LANES, Quant};
+use nanoinfer_format::{Config, LANES, Quant};
 use nanoinfer_kernels::{Isa, Kernels};
 
 use crate::attend::{self, Run};
@@ -46,6 +46,41 @@ impl Default for EngineOptions {
             logits_rows: 16,
         }
     }
+}
+
+/// Options with what is not given chosen.
+struct Sizes {
+    threads: usize,
+    ctx: usize,
+    sequences: usize,
+    kv: KvType,
+    chunk: usize,
+    logits_rows: usize,
+}
+
+impl Sizes {
+    fn of(config: &Config, options: &EngineOptions) -> Self {
+        let chunk = options.chunk.clamp(1, MAX_TOKENS);
+        Self {
+            threads: options.threads.unwrap_or_else(machine::default_threads).max(1),
+            ctx: options.ctx.unwrap_or((config.context_length as usize).min(4096)).max(1),
+            sequences: options.sequences.max(1),
+            kv: options.kv.unwrap_or(match config.quant {
+                Quant::Q8 => KvType::Q8,
+                Quant::F32 => KvType::F32,
+            }),
+            chunk,
+            logits_rows: options.logits_rows.clamp(1, chunk),
+        }
+    }
+}
+
+/// Bytes of cache and scratch that an engine with these options would reserve, weights not counted.
+pub fn buffer_bytes(config: &Config, options: &EngineOptions) -> u64 {
+    let s = Sizes::of(config, options);
+    Cache::bytes(config, s.kv, s.ctx, s.sequences)
+        .and_then(|b| b.checked_add(Scratch::bytes(config, s.threads, s.ctx, s.logits_rows)))
+        .unwrap_or(u64::MAX)
 }
 
 /// One token to append to a sequence.
@@ -101,18 +136,8 @@ impl Engine {
             Some(isa) => Kernels::new(isa).ok_or(Error::Isa { isa: isa.name() })?,
             None => Kernels::best(),
         };
-        let threads = options.threads.unwrap_or_else(machine::default_threads).max(1);
-        let ctx = options.ctx.unwrap_or((config.context_length as usize).min(4096)).max(1);
-        let sequences = options.sequences.max(1);
-        let kv = options.kv.unwrap_or(match config.quant {
-            Quant::Q8 => KvType::Q8,
-            Quant::F32 => KvType::F32,
-        });
-        let chunk = options.chunk.clamp(1, MAX_TOKENS);
-        let logits_rows = options.logits_rows.clamp(1, chunk);
-        let needed = Cache::bytes(config, kv, ctx, sequences)
-            .and_then(|b| b.checked_add(Scratch::bytes(config, threads, ctx, logits_rows)))
-            .unwrap_or(u64::MAX);
+        let Sizes { threads, ctx, sequences, kv, chunk, logits_rows } = Sizes::of(config, options);
+        let needed = buffer_bytes(config, options);
         let available = machine::available_memory().unwrap_or(u64::MAX);
         if needed > available {
             let (needed_mb, available_mb) = (needed >> 20, available >> 20);

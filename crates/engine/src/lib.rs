@@ -34,9 +34,9 @@ mod session;
 mod weights;
 
 pub use cache::{KvType, SeqId};
-pub use engine::{Canceller, Engine, EngineOptions, Step};
+pub use engine::{Canceller, Engine, EngineOptions, Step, buffer_bytes};
 pub use error::Error;
-pub use machine::{available_memory, default_threads};
+pub use machine::{Cores, available_memory, default_threads};
 pub use model::Model;
 pub use nanoinfer_kernels::{Isa, UnknownIsa};
 pub use nanoinfer_text::Message;

@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use nanoinfer_format::{
-    Config, Encoding, Generation, LANES, Quant, Staged, TensorSpec, Writer, panel_bytes,
+    Config, Encoding, Generation, LANES, Quant, Role, Staged, TensorSpec, Writer, panel_bytes,
 };
 
 use crate::layout::{Body, plan};
@@ -55,7 +55,7 @@ impl Shape {
     }
 
     /// The model: 8-bit weights, plain RoPE.
-    fn config(&self) -> Config {
+    pub fn config(&self) -> Config {
         Config {
             architecture: "llama".into(),
             quant: Quant::Q8,
@@ -78,10 +78,32 @@ impl Shape {
 
     /// Bytes of its tensors.
     pub fn bytes(&self) -> u64 {
+        self.sizes().map(|(_, _, bytes)| bytes).sum()
+    }
+
+    /// Bytes that a pass of one token reads: all but embeddings that are not the output layer too.
+    pub fn pass_bytes(&self) -> u64 {
+        let read = |role| role != Role::TokenEmbd || self.tied_embeddings;
+        self.sizes().filter(|(role, ..)| read(*role)).map(|(_, _, bytes)| bytes).sum()
+    }
+
+    /// Weights.
+    pub fn parameters(&self) -> u64 {
+        self.sizes().map(|(_, weights, _)| weights).sum()
+    }
+
+    /// Role, weights and bytes of each tensor.
+    fn sizes(&self) -> impl Iterator<Item = (Role, u64, u64)> {
         let config = self.config();
         let (weights, turns) = parts(&config);
-        let plan = plan(&config, &weights, &turns);
-        plan.iter().filter_map(|p| p.spec.encoding.stored_bytes(p.spec.stored)).sum()
+        let specs: Vec<_> = plan(&config, &weights, &turns).into_iter().map(|p| p.spec).collect();
+        specs.into_iter().map(|spec| {
+            let weights = match spec.encoding {
+                Encoding::U64 => 0, // RoPE frequencies
+                _ => spec.logical.iter().map(|&n| u64::from(n)).product(),
+            };
+            (spec.role, weights, spec.encoding.stored_bytes(spec.stored).unwrap_or_default())
+        })
     }
 }
 

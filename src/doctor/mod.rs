@@ -1,0 +1,277 @@
+//! `nanoinfer doctor`: what this machine is, how it will be used and why, and what it can run.
+//!
+//! ```text
+//! CPU ─► instruction set ┐
+//! affinity, quota ─► threads ┴─► measured limits ─► expected tokens/s of well-known shapes
+//! free memory ──────────────────────────────────────► the largest of them that fits
+//! ```
+
+mod machine;
+mod print;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use nanoinfer_engine::{Cores, EngineOptions, Error, Isa, available_memory, buffer_bytes};
+use nanoinfer_kernels::Kernels;
+use nanoinfer_packer::synthetic::Shape;
+use serde::Serialize;
+
+use crate::args::Doctor;
+use crate::bench::Limits;
+use crate::run::{forced_isa, print_json};
+use machine::Machine;
+
+/// What decoding reaches of the memory bandwidth measured beside it. docs/BENCHMARKS.md has 92 % for
+/// the shape of TinyLlama-1.1B; a model that fits into the caches can exceed it.
+const SHARE: f64 = 0.9;
+/// Times the limits are measured; the median counts.
+const ROUNDS: usize = 5;
+/// Processes that want a CPU, above which measurements suffer.
+const BUSY: f64 = 0.5;
+/// Shapes smaller than this are for tests.
+const REAL: u64 = 50_000_000;
+
+/// All that is told.
+#[derive(Serialize)]
+struct Report {
+    version: &'static str,
+    machine: Machine,
+    isa: IsaChoice,
+    threads: Threads,
+    memory: Memory,
+    roofline: Roofline,
+    models: Vec<Fit>,
+    largest: Largest,
+    advice: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct IsaChoice {
+    used: &'static str,
+    reason: String,
+    /// What this CPU has, slowest first.
+    available: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Threads {
+    used: usize,
+    reason: String,
+    online: usize,
+    allowed: usize,
+    physical: usize,
+    granted: usize,
+}
+
+#[derive(Serialize)]
+struct Memory {
+    /// Bytes of the machine.
+    total: Option<u64>,
+    /// Bytes that this process could get.
+    available: Option<u64>,
+}
+
+/// What all threads together can do at most.
+#[derive(Serialize)]
+struct Roofline {
+    /// Bytes per second read from memory: median, least and most.
+    bandwidth: [f64; 3],
+    /// 8-bit operations per second, two per multiply-add: median, least and most.
+    int8: [f64; 3],
+    /// Operations per byte at which both take the same time.
+    ridge: f64,
+}
+
+/// A published model's shape with 8-bit weights.
+#[derive(Serialize)]
+struct Fit {
+    shape: &'static str,
+    parameters: u64,
+    /// Of the weights, which are mapped, and of cache and buffers, which are reserved.
+    bytes: u64,
+    fits: bool,
+    /// Tokens per second that decoding is expected to reach.
+    decode_tps: f64,
+}
+
+/// The largest 8-bit model that memory has room for.
+#[derive(Serialize)]
+struct Largest {
+    parameters: u64,
+    bytes: u64,
+    decode_tps: f64,
+    /// The largest of `models` that fits.
+    shape: Option<&'static str>,
+}
+
+pub(crate) fn run(args: Doctor) -> Result<ExitCode> {
+    let report = examine()?;
+    match args.json {
+        true => print_json(&report)?,
+        false => print::print(&report)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn examine() -> Result<Report> {
+    let machine = Machine::this();
+    let cores = Cores::available();
+    let isa = isa()?;
+    let threads = cores.threads();
+    let roofline = measure(threads, isa.0)?;
+    let memory = Memory { total: machine::total_memory(), available: available_memory() };
+    let room = memory.available.unwrap_or(u64::MAX);
+    let models = Shape::ALL.iter().filter(|s| s.bytes() > REAL);
+    let models: Vec<Fit> = models.map(|shape| fit(shape, room, &roofline)).collect();
+    let largest = largest(room, &roofline, &models);
+    let advice = advice(isa.0, &cores, &models, machine.load);
+    Ok(Report {
+        version: env!("CARGO_PKG_VERSION"),
+        machine,
+        isa: isa.1,
+        threads: Threads {
+            used: threads,
+            reason: thread_reason(&cores).into(),
+            online: cores.online,
+            allowed: cores.allowed,
+            physical: cores.physical,
+            granted: cores.granted,
+        },
+        memory,
+        roofline,
+        models,
+        largest,
+        advice,
+    })
+}
+
+/// The instruction set that an engine started now would use.
+fn isa() -> Result<(Isa, IsaChoice)> {
+    let available: Vec<_> = Isa::ALL.into_iter().filter(|&i| Kernels::new(i).is_some()).collect();
+    let (used, reason) = match forced_isa()? {
+        Some(isa) if !available.contains(&isa) => Err(Error::Isa { isa: isa.name() })?,
+        Some(isa) => (isa, format!("NANOINFER_ISA={} forces it", isa.name())),
+        None => (Kernels::best().isa(), "the fastest that this CPU has".to_owned()),
+    };
+    let available = available.into_iter().map(Isa::name).collect();
+    Ok((used, IsaChoice { used: used.name(), reason, available }))
+}
+
+/// What keeps the number of threads from being larger.
+fn thread_reason(cores: &Cores) -> &'static str {
+    if cores.granted < cores.allowed && cores.granted <= cores.physical {
+        "the CPU quota of this process's cgroup"
+    } else if cores.allowed < cores.online {
+        "the physical cores in this process's affinity mask"
+    } else {
+        "one for each physical core"
+    }
+}
+
+fn measure(threads: usize, isa: Isa) -> Result<Roofline> {
+    let mut limits = Limits::each(&[threads], isa)?.remove(0);
+    (0..ROUNDS).for_each(|_| limits.measure());
+    let [bandwidth, int8] = [limits.bandwidth, limits.int8].map(|mut x| {
+        x.sort_by(f64::total_cmp);
+        [x[ROUNDS / 2], x[0], x[ROUNDS - 1]]
+    });
+    Ok(Roofline { bandwidth, int8, ridge: int8[0] / bandwidth[0] })
+}
+
+fn fit(shape: &Shape, room: u64, roofline: &Roofline) -> Fit {
+    let buffers = buffer_bytes(&shape.config(), &EngineOptions::default());
+    let bytes = shape.bytes().saturating_add(buffers);
+    Fit {
+        shape: shape.name,
+        parameters: shape.parameters(),
+        bytes,
+        fits: bytes <= room,
+        decode_tps: SHARE * roofline.bandwidth[0] / shape.pass_bytes() as f64,
+    }
+}
+
+/// A tenth of the memory is left for cache, buffers, and whatever else runs.
+fn largest(room: u64, roofline: &Roofline, models: &[Fit]) -> Largest {
+    let bytes = room / 10 * 9;
+    let last = Shape::ALL[Shape::ALL.len() - 1];
+    let per_parameter = last.bytes() as f64 / last.parameters() as f64;
+    let fitting = models.iter().filter(|m| m.fits).max_by_key(|m| m.bytes);
+    Largest {
+        parameters: (bytes as f64 / per_parameter) as u64,
+        bytes,
+        decode_tps: SHARE * roofline.bandwidth[0] / bytes as f64,
+        shape: fitting.map(|m| m.shape),
+    }
+}
+
+/// What a person could change to run faster, or at all.
+fn advice(isa: Isa, cores: &Cores, models: &[Fit], load: Option<f64>) -> Vec<String> {
+    let mut advice = Vec::new();
+    if let Some(load) = load.filter(|&load| load > BUSY) {
+        advice.push(format!("other programs are busy (load {load:.1}); idle, all would be faster"));
+    }
+    let best = Kernels::best().isa();
+    if isa != best {
+        advice.push(format!("unset NANOINFER_ISA to use {}, which is faster", best.name()));
+    } else if isa == Isa::Scalar {
+        advice.push(
+            "no vector instructions are used on this CPU; expect a tenth of the speed".into(),
+        );
+    }
+    if cores.threads() < cores.physical {
+        advice.push(format!(
+            "a CPU quota grants {} of {} cores; a larger one would be used",
+            cores.granted, cores.physical
+        ));
+    }
+    if models.iter().all(|m| !m.fits) {
+        advice.push("not even the smallest model fits; close other programs".into());
+    }
+    advice
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_explained_by_what_limits_them() {
+        let all = Cores { online: 8, allowed: 8, physical: 4, granted: 8 };
+        assert!(thread_reason(&all).contains("physical core"));
+        assert!(thread_reason(&Cores { granted: 2, ..all }).contains("quota"));
+        assert!(thread_reason(&Cores { allowed: 4, granted: 4, ..all }).contains("affinity"));
+        // Quota above the physical cores: not what limits.
+        assert!(!thread_reason(&Cores { granted: 6, ..all }).contains("quota"));
+    }
+
+    #[test]
+    fn advice_names_what_slows() {
+        let all = Cores { online: 8, allowed: 8, physical: 8, granted: 8 };
+        let best = Kernels::best().isa();
+        let fits = |fits| [Fit { shape: "x", parameters: 1, bytes: 1, fits, decode_tps: 1.0 }];
+        let told = |isa, cores, load| advice(isa, &cores, &fits(true), load).join("; ");
+        assert!(told(best, all, Some(2.0)).contains("load 2.0"));
+        assert!(!told(best, all, Some(0.1)).contains("load"));
+        assert!(told(best, Cores { granted: 2, ..all }, None).contains("2 of 8 cores"));
+        assert_eq!(told(Isa::Scalar, all, None).contains("NANOINFER_ISA"), best != Isa::Scalar);
+        assert!(advice(best, &all, &fits(false), None).join("").contains("smallest"));
+    }
+
+    #[test]
+    fn what_fits_and_how_fast() {
+        let roofline = Roofline { bandwidth: [1e10; 3], int8: [1e12; 3], ridge: 100.0 };
+        let shape = Shape::find("tinyllama-1.1b").unwrap();
+        let tiny = fit(&shape, 2 << 30, &roofline);
+        assert_eq!(tiny.parameters, 1_100_048_384);
+        // 9 GB/s over what a token reads: 1,034,420,224 bytes of matrices but for the embeddings,
+        // 426,240 row scales and 92,160 norm weights of 4 bytes, 32 RoPE turns of 8.
+        let expected = 9e9 / 1_036_494_080.0;
+        assert!(tiny.fits && (tiny.decode_tps - expected).abs() < 1e-9, "{}", tiny.decode_tps);
+        assert!(!fit(&shape, 1 << 30, &roofline).fits);
+        let most = largest(10_000_000_000, &roofline, &[tiny]);
+        assert_eq!((most.bytes, most.shape), (9_000_000_000, Some("tinyllama-1.1b")));
+        assert!((8.9e9..9e9).contains(&(most.parameters as f64)), "{}", most.parameters);
+        assert_eq!(most.decode_tps, 1.0);
+    }
+}

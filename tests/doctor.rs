@@ -1,0 +1,126 @@
+//! `nanoinfer doctor`, and the descriptions of the command line for shells and readers.
+
+mod common;
+
+use std::fs;
+use std::process::Command;
+
+use common::{assert_fails, files, json, nanoinfer, stderr, stdout, temp};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+#[test]
+fn the_report_agrees_with_itself() {
+    let home = temp();
+    let report = json(&nanoinfer(home.path()).args(["doctor", "--json"]).output().unwrap());
+    let available = report["isa"]["available"].as_array().unwrap();
+    assert_eq!(available.last(), Some(&report["isa"]["used"]), "the fastest comes last");
+    assert_eq!(available[0], "scalar");
+    let [bandwidth, int8] = ["bandwidth", "int8"].map(|key| {
+        let value = |i: usize| report["roofline"][key][i].as_f64().unwrap();
+        assert!(0.0 < value(1) && value(1) <= value(0) && value(0) <= value(2), "{report}");
+        value(0)
+    });
+    let ridge = report["roofline"]["ridge"].as_f64().unwrap();
+    assert!((ridge - int8 / bandwidth).abs() < 1e-6 * ridge, "{report}");
+    let room = report["memory"]["available"].as_u64().unwrap();
+    let models = report["models"].as_array().unwrap();
+    assert!(models.iter().any(|m| m["shape"] == "tinyllama-1.1b"), "{report}");
+    for model in models {
+        // A fit test, decided by what the report itself says is there.
+        assert_eq!(model["fits"], model["bytes"].as_u64().unwrap() <= room, "{report}");
+        assert!(model["decode_tps"].as_f64().unwrap() > 0.0, "{report}");
+    }
+    assert!(files(home.path()).is_empty());
+}
+
+#[test]
+fn a_table_for_people() {
+    let home = temp();
+    let output = nanoinfer(home.path()).arg("doctor").output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let table = stdout(&output);
+    for part in ["isa  ", "threads  ", "GB available of", "GB/s", "GOPS", "llama-2-7b", "largest"] {
+        assert!(table.contains(part), "{part:?} not in {table}");
+    }
+}
+
+#[test]
+fn a_forced_instruction_set_is_used_and_explained() {
+    let home = temp();
+    let doctor = |isa: &str| {
+        nanoinfer(home.path())
+            .args(["doctor", "--json"])
+            .env("NANOINFER_ISA", isa)
+            .output()
+            .unwrap()
+    };
+    let report = json(&doctor("scalar"));
+    assert_eq!(report["isa"]["used"], "scalar");
+    assert!(report["isa"]["reason"].as_str().unwrap().contains("NANOINFER_ISA=scalar"), "{report}");
+    assert!(!report["advice"].as_array().unwrap().is_empty(), "{report}");
+    assert_fails(&doctor("sse9"), 1, &["NANOINFER_ISA", "sse9", "avx2"]);
+}
+
+/// The affinity of a thread is that of the processes it starts.
+#[test]
+fn one_allowed_cpu_is_one_thread() {
+    let here = sched_getaffinity(None).unwrap();
+    let one = (0..CpuSet::MAX_CPU).find(|&cpu| here.is_set(cpu)).unwrap();
+    let report = std::thread::spawn(move || {
+        let mut set = CpuSet::new();
+        set.set(one);
+        sched_setaffinity(None, &set).unwrap();
+        let home = temp();
+        json(&nanoinfer(home.path()).args(["doctor", "--json"]).output().unwrap())
+    });
+    let threads = &report.join().unwrap()["threads"];
+    assert_eq!([&threads["used"], &threads["allowed"]], [1, 1], "{threads}");
+    if threads["online"].as_u64() > Some(1) {
+        assert!(threads["reason"].as_str().unwrap().contains("affinity"), "{threads}");
+    }
+}
+
+#[test]
+fn bash_completes_commands_and_options() {
+    let home = temp();
+    let script = nanoinfer(home.path()).args(["completions", "bash"]).output().unwrap();
+    assert!(script.status.success(), "{}", stderr(&script));
+    let file = home.path().join("nanoinfer.bash");
+    fs::write(&file, &script.stdout).unwrap();
+    let complete = |words: &str, last: &str, before: &str| {
+        let typed = "source \"$0\"; COMP_WORDS=($1); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); \
+                     _nanoinfer nanoinfer \"$2\" \"$3\"; echo \"${COMPREPLY[@]}\"";
+        let mut bash = Command::new("bash");
+        bash.args(["--norc", "-c", typed]).arg(&file).args([words, last, before]);
+        stdout(&bash.output().unwrap()).trim().to_owned()
+    };
+    assert_eq!(complete("nanoinfer doc", "doc", "nanoinfer"), "doctor");
+    assert_eq!(complete("nanoinfer bench --synth", "--synth", "bench"), "--synthetic");
+    assert_eq!(complete("nanoinfer bench --kv f1", "f1", "--kv"), "f16");
+    for shell in ["zsh", "fish"] {
+        let script = nanoinfer(home.path()).args(["completions", shell]).output().unwrap();
+        assert!(stdout(&script).contains("synthetic"), "{shell}");
+    }
+    let none = nanoinfer(home.path()).args(["completions", "dos"]).output().unwrap();
+    assert_fails(&none, 2, &["dos", "bash"]);
+}
+
+#[test]
+fn every_command_has_a_page() {
+    let home = temp();
+    let folder = home.path().join("man/man1");
+    let output = nanoinfer(home.path()).args(["man", "--dir"]).arg(&folder).output().unwrap();
+    assert!(output.status.success() && output.stdout.is_empty(), "{}", stderr(&output));
+    let page = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
+    let whole = stdout(&nanoinfer(home.path()).arg("man").output().unwrap());
+    assert_eq!(whole, page("nanoinfer.1"));
+    for command in ["chat", "bench", "doctor", "models-remove"] {
+        let text = page(&format!("nanoinfer-{command}.1"));
+        assert!(text.contains(&format!(".TH nanoinfer-{command} 1")), "{text}");
+    }
+    assert!(page("nanoinfer-bench.1").contains("\\-\\-synthetic"));
+    let taken = home.path().join("file");
+    fs::write(&taken, "").unwrap();
+    let fails = nanoinfer(home.path()).args(["man", "--dir"]).arg(&taken).output().unwrap();
+    assert_fails(&fails, 1, &["file", "cannot make the folder"]);
+}
