@@ -1,0 +1,256 @@
+#!/usr/bin/env python3
+"""Draws the book's diagrams: docs/book/src/*.svg. Needs nothing but Python.
+
+    docs/book/diagrams.py            draw
+    docs/book/diagrams.py --check    fail if a picture is not what this script draws
+"""
+
+import math
+import pathlib
+import sys
+
+HERE = pathlib.Path(__file__).parent / "src"
+INK, GREY, FAINT = "#1f2937", "#6b7280", "#e5e7eb"
+OURS, BLUE, PALE, WARM = "#c2410c", "#1d4ed8", "#dbeafe", "#ffedd5"
+
+
+class Picture:
+    def __init__(self, width, height):
+        self.width, self.height, self.parts = width, height, []
+
+    def rect(self, x, y, w, h, fill="none", stroke=INK, width=1.0, radius=0):
+        self.parts.append(
+            f'<rect x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" rx="{radius}" '
+            f'fill="{fill}" stroke="{stroke}" stroke-width="{width}"/>'
+        )
+
+    def line(self, points, stroke=INK, width=1.5, dash=None, arrow=False):
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        extra = f' stroke-dasharray="{dash}"' if dash else ""
+        extra += ' marker-end="url(#arrow)"' if arrow else ""
+        self.parts.append(
+            f'<polyline points="{path}" fill="none" stroke="{stroke}" stroke-width="{width}"{extra}/>'
+        )
+
+    def dot(self, x, y, fill=OURS, r=4.5):
+        self.parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r}" fill="{fill}"/>')
+
+    def text(self, x, y, what, size=13, fill=INK, anchor="start", weight="normal", turn=None):
+        turned = f' transform="rotate({turn} {x:g} {y:g})"' if turn is not None else ""
+        what = what.replace("&", "&amp;").replace("<", "&lt;")
+        self.parts.append(
+            f'<text x="{x:g}" y="{y:g}" font-size="{size}" fill="{fill}" text-anchor="{anchor}" '
+            f'font-weight="{weight}"{turned}>{what}</text>'
+        )
+
+    def svg(self):
+        head = (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width} {self.height}" '
+            f'width="{self.width}" height="{self.height}" font-family="DejaVu Sans, sans-serif">'
+        )
+        arrow = (
+            '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
+            f'markerHeight="7" orient="auto"><path d="M0,0 L8,4 L0,8 z" fill="{GREY}"/></marker></defs>'
+        )
+        white = f'<rect width="{self.width}" height="{self.height}" fill="white"/>'
+        return "\n".join([head, arrow, white, *self.parts, "</svg>"]) + "\n"
+
+
+def memory_wall():
+    """A roofline with round numbers of the kind of machine the book is about."""
+    p = Picture(640, 330)
+    bandwidth, peak = 33e9, 13e12
+
+    def at(ops_per_byte, ops):
+        return 70 + 78 * math.log2(ops_per_byte) / 1.7, 285 - 18.5 * math.log2(ops / 2e10)
+
+    ridge = peak / bandwidth
+    p.line([(70, 20), (70, 285), (610, 285)], GREY, 1)
+    p.line([at(1, bandwidth), at(ridge, peak), at(2800, peak)], INK, 2.5)
+    x, y = at(7, 7 * bandwidth)
+    p.text(x - 4, y - 12, "memory: 33 GB/s", turn=-22)
+    x, y = at(ridge, peak)
+    p.text(x - 6, y - 10, "multipliers: 13 TOPS", anchor="start")
+    p.line([(x, y), (x, 285)], GREY, 1, dash="3 4")
+    p.text(x, 302, f"{ridge:.0f}", 11, GREY, "middle")
+    for ops, name, dx, dy in [(2, "one token", 10, 16), (8, "4 sequences", 10, 16)]:
+        px, py = at(ops, 0.92 * ops * bandwidth)
+        p.dot(px, py)
+        p.text(px + dx, py + dy, name, 12, OURS)
+        p.text(px, 302, str(ops), 11, GREY, "middle")
+    px, py = at(512, 1.9e12)
+    p.dot(px, py)
+    p.text(px - 8, py + 22, "prompt", 12, OURS)
+    p.text(340, 322, "operations per byte read from memory (logarithmic)", 12, GREY, "middle")
+    p.text(58, 150, "operations per second", 12, GREY, "middle", turn=-90)
+    return p
+
+
+def tiles():
+    p = Picture(640, 300)
+    p.text(40, 24, "one panel of weights: 16 rows", 13, weight="bold")
+    for j in range(6):
+        x = 40 + 46 * j
+        p.rect(x, 40, 42, 128, PALE if j != 2 else WARM, BLUE if j != 2 else OURS)
+        for r in range(1, 16):
+            p.line([(x, 40 + 8 * r), (x + 42, 40 + 8 * r)], "#bfdbfe" if j != 2 else "#fdba74", 0.5)
+    p.text(40, 186, "a line of 64 bytes: 4 inputs of each row", 12, GREY)
+    p.line([(40, 206), (316, 206)], GREY, 1.2, arrow=True)
+    p.text(40, 224, "read once, in this order, from memory", 12, GREY)
+    p.text(400, 24, "12 registers of 16 sums", 13, weight="bold")
+    for m in range(12):
+        p.rect(400 + 17 * m, 40, 14, 128, WARM, OURS)
+        for r in range(1, 16):
+            p.line([(400 + 17 * m, 40 + 8 * r), (414 + 17 * m, 40 + 8 * r)], "#fdba74", 0.5)
+        p.rect(400 + 17 * m, 206, 14, 30, "white", INK)
+        p.line([(407 + 17 * m, 204), (407 + 17 * m, 172)], GREY, 1, arrow=True)
+    p.text(400, 254, "4 inputs of each of 12 tokens,", 12, GREY)
+    p.text(400, 271, "broadcast to all 16 rows", 12, GREY)
+    p.line([(322, 104), (392, 104)], GREY, 1.2, arrow=True)
+    return p
+
+
+def rotation():
+    p = Picture(640, 270)
+    x = [math.sin(i * i) for i in range(64)]
+    x[20] = 9.0
+    y = list(x)
+    h = 1
+    while h < 64:
+        for i in range(64):
+            if not i & h:
+                y[i], y[i + h] = y[i] + y[i + h], y[i] - y[i + h]
+        h *= 2
+    y = [v / 8 for v in y]
+    for values, left, title in [(x, 20, "as they come"), (y, 335, "rotated")]:
+        top, bottom = 40, 220
+        middle, scale = (top + bottom) / 2, (bottom - top) / 2 / 9.0
+        step = max(map(abs, values)) / 6
+        p.text(left, 24, title, 13, weight="bold")
+        for n in range(-6, 7):
+            if abs(n * step) <= 9:
+                p.line([(left, middle - n * step * scale), (left + 285, middle - n * step * scale)],
+                       FAINT, 1)
+        for i, v in enumerate(values):
+            high = abs(v) * scale
+            p.rect(left + 4.4 * i, middle - (high if v > 0 else 0), 3.2, high, OURS if i == 20 and
+                   values is x else BLUE, "none", 0)
+        p.text(left, 244, f"largest {max(map(abs, values)):.1f}: the lines are the steps of", 12, GREY)
+        p.text(left, 260, "a grid of 13 values; 8 bits have 255", 12, GREY)
+    return p
+
+
+def cache():
+    p = Picture(640, 250)
+    p.text(20, 24, "tables", 13, weight="bold")
+    colours = [WARM, PALE]
+    tables = [(60, [5, 2, 9], "sequence A"), (150, [0, 3], "sequence B")]
+    p.text(360, 24, "arena: blocks of 64 positions", 13, weight="bold")
+    owner = {b: i for i, (_, blocks, _) in enumerate(tables) for b in blocks}
+    place = lambda b: (360 + 52 * (b % 5), 60 + 90 * (b // 5))
+    for b in range(10):
+        x, y = place(b)
+        p.rect(x, y, 46, 56, colours[owner[b]] if b in owner else "white", INK if b in owner else GREY)
+        p.text(x + 23, y + 33, str(b), 13, INK if b in owner else GREY, "middle")
+    for i, (y, blocks, name) in enumerate(tables):
+        p.text(20, y + 20, name, 12)
+        for n, b in enumerate(blocks):
+            x = 110 + 62 * n
+            p.rect(x, y, 54, 30, colours[i])
+            p.text(x + 27, y + 20, str(b), 13, anchor="middle")
+            p.text(x + 27, y + 45, f"{64 * n}–{64 * n + 63}", 10, GREY, "middle")
+    p.text(360, 234, "white: free", 12, GREY)
+    return p
+
+
+def attention():
+    p = Picture(640, 240)
+    p.text(20, 24, "positions 0 … 1300 of one head", 13, weight="bold")
+    left, unit = 20, 600 / 1536
+    for span in range(3):
+        x = left + span * 512 * unit
+        last = 1300
+        p.rect(x, 44, 512 * unit - 6, 46, "white", BLUE if span < 2 else GREY)
+        for block in range(8):
+            start = span * 512 + block * 64
+            seen = min(max(last - start, 0), 64)
+            if seen:
+                p.rect(x + 4 + block * 23.8, 52, 21.5 * seen / 64, 30, PALE, BLUE, 0.8)
+        p.text(x + 4, 106, f"span {span}: {512 * span}–{512 * span + 511}", 11, GREY)
+        p.line([(x + 95, 112), (x + 95, 140)], GREY, 1.2, arrow=True)
+        p.rect(x + 40, 144, 110, 26, WARM, OURS, radius=4)
+        p.text(x + 95, 161, "max, sum, value", 11, anchor="middle")
+    p.line([(115, 172), (115, 200), (512, 200)], GREY, 1.2, arrow=True)
+    p.line([(left + 512 * unit + 95, 172), (left + 512 * unit + 95, 197)], GREY, 1.2, arrow=True)
+    p.line([(left + 1024 * unit + 95, 172), (left + 1024 * unit + 95, 197)], GREY, 1.2, arrow=True)
+    p.text(20, 224, "blocks within a span: in order · spans: by any thread, merged in order", 12, GREY)
+    return p
+
+
+def speculation():
+    p = Picture(640, 250)
+    rows = [
+        ("drafted", ["the", "cat", "sat", "on", "a"], 60),
+        ("drawn", ["the", "cat", "sat", "in", "the"], 130),
+    ]
+    for name, words, y in rows:
+        p.text(20, y + 24, name, 13, weight="bold")
+        for i, word in enumerate(words):
+            good = i < 3
+            kept = name == "drawn" and i <= 3
+            fill = WARM if kept else ("white" if name == "drawn" else PALE)
+            p.rect(110 + 100 * i, y, 84, 36, fill, OURS if kept else (BLUE if fill == PALE else GREY))
+            p.text(152 + 100 * i, y + 23, word, 13, INK if good or kept else GREY, "middle")
+    for i in range(5):
+        mark = "=" if i < 3 else ("≠" if i == 3 else "")
+        p.text(152 + 100 * i, 119, mark, 16, OURS if i < 3 else INK, "middle")
+    p.text(110, 30, "one pass over the weights for all five positions", 13, GREY)
+    p.text(110, 200, "four tokens gained: three that were guessed right, and the one drawn instead", 12, GREY)
+    p.text(110, 218, "of the wrong guess; what follows it is rolled back", 12, GREY)
+    return p
+
+
+def turns():
+    p = Picture(640, 250)
+    for top, title, order in [
+        (40, "one after the other: B seems slower", "AAAAABBBBB"),
+        (150, "in turns: both saw the same", "ABABABABAB"),
+    ]:
+        p.text(20, top - 12, title, 13, weight="bold")
+        for i, engine in enumerate(order):
+            height = 58 if i < 5 else 34
+            x = 20 + 60 * i
+            p.rect(x, top + 64 - height, 50, height, WARM if engine == "A" else PALE,
+                   OURS if engine == "A" else BLUE)
+            p.text(x + 25, top + 58, engine, 13, anchor="middle")
+    p.line([(317, 20), (317, 232)], GREY, 1, dash="3 4")
+    p.text(323, 244, "here somebody starts a compiler", 11, GREY)
+    return p
+
+
+PICTURES = {
+    "memory-wall": memory_wall,
+    "tiles": tiles,
+    "rotation": rotation,
+    "cache": cache,
+    "attention": attention,
+    "speculation": speculation,
+    "turns": turns,
+}
+
+
+def main():
+    check = sys.argv[1:] == ["--check"]
+    stale = []
+    for name, draw in PICTURES.items():
+        path, svg = HERE / f"{name}.svg", draw().svg()
+        if not check:
+            path.write_text(svg)
+        elif not path.exists() or path.read_text() != svg:
+            stale.append(path.name)
+    if stale:
+        sys.exit(f"run docs/book/diagrams.py: {', '.join(stale)} differ from what it draws")
+
+
+if __name__ == "__main__":
+    main()
