@@ -7,6 +7,8 @@ UBATCH = 512
 
 
 class Engine:
+    PER_BATCH = True
+
     def __init__(self, model, threads, room, batch):
         self.quiet = C.llama_log_callback(lambda *_: None)
         C.llama_log_set(self.quiet, None)
@@ -25,6 +27,11 @@ class Engine:
         self.vocab = C.llama_vocab_n_tokens(C.llama_model_get_vocab(self.model))
         self.batch = C.llama_batch_init(UBATCH, 0, 1)
         self.at = 0
+
+    def __del__(self):
+        C.llama_batch_free(self.batch)
+        C.llama_free(self.handle)
+        C.llama_model_free(self.model)
 
     def forget(self):
         C.llama_memory_clear(self.memory, True)

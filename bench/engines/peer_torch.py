@@ -6,6 +6,8 @@ from transformers import AutoModelForCausalLM
 
 
 class Engine:
+    PER_BATCH = False
+
     def __init__(self, model, threads, room, batch):
         torch.set_num_threads(threads)
         self.model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
