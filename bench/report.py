@@ -90,6 +90,7 @@ def markdown(whole):
     m, limit = whole["machine"], whole["limits"]
     threads = m["threads"]["used"]
     text = [
+        "# Comparison\n",
         f"{m['cpu']}, {m['isa']['used']}, {threads} cores, {threads} threads; {whole['dates'][0]} to "
         f"{whole['dates'][1]}. Memory {limit['bandwidth'][0] / 1e9:.1f} GB/s "
         f"({limit['bandwidth'][1] / 1e9:.1f}–{limit['bandwidth'][2] / 1e9:.1f}), int8 "
@@ -121,6 +122,15 @@ def markdown(whole):
             "a Q4_1 file, so that 4-bit formats find its values nearly on their own grid; and its rows of 576",
             "are no multiple of 256, so that llama.cpp stores part of a K-quant in other formats.",
         ]
+    pictures = {
+        "speed": "Tokens per second, with least and most",
+        "depth": "Decoding against the context before it",
+        "batch": "Decoding against sequences at once",
+        "roofline": "Each engine below the limits of the machine",
+    }
+    if whole["quality"]:
+        pictures["quality"] = "Divergence from float32 against bits per weight"
+    text += [f"\n![{alt}]({name}.svg)" for name, alt in pictures.items()]
     return "\n".join(text) + "\n"
 
 
