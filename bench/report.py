@@ -118,9 +118,9 @@ def markdown(whole):
             ]
         text += [
             "",
-            "Against transformers in float32, all positions of 4 windows of 512 tokens. The model comes from",
-            "a Q4_1 file, so that 4-bit formats find its values nearly on their own grid; and its rows of 576",
-            "are no multiple of 256, so that llama.cpp stores part of a K-quant in other formats.",
+            "Against transformers in float32, all positions of 4 windows of 512 tokens. The float32 model is",
+            "itself made of a Q4_1 file. Its rows of 576 are no multiple of 256, so that llama.cpp stores part",
+            "of a K-quant in other formats.",
         ]
     pictures = {
         "speed": "Tokens per second, with least and most",
