@@ -126,7 +126,7 @@ fn inspect_tells_what_was_converted() {
     let file = small(home.path());
     let object =
         json(&nanoinfer(home.path()).arg("inspect").arg(&file).arg("--json").output().unwrap());
-    assert_eq!(object["format_version"], 1);
+    assert_eq!(object["format_version"], 2);
     assert_eq!(object["file_len"], fs::metadata(&file).unwrap().len());
     let config = &object["config"];
     assert_eq!((&config["d_model"], &config["n_layers"]), (&128.into(), &2.into()));

@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use nanoinfer_format::{
-    Config, DATA_ALIGN, Encoding, Generation, NanoFile, Quant, Role, SectionKind, TensorSpec,
-    Writer,
+    Activation, Config, DATA_ALIGN, Encoding, Generation, NanoFile, Norm, NormPlace, QkNorm, Quant,
+    Role, Rope, SectionKind, TensorSpec, Writer,
 };
 use nanoinfer_fuzz::{Edge, Scratch};
 
@@ -44,9 +44,21 @@ fn right() -> Vec<u8> {
         head_dim: 64,
         vocab_size: 16,
         context_length: 64,
+        norm: Norm::Rms,
+        norm_place: NormPlace::Pre,
         norm_eps: 1e-6,
+        qk_norm: QkNorm::None,
         attention_scale: 0.125,
+        attention_softcap: 0.0,
+        activation: Activation::Silu,
+        gated: true,
+        embedding_scale: 1.0,
+        logit_scale: 1.0,
+        logit_softcap: 0.0,
         rope_theta: 1e4,
+        rotary_dim: 64,
+        ropes: vec![Rope { magnitude: 1.0, limits: Vec::new() }],
+        layer_ropes: vec![1; 1],
         tied_embeddings: true,
         value_rotation: 64,
         windows: vec![0],

@@ -10,15 +10,18 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
-use nanoinfer_format::{Config, LANES};
+use nanoinfer_format::{Config, LANES, QkNorm};
 use nanoinfer_kernels::{
-    AttendBlock, BLOCK, FinishHead, MAX_TILE, MergeSpans, PackQuery, Rope, SPAN, StoreKv,
+    AttendBlock, BLOCK, FinishHead, MAX_TILE, MergeSpans, NormKind, NormOf, NormRow, PackQuery,
+    Rope, SPAN, StoreKv,
 };
 
 use crate::cache::SeqId;
 use crate::forward::{Pass, Slot};
-use crate::pool::Worker;
+use crate::pool::{Columns, Worker};
+use crate::profile::PassStep;
 use crate::scratch::{ATTENTION_RUN, Local, MAX_SPLIT};
+use crate::weights::{Layer, Norm};
 
 /// Consecutive tokens of a batch that belong to one sequence.
 #[derive(Clone, Copy, Debug)]
@@ -57,18 +60,70 @@ struct Head {
 }
 
 /// Copies `out.len()` values of token `row`, from value `at` on, out of panel-major activations.
-fn gather(x: &[f32], m: usize, row: usize, at: usize, out: &mut [f32]) {
+pub(crate) fn gather(x: &[f32], m: usize, row: usize, at: usize, out: &mut [f32]) {
     for (panel, lanes) in out.chunks_exact_mut(LANES).enumerate() {
         lanes.copy_from_slice(&x[((at / LANES + panel) * m + row) * LANES..][..LANES]);
     }
 }
 
 impl Pass<'_> {
+    /// Queries and keys of each token normalised over all heads, where the model has it so. What
+    /// crosses heads costs a barrier more.
+    pub(crate) fn norm_all_heads(&self, w: &mut Worker<'_>, local: &mut Local, layer: &Layer) {
+        if self.config.qk_norm != QkNorm::Full {
+            return;
+        }
+        let (m, group) = (self.m(), self.config.group());
+        let qkv = self.scratch.qkv.split(w, m * LANES, LANES);
+        for item in w.items(m) {
+            let mut token = qkv.take(&item);
+            self.norm_heads(&mut local.row, &mut token, 0..group, layer.attn_q_norm.as_ref());
+            self.norm_heads(
+                &mut local.row,
+                &mut token,
+                group..group + 1,
+                layer.attn_k_norm.as_ref(),
+            );
+        }
+        local.step(w, PassStep::Norm);
+    }
+
+    /// One norm over `heads` of the unit of every KV head.
+    fn norm_heads(
+        &self,
+        row: &mut [f32],
+        token: &mut Columns<'_, f32>,
+        heads: Range<usize>,
+        norm: Option<&Norm>,
+    ) {
+        let (c, panels) = (self.config, self.config.head_padded() / LANES);
+        let (kv_heads, unit) = (c.n_kv_heads as usize, c.group() + 2);
+        let place = |kv: usize, i: usize| (kv * unit + heads.start) * panels + i;
+        let each = (0..kv_heads).flat_map(|kv| (0..heads.len() * panels).map(move |i| (kv, i)));
+        let row = &mut row[..kv_heads * heads.len() * panels * LANES];
+        for ((kv, i), lanes) in each.clone().zip(row.chunks_exact_mut(LANES)) {
+            lanes.copy_from_slice(token.row(place(kv, i)));
+        }
+        self.norm_row(row, kv_heads * heads.len(), norm);
+        for ((kv, i), lanes) in each.zip(row.chunks_exact(LANES)) {
+            token.row(place(kv, i)).copy_from_slice(lanes);
+        }
+    }
+
+    /// RMSNorm of so many heads together.
+    fn norm_row(&self, x: &mut [f32], heads: usize, norm: Option<&Norm>) {
+        let Some(norm) = norm else { return };
+        let (weight, bias) = (norm.weight(self.file), norm.bias(self.file));
+        let (d, eps) = (heads * self.config.head_dim as usize, self.config.norm_eps as f32);
+        let norm = NormOf { kind: NormKind::Rms, weight, bias, d, eps };
+        self.kernels.norm_row(NormRow { x, norm });
+    }
+
     /// Keys, rotated by their positions, and values into the cache. An item is one KV head.
     pub(crate) fn cache_keys_and_values(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
         let (c, m, s) = (self.config, self.m(), self.scratch);
         let (kv_heads, head, group) = (c.n_kv_heads as usize, c.head_padded(), c.group());
-        let qkv = s.qkv.read(w);
+        let (qkv, norm) = (s.qkv.read(w), self.weights.layers[layer].attn_k_norm.as_ref());
         let cache = self.cache.layers[layer].split(w, kv_heads, self.cache.n_blocks, head);
         let (key, value) = local.row.split_at_mut(head);
         let value = &mut value[..head];
@@ -78,7 +133,7 @@ impl Pass<'_> {
             for (row, slot) in self.slots.iter().enumerate() {
                 gather(unit, m, row, group * head, key);
                 gather(unit, m, row, (group + 1) * head, value);
-                self.rope(w, key, row);
+                self.place(w, key, layer, row, norm);
                 let to = cache.block(self.cache.block(slot.seq, slot.position / BLOCK), head);
                 let (at, rotation) = (slot.position % BLOCK, self.key_rotation());
                 self.kernels.store_kv(StoreKv { key, value, at, rotation, to });
@@ -92,11 +147,17 @@ impl Pass<'_> {
         &qkv[kv * len..][..len]
     }
 
-    fn rope(&self, w: &Worker<'_>, x: &mut [f32], row: usize) {
-        let half = self.config.head_dim as usize / 2;
-        let angles = row * half..(row + 1) * half;
-        let (cos, sin) =
-            (&self.scratch.cos.read(w)[angles.clone()], &self.scratch.sin.read(w)[angles]);
+    /// A query or key as attention takes it: normalised, where each head is by itself, and rotated
+    /// by the position of token `row`, where the layer has RoPE.
+    fn place(&self, w: &Worker<'_>, x: &mut [f32], layer: usize, row: usize, norm: Option<&Norm>) {
+        let (c, s) = (self.config, self.scratch);
+        if c.qk_norm == QkNorm::Head {
+            self.norm_row(x, 1, norm);
+        }
+        let Some(kind) = (c.layer_ropes[layer] as usize).checked_sub(1) else { return };
+        let half = c.rotary_dim as usize / 2;
+        let at = (kind * self.m() + row) * half;
+        let (cos, sin) = (&s.cos.read(w)[at..][..half], &s.sin.read(w)[at..][..half]);
         self.kernels.rope(Rope { x, half, cos, sin });
     }
 
@@ -146,7 +207,7 @@ impl Pass<'_> {
             let run = self.runs[after - 1];
             let slots = &self.slots[run.from..][..run.n];
             let at = Head { layer, kv, seq: slots[0].seq };
-            let n = self.pack_queries(w, local, kv, run.from, slots);
+            let n = self.pack_queries(w, local, at, run.from, slots);
             let states = &mut out.take(&item).run()[..n * self.state_len()];
             self.attend_span(w, local, at, slots, index - run.first_span, states);
         }
@@ -179,17 +240,18 @@ impl Pass<'_> {
         &self,
         w: &Worker<'_>,
         local: &mut Local,
-        kv: usize,
+        at: Head,
         from: usize,
         slots: &[Slot],
     ) -> usize {
         let (head, group) = (self.config.head_padded(), self.config.group());
-        let unit = self.unit(self.scratch.qkv.read(w), kv);
+        let unit = self.unit(self.scratch.qkv.read(w), at.kv);
+        let norm = self.weights.layers[at.layer].attn_q_norm.as_ref();
         for row in 0..slots.len() {
             for g in 0..group {
                 let x = &mut local.row[..head];
                 gather(unit, self.m(), from + row, g * head, x);
-                self.rope(w, x, from + row);
+                self.place(w, x, at.layer, from + row, norm);
                 let to = local.queries.unpacked(slots.len() * group, head);
                 let (row, rotation) = (row * group + g, self.key_rotation());
                 self.kernels.pack_query(PackQuery { x, row, rotation, to });
@@ -209,7 +271,7 @@ impl Pass<'_> {
         out: &mut [f32],
     ) {
         let (head, group, len) = (self.config.head_padded(), self.config.group(), self.state_len());
-        let n = self.pack_queries(w, local, at.kv, from, slots);
+        let n = self.pack_queries(w, local, at, from, slots);
         let (first, last) = (
             self.sees(at.layer, &slots[0]).start,
             self.sees(at.layer, &slots[slots.len() - 1]).end,
@@ -274,14 +336,14 @@ impl Pass<'_> {
                     let sees = self.sees(at.layer, &slots[query / group]);
                     *v = (clip(sees.start), clip(sees.end));
                 }
-                let (scale, first) = (self.config.attention_scale as f32, from);
                 self.kernels.attend(AttendBlock {
                     queries,
-                    first,
+                    first: from,
                     block: kv,
                     head,
                     visible,
-                    scale,
+                    scale: self.config.attention_scale as f32,
+                    softcap: self.config.attention_softcap as f32,
                     states,
                 });
             }

@@ -121,6 +121,7 @@ pub struct Engine {
     slots: Vec<Slot>,
     runs: Vec<Run>,
     wanted: Vec<usize>,
+    ropes: Vec<usize>,
     row: Vec<f32>,
     chunk: usize,
     logits_rows: usize,
@@ -153,6 +154,7 @@ impl Engine {
             slots: Vec::with_capacity(MAX_TOKENS),
             runs: Vec::with_capacity(MAX_SPLIT),
             wanted: Vec::with_capacity(logits_rows),
+            ropes: model.weights().rope_rows(config, ctx),
             row: vec![0.0; config.vocab_size as usize],
             chunk,
             logits_rows,
@@ -316,6 +318,7 @@ impl Engine {
             slots: &self.slots,
             runs: &self.runs,
             wanted: &self.wanted,
+            ropes: &self.ropes,
             workers: self.pool.workers(),
             cancel: &self.cancel.0,
         };

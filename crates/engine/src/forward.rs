@@ -1,22 +1,24 @@
 //! One forward pass, as every worker runs it.
 //!
 //! Reads like the paper: a layer is norm, QKV, RoPE and cache, attention, output, norm, gate and
-//! up, down. A barrier stands between two steps, and nowhere else.
+//! up, down. A barrier stands between two steps, and nowhere else. What differs from one
+//! architecture to the next is data of the config; a step reads it and knows no names.
 
 use std::sync::atomic::{self, AtomicBool};
 
-use nanoinfer_format::{Config, GROUP, LANES, NanoFile};
+use nanoinfer_format::{self as format, Config, GROUP, LANES, NanoFile, pad};
 use nanoinfer_kernels::{
-    Gemm, GemmF32, Kernels, NormPack, Pack, Rotate, SiluMul, TOKENS, TileMut, pack, rope_table,
+    Activate, Activation, Gemm, GemmF32, Kernels, NormKind, NormOf, NormPack, NormRow, Pack,
+    Rotate, SoftCap, TOKENS, TileMut, pack, rope_table,
 };
 
-use crate::attend::Run;
+use crate::attend::{Run, gather};
 use crate::cache::{Cache, SeqId};
 use crate::inputs::{Input, OwnInputs, Packed};
 use crate::pool::{Shared, Worker};
 use crate::profile::PassStep;
 use crate::scratch::{Local, Scratch, panels_per_item};
-use crate::weights::{Layer, Matrix, Panels, Vector, Weights};
+use crate::weights::{Layer, Matrix, Norm, Panels, Weights};
 
 /// One token of a batch.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +42,8 @@ pub(crate) struct Pass<'a> {
     pub runs: &'a [Run],
     /// Batch rows whose logits are wanted, ascending.
     pub wanted: &'a [usize],
+    /// Rows of RoPE frequencies, one of each kind of RoPE.
+    pub ropes: &'a [usize],
     pub workers: usize,
     pub cancel: &'a AtomicBool,
 }
@@ -48,6 +52,8 @@ pub(crate) struct Pass<'a> {
 enum Into<'a> {
     Store(&'a Shared<f32>),
     AddTo(&'a Shared<f32>),
+    /// Scaled and capped.
+    Logits(&'a Shared<f32>),
 }
 
 impl Pass<'_> {
@@ -74,20 +80,23 @@ impl Pass<'_> {
 
     fn layer(&self, w: &mut Worker<'_>, local: &mut Local, layer: &Layer, index: usize) {
         let s = self.scratch;
-        self.norm(w, local, &layer.attn_norm);
+        self.norm(w, local, layer.attn_norm.as_ref());
         self.matmul(w, &layer.attn_qkv, self.inputs(&local.inputs, self.m()), Into::Store(&s.qkv));
         local.step(w, PassStep::Qkv);
+        self.norm_all_heads(w, local, layer);
         self.cache_keys_and_values(w, local, index);
         local.step(w, PassStep::Cache);
         self.attention(w, local, index);
         local.step(w, PassStep::Attention);
         self.pack_attention(w, local, index);
-        self.matmul(w, &layer.attn_output, self.inputs(&local.inputs, self.m()), Into::AddTo(&s.x));
+        let (row, heads) = (&mut local.row, self.inputs(&local.inputs, self.m()));
+        self.add(w, row, &layer.attn_output, heads, layer.attn_post_norm.as_ref());
         local.step(w, PassStep::AttnOutput);
-        self.norm(w, local, &layer.ffn_norm);
+        self.norm(w, local, layer.ffn_norm.as_ref());
         self.gate_up(w, local, &layer.ffn_gate_up);
         local.step(w, PassStep::GateUp);
-        self.matmul(w, &layer.ffn_down, Input::Shared(&s.hidden), Into::AddTo(&s.x));
+        let (row, hidden) = (&mut local.row, Input::Shared(&s.hidden));
+        self.add(w, row, &layer.ffn_down, hidden, layer.ffn_post_norm.as_ref());
     }
 
     pub(crate) fn m(&self) -> usize {
@@ -96,20 +105,26 @@ impl Pass<'_> {
 
     /// Token ids to rows of the embedding, and positions to angles.
     fn embed(&self, w: &Worker<'_>, local: &mut Local) {
-        let (m, s, half) = (self.m(), self.scratch, self.config.head_dim as usize / 2);
+        let (m, s, c) = (self.m(), self.scratch, self.config);
+        let half = c.rotary_dim as usize / 2;
         let x = s.x.split(w, m * LANES, LANES);
         let (cos, sin) = (s.cos.split(w, m * half, half), s.sin.split(w, m * half, half));
-        let turns = self.weights.rope_turns(self.file);
         for item in w.items(m) {
             let slot = self.slots[item.index()];
-            let row = &mut local.row[..self.config.d_model_padded()];
+            let row = &mut local.row[..c.d_model_padded()];
             self.embedding(slot.token as usize, row);
-            row[self.config.d_model as usize..].fill(0.0); // rounding noise of the rotated padding
+            row[c.d_model as usize..].fill(0.0); // rounding noise of the rotated padding
             let mut columns = x.take(&item);
             for (panel, lanes) in row.chunks_exact(LANES).enumerate() {
-                columns.row(panel).copy_from_slice(lanes);
+                let scaled = columns.row(panel).iter_mut().zip(lanes);
+                scaled.for_each(|(x, lane)| *x = lane * c.embedding_scale as f32);
             }
-            rope_table(slot.position as u64, turns, cos.take(&item).run(), sin.take(&item).run());
+            let (mut cos, mut sin) = (cos.take(&item), sin.take(&item));
+            for (kind, (rope, &row)) in c.ropes.iter().zip(self.ropes).enumerate() {
+                let turns = self.weights.rope_turns(self.file, row);
+                let (cos, sin) = (cos.row(kind), sin.row(kind));
+                rope_table(slot.position as u64, turns, rope.magnitude, cos, sin);
+            }
         }
     }
 
@@ -132,12 +147,12 @@ impl Pass<'_> {
         }
     }
 
-    /// RMSNorm of the residual stream, packed as the next product's input.
-    fn norm(&self, w: &mut Worker<'_>, local: &mut Local, weight: &Vector) {
+    /// The residual stream, normalised if there is a norm, packed as the next product's input.
+    fn norm(&self, w: &mut Worker<'_>, local: &mut Local, norm: Option<&Norm>) {
         let (m, k) = (self.m(), self.config.d_model_padded());
         let x = &self.scratch.x.read(w)[..m * k];
         if m <= TOKENS {
-            self.norm_tile(x, weight, 0, m, local.inputs.tile(m, k, 0));
+            self.norm_tile(x, norm, 0, m, local.inputs.tile(m, k, 0));
             local.profile.mark(PassStep::Norm);
             return;
         }
@@ -145,16 +160,58 @@ impl Pass<'_> {
         for item in w.items(m.div_ceil(TOKENS)) {
             let at = item.index() * TOKENS;
             let n = TOKENS.min(m - at);
-            self.norm_tile(x, weight, at, n, split.take(&item).tile(0, 0));
+            self.norm_tile(x, norm, at, n, split.take(&item).tile(0, 0));
         }
         local.step(w, PassStep::Norm);
     }
 
-    /// RMSNorm of `n` tokens from token `at` on.
-    fn norm_tile(&self, x: &[f32], weight: &Vector, at: usize, n: usize, to: TileMut<'_>) {
+    /// `n` tokens from token `at` on.
+    fn norm_tile(&self, x: &[f32], norm: Option<&Norm>, at: usize, n: usize, to: TileMut<'_>) {
+        let m = self.m();
+        match norm {
+            Some(norm) => {
+                let norm = self.norm_of(norm);
+                self.kernels.norm_pack(NormPack { x, m, at, n, norm, to });
+            }
+            None => self.kernels.pack(Pack { x, m, at, n, rotation: GROUP, to }),
+        }
+    }
+
+    fn norm_of(&self, norm: &Norm) -> NormOf<'_> {
+        let kind = match self.config.norm {
+            format::Norm::Rms => NormKind::Rms,
+            format::Norm::Layer => NormKind::Layer,
+        };
+        let (weight, bias) = (norm.weight(self.file), norm.bias(self.file));
         let (d, eps) = (self.config.d_model as usize, self.config.norm_eps as f32);
-        let weight = weight.values(self.file);
-        self.kernels.norm_pack(NormPack { x, m: self.m(), at, n, weight, d, eps, to });
+        NormOf { kind, weight, bias, d, eps }
+    }
+
+    /// A matrix product, added to the residual stream; normalised before if there is a norm.
+    fn add(
+        &self,
+        w: &mut Worker<'_>,
+        row: &mut [f32],
+        matrix: &Matrix,
+        from: Input<'_>,
+        norm: Option<&Norm>,
+    ) {
+        let (m, s) = (self.m(), self.scratch);
+        let Some(norm) = norm else { return self.matmul(w, matrix, from, Into::AddTo(&s.x)) };
+        self.matmul(w, matrix, from, Into::Store(&s.delta));
+        w.barrier();
+        let (delta, x) = (s.delta.read(w), s.x.split(w, m * LANES, LANES));
+        let row = &mut row[..self.config.d_model_padded()];
+        let written = pad(self.config.d_model as usize, LANES);
+        for item in w.items(m) {
+            gather(delta, m, item.index(), 0, &mut row[..written]);
+            row[written..].fill(0.0);
+            self.kernels.norm_row(NormRow { x: row, norm: self.norm_of(norm) });
+            let mut columns = x.take(&item);
+            for (panel, lanes) in row.chunks_exact(LANES).enumerate() {
+                columns.row(panel).iter_mut().zip(lanes).for_each(|(x, y)| *x += y);
+            }
+        }
     }
 
     /// Attention outputs as the input of the output projection. Not rotated: the rotation is
@@ -195,9 +252,10 @@ impl Pass<'_> {
         into: Into<'_>,
         m: usize,
     ) {
-        let (out, add) = match into {
-            Into::Store(out) => (out, false),
-            Into::AddTo(out) => (out, true),
+        let (out, add, logits) = match into {
+            Into::Store(out) => (out, false, false),
+            Into::AddTo(out) => (out, true, false),
+            Into::Logits(out) => (out, false, true),
         };
         let chunk = panels_per_item(matrix.panels, self.workers, matrix.k);
         let split = out.split(w, matrix.panels * m * LANES, chunk * m * LANES);
@@ -205,7 +263,18 @@ impl Pass<'_> {
         for item in w.items(matrix.panels.div_ceil(chunk)) {
             let first = item.index() * chunk;
             let range = first..(first + chunk).min(matrix.panels);
-            self.product(matrix, range, &from, add, split.take(&item).run());
+            let out = split.take(&item).run();
+            self.product(matrix, range, &from, add, out);
+            if logits {
+                self.cap_logits(out);
+            }
+        }
+    }
+
+    fn cap_logits(&self, x: &mut [f32]) {
+        let (scale, cap) = (self.config.logit_scale as f32, self.config.logit_softcap as f32);
+        if scale != 1.0 || cap != 0.0 {
+            self.kernels.soft_cap(SoftCap { x, scale, cap });
         }
     }
 
@@ -230,20 +299,26 @@ impl Pass<'_> {
         }
     }
 
-    /// Gate and up projections, SiLU(gate)·up, packed as down's input. An item is one group of 64
-    /// hidden values.
+    /// Gate and up projections and the activation, act(gate)·up or act(up), packed as down's
+    /// input. An item is one group of 64 hidden values.
     fn gate_up(&self, w: &Worker<'_>, local: &mut Local, matrix: &Matrix) {
-        const PANELS: usize = GROUP / LANES;
         let m = self.m();
-        let groups = matrix.panels / (2 * PANELS);
+        let panels = self.config.ffn_inputs() * GROUP / LANES; // of an item
+        let groups = matrix.panels / panels;
         let split = self.scratch.hidden.by_group(w, m, groups * GROUP);
         let Local { gate_up, act, inputs, .. } = local;
-        let (gate_up, act) = (&mut gate_up[..2 * GROUP * m], &mut act[..GROUP * m]);
+        let (gate_up, act) = (&mut gate_up[..panels * LANES * m], &mut act[..GROUP * m]);
         let from = self.inputs(inputs, m).packed(w, m, matrix.k);
         for item in w.items(groups) {
-            let first = item.index() * 2 * PANELS;
-            self.product(matrix, first..first + 2 * PANELS, &from, false, gate_up);
-            self.kernels.silu_mul(SiluMul { gate_up, m, out: act });
+            let first = item.index() * panels;
+            self.product(matrix, first..first + panels, &from, false, gate_up);
+            self.kernels.activate(Activate {
+                activation: self.activation(),
+                gated: self.config.gated,
+                x: gate_up,
+                m,
+                out: act,
+            });
             let mut columns = split.take(&item);
             for at in (0..m).step_by(TOKENS) {
                 let (n, to) = (TOKENS.min(m - at), columns.tile(at / TOKENS, 0));
@@ -252,11 +327,18 @@ impl Pass<'_> {
         }
     }
 
+    fn activation(&self) -> Activation {
+        match self.config.activation {
+            format::Activation::Silu => Activation::Silu,
+            format::Activation::Gelu => Activation::Gelu,
+        }
+    }
+
     /// Final norm and output layer, for the wanted rows only.
     fn head(&self, w: &mut Worker<'_>, local: &mut Local) {
         let (s, m, k) = (self.scratch, self.wanted.len(), self.config.d_model_padded());
         let x = &s.x.read(w)[..self.m() * k];
-        let norm = &self.weights.output_norm;
+        let norm = Some(&self.weights.output_norm);
         if m <= TOKENS {
             for (row, &at) in self.wanted.iter().enumerate() {
                 self.norm_tile(x, norm, at, 1, local.inputs.tile(m, k, row));
@@ -273,6 +355,6 @@ impl Pass<'_> {
             w.barrier();
         }
         let inputs = self.inputs(&local.inputs, m);
-        self.matmul_rows(w, &self.weights.output, inputs, Into::Store(&s.logits), m);
+        self.matmul_rows(w, &self.weights.output, inputs, Into::Logits(&s.logits), m);
     }
 }

@@ -19,8 +19,9 @@ pub(crate) const MAX_SPLIT: usize = 8;
 /// Buffers all workers share.
 pub(crate) struct Scratch {
     pub x: Shared<f32>,       // residual stream [d_model/16][m][16]
-    pub cos: Shared<f32>,     // [m][head_dim/2]
-    pub sin: Shared<f32>,     // [m][head_dim/2]
+    pub delta: Shared<f32>,   // what is added to it, where that is normalised first
+    pub cos: Shared<f32>,     // [ropes][m][rotary_dim/2]
+    pub sin: Shared<f32>,     // [ropes][m][rotary_dim/2]
     pub inputs: SharedInputs, // of QKV, O, gate/up and the head, of more than 16 tokens
     pub hidden: SharedInputs, // of down
     pub qkv: Shared<f32>,     // [kv heads][(group + 2)·head/16][m][16]
@@ -43,7 +44,7 @@ pub(crate) struct QueryBuffers {
 /// Buffers of one worker.
 pub(crate) struct Local {
     pub row: Vec<f32>,     // one token, the widest matrix input
-    pub gate_up: Vec<f32>, // one group of d_ff: [8 panels][m][16]
+    pub gate_up: Vec<f32>, // one group of d_ff: [8 panels][m][16], or 4 without a gate
     pub act: Vec<f32>,     // [4 panels][m][16]
     pub states: Vec<f32>,  // attention states of a run of queries
     pub spans: Vec<f32>,   // the same, of the span in progress
@@ -92,8 +93,9 @@ impl Scratch {
         let (m, d, quant) = (MAX_TOKENS, c.d_model_padded(), c.quant);
         Self {
             x: pool.shared(m * d),
-            cos: pool.shared(m * c.head_dim as usize / 2),
-            sin: pool.shared(m * c.head_dim as usize / 2),
+            delta: pool.shared(if c.post_norms() { m * d } else { 0 }),
+            cos: pool.shared(m * Self::angles(c)),
+            sin: pool.shared(m * Self::angles(c)),
             inputs: SharedInputs::new(pool, quant, m, d.max(c.attn_out_inputs())),
             hidden: SharedInputs::new(pool, quant, m, c.d_ff_padded()),
             qkv: pool.shared(m * c.qkv_rows()),
@@ -101,6 +103,11 @@ impl Scratch {
             spans: pool.shared(Self::span_values(c, ctx)),
             logits: pool.shared(logits_rows * c.vocab_padded()),
         }
+    }
+
+    /// Angles of one token.
+    fn angles(c: &Config) -> usize {
+        c.ropes.len() * c.rotary_dim as usize / 2
     }
 
     /// Values of `spans`: `r` sequences in `MAX_SPLIT` rows have at most `MAX_SPLIT - r + 1` rows
@@ -137,7 +144,8 @@ impl Scratch {
     /// Bytes of all buffers, for the check against available memory.
     pub(crate) fn bytes(c: &Config, workers: usize, ctx: usize, logits_rows: usize) -> u64 {
         let (d, ff, heads) = (c.d_model_padded(), c.d_ff_padded(), c.attn_out_inputs());
-        let per_token = d + c.head_dim as usize + d.max(heads) + ff + c.qkv_rows() + heads;
+        let stream = if c.post_norms() { 2 * d } else { d };
+        let per_token = stream + 2 * Self::angles(c) + d.max(heads) + ff + c.qkv_rows() + heads;
         let logits = logits_rows * (c.vocab_padded() + d);
         let local = workers * (3 * GROUP * MAX_TOKENS + d.max(heads));
         4 * (MAX_TOKENS * per_token + logits + local + Self::span_values(c, ctx)) as u64

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use nanoinfer_format::{Config, Encoding, GROUP, LANES, NanoFile, Quant, Role, Tensor, pad};
+use nanoinfer_format::{Config, Encoding, GROUP, LANES, NanoFile, Quant, Role, Rope, Tensor, pad};
 
 /// A panelled matrix of the file.
 #[derive(Clone, Copy, Debug)]
@@ -20,18 +20,31 @@ pub(crate) struct Matrix {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Vector(usize);
 
-/// One transformer layer.
+/// Weights of a norm.
+#[derive(Clone, Copy)]
+pub(crate) struct Norm {
+    pub weight: Vector,
+    pub bias: Option<Vector>,
+}
+
+/// One transformer layer. Which norms it has, the config says.
 pub(crate) struct Layer {
-    pub attn_norm: Vector,
+    pub attn_norm: Option<Norm>,
     /// `[kv heads · (group + 2) · head, d_model]`
     pub attn_qkv: Matrix,
+    /// `[head]`, or `[heads · head]` where one norm covers all heads
+    pub attn_q_norm: Option<Norm>,
+    /// `[head]` or `[kv heads · head]`
+    pub attn_k_norm: Option<Norm>,
     /// `[d_model, heads · head]`
     pub attn_output: Matrix,
-    pub ffn_norm: Vector,
-    /// `[2 · d_ff, d_model]`, alternating panels
+    pub attn_post_norm: Option<Norm>,
+    pub ffn_norm: Option<Norm>,
+    /// `[2 · d_ff, d_model]`, alternating panels; `[d_ff, d_model]` without a gate
     pub ffn_gate_up: Matrix,
     /// `[d_model, d_ff]`
     pub ffn_down: Matrix,
+    pub ffn_post_norm: Option<Norm>,
 }
 
 /// All weights, as references into the mapped file.
@@ -39,7 +52,7 @@ pub(crate) struct Weights {
     /// `[vocab, d_model]`
     pub token_embd: Matrix,
     pub layers: Vec<Layer>,
-    pub output_norm: Vector,
+    pub output_norm: Norm,
     /// `[vocab, d_model]`; the embedding itself when tied
     pub output: Matrix,
     rope_turns: usize,
@@ -74,6 +87,13 @@ impl Binder<'_> {
         Ok(Vector(index))
     }
 
+    fn norm(&self, role: Role, layer: Option<u32>, len: usize) -> Bound<Norm> {
+        let weight = self.vector(role, layer, len)?;
+        let has_bias = |bias: &Role| self.file.tensor(*bias, layer).is_some();
+        let bias = bias_of(role).filter(has_bias);
+        Ok(Norm { weight, bias: bias.map(|b| self.vector(b, layer, len)).transpose()? })
+    }
+
     fn matrix(
         &self,
         role: Role,
@@ -106,13 +126,22 @@ impl Binder<'_> {
         let c = self.config;
         let (l, d, out) = (Some(layer), c.d_model_padded(), pad(c.d_model as usize, LANES));
         let (heads, ff) = (c.attn_out_inputs(), c.d_ff_padded());
+        let norm = |has: bool, role, len| has.then(|| self.norm(role, l, len)).transpose();
+        let heads_norm = |role, n_heads| {
+            let covered = c.qk_norm_heads(n_heads);
+            norm(covered > 0, role, covered * c.head_padded())
+        };
         Ok(Layer {
-            attn_norm: self.vector(Role::AttnNorm, l, d)?,
+            attn_norm: norm(c.pre_norms(), Role::AttnNorm, d)?,
             attn_qkv: self.matrix(Role::AttnQkv, l, c.qkv_rows(), d, GROUP)?,
+            attn_q_norm: heads_norm(Role::AttnQNorm, c.n_heads)?,
+            attn_k_norm: heads_norm(Role::AttnKNorm, c.n_kv_heads)?,
             attn_output: self.matrix(Role::AttnOutput, l, out, heads, c.value_rotation as usize)?,
-            ffn_norm: self.vector(Role::FfnNorm, l, d)?,
-            ffn_gate_up: self.matrix(Role::FfnGateUp, l, 2 * ff, d, GROUP)?,
+            attn_post_norm: norm(c.post_norms(), Role::AttnPostNorm, d)?,
+            ffn_norm: norm(c.pre_norms(), Role::FfnNorm, d)?,
+            ffn_gate_up: self.matrix(Role::FfnGateUp, l, c.ffn_inputs() * ff, d, GROUP)?,
             ffn_down: self.matrix(Role::FfnDown, l, out, ff, GROUP)?,
+            ffn_post_norm: norm(c.post_norms(), Role::FfnPostNorm, d)?,
         })
     }
 }
@@ -123,6 +152,9 @@ fn bias_of(role: Role) -> Option<Role> {
         Role::AttnOutput => Some(Role::AttnOutputBias),
         Role::FfnGateUp => Some(Role::FfnGateUpBias),
         Role::FfnDown => Some(Role::FfnDownBias),
+        Role::AttnNorm => Some(Role::AttnNormBias),
+        Role::FfnNorm => Some(Role::FfnNormBias),
+        Role::OutputNorm => Some(Role::OutputNormBias),
         _ => None,
     }
 }
@@ -141,9 +173,9 @@ impl Weights {
         let (d, vocab) = (config.d_model_padded(), config.vocab_padded());
         let token_embd = b.matrix(Role::TokenEmbd, None, vocab, d, GROUP)?;
         let (rope_turns, turns) = b.find(Role::RopeTurns, None)?;
-        if turns.spec.encoding != Encoding::U64 || turns.spec.stored != [1, 1, config.head_dim / 2]
-        {
-            return Err(mismatch(turns, &format!("{} u64 values", config.head_dim / 2)));
+        let (rows, half) = (config.rope_rows(), config.rotary_dim / 2);
+        if turns.spec.encoding != Encoding::U64 || turns.spec.stored != [1, rows as u32, half] {
+            return Err(mismatch(turns, &format!("{rows} × {half} u64 values")));
         }
         let output = match config.tied_embeddings {
             true => token_embd,
@@ -152,7 +184,7 @@ impl Weights {
         Ok(Self {
             token_embd,
             layers: (0..config.n_layers).map(|l| b.layer(l)).collect::<Bound<_>>()?,
-            output_norm: b.vector(Role::OutputNorm, None, d)?,
+            output_norm: b.norm(Role::OutputNorm, None, d)?,
             output,
             rope_turns,
         })
@@ -167,9 +199,23 @@ impl Weights {
         all - if gathered { embedding } else { 0 }
     }
 
-    /// RoPE frequencies, turns per position as fractions of 2⁶⁴.
-    pub(crate) fn rope_turns<'f>(&self, file: &'f NanoFile) -> &'f [u64] {
-        file.u64s(&file.tensors()[self.rope_turns])
+    /// Where the RoPE frequencies of each kind are that a session with room for `capacity`
+    /// positions uses.
+    pub(crate) fn rope_rows(&self, config: &Config, capacity: usize) -> Vec<usize> {
+        let mut first = 0;
+        let row = |rope: &Rope| {
+            let row = first + rope.row(capacity);
+            first += rope.rows();
+            row
+        };
+        config.ropes.iter().map(row).collect()
+    }
+
+    /// A row of RoPE frequencies, turns per position as fractions of 2⁶⁴.
+    pub(crate) fn rope_turns<'f>(&self, file: &'f NanoFile, row: usize) -> &'f [u64] {
+        let turns = &file.tensors()[self.rope_turns];
+        let half = turns.spec.stored[2] as usize;
+        &file.u64s(turns)[row * half..][..half]
     }
 }
 
@@ -195,6 +241,17 @@ impl Matrix {
             Some(bias) => &file.f32s(&file.tensors()[bias])[range.start * LANES..range.end * LANES],
             None => &[],
         }
+    }
+}
+
+impl Norm {
+    pub(crate) fn weight<'f>(&self, file: &'f NanoFile) -> &'f [f32] {
+        self.weight.values(file)
+    }
+
+    /// As many biases as weights, or none.
+    pub(crate) fn bias<'f>(&self, file: &'f NanoFile) -> &'f [f32] {
+        self.bias.map_or(&[], |bias| bias.values(file))
     }
 }
 

@@ -5,8 +5,18 @@ mod common;
 use common::{data, engine, greedy, logits, max_diff, mean_kl, model};
 use nanoinfer_format::Quant;
 
-const LLAMA_FAMILY: [&str; 5] =
-    ["llama-gqa", "llama-tied-bf16", "llama3-rope", "llama-sharded-f16", "mistral-swa"];
+const GOLDENS: [&str; 10] = [
+    "llama-gqa",
+    "llama-tied-bf16",
+    "llama3-rope",
+    "llama-sharded-f16",
+    "mistral-swa",
+    "qwen2-bias",
+    "qwen3-qknorm",
+    "phi3-fused",
+    "granite",
+    "gemma3-text",
+];
 
 struct Golden {
     prompt: Vec<u32>,
@@ -30,7 +40,7 @@ fn golden(name: &str) -> Golden {
 
 #[test]
 fn f32_agrees_with_published_logits_and_greedy_ids() {
-    for name in LLAMA_FAMILY {
+    for name in GOLDENS {
         let golden = golden(name);
         let mut engine = engine(model(&data("tiny").join(name), Quant::F32), 2);
         let ours = logits(&mut engine, &golden.prompt, 16);
@@ -43,7 +53,7 @@ fn f32_agrees_with_published_logits_and_greedy_ids() {
 
 #[test]
 fn q8_stays_near_the_published_logits() {
-    for name in LLAMA_FAMILY {
+    for name in GOLDENS {
         let golden = golden(name);
         let mut engine = engine(model(&data("tiny").join(name), Quant::Q8), 2);
         let ours = logits(&mut engine, &golden.prompt, 16);

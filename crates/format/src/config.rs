@@ -24,6 +24,74 @@ impl Quant {
     }
 }
 
+/// What a norm computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Norm {
+    /// x / √(mean x² + ε) · w (Zhang and Sennrich, 2019).
+    Rms,
+    /// (x − mean x) / √(variance x + ε) · w + b (Ba et al., 2016).
+    Layer,
+}
+
+/// Where the norms of a layer stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NormPlace {
+    /// On the inputs of attention and feed-forward: x + f(norm(x)).
+    Pre,
+    /// On their outputs: x + norm(f(x)).
+    Post,
+    /// On both: x + norm(f(norm(x))).
+    Both,
+}
+
+/// RMSNorm of queries and keys, before they are rotated by their positions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QkNorm {
+    /// There is none.
+    None,
+    /// Each head by itself.
+    Head,
+    /// All heads of a token together.
+    Full,
+}
+
+/// The function between the matrices of the feed-forward part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    /// x / (1 + e⁻ˣ)
+    Silu,
+    /// x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))), which GELU is computed by.
+    Gelu,
+}
+
+/// A kind of rotary position embedding: rows of the tensor `rope_turns`, one for each range of
+/// the room a session has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rope {
+    /// Factor on cosine and sine.
+    pub magnitude: f64,
+    /// Sessions with room for at most so many positions use the row with this index, ascending;
+    /// those with more use the row after the last of them.
+    pub limits: Vec<u32>,
+}
+
+impl Rope {
+    /// Rows of `rope_turns`.
+    pub fn rows(&self) -> usize {
+        self.limits.len() + 1
+    }
+
+    /// Which of them a session with room for `capacity` positions uses.
+    pub fn row(&self, capacity: usize) -> usize {
+        self.limits.partition_point(|&limit| (limit as usize) < capacity)
+    }
+}
+
 /// Architecture of a decoder-only transformer. All sizes are logical (unpadded) counts.
 ///
 /// Stored as canonical JSON: fields in this order, no white space. Unknown fields are refused,
@@ -31,7 +99,7 @@ impl Quant {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Family the packer recognised, for people: `llama`, `mistral`. Printable ASCII without
+    /// Family the packer recognised, for people: `llama`, `qwen3`. Printable ASCII without
     /// blanks, at most 64 characters.
     pub architecture: String,
     /// Encoding of the linear layers.
@@ -52,12 +120,36 @@ pub struct Config {
     pub vocab_size: u32,
     /// Positions the model was trained for.
     pub context_length: u32,
-    /// RMSNorm epsilon.
+    /// What all norms compute, those of queries and keys excepted.
+    pub norm: Norm,
+    /// Where those of a layer stand.
+    pub norm_place: NormPlace,
+    /// ε of all norms.
     pub norm_eps: f64,
+    /// Norms of queries and keys.
+    pub qk_norm: QkNorm,
     /// Factor on q·k before the softmax, usually 1/√head_dim.
     pub attention_scale: f64,
+    /// Scores s become c·tanh(s/c), c being this; 0 = as they are.
+    pub attention_softcap: f64,
+    /// Activation of the feed-forward part.
+    pub activation: Activation,
+    /// down(act(gate x) · up x) if true, down(act(up x)) if not.
+    pub gated: bool,
+    /// Factor on token embeddings as they enter the first layer.
+    pub embedding_scale: f64,
+    /// Factor on logits.
+    pub logit_scale: f64,
+    /// Logits z, scaled, become c·tanh(z/c), c being this; 0 = as they are.
+    pub logit_softcap: f64,
     /// RoPE base. Informative: the frequencies themselves, scaling included, are a tensor.
     pub rope_theta: f64,
+    /// Values of a head that RoPE rotates, the first ones; even.
+    pub rotary_dim: u32,
+    /// The kinds of RoPE the model has; at least one.
+    pub ropes: Vec<Rope>,
+    /// Per layer: its kind of RoPE, from 1; 0 = none.
+    pub layer_ropes: Vec<u32>,
     /// The output layer is the token embedding.
     pub tied_embeddings: bool,
     /// Block of the Hadamard rotation folded into W_v and expected by W_o's input; 1 = none.
@@ -80,6 +172,8 @@ pub struct ConfigError {
 
 /// Largest width, vocabulary or head count accepted: keeps every product of two sizes within u64.
 const MAX_DIM: u32 = 1 << 24;
+const MAX_ROPES: usize = 16;
+const MAX_LIMITS: usize = 64;
 
 impl Config {
     /// Checks that the sizes fit each other and that no product of them can overflow.
@@ -117,15 +211,8 @@ impl Config {
         if !self.head_dim.is_multiple_of(2) {
             return err("head_dim", &self.head_dim, "an even number");
         }
-        for (field, value) in [
-            ("norm_eps", self.norm_eps),
-            ("attention_scale", self.attention_scale),
-            ("rope_theta", self.rope_theta),
-        ] {
-            if !(value.is_finite() && value > 0.0 && (value as f32).is_normal()) {
-                return err(field, &value, "a positive finite number");
-            }
-        }
+        self.check_numbers()?;
+        self.check_ropes()?;
         let r = self.value_rotation;
         if !(r.is_power_of_two() && r <= GROUP as u32 && self.head_dim.is_multiple_of(r)) {
             return err("value_rotation", &r, "a power of two up to 64 that divides head_dim");
@@ -137,6 +224,83 @@ impl Config {
             return err("windows", &self.windows.len(), "one entry per layer");
         }
         Ok(())
+    }
+
+    fn check_numbers(&self) -> Result<(), ConfigError> {
+        let fits = |value: f64| value.is_finite() && value > 0.0 && (value as f32).is_normal();
+        for (field, value, may_be_zero) in [
+            ("norm_eps", self.norm_eps, false),
+            ("attention_scale", self.attention_scale, false),
+            ("attention_softcap", self.attention_softcap, true),
+            ("embedding_scale", self.embedding_scale, false),
+            ("logit_scale", self.logit_scale, false),
+            ("logit_softcap", self.logit_softcap, true),
+            ("rope_theta", self.rope_theta, false),
+        ] {
+            if !fits(value) && !(may_be_zero && value == 0.0) {
+                let expected =
+                    if may_be_zero { "0 or a positive number" } else { "a positive finite number" };
+                return Err(ConfigError { field, value: value.to_string(), expected });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_ropes(&self) -> Result<(), ConfigError> {
+        let err = |field, value: &dyn ToString, expected| {
+            Err(ConfigError { field, value: value.to_string(), expected })
+        };
+        let r = self.rotary_dim;
+        if r == 0 || !r.is_multiple_of(2) || r > self.head_dim {
+            return err("rotary_dim", &r, "an even number from 2 to head_dim");
+        }
+        if self.ropes.is_empty() || self.ropes.len() > MAX_ROPES {
+            return err("ropes", &self.ropes.len(), "1 to 16 kinds of RoPE");
+        }
+        for Rope { magnitude, limits } in &self.ropes {
+            if !(*magnitude > 0.0 && magnitude.is_finite() && (*magnitude as f32).is_normal()) {
+                return err("ropes.magnitude", magnitude, "a positive finite number");
+            }
+            if limits.len() > MAX_LIMITS || !limits.is_sorted_by(|a, b| a < b) {
+                return err("ropes.limits", &limits.len(), "at most 64 ascending numbers");
+            }
+        }
+        if self.layer_ropes.len() != self.n_layers as usize {
+            return err("layer_ropes", &self.layer_ropes.len(), "one entry per layer");
+        }
+        match self.layer_ropes.iter().find(|&&kind| kind as usize > self.ropes.len()) {
+            Some(kind) => err("layer_ropes", kind, "at most the number of ropes"),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a layer normalises the inputs of attention and feed-forward.
+    pub fn pre_norms(&self) -> bool {
+        self.norm_place != NormPlace::Post
+    }
+
+    /// Whether a layer normalises their outputs.
+    pub fn post_norms(&self) -> bool {
+        self.norm_place != NormPlace::Pre
+    }
+
+    /// Rows of `rope_turns`: those of each kind of RoPE, one kind after the other.
+    pub fn rope_rows(&self) -> usize {
+        self.ropes.iter().map(Rope::rows).sum()
+    }
+
+    /// Heads whose queries (or keys) one norm covers; 0 = there is no such norm.
+    pub fn qk_norm_heads(&self, heads: u32) -> usize {
+        match self.qk_norm {
+            QkNorm::None => 0,
+            QkNorm::Head => 1,
+            QkNorm::Full => heads as usize,
+        }
+    }
+
+    /// Matrices that the input of the feed-forward part meets: gate and up, or up alone.
+    pub fn ffn_inputs(&self) -> usize {
+        if self.gated { 2 } else { 1 }
     }
 
     /// Query heads that share one key/value head.

@@ -33,6 +33,14 @@ pub enum Error {
         /// What is unknown here.
         what: String,
     },
+    /// Written for an engine before this one.
+    #[error("{}: {what}; convert the model again", path.display())]
+    TooOld {
+        /// File concerned.
+        path: PathBuf,
+        /// What is no longer read here.
+        what: String,
+    },
     /// Something in header, sections or tables is wrong.
     #[error("{}: damaged .nano file: {what}; convert or copy it again", path.display())]
     Damaged {

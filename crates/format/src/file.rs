@@ -74,6 +74,7 @@ impl NanoFile {
                 what: format!("begins with {:02x?}", &head[..4]),
             },
             HeaderError::TooNew(what) => Error::TooNew { path: path.clone(), what },
+            HeaderError::TooOld(what) => Error::TooOld { path: path.clone(), what },
             HeaderError::Damaged(what) => damaged(what),
         })?;
         let rows = parse_sections(&map, &header).map_err(damaged)?;

@@ -6,7 +6,7 @@ use crate::{Config, Quant};
 /// First eight bytes: a non-text byte, the name, and line ends that text-mode copies would mangle.
 pub const MAGIC: [u8; 8] = *b"\x93NANO\r\n\x1a";
 /// Version this crate reads and writes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes of the header.
 pub const HEADER_LEN: usize = 256;
 /// Tensor data starts at this multiple.
@@ -29,7 +29,7 @@ pub struct Header {
     pub sizes: [u32; 8],
     /// RoPE base.
     pub rope_theta: f64,
-    /// RMSNorm epsilon.
+    /// Epsilon of the norms.
     pub norm_eps: f64,
     /// 0 = f32, 1 = q8.
     pub quant: u32,
@@ -121,7 +121,12 @@ impl Header {
         if version == 0 {
             return Err(HeaderError::Damaged("format version 0, the first was 1".into()));
         }
-        if version != VERSION {
+        if version < VERSION {
+            return Err(HeaderError::TooOld(format!(
+                "format version {version}, this engine reads {VERSION}"
+            )));
+        }
+        if version > VERSION {
             return Err(HeaderError::TooNew(format!(
                 "format version {version}, this engine reads {VERSION}"
             )));
@@ -168,5 +173,6 @@ impl Header {
 pub(crate) enum HeaderError {
     Magic,
     TooNew(String),
+    TooOld(String),
     Damaged(String),
 }

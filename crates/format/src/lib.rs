@@ -30,7 +30,9 @@ mod spec;
 mod tensor;
 mod writer;
 
-pub use config::{Config, ConfigError, Generation, Quant};
+pub use config::{
+    Activation, Config, ConfigError, Generation, Norm, NormPlace, QkNorm, Quant, Rope,
+};
 pub use error::Error;
 pub use file::NanoFile;
 pub use header::{DATA_ALIGN, HEADER_LEN, Header, MAGIC, VERSION};

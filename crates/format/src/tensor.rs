@@ -15,20 +15,33 @@ pub enum Role {
     TokenEmbd = 1,
     Output = 2,
     OutputNorm = 3,
-    /// RoPE frequencies: turns per position as a fraction of 2^64, `head_dim / 2` values of u64.
+    /// RoPE frequencies: turns per position as a fraction of 2^64, `rotary_dim / 2` values of u64
+    /// for each row.
     RopeTurns = 4,
+    OutputNormBias = 5,
     AttnNorm = 16,
     /// Fused query, key and value projections.
     AttnQkv = 17,
     AttnQkvBias = 18,
     AttnOutput = 19,
     AttnOutputBias = 20,
+    AttnNormBias = 21,
+    /// Norm of queries, of one head or of all.
+    AttnQNorm = 22,
+    /// Norm of keys.
+    AttnKNorm = 23,
+    /// Norm of what attention adds to the residual stream.
+    AttnPostNorm = 24,
     FfnNorm = 32,
-    /// Fused gate and up projections, in alternating panels.
+    /// Fused gate and up projections, in alternating panels; the up projection where there is no
+    /// gate.
     FfnGateUp = 33,
     FfnGateUpBias = 34,
     FfnDown = 35,
     FfnDownBias = 36,
+    FfnNormBias = 37,
+    /// Norm of what the feed-forward part adds to the residual stream.
+    FfnPostNorm = 38,
     // Names of parts inside fused tensors; never a row of their own.
     AttnQ = 64,
     AttnK = 65,
@@ -38,21 +51,28 @@ pub enum Role {
 }
 
 impl Role {
-    const ALL: [(Role, &'static str); 19] = [
+    const ALL: [(Role, &'static str); 26] = [
         (Role::TokenEmbd, "token_embd"),
         (Role::Output, "output"),
         (Role::OutputNorm, "output_norm"),
         (Role::RopeTurns, "rope_turns"),
+        (Role::OutputNormBias, "output_norm.bias"),
         (Role::AttnNorm, "attn_norm"),
+        (Role::AttnNormBias, "attn_norm.bias"),
         (Role::AttnQkv, "attn_qkv"),
         (Role::AttnQkvBias, "attn_qkv.bias"),
         (Role::AttnOutput, "attn_output"),
         (Role::AttnOutputBias, "attn_output.bias"),
+        (Role::AttnQNorm, "attn_q_norm"),
+        (Role::AttnKNorm, "attn_k_norm"),
+        (Role::AttnPostNorm, "attn_post_norm"),
         (Role::FfnNorm, "ffn_norm"),
+        (Role::FfnNormBias, "ffn_norm.bias"),
         (Role::FfnGateUp, "ffn_gate_up"),
         (Role::FfnGateUpBias, "ffn_gate_up.bias"),
         (Role::FfnDown, "ffn_down"),
         (Role::FfnDownBias, "ffn_down.bias"),
+        (Role::FfnPostNorm, "ffn_post_norm"),
         (Role::AttnQ, "attn_q"),
         (Role::AttnK, "attn_k"),
         (Role::AttnV, "attn_v"),

@@ -68,9 +68,10 @@ fn headers() {
     let small = bench.small();
     let text = bench.refused(&[b'x'; 300], "text");
     assert!(text.contains("not a .nano file"), "{text}");
-    let cases: [(&str, &str, usize, &[u8]); 9] = [
+    let cases: [(&str, &str, usize, &[u8]); 10] = [
         ("magic", "not a .nano file", 0, b"GGUF"),
-        ("newer version", "a newer nanoinfer", 8, &[2]),
+        ("newer version", "version 3, this engine reads 2; a newer nanoinfer", 8, &[3]),
+        ("older version", "version 1, this engine reads 2; convert the model again", 8, &[1]),
         ("version 0", "the first was 1", 8, &[0]),
         (
             "required feature",

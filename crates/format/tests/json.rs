@@ -82,7 +82,7 @@ fn config_values() {
             refused(field, value);
         }
     }
-    for field in ["norm_eps", "attention_scale", "rope_theta"] {
+    for field in ["norm_eps", "attention_scale", "embedding_scale", "logit_scale", "rope_theta"] {
         for value in [0.0, -1.0, 1e-46, 1e39, 1e-300] {
             let message = refused(field, value.into());
             assert!(message.contains(field), "{message}");
@@ -97,6 +97,23 @@ fn config_values() {
         ("value_rotation", 128.into(), "up to 64"),
         ("quant", "f32".into(), "f32 file"),
         ("quant", "q4".into(), "unknown variant"),
+        ("attention_softcap", (-1.0).into(), "0 or a positive number"),
+        ("logit_softcap", 1e39.into(), "0 or a positive number"),
+        ("norm", "batch".into(), "unknown variant"),
+        ("norm_place", "none".into(), "unknown variant"),
+        ("qk_norm", "all".into(), "unknown variant"),
+        ("activation", "relu".into(), "unknown variant"),
+        ("gated", "yes".into(), "boolean"),
+        ("rotary_dim", 0.into(), "rotary_dim"),
+        ("rotary_dim", 3.into(), "even"),
+        ("rotary_dim", 10.into(), "to head_dim"),
+        ("ropes", serde_json::json!([]), "1 to 16"),
+        ("ropes", serde_json::json!([{"magnitude": 0.0, "limits": []}]), "ropes.magnitude"),
+        ("ropes", serde_json::json!([{"magnitude": 1.0, "limits": [4, 4]}]), "ascending"),
+        ("ropes", serde_json::json!([{"magnitude": 1.0, "limits": [5, 4]}]), "ascending"),
+        ("ropes", serde_json::json!([{"magnitude": 1.0}]), "missing field"),
+        ("layer_ropes", serde_json::json!([1]), "one entry per layer"),
+        ("layer_ropes", serde_json::json!([0, 2]), "at most the number of ropes"),
         ("windows", serde_json::json!([0]), "one entry per layer"),
         ("windows", serde_json::json!([0, 0, 0]), "one entry per layer"),
         ("windows", serde_json::json!([]), "one entry per layer"),

@@ -24,6 +24,7 @@ fn main() {
                         head,
                         visible: &visible,
                         scale: 1e-9,
+                        softcap: 0.0,
                         states: &mut states,
                     });
                 }

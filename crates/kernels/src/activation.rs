@@ -1,39 +1,108 @@
-//! SiLU(gate)·up, the gated activation of the Llama family (Shazeer, "GLU Variants Improve
-//! Transformer", 2020), and the exponentials of the output distribution.
+//! The functions between matrices: the activation of the feed-forward part, with or without a gate
+//! (Shazeer, "GLU Variants Improve Transformer", 2020), soft caps, and the exponentials of the
+//! output distribution.
 
 use crate::isa::Simd;
-use crate::math::exp;
+use crate::math::{exp, tanh};
 
-/// Arguments of `silu_mul`.
-pub struct SiluMul<'a> {
-    /// Alternating panels `[pairs][gate, up][m][16]`.
-    pub gate_up: &'a [f32],
+/// A function of the feed-forward part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// x / (1 + e⁻ˣ)
+    Silu,
+    /// x/2 · (1 + tanh u) with u = √(2/π) (x + 0.044715 x³), which is x / (1 + e⁻²ᵘ).
+    Gelu,
+}
+
+/// Arguments of `activate`: act(gate)·up, or act(up) where there is no gate.
+pub struct Activate<'a> {
+    /// The function.
+    pub activation: Activation,
+    /// Whether there is a gate.
+    pub gated: bool,
+    /// Alternating panels `[pairs][gate, up][m][16]`, or `[panels][m][16]`.
+    pub x: &'a [f32],
     /// Tokens.
     pub m: usize,
-    /// Result `[pairs][m][16]`.
+    /// Result `[pairs or panels][m][16]`.
     pub out: &'a mut [f32],
 }
 
-impl SiluMul<'_> {
+impl Activate<'_> {
     pub(crate) fn check(&self) {
         assert!(self.m > 0 && self.out.len().is_multiple_of(self.m * 16));
-        assert_eq!(self.gate_up.len(), 2 * self.out.len());
+        let per_output = if self.gated { 2 } else { 1 };
+        assert_eq!(self.x.len(), per_output * self.out.len());
     }
 }
 
-/// out = g / (1 + e⁻ᵍ) · u
 #[inline(always)]
-pub(crate) fn silu_mul<S: Simd>(s: S, a: SiluMul<'_>) {
+pub(crate) fn activate<S: Simd>(s: S, a: Activate<'_>) {
+    match a.activation {
+        Activation::Silu => activate_by(s, a, |x| silu(s, x)),
+        Activation::Gelu => activate_by(s, a, |x| gelu(s, x)),
+    }
+}
+
+#[inline(always)]
+fn activate_by<S: Simd>(s: S, a: Activate<'_>, f: impl Fn(S::F) -> S::F) {
     let panel = a.m * 16;
-    for (pair, out) in a.gate_up.chunks_exact(2 * panel).zip(a.out.chunks_exact_mut(panel)) {
+    if !a.gated {
+        for (x, out) in a.x.as_chunks::<16>().0.iter().zip(a.out.as_chunks_mut::<16>().0) {
+            s.store(f(s.load(x)), out);
+        }
+        return;
+    }
+    for (pair, out) in a.x.chunks_exact(2 * panel).zip(a.out.chunks_exact_mut(panel)) {
         let (gate, up) = pair.split_at(panel);
         let lanes = gate.as_chunks::<16>().0.iter().zip(up.as_chunks::<16>().0);
         for ((g, u), o) in lanes.zip(out.as_chunks_mut::<16>().0) {
-            let g = s.load(g);
-            let sigmoid_inverse = s.add(exp(s, s.sub(s.splat(0.0), g)), s.splat(1.0));
-            s.store(s.mul(s.div(g, sigmoid_inverse), s.load(u)), o);
+            s.store(s.mul(f(s.load(g)), s.load(u)), o);
         }
     }
+}
+
+#[inline(always)]
+fn silu<S: Simd>(s: S, x: S::F) -> S::F {
+    let sigmoid_inverse = s.add(exp(s, s.sub(s.splat(0.0), x)), s.splat(1.0));
+    s.div(x, sigmoid_inverse)
+}
+
+#[inline(always)]
+fn gelu<S: Simd>(s: S, x: S::F) -> S::F {
+    const MINUS_2_ROOT: f32 = -1.595_769_1; // -2 √(2/π)
+    let inner = s.fma(s.mul(s.mul(x, x), x), s.splat(0.044715), x);
+    s.div(x, s.add(exp(s, s.mul(inner, s.splat(MINUS_2_ROOT))), s.splat(1.0)))
+}
+
+/// Arguments of `soft_cap`: numbers that cannot leave −cap…cap (Gemma 2, 2024), in place.
+pub struct SoftCap<'a> {
+    /// Values, a multiple of 16.
+    pub x: &'a mut [f32],
+    /// Factor before the cap.
+    pub scale: f32,
+    /// z becomes cap·tanh(z/cap); 0 = stays z.
+    pub cap: f32,
+}
+
+impl SoftCap<'_> {
+    pub(crate) fn check(&self) {
+        assert!(self.x.len().is_multiple_of(16) && self.cap >= 0.0);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn soft_cap<S: Simd>(s: S, a: SoftCap<'_>) {
+    for x in a.x.as_chunks_mut::<16>().0 {
+        let scaled = s.mul(s.load(x), s.splat(a.scale));
+        s.store(if a.cap > 0.0 { capped(s, scaled, a.cap) } else { scaled }, x);
+    }
+}
+
+/// cap·tanh(x/cap)
+#[inline(always)]
+pub(crate) fn capped<S: Simd>(s: S, x: S::F, cap: f32) -> S::F {
+    s.mul(tanh(s, s.div(x, s.splat(cap))), s.splat(cap))
 }
 
 /// Arguments of `exp_weights`: unnormalised probabilities.

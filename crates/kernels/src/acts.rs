@@ -83,7 +83,7 @@ pub enum TileData<'a> {
 }
 
 impl TileMut<'_> {
-    fn check(&self, groups: usize, n: usize) {
+    pub(crate) fn check(&self, groups: usize, n: usize) {
         assert!(n > 0 && self.row + n <= self.rows);
         let lines = groups * self.rows;
         assert!(match &self.to {
@@ -95,7 +95,14 @@ impl TileMut<'_> {
 
     /// Writes one group of one token.
     #[inline(always)]
-    fn put<S: Simd>(&mut self, s: S, group: usize, row: usize, x: [S::F; 4], rotation: usize) {
+    pub(crate) fn put<S: Simd>(
+        &mut self,
+        s: S,
+        group: usize,
+        row: usize,
+        x: [S::F; 4],
+        rotation: usize,
+    ) {
         let line = group * self.rows + self.row + row;
         match &mut self.to {
             TileData::Q8 { q, scales, sums } => {
@@ -150,67 +157,17 @@ pub(crate) fn pack<S: Simd>(s: S, mut a: Pack<'_>) {
 
 /// 64 values of one token.
 #[inline(always)]
-fn group_lanes<S: Simd>(s: S, x: &[f32], m: usize, group: usize, token: usize) -> [S::F; 4] {
+pub(crate) fn group_lanes<S: Simd>(
+    s: S,
+    x: &[f32],
+    m: usize,
+    group: usize,
+    token: usize,
+) -> [S::F; 4] {
     let lanes = x.as_chunks::<16>().0;
     let mut out = [s.splat(0.0); 4];
     for i in 0..4 {
         out[i] = s.load(&lanes[(4 * group + i) * m + token]);
     }
     out
-}
-
-/// Arguments of `norm_pack`: RMSNorm (Zhang and Sennrich, 2019), x / √(mean x² + ε) · w, of tokens
-/// of panel-major activations, packed as rows of a tile.
-pub struct NormPack<'a> {
-    /// `[d/16][m][16]`, `d` padded to 64, zero beyond the model's width.
-    pub x: &'a [f32],
-    /// Tokens in `x`.
-    pub m: usize,
-    /// First of the tokens to pack.
-    pub at: usize,
-    /// Tokens to pack.
-    pub n: usize,
-    /// Weights, padded with zeros.
-    pub weight: &'a [f32],
-    /// Width of the model, the divisor of the mean.
-    pub d: usize,
-    /// ε
-    pub eps: f32,
-    /// The rows.
-    pub to: TileMut<'a>,
-}
-
-impl NormPack<'_> {
-    pub(crate) fn check(&self) {
-        assert!(self.m > 0 && self.x.len() == self.weight.len() * self.m);
-        assert!(self.weight.len().is_multiple_of(64));
-        assert!(self.at + self.n <= self.m && self.n <= TOKENS);
-        self.to.check(self.weight.len() / 64, self.n);
-    }
-}
-
-/// Works on all tokens of the tile at once, so that memory is read in the order it lies in.
-#[inline(always)]
-pub(crate) fn norm_pack<S: Simd>(s: S, mut a: NormPack<'_>) {
-    let mut squares = [s.splat(0.0); TOKENS];
-    for panel in a.x.as_chunks::<16>().0.chunks_exact(a.m) {
-        for (x, sum) in panel[a.at..][..a.n].iter().zip(&mut squares) {
-            let x = s.load(x);
-            *sum = s.fma(x, x, *sum);
-        }
-    }
-    let mut inverse = [0.0; TOKENS];
-    for (inverse, squares) in inverse.iter_mut().zip(squares).take(a.n) {
-        *inverse = 1.0 / (s.sum(squares) / a.d as f32 + a.eps).sqrt();
-    }
-    for (group, weight) in a.weight.as_chunks::<64>().0.iter().enumerate() {
-        let weight = weight.as_chunks::<16>().0;
-        for (row, inverse) in inverse.iter().enumerate().take(a.n) {
-            let mut x = group_lanes(s, a.x, a.m, group, a.at + row);
-            for i in 0..4 {
-                x[i] = s.mul(s.mul(x[i], s.splat(*inverse)), s.load(&weight[i]));
-            }
-            a.to.put(s, group, row, x, 64);
-        }
-    }
 }

@@ -9,6 +9,7 @@
 //! keys and values are read once and used once per query, which is why grouped-query attention
 //! costs what one head costs.
 
+use crate::activation::capped;
 use crate::gemm::with_tile;
 use crate::isa::Simd;
 use crate::kv::{BLOCK, KvBlock, Queries, lens_fit, q8_key_block};
@@ -34,6 +35,8 @@ pub struct AttendBlock<'a> {
     pub visible: &'a [(usize, usize)],
     /// Factor on q·k.
     pub scale: f32,
+    /// Scores s become c·tanh(s/c), c being this; 0 = as they are.
+    pub softcap: f32,
     /// Running states, `[n][16 + h]`.
     pub states: &'a mut [f32],
 }
@@ -41,6 +44,7 @@ pub struct AttendBlock<'a> {
 impl AttendBlock<'_> {
     pub(crate) fn check(&self) {
         let (h, n) = (self.head, self.visible.len());
+        assert!(self.softcap >= 0.0);
         assert!(n > 0 && n <= crate::MAX_TILE && self.states.len() == n * (16 + h));
         assert!(self.visible.iter().all(|(_, to)| *to <= BLOCK));
         let queries_fit = match self.queries {
@@ -97,6 +101,9 @@ pub(crate) fn attend_tile<S: Simd, const M: usize, const P: usize>(s: S, a: Atte
             scores::<S, M, u16>(s, q, k, &a, &mut p, |line| s.load_f16(line));
         }
         _ => panic!("queries are packed for another cache"),
+    }
+    if a.softcap > 0.0 {
+        cap_scores(s, &mut p, a.softcap, a.visible);
     }
     let v_scales = match a.block {
         KvBlock::Q8 { v_scales, .. } => v_scales.as_chunks().0.first_chunk(),
@@ -183,6 +190,22 @@ fn scores_q8<S: Simd, const M: usize>(
             let x = s.mul(s.to_f32(dot[m]), key_scales);
             s.store(s.mul(x, s.splat(scales[m] * a.scale)), &mut out[m][i]);
             mask(s, &mut out[m][i], i, a.visible[m]);
+        }
+    }
+}
+
+/// Caps the scores. Masks again, as the cap makes a number of -∞.
+#[inline(always)]
+fn cap_scores<S: Simd, const M: usize>(
+    s: S,
+    scores: &mut [[[f32; 16]; 4]; M],
+    cap: f32,
+    visible: &[(usize, usize)],
+) {
+    for (scores, visible) in scores.iter_mut().zip(visible) {
+        for (i, x) in scores.iter_mut().enumerate() {
+            s.store(capped(s, s.load(x), cap), x);
+            mask(s, x, i, *visible);
         }
     }
 }

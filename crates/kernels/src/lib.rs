@@ -1,7 +1,7 @@
 //! The arithmetic: integer and float kernels over one narrow sixteen-lane trait. No dependencies.
 //!
 //! ```text
-//!   gemm.rs matrix.rs acts.rs activation.rs kv.rs attention.rs rope.rs peak.rs    generic, one algorithm each
+//!   gemm.rs acts.rs norm.rs activation.rs kv.rs attention.rs rope.rs …   generic, one algorithm each
 //!        └──────────────┬────────────────────────────────────┘
 //!                   isa.rs  trait Simd: about 25 operations on 16 lanes
 //!        ┌──────────────┼──────────────────┐
@@ -31,17 +31,19 @@ mod isa;
 mod kv;
 mod math;
 mod matrix;
+mod norm;
 pub mod pack;
 mod peak;
 mod quantize;
 mod rope;
 mod table;
 
-pub use activation::{ExpWeights, SiluMul};
-pub use acts::{Acts, ActsF32, NormPack, Pack, TOKENS, TileData, TileMut, packed_rows, tile_rows};
+pub use activation::{Activate, Activation, ExpWeights, SoftCap};
+pub use acts::{Acts, ActsF32, Pack, TOKENS, TileData, TileMut, packed_rows, tile_rows};
 pub use attention::{AttendBlock, FinishHead, MergeSpans, SPAN};
 pub use gemm::{Gemm, GemmF32, MAX_TILE};
 pub use kv::{BLOCK, KvBlock, KvBlockMut, PackQuery, Queries, QueriesMut, StoreKv, q8_key_block};
+pub use norm::{NormKind, NormOf, NormPack, NormRow};
 pub use peak::{PeakDots, ReadLines};
 pub use quantize::Rotate;
 pub use rope::{Rope, rope_table};

@@ -1,4 +1,5 @@
-//! Our own exponential: the same bits on every instruction set, which libm does not promise.
+//! Our own exponential and hyperbolic tangent: the same bits on every instruction set, which libm
+//! does not promise.
 
 use crate::isa::Simd;
 
@@ -24,4 +25,28 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     }
     let p = s.add(s.fma(s.mul(r, r), p, r), s.splat(1.0));
     s.zero_below(s.scale2(p, n), x, -87.0)
+}
+
+/// tanh x within 3 ulp; ±1 far out; NaN of NaN.
+///
+/// Near 0 an odd polynomial of degree 11 (Cephes' `tanhf`, S. Moshier), where 1 − 2 / (e²ˣ + 1)
+/// would cancel; the latter beyond.
+#[inline(always)]
+pub(crate) fn tanh<S: Simd>(s: S, x: S::F) -> S::F {
+    const NEAR: f32 = 0.625;
+    const POLY: [f32; 5] =
+        [-5.704_988_7e-3, 2.063_908_8e-2, -5.373_971_5e-2, 0.133_314_42, -0.333_332_82];
+    // Bounded, so that what is not chosen is finite; this order of operands keeps a NaN.
+    let small = s.min(s.splat(1.0), s.max(s.splat(-1.0), x));
+    let squared = s.mul(small, small);
+    let mut p = s.splat(POLY[0]);
+    for c in &POLY[1..] {
+        p = s.fma(p, squared, s.splat(*c));
+    }
+    let near = s.fma(s.mul(p, squared), small, small);
+    let e = s.add(exp(s, s.add(x, x)), s.splat(1.0));
+    let far = s.sub(s.splat(1.0), s.div(s.splat(2.0), e));
+    // One of the two, by lanes: what is not chosen is taken away from itself.
+    let far = s.zero_below(far, s.abs(x), NEAR);
+    s.add(s.sub(near, s.zero_below(near, s.abs(x), NEAR)), far)
 }

@@ -1,4 +1,4 @@
-//! Rotary position embedding (Su et al., "RoFormer", 2021), pairs `(i, i + head_dim/2)`.
+//! Rotary position embedding (Su et al., "RoFormer", 2021), pairs `(i, i + half)`.
 
 use crate::isa::Simd;
 
@@ -6,11 +6,12 @@ use crate::isa::Simd;
 ///
 /// `turns[i]` is the share of a full turn, as a fraction of 2⁶⁴, that pair `i` rotates per
 /// position. Multiplying by the position wraps around like the angle itself, so the angle is exact
-/// at any position; the rest is f64 arithmetic in a fixed order.
-pub fn rope_table(position: u64, turns: &[u64], cos: &mut [f32], sin: &mut [f32]) {
+/// at any position; the rest is f64 arithmetic in a fixed order. Both are multiplied by
+/// `magnitude`, usually 1.
+pub fn rope_table(position: u64, turns: &[u64], magnitude: f64, cos: &mut [f32], sin: &mut [f32]) {
     for ((t, c), s) in turns.iter().zip(cos).zip(sin) {
         let (cosine, sine) = cos_sin(position.wrapping_mul(*t));
-        (*c, *s) = (cosine as f32, sine as f32);
+        (*c, *s) = ((cosine * magnitude) as f32, (sine * magnitude) as f32);
     }
 }
 
@@ -55,7 +56,7 @@ fn cos_sin(turn: u64) -> (f64, f64) {
 pub struct Rope<'a> {
     /// The head; the first `2·half` values are rotated.
     pub x: &'a mut [f32],
-    /// head_dim / 2.
+    /// Half of the values that rotate: head_dim / 2, or less.
     pub half: usize,
     /// From [`rope_table`], at least `half` values.
     pub cos: &'a [f32],

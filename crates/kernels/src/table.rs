@@ -13,9 +13,9 @@ use crate::isa::{
     avx2::{Avx2, AvxVnni},
     avx512::{Amx, Avx512Vnni},
 };
-use crate::{AttendBlock, ExpWeights, Gemm, GemmF32, NormPack, Pack, PeakDots, ReadLines};
-use crate::{PackQuery, Rope, Rotate, SiluMul, StoreKv};
-use crate::{activation, acts, attention, gemm, isa::Simd, kv, peak, quantize, rope};
+use crate::{Activate, AttendBlock, ExpWeights, Gemm, GemmF32, NormPack, NormRow, Pack, PeakDots};
+use crate::{PackQuery, ReadLines, Rope, Rotate, SoftCap, StoreKv};
+use crate::{activation, acts, attention, gemm, isa::Simd, kv, norm, peak, quantize, rope};
 
 /// An instruction set with kernels of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,14 +77,18 @@ macro_rules! with_kernels {
             gemm_q8(Gemm) = gemm::gemm_q8;
             /// f32 panels times f32 activations.
             gemm_f32(GemmF32) = gemm::gemm_f32;
-            /// RMSNorm of a tile of tokens, packed.
-            norm_pack(NormPack) = acts::norm_pack;
+            /// The norm of a tile of tokens, packed.
+            norm_pack(NormPack) = norm::norm_pack;
+            /// The norm of one vector.
+            norm_row(NormRow) = norm::norm_row;
             /// Tokens into a tile.
             pack(Pack) = acts::pack;
             /// Walsh-Hadamard transform in place.
             rotate(Rotate) = quantize::rotate;
-            /// SiLU(gate)·up.
-            silu_mul(SiluMul) = activation::silu_mul;
+            /// The activation of the feed-forward part.
+            activate(Activate) = activation::activate;
+            /// Scales and caps numbers.
+            soft_cap(SoftCap) = activation::soft_cap;
             /// Unnormalised probabilities of logits.
             exp_weights(ExpWeights) = activation::exp_weights;
             /// RoPE on one head.

@@ -1,36 +1,10 @@
 //! Every kernel against a naive loop, on every instruction set this machine has, and every
 //! instruction set against scalar, bit for bit.
 
+mod common;
+
+use common::{bits, isas, noise};
 use nanoinfer_kernels::*;
-
-/// ISAs to test; fails if one that the environment demands is missing.
-fn isas() -> Vec<Kernels> {
-    let found: Vec<_> = Isa::ALL.into_iter().filter_map(Kernels::new).collect();
-    let names: Vec<_> = found.iter().map(|k| k.isa().name()).collect();
-    println!("testing on {}", names.join(", "));
-    let required = std::env::var("NANOINFER_REQUIRE_ISA").unwrap_or_default();
-    for name in ["scalar"].into_iter().chain(required.split(',').filter(|n| !n.is_empty())) {
-        assert!(names.contains(&name), "this machine lacks the required {name}");
-    }
-    found
-}
-
-/// Reproducible noise in [-1, 1).
-fn noise(n: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    (0..n)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-        })
-        .collect()
-}
-
-fn bits(x: &[f32]) -> Vec<u32> {
-    x.iter().map(|x| x.to_bits()).collect()
-}
 
 /// Quantized activations in tiles, and plainly as `[m][k]`.
 struct Packed {
@@ -243,82 +217,6 @@ fn quantize_survives_zeros_tiny_and_non_finite_values() {
 }
 
 #[test]
-fn norm_pack_is_its_formula() {
-    for kernels in isas() {
-        let (m, d, padded) = (3, 100, 128);
-        let mut x = noise(padded * m, 7);
-        for (i, x) in x.iter_mut().enumerate() {
-            if i / (16 * m) * 16 + i % 16 >= d {
-                *x = 0.0;
-            }
-        }
-        let mut weight = noise(padded, 8);
-        weight[d..].fill(0.0);
-        let mut out = vec![9.0; 4 * padded]; // rows 1 and 2 of a tile of 4
-        let to = TileMut { rows: 4, row: 1, to: TileData::F32(&mut out) };
-        let norm = NormPack { x: &x, m, at: 1, n: 2, weight: &weight, d, eps: 1e-5, to };
-        kernels.norm_pack(norm);
-        for (line, got) in out.chunks(64).enumerate() {
-            let (group, row) = (line / 4, line % 4);
-            if !(1..3).contains(&row) {
-                assert!(got.iter().all(|x| *x == 9.0), "row {row} is not to be written");
-                continue;
-            }
-            let token: Vec<f64> =
-                (0..padded).map(|i| f64::from(x[(i / 16 * m + row) * 16 + i % 16])).collect();
-            let mean = token.iter().map(|x| x * x).sum::<f64>() / d as f64;
-            for (i, got) in (64 * group..).zip(got) {
-                let want = token[i] / (mean + 1e-5).sqrt() * f64::from(weight[i]);
-                assert!((want - f64::from(*got)).abs() < 1e-5);
-            }
-        }
-        // Quantized, it is what packing the norm gives.
-        let [mut a, mut b] = [(); 2].map(|()| (vec![0i8; 128], vec![0.0; 2], vec![0; 2]));
-        fn row((q, scales, sums): &mut (Vec<i8>, Vec<f32>, Vec<i32>)) -> TileMut<'_> {
-            TileMut { rows: 1, row: 0, to: TileData::Q8 { q, scales, sums } }
-        }
-        let to = row(&mut a);
-        kernels.norm_pack(NormPack { x: &x, m, at: 1, n: 1, weight: &weight, d, eps: 1e-5, to });
-        let norm: Vec<f32> = (0..padded).map(|i| out[(i / 64 * 4 + 1) * 64 + i % 64]).collect();
-        kernels.pack(Pack { x: &norm, m: 1, at: 0, n: 1, rotation: 64, to: row(&mut b) });
-        assert_eq!(a, b);
-    }
-}
-
-#[test]
-fn silu_mul_is_its_formula() {
-    for kernels in isas() {
-        let (pairs, m) = (2, 3);
-        let gate_up: Vec<f32> = noise(pairs * 2 * m * 16, 9).iter().map(|x| x * 100.0).collect();
-        let mut out = vec![0.0; pairs * m * 16];
-        kernels.silu_mul(SiluMul { gate_up: &gate_up, m, out: &mut out });
-        for (i, got) in out.iter().enumerate() {
-            let (pair, rest) = (i / (16 * m), i % (16 * m));
-            let g = f64::from(gate_up[pair * 32 * m + rest]);
-            let u = f64::from(gate_up[pair * 32 * m + 16 * m + rest]);
-            let want = g / (1.0 + (-g).exp()) * u;
-            assert!((want - f64::from(*got)).abs() <= want.abs() * 1e-6 + 1e-30, "silu({g})·{u}");
-        }
-    }
-}
-
-#[test]
-fn exp_weights_are_within_two_ulp_of_exp() {
-    for kernels in isas() {
-        let logits: Vec<f32> =
-            (0..10_001).map(|i| i as f32 * -0.01).chain([f32::NEG_INFINITY]).collect();
-        let mut out = vec![9.0; logits.len()];
-        kernels.exp_weights(ExpWeights { logits: &logits, max: 0.0, scale: 1.0, out: &mut out });
-        for (x, got) in logits.iter().zip(&out) {
-            let want = f64::from(*x).exp();
-            let tolerance = if *x < -87.0 { 1.7e-38 } else { want * 2.4e-7 };
-            assert!((want - f64::from(*got)).abs() <= tolerance, "exp({x}) = {got}, not {want}");
-        }
-        assert_eq!(out.last(), Some(&0.0));
-    }
-}
-
-#[test]
 fn rope_rotates_pairs_by_the_exact_angle() {
     for kernels in isas() {
         for half in [1, 12, 32, 40, 64] {
@@ -330,7 +228,7 @@ fn rope_rotates_pairs_by_the_exact_angle() {
                     .map(|f| (f / std::f64::consts::TAU * 18_446_744_073_709_551_616.0) as u64)
                     .collect();
                 let (mut cos, mut sin) = (vec![0.0; half], vec![0.0; half]);
-                rope_table(position, &turns, &mut cos, &mut sin);
+                rope_table(position, &turns, 1.0, &mut cos, &mut sin);
                 let x = noise(2 * half, 11);
                 let mut y = x.clone();
                 kernels.rope(Rope { x: &mut y, half, cos: &cos, sin: &sin });
@@ -403,6 +301,7 @@ fn attend(
     q: &[Vec<f32>],
     head: usize,
     visible: &[(usize, usize)],
+    softcap: f32,
 ) -> Vec<Vec<f32>> {
     let (n, len) = (q.len(), AttendBlock::state_len(head));
     let eight_bit = matches!(store, Store::Q8(..));
@@ -438,6 +337,7 @@ fn attend(
                 head,
                 visible: &visible,
                 scale: 0.3,
+                softcap,
                 states: &mut states,
             });
         }
@@ -464,12 +364,13 @@ fn attention_is_softmax_of_visible_positions() {
         let mut reference: Vec<Vec<u32>> = Vec::new();
         for kernels in isas() {
             let mut all = Vec::new();
-            for (head, visible) in [
-                (16, vec![(0, 1)]),
-                (32, vec![(0, 64), (0, 63), (0, 65)]),
-                (64, vec![(0, 65); 4]),
-                (80, vec![(130, 700), (131, 701)]),
-                (48, vec![(0, 1100)]),
+            for (head, visible, softcap) in [
+                (16, vec![(0, 1)], 0.0),
+                (32, vec![(0, 64), (0, 63), (0, 65)], 0.0),
+                (32, vec![(5, 64), (0, 63), (0, 65)], 2.0),
+                (64, vec![(0, 65); 4], 0.0),
+                (80, vec![(130, 700), (131, 701)], 0.0),
+                (48, vec![(0, 1100)], 3.5),
             ] {
                 let n = visible.iter().map(|v| v.1).max().unwrap();
                 let (k, v) = (noise(n * head, 13), noise(n * head, 14));
@@ -489,14 +390,19 @@ fn attention_is_softmax_of_visible_positions() {
                 let q: Vec<Vec<f32>> = (0..visible.len())
                     .map(|m| noise(head, 20 + m as u64).iter().map(|x| x * 4.0).collect())
                     .collect();
-                let out = attend(&kernels, &store, &q, head, &visible);
+                let out = attend(&kernels, &store, &q, head, &visible, softcap);
                 for (m, (from, to)) in visible.iter().copied().enumerate() {
                     let dot = |t: usize| {
                         (0..head)
                             .map(|d| f64::from(q[m][d]) * f64::from(k[t * head + d]))
                             .sum::<f64>()
                     };
-                    let scores: Vec<f64> = (from..to).map(|t| dot(t) * f64::from(0.3f32)).collect();
+                    let cap = |x: f64| match softcap {
+                        0.0 => x,
+                        c => f64::from(c) * (x / f64::from(c)).tanh(),
+                    };
+                    let score = |t: usize| cap(dot(t) * f64::from(0.3f32));
+                    let scores: Vec<f64> = (from..to).map(score).collect();
                     let max = scores.iter().copied().fold(f64::MIN, f64::max);
                     let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
                     let sum: f64 = weights.iter().sum();
@@ -512,7 +418,8 @@ fn attention_is_softmax_of_visible_positions() {
                         );
                     }
                     // A query in a tile gives the bits it gives alone.
-                    let alone = attend(&kernels, &store, &q[m..m + 1], head, &visible[m..m + 1]);
+                    let (q, visible) = (&q[m..m + 1], &visible[m..m + 1]);
+                    let alone = attend(&kernels, &store, q, head, visible, softcap);
                     assert_eq!(bits(&alone[0]), bits(&out[m]));
                     all.push(bits(&out[m]));
                 }
@@ -537,11 +444,16 @@ proptest::proptest! {
             let Some(kernels) = Kernels::new(isa) else { continue };
             let mut y = vec![0.0; 128];
             let to = TileMut { rows: 1, row: 0, to: TileData::F32(&mut y) };
-            kernels.norm_pack(NormPack { x: &x, m: 2, at: 1, n: 1, weight: &x[..128], d: 120, eps: 1e-6, to });
+            let kind = if seed % 2 == 0 { NormKind::Rms } else { NormKind::Layer };
+            let norm = NormOf { kind, weight: &x[..128], bias: &[], d: 120, eps: 1e-6 };
+            kernels.norm_pack(NormPack { x: &x, m: 2, at: 1, n: 1, norm, to });
+            kernels.norm_row(NormRow { x: &mut y, norm });
             kernels.rotate(Rotate { x: &mut y, block: 32 });
             let mut all = bits(&y);
             let mut h = vec![0.0; 128];
-            kernels.silu_mul(SiluMul { gate_up: &x, m: 2, out: &mut h });
+            let activation = if seed % 3 == 0 { Activation::Silu } else { Activation::Gelu };
+            kernels.activate(Activate { activation, gated: true, x: &x, m: 2, out: &mut h });
+            kernels.soft_cap(SoftCap { x: &mut h, scale: 0.5, cap: 30.0 });
             kernels.rope(Rope { x: &mut h, half: 24, cos: &x[..24], sin: &y[..24] });
             all.extend(bits(&h));
             let (mut q, mut scales, mut sums) = ([0i8; 128], [0.0; 2], [0; 2]);

@@ -2,15 +2,16 @@
 
 use std::path::Path;
 
-use nanoinfer_format::{Config, Generation, Quant};
+use nanoinfer_format::{Activation, Config, Generation, Norm, NormPlace, QkNorm, Quant, Rope};
 
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::model::{Model, check_generation};
-use crate::rope::{self, Scaling};
+use crate::rope::{Kind, Scaling};
 use crate::source::{FileTensor, TensorSource};
 use crate::text::Tokenizer;
-use crate::weights::{Biases, GGUF, Weights};
+use crate::weights::names::GGUF_LLAMA;
+use crate::weights::{Biases, Weights};
 
 /// Divisors of the RoPE frequencies; a tensor, but no weight.
 const ROPE_FREQS: &str = "rope_freqs.weight";
@@ -24,24 +25,25 @@ pub(crate) fn open(path: &Path) -> Result<Model, Error> {
         let what = format!("architecture {architecture:?}");
         return Err(Error::Unsupported { path: path.into(), what, next });
     }
-    let config = config(&g)?;
-    let mut weights = Weights::new(path, &GGUF);
+    let mut config = config(&g)?;
+    let mut weights = Weights::new(path, &GGUF_LLAMA);
     let mut factors = None;
     for tensor in std::mem::take(&mut g.tensors) {
         if tensor.name().1 == ROPE_FREQS {
             factors = Some(tensor);
         } else {
-            weights.insert(tensor, Some(config.head_dim as usize))?;
+            weights.insert(tensor, &config)?;
         }
     }
     weights.check(&config, Biases::default())?;
-    let scaling = scaling(&g, &config, factors.as_ref())?;
+    let rope = Kind { theta: config.rope_theta, scaling: scaling(&g, &config, factors.as_ref())? };
+    config.ropes = vec![rope.rope()];
     let generation = generation(&g)?;
     check_generation(path, &generation, config.vocab_size)?;
     let bos = generation.bos.filter(|_| generation.add_bos);
     let tokenizer = Tokenizer::of_gguf(&g, bos, config.vocab_size)?;
     Ok(Model {
-        turns: rope::turns(config.head_dim, config.rope_theta, &scaling),
+        turns: rope.turns(config.rotary_dim),
         config,
         weights,
         generation,
@@ -92,9 +94,21 @@ fn config(g: &Gguf) -> Result<Config, Error> {
         head_dim,
         vocab_size: vocab.map_or(Ok(0), |t| u32::try_from(t.shape()[0])).unwrap_or(u32::MAX),
         context_length: size("context_length")?,
+        norm: Norm::Rms,
+        norm_place: NormPlace::Pre,
         norm_eps: g.f64(epsilon)?.ok_or_else(|| g.error(epsilon, "is missing"))?,
+        qk_norm: QkNorm::None,
         attention_scale: scale.unwrap_or_else(|| 1.0 / f64::from(head_dim).sqrt()),
+        attention_softcap: 0.0,
+        activation: Activation::Silu,
+        gated: true,
+        embedding_scale: 1.0,
+        logit_scale: 1.0,
+        logit_softcap: 0.0,
         rope_theta: g.f64("llama.rope.freq_base")?.unwrap_or(10000.0),
+        rotary_dim: head_dim,
+        ropes: vec![Rope { magnitude: 1.0, limits: Vec::new() }],
+        layer_ropes: vec![1; n_layers.min(1 << 14) as usize],
         tied_embeddings: !g.tensors.iter().any(|t| t.name().1 == "output.weight"),
         value_rotation: 1,
         windows: vec![window; n_layers.min(1 << 14) as usize],

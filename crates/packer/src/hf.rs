@@ -10,8 +10,8 @@ use crate::json::{Settings, read_text};
 use crate::model::{Model, check_generation};
 use crate::source::FileTensor;
 use crate::text::Tokenizer;
-use crate::weights::{HUGGING_FACE, Weights};
-use crate::{Error, hf_config, rope, safetensors, torch};
+use crate::weights::Weights;
+use crate::{Error, hf_config, safetensors, torch};
 
 /// Reads everything but the weights' values.
 pub(crate) fn open(folder: &Path) -> Result<Model, Error> {
@@ -24,14 +24,15 @@ pub(crate) fn open(folder: &Path) -> Result<Model, Error> {
     let described = hf_config::describe(&settings)?;
     let config = described.config;
     let Shards { files: shards, index, open } = shards(folder)?;
-    let mut weights = Weights::new(folder, &HUGGING_FACE);
+    let mut weights = Weights::new(folder, described.names);
     for shard in &shards {
         for tensor in open(shard)? {
-            weights.insert(tensor, None)?;
+            weights.insert(tensor, &config)?;
         }
     }
     config.tied_embeddings.then(|| weights.drop_output());
     weights.check(&config, described.biases)?;
+    weights.change(described.changes);
 
     let mut files = Files { folder, used: vec![path] };
     let tokenizer = match files.optional("tokenizer.json") {
@@ -47,7 +48,7 @@ pub(crate) fn open(folder: &Path) -> Result<Model, Error> {
     let generation =
         generation(&settings, generation_config.as_ref(), tokenizer_config.as_ref(), own_bos)?;
     check_generation(folder, &generation, config.vocab_size)?;
-    let turns = rope::turns(config.head_dim, config.rope_theta, &described.scaling);
+    let turns = described.ropes.iter().flat_map(|kind| kind.turns(config.rotary_dim)).collect();
     let mut files = files.used;
     files.extend(shards.into_iter().chain(index));
     Ok(Model {

@@ -1,33 +1,46 @@
-//! `config.json` of a Hugging Face folder → [`Config`].
+//! `config.json` of a Hugging Face folder → [`Config`]: what all architectures have in common. What
+//! each has of its own is in `hf_arch.rs`.
 
-use nanoinfer_format::{Config, Quant};
+use nanoinfer_format::{Activation, Config, Norm, NormPlace, QkNorm, Quant};
 
 use crate::Error;
+use crate::hf_arch::{self, Defaults};
 use crate::json::Settings;
-use crate::rope::Scaling;
-use crate::weights::Biases;
+use crate::rope::{Kind, Scaling, Yarn, longrope_magnitude, yarn_magnitude};
+use crate::weights::{Biases, Change, Names};
 
 /// What `config.json` says.
 pub(crate) struct Description {
     pub(crate) config: Config,
-    pub(crate) scaling: Scaling,
+    /// The kinds of RoPE that `config.ropes` speaks of.
+    pub(crate) ropes: Vec<Kind>,
     pub(crate) biases: Biases,
+    pub(crate) names: &'static Names,
+    /// What is done to weights before they are packed.
+    pub(crate) changes: Vec<Change>,
 }
 
-/// Reads the settings of a Llama or Mistral model; absent ones have the defaults that
-/// transformers gives to the architecture.
+/// Reads the settings; absent ones have the defaults that transformers gives to the architecture.
 pub(crate) fn describe(c: &Settings) -> Result<Description, Error> {
-    let architecture = supported_architecture(c)?;
+    let model_type = c.need("model_type", c.str("model_type")?)?;
+    let architecture = hf_arch::ALL.iter().find(|a| a.name == model_type).ok_or_else(|| {
+        let what = format!("architecture {model_type:?}");
+        unsupported(c, what, &format!("supported: {}", hf_arch::names()))
+    })?;
     refuse_quantized(c)?;
-    for key in ["hidden_act", "hidden_activation"] {
-        if let Some(act) = c.str(key)?.filter(|a| !matches!(*a, "silu" | "swish")) {
-            return Err(unsupported(c, format!("{key} {act:?}"), "only \"silu\" is"));
-        }
-    }
+    let mut d = common(c, architecture.name, &architecture.defaults)?;
+    (architecture.adapt)(c, &mut d)?;
+    check_divisors(c, &d)?;
+    d.config.ropes = d.ropes.iter().map(Kind::rope).collect();
+    d.config.validate().map_err(|e| Error::source(c.path(), e.to_string()))?;
+    Ok(d)
+}
+
+fn common(c: &Settings, architecture: &str, defaults: &Defaults) -> Result<Description, Error> {
     let size = |key: &str| c.need(key, c.u32(key)?);
     let (d_model, n_heads, n_layers) =
         (size("hidden_size")?, size("num_attention_heads")?, size("num_hidden_layers")?);
-    let head_dim = match c.u32("head_dim")? {
+    let head_dim = match c.u32("head_dim")?.or(defaults.head_dim) {
         Some(given) => given,
         None if n_heads > 0 && d_model.is_multiple_of(n_heads) => d_model / n_heads,
         None => {
@@ -35,7 +48,9 @@ pub(crate) fn describe(c: &Settings) -> Result<Description, Error> {
             return Err(c.error("num_attention_heads", what));
         }
     };
-    let (rope_theta, scaling) = rope(c)?;
+    let entries = n_layers.min(1 << 14) as usize;
+    let settings = rope_settings(c, None)?;
+    let rope = rope(c, settings.as_ref(), defaults.rope_theta)?;
     let config = Config {
         architecture: architecture.into(),
         quant: Quant::F32,
@@ -46,32 +61,38 @@ pub(crate) fn describe(c: &Settings) -> Result<Description, Error> {
         n_kv_heads: c.u32("num_key_value_heads")?.unwrap_or(n_heads),
         head_dim,
         vocab_size: size("vocab_size")?,
-        context_length: size("max_position_embeddings")?,
-        norm_eps: c.f64("rms_norm_eps")?.unwrap_or(1e-6),
+        context_length: context_length(c, &rope.scaling)?,
+        norm: Norm::Rms,
+        norm_place: NormPlace::Pre,
+        norm_eps: c.f64("rms_norm_eps")?.unwrap_or(defaults.norm_eps),
+        qk_norm: QkNorm::None,
         attention_scale: 1.0 / f64::from(head_dim).sqrt(),
-        rope_theta,
-        tied_embeddings: c.bool("tie_word_embeddings")?.unwrap_or(false),
+        attention_softcap: 0.0,
+        activation: activation(c)?.unwrap_or(defaults.activation),
+        gated: true,
+        embedding_scale: 1.0,
+        logit_scale: 1.0,
+        logit_softcap: 0.0,
+        rope_theta: rope.theta,
+        rotary_dim: rotary_dim(c, settings.as_ref(), head_dim)?,
+        ropes: Vec::new(),
+        layer_ropes: vec![1; entries],
+        tied_embeddings: c.bool("tie_word_embeddings")?.unwrap_or(defaults.tied_embeddings),
         value_rotation: 1,
-        // Mistral alone has windows; transformers ignores the setting in a Llama.
-        windows: match architecture {
-            "mistral" => vec![sliding_window(c)?; n_layers.min(1 << 14) as usize],
-            _ => vec![0; n_layers.min(1 << 14) as usize],
-        },
+        windows: vec![0; entries],
     };
-    config.validate().map_err(|e| Error::source(c.path(), e.to_string()))?;
-    let biases = Biases { attention: c.bool("attention_bias")?, mlp: c.bool("mlp_bias")? };
-    Ok(Description { config, scaling, biases })
-}
-
-fn unsupported(c: &Settings, what: String, next: &str) -> Error {
-    Error::Unsupported { path: c.path().into(), what, next: next.into() }
-}
-
-fn supported_architecture(c: &Settings) -> Result<&'static str, Error> {
-    let model_type = c.need("model_type", c.str("model_type")?)?;
-    ["llama", "mistral"].into_iter().find(|&a| a == model_type).ok_or_else(|| {
-        unsupported(c, format!("architecture {model_type:?}"), "supported: llama, mistral")
+    let (attention, mlp) = (c.bool("attention_bias")?, c.bool("mlp_bias")?);
+    Ok(Description {
+        config,
+        ropes: vec![rope],
+        biases: Biases { qkv: attention, output: attention, mlp, norm: Some(false) },
+        names: defaults.names,
+        changes: Vec::new(),
     })
+}
+
+pub(crate) fn unsupported(c: &Settings, what: String, next: &str) -> Error {
+    Error::Unsupported { path: c.path().into(), what, next: next.into() }
 }
 
 fn refuse_quantized(c: &Settings) -> Result<(), Error> {
@@ -85,39 +106,102 @@ fn refuse_quantized(c: &Settings) -> Result<(), Error> {
     Err(unsupported(c, what, "convert the original model (f32, f16 or bf16) or a GGUF of it"))
 }
 
-/// `null` means no window; an absent setting means Mistral's default.
-fn sliding_window(c: &Settings) -> Result<u32, Error> {
-    Ok(match c.has("sliding_window") {
-        true => c.u32("sliding_window")?.unwrap_or(0),
-        false => 4096,
+fn activation(c: &Settings) -> Result<Option<Activation>, Error> {
+    for key in ["hidden_activation", "hidden_act"] {
+        if let Some(name) = c.str(key)? {
+            return match name {
+                "silu" | "swish" => Ok(Some(Activation::Silu)),
+                "gelu_pytorch_tanh" | "gelu_new" | "gelu_fast" => Ok(Some(Activation::Gelu)),
+                other => {
+                    let next = "supported: silu, gelu_pytorch_tanh";
+                    Err(unsupported(c, format!("{key} {other:?}"), next))
+                }
+            };
+        }
+    }
+    Ok(None)
+}
+
+/// Where dynamic scaling is meant to be used up to; other models state what they can do.
+fn context_length(c: &Settings, scaling: &Scaling) -> Result<u32, Error> {
+    let stated = c.need("max_position_embeddings", c.u32("max_position_embeddings")?)?;
+    Ok(match scaling {
+        Scaling::Dynamic { factor, .. } => (f64::from(stated) * factor) as u32,
+        _ => stated,
     })
 }
 
-/// RoPE base and scaling, from `rope_parameters` (transformers 5) or `rope_theta` and
-/// `rope_scaling` (before).
-fn rope(c: &Settings) -> Result<(f64, Scaling), Error> {
-    let new = c.object("rope_parameters")?;
-    let old = c.object("rope_scaling")?;
-    let theta = match &new {
-        Some(r) => r.f64("rope_theta")?.or(c.f64("rope_theta")?),
-        None => c.f64("rope_theta")?,
-    };
-    let theta = theta.unwrap_or(10000.0);
-    if !(theta.is_finite() && theta >= 1.0) {
-        return Err(c.error("rope_theta", format!("is {theta}, expected a number of at least 1")));
-    }
-    let r = new.or(old);
-    for settings in [Some(c), r.as_ref()].into_iter().flatten() {
-        if let Some(part) = settings.f64("partial_rotary_factor")?.filter(|&f| f != 1.0) {
-            let what = format!("partial_rotary_factor {part}");
-            return Err(unsupported(c, what, "only full rotary embeddings are"));
-        }
-    }
-    let scaling = r.as_ref().map_or(Ok(Scaling::None), rope_scaling)?;
-    Ok((theta, scaling))
+/// A setting that states the window of all layers; `null` means none.
+pub(crate) fn sliding_window(c: &Settings, default: u32) -> Result<u32, Error> {
+    Ok(match c.has("sliding_window") {
+        true => c.u32("sliding_window")?.unwrap_or(0),
+        false => default,
+    })
 }
 
-fn rope_scaling(r: &Settings) -> Result<Scaling, Error> {
+/// Windows of layers of two kinds: by `layer_types` if it is there, else where `slides` says so.
+pub(crate) fn layer_windows(
+    c: &Settings,
+    window: u32,
+    n_layers: usize,
+    slides: impl Fn(usize) -> bool,
+) -> Result<Vec<u32>, Error> {
+    let of = |slides: bool| if slides { window } else { 0 };
+    let Some(types) = c.strings("layer_types")? else {
+        return Ok((0..n_layers).map(|layer| of(slides(layer))).collect());
+    };
+    types
+        .iter()
+        .map(|kind| match *kind {
+            "sliding_attention" => Ok(of(true)),
+            "full_attention" => Ok(of(false)),
+            other => {
+                let next = "supported: full_attention, sliding_attention";
+                Err(unsupported(c, format!("layer type {other:?}"), next))
+            }
+        })
+        .collect()
+}
+
+/// `rope_parameters` (transformers 5; those of `layer_type`, if they are by type), or
+/// `rope_scaling` (before).
+pub(crate) fn rope_settings(
+    c: &Settings,
+    layer_type: Option<&str>,
+) -> Result<Option<Settings>, Error> {
+    let Some(new) = c.object("rope_parameters")? else { return c.object("rope_scaling") };
+    match layer_type {
+        Some(key) if new.has(key) => new.object(key),
+        _ => Ok(Some(new)),
+    }
+}
+
+/// Values of a head that are rotated.
+pub(crate) fn rotary_dim(c: &Settings, r: Option<&Settings>, head_dim: u32) -> Result<u32, Error> {
+    let stated = match r.map(|r| r.f64("partial_rotary_factor")).transpose()?.flatten() {
+        None => c.f64("partial_rotary_factor")?,
+        given => given,
+    };
+    let part = stated.unwrap_or(1.0);
+    if !(part > 0.0 && part <= 1.0) {
+        let what = format!("is {part}, expected more than 0 and at most 1");
+        return Err(c.error("partial_rotary_factor", what));
+    }
+    Ok((f64::from(head_dim) * part) as u32)
+}
+
+/// RoPE base and scaling, from its settings `r` and those of the model.
+pub(crate) fn rope(c: &Settings, r: Option<&Settings>, theta: f64) -> Result<Kind, Error> {
+    let own = r.map(|r| r.f64("rope_theta")).transpose()?.flatten();
+    let theta = own.or(c.f64("rope_theta")?).unwrap_or(theta);
+    if !(theta.is_finite() && theta > 1.0) {
+        return Err(c.error("rope_theta", format!("is {theta}, expected a number above 1")));
+    }
+    let scaling = r.map_or(Ok(Scaling::None), |r| rope_scaling(c, r))?;
+    Ok(Kind { theta, scaling })
+}
+
+fn rope_scaling(c: &Settings, r: &Settings) -> Result<Scaling, Error> {
     let kind = match r.str("rope_type")? {
         Some(kind) => Some(kind),
         None => r.str("type")?,
@@ -129,6 +213,14 @@ fn rope_scaling(r: &Settings) -> Result<Scaling, Error> {
     match kind {
         None | Some("default") => Ok(Scaling::None),
         Some("linear") => Ok(Scaling::Linear(positive("factor")?)),
+        Some("dynamic") => {
+            let original_context = positions(c, "max_position_embeddings")?;
+            let factor = positive("factor")?;
+            match factor >= 1.0 {
+                true => Ok(Scaling::Dynamic { factor, original_context }),
+                false => Err(r.error("factor", format!("is {factor}, expected at least 1"))),
+            }
+        }
         Some("llama3") => {
             let (low_freq, high_freq) =
                 (positive("low_freq_factor")?, positive("high_freq_factor")?);
@@ -145,9 +237,102 @@ fn rope_scaling(r: &Settings) -> Result<Scaling, Error> {
                 original_context,
             })
         }
+        Some("yarn") => yarn(c, r),
+        Some("longrope" | "su") => longrope(c, r),
         Some(other) => {
-            let next = "supported: default, linear, llama3";
+            let next = "supported: default, linear, dynamic, yarn, llama3, longrope";
             Err(unsupported(r, format!("RoPE scaling {other:?}"), next))
         }
     }
+}
+
+fn positions(c: &Settings, key: &str) -> Result<u32, Error> {
+    match c.need(key, c.u32(key)?)? {
+        0 => Err(c.error(key, "is 0, expected a number of positions")),
+        n => Ok(n),
+    }
+}
+
+/// The context before scaling: the model's setting goes before that of the scaling.
+fn original_context(c: &Settings, r: &Settings) -> Result<u32, Error> {
+    let key = "original_max_position_embeddings";
+    if c.has(key) {
+        return positions(c, key);
+    }
+    if r.has(key) { positions(r, key) } else { positions(c, "max_position_embeddings") }
+}
+
+/// A number above 0 that may be absent.
+fn optional(r: &Settings, key: &str) -> Result<Option<f64>, Error> {
+    match r.f64(key)? {
+        Some(v) if !(v.is_finite() && v > 0.0) => {
+            Err(r.error(key, format!("is {v}, expected a positive number")))
+        }
+        stated => Ok(stated),
+    }
+}
+
+/// How many times the original context the model's is, where the scaling does not say it.
+fn stated_factor(c: &Settings, r: &Settings, original: u32) -> Result<f64, Error> {
+    let longer = f64::from(positions(c, "max_position_embeddings")?) / f64::from(original);
+    Ok(optional(r, "factor")?.unwrap_or(longer))
+}
+
+fn yarn(c: &Settings, r: &Settings) -> Result<Scaling, Error> {
+    let original_context = original_context(c, r)?;
+    let factor = stated_factor(c, r, original_context)?;
+    let weights = (optional(r, "mscale")?, optional(r, "mscale_all_dim")?);
+    let magnitude = match (optional(r, "attention_factor")?, weights) {
+        (Some(stated), _) => stated,
+        (None, (Some(of), Some(all))) => yarn_magnitude(factor, of) / yarn_magnitude(factor, all),
+        _ => yarn_magnitude(factor, 1.0),
+    };
+    Ok(Scaling::Yarn(Yarn {
+        factor,
+        original_context: f64::from(original_context),
+        beta_fast: optional(r, "beta_fast")?.unwrap_or(32.0),
+        beta_slow: optional(r, "beta_slow")?.unwrap_or(1.0),
+        truncate: r.bool("truncate")?.unwrap_or(true),
+        magnitude,
+    }))
+}
+
+pub(crate) fn longrope(c: &Settings, r: &Settings) -> Result<Scaling, Error> {
+    let original_context = original_context(c, r)?;
+    if original_context < 2 {
+        return Err(c.error("original_max_position_embeddings", "is 1, expected at least 2"));
+    }
+    let divisors = |key: &str| {
+        let stated = r.need(key, r.numbers(key)?)?;
+        match stated.iter().find(|v| !(v.is_finite() && **v >= 1e-6)) {
+            Some(v) => Err(r.error(key, format!("holds {v}, expected positive divisors"))),
+            None => Ok(stated),
+        }
+    };
+    let factor = stated_factor(c, r, original_context)?;
+    Ok(Scaling::LongRope {
+        short: divisors("short_factor")?,
+        long: divisors("long_factor")?,
+        original_context,
+        magnitude: optional(r, "attention_factor")?
+            .unwrap_or_else(|| longrope_magnitude(factor, original_context)),
+    })
+}
+
+/// Checks that longrope has a divisor for every pair of the head.
+fn check_divisors(c: &Settings, d: &Description) -> Result<(), Error> {
+    let pairs = d.config.rotary_dim as usize / 2;
+    for kind in &d.ropes {
+        if let Scaling::LongRope { short, long, .. } = &kind.scaling
+            && (short.len() != pairs || long.len() != pairs)
+        {
+            let what = format!(
+                "has {} short and {} long divisors, expected {pairs}",
+                short.len(),
+                long.len()
+            );
+            return Err(c.error("rope_scaling", what));
+        }
+    }
+    Ok(())
 }

@@ -98,6 +98,17 @@ impl Settings {
         })
     }
 
+    /// A list of numbers.
+    pub(crate) fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>, Error> {
+        let list = |v: &Value| v.as_array()?.iter().map(Value::as_f64).collect();
+        self.typed(key, "a list of numbers", list)
+    }
+
+    /// A list of strings.
+    pub(crate) fn strings(&self, key: &str) -> Result<Option<Vec<&str>>, Error> {
+        self.typed(key, "a list of strings", |v| v.as_array()?.iter().map(Value::as_str).collect())
+    }
+
     /// A nested object.
     pub(crate) fn object(&self, key: &str) -> Result<Option<Settings>, Error> {
         let map = self.typed(key, "an object", Value::as_object)?.cloned();

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! token_embd  rope_turns
-//! per layer:  attn_norm  attn_qkv  attn_output  ffn_norm  ffn_gate_up  ffn_down   (+ biases)
+//! per layer:  attn_norm  attn_qkv  attn_q_norm  attn_k_norm  attn_output  attn_post_norm
+//!             ffn_norm  ffn_gate_up  ffn_down  ffn_post_norm      (what the model has, + biases)
 //! output_norm  output (unless tied)
 //!
 //! attn_qkv     per KV head:  [ Q head … Q head | K head | V head ]   each padded to 16 rows
@@ -74,23 +75,26 @@ impl<'a> Source<'a> {
 pub(crate) fn plan<'a>(c: &Config, weights: &'a Weights, turns: &'a [u64]) -> Vec<Planned<'a>> {
     let p = Planner { c, weights };
     let mut out = vec![p.matrix(None, Role::TokenEmbd, c.vocab_size, c.d_model)];
-    let half = turns.len();
-    let spec = TensorSpec {
-        encoding: Encoding::U64,
-        ..TensorSpec::vector(Role::RopeTurns, None, half, half)
-    };
+    let half = c.rotary_dim as usize / 2;
+    let mut spec = TensorSpec::vector(Role::RopeTurns, None, half, half);
+    spec.encoding = Encoding::U64;
+    (spec.logical[1], spec.stored[1]) = (c.rope_rows() as u32, c.rope_rows() as u32);
     out.push(Planned { spec, body: Body::Turns(turns) });
     for layer in (0..c.n_layers).map(Some) {
-        out.push(p.norm(layer, Role::AttnNorm));
+        out.extend(p.norm(layer, Role::AttnNorm, Role::AttnNormBias));
         out.extend(p.qkv(layer));
+        out.extend(p.heads_norm(layer, Role::AttnQNorm, c.n_heads));
+        out.extend(p.heads_norm(layer, Role::AttnKNorm, c.n_kv_heads));
         out.push(p.attn_output(layer));
         out.extend(p.bias(layer, Role::AttnOutput, Role::AttnOutputBias));
-        out.push(p.norm(layer, Role::FfnNorm));
+        out.extend(p.vector(layer, Role::AttnPostNorm, Role::AttnPostNorm, false));
+        out.extend(p.norm(layer, Role::FfnNorm, Role::FfnNormBias));
         out.extend(p.gate_up(layer));
         out.push(p.matrix(layer, Role::FfnDown, c.d_model, c.d_ff));
         out.extend(p.bias(layer, Role::FfnDown, Role::FfnDownBias));
+        out.extend(p.vector(layer, Role::FfnPostNorm, Role::FfnPostNorm, false));
     }
-    out.push(p.norm(None, Role::OutputNorm));
+    out.extend(p.norm(None, Role::OutputNorm, Role::OutputNormBias));
     if !c.tied_embeddings {
         out.push(p.matrix(None, Role::Output, c.vocab_size, c.d_model));
     }
@@ -122,14 +126,33 @@ impl<'a> Planner<'a, '_> {
         Planned { spec, body: Body::Rows { blocks: plain_blocks(source, n), inputs } }
     }
 
-    fn norm(&self, layer: Option<u32>, role: Role) -> Planned<'a> {
+    /// A norm and its bias, if the model has them.
+    fn norm(&self, layer: Option<u32>, role: Role, bias: Role) -> Vec<Planned<'a>> {
+        let both = [self.vector(layer, role, role, false), self.vector(layer, role, bias, true)];
+        both.into_iter().flatten().collect()
+    }
+
+    /// What the weights have for `of`, as a vector as wide as the residual stream.
+    fn vector(&self, layer: Option<u32>, of: Role, role: Role, bias: bool) -> Option<Planned<'a>> {
+        let source = Some(self.weights.get(layer, of, bias)?);
         let (d, padded) = (self.c.d_model as usize, self.c.d_model_padded());
-        let source = Some(self.weights.required(layer, role));
         let block = Block { source, first: 0, rows: d, padded, mix: 1 };
-        Planned {
+        Some(Planned {
             spec: TensorSpec::vector(role, layer, d, padded),
             body: Body::Rows { blocks: vec![block], inputs: ONE },
-        }
+        })
+    }
+
+    /// The norm of queries or keys, each head padded as the heads themselves are.
+    fn heads_norm(&self, layer: Option<u32>, role: Role, n_heads: u32) -> Option<Planned<'a>> {
+        let source = Some(self.weights.get(layer, role, false)?);
+        let (heads, rows) = (self.c.qk_norm_heads(n_heads), self.c.head_dim as usize);
+        let padded = self.c.head_padded();
+        let block = |i| Block { source, first: i * rows, rows, padded, mix: 1 };
+        let mut spec = TensorSpec::vector(role, layer, heads * rows, heads * padded);
+        spec.k_unit = (rows as u32, padded as u32);
+        let blocks = (0..heads).map(block).collect();
+        Some(Planned { spec, body: Body::Rows { blocks, inputs: ONE } })
     }
 
     /// The bias of a matrix of `d_model` rows, if the model has it.
@@ -160,7 +183,8 @@ impl<'a> Planner<'a, '_> {
 
     fn gate_up(&self, layer: Option<u32>) -> Vec<Planned<'a>> {
         let part = |role| Part { role, n: self.c.d_ff, count: 1, rows: LANES as u32 };
-        let parts = vec![part(Role::FfnGate), part(Role::FfnUp)];
+        let gate = self.c.gated.then_some(Role::FfnGate);
+        let parts: Vec<_> = gate.into_iter().chain([Role::FfnUp]).map(part).collect();
         let repeat = self.c.d_ff_padded() / LANES;
         let (role, bias) = (Role::FfnGateUp, Role::FfnGateUpBias);
         self.fused(&Fused { layer, role, bias, repeat, parts }, LANES, &[1, 1])

@@ -31,6 +31,7 @@ pub mod fetch;
 mod gguf;
 mod gguf_llama;
 mod hf;
+mod hf_arch;
 mod hf_config;
 mod json;
 mod layout;

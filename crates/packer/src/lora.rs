@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::json::Settings;
 use crate::model::Model;
-use crate::source::{FileTensor, TensorSource};
+use crate::source::{FileTensor, Rows, TensorSource};
 use crate::{Error, safetensors, torch};
 
 /// An adapter to merge.
@@ -64,7 +64,11 @@ pub(crate) fn merge(model: &mut Model, lora: &Lora) -> Result<(), Error> {
             _ => scaling / rank,
         };
         let scale = (scale * f64::from(lora.scale)) as f32;
-        model.weights.adapt(&format!("{module}.weight"), |base| Merged::over(base, a, b, scale))?;
+        let (name, [n, _]) = (format!("{module}.weight"), b.shape());
+        model.weights.adapt(&name, n, &model.config, |base, rows, factor| {
+            let b = Rows { inner: b.clone(), rows };
+            Merged::over(base, a.clone(), b, scale * factor)
+        })?;
     }
     model.files.extend([config, weights]);
     Ok(())
@@ -112,7 +116,7 @@ fn place(tensor: &FileTensor) -> Result<(String, usize), Error> {
 struct Merged {
     base: Box<dyn TensorSource>,
     a: FileTensor,
-    b: FileTensor,
+    b: Rows,
     scale: f32,
 }
 
@@ -121,7 +125,7 @@ impl Merged {
     fn over(
         base: Box<dyn TensorSource>,
         a: FileTensor,
-        b: FileTensor,
+        b: Rows,
         scale: f32,
     ) -> Result<Box<dyn TensorSource>, Error> {
         let ([n, k], [rank, a_in], [b_out, b_rank]) = (base.shape(), a.shape(), b.shape());

@@ -4,8 +4,13 @@
 //! position × turns then wraps around exactly like the angle does: at position 10⁶ the angle is as
 //! exact as at position 1. Everything is computed once, here, in f64 with one software `pow`, so
 //! that every machine writes the same file.
+//!
+//! Where the frequencies depend on the length of the text, they depend on the room a session has:
+//! a model has a row of frequencies for each range of it (see [`nanoinfer_format::Rope`]).
 
 use std::f64::consts::TAU;
+
+use nanoinfer_format::Rope;
 
 /// How the frequencies of a model deviate from the plain geometric series.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,43 +18,160 @@ pub(crate) enum Scaling {
     None,
     /// Positions are divided by a factor (Chen et al., <https://arxiv.org/abs/2306.15595>).
     Linear(f64),
-    /// Llama 3.1: long wavelengths are divided, short ones kept, those between interpolated.
+    /// The base grows with the length beyond the original context ("dynamic NTK").
+    Dynamic {
+        factor: f64,
+        original_context: u32,
+    },
+    /// Long wavelengths are divided, short ones kept, those between interpolated, and attention is
+    /// sharpened (Peng et al., <https://arxiv.org/abs/2309.00071>).
+    Yarn(Yarn),
+    /// Llama 3.1: the same idea with other bounds.
     Llama3 {
         factor: f64,
         low_freq: f64,
         high_freq: f64,
         original_context: f64,
     },
+    /// Divisors found by search, one set up to the original context and one beyond (Ding et al.,
+    /// <https://arxiv.org/abs/2402.13753>).
+    LongRope {
+        short: Vec<f64>,
+        long: Vec<f64>,
+        original_context: u32,
+        magnitude: f64,
+    },
     /// GGUF's precomputed form: each frequency is divided by its own factor.
     Factors(Vec<f32>),
 }
 
-/// Turns per position of each pair, `head_dim / 2` values, as a fraction of 2⁶⁴.
-pub(crate) fn turns(head_dim: u32, theta: f64, scaling: &Scaling) -> Vec<u64> {
-    let frequencies = (0..head_dim / 2).map(|i| {
-        let f = 1.0 / libm::pow(theta, f64::from(2 * i) / f64::from(head_dim));
-        scaled(f, i as usize, scaling)
-    });
-    // Whole turns mean nothing; `as` saturates where the fraction rounds up to one.
-    frequencies.map(|f| (f / TAU % 1.0 * 2f64.powi(64)).round() as u64).collect()
+/// What YaRN is made of.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Yarn {
+    pub(crate) factor: f64,
+    pub(crate) original_context: f64,
+    /// Turns within the original context from which on a frequency is kept, and up to which it is
+    /// divided.
+    pub(crate) beta_fast: f64,
+    pub(crate) beta_slow: f64,
+    /// The bounds between are whole pairs.
+    pub(crate) truncate: bool,
+    pub(crate) magnitude: f64,
 }
 
-fn scaled(f: f64, i: usize, scaling: &Scaling) -> f64 {
-    match *scaling {
-        Scaling::None => f,
-        Scaling::Linear(factor) => f / factor,
-        Scaling::Factors(ref factors) => f / f64::from(factors[i]),
-        Scaling::Llama3 { factor, low_freq, high_freq, original_context } => {
-            let periods = original_context * f / TAU; // full turns within the original context
-            if periods < low_freq {
-                f / factor
-            } else if periods > high_freq {
-                f
-            } else {
-                let smooth = (periods - low_freq) / (high_freq - low_freq);
-                (1.0 - smooth) * f / factor + smooth * f
+/// One kind of RoPE of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Kind {
+    pub(crate) theta: f64,
+    pub(crate) scaling: Scaling,
+}
+
+/// Steps of the original context in which [`Scaling::Dynamic`] follows the room of a session, and
+/// how many there are at most.
+const DYNAMIC_STEPS: u32 = 8;
+const MAX_STEPS: u32 = 56;
+
+/// YaRN's factor on cosine and sine where a model states none.
+pub(crate) fn yarn_magnitude(factor: f64, weight: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * weight * libm::log(factor) + 1.0 }
+}
+
+/// LongRoPE's, for a context that is `factor` times the original one.
+pub(crate) fn longrope_magnitude(factor: f64, original_context: u32) -> f64 {
+    if factor <= 1.0 {
+        return 1.0;
+    }
+    (1.0 + libm::log(factor) / libm::log(f64::from(original_context))).sqrt()
+}
+
+impl Kind {
+    /// As the model's config states it.
+    pub(crate) fn rope(&self) -> Rope {
+        let (magnitude, limits) = match &self.scaling {
+            Scaling::Yarn(yarn) => (yarn.magnitude, Vec::new()),
+            Scaling::LongRope { magnitude, original_context, .. } => {
+                (*magnitude, vec![*original_context])
+            }
+            Scaling::Dynamic { factor, original_context } => {
+                let steps = ((factor - 1.0) * f64::from(DYNAMIC_STEPS)).ceil() as u32;
+                let limit = |step| dynamic_room(*original_context, step);
+                (1.0, (0..=steps.min(MAX_STEPS)).map(limit).collect())
+            }
+            _ => (1.0, Vec::new()),
+        };
+        Rope { magnitude, limits }
+    }
+
+    /// Turns per position of each pair as a fraction of 2⁶⁴: a row of `dim / 2` values for each
+    /// row of [`Self::rope`].
+    pub(crate) fn turns(&self, dim: u32) -> Vec<u64> {
+        (0..self.rope().rows()).flat_map(|row| self.row(dim, row)).collect()
+    }
+
+    fn row(&self, dim: u32, row: usize) -> impl Iterator<Item = u64> {
+        let theta = match self.scaling {
+            Scaling::Dynamic { factor, original_context } => {
+                let room = f64::from(dynamic_room(original_context, row as u32));
+                let growth = factor * room / f64::from(original_context) - (factor - 1.0);
+                self.theta * libm::pow(growth, f64::from(dim) / f64::from(dim - 2))
+            }
+            _ => self.theta,
+        };
+        (0..dim / 2).map(move |i| {
+            let f = 1.0 / libm::pow(theta, f64::from(2 * i) / f64::from(dim));
+            let f = self.scaled(f, i as usize, dim, row);
+            // Whole turns mean nothing; `as` saturates where the fraction rounds up to one.
+            (f / TAU % 1.0 * 2f64.powi(64)).round() as u64
+        })
+    }
+
+    fn scaled(&self, f: f64, i: usize, dim: u32, row: usize) -> f64 {
+        match self.scaling {
+            Scaling::None | Scaling::Dynamic { .. } => f,
+            Scaling::Linear(factor) => f / factor,
+            Scaling::Factors(ref factors) => f / f64::from(factors[i]),
+            Scaling::LongRope { ref short, ref long, .. } => f / [short, long][row][i],
+            Scaling::Yarn(ref yarn) => {
+                let kept = 1.0 - yarn.ramp(i, dim, self.theta);
+                f / yarn.factor * (1.0 - kept) + f * kept
+            }
+            Scaling::Llama3 { factor, low_freq, high_freq, original_context } => {
+                let periods = original_context * f / TAU; // full turns within the original context
+                if periods < low_freq {
+                    f / factor
+                } else if periods > high_freq {
+                    f
+                } else {
+                    let smooth = (periods - low_freq) / (high_freq - low_freq);
+                    (1.0 - smooth) * f / factor + smooth * f
+                }
             }
         }
+    }
+}
+
+/// Room that a step of [`Scaling::Dynamic`] is computed for, the first being the original context.
+fn dynamic_room(original_context: u32, step: u32) -> u32 {
+    let room = u64::from(original_context) * u64::from(DYNAMIC_STEPS + step);
+    u32::try_from(room.div_ceil(u64::from(DYNAMIC_STEPS))).unwrap_or(u32::MAX)
+}
+
+impl Yarn {
+    /// 0 for pairs that are kept, 1 for those that are divided.
+    fn ramp(&self, i: usize, dim: u32, theta: f64) -> f64 {
+        let dim = f64::from(dim);
+        let pair_of = |turns: f64| {
+            dim * libm::log(self.original_context / (turns * TAU)) / (2.0 * libm::log(theta))
+        };
+        let (mut low, mut high) = (pair_of(self.beta_fast), pair_of(self.beta_slow));
+        if self.truncate {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        (low, high) = (low.max(0.0), high.min(dim - 1.0));
+        if low == high {
+            high += 0.001;
+        }
+        ((i as f64 - low) / (high - low)).clamp(0.0, 1.0)
     }
 }
 
@@ -69,10 +191,10 @@ mod tests {
             (10000.0, Scaling::Linear(4.0), DEFAULT.map(|f| f / 4.0)),
             (10000.0, Scaling::Factors(vec![2.0; 8]), DEFAULT.map(|f| f / 2.0)),
         ] {
-            let got = turns(16, theta, &scaling);
+            let got = Kind { theta, scaling }.turns(16);
             for (t, e) in got.iter().zip(expected) {
                 let f = *t as f64 / 2f64.powi(64) * TAU;
-                assert!((f - e).abs() <= 2e-7 * e, "{scaling:?}: {f} for {e}");
+                assert!((f - e).abs() <= 2e-7 * e, "{theta}: {f} for {e}");
             }
         }
     }
@@ -80,7 +202,22 @@ mod tests {
     #[test]
     fn one_radian_is_exact() {
         let expected = (2f64.powi(64) / TAU).round() as u64;
-        assert_eq!(turns(4, 1e4, &Scaling::None)[0], expected);
+        assert_eq!(Kind { theta: 1e4, scaling: Scaling::None }.turns(4)[0], expected);
+    }
+
+    #[test]
+    fn dynamic_scaling_follows_the_room_in_steps() {
+        let plain = Kind { theta: 1e4, scaling: Scaling::None }.turns(16);
+        let scaling = Scaling::Dynamic { factor: 2.0, original_context: 100 };
+        let kind = Kind { theta: 1e4, scaling };
+        let (rope, turns) = (kind.rope(), kind.turns(16));
+        assert_eq!(rope.limits, [100, 113, 125, 138, 150, 163, 175, 188, 200]);
+        assert_eq!((rope.row(100), rope.row(101), rope.row(200), rope.row(201)), (0, 1, 8, 9));
+        assert_eq!(turns[..8], plain);
+        // The slowest pair at twice the context: θ' = θ · 3^(16/14).
+        let theta = 1e4 * 3f64.powf(16.0 / 14.0);
+        let (got, want) = (turns[8 * 8 + 7] as f64, theta.powf(-14.0 / 16.0) / TAU * 2f64.powi(64));
+        assert!((got - want).abs() <= 1e-12 * want, "{got}, not {want}");
     }
 
     const DEFAULT: [f64; 8] = [

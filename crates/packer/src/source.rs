@@ -189,6 +189,50 @@ impl TensorSource for FileTensor {
     }
 }
 
+/// Some rows of a tensor that holds several weights.
+pub(crate) struct Rows {
+    pub(crate) inner: FileTensor,
+    pub(crate) rows: Range<usize>,
+}
+
+impl TensorSource for Rows {
+    fn name(&self) -> (&Path, &str) {
+        self.inner.name()
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        [self.rows.len(), self.inner.shape()[1]]
+    }
+
+    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
+        let first = self.rows.start;
+        self.inner.read_rows(first + rows.start..first + rows.end, out)
+    }
+}
+
+/// Weights times `factor` plus `offset`.
+pub(crate) struct Affine {
+    pub(crate) inner: Box<dyn TensorSource>,
+    pub(crate) factor: f32,
+    pub(crate) offset: f32,
+}
+
+impl TensorSource for Affine {
+    fn name(&self) -> (&Path, &str) {
+        self.inner.name()
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        self.inner.shape()
+    }
+
+    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
+        self.inner.read_rows(rows, out)?;
+        out.iter_mut().for_each(|w| *w = *w * self.factor + self.offset);
+        Ok(())
+    }
+}
+
 /// Query or key rows as GGUF stores them for Llama, put back into the order of the original model.
 ///
 /// GGUF pairs neighbouring rows for RoPE (i, i+1), Hugging Face and this engine pair the halves of

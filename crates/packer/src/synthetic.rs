@@ -7,11 +7,12 @@
 use std::path::Path;
 
 use nanoinfer_format::{
-    Config, Encoding, Generation, LANES, Quant, Role, Staged, TensorSpec, Writer, panel_bytes,
+    Activation, Config, Encoding, Generation, LANES, Norm, NormPlace, QkNorm, Quant, Role, Rope,
+    Staged, TensorSpec, Writer, panel_bytes,
 };
 
 use crate::layout::{Body, plan};
-use crate::rope::{Scaling, turns};
+use crate::rope::{Kind, Scaling};
 use crate::weights::Weights;
 use crate::{Error, Progress};
 
@@ -67,9 +68,21 @@ impl Shape {
             head_dim: self.head_dim,
             vocab_size: self.vocab_size,
             context_length: 1 << 17,
+            norm: Norm::Rms,
+            norm_place: NormPlace::Pre,
             norm_eps: 1e-5,
+            qk_norm: QkNorm::None,
             attention_scale: 1.0 / f64::from(self.head_dim).sqrt(),
+            attention_softcap: 0.0,
+            activation: Activation::Silu,
+            gated: true,
+            embedding_scale: 1.0,
+            logit_scale: 1.0,
+            logit_softcap: 0.0,
             rope_theta: 10000.0,
+            rotary_dim: self.head_dim,
+            ropes: vec![Rope { magnitude: 1.0, limits: Vec::new() }],
+            layer_ropes: vec![1; self.n_layers as usize],
             tied_embeddings: self.tied_embeddings,
             value_rotation: Config::largest_value_rotation(self.head_dim),
             windows: vec![0; self.n_layers as usize],
@@ -108,7 +121,7 @@ impl Shape {
 }
 
 fn parts(c: &Config) -> (Weights, Vec<u64>) {
-    (Weights::zeros(c), turns(c.head_dim, c.rope_theta, &Scaling::None))
+    (Weights::zeros(c), Kind { theta: c.rope_theta, scaling: Scaling::None }.turns(c.rotary_dim))
 }
 
 /// Writes a model of this shape, the same on every machine, to a temporary file in `folder`. The

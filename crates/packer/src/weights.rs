@@ -1,12 +1,17 @@
-//! The weights of a Llama-family model under one name each, whatever their source calls them.
+//! The weights of a model under one name each, whatever their source calls them.
+
+pub(crate) mod names;
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use nanoinfer_format::{Config, Role};
+use nanoinfer_format::{Config, QkNorm, Role};
 
 use crate::Error;
-use crate::source::{FileTensor, TensorSource, Unpermuted, Zeros};
+use crate::source::{Affine, FileTensor, Rows, TensorSource, Unpermuted, Zeros};
+use names::Meaning;
+pub(crate) use names::Names;
 
 /// Which weight: a role, its bias or itself, and the layer it belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,105 +21,52 @@ pub(crate) struct Slot {
     pub(crate) bias: bool,
 }
 
-/// How a kind of source names its tensors.
-pub(crate) struct Names {
-    layer_prefix: &'static str,
-    in_layer: [(&'static str, Role); 9],
-    in_model: [(&'static str, Role); 3],
-}
-
-/// Names of `LlamaForCausalLM` and `MistralForCausalLM` in transformers.
-pub(crate) const HUGGING_FACE: Names = Names {
-    layer_prefix: "model.layers.",
-    in_layer: [
-        ("input_layernorm", Role::AttnNorm),
-        ("self_attn.q_proj", Role::AttnQ),
-        ("self_attn.k_proj", Role::AttnK),
-        ("self_attn.v_proj", Role::AttnV),
-        ("self_attn.o_proj", Role::AttnOutput),
-        ("post_attention_layernorm", Role::FfnNorm),
-        ("mlp.gate_proj", Role::FfnGate),
-        ("mlp.up_proj", Role::FfnUp),
-        ("mlp.down_proj", Role::FfnDown),
-    ],
-    in_model: [
-        ("model.embed_tokens", Role::TokenEmbd),
-        ("model.norm", Role::OutputNorm),
-        ("lm_head", Role::Output),
-    ],
-};
-
-/// Names of the `llama` architecture in GGUF.
-pub(crate) const GGUF: Names = Names {
-    layer_prefix: "blk.",
-    in_layer: [
-        ("attn_norm", Role::AttnNorm),
-        ("attn_q", Role::AttnQ),
-        ("attn_k", Role::AttnK),
-        ("attn_v", Role::AttnV),
-        ("attn_output", Role::AttnOutput),
-        ("ffn_norm", Role::FfnNorm),
-        ("ffn_gate", Role::FfnGate),
-        ("ffn_up", Role::FfnUp),
-        ("ffn_down", Role::FfnDown),
-    ],
-    in_model: [
-        ("token_embd", Role::TokenEmbd),
-        ("output_norm", Role::OutputNorm),
-        ("output", Role::Output),
-    ],
-};
-
-impl Names {
-    /// The slot a tensor of this name fills, if the family has such a weight.
-    fn slot(&self, name: &str) -> Option<Slot> {
-        let (stem, bias) = match name.strip_suffix(".weight") {
-            Some(stem) => (stem, false),
-            None => (name.strip_suffix(".bias")?, true),
-        };
-        let find = |table: &[(&str, Role)], stem| {
-            table.iter().find(|&&(n, _)| n == stem).map(|&(_, role)| role)
-        };
-        if let Some(role) = find(&self.in_model, stem) {
-            return Some(Slot { layer: None, role, bias });
-        }
-        let (layer, stem) = stem.strip_prefix(self.layer_prefix)?.split_once('.')?;
-        let number: u32 = layer.parse().ok().filter(|n: &u32| n.to_string() == layer)?;
-        Some(Slot { layer: Some(number), role: find(&self.in_layer, stem)?, bias })
-    }
-
-    /// The name a source of this kind gives to a slot.
-    fn name(&self, slot: Slot) -> String {
-        let find = |table: &[(&'static str, Role)]| {
-            table.iter().find(|&&(_, r)| r == slot.role).map_or("?", |&(n, _)| n)
-        };
-        let kind = if slot.bias { "bias" } else { "weight" };
-        match slot.layer {
-            Some(i) => format!("{}{i}.{}.{kind}", self.layer_prefix, find(&self.in_layer)),
-            None => format!("{}.{kind}", find(&self.in_model)),
-        }
-    }
-}
-
 /// What a model's description says about biases: `Some(true)` = there, `Some(false)` = not there,
 /// `None` = as the tensors say.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Biases {
-    pub(crate) attention: Option<bool>,
+    /// Of queries, keys and values.
+    pub(crate) qkv: Option<bool>,
+    /// Of the output of attention.
+    pub(crate) output: Option<bool>,
     pub(crate) mlp: Option<bool>,
+    /// Of norms, those of queries and keys excepted.
+    pub(crate) norm: Option<bool>,
+}
+
+impl Biases {
+    fn of(self, role: Role) -> Option<bool> {
+        match role {
+            Role::AttnQ | Role::AttnK | Role::AttnV => self.qkv,
+            Role::AttnOutput => self.output,
+            Role::FfnGate | Role::FfnUp | Role::FfnDown => self.mlp,
+            Role::AttnNorm | Role::FfnNorm | Role::OutputNorm => self.norm,
+            _ => Some(false),
+        }
+    }
+}
+
+/// What is done to weights, and their biases, before they are packed: w becomes
+/// `factor` · w + `offset`.
+#[derive(Clone, Copy)]
+pub(crate) struct Change {
+    pub(crate) roles: &'static [Role],
+    pub(crate) factor: f32,
+    pub(crate) offset: f32,
 }
 
 /// All weights of a model, each in its slot.
 pub(crate) struct Weights {
     path: PathBuf,
     names: &'static Names,
+    changes: Vec<Change>,
     slots: HashMap<Slot, Box<dyn TensorSource>>,
 }
 
 impl Weights {
     /// `path` is the folder or file that errors about missing tensors name.
     pub(crate) fn new(path: &Path, names: &'static Names) -> Self {
-        Self { path: path.into(), names, slots: HashMap::new() }
+        Self { path: path.into(), names, changes: Vec::new(), slots: HashMap::new() }
     }
 
     /// Every weight this architecture needs, without biases, all of them zero: for plans of
@@ -128,39 +80,52 @@ impl Weights {
         };
         add(None, &model_shapes(config));
         (0..config.n_layers).for_each(|layer| add(Some(layer), &layer_shapes(config)));
-        Self { path: PathBuf::new(), names: &HUGGING_FACE, slots }
+        Self { path: PathBuf::new(), names: &names::HUGGING_FACE, changes: Vec::new(), slots }
     }
 
     fn error(path: &Path, tensor: &str, what: impl Into<String>) -> Error {
         Error::Tensor { path: path.into(), tensor: tensor.into(), what: what.into() }
     }
 
-    /// Puts a tensor into the slot its name means. GGUF query and key rows, known by `permuted`
-    /// (the head size), are put back into their original order on reading.
-    pub(crate) fn insert(
-        &mut self,
-        tensor: FileTensor,
-        permuted: Option<usize>,
-    ) -> Result<(), Error> {
+    /// Puts a tensor into the slots its name means: a fused one is divided among several.
+    pub(crate) fn insert(&mut self, tensor: FileTensor, c: &Config) -> Result<(), Error> {
         let (path, name) = tensor.name();
-        let Some(slot) = self.names.slot(name) else {
-            return Err(Self::error(
-                path,
-                name,
-                "is unexpected: the llama family has no such weight",
-            ));
+        let Some(Meaning { layer, roles, bias }) = self.names.meaning(name) else {
+            let what = format!("is unexpected: {} models have no such weight", c.architecture);
+            return Err(Self::error(path, name, what));
         };
-        if self.slots.contains_key(&slot) {
-            return Err(Self::error(path, name, "is there twice"));
-        }
-        let source: Box<dyn TensorSource> = match permuted {
-            Some(head_dim) if matches!(slot.role, Role::AttnQ | Role::AttnK) => {
-                Box::new(Unpermuted { inner: tensor, head_dim })
+        let [n, _] = tensor.shape();
+        for (role, rows) in divide(roles, n, c) {
+            let slot = Slot { layer, role, bias };
+            if self.slots.contains_key(&slot) {
+                return Err(Self::error(path, name, "is there twice"));
             }
-            _ => Box::new(tensor),
-        };
-        self.slots.insert(slot, source);
+            let permuted = self.names.permuted && matches!(role, Role::AttnQ | Role::AttnK);
+            let source: Box<dyn TensorSource> = if permuted {
+                Box::new(Unpermuted { inner: tensor.clone(), head_dim: c.head_dim as usize })
+            } else if rows == (0..n) {
+                Box::new(tensor.clone())
+            } else {
+                Box::new(Rows { inner: tensor.clone(), rows })
+            };
+            self.slots.insert(slot, source);
+        }
         Ok(())
+    }
+
+    /// Changes weights that are all there.
+    pub(crate) fn change(&mut self, changes: Vec<Change>) {
+        for Change { roles, factor, offset } in &changes {
+            let slots: Vec<_> =
+                self.slots.keys().filter(|s| roles.contains(&s.role)).copied().collect();
+            for slot in slots {
+                if let Some(inner) = self.slots.remove(&slot) {
+                    let (factor, offset) = (*factor, *offset);
+                    self.slots.insert(slot, Box::new(Affine { inner, factor, offset }));
+                }
+            }
+        }
+        self.changes.extend(changes);
     }
 
     pub(crate) fn get(
@@ -177,18 +142,32 @@ impl Weights {
         self.get(layer, role, false).expect("checked before planning")
     }
 
-    /// Replaces the weight that Hugging Face calls `name` by what `change` makes of it.
+    /// Adds to the weight that Hugging Face calls `name`. `change` is given a weight, which of the
+    /// `n` rows of `name` it is, and the factor with which it was changed.
     pub(crate) fn adapt(
         &mut self,
         name: &str,
-        change: impl FnOnce(Box<dyn TensorSource>) -> Result<Box<dyn TensorSource>, Error>,
+        n: usize,
+        c: &Config,
+        change: impl Fn(
+            Box<dyn TensorSource>,
+            Range<usize>,
+            f32,
+        ) -> Result<Box<dyn TensorSource>, Error>,
     ) -> Result<(), Error> {
-        let slot = HUGGING_FACE.slot(name);
-        let Some((slot, base)) = slot.and_then(|s| Some((s, self.slots.remove(&s)?))) else {
+        let missing = || {
             let what = "is what the adapter changes, but the model has no such weight";
-            return Err(Self::error(&self.path, name, what));
+            Self::error(&self.path, name, what)
         };
-        self.slots.insert(slot, change(base)?);
+        let Meaning { layer, roles, bias } =
+            self.names.of_adapters().meaning(name).ok_or_else(missing)?;
+        for (role, rows) in divide(roles, n, c) {
+            let slot = Slot { layer, role, bias };
+            let base = self.slots.remove(&slot).ok_or_else(missing)?;
+            let of_role = self.changes.iter().filter(|change| change.roles.contains(&role));
+            let factor = of_role.map(|change| change.factor).product();
+            self.slots.insert(slot, change(base, rows, factor)?);
+        }
         Ok(())
     }
 
@@ -201,23 +180,18 @@ impl Weights {
     /// Checks that exactly the weights this architecture needs are there, in the right shapes.
     pub(crate) fn check(&self, config: &Config, biases: Biases) -> Result<(), Error> {
         let mut expected = HashSet::new();
-        for (role, shape) in model_shapes(config) {
-            expected.insert(self.check_one(Slot { layer: None, role, bias: false }, shape)?);
-        }
-        for layer in (0..config.n_layers).map(Some) {
-            for (role, [n, k]) in layer_shapes(config) {
+        let mut expect = |layer, shapes: Vec<(Role, [usize; 2])>| {
+            for (role, [n, k]) in shapes {
                 expected.insert(self.check_one(Slot { layer, role, bias: false }, [n, k])?);
                 let slot = Slot { layer, role, bias: true };
-                let stated = match role {
-                    Role::AttnNorm | Role::FfnNorm => Some(false),
-                    Role::FfnGate | Role::FfnUp | Role::FfnDown => biases.mlp,
-                    _ => biases.attention,
-                };
-                if stated.unwrap_or(self.slots.contains_key(&slot)) {
+                if biases.of(role).unwrap_or(self.slots.contains_key(&slot)) {
                     expected.insert(self.check_one(slot, [n, 1])?);
                 }
             }
-        }
+            Ok::<(), Error>(())
+        };
+        expect(None, model_shapes(config))?;
+        (0..config.n_layers).try_for_each(|layer| expect(Some(layer), layer_shapes(config)))?;
         match self.slots.iter().filter(|(s, _)| !expected.contains(s)).map(|(_, t)| t.name()).min()
         {
             None => Ok(()),
@@ -232,7 +206,11 @@ impl Weights {
     fn check_one(&self, slot: Slot, expected: [usize; 2]) -> Result<Slot, Error> {
         let Some(tensor) = self.slots.get(&slot) else {
             let what = "is missing; is the download complete?";
-            return Err(Self::error(&self.path, &self.names.name(slot), what));
+            return Err(Self::error(
+                &self.path,
+                &self.names.name(slot.layer, slot.role, slot.bias),
+                what,
+            ));
         };
         if tensor.shape() != expected {
             let (path, name) = tensor.name();
@@ -258,21 +236,41 @@ fn model_shapes(c: &Config) -> Vec<(Role, [usize; 2])> {
     shapes
 }
 
-fn layer_shapes(c: &Config) -> [(Role, [usize; 2]); 9] {
-    let (d, ff) = (c.d_model as usize, c.d_ff as usize);
-    let q = c.n_heads as usize * c.head_dim as usize;
-    let kv = c.n_kv_heads as usize * c.head_dim as usize;
-    [
-        (Role::AttnNorm, [d, 1]),
-        (Role::AttnQ, [q, d]),
-        (Role::AttnK, [kv, d]),
-        (Role::AttnV, [kv, d]),
-        (Role::AttnOutput, [d, q]),
-        (Role::FfnNorm, [d, 1]),
-        (Role::FfnGate, [ff, d]),
-        (Role::FfnUp, [ff, d]),
-        (Role::FfnDown, [d, ff]),
-    ]
+fn layer_shapes(c: &Config) -> Vec<(Role, [usize; 2])> {
+    let (d, ff, head) = (c.d_model as usize, c.d_ff as usize, c.head_dim as usize);
+    let (q, kv) = (c.n_heads as usize * head, c.n_kv_heads as usize * head);
+    let (pre, post, qk) = (c.pre_norms(), c.post_norms(), c.qk_norm != QkNorm::None);
+    let all = [
+        (pre, Role::AttnNorm, [d, 1]),
+        (true, Role::AttnQ, [q, d]),
+        (true, Role::AttnK, [kv, d]),
+        (true, Role::AttnV, [kv, d]),
+        (qk, Role::AttnQNorm, [c.qk_norm_heads(c.n_heads) * head, 1]),
+        (qk, Role::AttnKNorm, [c.qk_norm_heads(c.n_kv_heads) * head, 1]),
+        (true, Role::AttnOutput, [d, q]),
+        (post, Role::AttnPostNorm, [d, 1]),
+        (pre, Role::FfnNorm, [d, 1]),
+        (c.gated, Role::FfnGate, [ff, d]),
+        (true, Role::FfnUp, [ff, d]),
+        (true, Role::FfnDown, [d, ff]),
+        (post, Role::FfnPostNorm, [d, 1]),
+    ];
+    all.into_iter().filter(|w| w.0).map(|(_, role, shape)| (role, shape)).collect()
+}
+
+/// The rows of each of several weights in one tensor of `n` rows. If those of the model do not
+/// fill it, the last has what is left, which is then found to be wrong.
+fn divide(roles: &'static [Role], n: usize, c: &Config) -> Vec<(Role, Range<usize>)> {
+    let shapes = layer_shapes(c);
+    let rows = |role| shapes.iter().find(|s| s.0 == role).map_or(n, |s| s.1[0]);
+    let mut from = 0;
+    let mut next = |(i, &role): (usize, &Role)| {
+        let end = if i + 1 == roles.len() { n } else { n.min(from + rows(role)) };
+        let part = from..end;
+        from = end;
+        (role, part)
+    };
+    roles.iter().enumerate().map(&mut next).collect()
 }
 
 /// Tensors of a Hugging Face model that are no weights: transformers before 4.32 saved what it

@@ -69,8 +69,8 @@ fn configs_with_zeros() {
 fn what_is_not_supported_is_named() {
     for (settings, expected) in [
         (
-            json!({"model_type": "qwen3"}),
-            "architecture \"qwen3\" is not supported; supported: llama",
+            json!({"model_type": "mamba"}),
+            "architecture \"mamba\" is not supported; supported: llama, mistral, qwen2, qwen3",
         ),
         (json!({"model_type": null}), "model_type is missing"),
         (json!({"quantization_config": {"quant_method": "gptq"}}), "quantized with \"gptq\""),
@@ -85,12 +85,23 @@ fn what_is_not_supported_is_named() {
             "quantized with \"sparseml\"",
         ),
         (json!({"hidden_act": "gelu"}), "hidden_act \"gelu\" is not supported"),
-        (json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor 0.5"),
+        (json!({"partial_rotary_factor": 1.5}), "partial_rotary_factor is 1.5"),
         (
-            json!({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}),
-            "partial_rotary",
+            json!({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": -1}}),
+            "partial_rotary_factor is -1",
         ),
-        (json!({"rope_scaling": {"type": "yarn", "factor": 2.0}}), "RoPE scaling \"yarn\""),
+        (json!({"rope_scaling": {"type": "ntk", "factor": 2.0}}), "RoPE scaling \"ntk\""),
+        (json!({"rope_scaling": {"type": "yarn", "factor": -2.0}}), "rope_scaling.factor is -2"),
+        (json!({"rope_scaling": {"type": "dynamic", "factor": 0.5}}), "factor is 0.5, expected at"),
+        (json!({"rope_scaling": {"type": "longrope"}}), "rope_scaling.short_factor is missing"),
+        (
+            json!({"rope_scaling": {"type": "longrope", "short_factor": [1, 1], "long_factor": [0]}}),
+            "rope_scaling.long_factor holds 0",
+        ),
+        (
+            json!({"rope_scaling": {"type": "longrope", "short_factor": [1, 1], "long_factor": [2]}}),
+            "has 2 short and 1 long divisors",
+        ),
         (json!({"rope_scaling": {"type": "linear"}}), "rope_scaling.factor is missing"),
         (json!({"rope_scaling": {"type": "linear", "factor": 0.0}}), "rope_scaling.factor is 0"),
         (

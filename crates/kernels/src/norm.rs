@@ -1,0 +1,167 @@
+//! Norms: RMSNorm (Zhang and Sennrich, 2019), x / √(mean x² + ε) · w, and LayerNorm (Ba et al.,
+//! 2016), (x − mean x) / √(variance x + ε) · w + b.
+
+use crate::acts::{TOKENS, TileMut, group_lanes};
+use crate::isa::Simd;
+
+/// Which norm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// By the root of the mean square; no bias.
+    Rms,
+    /// By mean and standard deviation.
+    Layer,
+}
+
+/// What a norm is made of.
+#[derive(Clone, Copy)]
+pub struct NormOf<'a> {
+    /// Which one.
+    pub kind: NormKind,
+    /// Weights, zero where `x` is padding.
+    pub weight: &'a [f32],
+    /// As many biases, or none. A LayerNorm's.
+    pub bias: &'a [f32],
+    /// Values that are not padding, the divisor of means.
+    pub d: usize,
+    /// ε
+    pub eps: f32,
+}
+
+impl NormOf<'_> {
+    fn check(&self) {
+        let n = self.weight.len();
+        assert!(self.d > 0 && self.d <= n);
+        assert!(self.bias.is_empty() || self.bias.len() == n && self.kind == NormKind::Layer);
+    }
+}
+
+/// Arguments of `norm_pack`: the norm of tokens of panel-major activations, packed as rows of a
+/// tile.
+pub struct NormPack<'a> {
+    /// `[d/16][m][16]`, `d` padded to 64, zero beyond the model's width.
+    pub x: &'a [f32],
+    /// Tokens in `x`.
+    pub m: usize,
+    /// First of the tokens to pack.
+    pub at: usize,
+    /// Tokens to pack.
+    pub n: usize,
+    /// The norm.
+    pub norm: NormOf<'a>,
+    /// The rows.
+    pub to: TileMut<'a>,
+}
+
+impl NormPack<'_> {
+    pub(crate) fn check(&self) {
+        let width = self.norm.weight.len();
+        self.norm.check();
+        assert!(self.m > 0 && self.x.len() == width * self.m);
+        assert!(width.is_multiple_of(64));
+        assert!(self.at + self.n <= self.m && self.n <= TOKENS);
+        self.to.check(width / 64, self.n);
+    }
+}
+
+/// Works on all tokens of the tile at once, so that memory is read in the order it lies in.
+#[inline(always)]
+pub(crate) fn norm_pack<S: Simd>(s: S, mut a: NormPack<'_>) {
+    let NormOf { kind, weight, bias, .. } = a.norm;
+    let (means, inverses) = statistics(s, a.x, (a.m, a.at, a.n), &a.norm);
+    for (group, weight) in weight.as_chunks::<64>().0.iter().enumerate() {
+        let weight = weight.as_chunks::<16>().0;
+        for row in 0..a.n {
+            let mut x = group_lanes(s, a.x, a.m, group, a.at + row);
+            let inverse = s.splat(inverses[row]);
+            for i in 0..4 {
+                if kind == NormKind::Layer {
+                    x[i] = s.sub(x[i], s.splat(means[row]));
+                }
+                x[i] = s.mul(s.mul(x[i], inverse), s.load(&weight[i]));
+                if !bias.is_empty() {
+                    x[i] = s.add(x[i], s.load(&bias.as_chunks::<16>().0[4 * group + i]));
+                }
+            }
+            a.to.put(s, group, row, x, 64);
+        }
+    }
+}
+
+/// Mean (of a LayerNorm) and 1 / √(mean square + ε) of `n` tokens from token `at` of `m`.
+#[inline(always)]
+fn statistics<S: Simd>(
+    s: S,
+    x: &[f32],
+    (m, at, n): (usize, usize, usize),
+    norm: &NormOf<'_>,
+) -> ([f32; TOKENS], [f32; TOKENS]) {
+    let (mut means, mut inverses) = ([0.0; TOKENS], [0.0; TOKENS]);
+    let mut sums = [s.splat(0.0); TOKENS];
+    let panels = || x.as_chunks::<16>().0.chunks_exact(m).map(|panel| &panel[at..][..n]);
+    if norm.kind == NormKind::Layer {
+        for panel in panels() {
+            for (x, sum) in panel.iter().zip(&mut sums) {
+                *sum = s.add(*sum, s.load(x));
+            }
+        }
+        for (mean, sum) in means.iter_mut().zip(&mut sums).take(n) {
+            *mean = s.sum(*sum) / norm.d as f32;
+            *sum = s.splat(0.0);
+        }
+        for (i, panel) in panels().enumerate() {
+            let real = s.load(&real_lanes(norm.d, i));
+            for ((x, sum), mean) in panel.iter().zip(&mut sums).zip(means) {
+                let x = s.mul(s.sub(s.load(x), s.splat(mean)), real);
+                *sum = s.fma(x, x, *sum);
+            }
+        }
+    } else {
+        for panel in panels() {
+            for (x, sum) in panel.iter().zip(&mut sums) {
+                let x = s.load(x);
+                *sum = s.fma(x, x, *sum);
+            }
+        }
+    }
+    for (inverse, squares) in inverses.iter_mut().zip(sums).take(n) {
+        *inverse = 1.0 / (s.sum(squares) / norm.d as f32 + norm.eps).sqrt();
+    }
+    (means, inverses)
+}
+
+/// 1 in the lanes of panel `i` that are not padding, 0 in the others.
+#[inline(always)]
+fn real_lanes(d: usize, i: usize) -> [f32; 16] {
+    std::array::from_fn(|lane| if 16 * i + lane < d { 1.0 } else { 0.0 })
+}
+
+/// Arguments of `norm_row`: the norm of one vector, in place.
+pub struct NormRow<'a> {
+    /// As many values as the norm has weights, padding zero.
+    pub x: &'a mut [f32],
+    /// The norm.
+    pub norm: NormOf<'a>,
+}
+
+impl NormRow<'_> {
+    pub(crate) fn check(&self) {
+        self.norm.check();
+        assert!(self.x.len() == self.norm.weight.len() && self.x.len().is_multiple_of(16));
+    }
+}
+
+#[inline(always)]
+pub(crate) fn norm_row<S: Simd>(s: S, a: NormRow<'_>) {
+    let NormOf { weight, bias, .. } = a.norm;
+    let (means, inverses) = statistics(s, a.x, (1, 0, 1), &a.norm);
+    let (mean, inverse) = (s.splat(means[0]), s.splat(inverses[0]));
+    let lanes = a.x.as_chunks_mut::<16>().0.iter_mut().zip(weight.as_chunks::<16>().0);
+    for (i, (x, weight)) in lanes.enumerate() {
+        let mut y = s.mul(s.mul(s.sub(s.load(x), mean), inverse), s.load(weight));
+        if !bias.is_empty() {
+            y = s.add(y, s.load(&bias.as_chunks::<16>().0[i]));
+        }
+        s.store(y, x);
+    }
+}
