@@ -2,17 +2,19 @@
 
 mod common;
 
-use common::{data, logits, model};
+use common::{data, logits, model, tiny};
 use nanoinfer_engine::{Engine, EngineOptions, KvType, Step};
 use nanoinfer_format::Quant;
 use nanoinfer_kernels::{Isa, Kernels};
 
 /// 130 tokens: three cache blocks, longer than any sliding window here.
 fn ids() -> Vec<u32> {
-    (0..130u32).map(|i| (i * i * 7 + i * 13 + 5) % 320).collect()
+    (0..130u32).map(|i| (i * i * 7 + i * 13 + 5) % 192).collect()
 }
 
+/// An engine with room for all of [`ids`]: some models choose frequencies by the room there is.
 fn engine(name: &str, quant: Quant, options: &EngineOptions) -> Engine {
+    let options = &EngineOptions { ctx: Some(200), ..options.clone() };
     Engine::new(model(&data("tiny").join(name), quant), options).unwrap()
 }
 
@@ -20,34 +22,37 @@ fn bits(rows: &[Vec<f32>]) -> Vec<Vec<u32>> {
     rows.iter().map(|r| r.iter().map(|x| x.to_bits()).collect()).collect()
 }
 
-const MODELS: [(&str, Quant); 3] =
-    [("llama-gqa", Quant::Q8), ("mistral-swa", Quant::Q8), ("llama-gqa", Quant::F32)];
+/// Every trait of an architecture in 8 bits, one model in floats.
+fn models() -> Vec<(String, Quant)> {
+    let all = tiny().into_iter().map(|name| (name, Quant::Q8));
+    all.chain([("llama-gqa".into(), Quant::F32)]).collect()
+}
 
 #[test]
 fn every_cache_type_is_exact_and_near_the_others() {
-    for (name, quant) in MODELS {
+    for (name, quant) in models() {
         let mut all = Vec::new();
         for kv in KvType::ALL {
             let options = EngineOptions { kv: Some(kv), ..EngineOptions::default() };
-            let mut engine = engine(name, quant, &options);
+            let mut engine = engine(&name, quant, &options);
             let whole = last(&mut engine, &ids(), 256);
             assert_eq!(whole, last(&mut engine, &ids(), 1), "{name} {}", kv.name());
-            all.push(vec![whole.iter().map(|b| f32::from_bits(*b)).collect::<Vec<f32>>()]);
+            all.push(logits(&mut engine, &ids(), 16));
         }
         let (q8, f16) = (common::mean_kl(&all[2], &all[0]), common::mean_kl(&all[2], &all[1]));
         println!("{name} {quant:?}: KL to the f32 cache: q8 {q8:.1e}, f16 {f16:.1e}");
         // Where activations are quantized too, a last bit can tip one to the next step.
         let f16_limit = if quant == Quant::F32 { 1e-6 } else { 5e-4 };
-        assert!(q8 < 5e-4 && f16 < f16_limit, "{name}: {q8} {f16}");
+        assert!(q8 < 2e-3 && f16 < f16_limit, "{name}: {q8} {f16}");
     }
 }
 
 #[test]
 fn threads_do_not_matter() {
-    for (name, quant) in MODELS {
+    for (name, quant) in models() {
         let run = |threads| {
             let options = EngineOptions { threads: Some(threads), ..EngineOptions::default() };
-            bits(&logits(&mut engine(name, quant, &options), &ids(), 16))
+            bits(&logits(&mut engine(&name, quant, &options), &ids(), 16))
         };
         let one = run(1);
         assert_eq!(one, run(2), "{name}");
@@ -68,12 +73,12 @@ fn isas() -> Vec<Isa> {
 
 #[test]
 fn instruction_sets_do_not_matter() {
-    for (name, quant) in MODELS {
+    for (name, quant) in models() {
         let mut reference = None;
         for isa in isas() {
             let options =
                 EngineOptions { isa: Some(isa), threads: Some(2), ..EngineOptions::default() };
-            let got = bits(&logits(&mut engine(name, quant, &options), &ids(), 16));
+            let got = bits(&logits(&mut engine(&name, quant, &options), &ids(), 16));
             println!("{name} {quant:?} on {}", isa.name());
             assert!(*reference.get_or_insert_with(|| got.clone()) == got, "{name} {}", isa.name());
         }
@@ -99,8 +104,8 @@ fn last(engine: &mut Engine, ids: &[u32], chunk: usize) -> Vec<u32> {
 
 #[test]
 fn chunks_do_not_matter() {
-    for (name, quant) in MODELS {
-        let mut engine = engine(name, quant, &EngineOptions::default());
+    for (name, quant) in models() {
+        let mut engine = engine(&name, quant, &EngineOptions::default());
         let whole = last(&mut engine, &ids(), 256);
         for chunk in [1, 7, 32, 64] {
             assert_eq!(whole, last(&mut engine, &ids(), chunk), "{name} chunk {chunk}");
@@ -110,9 +115,9 @@ fn chunks_do_not_matter() {
 
 #[test]
 fn batched_sequences_are_as_alone() {
-    for (name, quant) in MODELS {
-        let options = EngineOptions { sequences: 4, ctx: Some(200), ..EngineOptions::default() };
-        let mut engine = engine(name, quant, &options);
+    for (name, quant) in models() {
+        let options = EngineOptions { sequences: 4, ..EngineOptions::default() };
+        let mut engine = engine(&name, quant, &options);
         let ids = ids();
         let alone: Vec<_> = (0..4).map(|i| last(&mut engine, &ids[i..100 + i], 256)).collect();
         let seqs: Vec<_> = (0..4).map(|_| engine.open().unwrap()).collect();
@@ -133,22 +138,24 @@ fn batched_sequences_are_as_alone() {
 
 #[test]
 fn a_rolled_back_sequence_forgets() {
-    let mut engine = engine("llama-gqa", Quant::Q8, &EngineOptions::default());
-    let ids = ids();
-    let want = last(&mut engine, &ids, 256);
-    let seq = engine.open().unwrap();
-    let feed = |engine: &mut Engine, tokens: &[u32]| {
-        let steps: Vec<_> =
-            tokens.iter().map(|&token| Step { seq, token, logits: false }).collect();
-        engine.forward(&steps).unwrap();
-    };
-    feed(&mut engine, &ids[..70]);
-    feed(&mut engine, &[1; 100]);
-    engine.truncate(seq, 70);
-    feed(&mut engine, &ids[70..129]);
-    engine.forward(&[Step { seq, token: ids[129], logits: true }]).unwrap();
-    let got: Vec<u32> = engine.logits(0).unwrap().iter().map(|x| x.to_bits()).collect();
-    assert_eq!(want, got);
+    for (name, quant) in models() {
+        let mut engine = engine(&name, quant, &EngineOptions::default());
+        let ids = ids();
+        let want = last(&mut engine, &ids, 256);
+        let seq = engine.open().unwrap();
+        let feed = |engine: &mut Engine, tokens: &[u32]| {
+            let steps: Vec<_> =
+                tokens.iter().map(|&token| Step { seq, token, logits: false }).collect();
+            engine.forward(&steps).unwrap();
+        };
+        feed(&mut engine, &ids[..70]);
+        feed(&mut engine, &[1; 100]);
+        engine.truncate(seq, 70);
+        feed(&mut engine, &ids[70..129]);
+        engine.forward(&[Step { seq, token: ids[129], logits: true }]).unwrap();
+        let got: Vec<u32> = engine.logits(0).unwrap().iter().map(|x| x.to_bits()).collect();
+        assert_eq!(want, got, "{name}");
+    }
 }
 
 #[test]

@@ -2,26 +2,16 @@
 
 mod common;
 
-use common::{data, engine, greedy, logits, max_diff, mean_kl, model};
+use common::{data, greedy, logits, max_diff, mean_kl, model, tiny};
+use nanoinfer_engine::{Engine, EngineOptions, KvType};
 use nanoinfer_format::Quant;
-
-const GOLDENS: [&str; 10] = [
-    "llama-gqa",
-    "llama-tied-bf16",
-    "llama3-rope",
-    "llama-sharded-f16",
-    "mistral-swa",
-    "qwen2-bias",
-    "qwen3-qknorm",
-    "phi3-fused",
-    "granite",
-    "gemma3-text",
-];
 
 struct Golden {
     prompt: Vec<u32>,
     greedy: Vec<u32>,
     logits: Vec<Vec<f32>>,
+    /// Room of the session, where frequencies depend on it.
+    capacity: Option<usize>,
 }
 
 fn golden(name: &str) -> Golden {
@@ -35,14 +25,21 @@ fn golden(name: &str) -> Golden {
     let values: Vec<f32> =
         tensor.data().chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
     let rows = values.chunks(tensor.shape()[1]).map(<[f32]>::to_vec).collect();
-    Golden { prompt: ids("prompt"), greedy: ids("greedy"), logits: rows }
+    let capacity = json["capacity"].as_u64().map(|n| n as usize);
+    Golden { prompt: ids("prompt"), greedy: ids("greedy"), logits: rows, capacity }
+}
+
+fn engine(name: &str, golden: &Golden, quant: Quant, kv: Option<KvType>) -> Engine {
+    let options =
+        EngineOptions { threads: Some(2), ctx: golden.capacity, kv, ..EngineOptions::default() };
+    Engine::new(model(&data("tiny").join(name), quant), &options).expect("an engine")
 }
 
 #[test]
 fn f32_agrees_with_published_logits_and_greedy_ids() {
-    for name in GOLDENS {
-        let golden = golden(name);
-        let mut engine = engine(model(&data("tiny").join(name), Quant::F32), 2);
+    for name in tiny() {
+        let golden = golden(&name);
+        let mut engine = engine(&name, &golden, Quant::F32, None);
         let ours = logits(&mut engine, &golden.prompt, 16);
         let diff = max_diff(&ours, &golden.logits);
         println!("{name} f32: max |Δlogit| {diff:.1e}");
@@ -52,14 +49,17 @@ fn f32_agrees_with_published_logits_and_greedy_ids() {
 }
 
 #[test]
-fn q8_stays_near_the_published_logits() {
-    for name in GOLDENS {
-        let golden = golden(name);
-        let mut engine = engine(model(&data("tiny").join(name), Quant::Q8), 2);
-        let ours = logits(&mut engine, &golden.prompt, 16);
-        let (kl, diff) = (mean_kl(&golden.logits, &ours), max_diff(&ours, &golden.logits));
-        println!("{name} q8: mean KL {kl:.5}, max |Δlogit| {diff:.3}");
-        assert!(kl <= 0.002, "{name}: {kl}");
-        assert!(diff <= 0.3, "{name}: {diff}");
+fn q8_stays_near_the_published_logits_with_every_cache() {
+    for name in tiny() {
+        let golden = golden(&name);
+        for kv in KvType::ALL {
+            let mut engine = engine(&name, &golden, Quant::Q8, Some(kv));
+            let ours = logits(&mut engine, &golden.prompt, 16);
+            let (kl, diff) = (mean_kl(&golden.logits, &ours), max_diff(&ours, &golden.logits));
+            let kv = kv.name();
+            println!("{name} q8, {kv} cache: mean KL {kl:.5}, max |Δlogit| {diff:.3}");
+            assert!(kl <= 0.002, "{name} {kv}: {kl}");
+            assert!(diff <= 0.3, "{name} {kv}: {diff}");
+        }
     }
 }

@@ -237,7 +237,7 @@ impl Config {
             ("logit_softcap", self.logit_softcap, true),
             ("rope_theta", self.rope_theta, false),
         ] {
-            if !fits(value) && !(may_be_zero && value == 0.0) {
+            if !(fits(value) || may_be_zero && value == 0.0) {
                 let expected =
                     if may_be_zero { "0 or a positive number" } else { "a positive finite number" };
                 return Err(ConfigError { field, value: value.to_string(), expected });

@@ -70,7 +70,7 @@ fn silu<S: Simd>(s: S, x: S::F) -> S::F {
 
 #[inline(always)]
 fn gelu<S: Simd>(s: S, x: S::F) -> S::F {
-    const MINUS_2_ROOT: f32 = -1.595_769_1; // -2 √(2/π)
+    const MINUS_2_ROOT: f32 = -1.595_769; // -2 √(2/π)
     let inner = s.fma(s.mul(s.mul(x, x), x), s.splat(0.044715), x);
     s.div(x, s.add(exp(s, s.mul(inner, s.splat(MINUS_2_ROOT))), s.splat(1.0)))
 }

@@ -35,7 +35,7 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
 pub(crate) fn tanh<S: Simd>(s: S, x: S::F) -> S::F {
     const NEAR: f32 = 0.625;
     const POLY: [f32; 5] =
-        [-5.704_988_7e-3, 2.063_908_8e-2, -5.373_971_5e-2, 0.133_314_42, -0.333_332_82];
+        [-5.704_988_7e-3, 2.063_908_8e-2, -5.373_971_5e-2, 0.133_314_42, -0.333_332_8];
     // Bounded, so that what is not chosen is finite; this order of operands keeps a NaN.
     let small = s.min(s.splat(1.0), s.max(s.splat(-1.0), x));
     let squared = s.mul(small, small);

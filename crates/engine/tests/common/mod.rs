@@ -12,6 +12,16 @@ pub(crate) fn data(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data").join(path)
 }
 
+/// The models of `tests/data/tiny`: one for each trait of an architecture.
+pub(crate) fn tiny() -> Vec<String> {
+    let folders = std::fs::read_dir(data("tiny")).unwrap().map(|e| e.unwrap());
+    let models = folders.filter(|f| f.path().join("golden.json").exists());
+    let mut names: Vec<_> = models.map(|f| f.file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert!(names.len() >= 20, "models are missing: {names:?}");
+    names
+}
+
 /// Converts a Hugging Face folder into a temporary file and opens it.
 pub(crate) fn model(folder: &Path, quant: Quant) -> Model {
     let out = tempfile::tempdir().expect("a temporary folder");
