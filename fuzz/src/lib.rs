@@ -1,28 +1,58 @@
 //! What the targets share: the readers take paths, so inputs become files in `TMPDIR`.
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 /// A file that is written again for each input.
-pub struct Scratch(PathBuf);
+///
+/// It stays open, and only what differs from the input before is written: creating, cutting and
+/// filling a file takes longer than reading most inputs does.
+pub struct Scratch {
+    path: PathBuf,
+    open: Mutex<(File, Vec<u8>)>,
+}
 
 impl Scratch {
     /// A file of this process, with this name.
     pub fn new(name: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("nanoinfer-fuzz-{}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("TMPDIR can be written");
-        Self(folder.join(name))
+        let path = folder.join(name);
+        let file = File::create(&path).expect("TMPDIR can be written");
+        Self { path, open: Mutex::new((file, Vec::new())) }
     }
 
     /// Replaces the content.
     pub fn write(&self, bytes: &[u8]) -> &Path {
-        std::fs::write(&self.0, bytes).expect("TMPDIR can be written");
-        &self.0
+        let (file, content) = &mut *self.open.lock().expect("one thread");
+        replace(file, content, bytes).expect("TMPDIR can be written");
+        &self.path
     }
 
     /// Its folder.
     pub fn folder(&self) -> &Path {
-        self.0.parent().expect("a file in a folder")
+        self.path.parent().expect("a file in a folder")
     }
+}
+
+/// Makes `bytes` of what is `content`, by pages.
+fn replace(file: &File, content: &mut Vec<u8>, bytes: &[u8]) -> io::Result<()> {
+    const PAGE: usize = 4096;
+    if content.len() != bytes.len() {
+        file.set_len(bytes.len() as u64)?;
+        content.resize(bytes.len(), 0);
+    }
+    for (page, new) in bytes.chunks(PAGE).enumerate() {
+        let old = &mut content[page * PAGE..][..new.len()];
+        if old != new {
+            file.write_all_at(new, (page * PAGE) as u64)?;
+            old.copy_from_slice(new);
+        }
+    }
+    Ok(())
 }
 
 /// An edge case, or the number itself.
