@@ -52,7 +52,7 @@ pub struct ActsF32<'a> {
 
 /// Where token `at` lies: its line in group 0 of its tile, and lines from one group to the next.
 #[inline(always)]
-pub(crate) fn line_of(at: usize, groups: usize, m: usize) -> (usize, usize) {
+pub fn line_of(at: usize, groups: usize, m: usize) -> (usize, usize) {
     let rows = tile_rows(m);
     (at / TOKENS * groups * rows + at % TOKENS, rows)
 }

@@ -1,7 +1,7 @@
 //! The arithmetic: integer and float kernels over one narrow sixteen-lane trait. No dependencies.
 //!
 //! ```text
-//!   gemm.rs acts.rs norm.rs activation.rs kv.rs attention.rs rope.rs …   generic, one algorithm each
+//!   gemm.rs acts.rs norm.rs activation.rs experts.rs kv.rs attention.rs …   generic, one algorithm each
 //!        └──────────────┬────────────────────────────────────┘
 //!                   isa.rs  trait Simd: about 25 operations on 16 lanes
 //!        ┌──────────────┼──────────────────┐
@@ -26,6 +26,7 @@
 mod activation;
 mod acts;
 mod attention;
+mod experts;
 mod gemm;
 mod isa;
 mod kv;
@@ -39,8 +40,9 @@ mod rope;
 mod table;
 
 pub use activation::{Activate, Activation, ExpWeights, SoftCap};
-pub use acts::{Acts, ActsF32, Pack, TOKENS, TileData, TileMut, packed_rows, tile_rows};
+pub use acts::{Acts, ActsF32, Pack, TOKENS, TileData, TileMut, line_of, packed_rows, tile_rows};
 pub use attention::{AttendBlock, FinishHead, MergeSpans, SPAN};
+pub use experts::{AddWeighted, Route};
 pub use gemm::{Gemm, GemmF32, MAX_TILE};
 pub use kv::{BLOCK, KvBlock, KvBlockMut, PackQuery, Queries, QueriesMut, StoreKv, q8_key_block};
 pub use norm::{NormKind, NormOf, NormPack, NormRow};

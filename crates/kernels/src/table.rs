@@ -13,9 +13,9 @@ use crate::isa::{
     avx2::{Avx2, AvxVnni},
     avx512::{Amx, Avx512Vnni},
 };
-use crate::{Activate, AttendBlock, ExpWeights, Gemm, GemmF32, NormPack, NormRow, Pack, PeakDots};
-use crate::{PackQuery, ReadLines, Rope, Rotate, SoftCap, StoreKv};
-use crate::{activation, acts, attention, gemm, isa::Simd, kv, norm, peak, quantize, rope};
+use crate::{Activate, AddWeighted, AttendBlock, ExpWeights, Gemm, GemmF32, NormPack, NormRow, Pack};
+use crate::{PackQuery, PeakDots, ReadLines, Rope, Rotate, Route, SoftCap, StoreKv};
+use crate::{activation, acts, attention, experts, gemm, isa::Simd, kv, norm, peak, quantize, rope};
 
 /// An instruction set with kernels of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +91,10 @@ macro_rules! with_kernels {
             soft_cap(SoftCap) = activation::soft_cap;
             /// Unnormalised probabilities of logits.
             exp_weights(ExpWeights) = activation::exp_weights;
+            /// A token's experts and their weights.
+            route(Route) = experts::route;
+            /// An expert's outputs, weighted, added to those of its tokens.
+            add_weighted(AddWeighted) = experts::add_weighted;
             /// RoPE on one head.
             rope(Rope) = rope::rope;
             /// One position into the cache.

@@ -1,0 +1,97 @@
+//! Mixture of experts (Shazeer et al., "Outrageously Large Neural Networks", 2017): which experts
+//! a token goes to, and the sum of what they say.
+
+use crate::isa::Simd;
+use crate::math::exp;
+
+/// Arguments of `route`: from the router's logits of one token to its experts.
+pub struct Route<'a> {
+    /// One per expert.
+    pub logits: &'a [f32],
+    /// Weights sum to 1 over the chosen experts; else over all, of which the chosen have a part.
+    pub over_chosen: bool,
+    /// Result: the experts with the largest logits, the lowest of equal ones, ascending.
+    pub chosen: &'a mut [u32],
+    /// Result: the softmax of their logits.
+    pub weights: &'a mut [f32],
+}
+
+impl Route<'_> {
+    pub(crate) fn check(&self) {
+        assert!(!self.chosen.is_empty() && self.chosen.len() <= self.logits.len());
+        assert_eq!(self.chosen.len(), self.weights.len());
+    }
+}
+
+#[inline(always)]
+pub(crate) fn route<S: Simd>(s: S, a: Route<'_>) {
+    choose(a.logits, a.chosen);
+    let max = a.chosen.iter().fold(f32::MIN, |max, &e| max.max(a.logits[e as usize]));
+    let mut sum = s.splat(0.0);
+    let mut next = 0;
+    for (block, logits) in a.logits.chunks(16).enumerate() {
+        let mut lanes = [f32::NEG_INFINITY; 16];
+        lanes[..logits.len()].copy_from_slice(logits);
+        let mut y = [0.0; 16];
+        s.store(exp(s, s.sub(s.load(&lanes), s.splat(max))), &mut y);
+        let mut kept = [0.0; 16];
+        while let Some(&e) = a.chosen.get(next).filter(|&&e| e as usize / 16 == block) {
+            a.weights[next] = y[e as usize % 16];
+            kept[e as usize % 16] = y[e as usize % 16];
+            next += 1;
+        }
+        sum = s.add(sum, s.load(if a.over_chosen { &kept } else { &y }));
+    }
+    let sum = s.sum(sum);
+    a.weights.iter_mut().for_each(|w| *w /= sum);
+}
+
+/// The places of the largest values, ascending. A value that is not a number is just a place.
+fn choose(values: &[f32], chosen: &mut [u32]) {
+    for n in 0..chosen.len() {
+        let (before, _) = chosen.split_at(n);
+        let mut best = None;
+        for (i, &value) in values.iter().enumerate() {
+            if best.is_none_or(|(_, most)| value > most) && !before.contains(&(i as u32)) {
+                best = Some((i as u32, value));
+            }
+        }
+        chosen[n] = best.expect("more values than places").0;
+    }
+    chosen.sort_unstable();
+}
+
+/// Arguments of `add_weighted`: what one expert says of its tokens, added where it belongs.
+pub struct AddWeighted<'a> {
+    /// `[panels][tokens.len()][16]`
+    pub y: &'a [f32],
+    /// Places of the tokens in `out`, each at most once.
+    pub tokens: &'a [u32],
+    /// One per token.
+    pub weights: &'a [f32],
+    /// Tokens in `out`.
+    pub m: usize,
+    /// `[panels][m][16]`, out ← weight · y + out, rounded once.
+    pub out: &'a mut [f32],
+}
+
+impl AddWeighted<'_> {
+    pub(crate) fn check(&self) {
+        let n = self.tokens.len();
+        assert!(n > 0 && n == self.weights.len() && self.m > 0);
+        assert!(self.out.len().is_multiple_of(16 * self.m));
+        assert_eq!(self.y.len(), self.out.len() / self.m * n);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn add_weighted<S: Simd>(s: S, a: AddWeighted<'_>) {
+    let panels = a.y.chunks_exact(16 * a.tokens.len()).zip(a.out.chunks_exact_mut(16 * a.m));
+    for (y, out) in panels {
+        let out = out.as_chunks_mut::<16>().0;
+        for ((y, &token), &weight) in y.as_chunks::<16>().0.iter().zip(a.tokens).zip(a.weights) {
+            let to = &mut out[token as usize];
+            s.store(s.fma(s.splat(weight), s.load(y), s.load(to)), to);
+        }
+    }
+}

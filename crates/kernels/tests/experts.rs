@@ -1,0 +1,103 @@
+//! The kernels of mixtures of experts against plain loops, on every instruction set this machine
+//! has, and every instruction set against scalar, bit for bit.
+
+use nanoinfer_kernels::{AddWeighted, Isa, Kernels, Route};
+
+fn isas() -> Vec<Kernels> {
+    Isa::ALL.into_iter().filter_map(Kernels::new).collect()
+}
+
+/// Reproducible noise in [-1, 1).
+fn noise(n: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+fn route(kernels: &Kernels, logits: &[f32], k: usize, over_chosen: bool) -> (Vec<u32>, Vec<f32>) {
+    let (mut chosen, mut weights) = (vec![0; k], vec![0.0; k]);
+    let (c, w) = (&mut chosen, &mut weights);
+    kernels.route(Route { logits, over_chosen, chosen: c, weights: w });
+    (chosen, weights)
+}
+
+#[test]
+fn a_token_goes_to_the_largest_logits_with_their_softmax() {
+    for (n, k) in [(1, 1), (4, 2), (8, 2), (16, 16), (17, 3), (60, 4), (128, 8), (256, 9)] {
+        let logits: Vec<f32> = noise(n, n as u64).iter().map(|x| 6.0 * x).collect();
+        let mut order: Vec<usize> = (0..n).collect();
+        order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+        order.truncate(k);
+        order.sort_unstable();
+        for over_chosen in [false, true] {
+            let exps = |of: &mut dyn Iterator<Item = usize>| -> f64 {
+                of.map(|e| f64::from(logits[e]).exp()).sum()
+            };
+            let sum = match over_chosen {
+                true => exps(&mut order.iter().copied()),
+                false => exps(&mut (0..n)),
+            };
+            let scalar = route(&Kernels::new(Isa::Scalar).unwrap(), &logits, k, over_chosen);
+            assert!(scalar.0.iter().map(|&e| e as usize).eq(order.iter().copied()));
+            for (&e, &weight) in order.iter().zip(&scalar.1) {
+                let want = f64::from(logits[e]).exp() / sum;
+                assert!((f64::from(weight) / want - 1.0).abs() < 1e-5, "{weight} for {want}");
+            }
+            for kernels in isas() {
+                let (chosen, weights) = route(&kernels, &logits, k, over_chosen);
+                assert_eq!(chosen, scalar.0);
+                let bits = |w: &[f32]| w.iter().map(|w| w.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(&weights), bits(&scalar.1), "{:?}", kernels.isa());
+            }
+        }
+    }
+}
+
+#[test]
+fn of_equal_logits_the_lowest_experts_are_chosen() {
+    for kernels in isas() {
+        assert_eq!(route(&kernels, &[1.0; 20], 3, true), (vec![0, 1, 2], vec![1.0 / 3.0; 3]));
+        let logits = [0.0, 2.0, 1.0, 2.0, 2.0];
+        assert_eq!(route(&kernels, &logits, 2, true).0, [1, 3]);
+    }
+}
+
+/// A damaged model must not make a choice impossible; its logits are refused later.
+#[test]
+fn values_that_are_no_numbers_are_still_places() {
+    for kernels in isas() {
+        for logits in [[f32::NAN; 5], [f32::NEG_INFINITY; 5], [f32::NAN, 1.0, f32::NAN, 2.0, 0.0]] {
+            let (chosen, _) = route(&kernels, &logits, 4, false);
+            assert!(chosen.is_sorted_by(|a, b| a < b) && chosen[3] < 5, "{chosen:?}");
+        }
+    }
+}
+
+#[test]
+fn outputs_are_added_to_their_tokens_with_one_rounding() {
+    let (panels, m) = (3, 7);
+    for kernels in isas() {
+        for tokens in [&[4][..], &[0, 2, 6], &[0, 1, 2, 3, 4, 5, 6]] {
+            let n = tokens.len();
+            let (y, weights) = (noise(panels * n * 16, 1), noise(n, 2));
+            let mut out = noise(panels * m * 16, 3);
+            let mut want = out.clone();
+            for p in 0..panels {
+                for (i, &token) in tokens.iter().enumerate() {
+                    for r in 0..16 {
+                        let to = &mut want[(p * m + token as usize) * 16 + r];
+                        *to = weights[i].mul_add(y[(p * n + i) * 16 + r], *to);
+                    }
+                }
+            }
+            let (y, weights, out_) = (&y, &weights, &mut out);
+            kernels.add_weighted(AddWeighted { y, tokens, weights, m, out: out_ });
+            assert_eq!(out, want, "{:?}", kernels.isa());
+        }
+    }
+}
