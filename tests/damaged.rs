@@ -249,11 +249,15 @@ fn judge_all(folder: &Path, extension: &str, files: &[(String, Vec<u8>)], comman
 #[test]
 fn damaged_files_are_results_or_one_line() {
     let home = temp();
-    let right = home.path().join("right.nano");
-    let mut command = nanoinfer(home.path());
-    command.arg("convert").arg("--model").arg(tiny("llama-gqa")).arg("--out").arg(&right);
-    command.assert().success();
-    let nano = nano_files(&fs::read(right).unwrap());
+    let right = |model: &str| {
+        let out = home.path().join("right.nano");
+        let mut command = nanoinfer(home.path());
+        command.arg("convert").arg("--model").arg(tiny(model)).arg("--out").arg(&out);
+        command.assert().success();
+        nano_files(&fs::read(out).unwrap())
+    };
+    let mut nano = right("llama-gqa");
+    nano.extend(right("mixtral-experts").into_iter().step_by(4));
     let (gguf, safetensors) = (gguf_files(), safetensors_files());
     println!("{} files", nano.len() + gguf.len() + safetensors.len());
     assert!(nano.len() + gguf.len() + safetensors.len() >= 300);

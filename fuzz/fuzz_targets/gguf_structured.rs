@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use nanoinfer_fuzz::{Edge, Scratch};
 use nanoinfer_packer::describe;
 
-const KEYS: [&str; 24] = [
+const KEYS: [&str; 26] = [
     "general.architecture",
     "general.alignment",
     "llama.context_length",
@@ -22,6 +22,8 @@ const KEYS: [&str; 24] = [
     "llama.rope.scaling.type",
     "llama.rope.scaling.factor",
     "llama.expert_count",
+    "llama.expert_used_count",
+    "llama.expert_feed_forward_length",
     "split.count",
     "tokenizer.ggml.model",
     "tokenizer.ggml.pre",
@@ -32,7 +34,7 @@ const KEYS: [&str; 24] = [
     "tokenizer.ggml.bos_token_id",
     "tokenizer.chat_template",
 ];
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 15] = [
     "token_embd.weight",
     "output_norm.weight",
     "output.weight",
@@ -45,6 +47,9 @@ const NAMES: [&str; 12] = [
     "blk.0.ffn_norm.weight",
     "blk.0.ffn_gate.weight",
     "blk.0.ffn_up.weight",
+    "blk.0.ffn_gate_inp.weight",
+    "blk.0.ffn_gate_exps.weight",
+    "blk.0.ffn_up.1.weight",
 ];
 const TEXTS: [&str; 8] = ["llama", "gpt2", "linear", "none", "a", "▁b", "a b", "<0x41>"];
 

@@ -62,6 +62,7 @@ fn right() -> Vec<u8> {
         tied_embeddings: true,
         value_rotation: 64,
         windows: vec![0],
+        experts: None,
     };
     let path = FILE.folder().join("right.nano");
     let mut w = Writer::create(&path).unwrap();

@@ -93,6 +93,14 @@ fn summary(file: &NanoFile, errors: &[TensorError], out: &mut impl Write) -> Res
         parameters(file) / 1_000_000
     )?;
     writeln!(out, "layers        {} of width {}, feed-forward {}", c.n_layers, c.d_model, c.d_ff)?;
+    if let Some(e) = &c.experts {
+        let sparse = e.layers.iter().filter(|&&sparse| sparse).count();
+        writeln!(
+            out,
+            "experts       {} of {} for each token in {sparse} layers, feed-forward {}",
+            e.experts_per_token, e.n_experts, e.d_ff
+        )?;
+    }
     writeln!(
         out,
         "attention     {} heads of {}, {} key/value heads",

@@ -24,7 +24,8 @@ fn object(d: &Description) -> Value {
     let settings: serde_json::Map<String, Value> =
         d.settings.iter().map(|(k, v)| (k.clone(), v.as_str().into())).collect();
     let tensor = |t: &SourceTensor| {
-        json!({ "name": t.name, "file": t.file, "dtype": t.dtype, "shape": t.shape,
+        json!({ "name": t.name, "file": t.file, "dtype": t.dtype, "experts": t.experts,
+                "shape": t.shape,
             "offset": t.offset, "bytes": t.bytes })
     };
     let group = |(name, n, bytes): (String, usize, u64)| json!({ "name": name, "tensors": n, "bytes": bytes });
@@ -78,14 +79,15 @@ fn summary(path: &Path, d: &Description, out: &mut impl Write) -> Result<()> {
     )?;
     for t in &d.tensors {
         let [n, k] = t.shape;
-        let (name, shape) = (safe(&t.name), format!("[{n}, {k}]"));
+        let stack = if t.experts == 1 { String::new() } else { format!("{}, ", t.experts) };
+        let (name, shape) = (safe(&t.name), format!("[{stack}{n}, {k}]"));
         writeln!(out, "{name:<46} {:<7} {shape:>16} {:>14} {:>14}", t.dtype, t.offset, t.bytes)?;
     }
     Ok(())
 }
 
 fn parameters(d: &Description) -> u64 {
-    d.tensors.iter().map(|t| t.shape[0] as u64 * t.shape[1] as u64).sum()
+    d.tensors.iter().map(|t| (t.experts * t.shape[0] * t.shape[1]) as u64).sum()
 }
 
 /// A tensor's name with each number in it as `*`: the same for all layers.

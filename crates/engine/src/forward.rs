@@ -1,8 +1,9 @@
 //! One forward pass, as every worker runs it.
 //!
 //! Reads like the paper: a layer is norm, QKV, RoPE and cache, attention, output, norm, gate and
-//! up, down. A barrier stands between two steps, and nowhere else. What differs from one
-//! architecture to the next is data of the config; a step reads it and knows no names.
+//! up, down, or experts (`experts.rs`). A barrier stands between two steps, and nowhere else. What
+//! differs from one architecture to the next is data of the config; a step reads it and knows no
+//! names.
 
 use std::sync::atomic::{self, AtomicBool};
 
@@ -18,7 +19,7 @@ use crate::inputs::{Input, OwnInputs, Packed};
 use crate::pool::{Shared, Worker};
 use crate::profile::PassStep;
 use crate::scratch::{Local, Scratch, panels_per_item};
-use crate::weights::{Layer, Matrix, Norm, Panels, Weights};
+use crate::weights::{Ffn, Layer, Matrix, Norm, Panels, Weights};
 
 /// One token of a batch.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +50,7 @@ pub(crate) struct Pass<'a> {
 }
 
 /// Where a matrix product goes.
-enum Into<'a> {
+pub(crate) enum Into<'a> {
     Store(&'a Shared<f32>),
     AddTo(&'a Shared<f32>),
     /// Scaled and capped.
@@ -93,10 +94,15 @@ impl Pass<'_> {
         self.add(w, row, &layer.attn_output, heads, layer.attn_post_norm.as_ref());
         local.step(w, PassStep::AttnOutput);
         self.norm(w, local, layer.ffn_norm.as_ref());
-        self.gate_up(w, local, &layer.ffn_gate_up);
-        local.step(w, PassStep::GateUp);
-        let (row, hidden) = (&mut local.row, Input::Shared(&s.hidden));
-        self.add(w, row, &layer.ffn_down, hidden, layer.ffn_post_norm.as_ref());
+        match &layer.ffn {
+            Ffn::Dense { gate_up, down } => {
+                self.gate_up(w, local, gate_up);
+                local.step(w, PassStep::GateUp);
+                let (row, hidden) = (&mut local.row, Input::Shared(&s.hidden));
+                self.add(w, row, down, hidden, layer.ffn_post_norm.as_ref());
+            }
+            Ffn::Experts(experts) => self.experts(w, local, layer.ffn_norm.as_ref(), experts),
+        }
     }
 
     pub(crate) fn m(&self) -> usize {
@@ -140,7 +146,7 @@ impl Pass<'_> {
     }
 
     /// Where `m` packed tokens lie: every worker packs one tile for itself, more are shared.
-    fn inputs<'i>(&'i self, own: &'i OwnInputs, m: usize) -> Input<'i> {
+    pub(crate) fn inputs<'i>(&'i self, own: &'i OwnInputs, m: usize) -> Input<'i> {
         match m <= TOKENS {
             true => Input::Own(own),
             false => Input::Shared(&self.scratch.inputs),
@@ -166,7 +172,14 @@ impl Pass<'_> {
     }
 
     /// `n` tokens from token `at` on.
-    fn norm_tile(&self, x: &[f32], norm: Option<&Norm>, at: usize, n: usize, to: TileMut<'_>) {
+    pub(crate) fn norm_tile(
+        &self,
+        x: &[f32],
+        norm: Option<&Norm>,
+        at: usize,
+        n: usize,
+        to: TileMut<'_>,
+    ) {
         let m = self.m();
         match norm {
             Some(norm) => {
@@ -239,7 +252,7 @@ impl Pass<'_> {
     }
 
     /// A matrix product of all tokens.
-    fn matmul(&self, w: &Worker<'_>, matrix: &Matrix, from: Input<'_>, into: Into<'_>) {
+    pub(crate) fn matmul(&self, w: &Worker<'_>, matrix: &Matrix, from: Input<'_>, into: Into<'_>) {
         self.matmul_rows(w, matrix, from, into, self.m());
     }
 
@@ -278,7 +291,7 @@ impl Pass<'_> {
         }
     }
 
-    fn product(
+    pub(crate) fn product(
         &self,
         matrix: &Matrix,
         panels: std::ops::Range<usize>,
@@ -327,7 +340,7 @@ impl Pass<'_> {
         }
     }
 
-    fn activation(&self) -> Activation {
+    pub(crate) fn activation(&self) -> Activation {
         match self.config.activation {
             format::Activation::Silu => Activation::Silu,
             format::Activation::Gelu => Activation::Gelu,

@@ -45,8 +45,7 @@ fn lines(m: usize, k: usize) -> usize {
 }
 
 /// The sizes of `q`, of scales and sums, and of `x`.
-fn sizes(quant: Quant, m: usize, k: usize) -> (usize, usize, usize) {
-    let n = lines(m, k);
+fn sizes(quant: Quant, n: usize) -> (usize, usize, usize) {
     match quant {
         Quant::Q8 => (GROUP * n, n, 0),
         Quant::F32 => (0, 0, GROUP * n),
@@ -56,19 +55,45 @@ fn sizes(quant: Quant, m: usize, k: usize) -> (usize, usize, usize) {
 impl<'a> Input<'a> {
     /// The first `m` tokens of `k` inputs.
     pub(crate) fn packed(self, w: &'a Worker<'_>, m: usize, k: usize) -> Packed<'a> {
-        let (quant, q, scales, sums, x) = match self {
-            Self::Own(o) => (o.quant, &o.q[..], &o.scales[..], &o.sums[..], &o.x[..]),
-            Self::Shared(s) => {
-                (s.quant, s.q.read(w), s.scales.read(w), s.sums.read(w), s.x.read(w))
-            }
-        };
-        let n = lines(m, k);
-        match quant {
+        self.lines(w).packed(0, m, k)
+    }
+
+    /// All of it, as lines of 64 values.
+    pub(crate) fn lines(self, w: &'a Worker<'_>) -> Lines<'a> {
+        match self {
+            Self::Own(o) => o.lines(),
+            Self::Shared(s) => Lines {
+                quant: s.quant,
+                q: s.q.read(w),
+                scales: s.scales.read(w),
+                sums: s.sums.read(w),
+                x: s.x.read(w),
+            },
+        }
+    }
+}
+
+/// Packed inputs to be read, as lines of 64 values.
+#[derive(Clone, Copy)]
+pub(crate) struct Lines<'a> {
+    quant: Quant,
+    q: &'a [i8],
+    scales: &'a [f32],
+    sums: &'a [i32],
+    x: &'a [f32],
+}
+
+impl<'a> Lines<'a> {
+    /// The lines from `first` on, as `m` tokens of `k` inputs.
+    pub(crate) fn packed(self, first: usize, m: usize, k: usize) -> Packed<'a> {
+        let (at, n) = (first, lines(m, k));
+        match self.quant {
             Quant::Q8 => {
-                let (q, scales, sums) = (&q[..GROUP * n], &scales[..n], &sums[..n]);
+                let q = &self.q[GROUP * at..][..GROUP * n];
+                let (scales, sums) = (&self.scales[at..][..n], &self.sums[at..][..n]);
                 Packed::Q8(Acts { q, scales, sums, m })
             }
-            Quant::F32 => Packed::F32(ActsF32 { x: &x[..GROUP * n], m }),
+            Quant::F32 => Packed::F32(ActsF32 { x: &self.x[GROUP * at..][..GROUP * n], m }),
         }
     }
 }
@@ -76,8 +101,32 @@ impl<'a> Input<'a> {
 impl OwnInputs {
     /// Room for one tile of the widest input.
     pub(crate) fn new(quant: Quant, k: usize) -> Self {
-        let (q, each, x) = sizes(quant, TOKENS, k);
+        Self::with_lines(quant, lines(TOKENS, k))
+    }
+
+    /// Room for `n` lines.
+    pub(crate) fn with_lines(quant: Quant, n: usize) -> Self {
+        let (q, each, x) = sizes(quant, n);
         Self { quant, q: vec![0; q], scales: vec![0.0; each], sums: vec![0; each], x: vec![0.0; x] }
+    }
+
+    pub(crate) fn lines(&self) -> Lines<'_> {
+        let Self { quant, q, scales, sums, x } = self;
+        Lines { quant: *quant, q, scales, sums, x }
+    }
+
+    /// Copies `n` lines of `from`, beginning at `first`, to line `at`.
+    pub(crate) fn copy(&mut self, at: usize, from: Lines<'_>, first: usize, n: usize) {
+        let (to_values, values) =
+            (GROUP * at..GROUP * (at + n), GROUP * first..GROUP * (first + n));
+        match self.quant {
+            Quant::Q8 => {
+                self.q[to_values].copy_from_slice(&from.q[values]);
+                self.scales[at..at + n].copy_from_slice(&from.scales[first..first + n]);
+                self.sums[at..at + n].copy_from_slice(&from.sums[first..first + n]);
+            }
+            Quant::F32 => self.x[to_values].copy_from_slice(&from.x[values]),
+        }
     }
 
     /// The tile of `m` tokens, to be written from row `row` on.
@@ -97,7 +146,12 @@ impl OwnInputs {
 
 impl SharedInputs {
     pub(crate) fn new(pool: &Pool, quant: Quant, m: usize, k: usize) -> Self {
-        let (q, each, x) = sizes(quant, m.next_multiple_of(TOKENS), k);
+        Self::with_lines(pool, quant, lines(m.next_multiple_of(TOKENS), k))
+    }
+
+    /// Room for `n` lines.
+    pub(crate) fn with_lines(pool: &Pool, quant: Quant, n: usize) -> Self {
+        let (q, each, x) = sizes(quant, n);
         Self {
             quant,
             q: pool.shared(q),
@@ -116,6 +170,16 @@ impl SharedInputs {
     /// For writing `m` tokens, an item being one group of 64 inputs of all tokens.
     pub(crate) fn by_group<'p>(&'p self, w: &'p Worker<'_>, m: usize, k: usize) -> InputSplit<'p> {
         self.split(w, tile_rows(m) * k / GROUP, tile_rows(m), tile_rows(m))
+    }
+
+    /// For writing `items` runs of `width` lines, an item being one.
+    pub(crate) fn by_run<'p>(
+        &'p self,
+        w: &'p Worker<'_>,
+        items: usize,
+        width: usize,
+    ) -> InputSplit<'p> {
+        self.split(w, items * width, width, width)
     }
 
     fn split<'p>(

@@ -21,6 +21,7 @@ mod cache;
 mod dialogue;
 mod engine;
 mod error;
+mod experts;
 mod forward;
 mod inputs;
 mod machine;

@@ -13,6 +13,7 @@ pub enum PassStep {
     Attention,
     PackAttention,
     AttnOutput,
+    Router,
     GateUp,
     Down,
     Head,
@@ -21,7 +22,7 @@ pub enum PassStep {
 
 impl PassStep {
     /// All steps, in the order of a pass.
-    pub const ALL: [PassStep; 11] = [
+    pub const ALL: [PassStep; 12] = [
         Self::Embed,
         Self::Norm,
         Self::Qkv,
@@ -29,6 +30,7 @@ impl PassStep {
         Self::Attention,
         Self::PackAttention,
         Self::AttnOutput,
+        Self::Router,
         Self::GateUp,
         Self::Down,
         Self::Head,
@@ -45,6 +47,7 @@ impl PassStep {
             Self::Attention => "attention",
             Self::PackAttention => "pack_attention",
             Self::AttnOutput => "attn_output",
+            Self::Router => "router",
             Self::GateUp => "gate_up",
             Self::Down => "down",
             Self::Head => "head",

@@ -7,6 +7,7 @@ use nanoinfer_format::{Config, GROUP, LANES};
 use nanoinfer_kernels::{AttendBlock, Queries, QueriesMut, SPAN};
 
 use crate::cache::KvType;
+use crate::experts::{ExpertScratch, Routing};
 use crate::inputs::{OwnInputs, SharedInputs};
 use crate::pool::{Pool, Shared, Worker};
 use crate::profile::{PassStep, Profile};
@@ -24,10 +25,11 @@ pub(crate) struct Scratch {
     pub sin: Shared<f32>,     // [ropes][m][rotary_dim/2]
     pub inputs: SharedInputs, // of QKV, O, gate/up and the head, of more than 16 tokens
     pub hidden: SharedInputs, // of down
-    pub qkv: Shared<f32>,     // [kv heads][(group + 2)·head/16][m][16]
-    pub attn: Shared<f32>,    // prefill: attention outputs [kv heads][m][group·head]
-    pub spans: Shared<f32>,   // decode: attention states [kv heads][spans][queries][16 + head]
-    pub logits: Shared<f32>,  // [vocab/16][logits_rows][16]
+    pub experts: ExpertScratch,
+    pub qkv: Shared<f32>,    // [kv heads][(group + 2)·head/16][m][16]
+    pub attn: Shared<f32>,   // prefill: attention outputs [kv heads][m][group·head]
+    pub spans: Shared<f32>,  // decode: attention states [kv heads][spans][queries][16 + head]
+    pub logits: Shared<f32>, // [vocab/16][logits_rows][16]
 }
 
 /// Tokens of one attention item.
@@ -50,6 +52,7 @@ pub(crate) struct Local {
     pub spans: Vec<f32>,   // the same, of the span in progress
     pub queries: QueryBuffers,
     pub inputs: OwnInputs, // of QKV, O, gate/up and the head, of up to 16 tokens
+    pub routing: Routing,
     pub profile: Profile,
     pub cancelled: bool, // how the last pass ended
 }
@@ -98,6 +101,7 @@ impl Scratch {
             sin: pool.shared(m * Self::angles(c)),
             inputs: SharedInputs::new(pool, quant, m, d.max(c.attn_out_inputs())),
             hidden: SharedInputs::new(pool, quant, m, c.d_ff_padded()),
+            experts: ExpertScratch::new(pool, c),
             qkv: pool.shared(m * c.qkv_rows()),
             attn: pool.shared(m * c.n_kv_heads as usize * c.group() * c.head_padded()),
             spans: pool.shared(Self::span_values(c, ctx)),
@@ -136,6 +140,7 @@ impl Scratch {
                 x: vec![0.0; if eight_bit { 0 } else { width }],
             },
             inputs: OwnInputs::new(c.quant, c.d_model_padded().max(c.attn_out_inputs())),
+            routing: Routing::new(c),
             profile: Profile::new(),
             cancelled: false,
         }
@@ -148,7 +153,8 @@ impl Scratch {
         let per_token = stream + 2 * Self::angles(c) + d.max(heads) + ff + c.qkv_rows() + heads;
         let logits = logits_rows * (c.vocab_padded() + d);
         let local = workers * (3 * GROUP * MAX_TOKENS + d.max(heads));
-        4 * (MAX_TOKENS * per_token + logits + local + Self::span_values(c, ctx)) as u64
+        let dense = 4 * (MAX_TOKENS * per_token + logits + local + Self::span_values(c, ctx));
+        dense as u64 + ExpertScratch::bytes(c, workers)
     }
 }
 

@@ -40,11 +40,29 @@ pub(crate) struct Layer {
     pub attn_output: Matrix,
     pub attn_post_norm: Option<Norm>,
     pub ffn_norm: Option<Norm>,
-    /// `[2 · d_ff, d_model]`, alternating panels; `[d_ff, d_model]` without a gate
-    pub ffn_gate_up: Matrix,
-    /// `[d_model, d_ff]`
-    pub ffn_down: Matrix,
+    pub ffn: Ffn,
     pub ffn_post_norm: Option<Norm>,
+}
+
+/// The feed-forward part of a layer.
+pub(crate) enum Ffn {
+    Dense {
+        /// `[2 · d_ff, d_model]`, alternating panels; `[d_ff, d_model]` without a gate
+        gate_up: Matrix,
+        /// `[d_model, d_ff]`
+        down: Matrix,
+    },
+    Experts(ExpertMatrices),
+}
+
+/// A mixture of experts. The matrices of all experts lie one after the other.
+pub(crate) struct ExpertMatrices {
+    /// `[experts, d_model]`, f32 in every model
+    pub router: Matrix,
+    /// `experts × [2 · d_ff, d_model]`, alternating panels
+    pub gate_up: Matrix,
+    /// `experts × [d_model, d_ff]`
+    pub down: Matrix,
 }
 
 /// All weights, as references into the mapped file.
@@ -102,13 +120,28 @@ impl Binder<'_> {
         k: usize,
         rotation: usize,
     ) -> Bound<Matrix> {
+        self.stack(role, layer, [1, n, k], rotation)
+    }
+
+    /// The matrices `[n, k]` of several experts; of all but the router's encoding.
+    fn stack(
+        &self,
+        role: Role,
+        layer: Option<u32>,
+        [experts, n, k]: [usize; 3],
+        rotation: usize,
+    ) -> Bound<Matrix> {
         let (tensor, t) = self.find(role, layer)?;
-        let q8 = self.config.quant == Quant::Q8;
+        let q8 = self.config.quant == Quant::Q8 && role != Role::FfnRouter;
         let encoding = if q8 { Encoding::Q8Panel } else { Encoding::F32Panel };
         let rotation = if q8 { rotation } else { 1 };
         let spec = &t.spec;
-        if spec.encoding != encoding || spec.stored != [1, n as u32, k as u32] {
-            return Err(mismatch(t, &format!("[{n}, {k}] {}", encoding.name())));
+        if spec.encoding != encoding || spec.stored != [experts, n, k].map(|x| x as u32) {
+            let shape = match experts {
+                1 => format!("[{n}, {k}]"),
+                _ => format!("[{experts}, {n}, {k}]"),
+            };
+            return Err(mismatch(t, &format!("{shape} {}", encoding.name())));
         }
         if spec.rotation as usize != rotation {
             return Err(mismatch(t, &format!("rotation block {rotation}")));
@@ -119,13 +152,13 @@ impl Binder<'_> {
             }
             _ => None,
         };
-        Ok(Matrix { tensor, panels: n / LANES, k, encoding, bias })
+        Ok(Matrix { tensor, panels: experts * n / LANES, k, encoding, bias })
     }
 
     fn layer(&self, layer: u32) -> Bound<Layer> {
         let c = self.config;
         let (l, d, out) = (Some(layer), c.d_model_padded(), pad(c.d_model as usize, LANES));
-        let (heads, ff) = (c.attn_out_inputs(), c.d_ff_padded());
+        let heads = c.attn_out_inputs();
         let norm = |has: bool, role, len| has.then(|| self.norm(role, l, len)).transpose();
         let heads_norm = |role, n_heads| {
             let covered = c.qk_norm_heads(n_heads);
@@ -139,10 +172,27 @@ impl Binder<'_> {
             attn_output: self.matrix(Role::AttnOutput, l, out, heads, c.value_rotation as usize)?,
             attn_post_norm: norm(c.post_norms(), Role::AttnPostNorm, d)?,
             ffn_norm: norm(c.pre_norms(), Role::FfnNorm, d)?,
-            ffn_gate_up: self.matrix(Role::FfnGateUp, l, c.ffn_inputs() * ff, d, GROUP)?,
-            ffn_down: self.matrix(Role::FfnDown, l, out, ff, GROUP)?,
+            ffn: self.ffn(layer)?,
             ffn_post_norm: norm(c.post_norms(), Role::FfnPostNorm, d)?,
         })
+    }
+
+    fn ffn(&self, layer: u32) -> Bound<Ffn> {
+        let c = self.config;
+        let (l, d, out) = (Some(layer), c.d_model_padded(), pad(c.d_model as usize, LANES));
+        let Some(e) = c.experts_of(layer as usize) else {
+            let ff = c.d_ff_padded();
+            return Ok(Ffn::Dense {
+                gate_up: self.matrix(Role::FfnGateUp, l, c.ffn_inputs() * ff, d, GROUP)?,
+                down: self.matrix(Role::FfnDown, l, out, ff, GROUP)?,
+            });
+        };
+        let (n, ff) = (e.n_experts as usize, e.d_ff_padded());
+        Ok(Ffn::Experts(ExpertMatrices {
+            router: self.matrix(Role::FfnRouter, l, e.router_rows(), d, GROUP)?,
+            gate_up: self.stack(Role::FfnGateUpExperts, l, [n, 2 * ff, d], GROUP)?,
+            down: self.stack(Role::FfnDownExperts, l, [n, out, ff], GROUP)?,
+        }))
     }
 }
 
@@ -190,11 +240,12 @@ impl Weights {
         })
     }
 
-    /// Bytes of weights that a pass for one token reads: all, but of an embedding that is not also
-    /// the output layer only a row, which does not count.
+    /// Bytes of weights that a pass for one token reads: all, but of experts those the token goes
+    /// to, and of an embedding that is not also the output layer only a row, which does not count.
     pub(crate) fn pass_bytes(&self, file: &NanoFile) -> u64 {
         let gathered = self.token_embd.tensor != self.output.tensor;
-        let all: u64 = file.tensors().iter().map(|t| t.len).sum();
+        let read = |t: &Tensor| file.config().read_bytes(t.spec.role, t.len);
+        let all: u64 = file.tensors().iter().map(read).sum();
         let embedding = file.tensors()[self.token_embd.tensor].len;
         all - if gathered { embedding } else { 0 }
     }

@@ -22,10 +22,11 @@ fn bits(rows: &[Vec<f32>]) -> Vec<Vec<u32>> {
     rows.iter().map(|r| r.iter().map(|x| x.to_bits()).collect()).collect()
 }
 
-/// Every trait of an architecture in 8 bits, one model in floats.
+/// Every trait of an architecture in 8 bits, a model and one with experts in floats.
 fn models() -> Vec<(String, Quant)> {
     let all = tiny().into_iter().map(|name| (name, Quant::Q8));
-    all.chain([("llama-gqa".into(), Quant::F32)]).collect()
+    let floats = ["llama-gqa", "mixtral-experts"].map(|name| (name.into(), Quant::F32));
+    all.chain(floats).collect()
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{GROUP, LANES, pad};
+use crate::{GROUP, LANES, Role, pad};
 
 /// How the weights of linear layers are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +92,35 @@ impl Rope {
     }
 }
 
+/// Which of a token's experts its router's softmax covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RouterSoftmax {
+    /// All; the weights of the chosen ones sum to less than 1.
+    All,
+    /// The chosen ones. The same as over all and then divided by the sum of the chosen.
+    Chosen,
+}
+
+/// A mixture of experts (Shazeer et al., 2017) in place of one feed-forward part: a router scores
+/// all experts for each token, and the outputs of those with the largest scores are added, each
+/// times the softmax of its score.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Experts {
+    /// Experts of a layer.
+    pub n_experts: u32,
+    /// Those a token goes to.
+    pub experts_per_token: u32,
+    /// Width of the hidden layer of one expert.
+    pub d_ff: u32,
+    /// What the weights are a softmax over.
+    pub router_softmax: RouterSoftmax,
+    /// Per layer: whether it has experts. The others have one feed-forward part, as in a model
+    /// without experts.
+    pub layers: Vec<bool>,
+}
+
 /// Architecture of a decoder-only transformer. All sizes are logical (unpadded) counts.
 ///
 /// Stored as canonical JSON: fields in this order, no white space. Unknown fields are refused,
@@ -108,7 +137,7 @@ pub struct Config {
     pub n_layers: u32,
     /// Width of the residual stream.
     pub d_model: u32,
-    /// Width of the feed-forward hidden layer.
+    /// Width of the feed-forward hidden layer, of layers without experts.
     pub d_ff: u32,
     /// Query heads.
     pub n_heads: u32,
@@ -156,6 +185,9 @@ pub struct Config {
     pub value_rotation: u32,
     /// Per layer: how many positions back attention sees, itself included; 0 = all.
     pub windows: Vec<u32>,
+    /// Experts, if some layers have them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub experts: Option<Experts>,
 }
 
 /// A config or generation default that no model can have.
@@ -174,6 +206,10 @@ pub struct ConfigError {
 const MAX_DIM: u32 = 1 << 24;
 const MAX_ROPES: usize = 16;
 const MAX_LIMITS: usize = 64;
+const MAX_EXPERTS: u32 = 1 << 12;
+const MAX_EXPERTS_PER_TOKEN: u32 = 64;
+/// Hidden values of all experts of a layer: four times what the largest published models have.
+const MAX_EXPERTS_WIDTH: u64 = 1 << 22;
 
 impl Config {
     /// Checks that the sizes fit each other and that no product of them can overflow.
@@ -222,6 +258,30 @@ impl Config {
         }
         if self.windows.len() != self.n_layers as usize {
             return err("windows", &self.windows.len(), "one entry per layer");
+        }
+        self.check_experts()
+    }
+
+    fn check_experts(&self) -> Result<(), ConfigError> {
+        let err = |field, value: &dyn ToString, expected| {
+            Err(ConfigError { field, value: value.to_string(), expected })
+        };
+        let Some(e) = &self.experts else { return Ok(()) };
+        if self.norm_place != NormPlace::Pre || !self.gated {
+            return err("experts", &"there", "none without a gate or with other norms than pre");
+        }
+        if e.n_experts == 0 || e.n_experts > MAX_EXPERTS {
+            return err("experts.n_experts", &e.n_experts, "1 to 4096");
+        }
+        let k = e.experts_per_token;
+        if k == 0 || k > e.n_experts.min(MAX_EXPERTS_PER_TOKEN) {
+            return err("experts.experts_per_token", &k, "1 to 64 of the experts");
+        }
+        if e.d_ff == 0 || u64::from(e.d_ff) * u64::from(e.n_experts) > MAX_EXPERTS_WIDTH {
+            return err("experts.d_ff", &e.d_ff, "at least 1, and at most 2^22 over all experts");
+        }
+        if e.layers.len() != self.n_layers as usize || !e.layers.contains(&true) {
+            return err("experts.layers", &e.layers.len(), "one entry per layer, one true");
         }
         Ok(())
     }
@@ -303,6 +363,21 @@ impl Config {
         if self.gated { 2 } else { 1 }
     }
 
+    /// The experts of a layer, if it has them.
+    pub fn experts_of(&self, layer: usize) -> Option<&Experts> {
+        self.experts.as_ref().filter(|e| e.layers.get(layer) == Some(&true))
+    }
+
+    /// Of the bytes of a tensor, those that a pass of one token reads: of experts, the chosen ones.
+    pub fn read_bytes(&self, role: Role, bytes: u64) -> u64 {
+        match (&self.experts, role) {
+            (Some(e), Role::FfnGateUpExperts | Role::FfnDownExperts) => {
+                bytes / u64::from(e.n_experts) * u64::from(e.experts_per_token)
+            }
+            _ => bytes,
+        }
+    }
+
     /// Query heads that share one key/value head.
     pub fn group(&self) -> usize {
         (self.n_heads / self.n_kv_heads) as usize
@@ -341,6 +416,18 @@ impl Config {
     /// The largest Hadamard block the values of one head can be rotated by.
     pub fn largest_value_rotation(head_dim: u32) -> u32 {
         (1 << head_dim.trailing_zeros()).min(GROUP as u32)
+    }
+}
+
+impl Experts {
+    /// `d_ff` padded to whole activation groups.
+    pub fn d_ff_padded(&self) -> usize {
+        pad(self.d_ff as usize, GROUP)
+    }
+
+    /// Experts, padded to whole panels: outputs of the router.
+    pub fn router_rows(&self) -> usize {
+        pad(self.n_experts as usize, LANES)
     }
 }
 

@@ -31,7 +31,8 @@ mod tensor;
 mod writer;
 
 pub use config::{
-    Activation, Config, ConfigError, Generation, Norm, NormPlace, QkNorm, Quant, Rope,
+    Activation, Config, ConfigError, Experts, Generation, Norm, NormPlace, QkNorm, Quant, Rope,
+    RouterSoftmax,
 };
 pub use error::Error;
 pub use file::NanoFile;

@@ -42,16 +42,23 @@ pub enum Role {
     FfnNormBias = 37,
     /// Norm of what the feed-forward part adds to the residual stream.
     FfnPostNorm = 38,
+    /// Router of a mixture of experts: their scores.
+    FfnRouter = 40,
+    /// Gate and up projections of every expert, in alternating panels.
+    FfnGateUpExperts = 41,
+    FfnDownExperts = 42,
     // Names of parts inside fused tensors; never a row of their own.
     AttnQ = 64,
     AttnK = 65,
     AttnV = 66,
     FfnGate = 67,
     FfnUp = 68,
+    FfnGateExperts = 69,
+    FfnUpExperts = 70,
 }
 
 impl Role {
-    const ALL: [(Role, &'static str); 26] = [
+    const ALL: [(Role, &'static str); 31] = [
         (Role::TokenEmbd, "token_embd"),
         (Role::Output, "output"),
         (Role::OutputNorm, "output_norm"),
@@ -73,11 +80,16 @@ impl Role {
         (Role::FfnDown, "ffn_down"),
         (Role::FfnDownBias, "ffn_down.bias"),
         (Role::FfnPostNorm, "ffn_post_norm"),
+        (Role::FfnRouter, "ffn_gate_inp"),
+        (Role::FfnGateUpExperts, "ffn_gate_up_exps"),
+        (Role::FfnDownExperts, "ffn_down_exps"),
         (Role::AttnQ, "attn_q"),
         (Role::AttnK, "attn_k"),
         (Role::AttnV, "attn_v"),
         (Role::FfnGate, "ffn_gate"),
         (Role::FfnUp, "ffn_up"),
+        (Role::FfnGateExperts, "ffn_gate_exps"),
+        (Role::FfnUpExperts, "ffn_up_exps"),
     ];
 
     /// The role with this number in a file.

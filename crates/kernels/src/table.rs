@@ -13,9 +13,13 @@ use crate::isa::{
     avx2::{Avx2, AvxVnni},
     avx512::{Amx, Avx512Vnni},
 };
-use crate::{Activate, AddWeighted, AttendBlock, ExpWeights, Gemm, GemmF32, NormPack, NormRow, Pack};
+use crate::{
+    Activate, AddWeighted, AttendBlock, ExpWeights, Gemm, GemmF32, NormPack, NormRow, Pack,
+};
 use crate::{PackQuery, PeakDots, ReadLines, Rope, Rotate, Route, SoftCap, StoreKv};
-use crate::{activation, acts, attention, experts, gemm, isa::Simd, kv, norm, peak, quantize, rope};
+use crate::{
+    activation, acts, attention, experts, gemm, isa::Simd, kv, norm, peak, quantize, rope,
+};
 
 /// An instruction set with kernels of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

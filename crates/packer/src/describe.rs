@@ -31,7 +31,9 @@ pub struct SourceTensor {
     pub file: String,
     /// Its number format, as ggml or safetensors call it.
     pub dtype: &'static str,
-    /// `[rows, inputs]`; a vector has 1 input.
+    /// How many matrices it is a stack of; 1 if it has no third dimension.
+    pub experts: usize,
+    /// `[rows, inputs]` of one of them; a vector has 1 input.
     pub shape: [usize; 2],
     /// Where it begins in its file.
     pub offset: u64,
@@ -42,12 +44,14 @@ pub struct SourceTensor {
 impl SourceTensor {
     fn of(tensor: &FileTensor) -> Self {
         let (path, name) = tensor.name();
-        let extent = tensor.extent();
+        let (extent, experts, [n, k]) =
+            (tensor.extent(), tensor.experts().unwrap_or(1), tensor.shape());
         Self {
             name: name.into(),
             file: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             dtype: tensor.dtype().name(),
-            shape: tensor.shape(),
+            experts,
+            shape: [n / experts, k],
             offset: extent.start,
             bytes: extent.end - extent.start,
         }

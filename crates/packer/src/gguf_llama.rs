@@ -1,8 +1,10 @@
-//! A GGUF file of the `llama` architecture, which is also what GGUF calls Mistral.
+//! A GGUF file of the `llama` architecture, which is also what GGUF calls Mistral and Mixtral.
 
 use std::path::Path;
 
-use nanoinfer_format::{Activation, Config, Generation, Norm, NormPlace, QkNorm, Quant, Rope};
+use nanoinfer_format::{
+    Activation, Config, Experts, Generation, Norm, NormPlace, QkNorm, Quant, Rope, RouterSoftmax,
+};
 
 use crate::Error;
 use crate::gguf::Gguf;
@@ -21,7 +23,7 @@ pub(crate) fn open(path: &Path) -> Result<Model, Error> {
     let mut g = Gguf::open(path)?;
     let architecture = g.str("general.architecture")?.unwrap_or("nothing").to_owned();
     if architecture != "llama" {
-        let next = "supported: llama (which covers Mistral)".into();
+        let next = "supported: llama (which covers Mistral and Mixtral)".into();
         let what = format!("architecture {architecture:?}");
         return Err(Error::Unsupported { path: path.into(), what, next });
     }
@@ -59,11 +61,6 @@ fn config(g: &Gguf) -> Result<Config, Error> {
         let key = format!("llama.{key}");
         g.u32(&key)?.ok_or_else(|| g.error(&key, "is missing"))
     };
-    if let Some(n) = g.u32("llama.expert_count")?.filter(|&n| n > 0) {
-        let what = format!("a mixture of {n} experts");
-        let next = "only dense Llama and Mistral models are".into();
-        return Err(Error::Unsupported { path: g.path.clone(), what, next });
-    }
     let (d_model, n_heads, n_layers) =
         (size("embedding_length")?, size("attention.head_count")?, size("block_count")?);
     let head_dim = match g.u32("llama.attention.key_length")? {
@@ -112,6 +109,7 @@ fn config(g: &Gguf) -> Result<Config, Error> {
         tied_embeddings: !g.tensors.iter().any(|t| t.name().1 == "output.weight"),
         value_rotation: 1,
         windows: vec![window; n_layers.min(1 << 14) as usize],
+        experts: experts(g, n_layers)?,
     };
     if vocab.is_none() {
         return Err(Error::source(&g.path, "has no tensor \"token_embd.weight\""));
@@ -122,6 +120,24 @@ fn config(g: &Gguf) -> Result<Config, Error> {
     }
     config.validate().map_err(|e| Error::source(&g.path, e.to_string()))?;
     Ok(config)
+}
+
+/// Experts of every layer, as llama.cpp runs them.
+fn experts(g: &Gguf, n_layers: u32) -> Result<Option<Experts>, Error> {
+    let Some(n_experts) = g.u32("llama.expert_count")?.filter(|&n| n > 0) else { return Ok(None) };
+    let used = "llama.expert_used_count";
+    let width = ["llama.expert_feed_forward_length", "llama.feed_forward_length"];
+    let d_ff = match g.u32(width[0])? {
+        None => g.u32(width[1])?,
+        given => given,
+    };
+    Ok(Some(Experts {
+        n_experts,
+        experts_per_token: g.u32(used)?.ok_or_else(|| g.error(used, "is missing"))?,
+        d_ff: d_ff.ok_or_else(|| g.error(width[1], "is missing"))?,
+        router_softmax: RouterSoftmax::Chosen,
+        layers: vec![true; n_layers.min(1 << 14) as usize],
+    }))
 }
 
 fn scaling(g: &Gguf, c: &Config, factors: Option<&FileTensor>) -> Result<Scaling, Error> {

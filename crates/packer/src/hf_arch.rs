@@ -2,7 +2,7 @@
 //! of its weights, and a function that says in the fields of [`Config`](crate::Config) what is
 //! particular. The engine knows none of these names.
 
-use nanoinfer_format::{Activation, Norm, NormPlace, QkNorm, Role};
+use nanoinfer_format::{Activation, Experts, Norm, NormPlace, QkNorm, Role, RouterSoftmax};
 
 use crate::Error;
 use crate::hf_config::{
@@ -53,11 +53,26 @@ const GEMMA: Defaults = Defaults {
 pub(crate) const ALL: &[Architecture] = &[
     Architecture { name: "llama", defaults: LLAMA, adapt: |_, _| Ok(()) },
     Architecture { name: "mistral", defaults: LLAMA, adapt: mistral },
+    Architecture {
+        name: "mixtral",
+        defaults: Defaults { norm_eps: 1e-5, rope_theta: 1e6, names: &names::MIXTRAL, ..LLAMA },
+        adapt: mixtral,
+    },
     Architecture { name: "qwen2", defaults: LLAMA, adapt: qwen2 },
     Architecture {
         name: "qwen3",
         defaults: Defaults { head_dim: Some(128), ..LLAMA },
         adapt: qwen3,
+    },
+    Architecture {
+        name: "qwen3_moe",
+        defaults: Defaults { names: &names::EXPERTS, ..LLAMA },
+        adapt: qwen3_moe,
+    },
+    Architecture {
+        name: "olmoe",
+        defaults: Defaults { norm_eps: 1e-5, names: &names::EXPERTS, ..LLAMA },
+        adapt: olmoe,
     },
     Architecture {
         name: "phi3",
@@ -100,6 +115,38 @@ fn mistral(c: &Settings, d: &mut Description) -> Result<(), Error> {
     window_everywhere(c, d, 4096)
 }
 
+/// A mixture of experts on every layer.
+fn mixtral(c: &Settings, d: &mut Description) -> Result<(), Error> {
+    window_everywhere(c, d, 0)?;
+    d.config.experts = Some(experts(c, d, "num_local_experts", [8, 2])?);
+    Ok(())
+}
+
+/// Experts of every layer, as wide as `intermediate_size` says. `default` is how many they are
+/// and how many a token goes to.
+fn experts(
+    c: &Settings,
+    d: &Description,
+    count: &str,
+    default: [u32; 2],
+) -> Result<Experts, Error> {
+    Ok(Experts {
+        n_experts: c.u32(count)?.unwrap_or(default[0]),
+        experts_per_token: c.u32("num_experts_per_tok")?.unwrap_or(default[1]),
+        d_ff: d.config.d_ff,
+        router_softmax: RouterSoftmax::Chosen,
+        layers: vec![true; d.config.windows.len()],
+    })
+}
+
+/// Weights of the chosen experts sum to 1 where the file says so.
+fn router_softmax(c: &Settings) -> Result<RouterSoftmax, Error> {
+    Ok(match c.bool("norm_topk_prob")? {
+        Some(true) => RouterSoftmax::Chosen,
+        _ => RouterSoftmax::All,
+    })
+}
+
 fn window_everywhere(c: &Settings, d: &mut Description, default: u32) -> Result<(), Error> {
     let window = sliding_window(c, default)?;
     d.config.windows.fill(window);
@@ -125,6 +172,35 @@ fn qwen_windows(c: &Settings, d: &mut Description) -> Result<(), Error> {
 fn qwen3(c: &Settings, d: &mut Description) -> Result<(), Error> {
     d.config.qk_norm = QkNorm::Head;
     qwen_windows(c, d)
+}
+
+/// The same with experts, except on some layers.
+fn qwen3_moe(c: &Settings, d: &mut Description) -> Result<(), Error> {
+    qwen3(c, d)?;
+    // transformers 5 renamed it in the files that it writes.
+    let count = if c.has("num_experts") { "num_experts" } else { "num_local_experts" };
+    let mut experts = experts(c, d, count, [128, 8])?;
+    experts.d_ff = c.u32("moe_intermediate_size")?.unwrap_or(768);
+    experts.router_softmax = router_softmax(c)?;
+    let dense = c.ids("mlp_only_layers")?.unwrap_or_default();
+    let step = c.u32("decoder_sparse_step")?.unwrap_or(1).max(1);
+    for (layer, sparse) in (0..).zip(&mut experts.layers) {
+        *sparse = !dense.contains(&layer) && (layer + 1).is_multiple_of(step);
+    }
+    d.config.experts = Some(experts).filter(|e| e.layers.contains(&true));
+    Ok(())
+}
+
+/// Experts on every layer; one norm over all queries, one over all keys.
+fn olmoe(c: &Settings, d: &mut Description) -> Result<(), Error> {
+    if let Some(clip) = c.f64("clip_qkv")? {
+        return Err(unsupported(c, format!("clip_qkv {clip}"), "only models without it are"));
+    }
+    d.config.qk_norm = QkNorm::Full;
+    let mut experts = experts(c, d, "num_experts", [64, 8])?;
+    experts.router_softmax = router_softmax(c)?;
+    d.config.experts = Some(experts);
+    Ok(())
 }
 
 /// Fused matrices; `su` and `yarn` are early names of its `longrope`.

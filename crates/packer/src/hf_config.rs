@@ -80,6 +80,7 @@ fn common(c: &Settings, architecture: &str, defaults: &Defaults) -> Result<Descr
         tied_embeddings: c.bool("tie_word_embeddings")?.unwrap_or(defaults.tied_embeddings),
         value_rotation: 1,
         windows: vec![0; entries],
+        experts: None,
     };
     let (attention, mlp) = (c.bool("attention_bias")?, c.bool("mlp_bias")?);
     Ok(Description {

@@ -4,6 +4,7 @@
 //! token_embd  rope_turns
 //! per layer:  attn_norm  attn_qkv  attn_q_norm  attn_k_norm  attn_output  attn_post_norm
 //!             ffn_norm  ffn_gate_up  ffn_down  ffn_post_norm      (what the model has, + biases)
+//!             or, with experts:  ffn_norm  ffn_gate_inp  ffn_gate_up_exps  ffn_down_exps
 //! output_norm  output (unless tied)
 //!
 //! attn_qkv     per KV head:  [ Q head … Q head | K head | V head ]   each padded to 16 rows
@@ -13,7 +14,9 @@
 //! A KV head with its queries is contiguous, so a thread that owns it streams one piece of memory
 //! and owns its whole attention; a gate panel and its up panel meet in one thread's registers.
 
-use nanoinfer_format::{Config, Encoding, GROUP, LANES, Part, Quant, Role, TensorSpec, pad};
+use nanoinfer_format::{
+    Config, Encoding, Experts, GROUP, LANES, Part, Quant, Role, TensorSpec, pad,
+};
 
 use crate::source::TensorSource;
 use crate::weights::Weights;
@@ -57,6 +60,8 @@ pub(crate) struct Block<'a> {
 /// A part of a fused tensor, as blocks of `rows` rows padded to `padded`.
 struct Source<'a> {
     tensor: Option<&'a dyn TensorSource>,
+    /// Its first row of the tensor, which may be a stack of several.
+    start: usize,
     rows: usize,
     padded: usize,
     mix: usize,
@@ -67,6 +72,7 @@ impl<'a> Source<'a> {
     fn block(&self, i: usize, n: usize) -> Block<'a> {
         let first = (i * self.rows).min(n);
         let rows = self.rows.min(n - first);
+        let first = self.start + first;
         Block { source: self.tensor, first, rows, padded: self.padded, mix: self.mix }
     }
 }
@@ -89,9 +95,14 @@ pub(crate) fn plan<'a>(c: &Config, weights: &'a Weights, turns: &'a [u64]) -> Ve
         out.extend(p.bias(layer, Role::AttnOutput, Role::AttnOutputBias));
         out.extend(p.vector(layer, Role::AttnPostNorm, Role::AttnPostNorm, false));
         out.extend(p.norm(layer, Role::FfnNorm, Role::FfnNormBias));
-        out.extend(p.gate_up(layer));
-        out.push(p.matrix(layer, Role::FfnDown, c.d_model, c.d_ff));
-        out.extend(p.bias(layer, Role::FfnDown, Role::FfnDownBias));
+        match layer.and_then(|layer| c.experts_of(layer as usize)) {
+            None => {
+                out.extend(p.gate_up(layer));
+                out.push(p.matrix(layer, Role::FfnDown, c.d_model, c.d_ff));
+                out.extend(p.bias(layer, Role::FfnDown, Role::FfnDownBias));
+            }
+            Some(e) => out.extend(p.experts(layer, e)),
+        }
         out.extend(p.vector(layer, Role::FfnPostNorm, Role::FfnPostNorm, false));
     }
     out.extend(p.norm(None, Role::OutputNorm, Role::OutputNormBias));
@@ -123,7 +134,7 @@ impl<'a> Planner<'a, '_> {
         let spec = TensorSpec::matrix(role, layer, self.encoding(), n, k);
         let source = Some(self.weights.required(layer, role));
         let inputs = Inputs { logical: k, stored: pad(k, GROUP), unit: (k, k) };
-        Planned { spec, body: Body::Rows { blocks: plain_blocks(source, n), inputs } }
+        Planned { spec, body: Body::Rows { blocks: plain_blocks(source, 0, n), inputs } }
     }
 
     /// A norm and its bias, if the model has them.
@@ -190,6 +201,46 @@ impl<'a> Planner<'a, '_> {
         self.fused(&Fused { layer, role, bias, repeat, parts }, LANES, &[1, 1])
     }
 
+    /// The router, in f32 whatever the file's encoding, then the experts' matrices, expert after
+    /// expert, each as the matrix of a model without experts.
+    fn experts(&self, layer: Option<u32>, e: &Experts) -> [Planned<'a>; 3] {
+        let (d, n) = (self.c.d_model as usize, e.n_experts as usize);
+        let (ff, units) = (e.d_ff as usize, e.d_ff_padded() / LANES);
+        let tensor = |spec, blocks, k| {
+            let inputs = Inputs { logical: k, stored: pad(k, GROUP), unit: (k, k) };
+            Planned { spec, body: Body::Rows { blocks, inputs } }
+        };
+        let stack = |role, rows: usize, k: usize| {
+            let mut spec = TensorSpec::matrix(role, layer, self.encoding(), rows, k);
+            (spec.logical[0], spec.stored[0]) = (e.n_experts, e.n_experts);
+            spec
+        };
+        let router = TensorSpec::matrix(Role::FfnRouter, layer, Encoding::F32Panel, n, d);
+        let scores = Some(self.weights.required(layer, Role::FfnRouter));
+
+        let gate_and_up = [Role::FfnGateExperts, Role::FfnUpExperts];
+        let mut gate_up = stack(Role::FfnGateUpExperts, 2 * ff, d);
+        (gate_up.stored[1], gate_up.repeat) = ((2 * units * LANES) as u32, units as u32);
+        let part = |role| Part { role, n: e.d_ff, count: 1, rows: LANES as u32 };
+        gate_up.parts = gate_and_up.map(part).into();
+        let alternating = (0..n).flat_map(|expert| {
+            let sources = gate_and_up.map(|role| {
+                let (tensor, start) = self.weights.of_expert(layer, role, expert, ff);
+                Source { tensor: Some(tensor), start, rows: LANES, padded: LANES, mix: 1 }
+            });
+            (0..2 * units).map(move |i| sources[i % 2].block(i / 2, ff))
+        });
+        let down = (0..n).flat_map(|expert| {
+            let (tensor, start) = self.weights.of_expert(layer, Role::FfnDownExperts, expert, d);
+            plain_blocks(Some(tensor), start, d)
+        });
+        [
+            tensor(router, plain_blocks(scores, 0, n), d),
+            tensor(gate_up, alternating.collect(), d),
+            tensor(stack(Role::FfnDownExperts, d, ff), down.collect(), ff),
+        ]
+    }
+
     /// Parts interleaved by unit, every block padded to `padded` rows; all of `d_model` inputs.
     fn fused(&self, f: &Fused, padded: usize, mixes: &[usize]) -> Vec<Planned<'a>> {
         let n: usize = f.parts.iter().map(|p| p.n as usize).sum();
@@ -200,7 +251,8 @@ impl<'a> Planner<'a, '_> {
             for unit in 0..f.repeat {
                 for (part, &mix) in f.parts.iter().zip(mixes) {
                     let tensor = self.weights.get(f.layer, part.role, bias);
-                    let source = Source { tensor, rows: part.rows as usize, padded, mix };
+                    let rows = part.rows as usize;
+                    let source = Source { tensor, start: 0, rows, padded, mix };
                     let count = part.count as usize;
                     blocks.extend(
                         (0..count).map(|i| source.block(unit * count + i, part.n as usize)),
@@ -236,7 +288,7 @@ impl<'a> Planner<'a, '_> {
         spec.k_unit = (c.head_dim, c.head_padded() as u32);
         let source = Some(self.weights.required(layer, Role::AttnOutput));
         let inputs = Inputs { logical: k, stored, unit: (head, c.head_padded()) };
-        Planned { spec, body: Body::Rows { blocks: plain_blocks(source, d), inputs } }
+        Planned { spec, body: Body::Rows { blocks: plain_blocks(source, 0, d), inputs } }
     }
 }
 
@@ -248,7 +300,7 @@ struct Fused {
     parts: Vec<Part>,
 }
 
-fn plain_blocks(tensor: Option<&dyn TensorSource>, n: usize) -> Vec<Block<'_>> {
-    let source = Source { tensor, rows: LANES, padded: LANES, mix: 1 };
+fn plain_blocks(tensor: Option<&dyn TensorSource>, start: usize, n: usize) -> Vec<Block<'_>> {
+    let source = Source { tensor, start, rows: LANES, padded: LANES, mix: 1 };
     (0..n.div_ceil(LANES)).map(|i| source.block(i, n)).collect()
 }

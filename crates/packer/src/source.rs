@@ -101,11 +101,13 @@ pub(crate) struct FileTensor {
     name: String,
     dtype: Dtype,
     shape: [usize; 2],
+    experts: Option<usize>,
     offset: u64,
 }
 
 impl FileTensor {
-    /// Checks that a tensor of this shape (`[rows, inputs]` or `[n]`) fits its bytes and the file.
+    /// Checks that a tensor of this shape (`[rows, inputs]`, `[n]`, or `[experts, rows, inputs]`)
+    /// fits its bytes and the file.
     /// `len` is the byte length the file's own table states, where it states one.
     pub(crate) fn new(
         file: &Arc<SourceFile>,
@@ -118,11 +120,13 @@ impl FileTensor {
         let fail = |what: String| {
             Err(Error::Tensor { path: file.path.clone(), tensor: name.into(), what })
         };
-        let (n, k) = match *shape {
-            [n] => (n, 1),
-            [n, k] => (n, k),
-            _ => return fail(format!("has {} dimensions, expected 1 or 2", shape.len())),
+        let (experts, n, k) = match *shape {
+            [n] => (None, Some(n), 1),
+            [n, k] => (None, Some(n), k),
+            [experts, n, k] => (Some(experts as usize), n.checked_mul(experts), k),
+            _ => return fail(format!("has {} dimensions, expected 1 to 3", shape.len())),
         };
+        let Some(n) = n else { return fail(format!("shape {shape:?} overflows")) };
         if n == 0 || k == 0 {
             return fail(format!("has the empty shape {shape:?}"));
         }
@@ -154,7 +158,12 @@ impl FileTensor {
         }
         // Bounded by the file's length, so the casts are lossless on 64-bit machines.
         let shape = [n as usize, k as usize];
-        Ok(Self { file: Arc::clone(file), name: name.into(), dtype, shape, offset })
+        Ok(Self { file: Arc::clone(file), name: name.into(), dtype, shape, experts, offset })
+    }
+
+    /// How many matrices it is a stack of, if it has three dimensions; its rows are those of all.
+    pub(crate) fn experts(&self) -> Option<usize> {
+        self.experts
     }
 
     /// How its numbers are stored.

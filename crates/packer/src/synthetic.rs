@@ -7,8 +7,8 @@
 use std::path::Path;
 
 use nanoinfer_format::{
-    Activation, Config, Encoding, Generation, LANES, Norm, NormPlace, QkNorm, Quant, Role, Rope,
-    Staged, TensorSpec, Writer, panel_bytes,
+    Activation, Config, Encoding, Experts, Generation, LANES, Norm, NormPlace, QkNorm, Quant, Role,
+    Rope, RouterSoftmax, Staged, TensorSpec, Writer, panel_bytes,
 };
 
 use crate::layout::{Body, plan};
@@ -29,6 +29,8 @@ pub struct Shape {
     head_dim: u32,
     vocab_size: u32,
     tied_embeddings: bool,
+    /// Experts in every layer: how many, of them for each token; `d_ff` is then that of one.
+    experts: Option<[u32; 2]>,
 }
 
 #[rustfmt::skip]
@@ -36,19 +38,28 @@ const fn shape(
     name: &'static str, n_layers: u32, [d_model, d_ff]: [u32; 2], [n_heads, n_kv_heads]: [u32; 2],
     head_dim: u32, vocab_size: u32, tied_embeddings: bool,
 ) -> Shape {
-    Shape { name, n_layers, d_model, d_ff, n_heads, n_kv_heads, head_dim, vocab_size, tied_embeddings }
+    Shape {
+        name, n_layers, d_model, d_ff, n_heads, n_kv_heads, head_dim, vocab_size, tied_embeddings,
+        experts: None,
+    }
 }
 
 impl Shape {
     /// The shapes there are, smallest first.
-    pub const ALL: [Shape; 6] = [
+    pub const ALL: [Shape; 8] = [
         shape("tiny", 2, [128, 192], [4, 2], 32, 512, false),
+        shape("tiny-moe", 2, [128, 64], [4, 2], 32, 512, false).of_experts([16, 4]),
         shape("smollm2-135m", 30, [576, 1536], [9, 3], 64, 49152, true),
         shape("tinyllama-1.1b", 22, [2048, 5632], [32, 4], 64, 32000, false),
         shape("llama-3.2-1b", 16, [2048, 8192], [32, 8], 64, 128_256, true),
         shape("llama-3.2-3b", 28, [3072, 8192], [24, 8], 128, 128_256, true),
+        shape("olmoe-1b-7b", 16, [2048, 1024], [16, 16], 128, 50304, false).of_experts([64, 8]),
         shape("llama-2-7b", 32, [4096, 11008], [32, 32], 128, 32000, false),
     ];
+
+    const fn of_experts(self, experts: [u32; 2]) -> Self {
+        Self { experts: Some(experts), ..self }
+    }
 
     /// The shape of this name.
     pub fn find(name: &str) -> Option<Self> {
@@ -86,6 +97,13 @@ impl Shape {
             tied_embeddings: self.tied_embeddings,
             value_rotation: Config::largest_value_rotation(self.head_dim),
             windows: vec![0; self.n_layers as usize],
+            experts: self.experts.map(|[n_experts, experts_per_token]| Experts {
+                n_experts,
+                experts_per_token,
+                d_ff: self.d_ff,
+                router_softmax: RouterSoftmax::Chosen,
+                layers: vec![true; self.n_layers as usize],
+            }),
         }
     }
 
@@ -94,10 +112,13 @@ impl Shape {
         self.sizes().map(|(_, _, bytes)| bytes).sum()
     }
 
-    /// Bytes that a pass of one token reads: all but embeddings that are not the output layer too.
+    /// Bytes that a pass of one token reads: all but embeddings that are not the output layer too,
+    /// and experts that the token does not go to.
     pub fn pass_bytes(&self) -> u64 {
+        let config = self.config();
         let read = |role| role != Role::TokenEmbd || self.tied_embeddings;
-        self.sizes().filter(|(role, ..)| read(*role)).map(|(_, _, bytes)| bytes).sum()
+        let sizes = self.sizes().filter(|(role, ..)| read(*role));
+        sizes.map(|(role, _, bytes)| config.read_bytes(role, bytes)).sum()
     }
 
     /// Weights.
@@ -149,6 +170,10 @@ pub fn build(
             Body::Rows { .. } if spec.encoding == Encoding::Q8Panel => {
                 panels(spec, &mut noise, &mut |bytes| writer.write(bytes))?;
             }
+            // Of a router: the same scores for all experts would send all tokens to the same.
+            Body::Rows { .. } if spec.encoding == Encoding::F32Panel => {
+                writer.write(&noise.floats(spec.stored[1] as usize * spec.stored[2] as usize))?;
+            }
             Body::Rows { .. } => writer.write(
                 &1f32.to_le_bytes().repeat(spec.stored[1] as usize * spec.stored[2] as usize),
             )?,
@@ -172,7 +197,7 @@ fn panels(
     let mut panel = vec![0; panel_bytes(spec.encoding, k)];
     let (scales, lines) = panel.split_at_mut(4 * LANES);
     scales.as_chunks_mut::<4>().0.fill(scale.to_le_bytes());
-    for _ in 0..spec.stored[1] as usize / LANES {
+    for _ in 0..spec.stored[0] as usize * spec.stored[1] as usize / LANES {
         noise.fill(lines);
         write(&[&*scales, &*lines].concat())?;
     }
@@ -191,6 +216,13 @@ impl Noise {
             self.0 ^= self.0 << 17;
             *eight = self.0.to_le_bytes().map(|b| b.max(1));
         }
+    }
+
+    /// Floats from -0.5 to 0.5.
+    fn floats(&mut self, n: usize) -> Vec<u8> {
+        let mut bytes = vec![0; n.next_multiple_of(8)];
+        self.fill(&mut bytes);
+        bytes[..n].iter().flat_map(|&b| (f32::from(b) / 255.0 - 0.5).to_le_bytes()).collect()
     }
 }
 
@@ -214,11 +246,16 @@ mod tests {
 
     #[test]
     fn a_synthetic_model_is_a_sound_file_that_leaves_nothing() {
+        for shape in &Shape::ALL[..2] {
+            is_sound_and_leaves_nothing(shape);
+        }
+    }
+
+    fn is_sound_and_leaves_nothing(shape: &Shape) {
         let folder = tempfile::tempdir().unwrap();
         let mut last = None;
-        let staged =
-            build(&Shape::ALL[0], folder.path(), &mut |p| last = Some((p.done, p.total))).unwrap();
-        let bytes = Shape::ALL[0].bytes();
+        let staged = build(shape, folder.path(), &mut |p| last = Some((p.done, p.total))).unwrap();
+        let bytes = shape.bytes();
         assert_eq!(last, Some((bytes, bytes)));
         let file = NanoFile::open(staged.path()).unwrap();
         drop(staged);

@@ -2,11 +2,11 @@
 
 pub(crate) mod names;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use nanoinfer_format::{Config, QkNorm, Role};
+use nanoinfer_format::{Config, Experts, QkNorm, Role};
 
 use crate::Error;
 use crate::source::{Affine, FileTensor, Rows, TensorSource, Unpermuted, Zeros};
@@ -60,8 +60,12 @@ pub(crate) struct Weights {
     path: PathBuf,
     names: &'static Names,
     changes: Vec<Change>,
-    slots: HashMap<Slot, Box<dyn TensorSource>>,
+    slots: HashMap<Slot, Parts>,
 }
+
+/// What fills a slot: one tensor, which may be a stack of all experts' matrices, or one for each
+/// expert.
+type Parts = BTreeMap<u32, Box<dyn TensorSource>>;
 
 impl Weights {
     /// `path` is the folder or file that errors about missing tensors name.
@@ -72,14 +76,15 @@ impl Weights {
     /// Every weight this architecture needs, without biases, all of them zero: for plans of
     /// models whose values do not matter.
     pub(crate) fn zeros(config: &Config) -> Self {
-        let mut slots: HashMap<Slot, Box<dyn TensorSource>> = HashMap::new();
-        let mut add = |layer, shapes: &[(Role, [usize; 2])]| {
-            for &(role, shape) in shapes {
-                slots.insert(Slot { layer, role, bias: false }, Box::new(Zeros(shape)));
+        let mut slots: HashMap<Slot, Parts> = HashMap::new();
+        let mut add = |layer, shapes: &[Shape]| {
+            for &(role, [experts, n, k]) in shapes {
+                let zeros: Box<dyn TensorSource> = Box::new(Zeros([experts * n, k]));
+                slots.insert(Slot { layer, role, bias: false }, Parts::from([(0, zeros)]));
             }
         };
         add(None, &model_shapes(config));
-        (0..config.n_layers).for_each(|layer| add(Some(layer), &layer_shapes(config)));
+        (0..config.n_layers).for_each(|layer| add(Some(layer), &layer_shapes(config, layer)));
         Self { path: PathBuf::new(), names: &names::HUGGING_FACE, changes: Vec::new(), slots }
     }
 
@@ -90,14 +95,20 @@ impl Weights {
     /// Puts a tensor into the slots its name means: a fused one is divided among several.
     pub(crate) fn insert(&mut self, tensor: FileTensor, c: &Config) -> Result<(), Error> {
         let (path, name) = tensor.name();
-        let Some(Meaning { layer, roles, bias }) = self.names.meaning(name) else {
+        let Some(Meaning { layer, roles, expert, bias }) = self.names.meaning(name) else {
             let what = format!("is unexpected: {} models have no such weight", c.architecture);
             return Err(Self::error(path, name, what));
         };
+        let stacked = expert.is_none() && roles.iter().copied().all(is_stacked);
+        if tensor.experts().is_some() != stacked {
+            let what = if stacked { "is not a stack of matrices" } else { "has 3 dimensions" };
+            return Err(Self::error(path, name, what));
+        }
         let [n, _] = tensor.shape();
         for (role, rows) in divide(roles, n, c) {
-            let slot = Slot { layer, role, bias };
-            if self.slots.contains_key(&slot) {
+            let parts = self.slots.entry(Slot { layer, role, bias }).or_default();
+            // All experts in one tensor, or each in its own.
+            if parts.contains_key(&expert.unwrap_or(0)) || stacked && !parts.is_empty() {
                 return Err(Self::error(path, name, "is there twice"));
             }
             let permuted = self.names.permuted && matches!(role, Role::AttnQ | Role::AttnK);
@@ -108,20 +119,17 @@ impl Weights {
             } else {
                 Box::new(Rows { inner: tensor.clone(), rows })
             };
-            self.slots.insert(slot, source);
+            parts.insert(expert.unwrap_or(0), source);
         }
         Ok(())
     }
 
     /// Changes weights that are all there.
     pub(crate) fn change(&mut self, changes: Vec<Change>) {
-        for Change { roles, factor, offset } in &changes {
-            let slots: Vec<_> =
-                self.slots.keys().filter(|s| roles.contains(&s.role)).copied().collect();
-            for slot in slots {
-                if let Some(inner) = self.slots.remove(&slot) {
-                    let (factor, offset) = (*factor, *offset);
-                    self.slots.insert(slot, Box::new(Affine { inner, factor, offset }));
+        for &Change { roles, factor, offset } in &changes {
+            for (_, parts) in self.slots.iter_mut().filter(|(slot, _)| roles.contains(&slot.role)) {
+                for (expert, inner) in std::mem::take(parts) {
+                    parts.insert(expert, Box::new(Affine { inner, factor, offset }));
                 }
             }
         }
@@ -134,7 +142,23 @@ impl Weights {
         role: Role,
         bias: bool,
     ) -> Option<&dyn TensorSource> {
-        self.slots.get(&Slot { layer, role, bias }).map(Box::as_ref)
+        self.slots.get(&Slot { layer, role, bias })?.get(&0).map(Box::as_ref)
+    }
+
+    /// Where the matrix of `n` rows of an expert is, and its first row there. [`Self::check`] has
+    /// found it.
+    pub(crate) fn of_expert(
+        &self,
+        layer: Option<u32>,
+        role: Role,
+        expert: usize,
+        n: usize,
+    ) -> (&dyn TensorSource, usize) {
+        let parts = &self.slots[&Slot { layer, role, bias: false }];
+        match parts.len() {
+            1 => (parts[&0].as_ref(), expert * n),
+            _ => (parts[&(expert as u32)].as_ref(), 0),
+        }
     }
 
     /// A weight that [`Self::check`] has found to be there.
@@ -155,18 +179,20 @@ impl Weights {
             f32,
         ) -> Result<Box<dyn TensorSource>, Error>,
     ) -> Result<(), Error> {
+        let path = self.path.clone();
         let missing = || {
             let what = "is what the adapter changes, but the model has no such weight";
-            Self::error(&self.path, name, what)
+            Self::error(&path, name, what)
         };
-        let Meaning { layer, roles, bias } =
+        let Meaning { layer, roles, expert, bias } =
             self.names.of_adapters().meaning(name).ok_or_else(missing)?;
+        let expert = expert.unwrap_or(0);
         for (role, rows) in divide(roles, n, c) {
-            let slot = Slot { layer, role, bias };
-            let base = self.slots.remove(&slot).ok_or_else(missing)?;
+            let parts = self.slots.get_mut(&Slot { layer, role, bias }).ok_or_else(missing)?;
+            let base = parts.remove(&expert).ok_or_else(missing)?;
             let of_role = self.changes.iter().filter(|change| change.roles.contains(&role));
             let factor = of_role.map(|change| change.factor).product();
-            self.slots.insert(slot, change(base, rows, factor)?);
+            parts.insert(expert, change(base, rows, factor)?);
         }
         Ok(())
     }
@@ -180,89 +206,126 @@ impl Weights {
     /// Checks that exactly the weights this architecture needs are there, in the right shapes.
     pub(crate) fn check(&self, config: &Config, biases: Biases) -> Result<(), Error> {
         let mut expected = HashSet::new();
-        let mut expect = |layer, shapes: Vec<(Role, [usize; 2])>| {
-            for (role, [n, k]) in shapes {
-                expected.insert(self.check_one(Slot { layer, role, bias: false }, [n, k])?);
+        let mut expect = |layer, shapes: Vec<Shape>| {
+            for (role, shape) in shapes {
+                expected.insert(self.check_one(Slot { layer, role, bias: false }, shape)?);
                 let slot = Slot { layer, role, bias: true };
                 if biases.of(role).unwrap_or(self.slots.contains_key(&slot)) {
-                    expected.insert(self.check_one(slot, [n, 1])?);
+                    expected.insert(self.check_one(slot, [1, shape[1], 1])?);
                 }
             }
             Ok::<(), Error>(())
         };
         expect(None, model_shapes(config))?;
-        (0..config.n_layers).try_for_each(|layer| expect(Some(layer), layer_shapes(config)))?;
-        match self.slots.iter().filter(|(s, _)| !expected.contains(s)).map(|(_, t)| t.name()).min()
-        {
+        (0..config.n_layers)
+            .try_for_each(|layer| expect(Some(layer), layer_shapes(config, layer)))?;
+        let others = self.slots.iter().filter(|(s, _)| !expected.contains(s));
+        match others.flat_map(|(_, parts)| parts.values()).map(|t| t.name()).min() {
             None => Ok(()),
-            Some((path, name)) => Err(Self::error(
-                path,
-                name,
-                "is unexpected: the model's description has no such weight",
-            )),
+            Some((path, name)) => Err(Self::error(path, name, UNEXPECTED)),
         }
     }
 
-    fn check_one(&self, slot: Slot, expected: [usize; 2]) -> Result<Slot, Error> {
-        let Some(tensor) = self.slots.get(&slot) else {
-            let what = "is missing; is the download complete?";
-            return Err(Self::error(
-                &self.path,
-                &self.names.name(slot.layer, slot.role, slot.bias),
-                what,
-            ));
+    /// Checks a slot's one tensor, or those of all experts.
+    fn check_one(&self, slot: Slot, [experts, n, k]: [usize; 3]) -> Result<Slot, Error> {
+        let missing = |expert| {
+            let name = self.names.name(slot.layer, slot.role, expert, slot.bias);
+            Self::error(&self.path, &name, "is missing; is the download complete?")
         };
-        if tensor.shape() != expected {
-            let (path, name) = tensor.name();
-            let shown =
-                |[n, k]: [usize; 2]| if k == 1 { format!("[{n}]") } else { format!("[{n}, {k}]") };
-            let what = format!(
-                "has shape {}, the model's description says {}",
-                shown(tensor.shape()),
-                shown(expected)
-            );
-            return Err(Self::error(path, name, what));
+        let parts = self.slots.get(&slot).ok_or_else(|| missing(0))?;
+        if let (1, Some(one)) = (parts.len(), parts.get(&0))
+            && (experts == 1 || one.shape() != [n, k])
+        {
+            return check_shape(one.as_ref(), [experts * n, k]).map(|()| slot);
         }
-        Ok(slot)
+        for expert in 0..experts as u32 {
+            let part = parts.get(&expert).ok_or_else(|| missing(expert))?;
+            check_shape(part.as_ref(), [n, k])?;
+        }
+        match parts.range(experts as u32..).next() {
+            None => Ok(slot),
+            Some((_, part)) => Err(Self::error(part.name().0, part.name().1, UNEXPECTED)),
+        }
     }
 }
 
-fn model_shapes(c: &Config) -> Vec<(Role, [usize; 2])> {
+const UNEXPECTED: &str = "is unexpected: the model's description has no such weight";
+
+fn check_shape(tensor: &dyn TensorSource, expected: [usize; 2]) -> Result<(), Error> {
+    if tensor.shape() == expected {
+        return Ok(());
+    }
+    let (path, name) = tensor.name();
+    let shown = |[n, k]: [usize; 2]| if k == 1 { format!("[{n}]") } else { format!("[{n}, {k}]") };
+    let (is, said) = (shown(tensor.shape()), shown(expected));
+    let what = format!("has shape {is}, the model's description says {said}");
+    Err(Weights::error(path, name, what))
+}
+
+/// A weight and its shape: experts, rows, inputs.
+type Shape = (Role, [usize; 3]);
+
+/// Whether each expert has such a matrix.
+fn is_stacked(role: Role) -> bool {
+    matches!(role, Role::FfnGateExperts | Role::FfnUpExperts | Role::FfnDownExperts)
+}
+
+fn model_shapes(c: &Config) -> Vec<Shape> {
     let (d, vocab) = (c.d_model as usize, c.vocab_size as usize);
-    let mut shapes = vec![(Role::TokenEmbd, [vocab, d]), (Role::OutputNorm, [d, 1])];
+    let mut shapes = vec![(Role::TokenEmbd, [1, vocab, d]), (Role::OutputNorm, [1, d, 1])];
     if !c.tied_embeddings {
-        shapes.push((Role::Output, [vocab, d]));
+        shapes.push((Role::Output, [1, vocab, d]));
     }
     shapes
 }
 
-fn layer_shapes(c: &Config) -> Vec<(Role, [usize; 2])> {
-    let (d, ff, head) = (c.d_model as usize, c.d_ff as usize, c.head_dim as usize);
+fn layer_shapes(c: &Config, layer: u32) -> Vec<Shape> {
+    let (d, head) = (c.d_model as usize, c.head_dim as usize);
     let (q, kv) = (c.n_heads as usize * head, c.n_kv_heads as usize * head);
     let (pre, post, qk) = (c.pre_norms(), c.post_norms(), c.qk_norm != QkNorm::None);
     let all = [
-        (pre, Role::AttnNorm, [d, 1]),
-        (true, Role::AttnQ, [q, d]),
-        (true, Role::AttnK, [kv, d]),
-        (true, Role::AttnV, [kv, d]),
-        (qk, Role::AttnQNorm, [c.qk_norm_heads(c.n_heads) * head, 1]),
-        (qk, Role::AttnKNorm, [c.qk_norm_heads(c.n_kv_heads) * head, 1]),
-        (true, Role::AttnOutput, [d, q]),
-        (post, Role::AttnPostNorm, [d, 1]),
-        (pre, Role::FfnNorm, [d, 1]),
-        (c.gated, Role::FfnGate, [ff, d]),
-        (true, Role::FfnUp, [ff, d]),
-        (true, Role::FfnDown, [d, ff]),
-        (post, Role::FfnPostNorm, [d, 1]),
+        (pre, Role::AttnNorm, [1, d, 1]),
+        (true, Role::AttnQ, [1, q, d]),
+        (true, Role::AttnK, [1, kv, d]),
+        (true, Role::AttnV, [1, kv, d]),
+        (qk, Role::AttnQNorm, [1, c.qk_norm_heads(c.n_heads) * head, 1]),
+        (qk, Role::AttnKNorm, [1, c.qk_norm_heads(c.n_kv_heads) * head, 1]),
+        (true, Role::AttnOutput, [1, d, q]),
+        (post, Role::AttnPostNorm, [1, d, 1]),
+        (pre, Role::FfnNorm, [1, d, 1]),
+        (post, Role::FfnPostNorm, [1, d, 1]),
     ];
-    all.into_iter().filter(|w| w.0).map(|(_, role, shape)| (role, shape)).collect()
+    let shapes = all.into_iter().filter(|w| w.0).map(|(_, role, shape)| (role, shape));
+    match c.experts_of(layer as usize) {
+        Some(e) => shapes.chain(expert_shapes(d, e)).collect(),
+        None => shapes.chain(dense_shapes(c)).collect(),
+    }
+}
+
+fn dense_shapes(c: &Config) -> impl Iterator<Item = Shape> {
+    let (d, ff) = (c.d_model as usize, c.d_ff as usize);
+    let gate = c.gated.then_some((Role::FfnGate, [1, ff, d]));
+    gate.into_iter().chain([(Role::FfnUp, [1, ff, d]), (Role::FfnDown, [1, d, ff])])
+}
+
+fn expert_shapes(d: usize, e: &Experts) -> [Shape; 4] {
+    let (n, ff) = (e.n_experts as usize, e.d_ff as usize);
+    [
+        (Role::FfnRouter, [1, n, d]),
+        (Role::FfnGateExperts, [n, ff, d]),
+        (Role::FfnUpExperts, [n, ff, d]),
+        (Role::FfnDownExperts, [n, d, ff]),
+    ]
 }
 
 /// The rows of each of several weights in one tensor of `n` rows. If those of the model do not
 /// fill it, the last has what is left, which is then found to be wrong.
 fn divide(roles: &'static [Role], n: usize, c: &Config) -> Vec<(Role, Range<usize>)> {
-    let shapes = layer_shapes(c);
-    let rows = |role| shapes.iter().find(|s| s.0 == role).map_or(n, |s| s.1[0]);
+    if let &[role] = roles {
+        return vec![(role, 0..n)];
+    }
+    let shapes = layer_shapes(c, 0);
+    let rows = |role| shapes.iter().find(|s| s.0 == role).map_or(n, |s| s.1[1]);
     let mut from = 0;
     let mut next = |(i, &role): (usize, &Role)| {
         let end = if i + 1 == roles.len() { n } else { n.min(from + rows(role)) };

@@ -105,7 +105,7 @@ fn what_is_wrong_or_not_supported_is_named() {
             Meta::Str("gemma".into()),
             "architecture \"gemma\" is not supported",
         ),
-        ("llama.expert_count", Meta::U32(8), "a mixture of 8 experts is not supported"),
+        ("llama.expert_count", Meta::U32(8), "llama.expert_used_count is missing"),
         ("llama.rope.scaling.type", Meta::Str("yarn".into()), "RoPE scaling \"yarn\""),
         ("llama.rope.scaling.factor", Meta::F32(-1.0), "factor is -1"),
         ("llama.rope.freq_base", Meta::F32(f32::NAN), "freq_base is NaN"),

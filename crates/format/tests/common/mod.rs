@@ -52,6 +52,7 @@ pub(crate) fn config() -> Config {
         tied_embeddings: true,
         value_rotation: 8,
         windows: vec![0, 16],
+        experts: None,
     }
 }
 

@@ -2,7 +2,8 @@
 
 use nanoinfer_format::Role;
 
-/// A name and what it means: one weight, or several whose rows follow each other in one tensor.
+/// A name and what it means: one weight, or several whose rows follow each other in one tensor. In
+/// a name, `*` is the number of an expert.
 pub(crate) type Entry = (&'static str, &'static [Role]);
 
 /// How a kind of source names its tensors.
@@ -77,6 +78,28 @@ pub(crate) const STARCODER2: Names = hugging_face(&[
     HUGGING_FACE_LAYER,
 ]);
 
+/// Mixtral: a mixture of experts.
+pub(crate) const MIXTRAL: Names = hugging_face(&[
+    &[
+        ("block_sparse_moe.gate", &[Role::FfnRouter]),
+        ("block_sparse_moe.experts.*.w1", &[Role::FfnGateExperts]),
+        ("block_sparse_moe.experts.*.w3", &[Role::FfnUpExperts]),
+        ("block_sparse_moe.experts.*.w2", &[Role::FfnDownExperts]),
+    ],
+    HUGGING_FACE_LAYER,
+]);
+
+/// Mixtures of experts since: Qwen3-MoE, OLMoE.
+pub(crate) const EXPERTS: Names = hugging_face(&[
+    &[
+        ("mlp.gate", &[Role::FfnRouter]),
+        ("mlp.experts.*.gate_proj", &[Role::FfnGateExperts]),
+        ("mlp.experts.*.up_proj", &[Role::FfnUpExperts]),
+        ("mlp.experts.*.down_proj", &[Role::FfnDownExperts]),
+    ],
+    HUGGING_FACE_LAYER,
+]);
+
 const GGUF_LAYER: &[Entry] = &[
     ("attn_norm", &[Role::AttnNorm]),
     ("attn_q", &[Role::AttnQ]),
@@ -89,6 +112,14 @@ const GGUF_LAYER: &[Entry] = &[
     ("ffn_gate", &[Role::FfnGate]),
     ("ffn_up", &[Role::FfnUp]),
     ("ffn_down", &[Role::FfnDown]),
+    ("ffn_gate_inp", &[Role::FfnRouter]),
+    ("ffn_gate_exps", &[Role::FfnGateExperts]),
+    ("ffn_up_exps", &[Role::FfnUpExperts]),
+    ("ffn_down_exps", &[Role::FfnDownExperts]),
+    // Before April 2024 each expert was a tensor of its own.
+    ("ffn_gate.*", &[Role::FfnGateExperts]),
+    ("ffn_up.*", &[Role::FfnUpExperts]),
+    ("ffn_down.*", &[Role::FfnDownExperts]),
 ];
 
 const GGUF_MODEL: &[Entry] = &[
@@ -101,11 +132,13 @@ const GGUF_MODEL: &[Entry] = &[
 pub(crate) const GGUF_LLAMA: Names =
     Names { layer_prefix: "blk.", in_layer: &[GGUF_LAYER], in_model: GGUF_MODEL, permuted: true };
 
-/// What a tensor holds: the roles of its rows, in which layer, and whether as biases.
+/// What a tensor holds: the roles of its rows, in which layer, of which expert if it is of one,
+/// and whether as biases.
 #[derive(Clone, Copy)]
 pub(super) struct Meaning {
     pub(super) layer: Option<u32>,
     pub(super) roles: &'static [Role],
+    pub(super) expert: Option<u32>,
     pub(super) bias: bool,
 }
 
@@ -116,20 +149,20 @@ impl Names {
             Some(stem) => (stem, false),
             None => (name.strip_suffix(".bias")?, true),
         };
-        let find = |table: &&[Entry], stem: &str| {
-            table.iter().find(|&&(n, _)| n == stem).map(|&(_, roles)| roles)
+        let find = |table: &&'static [Entry], stem: &str| {
+            table.iter().find_map(|&(name, roles)| Some((roles, matches(name, stem)?)))
         };
-        if let Some(roles) = find(&self.in_model, stem) {
-            return Some(Meaning { layer: None, roles, bias });
+        if let Some((roles, expert)) = find(&self.in_model, stem) {
+            return Some(Meaning { layer: None, roles, expert, bias });
         }
         let (layer, stem) = stem.strip_prefix(self.layer_prefix)?.split_once('.')?;
-        let number: u32 = layer.parse().ok().filter(|n: &u32| n.to_string() == layer)?;
-        let roles = self.in_layer.iter().find_map(|table| find(table, stem))?;
-        Some(Meaning { layer: Some(number), roles, bias })
+        let layer = Some(number(layer)?);
+        let (roles, expert) = self.in_layer.iter().find_map(|table| find(table, stem))?;
+        Some(Meaning { layer, roles, expert, bias })
     }
 
-    /// The name a source of this kind gives to a weight.
-    pub(super) fn name(&self, layer: Option<u32>, role: Role, bias: bool) -> String {
+    /// The name a source of this kind gives to a weight, that of one expert if each has its own.
+    pub(super) fn name(&self, layer: Option<u32>, role: Role, expert: u32, bias: bool) -> String {
         let find = |table: &&[Entry]| {
             table.iter().find(|&&(_, roles)| roles.contains(&role)).map(|&(n, _)| n)
         };
@@ -137,6 +170,7 @@ impl Names {
         match layer {
             Some(i) => {
                 let name = self.in_layer.iter().find_map(find).unwrap_or(role.name());
+                let name = name.replace('*', &expert.to_string());
                 format!("{}{i}.{name}.{kind}", self.layer_prefix)
             }
             None => format!("{}.{kind}", find(&self.in_model).unwrap_or(role.name())),
@@ -147,4 +181,19 @@ impl Names {
     pub(super) fn of_adapters(&'static self) -> &'static Names {
         if self.layer_prefix == HUGGING_FACE.layer_prefix { self } else { &HUGGING_FACE }
     }
+}
+
+/// Whether `stem` is what `name` says, and of which expert.
+fn matches(name: &str, stem: &str) -> Option<Option<u32>> {
+    match name.split_once('*') {
+        None => (name == stem).then_some(None),
+        Some((before, behind)) => {
+            number(stem.strip_prefix(before)?.strip_suffix(behind)?).map(Some)
+        }
+    }
+}
+
+/// A number written in the only way there is for it.
+fn number(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|n: &u32| n.to_string() == text)
 }

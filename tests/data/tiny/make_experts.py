@@ -1,0 +1,118 @@
+"""Makes the tiny models with experts and what transformers computes with them:
+
+    pip install torch transformers safetensors
+    python3 make_experts.py mixtral-experts qwen3-experts olmoe-experts
+
+Weights are random, with one exception. Where two experts' scores are nearly equal, a rounding
+error decides which one a token goes to, and everything after it differs: no test of 8-bit weights
+could have a bound. So each token's embedding points to some experts, and of many seeds the one with
+the clearest decisions is taken. The smallest gap between the last expert chosen and the first one
+not chosen, over all tokens and layers, is recorded.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors.torch import save_file
+
+COMMON = dict(
+    vocab_size=320, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, max_position_embeddings=512, bos_token_id=1, eos_token_id=2,
+    pad_token_id=0, tie_word_embeddings=False, attn_implementation="eager",
+)
+MODELS = {
+    # 6 experts: fewer than a panel has rows; a width that no group of 64 fits.
+    "mixtral-experts": lambda: transformers.MixtralForCausalLM(transformers.MixtralConfig(
+        **COMMON, intermediate_size=40, num_local_experts=6, num_experts_per_tok=2,
+        sliding_window=None)),
+    # More experts than a panel has rows; the first layer has none; weights divided by their sum.
+    "qwen3-experts": lambda: transformers.Qwen3MoeForCausalLM(transformers.Qwen3MoeConfig(
+        **COMMON, head_dim=24, intermediate_size=80, moe_intermediate_size=24, num_experts=17,
+        num_experts_per_tok=4, mlp_only_layers=[0], norm_topk_prob=True)),
+    # Norms of queries and keys across heads; the softmax is over all experts.
+    "olmoe-experts": lambda: transformers.OlmoeForCausalLM(transformers.OlmoeConfig(
+        **COMMON, intermediate_size=32, num_experts=8, num_experts_per_tok=3)),
+}
+PROMPT, GREEDY, SEEDS = 40, 24, 300
+
+
+def randomize(model, seed):
+    """Random weights whose outputs are about as large as their inputs, rounded to bfloat16."""
+    g = torch.Generator().manual_seed(seed)
+    random = lambda *shape: torch.randn(*shape, generator=g)
+    d, k = model.config.hidden_size, model.config.num_experts_per_tok
+    n = next(p.shape[0] for name, p in model.named_parameters() if name.endswith("mlp.gate.weight"))
+    experts = torch.linalg.qr(random(d, n)).Q.T  # one direction for each
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.dim() == 1:
+                p.copy_(1 + 0.1 * random(p.shape))
+            elif name.endswith("mlp.gate.weight"):
+                p.copy_(experts + 0.02 * random(p.shape))
+            elif name.endswith("embed_tokens.weight"):
+                chosen = torch.rand(p.shape[0], n, generator=g).topk(k).indices
+                p.copy_(0.7 * random(p.shape) + 4 * experts[chosen].sum(1))
+            else:
+                p.copy_(random(p.shape) * p.shape[-1] ** -0.5)
+            p.copy_(p.bfloat16().float())
+    return torch.randint(3, 320, (PROMPT,), generator=g).tolist()
+
+
+def watch(model, gaps):
+    """Records the gap of every routing decision."""
+    k = model.config.num_experts_per_tok
+
+    def hook(module, args):
+        x = args[0].reshape(-1, args[0].shape[-1])
+        scores = torch.nn.functional.linear(x, module.weight).sort(descending=True).values
+        gaps.append((scores[:, k - 1] - scores[:, k]).min().item())
+
+    for layer in model.model.layers:
+        if hasattr(layer.mlp, "gate"):
+            layer.mlp.gate.register_forward_pre_hook(hook)
+
+
+def run(model, prompt):
+    """Logits of the prompt, greedy ids, smallest gap of the two largest logits on the way."""
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt])).logits[0]
+        ids, margin = list(prompt), float("inf")
+        for _ in range(GREEDY):
+            top = model(torch.tensor([ids])).logits[0, -1].topk(2)
+            margin = min(margin, (top.values[0] - top.values[1]).item())
+            ids.append(top.indices[0].item())
+    return logits, ids[PROMPT:], margin
+
+
+def make(name):
+    model = MODELS[name]().float().eval()
+    gaps = []
+    watch(model, gaps)
+    seeds = []
+    for seed in range(SEEDS):
+        prompt = randomize(model, seed)
+        gaps.clear()
+        with torch.no_grad():
+            model(torch.tensor([prompt]))
+        seeds.append((min(gaps), seed))
+    for gap, seed in sorted(seeds, reverse=True):
+        prompt = randomize(model, seed)
+        logits, greedy, margin = run(model, prompt)
+        if margin > 0.01:  # f32 must choose the same tokens in any order of summation
+            break
+    folder = Path(name)
+    model.bfloat16().save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    save_file({"logits": logits.contiguous()}, folder / "golden.safetensors")
+    golden = dict(prompt=prompt, greedy=greedy, min_greedy_margin=margin, seed=seed,
+                  min_router_gap=gap)
+    (folder / "golden.json").write_text(json.dumps(golden))
+    print(name, "seed", seed, "router gap", round(gap, 4), "greedy margin", round(margin, 4),
+          "logit std", round(logits.std().item(), 2))
+
+
+for name in sys.argv[1:]:
+    make(name)
