@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use nanoinfer_packer::synthetic::Shape;
 
 /// A language model on this computer's CPU: exact, small, readable.
@@ -446,9 +447,23 @@ pub(crate) fn parse() -> Result<Command, ExitCode> {
             let _ = error.print();
             return ExitCode::from(2);
         }
-        crate::report::say(&usage_line(&error.to_string()));
+        let message = match error.get(ContextKind::InvalidArg) {
+            Some(ContextValue::String(arg)) if arg == "--lora" && is_unknown(&error) => {
+                MERGE_LORA.into()
+            }
+            _ => usage_line(&error.to_string()),
+        };
+        crate::report::say(&message);
         ExitCode::from(2)
     })
+}
+
+/// Other engines take an adapter where they run a model.
+const MERGE_LORA: &str = "error: adapters are merged when a model is converted: \
+`nanoinfer convert --model MODEL --lora FOLDER --out merged.nano`, then use --model merged.nano";
+
+fn is_unknown(error: &clap::Error) -> bool {
+    error.kind() == ErrorKind::UnknownArgument
 }
 
 /// Clap's message without its usage text, on one line.

@@ -10,12 +10,12 @@
 
 use std::sync::OnceLock;
 
-use libc::{STDERR_FILENO, STDIN_FILENO, c_int, termios};
+use libc::{STDERR_FILENO, STDIN_FILENO, STDOUT_FILENO, c_int, termios};
 
 const MESSAGE: &[u8] = b"nanoinfer: error: a mapped file can no longer be read: it was cut while \
 in use, or its disk failed; `nanoinfer verify` tells, --no-mmap reads it whole at the start\n";
-/// Out of the alternate screen, cursor visible, colours off.
-const RESTORE_SCREEN: &[u8] = b"\x1b[?1049l\x1b[?25h\x1b[0m";
+/// No mouse, no bracketed pastes, cursor visible, out of the alternate screen, colours off.
+const RESTORE_SCREEN: &[u8] = b"\x1b[?1006l\x1b[?1000l\x1b[?2004l\x1b[?25h\x1b[?1049l\x1b[0m";
 
 /// How the terminal was at the start; `None` if standard input is none.
 static TERMINAL: OnceLock<Option<termios>> = OnceLock::new();
@@ -45,18 +45,18 @@ extern "C" fn on_sigbus(_: c_int) {
     if let Some(Some(before)) = TERMINAL.get() {
         // Only a full-screen interface changes the terminal; plain output needs no restoring.
         if terminal().is_some_and(|now| now.c_lflag != before.c_lflag) {
-            write(RESTORE_SCREEN);
+            write(STDOUT_FILENO, RESTORE_SCREEN);
         }
         // SAFETY: POSIX lists tcsetattr as safe here; `before` was filled by tcgetattr.
         unsafe { libc::tcsetattr(STDIN_FILENO, libc::TCSANOW, before) };
     }
-    write(MESSAGE);
+    write(STDERR_FILENO, MESSAGE);
     // SAFETY: ends the process at once, running nothing of it.
     unsafe { libc::_exit(1) }
 }
 
-fn write(bytes: &[u8]) {
-    // SAFETY: the pointer and length are those of a slice. If standard error is closed there is
-    // nobody to tell.
-    unsafe { libc::write(STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };
+fn write(to: c_int, bytes: &[u8]) {
+    // SAFETY: the pointer and length are those of a slice. If the file is closed there is nobody
+    // to tell.
+    unsafe { libc::write(to, bytes.as_ptr().cast(), bytes.len()) };
 }

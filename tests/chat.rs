@@ -147,6 +147,25 @@ fn a_closed_terminal_ends_the_program() {
     pty.assert_restored();
 }
 
+/// SIGBUS, from a thread of the engine in the middle of an answer.
+#[test]
+fn a_model_file_that_is_cut_ends_the_chat_with_a_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.nano");
+    let mut convert = Command::new(assert_cmd::cargo::cargo_bin!("nanoinfer"));
+    convert.args(["convert", "--model", "smollm2", "--out"]).arg(&file);
+    assert!(convert.output().unwrap().status.success());
+    let args = [&["--model", file.to_str().unwrap()], &ENDLESS[..]].concat();
+    let mut pty = chat(&args);
+    pty.send("Tell me a long story.\r");
+    pty.wait_for_text("t/s now");
+    std::fs::File::options().write(true).open(&file).unwrap().set_len(100_000).unwrap();
+    assert_eq!(pty.wait().code(), Some(1));
+    pty.assert_restored();
+    let screen = pty.screen();
+    assert!(screen.contains("error: a mapped file can no longer be read"), "{screen}");
+}
+
 #[cfg(debug_assertions)]
 #[test]
 fn a_panic_is_told_after_the_terminal_is_restored() {

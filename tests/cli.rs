@@ -145,6 +145,20 @@ fn inspect_tells_what_was_converted() {
     }
 }
 
+/// Only convert takes adapters; where else one might look for them says so.
+#[test]
+fn adapters_are_for_convert() {
+    let home = temp();
+    for command in ["generate", "chat", "bench", "eval"] {
+        let output = nanoinfer(home.path()).args([command, "--lora", "a"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        let line = "nanoinfer: error: adapters are merged when a model is converted: \
+                    `nanoinfer convert --model MODEL --lora FOLDER --out merged.nano`";
+        assert!(stderr(&output).starts_with(line), "{}", stderr(&output));
+        assert_eq!(stderr(&output).lines().count(), 1);
+    }
+}
+
 #[test]
 fn inspect_tells_the_error_of_each_tensor() {
     let home = temp();
