@@ -198,7 +198,7 @@ impl Pass<'_> {
             }
         };
         self.matmul(w, &e.router, inputs, Into::Store(&s.scores));
-        local.step(w, PassStep::Router);
+        local.step(w, PassStep::GateUp);
         self.route(w, local, config);
         self.experts_gate_up(w, local, e, config);
         local.step(w, PassStep::GateUp);
@@ -217,7 +217,7 @@ impl Pass<'_> {
             let at = item.index() * TOKENS;
             self.norm_tile(x, norm, at, TOKENS.min(m - at), split.take(&item).tile(0, 0));
         }
-        local.step(w, PassStep::Router);
+        local.step(w, PassStep::GateUp);
     }
 
     /// The experts of every token: cheaper done by every worker than shared.

@@ -13,7 +13,6 @@ pub enum PassStep {
     Attention,
     PackAttention,
     AttnOutput,
-    Router,
     GateUp,
     Down,
     Head,
@@ -22,7 +21,7 @@ pub enum PassStep {
 
 impl PassStep {
     /// All steps, in the order of a pass.
-    pub const ALL: [PassStep; 12] = [
+    pub const ALL: [PassStep; 11] = [
         Self::Embed,
         Self::Norm,
         Self::Qkv,
@@ -30,7 +29,6 @@ impl PassStep {
         Self::Attention,
         Self::PackAttention,
         Self::AttnOutput,
-        Self::Router,
         Self::GateUp,
         Self::Down,
         Self::Head,
@@ -47,7 +45,6 @@ impl PassStep {
             Self::Attention => "attention",
             Self::PackAttention => "pack_attention",
             Self::AttnOutput => "attn_output",
-            Self::Router => "router",
             Self::GateUp => "gate_up",
             Self::Down => "down",
             Self::Head => "head",

@@ -70,7 +70,7 @@ fn what_is_not_supported_is_named() {
     for (settings, expected) in [
         (
             json!({"model_type": "mamba"}),
-            "architecture \"mamba\" is not supported; supported: llama, mistral, qwen2, qwen3",
+            "architecture \"mamba\" is not supported; supported: llama, mistral, mixtral, qwen2, qwen3",
         ),
         (json!({"model_type": null}), "model_type is missing"),
         (json!({"quantization_config": {"quant_method": "gptq"}}), "quantized with \"gptq\""),
@@ -217,7 +217,7 @@ fn damaged_safetensors() {
         (one("[400]", "[0,1600]"), "beyond the file's"),
         (one("[4294967296,4294967296]", "[0,16]"), "overflows"),
         (one("[0]", "[0,0]"), "empty shape"),
-        (one("[1,2,2]", "[0,16]"), "3 dimensions"),
+        (one("[1,1,2,2]", "[0,16]"), "4 dimensions"),
         (one("[]", "[0,4]"), "0 dimensions"),
         (two(["a", "b"], ["[0,16]", "[8,24]"]), "\"b\": begins at"),
         (two(["a", "b"], ["[0,16]", "[0,16]"]), "inside \"a\""),

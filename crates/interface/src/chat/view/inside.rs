@@ -19,7 +19,7 @@ const GROUPS: &[(&str, &[PassStep])] = &[
     ("norm", &[PassStep::Embed, PassStep::Norm]),
     ("QKV", &[PassStep::Qkv, PassStep::Cache]),
     ("attention", &[PassStep::Attention, PassStep::PackAttention, PassStep::AttnOutput]),
-    ("FFN", &[PassStep::Router, PassStep::GateUp, PassStep::Down]),
+    ("FFN", &[PassStep::GateUp, PassStep::Down]),
     ("head", &[PassStep::Head]),
     ("sampling", &[PassStep::Sampling]),
 ];
