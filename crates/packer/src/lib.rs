@@ -4,7 +4,7 @@
 //! config.json ─ hf_config ┐
 //! *.safetensors, *.bin ───┤                  ┌ encode ┐
 //!                         ├→ Model → layout ─┤ encode ├→ pack → format::Writer
-//! *.gguf ─ gguf_llama ────┘          (plan)  └ encode ┘
+//! *.gguf ─ gguf_config ───┘          (plan)  └ encode ┘
 //! ```
 //!
 //! A source is described by a [`Config`] and one [`TensorSource`] per weight. The plan says which
@@ -29,7 +29,8 @@ mod encode;
 mod error;
 pub mod fetch;
 mod gguf;
-mod gguf_llama;
+mod gguf_arch;
+mod gguf_config;
 mod hf;
 mod hf_arch;
 mod hf_config;
@@ -98,7 +99,7 @@ impl Input {
     fn open(&self) -> Result<model::Model, Error> {
         match self {
             Self::Folder(path) => hf::open(path),
-            Self::Gguf(path) => gguf_llama::open(path),
+            Self::Gguf(path) => gguf_config::open(path),
         }
     }
 }

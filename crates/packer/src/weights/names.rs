@@ -112,6 +112,8 @@ const GGUF_LAYER: &[Entry] = &[
     ("ffn_gate", &[Role::FfnGate]),
     ("ffn_up", &[Role::FfnUp]),
     ("ffn_down", &[Role::FfnDown]),
+    ("post_attention_norm", &[Role::AttnPostNorm]),
+    ("post_ffw_norm", &[Role::FfnPostNorm]),
     ("ffn_gate_inp", &[Role::FfnRouter]),
     ("ffn_gate_exps", &[Role::FfnGateExperts]),
     ("ffn_up_exps", &[Role::FfnUpExperts]),
@@ -128,9 +130,27 @@ const GGUF_MODEL: &[Entry] = &[
     ("output", &[Role::Output]),
 ];
 
-/// Names of the `llama` architecture in GGUF.
-pub(crate) const GGUF_LLAMA: Names =
-    Names { layer_prefix: "blk.", in_layer: &[GGUF_LAYER], in_model: GGUF_MODEL, permuted: true };
+const fn gguf(in_layer: &'static [&'static [Entry]], permuted: bool) -> Names {
+    Names { layer_prefix: "blk.", in_layer, in_model: GGUF_MODEL, permuted }
+}
+
+/// Names in GGUF.
+pub(crate) const GGUF: Names = gguf(&[GGUF_LAYER], false);
+
+/// The same, of architectures that llama.cpp rotates as it does Llama.
+pub(crate) const GGUF_LLAMA: Names = gguf(&[GGUF_LAYER], true);
+
+/// Phi-3 to Phi-4-mini: fused matrices.
+pub(crate) const GGUF_PHI3: Names = gguf(
+    &[
+        &[
+            ("attn_qkv", &[Role::AttnQ, Role::AttnK, Role::AttnV]),
+            ("ffn_up", &[Role::FfnGate, Role::FfnUp]),
+        ],
+        GGUF_LAYER,
+    ],
+    false,
+);
 
 /// What a tensor holds: the roles of its rows, in which layer, of which expert if it is of one,
 /// and whether as biases.

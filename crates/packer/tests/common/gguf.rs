@@ -114,7 +114,7 @@ impl GgufFile {
 }
 
 /// `convert_hf_to_gguf.py`: `reshape(heads, 2, rows / 2, k).swapaxes(1, 2)`.
-fn permuted(values: &[f32], heads: usize, head_dim: usize) -> Vec<f32> {
+pub(crate) fn permuted(values: &[f32], heads: usize, head_dim: usize) -> Vec<f32> {
     let per_head = values.len() / heads;
     let row = per_head / head_dim;
     let mut out = Vec::with_capacity(values.len());

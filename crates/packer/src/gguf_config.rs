@@ -1,0 +1,274 @@
+//! A GGUF file → what it would be as a Hugging Face folder. What each architecture has of its own
+//! is in `gguf_arch.rs`.
+
+use std::path::Path;
+
+use nanoinfer_format::{Activation, Config, Generation, Norm, NormPlace, QkNorm, Quant};
+
+use crate::Error;
+use crate::gguf::Gguf;
+use crate::gguf_arch::{self, Architecture};
+use crate::hf_config::Description;
+use crate::model::{Model, check_generation};
+use crate::rope::{Kind, Scaling, Yarn, yarn_magnitude};
+use crate::source::{FileTensor, TensorSource};
+use crate::text::Tokenizer;
+use crate::weights::{Biases, Weights};
+
+/// Divisors of RoPE frequencies; tensors, but no weights.
+const ROPE_TENSORS: [&str; 3] =
+    ["rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"];
+
+/// The metadata of one architecture: its keys begin with its name.
+pub(crate) struct Keys<'a> {
+    pub(crate) g: &'a Gguf,
+    architecture: &'static str,
+}
+
+impl Keys<'_> {
+    pub(crate) fn name(&self, key: &str) -> String {
+        format!("{}.{key}", self.architecture)
+    }
+
+    pub(crate) fn u32(&self, key: &str) -> Result<Option<u32>, Error> {
+        self.g.u32(&self.name(key))
+    }
+
+    pub(crate) fn f64(&self, key: &str) -> Result<Option<f64>, Error> {
+        self.g.f64(&self.name(key))
+    }
+
+    pub(crate) fn size(&self, key: &str) -> Result<u32, Error> {
+        self.u32(key)?.ok_or_else(|| self.error(key, "is missing"))
+    }
+
+    /// A number above 0 that may be absent; 0 counts as absent, as llama.cpp has it.
+    pub(crate) fn positive(&self, key: &str) -> Result<Option<f64>, Error> {
+        match self.f64(key)?.filter(|&v| v != 0.0) {
+            Some(v) if !(v.is_finite() && v > 0.0) => {
+                Err(self.error(key, &format!("is {v}, expected a positive number")))
+            }
+            stated => Ok(stated),
+        }
+    }
+
+    pub(crate) fn error(&self, key: &str, what: &str) -> Error {
+        self.g.error(&self.name(key), what)
+    }
+}
+
+/// Reads everything but the weights' values.
+pub(crate) fn open(path: &Path) -> Result<Model, Error> {
+    let mut g = Gguf::open(path)?;
+    let stated = g.str("general.architecture")?.unwrap_or("nothing").to_owned();
+    let Some(architecture) = gguf_arch::ALL.iter().find(|a| a.name == stated) else {
+        let next = format!("supported: {}", gguf_arch::names());
+        let what = format!("architecture {stated:?}");
+        return Err(Error::Unsupported { path: path.into(), what, next });
+    };
+    let tensors = std::mem::take(&mut g.tensors);
+    let (divisors, tensors): (Vec<_>, Vec<_>) =
+        tensors.into_iter().partition(|t| ROPE_TENSORS.contains(&t.name().1));
+    let described = describe(&g, architecture, &tensors, &divisors)?;
+    let config = described.config;
+    let mut weights = Weights::new(path, described.names);
+    for tensor in tensors {
+        weights.insert(tensor, &config)?;
+    }
+    weights.check(&config, described.biases)?;
+    weights.change(described.changes);
+    let generation = generation(&g)?;
+    check_generation(path, &generation, config.vocab_size)?;
+    let bos = generation.bos.filter(|_| generation.add_bos);
+    let tokenizer = Tokenizer::of_gguf(&g, bos, config.vocab_size)?;
+    Ok(Model {
+        turns: described.ropes.iter().flat_map(|kind| kind.turns(config.rotary_dim)).collect(),
+        config,
+        weights,
+        generation,
+        tokenizer,
+        chat_template: g.str("tokenizer.chat_template")?.map(str::to_owned),
+        kind: "gguf",
+        files: g.files,
+    })
+}
+
+fn describe(
+    g: &Gguf,
+    architecture: &Architecture,
+    tensors: &[FileTensor],
+    divisors: &[FileTensor],
+) -> Result<Description, Error> {
+    let keys = Keys { g, architecture: architecture.name };
+    let mut config = common(&keys, tensors)?;
+    let scaling = scaling(&keys, &config, divisors)?;
+    let ropes = vec![Kind { theta: config.rope_theta, scaling }];
+    config.ropes = ropes.iter().map(Kind::rope).collect();
+    let biases = Biases { norm: Some(false), ..Biases::default() };
+    let names = architecture.names;
+    let mut d = Description { config, ropes, biases, names, changes: Vec::new() };
+    (architecture.adapt)(&keys, &mut d)?;
+    if let (Some(1..), None) = (keys.u32("expert_count")?, &d.config.experts) {
+        let what = format!("a mixture of experts of architecture {:?}", architecture.name);
+        let next = "only those of llama (Mixtral) are".into();
+        return Err(Error::Unsupported { path: g.path.clone(), what, next });
+    }
+    d.config.ropes = d.ropes.iter().map(Kind::rope).collect();
+    d.config.validate().map_err(|e| Error::source(&g.path, e.to_string()))?;
+    Ok(d)
+}
+
+fn common(keys: &Keys<'_>, tensors: &[FileTensor]) -> Result<Config, Error> {
+    let g = keys.g;
+    let (d_model, n_heads, n_layers) = (
+        keys.size("embedding_length")?,
+        keys.size("attention.head_count")?,
+        keys.size("block_count")?,
+    );
+    let head_dim = match keys.u32("attention.key_length")? {
+        Some(given) => given,
+        None if n_heads > 0 && d_model.is_multiple_of(n_heads) => d_model / n_heads,
+        None => {
+            let what = format!("is {n_heads}, expected a divisor of embedding_length {d_model}");
+            return Err(keys.error("attention.head_count", &what));
+        }
+    };
+    if let Some(other) = keys.u32("attention.value_length")?.filter(|&v| v != head_dim) {
+        let what = format!("is {other}, expected the head size {head_dim}");
+        return Err(keys.error("attention.value_length", &what));
+    }
+    let named = |name: &str| tensors.iter().find(|t| t.name().1 == name);
+    let Some(vocab) = named("token_embd.weight") else {
+        return Err(Error::source(&g.path, "has no tensor \"token_embd.weight\""));
+    };
+    let rope_theta = keys.f64("rope.freq_base")?.unwrap_or(10000.0);
+    if !(rope_theta.is_finite() && rope_theta > 1.0) {
+        let what = format!("is {rope_theta}, expected a number above 1");
+        return Err(keys.error("rope.freq_base", &what));
+    }
+    let norm_eps = match keys.f64("attention.layer_norm_rms_epsilon")? {
+        None => keys.f64("attention.layer_norm_epsilon")?,
+        given => given,
+    };
+    let missing = || keys.error("attention.layer_norm_rms_epsilon", "is missing");
+    let entries = n_layers.min(1 << 14) as usize;
+    Ok(Config {
+        architecture: keys.architecture.into(),
+        quant: Quant::F32,
+        n_layers,
+        d_model,
+        d_ff: keys.size("feed_forward_length")?,
+        n_heads,
+        n_kv_heads: keys.u32("attention.head_count_kv")?.unwrap_or(n_heads),
+        head_dim,
+        vocab_size: u32::try_from(vocab.shape()[0]).unwrap_or(u32::MAX),
+        context_length: keys.size("context_length")?,
+        norm: Norm::Rms,
+        norm_place: NormPlace::Pre,
+        norm_eps: norm_eps.ok_or_else(missing)?,
+        qk_norm: QkNorm::None,
+        attention_scale: keys
+            .positive("attention.scale")?
+            .unwrap_or_else(|| 1.0 / f64::from(head_dim).sqrt()),
+        attention_softcap: 0.0,
+        activation: Activation::Silu,
+        gated: true,
+        embedding_scale: 1.0,
+        logit_scale: 1.0,
+        logit_softcap: 0.0,
+        rope_theta,
+        rotary_dim: keys.u32("rope.dimension_count")?.unwrap_or(head_dim),
+        ropes: Vec::new(),
+        layer_ropes: vec![1; entries],
+        tied_embeddings: named("output.weight").is_none(),
+        value_rotation: 1,
+        windows: vec![0; entries],
+        experts: None,
+    })
+}
+
+fn scaling(keys: &Keys<'_>, c: &Config, divisors: &[FileTensor]) -> Result<Scaling, Error> {
+    let read = |name: &str| -> Result<Option<Vec<f32>>, Error> {
+        let tensor = divisors.iter().find(|t| t.name().1 == name);
+        tensor.map(|t| read_divisors(keys.g, t, c.rotary_dim as usize / 2)).transpose()
+    };
+    let [freqs, short, long] = ROPE_TENSORS;
+    let original = match keys.u32("rope.scaling.original_context_length")? {
+        None | Some(0) => c.context_length,
+        Some(stated) => stated,
+    };
+    // LLM_KV_ROPE_SCALING_ATTN_FACTOR of llama.cpp.
+    let attn_factor = keys.positive("rope.scaling.attn_factor")?.unwrap_or(1.0);
+    if let (Some(short), Some(long)) = (read(short)?, read(long)?) {
+        let wide = |v: Vec<f32>| v.into_iter().map(f64::from).collect();
+        return Ok(Scaling::LongRope {
+            short: wide(short),
+            long: wide(long),
+            original_context: original,
+            magnitude: attn_factor,
+        });
+    }
+    let factors = read(freqs)?;
+    // Linear unless stated otherwise, and 0 means 1: as llama.cpp reads it. Files from before
+    // September 2023 have the older key.
+    let stated = match keys.positive("rope.scaling.factor")? {
+        None => keys.positive("rope.scale_linear")?,
+        given => given,
+    };
+    let kind_key = keys.name("rope.scaling.type");
+    let scaling = match (keys.g.str(&kind_key)?.unwrap_or("linear"), stated.unwrap_or(1.0)) {
+        ("none", _) | ("linear" | "longrope", 1.0) => Scaling::None,
+        ("linear", factor) => Scaling::Linear(factor),
+        ("yarn", factor) => Scaling::Yarn(Yarn {
+            factor,
+            original_context: f64::from(original),
+            beta_fast: keys.positive("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
+            beta_slow: keys.positive("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
+            truncate: true,
+            magnitude: attn_factor * yarn_magnitude(factor, 1.0),
+        }),
+        (other, _) => {
+            let next = "supported: none, linear, yarn, and tensors of factors".into();
+            let what = format!("RoPE scaling {other:?}");
+            return Err(Error::Unsupported { path: keys.g.path.clone(), what, next });
+        }
+    };
+    match (factors, scaling) {
+        (None, scaling) => Ok(scaling),
+        (Some(factors), Scaling::None) => Ok(Scaling::Factors(factors)),
+        (Some(_), _) => Err(keys.error("rope.scaling", "is stated beside the tensor rope_freqs")),
+    }
+}
+
+/// One divisor for each pair of a head.
+fn read_divisors(g: &Gguf, tensor: &FileTensor, half: usize) -> Result<Vec<f32>, Error> {
+    let fail = |what: String| {
+        let name = tensor.name().1.to_owned();
+        Error::Tensor { path: g.path.clone(), tensor: name, what }
+    };
+    if tensor.shape() != [half, 1] {
+        let [n, k] = tensor.shape();
+        return Err(fail(format!("has shape [{n}, {k}], expected [{half}, 1]")));
+    }
+    let mut values = vec![0.0; half];
+    tensor.read_rows(0..half, &mut values)?;
+    match values.iter().find(|v| !(v.is_finite() && **v >= 1e-6)) {
+        Some(v) => Err(fail(format!("holds {v}, expected positive divisors"))),
+        None => Ok(values),
+    }
+}
+
+fn generation(g: &Gguf) -> Result<Generation, Error> {
+    let bos = g.u32("tokenizer.ggml.bos_token_id")?;
+    let mut eos = Vec::new();
+    for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
+        eos.extend(g.u32(key)?.filter(|id| !eos.contains(id)));
+    }
+    // Where the file does not say, llama.cpp's defaults for the kind of tokenizer hold.
+    let by_kind = match g.str("tokenizer.ggml.model")? {
+        Some("llama") => true,
+        _ => matches!(g.str("tokenizer.ggml.pre")?, Some("llama3" | "llama-v3" | "llama-bpe")),
+    };
+    let add_bos = bos.is_some() && g.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(by_kind);
+    Ok(Generation { bos, add_bos, eos, ..Generation::default() })
+}
