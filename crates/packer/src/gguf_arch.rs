@@ -23,6 +23,8 @@ pub(crate) const ALL: &[Architecture] = &[
     Architecture { name: "llama", names: &names::GGUF_LLAMA, adapt: llama },
     Architecture { name: "qwen2", names: &names::GGUF, adapt: |_, _| Ok(()) },
     Architecture { name: "qwen3", names: &names::GGUF, adapt: qwen3 },
+    Architecture { name: "qwen3moe", names: &names::GGUF, adapt: qwen3moe },
+    Architecture { name: "olmoe", names: &names::GGUF, adapt: olmoe },
     Architecture { name: "phi3", names: &names::GGUF_PHI3, adapt: window_everywhere },
     Architecture { name: "granite", names: &names::GGUF_LLAMA, adapt: granite },
     Architecture { name: "gemma2", names: &names::GGUF, adapt: gemma2 },
@@ -48,12 +50,16 @@ fn window_everywhere(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> 
 
 /// What GGUF calls Mistral and Mixtral too.
 fn llama(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
-    d.config.experts = experts(keys, d.config.n_layers)?;
+    d.config.experts = experts(keys, d.config.n_layers, RouterSoftmax::Chosen)?;
     window_everywhere(keys, d)
 }
 
-/// Experts of every layer, as llama.cpp runs them.
-fn experts(keys: &Keys<'_>, n_layers: u32) -> Result<Option<Experts>, Error> {
+/// Experts of every layer. What the softmax is over, llama.cpp knows and the file does not say.
+fn experts(
+    keys: &Keys<'_>,
+    n_layers: u32,
+    router_softmax: RouterSoftmax,
+) -> Result<Option<Experts>, Error> {
     let Some(n_experts) = keys.u32("expert_count")?.filter(|&n| n > 0) else { return Ok(None) };
     let d_ff = match keys.u32("expert_feed_forward_length")? {
         None => keys.size("feed_forward_length")?,
@@ -63,13 +69,24 @@ fn experts(keys: &Keys<'_>, n_layers: u32) -> Result<Option<Experts>, Error> {
         n_experts,
         experts_per_token: keys.size("expert_used_count")?,
         d_ff,
-        router_softmax: RouterSoftmax::Chosen,
+        router_softmax,
         layers: vec![true; n_layers.min(1 << 14) as usize],
     }))
 }
 
 fn qwen3(_: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
     d.config.qk_norm = QkNorm::Head;
+    Ok(())
+}
+
+fn qwen3moe(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
+    d.config.experts = experts(keys, d.config.n_layers, RouterSoftmax::Chosen)?;
+    qwen3(keys, d)
+}
+
+fn olmoe(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
+    d.config.experts = experts(keys, d.config.n_layers, RouterSoftmax::All)?;
+    d.config.qk_norm = QkNorm::Full;
     Ok(())
 }
 

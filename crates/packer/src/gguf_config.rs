@@ -1,6 +1,7 @@
 //! A GGUF file → what it would be as a Hugging Face folder. What each architecture has of its own
 //! is in `gguf_arch.rs`.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use nanoinfer_format::{Activation, Config, Generation, Norm, NormPlace, QkNorm, Quant};
@@ -110,8 +111,15 @@ fn describe(
     (architecture.adapt)(&keys, &mut d)?;
     if let (Some(1..), None) = (keys.u32("expert_count")?, &d.config.experts) {
         let what = format!("a mixture of experts of architecture {:?}", architecture.name);
-        let next = "only those of llama (Mixtral) are".into();
+        let next = "only those of llama (Mixtral), qwen3moe and olmoe are".into();
         return Err(Error::Unsupported { path: g.path.clone(), what, next });
+    }
+    if let Some(experts) = &mut d.config.experts {
+        let names: HashSet<_> = tensors.iter().map(|t| t.name().1).collect();
+        let router = |layer: usize| format!("blk.{layer}.ffn_gate_inp.weight");
+        for (layer, sparse) in experts.layers.iter_mut().enumerate() {
+            *sparse = names.contains(router(layer).as_str());
+        }
     }
     d.config.ropes = d.ropes.iter().map(Kind::rope).collect();
     d.config.validate().map_err(|e| Error::source(&g.path, e.to_string()))?;

@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::collections::BTreeMap;
+
 use common::gguf::{GgufFile, Meta, permuted};
 use common::{golden, packed, read_folder};
 use nanoinfer_format::NanoFile;
@@ -45,6 +47,39 @@ const POST_NORMS: &[(&str, &str)] = &[
     ("post_feedforward_layernorm", "post_ffw_norm"),
 ];
 
+const EXPERTS: &[(&str, &str)] = &[("mlp.gate.", "ffn_gate_inp.")];
+
+fn experts(settings: &Value, width: &str) -> Vec<(&'static str, Meta)> {
+    let n = |keys: &[&str]| keys.iter().find_map(|&key| settings[key].as_u64()).unwrap();
+    let count = n(&["num_experts", "num_local_experts"]);
+    vec![
+        ("expert_count", Meta::U32(count as u32)),
+        ("expert_used_count", Meta::U32(n(&["num_experts_per_tok"]) as u32)),
+        ("expert_feed_forward_length", Meta::U32(n(&[width]) as u32)),
+    ]
+}
+
+/// Puts `blk.L.ffn_experts.E.PART.weight` of all experts E into `blk.L.ffn_PART_exps.weight`.
+fn stacked(tensors: Vec<(String, Vec<u64>, Vec<f32>)>) -> Vec<(String, Vec<u64>, Vec<f32>)> {
+    let mut stacks = BTreeMap::<String, BTreeMap<u32, (Vec<u64>, Vec<f32>)>>::new();
+    let mut out = Vec::new();
+    for (name, dims, values) in tensors {
+        let Some((layer, rest)) = name.split_once("ffn_experts.") else {
+            out.push((name, dims, values));
+            continue;
+        };
+        let (expert, part) = rest.split_once('.').unwrap();
+        let stack = format!("{layer}ffn_{}_exps.weight", part.strip_suffix(".weight").unwrap());
+        stacks.entry(stack).or_default().insert(expert.parse().unwrap(), (dims, values));
+    }
+    for (name, experts) in stacks {
+        let mut dims = experts[&0].0.clone();
+        dims.push(experts.len() as u64);
+        out.push((name, dims, experts.into_values().flat_map(|(_, values)| values).collect()));
+    }
+    out
+}
+
 fn f(settings: &Value, key: &str) -> Meta {
     Meta::F32(settings[key].as_f64().unwrap() as f32)
 }
@@ -79,6 +114,20 @@ fn cases() -> Vec<Case> {
                     ("rope.scaling.original_context_length", Meta::U32(128)),
                 ]
             },
+            ..PLAIN
+        },
+        Case {
+            folder: "qwen3-experts",
+            architecture: "qwen3moe",
+            names: EXPERTS,
+            keys: |s| experts(s, "moe_intermediate_size"),
+            ..PLAIN
+        },
+        Case {
+            folder: "olmoe-experts",
+            architecture: "olmoe",
+            names: EXPERTS,
+            keys: |s| experts(s, "intermediate_size"),
             ..PLAIN
         },
         Case { folder: "phi3-fused", architecture: "phi3", ..PLAIN },
@@ -212,7 +261,7 @@ fn gguf(case: &Case, s: &Value) -> GgufFile {
             tensors.push((name, vec![values.len() as u64], values));
         }
     }
-    GgufFile { metadata, tensors }
+    GgufFile { metadata, tensors: stacked(tensors) }
 }
 
 /// The numbers of a config that GGUF has as f32.
