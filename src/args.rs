@@ -107,9 +107,12 @@ Examples:
   nanoinfer generate --prompt-file story.txt --temp 0.8 --top-p 0.95 --seed 7
 
 With --json one object is printed at the end: prompt_tokens and tokens (ids), text, finish_reason
-(stop, length, context, cancelled), timings, isa, threads. In timings, load_ms counts from the
-start of the process until the model can take tokens, ttft_ms from then to the first token,
-prefill_tps and decode_tps are tokens per second. With --json, Ctrl-C still prints what there is.")]
+(stop, length, context, cancelled), reused_tokens (of the prompt, found in a cache), drafts, timings,
+isa, threads. In drafts, passes is how often the model ran after the prompt, tokens_per_pass what came
+of it, drafted and accepted count tokens, all together and from lookup and draft model. In timings,
+load_ms counts from the start of the process until the model can take tokens, ttft_ms from then to the
+first token, prefill_tps and decode_tps are tokens per second. With --json, Ctrl-C still prints what
+there is.")]
 pub(crate) struct Generate {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
@@ -128,6 +131,8 @@ pub(crate) struct Generate {
     /// Most tokens to generate
     #[arg(short, long = "max-tokens", value_name = "N", default_value_t = 256)]
     pub(crate) n: usize,
+    #[command(flatten)]
+    pub(crate) drafts: DraftArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
     /// Print one JSON object at the end, instead of text as it comes
@@ -171,6 +176,8 @@ pub(crate) struct Chat {
     #[arg(long)]
     pub(crate) plain: bool,
     #[command(flatten)]
+    pub(crate) drafts: DraftArgs,
+    #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
 }
 
@@ -196,6 +203,19 @@ pub(crate) struct ModelArgs {
     /// How to cache keys and values (default: q8 for q8 models, f32 for f32 models)
     #[arg(long, value_enum)]
     pub(crate) kv: Option<Kv>,
+}
+
+/// How answers come faster. None of it changes a token of them.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Drafting (changes speed, never the text)")]
+pub(crate) struct DraftArgs {
+    /// Small model with the same vocabulary that drafts; what it drafts is verified several tokens
+    /// a pass
+    #[arg(long, value_name = "MODEL", conflicts_with = "no_draft")]
+    pub(crate) draft: Option<String>,
+    /// One token a pass; do not draft from what the text repeats either
+    #[arg(long)]
+    pub(crate) no_draft: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -22,8 +22,8 @@ fn on_a_screen() -> bool {
 }
 
 fn lines(args: &Chat) -> Result<ExitCode> {
-    let mut session = crate::run::session(&args.model)?;
-    let options = args.sampling.options(session.engine().model(), args.n);
+    let mut session = crate::run::session(&args.model, &args.drafts)?;
+    let options = args.sampling.options(session.engine().model(), args.n, &args.drafts);
     let interactive = stdin().is_terminal();
     if interactive {
         crate::report::say("type a message; `exit` or Ctrl-C quits");
@@ -45,10 +45,11 @@ fn lines(args: &Chat) -> Result<ExitCode> {
 }
 
 fn screen(args: Chat) -> Result<ExitCode> {
-    let session = crate::run::session(&args.model)?;
-    let options = args.sampling.options(session.engine().model(), args.n);
+    let session = crate::run::session(&args.model, &args.drafts)?;
+    let options = args.sampling.options(session.engine().model(), args.n, &args.drafts);
     let name = args.model.model.clone();
-    let model = args.model;
+    let (model, mut drafts) = (args.model, args.drafts);
+    drafts.draft = None; // it was meant for this model, not for others that are opened later
     let setup = Setup {
         name,
         system: args.system,
@@ -57,7 +58,7 @@ fn screen(args: Chat) -> Result<ExitCode> {
         color: std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
         open: Box::new(move |name, tell| {
             let args = ModelArgs { model: name.to_owned(), revision: None, ..model.clone() };
-            crate::run::session_told(&args, tell).map_err(|e| format!("{e:#}"))
+            crate::run::session_told(&args, &drafts, tell).map_err(|e| format!("{e:#}"))
         }),
         bandwidth: Some(Box::new(|threads| crate::bench::memory_bandwidth(threads).ok())),
     };

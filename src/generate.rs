@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nanoinfer_engine::{Canceller, Event, FinishReason, Message, Session};
+use nanoinfer_engine::{Canceller, DraftStats, Drafted, Event, FinishReason, Message, Session};
 use nanoinfer_packer::fetch::Step;
 use serde_json::json;
 
@@ -20,7 +20,7 @@ const MAX_PROMPT: u64 = 64 << 20;
 
 pub(crate) fn run(args: Generate, clock: Clock) -> Result<ExitCode> {
     let source = Source::open(&args)?;
-    let mut session = crate::run::session(&args.model)?;
+    let mut session = crate::run::session(&args.model, &args.drafts)?;
     let load = clock.elapsed();
     let prompt = source.read()?;
     if args.chat {
@@ -30,7 +30,7 @@ pub(crate) fn run(args: Generate, clock: Clock) -> Result<ExitCode> {
     } else {
         session.prompt_text(&prompt)?;
     }
-    let options = args.sampling.options(session.engine().model(), Some(args.n));
+    let options = args.sampling.options(session.engine().model(), Some(args.n), &args.drafts);
     session.start(options)?;
     cancel_on_ctrl_c(session.canceller())?;
     let (text, reason) = answer(&mut session, &args)?;
@@ -128,6 +128,16 @@ fn answer(session: &mut Session, args: &Generate) -> Result<(String, FinishReaso
     Ok((all, ended))
 }
 
+fn drafts(stats: &DraftStats) -> serde_json::Value {
+    let source = |d: Drafted| json!({ "drafted": d.drafted, "accepted": d.accepted, "acceptance": d.acceptance() });
+    let mut all = source(stats.all());
+    all["passes"] = stats.passes.into();
+    all["tokens_per_pass"] = stats.tokens_per_pass().into();
+    all["lookup"] = source(stats.lookup);
+    all["model"] = source(stats.model);
+    all
+}
+
 fn object(
     session: &Session,
     text: &str,
@@ -141,6 +151,8 @@ fn object(
         "tokens": session.generated(),
         "text": text,
         "finish_reason": reason.name(),
+        "reused_tokens": stats.reused_tokens,
+        "drafts": drafts(&stats.drafts),
         "timings": {
             "load_ms": ms(load),
             "prefill_ms": ms(stats.prefill),

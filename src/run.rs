@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use anyhow::{Result, anyhow};
 use nanoinfer_engine::{
-    Engine, EngineOptions, GenerateOptions, KvType, Model, Sampling, SelfCheck, Session,
+    Drafting, Engine, EngineOptions, GenerateOptions, KvType, Model, Sampling, SelfCheck, Session,
 };
 use nanoinfer_format::Quant;
 use nanoinfer_interface::terminal;
@@ -14,7 +14,7 @@ use nanoinfer_kernels::Isa;
 use nanoinfer_packer::fetch::{ModelRef, Report, Step};
 use nanoinfer_packer::store::Store;
 
-use crate::args::{Kv, ModelArgs, SamplingArgs};
+use crate::args::{DraftArgs, Kv, ModelArgs, SamplingArgs};
 use crate::report::Reporter;
 
 /// The `.nano` file for what was given as `--model`, made now if it has to be.
@@ -62,18 +62,41 @@ fn engine_told(args: &ModelArgs, report: &mut Report<'_>) -> Result<Engine> {
 }
 
 /// A session with an empty context, ready to take tokens.
-pub(crate) fn session(args: &ModelArgs) -> Result<Session> {
-    Ok(Session::new(engine(args)?)?)
+pub(crate) fn session(args: &ModelArgs, drafts: &DraftArgs) -> Result<Session> {
+    let mut reporter = Reporter::default();
+    session_reported(args, drafts, &mut |step| reporter.step(step))
+}
+
+fn session_reported(
+    args: &ModelArgs,
+    drafts: &DraftArgs,
+    report: &mut Report<'_>,
+) -> Result<Session> {
+    let mut session = Session::new(engine_told(args, report)?)?;
+    if let Some(model) = &drafts.draft {
+        let args = ModelArgs {
+            model: model.clone(),
+            revision: None,
+            ctx: Some(session.engine().ctx() as u64),
+            kv: None,
+            ..args.clone()
+        };
+        session.set_draft_model(engine_told(&args, report)?)?;
+    }
+    Ok(session)
 }
 
 /// The same where standard error is not to be written to: what it does goes to `tell`.
-pub(crate) fn session_told(args: &ModelArgs, tell: &dyn Fn(String)) -> Result<Session> {
-    let engine = engine_told(args, &mut |step| {
+pub(crate) fn session_told(
+    args: &ModelArgs,
+    drafts: &DraftArgs,
+    tell: &dyn Fn(String),
+) -> Result<Session> {
+    session_reported(args, drafts, &mut |step| {
         if let Step::Say(what) = step {
             tell(nanoinfer_text::terminal_safe(what).into_owned());
         }
-    })?;
-    Ok(Session::new(engine)?)
+    })
 }
 
 pub(crate) fn forced_isa() -> Result<Option<Isa>> {
@@ -96,7 +119,12 @@ impl From<Kv> for KvType {
 
 impl SamplingArgs {
     /// The model's own way of choosing tokens, overridden by what was typed.
-    pub(crate) fn options(&self, model: &Model, max_tokens: Option<usize>) -> GenerateOptions {
+    pub(crate) fn options(
+        &self,
+        model: &Model,
+        max_tokens: Option<usize>,
+        drafts: &DraftArgs,
+    ) -> GenerateOptions {
         let d = Sampling::of(model.generation());
         let sampling = Sampling {
             temperature: self.temp.unwrap_or(d.temperature),
@@ -113,6 +141,7 @@ impl SamplingArgs {
             sampling,
             stop: self.stop.clone(),
             ignore_eos: self.ignore_eos,
+            drafting: if drafts.no_draft { Drafting::OFF } else { Drafting::default() },
         }
     }
 }

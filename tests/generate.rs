@@ -38,8 +38,17 @@ fn a_question_is_answered() {
     let object = answer.as_object().unwrap();
     let mut keys: Vec<_> = object.keys().map(String::as_str).collect();
     keys.sort_unstable();
-    let expected =
-        ["finish_reason", "isa", "prompt_tokens", "text", "threads", "timings", "tokens"];
+    let expected = [
+        "drafts",
+        "finish_reason",
+        "isa",
+        "prompt_tokens",
+        "reused_tokens",
+        "text",
+        "threads",
+        "timings",
+        "tokens",
+    ];
     assert_eq!(keys, expected);
     for list in ["prompt_tokens", "tokens"] {
         assert!(object[list].as_array().unwrap().iter().all(Value::is_u64), "{list}");
@@ -112,6 +121,27 @@ fn the_prompt_comes_from_an_argument_a_file_or_standard_input() {
     assert_fails(&binary, 1, &["standard input", "byte 2", "UTF-8"]);
     let long = generate(&["--ctx", "64"]).write_stdin("word ".repeat(100)).output().unwrap();
     assert_fails(&long, 1, &["--ctx"]);
+}
+
+#[test]
+fn drafts_change_the_speed_and_never_the_text() {
+    let text = "one two three four five six seven eight nine ten, ".repeat(6);
+    let base = ["--prompt", &text, "-n", "60", "--ignore-eos", "--temp", "0.3", "--seed", "4"];
+    let with = object(&base);
+    let without = object(&[&base[..], &["--no-draft"]].concat());
+    let model = object(&[&base[..], &["--draft", "smollm2"]].concat());
+    assert_eq!(with["tokens"], without["tokens"]);
+    assert_eq!(with["tokens"], model["tokens"]);
+    let count = |o: &Value, name: &str| o["drafts"][name].as_u64().unwrap();
+    assert_eq!((count(&without, "drafted"), count(&without, "passes")), (0, 59));
+    assert!(count(&with, "accepted") > 20 && count(&with, "passes") < 40, "{}", with["drafts"]);
+    assert!(with["drafts"]["tokens_per_pass"].as_f64().unwrap() > 1.5);
+    assert_eq!(with["drafts"]["lookup"]["accepted"], with["drafts"]["accepted"]);
+
+    let both = run(&["--prompt", "x", "--no-draft", "--draft", "smollm2"]);
+    assert_fails(&both, 2, &["--no-draft"]);
+    let missing = run(&["--prompt", "x", "--draft", "none.nano"]);
+    assert_fails(&missing, 1, &["none.nano"]);
 }
 
 #[test]

@@ -81,6 +81,14 @@ pub enum Error {
         /// What ran out.
         what: &'static str,
     },
+    /// A model that cannot draft for this one.
+    #[error("{}: it cannot draft for this model: {what}; use one of the same family", path.display())]
+    Draft {
+        /// File concerned.
+        path: PathBuf,
+        /// What does not fit.
+        what: String,
+    },
     /// Nothing to continue from.
     #[error("there is no prompt: give at least one token")]
     EmptyPrompt,

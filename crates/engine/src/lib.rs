@@ -16,6 +16,7 @@
 //! What this crate is not: it converts no models (the packer does), has no arithmetic of its own
 //! (the kernels have), and knows no terminal.
 
+mod answer;
 mod attend;
 mod cache;
 mod dialogue;
@@ -32,8 +33,10 @@ mod sample;
 mod scratch;
 mod selfcheck;
 mod session;
+mod speculate;
 mod weights;
 
+pub use answer::{Event, FinishReason, GenerateOptions, Stats};
 pub use cache::{KvType, SeqId};
 pub use engine::{Canceller, Engine, EngineOptions, Step, buffer_bytes};
 pub use error::Error;
@@ -44,4 +47,5 @@ pub use nanoinfer_text::Message;
 pub use profile::{PassStep, Profile};
 pub use sample::{Candidate, Sampling};
 pub use selfcheck::{NUMERICS, Replay, SelfCheck};
-pub use session::{Event, FinishReason, GenerateOptions, Session, Stats};
+pub use session::Session;
+pub use speculate::{DraftStats, Drafted, Drafting, Script};

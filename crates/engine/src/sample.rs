@@ -106,16 +106,28 @@ impl Sampler {
         }
     }
 
-    fn note(&mut self, id: u32) {
-        if !std::mem::replace(&mut self.seen[id as usize], true) {
+    /// Returns whether the token is new to the context.
+    fn note(&mut self, id: u32) -> bool {
+        let new = !std::mem::replace(&mut self.seen[id as usize], true);
+        if new {
             self.context.push(id);
         }
+        new
     }
 
-    /// Counts a generated token.
-    pub(crate) fn push(&mut self, id: u32) {
-        self.note(id);
+    /// Counts a generated token. Returns whether it is new to the context.
+    pub(crate) fn push(&mut self, id: u32) -> bool {
         self.counts[id as usize] += 1;
+        self.note(id)
+    }
+
+    /// Takes back the last [`Self::push`], which returned `new`.
+    pub(crate) fn pop(&mut self, id: u32, new: bool) {
+        self.counts[id as usize] -= 1;
+        if new {
+            self.seen[id as usize] = false;
+            self.context.pop();
+        }
     }
 
     /// Draws the token at `position` of the sequence. The random number depends on the seed and
@@ -255,7 +267,7 @@ pub(crate) fn argmax(logits: &[f32]) -> u32 {
 
 /// A number in [0, 1) that depends on seed and position alone: SplitMix64 (Steele, Lea and Flood,
 /// 2014) as a counter-based generator.
-fn uniform(seed: u64, position: u64) -> f64 {
+pub(crate) fn uniform(seed: u64, position: u64) -> f64 {
     let mix = |mut z: u64| {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -366,6 +378,12 @@ mod tests {
         let mut logits = LOGITS.to_vec();
         s.penalize(&mut logits);
         assert_eq!(logits, [0.0, 1.0, 1.0, 0.0, -6.0]);
+        let pushed = [(4, s.push(4)), (2, s.push(2)), (2, s.push(2))];
+        assert_eq!(pushed.map(|(_, new)| new), [false, true, false]);
+        pushed.iter().rev().for_each(|&(id, new)| s.pop(id, new));
+        let mut again = LOGITS.to_vec();
+        s.penalize(&mut again);
+        assert_eq!(again, logits);
         s.restart(&[]);
         let mut logits = LOGITS.to_vec();
         s.penalize(&mut logits);

@@ -1,113 +1,16 @@
 //! A conversation with a model: prompt in, events out.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nanoinfer_text::{Message, StopMatcher, StopStep, TextStream};
 
 use crate::dialogue::Dialogue;
 use crate::sample::Sampler;
-use crate::{Canceller, Candidate, Engine, Error, PassStep, Sampling, SeqId, Step};
-
-/// What an answer should be like.
-#[derive(Clone, Debug, Default)]
-pub struct GenerateOptions {
-    /// Tokens to generate at most; `None` = until the model ends or the context is full.
-    pub max_tokens: Option<usize>,
-    /// How to choose tokens.
-    pub sampling: Sampling,
-    /// The answer ends before any of these strings.
-    pub stop: Vec<String>,
-    /// Do not stop at the model's end-of-answer tokens.
-    pub ignore_eos: bool,
-}
-
-/// Why an answer ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FinishReason {
-    /// The model ended it, or a stop string came.
-    Stop,
-    /// `max_tokens` were generated.
-    Length,
-    /// The context is full.
-    Context,
-    /// It was cancelled.
-    Cancelled,
-}
-
-impl FinishReason {
-    /// `stop`, `length`, `context` or `cancelled`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Stop => "stop",
-            Self::Length => "length",
-            Self::Context => "context",
-            Self::Cancelled => "cancelled",
-        }
-    }
-}
-
-/// What happened in one [`Session::next`].
-#[derive(Debug)]
-pub enum Event<'s> {
-    /// A part of the prompt was processed.
-    Prefill {
-        /// Tokens processed so far.
-        done: usize,
-        /// Tokens to process; what was cached does not count.
-        total: usize,
-    },
-    /// A token was generated.
-    Token {
-        /// Its id.
-        id: u32,
-        /// Text that is certain now: whole characters, no beginning of a stop string. May be empty.
-        text: &'s str,
-        /// The same as exact bytes: half characters at once, invalid ones as they are.
-        bytes: &'s [u8],
-    },
-    /// The answer is complete.
-    Finished {
-        /// Why.
-        reason: FinishReason,
-        /// Text that was held back.
-        text: &'s str,
-        /// The same as exact bytes, those given already left out.
-        bytes: &'s [u8],
-    },
-}
-
-/// Counts and times of the current answer.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Stats {
-    /// Tokens of the context when the answer began.
-    pub prompt_tokens: usize,
-    /// Those of them that were cached already.
-    pub reused_tokens: usize,
-    /// Tokens generated.
-    pub generated: usize,
-    /// Time from the start to the end of the prompt.
-    pub prefill: Duration,
-    /// Time from the start to the first token.
-    pub first_token: Duration,
-    /// Time from the first token to the last.
-    pub decode: Duration,
-}
-
-impl Stats {
-    /// Prompt tokens processed per second.
-    pub fn prefill_tps(&self) -> f64 {
-        rate(self.prompt_tokens - self.reused_tokens, self.prefill)
-    }
-
-    /// Tokens per second after the first.
-    pub fn decode_tps(&self) -> f64 {
-        rate(self.generated.saturating_sub(1), self.decode)
-    }
-}
-
-fn rate(n: usize, time: Duration) -> f64 {
-    if n == 0 || time.is_zero() { 0.0 } else { n as f64 / time.as_secs_f64() }
-}
+use crate::speculate::{Speculator, draft_model};
+use crate::{
+    Canceller, Candidate, Engine, Error, Event, FinishReason, GenerateOptions, PassStep, Script,
+    SeqId, Stats, Step,
+};
 
 #[derive(Clone, Copy)]
 enum State {
@@ -151,6 +54,7 @@ pub struct Session {
     started: Instant,
     steps: Vec<Step>,
     dialogue: Dialogue,
+    speculator: Speculator,
 }
 
 impl Session {
@@ -172,8 +76,26 @@ impl Session {
             started: Instant::now(),
             steps: Vec::with_capacity(engine.max_batch()),
             dialogue: Dialogue::default(),
+            speculator: Speculator::new(engine.ctx() + 1, engine.model().generation()),
             engine,
         })
+    }
+
+    /// Lets a small model draft, with the same vocabulary and room for as many positions. Answers
+    /// stay the same; [`Stats::drafts`] tells what came of it.
+    pub fn set_draft_model(&mut self, engine: Engine) -> Result<(), Error> {
+        self.speculator.model = Some(draft_model(engine, &self.engine)?);
+        Ok(())
+    }
+
+    /// The draft model's engine.
+    pub fn draft_engine(&self) -> Option<&Engine> {
+        self.speculator.model.as_ref().map(|model| model.engine())
+    }
+
+    /// Says what the next answers are to be, see [`Script`]. For measurements only.
+    pub fn set_script(&mut self, script: Option<Script>) {
+        self.speculator.set_script(script);
     }
 
     /// The engine.
@@ -193,12 +115,13 @@ impl Session {
 
     /// Counts and times of the current answer.
     pub fn stats(&self) -> Stats {
-        self.stats
+        Stats { drafts: self.speculator.stats(), ..self.stats }
     }
 
     /// Tokens of the context whose keys and values are cached: all but what is to be processed.
     pub fn cached(&self) -> usize {
-        self.engine.len(self.seq)
+        // During a pass's draws the cache also holds drafts that may yet be rejected.
+        self.engine.len(self.seq).min(self.tokens.len())
     }
 
     /// Measures the steps of passes from now on, in [`Engine::profile`], or stops.
@@ -238,7 +161,9 @@ impl Session {
             return Err(Error::Context { tokens: ids.len(), ctx });
         }
         let common = self.tokens.iter().zip(ids).take_while(|(a, b)| a == b).count();
+        self.end_draws();
         self.engine.truncate(self.seq, common);
+        self.speculator.truncate(&self.tokens, common);
         self.tokens.clear();
         self.tokens.extend_from_slice(ids);
         self.answer_follows = false;
@@ -295,6 +220,7 @@ impl Session {
             return Err(Error::EmptyPrompt);
         }
         // The last token is always processed: its logits are what the answer begins with.
+        self.end_draws();
         self.engine.truncate(self.seq, self.tokens.len() - 1);
         self.engine.clear_cancel();
         if let Some(stream) = &mut self.stream {
@@ -305,6 +231,7 @@ impl Session {
         self.stop = stops.then(|| StopMatcher::new(&options.stop, longest));
         self.sampler.sampling = options.sampling;
         self.sampler.restart(&self.tokens);
+        self.speculator.start(options.drafting, options.sampling, &self.tokens);
         self.options = options;
         self.stats = Stats {
             prompt_tokens: self.tokens.len(),
@@ -326,6 +253,7 @@ impl Session {
             State::Prefill => self.prefill().map(Some),
             State::Decode => self.decode().map(Some),
             State::Ending(reason) => {
+                self.end_draws();
                 self.state = State::Idle;
                 Ok(Some(self.finish(reason)))
             }
@@ -343,23 +271,26 @@ impl Session {
             self.stats.prompt_tokens - self.stats.reused_tokens,
         );
         if done == total {
+            self.speculator.prompt_done(&self.tokens)?;
             self.stats.prefill = self.started.elapsed();
             self.state = State::Decode;
         }
         Ok(Event::Prefill { done, total })
     }
 
-    /// Processes the next `n` tokens of the context, the very last one with logits. False if
-    /// cancelled.
+    /// Processes the next `n` tokens of the context and the draft for what may follow them; the
+    /// last token and the draft with logits. False if cancelled.
     fn process(&mut self, n: usize) -> Result<bool, Error> {
         let cached = self.engine.len(self.seq);
         let last = self.tokens.len() - 1;
+        let (seq, draft) = (self.seq, self.speculator.draft());
         self.steps.clear();
         self.steps.extend((cached..cached + n).map(|i| Step {
-            seq: self.seq,
+            seq,
             token: self.tokens[i],
             logits: i == last,
         }));
+        self.steps.extend(draft.iter().map(|&token| Step { seq, token, logits: true }));
         match self.engine.forward(&self.steps) {
             Err(Error::Cancelled) => {
                 self.engine.clear_cancel();
@@ -370,16 +301,32 @@ impl Session {
         }
     }
 
+    /// A pass over the last token and a draft. False if cancelled.
+    fn pass(&mut self) -> Result<bool, Error> {
+        // A draft fits into the context, and of the tokens still wanted one is drawn anyway.
+        let wanted = self.options.max_tokens.map_or(usize::MAX, |max| max - self.stats.generated);
+        let room = (self.engine.ctx() - self.tokens.len()).min(wanted - 1);
+        let room = room.min(self.engine.max_logits() - 1).min(self.engine.max_batch() - 1);
+        self.speculator.propose(&mut self.tokens, room)?;
+        let start = Instant::now();
+        let done = self.process(1)?;
+        if done {
+            self.speculator.passed(start.elapsed().as_secs_f64());
+        }
+        Ok(done)
+    }
+
     fn decode(&mut self) -> Result<Event<'_>, Error> {
-        if self.engine.len(self.seq) < self.tokens.len() && !self.process(1)? {
+        if self.engine.canceller().is_cancelled() {
+            self.engine.clear_cancel();
+            self.end_draws();
+            self.state = State::Idle;
             return Ok(self.finish(FinishReason::Cancelled));
         }
-        let position = self.tokens.len();
-        let sampling = Instant::now();
-        let id = self.sampler.draw(self.engine.logits(0)?, position);
-        self.engine.profile_mut().add(PassStep::Sampling, sampling.elapsed());
-        self.tokens.push(id);
-        self.sampler.push(id);
+        if self.speculator.row().is_none() && !self.pass()? {
+            return Ok(self.finish(FinishReason::Cancelled));
+        }
+        let id = self.draw()?;
         self.stats.generated += 1;
         let elapsed = self.started.elapsed();
         if self.stats.generated == 1 {
@@ -390,6 +337,32 @@ impl Session {
             self.state = State::Ending(reason);
         }
         Ok(self.token_event(id))
+    }
+
+    /// Draws the next token of the context.
+    fn draw(&mut self) -> Result<u32, Error> {
+        let (row, position) = (self.speculator.row().unwrap_or(0), self.tokens.len());
+        let start = Instant::now();
+        let drawn = self.sampler.draw(self.engine.logits(row)?, position);
+        let elapsed = start.elapsed();
+        self.engine.profile_mut().add(PassStep::Sampling, elapsed);
+        let script = self.speculator.script.as_ref();
+        let id = script.and_then(|script| script.token(position)).unwrap_or(drawn);
+        self.tokens.push(id);
+        self.sampler.push(id);
+        if !self.speculator.drawn(&self.tokens, elapsed.as_secs_f64()) {
+            self.engine.truncate(self.seq, position);
+        }
+        Ok(id)
+    }
+
+    /// No more is drawn from the last pass: what the cache holds beyond the last token goes.
+    fn end_draws(&mut self) {
+        if self.speculator.row().is_some() {
+            let cached = self.tokens.len().saturating_sub(1);
+            self.engine.truncate(self.seq, cached);
+            self.speculator.end(cached);
+        }
     }
 
     fn finish_reason(&self, id: u32) -> Option<FinishReason> {

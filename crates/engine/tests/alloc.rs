@@ -4,7 +4,9 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use nanoinfer_engine::{Engine, EngineOptions, Event, GenerateOptions, Model, Sampling, Session};
+use nanoinfer_engine::{
+    Drafting, Engine, EngineOptions, Event, GenerateOptions, Model, Sampling, Session,
+};
 use nanoinfer_format::Quant;
 use nanoinfer_packer::fetch::ModelRef;
 use nanoinfer_packer::store::Store;
@@ -34,7 +36,7 @@ fn generating_allocates_nothing() {
     let model = ModelRef::parse("smollm2").unwrap();
     let path = Store::open().unwrap().ready(&model, Quant::Q8, &mut |_| {}).unwrap();
     let options = EngineOptions { threads: Some(2), ..EngineOptions::default() };
-    let engine = Engine::new(Model::open(path).unwrap(), &options).unwrap();
+    let engine = Engine::new(Model::open(&path).unwrap(), &options).unwrap();
     let mut session = Session::new(engine).unwrap();
     let sampled = Sampling {
         temperature: 0.8,
@@ -44,10 +46,23 @@ fn generating_allocates_nothing() {
         seed: 1,
         ..Sampling::default()
     };
-    for (sampling, stop) in [(Sampling::default(), vec![]), (sampled, vec!["§§".to_owned()])] {
-        session.prompt_text("Once upon a time").unwrap();
-        let max_tokens = Some(100);
-        session.start(GenerateOptions { max_tokens, sampling, stop, ignore_eos: true }).unwrap();
+    let draft = Engine::new(Model::open(&path).unwrap(), &options).unwrap();
+    session.set_draft_model(draft).unwrap();
+    let (greedy, governed) = (Sampling::default(), Drafting::default());
+    let lookup = Drafting { model: false, fixed: Some(7), ..governed };
+    let model = Drafting { lookup: false, fixed: Some(3), ..governed };
+    let stop = vec!["§§".to_owned()];
+    for (sampling, stop, drafting) in [
+        (greedy, vec![], Drafting::OFF),
+        (greedy, vec![], governed),
+        (sampled, stop.clone(), governed),
+        (greedy, vec![], lookup),
+        (sampled, stop, model),
+    ] {
+        session.prompt_text("Once upon a time, a time upon once. Once upon a time").unwrap();
+        let max_tokens = Some(60);
+        let options = GenerateOptions { max_tokens, sampling, stop, ignore_eos: true, drafting };
+        session.start(options).unwrap();
         let (mut tokens, mut bytes, mut before) = (0, 0, 0);
         while let Some(event) = session.next().unwrap() {
             if let Event::Token { text, .. } = event {
@@ -59,6 +74,8 @@ fn generating_allocates_nothing() {
             }
         }
         assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), before);
-        assert!(tokens == 100 && bytes > 100);
+        assert!(tokens == 60 && bytes > 60);
+        let drafted = session.stats().drafts.all().drafted;
+        assert!(drafting.fixed.is_none() || drafted > 0, "{drafting:?}");
     }
 }

@@ -49,6 +49,25 @@ pub(crate) fn with_text(
     writer.finish(from.config(), generation).unwrap().commit().unwrap();
 }
 
+/// Writes a model of the first `n` layers of another: a poor one, that speaks the same language.
+pub(crate) fn first_layers(from: &NanoFile, to: &Path, n: u32) {
+    let mut config = from.config().clone();
+    config.n_layers = n;
+    config.windows.truncate(n as usize);
+    config.layer_ropes.truncate(n as usize);
+    let mut writer = Writer::create(to).unwrap();
+    for tensor in from.tensors().iter().filter(|t| t.spec.layer.is_none_or(|layer| layer < n)) {
+        writer.begin(tensor.spec.clone()).unwrap();
+        writer.write(from.bytes(tensor)).unwrap();
+        writer.end().unwrap();
+    }
+    for kind in [SectionKind::Tokenizer, SectionKind::Vocabulary] {
+        let (_, bytes) = from.section(kind).unwrap();
+        writer.section(kind, bytes.to_vec()).unwrap();
+    }
+    writer.finish(&config, from.generation()).unwrap().commit().unwrap();
+}
+
 /// The `n` tokens that greedy decoding appends to `prompt`.
 pub(crate) fn greedy(engine: &mut Engine, prompt: &[u32], n: usize) -> Vec<u32> {
     let seq = engine.open().unwrap();

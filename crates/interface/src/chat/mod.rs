@@ -82,7 +82,7 @@ pub(crate) enum Event {
     /// A key, the mouse, pasted text, or another size.
     Terminal(crossterm::event::Event),
     /// The engine's thread has something to tell.
-    Engine(Report),
+    Engine(Box<Report>),
     /// Time has passed.
     Tick,
     /// The system wants the program to end.
@@ -108,7 +108,7 @@ pub fn run(session: Session, setup: Setup) -> io::Result<Ended> {
         bandwidth: setup.bandwidth,
         controls: Arc::clone(&controls),
         // Nobody listens any more when the chat has ended.
-        reports: Box::new(move |report| drop(reports.send(Event::Engine(report)))),
+        reports: Box::new(move |report| drop(reports.send(Event::Engine(Box::new(report))))),
     };
     let history = History::open(setup.history);
     let theme = Theme::new(setup.color);

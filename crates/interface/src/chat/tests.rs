@@ -5,7 +5,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use nanoinfer_engine::{
-    Engine, EngineOptions, FinishReason, GenerateOptions, Model, Session, Stats,
+    DraftStats, Drafted, Engine, EngineOptions, FinishReason, GenerateOptions, Model, Session,
+    Stats,
 };
 use nanoinfer_format::Quant;
 use nanoinfer_packer::fetch::ModelRef;
@@ -94,6 +95,11 @@ fn progress(text: &str, generated: usize) -> Progress {
             prefill: ms(50),
             first_token: ms(56),
             decode: ms(6) * (generated as u32 - 1),
+            drafts: DraftStats {
+                passes: 60,
+                lookup: Drafted { drafted: 58, accepted: 40 },
+                ..DraftStats::default()
+            },
         },
         cached: 340 + generated - 1,
         processed: 40 + generated as u64 - 1,
@@ -403,8 +409,11 @@ fn five_turns_show_what_the_engine_counts() {
         carry_out(&mut app, effect, &to, &from);
         let last = app.telemetry.last.clone();
         let (new, all) = (last.prefill.1, last.stats.prompt_tokens);
-        // The engine counted the new tokens of the prompt, and every generated one but the last.
-        assert_eq!(last.processed, (new + last.stats.generated - 1) as u64);
+        // The engine counted the new tokens of the prompt, and every generated one but the last,
+        // drafts that were rejected too.
+        let drafts = last.stats.drafts;
+        assert_eq!(last.processed, (new + drafts.passes + drafts.all().drafted) as u64);
+        assert_eq!(drafts.passes + drafts.all().accepted, last.stats.generated - 1);
         assert_eq!(last.stats.reused_tokens, all - new);
         assert_eq!(last.stats.reused_tokens, cached, "turn {turn}");
         assert_eq!(last.cached, all + last.stats.generated - 1);

@@ -90,7 +90,7 @@ impl<W: Write> Ui<'_, W> {
     fn take(&mut self, event: Event) -> Option<Ended> {
         let effect = match event {
             Event::Terminal(event) => keys::action(event).and_then(|a| self.app.act(a)),
-            Event::Engine(report) => self.app.report(report),
+            Event::Engine(report) => self.app.report(*report),
             Event::Tick => None,
             Event::Signal(signal) => return Some(Ended::Signal(signal)),
             Event::Closed => return Some(Ended::Closed),

@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nanoinfer_engine::{Error, GenerateOptions, Message, Sampling, Session};
+use nanoinfer_engine::{Drafting, Error, GenerateOptions, Message, Sampling, Session};
 use ratatui::backend::CrosstermBackend;
 use ratatui::layout::Rect;
 use ratatui::{Terminal, TerminalOptions, Viewport};
@@ -50,6 +50,7 @@ pub fn watching_costs(
     let options = GenerateOptions {
         sampling: Sampling { temperature: 0.8, seed: 1, ..Sampling::default() },
         ignore_eos: true,
+        drafting: Drafting::OFF, // a token a pass, so that segments are alike
         ..GenerateOptions::default()
     };
     let info = ModelInfo { ctx: session.engine().ctx(), ..ModelInfo::default() };
@@ -70,7 +71,8 @@ pub fn watching_costs(
             let gate = |draw: &mut dyn FnMut() -> io::Result<()>| Some(draw());
             Ui { app, screen: &mut screen, events: received, commands, controls, gate }.run()
         })?;
-        let result = segments(session, pairs, |report| drop(events.send(Event::Engine(report))));
+        let result =
+            segments(session, pairs, |report| drop(events.send(Event::Engine(Box::new(report)))));
         let _ = events.send(Event::Closed); // it may have ended already
         match ui.join() {
             Ok(_) => Ok(result?),

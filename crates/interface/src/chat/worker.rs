@@ -89,7 +89,7 @@ pub(crate) struct Progress {
     pub cached: usize,
     /// Tokens the engine processed since the answer began, as it counts them.
     pub processed: u64,
-    /// Bytes read for the last token.
+    /// Bytes read for a token: what a pass reads, divided by the tokens that come of one.
     pub token_bytes: u64,
     pub inside: Option<Inside>,
 }
@@ -322,6 +322,8 @@ pub(crate) struct Answer {
     prefilled: bool,
     watching: bool,
     passes: usize,
+    /// Passes of the answer at the last step: an accepted draft is a token without a pass.
+    answered: usize,
 }
 
 impl Answer {
@@ -336,6 +338,7 @@ impl Answer {
             prefilled: true,
             watching: false,
             passes: 0,
+            answered: 0,
         }
     }
 
@@ -352,11 +355,11 @@ impl Answer {
     /// One step of the session, gathered for the next report; the reason if it was the last.
     pub(crate) fn step(&mut self, session: &mut Session) -> Result<Option<FinishReason>, Error> {
         self.prefilled = false;
-        self.passes += 1;
         match session.next()? {
             Some(Event::Prefill { done, total }) => {
                 self.prefill = (done, total);
                 self.prefilled = true;
+                self.passes += 1;
             }
             Some(Event::Token { text, .. }) => {
                 self.pending.text.push_str(text);
@@ -370,6 +373,8 @@ impl Answer {
             }
             None => return Ok(Some(FinishReason::Cancelled)),
         }
+        let answered = session.stats().drafts.passes;
+        self.passes += answered - std::mem::replace(&mut self.answered, answered);
         Ok(None)
     }
 
@@ -385,7 +390,9 @@ impl Answer {
         progress.stats = session.stats();
         progress.cached = session.cached();
         progress.processed = session.engine().processed() - self.processed_before;
-        progress.token_bytes = session.engine().decode_bytes(progress.cached);
+        let per_pass = progress.stats.drafts.tokens_per_pass().max(1.0);
+        let pass_bytes = session.engine().decode_bytes(progress.cached);
+        progress.token_bytes = (pass_bytes as f64 / per_pass) as u64;
         progress.inside = self.watching.then(|| inside(session, self.passes));
         progress
     }

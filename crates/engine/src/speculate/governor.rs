@@ -1,0 +1,318 @@
+//! Whether to draft, from which source, and how much: decided from what was measured.
+//!
+//! Times are in units of an undrafted pass, T(1). A draft of `k` tokens, each accepted with
+//! probability `p` if all before it were, yields `1 + p + … + p^k` tokens in one pass of `1 + k`
+//! rows. It is worth its time where that beats one token per pass; how `T` grows with the rows and
+//! what `p` is, is learnt on the way. Acceptance is kept per source, and for lookups per length of
+//! the common past, which says most about it.
+//!
+//! An estimate can be wrong, so there is also an account: a pass pays in what it gained over passes
+//! without a draft, in tokens, and draws what it lost. No draft is made that could overdraw it. It
+//! is filled by a small share of all passes, and its limit is low, so text that changes its nature
+//! costs little before drafting stops.
+
+use super::Source;
+
+/// Most tokens of a draft: with the last token they fill one tile of 16.
+pub(crate) const MAX_DRAFT: usize = 15;
+/// What an undrafted pass pays into the account.
+const INCOME: f64 = 0.015;
+/// Where the account begins, and the most it holds.
+const START: f64 = 1.5;
+const LIMIT: f64 = 4.0;
+/// What a draft must promise: tokens per time, relative to none.
+const WORTHWHILE: f64 = 1.05;
+/// Drafted passes after which one without a draft measures T(1) again.
+const MEASURE_EVERY: u32 = 48;
+/// What a row is assumed to cost until it was measured.
+const ROW: f64 = 0.08;
+/// Classes of lookups by the length of the common past: 2, 3, 4, 5–7, 8–15, 16 and more.
+const LENGTHS: [usize; 6] = [2, 3, 4, 5, 8, 16];
+
+/// Accepted share of drafted tokens, recent ones counting more.
+#[derive(Clone, Copy, Debug)]
+struct Acceptance {
+    accepted: f64,
+    tested: f64,
+}
+
+impl Acceptance {
+    /// An assumption that a few observations outweigh.
+    fn assumed(rate: f64) -> Self {
+        Self { accepted: 3.0 * rate, tested: 3.0 }
+    }
+
+    fn rate(self) -> f64 {
+        (self.accepted / self.tested).clamp(0.01, 0.99)
+    }
+
+    fn observe(&mut self, accepted: usize, tested: usize) {
+        let keep = 0.985f64.powi(tested as i32);
+        self.accepted = self.accepted * keep + accepted as f64;
+        self.tested = self.tested * keep + tested as f64;
+    }
+}
+
+/// What a source could draft.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Offer {
+    pub source: Source,
+    /// Tokens of common past, for lookups.
+    pub past: usize,
+    /// Tokens the draft model has to process before it can draft.
+    pub lag: usize,
+}
+
+/// A decision.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Plan {
+    pub source: Source,
+    pub past: usize,
+    pub n: usize,
+}
+
+/// Measured costs and acceptance of one session.
+#[derive(Clone, Debug)]
+pub(crate) struct Governor {
+    /// Seconds of an undrafted pass, and how many were measured.
+    single: f64,
+    singles: u32,
+    since_single: u32,
+    /// Cost of each row after the first, for 2, 3–4, 5–8 and 9–16 rows.
+    rows: [f64; 4],
+    measured: [bool; 4],
+    /// Seconds to draw a token.
+    draw: f64,
+    /// Seconds of a step of the draft model.
+    step: f64,
+    lookups: [Acceptance; LENGTHS.len()],
+    model: Acceptance,
+    account: f64,
+}
+
+impl Default for Governor {
+    fn default() -> Self {
+        Self {
+            single: 0.0,
+            singles: 0,
+            since_single: 0,
+            rows: [ROW; 4],
+            measured: [false; 4],
+            draw: 0.0,
+            step: 0.0,
+            lookups: [0.25, 0.4, 0.5, 0.65, 0.8, 0.9].map(Acceptance::assumed),
+            model: Acceptance::assumed(0.7),
+            account: START,
+        }
+    }
+}
+
+/// Moves an estimate towards a measurement; one that is far off, as when the system took the CPU
+/// away, moves it little further than one that is not.
+fn follow(estimate: &mut f64, measured: f64, share: f64) {
+    *estimate += share * (measured.clamp(*estimate * 0.6, *estimate * 1.6) - *estimate);
+}
+
+fn size(rows: usize) -> usize {
+    [2, 4, 8].iter().take_while(|most| rows > **most).count()
+}
+
+fn length(past: usize) -> usize {
+    LENGTHS.iter().rposition(|least| past >= *least).unwrap_or(0)
+}
+
+impl Governor {
+    /// The best plan for at most `room` tokens, if one is worth it.
+    pub(crate) fn plan(&self, offers: &[Offer], room: usize) -> Option<Plan> {
+        if self.singles < 3 || self.since_single >= MEASURE_EVERY {
+            return None;
+        }
+        let without = 1.0 / (1.0 + self.draw / self.single);
+        let best = self.best(offers, 1..=room.min(MAX_DRAFT))?;
+        (best.1 > WORTHWHILE * without).then_some(best.0)
+    }
+
+    /// The better source for `n` tokens, whatever it costs.
+    pub(crate) fn forced(&self, offers: &[Offer], n: usize) -> Option<Plan> {
+        let unlimited = Self { account: f64::INFINITY, ..self.clone() };
+        Some(unlimited.best(offers, n..=n)?.0)
+    }
+
+    /// The plan with the most tokens per time that the account allows, and that figure.
+    fn best(
+        &self,
+        offers: &[Offer],
+        lengths: std::ops::RangeInclusive<usize>,
+    ) -> Option<(Plan, f64)> {
+        let single = if self.single > 0.0 { self.single } else { 1.0 };
+        let (draw, step) = (self.draw / single, self.step / single);
+        let mut best: Option<(Plan, f64)> = None;
+        for offer in offers {
+            let p = self.acceptance(offer.source, offer.past);
+            for n in lengths.clone() {
+                let mut time = self.pass(1 + n);
+                if offer.source == Source::Model {
+                    time += step * (n as f64 + offer.lag as f64 / 4.0);
+                }
+                let tokens = (1.0 - p.powi(n as i32 + 1)) / (1.0 - p);
+                let value = tokens / (time + draw * tokens);
+                if time - 1.0 <= self.account && best.is_none_or(|(_, most)| value > most) {
+                    best = Some((Plan { source: offer.source, past: offer.past, n }, value));
+                }
+            }
+        }
+        best
+    }
+
+    fn acceptance(&self, source: Source, past: usize) -> f64 {
+        match source {
+            Source::Lookup => self.lookups[length(past)].rate(),
+            Source::Model => self.model.rate(),
+        }
+    }
+
+    /// Time of a pass of so many rows.
+    fn pass(&self, rows: usize) -> f64 {
+        1.0 + self.rows[size(rows)] * (rows - 1) as f64
+    }
+
+    /// An undrafted pass took so long.
+    pub(crate) fn single(&mut self, seconds: f64) {
+        self.since_single = 0;
+        self.singles = self.singles.saturating_add(1);
+        match self.singles {
+            1 => self.single = seconds,
+            2 | 3 => self.single = self.single.min(seconds),
+            _ => follow(&mut self.single, seconds, 0.1),
+        }
+        self.account = (self.account + INCOME).min(LIMIT);
+        // What was once measured as too dear is tried again, some day.
+        for row in &mut self.rows {
+            *row -= 0.002 * (*row - ROW).max(0.0);
+        }
+    }
+
+    /// A token was drawn.
+    pub(crate) fn drawn(&mut self, seconds: f64) {
+        match self.draw > 0.0 {
+            true => follow(&mut self.draw, seconds, 0.05),
+            false => self.draw = seconds,
+        }
+    }
+
+    /// The draft model took so long for so many steps.
+    pub(crate) fn stepped(&mut self, seconds: f64, steps: usize) {
+        let each = seconds / steps as f64;
+        match self.step > 0.0 {
+            true => follow(&mut self.step, each, 0.2),
+            false => self.step = each,
+        }
+    }
+
+    /// A pass verified a draft of `n` tokens: `tested` of them were compared, `accepted` were
+    /// right. It took `pass` seconds, and the draft `draft` seconds.
+    pub(crate) fn verified(
+        &mut self,
+        plan: Plan,
+        (accepted, tested): (usize, usize),
+        (pass, draft): (f64, f64),
+    ) {
+        let Plan { source, past, n } = plan;
+        match source {
+            Source::Lookup => self.lookups[length(past)].observe(accepted, tested),
+            Source::Model => self.model.observe(accepted, tested),
+        }
+        if self.singles == 0 {
+            return;
+        }
+        self.since_single += 1;
+        let row = ((pass / self.single - 1.0) / n as f64).clamp(0.002, 2.0);
+        let at = size(1 + n);
+        if std::mem::replace(&mut self.measured[at], true) {
+            follow(&mut self.rows[at], row, 0.2);
+        } else {
+            for (other, measured) in self.rows.iter_mut().zip(self.measured) {
+                *other = if measured { *other } else { row };
+            }
+            self.rows[at] = row;
+        }
+        let gain = (1 + accepted) as f64 - (pass + draft) / self.single;
+        self.account = (self.account + gain).min(LIMIT);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOOKUP: Offer = Offer { source: Source::Lookup, past: 3, lag: 0 };
+
+    /// Runs `passes` passes where a row costs `row` and a drafted token is right with probability
+    /// `p`; returns tokens per time, relative to none drafted, and drafted passes.
+    fn simulate(row: f64, p: f64, passes: usize, offer: Offer) -> (f64, usize) {
+        let (mut governor, mut random) = (Governor::default(), 1u64);
+        let mut right = || {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 33) as f64 / (1u64 << 31) as f64 <= p
+        };
+        let (mut time, mut tokens, mut drafted) = (0.0, 0, 0);
+        for _ in 0..passes {
+            match governor.plan(&[offer], MAX_DRAFT) {
+                None => {
+                    governor.single(1e-3);
+                    (time, tokens) = (time + 1.0, tokens + 1);
+                }
+                Some(plan) => {
+                    let accepted = (0..plan.n).take_while(|_| right()).count();
+                    let pass = 1.0 + row * plan.n as f64;
+                    let tested = (accepted + 1).min(plan.n);
+                    governor.verified(plan, (accepted, tested), (pass * 1e-3, 0.0));
+                    (time, tokens) = (time + pass, tokens + 1 + accepted);
+                    drafted += 1;
+                }
+            }
+        }
+        (tokens as f64 / time, drafted)
+    }
+
+    #[test]
+    fn drafting_that_loses_is_turned_off_before_it_costs_much() {
+        for (row, p) in [(0.08, 0.0), (0.3, 0.1), (0.6, 0.4), (1.0, 0.5), (0.2, 0.05)] {
+            for passes in [200, 2000] {
+                let (speed, drafted) = simulate(row, p, passes, LOOKUP);
+                assert!(speed > 0.975, "row {row}, p {p}: {speed} in {passes} passes");
+                assert!(drafted > 0, "it has to try");
+            }
+        }
+    }
+
+    #[test]
+    fn drafting_that_pays_comes_near_the_best_there_is() {
+        for (row, p) in [(0.05, 0.9), (0.1, 0.8), (0.05, 0.6), (0.2, 0.95)] {
+            let best =
+                |n: i32| (1.0 - f64::powi(p, n + 1)) / (1.0 - p) / (1.0 + row * f64::from(n));
+            let best = (1..=15).map(best).fold(0.0, f64::max);
+            let (speed, _) = simulate(row, p, 2000, LOOKUP);
+            assert!(speed > 0.9 * best, "row {row}, p {p}: {speed} of {best}");
+        }
+    }
+
+    #[test]
+    fn the_better_source_is_chosen() {
+        let mut governor = Governor::default();
+        (0..3).for_each(|_| governor.single(1e-3));
+        governor.stepped(0.1e-3, 1);
+        let model = Offer { source: Source::Model, past: 0, lag: 0 };
+        let chosen = |g: &Governor, past| {
+            g.plan(&[Offer { past, ..LOOKUP }, model], MAX_DRAFT).map(|plan| plan.source)
+        };
+        assert_eq!(chosen(&governor, 20), Some(Source::Lookup));
+        assert_eq!(chosen(&governor, 2), Some(Source::Model));
+        let plan = Plan { source: Source::Model, past: 0, n: 4 };
+        governor.account = LIMIT;
+        for _ in 0..20 {
+            governor.verified(plan, (0, 1), (1e-3, 0.1e-3));
+        }
+        assert_ne!(chosen(&governor, 2), Some(Source::Model), "it is never right");
+    }
+}

@@ -1,0 +1,150 @@
+//! Prompt lookup: what followed when the context last ended as it does now.
+//!
+//! A table has, for every pair of tokens, the last place where it ends, and every place knows the
+//! one before it with the same pair: the hash chains of an LZ77 compressor. Adding a token and
+//! taking the last one back are O(1); a search looks at a bounded number of places and takes the
+//! one with the longest common past.
+
+/// Nothing before.
+const NONE: u32 = u32::MAX;
+/// Tokens of common past that are counted; more makes no difference to what follows.
+pub(crate) const LONGEST: usize = 32;
+/// Places looked at.
+const WALK: usize = 32;
+
+/// Where the context went on from the same past.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Match {
+    /// Index of the token that followed.
+    pub at: usize,
+    /// Tokens of common past, at least 2.
+    pub len: usize,
+}
+
+/// The index of one context.
+pub(crate) struct Lookup {
+    heads: Vec<u32>,    // [buckets], the last place of a pair
+    previous: Vec<u32>, // per token, the place before with a pair of the same bucket
+}
+
+impl Lookup {
+    /// For contexts of up to `capacity` tokens.
+    pub(crate) fn new(capacity: usize) -> Self {
+        let buckets = (2 * capacity).next_power_of_two().clamp(1 << 8, 1 << 20);
+        Self { heads: vec![NONE; buckets], previous: Vec::with_capacity(capacity) }
+    }
+
+    fn bucket(&self, first: u32, second: u32) -> usize {
+        let mixed = first.wrapping_mul(0x9e37_79b1).rotate_left(15) ^ second;
+        let hash = mixed.wrapping_mul(0x85eb_ca6b);
+        (hash >> 8) as usize & (self.heads.len() - 1)
+    }
+
+    /// Adds the tokens that are not in the index yet.
+    pub(crate) fn extend(&mut self, tokens: &[u32]) {
+        for i in self.previous.len()..tokens.len() {
+            let mut before = NONE;
+            if i > 0 {
+                let bucket = self.bucket(tokens[i - 1], tokens[i]);
+                before = std::mem::replace(&mut self.heads[bucket], i as u32);
+            }
+            self.previous.push(before);
+        }
+    }
+
+    /// Takes back all but the first `len` of these tokens, which it was built from.
+    pub(crate) fn truncate(&mut self, tokens: &[u32], len: usize) {
+        while self.previous.len() > len {
+            let before = self.previous.pop().unwrap_or(NONE);
+            let i = self.previous.len();
+            if i > 0 {
+                let bucket = self.bucket(tokens[i - 1], tokens[i]);
+                self.heads[bucket] = before;
+            }
+        }
+    }
+
+    /// The place with the longest common past; of equals, the latest.
+    pub(crate) fn find(&self, tokens: &[u32]) -> Option<Match> {
+        debug_assert_eq!(tokens.len(), self.previous.len());
+        let last = tokens.len().checked_sub(1)?;
+        let (mut best, mut place) = (None, self.previous[last]);
+        for _ in 0..WALK {
+            if place == NONE {
+                break;
+            }
+            let at = place as usize;
+            let past = tokens[..=at].iter().rev().zip(tokens.iter().rev());
+            let len = past.take(LONGEST).take_while(|(a, b)| a == b).count();
+            if len >= 2 && best.is_none_or(|m: Match| len > m.len) {
+                best = Some(Match { at: at + 1, len });
+            }
+            if len == LONGEST {
+                break;
+            }
+            place = self.previous[at];
+        }
+        best
+    }
+}
+
+/// The tokens from `at` on; where the context ends, the draft itself goes on, as a text that
+/// repeats itself does.
+pub(crate) fn copy(tokens: &[u32], at: usize, n: usize, draft: &mut Vec<u32>) {
+    for i in at..at + n {
+        let token = tokens.get(i).or_else(|| draft.get(i - tokens.len())).copied();
+        draft.extend(token);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The definition, without an index.
+    fn naive(tokens: &[u32]) -> Option<Match> {
+        let mut best: Option<Match> = None;
+        for at in (1..tokens.len()).rev() {
+            let past = tokens[..at].iter().rev().zip(tokens.iter().rev());
+            let len = past.take(LONGEST).take_while(|(a, b)| a == b).count();
+            if len >= 2 && best.is_none_or(|m| len > m.len) {
+                best = Some(Match { at, len });
+            }
+        }
+        best
+    }
+
+    #[test]
+    fn it_finds_the_longest_past_while_tokens_come_and_go() {
+        let mut random = 7u32;
+        let mut next = |n: u32| {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (random >> 8) % n
+        };
+        let (mut tokens, mut lookup, mut found) = (Vec::new(), Lookup::new(400), 0);
+        for _ in 0..2000 {
+            if next(9) == 0 {
+                let len = tokens.len() - next(8).min(tokens.len() as u32) as usize;
+                lookup.truncate(&tokens, len);
+                tokens.truncate(len);
+            } else if tokens.len() < 400 {
+                // Few pairs repeat more often than a search looks back.
+                tokens.push(next(16));
+                lookup.extend(&tokens);
+            }
+            assert_eq!(lookup.find(&tokens), naive(&tokens), "{tokens:?}");
+            found += usize::from(lookup.find(&tokens).is_some());
+        }
+        assert!(found > 500);
+    }
+
+    #[test]
+    fn a_draft_copies_and_repeats() {
+        let mut draft = Vec::new();
+        copy(&[1, 2, 3, 4], 1, 2, &mut draft);
+        assert_eq!(draft, [2, 3]);
+        draft.clear();
+        copy(&[1, 2, 3], 1, 5, &mut draft);
+        assert_eq!(draft, [2, 3, 2, 3, 2]);
+    }
+}
