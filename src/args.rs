@@ -107,7 +107,8 @@ Examples:
   nanoinfer generate --prompt-file story.txt --temp 0.8 --top-p 0.95 --seed 7
 
 With --json one object is printed at the end: prompt_tokens and tokens (ids), text, finish_reason
-(stop, length, context, cancelled), reused_tokens (of the prompt, found in a cache), drafts, timings,
+(stop, length, context, cancelled), reused_tokens (of the prompt, found in a cache), overflow and
+evicted_tokens (those that have slid out of the context), drafts, timings,
 isa, threads. In drafts, passes is how often the model ran after the prompt, tokens_per_pass what came
 of it, drafted and accepted count tokens, all together and from lookup and draft model. In timings,
 load_ms counts from the start of the process until the model can take tokens, ttft_ms from then to the
@@ -203,6 +204,17 @@ pub(crate) struct ModelArgs {
     /// How to cache keys and values (default: q8 for q8 models, f32 for f32 models)
     #[arg(long, value_enum)]
     pub(crate) kv: Option<Kv>,
+    /// What happens when the context is full
+    #[arg(long, value_enum, default_value_t = Overflow::Stop)]
+    pub(crate) overflow: Overflow,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Overflow {
+    /// The answer ends, with the reason `context`
+    Stop,
+    /// The oldest tokens but the system's message are forgotten, 64 at a time, and it goes on
+    Slide,
 }
 
 /// How answers come faster. None of it changes a token of them.

@@ -152,6 +152,8 @@ fn object(
         "text": text,
         "finish_reason": reason.name(),
         "reused_tokens": stats.reused_tokens,
+        "overflow": session.engine().overflow().name(),
+        "evicted_tokens": session.evicted(),
         "drafts": drafts(&stats.drafts),
         "timings": {
             "load_ms": ms(load),

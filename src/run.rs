@@ -6,7 +6,8 @@ use std::str::FromStr;
 
 use anyhow::{Result, anyhow};
 use nanoinfer_engine::{
-    Drafting, Engine, EngineOptions, GenerateOptions, KvType, Model, Sampling, SelfCheck, Session,
+    Drafting, Engine, EngineOptions, GenerateOptions, KvType, Model, Overflow, Sampling, SelfCheck,
+    Session,
 };
 use nanoinfer_format::Quant;
 use nanoinfer_interface::terminal;
@@ -14,7 +15,7 @@ use nanoinfer_kernels::Isa;
 use nanoinfer_packer::fetch::{ModelRef, Report, Step};
 use nanoinfer_packer::store::Store;
 
-use crate::args::{DraftArgs, Kv, ModelArgs, SamplingArgs};
+use crate::args::{self, DraftArgs, Kv, ModelArgs, SamplingArgs};
 use crate::report::Reporter;
 
 /// The `.nano` file for what was given as `--model`, made now if it has to be.
@@ -55,6 +56,10 @@ fn engine_told(args: &ModelArgs, report: &mut Report<'_>) -> Result<Engine> {
         threads: args.threads.map(|n| n as usize),
         ctx: args.ctx.map(|n| n as usize),
         kv: args.kv.map(KvType::from),
+        overflow: match args.overflow {
+            args::Overflow::Stop => Overflow::Stop,
+            args::Overflow::Slide => Overflow::Slide,
+        },
         isa: forced_isa()?,
         ..EngineOptions::default()
     };

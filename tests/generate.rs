@@ -40,8 +40,10 @@ fn a_question_is_answered() {
     keys.sort_unstable();
     let expected = [
         "drafts",
+        "evicted_tokens",
         "finish_reason",
         "isa",
+        "overflow",
         "prompt_tokens",
         "reused_tokens",
         "text",
@@ -76,6 +78,13 @@ fn it_ends_for_the_stated_reason() {
     assert_eq!(context["finish_reason"], "context");
     let tokens = |list: &str| context[list].as_array().unwrap().len();
     assert!((63..=65).contains(&(tokens("prompt_tokens") + tokens("tokens"))), "{context}");
+
+    let slid = ["--ctx", "128", "--overflow", "slide", "-n", "200", "--ignore-eos"];
+    let slid = object(&[&["--prompt", "Once upon a time"], &slid[..]].concat());
+    assert_eq!((&slid["finish_reason"], &slid["overflow"]), (&"length".into(), &"slide".into()));
+    assert_eq!(slid["tokens"].as_array().unwrap().len(), 200);
+    assert_eq!(slid["evicted_tokens"], 128);
+    assert_eq!(context["evicted_tokens"], 0);
 
     let whole = object(&FRANCE);
     let cut = object(&[&FRANCE[..], &["--stop", "Paris"]].concat());
@@ -134,8 +143,9 @@ fn drafts_change_the_speed_and_never_the_text() {
     assert_eq!(with["tokens"], model["tokens"]);
     let count = |o: &Value, name: &str| o["drafts"][name].as_u64().unwrap();
     assert_eq!((count(&without, "drafted"), count(&without, "passes")), (0, 59));
-    assert!(count(&with, "accepted") > 20 && count(&with, "passes") < 40, "{}", with["drafts"]);
-    assert!(with["drafts"]["tokens_per_pass"].as_f64().unwrap() > 1.5);
+    // How much is drafted depends on what passes cost here and now, not what comes of it.
+    assert!(count(&with, "drafted") > 0, "{}", with["drafts"]);
+    assert_eq!(count(&with, "passes") + count(&with, "accepted"), 59);
     assert_eq!(with["drafts"]["lookup"]["accepted"], with["drafts"]["accepted"]);
 
     let both = run(&["--prompt", "x", "--no-draft", "--draft", "smollm2"]);

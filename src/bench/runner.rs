@@ -66,7 +66,9 @@ impl Runner {
             Kind::Decode => self.decode(&sequences, test.tokens)?,
         }
         let seconds = start.elapsed().as_secs_f64();
-        sequences.iter().for_each(|&seq| self.engine.truncate(seq, test.depth));
+        for &seq in &sequences {
+            self.engine.truncate(seq, test.depth);
+        }
         Ok(seconds)
     }
 

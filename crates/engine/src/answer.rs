@@ -44,7 +44,7 @@ impl FinishReason {
     }
 }
 
-/// What happened in one [`Session::next`].
+/// What happened in one [`crate::Session::next`].
 #[derive(Debug)]
 pub enum Event<'s> {
     /// A part of the prompt was processed.

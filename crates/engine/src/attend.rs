@@ -7,7 +7,6 @@
 //!
 //! Both visit blocks in order and merge spans in order, so both give the same bits.
 
-use std::cmp::Ordering;
 use std::ops::Range;
 
 use nanoinfer_format::{Config, LANES, QkNorm};
@@ -16,7 +15,7 @@ use nanoinfer_kernels::{
     Rope, SPAN, StoreKv,
 };
 
-use crate::cache::SeqId;
+use crate::cache::{SeqId, Slid};
 use crate::forward::{Pass, Slot};
 use crate::pool::{Columns, Worker};
 use crate::profile::PassStep;
@@ -30,8 +29,10 @@ pub(crate) struct Run {
     pub from: usize,
     /// Rows.
     pub n: usize,
-    /// Spans of the longest row.
+    /// Spans that a row sees: the first ones, then, where the context slid, the last ones.
     pub spans: usize,
+    /// Spans before the gap, and those in it.
+    gap: (usize, usize),
     /// Spans of the runs before.
     pub first_span: usize,
 }
@@ -44,10 +45,43 @@ pub(crate) fn divide(slots: &[Slot], runs: &mut Vec<Run>) {
     }
     let (mut from, mut first_span) = (0, 0);
     for rows in slots.chunk_by(|a, b| a.seq == b.seq) {
-        let end = rows[rows.len() - 1].position + 1;
-        let spans = end.div_ceil(SPAN);
-        runs.push(Run { from, n: rows.len(), spans, first_span });
+        let (first, last) = (rows[0].slid, rows[rows.len() - 1]);
+        let before = last.slid.pinned.div_ceil(SPAN);
+        let gap = ((first.pinned + first.evicted) / SPAN).saturating_sub(before);
+        let spans = (last.position + 1).div_ceil(SPAN) - gap;
+        runs.push(Run { from, n: rows.len(), spans, gap: (before, gap), first_span });
         (from, first_span) = (from + rows.len(), first_span + spans);
+    }
+}
+
+impl Run {
+    /// The number of its `index`-th span.
+    fn span(&self, index: usize) -> usize {
+        if index < self.gap.0 { index } else { index + self.gap.1 }
+    }
+}
+
+/// Positions that a token sees: the pinned ones, if the context slid, and the recent ones.
+struct Sees {
+    pinned: Range<usize>,
+    recent: Range<usize>,
+}
+
+impl Sees {
+    /// Those of a block, counted from its start.
+    fn in_block(&self, start: usize) -> (usize, usize) {
+        let range = if start < self.pinned.end { &self.pinned } else { &self.recent };
+        let clip = |x: usize| x.clamp(start, start + BLOCK) - start;
+        (clip(range.start), clip(range.end))
+    }
+
+    fn in_span(&self, span: usize) -> bool {
+        let overlaps = |r: &Range<usize>| r.start < (span + 1) * SPAN && span * SPAN < r.end;
+        !self.pinned.is_empty() && overlaps(&self.pinned) || overlaps(&self.recent)
+    }
+
+    fn first_span(&self) -> usize {
+        if self.pinned.is_empty() { self.recent.start / SPAN } else { self.pinned.start / SPAN }
     }
 }
 
@@ -133,7 +167,7 @@ impl Pass<'_> {
             for (row, slot) in self.slots.iter().enumerate() {
                 gather(unit, m, row, group * head, key);
                 gather(unit, m, row, (group + 1) * head, value);
-                self.place(w, key, layer, row, norm);
+                self.place(w, key, layer, (row, false), norm);
                 let to = cache.block(self.cache.block(slot.seq, slot.position / BLOCK), head);
                 let (at, rotation) = (slot.position % BLOCK, self.key_rotation());
                 self.kernels.store_kv(StoreKv { key, value, at, rotation, to });
@@ -148,8 +182,16 @@ impl Pass<'_> {
     }
 
     /// A query or key as attention takes it: normalised, where each head is by itself, and rotated
-    /// by the position of token `row`, where the layer has RoPE.
-    fn place(&self, w: &Worker<'_>, x: &mut [f32], layer: usize, row: usize, norm: Option<&Norm>) {
+    /// by the position of token `row`, where the layer has RoPE; `pinned`: by its distance from the
+    /// pinned positions.
+    fn place(
+        &self,
+        w: &Worker<'_>,
+        x: &mut [f32],
+        layer: usize,
+        (row, pinned): (usize, bool),
+        norm: Option<&Norm>,
+    ) {
         let (c, s) = (self.config, self.scratch);
         if c.qk_norm == QkNorm::Head {
             self.norm_row(x, 1, norm);
@@ -157,7 +199,11 @@ impl Pass<'_> {
         let Some(kind) = (c.layer_ropes[layer] as usize).checked_sub(1) else { return };
         let half = c.rotary_dim as usize / 2;
         let at = (kind * self.m() + row) * half;
-        let (cos, sin) = (&s.cos.read(w)[at..][..half], &s.sin.read(w)[at..][..half]);
+        let (cos, sin) = match pinned {
+            true => (&s.pinned_cos, &s.pinned_sin),
+            false => (&s.cos, &s.sin),
+        };
+        let (cos, sin) = (&cos.read(w)[at..][..half], &sin.read(w)[at..][..half]);
         self.kernels.rope(Rope { x, half, cos, sin });
     }
 
@@ -209,7 +255,7 @@ impl Pass<'_> {
             let at = Head { layer, kv, seq: slots[0].seq };
             let n = self.pack_queries(w, local, at, run.from, slots);
             let states = &mut out.take(&item).run()[..n * self.state_len()];
-            self.attend_span(w, local, at, slots, index - run.first_span, states);
+            self.attend_span(w, local, at, slots, run.span(index - run.first_span), states);
         }
     }
 
@@ -229,10 +275,18 @@ impl Pass<'_> {
         self.config.group() * self.config.head_padded()
     }
 
-    /// Positions that a token sees.
-    fn sees(&self, layer: usize, slot: &Slot) -> Range<usize> {
+    /// Positions that a token sees. Pinned ones are as near as if nothing had been evicted.
+    fn sees(&self, layer: usize, slot: &Slot) -> Sees {
         let (window, end) = (self.config.windows[layer] as usize, slot.position + 1);
-        (if window == 0 { 0 } else { end.saturating_sub(window) })..end
+        let first = |end: usize| if window == 0 { 0 } else { end.saturating_sub(window) };
+        let Slid { pinned, evicted } = slot.slid;
+        match evicted {
+            0 => Sees { pinned: 0..0, recent: first(end)..end },
+            _ => Sees {
+                pinned: first(end - evicted).min(pinned)..pinned,
+                recent: first(end).max(pinned + evicted)..end,
+            },
+        }
     }
 
     /// Queries of a run, rotated by their positions, as the cache's type wants them.
@@ -251,10 +305,16 @@ impl Pass<'_> {
             for g in 0..group {
                 let x = &mut local.row[..head];
                 gather(unit, self.m(), from + row, g * head, x);
-                self.place(w, x, at.layer, from + row, norm);
+                self.place(w, x, at.layer, (from + row, false), norm);
                 let to = local.queries.unpacked(slots.len() * group, head);
-                let (row, rotation) = (row * group + g, self.key_rotation());
-                self.kernels.pack_query(PackQuery { x, row, rotation, to });
+                let (query, rotation) = (row * group + g, self.key_rotation());
+                self.kernels.pack_query(PackQuery { x, row: query, rotation, to });
+                if self.slid() {
+                    gather(unit, self.m(), from + row, g * head, x);
+                    self.place(w, x, at.layer, (from + row, true), norm);
+                    let to = local.pinned_queries.unpacked(slots.len() * group, head);
+                    self.kernels.pack_query(PackQuery { x, row: query, rotation, to });
+                }
             }
         }
         slots.len() * group
@@ -272,13 +332,11 @@ impl Pass<'_> {
     ) {
         let (head, group, len) = (self.config.head_padded(), self.config.group(), self.state_len());
         let n = self.pack_queries(w, local, at, from, slots);
-        let (first, last) = (
-            self.sees(at.layer, &slots[0]).start,
-            self.sees(at.layer, &slots[slots.len() - 1]).end,
-        );
+        let seen = |span: usize| slots.iter().any(|slot| self.sees(at.layer, slot).in_span(span));
+        let last = slots[slots.len() - 1].position / SPAN;
         let (mut states, mut spans) =
             (std::mem::take(&mut local.states), std::mem::take(&mut local.spans));
-        for span in first / SPAN..last.div_ceil(SPAN) {
+        for span in (0..=last).filter(|span| seen(*span)) {
             self.attend_span(w, local, at, slots, span, &mut spans[..n * len]);
             let pairs = states.chunks_exact_mut(len).zip(spans[..n * len].chunks_exact(len));
             for (query, (state, next)) in pairs.enumerate() {
@@ -292,13 +350,11 @@ impl Pass<'_> {
     }
 
     /// Appends a span's state to those before it, if the query sees any of it.
-    fn merge(&self, sees: &Range<usize>, span: usize, state: &mut [f32], next: &[f32]) {
-        match span.cmp(&(sees.start / SPAN)) {
-            Ordering::Equal => state.copy_from_slice(next),
-            Ordering::Greater if span * SPAN < sees.end => {
-                self.kernels.merge_spans(MergeSpans { state, next });
-            }
-            _ => {}
+    fn merge(&self, sees: &Sees, span: usize, state: &mut [f32], next: &[f32]) {
+        if span == sees.first_span() {
+            state.copy_from_slice(next);
+        } else if sees.in_span(span) {
+            self.kernels.merge_spans(MergeSpans { state, next });
         }
     }
 
@@ -316,15 +372,19 @@ impl Pass<'_> {
         let (head, tile) = (self.config.head_padded(), self.kernels.tile());
         let (len, group) = (self.state_len(), self.config.group());
         states.chunks_exact_mut(len).for_each(AttendBlock::reset);
-        let queries = local.queries.packed(states.len() / len, head);
-        let (first, last) = (
-            self.sees(at.layer, &slots[0]).start,
-            self.sees(at.layer, &slots[slots.len() - 1]).end,
-        );
-        let blocks =
-            (span * SPAN).max(first) / BLOCK..((span + 1) * SPAN).min(last).div_ceil(BLOCK);
-        for block in blocks {
+        let n = states.len() / len;
+        let last = &slots[slots.len() - 1];
+        let end = ((span + 1) * SPAN).min(last.position + 1);
+        for block in span * SPAN / BLOCK..end.div_ceil(BLOCK) {
             let start = block * BLOCK;
+            let sees = |slot: &Slot| self.sees(at.layer, slot).in_block(start);
+            if slots.iter().map(sees).all(|(from, to)| from == to) {
+                continue;
+            }
+            // A token before the sliding sees pinned positions from where they are either way.
+            let pinned = last.slid.evicted > 0 && start < last.slid.pinned;
+            let queries = if pinned { &local.pinned_queries } else { &local.queries };
+            let queries = queries.packed(n, head);
             let index = at.kv * self.cache.n_blocks + self.cache.block(at.seq, block);
             let kv = self.cache.layers[at.layer].block(w, index, head);
             for (i, states) in states.chunks_mut(tile * len).enumerate() {
@@ -332,9 +392,7 @@ impl Pass<'_> {
                 let mut visible = [(0, 0); MAX_TILE];
                 let visible = &mut visible[..states.len() / len];
                 for (query, v) in (from..).zip(visible.iter_mut()) {
-                    let clip = |x: usize| x.clamp(start, start + BLOCK) - start;
-                    let sees = self.sees(at.layer, &slots[query / group]);
-                    *v = (clip(sees.start), clip(sees.end));
+                    *v = sees(&slots[query / group]);
                 }
                 self.kernels.attend(AttendBlock {
                     queries,
@@ -376,7 +434,7 @@ impl Pass<'_> {
             let (kv, at) = (query / group, (token - run.from) * group + query % group);
             for span in 0..run.spans {
                 let place = (kv * spans + run.first_span + span) * column + at * len;
-                self.merge(&sees, span, &mut state[..len], &states[place..][..len]);
+                self.merge(&sees, run.span(span), &mut state[..len], &states[place..][..len]);
             }
             self.kernels.finish_head(FinishHead { state: &state[..len], out });
         }

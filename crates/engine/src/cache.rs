@@ -6,6 +6,14 @@
 //! sequence 0: blocks 0 1 2 …     position p lies in table[p / 64], at p % 64
 //! ```
 //!
+//! Sequences with a common beginning share its blocks; whoever writes into a shared one gets a copy.
+//! Where the context slides, the table after the pinned blocks is a ring, and a block that nobody
+//! sees any more is overwritten:
+//!
+//! ```text
+//! table: pinned │ 9 10 11 4 5 6 7 8      block 12 goes where 4 was; 4 was seen until block 11 began
+//! ```
+//!
 //! K lies in panels like a weight matrix whose rows are positions, so that q·K is the same
 //! register tile as any product; V lies by position, because p·V sums over positions. The 8-bit
 //! cache has a scale per position and head, and keys rotated like weights, so that 8 bits are
@@ -142,6 +150,35 @@ impl LayerCache {
     }
 }
 
+/// Copies `len` values at `from · len` to `to · len`, in each of `kv_heads` equal parts.
+fn copy_in_heads<T: Copy>(all: &mut [T], kv_heads: usize, len: usize, (from, to): (usize, usize)) {
+    for head in all.chunks_exact_mut(all.len() / kv_heads) {
+        head.copy_within(from * len..(from + 1) * len, to * len);
+    }
+}
+
+impl LayerCache {
+    /// Copies a block of every head to another.
+    fn copy_block(&mut self, kv_heads: usize, head: usize, blocks: (usize, usize)) {
+        let values = BLOCK * head;
+        match self {
+            Self::F32 { k, v } => {
+                copy_in_heads(k.get_mut(), kv_heads, values, blocks);
+                copy_in_heads(v.get_mut(), kv_heads, values, blocks);
+            }
+            Self::F16 { k, v } => {
+                copy_in_heads(k.get_mut(), kv_heads, values, blocks);
+                copy_in_heads(v.get_mut(), kv_heads, values, blocks);
+            }
+            Self::Q8 { k, v, v_scales } => {
+                copy_in_heads(k.get_mut(), kv_heads, q8_key_block(head), blocks);
+                copy_in_heads(v.get_mut(), kv_heads, values, blocks);
+                copy_in_heads(v_scales.get_mut(), kv_heads, BLOCK, blocks);
+            }
+        }
+    }
+}
+
 impl<'p> LayerSplit<'p> {
     pub(crate) fn take(&self, item: &Item<'p>) -> HeadMut<'p> {
         match self {
@@ -174,58 +211,141 @@ impl HeadMut<'_> {
     }
 }
 
-/// The tokens a sequence has cached, by block.
+/// What happens at the end of the context.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// It ends.
+    #[default]
+    Stop,
+    /// The oldest positions after the pinned ones are forgotten, a block of 64 at a time, and
+    /// positions keep growing. What a position sees depends on its number alone: the pinned
+    /// blocks, as if they came right before the others, and the last ones that fit the context.
+    Slide,
+}
+
+impl Overflow {
+    /// `stop` or `slide`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Slide => "slide",
+        }
+    }
+}
+
+/// The positions that a token sees apart from those evicted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Slid {
+    /// Positions at the beginning that stay.
+    pub pinned: usize,
+    /// Positions after them that are gone, as this token sees it.
+    pub evicted: usize,
+}
+
+/// What a sequence has cached, by block.
 struct Sequence {
+    /// Arena blocks. Once the context slides, the part after the pinned blocks is a ring.
     blocks: Vec<u32>,
     len: usize,
+    /// Blocks of the sequence that were written: those a ring's length before are overwritten.
+    written: usize,
+    /// Blocks that stay when the context slides.
+    pinned: usize,
+    /// Tokens of the positions that came before any sliding: they can be shared.
+    tokens: Vec<u32>,
     used: bool,
 }
 
-/// The arena and the sequences in it.
+/// The arena and the sequences in it. Sequences share blocks: one that is to be written and has
+/// other readers is copied first.
 pub(crate) struct Cache {
     pub layers: Vec<LayerCache>,
     pub n_blocks: usize,
     pub kv: KvType,
     ctx: usize,
+    overflow: Overflow,
+    /// Blocks a sequence can hold: its context, and if it slides, what a pass adds meanwhile.
+    per_sequence: usize,
+    kv_heads: usize,
+    head: usize,
     free: Vec<u32>,
+    readers: Vec<u32>, // per block, the sequences that hold it
     sequences: Vec<Sequence>,
 }
 
-impl Cache {
-    /// An arena for `sequences` sequences of `ctx` positions each.
-    pub(crate) fn new(pool: &Pool, c: &Config, kv: KvType, ctx: usize, sequences: usize) -> Self {
-        let per_sequence = ctx.div_ceil(BLOCK);
-        let n_blocks = per_sequence * sequences;
-        let blocks = n_blocks * c.n_kv_heads as usize;
-        let layer = |_| LayerCache::new(pool, kv, blocks, c.head_padded());
-        Self {
-            layers: (0..c.n_layers).map(layer).collect(),
-            n_blocks,
-            kv,
-            ctx,
-            free: (0..n_blocks as u32).rev().collect(),
-            sequences: (0..sequences)
-                .map(|_| Sequence { blocks: Vec::with_capacity(per_sequence), len: 0, used: false })
-                .collect(),
-        }
+/// Size and behaviour of a cache.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub kv: KvType,
+    pub ctx: usize,
+    pub overflow: Overflow,
+    /// Most tokens of a pass.
+    pub chunk: usize,
+    pub sequences: usize,
+}
+
+impl Plan {
+    /// Blocks of one sequence. A pass must not overwrite what its first token sees, nor a rejected
+    /// draft what the next pass does.
+    fn per_sequence(&self) -> usize {
+        self.ctx.div_ceil(BLOCK)
+            + match self.overflow {
+                Overflow::Stop => 0,
+                Overflow::Slide => self.chunk.div_ceil(BLOCK) + 1,
+            }
     }
 
     /// Bytes of an arena, or `None` if they do not fit into 64 bits.
-    pub(crate) fn bytes(c: &Config, kv: KvType, ctx: usize, sequences: usize) -> Option<u64> {
+    pub(crate) fn bytes(&self, c: &Config) -> Option<u64> {
         let positions =
-            (ctx.div_ceil(BLOCK) as u64).checked_mul(BLOCK as u64 * sequences as u64)?;
-        positions.checked_mul(kv.bytes_per_position(c))
+            (self.per_sequence() as u64).checked_mul(BLOCK as u64 * self.sequences as u64)?;
+        positions.checked_mul(self.kv.bytes_per_position(c))
+    }
+}
+
+impl Cache {
+    pub(crate) fn new(pool: &Pool, c: &Config, plan: &Plan) -> Self {
+        let per_sequence = plan.per_sequence();
+        let n_blocks = per_sequence * plan.sequences;
+        let (kv_heads, head) = (c.n_kv_heads as usize, c.head_padded());
+        let sequence = |_| Sequence {
+            blocks: Vec::with_capacity(per_sequence),
+            len: 0,
+            written: 0,
+            pinned: 1,
+            tokens: Vec::with_capacity(plan.ctx),
+            used: false,
+        };
+        Self {
+            layers: (0..c.n_layers)
+                .map(|_| LayerCache::new(pool, plan.kv, n_blocks * kv_heads, head))
+                .collect(),
+            n_blocks,
+            kv: plan.kv,
+            ctx: plan.ctx,
+            overflow: plan.overflow,
+            per_sequence,
+            kv_heads,
+            head,
+            free: (0..n_blocks as u32).rev().collect(),
+            readers: vec![0; n_blocks],
+            sequences: (0..plan.sequences).map(sequence).collect(),
+        }
     }
 
-    /// Positions a sequence can hold.
+    /// Positions a token can see.
     pub(crate) fn ctx(&self) -> usize {
         self.ctx
+    }
+
+    pub(crate) fn overflow(&self) -> Overflow {
+        self.overflow
     }
 
     pub(crate) fn open(&mut self) -> Result<SeqId, Error> {
         let id = self.sequences.iter().position(|s| !s.used);
         let id = id.ok_or(Error::CacheFull { what: "all sequences are in use" })?;
-        self.sequences[id].used = true;
+        (self.sequences[id].used, self.sequences[id].pinned) = (true, 1);
         Ok(SeqId(id))
     }
 
@@ -234,41 +354,175 @@ impl Cache {
         self.sequences[id.0].used = false;
     }
 
-    /// Cached positions of a sequence.
+    /// Cached positions of a sequence, those that were evicted included.
     pub(crate) fn len(&self, id: SeqId) -> usize {
         self.sequences[id.0].len
     }
 
+    /// Says how many positions stay when the context slides, rounded up to blocks; at least one
+    /// block stays, and half of the context can slide. No effect once it has slid.
+    pub(crate) fn pin(&mut self, id: SeqId, positions: usize) {
+        let most = (self.ctx / BLOCK / 2).max(1);
+        let s = &mut self.sequences[id.0];
+        if s.written * BLOCK <= self.ctx {
+            s.pinned = positions.div_ceil(BLOCK).clamp(1, most);
+        }
+    }
+
+    /// What of the past the token at `position` sees.
+    pub(crate) fn slid(&self, id: SeqId, position: usize) -> Slid {
+        let s = &self.sequences[id.0];
+        match self.overflow {
+            Overflow::Stop => Slid::default(),
+            Overflow::Slide => Slid {
+                pinned: s.pinned * BLOCK,
+                evicted: (position / BLOCK + 1).saturating_sub(self.ctx / BLOCK) * BLOCK,
+            },
+        }
+    }
+
+    /// Where block `index` of a sequence is in its table.
+    fn place(&self, s: &Sequence, index: usize) -> usize {
+        match index < self.per_sequence {
+            true => index,
+            false => s.pinned + (index - s.pinned) % (self.per_sequence - s.pinned),
+        }
+    }
+
     /// Makes room for `n` more positions. Allocates nothing: tables have their full capacity.
     pub(crate) fn reserve(&mut self, id: SeqId, n: usize) -> Result<(), Error> {
-        let s = &mut self.sequences[id.0];
-        let len = s.len + n;
-        if len > self.ctx {
-            return Err(Error::Context { tokens: len, ctx: self.ctx });
+        let len = self.sequences[id.0].len;
+        if self.overflow == Overflow::Stop && len + n > self.ctx {
+            return Err(Error::Context { tokens: len + n, ctx: self.ctx });
         }
-        while s.blocks.len() * BLOCK < len {
-            let block = self.free.pop().ok_or(Error::CacheFull { what: "no free block" })?;
-            s.blocks.push(block);
+        for index in len / BLOCK..(len + n).div_ceil(BLOCK) {
+            let partly = index == len / BLOCK && !len.is_multiple_of(BLOCK);
+            self.make_writable(id, index, partly)?;
         }
         Ok(())
     }
 
-    /// Counts `n` reserved positions as cached.
-    pub(crate) fn advance(&mut self, id: SeqId, n: usize) {
-        self.sequences[id.0].len += n;
+    /// Gives a sequence a block of its own for `index`. What is in it stays if it is `needed`.
+    fn make_writable(&mut self, id: SeqId, index: usize, needed: bool) -> Result<(), Error> {
+        let s = &self.sequences[id.0];
+        let place = self.place(s, index);
+        let old = s.blocks.get(place).copied();
+        if old.is_none_or(|old| self.readers[old as usize] > 1) {
+            let new = self.free.pop().ok_or(Error::CacheFull { what: "no free block" })?;
+            self.readers[new as usize] = 1;
+            if let Some(old) = old {
+                self.readers[old as usize] -= 1;
+                if needed {
+                    let (kv_heads, head) = (self.kv_heads, self.head);
+                    let copy = |layer: &mut LayerCache| {
+                        layer.copy_block(kv_heads, head, (old as usize, new as usize));
+                    };
+                    self.layers.iter_mut().for_each(copy);
+                }
+            }
+            let blocks = &mut self.sequences[id.0].blocks;
+            match blocks.get_mut(place) {
+                Some(block) => *block = new,
+                None => blocks.push(new),
+            }
+        }
+        let s = &mut self.sequences[id.0];
+        s.written = s.written.max(index + 1);
+        Ok(())
     }
 
-    /// Forgets all positions from `len` on.
-    pub(crate) fn truncate(&mut self, id: SeqId, len: usize) {
+    /// Counts a reserved position as cached.
+    pub(crate) fn advance(&mut self, id: SeqId, token: u32) {
+        let ctx = self.ctx;
         let s = &mut self.sequences[id.0];
-        s.len = s.len.min(len);
-        while s.blocks.len() > s.len.div_ceil(BLOCK) {
-            self.free.extend(s.blocks.pop());
+        s.len += 1;
+        if s.len <= ctx {
+            s.tokens.push(token);
+        }
+    }
+
+    /// Forgets all positions from `len` on; returns how many remain. That is fewer if what the
+    /// position `len` sees was overwritten since: then only the pinned ones.
+    pub(crate) fn truncate(&mut self, id: SeqId, len: usize) -> usize {
+        let (ring, ctx) = (self.per_sequence, self.ctx / BLOCK);
+        let s = &mut self.sequences[id.0];
+        let mut len = s.len.min(len);
+        if s.written > ring {
+            let seen = (len / BLOCK + 1 + s.pinned).saturating_sub(ctx).max(s.pinned);
+            let intact = s.written - (ring - s.pinned);
+            if len > 0 && intact <= seen {
+                s.len = len; // the ring stays as it is
+                s.tokens.truncate(len);
+                return len;
+            }
+            len = len.min(s.pinned * BLOCK);
+        }
+        s.len = len;
+        s.tokens.truncate(len);
+        s.written = len.div_ceil(BLOCK);
+        while s.blocks.len() > s.written {
+            let Some(block) = s.blocks.pop() else { break };
+            let readers = &mut self.readers[block as usize];
+            *readers -= 1;
+            if *readers == 0 {
+                self.free.push(block);
+            }
+        }
+        len
+    }
+
+    /// A new sequence with all that another holds; blocks are shared until they are written.
+    pub(crate) fn fork(&mut self, from: SeqId) -> Result<SeqId, Error> {
+        let to = self.open()?;
+        self.copy_table(from, to, self.sequences[from.0].blocks.len());
+        let (len, written) = (self.sequences[from.0].len, self.sequences[from.0].written);
+        let (a, b) = two(&mut self.sequences, from.0, to.0);
+        (b.len, b.written, b.pinned) = (len, written, a.pinned);
+        b.tokens.extend_from_slice(&a.tokens);
+        Ok(to)
+    }
+
+    /// Lets an empty sequence have the first `n` blocks of another's table.
+    fn copy_table(&mut self, from: SeqId, to: SeqId, n: usize) {
+        for i in 0..n {
+            let block = self.sequences[from.0].blocks[i];
+            self.readers[block as usize] += 1;
+            self.sequences[to.0].blocks.push(block);
+        }
+    }
+
+    /// Lets a sequence, which holds a beginning of `tokens`, share what another has in common with
+    /// them, if that is more. Returns the positions it holds then.
+    pub(crate) fn share(&mut self, id: SeqId, tokens: &[u32]) -> usize {
+        let common = |s: &Sequence| {
+            let n = s.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+            // Of one that has overwritten blocks, only the pinned ones are at their places.
+            if s.written > self.per_sequence { n.min(s.pinned * BLOCK) } else { n }
+        };
+        let others = self.sequences.iter().enumerate().filter(|(i, s)| s.used && *i != id.0);
+        let best = others.map(|(i, s)| (common(s), i)).max_by_key(|(n, i)| (*n, usize::MAX - i));
+        match best {
+            Some((n, from)) if n > self.len(id) => {
+                self.truncate(id, 0);
+                self.copy_table(SeqId(from), id, n.div_ceil(BLOCK));
+                let s = &mut self.sequences[id.0];
+                (s.len, s.written) = (n, n.div_ceil(BLOCK));
+                s.tokens.extend_from_slice(&tokens[..n]);
+                n
+            }
+            _ => self.len(id),
         }
     }
 
     /// The arena block that holds block `index` of a sequence.
     pub(crate) fn block(&self, id: SeqId, index: usize) -> usize {
-        self.sequences[id.0].blocks[index] as usize
+        let s = &self.sequences[id.0];
+        s.blocks[self.place(s, index)] as usize
     }
+}
+
+/// Two different elements.
+fn two<T>(all: &mut [T], a: usize, b: usize) -> (&mut T, &mut T) {
+    let [a, b] = all.get_disjoint_mut([a, b]).expect("two different sequences");
+    (a, b)
 }

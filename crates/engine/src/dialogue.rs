@@ -22,7 +22,7 @@ struct Seam {
 }
 
 /// What a session knows of the conversation in its context.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Dialogue {
     /// The conversation as last rendered.
     text: ChatText,

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nanoinfer_format::{Config, LANES, Quant};
-use nanoinfer_kernels::{Isa, Kernels};
+use nanoinfer_kernels::{BLOCK, Isa, Kernels, SPAN};
 
 use crate::attend::{self, Run};
-use crate::cache::{Cache, KvType, SeqId};
+use crate::cache::{Cache, KvType, Overflow, Plan, SeqId};
 use crate::forward::{Pass, Slot};
 use crate::pool::Pool;
 use crate::profile::Profile;
@@ -23,6 +23,8 @@ pub struct EngineOptions {
     pub ctx: Option<usize>,
     /// How keys and values are cached; by default as exactly as the model is stored.
     pub kv: Option<KvType>,
+    /// What happens when the context is full. Sliding makes `ctx` a multiple of 64, at least 128.
+    pub overflow: Overflow,
     /// Sequences that can be open at once.
     pub sequences: usize,
     /// Instruction set; by default the best this CPU has.
@@ -40,6 +42,7 @@ impl Default for EngineOptions {
             threads: None,
             ctx: None,
             kv: None,
+            overflow: Overflow::Stop,
             sequences: 1,
             isa: None,
             chunk: MAX_TOKENS,
@@ -51,26 +54,34 @@ impl Default for EngineOptions {
 /// Options with what is not given chosen.
 struct Sizes {
     threads: usize,
-    ctx: usize,
-    sequences: usize,
-    kv: KvType,
+    /// Positions whose spans attention has room for.
+    spans: usize,
     chunk: usize,
     logits_rows: usize,
+    plan: Plan,
 }
 
 impl Sizes {
     fn of(config: &Config, options: &EngineOptions) -> Self {
-        let chunk = options.chunk.clamp(1, MAX_TOKENS);
+        let (overflow, chunk) = (options.overflow, options.chunk.clamp(1, MAX_TOKENS));
+        let ctx = options.ctx.unwrap_or((config.context_length as usize).min(4096)).max(1);
+        let (ctx, spans) = match overflow {
+            Overflow::Stop => (ctx, ctx),
+            Overflow::Slide => {
+                let ctx = (ctx / BLOCK * BLOCK).max(2 * BLOCK);
+                (ctx, ctx + 3 * SPAN) // pinned ones apart, and both ends cut through one
+            }
+        };
+        let kv = options.kv.unwrap_or(match config.quant {
+            Quant::Q8 => KvType::Q8,
+            Quant::F32 => KvType::F32,
+        });
         Self {
             threads: options.threads.unwrap_or_else(machine::default_threads).max(1),
-            ctx: options.ctx.unwrap_or((config.context_length as usize).min(4096)).max(1),
-            sequences: options.sequences.max(1),
-            kv: options.kv.unwrap_or(match config.quant {
-                Quant::Q8 => KvType::Q8,
-                Quant::F32 => KvType::F32,
-            }),
+            spans,
             chunk,
             logits_rows: options.logits_rows.clamp(1, chunk),
+            plan: Plan { kv, ctx, overflow, chunk, sequences: options.sequences.max(1) },
         }
     }
 }
@@ -78,9 +89,8 @@ impl Sizes {
 /// Bytes of cache and scratch that an engine with these options would reserve, weights not counted.
 pub fn buffer_bytes(config: &Config, options: &EngineOptions) -> u64 {
     let s = Sizes::of(config, options);
-    Cache::bytes(config, s.kv, s.ctx, s.sequences)
-        .and_then(|b| b.checked_add(Scratch::bytes(config, s.threads, s.ctx, s.logits_rows)))
-        .unwrap_or(u64::MAX)
+    let scratch = Scratch::bytes(config, s.threads, s.spans, s.logits_rows);
+    s.plan.bytes(config).and_then(|b| b.checked_add(scratch)).unwrap_or(u64::MAX)
 }
 
 /// One token to append to a sequence.
@@ -137,7 +147,8 @@ impl Engine {
             Some(isa) => Kernels::new(isa).ok_or(Error::Isa { isa: isa.name() })?,
             None => Kernels::best(),
         };
-        let Sizes { threads, ctx, sequences, kv, chunk, logits_rows } = Sizes::of(config, options);
+        let Sizes { threads, spans, chunk, logits_rows, plan } = Sizes::of(config, options);
+        let ctx = plan.ctx;
         let needed = buffer_bytes(config, options);
         let available = machine::available_memory().unwrap_or(u64::MAX);
         if needed > available {
@@ -148,9 +159,9 @@ impl Engine {
             Pool::new(threads).map_err(|source| Error::Threads { workers: threads, source })?;
         Ok(Self {
             kernels,
-            cache: Cache::new(&pool, config, kv, ctx, sequences),
-            scratch: Scratch::new(&pool, config, ctx, logits_rows),
-            locals: (0..threads).map(|_| Scratch::local(config, kv)).collect(),
+            cache: Cache::new(&pool, config, &plan),
+            scratch: Scratch::new(&pool, config, spans, logits_rows),
+            locals: (0..threads).map(|_| Scratch::local(config, plan.kv)).collect(),
             slots: Vec::with_capacity(MAX_TOKENS),
             runs: Vec::with_capacity(MAX_SPLIT),
             wanted: Vec::with_capacity(logits_rows),
@@ -199,7 +210,7 @@ impl Engine {
     pub fn decode_bytes(&self, cached: usize) -> u64 {
         let config = self.model.config();
         let seen = |window: &u32| match *window {
-            0 => cached as u64,
+            0 => cached.min(self.ctx()) as u64,
             window => (cached as u64).min(u64::from(window)),
         };
         let positions: u64 = config.windows.iter().map(seen).sum();
@@ -221,7 +232,7 @@ impl Engine {
         self.cache.kv
     }
 
-    /// Positions per sequence.
+    /// Positions that a token can see; where the context does not slide, those a sequence can hold.
     pub fn ctx(&self) -> usize {
         self.cache.ctx()
     }
@@ -261,14 +272,44 @@ impl Engine {
         self.cache.close(seq);
     }
 
-    /// Cached positions of a sequence.
+    /// Opens a sequence with all that another holds. Blocks of the cache are shared until one of
+    /// them writes.
+    pub fn fork(&mut self, seq: SeqId) -> Result<SeqId, Error> {
+        self.cache.fork(seq)
+    }
+
+    /// Cached positions of a sequence, those that have slid out of sight included.
     pub fn len(&self, seq: SeqId) -> usize {
         self.cache.len(seq)
     }
 
-    /// Rolls a sequence back to its first `len` positions.
-    pub fn truncate(&mut self, seq: SeqId, len: usize) {
-        self.cache.truncate(seq, len);
+    /// Cached positions that have slid out of sight.
+    pub fn evicted(&self, seq: SeqId) -> usize {
+        self.cache.slid(seq, self.len(seq).saturating_sub(1)).evicted
+    }
+
+    /// Rolls a sequence back to its first `len` positions, in O(1) for each block that it gives
+    /// up. Returns what remains: less than `len` where the context has slid on too far since.
+    pub fn truncate(&mut self, seq: SeqId, len: usize) -> usize {
+        self.cache.truncate(seq, len)
+    }
+
+    /// Lets a sequence, which holds a beginning of `tokens`, share what another sequence has in
+    /// common with them, if that is more. Returns the positions that it holds then, so that the
+    /// rest of `tokens` can follow.
+    pub fn share(&mut self, seq: SeqId, tokens: &[u32]) -> usize {
+        self.cache.share(seq, tokens)
+    }
+
+    /// Lets the first positions of a sequence stay when the context slides: whole blocks of 64,
+    /// one by default, at most half of the context. To be said before it slides.
+    pub fn pin(&mut self, seq: SeqId, positions: usize) {
+        self.cache.pin(seq, positions);
+    }
+
+    /// What happens when the context is full.
+    pub fn overflow(&self) -> Overflow {
+        self.cache.overflow()
     }
 
     /// Appends a batch of tokens to their sequences, any mix of prefill and decode, at most
@@ -285,7 +326,8 @@ impl Engine {
             let before = batch[..row].iter().filter(|s| s.seq == step.seq).count();
             let position = self.cache.len(step.seq) + before;
             self.cache.reserve(step.seq, before + 1)?;
-            self.slots.push(Slot { token: step.token, position, seq: step.seq });
+            let slid = self.cache.slid(step.seq, position);
+            self.slots.push(Slot { token: step.token, position, seq: step.seq, slid });
             if step.logits {
                 self.wanted.push(row);
             }
@@ -299,7 +341,7 @@ impl Engine {
             return Err(Error::Cancelled);
         }
         for step in batch {
-            self.cache.advance(step.seq, 1);
+            self.cache.advance(step.seq, step.token);
         }
         self.processed += batch.len() as u64;
         Ok(())

@@ -14,9 +14,9 @@ use nanoinfer_kernels::{
 };
 
 use crate::attend::{Run, gather};
-use crate::cache::{Cache, SeqId};
+use crate::cache::{Cache, SeqId, Slid};
 use crate::inputs::{Input, OwnInputs, Packed};
-use crate::pool::{Shared, Worker};
+use crate::pool::{Columns, Shared, Worker};
 use crate::profile::PassStep;
 use crate::scratch::{Local, Scratch, panels_per_item};
 use crate::weights::{Ffn, Layer, Matrix, Norm, Panels, Weights};
@@ -27,6 +27,7 @@ pub(crate) struct Slot {
     pub token: u32,
     pub position: usize,
     pub seq: SeqId,
+    pub slid: Slid,
 }
 
 /// What a pass works on: all shared, all read-only but the phase-checked buffers.
@@ -109,12 +110,20 @@ impl Pass<'_> {
         self.slots.len()
     }
 
+    /// Whether some token sees pinned positions from nearer than they are.
+    pub(crate) fn slid(&self) -> bool {
+        self.slots.iter().any(|slot| slot.slid.evicted > 0)
+    }
+
     /// Token ids to rows of the embedding, and positions to angles.
     fn embed(&self, w: &Worker<'_>, local: &mut Local) {
         let (m, s, c) = (self.m(), self.scratch, self.config);
         let half = c.rotary_dim as usize / 2;
         let x = s.x.split(w, m * LANES, LANES);
         let (cos, sin) = (s.cos.split(w, m * half, half), s.sin.split(w, m * half, half));
+        let pinned = self.slid().then(|| {
+            (s.pinned_cos.split(w, m * half, half), s.pinned_sin.split(w, m * half, half))
+        });
         for item in w.items(m) {
             let slot = self.slots[item.index()];
             let row = &mut local.row[..c.d_model_padded()];
@@ -125,12 +134,20 @@ impl Pass<'_> {
                 let scaled = columns.row(panel).iter_mut().zip(lanes);
                 scaled.for_each(|(x, lane)| *x = lane * c.embedding_scale as f32);
             }
-            let (mut cos, mut sin) = (cos.take(&item), sin.take(&item));
-            for (kind, (rope, &row)) in c.ropes.iter().zip(self.ropes).enumerate() {
-                let turns = self.weights.rope_turns(self.file, row);
-                let (cos, sin) = (cos.row(kind), sin.row(kind));
-                rope_table(slot.position as u64, turns, rope.magnitude, cos, sin);
+            self.angles(slot.position, cos.take(&item), sin.take(&item));
+            if let Some((cos, sin)) = &pinned {
+                let position = slot.position - slot.slid.evicted;
+                self.angles(position, cos.take(&item), sin.take(&item));
             }
+        }
+    }
+
+    /// Angles of a position, of every kind of RoPE the layers have.
+    fn angles(&self, position: usize, mut cos: Columns<'_, f32>, mut sin: Columns<'_, f32>) {
+        for (kind, (rope, &row)) in self.config.ropes.iter().zip(self.ropes).enumerate() {
+            let turns = self.weights.rope_turns(self.file, row);
+            let (cos, sin) = (cos.row(kind), sin.row(kind));
+            rope_table(position as u64, turns, rope.magnitude, cos, sin);
         }
     }
 

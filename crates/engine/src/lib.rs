@@ -37,7 +37,7 @@ mod speculate;
 mod weights;
 
 pub use answer::{Event, FinishReason, GenerateOptions, Stats};
-pub use cache::{KvType, SeqId};
+pub use cache::{KvType, Overflow, SeqId};
 pub use engine::{Canceller, Engine, EngineOptions, Step, buffer_bytes};
 pub use error::Error;
 pub use machine::{Cores, available_memory, default_threads};
@@ -47,5 +47,5 @@ pub use nanoinfer_text::Message;
 pub use profile::{PassStep, Profile};
 pub use sample::{Candidate, Sampling};
 pub use selfcheck::{NUMERICS, Replay, SelfCheck};
-pub use session::Session;
+pub use session::{Branch, Session};
 pub use speculate::{DraftStats, Drafted, Drafting, Script};

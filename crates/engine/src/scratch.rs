@@ -19,10 +19,12 @@ pub(crate) const MAX_SPLIT: usize = 8;
 
 /// Buffers all workers share.
 pub(crate) struct Scratch {
-    pub x: Shared<f32>,       // residual stream [d_model/16][m][16]
-    pub delta: Shared<f32>,   // what is added to it, where that is normalised first
-    pub cos: Shared<f32>,     // [ropes][m][rotary_dim/2]
-    pub sin: Shared<f32>,     // [ropes][m][rotary_dim/2]
+    pub x: Shared<f32>,          // residual stream [d_model/16][m][16]
+    pub delta: Shared<f32>,      // what is added to it, where that is normalised first
+    pub cos: Shared<f32>,        // [ropes][m][rotary_dim/2]
+    pub sin: Shared<f32>,        // [ropes][m][rotary_dim/2]
+    pub pinned_cos: Shared<f32>, // the same for queries of pinned positions, once the context slid
+    pub pinned_sin: Shared<f32>,
     pub inputs: SharedInputs, // of QKV, O, gate/up and the head, of more than 16 tokens
     pub hidden: SharedInputs, // of down
     pub experts: ExpertScratch,
@@ -51,7 +53,8 @@ pub(crate) struct Local {
     pub states: Vec<f32>,  // attention states of a run of queries
     pub spans: Vec<f32>,   // the same, of the span in progress
     pub queries: QueryBuffers,
-    pub inputs: OwnInputs, // of QKV, O, gate/up and the head, of up to 16 tokens
+    pub pinned_queries: QueryBuffers, // the same queries, for pinned positions
+    pub inputs: OwnInputs,            // of QKV, O, gate/up and the head, of up to 16 tokens
     pub routing: Routing,
     pub profile: Profile,
     pub cancelled: bool, // how the last pass ended
@@ -99,6 +102,8 @@ impl Scratch {
             delta: pool.shared(if c.post_norms() { m * d } else { 0 }),
             cos: pool.shared(m * Self::angles(c)),
             sin: pool.shared(m * Self::angles(c)),
+            pinned_cos: pool.shared(m * Self::angles(c)),
+            pinned_sin: pool.shared(m * Self::angles(c)),
             inputs: SharedInputs::new(pool, quant, m, d.max(c.attn_out_inputs())),
             hidden: SharedInputs::new(pool, quant, m, c.d_ff_padded()),
             experts: ExpertScratch::new(pool, c),
@@ -127,18 +132,20 @@ impl Scratch {
         let state = queries * AttendBlock::state_len(c.head_padded());
         let width = queries * c.head_padded();
         let eight_bit = kv == KvType::Q8;
+        let buffers = || QueryBuffers {
+            q: vec![0; if eight_bit { width } else { 0 }],
+            scales: vec![0.0; queries],
+            sums: vec![0; queries],
+            x: vec![0.0; if eight_bit { 0 } else { width }],
+        };
         Local {
             row: vec![0.0; c.d_model_padded().max(c.attn_out_inputs()).max(2 * c.head_padded())],
             gate_up: vec![0.0; 2 * GROUP * MAX_TOKENS],
             act: vec![0.0; GROUP * MAX_TOKENS],
             states: vec![0.0; state],
             spans: vec![0.0; state],
-            queries: QueryBuffers {
-                q: vec![0; if eight_bit { width } else { 0 }],
-                scales: vec![0.0; queries],
-                sums: vec![0; queries],
-                x: vec![0.0; if eight_bit { 0 } else { width }],
-            },
+            queries: buffers(),
+            pinned_queries: buffers(),
             inputs: OwnInputs::new(c.quant, c.d_model_padded().max(c.attn_out_inputs())),
             routing: Routing::new(c),
             profile: Profile::new(),
@@ -150,7 +157,7 @@ impl Scratch {
     pub(crate) fn bytes(c: &Config, workers: usize, ctx: usize, logits_rows: usize) -> u64 {
         let (d, ff, heads) = (c.d_model_padded(), c.d_ff_padded(), c.attn_out_inputs());
         let stream = if c.post_norms() { 2 * d } else { d };
-        let per_token = stream + 2 * Self::angles(c) + d.max(heads) + ff + c.qkv_rows() + heads;
+        let per_token = stream + 4 * Self::angles(c) + d.max(heads) + ff + c.qkv_rows() + heads;
         let logits = logits_rows * (c.vocab_padded() + d);
         let local = workers * (3 * GROUP * MAX_TOKENS + d.max(heads));
         let dense = 4 * (MAX_TOKENS * per_token + logits + local + Self::span_values(c, ctx));

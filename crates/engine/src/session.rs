@@ -8,8 +8,8 @@ use crate::dialogue::Dialogue;
 use crate::sample::Sampler;
 use crate::speculate::{Speculator, draft_model};
 use crate::{
-    Canceller, Candidate, Engine, Error, Event, FinishReason, GenerateOptions, PassStep, Script,
-    SeqId, Stats, Step,
+    Canceller, Candidate, Engine, Error, Event, FinishReason, GenerateOptions, Overflow, PassStep,
+    Script, SeqId, Stats, Step,
 };
 
 #[derive(Clone, Copy)]
@@ -57,6 +57,25 @@ pub struct Session {
     speculator: Speculator,
 }
 
+/// A context that was put aside, see [`Session::fork`].
+#[derive(Debug)]
+#[must_use = "its cache is held until it is given to `Session::drop_branch`"]
+pub struct Branch {
+    seq: SeqId,
+    tokens: Vec<u32>,
+    answer_follows: bool,
+    dialogue: Dialogue,
+}
+
+/// Tokens that a context can have. One that slides could go on for ever, but its tokens are kept:
+/// four bytes each, and as many for looking them up.
+fn limit(engine: &Engine) -> usize {
+    match engine.overflow() {
+        Overflow::Stop => engine.ctx(),
+        Overflow::Slide => engine.ctx().max(1 << 20),
+    }
+}
+
 impl Session {
     /// A session with an empty context. Opens a sequence of the engine.
     pub fn new(mut engine: Engine) -> Result<Self, Error> {
@@ -65,7 +84,7 @@ impl Session {
         let stream = engine.model().vocab_table().map(|v| TextStream::new(v, true));
         Ok(Self {
             seq,
-            tokens: Vec::with_capacity(engine.ctx() + 1),
+            tokens: Vec::with_capacity(limit(&engine) + 1),
             sampler: Sampler::new(engine.kernels(), vocab),
             stream,
             answer_follows: false,
@@ -76,7 +95,7 @@ impl Session {
             started: Instant::now(),
             steps: Vec::with_capacity(engine.max_batch()),
             dialogue: Dialogue::default(),
-            speculator: Speculator::new(engine.ctx() + 1, engine.model().generation()),
+            speculator: Speculator::new(limit(&engine) + 1, engine.model().generation()),
             engine,
         })
     }
@@ -144,26 +163,72 @@ impl Session {
         self.engine.canceller()
     }
 
-    /// Makes `ids` the context. The longest common prefix with the present one stays cached.
+    /// Tokens of the context that have slid out of the model's sight, see [`Overflow::Slide`].
+    pub fn evicted(&self) -> usize {
+        self.engine.evicted(self.seq)
+    }
+
+    /// Makes `ids` the context. The longest common prefix with the present one stays cached, or
+    /// that with another sequence of the engine, if it is longer.
     pub fn prompt_tokens(&mut self, ids: &[u32]) -> Result<(), Error> {
-        self.set_context(ids)?;
+        self.set_context(ids, 0)?;
         self.dialogue = Dialogue::default();
         Ok(())
     }
 
-    fn set_context(&mut self, ids: &[u32]) -> Result<(), Error> {
+    /// Puts the context aside, to be continued, and leaves a copy of it in its place: one prompt,
+    /// several continuations. Nothing is computed again and nothing copied but the block of the
+    /// cache in which they part. Takes one of [`crate::EngineOptions::sequences`].
+    pub fn fork(&mut self) -> Result<Branch, Error> {
+        self.end_draws();
+        let seq = self.engine.fork(self.seq)?;
+        self.state = State::Idle;
+        Ok(Branch {
+            seq: std::mem::replace(&mut self.seq, seq),
+            tokens: self.tokens.clone(),
+            answer_follows: self.answer_follows,
+            dialogue: self.dialogue.clone(),
+        })
+    }
+
+    /// Continues with a context that was put aside, and puts aside the present one instead.
+    pub fn switch(&mut self, branch: &mut Branch) {
+        self.end_draws();
+        let common = self.tokens.iter().zip(&branch.tokens).take_while(|(a, b)| a == b).count();
+        self.speculator.truncate(&self.tokens, common);
+        std::mem::swap(&mut self.seq, &mut branch.seq);
+        let aside = self.tokens.clone();
+        self.tokens.clear(); // keeps its capacity
+        self.tokens.extend_from_slice(&branch.tokens);
+        branch.tokens = aside;
+        std::mem::swap(&mut self.answer_follows, &mut branch.answer_follows);
+        std::mem::swap(&mut self.dialogue, &mut branch.dialogue);
+        self.state = State::Idle;
+        self.stats = Stats::default();
+    }
+
+    /// Forgets a context that was put aside.
+    pub fn drop_branch(&mut self, branch: Branch) {
+        self.engine.close(branch.seq);
+    }
+
+    /// Makes `ids` the context, of which `pinned` stay in sight if it slides.
+    fn set_context(&mut self, ids: &[u32], pinned: usize) -> Result<(), Error> {
         let vocab = self.engine.model().config().vocab_size;
         if let Some(&token) = ids.iter().find(|&&id| id >= vocab) {
             return Err(Error::Token { token, vocab });
         }
-        let ctx = self.engine.ctx();
+        let ctx = limit(&self.engine);
         if ids.len() > ctx {
             return Err(Error::Context { tokens: ids.len(), ctx });
         }
         let common = self.tokens.iter().zip(ids).take_while(|(a, b)| a == b).count();
         self.end_draws();
         self.engine.truncate(self.seq, common);
+        self.engine.share(self.seq, ids);
+        self.engine.pin(self.seq, pinned);
         self.speculator.truncate(&self.tokens, common);
+        self.speculator.pin(pinned);
         self.tokens.clear();
         self.tokens.extend_from_slice(ids);
         self.answer_follows = false;
@@ -189,10 +254,25 @@ impl Session {
         let (answer, end) = self.answer();
         let (kept, new) = self.dialogue.next(model.tokenizer()?, &text, &answer, end);
         let ids = [&self.tokens[..kept], &new].concat();
-        self.set_context(&ids)?;
+        let pinned = match self.engine.overflow() {
+            Overflow::Stop => 0,
+            Overflow::Slide => self.before_conversation(messages, &ids)?,
+        };
+        self.set_context(&ids, pinned)?;
         self.dialogue.advance(text, &answer, end, ids.len());
         self.answer_follows = true;
         Ok(())
+    }
+
+    /// Tokens of the prompt that do not depend on what is said: the system's message.
+    fn before_conversation(&self, messages: &[Message], ids: &[u32]) -> Result<usize, Error> {
+        let said = messages.iter().take_while(|m| m.role == "system").count();
+        let mut other = messages[..messages.len().min(said + 1)].to_vec();
+        if let Some(message) = other.get_mut(said) {
+            message.content = "0".into();
+        }
+        let other = self.engine.model().encode_chat(&other)?;
+        Ok(other.iter().zip(ids).take_while(|(a, b)| a == b).count())
     }
 
     /// The text of the present answer, and where in the context it ends: before the token that
@@ -305,7 +385,7 @@ impl Session {
     fn pass(&mut self) -> Result<bool, Error> {
         // A draft fits into the context, and of the tokens still wanted one is drawn anyway.
         let wanted = self.options.max_tokens.map_or(usize::MAX, |max| max - self.stats.generated);
-        let room = (self.engine.ctx() - self.tokens.len()).min(wanted - 1);
+        let room = (limit(&self.engine) - self.tokens.len()).min(wanted - 1);
         let room = room.min(self.engine.max_logits() - 1).min(self.engine.max_batch() - 1);
         self.speculator.propose(&mut self.tokens, room)?;
         let start = Instant::now();
@@ -371,7 +451,7 @@ impl Session {
             Some(FinishReason::Stop)
         } else if self.options.max_tokens == Some(self.stats.generated) {
             Some(FinishReason::Length)
-        } else if self.tokens.len() > self.engine.ctx() {
+        } else if self.tokens.len() > limit(&self.engine) {
             Some(FinishReason::Context)
         } else {
             None

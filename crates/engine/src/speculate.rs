@@ -10,8 +10,8 @@
 //! A token is drawn from the same logits with the same random number as without a draft, and a
 //! draft is accepted while the draw equals it: sample and match. Logits are the same bits in any
 //! batch, so the answer is the same, for any way of sampling; what changes is how many passes it
-//! takes. Drafts come from the context itself ([`lookup`]) or from a small model ([`model`]);
-//! [`governor`] decides whether they are worth it.
+//! takes. Drafts come from the context itself (`lookup`) or from a small model (`model`);
+//! the `governor` decides whether they are worth it.
 
 mod governor;
 mod lookup;
@@ -156,6 +156,13 @@ impl Speculator {
         }
     }
 
+    /// The first tokens of the context stay in sight if it slides.
+    pub(crate) fn pin(&mut self, positions: usize) {
+        if let Some(model) = &mut self.model {
+            model.pin(positions);
+        }
+    }
+
     /// An answer to the context begins.
     pub(crate) fn start(&mut self, drafting: Drafting, sampling: Sampling, tokens: &[u32]) {
         self.lookup.extend(tokens);
@@ -291,6 +298,11 @@ impl Speculator {
 
 /// What a session needs to know of an engine that is to draft for it.
 pub(crate) fn draft_model(engine: Engine, target: &Engine) -> Result<DraftModel, Error> {
+    if engine.overflow() != target.overflow() {
+        let path = engine.model().file().path().to_path_buf();
+        let what = "one context slides and the other stops".into();
+        return Err(Error::Draft { path, what });
+    }
     if engine.ctx() < target.ctx() {
         let path = engine.model().file().path().to_path_buf();
         let what = format!("it holds {} positions, the model {}", engine.ctx(), target.ctx());

@@ -5,7 +5,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nanoinfer_engine::{
-    Drafting, Engine, EngineOptions, Event, GenerateOptions, Model, Sampling, Session,
+    Drafting, Engine, EngineOptions, Event, GenerateOptions, Model, Overflow, Sampling, Session,
 };
 use nanoinfer_format::Quant;
 use nanoinfer_packer::fetch::ModelRef;
@@ -33,8 +33,48 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn generating_allocates_nothing() {
+    within_one_context();
+    while_the_context_slides();
+}
+
+/// 320 tokens in a context of 128 positions, with drafts.
+fn while_the_context_slides() {
+    let path = smollm2();
+    let options = EngineOptions {
+        threads: Some(2),
+        ctx: Some(128),
+        overflow: Overflow::Slide,
+        ..EngineOptions::default()
+    };
+    let mut session =
+        Session::new(Engine::new(Model::open(path).unwrap(), &options).unwrap()).unwrap();
+    session.prompt_text("Once upon a time").unwrap();
+    let sampling = Sampling { temperature: 0.8, ..Sampling::default() };
+    let options = GenerateOptions {
+        max_tokens: Some(320),
+        sampling,
+        ignore_eos: true,
+        ..GenerateOptions::default()
+    };
+    session.start(options).unwrap();
+    let (mut tokens, mut before) = (0, 0);
+    while let Some(event) = session.next().unwrap() {
+        tokens += usize::from(matches!(event, Event::Token { .. }));
+        if tokens == 1 && before == 0 {
+            before = ALLOCATIONS.load(Ordering::Relaxed);
+        }
+    }
+    assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), before);
+    assert_eq!((tokens, session.evicted()), (320, 256));
+}
+
+fn smollm2() -> std::path::PathBuf {
     let model = ModelRef::parse("smollm2").unwrap();
-    let path = Store::open().unwrap().ready(&model, Quant::Q8, &mut |_| {}).unwrap();
+    Store::open().unwrap().ready(&model, Quant::Q8, &mut |_| {}).unwrap()
+}
+
+fn within_one_context() {
+    let path = smollm2();
     let options = EngineOptions { threads: Some(2), ..EngineOptions::default() };
     let engine = Engine::new(Model::open(&path).unwrap(), &options).unwrap();
     let mut session = Session::new(engine).unwrap();

@@ -30,7 +30,7 @@ pub(crate) struct Lookup {
 impl Lookup {
     /// For contexts of up to `capacity` tokens.
     pub(crate) fn new(capacity: usize) -> Self {
-        let buckets = (2 * capacity).next_power_of_two().clamp(1 << 8, 1 << 20);
+        let buckets = (2 * capacity).next_power_of_two().clamp(1 << 8, 1 << 17);
         Self { heads: vec![NONE; buckets], previous: Vec::with_capacity(capacity) }
     }
 

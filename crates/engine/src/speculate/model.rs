@@ -52,6 +52,10 @@ impl DraftModel {
         self.engine.truncate(self.seq, len);
     }
 
+    pub(crate) fn pin(&mut self, positions: usize) {
+        self.engine.pin(self.seq, positions);
+    }
+
     /// Tokens it has to process before it can draft.
     pub(crate) fn lag(&self, tokens: &[u32]) -> usize {
         tokens.len() - self.engine.len(self.seq).min(tokens.len())

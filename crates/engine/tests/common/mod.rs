@@ -62,8 +62,9 @@ pub(crate) fn first_layers(from: &NanoFile, to: &Path, n: u32) {
         writer.end().unwrap();
     }
     for kind in [SectionKind::Tokenizer, SectionKind::Vocabulary] {
-        let (_, bytes) = from.section(kind).unwrap();
-        writer.section(kind, bytes.to_vec()).unwrap();
+        if let Some((_, bytes)) = from.section(kind) {
+            writer.section(kind, bytes.to_vec()).unwrap();
+        }
     }
     writer.finish(&config, from.generation()).unwrap().commit().unwrap();
 }

@@ -102,6 +102,7 @@ fn progress(text: &str, generated: usize) -> Progress {
             },
         },
         cached: 340 + generated - 1,
+        slid: 0,
         processed: 40 + generated as u64 - 1,
         token_bytes: 138_000_000,
         inside: Some(Inside {

@@ -85,8 +85,9 @@ pub(crate) struct Progress {
     /// Tokens of the prompt processed so far, and to be processed.
     pub prefill: (usize, usize),
     pub stats: Stats,
-    /// Positions in the cache.
+    /// Positions in the cache that the model sees, and those that slid out of its sight.
     pub cached: usize,
+    pub slid: usize,
     /// Tokens the engine processed since the answer began, as it counts them.
     pub processed: u64,
     /// Bytes read for a token: what a pass reads, divided by the tokens that come of one.
@@ -388,7 +389,8 @@ impl Answer {
         let mut progress = std::mem::take(&mut self.pending);
         progress.prefill = self.prefill;
         progress.stats = session.stats();
-        progress.cached = session.cached();
+        progress.slid = session.evicted();
+        progress.cached = session.cached() - progress.slid;
         progress.processed = session.engine().processed() - self.processed_before;
         let per_pass = progress.stats.drafts.tokens_per_pass().max(1.0);
         let pass_bytes = session.engine().decode_bytes(progress.cached);

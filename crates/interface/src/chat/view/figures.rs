@@ -68,6 +68,9 @@ pub(crate) fn below(frame: &mut Frame<'_>, app: &App, area: Rect) {
     let mut second = vec![Span::raw(" KV ")];
     second.extend(cache_bar(app, 6));
     let mut text = format!(" {}/{}", t.last.cached, app.info.ctx);
+    if t.last.slid > 0 {
+        text += &format!(" · {} slid", t.last.slid);
+    }
     if t.last.stats.reused_tokens > 0 {
         text += &format!(" (▒ {})", t.last.stats.reused_tokens);
     }
@@ -193,9 +196,13 @@ fn cache(app: &App, width: usize) -> Vec<Line<'static>> {
     let (cached, ctx) = (app.telemetry.last.cached, app.info.ctx);
     let mut line = cache_bar(app, width.saturating_sub(NAME + 6));
     line.push(Span::raw(format!(" {:>3} %", (cached * 100).checked_div(ctx).unwrap_or(0))));
+    let slid = match app.telemetry.last.slid {
+        0 => String::new(),
+        n => format!(" · {n} slid"),
+    };
     vec![
         named(app, "KV cache", line),
-        text(app, "", format!("{cached} of {ctx} · {}", app.info.kv)),
+        text(app, "", format!("{cached} of {ctx} · {}{slid}", app.info.kv)),
     ]
 }
 

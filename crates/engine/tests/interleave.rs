@@ -1,0 +1,261 @@
+//! Sequences that share, fork, roll back and slide have the logits of one that did none of it.
+
+mod common;
+
+use common::{data, model};
+use nanoinfer_engine::{
+    Engine, EngineOptions, GenerateOptions, KvType, Overflow, SeqId, Session, Step,
+};
+use nanoinfer_format::Quant;
+use proptest::prelude::*;
+
+const MODELS: [&str; 2] = ["tiny/llama-gqa", "tiny/mistral-swa"];
+
+fn options(overflow: Overflow, ctx: usize, kv: KvType, sequences: usize) -> EngineOptions {
+    EngineOptions {
+        threads: Some(1),
+        ctx: Some(ctx),
+        kv: Some(kv),
+        overflow,
+        sequences,
+        chunk: 70,
+        ..EngineOptions::default()
+    }
+}
+
+/// Appends tokens in passes of at most `chunk`; the bits of the logits after the last.
+fn extend(engine: &mut Engine, seq: SeqId, tokens: &[u32], chunk: usize) -> Vec<u32> {
+    for (i, part) in tokens.chunks(chunk).enumerate() {
+        let last = (i + 1) * chunk >= tokens.len();
+        let step = |(j, &token)| Step { seq, token, logits: last && j + 1 == part.len() };
+        engine.forward(&part.iter().enumerate().map(step).collect::<Vec<_>>()).unwrap();
+    }
+    engine.logits(0).unwrap().iter().map(|x| x.to_bits()).collect()
+}
+
+/// What can happen to one of several sequences; numbers are taken modulo what is possible.
+#[derive(Clone, Debug)]
+enum Op {
+    Extend {
+        n: usize,
+        chunk: usize,
+        seed: u32,
+    },
+    /// Drafts that are rejected: written, then taken back.
+    Reject {
+        n: usize,
+    },
+    Rollback {
+        n: usize,
+    },
+    Fork,
+    Drop,
+    /// A prompt with this much of another sequence's beginning.
+    Share {
+        n: usize,
+    },
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        5 => (1..150usize, 1..=70usize, any::<u32>())
+            .prop_map(|(n, chunk, seed)| Op::Extend { n, chunk, seed }),
+        2 => (1..16usize).prop_map(|n| Op::Reject { n }),
+        2 => (0..100usize).prop_map(|n| Op::Rollback { n }),
+        1 => Just(Op::Fork),
+        1 => Just(Op::Drop),
+        1 => any::<usize>().prop_map(|n| Op::Share { n }),
+    ]
+}
+
+struct Sequences {
+    engine: Engine,
+    fresh: Engine,
+    pinned: usize,
+    open: Vec<(SeqId, Vec<u32>)>,
+}
+
+impl Sequences {
+    /// Carries an operation out on the sequence `which`.
+    fn apply(&mut self, which: usize, op: &Op) {
+        let most = 4;
+        if self.open.is_empty() {
+            let seq = self.engine.open().unwrap();
+            self.engine.pin(seq, self.pinned);
+            self.open.push((seq, Vec::new()));
+        }
+        let i = which % self.open.len();
+        let seq = self.open[i].0;
+        let len = self.open[i].1.len();
+        match *op {
+            Op::Extend { n, chunk, seed } => {
+                let room = match self.engine.overflow() {
+                    Overflow::Stop => self.engine.ctx() - len,
+                    Overflow::Slide => n,
+                };
+                let token = |i| (seed.wrapping_mul(i) >> 7) % 320;
+                let tokens: Vec<u32> = (1..=n.min(room) as u32).map(token).collect();
+                if tokens.is_empty() {
+                    return;
+                }
+                let logits = extend(&mut self.engine, seq, &tokens, chunk);
+                self.open[i].1.extend(tokens);
+                let again = self.fresh.open().unwrap();
+                self.fresh.pin(again, self.pinned);
+                let want = extend(&mut self.fresh, again, &self.open[i].1, 61);
+                self.fresh.close(again);
+                assert_eq!(logits, want, "{} tokens", self.open[i].1.len());
+            }
+            Op::Reject { n } => {
+                let room = match self.engine.overflow() {
+                    Overflow::Stop => self.engine.ctx() - len,
+                    Overflow::Slide => n,
+                };
+                if n.min(room) > 0 {
+                    extend(&mut self.engine, seq, &vec![7; n.min(room)], 70);
+                    assert_eq!(self.engine.truncate(seq, len), len, "a draft can be taken back");
+                }
+            }
+            Op::Rollback { n } => {
+                let kept = self.engine.truncate(seq, len.saturating_sub(n));
+                assert!(kept <= len.saturating_sub(n));
+                self.open[i].1.truncate(kept);
+            }
+            Op::Fork if self.open.len() < most => {
+                let fork = self.engine.fork(seq).unwrap();
+                let tokens = self.open[i].1.clone();
+                self.open.push((fork, tokens));
+            }
+            Op::Drop => {
+                self.engine.close(seq);
+                self.open.swap_remove(i);
+            }
+            Op::Share { n } if self.open.len() < most => {
+                let prompt = &self.open[i].1[..n % (len + 1)];
+                let shared = self.engine.open().unwrap();
+                self.engine.pin(shared, self.pinned);
+                let kept = self.engine.share(shared, prompt);
+                if self.engine.overflow() == Overflow::Stop {
+                    assert_eq!(kept, prompt.len(), "all that is common, to the token");
+                }
+                let prompt = prompt[..kept].to_vec();
+                self.open.push((shared, prompt));
+            }
+            Op::Fork | Op::Share { .. } => {}
+        }
+        let (seq, tokens) = self.open.get(i).cloned().unzip();
+        assert_eq!(seq.map(|seq| self.engine.len(seq)), tokens.map(|t| t.len()));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_interleaving_gives_the_logits_of_a_replay(
+        ops in proptest::collection::vec((any::<usize>(), op()), 1..40),
+        name in proptest::sample::select(&MODELS[..]),
+        (ctx, pinned) in proptest::sample::select(&[(128, 1), (200, 64), (320, 128), (640, 300)][..]),
+        overflow in proptest::sample::select(&[Overflow::Stop, Overflow::Slide, Overflow::Slide][..]),
+        kv in proptest::sample::select(&KvType::ALL[..]),
+    ) {
+        let of = |sequences| {
+            let options = options(overflow, ctx, kv, sequences);
+            Engine::new(model(&data(name), Quant::Q8), &options).unwrap()
+        };
+        let mut all = Sequences { engine: of(4), fresh: of(1), pinned, open: Vec::new() };
+        for (which, op) in &ops {
+            all.apply(*which, op);
+        }
+    }
+}
+
+#[test]
+fn before_it_slides_a_context_is_as_any_other() {
+    let tokens: Vec<u32> = (0..256).map(|i| i * 37 % 320).collect();
+    let engine = |overflow| {
+        let options = options(overflow, 256, KvType::Q8, 1);
+        Engine::new(model(&data(MODELS[0]), Quant::Q8), &options).unwrap()
+    };
+    let (mut stop, mut slide) = (engine(Overflow::Stop), engine(Overflow::Slide));
+    let (a, b) = (stop.open().unwrap(), slide.open().unwrap());
+    let logits = extend(&mut stop, a, &tokens, 70);
+    assert_eq!(logits, extend(&mut slide, b, &tokens, 33));
+    assert_eq!(slide.evicted(b), 0);
+    assert!(stop.forward(&[Step { seq: a, token: 1, logits: true }]).is_err());
+    extend(&mut slide, b, &[1], 1);
+    assert_eq!(slide.evicted(b), 64);
+}
+
+/// What is seen after sliding, against a context in which the evicted block never was: the pinned
+/// keys are where they would be, the others are the same but for what they once saw.
+#[test]
+fn the_first_layer_sees_pinned_positions_as_neighbours() {
+    // In a model of one layer keys and values depend on their token and position alone, so a slid
+    // context must equal one without the evicted tokens, but for rounding: RoPE is relative.
+    let file = tempfile::tempdir().unwrap();
+    let path = file.path().join("one.nano");
+    let all = model(&data(MODELS[0]), Quant::F32);
+    common::first_layers(all.file(), &path, 1);
+    let engine = |overflow, ctx| {
+        let options = options(overflow, ctx, KvType::F32, 1);
+        Engine::new(nanoinfer_engine::Model::open(&path).unwrap(), &options).unwrap()
+    };
+    let tokens: Vec<u32> = (0..300).map(|i| (i * i + 11 * i) % 320).collect();
+    let mut slide = engine(Overflow::Slide, 192);
+    let seq = slide.open().unwrap();
+    let slid = extend(&mut slide, seq, &tokens, 70);
+    let evicted = slide.evicted(seq);
+    assert_eq!(evicted, 128);
+    let mut stop = engine(Overflow::Stop, 192);
+    let seq = stop.open().unwrap();
+    let seen = [&tokens[..64], &tokens[64 + evicted..]].concat();
+    let near = extend(&mut stop, seq, &seen, 70);
+    let far = slid.iter().zip(&near).map(|(a, b)| f32::from_bits(*a) - f32::from_bits(*b));
+    let most = far.map(f32::abs).fold(0.0, f32::max);
+    assert!(most < 1e-4, "{most}");
+    assert_ne!(slid, near, "other angles, so other roundings: the second rotation was used");
+}
+
+#[test]
+fn a_session_forks_one_prompt_into_several_answers() {
+    let options = options(Overflow::Stop, 300, KvType::Q8, 3);
+    let engine = Engine::new(model(&data(MODELS[0]), Quant::Q8), &options).unwrap();
+    let mut session = Session::new(engine).unwrap();
+    let prompt: Vec<u32> = (0..100).map(|i| i * 7 % 320).collect();
+    let ask = |session: &mut Session, more: &[u32]| {
+        let prompt = [session.tokens(), more].concat();
+        session.prompt_tokens(&prompt).unwrap();
+        let options = GenerateOptions { max_tokens: Some(20), ..GenerateOptions::default() };
+        session.start(options).unwrap();
+        while session.next().unwrap().is_some() {}
+        (session.generated().to_vec(), session.stats().reused_tokens)
+    };
+    session.prompt_tokens(&prompt).unwrap();
+    let (first, reused) = ask(&mut session, &[1]);
+    assert_eq!(reused, 0);
+    let mut aside = session.fork().unwrap();
+    let (second, reused) = ask(&mut session, &[2]);
+    assert_eq!(reused, 101 + 19);
+    session.switch(&mut aside);
+    assert_eq!(session.tokens(), [&prompt[..], &[1], &first].concat());
+    let (third, reused) = ask(&mut session, &[3]);
+    assert_eq!(reused, 121, "the last token of the first answer, from the other continuation");
+    session.switch(&mut aside);
+    assert_eq!(session.tokens(), [&prompt[..], &[1], &first, &[2], &second].concat());
+    session.drop_branch(aside);
+
+    // A new prompt shares with whichever sequence has most of it.
+    let branch = session.fork().unwrap();
+    session.prompt_tokens(&[5, 6, 7]).unwrap();
+    let (_, reused) = ask(&mut session, &[]);
+    assert_eq!(reused, 0);
+    session.prompt_tokens(&[&prompt[..], &[1], &first[..10], &[9]].concat()).unwrap();
+    assert_eq!(ask(&mut session, &[]).1, 111);
+    session.drop_branch(branch);
+
+    let mut alone =
+        Session::new(Engine::new(model(&data(MODELS[0]), Quant::Q8), &options).unwrap()).unwrap();
+    alone.prompt_tokens(&[&prompt[..], &[1], &first].concat()).unwrap();
+    assert_eq!(ask(&mut alone, &[3]).0, third);
+}
