@@ -34,7 +34,9 @@ fn chat(file: &Path, options: &[&str], ready: impl Fn(u32) -> bool) -> Child {
 }
 
 fn say(mut child: Child) -> Output {
-    child.stdin.take().unwrap().write_all(b"Hello\n").unwrap();
+    // One that ended while it opened the cut file does not listen any more.
+    let said = child.stdin.take().unwrap().write_all(b"Hello\n");
+    assert!(said.is_ok() || child.wait().unwrap().code() == Some(1));
     child.wait_with_output().unwrap()
 }
 
