@@ -65,6 +65,7 @@ Examples:
   nanoinfer convert --model llama.Q8_0.gguf --out llama.nano
   nanoinfer convert --model org/name:model.Q8_0.gguf --revision v1.0 --out model.nano
   nanoinfer convert --model ./my-model-folder --lora ./my-adapter:0.8 --out mine.nano
+  nanoinfer convert --model smollm2 --bake system.txt --out helper.nano
   nanoinfer convert --model smollm2 --quant f32 --out reference.nano")]
 pub(crate) struct Convert {
     /// Hub id (org/name or org/name:file.gguf), Hugging Face folder, .gguf file, or smollm2
@@ -83,6 +84,10 @@ pub(crate) struct Convert {
     /// given several times)
     #[arg(long, value_name = "FOLDER[:SCALE]", value_parser = lora)]
     pub(crate) lora: Vec<nanoinfer_packer::Lora>,
+    /// File with a system's message: what the model computes of it becomes part of the file, and it
+    /// is what `chat` and `generate --chat` begin with if no other is given
+    #[arg(long, value_name = "FILE")]
+    pub(crate) bake: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -135,6 +140,8 @@ pub(crate) struct Generate {
     #[command(flatten)]
     pub(crate) drafts: DraftArgs,
     #[command(flatten)]
+    pub(crate) cache: CacheArgs,
+    #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
     /// Print one JSON object at the end, instead of text as it comes
     #[arg(long)]
@@ -179,6 +186,8 @@ pub(crate) struct Chat {
     #[command(flatten)]
     pub(crate) drafts: DraftArgs,
     #[command(flatten)]
+    pub(crate) cache: CacheArgs,
+    #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
 }
 
@@ -215,6 +224,21 @@ pub(crate) enum Overflow {
     Stop,
     /// The oldest tokens but the system's message are forgotten, 64 at a time, and it goes on
     Slide,
+}
+
+/// What is remembered of prompts between runs. None of it changes a token of an answer.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Remembering (changes speed, never the text)")]
+pub(crate) struct CacheArgs {
+    /// Folder in which to keep what was computed of prompts, and to look for it: the same beginning
+    /// is then not computed again, by a later run either. Its files hold your texts; only you can
+    /// read them
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache_dir: Option<PathBuf>,
+    /// Most megabytes of that folder; what was not used for longest goes first
+    #[arg(long, value_name = "MB", default_value_t = 2048, requires = "cache_dir",
+          value_parser = count(1 << 40))]
+    pub(crate) cache_size: u64,
 }
 
 /// How answers come faster. None of it changes a token of them.

@@ -22,15 +22,16 @@ fn on_a_screen() -> bool {
 }
 
 fn lines(args: &Chat) -> Result<ExitCode> {
-    let mut session = crate::run::session(&args.model, &args.drafts)?;
+    let mut session = crate::run::session(&args.model, &args.drafts, &args.cache)?;
     let options = args.sampling.options(session.engine().model(), args.n, &args.drafts);
+    let system = crate::run::system(args.system.clone(), session.engine().model());
     let interactive = stdin().is_terminal();
     if interactive {
         crate::report::say("type a message; `exit` or Ctrl-C quits");
     }
     let talked = line::run(
         &mut session,
-        args.system.as_deref(),
+        system.as_deref(),
         &options,
         stdin().lock(),
         &mut crate::run::stdout(),
@@ -45,20 +46,20 @@ fn lines(args: &Chat) -> Result<ExitCode> {
 }
 
 fn screen(args: Chat) -> Result<ExitCode> {
-    let session = crate::run::session(&args.model, &args.drafts)?;
+    let session = crate::run::session(&args.model, &args.drafts, &args.cache)?;
     let options = args.sampling.options(session.engine().model(), args.n, &args.drafts);
     let name = args.model.model.clone();
-    let (model, mut drafts) = (args.model, args.drafts);
+    let (model, mut drafts, cache) = (args.model, args.drafts, args.cache);
     drafts.draft = None; // it was meant for this model, not for others that are opened later
     let setup = Setup {
         name,
-        system: args.system,
+        system: crate::run::system(args.system, session.engine().model()),
         options,
         history: history(),
         color: std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
         open: Box::new(move |name, tell| {
             let args = ModelArgs { model: name.to_owned(), revision: None, ..model.clone() };
-            crate::run::session_told(&args, &drafts, tell).map_err(|e| format!("{e:#}"))
+            crate::run::session_told(&args, &drafts, &cache, tell).map_err(|e| format!("{e:#}"))
         }),
         bandwidth: Some(Box::new(|threads| crate::bench::memory_bandwidth(threads).ok())),
     };

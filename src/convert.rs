@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nanoinfer_packer::fetch::{ModelRef, Step};
 
 use crate::args::{Convert, Quant};
@@ -16,7 +16,14 @@ pub(crate) fn run(args: Convert) -> Result<ExitCode> {
     let model = ModelRef::parse(&args.model)?.at_revision(args.revision.as_deref())?;
     let mut reporter = Reporter::default();
     let report = &mut |step: Step<'_>| reporter.step(step);
-    crate::run::store()?.convert(&model, &args.out, quant, &args.lora, report)?;
+    let mut store = crate::run::store()?;
+    if let Some(path) = &args.bake {
+        let name = path.display().to_string();
+        let file = std::fs::File::open(path).with_context(|| format!("{name}: cannot open"))?;
+        let text = crate::generate::read_text(file, &name)?;
+        store = store.with_baked(crate::run::bake, text.trim_end().to_owned());
+    }
+    store.convert(&model, &args.out, quant, &args.lora, report)?;
     drop(reporter);
     let bytes = std::fs::metadata(&args.out)?.len();
     say(&format!("wrote {} ({} MB)", args.out.display(), bytes.div_ceil(1_000_000)));

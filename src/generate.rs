@@ -20,11 +20,12 @@ const MAX_PROMPT: u64 = 64 << 20;
 
 pub(crate) fn run(args: Generate, clock: Clock) -> Result<ExitCode> {
     let source = Source::open(&args)?;
-    let mut session = crate::run::session(&args.model, &args.drafts)?;
+    let mut session = crate::run::session(&args.model, &args.drafts, &args.cache)?;
     let load = clock.elapsed();
     let prompt = source.read()?;
     if args.chat {
-        let system = args.system.as_deref().map(|s| Message::new("system", s));
+        let system = crate::run::system(args.system.clone(), session.engine().model());
+        let system = system.map(|s| Message::new("system", s));
         let messages: Vec<_> = system.into_iter().chain([Message::new("user", prompt)]).collect();
         session.prompt_chat(&messages)?;
     } else {
@@ -33,7 +34,10 @@ pub(crate) fn run(args: Generate, clock: Clock) -> Result<ExitCode> {
     let options = args.sampling.options(session.engine().model(), Some(args.n), &args.drafts);
     session.start(options)?;
     cancel_on_ctrl_c(session.canceller())?;
+    crate::run::say_notes(&mut session);
     let (text, reason) = answer(&mut session, &args)?;
+    session.remember();
+    crate::run::say_notes(&mut session);
     if args.json {
         crate::run::print_json(&object(&session, &text, reason, load))?;
     }

@@ -4,10 +4,10 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use nanoinfer_engine::{
-    Drafting, Engine, EngineOptions, GenerateOptions, KvType, Model, Overflow, Sampling, SelfCheck,
-    Session,
+    Drafting, Engine, EngineOptions, GenerateOptions, KvType, Model, Overflow, PrefixStore,
+    Sampling, SelfCheck, Session,
 };
 use nanoinfer_format::Quant;
 use nanoinfer_interface::terminal;
@@ -15,7 +15,7 @@ use nanoinfer_kernels::Isa;
 use nanoinfer_packer::fetch::{ModelRef, Report, Step};
 use nanoinfer_packer::store::Store;
 
-use crate::args::{self, DraftArgs, Kv, ModelArgs, SamplingArgs};
+use crate::args::{self, CacheArgs, DraftArgs, Kv, ModelArgs, SamplingArgs};
 use crate::report::Reporter;
 
 /// The `.nano` file for what was given as `--model`, made now if it has to be.
@@ -67,14 +67,15 @@ fn engine_told(args: &ModelArgs, report: &mut Report<'_>) -> Result<Engine> {
 }
 
 /// A session with an empty context, ready to take tokens.
-pub(crate) fn session(args: &ModelArgs, drafts: &DraftArgs) -> Result<Session> {
+pub(crate) fn session(args: &ModelArgs, drafts: &DraftArgs, cache: &CacheArgs) -> Result<Session> {
     let mut reporter = Reporter::default();
-    session_reported(args, drafts, &mut |step| reporter.step(step))
+    session_reported(args, drafts, cache, &mut |step| reporter.step(step))
 }
 
 fn session_reported(
     args: &ModelArgs,
     drafts: &DraftArgs,
+    cache: &CacheArgs,
     report: &mut Report<'_>,
 ) -> Result<Session> {
     let mut session = Session::new(engine_told(args, report)?)?;
@@ -88,6 +89,11 @@ fn session_reported(
         };
         session.set_draft_model(engine_told(&args, report)?)?;
     }
+    if let Some(folder) = &cache.cache_dir {
+        let store = PrefixStore::open(folder, cache.cache_size.saturating_mul(1 << 20));
+        let what = || format!("--cache-dir {}: cannot be made", folder.display());
+        session.set_store(Some(store.with_context(what)?));
+    }
     Ok(session)
 }
 
@@ -95,13 +101,29 @@ fn session_reported(
 pub(crate) fn session_told(
     args: &ModelArgs,
     drafts: &DraftArgs,
+    cache: &CacheArgs,
     tell: &dyn Fn(String),
 ) -> Result<Session> {
-    session_reported(args, drafts, &mut |step| {
+    session_reported(args, drafts, cache, &mut |step| {
         if let Step::Say(what) = step {
             tell(nanoinfer_text::terminal_safe(what).into_owned());
         }
     })
+}
+
+/// Says why something that was stored was of no use.
+pub(crate) fn say_notes(session: &mut Session) {
+    session.take_notes().iter().for_each(|note| crate::report::say(note));
+}
+
+/// What a conversation begins with: the message given, else the one in the model's file.
+pub(crate) fn system(given: Option<String>, model: &Model) -> Option<String> {
+    given.or_else(|| model.baked_prompt())
+}
+
+/// What the model of a file computes of a text, for `--bake`.
+pub(crate) fn bake(file: &Path, text: &str) -> Result<Vec<u8>, String> {
+    nanoinfer_engine::bake(file, text).map_err(|e| e.to_string())
 }
 
 pub(crate) fn forced_isa() -> Result<Option<Isa>> {

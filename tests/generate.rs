@@ -155,6 +155,58 @@ fn drafts_change_the_speed_and_never_the_text() {
 }
 
 #[test]
+fn a_prompt_is_computed_once() {
+    let folder = temp();
+    let prompt = "The sea was calm that morning. ".repeat(20);
+    let dir = folder.path().to_str().unwrap();
+    let args = ["--prompt", &prompt, "-n", "5", "--json", "--cache-dir", dir];
+    let first = run(&args);
+    let second = run(&args);
+    let (a, b) = (json(&first), json(&second));
+    assert_eq!(a["tokens"], b["tokens"]);
+    let prompt_tokens = a["prompt_tokens"].as_array().unwrap().len();
+    assert_eq!(
+        (&a["reused_tokens"], &b["reused_tokens"]),
+        (&0.into(), &(prompt_tokens - 1).into())
+    );
+    assert!(stderr(&first).is_empty() && stderr(&second).is_empty(), "{}", stderr(&second));
+
+    let file = fs::read_dir(dir).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let third = run(&args);
+    assert_eq!(json(&third)["tokens"], a["tokens"]);
+    assert_eq!(json(&third)["reused_tokens"], 0);
+    let note = stderr(&third);
+    assert!(note.contains("damaged") && note.contains("ignored"), "{note}");
+    let size = run(&["--prompt", "x", "--cache-size", "5"]);
+    assert_fails(&size, 2, &["--cache-dir"]);
+}
+
+#[test]
+fn a_baked_prompt_is_what_a_conversation_begins_with() {
+    let folder = temp();
+    let (text, out) = (folder.path().join("system.txt"), folder.path().join("baked.nano"));
+    fs::write(&text, "You are a pirate. Arr! ".repeat(10)).unwrap();
+    let mut convert = with_default_model();
+    convert.args(["convert", "--model", "smollm2", "--bake"]).arg(&text).arg("--out").arg(&out);
+    let output = convert.output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let verify = with_default_model().arg("verify").arg(&out).output().unwrap();
+    assert!(verify.status.success(), "{}", stderr(&verify));
+    let ask = ["--chat", "--prompt", "Who are you?", "-n", "5"];
+    let baked = object(&[&ask[..], &["--model", out.to_str().unwrap()]].concat());
+    let system = fs::read_to_string(&text).unwrap();
+    let plain = object(&[&ask[..], &["--system", system.trim()]].concat());
+    assert_eq!(baked["prompt_tokens"], plain["prompt_tokens"]);
+    assert_eq!(baked["tokens"], plain["tokens"]);
+    assert_eq!(plain["reused_tokens"], 0);
+    assert!(baked["reused_tokens"].as_u64().unwrap() > 60, "{}", baked["reused_tokens"]);
+}
+
+#[test]
 fn text_becomes_tokens_and_text_again() {
     let run = |args: &[&str]| {
         json(

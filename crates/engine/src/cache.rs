@@ -19,6 +19,8 @@
 //! cache has a scale per position and head, and keys rotated like weights, so that 8 bits are
 //! enough.
 
+mod blocks;
+
 use nanoinfer_format::Config;
 use nanoinfer_kernels::{BLOCK, KvBlock, KvBlockMut, q8_key_block};
 
@@ -146,35 +148,6 @@ impl LayerCache {
                 v: &v.read(w)[values],
                 v_scales: &v_scales.read(w)[index * BLOCK..][..BLOCK],
             },
-        }
-    }
-}
-
-/// Copies `len` values at `from · len` to `to · len`, in each of `kv_heads` equal parts.
-fn copy_in_heads<T: Copy>(all: &mut [T], kv_heads: usize, len: usize, (from, to): (usize, usize)) {
-    for head in all.chunks_exact_mut(all.len() / kv_heads) {
-        head.copy_within(from * len..(from + 1) * len, to * len);
-    }
-}
-
-impl LayerCache {
-    /// Copies a block of every head to another.
-    fn copy_block(&mut self, kv_heads: usize, head: usize, blocks: (usize, usize)) {
-        let values = BLOCK * head;
-        match self {
-            Self::F32 { k, v } => {
-                copy_in_heads(k.get_mut(), kv_heads, values, blocks);
-                copy_in_heads(v.get_mut(), kv_heads, values, blocks);
-            }
-            Self::F16 { k, v } => {
-                copy_in_heads(k.get_mut(), kv_heads, values, blocks);
-                copy_in_heads(v.get_mut(), kv_heads, values, blocks);
-            }
-            Self::Q8 { k, v, v_scales } => {
-                copy_in_heads(k.get_mut(), kv_heads, q8_key_block(head), blocks);
-                copy_in_heads(v.get_mut(), kv_heads, values, blocks);
-                copy_in_heads(v_scales.get_mut(), kv_heads, BLOCK, blocks);
-            }
         }
     }
 }
@@ -511,6 +484,26 @@ impl Cache {
                 n
             }
             _ => self.len(id),
+        }
+    }
+
+    /// Bytes of a block of all layers and heads.
+    pub(crate) fn block_bytes(&self) -> usize {
+        self.layers.len() * self.kv_heads * BLOCK * self.kv.bytes(self.head) as usize
+    }
+
+    /// Appends the bytes of block `index` of a sequence, see [`LayerCache::save`].
+    pub(crate) fn save_block(&mut self, id: SeqId, index: usize, out: &mut Vec<u8>) {
+        let place = (self.kv_heads, self.head, self.block(id, index));
+        self.layers.iter_mut().for_each(|layer| layer.save(place, out));
+    }
+
+    /// Fills a reserved block of a sequence with what [`Self::save_block`] wrote.
+    pub(crate) fn load_block(&mut self, id: SeqId, index: usize, bytes: &[u8]) {
+        let place = (self.kv_heads, self.head, self.block(id, index));
+        let each = bytes.len() / self.layers.len();
+        for (layer, bytes) in self.layers.iter_mut().zip(bytes.chunks_exact(each)) {
+            layer.load(place, bytes);
         }
     }
 

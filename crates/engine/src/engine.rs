@@ -218,6 +218,27 @@ impl Engine {
         self.model.weights().pass_bytes(self.model.file()) + positions * per_layer
     }
 
+    pub(crate) fn cache_mut(&mut self) -> &mut Cache {
+        &mut self.cache
+    }
+
+    pub(crate) fn model_and_cache(&mut self) -> (&Model, &mut Cache) {
+        (&self.model, &mut self.cache)
+    }
+
+    /// Tells apart engines of one model whose positions have other angles, as where those depend
+    /// on the size of the context.
+    pub(crate) fn rope_variant(&self) -> u64 {
+        let (weights, file) = (self.model.weights(), self.model.file());
+        let mut hasher = blake3::Hasher::new();
+        for row in &self.ropes {
+            for turn in weights.rope_turns(file, *row) {
+                hasher.update(&turn.to_le_bytes());
+            }
+        }
+        u64::from_le_bytes(*hasher.finalize().as_bytes().first_chunk().expect("32 bytes"))
+    }
+
     pub(crate) fn kernels(&self) -> Kernels {
         self.kernels
     }

@@ -122,6 +122,20 @@ impl Model {
         Ok(self.chat_text(messages)?.encode_from(self.tokenizer()?, 0))
     }
 
+    /// Ids that every conversation with these first messages begins with, whatever the user says
+    /// next.
+    pub(crate) fn before_conversation(&self, system: &[Message]) -> Result<Vec<u32>, Error> {
+        let with = |said: &str| self.encode_chat(&[system, &[Message::new("user", said)]].concat());
+        let (mut ids, other) = (with("0")?, with("x")?);
+        ids.truncate(ids.iter().zip(&other).take_while(|(a, b)| a == b).count());
+        Ok(ids)
+    }
+
+    /// The system's message that is baked into the file, if there is one.
+    pub fn baked_prompt(&self) -> Option<String> {
+        crate::prefix::baked_text(self)
+    }
+
     fn missing(&self, what: &'static str) -> Error {
         Error::Missing { path: self.file.path().to_path_buf(), what }
     }

@@ -5,6 +5,7 @@ use std::time::Instant;
 use nanoinfer_text::{Message, StopMatcher, StopStep, TextStream};
 
 use crate::dialogue::Dialogue;
+use crate::prefix::PrefixStore;
 use crate::sample::Sampler;
 use crate::speculate::{Speculator, draft_model};
 use crate::{
@@ -55,6 +56,8 @@ pub struct Session {
     steps: Vec<Step>,
     dialogue: Dialogue,
     speculator: Speculator,
+    store: Option<PrefixStore>,
+    notes: Vec<String>,
 }
 
 /// A context that was put aside, see [`Session::fork`].
@@ -96,8 +99,30 @@ impl Session {
             steps: Vec::with_capacity(engine.max_batch()),
             dialogue: Dialogue::default(),
             speculator: Speculator::new(limit(&engine) + 1, engine.model().generation()),
+            store: None,
+            notes: Vec::new(),
             engine,
         })
+    }
+
+    /// Looks for prompts in a store from now on, and keeps them there by [`Self::remember`].
+    pub fn set_store(&mut self, store: Option<PrefixStore>) {
+        self.store = store;
+    }
+
+    /// Keeps what is cached of the context in the store, if there is one and it does not hold it
+    /// yet.
+    pub fn remember(&mut self) {
+        let cached = self.cached();
+        if let Some(store) = &self.store {
+            let kept = store.save(&mut self.engine, self.seq, &self.tokens[..cached]);
+            self.notes.extend(kept.err());
+        }
+    }
+
+    /// Why something that was stored could not be used, or not be stored, since the last call.
+    pub fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
     }
 
     /// Lets a small model draft, with the same vocabulary and room for as many positions. Answers
@@ -226,6 +251,11 @@ impl Session {
         self.end_draws();
         self.engine.truncate(self.seq, common);
         self.engine.share(self.seq, ids);
+        let baked = self.engine.use_baked(self.seq, ids);
+        self.notes.extend(baked.err().filter(|note| !self.notes.contains(note)));
+        if let Some(store) = &self.store {
+            self.notes.extend(store.load(&mut self.engine, self.seq, ids));
+        }
         self.engine.pin(self.seq, pinned);
         self.speculator.truncate(&self.tokens, common);
         self.speculator.pin(pinned);
@@ -256,23 +286,15 @@ impl Session {
         let ids = [&self.tokens[..kept], &new].concat();
         let pinned = match self.engine.overflow() {
             Overflow::Stop => 0,
-            Overflow::Slide => self.before_conversation(messages, &ids)?,
+            Overflow::Slide => {
+                let system = messages.iter().take_while(|m| m.role == "system").count();
+                self.engine.model().before_conversation(&messages[..system])?.len()
+            }
         };
         self.set_context(&ids, pinned)?;
         self.dialogue.advance(text, &answer, end, ids.len());
         self.answer_follows = true;
         Ok(())
-    }
-
-    /// Tokens of the prompt that do not depend on what is said: the system's message.
-    fn before_conversation(&self, messages: &[Message], ids: &[u32]) -> Result<usize, Error> {
-        let said = messages.iter().take_while(|m| m.role == "system").count();
-        let mut other = messages[..messages.len().min(said + 1)].to_vec();
-        if let Some(message) = other.get_mut(said) {
-            message.content = "0".into();
-        }
-        let other = self.engine.model().encode_chat(&other)?;
-        Ok(other.iter().zip(ids).take_while(|(a, b)| a == b).count())
     }
 
     /// The text of the present answer, and where in the context it ends: before the token that

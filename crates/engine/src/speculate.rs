@@ -249,7 +249,8 @@ impl Speculator {
         self.seconds.0 = seconds;
         self.stats.passes += 1;
         self.open = true;
-        if self.plan.is_none() {
+        // Answers without drafts earn nothing: the promise is about those with them.
+        if self.plan.is_none() && (self.drafting.lookup || self.drafting.model) {
             self.governor.single(seconds);
         }
     }

@@ -29,10 +29,12 @@ pub enum SectionKind {
     NativeTokenizer = 9,
     /// The tensors themselves.
     Data = 10,
+    /// Keys and values of a prompt, computed when the file was packed.
+    BakedPrompt = 11,
 }
 
 impl SectionKind {
-    const ALL: [(SectionKind, &'static str); 10] = [
+    const ALL: [(SectionKind, &'static str); 11] = [
         (Self::Config, "config"),
         (Self::Tokenizer, "tokenizer"),
         (Self::Vocabulary, "vocabulary"),
@@ -43,6 +45,7 @@ impl SectionKind {
         (Self::SelfCheck, "self-check"),
         (Self::NativeTokenizer, "native tokenizer"),
         (Self::Data, "data"),
+        (Self::BakedPrompt, "baked prompt"),
     ];
 
     fn from_u32(v: u32) -> Option<Self> {

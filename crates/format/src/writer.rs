@@ -228,7 +228,10 @@ impl Staged {
             let what = format!("{what} {} section", kind.name());
             Err(Error::Misuse { path: self.target.clone(), what })
         };
-        if !matches!(kind, SectionKind::SelfCheck | SectionKind::NativeTokenizer) {
+        if !matches!(
+            kind,
+            SectionKind::SelfCheck | SectionKind::NativeTokenizer | SectionKind::BakedPrompt
+        ) {
             return misuse("a finished file takes no more");
         }
         if self.sections.iter().any(|s| s.kind == kind) {

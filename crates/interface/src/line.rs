@@ -52,6 +52,10 @@ pub fn run(
         session.prompt_chat(&messages)?;
         session.start(options.clone())?;
         let (answer, reason) = answer(session, out)?;
+        session.remember();
+        for note in session.take_notes() {
+            writeln!(notes, "[{note}]")?;
+        }
         messages.push(Message::new("assistant", answer));
         writeln!(notes, "[{}]", summary(session, reason))?;
     }

@@ -32,6 +32,7 @@ pub const PACKER_VERSION: u32 = 2;
 pub struct Store {
     root: PathBuf,
     self_check: Option<SelfCheck>,
+    bake: Option<(Bake, String)>,
 }
 
 /// Runs the model in a finished file, before it has its name, and returns what the section
@@ -39,6 +40,10 @@ pub struct Store {
 ///
 /// This crate runs no models: who has an engine gives one with [`Store::with_self_check`].
 pub type SelfCheck = fn(&Path) -> Result<Option<Vec<u8>>, String>;
+
+/// Runs a text through the model in a finished file, and returns what the section `baked prompt` is
+/// to hold.
+pub type Bake = fn(&Path, &str) -> Result<Vec<u8>, String>;
 
 /// Something the cache holds.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -68,16 +73,22 @@ impl Store {
             // Absolute, because pip is started from another folder.
             let root =
                 std::path::absolute(&root).map_err(|e| Error::NoCache { what: e.to_string() })?;
-            return Ok(Self { root, self_check: None });
+            return Ok(Self { root, self_check: None, bake: None });
         }
         let base = etcetera::base_strategy::choose_native_strategy()
             .map_err(|e| Error::NoCache { what: e.to_string() })?;
-        Ok(Self { root: base.cache_dir().join("nanoinfer"), self_check: None })
+        let root = base.cache_dir().join("nanoinfer");
+        Ok(Self { root, self_check: None, bake: None })
     }
 
     /// The same, packing files with a self-check.
     pub fn with_self_check(self, check: SelfCheck) -> Self {
         Self { self_check: Some(check), ..self }
+    }
+
+    /// The same, baking this prompt into what [`Self::convert`] makes.
+    pub fn with_baked(self, bake: Bake, text: String) -> Self {
+        Self { bake: Some((bake, text)), ..self }
     }
 
     /// A `.nano` file of this model: the given one, one from the cache, or one made now.
@@ -193,6 +204,12 @@ impl Store {
                     .map_err(crate::Error::from)?,
                 None => report(Step::Say("no self-check: this machine cannot run the model")),
             }
+        }
+        if let Some((bake, text)) = &self.bake {
+            report(Step::Say("computing the prompt"));
+            let failed = |what| Error::Bake { model: source.name.clone(), what };
+            let bytes = bake(staged.path(), text).map_err(failed)?;
+            staged.add_section(SectionKind::BakedPrompt, &bytes).map_err(crate::Error::from)?;
         }
         Ok(staged.commit().map_err(crate::Error::from)?)
     }

@@ -66,6 +66,11 @@ impl Shape {
         Self::ALL.into_iter().find(|s| s.name == name)
     }
 
+    /// The same with another vocabulary, as a draft model for a model that has it.
+    pub fn with_vocabulary(self, tokens: u32) -> Self {
+        Self { vocab_size: tokens, ..self }
+    }
+
     /// The model: 8-bit weights, plain RoPE.
     pub fn config(&self) -> Config {
         Config {

@@ -255,6 +255,10 @@ impl Worker {
                 Ok(None) => {}
                 Ok(Some(reason)) => {
                     let last = answer.report(&mut self.session);
+                    self.session.remember();
+                    for note in self.session.take_notes() {
+                        (self.reports)(Report::Doing(note));
+                    }
                     return (self.reports)(Report::Finished { reason, last });
                 }
                 Err(e) => return (self.reports)(Report::Failed(e.to_string())),

@@ -75,6 +75,14 @@ pub enum Error {
         /// What happened.
         what: String,
     },
+    /// The prompt cannot be baked into the model.
+    #[error("{model}: the prompt cannot be baked: {what}")]
+    Bake {
+        /// The source.
+        model: String,
+        /// What happened.
+        what: String,
+    },
     /// The conversion failed.
     #[error(transparent)]
     Pack(#[from] crate::Error),

@@ -1,0 +1,371 @@
+//! Measures what drafting and sliding cost and gain; `docs/BENCHMARKS.md` has the figures.
+//!
+//! ```text
+//! cargo run --release -p nanoinfer-engine --example drafting -- copy smollm2.nano
+//! … -- prose smollm2.nano [scripted.nano]     paired 32-token segments, with and without drafts
+//! … -- model target.nano draft.nano           a draft model at scripted acceptance
+//! … -- slide smollm2.nano reference.nano      20,000 tokens in a context of 512
+//! ```
+//!
+//! With `scripted.nano`, a model with random weights, the texts are those of the first model,
+//! forced by a `Script`: all is computed, only the drawn tokens are replaced.
+
+use std::error::Error;
+use std::path::Path;
+use std::time::Instant;
+
+use nanoinfer_engine::{
+    Drafting, Engine, EngineOptions, Event, GenerateOptions, Message, Model, Overflow, Sampling,
+    Script, SeqId, Session, Stats, Step,
+};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// About 300 tokens.
+const TEXT: &str = "The lighthouse at the end of the pier was built in 1874 by a company of fishermen \
+who had lost eleven boats in a single winter. They paid for the stone themselves, carried it across \
+the bay on flat barges, and laid it in courses of granite without mortar, because the sea would have \
+washed any mortar away before it could set. The keeper lived in two rooms below the lamp with his \
+wife, three children and a grey cat named Admiral. Every evening he climbed ninety-six steps with a \
+can of whale oil, trimmed the wick, wound the clockwork that turned the lens, and wrote the hour and \
+the weather into a ledger. The ledgers survive. They record forty years of fog, gales, becalmed \
+schooners and visiting inspectors, in a hand that grows smaller and shakier from volume to volume. On \
+the last page the keeper notes that the oil has been replaced by a gas burner, that the clockwork has \
+been sold to a museum, and that he will move to the village in spring to live with his eldest \
+daughter. Below, in another hand, somebody added a single line: the lamp burns as well without him, \
+but the stairs are lonely. The pier itself fell into the bay in the great storm of 1921, and since \
+then the lighthouse has stood on a small island of its own stone, which gulls share with seals at low \
+tide.";
+
+const COPY: [&str; 3] = [
+    "Repeat the following text word for word:\n\n",
+    "Copy this text exactly, and change nothing but the name of the cat to General:\n\n",
+    "Write out the text below again, correcting any spelling mistakes:\n\n",
+];
+
+const PROSE: [&str; 4] = [
+    "Write a long story about a painter who moves to a small town by the sea.",
+    "Explain in detail how bread is made, from the field to the table.",
+    "Describe an unusual friendship between two old neighbours.",
+    "Write an essay on why people travel.",
+];
+
+fn session(path: &str, ctx: usize, overflow: Overflow) -> Result<Session> {
+    let options = EngineOptions { ctx: Some(ctx), overflow, ..EngineOptions::default() };
+    Ok(Session::new(Engine::new(Model::open(path)?, &options)?)?)
+}
+
+/// Generates to the end; tokens, statistics, and seconds in all.
+fn answer(
+    session: &mut Session,
+    prompt: &[u32],
+    options: GenerateOptions,
+) -> Result<(Vec<u32>, Stats, f64)> {
+    session.prompt_tokens(prompt)?;
+    let start = Instant::now();
+    session.start(options)?;
+    while session.next()?.is_some() {}
+    Ok((session.generated().to_vec(), session.stats(), start.elapsed().as_secs_f64()))
+}
+
+fn median(x: &[f64]) -> f64 {
+    let mut x = x.to_vec();
+    x.sort_by(f64::total_cmp);
+    x[x.len() / 2]
+}
+
+/// Mean and 95 % interval of ratios, taken as logarithms.
+fn interval(ratios: &[f64]) -> (f64, f64, f64) {
+    let n = ratios.len() as f64;
+    let logs: Vec<f64> = ratios.iter().map(|r| r.ln()).collect();
+    let mean = logs.iter().sum::<f64>() / n;
+    let sd = (logs.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt();
+    let half = 1.96 * sd / n.sqrt();
+    (mean.exp(), (mean - half).exp(), (mean + half).exp())
+}
+
+fn chat(path: &str, text: &str) -> Result<Vec<u32>> {
+    Ok(Model::open(path)?.encode_chat(&[Message::new("user", text)])?)
+}
+
+fn on() -> Drafting {
+    Drafting::default()
+}
+
+/// Tokens per second with and without drafts, in turns.
+fn copy(path: &str, scripted: Option<&str>) -> Result<()> {
+    for prompt in COPY {
+        let ids = chat(path, &format!("{prompt}{TEXT}"))?;
+        let mut real = session(path, 1024, Overflow::Stop)?;
+        let options = |drafting| GenerateOptions {
+            max_tokens: Some(300),
+            drafting,
+            ignore_eos: scripted.is_some(),
+            ..GenerateOptions::default()
+        };
+        let text = answer(&mut real, &ids, options(on()))?.0;
+        let (mut session, ids) = match scripted {
+            None => (real, ids),
+            Some(path) => {
+                let mut forced = session(path, 1024, Overflow::Stop)?;
+                let vocab = forced.engine().model().config().vocab_size;
+                let into = |ids: &[u32]| ids.iter().map(|id| id % vocab).collect::<Vec<_>>();
+                forced.set_script(Some(Script { tokens: into(&text), acceptance: None }));
+                (forced, into(&ids))
+            }
+        };
+        let mut tps = [Vec::new(), Vec::new()];
+        let mut stats = Stats::default();
+        for round in 0..6 {
+            for (i, drafting) in [Drafting::OFF, on()].into_iter().enumerate() {
+                let (_, now, _) = answer(&mut session, &ids, options(drafting))?;
+                stats = now;
+                if round > 0 {
+                    tps[i].push(now.decode_tps());
+                }
+            }
+        }
+        let ratios: Vec<f64> = tps[1].iter().zip(&tps[0]).map(|(a, b)| a / b).collect();
+        let (d, n) = (stats.drafts, stats.generated);
+        println!(
+            "{:<50} {n} tokens: {:.1} without, {:.1} with, ratio {:.2} ({:.2} a pass, {} of {})",
+            prompt.trim(),
+            median(&tps[0]),
+            median(&tps[1]),
+            median(&ratios),
+            d.tokens_per_pass(),
+            d.all().accepted,
+            d.all().drafted
+        );
+    }
+    Ok(())
+}
+
+/// Each segment twice, with and without drafts, in turns; the same tokens both times.
+fn prose(path: &str, scripted: Option<&str>) -> Result<()> {
+    const SEGMENT: usize = 32;
+    let (mut ratios, mut drafted, mut accepted) = (Vec::new(), 0, 0);
+    let pairs = 12;
+    let mut speaker = session(path, 1024, Overflow::Stop)?;
+    let mut forced = scripted.map(|path| session(path, 1024, Overflow::Stop)).transpose()?;
+    let options = |drafting, n, seed| GenerateOptions {
+        max_tokens: Some(n),
+        ignore_eos: true,
+        drafting,
+        sampling: Sampling { temperature: 0.8, top_p: 0.95, seed, ..Sampling::default() },
+        ..GenerateOptions::default()
+    };
+    for (seed, prompt) in (0..).zip(PROSE) {
+        let mut context = chat(path, prompt)?;
+        let mut text = Vec::new();
+        if let Some(forced) = &forced {
+            let vocab = forced.engine().model().config().vocab_size;
+            let all = options(Drafting::OFF, SEGMENT * (pairs + 1), seed);
+            text = answer(&mut speaker, &context, all)?.0;
+            text.iter_mut().chain(&mut context).for_each(|id| *id %= vocab);
+        }
+        for pair in 0..=pairs {
+            let mut seconds = [0.0; 2];
+            let mut said = Vec::new();
+            for turn in 0..2 {
+                let with = (turn + pair) % 2;
+                let session = forced.as_mut().unwrap_or(&mut speaker);
+                let tokens = text.iter().skip(SEGMENT * pair).copied().collect();
+                let script = Script { tokens, acceptance: None };
+                session.set_script(scripted.map(|_| script));
+                let drafting = if with == 1 { on() } else { Drafting::OFF };
+                let (ids, stats, time) =
+                    answer(session, &context, options(drafting, SEGMENT, seed))?;
+                (seconds[with], said) = (time, ids);
+                drafted += stats.drafts.all().drafted;
+                accepted += stats.drafts.all().accepted;
+            }
+            context.extend(said);
+            if pair > 0 {
+                ratios.push(seconds[0] / seconds[1]);
+            }
+        }
+    }
+    let (mean, low, high) = interval(&ratios);
+    let n = ratios.len();
+    println!("prose, {n} pairs: speed with drafts {mean:.3} of without, 95 % {low:.3}–{high:.3}");
+    println!("drafted {drafted}, accepted {accepted}");
+    Ok(())
+}
+
+/// Seconds of a pass of `rows` tokens behind 256, the median of several.
+fn pass(engine: &mut Engine, seq: SeqId, rows: usize) -> Result<f64> {
+    let mut times = Vec::new();
+    for i in 0..9 {
+        let step = |j| Step { seq, token: 7 + i * 16 + j, logits: true };
+        let steps: Vec<_> = (0..rows as u32).map(step).collect();
+        let start = Instant::now();
+        engine.forward(&steps)?;
+        times.push(start.elapsed().as_secs_f64());
+        engine.truncate(seq, 256);
+    }
+    Ok(median(&times))
+}
+
+/// A draft model at chosen acceptance: predicted from the costs of passes, and measured.
+fn model(target: &str, draft: &str) -> Result<()> {
+    let engine = |path: &str| -> Result<(Engine, SeqId)> {
+        let mut engine = Engine::new(Model::open(path)?, &EngineOptions::default())?;
+        let seq = engine.open()?;
+        let step = |i: u32| Step { seq, token: i % 100 + 3, logits: false };
+        engine.forward(&(0..256).map(step).collect::<Vec<_>>())?;
+        Ok((engine, seq))
+    };
+    let (mut large, a) = engine(target)?;
+    let (mut small, b) = engine(draft)?;
+    let costs = (1..=9).map(|rows| pass(&mut large, a, rows)).collect::<Result<Vec<_>>>()?;
+    let step = pass(&mut small, b, 1)?;
+    let ms = |s: f64| format!("{:.2}", 1e3 * s);
+    println!("ms of a pass of 1 to 9 rows {:?}", costs.iter().map(|c| ms(*c)).collect::<Vec<_>>());
+    println!("ms of a step of the draft model {}", ms(step));
+    drop((large, small));
+
+    let mut session = session(target, 1024, Overflow::Stop)?;
+    session.set_draft_model(Engine::new(
+        Model::open(draft)?,
+        &EngineOptions { ctx: Some(1024), ..EngineOptions::default() },
+    )?)?;
+    let prompt: Vec<u32> = (0..256).map(|i| i % 100 + 3).collect();
+    for p in [0.6, 0.7, 0.8] {
+        let gain = |n: usize| {
+            let tokens = (1.0 - f64::powi(p, n as i32 + 1)) / (1.0 - p);
+            tokens * costs[0] / (costs[n] + n as f64 * step)
+        };
+        let best = (1..=8).max_by(|a, b| gain(*a).total_cmp(&gain(*b))).unwrap_or(1);
+        let tokens: Vec<u32> = (0..160u32).map(|i| (i * 7919 + 13) % 30_000).collect();
+        session.set_script(Some(Script { tokens, acceptance: Some(p) }));
+        let mut ratios = Vec::new();
+        let mut stats = Stats::default();
+        for round in 0..6 {
+            let mut tps = [0.0; 2];
+            let drafting = Drafting { lookup: false, ..on() };
+            for (i, drafting) in [Drafting::OFF, drafting].into_iter().enumerate() {
+                let options = GenerateOptions {
+                    max_tokens: Some(160),
+                    drafting,
+                    ..GenerateOptions::default()
+                };
+                stats = answer(&mut session, &prompt, options)?.1;
+                tps[i] = stats.decode_tps();
+            }
+            if round > 0 {
+                ratios.push(tps[1] / tps[0]);
+            }
+        }
+        let drafts = stats.drafts;
+        println!(
+            "acceptance {p}: predicted {:.2} (drafts of {best}), measured {:.2} ({:.2} a pass, {:.2} accepted)",
+            gain(best),
+            median(&ratios),
+            drafts.tokens_per_pass(),
+            drafts.model.acceptance()
+        );
+    }
+    Ok(())
+}
+
+fn rss() -> Result<f64> {
+    let statm = std::fs::read_to_string("/proc/self/statm")?;
+    let pages: f64 = statm.split_whitespace().nth(1).ok_or("no RSS")?.parse()?;
+    Ok(pages * 4096.0 / 1e6)
+}
+
+/// Mean −log p of all tokens after the first.
+fn nll(path: &Path, tokens: &[u32]) -> Result<f64> {
+    let options = EngineOptions { ctx: Some(1024), logits_rows: 64, ..EngineOptions::default() };
+    let mut engine = Engine::new(Model::open(path)?, &options)?;
+    let seq = engine.open()?;
+    let (mut sum, mut at) = (0.0, 0);
+    for chunk in tokens.chunks(64) {
+        let step = |&token| Step { seq, token, logits: true };
+        engine.forward(&chunk.iter().map(step).collect::<Vec<_>>())?;
+        for row in 0..chunk.len() {
+            at += 1;
+            let Some(&next) = tokens.get(at) else { break };
+            let logits = engine.logits(row)?;
+            let max = logits.iter().copied().fold(f32::MIN, f32::max);
+            let total: f64 = logits.iter().map(|x| f64::from(x - max).exp()).sum();
+            sum += total.ln() - f64::from(logits[next as usize] - max);
+        }
+    }
+    Ok(sum / (tokens.len() - 1) as f64)
+}
+
+/// Endless generation: memory, time per token against a session that stays, and sense.
+fn slide(path: &str, reference: &str) -> Result<()> {
+    const ALL: usize = 20_000;
+    const SEGMENT: usize = 32;
+    let mut long = session(path, 512, Overflow::Slide)?;
+    let mut stays = session(path, 512, Overflow::Slide)?;
+    let options = |n| GenerateOptions {
+        max_tokens: Some(n),
+        ignore_eos: true,
+        sampling: Sampling { temperature: 0.8, seed: 1, ..Sampling::default() },
+        drafting: Drafting::OFF,
+        ..GenerateOptions::default()
+    };
+    let prompt = chat(path, PROSE[0])?;
+    let held = answer(&mut stays, &prompt, options(1500 - prompt.len()))?.0;
+    let held = [&prompt[..], &held].concat();
+    long.prompt_tokens(&prompt)?;
+    long.start(options(ALL))?;
+    let (mut tokens, mut ratios, mut memory) = (Vec::with_capacity(ALL), Vec::new(), Vec::new());
+    let segment = |long: &mut Session, tokens: &mut Vec<u32>| -> Result<f64> {
+        let (mut n, mut start) = (0, Instant::now());
+        while n < SEGMENT {
+            if let Some(Event::Token { id, .. }) = long.next()? {
+                tokens.push(id);
+                n += 1;
+            }
+            if n == 1 {
+                start = Instant::now();
+            }
+        }
+        Ok(start.elapsed().as_secs_f64())
+    };
+    while tokens.len() + SEGMENT <= ALL {
+        let seconds = segment(&mut long, &mut tokens)?;
+        let late = tokens.len() + 120 * SEGMENT > ALL;
+        if late {
+            let stats = answer(&mut stays, &held, options(SEGMENT))?.1;
+            ratios.push(seconds / stats.decode.as_secs_f64());
+        }
+        if tokens.len() >= 1000 && !late {
+            memory.push(rss()?);
+        }
+    }
+    let least = memory.iter().copied().fold(f64::MAX, f64::min);
+    let most = memory.iter().copied().fold(0.0, f64::max);
+    println!("RSS after the first 1,000 tokens: {least:.2} to {most:.2} MB");
+    let (mean, low, high) = interval(&ratios);
+    let n = ratios.len();
+    println!("ms/token at 16,000–20,000 against 1,500, {n} pairs: {mean:.4} ({low:.4}–{high:.4})");
+    let reference = Path::new(reference);
+    let (early, late) =
+        (nll(reference, &tokens[1000..2000])?, nll(reference, &tokens[tokens.len() - 1000..])?);
+    println!(
+        "NLL of tokens 1,000–2,000 {early:.4}, of the last 1,000 {late:.4}: {:.3}",
+        late / early
+    );
+    println!("evicted {}", long.evicted());
+    Ok(())
+}
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args[..] {
+        ["copy", path] => copy(path, None),
+        ["copy", path, scripted] => copy(path, Some(scripted)),
+        ["prose", path] => prose(path, None),
+        ["prose", path, scripted] => prose(path, Some(scripted)),
+        ["model", target, draft] => model(target, draft),
+        ["slide", path, reference] => slide(path, reference),
+        _ => Err("copy|prose MODEL [SCRIPTED] · model TARGET DRAFT · slide MODEL REFERENCE".into()),
+    }
+}

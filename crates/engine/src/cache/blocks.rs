@@ -1,0 +1,108 @@
+//! Whole blocks: copied within the arena, and out of it and into it as bytes.
+//!
+//! As bytes, a block is, for each KV head, its keys, its values, and with 8 bits the values' scales,
+//! as `kernels::KvBlock` describes them, numbers in little-endian order.
+
+use nanoinfer_kernels::{BLOCK, q8_key_block};
+
+use super::LayerCache;
+
+/// KV heads, padded head size, and index of a block of the arena.
+type Place = (usize, usize, usize);
+
+/// The part of one head's block, `len` values, in a buffer of all heads.
+fn part<T>(all: &mut [T], heads: usize, head: usize, index: usize, len: usize) -> &mut [T] {
+    let each = all.len() / heads;
+    &mut all[head * each + index * len..][..len]
+}
+
+/// Copies block `from` to block `to`, of `len` values, for every head.
+fn copy<T: Copy>(all: &mut [T], heads: usize, len: usize, (from, to): (usize, usize)) {
+    for head in all.chunks_exact_mut(all.len() / heads) {
+        head.copy_within(from * len..(from + 1) * len, to * len);
+    }
+}
+
+fn put<T: Copy, const N: usize>(from: &[T], out: &mut Vec<u8>, bytes: impl Fn(T) -> [u8; N]) {
+    out.extend(from.iter().flat_map(|x| bytes(*x)));
+}
+
+/// Fills `to` from the beginning of `bytes`; returns the rest.
+fn get<'b, T, const N: usize>(
+    to: &mut [T],
+    bytes: &'b [u8],
+    value: impl Fn([u8; N]) -> T,
+) -> &'b [u8] {
+    let (now, rest) = bytes.split_at(to.len() * N);
+    for (to, bytes) in to.iter_mut().zip(now.as_chunks::<N>().0) {
+        *to = value(*bytes);
+    }
+    rest
+}
+
+impl LayerCache {
+    /// Copies a block of every head to another.
+    pub(super) fn copy_block(&mut self, heads: usize, head: usize, blocks: (usize, usize)) {
+        let values = BLOCK * head;
+        match self {
+            Self::F32 { k, v } => {
+                copy(k.get_mut(), heads, values, blocks);
+                copy(v.get_mut(), heads, values, blocks);
+            }
+            Self::F16 { k, v } => {
+                copy(k.get_mut(), heads, values, blocks);
+                copy(v.get_mut(), heads, values, blocks);
+            }
+            Self::Q8 { k, v, v_scales } => {
+                copy(k.get_mut(), heads, q8_key_block(head), blocks);
+                copy(v.get_mut(), heads, values, blocks);
+                copy(v_scales.get_mut(), heads, BLOCK, blocks);
+            }
+        }
+    }
+
+    /// Appends a block's bytes.
+    pub(super) fn save(&mut self, (heads, head, i): Place, out: &mut Vec<u8>) {
+        let values = BLOCK * head;
+        for h in 0..heads {
+            match self {
+                Self::F32 { k, v } => {
+                    put(part(k.get_mut(), heads, h, i, values), out, f32::to_le_bytes);
+                    put(part(v.get_mut(), heads, h, i, values), out, f32::to_le_bytes);
+                }
+                Self::F16 { k, v } => {
+                    put(part(k.get_mut(), heads, h, i, values), out, u16::to_le_bytes);
+                    put(part(v.get_mut(), heads, h, i, values), out, u16::to_le_bytes);
+                }
+                Self::Q8 { k, v, v_scales } => {
+                    out.extend_from_slice(part(k.get_mut(), heads, h, i, q8_key_block(head)));
+                    put(part(v.get_mut(), heads, h, i, values), out, i8::to_le_bytes);
+                    put(part(v_scales.get_mut(), heads, h, i, BLOCK), out, f32::to_le_bytes);
+                }
+            }
+        }
+    }
+
+    /// Fills a block from its bytes, as many as [`Self::save`] appends.
+    pub(super) fn load(&mut self, (heads, head, i): Place, mut bytes: &[u8]) {
+        let values = BLOCK * head;
+        for h in 0..heads {
+            bytes = match self {
+                Self::F32 { k, v } => {
+                    let b = get(part(k.get_mut(), heads, h, i, values), bytes, f32::from_le_bytes);
+                    get(part(v.get_mut(), heads, h, i, values), b, f32::from_le_bytes)
+                }
+                Self::F16 { k, v } => {
+                    let b = get(part(k.get_mut(), heads, h, i, values), bytes, u16::from_le_bytes);
+                    get(part(v.get_mut(), heads, h, i, values), b, u16::from_le_bytes)
+                }
+                Self::Q8 { k, v, v_scales } => {
+                    let keys = part(k.get_mut(), heads, h, i, q8_key_block(head));
+                    let b = get(keys, bytes, |[byte]: [u8; 1]| byte);
+                    let b = get(part(v.get_mut(), heads, h, i, values), b, i8::from_le_bytes);
+                    get(part(v_scales.get_mut(), heads, h, i, BLOCK), b, f32::from_le_bytes)
+                }
+            };
+        }
+    }
+}

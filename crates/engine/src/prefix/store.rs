@@ -1,0 +1,194 @@
+//! A folder of prompts whose keys and values were computed before.
+
+use std::fs::{self, File};
+use std::io::{BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::{Prefix, identity, write};
+use crate::{Engine, SeqId};
+
+/// Extension of the files; others in the folder are left alone.
+const EXTENSION: &str = "nkv";
+/// Positions by which an entry must be better than what is at hand to be worth reading or writing.
+const WORTH: usize = 16;
+
+/// Prompts on disk, with the keys and values that a model computed for them.
+///
+/// Files are readable by their owner only, appear whole or not at all, and are checked to the last
+/// byte that is used. What is damaged or of another model is never used.
+#[derive(Debug)]
+pub struct PrefixStore {
+    folder: PathBuf,
+    limit: u64,
+}
+
+/// A file of the folder.
+struct Entry {
+    path: PathBuf,
+    bytes: u64,
+    used: SystemTime,
+}
+
+impl PrefixStore {
+    /// Opens a folder, which is made if need be, and keeps it below `limit` bytes by removing what
+    /// was not used for longest.
+    pub fn open(folder: &Path, limit: u64) -> std::io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        Ok(Self { folder: folder.into(), limit })
+    }
+
+    /// The entries with names that begin like this.
+    fn entries(&self, key: &str) -> Vec<Entry> {
+        let files = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let entry = |file: fs::DirEntry| {
+            let (path, data) = (file.path(), file.metadata().ok()?);
+            let ours = path.extension().is_some_and(|e| e == EXTENSION) && data.is_file();
+            let named = path.file_name()?.to_str()?.starts_with(key);
+            let used = data.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            (ours && named).then_some(Entry { path, bytes: data.len(), used })
+        };
+        files.filter_map(entry).collect()
+    }
+
+    /// Entries of an engine with what they say of themselves, and notes on those that cannot be
+    /// read.
+    fn read(&self, engine: &Engine) -> (Vec<(PathBuf, Prefix)>, Vec<String>) {
+        let (mut found, mut notes) = (Vec::new(), Vec::new());
+        for entry in self.entries(&key(engine)) {
+            let read = File::open(&entry.path).and_then(|f| Prefix::read(&mut BufReader::new(f)));
+            match read {
+                Ok(prefix) => found.push((entry.path, prefix)),
+                Err(e) => notes.push(ignored(&entry.path, &e.to_string())),
+            }
+        }
+        (found, notes)
+    }
+
+    /// Lets a sequence that holds less of `tokens` begin with the entry that has most in common
+    /// with them. Returns notes on entries that could not be used.
+    pub(crate) fn load(&self, engine: &mut Engine, seq: SeqId, tokens: &[u32]) -> Vec<String> {
+        let (mut entries, mut notes) = self.read(engine);
+        entries.sort_by_key(|(_, prefix)| std::cmp::Reverse(prefix.common(tokens)));
+        for (path, prefix) in entries {
+            // The last token of a prompt is computed in any case.
+            let n = prefix.common(tokens).min(engine.ctx());
+            if n < engine.len(seq) + WORTH {
+                break;
+            }
+            let (held, identity) = (engine.len(seq), identity(engine));
+            let loaded = File::open(&path).map_err(|e| e.to_string()).and_then(|file| {
+                // Large reads go past the buffer, into the place they are hashed in.
+                let mut file = BufReader::new(file);
+                Prefix::read(&mut file).map_err(|e| e.to_string())?;
+                prefix.load(engine.cache_mut(), &identity, (seq, n), &mut file)
+            });
+            match loaded {
+                Ok(()) => {
+                    touch(&path);
+                    break;
+                }
+                Err(what) => notes.push(ignored(&path, &what)),
+            }
+            // What the sequence held is gone with the attempt, but another one may still have it.
+            if held > 0 {
+                engine.share(seq, tokens);
+            }
+        }
+        notes
+    }
+
+    /// Keeps what a sequence holds, which is `tokens`. An entry that it goes on from is replaced.
+    pub(crate) fn save(
+        &self,
+        engine: &mut Engine,
+        seq: SeqId,
+        tokens: &[u32],
+    ) -> Result<(), String> {
+        if engine.evicted(seq) > 0 || tokens.len() < WORTH {
+            return Ok(());
+        }
+        let mut replaced = Vec::new();
+        for (path, prefix) in self.read(engine).0 {
+            let common = prefix.common(tokens);
+            if common + WORTH > tokens.len() {
+                touch(&path);
+                return Ok(());
+            }
+            if common == prefix.tokens.len() {
+                replaced.push(path);
+            }
+        }
+        let name = format!("{}-{}.{EXTENSION}", key(engine), hash_of(tokens));
+        let path = self.folder.join(name);
+        let bytes = tokens.len().next_multiple_of(64) as u64 * engine.kv_bytes_per_position();
+        if bytes > self.limit {
+            let (mb, limit) = (bytes >> 20, self.limit >> 20);
+            return Err(format!(
+                "the prompt is not kept: it takes {mb} MB, --cache-size is {limit}"
+            ));
+        }
+        self.write(engine, (seq, tokens), &path).map_err(|e| {
+            format!("{}: cannot write: {e}; the prompt is not kept", path.display())
+        })?;
+        for old in replaced.iter().filter(|old| **old != path) {
+            let _ = fs::remove_file(old); // another process may have been faster
+        }
+        self.shrink();
+        Ok(())
+    }
+
+    fn write(
+        &self,
+        engine: &mut Engine,
+        what: (SeqId, &[u32]),
+        path: &Path,
+    ) -> std::io::Result<()> {
+        // Only the owner may read it, from the start: a prompt can be private.
+        let mut temp = tempfile::Builder::new().prefix(".tmp-").tempfile_in(&self.folder)?;
+        let identity = identity(engine);
+        write(engine.cache_mut(), &identity, what, "", temp.as_file_mut())?;
+        temp.as_file_mut().flush()?;
+        temp.as_file().sync_all()?;
+        temp.persist(path)?;
+        Ok(())
+    }
+
+    /// Removes what was not used for longest, until the rest is small enough.
+    fn shrink(&self) {
+        let mut entries = self.entries("");
+        entries.sort_by_key(|e| e.used);
+        let mut bytes: u64 = entries.iter().map(|e| e.bytes).sum();
+        for entry in entries {
+            if bytes <= self.limit {
+                break;
+            }
+            if fs::remove_file(&entry.path).is_ok() {
+                bytes -= entry.bytes;
+            }
+        }
+    }
+}
+
+fn ignored(path: &Path, what: &str) -> String {
+    format!("{}: {what}; it is ignored, and the prompt is computed", path.display())
+}
+
+/// Notes that an entry was of use.
+fn touch(path: &Path) {
+    // A folder that cannot be written to is still good for reading.
+    let _ = File::options().write(true).open(path).and_then(|f| f.set_modified(SystemTime::now()));
+}
+
+/// The beginning of the names of an engine's entries.
+fn key(engine: &Engine) -> String {
+    blake3::hash(&identity(engine)).to_hex()[..16].to_owned()
+}
+
+fn hash_of(tokens: &[u32]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for token in tokens {
+        hasher.update(&token.to_le_bytes());
+    }
+    hasher.finalize().to_hex()[..16].to_owned()
+}

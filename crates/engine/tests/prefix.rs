@@ -1,0 +1,196 @@
+//! Prompts that were computed before: the same answers, and nothing damaged or foreign is used.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::{data, model};
+use nanoinfer_engine::{
+    Engine, EngineOptions, Event, GenerateOptions, KvType, Model, PrefixStore, Session, bake,
+};
+use nanoinfer_format::Quant;
+use nanoinfer_packer::fetch::ModelRef;
+use nanoinfer_packer::store::Store;
+
+fn session(kv: KvType, folder: &Path, limit: u64) -> Session {
+    let options = EngineOptions {
+        ctx: Some(400),
+        kv: Some(kv),
+        threads: Some(1),
+        ..EngineOptions::default()
+    };
+    let engine = Engine::new(model(&data("tiny/llama-gqa"), Quant::Q8), &options).unwrap();
+    let mut session = Session::new(engine).unwrap();
+    session.set_store(Some(PrefixStore::open(folder, limit).unwrap()));
+    session
+}
+
+fn prompt(n: u32) -> Vec<u32> {
+    (0..n).map(|i| (i * i + 5) % 320).collect()
+}
+
+/// The answer, and how much of the prompt was found.
+fn ask(session: &mut Session, prompt: &[u32]) -> (Vec<u32>, usize) {
+    session.prompt_tokens(prompt).unwrap();
+    session.start(GenerateOptions { max_tokens: Some(12), ..GenerateOptions::default() }).unwrap();
+    while session.next().unwrap().is_some() {}
+    session.remember();
+    (session.generated().to_vec(), session.stats().reused_tokens)
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|f| f.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+const LIMIT: u64 = 1 << 30;
+
+#[test]
+fn a_later_session_goes_on_from_what_an_earlier_one_computed() {
+    for kv in KvType::ALL {
+        let folder = tempfile::tempdir().unwrap();
+        let first = ask(&mut session(kv, folder.path(), LIMIT), &prompt(200));
+        assert_eq!(first.1, 0);
+        let mut second = session(kv, folder.path(), LIMIT);
+        assert_eq!(ask(&mut second, &prompt(200)), (first.0.clone(), 199), "{kv:?}");
+        // To the token, and into the middle of a block.
+        let other = [&prompt(150)[..], &[9, 9, 9]].concat();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let want = ask(&mut session(kv, elsewhere.path(), LIMIT), &other).0;
+        assert_eq!(ask(&mut session(kv, folder.path(), LIMIT), &other), (want, 150));
+        assert!(second.take_notes().is_empty());
+        // A conversation that goes on replaces its beginning.
+        let before = files(folder.path()).len();
+        let longer = [&prompt(200)[..], &first.0, &prompt(40)].concat();
+        assert_eq!(ask(&mut session(kv, folder.path(), LIMIT), &longer).1, 211);
+        assert_eq!(files(folder.path()).len(), before);
+    }
+}
+
+#[test]
+fn damage_anywhere_is_noted_and_nothing_of_it_is_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let (want, _) = ask(&mut session(KvType::Q8, folder.path(), LIMIT), &prompt(200));
+    let file = files(folder.path()).remove(0);
+    let good = fs::read(&file).unwrap();
+    let places = [0, 9, 12, 20, 48, 60, 70, 72, 76, 85, 100, 96 + 4 * 211 + 5];
+    for at in places.into_iter().chain((1000..good.len()).step_by(good.len() / 9)) {
+        let mut bad = good.clone();
+        bad[at] ^= 0x10;
+        fs::write(&file, &bad).unwrap();
+        let mut session = session(KvType::Q8, folder.path(), LIMIT);
+        session.prompt_tokens(&prompt(200)).unwrap();
+        let (notes, held) = (session.take_notes(), session.cached());
+        // A token that is another one only has less in common.
+        let tokens = (96..96 + 4 * 211).contains(&at);
+        assert!(held == 0 && (tokens || notes.len() == 1), "byte {at}: {held}, {notes:?}");
+        assert!(notes.iter().all(|note| note.contains("ignored")), "{notes:?}");
+        assert_eq!(ask(&mut session, &prompt(200)).0, want);
+    }
+    for len in [0, 50, 500, good.len() / 2, good.len() - 1] {
+        fs::write(&file, &good[..len]).unwrap();
+        let mut session = session(KvType::Q8, folder.path(), LIMIT);
+        session.prompt_tokens(&prompt(200)).unwrap();
+        assert!(session.cached() == 0 && session.take_notes().len() == 1, "{len} bytes");
+    }
+}
+
+#[test]
+fn what_is_of_another_model_or_type_is_not_used() {
+    let folder = tempfile::tempdir().unwrap();
+    ask(&mut session(KvType::Q8, folder.path(), LIMIT), &prompt(200));
+    let mut f16 = session(KvType::F16, folder.path(), LIMIT);
+    assert_eq!(ask(&mut f16, &prompt(200)).1, 0);
+    // Under the name of one's own it is found, and refused.
+    let names = files(folder.path());
+    assert_eq!(names.len(), 2);
+    for (from, to) in [(0, 1), (1, 0)] {
+        let kept = fs::read(&names[to]).unwrap();
+        fs::copy(&names[from], &names[to]).unwrap();
+        let notes: Vec<String> = [KvType::Q8, KvType::F16]
+            .into_iter()
+            .flat_map(|kv| {
+                let mut session = session(kv, folder.path(), LIMIT);
+                session.prompt_tokens(&prompt(200)).unwrap();
+                session.take_notes()
+            })
+            .collect();
+        assert!(notes.len() == 1 && notes[0].contains("another cache type"), "{notes:?}");
+        fs::write(&names[to], kept).unwrap();
+    }
+}
+
+#[test]
+fn the_folder_stays_small_and_private() {
+    let folder = tempfile::tempdir().unwrap();
+    let sizes = |folder: &Path| -> u64 {
+        files(folder).iter().map(|f| fs::metadata(f).unwrap().len()).sum()
+    };
+    ask(&mut session(KvType::Q8, folder.path(), LIMIT), &prompt(200));
+    let one = sizes(folder.path());
+    let limit = 2 * one + one / 2;
+    for first in 1..5 {
+        let prompt = [&[first][..], &prompt(200)].concat();
+        ask(&mut session(KvType::Q8, folder.path(), limit), &prompt);
+        assert!(sizes(folder.path()) <= limit);
+        // The one used last is there.
+        assert_eq!(ask(&mut session(KvType::Q8, folder.path(), limit), &prompt).1, 200);
+    }
+    assert_eq!(files(folder.path()).len(), 2);
+    let mut small = session(KvType::Q8, folder.path(), 1000);
+    ask(&mut small, &[&[77][..], &prompt(200)].concat());
+    assert!(small.take_notes().iter().any(|n| n.contains("--cache-size")));
+    #[cfg(unix)]
+    for file in files(folder.path()) {
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}
+
+#[test]
+fn a_baked_prompt_is_there_before_it_is_computed() {
+    let target = ModelRef::parse("smollm2").unwrap();
+    let plain = Store::open().unwrap().ready(&target, Quant::Q8, &mut |_| {}).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("baked.nano");
+    let text = "You are a terse assistant. ".repeat(12);
+    let bake: nanoinfer_packer::store::Bake =
+        |file, text| bake(file, text).map_err(|e| e.to_string());
+    let store = Store::open().unwrap().with_baked(bake, text.trim().to_owned());
+    let model = ModelRef::parse("smollm2").unwrap();
+    store.convert(&model, &out, Quant::Q8, &[], &mut |_| {}).unwrap();
+
+    let said = |path: &Path, text: &str| {
+        let options = EngineOptions { threads: Some(1), ..EngineOptions::default() };
+        let engine = Engine::new(Model::open(path).unwrap(), &options).unwrap();
+        let mut session = Session::new(engine).unwrap();
+        let messages = [("system", text), ("user", "Hi")]
+            .map(|(role, text)| nanoinfer_engine::Message::new(role, text));
+        session.prompt_chat(&messages).unwrap();
+        session
+            .start(GenerateOptions { max_tokens: Some(6), ..GenerateOptions::default() })
+            .unwrap();
+        let mut ids = Vec::new();
+        while let Some(event) = session.next().unwrap() {
+            if let Event::Token { id, .. } = event {
+                ids.push(id);
+            }
+        }
+        assert!(session.take_notes().is_empty());
+        (ids, session.stats().reused_tokens, session.stats().prompt_tokens)
+    };
+    let baked = Model::open(&out).unwrap();
+    assert_eq!(baked.baked_prompt().as_deref(), Some(text.trim()));
+    assert_eq!(
+        baked.file().header().content_id,
+        Model::open(&plain).unwrap().file().header().content_id
+    );
+    let (want, reused, _) = said(&plain, text.trim());
+    assert_eq!(reused, 0);
+    let (ids, reused, all) = said(&out, text.trim());
+    assert_eq!(ids, want);
+    assert!(reused > 60 && all - reused < 12, "{reused} of {all}");
+    assert!(said(&out, "Another.").1 < 8);
+}
