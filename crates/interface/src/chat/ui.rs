@@ -56,6 +56,7 @@ impl<W: Write> Ui<'_, W> {
                     Some(Ok(())) => {}
                     Some(Err(_)) | None => return Ended::Closed,
                 }
+                self.controls.drawn_in(now.elapsed());
                 (dirty, drawn) = (false, Some(now));
             }
             let event = match (dirty, self.app.busy) {

@@ -65,14 +65,16 @@ pub fn watching_costs(
     let fixed = TerminalOptions { viewport: Viewport::Fixed(area) };
     let backend = CrosstermBackend::new(BufWriter::new(terminal));
     let mut screen = Terminal::with_options(backend, fixed)?;
+    let controls = Arc::new(Controls::default());
+    let pace = Arc::clone(&controls);
     thread::scope(|scope| {
         let ui = thread::Builder::new().name("ui".into()).spawn_scoped(scope, move || {
-            let controls = Arc::new(Controls::default());
             let gate = |draw: &mut dyn FnMut() -> io::Result<()>| Some(draw());
             Ui { app, screen: &mut screen, events: received, commands, controls, gate }.run()
         })?;
-        let result =
-            segments(session, pairs, |report| drop(events.send(Event::Engine(Box::new(report)))));
+        let result = segments(session, pairs, &pace, |report| {
+            drop(events.send(Event::Engine(Box::new(report))));
+        });
         let _ = events.send(Event::Closed); // it may have ended already
         match ui.join() {
             Ok(_) => Ok(result?),
@@ -84,6 +86,7 @@ pub fn watching_costs(
 fn segments(
     session: &mut Session,
     pairs: usize,
+    controls: &Controls,
     report: impl Fn(Report),
 ) -> Result<Vec<Pair>, Error> {
     let mut answer = Answer::begin(session);
@@ -103,7 +106,7 @@ fn segments(
                     continue;
                 }
                 answer.step(session)?;
-                if answer.is_due() {
+                if answer.is_due(controls.report_every()) {
                     report(Report::Progress(answer.report(session)));
                 }
             }

@@ -1,10 +1,11 @@
 //! The engine's own thread: it takes [`Command`]s and tells what happens as [`Report`]s.
 //!
-//! While it answers it says little: what was generated is gathered for [`REPORT_EVERY`], so that
-//! the thread that draws is woken for a frame and not for a token.
+//! While it answers it says little: what was generated is gathered for as long as drawing asks for
+//! (see [`Controls::drawn_in`]), so that the thread that draws is woken for a frame and not for a
+//! token.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -13,8 +14,12 @@ use nanoinfer_engine::{
 };
 use nanoinfer_text::terminal_safe;
 
-/// Time between two reports, 20 a second.
-pub(crate) const REPORT_EVERY: Duration = Duration::from_millis(50);
+/// Time between two reports: between 20 a second and 6.
+const REPORT_EVERY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(150));
+/// The share of the time that drawing may take: one part in so many.
+const DRAWING: u32 = 100;
+/// Time between two looks inside, which cost the engine a pass over the vocabulary.
+const INSIDE_EVERY: Duration = Duration::from_millis(250);
 /// Idle time after which the memory's bandwidth is measured, once.
 const IDLE: Duration = Duration::from_millis(700);
 /// Candidates shown for the last token.
@@ -92,6 +97,7 @@ pub(crate) struct Progress {
     pub processed: u64,
     /// Bytes read for a token: what a pass reads, divided by the tokens that come of one.
     pub token_bytes: u64,
+    /// The inside, if somebody looks and it is time for another look.
     pub inside: Option<Inside>,
 }
 
@@ -127,6 +133,8 @@ pub(crate) struct ContextToken {
 pub(crate) struct Controls {
     stop: AtomicBool,
     inside: AtomicBool,
+    /// What a frame takes, in nanoseconds, averaged over the last few.
+    frame: AtomicU64,
     canceller: std::sync::Mutex<Canceller>,
 }
 
@@ -147,6 +155,20 @@ impl Controls {
     /// Whether the steps are to be measured.
     pub(crate) fn show_inside(&self, on: bool) {
         self.inside.store(on, Ordering::Relaxed);
+    }
+
+    /// Tells how long a frame took. Drawing takes its time from the engine's threads, so the longer
+    /// frames take, the rarer reports become, up to a limit.
+    pub(crate) fn drawn_in(&self, time: Duration) {
+        let (before, now) = (self.frame.load(Ordering::Relaxed), time.as_nanos() as u64);
+        let mean = if before == 0 { now } else { before - before / 4 + now / 4 };
+        self.frame.store(mean, Ordering::Relaxed);
+    }
+
+    /// Time between two reports.
+    pub(crate) fn report_every(&self) -> Duration {
+        let frame = Duration::from_nanos(self.frame.load(Ordering::Relaxed));
+        frame.saturating_mul(DRAWING).clamp(REPORT_EVERY.0, REPORT_EVERY.1)
     }
 }
 
@@ -249,7 +271,7 @@ impl Worker {
             }
             answer.watch(&mut self.session, self.controls.inside.load(Ordering::Relaxed));
             match answer.step(&mut self.session) {
-                Ok(None) if answer.is_due() => {
+                Ok(None) if answer.is_due(self.controls.report_every()) => {
                     (self.reports)(Report::Progress(answer.report(&mut self.session)));
                 }
                 Ok(None) => {}
@@ -323,6 +345,7 @@ pub(crate) struct Answer {
     processed_before: u64,
     last_token: Option<Instant>,
     reported: Instant,
+    looked_inside: Option<Instant>,
     /// The prompt moved on: worth a report at any time.
     prefilled: bool,
     watching: bool,
@@ -340,6 +363,7 @@ impl Answer {
             processed_before: session.engine().processed(),
             last_token: None,
             reported: Instant::now(),
+            looked_inside: None,
             prefilled: true,
             watching: false,
             passes: 0,
@@ -353,7 +377,7 @@ impl Answer {
         let first_token = self.watching && self.prefilled && self.prefill.0 == self.prefill.1;
         if on != self.watching || first_token {
             session.set_profiling(on);
-            (self.watching, self.passes) = (on, 0);
+            (self.watching, self.passes, self.looked_inside) = (on, 0, None);
         }
     }
 
@@ -374,6 +398,7 @@ impl Answer {
             }
             Some(Event::Finished { text, reason, .. }) => {
                 self.pending.text.push_str(text);
+                self.looked_inside = None; // what is shown at the end is of the last token
                 return Ok(Some(reason));
             }
             None => return Ok(Some(FinishReason::Cancelled)),
@@ -383,13 +408,14 @@ impl Answer {
         Ok(None)
     }
 
-    pub(crate) fn is_due(&self) -> bool {
-        self.prefilled || self.reported.elapsed() >= REPORT_EVERY
+    pub(crate) fn is_due(&self, every: Duration) -> bool {
+        self.prefilled || self.reported.elapsed() >= every
     }
 
     /// What was gathered.
     pub(crate) fn report(&mut self, session: &mut Session) -> Progress {
-        self.reported = Instant::now();
+        let now = Instant::now();
+        self.reported = now;
         let mut progress = std::mem::take(&mut self.pending);
         progress.prefill = self.prefill;
         progress.stats = session.stats();
@@ -399,7 +425,11 @@ impl Answer {
         let per_pass = progress.stats.drafts.tokens_per_pass().max(1.0);
         let pass_bytes = session.engine().decode_bytes(progress.cached);
         progress.token_bytes = (pass_bytes as f64 / per_pass) as u64;
-        progress.inside = self.watching.then(|| inside(session, self.passes));
+        let seen = self.looked_inside.is_some_and(|at| now - at < INSIDE_EVERY);
+        if self.watching && !seen {
+            self.looked_inside = Some(now);
+            progress.inside = Some(inside(session, self.passes));
+        }
         progress
     }
 }
