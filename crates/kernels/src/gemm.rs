@@ -197,6 +197,7 @@ fn group_q8<S: Simd, const M: usize, const P: usize>(
     #[allow(clippy::needless_range_loop)]
     for j in 0..16 {
         for p in 0..P {
+            s.prefetch_ahead(&group[p][j]);
             let line = s.line(&group[p][j]);
             for m in 0..M {
                 let quad = &quads[m][j];

@@ -10,6 +10,11 @@ pub(crate) mod scalar;
 
 use crate::matrix::Dots;
 
+/// How far ahead of a stream memory is asked for. Some hundred cycles of work: near enough for the
+/// first cache, far enough for what comes from memory (docs/BENCHMARKS.md has the measurement).
+#[cfg(target_arch = "x86_64")]
+const AHEAD: usize = 2048;
+
 /// Sixteen lanes of f32 and i32.
 ///
 /// Semantics every leaf must share, bit for bit: `fma` rounds once; `max` and `min` return the
@@ -67,9 +72,12 @@ pub(crate) trait Simd: Copy {
     fn store_f16(self, a: Self::F, to: &mut [u16; 16]);
 
     fn load_i32(self, x: &[i32; 16]) -> Self::I;
-    /// Asks for what will be read soon.
+    /// Asks for what will be read soon, into the second cache.
     #[inline(always)]
     fn prefetch(self, _line: &[u8; 64]) {}
+    /// Asks for what lies [`AHEAD`] bytes behind this line of a stream, into the first cache.
+    #[inline(always)]
+    fn prefetch_ahead(self, _line: &[u8; 64]) {}
 
     /// Prepares the matrix unit for the methods below, up to [`Simd::matrix_close`].
     #[inline(always)]

@@ -90,7 +90,7 @@ fn panel<S: Simd>(
         for from in (0..groups).step_by(GROUPS) {
             let n = GROUPS.min(groups - from);
             let w = &mut signed.0[..n];
-            make_signed(&lines[16 * from..][..16 * n], w.as_flattened_mut());
+            make_signed(s, &lines[16 * from..][..16 * n], w.as_flattened_mut());
             let tiles = out.as_chunks_mut::<16>().0.chunks_exact_mut(TOKENS);
             for (i, out) in tiles.enumerate() {
                 let line = ((run * TILES + i) * groups + from) * TOKENS;
@@ -118,8 +118,9 @@ fn panel<S: Simd>(
 
 /// q + 128 to q.
 #[inline(always)]
-fn make_signed(lines: &[[u8; 64]], to: &mut [[i8; 64]]) {
+fn make_signed<S: Simd>(s: S, lines: &[[u8; 64]], to: &mut [[i8; 64]]) {
     for (line, to) in lines.iter().zip(to) {
+        s.prefetch_ahead(line);
         for (byte, to) in line.iter().zip(to) {
             *to = (byte ^ 0x80) as i8;
         }

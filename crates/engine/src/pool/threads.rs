@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::shared::{Plain, Shared};
 
-/// How long a waiting worker spins before it yields the CPU.
+/// How long a waiting worker spins before it yields the CPU. Not at all where there are more workers
+/// than CPUs: whom it waits for may be waiting for its CPU.
 const SPIN: Duration = Duration::from_micros(50);
 /// How long an idle worker yields before it sleeps.
 const IDLE: Duration = Duration::from_millis(2);
@@ -18,6 +19,7 @@ const IDLE: Duration = Duration::from_millis(2);
 struct Control {
     id: u64,
     workers: usize,
+    crowded: bool,
     phase: Line<AtomicU64>,
     arrived: Line<AtomicUsize>,
     /// Item counters of even and odd phases.
@@ -62,6 +64,7 @@ impl Pool {
         let control = Arc::new(Control {
             id: IDS.fetch_add(1, Ordering::Relaxed),
             workers: workers.max(1),
+            crowded: thread::available_parallelism().is_ok_and(|cpus| workers > cpus.get()),
             phase: Line(AtomicU64::new(1)),
             arrived: Line(AtomicUsize::new(0)),
             counters: [Line(AtomicUsize::new(0)), Line(AtomicUsize::new(0))],
@@ -174,7 +177,10 @@ impl Control {
             if idle > IDLE {
                 break;
             }
-            if idle > SPIN { thread::yield_now() } else { std::hint::spin_loop() }
+            match self.crowded || idle > SPIN {
+                true => thread::yield_now(),
+                false => std::hint::spin_loop(),
+            }
         }
         self.sleepers.fetch_add(1, Ordering::SeqCst);
         let mut guard = self.bell.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -242,6 +248,12 @@ impl Worker<'_> {
 
     fn wait(&self) {
         let changed = || self.control.phase.0.load(Ordering::Acquire) != self.phase;
+        if self.control.crowded {
+            while !changed() {
+                thread::yield_now();
+            }
+            return;
+        }
         // A few hundred spins before the first look at the clock, which costs as much as they do.
         for _ in 0..512 {
             if changed() {

@@ -10,7 +10,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::isa::Simd;
+use crate::isa::{AHEAD, Simd};
 
 /// Proof that the CPU has AVX2, FMA and F16C, and with `VNNI` also AVX-VNNI.
 #[derive(Clone, Copy)]
@@ -227,6 +227,11 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
             };
             [half(acc[0], line[0]), half(acc[1], line[1])]
         }
+    }
+    #[inline(always)]
+    fn prefetch_ahead(self, line: &[u8; 64]) {
+        // SAFETY: a hint, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(AHEAD).cast()) };
     }
     #[inline(always)]
     fn add_i32(self, a: I, b: I) -> I {

@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::isa::{Simd, amx};
+use crate::isa::{AHEAD, Simd, amx};
 use crate::matrix::Dots;
 
 /// Proof that the CPU has AVX-512 F, BW, VL, DQ and VNNI, and with `MATRIX` also AMX int8, enabled.
@@ -167,6 +167,10 @@ impl<const MATRIX: bool> Simd for Avx512<MATRIX> {
     #[inline(always)]
     fn prefetch(self, line: &[u8; 64]) {
         op!(_mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()));
+    }
+    #[inline(always)]
+    fn prefetch_ahead(self, line: &[u8; 64]) {
+        op!(_mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(AHEAD).cast()));
     }
     #[inline(always)]
     fn first(self, a: __m512) -> f32 {
