@@ -115,8 +115,6 @@ def randomize(model, seed):
             value = (0.0 if one_plus else 1.0) + 0.2 * noise
         elif name.endswith("bias"):
             value = 0.3 * noise
-        elif "embed" in name or "lm_head" in name:
-            value = noise * (1.4 / p.shape[1] ** 0.5)
         else:
             value = noise / p.shape[1] ** 0.5
         p.data = value.to(torch.bfloat16).float()
