@@ -309,7 +309,7 @@ impl Pass<'_> {
                 let to = local.queries.unpacked(slots.len() * group, head);
                 let (query, rotation) = (row * group + g, self.key_rotation());
                 self.kernels.pack_query(PackQuery { x, row: query, rotation, to });
-                if self.slid() {
+                if self.slid {
                     gather(unit, self.m(), from + row, g * head, x);
                     self.place(w, x, at.layer, (from + row, true), norm);
                     let to = local.pinned_queries.unpacked(slots.len() * group, head);

@@ -380,6 +380,7 @@ impl Engine {
             cache: &self.cache,
             slots: &self.slots,
             runs: &self.runs,
+            slid: self.slots.iter().any(|slot| slot.slid.evicted > 0),
             wanted: &self.wanted,
             ropes: &self.ropes,
             workers: self.pool.workers(),

@@ -42,6 +42,8 @@ pub(crate) struct Pass<'a> {
     pub slots: &'a [Slot],
     /// Its sequences, if attention is divided by spans (see `attend.rs`).
     pub runs: &'a [Run],
+    /// Whether some token sees pinned positions from nearer than they are.
+    pub slid: bool,
     /// Batch rows whose logits are wanted, ascending.
     pub wanted: &'a [usize],
     /// Rows of RoPE frequencies, one of each kind of RoPE.
@@ -110,18 +112,13 @@ impl Pass<'_> {
         self.slots.len()
     }
 
-    /// Whether some token sees pinned positions from nearer than they are.
-    pub(crate) fn slid(&self) -> bool {
-        self.slots.iter().any(|slot| slot.slid.evicted > 0)
-    }
-
     /// Token ids to rows of the embedding, and positions to angles.
     fn embed(&self, w: &Worker<'_>, local: &mut Local) {
         let (m, s, c) = (self.m(), self.scratch, self.config);
         let half = c.rotary_dim as usize / 2;
         let x = s.x.split(w, m * LANES, LANES);
         let (cos, sin) = (s.cos.split(w, m * half, half), s.sin.split(w, m * half, half));
-        let pinned = self.slid().then(|| {
+        let pinned = self.slid.then(|| {
             (s.pinned_cos.split(w, m * half, half), s.pinned_sin.split(w, m * half, half))
         });
         for item in w.items(m) {
