@@ -5,8 +5,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use nanoinfer_format::{
-    Activation, Config, DATA_ALIGN, Encoding, Generation, NanoFile, Norm, NormPlace, QkNorm, Quant,
-    Role, Rope, SectionKind, TensorSpec, Writer,
+    Config, DATA_ALIGN, Encoding, Generation, NanoFile, Quant, Role, SectionKind, TensorSpec, Writer,
 };
 use nanoinfer_fuzz::{Edge, Scratch};
 
@@ -34,35 +33,17 @@ static RIGHT: LazyLock<Vec<u8>> = LazyLock::new(right);
 /// A file of a few tensors of each encoding.
 fn right() -> Vec<u8> {
     let config = Config {
-        architecture: "llama".into(),
         quant: Quant::Q8,
-        n_layers: 1,
         d_model: 64,
         d_ff: 64,
         n_heads: 1,
         n_kv_heads: 1,
-        head_dim: 64,
         vocab_size: 16,
         context_length: 64,
-        norm: Norm::Rms,
-        norm_place: NormPlace::Pre,
         norm_eps: 1e-6,
-        qk_norm: QkNorm::None,
-        attention_scale: 0.125,
-        attention_softcap: 0.0,
-        activation: Activation::Silu,
-        gated: true,
-        embedding_scale: 1.0,
-        logit_scale: 1.0,
-        logit_softcap: 0.0,
-        rope_theta: 1e4,
-        rotary_dim: 64,
-        ropes: vec![Rope { magnitude: 1.0, limits: Vec::new() }],
-        layer_ropes: vec![1; 1],
         tied_embeddings: true,
         value_rotation: 64,
-        windows: vec![0],
-        experts: None,
+        ..Config::llama(1, 64)
     };
     let path = FILE.folder().join("right.nano");
     let mut w = Writer::create(&path).unwrap();

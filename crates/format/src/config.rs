@@ -204,6 +204,7 @@ pub struct ConfigError {
 
 /// Largest width, vocabulary or head count accepted: keeps every product of two sizes within u64.
 const MAX_DIM: u32 = 1 << 24;
+const MAX_LAYERS: u32 = 1 << 14;
 const MAX_ROPES: usize = 16;
 const MAX_LIMITS: usize = 64;
 const MAX_EXPERTS: u32 = 1 << 12;
@@ -212,6 +213,43 @@ const MAX_EXPERTS_PER_TOKEN: u32 = 64;
 const MAX_EXPERTS_WIDTH: u64 = 1 << 22;
 
 impl Config {
+    /// What a plain Llama has, to say the sizes of and whatever a model has otherwise:
+    /// `Config { d_model, d_ff, …, ..Config::llama(n_layers, head_dim) }`. Sizes not given here are 0.
+    pub fn llama(n_layers: u32, head_dim: u32) -> Self {
+        let entries = n_layers.min(MAX_LAYERS) as usize; // more are refused by `validate`
+        Self {
+            architecture: "llama".into(),
+            quant: Quant::F32,
+            n_layers,
+            d_model: 0,
+            d_ff: 0,
+            n_heads: 0,
+            n_kv_heads: 0,
+            head_dim,
+            vocab_size: 0,
+            context_length: 0,
+            norm: Norm::Rms,
+            norm_place: NormPlace::Pre,
+            norm_eps: 1e-5,
+            qk_norm: QkNorm::None,
+            attention_scale: 1.0 / f64::from(head_dim).sqrt(),
+            attention_softcap: 0.0,
+            activation: Activation::Silu,
+            gated: true,
+            embedding_scale: 1.0,
+            logit_scale: 1.0,
+            logit_softcap: 0.0,
+            rope_theta: 10000.0,
+            rotary_dim: head_dim,
+            ropes: vec![Rope { magnitude: 1.0, limits: Vec::new() }],
+            layer_ropes: vec![1; entries],
+            tied_embeddings: false,
+            value_rotation: 1,
+            windows: vec![0; entries],
+            experts: None,
+        }
+    }
+
     /// Checks that the sizes fit each other and that no product of them can overflow.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let err = |field, value: &dyn ToString, expected| {
@@ -230,7 +268,7 @@ impl Config {
             ("head_dim", self.head_dim, 1 << 12),
             ("vocab_size", self.vocab_size, MAX_DIM),
             ("context_length", self.context_length, 1 << 30),
-            ("n_layers", self.n_layers, 1 << 14),
+            ("n_layers", self.n_layers, MAX_LAYERS),
         ];
         for (field, value, max) in sizes {
             if value == 0 || value > max {

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use nanoinfer_format::{Activation, Config, Generation, Norm, NormPlace, QkNorm, Quant};
+use nanoinfer_format::{Config, Generation};
 
 use crate::Error;
 use crate::gguf::Gguf;
@@ -159,39 +159,23 @@ fn common(keys: &Keys<'_>, tensors: &[FileTensor]) -> Result<Config, Error> {
         given => given,
     };
     let missing = || keys.error("attention.layer_norm_rms_epsilon", "is missing");
-    let entries = n_layers.min(1 << 14) as usize;
     Ok(Config {
         architecture: keys.architecture.into(),
-        quant: Quant::F32,
-        n_layers,
         d_model,
         d_ff: keys.size("feed_forward_length")?,
         n_heads,
         n_kv_heads: keys.u32("attention.head_count_kv")?.unwrap_or(n_heads),
-        head_dim,
         vocab_size: u32::try_from(vocab.shape()[0]).unwrap_or(u32::MAX),
         context_length: keys.size("context_length")?,
-        norm: Norm::Rms,
-        norm_place: NormPlace::Pre,
         norm_eps: norm_eps.ok_or_else(missing)?,
-        qk_norm: QkNorm::None,
         attention_scale: keys
             .positive("attention.scale")?
             .unwrap_or_else(|| 1.0 / f64::from(head_dim).sqrt()),
-        attention_softcap: 0.0,
-        activation: Activation::Silu,
-        gated: true,
-        embedding_scale: 1.0,
-        logit_scale: 1.0,
-        logit_softcap: 0.0,
         rope_theta,
         rotary_dim: keys.u32("rope.dimension_count")?.unwrap_or(head_dim),
         ropes: Vec::new(),
-        layer_ropes: vec![1; entries],
         tied_embeddings: named("output.weight").is_none(),
-        value_rotation: 1,
-        windows: vec![0; entries],
-        experts: None,
+        ..Config::llama(n_layers, head_dim)
     })
 }
 

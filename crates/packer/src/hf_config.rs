@@ -1,7 +1,7 @@
 //! `config.json` of a Hugging Face folder → [`Config`]: what all architectures have in common. What
 //! each has of its own is in `hf_arch.rs`.
 
-use nanoinfer_format::{Activation, Config, Norm, NormPlace, QkNorm, Quant};
+use nanoinfer_format::{Activation, Config};
 
 use crate::Error;
 use crate::hf_arch::{self, Defaults};
@@ -48,39 +48,23 @@ fn common(c: &Settings, architecture: &str, defaults: &Defaults) -> Result<Descr
             return Err(c.error("num_attention_heads", what));
         }
     };
-    let entries = n_layers.min(1 << 14) as usize;
     let settings = rope_settings(c, None)?;
     let rope = rope(c, settings.as_ref(), defaults.rope_theta)?;
     let config = Config {
         architecture: architecture.into(),
-        quant: Quant::F32,
-        n_layers,
         d_model,
         d_ff: size("intermediate_size")?,
         n_heads,
         n_kv_heads: c.u32("num_key_value_heads")?.unwrap_or(n_heads),
-        head_dim,
         vocab_size: size("vocab_size")?,
         context_length: context_length(c, &rope.scaling)?,
-        norm: Norm::Rms,
-        norm_place: NormPlace::Pre,
         norm_eps: c.f64("rms_norm_eps")?.unwrap_or(defaults.norm_eps),
-        qk_norm: QkNorm::None,
-        attention_scale: 1.0 / f64::from(head_dim).sqrt(),
-        attention_softcap: 0.0,
         activation: activation(c)?.unwrap_or(defaults.activation),
-        gated: true,
-        embedding_scale: 1.0,
-        logit_scale: 1.0,
-        logit_softcap: 0.0,
         rope_theta: rope.theta,
         rotary_dim: rotary_dim(c, settings.as_ref(), head_dim)?,
         ropes: Vec::new(),
-        layer_ropes: vec![1; entries],
         tied_embeddings: c.bool("tie_word_embeddings")?.unwrap_or(defaults.tied_embeddings),
-        value_rotation: 1,
-        windows: vec![0; entries],
-        experts: None,
+        ..Config::llama(n_layers, head_dim)
     };
     let (attention, mlp) = (c.bool("attention_bias")?, c.bool("mlp_bias")?);
     Ok(Description {

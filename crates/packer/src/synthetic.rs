@@ -7,8 +7,8 @@
 use std::path::Path;
 
 use nanoinfer_format::{
-    Activation, Config, Encoding, Experts, Generation, LANES, Norm, NormPlace, QkNorm, Quant, Role,
-    Rope, RouterSoftmax, Staged, TensorSpec, Writer, panel_bytes,
+    Config, Encoding, Experts, Generation, LANES, Quant, Role, RouterSoftmax, Staged, TensorSpec,
+    Writer, panel_bytes,
 };
 
 use crate::layout::{Body, plan};
@@ -74,34 +74,15 @@ impl Shape {
     /// The model: 8-bit weights, plain RoPE.
     pub fn config(&self) -> Config {
         Config {
-            architecture: "llama".into(),
             quant: Quant::Q8,
-            n_layers: self.n_layers,
             d_model: self.d_model,
             d_ff: self.d_ff,
             n_heads: self.n_heads,
             n_kv_heads: self.n_kv_heads,
-            head_dim: self.head_dim,
             vocab_size: self.vocab_size,
             context_length: 1 << 17,
-            norm: Norm::Rms,
-            norm_place: NormPlace::Pre,
-            norm_eps: 1e-5,
-            qk_norm: QkNorm::None,
-            attention_scale: 1.0 / f64::from(self.head_dim).sqrt(),
-            attention_softcap: 0.0,
-            activation: Activation::Silu,
-            gated: true,
-            embedding_scale: 1.0,
-            logit_scale: 1.0,
-            logit_softcap: 0.0,
-            rope_theta: 10000.0,
-            rotary_dim: self.head_dim,
-            ropes: vec![Rope { magnitude: 1.0, limits: Vec::new() }],
-            layer_ropes: vec![1; self.n_layers as usize],
             tied_embeddings: self.tied_embeddings,
             value_rotation: Config::largest_value_rotation(self.head_dim),
-            windows: vec![0; self.n_layers as usize],
             experts: self.experts.map(|[n_experts, experts_per_token]| Experts {
                 n_experts,
                 experts_per_token,
@@ -109,6 +90,7 @@ impl Shape {
                 router_softmax: RouterSoftmax::Chosen,
                 layers: vec![true; self.n_layers as usize],
             }),
+            ..Config::llama(self.n_layers, self.head_dim)
         }
     }
 

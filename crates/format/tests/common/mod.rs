@@ -24,35 +24,18 @@ pub(crate) const T_ROW: usize = 192;
 /// Two heads of 8 on one key/value head; every padding rule has something to pad.
 pub(crate) fn config() -> Config {
     Config {
-        architecture: "llama".into(),
         quant: Quant::Q8,
-        n_layers: 2,
         d_model: 32,
         d_ff: 48,
         n_heads: 2,
         n_kv_heads: 1,
-        head_dim: 8,
         vocab_size: 20,
         context_length: 64,
-        norm: Norm::Rms,
-        norm_place: NormPlace::Pre,
-        norm_eps: 1e-5,
-        qk_norm: QkNorm::None,
         attention_scale: 0.5,
-        attention_softcap: 0.0,
-        activation: Activation::Silu,
-        gated: true,
-        embedding_scale: 1.0,
-        logit_scale: 1.0,
-        logit_softcap: 0.0,
-        rope_theta: 10000.0,
-        rotary_dim: 8,
-        ropes: vec![Rope { magnitude: 1.0, limits: Vec::new() }],
-        layer_ropes: vec![1; 2],
         tied_embeddings: true,
         value_rotation: 8,
         windows: vec![0, 16],
-        experts: None,
+        ..Config::llama(2, 8)
     }
 }
 

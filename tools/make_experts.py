@@ -1,7 +1,7 @@
 """Makes the tiny models with experts and what transformers computes with them:
 
     pip install torch transformers safetensors
-    python3 make_experts.py mixtral-experts qwen3-experts olmoe-experts
+    python3 tools/make_experts.py mixtral-experts qwen3-experts olmoe-experts
 
 Weights are random, with one exception. Where two experts' scores are nearly equal, a rounding
 error decides which one a token goes to, and everything after it differs: no test of 8-bit weights
@@ -37,6 +37,7 @@ MODELS = {
         **COMMON, intermediate_size=32, num_experts=8, num_experts_per_tok=3)),
 }
 PROMPT, GREEDY, SEEDS = 40, 24, 300
+OUT = Path(__file__).resolve().parent.parent / "tests" / "data" / "tiny"
 
 
 def randomize(model, seed):
@@ -103,7 +104,7 @@ def make(name):
         logits, greedy, margin = run(model, prompt)
         if margin > 0.01:  # f32 must choose the same tokens in any order of summation
             break
-    folder = Path(name)
+    folder = OUT / name
     model.bfloat16().save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     save_file({"logits": logits.contiguous()}, folder / "golden.safetensors")

@@ -1,0 +1,186 @@
+//! Commands that measure: speed, quality, and the machine.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use nanoinfer_packer::synthetic::Shape;
+
+use super::{Kv, count};
+
+/// Measure how fast a model runs here.
+///
+/// Two kinds of test: ppN processes a prompt of N tokens in as few passes as possible, tgN
+/// generates N tokens one pass at a time. @dD means behind D tokens of context, xB means B
+/// sequences at once (tokens per second are then the sum). Tokens are random. Every test runs once
+/// to warm up; then the repetitions of all tests take turns, so that a busy machine disturbs all
+/// of them alike.
+///
+/// `of limit` compares with what this machine can do at most with as many threads, measured in the
+/// same turns: memory bandwidth for tg (weights and cached keys and values read per pass), 8-bit
+/// multiply-adds for pp (two operations per weight and token).
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  nanoinfer bench
+  nanoinfer bench -p 0 -n 32 -d 0,2000 -b 1,4 --kv q8,f16
+  nanoinfer bench --synthetic llama-2-7b -t 1,2 -o json
+  nanoinfer bench --profile -r 3
+
+JSON is an array with one object per test: test, tps (median tokens per second), mean, sd, runs (each
+run's tokens per second), share_of_limit, limit, kv, threads, isa, model, parameters, pass_bytes,
+n_prompt, n_gen, depth, batch, version; with --profile also profile (milliseconds per step).")]
+pub(crate) struct Bench {
+    /// .nano or .gguf file, Hugging Face folder, hub id (org/name), or smollm2
+    #[arg(long, short, default_value = "smollm2", conflicts_with = "synthetic")]
+    pub(crate) model: String,
+    /// Instead of a model, random 8-bit weights of a known shape, built in memory
+    #[arg(long, value_name = "SHAPE", value_parser = shape_name())]
+    pub(crate) synthetic: Option<String>,
+    /// Prompt lengths; 0 = no pp tests
+    #[arg(short = 'p', long, value_name = "N,…", value_delimiter = ',', default_value = "512",
+          value_parser = tokens())]
+    pub(crate) n_prompt: Vec<u64>,
+    /// Numbers of tokens to generate; 0 = no tg tests
+    #[arg(short = 'n', long, value_name = "N,…", value_delimiter = ',', default_value = "128",
+          value_parser = tokens())]
+    pub(crate) n_gen: Vec<u64>,
+    /// Tokens of context before the test begins; filled without being timed
+    #[arg(short = 'd', long, value_name = "D,…", value_delimiter = ',', default_value = "0",
+          value_parser = tokens())]
+    pub(crate) depth: Vec<u64>,
+    /// Sequences that generate at once
+    #[arg(short = 'b', long, value_name = "B,…", value_delimiter = ',', default_value = "1",
+          value_parser = count(256))]
+    pub(crate) batch: Vec<u64>,
+    /// Threads (default: the physical cores this process may use)
+    #[arg(short = 't', long, value_name = "T,…", value_delimiter = ',', value_parser = count(1024))]
+    pub(crate) threads: Vec<u64>,
+    /// How to cache keys and values (default: q8 for q8 models, f32 for f32 models)
+    #[arg(long, value_name = "KV,…", value_delimiter = ',', value_enum)]
+    pub(crate) kv: Vec<Kv>,
+    /// Repetitions of every test
+    #[arg(short = 'r', long, value_name = "R", default_value_t = 5, value_parser = count(1000))]
+    pub(crate) repetitions: u64,
+    /// How to print the results
+    #[arg(short, long, value_enum, default_value_t = Format::Md)]
+    pub(crate) output: Format,
+    /// Show also where the time goes, step by step, in one more run of every test
+    #[arg(long)]
+    pub(crate) profile: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// A Markdown table
+    Md,
+    /// A JSON array
+    Json,
+    /// Comma-separated values with a header line
+    Csv,
+}
+
+/// Measure how well a model predicts a text, or answers questions.
+///
+/// The text is cut into windows that do not overlap, and within each window every token of the
+/// second half is predicted from all tokens before it, as llama.cpp's perplexity does, so that
+/// numbers compare. A model whose prompts begin with a beginning-of-text token gets it in place of
+/// the first token of every window.
+///
+/// With --reference, both models predict the same tokens, and the differences are reported:
+/// KL divergence of the model's prediction from the reference's (in nats; 0 = the same), how often
+/// both have the same likeliest token (top1), how much of their five likeliest is common (top5), and
+/// the largest change of a text token's log-probability.
+///
+/// With --choices, each line of a file is a question with answers to choose from; the model chooses
+/// the one it finds likeliest after the question and a blank.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  nanoinfer eval --text book.txt --tokens 4096
+  nanoinfer convert --model smollm2 --quant f32 --out exact.nano
+  nanoinfer eval --reference exact.nano --text book.txt --json
+  nanoinfer eval --choices questions.jsonl
+
+A line of --choices: {\"question\": \"2 + 2 =\", \"choices\": [\"3\", \"4\"], \"answer\": 1}
+The answer is an index from 0, the text of a choice, or a letter from A.
+
+With --json one object is printed: perplexity, perplexity_error (standard error), mean_nll, tokens
+(scored), windows, window, score, kv, threads, isa, seconds; with --reference also
+reference_perplexity, mean_kl, p50_kl, p99_kl, max_kl, top1, top5, max_change; with --choices
+accuracy, accuracy_normalized (by the bytes of a choice), questions.")]
+pub(crate) struct Eval {
+    /// .nano or .gguf file, Hugging Face folder, hub id (org/name), or smollm2
+    #[arg(long, short, default_value = "smollm2")]
+    pub(crate) model: String,
+    /// The same model in a more exact form, to compare with
+    #[arg(long, value_name = "FILE.nano", conflicts_with = "choices")]
+    pub(crate) reference: Option<String>,
+    /// Text to predict (default: standard input)
+    #[arg(long, value_name = "FILE", conflicts_with = "choices")]
+    pub(crate) text: Option<PathBuf>,
+    /// Questions to answer
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub(crate) choices: Option<PathBuf>,
+    /// Tokens per window
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = window())]
+    pub(crate) window: u64,
+    /// Use only the first N tokens of the text
+    #[arg(long, value_name = "N", value_parser = count(1 << 40))]
+    pub(crate) tokens: Option<u64>,
+    /// Which tokens of a window to score
+    #[arg(long, value_enum, default_value_t = Score::Half)]
+    pub(crate) score: Score,
+    /// Threads to compute with (default: the physical cores this process may use)
+    #[arg(long, short, value_name = "N", value_parser = count(1024))]
+    pub(crate) threads: Option<u64>,
+    /// How the model caches keys and values (default: q8 for q8 models, f32 for f32 models)
+    #[arg(long, value_enum)]
+    pub(crate) kv: Option<Kv>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Score {
+    /// The second half, each token with at least half a window before it
+    Half,
+    /// Every token but the first
+    All,
+}
+
+/// Say what this machine is and what it can run.
+///
+/// Tells which instruction set and how many threads will be used and why, how much memory is free,
+/// and measures within seconds what all threads together can do at most: bytes read from memory,
+/// which is what limits decoding, and 8-bit operations, which is what limits long prompts.
+///
+/// The expected speed is 90 % of what the bandwidth allows, for 8-bit weights and a short context.
+/// `nanoinfer bench --synthetic SHAPE` measures it.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  nanoinfer doctor
+  taskset -c 0 nanoinfer doctor
+  nanoinfer doctor --json | jq .roofline
+
+With --json one object is printed: version, machine, isa, threads, memory, roofline (bandwidth in
+bytes and int8 in operations per second, each median, least, most; ridge), models, largest, advice.")]
+pub(crate) struct Doctor {
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn window() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(4..=1 << 20)
+}
+
+fn tokens() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(0..=1 << 20)
+}
+
+fn shape_name() -> clap::builder::PossibleValuesParser {
+    Shape::ALL.map(|s| s.name).into()
+}
