@@ -96,10 +96,24 @@ def phi4_long():
     return phi3_longrope(24, 2.0)
 
 
+def exaone4():
+    """Norms after only and of queries and keys; a window, and no RoPE where there is none."""
+    return transformers.Exaone4Config(**COMMON, sliding_window=16, sliding_window_pattern=2)
+
+
+def exaone4_full():
+    """Without windows every layer has RoPE, here scaled as Llama 3's."""
+    return transformers.Exaone4Config(**COMMON, sliding_window=None, tie_word_embeddings=True,
+        layer_types=["full_attention"] * 2, rope_parameters=dict(
+            rope_type="llama3", rope_theta=1000000.0, factor=16.0, low_freq_factor=1.0,
+            high_freq_factor=4.0, original_max_position_embeddings=128))
+
+
 MODELS = {
     "gemma2": gemma2, "olmo2": olmo2, "smollm3": smollm3, "starcoder2": starcoder2,
     "ministral": ministral, "qwen3-yarn": qwen3_yarn, "llama-linear": llama_linear,
     "llama-dynamic": llama_dynamic, "phi4-short": phi4_short, "phi4-long": phi4_long,
+    "exaone4": exaone4, "exaone4-full": exaone4_full,
 }
 # Room of the session that the logits are those of, where frequencies depend on it.
 CAPACITY = {"llama-dynamic": 64, "phi4-short": 128, "phi4-long": 512}

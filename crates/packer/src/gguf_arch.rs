@@ -32,6 +32,7 @@ pub(crate) const ALL: &[Architecture] = &[
     Architecture { name: "olmo2", names: &names::GGUF, adapt: olmo2 },
     Architecture { name: "smollm3", names: &names::GGUF_LLAMA, adapt: smollm3 },
     Architecture { name: "starcoder2", names: &names::GGUF, adapt: starcoder2 },
+    Architecture { name: "exaone4", names: &names::GGUF, adapt: exaone4 },
 ];
 
 /// Their names, for people.
@@ -157,5 +158,25 @@ fn starcoder2(_: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
     d.config.activation = Activation::Gelu;
     d.config.gated = false;
     d.biases = Biases { norm: Some(true), ..Biases::default() };
+    Ok(())
+}
+
+/// If there is a window, which one model has that may not state it, the layers without it have no
+/// RoPE: those that the file names, else every fourth.
+fn exaone4(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
+    let c = &mut d.config;
+    c.norm_place = NormPlace::Post;
+    c.qk_norm = QkNorm::Head;
+    let of_largest = if c.n_layers == 64 { 4096 } else { 0 };
+    let window = keys.u32("attention.sliding_window")?.unwrap_or(of_largest);
+    if window > 0 {
+        let of = |slides: bool| if slides { window } else { 0 };
+        let stated = keys.g.ints(&keys.name("attention.sliding_window_pattern"))?;
+        c.windows = match stated {
+            Some(slides) => slides.iter().map(|&slides| of(slides != 0)).collect(),
+            None => (0..c.windows.len()).map(|i| of(!(i + 1).is_multiple_of(4))).collect(),
+        };
+        c.layer_ropes = c.windows.iter().map(|&w| u32::from(w != 0)).collect();
+    }
     Ok(())
 }

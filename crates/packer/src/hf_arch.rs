@@ -103,6 +103,11 @@ pub(crate) const ALL: &[Architecture] = &[
         adapt: starcoder2,
     },
     Architecture { name: "ministral", defaults: LLAMA, adapt: ministral },
+    Architecture {
+        name: "exaone4",
+        defaults: Defaults { norm_eps: 1e-5, names: &names::OLMO2, ..LLAMA },
+        adapt: exaone4,
+    },
 ];
 
 /// Their names, for people.
@@ -342,5 +347,25 @@ fn starcoder2(c: &Settings, d: &mut Description) -> Result<(), Error> {
 fn ministral(c: &Settings, d: &mut Description) -> Result<(), Error> {
     let window = sliding_window(c, 4096)?;
     d.config.windows = layer_windows(c, window, d.config.windows.len(), |_| true)?;
+    Ok(())
+}
+
+/// Norms after attention and feed-forward only, and of queries and keys, head by head. If there is
+/// a window, the layers without it, usually every fourth, have no RoPE.
+fn exaone4(c: &Settings, d: &mut Description) -> Result<(), Error> {
+    d.config.norm_place = NormPlace::Post;
+    d.config.qk_norm = QkNorm::Head;
+    let none = Some(false); // `attention_bias` means nothing here
+    d.biases = Biases { qkv: none, output: none, mlp: none, norm: none };
+    let window = sliding_window(c, 4096)?;
+    if window > 0 {
+        let every = match c.get("layer_types") {
+            None => c.u32("sliding_window_pattern")?.unwrap_or(4).max(1) as usize,
+            Some(_) => 4, // means nothing then, and the pattern may be a text
+        };
+        let slides = |i: usize| !(i + 1).is_multiple_of(every);
+        d.config.windows = layer_windows(c, window, d.config.windows.len(), slides)?;
+        d.config.layer_ropes = d.config.windows.iter().map(|&w| u32::from(w != 0)).collect();
+    }
     Ok(())
 }

@@ -198,6 +198,24 @@ fn cases() -> Vec<Case> {
             settings: || json!({"sliding_window": null}),
             ..PLAIN
         },
+        Case {
+            folder: "exaone4",
+            architecture: "exaone4",
+            names: POST_NORMS,
+            keys: |s| {
+                let types = s["layer_types"].as_array().unwrap().iter();
+                let slides = types.map(|t| i32::from(t == "sliding_attention")).collect();
+                vec![window(s), ("attention.sliding_window_pattern", Meta::I32s(slides))]
+            },
+            ..PLAIN
+        },
+        Case {
+            folder: "exaone4-full",
+            architecture: "exaone4",
+            names: POST_NORMS,
+            settings: || json!({"rope_parameters": {"rope_theta": 1e6}}),
+            ..PLAIN
+        },
     ]
 }
 

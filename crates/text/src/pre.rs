@@ -17,9 +17,10 @@ const DEEPSEEK_PUNCTUATION: &str = r"\s?[!-/:-~！-／：-～‘-‟　-。]+";
 const CJK: &str = "[一-龥ࠀ-一가-퟿]+";
 
 /// Names this crate knows, for the error about one it does not.
-pub(crate) const KNOWN: &str = "default, gpt-2, olmo, phi-2, mpt, smollm, starcoder, refact, \
-    command-r, codeshell, llama-bpe, llama3, falcon3, pixtral, smaug-bpe, dbrx, qwen2, qwen35, \
-    stablelm2, deepseek-r1-qwen, deepseek-llm, deepseek-coder, deepseek-v3, gpt-4o, llama4, tekken";
+pub(crate) const KNOWN: &str = "default, gpt-2, olmo, phi-2, mpt, exaone4, smollm, starcoder, \
+    refact, command-r, codeshell, llama-bpe, llama3, falcon3, pixtral, smaug-bpe, dbrx, qwen2, \
+    qwen35, stablelm2, deepseek-r1-qwen, deepseek-llm, deepseek-coder, deepseek-v3, gpt-4o, llama4, \
+    tekken";
 
 /// What a name stands for.
 pub(crate) struct Rules {
@@ -31,7 +32,9 @@ pub(crate) struct Rules {
 /// The rules of a name, or `None` if it is not known.
 pub(crate) fn rules(name: &str) -> Option<Rules> {
     let pretokenizers = match name {
-        "" | "default" | "gpt-2" | "gpt2" | "olmo" | "phi-2" | "mpt" => vec![byte_level(true)],
+        "" | "default" | "gpt-2" | "gpt2" | "olmo" | "phi-2" | "mpt" | "exaone4" => {
+            vec![byte_level(true)]
+        }
         "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" => {
             vec![digits(), byte_level(true)]
         }

@@ -63,7 +63,7 @@ pub(crate) const GEMMA: Names = hugging_face(&[
     HUGGING_FACE_LAYER,
 ]);
 
-/// OLMo 2: norms after.
+/// OLMo 2 and EXAONE 4: norms after.
 pub(crate) const OLMO2: Names = hugging_face(&[
     &[
         ("post_attention_layernorm", &[Role::AttnPostNorm]),
