@@ -93,3 +93,14 @@ fn digits() -> PreTokenizer {
 fn byte_level(use_regex: bool) -> PreTokenizer {
     PreTokenizer::ByteLevel { add_prefix_space: false, trim_offsets: true, use_regex }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_of_the_error_are_those_that_have_rules() {
+        assert!(KNOWN.split(", ").all(|name| rules(name).is_some()));
+        assert!(rules("gpt-2 ").is_none());
+    }
+}
