@@ -132,7 +132,8 @@ fn answer(session: &mut Session, args: &Generate) -> Result<(String, FinishReaso
     Ok((all, ended))
 }
 
-fn drafts(stats: &DraftStats) -> serde_json::Value {
+/// As programs read it.
+pub(crate) fn drafts(stats: &DraftStats) -> serde_json::Value {
     let source = |d: Drafted| json!({ "drafted": d.drafted, "accepted": d.accepted, "acceptance": d.acceptance() });
     let mut all = source(stats.all());
     all["passes"] = stats.passes.into();

@@ -59,9 +59,30 @@ fn a_table_for_people_and_one_for_programs() {
 }
 
 #[test]
+fn a_copy_is_drafted() {
+    let home = temp();
+    let run = |output: &str| {
+        let mut command = nanoinfer(home.path());
+        command.args(["bench", "--synthetic", "tiny", "-p", "0", "-n", "0", "-r", "2"]);
+        command.args(["--n-copy", "64", "--profile", "-o", output]).output().unwrap()
+    };
+    let rows = json(&run("json"));
+    let row = &rows[0];
+    assert!(rows.as_array().unwrap().len() == 1 && row["test"] == "cp64", "{rows}");
+    assert!(row["tps"].as_f64().unwrap() > 0.0 && row["share_of_limit"].is_null(), "{row}");
+    let (drafts, reused) = (&row["drafts"], row["reused_tokens"].as_u64().unwrap());
+    assert!(reused >= 60, "the prompt of the run before: {row}");
+    let count = |key: &str| drafts["lookup"][key].as_u64().unwrap();
+    assert!(count("drafted") >= count("accepted") && count("accepted") > 0, "{row}");
+    assert!(drafts["tokens_per_pass"].as_f64().unwrap() > 1.0, "{row}");
+    let table = stdout(&run("md"));
+    assert!(table.contains("| cp64 ") && table.contains(" tokens a pass, "), "{table}");
+}
+
+#[test]
 fn nothing_to_measure_is_a_mistake() {
     let home = temp();
     let mut command = nanoinfer(home.path());
     command.args(["bench", "--synthetic", "tiny", "-p", "0", "-n", "0"]);
-    assert_fails(&command.output().unwrap(), 1, &["-p or -n"]);
+    assert_fails(&command.output().unwrap(), 1, &["-p, -n or --n-copy"]);
 }

@@ -9,11 +9,11 @@ use super::{Kv, count};
 
 /// Measure how fast a model runs here.
 ///
-/// Two kinds of test: ppN processes a prompt of N tokens in as few passes as possible, tgN
-/// generates N tokens one pass at a time. @dD means behind D tokens of context, xB means B
-/// sequences at once (tokens per second are then the sum). Tokens are random. Every test runs once
-/// to warm up; then the repetitions of all tests take turns, so that a busy machine disturbs all
-/// of them alike.
+/// Three kinds of test: ppN processes a prompt of N tokens in as few passes as possible, tgN
+/// generates N tokens one pass at a time, cpN repeats a prompt of N tokens with drafts from it, the
+/// most that these can bring. @dD means behind D tokens of context, xB means B sequences at once
+/// (tokens per second are then the sum). Tokens are random. Every test runs once to warm up; then
+/// the repetitions of all tests take turns, so that a busy machine disturbs all of them alike.
 ///
 /// `of limit` compares with what this machine can do at most with as many threads, measured in the
 /// same turns: memory bandwidth for tg (weights and cached keys and values read per pass), 8-bit
@@ -25,10 +25,12 @@ Examples:
   nanoinfer bench -p 0 -n 32 -d 0,2000 -b 1,4 --kv q8,f16
   nanoinfer bench --synthetic llama-2-7b -t 1,2 -o json
   nanoinfer bench --profile -r 3
+  nanoinfer bench -p 0 -n 300 --n-copy 300
 
 JSON is an array with one object per test: test, tps (median tokens per second), mean, sd, runs (each
 run's tokens per second), share_of_limit, limit, kv, threads, isa, model, parameters, pass_bytes,
-n_prompt, n_gen, depth, batch, version; with --profile also profile (milliseconds per step).")]
+n_prompt, n_gen, depth, batch, version; with --n-copy also drafts (as `generate --json` has them) and
+reused_tokens (of the prompt, from the run before); with --profile also profile (milliseconds per step).")]
 pub(crate) struct Bench {
     /// .nano or .gguf file, Hugging Face folder, hub id (org/name), or smollm2
     #[arg(long, short, default_value = "smollm2", conflicts_with = "synthetic")]
@@ -44,6 +46,10 @@ pub(crate) struct Bench {
     #[arg(short = 'n', long, value_name = "N,…", value_delimiter = ',', default_value = "128",
           value_parser = tokens())]
     pub(crate) n_gen: Vec<u64>,
+    /// Lengths of prompts to repeat with drafts; what the model says is replaced by the prompt
+    #[arg(long, value_name = "N,…", value_delimiter = ',',
+          value_parser = clap::value_parser!(u64).range(2..1 << 20))]
+    pub(crate) n_copy: Vec<u64>,
     /// Tokens of context before the test begins; filled without being timed
     #[arg(short = 'd', long, value_name = "D,…", value_delimiter = ',', default_value = "0",
           value_parser = tokens())]

@@ -32,6 +32,8 @@ enum Kind {
     Prefill,
     /// `tokens` of each of `batch` sequences, one pass for each.
     Decode,
+    /// An answer that repeats a prompt of `tokens`, drafted from it.
+    Copy,
 }
 
 /// One test of the table.
@@ -48,7 +50,11 @@ struct Test {
 impl Test {
     /// `pp512`, `tg128@d2048`, `tg32x4@d2000`.
     fn name(&self) -> String {
-        let kind = if self.kind == Kind::Prefill { "pp" } else { "tg" };
+        let kind = match self.kind {
+            Kind::Prefill => "pp",
+            Kind::Decode => "tg",
+            Kind::Copy => "cp",
+        };
         let batch = if self.batch == 1 { String::new() } else { format!("x{}", self.batch) };
         let depth = if self.depth == 0 { String::new() } else { format!("@d{}", self.depth) };
         format!("{kind}{}{batch}{depth}", self.tokens)
@@ -79,6 +85,12 @@ impl Test {
                 }));
             }
         }
+        tests.extend(args.n_copy.iter().map(|&n| Self {
+            kind: Kind::Copy,
+            tokens: n as usize,
+            depth: 0,
+            batch: 1,
+        }));
         tests
     }
 }
@@ -116,7 +128,7 @@ impl Source {
 
 pub(crate) fn run(args: Bench) -> Result<ExitCode> {
     let tests = Test::all(&args);
-    ensure!(!tests.is_empty(), "nothing to measure: give -p or -n a number above 0");
+    ensure!(!tests.is_empty(), "nothing to measure: give -p, -n or --n-copy a number above 0");
     let mut source = Source::open(&args)?;
     let kvs: Vec<Option<KvType>> = match args.kv.is_empty() {
         true => vec![None],
@@ -126,10 +138,15 @@ pub(crate) fn run(args: Bench) -> Result<ExitCode> {
         true => vec![default_threads()],
         false => args.threads.iter().map(|&t| t as usize).collect(),
     };
+    let copies = tests.iter().filter(|t| t.kind == Kind::Copy).map(|t| t.tokens);
     let mut runners = Vec::new();
     for &threads in &threads {
         for &kv in &kvs {
-            runners.push(Runner::new(source.model()?, threads, kv, &tests)?);
+            let mut runner = Runner::new(source.model()?, threads, kv, &tests)?;
+            if let Some(most) = copies.clone().max() {
+                runner.copy_up_to(source.model()?, most)?;
+            }
+            runners.push(runner);
         }
     }
     let mut limits = Limits::each(&threads, runners[0].engine.isa())?;
@@ -164,6 +181,7 @@ fn measure(
                 let seconds = if round == 0 { runner.warm_up(test)? } else { runner.run(test)? };
                 if let (1.., Some(limits)) = (round, limits) {
                     row.add(test, seconds, limits);
+                    row.drafted(runner, test);
                 }
                 done += 1;
                 bar.step(Step::Progress { done, total });
@@ -172,7 +190,8 @@ fn measure(
     }
     if args.profile {
         for (runner, rows) in runners.iter_mut().zip(rows.chunks_mut(tests.len())) {
-            for (test, row) in tests.iter().zip(rows) {
+            let passes = tests.iter().zip(rows).filter(|(test, _)| test.kind != Kind::Copy);
+            for (test, row) in passes {
                 row.profile = Some(runner.profile(test)?);
             }
         }
@@ -192,5 +211,6 @@ mod tests {
         assert_eq!(name(Kind::Decode, 128, 2048, 1), "tg128@d2048");
         assert_eq!(name(Kind::Decode, 128, 0, 4), "tg128x4");
         assert_eq!(name(Kind::Decode, 32, 2000, 4), "tg32x4@d2000");
+        assert_eq!(name(Kind::Copy, 300, 0, 1), "cp300");
     }
 }

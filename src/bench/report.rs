@@ -24,7 +24,7 @@ pub(super) struct Row {
     sd: f64,
     /// Tokens per second of every run.
     runs: Vec<f64>,
-    /// Median over the rounds; null for prefill of a model that is not 8-bit.
+    /// Median over the rounds; null for prefill of a model that is not 8-bit, and for copies.
     share_of_limit: Option<f64>,
     limit: &'static str,
     kv: &'static str,
@@ -43,6 +43,10 @@ pub(super) struct Row {
     version: &'static str,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_object")]
     pub(super) profile: Option<Vec<(&'static str, f64)>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drafts: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reused_tokens: Option<usize>,
     /// What one run of the test has to do: bytes to read or operations.
     #[serde(skip)]
     work: f64,
@@ -56,6 +60,7 @@ impl Row {
         let file = engine.model().file();
         let q8 = engine.model().config().quant == Quant::Q8;
         let prefill = test.kind == Kind::Prefill;
+        let limited = test.kind == Kind::Decode || prefill && q8;
         let (weights, kv) = (Weights::of(file), engine.kv_bytes_per_position());
         // The i-th token sees `depth + i` before it and itself: on average (n + 1) / 2.
         let seen = test.depth as f64 + (test.tokens as f64 + 1.0) / 2.0;
@@ -65,7 +70,7 @@ impl Row {
                 let ops = weights.in_layers as f64 * test.tokens as f64 + weights.head as f64;
                 (weights.bytes, 2.0 * ops)
             }
-            Kind::Decode => (pass as u64, pass * test.tokens as f64),
+            Kind::Decode | Kind::Copy => (pass as u64, pass * test.tokens as f64),
         };
         Self {
             test: test.name(),
@@ -73,7 +78,7 @@ impl Row {
             mean: 0.0,
             sd: 0.0,
             runs: Vec::new(),
-            share_of_limit: (q8 || !prefill).then_some(0.0),
+            share_of_limit: limited.then_some(0.0),
             limit: if prefill { "int8 peak" } else { "memory bandwidth" },
             kv: engine.kv().name(),
             threads: engine.threads(),
@@ -88,6 +93,8 @@ impl Row {
             batch: test.batch,
             version: env!("CARGO_PKG_VERSION"),
             profile: None,
+            drafts: None,
+            reused_tokens: None,
             work,
             shares: Vec::new(),
         }
@@ -100,6 +107,13 @@ impl Row {
         self.shares.extend(limit.last().map(|limit| self.work / seconds / limit));
         (self.tps, self.mean, self.sd) = (median(&self.runs), mean(&self.runs), sd(&self.runs));
         self.share_of_limit = self.share_of_limit.map(|_| median(&self.shares));
+    }
+
+    /// What drafting did in the last run of a copy.
+    pub(super) fn drafted(&mut self, runner: &Runner, test: &Test) {
+        let stats = runner.copied().filter(|_| test.kind == Kind::Copy);
+        self.drafts = stats.map(|s| crate::generate::drafts(&s.drafts));
+        self.reused_tokens = stats.map(|s| s.reused_tokens);
     }
 }
 
@@ -213,6 +227,18 @@ fn markdown(out: &mut impl Write, rows: &[Row], limits: &[Limits]) -> std::io::R
         )?;
     }
     writeln!(out)?;
+    for (r, drafts) in rows.iter().filter_map(|r| Some((r, r.drafts.as_ref()?))) {
+        writeln!(
+            out,
+            "{} ({}, {} threads): {:.1} tokens a pass, {} of {} drafted right",
+            r.test,
+            r.kv,
+            r.threads,
+            drafts["tokens_per_pass"].as_f64().unwrap_or(0.0),
+            drafts["accepted"],
+            drafts["drafted"]
+        )?;
+    }
     for l in limits {
         writeln!(
             out,

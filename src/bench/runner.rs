@@ -2,8 +2,11 @@
 
 use std::time::Instant;
 
-use anyhow::Result;
-use nanoinfer_engine::{Engine, EngineOptions, KvType, Model, PassStep, SeqId, Step};
+use anyhow::{Context, Result};
+use nanoinfer_engine::{
+    Engine, EngineOptions, GenerateOptions, KvType, Model, PassStep, Script, SeqId, Session, Stats,
+    Step,
+};
 
 use super::{Kind, Test};
 
@@ -15,6 +18,8 @@ pub(super) struct Runner {
     contexts: Vec<(usize, Vec<SeqId>)>,
     random: u64,
     steps: Vec<Step>,
+    /// Repeats prompts, with an engine of its own.
+    copier: Option<Session>,
 }
 
 impl Runner {
@@ -45,14 +50,32 @@ impl Runner {
             contexts.push((depth, sequences));
         }
         let steps = Vec::with_capacity(engine.max_batch());
-        Ok(Self { engine, contexts, random: 0x2545_f491_4f6c_dd1d, steps })
+        Ok(Self { engine, contexts, random: 0x2545_f491_4f6c_dd1d, steps, copier: None })
+    }
+
+    /// Makes ready for tests that repeat up to `most` tokens.
+    pub(super) fn copy_up_to(&mut self, model: Model, most: usize) -> Result<()> {
+        let options = EngineOptions {
+            threads: Some(self.engine.threads()),
+            kv: Some(self.engine.kv()),
+            ctx: Some(2 * most),
+            isa: crate::run::forced_isa()?,
+            ..EngineOptions::default()
+        };
+        self.copier = Some(Session::new(Engine::new(model, &options)?)?);
+        Ok(())
+    }
+
+    /// What drafting did in the last run of a test that repeats its prompt.
+    pub(super) fn copied(&self) -> Option<Stats> {
+        self.copier.as_ref().map(Session::stats)
     }
 
     /// A first run, shortened for decoding: it touches the weights, wakes the threads, and fills
     /// the context.
     pub(super) fn warm_up(&mut self, test: &Test) -> Result<f64> {
         match test.kind {
-            Kind::Prefill => self.run(test),
+            Kind::Prefill | Kind::Copy => self.run(test),
             Kind::Decode => self.run(&Test { tokens: 1, ..*test }),
         }
     }
@@ -64,6 +87,7 @@ impl Runner {
         match test.kind {
             Kind::Prefill => self.prefill(sequences[0], test.tokens)?,
             Kind::Decode => self.decode(&sequences, test.tokens)?,
+            Kind::Copy => return self.copy(test.tokens),
         }
         let seconds = start.elapsed().as_secs_f64();
         for &seq in &sequences {
@@ -111,6 +135,21 @@ impl Runner {
             self.engine.logits(0)?;
         }
         Ok(())
+    }
+
+    /// Lets the answer be the prompt, the same in every run; seconds at its speed after the first token.
+    fn copy(&mut self, n: usize) -> Result<f64> {
+        let vocab = self.engine.model().config().vocab_size;
+        let tokens: Vec<u32> =
+            (1..=n as u32).map(|i| i.wrapping_mul(0x9e37_79b1) % vocab).collect();
+        let copier = self.copier.as_mut().context("a test that repeats was announced")?;
+        copier.prompt_tokens(&tokens)?;
+        copier.set_script(Some(Script { tokens, acceptance: None }));
+        let options =
+            GenerateOptions { max_tokens: Some(n), ignore_eos: true, ..GenerateOptions::default() };
+        copier.start(options)?;
+        while copier.next()?.is_some() {}
+        Ok(n as f64 / copier.stats().decode_tps())
     }
 
     /// `n` random tokens for every sequence, one pass after the other, with all logits.
