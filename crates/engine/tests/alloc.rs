@@ -1,11 +1,15 @@
 //! Zero heap allocations on any thread within `Session::next` after the first token, text included.
 #![allow(unsafe_code)] // a global allocator cannot be written without
 
+mod common;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use common::{data, model, tiny};
 use nanoinfer_engine::{
     Drafting, Engine, EngineOptions, Event, GenerateOptions, Model, Overflow, Sampling, Session,
+    Step,
 };
 use nanoinfer_format::Quant;
 use nanoinfer_packer::fetch::ModelRef;
@@ -35,6 +39,26 @@ static ALLOCATOR: Counting = Counting;
 fn generating_allocates_nothing() {
     within_one_context();
     while_the_context_slides();
+    with_every_architecture();
+}
+
+/// Passes of one token, experts chosen anew in each.
+fn with_every_architecture() {
+    for name in tiny() {
+        let options = EngineOptions { threads: Some(2), ctx: Some(64), ..EngineOptions::default() };
+        let model = model(&data("tiny").join(&name), Quant::Q8);
+        let mut engine = Engine::new(model, &options).unwrap();
+        let seq = engine.open().unwrap();
+        let mut before = 0;
+        for i in 0..48 {
+            if i == 1 {
+                before = ALLOCATIONS.load(Ordering::Relaxed);
+            }
+            engine.forward(&[Step { seq, token: i * 37 % 192, logits: true }]).unwrap();
+            assert!(engine.logits(0).unwrap()[0].is_finite());
+        }
+        assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), before, "{name}");
+    }
 }
 
 /// 320 tokens in a context of 128 positions, with drafts.
