@@ -5,6 +5,7 @@
 //! … -- prose smollm2.nano [scripted.nano]     paired 32-token segments, with and without drafts
 //! … -- model target.nano draft.nano           a draft model at scripted acceptance
 //! … -- slide smollm2.nano reference.nano      20,000 tokens in a context of 512
+//! … -- sense smollm2.nano reference.nano      what such texts are worth, and those of a control
 //! ```
 //!
 //! With `scripted.nano`, a model with random weights, the texts are those of the first model,
@@ -275,25 +276,76 @@ fn rss() -> Result<f64> {
     Ok(pages * 4096.0 / 1e6)
 }
 
-/// Mean −log p of all tokens after the first.
-fn nll(path: &Path, tokens: &[u32]) -> Result<f64> {
+/// Mean −log p of the tokens of each thousand after its first, each thousand for itself.
+fn nll(reference: &str, tokens: &[u32]) -> Result<Vec<f64>> {
     let options = EngineOptions { ctx: Some(1024), logits_rows: 64, ..EngineOptions::default() };
-    let mut engine = Engine::new(Model::open(path)?, &options)?;
+    let mut engine = Engine::new(Model::open(Path::new(reference))?, &options)?;
     let seq = engine.open()?;
-    let (mut sum, mut at) = (0.0, 0);
-    for chunk in tokens.chunks(64) {
-        let step = |&token| Step { seq, token, logits: true };
-        engine.forward(&chunk.iter().map(step).collect::<Vec<_>>())?;
-        for row in 0..chunk.len() {
-            at += 1;
-            let Some(&next) = tokens.get(at) else { break };
-            let logits = engine.logits(row)?;
-            let max = logits.iter().copied().fold(f32::MIN, f32::max);
-            let total: f64 = logits.iter().map(|x| f64::from(x - max).exp()).sum();
-            sum += total.ln() - f64::from(logits[next as usize] - max);
+    let mut thousands = Vec::new();
+    for tokens in tokens.chunks_exact(1000) {
+        engine.truncate(seq, 0);
+        let (mut sum, mut at) = (0.0, 0);
+        for chunk in tokens.chunks(64) {
+            let step = |&token| Step { seq, token, logits: true };
+            engine.forward(&chunk.iter().map(step).collect::<Vec<_>>())?;
+            for row in 0..chunk.len() {
+                at += 1;
+                let Some(&next) = tokens.get(at) else { break };
+                let logits = engine.logits(row)?;
+                let max = logits.iter().copied().fold(f32::MIN, f32::max);
+                let total: f64 = logits.iter().map(|x| f64::from(x - max).exp()).sum();
+                sum += total.ln() - f64::from(logits[next as usize] - max);
+            }
+        }
+        thousands.push(sum / 999.0);
+    }
+    Ok(thousands)
+}
+
+fn endless(n: usize, seed: u64) -> GenerateOptions {
+    GenerateOptions {
+        max_tokens: Some(n),
+        ignore_eos: true,
+        sampling: Sampling { temperature: 0.8, seed, ..Sampling::default() },
+        drafting: Drafting::OFF,
+        ..GenerateOptions::default()
+    }
+}
+
+/// Whether late text of a sliding session is worth as much as early text. Small models drift into
+/// repetition by themselves; so a control sees just as much, but computed anew for every 64 tokens.
+fn sense(path: &str, reference: &str) -> Result<()> {
+    const ALL: usize = 20_000;
+    const SEGMENT: usize = 64;
+    let prompt = chat(path, PROSE[0])?;
+    let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
+    for seed in 1..=3 {
+        let mut slides = session(path, 512, Overflow::Slide)?;
+        let text = answer(&mut slides, &prompt, endless(ALL, seed))?.0;
+        let mut fresh = session(path, 512, Overflow::Stop)?;
+        let mut control = Vec::new();
+        for part in 0..ALL.div_ceil(SEGMENT) as u64 {
+            let pinned = prompt.len().next_multiple_of(SEGMENT);
+            let all = [&prompt[..], &control].concat();
+            let late = all.len().saturating_sub(512 - SEGMENT - pinned).max(pinned);
+            let seen = match all.len() <= 512 - SEGMENT {
+                true => all,
+                false => [&all[..pinned], &all[late..]].concat(),
+            };
+            control.extend(answer(&mut fresh, &seen, endless(SEGMENT, 1000 * seed + part))?.0);
+        }
+        for (name, text) in [("slides", text), ("anew", control)] {
+            let nll = nll(reference, &text)?;
+            let rounded: Vec<_> = nll.iter().map(|x| format!("{x:.2}")).collect();
+            println!(
+                "seed {seed}, {name}: first half {:.2}, second {:.2}; {}",
+                mean(&nll[..10]),
+                mean(&nll[10..]),
+                rounded.join(" ")
+            );
         }
     }
-    Ok(sum / (tokens.len() - 1) as f64)
+    Ok(())
 }
 
 /// Endless generation: memory, time per token against a session that stays, and sense.
@@ -302,13 +354,7 @@ fn slide(path: &str, reference: &str) -> Result<()> {
     const SEGMENT: usize = 32;
     let mut long = session(path, 512, Overflow::Slide)?;
     let mut stays = session(path, 512, Overflow::Slide)?;
-    let options = |n| GenerateOptions {
-        max_tokens: Some(n),
-        ignore_eos: true,
-        sampling: Sampling { temperature: 0.8, seed: 1, ..Sampling::default() },
-        drafting: Drafting::OFF,
-        ..GenerateOptions::default()
-    };
+    let options = |n| endless(n, 1);
     let prompt = chat(path, PROSE[0])?;
     let held = answer(&mut stays, &prompt, options(1500 - prompt.len()))?.0;
     let held = [&prompt[..], &held].concat();
@@ -345,9 +391,8 @@ fn slide(path: &str, reference: &str) -> Result<()> {
     let (mean, low, high) = interval(&ratios);
     let n = ratios.len();
     println!("ms/token at 16,000–20,000 against 1,500, {n} pairs: {mean:.4} ({low:.4}–{high:.4})");
-    let reference = Path::new(reference);
-    let (early, late) =
-        (nll(reference, &tokens[1000..2000])?, nll(reference, &tokens[tokens.len() - 1000..])?);
+    let nll = nll(reference, &tokens)?;
+    let (early, late) = (nll[1], nll[nll.len() - 1]);
     println!(
         "NLL of tokens 1,000–2,000 {early:.4}, of the last 1,000 {late:.4}: {:.3}",
         late / early
@@ -366,6 +411,10 @@ fn main() -> Result<()> {
         ["prose", path, scripted] => prose(path, Some(scripted)),
         ["model", target, draft] => model(target, draft),
         ["slide", path, reference] => slide(path, reference),
-        _ => Err("copy|prose MODEL [SCRIPTED] · model TARGET DRAFT · slide MODEL REFERENCE".into()),
+        ["sense", path, reference] => sense(path, reference),
+        _ => {
+            Err("copy|prose MODEL [SCRIPTED] · model TARGET DRAFT · slide|sense MODEL REFERENCE"
+                .into())
+        }
     }
 }
