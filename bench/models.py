@@ -13,6 +13,7 @@ Nothing that is there is made again.
 import ctypes
 import hashlib
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -31,7 +32,7 @@ def main():
         home.mkdir(parents=True, exist_ok=True)
         source = make(home)
         nano = home / "model.nano"
-        if not nano.exists():
+        if not nano.exists() or nano.stat().st_mtime < os.stat(nanoinfer).st_mtime:
             subprocess.run([nanoinfer, "convert", "--model", source, "--out", nano], check=True)
         openvino(home)
 
