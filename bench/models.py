@@ -7,13 +7,12 @@
         model.nano       8-bit weights
         model-q8_0.gguf  llama.cpp's 8-bit format
 
-Nothing that is there is made again.
+Nothing that is there is made again, but model.nano where the program is newer.
 """
 
 import ctypes
 import hashlib
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -26,13 +25,13 @@ TINYLLAMA = dict(layers=22, d=2048, ff=5632, heads=32, kv=4, head=64, vocab=3200
 
 
 def main():
-    folder, nanoinfer = pathlib.Path(sys.argv[1]), sys.argv[2]
+    folder, nanoinfer = map(pathlib.Path, sys.argv[1:3])
     for name, make in [("smollm2", smollm2), ("tinyllama", tinyllama)]:
         home = folder / name
         home.mkdir(parents=True, exist_ok=True)
         source = make(home)
         nano = home / "model.nano"
-        if not nano.exists() or nano.stat().st_mtime < os.stat(nanoinfer).st_mtime:
+        if not nano.exists() or nano.stat().st_mtime < nanoinfer.stat().st_mtime:
             subprocess.run([nanoinfer, "convert", "--model", source, "--out", nano], check=True)
         openvino(home)
 

@@ -138,12 +138,12 @@ pub(crate) fn run(args: Bench) -> Result<ExitCode> {
         true => vec![default_threads()],
         false => args.threads.iter().map(|&t| t as usize).collect(),
     };
-    let copies = tests.iter().filter(|t| t.kind == Kind::Copy).map(|t| t.tokens);
+    let longest_copy = tests.iter().filter(|t| t.kind == Kind::Copy).map(|t| t.tokens).max();
     let mut runners = Vec::new();
     for &threads in &threads {
         for &kv in &kvs {
             let mut runner = Runner::new(source.model()?, threads, kv, &tests)?;
-            if let Some(most) = copies.clone().max() {
+            if let Some(most) = longest_copy {
                 runner.copy_up_to(source.model()?, most)?;
             }
             runners.push(runner);

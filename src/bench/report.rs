@@ -3,6 +3,7 @@
 use std::io::{Write, stdout};
 
 use anyhow::Result;
+use nanoinfer_engine::{DraftStats, Drafted};
 use nanoinfer_format::{Encoding, NanoFile, Quant, Role};
 use nanoinfer_text::terminal_safe;
 use serde::Serialize;
@@ -43,8 +44,8 @@ pub(super) struct Row {
     version: &'static str,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_object")]
     pub(super) profile: Option<Vec<(&'static str, f64)>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    drafts: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_drafts")]
+    drafts: Option<DraftStats>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reused_tokens: Option<usize>,
     /// What one run of the test has to do: bytes to read or operations.
@@ -112,7 +113,7 @@ impl Row {
     /// What drafting did in the last run of a copy.
     pub(super) fn drafted(&mut self, runner: &Runner, test: &Test) {
         let stats = runner.copied().filter(|_| test.kind == Kind::Copy);
-        self.drafts = stats.map(|s| crate::generate::drafts(&s.drafts));
+        self.drafts = stats.map(|s| s.drafts);
         self.reused_tokens = stats.map(|s| s.reused_tokens);
     }
 }
@@ -175,6 +176,10 @@ fn as_object<S: serde::Serializer>(
     object.serialize(to)
 }
 
+fn as_drafts<S: serde::Serializer>(drafts: &Option<DraftStats>, to: S) -> Result<S::Ok, S::Error> {
+    drafts.as_ref().map(crate::generate::drafts).serialize(to)
+}
+
 pub(super) fn print(format: Format, rows: &[Row], limits: &[Limits]) -> Result<()> {
     match format {
         Format::Json => print_json(&rows),
@@ -227,16 +232,15 @@ fn markdown(out: &mut impl Write, rows: &[Row], limits: &[Limits]) -> std::io::R
         )?;
     }
     writeln!(out)?;
-    for (r, drafts) in rows.iter().filter_map(|r| Some((r, r.drafts.as_ref()?))) {
+    for (r, drafts) in rows.iter().filter_map(|r| Some((r, r.drafts?))) {
+        let Drafted { drafted, accepted } = drafts.all();
         writeln!(
             out,
-            "{} ({}, {} threads): {:.1} tokens a pass, {} of {} drafted right",
+            "{} ({}, {} threads): {:.1} tokens a pass, {accepted} of {drafted} drafted right",
             r.test,
             r.kv,
             r.threads,
-            drafts["tokens_per_pass"].as_f64().unwrap_or(0.0),
-            drafts["accepted"],
-            drafts["drafted"]
+            drafts.tokens_per_pass()
         )?;
     }
     for l in limits {

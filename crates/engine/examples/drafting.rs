@@ -12,7 +12,6 @@
 //! forced by a `Script`: all is computed, only the drawn tokens are replaced.
 
 use std::error::Error;
-use std::path::Path;
 use std::time::Instant;
 
 use nanoinfer_engine::{
@@ -276,30 +275,28 @@ fn rss() -> Result<f64> {
     Ok(pages * 4096.0 / 1e6)
 }
 
-/// Mean −log p of the tokens of each thousand after its first, each thousand for itself.
+/// Mean −log p of each thousand tokens after its first, each for itself.
 fn nll(reference: &str, tokens: &[u32]) -> Result<Vec<f64>> {
     let options = EngineOptions { ctx: Some(1024), logits_rows: 64, ..EngineOptions::default() };
-    let mut engine = Engine::new(Model::open(Path::new(reference))?, &options)?;
+    let mut engine = Engine::new(Model::open(reference)?, &options)?;
     let seq = engine.open()?;
-    let mut thousands = Vec::new();
-    for tokens in tokens.chunks_exact(1000) {
+    let mut mean_of = |tokens: &[u32]| {
         engine.truncate(seq, 0);
-        let (mut sum, mut at) = (0.0, 0);
+        let mut following = tokens[1..].iter();
+        let mut sum = 0.0;
         for chunk in tokens.chunks(64) {
             let step = |&token| Step { seq, token, logits: true };
             engine.forward(&chunk.iter().map(step).collect::<Vec<_>>())?;
-            for row in 0..chunk.len() {
-                at += 1;
-                let Some(&next) = tokens.get(at) else { break };
+            for (row, next) in (0..chunk.len()).zip(&mut following) {
                 let logits = engine.logits(row)?;
                 let max = logits.iter().copied().fold(f32::MIN, f32::max);
                 let total: f64 = logits.iter().map(|x| f64::from(x - max).exp()).sum();
-                sum += total.ln() - f64::from(logits[next as usize] - max);
+                sum += total.ln() - f64::from(logits[*next as usize] - max);
             }
         }
-        thousands.push(sum / 999.0);
-    }
-    Ok(thousands)
+        Ok(sum / (tokens.len() - 1) as f64)
+    };
+    tokens.chunks_exact(1000).map(&mut mean_of).collect()
 }
 
 fn endless(n: usize, seed: u64) -> GenerateOptions {
