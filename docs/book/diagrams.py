@@ -97,14 +97,14 @@ def tiles():
     p.text(40, 186, "a line of 64 bytes: 4 inputs of each row", 12, GREY)
     p.line([(40, 206), (316, 206)], GREY, 1.2, arrow=True)
     p.text(40, 224, "read once, in this order, from memory", 12, GREY)
-    p.text(400, 24, "12 registers of 16 sums", 13, weight="bold")
-    for m in range(12):
-        p.rect(400 + 17 * m, 40, 14, 128, WARM, OURS)
+    p.text(400, 24, "16 registers of 16 sums", 13, weight="bold")
+    for m in range(16):
+        p.rect(400 + 14 * m, 40, 11, 128, WARM, OURS)
         for r in range(1, 16):
-            p.line([(400 + 17 * m, 40 + 8 * r), (414 + 17 * m, 40 + 8 * r)], "#fdba74", 0.5)
-        p.rect(400 + 17 * m, 206, 14, 30, "white", INK)
-        p.line([(407 + 17 * m, 204), (407 + 17 * m, 172)], GREY, 1, arrow=True)
-    p.text(400, 254, "4 inputs of each of 12 tokens,", 12, GREY)
+            p.line([(400 + 14 * m, 40 + 8 * r), (411 + 14 * m, 40 + 8 * r)], "#fdba74", 0.5)
+        p.rect(400 + 14 * m, 206, 11, 30, "white", INK)
+        p.line([(405.5 + 14 * m, 204), (405.5 + 14 * m, 172)], GREY, 1, arrow=True)
+    p.text(400, 254, "4 inputs of each of 16 tokens,", 12, GREY)
     p.text(400, 271, "broadcast to all 16 rows", 12, GREY)
     p.line([(322, 104), (392, 104)], GREY, 1.2, arrow=True)
     return p

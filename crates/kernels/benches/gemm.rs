@@ -1,52 +1,95 @@
 //! Speed of the Q8 matrix product against the int8 peak of the same run.
 //!
-//! `cargo bench -p nanoinfer-kernels --bench gemm` prints, per instruction set, giga-operations per
-//! second of CPU time (two per multiply-add) on one core, for weights that stay in the cache, and
-//! the share of the peak: the same instructions on operands that stay in registers.
+//! `cargo bench -p nanoinfer-kernels --bench gemm` prints, per instruction set, for one thread and for
+//! as many as there are physical CPUs, giga-operations per second of all threads together (two per
+//! multiply-add), for weights that stay in the cache; and the share of the peak, which is the same
+//! instructions on registers alone. Product and peak are timed in turns, a millisecond each, so that
+//! what else the machine does disturbs both alike; the best of the rounds counts.
 
-mod common;
+use std::sync::Barrier;
+use std::time::Instant;
 
-use common::best_seconds;
 use nanoinfer_kernels::*;
 
 const PANELS: usize = 16;
+const ROUNDS: usize = 100;
 
-/// Operations per second of instructions alone.
-fn peak(kernels: &Kernels) -> f64 {
-    const DOTS: usize = 1 << 21;
-    let dots = if kernels.isa() == Isa::Scalar { DOTS / 64 } else { DOTS };
-    let mut out = [0.0; 16];
-    (2 * 64 * dots) as f64 / best_seconds(|| kernels.peak_dots(PeakDots { dots, out: &mut out }))
+/// What one thread multiplies.
+struct Work {
+    k: usize,
+    m: usize,
+    w: Vec<u8>,
+    q: Vec<i8>,
+    scales: Vec<f32>,
+    sums: Vec<i32>,
+    out: Vec<f32>,
 }
 
-/// Operations per second of a product of `m` tokens and `k` inputs.
-fn product(kernels: &Kernels, k: usize, m: usize) -> f64 {
-    let (w, lines) = (vec![0x55u8; PANELS * 16 * (k + 4)], packed_rows(m) * k / 64);
-    let (scales, sums) = (vec![1.0; lines], vec![0; lines]);
-    // As the engine has them: on cache lines.
-    let q = vec![3i8; 64 * lines + 64];
-    let q = &q[q.as_ptr().align_offset(64)..][..64 * lines];
-    let mut out = vec![0.0; PANELS * m * 16];
-    let acts = Acts { q, scales: &scales, sums: &sums, m };
-    let repeat = if kernels.isa() == Isa::Scalar { 1 } else { (256 / m).max(1) };
-    let seconds = best_seconds(|| {
-        for _ in 0..repeat {
-            let out = &mut out;
-            kernels.gemm_q8(Gemm { w: &w, k, acts, bias: &[], add: false, out });
-        }
-    });
-    (2 * m * k * PANELS * 16 * repeat) as f64 / seconds
+impl Work {
+    fn new(k: usize, m: usize) -> Self {
+        let (w, lines) = (vec![0x55; PANELS * 16 * (k + 4)], packed_rows(m) * k / 64);
+        let (scales, sums) = (vec![1.0; lines], vec![0; lines]);
+        let (q, out) = (vec![3; 64 * lines + 64], vec![0.0; PANELS * m * 16]);
+        Self { k, m, w, q, scales, sums, out }
+    }
+
+    fn product(&mut self, kernels: &Kernels) {
+        let Self { k, m, w, q, scales, sums, out } = self;
+        // As the engine has them: on cache lines.
+        let q = &q[q.as_ptr().align_offset(64)..][..64 * scales.len()];
+        let acts = Acts { q, scales, sums, m: *m };
+        kernels.gemm_q8(Gemm { w, k: *k, acts, bias: &[], add: false, out });
+    }
+}
+
+/// Operations per second of all threads together, and the share of the peak.
+fn measure(kernels: &Kernels, k: usize, m: usize, threads: usize) -> (f64, f64) {
+    let dots: usize = if kernels.isa() == Isa::Scalar { 1 << 15 } else { 1 << 20 };
+    let repeat = (64 * dots).div_ceil(m * k * PANELS * 16);
+    let barrier = Barrier::new(threads);
+    let one = || {
+        let (mut work, mut out) = (Work::new(k, m), [0.0; 16]);
+        let timed = |f: &mut dyn FnMut()| {
+            barrier.wait();
+            let start = Instant::now();
+            f();
+            barrier.wait();
+            start.elapsed().as_secs_f64()
+        };
+        let mut round = || {
+            let product = timed(&mut || (0..repeat).for_each(|_| work.product(kernels)));
+            let peak = timed(&mut || kernels.peak_dots(PeakDots { dots, out: &mut out }));
+            (product, peak)
+        };
+        round();
+        let best = |best: (f64, f64), round: (f64, f64)| (best.0.min(round.0), best.1.min(round.1));
+        let (product, peak) = (0..ROUNDS).map(|_| round()).fold((f64::MAX, f64::MAX), best);
+        let product = (2 * m * k * PANELS * 16 * repeat * threads) as f64 / product;
+        (product, product / ((2 * 64 * dots * threads) as f64 / peak))
+    };
+    std::thread::scope(|scope| {
+        let all: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
+        let all = all.into_iter().map(|thread| thread.join().expect("no panic"));
+        all.last().expect("a thread")
+    })
 }
 
 fn main() {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let only = std::env::args().nth(1).filter(|a| !a.starts_with('-'));
     for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
-        let (name, peak) = (kernels.isa().name(), peak(&kernels));
-        println!("{name:10} peak           : {:6.1} GOPS", peak * 1e-9);
+        let isa = kernels.isa().name();
+        if only.as_ref().is_some_and(|only| only != isa) {
+            continue;
+        }
         for k in [576, 2048, 5632] {
             for m in [1, 2, 4, 8, 64, 250, 256] {
-                let (speed, isa) = (product(&kernels, k, m), name);
-                let share = 100.0 * speed / peak;
-                println!("{isa:10} k={k:5} m={m:3}: {:6.1} GOPS, {share:3.0} %", speed * 1e-9);
+                print!("{isa:10} k={k:5} m={m:3}:");
+                for threads in [1, cpus] {
+                    let (speed, share) = measure(&kernels, k, m, threads);
+                    print!(" {:7.1} GOPS {:3.0} % ({threads})", speed * 1e-9, 100.0 * share);
+                }
+                println!();
             }
         }
     }

@@ -101,14 +101,12 @@ pub(crate) use with_tile;
 
 #[inline(always)]
 pub(crate) fn gemm_q8<S: Simd>(s: S, mut a: Gemm<'_>) {
-    // A matrix unit takes the whole tiles of 16 tokens, vectors the rest.
-    let whole = if S::MATRIX { a.acts.m / TOKENS * TOKENS } else { 0 };
-    if whole > 0 {
-        matrix::gemm_q8(s, &mut a, whole);
-    }
-    if whole == a.acts.m {
-        return;
-    }
+    // Whole tiles of 16 tokens have loops of their own where the CPU has something for them.
+    let whole = match (S::MATRIX, S::TILES) {
+        (true, _) => matrix::gemm_q8(s, &mut a),
+        (false, true) => whole_tiles(s, &mut a),
+        (false, false) => 0,
+    };
     let (panel, out) = (16 * (a.k + 4), a.acts.m * 16);
     let panels = a.w.len() / panel;
     let mut p = 0;
@@ -129,6 +127,42 @@ pub(crate) fn gemm_q8<S: Simd>(s: S, mut a: Gemm<'_>) {
         }
         p += n;
     }
+}
+
+/// All panels times all whole tiles of tokens; gives the number of these tokens. A panel stays in
+/// the first caches for all tiles, and meanwhile the next one is asked for, a share per tile.
+#[inline(always)]
+fn whole_tiles<S: Simd>(s: S, a: &mut Gemm<'_>) -> usize {
+    let (groups, tiles) = (a.k / 64, a.acts.m / TOKENS);
+    if tiles == 0 {
+        return 0;
+    }
+    let mut panels = a.w.chunks_exact(16 * (a.k + 4)).peekable();
+    for (p, out) in a.out.chunks_exact_mut(16 * a.acts.m).enumerate() {
+        let w = panels.next().expect("a panel per output").as_chunks::<64>().0;
+        let next = panels.peek().copied().unwrap_or_default().as_chunks::<64>().0;
+        let mut next = next.chunks(next.len() / tiles + 1);
+        let (row_scale, bias) = (&scales_line(&w[0]), a.bias.as_chunks().0.get(p));
+        let out = out.as_chunks_mut::<16>().0.chunks_exact_mut(TOKENS);
+        for (i, out) in out.enumerate() {
+            next.next().into_iter().flatten().for_each(|line| s.prefetch(line));
+            let lines = TOKENS * groups * i..TOKENS * groups * (i + 1);
+            let mut sums = [[0.0; 16]; TOKENS];
+            s.tile(
+                w[1..].as_chunks().0,
+                a.acts.q.as_chunks().0[lines.clone()].as_chunks().0,
+                a.acts.scales[lines.clone()].as_chunks().0,
+                a.acts.sums[lines].as_chunks().0,
+                &mut sums,
+            );
+            let mut c = [s.splat(0.0); TOKENS];
+            for m in 0..TOKENS {
+                c[m] = s.load(&sums[m]);
+            }
+            finish(s, &c, Some(row_scale), bias, a.add, out);
+        }
+    }
+    tiles * TOKENS
 }
 
 /// `P` panels × `M` tokens, the tokens beginning at `at`, all of one tile of the activations.

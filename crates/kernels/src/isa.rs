@@ -7,6 +7,8 @@ pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 pub(crate) mod scalar;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod vnni;
 
 use crate::matrix::Dots;
 
@@ -37,6 +39,8 @@ pub(crate) trait Simd: Copy {
     const VALUES: usize;
     /// Panels per GEMM tile.
     const PANELS: usize;
+    /// Whether there are [`Simd::tile`], for whole tiles of 16 tokens, and [`Simd::tile_peak`].
+    const TILES: bool = false;
     /// Whether there is a matrix unit behind [`Simd::matrix_dots`].
     const MATRIX: bool = false;
 
@@ -78,6 +82,25 @@ pub(crate) trait Simd: Copy {
     /// Asks for what lies [`AHEAD`] bytes behind this line of a stream, into the first cache.
     #[inline(always)]
     fn prefetch_ahead(self, _line: &[u8; 64]) {}
+
+    /// One panel times 16 tokens, group after group: sums[m] = fma(dot, scale[m], sums[m]), dot
+    /// being Σᵢ x[m][i] · w[i/4][4r + i%4] as in [`Simd::dot`].
+    #[inline(always)]
+    fn tile(
+        self,
+        _w: &[[[u8; 64]; 16]],
+        _x: &[[[i8; 64]; 16]],
+        _scales: &[[f32; 16]],
+        _seeds: &[[i32; 16]],
+        _sums: &mut [[f32; 16]; 16],
+    ) {
+        unreachable!("no loop for whole tiles");
+    }
+    /// `dots` dots of 64 bytes or a few more, all in registers; some sum of them.
+    #[inline(always)]
+    fn tile_peak(self, _dots: usize, _out: &mut [f32; 16]) {
+        unreachable!("no loop for whole tiles");
+    }
 
     /// Prepares the matrix unit for the methods below, up to [`Simd::matrix_close`].
     #[inline(always)]

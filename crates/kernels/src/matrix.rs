@@ -52,9 +52,13 @@ impl Buffers {
     }
 }
 
-/// All panels times the first `tokens` tokens, whole tiles.
+/// All panels times all whole tiles of tokens; gives the number of these tokens.
 #[inline(always)]
-pub(crate) fn gemm_q8<S: Simd>(s: S, a: &mut Gemm<'_>, tokens: usize) {
+pub(crate) fn gemm_q8<S: Simd>(s: S, a: &mut Gemm<'_>) -> usize {
+    let tokens = a.acts.m / TOKENS * TOKENS;
+    if tokens == 0 {
+        return 0;
+    }
     let mut buffers = Buffers::new(a.k);
     let mut panels = a.w.chunks_exact(16 * (a.k + 4)).peekable();
     s.matrix_open();
@@ -65,6 +69,7 @@ pub(crate) fn gemm_q8<S: Simd>(s: S, a: &mut Gemm<'_>, tokens: usize) {
         panel(s, &mut buffers, (w, next), a.k, a.acts, bias, a.add, &mut out[..16 * tokens]);
     }
     s.matrix_close();
+    tokens
 }
 
 /// One panel times the first `out.len() / 16` tokens; `next` is the panel behind it.

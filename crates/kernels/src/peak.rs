@@ -76,10 +76,10 @@ fn streams<S: Simd, const N: usize, const L: usize>(s: S, a: ReadLines<'_>) {
 pub(crate) fn peak_dots<S: Simd>(s: S, a: PeakDots<'_>) {
     if S::MATRIX {
         matrix(s, a);
-    } else if S::PANELS == 1 {
-        with_tile!(S::TILE, dots::<S, 1>(s, a));
+    } else if S::TILES {
+        s.tile_peak(a.dots, a.out);
     } else {
-        with_tile!(S::TILE, dots::<S, 2>(s, a));
+        with_tile!(S::TILE, dots::<S, 1>(s, a));
     }
 }
 

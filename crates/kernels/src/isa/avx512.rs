@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::isa::{AHEAD, Simd, amx};
+use crate::isa::{AHEAD, Simd, amx, vnni};
 use crate::matrix::Dots;
 
 /// Proof that the CPU has AVX-512 F, BW, VL, DQ and VNNI, and with `MATRIX` also AMX int8, enabled.
@@ -44,6 +44,7 @@ impl<const MATRIX: bool> Simd for Avx512<MATRIX> {
     const QUERIES: usize = 12;
     const VALUES: usize = 2;
     const PANELS: usize = 2;
+    const TILES: bool = true;
     const MATRIX: bool = MATRIX;
 
     #[inline(always)]
@@ -180,6 +181,24 @@ impl<const MATRIX: bool> Simd for Avx512<MATRIX> {
     fn load_i32(self, x: &[i32; 16]) -> __m512i {
         // SAFETY: reads exactly the array; unaligned loads are allowed.
         unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn tile(
+        self,
+        w: &[[[u8; 64]; 16]],
+        x: &[[[i8; 64]; 16]],
+        scales: &[[f32; 16]],
+        seeds: &[[i32; 16]],
+        sums: &mut [[f32; 16]; 16],
+    ) {
+        // SAFETY: `self` proves the CPU features.
+        unsafe { vnni::tile(w, x, scales, seeds, sums) };
+    }
+    #[inline(always)]
+    fn tile_peak(self, dots: usize, out: &mut [f32; 16]) {
+        // SAFETY: `self` proves the CPU features.
+        unsafe { vnni::peak(dots.div_ceil(vnni::PEAK_DOTS), out) };
     }
 
     #[inline(always)]
