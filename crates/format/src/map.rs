@@ -7,8 +7,8 @@ use std::ops::Deref;
 
 use memmap2::{Mmap, MmapMut};
 
-/// A file mapped read-only, or a private copy of one. Mapped: zero copies, pages come in when first touched and are shared between
-/// processes.
+/// A file mapped read-only, or a private copy of one. Mapped: zero copies, pages come in when first
+/// touched and are shared between processes.
 pub(crate) struct Map(Mmap);
 
 impl Map {

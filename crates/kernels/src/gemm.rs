@@ -14,7 +14,7 @@
 //! bandwidth is all there is. K is never split, so a logit does not depend on the thread count.
 
 use crate::acts::{TOKENS, line_of, packed_rows};
-use crate::isa::Simd;
+use crate::isa::{AHEAD, Simd};
 use crate::{Acts, ActsF32, matrix};
 
 /// Most tokens in one tile.
@@ -130,30 +130,34 @@ pub(crate) fn gemm_q8<S: Simd>(s: S, mut a: Gemm<'_>) {
 }
 
 /// All panels times all whole tiles of tokens; gives the number of these tokens. A panel stays in
-/// the first caches for all tiles, and meanwhile the next one is asked for, a share per tile.
+/// the first caches for all tiles. Meanwhile the next one is asked for, a share per tile; the first
+/// tile is busy with a panel that nobody has asked for.
 #[inline(always)]
 fn whole_tiles<S: Simd>(s: S, a: &mut Gemm<'_>) -> usize {
     let (groups, tiles) = (a.k / 64, a.acts.m / TOKENS);
     if tiles == 0 {
         return 0;
     }
-    let mut panels = a.w.chunks_exact(16 * (a.k + 4)).peekable();
+    let mut panels = a.w.chunks_exact(16 * (a.k + 4)).map(|w| w.as_chunks().0).peekable();
     for (p, out) in a.out.chunks_exact_mut(16 * a.acts.m).enumerate() {
-        let w = panels.next().expect("a panel per output").as_chunks::<64>().0;
-        let next = panels.peek().copied().unwrap_or_default().as_chunks::<64>().0;
-        let mut next = next.chunks(next.len() / tiles + 1);
-        let (row_scale, bias) = (&scales_line(&w[0]), a.bias.as_chunks().0.get(p));
+        let (row_scale, w) = panels.next().and_then(|w| w.split_first()).expect("one per output");
+        let (row_scale, w) = (&scales_line(row_scale), w.as_chunks().0);
+        let new = p == 0 || tiles == 1;
+        let ahead = if new { w.get(AHEAD / 1024..).unwrap_or_default() } else { &[] };
+        let next = panels.peek().map_or(&[][..], |next| next[1..].as_chunks().0);
+        let mut shares = next.chunks(groups.div_ceil((tiles - 1).max(1)));
+        let bias = a.bias.as_chunks().0.get(p);
         let out = out.as_chunks_mut::<16>().0.chunks_exact_mut(TOKENS);
         for (i, out) in out.enumerate() {
-            next.next().into_iter().flatten().for_each(|line| s.prefetch(line));
             let lines = TOKENS * groups * i..TOKENS * groups * (i + 1);
             let mut sums = [[0.0; 16]; TOKENS];
             s.tile(
-                w[1..].as_chunks().0,
+                w,
                 a.acts.q.as_chunks().0[lines.clone()].as_chunks().0,
                 a.acts.scales[lines.clone()].as_chunks().0,
                 a.acts.sums[lines].as_chunks().0,
                 &mut sums,
+                if i == 0 { ahead } else { shares.next().unwrap_or_default() },
             );
             let mut c = [s.splat(0.0); TOKENS];
             for m in 0..TOKENS {

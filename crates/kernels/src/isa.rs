@@ -12,10 +12,9 @@ pub(crate) mod vnni;
 
 use crate::matrix::Dots;
 
-/// How far ahead of a stream memory is asked for. Some hundred cycles of work: near enough for the
+/// How many bytes ahead of a stream memory is asked for. Some hundred cycles of work: near enough for the
 /// first cache, far enough for what comes from memory (docs/BENCHMARKS.md has the measurement).
-#[cfg(target_arch = "x86_64")]
-const AHEAD: usize = 2048;
+pub(crate) const AHEAD: usize = 2048;
 
 /// Sixteen lanes of f32 and i32.
 ///
@@ -84,7 +83,8 @@ pub(crate) trait Simd: Copy {
     fn prefetch_ahead(self, _line: &[u8; 64]) {}
 
     /// One panel times 16 tokens, group after group: sums[m] = fma(dot, scale[m], sums[m]), dot
-    /// being Σᵢ x[m][i] · w[i/4][4r + i%4] as in [`Simd::dot`].
+    /// being Σᵢ x[m][i] · w[i/4][4r + i%4] as in [`Simd::dot`]. Meanwhile asks for what will be read
+    /// soon, into the first cache: no more than there are groups.
     #[inline(always)]
     fn tile(
         self,
@@ -93,6 +93,7 @@ pub(crate) trait Simd: Copy {
         _scales: &[[f32; 16]],
         _seeds: &[[i32; 16]],
         _sums: &mut [[f32; 16]; 16],
+        _ask: &[[[u8; 64]; 16]],
     ) {
         unreachable!("no loop for whole tiles");
     }

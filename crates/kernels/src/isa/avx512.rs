@@ -191,9 +191,10 @@ impl<const MATRIX: bool> Simd for Avx512<MATRIX> {
         scales: &[[f32; 16]],
         seeds: &[[i32; 16]],
         sums: &mut [[f32; 16]; 16],
+        ask: &[[[u8; 64]; 16]],
     ) {
         // SAFETY: `self` proves the CPU features.
-        unsafe { vnni::tile(w, x, scales, seeds, sums) };
+        unsafe { vnni::tile(w, x, scales, seeds, sums, ask) };
     }
     #[inline(always)]
     fn tile_peak(self, dots: usize, out: &mut [f32; 16]) {

@@ -56,6 +56,29 @@ macro_rules! scale {
     };
 }
 
+/// Dots and scaling of one group, and what else is to be done per line.
+macro_rules! group {
+    ($($also:literal)?) => {
+        concat!(
+            in_registers!(seed), seed!(15, 0),
+            ".irp j, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15\n",
+            $($also, "\n",)?
+            "vmovdqu64 zmm16, [rdi + 64*\\j]\n",
+            in_registers!(dot), dot!(15, 0),
+            ".endr\n",
+            in_registers!(scale),
+            "vcvtdq2ps zmm15, zmm15\n",
+            "vbroadcastss zmm16, [rdx + 4*15]\n",
+            "vfmadd213ps zmm15, zmm16, [r9 + 64*15]\n",
+            "vmovups [r9 + 64*15], zmm15\n",
+            "add rdi, 1024\n",
+            "add rsi, 1024\n",
+            "add rdx, 64\n",
+            "add rcx, 64\n",
+        )
+    };
+}
+
 /// One panel times 16 tokens, see [`Simd::tile`](crate::isa::Simd::tile).
 ///
 /// # Safety
@@ -67,37 +90,40 @@ pub(crate) unsafe fn tile(
     scales: &[[f32; 16]],
     seeds: &[[i32; 16]],
     sums: &mut [[f32; 16]; 16],
+    ask: &[[[u8; 64]; 16]],
 ) {
     let groups = w.len();
-    assert!(groups > 0 && x.len() == groups && scales.len() == groups && seeds.len() == groups);
+    assert!(x.len() == groups && scales.len() == groups && seeds.len() == groups);
+    assert!(ask.len() <= groups);
     // SAFETY: each turn reads one element of the four slices, which have `groups`, as asserted, and
-    // no more; `sums` is read and written within its bounds. All registers written are declared.
+    // there are `ask.len()` turns of the first loop, the rest of the second; `sums` is read and
+    // written within its bounds. All registers written are declared.
     unsafe {
         asm!(
             in_registers!(load),
+            "test r8, r8",
+            "jz 3f",
             "2:",
-            concat!(in_registers!(seed), seed!(15, 0)),
-            ".irp j, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
-            "vmovdqu64 zmm16, [rdi + 64*\\j]",
-            concat!(in_registers!(dot), dot!(15, 0)),
-            ".endr",
-            in_registers!(scale),
-            "vcvtdq2ps zmm15, zmm15",
-            "vbroadcastss zmm16, [rdx + 4*15]",
-            "vfmadd213ps zmm15, zmm16, [r9 + 64*15]",
-            "vmovups [r9 + 64*15], zmm15",
-            "add rdi, 1024",
-            "add rsi, 1024",
-            "add rdx, 64",
-            "add rcx, 64",
+            group!("prefetcht0 [r10 + 64*\\j]"),
+            "add r10, 1024",
             "dec r8",
             "jnz 2b",
+            "3:",
+            "test r11, r11",
+            "jz 5f",
+            "4:",
+            group!(),
+            "dec r11",
+            "jnz 4b",
+            "5:",
             in_registers!(store),
             inout("rdi") w.as_ptr() => _,
             inout("rsi") x.as_ptr() => _,
             inout("rdx") scales.as_ptr() => _,
             inout("rcx") seeds.as_ptr() => _,
-            inout("r8") groups => _,
+            inout("r8") ask.len() => _,
+            inout("r11") groups - ask.len() => _,
+            inout("r10") ask.as_ptr() => _,
             in("r9") sums,
             out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _, out("zmm4") _,
             out("zmm5") _, out("zmm6") _, out("zmm7") _, out("zmm8") _, out("zmm9") _,
