@@ -17,6 +17,8 @@ use crate::acts::{TOKENS, line_of, packed_rows};
 use crate::isa::{AHEAD, Simd};
 use crate::{Acts, ActsF32, matrix};
 
+/// Bytes of a group of a panel: 64 inputs of 16 rows.
+const GROUP_BYTES: usize = 1024;
 /// Most tokens in one tile.
 pub const MAX_TILE: usize = 12;
 
@@ -143,7 +145,7 @@ fn whole_tiles<S: Simd>(s: S, a: &mut Gemm<'_>) -> usize {
         let (row_scale, w) = panels.next().and_then(|w| w.split_first()).expect("one per output");
         let (row_scale, w) = (&scales_line(row_scale), w.as_chunks().0);
         let new = p == 0 || tiles == 1;
-        let ahead = if new { w.get(AHEAD / 1024..).unwrap_or_default() } else { &[] };
+        let ahead = if new { w.get(AHEAD / GROUP_BYTES..).unwrap_or_default() } else { &[] };
         let next = panels.peek().map_or(&[][..], |next| next[1..].as_chunks().0);
         let mut shares = next.chunks(groups.div_ceil((tiles - 1).max(1)));
         let bias = a.bias.as_chunks().0.get(p);

@@ -12,8 +12,8 @@ pub(crate) mod vnni;
 
 use crate::matrix::Dots;
 
-/// How many bytes ahead of a stream memory is asked for. Some hundred cycles of work: near enough for the
-/// first cache, far enough for what comes from memory (docs/BENCHMARKS.md has the measurement).
+/// How many bytes ahead of a stream memory is asked for. Some hundred cycles of work: near enough for
+/// the first cache, far enough for what comes from memory (docs/BENCHMARKS.md has the measurement).
 pub(crate) const AHEAD: usize = 2048;
 
 /// Sixteen lanes of f32 and i32.

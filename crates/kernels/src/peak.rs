@@ -103,19 +103,17 @@ fn matrix<S: Simd>(s: S, a: PeakDots<'_>) {
 /// that no accumulator overflows however long it goes on.
 #[inline(always)]
 fn dots<S: Simd, const M: usize, const P: usize>(s: S, a: PeakDots<'_>) {
-    let (lines, quads) = ([[0x85u8; 64]; P], [[3i8, -2, 1, -2]; M]);
-    let mut acc = [[s.seed(0); M]; P];
-    for _ in 0..a.dots.div_ceil(M * P) {
-        let (lines, quads) = (black_box(&lines), black_box(&quads));
-        for p in 0..P {
-            let line = s.line(&lines[p]);
-            for m in 0..M {
-                acc[p][m] = s.dot(acc[p][m], line, &quads[m]);
-            }
+    const { assert!(P == 1) };
+    let (line, quads) = ([0x85u8; 64], [[3i8, -2, 1, -2]; M]);
+    let mut acc = [s.seed(0); M];
+    for _ in 0..a.dots.div_ceil(M) {
+        let (line, quads) = (s.line(black_box(&line)), black_box(&quads));
+        for m in 0..M {
+            acc[m] = s.dot(acc[m], line, &quads[m]);
         }
     }
     let mut all = s.seed(0);
-    for acc in acc.into_iter().flatten() {
+    for acc in acc {
         all = s.add_i32(all, acc);
     }
     s.store(s.to_f32(all), a.out);
