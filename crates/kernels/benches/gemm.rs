@@ -1,7 +1,7 @@
 //! Speed of the Q8 matrix product against the int8 peak of the same run.
 //!
 //! `cargo bench -p nanoinfer-kernels --bench gemm` prints, per instruction set, for one thread and for
-//! as many as there are physical CPUs, giga-operations per second of all threads together (two per
+//! as many as there are CPUs, giga-operations per second of all threads together (two per
 //! multiply-add), for weights that stay in the cache; and the share of the peak, which is the same
 //! instructions on registers alone. Product and peak are timed in turns, a millisecond each, so that
 //! what else the machine does disturbs both alike; the best of the rounds counts.

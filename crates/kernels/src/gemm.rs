@@ -109,6 +109,9 @@ pub(crate) fn gemm_q8<S: Simd>(s: S, mut a: Gemm<'_>) {
         (false, true) => whole_tiles(s, &mut a),
         (false, false) => 0,
     };
+    if whole == a.acts.m {
+        return;
+    }
     let (panel, out) = (16 * (a.k + 4), a.acts.m * 16);
     let panels = a.w.len() / panel;
     let mut p = 0;
@@ -129,6 +132,20 @@ pub(crate) fn gemm_q8<S: Simd>(s: S, mut a: Gemm<'_>) {
         }
         p += n;
     }
+}
+
+/// What [`Simd::tile`] reads: one panel and one tile of 16 tokens, group by group.
+pub(crate) struct Tile<'a> {
+    /// The panel's lines.
+    pub w: &'a [[[u8; 64]; 16]],
+    /// The tokens' lines.
+    pub x: &'a [[[i8; 64]; 16]],
+    /// The tokens' scales.
+    pub scales: &'a [[f32; 16]],
+    /// Where the dots start, see [`Simd::seed`].
+    pub seeds: &'a [[i32; 16]],
+    /// Weights to ask for meanwhile, into the first cache; no more than there are groups.
+    pub ask: &'a [[[u8; 64]; 16]],
 }
 
 /// All panels times all whole tiles of tokens; gives the number of these tokens. A panel stays in
@@ -153,14 +170,14 @@ fn whole_tiles<S: Simd>(s: S, a: &mut Gemm<'_>) -> usize {
         for (i, out) in out.enumerate() {
             let lines = TOKENS * groups * i..TOKENS * groups * (i + 1);
             let mut sums = [[0.0; 16]; TOKENS];
-            s.tile(
+            let tile = Tile {
                 w,
-                a.acts.q.as_chunks().0[lines.clone()].as_chunks().0,
-                a.acts.scales[lines.clone()].as_chunks().0,
-                a.acts.sums[lines].as_chunks().0,
-                &mut sums,
-                if i == 0 { ahead } else { shares.next().unwrap_or_default() },
-            );
+                x: a.acts.q.as_chunks().0[lines.clone()].as_chunks().0,
+                scales: a.acts.scales[lines.clone()].as_chunks().0,
+                seeds: a.acts.sums[lines].as_chunks().0,
+                ask: if i == 0 { ahead } else { shares.next().unwrap_or_default() },
+            };
+            s.tile(tile, &mut sums);
             let mut c = [s.splat(0.0); TOKENS];
             for m in 0..TOKENS {
                 c[m] = s.load(&sums[m]);

@@ -10,6 +10,7 @@ pub(crate) mod scalar;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod vnni;
 
+use crate::gemm::Tile;
 use crate::matrix::Dots;
 
 /// How many bytes ahead of a stream memory is asked for. Some hundred cycles of work: near enough for
@@ -83,18 +84,9 @@ pub(crate) trait Simd: Copy {
     fn prefetch_ahead(self, _line: &[u8; 64]) {}
 
     /// One panel times 16 tokens, group after group: sums[m] = fma(dot, scale[m], sums[m]), dot
-    /// being Σᵢ x[m][i] · w[i/4][4r + i%4] as in [`Simd::dot`]. Meanwhile asks for what will be read
-    /// soon, into the first cache: no more than there are groups.
+    /// being Σᵢ x[m][i] · w[i/4][4r + i%4] as in [`Simd::dot`].
     #[inline(always)]
-    fn tile(
-        self,
-        _w: &[[[u8; 64]; 16]],
-        _x: &[[[i8; 64]; 16]],
-        _scales: &[[f32; 16]],
-        _seeds: &[[i32; 16]],
-        _sums: &mut [[f32; 16]; 16],
-        _ask: &[[[u8; 64]; 16]],
-    ) {
+    fn tile(self, _tile: Tile<'_>, _sums: &mut [[f32; 16]; 16]) {
         unreachable!("no loop for whole tiles");
     }
     /// `dots` dots of 64 bytes or a few more, all in registers; some sum of them.

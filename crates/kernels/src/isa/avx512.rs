@@ -7,6 +7,7 @@
 
 use std::arch::x86_64::*;
 
+use crate::gemm::Tile;
 use crate::isa::{AHEAD, Simd, amx, vnni};
 use crate::matrix::Dots;
 
@@ -184,17 +185,9 @@ impl<const MATRIX: bool> Simd for Avx512<MATRIX> {
     }
 
     #[inline(always)]
-    fn tile(
-        self,
-        w: &[[[u8; 64]; 16]],
-        x: &[[[i8; 64]; 16]],
-        scales: &[[f32; 16]],
-        seeds: &[[i32; 16]],
-        sums: &mut [[f32; 16]; 16],
-        ask: &[[[u8; 64]; 16]],
-    ) {
+    fn tile(self, tile: Tile<'_>, sums: &mut [[f32; 16]; 16]) {
         // SAFETY: `self` proves the CPU features.
-        unsafe { vnni::tile(w, x, scales, seeds, sums, ask) };
+        unsafe { vnni::tile(tile, sums) };
     }
     #[inline(always)]
     fn tile_peak(self, dots: usize, out: &mut [f32; 16]) {

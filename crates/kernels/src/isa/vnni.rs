@@ -10,6 +10,8 @@
 
 use std::arch::asm;
 
+use crate::gemm::Tile;
+
 /// Repeats `$f!(token, register of its sums)` for the tokens whose sums are in registers.
 macro_rules! in_registers {
     ($f:ident) => {
@@ -84,14 +86,8 @@ macro_rules! group {
 /// # Safety
 /// The CPU must have AVX-512 F and VNNI.
 #[inline(always)]
-pub(crate) unsafe fn tile(
-    w: &[[[u8; 64]; 16]],
-    x: &[[[i8; 64]; 16]],
-    scales: &[[f32; 16]],
-    seeds: &[[i32; 16]],
-    sums: &mut [[f32; 16]; 16],
-    ask: &[[[u8; 64]; 16]],
-) {
+pub(crate) unsafe fn tile(tile: Tile<'_>, sums: &mut [[f32; 16]; 16]) {
+    let Tile { w, x, scales, seeds, ask } = tile;
     let groups = w.len();
     assert!(x.len() == groups && scales.len() == groups && seeds.len() == groups);
     assert!(ask.len() <= groups);
