@@ -39,9 +39,9 @@ pub(crate) fn run(args: Logits) -> Result<ExitCode> {
     let seq = engine.open()?;
     for chunk in args.tokens.chunks(CHUNK) {
         let step = |&token| Step { seq, token, logits: true };
-        engine.forward(&chunk.iter().map(step).collect::<Vec<_>>())?;
+        let pass = engine.forward(&chunk.iter().map(step).collect::<Vec<_>>())?;
         for i in 0..chunk.len() {
-            for logit in engine.logits(i)? {
+            for logit in engine.logits(pass, i)? {
                 out.write_all(&logit.to_le_bytes())
                     .with_context(|| format!("{name}: cannot write"))?;
             }

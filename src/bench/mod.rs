@@ -14,6 +14,7 @@ mod runner;
 mod synthetic;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use nanoinfer_engine::{KvType, Model, default_threads};
@@ -95,11 +96,10 @@ impl Test {
     }
 }
 
-/// Where models for the engines come from.
+/// The model that is measured.
 struct Source {
     name: String,
-    first: Option<Model>,
-    path: std::path::PathBuf,
+    model: Arc<Model>,
     // Deletes a synthetic model's file at the end.
     _staged: Option<nanoinfer_packer::Staged>,
 }
@@ -113,23 +113,14 @@ impl Source {
             }
             None => (args.model.clone(), crate::run::nano_file(&args.model)?, None),
         };
-        let first = Some(Model::open(&path)?);
-        Ok(Self { name, first, path, _staged: staged })
-    }
-
-    /// The model again: another engine needs its own view of the same file.
-    fn model(&mut self) -> Result<Model> {
-        match self.first.take() {
-            Some(model) => Ok(model),
-            None => Ok(Model::open(&self.path)?),
-        }
+        Ok(Self { name, model: Arc::new(Model::open(&path)?), _staged: staged })
     }
 }
 
 pub(crate) fn run(args: Bench) -> Result<ExitCode> {
     let tests = Test::all(&args);
     ensure!(!tests.is_empty(), "nothing to measure: give -p, -n or --n-copy a number above 0");
-    let mut source = Source::open(&args)?;
+    let source = Source::open(&args)?;
     let kvs: Vec<Option<KvType>> = match args.kv.is_empty() {
         true => vec![None],
         false => args.kv.iter().map(|&kv| Some(kv.into())).collect(),
@@ -142,9 +133,9 @@ pub(crate) fn run(args: Bench) -> Result<ExitCode> {
     let mut runners = Vec::new();
     for &threads in &threads {
         for &kv in &kvs {
-            let mut runner = Runner::new(source.model()?, threads, kv, &tests)?;
+            let mut runner = Runner::new(Arc::clone(&source.model), threads, kv, &tests)?;
             if let Some(most) = longest_copy {
-                runner.copy_up_to(source.model()?, most)?;
+                runner.copy_up_to(Arc::clone(&source.model), most)?;
             }
             runners.push(runner);
         }

@@ -1,5 +1,6 @@
 //! Runs a test on an engine and times it.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -24,7 +25,7 @@ pub(super) struct Runner {
 
 impl Runner {
     pub(super) fn new(
-        model: Model,
+        model: Arc<Model>,
         threads: usize,
         kv: Option<KvType>,
         tests: &[Test],
@@ -54,7 +55,7 @@ impl Runner {
     }
 
     /// Makes ready for tests that repeat up to `most` tokens.
-    pub(super) fn copy_up_to(&mut self, model: Model, most: usize) -> Result<()> {
+    pub(super) fn copy_up_to(&mut self, model: Arc<Model>, most: usize) -> Result<()> {
         let options = EngineOptions {
             threads: Some(self.engine.threads()),
             kv: Some(self.engine.kv()),
@@ -91,7 +92,7 @@ impl Runner {
         }
         let seconds = start.elapsed().as_secs_f64();
         for &seq in &sequences {
-            self.engine.truncate(seq, test.depth);
+            self.engine.truncate(seq, test.depth)?;
         }
         Ok(seconds)
     }
@@ -114,14 +115,14 @@ impl Runner {
         let sequences: Vec<SeqId> =
             context.map_or(&[][..], |(_, s)| s).iter().copied().take(test.batch).collect();
         for &seq in &sequences {
-            self.prefill(seq, test.depth - self.engine.len(seq))?;
+            self.prefill(seq, test.depth - self.engine.len(seq)?)?;
         }
         Ok(sequences)
     }
 
     /// Random tokens at the end of a sequence; the logits after the last one.
     fn prefill(&mut self, seq: SeqId, n: usize) -> Result<()> {
-        let chunk = self.engine.max_batch();
+        let (chunk, mut last) = (self.engine.max_batch(), None);
         for from in (0..n).step_by(chunk) {
             let to = n.min(from + chunk);
             self.steps.clear();
@@ -129,10 +130,10 @@ impl Runner {
                 let token = self.token();
                 self.steps.push(Step { seq, token, logits: i + 1 == n });
             }
-            self.engine.forward(&self.steps)?;
+            last = Some(self.engine.forward(&self.steps)?);
         }
-        if n > 0 {
-            self.engine.logits(0)?;
+        if let Some(pass) = last {
+            self.engine.logits(pass, 0)?;
         }
         Ok(())
     }
@@ -160,8 +161,8 @@ impl Runner {
                 let token = self.token();
                 self.steps.push(Step { seq, token, logits: true });
             }
-            self.engine.forward(&self.steps)?;
-            self.engine.logits(sequences.len() - 1)?;
+            let pass = self.engine.forward(&self.steps)?;
+            self.engine.logits(pass, sequences.len() - 1)?;
         }
         Ok(())
     }

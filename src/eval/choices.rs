@@ -110,7 +110,7 @@ fn log_likelihood(scorer: &mut Scorer, question: &str, choice: &str) -> Result<f
     // Where the question's last characters merge with the choice's, the choice begins there. The
     // first token of all has nothing to be predicted from.
     let from = same(&context, &ids).clamp(1, ids.len().max(1));
-    scorer.truncate(same(scorer.cached(), &ids).min(from - 1));
+    scorer.truncate(same(scorer.cached(), &ids).min(from - 1))?;
     let begun = scorer.cached().len();
     scorer.skip(ids.get(begun..from - 1).unwrap_or_default())?;
     let (mut sum, piece) = (0.0, scorer.engine.max_logits());

@@ -1,7 +1,7 @@
 //! A model that gives the logits of every position asked for.
 
 use anyhow::Result;
-use nanoinfer_engine::{Engine, EngineOptions, Model, SeqId, Step};
+use nanoinfer_engine::{Engine, EngineOptions, Model, PassId, SeqId, Step};
 
 use crate::args::Eval;
 
@@ -36,9 +36,10 @@ impl Scorer {
     }
 
     /// Forgets all tokens from `len` on.
-    pub(super) fn truncate(&mut self, len: usize) {
-        self.engine.truncate(self.seq, len);
+    pub(super) fn truncate(&mut self, len: usize) -> Result<()> {
+        self.engine.truncate(self.seq, len)?;
         self.cached.truncate(len);
+        Ok(())
     }
 
     /// The tokens in the sequence.
@@ -48,24 +49,24 @@ impl Scorer {
 
     /// Appends at most `max_logits` tokens; returns the logits after each of them.
     pub(super) fn logits(&mut self, ids: &[u32]) -> Result<&[f32]> {
-        self.pass(ids, true)?;
+        let pass = self.pass(ids, true)?;
         self.rows.clear();
         for i in 0..ids.len() {
-            self.rows.extend_from_slice(self.engine.logits(i)?);
+            self.rows.extend_from_slice(self.engine.logits(pass, i)?);
         }
         Ok(&self.rows)
     }
 
     /// Appends tokens whose logits do not matter.
     pub(super) fn skip(&mut self, ids: &[u32]) -> Result<()> {
-        ids.chunks(self.engine.max_batch()).try_for_each(|ids| self.pass(ids, false))
+        ids.chunks(self.engine.max_batch()).try_for_each(|ids| self.pass(ids, false).map(|_| ()))
     }
 
-    fn pass(&mut self, ids: &[u32], logits: bool) -> Result<()> {
+    fn pass(&mut self, ids: &[u32], logits: bool) -> Result<PassId> {
         let seq = self.seq;
         let steps: Vec<Step> = ids.iter().map(|&token| Step { seq, token, logits }).collect();
-        self.engine.forward(&steps)?;
+        let pass = self.engine.forward(&steps)?;
         self.cached.extend_from_slice(ids);
-        Ok(())
+        Ok(pass)
     }
 }

@@ -130,10 +130,10 @@ fn one_window(
     which: Score,
 ) -> Result<Vec<Position>> {
     let scored = scored(ids.len(), which);
-    model.truncate(0);
+    model.truncate(0)?;
     model.skip(&ids[..scored.start])?;
     if let Some(reference) = &mut reference {
-        reference.truncate(0);
+        reference.truncate(0)?;
         reference.skip(&ids[..scored.start])?;
     }
     let (threads, piece) = (model.engine.threads(), model.engine.max_logits());

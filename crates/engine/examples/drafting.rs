@@ -202,7 +202,7 @@ fn pass(engine: &mut Engine, seq: SeqId, rows: usize) -> Result<f64> {
         let start = Instant::now();
         engine.forward(&steps)?;
         times.push(start.elapsed().as_secs_f64());
-        engine.truncate(seq, 256);
+        engine.truncate(seq, 256)?;
     }
     Ok(median(&times))
 }
@@ -281,14 +281,14 @@ fn nll(reference: &str, tokens: &[u32]) -> Result<Vec<f64>> {
     let mut engine = Engine::new(Model::open(reference)?, &options)?;
     let seq = engine.open()?;
     let mut mean_of = |tokens: &[u32]| {
-        engine.truncate(seq, 0);
+        engine.truncate(seq, 0)?;
         let mut following = tokens[1..].iter();
         let mut sum = 0.0;
         for chunk in tokens.chunks(64) {
             let step = |&token| Step { seq, token, logits: true };
-            engine.forward(&chunk.iter().map(step).collect::<Vec<_>>())?;
+            let pass = engine.forward(&chunk.iter().map(step).collect::<Vec<_>>())?;
             for (row, next) in (0..chunk.len()).zip(&mut following) {
-                let logits = engine.logits(row)?;
+                let logits = engine.logits(pass, row)?;
                 let max = logits.iter().copied().fold(f32::MIN, f32::max);
                 let total: f64 = logits.iter().map(|x| f64::from(x - max).exp()).sum();
                 sum += total.ln() - f64::from(logits[*next as usize] - max);

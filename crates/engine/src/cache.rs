@@ -7,8 +7,10 @@
 //! ```
 //!
 //! Sequences with a common beginning share its blocks; whoever writes into a shared one gets a copy.
-//! Where the context slides, the table after the pinned blocks is a ring, and a block that nobody
-//! sees any more is overwritten:
+//! A full block that nobody holds any more stays findable by its content until its space is needed
+//! (`freed.rs`), so that a new sequence can begin with what a closed one has computed. Where the
+//! context slides, the table after the pinned blocks is a ring, and a block that nobody sees any more
+//! is overwritten:
 //!
 //! ```text
 //! table: pinned │ 9 10 11 4 5 6 7 8      block 12 goes where 4 was; 4 was seen until block 11 began
@@ -20,168 +22,27 @@
 //! enough.
 
 mod blocks;
+mod freed;
+mod layer;
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nanoinfer_format::Config;
-use nanoinfer_kernels::{BLOCK, KvBlock, KvBlockMut, q8_key_block};
+use nanoinfer_kernels::BLOCK;
 
 use crate::Error;
-use crate::pool::{Columns, Item, Pool, Shared, Split, Worker};
+use crate::cancel::Canceller;
+use crate::pool::Pool;
+use freed::{Contents, ROOT, key};
+pub use layer::KvType;
+pub(crate) use layer::LayerCache;
 
-/// Names a sequence of an [`crate::Engine`].
+/// Names a sequence of an [`crate::Engine`]. No two sequences of a process have the same name, so
+/// that of a closed one is refused, and so is that of another engine's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SeqId(pub(crate) usize);
-
-/// How the cache stores keys and values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KvType {
-    /// 8 bits, a scale per position and head. The default for q8 models.
-    Q8,
-    /// Half precision.
-    F16,
-    /// Single precision. The default for f32 models.
-    F32,
-}
-
-impl KvType {
-    /// All of them.
-    pub const ALL: [KvType; 3] = [Self::Q8, Self::F16, Self::F32];
-
-    /// `q8`, `f16` or `f32`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Q8 => "q8",
-            Self::F16 => "f16",
-            Self::F32 => "f32",
-        }
-    }
-
-    /// Bytes of one position of a sequence, all layers and heads.
-    pub(crate) fn bytes_per_position(self, c: &Config) -> u64 {
-        u64::from(c.n_layers) * u64::from(c.n_kv_heads) * self.bytes(c.head_padded())
-    }
-
-    /// Bytes of one position of one KV head, keys and values.
-    fn bytes(self, head: usize) -> u64 {
-        let head = head as u64;
-        match self {
-            Self::Q8 => 2 * (head + 4),
-            Self::F16 => 4 * head,
-            Self::F32 => 8 * head,
-        }
-    }
-}
-
-/// K and V of one layer: `[kv heads][blocks]` of what `KvBlock` describes.
-pub(crate) enum LayerCache {
-    F32 { k: Shared<f32>, v: Shared<f32> },
-    F16 { k: Shared<u16>, v: Shared<u16> },
-    Q8 { k: Shared<u8>, v: Shared<i8>, v_scales: Shared<f32> },
-}
-
-/// One head's part of a layer, while its owner writes it.
-pub(crate) enum HeadMut<'p> {
-    F32 { k: Columns<'p, f32>, v: Columns<'p, f32> },
-    F16 { k: Columns<'p, u16>, v: Columns<'p, u16> },
-    Q8 { k: Columns<'p, u8>, v: Columns<'p, i8>, v_scales: Columns<'p, f32> },
-}
-
-/// A layer that is written in this phase, one item per head.
-pub(crate) enum LayerSplit<'p> {
-    F32 { k: Split<'p, f32>, v: Split<'p, f32> },
-    F16 { k: Split<'p, u16>, v: Split<'p, u16> },
-    Q8 { k: Split<'p, u8>, v: Split<'p, i8>, v_scales: Split<'p, f32> },
-}
-
-impl LayerCache {
-    fn new(pool: &Pool, kv: KvType, blocks: usize, head: usize) -> Self {
-        let values = blocks * BLOCK * head;
-        match kv {
-            KvType::F32 => Self::F32 { k: pool.shared(values), v: pool.shared(values) },
-            KvType::F16 => Self::F16 { k: pool.shared(values), v: pool.shared(values) },
-            KvType::Q8 => Self::Q8 {
-                k: pool.shared(blocks * q8_key_block(head)),
-                v: pool.shared(values),
-                v_scales: pool.shared(blocks * BLOCK),
-            },
-        }
-    }
-
-    /// Divides the layer by heads of `blocks` blocks, for writing.
-    pub(crate) fn split<'p>(
-        &'p self,
-        w: &'p Worker<'_>,
-        kv_heads: usize,
-        blocks: usize,
-        head: usize,
-    ) -> LayerSplit<'p> {
-        let (values, keys, scales) =
-            (blocks * BLOCK * head, blocks * q8_key_block(head), blocks * BLOCK);
-        match self {
-            Self::F32 { k, v } => LayerSplit::F32 {
-                k: k.split(w, kv_heads * values, values),
-                v: v.split(w, kv_heads * values, values),
-            },
-            Self::F16 { k, v } => LayerSplit::F16 {
-                k: k.split(w, kv_heads * values, values),
-                v: v.split(w, kv_heads * values, values),
-            },
-            Self::Q8 { k, v, v_scales } => LayerSplit::Q8 {
-                k: k.split(w, kv_heads * keys, keys),
-                v: v.split(w, kv_heads * values, values),
-                v_scales: v_scales.split(w, kv_heads * scales, scales),
-            },
-        }
-    }
-
-    /// Block `index` of the layer (`head · blocks + block`), for reading.
-    pub(crate) fn block<'p>(&'p self, w: &'p Worker<'_>, index: usize, head: usize) -> KvBlock<'p> {
-        let values = index * BLOCK * head..(index + 1) * BLOCK * head;
-        match self {
-            Self::F32 { k, v } => {
-                KvBlock::F32 { k: &k.read(w)[values.clone()], v: &v.read(w)[values] }
-            }
-            Self::F16 { k, v } => {
-                KvBlock::F16 { k: &k.read(w)[values.clone()], v: &v.read(w)[values] }
-            }
-            Self::Q8 { k, v, v_scales } => KvBlock::Q8 {
-                k: &k.read(w)[index * q8_key_block(head)..][..q8_key_block(head)],
-                v: &v.read(w)[values],
-                v_scales: &v_scales.read(w)[index * BLOCK..][..BLOCK],
-            },
-        }
-    }
-}
-
-impl<'p> LayerSplit<'p> {
-    pub(crate) fn take(&self, item: &Item<'p>) -> HeadMut<'p> {
-        match self {
-            Self::F32 { k, v } => HeadMut::F32 { k: k.take(item), v: v.take(item) },
-            Self::F16 { k, v } => HeadMut::F16 { k: k.take(item), v: v.take(item) },
-            Self::Q8 { k, v, v_scales } => {
-                HeadMut::Q8 { k: k.take(item), v: v.take(item), v_scales: v_scales.take(item) }
-            }
-        }
-    }
-}
-
-impl HeadMut<'_> {
-    /// Block `index` of this head.
-    pub(crate) fn block(&mut self, index: usize, head: usize) -> KvBlockMut<'_> {
-        let values = index * BLOCK * head..(index + 1) * BLOCK * head;
-        match self {
-            Self::F32 { k, v } => {
-                KvBlockMut::F32 { k: &mut k.row(0)[values.clone()], v: &mut v.row(0)[values] }
-            }
-            Self::F16 { k, v } => {
-                KvBlockMut::F16 { k: &mut k.row(0)[values.clone()], v: &mut v.row(0)[values] }
-            }
-            Self::Q8 { k, v, v_scales } => KvBlockMut::Q8 {
-                k: &mut k.row(0)[index * q8_key_block(head)..][..q8_key_block(head)],
-                v: &mut v.row(0)[values],
-                v_scales: &mut v_scales.row(0)[index * BLOCK..][..BLOCK],
-            },
-        }
-    }
+pub struct SeqId {
+    index: usize,
+    serial: u64,
 }
 
 /// What happens at the end of the context.
@@ -217,6 +78,8 @@ pub(crate) struct Slid {
 
 /// What a sequence has cached, by block.
 struct Sequence {
+    /// The serial number in its [`SeqId`]; `None` while the entry is free.
+    serial: Option<u64>,
     /// Arena blocks. Once the context slides, the part after the pinned blocks is a ring.
     blocks: Vec<u32>,
     len: usize,
@@ -226,7 +89,7 @@ struct Sequence {
     pinned: usize,
     /// Tokens of the positions that came before any sliding: they can be shared.
     tokens: Vec<u32>,
-    used: bool,
+    canceller: Canceller,
 }
 
 /// The arena and the sequences in it. Sequences share blocks: one that is to be written and has
@@ -241,9 +104,12 @@ pub(crate) struct Cache {
     per_sequence: usize,
     kv_heads: usize,
     head: usize,
+    /// Blocks with nothing in them.
     free: Vec<u32>,
     readers: Vec<u32>, // per block, the sequences that hold it
+    contents: Contents,
     sequences: Vec<Sequence>,
+    found: Vec<u32>, // freed blocks that `share` found
 }
 
 /// Size and behaviour of a cache.
@@ -255,6 +121,8 @@ pub(crate) struct Plan {
     /// Most tokens of a pass.
     pub chunk: usize,
     pub sequences: usize,
+    /// Bytes of the arena; by default those of full contexts of all sequences.
+    pub kv_bytes: Option<u64>,
 }
 
 impl Plan {
@@ -268,26 +136,39 @@ impl Plan {
             }
     }
 
-    /// Bytes of an arena, or `None` if they do not fit into 64 bits.
+    /// Bytes of a block of all layers and heads.
+    pub(crate) fn block_bytes(&self, c: &Config) -> u64 {
+        BLOCK as u64 * self.kv.bytes_per_position(c)
+    }
+
+    /// Blocks of the arena, or `None` if they do not fit into 64 bits.
+    fn blocks(&self, c: &Config) -> Option<u64> {
+        match self.kv_bytes {
+            Some(bytes) => Some(bytes / self.block_bytes(c)),
+            None => (self.per_sequence() as u64).checked_mul(self.sequences as u64),
+        }
+    }
+
+    /// Bytes of the arena, or `None` if they do not fit into 64 bits.
     pub(crate) fn bytes(&self, c: &Config) -> Option<u64> {
-        let positions =
-            (self.per_sequence() as u64).checked_mul(BLOCK as u64 * self.sequences as u64)?;
-        positions.checked_mul(self.kv.bytes_per_position(c))
+        self.blocks(c)?.checked_mul(self.block_bytes(c))
     }
 }
 
 impl Cache {
+    /// Reserves the arena, whose size [`Plan::bytes`] has been found to be possible.
     pub(crate) fn new(pool: &Pool, c: &Config, plan: &Plan) -> Self {
         let per_sequence = plan.per_sequence();
-        let n_blocks = per_sequence * plan.sequences;
+        let n_blocks = plan.blocks(c).unwrap_or(0) as usize;
         let (kv_heads, head) = (c.n_kv_heads as usize, c.head_padded());
         let sequence = |_| Sequence {
+            serial: None,
             blocks: Vec::with_capacity(per_sequence),
             len: 0,
             written: 0,
             pinned: 1,
             tokens: Vec::with_capacity(plan.ctx),
-            used: false,
+            canceller: Canceller::default(),
         };
         Self {
             layers: (0..c.n_layers)
@@ -302,7 +183,9 @@ impl Cache {
             head,
             free: (0..n_blocks as u32).rev().collect(),
             readers: vec![0; n_blocks],
+            contents: Contents::new(n_blocks),
             sequences: (0..plan.sequences).map(sequence).collect(),
+            found: Vec::with_capacity(per_sequence),
         }
     }
 
@@ -315,40 +198,59 @@ impl Cache {
         self.overflow
     }
 
-    pub(crate) fn open(&mut self) -> Result<SeqId, Error> {
-        let id = self.sequences.iter().position(|s| !s.used);
-        let id = id.ok_or(Error::CacheFull { what: "all sequences are in use" })?;
-        (self.sequences[id].used, self.sequences[id].pinned) = (true, 1);
-        Ok(SeqId(id))
+    /// Blocks that no sequence holds: empty ones, and those that are kept for their content.
+    pub(crate) fn unused(&self) -> usize {
+        self.free.len() + self.contents.len()
     }
 
-    pub(crate) fn close(&mut self, id: SeqId) {
-        self.truncate(id, 0);
-        self.sequences[id.0].used = false;
+    pub(crate) fn open(&mut self) -> Result<SeqId, Error> {
+        static SERIALS: AtomicU64 = AtomicU64::new(0);
+        let index = self.sequences.iter().position(|s| s.serial.is_none());
+        let index = index.ok_or(Error::CacheFull { what: "all sequences are in use" })?;
+        let serial = SERIALS.fetch_add(1, Ordering::Relaxed);
+        let s = &mut self.sequences[index];
+        (s.serial, s.pinned, s.canceller) = (Some(serial), 1, Canceller::default());
+        Ok(SeqId { index, serial })
+    }
+
+    pub(crate) fn close(&mut self, id: SeqId) -> Result<(), Error> {
+        self.truncate(id, 0)?;
+        self.sequences[id.index].serial = None;
+        Ok(())
+    }
+
+    /// The entry of an open sequence. What follows uses its index.
+    fn get(&self, id: SeqId) -> Result<&Sequence, Error> {
+        let found = self.sequences.get(id.index).filter(|s| s.serial == Some(id.serial));
+        found.ok_or(Error::Sequence)
     }
 
     /// Cached positions of a sequence, those that were evicted included.
-    pub(crate) fn len(&self, id: SeqId) -> usize {
-        self.sequences[id.0].len
+    pub(crate) fn len(&self, id: SeqId) -> Result<usize, Error> {
+        Ok(self.get(id)?.len)
+    }
+
+    /// The handle that cancels a sequence.
+    pub(crate) fn canceller(&self, id: SeqId) -> Result<&Canceller, Error> {
+        Ok(&self.get(id)?.canceller)
     }
 
     /// Says how many positions stay when the context slides, rounded up to blocks; at least one
     /// block stays, and half of the context can slide. No effect once it has slid.
-    pub(crate) fn pin(&mut self, id: SeqId, positions: usize) {
+    pub(crate) fn pin(&mut self, id: SeqId, positions: usize) -> Result<(), Error> {
         let most = (self.ctx / BLOCK / 2).max(1);
-        let s = &mut self.sequences[id.0];
-        if s.written * BLOCK <= self.ctx {
-            s.pinned = positions.div_ceil(BLOCK).clamp(1, most);
+        if self.get(id)?.written * BLOCK <= self.ctx {
+            self.sequences[id.index].pinned = positions.div_ceil(BLOCK).clamp(1, most);
         }
+        Ok(())
     }
 
-    /// What of the past the token at `position` sees.
+    /// What of the past the token at `position` of an open sequence sees.
     pub(crate) fn slid(&self, id: SeqId, position: usize) -> Slid {
-        let s = &self.sequences[id.0];
         match self.overflow {
             Overflow::Stop => Slid::default(),
             Overflow::Slide => Slid {
-                pinned: s.pinned * BLOCK,
+                pinned: self.sequences[id.index].pinned * BLOCK,
                 evicted: (position / BLOCK + 1).saturating_sub(self.ctx / BLOCK) * BLOCK,
             },
         }
@@ -362,9 +264,10 @@ impl Cache {
         }
     }
 
-    /// Makes room for `n` more positions. Allocates nothing: tables have their full capacity.
+    /// Makes room for `n` more positions. Allocates nothing: tables have their full capacity. An
+    /// error leaves the room that was there; [`Self::truncate`] gives it back.
     pub(crate) fn reserve(&mut self, id: SeqId, n: usize) -> Result<(), Error> {
-        let len = self.sequences[id.0].len;
+        let len = self.get(id)?.len;
         if self.overflow == Overflow::Stop && len + n > self.ctx {
             return Err(Error::Context { tokens: len + n, ctx: self.ctx });
         }
@@ -377,48 +280,70 @@ impl Cache {
 
     /// Gives a sequence a block of its own for `index`. What is in it stays if it is `needed`.
     fn make_writable(&mut self, id: SeqId, index: usize, needed: bool) -> Result<(), Error> {
-        let s = &self.sequences[id.0];
+        let s = &self.sequences[id.index];
         let place = self.place(s, index);
         let old = s.blocks.get(place).copied();
-        if old.is_none_or(|old| self.readers[old as usize] > 1) {
-            let new = self.free.pop().ok_or(Error::CacheFull { what: "no free block" })?;
-            self.readers[new as usize] = 1;
-            if let Some(old) = old {
-                self.readers[old as usize] -= 1;
-                if needed {
-                    let (kv_heads, head) = (self.kv_heads, self.head);
-                    let copy = |layer: &mut LayerCache| {
-                        layer.copy_block(kv_heads, head, (old as usize, new as usize));
-                    };
-                    self.layers.iter_mut().for_each(copy);
+        match old {
+            Some(own) if self.readers[own as usize] == 1 => self.contents.clear(own),
+            _ => {
+                let new = self.free.pop().or_else(|| self.contents.evict());
+                let new = new.ok_or(Error::CacheFull { what: "no free block" })?;
+                self.readers[new as usize] = 1;
+                if let Some(old) = old {
+                    self.readers[old as usize] -= 1;
+                    if needed {
+                        let (kv_heads, head) = (self.kv_heads, self.head);
+                        let copy = |layer: &mut LayerCache| {
+                            layer.copy_block(kv_heads, head, (old as usize, new as usize));
+                        };
+                        self.layers.iter_mut().for_each(copy);
+                    }
+                }
+                let blocks = &mut self.sequences[id.index].blocks;
+                match blocks.get_mut(place) {
+                    Some(block) => *block = new,
+                    None => blocks.push(new),
                 }
             }
-            let blocks = &mut self.sequences[id.0].blocks;
-            match blocks.get_mut(place) {
-                Some(block) => *block = new,
-                None => blocks.push(new),
-            }
         }
-        let s = &mut self.sequences[id.0];
+        let s = &mut self.sequences[id.index];
         s.written = s.written.max(index + 1);
         Ok(())
     }
 
-    /// Counts a reserved position as cached.
+    /// Counts a reserved position of an open sequence as cached.
     pub(crate) fn advance(&mut self, id: SeqId, token: u32) {
-        let ctx = self.ctx;
-        let s = &mut self.sequences[id.0];
+        let s = &mut self.sequences[id.index];
         s.len += 1;
-        if s.len <= ctx {
+        if s.len <= self.ctx {
             s.tokens.push(token);
+        }
+        let (len, known) = (s.len, s.tokens.len());
+        if len.is_multiple_of(BLOCK) && known == len {
+            self.fill(id.index, len / BLOCK - 1);
         }
     }
 
-    /// Forgets all positions from `len` on; returns how many remain. That is fewer if what the
-    /// position `len` sees was overwritten since: then only the pinned ones.
-    pub(crate) fn truncate(&mut self, id: SeqId, len: usize) -> usize {
+    /// Notes what the full block `index` of a sequence holds, if that is known of the one before it.
+    fn fill(&mut self, sequence: usize, index: usize) {
+        let s = &self.sequences[sequence];
+        let parent = match index {
+            0 => Some(ROOT),
+            _ => self.contents.key(s.blocks[index - 1]).copied(),
+        };
+        if let Some(parent) = parent {
+            let tokens = &s.tokens[index * BLOCK..(index + 1) * BLOCK];
+            self.contents.fill(s.blocks[index], tokens, &parent);
+        }
+    }
+
+    /// Forgets all positions from `len` on, and gives back what is reserved behind it; returns how
+    /// many remain. That is fewer if what the position `len` sees was overwritten since: then only
+    /// the pinned ones.
+    pub(crate) fn truncate(&mut self, id: SeqId, len: usize) -> Result<usize, Error> {
         let (ring, ctx) = (self.per_sequence, self.ctx / BLOCK);
-        let s = &mut self.sequences[id.0];
+        self.get(id)?;
+        let s = &mut self.sequences[id.index];
         let mut len = s.len.min(len);
         if s.written > ring {
             let seen = (len / BLOCK + 1 + s.pinned).saturating_sub(ctx).max(s.pinned);
@@ -426,64 +351,109 @@ impl Cache {
             if len > 0 && intact <= seen {
                 s.len = len; // the ring stays as it is
                 s.tokens.truncate(len);
-                return len;
+                return Ok(len);
             }
             len = len.min(s.pinned * BLOCK);
         }
         s.len = len;
         s.tokens.truncate(len);
         s.written = len.div_ceil(BLOCK);
+        // From the end: the last block of a beginning is evicted before those it goes on from.
         while s.blocks.len() > s.written {
             let Some(block) = s.blocks.pop() else { break };
             let readers = &mut self.readers[block as usize];
             *readers -= 1;
-            if *readers == 0 {
+            if *readers == 0 && !self.contents.free(block) {
                 self.free.push(block);
             }
         }
-        len
+        Ok(len)
     }
 
     /// A new sequence with all that another holds; blocks are shared until they are written.
     pub(crate) fn fork(&mut self, from: SeqId) -> Result<SeqId, Error> {
+        let n = self.get(from)?.blocks.len();
         let to = self.open()?;
-        self.copy_table(from, to, self.sequences[from.0].blocks.len());
-        let (len, written) = (self.sequences[from.0].len, self.sequences[from.0].written);
-        let (a, b) = two(&mut self.sequences, from.0, to.0);
-        (b.len, b.written, b.pinned) = (len, written, a.pinned);
+        self.copy_table(from.index, to, n);
+        let two = self.sequences.get_disjoint_mut([from.index, to.index]);
+        let [a, b] = two.expect("two different sequences");
+        (b.len, b.written, b.pinned) = (a.len, a.written, a.pinned);
         b.tokens.extend_from_slice(&a.tokens);
         Ok(to)
     }
 
     /// Lets an empty sequence have the first `n` blocks of another's table.
-    fn copy_table(&mut self, from: SeqId, to: SeqId, n: usize) {
+    fn copy_table(&mut self, from: usize, to: SeqId, n: usize) {
         for i in 0..n {
-            let block = self.sequences[from.0].blocks[i];
+            let block = self.sequences[from].blocks[i];
             self.readers[block as usize] += 1;
-            self.sequences[to.0].blocks.push(block);
+            self.sequences[to.index].blocks.push(block);
         }
     }
 
     /// Lets a sequence, which holds a beginning of `tokens`, share what another has in common with
-    /// them, if that is more. Returns the positions it holds then.
-    pub(crate) fn share(&mut self, id: SeqId, tokens: &[u32]) -> usize {
+    /// them, to the token, or what closed ones had, in whole blocks, if that is more. Returns the
+    /// positions it holds then.
+    pub(crate) fn share(&mut self, id: SeqId, tokens: &[u32]) -> Result<usize, Error> {
+        let own = self.get(id)?;
+        let (held, slid) = (own.len, own.written > self.per_sequence);
+        let (common, from) = self.most_in_common(id.index, tokens);
+        let begun = if slid { common } else { held.max(common) };
+        self.find_freed(tokens, begun / BLOCK);
+        let whole = (begun / BLOCK + self.found.len()) * BLOCK;
+        let n = begun.max(whole);
+        if n <= held {
+            return Ok(held);
+        }
+        // Held from here on, so that nothing below can evict them.
+        for &block in &self.found {
+            self.contents.revive(block);
+            self.readers[block as usize] = 1;
+        }
+        let kept = if whole < n { n.div_ceil(BLOCK) } else { begun / BLOCK };
+        if slid || common > held {
+            self.truncate(id, 0)?;
+            self.copy_table(from, id, kept);
+        } else {
+            self.truncate(id, kept * BLOCK)?;
+        }
+        let s = &mut self.sequences[id.index];
+        s.blocks.extend_from_slice(&self.found);
+        (s.len, s.written) = (n, n.div_ceil(BLOCK));
+        s.tokens.clear();
+        s.tokens.extend_from_slice(&tokens[..n]);
+        Ok(n)
+    }
+
+    /// The open sequence that has most in common with `tokens`, and how much, the one at `index`
+    /// left out; of equals, the first.
+    fn most_in_common(&self, index: usize, tokens: &[u32]) -> (usize, usize) {
         let common = |s: &Sequence| {
             let n = s.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
             // Of one that has overwritten blocks, only the pinned ones are at their places.
             if s.written > self.per_sequence { n.min(s.pinned * BLOCK) } else { n }
         };
-        let others = self.sequences.iter().enumerate().filter(|(i, s)| s.used && *i != id.0);
-        let best = others.map(|(i, s)| (common(s), i)).max_by_key(|(n, i)| (*n, usize::MAX - i));
-        match best {
-            Some((n, from)) if n > self.len(id) => {
-                self.truncate(id, 0);
-                self.copy_table(SeqId(from), id, n.div_ceil(BLOCK));
-                let s = &mut self.sequences[id.0];
-                (s.len, s.written) = (n, n.div_ceil(BLOCK));
-                s.tokens.extend_from_slice(&tokens[..n]);
-                n
+        let open = |&(i, s): &(usize, &Sequence)| s.serial.is_some() && i != index;
+        let others = self.sequences.iter().enumerate().filter(open);
+        let all = others.map(|(i, s)| (common(s), i));
+        all.max_by_key(|(n, i)| (*n, usize::MAX - i)).unwrap_or((0, index))
+    }
+
+    /// Finds the freed blocks that go on from the first `begun` blocks of `tokens`.
+    fn find_freed(&mut self, tokens: &[u32], begun: usize) {
+        self.found.clear();
+        if self.contents.len() == 0 {
+            return;
+        }
+        let most = self.ctx / BLOCK;
+        let mut parent = ROOT;
+        for (index, tokens) in tokens.chunks_exact(BLOCK).enumerate().take(most) {
+            let key = key(&parent, tokens);
+            if index >= begun {
+                let Some(block) = self.contents.find(&key) else { return };
+                self.found.push(block);
             }
-            _ => self.len(id),
+            parent = key;
         }
     }
 
@@ -492,13 +462,13 @@ impl Cache {
         self.layers.len() * self.kv_heads * BLOCK * self.kv.bytes(self.head) as usize
     }
 
-    /// Appends the bytes of block `index` of a sequence, see [`LayerCache::save`].
+    /// Appends the bytes of block `index` of an open sequence, see [`LayerCache::save`].
     pub(crate) fn save_block(&mut self, id: SeqId, index: usize, out: &mut Vec<u8>) {
         let place = (self.kv_heads, self.head, self.block(id, index));
         self.layers.iter_mut().for_each(|layer| layer.save(place, out));
     }
 
-    /// Fills a reserved block of a sequence with what [`Self::save_block`] wrote.
+    /// Fills a reserved block of an open sequence with what [`Self::save_block`] wrote.
     pub(crate) fn load_block(&mut self, id: SeqId, index: usize, bytes: &[u8]) {
         let place = (self.kv_heads, self.head, self.block(id, index));
         let each = bytes.len() / self.layers.len();
@@ -507,15 +477,9 @@ impl Cache {
         }
     }
 
-    /// The arena block that holds block `index` of a sequence.
+    /// The arena block that holds block `index` of an open sequence.
     pub(crate) fn block(&self, id: SeqId, index: usize) -> usize {
-        let s = &self.sequences[id.0];
+        let s = &self.sequences[id.index];
         s.blocks[self.place(s, index)] as usize
     }
-}
-
-/// Two different elements.
-fn two<T>(all: &mut [T], a: usize, b: usize) -> (&mut T, &mut T) {
-    let [a, b] = all.get_disjoint_mut([a, b]).expect("two different sequences");
-    (a, b)
 }

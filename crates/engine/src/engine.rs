@@ -1,16 +1,18 @@
 //! The engine: one model, its threads, its cache, and the call that moves sequences forward.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use nanoinfer_format::{Config, LANES, Quant};
+use nanoinfer_format::{Config, Quant};
 use nanoinfer_kernels::{BLOCK, Isa, Kernels, SPAN};
 
 use crate::attend::{self, Run};
 use crate::cache::{Cache, KvType, Overflow, Plan, SeqId};
+use crate::cancel::Canceller;
 use crate::forward::{Pass, Slot};
-use crate::pool::Pool;
+use crate::pool::{Panicked, Pool};
 use crate::profile::Profile;
+use crate::sample::{Candidate, DrawScratch, LogitRows, Sampler};
 use crate::scratch::{Local, MAX_SPLIT, MAX_TOKENS, Scratch};
 use crate::{Error, Model, machine};
 
@@ -27,6 +29,10 @@ pub struct EngineOptions {
     pub overflow: Overflow,
     /// Sequences that can be open at once.
     pub sequences: usize,
+    /// Bytes of keys and values; by default as many as full contexts of all sequences take. With
+    /// less, sequences run out of room before their contexts are full; with more, more of what
+    /// closed sequences computed is kept for others that begin alike.
+    pub kv_bytes: Option<u64>,
     /// Instruction set; by default the best this CPU has.
     pub isa: Option<Isa>,
     /// Most tokens per pass during prefill, at most 256. Changes speed, never results.
@@ -44,6 +50,7 @@ impl Default for EngineOptions {
             kv: None,
             overflow: Overflow::Stop,
             sequences: 1,
+            kv_bytes: None,
             isa: None,
             chunk: MAX_TOKENS,
             logits_rows: 16,
@@ -81,7 +88,14 @@ impl Sizes {
             spans,
             chunk,
             logits_rows: options.logits_rows.clamp(1, chunk),
-            plan: Plan { kv, ctx, overflow, chunk, sequences: options.sequences.max(1) },
+            plan: Plan {
+                kv,
+                ctx,
+                overflow,
+                chunk,
+                sequences: options.sequences.max(1),
+                kv_bytes: options.kv_bytes,
+            },
         }
     }
 }
@@ -104,25 +118,25 @@ pub struct Step {
     pub logits: bool,
 }
 
-/// Cancels the pass an [`Engine`] is in, from any thread.
-#[derive(Clone, Debug, Default)]
-pub struct Canceller(Arc<AtomicBool>);
+/// Names a pass of an [`Engine`], whose logits can be read until the next one begins. No two passes
+/// of a process have the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PassId(u64);
 
-impl Canceller {
-    /// Makes the running pass, or the next one, end with [`Error::Cancelled`] within a layer.
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether a cancellation is pending.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+impl PassId {
+    fn next() -> Self {
+        static SERIALS: AtomicU64 = AtomicU64::new(0);
+        Self(SERIALS.fetch_add(1, Ordering::Relaxed))
     }
 }
 
 /// A model with everything it needs to run. All memory is reserved here; passes allocate nothing.
+///
+/// A panic of a worker thread does not end the process: the call returns [`Error::Panicked`], and so
+/// does every later one on this engine, whose buffers are in an unknown state. Other engines are not
+/// affected. This needs `panic = "unwind"`, which is Rust's default.
 pub struct Engine {
-    model: Model,
+    model: Arc<Model>,
     kernels: Kernels,
     pool: Pool,
     cache: Cache,
@@ -135,13 +149,19 @@ pub struct Engine {
     row: Vec<f32>,
     chunk: usize,
     logits_rows: usize,
-    cancel: Canceller,
+    cancellers: Vec<Canceller>, // of the sequences in the pass
+    /// The pass that `scratch.logits` is of.
+    pass: Option<PassId>,
     processed: u64,
 }
 
 impl Engine {
-    /// Starts the threads and reserves cache and scratch.
-    pub fn new(model: Model, options: &EngineOptions) -> Result<Self, Error> {
+    /// Starts the threads and reserves cache and scratch. Several engines can share a model.
+    ///
+    /// # Errors
+    /// This CPU lacks the instruction set, or there is not enough memory.
+    pub fn new(model: impl Into<Arc<Model>>, options: &EngineOptions) -> Result<Self, Error> {
+        let model = model.into();
         let config = model.config();
         let kernels = match options.isa {
             Some(isa) => Kernels::new(isa).ok_or(Error::Isa { isa: isa.name() })?,
@@ -149,6 +169,10 @@ impl Engine {
         };
         let Sizes { threads, spans, chunk, logits_rows, plan } = Sizes::of(config, options);
         let ctx = plan.ctx;
+        let least = plan.block_bytes(config);
+        if let Some(given) = plan.kv_bytes.filter(|bytes| *bytes < least) {
+            return Err(Error::KvBytes { given, least });
+        }
         let needed = buffer_bytes(config, options);
         let available = machine::available_memory().unwrap_or(u64::MAX);
         if needed > available {
@@ -161,7 +185,7 @@ impl Engine {
             kernels,
             cache: Cache::new(&pool, config, &plan),
             scratch: Scratch::new(&pool, config, spans, logits_rows),
-            locals: (0..threads).map(|_| Scratch::local(config, plan.kv)).collect(),
+            locals: (0..threads).map(|_| Scratch::local(config, plan.kv, kernels)).collect(),
             slots: Vec::with_capacity(MAX_TOKENS),
             runs: Vec::with_capacity(MAX_SPLIT),
             wanted: Vec::with_capacity(logits_rows),
@@ -169,7 +193,8 @@ impl Engine {
             row: vec![0.0; config.vocab_size as usize],
             chunk,
             logits_rows,
-            cancel: Canceller::default(),
+            cancellers: Vec::with_capacity(plan.sequences),
+            pass: None,
             processed: 0,
             pool,
             model,
@@ -177,8 +202,13 @@ impl Engine {
     }
 
     /// The model.
-    pub fn model(&self) -> &Model {
+    pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// An error if a worker has panicked: then nothing of this engine can be relied on.
+    fn check(&self) -> Result<(), Error> {
+        Ok(self.pool.check()?)
     }
 
     /// The instruction set in use.
@@ -222,10 +252,6 @@ impl Engine {
         &mut self.cache
     }
 
-    pub(crate) fn model_and_cache(&mut self) -> (&Model, &mut Cache) {
-        (&self.model, &mut self.cache)
-    }
-
     /// Tells apart engines of one model whose positions have other angles, as where those depend
     /// on the size of the context.
     pub(crate) fn rope_variant(&self) -> u64 {
@@ -237,10 +263,6 @@ impl Engine {
             }
         }
         u64::from_le_bytes(*hasher.finalize().as_bytes().first_chunk().expect("32 bytes"))
-    }
-
-    pub(crate) fn kernels(&self) -> Kernels {
-        self.kernels
     }
 
     /// Worker threads.
@@ -273,59 +295,96 @@ impl Engine {
         self.cache.kv.bytes_per_position(self.model.config())
     }
 
-    /// A handle that cancels passes.
-    pub fn canceller(&self) -> Canceller {
-        self.cancel.clone()
-    }
-
-    /// Forgets a pending cancellation.
-    pub fn clear_cancel(&self) {
-        self.cancel.0.store(false, Ordering::Relaxed);
-    }
-
     /// Opens an empty sequence.
+    ///
+    /// # Errors
+    /// All of [`EngineOptions::sequences`] are open.
     pub fn open(&mut self) -> Result<SeqId, Error> {
+        self.check()?;
         self.cache.open()
     }
 
-    /// Closes a sequence and frees its blocks.
-    pub fn close(&mut self, seq: SeqId) {
-        self.cache.close(seq);
+    /// Closes a sequence. What it computed is kept for others that begin alike, until the space is
+    /// needed.
+    ///
+    /// # Errors
+    /// Like every method that takes a sequence: it is not open in this engine.
+    pub fn close(&mut self, seq: SeqId) -> Result<(), Error> {
+        self.check()?;
+        self.cache.close(seq)
     }
 
     /// Opens a sequence with all that another holds. Blocks of the cache are shared until one of
     /// them writes.
+    ///
+    /// # Errors
+    /// It is not open, or all of [`EngineOptions::sequences`] are.
     pub fn fork(&mut self, seq: SeqId) -> Result<SeqId, Error> {
+        self.check()?;
         self.cache.fork(seq)
     }
 
+    /// A handle that cancels what a sequence is doing.
+    ///
+    /// # Errors
+    /// It is not open.
+    pub fn canceller(&self, seq: SeqId) -> Result<Canceller, Error> {
+        self.check()?;
+        self.cache.canceller(seq).cloned()
+    }
+
     /// Cached positions of a sequence, those that have slid out of sight included.
-    pub fn len(&self, seq: SeqId) -> usize {
+    ///
+    /// # Errors
+    /// It is not open.
+    pub fn len(&self, seq: SeqId) -> Result<usize, Error> {
+        self.check()?;
         self.cache.len(seq)
     }
 
     /// Cached positions that have slid out of sight.
-    pub fn evicted(&self, seq: SeqId) -> usize {
-        self.cache.slid(seq, self.len(seq).saturating_sub(1)).evicted
+    ///
+    /// # Errors
+    /// It is not open.
+    pub fn evicted(&self, seq: SeqId) -> Result<usize, Error> {
+        let last = self.len(seq)?.saturating_sub(1);
+        Ok(self.cache.slid(seq, last).evicted)
     }
 
     /// Rolls a sequence back to its first `len` positions, in O(1) for each block that it gives
     /// up. Returns what remains: less than `len` where the context has slid on too far since.
-    pub fn truncate(&mut self, seq: SeqId, len: usize) -> usize {
+    ///
+    /// # Errors
+    /// It is not open.
+    pub fn truncate(&mut self, seq: SeqId, len: usize) -> Result<usize, Error> {
+        self.check()?;
         self.cache.truncate(seq, len)
     }
 
     /// Lets a sequence, which holds a beginning of `tokens`, share what another sequence has in
-    /// common with them, if that is more. Returns the positions that it holds then, so that the
-    /// rest of `tokens` can follow.
-    pub fn share(&mut self, seq: SeqId, tokens: &[u32]) -> usize {
+    /// common with them, or whole blocks of 64 of what closed ones had, if that is more. Returns the
+    /// positions that it holds then, so that the rest of `tokens` can follow.
+    ///
+    /// # Errors
+    /// It is not open.
+    pub fn share(&mut self, seq: SeqId, tokens: &[u32]) -> Result<usize, Error> {
+        self.check()?;
         self.cache.share(seq, tokens)
     }
 
     /// Lets the first positions of a sequence stay when the context slides: whole blocks of 64,
     /// one by default, at most half of the context. To be said before it slides.
-    pub fn pin(&mut self, seq: SeqId, positions: usize) {
-        self.cache.pin(seq, positions);
+    ///
+    /// # Errors
+    /// It is not open.
+    pub fn pin(&mut self, seq: SeqId, positions: usize) -> Result<(), Error> {
+        self.check()?;
+        self.cache.pin(seq, positions)
+    }
+
+    /// Blocks of 64 positions in the cache, and those that no sequence holds.
+    pub fn kv_blocks(&self) -> (usize, usize) {
+        (self.cache.n_blocks, self.cache.unused())
     }
 
     /// What happens when the context is full.
@@ -334,43 +393,87 @@ impl Engine {
     }
 
     /// Appends a batch of tokens to their sequences, any mix of prefill and decode, at most
-    /// [`Self::max_batch`] of which at most [`Self::max_logits`] want logits. On error, sequences are as before.
-    pub fn forward(&mut self, batch: &[Step]) -> Result<(), Error> {
+    /// [`Self::max_batch`] of which at most [`Self::max_logits`] want logits. The pass that is
+    /// returned names them for [`Self::logits`]: row 0 is the first step that wanted them.
+    ///
+    /// # Errors
+    /// The batch is too large, a token is not in the vocabulary, a sequence is not open or full, the
+    /// cache is full, or all sequences of the batch were cancelled. The sequences are as before then,
+    /// unless a worker panicked.
+    pub fn forward(&mut self, batch: &[Step]) -> Result<PassId, Error> {
+        self.check()?;
+        self.check_batch(batch)?;
+        let prepared = self.prepare(batch).and_then(|()| self.pass());
+        match prepared {
+            Ok(()) => {}
+            Err(Error::Panicked { message }) => return Err(Error::Panicked { message }),
+            Err(e) => {
+                self.give_back(batch)?;
+                return Err(e);
+            }
+        }
+        for step in batch {
+            self.cache.advance(step.seq, step.token);
+        }
+        self.processed += batch.len() as u64;
+        let pass = PassId::next();
+        self.pass = Some(pass);
+        Ok(pass)
+    }
+
+    fn check_batch(&self, batch: &[Step]) -> Result<(), Error> {
         let vocab = self.model.config().vocab_size;
         if let Some(step) = batch.iter().find(|s| s.token >= vocab) {
             return Err(Error::Token { token: step.token, vocab });
         }
-        assert!(batch.len() <= self.chunk, "at most {} tokens per pass", self.chunk);
+        let (tokens, logits) = (batch.len(), batch.iter().filter(|s| s.logits).count());
+        let (max_tokens, max_logits) = (self.chunk, self.logits_rows);
+        if tokens > max_tokens || logits > max_logits {
+            return Err(Error::Batch { tokens, logits, max_tokens, max_logits });
+        }
+        Ok(())
+    }
+
+    /// Room in the cache, and what the pass has to know of each token.
+    fn prepare(&mut self, batch: &[Step]) -> Result<(), Error> {
         self.slots.clear();
         self.wanted.clear();
+        self.cancellers.clear();
         for (row, step) in batch.iter().enumerate() {
             let before = batch[..row].iter().filter(|s| s.seq == step.seq).count();
-            let position = self.cache.len(step.seq) + before;
+            let position = self.cache.len(step.seq)? + before;
             self.cache.reserve(step.seq, before + 1)?;
+            if before == 0 {
+                self.cancellers.push(self.cache.canceller(step.seq)?.clone());
+            }
             let slid = self.cache.slid(step.seq, position);
             self.slots.push(Slot { token: step.token, position, seq: step.seq, slid });
             if step.logits {
                 self.wanted.push(row);
             }
         }
-        let most = self.logits_rows;
-        assert!(self.wanted.len() <= most, "at most {most} rows of logits per pass");
-        if batch.is_empty() {
-            return Ok(());
-        }
-        if self.pass() {
-            return Err(Error::Cancelled);
-        }
-        for step in batch {
-            self.cache.advance(step.seq, step.token);
-        }
-        self.processed += batch.len() as u64;
         Ok(())
     }
 
-    /// Runs the batch in `slots`; returns whether it was cancelled.
-    fn pass(&mut self) -> bool {
+    /// Gives back the room that was reserved for a batch.
+    fn give_back(&mut self, batch: &[Step]) -> Result<(), Error> {
+        for step in batch {
+            // One that is not open has nothing; it may be what went wrong.
+            if let Ok(len) = self.cache.len(step.seq) {
+                self.cache.truncate(step.seq, len)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the batch in `slots`. An error is a cancellation or a panic.
+    fn pass(&mut self) -> Result<(), Error> {
+        if self.slots.is_empty() {
+            return Ok(());
+        }
+        self.pass = None;
         attend::divide(&self.slots, &mut self.runs);
+        let cancellers = &self.cancellers;
         let pass = Pass {
             file: self.model.file(),
             config: self.model.config(),
@@ -384,31 +487,132 @@ impl Engine {
             wanted: &self.wanted,
             ropes: &self.ropes,
             workers: self.pool.workers(),
-            cancel: &self.cancel.0,
+            cancelled: &|| cancellers.iter().all(Canceller::is_cancelled),
         };
-        self.pool.run(&mut self.locals, |w, local| local.cancelled = pass.run(w, local));
-        self.locals[0].cancelled
+        self.pool.run(&mut self.locals, |w, local| local.cancelled = pass.run(w, local))?;
+        if self.locals[0].cancelled { Err(Error::Cancelled) } else { Ok(()) }
     }
 
-    /// The logits after the `index`-th wanted token of the last pass, `vocab_size` values.
+    /// An error unless the pass is the last one.
+    fn check_pass(&self, pass: PassId) -> Result<(), Error> {
+        self.check()?;
+        if self.pass == Some(pass) { Ok(()) } else { Err(Error::LogitsGone) }
+    }
+
+    /// The logits after the `index`-th step of a pass that wanted them, `vocab_size` values.
     ///
-    /// # Panics
-    /// If fewer logits were wanted.
-    pub fn logits(&mut self, index: usize) -> Result<&mut [f32], Error> {
-        let rows = self.wanted.len();
-        assert!(index < rows, "logits {index} of {rows}");
-        let panels = self.scratch.logits.get_mut().chunks_exact(rows * LANES);
-        for (to, panel) in self.row.chunks_mut(LANES).zip(panels) {
-            to.copy_from_slice(&panel[index * LANES..][..to.len()]);
+    /// # Errors
+    /// Another pass has begun since, fewer logits were wanted, or they are not finite.
+    pub fn logits(&mut self, pass: PassId, index: usize) -> Result<&[f32], Error> {
+        self.check_pass(pass)?;
+        let rows = logit_rows(&mut self.scratch, &self.wanted);
+        if index >= rows.rows {
+            return Err(Error::LogitsRow { index, rows: rows.rows });
         }
-        if self.row.iter().any(|x| !x.is_finite()) {
-            return Err(Error::NotFinite { path: self.model.file().path().to_path_buf() });
-        }
-        Ok(&mut self.row)
+        let finite = rows.copy(index, &mut self.row);
+        if finite { Ok(&self.row) } else { Err(self.not_finite()) }
     }
 
-    /// What the last [`Self::logits`] lent, as it was left.
-    pub(crate) fn last_logits(&self) -> &[f32] {
-        &self.row
+    pub(crate) fn not_finite(&self) -> Error {
+        Error::NotFinite { path: self.model.file().path().to_path_buf() }
+    }
+
+    /// Lets workers draw tokens: `draw` is called once for each of `tasks`, with the logits of the
+    /// pass and scratch that is the worker's.
+    pub(crate) fn draw<T: Send>(
+        &mut self,
+        pass: PassId,
+        tasks: &mut [T],
+        draw: impl Fn(&mut T, LogitRows<'_>, &mut DrawScratch) + Sync,
+    ) -> Result<(), Error> {
+        self.check_pass(pass)?;
+        let rows = logit_rows(&mut self.scratch, &self.wanted);
+        match tasks {
+            // Waking the workers would take longer.
+            [task] => draw(task, rows, &mut self.locals[0].drawing),
+            _ => self.pool.for_each(&mut self.locals, tasks, |local, task| {
+                draw(task, rows, &mut local.drawing);
+            })?,
+        }
+        Ok(())
+    }
+
+    /// What a token was chosen from, see [`Sampler::top`]; empty if that is gone.
+    pub(crate) fn top(
+        &mut self,
+        (pass, row): (PassId, usize),
+        sampler: &Sampler,
+        n: usize,
+    ) -> Vec<Candidate> {
+        if self.check_pass(pass).is_err() {
+            return Vec::new();
+        }
+        let rows = logit_rows(&mut self.scratch, &self.wanted);
+        sampler.top(rows, row, n, &mut self.locals[0].drawing)
+    }
+}
+
+/// What the output layer has left.
+fn logit_rows<'s>(scratch: &'s mut Scratch, wanted: &[usize]) -> LogitRows<'s> {
+    LogitRows { values: scratch.logits.get_mut(), rows: wanted.len() }
+}
+
+impl From<Panicked> for Error {
+    fn from(Panicked { message }: Panicked) -> Self {
+        Self::Panicked { message }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use nanoinfer_packer::{Input, Options, convert};
+
+    use super::*;
+
+    fn engine() -> Engine {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny/llama-gqa");
+        let out = tempfile::tempdir().unwrap();
+        let file = out.path().join("model.nano");
+        convert(&Input::Folder(folder), &file, Options::new(Quant::Q8)).unwrap();
+        let options = EngineOptions { threads: Some(2), sequences: 2, ..EngineOptions::default() };
+        Engine::new(Model::open(&file).unwrap(), &options).unwrap()
+    }
+
+    #[test]
+    fn a_workers_panic_is_an_error_and_the_process_goes_on() {
+        let (mut engine, mut other) = (engine(), engine());
+        let seq = engine.open().unwrap();
+        let step = |seq| [Step { seq, token: 7, logits: true }];
+        let pass = engine.forward(&step(seq)).unwrap();
+        let scratch = &engine.scratch;
+        let fault = engine.pool.run(&mut engine.locals, |w, _| {
+            let x = scratch.x.split(w, 64, 16);
+            for item in w.items(4) {
+                x.take(&item).run().fill(f32::NAN);
+                assert!(item.index() != 2, "forced");
+            }
+        });
+        assert!(fault.is_err());
+        let refused = |error: Error| {
+            let text = error.to_string();
+            assert!(text.contains("worker thread panicked: forced"), "{text}");
+        };
+        refused(engine.forward(&step(seq)).unwrap_err());
+        refused(engine.logits(pass, 0).unwrap_err());
+        refused(engine.open().unwrap_err());
+        refused(engine.fork(seq).unwrap_err());
+        refused(engine.len(seq).unwrap_err());
+        refused(engine.evicted(seq).unwrap_err());
+        refused(engine.truncate(seq, 0).unwrap_err());
+        refused(engine.share(seq, &[1, 2]).unwrap_err());
+        refused(engine.pin(seq, 64).unwrap_err());
+        refused(engine.canceller(seq).unwrap_err());
+        refused(engine.close(seq).unwrap_err());
+        drop(engine);
+        let seq = other.open().unwrap();
+        let pass = other.forward(&step(seq)).unwrap();
+        assert!(other.logits(pass, 0).unwrap()[0].is_finite());
     }
 }

@@ -75,6 +75,49 @@ pub enum Error {
         /// Positions there are.
         ctx: usize,
     },
+    /// The cache is to be smaller than a block.
+    #[error("{given} bytes hold no block of 64 positions of this model; give at least {least}")]
+    KvBytes {
+        /// Bytes asked for.
+        given: u64,
+        /// Bytes of a block.
+        least: u64,
+    },
+    /// A sequence that was closed, or that another engine opened.
+    #[error("the sequence is not open in this engine")]
+    Sequence,
+    /// More than a pass can take.
+    #[error(
+        "a pass of {tokens} tokens, {logits} of them with logits; this engine takes {max_tokens}, \
+         {max_logits} of them with logits"
+    )]
+    Batch {
+        /// Tokens of the batch.
+        tokens: usize,
+        /// Those whose logits are wanted.
+        logits: usize,
+        /// Most tokens of a pass.
+        max_tokens: usize,
+        /// Most of them whose logits can be wanted.
+        max_logits: usize,
+    },
+    /// Logits of a pass that was followed by another.
+    #[error("the logits of this pass are gone: another pass has begun since")]
+    LogitsGone,
+    /// Logits that no step of the pass wanted.
+    #[error("row {index} of logits was asked for, the pass has {rows}")]
+    LogitsRow {
+        /// The row.
+        index: usize,
+        /// Rows of the pass.
+        rows: usize,
+    },
+    /// A worker thread panicked, in this call or an earlier one: a fault of this program.
+    #[error("a worker thread panicked: {message}; this engine cannot be used any more")]
+    Panicked {
+        /// The panic's message.
+        message: String,
+    },
     /// No free sequence or cache block.
     #[error("the cache is full: {what}")]
     CacheFull {

@@ -5,8 +5,6 @@
 //! differs from one architecture to the next is data of the config; a step reads it and knows no
 //! names.
 
-use std::sync::atomic::{self, AtomicBool};
-
 use nanoinfer_format::{self as format, Config, GROUP, LANES, NanoFile, pad};
 use nanoinfer_kernels::{
     Activate, Activation, Gemm, GemmF32, Kernels, NormKind, NormOf, NormPack, NormRow, Pack,
@@ -49,7 +47,8 @@ pub(crate) struct Pass<'a> {
     /// Rows of RoPE frequencies, one of each kind of RoPE.
     pub ropes: &'a [usize],
     pub workers: usize,
-    pub cancel: &'a AtomicBool,
+    /// Asked between layers: whether nobody wants the rest.
+    pub cancelled: &'a (dyn Fn() -> bool + Sync),
 }
 
 /// Where a matrix product goes.
@@ -67,7 +66,7 @@ impl Pass<'_> {
         self.embed(w, local);
         let mut before = PassStep::Embed;
         for (layer, index) in self.weights.layers.iter().zip(0..) {
-            if w.barrier_agree(|| self.cancel.load(atomic::Ordering::Relaxed)) {
+            if w.barrier_agree(self.cancelled) {
                 return true;
             }
             local.profile.mark(before);

@@ -4,11 +4,13 @@
 //!  Model  mapped file, weights bound, tokenizer          opened in milliseconds, nothing is read
 //!    └─ Engine  threads, KV cache, scratch                 every buffer allocated once
 //!         ├─ forward(batch of (sequence, token)) → logits  prefill and decode are the same call
-//!         └─ Session  sampler, text stream, stop strings   an answer as a stream of events
+//!         └─ Sequence  sampler, text stream, stop strings  what it wants in a pass, what came of it
+//!              └─ Session  an engine and one sequence      an answer as a stream of events
 //! ```
 //!
 //! A program opens a [`Model`], makes an [`Engine`] of it and starts a [`Session`], whose
-//! documentation has an example; one that samples by itself calls [`Engine::forward`].
+//! documentation has an example; one that serves several conversations at once puts the steps of
+//! several [`Sequence`]s into a pass; one that samples by itself calls [`Engine::forward`].
 //!
 //! Logits are the same bits for any number of threads, size of a batch, division of a prompt and
 //! instruction set. After the first token of an answer nothing is allocated.
@@ -19,8 +21,10 @@
 mod answer;
 mod attend;
 mod cache;
+mod cancel;
 mod dialogue;
 mod engine;
+mod engines;
 mod error;
 mod experts;
 mod forward;
@@ -33,13 +37,16 @@ mod profile;
 mod sample;
 mod scratch;
 mod selfcheck;
+mod sequence;
 mod session;
 mod speculate;
 mod weights;
 
 pub use answer::{Event, FinishReason, GenerateOptions, Stats};
 pub use cache::{KvType, Overflow, SeqId};
-pub use engine::{Canceller, Engine, EngineOptions, Step, buffer_bytes};
+pub use cancel::Canceller;
+pub use engine::{Engine, EngineOptions, PassId, Step, buffer_bytes};
+pub use engines::Engines;
 pub use error::Error;
 pub use machine::{Cores, available_memory, default_threads};
 pub use model::Model;
@@ -49,5 +56,6 @@ pub use prefix::{PrefixStore, bake};
 pub use profile::{PassStep, Profile};
 pub use sample::{Candidate, Sampling};
 pub use selfcheck::{NUMERICS, Replay, SelfCheck};
-pub use session::{Branch, Session};
+pub use sequence::Sequence;
+pub use session::Session;
 pub use speculate::{DraftStats, Drafted, Drafting, Script};

@@ -6,6 +6,7 @@ use nanoinfer_format::{Config, Generation, NanoFile, SectionKind};
 use nanoinfer_text::{ChatTemplate, ChatText, Message, Tokenizer, Vocab, VocabTable};
 
 use crate::Error;
+use crate::prefix::Prefix;
 use crate::weights::Weights;
 
 /// An open model. Opening maps the file and checks its tables; no weight is read.
@@ -133,7 +134,13 @@ impl Model {
 
     /// The system's message that is baked into the file, if there is one.
     pub fn baked_prompt(&self) -> Option<String> {
-        crate::prefix::baked_text(self)
+        self.baked().map(|(prefix, _)| prefix.text).filter(|text| !text.is_empty())
+    }
+
+    /// What is baked into the file, and its blocks of keys and values.
+    pub(crate) fn baked(&self) -> Option<(Prefix, &[u8])> {
+        let (_, mut bytes) = self.file.section(SectionKind::BakedPrompt)?;
+        Some((Prefix::read(&mut bytes).ok()?, bytes))
     }
 
     fn missing(&self, what: &'static str) -> Error {

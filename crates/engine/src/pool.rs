@@ -18,6 +18,10 @@
 //!   load per access);
 //! - an item can be taken once per buffer, and items are unique.
 //!
+//! A worker that panics poisons its pool: the others unwind out of the job at their next barrier, so
+//! that no slice of a shared buffer survives, and every later job is refused. This needs
+//! `panic = "unwind"`; with `abort`, a panic ends the process as anywhere else.
+//!
 //! That is why the forward pass is safe code. This module, the threads and the buffers, is one of the
 //! few places with `unsafe`.
 #![allow(unsafe_code)]
@@ -26,7 +30,7 @@ mod shared;
 mod threads;
 
 pub(crate) use shared::{Columns, Shared, Split};
-pub(crate) use threads::{Item, Pool, Worker};
+pub(crate) use threads::{Item, Panicked, Pool, Worker};
 
 #[cfg(test)]
 mod tests {
@@ -58,7 +62,8 @@ mod tests {
                     }
                     w.barrier();
                     *sum = b.read(w).iter().map(|&x| u64::from(x)).sum();
-                });
+                })
+                .unwrap();
                 let want = (0..1000).map(|i| u64::from(round) + i).sum::<u64>();
                 assert!(sums.iter().all(|&s| s == want), "{workers} workers, round {round}");
             }
@@ -73,8 +78,57 @@ mod tests {
             for i in 0..1000 {
                 heard.push(w.barrier_agree(|| i % 3 == 0));
             }
-        });
+        })
+        .unwrap();
         let want: Vec<bool> = (0..1000).map(|i| i % 3 == 0).collect();
         assert!(heard.iter().all(|h| *h == want));
+    }
+    #[test]
+    fn every_task_is_done_once() {
+        for workers in [1, 2, 5] {
+            let mut pool = Pool::new(workers).unwrap();
+            let (mut done, mut tasks) = (vec![0; workers], [0u32; 100]);
+            for _ in 0..50 {
+                pool.for_each(&mut done, &mut tasks, |done, task| {
+                    *done += 1;
+                    *task += 1;
+                })
+                .unwrap();
+            }
+            assert_eq!((done.iter().sum::<u32>(), tasks), (5000, [50; 100]));
+        }
+    }
+
+    #[test]
+    fn a_panic_is_an_error_then_and_ever_after() {
+        for (workers, culprit) in [(1, 0), (2, 0), (2, 1), (3, 1), (5, 4)] {
+            for barriers in [0, 1, 7] {
+                let mut pool = Pool::new(workers).unwrap();
+                let buffer = pool.shared::<u32>(workers * 16);
+                let mut locals = vec![0; workers];
+                let panicked = pool
+                    .run(&mut locals, |w, phases| {
+                        for _ in 0..barriers {
+                            let split = buffer.split(w, workers * 16, 16);
+                            for item in w.items(workers) {
+                                split.take(&item).run().fill(1);
+                            }
+                            w.barrier();
+                            *phases += 1;
+                        }
+                        assert!(w.index() != culprit, "worker {culprit} has had enough");
+                        w.barrier();
+                        *phases += 100;
+                    })
+                    .unwrap_err();
+                let want = Panicked { message: format!("worker {culprit} has had enough") };
+                assert_eq!(panicked, want);
+                // Those that had not begun when it happened did nothing; nobody got further.
+                assert!(locals.iter().all(|&n| n <= barriers), "{locals:?}");
+                assert_eq!(locals[culprit], barriers);
+                assert_eq!(pool.run(&mut locals, |_, _| unreachable!()), Err(want.clone()));
+                assert_eq!(pool.check(), Err(want));
+            }
+        }
     }
 }

@@ -8,37 +8,21 @@
 //! the place of a computation if they are of the same model, [`NUMERICS`], cache type, RoPE and
 //! tokens. `docs/FORMAT.md` gives the layout.
 
+mod entry;
 mod store;
 
 use std::io::{self, Read, Write};
 use std::path::Path;
+use std::sync::Arc;
 
+pub(crate) use entry::Prefix;
+use entry::{HEADER, IDENTITY, MAGIC};
 pub use store::PrefixStore;
 
-use nanoinfer_format::SectionKind;
 use nanoinfer_kernels::BLOCK;
 
 use crate::cache::Cache;
 use crate::{Engine, EngineOptions, Error, KvType, Message, Model, NUMERICS, SeqId, Step};
-
-const MAGIC: [u8; 8] = *b"NANOKV\0\x01";
-const HEADER: usize = 96;
-/// Bytes of the header that must be the same to be of use: all before the counts.
-const IDENTITY: usize = 72;
-/// Tokens that an entry can have; no context is longer.
-const MAX_TOKENS: usize = 1 << 24;
-const MAX_TEXT: usize = 1 << 26;
-
-/// What the bytes say they are.
-#[derive(Debug)]
-pub(crate) struct Prefix {
-    identity: [u8; IDENTITY],
-    tokens: Vec<u32>,
-    text: String,
-    hashes: Vec<[u8; 32]>,
-    /// What was read of it, its own hash not included, and that hash.
-    head: (Vec<u8>, [u8; 32]),
-}
 
 /// The bytes that stored keys and values of an engine begin with.
 fn identity(engine: &Engine) -> [u8; IDENTITY] {
@@ -75,38 +59,6 @@ fn differs(entry: &[u8; IDENTITY], engine: &[u8; IDENTITY]) -> Option<&'static s
 }
 
 impl Prefix {
-    /// Reads all but the blocks. What it says is checked by [`Self::load`].
-    fn read(from: &mut impl Read) -> io::Result<Self> {
-        let mut head = vec![0; HEADER];
-        from.read_exact(&mut head)?;
-        let number = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|i| head[at + i])) as usize;
-        let (n, text) = (number(72), number(76));
-        if head[..12] != [&MAGIC[..], &1u32.to_le_bytes()].concat() {
-            return Err(io::Error::other("is not a stored prompt of this version"));
-        }
-        if n > MAX_TOKENS || text > MAX_TEXT || head[80..HEADER] != [0; 16] {
-            return Err(io::Error::other("is damaged: its header"));
-        }
-        let len = HEADER + 4 * n + text + 32 * n.div_ceil(BLOCK);
-        from.take((len - HEADER) as u64).read_to_end(&mut head)?;
-        let mut hash = [0; 32];
-        from.read_exact(&mut hash)?; // also finds that the part before was cut
-        let (tokens, rest) = head[HEADER..].split_at(4 * n);
-        let (text, hashes) = rest.split_at(text);
-        Ok(Self {
-            identity: *head.first_chunk().expect("longer"),
-            tokens: tokens.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect(),
-            text: String::from_utf8_lossy(text).into_owned(),
-            hashes: hashes.as_chunks::<32>().0.to_vec(),
-            head: (head, hash),
-        })
-    }
-
-    /// Positions that it has in common with `tokens`.
-    fn common(&self, tokens: &[u32]) -> usize {
-        self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count()
-    }
-
     /// Makes its first `n` positions those of a sequence of an engine with this identity; `from`
     /// goes on where [`Self::read`] stopped. The error says what is wrong with it; the sequence is
     /// empty then.
@@ -123,10 +75,13 @@ impl Prefix {
         if blake3::hash(&self.head.0) != self.head.1 {
             return Err("is damaged: its header".into());
         }
-        cache.truncate(seq, 0);
-        self.load_blocks(cache, seq, n, from).inspect_err(|_| {
-            cache.truncate(seq, 0);
-        })
+        let clear = |cache: &mut Cache| cache.truncate(seq, 0).map_err(|e| e.to_string());
+        clear(cache)?;
+        let loaded = self.load_blocks(cache, seq, n, from);
+        if loaded.is_err() {
+            clear(cache)?;
+        }
+        loaded
     }
 
     fn load_blocks(
@@ -214,30 +169,18 @@ pub fn bake(path: &Path, text: &str) -> Result<Vec<u8>, Error> {
     Ok(out)
 }
 
-/// The prompt that is baked into a model's file, and its blocks.
-pub(crate) fn baked(model: &Model) -> Option<(Prefix, &[u8])> {
-    let (_, mut bytes) = model.file().section(SectionKind::BakedPrompt)?;
-    Some((Prefix::read(&mut bytes).ok()?, bytes))
-}
-
-/// The text of the baked prompt.
-pub(crate) fn baked_text(model: &Model) -> Option<String> {
-    baked(model).map(|(prefix, _)| prefix.text).filter(|text| !text.is_empty())
-}
-
-impl Engine {
-    /// Lets a sequence that holds less of `tokens` begin with the prompt that is baked into the
-    /// model's file. The error says why that is of no use.
-    pub(crate) fn use_baked(&mut self, seq: SeqId, tokens: &[u32]) -> Result<(), String> {
-        let (identity, ctx, held) = (identity(self), self.ctx(), self.len(seq));
-        let (model, cache) = self.model_and_cache();
-        let Some((prefix, mut blocks)) = baked(model) else { return Ok(()) };
-        let n = prefix.common(tokens).min(ctx);
-        if n <= held {
-            return Ok(());
-        }
-        prefix
-            .load(cache, &identity, (seq, n), &mut blocks)
-            .map_err(|what| format!("the prompt in the model's file {what}; it is computed"))
+/// Lets a sequence that holds less of `tokens` begin with the prompt that is baked into the model's
+/// file. The error says why that is of no use.
+pub(crate) fn use_baked(engine: &mut Engine, seq: SeqId, tokens: &[u32]) -> Result<(), String> {
+    let (identity, ctx) = (identity(engine), engine.ctx());
+    let held = engine.len(seq).map_err(|e| e.to_string())?;
+    let model = Arc::clone(engine.model());
+    let Some((prefix, mut blocks)) = model.baked() else { return Ok(()) };
+    let n = prefix.common(tokens).min(ctx);
+    if n <= held {
+        return Ok(());
     }
+    prefix
+        .load(engine.cache_mut(), &identity, (seq, n), &mut blocks)
+        .map_err(|what| format!("the prompt in the model's file {what}; it is computed"))
 }

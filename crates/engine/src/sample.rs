@@ -1,6 +1,6 @@
 //! From logits to a token: penalties, top-k, top-p, min-p, temperature, in that order.
 
-use nanoinfer_format::Generation;
+use nanoinfer_format::{Generation, LANES};
 use nanoinfer_kernels::{ExpWeights, Kernels};
 
 /// How to choose the next token. The default is greedy: always the most likely one.
@@ -71,69 +71,159 @@ struct Weighted {
     id: u32,
 }
 
-/// Draws tokens. All buffers are allocated at the start.
-pub(crate) struct Sampler {
-    pub sampling: Sampling,
+/// The logits of a pass, as its output layer leaves them: `[vocab/16][rows][16]`.
+#[derive(Clone, Copy)]
+pub(crate) struct LogitRows<'a> {
+    pub values: &'a [f32],
+    pub rows: usize,
+}
+
+impl LogitRows<'_> {
+    /// Copies a row. False if it holds a number that is not finite.
+    pub(crate) fn copy(&self, row: usize, to: &mut [f32]) -> bool {
+        let panels = self.values.chunks_exact(self.rows * LANES);
+        for (to, panel) in to.chunks_mut(LANES).zip(panels) {
+            to.copy_from_slice(&panel[row * LANES..][..to.len()]);
+        }
+        to.iter().all(|x| x.is_finite())
+    }
+}
+
+/// What drawing a token needs for a moment, as large as the vocabulary: a worker's.
+pub(crate) struct DrawScratch {
     kernels: Kernels,
+    logits: Vec<f32>,          // [vocab]
     weights: Vec<f32>,         // [vocab]
     candidates: Vec<Weighted>, // at most vocab
-    counts: Vec<u32>,          // [vocab], occurrences among generated tokens
-    seen: Vec<bool>,           // [vocab], occurs in the context
-    context: Vec<u32>,         // distinct tokens of the context
+}
+
+impl DrawScratch {
+    pub(crate) fn new(kernels: Kernels, vocab: usize) -> Self {
+        Self {
+            kernels,
+            logits: vec![0.0; vocab],
+            weights: vec![0.0; vocab],
+            candidates: Vec::with_capacity(vocab),
+        }
+    }
+
+    /// Bytes for a vocabulary of this size.
+    pub(crate) fn bytes(vocab: usize) -> u64 {
+        (vocab * (2 * size_of::<f32>() + size_of::<Weighted>())) as u64
+    }
+}
+
+/// How often each token occurs in a context: what penalties need. It remembers the order in which
+/// tokens came, so that the last one can be taken back.
+#[derive(Default)]
+struct Counts {
+    /// Distinct tokens of the context in the order of their first occurrence, and how often each was
+    /// generated.
+    entries: Vec<(u32, u32)>,
+    /// Places in `entries` by the token's hash; linear probing.
+    table: Vec<u32>,
+}
+
+const EMPTY: u32 = u32::MAX;
+
+impl Counts {
+    /// Room for `distinct` tokens.
+    fn new(distinct: usize) -> Self {
+        let table = vec![EMPTY; (2 * distinct).next_power_of_two()];
+        Self { entries: Vec::with_capacity(distinct), table }
+    }
+
+    fn clear(&mut self) {
+        self.entries.clear();
+        self.table.fill(EMPTY);
+    }
+
+    /// Where a token is in the table, or where it would be put.
+    fn slot(&self, id: u32) -> usize {
+        let mask = self.table.len() - 1;
+        let mut slot = (id.wrapping_mul(0x9e37_79b1) >> 7) as usize & mask;
+        while self.table[slot] != EMPTY && self.entries[self.table[slot] as usize].0 != id {
+            slot = (slot + 1) & mask;
+        }
+        slot
+    }
+
+    /// Counts an occurrence, of which `generated` are the model's own. Returns whether the token is
+    /// new to the context.
+    fn add(&mut self, id: u32, generated: u32) -> bool {
+        let slot = self.slot(id);
+        let new = self.table[slot] == EMPTY;
+        if new {
+            self.table[slot] = self.entries.len() as u32;
+            self.entries.push((id, 0));
+        }
+        self.entries[self.table[slot] as usize].1 += generated;
+        new
+    }
+
+    /// Takes back the last generated token; `new` is what [`Self::add`] returned for it. Nothing
+    /// came after a new one, so no search goes past its place.
+    fn take_back(&mut self, id: u32, new: bool) {
+        let slot = self.slot(id);
+        self.entries[self.table[slot] as usize].1 -= 1;
+        if new {
+            self.table[slot] = EMPTY;
+            self.entries.pop();
+        }
+    }
+}
+
+/// How a sequence draws its tokens, and what its penalties have seen.
+#[derive(Default)]
+pub(crate) struct Sampler {
+    pub sampling: Sampling,
+    counts: Counts,
 }
 
 impl Sampler {
-    pub(crate) fn new(kernels: Kernels, vocab: usize) -> Self {
-        Self {
-            sampling: Sampling::default(),
-            kernels,
-            weights: vec![0.0; vocab],
-            candidates: Vec::with_capacity(vocab),
-            counts: vec![0; vocab],
-            seen: vec![false; vocab],
-            context: Vec::with_capacity(vocab),
-        }
+    /// For contexts of up to `capacity` tokens. All memory is allocated here.
+    pub(crate) fn new(vocab: usize, capacity: usize) -> Self {
+        Self { sampling: Sampling::default(), counts: Counts::new(vocab.min(capacity)) }
     }
 
     /// Starts an answer to `prompt`: what penalties count begins anew.
     pub(crate) fn restart(&mut self, prompt: &[u32]) {
-        for id in self.context.drain(..) {
-            self.counts[id as usize] = 0;
-            self.seen[id as usize] = false;
-        }
+        self.counts.clear();
         for &id in prompt {
-            self.note(id);
+            self.counts.add(id, 0);
         }
-    }
-
-    /// Returns whether the token is new to the context.
-    fn note(&mut self, id: u32) -> bool {
-        let new = !std::mem::replace(&mut self.seen[id as usize], true);
-        if new {
-            self.context.push(id);
-        }
-        new
     }
 
     /// Counts a generated token. Returns whether it is new to the context.
     pub(crate) fn push(&mut self, id: u32) -> bool {
-        self.counts[id as usize] += 1;
-        self.note(id)
+        self.counts.add(id, 1)
     }
 
     /// Takes back the last [`Self::push`], which returned `new`.
     pub(crate) fn pop(&mut self, id: u32, new: bool) {
-        self.counts[id as usize] -= 1;
-        if new {
-            self.seen[id as usize] = false;
-            self.context.pop();
-        }
+        self.counts.take_back(id, new);
     }
 
-    /// Draws the token at `position` of the sequence. The random number depends on the seed and
-    /// the position alone, so a draw can be repeated.
-    pub(crate) fn draw(&mut self, logits: &mut [f32], position: usize) -> u32 {
-        self.penalize(logits);
+    /// Draws the token at `position` of the sequence from a row of logits; `None` if they are not
+    /// finite. The random number depends on the seed and the position alone, so a draw can be
+    /// repeated.
+    pub(crate) fn draw(
+        &self,
+        rows: LogitRows<'_>,
+        row: usize,
+        position: usize,
+        scratch: &mut DrawScratch,
+    ) -> Option<u32> {
+        if !rows.copy(row, &mut scratch.logits) {
+            return None;
+        }
+        self.penalize(&mut scratch.logits);
+        Some(self.choose(position, scratch))
+    }
+
+    /// Chooses among the logits in the scratch.
+    fn choose(&self, position: usize, scratch: &mut DrawScratch) -> u32 {
+        let DrawScratch { kernels, logits, weights, candidates } = scratch;
         let best = argmax(logits);
         if self.sampling.temperature <= 0.0 {
             return best;
@@ -143,29 +233,39 @@ impl Sampler {
         let uniform = uniform(s.seed, position as u64);
         let all = (s.top_k == 0 || s.top_k >= logits.len()) && s.top_p >= 1.0 && s.min_p <= 0.0;
         let scale = if all { 1.0 / s.temperature } else { 1.0 };
-        let out = &mut self.weights[..];
-        self.kernels.exp_weights(ExpWeights { logits, max, scale, out });
+        kernels.exp_weights(ExpWeights { logits, max, scale, out: weights });
         if all {
-            return pick(self.weights.iter().zip(0..).map(|(&w, id)| (w, id)), uniform, best);
+            return pick(weights.iter().zip(0..).map(|(&w, id)| (w, id)), uniform, best);
         }
-        self.truncate(logits);
-        for c in &mut self.candidates {
+        truncate(&s, logits, weights, candidates);
+        for c in candidates.iter_mut() {
             let (logits, scale) = (&[c.logit], 1.0 / s.temperature);
             let mut out = [0.0];
-            self.kernels.exp_weights(ExpWeights { logits, max, scale, out: &mut out });
+            kernels.exp_weights(ExpWeights { logits, max, scale, out: &mut out });
             c.weight = out[0];
         }
-        pick(self.candidates.iter().map(|c| (c.weight, c.id)), uniform, best)
+        pick(candidates.iter().map(|c| (c.weight, c.id)), uniform, best)
     }
 
-    /// The `n` most likely tokens, ties by id.
-    pub(crate) fn top(&mut self, logits: &[f32], n: usize) -> Vec<Candidate> {
+    /// The `n` most likely tokens of a row of logits, penalties applied, ties by id; none if the
+    /// logits are not finite.
+    pub(crate) fn top(
+        &self,
+        rows: LogitRows<'_>,
+        row: usize,
+        n: usize,
+        scratch: &mut DrawScratch,
+    ) -> Vec<Candidate> {
+        let DrawScratch { kernels, logits, weights, .. } = scratch;
+        if !rows.copy(row, logits) {
+            return Vec::new();
+        }
+        self.penalize(logits);
         let max = logits[argmax(logits) as usize];
-        let out = &mut self.weights[..];
-        self.kernels.exp_weights(ExpWeights { logits, max, scale: 1.0, out });
-        let total: f64 = self.weights.iter().map(|&w| f64::from(w)).sum();
+        kernels.exp_weights(ExpWeights { logits, max, scale: 1.0, out: weights });
+        let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
         let mut top: Vec<(f32, u32)> = Vec::with_capacity(n + 1);
-        for (&weight, id) in self.weights.iter().zip(0..) {
+        for (&weight, id) in weights.iter().zip(0..) {
             if top.len() == n && top.last().is_none_or(|(least, _)| weight <= *least) {
                 continue;
             }
@@ -182,63 +282,56 @@ impl Sampler {
         if (s.repetition_penalty, s.presence_penalty, s.frequency_penalty) == (1.0, 0.0, 0.0) {
             return;
         }
-        for &id in &self.context {
+        for &(id, count) in &self.counts.entries {
             let x = &mut logits[id as usize];
             *x = if *x > 0.0 { *x / s.repetition_penalty } else { *x * s.repetition_penalty };
-            let count = self.counts[id as usize];
             if count > 0 {
                 *x -= s.presence_penalty + s.frequency_penalty * count as f32;
             }
         }
     }
+}
 
-    /// Candidates after top-k, top-p and min-p, most likely first, ties by id.
-    ///
-    /// Sorting a whole vocabulary would cost more than the output layer, so only tokens above a
-    /// falling threshold are gathered, until they must contain the answer.
-    fn truncate(&mut self, logits: &[f32]) {
-        let s = &self.sampling;
-        let k = if s.top_k == 0 { logits.len() } else { s.top_k.min(logits.len()) };
-        let total: f64 = self.weights.iter().map(|&w| f64::from(w)).sum();
-        let mut threshold = 0.01f32;
-        loop {
-            self.candidates.clear();
-            let kept =
-                self.weights.iter().zip(logits).zip(0..).filter(|((w, _), _)| **w >= threshold);
-            self.candidates.extend(kept.map(|((&weight, &logit), id)| Weighted {
-                logit,
-                weight,
-                id,
-            }));
-            let mass: f64 = self.candidates.iter().map(|c| f64::from(c.weight)).sum();
-            // With top-k the set is complete at k. Without, at the probability top-p asks for or
-            // the likelihood min-p does.
-            let enough = self.candidates.len() >= k
-                || (s.top_k == 0 && s.top_p < 1.0 && mass >= f64::from(s.top_p) * total)
-                || threshold <= s.min_p
-                || threshold == 0.0;
-            if enough {
-                break;
-            }
-            threshold = if threshold < 1e-30 { 0.0 } else { threshold * 1e-3 };
+/// Candidates after top-k, top-p and min-p, most likely first, ties by id.
+///
+/// Sorting a whole vocabulary would cost more than the output layer, so only tokens above a
+/// falling threshold are gathered, until they must contain the answer.
+fn truncate(s: &Sampling, logits: &[f32], weights: &[f32], candidates: &mut Vec<Weighted>) {
+    let k = if s.top_k == 0 { logits.len() } else { s.top_k.min(logits.len()) };
+    let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
+    let mut threshold = 0.01f32;
+    loop {
+        candidates.clear();
+        let kept = weights.iter().zip(logits).zip(0..).filter(|((w, _), _)| **w >= threshold);
+        candidates.extend(kept.map(|((&weight, &logit), id)| Weighted { logit, weight, id }));
+        let mass: f64 = candidates.iter().map(|c| f64::from(c.weight)).sum();
+        // With top-k the set is complete at k. Without, at the probability top-p asks for or
+        // the likelihood min-p does.
+        let enough = candidates.len() >= k
+            || (s.top_k == 0 && s.top_p < 1.0 && mass >= f64::from(s.top_p) * total)
+            || threshold <= s.min_p
+            || threshold == 0.0;
+        if enough {
+            break;
         }
-        self.candidates.sort_unstable_by(|a, b| b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id)));
-        self.candidates.truncate(k);
-        if s.top_p < 1.0 {
-            let mass = match s.top_k {
-                0 => total,
-                _ => self.candidates.iter().map(|c| f64::from(c.weight)).sum(),
-            };
-            let mut sum = 0.0;
-            let reached = self.candidates.iter().position(|c| {
-                sum += f64::from(c.weight);
-                sum >= f64::from(s.top_p) * mass
-            });
-            self.candidates.truncate(reached.map_or(self.candidates.len(), |i| i + 1));
-        }
-        let floor = s.min_p * self.candidates.first().map_or(0.0, |c| c.weight);
-        self.candidates.retain(|c| c.weight >= floor);
+        threshold = if threshold < 1e-30 { 0.0 } else { threshold * 1e-3 };
     }
+    candidates.sort_unstable_by(|a, b| b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id)));
+    candidates.truncate(k);
+    if s.top_p < 1.0 {
+        let mass = match s.top_k {
+            0 => total,
+            _ => candidates.iter().map(|c| f64::from(c.weight)).sum(),
+        };
+        let mut sum = 0.0;
+        let reached = candidates.iter().position(|c| {
+            sum += f64::from(c.weight);
+            sum >= f64::from(s.top_p) * mass
+        });
+        candidates.truncate(reached.map_or(candidates.len(), |i| i + 1));
+    }
+    let floor = s.min_p * candidates.first().map_or(0.0, |c| c.weight);
+    candidates.retain(|c| c.weight >= floor);
 }
 
 /// Walks the weights in order until the share `uniform` of their sum is reached.
@@ -282,18 +375,35 @@ pub(crate) fn uniform(seed: u64, position: u64) -> f64 {
 mod tests {
     use super::*;
 
-    fn sampler(sampling: Sampling, vocab: usize) -> Sampler {
-        let mut s = Sampler::new(Kernels::best(), vocab);
-        s.sampling = sampling;
-        s
+    fn sampler(sampling: Sampling) -> Sampler {
+        Sampler { sampling, ..Sampler::new(1000, 100) }
+    }
+
+    fn scratch(vocab: usize) -> DrawScratch {
+        DrawScratch::new(Kernels::best(), vocab)
+    }
+
+    /// Logits as a pass of one row leaves them.
+    fn row(logits: &[f32]) -> Vec<f32> {
+        let mut values = logits.to_vec();
+        values.resize(logits.len().next_multiple_of(LANES), f32::NAN); // must not be looked at
+        values
+    }
+
+    fn draw(s: &Sampler, logits: &[f32], position: usize) -> u32 {
+        let values = row(logits);
+        let rows = LogitRows { values: &values, rows: 1 };
+        s.draw(rows, 0, position, &mut scratch(logits.len())).unwrap()
     }
 
     /// Frequencies of 20,000 draws.
     fn frequencies(sampling: Sampling, logits: &[f32]) -> Vec<f64> {
-        let mut s = sampler(sampling, logits.len());
+        let (s, values, mut scratch) = (sampler(sampling), row(logits), scratch(logits.len()));
+        let rows = LogitRows { values: &values, rows: 1 };
         let mut counts = vec![0.0; logits.len()];
         for position in 0..20_000 {
-            counts[s.draw(&mut logits.to_vec(), position) as usize] += 1.0 / 20_000.0;
+            let id = s.draw(rows, 0, position, &mut scratch).unwrap();
+            counts[id as usize] += 1.0 / 20_000.0;
         }
         counts
     }
@@ -318,7 +428,7 @@ mod tests {
 
     #[test]
     fn greedy_takes_the_lowest_of_equal_logits() {
-        assert_eq!(sampler(Sampling::default(), 5).draw(&mut LOGITS.to_vec(), 0), 1);
+        assert_eq!(draw(&sampler(Sampling::default()), &LOGITS, 0), 1);
     }
 
     #[test]
@@ -343,21 +453,25 @@ mod tests {
 
     #[test]
     fn the_top_is_in_order_with_the_models_probabilities() {
-        let mut s = sampler(Sampling { temperature: 0.3, top_k: 1, ..Sampling::default() }, 5);
-        let top = s.top(&LOGITS, 3);
+        let s = sampler(Sampling { temperature: 0.3, top_k: 1, ..Sampling::default() });
+        let (values, mut scratch) = (row(&LOGITS), scratch(5));
+        let rows = LogitRows { values: &values, rows: 1 };
+        let mut top_of = |n| s.top(rows, 0, n, &mut scratch);
+        let top = top_of(3);
         assert_eq!(top.iter().map(|c| c.id).collect::<Vec<_>>(), [1, 3, 2]);
         let want = softmax(1.0, &[0, 1, 2, 3, 4]);
         assert!(top.iter().all(|c| (f64::from(c.probability) - want[c.id as usize]).abs() < 1e-6));
-        assert_eq!(s.top(&LOGITS, 9).len(), 5);
-        assert!(s.top(&LOGITS, 0).is_empty());
+        assert_eq!(top_of(9).len(), 5);
+        assert!(top_of(0).is_empty());
     }
 
     #[test]
     fn filters_find_their_tokens_in_a_flat_vocabulary() {
         let logits: Vec<f32> = (0..1000).map(|i| (i % 10) as f32 * -9.0).collect();
-        let mut s = sampler(Sampling { temperature: 1.0, top_k: 450, ..Sampling::default() }, 1000);
-        s.draw(&mut logits.clone(), 0);
-        let ids: Vec<u32> = s.candidates.iter().map(|c| c.id).collect();
+        let s = sampler(Sampling { temperature: 1.0, top_k: 450, ..Sampling::default() });
+        let (values, mut scratch) = (row(&logits), scratch(1000));
+        s.draw(LogitRows { values: &values, rows: 1 }, 0, 0, &mut scratch).unwrap();
+        let ids: Vec<u32> = scratch.candidates.iter().map(|c| c.id).collect();
         let mut want: Vec<u32> = (0..1000).collect();
         want.sort_by_key(|i| (i % 10, *i));
         assert_eq!(ids, want[..450]);
@@ -371,7 +485,7 @@ mod tests {
             frequency_penalty: 0.25,
             ..Sampling::default()
         };
-        let mut s = sampler(s, 5);
+        let mut s = sampler(s);
         s.restart(&[1, 4]);
         s.push(3);
         s.push(3);
@@ -393,9 +507,67 @@ mod tests {
     #[test]
     fn a_draw_depends_on_seed_and_position_alone() {
         let sampling = Sampling { temperature: 1.0, seed: 3, ..Sampling::default() };
-        let (mut a, mut b) = (sampler(sampling, 5), sampler(sampling, 5));
-        let draws: Vec<u32> = (0..50).map(|p| a.draw(&mut LOGITS.to_vec(), p)).collect();
-        let backwards: Vec<u32> = (0..50).rev().map(|p| b.draw(&mut LOGITS.to_vec(), p)).collect();
+        let (a, b) = (sampler(sampling), sampler(sampling));
+        let draws: Vec<u32> = (0..50).map(|p| draw(&a, &LOGITS, p)).collect();
+        let backwards: Vec<u32> = (0..50).rev().map(|p| draw(&b, &LOGITS, p)).collect();
         assert!(draws.iter().eq(backwards.iter().rev()));
+    }
+
+    #[test]
+    fn rows_lie_side_by_side_and_must_be_finite() {
+        let (rows, vocab) = (3, 20);
+        let value = |row: usize, id: usize| (100 * row + id) as f32;
+        let place = |row: usize, id: usize| (id / LANES * rows + row) * LANES + id % LANES;
+        let mut values = vec![f32::INFINITY; 2 * rows * LANES];
+        for (row, id) in (0..rows).flat_map(|row| (0..vocab).map(move |id| (row, id))) {
+            values[place(row, id)] = value(row, id);
+        }
+        values[place(2, 7)] = f32::NAN;
+        let rows = LogitRows { values: &values, rows };
+        let mut to = vec![0.0; vocab];
+        assert!(rows.copy(1, &mut to));
+        assert!((0..vocab).all(|id| to[id] == value(1, id)));
+        assert!(!rows.copy(2, &mut to));
+        let s = sampler(Sampling::default());
+        assert_eq!(s.draw(rows, 2, 0, &mut scratch(vocab)), None);
+    }
+
+    /// Against a plain map, with as many distinct tokens as there is room for.
+    #[test]
+    fn counts_are_right_while_tokens_come_and_go() {
+        let (mut counts, mut random) = (Counts::new(40), 9u32);
+        let mut next = |n: u32| {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (random >> 8) % n
+        };
+        for _ in 0..50 {
+            counts.clear();
+            let mut want = std::collections::BTreeMap::new();
+            let mut pushed = Vec::new();
+            for _ in 0..20 {
+                let id = 1000 * next(20);
+                want.entry(id).or_insert(0);
+                counts.add(id, 0);
+            }
+            for _ in 0..300 {
+                if next(3) == 0 {
+                    let Some((id, new)) = pushed.pop() else { continue };
+                    counts.take_back(id, new);
+                    *want.get_mut(&id).unwrap() -= 1;
+                    if new {
+                        want.remove(&id);
+                    }
+                } else {
+                    let id = 1000 * next(40);
+                    let new = counts.add(id, 1);
+                    assert_eq!(new, !want.contains_key(&id));
+                    *want.entry(id).or_insert(0) += 1;
+                    pushed.push((id, new));
+                }
+                let mut entries = counts.entries.clone();
+                entries.sort_unstable();
+                assert!(entries.iter().copied().eq(want.iter().map(|(&id, &n)| (id, n))));
+            }
+        }
     }
 }

@@ -4,13 +4,14 @@
 //! line, which is what a GEMM tile produces and what the next norm reads.
 
 use nanoinfer_format::{Config, GROUP, LANES};
-use nanoinfer_kernels::{AttendBlock, Queries, QueriesMut, SPAN};
+use nanoinfer_kernels::{AttendBlock, Kernels, Queries, QueriesMut, SPAN};
 
 use crate::cache::KvType;
 use crate::experts::{ExpertScratch, Routing};
 use crate::inputs::{OwnInputs, SharedInputs};
 use crate::pool::{Pool, Shared, Worker};
 use crate::profile::{PassStep, Profile};
+use crate::sample::DrawScratch;
 
 /// Most tokens in one pass: prefill streams the weights once per this many.
 pub(crate) const MAX_TOKENS: usize = 256;
@@ -56,6 +57,7 @@ pub(crate) struct Local {
     pub pinned_queries: QueryBuffers, // the same queries, for pinned positions
     pub inputs: OwnInputs,            // of QKV, O, gate/up and the head, of up to 16 tokens
     pub routing: Routing,
+    pub drawing: DrawScratch,
     pub profile: Profile,
     pub cancelled: bool, // how the last pass ended
 }
@@ -127,7 +129,7 @@ impl Scratch {
         columns * ctx.div_ceil(SPAN) * heads * AttendBlock::state_len(c.head_padded())
     }
 
-    pub(crate) fn local(c: &Config, kv: KvType) -> Local {
+    pub(crate) fn local(c: &Config, kv: KvType, kernels: Kernels) -> Local {
         let queries = ATTENTION_RUN.max(MAX_SPLIT) * c.group();
         let state = queries * AttendBlock::state_len(c.head_padded());
         let width = queries * c.head_padded();
@@ -148,6 +150,7 @@ impl Scratch {
             pinned_queries: buffers(),
             inputs: OwnInputs::new(c.quant, c.d_model_padded().max(c.attn_out_inputs())),
             routing: Routing::new(c),
+            drawing: DrawScratch::new(kernels, c.vocab_size as usize),
             profile: Profile::new(),
             cancelled: false,
         }
@@ -161,7 +164,9 @@ impl Scratch {
         let logits = logits_rows * (c.vocab_padded() + d);
         let local = workers * (3 * GROUP * MAX_TOKENS + d.max(heads));
         let dense = 4 * (MAX_TOKENS * per_token + logits + local + Self::span_values(c, ctx));
-        dense as u64 + ExpertScratch::bytes(c, workers)
+        dense as u64
+            + ExpertScratch::bytes(c, workers)
+            + workers as u64 * DrawScratch::bytes(c.vocab_size as usize)
     }
 }
 

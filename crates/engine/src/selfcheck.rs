@@ -145,10 +145,10 @@ fn cases(engine: &mut Engine) -> Result<Vec<Case>, Error> {
     }
     let mut wanted = cases.iter_mut();
     for batch in steps.chunks(engine.max_batch()) {
-        engine.forward(batch)?;
+        let pass = engine.forward(batch)?;
         for i in 0..batch.iter().filter(|s| s.logits).count() {
             let case = wanted.next().expect("one row of logits a case");
-            case.top = top(engine.logits(i)?);
+            case.top = top(engine.logits(pass, i)?);
         }
     }
     Ok(cases)

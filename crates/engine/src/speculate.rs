@@ -18,21 +18,17 @@ mod lookup;
 mod model;
 mod script;
 
+use std::time::Instant;
+
 use nanoinfer_format::Generation;
 
 use crate::{Engine, Error, Sampling};
-use governor::{Governor, MAX_DRAFT, Offer, Plan};
-use lookup::Lookup;
-pub(crate) use model::DraftModel;
+use governor::{Governor, MAX_DRAFT, Offer, Plan, Source};
+use lookup::{Lookup, Match};
+use model::DraftSequence;
+pub(crate) use model::check_draft;
 pub use script::Script;
 use script::Scripted;
-
-/// Where drafts come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
-    Lookup,
-    Model,
-}
 
 /// What may be drafted for an answer. It never changes a token of it, only its speed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,10 +98,12 @@ impl DraftStats {
     }
 }
 
-/// The drafts of one session.
+/// The drafts of one sequence. The engine of the draft model, where there is one, is given to every
+/// method that needs it.
 pub(crate) struct Speculator {
+    capacity: usize,
     lookup: Lookup,
-    pub model: Option<DraftModel>,
+    model: Option<DraftSequence>,
     pub script: Option<Scripted>,
     governor: Governor,
     drafting: Drafting,
@@ -125,6 +123,7 @@ impl Speculator {
     /// For contexts of up to `capacity` tokens.
     pub(crate) fn new(capacity: usize, generation: &Generation) -> Self {
         Self {
+            capacity,
             lookup: Lookup::new(capacity),
             model: None,
             script: None,
@@ -148,23 +147,70 @@ impl Speculator {
         self.stats
     }
 
+    /// What follows the context in the draft model's engine, with that engine.
+    fn follower<'s>(
+        &'s mut self,
+        draft: Option<&'s mut Engine>,
+    ) -> Option<(&'s mut DraftSequence, &'s mut Engine)> {
+        self.model.as_mut().zip(draft).filter(|(model, draft)| model.is_in(draft))
+    }
+
+    /// Opens a sequence in the draft model's engine, if there is one and it has none there yet.
+    fn follow(&mut self, draft: Option<&mut Engine>) -> Result<(), Error> {
+        match draft {
+            None => self.model = None,
+            Some(draft) => {
+                if self.model.as_ref().is_none_or(|model| !model.is_in(draft)) {
+                    self.model = Some(DraftSequence::open(draft, self.capacity)?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes the sequence in the draft model's engine.
+    pub(crate) fn close(&mut self, draft: Option<&mut Engine>) -> Result<(), Error> {
+        match self.model.take().zip(draft) {
+            Some((model, draft)) if model.is_in(draft) => model.close(draft),
+            _ => Ok(()),
+        }
+    }
+
     /// The context loses all but its first `len` tokens.
-    pub(crate) fn truncate(&mut self, tokens: &[u32], len: usize) {
+    pub(crate) fn truncate(
+        &mut self,
+        tokens: &[u32],
+        len: usize,
+        draft: Option<&mut Engine>,
+    ) -> Result<(), Error> {
         self.lookup.truncate(tokens, len);
-        if let Some(model) = &mut self.model {
-            model.truncate(len);
+        match self.follower(draft) {
+            Some((model, draft)) => model.truncate(draft, len),
+            None => Ok(()),
         }
     }
 
     /// The first tokens of the context stay in sight if it slides.
-    pub(crate) fn pin(&mut self, positions: usize) {
-        if let Some(model) = &mut self.model {
-            model.pin(positions);
+    pub(crate) fn pin(
+        &mut self,
+        positions: usize,
+        draft: Option<&mut Engine>,
+    ) -> Result<(), Error> {
+        match self.follower(draft) {
+            Some((model, draft)) => model.pin(draft, positions),
+            None => Ok(()),
         }
     }
 
     /// An answer to the context begins.
-    pub(crate) fn start(&mut self, drafting: Drafting, sampling: Sampling, tokens: &[u32]) {
+    pub(crate) fn start(
+        &mut self,
+        drafting: Drafting,
+        sampling: Sampling,
+        tokens: &[u32],
+        draft: Option<&mut Engine>,
+    ) -> Result<(), Error> {
+        self.follow(draft)?;
         self.lookup.extend(tokens);
         if let Some(model) = &mut self.model {
             model.restart(sampling, tokens);
@@ -176,13 +222,19 @@ impl Speculator {
         self.stats = DraftStats::default();
         self.draft.clear();
         self.open = false;
+        Ok(())
     }
 
     /// The prompt is processed: the first token can be drawn.
-    pub(crate) fn prompt_done(&mut self, tokens: &[u32]) -> Result<(), Error> {
+    pub(crate) fn prompt_done(
+        &mut self,
+        tokens: &[u32],
+        draft: Option<&mut Engine>,
+    ) -> Result<(), Error> {
         (self.plan, self.accepted, self.open) = (None, 0, true);
-        match &mut self.model {
-            Some(model) if self.drafting.model => model.catch_up(tokens),
+        let wanted = self.drafting.model;
+        match self.follower(draft) {
+            Some((model, draft)) if wanted => model.catch_up(draft, tokens),
             _ => Ok(()),
         }
     }
@@ -193,49 +245,76 @@ impl Speculator {
     }
 
     /// Makes a draft of at most `room` tokens for the next pass.
-    pub(crate) fn propose(&mut self, tokens: &mut Vec<u32>, room: usize) -> Result<(), Error> {
+    pub(crate) fn propose(
+        &mut self,
+        tokens: &mut Vec<u32>,
+        room: usize,
+        mut draft: Option<&mut Engine>,
+    ) -> Result<(), Error> {
         self.draft.clear();
         (self.plan, self.seconds, self.accepted) = (None, (0.0, 0.0), 0);
-        let found = match self.drafting.lookup {
-            true => self.lookup.find(tokens),
-            false => None,
-        };
-        let mut offers = [Offer { source: Source::Lookup, past: 0, lag: 0 }; 2];
-        let mut n = 0;
-        if let Some(m) = found {
-            offers[n].past = m.len;
-            n += 1;
-        }
-        if let (true, Some(model)) = (self.drafting.model, &self.model) {
-            offers[n] = Offer { source: Source::Model, past: 0, lag: model.lag(tokens) };
-            n += 1;
-        }
-        if n == 0 || room == 0 {
+        let found = if self.drafting.lookup { self.lookup.find(tokens) } else { None };
+        let Some(plan) = self.plan_for(found, tokens, room, draft.as_deref_mut())? else {
             return Ok(());
-        }
-        let room = room.min(MAX_DRAFT);
-        let plan = match self.drafting.fixed {
-            Some(length) => self.governor.forced(&offers[..n], length.min(room)),
-            None => self.governor.plan(&offers[..n], room),
         };
-        let Some(plan) = plan.filter(|plan| plan.n > 0) else { return Ok(()) };
-        match (plan.source, found, &mut self.model) {
-            (Source::Model, _, Some(model)) => {
-                let start = std::time::Instant::now();
-                model.catch_up(tokens)?;
-                let script = self.script.as_ref();
-                let steps = model.draft(tokens, plan.n, script, &mut self.draft)?;
-                self.governor.stepped(steps, plan.n);
-                self.seconds.1 = start.elapsed().as_secs_f64();
+        match (plan.source, found) {
+            (Source::Model, _) => self.draft_by_model(tokens, plan.n, draft)?,
+            (Source::Lookup, Some(found)) => {
+                lookup::copy(tokens, found.at, plan.n, &mut self.draft);
             }
-            (_, Some(found), _) => lookup::copy(tokens, found.at, plan.n, &mut self.draft),
-            _ => return Ok(()),
+            (Source::Lookup, None) => return Ok(()),
         }
         // After an end of the answer there is nothing.
         if let Some(end) = self.draft.iter().position(|id| self.eos.contains(id)) {
             self.draft.truncate(end + 1);
         }
         self.plan = Some(Plan { n: self.draft.len(), ..plan });
+        Ok(())
+    }
+
+    /// What is worth drafting, of what there is.
+    fn plan_for(
+        &mut self,
+        found: Option<Match>,
+        tokens: &[u32],
+        room: usize,
+        draft: Option<&mut Engine>,
+    ) -> Result<Option<Plan>, Error> {
+        let mut offers = [Offer { source: Source::Lookup, past: 0, lag: 0 }; 2];
+        let mut n = 0;
+        if let Some(m) = found {
+            offers[n].past = m.len;
+            n += 1;
+        }
+        let wanted = self.drafting.model;
+        if let Some((model, draft)) = self.follower(draft).filter(|_| wanted) {
+            let lag = model.lag(draft, tokens)?;
+            offers[n] = Offer { source: Source::Model, past: 0, lag };
+            n += 1;
+        }
+        if n == 0 || room == 0 {
+            return Ok(None);
+        }
+        let room = room.min(MAX_DRAFT);
+        let plan = match self.drafting.fixed {
+            Some(length) => self.governor.forced(&offers[..n], length.min(room)),
+            None => self.governor.plan(&offers[..n], room),
+        };
+        Ok(plan.filter(|plan| plan.n > 0))
+    }
+
+    fn draft_by_model(
+        &mut self,
+        tokens: &mut Vec<u32>,
+        n: usize,
+        draft: Option<&mut Engine>,
+    ) -> Result<(), Error> {
+        let (Some(model), Some(draft)) = (&mut self.model, draft) else { return Ok(()) };
+        let start = Instant::now();
+        model.catch_up(draft, tokens)?;
+        let steps = model.draft(draft, tokens, n, self.script.as_ref(), &mut self.draft)?;
+        self.governor.stepped(steps, n);
+        self.seconds.1 = start.elapsed().as_secs_f64();
         Ok(())
     }
 
@@ -257,7 +336,12 @@ impl Speculator {
 
     /// A token was drawn and is now the last of the context. Returns whether it was drafted, so
     /// that the cache holds it.
-    pub(crate) fn drawn(&mut self, tokens: &[u32], seconds: f64) -> bool {
+    pub(crate) fn drawn(
+        &mut self,
+        tokens: &[u32],
+        seconds: f64,
+        draft: Option<&mut Engine>,
+    ) -> Result<bool, Error> {
         self.governor.drawn(seconds);
         self.lookup.extend(tokens);
         let id = tokens.last().copied();
@@ -266,27 +350,30 @@ impl Speculator {
         }
         if id.is_some() && self.draft.get(self.accepted).copied() == id {
             self.accepted += 1;
-            return true;
+            return Ok(true);
         }
         let tested = self.draft.len().min(self.accepted + 1);
-        self.close(tokens.len() - 1, tested);
-        false
+        self.close_pass(tokens.len() - 1, tested, draft)?;
+        Ok(false)
     }
 
     /// The pass's remaining logits are not wanted: the answer ends here.
-    pub(crate) fn end(&mut self, cached: usize) {
-        if self.open {
-            self.close(cached, self.accepted);
-        }
+    pub(crate) fn end(&mut self, cached: usize, draft: Option<&mut Engine>) -> Result<(), Error> {
+        if self.open { self.close_pass(cached, self.accepted, draft) } else { Ok(()) }
     }
 
-    /// Takes down what became of a draft. Of the context, `cached` tokens are processed.
-    fn close(&mut self, cached: usize, tested: usize) {
+    /// Records the outcome of the draft. Of the context, `cached` tokens are processed.
+    fn close_pass(
+        &mut self,
+        cached: usize,
+        tested: usize,
+        draft: Option<&mut Engine>,
+    ) -> Result<(), Error> {
         self.open = false;
-        if let Some(model) = &mut self.model {
-            model.truncate(cached);
+        if let Some((model, draft)) = self.follower(draft) {
+            model.truncate(draft, cached)?;
         }
-        let Some(plan) = self.plan.take() else { return };
+        let Some(plan) = self.plan.take() else { return Ok(()) };
         let source = match plan.source {
             Source::Lookup => &mut self.stats.lookup,
             Source::Model => &mut self.stats.model,
@@ -294,20 +381,6 @@ impl Speculator {
         source.drafted += plan.n;
         source.accepted += self.accepted;
         self.governor.verified(plan, (self.accepted, tested), self.seconds);
+        Ok(())
     }
-}
-
-/// What a session needs to know of an engine that is to draft for it.
-pub(crate) fn draft_model(engine: Engine, target: &Engine) -> Result<DraftModel, Error> {
-    if engine.overflow() != target.overflow() {
-        let path = engine.model().file().path().to_path_buf();
-        let what = "one context slides and the other stops".into();
-        return Err(Error::Draft { path, what });
-    }
-    if engine.ctx() < target.ctx() {
-        let path = engine.model().file().path().to_path_buf();
-        let what = format!("it holds {} positions, the model {}", engine.ctx(), target.ctx());
-        return Err(Error::Draft { path, what });
-    }
-    DraftModel::new(engine, target)
 }

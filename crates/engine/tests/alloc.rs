@@ -54,8 +54,9 @@ fn with_every_architecture() {
             if i == 1 {
                 before = ALLOCATIONS.load(Ordering::Relaxed);
             }
-            engine.forward(&[Step { seq, token: i * 37 % 192, logits: true }]).unwrap();
-            assert!(engine.logits(0).unwrap()[0].is_finite());
+            let step = Step { seq, token: i * 37 % 192, logits: true };
+            let pass = engine.forward(&[step]).unwrap();
+            assert!(engine.logits(pass, 0).unwrap()[0].is_finite());
         }
         assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), before, "{name}");
     }

@@ -88,7 +88,7 @@ fn instruction_sets_do_not_matter() {
 
 /// Logits after the last token when the prompt is prefilled in passes of `chunk`.
 fn last(engine: &mut Engine, ids: &[u32], chunk: usize) -> Vec<u32> {
-    let seq = engine.open().unwrap();
+    let (seq, mut last) = (engine.open().unwrap(), None);
     for (i, part) in ids.chunks(chunk).enumerate() {
         let ends = i * chunk + part.len() == ids.len();
         let steps: Vec<_> = part
@@ -96,10 +96,10 @@ fn last(engine: &mut Engine, ids: &[u32], chunk: usize) -> Vec<u32> {
             .enumerate()
             .map(|(j, &token)| Step { seq, token, logits: ends && j + 1 == part.len() })
             .collect();
-        engine.forward(&steps).unwrap();
+        last = Some(engine.forward(&steps).unwrap());
     }
-    let out = engine.logits(0).unwrap().iter().map(|x| x.to_bits()).collect();
-    engine.close(seq);
+    let out = engine.logits(last.unwrap(), 0).unwrap().iter().map(|x| x.to_bits()).collect();
+    engine.close(seq).unwrap();
     out
 }
 
@@ -122,16 +122,18 @@ fn batched_sequences_are_as_alone() {
         let ids = ids();
         let alone: Vec<_> = (0..4).map(|i| last(&mut engine, &ids[i..100 + i], 256)).collect();
         let seqs: Vec<_> = (0..4).map(|_| engine.open().unwrap()).collect();
+        let mut last = None;
         for at in 0..100 {
             let steps: Vec<_> = seqs
                 .iter()
                 .enumerate()
                 .map(|(i, &seq)| Step { seq, token: ids[at + i], logits: at == 99 })
                 .collect();
-            engine.forward(&steps).unwrap();
+            last = Some(engine.forward(&steps).unwrap());
         }
         for (i, alone) in alone.iter().enumerate() {
-            let row: Vec<u32> = engine.logits(i).unwrap().iter().map(|x| x.to_bits()).collect();
+            let row = engine.logits(last.unwrap(), i).unwrap();
+            let row: Vec<u32> = row.iter().map(|x| x.to_bits()).collect();
             assert_eq!(*alone, row, "{name} sequence {i}");
         }
     }
@@ -151,10 +153,10 @@ fn a_rolled_back_sequence_forgets() {
         };
         feed(&mut engine, &ids[..70]);
         feed(&mut engine, &[1; 100]);
-        engine.truncate(seq, 70);
+        engine.truncate(seq, 70).unwrap();
         feed(&mut engine, &ids[70..129]);
-        engine.forward(&[Step { seq, token: ids[129], logits: true }]).unwrap();
-        let got: Vec<u32> = engine.logits(0).unwrap().iter().map(|x| x.to_bits()).collect();
+        let pass = engine.forward(&[Step { seq, token: ids[129], logits: true }]).unwrap();
+        let got: Vec<u32> = engine.logits(pass, 0).unwrap().iter().map(|x| x.to_bits()).collect();
         assert_eq!(want, got, "{name}");
     }
 }
@@ -166,10 +168,9 @@ fn a_cancelled_pass_leaves_the_sequence_as_it_was() {
     let want = last(&mut engine, &ids, 256);
     let seq = engine.open().unwrap();
     let steps: Vec<_> = ids.iter().map(|&token| Step { seq, token, logits: false }).collect();
-    engine.canceller().cancel();
+    engine.canceller(seq).unwrap().cancel();
     assert!(matches!(engine.forward(&steps), Err(nanoinfer_engine::Error::Cancelled)));
-    assert_eq!(engine.len(seq), 0);
-    engine.clear_cancel();
-    engine.close(seq);
+    assert_eq!(engine.len(seq).unwrap(), 0);
+    engine.close(seq).unwrap();
     assert_eq!(want, last(&mut engine, &ids, 256));
 }

@@ -25,12 +25,14 @@ fn options(overflow: Overflow, ctx: usize, kv: KvType, sequences: usize) -> Engi
 
 /// Appends tokens in passes of at most `chunk`; the bits of the logits after the last.
 fn extend(engine: &mut Engine, seq: SeqId, tokens: &[u32], chunk: usize) -> Vec<u32> {
+    let mut pass = None;
     for (i, part) in tokens.chunks(chunk).enumerate() {
         let last = (i + 1) * chunk >= tokens.len();
         let step = |(j, &token)| Step { seq, token, logits: last && j + 1 == part.len() };
-        engine.forward(&part.iter().enumerate().map(step).collect::<Vec<_>>()).unwrap();
+        let steps: Vec<_> = part.iter().enumerate().map(step).collect();
+        pass = Some(engine.forward(&steps).unwrap());
     }
-    engine.logits(0).unwrap().iter().map(|x| x.to_bits()).collect()
+    engine.logits(pass.unwrap(), 0).unwrap().iter().map(|x| x.to_bits()).collect()
 }
 
 /// What can happen to one of several sequences; numbers are taken modulo what is possible.
@@ -50,6 +52,8 @@ enum Op {
     },
     Fork,
     Drop,
+    /// A conversation is closed, and taken up again with what is left of it.
+    Again,
     /// A prompt with this much of another sequence's beginning.
     Share {
         n: usize,
@@ -64,6 +68,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..100usize).prop_map(|n| Op::Rollback { n }),
         1 => Just(Op::Fork),
         1 => Just(Op::Drop),
+        1 => Just(Op::Again),
         1 => any::<usize>().prop_map(|n| Op::Share { n }),
     ]
 }
@@ -81,7 +86,7 @@ impl Sequences {
         let most = 4;
         if self.open.is_empty() {
             let seq = self.engine.open().unwrap();
-            self.engine.pin(seq, self.pinned);
+            self.engine.pin(seq, self.pinned).unwrap();
             self.open.push((seq, Vec::new()));
         }
         let i = which % self.open.len();
@@ -101,9 +106,9 @@ impl Sequences {
                 let logits = extend(&mut self.engine, seq, &tokens, chunk);
                 self.open[i].1.extend(tokens);
                 let again = self.fresh.open().unwrap();
-                self.fresh.pin(again, self.pinned);
+                self.fresh.pin(again, self.pinned).unwrap();
                 let want = extend(&mut self.fresh, again, &self.open[i].1, 61);
-                self.fresh.close(again);
+                self.fresh.close(again).unwrap();
                 assert_eq!(logits, want, "{} tokens", self.open[i].1.len());
             }
             Op::Reject { n } => {
@@ -113,11 +118,12 @@ impl Sequences {
                 };
                 if n.min(room) > 0 {
                     extend(&mut self.engine, seq, &vec![7; n.min(room)], 70);
-                    assert_eq!(self.engine.truncate(seq, len), len, "a draft can be taken back");
+                    let kept = self.engine.truncate(seq, len).unwrap();
+                    assert_eq!(kept, len, "a draft can be taken back");
                 }
             }
             Op::Rollback { n } => {
-                let kept = self.engine.truncate(seq, len.saturating_sub(n));
+                let kept = self.engine.truncate(seq, len.saturating_sub(n)).unwrap();
                 assert!(kept <= len.saturating_sub(n));
                 self.open[i].1.truncate(kept);
             }
@@ -127,14 +133,22 @@ impl Sequences {
                 self.open.push((fork, tokens));
             }
             Op::Drop => {
-                self.engine.close(seq);
+                self.engine.close(seq).unwrap();
                 self.open.swap_remove(i);
+            }
+            Op::Again => {
+                self.engine.close(seq).unwrap();
+                let again = self.engine.open().unwrap();
+                self.engine.pin(again, self.pinned).unwrap();
+                let kept = self.engine.share(again, &self.open[i].1).unwrap();
+                self.open[i].0 = again;
+                self.open[i].1.truncate(kept);
             }
             Op::Share { n } if self.open.len() < most => {
                 let prompt = &self.open[i].1[..n % (len + 1)];
                 let shared = self.engine.open().unwrap();
-                self.engine.pin(shared, self.pinned);
-                let kept = self.engine.share(shared, prompt);
+                self.engine.pin(shared, self.pinned).unwrap();
+                let kept = self.engine.share(shared, prompt).unwrap();
                 if self.engine.overflow() == Overflow::Stop {
                     assert_eq!(kept, prompt.len(), "all that is common, to the token");
                 }
@@ -144,7 +158,7 @@ impl Sequences {
             Op::Fork | Op::Share { .. } => {}
         }
         let (seq, tokens) = self.open.get(i).cloned().unzip();
-        assert_eq!(seq.map(|seq| self.engine.len(seq)), tokens.map(|t| t.len()));
+        assert_eq!(seq.map(|seq| self.engine.len(seq).unwrap()), tokens.map(|t| t.len()));
     }
 }
 
@@ -181,10 +195,10 @@ fn before_it_slides_a_context_is_as_any_other() {
     let (a, b) = (stop.open().unwrap(), slide.open().unwrap());
     let logits = extend(&mut stop, a, &tokens, 70);
     assert_eq!(logits, extend(&mut slide, b, &tokens, 33));
-    assert_eq!(slide.evicted(b), 0);
+    assert_eq!(slide.evicted(b).unwrap(), 0);
     assert!(stop.forward(&[Step { seq: a, token: 1, logits: true }]).is_err());
     extend(&mut slide, b, &[1], 1);
-    assert_eq!(slide.evicted(b), 64);
+    assert_eq!(slide.evicted(b).unwrap(), 64);
 }
 
 /// What is seen after sliding, against a context in which the evicted block never was: the pinned
@@ -205,7 +219,7 @@ fn the_first_layer_sees_pinned_positions_as_neighbours() {
     let mut slide = engine(Overflow::Slide, 192);
     let seq = slide.open().unwrap();
     let slid = extend(&mut slide, seq, &tokens, 70);
-    let evicted = slide.evicted(seq);
+    let evicted = slide.evicted(seq).unwrap();
     assert_eq!(evicted, 128);
     let mut stop = engine(Overflow::Stop, 192);
     let seq = stop.open().unwrap();
@@ -243,7 +257,7 @@ fn a_session_forks_one_prompt_into_several_answers() {
     assert_eq!(reused, 121, "the last token of the first answer, from the other continuation");
     session.switch(&mut aside);
     assert_eq!(session.tokens(), [&prompt[..], &[1], &first, &[2], &second].concat());
-    session.drop_branch(aside);
+    session.drop_branch(aside).unwrap();
 
     // A new prompt shares with whichever sequence has most of it.
     let branch = session.fork().unwrap();
@@ -252,7 +266,7 @@ fn a_session_forks_one_prompt_into_several_answers() {
     assert_eq!(reused, 0);
     session.prompt_tokens(&[&prompt[..], &[1], &first[..10], &[9]].concat()).unwrap();
     assert_eq!(ask(&mut session, &[]).1, 111);
-    session.drop_branch(branch);
+    session.drop_branch(branch).unwrap();
 
     let mut alone =
         Session::new(Engine::new(model(&data(MODELS[0]), Quant::Q8), &options).unwrap()).unwrap();

@@ -5,7 +5,7 @@
 
 use nanoinfer_kernels::{BLOCK, q8_key_block};
 
-use super::LayerCache;
+use super::layer::LayerCache;
 
 /// KV heads, padded head size, and index of a block of the arena.
 type Place = (usize, usize, usize);

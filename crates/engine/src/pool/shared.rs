@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::threads::{Item, Worker};
+use super::threads::{Item, Pool, Worker};
 
 /// Plain numbers: what shared buffers hold.
 pub(crate) trait Plain: Copy + Default + Send + Sync + 'static {}
@@ -42,6 +42,13 @@ unsafe impl<T: Plain> Sync for Shared<T> {}
 // SAFETY: it owns its allocation, and plain numbers may move between threads.
 unsafe impl<T: Plain> Send for Shared<T> {}
 
+impl Pool {
+    /// A zeroed buffer for this pool's jobs. Its pages are not touched until used.
+    pub(crate) fn shared<T: Plain>(&self, len: usize) -> Shared<T> {
+        Shared::new(len, self.id(), self.workers())
+    }
+}
+
 impl<T> Drop for Shared<T> {
     fn drop(&mut self) {
         // SAFETY: `storage` came from `Box::into_raw` in `new` and is freed once.
@@ -50,7 +57,7 @@ impl<T> Drop for Shared<T> {
 }
 
 impl<T: Plain> Shared<T> {
-    pub(super) fn new(len: usize, pool: u64, workers: usize) -> Self {
+    fn new(len: usize, pool: u64, workers: usize) -> Self {
         const CACHE_LINE: usize = 64;
         // `vec!` of zeros asks the system for zero pages, which cost nothing until touched; an
         // aligned allocation would be cleared by hand. Hence the slack.
@@ -219,10 +226,8 @@ impl<'p, T: Plain> Columns<'p, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::Pool;
 
-    /// What a violation looks like: a panic, before any reference exists. With one worker the
-    /// panic's abort guard would end the test process, so the check is called directly.
+    /// What a violation looks like: a panic, before any reference exists.
     fn violation(f: impl Fn(&mut Worker<'_>)) -> bool {
         let pool = Pool::new(1).unwrap();
         let run = || f(&mut pool.only_worker());

@@ -1,13 +1,13 @@
 //! The threads: jobs, phases, barriers, items.
 
+use std::any::Any;
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-
-use super::shared::{Plain, Shared};
 
 /// How long a waiting worker spins before it yields the CPU. Not at all where there are more workers
 /// than CPUs: whom it waits for may be waiting for its CPU.
@@ -15,11 +15,26 @@ const SPIN: Duration = Duration::from_micros(50);
 /// How long an idle worker yields before it sleeps.
 const IDLE: Duration = Duration::from_millis(2);
 
+/// The phase of a pool in which a worker panicked: no barrier completes any more.
+const POISONED: u64 = u64::MAX;
+
+/// A worker panicked, in this job or an earlier one. Shared buffers may hold half of a pass, so the
+/// pool runs no more jobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Panicked {
+    /// The panic's message.
+    pub message: String,
+}
+
+/// What a worker unwinds with because another one panicked.
+struct Bystander;
+
 /// What all workers share. Hot atomics sit on cache lines of their own.
 struct Control {
     id: u64,
     workers: usize,
     crowded: bool,
+    /// Number of the current phase, or [`POISONED`].
     phase: Line<AtomicU64>,
     arrived: Line<AtomicUsize>,
     /// Item counters of even and odd phases.
@@ -32,6 +47,10 @@ struct Control {
     sleepers: AtomicUsize,
     stop: AtomicBool,
     bell: (Mutex<()>, Condvar),
+    /// Workers that have left a poisoned job.
+    left: AtomicUsize,
+    /// The message of the first panic.
+    panic: Mutex<Option<String>>,
 }
 
 #[repr(align(128))]
@@ -74,6 +93,8 @@ impl Pool {
             sleepers: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             bell: (Mutex::new(()), Condvar::new()),
+            left: AtomicUsize::new(0),
+            panic: Mutex::new(None),
         });
         let mut pool = Self { control, threads: Vec::new() };
         for index in 1..pool.workers() {
@@ -96,21 +117,24 @@ impl Pool {
         self.control.workers
     }
 
-    /// A zeroed buffer for this pool's jobs. Its pages are not touched until used.
-    pub(crate) fn shared<T: Plain>(&self, len: usize) -> Shared<T> {
-        Shared::new(len, self.control.id, self.workers())
+    /// Its number; no two pools of a process have the same.
+    pub(super) fn id(&self) -> u64 {
+        self.control.id
     }
 
     /// Runs `f` on every worker, worker `i` with `locals[i]`, and returns when all are done.
     ///
+    /// # Errors
+    /// A worker panicked, now or in an earlier job. The others leave the job at their next barrier,
+    /// so nothing of `f` and of what it borrows is in use when this returns.
+    ///
     /// # Panics
-    /// If there are fewer locals than workers. A panic inside `f` ends the process: the other
-    /// workers would wait for ever.
+    /// If there are fewer locals than workers.
     pub(crate) fn run<L: Send, F: Fn(&mut Worker, &mut L) + Sync>(
         &mut self,
         locals: &mut [L],
         f: F,
-    ) {
+    ) -> Result<(), Panicked> {
         struct Call<L, F> {
             f: F,
             locals: *mut L,
@@ -122,6 +146,7 @@ impl Pool {
             (call.f)(worker, unsafe { &mut *call.locals.add(worker.index) });
         }
         assert!(locals.len() >= self.workers());
+        self.check()?;
         let data = Call { f, locals: locals.as_mut_ptr() };
         let job = Job { data: (&raw const data).cast(), call: call::<L, F> };
         let control = &*self.control;
@@ -133,6 +158,50 @@ impl Pool {
             control.bell.1.notify_all();
         }
         control.work(0, job);
+        self.check().inspect_err(|_| {
+            // The job's data is borrowed until the last worker has unwound out of it.
+            while control.left.load(Ordering::Acquire) < control.workers {
+                thread::yield_now();
+            }
+        })
+    }
+
+    /// Runs `f` once for each of `tasks`, whichever worker comes first, with that worker's local.
+    ///
+    /// # Errors
+    /// As for [`Self::run`].
+    pub(crate) fn for_each<L: Send, T: Send, F: Fn(&mut L, &mut T) + Sync>(
+        &mut self,
+        locals: &mut [L],
+        tasks: &mut [T],
+        f: F,
+    ) -> Result<(), Panicked> {
+        /// The start of `tasks`.
+        struct Tasks<T>(*mut T);
+        // SAFETY: each element is handed to one worker, see below, and `T` may move to it.
+        unsafe impl<T: Send> Sync for Tasks<T> {}
+        impl<T> Tasks<T> {
+            fn at(&self, index: usize) -> *mut T {
+                self.0.wrapping_add(index)
+            }
+        }
+        let (n, first) = (tasks.len(), Tasks(tasks.as_mut_ptr()));
+        self.run(locals, |w, local| {
+            for item in w.items(n) {
+                // SAFETY: an item's number is below `n` and held by one worker only; `tasks` is
+                // borrowed until `run` returns, and no worker is in this closure then.
+                f(local, unsafe { &mut *first.at(item.index()) });
+            }
+        })
+    }
+
+    /// Whether every job so far has ended without a panic.
+    pub(crate) fn check(&self) -> Result<(), Panicked> {
+        if self.control.phase.0.load(Ordering::Acquire) != POISONED {
+            return Ok(());
+        }
+        let panic = self.control.panic.lock().unwrap_or_else(PoisonError::into_inner);
+        Err(Panicked { message: panic.clone().unwrap_or_default() })
     }
 }
 
@@ -143,7 +212,7 @@ impl Drop for Pool {
         drop(self.control.bell.0.lock());
         self.control.bell.1.notify_all();
         for thread in self.threads.drain(..) {
-            // A worker never unwinds, see `Control::work`.
+            // It does not unwind: `Control::work` catches what a job throws.
             let _ = thread.join();
         }
     }
@@ -193,23 +262,36 @@ impl Control {
     }
 
     fn work(&self, index: usize, job: Job) {
-        /// Ends the process if the job unwinds: the other workers wait at a barrier.
-        struct NoUnwind;
-        impl Drop for NoUnwind {
-            fn drop(&mut self) {
-                if thread::panicking() {
-                    std::process::abort();
-                }
-            }
-        }
-        let guard = NoUnwind;
         reset_float_environment();
         let phase = self.phase.0.load(Ordering::Acquire);
+        if phase == POISONED {
+            // Another worker panicked before this one had begun.
+            self.left.fetch_add(1, Ordering::Release);
+            return;
+        }
         let mut worker = Worker { control: self, index, phase };
-        // SAFETY: `job.data` is alive until the barrier below, which `run` passes too.
-        unsafe { (job.call)(job.data, &mut worker) };
-        worker.barrier();
-        drop(guard);
+        // Nothing that the job was about to change is looked at again: the pool is poisoned.
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            // SAFETY: `job.data` is alive until the barrier below, which `run` passes too, or until
+            // this worker counts itself as having left.
+            unsafe { (job.call)(job.data, &mut worker) };
+            worker.barrier();
+        }));
+        if let Err(payload) = outcome {
+            self.poison(payload);
+            self.left.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// Keeps the message of the first panic, and lets nobody pass a barrier any more.
+    fn poison(&self, payload: Box<dyn Any + Send>) {
+        if !payload.is::<Bystander>() {
+            let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+            let mut panic = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
+            panic.get_or_insert(text.unwrap_or_else(|| "of an unknown kind".into()));
+        }
+        self.phase.0.store(POISONED, Ordering::Release);
     }
 }
 
@@ -233,7 +315,8 @@ pub(crate) struct Worker<'c> {
 }
 
 impl Worker<'_> {
-    /// Waits until every worker is here, and begins the next phase.
+    /// Waits until every worker is here, and begins the next phase. Unwinds if one of them has
+    /// panicked and will not come.
     pub(crate) fn barrier(&mut self) {
         let c = self.control;
         if c.arrived.0.fetch_add(1, Ordering::AcqRel) + 1 == c.workers {
@@ -242,6 +325,9 @@ impl Worker<'_> {
             c.phase.0.store(self.phase + 1, Ordering::Release);
         } else {
             self.wait();
+            if c.phase.0.load(Ordering::Acquire) == POISONED {
+                resume_unwind(Box::new(Bystander));
+            }
         }
         self.phase += 1;
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::{Prefix, identity, write};
-use crate::{Engine, SeqId};
+use crate::{Engine, Error, SeqId};
 
 /// Extension of the files; others in the folder are left alone.
 const EXTENSION: &str = "nkv";
@@ -67,16 +67,21 @@ impl PrefixStore {
 
     /// Lets a sequence that holds less of `tokens` begin with the entry that has most in common
     /// with them. Returns notes on entries that could not be used.
-    pub(crate) fn load(&self, engine: &mut Engine, seq: SeqId, tokens: &[u32]) -> Vec<String> {
+    pub(crate) fn load(
+        &self,
+        engine: &mut Engine,
+        seq: SeqId,
+        tokens: &[u32],
+    ) -> Result<Vec<String>, Error> {
         let (mut entries, mut notes) = self.read(engine);
         entries.sort_by_key(|(_, prefix)| std::cmp::Reverse(prefix.common(tokens)));
         for (path, prefix) in entries {
             // The last token of a prompt is computed in any case.
             let n = prefix.common(tokens).min(engine.ctx());
-            if n < engine.len(seq) + WORTH {
+            let (held, identity) = (engine.len(seq)?, identity(engine));
+            if n < held + WORTH {
                 break;
             }
-            let (held, identity) = (engine.len(seq), identity(engine));
             let loaded = File::open(&path).map_err(|e| e.to_string()).and_then(|file| {
                 // Large reads go past the buffer, into the place they are hashed in.
                 let mut file = BufReader::new(file);
@@ -92,10 +97,10 @@ impl PrefixStore {
             }
             // What the sequence held is gone with the attempt, but another one may still have it.
             if held > 0 {
-                engine.share(seq, tokens);
+                engine.share(seq, tokens)?;
             }
         }
-        notes
+        Ok(notes)
     }
 
     /// Keeps what a sequence holds, which is `tokens`. An entry that it goes on from is replaced.
@@ -105,7 +110,8 @@ impl PrefixStore {
         seq: SeqId,
         tokens: &[u32],
     ) -> Result<(), String> {
-        if engine.evicted(seq) > 0 || tokens.len() < WORTH {
+        let evicted = engine.evicted(seq).map_err(|e| e.to_string())?;
+        if evicted > 0 || tokens.len() < WORTH {
             return Ok(());
         }
         let mut replaced = Vec::new();

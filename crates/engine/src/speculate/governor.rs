@@ -11,7 +11,14 @@
 //! is filled by a small share of all passes, and its limit is low, so text that changes its nature
 //! costs little before drafting stops.
 
-use super::Source;
+/// Where drafts come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The context.
+    Lookup,
+    /// The draft model.
+    Model,
+}
 
 /// Most tokens of a draft: with the last token they fill one tile of 16.
 pub(crate) const MAX_DRAFT: usize = 15;

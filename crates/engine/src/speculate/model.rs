@@ -1,39 +1,39 @@
 //! A small model that guesses what the large one will say.
 
+use std::slice;
 use std::time::Instant;
 
 use super::script::Scripted;
 use crate::sample::Sampler;
 use crate::{Engine, Error, Sampling, SeqId, Step};
 
-/// A draft model with its own cache, which follows the context of the session.
-pub(crate) struct DraftModel {
-    engine: Engine,
+/// A sequence of the draft model's engine, which follows the context of another sequence.
+pub(crate) struct DraftSequence {
     seq: SeqId,
     sampler: Sampler,
     steps: Vec<Step>,
     fresh: Vec<bool>, // per drafted token, whether penalties had not seen it before
 }
 
-impl DraftModel {
-    /// Checks that both models mean the same by a token.
-    pub(crate) fn new(mut engine: Engine, target: &Engine) -> Result<Self, Error> {
-        same_vocabulary(&engine, target).map_err(|what| Error::Draft {
-            path: engine.model().file().path().to_path_buf(),
-            what,
-        })?;
+impl DraftSequence {
+    /// For contexts of up to `capacity` tokens.
+    pub(crate) fn open(engine: &mut Engine, capacity: usize) -> Result<Self, Error> {
         let (seq, vocab) = (engine.open()?, engine.model().config().vocab_size as usize);
         Ok(Self {
             seq,
-            sampler: Sampler::new(engine.kernels(), vocab),
+            sampler: Sampler::new(vocab, capacity + super::governor::MAX_DRAFT),
             steps: Vec::with_capacity(engine.max_batch()),
             fresh: Vec::with_capacity(super::governor::MAX_DRAFT),
-            engine,
         })
     }
 
-    pub(crate) fn engine(&self) -> &Engine {
-        &self.engine
+    pub(crate) fn close(self, engine: &mut Engine) -> Result<(), Error> {
+        engine.close(self.seq)
+    }
+
+    /// Whether this is the engine it was opened in.
+    pub(crate) fn is_in(&self, engine: &Engine) -> bool {
+        engine.len(self.seq).is_ok()
     }
 
     /// An answer begins: its way of choosing tokens, and what penalties have seen.
@@ -48,32 +48,40 @@ impl DraftModel {
     }
 
     /// Forgets all but the first `len` tokens.
-    pub(crate) fn truncate(&mut self, len: usize) {
-        self.engine.truncate(self.seq, len);
+    pub(crate) fn truncate(&mut self, engine: &mut Engine, len: usize) -> Result<(), Error> {
+        engine.truncate(self.seq, len).map(|_| ())
     }
 
-    pub(crate) fn pin(&mut self, positions: usize) {
-        self.engine.pin(self.seq, positions);
+    pub(crate) fn pin(&mut self, engine: &mut Engine, positions: usize) -> Result<(), Error> {
+        engine.pin(self.seq, positions)
     }
 
     /// Tokens it has to process before it can draft.
-    pub(crate) fn lag(&self, tokens: &[u32]) -> usize {
-        tokens.len() - self.engine.len(self.seq).min(tokens.len())
+    pub(crate) fn lag(&self, engine: &Engine, tokens: &[u32]) -> Result<usize, Error> {
+        Ok(tokens.len() - engine.len(self.seq)?.min(tokens.len()))
     }
 
     /// Processes all but the last of these tokens, if they are many: not part of a draft's cost.
-    pub(crate) fn catch_up(&mut self, tokens: &[u32]) -> Result<(), Error> {
-        while self.lag(tokens) > 2 {
-            let n = (self.lag(tokens) - 1).min(self.engine.max_batch());
-            self.forward(tokens, n, false)?;
+    pub(crate) fn catch_up(&mut self, engine: &mut Engine, tokens: &[u32]) -> Result<(), Error> {
+        loop {
+            let lag = self.lag(engine, tokens)?;
+            if lag <= 2 {
+                return Ok(());
+            }
+            let from = tokens.len() - lag;
+            let n = (lag - 1).min(engine.max_batch());
+            self.steps.clear();
+            let step = |&token| Step { seq: self.seq, token, logits: false };
+            self.steps.extend(tokens[from..from + n].iter().map(step));
+            engine.forward(&self.steps)?;
         }
-        Ok(())
     }
 
-    /// Drafts `n` tokens, drawn as the session will draw: with the same random numbers, two models
+    /// Drafts `n` tokens, drawn as the sequence will draw: with the same random numbers, two models
     /// that nearly agree draw the same. Returns the seconds that the steps took.
     pub(crate) fn draft(
         &mut self,
+        engine: &mut Engine,
         tokens: &mut Vec<u32>,
         n: usize,
         script: Option<&Scripted>,
@@ -83,12 +91,10 @@ impl DraftModel {
         self.fresh.clear();
         let mut done = Ok(());
         for _ in 0..n {
-            done = self.forward(tokens, self.lag(tokens), true).and_then(|()| {
-                let drawn = self.sampler.draw(self.engine.logits(0)?, tokens.len());
+            done = self.next(engine, tokens).map(|drawn| {
                 let id = script.map_or(drawn, |s| s.guess(drawn, tokens.len()));
                 self.fresh.push(self.sampler.push(id));
                 tokens.push(id);
-                Ok(())
             });
             if done.is_err() {
                 break;
@@ -102,17 +108,34 @@ impl DraftModel {
         done.map(|()| start.elapsed().as_secs_f64())
     }
 
-    fn forward(&mut self, tokens: &[u32], n: usize, logits: bool) -> Result<(), Error> {
-        let from = tokens.len() - self.lag(tokens);
+    /// The token that the draft model would say next.
+    fn next(&mut self, engine: &mut Engine, tokens: &[u32]) -> Result<u32, Error> {
+        let from = tokens.len() - self.lag(engine, tokens)?;
         self.steps.clear();
-        let step = |i: usize| Step {
-            seq: self.seq,
-            token: tokens[i],
-            logits: logits && i + 1 == tokens.len(),
-        };
-        self.steps.extend((from..from + n).map(step));
-        self.engine.forward(&self.steps)
+        let step =
+            |i: usize| Step { seq: self.seq, token: tokens[i], logits: i + 1 == tokens.len() };
+        self.steps.extend((from..tokens.len()).map(step));
+        let pass = engine.forward(&self.steps)?;
+        let mut drawn = None;
+        engine.draw(pass, slice::from_mut(&mut drawn), |drawn, rows, scratch| {
+            *drawn = self.sampler.draw(rows, 0, tokens.len(), scratch);
+        })?;
+        drawn.ok_or_else(|| engine.not_finite())
     }
+}
+
+/// Whether an engine can draft for another; the error says why not.
+pub(crate) fn check_draft(draft: &Engine, target: &Engine) -> Result<(), Error> {
+    let (ours, theirs) = (draft.ctx(), target.ctx());
+    let what = if draft.overflow() != target.overflow() {
+        Err("one context slides and the other stops".into())
+    } else if ours < theirs {
+        Err(format!("it holds {ours} positions, the model {theirs}"))
+    } else {
+        same_vocabulary(draft, target)
+    };
+    let path = || draft.model().file().path().to_path_buf();
+    what.map_err(|what| Error::Draft { path: path(), what })
 }
 
 /// Why a token would not mean the same to both.

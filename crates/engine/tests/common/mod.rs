@@ -81,12 +81,12 @@ pub(crate) fn greedy(engine: &mut Engine, prompt: &[u32], n: usize) -> Vec<u32> 
             .enumerate()
             .map(|(i, &token)| Step { seq, token, logits: i == last })
             .collect();
-        engine.forward(&steps).unwrap();
-        let token = argmax(engine.logits(0).unwrap());
+        let pass = engine.forward(&steps).unwrap();
+        let token = argmax(engine.logits(pass, 0).unwrap());
         out.push(token);
         next = vec![token];
     }
-    engine.close(seq);
+    engine.close(seq).unwrap();
     out
 }
 
@@ -96,12 +96,12 @@ pub(crate) fn logits(engine: &mut Engine, ids: &[u32], chunk: usize) -> Vec<Vec<
     let mut rows = Vec::new();
     for tokens in ids.chunks(chunk.min(16)) {
         let steps: Vec<_> = tokens.iter().map(|&token| Step { seq, token, logits: true }).collect();
-        engine.forward(&steps).expect("a pass");
+        let pass = engine.forward(&steps).expect("a pass");
         for i in 0..steps.len() {
-            rows.push(engine.logits(i).expect("finite").to_vec());
+            rows.push(engine.logits(pass, i).expect("finite").to_vec());
         }
     }
-    engine.close(seq);
+    engine.close(seq).unwrap();
     rows
 }
 

@@ -1,0 +1,159 @@
+//! Where the keys and values of a layer lie, and how a pass reads and writes them.
+
+use nanoinfer_format::Config;
+use nanoinfer_kernels::{BLOCK, KvBlock, KvBlockMut, q8_key_block};
+
+use crate::pool::{Columns, Item, Pool, Shared, Split, Worker};
+
+/// How the cache stores keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvType {
+    /// 8 bits, a scale per position and head. The default for q8 models.
+    Q8,
+    /// Half precision.
+    F16,
+    /// Single precision. The default for f32 models.
+    F32,
+}
+
+impl KvType {
+    /// All of them.
+    pub const ALL: [KvType; 3] = [Self::Q8, Self::F16, Self::F32];
+
+    /// `q8`, `f16` or `f32`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Q8 => "q8",
+            Self::F16 => "f16",
+            Self::F32 => "f32",
+        }
+    }
+
+    /// Bytes of one position of a sequence, all layers and heads.
+    pub(crate) fn bytes_per_position(self, c: &Config) -> u64 {
+        u64::from(c.n_layers) * u64::from(c.n_kv_heads) * self.bytes(c.head_padded())
+    }
+
+    /// Bytes of one position of one KV head, keys and values.
+    pub(super) fn bytes(self, head: usize) -> u64 {
+        let head = head as u64;
+        match self {
+            Self::Q8 => 2 * (head + 4),
+            Self::F16 => 4 * head,
+            Self::F32 => 8 * head,
+        }
+    }
+}
+
+/// K and V of one layer: `[kv heads][blocks]` of what `KvBlock` describes.
+pub(crate) enum LayerCache {
+    F32 { k: Shared<f32>, v: Shared<f32> },
+    F16 { k: Shared<u16>, v: Shared<u16> },
+    Q8 { k: Shared<u8>, v: Shared<i8>, v_scales: Shared<f32> },
+}
+
+/// One head's part of a layer, while its owner writes it.
+pub(crate) enum HeadMut<'p> {
+    F32 { k: Columns<'p, f32>, v: Columns<'p, f32> },
+    F16 { k: Columns<'p, u16>, v: Columns<'p, u16> },
+    Q8 { k: Columns<'p, u8>, v: Columns<'p, i8>, v_scales: Columns<'p, f32> },
+}
+
+/// A layer that is written in this phase, one item per head.
+pub(crate) enum LayerSplit<'p> {
+    F32 { k: Split<'p, f32>, v: Split<'p, f32> },
+    F16 { k: Split<'p, u16>, v: Split<'p, u16> },
+    Q8 { k: Split<'p, u8>, v: Split<'p, i8>, v_scales: Split<'p, f32> },
+}
+
+impl LayerCache {
+    pub(super) fn new(pool: &Pool, kv: KvType, blocks: usize, head: usize) -> Self {
+        let values = blocks * BLOCK * head;
+        match kv {
+            KvType::F32 => Self::F32 { k: pool.shared(values), v: pool.shared(values) },
+            KvType::F16 => Self::F16 { k: pool.shared(values), v: pool.shared(values) },
+            KvType::Q8 => Self::Q8 {
+                k: pool.shared(blocks * q8_key_block(head)),
+                v: pool.shared(values),
+                v_scales: pool.shared(blocks * BLOCK),
+            },
+        }
+    }
+
+    /// Divides the layer by heads of `blocks` blocks, for writing.
+    pub(crate) fn split<'p>(
+        &'p self,
+        w: &'p Worker<'_>,
+        kv_heads: usize,
+        blocks: usize,
+        head: usize,
+    ) -> LayerSplit<'p> {
+        let (values, keys, scales) =
+            (blocks * BLOCK * head, blocks * q8_key_block(head), blocks * BLOCK);
+        match self {
+            Self::F32 { k, v } => LayerSplit::F32 {
+                k: k.split(w, kv_heads * values, values),
+                v: v.split(w, kv_heads * values, values),
+            },
+            Self::F16 { k, v } => LayerSplit::F16 {
+                k: k.split(w, kv_heads * values, values),
+                v: v.split(w, kv_heads * values, values),
+            },
+            Self::Q8 { k, v, v_scales } => LayerSplit::Q8 {
+                k: k.split(w, kv_heads * keys, keys),
+                v: v.split(w, kv_heads * values, values),
+                v_scales: v_scales.split(w, kv_heads * scales, scales),
+            },
+        }
+    }
+
+    /// Block `index` of the layer (`head · blocks + block`), for reading.
+    pub(crate) fn block<'p>(&'p self, w: &'p Worker<'_>, index: usize, head: usize) -> KvBlock<'p> {
+        let values = index * BLOCK * head..(index + 1) * BLOCK * head;
+        match self {
+            Self::F32 { k, v } => {
+                KvBlock::F32 { k: &k.read(w)[values.clone()], v: &v.read(w)[values] }
+            }
+            Self::F16 { k, v } => {
+                KvBlock::F16 { k: &k.read(w)[values.clone()], v: &v.read(w)[values] }
+            }
+            Self::Q8 { k, v, v_scales } => KvBlock::Q8 {
+                k: &k.read(w)[index * q8_key_block(head)..][..q8_key_block(head)],
+                v: &v.read(w)[values],
+                v_scales: &v_scales.read(w)[index * BLOCK..][..BLOCK],
+            },
+        }
+    }
+}
+
+impl<'p> LayerSplit<'p> {
+    pub(crate) fn take(&self, item: &Item<'p>) -> HeadMut<'p> {
+        match self {
+            Self::F32 { k, v } => HeadMut::F32 { k: k.take(item), v: v.take(item) },
+            Self::F16 { k, v } => HeadMut::F16 { k: k.take(item), v: v.take(item) },
+            Self::Q8 { k, v, v_scales } => {
+                HeadMut::Q8 { k: k.take(item), v: v.take(item), v_scales: v_scales.take(item) }
+            }
+        }
+    }
+}
+
+impl HeadMut<'_> {
+    /// Block `index` of this head.
+    pub(crate) fn block(&mut self, index: usize, head: usize) -> KvBlockMut<'_> {
+        let values = index * BLOCK * head..(index + 1) * BLOCK * head;
+        match self {
+            Self::F32 { k, v } => {
+                KvBlockMut::F32 { k: &mut k.row(0)[values.clone()], v: &mut v.row(0)[values] }
+            }
+            Self::F16 { k, v } => {
+                KvBlockMut::F16 { k: &mut k.row(0)[values.clone()], v: &mut v.row(0)[values] }
+            }
+            Self::Q8 { k, v, v_scales } => KvBlockMut::Q8 {
+                k: &mut k.row(0)[index * q8_key_block(head)..][..q8_key_block(head)],
+                v: &mut v.row(0)[values],
+                v_scales: &mut v_scales.row(0)[index * BLOCK..][..BLOCK],
+            },
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! Several sequences in one engine: each says what it would say alone, whatever happens to the others.
+
+mod common;
+
+use std::sync::Arc;
+use std::thread;
+
+use common::{data, model};
+use nanoinfer_engine::{
+    Drafting, Engine, EngineOptions, Engines, Error, Event, FinishReason, GenerateOptions, Model,
+    Sampling, SeqId, Sequence, Session, Step,
+};
+use nanoinfer_format::Quant;
+
+const NAME: &str = "tiny/llama-gqa";
+
+fn options(sequences: usize) -> EngineOptions {
+    EngineOptions { threads: Some(2), ctx: Some(300), sequences, ..EngineOptions::default() }
+}
+
+fn engine(sequences: usize) -> Engine {
+    Engine::new(model(&data(NAME), Quant::Q8), &options(sequences)).unwrap()
+}
+
+fn ids(n: u32, seed: u32) -> Vec<u32> {
+    (0..n).map(|i| (i * i * 7 + (i + 1) * seed + 5) % 320).collect()
+}
+
+fn steps(seq: SeqId, ids: &[u32]) -> Vec<Step> {
+    let step = |(i, &token)| Step { seq, token, logits: i + 1 == ids.len() };
+    ids.iter().enumerate().map(step).collect()
+}
+
+fn bits(logits: &[f32]) -> Vec<u32> {
+    logits.iter().map(|x| x.to_bits()).collect()
+}
+
+/// The bits of the logits after `ids`, in an engine of their own.
+fn alone(ids: &[u32]) -> Vec<u32> {
+    let mut engine = engine(1);
+    let seq = engine.open().unwrap();
+    let pass = engine.forward(&steps(seq, ids)).unwrap();
+    bits(engine.logits(pass, 0).unwrap())
+}
+
+#[test]
+fn who_is_cancelled_in_a_pass_does_not_disturb_the_others() {
+    let mut engine = engine(2);
+    let (a, b) = (ids(100, 3), ids(90, 11));
+    let want = alone(&b);
+    for round in 0..40 {
+        let (first, second) = (engine.open().unwrap(), engine.open().unwrap());
+        let canceller = engine.canceller(first).unwrap();
+        // Before the pass, and at some moment in it.
+        let cancelling = (round > 0).then(|| thread::spawn(move || canceller.cancel()));
+        if cancelling.is_none() {
+            engine.canceller(first).unwrap().cancel();
+        }
+        let pass = engine.forward(&[steps(first, &a), steps(second, &b)].concat()).unwrap();
+        assert_eq!(bits(engine.logits(pass, 1).unwrap()), want, "round {round}");
+        cancelling.into_iter().for_each(|thread| thread.join().unwrap());
+        // Alone in a pass, what is cancelled stays as it was.
+        let len = engine.len(first).unwrap();
+        assert!(matches!(engine.forward(&steps(first, &[1])), Err(Error::Cancelled)));
+        assert_eq!((engine.len(first).unwrap(), engine.len(second).unwrap()), (len, b.len()));
+        engine.close(first).unwrap();
+        engine.close(second).unwrap();
+    }
+}
+
+#[test]
+fn a_pass_that_nobody_wants_any_more_ends() {
+    let mut engine = engine(2);
+    let blocks = engine.kv_blocks();
+    let (first, second) = (engine.open().unwrap(), engine.open().unwrap());
+    engine.canceller(first).unwrap().cancel();
+    engine.canceller(second).unwrap().cancel();
+    let batch = [steps(first, &ids(70, 3)), steps(second, &ids(70, 4))].concat();
+    assert!(matches!(engine.forward(&batch), Err(Error::Cancelled)));
+    assert_eq!((engine.len(first).unwrap(), engine.len(second).unwrap()), (0, 0));
+    assert_eq!(engine.kv_blocks(), blocks, "the room that was reserved is given back");
+    engine.canceller(first).unwrap().clear();
+    engine.forward(&batch).unwrap();
+}
+
+#[test]
+fn the_name_of_a_closed_or_foreign_sequence_is_refused() {
+    let (mut one, mut other) = (engine(1), engine(1));
+    let stale = one.open().unwrap();
+    one.forward(&steps(stale, &[1, 2, 3])).unwrap();
+    one.close(stale).unwrap();
+    let open = one.open().unwrap();
+    let foreign = other.open().unwrap();
+    for seq in [stale, foreign] {
+        let refused = |result: Result<usize, Error>| matches!(result, Err(Error::Sequence));
+        assert!(refused(one.len(seq)) && refused(one.evicted(seq)));
+        assert!(refused(one.truncate(seq, 0)) && refused(one.share(seq, &[1, 2])));
+        assert!(matches!(one.close(seq), Err(Error::Sequence)));
+        assert!(matches!(one.pin(seq, 64), Err(Error::Sequence)));
+        assert!(matches!(one.fork(seq), Err(Error::Sequence)));
+        assert!(matches!(one.canceller(seq), Err(Error::Sequence)));
+        let batch = [steps(open, &[4, 5]), steps(seq, &[6])].concat();
+        assert!(matches!(one.forward(&batch), Err(Error::Sequence)));
+        assert_eq!(one.len(open).unwrap(), 0, "a batch is refused as a whole");
+    }
+}
+
+#[test]
+fn logits_are_those_of_the_last_pass_or_none() {
+    let mut engine = engine(1);
+    let seq = engine.open().unwrap();
+    let first = engine.forward(&steps(seq, &[1, 2])).unwrap();
+    assert!(engine.logits(first, 0).is_ok());
+    assert!(matches!(engine.logits(first, 1), Err(Error::LogitsRow { index: 1, rows: 1 })));
+    let second = engine.forward(&steps(seq, &[3])).unwrap();
+    assert!(matches!(engine.logits(first, 0), Err(Error::LogitsGone)));
+    // One that did not come to its end has none either.
+    engine.canceller(seq).unwrap().cancel();
+    assert!(engine.forward(&steps(seq, &[4])).is_err());
+    assert!(matches!(engine.logits(second, 0), Err(Error::LogitsGone)));
+}
+
+#[test]
+fn a_batch_that_is_too_large_is_an_error() {
+    let mut engine = engine(1);
+    let seq = engine.open().unwrap();
+    let error = engine.forward(&steps(seq, &ids(257, 3))).unwrap_err().to_string();
+    assert!(error.contains("257 tokens") && error.contains("takes 256"), "{error}");
+    let all: Vec<_> = (0..17).map(|token| Step { seq, token, logits: true }).collect();
+    assert!(matches!(engine.forward(&all), Err(Error::Batch { logits: 17, max_logits: 16, .. })));
+    assert!(matches!(
+        engine.forward(&steps(seq, &[5, 320])),
+        Err(Error::Token { token: 320, vocab: 320 })
+    ));
+    assert_eq!(engine.len(seq).unwrap(), 0);
+}
+
+#[test]
+fn a_closed_conversation_is_the_beginning_of_the_next() {
+    let mut engine = engine(2);
+    let (text, other) = (ids(200, 3), ids(150, 9));
+    for ids in [&text, &other] {
+        let seq = engine.open().unwrap();
+        engine.forward(&steps(seq, ids)).unwrap();
+        engine.close(seq).unwrap();
+    }
+    let before = engine.processed();
+    let seq = engine.open().unwrap();
+    assert_eq!(engine.share(seq, &text).unwrap(), 192, "its three full blocks");
+    let pass = engine.forward(&steps(seq, &text[192..])).unwrap();
+    assert_eq!(engine.processed() - before, 8);
+    assert_eq!(bits(engine.logits(pass, 0).unwrap()), alone(&text));
+    // What a living sequence holds is shared to the token, and goes on with what a closed one held.
+    engine.truncate(seq, 128).unwrap();
+    let third = engine.open().unwrap();
+    assert_eq!(engine.share(third, &text).unwrap(), 192);
+    assert_eq!(engine.share(third, &[&text[..70], &other].concat()).unwrap(), 192, "it holds more");
+    engine.truncate(third, 10).unwrap();
+    assert_eq!(engine.share(third, &[&text[..100], &[1; 50]].concat()).unwrap(), 100);
+    let pass = engine.forward(&steps(third, &text[100..])).unwrap();
+    assert_eq!(bits(engine.logits(pass, 0).unwrap()), alone(&text));
+}
+
+#[test]
+fn a_session_finds_what_an_earlier_prompt_has_computed() {
+    let mut session = Session::new(engine(1)).unwrap();
+    let ask = |session: &mut Session, prompt: &[u32]| {
+        session.prompt_tokens(prompt).unwrap();
+        session
+            .start(GenerateOptions { max_tokens: Some(9), ..GenerateOptions::default() })
+            .unwrap();
+        while session.next().unwrap().is_some() {}
+        (session.generated().to_vec(), session.stats().reused_tokens)
+    };
+    let (want, reused) = ask(&mut session, &ids(150, 3));
+    assert_eq!(reused, 0);
+    assert_eq!(ask(&mut session, &ids(60, 9)).1, 0);
+    assert_eq!(ask(&mut session, &ids(150, 3)), (want, 128));
+}
+
+#[test]
+fn an_arena_of_its_own_size_holds_what_fits_and_evicts_what_was_used_first() {
+    let block = 64 * engine(1).kv_bytes_per_position();
+    let of = |blocks: u64| {
+        let kv_bytes = Some(blocks * block);
+        let options = EngineOptions { kv_bytes, ..options(3) };
+        Engine::new(model(&data(NAME), Quant::Q8), &options)
+    };
+    assert!(matches!(of(0), Err(Error::KvBytes { given: 0, least }) if least == block));
+    let mut engine = of(4).unwrap();
+    assert_eq!(engine.kv_blocks(), (4, 4));
+    let (a, b) = (engine.open().unwrap(), engine.open().unwrap());
+    engine.forward(&steps(a, &ids(128, 3))).unwrap();
+    engine.forward(&steps(b, &ids(64, 9))).unwrap();
+    let error = engine.forward(&steps(b, &ids(100, 9))).unwrap_err();
+    assert!(matches!(error, Error::CacheFull { .. }), "{error}");
+    assert_eq!((engine.len(b).unwrap(), engine.kv_blocks()), (64, (4, 1)));
+    engine.close(a).unwrap();
+    assert_eq!(engine.kv_blocks(), (4, 3), "closed, but not forgotten");
+    // One more than is empty: of the closed sequence the last block goes.
+    engine.forward(&steps(b, &ids(70, 9))).unwrap();
+    let again = engine.open().unwrap();
+    assert_eq!(engine.share(again, &ids(128, 3)).unwrap(), 64);
+    let pass = engine.forward(&steps(again, &ids(128, 3)[64..])).unwrap_err();
+    assert!(matches!(pass, Error::CacheFull { .. }), "{pass}");
+    engine.close(b).unwrap();
+    let pass = engine.forward(&steps(again, &ids(128, 3)[64..])).unwrap();
+    assert_eq!(bits(engine.logits(pass, 0).unwrap()), alone(&ids(128, 3)));
+}
+
+#[test]
+fn engines_share_a_model() {
+    let model: Arc<Model> = Arc::new(model(&data(NAME), Quant::Q8));
+    let mut engines: Vec<_> =
+        (0..2).map(|_| Engine::new(Arc::clone(&model), &options(1)).unwrap()).collect();
+    assert_eq!(Arc::strong_count(&model), 3);
+    let text = ids(80, 3);
+    for engine in &mut engines {
+        let seq = engine.open().unwrap();
+        let pass = engine.forward(&steps(seq, &text)).unwrap();
+        assert_eq!(bits(engine.logits(pass, 0).unwrap()), alone(&text));
+    }
+}
+
+/// What one of several answers is to be.
+fn asked(i: u32) -> (Vec<u32>, GenerateOptions) {
+    let warm = Sampling { temperature: 1.1, top_k: 30, seed: i.into(), ..Sampling::default() };
+    let penalized = Sampling { repetition_penalty: 1.3, frequency_penalty: 0.2, ..warm };
+    let sampling = [Sampling::default(), warm, penalized][i as usize % 3];
+    // A prompt that repeats itself, so that drafts are found.
+    let prompt = [ids(20 + 30 * i, 3 + i), ids(20, 3 + i), ids(20, 3 + i)].concat();
+    let drafting = Drafting { fixed: (i % 2 == 1).then_some(3), ..Drafting::default() };
+    let max_tokens = Some(20 + 5 * i as usize);
+    (prompt, GenerateOptions { max_tokens, sampling, drafting, ..GenerateOptions::default() })
+}
+
+/// Answers several prompts in shared passes; what each said, and why it ended. The answer numbered
+/// `cancel` is cancelled after its fifth token.
+fn together(n: u32, cancel: Option<usize>) -> Vec<(Vec<u32>, FinishReason)> {
+    let mut engines = Engines::from(engine(n as usize));
+    let mut sequences = Vec::new();
+    for i in 0..n {
+        let mut sequence = Sequence::open(&mut engines).unwrap();
+        let (prompt, options) = asked(i);
+        sequence.prompt_tokens(&mut engines, &prompt).unwrap();
+        sequence.start(&mut engines, options).unwrap();
+        sequences.push(sequence);
+    }
+    let mut said: Vec<_> = (0..n).map(|_| (Vec::new(), None)).collect();
+    while said.iter().any(|(_, end)| end.is_none()) {
+        // A small share for each, so that prompts are read beside answers.
+        let (mut steps, mut planned) = (Vec::new(), Vec::new());
+        // The rows of a pass first: they are gone with the next one.
+        let due = !sequences.iter().any(Sequence::has_row);
+        for (i, sequence) in sequences.iter_mut().enumerate().filter(|_| due) {
+            let (from, row) = (steps.len(), steps.iter().filter(|s: &&Step| s.logits).count());
+            sequence.plan(&mut engines, 5, &mut steps).unwrap();
+            if steps.len() > from {
+                planned.push((i, row));
+            }
+        }
+        if !steps.is_empty() {
+            let pass = engines.target.forward(&steps).unwrap();
+            for (i, row) in planned {
+                sequences[i].passed(&mut engines, pass, row).unwrap();
+            }
+        }
+        engines.draw(&mut sequences).unwrap();
+        for (i, (sequence, (said, end))) in sequences.iter_mut().zip(&mut said).enumerate() {
+            match sequence.event() {
+                Some(Event::Token { id, .. }) => said.push(id),
+                Some(Event::Finished { reason, .. }) => *end = Some(reason),
+                Some(Event::Prefill { .. }) | None => {}
+            }
+            if cancel == Some(i) && said.len() == 5 {
+                sequence.canceller().cancel();
+            }
+        }
+    }
+    sequences.into_iter().for_each(|sequence| sequence.close(&mut engines).unwrap());
+    let (blocks, unused) = engines.target.kv_blocks();
+    assert_eq!(blocks, unused);
+    said.into_iter().map(|(ids, end)| (ids, end.unwrap())).collect()
+}
+
+#[test]
+fn answers_in_shared_passes_are_those_of_sessions() {
+    let all = together(4, None);
+    let with_one_cancelled = together(4, Some(2));
+    for (i, (ids, reason)) in (0..).zip(&all) {
+        let (prompt, options) = asked(i);
+        let mut session = Session::new(engine(1)).unwrap();
+        session.prompt_tokens(&prompt).unwrap();
+        session.start(options).unwrap();
+        while session.next().unwrap().is_some() {}
+        assert_eq!((session.generated(), *reason), (&ids[..], FinishReason::Length), "answer {i}");
+        let other = &with_one_cancelled[i as usize];
+        match i {
+            2 => assert_eq!(*other, (ids[..5].to_vec(), FinishReason::Cancelled)),
+            _ => assert_eq!(other.0, *ids),
+        }
+    }
+}
+
+#[test]
+fn rows_of_an_earlier_pass_are_not_drawn_from() {
+    let mut engines = Engines::from(engine(2));
+    let mut sequences = Vec::new();
+    for i in 0..2 {
+        let mut sequence = Sequence::open(&mut engines).unwrap();
+        sequence.prompt_tokens(&mut engines, &ids(10, i)).unwrap();
+        sequence.start(&mut engines, GenerateOptions::default()).unwrap();
+        let mut steps = Vec::new();
+        sequence.plan(&mut engines, 16, &mut steps).unwrap();
+        let pass = engines.target.forward(&steps).unwrap();
+        sequence.passed(&mut engines, pass, 0).unwrap();
+        assert!(matches!(sequence.event(), Some(Event::Prefill { done, total }) if done == total));
+        sequences.push(sequence);
+    }
+    assert!(matches!(engines.draw(&mut sequences), Err(Error::LogitsGone)));
+    assert!(matches!(engines.draw(&mut sequences[..1]), Err(Error::LogitsGone)));
+    engines.draw(&mut sequences[1..]).unwrap();
+    assert!(matches!(sequences[1].event(), Some(Event::Token { .. })));
+}
