@@ -8,17 +8,19 @@
 //!                      └─ event    what came of it
 //! ```
 
+mod answer;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nanoinfer_text::{Message, StopMatcher, StopStep, TextStream};
+use nanoinfer_text::{Message, StopMatcher, TextStream};
 
 use crate::dialogue::Dialogue;
-use crate::sample::{DrawScratch, LogitRows, Sampler};
+use crate::sample::Sampler;
 use crate::speculate::Speculator;
 use crate::{
-    Canceller, Candidate, Engine, Engines, Error, Event, FinishReason, GenerateOptions, Model,
-    Overflow, PassId, PassStep, Script, SeqId, Stats, Step,
+    Canceller, Candidate, Engine, Engines, Error, FinishReason, GenerateOptions, Model, Overflow,
+    PassId, Script, SeqId, Stats,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -77,24 +79,6 @@ fn limit(engine: &Engine) -> usize {
     match engine.overflow() {
         Overflow::Stop => engine.ctx(),
         Overflow::Slide => engine.ctx().max(1 << 20),
-    }
-}
-
-impl Engines {
-    /// Draws the next token of each sequence that has a row of the last pass to draw from and no
-    /// event left to take; each draw is an item of work for a worker. Where a draft was right there is
-    /// another row after that: the next pass is due when no sequence has one ([`Sequence::has_row`]).
-    ///
-    /// # Errors
-    /// Logits are not finite, or of an earlier pass; the engine cannot be used any more.
-    pub fn draw(&mut self, sequences: &mut [Sequence]) -> Result<(), Error> {
-        let mut passes = sequences.iter().filter_map(Sequence::row).map(|(pass, _)| pass);
-        let Some(pass) = passes.next() else { return Ok(()) };
-        if passes.any(|other| other != pass) {
-            return Err(Error::LogitsGone);
-        }
-        self.target.draw(pass, sequences, Sequence::draw)?;
-        sequences.iter_mut().try_for_each(|sequence| sequence.drawn(self))
     }
 }
 
@@ -325,185 +309,11 @@ impl Sequence {
         (text, self.tokens.len() - usize::from(ended))
     }
 
-    /// Begins an answer to the context. An earlier cancellation does not concern it.
-    ///
-    /// # Errors
-    /// The context is empty.
-    pub fn start(&mut self, engines: &mut Engines, options: GenerateOptions) -> Result<(), Error> {
-        if self.tokens.is_empty() {
-            return Err(Error::EmptyPrompt);
-        }
-        // The last token is always processed: its logits are what the answer begins with.
-        self.end_draws(engines)?;
-        let reused = engines.target.truncate(self.seq, self.tokens.len() - 1)?;
-        self.canceller.clear();
-        if let Some(stream) = &mut self.stream {
-            stream.reset(self.answer_follows);
-        }
-        let longest = self.model.vocab_table().map_or(0, |v| 3 * (v.longest() + 4));
-        let stops = options.stop.iter().any(|s| !s.is_empty());
-        self.stop = stops.then(|| StopMatcher::new(&options.stop, longest));
-        self.sampler.sampling = options.sampling;
-        self.sampler.restart(&self.tokens);
-        let (drafting, sampling) = (options.drafting, options.sampling);
-        self.speculator.start(drafting, sampling, &self.tokens, engines.draft_mut())?;
-        self.stats =
-            Stats { prompt_tokens: self.tokens.len(), reused_tokens: reused, ..Stats::default() };
-        self.started = Instant::now();
-        self.rest(None);
-        let nothing_wanted = options.max_tokens == Some(0);
-        self.state =
-            if nothing_wanted { State::Ending(FinishReason::Length) } else { State::Prefill };
-        self.options = options;
-        Ok(())
-    }
-
     /// Nothing more is to be done; what is left to say is why.
     fn rest(&mut self, reason: Option<FinishReason>) {
         self.state = State::Idle;
         self.pending = reason.map(Pending::Finished);
         (self.rows, self.drawn, self.last) = (None, None, None);
-    }
-
-    /// Appends the steps that it wants in the next pass, at most `room`: the next tokens of the
-    /// prompt, or the last token and a draft of what may follow. None, if there is something to draw
-    /// or to say first, or nothing to do.
-    ///
-    /// # Errors
-    /// The draft model's engine failed, or `engines` are not those it was opened in.
-    pub fn plan(
-        &mut self,
-        engines: &mut Engines,
-        room: usize,
-        steps: &mut Vec<Step>,
-    ) -> Result<(), Error> {
-        let working = matches!(self.state, State::Prefill | State::Decode);
-        if working && self.canceller.is_cancelled() {
-            return self.cancelled(engines);
-        }
-        match self.state {
-            State::Prefill => {
-                let left = self.tokens.len() - engines.target.len(self.seq)?;
-                self.append_steps(engines, left.min(room), steps)
-            }
-            State::Decode if self.speculator.row().is_none() => {
-                // A draft fits into the context, and of the tokens still wanted one is drawn anyway.
-                let wanted =
-                    self.options.max_tokens.map_or(usize::MAX, |max| max - self.stats.generated);
-                let room = room.min(engines.target.max_logits()) - 1;
-                let room = room.min(self.limit - self.tokens.len()).min(wanted - 1);
-                self.speculator.propose(&mut self.tokens, room, engines.draft_mut())?;
-                self.append_steps(engines, 1, steps)
-            }
-            State::Ending(reason) => {
-                self.end_draws(engines)?;
-                self.rest(Some(reason));
-                Ok(())
-            }
-            State::Decode | State::Idle => Ok(()),
-        }
-    }
-
-    /// The next `n` tokens of the context and the draft for what may follow them; the last token and
-    /// the draft with logits.
-    fn append_steps(
-        &mut self,
-        engines: &Engines,
-        n: usize,
-        steps: &mut Vec<Step>,
-    ) -> Result<(), Error> {
-        let (seq, last) = (self.seq, self.tokens.len() - 1);
-        let cached = engines.target.len(seq)?;
-        let tokens = self.tokens[cached..cached + n].iter().zip(cached..);
-        steps.extend(tokens.map(|(&token, i)| Step { seq, token, logits: i == last }));
-        let draft = self.speculator.draft().iter();
-        steps.extend(draft.map(|&token| Step { seq, token, logits: true }));
-        self.passed = Instant::now();
-        Ok(())
-    }
-
-    /// The pass with its steps is done; its logits begin at `row` among those of the pass.
-    ///
-    /// # Errors
-    /// As for [`Self::plan`].
-    pub fn passed(&mut self, engines: &mut Engines, pass: PassId, row: usize) -> Result<(), Error> {
-        self.rows = Some((pass, row));
-        if self.state == State::Decode {
-            self.speculator.passed(self.passed.elapsed().as_secs_f64());
-            return Ok(());
-        }
-        let reused = self.stats.reused_tokens;
-        let done = engines.target.len(self.seq)? - reused;
-        let total = self.stats.prompt_tokens - reused;
-        if done == total {
-            self.speculator.prompt_done(&self.tokens, engines.draft_mut())?;
-            self.stats.prefill = self.started.elapsed();
-            self.state = State::Decode;
-        }
-        self.pending = Some(Pending::Prefill { done, total });
-        Ok(())
-    }
-
-    /// Ends the answer because somebody cancelled it, before or in a pass.
-    ///
-    /// # Errors
-    /// As for [`Self::plan`].
-    pub fn cancelled(&mut self, engines: &mut Engines) -> Result<(), Error> {
-        self.canceller.clear();
-        self.end_draws(engines)?;
-        self.rest(Some(FinishReason::Cancelled));
-        Ok(())
-    }
-
-    /// Whether a row of the last pass is left to draw from: its logits are gone with the next pass.
-    pub fn has_row(&self) -> bool {
-        self.state == State::Decode && self.speculator.row().is_some()
-    }
-
-    /// The pass with a row that its next token is to be drawn from now, if there is one.
-    fn row(&self) -> Option<(PassId, usize)> {
-        if self.pending.is_some() || self.state != State::Decode {
-            return None;
-        }
-        let (pass, first) = self.rows?;
-        Some((pass, first + self.speculator.row()?))
-    }
-
-    /// Draws its next token, on whatever thread; [`Self::drawn`] makes it part of the context.
-    fn draw(&mut self, rows: LogitRows<'_>, scratch: &mut DrawScratch) {
-        let Some((_, row)) = self.row() else { return };
-        let start = Instant::now();
-        let id = self.sampler.draw(rows, row, self.tokens.len(), scratch);
-        self.drawn = Some((id, start.elapsed()));
-    }
-
-    /// Makes the token that was drawn the last of the context.
-    fn drawn(&mut self, engines: &mut Engines) -> Result<(), Error> {
-        let (Some((drawn, time)), Some(row)) = (self.drawn.take(), self.row()) else {
-            return Ok(());
-        };
-        let drawn = drawn.ok_or_else(|| engines.target.not_finite())?;
-        engines.target.profile_mut().add(PassStep::Sampling, time);
-        let position = self.tokens.len();
-        let script = self.speculator.script.as_ref();
-        let id = script.and_then(|script| script.token(position)).unwrap_or(drawn);
-        self.tokens.push(id);
-        self.last = Some((row, self.sampler.push(id)));
-        let seconds = time.as_secs_f64();
-        if !self.speculator.drawn(&self.tokens, seconds, engines.draft_mut())? {
-            engines.target.truncate(self.seq, position)?;
-        }
-        self.stats.generated += 1;
-        let elapsed = self.started.elapsed();
-        if self.stats.generated == 1 {
-            self.stats.first_token = elapsed;
-        }
-        self.stats.decode = elapsed - self.stats.first_token;
-        if let Some(reason) = self.finish_reason(id) {
-            self.state = State::Ending(reason);
-        }
-        self.pending = Some(Pending::Token(id));
-        Ok(())
     }
 
     /// No more is drawn from the last pass: what the cache holds beyond the last token goes.
@@ -514,56 +324,5 @@ impl Sequence {
             self.speculator.end(cached, engines.draft_mut())?;
         }
         Ok(())
-    }
-
-    fn finish_reason(&self, id: u32) -> Option<FinishReason> {
-        if !self.options.ignore_eos && self.model.generation().eos.contains(&id) {
-            Some(FinishReason::Stop)
-        } else if self.options.max_tokens == Some(self.stats.generated) {
-            Some(FinishReason::Length)
-        } else if self.tokens.len() > self.limit {
-            Some(FinishReason::Context)
-        } else {
-            None
-        }
-    }
-
-    /// What there is to say, if there is anything. Allocates nothing.
-    pub fn event(&mut self) -> Option<Event<'_>> {
-        match self.pending.take()? {
-            Pending::Prefill { done, total } => Some(Event::Prefill { done, total }),
-            Pending::Token(id) => Some(self.token_event(id)),
-            Pending::Finished(reason) => Some(self.finished_event(reason)),
-        }
-    }
-
-    fn token_event(&mut self, id: u32) -> Event<'_> {
-        let (Some(stream), Some(vocab)) = (&mut self.stream, self.model.vocab()) else {
-            return Event::Token { id, text: "", bytes: &[] };
-        };
-        let Some(stop) = &mut self.stop else {
-            stream.push(&vocab, id);
-            return Event::Token { id, text: stream.text(), bytes: stream.raw() };
-        };
-        let text = match stop.push(stream.push(&vocab, id)) {
-            StopStep::Text(text) => text,
-            StopStep::Stop { before, .. } => {
-                self.state = State::Ending(FinishReason::Stop);
-                stream.reset(false); // half a character after the stop string is dropped
-                before
-            }
-        };
-        Event::Token { id, text, bytes: text.as_bytes() }
-    }
-
-    fn finished_event(&mut self, reason: FinishReason) -> Event<'_> {
-        match (&mut self.stream, &mut self.stop) {
-            (Some(stream), Some(stop)) => {
-                let text = stop.finish_with(stream.finish());
-                Event::Finished { reason, text, bytes: text.as_bytes() }
-            }
-            (Some(stream), None) => Event::Finished { reason, text: stream.finish(), bytes: &[] },
-            (None, _) => Event::Finished { reason, text: "", bytes: &[] },
-        }
     }
 }

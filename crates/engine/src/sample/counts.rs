@@ -1,0 +1,105 @@
+//! Occurrences of tokens, for penalties.
+
+/// How often each token occurs in a context: what penalties need. It remembers the order in which
+/// tokens came, so that the last one can be taken back.
+#[derive(Default)]
+pub(super) struct Counts {
+    /// Distinct tokens of the context in the order of their first occurrence, and how often each was
+    /// generated.
+    pub(super) entries: Vec<(u32, u32)>,
+    /// Places in `entries` by the token's hash; linear probing.
+    table: Vec<u32>,
+}
+
+const EMPTY: u32 = u32::MAX;
+
+impl Counts {
+    /// Room for `distinct` tokens.
+    pub(super) fn new(distinct: usize) -> Self {
+        let table = vec![EMPTY; (2 * distinct).next_power_of_two()];
+        Self { entries: Vec::with_capacity(distinct), table }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.entries.clear();
+        self.table.fill(EMPTY);
+    }
+
+    /// Where a token is in the table, or where it would be put.
+    fn slot(&self, id: u32) -> usize {
+        let mask = self.table.len() - 1;
+        let mut slot = (id.wrapping_mul(0x9e37_79b1) >> 7) as usize & mask;
+        while self.table[slot] != EMPTY && self.entries[self.table[slot] as usize].0 != id {
+            slot = (slot + 1) & mask;
+        }
+        slot
+    }
+
+    /// Counts an occurrence, of which `generated` are the model's own. Returns whether the token is
+    /// new to the context.
+    pub(super) fn add(&mut self, id: u32, generated: u32) -> bool {
+        let slot = self.slot(id);
+        let new = self.table[slot] == EMPTY;
+        if new {
+            self.table[slot] = self.entries.len() as u32;
+            self.entries.push((id, 0));
+        }
+        self.entries[self.table[slot] as usize].1 += generated;
+        new
+    }
+
+    /// Takes back the last generated token; `new` is what [`Self::add`] returned for it. Nothing
+    /// came after a new one, so no search goes past its place.
+    pub(super) fn take_back(&mut self, id: u32, new: bool) {
+        let slot = self.slot(id);
+        self.entries[self.table[slot] as usize].1 -= 1;
+        if new {
+            self.table[slot] = EMPTY;
+            self.entries.pop();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Against a plain map, with as many distinct tokens as there is room for.
+    #[test]
+    fn counts_are_right_while_tokens_come_and_go() {
+        let (mut counts, mut random) = (Counts::new(40), 9u32);
+        let mut next = |n: u32| {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (random >> 8) % n
+        };
+        for _ in 0..50 {
+            counts.clear();
+            let mut want = std::collections::BTreeMap::new();
+            let mut pushed = Vec::new();
+            for _ in 0..20 {
+                let id = 1000 * next(20);
+                want.entry(id).or_insert(0);
+                counts.add(id, 0);
+            }
+            for _ in 0..300 {
+                if next(3) == 0 {
+                    let Some((id, new)) = pushed.pop() else { continue };
+                    counts.take_back(id, new);
+                    *want.get_mut(&id).unwrap() -= 1;
+                    if new {
+                        want.remove(&id);
+                    }
+                } else {
+                    let id = 1000 * next(40);
+                    let new = counts.add(id, 1);
+                    assert_eq!(new, !want.contains_key(&id));
+                    *want.entry(id).or_insert(0) += 1;
+                    pushed.push((id, new));
+                }
+                let mut entries = counts.entries.clone();
+                entries.sort_unstable();
+                assert!(entries.iter().copied().eq(want.iter().map(|(&id, &n)| (id, n))));
+            }
+        }
+    }
+}
