@@ -1,7 +1,7 @@
 //! The kernels of mixtures of experts against plain loops, on every instruction set this machine
 //! has, and every instruction set against scalar, bit for bit.
 
-use nanoinfer_kernels::{AddWeighted, Isa, Kernels, Route};
+use nanoinfer_kernels::{AddWeighted, Isa, Kernels, Route, fma};
 
 fn isas() -> Vec<Kernels> {
     Isa::ALL.into_iter().filter_map(Kernels::new).collect()
@@ -91,7 +91,7 @@ fn outputs_are_added_to_their_tokens_with_one_rounding() {
                 for (i, &token) in tokens.iter().enumerate() {
                     for r in 0..16 {
                         let to = &mut want[(p * m + token as usize) * 16 + r];
-                        *to = weights[i].mul_add(y[(p * n + i) * 16 + r], *to);
+                        *to = fma(weights[i], y[(p * n + i) * 16 + r], *to);
                     }
                 }
             }

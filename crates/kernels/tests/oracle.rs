@@ -102,7 +102,7 @@ fn gemm_q8_is_the_integer_triple_loop() {
                                         (i32::from(q) - 128) * i32::from(p.plain[token][i])
                                     })
                                     .sum();
-                                c = (dot as f32).mul_add(p.plain_scales[token][g], c);
+                                c = fma(dot as f32, p.plain_scales[token][g], c);
                             }
                             let mut want = c * scale;
                             if add {
@@ -161,8 +161,7 @@ fn gemm_f32_is_the_fused_triple_loop() {
             for (i, got) in out.iter().enumerate() {
                 let (panel, token, r) = (i / (16 * m), i / 16 % m, i % 16);
                 let row = &rows[(panel * 16 + r) * k..][..k];
-                let want =
-                    row.iter().zip(&x[token * k..]).fold(0.0f32, |c, (w, x)| w.mul_add(*x, c));
+                let want = row.iter().zip(&x[token * k..]).fold(0.0f32, |c, (w, x)| fma(*w, *x, c));
                 assert_eq!(got.to_bits(), want.to_bits());
             }
         }

@@ -1,6 +1,7 @@
 //! Plain Rust: the leaf every machine has, and the easiest to read.
 #![allow(unsafe_code)] // one signature, shared with the other leaves
 
+use crate::fma::fma;
 use crate::isa::Simd;
 
 #[derive(Clone, Copy)]
@@ -61,7 +62,7 @@ impl Simd for Scalar {
     }
     #[inline(always)]
     fn fma(self, a: F, b: F, c: F) -> F {
-        std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+        std::array::from_fn(|i| fma(a[i], b[i], c[i]))
     }
     #[inline(always)]
     fn max(self, a: F, b: F) -> F {
