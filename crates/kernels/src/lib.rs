@@ -51,6 +51,7 @@ mod rope;
 mod table;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
+mod values;
 
 pub use activation::{Activate, Activation, ExpWeights, SoftCap};
 pub use acts::{Acts, ActsF32, Pack, TileData, TileMut, line_of, packed_rows, tile_rows};
