@@ -38,10 +38,8 @@ fn a_token_goes_to_the_largest_logits_with_their_softmax() {
             let exps = |of: &mut dyn Iterator<Item = usize>| -> f64 {
                 of.map(|e| f64::from(logits[e]).exp()).sum()
             };
-            let sum = match over_chosen {
-                true => exps(&mut order.iter().copied()),
-                false => exps(&mut (0..n)),
-            };
+            let sum =
+                if over_chosen { exps(&mut order.iter().copied()) } else { exps(&mut (0..n)) };
             let scalar = route(&Kernels::new(Isa::Scalar).unwrap(), &logits, k, over_chosen);
             assert!(scalar.0.iter().map(|&e| e as usize).eq(order.iter().copied()));
             for (&e, &weight) in order.iter().zip(&scalar.1) {
