@@ -27,16 +27,16 @@ struct Work {
 
 impl Work {
     fn new(k: usize, m: usize) -> Self {
-        let (w, lines) = (vec![0x55; PANELS * 16 * (k + 4)], packed_rows(m) * k / 64);
+        let (w, lines) = (vec![0x55; PANELS * q8_panel_bytes(k)], packed_rows(m) * k / GROUP);
         let (scales, sums) = (vec![1.0; lines], vec![0; lines]);
-        let (q, out) = (vec![3; 64 * lines + 64], vec![0.0; PANELS * m * 16]);
+        let (q, out) = (vec![3; GROUP * lines + LINE], vec![0.0; PANELS * m * LANES]);
         Self { k, m, w, q, scales, sums, out }
     }
 
     fn product(&mut self, kernels: &Kernels) {
         let Self { k, m, w, q, scales, sums, out } = self;
         // As the engine has them: on cache lines.
-        let q = &q[q.as_ptr().align_offset(64)..][..64 * scales.len()];
+        let q = &q[q.as_ptr().align_offset(LINE)..][..GROUP * scales.len()];
         let acts = Acts { q, scales, sums, m: *m };
         kernels.gemm_q8(Gemm { w, k: *k, acts, bias: &[], add: false, out });
     }
@@ -45,7 +45,7 @@ impl Work {
 /// Operations per second of all threads together, and the share of the peak.
 fn measure(kernels: &Kernels, k: usize, m: usize, threads: usize) -> (f64, f64) {
     let dots: usize = if kernels.isa() == Isa::Scalar { 1 << 15 } else { 1 << 20 };
-    let repeat = (64 * dots).div_ceil(m * k * PANELS * 16);
+    let repeat = (LINE * dots).div_ceil(m * k * PANELS * LANES);
     let barrier = Barrier::new(threads);
     let one = || {
         let (mut work, mut out) = (Work::new(k, m), [0.0; 16]);
@@ -64,8 +64,8 @@ fn measure(kernels: &Kernels, k: usize, m: usize, threads: usize) -> (f64, f64) 
         round();
         let best = |best: (f64, f64), round: (f64, f64)| (best.0.min(round.0), best.1.min(round.1));
         let (product, peak) = (0..ROUNDS).map(|_| round()).fold((f64::MAX, f64::MAX), best);
-        let product = (2 * m * k * PANELS * 16 * repeat * threads) as f64 / product;
-        (product, product / ((2 * 64 * dots * threads) as f64 / peak))
+        let product = (2 * m * k * PANELS * LANES * repeat * threads) as f64 / product;
+        (product, product / ((2 * LINE * dots * threads) as f64 / peak))
     };
     std::thread::scope(|scope| {
         let all: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();

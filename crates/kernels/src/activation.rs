@@ -3,6 +3,7 @@
 //! output distribution.
 
 use crate::isa::Simd;
+use crate::layout::LANES;
 use crate::math::{exp, tanh};
 
 /// A function of the feed-forward part.
@@ -30,7 +31,7 @@ pub struct Activate<'a> {
 
 impl Activate<'_> {
     pub(crate) fn check(&self) {
-        assert!(self.m > 0 && self.out.len().is_multiple_of(self.m * 16));
+        assert!(self.m > 0 && self.out.len().is_multiple_of(self.m * LANES));
         let per_output = if self.gated { 2 } else { 1 };
         assert_eq!(self.x.len(), per_output * self.out.len());
     }
@@ -40,17 +41,17 @@ impl Activate<'_> {
 // costs a call per intrinsic (it halved the speed of prefill).
 #[inline(always)]
 pub(crate) fn activate<S: Simd>(s: S, a: Activate<'_>) {
-    let panel = a.m * 16;
+    let panel = a.m * LANES;
     if !a.gated {
-        for (x, out) in a.x.as_chunks::<16>().0.iter().zip(a.out.as_chunks_mut::<16>().0) {
+        for (x, out) in a.x.as_chunks::<LANES>().0.iter().zip(a.out.as_chunks_mut::<LANES>().0) {
             s.store(function(s, a.activation, s.load(x)), out);
         }
         return;
     }
     for (pair, out) in a.x.chunks_exact(2 * panel).zip(a.out.chunks_exact_mut(panel)) {
         let (gate, up) = pair.split_at(panel);
-        let lanes = gate.as_chunks::<16>().0.iter().zip(up.as_chunks::<16>().0);
-        for ((g, u), o) in lanes.zip(out.as_chunks_mut::<16>().0) {
+        let lanes = gate.as_chunks::<LANES>().0.iter().zip(up.as_chunks::<LANES>().0);
+        for ((g, u), o) in lanes.zip(out.as_chunks_mut::<LANES>().0) {
             s.store(s.mul(function(s, a.activation, s.load(g)), s.load(u)), o);
         }
     }
@@ -89,13 +90,13 @@ pub struct SoftCap<'a> {
 
 impl SoftCap<'_> {
     pub(crate) fn check(&self) {
-        assert!(self.x.len().is_multiple_of(16) && self.cap >= 0.0);
+        assert!(self.x.len().is_multiple_of(LANES) && self.cap >= 0.0);
     }
 }
 
 #[inline(always)]
 pub(crate) fn soft_cap<S: Simd>(s: S, a: SoftCap<'_>) {
-    for x in a.x.as_chunks_mut::<16>().0 {
+    for x in a.x.as_chunks_mut::<LANES>().0 {
         let scaled = s.mul(s.load(x), s.splat(a.scale));
         s.store(if a.cap > 0.0 { capped(s, scaled, a.cap) } else { scaled }, x);
     }
@@ -128,8 +129,8 @@ impl ExpWeights<'_> {
 #[inline(always)]
 pub(crate) fn exp_weights<S: Simd>(s: S, a: ExpWeights<'_>) {
     let (max, scale) = (s.splat(a.max), s.splat(a.scale));
-    for (x, out) in a.logits.chunks(16).zip(a.out.chunks_mut(16)) {
-        let mut lanes = [0.0; 16];
+    for (x, out) in a.logits.chunks(LANES).zip(a.out.chunks_mut(LANES)) {
+        let mut lanes = [0.0; LANES];
         lanes[..x.len()].copy_from_slice(x);
         let y = exp(s, s.mul(s.sub(s.load(&lanes), max), scale));
         s.store(y, &mut lanes);

@@ -13,10 +13,8 @@
 //! its operand. Rows of the last tile beyond the batch are never read.
 
 use crate::isa::Simd;
+use crate::layout::{GROUP, GROUP_LANES, LANES, TOKENS};
 use crate::quantize::{quantize_group, rotate_lanes};
-
-/// Tokens per tile of packed activations.
-pub const TOKENS: usize = 16;
 
 /// Rows per tile when `m` tokens are packed.
 pub const fn tile_rows(m: usize) -> usize {
@@ -88,8 +86,8 @@ impl TileMut<'_> {
         let lines = groups * self.rows;
         assert!(match &self.to {
             TileData::Q8 { q, scales, sums } =>
-                q.len() == 64 * lines && scales.len() == lines && sums.len() == lines,
-            TileData::F32(x) => x.len() == 64 * lines,
+                q.len() == GROUP * lines && scales.len() == lines && sums.len() == lines,
+            TileData::F32(x) => x.len() == GROUP * lines,
         });
     }
 
@@ -100,19 +98,19 @@ impl TileMut<'_> {
         s: S,
         group: usize,
         row: usize,
-        x: [S::F; 4],
+        x: [S::F; GROUP_LANES],
         rotation: usize,
     ) {
         let line = group * self.rows + self.row + row;
         match &mut self.to {
             TileData::Q8 { q, scales, sums } => {
-                let to = q[64 * line..].first_chunk_mut().expect("checked");
+                let to = q[GROUP * line..].first_chunk_mut().expect("checked");
                 let x = rotate_lanes(s, x, rotation);
                 (scales[line], sums[line]) = quantize_group(s, x, to);
             }
             TileData::F32(to) => {
-                let to = to[64 * line..].as_chunks_mut::<16>().0;
-                for i in 0..4 {
+                let to = to[GROUP * line..].as_chunks_mut::<LANES>().0;
+                for i in 0..GROUP_LANES {
                     s.store(x[i], &mut to[i]);
                 }
             }
@@ -138,16 +136,16 @@ pub struct Pack<'a> {
 
 impl Pack<'_> {
     pub(crate) fn check(&self) {
-        assert!(self.m > 0 && self.x.len().is_multiple_of(64 * self.m));
+        assert!(self.m > 0 && self.x.len().is_multiple_of(GROUP * self.m));
         assert!(self.at + self.n <= self.m);
-        assert!(self.rotation.is_power_of_two() && self.rotation <= 64);
-        self.to.check(self.x.len() / (64 * self.m), self.n);
+        assert!(self.rotation.is_power_of_two() && self.rotation <= GROUP);
+        self.to.check(self.x.len() / (GROUP * self.m), self.n);
     }
 }
 
 #[inline(always)]
 pub(crate) fn pack<S: Simd>(s: S, mut a: Pack<'_>) {
-    for group in 0..a.x.len() / (64 * a.m) {
+    for group in 0..a.x.len() / (GROUP * a.m) {
         for row in 0..a.n {
             let x = group_lanes(s, a.x, a.m, group, a.at + row);
             a.to.put(s, group, row, x, a.rotation);
@@ -155,7 +153,7 @@ pub(crate) fn pack<S: Simd>(s: S, mut a: Pack<'_>) {
     }
 }
 
-/// 64 values of one token.
+/// The values of one group of one token.
 #[inline(always)]
 pub(crate) fn group_lanes<S: Simd>(
     s: S,
@@ -163,11 +161,11 @@ pub(crate) fn group_lanes<S: Simd>(
     m: usize,
     group: usize,
     token: usize,
-) -> [S::F; 4] {
-    let lanes = x.as_chunks::<16>().0;
-    let mut out = [s.splat(0.0); 4];
-    for i in 0..4 {
-        out[i] = s.load(&lanes[(4 * group + i) * m + token]);
+) -> [S::F; GROUP_LANES] {
+    let lanes = x.as_chunks::<LANES>().0;
+    let mut out = [s.splat(0.0); GROUP_LANES];
+    for i in 0..GROUP_LANES {
+        out[i] = s.load(&lanes[(GROUP_LANES * group + i) * m + token]);
     }
     out
 }

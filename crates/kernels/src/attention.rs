@@ -10,13 +10,18 @@
 //! costs what one head costs.
 
 use crate::activation::capped;
-use crate::gemm::with_tile;
+use crate::gemm::{MAX_TILE, scales_line, with_tile};
 use crate::isa::Simd;
-use crate::kv::{BLOCK, KvBlock, Queries, lens_fit, q8_key_block};
+use crate::kv::{BLOCK, BLOCK_PANELS, KvBlock, Queries, Stored, lens_fit, q8_key_block};
+use crate::layout::{LANES, LINE, Lanes, QUAD, q8_panel_bytes};
 use crate::math::exp;
+use crate::values::{Step, state_len, values};
 
 /// Positions per independent state; also the unit of splitting one head over threads.
 pub const SPAN: usize = 512;
+
+/// What one query makes of the positions of a block: scores, then weights.
+type Scores = [Lanes; BLOCK_PANELS];
 
 /// Arguments of `attend`: a tile of queries against one block.
 ///
@@ -45,7 +50,7 @@ impl AttendBlock<'_> {
     pub(crate) fn check(&self) {
         let (h, n) = (self.head, self.visible.len());
         assert!(self.softcap >= 0.0);
-        assert!(n > 0 && n <= crate::MAX_TILE && self.states.len() == n * (16 + h));
+        assert!(n > 0 && n <= MAX_TILE && self.states.len() == n * Self::state_len(h));
         assert!(self.visible.iter().all(|(_, to)| *to <= BLOCK));
         let queries_fit = match self.queries {
             Queries::F32(q) => q.len().is_multiple_of(h) && self.first + n <= q.len() / h,
@@ -73,7 +78,7 @@ impl AttendBlock<'_> {
 
     /// Floats of a state.
     pub const fn state_len(head: usize) -> usize {
-        16 + head
+        state_len(head)
     }
 }
 
@@ -87,18 +92,16 @@ pub(crate) fn attend_tile<S: Simd, const M: usize, const P: usize>(s: S, a: Atte
     if M > S::QUERIES {
         unreachable!("a tile has at most {} queries", S::QUERIES);
     }
-    let mut p = [[[0.0f32; 16]; 4]; M];
+    let mut p = [[[0.0; LANES]; BLOCK_PANELS]; M];
     match (a.queries, a.block) {
         (Queries::Q8 { q, scales, sums }, KvBlock::Q8 { k, .. }) => {
-            let (scales, sums) = (&scales[a.first..], &sums[a.first..]);
-            let n = q.len() / a.head;
-            scores_q8::<S, M>(s, (q, n), scales, sums, k, &a, &mut p);
+            scores_q8::<S, M>(s, q, scales, sums, k, &a, &mut p);
         }
         (Queries::F32(q), KvBlock::F32 { k, .. }) => {
-            scores::<S, M, f32>(s, q, k, &a, &mut p, |line| s.load(line));
+            scores::<S, M, f32>(s, q, k, &a, &mut p);
         }
         (Queries::F32(q), KvBlock::F16 { k, .. }) => {
-            scores::<S, M, u16>(s, q, k, &a, &mut p, |line| s.load_f16(line));
+            scores::<S, M, u16>(s, q, k, &a, &mut p);
         }
         _ => panic!("queries are packed for another cache"),
     }
@@ -113,39 +116,32 @@ pub(crate) fn attend_tile<S: Simd, const M: usize, const P: usize>(s: S, a: Atte
     else {
         return;
     };
-    let p = std::array::from_fn(|m| p[m].as_flattened().first_chunk().expect("a block"));
-    let seen = (first, last);
+    let weights = std::array::from_fn(|m| p[m].as_flattened().first_chunk().expect("a block"));
+    let step = Step { weights, decay, seen: first..last.min(BLOCK), head: a.head };
     match a.block {
-        KvBlock::F32 { v, .. } => {
-            values::<S, M, f32>(s, v, p, decay, seen, a.head, a.states, |x| s.load(x));
-        }
-        KvBlock::F16 { v, .. } => {
-            values::<S, M, u16>(s, v, p, decay, seen, a.head, a.states, |x| s.load_f16(x));
-        }
-        KvBlock::Q8 { v, .. } => {
-            values::<S, M, i8>(s, v, p, decay, seen, a.head, a.states, |x| s.load_i8(x));
-        }
+        KvBlock::F32 { v, .. } => values::<S, M, f32>(s, v, &step, a.states),
+        KvBlock::F16 { v, .. } => values::<S, M, u16>(s, v, &step, a.states),
+        KvBlock::Q8 { v, .. } => values::<S, M, i8>(s, v, &step, a.states),
     }
 }
 
 /// scale · q·k for the visible positions, -∞ for the others.
 #[inline(always)]
-fn scores<S: Simd, const M: usize, T>(
+fn scores<S: Simd, const M: usize, T: Stored>(
     s: S,
     q: &[f32],
     k: &[T],
     a: &AttendBlock<'_>,
-    out: &mut [[[f32; 16]; 4]; M],
-    load: impl Fn(&[T; 16]) -> S::F,
+    out: &mut [Scores; M],
 ) {
     let n = q.len() / a.head;
-    for (i, panel) in k.chunks_exact(16 * a.head).enumerate() {
+    for (i, panel) in k.chunks_exact(LANES * a.head).enumerate() {
         let mut dot = [s.splat(0.0); M];
-        let chunks = q.as_chunks::<16>().0.chunks_exact(n);
-        for (lines, q) in panel.as_chunks::<16>().0.as_chunks::<16>().0.iter().zip(chunks) {
-            let q: &[[f32; 16]; M] = q[a.first..].first_chunk().expect("checked");
+        let chunks = q.as_chunks::<LANES>().0.chunks_exact(n);
+        for (lines, q) in panel.as_chunks::<LANES>().0.as_chunks::<LANES>().0.iter().zip(chunks) {
+            let q: &[Lanes; M] = q[a.first..].first_chunk().expect("checked");
             for (d, line) in lines.iter().enumerate() {
-                let line = load(line);
+                let line = T::load(s, line);
                 for m in 0..M {
                     dot[m] = s.fma(line, s.splat(q[m][d]), dot[m]);
                 }
@@ -162,22 +158,26 @@ fn scores<S: Simd, const M: usize, T>(
 #[inline(always)]
 fn scores_q8<S: Simd, const M: usize>(
     s: S,
-    (q, n): (&[i8], usize),
+    q: &[i8],
     scales: &[f32],
     sums: &[i32],
     k: &[u8],
     a: &AttendBlock<'_>,
-    out: &mut [[[f32; 16]; 4]; M],
+    out: &mut [Scores; M],
 ) {
-    for (i, panel) in k.chunks_exact(16 * (a.head + 4)).enumerate() {
-        let (key_scales, lines) = panel.as_chunks::<64>().0.split_first().expect("a panel");
+    const QUADS: usize = LANES / QUAD; // of a chunk of a query
+    let n = scales.len();
+    let scales: &[f32; M] = scales[a.first..].first_chunk().expect("checked");
+    let sums: &[i32; M] = sums[a.first..].first_chunk().expect("checked");
+    for (i, panel) in k.chunks_exact(q8_panel_bytes(a.head)).enumerate() {
+        let (key_scales, lines) = panel.as_chunks::<LINE>().0.split_first().expect("a panel");
         let mut dot = [s.seed(0); M];
         for m in 0..M {
             dot[m] = s.seed(sums[m]);
         }
-        let chunks = q.as_chunks::<4>().0.as_chunks::<4>().0.chunks_exact(n);
-        for (lines, q) in lines.as_chunks::<4>().0.iter().zip(chunks) {
-            let q: &[[[i8; 4]; 4]; M] = q[a.first..].first_chunk().expect("checked");
+        let chunks = q.as_chunks::<QUAD>().0.as_chunks::<QUADS>().0.chunks_exact(n);
+        for (lines, q) in lines.as_chunks::<QUADS>().0.iter().zip(chunks) {
+            let q: &[[[i8; QUAD]; QUADS]; M] = q[a.first..].first_chunk().expect("checked");
             for (j, line) in lines.iter().enumerate() {
                 let line = s.line(line);
                 for m in 0..M {
@@ -185,7 +185,7 @@ fn scores_q8<S: Simd, const M: usize>(
                 }
             }
         }
-        let key_scales = s.load(&crate::gemm::scales_line(key_scales));
+        let key_scales = s.load(&scales_line(key_scales));
         for m in 0..M {
             let x = s.mul(s.to_f32(dot[m]), key_scales);
             s.store(s.mul(x, s.splat(scales[m] * a.scale)), &mut out[m][i]);
@@ -198,7 +198,7 @@ fn scores_q8<S: Simd, const M: usize>(
 #[inline(always)]
 fn cap_scores<S: Simd, const M: usize>(
     s: S,
-    scores: &mut [[[f32; 16]; 4]; M],
+    scores: &mut [Scores; M],
     cap: f32,
     visible: &[(usize, usize)],
 ) {
@@ -213,26 +213,26 @@ fn cap_scores<S: Simd, const M: usize>(
 /// -∞ where the query does not see: a window of 16 lanes onto 0 … 0 -∞ … -∞ is added, its place
 /// chosen by how many lanes are seen, and another for those before the first.
 #[inline(always)]
-fn mask<S: Simd>(s: S, scores: &mut [f32; 16], panel: usize, (from, to): (usize, usize)) {
+fn mask<S: Simd>(s: S, scores: &mut Lanes, panel: usize, (from, to): (usize, usize)) {
     const NOT: f32 = f32::NEG_INFINITY;
-    const EDGE: [f32; 48] = {
-        let mut edge = [NOT; 48];
-        let mut i = 16;
-        while i < 32 {
+    const EDGE: [f32; 3 * LANES] = {
+        let mut edge = [NOT; 3 * LANES];
+        let mut i = LANES;
+        while i < 2 * LANES {
             edge[i] = 0.0;
             i += 1;
         }
         edge
     };
-    let (start, end) = (16 * panel, 16 * panel + 16);
+    let (start, end) = (LANES * panel, LANES * (panel + 1));
     if to < end {
         let seen = to.saturating_sub(start); // the window ends `seen` lanes into the zeros' end
-        let window = EDGE[32 - seen..].first_chunk().expect("48 lanes");
+        let window = EDGE[2 * LANES - seen..].first_chunk().expect("as many lanes follow");
         s.store(s.add(s.load(scores), s.load(window)), scores);
     }
     if from > start {
-        let hidden = (from - start).min(16);
-        let window = EDGE[16 - hidden..].first_chunk().expect("48 lanes");
+        let hidden = (from - start).min(LANES);
+        let window = EDGE[LANES - hidden..].first_chunk().expect("as many lanes follow");
         s.store(s.add(s.load(scores), s.load(window)), scores);
     }
 }
@@ -243,15 +243,15 @@ fn mask<S: Simd>(s: S, scores: &mut [f32; 16], panel: usize, (from, to): (usize,
 #[inline(always)]
 fn softmax_step<S: Simd, const M: usize>(
     s: S,
-    scores: &mut [[[f32; 16]; 4]; M],
+    scores: &mut [Scores; M],
     visible: &[(usize, usize)],
     states: &mut [f32],
     head: usize,
-    v_scales: Option<&[[f32; 16]; 4]>,
-) -> Option<([f32; 16], usize, usize)> {
-    let (mut old, mut new) = ([0.0; 16], [0.0; 16]);
+    v_scales: Option<&Scores>,
+) -> Option<(Lanes, usize, usize)> {
+    let (mut old, mut new) = ([0.0; LANES], [0.0; LANES]);
     let (mut first, mut last) = (BLOCK, 0);
-    for (m, state) in states.chunks_exact(16 + head).enumerate() {
+    for (m, state) in states.chunks_exact(state_len(head)).enumerate() {
         let (from, to) = visible[m];
         if from < to {
             let mut top = s.splat(state[0]);
@@ -265,11 +265,11 @@ fn softmax_step<S: Simd, const M: usize>(
     if first >= last {
         return None;
     }
-    let mut decay = [0.0; 16]; // of those that see nothing: e⁰ = 1
+    let mut decay = [0.0; LANES]; // of those that see nothing: e⁰ = 1
     s.store(exp(s, s.sub(s.load(&old), s.load(&new))), &mut decay);
-    for (m, state) in states.chunks_exact_mut(16 + head).enumerate() {
+    for (m, state) in states.chunks_exact_mut(state_len(head)).enumerate() {
         if visible[m].0 >= visible[m].1 {
-            scores[m] = [[0.0; 16]; 4];
+            scores[m] = [[0.0; LANES]; BLOCK_PANELS];
             continue;
         }
         let (max, mut sum) = (s.splat(new[m]), s.splat(0.0));
@@ -288,80 +288,6 @@ fn softmax_step<S: Simd, const M: usize>(
     Some((decay, first, last))
 }
 
-/// accumulator = accumulator · decay + Σₜ weight[t] · v[t], t ascending. Weights of positions a
-/// query does not see are zero, which changes nothing.
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn values<S: Simd, const M: usize, T>(
-    s: S,
-    v: &[T],
-    p: [&[f32; BLOCK]; M],
-    decay: [f32; 16],
-    (first, last): (usize, usize),
-    head: usize,
-    states: &mut [f32],
-    load: impl Fn(&[T; 16]) -> S::F,
-) {
-    let mut d = 0;
-    while d + S::VALUES <= head / 16 {
-        match S::VALUES {
-            2 => {
-                value_lanes::<S, M, 2, T>(s, v, &p, decay, (first, last), (d, head), states, &load)
-            }
-            _ => {
-                value_lanes::<S, M, 1, T>(s, v, &p, decay, (first, last), (d, head), states, &load)
-            }
-        }
-        d += S::VALUES;
-    }
-    if d < head / 16 {
-        value_lanes::<S, M, 1, T>(s, v, &p, decay, (first, last), (d, head), states, &load);
-    }
-}
-
-/// `D` registers of every query, from register `d` on.
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn value_lanes<S: Simd, const M: usize, const D: usize, T>(
-    s: S,
-    v: &[T],
-    p: &[&[f32; BLOCK]; M],
-    decay: [f32; 16],
-    (first, last): (usize, usize),
-    (d, head): (usize, usize),
-    states: &mut [f32],
-    load: &impl Fn(&[T; 16]) -> S::F,
-) {
-    let (v, row) = (v.as_chunks::<16>().0, head / 16);
-    let mut acc = [[s.splat(0.0); D]; M];
-    for (state, (acc, decay)) in states.chunks_exact(16 + head).zip(acc.iter_mut().zip(decay)) {
-        let state: &[[f32; 16]; D] = state.as_chunks().0[1 + d..].first_chunk().expect("checked");
-        for i in 0..D {
-            acc[i] = s.mul(s.load(&state[i]), s.splat(decay));
-        }
-    }
-    for t in first..last.min(BLOCK) {
-        let v: &[[T; 16]; D] = v[t * row + d..].first_chunk().expect("checked");
-        let mut lanes = [s.splat(0.0); D];
-        for i in 0..D {
-            lanes[i] = load(&v[i]);
-        }
-        for m in 0..M {
-            let p = s.splat(p[m][t % BLOCK]);
-            for i in 0..D {
-                acc[m][i] = s.fma(lanes[i], p, acc[m][i]);
-            }
-        }
-    }
-    for (state, acc) in states.chunks_exact_mut(16 + head).zip(acc) {
-        let state: &mut [[f32; 16]; D] =
-            state.as_chunks_mut().0[1 + d..].first_chunk_mut().expect("checked");
-        for i in 0..D {
-            s.store(acc[i], &mut state[i]);
-        }
-    }
-}
-
 /// Arguments of `merge_spans`: appends the state of a later span to that of the spans before it.
 pub struct MergeSpans<'a> {
     /// State of the earlier spans, updated.
@@ -372,7 +298,7 @@ pub struct MergeSpans<'a> {
 
 impl MergeSpans<'_> {
     pub(crate) fn check(&self) {
-        assert!(self.state.len() == self.next.len() && self.state.len().is_multiple_of(16));
+        assert!(self.state.len() == self.next.len() && self.state.len().is_multiple_of(LANES));
     }
 }
 
@@ -383,8 +309,8 @@ pub(crate) fn merge<S: Simd>(s: S, a: MergeSpans<'_>) {
     let right = s.first(exp(s, s.splat(a.next[0] - max)));
     a.state[1] = a.state[1] * left + a.next[1] * right;
     a.state[0] = max;
-    let (acc, next) = (&mut a.state[16..], &a.next[16..]);
-    for (x, y) in acc.as_chunks_mut::<16>().0.iter_mut().zip(next.as_chunks::<16>().0) {
+    let (acc, next) = (&mut a.state[LANES..], &a.next[LANES..]);
+    for (x, y) in acc.as_chunks_mut::<LANES>().0.iter_mut().zip(next.as_chunks::<LANES>().0) {
         let scaled = s.mul(s.load(x), s.splat(left));
         s.store(s.fma(s.load(y), s.splat(right), scaled), x);
     }
@@ -400,15 +326,15 @@ pub struct FinishHead<'a> {
 
 impl FinishHead<'_> {
     pub(crate) fn check(&self) {
-        assert!(self.state.len() == self.out.len() + 16 && self.out.len().is_multiple_of(16));
+        assert!(self.state.len() == self.out.len() + LANES && self.out.len().is_multiple_of(LANES));
     }
 }
 
 #[inline(always)]
 pub(crate) fn finish<S: Simd>(s: S, a: FinishHead<'_>) {
     let sum = s.splat(a.state[1]);
-    let acc = a.state[16..].as_chunks::<16>().0;
-    for (x, out) in acc.iter().zip(a.out.as_chunks_mut::<16>().0) {
+    let acc = a.state[LANES..].as_chunks::<LANES>().0;
+    for (x, out) in acc.iter().zip(a.out.as_chunks_mut::<LANES>().0) {
         s.store(s.div(s.load(x), sum), out);
     }
 }

@@ -2,6 +2,7 @@
 //! a token goes to, and the sum of what they say.
 
 use crate::isa::Simd;
+use crate::layout::LANES;
 use crate::math::exp;
 
 /// Arguments of `route`: from the router's logits of one token to its experts.
@@ -29,15 +30,15 @@ pub(crate) fn route<S: Simd>(s: S, a: Route<'_>) {
     let max = a.chosen.iter().fold(f32::MIN, |max, &e| max.max(a.logits[e as usize]));
     let mut sum = s.splat(0.0);
     let mut next = 0;
-    for (block, logits) in a.logits.chunks(16).enumerate() {
-        let mut lanes = [f32::NEG_INFINITY; 16];
+    for (block, logits) in a.logits.chunks(LANES).enumerate() {
+        let mut lanes = [f32::NEG_INFINITY; LANES];
         lanes[..logits.len()].copy_from_slice(logits);
-        let mut y = [0.0; 16];
+        let mut y = [0.0; LANES];
         s.store(exp(s, s.sub(s.load(&lanes), s.splat(max))), &mut y);
-        let mut kept = [0.0; 16];
-        while let Some(&e) = a.chosen.get(next).filter(|&&e| e as usize / 16 == block) {
-            a.weights[next] = y[e as usize % 16];
-            kept[e as usize % 16] = y[e as usize % 16];
+        let mut kept = [0.0; LANES];
+        while let Some(&e) = a.chosen.get(next).filter(|&&e| e as usize / LANES == block) {
+            a.weights[next] = y[e as usize % LANES];
+            kept[e as usize % LANES] = y[e as usize % LANES];
             next += 1;
         }
         sum = s.add(sum, s.load(if a.over_chosen { &kept } else { &y }));
@@ -79,17 +80,17 @@ impl AddWeighted<'_> {
     pub(crate) fn check(&self) {
         let n = self.tokens.len();
         assert!(n > 0 && n == self.weights.len() && self.m > 0);
-        assert!(self.out.len().is_multiple_of(16 * self.m));
+        assert!(self.out.len().is_multiple_of(LANES * self.m));
         assert_eq!(self.y.len(), self.out.len() / self.m * n);
     }
 }
 
 #[inline(always)]
 pub(crate) fn add_weighted<S: Simd>(s: S, a: AddWeighted<'_>) {
-    let panels = a.y.chunks_exact(16 * a.tokens.len()).zip(a.out.chunks_exact_mut(16 * a.m));
+    let panels = a.y.chunks_exact(LANES * a.tokens.len()).zip(a.out.chunks_exact_mut(LANES * a.m));
     for (y, out) in panels {
-        let out = out.as_chunks_mut::<16>().0;
-        for ((y, &token), &weight) in y.as_chunks::<16>().0.iter().zip(a.tokens).zip(a.weights) {
+        let out = out.as_chunks_mut::<LANES>().0;
+        for ((y, &token), &weight) in y.as_chunks::<LANES>().0.iter().zip(a.tokens).zip(a.weights) {
             let to = &mut out[token as usize];
             s.store(s.fma(s.splat(weight), s.load(y), s.load(to)), to);
         }

@@ -1,4 +1,7 @@
 //! The sixteen-lane trait. A value of a type that implements it proves that the CPU has the ISA.
+//!
+//! Here is what every instruction set has. What only some have is in traits of their own, in
+//! `tile_loop.rs` and `matrix_unit.rs`; `product.rs` says who uses them.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
@@ -6,15 +9,19 @@ pub(crate) mod amx;
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod matrix_unit;
 pub(crate) mod scalar;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod tile_loop;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod vnni;
 
-use crate::gemm::Tile;
-use crate::matrix::Dots;
+use crate::layout::{LANES, Lanes, QUAD, WeightLine};
 
-/// How many bytes ahead of a stream memory is asked for. Some hundred cycles of work: near enough for
-/// the first cache, far enough for what comes from memory (docs/BENCHMARKS.md has the measurement).
+/// How many bytes ahead of a stream memory is prefetched. Some hundred cycles of work: near enough
+/// for the first cache, far enough for what comes from memory (docs/BENCHMARKS.md has the
+/// measurement).
 pub(crate) const AHEAD: usize = 2048;
 
 /// Sixteen lanes of f32 and i32.
@@ -28,7 +35,7 @@ pub(crate) trait Simd: Copy {
     type F: Copy;
     /// Sixteen i32.
     type I: Copy;
-    /// 64 weight bytes, prepared for [`Simd::dot`].
+    /// A line of weights, prepared for [`Simd::dot`].
     type Line: Copy;
 
     /// Tokens per GEMM tile: as many accumulators as the registers hold.
@@ -39,14 +46,10 @@ pub(crate) trait Simd: Copy {
     const VALUES: usize;
     /// Panels per GEMM tile.
     const PANELS: usize;
-    /// Whether there are [`Simd::tile`], for whole tiles of 16 tokens, and [`Simd::tile_peak`].
-    const TILES: bool = false;
-    /// Whether there is a matrix unit behind [`Simd::matrix_dots`].
-    const MATRIX: bool = false;
 
     fn splat(self, x: f32) -> Self::F;
-    fn load(self, x: &[f32; 16]) -> Self::F;
-    fn store(self, x: Self::F, to: &mut [f32; 16]);
+    fn load(self, x: &Lanes) -> Self::F;
+    fn store(self, x: Self::F, to: &mut Lanes);
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
@@ -66,67 +69,29 @@ pub(crate) trait Simd: Copy {
     /// Exchanges lanes `i` and `i ^ H`, for H = 1, 2, 4, 8.
     fn swap<const H: usize>(self, a: Self::F) -> Self::F;
     /// Low byte of each lane.
-    fn store_i8(self, a: Self::I, to: &mut [i8; 16]);
+    fn store_i8(self, a: Self::I, to: &mut [i8; LANES]);
 
     /// Sixteen signed bytes as floats.
-    fn load_i8(self, x: &[i8; 16]) -> Self::F;
+    fn load_i8(self, x: &[i8; LANES]) -> Self::F;
     /// Sixteen IEEE half floats, given as bits.
-    fn load_f16(self, x: &[u16; 16]) -> Self::F;
+    fn load_f16(self, x: &[u16; LANES]) -> Self::F;
     /// Rounds to half floats, ties to even; too large becomes infinity.
-    fn store_f16(self, a: Self::F, to: &mut [u16; 16]);
+    fn store_f16(self, a: Self::F, to: &mut [u16; LANES]);
 
-    fn load_i32(self, x: &[i32; 16]) -> Self::I;
-    /// Asks for what will be read soon, into the second cache.
+    fn load_i32(self, x: &[i32; LANES]) -> Self::I;
+    /// Prefetches what will be read soon, into the second cache.
     #[inline(always)]
-    fn prefetch(self, _line: &[u8; 64]) {}
-    /// Asks for what lies [`AHEAD`] bytes behind this line of a stream, into the first cache.
+    fn prefetch(self, _line: &WeightLine) {}
+    /// Prefetches what lies [`AHEAD`] bytes behind this line of a stream, into the first cache.
     #[inline(always)]
-    fn prefetch_ahead(self, _line: &[u8; 64]) {}
-
-    /// One panel times 16 tokens, group after group: sums[m] = fma(dot, scale[m], sums[m]), dot
-    /// being Σᵢ x[m][i] · w[i/4][4r + i%4] as in [`Simd::dot`].
-    #[inline(always)]
-    fn tile(self, _tile: Tile<'_>, _sums: &mut [[f32; 16]; 16]) {
-        unreachable!("no loop for whole tiles");
-    }
-    /// `dots` dots of 64 bytes or a few more, all in registers; some sum of them.
-    #[inline(always)]
-    fn tile_peak(self, _dots: usize, _out: &mut [f32; 16]) {
-        unreachable!("no loop for whole tiles");
-    }
-
-    /// Prepares the matrix unit for the methods below, up to [`Simd::matrix_close`].
-    #[inline(always)]
-    fn matrix_open(self) {
-        unreachable!("no matrix unit");
-    }
-    /// out[m][r] = Σᵢ x[m][i] · w[i/4][4r + i%4], exact.
-    #[inline(always)]
-    fn matrix_dots(self, _x: &[[i8; 64]; 16], _w: &[[i8; 64]; 16], _out: &mut Dots) {
-        unreachable!("no matrix unit");
-    }
-    /// The same `products` times or a few more, all in registers; one of the sums.
-    #[inline(always)]
-    fn matrix_peak(
-        self,
-        _x: &[[i8; 64]; 16],
-        _w: &[[i8; 64]; 16],
-        _products: usize,
-        _out: &mut Dots,
-    ) {
-        unreachable!("no matrix unit");
-    }
-    #[inline(always)]
-    fn matrix_close(self) {
-        unreachable!("no matrix unit");
-    }
+    fn prefetch_ahead(self, _line: &WeightLine) {}
 
     /// Prepares a line of a Q8 panel: byte `4r+t` is row `r`, input `t`, stored as q+128.
-    fn line(self, bytes: &[u8; 64]) -> Self::Line;
+    fn line(self, bytes: &WeightLine) -> Self::Line;
     /// Where an accumulator starts so that [`Simd::dot`] ends exactly on Σ q·x, given -128·Σ x.
     fn seed(self, offset: i32) -> Self::I;
     /// acc[r] += Σₜ q[r][t] · x[t], exact.
-    fn dot(self, acc: Self::I, line: Self::Line, x: &[i8; 4]) -> Self::I;
+    fn dot(self, acc: Self::I, line: Self::Line, x: &[i8; QUAD]) -> Self::I;
     /// Exact lane-wise sum.
     fn add_i32(self, a: Self::I, b: Self::I) -> Self::I;
 
@@ -151,7 +116,7 @@ pub(crate) trait Simd: Copy {
     /// Lane 0.
     #[inline(always)]
     fn first(self, a: Self::F) -> f32 {
-        let mut lanes = [0.0; 16];
+        let mut lanes = [0.0; LANES];
         self.store(a, &mut lanes);
         lanes[0]
     }

@@ -1,10 +1,14 @@
 //! What attention reads: blocks of the cache and packed queries, and how vectors become them.
 
 use crate::isa::Simd;
+use crate::layout::{GROUP, LANES, LINE, Lanes, QUAD, q8_panel_bytes};
 use crate::quantize::{quantize_values, rotate_block};
 
 /// Positions per cache block and step of the online softmax.
 pub const BLOCK: usize = 64;
+/// Key panels of a block.
+pub(crate) const BLOCK_PANELS: usize = BLOCK / LANES;
+
 /// One block of 64 positions of one KV head, in one of the cache's encodings. `h` is the head size
 /// padded to 16. Keys lie in panels of 16 positions, like weights whose rows are positions; values
 /// lie by position.
@@ -62,13 +66,41 @@ pub enum KvBlockMut<'a> {
     },
 }
 
+/// A number as caches store it.
+pub(crate) trait Stored: Copy {
+    fn load<S: Simd>(s: S, x: &[Self; LANES]) -> S::F;
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    fn load<S: Simd>(s: S, x: &Lanes) -> S::F {
+        s.load(x)
+    }
+}
+
+/// Half precision, as bits.
+impl Stored for u16 {
+    #[inline(always)]
+    fn load<S: Simd>(s: S, x: &[u16; LANES]) -> S::F {
+        s.load_f16(x)
+    }
+}
+
+/// Of values in 8 bits, whose scales are in the weights.
+impl Stored for i8 {
+    #[inline(always)]
+    fn load<S: Simd>(s: S, x: &[i8; LANES]) -> S::F {
+        s.load_i8(x)
+    }
+}
+
 /// Bytes of a Q8 key block.
 pub const fn q8_key_block(head: usize) -> usize {
-    BLOCK * (head + 4)
+    BLOCK_PANELS * q8_panel_bytes(head)
 }
 
 pub(crate) fn lens_fit(head: usize, k: usize, v: usize) -> bool {
-    head > 0 && head.is_multiple_of(16) && k == BLOCK * head && v == BLOCK * head
+    head > 0 && head.is_multiple_of(LANES) && k == BLOCK * head && v == BLOCK * head
 }
 
 /// Arguments of `store_kv`: one position of one KV head into its block.
@@ -89,7 +121,7 @@ impl StoreKv<'_> {
     pub(crate) fn check(&self) {
         let head = self.key.len();
         assert!(self.at < BLOCK && self.value.len() == head);
-        assert!(self.rotation.is_power_of_two() && self.rotation <= 64);
+        assert!(self.rotation.is_power_of_two() && self.rotation <= GROUP);
         assert!(match &self.to {
             KvBlockMut::F32 { k, v } => lens_fit(head, k.len(), v.len()),
             KvBlockMut::F16 { k, v } => lens_fit(head, k.len(), v.len()),
@@ -105,38 +137,38 @@ impl StoreKv<'_> {
 #[inline(always)]
 pub(crate) fn store_kv<S: Simd>(s: S, a: StoreKv<'_>) {
     let head = a.key.len();
-    let (panel, lane) = (a.at / 16, a.at % 16);
+    let (panel, lane) = (a.at / LANES, a.at % LANES);
     match a.to {
         KvBlockMut::F32 { k, v } => {
-            let lines = k[panel * 16 * head..].as_chunks_mut::<16>().0;
+            let lines = k[panel * LANES * head..].as_chunks_mut::<LANES>().0;
             lines.iter_mut().zip(a.key).for_each(|(line, x)| line[lane] = *x);
             v[a.at * head..][..head].copy_from_slice(a.value);
         }
         KvBlockMut::F16 { k, v } => {
-            let mut half = [0u16; 16];
-            let lines = k[panel * 16 * head..].as_chunks_mut::<16>().0;
-            for (lines, x) in lines.chunks_mut(16).zip(a.key.as_chunks::<16>().0) {
+            let mut half = [0u16; LANES];
+            let lines = k[panel * LANES * head..].as_chunks_mut::<LANES>().0;
+            for (lines, x) in lines.chunks_mut(LANES).zip(a.key.as_chunks::<LANES>().0) {
                 s.store_f16(s.load(x), &mut half);
                 lines.iter_mut().zip(half).for_each(|(line, x)| line[lane] = x);
             }
-            let v = v[a.at * head..][..head].as_chunks_mut::<16>().0;
-            for (to, x) in v.iter_mut().zip(a.value.as_chunks::<16>().0) {
+            let v = v[a.at * head..][..head].as_chunks_mut::<LANES>().0;
+            for (to, x) in v.iter_mut().zip(a.value.as_chunks::<LANES>().0) {
                 s.store_f16(s.load(x), to);
             }
         }
         KvBlockMut::Q8 { k, v, v_scales } => {
             rotate_block(s, a.key, a.rotation);
-            let (scales, lines) = k[panel * 16 * (head + 4)..].split_at_mut(64);
+            let (scales, lines) = k[panel * q8_panel_bytes(head)..].split_at_mut(LINE);
             let (scale, _) = quantize_values(s, a.key, |i, values| {
-                let lines = lines.as_chunks_mut::<64>().0[4 * i..].iter_mut();
-                for (line, quad) in lines.zip(values.as_chunks::<4>().0) {
+                let lines = lines.as_chunks_mut::<LINE>().0[LANES / QUAD * i..].iter_mut();
+                for (line, quad) in lines.zip(values.as_chunks::<QUAD>().0) {
                     let stored = quad.map(|q| (q as u8) ^ 0x80);
-                    line.as_chunks_mut::<4>().0[lane] = stored;
+                    line.as_chunks_mut::<QUAD>().0[lane] = stored;
                 }
             });
-            scales[4 * lane..4 * lane + 4].copy_from_slice(&scale.to_le_bytes());
+            scales.as_chunks_mut().0[lane] = scale.to_le_bytes();
             let v = &mut v[a.at * head..][..head];
-            let v = v.as_chunks_mut::<16>().0;
+            let v = v.as_chunks_mut::<LANES>().0;
             let (scale, _) = quantize_values(s, a.value, |i, values| v[i] = values);
             v_scales[a.at] = scale;
         }
@@ -189,8 +221,8 @@ pub enum QueriesMut<'a> {
 impl PackQuery<'_> {
     pub(crate) fn check(&self) {
         let h = self.x.len();
-        assert!(h > 0 && h.is_multiple_of(16));
-        assert!(self.rotation.is_power_of_two() && self.rotation <= 64);
+        assert!(h > 0 && h.is_multiple_of(LANES));
+        assert!(self.rotation.is_power_of_two() && self.rotation <= GROUP);
         assert!(match &self.to {
             QueriesMut::F32(q) => q.len().is_multiple_of(h) && self.row < q.len() / h,
             QueriesMut::Q8 { q, scales, sums } => {
@@ -206,12 +238,12 @@ pub(crate) fn pack_query<S: Simd>(s: S, a: PackQuery<'_>) {
     match a.to {
         QueriesMut::F32(q) => {
             let n = q.len() / a.x.len();
-            let q = q.as_chunks_mut::<16>().0.chunks_exact_mut(n);
+            let q = q.as_chunks_mut::<LANES>().0.chunks_exact_mut(n);
             q.zip(a.x.as_chunks().0).for_each(|(to, x)| to[a.row] = *x);
         }
         QueriesMut::Q8 { q, scales, sums } => {
             rotate_block(s, a.x, a.rotation);
-            let (n, q) = (scales.len(), q.as_chunks_mut::<16>().0);
+            let (n, q) = (scales.len(), q.as_chunks_mut::<LANES>().0);
             (scales[a.row], sums[a.row]) =
                 quantize_values(s, a.x, |i, values| q[i * n + a.row] = values);
         }

@@ -11,14 +11,18 @@
 //!                                     vectors: c[m] = fma(dots[m], scale[g][m], c[m])
 //! ```
 //!
-//! Meanwhile the next panel is asked for from memory, a share per tile. The vectors work two groups
+//! Meanwhile the next panel is prefetched from memory, a share per tile. The vectors work two groups
 //! behind the unit, so that they do not wait for its stores. Groups are added in the order of
 //! `gemm.rs`, hence the same bits.
 
-use crate::Acts;
-use crate::acts::TOKENS;
-use crate::gemm::{Gemm, finish, scales_line};
+use std::hint::black_box;
+
+use crate::acts::Acts;
+use crate::gemm::{Epilogue, Gemm, scales_line};
 use crate::isa::Simd;
+use crate::isa::matrix_unit::{Dots, MatrixUnit, Products, SignedLines, TokenLines};
+use crate::layout::{GROUP, GROUP_LINES, LANES, LINE, Lanes, TOKENS, WeightLine, q8_panel_bytes};
+use crate::peak::{PeakDots, ZERO_SUM};
 
 /// Groups of a panel that fit into the L1 cache: 32 KiB.
 const GROUPS: usize = 32;
@@ -26,9 +30,8 @@ const GROUPS: usize = 32;
 const TILES: usize = 16;
 /// Groups the vectors work behind the unit.
 const LAG: usize = 2;
-
-/// Sums of one group of one tile.
-pub(crate) type Dots = [[i32; 16]; TOKENS];
+/// Groups in work at a time: the one at the unit and those behind, rounded up to a power of two.
+const IN_WORK: usize = 4;
 
 /// On a cache line of its own, as the unit reads and writes it.
 #[repr(align(64))]
@@ -36,85 +39,99 @@ struct Aligned<T>(T);
 
 /// What stays in the first caches while a product runs.
 struct Buffers {
-    signed: Aligned<[[[i8; 64]; 16]; GROUPS]>, // the panel's groups in work
-    sums: Option<[[[f32; 16]; TOKENS]; TILES]>, // between two blocks of groups, if there are two
-    dots: [Aligned<Dots>; 4],                  // what the unit has done and the vectors have not
+    signed: Aligned<[SignedLines; GROUPS]>, // the panel's groups in work
+    sums: Option<[[Lanes; TOKENS]; TILES]>, // between two blocks of groups, if there are two
+    dots: [Aligned<Dots>; IN_WORK],         // what the unit has done and the vectors have not
 }
 
 impl Buffers {
     #[inline(always)]
     fn new(k: usize) -> Self {
         Self {
-            signed: Aligned([[[0; 64]; 16]; GROUPS]),
-            sums: (k / 64 > GROUPS).then_some([[[0.0; 16]; TOKENS]; TILES]),
-            dots: [const { Aligned([[0; 16]; TOKENS]) }; 4],
+            signed: Aligned([[[0; LINE]; GROUP_LINES]; GROUPS]),
+            sums: (k / GROUP > GROUPS).then_some([[[0.0; LANES]; TOKENS]; TILES]),
+            dots: [const { Aligned([[0; LANES]; TOKENS]) }; IN_WORK],
         }
     }
 }
 
 /// All panels times all whole tiles of tokens; gives the number of these tokens.
 #[inline(always)]
-pub(crate) fn gemm_q8<S: Simd>(s: S, a: &mut Gemm<'_>) -> usize {
+pub(crate) fn whole_tiles<S: MatrixUnit>(s: S, a: &mut Gemm<'_>) -> usize {
     let tokens = a.acts.m / TOKENS * TOKENS;
     if tokens == 0 {
         return 0;
     }
     let mut buffers = Buffers::new(a.k);
-    let mut panels = a.w.chunks_exact(16 * (a.k + 4)).peekable();
-    s.matrix_open();
-    for (p, out) in a.out.chunks_exact_mut(16 * a.acts.m).enumerate() {
-        let w = panels.next().expect("a panel per output");
-        let next = panels.peek().copied().unwrap_or_default();
-        let bias = a.bias.as_chunks().0.get(p);
-        panel(s, &mut buffers, (w, next), a.k, a.acts, bias, a.add, &mut out[..16 * tokens]);
+    let mut panels = a.w.chunks_exact(q8_panel_bytes(a.k)).map(|w| w.as_chunks().0).peekable();
+    let mut unit = s.open();
+    for (p, out) in a.out.chunks_exact_mut(LANES * a.acts.m).enumerate() {
+        let (row_scale, lines) = panels.next().and_then(|w| w.split_first()).expect("a panel");
+        let row_scale = Some(&scales_line(row_scale));
+        let panel = Panel {
+            lines,
+            next: panels.peek().copied().unwrap_or_default(),
+            acts: a.acts,
+            epilogue: Epilogue { row_scale, bias: a.bias.as_chunks().0.get(p), add: a.add },
+        };
+        panel.multiply(s, &mut unit, &mut buffers, &mut out[..LANES * tokens]);
     }
-    s.matrix_close();
     tokens
 }
 
-/// One panel times the first `out.len() / 16` tokens; `next` is the panel behind it.
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn panel<S: Simd>(
-    s: S,
-    buffers: &mut Buffers,
-    (w, next): (&[u8], &[u8]),
-    k: usize,
-    acts: Acts<'_>,
-    bias: Option<&[f32; 16]>,
-    add: bool,
-    out: &mut [f32],
-) {
-    let (scales, lines) = w.as_chunks::<64>().0.split_first().expect("a panel");
-    let row_scale = &scales_line(scales);
-    let groups = k / 64;
-    let share = next.len() / 64 / (acts.m / TOKENS) + 1;
-    let mut next = next.as_chunks::<64>().0.chunks(share);
-    let Buffers { signed, sums, dots } = buffers;
-    for (run, out) in out.chunks_mut(TILES * TOKENS * 16).enumerate() {
-        for from in (0..groups).step_by(GROUPS) {
-            let n = GROUPS.min(groups - from);
-            let w = &mut signed.0[..n];
-            make_signed(s, &lines[16 * from..][..16 * n], w.as_flattened_mut());
-            let tiles = out.as_chunks_mut::<16>().0.chunks_exact_mut(TOKENS);
-            for (i, out) in tiles.enumerate() {
-                let line = ((run * TILES + i) * groups + from) * TOKENS;
-                let x = &acts.q[64 * line..][..64 * TOKENS * n];
-                let scales = &acts.scales[line..][..TOKENS * n];
-                let mut c = [s.splat(0.0); TOKENS];
-                let mut before = sums.as_mut().map(|sums| &mut sums[i]);
-                if let Some(before) = before.as_mut().filter(|_| from > 0) {
-                    for m in 0..TOKENS {
-                        c[m] = s.load(&before[m]);
+/// One panel and what it is multiplied by.
+struct Panel<'a> {
+    /// Its lines of weights.
+    lines: &'a [WeightLine],
+    /// The lines of the panel behind it, if there is one.
+    next: &'a [WeightLine],
+    acts: Acts<'a>,
+    epilogue: Epilogue<'a>,
+}
+
+impl Panel<'_> {
+    /// Times the first `out.len() / 16` tokens.
+    #[inline(always)]
+    fn multiply<S: MatrixUnit>(
+        &self,
+        s: S,
+        unit: &mut S::Open,
+        buffers: &mut Buffers,
+        out: &mut [f32],
+    ) {
+        let groups = self.lines.len() / GROUP_LINES;
+        let share = self.next.len() / (self.acts.m / TOKENS) + 1;
+        let mut next = self.next.chunks(share);
+        let Buffers { signed, sums, dots } = buffers;
+        for (run, out) in out.chunks_mut(TILES * TOKENS * LANES).enumerate() {
+            for from in (0..groups).step_by(GROUPS) {
+                let n = GROUPS.min(groups - from);
+                let w = &mut signed.0[..n];
+                let lines = &self.lines[GROUP_LINES * from..][..GROUP_LINES * n];
+                make_signed(s, lines, w.as_flattened_mut());
+                let tiles = out.as_chunks_mut().0.chunks_exact_mut(TOKENS);
+                for (i, out) in tiles.enumerate() {
+                    let line = ((run * TILES + i) * groups + from) * TOKENS;
+                    let block = Block {
+                        x: self.acts.q.as_chunks().0[line..][..TOKENS * n].as_chunks().0,
+                        scales: self.acts.scales[line..][..TOKENS * n].as_chunks().0,
+                        w,
+                    };
+                    let mut c = [s.splat(0.0); TOKENS];
+                    let mut before = sums.as_mut().map(|sums| &mut sums[i]);
+                    if let Some(before) = before.as_mut().filter(|_| from > 0) {
+                        for m in 0..TOKENS {
+                            c[m] = s.load(&before[m]);
+                        }
                     }
-                }
-                for line in next.next().into_iter().flatten() {
-                    s.prefetch(line);
-                }
-                let c = tile(s, x, scales, w, dots, c);
-                match before.filter(|_| from + n < groups) {
-                    None => finish(s, &c, Some(row_scale), bias, add, out),
-                    Some(sums) => (0..TOKENS).for_each(|m| s.store(c[m], &mut sums[m])),
+                    for line in next.next().into_iter().flatten() {
+                        s.prefetch(line);
+                    }
+                    let c = block.add_to(s, unit, dots, c);
+                    match before.filter(|_| from + n < groups) {
+                        None => self.epilogue.store(s, &c, out),
+                        Some(sums) => (0..TOKENS).for_each(|m| s.store(c[m], &mut sums[m])),
+                    }
                 }
             }
         }
@@ -123,7 +140,7 @@ fn panel<S: Simd>(
 
 /// q + 128 to q.
 #[inline(always)]
-fn make_signed<S: Simd>(s: S, lines: &[[u8; 64]], to: &mut [[i8; 64]]) {
+fn make_signed<S: Simd>(s: S, lines: &[WeightLine], to: &mut [[i8; LINE]]) {
     for (line, to) in lines.iter().zip(to) {
         s.prefetch_ahead(line);
         for (byte, to) in line.iter().zip(to) {
@@ -132,28 +149,112 @@ fn make_signed<S: Simd>(s: S, lines: &[[u8; 64]], to: &mut [[i8; 64]]) {
     }
 }
 
-/// One tile over a block of groups.
-#[inline(always)]
-fn tile<S: Simd>(
-    s: S,
-    x: &[i8],
-    scales: &[f32],
-    w: &[[[i8; 64]; 16]],
-    dots: &mut [Aligned<Dots>; 4],
-    mut c: [S::F; TOKENS],
-) -> [S::F; TOKENS] {
-    let x = x.as_chunks::<64>().0.as_chunks::<TOKENS>().0;
-    let scales = scales.as_chunks::<TOKENS>().0;
-    for g in 0..w.len() + LAG {
-        if g < w.len() {
-            s.matrix_dots(&x[g], &w[g], &mut dots[g % 4].0);
-        }
-        if let Some(g) = g.checked_sub(LAG) {
-            for m in 0..TOKENS {
-                let dots = s.to_f32(s.load_i32(&dots[g % 4].0[m]));
-                c[m] = s.fma(dots, s.splat(scales[g][m]), c[m]);
+/// A block of groups of a panel and of one tile of tokens.
+struct Block<'a> {
+    x: &'a [TokenLines],
+    scales: &'a [[f32; TOKENS]],
+    w: &'a [SignedLines],
+}
+
+impl Block<'_> {
+    #[inline(always)]
+    fn add_to<S: MatrixUnit>(
+        &self,
+        s: S,
+        unit: &mut S::Open,
+        dots: &mut [Aligned<Dots>; IN_WORK],
+        mut c: [S::F; TOKENS],
+    ) -> [S::F; TOKENS] {
+        for g in 0..self.w.len() + LAG {
+            if g < self.w.len() {
+                unit.dots(&self.x[g], &self.w[g], &mut dots[g % IN_WORK].0);
+            }
+            if let Some(g) = g.checked_sub(LAG) {
+                let (dots, scales) = (&dots[g % IN_WORK].0, &self.scales[g]);
+                for m in 0..TOKENS {
+                    c[m] = s.fma(s.to_f32(s.load_i32(&dots[m])), s.splat(scales[m]), c[m]);
+                }
             }
         }
+        c
     }
-    c
+}
+
+/// Two tiles of a matrix unit over and over.
+#[inline(always)]
+pub(crate) fn peak<S: MatrixUnit>(s: S, a: PeakDots<'_>) {
+    /// Dots of 64 bytes in one product.
+    const PRODUCT: usize = TOKENS * GROUP_LINES;
+    let mut x = [[0; LINE]; TOKENS];
+    x.as_flattened_mut().as_chunks_mut().0.fill(ZERO_SUM);
+    let (w, mut sums) = ([[5; LINE]; GROUP_LINES], [[0; LANES]; TOKENS]);
+    s.open().peak(black_box(&x), black_box(&w), a.dots.div_ceil(PRODUCT), &mut sums);
+    s.store(s.to_f32(s.load_i32(&sums[0])), a.out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gemm::register_tiles;
+    use crate::isa::scalar::Scalar;
+    use crate::layout::{QUAD, TokenLine};
+
+    /// A matrix unit in plain Rust, so that this file is tested where there is none.
+    pub(crate) struct Emulated;
+
+    impl MatrixUnit for Scalar {
+        type Open = Emulated;
+        fn open(self) -> Emulated {
+            Emulated
+        }
+    }
+
+    impl Products for Emulated {
+        fn dots(&mut self, x: &TokenLines, w: &SignedLines, out: &mut Dots) {
+            for (x, out) in x.iter().zip(out) {
+                for (r, out) in out.iter_mut().enumerate() {
+                    let w = |i: usize| w[i / QUAD][QUAD * r + i % QUAD];
+                    *out = (0..GROUP).map(|i| i32::from(x[i]) * i32::from(w(i))).sum();
+                }
+            }
+        }
+        fn peak(&mut self, x: &TokenLines, w: &SignedLines, _products: usize, out: &mut Dots) {
+            self.dots(x, w, out);
+        }
+    }
+
+    /// Any bytes are weights and activations; only scales must be numbers.
+    #[test]
+    fn whole_tiles_are_the_products_of_register_tiles() {
+        let mut state = 7u64;
+        let mut next = || {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            (state >> 33) as u32
+        };
+        // The second has more than one block of groups, the third also more than one run of tiles.
+        for (m, k) in [(37usize, 192), (37, 2176), (290, 2176)] {
+            let (panels, lines) = (3, m.div_ceil(TOKENS) * TOKENS * k / GROUP);
+            let mut w: Vec<u8> = (0..panels * q8_panel_bytes(k)).map(|_| next() as u8).collect();
+            for panel in w.chunks_exact_mut(q8_panel_bytes(k)) {
+                for scale in panel[..LINE].as_chunks_mut().0 {
+                    *scale = (next() as f32).to_le_bytes();
+                }
+            }
+            let q: Vec<i8> = (0..GROUP * lines).map(|_| (next() as i8).max(-127)).collect();
+            let scales: Vec<f32> = (0..lines).map(|_| next() as f32).collect();
+            let sum = |line: &TokenLine| -128 * line.iter().map(|&q| i32::from(q)).sum::<i32>();
+            let sums: Vec<i32> = q.as_chunks().0.iter().map(sum).collect();
+            let bias: Vec<f32> = (0..panels * LANES).map(|_| next() as f32).collect();
+            let acts = Acts { q: &q, scales: &scales, sums: &sums, m };
+            let before: Vec<f32> = (0..panels * m * LANES).map(|_| next() as f32).collect();
+            let (mut got, mut want) = (before.clone(), before);
+            let gemm = |out| Gemm { w: &w, k, acts, bias: &bias, add: true, out };
+            let mut a = gemm(&mut got);
+            let whole = whole_tiles(Scalar, &mut a);
+            assert_eq!(whole, m / TOKENS * TOKENS);
+            register_tiles(Scalar, a, whole);
+            register_tiles(Scalar, gemm(&mut want), 0);
+            assert!(got.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits()), "{m} {k}");
+        }
+    }
 }

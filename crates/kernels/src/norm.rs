@@ -1,8 +1,9 @@
 //! Norms: RMSNorm (Zhang and Sennrich, 2019), x / √(mean x² + ε) · w, and LayerNorm (Ba et al.,
 //! 2016), (x − mean x) / √(variance x + ε) · w + b.
 
-use crate::acts::{TOKENS, TileMut, group_lanes};
+use crate::acts::{TileMut, group_lanes};
 use crate::isa::Simd;
+use crate::layout::{GROUP, GROUP_LANES, LANES, Lanes, TOKENS};
 
 /// Which norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,9 +59,9 @@ impl NormPack<'_> {
         let width = self.norm.weight.len();
         self.norm.check();
         assert!(self.m > 0 && self.x.len() == width * self.m);
-        assert!(width.is_multiple_of(64));
+        assert!(width.is_multiple_of(GROUP));
         assert!(self.at + self.n <= self.m && self.n <= TOKENS);
-        self.to.check(width / 64, self.n);
+        self.to.check(width / GROUP, self.n);
     }
 }
 
@@ -68,22 +69,23 @@ impl NormPack<'_> {
 #[inline(always)]
 pub(crate) fn norm_pack<S: Simd>(s: S, mut a: NormPack<'_>) {
     let NormOf { kind, weight, bias, .. } = a.norm;
-    let (means, inverses) = statistics(s, a.x, (a.m, a.at, a.n), &a.norm);
-    for (group, weight) in weight.as_chunks::<64>().0.iter().enumerate() {
-        let weight = weight.as_chunks::<16>().0;
+    let (means, inverses) = statistics(s, a.x, a.m, a.at, a.n, &a.norm);
+    for (group, weight) in weight.as_chunks::<GROUP>().0.iter().enumerate() {
+        let weight = weight.as_chunks::<LANES>().0;
         for row in 0..a.n {
             let mut x = group_lanes(s, a.x, a.m, group, a.at + row);
             let inverse = s.splat(inverses[row]);
-            for i in 0..4 {
+            for i in 0..GROUP_LANES {
                 if kind == NormKind::Layer {
                     x[i] = s.sub(x[i], s.splat(means[row]));
                 }
                 x[i] = s.mul(s.mul(x[i], inverse), s.load(&weight[i]));
                 if !bias.is_empty() {
-                    x[i] = s.add(x[i], s.load(&bias.as_chunks::<16>().0[4 * group + i]));
+                    x[i] =
+                        s.add(x[i], s.load(&bias.as_chunks::<LANES>().0[GROUP_LANES * group + i]));
                 }
             }
-            a.to.put(s, group, row, x, 64);
+            a.to.put(s, group, row, x, GROUP);
         }
     }
 }
@@ -93,12 +95,14 @@ pub(crate) fn norm_pack<S: Simd>(s: S, mut a: NormPack<'_>) {
 fn statistics<S: Simd>(
     s: S,
     x: &[f32],
-    (m, at, n): (usize, usize, usize),
+    m: usize,
+    at: usize,
+    n: usize,
     norm: &NormOf<'_>,
 ) -> ([f32; TOKENS], [f32; TOKENS]) {
     let (mut means, mut inverses) = ([0.0; TOKENS], [0.0; TOKENS]);
     let mut sums = [s.splat(0.0); TOKENS];
-    let panels = || x.as_chunks::<16>().0.chunks_exact(m).map(|panel| &panel[at..][..n]);
+    let panels = || x.as_chunks::<LANES>().0.chunks_exact(m).map(|panel| &panel[at..][..n]);
     if norm.kind == NormKind::Layer {
         for panel in panels() {
             for (x, sum) in panel.iter().zip(&mut sums) {
@@ -132,8 +136,8 @@ fn statistics<S: Simd>(
 
 /// 1 in the lanes of panel `i` that are not padding, 0 in the others.
 #[inline(always)]
-fn real_lanes(d: usize, i: usize) -> [f32; 16] {
-    std::array::from_fn(|lane| if 16 * i + lane < d { 1.0 } else { 0.0 })
+fn real_lanes(d: usize, i: usize) -> Lanes {
+    std::array::from_fn(|lane| if LANES * i + lane < d { 1.0 } else { 0.0 })
 }
 
 /// Arguments of `norm_row`: the norm of one vector, in place.
@@ -147,20 +151,20 @@ pub struct NormRow<'a> {
 impl NormRow<'_> {
     pub(crate) fn check(&self) {
         self.norm.check();
-        assert!(self.x.len() == self.norm.weight.len() && self.x.len().is_multiple_of(16));
+        assert!(self.x.len() == self.norm.weight.len() && self.x.len().is_multiple_of(LANES));
     }
 }
 
 #[inline(always)]
 pub(crate) fn norm_row<S: Simd>(s: S, a: NormRow<'_>) {
     let NormOf { weight, bias, .. } = a.norm;
-    let (means, inverses) = statistics(s, a.x, (1, 0, 1), &a.norm);
+    let (means, inverses) = statistics(s, a.x, 1, 0, 1, &a.norm);
     let (mean, inverse) = (s.splat(means[0]), s.splat(inverses[0]));
-    let lanes = a.x.as_chunks_mut::<16>().0.iter_mut().zip(weight.as_chunks::<16>().0);
+    let lanes = a.x.as_chunks_mut::<LANES>().0.iter_mut().zip(weight.as_chunks::<LANES>().0);
     for (i, (x, weight)) in lanes.enumerate() {
         let mut y = s.mul(s.mul(s.sub(s.load(x), mean), inverse), s.load(weight));
         if !bias.is_empty() {
-            y = s.add(y, s.load(&bias.as_chunks::<16>().0[i]));
+            y = s.add(y, s.load(&bias.as_chunks::<LANES>().0[i]));
         }
         s.store(y, x);
     }

@@ -1,5 +1,7 @@
 //! Weights into panels, offline, and single rows out of them: the definition of both encodings.
 
+use crate::layout::{LANES, LINE, QUAD, f32_panel_len, q8_panel_bytes};
+
 /// The orthonormal Walsh-Hadamard transform, natural order, in place on consecutive blocks of
 /// `block` values (a power of two that divides `x.len()`). Its own inverse.
 ///
@@ -26,22 +28,24 @@ pub fn hadamard(x: &mut [f32], block: usize) {
     }
 }
 
-/// Packs 16 rows of `k` inputs (already rotated and padded) as one Q8 panel of `16·(k + 4)` bytes:
+/// Packs 16 rows of `k` inputs (already rotated and padded) as one Q8 panel, [`q8_panel_bytes`]:
 /// a line of 16 f32 row scales, then `k/4` lines whose byte `4r+t` is `q + 128` of row `r`, input
 /// `4j+t`, with q = round(w · 127 / amax) half to even and scale = amax / 127.
 ///
 /// # Panics
 /// If the slices do not have these sizes.
 pub fn q8_panel(rows: &[f32], k: usize, out: &mut [u8]) {
-    assert!(k.is_multiple_of(4) && rows.len() == 16 * k && out.len() == 16 * (k + 4));
-    let (scales, lines) = out.split_at_mut(64);
+    assert!(k.is_multiple_of(QUAD) && rows.len() == LANES * k && out.len() == q8_panel_bytes(k));
+    let (scales, lines) = out.split_at_mut(LINE);
     for (r, (row, scale)) in rows.chunks_exact(k).zip(scales.as_chunks_mut::<4>().0).enumerate() {
         let amax = row.iter().fold(0.0f32, |m, x| m.max(x.abs()));
         // A row of nothing but (near) zeros: 127 / amax would not be finite.
         let inverse = if amax < 1e-30 { 0.0 } else { 127.0 / amax };
         *scale = (if inverse == 0.0 { 0.0 } else { amax / 127.0 }).to_le_bytes();
-        for (line, quad) in lines.as_chunks_mut::<64>().0.iter_mut().zip(row.as_chunks::<4>().0) {
-            for (byte, x) in line[4 * r..].iter_mut().zip(quad) {
+        for (line, quad) in
+            lines.as_chunks_mut::<LINE>().0.iter_mut().zip(row.as_chunks::<QUAD>().0)
+        {
+            for (byte, x) in line[QUAD * r..].iter_mut().zip(quad) {
                 *byte = (round_small(x * inverse) as i8 as u8).wrapping_add(128);
             }
         }
@@ -55,14 +59,14 @@ fn round_small(x: f32) -> f32 {
     (x + SHIFT) - SHIFT
 }
 
-/// Packs 16 rows of `k` inputs as one f32 panel of `16·k·4` bytes: line `j` is input `j` of the
-/// 16 rows.
+/// Packs 16 rows of `k` inputs as the bytes of one f32 panel, [`f32_panel_len`] values: line `j` is
+/// input `j` of the 16 rows.
 ///
 /// # Panics
 /// If the slices do not have these sizes.
 pub fn f32_panel(rows: &[f32], k: usize, out: &mut [u8]) {
-    assert!(rows.len() == 16 * k && out.len() == 64 * k);
-    for (j, line) in out.as_chunks_mut::<64>().0.iter_mut().enumerate() {
+    assert!(rows.len() == f32_panel_len(k) && out.len() == size_of_val(rows));
+    for (j, line) in out.as_chunks_mut::<LINE>().0.iter_mut().enumerate() {
         for (r, word) in line.as_chunks_mut::<4>().0.iter_mut().enumerate() {
             *word = rows[r * k + j].to_le_bytes();
         }
@@ -74,11 +78,11 @@ pub fn f32_panel(rows: &[f32], k: usize, out: &mut [u8]) {
 /// # Panics
 /// If the panel does not have `out.len()` inputs or `r` is not below 16.
 pub fn q8_row(panel: &[u8], r: usize, out: &mut [f32]) {
-    assert!(r < 16 && panel.len() == 16 * (out.len() + 4));
-    let (lines, _) = panel.as_chunks::<64>();
+    assert!(r < LANES && panel.len() == q8_panel_bytes(out.len()));
+    let (lines, _) = panel.as_chunks::<LINE>();
     let scale = f32::from_le_bytes(*lines[0][4 * r..].first_chunk().expect("16 scales"));
-    for (line, quad) in lines[1..].iter().zip(out.as_chunks_mut::<4>().0) {
-        for (x, byte) in quad.iter_mut().zip(&line[4 * r..]) {
+    for (line, quad) in lines[1..].iter().zip(out.as_chunks_mut::<QUAD>().0) {
+        for (x, byte) in quad.iter_mut().zip(&line[QUAD * r..]) {
             *x = scale * (i32::from(*byte) - 128) as f32;
         }
     }
@@ -89,8 +93,8 @@ pub fn q8_row(panel: &[u8], r: usize, out: &mut [f32]) {
 /// # Panics
 /// If the panel does not have `out.len()` inputs or `r` is not below 16.
 pub fn f32_row(panel: &[f32], r: usize, out: &mut [f32]) {
-    assert!(r < 16 && panel.len() == 16 * out.len());
-    for (x, line) in out.iter_mut().zip(panel.as_chunks::<16>().0) {
+    assert!(r < LANES && panel.len() == f32_panel_len(out.len()));
+    for (x, line) in out.iter_mut().zip(panel.as_chunks::<LANES>().0) {
         *x = line[r];
     }
 }

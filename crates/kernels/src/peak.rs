@@ -7,15 +7,16 @@ use std::hint::black_box;
 
 use crate::gemm::with_tile;
 use crate::isa::Simd;
+use crate::layout::{LANES, LINE, Lanes, QUAD};
 
 /// Reads memory and keeps the lane-wise maximum, so that no read can be left out.
 pub struct ReadLines<'a> {
-    /// What to read, a multiple of 128 values.
+    /// What to read, a multiple of 8 · 16 values.
     pub values: &'a [f32],
     /// Places to read from in turn: 1, 2, 4 or 8.
     pub streams: usize,
     /// The maximum, per lane.
-    pub out: &'a mut [f32; 16],
+    pub out: &'a mut Lanes,
 }
 
 /// Multiplies what is in registers or the first cache, as the matrix product does.
@@ -23,12 +24,12 @@ pub struct PeakDots<'a> {
     /// Dots of 64 bytes to do; as many more as make whole tiles are done.
     pub dots: usize,
     /// Some sum of them.
-    pub out: &'a mut [f32; 16],
+    pub out: &'a mut Lanes,
 }
 
 impl ReadLines<'_> {
     pub(crate) fn check(&self) {
-        assert!(self.values.len().is_multiple_of(128));
+        assert!(self.values.len().is_multiple_of(8 * LANES));
         assert!(matches!(self.streams, 1 | 2 | 4 | 8));
     }
 }
@@ -50,7 +51,7 @@ pub(crate) fn read_lines<S: Simd>(s: S, a: ReadLines<'_>) {
 /// `N` streams, `L` lines of each at a time, an accumulator for every one.
 #[inline(always)]
 fn streams<S: Simd, const N: usize, const L: usize>(s: S, a: ReadLines<'_>) {
-    let lines = a.values.as_chunks::<16>().0;
+    let lines = a.values.as_chunks::<LANES>().0;
     let each = lines.len() / N;
     let mut parts = [&lines[..0]; N];
     for n in 0..N {
@@ -59,7 +60,7 @@ fn streams<S: Simd, const N: usize, const L: usize>(s: S, a: ReadLines<'_>) {
     let mut acc = [[s.splat(0.0); L]; N];
     for at in (0..each).step_by(L) {
         for n in 0..N {
-            let lines: &[[f32; 16]; L] = parts[n][at..].first_chunk().expect("checked");
+            let lines: &[Lanes; L] = parts[n][at..].first_chunk().expect("checked");
             for l in 0..L {
                 acc[n][l] = s.max(s.load(&lines[l]), acc[n][l]);
             }
@@ -72,39 +73,21 @@ fn streams<S: Simd, const N: usize, const L: usize>(s: S, a: ReadLines<'_>) {
     s.store(all, a.out);
 }
 
+/// Signed bytes that sum to zero, so that no accumulator overflows however long it goes on.
+pub(crate) const ZERO_SUM: [i8; QUAD] = [3, -2, 1, -2];
+
+/// One register tile of the matrix product over and over.
 #[inline(always)]
-pub(crate) fn peak_dots<S: Simd>(s: S, a: PeakDots<'_>) {
-    if S::MATRIX {
-        matrix(s, a);
-    } else if S::TILES {
-        s.tile_peak(a.dots, a.out);
-    } else {
-        with_tile!(S::TILE, dots::<S, 1>(s, a));
-    }
+pub(crate) fn register_tile<S: Simd>(s: S, a: PeakDots<'_>) {
+    with_tile!(S::TILE, dots::<S, 1>(s, a));
 }
 
-/// Dots of 64 bytes in one product of a matrix unit: 16 × 16 × 64 multiply-adds.
-const PRODUCT: usize = 256;
-
-/// Two tiles of a matrix unit over and over, quads summing to zero as below.
-#[inline(always)]
-fn matrix<S: Simd>(s: S, a: PeakDots<'_>) {
-    let x = [[3i8, -2, 1, -2]; 16].as_flattened().try_into().map(|line| [line; 16]);
-    let (x, w) = (x.expect("64 values"), [[5i8; 64]; 16]);
-    let mut sums = [[0; 16]; 16];
-    s.matrix_open();
-    s.matrix_peak(black_box(&x), black_box(&w), a.dots.div_ceil(PRODUCT), &mut sums);
-    s.matrix_close();
-    s.store(s.to_f32(s.load_i32(&sums[0])), a.out);
-}
-
-/// One register tile of the matrix product over and over. The operands pass through `black_box`,
-/// without which the compiler could see that every turn does the same. The quads sum to zero, so
-/// that no accumulator overflows however long it goes on.
+/// The operands pass through `black_box`, without which the compiler could see that every turn does
+/// the same.
 #[inline(always)]
 fn dots<S: Simd, const M: usize, const P: usize>(s: S, a: PeakDots<'_>) {
     const { assert!(P == 1) };
-    let (line, quads) = ([0x85u8; 64], [[3i8, -2, 1, -2]; M]);
+    let (line, quads) = ([0x85; LINE], [ZERO_SUM; M]);
     let mut acc = [s.seed(0); M];
     for _ in 0..a.dots.div_ceil(M) {
         let (line, quads) = (s.line(black_box(&line)), black_box(&quads));

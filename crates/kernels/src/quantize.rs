@@ -1,6 +1,7 @@
 //! Into the Hadamard domain, and into int8.
 
 use crate::isa::Simd;
+use crate::layout::{GROUP, GROUP_LANES, LANES, Lanes, TokenLine};
 
 /// Arguments of `rotate`: the orthonormal Walsh-Hadamard transform of consecutive blocks.
 pub struct Rotate<'a> {
@@ -12,8 +13,8 @@ pub struct Rotate<'a> {
 
 impl Rotate<'_> {
     pub(crate) fn check(&self) {
-        assert!(self.block.is_power_of_two() && self.block <= 64);
-        assert!(self.x.len().is_multiple_of(self.block.max(16)));
+        assert!(self.block.is_power_of_two() && self.block <= GROUP);
+        assert!(self.x.len().is_multiple_of(self.block.max(LANES)));
     }
 }
 
@@ -21,12 +22,13 @@ impl Rotate<'_> {
 /// (a, b) → (a + b, a − b).
 #[inline(always)]
 fn butterfly<S: Simd, const H: usize>(s: S, x: S::F) -> S::F {
-    const SIGN: [[f32; 16]; 4] = {
-        let mut sign = [[1.0; 16]; 4];
+    const STAGES: usize = LANES.ilog2() as usize;
+    const SIGN: [Lanes; STAGES] = {
+        let mut sign = [[1.0; LANES]; STAGES];
         let mut i = 0;
-        while i < 64 {
-            if (i % 16) & (1 << (i / 16)) != 0 {
-                sign[i / 16][i % 16] = -1.0;
+        while i < LANES * STAGES {
+            if (i % LANES) & (1 << (i / LANES)) != 0 {
+                sign[i / LANES][i % LANES] = -1.0;
             }
             i += 1;
         }
@@ -43,9 +45,9 @@ pub(crate) fn rotate<S: Simd>(s: S, a: Rotate<'_>) {
 
 #[inline(always)]
 pub(crate) fn rotate_block<S: Simd>(s: S, x: &mut [f32], size: usize) {
-    let registers = (size / 16).max(1);
-    for block in x.as_chunks_mut::<16>().0.chunks_exact_mut(registers) {
-        let mut lanes = [s.splat(0.0); 4];
+    let registers = (size / LANES).max(1);
+    for block in x.as_chunks_mut::<LANES>().0.chunks_exact_mut(registers) {
+        let mut lanes = [s.splat(0.0); GROUP_LANES];
         for i in 0..registers {
             lanes[i] = s.load(&block[i]);
         }
@@ -59,7 +61,11 @@ pub(crate) fn rotate_block<S: Simd>(s: S, x: &mut [f32], size: usize) {
 /// The transform of 64 values in blocks of `size`: stages 1, 2, 4, 8 within a register, then 16
 /// and 32 across registers, then the scale 1/√size.
 #[inline(always)]
-pub(crate) fn rotate_lanes<S: Simd>(s: S, mut x: [S::F; 4], size: usize) -> [S::F; 4] {
+pub(crate) fn rotate_lanes<S: Simd>(
+    s: S,
+    mut x: [S::F; GROUP_LANES],
+    size: usize,
+) -> [S::F; GROUP_LANES] {
     if size == 1 {
         return x;
     }
@@ -107,14 +113,18 @@ fn to_int<S: Simd>(s: S, x: S::F, inverse: S::F) -> S::I {
 /// One group of 64 to q = round(x · 127 / amax); gives amax / 127 and
 /// -128·Σ q, where the dots with weights stored as q + 128 start.
 #[inline(always)]
-pub(crate) fn quantize_group<S: Simd>(s: S, x: [S::F; 4], to: &mut [i8; 64]) -> (f32, i32) {
+pub(crate) fn quantize_group<S: Simd>(
+    s: S,
+    x: [S::F; GROUP_LANES],
+    to: &mut TokenLine,
+) -> (f32, i32) {
     let largest = s
         .max(s.max(s.max(s.max(s.splat(0.0), s.abs(x[0])), s.abs(x[1])), s.abs(x[2])), s.abs(x[3]));
     let (scale, inverse) = scale_of(s.max_lane(largest));
     let inverse = s.splat(inverse);
-    let to = to.as_chunks_mut::<16>().0;
+    let to = to.as_chunks_mut::<LANES>().0;
     let mut sum = s.splat(0.0); // of integers far below 2²⁴: exact
-    for i in 0..4 {
+    for i in 0..GROUP_LANES {
         let q = to_int(s, x[i], inverse);
         sum = s.add(sum, s.to_f32(q));
         s.store_i8(q, &mut to[i]);
@@ -127,9 +137,9 @@ pub(crate) fn quantize_group<S: Simd>(s: S, x: [S::F; 4], to: &mut [i8; 64]) -> 
 pub(crate) fn quantize_values<S: Simd>(
     s: S,
     x: &[f32],
-    mut put: impl FnMut(usize, [i8; 16]),
+    mut put: impl FnMut(usize, [i8; LANES]),
 ) -> (f32, i32) {
-    let lanes = x.as_chunks::<16>().0;
+    let lanes = x.as_chunks::<LANES>().0;
     let mut largest = s.splat(0.0);
     for x in lanes {
         largest = s.max(largest, s.abs(s.load(x)));
@@ -140,7 +150,7 @@ pub(crate) fn quantize_values<S: Simd>(
     for (i, x) in lanes.iter().enumerate() {
         let q = to_int(s, s.load(x), inverse);
         sum = s.add(sum, s.to_f32(q));
-        let mut bytes = [0i8; 16];
+        let mut bytes = [0i8; LANES];
         s.store_i8(q, &mut bytes);
         put(i, bytes);
     }

@@ -1,6 +1,7 @@
 //! Rotary position embedding (Su et al., "RoFormer", 2021), pairs `(i, i + half)`.
 
 use crate::isa::Simd;
+use crate::layout::LANES;
 
 /// cos and sin of one position's angles, for every pair of a head.
 ///
@@ -75,9 +76,10 @@ impl Rope<'_> {
 #[inline(always)]
 pub(crate) fn rope<S: Simd>(s: S, r: Rope<'_>) {
     let (first, second) = r.x.split_at_mut(r.half);
-    if r.half.is_multiple_of(16) {
-        let pairs = first.as_chunks_mut::<16>().0.iter_mut().zip(second.as_chunks_mut::<16>().0);
-        let angles = r.cos.as_chunks::<16>().0.iter().zip(r.sin.as_chunks::<16>().0);
+    if r.half.is_multiple_of(LANES) {
+        let pairs =
+            first.as_chunks_mut::<LANES>().0.iter_mut().zip(second.as_chunks_mut::<LANES>().0);
+        let angles = r.cos.as_chunks::<LANES>().0.iter().zip(r.sin.as_chunks::<LANES>().0);
         for ((first, second), (cos, sin)) in pairs.zip(angles) {
             let (x, y) = rotate(s, s.load(first), s.load(second), s.load(cos), s.load(sin));
             s.store(x, first);
@@ -85,17 +87,17 @@ pub(crate) fn rope<S: Simd>(s: S, r: Rope<'_>) {
         }
         return;
     }
-    for at in (0..r.half).step_by(16) {
-        let n = (r.half - at).min(16);
+    for at in (0..r.half).step_by(LANES) {
+        let n = (r.half - at).min(LANES);
         let read = |from: &[f32]| {
-            let mut lanes = [0.0; 16];
+            let mut lanes = [0.0; LANES];
             lanes[..n].copy_from_slice(&from[at..at + n]);
             s.load(&lanes)
         };
         let (a, b, c, sin) = (read(first), read(second), read(r.cos), read(r.sin));
         let (x, y) = rotate(s, a, b, c, sin);
         let write = |to: &mut [f32], x: S::F| {
-            let mut lanes = [0.0; 16];
+            let mut lanes = [0.0; LANES];
             s.store(x, &mut lanes);
             to[at..at + n].copy_from_slice(&lanes[..n]);
         };

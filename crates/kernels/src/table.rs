@@ -18,7 +18,7 @@ use crate::{
 };
 use crate::{PackQuery, PeakDots, ReadLines, Rope, Rotate, Route, SoftCap, StoreKv};
 use crate::{
-    activation, acts, attention, experts, gemm, isa::Simd, kv, norm, peak, quantize, rope,
+    activation, acts, attention, experts, gemm, isa::Simd, kv, norm, peak, product, quantize, rope,
 };
 
 /// An instruction set with kernels of its own.
@@ -78,7 +78,7 @@ macro_rules! with_kernels {
     ($callback:ident $($prefix:tt)*) => {
         $callback! { [$($prefix)*]
             /// Int8 panels times quantized activations.
-            gemm_q8(Gemm) = gemm::gemm_q8;
+            gemm_q8(Gemm) = product::gemm_q8;
             /// f32 panels times f32 activations.
             gemm_f32(GemmF32) = gemm::gemm_f32;
             /// The norm of a tile of tokens, packed.
@@ -114,7 +114,7 @@ macro_rules! with_kernels {
             /// Reads memory, as fast as this instruction set can.
             read_lines(ReadLines) = peak::read_lines;
             /// Multiplies bytes, as fast as this instruction set can.
-            peak_dots(PeakDots) = peak::peak_dots;
+            peak_dots(PeakDots) = product::peak_dots;
         }
     };
 }

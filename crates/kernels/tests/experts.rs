@@ -1,7 +1,7 @@
 //! The kernels of mixtures of experts against plain loops, on every instruction set this machine
 //! has, and every instruction set against scalar, bit for bit.
 
-use nanoinfer_kernels::{AddWeighted, Isa, Kernels, Route};
+use nanoinfer_kernels::{AddWeighted, Isa, Kernels, Route, fma};
 
 fn isas() -> Vec<Kernels> {
     Isa::ALL.into_iter().filter_map(Kernels::new).collect()
@@ -38,10 +38,8 @@ fn a_token_goes_to_the_largest_logits_with_their_softmax() {
             let exps = |of: &mut dyn Iterator<Item = usize>| -> f64 {
                 of.map(|e| f64::from(logits[e]).exp()).sum()
             };
-            let sum = match over_chosen {
-                true => exps(&mut order.iter().copied()),
-                false => exps(&mut (0..n)),
-            };
+            let sum =
+                if over_chosen { exps(&mut order.iter().copied()) } else { exps(&mut (0..n)) };
             let scalar = route(&Kernels::new(Isa::Scalar).unwrap(), &logits, k, over_chosen);
             assert!(scalar.0.iter().map(|&e| e as usize).eq(order.iter().copied()));
             for (&e, &weight) in order.iter().zip(&scalar.1) {
@@ -91,7 +89,7 @@ fn outputs_are_added_to_their_tokens_with_one_rounding() {
                 for (i, &token) in tokens.iter().enumerate() {
                     for r in 0..16 {
                         let to = &mut want[(p * m + token as usize) * 16 + r];
-                        *to = weights[i].mul_add(y[(p * n + i) * 16 + r], *to);
+                        *to = fma(weights[i], y[(p * n + i) * 16 + r], *to);
                     }
                 }
             }

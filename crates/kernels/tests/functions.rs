@@ -101,9 +101,10 @@ fn activations_are_their_formulas() {
                 kernels.activate(Activate { activation, gated, x: &x, m, out: &mut out });
                 for (i, got) in out.iter().enumerate() {
                     let (pair, rest) = (i / (16 * m), i % (16 * m));
-                    let (g, u) = match gated {
-                        true => (x[pair * 32 * m + rest], x[pair * 32 * m + 16 * m + rest]),
-                        false => (x[i], 1.0),
+                    let (g, u) = if gated {
+                        (x[pair * 32 * m + rest], x[pair * 32 * m + 16 * m + rest])
+                    } else {
+                        (x[i], 1.0)
                     };
                     let want = f(f64::from(g)) * f64::from(u);
                     let tolerance = want.abs() * relative + absolute;

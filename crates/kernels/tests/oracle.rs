@@ -77,8 +77,8 @@ fn gemm_q8_is_the_integer_triple_loop() {
             let x = noise(m * k, 3);
             let rows = noise(panels * 16 * k, 4);
             let bias = noise(panels * 16, 5);
-            let mut w = vec![0u8; panels * 16 * (k + 4)];
-            for (rows, w) in rows.chunks(16 * k).zip(w.chunks_mut(16 * (k + 4))) {
+            let mut w = vec![0u8; panels * q8_panel_bytes(k)];
+            for (rows, w) in rows.chunks(16 * k).zip(w.chunks_mut(q8_panel_bytes(k))) {
                 pack::q8_panel(rows, k, w);
             }
             let p = pack(&kernels, &x, m, k);
@@ -90,7 +90,7 @@ fn gemm_q8_is_the_integer_triple_loop() {
                 for panel in 0..panels {
                     for r in 0..16 {
                         let mut row = vec![0.0; k];
-                        let bytes = &w[panel * 16 * (k + 4)..][..16 * (k + 4)];
+                        let bytes = &w[panel * q8_panel_bytes(k)..][..q8_panel_bytes(k)];
                         pack::q8_row(bytes, r, &mut row);
                         let scale = f32::from_le_bytes(bytes[4 * r..4 * r + 4].try_into().unwrap());
                         for token in 0..m {
@@ -102,7 +102,7 @@ fn gemm_q8_is_the_integer_triple_loop() {
                                         (i32::from(q) - 128) * i32::from(p.plain[token][i])
                                     })
                                     .sum();
-                                c = (dot as f32).mul_add(p.plain_scales[token][g], c);
+                                c = fma(dot as f32, p.plain_scales[token][g], c);
                             }
                             let mut want = c * scale;
                             if add {
@@ -161,8 +161,7 @@ fn gemm_f32_is_the_fused_triple_loop() {
             for (i, got) in out.iter().enumerate() {
                 let (panel, token, r) = (i / (16 * m), i / 16 % m, i % 16);
                 let row = &rows[(panel * 16 + r) * k..][..k];
-                let want =
-                    row.iter().zip(&x[token * k..]).fold(0.0f32, |c, (w, x)| w.mul_add(*x, c));
+                let want = row.iter().zip(&x[token * k..]).fold(0.0f32, |c, (w, x)| fma(*w, *x, c));
                 assert_eq!(got.to_bits(), want.to_bits());
             }
         }
@@ -309,15 +308,17 @@ fn attend(
         (vec![0.0; if eight_bit { 0 } else { n * head }], vec![0i8; n * head]);
     let (mut scales, mut sums) = (vec![0.0; n], vec![0; n]);
     for (row, q) in q.iter().enumerate() {
-        let to = match eight_bit {
-            true => QueriesMut::Q8 { q: &mut packed, scales: &mut scales, sums: &mut sums },
-            false => QueriesMut::F32(&mut plain),
+        let to = if eight_bit {
+            QueriesMut::Q8 { q: &mut packed, scales: &mut scales, sums: &mut sums }
+        } else {
+            QueriesMut::F32(&mut plain)
         };
         kernels.pack_query(PackQuery { x: &mut q.clone(), row, rotation: 16, to });
     }
-    let queries = match eight_bit {
-        true => Queries::Q8 { q: &packed, scales: &scales, sums: &sums },
-        false => Queries::F32(&plain),
+    let queries = if eight_bit {
+        Queries::Q8 { q: &packed, scales: &scales, sums: &sums }
+    } else {
+        Queries::F32(&plain)
     };
     let (first, last) =
         (visible.iter().map(|v| v.0).min().unwrap(), visible.iter().map(|v| v.1).max().unwrap());

@@ -7,8 +7,14 @@
 
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+use std::cell::Cell;
+use std::marker::PhantomData;
 
-use crate::matrix::Dots;
+use crate::isa::matrix_unit::{Dots, Products, SignedLines, TokenLines};
+use crate::layout::{GROUP, LANES, LINE, TOKENS};
+
+// The numbers in the configuration and the assembly.
+const _: () = assert!(TOKENS == 16 && LANES == 16 && GROUP == 64 && LINE == 64);
 
 /// Palette 1, every tile register 16 rows of 64 bytes (Intel SDM, "Tile Configuration").
 #[repr(C, align(64))]
@@ -28,7 +34,7 @@ static CONFIG: TileConfig = TileConfig {
     rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
-/// Whether CPU and system have it, and the system lets this process use it. Asks for it: Linux
+/// Whether CPU and system have it, and the system lets this process use it. Requests it: Linux
 /// gives the 8 KiB of tile state only to processes that want them.
 pub(crate) fn enable() -> bool {
     const TILE_AND_INT8: u32 = 1 << 24 | 1 << 25;
@@ -74,85 +80,115 @@ fn request_permission() -> bool {
     result == 0
 }
 
-/// Sets the tile registers up.
-///
-/// # Safety
-/// [`enable`] must have returned true.
-#[inline(always)]
-pub(crate) unsafe fn open() {
-    // SAFETY: reads 64 bytes of a valid configuration.
-    unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const CONFIG, options(nostack, readonly)) };
+thread_local! {
+    /// Whether this thread has an [`Open`].
+    static IS_OPEN: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Gives the tile registers back, which makes context switches cheap again.
+/// The tile registers of this thread, set up as in [`CONFIG`]. Dropping it gives them back, which
+/// makes context switches cheap again.
 ///
-/// # Safety
-/// [`enable`] must have returned true.
-#[inline(always)]
-pub(crate) unsafe fn close() {
-    // SAFETY: changes tile registers only.
-    unsafe { asm!("tilerelease", options(nostack, nomem)) };
-}
+/// That it exists is the proof that tile instructions may be used. Hence it stays on its thread,
+/// and there is one per thread: the first to be dropped would take the registers from the other.
+pub(crate) struct Open(PhantomData<*const ()>);
 
-/// out[m][r] = Σᵢ x[m][i] · w[i/4][4r + i%4], exact.
-///
-/// # Safety
-/// Between [`open`] and [`close`].
-#[inline(always)]
-pub(crate) unsafe fn dots(x: &[[i8; 64]; 16], w: &[[i8; 64]; 16], out: &mut Dots) {
-    // SAFETY: each operand is 16 rows of 64 bytes, 64 apart: exactly the arrays. Activations are
-    // read past the L1 cache (`t1`), where the panel should stay.
-    unsafe {
-        asm!(
-            "tilezero tmm0",
-            "tileloaddt1 tmm1, [{x} + {stride}*1]",
-            "tileloadd tmm2, [{w} + {stride}*1]",
-            "tdpbssd tmm0, tmm1, tmm2",
-            "tilestored [{out} + {stride}*1], tmm0",
-            x = in(reg) x,
-            w = in(reg) w,
-            out = in(reg) out,
-            stride = in(reg) 64usize,
-            options(nostack)
-        );
+impl Open {
+    /// # Panics
+    /// If this thread has one.
+    ///
+    /// # Safety
+    /// [`enable`] must have returned true.
+    #[inline(always)]
+    pub(crate) unsafe fn new() -> Self {
+        assert!(!IS_OPEN.replace(true), "the matrix unit is open already");
+        // SAFETY: reads 64 bytes of a valid configuration.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const CONFIG, options(nostack, readonly)) };
+        Self(PhantomData)
     }
 }
 
-/// Turns of [`peak`] do this many products of 16 × 64 by 64 × 16 bytes.
-pub(crate) const PEAK_PRODUCTS: usize = 4;
+impl Drop for Open {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: changes tile registers only, which nobody else uses on this thread.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+        IS_OPEN.set(false);
+    }
+}
 
-/// Multiplies two tiles that stay in registers, `turns` times [`PEAK_PRODUCTS`]; one of the sums.
-///
-/// # Safety
-/// Between [`open`] and [`close`].
-#[inline(always)]
-pub(crate) unsafe fn peak(x: &[[i8; 64]; 16], w: &[[i8; 64]; 16], turns: usize, out: &mut Dots) {
-    // SAFETY: each operand is 16 rows of 64 bytes, 64 apart: exactly the arrays.
-    unsafe {
-        asm!(
-            "tileloadd tmm4, [{x} + {stride}*1]",
-            "tileloadd tmm5, [{w} + {stride}*1]",
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "tilezero tmm2",
-            "tilezero tmm3",
-            "test {turns}, {turns}",
-            "jz 3f",
-            "2:",
-            "tdpbssd tmm0, tmm4, tmm5",
-            "tdpbssd tmm1, tmm4, tmm5",
-            "tdpbssd tmm2, tmm4, tmm5",
-            "tdpbssd tmm3, tmm4, tmm5",
-            "dec {turns}",
-            "jnz 2b",
-            "3:",
-            "tilestored [{out} + {stride}*1], tmm0",
-            x = in(reg) x,
-            w = in(reg) w,
-            out = in(reg) out,
-            stride = in(reg) 64usize,
-            turns = inout(reg) turns => _,
-            options(nostack)
-        );
+/// Each turn of [`Products::peak`] does this many products of 16 × 64 by 64 × 16 bytes.
+const PEAK_PRODUCTS: usize = 4;
+
+impl Products for Open {
+    #[inline(always)]
+    fn dots(&mut self, x: &TokenLines, w: &SignedLines, out: &mut Dots) {
+        // SAFETY: `self` proves that tile registers are set up. Each operand is 16 rows of 64
+        // bytes, 64 apart: exactly the arrays. Activations are read past the L1 cache (`t1`), where
+        // the panel should stay.
+        unsafe {
+            asm!(
+                "tilezero tmm0",
+                "tileloaddt1 tmm1, [{x} + {stride}*1]",
+                "tileloadd tmm2, [{w} + {stride}*1]",
+                "tdpbssd tmm0, tmm1, tmm2",
+                "tilestored [{out} + {stride}*1], tmm0",
+                x = in(reg) x,
+                w = in(reg) w,
+                out = in(reg) out,
+                stride = in(reg) LINE,
+                options(nostack)
+            );
+        }
+    }
+
+    #[inline(always)]
+    fn peak(&mut self, x: &TokenLines, w: &SignedLines, products: usize, out: &mut Dots) {
+        // SAFETY: as above; there is a turn per four products.
+        unsafe {
+            asm!(
+                "tileloadd tmm4, [{x} + {stride}*1]",
+                "tileloadd tmm5, [{w} + {stride}*1]",
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "test {turns}, {turns}",
+                "jz 3f",
+                "2:",
+                "tdpbssd tmm0, tmm4, tmm5",
+                "tdpbssd tmm1, tmm4, tmm5",
+                "tdpbssd tmm2, tmm4, tmm5",
+                "tdpbssd tmm3, tmm4, tmm5",
+                "dec {turns}",
+                "jnz 2b",
+                "3:",
+                "tilestored [{out} + {stride}*1], tmm0",
+                x = in(reg) x,
+                w = in(reg) w,
+                out = in(reg) out,
+                stride = in(reg) LINE,
+                turns = inout(reg) products.div_ceil(PEAK_PRODUCTS) => _,
+                options(nostack)
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_opens_the_unit_once_at_a_time() {
+        if !enable() {
+            println!("not tested: this machine has no AMX");
+            return;
+        }
+        // SAFETY: it is enabled.
+        let open = || unsafe { Open::new() };
+        let first = open();
+        assert!(std::panic::catch_unwind(open).is_err());
+        drop(first);
+        drop(open());
     }
 }

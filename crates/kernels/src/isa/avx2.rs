@@ -11,6 +11,7 @@
 use std::arch::x86_64::*;
 
 use crate::isa::{AHEAD, Simd};
+use crate::layout::{LANES, Lanes, QUAD, WeightLine};
 
 /// Proof that the CPU has AVX2, FMA and F16C, and with `VNNI` also AVX-VNNI.
 #[derive(Clone, Copy)]
@@ -57,12 +58,12 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
         [unsafe { _mm256_set1_ps(x) }; 2]
     }
     #[inline(always)]
-    fn load(self, x: &[f32; 16]) -> F {
+    fn load(self, x: &Lanes) -> F {
         // SAFETY: both halves lie within the array; unaligned loads are allowed.
         unsafe { [_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))] }
     }
     #[inline(always)]
-    fn store(self, x: F, to: &mut [f32; 16]) {
+    fn store(self, x: F, to: &mut Lanes) {
         // SAFETY: both halves lie within the array; unaligned stores are allowed.
         unsafe {
             _mm256_storeu_ps(to.as_mut_ptr(), x[0]);
@@ -154,7 +155,7 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
         }
     }
     #[inline(always)]
-    fn store_i8(self, a: I, to: &mut [i8; 16]) {
+    fn store_i8(self, a: I, to: &mut [i8; LANES]) {
         // SAFETY: `self` proves the CPU feature; the store covers exactly the array.
         unsafe {
             // Pick the low byte of each i32 within 128-bit halves, then gather the four words.
@@ -169,7 +170,7 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
         }
     }
     #[inline(always)]
-    fn load_i8(self, x: &[i8; 16]) -> F {
+    fn load_i8(self, x: &[i8; LANES]) -> F {
         // SAFETY: both halves lie within the array; `self` proves the CPU feature.
         unsafe {
             let half = |at| _mm256_cvtepi8_epi32(_mm_loadl_epi64(x.as_ptr().add(at).cast()));
@@ -177,7 +178,7 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
         }
     }
     #[inline(always)]
-    fn load_f16(self, x: &[u16; 16]) -> F {
+    fn load_f16(self, x: &[u16; LANES]) -> F {
         // SAFETY: both halves lie within the array; `self` proves the CPU feature.
         unsafe {
             let half = |at| _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().add(at).cast()));
@@ -185,7 +186,7 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
         }
     }
     #[inline(always)]
-    fn store_f16(self, a: F, to: &mut [u16; 16]) {
+    fn store_f16(self, a: F, to: &mut [u16; LANES]) {
         // SAFETY: both halves lie within the array; `self` proves the CPU feature.
         unsafe {
             let half = |x| _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x);
@@ -194,7 +195,7 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
         }
     }
     #[inline(always)]
-    fn line(self, bytes: &[u8; 64]) -> Self::Line {
+    fn line(self, bytes: &WeightLine) -> Self::Line {
         // SAFETY: both halves lie within the array; `self` proves the CPU feature.
         unsafe {
             let half = |at: usize| {
@@ -214,7 +215,7 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
         [unsafe { _mm256_set1_epi32(if VNNI { offset } else { 0 }) }; 2]
     }
     #[inline(always)]
-    fn dot(self, acc: I, line: Self::Line, x: &[i8; 4]) -> I {
+    fn dot(self, acc: I, line: Self::Line, x: &[i8; QUAD]) -> I {
         // SAFETY: `self` proves the CPU feature.
         unsafe {
             let x = _mm256_set1_epi32(i32::from_le_bytes(x.map(|b| b as u8)));
@@ -229,7 +230,7 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
         }
     }
     #[inline(always)]
-    fn prefetch_ahead(self, line: &[u8; 64]) {
+    fn prefetch_ahead(self, line: &WeightLine) {
         // SAFETY: a hint, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(AHEAD).cast()) };
     }
@@ -243,7 +244,7 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
         unsafe { _mm256_cvtss_f32(a[0]) }
     }
     #[inline(always)]
-    fn load_i32(self, x: &[i32; 16]) -> I {
+    fn load_i32(self, x: &[i32; LANES]) -> I {
         // SAFETY: both halves lie within the array; unaligned loads are allowed.
         unsafe {
             let half = |at| _mm256_loadu_si256(x.as_ptr().add(at).cast());

@@ -7,9 +7,10 @@
 
 use std::arch::x86_64::*;
 
-use crate::gemm::Tile;
+use crate::isa::matrix_unit::MatrixUnit;
+use crate::isa::tile_loop::{Tile, TileLoop};
 use crate::isa::{AHEAD, Simd, amx, vnni};
-use crate::matrix::Dots;
+use crate::layout::{LANES, Lanes, QUAD, TOKENS, WeightLine};
 
 /// Proof that the CPU has AVX-512 F, BW, VL, DQ and VNNI, and with `MATRIX` also AMX int8, enabled.
 #[derive(Clone, Copy)]
@@ -45,20 +46,18 @@ impl<const MATRIX: bool> Simd for Avx512<MATRIX> {
     const QUERIES: usize = 12;
     const VALUES: usize = 2;
     const PANELS: usize = 2;
-    const TILES: bool = true;
-    const MATRIX: bool = MATRIX;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         op!(_mm512_set1_ps(x))
     }
     #[inline(always)]
-    fn load(self, x: &[f32; 16]) -> __m512 {
+    fn load(self, x: &Lanes) -> __m512 {
         // SAFETY: reads exactly the array; unaligned loads are allowed.
         unsafe { _mm512_loadu_ps(x.as_ptr()) }
     }
     #[inline(always)]
-    fn store(self, x: __m512, to: &mut [f32; 16]) {
+    fn store(self, x: __m512, to: &mut Lanes) {
         // SAFETY: writes exactly the array; unaligned stores are allowed.
         unsafe { _mm512_storeu_ps(to.as_mut_ptr(), x) }
     }
@@ -125,23 +124,23 @@ impl<const MATRIX: bool> Simd for Avx512<MATRIX> {
         }
     }
     #[inline(always)]
-    fn store_i8(self, a: __m512i, to: &mut [i8; 16]) {
+    fn store_i8(self, a: __m512i, to: &mut [i8; LANES]) {
         // SAFETY: `self` proves the CPU feature; the store covers exactly the array.
         unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(a)) }
     }
     #[inline(always)]
-    fn load_i8(self, x: &[i8; 16]) -> __m512 {
+    fn load_i8(self, x: &[i8; LANES]) -> __m512 {
         // SAFETY: reads exactly the array; `self` proves the CPU feature.
         let wide = unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast())) };
         self.to_f32(wide)
     }
     #[inline(always)]
-    fn load_f16(self, x: &[u16; 16]) -> __m512 {
+    fn load_f16(self, x: &[u16; LANES]) -> __m512 {
         // SAFETY: reads exactly the array; `self` proves the CPU feature.
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) }
     }
     #[inline(always)]
-    fn store_f16(self, a: __m512, to: &mut [u16; 16]) {
+    fn store_f16(self, a: __m512, to: &mut [u16; LANES]) {
         // SAFETY: writes exactly the array; `self` proves the CPU feature.
         unsafe {
             let half = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a);
@@ -149,7 +148,7 @@ impl<const MATRIX: bool> Simd for Avx512<MATRIX> {
         }
     }
     #[inline(always)]
-    fn line(self, bytes: &[u8; 64]) -> __m512i {
+    fn line(self, bytes: &WeightLine) -> __m512i {
         // SAFETY: reads exactly the array; unaligned loads are allowed.
         unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
     }
@@ -158,7 +157,7 @@ impl<const MATRIX: bool> Simd for Avx512<MATRIX> {
         op!(_mm512_set1_epi32(offset))
     }
     #[inline(always)]
-    fn dot(self, acc: __m512i, line: __m512i, x: &[i8; 4]) -> __m512i {
+    fn dot(self, acc: __m512i, line: __m512i, x: &[i8; QUAD]) -> __m512i {
         let x = op!(_mm512_set1_epi32(i32::from_le_bytes(x.map(|b| b as u8))));
         op!(_mm512_dpbusd_epi32(acc, line, x))
     }
@@ -167,11 +166,11 @@ impl<const MATRIX: bool> Simd for Avx512<MATRIX> {
         op!(_mm512_add_epi32(a, b))
     }
     #[inline(always)]
-    fn prefetch(self, line: &[u8; 64]) {
+    fn prefetch(self, line: &WeightLine) {
         op!(_mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()));
     }
     #[inline(always)]
-    fn prefetch_ahead(self, line: &[u8; 64]) {
+    fn prefetch_ahead(self, line: &WeightLine) {
         op!(_mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(AHEAD).cast()));
     }
     #[inline(always)]
@@ -179,44 +178,30 @@ impl<const MATRIX: bool> Simd for Avx512<MATRIX> {
         op!(_mm512_cvtss_f32(a))
     }
     #[inline(always)]
-    fn load_i32(self, x: &[i32; 16]) -> __m512i {
+    fn load_i32(self, x: &[i32; LANES]) -> __m512i {
         // SAFETY: reads exactly the array; unaligned loads are allowed.
         unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
     }
+}
 
+impl TileLoop for Avx512Vnni {
     #[inline(always)]
-    fn tile(self, tile: Tile<'_>, sums: &mut [[f32; 16]; 16]) {
+    fn tile(self, tile: Tile<'_>, sums: &mut [Lanes; TOKENS]) {
         // SAFETY: `self` proves the CPU features.
         unsafe { vnni::tile(tile, sums) };
     }
     #[inline(always)]
-    fn tile_peak(self, dots: usize, out: &mut [f32; 16]) {
+    fn tile_peak(self, dots: usize, out: &mut Lanes) {
         // SAFETY: `self` proves the CPU features.
         unsafe { vnni::peak(dots.div_ceil(vnni::PEAK_DOTS), out) };
     }
+}
 
+impl MatrixUnit for Amx {
+    type Open = amx::Open;
     #[inline(always)]
-    fn matrix_open(self) {
-        assert!(MATRIX);
+    fn open(self) -> amx::Open {
         // SAFETY: `self` proves that AMX is enabled.
-        unsafe { amx::open() };
-    }
-    #[inline(always)]
-    fn matrix_dots(self, x: &[[i8; 64]; 16], w: &[[i8; 64]; 16], out: &mut Dots) {
-        assert!(MATRIX);
-        // SAFETY: `self` proves that AMX is enabled; the trait says: between open and close.
-        unsafe { amx::dots(x, w, out) };
-    }
-    #[inline(always)]
-    fn matrix_peak(self, x: &[[i8; 64]; 16], w: &[[i8; 64]; 16], products: usize, out: &mut Dots) {
-        assert!(MATRIX);
-        // SAFETY: as above.
-        unsafe { amx::peak(x, w, products.div_ceil(amx::PEAK_PRODUCTS), out) };
-    }
-    #[inline(always)]
-    fn matrix_close(self) {
-        assert!(MATRIX);
-        // SAFETY: `self` proves that AMX is enabled.
-        unsafe { amx::close() };
+        unsafe { amx::Open::new() }
     }
 }

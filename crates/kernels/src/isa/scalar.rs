@@ -1,7 +1,9 @@
 //! Plain Rust: the leaf every machine has, and the easiest to read.
 #![allow(unsafe_code)] // one signature, shared with the other leaves
 
+use crate::fma::fma;
 use crate::isa::Simd;
+use crate::layout::{LANES, LINE, Lanes, QUAD, WeightLine};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Scalar;
@@ -15,7 +17,8 @@ impl Scalar {
     }
 }
 
-type F = [f32; 16];
+type F = Lanes;
+type I = [i32; LANES];
 
 #[inline(always)]
 fn zip(a: F, b: F, f: impl Fn(f32, f32) -> f32) -> F {
@@ -24,8 +27,8 @@ fn zip(a: F, b: F, f: impl Fn(f32, f32) -> f32) -> F {
 
 impl Simd for Scalar {
     type F = F;
-    type I = [i32; 16];
-    type Line = [i8; 64];
+    type I = I;
+    type Line = [i8; LINE];
     const TILE: usize = 4;
     const QUERIES: usize = Self::TILE;
     const VALUES: usize = 1;
@@ -33,14 +36,14 @@ impl Simd for Scalar {
 
     #[inline(always)]
     fn splat(self, x: f32) -> F {
-        [x; 16]
+        [x; LANES]
     }
     #[inline(always)]
-    fn load(self, x: &[f32; 16]) -> F {
+    fn load(self, x: &Lanes) -> F {
         *x
     }
     #[inline(always)]
-    fn store(self, x: F, to: &mut [f32; 16]) {
+    fn store(self, x: F, to: &mut Lanes) {
         *to = x;
     }
     #[inline(always)]
@@ -61,7 +64,7 @@ impl Simd for Scalar {
     }
     #[inline(always)]
     fn fma(self, a: F, b: F, c: F) -> F {
-        std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+        std::array::from_fn(|i| fma(a[i], b[i], c[i]))
     }
     #[inline(always)]
     fn max(self, a: F, b: F) -> F {
@@ -76,15 +79,15 @@ impl Simd for Scalar {
         a.map(f32::abs)
     }
     #[inline(always)]
-    fn round(self, a: F) -> [i32; 16] {
+    fn round(self, a: F) -> I {
         a.map(|x| x.round_ties_even() as i32)
     }
     #[inline(always)]
-    fn to_f32(self, a: [i32; 16]) -> F {
+    fn to_f32(self, a: I) -> F {
         a.map(|x| x as f32)
     }
     #[inline(always)]
-    fn scale2(self, x: F, n: [i32; 16]) -> F {
+    fn scale2(self, x: F, n: I) -> F {
         std::array::from_fn(|i| f32::from_bits(x[i].to_bits().wrapping_add((n[i] << 23) as u32)))
     }
     #[inline(always)]
@@ -96,41 +99,41 @@ impl Simd for Scalar {
         std::array::from_fn(|i| a[i ^ H])
     }
     #[inline(always)]
-    fn store_i8(self, a: [i32; 16], to: &mut [i8; 16]) {
+    fn store_i8(self, a: I, to: &mut [i8; LANES]) {
         *to = a.map(|x| x as i8);
     }
     #[inline(always)]
-    fn load_i8(self, x: &[i8; 16]) -> F {
+    fn load_i8(self, x: &[i8; LANES]) -> F {
         x.map(f32::from)
     }
     #[inline(always)]
-    fn load_f16(self, x: &[u16; 16]) -> F {
+    fn load_f16(self, x: &[u16; LANES]) -> F {
         x.map(from_f16)
     }
     #[inline(always)]
-    fn store_f16(self, a: F, to: &mut [u16; 16]) {
+    fn store_f16(self, a: F, to: &mut [u16; LANES]) {
         *to = a.map(to_f16);
     }
     #[inline(always)]
-    fn line(self, bytes: &[u8; 64]) -> [i8; 64] {
+    fn line(self, bytes: &WeightLine) -> [i8; LINE] {
         bytes.map(|b| (b ^ 0x80) as i8)
     }
     #[inline(always)]
-    fn seed(self, _offset: i32) -> [i32; 16] {
-        [0; 16]
+    fn seed(self, _offset: i32) -> I {
+        [0; LANES]
     }
     #[inline(always)]
-    fn dot(self, acc: [i32; 16], line: [i8; 64], x: &[i8; 4]) -> [i32; 16] {
+    fn dot(self, acc: I, line: [i8; LINE], x: &[i8; QUAD]) -> I {
         std::array::from_fn(|r| {
-            (0..4).fold(acc[r], |sum, t| sum + i32::from(line[4 * r + t]) * i32::from(x[t]))
+            (0..QUAD).fold(acc[r], |sum, t| sum + i32::from(line[QUAD * r + t]) * i32::from(x[t]))
         })
     }
     #[inline(always)]
-    fn add_i32(self, a: [i32; 16], b: [i32; 16]) -> [i32; 16] {
+    fn add_i32(self, a: I, b: I) -> I {
         std::array::from_fn(|i| a[i] + b[i])
     }
     #[inline(always)]
-    fn load_i32(self, x: &[i32; 16]) -> [i32; 16] {
+    fn load_i32(self, x: &[i32; LANES]) -> I {
         *x
     }
 }
@@ -140,9 +143,10 @@ impl Simd for Scalar {
 fn from_f16(half: u16) -> f32 {
     let sign = u32::from(half & 0x8000) << 16;
     let rest = u32::from(half & 0x7fff);
-    let magnitude = match rest >= 0x7c00 {
-        true => 0x7f80_0000 | (rest & 0x3ff) << 13,
-        false => (f32::from_bits(rest << 13) * f32::from_bits((127 + 112) << 23)).to_bits(),
+    let magnitude = if rest >= 0x7c00 {
+        0x7f80_0000 | (rest & 0x3ff) << 13
+    } else {
+        (f32::from_bits(rest << 13) * f32::from_bits((127 + 112) << 23)).to_bits()
     };
     f32::from_bits(sign | magnitude)
 }

@@ -10,7 +10,12 @@
 
 use std::arch::asm;
 
-use crate::gemm::Tile;
+use crate::isa::tile_loop::Tile;
+use crate::layout::{GROUP, GROUP_BYTES, LANES, LINE, Lanes, TOKENS};
+
+// The numbers in the assembly.
+const _: () =
+    assert!(TOKENS == 16 && LANES == 16 && GROUP == 64 && LINE == 64 && GROUP_BYTES == 1024);
 
 /// Repeats `$f!(token, register of its sums)` for the tokens whose sums are in registers.
 macro_rules! in_registers {
@@ -81,18 +86,18 @@ macro_rules! group {
     };
 }
 
-/// One panel times 16 tokens, see [`Simd::tile`](crate::isa::Simd::tile).
+/// One panel times 16 tokens, see [`TileLoop::tile`](crate::isa::tile_loop::TileLoop::tile).
 ///
 /// # Safety
 /// The CPU must have AVX-512 F and VNNI.
 #[inline(always)]
-pub(crate) unsafe fn tile(tile: Tile<'_>, sums: &mut [[f32; 16]; 16]) {
-    let Tile { w, x, scales, seeds, ask } = tile;
+pub(crate) unsafe fn tile(tile: Tile<'_>, sums: &mut [Lanes; TOKENS]) {
+    let Tile { w, x, scales, seeds, prefetch } = tile;
     let groups = w.len();
     assert!(x.len() == groups && scales.len() == groups && seeds.len() == groups);
-    assert!(ask.len() <= groups);
+    assert!(prefetch.len() <= groups);
     // SAFETY: each turn reads one element of the four slices, which have `groups`, as asserted, and
-    // there are `ask.len()` turns of the first loop, the rest of the second; `sums` is read and
+    // there are `prefetch.len()` turns of the first loop, the rest of the second; `sums` is read and
     // written within its bounds. All registers written are declared.
     unsafe {
         asm!(
@@ -117,9 +122,9 @@ pub(crate) unsafe fn tile(tile: Tile<'_>, sums: &mut [[f32; 16]; 16]) {
             inout("rsi") x.as_ptr() => _,
             inout("rdx") scales.as_ptr() => _,
             inout("rcx") seeds.as_ptr() => _,
-            inout("r8") ask.len() => _,
-            inout("r11") groups - ask.len() => _,
-            inout("r10") ask.as_ptr() => _,
+            inout("r8") prefetch.len() => _,
+            inout("r11") groups - prefetch.len() => _,
+            inout("r10") prefetch.as_ptr() => _,
             in("r9") sums,
             out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _, out("zmm4") _,
             out("zmm5") _, out("zmm6") _, out("zmm7") _, out("zmm8") _, out("zmm9") _,
@@ -141,7 +146,7 @@ pub(crate) const PEAK_DOTS: usize = 16;
 /// # Safety
 /// The CPU must have AVX-512 F and VNNI.
 #[inline(always)]
-pub(crate) unsafe fn peak(turns: usize, out: &mut [f32; 16]) {
+pub(crate) unsafe fn peak(turns: usize, out: &mut Lanes) {
     // SAFETY: writes `out` only; all registers written are declared.
     unsafe {
         asm!(

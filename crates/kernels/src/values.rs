@@ -1,0 +1,88 @@
+//! The half of attention that adds up values.
+
+use std::ops::Range;
+
+use crate::isa::Simd;
+use crate::kv::{BLOCK, Stored};
+use crate::layout::{LANES, Lanes};
+
+/// Floats of the state of a query: `[max, sum, 0…; accumulator]`.
+pub(crate) const fn state_len(head: usize) -> usize {
+    LANES + head
+}
+
+/// What a block adds to the accumulators of `M` queries.
+pub(crate) struct Step<'a, const M: usize> {
+    /// Weights of the positions.
+    pub weights: [&'a [f32; BLOCK]; M],
+    /// What each accumulator is multiplied by.
+    pub decay: Lanes,
+    /// Positions that any query sees.
+    pub seen: Range<usize>,
+    /// Head size padded to 16.
+    pub head: usize,
+}
+
+/// accumulator = accumulator · decay + Σₜ weight[t] · v[t], t ascending. Weights of positions a
+/// query does not see are zero, which changes nothing.
+#[inline(always)]
+pub(crate) fn values<S: Simd, const M: usize, T: Stored>(
+    s: S,
+    v: &[T],
+    step: &Step<'_, M>,
+    states: &mut [f32],
+) {
+    let registers = step.head / LANES;
+    let mut d = 0;
+    while d + S::VALUES <= registers {
+        match S::VALUES {
+            2 => value_lanes::<S, M, 2, T>(s, v, step, d, states),
+            _ => value_lanes::<S, M, 1, T>(s, v, step, d, states),
+        }
+        d += S::VALUES;
+    }
+    if d < registers {
+        value_lanes::<S, M, 1, T>(s, v, step, d, states);
+    }
+}
+
+/// `D` registers of every query, from register `d` on.
+#[inline(always)]
+fn value_lanes<S: Simd, const M: usize, const D: usize, T: Stored>(
+    s: S,
+    v: &[T],
+    step: &Step<'_, M>,
+    d: usize,
+    states: &mut [f32],
+) {
+    let (v, row, weights) = (v.as_chunks::<LANES>().0, step.head / LANES, &step.weights);
+    let state_len = state_len(step.head);
+    let mut acc = [[s.splat(0.0); D]; M];
+    for (state, (acc, decay)) in states.chunks_exact(state_len).zip(acc.iter_mut().zip(step.decay))
+    {
+        let state: &[Lanes; D] = state.as_chunks().0[1 + d..].first_chunk().expect("checked");
+        for i in 0..D {
+            acc[i] = s.mul(s.load(&state[i]), s.splat(decay));
+        }
+    }
+    for t in step.seen.clone() {
+        let v: &[[T; LANES]; D] = v[t * row + d..].first_chunk().expect("checked");
+        let mut lanes = [s.splat(0.0); D];
+        for i in 0..D {
+            lanes[i] = T::load(s, &v[i]);
+        }
+        for m in 0..M {
+            let weight = s.splat(weights[m][t % BLOCK]);
+            for i in 0..D {
+                acc[m][i] = s.fma(lanes[i], weight, acc[m][i]);
+            }
+        }
+    }
+    for (state, acc) in states.chunks_exact_mut(state_len).zip(acc) {
+        let state: &mut [Lanes; D] =
+            state.as_chunks_mut().0[1 + d..].first_chunk_mut().expect("checked");
+        for i in 0..D {
+            s.store(acc[i], &mut state[i]);
+        }
+    }
+}
