@@ -203,25 +203,13 @@ impl Control {
             }
         }
         let guard = NoUnwind;
-        reset_float_environment();
+        nanoinfer_platform::float::reset();
         let phase = self.phase.0.load(Ordering::Acquire);
         let mut worker = Worker { control: self, index, phase };
         // SAFETY: `job.data` is alive until the barrier below, which `run` passes too.
         unsafe { (job.call)(job.data, &mut worker) };
         worker.barrier();
         drop(guard);
-    }
-}
-
-/// Rounding to nearest, no flushing of denormals: whatever the host program set, bits must agree.
-fn reset_float_environment() {
-    #[cfg(target_arch = "x86_64")]
-    {
-        let default: u32 = 0x1f80;
-        // SAFETY: loads the documented power-on value of MXCSR, the one Rust assumes.
-        unsafe {
-            std::arch::asm!("ldmxcsr [{}]", in(reg) &raw const default, options(nostack, readonly))
-        };
     }
 }
 
