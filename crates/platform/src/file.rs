@@ -35,7 +35,9 @@ pub fn temp_in(folder: &Path, prefix: &str, readers: Readers) -> io::Result<Name
     if readers == Readers::Umask {
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     }
-    builder.tempfile_in(folder) // on its own: for the owner
+    #[cfg(not(unix))]
+    let _ = readers;
+    builder.tempfile_in(folder) // on Unix for its owner, unless something else is said
 }
 
 /// The same with [`Readers::Umask`], and a lock on it for as long as it is open: so others can tell
