@@ -1,6 +1,6 @@
 //! `nanoinfer chat`: a conversation on the whole screen, or line by line through pipes.
 
-use std::io::{IsTerminal, stderr, stdin, stdout};
+use std::io::{IsTerminal, stderr, stdin};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,17 +8,13 @@ use anyhow::{Context, Result};
 use etcetera::BaseStrategy;
 use nanoinfer_interface::chat::{Ended, Setup};
 use nanoinfer_interface::line;
+use nanoinfer_platform::ending::Ending;
+use nanoinfer_platform::terminal::can_draw;
 
 use crate::args::{Chat, ModelArgs};
 
 pub(crate) fn run(args: Chat) -> Result<ExitCode> {
-    if args.plain || !on_a_screen() { lines(&args) } else { screen(args) }
-}
-
-/// Whether there is a terminal that can be drawn on.
-fn on_a_screen() -> bool {
-    let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb" || term.is_empty());
-    stdin().is_terminal() && stdout().is_terminal() && !dumb
+    if args.plain || !can_draw() { lines(&args) } else { screen(args) }
 }
 
 fn lines(args: &Chat) -> Result<ExitCode> {
@@ -66,8 +62,8 @@ fn screen(args: Chat) -> Result<ExitCode> {
     let ended = nanoinfer_interface::chat::run(session, setup).context("the terminal")?;
     Ok(match ended {
         Ended::Asked => ExitCode::SUCCESS,
-        Ended::Signal(signal) => ExitCode::from(128 + signal as u8),
-        Ended::Closed => ExitCode::from(129), // as if the terminal's hang-up had arrived
+        Ended::Ending(ending) => ExitCode::from(ending.exit_code()),
+        Ended::Closed => ExitCode::from(Ending::HangUp.exit_code()), // as if it had been heard
     })
 }
 

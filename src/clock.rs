@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use nanoinfer_platform::time::cpu_time;
+
 /// Counts from the start of the process, not of `main`.
 ///
 /// The kernel gives a process's start only to a hundredth of a second, which is as long as all of
@@ -17,22 +19,11 @@ pub(crate) struct Clock {
 impl Clock {
     /// To be called first thing in `main`.
     pub(crate) fn start() -> Self {
-        Self { before: cpu_time(), main: Instant::now() }
+        Self { before: cpu_time().unwrap_or_default(), main: Instant::now() }
     }
 
     /// Time since the process began.
     pub(crate) fn elapsed(&self) -> Duration {
         self.before + self.main.elapsed()
     }
-}
-
-#[cfg(unix)]
-fn cpu_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::try_from(time).unwrap_or_default()
-}
-
-#[cfg(not(unix))]
-fn cpu_time() -> Duration {
-    Duration::ZERO
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use nanoinfer_engine::{Canceller, DraftStats, Drafted, Event, FinishReason, Message, Session};
 use nanoinfer_packer::fetch::Step;
+use nanoinfer_platform::ending::{self, Ending};
 use serde_json::json;
 
 use crate::args::Generate;
@@ -42,7 +43,7 @@ pub(crate) fn run(args: Generate, clock: Clock) -> Result<ExitCode> {
         crate::run::print_json(&object(&session, &text, reason, load))?;
     }
     let cancelled = reason == FinishReason::Cancelled;
-    Ok(if cancelled { ExitCode::from(130) } else { ExitCode::SUCCESS })
+    Ok(if cancelled { ExitCode::from(Ending::Interrupt.exit_code()) } else { ExitCode::SUCCESS })
 }
 
 /// Where the prompt comes from: opened before the model is loaded, so that a wrong name is told
@@ -96,9 +97,9 @@ pub(crate) fn read_text(source: impl Read, name: &str) -> Result<String> {
 /// The first Ctrl-C ends the answer, the second the process.
 fn cancel_on_ctrl_c(canceller: Canceller) -> Result<()> {
     static ASKED: AtomicBool = AtomicBool::new(false);
-    ctrlc::set_handler(move || {
+    ending::listen(&[Ending::Interrupt], move |ending| {
         if ASKED.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
+            std::process::exit(ending.exit_code().into());
         }
         canceller.cancel();
     })

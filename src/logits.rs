@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use nanoinfer_engine::Step;
+use nanoinfer_platform::file::{Readers, temp_in};
 
 use crate::args::Logits;
 
@@ -28,11 +29,7 @@ pub(crate) fn run(args: Logits) -> Result<ExitCode> {
         _ => Path::new("."),
     };
     ensure!(!args.out.is_dir(), "{name}: is a folder; give the name of a file");
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // umask applies
-    let temp = builder
-        .tempfile_in(folder)
+    let temp = temp_in(folder, ".tmp", Readers::Umask)
         .with_context(|| format!("{name}: cannot create a file in its folder"))?;
     let mut out = BufWriter::new(temp);
     out.write_all(&header(n, vocab)?)?;

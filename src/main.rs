@@ -19,15 +19,18 @@ mod manual;
 mod models;
 mod report;
 mod run;
-mod signals;
 mod tokenize;
 mod verify;
 
 use args::Command;
 
+/// The last words of a process that reads a mapped file which was cut.
+const FAULT: &str = "nanoinfer: error: a mapped file can no longer be read: it was cut while in \
+use, or its disk failed; `nanoinfer verify` tells, --no-mmap reads it whole at the start\n";
+
 fn main() -> ExitCode {
     let clock = clock::Clock::start();
-    signals::install();
+    nanoinfer_platform::fault::explain(FAULT);
     let command = match args::parse() {
         Ok(command) => command,
         Err(code) => return code,

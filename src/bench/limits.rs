@@ -1,6 +1,5 @@
 //! What this machine could do at most: memory bandwidth and 8-bit multiply-adds.
 
-use std::fs;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
@@ -10,6 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use nanoinfer_engine::{Isa, available_memory};
 use nanoinfer_kernels::{Kernels, PeakDots, ReadLines};
+use nanoinfer_platform::cpu::last_level_cache;
 
 /// Memory to read, unless the caches could hold much of it.
 const MIN_READ: usize = 512 << 20;
@@ -125,35 +125,9 @@ fn read_size() -> usize {
     wanted.min(free as usize).max(CHUNK * size_of::<f32>())
 }
 
-/// Bytes of the largest cache of the first CPU, where the system says.
-pub(crate) fn last_level_cache() -> Option<usize> {
-    let folder = fs::read_dir("/sys/devices/system/cpu/cpu0/cache").ok()?;
-    let size = |entry: fs::DirEntry| {
-        let text = fs::read_to_string(entry.path().join("size")).ok()?;
-        parse_size(text.trim())
-    };
-    folder.flatten().filter_map(size).max()
-}
-
-/// `480K` or `32M`.
-fn parse_size(text: &str) -> Option<usize> {
-    let (number, unit) = match text.strip_suffix('K') {
-        Some(number) => (number, 1 << 10),
-        None => (text.strip_suffix('M')?, 1 << 20),
-    };
-    number.parse::<usize>().ok()?.checked_mul(unit)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cache_sizes_as_the_kernel_writes_them() {
-        assert_eq!(parse_size("480K"), Some(480 << 10));
-        assert_eq!(parse_size("32M"), Some(32 << 20));
-        assert_eq!(parse_size("x"), None);
-    }
 
     #[test]
     fn threads_work_together() {

@@ -22,7 +22,7 @@ use nanoinfer_packer::fetch::Step;
 
 use crate::args::Bench;
 use crate::report::{Reporter, say};
-pub(crate) use limits::{Limits, last_level_cache, memory_bandwidth};
+pub(crate) use limits::{Limits, memory_bandwidth};
 use report::Row;
 use runner::Runner;
 

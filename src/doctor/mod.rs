@@ -6,7 +6,6 @@
 //! free memory ──────────────────────────────────────► the largest of them that fits
 //! ```
 
-mod machine;
 mod print;
 
 use std::process::ExitCode;
@@ -15,12 +14,12 @@ use anyhow::Result;
 use nanoinfer_engine::{Cores, EngineOptions, Error, Isa, available_memory, buffer_bytes};
 use nanoinfer_kernels::Kernels;
 use nanoinfer_packer::synthetic::Shape;
+use nanoinfer_platform::{cpu, memory};
 use serde::Serialize;
 
 use crate::args::Doctor;
 use crate::bench::Limits;
 use crate::run::{forced_isa, print_json};
-use machine::Machine;
 
 /// What decoding reaches of the memory bandwidth measured beside it. docs/BENCHMARKS.md has 92 % for
 /// the shape of TinyLlama-1.1B; a model that fits into the caches can exceed it.
@@ -31,6 +30,19 @@ const ROUNDS: usize = 5;
 const BUSY: f64 = 0.5;
 /// Shapes smaller than this are for tests.
 const REAL: u64 = 50_000_000;
+
+/// The computer, or what a virtual machine shows of it.
+#[derive(Serialize)]
+struct Machine {
+    /// As the CPU calls itself.
+    cpu: Option<String>,
+    architecture: &'static str,
+    system: &'static str,
+    /// Bytes of the largest cache.
+    last_level_cache: Option<usize>,
+    /// Processes that wanted a CPU, on average over the last minute.
+    load: Option<f64>,
+}
 
 /// All that is told.
 #[derive(Serialize)]
@@ -115,12 +127,18 @@ pub(crate) fn run(args: Doctor) -> Result<ExitCode> {
 }
 
 fn examine() -> Result<Report> {
-    let machine = Machine::this();
+    let machine = Machine {
+        cpu: cpu::name(),
+        architecture: std::env::consts::ARCH,
+        system: std::env::consts::OS,
+        last_level_cache: cpu::last_level_cache(),
+        load: cpu::load(),
+    };
     let cores = Cores::available();
     let isa = isa()?;
     let threads = cores.threads();
     let roofline = measure(threads, isa.0)?;
-    let memory = Memory { total: machine::total_memory(), available: available_memory() };
+    let memory = Memory { total: memory::total(), available: available_memory() };
     let room = memory.available.unwrap_or(u64::MAX);
     let models = Shape::ALL.iter().filter(|s| s.bytes() > REAL);
     let models: Vec<Fit> = models.map(|shape| fit(shape, room, &roofline)).collect();

@@ -14,7 +14,7 @@ use crate::pool::{Panicked, Pool};
 use crate::profile::Profile;
 use crate::sample::{Candidate, DrawScratch, LogitRows, Sampler};
 use crate::scratch::{Local, MAX_SPLIT, MAX_TOKENS, Scratch};
-use crate::{Error, Model, machine};
+use crate::{Error, Model, available_memory, default_threads};
 
 /// How to run a model. The default suits one conversation on this machine.
 #[derive(Clone, Debug)]
@@ -84,7 +84,7 @@ impl Sizes {
             Quant::F32 => KvType::F32,
         });
         Self {
-            threads: options.threads.unwrap_or_else(machine::default_threads).max(1),
+            threads: options.threads.unwrap_or_else(default_threads).max(1),
             spans,
             chunk,
             logits_rows: options.logits_rows.clamp(1, chunk),
@@ -174,7 +174,7 @@ impl Engine {
             return Err(Error::KvBytes { given, least });
         }
         let needed = buffer_bytes(config, options);
-        let available = machine::available_memory().unwrap_or(u64::MAX);
+        let available = available_memory().unwrap_or(u64::MAX);
         if needed > available {
             let (needed_mb, available_mb) = (needed >> 20, available >> 20);
             return Err(Error::Memory { ctx, needed_mb, available_mb });

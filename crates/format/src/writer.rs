@@ -1,9 +1,9 @@
 //! Writing a file: stream tensors to a temporary file beside the target, then rename.
 
-use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use nanoinfer_platform::file::{held_temp, reclaim, sync_folder};
 use tempfile::NamedTempFile;
 
 use crate::file::{content_id, tensor_hashes};
@@ -50,7 +50,7 @@ impl Writer {
         }
         let prefix = format!(".{}.tmp-", name.to_string_lossy());
         reclaim(folder(&target), &prefix);
-        let temp = locked_temp(folder(&target), &prefix)
+        let temp = held_temp(folder(&target), &prefix)
             .map_err(io("cannot create a file in its folder"))?;
         let mut out = BufWriter::with_capacity(1 << 20, temp);
         // The header comes last, when offsets and hashes are known; until then the file is not one.
@@ -289,42 +289,7 @@ impl Staged {
         self.temp
             .persist(&target)
             .map_err(|e| io("cannot rename the finished file to")(e.error))?;
-        File::open(folder(&target))
-            .and_then(|f| f.sync_all())
-            .map_err(io("cannot sync the folder of"))
-    }
-}
-
-/// A temporary file that this process holds a lock on for as long as it is open: so others can
-/// tell it from one whose process has died. The user's umask decides who may read it.
-fn locked_temp(folder: &Path, prefix: &str) -> io::Result<NamedTempFile> {
-    loop {
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(prefix);
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let temp = builder.tempfile_in(folder)?;
-        // A file system without locks has no other way to say so; then nothing is reclaimed.
-        let _ = temp.as_file().lock();
-        // Another process may have reclaimed it before it was locked.
-        if temp.path().exists() {
-            return Ok(temp);
-        }
-    }
-}
-
-/// Removes what killed processes left of the same target: a lock dies with its process. What
-/// cannot be removed does no harm.
-fn reclaim(folder: &Path, prefix: &str) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        if !entry.file_name().to_string_lossy().starts_with(prefix) {
-            continue;
-        }
-        let path = entry.path();
-        let dead = File::options().write(true).open(&path).is_ok_and(|f| f.try_lock().is_ok());
-        if dead {
-            let _ = std::fs::remove_file(&path);
-        }
+        sync_folder(folder(&target)).map_err(io("cannot sync the folder of"))
     }
 }
 

@@ -6,9 +6,10 @@
 
 use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use nanoinfer_platform::file::{another_handle, read_exact_at};
 
 use crate::Error;
 use crate::dequant::Dtype;
@@ -68,12 +69,12 @@ impl SourceFile {
     /// Reads exactly `out.len()` bytes at `offset`.
     pub(crate) fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
         let what = format!("cannot read {} bytes at {offset}", out.len());
-        self.file.read_exact_at(out, offset).map_err(Error::io(&self.path, &what))
+        read_exact_at(&self.file, out, offset).map_err(Error::io(&self.path, &what))
     }
 
     /// The file for a library that reads by itself. Positioned reads go on beside it.
     pub(crate) fn reader(&self) -> std::io::Result<File> {
-        self.file.try_clone()
+        another_handle(&self.file, &self.path)
     }
 
     /// BLAKE3 of the whole file, or `None` when `stop` says the answer is no longer wanted.

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use nanoinfer_platform::file::free_space;
+
 use crate::Error;
 
 /// Refuses `needed` bytes that the file system of `folder`, which need not exist yet, does not
@@ -9,8 +11,7 @@ use crate::Error;
 pub(crate) fn check(folder: &Path, needed: u64) -> Result<(), Error> {
     let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.into());
     let Some(existing) = folder.ancestors().find(|p| p.is_dir()) else { return Ok(()) };
-    let Ok(stat) = rustix::fs::statvfs(existing) else { return Ok(()) };
-    let available = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let Some(available) = free_space(existing) else { return Ok(()) };
     if needed <= available {
         return Ok(());
     }

@@ -262,7 +262,7 @@ impl Control {
     }
 
     fn work(&self, index: usize, job: Job) {
-        reset_float_environment();
+        nanoinfer_platform::float::reset();
         let phase = self.phase.0.load(Ordering::Acquire);
         if phase == POISONED {
             // Another worker panicked before this one had begun.
@@ -292,18 +292,6 @@ impl Control {
             panic.get_or_insert(text.unwrap_or_else(|| "of an unknown kind".into()));
         }
         self.phase.0.store(POISONED, Ordering::Release);
-    }
-}
-
-/// Rounding to nearest, no flushing of denormals: whatever the host program set, bits must agree.
-fn reset_float_environment() {
-    #[cfg(target_arch = "x86_64")]
-    {
-        let default: u32 = 0x1f80;
-        // SAFETY: loads the documented power-on value of MXCSR, the one Rust assumes.
-        unsafe {
-            std::arch::asm!("ldmxcsr [{}]", in(reg) &raw const default, options(nostack, readonly))
-        };
     }
 }
 

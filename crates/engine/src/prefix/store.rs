@@ -5,6 +5,8 @@ use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use nanoinfer_platform::file::{Readers, temp_in};
+
 use super::{Prefix, identity, write};
 use crate::{Engine, Error, SeqId};
 
@@ -151,7 +153,7 @@ impl PrefixStore {
         path: &Path,
     ) -> std::io::Result<()> {
         // Only the owner may read it, from the start: a prompt can be private.
-        let mut temp = tempfile::Builder::new().prefix(".tmp-").tempfile_in(&self.folder)?;
+        let mut temp = temp_in(&self.folder, ".tmp-", Readers::Owner)?;
         let identity = identity(engine);
         write(engine.cache_mut(), &identity, what, "", temp.as_file_mut())?;
         temp.as_file_mut().flush()?;

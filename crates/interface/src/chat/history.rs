@@ -4,6 +4,8 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use nanoinfer_platform::file::for_owner;
+
 /// Messages kept in the file.
 const KEPT: usize = 1000;
 
@@ -47,14 +49,12 @@ impl History {
         let lines = if grown { &self.entries[..] } else { &self.entries[self.entries.len() - 1..] };
         let mut options = OpenOptions::new();
         options.create(true).append(!grown).write(true).truncate(grown);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let mut text = String::new();
         for line in lines {
             text.push_str(&serde_json::to_string(line)?);
             text.push('\n');
         }
-        options.open(path)?.write_all(text.as_bytes())
+        for_owner(&mut options).open(path)?.write_all(text.as_bytes())
     }
 
     /// The entry before the one shown; `draft` is what the input holds now.

@@ -37,6 +37,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 
 use nanoinfer_engine::{GenerateOptions, Session};
+use nanoinfer_platform::ending::Ending;
 
 use app::App;
 use history::History;
@@ -70,8 +71,8 @@ pub struct Setup {
 pub enum Ended {
     /// Someone quit.
     Asked,
-    /// This signal came.
-    Signal(i32),
+    /// It was ended from outside.
+    Ending(Ending),
     /// The terminal is gone.
     Closed,
 }
@@ -86,7 +87,7 @@ pub(crate) enum Event {
     /// Time has passed.
     Tick,
     /// The system wants the program to end.
-    Signal(i32),
+    Ending(Ending),
     /// The terminal cannot be read any more.
     Closed,
 }
@@ -115,7 +116,7 @@ pub fn run(session: Session, setup: Setup) -> io::Result<Ended> {
     let app = App::new(worker.info(), setup.system, setup.options, history, theme);
     screen::survive_panics();
     let mut screen = Screen::enter()?;
-    screen::listen_to_signals(sender.clone())?;
+    screen::listen_to_endings(sender.clone())?;
     screen::read_input(sender)?;
     thread::Builder::new().name("engine".into()).spawn(move || worker.run(&received))?;
     let mut ui = ui::Ui {

@@ -18,10 +18,10 @@ use crossterm::terminal::{
     EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
 };
 use crossterm::{execute, queue};
+use nanoinfer_platform::ending::{self, Ending};
+use nanoinfer_platform::terminal::stdout;
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use super::Event;
 
@@ -30,8 +30,7 @@ use super::Event;
 const MOUSE_ON: &str = "\x1b[?1000h\x1b[?1006h";
 const MOUSE_OFF: &str = "\x1b[?1006l\x1b[?1000l";
 
-/// What the screen is written to. Not `io::stdout()`: its lock would stand in the way of giving
-/// the terminal back while a write is stuck.
+/// What the screen is written to.
 pub(crate) type Out = BufWriter<File>;
 
 /// Whether the terminal is the chat's.
@@ -78,11 +77,6 @@ pub(crate) fn while_ours<T>(draw: impl FnOnce() -> T) -> Option<T> {
 
 fn lock() -> MutexGuard<'static, bool> {
     OURS.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
-fn stdout() -> io::Result<File> {
-    use std::os::fd::AsFd;
-    Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?))
 }
 
 /// Gives the terminal back, once. A drawing that is stuck or has panicked is not waited for.
@@ -136,15 +130,12 @@ pub(crate) fn read_input(events: Sender<Event>) -> io::Result<()> {
     Ok(())
 }
 
-/// Tells signals that end the program. If it does not end within a second, it is ended here.
-pub(crate) fn listen_to_signals(events: Sender<Event>) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGHUP, SIGINT])?;
-    thread::Builder::new().name("signals".into()).spawn(move || {
-        let Some(signal) = signals.forever().next() else { return };
-        let _ = events.send(Event::Signal(signal)); // it ends already if nobody listens
+/// Reports what ends the program from outside. If it does not end within a second, it is ended here.
+pub(crate) fn listen_to_endings(events: Sender<Event>) -> io::Result<()> {
+    ending::listen(&Ending::ALL, move |ending| {
+        let _ = events.send(Event::Ending(ending)); // it ends already if nobody listens
         thread::sleep(Duration::from_secs(1));
         give_back();
-        std::process::exit(128 + signal);
-    })?;
-    Ok(())
+        std::process::exit(ending.exit_code().into());
+    })
 }

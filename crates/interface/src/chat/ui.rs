@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use crossterm::clipboard::CopyToClipboard;
 use crossterm::terminal::{BeginSynchronizedUpdate, EndSynchronizedUpdate};
 use crossterm::{execute, queue};
+use nanoinfer_platform::memory;
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 
 use super::app::{App, Busy, Effect};
 use super::worker::{Command, Controls};
-use super::{Ended, Event, keys, telemetry, view};
+use super::{Ended, Event, keys, view};
 
 /// Time between two frames.
 const FRAME: Duration = Duration::from_millis(33);
@@ -49,7 +50,7 @@ impl<W: Write> Ui<'_, W> {
             let due = drawn.map_or(now, |at| at + FRAME);
             if dirty && now >= due {
                 if rss.is_none_or(|at| now - at >= RSS_EVERY) {
-                    self.app.telemetry.rss = telemetry::rss();
+                    self.app.telemetry.rss = memory::resident();
                     rss = Some(now);
                 }
                 match self.draw() {
@@ -93,7 +94,7 @@ impl<W: Write> Ui<'_, W> {
             Event::Terminal(event) => keys::action(event).and_then(|a| self.app.act(a)),
             Event::Engine(report) => self.app.report(*report),
             Event::Tick => None,
-            Event::Signal(signal) => return Some(Ended::Signal(signal)),
+            Event::Ending(ending) => return Some(Ended::Ending(ending)),
             Event::Closed => return Some(Ended::Closed),
         };
         effect.and_then(|effect| self.carry_out(effect))

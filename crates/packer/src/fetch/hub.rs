@@ -20,6 +20,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nanoinfer_platform::file;
 use serde::Deserialize;
 
 use super::http::{Client, HttpError, Reply};
@@ -104,7 +105,8 @@ impl Hub {
             Some(home) => PathBuf::from(home),
             None => {
                 use etcetera::BaseStrategy;
-                let base = etcetera::choose_base_strategy()
+                // Python's tools follow XDG on every system.
+                let base = etcetera::base_strategy::Xdg::new()
                     .map_err(|e| Error::NoCache { what: e.to_string() })?;
                 base.cache_dir().join("huggingface")
             }
@@ -271,15 +273,10 @@ impl Hub {
 /// Face's tools do.
 fn link(blob: &Path, path: &Path, depth: usize) -> std::io::Result<()> {
     fs::create_dir_all(path.parent().expect("a file in a folder"))?;
-    #[cfg(unix)]
-    let made = {
-        let name = blob.file_name().expect("a blob has a name");
-        let up = "../".repeat(depth + 1);
-        std::os::unix::fs::symlink(Path::new(&format!("{up}blobs")).join(name), path)
-    };
-    #[cfg(not(unix))]
-    let made = fs::hard_link(blob, path);
-    match made {
+    let name = blob.file_name().expect("a blob has a name");
+    let up = "../".repeat(depth + 1);
+    let relative = Path::new(&format!("{up}blobs")).join(name);
+    match file::link(blob, &relative, path) {
         // Another process was faster; the contents are the same.
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         other => other,

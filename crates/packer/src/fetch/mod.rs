@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 pub use error::Error;
 use hub::HubId;
+use nanoinfer_platform::file::{self, Readers};
 use pinned::Pinned;
 
 /// What a long operation tells its caller.
@@ -157,11 +158,7 @@ fn is_bare_name(name: &str) -> bool {
 
 /// A file beside its target that becomes it by a rename; the user's umask decides who may read it.
 fn temp_in(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".fetch-");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(folder)
+    file::temp_in(folder, ".fetch-", Readers::Umask)
 }
 
 /// What is directly in a folder; nothing if it does not exist.
