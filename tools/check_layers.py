@@ -97,6 +97,8 @@ class Module:
         self.parent, self.node = parent, node
         self.children, self.items, self.names, self.globs = {}, set(), {}, []
         self.paths = []  # (path, line, is a re-export)
+        pairs = [(a, b) for (a, _), (b, _) in zip(found, found[1:])]
+        self.variables = {a for a, b in pairs if b == ":"} | {b for a, b in pairs if a in ("let", "mut", "|")}
         self.read(folder, found)
 
     def read(self, folder, found):
@@ -162,7 +164,8 @@ class Module:
         while end + 2 < len(found) and found[end + 1][0] == "::" and found[end + 2][0].isidentifier():
             path.append(found[end + 2][0])
             end += 2
-        if start not in (".", "::"):
+        call = end + 1 < len(found) and found[end + 1][0] == "("
+        if start not in (".", "::") and (call or len(path) > 1 or path[0] not in self.variables):
             self.paths.append((path, found[at][1], False))
         return end
 
@@ -305,6 +308,10 @@ EXAMPLES = {
     "using a child's item is one": (
         {"lib": "mod a;", "a": "mod b; pub use b::B; struct A(B);", "a/b": "use super::A; struct B;"},
         "a>a::b a::b>a",
+    ),
+    "a variable of the same name is none": (
+        {"lib": "mod a;", "a": "mod b; pub use b::f; fn g() { let f = 1; f + 1; S { f: 2 } }", "a/b": "fn f() {}"},
+        "",
     ),
     "a sibling by way of the parent's re-export": (
         {"lib": "mod a;", "a": "mod b; mod c; pub use b::B;", "a/b": "struct B;", "a/c": "use super::B;"},
