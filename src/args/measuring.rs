@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use nanoinfer_packer::synthetic::Shape;
 
-use super::{Kv, count};
+use super::count::count;
+use super::running::Kv;
 
 /// Measure how fast a model runs here.
 ///

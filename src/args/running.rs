@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::count;
+use super::count::count;
 
 /// Continue a text.
 ///

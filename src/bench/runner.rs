@@ -8,7 +8,7 @@ use nanoinfer_engine::{
     Step,
 };
 
-use super::{Kind, Test};
+use super::kinds::{Kind, Test};
 
 /// An engine with the sequences its tests need.
 pub(super) struct Runner {

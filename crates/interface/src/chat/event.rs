@@ -1,0 +1,29 @@
+//! What can happen to a chat, and how it ends.
+
+use super::worker::Report;
+
+/// Why a chat ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Someone quit.
+    Asked,
+    /// This signal came.
+    Signal(i32),
+    /// The terminal is gone.
+    Closed,
+}
+
+/// All that can happen.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A key, the mouse, pasted text, or another size.
+    Terminal(crossterm::event::Event),
+    /// The engine's thread has something to tell.
+    Engine(Box<Report>),
+    /// Time has passed.
+    Tick,
+    /// The system wants the program to end.
+    Signal(i32),
+    /// The terminal cannot be read any more.
+    Closed,
+}
