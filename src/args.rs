@@ -1,5 +1,6 @@
 //! The command line: what can be typed, what it means, and what is refused.
 
+mod count;
 mod measuring;
 mod packing;
 mod running;
@@ -129,10 +130,6 @@ fn usage_line(message: &str) -> String {
     let known = help.filter(|name| definition().find_subcommand(name).is_some());
     let command = known.map_or("nanoinfer".to_owned(), |name| format!("nanoinfer {name}"));
     format!("{}; see `{command} --help`", lines.join(" "))
-}
-
-fn count(max: u64) -> clap::builder::RangedU64ValueParser {
-    clap::value_parser!(u64).range(1..=max)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! drift, and measuring the limits in the same turns lets a share of the limit be a share of what
 //! the machine gave at that moment.
 
+mod kinds;
 mod limits;
 mod report;
 mod runner;
@@ -22,79 +23,10 @@ use nanoinfer_packer::fetch::Step;
 
 use crate::args::Bench;
 use crate::report::{Reporter, say};
+use kinds::{Kind, Test};
 pub(crate) use limits::{Limits, memory_bandwidth};
 use report::Row;
 use runner::Runner;
-
-/// What is timed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// `tokens` of one sequence, in passes as large as the engine takes.
-    Prefill,
-    /// `tokens` of each of `batch` sequences, one pass for each.
-    Decode,
-    /// An answer that repeats a prompt of `tokens`, drafted from it.
-    Copy,
-}
-
-/// One test of the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Test {
-    kind: Kind,
-    tokens: usize,
-    /// Tokens in the context before.
-    depth: usize,
-    /// Sequences at once.
-    batch: usize,
-}
-
-impl Test {
-    /// `pp512`, `tg128@d2048`, `tg32x4@d2000`.
-    fn name(&self) -> String {
-        let kind = match self.kind {
-            Kind::Prefill => "pp",
-            Kind::Decode => "tg",
-            Kind::Copy => "cp",
-        };
-        let batch = if self.batch == 1 { String::new() } else { format!("x{}", self.batch) };
-        let depth = if self.depth == 0 { String::new() } else { format!("@d{}", self.depth) };
-        format!("{kind}{}{batch}{depth}", self.tokens)
-    }
-
-    /// Tokens processed in one run.
-    fn total(&self) -> usize {
-        self.tokens * self.batch
-    }
-
-    /// Every combination of what was typed, prefill first; zeros leave a kind out.
-    fn all(args: &Bench) -> Vec<Self> {
-        let mut tests = Vec::new();
-        for depth in args.depth.iter().map(|&d| d as usize) {
-            let prompts = args.n_prompt.iter().filter(|&&n| n > 0);
-            tests.extend(prompts.map(|&n| Self {
-                kind: Kind::Prefill,
-                tokens: n as usize,
-                depth,
-                batch: 1,
-            }));
-            for &n in args.n_gen.iter().filter(|&&n| n > 0) {
-                tests.extend(args.batch.iter().map(|&batch| Self {
-                    kind: Kind::Decode,
-                    tokens: n as usize,
-                    depth,
-                    batch: batch as usize,
-                }));
-            }
-        }
-        tests.extend(args.n_copy.iter().map(|&n| Self {
-            kind: Kind::Copy,
-            tokens: n as usize,
-            depth: 0,
-            batch: 1,
-        }));
-        tests
-    }
-}
 
 /// The model that is measured.
 struct Source {
@@ -135,7 +67,7 @@ pub(crate) fn run(args: Bench) -> Result<ExitCode> {
         for &kv in &kvs {
             let mut runner = Runner::new(Arc::clone(&source.model), threads, kv, &tests)?;
             if let Some(most) = longest_copy {
-                runner.copy_up_to(Arc::clone(&source.model), most)?;
+                runner.copy_up_to(Arc::clone(&source.model), most, args.draft_length)?;
             }
             runners.push(runner);
         }
@@ -188,20 +120,4 @@ fn measure(
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_those_of_llama_bench() {
-        let name = |kind, tokens, depth, batch| Test { kind, tokens, depth, batch }.name();
-        assert_eq!(name(Kind::Prefill, 512, 0, 1), "pp512");
-        assert_eq!(name(Kind::Prefill, 512, 64, 1), "pp512@d64");
-        assert_eq!(name(Kind::Decode, 128, 2048, 1), "tg128@d2048");
-        assert_eq!(name(Kind::Decode, 128, 0, 4), "tg128x4");
-        assert_eq!(name(Kind::Decode, 32, 2000, 4), "tg32x4@d2000");
-        assert_eq!(name(Kind::Copy, 300, 0, 1), "cp300");
-    }
 }

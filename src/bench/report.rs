@@ -9,9 +9,9 @@ use nanoinfer_text::terminal_safe;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::kinds::{Kind, Test};
 use super::limits::Limits;
 use super::runner::Runner;
-use super::{Kind, Test};
 use crate::args::Format;
 use crate::run::print_json;
 

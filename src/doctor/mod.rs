@@ -7,6 +7,7 @@
 //! ```
 
 mod print;
+mod report;
 
 use std::process::ExitCode;
 
@@ -15,11 +16,11 @@ use nanoinfer_engine::{Cores, EngineOptions, Error, Isa, available_memory, buffe
 use nanoinfer_kernels::Kernels;
 use nanoinfer_packer::synthetic::Shape;
 use nanoinfer_platform::{cpu, memory};
-use serde::Serialize;
 
 use crate::args::Doctor;
 use crate::bench::Limits;
 use crate::run::{forced_isa, print_json};
+use report::{Fit, IsaChoice, Largest, Machine, Memory, Report, Roofline, Threads};
 
 /// What decoding reaches of the memory bandwidth measured beside it. docs/BENCHMARKS.md has 92 % for
 /// the shape of TinyLlama-1.1B; a model that fits into the caches can exceed it.
@@ -30,92 +31,6 @@ const ROUNDS: usize = 5;
 const BUSY: f64 = 0.5;
 /// Shapes smaller than this are for tests.
 const REAL: u64 = 50_000_000;
-
-/// The computer, or what a virtual machine shows of it.
-#[derive(Serialize)]
-struct Machine {
-    /// As the CPU calls itself.
-    cpu: Option<String>,
-    architecture: &'static str,
-    system: &'static str,
-    /// Bytes of the largest cache.
-    last_level_cache: Option<usize>,
-    /// Processes that wanted a CPU, on average over the last minute.
-    load: Option<f64>,
-}
-
-/// All that is told.
-#[derive(Serialize)]
-struct Report {
-    version: &'static str,
-    machine: Machine,
-    isa: IsaChoice,
-    threads: Threads,
-    memory: Memory,
-    roofline: Roofline,
-    models: Vec<Fit>,
-    largest: Largest,
-    advice: Vec<String>,
-}
-
-#[derive(Serialize)]
-struct IsaChoice {
-    used: &'static str,
-    reason: String,
-    /// What this CPU has, slowest first.
-    available: Vec<&'static str>,
-}
-
-#[derive(Serialize)]
-struct Threads {
-    used: usize,
-    reason: String,
-    online: usize,
-    allowed: usize,
-    physical: usize,
-    granted: usize,
-}
-
-#[derive(Serialize)]
-struct Memory {
-    /// Bytes of the machine.
-    total: Option<u64>,
-    /// Bytes that this process could get.
-    available: Option<u64>,
-}
-
-/// What all threads together can do at most.
-#[derive(Serialize)]
-struct Roofline {
-    /// Bytes per second read from memory: median, least and most.
-    bandwidth: [f64; 3],
-    /// 8-bit operations per second, two per multiply-add: median, least and most.
-    int8: [f64; 3],
-    /// Operations per byte at which both take the same time.
-    ridge: f64,
-}
-
-/// A published model's shape with 8-bit weights.
-#[derive(Serialize)]
-struct Fit {
-    shape: &'static str,
-    parameters: u64,
-    /// Of the weights, which are mapped, and of cache and buffers, which are reserved.
-    bytes: u64,
-    fits: bool,
-    /// Tokens per second that decoding is expected to reach.
-    decode_tps: f64,
-}
-
-/// The largest 8-bit model that memory has room for.
-#[derive(Serialize)]
-struct Largest {
-    parameters: u64,
-    bytes: u64,
-    decode_tps: f64,
-    /// The largest of `models` that fits.
-    shape: Option<&'static str>,
-}
 
 pub(crate) fn run(args: Doctor) -> Result<ExitCode> {
     let report = examine()?;

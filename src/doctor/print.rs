@@ -5,7 +5,7 @@ use std::io::{Write, stdout};
 use anyhow::Result;
 use nanoinfer_text::terminal_safe;
 
-use super::{Fit, Report};
+use super::report::{Fit, Report};
 
 pub(super) fn print(r: &Report) -> Result<()> {
     Ok(write(&mut stdout().lock(), r)?)

@@ -58,4 +58,4 @@ pub use sample::{Candidate, Sampling};
 pub use selfcheck::{NUMERICS, Replay, SelfCheck};
 pub use sequence::Sequence;
 pub use session::Session;
-pub use speculate::{DraftStats, Drafted, Drafting, Script};
+pub use speculate::{DraftCosts, DraftStats, Drafted, Drafting, Script};

@@ -27,8 +27,8 @@ use governor::{Governor, MAX_DRAFT, Offer, Plan, Source};
 use lookup::{Lookup, Match};
 use model::DraftSequence;
 pub(crate) use model::check_draft;
-pub use script::Script;
 use script::Scripted;
+pub use script::{DraftCosts, Script};
 
 /// What may be drafted for an answer. It never changes a token of it, only its speed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +141,11 @@ impl Speculator {
 
     pub(crate) fn set_script(&mut self, script: Option<Script>) {
         self.script = script.map(|script| Scripted { script, start: 0 });
+    }
+
+    /// Costs that count instead of measured times.
+    fn costs(&self) -> Option<DraftCosts> {
+        self.script.as_ref()?.script.costs
     }
 
     pub(crate) fn stats(&self) -> DraftStats {
@@ -313,8 +318,9 @@ impl Speculator {
         let start = Instant::now();
         model.catch_up(draft, tokens)?;
         let steps = model.draft(draft, tokens, n, self.script.as_ref(), &mut self.draft)?;
-        self.governor.stepped(steps, n);
-        self.seconds.1 = start.elapsed().as_secs_f64();
+        let given = self.costs().map(|costs| costs.step * n as f64);
+        self.governor.stepped(given.unwrap_or(steps), n);
+        self.seconds.1 = given.unwrap_or_else(|| start.elapsed().as_secs_f64());
         Ok(())
     }
 
@@ -325,6 +331,8 @@ impl Speculator {
 
     /// The pass is done: the last token's logits and those of the draft can be drawn from.
     pub(crate) fn passed(&mut self, seconds: f64) {
+        let given = self.costs().map(|costs| 1.0 + costs.row * self.draft.len() as f64);
+        let seconds = given.unwrap_or(seconds);
         self.seconds.0 = seconds;
         self.stats.passes += 1;
         self.open = true;
@@ -342,7 +350,7 @@ impl Speculator {
         seconds: f64,
         draft: Option<&mut Engine>,
     ) -> Result<bool, Error> {
-        self.governor.drawn(seconds);
+        self.governor.drawn(self.costs().map_or(seconds, |costs| costs.draw));
         self.lookup.extend(tokens);
         let id = tokens.last().copied();
         if let (Some(model), Some(id)) = (&mut self.model, id) {

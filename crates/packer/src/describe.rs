@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use nanoinfer_format::Config;
 
-use crate::gguf::{Gguf, Value};
+use crate::gguf::{self, Value};
 use crate::hf::Open;
 use crate::source::{FileTensor, TensorSource};
 use crate::{Error, Input, hf, safetensors, torch};
@@ -95,7 +95,7 @@ pub fn describe(path: &Path) -> Result<Description, Error> {
         Err(e @ Error::Io { .. }) => return Err(e),
         _ => {}
     }
-    let gguf = Gguf::open(path)?;
+    let gguf = gguf::open(path)?;
     Ok(Description {
         kind: "gguf",
         settings: gguf.metadata().into_iter().map(|(k, v)| (k.into(), shown(v))).collect(),

@@ -4,11 +4,15 @@
 //! Every count and length is compared to the bytes the file still has before anything is
 //! allocated, so a file can claim anything and cost no more than its own size.
 
-pub(crate) mod split;
+mod keys;
+mod split;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+pub(crate) use keys::Keys;
+pub(crate) use split::{files, open};
 
 use crate::Error;
 use crate::dequant::Dtype;
@@ -43,11 +47,6 @@ pub(crate) struct Gguf {
 }
 
 impl Gguf {
-    /// Opens a model, all its files if it was split. Any of them may be given.
-    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        split::open(path)
-    }
-
     /// Opens one file.
     fn open_file(path: &Path) -> Result<Self, Error> {
         let file = Arc::new(SourceFile::open(path)?);

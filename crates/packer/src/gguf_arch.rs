@@ -4,8 +4,8 @@
 use nanoinfer_format::{Activation, Experts, Norm, NormPlace, QkNorm, Role, RouterSoftmax};
 
 use crate::Error;
-use crate::gguf_config::Keys;
-use crate::hf_config::Description;
+use crate::gguf::Keys;
+use crate::model::Description;
 use crate::rope::{Kind, Scaling};
 use crate::weights::{Biases, Change, Names, names};
 

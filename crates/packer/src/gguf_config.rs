@@ -7,10 +7,9 @@ use std::path::Path;
 use nanoinfer_format::{Config, Generation};
 
 use crate::Error;
-use crate::gguf::Gguf;
+use crate::gguf::{self, Gguf, Keys};
 use crate::gguf_arch::{self, Architecture};
-use crate::hf_config::Description;
-use crate::model::{Model, check_generation};
+use crate::model::{Description, Model, check_generation};
 use crate::rope::{Kind, Scaling, Yarn, yarn_magnitude};
 use crate::source::{FileTensor, TensorSource};
 use crate::text::Tokenizer;
@@ -20,47 +19,9 @@ use crate::weights::{Biases, Weights};
 const ROPE_TENSORS: [&str; 3] =
     ["rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"];
 
-/// The metadata of one architecture: its keys begin with its name.
-pub(crate) struct Keys<'a> {
-    pub(crate) g: &'a Gguf,
-    architecture: &'static str,
-}
-
-impl Keys<'_> {
-    pub(crate) fn name(&self, key: &str) -> String {
-        format!("{}.{key}", self.architecture)
-    }
-
-    pub(crate) fn u32(&self, key: &str) -> Result<Option<u32>, Error> {
-        self.g.u32(&self.name(key))
-    }
-
-    pub(crate) fn f64(&self, key: &str) -> Result<Option<f64>, Error> {
-        self.g.f64(&self.name(key))
-    }
-
-    pub(crate) fn size(&self, key: &str) -> Result<u32, Error> {
-        self.u32(key)?.ok_or_else(|| self.error(key, "is missing"))
-    }
-
-    /// A number above 0 that may be absent; 0 counts as absent, as llama.cpp has it.
-    pub(crate) fn positive(&self, key: &str) -> Result<Option<f64>, Error> {
-        match self.f64(key)?.filter(|&v| v != 0.0) {
-            Some(v) if !(v.is_finite() && v > 0.0) => {
-                Err(self.error(key, &format!("is {v}, expected a positive number")))
-            }
-            stated => Ok(stated),
-        }
-    }
-
-    pub(crate) fn error(&self, key: &str, what: &str) -> Error {
-        self.g.error(&self.name(key), what)
-    }
-}
-
 /// Reads everything but the weights' values.
 pub(crate) fn open(path: &Path) -> Result<Model, Error> {
-    let mut g = Gguf::open(path)?;
+    let mut g = gguf::open(path)?;
     let stated = g.str("general.architecture")?.unwrap_or("nothing").to_owned();
     let Some(architecture) = gguf_arch::ALL.iter().find(|a| a.name == stated) else {
         let next = format!("supported: {}", gguf_arch::names());
@@ -100,7 +61,7 @@ fn describe(
     tensors: &[FileTensor],
     divisors: &[FileTensor],
 ) -> Result<Description, Error> {
-    let keys = Keys { g, architecture: architecture.name };
+    let keys = Keys::of(g, architecture.name);
     let mut config = common(&keys, tensors)?;
     let scaling = scaling(&keys, &config, divisors)?;
     let ropes = vec![Kind { theta: config.rope_theta, scaling }];
@@ -160,7 +121,7 @@ fn common(keys: &Keys<'_>, tensors: &[FileTensor]) -> Result<Config, Error> {
     };
     let missing = || keys.error("attention.layer_norm_rms_epsilon", "is missing");
     Ok(Config {
-        architecture: keys.architecture.into(),
+        architecture: keys.architecture().into(),
         d_model,
         d_ff: keys.size("feed_forward_length")?,
         n_heads,

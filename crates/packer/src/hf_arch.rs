@@ -5,10 +5,11 @@
 use nanoinfer_format::{Activation, Experts, Norm, NormPlace, QkNorm, Role, RouterSoftmax};
 
 use crate::Error;
-use crate::hf_config::{
-    Description, layer_windows, longrope, rope, rope_settings, sliding_window, unsupported,
+use crate::hf_settings::{
+    layer_windows, longrope, rope, rope_settings, sliding_window, unsupported,
 };
 use crate::json::Settings;
+use crate::model::Description;
 use crate::rope::{Kind, Scaling};
 use crate::weights::{Biases, Change, Names, names};
 

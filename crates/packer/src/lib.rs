@@ -34,10 +34,13 @@ mod gguf_config;
 mod hf;
 mod hf_arch;
 mod hf_config;
+mod hf_settings;
+mod input;
 mod json;
 mod layout;
 mod lora;
 mod model;
+mod options;
 mod pack;
 mod pickle;
 mod rope;
@@ -51,93 +54,16 @@ mod text;
 mod torch;
 mod weights;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub use compare::{TensorError, compare};
 pub use describe::{Description, SourceTensor, describe};
 pub use error::Error;
+pub use input::Input;
 pub use lora::Lora;
 pub use nanoinfer_format::{Config, Quant, Role, Staged};
+pub use options::{Options, Progress};
 pub use source::TensorSource;
-
-/// A model as it was published.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Input {
-    /// A Hugging Face model folder: `config.json`, safetensors or `pytorch_model.bin`, tokenizer.
-    Folder(PathBuf),
-    /// A GGUF file.
-    Gguf(PathBuf),
-}
-
-impl Input {
-    /// A folder is a Hugging Face model, a file that begins with `GGUF` is one.
-    ///
-    /// # Errors
-    /// The path does not exist, or is a file of another kind.
-    pub fn detect(path: &Path) -> Result<Self, Error> {
-        let meta = std::fs::metadata(path).map_err(Error::io(path, "cannot open"))?;
-        if meta.is_dir() {
-            return Ok(Self::Folder(path.into()));
-        }
-        let file = source::SourceFile::open(path)?;
-        let mut magic = [0; 4];
-        if file.len >= 4 {
-            file.read_at(0, &mut magic)?;
-        }
-        if magic == *b"GGUF" {
-            return Ok(Self::Gguf(path.into()));
-        }
-        Err(Error::source(path, "is neither a Hugging Face model folder nor a GGUF file"))
-    }
-
-    fn path(&self) -> &Path {
-        match self {
-            Self::Folder(path) | Self::Gguf(path) => path,
-        }
-    }
-
-    fn open(&self) -> Result<model::Model, Error> {
-        match self {
-            Self::Folder(path) => hf::open(path),
-            Self::Gguf(path) => gguf_config::open(path),
-        }
-    }
-}
-
-/// How to convert.
-pub struct Options<'a> {
-    /// Encoding of the linear layers.
-    pub quant: Quant,
-    /// Threads that read and quantize; at least one is used. The result does not depend on it.
-    pub threads: usize,
-    /// Called now and then on the calling thread.
-    pub progress: Option<&'a mut dyn FnMut(Progress)>,
-    /// What to note as the model's origin, such as a hub id; no local path.
-    pub source_id: Option<String>,
-    /// Adapters to merge into the weights, in this order.
-    pub loras: Vec<Lora>,
-}
-
-impl Options<'_> {
-    /// All processors, no progress, no origin.
-    pub fn new(quant: Quant) -> Self {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { quant, threads, progress: None, source_id: None, loras: Vec::new() }
-    }
-}
-
-/// How far a conversion is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// Bytes of tensors written.
-    pub done: u64,
-    /// Bytes of tensors the file will have.
-    pub total: u64,
-    /// The tensor last written to.
-    pub role: Role,
-    /// Its layer.
-    pub layer: Option<u32>,
-}
 
 /// What was written.
 #[derive(Clone, Debug, PartialEq)]
@@ -197,11 +123,6 @@ pub fn convert_staged(
         config: model.config,
     };
     Ok((staged, report))
-}
-
-/// The files of a GGUF model, of which `path` is one.
-fn split_files(path: &Path) -> Vec<PathBuf> {
-    gguf::split::files(path)
 }
 
 /// The rename at the end would replace a file of the source.

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use nanoinfer_format::{Config, Generation};
 
 use crate::Error;
+use crate::rope::Kind;
 use crate::text::Tokenizer;
-use crate::weights::Weights;
+use crate::weights::{Biases, Change, Names, Weights};
 
 /// A model that has been read and checked, weights excepted: those are read while packing.
 pub(crate) struct Model {
@@ -22,6 +23,17 @@ pub(crate) struct Model {
     pub(crate) kind: &'static str,
     /// Every file read, for the provenance.
     pub(crate) files: Vec<PathBuf>,
+}
+
+/// What the settings of a source say, before its weights are looked at.
+pub(crate) struct Description {
+    pub(crate) config: Config,
+    /// The kinds of RoPE that `config.ropes` speaks of.
+    pub(crate) ropes: Vec<Kind>,
+    pub(crate) biases: Biases,
+    pub(crate) names: &'static Names,
+    /// What is done to weights before they are packed.
+    pub(crate) changes: Vec<Change>,
 }
 
 /// Checks that the special tokens exist: the engine looks them up without asking again.

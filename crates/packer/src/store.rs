@@ -21,7 +21,7 @@ use nanoinfer_format::{Quant, SectionKind};
 use crate::fetch::hub::{Hub, HubId, Revision};
 use crate::fetch::pinned::Pinned;
 use crate::fetch::{Error, ModelRef, Report, Step, entries_in, sweep};
-use crate::{Input, Lora, Options, Progress};
+use crate::{Input, Lora, Options, Progress, gguf};
 
 /// Raised whenever the packer writes other bytes for the same source: old cache entries are then
 /// no longer found.
@@ -334,7 +334,7 @@ fn hub_identity(id: &HubId, revision: &Revision) -> String {
 /// Path, sizes and times of a local source: what `make` trusts, at the price of a few system calls.
 fn local_identity(path: &Path) -> Result<String, Error> {
     let full = path.canonicalize().map_err(Error::io(path, "cannot open"))?;
-    let mut files = if full.is_dir() { files_in(&full)? } else { crate::split_files(&full) };
+    let mut files = if full.is_dir() { files_in(&full)? } else { gguf::files(&full) };
     files.sort();
     let mut identity = format!("local {}\n", full.display());
     for file in files {

@@ -13,6 +13,7 @@
 mod app;
 mod commands;
 mod editor;
+mod event;
 mod highlight;
 mod history;
 mod keys;
@@ -37,14 +38,15 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 
 use nanoinfer_engine::{GenerateOptions, Session};
-use nanoinfer_platform::ending::Ending;
 
 use app::App;
+use event::Event;
 use history::History;
 use screen::Screen;
 use theme::Theme;
-use worker::{Controls, Report, Worker};
+use worker::{Controls, Worker};
 
+pub use event::Ended;
 pub use watching::{Pair, watching_costs};
 pub use worker::{MeasureBandwidth, OpenModel};
 
@@ -64,32 +66,6 @@ pub struct Setup {
     pub open: OpenModel,
     /// How the memory's bandwidth is measured, for the telemetry.
     pub bandwidth: Option<MeasureBandwidth>,
-}
-
-/// Why a chat ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// Someone quit.
-    Asked,
-    /// It was ended from outside.
-    Ending(Ending),
-    /// The terminal is gone.
-    Closed,
-}
-
-/// All that can happen.
-#[derive(Debug)]
-pub(crate) enum Event {
-    /// A key, the mouse, pasted text, or another size.
-    Terminal(crossterm::event::Event),
-    /// The engine's thread has something to tell.
-    Engine(Box<Report>),
-    /// Time has passed.
-    Tick,
-    /// The system wants the program to end.
-    Ending(Ending),
-    /// The terminal cannot be read any more.
-    Closed,
 }
 
 /// Talks on the terminal until someone quits. The terminal is given back in any case, even if the

@@ -4,6 +4,7 @@ mod bars;
 mod figures;
 mod inside;
 mod overlay;
+mod put;
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Position, Rect};
@@ -13,6 +14,7 @@ use ratatui::widgets::{Block, Borders, Paragraph};
 use super::app::{App, Busy, Overlay, Pane};
 use super::telemetry::Phase;
 use super::wrap::width;
+use put::{put, put_all};
 
 /// From this width on, the telemetry stands beside the conversation, else between it and the input.
 const BESIDE: u16 = 90;
@@ -88,21 +90,6 @@ pub(crate) fn draw(frame: &mut Frame<'_>, app: &App, areas: &Areas) {
     input(frame, app, areas.input);
     status(frame, app, areas.status);
     overlay::draw(frame, app, areas.transcript.union(areas.input));
-}
-
-/// Draws a line, as much of it as is within `area` and on the screen.
-fn put(frame: &mut Frame<'_>, area: Rect, line: &Line<'_>) {
-    let area = area.intersection(frame.area());
-    if !area.is_empty() {
-        frame.buffer_mut().set_line(area.x, area.y, line, area.width);
-    }
-}
-
-/// Draws lines below each other.
-fn put_all(frame: &mut Frame<'_>, area: Rect, lines: &[Line<'_>]) {
-    for (line, row) in lines.iter().zip(area.rows()) {
-        put(frame, row, line);
-    }
 }
 
 fn transcript(frame: &mut Frame<'_>, app: &App, area: Rect) {

@@ -24,7 +24,7 @@ use nanoinfer_platform::file;
 use serde::Deserialize;
 
 use super::http::{Client, HttpError, Reply};
-use super::{Error, Report, Step, is_bare_name, sweep, temp_in};
+use super::{Error, Report, Step, is_bare_name, temp_in};
 pub use id::HubId;
 
 /// Longest silence of a server before the connection counts as broken.
@@ -153,29 +153,6 @@ impl Hub {
         is_bare_name(commit).then(|| Revision { commit: commit.into(), files: Vec::new() })
     }
 
-    /// Brings the newest commit of a model's revision here and returns it.
-    ///
-    /// With the hub out of reach, a commit that is here completely is used as it is.
-    ///
-    /// # Errors
-    /// The hub cannot be reached or refuses, the model has no weights that can be read, a file
-    /// arrives damaged, the disk has no room.
-    pub fn fetch(&self, id: &HubId, report: &mut Report<'_>) -> Result<Revision, Error> {
-        let client = Client::new(&self.endpoint, self.token.clone(), self.silence)
-            .map_err(|what| self.error(id, format!("HF_ENDPOINT: {what}")))?;
-        let revision = match self.ask(&client, id, report) {
-            Err(Error::Offline { what, .. }) if self.known_complete(id).is_some() => {
-                report(Step::Say(&format!("{id}: hub out of reach ({what}), using what is here")));
-                return Ok(self.known_complete(id).expect("just seen"));
-            }
-            other => other?,
-        };
-        files::Fetching { hub: self, client: &client, id, revision: &revision }.all(report)?;
-        sweep(&self.folder(id).join("blobs"), files::PART_PREFIX);
-        self.remember(id, &revision)?;
-        Ok(revision)
-    }
-
     fn error(&self, id: &HubId, what: impl Into<String>) -> Error {
         Error::Hub { id: id.to_string(), what: what.into() }
     }
@@ -261,12 +238,6 @@ impl Hub {
         };
         write().map(|_| ()).map_err(Error::io(&path, "cannot write"))
     }
-
-    /// The last seen revision, if the files a conversion cannot do without are all here.
-    fn known_complete(&self, id: &HubId) -> Option<Revision> {
-        let revision = self.known(id)?;
-        files::complete(&self.snapshot(id, &revision), id).then_some(revision)
-    }
 }
 
 /// Makes `path` (in `snapshots/<commit>/`, perhaps deeper) name `blob` (in `blobs/`) as Hugging
@@ -281,9 +252,4 @@ fn link(blob: &Path, path: &Path, depth: usize) -> std::io::Result<()> {
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
     }
-}
-
-/// Lower-case hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

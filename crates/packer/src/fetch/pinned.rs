@@ -12,8 +12,7 @@ use std::process::{Command, Stdio};
 
 use sha2::{Digest, Sha256};
 
-use super::hub::hex;
-use super::{Error, Report, Step, temp_in};
+use super::{Error, Report, Step, hex, temp_in};
 
 /// A model known by an alias.
 #[derive(Debug, PartialEq, Eq)]

@@ -31,8 +31,8 @@ pub(crate) fn files(path: &Path) -> Vec<PathBuf> {
     (1..=count).map(part).collect()
 }
 
-/// Opens all files of a model as one.
-pub(super) fn open(path: &Path) -> Result<Gguf, Error> {
+/// Opens a model, all its files if it was split. Any of them may be given.
+pub(crate) fn open(path: &Path) -> Result<Gguf, Error> {
     let files = files(path);
     let mut whole = Gguf::open_file(&files[0])?;
     let count = whole.u32("split.count")?.unwrap_or(1).max(1);

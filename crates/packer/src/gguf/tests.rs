@@ -19,7 +19,7 @@ fn rows(g: &Gguf, name: &str) -> Vec<f32> {
 
 #[test]
 fn every_format_dequantizes_bit_for_bit() {
-    let g = Gguf::open(&fixture()).unwrap();
+    let g = open(&fixture()).unwrap();
     let names: Vec<_> = g.tensors.iter().map(|t| t.name().1.to_owned()).collect();
     let formats: Vec<_> = names.iter().filter(|n| !n.ends_with(".expected")).collect();
     assert_eq!(formats.len(), 16);
@@ -32,7 +32,7 @@ fn every_format_dequantizes_bit_for_bit() {
 
 #[test]
 fn metadata_of_every_kind() {
-    let g = Gguf::open(&fixture()).unwrap();
+    let g = open(&fixture()).unwrap();
     assert_eq!(g.str("general.architecture").unwrap(), Some("none"));
     assert_eq!(g.str("test.string").unwrap(), Some("naïve"));
     assert_eq!(g.strings("test.strings").unwrap().unwrap(), ["a", "", "ü"]);
@@ -51,7 +51,7 @@ fn reopen(bytes: &[u8]) -> Result<Gguf, Error> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.gguf");
     std::fs::write(&path, bytes).unwrap();
-    Gguf::open(&path)
+    open(&path)
 }
 
 #[test]

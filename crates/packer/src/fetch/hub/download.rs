@@ -8,9 +8,9 @@ use std::time::Duration;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use super::{RemoteFile, hex};
+use super::RemoteFile;
 use crate::fetch::http::{Client, HttpError, Reply};
-use crate::fetch::{Report, Step, is_bare_name};
+use crate::fetch::{Report, Step, hex, is_bare_name};
 
 /// Attempts in a row that bring nothing before giving up.
 const ATTEMPTS: u32 = 4;

@@ -9,7 +9,8 @@ use serde::Deserialize;
 use super::download::{self, Failed, Wanted};
 use super::{Hub, HubId, RemoteFile, Revision, link};
 use crate::fetch::http::Client;
-use crate::fetch::{Error, Report, Step, is_bare_name};
+use crate::fetch::{Error, Report, Step, is_bare_name, sweep};
+use crate::gguf;
 
 /// Files of a model that are used, where it has them, besides the weights.
 const SIDE_FILES: [&str; 6] = [
@@ -32,19 +33,50 @@ const MAX_SHARD: u64 = 500_000_000_000;
 /// Most shards of one model.
 const MAX_SHARDS: usize = 2048;
 /// Beginning of the names of what has arrived of a file.
-pub(super) const PART_PREFIX: &str = ".part-";
+const PART_PREFIX: &str = ".part-";
 
 #[derive(Deserialize)]
 struct Index {
     weight_map: std::collections::HashMap<String, String>,
 }
 
+impl Hub {
+    /// Brings the newest commit of a model's revision here and returns it.
+    ///
+    /// With the hub out of reach, a commit that is here completely is used as it is.
+    ///
+    /// # Errors
+    /// The hub cannot be reached or refuses, the model has no weights that can be read, a file
+    /// arrives damaged, the disk has no room.
+    pub fn fetch(&self, id: &HubId, report: &mut Report<'_>) -> Result<Revision, Error> {
+        let client = Client::new(&self.endpoint, self.token.clone(), self.silence)
+            .map_err(|what| self.error(id, format!("HF_ENDPOINT: {what}")))?;
+        let revision = match self.ask(&client, id, report) {
+            Err(Error::Offline { what, .. }) if self.known_complete(id).is_some() => {
+                report(Step::Say(&format!("{id}: hub out of reach ({what}), using what is here")));
+                return Ok(self.known_complete(id).expect("just seen"));
+            }
+            other => other?,
+        };
+        Fetching { hub: self, client: &client, id, revision: &revision }.all(report)?;
+        sweep(&self.folder(id).join("blobs"), PART_PREFIX);
+        self.remember(id, &revision)?;
+        Ok(revision)
+    }
+
+    /// The last seen revision, if the files a conversion cannot do without are all here.
+    fn known_complete(&self, id: &HubId) -> Option<Revision> {
+        let revision = self.known(id)?;
+        complete(&self.snapshot(id, &revision), id).then_some(revision)
+    }
+}
+
 /// A commit on its way here.
-pub(super) struct Fetching<'a> {
-    pub(super) hub: &'a Hub,
-    pub(super) client: &'a Client,
-    pub(super) id: &'a HubId,
-    pub(super) revision: &'a Revision,
+struct Fetching<'a> {
+    hub: &'a Hub,
+    client: &'a Client,
+    id: &'a HubId,
+    revision: &'a Revision,
 }
 
 impl Fetching<'_> {
@@ -57,7 +89,7 @@ impl Fetching<'_> {
     }
 
     /// Brings everything that is needed.
-    pub(super) fn all(&self, report: &mut Report<'_>) -> Result<(), Error> {
+    fn all(&self, report: &mut Report<'_>) -> Result<(), Error> {
         let weights = match self.id.file() {
             Some(file) => self.gguf(file)?,
             None => self.folder(report)?,
@@ -103,7 +135,7 @@ impl Fetching<'_> {
 
     /// A GGUF file, with the others where it was split.
     fn gguf(&self, file: &str) -> Result<BTreeSet<String>, Error> {
-        let parts = crate::split_files(Path::new(file));
+        let parts = gguf::files(Path::new(file));
         let names: BTreeSet<String> =
             parts.iter().map(|p| p.to_string_lossy().into_owned()).collect();
         match names.iter().find(|name| self.find(name).is_none()) {
@@ -168,10 +200,10 @@ impl Fetching<'_> {
 }
 
 /// Whether a snapshot has all that a conversion cannot do without.
-pub(super) fn complete(snapshot: &Path, id: &HubId) -> bool {
+fn complete(snapshot: &Path, id: &HubId) -> bool {
     let here = |name: &str| snapshot.join(name).exists();
     if let Some(file) = id.file() {
-        return crate::split_files(&snapshot.join(file)).iter().all(|p| p.exists());
+        return gguf::files(&snapshot.join(file)).iter().all(|p| p.exists());
     }
     here("config.json")
         && WEIGHTS.iter().any(|(one, extension, index)| {

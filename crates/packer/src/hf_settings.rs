@@ -1,0 +1,197 @@
+//! Settings of a `config.json` that several architectures have: windows, RoPE and its scaling.
+
+use crate::Error;
+use crate::json::Settings;
+use crate::rope::{Kind, Scaling, Yarn, longrope_magnitude, yarn_magnitude};
+
+pub(crate) fn unsupported(c: &Settings, what: String, next: &str) -> Error {
+    Error::Unsupported { path: c.path().into(), what, next: next.into() }
+}
+
+/// A setting that states the window of all layers; `null` means none.
+pub(crate) fn sliding_window(c: &Settings, default: u32) -> Result<u32, Error> {
+    Ok(match c.has("sliding_window") {
+        true => c.u32("sliding_window")?.unwrap_or(0),
+        false => default,
+    })
+}
+
+/// Windows of layers of two kinds: by `layer_types` if it is there, else where `slides` says so.
+pub(crate) fn layer_windows(
+    c: &Settings,
+    window: u32,
+    n_layers: usize,
+    slides: impl Fn(usize) -> bool,
+) -> Result<Vec<u32>, Error> {
+    let of = |slides: bool| if slides { window } else { 0 };
+    let Some(types) = c.strings("layer_types")? else {
+        return Ok((0..n_layers).map(|layer| of(slides(layer))).collect());
+    };
+    types
+        .iter()
+        .map(|kind| match *kind {
+            "sliding_attention" => Ok(of(true)),
+            "full_attention" => Ok(of(false)),
+            other => {
+                let next = "supported: full_attention, sliding_attention";
+                Err(unsupported(c, format!("layer type {other:?}"), next))
+            }
+        })
+        .collect()
+}
+
+/// `rope_parameters` (transformers 5; those of `layer_type`, if they are by type), or
+/// `rope_scaling` (before).
+pub(crate) fn rope_settings(
+    c: &Settings,
+    layer_type: Option<&str>,
+) -> Result<Option<Settings>, Error> {
+    let Some(new) = c.object("rope_parameters")? else { return c.object("rope_scaling") };
+    match layer_type {
+        Some(key) if new.has(key) => new.object(key),
+        _ => Ok(Some(new)),
+    }
+}
+
+/// Values of a head that are rotated.
+pub(crate) fn rotary_dim(c: &Settings, r: Option<&Settings>, head_dim: u32) -> Result<u32, Error> {
+    let stated = match r.map(|r| r.f64("partial_rotary_factor")).transpose()?.flatten() {
+        None => c.f64("partial_rotary_factor")?,
+        given => given,
+    };
+    let part = stated.unwrap_or(1.0);
+    if !(part > 0.0 && part <= 1.0) {
+        let what = format!("is {part}, expected more than 0 and at most 1");
+        return Err(c.error("partial_rotary_factor", what));
+    }
+    Ok((f64::from(head_dim) * part) as u32)
+}
+
+/// RoPE base and scaling, from its settings `r` and those of the model.
+pub(crate) fn rope(c: &Settings, r: Option<&Settings>, theta: f64) -> Result<Kind, Error> {
+    let own = r.map(|r| r.f64("rope_theta")).transpose()?.flatten();
+    let theta = own.or(c.f64("rope_theta")?).unwrap_or(theta);
+    if !(theta.is_finite() && theta > 1.0) {
+        return Err(c.error("rope_theta", format!("is {theta}, expected a number above 1")));
+    }
+    let scaling = r.map_or(Ok(Scaling::None), |r| rope_scaling(c, r))?;
+    Ok(Kind { theta, scaling })
+}
+
+fn rope_scaling(c: &Settings, r: &Settings) -> Result<Scaling, Error> {
+    let kind = match r.str("rope_type")? {
+        Some(kind) => Some(kind),
+        None => r.str("type")?,
+    };
+    let positive = |key: &str| match r.need(key, r.f64(key)?)? {
+        v if v.is_finite() && v > 0.0 => Ok(v),
+        v => Err(r.error(key, format!("is {v}, expected a positive number"))),
+    };
+    match kind {
+        None | Some("default") => Ok(Scaling::None),
+        Some("linear") => Ok(Scaling::Linear(positive("factor")?)),
+        Some("dynamic") => {
+            let original_context = positions(c, "max_position_embeddings")?;
+            let factor = positive("factor")?;
+            match factor >= 1.0 {
+                true => Ok(Scaling::Dynamic { factor, original_context }),
+                false => Err(r.error("factor", format!("is {factor}, expected at least 1"))),
+            }
+        }
+        Some("llama3") => {
+            let (low_freq, high_freq) =
+                (positive("low_freq_factor")?, positive("high_freq_factor")?);
+            if low_freq >= high_freq {
+                let what =
+                    format!("is {low_freq}, expected less than high_freq_factor {high_freq}");
+                return Err(r.error("low_freq_factor", what));
+            }
+            let original_context = positive("original_max_position_embeddings")?;
+            Ok(Scaling::Llama3 {
+                factor: positive("factor")?,
+                low_freq,
+                high_freq,
+                original_context,
+            })
+        }
+        Some("yarn") => yarn(c, r),
+        Some("longrope" | "su") => longrope(c, r),
+        Some(other) => {
+            let next = "supported: default, linear, dynamic, yarn, llama3, longrope";
+            Err(unsupported(r, format!("RoPE scaling {other:?}"), next))
+        }
+    }
+}
+
+fn positions(c: &Settings, key: &str) -> Result<u32, Error> {
+    match c.need(key, c.u32(key)?)? {
+        0 => Err(c.error(key, "is 0, expected a number of positions")),
+        n => Ok(n),
+    }
+}
+
+/// The context before scaling: the model's setting goes before that of the scaling.
+fn original_context(c: &Settings, r: &Settings) -> Result<u32, Error> {
+    let key = "original_max_position_embeddings";
+    if c.has(key) {
+        return positions(c, key);
+    }
+    if r.has(key) { positions(r, key) } else { positions(c, "max_position_embeddings") }
+}
+
+/// A number above 0 that may be absent.
+fn optional(r: &Settings, key: &str) -> Result<Option<f64>, Error> {
+    match r.f64(key)? {
+        Some(v) if !(v.is_finite() && v > 0.0) => {
+            Err(r.error(key, format!("is {v}, expected a positive number")))
+        }
+        stated => Ok(stated),
+    }
+}
+
+/// How many times the original context the model's is, where the scaling does not say it.
+fn stated_factor(c: &Settings, r: &Settings, original: u32) -> Result<f64, Error> {
+    let longer = f64::from(positions(c, "max_position_embeddings")?) / f64::from(original);
+    Ok(optional(r, "factor")?.unwrap_or(longer))
+}
+
+fn yarn(c: &Settings, r: &Settings) -> Result<Scaling, Error> {
+    let original_context = original_context(c, r)?;
+    let factor = stated_factor(c, r, original_context)?;
+    let weights = (optional(r, "mscale")?, optional(r, "mscale_all_dim")?);
+    let magnitude = match (optional(r, "attention_factor")?, weights) {
+        (Some(stated), _) => stated,
+        (None, (Some(of), Some(all))) => yarn_magnitude(factor, of) / yarn_magnitude(factor, all),
+        _ => yarn_magnitude(factor, 1.0),
+    };
+    Ok(Scaling::Yarn(Yarn {
+        factor,
+        original_context: f64::from(original_context),
+        beta_fast: optional(r, "beta_fast")?.unwrap_or(32.0),
+        beta_slow: optional(r, "beta_slow")?.unwrap_or(1.0),
+        truncate: r.bool("truncate")?.unwrap_or(true),
+        magnitude,
+    }))
+}
+
+pub(crate) fn longrope(c: &Settings, r: &Settings) -> Result<Scaling, Error> {
+    let original_context = original_context(c, r)?;
+    if original_context < 2 {
+        return Err(c.error("original_max_position_embeddings", "is 1, expected at least 2"));
+    }
+    let divisors = |key: &str| {
+        let stated = r.need(key, r.numbers(key)?)?;
+        match stated.iter().find(|v| !(v.is_finite() && **v >= 1e-6)) {
+            Some(v) => Err(r.error(key, format!("holds {v}, expected positive divisors"))),
+            None => Ok(stated),
+        }
+    };
+    let factor = stated_factor(c, r, original_context)?;
+    Ok(Scaling::LongRope {
+        short: divisors("short_factor")?,
+        long: divisors("long_factor")?,
+        original_context,
+        magnitude: optional(r, "attention_factor")?
+            .unwrap_or_else(|| longrope_magnitude(factor, original_context)),
+    })
+}
