@@ -3,109 +3,20 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nanoinfer_format::{Config, Quant};
-use nanoinfer_kernels::{BLOCK, Isa, Kernels, SPAN};
+use nanoinfer_kernels::{Isa, Kernels};
 
-use crate::attend::{self, Run};
-use crate::cache::{Cache, KvType, Overflow, Plan, SeqId};
+use crate::batch::{self, Run, Slot};
+use crate::buffers::Buffers;
+use crate::cache::{Cache, KvType, Overflow, SeqId};
 use crate::cancel::Canceller;
-use crate::forward::{Pass, Slot};
+use crate::limits::{MAX_SPLIT, MAX_TOKENS};
+use crate::options::Sizes;
+use crate::pass::Pass;
 use crate::pool::{Panicked, Pool};
 use crate::profile::Profile;
 use crate::sample::{Candidate, DrawScratch, LogitRows, Sampler};
-use crate::scratch::{Local, MAX_SPLIT, MAX_TOKENS, Scratch};
-use crate::{Error, Model, available_memory, default_threads};
-
-/// How to run a model. The default suits one conversation on this machine.
-#[derive(Clone, Debug)]
-pub struct EngineOptions {
-    /// Worker threads; by default the physical cores this process may use.
-    pub threads: Option<usize>,
-    /// Positions per sequence; by default the model's, at most 4096.
-    pub ctx: Option<usize>,
-    /// How keys and values are cached; by default as exactly as the model is stored.
-    pub kv: Option<KvType>,
-    /// What happens when the context is full. Sliding makes `ctx` a multiple of 64, at least 128.
-    pub overflow: Overflow,
-    /// Sequences that can be open at once.
-    pub sequences: usize,
-    /// Bytes of keys and values; by default as many as full contexts of all sequences take. With
-    /// less, sequences run out of room before their contexts are full; with more, more of what
-    /// closed sequences computed is kept for others that begin alike.
-    pub kv_bytes: Option<u64>,
-    /// Instruction set; by default the best this CPU has.
-    pub isa: Option<Isa>,
-    /// Most tokens per pass during prefill, at most 256. Changes speed, never results.
-    pub chunk: usize,
-    /// Most tokens per pass whose logits can be asked for, at most `chunk`. Each takes memory for
-    /// a whole vocabulary, so more than the default pays only where every position is scored.
-    pub logits_rows: usize,
-}
-
-impl Default for EngineOptions {
-    fn default() -> Self {
-        Self {
-            threads: None,
-            ctx: None,
-            kv: None,
-            overflow: Overflow::Stop,
-            sequences: 1,
-            kv_bytes: None,
-            isa: None,
-            chunk: MAX_TOKENS,
-            logits_rows: 16,
-        }
-    }
-}
-
-/// Options with what is not given chosen.
-struct Sizes {
-    threads: usize,
-    /// Positions whose spans attention has room for.
-    spans: usize,
-    chunk: usize,
-    logits_rows: usize,
-    plan: Plan,
-}
-
-impl Sizes {
-    fn of(config: &Config, options: &EngineOptions) -> Self {
-        let (overflow, chunk) = (options.overflow, options.chunk.clamp(1, MAX_TOKENS));
-        let ctx = options.ctx.unwrap_or((config.context_length as usize).min(4096)).max(1);
-        let (ctx, spans) = match overflow {
-            Overflow::Stop => (ctx, ctx),
-            Overflow::Slide => {
-                let ctx = (ctx / BLOCK * BLOCK).max(2 * BLOCK);
-                (ctx, ctx + 3 * SPAN) // pinned ones apart, and both ends cut through one
-            }
-        };
-        let kv = options.kv.unwrap_or(match config.quant {
-            Quant::Q8 => KvType::Q8,
-            Quant::F32 => KvType::F32,
-        });
-        Self {
-            threads: options.threads.unwrap_or_else(default_threads).max(1),
-            spans,
-            chunk,
-            logits_rows: options.logits_rows.clamp(1, chunk),
-            plan: Plan {
-                kv,
-                ctx,
-                overflow,
-                chunk,
-                sequences: options.sequences.max(1),
-                kv_bytes: options.kv_bytes,
-            },
-        }
-    }
-}
-
-/// Bytes of cache and scratch that an engine with these options would reserve, weights not counted.
-pub fn buffer_bytes(config: &Config, options: &EngineOptions) -> u64 {
-    let s = Sizes::of(config, options);
-    let scratch = Scratch::bytes(config, s.threads, s.spans, s.logits_rows);
-    s.plan.bytes(config).and_then(|b| b.checked_add(scratch)).unwrap_or(u64::MAX)
-}
+use crate::scratch::{InputNeeds, Local, Scratch};
+use crate::{EngineOptions, Error, Model, available_memory};
 
 /// One token to append to a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,13 +78,16 @@ impl Engine {
             Some(isa) => Kernels::new(isa).ok_or(Error::Isa { isa: isa.name() })?,
             None => Kernels::best(),
         };
-        let Sizes { threads, spans, chunk, logits_rows, plan } = Sizes::of(config, options);
+        let sizes = Sizes::of(config, options);
+        let needs = InputNeeds::of(model.weights());
+        let needed = sizes.bytes(config, needs);
+        let scratch = sizes.scratch(config, needs);
+        let Sizes { threads, chunk, logits_rows, plan, .. } = sizes;
         let ctx = plan.ctx;
         let least = plan.block_bytes(config);
         if let Some(given) = plan.kv_bytes.filter(|bytes| *bytes < least) {
             return Err(Error::KvBytes { given, least });
         }
-        let needed = buffer_bytes(config, options);
         let available = available_memory().unwrap_or(u64::MAX);
         if needed > available {
             let (needed_mb, available_mb) = (needed >> 20, available >> 20);
@@ -181,11 +95,12 @@ impl Engine {
         }
         let pool =
             Pool::new(threads).map_err(|source| Error::Threads { workers: threads, source })?;
+        let mut buffers = Buffers::of(&pool);
         Ok(Self {
             kernels,
             cache: Cache::new(&pool, config, &plan),
-            scratch: Scratch::new(&pool, config, spans, logits_rows),
-            locals: (0..threads).map(|_| Scratch::local(config, plan.kv, kernels)).collect(),
+            scratch: Scratch::new(&mut buffers, &scratch),
+            locals: (0..threads).map(|_| Local::new(&mut buffers, &scratch)).collect(),
             slots: Vec::with_capacity(MAX_TOKENS),
             runs: Vec::with_capacity(MAX_SPLIT),
             wanted: Vec::with_capacity(logits_rows),
@@ -263,6 +178,12 @@ impl Engine {
             }
         }
         u64::from_le_bytes(*hasher.finalize().as_bytes().first_chunk().expect("32 bytes"))
+    }
+
+    /// Phases that the workers have begun so far.
+    #[cfg(test)]
+    pub(crate) fn phases(&self) -> u64 {
+        self.pool.phases()
     }
 
     /// Worker threads.
@@ -472,7 +393,7 @@ impl Engine {
             return Ok(());
         }
         self.pass = None;
-        attend::divide(&self.slots, &mut self.runs);
+        batch::divide(&self.slots, &mut self.runs);
         let cancellers = &self.cancellers;
         let pass = Pass {
             file: self.model.file(),
@@ -505,7 +426,7 @@ impl Engine {
     /// Another pass has begun since, fewer logits were wanted, or they are not finite.
     pub fn logits(&mut self, pass: PassId, index: usize) -> Result<&[f32], Error> {
         self.check_pass(pass)?;
-        let rows = logit_rows(&mut self.scratch, &self.wanted);
+        let rows = logit_rows(&self.kernels, &mut self.scratch, &self.wanted);
         if index >= rows.rows {
             return Err(Error::LogitsRow { index, rows: rows.rows });
         }
@@ -526,7 +447,7 @@ impl Engine {
         draw: impl Fn(&mut T, LogitRows<'_>, &mut DrawScratch) + Sync,
     ) -> Result<(), Error> {
         self.check_pass(pass)?;
-        let rows = logit_rows(&mut self.scratch, &self.wanted);
+        let rows = logit_rows(&self.kernels, &mut self.scratch, &self.wanted);
         match tasks {
             // Waking the workers would take longer.
             [task] => draw(task, rows, &mut self.locals[0].drawing),
@@ -547,14 +468,18 @@ impl Engine {
         if self.check_pass(pass).is_err() {
             return Vec::new();
         }
-        let rows = logit_rows(&mut self.scratch, &self.wanted);
+        let rows = logit_rows(&self.kernels, &mut self.scratch, &self.wanted);
         sampler.top(rows, row, n, &mut self.locals[0].drawing)
     }
 }
 
 /// What the output layer has left.
-fn logit_rows<'s>(scratch: &'s mut Scratch, wanted: &[usize]) -> LogitRows<'s> {
-    LogitRows { values: scratch.logits.get_mut(), rows: wanted.len() }
+fn logit_rows<'s>(
+    kernels: &'s Kernels,
+    scratch: &'s mut Scratch,
+    wanted: &[usize],
+) -> LogitRows<'s> {
+    LogitRows { kernels, values: scratch.logits.get_mut(), rows: wanted.len() }
 }
 
 impl From<Panicked> for Error {
@@ -567,6 +492,7 @@ impl From<Panicked> for Error {
 mod tests {
     use std::path::Path;
 
+    use nanoinfer_format::Quant;
     use nanoinfer_packer::{Input, Options, convert};
 
     use super::*;

@@ -29,7 +29,7 @@
 mod shared;
 mod threads;
 
-pub(crate) use shared::{Columns, Shared, Split};
+pub(crate) use shared::{Columns, Plain, Shared, Split};
 pub(crate) use threads::{Item, Panicked, Pool, Worker};
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod counts;
 use nanoinfer_format::{Generation, LANES};
 use nanoinfer_kernels::{ExpWeights, Kernels};
 
+use crate::buffers::Buffers;
 use counts::Counts;
 
 /// How to choose the next token. The default is greedy: always the most likely one.
@@ -78,6 +79,7 @@ struct Weighted {
 /// The logits of a pass, as its output layer leaves them: `[vocab/16][rows][16]`.
 #[derive(Clone, Copy)]
 pub(crate) struct LogitRows<'a> {
+    pub kernels: &'a Kernels,
     pub values: &'a [f32],
     pub rows: usize,
 }
@@ -95,25 +97,14 @@ impl LogitRows<'_> {
 
 /// What drawing a token needs for a moment, as large as the vocabulary: a worker's.
 pub(crate) struct DrawScratch {
-    kernels: Kernels,
     logits: Vec<f32>,          // [vocab]
     weights: Vec<f32>,         // [vocab]
     candidates: Vec<Weighted>, // at most vocab
 }
 
 impl DrawScratch {
-    pub(crate) fn new(kernels: Kernels, vocab: usize) -> Self {
-        Self {
-            kernels,
-            logits: vec![0.0; vocab],
-            weights: vec![0.0; vocab],
-            candidates: Vec::with_capacity(vocab),
-        }
-    }
-
-    /// Bytes for a vocabulary of this size.
-    pub(crate) fn bytes(vocab: usize) -> u64 {
-        (vocab * (2 * size_of::<f32>() + size_of::<Weighted>())) as u64
+    pub(crate) fn new(b: &mut Buffers<'_>, vocab: usize) -> Self {
+        Self { logits: b.own(vocab), weights: b.own(vocab), candidates: b.list(vocab) }
     }
 }
 
@@ -162,12 +153,12 @@ impl Sampler {
             return None;
         }
         self.penalize(&mut scratch.logits);
-        Some(self.choose(position, scratch))
+        Some(self.choose(rows.kernels, position, scratch))
     }
 
     /// Chooses among the logits in the scratch.
-    fn choose(&self, position: usize, scratch: &mut DrawScratch) -> u32 {
-        let DrawScratch { kernels, logits, weights, candidates } = scratch;
+    fn choose(&self, kernels: &Kernels, position: usize, scratch: &mut DrawScratch) -> u32 {
+        let DrawScratch { logits, weights, candidates } = scratch;
         let best = argmax(logits);
         if self.sampling.temperature <= 0.0 {
             return best;
@@ -200,13 +191,13 @@ impl Sampler {
         n: usize,
         scratch: &mut DrawScratch,
     ) -> Vec<Candidate> {
-        let DrawScratch { kernels, logits, weights, .. } = scratch;
+        let DrawScratch { logits, weights, .. } = scratch;
         if !rows.copy(row, logits) {
             return Vec::new();
         }
         self.penalize(logits);
         let max = logits[argmax(logits) as usize];
-        kernels.exp_weights(ExpWeights { logits, max, scale: 1.0, out: weights });
+        rows.kernels.exp_weights(ExpWeights { logits, max, scale: 1.0, out: weights });
         let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
         let mut top: Vec<(f32, u32)> = Vec::with_capacity(n + 1);
         for (&weight, id) in weights.iter().zip(0..) {
@@ -317,14 +308,23 @@ pub(crate) fn uniform(seed: u64, position: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
+    use crate::pool::Pool;
 
     fn sampler(sampling: Sampling) -> Sampler {
         Sampler { sampling, ..Sampler::new(1000, 100) }
     }
 
     fn scratch(vocab: usize) -> DrawScratch {
-        DrawScratch::new(Kernels::best(), vocab)
+        let pool = Pool::new(1).unwrap();
+        DrawScratch::new(&mut Buffers::of(&pool), vocab)
+    }
+
+    fn rows(values: &[f32], rows: usize) -> LogitRows<'_> {
+        static KERNELS: LazyLock<Kernels> = LazyLock::new(Kernels::best);
+        LogitRows { kernels: &KERNELS, values, rows }
     }
 
     /// Logits as a pass of one row leaves them.
@@ -336,14 +336,13 @@ mod tests {
 
     fn draw(s: &Sampler, logits: &[f32], position: usize) -> u32 {
         let values = row(logits);
-        let rows = LogitRows { values: &values, rows: 1 };
-        s.draw(rows, 0, position, &mut scratch(logits.len())).unwrap()
+        s.draw(rows(&values, 1), 0, position, &mut scratch(logits.len())).unwrap()
     }
 
     /// Frequencies of 20,000 draws.
     fn frequencies(sampling: Sampling, logits: &[f32]) -> Vec<f64> {
         let (s, values, mut scratch) = (sampler(sampling), row(logits), scratch(logits.len()));
-        let rows = LogitRows { values: &values, rows: 1 };
+        let rows = rows(&values, 1);
         let mut counts = vec![0.0; logits.len()];
         for position in 0..20_000 {
             let id = s.draw(rows, 0, position, &mut scratch).unwrap();
@@ -399,7 +398,7 @@ mod tests {
     fn the_top_is_in_order_with_the_models_probabilities() {
         let s = sampler(Sampling { temperature: 0.3, top_k: 1, ..Sampling::default() });
         let (values, mut scratch) = (row(&LOGITS), scratch(5));
-        let rows = LogitRows { values: &values, rows: 1 };
+        let rows = rows(&values, 1);
         let mut top_of = |n| s.top(rows, 0, n, &mut scratch);
         let top = top_of(3);
         assert_eq!(top.iter().map(|c| c.id).collect::<Vec<_>>(), [1, 3, 2]);
@@ -414,7 +413,7 @@ mod tests {
         let logits: Vec<f32> = (0..1000).map(|i| (i % 10) as f32 * -9.0).collect();
         let s = sampler(Sampling { temperature: 1.0, top_k: 450, ..Sampling::default() });
         let (values, mut scratch) = (row(&logits), scratch(1000));
-        s.draw(LogitRows { values: &values, rows: 1 }, 0, 0, &mut scratch).unwrap();
+        s.draw(rows(&values, 1), 0, 0, &mut scratch).unwrap();
         let ids: Vec<u32> = scratch.candidates.iter().map(|c| c.id).collect();
         let mut want: Vec<u32> = (0..1000).collect();
         want.sort_by_key(|i| (i % 10, *i));
@@ -459,15 +458,15 @@ mod tests {
 
     #[test]
     fn rows_lie_side_by_side_and_must_be_finite() {
-        let (rows, vocab) = (3, 20);
+        let (n, vocab) = (3, 20);
         let value = |row: usize, id: usize| (100 * row + id) as f32;
-        let place = |row: usize, id: usize| (id / LANES * rows + row) * LANES + id % LANES;
-        let mut values = vec![f32::INFINITY; 2 * rows * LANES];
-        for (row, id) in (0..rows).flat_map(|row| (0..vocab).map(move |id| (row, id))) {
+        let place = |row: usize, id: usize| (id / LANES * n + row) * LANES + id % LANES;
+        let mut values = vec![f32::INFINITY; 2 * n * LANES];
+        for (row, id) in (0..n).flat_map(|row| (0..vocab).map(move |id| (row, id))) {
             values[place(row, id)] = value(row, id);
         }
         values[place(2, 7)] = f32::NAN;
-        let rows = LogitRows { values: &values, rows };
+        let rows = rows(&values, n);
         let mut to = vec![0.0; vocab];
         assert!(rows.copy(1, &mut to));
         assert!((0..vocab).all(|id| to[id] == value(1, id)));

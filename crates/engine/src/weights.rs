@@ -272,7 +272,7 @@ impl Weights {
 
 impl Matrix {
     /// Panels `range`, without copying.
-    pub(crate) fn run<'f>(&self, file: &'f NanoFile, range: Range<usize>) -> Panels<'f> {
+    fn run<'f>(&self, file: &'f NanoFile, range: Range<usize>) -> Panels<'f> {
         let t = &file.tensors()[self.tensor];
         match self.encoding {
             Encoding::Q8Panel => {
@@ -284,6 +284,25 @@ impl Matrix {
                 Panels::F32(&file.f32s(t)[range.start * panel..range.end * panel])
             }
         }
+    }
+
+    /// Panels `range`, as runs of one encoding.
+    pub(crate) fn runs<'f>(
+        &self,
+        file: &'f NanoFile,
+        range: Range<usize>,
+    ) -> impl Iterator<Item = (Range<usize>, Panels<'f>)> {
+        std::iter::once((range.clone(), self.run(file, range)))
+    }
+
+    /// Whether panels are multiplied by int8 activations.
+    pub(crate) fn needs_int8(&self) -> bool {
+        self.encoding == Encoding::Q8Panel
+    }
+
+    /// Whether panels are multiplied by f32 activations.
+    pub(crate) fn needs_f32(&self) -> bool {
+        self.encoding == Encoding::F32Panel
     }
 
     /// Biases of the rows of panels `range`; empty if the matrix has none.

@@ -122,6 +122,12 @@ impl Pool {
         self.control.id
     }
 
+    /// Phases begun so far: one more for every barrier, that at the end of a job included.
+    #[cfg(test)]
+    pub(crate) fn phases(&self) -> u64 {
+        self.control.phase.0.load(Ordering::Acquire)
+    }
+
     /// Runs `f` on every worker, worker `i` with `locals[i]`, and returns when all are done.
     ///
     /// # Errors

@@ -1,0 +1,109 @@
+//! How to run a model, and what memory that takes.
+
+use nanoinfer_format::{Config, Quant};
+use nanoinfer_kernels::{BLOCK, Isa, SPAN};
+
+use crate::cache::{KvType, Overflow, Plan};
+use crate::default_threads;
+use crate::limits::MAX_TOKENS;
+use crate::scratch::{InputNeeds, ScratchSizes};
+
+/// How to run a model. The default suits one conversation on this machine.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Worker threads; by default the physical cores this process may use.
+    pub threads: Option<usize>,
+    /// Positions per sequence; by default the model's, at most 4096.
+    pub ctx: Option<usize>,
+    /// How keys and values are cached; by default as exactly as the model is stored.
+    pub kv: Option<KvType>,
+    /// What happens when the context is full. Sliding makes `ctx` a multiple of 64, at least 128.
+    pub overflow: Overflow,
+    /// Sequences that can be open at once.
+    pub sequences: usize,
+    /// Bytes of keys and values; by default as many as full contexts of all sequences take. With
+    /// less, sequences run out of room before their contexts are full; with more, more of what
+    /// closed sequences computed is kept for others that begin alike.
+    pub kv_bytes: Option<u64>,
+    /// Instruction set; by default the best this CPU has.
+    pub isa: Option<Isa>,
+    /// Most tokens per pass during prefill, at most 256. Changes speed, never results.
+    pub chunk: usize,
+    /// Most tokens per pass whose logits can be asked for, at most `chunk`. Each takes memory for
+    /// a whole vocabulary, so more than the default pays only where every position is scored.
+    pub logits_rows: usize,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            threads: None,
+            ctx: None,
+            kv: None,
+            overflow: Overflow::Stop,
+            sequences: 1,
+            kv_bytes: None,
+            isa: None,
+            chunk: MAX_TOKENS,
+            logits_rows: 16,
+        }
+    }
+}
+
+/// Options with what is not given chosen.
+pub(crate) struct Sizes {
+    pub threads: usize,
+    /// Positions whose spans attention has room for.
+    pub spans: usize,
+    pub chunk: usize,
+    pub logits_rows: usize,
+    pub plan: Plan,
+}
+
+impl Sizes {
+    pub(crate) fn of(config: &Config, options: &EngineOptions) -> Self {
+        let (overflow, chunk) = (options.overflow, options.chunk.clamp(1, MAX_TOKENS));
+        let ctx = options.ctx.unwrap_or((config.context_length as usize).min(4096)).max(1);
+        let (ctx, spans) = match overflow {
+            Overflow::Stop => (ctx, ctx),
+            Overflow::Slide => {
+                let ctx = (ctx / BLOCK * BLOCK).max(2 * BLOCK);
+                (ctx, ctx + 3 * SPAN) // pinned ones apart, and both ends cut through one
+            }
+        };
+        let kv = options.kv.unwrap_or(match config.quant {
+            Quant::Q8 => KvType::Q8,
+            Quant::F32 => KvType::F32,
+        });
+        Self {
+            threads: options.threads.unwrap_or_else(default_threads).max(1),
+            spans,
+            chunk,
+            logits_rows: options.logits_rows.clamp(1, chunk),
+            plan: Plan {
+                kv,
+                ctx,
+                overflow,
+                chunk,
+                sequences: options.sequences.max(1),
+                kv_bytes: options.kv_bytes,
+            },
+        }
+    }
+
+    pub(crate) fn scratch<'c>(&self, config: &'c Config, needs: InputNeeds) -> ScratchSizes<'c> {
+        let (kv, logits_rows) = (self.plan.kv, self.logits_rows);
+        ScratchSizes { config, needs, kv, ctx: self.spans, logits_rows }
+    }
+
+    pub(crate) fn bytes(&self, config: &Config, needs: InputNeeds) -> u64 {
+        let scratch = self.scratch(config, needs).bytes(self.threads);
+        self.plan.bytes(config).and_then(|b| b.checked_add(scratch)).unwrap_or(u64::MAX)
+    }
+}
+
+/// Bytes of cache and scratch that an engine with these options would reserve, weights not counted,
+/// if all matrices have the config's encoding.
+pub fn buffer_bytes(config: &Config, options: &EngineOptions) -> u64 {
+    Sizes::of(config, options).bytes(config, InputNeeds::uniform(config))
+}
