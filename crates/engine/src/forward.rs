@@ -150,12 +150,14 @@ impl Pass<'_> {
 
     fn embedding(&self, token: usize, row: &mut [f32]) {
         let (panel, r) = (token / LANES, token % LANES);
-        match self.weights.token_embd.run(self.file, panel..panel + 1) {
-            Panels::Q8(bytes) => {
-                pack::q8_row(bytes, r, row);
-                self.kernels.rotate(Rotate { x: row, block: GROUP }); // its own inverse
+        for (_, weights) in self.weights.token_embd.runs(self.file, panel..panel + 1) {
+            match weights {
+                Panels::Q8(bytes) => {
+                    pack::q8_row(bytes, r, row);
+                    self.kernels.rotate(Rotate { x: row, block: GROUP }); // its own inverse
+                }
+                Panels::F32(values) => pack::f32_row(values, r, row),
             }
-            Panels::F32(values) => pack::f32_row(values, r, row),
         }
     }
 
@@ -313,16 +315,19 @@ impl Pass<'_> {
         add: bool,
         out: &mut [f32],
     ) {
-        let k = matrix.k;
-        let bias = matrix.bias(self.file, panels.clone());
-        match (matrix.run(self.file, panels), from) {
-            (Panels::Q8(w), Packed::Q8(acts)) => {
-                self.kernels.gemm_q8(Gemm { w, k, acts: *acts, bias, add, out });
+        let (k, first, width) = (matrix.k, panels.start, out.len() / panels.len());
+        for (run, weights) in matrix.runs(self.file, panels) {
+            let out = &mut out[(run.start - first) * width..(run.end - first) * width];
+            let bias = matrix.bias(self.file, run);
+            match (weights, from) {
+                (Panels::Q8(w), Packed::Q8(acts)) => {
+                    self.kernels.gemm_q8(Gemm { w, k, acts: *acts, bias, add, out });
+                }
+                (Panels::F32(w), Packed::F32(acts)) => {
+                    self.kernels.gemm_f32(GemmF32 { w, k, acts: *acts, bias, add, out });
+                }
+                _ => unreachable!("weights and inputs have the model's encoding"),
             }
-            (Panels::F32(w), Packed::F32(acts)) => {
-                self.kernels.gemm_f32(GemmF32 { w, k, acts: *acts, bias, add, out });
-            }
-            _ => unreachable!("weights and inputs have the model's encoding"),
         }
     }
 
