@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nanoinfer_format::{Config, LANES, Quant};
 use nanoinfer_kernels::{BLOCK, Isa, Kernels, SPAN};
 
-use crate::attend::{self, Run};
+use crate::batch::{self, Run, Slot};
+use crate::buffers::Buffers;
 use crate::cache::{Cache, KvType, Overflow, Plan, SeqId};
-use crate::forward::{Pass, Slot};
+use crate::limits::{MAX_SPLIT, MAX_TOKENS};
+use crate::pass::Pass;
 use crate::pool::Pool;
 use crate::profile::Profile;
-use crate::scratch::{Local, MAX_SPLIT, MAX_TOKENS, Scratch};
+use crate::scratch::{InputNeeds, Local, Scratch, ScratchSizes};
 use crate::{Error, Model, machine};
 
 /// How to run a model. The default suits one conversation on this machine.
@@ -86,11 +88,22 @@ impl Sizes {
     }
 }
 
-/// Bytes of cache and scratch that an engine with these options would reserve, weights not counted.
+impl Sizes {
+    fn scratch<'c>(&self, config: &'c Config, needs: InputNeeds) -> ScratchSizes<'c> {
+        let (kv, logits_rows) = (self.plan.kv, self.logits_rows);
+        ScratchSizes { config, needs, kv, ctx: self.spans, logits_rows }
+    }
+
+    fn bytes(&self, config: &Config, needs: InputNeeds) -> u64 {
+        let scratch = self.scratch(config, needs).bytes(self.threads);
+        self.plan.bytes(config).and_then(|b| b.checked_add(scratch)).unwrap_or(u64::MAX)
+    }
+}
+
+/// Bytes of cache and scratch that an engine with these options would reserve, weights not counted,
+/// if all matrices have the config's encoding.
 pub fn buffer_bytes(config: &Config, options: &EngineOptions) -> u64 {
-    let s = Sizes::of(config, options);
-    let scratch = Scratch::bytes(config, s.threads, s.spans, s.logits_rows);
-    s.plan.bytes(config).and_then(|b| b.checked_add(scratch)).unwrap_or(u64::MAX)
+    Sizes::of(config, options).bytes(config, InputNeeds::uniform(config))
 }
 
 /// One token to append to a sequence.
@@ -147,9 +160,12 @@ impl Engine {
             Some(isa) => Kernels::new(isa).ok_or(Error::Isa { isa: isa.name() })?,
             None => Kernels::best(),
         };
-        let Sizes { threads, spans, chunk, logits_rows, plan } = Sizes::of(config, options);
+        let sizes = Sizes::of(config, options);
+        let needs = InputNeeds::of(model.weights());
+        let needed = sizes.bytes(config, needs);
+        let scratch = sizes.scratch(config, needs);
+        let Sizes { threads, chunk, logits_rows, plan, .. } = sizes;
         let ctx = plan.ctx;
-        let needed = buffer_bytes(config, options);
         let available = machine::available_memory().unwrap_or(u64::MAX);
         if needed > available {
             let (needed_mb, available_mb) = (needed >> 20, available >> 20);
@@ -157,11 +173,12 @@ impl Engine {
         }
         let pool =
             Pool::new(threads).map_err(|source| Error::Threads { workers: threads, source })?;
+        let mut buffers = Buffers::of(&pool);
         Ok(Self {
             kernels,
             cache: Cache::new(&pool, config, &plan),
-            scratch: Scratch::new(&pool, config, spans, logits_rows),
-            locals: (0..threads).map(|_| Scratch::local(config, plan.kv)).collect(),
+            scratch: Scratch::new(&mut buffers, &scratch),
+            locals: (0..threads).map(|_| Local::new(&mut buffers, &scratch)).collect(),
             slots: Vec::with_capacity(MAX_TOKENS),
             runs: Vec::with_capacity(MAX_SPLIT),
             wanted: Vec::with_capacity(logits_rows),
@@ -241,6 +258,12 @@ impl Engine {
 
     pub(crate) fn kernels(&self) -> Kernels {
         self.kernels
+    }
+
+    /// Phases that the workers have begun so far.
+    #[cfg(test)]
+    pub(crate) fn phases(&self) -> u64 {
+        self.pool.phases()
     }
 
     /// Worker threads.
@@ -370,7 +393,7 @@ impl Engine {
 
     /// Runs the batch in `slots`; returns whether it was cancelled.
     fn pass(&mut self) -> bool {
-        attend::divide(&self.slots, &mut self.runs);
+        batch::divide(&self.slots, &mut self.runs);
         let pass = Pass {
             file: self.model.file(),
             config: self.model.config(),
@@ -384,7 +407,7 @@ impl Engine {
             wanted: &self.wanted,
             ropes: &self.ropes,
             workers: self.pool.workers(),
-            cancel: &self.cancel.0,
+            cancelled: &|| self.cancel.is_cancelled(),
         };
         self.pool.run(&mut self.locals, |w, local| local.cancelled = pass.run(w, local));
         self.locals[0].cancelled

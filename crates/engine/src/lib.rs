@@ -18,18 +18,26 @@
 
 mod answer;
 mod attend;
+mod batch;
+mod buffers;
 mod cache;
 mod dialogue;
+mod embed;
 mod engine;
 mod error;
 mod experts;
 mod forward;
 mod inputs;
+mod limits;
 mod machine;
 mod model;
+mod norm;
+mod pass;
 mod pool;
 mod prefix;
+mod product;
 mod profile;
+mod routing;
 mod sample;
 mod scratch;
 mod selfcheck;

@@ -25,7 +25,7 @@
 mod shared;
 mod threads;
 
-pub(crate) use shared::{Columns, Shared, Split};
+pub(crate) use shared::{Columns, Plain, Shared, Split};
 pub(crate) use threads::{Item, Pool, Worker};
 
 #[cfg(test)]

@@ -3,19 +3,61 @@
 //! Activations are panel-major, `[width/16][m][16]`: sixteen outputs of one token are one cache
 //! line, which is what a GEMM tile produces and what the next norm reads.
 
-use nanoinfer_format::{Config, GROUP, LANES};
-use nanoinfer_kernels::{AttendBlock, Queries, QueriesMut, SPAN};
+use nanoinfer_format::{Config, Quant};
+use nanoinfer_kernels::{AttendBlock, GROUP, Queries, QueriesMut, SPAN};
 
+use crate::buffers::Buffers;
 use crate::cache::KvType;
-use crate::experts::{ExpertScratch, Routing};
-use crate::inputs::{OwnInputs, SharedInputs};
-use crate::pool::{Pool, Shared, Worker};
+use crate::inputs::{Needs, OwnInputs, SharedInputs};
+use crate::limits::{ATTENTION_RUN, MAX_SPLIT, MAX_TOKENS};
+use crate::pool::{Shared, Worker};
 use crate::profile::{PassStep, Profile};
+use crate::routing::{ExpertScratch, Routing};
+use crate::weights::{Ffn, Weights};
 
-/// Most tokens in one pass: prefill streams the weights once per this many.
-pub(crate) const MAX_TOKENS: usize = 256;
-/// Most tokens in one pass whose attention is divided by spans: decoding and verifying.
-pub(crate) const MAX_SPLIT: usize = 8;
+/// The forms of packed activations that a model's matrices read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct InputNeeds {
+    stream: Needs, // of the residual stream and of attention
+    hidden: Needs, // of the hidden layer
+    expert_stream: Needs,
+    expert_hidden: Needs,
+}
+
+impl InputNeeds {
+    /// Those of a model.
+    pub(crate) fn of(weights: &Weights) -> Self {
+        let mut all = Self { stream: Needs::of(&weights.output), ..Self::default() };
+        let add = |to: &mut Needs, matrix| *to = to.or(Needs::of(matrix));
+        for layer in &weights.layers {
+            add(&mut all.stream, &layer.attn_qkv);
+            add(&mut all.stream, &layer.attn_output);
+            match &layer.ffn {
+                Ffn::Dense { gate_up, down } => {
+                    add(&mut all.stream, gate_up);
+                    add(&mut all.hidden, down);
+                }
+                Ffn::Experts(e) => {
+                    add(&mut all.stream, &e.router);
+                    add(&mut all.stream, &e.gate_up);
+                    add(&mut all.expert_stream, &e.gate_up);
+                    add(&mut all.expert_hidden, &e.down);
+                }
+            }
+        }
+        all
+    }
+
+    /// Those of a model whose file is not there, all of one encoding but the router.
+    pub(crate) fn uniform(c: &Config) -> Self {
+        let needs = Needs { int8: c.quant == Quant::Q8, f32: c.quant == Quant::F32 };
+        let router = Needs { int8: false, f32: c.experts.is_some() };
+        let dense = (0..c.n_layers as usize).any(|layer| c.experts_of(layer).is_none());
+        let hidden = if dense { needs } else { Needs::default() };
+        let experts = if c.experts.is_some() { needs } else { Needs::default() };
+        Self { stream: needs.or(router), hidden, expert_stream: experts, expert_hidden: experts }
+    }
+}
 
 /// Buffers all workers share.
 pub(crate) struct Scratch {
@@ -33,9 +75,6 @@ pub(crate) struct Scratch {
     pub spans: Shared<f32>,  // decode: attention states [kv heads][spans][queries][16 + head]
     pub logits: Shared<f32>, // [vocab/16][logits_rows][16]
 }
-
-/// Tokens of one attention item.
-pub(crate) const ATTENTION_RUN: usize = 8;
 
 /// Packed queries of one attention item (see `kernels::Queries`).
 pub(crate) struct QueryBuffers {
@@ -69,108 +108,111 @@ impl Local {
 }
 
 impl QueryBuffers {
+    fn new(b: &mut Buffers<'_>, kv: KvType, n: usize, head: usize) -> Self {
+        let (int8, float) = if kv == KvType::Q8 { (n, 0) } else { (0, n) };
+        Self {
+            q: b.own(int8 * head),
+            scales: b.own(int8),
+            sums: b.own(int8),
+            x: b.own(float * head),
+        }
+    }
     /// All `n` queries.
     pub(crate) fn packed(&self, n: usize, head: usize) -> Queries<'_> {
-        match self.x.is_empty() {
-            true => Queries::Q8 {
-                q: &self.q[..n * head],
-                scales: &self.scales[..n],
-                sums: &self.sums[..n],
-            },
-            false => Queries::F32(&self.x[..n * head]),
+        if !self.x.is_empty() {
+            return Queries::F32(&self.x[..n * head]);
         }
+        let (q, scales, sums) = (&self.q[..n * head], &self.scales[..n], &self.sums[..n]);
+        Queries::Q8 { q, scales, sums }
     }
 
     /// The same, to be written.
     pub(crate) fn unpacked(&mut self, n: usize, head: usize) -> QueriesMut<'_> {
-        match self.x.is_empty() {
-            true => QueriesMut::Q8 {
-                q: &mut self.q[..n * head],
-                scales: &mut self.scales[..n],
-                sums: &mut self.sums[..n],
-            },
-            false => QueriesMut::F32(&mut self.x[..n * head]),
+        if !self.x.is_empty() {
+            return QueriesMut::F32(&mut self.x[..n * head]);
         }
+        let (scales, sums) = (&mut self.scales[..n], &mut self.sums[..n]);
+        QueriesMut::Q8 { q: &mut self.q[..n * head], scales, sums }
     }
 }
 
-impl Scratch {
-    pub(crate) fn new(pool: &Pool, c: &Config, ctx: usize, logits_rows: usize) -> Self {
-        let (m, d, quant) = (MAX_TOKENS, c.d_model_padded(), c.quant);
-        Self {
-            x: pool.shared(m * d),
-            delta: pool.shared(if c.post_norms() { m * d } else { 0 }),
-            cos: pool.shared(m * Self::angles(c)),
-            sin: pool.shared(m * Self::angles(c)),
-            pinned_cos: pool.shared(m * Self::angles(c)),
-            pinned_sin: pool.shared(m * Self::angles(c)),
-            inputs: SharedInputs::new(pool, quant, m, d.max(c.attn_out_inputs())),
-            hidden: SharedInputs::new(pool, quant, m, c.d_ff_padded()),
-            experts: ExpertScratch::new(pool, c),
-            qkv: pool.shared(m * c.qkv_rows()),
-            attn: pool.shared(m * c.n_kv_heads as usize * c.group() * c.head_padded()),
-            spans: pool.shared(Self::span_values(c, ctx)),
-            logits: pool.shared(logits_rows * c.vocab_padded()),
-        }
+/// What the size of all buffers follows from.
+#[derive(Clone, Copy)]
+pub(crate) struct ScratchSizes<'a> {
+    pub config: &'a Config,
+    pub needs: InputNeeds,
+    pub kv: KvType,
+    /// Positions whose spans attention has room for.
+    pub ctx: usize,
+    pub logits_rows: usize,
+}
+
+impl ScratchSizes<'_> {
+    /// Bytes of all buffers, for the check against available memory.
+    pub(crate) fn bytes(&self, workers: usize) -> u64 {
+        let (mut shared, mut local) = (Buffers::tally(), Buffers::tally());
+        Scratch::new(&mut shared, self);
+        Local::new(&mut local, self);
+        shared.bytes().saturating_add(local.bytes().saturating_mul(workers as u64))
     }
 
     /// Angles of one token.
-    fn angles(c: &Config) -> usize {
-        c.ropes.len() * c.rotary_dim as usize / 2
+    fn angles(&self) -> usize {
+        self.config.ropes.len() * self.config.rotary_dim as usize / 2
     }
 
     /// Values of `spans`: `r` sequences in `MAX_SPLIT` rows have at most `MAX_SPLIT - r + 1` rows
     /// each, and a column is as wide as the longest of them.
-    fn span_values(c: &Config, ctx: usize) -> usize {
+    fn span_values(&self) -> usize {
+        let c = self.config;
         let columns = (1..=MAX_SPLIT).map(|r| r * (MAX_SPLIT - r + 1)).max().unwrap_or(0);
         let heads = c.n_kv_heads as usize * c.group();
-        columns * ctx.div_ceil(SPAN) * heads * AttendBlock::state_len(c.head_padded())
+        let column = heads * AttendBlock::state_len(c.head_padded());
+        (columns * column).saturating_mul(self.ctx.div_ceil(SPAN))
     }
+}
 
-    pub(crate) fn local(c: &Config, kv: KvType) -> Local {
+impl Scratch {
+    pub(crate) fn new(b: &mut Buffers<'_>, sizes: &ScratchSizes<'_>) -> Self {
+        let ScratchSizes { config: c, needs, .. } = *sizes;
+        let (m, d, angles) = (MAX_TOKENS, c.d_model_padded(), MAX_TOKENS * sizes.angles());
+        Self {
+            x: b.shared(m * d),
+            delta: b.shared(if c.post_norms() { m * d } else { 0 }),
+            cos: b.shared(angles),
+            sin: b.shared(angles),
+            pinned_cos: b.shared(angles),
+            pinned_sin: b.shared(angles),
+            inputs: SharedInputs::new(b, needs.stream, m, d.max(c.attn_out_inputs())),
+            hidden: SharedInputs::new(b, needs.hidden, m, c.d_ff_padded()),
+            experts: ExpertScratch::new(b, c, needs.expert_hidden),
+            qkv: b.shared(m * c.qkv_rows()),
+            attn: b.shared(m * c.n_kv_heads as usize * c.group() * c.head_padded()),
+            spans: b.shared(sizes.span_values()),
+            logits: b.shared(sizes.logits_rows * c.vocab_padded()),
+        }
+    }
+}
+
+impl Local {
+    pub(crate) fn new(b: &mut Buffers<'_>, sizes: &ScratchSizes<'_>) -> Self {
+        let ScratchSizes { config: c, needs, kv, .. } = *sizes;
+        let (head, width) = (c.head_padded(), c.d_model_padded().max(c.attn_out_inputs()));
         let queries = ATTENTION_RUN.max(MAX_SPLIT) * c.group();
-        let state = queries * AttendBlock::state_len(c.head_padded());
-        let width = queries * c.head_padded();
-        let eight_bit = kv == KvType::Q8;
-        let buffers = || QueryBuffers {
-            q: vec![0; if eight_bit { width } else { 0 }],
-            scales: vec![0.0; queries],
-            sums: vec![0; queries],
-            x: vec![0.0; if eight_bit { 0 } else { width }],
-        };
-        Local {
-            row: vec![0.0; c.d_model_padded().max(c.attn_out_inputs()).max(2 * c.head_padded())],
-            gate_up: vec![0.0; 2 * GROUP * MAX_TOKENS],
-            act: vec![0.0; GROUP * MAX_TOKENS],
-            states: vec![0.0; state],
-            spans: vec![0.0; state],
-            queries: buffers(),
-            pinned_queries: buffers(),
-            inputs: OwnInputs::new(c.quant, c.d_model_padded().max(c.attn_out_inputs())),
-            routing: Routing::new(c),
+        let states = queries * AttendBlock::state_len(head);
+        let experts = needs.expert_stream.or(needs.expert_hidden);
+        Self {
+            row: b.own(width.max(2 * head)),
+            gate_up: b.own(2 * GROUP * MAX_TOKENS),
+            act: b.own(GROUP * MAX_TOKENS),
+            states: b.own(states),
+            spans: b.own(states),
+            queries: QueryBuffers::new(b, kv, queries, head),
+            pinned_queries: QueryBuffers::new(b, kv, queries, head),
+            inputs: OwnInputs::new(b, needs.stream, width),
+            routing: Routing::new(b, c, experts),
             profile: Profile::new(),
             cancelled: false,
         }
     }
-
-    /// Bytes of all buffers, for the check against available memory.
-    pub(crate) fn bytes(c: &Config, workers: usize, ctx: usize, logits_rows: usize) -> u64 {
-        let (d, ff, heads) = (c.d_model_padded(), c.d_ff_padded(), c.attn_out_inputs());
-        let stream = if c.post_norms() { 2 * d } else { d };
-        let per_token = stream + 4 * Self::angles(c) + d.max(heads) + ff + c.qkv_rows() + heads;
-        let logits = logits_rows * (c.vocab_padded() + d);
-        let local = workers * (3 * GROUP * MAX_TOKENS + d.max(heads));
-        let dense = 4 * (MAX_TOKENS * per_token + logits + local + Self::span_values(c, ctx));
-        dense as u64 + ExpertScratch::bytes(c, workers)
-    }
-}
-
-/// Panels per item so that every worker gets several, and an item is worth claiming. Even, since
-/// kernels take two at a time, and rounded down: with few items, one more than the others have is
-/// what everybody waits for.
-pub(crate) fn panels_per_item(panels: usize, workers: usize, k: usize) -> usize {
-    const MIN_BYTES: usize = 16 * 1024;
-    let fair = (panels / (workers * 4)) & !1;
-    let worth = MIN_BYTES.div_ceil(LANES * k);
-    fair.max(worth).next_multiple_of(2)
 }

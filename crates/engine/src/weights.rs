@@ -273,13 +273,11 @@ impl Matrix {
     }
 
     /// Whether some of its products take int8 activations.
-    #[allow(dead_code)] // until inputs come in both types
     pub(crate) fn needs_int8(&self) -> bool {
         self.layout.takes(ActType::Int8)
     }
 
     /// Whether some of its products take f32 activations.
-    #[allow(dead_code)] // until inputs come in both types
     pub(crate) fn needs_f32(&self) -> bool {
         self.layout.takes(ActType::F32)
     }

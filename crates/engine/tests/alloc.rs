@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use common::{data, model, tiny};
 use nanoinfer_engine::{
     Drafting, Engine, EngineOptions, Event, GenerateOptions, Model, Overflow, Sampling, Session,
-    Step,
+    Step, buffer_bytes,
 };
 use nanoinfer_format::Quant;
 use nanoinfer_packer::fetch::ModelRef;
@@ -18,11 +18,13 @@ use nanoinfer_packer::store::Store;
 struct Counting;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+static BYTES: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: every call is handed to the system allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        BYTES.fetch_add(layout.size(), Ordering::Relaxed);
         // SAFETY: the caller's contract is the system allocator's.
         unsafe { System.alloc(layout) }
     }
@@ -40,6 +42,25 @@ fn generating_allocates_nothing() {
     within_one_context();
     while_the_context_slides();
     with_every_architecture();
+    an_engine_takes_the_bytes_it_says();
+}
+
+/// What `buffer_bytes` sums up is what an engine allocates, but for tables, threads and the list of
+/// a pass's tokens, which take the same for all of these models.
+fn an_engine_takes_the_bytes_it_says() {
+    let mut besides = Vec::new();
+    for (name, quant) in tiny().iter().flat_map(|n| [(n, Quant::Q8), (n, Quant::F32)]) {
+        let options = EngineOptions { threads: Some(2), ctx: Some(64), ..EngineOptions::default() };
+        let model = model(&data("tiny").join(name), quant);
+        let said = buffer_bytes(model.config(), &options) as usize;
+        let before = BYTES.load(Ordering::Relaxed);
+        let engine = Engine::new(model, &options).unwrap();
+        let taken = BYTES.load(Ordering::Relaxed) - before;
+        assert_eq!(engine.threads(), 2);
+        besides.push(taken.checked_sub(said).unwrap_or_else(|| panic!("{name}: {taken} < {said}")));
+    }
+    let (least, most) = (besides.iter().min().unwrap(), besides.iter().max().unwrap());
+    assert!(*most < 48 * 1024 && most - least < 2 * 1024, "{least} to {most} bytes besides");
 }
 
 /// Passes of one token, experts chosen anew in each.

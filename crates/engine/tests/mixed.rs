@@ -1,11 +1,12 @@
-//! Parts of one tensor in two encodings: such a file opens, is sound and binds.
+//! Parts of one tensor in two encodings: such a file opens, is sound, and computes what the model
+//! computes.
 
 mod common;
 
 use std::path::Path;
 
-use common::{data, model, tiny};
-use nanoinfer_engine::Model;
+use common::{data, max_diff, mean_kl, model, tiny};
+use nanoinfer_engine::{Engine, EngineOptions, KvType, Model, Step};
 use nanoinfer_format::{
     Encoding, LANES, NanoFile, Panels, Quant, Role, Section, SectionKind, Tensor, TensorSpec,
     Writer, schema,
@@ -21,6 +22,10 @@ fn some(role: Role) -> Encoding {
         Role::AttnV | Role::FfnGate | Role::FfnGateExperts | Role::AttnOutput => Encoding::F32Panel,
         _ => Encoding::Q8Panel,
     }
+}
+
+fn all(_: Role) -> Encoding {
+    Encoding::F32Panel
 }
 
 /// Writes a model whose matrices are stored as `recipe` says: 8-bit ones as `q8` has them, f32 ones
@@ -126,5 +131,38 @@ fn a_mixed_file_is_sound_and_binds() {
         assert!(qkv.encodings().eq(encodings), "{name}: {qkv:?}");
         let bytes = |m: &Model| m.file().tensors().iter().map(|t| t.len).sum::<u64>();
         assert!((bytes(&q8) + 1..bytes(&f32)).contains(&bytes(&mixed)), "{name}");
+    }
+}
+
+/// Logits after every token of `ids`, in passes of `chunk`, with a cache that adds no error of its
+/// own.
+fn computed(model: Model, ids: &[u32], chunk: usize) -> Vec<Vec<f32>> {
+    let (threads, kv, logits_rows) = (Some(2), Some(KvType::F32), ids.len());
+    let options = EngineOptions { threads, kv, logits_rows, ..EngineOptions::default() };
+    let mut engine = Engine::new(model, &options).unwrap();
+    let seq = engine.open().unwrap();
+    let mut rows = Vec::new();
+    for tokens in ids.chunks(chunk) {
+        let steps: Vec<_> = tokens.iter().map(|&token| Step { seq, token, logits: true }).collect();
+        engine.forward(&steps).unwrap();
+        rows.extend((0..steps.len()).map(|i| engine.logits(i).unwrap().to_vec()));
+    }
+    rows
+}
+
+#[test]
+fn a_mixed_file_computes_what_the_model_does() {
+    for name in tiny() {
+        let ids: Vec<u32> = (0..40).map(|i| (i * 37 + 11) % 160).collect();
+        let [eight, want] = both(&name).map(|model| computed(model, &ids, 40));
+        let some_floats = computed(mixed(&name, some), &ids, 40);
+        let (kl, eight) = (mean_kl(&want, &some_floats), mean_kl(&want, &eight));
+        println!("{name}: mean KL {kl:.6}, all in 8 bits {eight:.6}");
+        assert!(kl > 0.0 && kl < 1.5 * eight, "{name}: {kl}, all in 8 bits {eight}");
+        let all_floats = computed(mixed(&name, all), &ids, 40);
+        let diff = max_diff(&want, &all_floats);
+        assert!(diff < 1e-4, "{name}: all in f32 differ by {diff}");
+        let decoded = computed(mixed(&name, some), &ids, 1);
+        assert!(some_floats == decoded, "{name}: prefill and decode differ");
     }
 }

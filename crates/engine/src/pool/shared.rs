@@ -64,6 +64,20 @@ impl<T: Plain> Shared<T> {
         Self { storage, start, len, pool, state, grid, splits }
     }
 
+    /// A buffer of nothing, of no pool and without an allocation.
+    pub(crate) fn empty() -> Self {
+        let storage = NonNull::from(Box::leak(Box::<[T]>::default()));
+        Self {
+            storage,
+            start: storage.cast(),
+            len: 0,
+            pool: u64::MAX,
+            state: AtomicU64::new(0),
+            grid: AtomicU64::new(0),
+            splits: Box::default(),
+        }
+    }
+
     /// The whole buffer, outside of any job.
     pub(crate) fn get_mut(&mut self) -> &mut [T] {
         // SAFETY: `&mut self`: no worker holds a part of it.

@@ -96,6 +96,12 @@ impl Pool {
         self.control.workers
     }
 
+    /// Phases begun so far: one more for every barrier, that at the end of a job included.
+    #[cfg(test)]
+    pub(crate) fn phases(&self) -> u64 {
+        self.control.phase.0.load(Ordering::Acquire)
+    }
+
     /// A zeroed buffer for this pool's jobs. Its pages are not touched until used.
     pub(crate) fn shared<T: Plain>(&self, len: usize) -> Shared<T> {
         Shared::new(len, self.control.id, self.workers())
