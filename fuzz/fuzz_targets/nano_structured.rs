@@ -55,7 +55,7 @@ fn right() -> Vec<u8> {
         TensorSpec::vector(Role::AttnNorm, Some(0), 64, 64),
         TensorSpec::matrix(Role::FfnDown, Some(0), Encoding::Q8Panel, 64, 64),
     ] {
-        let bytes = vec![0; spec.encoding.stored_bytes(spec.stored).unwrap() as usize];
+        let bytes = vec![0; spec.stored_bytes().unwrap() as usize];
         w.begin(spec).unwrap();
         w.write(&bytes).unwrap();
         w.end().unwrap();

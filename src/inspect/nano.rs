@@ -58,7 +58,15 @@ fn tensor(t: &Tensor, error: Option<&TensorError>) -> Value {
         .spec
         .parts
         .iter()
-        .map(|p| json!({ "role": p.role.name(), "n": p.n, "count": p.count, "rows": p.rows }))
+        .map(|p| {
+            json!({
+                "role": p.role.name(),
+                "n": p.n,
+                "count": p.count,
+                "rows": p.rows,
+                "encoding": p.encoding.name(),
+            })
+        })
         .collect();
     json!({
         "role": t.spec.role.name(),
@@ -143,6 +151,13 @@ fn tensors(file: &NanoFile, errors: &[TensorError], out: &mut impl Write) -> Res
             write!(out, " {relative:>9.6} {decibels:>9.1} {:>10.2e}", e.largest)?;
         }
         writeln!(out)?;
+        if t.spec.parts.iter().any(|p| p.encoding != t.spec.encoding) {
+            for p in &t.spec.parts {
+                let part = format!("  {}", p.role.name());
+                let rows = format!("{} rows", p.n);
+                writeln!(out, "{part:<22} {:<10} {rows:>16}", p.encoding.name())?;
+            }
+        }
     }
     Ok(())
 }

@@ -1,8 +1,16 @@
 //! Binding: every tensor the forward pass needs is found, and its shape checked, once.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
-use nanoinfer_format::{Config, Encoding, GROUP, LANES, NanoFile, Quant, Role, Rope, Tensor, pad};
+pub(crate) use nanoinfer_format::Panels;
+use nanoinfer_format::{
+    ActType, Config, Encoding, Entry, GROUP, LANES, NanoFile, PanelLayout, Part, Role, Rope,
+    Tensor, TensorSpec, schema,
+};
+
+// What the packer lays out is what the kernels read; neither crate knows the other's constants.
+const _: () = assert!(LANES == nanoinfer_kernels::LANES && GROUP == nanoinfer_kernels::GROUP);
 
 /// A panelled matrix of the file.
 #[derive(Clone, Copy, Debug)]
@@ -12,7 +20,7 @@ pub(crate) struct Matrix {
     pub panels: usize,
     /// Stored inputs.
     pub k: usize,
-    encoding: Encoding,
+    layout: PanelLayout,
     bias: Option<usize>,
 }
 
@@ -76,167 +84,146 @@ pub(crate) struct Weights {
     rope_turns: usize,
 }
 
-/// A run of panels, as the kernels take them.
-pub(crate) enum Panels<'a> {
-    Q8(&'a [u8]),
-    F32(&'a [f32]),
+type Result<T> = std::result::Result<T, String>;
+
+/// A tensor of the schema, and its bias if the file has one: indices into the tensor table.
+#[derive(Clone, Copy)]
+struct Found {
+    tensor: usize,
+    bias: Option<usize>,
 }
 
+/// Every tensor of the schema, found and checked.
 struct Binder<'a> {
     file: &'a NanoFile,
-    config: &'a Config,
+    found: HashMap<(Role, Option<u32>), Found>,
 }
 
-type Bound<T> = Result<T, String>;
-
-impl Binder<'_> {
-    fn find(&self, role: Role, layer: Option<u32>) -> Bound<(usize, &Tensor)> {
-        let place = layer.map_or(String::new(), |l| format!(" of layer {l}"));
-        let missing = || format!("tensor {}{place} is missing", role.name());
-        let index = self.file.tensor_index(role, layer).ok_or_else(missing)?;
-        Ok((index, &self.file.tensors()[index]))
-    }
-
-    fn vector(&self, role: Role, layer: Option<u32>, len: usize) -> Bound<Vector> {
-        let (index, t) = self.find(role, layer)?;
-        if t.spec.encoding != Encoding::F32 || t.spec.stored != [1, 1, len as u32] {
-            return Err(mismatch(t, &format!("{len} f32 values")));
-        }
-        Ok(Vector(index))
-    }
-
-    fn norm(&self, role: Role, layer: Option<u32>, len: usize) -> Bound<Norm> {
-        let weight = self.vector(role, layer, len)?;
-        let has_bias = |bias: &Role| self.file.tensor(*bias, layer).is_some();
-        let bias = bias_of(role).filter(has_bias);
-        Ok(Norm { weight, bias: bias.map(|b| self.vector(b, layer, len)).transpose()? })
-    }
-
-    fn matrix(
-        &self,
-        role: Role,
-        layer: Option<u32>,
-        n: usize,
-        k: usize,
-        rotation: usize,
-    ) -> Bound<Matrix> {
-        self.stack(role, layer, [1, n, k], rotation)
-    }
-
-    /// The matrices `[n, k]` of several experts; of all but the router's encoding.
-    fn stack(
-        &self,
-        role: Role,
-        layer: Option<u32>,
-        [experts, n, k]: [usize; 3],
-        rotation: usize,
-    ) -> Bound<Matrix> {
-        let (tensor, t) = self.find(role, layer)?;
-        let q8 = self.config.quant == Quant::Q8 && role != Role::FfnRouter;
-        let encoding = if q8 { Encoding::Q8Panel } else { Encoding::F32Panel };
-        let rotation = if q8 { rotation } else { 1 };
-        let spec = &t.spec;
-        if spec.encoding != encoding || spec.stored != [experts, n, k].map(|x| x as u32) {
-            let shape = match experts {
-                1 => format!("[{n}, {k}]"),
-                _ => format!("[{experts}, {n}, {k}]"),
-            };
-            return Err(mismatch(t, &format!("{shape} {}", encoding.name())));
-        }
-        if spec.rotation as usize != rotation {
-            return Err(mismatch(t, &format!("rotation block {rotation}")));
-        }
-        let bias = match bias_of(role) {
-            Some(bias) if self.file.tensor(bias, layer).is_some() => {
-                Some(self.vector(bias, layer, n)?.0)
+impl<'a> Binder<'a> {
+    fn new(file: &'a NanoFile) -> Result<Self> {
+        let mut found = HashMap::new();
+        for entry in schema(file.config()) {
+            let (role, layer) = (entry.role, entry.layer);
+            let tensor = file.tensor_index(role, layer).ok_or_else(|| missing(role, layer))?;
+            check(&file.tensors()[tensor].spec, &expected(&entry, &file.tensors()[tensor].spec))?;
+            let bias = entry.bias.and_then(|bias| file.tensor_index(bias, layer));
+            if let (Some(bias), Some(expected)) = (bias, entry.bias_spec()) {
+                check(&file.tensors()[bias].spec, &expected)?;
             }
-            _ => None,
-        };
-        Ok(Matrix { tensor, panels: experts * n / LANES, k, encoding, bias })
+            found.insert((role, layer), Found { tensor, bias });
+        }
+        Ok(Self { file, found })
     }
 
-    fn layer(&self, layer: u32) -> Bound<Layer> {
-        let c = self.config;
-        let (l, d, out) = (Some(layer), c.d_model_padded(), pad(c.d_model as usize, LANES));
-        let heads = c.attn_out_inputs();
-        let norm = |has: bool, role, len| has.then(|| self.norm(role, l, len)).transpose();
-        let heads_norm = |role, n_heads| {
-            let covered = c.qk_norm_heads(n_heads);
-            norm(covered > 0, role, covered * c.head_padded())
+    fn find(&self, role: Role, layer: Option<u32>) -> Result<Found> {
+        self.found.get(&(role, layer)).copied().ok_or_else(|| missing(role, layer))
+    }
+
+    /// A norm, if such a model has it.
+    fn norm(&self, role: Role, layer: Option<u32>) -> Option<Norm> {
+        let Found { tensor, bias } = *self.found.get(&(role, layer))?;
+        Some(Norm { weight: Vector(tensor), bias: bias.map(Vector) })
+    }
+
+    fn matrix(&self, role: Role, layer: Option<u32>) -> Result<Matrix> {
+        let Found { tensor, bias } = self.find(role, layer)?;
+        let spec = &self.file.tensors()[tensor].spec;
+        let layout = spec.panels().ok_or_else(|| format!("{} has no panels", name(spec)))?;
+        let (panels, k) = (layout.panels(), spec.stored[2] as usize);
+        Ok(Matrix { tensor, panels, k, layout, bias })
+    }
+
+    fn layer(&self, layer: u32) -> Result<Layer> {
+        let l = Some(layer);
+        let ffn = match self.file.config().experts_of(layer as usize) {
+            None => Ffn::Dense {
+                gate_up: self.matrix(Role::FfnGateUp, l)?,
+                down: self.matrix(Role::FfnDown, l)?,
+            },
+            Some(_) => Ffn::Experts(ExpertMatrices {
+                router: self.matrix(Role::FfnRouter, l)?,
+                gate_up: self.matrix(Role::FfnGateUpExperts, l)?,
+                down: self.matrix(Role::FfnDownExperts, l)?,
+            }),
         };
         Ok(Layer {
-            attn_norm: norm(c.pre_norms(), Role::AttnNorm, d)?,
-            attn_qkv: self.matrix(Role::AttnQkv, l, c.qkv_rows(), d, GROUP)?,
-            attn_q_norm: heads_norm(Role::AttnQNorm, c.n_heads)?,
-            attn_k_norm: heads_norm(Role::AttnKNorm, c.n_kv_heads)?,
-            attn_output: self.matrix(Role::AttnOutput, l, out, heads, c.value_rotation as usize)?,
-            attn_post_norm: norm(c.post_norms(), Role::AttnPostNorm, d)?,
-            ffn_norm: norm(c.pre_norms(), Role::FfnNorm, d)?,
-            ffn: self.ffn(layer)?,
-            ffn_post_norm: norm(c.post_norms(), Role::FfnPostNorm, d)?,
+            attn_norm: self.norm(Role::AttnNorm, l),
+            attn_qkv: self.matrix(Role::AttnQkv, l)?,
+            attn_q_norm: self.norm(Role::AttnQNorm, l),
+            attn_k_norm: self.norm(Role::AttnKNorm, l),
+            attn_output: self.matrix(Role::AttnOutput, l)?,
+            attn_post_norm: self.norm(Role::AttnPostNorm, l),
+            ffn_norm: self.norm(Role::FfnNorm, l),
+            ffn,
+            ffn_post_norm: self.norm(Role::FfnPostNorm, l),
         })
     }
-
-    fn ffn(&self, layer: u32) -> Bound<Ffn> {
-        let c = self.config;
-        let (l, d, out) = (Some(layer), c.d_model_padded(), pad(c.d_model as usize, LANES));
-        let Some(e) = c.experts_of(layer as usize) else {
-            let ff = c.d_ff_padded();
-            return Ok(Ffn::Dense {
-                gate_up: self.matrix(Role::FfnGateUp, l, c.ffn_inputs() * ff, d, GROUP)?,
-                down: self.matrix(Role::FfnDown, l, out, ff, GROUP)?,
-            });
-        };
-        let (n, ff) = (e.n_experts as usize, e.d_ff_padded());
-        Ok(Ffn::Experts(ExpertMatrices {
-            router: self.matrix(Role::FfnRouter, l, e.router_rows(), d, GROUP)?,
-            gate_up: self.stack(Role::FfnGateUpExperts, l, [n, 2 * ff, d], GROUP)?,
-            down: self.stack(Role::FfnDownExperts, l, [n, out, ff], GROUP)?,
-        }))
-    }
 }
 
-fn bias_of(role: Role) -> Option<Role> {
-    match role {
-        Role::AttnQkv => Some(Role::AttnQkvBias),
-        Role::AttnOutput => Some(Role::AttnOutputBias),
-        Role::FfnGateUp => Some(Role::FfnGateUpBias),
-        Role::FfnDown => Some(Role::FfnDownBias),
-        Role::AttnNorm => Some(Role::AttnNormBias),
-        Role::FfnNorm => Some(Role::FfnNormBias),
-        Role::OutputNorm => Some(Role::OutputNormBias),
-        _ => None,
-    }
+/// What the schema says of a tensor that is stored in its encodings, wherever those are panels.
+fn expected(entry: &Entry, is: &TensorSpec) -> TensorSpec {
+    let panels = |role| Some(is.encoding_of(role)).filter(|e| e.is_panel());
+    entry.spec(|role| panels(role).unwrap_or(Encoding::F32Panel))
 }
 
-fn mismatch(t: &Tensor, expected: &str) -> String {
-    let layer = t.spec.layer.map_or(String::new(), |l| format!(" of layer {l}"));
-    let (role, encoding) = (t.spec.role.name(), t.spec.encoding.name());
-    format!("tensor {role}{layer} is {:?} {encoding}, expected {expected}", t.spec.stored)
+/// `tensor attn_qkv of layer 3`
+fn name(spec: &TensorSpec) -> String {
+    format!("tensor {}", spec.label())
+}
+
+fn missing(role: Role, layer: Option<u32>) -> String {
+    let layer = layer.map_or(String::new(), |l| format!(" of layer {l}"));
+    format!("tensor {}{layer} is missing", role.name())
+}
+
+/// Compares a tensor with what was expected, and names what differs.
+fn check(is: &TensorSpec, expected: &TensorSpec) -> Result<()> {
+    if is == expected {
+        return Ok(());
+    }
+    let (is_said, expected_said) = (fields(is), fields(expected));
+    let mut differing = is_said.iter().zip(&expected_said).filter(|(a, b)| a.1 != b.1);
+    let what = differing.next().map_or(String::new(), |((field, is), (_, expected))| {
+        format!(" has {field} {is}, expected {expected}")
+    });
+    Err(format!("{}{what}", name(is)))
+}
+
+/// What a tensor is, for people, the most telling first.
+fn fields(spec: &TensorSpec) -> [(&'static str, String); 7] {
+    let s = spec;
+    let part = |p: &Part| {
+        let (role, encoding) = (p.role.name(), p.encoding.name());
+        format!("{} × {} rows of {role} ({} in all, {encoding})", p.count, p.rows, p.n)
+    };
+    let parts: Vec<String> = s.parts.iter().map(part).collect();
+    [
+        ("stored shape", format!("{:?}", s.stored)),
+        ("encoding", s.encoding.name().into()),
+        ("shape", format!("{:?}", s.logical)),
+        ("rotation block", s.rotation.to_string()),
+        ("inputs per activation scale", s.act_group.to_string()),
+        ("blocks of inputs", format!("{:?}", s.k_unit)),
+        ("parts", format!("{} × [{}]", s.repeat, parts.join(", "))),
+    ]
 }
 
 impl Weights {
     /// Finds and checks every tensor. The error says which one does not fit.
-    pub(crate) fn bind(file: &NanoFile) -> Bound<Self> {
-        let config = file.config();
-        let b = Binder { file, config };
-        let (d, vocab) = (config.d_model_padded(), config.vocab_padded());
-        let token_embd = b.matrix(Role::TokenEmbd, None, vocab, d, GROUP)?;
-        let (rope_turns, turns) = b.find(Role::RopeTurns, None)?;
-        let (rows, half) = (config.rope_rows(), config.rotary_dim / 2);
-        if turns.spec.encoding != Encoding::U64 || turns.spec.stored != [1, rows as u32, half] {
-            return Err(mismatch(turns, &format!("{rows} × {half} u64 values")));
-        }
+    pub(crate) fn bind(file: &NanoFile) -> Result<Self> {
+        let (config, b) = (file.config(), Binder::new(file)?);
+        let token_embd = b.matrix(Role::TokenEmbd, None)?;
         let output = match config.tied_embeddings {
             true => token_embd,
-            false => b.matrix(Role::Output, None, vocab, d, GROUP)?,
+            false => b.matrix(Role::Output, None)?,
         };
+        let norm = b.norm(Role::OutputNorm, None);
         Ok(Self {
             token_embd,
-            layers: (0..config.n_layers).map(|l| b.layer(l)).collect::<Bound<_>>()?,
-            output_norm: b.norm(Role::OutputNorm, None, d)?,
+            layers: (0..config.n_layers).map(|l| b.layer(l)).collect::<Result<_>>()?,
+            output_norm: norm.ok_or_else(|| missing(Role::OutputNorm, None))?,
             output,
-            rope_turns,
+            rope_turns: b.find(Role::RopeTurns, None)?.tensor,
         })
     }
 
@@ -271,38 +258,28 @@ impl Weights {
 }
 
 impl Matrix {
-    /// Panels `range`, without copying.
-    fn run<'f>(&self, file: &'f NanoFile, range: Range<usize>) -> Panels<'f> {
-        let t = &file.tensors()[self.tensor];
-        match self.encoding {
-            Encoding::Q8Panel => {
-                let panel = LANES * (self.k + 4);
-                Panels::Q8(&file.bytes(t)[range.start * panel..range.end * panel])
-            }
-            _ => {
-                let panel = LANES * self.k;
-                Panels::F32(&file.f32s(t)[range.start * panel..range.end * panel])
-            }
-        }
-    }
-
-    /// Panels `range`, as runs of one encoding.
+    /// Panels `range` as runs of one encoding, without copying: a single run where the matrix has
+    /// one encoding.
     pub(crate) fn runs<'f>(
         &self,
         file: &'f NanoFile,
         range: Range<usize>,
     ) -> impl Iterator<Item = (Range<usize>, Panels<'f>)> {
-        std::iter::once((range.clone(), self.run(file, range)))
+        let tensor = &file.tensors()[self.tensor];
+        self.layout.runs(range).map(move |run| {
+            let panels = file.panels(tensor, &run);
+            (run.panels, panels)
+        })
     }
 
-    /// Whether panels are multiplied by int8 activations.
+    /// Whether some of its products take int8 activations.
     pub(crate) fn needs_int8(&self) -> bool {
-        self.encoding == Encoding::Q8Panel
+        self.layout.takes(ActType::Int8)
     }
 
-    /// Whether panels are multiplied by f32 activations.
+    /// Whether some of its products take f32 activations.
     pub(crate) fn needs_f32(&self) -> bool {
-        self.encoding == Encoding::F32Panel
+        self.layout.takes(ActType::F32)
     }
 
     /// Biases of the rows of panels `range`; empty if the matrix has none.

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{GROUP, LANES, Role, pad};
+use crate::role::Role;
+use crate::units::{GROUP, LANES, pad};
 
 /// How the weights of linear layers are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -202,15 +203,8 @@ pub struct ConfigError {
     pub expected: &'static str,
 }
 
-/// Largest width, vocabulary or head count accepted: keeps every product of two sizes within u64.
-const MAX_DIM: u32 = 1 << 24;
-const MAX_LAYERS: u32 = 1 << 14;
-const MAX_ROPES: usize = 16;
-const MAX_LIMITS: usize = 64;
-const MAX_EXPERTS: u32 = 1 << 12;
-const MAX_EXPERTS_PER_TOKEN: u32 = 64;
-/// Hidden values of all experts of a layer: four times what the largest published models have.
-const MAX_EXPERTS_WIDTH: u64 = 1 << 22;
+/// Most layers accepted.
+pub(crate) const MAX_LAYERS: u32 = 1 << 14;
 
 impl Config {
     /// What a plain Llama has, to say the sizes of and whatever a model has otherwise:
@@ -247,128 +241,6 @@ impl Config {
             value_rotation: 1,
             windows: vec![0; entries],
             experts: None,
-        }
-    }
-
-    /// Checks that the sizes fit each other and that no product of them can overflow.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        let err = |field, value: &dyn ToString, expected| {
-            Err(ConfigError { field, value: value.to_string(), expected })
-        };
-        let name = &self.architecture;
-        if name.is_empty() || name.len() > 64 || !name.bytes().all(|b| b.is_ascii_graphic()) {
-            let shown: String = name.escape_default().take(80).collect();
-            return err("architecture", &shown, "1 to 64 printable ASCII characters");
-        }
-        let sizes = [
-            ("d_model", self.d_model, MAX_DIM),
-            ("d_ff", self.d_ff, MAX_DIM),
-            ("n_heads", self.n_heads, 1 << 12),
-            ("n_kv_heads", self.n_kv_heads, 1 << 12),
-            ("head_dim", self.head_dim, 1 << 12),
-            ("vocab_size", self.vocab_size, MAX_DIM),
-            ("context_length", self.context_length, 1 << 30),
-            ("n_layers", self.n_layers, MAX_LAYERS),
-        ];
-        for (field, value, max) in sizes {
-            if value == 0 || value > max {
-                return err(
-                    field,
-                    &value,
-                    "a size within the format's limits (see docs/FORMAT.md)",
-                );
-            }
-        }
-        if !self.n_heads.is_multiple_of(self.n_kv_heads) {
-            return err("n_kv_heads", &self.n_kv_heads, "a divisor of n_heads");
-        }
-        if !self.head_dim.is_multiple_of(2) {
-            return err("head_dim", &self.head_dim, "an even number");
-        }
-        self.check_numbers()?;
-        self.check_ropes()?;
-        let r = self.value_rotation;
-        if !(r.is_power_of_two() && r <= GROUP as u32 && self.head_dim.is_multiple_of(r)) {
-            return err("value_rotation", &r, "a power of two up to 64 that divides head_dim");
-        }
-        if self.quant == Quant::F32 && r != 1 {
-            return err("value_rotation", &r, "1 in an f32 file");
-        }
-        if self.windows.len() != self.n_layers as usize {
-            return err("windows", &self.windows.len(), "one entry per layer");
-        }
-        self.check_experts()
-    }
-
-    fn check_experts(&self) -> Result<(), ConfigError> {
-        let err = |field, value: &dyn ToString, expected| {
-            Err(ConfigError { field, value: value.to_string(), expected })
-        };
-        let Some(e) = &self.experts else { return Ok(()) };
-        if self.norm_place != NormPlace::Pre || !self.gated {
-            return err("experts", &"there", "none without a gate or with other norms than pre");
-        }
-        if e.n_experts == 0 || e.n_experts > MAX_EXPERTS {
-            return err("experts.n_experts", &e.n_experts, "1 to 4096");
-        }
-        let k = e.experts_per_token;
-        if k == 0 || k > e.n_experts.min(MAX_EXPERTS_PER_TOKEN) {
-            return err("experts.experts_per_token", &k, "1 to 64 of the experts");
-        }
-        if e.d_ff == 0 || u64::from(e.d_ff) * u64::from(e.n_experts) > MAX_EXPERTS_WIDTH {
-            return err("experts.d_ff", &e.d_ff, "at least 1, and at most 2^22 over all experts");
-        }
-        if e.layers.len() != self.n_layers as usize || !e.layers.contains(&true) {
-            return err("experts.layers", &e.layers.len(), "one entry per layer, one true");
-        }
-        Ok(())
-    }
-
-    fn check_numbers(&self) -> Result<(), ConfigError> {
-        let fits = |value: f64| value.is_finite() && value > 0.0 && (value as f32).is_normal();
-        for (field, value, may_be_zero) in [
-            ("norm_eps", self.norm_eps, false),
-            ("attention_scale", self.attention_scale, false),
-            ("attention_softcap", self.attention_softcap, true),
-            ("embedding_scale", self.embedding_scale, false),
-            ("logit_scale", self.logit_scale, false),
-            ("logit_softcap", self.logit_softcap, true),
-            ("rope_theta", self.rope_theta, false),
-        ] {
-            if !(fits(value) || may_be_zero && value == 0.0) {
-                let expected =
-                    if may_be_zero { "0 or a positive number" } else { "a positive finite number" };
-                return Err(ConfigError { field, value: value.to_string(), expected });
-            }
-        }
-        Ok(())
-    }
-
-    fn check_ropes(&self) -> Result<(), ConfigError> {
-        let err = |field, value: &dyn ToString, expected| {
-            Err(ConfigError { field, value: value.to_string(), expected })
-        };
-        let r = self.rotary_dim;
-        if r == 0 || !r.is_multiple_of(2) || r > self.head_dim {
-            return err("rotary_dim", &r, "an even number from 2 to head_dim");
-        }
-        if self.ropes.is_empty() || self.ropes.len() > MAX_ROPES {
-            return err("ropes", &self.ropes.len(), "1 to 16 kinds of RoPE");
-        }
-        for Rope { magnitude, limits } in &self.ropes {
-            if !(*magnitude > 0.0 && magnitude.is_finite() && (*magnitude as f32).is_normal()) {
-                return err("ropes.magnitude", magnitude, "a positive finite number");
-            }
-            if limits.len() > MAX_LIMITS || !limits.is_sorted_by(|a, b| a < b) {
-                return err("ropes.limits", &limits.len(), "at most 64 ascending numbers");
-            }
-        }
-        if self.layer_ropes.len() != self.n_layers as usize {
-            return err("layer_ropes", &self.layer_ropes.len(), "one entry per layer");
-        }
-        match self.layer_ropes.iter().find(|&&kind| kind as usize > self.ropes.len()) {
-            Some(kind) => err("layer_ropes", kind, "at most the number of ropes"),
-            None => Ok(()),
         }
     }
 
@@ -466,59 +338,5 @@ impl Experts {
     /// Experts, padded to whole panels: outputs of the router.
     pub fn router_rows(&self) -> usize {
         pad(self.n_experts as usize, LANES)
-    }
-}
-
-/// Defaults for generating text, from the source's `generation_config.json` and tokenizer config.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Generation {
-    /// Token that begins a sequence.
-    pub bos: Option<u32>,
-    /// Raw prompts get `bos` in front.
-    pub add_bos: bool,
-    /// Tokens that end an answer.
-    pub eos: Vec<u32>,
-    /// The model's own sampling temperature; absent means greedy.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub temperature: Option<f64>,
-    /// Keep the k most likely tokens.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub top_k: Option<u32>,
-    /// Keep the smallest set of tokens with this much probability.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub top_p: Option<f64>,
-    /// Keep tokens at least this likely relative to the best one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub min_p: Option<f64>,
-    /// Divide the logit of seen tokens by this.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub repetition_penalty: Option<f64>,
-}
-
-impl Generation {
-    /// Checks that the tokens exist and that each setting is in its range.
-    pub fn validate(&self, vocab_size: u32) -> Result<(), ConfigError> {
-        let err = |field, value: &dyn ToString, expected| {
-            Err(ConfigError { field, value: value.to_string(), expected })
-        };
-        let tokens = self.bos.iter().map(|id| ("bos", id));
-        for (field, id) in tokens.chain(self.eos.iter().map(|id| ("eos", id))) {
-            if *id >= vocab_size {
-                return err(field, id, "a token below vocab_size");
-            }
-        }
-        let settings = [
-            ("temperature", self.temperature, 0.0..=1e6, "0 to 1000000"),
-            ("top_p", self.top_p, 0.0..=1.0, "0 to 1"),
-            ("min_p", self.min_p, 0.0..=1.0, "0 to 1"),
-            ("repetition_penalty", self.repetition_penalty, 1e-6..=1e6, "0.000001 to 1000000"),
-        ];
-        for (field, value, range, expected) in settings {
-            if let Some(value) = value.filter(|v| !range.contains(v)) {
-                return err(field, &value, expected);
-            }
-        }
-        Ok(())
     }
 }

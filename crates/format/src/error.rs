@@ -1,7 +1,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::ConfigError;
+use crate::config::ConfigError;
 
 /// Why a `.nano` file could not be read or written. Each message names the file and the place.
 #[derive(Debug, thiserror::Error)]

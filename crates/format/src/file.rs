@@ -6,12 +6,18 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-use crate::header::HeaderError;
+use crate::config::Config;
+use crate::encoding::Encoding;
+use crate::error::Error;
+use crate::generation::Generation;
+use crate::header::{HEADER_LEN, Header, HeaderError};
 use crate::map::Map;
-use crate::{
-    ALIGN, Config, DATA_ALIGN, Encoding, Error, Generation, HEADER_LEN, Header, LANES, Role,
-    Section, SectionKind, Tensor, TensorSpec, panel_bytes, section, tensor,
-};
+use crate::panels::{PanelRun, Panels};
+use crate::role::Role;
+use crate::section::{self, Section, SectionKind};
+use crate::spec::TensorSpec;
+use crate::tensor::{self, Tensor};
+use crate::units::{ALIGN, DATA_ALIGN, LINE};
 
 /// An open model file: the map and its validated tables.
 pub struct NanoFile {
@@ -174,12 +180,28 @@ impl NanoFile {
         view(&self.map, tensor.offset, tensor.len)
     }
 
-    /// A tensor's bytes as f32 (encodings `F32` and `F32Panel`); empty for other encodings.
+    /// A tensor's bytes as f32 (encodings `F32` and `F32Panel`); empty if there are others in it.
     pub fn f32s(&self, tensor: &Tensor) -> &[f32] {
-        match tensor.spec.encoding {
+        let floats = |e| matches!(e, Encoding::F32 | Encoding::F32Panel);
+        match tensor.spec.encodings().all(floats) {
             // Tensors are 64-byte aligned in a page-aligned map, so the cast cannot fail.
-            Encoding::F32 | Encoding::F32Panel => bytemuck::cast_slice(self.bytes(tensor)),
-            _ => &[],
+            true => bytemuck::cast_slice(self.bytes(tensor)),
+            false => &[],
+        }
+    }
+
+    /// A run of a tensor's panels, which its [`TensorSpec::panels`] gave.
+    ///
+    /// # Panics
+    /// If the run is of another tensor and ends behind this one.
+    pub fn panels(&self, tensor: &Tensor, run: &PanelRun) -> Panels<'_> {
+        let bytes = &self.bytes(tensor)[run.bytes.clone()];
+        match run.encoding {
+            Encoding::Q8Panel => Panels::Q8(bytes),
+            // Panels begin at multiples of 64 bytes, as tensors do.
+            Encoding::F32 | Encoding::U64 | Encoding::F32Panel => {
+                Panels::F32(bytemuck::cast_slice(bytes))
+            }
         }
     }
 
@@ -231,9 +253,10 @@ impl NanoFile {
 
     fn verify_gap(&self, start: u64, end: u64) -> Result<(), String> {
         let gap = view(&self.map, start, end - start);
-        // Whole blocks first: the one before the data has up to 64 KiB.
+        // Whole blocks first: the gap before the data has up to 64 KiB.
+        const BLOCK: usize = 1024;
         let zeros = |block: &[u8]| block.iter().fold(0, |all, b| all | b) == 0;
-        let block = gap.chunks(1024).take_while(|block| zeros(block)).count() * 1024;
+        let block = gap.chunks(BLOCK).take_while(|block| zeros(block)).count() * BLOCK;
         match gap.iter().skip(block).position(|&b| b != 0) {
             Some(at) => {
                 Err(format!("byte {} is in no part and not zero", start + (block + at) as u64))
@@ -248,13 +271,18 @@ impl NanoFile {
 fn is_finite(bytes: &[u8], spec: &TensorSpec) -> bool {
     let finite =
         |bytes: &[u8]| bytemuck::cast_slice::<u8, f32>(bytes).iter().all(|x| x.is_finite());
-    match spec.encoding {
-        Encoding::U64 => true,
-        Encoding::F32 | Encoding::F32Panel => finite(bytes),
-        Encoding::Q8Panel => bytes
-            .chunks_exact(panel_bytes(Encoding::Q8Panel, spec.stored[2] as usize))
-            .all(|panel| finite(&panel[..4 * LANES])),
-    }
+    let Some(layout) = spec.panels() else {
+        return spec.encoding == Encoding::U64 || finite(bytes);
+    };
+    layout.runs(0..layout.panels()).all(|run| {
+        let panels = &bytes[run.bytes];
+        match run.encoding {
+            Encoding::Q8Panel => panels
+                .chunks_exact(panels.len() / run.panels.len())
+                .all(|panel| finite(&panel[..LINE])),
+            Encoding::F32 | Encoding::U64 | Encoding::F32Panel => finite(panels),
+        }
+    })
 }
 
 /// Reads JSON. Control characters of a hostile file do not get into the one-line message.
@@ -307,7 +335,9 @@ fn parse_sections(map: &[u8], header: &Header) -> Result<Vec<section::Row>, Stri
     if at < HEADER_LEN as u64 || !at.is_multiple_of(ALIGN) || at.checked_add(len) != Some(file_len)
     {
         let place = format!("lies at {at} + {len}");
-        return Err(format!("the section table {place}, not at a multiple of 64 up to the end"));
+        return Err(format!(
+            "the section table {place}, not at a multiple of {ALIGN} up to the end"
+        ));
     }
     let table = view(map, at, len);
     if blake3::hash(table) != header.section_table_hash {

@@ -1,7 +1,7 @@
 //! The 256 bytes every file begins with.
 
-use crate::tensor::{le_u32, le_u64};
-use crate::{Config, Quant};
+use crate::config::{Config, Quant};
+use crate::units::{le_u32, le_u64};
 
 /// First eight bytes: a non-text byte, the name, and line ends that text-mode copies would mangle.
 pub const MAGIC: [u8; 8] = *b"\x93NANO\r\n\x1a";
@@ -9,8 +9,6 @@ pub const MAGIC: [u8; 8] = *b"\x93NANO\r\n\x1a";
 pub const VERSION: u32 = 2;
 /// Bytes of the header.
 pub const HEADER_LEN: usize = 256;
-/// Tensor data starts at this multiple.
-pub const DATA_ALIGN: u64 = 64 * 1024;
 
 const CHECKSUM_AT: usize = 224;
 const SECTION_TABLE_HASH_AT: usize = 152;

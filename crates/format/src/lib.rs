@@ -21,39 +21,35 @@
 compile_error!("the .nano format is mapped as it is and therefore needs a little-endian machine");
 
 mod config;
+mod config_check;
+mod encoding;
 mod error;
 mod file;
+mod generation;
 mod header;
 mod map;
+mod panels;
+mod role;
+mod schema;
 mod section;
 mod spec;
 mod tensor;
+mod units;
 mod writer;
 
 pub use config::{
-    Activation, Config, ConfigError, Experts, Generation, Norm, NormPlace, QkNorm, Quant, Rope,
-    RouterSoftmax,
+    Activation, Config, ConfigError, Experts, Norm, NormPlace, QkNorm, Quant, Rope, RouterSoftmax,
 };
+pub use encoding::{ActType, Encoding};
 pub use error::Error;
 pub use file::NanoFile;
-pub use header::{DATA_ALIGN, HEADER_LEN, Header, MAGIC, VERSION};
+pub use generation::Generation;
+pub use header::{HEADER_LEN, Header, MAGIC, VERSION};
+pub use panels::{PanelLayout, PanelRun, PanelRuns, Panels};
+pub use role::Role;
+pub use schema::{Entry, Kind, PartShape, layer_schema, schema};
 pub use section::{Section, SectionKind};
 pub use spec::{Part, TensorSpec};
-pub use tensor::{Encoding, LANES, Role, Tensor, panel_bytes};
+pub use tensor::{ROW as TENSOR_ROW, Tensor};
+pub use units::{ALIGN, DATA_ALIGN, GROUP, LANES, LINE, pad};
 pub use writer::{Staged, Writer};
-
-/// Rounds `n` up to a multiple of `to`.
-///
-/// ```
-/// assert_eq!(nanoinfer_format::pad(100, 64), 128);
-/// ```
-pub const fn pad(n: usize, to: usize) -> usize {
-    n.div_ceil(to) * to
-}
-
-/// Sections, tensors and the section table begin at multiples of this: one cache line.
-pub(crate) const ALIGN: u64 = 64;
-
-/// Longest block of inputs one activation scale covers, and the multiple to which every panel's
-/// input dimension is padded.
-pub const GROUP: usize = 64;

@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use crate::ALIGN;
-use crate::tensor::{le_u32, le_u64};
+use crate::units::{ALIGN, le_u32, le_u64};
 
 /// What a section holds. Readers skip kinds they do not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,6 +1,12 @@
 //! What a tensor is and how it is encoded, and which of that fits together.
 
-use crate::{Encoding, GROUP, LANES, Role, pad};
+use crate::encoding::{ActType, Encoding};
+use crate::panels::PanelLayout;
+use crate::role::Role;
+use crate::units::{GROUP, LANES, pad};
+
+/// Largest Hadamard block of a row's inputs.
+const MAX_ROTATION: u32 = 512;
 
 /// One tensor inside a fused one. The fused tensor's rows repeat a unit; a unit holds, part after
 /// part, `count` blocks of `rows` logical rows, each block padded to 16 rows.
@@ -14,6 +20,8 @@ pub struct Part {
     pub count: u32,
     /// Logical rows per block.
     pub rows: u32,
+    /// How its numbers are stored: in panels.
+    pub encoding: Encoding,
 }
 
 /// What the packer says of a tensor before writing it.
@@ -23,11 +31,12 @@ pub struct TensorSpec {
     pub role: Role,
     /// Layer, or none for a tensor of the whole model.
     pub layer: Option<u32>,
-    /// How its numbers are stored.
+    /// How its numbers are stored; of a fused tensor, those of the first part.
     pub encoding: Encoding,
-    /// Hadamard block applied to the input dimension; 1 = not rotated.
+    /// Hadamard block applied to the inputs of all rows, in a fused tensor of those whose products
+    /// take int8 activations; 1 = not rotated.
     pub rotation: u32,
-    /// Inputs per activation scale; 0 where activations stay f32.
+    /// Inputs per activation scale; 0 where all activations stay f32.
     pub act_group: u32,
     /// Logical `[experts, rows, inputs]`.
     pub logical: [u32; 3],
@@ -60,19 +69,64 @@ impl TensorSpec {
 
     /// A panelled matrix of `n` rows and `k` inputs, both padded: rows to 16, inputs to 64.
     pub fn matrix(role: Role, layer: Option<u32>, encoding: Encoding, n: usize, k: usize) -> Self {
-        let q8 = encoding == Encoding::Q8Panel;
+        let int8 = encoding.act_type() == Some(ActType::Int8);
         Self {
             encoding,
-            rotation: if q8 { GROUP as u32 } else { 1 },
-            act_group: if q8 { GROUP as u32 } else { 0 },
+            rotation: if int8 { GROUP as u32 } else { 1 },
+            act_group: if int8 { GROUP as u32 } else { 0 },
             logical: [1, n as u32, k as u32],
             stored: [1, pad(n, LANES) as u32, pad(k, GROUP) as u32],
             ..Self::vector(role, layer, k, k)
         }
     }
 
+    /// The encodings of its parts, or its own if it is not fused.
+    pub fn encodings(&self) -> impl Iterator<Item = Encoding> {
+        let own = self.parts.is_empty().then_some(self.encoding);
+        own.into_iter().chain(self.parts.iter().map(|p| p.encoding))
+    }
+
+    /// The encoding of the part of this role, or the tensor's own.
+    pub fn encoding_of(&self, role: Role) -> Encoding {
+        let part = self.parts.iter().find(|p| p.role == role);
+        part.map_or(self.encoding, |p| p.encoding)
+    }
+
+    /// Whether some product with it takes activations of this type.
+    pub fn takes(&self, activations: ActType) -> bool {
+        self.encodings().any(|e| e.act_type() == Some(activations))
+    }
+
+    /// The Hadamard block applied to the inputs of rows stored in one of its encodings.
+    pub fn rotation_of(&self, encoding: Encoding) -> u32 {
+        let rotated = self.parts.is_empty() || encoding.act_type() == Some(ActType::Int8);
+        if rotated { self.rotation } else { 1 }
+    }
+
+    /// Where its panels lie, those of all experts. `None` if it has no panels, or if they take more
+    /// bytes than can be addressed.
+    pub fn panels(&self) -> Option<PanelLayout> {
+        let [experts, n, k] = self.stored.map(|x| x as usize);
+        if self.parts.is_empty() {
+            return PanelLayout::new(k, [(n / LANES, self.encoding)].into_iter(), experts);
+        }
+        // A product that does not fit becomes one that the layout refuses.
+        let panels =
+            |p: &Part| (p.count as usize).saturating_mul((p.rows as usize).div_ceil(LANES));
+        let unit = self.parts.iter().map(|p| (panels(p), p.encoding));
+        PanelLayout::new(k, unit, experts.saturating_mul(self.repeat as usize))
+    }
+
+    /// Bytes it takes in a file, or `None` on overflow.
+    pub fn stored_bytes(&self) -> Option<u64> {
+        let Some(value) = self.encoding.plain_bytes() else {
+            return Some(self.panels()?.bytes() as u64);
+        };
+        self.stored.iter().try_fold(value as u64, |bytes, &n| bytes.checked_mul(n.into()))
+    }
+
     /// Its name for people: `attn_qkv of layer 3`.
-    pub(crate) fn label(&self) -> String {
+    pub fn label(&self) -> String {
         let layer = self.layer.map_or(String::new(), |l| format!(" of layer {l}"));
         format!("{}{layer}", self.role.name())
     }
@@ -95,15 +149,7 @@ impl TensorSpec {
         {
             return Err(format!("stored shape {:?} is not whole panels", self.stored));
         }
-        let q8 = self.encoding == Encoding::Q8Panel;
-        let r = self.rotation;
-        if !(r == 1 || q8 && r.is_power_of_two() && r <= 512 && k.is_multiple_of(r)) {
-            let encoding = self.encoding.name();
-            return Err(format!("rotation in blocks of {r} does not fit {k} inputs of {encoding}"));
-        }
-        if self.act_group != if q8 { GROUP as u32 } else { 0 } {
-            return Err(format!("{} inputs per activation scale", self.act_group));
-        }
+        self.check_activations()?;
         let (from, to) = self.k_unit;
         let k_logical = self.logical[2];
         let spread = || {
@@ -117,6 +163,34 @@ impl TensorSpec {
         }
         if !self.parts_fit() {
             return Err("its parts do not make up its rows".into());
+        }
+        self.check_encodings()
+    }
+
+    /// What is stored is rotated and grouped as the activations are.
+    fn check_activations(&self) -> Result<(), String> {
+        let (r, k, int8) = (self.rotation, self.stored[2], self.takes(ActType::Int8));
+        let rotated = int8 || self.encoding.is_panel() && self.role.input_is_rotated();
+        if !(r == 1 || rotated && r.is_power_of_two() && r <= MAX_ROTATION && k.is_multiple_of(r)) {
+            let encoding = self.encoding.name();
+            return Err(format!("rotation in blocks of {r} does not fit {k} inputs of {encoding}"));
+        }
+        if self.act_group != if int8 { GROUP as u32 } else { 0 } {
+            return Err(format!("{} inputs per activation scale", self.act_group));
+        }
+        Ok(())
+    }
+
+    /// Parts are panels, and the tensor's own encoding is the first one's.
+    fn check_encodings(&self) -> Result<(), String> {
+        let Some(first) = self.parts.first() else { return Ok(()) };
+        if let Some(p) = self.parts.iter().find(|p| !p.encoding.is_panel()) {
+            let (role, encoding) = (p.role.name(), p.encoding.name());
+            return Err(format!("its part {role} is {encoding} and no panels"));
+        }
+        if first.encoding != self.encoding {
+            let (own, encoding) = (self.encoding.name(), first.encoding.name());
+            return Err(format!("it is {own}, but its first part {encoding}"));
         }
         Ok(())
     }

@@ -6,10 +6,15 @@ use std::path::{Path, PathBuf};
 use nanoinfer_platform::file::{held_temp, reclaim, sync_folder};
 use tempfile::NamedTempFile;
 
+use crate::config::Config;
+use crate::error::Error;
 use crate::file::{content_id, tensor_hashes};
-use crate::{
-    ALIGN, Config, DATA_ALIGN, Error, Generation, Header, Section, SectionKind, Tensor, TensorSpec,
-};
+use crate::generation::Generation;
+use crate::header::Header;
+use crate::section::{Section, SectionKind};
+use crate::spec::TensorSpec;
+use crate::tensor::Tensor;
+use crate::units::{ALIGN, DATA_ALIGN};
 
 /// A file being written. Dropping it before [`Staged::commit`] leaves nothing behind.
 ///
@@ -110,7 +115,7 @@ impl Writer {
             return Err(self.misuse("no tensor is open"));
         };
         let len = self.at - offset;
-        if spec.encoding.stored_bytes(spec.stored) != Some(len) {
+        if spec.stored_bytes() != Some(len) {
             return Err(self.misuse(format!(
                 "{} got {len} bytes, its stored shape {:?} says otherwise",
                 spec.label(),

@@ -205,7 +205,7 @@ fn tensor_tables() {
     for (what, expected, at, value) in wide {
         attack(&bench, &small, what, expected, |image| image.put(at, &value.to_le_bytes()));
     }
-    let words: [(&str, &str, usize, u32); 44] = [
+    let words: [(&str, &str, usize, u32); 51] = [
         ("unknown role", "role 99", embd, 99),
         ("a part as a role", "does not fit the role", qkv, 65),
         ("layer of a whole-model tensor", "does not fit the role", embd + 4, 0),
@@ -250,6 +250,14 @@ fn tensor_tables() {
         ("a whole tensor as a part", "parts", qkv + 120, 17),
         ("a part too large", "parts", qkv + 124, 17),
         ("2^32 - 1 blocks of 2^32 - 1 rows", "parts", qkv + 128, u32::MAX),
+        // Two bytes for the encoding of each part, 0 = the tensor's.
+        ("the tensor's encoding of a part", "attn_q has encoding 3", qkv + T_PART_ENCODINGS, 3),
+        ("another of the first part", "its first part f32 panel", qkv + T_PART_ENCODINGS, 2),
+        ("an unknown one", "attn_k has encoding 77", qkv + T_PART_ENCODINGS, 77 << 16),
+        ("reserved q4 panel of a part", "attn_k has encoding 4", qkv + T_PART_ENCODINGS, 4 << 16),
+        ("a part of no panels", "attn_k is u64", qkv + T_PART_ENCODINGS, 1 << 16),
+        ("a longer part", "do not fit stored shape", qkv + T_PART_ENCODINGS + 4, 2),
+        ("that of no part", "reserved", qkv + T_PART_ENCODINGS + 4, 2 << 16),
     ];
     for (what, expected, at, value) in words {
         attack(&bench, &small, what, expected, |image| image.put(at, &value.to_le_bytes()));

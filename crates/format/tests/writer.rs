@@ -43,6 +43,64 @@ fn round_trip() {
     assert_eq!(file.tensor(Role::Output, None), None);
 }
 
+/// V in f32 beside Q and K in 8 bits, and floats whose inputs attention has rotated.
+#[test]
+fn parts_in_two_encodings() {
+    let bench = Bench::new();
+    let mut qkv = specs().remove(3);
+    qkv.repeat = 2;
+    (qkv.logical[1], qkv.stored[1]) = (64, 128);
+    for part in &mut qkv.parts {
+        part.n *= 2;
+    }
+    qkv.parts[2].encoding = Encoding::F32Panel;
+    let mut output = specs().remove(4);
+    (output.encoding, output.act_group) = (Encoding::F32Panel, 0);
+    let write = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut w = Writer::create(bench.path("mixed.nano")).expect("created");
+        for spec in [&qkv, &output] {
+            let mut bytes = content(spec);
+            if spec == &qkv {
+                change(&mut bytes);
+            }
+            w.begin(spec.clone()).and_then(|()| w.write(&bytes)).and_then(|()| w.end()).unwrap();
+        }
+        w.finish(&config(), &generation()).and_then(Staged::commit).unwrap();
+        NanoFile::open(bench.path("mixed.nano")).expect("opens")
+    };
+    let file = write(&|_| {});
+    file.verify().expect("sound");
+    let tensor = file.tensor(Role::AttnQkv, Some(0)).expect("there");
+    assert_eq!((&tensor.spec, &file.tensors()[1].spec), (&qkv, &output));
+    assert!(file.f32s(tensor).is_empty());
+    let table = file.section(Kind::Tensors).expect("there").1;
+    assert_eq!(table[T_PART_ENCODINGS..T_ROW], [0, 0, 0, 0, 2, 0, 0, 0]);
+    assert_eq!(table[T_ROW + T_PART_ENCODINGS..], [0; 8]);
+
+    let (q8, float) = (16 * (64 + 4), 16 * 64 * 4);
+    let layout = tensor.spec.panels().expect("panels");
+    assert_eq!((layout.panels(), layout.bytes() as u64), (8, tensor.len));
+    let runs: Vec<_> = layout.runs(2..8).map(|r| (r.encoding, r.panels, r.bytes)).collect();
+    let unit = 3 * q8 + float;
+    assert_eq!(
+        runs,
+        [
+            (Encoding::Q8Panel, 2..3, 2 * q8..3 * q8),
+            (Encoding::F32Panel, 3..4, 3 * q8..unit),
+            (Encoding::Q8Panel, 4..7, unit..unit + 3 * q8),
+            (Encoding::F32Panel, 7..8, unit + 3 * q8..2 * unit),
+        ]
+    );
+    // Scales and floats are checked where they are; 8-bit weights may be any bytes.
+    let nan = |at: usize| write(&|bytes| bytes[at..at + 4].copy_from_slice(&[0xff; 4])).verify();
+    for at in [0, 2 * q8 + 60, 3 * q8, unit - 4, unit, 2 * unit - 4] {
+        assert!(nan(at).unwrap_err().to_string().contains("not finite"), "{at}");
+    }
+    for at in [64, 3 * q8 - 4, unit + 64] {
+        nan(at).unwrap_or_else(|e| panic!("{at}: {e}"));
+    }
+}
+
 /// The bytes are a promise: this changes only together with the version of the format.
 #[test]
 fn the_bytes_of_version_2() {

@@ -4,7 +4,7 @@
 //! that of the weights themselves. A source is read as for packing, and each value is compared
 //! with what its 8 bits stand for.
 
-use nanoinfer_format::{Encoding, LANES, NanoFile, Quant, Role, Tensor, TensorSpec, panel_bytes};
+use nanoinfer_format::{Encoding, Entry, LANES, LINE, NanoFile, Role, Tensor};
 
 use crate::encode::prepare;
 use crate::layout::{Body, Planned, plan};
@@ -35,11 +35,14 @@ pub fn compare(
 ) -> Result<Vec<TensorError>, Error> {
     let mut model = source.open()?;
     model.config.quant = nano.config().quant;
-    if model.config.quant == Quant::Q8 {
-        model.config.value_rotation = nano.config().value_rotation;
-    }
-    let plan = plan(&model.config, &model.weights, &model.turns);
-    let bytes = |p: &Planned| p.spec.encoding.stored_bytes(p.spec.stored).unwrap_or(0);
+    model.config.value_rotation = nano.config().value_rotation;
+    let as_stored = |entry: &Entry| {
+        let stored = nano.tensor(entry.role, entry.layer);
+        let encoding = |role| Some(stored?.spec.encoding_of(role)).filter(|e| e.is_panel());
+        entry.spec(|role| encoding(role).unwrap_or(Encoding::F32Panel))
+    };
+    let plan = plan(&model.config, &model.weights, &model.turns, as_stored);
+    let bytes = |p: &Planned| p.spec.stored_bytes().unwrap_or(0);
     let (mut done, total) = (0, plan.iter().map(bytes).sum());
     let mut errors = Vec::new();
     for planned in &plan {
@@ -50,10 +53,8 @@ pub fn compare(
         };
         let stored = nano.tensor(spec.role, spec.layer).filter(same);
         let Some(tensor) = stored else {
-            let layer = spec.layer.map_or(String::new(), |l| format!(" of layer {l}"));
-            let name = spec.role.name();
-            let what =
-                format!("is not what {} was made of: {name}{layer} differs", nano.path().display());
+            let (path, name) = (nano.path().display(), spec.label());
+            let what = format!("is not what {path} was made of: {name} differs");
             return Err(Error::source(source.path(), what));
         };
         if let (true, Body::Rows { blocks, inputs }) = (spec.encoding.is_panel(), &planned.body) {
@@ -61,10 +62,9 @@ pub fn compare(
             let mut at = 0;
             for block in blocks {
                 let rows = prepare(spec, *inputs, block)?;
-                let bytes =
-                    rows.len() / inputs.stored / LANES * panel_bytes(spec.encoding, inputs.stored);
-                sum.add(spec, &rows, inputs.stored, &nano.bytes(tensor)[at..at + bytes]);
-                at += bytes;
+                let k = inputs.stored;
+                let stored = &nano.bytes(tensor)[at..];
+                at += sum.add(block.encoding, &rows, k, stored);
             }
             let relative = if sum.weights > 0.0 { (sum.errors / sum.weights).sqrt() } else { 0.0 };
             let (role, layer) = (spec.role, spec.layer);
@@ -84,19 +84,23 @@ struct Sum {
 }
 
 impl Sum {
-    /// Adds whole panels: `rows` as they should be, `stored` as they are.
-    fn add(&mut self, spec: &TensorSpec, rows: &[f32], k: usize, stored: &[u8]) {
-        let panels = stored.chunks_exact(panel_bytes(spec.encoding, k));
-        for (rows, panel) in rows.chunks_exact(LANES * k).zip(panels) {
+    /// Adds whole panels: `rows` as they should be, `stored`, which begins with them, as they are.
+    /// Returns how many bytes they take.
+    fn add(&mut self, encoding: Encoding, rows: &[f32], k: usize, stored: &[u8]) -> usize {
+        let Some(len) = encoding.panel_bytes(k) else { return 0 };
+        let rows = rows.chunks_exact(LANES * k);
+        let bytes = rows.len() * len;
+        for (rows, panel) in rows.zip(stored.chunks_exact(len)) {
             for (r, row) in rows.chunks_exact(k).enumerate() {
                 for (j, &w) in row.iter().enumerate() {
-                    let error = f64::from(w) - f64::from(value(spec.encoding, panel, r, j));
+                    let error = f64::from(w) - f64::from(value(encoding, panel, r, j));
                     self.errors += error * error;
                     self.weights += f64::from(w) * f64::from(w);
                     self.largest = self.largest.max(error.abs());
                 }
             }
         }
+        bytes
     }
 }
 
@@ -105,9 +109,9 @@ fn value(encoding: Encoding, panel: &[u8], r: usize, j: usize) -> f32 {
     let float = |at: usize| f32::from_le_bytes(panel[at..at + 4].try_into().expect("4 bytes"));
     match encoding {
         Encoding::Q8Panel => {
-            let q = i16::from(panel[64 + 64 * (j / 4) + 4 * r + j % 4]) - 128;
+            let q = i16::from(panel[LINE + LINE * (j / 4) + 4 * r + j % 4]) - 128;
             float(4 * r) * f32::from(q)
         }
-        _ => float(64 * j + 4 * r),
+        _ => float(LINE * j + 4 * r),
     }
 }

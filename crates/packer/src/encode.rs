@@ -1,6 +1,6 @@
 //! A run of blocks → the bytes of the file: read, check, pad, rotate, quantize.
 
-use nanoinfer_format::{Encoding, LANES, TensorSpec, panel_bytes};
+use nanoinfer_format::{Encoding, LANES, TensorSpec};
 use nanoinfer_kernels::pack::{f32_panel, hadamard, q8_panel};
 
 use crate::Error;
@@ -19,7 +19,7 @@ pub(crate) fn encode(
     let mut out = Vec::new();
     for block in blocks {
         let rows = prepare(spec, inputs, block)?;
-        store(spec.encoding, &rows, inputs.stored, &mut out);
+        store(block.encoding, &rows, inputs.stored, &mut out);
     }
     Ok(out)
 }
@@ -28,7 +28,7 @@ pub(crate) fn encode(
 pub(crate) fn prepare(spec: &TensorSpec, inputs: Inputs, block: &Block) -> Result<Vec<f32>, Error> {
     let mut rows = read(block, inputs)?;
     rotate_rows(&mut rows[..block.rows * inputs.stored], inputs.stored, block.mix);
-    hadamard(&mut rows, spec.rotation as usize);
+    hadamard(&mut rows, spec.rotation_of(block.encoding) as usize);
     Ok(rows)
 }
 
@@ -87,11 +87,10 @@ fn rotate_rows(rows: &mut [f32], k: usize, block: usize) {
 }
 
 fn store(encoding: Encoding, rows: &[f32], k: usize, out: &mut Vec<u8>) {
-    if !encoding.is_panel() {
+    let Some(len) = encoding.panel_bytes(k) else {
         out.extend(rows.iter().flat_map(|w| w.to_le_bytes()));
         return;
-    }
-    let len = panel_bytes(encoding, k);
+    };
     for panel in rows.chunks_exact(LANES * k) {
         let at = out.len();
         out.resize(at + len, 0);

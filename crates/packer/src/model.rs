@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use nanoinfer_format::{Config, Generation};
+use nanoinfer_format::{Config, ConfigError, Generation};
 
 use crate::Error;
 use crate::rope::Kind;
@@ -36,34 +36,15 @@ pub(crate) struct Description {
     pub(crate) changes: Vec<Change>,
 }
 
-/// Checks that the special tokens exist: the engine looks them up without asking again.
+/// Checks what the file's reader will check, and names what is wrong as sources do.
 pub(crate) fn check_generation(path: &Path, g: &Generation, vocab: u32) -> Result<(), Error> {
-    let setting = |field: &str, what: String| {
-        Err(Error::Setting { path: path.into(), field: field.into(), what })
-    };
-    for (field, &id) in
-        g.bos.iter().map(|b| ("bos_token_id", b)).chain(g.eos.iter().map(|e| ("eos_token_id", e)))
-    {
-        if id >= vocab {
-            return setting(
-                field,
-                format!("is {id}, expected a token of the vocabulary ({vocab})"),
-            );
-        }
-    }
-    let ranges = [
-        ("temperature", g.temperature, 0.0..=1e6),
-        ("top_p", g.top_p, 0.0..=1.0),
-        ("min_p", g.min_p, 0.0..=1.0),
-        ("repetition_penalty", g.repetition_penalty, 1e-6..=1e6),
-    ];
-    for (field, value, range) in ranges {
-        if let Some(v) = value.filter(|v| !range.contains(v)) {
-            return setting(
-                field,
-                format!("is {v}, expected {} to {}", range.start(), range.end()),
-            );
-        }
-    }
-    Ok(())
+    g.validate(vocab).map_err(|ConfigError { field, value, expected }| {
+        let field = match field {
+            "bos" => "bos_token_id",
+            "eos" => "eos_token_id",
+            same => same,
+        };
+        let what = format!("is {value}, expected {expected}");
+        Error::Setting { path: path.into(), field: field.into(), what }
+    })
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, Scope};
 
-use nanoinfer_format::{Staged, Writer};
+use nanoinfer_format::{ALIGN, Config, Encoding, Quant, Staged, TENSOR_ROW, Writer};
 
 use crate::encode::encode;
 use crate::layout::{Body, Planned, plan};
@@ -39,9 +39,10 @@ pub(crate) fn pack(
     out: &Path,
     options: Options<'_>,
 ) -> Result<(Staged, usize), Error> {
-    let plan = plan(&model.config, &model.weights, &model.turns);
+    let encoding = encoding_of(&model.config);
+    let plan = plan(&model.config, &model.weights, &model.turns, |entry| entry.spec(|_| encoding));
     let jobs: Vec<Job> = plan.iter().flat_map(jobs).collect();
-    let total = plan.iter().filter_map(|p| p.spec.encoding.stored_bytes(p.spec.stored)).sum();
+    let total = plan.iter().filter_map(|p| p.spec.stored_bytes()).sum();
     crate::space::check(out.parent().unwrap_or(out), file_bytes(total, plan.len(), model))?;
     let mut writer = Writer::create(out)?;
     let mut progress = options.progress;
@@ -65,10 +66,18 @@ pub(crate) fn pack(
     Ok((writer.finish(&model.config, &model.generation)?, plan.len()))
 }
 
+/// How the matrices of such a file are stored.
+fn encoding_of(config: &Config) -> Encoding {
+    match config.quant {
+        Quant::F32 => Encoding::F32Panel,
+        Quant::Q8 => Encoding::Q8Panel,
+    }
+}
+
 /// What the whole file takes at most: the space before the data, gaps, tables and small sections.
 fn file_bytes(tensors: u64, n: usize, model: &Model) -> u64 {
     const SMALL: u64 = 1 << 18;
-    let per_tensor = 64 + 192; // the gap before it, its row in the table
+    let per_tensor = ALIGN + TENSOR_ROW as u64; // the gap before it, its row in the table
     let text = model.tokenizer.as_ref().map_or(0, Tokenizer::bytes)
         + model.chat_template.as_ref().map_or(0, String::len);
     tensors + n as u64 * per_tensor + text as u64 + SMALL

@@ -29,24 +29,6 @@ pub trait TensorSource: Send + Sync {
     fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error>;
 }
 
-/// A matrix of zeros.
-pub(crate) struct Zeros(pub(crate) [usize; 2]);
-
-impl TensorSource for Zeros {
-    fn name(&self) -> (&Path, &str) {
-        (Path::new(""), "zeros")
-    }
-
-    fn shape(&self) -> [usize; 2] {
-        self.0
-    }
-
-    fn read_rows(&self, _: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
-        out.fill(0.0);
-        Ok(())
-    }
-}
-
 /// An open source file of known length.
 #[derive(Debug)]
 pub(crate) struct SourceFile {

@@ -7,13 +7,11 @@
 use std::path::Path;
 
 use nanoinfer_format::{
-    Config, Encoding, Experts, Generation, LANES, Quant, Role, RouterSoftmax, Staged, TensorSpec,
-    Writer, panel_bytes,
+    Config, Encoding, Experts, Generation, Kind, LINE, Quant, Role, RouterSoftmax, Staged,
+    TensorSpec, Writer, schema,
 };
 
-use crate::layout::{Body, plan};
-use crate::rope::{Kind, Scaling};
-use crate::weights::Weights;
+use crate::rope::{self, Scaling};
 use crate::{Error, Progress};
 
 /// The sizes of a published model.
@@ -115,21 +113,21 @@ impl Shape {
 
     /// Role, weights and bytes of each tensor.
     fn sizes(&self) -> impl Iterator<Item = (Role, u64, u64)> {
-        let config = self.config();
-        let (weights, turns) = parts(&config);
-        let specs: Vec<_> = plan(&config, &weights, &turns).into_iter().map(|p| p.spec).collect();
-        specs.into_iter().map(|spec| {
-            let weights = match spec.encoding {
-                Encoding::U64 => 0, // RoPE frequencies
-                _ => spec.logical.iter().map(|&n| u64::from(n)).product(),
+        specs(&self.config()).into_iter().map(|(kind, spec)| {
+            let weights = match kind {
+                Kind::Turns => 0,
+                Kind::Vector | Kind::Matrix | Kind::Router => {
+                    spec.logical.iter().map(|&n| u64::from(n)).product()
+                }
             };
-            (spec.role, weights, spec.encoding.stored_bytes(spec.stored).unwrap_or_default())
+            (spec.role, weights, spec.stored_bytes().unwrap_or_default())
         })
     }
 }
 
-fn parts(c: &Config) -> (Weights, Vec<u64>) {
-    (Weights::zeros(c), Kind { theta: c.rope_theta, scaling: Scaling::None }.turns(c.rotary_dim))
+/// The tensors of a model without biases.
+fn specs(c: &Config) -> Vec<(Kind, TensorSpec)> {
+    schema(c).map(|entry| (entry.kind, entry.spec(|_| Encoding::Q8Panel))).collect()
 }
 
 /// Writes a model of this shape, the same on every machine, to a temporary file in `folder`. The
@@ -143,48 +141,42 @@ pub fn build(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Staged, Error> {
     let config = shape.config();
-    let (weights, turns) = parts(&config);
-    let plan = plan(&config, &weights, &turns);
     let mut writer = Writer::create(folder.join(shape.name))?;
     let (mut noise, mut done, total) = (Noise(0x9e37_79b9_7f4a_7c15), 0, shape.bytes());
-    for planned in &plan {
-        let spec = &planned.spec;
+    for (kind, spec) in specs(&config) {
+        let values = || spec.stored.iter().map(|&n| n as usize).product();
         writer.begin(spec.clone())?;
-        match &planned.body {
-            Body::Turns(turns) => {
+        match kind {
+            Kind::Turns => {
+                let rope = rope::Kind { theta: config.rope_theta, scaling: Scaling::None };
+                let turns = rope.turns(config.rotary_dim);
                 writer.write(&turns.iter().flat_map(|t| t.to_le_bytes()).collect::<Vec<_>>())?;
             }
-            Body::Rows { .. } if spec.encoding == Encoding::Q8Panel => {
-                panels(spec, &mut noise, &mut |bytes| writer.write(bytes))?;
-            }
-            // Of a router: the same scores for all experts would send all tokens to the same.
-            Body::Rows { .. } if spec.encoding == Encoding::F32Panel => {
-                writer.write(&noise.floats(spec.stored[1] as usize * spec.stored[2] as usize))?;
-            }
-            Body::Rows { .. } => writer.write(
-                &1f32.to_le_bytes().repeat(spec.stored[1] as usize * spec.stored[2] as usize),
-            )?,
+            Kind::Matrix => panels(&spec, &mut noise, &mut |bytes| writer.write(bytes))?,
+            // The same scores for all experts would send all tokens to the same.
+            Kind::Router => writer.write(&noise.floats(values()))?,
+            Kind::Vector => writer.write(&1f32.to_le_bytes().repeat(values()))?,
         }
         writer.end()?;
-        done += spec.encoding.stored_bytes(spec.stored).unwrap_or_default();
+        done += spec.stored_bytes().unwrap_or_default();
         progress(Progress { done, total, role: spec.role, layer: spec.layer });
     }
     Ok(writer.finish(&config, &Generation::default())?)
 }
 
-/// Random panels, scaled so that an output has about the variance of an input.
+/// Random 8-bit panels, scaled so that an output has about the variance of an input.
 fn panels(
     spec: &TensorSpec,
     noise: &mut Noise,
     write: &mut dyn FnMut(&[u8]) -> Result<(), nanoinfer_format::Error>,
 ) -> Result<(), Error> {
     const SPREAD: f32 = 73.3; // standard deviation of a uniform weight of -127…127
-    let k = spec.stored[2] as usize;
-    let scale = 1.0 / (SPREAD * (k as f32).sqrt());
-    let mut panel = vec![0; panel_bytes(spec.encoding, k)];
-    let (scales, lines) = panel.split_at_mut(4 * LANES);
+    let scale = 1.0 / (SPREAD * (spec.stored[2] as f32).sqrt());
+    let Some(layout) = spec.panels() else { return Ok(()) };
+    let mut panel = vec![0; layout.bytes() / layout.panels()];
+    let (scales, lines) = panel.split_at_mut(LINE);
     scales.as_chunks_mut::<4>().0.fill(scale.to_le_bytes());
-    for _ in 0..spec.stored[0] as usize * spec.stored[1] as usize / LANES {
+    for _ in 0..layout.panels() {
         noise.fill(lines);
         write(&[&*scales, &*lines].concat())?;
     }
@@ -224,9 +216,8 @@ mod tests {
         for shape in Shape::ALL {
             let config = shape.config();
             config.validate().unwrap();
-            let (weights, turns) = parts(&config);
-            for planned in plan(&config, &weights, &turns) {
-                assert_eq!(planned.spec.logical, planned.spec.stored, "{}", shape.name);
+            for (_, spec) in specs(&config) {
+                assert_eq!(spec.logical, spec.stored, "{}", shape.name);
             }
         }
     }

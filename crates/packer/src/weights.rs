@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use nanoinfer_format::{Config, Experts, QkNorm, Role};
+use nanoinfer_format::{Config, Entry, Kind, Role, layer_schema, schema};
 
 use crate::Error;
-use crate::source::{Affine, FileTensor, Rows, TensorSource, Unpermuted, Zeros};
+use crate::source::{Affine, FileTensor, Rows, TensorSource, Unpermuted};
 use names::Meaning;
 pub(crate) use names::Names;
 
@@ -71,21 +71,6 @@ impl Weights {
     /// `path` is the folder or file that errors about missing tensors name.
     pub(crate) fn new(path: &Path, names: &'static Names) -> Self {
         Self { path: path.into(), names, changes: Vec::new(), slots: HashMap::new() }
-    }
-
-    /// Every weight this architecture needs, without biases, all of them zero: for plans of
-    /// models whose values do not matter.
-    pub(crate) fn zeros(config: &Config) -> Self {
-        let mut slots: HashMap<Slot, Parts> = HashMap::new();
-        let mut add = |layer, shapes: &[Shape]| {
-            for &(role, [experts, n, k]) in shapes {
-                let zeros: Box<dyn TensorSource> = Box::new(Zeros([experts * n, k]));
-                slots.insert(Slot { layer, role, bias: false }, Parts::from([(0, zeros)]));
-            }
-        };
-        add(None, &model_shapes(config));
-        (0..config.n_layers).for_each(|layer| add(Some(layer), &layer_shapes(config, layer)));
-        Self { path: PathBuf::new(), names: &names::HUGGING_FACE, changes: Vec::new(), slots }
     }
 
     fn error(path: &Path, tensor: &str, what: impl Into<String>) -> Error {
@@ -206,19 +191,16 @@ impl Weights {
     /// Checks that exactly the weights this architecture needs are there, in the right shapes.
     pub(crate) fn check(&self, config: &Config, biases: Biases) -> Result<(), Error> {
         let mut expected = HashSet::new();
-        let mut expect = |layer, shapes: Vec<Shape>| {
-            for (role, shape) in shapes {
+        for entry in schema(config) {
+            let layer = entry.layer;
+            for (role, shape) in shapes(&entry) {
                 expected.insert(self.check_one(Slot { layer, role, bias: false }, shape)?);
                 let slot = Slot { layer, role, bias: true };
                 if biases.of(role).unwrap_or(self.slots.contains_key(&slot)) {
                     expected.insert(self.check_one(slot, [1, shape[1], 1])?);
                 }
             }
-            Ok::<(), Error>(())
-        };
-        expect(None, model_shapes(config))?;
-        (0..config.n_layers)
-            .try_for_each(|layer| expect(Some(layer), layer_shapes(config, layer)))?;
+        }
         let others = self.slots.iter().filter(|(s, _)| !expected.contains(s));
         match others.flat_map(|(_, parts)| parts.values()).map(|t| t.name()).min() {
             None => Ok(()),
@@ -266,56 +248,23 @@ fn check_shape(tensor: &dyn TensorSource, expected: [usize; 2]) -> Result<(), Er
 type Shape = (Role, [usize; 3]);
 
 /// Whether each expert has such a matrix.
-fn is_stacked(role: Role) -> bool {
+pub(crate) fn is_stacked(role: Role) -> bool {
     matches!(role, Role::FfnGateExperts | Role::FfnUpExperts | Role::FfnDownExperts)
 }
 
-fn model_shapes(c: &Config) -> Vec<Shape> {
-    let (d, vocab) = (c.d_model as usize, c.vocab_size as usize);
-    let mut shapes = vec![(Role::TokenEmbd, [1, vocab, d]), (Role::OutputNorm, [1, d, 1])];
-    if !c.tied_embeddings {
-        shapes.push((Role::Output, [1, vocab, d]));
+/// The weights that are stored as one tensor.
+fn shapes(entry: &Entry) -> Vec<Shape> {
+    let [experts, n, k] = entry.logical.map(|x| x as usize);
+    match entry.kind {
+        Kind::Turns => Vec::new(), // computed
+        Kind::Vector => vec![(entry.role, [1, k, 1])],
+        Kind::Matrix | Kind::Router if entry.parts.is_empty() => {
+            vec![(entry.role, [experts, n, k])]
+        }
+        Kind::Matrix | Kind::Router => {
+            entry.parts.iter().map(|p| (p.role, [experts, p.n as usize, k])).collect()
+        }
     }
-    shapes
-}
-
-fn layer_shapes(c: &Config, layer: u32) -> Vec<Shape> {
-    let (d, head) = (c.d_model as usize, c.head_dim as usize);
-    let (q, kv) = (c.n_heads as usize * head, c.n_kv_heads as usize * head);
-    let (pre, post, qk) = (c.pre_norms(), c.post_norms(), c.qk_norm != QkNorm::None);
-    let all = [
-        (pre, Role::AttnNorm, [1, d, 1]),
-        (true, Role::AttnQ, [1, q, d]),
-        (true, Role::AttnK, [1, kv, d]),
-        (true, Role::AttnV, [1, kv, d]),
-        (qk, Role::AttnQNorm, [1, c.qk_norm_heads(c.n_heads) * head, 1]),
-        (qk, Role::AttnKNorm, [1, c.qk_norm_heads(c.n_kv_heads) * head, 1]),
-        (true, Role::AttnOutput, [1, d, q]),
-        (post, Role::AttnPostNorm, [1, d, 1]),
-        (pre, Role::FfnNorm, [1, d, 1]),
-        (post, Role::FfnPostNorm, [1, d, 1]),
-    ];
-    let shapes = all.into_iter().filter(|w| w.0).map(|(_, role, shape)| (role, shape));
-    match c.experts_of(layer as usize) {
-        Some(e) => shapes.chain(expert_shapes(d, e)).collect(),
-        None => shapes.chain(dense_shapes(c)).collect(),
-    }
-}
-
-fn dense_shapes(c: &Config) -> impl Iterator<Item = Shape> {
-    let (d, ff) = (c.d_model as usize, c.d_ff as usize);
-    let gate = c.gated.then_some((Role::FfnGate, [1, ff, d]));
-    gate.into_iter().chain([(Role::FfnUp, [1, ff, d]), (Role::FfnDown, [1, d, ff])])
-}
-
-fn expert_shapes(d: usize, e: &Experts) -> [Shape; 4] {
-    let (n, ff) = (e.n_experts as usize, e.d_ff as usize);
-    [
-        (Role::FfnRouter, [1, n, d]),
-        (Role::FfnGateExperts, [n, ff, d]),
-        (Role::FfnUpExperts, [n, ff, d]),
-        (Role::FfnDownExperts, [n, d, ff]),
-    ]
 }
 
 /// The rows of each of several weights in one tensor of `n` rows. If those of the model do not
@@ -324,7 +273,7 @@ fn divide(roles: &'static [Role], n: usize, c: &Config) -> Vec<(Role, Range<usiz
     if let &[role] = roles {
         return vec![(role, 0..n)];
     }
-    let shapes = layer_shapes(c, 0);
+    let shapes: Vec<Shape> = layer_schema(c, 0).iter().flat_map(shapes).collect();
     let rows = |role| shapes.iter().find(|s| s.0 == role).map_or(n, |s| s.1[1]);
     let mut from = 0;
     let mut next = |(i, &role): (usize, &Role)| {

@@ -19,6 +19,7 @@ pub(crate) const S_HASH: usize = 32;
 pub(crate) const T_OFFSET: usize = 72;
 pub(crate) const T_LEN: usize = 80;
 pub(crate) const T_HASH: usize = 88;
+pub(crate) const T_PART_ENCODINGS: usize = 184;
 pub(crate) const T_ROW: usize = 192;
 
 /// Two heads of 8 on one key/value head; every padding rule has something to pad.
@@ -56,7 +57,8 @@ pub(crate) fn generation() -> Generation {
 /// Some of the tensors such a model has: each encoding, parts, blocks of inputs, with and without
 /// a layer.
 pub(crate) fn specs() -> Vec<TensorSpec> {
-    let part = |role, count| Part { role, n: 8 * count, count, rows: 8 };
+    let encoding = Encoding::Q8Panel;
+    let part = |role, count| Part { role, n: 8 * count, count, rows: 8, encoding };
     let mut qkv = TensorSpec::matrix(Role::AttnQkv, Some(0), Encoding::Q8Panel, 32, 32);
     qkv.stored[1] = 64;
     qkv.parts = vec![part(Role::AttnQ, 2), part(Role::AttnK, 1), part(Role::AttnV, 1)];
@@ -76,7 +78,7 @@ pub(crate) fn specs() -> Vec<TensorSpec> {
 
 /// The bytes a tensor of [`specs`] gets: small finite floats in every encoding.
 pub(crate) fn content(spec: &TensorSpec) -> Vec<u8> {
-    let len = spec.encoding.stored_bytes(spec.stored).expect("small") as usize;
+    let len = spec.stored_bytes().expect("small") as usize;
     let floats = (0..len / 4).flat_map(|i| ((i % 13) as f32 - 6.0).to_le_bytes());
     floats.collect()
 }

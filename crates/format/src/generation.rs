@@ -1,0 +1,59 @@
+//! What a model says about generating text.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::ConfigError;
+
+/// Defaults for generating text, from the source's `generation_config.json` and tokenizer config.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Generation {
+    /// Token that begins a sequence.
+    pub bos: Option<u32>,
+    /// Raw prompts get `bos` in front.
+    pub add_bos: bool,
+    /// Tokens that end an answer.
+    pub eos: Vec<u32>,
+    /// The model's own sampling temperature; absent means greedy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    /// Keep the k most likely tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<u32>,
+    /// Keep the smallest set of tokens with this much probability.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_p: Option<f64>,
+    /// Keep tokens at least this likely relative to the best one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_p: Option<f64>,
+    /// Divide the logit of seen tokens by this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repetition_penalty: Option<f64>,
+}
+
+impl Generation {
+    /// Checks that the tokens exist and that each setting is in its range.
+    pub fn validate(&self, vocab_size: u32) -> Result<(), ConfigError> {
+        let err = |field, value: &dyn ToString, expected| {
+            Err(ConfigError { field, value: value.to_string(), expected })
+        };
+        let tokens = self.bos.iter().map(|id| ("bos", id));
+        for (field, id) in tokens.chain(self.eos.iter().map(|id| ("eos", id))) {
+            if *id >= vocab_size {
+                return err(field, id, "a token of the vocabulary");
+            }
+        }
+        let settings = [
+            ("temperature", self.temperature, 0.0..=1e6, "0 to 1000000"),
+            ("top_p", self.top_p, 0.0..=1.0, "0 to 1"),
+            ("min_p", self.min_p, 0.0..=1.0, "0 to 1"),
+            ("repetition_penalty", self.repetition_penalty, 1e-6..=1e6, "0.000001 to 1000000"),
+        ];
+        for (field, value, range, expected) in settings {
+            if let Some(value) = value.filter(|v| !range.contains(v)) {
+                return err(field, &value, expected);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,113 @@
+//! What tensors are for.
+
+/// What a tensor is for. Names follow GGUF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u32)]
+#[allow(missing_docs)] // The names are the field's own.
+pub enum Role {
+    TokenEmbd = 1,
+    Output = 2,
+    OutputNorm = 3,
+    /// RoPE frequencies: turns per position as a fraction of 2^64, `rotary_dim / 2` values of u64
+    /// for each row.
+    RopeTurns = 4,
+    OutputNormBias = 5,
+    AttnNorm = 16,
+    /// Fused query, key and value projections.
+    AttnQkv = 17,
+    AttnQkvBias = 18,
+    AttnOutput = 19,
+    AttnOutputBias = 20,
+    AttnNormBias = 21,
+    /// Norm of queries, of one head or of all.
+    AttnQNorm = 22,
+    /// Norm of keys.
+    AttnKNorm = 23,
+    /// Norm of what attention adds to the residual stream.
+    AttnPostNorm = 24,
+    FfnNorm = 32,
+    /// Fused gate and up projections, in alternating panels; the up projection where there is no
+    /// gate.
+    FfnGateUp = 33,
+    FfnGateUpBias = 34,
+    FfnDown = 35,
+    FfnDownBias = 36,
+    FfnNormBias = 37,
+    /// Norm of what the feed-forward part adds to the residual stream.
+    FfnPostNorm = 38,
+    /// Router of a mixture of experts: their scores.
+    FfnRouter = 40,
+    /// Gate and up projections of every expert, in alternating panels.
+    FfnGateUpExperts = 41,
+    FfnDownExperts = 42,
+    // Names of parts inside fused tensors; never a row of their own.
+    AttnQ = 64,
+    AttnK = 65,
+    AttnV = 66,
+    FfnGate = 67,
+    FfnUp = 68,
+    FfnGateExperts = 69,
+    FfnUpExperts = 70,
+}
+
+impl Role {
+    const ALL: [(Role, &'static str); 31] = [
+        (Role::TokenEmbd, "token_embd"),
+        (Role::Output, "output"),
+        (Role::OutputNorm, "output_norm"),
+        (Role::RopeTurns, "rope_turns"),
+        (Role::OutputNormBias, "output_norm.bias"),
+        (Role::AttnNorm, "attn_norm"),
+        (Role::AttnNormBias, "attn_norm.bias"),
+        (Role::AttnQkv, "attn_qkv"),
+        (Role::AttnQkvBias, "attn_qkv.bias"),
+        (Role::AttnOutput, "attn_output"),
+        (Role::AttnOutputBias, "attn_output.bias"),
+        (Role::AttnQNorm, "attn_q_norm"),
+        (Role::AttnKNorm, "attn_k_norm"),
+        (Role::AttnPostNorm, "attn_post_norm"),
+        (Role::FfnNorm, "ffn_norm"),
+        (Role::FfnNormBias, "ffn_norm.bias"),
+        (Role::FfnGateUp, "ffn_gate_up"),
+        (Role::FfnGateUpBias, "ffn_gate_up.bias"),
+        (Role::FfnDown, "ffn_down"),
+        (Role::FfnDownBias, "ffn_down.bias"),
+        (Role::FfnPostNorm, "ffn_post_norm"),
+        (Role::FfnRouter, "ffn_gate_inp"),
+        (Role::FfnGateUpExperts, "ffn_gate_up_exps"),
+        (Role::FfnDownExperts, "ffn_down_exps"),
+        (Role::AttnQ, "attn_q"),
+        (Role::AttnK, "attn_k"),
+        (Role::AttnV, "attn_v"),
+        (Role::FfnGate, "ffn_gate"),
+        (Role::FfnUp, "ffn_up"),
+        (Role::FfnGateExperts, "ffn_gate_exps"),
+        (Role::FfnUpExperts, "ffn_up_exps"),
+    ];
+
+    /// The role with this number in a file.
+    pub fn from_u32(v: u32) -> Option<Role> {
+        Self::ALL.iter().map(|&(r, _)| r).find(|&r| r as u32 == v)
+    }
+
+    /// Whether it names a part of a fused tensor, never a tensor of its own.
+    pub(crate) fn is_part(self) -> bool {
+        self as u32 >= Self::AttnQ as u32
+    }
+
+    /// Whether each layer has one.
+    pub(crate) fn is_per_layer(self) -> bool {
+        !self.is_part() && self as u32 >= Self::AttnNorm as u32
+    }
+
+    /// Whether its input comes rotated, however it is stored: attention passes on the rotation that
+    /// is folded into V.
+    pub(crate) fn input_is_rotated(self) -> bool {
+        self == Self::AttnOutput
+    }
+
+    /// The field's name for it.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|&&(r, _)| r == self).map_or("?", |&(_, n)| n)
+    }
+}

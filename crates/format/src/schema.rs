@@ -1,0 +1,253 @@
+//! What tensors a model consists of: the one place that says so.
+//!
+//! The packer fills what is listed here, the engine finds it, and whoever wants to know how large a
+//! model is sums it. A new tensor is a [`Role`], a line here, and the step of the forward pass that
+//! reads it. How a matrix is stored is not said here: a file says it, for each part.
+
+use crate::config::{Config, Experts};
+use crate::encoding::{ActType, Encoding};
+use crate::role::Role;
+use crate::spec::{Part, TensorSpec};
+use crate::units::{GROUP, LANES, pad};
+
+/// How the numbers of a tensor may be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Plain f32, one row.
+    Vector,
+    /// Plain u64: RoPE frequencies.
+    Turns,
+    /// Panels in any encoding; a stack of such matrices where there are experts.
+    Matrix,
+    /// Panels of f32 in every file: a router decides by small differences.
+    Router,
+}
+
+/// A part of a fused tensor, see [`Part`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartShape {
+    /// What the part is.
+    pub role: Role,
+    /// Logical rows over all units.
+    pub n: u32,
+    /// Blocks of this part per unit.
+    pub count: u32,
+    /// Logical rows per block.
+    pub rows: u32,
+}
+
+/// A tensor that a model has. See [`TensorSpec`] for what the fields mean.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What it is for.
+    pub role: Role,
+    /// Its layer, or none for a tensor of the whole model.
+    pub layer: Option<u32>,
+    /// How it may be stored.
+    pub kind: Kind,
+    /// Logical `[experts, rows, inputs]`.
+    pub logical: [u32; 3],
+    /// Stored `[experts, rows, inputs]`.
+    pub stored: [u32; 3],
+    /// How often the unit of parts repeats.
+    pub repeat: u32,
+    /// Blocks of inputs, logical and stored; `(0, 0)` = contiguous.
+    pub k_unit: (u32, u32),
+    /// The tensors fused into this one.
+    pub parts: Vec<PartShape>,
+    /// Hadamard block of the inputs that products take.
+    rotation: u32,
+    /// What its bias is called. It directly follows the tensor, in files that have one.
+    pub bias: Option<Role>,
+}
+
+/// The tensors of a model in the order of a file. All are there, biases excepted.
+pub fn schema(c: &Config) -> impl Iterator<Item = Entry> {
+    let s = Schema { c, layer: None };
+    let output = (!c.tied_embeddings).then(|| s.matrix(Role::Output, c.vocab_size, c.d_model));
+    [s.matrix(Role::TokenEmbd, c.vocab_size, c.d_model), s.turns()]
+        .into_iter()
+        .chain((0..c.n_layers).flat_map(|layer| layer_schema(c, layer)))
+        .chain([s.vector(Role::OutputNorm, Some(Role::OutputNormBias))])
+        .chain(output)
+}
+
+/// The tensors of one layer.
+pub fn layer_schema(c: &Config, layer: u32) -> Vec<Entry> {
+    let s = Schema { c, layer: Some(layer) };
+    let pre = |role, bias| c.pre_norms().then(|| s.vector(role, Some(bias)));
+    let post = |role| c.post_norms().then(|| s.vector(role, None));
+    let mut all = Vec::new();
+    all.extend(pre(Role::AttnNorm, Role::AttnNormBias));
+    all.push(s.qkv());
+    all.extend(s.heads_norm(Role::AttnQNorm, c.n_heads));
+    all.extend(s.heads_norm(Role::AttnKNorm, c.n_kv_heads));
+    all.push(s.attn_output());
+    all.extend(post(Role::AttnPostNorm));
+    all.extend(pre(Role::FfnNorm, Role::FfnNormBias));
+    match c.experts_of(layer as usize) {
+        None => all.extend(s.dense()),
+        Some(e) => all.extend(s.experts(e)),
+    }
+    all.extend(post(Role::FfnPostNorm));
+    all
+}
+
+impl Entry {
+    /// The tensor as it is in a file that stores each part, or a matrix without parts, in the
+    /// encoding given for its role. The encoding of what is no [`Kind::Matrix`] is fixed.
+    pub fn spec(&self, encoding: impl Fn(Role) -> Encoding) -> TensorSpec {
+        let encoding = |role| match self.kind {
+            Kind::Vector => Encoding::F32,
+            Kind::Turns => Encoding::U64,
+            Kind::Matrix => encoding(role),
+            Kind::Router => Encoding::F32Panel,
+        };
+        let part = |p: &PartShape| {
+            let PartShape { role, n, count, rows } = *p;
+            Part { role, n, count, rows, encoding: encoding(role) }
+        };
+        let parts: Vec<Part> = self.parts.iter().map(part).collect();
+        let mut spec = TensorSpec {
+            role: self.role,
+            layer: self.layer,
+            encoding: parts.first().map_or_else(|| encoding(self.role), |p| p.encoding),
+            rotation: 1,
+            act_group: 0,
+            logical: self.logical,
+            stored: self.stored,
+            repeat: self.repeat,
+            k_unit: self.k_unit,
+            parts,
+        };
+        let int8 = spec.takes(ActType::Int8);
+        if int8 || self.role.input_is_rotated() {
+            spec.rotation = self.rotation;
+        }
+        spec.act_group = if int8 { GROUP as u32 } else { 0 };
+        spec
+    }
+
+    /// Its bias, in a file that has one: as many values as a norm, or as its matrix has rows.
+    pub fn bias_spec(&self) -> Option<TensorSpec> {
+        let values = if self.kind == Kind::Vector { 2 } else { 1 };
+        let (n, stored) = (self.logical[values] as usize, self.stored[values] as usize);
+        Some(TensorSpec::vector(self.bias?, self.layer, n, stored))
+    }
+}
+
+struct Schema<'a> {
+    c: &'a Config,
+    layer: Option<u32>,
+}
+
+impl Schema<'_> {
+    fn entry(&self, role: Role, kind: Kind, logical: [usize; 3], stored: [usize; 3]) -> Entry {
+        Entry {
+            role,
+            layer: self.layer,
+            kind,
+            logical: logical.map(|x| x as u32),
+            stored: stored.map(|x| x as u32),
+            repeat: 1,
+            k_unit: (0, 0),
+            parts: Vec::new(),
+            rotation: GROUP as u32,
+            bias: None,
+        }
+    }
+
+    fn turns(&self) -> Entry {
+        let shape = [1, self.c.rope_rows(), self.c.rotary_dim as usize / 2];
+        self.entry(Role::RopeTurns, Kind::Turns, shape, shape)
+    }
+
+    /// As wide as the residual stream.
+    fn vector(&self, role: Role, bias: Option<Role>) -> Entry {
+        let (logical, stored) = ([1, 1, self.c.d_model as usize], [1, 1, self.c.d_model_padded()]);
+        Entry { bias, ..self.entry(role, Kind::Vector, logical, stored) }
+    }
+
+    /// The norm of queries or keys, each head padded as the heads themselves are.
+    fn heads_norm(&self, role: Role, n_heads: u32) -> Option<Entry> {
+        let (head, padded) = (self.c.head_dim, self.c.head_padded());
+        let heads = self.c.qk_norm_heads(n_heads);
+        let logical = [1, 1, heads * head as usize];
+        let entry = self.entry(role, Kind::Vector, logical, [1, 1, heads * padded]);
+        (heads > 0).then_some(Entry { k_unit: (head, padded as u32), ..entry })
+    }
+
+    /// `n` rows of `k` inputs, padded.
+    fn matrix(&self, role: Role, n: u32, k: u32) -> Entry {
+        let (n, k) = (n as usize, k as usize);
+        self.entry(role, Kind::Matrix, [1, n, k], [1, pad(n, LANES), pad(k, GROUP)])
+    }
+
+    /// Parts one after the other, `repeat` times; their inputs are the residual stream.
+    fn fused(&self, role: Role, repeat: usize, parts: Vec<PartShape>) -> Entry {
+        let n = parts.iter().map(|p| p.n).sum();
+        let rows = |p: &PartShape| p.count as usize * pad(p.rows as usize, LANES);
+        let stored = repeat * parts.iter().map(rows).sum::<usize>();
+        let mut entry = self.matrix(role, n, self.c.d_model);
+        entry.stored[1] = stored as u32;
+        Entry { repeat: repeat as u32, parts, ..entry }
+    }
+
+    /// Query, key and value projections: per KV head its query group, its K and its V.
+    fn qkv(&self) -> Entry {
+        let c = self.c;
+        let (kv, rows, group) = (c.n_kv_heads, c.head_dim, c.group() as u32);
+        let part = |role, count| PartShape { role, n: kv * count * rows, count, rows };
+        let parts = vec![part(Role::AttnQ, group), part(Role::AttnK, 1), part(Role::AttnV, 1)];
+        let entry = self.fused(Role::AttnQkv, kv as usize, parts);
+        Entry { bias: Some(Role::AttnQkvBias), ..entry }
+    }
+
+    /// Its inputs are the heads' outputs, padded as V's rows are. Attention leaves them in the
+    /// Hadamard domain (through V), so they are rotated per head and not in blocks of 64.
+    fn attn_output(&self) -> Entry {
+        let c = self.c;
+        let mut entry = self.matrix(Role::AttnOutput, c.d_model, c.n_heads * c.head_dim);
+        entry.stored[2] = c.attn_out_inputs() as u32;
+        Entry {
+            rotation: c.value_rotation,
+            k_unit: (c.head_dim, c.head_padded() as u32),
+            bias: Some(Role::AttnOutputBias),
+            ..entry
+        }
+    }
+
+    /// Projections of the residual stream to `d_ff` hidden values each, in alternating panels.
+    fn hidden(&self, role: Role, parts: &[Role], d_ff: u32) -> Entry {
+        let part = |&role| PartShape { role, n: d_ff, count: 1, rows: LANES as u32 };
+        let parts = parts.iter().map(part).collect();
+        self.fused(role, pad(d_ff as usize, GROUP) / LANES, parts)
+    }
+
+    fn dense(&self) -> [Entry; 2] {
+        let c = self.c;
+        let both = [Role::FfnGate, Role::FfnUp];
+        let parts = if c.gated { &both[..] } else { &both[1..] };
+        let gate_up = self.hidden(Role::FfnGateUp, parts, c.d_ff);
+        let down = self.matrix(Role::FfnDown, c.d_model, c.d_ff);
+        [
+            Entry { bias: Some(Role::FfnGateUpBias), ..gate_up },
+            Entry { bias: Some(Role::FfnDownBias), ..down },
+        ]
+    }
+
+    /// The router, then the experts' matrices, expert after expert, each as the matrix of a model
+    /// without experts.
+    fn experts(&self, e: &Experts) -> [Entry; 3] {
+        let d = self.c.d_model;
+        let router = self.matrix(Role::FfnRouter, e.n_experts, d);
+        let parts = [Role::FfnGateExperts, Role::FfnUpExperts];
+        let gate_up = self.hidden(Role::FfnGateUpExperts, &parts, e.d_ff);
+        let down = self.matrix(Role::FfnDownExperts, d, e.d_ff);
+        let stack = |mut entry: Entry| {
+            (entry.logical[0], entry.stored[0]) = (e.n_experts, e.n_experts);
+            entry
+        };
+        [Entry { kind: Kind::Router, ..router }, stack(gate_up), stack(down)]
+    }
+}
