@@ -143,19 +143,21 @@ fn tile_q8<S: Simd, const M: usize, const P: usize>(s: S, a: &mut Gemm<'_>, at: 
     if M > S::TILE || P > S::PANELS {
         unreachable!("`with_tile!` names all sizes, this ISA uses the first {}", S::TILE);
     }
-    let (lines, acts) = (a.w.as_chunks::<LINE>().0, a.acts);
-    let per_panel = 1 + a.k / QUAD;
-    let (first, step) = line_of(at, a.k / GROUP, acts.m);
+    // Sliced to equal lengths, so that each group needs one check of bounds and not one per slice.
+    let (lines, acts, groups) = (a.w.as_chunks::<LINE>().0, a.acts, a.k / GROUP);
+    let w: [&[[WeightLine; GROUP_LINES]]; P] =
+        std::array::from_fn(|p| &lines[p * (1 + a.k / QUAD) + 1..].as_chunks().0[..groups]);
+    let (all_scales, n) = (acts.scales, acts.scales.len());
+    let (all_sums, all_x) = (&acts.sums[..n], &acts.q.as_chunks().0[..n]);
+    let (first, step) = line_of(at, groups, acts.m);
     let mut c = [[s.splat(0.0); M]; P];
-    for g in 0..a.k / GROUP {
+    #[allow(clippy::needless_range_loop)]
+    for g in 0..groups {
         let line = first + g * step;
-        let scales: &[f32; M] = acts.scales[line..].first_chunk().expect("checked");
-        let sums: &[i32; M] = acts.sums[line..].first_chunk().expect("checked");
-        let x: &[TokenLine; M] =
-            acts.q[GROUP * line..].as_chunks().0.first_chunk().expect("checked");
-        let group: [&[WeightLine; GROUP_LINES]; P] = std::array::from_fn(|p| {
-            lines[p * per_panel + 1 + GROUP_LINES * g..].first_chunk().expect("checked")
-        });
+        let scales: &[f32; M] = all_scales[line..].first_chunk().expect("checked");
+        let sums: &[i32; M] = all_sums[line..].first_chunk().expect("checked");
+        let x: &[TokenLine; M] = all_x[line..].first_chunk().expect("checked");
+        let group: [&[WeightLine; GROUP_LINES]; P] = std::array::from_fn(|p| &w[p][g]);
         let acc = group_q8::<S, M, P>(s, group, x, sums);
         for p in 0..P {
             for m in 0..M {
@@ -164,7 +166,7 @@ fn tile_q8<S: Simd, const M: usize, const P: usize>(s: S, a: &mut Gemm<'_>, at: 
         }
     }
     for p in 0..P {
-        let row_scale = Some(&scales_line(&lines[p * per_panel]));
+        let row_scale = Some(&scales_line(&lines[p * (1 + a.k / QUAD)]));
         let epilogue = Epilogue { row_scale, bias: a.bias.as_chunks().0.get(p), add: a.add };
         let to = a.out[(p * acts.m + at) * LANES..].as_chunks_mut().0;
         epilogue.store(s, &c[p], to);
