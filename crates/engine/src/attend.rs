@@ -5,14 +5,19 @@
 //! decode:    item = KV head × sequence × span; whoever packs the output projection's input merges
 //! ```
 //!
-//! Both visit blocks in order and merge spans in order, so both give the same bits.
+//! Where decoding has one sequence and one span, an item is a KV head, as it is for storing keys and
+//! values: then it does both, in one phase.
+//!
+//! All visit blocks in order and merge spans in order, so all give the same bits.
 
 use nanoinfer_format::{Config, QkNorm};
 use nanoinfer_kernels::{
-    AttendBlock, BLOCK, FinishHead, MAX_TILE, MergeSpans, Pack, PackQuery, Rope, SPAN, StoreKv,
+    AttendBlock, BLOCK, FinishHead, KvBlock, MAX_TILE, MergeSpans, Pack, PackQuery, Rope, SPAN,
+    StoreKv,
 };
 
 use crate::batch::{Sees, Slot};
+use crate::cache::{HeadMut, LayerSplit};
 use crate::inputs::{Needs, Rows};
 use crate::limits::ATTENTION_RUN;
 use crate::pass::{Pass, gather};
@@ -41,25 +46,66 @@ struct Place {
 }
 
 impl Pass<'_> {
-    /// Keys, rotated by their positions, and values into the cache. An item is one KV head.
+    /// Keys and values of all tokens into the cache. An item is one KV head.
     pub(crate) fn store_kv(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
-        let (c, m, s) = (self.config, self.m(), self.scratch);
-        let (kv_heads, head, group) = (c.n_kv_heads as usize, c.head_padded(), c.group());
-        let (qkv, norm) = (s.qkv.read(w), self.weights.layers[layer].attn_k_norm.as_ref());
-        let cache = self.cache.layers[layer].split(w, kv_heads, self.cache.n_blocks, head);
-        let (key, value) = local.row.split_at_mut(head);
-        let value = &mut value[..head];
-        for item in w.items(kv_heads) {
+        let qkv = self.scratch.qkv.read(w);
+        let cache = self.split_cache(w, layer);
+        for item in w.items(self.config.n_kv_heads as usize) {
             let unit = self.unit(qkv, item.index());
-            let mut cache = cache.take(&item);
-            for (row, slot) in self.slots.iter().enumerate() {
-                gather(unit, m, row, group * head, key);
-                gather(unit, m, row, (group + 1) * head, value);
-                self.place(w, key, Place { layer, row, pinned: false }, norm);
-                let to = cache.block(self.cache.block(slot.seq, slot.position / BLOCK), head);
-                let (at, rotation) = (slot.position % BLOCK, self.key_rotation());
-                self.kernels.store_kv(StoreKv { key, value, at, rotation, to });
-            }
+            self.store_head(w, &mut local.row, (layer, unit), &mut cache.take(&item));
+        }
+    }
+
+    /// A layer of the cache, to be written by KV heads.
+    fn split_cache<'p>(&'p self, w: &'p Worker<'_>, layer: usize) -> LayerSplit<'p> {
+        let (kv_heads, head) = (self.config.n_kv_heads as usize, self.config.head_padded());
+        self.cache.layers[layer].split(w, kv_heads, self.cache.n_blocks, head)
+    }
+
+    /// Keys, rotated by their positions, and values of one KV head.
+    fn store_head(
+        &self,
+        w: &Worker<'_>,
+        row: &mut [f32],
+        (layer, unit): (usize, &[f32]),
+        cache: &mut HeadMut<'_>,
+    ) {
+        let (m, head, group) = (self.m(), self.config.head_padded(), self.config.group());
+        let norm = self.weights.layers[layer].attn_k_norm.as_ref();
+        let (key, value) = row.split_at_mut(head);
+        let value = &mut value[..head];
+        for (row, slot) in self.slots.iter().enumerate() {
+            gather(unit, m, row, group * head, key);
+            gather(unit, m, row, (group + 1) * head, value);
+            self.place(w, key, Place { layer, row, pinned: false }, norm);
+            let to = cache.block(self.cache.block(slot.seq, slot.position / BLOCK), head);
+            let (at, rotation) = (slot.position % BLOCK, self.key_rotation());
+            self.kernels.store_kv(StoreKv { key, value, at, rotation, to });
+        }
+    }
+
+    /// Whether attention has no more items than there are KV heads, which then store their keys and
+    /// values in the same phase: one sequence, and a context of one span.
+    pub(crate) fn attends_by_heads(&self) -> bool {
+        matches!(self.runs, [run] if run.spans == 1)
+    }
+
+    /// Keys and values into the cache, and attention of the only run over its only span. An item is
+    /// one KV head; leaves states.
+    pub(crate) fn store_and_attend(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
+        let Some(run) = self.runs.first() else { return };
+        let (qkv, cache) = (self.scratch.qkv.read(w), self.split_cache(w, layer));
+        let (kv_heads, head) = (self.config.n_kv_heads as usize, self.config.head_padded());
+        let (_, column) = self.span_columns();
+        let out = self.scratch.spans.split(w, kv_heads * column, column);
+        for item in w.items(kv_heads) {
+            let (kv, mut cache) = (item.index(), cache.take(&item));
+            let unit = self.unit(qkv, kv);
+            self.store_head(w, &mut local.row, (layer, unit), &mut cache);
+            let part = Part { layer, kv, from: run.from, slots: self.slots };
+            self.pack_queries(w, local, part);
+            let block = |index| cache.view(index, head);
+            self.attend_span(local, part, run.span(0), block, out.take(&item).run());
         }
     }
 
@@ -132,7 +178,8 @@ impl Pass<'_> {
             let part = Part { layer, kv, from: run.from, slots };
             let n = self.pack_queries(w, local, part);
             let states = &mut out.take(&item).run()[..n * self.state_len()];
-            self.attend_span(w, local, part, run.span(index - run.first_span), states);
+            let span = run.span(index - run.first_span);
+            self.attend_span(local, part, span, |block| self.kv_block(w, part, block), states);
         }
     }
 
@@ -186,7 +233,8 @@ impl Pass<'_> {
         let (mut states, mut spans) =
             (std::mem::take(&mut local.states), std::mem::take(&mut local.spans));
         for span in (0..=last).filter(|span| seen(*span)) {
-            self.attend_span(w, local, part, span, &mut spans[..n * len]);
+            let kv = |block| self.kv_block(w, part, block);
+            self.attend_span(local, part, span, kv, &mut spans[..n * len]);
             let pairs = states.chunks_exact_mut(len).zip(spans[..n * len].chunks_exact(len));
             for (query, (state, next)) in pairs.enumerate() {
                 self.merge(&self.sees(layer, &slots[query / group]), span, state, next);
@@ -207,19 +255,25 @@ impl Pass<'_> {
         }
     }
 
+    /// An arena block of the cache, written in an earlier phase.
+    fn kv_block<'p>(&'p self, w: &'p Worker<'_>, part: Part<'_>, block: usize) -> KvBlock<'p> {
+        let index = part.kv * self.cache.n_blocks + block;
+        self.cache.layers[part.layer].block(w, index, self.config.head_padded())
+    }
+
     /// States of the packed queries of a part over one span. A block of the cache is read once for
     /// all of them.
-    fn attend_span(
+    fn attend_span<'k>(
         &self,
-        w: &Worker<'_>,
         local: &Local,
         part: Part<'_>,
         span: usize,
+        kv: impl Fn(usize) -> KvBlock<'k>,
         states: &mut [f32],
     ) {
         let (head, tile) = (self.config.head_padded(), self.kernels.tile());
         let (len, group) = (self.state_len(), self.config.group());
-        let Part { layer, kv: kv_head, slots, .. } = part;
+        let Part { layer, slots, .. } = part;
         states.chunks_exact_mut(len).for_each(AttendBlock::reset);
         let n = states.len() / len;
         let last = &slots[slots.len() - 1];
@@ -234,8 +288,7 @@ impl Pass<'_> {
             let pinned = last.slid.evicted > 0 && start < last.slid.pinned;
             let queries = if pinned { &local.pinned_queries } else { &local.queries };
             let queries = queries.packed(n, head);
-            let index = kv_head * self.cache.n_blocks + self.cache.block(last.seq, block);
-            let kv = self.cache.layers[layer].block(w, index, head);
+            let block = kv(self.cache.block(last.seq, block));
             for (i, states) in states.chunks_mut(tile * len).enumerate() {
                 let from = i * tile;
                 let mut visible = [(0, 0); MAX_TILE];
@@ -246,7 +299,7 @@ impl Pass<'_> {
                 self.kernels.attend(AttendBlock {
                     queries,
                     first: from,
-                    block: kv,
+                    block,
                     head,
                     visible,
                     scale: self.config.attention_scale as f32,

@@ -35,7 +35,7 @@ use crate::cancel::Canceller;
 use crate::pool::Pool;
 use freed::{Contents, ROOT, key};
 pub use layer::KvType;
-pub(crate) use layer::LayerCache;
+pub(crate) use layer::{HeadMut, LayerCache, LayerSplit};
 
 /// Names a sequence of an [`crate::Engine`]. No two sequences of a process have the same name, so
 /// that of a closed one is refused, and so is that of another engine's.

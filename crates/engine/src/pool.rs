@@ -9,7 +9,8 @@
 //!
 //! Within a phase, workers claim items (numbers 0…n) from a counter, so a worker that the system
 //! put to sleep delays nobody's share but its own item. A [`Shared`] buffer is, in one phase,
-//! either read by all or written by columns, one item one column. The types enforce it:
+//! either read by all or written by columns, one item one column, which only that item may read
+//! meanwhile. The types enforce it:
 //!
 //! - slices borrow the [`Worker`], and [`Worker::barrier`] needs it mutably, so none outlives its
 //!   phase (checked by the compiler);

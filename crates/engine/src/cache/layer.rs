@@ -139,6 +139,24 @@ impl<'p> LayerSplit<'p> {
 }
 
 impl HeadMut<'_> {
+    /// Block `index` of this head, what its owner has written included.
+    pub(crate) fn view(&self, index: usize, head: usize) -> KvBlock<'_> {
+        let values = index * BLOCK * head..(index + 1) * BLOCK * head;
+        match self {
+            Self::F32 { k, v } => {
+                KvBlock::F32 { k: &k.get(0)[values.clone()], v: &v.get(0)[values] }
+            }
+            Self::F16 { k, v } => {
+                KvBlock::F16 { k: &k.get(0)[values.clone()], v: &v.get(0)[values] }
+            }
+            Self::Q8 { k, v, v_scales } => KvBlock::Q8 {
+                k: &k.get(0)[index * q8_key_block(head)..][..q8_key_block(head)],
+                v: &v.get(0)[values],
+                v_scales: &v_scales.get(0)[index * BLOCK..][..BLOCK],
+            },
+        }
+    }
+
     /// Block `index` of this head.
     pub(crate) fn block(&mut self, index: usize, head: usize) -> KvBlockMut<'_> {
         let values = index * BLOCK * head..(index + 1) * BLOCK * head;

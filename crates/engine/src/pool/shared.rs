@@ -229,6 +229,13 @@ impl<'p, T: Plain> Columns<'p, T> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(r * self.stride), self.width) }
     }
 
+    /// The columns of row `r`, to be read by the item that owns them.
+    pub(crate) fn get(&self, r: usize) -> &[T] {
+        assert!(r < self.rows);
+        // SAFETY: as in `row`; `&self` lets no slice of this item be written meanwhile.
+        unsafe { std::slice::from_raw_parts(self.start.add(r * self.stride), self.width) }
+    }
+
     /// The columns of the first row, for a buffer divided into plain runs.
     pub(crate) fn run(self) -> &'p mut [T] {
         assert!(self.rows > 0);
