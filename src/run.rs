@@ -168,7 +168,11 @@ impl SamplingArgs {
             sampling,
             stop: self.stop.clone(),
             ignore_eos: self.ignore_eos,
-            drafting: if drafts.no_draft { Drafting::OFF } else { Drafting::default() },
+            drafting: if drafts.no_draft {
+                Drafting::OFF
+            } else {
+                Drafting { fixed: drafts.draft_length, ..Drafting::default() }
+            },
         }
     }
 }

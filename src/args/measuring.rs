@@ -51,6 +51,9 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "N,…", value_delimiter = ',',
           value_parser = clap::value_parser!(u64).range(2..1 << 20))]
     pub(crate) n_copy: Vec<u64>,
+    /// Tokens of each draft, as for `generate`: for tests
+    #[arg(long, hide = true, value_name = "N")]
+    pub(crate) draft_length: Option<usize>,
     /// Tokens of context before the test begins; filled without being timed
     #[arg(short = 'd', long, value_name = "D,…", value_delimiter = ',', default_value = "0",
           value_parser = tokens())]

@@ -76,7 +76,7 @@ pub(crate) fn run(args: Bench) -> Result<ExitCode> {
         for &kv in &kvs {
             let mut runner = Runner::new(source.model()?, threads, kv, &tests)?;
             if let Some(most) = longest_copy {
-                runner.copy_up_to(source.model()?, most)?;
+                runner.copy_up_to(source.model()?, most, args.draft_length)?;
             }
             runners.push(runner);
         }

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use nanoinfer_engine::{
-    Engine, EngineOptions, GenerateOptions, KvType, Model, PassStep, Script, SeqId, Session, Stats,
-    Step,
+    Drafting, Engine, EngineOptions, GenerateOptions, KvType, Model, PassStep, Script, SeqId,
+    Session, Stats, Step,
 };
 
 use super::kinds::{Kind, Test};
@@ -18,8 +18,9 @@ pub(super) struct Runner {
     contexts: Vec<(usize, Vec<SeqId>)>,
     random: u64,
     steps: Vec<Step>,
-    /// Repeats prompts, with an engine of its own.
+    /// Repeats prompts, with an engine of its own, and tokens of each draft, if not as many as pay.
     copier: Option<Session>,
+    draft_length: Option<usize>,
 }
 
 impl Runner {
@@ -50,11 +51,24 @@ impl Runner {
             contexts.push((depth, sequences));
         }
         let steps = Vec::with_capacity(engine.max_batch());
-        Ok(Self { engine, contexts, random: 0x2545_f491_4f6c_dd1d, steps, copier: None })
+        Ok(Self {
+            engine,
+            contexts,
+            random: 0x2545_f491_4f6c_dd1d,
+            steps,
+            copier: None,
+            draft_length: None,
+        })
     }
 
     /// Makes ready for tests that repeat up to `most` tokens.
-    pub(super) fn copy_up_to(&mut self, model: Model, most: usize) -> Result<()> {
+    pub(super) fn copy_up_to(
+        &mut self,
+        model: Model,
+        most: usize,
+        draft_length: Option<usize>,
+    ) -> Result<()> {
+        self.draft_length = draft_length;
         let options = EngineOptions {
             threads: Some(self.engine.threads()),
             kv: Some(self.engine.kv()),
@@ -144,9 +158,13 @@ impl Runner {
             (1..=n as u32).map(|i| i.wrapping_mul(0x9e37_79b1) % vocab).collect();
         let copier = self.copier.as_mut().context("a test that repeats was announced")?;
         copier.prompt_tokens(&tokens)?;
-        copier.set_script(Some(Script { tokens, acceptance: None }));
-        let options =
-            GenerateOptions { max_tokens: Some(n), ignore_eos: true, ..GenerateOptions::default() };
+        copier.set_script(Some(Script { tokens, ..Script::default() }));
+        let options = GenerateOptions {
+            max_tokens: Some(n),
+            ignore_eos: true,
+            drafting: Drafting { fixed: self.draft_length, ..Drafting::default() },
+            ..GenerateOptions::default()
+        };
         copier.start(options)?;
         while copier.next()?.is_some() {}
         Ok(n as f64 / copier.stats().decode_tps())

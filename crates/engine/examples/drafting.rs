@@ -110,7 +110,7 @@ fn copy(path: &str, scripted: Option<&str>) -> Result<()> {
                 let mut forced = session(path, 1024, Overflow::Stop)?;
                 let vocab = forced.engine().model().config().vocab_size;
                 let into = |ids: &[u32]| ids.iter().map(|id| id % vocab).collect::<Vec<_>>();
-                forced.set_script(Some(Script { tokens: into(&text), acceptance: None }));
+                forced.set_script(Some(Script { tokens: into(&text), ..Script::default() }));
                 (forced, into(&ids))
             }
         };
@@ -171,7 +171,7 @@ fn prose(path: &str, scripted: Option<&str>) -> Result<()> {
                 let with = (turn + pair) % 2;
                 let session = forced.as_mut().unwrap_or(&mut speaker);
                 let tokens = text.iter().skip(SEGMENT * pair).copied().collect();
-                let script = Script { tokens, acceptance: None };
+                let script = Script { tokens, ..Script::default() };
                 session.set_script(scripted.map(|_| script));
                 let drafting = if with == 1 { on() } else { Drafting::OFF };
                 let (ids, stats, time) =
@@ -238,7 +238,8 @@ fn model(target: &str, draft: &str) -> Result<()> {
         };
         let best = (1..=8).max_by(|a, b| gain(*a).total_cmp(&gain(*b))).unwrap_or(1);
         let tokens: Vec<u32> = (0..160u32).map(|i| (i * 7919 + 13) % 30_000).collect();
-        session.set_script(Some(Script { tokens, acceptance: Some(p) }));
+        let script = Script { tokens, acceptance: Some(p), ..Script::default() };
+        session.set_script(Some(script));
         let mut ratios = Vec::new();
         let mut stats = Stats::default();
         for round in 0..6 {

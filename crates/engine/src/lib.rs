@@ -50,4 +50,4 @@ pub use profile::{PassStep, Profile};
 pub use sample::{Candidate, Sampling};
 pub use selfcheck::{NUMERICS, Replay, SelfCheck};
 pub use session::{Branch, Session};
-pub use speculate::{DraftStats, Drafted, Drafting, Script};
+pub use speculate::{DraftCosts, DraftStats, Drafted, Drafting, Script};

@@ -21,18 +21,11 @@ mod script;
 use nanoinfer_format::Generation;
 
 use crate::{Engine, Error, Sampling};
-use governor::{Governor, MAX_DRAFT, Offer, Plan};
+use governor::{Governor, MAX_DRAFT, Offer, Plan, Source};
 use lookup::Lookup;
 pub(crate) use model::DraftModel;
-pub use script::Script;
 use script::Scripted;
-
-/// Where drafts come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
-    Lookup,
-    Model,
-}
+pub use script::{DraftCosts, Script};
 
 /// What may be drafted for an answer. It never changes a token of it, only its speed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +137,11 @@ impl Speculator {
         self.script = script.map(|script| Scripted { script, start: 0 });
     }
 
+    /// Costs that count instead of measured times.
+    fn costs(&self) -> Option<DraftCosts> {
+        self.script.as_ref()?.script.costs
+    }
+
     pub(crate) fn stats(&self) -> DraftStats {
         self.stats
     }
@@ -219,14 +217,15 @@ impl Speculator {
             None => self.governor.plan(&offers[..n], room),
         };
         let Some(plan) = plan.filter(|plan| plan.n > 0) else { return Ok(()) };
+        let given = self.costs().map(|costs| costs.step * plan.n as f64);
         match (plan.source, found, &mut self.model) {
             (Source::Model, _, Some(model)) => {
                 let start = std::time::Instant::now();
                 model.catch_up(tokens)?;
                 let script = self.script.as_ref();
                 let steps = model.draft(tokens, plan.n, script, &mut self.draft)?;
-                self.governor.stepped(steps, plan.n);
-                self.seconds.1 = start.elapsed().as_secs_f64();
+                self.governor.stepped(given.unwrap_or(steps), plan.n);
+                self.seconds.1 = given.unwrap_or_else(|| start.elapsed().as_secs_f64());
             }
             (_, Some(found), _) => lookup::copy(tokens, found.at, plan.n, &mut self.draft),
             _ => return Ok(()),
@@ -246,6 +245,8 @@ impl Speculator {
 
     /// The pass is done: the last token's logits and those of the draft can be drawn from.
     pub(crate) fn passed(&mut self, seconds: f64) {
+        let given = self.costs().map(|costs| 1.0 + costs.row * self.draft.len() as f64);
+        let seconds = given.unwrap_or(seconds);
         self.seconds.0 = seconds;
         self.stats.passes += 1;
         self.open = true;
@@ -258,7 +259,7 @@ impl Speculator {
     /// A token was drawn and is now the last of the context. Returns whether it was drafted, so
     /// that the cache holds it.
     pub(crate) fn drawn(&mut self, tokens: &[u32], seconds: f64) -> bool {
-        self.governor.drawn(seconds);
+        self.governor.drawn(self.costs().map_or(seconds, |costs| costs.draw));
         self.lookup.extend(tokens);
         let id = tokens.last().copied();
         if let (Some(model), Some(id)) = (&mut self.model, id) {

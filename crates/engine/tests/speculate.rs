@@ -4,8 +4,8 @@ mod common;
 
 use common::{data, first_layers, model, with_text};
 use nanoinfer_engine::{
-    Drafting, Engine, EngineOptions, Event, FinishReason, GenerateOptions, Model, Sampling, Script,
-    Session, Stats,
+    DraftCosts, Drafting, Engine, EngineOptions, Event, FinishReason, GenerateOptions, Model,
+    Sampling, Script, Session, Stats,
 };
 use nanoinfer_format::{Generation, NanoFile, Quant};
 use nanoinfer_packer::fetch::ModelRef;
@@ -106,7 +106,7 @@ fn answers_are_the_same_with_any_draft_and_any_sampler() {
 fn a_text_that_repeats_itself_takes_few_passes() {
     let text = repetitive(300);
     let mut session = session(tiny(), 320);
-    let script = Script { tokens: text[100..].to_vec(), acceptance: None };
+    let script = Script { tokens: text[100..].to_vec(), ..Script::default() };
     session.set_script(Some(script));
     let options = |drafting| GenerateOptions {
         max_tokens: Some(200),
@@ -129,7 +129,8 @@ fn a_scripted_draft_model_is_as_right_as_asked_for() {
     let mut session = session(tiny(), 512);
     session.set_draft_model(Engine::new(tiny(), &EngineOptions::default()).unwrap()).unwrap();
     for (acceptance, low, high) in [(0.0, 0.0, 0.0), (0.7, 0.6, 0.8), (1.0, 0.99, 1.0)] {
-        let script = Script { tokens: text[100..].to_vec(), acceptance: Some(acceptance) };
+        let tokens = text[100..].to_vec();
+        let script = Script { tokens, acceptance: Some(acceptance), ..Script::default() };
         session.set_script(Some(script));
         let drafting = Drafting { lookup: false, ..fixed(1) };
         let options =
@@ -138,6 +139,38 @@ fn a_scripted_draft_model_is_as_right_as_asked_for() {
         assert_eq!(ids, text[100..]);
         let share = stats.drafts.model.acceptance();
         assert!((low..=high).contains(&share), "{acceptance}: {share}");
+    }
+}
+
+/// With given costs it decides the same on every machine, however busy it is.
+#[test]
+fn the_governor_drafts_where_it_pays_and_not_where_it_costs() {
+    let text = repetitive(400);
+    let answer = |row, drafting| {
+        // One thread: where other tests run beside this one, two wait for each other.
+        let (ctx, threads) = (Some(512), Some(1));
+        let options = EngineOptions { ctx, threads, ..EngineOptions::default() };
+        let engine = || Engine::new(tiny(), &options).unwrap();
+        let mut session = Session::new(engine()).unwrap();
+        session.set_draft_model(engine()).unwrap();
+        let costs = Some(DraftCosts { row, draw: 0.01, step: 0.1 });
+        let tokens = text[100..].to_vec();
+        session.set_script(Some(Script { tokens, acceptance: Some(0.95), costs }));
+        let options =
+            GenerateOptions { max_tokens: Some(300), drafting, ..GenerateOptions::default() };
+        let (ids, stats) = run(&mut session, &text[..100], options);
+        assert_eq!(ids, text[100..]);
+        stats.drafts
+    };
+    let both = Drafting::default();
+    let (lookup, model) = (Drafting { model: false, ..both }, Drafting { lookup: false, ..both });
+    for drafting in [lookup, model, both] {
+        let cheap = answer(0.05, drafting);
+        assert!(cheap.tokens_per_pass() > 2.5, "{drafting:?}: {cheap:?}");
+        assert_eq!(answer(0.05, drafting), cheap, "{drafting:?}");
+        // A row costs what a pass does: tried, and left.
+        let costly = answer(1.0, drafting).all();
+        assert!((1..20).contains(&costly.drafted), "{drafting:?}: {costly:?}");
     }
 }
 

@@ -11,8 +11,6 @@
 //! is filled by a small share of all passes, and its limit is low, so text that changes its nature
 //! costs little before drafting stops.
 
-use super::Source;
-
 /// Most tokens of a draft: with the last token they fill one tile of 16.
 pub(crate) const MAX_DRAFT: usize = 15;
 /// What an undrafted pass pays into the account.
@@ -53,6 +51,13 @@ impl Acceptance {
     }
 }
 
+/// Where drafts come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    Lookup,
+    Model,
+}
+
 /// What a source could draft.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Offer {
@@ -81,8 +86,9 @@ pub(crate) struct Governor {
     /// Cost of each row after the first, for 2, 3–4, 5–8 and 9–16 rows.
     rows: [f64; 4],
     measured: [bool; 4],
-    /// Seconds to draw a token.
+    /// Seconds to draw a token, and how many were measured.
     draw: f64,
+    draws: u32,
     /// Seconds of a step of the draft model.
     step: f64,
     lookups: [Acceptance; LENGTHS.len()],
@@ -99,6 +105,7 @@ impl Default for Governor {
             rows: [ROW; 4],
             measured: [false; 4],
             draw: 0.0,
+            draws: 0,
             step: 0.0,
             lookups: [0.25, 0.4, 0.5, 0.65, 0.8, 0.9].map(Acceptance::assumed),
             model: Acceptance::assumed(0.7),
@@ -111,6 +118,16 @@ impl Default for Governor {
 /// away, moves it little further than one that is not.
 fn follow(estimate: &mut f64, measured: f64, share: f64) {
     *estimate += share * (measured.clamp(*estimate * 0.6, *estimate * 1.6) - *estimate);
+}
+
+/// The same with the least of the first three for a start: one of them may have been interrupted.
+fn first_least(estimate: &mut f64, n: &mut u32, measured: f64, share: f64) {
+    *n = n.saturating_add(1);
+    match *n {
+        1 => *estimate = measured,
+        2 | 3 => *estimate = estimate.min(measured),
+        _ => follow(estimate, measured, share),
+    }
 }
 
 fn size(rows: usize) -> usize {
@@ -179,12 +196,7 @@ impl Governor {
     /// An undrafted pass took so long.
     pub(crate) fn single(&mut self, seconds: f64) {
         self.since_single = 0;
-        self.singles = self.singles.saturating_add(1);
-        match self.singles {
-            1 => self.single = seconds,
-            2 | 3 => self.single = self.single.min(seconds),
-            _ => follow(&mut self.single, seconds, 0.1),
-        }
+        first_least(&mut self.single, &mut self.singles, seconds, 0.1);
         self.account = (self.account + INCOME).min(LIMIT);
         // What was once measured as too dear is tried again, some day.
         for row in &mut self.rows {
@@ -194,10 +206,7 @@ impl Governor {
 
     /// A token was drawn.
     pub(crate) fn drawn(&mut self, seconds: f64) {
-        match self.draw > 0.0 {
-            true => follow(&mut self.draw, seconds, 0.05),
-            false => self.draw = seconds,
-        }
+        first_least(&mut self.draw, &mut self.draws, seconds, 0.05);
     }
 
     /// The draft model took so long for so many steps.
@@ -295,6 +304,16 @@ mod tests {
             let (speed, _) = simulate(row, p, 2000, LOOKUP);
             assert!(speed > 0.9 * best, "row {row}, p {p}: {speed} of {best}");
         }
+    }
+
+    #[test]
+    fn one_interrupted_draw_does_not_keep_from_drafting() {
+        let mut governor = Governor::default();
+        for draw in [0.1, 1e-5, 1e-5] {
+            governor.single(1e-3);
+            governor.drawn(draw);
+        }
+        assert!(governor.plan(&[Offer { past: 20, ..LOOKUP }], MAX_DRAFT).is_some());
     }
 
     #[test]

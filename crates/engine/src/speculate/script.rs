@@ -10,6 +10,20 @@ pub struct Script {
     pub tokens: Vec<u32>,
     /// Share of the draft model's tokens that are right; `None` = what it says itself.
     pub acceptance: Option<f64>,
+    /// What decisions about drafts are based on; `None` = the times that passes take. Given ones
+    /// make the same decisions on every machine, however busy it is.
+    pub costs: Option<DraftCosts>,
+}
+
+/// Costs that decide about drafts, in units of a pass without a draft.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DraftCosts {
+    /// Of each row of a pass after the first.
+    pub row: f64,
+    /// Of drawing a token.
+    pub draw: f64,
+    /// Of a step of the draft model.
+    pub step: f64,
 }
 
 /// A script for an answer that begins at position `start` of the context.
