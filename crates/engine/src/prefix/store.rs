@@ -149,6 +149,8 @@ impl PrefixStore {
         let identity = identity(engine);
         write(engine.cache_mut(), &identity, what, "", temp.as_file_mut())?;
         temp.as_file_mut().flush()?;
+        // The system's own time of a write can lie before an earlier `touch`: it moves in ticks.
+        temp.as_file().set_modified(SystemTime::now())?;
         temp.as_file().sync_all()?;
         temp.persist(path)?;
         Ok(())
