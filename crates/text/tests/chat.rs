@@ -2,8 +2,6 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
-
 use common::{LLAMA2, SMOL, SMOL_GGUF};
 use nanoinfer_text::{ChatTemplate, Error, Message, Specials, Tokenizer, encode_chat};
 use proptest::prelude::*;
@@ -24,7 +22,7 @@ fn controls(ids: &[u32]) -> Vec<u32> {
 }
 
 #[test]
-fn bombs_end_soon() {
+fn bombs_end_by_a_limit() {
     let bombs = [
         "{% for a in range(900) %}{% for b in range(900) %}{% endfor %}{% endfor %}",
         "{% for a in range(900) %}{% for b in range(900) %}xxxxxxxxxxxxxxxx{% endfor %}{% endfor %}",
@@ -40,16 +38,16 @@ fn bombs_end_soon() {
         "{% set ns = namespace(l=[]) %}{% for i in range(900) %}{% set ns.l = ns.l + [] %}{% for j in range(900) %}{% set ns.l = [] + ns.l %}{% endfor %}{% endfor %}",
         "{% for a in range(900) %}{% set x = ('ab' * 10000).split('a') %}{% endfor %}",
     ];
-    bombs.iter().for_each(|bomb| assert_ends_soon(bomb));
+    bombs.iter().for_each(|bomb| assert_ends_by_a_limit(bomb));
 }
 
 #[track_caller]
-fn assert_ends_soon(bomb: &str) {
-    let start = Instant::now();
+fn assert_ends_by_a_limit(bomb: &str) {
     let error = render(bomb).expect_err(bomb).to_string();
     assert!(error.starts_with("chat template: ") && !error.contains('\n'), "{error}");
-    // A bomb without a fuse takes minutes or all memory; this only tells those apart.
-    assert!(start.elapsed() < Duration::from_secs(5), "{bomb}: {:?}", start.elapsed());
+    // No clock: what no limit holds never ends, or ends with all memory gone.
+    let limits = ["ran out of fuel", "holds too many others", "recursion limit", "plain fields"];
+    assert!(limits.iter().any(|limit| error.contains(limit)), "{bomb}: {error}");
 }
 
 /// Lists that are small in memory and endless when walked through: every way to make one.
@@ -107,16 +105,16 @@ fn values_that_hold_themselves_are_refused() {
 #[test]
 fn lazy_values_do_not_exhaust_the_stack() {
     for step in ["a.l + [1]", "a.l[0:]", "a.l * 1", "a.l | reverse", "a.l | list", "[] + a.l"] {
-        assert_ends_soon(&format!(
+        assert_ends_by_a_limit(&format!(
             "{{% set a = namespace(l=[]) %}}{{% for i in range(900) %}}{{% for j in range(900) %}}{{% set a.l = {step} %}}{{% endfor %}}{{% endfor %}}"
         ));
     }
 }
 
 /// Every way to have a value walked through, on the largest values there can be, as often as fuel
-/// allows.
+/// allows: the product of the two bounds the work.
 #[test]
-fn the_largest_values_take_bounded_time() {
+fn the_largest_values_take_bounded_work() {
     let value = "{% set NAME = [range(450) | list, range(450) | list] %}";
     let values = value.replace("NAME", "a") + &value.replace("NAME", "b");
     for step in [
@@ -135,13 +133,11 @@ fn the_largest_values_take_bounded_time() {
     ] {
         let once = render(&format!("{values}{step}"));
         assert!(once.is_ok(), "{step}: {once:?}");
-        let start = Instant::now();
         let bomb = format!(
             "{values}{{% for m in range(900) %}}{{% for n in range(900) %}}{step}{{% endfor %}}{{% endfor %}}"
         );
         let error = render(&bomb).expect_err(step).to_string();
         assert!(error.contains("fuel"), "{step}: {error}");
-        assert!(start.elapsed() < Duration::from_secs(5), "{step}: {:?}", start.elapsed());
     }
 }
 
