@@ -282,22 +282,23 @@ fn what_has_arrived_is_kept_for_the_next_time() {
 #[test]
 fn a_slow_server_is_waited_for_and_a_dead_one_is_not() {
     let folder = tiny("llama-gqa");
-    let run = |home: &Path, endpoint: &str| {
+    let run = |home: &Path, endpoint: &str, seconds: &str| {
         let mut command = client(home, endpoint);
-        command.env("HF_HUB_DOWNLOAD_TIMEOUT", "1").args(["convert", "--model", "acme/tiny"]);
+        command.env("HF_HUB_DOWNLOAD_TIMEOUT", seconds).args(["convert", "--model", "acme/tiny"]);
         command.arg("--out").arg(home.join("out.nano")).output().unwrap()
     };
-    // Two seconds in all, but never one without a byte.
-    let slow = cdn(&folder, |bytes, _| Response { pieces: 20, ..Response::ok(bytes) });
+    // Six seconds in all and a quarter between two bytes: only a machine that stands still for
+    // twenty times as long takes it for dead, and then goes on from where it was.
+    let slow =
+        cdn(&folder, |bytes, request| Response { pieces: 25, ..Response::range(&bytes, request) });
     let (home, server) = (temp(), hub(&folder, &slow.url));
-    let output = run(home.path(), &server.url);
+    let output = run(home.path(), &server.url, "5");
     assert!(output.status.success(), "{}", stderr(&output));
-    let dead = cdn(&folder, |bytes, _| {
-        let stall = std::time::Duration::from_millis(1500);
-        Response { cut: Some(10), stall, ..Response::ok(bytes) }
-    });
+    // It says ten bytes and nothing more, for as long as somebody listens.
+    let dead =
+        cdn(&folder, |bytes, _| Response { cut: Some(10), silent: true, ..Response::ok(bytes) });
     let (home, server) = (temp(), hub(&folder, &dead.url));
-    assert_fails(&run(home.path(), &server.url), 1, &["broke off after 10 bytes", "timeout"]);
+    assert_fails(&run(home.path(), &server.url, "2"), 1, &["broke off after 10 bytes", "timeout"]);
 }
 
 #[test]

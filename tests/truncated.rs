@@ -27,7 +27,8 @@ fn chat(file: &Path, options: &[&str], ready: impl Fn(u32) -> bool) -> Child {
     let child = command.spawn().unwrap();
     let begin = Instant::now();
     while !ready(child.id()) {
-        assert!(begin.elapsed() < Duration::from_secs(60), "the model is not opened");
+        // A guard against a program that hangs.
+        assert!(begin.elapsed() < Duration::from_secs(600), "the model is not opened");
         std::thread::sleep(Duration::from_millis(20));
     }
     child

@@ -12,8 +12,12 @@ use std::time::{Duration, Instant};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
-/// Longest wait for anything; only a program that hangs reaches it.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait for anything: a guard against a program that hangs. No machine is so slow that it
+/// would decide about one that does not.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// What the test itself writes to the terminal after the program's end. An emulator ignores it, and
+/// the program never writes it.
+const MARK: u8 = 0x06;
 
 pub(crate) struct Pty {
     pub(crate) child: Child,
@@ -23,6 +27,8 @@ pub(crate) struct Pty {
     emulator: Arc<Mutex<vt100::Parser>>,
     /// The reader is to let go of the terminal.
     closing: Arc<AtomicBool>,
+    /// The reader has come to the mark.
+    marked: Arc<AtomicBool>,
 }
 
 impl Pty {
@@ -48,9 +54,12 @@ impl Pty {
         let emulator = Arc::new(Mutex::new(emulator(columns, rows)));
         let closing = Arc::new(AtomicBool::new(false));
         let reader = terminal.try_clone().expect("a copy");
-        let (shown, stop) = (Arc::clone(&emulator), Arc::clone(&closing));
-        std::thread::spawn(move || show(reader, &shown, &stop));
-        Self { child, terminal: Some(terminal), line: Some(open().into()), emulator, closing }
+        let marked = Arc::new(AtomicBool::new(false));
+        let (shown, stop, mark) =
+            (Arc::clone(&emulator), Arc::clone(&closing), Arc::clone(&marked));
+        std::thread::spawn(move || show(reader, &shown, &stop, &mark));
+        let (terminal, line) = (Some(terminal), Some(open().into()));
+        Self { child, terminal, line, emulator, closing, marked }
     }
 
     /// Types.
@@ -112,13 +121,21 @@ impl Pty {
         self.terminal = None;
     }
 
-    /// Waits for the end.
+    /// Waits for the end, and until all that the program wrote is on the screen.
     #[track_caller]
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let start = Instant::now();
+        let mut ended = None;
         loop {
-            if let Some(status) = self.child.try_wait().expect("a child") {
-                std::thread::sleep(Duration::from_millis(50)); // the reader takes the last bytes
+            if ended.is_none() {
+                ended = self.child.try_wait().expect("a child");
+                if let (Some(_), Some(line)) = (ended, &self.line) {
+                    rustix::io::write(line, &[MARK]).expect("behind the program's last byte");
+                }
+            }
+            if let Some(status) = ended
+                && (self.line.is_none() || self.marked.load(Ordering::Acquire))
+            {
                 return status;
             }
             assert!(start.elapsed() < PATIENCE, "still running:\n{}", self.screen());
@@ -148,11 +165,21 @@ impl Drop for Pty {
 }
 
 /// Feeds the emulator until the terminal is closed, from either side.
-fn show(mut terminal: File, emulator: &Mutex<vt100::Parser>, closing: &AtomicBool) {
+fn show(
+    mut terminal: File,
+    emulator: &Mutex<vt100::Parser>,
+    closing: &AtomicBool,
+    marked: &AtomicBool,
+) {
     let mut bytes = [0; 65536];
     while !closing.load(Ordering::Relaxed) {
         match terminal.read(&mut bytes) {
-            Ok(n @ 1..) => emulator.lock().expect("the emulator").process(&bytes[..n]),
+            Ok(n @ 1..) => {
+                emulator.lock().expect("the emulator").process(&bytes[..n]);
+                if bytes[..n].contains(&MARK) {
+                    marked.store(true, Ordering::Release);
+                }
+            }
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 std::thread::sleep(Duration::from_millis(2));
             }

@@ -1,6 +1,6 @@
 //! An HTTP server on the loopback interface, just enough to stand in for the hub.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,9 +20,9 @@ pub(crate) struct Response {
     pub(crate) body: Vec<u8>,
     /// Send only this many bytes of the body, then hang up.
     pub(crate) cut: Option<usize>,
-    /// Be silent for so long before hanging up.
-    pub(crate) stall: Duration,
-    /// Send the body in this many pieces, with a pause before each.
+    /// Be silent after that until the client hangs up.
+    pub(crate) silent: bool,
+    /// Send the body in this many pieces, with a quarter of a second before each.
     pub(crate) pieces: usize,
 }
 
@@ -109,11 +109,13 @@ fn serve(
     let body = &response.body[..response.cut.unwrap_or(response.body.len())];
     for piece in body.chunks(body.len().div_ceil(response.pieces.max(1)).max(1)) {
         if response.pieces > 0 {
-            std::thread::sleep(Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(250));
         }
         out.write_all(piece)?;
     }
-    std::thread::sleep(response.stall);
+    if response.silent {
+        out.read_to_end(&mut Vec::new())?;
+    }
     Ok(())
 }
 

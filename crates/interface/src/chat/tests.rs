@@ -5,8 +5,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use nanoinfer_engine::{
-    DraftStats, Drafted, Engine, EngineOptions, FinishReason, GenerateOptions, Model, Session,
-    Stats,
+    DraftStats, Drafted, Engine, EngineOptions, FinishReason, GenerateOptions, Model, Overflow,
+    Session, Stats,
 };
 use nanoinfer_format::Quant;
 use nanoinfer_packer::fetch::ModelRef;
@@ -359,10 +359,14 @@ fn a_full_context_is_a_choice() {
 }
 
 /// A worker on a thread of its own, with the real model.
-fn worker(ctx: usize) -> (Sender<Command>, Receiver<Report>, std::sync::Arc<Controls>) {
+fn worker(
+    ctx: usize,
+    overflow: Overflow,
+) -> (Sender<Command>, Receiver<Report>, std::sync::Arc<Controls>) {
     let model = ModelRef::parse("smollm2").unwrap();
     let path = Store::open().unwrap().ready(&model, Quant::Q8, &mut |_| {}).unwrap();
-    let options = EngineOptions { threads: Some(2), ctx: Some(ctx), ..EngineOptions::default() };
+    let (threads, ctx) = (Some(2), Some(ctx));
+    let options = EngineOptions { threads, ctx, overflow, ..EngineOptions::default() };
     let engine = Engine::new(Model::open(path).unwrap(), &options).unwrap();
     let (reports, told) = channel();
     let (commands, asked) = channel();
@@ -385,7 +389,8 @@ fn carry_out(app: &mut App, effect: Option<Effect>, to: &Sender<Command>, from: 
     while let Some(Effect::Command(command)) = effect.take() {
         to.send(command).unwrap();
         loop {
-            let report = from.recv_timeout(Duration::from_secs(60)).unwrap();
+            // A guard against a worker that hangs; one that is gone is an error at once.
+            let report = from.recv_timeout(Duration::from_secs(600)).unwrap();
             let progress = matches!(report, Report::Progress(_));
             effect = app.report(report);
             if !progress {
@@ -397,7 +402,7 @@ fn carry_out(app: &mut App, effect: Option<Effect>, to: &Sender<Command>, from: 
 
 #[test]
 fn five_turns_show_what_the_engine_counts() {
-    let (to, from, controls) = worker(4096);
+    let (to, from, controls) = worker(4096, Overflow::Stop);
     controls.show_inside(true);
     let mut app = app(true);
     app.options.max_tokens = Some(16);
@@ -449,7 +454,7 @@ fn five_turns_show_what_the_engine_counts() {
 
 #[test]
 fn a_conversation_outlives_its_context_by_choice_only() {
-    let (to, from, _) = worker(160);
+    let (to, from, _) = worker(160, Overflow::Stop);
     let mut app = app(true);
     app.options.max_tokens = Some(20);
     app.info.ctx = 160;
@@ -470,7 +475,8 @@ fn a_conversation_outlives_its_context_by_choice_only() {
 
 #[test]
 fn stopping_before_and_during_an_answer() {
-    let (to, from, controls) = worker(4096);
+    // An answer of a million tokens: it is stopped in its middle on any machine.
+    let (to, from, controls) = worker(4096, Overflow::Slide);
     let mut app = app(true);
     app.options.ignore_eos = true;
     let effect = send(&mut app, "Tell me a story.");
