@@ -131,11 +131,6 @@ impl Model {
         Ok(ids)
     }
 
-    /// The system's message that is baked into the file, if there is one.
-    pub fn baked_prompt(&self) -> Option<String> {
-        crate::prefix::baked_text(self)
-    }
-
     fn missing(&self, what: &'static str) -> Error {
         Error::Missing { path: self.file.path().to_path_buf(), what }
     }

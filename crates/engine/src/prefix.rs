@@ -215,14 +215,16 @@ pub fn bake(path: &Path, text: &str) -> Result<Vec<u8>, Error> {
 }
 
 /// The prompt that is baked into a model's file, and its blocks.
-pub(crate) fn baked(model: &Model) -> Option<(Prefix, &[u8])> {
+fn baked(model: &Model) -> Option<(Prefix, &[u8])> {
     let (_, mut bytes) = model.file().section(SectionKind::BakedPrompt)?;
     Some((Prefix::read(&mut bytes).ok()?, bytes))
 }
 
-/// The text of the baked prompt.
-pub(crate) fn baked_text(model: &Model) -> Option<String> {
-    baked(model).map(|(prefix, _)| prefix.text).filter(|text| !text.is_empty())
+impl Model {
+    /// The system's message that is baked into the file, if there is one.
+    pub fn baked_prompt(&self) -> Option<String> {
+        baked(self).map(|(prefix, _)| prefix.text).filter(|text| !text.is_empty())
+    }
 }
 
 impl Engine {
