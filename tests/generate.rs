@@ -135,7 +135,9 @@ fn the_prompt_comes_from_an_argument_a_file_or_standard_input() {
 #[test]
 fn drafts_change_the_speed_and_never_the_text() {
     let text = "one two three four five six seven eight nine ten, ".repeat(6);
+    // One thread: where much runs beside this test, two wait for each other.
     let base = ["--prompt", &text, "-n", "60", "--ignore-eos", "--temp", "0.3", "--seed", "4"];
+    let base = [&base[..], &["--threads", "1"]].concat();
     let with = object(&base);
     let without = object(&[&base[..], &["--no-draft"]].concat());
     let always = object(&[&base[..], &["--draft-length", "5"]].concat());

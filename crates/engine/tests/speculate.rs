@@ -147,8 +147,12 @@ fn a_scripted_draft_model_is_as_right_as_asked_for() {
 fn the_governor_drafts_where_it_pays_and_not_where_it_costs() {
     let text = repetitive(400);
     let answer = |row, drafting| {
-        let mut session = session(tiny(), 512);
-        session.set_draft_model(Engine::new(tiny(), &EngineOptions::default()).unwrap()).unwrap();
+        // One thread: where other tests run beside this one, two wait for each other.
+        let (ctx, threads) = (Some(512), Some(1));
+        let options = EngineOptions { ctx, threads, ..EngineOptions::default() };
+        let engine = || Engine::new(tiny(), &options).unwrap();
+        let mut session = Session::new(engine()).unwrap();
+        session.set_draft_model(engine()).unwrap();
         let costs = Some(DraftCosts { row, draw: 0.01, step: 0.1 });
         let tokens = text[100..].to_vec();
         session.set_script(Some(Script { tokens, acceptance: Some(0.95), costs }));
