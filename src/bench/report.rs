@@ -4,7 +4,7 @@ use std::io::{Write, stdout};
 
 use anyhow::Result;
 use nanoinfer_engine::{DraftStats, Drafted};
-use nanoinfer_format::{Encoding, NanoFile, Quant, Role};
+use nanoinfer_format::{ActType, Encoding, NanoFile, Quant, Role};
 use nanoinfer_text::terminal_safe;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -59,9 +59,9 @@ impl Row {
     pub(super) fn new(model: &str, runner: &Runner, test: &Test) -> Self {
         let engine = &runner.engine;
         let file = engine.model().file();
-        let q8 = engine.model().config().quant == Quant::Q8;
+        let int8 = file.tensors().iter().any(|t| t.spec.takes(ActType::Int8));
         let prefill = test.kind == Kind::Prefill;
-        let limited = test.kind == Kind::Decode || prefill && q8;
+        let limited = test.kind == Kind::Decode || prefill && int8;
         let (weights, kv) = (Weights::of(file), engine.kv_bytes_per_position());
         // The i-th token sees `depth + i` before it and itself: on average (n + 1) / 2.
         let seen = test.depth as f64 + (test.tokens as f64 + 1.0) / 2.0;

@@ -78,8 +78,8 @@ impl Engine {
             Some(isa) => Kernels::new(isa).ok_or(Error::Isa { isa: isa.name() })?,
             None => Kernels::best(),
         };
-        let sizes = Sizes::of(config, options);
         let needs = InputNeeds::of(model.weights());
+        let sizes = Sizes::of(config, needs, options);
         let needed = sizes.bytes(config, needs);
         let scratch = sizes.scratch(config, needs);
         let Sizes { threads, chunk, logits_rows, plan, .. } = sizes;

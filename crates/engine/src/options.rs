@@ -1,6 +1,6 @@
 //! How to run a model, and what memory that takes.
 
-use nanoinfer_format::{Config, Quant};
+use nanoinfer_format::Config;
 use nanoinfer_kernels::{BLOCK, Isa, SPAN};
 
 use crate::cache::{KvType, Overflow, Plan};
@@ -61,7 +61,7 @@ pub(crate) struct Sizes {
 }
 
 impl Sizes {
-    pub(crate) fn of(config: &Config, options: &EngineOptions) -> Self {
+    pub(crate) fn of(config: &Config, needs: InputNeeds, options: &EngineOptions) -> Self {
         let (overflow, chunk) = (options.overflow, options.chunk.clamp(1, MAX_TOKENS));
         let ctx = options.ctx.unwrap_or((config.context_length as usize).min(4096)).max(1);
         let (ctx, spans) = match overflow {
@@ -71,10 +71,7 @@ impl Sizes {
                 (ctx, ctx + 3 * SPAN) // pinned ones apart, and both ends cut through one
             }
         };
-        let kv = options.kv.unwrap_or(match config.quant {
-            Quant::Q8 => KvType::Q8,
-            Quant::F32 => KvType::F32,
-        });
+        let kv = options.kv.unwrap_or(if needs.int8() { KvType::Q8 } else { KvType::F32 });
         Self {
             threads: options.threads.unwrap_or_else(default_threads).max(1),
             spans,
@@ -105,5 +102,6 @@ impl Sizes {
 /// Bytes of cache and scratch that an engine with these options would reserve, weights not counted,
 /// if all matrices have the config's encoding.
 pub fn buffer_bytes(config: &Config, options: &EngineOptions) -> u64 {
-    Sizes::of(config, options).bytes(config, InputNeeds::uniform(config))
+    let needs = InputNeeds::uniform(config);
+    Sizes::of(config, needs, options).bytes(config, needs)
 }

@@ -49,6 +49,11 @@ impl InputNeeds {
         all
     }
 
+    /// Whether some matrices are multiplied in 8 bits.
+    pub(crate) fn int8(&self) -> bool {
+        [self.stream, self.hidden, self.expert_stream, self.expert_hidden].iter().any(|n| n.int8)
+    }
+
     /// Those of a model whose file is not there, all of one encoding but the router.
     pub(crate) fn uniform(c: &Config) -> Self {
         let needs = Needs { int8: c.quant == Quant::Q8, f32: c.quant == Quant::F32 };

@@ -10,7 +10,14 @@ use nanoinfer_format::{
 };
 
 // What the packer lays out is what the kernels read; neither crate knows the other's constants.
-const _: () = assert!(LANES == nanoinfer_kernels::LANES && GROUP == nanoinfer_kernels::GROUP);
+const _: () = {
+    use nanoinfer_kernels as kernels;
+    assert!(LANES == kernels::LANES && GROUP == kernels::GROUP);
+    let (q8, f32) = (Encoding::Q8Panel.panel_bytes(GROUP), Encoding::F32Panel.panel_bytes(GROUP));
+    assert!(matches!(q8, Some(bytes) if bytes == kernels::q8_panel_bytes(GROUP)));
+    let f32_bytes = kernels::f32_panel_len(GROUP) * size_of::<f32>();
+    assert!(matches!(f32, Some(bytes) if bytes == f32_bytes));
+};
 
 /// A panelled matrix of the file.
 #[derive(Clone, Copy, Debug)]

@@ -303,6 +303,34 @@ fn answers_in_shared_passes_are_those_of_sessions() {
 }
 
 #[test]
+fn a_sequence_waits_where_there_is_no_room_for_it() {
+    let options = EngineOptions { logits_rows: 3, ..options(2) };
+    let engine = Engine::new(model(&data(NAME), Quant::Q8), &options).unwrap();
+    let mut engines = Engines::from(engine);
+    let mut sequence = Sequence::open(&mut engines).unwrap();
+    sequence.prompt_tokens(&mut engines, &ids(10, 3)).unwrap();
+    sequence.start(&mut engines, GenerateOptions::default()).unwrap();
+    let other = engines.target.open().unwrap();
+    let taken: Vec<_> = (0..3).map(|token| Step { seq: other, token, logits: true }).collect();
+    // With all rows taken, the prompt comes but for its last token; then nothing.
+    let mut steps = taken.clone();
+    sequence.plan(&mut engines, 100, &mut steps).unwrap();
+    assert_eq!((steps.len(), steps.iter().filter(|s| s.logits).count()), (3 + 9, 3));
+    let pass = engines.target.forward(&steps).unwrap();
+    sequence.passed(&mut engines, pass, 3).unwrap();
+    let planned = |sequence: &mut Sequence, engines: &mut Engines, room, taken: &[Step]| {
+        let mut steps = taken.to_vec();
+        sequence.plan(engines, room, &mut steps).unwrap();
+        steps.len() - taken.len()
+    };
+    assert_eq!(planned(&mut sequence, &mut engines, 100, &[]), 0, "an event is to be taken first");
+    assert!(matches!(sequence.event(), Some(Event::Prefill { done: 9, total: 10 })));
+    assert_eq!(planned(&mut sequence, &mut engines, 100, &taken), 0);
+    assert_eq!(planned(&mut sequence, &mut engines, 0, &[]), 0);
+    assert_eq!(planned(&mut sequence, &mut engines, 100, &taken[..2]), 1);
+}
+
+#[test]
 fn rows_of_an_earlier_pass_are_not_drawn_from() {
     let mut engines = Engines::from(engine(2));
     let mut sequences = Vec::new();

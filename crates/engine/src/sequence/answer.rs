@@ -62,7 +62,8 @@ impl Sequence {
 
     /// Appends the steps that it wants in the next pass, at most `room`: the next tokens of the
     /// prompt, or the last token and a draft of what may follow. None, if there is something to draw
-    /// or to say first, or nothing to do.
+    /// or to say first, or nothing to do. The steps of other sequences may be there already; with
+    /// its own, no more want logits than the engine has rows for.
     ///
     /// # Errors
     /// The draft model's engine failed, or `engines` are not those it was opened in.
@@ -72,20 +73,26 @@ impl Sequence {
         room: usize,
         steps: &mut Vec<Step>,
     ) -> Result<(), Error> {
+        if self.pending.is_some() {
+            return Ok(());
+        }
         let working = matches!(self.state, State::Prefill | State::Decode);
         if working && self.canceller.is_cancelled() {
             return self.cancelled(engines);
         }
+        let taken = steps.iter().filter(|step| step.logits).count();
+        let rows = engines.target.max_logits().saturating_sub(taken);
         match self.state {
             State::Prefill => {
                 let left = self.tokens.len() - engines.target.len(self.seq)?;
+                let left = if rows == 0 { left - 1 } else { left };
                 self.append_steps(engines, left.min(room), steps)
             }
             State::Decode if self.speculator.row().is_none() => {
+                let Some(room) = room.min(rows).checked_sub(1) else { return Ok(()) };
                 // A draft fits into the context, and of the tokens still wanted one is drawn anyway.
                 let wanted =
                     self.options.max_tokens.map_or(usize::MAX, |max| max - self.stats.generated);
-                let room = room.min(engines.target.max_logits()) - 1;
                 let room = room.min(self.limit - self.tokens.len()).min(wanted - 1);
                 self.speculator.propose(&mut self.tokens, room, engines.draft_mut())?;
                 self.append_steps(engines, 1, steps)
