@@ -22,6 +22,7 @@ use crate::inputs::{Needs, Rows};
 use crate::limits::ATTENTION_RUN;
 use crate::pass::{Pass, gather};
 use crate::pool::Worker;
+use crate::profile::PassStep;
 use crate::scratch::Local;
 use crate::weights::Norm;
 
@@ -102,10 +103,12 @@ impl Pass<'_> {
             let (kv, mut cache) = (item.index(), cache.take(&item));
             let unit = self.unit(qkv, kv);
             self.store_head(w, &mut local.row, (layer, unit), &mut cache);
+            local.profile.mark(PassStep::Cache);
             let part = Part { layer, kv, from: run.from, slots: self.slots };
             self.pack_queries(w, local, part);
             let block = |index| cache.view(index, head);
             self.attend_span(local, part, run.span(0), block, out.take(&item).run());
+            local.profile.mark(PassStep::Attention);
         }
     }
 

@@ -201,7 +201,7 @@ impl Sequence {
 
     /// What the last token was chosen from: the `n` most likely tokens with the probabilities that
     /// the model gave them, penalties applied, temperature and filters not. Empty before the
-    /// answer's first token, and after the next pass has begun.
+    /// answer's first token, and once another pass has begun.
     pub fn candidates(&mut self, engines: &mut Engines, n: usize) -> Vec<Candidate> {
         let (Some((row, new)), Some(&id)) = (self.last, self.tokens.last()) else {
             return Vec::new();
@@ -288,7 +288,7 @@ impl Sequence {
         self.tokens.extend_from_slice(ids);
         self.answer_follows = false;
         self.rest(None);
-        self.stats = Stats::default();
+        (self.last, self.stats) = (None, Stats::default());
         Ok(())
     }
 
@@ -313,7 +313,7 @@ impl Sequence {
     fn rest(&mut self, reason: Option<FinishReason>) {
         self.state = State::Idle;
         self.pending = reason.map(Pending::Finished);
-        (self.rows, self.drawn, self.last) = (None, None, None);
+        (self.rows, self.drawn) = (None, None);
     }
 
     /// No more is drawn from the last pass: what the cache holds beyond the last token goes.

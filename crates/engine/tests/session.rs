@@ -247,3 +247,30 @@ fn a_seed_gives_the_same_text_everywhere() {
     assert_eq!(first, drawn(&mut session, 1), "a session leaves no trace in the next answer");
     assert_eq!(first, drawn(&mut session_of(model(&[]), 100, 3), 1), "threads and context");
 }
+
+#[test]
+fn candidates_are_those_of_the_last_token_until_the_next_prompt() {
+    let mut session = session();
+    let penalized = Sampling { repetition_penalty: 1.5, ..Sampling::default() };
+    for sampling in [Sampling::default(), penalized] {
+        session.prompt_tokens(&PROMPT).unwrap();
+        assert!(session.candidates(3).is_empty());
+        session.start(GenerateOptions { sampling, ..tokens(6) }).unwrap();
+        assert!(session.candidates(3).is_empty());
+        loop {
+            let (chosen, ended) = match session.next().unwrap().unwrap() {
+                Event::Prefill { .. } => continue,
+                Event::Token { id, .. } => (Some(id), false),
+                Event::Finished { .. } => (None, true),
+            };
+            // Greedy: the likeliest, with the penalties there were before it was chosen.
+            let top = session.candidates(3);
+            let last = session.generated().last().copied();
+            assert_eq!((top.len(), Some(top[0].id)), (3, chosen.or(last)));
+            assert!(top.is_sorted_by(|a, b| a.probability >= b.probability));
+            if ended {
+                break;
+            }
+        }
+    }
+}

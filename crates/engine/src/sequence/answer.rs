@@ -53,6 +53,7 @@ impl Sequence {
             Stats { prompt_tokens: self.tokens.len(), reused_tokens: reused, ..Stats::default() };
         self.started = Instant::now();
         self.rest(None);
+        self.last = None;
         let nothing_wanted = options.max_tokens == Some(0);
         self.state =
             if nothing_wanted { State::Ending(FinishReason::Length) } else { State::Prefill };
