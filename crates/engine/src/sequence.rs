@@ -131,6 +131,7 @@ impl Sequence {
         let mut fork = Self::of(engines, seq)?;
         fork.tokens.extend_from_slice(&self.tokens);
         (fork.answer_follows, fork.dialogue) = (self.answer_follows, self.dialogue.clone());
+        fork.stats = self.stats; // which of the tokens are an answer
         Ok(fork)
     }
 

@@ -3,7 +3,9 @@
 mod common;
 
 use common::engine;
-use nanoinfer_engine::{Error, Event, GenerateOptions, Message, Model, Sampling, Session};
+use nanoinfer_engine::{
+    Engine, EngineOptions, Error, Event, GenerateOptions, Message, Model, Sampling, Session,
+};
 use nanoinfer_format::Quant;
 use nanoinfer_packer::fetch::ModelRef;
 use nanoinfer_packer::store::Store;
@@ -66,6 +68,26 @@ fn each_turn_computes_its_own_tokens_only() {
     }
     // Else this test would not tell kept tokens from tokens made anew.
     assert!(unlike > 0, "no answer was tokenized otherwise than its text would be");
+}
+
+#[test]
+fn a_forked_conversation_keeps_its_answers_tokens() {
+    let model = ModelRef::parse("smollm2").unwrap();
+    let path = Store::open().unwrap().ready(&model, Quant::Q8, &mut |_| {}).unwrap();
+    let two = EngineOptions { threads: Some(2), sequences: 2, ..EngineOptions::default() };
+    let engine = Engine::new(Model::open(path).unwrap(), &two).unwrap();
+    let mut session = Session::new(engine).unwrap();
+    let mut messages = vec![Message::new("user", "Hi!")];
+    turn(&mut session, &mut messages, options(30));
+    let (context, cached) = (session.tokens().to_vec(), session.cached());
+    let mut aside = session.fork().unwrap();
+    for question in ["Why?", "Tell me more."] {
+        let mut messages = [&messages[..], &[Message::new("user", question)]].concat();
+        turn(&mut session, &mut messages, options(10));
+        assert_eq!(session.stats().reused_tokens, cached, "{question}");
+        assert!(session.tokens().starts_with(&context));
+        session.switch(&mut aside);
+    }
 }
 
 #[test]
