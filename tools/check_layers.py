@@ -7,6 +7,8 @@
 A module is a file. One knows another when a path in its code, tests left out, leads to something that
 the other defines; re-exports are followed to the definition. Declaring a child (`mod x;`) and
 re-exporting what it defines is not knowing it. Method calls name no module and do not count.
+
+A `mod x { … }` belongs to the module of its file, so two of them in one file never make a circle.
 """
 
 import re
@@ -26,6 +28,8 @@ ALLOWED = {
     "platform": set(),
     "text": set(),
 }
+# Packages that speak to an operating system: only platform may depend on them, and tests.
+SYSTEM = {"ctrlc", "fs2", "fs4", "libc", "nix", "rustix", "signal-hook", "winapi", "windows", "windows-sys"}
 
 TOKEN = re.compile(
     r"""
@@ -60,13 +64,25 @@ def without_tests(found):
     while at < len(found):
         if found[at][0] == "#" and found[at + 1][0] == "[":
             end = closing(found, at + 1) + 1
-            names = [token for token, _ in found[at:end]]
-            if names[2] == "cfg" and "test" in names and "not" not in names:
+            if only_tests([token for token, _ in found[at:end]]):
                 at = end_of_item(found, end)
                 continue
         kept.append(found[at])
         at += 1
     return kept
+
+
+def only_tests(attribute):
+    """Whether `attribute` is a `#[cfg(…)]` with `test` by itself or within `all(…)` only."""
+    around = []
+    for token, following in zip(attribute, attribute[1:]):
+        if following == "(":
+            around.append(token)
+        elif token == ")":
+            around.pop()
+        elif token == "test" and around[:1] == ["cfg"] and set(around[1:]) <= {"all"}:
+            return True
+    return False
 
 
 def closing(found, at):
@@ -79,10 +95,16 @@ def closing(found, at):
 
 
 def end_of_item(found, at):
+    """Where the item, field, variant, argument or statement that starts at `at` is over."""
+    angles, where = 0, False
     while at < len(found):
         token = found[at][0]
-        if token in ";}":
-            return at + (token != "}")
+        if token in CLOSE:
+            return at
+        if token == ";" or (token == "," and angles <= 0 and not where):
+            return at + 1
+        angles += (token == "<") - (token == ">" and found[at - 1][0] not in "-=")  # not `->`, `=>`
+        where = where or token == "where"  # its bounds have commas between them
         at = closing(found, at) if token in OPEN else at
         if token == "{":
             return at + 1
@@ -125,7 +147,7 @@ class Module:
             at += 1
 
     def read_child(self, folder, found, at):
-        name = found[at + 1][0]
+        name, line = found[at + 1]
         if found[at + 2][0] == "{":
             end = closing(found, at + 2)
             inside = found[at + 3 : end]
@@ -135,7 +157,8 @@ class Module:
             if path.exists():
                 node = f"{self.node}::{name}" if self.parent else name
                 self.children[name] = Module(self, node, folder / name, tokens(path.read_text()))
-        return at + 2
+                return at + 2
+        sys.exit(f"{self.node}, line {line}: `mod {name};` has no file {folder / name}.rs or {folder / name}/mod.rs")
 
     def read_use(self, found, prefix, public, outside):
         """One tree of a `use`: `a::{b, c::d as e, f::*}`."""
@@ -256,17 +279,28 @@ def circles(edges):
     return sorted(sorted(circle) for circle in found if circle)
 
 
+def dependencies(manifest, shared):
+    """The packages that `manifest` depends on, tests left out; `shared` is the workspace's table."""
+    for table in [manifest, *manifest.get("target", {}).values()]:
+        for kind in "dependencies", "build-dependencies":
+            for key, details in table.get(kind, {}).items():
+                if isinstance(details, dict) and details.get("workspace"):
+                    details = shared[key]
+                yield details.get("package", key) if isinstance(details, dict) else key
+
+
 def check_crates(repository):
     """Prints the circles of every crate and the arrows that no table allows; counts them."""
     wrong = 0
+    shared = tomllib.loads((repository / "Cargo.toml").read_text())["workspace"].get("dependencies", {})
     for manifest in [repository / "Cargo.toml", *sorted(repository.glob("crates/*/Cargo.toml"))]:
         data = tomllib.loads(manifest.read_text())
         name = data["package"]["name"].removeprefix("nanoinfer-")
-        tables = [data, *data.get("target", {}).values()]
-        arrows = {key for t in tables for k in ("dependencies", "build-dependencies") for key in t.get(k, {})}
-        arrows = {key.removeprefix("nanoinfer-") for key in arrows if key.startswith("nanoinfer-")}
-        for other in sorted(arrows - ALLOWED.get(name, set())):
-            print(f"{name} must not depend on {other}: see ALLOWED in tools/check_layers.py")
+        packages = set(dependencies(data, shared))
+        ours = {package.removeprefix("nanoinfer-") for package in packages if package.startswith("nanoinfer-")}
+        system = packages & SYSTEM if name != "platform" else set()
+        for other in sorted((ours - ALLOWED.get(name, set())) | system):
+            print(f"{name} must not depend on {other}: see ALLOWED and SYSTEM in tools/check_layers.py")
             wrong += 1
         src = manifest.parent / "src"
         edges = edges_of(next(src / f for f in ("lib.rs", "main.rs") if (src / f).exists()))
@@ -337,6 +371,61 @@ EXAMPLES = {
         },
         "",
     ),
+    "what is not for tests alone": (
+        {
+            "lib": "mod a; mod b;",
+            "a": '#[cfg(any(test, feature = "x"))] use crate::b::A; #[cfg(not(test))] use crate::b::B;',
+            "b": "struct A; struct B;",
+        },
+        "a>b",
+    ),
+    "what is for tests alone, among other conditions": (
+        {
+            "lib": "mod a; mod b;",
+            "a": "#[cfg(all(not(miri), test))] use crate::b::B; #[cfg(all(test, any(unix, windows)))] use crate::b::B;",
+            "b": "struct B;",
+        },
+        "",
+    ),
+    "a field for tests, and the next one": (
+        {
+            "lib": "mod a; mod b; mod c;",
+            "a": "struct S { #[cfg(test)] pub x: Map<crate::b::B, fn(u8) -> crate::b::B>, y: crate::c::C }",
+            "b": "struct B;",
+            "c": "struct C;",
+        },
+        "a>c",
+    ),
+    "a variant for tests, and the next one": (
+        {
+            "lib": "mod a; mod b; mod c;",
+            "a": "enum E { #[cfg(test)] X(u8, crate::b::B), #[cfg(test)] Z, Y(crate::c::C) }",
+            "b": "struct B;",
+            "c": "struct C;",
+        },
+        "a>c",
+    ),
+    "the last field for tests, and the next item": (
+        {
+            "lib": "mod a; mod b; mod c;",
+            "a": "struct S { #[cfg(test)] x: crate::b::B } fn f(#[cfg(test)] x: crate::b::B) -> crate::c::C {}",
+            "b": "struct B;",
+            "c": "struct C;",
+        },
+        "a>c",
+    ),
+    "an item for tests, with commas": (
+        {
+            "lib": "mod a; mod b;",
+            "a": "#[cfg(test)] impl<T, U> A<T, U> for S where T: X, U: Y { fn f(_: crate::b::B) {} }",
+            "b": "struct B;",
+        },
+        "",
+    ),
+    "two modules within one file are one": (
+        {"lib": "mod a;", "a": "mod m { use super::n::N; struct M; } mod n { use super::m::M; struct N; }"},
+        "",
+    ),
     "a variant brought into a function": (
         {"lib": "mod a; mod b; mod c;", "a": "use crate::c::X; use crate::b::K; fn f() { use K::{X, Y}; }", "b": "enum K {}", "c": "struct X;"},
         "a>b a>c",
@@ -345,15 +434,42 @@ EXAMPLES = {
 }
 
 
+MANIFEST = """
+[dependencies]
+plain = "1"
+fmt = { package = "nanoinfer-format", path = "../format" }
+nanoinfer-text.workspace = true
+kern.workspace = true
+[target.'cfg(unix)'.build-dependencies.c]
+package = "libc"
+[dev-dependencies]
+rustix = "1"
+"""
+
+
+def arrows(files):
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in files.items():
+            path = Path(folder, f"{name}.rs")
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        return sorted(f"{a}>{b}" for a, b in edges_of(Path(folder, "lib.rs")))
+
+
 def self_test():
     for rule, (files, expected) in EXAMPLES.items():
-        with tempfile.TemporaryDirectory() as folder:
-            for name, text in files.items():
-                path = Path(folder, f"{name}.rs")
-                path.parent.mkdir(exist_ok=True)
-                path.write_text(text)
-            found = sorted(f"{a}>{b}" for a, b in edges_of(Path(folder, "lib.rs")))
+        found = arrows(files)
         assert found == sorted(expected.split()), f"{rule}: {found} and not {expected}"
+    for declaration in '#[path = "b.rs"] mod a;', "macro_rules! m { () => { mod a; } }":
+        try:
+            arrows({"lib": declaration, "b": ""})
+        except SystemExit as error:
+            assert "`mod a;` has no file" in str(error)
+        else:
+            raise AssertionError(f"{declaration}: no error")
+    shared = {"nanoinfer-text": {"path": "text"}, "kern": {"package": "nanoinfer-kernels"}}
+    found = sorted(dependencies(tomllib.loads(MANIFEST), shared))
+    assert found == ["libc", "nanoinfer-format", "nanoinfer-kernels", "nanoinfer-text", "plain"], found
     pairs = [("a", "b"), ("b", "c"), ("c", "a"), ("c", "d"), ("d", "e"), ("e", "f"), ("f", "e")]
     assert circles(pairs) == [["a", "b", "c"], ["e", "f"]]
     assert circles(pairs[:2]) == []
