@@ -373,11 +373,12 @@ EXAMPLES = {
     ),
     "what is not for tests alone": (
         {
-            "lib": "mod a; mod b;",
-            "a": '#[cfg(any(test, feature = "x"))] use crate::b::A; #[cfg(not(test))] use crate::b::B;',
-            "b": "struct A; struct B;",
+            "lib": "mod a; mod b; mod c;",
+            "a": '#[cfg(any(test, feature = "x"))] use crate::b::B; #[cfg(not(test))] use crate::c::C;',
+            "b": "struct B;",
+            "c": "struct C;",
         },
-        "a>b",
+        "a>b a>c",
     ),
     "what is for tests alone, among other conditions": (
         {
