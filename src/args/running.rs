@@ -160,7 +160,7 @@ pub(crate) struct DraftArgs {
     /// One token a pass; do not draft from what the text repeats either
     #[arg(long)]
     pub(crate) no_draft: bool,
-    /// Always draft as many tokens as this, where there is something to draft: for tests, whose
+    /// Draft exactly this many tokens whenever there is anything to draft: for tests, whose
     /// outcome must not depend on how fast passes are
     #[arg(long, hide = true, value_name = "N", conflicts_with = "no_draft")]
     pub(crate) draft_length: Option<usize>,

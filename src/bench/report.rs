@@ -4,7 +4,7 @@ use std::io::{Write, stdout};
 
 use anyhow::Result;
 use nanoinfer_engine::{DraftStats, Drafted};
-use nanoinfer_format::{ActType, Encoding, NanoFile, Quant, Role};
+use nanoinfer_format::{ActType, NanoFile, Quant, Role};
 use nanoinfer_text::terminal_safe;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -59,7 +59,9 @@ impl Row {
     pub(super) fn new(model: &str, runner: &Runner, test: &Test) -> Self {
         let engine = &runner.engine;
         let file = engine.model().file();
-        let int8 = file.tensors().iter().any(|t| t.spec.takes(ActType::Int8));
+        // All but a router, whose few multiplications are always in f32.
+        let products = file.tensors().iter().filter(|t| t.spec.role != Role::FfnRouter);
+        let int8 = !products.into_iter().any(|t| t.spec.takes(ActType::F32));
         let prefill = test.kind == Kind::Prefill;
         let limited = test.kind == Kind::Decode || prefill && int8;
         let (weights, kv) = (Weights::of(file), engine.kv_bytes_per_position());
@@ -134,9 +136,7 @@ impl Weights {
             match t.spec.role {
                 Role::TokenEmbd if !tied => continue, // a row per token
                 Role::TokenEmbd | Role::Output => all.head += weights,
-                _ if matches!(t.spec.encoding, Encoding::Q8Panel | Encoding::F32Panel) => {
-                    all.in_layers += weights;
-                }
+                _ if t.spec.encoding.is_panel() => all.in_layers += weights,
                 _ => {}
             }
             all.bytes += t.len;

@@ -137,8 +137,17 @@ impl Plan {
     }
 
     /// Bytes of a block of all layers and heads.
-    pub(crate) fn block_bytes(&self, c: &Config) -> u64 {
+    fn block_bytes(&self, c: &Config) -> u64 {
         BLOCK as u64 * self.kv.bytes_per_position(c)
+    }
+
+    /// Bytes of the smallest arena that is of use: a block, or where the context slides, the ring of
+    /// one sequence, without which it could not slide.
+    pub(crate) fn least_bytes(&self, c: &Config) -> u64 {
+        match self.overflow {
+            Overflow::Stop => self.block_bytes(c),
+            Overflow::Slide => self.block_bytes(c).saturating_mul(self.per_sequence() as u64),
+        }
     }
 
     /// Blocks of the arena, or `None` if they do not fit into 64 bits.
@@ -262,6 +271,19 @@ impl Cache {
             true => index,
             false => s.pinned + (index - s.pinned) % (self.per_sequence - s.pinned),
         }
+    }
+
+    /// Positions that a sequence can take before there is no free block, its context aside.
+    pub(crate) fn room(&self, id: SeqId) -> Result<usize, Error> {
+        let s = self.get(id)?;
+        if self.overflow == Overflow::Slide && s.blocks.len() == self.per_sequence {
+            return Ok(usize::MAX); // its ring is complete
+        }
+        let (reserved, unused) = (s.blocks.len() * BLOCK, self.unused() * BLOCK);
+        let shared = |&block: &u32| self.readers[block as usize] > 1;
+        let last = s.blocks.get(s.len / BLOCK).filter(|_| !s.len.is_multiple_of(BLOCK));
+        let copied = if last.is_some_and(shared) { BLOCK } else { 0 };
+        Ok((reserved + unused).saturating_sub(s.len + copied))
     }
 
     /// Makes room for `n` more positions. Allocates nothing: tables have their full capacity. An
@@ -395,10 +417,9 @@ impl Cache {
     /// them, to the token, or what closed ones had, in whole blocks, if that is more. Returns the
     /// positions it holds then.
     pub(crate) fn share(&mut self, id: SeqId, tokens: &[u32]) -> Result<usize, Error> {
-        let own = self.get(id)?;
-        let (held, slid) = (own.len, own.written > self.per_sequence);
+        let held = self.get(id)?.len;
         let (common, from) = self.most_in_common(id.index, tokens);
-        let begun = if slid { common } else { held.max(common) };
+        let begun = held.max(common);
         self.find_freed(tokens, begun / BLOCK);
         let whole = (begun / BLOCK + self.found.len()) * BLOCK;
         let n = begun.max(whole);
@@ -411,7 +432,7 @@ impl Cache {
             self.readers[block as usize] = 1;
         }
         let kept = if whole < n { n.div_ceil(BLOCK) } else { begun / BLOCK };
-        if slid || common > held {
+        if common > held {
             self.truncate(id, 0)?;
             self.copy_table(from, id, kept);
         } else {

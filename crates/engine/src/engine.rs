@@ -84,7 +84,7 @@ impl Engine {
         let scratch = sizes.scratch(config, needs);
         let Sizes { threads, chunk, logits_rows, plan, .. } = sizes;
         let ctx = plan.ctx;
-        let least = plan.block_bytes(config);
+        let least = plan.least_bytes(config);
         if let Some(given) = plan.kv_bytes.filter(|bytes| *bytes < least) {
             return Err(Error::KvBytes { given, least });
         }
@@ -303,6 +303,18 @@ impl Engine {
         self.cache.pin(seq, positions)
     }
 
+    /// Positions that a sequence can still take before the cache is full, its context aside.
+    pub(crate) fn room(&self, seq: SeqId) -> Result<usize, Error> {
+        self.check()?;
+        self.cache.room(seq)
+    }
+
+    /// Rows of logits of a pass.
+    pub(crate) fn rows(&self, pass: PassId) -> Result<usize, Error> {
+        self.check_pass(pass)?;
+        Ok(self.wanted.len())
+    }
+
     /// Blocks of 64 positions in the cache, and those that no sequence holds.
     pub fn kv_blocks(&self) -> (usize, usize) {
         (self.cache.n_blocks, self.cache.unused())
@@ -357,13 +369,21 @@ impl Engine {
 
     /// Room in the cache, and what the pass has to know of each token.
     fn prepare(&mut self, batch: &[Step]) -> Result<(), Error> {
+        let before = |row: usize| {
+            let step = &batch[row];
+            batch[..row].iter().filter(|s| s.seq == step.seq).count()
+        };
+        for (row, step) in batch.iter().enumerate() {
+            self.cache.reserve(step.seq, before(row) + 1)?;
+        }
+        // Only now are the logits of the pass before given up.
+        self.pass = None;
         self.slots.clear();
         self.wanted.clear();
         self.cancellers.clear();
         for (row, step) in batch.iter().enumerate() {
-            let before = batch[..row].iter().filter(|s| s.seq == step.seq).count();
+            let before = before(row);
             let position = self.cache.len(step.seq)? + before;
-            self.cache.reserve(step.seq, before + 1)?;
             if before == 0 {
                 self.cancellers.push(self.cache.canceller(step.seq)?.clone());
             }
@@ -392,7 +412,6 @@ impl Engine {
         if self.slots.is_empty() {
             return Ok(());
         }
-        self.pass = None;
         batch::divide(&self.slots, &mut self.runs);
         let cancellers = &self.cancellers;
         let pass = Pass {
@@ -449,7 +468,6 @@ impl Engine {
         self.check_pass(pass)?;
         let rows = logit_rows(&self.kernels, &mut self.scratch, &self.wanted);
         match tasks {
-            // Waking the workers would take longer.
             [task] => draw(task, rows, &mut self.locals[0].drawing),
             _ => self.pool.for_each(&mut self.locals, tasks, |local, task| {
                 draw(task, rows, &mut local.drawing);

@@ -4,8 +4,9 @@ use crate::prefix::use_baked;
 use crate::speculate::check_draft;
 use crate::{Engine, Error, PrefixStore, SeqId};
 
-/// An engine, with the engine of a model that drafts for it and a store of prompts, if there are such.
-/// They change the speed of a sequence, never a token.
+/// An engine, and optionally the engine of a draft model and a store of prompts. These change the speed
+/// of a sequence, never a token: where the draft model's engine fails, the answer goes on without it,
+/// and a note says so.
 pub struct Engines {
     /// The engine whose model answers.
     pub target: Engine,
@@ -21,8 +22,9 @@ impl From<Engine> for Engines {
 }
 
 impl Engines {
-    /// Lets a small model draft, with the same vocabulary, room for as many positions and as many
-    /// sequences; or none. A sequence drafts with it from its next answer on.
+    /// Lets a small model draft, with the same vocabulary and room for as many positions; or none.
+    /// A sequence drafts with it from its next answer on, if the draft model's engine has a sequence
+    /// free for it.
     ///
     /// # Errors
     /// What does not fit.

@@ -75,21 +75,24 @@ pub enum Error {
         /// Positions there are.
         ctx: usize,
     },
-    /// The cache is to be smaller than a block.
-    #[error("{given} bytes hold no block of 64 positions of this model; give at least {least}")]
+    /// The cache is to be smaller than can be of use: a block of positions, or what a sequence needs
+    /// to slide.
+    #[error("kv_bytes is {given}, too few for this model and context; give at least {least}")]
     KvBytes {
         /// Bytes asked for.
         given: u64,
-        /// Bytes of a block.
+        /// The smallest that can be of use.
         least: u64,
     },
     /// A sequence that was closed, or that another engine opened.
-    #[error("the sequence is not open in this engine")]
+    #[error(
+        "the sequence is not open in this engine: it was closed, or another engine's; open one"
+    )]
     Sequence,
     /// More than a pass can take.
     #[error(
         "a pass of {tokens} tokens, {logits} of them with logits; this engine takes {max_tokens}, \
-         {max_logits} of them with logits"
+         {max_logits} of them with logits: divide the batch"
     )]
     Batch {
         /// Tokens of the batch.
@@ -102,10 +105,10 @@ pub enum Error {
         max_logits: usize,
     },
     /// Logits of a pass that was followed by another.
-    #[error("the logits of this pass are gone: another pass has begun since")]
+    #[error("the logits of this pass are gone: read them, or draw, before the next pass begins")]
     LogitsGone,
     /// Logits that no step of the pass wanted.
-    #[error("row {index} of logits was asked for, the pass has {rows}")]
+    #[error("there is no row {index} of logits: the pass has {rows}")]
     LogitsRow {
         /// The row.
         index: usize,
@@ -113,13 +116,15 @@ pub enum Error {
         rows: usize,
     },
     /// A worker thread panicked, in this call or an earlier one: a fault of this program.
-    #[error("a worker thread panicked: {message}; this engine cannot be used any more")]
+    #[error(
+        "a worker thread panicked: {message}; this engine cannot be used any more, make a new one"
+    )]
     Panicked {
         /// The panic's message.
         message: String,
     },
     /// No free sequence or cache block.
-    #[error("the cache is full: {what}")]
+    #[error("the cache is full: {what}; close a sequence, or make the engine with room for more")]
     CacheFull {
         /// What ran out.
         what: &'static str,

@@ -22,8 +22,8 @@ pub struct EngineOptions {
     /// Sequences that can be open at once.
     pub sequences: usize,
     /// Bytes of keys and values; by default as many as full contexts of all sequences take. With
-    /// less, sequences run out of room before their contexts are full; with more, more of what
-    /// closed sequences computed is kept for others that begin alike.
+    /// less, a sequence can meet [`crate::Error::CacheFull`] before its context is full; with more,
+    /// more of what closed sequences computed is kept for others that begin alike.
     pub kv_bytes: Option<u64>,
     /// Instruction set; by default the best this CPU has.
     pub isa: Option<Isa>,

@@ -35,6 +35,8 @@ pub(crate) use threads::{Item, Panicked, Pool, Worker};
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     #[test]
@@ -129,6 +131,39 @@ mod tests {
                 assert_eq!(locals[culprit], barriers);
                 assert_eq!(pool.run(&mut locals, |_, _| unreachable!()), Err(want.clone()));
                 assert_eq!(pool.check(), Err(want));
+            }
+        }
+    }
+
+    /// A worker may still be on its way out of the last job when the next one begins and fails. Until
+    /// `run` returns, what the job borrows is in use; after that, nobody may touch it.
+    #[test]
+    fn a_failed_job_is_over_when_it_returns() {
+        for workers in [2, 3, 5] {
+            for jobs in 0..60 {
+                let mut pool = Pool::new(workers).unwrap();
+                let mut locals = vec![0u64; workers];
+                for _ in 0..jobs % 7 {
+                    pool.run(&mut locals, |_, n| *n += 1).unwrap();
+                }
+                let inside = AtomicUsize::new(0);
+                struct Leave<'a>(&'a AtomicUsize);
+                impl Drop for Leave<'_> {
+                    fn drop(&mut self) {
+                        self.0.fetch_sub(1, Ordering::SeqCst);
+                    }
+                }
+                let failed = pool.run(&mut locals, |w, n| {
+                    inside.fetch_add(1, Ordering::SeqCst);
+                    let _leave = Leave(&inside);
+                    assert!(w.index() != 0, "at once");
+                    for _ in 0..20_000 {
+                        *n = std::hint::black_box(*n + 1);
+                    }
+                    w.barrier();
+                });
+                assert!(failed.is_err());
+                assert_eq!(inside.load(Ordering::SeqCst), 0, "{workers} workers, {jobs}");
             }
         }
     }

@@ -172,15 +172,18 @@ pub fn bake(path: &Path, text: &str) -> Result<Vec<u8>, Error> {
 /// Lets a sequence that holds less of `tokens` begin with the prompt that is baked into the model's
 /// file. The error says why that is of no use.
 pub(crate) fn use_baked(engine: &mut Engine, seq: SeqId, tokens: &[u32]) -> Result<(), String> {
-    let (identity, ctx) = (identity(engine), engine.ctx());
-    let held = engine.len(seq).map_err(|e| e.to_string())?;
     let model = Arc::clone(engine.model());
     let Some((prefix, mut blocks)) = model.baked() else { return Ok(()) };
-    let n = prefix.common(tokens).min(ctx);
+    let held = engine.len(seq).map_err(|e| e.to_string())?;
+    let n = prefix.common(tokens).min(engine.ctx());
     if n <= held {
         return Ok(());
     }
-    prefix
-        .load(engine.cache_mut(), &identity, (seq, n), &mut blocks)
-        .map_err(|what| format!("the prompt in the model's file {what}; it is computed"))
+    let identity = identity(engine);
+    let loaded = prefix.load(engine.cache_mut(), &identity, (seq, n), &mut blocks);
+    loaded.map_err(|what| {
+        // What the sequence held is gone with the attempt, but another one may still have it.
+        let shared = engine.share(seq, tokens).err().map_or(String::new(), |e| format!(" ({e})"));
+        format!("the prompt in the model's file {what}; it is computed{shared}")
+    })
 }

@@ -95,7 +95,7 @@ impl LogitRows<'_> {
     }
 }
 
-/// What drawing a token needs for a moment, as large as the vocabulary: a worker's.
+/// Scratch for drawing a token, as large as the vocabulary. Each worker has one.
 pub(crate) struct DrawScratch {
     logits: Vec<f32>,          // [vocab]
     weights: Vec<f32>,         // [vocab]
@@ -109,7 +109,6 @@ impl DrawScratch {
 }
 
 /// How a sequence draws its tokens, and what its penalties have seen.
-#[derive(Default)]
 pub(crate) struct Sampler {
     pub sampling: Sampling,
     counts: Counts,

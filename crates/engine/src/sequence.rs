@@ -10,6 +10,7 @@
 
 mod answer;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,8 +41,8 @@ enum Pending {
     Finished(FinishReason),
 }
 
-/// A sequence of an engine, with sampler, text stream and drafts. Its keys and values are in the
-/// engine, so it is to be closed ([`Self::close`]) before the engine can use their room otherwise.
+/// A sequence of an engine, with sampler, text stream and drafts. Its keys and values live in the
+/// engine: close it ([`Self::close`]) to give that room back.
 #[must_use = "its cache is held until it is closed"]
 pub struct Sequence {
     model: Arc<Model>,
@@ -60,10 +61,14 @@ pub struct Sequence {
     pending: Option<Pending>,
     sampler: Sampler,
     speculator: Speculator,
+    /// Of the steps that it planned last: the rows of logits that they want.
+    planned: Range<usize>,
     /// The pass with the rows that tokens are drawn from, and the first of these.
     rows: Option<(PassId, usize)>,
     /// The token a worker drew, `None` if its logits are not finite, and how long that took.
     drawn: Option<(Option<u32>, Duration)>,
+    /// Why it cannot go on.
+    failed: Option<Error>,
     /// Where the last token came from, and whether it was new to the context.
     last: Option<((PassId, usize), bool)>,
     stream: Option<TextStream>,
@@ -108,8 +113,10 @@ impl Sequence {
             pending: None,
             sampler: Sampler::new(model.config().vocab_size as usize, capacity),
             speculator: Speculator::new(capacity, model.generation()),
+            planned: 0..0,
             rows: None,
             drawn: None,
+            failed: None,
             last: None,
             stream: model.vocab_table().map(|v| TextStream::new(v, true)),
             stop: None,
@@ -141,12 +148,12 @@ impl Sequence {
     /// # Errors
     /// The engine cannot be used any more.
     pub fn close(mut self, engines: &mut Engines) -> Result<(), Error> {
-        self.speculator.close(engines.draft_mut())?;
+        self.speculator.close(engines.draft_mut());
         engines.target.close(self.seq)
     }
 
     /// Its sequence in the engine.
-    pub fn id(&self) -> SeqId {
+    pub(crate) fn id(&self) -> SeqId {
         self.seq
     }
 
@@ -171,8 +178,10 @@ impl Sequence {
         Stats { drafts: self.speculator.stats(), ..self.stats }
     }
 
-    /// Why something that was stored could not be used, or not be stored, since the last call.
+    /// Why something that was stored could not be used, or not be stored, or why the draft model does
+    /// not draft, since the last call.
     pub fn take_notes(&mut self) -> Vec<String> {
+        self.notes.extend(self.speculator.take_note());
         std::mem::take(&mut self.notes)
     }
 
@@ -283,8 +292,8 @@ impl Sequence {
         engines.target.truncate(self.seq, common)?;
         engines.recall(self.seq, ids, &mut self.notes)?;
         engines.target.pin(self.seq, pinned)?;
-        self.speculator.truncate(&self.tokens, common, engines.draft_mut())?;
-        self.speculator.pin(pinned, engines.draft_mut())?;
+        self.speculator.truncate(&self.tokens, common, engines.draft_mut());
+        self.speculator.pin(pinned, engines.draft_mut());
         self.tokens.clear();
         self.tokens.extend_from_slice(ids);
         self.answer_follows = false;
@@ -310,11 +319,11 @@ impl Sequence {
         (text, self.tokens.len() - usize::from(ended))
     }
 
-    /// Nothing more is to be done; what is left to say is why.
+    /// Stops; only the reason, if any, is left to report.
     fn rest(&mut self, reason: Option<FinishReason>) {
         self.state = State::Idle;
         self.pending = reason.map(Pending::Finished);
-        (self.rows, self.drawn) = (None, None);
+        (self.rows, self.drawn, self.failed) = (None, None, None);
     }
 
     /// No more is drawn from the last pass: what the cache holds beyond the last token goes.
@@ -322,7 +331,7 @@ impl Sequence {
         if self.speculator.row().is_some() {
             let cached = self.tokens.len().saturating_sub(1);
             engines.target.truncate(self.seq, cached)?;
-            self.speculator.end(cached, engines.draft_mut())?;
+            self.speculator.end(cached, engines.draft_mut());
         }
         Ok(())
     }

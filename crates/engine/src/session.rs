@@ -44,18 +44,26 @@ impl Session {
     /// Allocates nothing after the first token.
     #[allow(clippy::should_implement_trait)] // it lends, which `Iterator` cannot
     pub fn next(&mut self) -> Result<Option<Event<'_>>, Error> {
+        // More than one step only if the answer is cancelled in the middle of one.
+        while self.sequence.is_silent() {
+            self.step()?;
+        }
+        self.sequence.event()
+    }
+
+    /// A pass if the sequence needs one, and a draw if it has a row then.
+    fn step(&mut self) -> Result<(), Error> {
         let Self { engines, sequence, steps } = self;
         steps.clear();
         sequence.plan(engines, engines.target.max_batch(), steps)?;
         if !steps.is_empty() {
             match engines.target.forward(steps) {
-                Ok(pass) => sequence.passed(engines, pass, 0)?,
-                Err(Error::Cancelled) => sequence.cancelled(engines)?,
+                Ok(pass) => sequence.passed(engines, pass)?,
+                Err(Error::Cancelled) => return Ok(()),
                 Err(e) => return Err(e),
             }
         }
-        engines.draw(slice::from_mut(sequence))?;
-        Ok(sequence.event())
+        engines.draw(slice::from_mut(sequence))
     }
 
     /// Begins an answer to the context; [`Self::next`] then gives its events.
@@ -84,8 +92,8 @@ impl Session {
     }
 
     /// See [`Engines::set_draft`]. Answers stay the same; [`Stats::drafts`] tells what came of it.
-    pub fn set_draft_model(&mut self, engine: Engine) -> Result<(), Error> {
-        self.engines.set_draft(Some(engine))
+    pub fn set_draft_model(&mut self, engine: impl Into<Option<Engine>>) -> Result<(), Error> {
+        self.engines.set_draft(engine.into())
     }
 
     /// The draft model's engine.
@@ -155,11 +163,9 @@ impl Session {
         self.sequence.canceller()
     }
 
-    /// Puts the context aside, to be continued, and leaves a copy of it in its place, see
-    /// [`Sequence::fork`].
+    /// A copy of the context, to be continued in another way, see [`Sequence::fork`].
     pub fn fork(&mut self) -> Result<Sequence, Error> {
-        let fork = self.sequence.fork(&mut self.engines)?;
-        Ok(std::mem::replace(&mut self.sequence, fork))
+        self.sequence.fork(&mut self.engines)
     }
 
     /// Continues with a sequence of this session's engine, and puts aside the present one instead.

@@ -104,6 +104,10 @@ pub(crate) struct Speculator {
     capacity: usize,
     lookup: Lookup,
     model: Option<DraftSequence>,
+    /// Positions that stay in sight if the context slides.
+    pinned: usize,
+    /// Why the draft model does not draft.
+    note: Option<String>,
     pub script: Option<Scripted>,
     governor: Governor,
     drafting: Drafting,
@@ -126,6 +130,8 @@ impl Speculator {
             capacity,
             lookup: Lookup::new(capacity),
             model: None,
+            pinned: 0,
+            note: None,
             script: None,
             governor: Governor::default(),
             drafting: Drafting::default(),
@@ -152,6 +158,11 @@ impl Speculator {
         self.stats
     }
 
+    /// Why the draft model does not draft for this answer, since the last call.
+    pub(crate) fn take_note(&mut self) -> Option<String> {
+        self.note.take()
+    }
+
     /// What follows the context in the draft model's engine, with that engine.
     fn follower<'s>(
         &'s mut self,
@@ -160,51 +171,58 @@ impl Speculator {
         self.model.as_mut().zip(draft).filter(|(model, draft)| model.is_in(draft))
     }
 
+    /// Lets `act` do something with what follows the context, if there is something. Where that
+    /// fails, the answer goes on without drafts of the model: they are about speed only.
+    fn with_follower(
+        &mut self,
+        draft: Option<&mut Engine>,
+        act: impl FnOnce(&mut DraftSequence, &mut Engine) -> Result<(), Error>,
+    ) {
+        let done = self.follower(draft).map_or(Ok(()), |(model, draft)| act(model, draft));
+        self.give_up(done);
+    }
+
+    /// Drafts no more by the model in this answer, if there was an error.
+    fn give_up(&mut self, result: Result<(), Error>) {
+        if let Err(e) = result {
+            self.drafting.model = false;
+            self.note = Some(format!("the draft model does not draft: {e}"));
+        }
+    }
+
     /// Opens a sequence in the draft model's engine, if there is one and it has none there yet.
     fn follow(&mut self, draft: Option<&mut Engine>) -> Result<(), Error> {
-        match draft {
-            None => self.model = None,
-            Some(draft) => {
-                if self.model.as_ref().is_none_or(|model| !model.is_in(draft)) {
-                    self.model = Some(DraftSequence::open(draft, self.capacity)?);
-                }
-            }
+        let Some(draft) = draft else {
+            self.model = None;
+            return Ok(());
+        };
+        if self.model.as_ref().is_none_or(|model| !model.is_in(draft)) {
+            self.model = None;
+            let mut model = DraftSequence::open(draft, self.capacity)?;
+            model.pin(draft, self.pinned)?;
+            self.model = Some(model);
         }
         Ok(())
     }
 
     /// Closes the sequence in the draft model's engine.
-    pub(crate) fn close(&mut self, draft: Option<&mut Engine>) -> Result<(), Error> {
-        match self.model.take().zip(draft) {
-            Some((model, draft)) if model.is_in(draft) => model.close(draft),
-            _ => Ok(()),
+    pub(crate) fn close(&mut self, draft: Option<&mut Engine>) {
+        if let Some((model, draft)) = self.model.take().zip(draft) {
+            // One that cannot be closed is gone with its engine.
+            let _ = model.close(draft);
         }
     }
 
     /// The context loses all but its first `len` tokens.
-    pub(crate) fn truncate(
-        &mut self,
-        tokens: &[u32],
-        len: usize,
-        draft: Option<&mut Engine>,
-    ) -> Result<(), Error> {
+    pub(crate) fn truncate(&mut self, tokens: &[u32], len: usize, draft: Option<&mut Engine>) {
         self.lookup.truncate(tokens, len);
-        match self.follower(draft) {
-            Some((model, draft)) => model.truncate(draft, len),
-            None => Ok(()),
-        }
+        self.with_follower(draft, |model, draft| model.truncate(draft, len));
     }
 
     /// The first tokens of the context stay in sight if it slides.
-    pub(crate) fn pin(
-        &mut self,
-        positions: usize,
-        draft: Option<&mut Engine>,
-    ) -> Result<(), Error> {
-        match self.follower(draft) {
-            Some((model, draft)) => model.pin(draft, positions),
-            None => Ok(()),
-        }
+    pub(crate) fn pin(&mut self, positions: usize, draft: Option<&mut Engine>) {
+        self.pinned = positions;
+        self.with_follower(draft, |model, draft| model.pin(draft, positions));
     }
 
     /// An answer to the context begins.
@@ -214,8 +232,12 @@ impl Speculator {
         sampling: Sampling,
         tokens: &[u32],
         draft: Option<&mut Engine>,
-    ) -> Result<(), Error> {
-        self.follow(draft)?;
+    ) {
+        self.drafting = drafting;
+        if drafting.model {
+            let follows = self.follow(draft);
+            self.give_up(follows);
+        }
         self.lookup.extend(tokens);
         if let Some(model) = &mut self.model {
             model.restart(sampling, tokens);
@@ -223,24 +245,16 @@ impl Speculator {
         if let Some(script) = &mut self.script {
             script.start = tokens.len();
         }
-        self.drafting = drafting;
         self.stats = DraftStats::default();
         self.draft.clear();
         self.open = false;
-        Ok(())
     }
 
     /// The prompt is processed: the first token can be drawn.
-    pub(crate) fn prompt_done(
-        &mut self,
-        tokens: &[u32],
-        draft: Option<&mut Engine>,
-    ) -> Result<(), Error> {
+    pub(crate) fn prompt_done(&mut self, tokens: &[u32], draft: Option<&mut Engine>) {
         (self.plan, self.accepted, self.open) = (None, 0, true);
-        let wanted = self.drafting.model;
-        match self.follower(draft) {
-            Some((model, draft)) if wanted => model.catch_up(draft, tokens),
-            _ => Ok(()),
+        if self.drafting.model {
+            self.with_follower(draft, |model, draft| model.catch_up(draft, tokens));
         }
     }
 
@@ -249,63 +263,71 @@ impl Speculator {
         self.open.then_some(self.accepted)
     }
 
-    /// Makes a draft of at most `room` tokens for the next pass.
+    /// Makes a draft of at most `room` tokens for the next pass. The one before, if its pass has not
+    /// come to be, is forgotten.
     pub(crate) fn propose(
         &mut self,
         tokens: &mut Vec<u32>,
         room: usize,
         mut draft: Option<&mut Engine>,
-    ) -> Result<(), Error> {
+    ) {
         self.draft.clear();
         (self.plan, self.seconds, self.accepted) = (None, (0.0, 0.0), 0);
+        let cached = tokens.len().saturating_sub(1);
+        self.with_follower(draft.as_deref_mut(), |model, draft| model.truncate(draft, cached));
         let found = if self.drafting.lookup { self.lookup.find(tokens) } else { None };
-        let Some(plan) = self.plan_for(found, tokens, room, draft.as_deref_mut())? else {
-            return Ok(());
-        };
+        let Some(plan) = self.plan_for(found, tokens, room, draft.as_deref()) else { return };
         match (plan.source, found) {
-            (Source::Model, _) => self.draft_by_model(tokens, plan.n, draft)?,
+            (Source::Model, _) => {
+                let drafted = self.draft_by_model(tokens, plan.n, draft);
+                if drafted.is_err() {
+                    self.draft.clear();
+                }
+                self.give_up(drafted);
+            }
             (Source::Lookup, Some(found)) => {
                 lookup::copy(tokens, found.at, plan.n, &mut self.draft);
             }
-            (Source::Lookup, None) => return Ok(()),
+            (Source::Lookup, None) => {}
+        }
+        if self.draft.is_empty() {
+            return;
         }
         // After an end of the answer there is nothing.
         if let Some(end) = self.draft.iter().position(|id| self.eos.contains(id)) {
             self.draft.truncate(end + 1);
         }
         self.plan = Some(Plan { n: self.draft.len(), ..plan });
-        Ok(())
     }
 
     /// What is worth drafting, of what there is.
     fn plan_for(
-        &mut self,
+        &self,
         found: Option<Match>,
         tokens: &[u32],
         room: usize,
-        draft: Option<&mut Engine>,
-    ) -> Result<Option<Plan>, Error> {
+        draft: Option<&Engine>,
+    ) -> Option<Plan> {
         let mut offers = [Offer { source: Source::Lookup, past: 0, lag: 0 }; 2];
         let mut n = 0;
         if let Some(m) = found {
             offers[n].past = m.len;
             n += 1;
         }
-        let wanted = self.drafting.model;
-        if let Some((model, draft)) = self.follower(draft).filter(|_| wanted) {
-            let lag = model.lag(draft, tokens)?;
+        let model = self.model.as_ref().zip(draft).filter(|_| self.drafting.model);
+        if let Some(lag) = model.and_then(|(model, draft)| model.lag(draft, tokens).ok()) {
             offers[n] = Offer { source: Source::Model, past: 0, lag };
             n += 1;
         }
         if n == 0 || room == 0 {
-            return Ok(None);
+            return None;
         }
         let room = room.min(MAX_DRAFT);
         let plan = match self.drafting.fixed {
             Some(length) => self.governor.forced(&offers[..n], length.min(room)),
             None => self.governor.plan(&offers[..n], room),
         };
-        Ok(plan.filter(|plan| plan.n > 0))
+        plan.filter(|plan| plan.n > 0)
     }
 
     fn draft_by_model(
@@ -349,7 +371,7 @@ impl Speculator {
         tokens: &[u32],
         seconds: f64,
         draft: Option<&mut Engine>,
-    ) -> Result<bool, Error> {
+    ) -> bool {
         self.governor.drawn(self.costs().map_or(seconds, |costs| costs.draw));
         self.lookup.extend(tokens);
         let id = tokens.last().copied();
@@ -358,30 +380,25 @@ impl Speculator {
         }
         if id.is_some() && self.draft.get(self.accepted).copied() == id {
             self.accepted += 1;
-            return Ok(true);
+            return true;
         }
         let tested = self.draft.len().min(self.accepted + 1);
-        self.close_pass(tokens.len() - 1, tested, draft)?;
-        Ok(false)
+        self.close_pass(tokens.len() - 1, tested, draft);
+        false
     }
 
     /// The pass's remaining logits are not wanted: the answer ends here.
-    pub(crate) fn end(&mut self, cached: usize, draft: Option<&mut Engine>) -> Result<(), Error> {
-        if self.open { self.close_pass(cached, self.accepted, draft) } else { Ok(()) }
+    pub(crate) fn end(&mut self, cached: usize, draft: Option<&mut Engine>) {
+        if self.open {
+            self.close_pass(cached, self.accepted, draft);
+        }
     }
 
     /// Records the outcome of the draft. Of the context, `cached` tokens are processed.
-    fn close_pass(
-        &mut self,
-        cached: usize,
-        tested: usize,
-        draft: Option<&mut Engine>,
-    ) -> Result<(), Error> {
+    fn close_pass(&mut self, cached: usize, tested: usize, draft: Option<&mut Engine>) {
         self.open = false;
-        if let Some((model, draft)) = self.follower(draft) {
-            model.truncate(draft, cached)?;
-        }
-        let Some(plan) = self.plan.take() else { return Ok(()) };
+        self.with_follower(draft, |model, draft| model.truncate(draft, cached));
+        let Some(plan) = self.plan.take() else { return };
         let source = match plan.source {
             Source::Lookup => &mut self.stats.lookup,
             Source::Model => &mut self.stats.model,
@@ -389,6 +406,5 @@ impl Speculator {
         source.drafted += plan.n;
         source.accepted += self.accepted;
         self.governor.verified(plan, (self.accepted, tested), self.seconds);
-        Ok(())
     }
 }

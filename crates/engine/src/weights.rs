@@ -1,22 +1,28 @@
 //! Binding: every tensor the forward pass needs is found, and its shape checked, once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 pub(crate) use nanoinfer_format::Panels;
 use nanoinfer_format::{
-    ActType, Config, Encoding, Entry, GROUP, LANES, NanoFile, PanelLayout, Part, Role, Rope,
-    Tensor, TensorSpec, schema,
+    ActType, Config, Encoding, Entry, GROUP, LANES, LINE, NanoFile, PanelLayout, Part, QUAD, Role,
+    Rope, Tensor, TensorSpec, schema,
 };
 
 // What the packer lays out is what the kernels read; neither crate knows the other's constants.
 const _: () = {
     use nanoinfer_kernels as kernels;
     assert!(LANES == kernels::LANES && GROUP == kernels::GROUP);
-    let (q8, f32) = (Encoding::Q8Panel.panel_bytes(GROUP), Encoding::F32Panel.panel_bytes(GROUP));
-    assert!(matches!(q8, Some(bytes) if bytes == kernels::q8_panel_bytes(GROUP)));
-    let f32_bytes = kernels::f32_panel_len(GROUP) * size_of::<f32>();
-    assert!(matches!(f32, Some(bytes) if bytes == f32_bytes));
+    assert!(LINE == kernels::LINE && QUAD == kernels::QUAD);
+    // Both are linear, so two sizes tell.
+    let mut k = GROUP;
+    while k <= 2 * GROUP {
+        let (q8, f32) = (Encoding::Q8Panel.panel_bytes(k), Encoding::F32Panel.panel_bytes(k));
+        assert!(matches!(q8, Some(bytes) if bytes == kernels::q8_panel_bytes(k)));
+        let values = kernels::f32_panel_len(k);
+        assert!(matches!(f32, Some(bytes) if bytes == values * size_of::<f32>()));
+        k += GROUP;
+    }
 };
 
 /// A panelled matrix of the file.
@@ -119,7 +125,12 @@ impl<'a> Binder<'a> {
             }
             found.insert((role, layer), Found { tensor, bias });
         }
-        Ok(Self { file, found })
+        let known: HashSet<usize> =
+            found.values().flat_map(|f| [Some(f.tensor), f.bias]).flatten().collect();
+        match file.tensors().iter().enumerate().find(|(i, _)| !known.contains(i)) {
+            Some((_, t)) => Err(format!("{} is not of this architecture", name(&t.spec))),
+            None => Ok(Self { file, found }),
+        }
     }
 
     fn find(&self, role: Role, layer: Option<u32>) -> Result<Found> {

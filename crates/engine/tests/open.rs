@@ -4,7 +4,7 @@ mod common;
 
 use common::{data, with_text};
 use nanoinfer_engine::Model;
-use nanoinfer_format::{NanoFile, Quant};
+use nanoinfer_format::{NanoFile, Quant, Role, TensorSpec, Writer};
 use nanoinfer_packer::{Input, Options, convert};
 use nanoinfer_text::build_vocab;
 
@@ -44,5 +44,33 @@ fn a_tokenizer_has_to_fit_the_embeddings() {
         let error = open(max, texts).err().expect(says);
         assert!(error.contains("m.nano: ") && error.contains(says), "{error}");
         assert!(error.contains("convert the model again") && !error.contains('\n'), "{error}");
+    }
+}
+
+/// A bias that an RMSNorm does not have would change what the file says the model computes.
+#[test]
+fn a_tensor_that_the_architecture_does_not_have_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (plain, file) = (folder.path().join("plain.nano"), folder.path().join("m.nano"));
+    convert(&Input::Folder(data("tiny/llama-gqa")), &plain, Options::new(Quant::Q8)).unwrap();
+    let plain = NanoFile::open(&plain).unwrap();
+    let d = plain.config().d_model as usize;
+    for (role, layer, says) in [
+        (Role::AttnNormBias, Some(1), "attn_norm.bias of layer 1"),
+        (Role::OutputNormBias, None, "output_norm.bias"),
+        (Role::AttnPostNorm, Some(0), "attn_post_norm of layer 0"),
+    ] {
+        let mut writer = Writer::create(&file).unwrap();
+        for tensor in plain.tensors() {
+            writer.begin(tensor.spec.clone()).unwrap();
+            writer.write(plain.bytes(tensor)).unwrap();
+            writer.end().unwrap();
+        }
+        let spec = TensorSpec::vector(role, layer, d, plain.config().d_model_padded());
+        writer.vector(spec, &vec![1.0; d]).unwrap();
+        writer.finish(plain.config(), plain.generation()).unwrap().commit().unwrap();
+        NanoFile::open(&file).unwrap().verify().unwrap();
+        let error = Model::open(&file).err().expect(says).to_string();
+        assert!(error.contains(says) && error.contains("not of this architecture"), "{error}");
     }
 }

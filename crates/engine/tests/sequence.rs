@@ -8,7 +8,7 @@ use std::thread;
 use common::{data, model};
 use nanoinfer_engine::{
     Drafting, Engine, EngineOptions, Engines, Error, Event, FinishReason, GenerateOptions, Model,
-    Sampling, SeqId, Sequence, Session, Step,
+    Overflow, Sampling, SeqId, Sequence, Session, Step,
 };
 use nanoinfer_format::Quant;
 
@@ -209,6 +209,116 @@ fn an_arena_of_its_own_size_holds_what_fits_and_evicts_what_was_used_first() {
 }
 
 #[test]
+fn a_batch_that_fails_leaves_the_logits_of_the_pass_before() {
+    let kv_bytes = Some(2 * 64 * engine(1).kv_bytes_per_position());
+    let options = EngineOptions { kv_bytes, ..options(2) };
+    let mut engine = Engine::new(model(&data(NAME), Quant::Q8), &options).unwrap();
+    let (a, b) = (engine.open().unwrap(), engine.open().unwrap());
+    let pass = engine.forward(&steps(a, &ids(64, 3))).unwrap();
+    let want = alone(&ids(64, 3));
+    let all = |seq, n: u32| (0..n).map(move |token| Step { seq, token, logits: true });
+    let too_much: Vec<_> = all(a, 3).chain(steps(b, &ids(64, 9))).collect();
+    assert!(matches!(engine.forward(&too_much), Err(Error::CacheFull { .. })));
+    assert_eq!(bits(engine.logits(pass, 0).unwrap()), want);
+    assert!(matches!(engine.logits(pass, 1), Err(Error::LogitsRow { index: 1, rows: 1 })));
+}
+
+#[test]
+fn to_slide_a_sequence_needs_its_ring() {
+    let block = 64 * engine(1).kv_bytes_per_position();
+    let of = |blocks: u64| {
+        let (ctx, kv_bytes) = (Some(128), Some(blocks * block));
+        let overflow = Overflow::Slide;
+        let options = EngineOptions { ctx, overflow, kv_bytes, chunk: 64, ..options(1) };
+        Engine::new(model(&data(NAME), Quant::Q8), &options)
+    };
+    assert!(matches!(of(3), Err(Error::KvBytes { least, .. }) if least == 4 * block));
+    let mut session = Session::new(of(4).unwrap()).unwrap();
+    session.prompt_tokens(&ids(20, 3)).unwrap();
+    let max_tokens = Some(400);
+    session.start(GenerateOptions { max_tokens, ..GenerateOptions::default() }).unwrap();
+    while session.next().unwrap().is_some() {}
+    assert_eq!(session.generated().len(), 400);
+}
+
+/// A text that repeats itself, in an arena that is full at some point of it.
+#[test]
+fn a_draft_does_not_end_an_answer_earlier() {
+    let prompt = [ids(20, 3), ids(20, 3), ids(20, 3)].concat();
+    let said = |drafting, draft: bool| {
+        let kv_bytes = Some(2 * 64 * engine(1).kv_bytes_per_position());
+        let options = EngineOptions { kv_bytes, ..options(1) };
+        let model = Arc::new(model(&data(NAME), Quant::Q8));
+        let mut session = Session::new(Engine::new(Arc::clone(&model), &options).unwrap()).unwrap();
+        if draft {
+            session.set_draft_model(engine(1)).unwrap();
+        }
+        session.prompt_tokens(&prompt).unwrap();
+        session.start(GenerateOptions { drafting, ..GenerateOptions::default() }).unwrap();
+        let mut errors = 0;
+        // Asking again does not help, and does no harm.
+        while errors < 3 {
+            match session.next() {
+                Ok(event) => assert!(event.is_some()),
+                Err(e) => {
+                    assert!(matches!(e, Error::CacheFull { .. }), "{e}");
+                    session.candidates(3);
+                    errors += 1;
+                }
+            }
+        }
+        session.generated().to_vec()
+    };
+    let want = said(Drafting::OFF, false);
+    assert_eq!(want.len(), 128 + 1 - 60);
+    let fixed = Drafting { fixed: Some(7), ..Drafting::default() };
+    assert_eq!(said(fixed, false), want);
+    assert_eq!(said(Drafting { lookup: false, ..fixed }, true), want);
+}
+
+#[test]
+fn what_the_draft_model_cannot_do_is_a_note() {
+    let prompt = ids(60, 3);
+    let ask = |session: &mut Session| {
+        session.prompt_tokens(&prompt).unwrap();
+        let drafting = Drafting { lookup: false, model: true, fixed: Some(3) };
+        let max_tokens = Some(30);
+        let options = GenerateOptions { max_tokens, drafting, ..GenerateOptions::default() };
+        session.start(options).unwrap();
+        while session.next().unwrap().is_some() {}
+        let drafted = session.stats().drafts.model.drafted;
+        (session.generated().to_vec(), drafted, session.take_notes().join(", "))
+    };
+    let (want, ..) = ask(&mut Session::new(engine(1)).unwrap());
+    // An arena that is full four tokens behind the prompt.
+    let kv_bytes = Some(64 * engine(1).kv_bytes_per_position());
+    let small =
+        Engine::new(model(&data(NAME), Quant::Q8), &EngineOptions { kv_bytes, ..options(1) });
+    let mut session = Session::new(engine(2)).unwrap();
+    session.set_draft_model(small.unwrap()).unwrap();
+    for _ in 0..2 {
+        let (said, drafted, note) = ask(&mut session);
+        assert_eq!(said, want);
+        assert!(
+            (1..8).contains(&drafted) && note.contains("the cache is full"),
+            "{drafted}: {note}"
+        );
+    }
+    // A sequence for one of two: the other drafts without it.
+    session.set_draft_model(engine(1)).unwrap();
+    let (said, drafted, note) = ask(&mut session);
+    assert!(said == want && drafted > 20 && note.is_empty(), "{drafted}: {note}");
+    let mut aside = session.fork().unwrap();
+    session.switch(&mut aside);
+    let (said, drafted, note) = ask(&mut session);
+    assert!(said == want && drafted == 0, "{drafted}");
+    assert!(note.contains("all sequences are in use"), "{note}");
+    session.set_draft_model(None::<Engine>).unwrap();
+    let (said, drafted, note) = ask(&mut session);
+    assert!(said == want && drafted == 0 && note.is_empty(), "{drafted}: {note}");
+}
+
+#[test]
 fn engines_share_a_model() {
     let model: Arc<Model> = Arc::new(model(&data(NAME), Quant::Q8));
     let mut engines: Vec<_> =
@@ -253,21 +363,21 @@ fn together(n: u32, cancel: Option<usize>) -> Vec<(Vec<u32>, FinishReason)> {
         // The rows of a pass first: they are gone with the next one.
         let due = !sequences.iter().any(Sequence::has_row);
         for (i, sequence) in sequences.iter_mut().enumerate().filter(|_| due) {
-            let (from, row) = (steps.len(), steps.iter().filter(|s: &&Step| s.logits).count());
+            let from = steps.len();
             sequence.plan(&mut engines, 5, &mut steps).unwrap();
             if steps.len() > from {
-                planned.push((i, row));
+                planned.push(i);
             }
         }
         if !steps.is_empty() {
             let pass = engines.target.forward(&steps).unwrap();
-            for (i, row) in planned {
-                sequences[i].passed(&mut engines, pass, row).unwrap();
+            for i in planned {
+                sequences[i].passed(&mut engines, pass).unwrap();
             }
         }
         engines.draw(&mut sequences).unwrap();
         for (i, (sequence, (said, end))) in sequences.iter_mut().zip(&mut said).enumerate() {
-            match sequence.event() {
+            match sequence.event().unwrap() {
                 Some(Event::Token { id, .. }) => said.push(id),
                 Some(Event::Finished { reason, .. }) => *end = Some(reason),
                 Some(Event::Prefill { .. }) | None => {}
@@ -317,14 +427,14 @@ fn a_sequence_waits_where_there_is_no_room_for_it() {
     sequence.plan(&mut engines, 100, &mut steps).unwrap();
     assert_eq!((steps.len(), steps.iter().filter(|s| s.logits).count()), (3 + 9, 3));
     let pass = engines.target.forward(&steps).unwrap();
-    sequence.passed(&mut engines, pass, 3).unwrap();
+    sequence.passed(&mut engines, pass).unwrap();
     let planned = |sequence: &mut Sequence, engines: &mut Engines, room, taken: &[Step]| {
         let mut steps = taken.to_vec();
         sequence.plan(engines, room, &mut steps).unwrap();
         steps.len() - taken.len()
     };
     assert_eq!(planned(&mut sequence, &mut engines, 100, &[]), 0, "an event is to be taken first");
-    assert!(matches!(sequence.event(), Some(Event::Prefill { done: 9, total: 10 })));
+    assert!(matches!(sequence.event(), Ok(Some(Event::Prefill { done: 9, total: 10 }))));
     assert_eq!(planned(&mut sequence, &mut engines, 100, &taken), 0);
     assert_eq!(planned(&mut sequence, &mut engines, 0, &[]), 0);
     assert_eq!(planned(&mut sequence, &mut engines, 100, &taken[..2]), 1);
@@ -341,12 +451,14 @@ fn rows_of_an_earlier_pass_are_not_drawn_from() {
         let mut steps = Vec::new();
         sequence.plan(&mut engines, 16, &mut steps).unwrap();
         let pass = engines.target.forward(&steps).unwrap();
-        sequence.passed(&mut engines, pass, 0).unwrap();
-        assert!(matches!(sequence.event(), Some(Event::Prefill { done, total }) if done == total));
+        sequence.passed(&mut engines, pass).unwrap();
+        assert!(
+            matches!(sequence.event(), Ok(Some(Event::Prefill { done, total })) if done == total)
+        );
         sequences.push(sequence);
     }
     assert!(matches!(engines.draw(&mut sequences), Err(Error::LogitsGone)));
     assert!(matches!(engines.draw(&mut sequences[..1]), Err(Error::LogitsGone)));
     engines.draw(&mut sequences[1..]).unwrap();
-    assert!(matches!(sequences[1].event(), Some(Event::Token { .. })));
+    assert!(matches!(sequences[1].event(), Ok(Some(Event::Token { .. }))));
 }

@@ -1,6 +1,6 @@
 //! Which configs are refused: those that contradict themselves, or whose sizes could overflow.
 
-use crate::config::{Config, ConfigError, MAX_LAYERS, NormPlace, Quant, Rope};
+use crate::config::{Config, ConfigError, MAX_LAYERS, NormPlace, Rope};
 use crate::units::GROUP;
 
 /// Largest width, vocabulary or head count accepted: keeps every product of two sizes within u64.
@@ -53,9 +53,6 @@ impl Config {
         let r = self.value_rotation;
         if !(r.is_power_of_two() && r <= GROUP as u32 && self.head_dim.is_multiple_of(r)) {
             return err("value_rotation", &r, "a power of two up to 64 that divides head_dim");
-        }
-        if self.quant == Quant::F32 && r != 1 {
-            return err("value_rotation", &r, "1 in an f32 file");
         }
         if self.windows.len() != self.n_layers as usize {
             return err("windows", &self.windows.len(), "one entry per layer");

@@ -51,5 +51,5 @@ pub use schema::{Entry, Kind, PartShape, layer_schema, schema};
 pub use section::{Section, SectionKind};
 pub use spec::{Part, TensorSpec};
 pub use tensor::{ROW as TENSOR_ROW, Tensor};
-pub use units::{ALIGN, DATA_ALIGN, GROUP, LANES, LINE, pad};
+pub use units::{ALIGN, DATA_ALIGN, GROUP, LANES, LINE, QUAD, pad};
 pub use writer::{Staged, Writer};

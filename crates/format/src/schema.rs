@@ -4,7 +4,7 @@
 //! model is sums it. A new tensor is a [`Role`], a line here, and the step of the forward pass that
 //! reads it. How a matrix is stored is not said here: a file says it, for each part.
 
-use crate::config::{Config, Experts};
+use crate::config::{Config, Experts, Norm};
 use crate::encoding::{ActType, Encoding};
 use crate::role::Role;
 use crate::spec::{Part, TensorSpec};
@@ -55,7 +55,7 @@ pub struct Entry {
     pub k_unit: (u32, u32),
     /// The tensors fused into this one.
     pub parts: Vec<PartShape>,
-    /// Hadamard block of the inputs that products take.
+    /// Hadamard block applied to the inputs.
     rotation: u32,
     /// What its bias is called. It directly follows the tensor, in files that have one.
     pub bias: Option<Role>,
@@ -68,15 +68,15 @@ pub fn schema(c: &Config) -> impl Iterator<Item = Entry> {
     [s.matrix(Role::TokenEmbd, c.vocab_size, c.d_model), s.turns()]
         .into_iter()
         .chain((0..c.n_layers).flat_map(|layer| layer_schema(c, layer)))
-        .chain([s.vector(Role::OutputNorm, Some(Role::OutputNormBias))])
+        .chain([s.norm(Role::OutputNorm, Role::OutputNormBias)])
         .chain(output)
 }
 
 /// The tensors of one layer.
 pub fn layer_schema(c: &Config, layer: u32) -> Vec<Entry> {
     let s = Schema { c, layer: Some(layer) };
-    let pre = |role, bias| c.pre_norms().then(|| s.vector(role, Some(bias)));
-    let post = |role| c.post_norms().then(|| s.vector(role, None));
+    let pre = |role, bias| c.pre_norms().then(|| s.norm(role, bias));
+    let post = |role| c.post_norms().then(|| s.vector(role));
     let mut all = Vec::new();
     all.extend(pre(Role::AttnNorm, Role::AttnNormBias));
     all.push(s.qkv());
@@ -163,9 +163,15 @@ impl Schema<'_> {
     }
 
     /// As wide as the residual stream.
-    fn vector(&self, role: Role, bias: Option<Role>) -> Entry {
+    fn vector(&self, role: Role) -> Entry {
         let (logical, stored) = ([1, 1, self.c.d_model as usize], [1, 1, self.c.d_model_padded()]);
-        Entry { bias, ..self.entry(role, Kind::Vector, logical, stored) }
+        self.entry(role, Kind::Vector, logical, stored)
+    }
+
+    /// A norm as wide as the residual stream; a LayerNorm may have a bias.
+    fn norm(&self, role: Role, bias: Role) -> Entry {
+        let bias = (self.c.norm == Norm::Layer).then_some(bias);
+        Entry { bias, ..self.vector(role) }
     }
 
     /// The norm of queries or keys, each head padded as the heads themselves are.

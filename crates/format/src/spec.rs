@@ -186,11 +186,11 @@ impl TensorSpec {
         let Some(first) = self.parts.first() else { return Ok(()) };
         if let Some(p) = self.parts.iter().find(|p| !p.encoding.is_panel()) {
             let (role, encoding) = (p.role.name(), p.encoding.name());
-            return Err(format!("its part {role} is {encoding} and no panels"));
+            return Err(format!("its part {role} is {encoding}, which is not a panel encoding"));
         }
         if first.encoding != self.encoding {
             let (own, encoding) = (self.encoding.name(), first.encoding.name());
-            return Err(format!("it is {own}, but its first part {encoding}"));
+            return Err(format!("it is marked {own}, but its first part is {encoding}"));
         }
         Ok(())
     }

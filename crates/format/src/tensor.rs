@@ -139,7 +139,12 @@ fn parts_of(row: &[u8; ROW], own: Encoding) -> Result<Vec<Part>, String> {
             SAME => own,
             number => Encoding::from_u32(number.into())
                 .filter(|&encoding| encoding != own)
-                .ok_or_else(|| format!("{} has encoding {number}", role.name()))?,
+                .ok_or_else(|| {
+                    let role = role.name();
+                    format!(
+                        "{role} has encoding {number}, expected another than its tensor's, or 0"
+                    )
+                })?,
         };
         Ok(Part { role, n, count, rows, encoding })
     };

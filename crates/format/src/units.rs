@@ -10,8 +10,11 @@ pub const GROUP: usize = 64;
 /// Bytes of one f32.
 pub(crate) const F32_BYTES: usize = size_of::<f32>();
 
-/// Bytes of one line of a panel, an f32 of each of its rows: one cache line.
+/// Bytes of one line of a panel, one f32 for each of its rows: one cache line.
 pub const LINE: usize = LANES * F32_BYTES;
+
+/// Inputs of a row that lie side by side in a line of 8-bit weights.
+pub const QUAD: usize = LINE / LANES;
 
 /// Sections, tensors and the section table begin at multiples of this: one cache line.
 pub const ALIGN: u64 = 64;

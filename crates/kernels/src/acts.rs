@@ -65,7 +65,7 @@ pub struct TileMut<'a> {
     pub to: TileData<'a>,
 }
 
-/// The buffers of one tile, in the encoding of the model.
+/// The buffers of one tile, in the form that the matrices read.
 pub enum TileData<'a> {
     /// Rotated and quantized.
     Q8 {

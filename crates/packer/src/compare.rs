@@ -4,7 +4,7 @@
 //! that of the weights themselves. A source is read as for packing, and each value is compared
 //! with what its 8 bits stand for.
 
-use nanoinfer_format::{Encoding, Entry, LANES, LINE, NanoFile, Role, Tensor};
+use nanoinfer_format::{Encoding, Entry, LANES, LINE, NanoFile, QUAD, Role, Tensor};
 
 use crate::encode::prepare;
 use crate::layout::{Body, Planned, plan};
@@ -106,12 +106,15 @@ impl Sum {
 
 /// Row `r`, input `j` of a panel, as docs/FORMAT.md says.
 fn value(encoding: Encoding, panel: &[u8], r: usize, j: usize) -> f32 {
-    let float = |at: usize| f32::from_le_bytes(panel[at..at + 4].try_into().expect("4 bytes"));
+    let float = |line: usize| {
+        let bytes = panel[line * LINE..][r * size_of::<f32>()..].first_chunk();
+        f32::from_le_bytes(*bytes.expect("16 rows"))
+    };
     match encoding {
         Encoding::Q8Panel => {
-            let q = i16::from(panel[LINE + LINE * (j / 4) + 4 * r + j % 4]) - 128;
-            float(4 * r) * f32::from(q)
+            let q = i16::from(panel[LINE + LINE * (j / QUAD) + QUAD * r + j % QUAD]) - 128;
+            float(0) * f32::from(q)
         }
-        _ => float(LINE * j + 4 * r),
+        Encoding::F32Panel | Encoding::F32 | Encoding::U64 => float(j),
     }
 }

@@ -96,7 +96,8 @@ fn store(encoding: Encoding, rows: &[f32], k: usize, out: &mut Vec<u8>) {
         out.resize(at + len, 0);
         match encoding {
             Encoding::Q8Panel => q8_panel(panel, k, &mut out[at..]),
-            _ => f32_panel(panel, k, &mut out[at..]),
+            Encoding::F32Panel => f32_panel(panel, k, &mut out[at..]),
+            Encoding::F32 | Encoding::U64 => {} // no panels, so no bytes of one: see above
         }
     }
 }

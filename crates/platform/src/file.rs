@@ -2,7 +2,7 @@
 //!
 //! | | Unix | elsewhere |
 //! |---|---|---|
-//! | who may read a new file | mode bits | what the folder says |
+//! | who may read a new file | mode bits | inherited from the folder |
 //! | reading at an offset | `pread` | Windows: `seek_read` |
 //! | making a rename durable | syncing the folder | left to the file system |
 //! | a second name | symbolic link | hard link |

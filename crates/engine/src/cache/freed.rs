@@ -98,7 +98,7 @@ impl Contents {
         }
     }
 
-    /// Gives up the block that was freed first; its space can be used.
+    /// Evicts the block that was freed first and returns it for reuse.
     pub(super) fn evict(&mut self) -> Option<u32> {
         let block = Some(self.oldest).filter(|&block| block != NONE)?;
         self.revive(block);

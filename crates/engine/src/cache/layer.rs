@@ -8,11 +8,11 @@ use crate::pool::{Columns, Item, Pool, Shared, Split, Worker};
 /// How the cache stores keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvType {
-    /// 8 bits, a scale per position and head. The default for q8 models.
+    /// 8 bits, a scale per position and head. The default where some matrices take int8 activations.
     Q8,
     /// Half precision.
     F16,
-    /// Single precision. The default for f32 models.
+    /// Single precision. The default where none do.
     F32,
 }
 

@@ -235,8 +235,8 @@ impl Control {
             }
             // SAFETY: written before this epoch began, and not again until the job's end.
             let job = unsafe { *self.job.get() };
-            if let Some(job) = job {
-                self.work(index, job);
+            if job.is_some_and(|job| !self.work(index, job)) {
+                return;
             }
         }
     }
@@ -267,13 +267,15 @@ impl Control {
         self.epoch.0.load(Ordering::SeqCst)
     }
 
-    fn work(&self, index: usize, job: Job) {
+    /// Does a worker's part of a job. False if the pool is poisoned: then the worker has counted
+    /// itself as having left, which it must do only once, and so must not come back.
+    fn work(&self, index: usize, job: Job) -> bool {
         nanoinfer_platform::float::reset();
         let phase = self.phase.0.load(Ordering::Acquire);
         if phase == POISONED {
             // Another worker panicked before this one had begun.
             self.left.fetch_add(1, Ordering::Release);
-            return;
+            return false;
         }
         let mut worker = Worker { control: self, index, phase };
         // Nothing that the job was about to change is looked at again: the pool is poisoned.
@@ -283,13 +285,13 @@ impl Control {
             unsafe { (job.call)(job.data, &mut worker) };
             worker.barrier();
         }));
-        if let Err(payload) = outcome {
-            self.poison(payload);
-            self.left.fetch_add(1, Ordering::Release);
-        }
+        let Err(payload) = outcome else { return true };
+        self.poison(payload);
+        self.left.fetch_add(1, Ordering::Release);
+        false
     }
 
-    /// Keeps the message of the first panic, and lets nobody pass a barrier any more.
+    /// Keeps the message of the first panic, and makes every barrier unwind from now on.
     fn poison(&self, payload: Box<dyn Any + Send>) {
         if !payload.is::<Bystander>() {
             let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());

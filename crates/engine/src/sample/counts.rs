@@ -2,7 +2,6 @@
 
 /// How often each token occurs in a context: what penalties need. It remembers the order in which
 /// tokens came, so that the last one can be taken back.
-#[derive(Default)]
 pub(super) struct Counts {
     /// Distinct tokens of the context in the order of their first occurrence, and how often each was
     /// generated.
@@ -48,8 +47,8 @@ impl Counts {
         new
     }
 
-    /// Takes back the last generated token; `new` is what [`Self::add`] returned for it. Nothing
-    /// came after a new one, so no search goes past its place.
+    /// Takes back the last generated token; `new` is what [`Self::add`] returned for it. A new
+    /// token is the latest entry, so no probe sequence runs past its slot, and emptying it is safe.
     pub(super) fn take_back(&mut self, id: u32, new: bool) {
         let slot = self.slot(id);
         self.entries[self.table[slot] as usize].1 -= 1;

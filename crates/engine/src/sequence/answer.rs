@@ -9,25 +9,32 @@ use crate::sample::{DrawScratch, LogitRows};
 use crate::{Engines, Error, Event, FinishReason, GenerateOptions, PassId, PassStep, Stats, Step};
 
 impl Engines {
-    /// Draws the next token of each sequence that has a row of the last pass to draw from and no
-    /// event left to take; each draw is an item of work for a worker. Where a draft was right there is
-    /// another row after that: the next pass is due when no sequence has one ([`Sequence::has_row`]).
+    /// Draws the next token of each sequence that has a row of the last pass left and no untaken
+    /// event; each draw is an item of work for a worker. Where a draft was right there is another row
+    /// after that: the next pass is due when no sequence has one ([`Sequence::has_row`]).
     ///
     /// # Errors
-    /// Logits are not finite, or of an earlier pass; the engine cannot be used any more.
+    /// Rows are of an earlier pass, or the engine cannot be used any more. What is wrong with the
+    /// logits of one sequence, its [`Sequence::event`] says.
     pub fn draw(&mut self, sequences: &mut [Sequence]) -> Result<(), Error> {
-        let mut passes = sequences.iter().filter_map(Sequence::row).map(|(pass, _)| pass);
-        let Some(pass) = passes.next() else { return Ok(()) };
-        if passes.any(|other| other != pass) {
-            return Err(Error::LogitsGone);
+        let mut rows = sequences.iter().enumerate().filter_map(|(i, s)| Some((i, s.row()?.0)));
+        let Some((first, pass)) = rows.next() else { return Ok(()) };
+        let mut alone = true;
+        for (_, other) in rows {
+            if other != pass {
+                return Err(Error::LogitsGone);
+            }
+            alone = false;
         }
-        self.target.draw(pass, sequences, Sequence::draw)?;
-        sequences.iter_mut().try_for_each(|sequence| sequence.drawn(self))
+        // Waking the workers for one token would take longer than drawing it.
+        let tasks = if alone { &mut sequences[first..=first] } else { &mut *sequences };
+        self.target.draw(pass, tasks, Sequence::draw)?;
+        tasks.iter_mut().try_for_each(|sequence| sequence.drawn(self))
     }
 }
 
 impl Sequence {
-    /// Begins an answer to the context. An earlier cancellation does not concern it.
+    /// Begins an answer to the context. Clears a pending cancellation.
     ///
     /// # Errors
     /// The context is empty.
@@ -38,6 +45,8 @@ impl Sequence {
         // The last token is always processed: its logits are what the answer begins with.
         self.end_draws(engines)?;
         let reused = engines.target.truncate(self.seq, self.tokens.len() - 1)?;
+        self.rest(None);
+        self.last = None;
         self.canceller.clear();
         if let Some(stream) = &mut self.stream {
             stream.reset(self.answer_follows);
@@ -48,12 +57,10 @@ impl Sequence {
         self.sampler.sampling = options.sampling;
         self.sampler.restart(&self.tokens);
         let (drafting, sampling) = (options.drafting, options.sampling);
-        self.speculator.start(drafting, sampling, &self.tokens, engines.draft_mut())?;
+        self.speculator.start(drafting, sampling, &self.tokens, engines.draft_mut());
         self.stats =
             Stats { prompt_tokens: self.tokens.len(), reused_tokens: reused, ..Stats::default() };
         self.started = Instant::now();
-        self.rest(None);
-        self.last = None;
         let nothing_wanted = options.max_tokens == Some(0);
         self.state =
             if nothing_wanted { State::Ending(FinishReason::Length) } else { State::Prefill };
@@ -63,11 +70,12 @@ impl Sequence {
 
     /// Appends the steps that it wants in the next pass, at most `room`: the next tokens of the
     /// prompt, or the last token and a draft of what may follow. None, if there is something to draw
-    /// or to say first, or nothing to do. The steps of other sequences may be there already; with
-    /// its own, no more want logits than the engine has rows for.
+    /// or to say first, or nothing to do. The steps of other sequences may be there already, in the
+    /// order of the pass; with its own, no more want logits than the engine has rows for. A plan whose
+    /// pass does not come to be is forgotten with the next one.
     ///
     /// # Errors
-    /// The draft model's engine failed, or `engines` are not those it was opened in.
+    /// `engines` are not those it was opened in, or cannot be used any more.
     pub fn plan(
         &mut self,
         engines: &mut Engines,
@@ -86,7 +94,7 @@ impl Sequence {
         match self.state {
             State::Prefill => {
                 let left = self.tokens.len() - engines.target.len(self.seq)?;
-                let left = if rows == 0 { left - 1 } else { left };
+                let left = if rows == 0 { left.saturating_sub(1) } else { left };
                 self.append_steps(engines, left.min(room), steps)
             }
             State::Decode if self.speculator.row().is_none() => {
@@ -95,7 +103,9 @@ impl Sequence {
                 let wanted =
                     self.options.max_tokens.map_or(usize::MAX, |max| max - self.stats.generated);
                 let room = room.min(self.limit - self.tokens.len()).min(wanted - 1);
-                self.speculator.propose(&mut self.tokens, room, engines.draft_mut())?;
+                // Without the draft the pass may fit, and a draft must not make the difference.
+                let room = room.min(engines.target.room(self.seq)?.saturating_sub(1));
+                self.speculator.propose(&mut self.tokens, room, engines.draft_mut());
                 self.append_steps(engines, 1, steps)
             }
             State::Ending(reason) => {
@@ -115,22 +125,28 @@ impl Sequence {
         n: usize,
         steps: &mut Vec<Step>,
     ) -> Result<(), Error> {
+        let taken = steps.iter().filter(|step| step.logits).count();
         let (seq, last) = (self.seq, self.tokens.len() - 1);
         let cached = engines.target.len(seq)?;
         let tokens = self.tokens[cached..cached + n].iter().zip(cached..);
         steps.extend(tokens.map(|(&token, i)| Step { seq, token, logits: i == last }));
         let draft = self.speculator.draft().iter();
         steps.extend(draft.map(|&token| Step { seq, token, logits: true }));
+        self.planned = taken..steps.iter().filter(|step| step.logits).count();
         self.passed = Instant::now();
         Ok(())
     }
 
-    /// The pass with its steps is done; its logits begin at `row` among those of the pass.
+    /// The pass with the steps that it planned last is done.
     ///
     /// # Errors
-    /// As for [`Self::plan`].
-    pub fn passed(&mut self, engines: &mut Engines, pass: PassId, row: usize) -> Result<(), Error> {
-        self.rows = Some((pass, row));
+    /// The pass has not the rows that were planned, or as for [`Self::plan`].
+    pub fn passed(&mut self, engines: &mut Engines, pass: PassId) -> Result<(), Error> {
+        let rows = engines.target.rows(pass)?;
+        if self.planned.end > rows {
+            return Err(Error::LogitsRow { index: self.planned.end - 1, rows });
+        }
+        self.rows = Some((pass, self.planned.start));
         if self.state == State::Decode {
             self.speculator.passed(self.passed.elapsed().as_secs_f64());
             return Ok(());
@@ -138,34 +154,38 @@ impl Sequence {
         let reused = self.stats.reused_tokens;
         let done = engines.target.len(self.seq)? - reused;
         let total = self.stats.prompt_tokens - reused;
-        if done == total {
-            self.speculator.prompt_done(&self.tokens, engines.draft_mut())?;
-            self.stats.prefill = self.started.elapsed();
-            self.state = State::Decode;
-        }
         self.pending = Some(Pending::Prefill { done, total });
+        if done == total {
+            self.state = State::Decode;
+            self.speculator.prompt_done(&self.tokens, engines.draft_mut());
+            self.stats.prefill = self.started.elapsed();
+        }
         Ok(())
     }
 
-    /// Ends the answer because somebody cancelled it, before or in a pass.
-    ///
-    /// # Errors
-    /// As for [`Self::plan`].
-    pub fn cancelled(&mut self, engines: &mut Engines) -> Result<(), Error> {
+    /// Ends the answer because it was cancelled, before or in a pass.
+    fn cancelled(&mut self, engines: &mut Engines) -> Result<(), Error> {
         self.canceller.clear();
         self.end_draws(engines)?;
         self.rest(Some(FinishReason::Cancelled));
         Ok(())
     }
 
+    /// Whether it is at work and has nothing to say yet.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.state != State::Idle && self.pending.is_none() && self.failed.is_none()
+    }
+
     /// Whether a row of the last pass is left to draw from: its logits are gone with the next pass.
+    /// Not if it was cancelled.
     pub fn has_row(&self) -> bool {
-        self.state == State::Decode && self.speculator.row().is_some()
+        let wanted = self.state == State::Decode && !self.canceller.is_cancelled();
+        wanted && self.speculator.row().is_some()
     }
 
     /// The pass with a row that its next token is to be drawn from now, if there is one.
     fn row(&self) -> Option<(PassId, usize)> {
-        if self.pending.is_some() || self.state != State::Decode {
+        if self.pending.is_some() || !self.has_row() {
             return None;
         }
         let (pass, first) = self.rows?;
@@ -185,7 +205,12 @@ impl Sequence {
         let (Some((drawn, time)), Some(row)) = (self.drawn.take(), self.row()) else {
             return Ok(());
         };
-        let drawn = drawn.ok_or_else(|| engines.target.not_finite())?;
+        let Some(drawn) = drawn else {
+            self.end_draws(engines)?;
+            self.rest(None);
+            self.failed = Some(engines.target.not_finite());
+            return Ok(());
+        };
         engines.target.profile_mut().add(PassStep::Sampling, time);
         let position = self.tokens.len();
         let script = self.speculator.script.as_ref();
@@ -193,7 +218,7 @@ impl Sequence {
         self.tokens.push(id);
         self.last = Some((row, self.sampler.push(id)));
         let seconds = time.as_secs_f64();
-        if !self.speculator.drawn(&self.tokens, seconds, engines.draft_mut())? {
+        if !self.speculator.drawn(&self.tokens, seconds, engines.draft_mut()) {
             engines.target.truncate(self.seq, position)?;
         }
         self.stats.generated += 1;
@@ -222,12 +247,19 @@ impl Sequence {
     }
 
     /// What there is to say, if there is anything. Allocates nothing.
-    pub fn event(&mut self) -> Option<Event<'_>> {
-        match self.pending.take()? {
-            Pending::Prefill { done, total } => Some(Event::Prefill { done, total }),
-            Pending::Token(id) => Some(self.token_event(id)),
-            Pending::Finished(reason) => Some(self.finished_event(reason)),
+    ///
+    /// # Errors
+    /// The answer cannot go on: its logits are not finite.
+    pub fn event(&mut self) -> Result<Option<Event<'_>>, Error> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
         }
+        Ok(match self.pending.take() {
+            None => None,
+            Some(Pending::Prefill { done, total }) => Some(Event::Prefill { done, total }),
+            Some(Pending::Token(id)) => Some(self.token_event(id)),
+            Some(Pending::Finished(reason)) => Some(self.finished_event(reason)),
+        })
     }
 
     fn token_event(&mut self, id: u32) -> Event<'_> {

@@ -102,9 +102,9 @@ fn give_back() {
     let _ = disable_raw_mode();
 }
 
-/// Makes panics give the terminal back before they are told, and end the process: a thread that
-/// panicked alone would leave the others waiting for it. Threads without a name are workers of a
-/// library call that deals with their panics itself.
+/// Makes panics give the terminal back before they are reported, and end the process: a panic is a
+/// fault of this program, of the chat or of an engine's worker, and a chat cannot go on after either.
+/// Threads without a name are workers of a library call that deals with their panics itself.
 pub(crate) fn survive_panics() {
     let tell = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
