@@ -174,8 +174,8 @@ fn a_mixed_file_is_compared_with_its_source_part_by_part() {
                 let spec = &file.file().tensor(e.role, e.layer).unwrap().spec;
                 assert_eq!(e.largest > 0.0, spec.takes(ActType::Int8), "{name}: {e:?}");
             }
-            let both = pair[0].relative.hypot(pair[1].relative);
-            let difference = (both - eight.relative).abs();
+            let of_both = pair[0].relative.hypot(pair[1].relative);
+            let difference = (of_both - eight.relative).abs();
             assert!(eight.relative < 0.01 && difference < 1e-6, "{name}: {pair:?}, {eight:?}");
         }
     }
