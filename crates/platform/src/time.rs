@@ -21,11 +21,15 @@ mod tests {
 
     #[test]
     fn work_takes_cpu_time() {
+        // About a second's work at most: the coarsest clock ticks every few milliseconds.
+        let worked = |_| {
+            for i in 0..1_000_000 {
+                std::hint::black_box(i);
+            }
+            cpu_time().unwrap()
+        };
         let before = cpu_time().unwrap();
-        let mut now = before;
-        while now == before {
-            now = cpu_time().unwrap();
-        }
-        assert!(now > before);
+        let now = (0..1000).map(worked).find(|now| *now != before);
+        assert!(now.is_some_and(|now| now > before), "{before:?}, then {now:?}");
     }
 }
