@@ -383,21 +383,31 @@ fn worker(
     (commands, told, controls)
 }
 
-/// Carries out an effect with the real engine, and everything that follows from it.
-fn carry_out(app: &mut App, effect: Option<Effect>, to: &Sender<Command>, from: &Receiver<Report>) {
-    let mut effect = effect;
+/// Carries out an effect with the real engine, and everything that follows from it. Returns what
+/// was first seen inside: the first pass of a prompt.
+fn carry_out(
+    app: &mut App,
+    mut effect: Option<Effect>,
+    to: &Sender<Command>,
+    from: &Receiver<Report>,
+) -> Option<Inside> {
+    let mut first = None;
     while let Some(Effect::Command(command)) = effect.take() {
         to.send(command).unwrap();
         loop {
             // A guard against a worker that hangs; one that is gone is an error at once.
             let report = from.recv_timeout(Duration::from_secs(600)).unwrap();
             let progress = matches!(report, Report::Progress(_));
+            if let Report::Progress(Progress { inside, .. }) = &report {
+                first = first.or_else(|| inside.clone());
+            }
             effect = app.report(report);
             if !progress {
                 break;
             }
         }
     }
+    first
 }
 
 #[test]
@@ -412,7 +422,7 @@ fn five_turns_show_what_the_engine_counts() {
     {
         app.now = Instant::now();
         let effect = send(&mut app, text);
-        carry_out(&mut app, effect, &to, &from);
+        let prompt = carry_out(&mut app, effect, &to, &from).unwrap();
         let last = app.telemetry.last.clone();
         let (new, all) = (last.prefill.1, last.stats.prompt_tokens);
         // The engine counted the new tokens of the prompt, and every generated one but the last,
@@ -437,9 +447,14 @@ fn five_turns_show_what_the_engine_counts() {
         }
         app.pane = super::app::Pane::Inside;
         let inside = app.telemetry.inside.clone().unwrap();
-        // Keys and values are stored in the phase of attention, by whichever worker comes first.
-        let mut steps = PassStep::ALL.iter().zip(&inside.steps);
-        assert!(steps.all(|(step, t)| *step == PassStep::Cache || !t.is_zero()), "{inside:?}");
+        // Keys and values of up to 8 tokens are stored in the phase of attention, by whichever
+        // worker comes first, those of more in a phase of their own; nothing is drawn yet.
+        let all_take = |seen: &Inside, but| {
+            let mut steps = PassStep::ALL.iter().zip(&seen.steps);
+            steps.all(|(step, time)| *step == but || !time.is_zero())
+        };
+        assert!(new > 8 && all_take(&prompt, PassStep::Sampling), "{new}: {prompt:?}");
+        assert!(all_take(&inside, PassStep::Cache), "{inside:?}");
         assert_eq!(inside.candidates.len(), 8);
         let sum: f32 = inside.candidates.iter().map(|(_, p, _)| p).sum();
         assert!(sum > 0.1 && sum <= 1.0001, "{inside:?}");
