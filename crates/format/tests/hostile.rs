@@ -252,7 +252,7 @@ fn tensor_tables() {
         ("2^32 - 1 blocks of 2^32 - 1 rows", "parts", qkv + 128, u32::MAX),
         // Two bytes for the encoding of each part, 0 = the tensor's.
         ("the tensor's encoding of a part", "attn_q has encoding 3", qkv + T_PART_ENCODINGS, 3),
-        ("another of the first part", "its first part f32 panel", qkv + T_PART_ENCODINGS, 2),
+        ("another of the first part", "its first part is f32 panel", qkv + T_PART_ENCODINGS, 2),
         ("an unknown one", "attn_k has encoding 77", qkv + T_PART_ENCODINGS, 77 << 16),
         ("reserved q4 panel of a part", "attn_k has encoding 4", qkv + T_PART_ENCODINGS, 4 << 16),
         ("a part of no panels", "attn_k is u64", qkv + T_PART_ENCODINGS, 1 << 16),
