@@ -78,8 +78,11 @@ impl Pty {
     }
 
     pub(crate) fn resize(&mut self, columns: u16, rows: u16) {
+        // Held throughout, so that nothing drawn for the new size goes to the old emulator: a program
+        // draws again only what has changed since.
+        let mut shown = self.emulator.lock().expect("the emulator");
         resize(self.terminal.as_ref().expect("open"), columns, rows);
-        *self.emulator.lock().expect("the emulator") = emulator(columns, rows);
+        *shown = emulator(columns, rows);
     }
 
     /// What the screen shows.

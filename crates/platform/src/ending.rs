@@ -35,8 +35,8 @@ impl Ending {
     }
 }
 
-/// Calls `then`, in a thread of its own, each time one of `endings` comes; what it usually does by
-/// itself does not happen any more. To be called once per process.
+/// Calls `then`, in a thread of its own, each time one of `endings` comes; its default action no
+/// longer takes place. To be called once per process.
 ///
 /// # Errors
 /// The system installs no handler or starts no thread.
