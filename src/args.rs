@@ -1,8 +1,8 @@
 //! The command line: what can be typed, what it means, and what is refused.
 
-mod count;
 mod measuring;
 mod packing;
+mod ranges;
 mod running;
 
 use std::path::PathBuf;
@@ -12,9 +12,9 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use measuring::{Bench, Doctor, Eval, Format, Score};
-pub(crate) use packing::{Convert, Inspect, Models, ModelsAction, Quant, Verify};
+pub(crate) use packing::{Convert, Inspect, Models, ModelsAction, Verify};
 pub(crate) use running::{
-    CacheArgs, Chat, DraftArgs, Generate, Kv, Logits, ModelArgs, Overflow, SamplingArgs, Tokenize,
+    CacheArgs, Chat, DraftArgs, Generate, Logits, ModelArgs, SamplingArgs, Tokenize,
 };
 
 /// A language model on this computer's CPU: exact, small, readable.
@@ -103,7 +103,7 @@ pub(crate) fn parse() -> Result<Command, ExitCode> {
             }
             _ => usage_line(&error.to_string()),
         };
-        crate::report::say(&message);
+        crate::status::say(&message);
         ExitCode::from(2)
     })
 }

@@ -6,10 +6,10 @@ use nanoinfer_platform::time::cpu_time;
 
 /// Counts from the start of the process, not of `main`.
 ///
-/// The kernel gives a process's start only to a hundredth of a second, which is as long as all of
-/// loading may take. What runs before `main` (exec, the dynamic linker, the runtime) is one thread
-/// that computes and waits for nothing, so the CPU time used until then stands for its wall time.
-/// Only time in which the scheduler ran something else before `main` goes unseen.
+/// The kernel reports a process's start time with a resolution of 10 ms, as long as all of loading
+/// may take. Before `main` (exec, the dynamic linker, the runtime) a single thread computes without
+/// waiting, so its CPU time approximates wall time; only time in which the scheduler ran something
+/// else is missing.
 #[derive(Clone, Copy)]
 pub(crate) struct Clock {
     main: Instant,
@@ -17,7 +17,7 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// To be called first thing in `main`.
+    /// Call this first in `main`.
     pub(crate) fn start() -> Self {
         Self { before: cpu_time().unwrap_or_default(), main: Instant::now() }
     }

@@ -1,32 +1,29 @@
 //! The `nanoinfer` command: model files in, text out.
 //!
-//! `args` turns what was typed into validated values, each subcommand has one file, and this one
-//! turns their results into exit codes: 0 done, 1 failed, 2 used wrongly, 130 stopped by Ctrl-C.
+//! ```text
+//! args ──► commands ──► shared rooms ──► library crates
+//!   what was typed   one file each    input, model, output, status, limits …
+//! ```
+//!
+//! A command imports shared modules, never another command. Exit codes: 0 success, 1 failure,
+//! 2 wrong usage, 130 stopped by Ctrl-C.
 
 use std::process::ExitCode;
 
+mod advice;
 mod args;
-mod bench;
-mod chat;
 mod clock;
-mod convert;
-mod doctor;
-mod eval;
-mod generate;
-mod inspect;
-mod logits;
-mod manual;
-mod models;
-mod report;
-mod run;
-mod tokenize;
-mod verify;
+mod commands;
+mod input;
+mod limits;
+mod model;
+mod output;
+mod parameters;
+mod status;
 
-use args::Command;
-
-/// The last words of a process that reads a mapped file which was cut.
-const FAULT: &str = "nanoinfer: error: a mapped file can no longer be read: it was cut while in \
-use, or its disk failed; `nanoinfer verify` tells, --no-mmap reads it whole at the start\n";
+/// Printed by the SIGBUS handler, when a mapped file shrinks or its disk fails.
+const FAULT: &str = "nanoinfer: error: a mapped file can no longer be read: it was truncated while in \
+use, or its disk failed; check it with `nanoinfer verify`, or load it into memory with --no-mmap\n";
 
 fn main() -> ExitCode {
     let clock = clock::Clock::start();
@@ -35,27 +32,12 @@ fn main() -> ExitCode {
         Ok(command) => command,
         Err(code) => return code,
     };
-    let result = match command {
-        Command::Convert(args) => convert::run(args),
-        Command::Generate(args) => generate::run(args, clock),
-        Command::Chat(args) => chat::run(args),
-        Command::Tokenize(args) => tokenize::run(args),
-        Command::Logits(args) => logits::run(args),
-        Command::Inspect(args) => inspect::run(args),
-        Command::Verify(args) => verify::run(args),
-        Command::Models(args) => models::run(args),
-        Command::Bench(args) => bench::run(args),
-        Command::Eval(args) => eval::run(args),
-        Command::Doctor(args) => doctor::run(args),
-        Command::Completions(args) => manual::completions(args),
-        Command::Man(args) => manual::run(args),
-    };
-    match result {
+    match commands::run(command, clock) {
         Ok(code) => code,
-        // The reader of a pipe has what it wanted (`| head`): nothing to tell, nothing failed.
+        // The reader has closed the pipe (`| head`): not a failure.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            report::error(&error);
+            status::error(&error);
             ExitCode::FAILURE
         }
     }

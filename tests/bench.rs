@@ -77,7 +77,7 @@ fn a_copy_is_drafted() {
     assert!(count("drafted") >= count("accepted") && count("accepted") > 0, "{row}");
     assert!(drafts["tokens_per_pass"].as_f64().unwrap() > 1.0, "{row}");
     let table = stdout(&run("md", &[]));
-    assert!(table.contains("| cp64 ") && table.contains(" tokens a pass, "), "{table}");
+    assert!(table.contains("| cp64 ") && table.contains(" tokens per pass, "), "{table}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use nanoinfer_packer::synthetic::Shape;
 
-use super::count::count;
+use super::ranges::count;
 use super::running::Kv;
 
 /// Measure how fast a model runs here.

@@ -50,6 +50,15 @@ pub(crate) enum Quant {
     F32,
 }
 
+impl From<Quant> for nanoinfer_format::Quant {
+    fn from(quant: Quant) -> Self {
+        match quant {
+            Quant::Q8 => Self::Q8,
+            Quant::F32 => Self::F32,
+        }
+    }
+}
+
 /// Show what is in a model file.
 ///
 /// Of a .nano file: architecture, sections, what takes the space, and every tensor. Of a Hugging

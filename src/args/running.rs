@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use nanoinfer_engine::KvType;
 
-use super::count::count;
+use super::ranges::count;
 
 /// Continue a text.
 ///
@@ -134,6 +135,15 @@ pub(crate) enum Overflow {
     Slide,
 }
 
+impl From<Overflow> for nanoinfer_engine::Overflow {
+    fn from(overflow: Overflow) -> Self {
+        match overflow {
+            Overflow::Stop => Self::Stop,
+            Overflow::Slide => Self::Slide,
+        }
+    }
+}
+
 /// What is remembered of prompts between runs. None of it changes a token of an answer.
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Remembering (changes speed, never the text)")]
@@ -174,6 +184,16 @@ pub(crate) enum Kv {
     F16,
     /// Single precision: four times the size, nothing lost
     F32,
+}
+
+impl From<Kv> for KvType {
+    fn from(kv: Kv) -> Self {
+        match kv {
+            Kv::Q8 => Self::Q8,
+            Kv::F16 => Self::F16,
+            Kv::F32 => Self::F32,
+        }
+    }
 }
 
 /// How the next token is chosen. What is not given is as the model's own defaults say; a model

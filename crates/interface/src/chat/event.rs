@@ -8,7 +8,7 @@ use super::worker::Report;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// Someone quit.
-    Asked,
+    Quit,
     /// It was ended from outside.
     Ending(Ending),
     /// The terminal is gone.

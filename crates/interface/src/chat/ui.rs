@@ -104,7 +104,7 @@ impl<W: Write> Ui<'_, W> {
         match effect {
             Effect::Quit => {
                 self.controls.stop();
-                return Some(Ended::Asked);
+                return Some(Ended::Quit);
             }
             Effect::Command(command) => {
                 if let Command::Ask { .. } = command {

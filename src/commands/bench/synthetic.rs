@@ -1,0 +1,28 @@
+//! A model of a known shape with random weights, in memory.
+
+use anyhow::{Context, Result, ensure};
+use nanoinfer_engine::available_memory;
+use nanoinfer_packer::Staged;
+use nanoinfer_packer::synthetic::{Shape, build as build_in};
+use nanoinfer_platform::file;
+
+use crate::status::{Reporter, say};
+
+/// Builds the model as a file, so that it is mapped like any other and speeds carry over. It lies in
+/// a memory file system if one has room, and is deleted when the result is dropped.
+pub(super) fn build(name: &str) -> Result<Staged> {
+    let shape = Shape::find(name).context("the command line accepts only known shapes")?;
+    let (mb, bytes) = (shape.bytes() >> 20, shape.bytes());
+    let available = available_memory().unwrap_or(u64::MAX);
+    ensure!(
+        bytes < available,
+        "--synthetic {name}: needs {mb} MB of memory, {} MB are available; choose a smaller shape",
+        available >> 20
+    );
+    say(&format!("building {name} with random weights ({mb} MB)"));
+    let mut reporter = Reporter::default();
+    let mut progress = |p: nanoinfer_packer::Progress| reporter.progress(p.done, p.total);
+    let folder = file::in_memory(bytes).unwrap_or_else(std::env::temp_dir);
+    build_in(&shape, &folder, &mut progress)
+        .with_context(|| format!("--synthetic {name}: cannot build the model"))
+}

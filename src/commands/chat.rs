@@ -1,0 +1,89 @@
+//! `nanoinfer chat`: a full-screen conversation, or line by line through pipes.
+
+use std::io::{IsTerminal, stderr, stdin};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use etcetera::BaseStrategy;
+use nanoinfer_interface::chat::{Ended, Setup};
+use nanoinfer_interface::line;
+use nanoinfer_platform::ending::Ending;
+use nanoinfer_platform::terminal::can_draw;
+
+use crate::args::{Chat, ModelArgs};
+use crate::limits::memory_bandwidth;
+use crate::model;
+use crate::output::stdout;
+use crate::status::{error_message, say};
+
+pub(crate) fn run(args: Chat) -> Result<ExitCode> {
+    if args.plain || !can_draw() { line_by_line(&args) } else { full_screen(args) }
+}
+
+fn line_by_line(args: &Chat) -> Result<ExitCode> {
+    let mut session = model::session(&args.model, &args.drafts, &args.cache)?;
+    let model = session.engine().model();
+    let options = model::generate_options(model, &args.sampling, args.n, &args.drafts);
+    let system = model::system(args.system.clone(), model);
+    let interactive = stdin().is_terminal();
+    if interactive {
+        say("type a message; `exit` or Ctrl-C quits");
+    }
+    let result = line::run(
+        &mut session,
+        system.as_deref(),
+        &options,
+        stdin().lock(),
+        &mut stdout(),
+        stderr(),
+        interactive,
+    );
+    match result {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        // Unwrapped: the error printer and the closed-pipe check look for the inner types.
+        Err(line::Error::Io(e)) => Err(e.into()),
+        Err(line::Error::Engine(e)) => Err(e.into()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn full_screen(args: Chat) -> Result<ExitCode> {
+    let session = model::session(&args.model, &args.drafts, &args.cache)?;
+    let model = session.engine().model();
+    let options = model::generate_options(model, &args.sampling, args.n, &args.drafts);
+    let system = model::system(args.system, model);
+    let name = args.model.model.clone();
+    let (model_args, mut drafts, cache) = (args.model, args.drafts, args.cache);
+    drafts.draft = None; // chosen for this model, not for those that /model opens
+    let setup = Setup {
+        name,
+        system,
+        options,
+        history: history(),
+        color: std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
+        open: Box::new(move |name, status| {
+            let args = ModelArgs { model: name.to_owned(), revision: None, ..model_args.clone() };
+            model::session_with_status(&args, &drafts, &cache, status)
+                .map_err(|e| error_message(&e))
+        }),
+        bandwidth: Some(Box::new(|threads| memory_bandwidth(threads).ok())),
+    };
+    let ended = nanoinfer_interface::chat::run(session, setup).context("the terminal")?;
+    Ok(match ended {
+        Ended::Quit => ExitCode::SUCCESS,
+        Ended::Ending(ending) => ExitCode::from(ending.exit_code()),
+        Ended::Closed => ExitCode::from(Ending::HangUp.exit_code()), // even if no SIGHUP arrived
+    })
+}
+
+/// Where sent messages are kept: `NANOINFER_HISTORY` (empty: nowhere), else a file in the
+/// platform's state folder.
+fn history() -> Option<PathBuf> {
+    if let Some(file) = std::env::var_os("NANOINFER_HISTORY") {
+        return Some(PathBuf::from(file)).filter(|f| !f.as_os_str().is_empty());
+    }
+    let base = etcetera::choose_base_strategy().ok()?;
+    let state = base.state_dir().unwrap_or_else(|| base.data_dir());
+    Some(state.join("nanoinfer").join("chat-history"))
+}

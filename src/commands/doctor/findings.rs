@@ -1,0 +1,89 @@
+//! The findings of `doctor`, as `--json` prints them.
+
+use serde::Serialize;
+
+/// The computer, or as much of it as a virtual machine exposes.
+#[derive(Serialize)]
+pub(super) struct Machine {
+    /// The CPU's brand string.
+    pub(super) cpu: Option<String>,
+    pub(super) architecture: &'static str,
+    pub(super) system: &'static str,
+    /// Bytes of the largest cache.
+    pub(super) last_level_cache: Option<usize>,
+    /// Load average of the last minute.
+    pub(super) load: Option<f64>,
+}
+
+/// All findings.
+#[derive(Serialize)]
+pub(super) struct Findings {
+    pub(super) version: &'static str,
+    pub(super) machine: Machine,
+    pub(super) isa: IsaChoice,
+    pub(super) threads: Threads,
+    pub(super) memory: Memory,
+    pub(super) roofline: Roofline,
+    pub(super) models: Vec<Fit>,
+    pub(super) largest: Largest,
+    pub(super) advice: Vec<String>,
+}
+
+#[derive(Serialize)]
+pub(super) struct IsaChoice {
+    pub(super) used: &'static str,
+    pub(super) reason: String,
+    /// Supported on this CPU, slowest first.
+    pub(super) available: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Threads {
+    pub(super) used: usize,
+    pub(super) reason: String,
+    pub(super) online: usize,
+    pub(super) allowed: usize,
+    pub(super) physical: usize,
+    pub(super) granted: usize,
+}
+
+#[derive(Serialize)]
+pub(super) struct Memory {
+    /// Bytes of physical memory.
+    pub(super) total: Option<u64>,
+    /// Bytes available to this process.
+    pub(super) available: Option<u64>,
+}
+
+/// Limits of all threads together.
+#[derive(Serialize)]
+pub(super) struct Roofline {
+    /// Bytes per second read from memory: median, least and most.
+    pub(super) bandwidth: [f64; 3],
+    /// 8-bit operations per second, two per multiply-add: median, least and most.
+    pub(super) int8: [f64; 3],
+    /// Operations per byte at which both take the same time.
+    pub(super) ridge: f64,
+}
+
+/// A published model's shape with 8-bit weights.
+#[derive(Serialize)]
+pub(super) struct Fit {
+    pub(super) shape: &'static str,
+    pub(super) parameters: u64,
+    /// Mapped weights, and reserved cache and buffers.
+    pub(super) bytes: u64,
+    pub(super) fits: bool,
+    /// Expected decode speed in tokens per second.
+    pub(super) decode_tps: f64,
+}
+
+/// The largest 8-bit model that fits into memory.
+#[derive(Serialize)]
+pub(super) struct Largest {
+    pub(super) parameters: u64,
+    pub(super) bytes: u64,
+    pub(super) decode_tps: f64,
+    /// The largest of `models` that fits.
+    pub(super) shape: Option<&'static str>,
+}

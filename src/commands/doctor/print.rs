@@ -1,0 +1,66 @@
+//! The findings as text.
+
+use std::io::{Write, stdout};
+
+use anyhow::Result;
+use nanoinfer_text::terminal_safe;
+
+use super::findings::{Findings, Fit};
+
+pub(super) fn print(findings: &Findings) -> Result<()> {
+    Ok(write(&mut stdout().lock(), findings)?)
+}
+
+fn write(out: &mut impl Write, r: &Findings) -> std::io::Result<()> {
+    let cpu = r.machine.cpu.as_deref().map_or("unknown CPU".into(), terminal_safe);
+    let cache = r
+        .machine
+        .last_level_cache
+        .map_or(String::new(), |bytes| format!(", {} MiB of last-level cache", bytes >> 20));
+    let (system, architecture) = (r.machine.system, r.machine.architecture);
+    writeln!(out, "nanoinfer {} on {system}, {architecture}\n", r.version)?;
+    writeln!(out, "machine    {cpu}{cache}")?;
+    let t = &r.threads;
+    writeln!(
+        out,
+        "           {} hardware threads, {} allowed on {} physical cores, CPU quota for {}",
+        t.online, t.allowed, t.physical, t.granted
+    )?;
+    writeln!(out, "isa        {}: {}", r.isa.used, r.isa.reason)?;
+    writeln!(out, "           available: {}", r.isa.available.join(", "))?;
+    writeln!(out, "threads    {}: {}", t.used, t.reason)?;
+    let [available, total] = [r.memory.available, r.memory.total].map(size);
+    writeln!(out, "memory     {available} available of {total}")?;
+    let [[bandwidth, b_least, b_most], [int8, i_least, i_most]] =
+        [r.roofline.bandwidth, r.roofline.int8].map(|x| x.map(|x| x / 1e9));
+    writeln!(out, "roofline   memory {bandwidth:.1} GB/s ({b_least:.1}–{b_most:.1})")?;
+    writeln!(out, "           int8 {int8:.0} GOPS ({i_least:.0}–{i_most:.0})")?;
+    writeln!(out, "           balanced at {:.0} operations per byte read", r.roofline.ridge)?;
+    writeln!(out, "\n8-bit models of well-known shapes, with room for 4096 tokens:\n")?;
+    writeln!(out, "shape             parameters     needs   fits   expected tokens/s")?;
+    for model in &r.models {
+        row(out, model)?;
+    }
+    let l = &r.largest;
+    writeln!(
+        out,
+        "\nlargest    about {:.1} billion parameters ({}), about {:.1} tokens/s",
+        l.parameters as f64 / 1e9,
+        size(Some(l.bytes)),
+        l.decode_tps
+    )?;
+    r.advice.iter().try_for_each(|advice| writeln!(out, "advice     {advice}"))
+}
+
+fn row(out: &mut impl Write, m: &Fit) -> std::io::Result<()> {
+    let parameters = match m.parameters {
+        n if n < 1_000_000_000 => format!("{:.0} M", n as f64 / 1e6),
+        n => format!("{:.2} G", n as f64 / 1e9),
+    };
+    let (needs, fits) = (size(Some(m.bytes)), if m.fits { "yes" } else { "no" });
+    writeln!(out, "{:<16} {parameters:>11} {needs:>9} {fits:>6} {:>19.1}", m.shape, m.decode_tps)
+}
+
+fn size(bytes: Option<u64>) -> String {
+    bytes.map_or("unknown".into(), |bytes| format!("{:.1} GB", bytes as f64 / 1e9))
+}

@@ -1,0 +1,126 @@
+//! `nanoinfer generate`: one prompt, one answer.
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nanoinfer_engine::{Canceller, Event, FinishReason, Message, Session};
+use nanoinfer_platform::ending::{self, Ending};
+use serde_json::json;
+
+use crate::args::Generate;
+use crate::clock::Clock;
+use crate::input::TextSource;
+use crate::model;
+use crate::output::{draft_stats, print_json, stdout};
+use crate::status::Reporter;
+
+const NO_PROMPT: &str =
+    "there is no prompt; give --prompt, --prompt-file, or text on standard input";
+
+pub(crate) fn run(args: Generate, clock: Clock) -> Result<ExitCode> {
+    // Opened before the model, so that a wrong name fails at once; read after it, because a pipe
+    // can be slow.
+    let source = prompt_source(&args)?;
+    let mut session = model::session(&args.model, &args.drafts, &args.cache)?;
+    let load = clock.elapsed();
+    let prompt = source.read()?;
+    if args.chat {
+        let system = model::system(args.system.clone(), session.engine().model());
+        let system = system.map(|s| Message::new("system", s));
+        let messages: Vec<_> = system.into_iter().chain([Message::new("user", prompt)]).collect();
+        session.prompt_chat(&messages)?;
+    } else {
+        session.prompt_text(&prompt)?;
+    }
+    let model = session.engine().model();
+    let options = model::generate_options(model, &args.sampling, Some(args.n), &args.drafts);
+    session.start(options)?;
+    cancel_on_ctrl_c(session.canceller())?;
+    model::say_notes(&mut session);
+    let (text, reason) = answer(&mut session, &args)?;
+    session.remember();
+    model::say_notes(&mut session);
+    if args.json {
+        print_json(&object(&session, &text, reason, load))?;
+    }
+    let cancelled = reason == FinishReason::Cancelled;
+    Ok(if cancelled { ExitCode::from(Ending::Interrupt.exit_code()) } else { ExitCode::SUCCESS })
+}
+
+fn prompt_source(args: &Generate) -> Result<TextSource> {
+    match (&args.prompt, &args.prompt_file) {
+        (Some(text), _) => Ok(TextSource::Literal(text.clone())),
+        (None, Some(path)) => TextSource::open(path),
+        (None, None) => TextSource::piped(NO_PROMPT),
+    }
+}
+
+/// The first Ctrl-C ends the answer, the second the process.
+fn cancel_on_ctrl_c(canceller: Canceller) -> Result<()> {
+    static PRESSED: AtomicBool = AtomicBool::new(false);
+    ending::listen(&[Ending::Interrupt], move |ending| {
+        if PRESSED.swap(true, Ordering::Relaxed) {
+            std::process::exit(ending.exit_code().into());
+        }
+        canceller.cancel();
+    })
+    .context("cannot listen for Ctrl-C")
+}
+
+/// Generates. Text is streamed to standard output, or collected for `--json`.
+fn answer(session: &mut Session, args: &Generate) -> Result<(String, FinishReason)> {
+    let (mut out, mut reporter) = (stdout(), Reporter::default());
+    let (mut all, mut ended) = (String::new(), FinishReason::Cancelled);
+    while let Some(event) = session.next()? {
+        match event {
+            Event::Prefill { done, total } if done < total => {
+                reporter.progress(done as u64, total as u64);
+            }
+            Event::Prefill { .. } => reporter.clear(),
+            Event::Token { text, .. } | Event::Finished { text, .. } if args.json => {
+                all.push_str(text);
+            }
+            Event::Token { text, bytes, .. } | Event::Finished { text, bytes, .. } => {
+                out.piece(text, bytes)?;
+            }
+        }
+        if let Event::Finished { reason, .. } = event {
+            ended = reason;
+        }
+    }
+    if out.is_terminal() && !args.json {
+        out.newline()?;
+    }
+    Ok((all, ended))
+}
+
+fn object(
+    session: &Session,
+    text: &str,
+    reason: FinishReason,
+    load: Duration,
+) -> serde_json::Value {
+    let stats = session.stats();
+    let ms = |d: Duration| (d.as_secs_f64() * 1e6).round() / 1e3;
+    json!({
+        "prompt_tokens": &session.tokens()[..stats.prompt_tokens],
+        "tokens": session.generated(),
+        "text": text,
+        "finish_reason": reason.name(),
+        "reused_tokens": stats.reused_tokens,
+        "overflow": session.engine().overflow().name(),
+        "evicted_tokens": session.evicted(),
+        "drafts": draft_stats(&stats.drafts),
+        "timings": {
+            "load_ms": ms(load),
+            "prefill_ms": ms(stats.prefill),
+            "prefill_tps": stats.prefill_tps(),
+            "decode_tps": stats.decode_tps(),
+            "ttft_ms": ms(stats.first_token),
+        },
+        "isa": session.engine().isa().name(),
+        "threads": session.engine().threads(),
+    })
+}

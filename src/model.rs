@@ -1,0 +1,164 @@
+//! From `--model` to an engine or a session.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context, Result, anyhow};
+use nanoinfer_engine::{
+    Drafting, Engine, EngineOptions, GenerateOptions, KvType, Model, PrefixStore, Sampling,
+    SelfCheck, Session,
+};
+use nanoinfer_format::Quant;
+use nanoinfer_kernels::Isa;
+use nanoinfer_packer::fetch::{ModelRef, Report, Step};
+use nanoinfer_packer::store::Store;
+
+use crate::args::{CacheArgs, DraftArgs, ModelArgs, SamplingArgs};
+use crate::status::{Reporter, say};
+
+/// The `.nano` file for a `--model` argument, converted now if necessary.
+pub(crate) fn nano_file(model: &str) -> Result<PathBuf> {
+    let mut reporter = Reporter::default();
+    resolve(model, None, &mut |step| reporter.step(step))
+}
+
+/// The model cache. Files converted through it get a self-check.
+pub(crate) fn store() -> Result<Store> {
+    Ok(Store::open()?.with_self_check(self_check))
+}
+
+fn self_check(file: &Path) -> Result<Option<Vec<u8>>, String> {
+    match SelfCheck::compute(file) {
+        Ok(check) => Ok(Some(check.to_bytes())),
+        Err(nanoinfer_engine::Error::Memory { .. }) => Ok(None),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+fn resolve(model: &str, revision: Option<&str>, report: &mut Report<'_>) -> Result<PathBuf> {
+    let model = ModelRef::parse(model)?.at_revision(revision)?;
+    Ok(store()?.ready(&model, Quant::Q8, report)?)
+}
+
+/// An engine as the options describe it.
+pub(crate) fn engine(args: &ModelArgs) -> Result<Engine> {
+    let mut reporter = Reporter::default();
+    open_engine(args, &mut |step| reporter.step(step))
+}
+
+fn open_engine(args: &ModelArgs, report: &mut Report<'_>) -> Result<Engine> {
+    let file = resolve(&args.model, args.revision.as_deref(), report)?;
+    let model = if args.no_mmap { Model::open_copy(file)? } else { Model::open(file)? };
+    let options = EngineOptions {
+        threads: args.threads.map(|n| n as usize),
+        ctx: args.ctx.map(|n| n as usize),
+        kv: args.kv.map(KvType::from),
+        overflow: args.overflow.into(),
+        isa: forced_isa()?,
+        ..EngineOptions::default()
+    };
+    Ok(Engine::new(model, &options)?)
+}
+
+/// A session with an empty context; progress goes to standard error.
+pub(crate) fn session(args: &ModelArgs, drafts: &DraftArgs, cache: &CacheArgs) -> Result<Session> {
+    let mut reporter = Reporter::default();
+    open_session(args, drafts, cache, &mut |step| reporter.step(step))
+}
+
+/// Like [`session`], with status messages passed to `status` because a full-screen chat owns the
+/// terminal.
+pub(crate) fn session_with_status(
+    args: &ModelArgs,
+    drafts: &DraftArgs,
+    cache: &CacheArgs,
+    status: &dyn Fn(String),
+) -> Result<Session> {
+    open_session(args, drafts, cache, &mut |step| {
+        if let Step::Say(message) = step {
+            status(nanoinfer_text::terminal_safe(message).into_owned());
+        }
+    })
+}
+
+fn open_session(
+    args: &ModelArgs,
+    drafts: &DraftArgs,
+    cache: &CacheArgs,
+    report: &mut Report<'_>,
+) -> Result<Session> {
+    let mut session = Session::new(open_engine(args, report)?)?;
+    if let Some(model) = &drafts.draft {
+        let args = ModelArgs {
+            model: model.clone(),
+            revision: None,
+            ctx: Some(session.engine().ctx() as u64),
+            kv: None,
+            ..args.clone()
+        };
+        session.set_draft_model(open_engine(&args, report)?)?;
+    }
+    if let Some(folder) = &cache.cache_dir {
+        let store = PrefixStore::open(folder, cache.cache_size.saturating_mul(1 << 20));
+        let context = || format!("--cache-dir {}: cannot create", folder.display());
+        session.set_store(Some(store.with_context(context)?));
+    }
+    Ok(session)
+}
+
+/// Prints why a stored prefix was ignored or not stored.
+pub(crate) fn say_notes(session: &mut Session) {
+    for note in session.take_notes() {
+        say(&note);
+    }
+}
+
+/// The system message: the one given, else the one baked into the model's file.
+pub(crate) fn system(given: Option<String>, model: &Model) -> Option<String> {
+    given.or_else(|| model.baked_prompt())
+}
+
+/// Runs `text` through the model in `file`, for `--bake`.
+pub(crate) fn bake(file: &Path, text: &str) -> Result<Vec<u8>, String> {
+    nanoinfer_engine::bake(file, text).map_err(|e| e.to_string())
+}
+
+/// The instruction set that `NANOINFER_ISA` forces.
+pub(crate) fn forced_isa() -> Result<Option<Isa>> {
+    let Some(name) = std::env::var_os("NANOINFER_ISA").filter(|v| !v.is_empty()) else {
+        return Ok(None);
+    };
+    let isa = Isa::from_str(&name.to_string_lossy());
+    Ok(Some(isa.map_err(|e| anyhow!("NANOINFER_ISA: {e}"))?))
+}
+
+/// The model's own sampling defaults, overridden by the options given.
+pub(crate) fn generate_options(
+    model: &Model,
+    args: &SamplingArgs,
+    max_tokens: Option<usize>,
+    drafts: &DraftArgs,
+) -> GenerateOptions {
+    let defaults = Sampling::of(model.generation());
+    let sampling = Sampling {
+        temperature: args.temp.unwrap_or(defaults.temperature),
+        top_k: args.top_k.unwrap_or(defaults.top_k),
+        top_p: args.top_p.unwrap_or(defaults.top_p),
+        min_p: args.min_p.unwrap_or(defaults.min_p),
+        repetition_penalty: args.repeat_penalty.unwrap_or(defaults.repetition_penalty),
+        presence_penalty: args.presence_penalty.unwrap_or(defaults.presence_penalty),
+        frequency_penalty: args.frequency_penalty.unwrap_or(defaults.frequency_penalty),
+        seed: args.seed.unwrap_or(defaults.seed),
+    };
+    GenerateOptions {
+        max_tokens,
+        sampling,
+        stop: args.stop.clone(),
+        ignore_eos: args.ignore_eos,
+        drafting: if drafts.no_draft {
+            Drafting::OFF
+        } else {
+            Drafting { fixed: drafts.draft_length, ..Drafting::default() }
+        },
+    }
+}

@@ -1,0 +1,85 @@
+//! Standard error: status messages, progress bars, errors.
+
+use std::io::{IsTerminal, Write, stderr};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use nanoinfer_packer::fetch::Step;
+
+use crate::advice;
+
+/// Shows the status of a long operation: a line per message, and a progress bar on a terminal.
+#[derive(Default)]
+pub(crate) struct Reporter {
+    bar: Option<ProgressBar>,
+}
+
+impl Reporter {
+    pub(crate) fn step(&mut self, step: Step<'_>) {
+        match step {
+            Step::Say(message) => {
+                self.clear();
+                say(message);
+            }
+            Step::Progress { done, total } => self.progress(done, total),
+        }
+    }
+
+    /// Moves the bar, if standard error is a terminal. A `total` of 0 means unknown.
+    pub(crate) fn progress(&mut self, done: u64, total: u64) {
+        if stderr().is_terminal() {
+            self.bar.get_or_insert_with(|| new_bar(total)).set_position(done);
+        }
+    }
+
+    /// Removes the bar.
+    pub(crate) fn clear(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+fn new_bar(total: u64) -> ProgressBar {
+    if total == 0 {
+        return ProgressBar::new_spinner();
+    }
+    let style = ProgressStyle::with_template(
+        "  {bar:40} {percent:>3} %  {decimal_bytes_per_sec}, {eta} left",
+    )
+    .expect("a constant template");
+    ProgressBar::new(total).with_style(style)
+}
+
+/// Writes one line to standard error. A closed standard error is ignored.
+pub(crate) fn say(message: &str) {
+    let _ = writeln!(stderr(), "nanoinfer: {}", one_line(message));
+}
+
+/// Prints an error.
+pub(crate) fn error(error: &anyhow::Error) {
+    say(&format!("error: {}", error_message(error)));
+}
+
+/// An error with its causes on one line. A cause already quoted by a message above is not repeated.
+pub(crate) fn error_message(error: &anyhow::Error) -> String {
+    let mut messages = error.chain().map(advice::message);
+    let mut text = messages.next().unwrap_or_default();
+    for cause in messages {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+/// File names and foreign messages can contain anything, including newlines.
+fn one_line(text: &str) -> String {
+    nanoinfer_text::terminal_safe(text).replace('\n', " ")
+}
