@@ -1,7 +1,7 @@
-//! What the interface costs the engine: `cargo run --release -p nanoinfer-interface --example
+//! The cost of the interface to the engine: `cargo run --release -p nanoinfer-interface --example
 //! watching -- MODEL.nano [COLUMNS ROWS [PAIRS]]`.
 //!
-//! The frames go through a pseudo-terminal that another thread reads, as a terminal would.
+//! Frames go through a pseudo-terminal that another thread reads, as a terminal would.
 
 use std::error::Error;
 use std::fs::File;
@@ -14,7 +14,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize, default| args.get(at).map_or(Ok(default), |a| a.parse());
-    let model = args.first().ok_or("which MODEL.nano?")?;
+    let model = args.first().ok_or("usage: watching MODEL.nano [COLUMNS ROWS [PAIRS]]")?;
     let (columns, rows, pairs) = (number(1, 100)?, number(2, 30)?, number(3, 60)?);
     let mut session = Session::new(Engine::new(Model::open(model)?, &EngineOptions::default())?)?;
     let costs = watching_costs(&mut session, terminal()?, (columns, rows), usize::from(pairs))?;
@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let (low, high) = interval(&ratios);
     let tps = |seconds: fn(&Pair) -> f64| 32.0 / median(&sorted(costs.iter().map(seconds)));
     println!(
-        "{columns}x{rows}, {pairs} pairs: {:.1} tokens/s unwatched, {:.1} watched; \
+        "{columns}x{rows}, {pairs} pairs: {:.1} tokens/s without drawing, {:.1} with; \
          median ratio {:.4}, 95 % interval {low:.4} to {high:.4}",
         tps(|p| p.without),
         tps(|p| p.with),
@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     Ok(())
 }
 
-/// A terminal whose other end is read to nowhere.
+/// A terminal whose output is read and discarded.
 fn terminal() -> Result<File, Box<dyn Error + Send + Sync>> {
     let end = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
     grantpt(&end)?;
@@ -57,8 +57,8 @@ fn median(sorted: &[f64]) -> f64 {
     (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0
 }
 
-/// Between these values lies the true median in 95 of 100 cases, whatever the distribution: ranks
-/// of a binomial distribution, by its normal approximation.
+/// Distribution-free 95 % confidence interval of the median: ranks from the normal approximation of
+/// the binomial distribution.
 fn interval(sorted: &[f64]) -> (f64, f64) {
     let n = sorted.len();
     let rank = ((n as f64 - 1.96 * (n as f64).sqrt()) / 2.0).floor().max(1.0) as usize;

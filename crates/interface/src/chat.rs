@@ -7,8 +7,8 @@
 //! ticks ─────────┘
 //! ```
 //!
-//! The engine has a thread of its own (`worker.rs`). Nothing runs while nothing happens: without an
-//! answer in progress the loop waits for its channel and there are no ticks.
+//! The engine has its own thread (`worker.rs`). An idle chat uses no CPU: ticks occur only while an
+//! answer is in progress.
 
 mod app;
 mod commands;
@@ -18,6 +18,7 @@ mod highlight;
 mod history;
 mod keys;
 mod markdown;
+mod messages;
 mod screen;
 mod table;
 mod telemetry;
@@ -32,6 +33,7 @@ mod watching;
 mod worker;
 mod wrap;
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
@@ -50,29 +52,35 @@ pub use event::Ended;
 pub use watching::{Pair, watching_costs};
 pub use worker::{MeasureBandwidth, OpenModel};
 
-/// What a chat begins with.
+/// Configuration of a chat.
 pub struct Setup {
-    /// What the model is called.
+    /// The model's display name.
     pub name: String,
-    /// Instruction to the model.
+    /// System message.
     pub system: Option<String>,
     /// How answers are generated.
     pub options: GenerateOptions,
-    /// Where messages sent are kept between runs; `None` = nowhere.
+    /// File that keeps sent messages between runs; `None` keeps none.
     pub history: Option<PathBuf>,
-    /// Whether colours may be used.
+    /// Whether to use colours.
     pub color: bool,
-    /// How `/model` opens another model.
+    /// Opens a model for `/model`.
     pub open: OpenModel,
-    /// How the memory's bandwidth is measured, for the telemetry.
+    /// Measures memory bandwidth for the telemetry.
     pub bandwidth: Option<MeasureBandwidth>,
 }
 
-/// Talks on the terminal until someone quits. The terminal is given back in any case, even if the
-/// program panics or is told to end.
+impl fmt::Debug for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Setup").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Runs a chat on the terminal until the user quits. The terminal is restored in any case, even
+/// after a panic or a signal.
 ///
 /// # Errors
-/// The terminal cannot be set up, or a thread not started.
+/// The terminal cannot be set up, or a thread cannot be started.
 pub fn run(session: Session, setup: Setup) -> io::Result<Ended> {
     let (sender, events) = mpsc::channel();
     let (commands, received) = mpsc::channel();
@@ -84,13 +92,13 @@ pub fn run(session: Session, setup: Setup) -> io::Result<Ended> {
         open: setup.open,
         bandwidth: setup.bandwidth,
         controls: Arc::clone(&controls),
-        // Nobody listens any more when the chat has ended.
+        // Sending fails only after the chat has ended.
         reports: Box::new(move |report| drop(reports.send(Event::Engine(Box::new(report))))),
     };
     let history = History::open(setup.history);
     let theme = Theme::new(setup.color);
     let app = App::new(worker.info(), setup.system, setup.options, history, theme);
-    screen::survive_panics();
+    screen::restore_on_panic();
     let mut screen = Screen::enter()?;
     screen::listen_to_endings(sender.clone())?;
     screen::read_input(sender)?;
@@ -101,7 +109,7 @@ pub fn run(session: Session, setup: Setup) -> io::Result<Ended> {
         events,
         commands,
         controls,
-        gate: |draw| screen::while_ours(draw),
+        gate: |draw| screen::if_active(draw),
     };
     Ok(ui.run())
 }

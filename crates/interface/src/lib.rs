@@ -1,11 +1,11 @@
-//! Talking with a model in a terminal.
+//! Conversations with a model in a terminal.
 //!
-//! [`chat`] is the conversation on a whole screen, with live telemetry; [`mod@line`] the same through
-//! pipes and plain terminals, line by line. [`terminal`] keeps a model's text from steering the
-//! terminal it is shown on.
+//! [`chat`] is a full-screen conversation with live telemetry; [`mod@line`] works line by line,
+//! through pipes and on plain terminals. [`terminal`] keeps model output from controlling the
+//! terminal.
 //!
-//! What this crate is not: it does not choose models or parse arguments (the binary does), and it
-//! computes nothing (the engine does).
+//! This crate does not choose models or parse arguments (the binary does) and does not compute (the
+//! engine does).
 
 pub mod chat;
 pub mod line;

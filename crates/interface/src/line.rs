@@ -1,4 +1,4 @@
-//! A conversation, line by line.
+//! A line-by-line conversation.
 
 use std::io::{self, BufRead, Write};
 
@@ -6,27 +6,26 @@ use nanoinfer_engine::{Event, FinishReason, GenerateOptions, Message, Session};
 
 use crate::terminal::Output;
 
-/// How a conversation ended early.
+/// Why a conversation ended early.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The model could not go on.
+    /// The engine failed.
     #[error(transparent)]
     Engine(#[from] nanoinfer_engine::Error),
-    /// Reading or writing failed; [`io::ErrorKind::BrokenPipe`] when the reader of the answers is
-    /// gone.
+    /// A stream failed; [`io::ErrorKind::BrokenPipe`] if the reader of the answers has gone.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// Reads messages from `input` until it ends or says `exit`, and streams each answer to `out`.
+/// Reads messages from `input` until its end or the line `exit`, and streams answers to `out`.
 ///
-/// `notes` gets what is not part of an answer: the prompt mark if `interactive`, and the speed
-/// after each answer. A message that does not fit into the context any more ends the conversation
-/// with the engine's error, which says what to do.
+/// Everything else goes to `notes`: the prompt mark if `interactive`, and the speed after each
+/// answer. A message that no longer fits into the context ends the conversation with
+/// [`nanoinfer_engine::Error::Context`].
 ///
 /// # Errors
-/// The engine fails, or one of the streams does.
+/// The engine or one of the streams fails.
 pub fn run(
     session: &mut Session,
     system: Option<&str>,
@@ -95,7 +94,7 @@ fn summary(session: &Session, reason: FinishReason) -> String {
     }
 }
 
-/// A line without its end; `None` at the end of the input. Bytes that are not UTF-8 are replaced.
+/// The next line, `None` at the end of the input. Invalid UTF-8 is replaced.
 fn read_line(input: &mut impl BufRead) -> io::Result<Option<String>> {
     let mut bytes = Vec::new();
     let n = input.read_until(b'\n', &mut bytes)?;

@@ -1,9 +1,10 @@
-//! Model text on its way out: exact bytes into a file or pipe, harmless text onto a terminal.
+//! Output of model text: exact bytes into files and pipes, sanitized text onto terminals.
 //!
-//! A terminal obeys what it is shown: an escape sequence can rename the window, paste into the
-//! input, or hide what stands there. A model repeats whatever it was trained on or was given, so
-//! none of its control characters reaches a terminal as itself.
+//! Escape sequences can rename a terminal's window, inject input, or hide text, and a model may
+//! repeat any that it was trained on or given. So control characters are replaced by visible symbols
+//! before they reach a terminal.
 
+use std::fmt;
 use std::io::{self, Write};
 
 use nanoinfer_text::terminal_safe;
@@ -14,21 +15,27 @@ pub struct Output<W> {
     is_terminal: bool,
 }
 
+impl<W> fmt::Debug for Output<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Output").field("is_terminal", &self.is_terminal).finish_non_exhaustive()
+    }
+}
+
 impl<W: Write> Output<W> {
-    /// Writes to `out`, which is a terminal or is not.
+    /// Writes to `out`, sanitized if it is a terminal.
     pub fn new(out: W, is_terminal: bool) -> Self {
         Self { out, is_terminal }
     }
 
-    /// Whether a person watches.
+    /// Whether the sink is a terminal.
     pub fn is_terminal(&self) -> bool {
         self.is_terminal
     }
 
-    /// Writes a piece of an answer, given as the text to show and as the exact bytes, and flushes.
+    /// Writes a piece of an answer, given as text for terminals and as exact bytes, and flushes.
     ///
     /// # Errors
-    /// The sink cannot be written; [`io::ErrorKind::BrokenPipe`] when its reader is gone.
+    /// Writing fails, with [`io::ErrorKind::BrokenPipe`] if the reader has gone.
     pub fn piece(&mut self, text: &str, bytes: &[u8]) -> io::Result<()> {
         if self.is_terminal {
             self.out.write_all(terminal_safe(text).as_bytes())?;
@@ -38,7 +45,7 @@ impl<W: Write> Output<W> {
         self.out.flush()
     }
 
-    /// Ends a line.
+    /// Writes a newline and flushes.
     ///
     /// # Errors
     /// As for [`Output::piece`].
@@ -62,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_gets_exact_bytes_and_a_terminal_harmless_text() {
+    fn a_pipe_gets_exact_bytes_and_a_terminal_sanitized_text() {
         let pieces: [(&str, &[u8]); 2] = [("\x1b]0;x\x07", b"\x1b]0;x\x07"), ("\u{fffd}", b"\xff")];
         assert_eq!(written(false, &pieces), b"\x1b]0;x\x07\xff");
         let mut sink = Vec::new();

@@ -1,19 +1,20 @@
-//! The state of the chat, and how actions and reports change it. What has to be done outside
-//! (asking the engine, files, the clipboard) comes back as [`Effect`]s.
+//! The state of the chat, and its changes by reports. Side effects (commands to the engine, files,
+//! the clipboard) are returned as [`Effect`]s.
 
 use std::path::PathBuf;
 use std::time::Instant;
 
-use nanoinfer_engine::{FinishReason, GenerateOptions, Stats};
+use nanoinfer_engine::{FinishReason, GenerateOptions};
 
 use super::editor::Editor;
 use super::history::History;
+use super::messages;
 use super::telemetry::Telemetry;
 use super::theme::Theme;
 use super::transcript::{Entry, Speaker, Transcript};
 use super::worker::{Command, Context, ModelInfo, Report};
 
-/// What the engine's thread is busy with.
+/// What the engine's thread is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Busy {
     No,
@@ -21,15 +22,15 @@ pub(crate) enum Busy {
     Opening,
 }
 
-/// What is shown of the engine.
+/// The telemetry pane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pane {
     Off,
     Figures,
-    Inside,
+    Details,
 }
 
-/// What is in front of the conversation.
+/// A window over the conversation.
 #[derive(Debug)]
 pub(crate) enum Overlay {
     None,
@@ -39,36 +40,36 @@ pub(crate) enum Overlay {
     Full(Full),
 }
 
-/// The context is full, and someone has to say what goes.
+/// The context is full, and the user has to choose what to drop.
 #[derive(Clone, Debug)]
 pub(crate) struct Full {
     pub tokens: usize,
     pub ctx: usize,
-    /// The message that did not fit; `None` if an answer was cut off.
+    /// The message that does not fit; `None` if an answer was cut off.
     pub message: Option<String>,
 }
 
-/// What is to be done outside.
+/// A side effect to carry out.
 #[derive(Debug)]
 pub(crate) enum Effect {
     Quit,
     Command(Command),
     Stop,
-    Inside(bool),
+    Details(bool),
     Copy(String),
     Write { path: PathBuf, text: String },
     Load(PathBuf),
     Redraw,
 }
 
-/// A line about what just happened.
+/// A message in the status line.
 #[derive(Debug)]
 pub(crate) struct Notice {
     pub text: String,
     pub is_error: bool,
 }
 
-/// All that the screen shows.
+/// Everything that the screen shows.
 pub(crate) struct App {
     pub transcript: Transcript,
     pub editor: Editor,
@@ -83,7 +84,7 @@ pub(crate) struct App {
     pub notice: Option<Notice>,
     /// Completions to choose from.
     pub choices: Vec<&'static str>,
-    /// The time that durations on the screen are counted to.
+    /// Current time, for the durations on the screen.
     pub now: Instant,
 }
 
@@ -120,31 +121,26 @@ impl App {
         self.notice = Some(Notice { text: text.into(), is_error: true });
     }
 
-    /// Puts a message and asks for its answer.
-    pub(crate) fn ask(&mut self, message: String) -> Effect {
+    /// Adds a message and requests its answer.
+    pub(crate) fn send_message(&mut self, message: String) -> Effect {
         self.transcript.push(Entry::new(Speaker::User, message));
-        self.answer()
-    }
-
-    /// Asks for an answer to what was said.
-    pub(crate) fn answer(&mut self) -> Effect {
         let messages = self.transcript.messages();
         self.transcript.push(Entry::new(Speaker::Model, ""));
         self.busy = Busy::Answering;
         self.telemetry.begin(self.now);
-        Effect::Command(Command::Ask { messages, options: self.options.clone() })
+        Effect::Command(Command::Answer { messages, options: self.options.clone() })
     }
 
-    /// Takes what the worker tells.
+    /// Applies a report of the worker.
     pub(crate) fn report(&mut self, report: Report) -> Option<Effect> {
         match report {
             Report::Opened(info) => {
-                self.note(format!("now talking with {}", info.name));
+                self.note(messages::opened(&info.name));
                 self.info = *info;
                 self.busy = Busy::No;
                 self.telemetry.last = Default::default();
             }
-            Report::Doing(what) => self.note(what),
+            Report::Status(text) => self.note(text),
             Report::Progress(mut progress) => {
                 self.stream(&std::mem::take(&mut progress.text));
                 self.telemetry.update(progress);
@@ -155,15 +151,15 @@ impl App {
                 self.finish(reason);
             }
             Report::TooLong { tokens, ctx } => {
-                let message = self.take_back();
+                let message = self.retract();
                 self.overlay = Overlay::Full(Full { tokens, ctx, message });
             }
-            Report::Failed(what) => {
+            Report::Failed(message) => {
                 if self.busy == Busy::Answering {
                     self.abandon_empty_answer();
                 }
                 self.ended();
-                self.fail(what);
+                self.fail(message);
             }
             Report::Context(context) => {
                 let cursor = context.tokens.len().saturating_sub(1);
@@ -191,13 +187,13 @@ impl App {
         self.ended();
         let stats = self.telemetry.last.stats;
         if reason == FinishReason::Cancelled && stats.generated == 0 {
-            let message = self.take_back();
+            let message = self.retract();
             self.return_to_editor(message);
-            self.note("stopped before the answer began; your message is in the input again");
+            self.note(messages::STOPPED_EARLY);
             return;
         }
         if let Some(answer) = self.transcript.answer() {
-            answer.set_footer(footer(&stats, reason));
+            answer.set_footer(messages::footer(&stats, reason));
         }
         if reason == FinishReason::Context {
             let ctx = self.info.ctx;
@@ -205,8 +201,8 @@ impl App {
         }
     }
 
-    /// Takes the last message and its answer off the transcript.
-    fn take_back(&mut self) -> Option<String> {
+    /// Removes the last message and its answer from the transcript.
+    fn retract(&mut self) -> Option<String> {
         self.ended();
         self.transcript.undo()
     }
@@ -219,12 +215,12 @@ impl App {
 
     fn abandon_empty_answer(&mut self) {
         if self.transcript.answer().is_some_and(|a| a.text.is_empty()) {
-            let message = self.take_back();
+            let message = self.retract();
             self.return_to_editor(message);
         }
     }
 
-    /// The oldest exchanges are gone, as was chosen.
+    /// The worker has dropped the oldest exchanges at the user's request.
     fn shortened(&mut self, kept: usize) -> Option<Effect> {
         self.busy = Busy::No;
         let message = match std::mem::replace(&mut self.overlay, Overlay::None) {
@@ -236,24 +232,7 @@ impl App {
         };
         let kept = kept - usize::from(self.transcript.system.is_some());
         let forgotten = self.transcript.forget(kept - usize::from(message.is_some()));
-        self.note(format!("the oldest {forgotten} messages are forgotten"));
-        message.map(|m| self.ask(m))
+        self.note(messages::forgotten(forgotten));
+        message.map(|m| self.send_message(m))
     }
-}
-
-/// The line below an answer.
-fn footer(stats: &Stats, reason: FinishReason) -> String {
-    let mut text = match reason {
-        FinishReason::Stop => "",
-        FinishReason::Length => "cut off by max-tokens · ",
-        FinishReason::Context => "the context is full · ",
-        FinishReason::Cancelled => "stopped · ",
-    }
-    .to_owned();
-    text += &format!("{} tokens", stats.generated);
-    if stats.decode_tps() > 0.0 {
-        text += &format!(" · {:.1} tokens/s", stats.decode_tps());
-    }
-    let new = stats.prompt_tokens - stats.reused_tokens;
-    text + &format!(" · prompt {new} new, {} reused", stats.reused_tokens)
 }

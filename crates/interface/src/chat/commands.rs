@@ -1,8 +1,10 @@
-//! What can be typed after a slash.
+//! Slash commands.
 
 use nanoinfer_engine::GenerateOptions;
 
-/// A command, with what stands after its name.
+use super::messages::{self, command};
+
+/// A slash command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Slash {
     Help,
@@ -20,52 +22,52 @@ pub(crate) enum Slash {
     Model,
     Telemetry,
     Exit,
-    /// Ends in a panic, to see that the terminal survives one. Not in releases.
+    /// Panics, to test that the terminal is restored. Debug builds only.
     #[cfg(debug_assertions)]
     Panic,
 }
 
-/// Name, what follows it, and what it does.
+/// Command, name, argument and description.
 pub(crate) const COMMANDS: &[(Slash, &str, &str, &str)] = &[
-    (Slash::Help, "help", "", "keys and commands"),
-    (Slash::Clear, "clear", "", "begin a new conversation"),
-    (Slash::Regen, "regen", "", "answer the last message again, with another seed"),
-    (Slash::Undo, "undo", "", "take back the last message and its answer"),
-    (Slash::Edit, "edit", "", "change the last message and send it again"),
-    (Slash::System, "system", "[TEXT]", "instruct the model; without text, show the instruction"),
-    (Slash::Set, "set", "[NAME VALUE]", "temp, top-k, top-p, min-p, seed …; alone, show them"),
-    (Slash::Context, "context", "", "what is in the cache, token by token"),
-    (Slash::Save, "save", "FILE", "keep the conversation as JSON"),
-    (Slash::Load, "load", "FILE", "go on with a kept conversation"),
-    (Slash::Export, "export", "FILE", "write the conversation as Markdown"),
-    (Slash::Copy, "copy", "", "the last answer to the clipboard"),
-    (Slash::Model, "model", "[NAME]", "use another model; alone, show this one"),
-    (Slash::Telemetry, "telemetry", "", "off, on, or with the inside"),
-    (Slash::Exit, "exit", "", "leave"),
+    (Slash::Help, "help", "", command::HELP),
+    (Slash::Clear, "clear", "", command::CLEAR),
+    (Slash::Regen, "regen", "", command::REGEN),
+    (Slash::Undo, "undo", "", command::UNDO),
+    (Slash::Edit, "edit", "", command::EDIT),
+    (Slash::System, "system", "[TEXT]", command::SYSTEM),
+    (Slash::Set, "set", "[NAME VALUE]", command::SET),
+    (Slash::Context, "context", "", command::CONTEXT),
+    (Slash::Save, "save", "FILE", command::SAVE),
+    (Slash::Load, "load", "FILE", command::LOAD),
+    (Slash::Export, "export", "FILE", command::EXPORT),
+    (Slash::Copy, "copy", "", command::COPY),
+    (Slash::Model, "model", "[NAME]", command::MODEL),
+    (Slash::Telemetry, "telemetry", "", command::TELEMETRY),
+    (Slash::Exit, "exit", "", command::EXIT),
     #[cfg(debug_assertions)]
-    (Slash::Panic, "panic", "ui|worker", "test"),
+    (Slash::Panic, "panic", "ui|worker", command::PANIC),
 ];
 
-/// Splits a typed line into command and argument; the error says what is known.
+/// Splits a line into command and argument.
 pub(crate) fn parse(line: &str) -> Result<(Slash, &str), String> {
     let line = line.strip_prefix('/').unwrap_or(line);
     let (name, argument) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     let found = COMMANDS.iter().find(|(_, known, ..)| *known == name);
     match found {
         Some((slash, ..)) => Ok((*slash, argument.trim())),
-        None => Err(format!("there is no /{name}; /help lists what there is")),
+        None => Err(messages::unknown_command(name)),
     }
 }
 
-/// Whether a message is a command: one line that begins like one. Paths like `/usr` are not, and
-/// neither is anything of several lines.
+/// Whether a message is a command: a single line that starts with `/` and lower-case letters. Paths
+/// like `/usr/bin` are not.
 pub(crate) fn is_command(text: &str) -> bool {
     let word = text.strip_prefix('/').map(|t| t.split_whitespace().next().unwrap_or(""));
     word.is_some_and(|w| !w.is_empty() && w.chars().all(|c| c.is_ascii_lowercase()))
         && !text.trim().contains('\n')
 }
 
-/// Names of settings that `/set` knows.
+/// Settings of `/set`.
 pub(crate) const SETTINGS: &[&str] = &[
     "temp",
     "top-k",
@@ -78,7 +80,7 @@ pub(crate) const SETTINGS: &[&str] = &[
     "max-tokens",
 ];
 
-/// What Tab makes of the text: the longest certain completion, and the choices if several.
+/// Tab completion: the longest unambiguous extension of the text, and the candidates.
 pub(crate) fn complete(text: &str) -> Option<(String, Vec<&'static str>)> {
     if let Some(start) = text.strip_prefix("/set ") {
         let (text, choices) = extend(start, SETTINGS.iter().copied())?;
@@ -89,7 +91,7 @@ pub(crate) fn complete(text: &str) -> Option<(String, Vec<&'static str>)> {
     Some((format!("/{text}"), choices))
 }
 
-/// A lone choice gets a blank after it, ready for its argument.
+/// A single candidate gets a space after it, ready for its argument.
 fn extend(
     start: &str,
     names: impl Iterator<Item = &'static str>,
@@ -105,37 +107,37 @@ fn extend(
     }
 }
 
-/// Changes a setting; the error says what it takes.
+/// Changes a setting.
 pub(crate) fn set(options: &mut GenerateOptions, argument: &str) -> Result<(), String> {
     let (name, value) = argument.split_once(char::is_whitespace).unwrap_or((argument, ""));
     let value = value.trim();
     let number = |from: f32, to: f32| match value.parse::<f32>() {
         Ok(x) if (from..=to).contains(&x) => Ok(x),
-        _ => Err(format!("{name} takes a number from {from} to {to}")),
+        _ => Err(messages::needs_number(name, from, to)),
     };
-    let whole = || value.parse::<u64>().map_err(|_| format!("{name} takes a whole number"));
+    let integer = || value.parse::<u64>().map_err(|_| messages::needs_integer(name));
     let s = &mut options.sampling;
     match name {
         "temp" => s.temperature = number(0.0, 100.0)?,
-        "top-k" => s.top_k = whole()? as usize,
+        "top-k" => s.top_k = integer()? as usize,
         "top-p" => s.top_p = number(0.0, 1.0)?,
         "min-p" => s.min_p = number(0.0, 1.0)?,
         "repeat-penalty" => s.repetition_penalty = number(0.01, 100.0)?,
         "presence-penalty" => s.presence_penalty = number(-100.0, 100.0)?,
         "frequency-penalty" => s.frequency_penalty = number(-100.0, 100.0)?,
-        "seed" => s.seed = whole()?,
+        "seed" => s.seed = integer()?,
         "max-tokens" => {
-            options.max_tokens = Some(whole()? as usize).filter(|n| *n > 0);
+            options.max_tokens = Some(integer()? as usize).filter(|n| *n > 0);
         }
-        _ => return Err(format!("there is no setting {name}; there are {}", SETTINGS.join(", "))),
+        _ => return Err(messages::unknown_setting(name, SETTINGS)),
     }
     Ok(())
 }
 
-/// The settings, as `/set` takes them.
+/// The current settings, with the names that `/set` takes.
 pub(crate) fn settings(options: &GenerateOptions) -> String {
     let s = options.sampling;
-    let max = options.max_tokens.map_or("until it ends".to_owned(), |n| n.to_string());
+    let max = options.max_tokens.map_or("unlimited".to_owned(), |n| n.to_string());
     format!(
         "temp {} · top-k {} · top-p {} · min-p {} · repeat-penalty {} · presence-penalty {} · \
          frequency-penalty {} · seed {} · max-tokens {max}",
@@ -155,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commands_and_messages_are_told_apart() {
+    fn commands_are_distinguished_from_messages() {
         assert_eq!(parse("/system  Be brief. "), Ok((Slash::System, "Be brief.")));
         assert_eq!(parse("/copy"), Ok((Slash::Copy, "")));
         assert!(parse("/frobnicate x").unwrap_err().contains("/help"));
@@ -173,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn tab_completes_as_far_as_it_is_certain() {
+    fn tab_completes_while_unambiguous() {
         assert_eq!(complete("/tel"), Some(("/telemetry ".into(), vec!["telemetry"])));
         assert_eq!(complete("/ex"), Some(("/ex".into(), vec!["export", "exit"])));
         assert_eq!(complete("/co"), Some(("/co".into(), vec!["context", "copy"])));

@@ -1,9 +1,9 @@
-//! The message being written: text with a cursor, moved by what a reader sees as characters.
+//! The message being written: text with a cursor that moves by grapheme clusters.
 
 use unicode_segmentation::UnicodeSegmentation;
 use unicode_width::UnicodeWidthStr;
 
-/// A text of one or more lines with a cursor.
+/// Multi-line text with a cursor.
 #[derive(Debug, Default)]
 pub(crate) struct Editor {
     text: String,
@@ -11,7 +11,7 @@ pub(crate) struct Editor {
     cursor: usize,
 }
 
-/// What a key does to the text.
+/// An editing operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Edit {
     Backspace,
@@ -27,7 +27,7 @@ pub(crate) enum Edit {
     LineEnd,
 }
 
-/// The text as it is shown.
+/// The wrapped text.
 pub(crate) struct Layout {
     pub lines: Vec<String>,
     /// Row and column of the cursor.
@@ -49,14 +49,14 @@ impl Editor {
         self.cursor = self.text.len();
     }
 
-    /// Takes the text away.
+    /// Clears the text and returns it.
     pub(crate) fn take(&mut self) -> String {
         self.cursor = 0;
         std::mem::take(&mut self.text)
     }
 
-    /// Inserts typed or pasted text. Line ends of any system become `\n`; other control characters
-    /// but tabs are left out.
+    /// Inserts typed or pasted text. Line endings become `\n`; other control characters except tabs
+    /// are dropped.
     pub(crate) fn insert(&mut self, text: &str) {
         let text = text.replace("\r\n", "\n").replace('\r', "\n");
         let text: String =
@@ -118,7 +118,7 @@ impl Editor {
         self.text[self.cursor..].find('\n').map_or(self.text.len(), |at| self.cursor + at)
     }
 
-    /// Moves a line up, keeping the column; false in the first line.
+    /// Moves up a line, keeping the column; false on the first line.
     pub(crate) fn up(&mut self) -> bool {
         let start = self.line_start();
         if start == 0 {
@@ -130,7 +130,7 @@ impl Editor {
         true
     }
 
-    /// Moves a line down, keeping the column; false in the last line.
+    /// Moves down a line, keeping the column; false on the last line.
     pub(crate) fn down(&mut self) -> bool {
         let end = self.line_end();
         if end == self.text.len() {
@@ -149,7 +149,7 @@ impl Editor {
         self.cursor = start + at;
     }
 
-    /// The text broken into lines of at most `width` columns.
+    /// Wraps the text into lines of at most `width` columns.
     pub(crate) fn layout(&self, width: usize) -> Layout {
         let mut lines = vec![String::new()];
         let (mut used, mut cursor) = (0, (0, 0));
@@ -195,13 +195,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_pasted_stays_text() {
+    fn pasted_control_characters_are_dropped() {
         let e = editor("a\r\nb\rc\td\x1b[31m\u{7f}");
         assert_eq!(e.text(), "a\nb\nc\td[31m");
     }
 
     #[test]
-    fn keys_move_and_delete_whole_characters_and_words() {
+    fn edits_work_on_graphemes_and_words() {
         let mut e = editor("one 👩‍👩‍👧 e\u{301}x");
         e.edit(Edit::Left);
         e.edit(Edit::Backspace);
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn up_and_down_keep_the_column_and_say_when_there_is_no_line() {
+    fn up_and_down_keep_the_column_and_stop_at_the_ends() {
         let mut e = editor("long line\nab\nlonger line");
         assert!(e.up() && e.up() && !e.up());
         e.insert("|");
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn long_and_wide_text_wraps_with_the_cursor_in_it() {
+    fn wrapping_tracks_the_cursor() {
         let layout = editor("abc你好\nx").layout(4);
         assert_eq!(layout.lines, ["abc", "你好", "x"]);
         assert_eq!(layout.cursor, (2, 1));

@@ -1,4 +1,4 @@
-//! What can happen to a chat, and how it ends.
+//! Events, and how a chat ends.
 
 use nanoinfer_platform::ending::Ending;
 
@@ -7,25 +7,25 @@ use super::worker::Report;
 /// Why a chat ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Someone quit.
+    /// The user quit.
     Quit,
-    /// It was ended from outside.
+    /// A signal ended it.
     Ending(Ending),
     /// The terminal is gone.
     Closed,
 }
 
-/// All that can happen.
+/// Input to the event loop.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// A key, the mouse, pasted text, or another size.
+    /// A key, the mouse, pasted text, or a resize.
     Terminal(crossterm::event::Event),
-    /// The engine's thread has something to tell.
+    /// A report of the engine's thread.
     Engine(Box<Report>),
-    /// Time has passed.
+    /// The clock has advanced.
     Tick,
-    /// The system wants the program to end.
+    /// A signal that ends the program.
     Ending(Ending),
-    /// The terminal cannot be read any more.
+    /// The terminal can no longer be read.
     Closed,
 }

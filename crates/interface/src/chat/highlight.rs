@@ -1,19 +1,19 @@
-//! Colours for code: comments, strings, numbers and keywords, told apart line by line.
+//! Syntax highlighting: comments, strings, numbers and keywords, line by line.
 //!
-//! A scanner, not a parser: it is right for what models write in answers, starts at once, and is
-//! small. Languages it does not know get strings and numbers.
+//! A scanner rather than a parser: small, without start-up cost, and accurate enough for code in
+//! answers. In unknown languages only strings and numbers are highlighted.
 
 use ratatui::style::Style;
 use ratatui::text::Span;
 
 use super::theme::Theme;
 
-/// What a language looks like.
+/// The lexical rules of a language.
 struct Language {
     names: &'static [&'static str],
     line_comments: &'static [&'static str],
     block_comment: Option<(&'static str, &'static str)>,
-    /// Longest first. A quote of three characters spans lines.
+    /// Longest first. Triple quotes can span lines.
     quotes: &'static [&'static str],
     keywords: &'static str,
     any_case: bool,
@@ -121,19 +121,19 @@ const UNKNOWN: Language = Language {
 pub(crate) struct Highlighter {
     language: &'static Language,
     theme: Theme,
-    /// What ends the comment or string that began on an earlier line, and how it looks.
+    /// Terminator and style of a comment or string that continues from an earlier line.
     open: Option<(&'static str, Style)>,
 }
 
 impl Highlighter {
-    /// For a fence's info string, like `rust` or `python title=x`.
+    /// For the info string of a code fence, like `rust` or `python title=x`.
     pub(crate) fn new(info: &str, theme: Theme) -> Self {
         let name = info.split([' ', ',', '{']).next().unwrap_or_default().to_ascii_lowercase();
         let language = LANGUAGES.iter().find(|l| l.names.contains(&name.as_str()));
         Self { language: language.unwrap_or(&UNKNOWN), theme, open: None }
     }
 
-    /// The next line, in pieces that together are the line.
+    /// Splits the next line into styled spans.
     pub(crate) fn line(&mut self, line: &str) -> Vec<Span<'static>> {
         let mut spans: Vec<Span<'static>> = Vec::new();
         let mut rest = line;
@@ -148,7 +148,7 @@ impl Highlighter {
         spans
     }
 
-    /// Length and look of what `rest` begins with.
+    /// Length and style of the first token of `rest`.
     fn piece(&mut self, rest: &str) -> (usize, Style) {
         if let Some((end, style)) = self.open {
             let Some(at) = rest.find(end) else { return (rest.len(), style) };
@@ -174,22 +174,23 @@ impl Highlighter {
         let is_number = first.is_ascii_digit();
         let end = rest.find(|c| !(is_word(c) || is_number && c == '.')).unwrap_or(rest.len());
         let word = &rest[..end];
-        let style = match () {
-            () if is_number => self.theme.number(),
-            () if self.is_keyword(word) => self.theme.keyword(),
-            () => self.theme.plain(),
+        let style = if is_number {
+            self.theme.number()
+        } else if self.is_keyword(word) {
+            self.theme.keyword()
+        } else {
+            self.theme.plain()
         };
         (end, style)
     }
 
     fn is_keyword(&self, word: &str) -> bool {
-        self.language.keywords.split_ascii_whitespace().any(|k| match self.language.any_case {
-            true => k.eq_ignore_ascii_case(word),
-            false => k == word,
-        })
+        let any_case = self.language.any_case;
+        let mut keywords = self.language.keywords.split_ascii_whitespace();
+        keywords.any(|k| k == word || any_case && k.eq_ignore_ascii_case(word))
     }
 
-    /// Length of a string that `rest` begins with; one of three quotes may stay open.
+    /// Length of the string at the start of `rest`; a triple-quoted one may stay open.
     fn string(&mut self, rest: &str, quote: &'static str) -> usize {
         let (mut at, mut escaped) = (quote.len(), false);
         for c in rest[quote.len()..].chars() {
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn code_is_told_apart() {
+    fn tokens_get_their_styles() {
         let owned = |list: &[(&str, &'static str)]| -> Vec<(String, &'static str)> {
             list.iter().map(|(s, k)| ((*s).to_owned(), *k)).collect()
         };
@@ -257,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_a_line_is_lost() {
+    fn spans_add_up_to_the_line() {
         let line = "é = 'a\\'b' + \"\u{1f600}\" /* 'x */ # // `";
         for info in ["rust", "python", "js", "bash", "json", "none", "c++ title"] {
             let spans = Highlighter::new(info, Theme::new(true)).line(line);

@@ -1,4 +1,4 @@
-//! Messages sent before, kept in a file between runs.
+//! History of sent messages, kept in a file between runs.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -6,31 +6,31 @@ use std::path::PathBuf;
 
 use nanoinfer_platform::file::for_owner;
 
-/// Messages kept in the file.
+/// Messages kept when the file is trimmed.
 const KEPT: usize = 1000;
 
-/// What was sent, the newest last.
+/// Sent messages, newest last.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     entries: Vec<String>,
     file: Option<PathBuf>,
-    /// Entry shown in the input, and what was being written before.
+    /// Index of the entry shown in the input, and the draft it replaced.
     browsing: Option<(usize, String)>,
 }
 
 impl History {
-    /// Reads the file, one JSON string a line; lines that are none are skipped. Without a file,
-    /// nothing outlives the process.
+    /// Reads the file, one JSON string per line; invalid lines are skipped. Without a file, the
+    /// history ends with the process.
     pub(crate) fn open(file: Option<PathBuf>) -> Self {
         let text = file.as_ref().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
         let entries = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         Self { entries, file, browsing: None }
     }
 
-    /// Adds what was sent, unless it was just sent before.
+    /// Adds a message, unless it equals the previous one.
     ///
     /// # Errors
-    /// The file cannot be written; the entry is there for this run all the same.
+    /// The file cannot be written; the entry is kept for this run.
     pub(crate) fn push(&mut self, text: &str) -> io::Result<()> {
         self.browsing = None;
         if self.entries.last().is_some_and(|last| last == text) {
@@ -41,7 +41,7 @@ impl History {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
-        // Longer than it should be: written anew, now and then.
+        // Rewritten only when twice too long, so that most messages are appended.
         let grown = self.entries.len() > 2 * KEPT;
         if grown {
             self.entries.drain(..self.entries.len() - KEPT);
@@ -57,7 +57,7 @@ impl History {
         for_owner(&mut options).open(path)?.write_all(text.as_bytes())
     }
 
-    /// The entry before the one shown; `draft` is what the input holds now.
+    /// The entry before the one shown; `draft` is the current input.
     pub(crate) fn older(&mut self, draft: &str) -> Option<&str> {
         let at = self.browsing.as_ref().map_or(self.entries.len(), |(at, _)| *at).checked_sub(1)?;
         let draft = self.browsing.take().map_or_else(|| draft.to_owned(), |(_, draft)| draft);
@@ -65,7 +65,7 @@ impl History {
         self.entries.get(at).map(String::as_str)
     }
 
-    /// The entry after the one shown, or at last what was being written.
+    /// The entry after the one shown, or the draft after the last.
     pub(crate) fn newer(&mut self) -> Option<String> {
         let (at, draft) = self.browsing.take()?;
         match self.entries.get(at + 1) {
@@ -77,7 +77,7 @@ impl History {
         }
     }
 
-    /// The newest entry older than `before` (an index) that contains `query` in any case.
+    /// The newest entry before index `before` that contains `query`, ignoring case.
     pub(crate) fn search(&self, query: &str, before: usize) -> Option<(usize, &str)> {
         let query = query.to_lowercase();
         let older = self.entries[..before.min(self.entries.len())].iter().enumerate().rev();
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_kept_between_runs_and_does_not_grow_forever() {
+    fn the_file_persists_and_is_bounded() {
         let folder = std::env::temp_dir().join(format!("nanoinfer-history-{}", std::process::id()));
         let file = folder.join("deep/history");
         let mut history = History::open(Some(file.clone()));
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn search_goes_back_in_time() {
+    fn search_finds_newest_first() {
         let mut history = History::default();
         for text in ["Why is the sky blue?", "Hello", "why not"] {
             history.push(text).unwrap();

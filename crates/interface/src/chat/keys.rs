@@ -1,4 +1,4 @@
-//! Keys and the mouse to [`Action`]s.
+//! Maps keys and the mouse to [`Action`]s.
 
 use crossterm::event::{
     Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers, MouseEvent, MouseEventKind,
@@ -6,20 +6,20 @@ use crossterm::event::{
 
 use super::editor::Edit;
 
-/// What a person wants.
+/// A user action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Quit,
-    /// Quit, if nothing is being written.
+    /// Quit if the input is empty, else delete forward.
     EndOfInput,
     Send,
-    /// Esc: end the answer, or put away what is in front.
+    /// Stop the answer, or close an overlay.
     Stop,
     Insert(String),
     Edit(Edit),
     Move(Direction),
     Scroll(Scroll),
-    /// To the start or end: of the line, or of the transcript if nothing is being written.
+    /// To the start or end of the line, or of the transcript if the input is empty.
     Home,
     End,
     Search,
@@ -45,7 +45,7 @@ pub(crate) enum Scroll {
     WheelDown,
 }
 
-/// The action of a terminal's event, if it has one.
+/// The action for a terminal event, if any.
 pub(crate) fn action(event: Event) -> Option<Action> {
     match event {
         Event::Key(key) if key.kind != KeyEventKind::Release => key_action(key),

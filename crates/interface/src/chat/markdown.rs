@@ -1,8 +1,7 @@
-//! Markdown to styled lines, as it streams.
+//! Renders streamed Markdown as styled lines.
 //!
-//! A top-level block that another block follows cannot change any more, so [`Rendered`] keeps its
-//! lines and renders only the last again when text arrives. What it shows is at every moment
-//! what rendering the whole text would give.
+//! A top-level block is final once another block follows, so [`Rendered`] keeps its lines and renders
+//! only the last block again when text arrives. The result always equals rendering the whole text.
 
 use pulldown_cmark::{Alignment, CodeBlockKind, Event, HeadingLevel, Options, Parser, Tag, TagEnd};
 use ratatui::style::{Modifier, Style};
@@ -13,21 +12,21 @@ use super::table::Table;
 use super::theme::Theme;
 use super::wrap::{width as columns, wrap, wrap_code};
 
-/// A Markdown text as lines, kept up to date while the text grows.
+/// Rendered Markdown, updated incrementally while the text grows.
 #[derive(Debug, Default)]
 pub(crate) struct Rendered {
     width: usize,
     /// Bytes of the text whose lines are final.
     settled: usize,
-    /// Bytes of the text when it was last rendered.
+    /// Bytes of the text at the last update.
     seen: usize,
-    /// Lines of the settled blocks, then those of the last one.
+    /// Lines of the settled blocks, then of the last one.
     lines: Vec<Line<'static>>,
     settled_lines: usize,
 }
 
 impl Rendered {
-    /// The lines of `text`, which begins with the text of the last call.
+    /// The lines of `text`, which must extend the text of the last call.
     pub(crate) fn update(&mut self, text: &str, width: usize, theme: Theme) -> &[Line<'static>] {
         if self.width != width || text.len() < self.seen {
             *self = Self { width, ..Self::default() };
@@ -48,7 +47,7 @@ impl Rendered {
         &self.lines
     }
 
-    /// The same for text that is no Markdown, with the lines that `lines` makes of it.
+    /// Like [`Self::update`] for plain text, which `lines` renders.
     pub(crate) fn update_with(
         &mut self,
         text: &str,
@@ -61,7 +60,7 @@ impl Rendered {
         }
     }
 
-    /// The lines as they were last made.
+    /// The lines of the last update.
     pub(crate) fn lines(&self) -> &[Line<'static>] {
         &self.lines
     }
@@ -81,15 +80,15 @@ fn parser(text: &str) -> Parser<'_> {
     Parser::new_ext(text, options)
 }
 
-/// Where the last top-level block begins that cannot become part of the one before it: its first
-/// line is complete. (`|` alone is a paragraph, and `| a |` a row of the table before it.)
+/// Offset of the last top-level block that can no longer merge into the one before it, because its
+/// first line is complete. (`|` starts a paragraph, but `| a |` would continue a table.)
 fn last_block(text: &str) -> usize {
-    let certain = text.rfind('\n').unwrap_or(0);
+    let complete = text.rfind('\n').unwrap_or(0);
     let line_start = |at: usize| text[..at].rfind('\n').map_or(0, |at| at + 1);
     let (mut depth, mut last) = (0, 0);
     for (event, range) in parser(text).into_offset_iter() {
         let begins = matches!(event, Event::Start(_) | Event::Rule) && depth == 0;
-        if begins && range.start < certain {
+        if begins && range.start < complete {
             last = line_start(range.start);
         }
         match event {
@@ -101,7 +100,7 @@ fn last_block(text: &str) -> usize {
     last
 }
 
-/// Renders a whole text.
+/// Renders Markdown from scratch.
 pub(crate) fn render(text: &str, width: usize, theme: Theme) -> Vec<Line<'static>> {
     let mut r = Renderer {
         width,
@@ -121,7 +120,7 @@ pub(crate) fn render(text: &str, width: usize, theme: Theme) -> Vec<Line<'static
     r.out
 }
 
-/// What stands left of a block: a bullet before its first line, a bar before each line.
+/// Left margin of a block: a bullet before its first line, or a bar before each.
 struct Margin {
     first: Option<Span<'static>>,
     rest: Span<'static>,
@@ -140,8 +139,8 @@ struct Renderer {
     lists: Vec<Option<u64>>,
     code: Option<(String, String)>, // info, text
     table: Option<Table>,
-    link: Option<(String, usize)>, // address, where in `inline` its text begins
-    /// An empty line comes before the next one, with so many of the margins.
+    link: Option<(String, usize)>, // address, index in `inline` of its text
+    /// An empty line is due, with this many of the margins.
     gap: Option<usize>,
 }
 
@@ -234,28 +233,39 @@ impl Renderer {
             TagEnd::Item => {
                 self.flush();
                 if self.margins.last().is_some_and(|m| m.first.is_some()) {
-                    self.push_line(Vec::new()); // an empty item still has its bullet
+                    self.push_line(Vec::new()); // an empty item shows its bullet
                 }
                 self.margins.pop();
             }
             TagEnd::TableCell => {
                 let cell = std::mem::take(&mut self.inline);
-                self.table.iter_mut().for_each(|t| t.cell(cell.clone()));
+                if let Some(table) = &mut self.table {
+                    table.cell(cell);
+                }
             }
-            TagEnd::TableRow => self.table.iter_mut().for_each(Table::end_row),
+            TagEnd::TableRow => self.end_row(),
             TagEnd::TableHead => {
                 self.styles.pop();
-                self.table.iter_mut().for_each(Table::end_row);
+                self.end_row();
             }
             TagEnd::Table => {
-                let lines = self.table.take().map(|t| t.lines(self.room(), self.theme));
-                lines.into_iter().flatten().for_each(|line| self.push_line(line));
+                if let Some(table) = self.table.take() {
+                    for line in table.lines(self.room(), self.theme) {
+                        self.push_line(line);
+                    }
+                }
             }
             TagEnd::Emphasis | TagEnd::Strong | TagEnd::Strikethrough => {
                 self.styles.pop();
             }
             TagEnd::Link | TagEnd::Image => self.end_link(),
             _ => {}
+        }
+    }
+
+    fn end_row(&mut self) {
+        if let Some(table) = &mut self.table {
+            table.end_row();
         }
     }
 
@@ -271,7 +281,7 @@ impl Renderer {
         self.inline.push(Span::styled(text.to_owned(), self.style()));
     }
 
-    /// The address after the text, unless that is the address.
+    /// Appends the address of a link, unless the text shows it already.
     fn end_link(&mut self) {
         self.styles.pop();
         let Some((address, from)) = self.link.take() else { return };
@@ -311,13 +321,13 @@ impl Renderer {
         self.push_line(vec![Span::styled("╰─", dim)]);
     }
 
-    /// Columns beside the margins.
+    /// Columns right of the margins.
     fn room(&self) -> usize {
         let margins: usize = self.margins.iter().map(|m| columns(&m.rest.content)).sum();
         self.width.saturating_sub(margins).max(1)
     }
 
-    /// An empty line between two blocks; items of a list stand close.
+    /// Requests an empty line between blocks, but not between list items.
     fn gap(&mut self) {
         self.flush();
         if self.lists.is_empty() && !self.out.is_empty() && self.gap.is_none() {
@@ -325,7 +335,7 @@ impl Renderer {
         }
     }
 
-    /// Ends the paragraph in progress.
+    /// Emits the paragraph in progress.
     fn flush(&mut self) {
         let inline = std::mem::take(&mut self.inline);
         if inline.iter().all(|span| span.content.is_empty()) {
@@ -333,9 +343,11 @@ impl Renderer {
         }
         let mut lines = wrap(&inline, self.room());
         if lines.last().is_some_and(|line| line.iter().all(|s| s.content.is_empty())) {
-            lines.pop(); // a block of HTML ends with its line
+            lines.pop(); // HTML blocks end with a newline
         }
-        lines.into_iter().for_each(|line| self.push_line(line));
+        for line in lines {
+            self.push_line(line);
+        }
     }
 
     fn push_line(&mut self, spans: Vec<Span<'static>>) {
@@ -374,14 +386,14 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_shows_what_the_whole_text_shows() {
+    fn streaming_equals_rendering_the_whole_text() {
         for width in [9, 40] {
             let mut rendered = Rendered::default();
             for (at, _) in SAMPLE.char_indices().chain([(SAMPLE.len(), ' ')]) {
                 let streamed = rendered.update(&SAMPLE[..at], width, Theme::new(true)).to_vec();
                 assert_eq!(text(&streamed), text(&render(&SAMPLE[..at], width, Theme::new(true))));
             }
-            assert!(rendered.settled > SAMPLE.len() / 2, "the settled part is not parsed again");
+            assert!(rendered.settled > SAMPLE.len() / 2, "too little of the text is settled");
         }
     }
 
@@ -395,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn without_colour_nothing_is_coloured() {
+    fn no_color_disables_colours() {
         let lines = render(SAMPLE, 40, Theme::new(false));
         let colours = |s: &Span<'_>| s.style.fg.is_some() || s.style.bg.is_some();
         assert!(!lines.iter().flat_map(|l| &l.spans).any(colours));

@@ -1,7 +1,7 @@
-//! The terminal: taken for the chat, and given back whatever happens.
+//! The terminal: set up for the chat, and always restored.
 //!
-//! It is given back when [`Screen`] is dropped, by the panic hook, and by the signals' thread if
-//! the program does not end by itself. Whoever comes first does it; nothing is drawn after that.
+//! It is restored when [`Screen`] is dropped, by the panic hook, or by the signal thread if the
+//! program does not end by itself, whichever comes first. Nothing is drawn afterwards.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -25,22 +25,22 @@ use ratatui::backend::CrosstermBackend;
 
 use super::Event;
 
-/// Presses and the wheel, with coordinates as text. Not motion: that would wake the program
-/// whenever the mouse moves.
+/// Buttons and the wheel, with SGR coordinates. Motion is off: it would wake the program whenever
+/// the mouse moves.
 const MOUSE_ON: &str = "\x1b[?1000h\x1b[?1006h";
 const MOUSE_OFF: &str = "\x1b[?1006l\x1b[?1000l";
 
-/// What the screen is written to.
+/// The screen's writer.
 pub(crate) type Out = BufWriter<File>;
 
-/// Whether the terminal is the chat's.
-static OURS: Mutex<bool> = Mutex::new(false);
+/// Whether the terminal is set up for the chat.
+static ACTIVE: Mutex<bool> = Mutex::new(false);
 
-/// The terminal while it is the chat's.
+/// The terminal while it is set up for the chat.
 pub(crate) struct Screen(Terminal<CrosstermBackend<Out>>);
 
 impl Screen {
-    /// Takes the terminal.
+    /// Switches the terminal to raw mode and the alternate screen.
     pub(crate) fn enter() -> io::Result<Self> {
         *lock() = true;
         let screen = Self(Terminal::new(CrosstermBackend::new(BufWriter::new(stdout()?)))?);
@@ -65,36 +65,36 @@ impl DerefMut for Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        give_back();
+        restore();
     }
 }
 
-/// Draws, unless the terminal was given back meanwhile.
-pub(crate) fn while_ours<T>(draw: impl FnOnce() -> T) -> Option<T> {
-    let ours = lock();
-    ours.then(draw)
+/// Draws, unless the terminal has been restored.
+pub(crate) fn if_active<T>(draw: impl FnOnce() -> T) -> Option<T> {
+    let active = lock();
+    active.then(draw)
 }
 
 fn lock() -> MutexGuard<'static, bool> {
-    OURS.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    ACTIVE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// Gives the terminal back, once. A drawing that is stuck or has panicked is not waited for.
-fn give_back() {
+/// Restores the terminal, once. Does not wait for a frame that is stuck or has panicked.
+fn restore() {
     let deadline = Instant::now() + Duration::from_millis(200);
     let guard = loop {
-        match OURS.try_lock() {
+        match ACTIVE.try_lock() {
             Ok(guard) => break Some(guard),
             Err(TryLockError::Poisoned(poisoned)) => break Some(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) if Instant::now() > deadline => break None,
             Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(5)),
         }
     };
-    let was_ours = guard.map(|mut ours| std::mem::replace(&mut *ours, false));
-    if was_ours == Some(false) {
+    let was_active = guard.map(|mut active| std::mem::replace(&mut *active, false));
+    if was_active == Some(false) {
         return;
     }
-    // If this fails the terminal is gone, and there is nobody to tell.
+    // Failure means that the terminal is gone: nothing is left to restore.
     let _ = stdout().and_then(|mut out| {
         queue!(out, Print(MOUSE_OFF), DisableBracketedPaste, Show, LeaveAlternateScreen)?;
         out.flush()
@@ -102,21 +102,21 @@ fn give_back() {
     let _ = disable_raw_mode();
 }
 
-/// Makes panics give the terminal back before they are reported, and end the process: a panic is a
-/// fault of this program, of the chat or of an engine's worker, and a chat cannot go on after either.
-/// Threads without a name are workers of a library call that deals with their panics itself.
-pub(crate) fn survive_panics() {
-    let tell = std::panic::take_hook();
+/// Makes a panic restore the terminal before it is reported, and end the process: after a bug in the
+/// chat or an engine's worker a chat cannot continue. Unnamed threads are excepted: they belong to
+/// library calls that handle their panics.
+pub(crate) fn restore_on_panic() {
+    let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         if thread::current().name().is_some() {
-            give_back();
-            tell(panic);
+            restore();
+            report(panic);
             std::process::exit(101);
         }
     }));
 }
 
-/// Reads keys, the mouse and changes of size from a thread of its own.
+/// Reads keys, the mouse and resizes on a separate thread.
 pub(crate) fn read_input(events: Sender<Event>) -> io::Result<()> {
     thread::Builder::new().name("input".into()).spawn(move || {
         loop {
@@ -130,12 +130,12 @@ pub(crate) fn read_input(events: Sender<Event>) -> io::Result<()> {
     Ok(())
 }
 
-/// Reports what ends the program from outside. If it does not end within a second, it is ended here.
+/// Forwards signals that end the program. If it does not end within a second, ends it here.
 pub(crate) fn listen_to_endings(events: Sender<Event>) -> io::Result<()> {
     ending::listen(&Ending::ALL, move |ending| {
-        let _ = events.send(Event::Ending(ending)); // it ends already if nobody listens
+        let _ = events.send(Event::Ending(ending)); // fails only if it is ending already
         thread::sleep(Duration::from_secs(1));
-        give_back();
+        restore();
         std::process::exit(ending.exit_code().into());
     })
 }

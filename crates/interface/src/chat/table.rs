@@ -1,4 +1,4 @@
-//! Tables of a Markdown text.
+//! Markdown tables.
 
 use ratatui::text::Span;
 
@@ -9,14 +9,14 @@ type Spans = Vec<Span<'static>>;
 
 /// A table, filled cell by cell.
 pub(crate) struct Table {
-    /// Which columns are aligned right.
+    /// Per column: whether it is right-aligned.
     right: Vec<bool>,
     rows: Vec<Vec<Spans>>,
     row: Vec<Spans>,
 }
 
-/// Narrowest a column is squeezed to.
-const NARROWEST: usize = 3;
+/// Minimum width of a column.
+const MIN_WIDTH: usize = 3;
 
 impl Table {
     pub(crate) fn new(right: &[bool]) -> Self {
@@ -31,7 +31,7 @@ impl Table {
         self.rows.push(std::mem::take(&mut self.row));
     }
 
-    /// The lines, in at most `room` columns where that is possible at all.
+    /// Lays the table out in at most `room` columns if possible.
     pub(crate) fn lines(mut self, room: usize, theme: Theme) -> Vec<Spans> {
         if !self.row.is_empty() {
             self.end_row();
@@ -51,9 +51,9 @@ impl Table {
         lines
     }
 
-    /// Column widths: as wide as the content, and if that is too much, the widest give way.
+    /// Column widths: those of the content, with the widest columns shrunk if necessary.
     fn widths(&self, room: usize) -> Vec<usize> {
-        let mut widths: Vec<usize> = vec![NARROWEST; self.right.len()];
+        let mut widths: Vec<usize> = vec![MIN_WIDTH; self.right.len()];
         for row in &self.rows {
             for (to, cell) in widths.iter_mut().zip(row) {
                 *to = (*to).max(cell.iter().map(|s| width(&s.content)).sum());
@@ -61,7 +61,7 @@ impl Table {
         }
         let available = room.saturating_sub(3 * widths.len().saturating_sub(1));
         while widths.iter().sum::<usize>() > available {
-            match widths.iter_mut().max().filter(|widest| **widest > NARROWEST) {
+            match widths.iter_mut().max().filter(|widest| **widest > MIN_WIDTH) {
                 Some(widest) => *widest -= 1,
                 None => break,
             }
@@ -86,15 +86,16 @@ impl Table {
             let text = cell.get(line).cloned().unwrap_or_default();
             let used: usize = text.iter().map(|s| width(&s.content)).sum();
             let pad = Span::raw(" ".repeat(to.saturating_sub(used)));
-            match self.right[column] {
-                true => out.extend([pad].into_iter().chain(text)),
-                false => out.extend(text.into_iter().chain([pad])),
+            if self.right[column] {
+                out.extend([pad].into_iter().chain(text));
+            } else {
+                out.extend(text.into_iter().chain([pad]));
             }
         }
         out
     }
 
-    /// A table with more columns than fit: a line for each cell.
+    /// Fallback for too many columns: a line per cell.
     fn stacked(&self, room: usize) -> Vec<Spans> {
         let cells = self.rows.iter().flatten().filter(|cell| !cell.is_empty());
         cells.flat_map(|cell| wrap(cell, room)).collect()

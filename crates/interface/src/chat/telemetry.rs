@@ -1,17 +1,17 @@
-//! The figures of the telemetry pane, from what the worker reports.
+//! The figures of the telemetry pane, computed from reports.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::worker::{Inside, Progress};
+use super::worker::{Details, Progress};
 
-/// Points of the sparkline, and the time each stands for.
+/// Points of the sparkline, and the time that each covers.
 const POINTS: usize = 120;
 const POINT: Duration = Duration::from_millis(250);
-/// What "now" means for tokens per second.
+/// Averaging window of the current speed.
 const NOW: Duration = Duration::from_millis(1000);
 
-/// What the engine is doing.
+/// The engine's phase.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Phase {
     #[default]
@@ -24,19 +24,19 @@ pub(crate) enum Phase {
 #[derive(Debug, Default)]
 pub(crate) struct Telemetry {
     pub phase: Phase,
-    /// The last report's figures; its text is gone to the transcript.
+    /// Figures of the last report; its text has moved to the transcript.
     pub last: Progress,
-    /// Tokens per second, a point each [`POINT`], over all answers.
+    /// Tokens per second over all answers, one value per [`POINT`].
     pub speeds: VecDeque<f32>,
-    /// Steps and candidates, as last seen.
-    pub inside: Option<Inside>,
-    /// Bytes per second that memory can deliver.
+    /// The most recent details.
+    pub details: Option<Details>,
+    /// Memory bandwidth in bytes per second.
     pub roofline: Option<f64>,
-    /// Bytes of memory this process uses.
+    /// Resident memory of this process in bytes.
     pub rss: Option<u64>,
-    /// Milliseconds of each token of the answer, ascending.
+    /// Milliseconds per token of the answer, ascending.
     sorted_ms: Vec<f32>,
-    /// Times of the last second's tokens, and their sum.
+    /// Times of the tokens within [`NOW`], and their sum.
     recent: VecDeque<Duration>,
     recent_sum: Duration,
     since_point: Duration,
@@ -45,7 +45,7 @@ pub(crate) struct Telemetry {
 }
 
 impl Telemetry {
-    /// An answer was asked for.
+    /// An answer was requested.
     pub(crate) fn begin(&mut self, now: Instant) {
         self.phase = Phase::Prefill;
         self.last = Progress { cached: self.last.cached, ..Progress::default() };
@@ -57,7 +57,7 @@ impl Telemetry {
         self.prefill_began = Some(now);
     }
 
-    /// The worker reported.
+    /// Applies a report.
     pub(crate) fn update(&mut self, progress: Progress) {
         for time in &progress.token_times {
             self.token(*time);
@@ -65,7 +65,7 @@ impl Telemetry {
         if progress.stats.generated > 0 {
             self.phase = Phase::Decode;
         }
-        self.inside = progress.inside.clone().or(self.inside.take());
+        self.details = progress.details.clone().or(self.details.take());
         self.last = progress;
     }
 
@@ -105,18 +105,18 @@ impl Telemetry {
         Some(self.last.stats.decode_tps()).filter(|tps| *tps > 0.0)
     }
 
-    /// Milliseconds per token that this share of the answer's tokens keeps below.
+    /// Quantile `share` of the milliseconds per token.
     pub(crate) fn percentile(&self, share: f64) -> Option<f32> {
         let last = self.sorted_ms.len().checked_sub(1)?;
         self.sorted_ms.get((share * last as f64).round() as usize).copied()
     }
 
-    /// Bytes per second that decoding reads: what a token reads, times tokens per second.
+    /// Bytes per second that decoding reads: bytes per token times tokens per second.
     pub(crate) fn traffic(&self) -> Option<f64> {
         Some(self.speed_now()? * self.last.token_bytes as f64)
     }
 
-    /// Time the rest of the prompt will take at the pace so far.
+    /// Estimated time for the rest of the prompt.
     pub(crate) fn prefill_left(&self, now: Instant) -> Option<Duration> {
         let (done, total) = self.last.prefill;
         let began = self.prefill_began.filter(|_| done > 0 && done < total)?;
@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(t.percentile(0.5), Some(10.0));
         assert_eq!(t.percentile(1.0), Some(100.0));
         assert!((t.speed_mean().unwrap() - 91.7).abs() < 0.1);
-        // 91 tokens in the last second, one of them slow.
+        // The last second holds 91 tokens, one of them slow.
         assert!((t.speed_now().unwrap() - 91.0).abs() < 1.0, "{:?}", t.speed_now());
         assert!((t.traffic().unwrap() / 1e9 - 91.0).abs() < 1.0);
         assert_eq!(t.speeds.len(), 8);

@@ -1,5 +1,5 @@
-//! The whole chat without a terminal: actions in, frames out, with a pretended engine for what the
-//! screen shows and the real one for what its figures say.
+//! The whole chat without a terminal: actions in, frames out. Screens are tested with invented
+//! reports, figures with the real engine.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ use super::keys::{Action, Direction, Scroll};
 use super::theme::Theme;
 use super::view;
 use super::worker::{
-    Command, Context, ContextToken, Controls, Inside, ModelInfo, Progress, Report, Worker,
+    Command, Context, ContextToken, Controls, Details, ModelInfo, Progress, Report, Worker,
 };
 
 fn info() -> ModelInfo {
@@ -59,7 +59,7 @@ fn screen(app: &mut App, width: u16, height: u16) -> String {
     let buffer = terminal.backend().buffer();
     let rows = buffer.content.chunks(usize::from(width));
     let row = |cells: &[ratatui::buffer::Cell]| -> String {
-        // A wide character's second cell holds a blank that the terminal does not show.
+        // The second cell of a wide character holds a space that the terminal does not show.
         let mut skip = 0;
         let mut text = String::new();
         for cell in cells {
@@ -105,7 +105,7 @@ fn progress(text: &str, generated: usize) -> Progress {
         slid: 0,
         processed: 40 + generated as u64 - 1,
         token_bytes: 138_000_000,
-        inside: Some(Inside {
+        details: Some(Details {
             steps: (1..=11).map(|i| ms(i * 10)).collect(),
             passes: 100,
             candidates: vec![(" the".into(), 0.61, true), ("\n".into(), 0.2, false)],
@@ -113,7 +113,7 @@ fn progress(text: &str, generated: usize) -> Progress {
     }
 }
 
-/// An answer in the middle.
+/// A chat in the middle of an answer.
 fn answering(color: bool) -> App {
     let mut app = app(color);
     send(&mut app, "How do I sort?\n\tIn Rust, 请.");
@@ -141,8 +141,8 @@ fn screens() {
     insta::assert_snapshot!("answer_60x16", screen(&mut app, 60, 16));
     insta::assert_snapshot!("answer_200x50", screen(&mut app, 200, 50));
     app.act(Action::Telemetry);
-    insta::assert_snapshot!("inside_100x30", screen(&mut app, 100, 30));
-    insta::assert_snapshot!("inside_60x16", screen(&mut app, 60, 16));
+    insta::assert_snapshot!("details_100x30", screen(&mut app, 100, 30));
+    insta::assert_snapshot!("details_60x16", screen(&mut app, 60, 16));
     app.report(Report::Context(context()));
     insta::assert_snapshot!("context_60x16", screen(&mut app, 60, 16));
     app.act(Action::Help);
@@ -153,7 +153,7 @@ fn screens() {
 }
 
 #[test]
-fn the_prompt_has_a_bar_and_the_time_left() {
+fn prefill_shows_progress_and_time_left() {
     let mut app = app(true);
     send(&mut app, "long");
     let prefill = |done| Progress { prefill: (done, 4000), ..Progress::default() };
@@ -186,7 +186,7 @@ fn any_size_can_be_drawn() {
 }
 
 #[test]
-fn without_colour_no_cell_is_coloured() {
+fn no_color_leaves_every_cell_uncoloured() {
     let mut app = answering(false);
     app.act(Action::Telemetry);
     let terminal = frame(&mut app, 120, 50);
@@ -198,7 +198,7 @@ fn without_colour_no_cell_is_coloured() {
 }
 
 #[test]
-fn who_reads_further_up_stays_there() {
+fn a_scrolled_up_window_stays_in_place() {
     let mut app = answering(true);
     app.report(Report::Progress(progress(&"\n\nmore text".repeat(40), 210)));
     let _ = screen(&mut app, 60, 16);
@@ -218,7 +218,7 @@ fn who_reads_further_up_stays_there() {
 }
 
 #[test]
-fn what_a_model_writes_cannot_steer_the_terminal() {
+fn model_output_cannot_control_the_terminal() {
     let mut app = answering(true);
     app.report(Report::Progress(progress("\x1b[2J\x07\u{202e}\u{9b}evil", 201)));
     let screen = screen(&mut app, 100, 40);
@@ -227,13 +227,14 @@ fn what_a_model_writes_cannot_steer_the_terminal() {
     let last = app.transcript.messages().pop().unwrap();
     assert!(
         last.content.ends_with("\x1b[2J\x07\u{202e}\u{9b}evil"),
-        "the model sees its own words"
+        "the model gets its text unchanged"
     );
 }
 
-fn asked(effect: Option<Effect>) -> Vec<(String, String)> {
+/// The messages of an effect that requests an answer.
+fn sent(effect: Option<Effect>) -> Vec<(String, String)> {
     match effect {
-        Some(Effect::Command(Command::Ask { messages, .. })) => {
+        Some(Effect::Command(Command::Answer { messages, .. })) => {
             messages.into_iter().map(|m| (m.role, m.content)).collect()
         }
         other => panic!("{other:?}"),
@@ -251,23 +252,23 @@ fn commands_change_the_conversation() {
     send(&mut app, "/system Be brief.");
     let turn = |role: &str, text: &str| (role.to_owned(), text.to_owned());
     let system = turn("system", "Be brief.");
-    assert_eq!(asked(send(&mut app, "one")), [system.clone(), turn("user", "one")]);
-    assert!(send(&mut app, "two").is_none(), "not while answering");
+    assert_eq!(sent(send(&mut app, "one")), [system.clone(), turn("user", "one")]);
+    assert!(send(&mut app, "two").is_none(), "sent while answering");
     assert_eq!(app.editor.take(), "two");
     finish(&mut app, "1");
-    assert_eq!(asked(send(&mut app, "two")).len(), 4);
+    assert_eq!(sent(send(&mut app, "two")).len(), 4);
     finish(&mut app, "2");
 
     let seed = app.options.sampling.seed;
-    assert_eq!(asked(send(&mut app, "/regen")).len(), 4);
+    assert_eq!(sent(send(&mut app, "/regen")).len(), 4);
     assert_eq!(app.options.sampling.seed, seed + 1);
     finish(&mut app, "2b");
     send(&mut app, "/edit");
     assert_eq!(app.editor.take(), "two");
     assert_eq!(app.transcript.messages().len(), 3);
-    assert_eq!(asked(send(&mut app, "three")).len(), 4);
+    assert_eq!(sent(send(&mut app, "three")).len(), 4);
     finish(&mut app, "3");
-    let Some(Effect::Copy(copied)) = send(&mut app, "/copy") else { panic!("no copy") };
+    let Some(Effect::Copy(copied)) = send(&mut app, "/copy") else { panic!("nothing copied") };
     assert_eq!(copied, "3");
 
     let Some(Effect::Write { text: saved, .. }) = send(&mut app, "/save x.json") else {
@@ -300,14 +301,14 @@ fn commands_change_the_conversation() {
         let notice = app.notice.as_ref().map_or("", |n| n.text.as_str());
         assert!(notice.contains(says), "{command}: {notice}");
     }
-    assert_eq!(app.transcript.messages(), before, "notes are not told to the model");
+    assert_eq!(app.transcript.messages(), before, "notes are not sent to the model");
     let screen = screen(&mut app, 100, 40);
     assert!(screen.contains("System: Be brief.") && screen.contains("top-k 0"), "{screen}");
     assert!(matches!(send(&mut app, "exit"), Some(Effect::Quit)));
 }
 
 #[test]
-fn an_answer_that_did_not_begin_leaves_nothing_behind() {
+fn an_answer_that_did_not_begin_leaves_no_trace() {
     let mut app = app(true);
     send(&mut app, "question");
     let last = Progress::default();
@@ -320,7 +321,7 @@ fn an_answer_that_did_not_begin_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_full_context_is_a_choice() {
+fn a_full_context_offers_choices() {
     let full = |app: &mut App| {
         for text in ["a", "b"] {
             send(app, text);
@@ -329,7 +330,7 @@ fn a_full_context_is_a_choice() {
         send(app, "too much");
         app.report(Report::TooLong { tokens: 5000, ctx: 4096 });
         assert!(matches!(app.overlay, Overlay::Full(_)));
-        assert_eq!(app.transcript.messages().len(), 4, "nothing is dropped unasked");
+        assert_eq!(app.transcript.messages().len(), 4, "messages were dropped without a choice");
     };
     let mut app = self::app(true);
     full(&mut app);
@@ -340,17 +341,17 @@ fn a_full_context_is_a_choice() {
     };
     assert_eq!(messages.len(), 5);
     messages.drain(..2);
-    let asked_now = asked(app.report(Report::Shortened(messages)));
+    let messages_sent = sent(app.report(Report::Shortened(messages)));
     assert_eq!(
-        asked_now.iter().map(|(_, t)| t.as_str()).collect::<Vec<_>>(),
+        messages_sent.iter().map(|(_, t)| t.as_str()).collect::<Vec<_>>(),
         ["b", "said", "too much"]
     );
     let shown = screen(&mut app, 100, 30);
-    assert!(shown.contains("▌ a") && shown.contains("2 messages are forgotten"), "{shown}");
+    assert!(shown.contains("▌ a") && shown.contains("2 messages are no longer"), "{shown}");
 
     let mut app = self::app(true);
     full(&mut app);
-    assert_eq!(asked(app.act(Action::Insert("2".into()))).len(), 1);
+    assert_eq!(sent(app.act(Action::Insert("2".into()))).len(), 1);
 
     let mut app = self::app(true);
     full(&mut app);
@@ -358,7 +359,7 @@ fn a_full_context_is_a_choice() {
     assert_eq!(app.editor.text(), "too much");
 }
 
-/// A worker on a thread of its own, with the real model.
+/// A worker on its own thread, with the real model.
 fn worker(
     ctx: usize,
     overflow: Overflow,
@@ -368,8 +369,8 @@ fn worker(
     let (threads, ctx) = (Some(2), Some(ctx));
     let options = EngineOptions { threads, ctx, overflow, ..EngineOptions::default() };
     let engine = Engine::new(Model::open(path).unwrap(), &options).unwrap();
-    let (reports, told) = channel();
-    let (commands, asked) = channel();
+    let (sender, reports) = channel();
+    let (commands, received) = channel();
     let controls = std::sync::Arc::new(Controls::default());
     let worker = Worker {
         session: Session::new(engine).unwrap(),
@@ -377,29 +378,29 @@ fn worker(
         open: Box::new(|name, _| Err(format!("no {name} here"))),
         bandwidth: None,
         controls: std::sync::Arc::clone(&controls),
-        reports: Box::new(move |report| drop(reports.send(report))),
+        reports: Box::new(move |report| drop(sender.send(report))),
     };
-    std::thread::spawn(move || worker.run(&asked));
-    (commands, told, controls)
+    std::thread::spawn(move || worker.run(&received));
+    (commands, reports, controls)
 }
 
-/// Carries out an effect with the real engine, and everything that follows from it. Returns what
-/// was first seen inside: the first pass of a prompt.
-fn carry_out(
+/// Executes an effect and all that follow from it with the real engine. Returns the first details,
+/// those of the first pass of a prompt.
+fn execute(
     app: &mut App,
     mut effect: Option<Effect>,
     to: &Sender<Command>,
     from: &Receiver<Report>,
-) -> Option<Inside> {
+) -> Option<Details> {
     let mut first = None;
     while let Some(Effect::Command(command)) = effect.take() {
         to.send(command).unwrap();
         loop {
-            // A guard against a worker that hangs; one that is gone is an error at once.
+            // A timeout in case the worker hangs; if it ends, receiving fails at once.
             let report = from.recv_timeout(Duration::from_secs(600)).unwrap();
             let progress = matches!(report, Report::Progress(_));
-            if let Report::Progress(Progress { inside, .. }) = &report {
-                first = first.or_else(|| inside.clone());
+            if let Report::Progress(Progress { details, .. }) = &report {
+                first = first.or_else(|| details.clone());
             }
             effect = app.report(report);
             if !progress {
@@ -411,9 +412,9 @@ fn carry_out(
 }
 
 #[test]
-fn five_turns_show_what_the_engine_counts() {
+fn figures_agree_with_the_engine_over_five_turns() {
     let (to, from, controls) = worker(4096, Overflow::Stop);
-    controls.show_inside(true);
+    controls.show_details(true);
     let mut app = app(true);
     app.options.max_tokens = Some(16);
     let mut cached = 0;
@@ -422,11 +423,11 @@ fn five_turns_show_what_the_engine_counts() {
     {
         app.now = Instant::now();
         let effect = send(&mut app, text);
-        let prompt = carry_out(&mut app, effect, &to, &from).unwrap();
+        let prompt = execute(&mut app, effect, &to, &from).unwrap();
         let last = app.telemetry.last.clone();
         let (new, all) = (last.prefill.1, last.stats.prompt_tokens);
-        // The engine counted the new tokens of the prompt, and every generated one but the last,
-        // drafts that were rejected too.
+        // The engine counts new prompt tokens and all generated ones but the last, including
+        // rejected drafts.
         let drafts = last.stats.drafts;
         assert_eq!(last.processed, (new + drafts.passes + drafts.all().drafted) as u64);
         assert_eq!(drafts.passes + drafts.all().accepted, last.stats.generated - 1);
@@ -445,32 +446,32 @@ fn five_turns_show_what_the_engine_counts() {
         ] {
             assert!(shown.contains(&figure), "turn {turn}: {figure}\n{shown}");
         }
-        app.pane = super::app::Pane::Inside;
-        let inside = app.telemetry.inside.clone().unwrap();
-        // Keys and values of up to 8 tokens are stored in the phase of attention, by whichever
-        // worker comes first, those of more in a phase of their own; nothing is drawn yet.
-        let all_take = |seen: &Inside, but| {
-            let mut steps = PassStep::ALL.iter().zip(&seen.steps);
-            steps.all(|(step, time)| *step == but || !time.is_zero())
+        app.pane = super::app::Pane::Details;
+        let details = app.telemetry.details.clone().unwrap();
+        // Attention stores the keys and values of up to 8 tokens; for more, a separate step does.
+        // A prompt's first pass samples nothing.
+        let all_timed = |details: &Details, except| {
+            let mut steps = PassStep::ALL.iter().zip(&details.steps);
+            steps.all(|(step, time)| *step == except || !time.is_zero())
         };
-        assert!(new > 8 && all_take(&prompt, PassStep::Sampling), "{new}: {prompt:?}");
-        assert!(all_take(&inside, PassStep::Cache), "{inside:?}");
-        assert_eq!(inside.candidates.len(), 8);
-        let sum: f32 = inside.candidates.iter().map(|(_, p, _)| p).sum();
-        assert!(sum > 0.1 && sum <= 1.0001, "{inside:?}");
-        // Greedy: what was chosen is the likeliest.
-        assert!(inside.candidates[0].2, "{inside:?}");
+        assert!(new > 8 && all_timed(&prompt, PassStep::Sampling), "{new}: {prompt:?}");
+        assert!(all_timed(&details, PassStep::Cache), "{details:?}");
+        assert_eq!(details.candidates.len(), 8);
+        let sum: f32 = details.candidates.iter().map(|(_, p, _)| p).sum();
+        assert!(sum > 0.1 && sum <= 1.0001, "{details:?}");
+        // Greedy sampling chooses the likeliest.
+        assert!(details.candidates[0].2, "{details:?}");
         assert!(screen(&mut app, 120, 50).contains("attention"));
     }
     let effect = send(&mut app, "/context");
-    carry_out(&mut app, effect, &to, &from);
+    execute(&mut app, effect, &to, &from);
     let Overlay::Context { context, .. } = &app.overlay else { panic!("no context") };
     assert_eq!(context.cached, cached);
     assert!(screen(&mut app, 100, 30).contains("<|im_start|>assistant⏎"));
 }
 
 #[test]
-fn a_conversation_outlives_its_context_by_choice_only() {
+fn a_conversation_outlives_its_context_only_by_choice() {
     let (to, from, _) = worker(160, Overflow::Stop);
     let mut app = app(true);
     app.options.max_tokens = Some(20);
@@ -478,11 +479,11 @@ fn a_conversation_outlives_its_context_by_choice_only() {
     let mut chosen = 0;
     for turn in 0..8 {
         let effect = send(&mut app, "Tell me something about rivers and lakes in the mountains.");
-        carry_out(&mut app, effect, &to, &from);
+        execute(&mut app, effect, &to, &from);
         if matches!(app.overlay, Overlay::Full(_)) {
             chosen += 1;
             let effect = app.act(Action::Insert("1".into()));
-            carry_out(&mut app, effect, &to, &from);
+            execute(&mut app, effect, &to, &from);
             assert!(matches!(app.overlay, Overlay::None), "turn {turn}: {:?}", app.overlay);
         }
     }
@@ -492,13 +493,13 @@ fn a_conversation_outlives_its_context_by_choice_only() {
 
 #[test]
 fn stopping_before_and_during_an_answer() {
-    // An answer of a million tokens: it is stopped in its middle on any machine.
+    // A million tokens: no machine finishes this answer before the stop.
     let (to, from, controls) = worker(4096, Overflow::Slide);
     let mut app = app(true);
     app.options.ignore_eos = true;
     let effect = send(&mut app, "Tell me a story.");
     controls.rearm();
-    let Some(Effect::Command(command)) = effect else { panic!("not asked") };
+    let Some(Effect::Command(command)) = effect else { panic!("no answer requested") };
     to.send(command).unwrap();
     while app.telemetry.last.stats.generated < 3 {
         app.report(from.recv().unwrap());
@@ -511,19 +512,19 @@ fn stopping_before_and_during_an_answer() {
     assert!(shown.contains("  stopped · "), "{shown}");
     let partial = app.transcript.messages();
 
-    // Stopped before it began: the stop must not get lost, nor hit the answer after it.
+    // A stop before the answer begins must neither get lost nor affect the next answer.
     let effect = send(&mut app, "And another.");
     controls.stop();
-    carry_out(&mut app, effect, &to, &from);
+    execute(&mut app, effect, &to, &from);
     assert_eq!(app.transcript.messages(), partial);
     app.editor.take();
     controls.rearm();
     app.options.max_tokens = Some(4);
     let effect = send(&mut app, "Go on.");
-    carry_out(&mut app, effect, &to, &from);
+    execute(&mut app, effect, &to, &from);
     assert_eq!(app.telemetry.last.stats.generated, 4);
     let effect = send(&mut app, "/model nonsense");
-    carry_out(&mut app, effect, &to, &from);
+    execute(&mut app, effect, &to, &from);
     assert!(app.notice.as_ref().is_some_and(|n| n.is_error && n.text == "no nonsense here"));
     assert_eq!(app.busy, Busy::No);
 }

@@ -1,16 +1,16 @@
-//! Styles. Only the terminal's own sixteen colours and its attributes are used, so that light and
-//! dark themes both stay legible, and everything a colour says a character or attribute says too.
+//! Styles. Only the terminal's sixteen colours and its attributes are used, so that light and dark
+//! themes both stay legible. Colour is never the only cue: a character or attribute repeats it.
 
 use ratatui::style::{Color, Modifier, Style};
 
-/// How things look.
+/// The set of styles.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Theme {
     color: bool,
 }
 
 impl Theme {
-    /// With colours, or with attributes only as `NO_COLOR` asks.
+    /// With colours, or with attributes only.
     pub(crate) fn new(color: bool) -> Self {
         Self { color }
     }
@@ -80,16 +80,17 @@ impl Theme {
         self.fg(Color::Green)
     }
 
-    /// The part of the cache that was there before.
+    /// The reused part of the cache.
     pub(crate) fn reused(self) -> Style {
         self.fg(Color::Blue)
     }
 
     /// Every second token of the context.
     pub(crate) fn alternate(self) -> Style {
-        match self.color {
-            true => Style::new().fg(Color::Cyan),
-            false => Style::new().add_modifier(Modifier::UNDERLINED),
+        if self.color {
+            Style::new().fg(Color::Cyan)
+        } else {
+            Style::new().add_modifier(Modifier::UNDERLINED)
         }
     }
 

@@ -1,4 +1,4 @@
-//! What was said, and what of it the model still knows.
+//! The conversation on the screen, and which messages are still in the model's context.
 
 use nanoinfer_engine::Message;
 use nanoinfer_text::terminal_safe;
@@ -7,15 +7,16 @@ use ratatui::text::{Line, Span};
 use serde::{Deserialize, Serialize};
 
 use super::markdown::Rendered;
+use super::messages;
 use super::theme::Theme;
 use super::wrap::wrap;
 
-/// Who speaks.
+/// The author of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Speaker {
     User,
     Model,
-    /// The program: what a command has to show.
+    /// The program: output of a command.
     Note,
 }
 
@@ -23,22 +24,22 @@ pub(crate) enum Speaker {
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub speaker: Speaker,
-    /// The exact text, as the model gets it.
+    /// The exact text, as sent to the model.
     pub text: String,
-    /// About the answer, below it.
+    /// Statistics below an answer.
     footer: String,
-    /// Shown, but not told to the model any more.
+    /// Shown, but no longer sent to the model.
     pub forgotten: bool,
-    /// The text as it may be shown: without control characters.
+    /// The sanitized text.
     shown: String,
     rendered: Rendered,
     foot: Rendered,
 }
 
-/// Columns left of every text.
+/// Columns left of all text.
 const GUTTER: usize = 2;
-/// Widest a text is set: longer lines are hard to read.
-const WIDEST: usize = 110;
+/// Maximum line length: longer lines are hard to read.
+const MAX_WIDTH: usize = 110;
 
 impl Entry {
     pub(crate) fn new(speaker: Speaker, text: impl Into<String>) -> Self {
@@ -55,19 +56,19 @@ impl Entry {
         entry
     }
 
-    /// Adds streamed text.
+    /// Appends streamed text.
     pub(crate) fn push(&mut self, text: &str) {
         self.text.push_str(text);
         self.shown.push_str(&terminal_safe(text));
     }
 
-    /// Says how the answer went.
+    /// Sets the line below the answer.
     pub(crate) fn set_footer(&mut self, text: String) {
         self.footer = text;
     }
 
     fn prepare(&mut self, width: usize, theme: Theme) -> usize {
-        let width = width.saturating_sub(GUTTER).clamp(1, WIDEST);
+        let width = width.saturating_sub(GUTTER).clamp(1, MAX_WIDTH);
         let plain = |text: String, style: Style| -> Vec<Line<'static>> {
             wrap(&[Span::styled(text, style)], width).into_iter().map(Line::from).collect()
         };
@@ -75,7 +76,7 @@ impl Entry {
             self.foot.update_with(&self.footer, width, |text| plain(text, theme.dim()));
         }
         match self.speaker {
-            // What a person typed is shown as it was typed.
+            // The user's text is not Markdown.
             Speaker::User => {
                 self.rendered.update_with(&self.shown, width, |text| plain(text, theme.plain()));
             }
@@ -86,12 +87,12 @@ impl Entry {
         self.height()
     }
 
-    /// Lines it takes, with the empty one after it.
+    /// Height in lines, including the empty line after it.
     fn height(&self) -> usize {
         self.rendered.lines().len().max(1) + self.foot.lines().len() + 1
     }
 
-    /// Line `index`, gutter included.
+    /// Line `index`, including the gutter.
     fn line(&self, index: usize, theme: Theme) -> Line<'_> {
         let text = self.rendered.lines();
         let (mark, style) = match self.speaker {
@@ -121,16 +122,16 @@ impl Entry {
 #[derive(Debug, Default)]
 pub(crate) struct Transcript {
     pub entries: Vec<Entry>,
-    /// What the model is told before all else.
+    /// The system message.
     pub system: Option<String>,
-    /// Lines below the window; 0 follows what arrives.
+    /// Lines below the window; 0 follows new text.
     scroll: usize,
     width: usize,
     height: usize,
     total: usize,
 }
 
-/// A conversation in a file.
+/// A saved conversation.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Saved {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -154,12 +155,12 @@ impl Transcript {
         self.scroll = 0;
     }
 
-    /// The entry that an answer streams into.
+    /// The entry of the current or last answer.
     pub(crate) fn answer(&mut self) -> Option<&mut Entry> {
         self.entries.iter_mut().rev().find(|e| e.speaker == Speaker::Model && !e.forgotten)
     }
 
-    /// The messages the model is told.
+    /// The messages for the model.
     pub(crate) fn messages(&self) -> Vec<Message> {
         let system = self.system.iter().map(|s| Message::new("system", s));
         let said = self
@@ -170,15 +171,15 @@ impl Transcript {
         system.chain(said).collect()
     }
 
-    /// Takes the last message and what follows it away.
+    /// Removes the last user message and everything after it; returns the message.
     pub(crate) fn undo(&mut self) -> Option<String> {
-        let of_user = |e: &Entry| e.speaker == Speaker::User && !e.forgotten;
-        let at = self.entries.iter().rposition(of_user)?;
+        let by_user = |e: &Entry| e.speaker == Speaker::User && !e.forgotten;
+        let at = self.entries.iter().rposition(by_user)?;
         self.scroll = 0;
         self.entries.drain(at..).next().map(|e| e.text)
     }
 
-    /// Marks all but the last `kept` messages as forgotten; says how many are so newly.
+    /// Marks all but the last `kept` messages as forgotten; returns the number newly marked.
     pub(crate) fn forget(&mut self, kept: usize) -> usize {
         let said = self.entries.iter_mut().rev().filter(|e| role(e.speaker).is_some());
         let old = said.skip(kept).filter(|e| !e.forgotten);
@@ -195,14 +196,14 @@ impl Transcript {
         }
     }
 
-    /// Shows a saved conversation. The error says what is wrong with it.
+    /// Replaces the conversation by a saved one.
     pub(crate) fn load(&mut self, saved: Saved) -> Result<(), String> {
         let mut entries = Vec::new();
         for message in saved.messages {
             let speaker = match message.role.as_str() {
                 "user" => Speaker::User,
                 "assistant" => Speaker::Model,
-                other => return Err(format!("role {other}: expected user or assistant")),
+                other => return Err(messages::unknown_role(other)),
             };
             entries.push(Entry::new(speaker, message.content));
         }
@@ -224,10 +225,10 @@ impl Transcript {
         out
     }
 
-    /// Renders what is new, for a window of this size.
+    /// Renders changed entries for a window of this size.
     pub(crate) fn prepare(&mut self, width: usize, height: usize, theme: Theme) {
         let total = self.entries.iter_mut().map(|e| e.prepare(width, theme)).sum();
-        // Who reads further up stays there while text arrives below.
+        // A scrolled-up window stays in place while text arrives below.
         if self.scroll > 0 && self.width == width && total > self.total {
             self.scroll += total - self.total;
         }
@@ -235,7 +236,7 @@ impl Transcript {
         self.scroll = self.scroll.min(total.saturating_sub(height));
     }
 
-    /// Moves the window up by this many lines, or down.
+    /// Moves the window by `up` lines, down if negative.
     pub(crate) fn scroll_by(&mut self, up: isize) {
         self.scroll =
             self.scroll.saturating_add_signed(up).min(self.total.saturating_sub(self.height));

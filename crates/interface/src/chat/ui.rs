@@ -1,4 +1,4 @@
-//! The loop: events in, frames out.
+//! The event loop: events in, frames out.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -14,34 +14,35 @@ use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 
 use super::app::{App, Busy, Effect};
+use super::messages;
 use super::worker::{Command, Controls};
 use super::{Ended, Event, keys, view};
 
-/// Time between two frames.
+/// Shortest interval between frames.
 const FRAME: Duration = Duration::from_millis(33);
-/// Time between two looks at the clock while something goes on.
+/// Interval between ticks while the engine is busy.
 const TICK: Duration = Duration::from_millis(250);
-/// Time between two looks at the process's memory.
-const RSS_EVERY: Duration = Duration::from_secs(1);
-/// Largest file that `/load` reads.
+/// Interval between readings of the process's memory.
+const RSS_INTERVAL: Duration = Duration::from_secs(1);
+/// Largest file for `/load`, in bytes.
 const MAX_FILE: u64 = 64 << 20;
 
-/// State, screen and the ways in and out.
+/// The chat's state, screen and channels.
 pub(crate) struct Ui<'s, W: Write> {
     pub app: App,
     pub screen: &'s mut Terminal<CrosstermBackend<W>>,
     pub events: Receiver<Event>,
     pub commands: Sender<Command>,
     pub controls: Arc<Controls>,
-    /// Whether a frame may be written now; see [`super::screen::while_ours`].
+    /// Guards every frame; see [`super::screen::if_active`].
     pub gate: Gate,
 }
 
-/// Writes a frame, or does not.
+/// Runs the closure that draws a frame, or returns `None` if the terminal has been restored.
 pub(crate) type Gate = fn(&mut dyn FnMut() -> io::Result<()>) -> Option<io::Result<()>>;
 
 impl<W: Write> Ui<'_, W> {
-    /// Until someone quits, a signal comes, or the terminal is gone.
+    /// Runs until the user quits, a signal arrives, or the terminal is gone.
     pub(crate) fn run(&mut self) -> Ended {
         let (mut dirty, mut drawn, mut rss) = (true, None::<Instant>, None::<Instant>);
         loop {
@@ -49,7 +50,7 @@ impl<W: Write> Ui<'_, W> {
             self.app.now = now;
             let due = drawn.map_or(now, |at| at + FRAME);
             if dirty && now >= due {
-                if rss.is_none_or(|at| now - at >= RSS_EVERY) {
+                if rss.is_none_or(|at| now - at >= RSS_INTERVAL) {
                     self.app.telemetry.rss = memory::resident();
                     rss = Some(now);
                 }
@@ -57,7 +58,7 @@ impl<W: Write> Ui<'_, W> {
                     Some(Ok(())) => {}
                     Some(Err(_)) | None => return Ended::Closed,
                 }
-                self.controls.drawn_in(now.elapsed());
+                self.controls.record_frame(now.elapsed());
                 (dirty, drawn) = (false, Some(now));
             }
             let event = match (dirty, self.app.busy) {
@@ -71,7 +72,7 @@ impl<W: Write> Ui<'_, W> {
                 Err(RecvTimeoutError::Disconnected) => return Ended::Closed,
             };
             dirty = true;
-            if let Some(ended) = self.take(event) {
+            if let Some(ended) = self.handle(event) {
                 return ended;
             }
         }
@@ -89,7 +90,7 @@ impl<W: Write> Ui<'_, W> {
         })
     }
 
-    fn take(&mut self, event: Event) -> Option<Ended> {
+    fn handle(&mut self, event: Event) -> Option<Ended> {
         let effect = match event {
             Event::Terminal(event) => keys::action(event).and_then(|a| self.app.act(a)),
             Event::Engine(report) => self.app.report(*report),
@@ -107,35 +108,33 @@ impl<W: Write> Ui<'_, W> {
                 return Some(Ended::Quit);
             }
             Effect::Command(command) => {
-                if let Command::Ask { .. } = command {
+                if let Command::Answer { .. } = command {
                     self.controls.rearm();
                 }
                 if self.commands.send(command).is_err() {
-                    self.app.fail("the engine's thread is gone");
+                    self.app.fail(messages::ENGINE_GONE);
                 }
             }
             Effect::Stop => self.controls.stop(),
-            Effect::Inside(on) => self.controls.show_inside(on),
+            Effect::Details(on) => self.controls.show_details(on),
             Effect::Redraw => {
-                let _ = self.screen.clear(); // the next frame tells if the terminal is gone
+                let _ = self.screen.clear(); // the next frame detects a lost terminal
             }
             Effect::Copy(text) => {
                 let copy = CopyToClipboard::to_clipboard_from(text);
                 match execute!(self.screen.backend_mut(), copy) {
-                    Ok(()) => {
-                        self.app.note("the answer is in the clipboard, if the terminal allows")
-                    }
+                    Ok(()) => self.app.note(messages::COPIED),
                     Err(e) => self.app.fail(format!("clipboard: {e}")),
                 }
             }
             Effect::Write { path, text } => match std::fs::write(&path, text) {
-                Ok(()) => self.app.note(format!("{} is written", path.display())),
+                Ok(()) => self.app.note(messages::written(&path.display().to_string())),
                 Err(e) => self.app.fail(format!("{}: {e}", path.display())),
             },
             Effect::Load(path) => {
                 let loaded = read(&path).and_then(|text| self.app.loaded(&text));
-                if let Err(what) = loaded {
-                    self.app.fail(format!("{}: {what}", path.display()));
+                if let Err(message) = loaded {
+                    self.app.fail(format!("{}: {message}", path.display()));
                 }
             }
         }
@@ -146,7 +145,7 @@ impl<W: Write> Ui<'_, W> {
 fn read(path: &Path) -> Result<String, String> {
     let meta = std::fs::metadata(path).map_err(|e| e.to_string())?;
     if meta.len() > MAX_FILE {
-        return Err(format!("longer than {} MB", MAX_FILE >> 20));
+        return Err(messages::file_too_long(MAX_FILE >> 20));
     }
     std::fs::read_to_string(path).map_err(|e| e.to_string())
 }

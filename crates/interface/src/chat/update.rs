@@ -1,17 +1,18 @@
-//! Actions: what keys and commands do to the state.
+//! State changes by actions: keys and slash commands.
 
 use super::app::{App, Busy, Effect, Full, Overlay, Pane};
 use super::commands::{self, COMMANDS, Slash};
 use super::editor::Edit;
 use super::keys::{Action, Direction, Scroll};
+use super::messages;
 use super::transcript::{Entry, Speaker};
 use super::worker::Command;
 
-/// Lines a notch of the wheel moves.
+/// Lines per notch of the mouse wheel.
 const WHEEL: isize = 3;
 
 impl App {
-    /// Changes the state; what has to be done outside is returned.
+    /// Changes the state; returns a side effect to carry out.
     pub(crate) fn act(&mut self, action: Action) -> Option<Effect> {
         self.notice = None;
         match action {
@@ -25,7 +26,7 @@ impl App {
             _ => {}
         }
         match self.overlay {
-            Overlay::None => self.write(action),
+            Overlay::None => self.in_input(action),
             Overlay::Help { .. } => self.in_help(&action),
             Overlay::Context { .. } => self.in_context(&action),
             Overlay::Search { .. } => self.in_search(action),
@@ -33,7 +34,7 @@ impl App {
         }
     }
 
-    fn write(&mut self, action: Action) -> Option<Effect> {
+    fn in_input(&mut self, action: Action) -> Option<Effect> {
         if action != Action::Complete {
             self.choices.clear();
         }
@@ -70,14 +71,17 @@ impl App {
     fn up(&mut self) {
         if !self.editor.up() {
             let older = self.history.older(self.editor.text()).map(str::to_owned);
-            older.into_iter().for_each(|entry| self.editor.set(entry));
+            if let Some(entry) = older {
+                self.editor.set(entry);
+            }
         }
     }
 
     fn down(&mut self) {
-        if !self.editor.down() {
-            let newer = self.history.newer();
-            newer.into_iter().for_each(|entry| self.editor.set(entry));
+        if !self.editor.down()
+            && let Some(entry) = self.history.newer()
+        {
+            self.editor.set(entry);
         }
     }
 
@@ -91,10 +95,10 @@ impl App {
     fn cycle_pane(&mut self) -> Effect {
         self.pane = match self.pane {
             Pane::Off => Pane::Figures,
-            Pane::Figures => Pane::Inside,
-            Pane::Inside => Pane::Off,
+            Pane::Figures => Pane::Details,
+            Pane::Details => Pane::Off,
         };
-        Effect::Inside(self.pane == Pane::Inside)
+        Effect::Details(self.pane == Pane::Details)
     }
 
     fn send(&mut self) -> Option<Effect> {
@@ -107,8 +111,8 @@ impl App {
         let is_command = commands::is_command(&text);
         if self.busy != Busy::No && !is_command {
             self.note(match self.busy {
-                Busy::Opening => "the model is being opened",
-                _ => "still answering; Esc stops",
+                Busy::Opening => messages::BUSY_OPENING,
+                _ => messages::BUSY_ANSWERING,
             });
             return None;
         }
@@ -116,20 +120,20 @@ impl App {
         if let Err(e) = self.history.push(&text) {
             self.fail(format!("history: {e}"));
         }
-        if is_command { self.slash(&text) } else { Some(self.ask(text)) }
+        if is_command { self.slash(&text) } else { Some(self.send_message(text)) }
     }
 
     fn slash(&mut self, text: &str) -> Option<Effect> {
         let (slash, argument) = match commands::parse(text) {
             Ok(parsed) => parsed,
-            Err(what) => {
-                self.fail(what);
+            Err(message) => {
+                self.fail(message);
                 return None;
             }
         };
-        let harmless = [Slash::Help, Slash::Telemetry, Slash::Copy, Slash::Exit];
-        if self.busy != Busy::No && !harmless.contains(&slash) {
-            self.note("not while answering; Esc stops");
+        let allowed = [Slash::Help, Slash::Telemetry, Slash::Copy, Slash::Exit];
+        if self.busy != Busy::No && !allowed.contains(&slash) {
+            self.note(messages::NOT_WHILE_BUSY);
             return None;
         }
         match slash {
@@ -144,20 +148,20 @@ impl App {
             Slash::Set if argument.is_empty() => self.show(commands::settings(&self.options)),
             Slash::Set => match commands::set(&mut self.options, argument) {
                 Ok(()) => self.note(commands::settings(&self.options)),
-                Err(what) => self.fail(what),
+                Err(message) => self.fail(message),
             },
             Slash::Copy => match self.transcript.answer().map(|a| a.text.clone()) {
                 Some(text) => return Some(Effect::Copy(text)),
-                None => self.note("there is no answer yet"),
+                None => self.note(messages::NO_ANSWER),
             },
-            Slash::Model if argument.is_empty() => self.show(self.about_model()),
+            Slash::Model if argument.is_empty() => self.show(messages::model(&self.info)),
             Slash::Model => {
                 self.busy = Busy::Opening;
                 return Some(Effect::Command(Command::Open(argument.to_owned())));
             }
             Slash::Save | Slash::Load | Slash::Export => return self.file(slash, argument),
             #[cfg(debug_assertions)]
-            Slash::Panic if argument == "ui" => panic!("asked for"),
+            Slash::Panic if argument == "ui" => panic!("requested by a test"),
             #[cfg(debug_assertions)]
             Slash::Panic => return Some(Effect::Command(Command::Panic)),
         }
@@ -171,57 +175,39 @@ impl App {
     fn clear(&mut self) {
         self.transcript.entries.clear();
         self.transcript.scroll_to(false);
-        self.note("a new conversation");
+        self.note(messages::CLEARED);
     }
 
     fn regen(&mut self) -> Option<Effect> {
         let Some(message) = self.transcript.undo() else {
-            self.note("there is nothing to answer again");
+            self.note(messages::NOTHING_TO_REGENERATE);
             return None;
         };
         self.options.sampling.seed += 1;
-        Some(self.ask(message))
+        Some(self.send_message(message))
     }
 
     fn undo(&mut self, edit: bool) {
         match self.transcript.undo() {
             Some(message) if edit => self.editor.set(message),
-            Some(_) => self.note("the last message and its answer are gone"),
-            None => self.note("there is nothing to take back"),
+            Some(_) => self.note(messages::UNDONE),
+            None => self.note(messages::NOTHING_TO_UNDO),
         }
     }
 
     fn system(&mut self, text: &str) {
         if !text.is_empty() {
             self.transcript.system = Some(text.to_owned());
-            self.note("the instruction is new: the next message computes the context anew");
+            self.note(messages::SYSTEM_SET);
             return;
         }
-        let shown = self.transcript.system.as_deref().unwrap_or("the template's own");
-        self.show(format!("System: {shown}"));
-    }
-
-    fn about_model(&self) -> String {
-        let i = &self.info;
-        format!(
-            "{}: {} layers, {} tokens in the vocabulary, weights {}, cache {}, {} MB, context {}, \
-             {} threads, {}",
-            i.name,
-            i.layers,
-            i.vocab,
-            i.quant,
-            i.kv,
-            i.file_bytes / 1_000_000,
-            i.ctx,
-            i.threads,
-            i.isa
-        )
+        self.show(messages::system(self.transcript.system.as_deref()));
     }
 
     fn file(&mut self, slash: Slash, argument: &str) -> Option<Effect> {
         if argument.is_empty() {
             let name = COMMANDS.iter().find(|(s, ..)| *s == slash).map_or("", |(_, name, ..)| name);
-            self.fail(format!("/{name} needs the name of a file"));
+            self.fail(messages::needs_file(name));
             return None;
         }
         let path = argument.into();
@@ -238,11 +224,11 @@ impl App {
         })
     }
 
-    /// Shows a conversation from a file.
+    /// Replaces the conversation by a saved one.
     pub(crate) fn loaded(&mut self, text: &str) -> Result<(), String> {
-        let saved = serde_json::from_str(text).map_err(|e| format!("not a conversation: {e}"))?;
+        let saved = serde_json::from_str(text).map_err(|e| messages::not_a_conversation(&e))?;
         self.transcript.load(saved)?;
-        self.note("the conversation goes on; the next message computes its context");
+        self.note(messages::LOADED);
         Ok(())
     }
 
@@ -297,7 +283,9 @@ impl App {
                 hit.as_ref().map_or(usize::MAX, |(at, _)| *at)
             }
             Action::Send | Action::Complete | Action::Move(_) => {
-                hit.take().into_iter().for_each(|(_, entry)| self.editor.set(entry));
+                if let Some((_, entry)) = hit.take() {
+                    self.editor.set(entry);
+                }
                 self.overlay = Overlay::None;
                 return None;
             }
@@ -328,7 +316,7 @@ impl App {
             Action::Insert(key) if key == "2" => {
                 self.overlay = Overlay::None;
                 self.clear();
-                return full.message.map(|m| self.ask(m));
+                return full.message.map(|m| self.send_message(m));
             }
             Action::Insert(key) if key == "3" => self.close_full(full),
             Action::Stop => self.close_full(full),

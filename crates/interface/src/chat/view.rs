@@ -1,8 +1,8 @@
-//! Drawing: a pure function of the state.
+//! Draws the state; a pure function of it.
 
 mod bars;
+mod details;
 mod figures;
-mod inside;
 mod overlay;
 mod put;
 
@@ -12,16 +12,17 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Paragraph};
 
 use super::app::{App, Busy, Overlay, Pane};
+use super::messages;
 use super::telemetry::Phase;
 use super::wrap::width;
 use put::{put, put_all};
 
-/// From this width on, the telemetry stands beside the conversation, else between it and the input.
+/// Minimum width for telemetry beside the conversation; below it, it goes above the input.
 const BESIDE: u16 = 90;
-/// The mark before the input.
+/// Width of the mark before the input.
 const PROMPT: u16 = 2;
 
-/// Where things are.
+/// The layout.
 pub(crate) struct Areas {
     transcript: Rect,
     input: Rect,
@@ -46,7 +47,7 @@ impl Areas {
             _ if beside.is_some() => 0,
             Pane::Off => 0,
             Pane::Figures => 3,
-            Pane::Inside => 8.min(area.height / 2),
+            Pane::Details => 8.min(area.height / 2),
         };
         let lines =
             app.editor.layout(usize::from(main.width.saturating_sub(PROMPT + 1))).lines.len();
@@ -61,7 +62,7 @@ impl Areas {
     }
 }
 
-/// Brings what depends on the size up to date; says where things go.
+/// Updates size-dependent state; returns the layout.
 pub(crate) fn prepare(app: &mut App, area: Rect) -> Areas {
     let areas = Areas::of(area, app);
     let t = areas.transcript;
@@ -83,7 +84,7 @@ pub(crate) fn draw(frame: &mut Frame<'_>, app: &App, areas: &Areas) {
         rule(frame, app, area, "");
         let area = Rect { y: area.y + 1, height: area.height.saturating_sub(1), ..area };
         match app.pane {
-            Pane::Inside => inside::in_columns(frame, app, area),
+            Pane::Details => details::in_columns(frame, app, area),
             _ => figures::below(frame, app, area),
         }
     }
@@ -102,22 +103,20 @@ fn transcript(frame: &mut Frame<'_>, app: &App, area: Rect) {
 
 fn welcome(frame: &mut Frame<'_>, app: &App, area: Rect) {
     let t = app.theme;
-    let say = |text: &'static str| Line::from(Span::styled(text, t.dim()));
-    let lines = vec![
+    let mut lines = vec![
         Line::from(vec![
             Span::styled("NanoInfer", t.strong()),
             Span::raw("  "),
             Span::raw(app.info.name.as_str()),
         ]),
         Line::default(),
-        say("Type a message and press Enter. Alt-Enter begins a new line, Esc stops an answer."),
-        say("/help lists keys and commands; F2 shows what happens inside."),
     ];
+    lines.extend(messages::WELCOME.map(|text| Line::from(Span::styled(text, t.dim()))));
     let area = Rect { x: area.x + 2, width: area.width.saturating_sub(4), ..area };
     frame.render_widget(Paragraph::new(lines).wrap(ratatui::widgets::Wrap { trim: true }), area);
 }
 
-/// A line across, with a word in it.
+/// A horizontal rule with a label.
 fn rule(frame: &mut Frame<'_>, app: &App, area: Rect, text: &str) {
     let text = if text.is_empty() { String::new() } else { format!(" {text} ") };
     let dashes = usize::from(area.width).saturating_sub(width(&text) + 2);
@@ -127,7 +126,7 @@ fn rule(frame: &mut Frame<'_>, app: &App, area: Rect, text: &str) {
 
 fn input(frame: &mut Frame<'_>, app: &App, area: Rect) {
     let below = app.transcript.below();
-    let text = if below > 0 { format!("{below} lines below · End") } else { String::new() };
+    let text = if below > 0 { messages::lines_below(below) } else { String::new() };
     rule(frame, app, area, &text);
     let area = Rect { y: area.y + 1, height: area.height.saturating_sub(1), ..area };
     let text_area =
@@ -157,18 +156,18 @@ fn status(frame: &mut Frame<'_>, app: &App, area: Rect) {
             Span::styled(notice.text.as_str(), style)
         }
         (None, false) => Span::styled(app.choices.join("  "), t.strong()),
-        (None, true) => Span::styled(format!("{} · {}", app.info.name, doing(app)), t.dim()),
+        (None, true) => Span::styled(format!("{} · {}", app.info.name, activity(app)), t.dim()),
     };
     let keys = match (app.busy, &app.overlay) {
-        (_, Overlay::Help { .. } | Overlay::Context { .. }) => "Esc back",
-        (Busy::Answering, _) => "Esc stop · F2 inside · Ctrl-C quit",
-        _ => "Enter send · F1 help · F2 inside · Ctrl-C quit",
+        (_, Overlay::Help { .. } | Overlay::Context { .. }) => messages::KEYS_IN_OVERLAY,
+        (Busy::Answering, _) => messages::KEYS_WHILE_ANSWERING,
+        _ => messages::KEYS_IDLE,
     };
     let left = Line::from(vec![Span::raw(" "), left]);
     let used = left.width();
     put(frame, area, &left);
     let room = usize::from(area.width).saturating_sub(used + 2);
-    // What does not fit goes, the least important first.
+    // Drop hints that do not fit, the least important first.
     let mut parts: Vec<&str> = keys.split(" · ").collect();
     while width(&parts.join(" · ")) > room && !parts.is_empty() {
         parts.pop();
@@ -178,16 +177,16 @@ fn status(frame: &mut Frame<'_>, app: &App, area: Rect) {
     put(frame, Rect { x, ..area }, &Line::from(Span::styled(keys, t.dim())));
 }
 
-fn doing(app: &App) -> String {
+fn activity(app: &App) -> String {
     match (app.busy, app.telemetry.phase) {
-        (Busy::Opening, _) => "opening the model".to_owned(),
-        (Busy::No, _) => "ready".to_owned(),
-        (Busy::Answering, Phase::Decode) => "answering".to_owned(),
+        (Busy::Opening, _) => messages::OPENING.to_owned(),
+        (Busy::No, _) => messages::READY.to_owned(),
+        (Busy::Answering, Phase::Decode) => messages::ANSWERING.to_owned(),
         (Busy::Answering, _) => {
             let (done, total) = app.telemetry.last.prefill;
             match (done * 100).checked_div(total) {
-                Some(percent) => format!("reading {percent} %"),
-                None => "reading".to_owned(),
+                Some(percent) => format!("{} {percent} %", messages::READING),
+                None => messages::READING.to_owned(),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What watching costs: answers timed with the interface drawing, and without.
+//! The cost of the interface: answers timed with and without drawing.
 
 use std::fs::File;
 use std::io::{self, BufWriter};
@@ -18,26 +18,26 @@ use super::theme::Theme;
 use super::ui::Ui;
 use super::worker::{Answer, Controls, ModelInfo, Report};
 
-/// Tokens of one segment.
+/// Tokens per segment.
 const SEGMENT: usize = 32;
-/// Pause between two segments, in which a frame that is due is drawn.
+/// Pause between segments, long enough to draw a pending frame.
 const SETTLE: Duration = Duration::from_millis(60);
 
-/// The seconds that two neighbouring segments of an answer took.
+/// Seconds of two adjacent segments of an answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Pair {
-    /// Nobody watches.
+    /// Without drawing.
     pub without: f64,
-    /// The interface draws what comes, the inside included.
+    /// With the interface drawing, details included.
     pub with: f64,
 }
 
-/// Generates one long answer and times segments of 32 tokens of it, in turns with the interface
-/// drawing to `terminal`, of `columns` × `rows`, and without; which comes first alternates too.
-/// The loop, the reports and the drawing are those of the chat.
+/// Generates one long answer and times segments of 32 tokens, alternately with the interface drawing
+/// to `terminal`, of `columns` × `rows`, and without; the order within a pair alternates too. Event
+/// loop, reports and drawing are those of the chat.
 ///
 /// # Errors
-/// The engine's, or the terminal's.
+/// The engine or the terminal fails.
 pub fn watching_costs(
     session: &mut Session,
     terminal: File,
@@ -46,19 +46,19 @@ pub fn watching_costs(
 ) -> Result<Vec<Pair>, Box<dyn std::error::Error + Send + Sync>> {
     let question = "Tell me a long story, with headings, lists and code.";
     let (events, received) = mpsc::channel();
-    let (commands, _asked) = mpsc::channel();
+    let (commands, _ignored) = mpsc::channel();
     let options = GenerateOptions {
         sampling: Sampling { temperature: 0.8, seed: 1, ..Sampling::default() },
         ignore_eos: true,
-        drafting: Drafting::OFF, // a token a pass, so that segments are alike
+        drafting: Drafting::OFF, // one token per pass, so that segments are comparable
         ..GenerateOptions::default()
     };
     let info = ModelInfo { ctx: session.engine().ctx(), ..ModelInfo::default() };
     let theme = Theme::new(true);
     let mut app = App::new(info, None, options.clone(), History::default(), theme);
-    let _ = app.ask(question.to_owned()); // its answer is made here, not by a worker
-    app.pane = Pane::Inside;
-    app.busy = Busy::No; // no ticks: only reports make frames
+    let _ = app.send_message(question.to_owned()); // answered below, without a worker
+    app.pane = Pane::Details;
+    app.busy = Busy::No; // without ticks, only reports cause frames
     session.prompt_chat(&[Message::new("user", question)])?;
     session.start(options)?;
     let area = Rect::new(0, 0, columns, rows);
@@ -75,7 +75,7 @@ pub fn watching_costs(
         let result = segments(session, pairs, &pace, |report| {
             drop(events.send(Event::Engine(Box::new(report))));
         });
-        let _ = events.send(Event::Closed); // it may have ended already
+        let _ = events.send(Event::Closed); // the interface may have ended already
         match ui.join() {
             Ok(_) => Ok(result?),
             Err(_) => Err("the interface panicked".into()),
@@ -96,22 +96,22 @@ fn segments(
     let mut out = Vec::with_capacity(pairs);
     for pair in 0..pairs {
         let (mut with, mut without) = (0.0, 0.0);
-        for watched in [pair % 2 == 0, pair % 2 == 1] {
+        for drawn in [pair % 2 == 0, pair % 2 == 1] {
             thread::sleep(SETTLE);
-            answer.watch(session, watched);
+            answer.profile(session, drawn);
             let start = Instant::now();
             for _ in 0..SEGMENT {
-                if !watched {
+                if !drawn {
                     session.next()?;
                     continue;
                 }
                 answer.step(session)?;
-                if answer.is_due(controls.report_every()) {
+                if answer.is_due(controls.report_interval()) {
                     report(Report::Progress(answer.report(session)));
                 }
             }
             let seconds = start.elapsed().as_secs_f64();
-            *(if watched { &mut with } else { &mut without }) = seconds;
+            *(if drawn { &mut with } else { &mut without }) = seconds;
         }
         out.push(Pair { without, with });
     }

@@ -1,8 +1,7 @@
-//! The engine's own thread: it takes [`Command`]s and tells what happens as [`Report`]s.
+//! The engine's thread: executes [`Command`]s and sends [`Report`]s.
 //!
-//! While it answers it says little: what was generated is gathered for as long as drawing asks for
-//! (see [`Controls::drawn_in`]), so that the thread that draws is woken for a frame and not for a
-//! token.
+//! Tokens are batched into few reports (see [`Controls::record_frame`]), so that the drawing thread
+//! wakes up once per frame and not once per token.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,59 +13,60 @@ use nanoinfer_engine::{
 };
 use nanoinfer_text::terminal_safe;
 
-/// Time between two reports: between 20 a second and 6.
-const REPORT_EVERY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(150));
-/// The share of the time that drawing may take: one part in so many.
-const DRAWING: u32 = 100;
-/// Time between two looks inside, which cost the engine a pass over the vocabulary.
-const INSIDE_EVERY: Duration = Duration::from_millis(250);
-/// Idle time after which the memory's bandwidth is measured, once.
+/// Bounds of the interval between reports: 20 to 6 per second.
+const REPORT_INTERVAL: (Duration, Duration) =
+    (Duration::from_millis(50), Duration::from_millis(150));
+/// Drawing may take one part in this many of the time.
+const DRAWING_SHARE: u32 = 100;
+/// Interval between details, each of which costs a pass over the vocabulary.
+const DETAILS_INTERVAL: Duration = Duration::from_millis(250);
+/// Idle time before memory bandwidth is measured, once.
 const IDLE: Duration = Duration::from_millis(700);
 /// Candidates shown for the last token.
 const CANDIDATES: usize = 8;
 
-/// What the worker is asked to do.
+/// A command to the worker.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Answer a conversation.
-    Ask { messages: Vec<Message>, options: GenerateOptions },
-    /// Say what is in the cache.
+    Answer { messages: Vec<Message>, options: GenerateOptions },
+    /// Report the tokens of the context.
     Context,
-    /// Take the oldest exchanges away until a quarter of the context is free.
+    /// Drop the oldest exchanges until a quarter of the context is free.
     Shorten(Vec<Message>),
-    /// Continue with another model.
+    /// Switch to another model.
     Open(String),
-    /// Panic, to see that the terminal survives it. Not in releases.
+    /// Panic, to test that the terminal is restored. Debug builds only.
     #[cfg(debug_assertions)]
     Panic,
 }
 
-/// What the worker tells.
+/// A report of the worker.
 #[derive(Debug)]
 pub(crate) enum Report {
-    /// Another model is ready.
+    /// Another model is open.
     Opened(Box<ModelInfo>),
-    /// A step of something that takes long.
-    Doing(String),
-    /// The answer goes on.
+    /// Status of a long operation.
+    Status(String),
+    /// Part of the answer.
     Progress(Progress),
     /// The answer is complete.
     Finished { reason: FinishReason, last: Progress },
     /// The conversation does not fit.
     TooLong { tokens: usize, ctx: usize },
-    /// What was asked for failed.
+    /// The command failed.
     Failed(String),
-    /// What is in the cache.
+    /// The tokens of the context.
     Context(Context),
-    /// The conversation without its oldest exchanges.
+    /// The shortened conversation.
     Shortened(Vec<Message>),
-    /// Bytes per second that memory can deliver.
+    /// Memory bandwidth in bytes per second.
     Bandwidth(f64),
-    /// The worker is gone; nothing follows.
+    /// The worker has ended; this is its last report.
     Gone,
 }
 
-/// The facts about a model and how it is run.
+/// The model and how it runs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ModelInfo {
     pub name: String,
@@ -80,34 +80,35 @@ pub(crate) struct ModelInfo {
     pub vocab: u32,
 }
 
-/// What happened since the last report.
+/// Changes since the last report.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Progress {
     /// New text.
     pub text: String,
-    /// For each new token, the time since the one before; of the first there is none.
+    /// For each new token except the answer's first, the time since its predecessor.
     pub token_times: Vec<Duration>,
-    /// Tokens of the prompt processed so far, and to be processed.
+    /// Prompt tokens processed so far, and in total.
     pub prefill: (usize, usize),
     pub stats: Stats,
-    /// Positions in the cache that the model sees, and those that slid out of its sight.
+    /// Positions visible to the model.
     pub cached: usize,
+    /// Positions evicted by sliding.
     pub slid: usize,
-    /// Tokens the engine processed since the answer began, as it counts them.
+    /// The engine's count of tokens processed since the answer began.
     pub processed: u64,
-    /// Bytes read for a token: what a pass reads, divided by the tokens that come of one.
+    /// Bytes read per token: bytes per pass, divided by tokens per pass.
     pub token_bytes: u64,
-    /// The inside, if somebody looks and it is time for another look.
-    pub inside: Option<Inside>,
+    /// Present if shown and due.
+    pub details: Option<Details>,
 }
 
-/// Where the time goes and what could have been said.
+/// Time per step, and candidates for the last token.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Inside {
-    /// Time of each step, in the order of [`PassStep::ALL`], and of how many passes.
+pub(crate) struct Details {
+    /// Time of each step in the order of [`PassStep::ALL`], summed over `passes`.
     pub steps: Vec<Duration>,
     pub passes: usize,
-    /// Text, probability and whether it was chosen, the likeliest first.
+    /// Text, probability, and whether it was chosen; likeliest first.
     pub candidates: Vec<(String, f32, bool)>,
 }
 
@@ -128,18 +129,18 @@ pub(crate) struct ContextToken {
     pub is_control: bool,
 }
 
-/// What reaches the worker in the middle of its work.
+/// State shared with a working worker.
 #[derive(Debug, Default)]
 pub(crate) struct Controls {
     stop: AtomicBool,
-    inside: AtomicBool,
-    /// What a frame takes, in nanoseconds, averaged over the last few.
+    details: AtomicBool,
+    /// Moving average of the time per frame, in nanoseconds.
     frame: AtomicU64,
     canceller: std::sync::Mutex<Canceller>,
 }
 
 impl Controls {
-    /// Ends the answer in progress, or the one that was asked for and has not begun.
+    /// Stops the current answer, or a requested one that has not begun.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
         if let Ok(canceller) = self.canceller.lock() {
@@ -147,34 +148,34 @@ impl Controls {
         }
     }
 
-    /// To be called before an answer is asked for: earlier stops do not mean it.
+    /// Call this before requesting an answer, so that earlier stops do not apply to it.
     pub(crate) fn rearm(&self) {
         self.stop.store(false, Ordering::SeqCst);
     }
 
-    /// Whether the steps are to be measured.
-    pub(crate) fn show_inside(&self, on: bool) {
-        self.inside.store(on, Ordering::Relaxed);
+    /// Switches the profiling of steps.
+    pub(crate) fn show_details(&self, on: bool) {
+        self.details.store(on, Ordering::Relaxed);
     }
 
-    /// Tells how long a frame took. Drawing takes its time from the engine's threads, so the longer
-    /// frames take, the rarer reports become, up to a limit.
-    pub(crate) fn drawn_in(&self, time: Duration) {
+    /// Records the time of a frame. Drawing competes with the engine's threads, so slower frames
+    /// make reports rarer, up to a limit.
+    pub(crate) fn record_frame(&self, time: Duration) {
         let (before, now) = (self.frame.load(Ordering::Relaxed), time.as_nanos() as u64);
         let mean = if before == 0 { now } else { before - before / 4 + now / 4 };
         self.frame.store(mean, Ordering::Relaxed);
     }
 
-    /// Time between two reports.
-    pub(crate) fn report_every(&self) -> Duration {
+    /// Interval between reports.
+    pub(crate) fn report_interval(&self) -> Duration {
         let frame = Duration::from_nanos(self.frame.load(Ordering::Relaxed));
-        frame.saturating_mul(DRAWING).clamp(REPORT_EVERY.0, REPORT_EVERY.1)
+        frame.saturating_mul(DRAWING_SHARE).clamp(REPORT_INTERVAL.0, REPORT_INTERVAL.1)
     }
 }
 
-/// Opens the model of a name; what it does meanwhile is told to the second argument.
+/// Opens a model by name; status messages go to the second argument.
 pub type OpenModel = Box<dyn Fn(&str, &dyn Fn(String)) -> Result<Session, String> + Send>;
-/// Measures how many bytes per second memory delivers to this many threads.
+/// Measures the memory bandwidth of a number of threads, in bytes per second.
 pub type MeasureBandwidth = Box<dyn Fn(usize) -> Option<f64> + Send>;
 
 /// The thread's state.
@@ -188,29 +189,31 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Works until nobody asks any more.
+    /// Runs until the command channel closes.
     pub(crate) fn run(mut self, commands: &Receiver<Command>) {
         self.connect();
         while let Some(command) = self.next(commands) {
             match command {
-                Command::Ask { messages, options } => self.ask(&messages, options),
+                Command::Answer { messages, options } => self.answer(&messages, options),
                 Command::Context => (self.reports)(Report::Context(self.context())),
                 Command::Shorten(messages) => self.shorten(messages),
                 Command::Open(name) => self.open(name),
                 #[cfg(debug_assertions)]
-                Command::Panic => panic!("asked for"),
+                Command::Panic => panic!("requested by a test"),
             }
         }
     }
 
-    /// Waits for the next command; the first longer wait goes to measuring.
+    /// Waits for the next command. The first long wait is used to measure bandwidth.
     fn next(&mut self, commands: &Receiver<Command>) -> Option<Command> {
         if self.bandwidth.is_some() {
             match commands.recv_timeout(IDLE) {
                 Err(RecvTimeoutError::Timeout) => {
                     let threads = self.session.engine().threads();
-                    let measured = self.bandwidth.take().and_then(|measure| measure(threads));
-                    measured.into_iter().for_each(|b| (self.reports)(Report::Bandwidth(b)));
+                    if let Some(bytes) = self.bandwidth.take().and_then(|measure| measure(threads))
+                    {
+                        (self.reports)(Report::Bandwidth(bytes));
+                    }
                 }
                 command => return command.ok(),
             }
@@ -218,14 +221,14 @@ impl Worker {
         commands.recv().ok()
     }
 
-    /// Lets [`Controls::stop`] reach the session.
+    /// Connects [`Controls::stop`] to the session.
     fn connect(&self) {
         if let Ok(mut canceller) = self.controls.canceller.lock() {
             *canceller = self.session.canceller();
         }
     }
 
-    /// The facts about the model.
+    /// Describes the model.
     pub(crate) fn info(&self) -> ModelInfo {
         let engine = self.session.engine();
         let (file, config) = (engine.model().file(), engine.model().config());
@@ -243,17 +246,17 @@ impl Worker {
     }
 
     fn open(&mut self, name: String) {
-        match (self.open)(&name, &|what| (self.reports)(Report::Doing(what))) {
+        match (self.open)(&name, &|text| (self.reports)(Report::Status(text))) {
             Ok(session) => {
                 (self.session, self.name) = (session, name);
                 self.connect();
                 (self.reports)(Report::Opened(Box::new(self.info())));
             }
-            Err(what) => (self.reports)(Report::Failed(what)),
+            Err(message) => (self.reports)(Report::Failed(message)),
         }
     }
 
-    fn ask(&mut self, messages: &[Message], options: GenerateOptions) {
+    fn answer(&mut self, messages: &[Message], options: GenerateOptions) {
         match self.session.prompt_chat(messages) {
             Ok(()) => {}
             Err(Error::Context { tokens, ctx }) => {
@@ -269,9 +272,9 @@ impl Worker {
             if self.controls.stop.load(Ordering::SeqCst) {
                 self.session.canceller().cancel();
             }
-            answer.watch(&mut self.session, self.controls.inside.load(Ordering::Relaxed));
+            answer.profile(&mut self.session, self.controls.details.load(Ordering::Relaxed));
             match answer.step(&mut self.session) {
-                Ok(None) if answer.is_due(self.controls.report_every()) => {
+                Ok(None) if answer.is_due(self.controls.report_interval()) => {
                     (self.reports)(Report::Progress(answer.report(&mut self.session)));
                 }
                 Ok(None) => {}
@@ -279,7 +282,7 @@ impl Worker {
                     let last = answer.report(&mut self.session);
                     self.session.remember();
                     for note in self.session.take_notes() {
-                        (self.reports)(Report::Doing(note));
+                        (self.reports)(Report::Status(note));
                     }
                     return (self.reports)(Report::Finished { reason, last });
                 }
@@ -288,8 +291,7 @@ impl Worker {
         }
     }
 
-    /// Drops the oldest exchanges after the system's message until a quarter of the context is
-    /// free.
+    /// Drops the oldest exchanges after the system message until a quarter of the context is free.
     fn shorten(&self, mut messages: Vec<Message>) {
         let engine = self.session.engine();
         let limit = engine.ctx() - engine.ctx() / 4;
@@ -338,19 +340,19 @@ impl Drop for Worker {
     }
 }
 
-/// An answer in progress, as it is reported.
+/// Reports an answer in progress.
 pub(crate) struct Answer {
     pending: Progress,
     prefill: (usize, usize),
     processed_before: u64,
     last_token: Option<Instant>,
     reported: Instant,
-    looked_inside: Option<Instant>,
-    /// The prompt moved on: worth a report at any time.
+    details_reported: Option<Instant>,
+    /// Prompt tokens were processed, which is always reported.
     prefilled: bool,
-    watching: bool,
+    profiling: bool,
     passes: usize,
-    /// Passes of the answer at the last step: an accepted draft is a token without a pass.
+    /// The answer's passes at the last step. Accepted drafts are tokens without a pass.
     answered: usize,
 }
 
@@ -363,25 +365,28 @@ impl Answer {
             processed_before: session.engine().processed(),
             last_token: None,
             reported: Instant::now(),
-            looked_inside: None,
+            details_reported: None,
             prefilled: true,
-            watching: false,
+            profiling: false,
             passes: 0,
             answered: 0,
         }
     }
 
-    /// Measures steps while somebody looks. Prompt and answer are different work: the measurement
-    /// begins anew with the first token.
-    pub(crate) fn watch(&mut self, session: &mut Session, on: bool) {
-        let first_token = self.watching && self.prefilled && self.prefill.0 == self.prefill.1;
-        if on != self.watching || first_token {
+    /// Profiles steps while details are shown. Prompt and answer are different work, so the profile
+    /// restarts at the first token.
+    pub(crate) fn profile(&mut self, session: &mut Session, on: bool) {
+        let first_token = self.profiling && self.prefilled && self.prefill.0 == self.prefill.1;
+        if on != self.profiling || first_token {
             session.set_profiling(on);
-            (self.watching, self.passes, self.looked_inside) = (on, 0, None);
+            self.profiling = on;
+            self.passes = 0;
+            self.details_reported = None;
         }
     }
 
-    /// One step of the session, gathered for the next report; the reason if it was the last.
+    /// Advances the session and collects the event for the next report. Returns the reason after the
+    /// last one.
     pub(crate) fn step(&mut self, session: &mut Session) -> Result<Option<FinishReason>, Error> {
         self.prefilled = false;
         match session.next()? {
@@ -398,7 +403,7 @@ impl Answer {
             }
             Some(Event::Finished { text, reason, .. }) => {
                 self.pending.text.push_str(text);
-                self.looked_inside = None; // what is shown at the end is of the last token
+                self.details_reported = None; // the last report shows the last token's details
                 return Ok(Some(reason));
             }
             None => return Ok(Some(FinishReason::Cancelled)),
@@ -408,11 +413,11 @@ impl Answer {
         Ok(None)
     }
 
-    pub(crate) fn is_due(&self, every: Duration) -> bool {
-        self.prefilled || self.reported.elapsed() >= every
+    pub(crate) fn is_due(&self, interval: Duration) -> bool {
+        self.prefilled || self.reported.elapsed() >= interval
     }
 
-    /// What was gathered.
+    /// Everything since the last report.
     pub(crate) fn report(&mut self, session: &mut Session) -> Progress {
         let now = Instant::now();
         self.reported = now;
@@ -425,16 +430,16 @@ impl Answer {
         let per_pass = progress.stats.drafts.tokens_per_pass().max(1.0);
         let pass_bytes = session.engine().decode_bytes(progress.cached);
         progress.token_bytes = (pass_bytes as f64 / per_pass) as u64;
-        let seen = self.looked_inside.is_some_and(|at| now - at < INSIDE_EVERY);
-        if self.watching && !seen {
-            self.looked_inside = Some(now);
-            progress.inside = Some(inside(session, self.passes));
+        let recent = self.details_reported.is_some_and(|at| now - at < DETAILS_INTERVAL);
+        if self.profiling && !recent {
+            self.details_reported = Some(now);
+            progress.details = Some(details(session, self.passes));
         }
         progress
     }
 }
 
-fn inside(session: &mut Session, passes: usize) -> Inside {
+fn details(session: &mut Session, passes: usize) -> Details {
     let chosen = session.generated().last().copied();
     let candidates = session.candidates(CANDIDATES);
     let engine = session.engine();
@@ -443,7 +448,7 @@ fn inside(session: &mut Session, passes: usize) -> Inside {
         Some(v) => String::from_utf8_lossy(v.bytes(id)).into_owned(),
         None => id.to_string(),
     };
-    Inside {
+    Details {
         steps: PassStep::ALL.iter().map(|step| engine.profile().time(*step)).collect(),
         passes,
         candidates: candidates

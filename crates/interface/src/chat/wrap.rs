@@ -1,11 +1,11 @@
-//! Styled text to lines of a given width, measured as the terminal draws it.
+//! Wraps styled text into lines of a given width in terminal columns.
 
 use ratatui::style::Style;
 use ratatui::text::Span;
 use unicode_segmentation::UnicodeSegmentation;
 use unicode_width::UnicodeWidthStr;
 
-/// One thing the terminal draws: a letter with its accents, a wide character, an emoji.
+/// A grapheme cluster: a letter with its accents, a wide character, an emoji.
 #[derive(Clone, Copy)]
 struct Glyph<'a> {
     text: &'a str,
@@ -14,23 +14,23 @@ struct Glyph<'a> {
 }
 
 impl Glyph<'_> {
-    fn is_blank(&self) -> bool {
+    fn is_space(&self) -> bool {
         self.text == " "
     }
 }
 
-/// Columns a text takes.
+/// Width of a string in columns.
 pub(crate) fn width(text: &str) -> usize {
     text.width()
 }
 
-/// Breaks text into lines of at most `width` columns: at `\n`, at blanks, around wide characters
-/// (which have no blanks between words), and inside a word only if it is longer than a line.
+/// Breaks text into lines of at most `width` columns: at `\n`, at spaces, around wide characters
+/// (CJK has no spaces between words), and within a word only if it exceeds a line.
 pub(crate) fn wrap(spans: &[Span<'_>], width: usize) -> Vec<Vec<Span<'static>>> {
     break_lines(spans, width, true)
 }
 
-/// The same for code: blanks stay, and a line breaks exactly where it is full.
+/// Like [`wrap`] for code: keeps spaces, and breaks a line exactly where it is full.
 pub(crate) fn wrap_code(spans: &[Span<'_>], width: usize) -> Vec<Vec<Span<'static>>> {
     break_lines(spans, width, false)
 }
@@ -68,14 +68,14 @@ fn break_paragraph(
             return;
         }
         let end = if words { word_break(rest, fits).unwrap_or(fits) } else { fits };
-        let end = end.max(1); // a glyph wider than the line still takes one
+        let end = end.max(1); // a glyph wider than the line gets one of its own
         let mut shown = end;
         from += end;
         if words {
-            while shown > 0 && rest[shown - 1].is_blank() {
+            while shown > 0 && rest[shown - 1].is_space() {
                 shown -= 1;
             }
-            from += glyphs[from..].iter().take_while(|g| g.is_blank()).count();
+            from += glyphs[from..].iter().take_while(|g| g.is_space()).count();
         }
         lines.push(join(&rest[..shown]));
         if from == glyphs.len() {
@@ -84,7 +84,7 @@ fn break_paragraph(
     }
 }
 
-/// How many glyphs fit.
+/// Number of glyphs that fit.
 fn fitting(glyphs: &[Glyph<'_>], width: usize) -> usize {
     let mut used = 0;
     let over = glyphs.iter().position(|g| {
@@ -94,11 +94,11 @@ fn fitting(glyphs: &[Glyph<'_>], width: usize) -> usize {
     over.unwrap_or(glyphs.len())
 }
 
-/// The last place at or before `fits` where a line may end.
+/// The last valid break position at or before `fits`.
 fn word_break(glyphs: &[Glyph<'_>], fits: usize) -> Option<usize> {
     (1..=fits).rev().find(|&at| {
         let (before, after) = (&glyphs[at - 1], &glyphs[at]);
-        after.is_blank() || before.is_blank() || before.width > 1 || after.width > 1
+        after.is_space() || before.is_space() || before.width > 1 || after.width > 1
     })
 }
 
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_end_at_blanks_newlines_and_wide_characters() {
+    fn lines_break_at_spaces_newlines_and_wide_characters() {
         assert_eq!(lines("one two  three", 8), ["one two", "three"]);
         assert_eq!(lines("one\n\ntwo", 8), ["one", "", "two"]);
         assert_eq!(lines("incomprehensibilities", 8), ["incompre", "hensibil", "ities"]);
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn no_line_is_wider_than_asked_and_no_word_is_lost() {
+    fn no_line_is_too_wide_and_no_word_is_lost() {
         let text = "Wörter, 言葉 and 👍🏽 emoji; ".repeat(20);
         for width in 2..60 {
             let lines = lines(&text, width);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn code_keeps_its_blanks() {
+    fn code_keeps_its_spaces() {
         let spans = [Span::raw("    if x:\n\ty")];
         let lines = wrap_code(&spans, 6);
         let text: Vec<String> =

@@ -1,19 +1,19 @@
-//! Bars and sparklines, of characters that differ without colour too.
+//! Bars and sparklines, legible without colour.
 
 use std::time::Duration;
 
 use ratatui::style::Style;
 use ratatui::text::Span;
 
-/// A bar of `width` columns: shares of the whole, each with its character and style, then the
-/// empty rest.
+/// A bar of `width` columns: shares of the whole, each with a character and style, then the empty
+/// rest.
 pub(crate) fn bar(width: usize, shares: &[(f64, char, Style)], rest: Style) -> Vec<Span<'static>> {
     let mut spans = Vec::new();
     let (mut sum, mut used) = (0.0, 0);
     for (share, symbol, style) in shares {
         sum += share.max(0.0);
         let end = ((sum * width as f64).round() as usize).min(width);
-        // What is there is seen, however small.
+        // Any nonzero share is visible.
         let end = if *share > 0.0 { end.max(used + 1).min(width) } else { end };
         spans.push(Span::styled(symbol.to_string().repeat(end - used), *style));
         used = end;
@@ -22,7 +22,7 @@ pub(crate) fn bar(width: usize, shares: &[(f64, char, Style)], rest: Style) -> V
     spans
 }
 
-/// The last `width` values, the greatest as high as a line.
+/// The last `width` values, scaled to their maximum.
 pub(crate) fn sparkline<'a>(
     values: impl ExactSizeIterator<Item = &'a f32> + Clone,
     width: usize,
@@ -34,7 +34,7 @@ pub(crate) fn sparkline<'a>(
     values.map(|v| LEVELS[((v / top * 7.0).round() as usize).min(7)]).collect()
 }
 
-/// A duration as people read it.
+/// A human-readable duration.
 pub(crate) fn time(duration: Duration) -> String {
     let s = duration.as_secs_f64();
     match s {
@@ -45,7 +45,7 @@ pub(crate) fn time(duration: Duration) -> String {
     }
 }
 
-/// Bytes as people read them.
+/// A human-readable number of bytes.
 pub(crate) fn size(bytes: u64) -> String {
     match bytes {
         0..999_950_000 => format!("{:.0} MB", bytes as f64 / 1e6),

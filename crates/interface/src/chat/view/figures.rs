@@ -1,4 +1,4 @@
-//! The telemetry: what the engine did and does, in figures.
+//! The telemetry pane in figures.
 
 use nanoinfer_engine::Drafted;
 use ratatui::Frame;
@@ -8,9 +8,9 @@ use ratatui::text::{Line, Span};
 use super::super::app::{App, Pane};
 use super::super::telemetry::Phase;
 use super::bars::{bar, size, sparkline, time};
-use super::{inside, put_all};
+use super::{details, put_all};
 
-/// Columns of the names on the left.
+/// Width of the labels on the left.
 const NAME: usize = 9;
 
 /// The pane beside the conversation.
@@ -24,21 +24,21 @@ pub(crate) fn beside(frame: &mut Frame<'_>, app: &App, area: Rect) {
     lines.extend(cache(app, width));
     lines.push(Line::default());
     lines.extend(memory(app, width));
-    if app.pane == Pane::Inside {
-        let inside = inside::lines(app, width);
-        // Where both do not fit, the inside was asked for last.
-        let room = usize::from(area.height).saturating_sub(inside.len() + 1);
+    if app.pane == Pane::Details {
+        let details = details::lines(app, width);
+        // If both do not fit, the details take precedence.
+        let room = usize::from(area.height).saturating_sub(details.len() + 1);
         if lines.len() > room {
             lines.retain(|line| line.width() > 0);
         }
         lines.truncate(room);
         lines.push(Line::default());
-        lines.extend(inside);
+        lines.extend(details);
     }
     put_all(frame, area, &lines);
 }
 
-/// The two lines between conversation and input.
+/// Two lines between conversation and input.
 pub(crate) fn below(frame: &mut Frame<'_>, app: &App, area: Rect) {
     let t = &app.telemetry;
     let mut first = Vec::new();
@@ -98,7 +98,7 @@ fn process(app: &App) -> Line<'_> {
     Line::from(format!("{} · {} threads{rss}", i.isa, i.threads))
 }
 
-/// A name and what it names.
+/// A label and its value.
 fn named<'a>(app: &App, name: &'a str, rest: Vec<Span<'a>>) -> Line<'a> {
     let name = Span::styled(format!("{name:NAME$}"), app.theme.dim());
     Line::from_iter([name].into_iter().chain(rest).collect::<Vec<_>>())
@@ -146,7 +146,7 @@ fn prompt(app: &App, width: usize) -> Vec<Line<'static>> {
     ]
 }
 
-/// Median and slow tokens.
+/// Median and 99th percentile of the time per token.
 fn spread(app: &App) -> Option<String> {
     let t = &app.telemetry;
     let (p50, p99) = (t.percentile(0.5)?, t.percentile(0.99)?);
@@ -170,7 +170,7 @@ fn decode(app: &App, width: usize) -> Vec<Line<'static>> {
     lines
 }
 
-/// "74 % of 58 · 2.3 a pass"; with two sources, the share of each.
+/// "74 % of 58 · 2.3 a pass"; with two sources, the acceptance of each.
 fn drafts(app: &App) -> Option<String> {
     let stats = app.telemetry.last.stats.drafts;
     let drafted = stats.all().drafted;

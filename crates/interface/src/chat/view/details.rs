@@ -1,4 +1,4 @@
-//! The inside: where a token's time goes, and what the model could have said.
+//! The detailed pane: time per step, and candidates for the last token.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use ratatui::text::{Line, Span};
 
 use super::super::app::App;
 use super::super::telemetry::Phase;
-use super::super::worker::Inside;
+use super::super::worker::Details;
 use super::super::wrap::width as columns;
 use super::bars::{bar, time};
 use super::put_all;
 
-/// The steps as people think of them.
+/// Steps grouped for display.
 const GROUPS: &[(&str, &[PassStep])] = &[
     ("norm", &[PassStep::Embed, PassStep::Norm]),
     ("QKV", &[PassStep::Qkv, PassStep::Cache]),
@@ -44,15 +44,15 @@ pub(crate) fn in_columns(frame: &mut Frame<'_>, app: &App, area: Rect) {
     put_all(frame, candidates_area, &candidates(app, usize::from(candidates_area.width)));
 }
 
-fn step_time(inside: &Inside, step: PassStep) -> Duration {
-    inside.steps.get(step as usize).copied().unwrap_or_default()
+fn step_time(details: &Details, step: PassStep) -> Duration {
+    details.steps.get(step as usize).copied().unwrap_or_default()
 }
 
 fn steps(app: &App, width: usize) -> Vec<Line<'static>> {
-    let empty = Inside::default();
-    let inside = app.telemetry.inside.as_ref().unwrap_or(&empty);
-    let total: Duration = inside.steps.iter().sum();
-    let passes = inside.passes.max(1) as u32;
+    let empty = Details::default();
+    let details = app.telemetry.details.as_ref().unwrap_or(&empty);
+    let total: Duration = details.steps.iter().sum();
+    let passes = details.passes.max(1) as u32;
     let unit = match app.telemetry.phase {
         Phase::Prefill => "pass",
         _ => "token",
@@ -62,7 +62,7 @@ fn steps(app: &App, width: usize) -> Vec<Line<'static>> {
         Span::raw(if total.is_zero() { String::new() } else { time(total / passes) }),
     ])];
     for (name, parts) in GROUPS {
-        let sum: Duration = parts.iter().map(|step| step_time(inside, *step)).sum();
+        let sum: Duration = parts.iter().map(|step| step_time(details, *step)).sum();
         let share = sum.as_secs_f64() / total.as_secs_f64().max(f64::MIN_POSITIVE);
         let room = width.saturating_sub(NAME + 15).max(2);
         let mut spans = vec![Span::styled(format!("{name:NAME$}"), app.theme.dim())];
@@ -76,8 +76,8 @@ fn steps(app: &App, width: usize) -> Vec<Line<'static>> {
 
 fn candidates(app: &App, width: usize) -> Vec<Line<'static>> {
     let mut lines = vec![Line::from(Span::styled("Last token", app.theme.strong()))];
-    let Some(inside) = &app.telemetry.inside else { return lines };
-    for (text, probability, chosen) in &inside.candidates {
+    let Some(details) = &app.telemetry.details else { return lines };
+    for (text, probability, chosen) in &details.candidates {
         let text = fit(&visible(text), NAME + 2);
         let style = if *chosen { app.theme.selected() } else { app.theme.plain() };
         let pad = " ".repeat((NAME + 3).saturating_sub(columns(&text)));
@@ -91,12 +91,12 @@ fn candidates(app: &App, width: usize) -> Vec<Line<'static>> {
     lines
 }
 
-/// A token with its blanks to be seen.
+/// A token's text with visible whitespace.
 pub(crate) fn visible(text: &str) -> String {
     nanoinfer_text::terminal_safe(text).replace(' ', "·").replace('\n', "⏎").replace('\t', "→")
 }
 
-/// The beginning of a text, in at most `width` columns.
+/// Truncates a string to `width` columns.
 fn fit(text: &str, width: usize) -> String {
     let mut out = String::new();
     for c in text.chars() {
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_step_is_shown_once() {
+    fn every_step_belongs_to_one_group() {
         let mut shown: Vec<usize> =
             GROUPS.iter().flat_map(|(_, parts)| parts.iter().map(|s| *s as usize)).collect();
         shown.sort_unstable();
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_seen_whole_or_cut() {
+    fn long_tokens_are_truncated() {
         assert_eq!(visible(" the\n\t\x1b"), "·the⏎→␛");
         assert_eq!(fit("extraordinarily", 6), "extra…");
         assert_eq!(fit("短い言葉", 5), "短…");
