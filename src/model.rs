@@ -19,7 +19,7 @@ use crate::status::{Reporter, say};
 /// The `.nano` file for a `--model` argument, converted now if necessary.
 pub(crate) fn nano_file(model: &str) -> Result<PathBuf> {
     let mut reporter = Reporter::default();
-    resolve(model, None, &mut |step| reporter.step(step))
+    resolve(model, None, &mut |status| reporter.status(status))
 }
 
 /// The model cache. Files converted through it get a self-check.
@@ -43,7 +43,7 @@ fn resolve(model: &str, revision: Option<&str>, report: &mut Report<'_>) -> Resu
 /// An engine as the options describe it.
 pub(crate) fn engine(args: &ModelArgs) -> Result<Engine> {
     let mut reporter = Reporter::default();
-    open_engine(args, &mut |step| reporter.step(step))
+    open_engine(args, &mut |status| reporter.status(status))
 }
 
 fn open_engine(args: &ModelArgs, report: &mut Report<'_>) -> Result<Engine> {
@@ -63,7 +63,7 @@ fn open_engine(args: &ModelArgs, report: &mut Report<'_>) -> Result<Engine> {
 /// A session with an empty context; progress goes to standard error.
 pub(crate) fn session(args: &ModelArgs, drafts: &DraftArgs, cache: &CacheArgs) -> Result<Session> {
     let mut reporter = Reporter::default();
-    open_session(args, drafts, cache, &mut |step| reporter.step(step))
+    open_session(args, drafts, cache, &mut |status| reporter.status(status))
 }
 
 /// Like [`session`], with status messages passed to `status` because a full-screen chat owns the
@@ -74,8 +74,8 @@ pub(crate) fn session_with_status(
     cache: &CacheArgs,
     status: &dyn Fn(String),
 ) -> Result<Session> {
-    open_session(args, drafts, cache, &mut |step| {
-        if let Step::Say(message) = step {
+    open_session(args, drafts, cache, &mut |event| {
+        if let Step::Say(message) = event {
             status(nanoinfer_text::terminal_safe(message).into_owned());
         }
     })

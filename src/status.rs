@@ -14,8 +14,8 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
-    pub(crate) fn step(&mut self, step: Step<'_>) {
-        match step {
+    pub(crate) fn status(&mut self, status: Step<'_>) {
+        match status {
             Step::Say(message) => {
                 self.clear();
                 say(message);

@@ -1,4 +1,4 @@
-//! Commands that measure: speed, quality, and the machine.
+//! Options of commands that measure speed, quality and the machine.
 
 use std::path::PathBuf;
 
@@ -8,16 +8,16 @@ use nanoinfer_packer::synthetic::Shape;
 use super::ranges::count;
 use super::running::Kv;
 
-/// Measure how fast a model runs here.
+/// Measure how fast a model runs on this machine.
 ///
 /// Three kinds of test: ppN processes a prompt of N tokens in as few passes as possible, tgN
-/// generates N tokens one pass at a time, cpN repeats a prompt of N tokens with drafts from it, the
-/// most that these can bring. @dD means behind D tokens of context, xB means B sequences at once
-/// (tokens per second are then the sum). Tokens are random. Every test runs once to warm up; then
-/// the repetitions of all tests take turns, so that a busy machine disturbs all of them alike.
+/// generates N tokens, one per pass, and cpN repeats a prompt of N tokens with drafts from it, the
+/// best case for drafting. @dD means after D tokens of context, xB means B sequences at once (tokens
+/// per second are the sum). Tokens are random. After a warm-up, the repetitions of all tests are
+/// interleaved, so that a busy machine affects all of them alike.
 ///
-/// `of limit` compares with what this machine can do at most with as many threads, measured in the
-/// same turns: memory bandwidth for tg (weights and cached keys and values read per pass), 8-bit
+/// `of limit` is the share of this machine's limit for the same number of threads, measured in the
+/// same rounds: memory bandwidth for tg (weights and cached keys and values read per pass), 8-bit
 /// multiply-adds for pp (two operations per weight and token).
 #[derive(Args)]
 #[command(after_help = "\
@@ -28,15 +28,16 @@ Examples:
   nanoinfer bench --profile -r 3
   nanoinfer bench -p 0 -n 300 --n-copy 300
 
-JSON is an array with one object per test: test, tps (median tokens per second), mean, sd, runs (each
-run's tokens per second), share_of_limit, limit, kv, threads, isa, model, parameters, pass_bytes,
-n_prompt, n_gen, depth, batch, version; with --n-copy also drafts (as `generate --json` has them) and
-reused_tokens (of the prompt, from the run before); with --profile also profile (milliseconds per step).")]
+JSON is an array with one object per test: test, tps (median tokens per second), mean, sd, runs
+(tokens per second of each run), share_of_limit, limit, kv, threads, isa, model, parameters,
+pass_bytes, n_prompt, n_gen, depth, batch, version; with --n-copy also drafts (as in `generate
+--json`) and reused_tokens (prompt tokens cached from the previous run); with --profile also profile
+(milliseconds per step).")]
 pub(crate) struct Bench {
     /// .nano or .gguf file, Hugging Face folder, hub id (org/name), or smollm2
     #[arg(long, short, default_value = "smollm2", conflicts_with = "synthetic")]
     pub(crate) model: String,
-    /// Instead of a model, random 8-bit weights of a known shape, built in memory
+    /// Use random 8-bit weights of a known shape, built in memory, instead of a model
     #[arg(long, value_name = "SHAPE", value_parser = shape_name())]
     pub(crate) synthetic: Option<String>,
     /// Prompt lengths; 0 = no pp tests
@@ -47,34 +48,34 @@ pub(crate) struct Bench {
     #[arg(short = 'n', long, value_name = "N,…", value_delimiter = ',', default_value = "128",
           value_parser = tokens())]
     pub(crate) n_gen: Vec<u64>,
-    /// Lengths of prompts to repeat with drafts; what the model says is replaced by the prompt
+    /// Lengths of prompts to repeat with drafts; the prompt replaces the model's own answer
     #[arg(long, value_name = "N,…", value_delimiter = ',',
           value_parser = clap::value_parser!(u64).range(2..1 << 20))]
     pub(crate) n_copy: Vec<u64>,
-    /// Tokens of each draft, as for `generate`: for tests
+    /// Tokens per draft, as for `generate`; for tests
     #[arg(long, hide = true, value_name = "N")]
     pub(crate) draft_length: Option<usize>,
-    /// Tokens of context before the test begins; filled without being timed
+    /// Tokens of context before the test; filling it is not timed
     #[arg(short = 'd', long, value_name = "D,…", value_delimiter = ',', default_value = "0",
           value_parser = tokens())]
     pub(crate) depth: Vec<u64>,
-    /// Sequences that generate at once
+    /// Number of sequences that generate at once
     #[arg(short = 'b', long, value_name = "B,…", value_delimiter = ',', default_value = "1",
           value_parser = count(256))]
     pub(crate) batch: Vec<u64>,
-    /// Threads (default: the physical cores this process may use)
+    /// Number of threads (default: the physical cores available to this process)
     #[arg(short = 't', long, value_name = "T,…", value_delimiter = ',', value_parser = count(1024))]
     pub(crate) threads: Vec<u64>,
-    /// How to cache keys and values (default: q8 for q8 models, f32 for f32 models)
+    /// Precision of cached keys and values (default: q8 for q8 models, f32 for f32 models)
     #[arg(long, value_name = "KV,…", value_delimiter = ',', value_enum)]
     pub(crate) kv: Vec<Kv>,
-    /// Repetitions of every test
+    /// Repetitions of each test
     #[arg(short = 'r', long, value_name = "R", default_value_t = 5, value_parser = count(1000))]
     pub(crate) repetitions: u64,
-    /// How to print the results
+    /// Output format
     #[arg(short, long, value_enum, default_value_t = Format::Md)]
     pub(crate) output: Format,
-    /// Show also where the time goes, step by step, in one more run of every test
+    /// Also show the time per step, from one more run of each test
     #[arg(long)]
     pub(crate) profile: bool,
 }
@@ -85,24 +86,24 @@ pub(crate) enum Format {
     Md,
     /// A JSON array
     Json,
-    /// Comma-separated values with a header line
+    /// Comma-separated values with a header
     Csv,
 }
 
-/// Measure how well a model predicts a text, or answers questions.
+/// Measure how well a model predicts text or answers questions.
 ///
-/// The text is cut into windows that do not overlap, and within each window every token of the
-/// second half is predicted from all tokens before it, as llama.cpp's perplexity does, so that
-/// numbers compare. A model whose prompts begin with a beginning-of-text token gets it in place of
-/// the first token of every window.
+/// The text is split into windows that do not overlap. In each window, every token of the second half
+/// is predicted from all tokens before it, as in llama.cpp's perplexity, so that results are
+/// comparable. If the model's prompts start with a beginning-of-sequence token, it replaces the first
+/// token of every window.
 ///
-/// With --reference, both models predict the same tokens, and the differences are reported:
-/// KL divergence of the model's prediction from the reference's (in nats; 0 = the same), how often
-/// both have the same likeliest token (top1), how much of their five likeliest is common (top5), and
-/// the largest change of a text token's log-probability.
+/// With --reference, both models predict the same tokens, and the differences are reported: KL
+/// divergence of the model from the reference (in nats; 0 = identical), how often both rank the same
+/// token first (top1), the overlap of their five most likely tokens (top5), and the largest change of
+/// a text token's log-probability.
 ///
-/// With --choices, each line of a file is a question with answers to choose from; the model chooses
-/// the one it finds likeliest after the question and a blank.
+/// With --choices, each line of a file is a question with possible answers; the model chooses the one
+/// with the highest probability after the question and a space.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -111,24 +112,24 @@ Examples:
   nanoinfer eval --reference exact.nano --text book.txt --json
   nanoinfer eval --choices questions.jsonl
 
-A line of --choices: {\"question\": \"2 + 2 =\", \"choices\": [\"3\", \"4\"], \"answer\": 1}
+A line of the --choices file: {\"question\": \"2 + 2 =\", \"choices\": [\"3\", \"4\"], \"answer\": 1}
 The answer is an index from 0, the text of a choice, or a letter from A.
 
-With --json one object is printed: perplexity, perplexity_error (standard error), mean_nll, tokens
-(scored), windows, window, score, kv, threads, isa, seconds; with --reference also
+--json prints one object: perplexity, perplexity_error (standard error), mean_nll, tokens (scored),
+windows, window, score, kv, threads, isa, seconds; with --reference also
 reference_perplexity, mean_kl, p50_kl, p99_kl, max_kl, top1, top5, max_change; with --choices
-accuracy, accuracy_normalized (by the bytes of a choice), questions.")]
+accuracy, accuracy_normalized (by bytes per choice), questions.")]
 pub(crate) struct Eval {
     /// .nano or .gguf file, Hugging Face folder, hub id (org/name), or smollm2
     #[arg(long, short, default_value = "smollm2")]
     pub(crate) model: String,
-    /// The same model in a more exact form, to compare with
+    /// A more exact version of the model to compare with
     #[arg(long, value_name = "FILE.nano", conflicts_with = "choices")]
     pub(crate) reference: Option<String>,
-    /// Text to predict (default: standard input)
+    /// File with the text to predict (default: standard input)
     #[arg(long, value_name = "FILE", conflicts_with = "choices")]
     pub(crate) text: Option<PathBuf>,
-    /// Questions to answer
+    /// File with questions to answer
     #[arg(long, value_name = "FILE.jsonl")]
     pub(crate) choices: Option<PathBuf>,
     /// Tokens per window
@@ -140,10 +141,10 @@ pub(crate) struct Eval {
     /// Which tokens of a window to score
     #[arg(long, value_enum, default_value_t = Score::Half)]
     pub(crate) score: Score,
-    /// Threads to compute with (default: the physical cores this process may use)
+    /// Number of threads (default: the physical cores available to this process)
     #[arg(long, short, value_name = "N", value_parser = count(1024))]
     pub(crate) threads: Option<u64>,
-    /// How the model caches keys and values (default: q8 for q8 models, f32 for f32 models)
+    /// Precision of cached keys and values (default: q8 for q8 models, f32 for f32 models)
     #[arg(long, value_enum)]
     pub(crate) kv: Option<Kv>,
     /// Print one JSON object
@@ -154,20 +155,20 @@ pub(crate) struct Eval {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Score {
-    /// The second half, each token with at least half a window before it
+    /// The second half: each token has at least half a window before it
     Half,
     /// Every token but the first
     All,
 }
 
-/// Say what this machine is and what it can run.
+/// Describe this machine and the models it can run.
 ///
-/// Tells which instruction set and how many threads will be used and why, how much memory is free,
-/// and measures within seconds what all threads together can do at most: bytes read from memory,
-/// which is what limits decoding, and 8-bit operations, which is what limits long prompts.
+/// Shows the instruction set and number of threads that will be used, and why, and the available
+/// memory. Measures, within seconds, the limits of all threads together: memory bandwidth, which
+/// limits decoding, and 8-bit operations, which limit long prompts.
 ///
-/// The expected speed is 90 % of what the bandwidth allows, for 8-bit weights and a short context.
-/// `nanoinfer bench --synthetic SHAPE` measures it.
+/// The expected speed is 90 % of the bandwidth limit, for 8-bit weights and a short context. Measure
+/// the actual speed with `nanoinfer bench --synthetic SHAPE`.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -175,8 +176,8 @@ Examples:
   taskset -c 0 nanoinfer doctor
   nanoinfer doctor --json | jq .roofline
 
-With --json one object is printed: version, machine, isa, threads, memory, roofline (bandwidth in
-bytes and int8 in operations per second, each median, least, most; ridge), models, largest, advice.")]
+--json prints one object: version, machine, isa, threads, memory, roofline (bandwidth in bytes and
+int8 in operations per second, each median, minimum, maximum; ridge), models, largest, advice.")]
 pub(crate) struct Doctor {
     /// Print one JSON object
     #[arg(long)]

@@ -1,15 +1,15 @@
-//! Commands about files: what becomes a .nano file, and what is in one.
+//! Options of commands that write or examine model files.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-/// Turn a model into a .nano file.
+/// Convert a model to a .nano file.
 ///
 /// Reads safetensors or pytorch_model.bin (with config.json and tokenizer.json beside them) or
-/// GGUF, rotates and quantizes the weights, and lays them out as the kernels read them. Nothing in
-/// a source is ever run. The file appears under its
-/// name only when it is complete. Other commands do this by themselves, into the cache.
+/// GGUF, rotates and quantizes the weights, and stores them in the layout of the kernels. Code in a
+/// source is never executed. The file appears under its name only when it is complete. Other
+/// commands convert automatically, into the cache.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -29,24 +29,23 @@ pub(crate) struct Convert {
     /// File to write
     #[arg(long, short, value_name = "FILE.nano")]
     pub(crate) out: PathBuf,
-    /// How to store the weights
+    /// Precision of the weights
     #[arg(long, value_enum, default_value_t = Quant::Q8)]
     pub(crate) quant: Quant,
-    /// Folder of a LoRA adapter to merge into the weights, and how much of it (default: 1; may be
-    /// given several times)
+    /// Folder of a LoRA adapter to merge into the weights, and its scale (default: 1; repeatable)
     #[arg(long, value_name = "FOLDER[:SCALE]", value_parser = lora)]
     pub(crate) lora: Vec<nanoinfer_packer::Lora>,
-    /// File with a system's message: what the model computes of it becomes part of the file, and it
-    /// is what `chat` and `generate --chat` begin with if no other is given
+    /// File with a system message to store precomputed in the model's file; it becomes the default of
+    /// `chat` and `generate --chat`
     #[arg(long, value_name = "FILE")]
     pub(crate) bake: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Quant {
-    /// 8-bit integers, rotated: a quarter of the size, answers all but the same
+    /// 8-bit integers, rotated: a quarter of the size, nearly identical answers
     Q8,
-    /// 32-bit floats as they are: the reference to compare with
+    /// 32-bit floats, unchanged: the reference for comparisons
     F32,
 }
 
@@ -59,12 +58,11 @@ impl From<Quant> for nanoinfer_format::Quant {
     }
 }
 
-/// Show what is in a model file.
+/// Show the contents of a model file.
 ///
-/// Of a .nano file: architecture, sections, what takes the space, and every tensor. Of a Hugging
-/// Face folder, or a GGUF, safetensors or PyTorch file: settings, formats and tensors, and whether
-/// it can be converted. No weights are read, unless --against asks how far the converted weights
-/// are from their source.
+/// For a .nano file: architecture, sections, sizes by role, and every tensor. For a Hugging Face
+/// folder, or a GGUF, safetensors or PyTorch file: settings, formats and tensors, and whether it can
+/// be converted. Weights are not read, except by --against, which compares them with their source.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -72,13 +70,13 @@ Examples:
   nanoinfer inspect model.nano --against ./model-folder
   nanoinfer inspect model.Q4_K_M.gguf
 
---against adds to each tensor: error, the root of the sum of squared errors over that of squared
-weights; the same in dB; and the largest error of one value.")]
+--against adds to each tensor its relative error (root of summed squared errors divided by root of
+summed squared weights), the same in dB, and the largest error of a single value.")]
 pub(crate) struct Inspect {
-    /// File or Hugging Face folder to look at
+    /// File or Hugging Face folder
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// What the .nano file was made of: compute the error of each tensor
+    /// Source of the .nano file: compute each tensor's quantization error
     #[arg(long, value_name = "SOURCE")]
     pub(crate) against: Option<PathBuf>,
     /// Print one JSON object
@@ -86,11 +84,11 @@ pub(crate) struct Inspect {
     pub(crate) json: bool,
 }
 
-/// Check every byte of a .nano file, and what the model computes.
+/// Check every byte of a .nano file, and the model's results.
 ///
-/// Opening a file checks its structure only, so that it takes no time. This compares all of it
-/// with its hashes, checks that all scales are finite, and runs the model on the prompts it was run
-/// on when it was packed: token ids, chat template and logits must be the same, bit for bit.
+/// Opening a file checks only its structure, which is fast. This command checks all hashes and that
+/// all scales are finite, and repeats the self-check that was recorded at conversion: token ids, chat
+/// template and logits must match bit for bit.
 #[derive(Args)]
 #[command(after_help = "\
 Example:
@@ -108,7 +106,7 @@ pub(crate) struct Verify {
 
 /// List or remove cached models.
 ///
-/// Models given as a hub id, folder, GGUF file or alias are converted once and kept in the cache.
+/// A model given as a hub id, folder, GGUF file or alias is converted once and cached.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -125,17 +123,17 @@ pub(crate) struct Models {
 
 #[derive(Subcommand)]
 pub(crate) enum ModelsAction {
-    /// List cached models (what `nanoinfer models` does by itself)
+    /// List cached models (the default)
     List,
     /// Remove a model's files from the cache
     Remove {
-        /// As the list names it: one file, or a model with all its files
+        /// A name from the list: of one file, or of a model with all its files
         name: String,
     },
 }
 
-/// `FOLDER` or `FOLDER:SCALE`; a folder whose name ends in a colon and a number has to be followed
-/// by a scale.
+/// Parses `FOLDER` or `FOLDER:SCALE`. A folder whose name ends in a colon and a number needs an
+/// explicit scale.
 fn lora(text: &str) -> Result<nanoinfer_packer::Lora, String> {
     let split = text.rsplit_once(':').and_then(|(f, s)| Some((f, s.parse::<f32>().ok()?)));
     let (folder, scale) = split.unwrap_or((text, 1.0));
@@ -150,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn adapters_and_their_scales() {
+    fn lora_adapters_and_scales() {
         let parsed = |text| lora(text).map(|l| (l.folder.display().to_string(), l.scale));
         assert_eq!(parsed("a/b"), Ok(("a/b".into(), 1.0)));
         assert_eq!(parsed("a/b:0.5"), Ok(("a/b".into(), 0.5)));

@@ -1,4 +1,4 @@
-//! Commands that run a model, and the options they share.
+//! Options of commands that run a model.
 
 use std::path::PathBuf;
 
@@ -7,12 +7,12 @@ use nanoinfer_engine::KvType;
 
 use super::ranges::count;
 
-/// Continue a text.
+/// Generate text from a prompt.
 ///
-/// The prompt comes from --prompt, --prompt-file, or standard input. Without --chat it is raw
-/// text that the model continues; with --chat it is a question put through the model's chat
-/// template. The answer goes to standard output as it arrives: byte for byte into a file or pipe,
-/// with control characters made visible on a terminal.
+/// The prompt comes from --prompt, --prompt-file, or standard input. The model continues it as raw
+/// text, or, with --chat, answers it as a user's message through its chat template. The answer is
+/// streamed to standard output: byte for byte to a file or pipe, with control characters made
+/// visible on a terminal.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -20,30 +20,29 @@ Examples:
   git diff | nanoinfer generate --chat --system 'Summarise this change.'
   nanoinfer generate --prompt-file story.txt --temp 0.8 --top-p 0.95 --seed 7
 
-With --json one object is printed at the end: prompt_tokens and tokens (ids), text, finish_reason
-(stop, length, context, cancelled), reused_tokens (of the prompt, found in a cache), overflow and
-evicted_tokens (those that have slid out of the context), drafts, timings,
-isa, threads. In drafts, passes is how often the model ran after the prompt, tokens_per_pass what came
-of it, drafted and accepted count tokens, all together and from lookup and draft model. In timings,
-load_ms counts from the start of the process until the model can take tokens, ttft_ms from then to the
-first token, prefill_tps and decode_tps are tokens per second. With --json, Ctrl-C still prints what
-there is.")]
+--json prints one object at the end: prompt_tokens and tokens (ids), text, finish_reason (stop,
+length, context, cancelled), reused_tokens (prompt tokens found in a cache), overflow, evicted_tokens
+(dropped from a sliding context), drafts, timings, isa, threads. In drafts, passes counts forward
+passes after the prompt and tokens_per_pass is their average yield; drafted and accepted count tokens,
+in total and per source (lookup, model). In timings, load_ms is the time from process start until the
+model accepts tokens, ttft_ms from then to the first token; prefill_tps and decode_tps are tokens per
+second. After Ctrl-C, --json still prints the text so far.")]
 pub(crate) struct Generate {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Text to continue
+    /// The prompt
     #[arg(long, short, conflicts_with = "prompt_file")]
     pub(crate) prompt: Option<String>,
-    /// File with the text to continue
+    /// File with the prompt
     #[arg(long, value_name = "FILE")]
     pub(crate) prompt_file: Option<PathBuf>,
-    /// Put the prompt through the model's chat template, as a user's message
+    /// Format the prompt as a user's message with the model's chat template
     #[arg(long)]
     pub(crate) chat: bool,
-    /// Instruction to the model, before the message
+    /// System message: instructions to the model
     #[arg(long, requires = "chat", value_name = "TEXT")]
     pub(crate) system: Option<String>,
-    /// Most tokens to generate
+    /// Maximum number of tokens to generate
     #[arg(short, long = "max-tokens", value_name = "N", default_value_t = 256)]
     pub(crate) n: usize,
     #[command(flatten)]
@@ -52,19 +51,18 @@ pub(crate) struct Generate {
     pub(crate) cache: CacheArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
-    /// Print one JSON object at the end, instead of text as it comes
+    /// Print one JSON object at the end instead of streaming text
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// Talk with a model.
+/// Chat with a model.
 ///
-/// On a terminal the chat takes the whole screen: answers as they come, and beside them what the
-/// engine does. Enter sends, Esc stops an answer, `/help` lists keys and commands, F2 shows the
-/// inside; `exit` or Ctrl-C quits.
+/// On a terminal, the chat is full-screen, with live telemetry of the engine. Enter sends, Esc stops
+/// an answer, `/help` lists keys and commands, F2 shows details; `exit` or Ctrl-C quits.
 ///
-/// With standard input or output piped, or with --plain, it reads messages line by line and
-/// answers on standard output, everything else on standard error. `exit`, the end of the input, or
+/// With standard input or output piped, or with --plain, it reads messages line by line and writes
+/// answers to standard output, everything else to standard error. `exit`, the end of the input, or
 /// Ctrl-C quits.
 #[derive(Args)]
 #[command(after_help = "\
@@ -73,23 +71,23 @@ Examples:
   nanoinfer chat --model Qwen.gguf --system 'Answer in one sentence.' --temp 0.7
   echo 'Name three rivers.' | nanoinfer chat > answer.txt
 
-Exit codes: 0 left by exit, Ctrl-C or the end of the input; 129 the terminal was closed, 143 ended
-by SIGTERM, 130 by SIGINT (or Ctrl-C with --plain); 101 a bug, told after the terminal is restored.
+Exit codes: 0 quit by exit, Ctrl-C or end of input; 129 terminal closed; 143 SIGTERM; 130 SIGINT (or
+Ctrl-C with --plain); 101 a bug, reported after the terminal is restored.
 
 Environment:
-  NANOINFER_HISTORY  file for the messages sent (default: in the platform's state folder; empty:
-                     keep none)
+  NANOINFER_HISTORY  file for the input history (default: in the platform's state folder; empty:
+                     no file)
   NO_COLOR           no colours")]
 pub(crate) struct Chat {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Instruction to the model, before the conversation
+    /// System message: instructions to the model
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
-    /// Most tokens of one answer (default: until it ends)
+    /// Maximum number of tokens per answer (default: unlimited)
     #[arg(short, long = "max-tokens", value_name = "N")]
     pub(crate) n: Option<usize>,
-    /// Line by line, on a terminal too
+    /// Line by line, even on a terminal
     #[arg(long)]
     pub(crate) plain: bool,
     #[command(flatten)]
@@ -100,7 +98,7 @@ pub(crate) struct Chat {
     pub(crate) sampling: SamplingArgs,
 }
 
-/// Which model, and how it is run.
+/// The model and how to run it.
 #[derive(Args, Clone)]
 pub(crate) struct ModelArgs {
     /// .nano or .gguf file, Hugging Face folder, hub id (org/name), or smollm2
@@ -109,29 +107,29 @@ pub(crate) struct ModelArgs {
     /// Branch, tag or commit of a hub model (default: main)
     #[arg(long, value_name = "REV")]
     pub(crate) revision: Option<String>,
-    /// Read the whole file into memory at the start instead of mapping it: slower to start and
-    /// nothing is shared, but the file may change or vanish meanwhile
+    /// Read the model into memory instead of mapping its file: starts slower and shares no memory
+    /// with other processes, but the file may change or disappear while in use
     #[arg(long)]
     pub(crate) no_mmap: bool,
-    /// Threads to compute with (default: the physical cores this process may use)
+    /// Number of threads (default: the physical cores available to this process)
     #[arg(long, value_name = "N", value_parser = count(1024))]
     pub(crate) threads: Option<u64>,
-    /// Positions to keep room for (default: the model's, at most 4096)
+    /// Context size in tokens (default: the model's, at most 4096)
     #[arg(long, value_name = "N", value_parser = count(1 << 30))]
     pub(crate) ctx: Option<u64>,
-    /// How to cache keys and values (default: q8 for q8 models, f32 for f32 models)
+    /// Precision of cached keys and values (default: q8 for q8 models, f32 for f32 models)
     #[arg(long, value_enum)]
     pub(crate) kv: Option<Kv>,
-    /// What happens when the context is full
+    /// Behaviour when the context is full
     #[arg(long, value_enum, default_value_t = Overflow::Stop)]
     pub(crate) overflow: Overflow,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Overflow {
-    /// The answer ends, with the reason `context`
+    /// End the answer, with finish reason `context`
     Stop,
-    /// The oldest tokens but the system's message are forgotten, 64 at a time, and it goes on
+    /// Drop the oldest tokens after the system message, 64 at a time, and continue
     Slide,
 }
 
@@ -144,45 +142,43 @@ impl From<Overflow> for nanoinfer_engine::Overflow {
     }
 }
 
-/// What is remembered of prompts between runs. None of it changes a token of an answer.
+/// Persistent prompt cache. It never changes a token of an answer.
 #[derive(Args, Clone)]
-#[command(next_help_heading = "Remembering (changes speed, never the text)")]
+#[command(next_help_heading = "Prompt cache (affects speed, never the text)")]
 pub(crate) struct CacheArgs {
-    /// Folder in which to keep what was computed of prompts, and to look for it: the same beginning
-    /// is then not computed again, by a later run either. Its files hold your texts; only you can
-    /// read them
+    /// Folder for computed prompts: a later prompt, in this or another run, reuses the longest common
+    /// prefix. Its files contain your text and are readable only by you
     #[arg(long, value_name = "DIR")]
     pub(crate) cache_dir: Option<PathBuf>,
-    /// Most megabytes of that folder; what was not used for longest goes first
+    /// Maximum size of that folder in megabytes; the least recently used files are deleted first
     #[arg(long, value_name = "MB", default_value_t = 2048, requires = "cache_dir",
           value_parser = count(1 << 40))]
     pub(crate) cache_size: u64,
 }
 
-/// How answers come faster. None of it changes a token of them.
+/// Speculative decoding. It never changes a token of an answer.
 #[derive(Args, Clone)]
-#[command(next_help_heading = "Drafting (changes speed, never the text)")]
+#[command(next_help_heading = "Drafting (affects speed, never the text)")]
 pub(crate) struct DraftArgs {
-    /// Small model with the same vocabulary that drafts; what it drafts is verified several tokens
-    /// a pass
+    /// Small model with the same vocabulary to draft tokens, which are verified several per pass
     #[arg(long, value_name = "MODEL", conflicts_with = "no_draft")]
     pub(crate) draft: Option<String>,
-    /// One token a pass; do not draft from what the text repeats either
+    /// Disable drafting, also from repetitions in the context: one token per pass
     #[arg(long)]
     pub(crate) no_draft: bool,
-    /// Draft exactly this many tokens whenever there is anything to draft: for tests, whose
-    /// outcome must not depend on how fast passes are
+    /// Draft exactly this many tokens whenever possible: for tests, whose outcome must not depend on
+    /// timing
     #[arg(long, hide = true, value_name = "N", conflicts_with = "no_draft")]
     pub(crate) draft_length: Option<usize>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kv {
-    /// 8 bits, rotated, a scale per position and head: the smallest and fastest
+    /// 8 bits, rotated, with a scale per position and head: smallest and fastest
     Q8,
     /// Half precision: twice the size
     F16,
-    /// Single precision: four times the size, nothing lost
+    /// Single precision: four times the size, lossless
     F32,
 }
 
@@ -196,10 +192,12 @@ impl From<Kv> for KvType {
     }
 }
 
-/// How the next token is chosen. What is not given is as the model's own defaults say; a model
-/// without defaults takes the most likely token.
+/// How the next token is chosen. Options left out keep the model's own defaults; a model without
+/// defaults takes the most likely token.
 #[derive(Args)]
-#[command(next_help_heading = "Sampling (default: as the model says, else the most likely token)")]
+#[command(
+    next_help_heading = "Sampling (default: the model's own settings, else the most likely token)"
+)]
 pub(crate) struct SamplingArgs {
     /// Temperature; 0 always takes the most likely token
     #[arg(long, value_name = "T", value_parser = temperature, allow_negative_numbers = true)]
@@ -207,10 +205,10 @@ pub(crate) struct SamplingArgs {
     /// Choose among the K most likely tokens; 0 = all
     #[arg(long, value_name = "K")]
     pub(crate) top_k: Option<usize>,
-    /// Choose among the likeliest tokens that together have this probability
+    /// Choose among the most likely tokens with this total probability
     #[arg(long, value_name = "P", value_parser = probability, allow_negative_numbers = true)]
     pub(crate) top_p: Option<f32>,
-    /// Choose among tokens at least this likely, relative to the likeliest
+    /// Choose among tokens with at least this probability relative to the most likely
     #[arg(long, value_name = "P", value_parser = probability, allow_negative_numbers = true)]
     pub(crate) min_p: Option<f32>,
     /// Divide the logits of tokens already seen by this; 1 = off
@@ -219,25 +217,24 @@ pub(crate) struct SamplingArgs {
     /// Subtract this from the logits of tokens already generated
     #[arg(long, value_name = "X", value_parser = penalty, allow_negative_numbers = true)]
     pub(crate) presence_penalty: Option<f32>,
-    /// Subtract this, times how often, from the logits of tokens already generated
+    /// Subtract this from the logits of tokens already generated, once per occurrence
     #[arg(long, value_name = "X", value_parser = penalty, allow_negative_numbers = true)]
     pub(crate) frequency_penalty: Option<f32>,
-    /// Seed of the random numbers: the same seed gives the same text (default: 0)
+    /// Random seed: the same seed gives the same text (default: 0)
     #[arg(long, value_name = "S")]
     pub(crate) seed: Option<u64>,
-    /// End when this text is generated (may be given several times)
+    /// End when this string is generated (repeatable)
     #[arg(long, value_name = "STR", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) stop: Vec<String>,
-    /// Go on when the model says it is done
+    /// Continue after the model's end-of-sequence token
     #[arg(long)]
     pub(crate) ignore_eos: bool,
 }
 
-/// Show the tokens of a text.
+/// Convert text to token ids.
 ///
-/// No beginning-of-text token is added. Control tokens written out, like <|im_end|>, become the
-/// tokens they name, as in text made by a chat template; with --plain they stay text, as in what a
-/// person types.
+/// No beginning-of-sequence token is added. Names of control tokens, like <|im_end|>, become those
+/// tokens, as in the output of a chat template; with --plain they remain text, as in user input.
 #[derive(Args)]
 #[command(after_help = "\
 Example:
@@ -250,7 +247,7 @@ pub(crate) struct Tokenize {
     /// Text to encode
     #[arg(long, short)]
     pub(crate) text: String,
-    /// Treat the names of control tokens as ordinary text
+    /// Treat names of control tokens as ordinary text
     #[arg(long)]
     pub(crate) plain: bool,
     /// Print {"ids":[…],"decoded":"…"}
@@ -260,8 +257,8 @@ pub(crate) struct Tokenize {
 
 /// Compute the logits at every position of a token sequence.
 ///
-/// Writes a safetensors file with one tensor `logits`, float32 [tokens, vocabulary]: row i scores
-/// what follows token i. For comparing with other implementations.
+/// Writes a safetensors file with one tensor `logits`, float32 [tokens, vocabulary]: row i holds the
+/// logits after token i. For comparison with other implementations.
 #[derive(Args)]
 #[command(after_help = "\
 Example:

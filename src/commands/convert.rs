@@ -13,7 +13,7 @@ use crate::status::{Reporter, say};
 pub(crate) fn run(args: Convert) -> Result<ExitCode> {
     let model = ModelRef::parse(&args.model)?.at_revision(args.revision.as_deref())?;
     let mut reporter = Reporter::default();
-    let report = &mut |step: Step<'_>| reporter.step(step);
+    let report = &mut |status: Step<'_>| reporter.status(status);
     let mut store = model::store()?;
     if let Some(path) = &args.bake {
         let text = TextSource::open(path)?.read()?;

@@ -58,9 +58,9 @@ pub(super) struct Memory {
 /// Limits of all threads together.
 #[derive(Serialize)]
 pub(super) struct Roofline {
-    /// Bytes per second read from memory: median, least and most.
+    /// Bytes per second read from memory: median, minimum and maximum.
     pub(super) bandwidth: [f64; 3],
-    /// 8-bit operations per second, two per multiply-add: median, least and most.
+    /// 8-bit operations per second, two per multiply-add: median, minimum and maximum.
     pub(super) int8: [f64; 3],
     /// Operations per byte at which both take the same time.
     pub(super) ridge: f64,

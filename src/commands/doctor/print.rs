@@ -31,10 +31,10 @@ fn write(out: &mut impl Write, r: &Findings) -> std::io::Result<()> {
     writeln!(out, "threads    {}: {}", t.used, t.reason)?;
     let [available, total] = [r.memory.available, r.memory.total].map(size);
     writeln!(out, "memory     {available} available of {total}")?;
-    let [[bandwidth, b_least, b_most], [int8, i_least, i_most]] =
+    let [[bandwidth, b_min, b_max], [int8, i_min, i_max]] =
         [r.roofline.bandwidth, r.roofline.int8].map(|x| x.map(|x| x / 1e9));
-    writeln!(out, "roofline   memory {bandwidth:.1} GB/s ({b_least:.1}–{b_most:.1})")?;
-    writeln!(out, "           int8 {int8:.0} GOPS ({i_least:.0}–{i_most:.0})")?;
+    writeln!(out, "roofline   memory {bandwidth:.1} GB/s ({b_min:.1}–{b_max:.1})")?;
+    writeln!(out, "           int8 {int8:.0} GOPS ({i_min:.0}–{i_max:.0})")?;
     writeln!(out, "           balanced at {:.0} operations per byte read", r.roofline.ridge)?;
     writeln!(out, "\n8-bit models of well-known shapes, with room for 4096 tokens:\n")?;
     writeln!(out, "shape             parameters     needs   fits   expected tokens/s")?;
