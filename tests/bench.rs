@@ -1,11 +1,11 @@
-//! `nanoinfer bench` with a model small enough that its speed says nothing.
+//! `nanoinfer bench` with a tiny model whose speed does not matter.
 
 mod common;
 
 use common::{assert_fails, files, json, nanoinfer, stderr, stdout, temp, tiny};
 
 #[test]
-fn every_combination_is_a_row_of_json() {
+fn json_has_an_object_per_combination() {
     let home = temp();
     let mut command = nanoinfer(home.path());
     command.args(["bench", "--synthetic", "tiny", "-p", "8,0", "-n", "2", "-d", "0,70"]);
@@ -24,21 +24,21 @@ fn every_combination_is_a_row_of_json() {
         let number = |key: &str| row[key].as_f64().unwrap();
         let mean = (runs[0] + runs[1]) / 2.0;
         assert!(runs.len() == 2 && runs.iter().all(|&x| x > 0.0), "{row}");
-        assert!((number("tps") - mean).abs() < 1e-6 * mean, "the median of two: {row}");
+        assert!((number("tps") - mean).abs() < 1e-6 * mean, "not the median of two: {row}");
         assert!((number("mean") - mean).abs() < 1e-6 * mean, "{row}");
         assert!(number("sd") >= 0.0 && number("share_of_limit") > 0.0, "{row}");
         assert!(row["isa"].is_string(), "{row}");
     }
-    // A deeper context and more sequences are more to read.
+    // A deeper context and more sequences read more bytes.
     let bytes = |i: usize| rows[i]["pass_bytes"].as_u64().unwrap();
     assert!(bytes(1) < bytes(2) && bytes(1) < bytes(4), "{rows:?}");
-    // tiny: 2 layers, 2 KV heads of 32, keys and values, each with a scale per position.
+    // tiny: 2 layers, 2 KV heads of 32 bytes for keys and values, each with a scale per position.
     assert_eq!(bytes(4) - bytes(1), 70 * 2 * 2 * 2 * (32 + 4));
     assert!(files(home.path()).is_empty());
 }
 
 #[test]
-fn a_table_for_people_and_one_for_programs() {
+fn results_as_markdown_and_csv() {
     let home = temp();
     let run = |args: &[&str]| {
         let mut command = nanoinfer(home.path());
@@ -59,20 +59,20 @@ fn a_table_for_people_and_one_for_programs() {
 }
 
 #[test]
-fn a_copy_is_drafted() {
+fn copy_tests_use_drafts() {
     let home = temp();
     let run = |output: &str, more: &[&str]| {
         let mut command = nanoinfer(home.path());
         command.args(["bench", "--synthetic", "tiny", "-p", "0", "-n", "0", "-r", "2"]);
         command.args(["--n-copy", "64", "--profile", "-o", output]).args(more).output().unwrap()
     };
-    // How much is drafted depends on what passes cost here and now, unless it is said.
+    // The number of drafts depends on timing unless the length is fixed.
     let rows = json(&run("json", &["--draft-length", "7"]));
     let row = &rows[0];
     assert!(rows.as_array().unwrap().len() == 1 && row["test"] == "cp64", "{rows}");
     assert!(row["tps"].as_f64().unwrap() > 0.0 && row["share_of_limit"].is_null(), "{row}");
     let (drafts, reused) = (&row["drafts"], row["reused_tokens"].as_u64().unwrap());
-    assert!(reused >= 60, "the prompt of the run before: {row}");
+    assert!(reused >= 60, "the prompt is not reused: {row}");
     let count = |key: &str| drafts["lookup"][key].as_u64().unwrap();
     assert!(count("drafted") >= count("accepted") && count("accepted") > 0, "{row}");
     assert!(drafts["tokens_per_pass"].as_f64().unwrap() > 1.0, "{row}");
@@ -81,7 +81,7 @@ fn a_copy_is_drafted() {
 }
 
 #[test]
-fn nothing_to_measure_is_a_mistake() {
+fn an_empty_benchmark_is_an_error() {
     let home = temp();
     let mut command = nanoinfer(home.path());
     command.args(["bench", "--synthetic", "tiny", "-p", "0", "-n", "0"]);

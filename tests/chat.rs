@@ -17,11 +17,11 @@ fn chat(args: &[&str]) -> Pty {
     pty
 }
 
-/// Keeps an answer going for a million tokens: whatever is done in its middle comes before its end.
+/// An answer of a million tokens, so that every test acts before its end.
 const ENDLESS: [&str; 5] = ["--ignore-eos", "--ctx", "4096", "--overflow", "slide"];
 
 #[test]
-fn a_question_is_answered_and_exit_leaves() {
+fn a_question_is_answered_and_exit_quits() {
     let mut pty = chat(&[]);
     let screen = pty.wait_for_text("/help");
     assert!(screen.contains("smollm2") && screen.contains("KV cache"), "{screen}");
@@ -38,7 +38,7 @@ fn a_question_is_answered_and_exit_leaves() {
 }
 
 #[test]
-fn later_turns_compute_only_what_is_new() {
+fn later_turns_compute_only_new_tokens() {
     let mut pty = Pty::start(&["chat", "-n", "24"], 160, 50, &[]); // the figures on one line
     pty.wait_for_text("ready");
     let mut context = 0;
@@ -62,7 +62,7 @@ fn later_turns_compute_only_what_is_new() {
 }
 
 #[test]
-fn esc_stops_an_answer_which_stays_and_the_next_turn_works() {
+fn esc_stops_an_answer_and_keeps_its_text() {
     let mut pty = chat(&ENDLESS);
     pty.send("Tell me a long story.\r");
     pty.wait_for_text("t/s now");
@@ -70,26 +70,26 @@ fn esc_stops_an_answer_which_stays_and_the_next_turn_works() {
     let screen = pty.wait_for_text("stopped ·");
     assert!(screen.contains("● "), "{screen}");
     pty.send("/undo\r");
-    pty.wait_for_text("are gone");
+    pty.wait_for_text("removed the last message");
     pty.send("What is the capital of France?\r");
     pty.wait_for_text("Paris");
 }
 
 #[test]
-fn esc_in_the_prompt_gives_the_message_back() {
+fn esc_during_prefill_returns_the_message_to_the_input() {
     let mut pty = chat(&ENDLESS);
-    // The prompt may have been read before the key comes. Then it stops an answer, and the next
-    // prompt, which begins differently so that all of it has to be read, has its turn.
+    // If the prompt is processed before the key arrives, Esc stops the answer instead, and the test
+    // retries with a prompt that begins differently, so that none of it is cached.
     for attempt in 0.. {
-        assert!(attempt < 20, "no key ever came in time:\n{}", pty.screen());
+        assert!(attempt < 20, "Esc never arrived in time:\n{}", pty.screen());
         let lines = "word and word\r\n".repeat(900);
         pty.send(&format!("\x1b[200~{attempt}: {lines}\x1b[201~"));
         pty.wait_for(|s| s.lines().filter(|l| l.contains("word and word")).count() > 5);
         pty.send("\r");
         pty.wait_for(|s| s.contains("reading") || s.contains("answering"));
         pty.send("\x1b");
-        let screen = pty.wait_for(|s| s.contains("in the input again") || s.contains("stopped ·"));
-        if screen.contains("in the input again") {
+        let screen = pty.wait_for(|s| s.contains("back in the input") || s.contains("stopped ·"));
+        if screen.contains("back in the input") {
             assert!(screen.contains("word and word"), "{screen}");
             break;
         }
@@ -106,11 +106,11 @@ fn pasted_lines_stay_one_message_until_enter() {
     pty.send("\x1b[200~first line\r\nexit\r\nlast line\x1b[201~");
     let screen = pty.wait_for_text("last line");
     assert!(screen.contains("› first line") && screen.contains("  exit"), "{screen}");
-    assert!(!screen.contains("▌"), "nothing was sent: {screen}");
+    assert!(!screen.contains("▌"), "the paste was sent: {screen}");
 }
 
 #[test]
-fn a_resize_in_the_middle_of_an_answer_is_harmless() {
+fn an_answer_survives_resizing() {
     let mut pty = chat(&ENDLESS);
     pty.send("Tell me a long story.\r");
     pty.wait_for_text("t/s now");
@@ -124,7 +124,7 @@ fn a_resize_in_the_middle_of_an_answer_is_harmless() {
 }
 
 #[test]
-fn sigterm_in_the_middle_of_an_answer_restores_the_terminal() {
+fn sigterm_during_an_answer_restores_the_terminal() {
     let mut pty = chat(&ENDLESS);
     pty.send("Tell me a long story.\r");
     pty.wait_for_text("t/s now");
@@ -134,7 +134,7 @@ fn sigterm_in_the_middle_of_an_answer_restores_the_terminal() {
 }
 
 #[test]
-fn ctrl_c_in_the_middle_of_an_answer_leaves() {
+fn ctrl_c_during_an_answer_quits() {
     let mut pty = chat(&ENDLESS);
     pty.send("Tell me a long story.\r");
     pty.wait_for_text("t/s now");
@@ -144,7 +144,7 @@ fn ctrl_c_in_the_middle_of_an_answer_leaves() {
 }
 
 #[test]
-fn a_closed_terminal_ends_the_program() {
+fn closing_the_terminal_ends_the_program() {
     let mut pty = chat(&ENDLESS);
     pty.send("Tell me a long story.\r");
     pty.wait_for_text("t/s now");
@@ -157,9 +157,9 @@ fn a_closed_terminal_ends_the_program() {
     pty.assert_restored();
 }
 
-/// SIGBUS, from a thread of the engine in the middle of an answer.
+/// SIGBUS on a thread of the engine, during an answer.
 #[test]
-fn a_model_file_that_is_cut_ends_the_chat_with_a_sentence() {
+fn truncating_the_model_file_ends_the_chat_with_a_message() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.nano");
     let mut convert = Command::new(assert_cmd::cargo::cargo_bin!("nanoinfer"));
@@ -178,14 +178,17 @@ fn a_model_file_that_is_cut_ends_the_chat_with_a_sentence() {
 
 #[cfg(debug_assertions)]
 #[test]
-fn a_panic_is_told_after_the_terminal_is_restored() {
+fn a_panic_is_reported_after_the_terminal_is_restored() {
     for thread in ["ui", "worker"] {
         let mut pty = chat(&[]);
         pty.send(&format!("/panic {thread}\r"));
         assert_eq!(pty.wait().code(), Some(101));
         pty.assert_restored();
         let screen = pty.screen();
-        assert!(screen.contains("panicked at") && screen.contains("asked for"), "{screen}");
+        assert!(
+            screen.contains("panicked at") && screen.contains("requested by a test"),
+            "{screen}"
+        );
     }
 }
 
@@ -209,7 +212,7 @@ fn history_is_kept_between_runs() {
 }
 
 #[test]
-fn plain_is_line_by_line_on_a_terminal_too() {
+fn plain_works_on_a_terminal() {
     let mut pty = Pty::start(&["chat", "--plain"], 100, 30, &[]);
     pty.wait_for_text("> ");
     pty.send("What is the capital of France?\r");
@@ -221,15 +224,15 @@ fn plain_is_line_by_line_on_a_terminal_too() {
 }
 
 #[test]
-fn a_reader_that_has_enough_ends_it_quietly() {
+fn a_closed_pipe_ends_the_chat_quietly() {
     let (mut reader, writer) = std::io::pipe().unwrap();
     let mut command = Command::new(assert_cmd::cargo::cargo_bin!("nanoinfer"));
     command.args(["chat", "--ignore-eos", "-n", "4000"]).stdin(Stdio::piped());
     let mut child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
-    drop(command); // its copy of the pipe
+    drop(command); // closes its copy of the pipe
     let mut input = child.stdin.take().unwrap();
     input.write_all(b"What is the capital of France?\n").unwrap();
-    reader.read_exact(&mut [0; 5]).unwrap(); // as `| head -c 5` does
+    reader.read_exact(&mut [0; 5]).unwrap(); // like `| head -c 5`
     drop(reader);
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0));

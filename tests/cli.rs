@@ -1,4 +1,4 @@
-//! The command line as a person meets it: help, mistakes, pipes, damaged files.
+//! The command line end to end: help, usage errors, pipes, damaged files.
 
 mod common;
 
@@ -51,7 +51,7 @@ fn every_command_has_help_with_an_example() {
 #[test]
 fn wrong_usage_is_one_line_and_exit_code_2() {
     let home = temp();
-    for (args, says) in [
+    for (args, parts) in [
         (&["frobnicate"][..], "frobnicate"),
         (&["convert", "--model", "x"], "--out"),
         (&["generate", "--prompt", "x", "--tmep", "1"], "--temp"),
@@ -67,18 +67,18 @@ fn wrong_usage_is_one_line_and_exit_code_2() {
         (&["eval", "--window", "1"], "--window"),
     ] {
         let output = nanoinfer(home.path()).args(args).output().unwrap();
-        assert_fails(&output, 2, &[says, "--help"]);
+        assert_fails(&output, 2, &[parts, "--help"]);
     }
     assert!(files(home.path()).is_empty());
 }
 
 #[test]
-fn what_does_not_exist_is_one_line_and_exit_code_1() {
+fn missing_inputs_are_one_line_and_exit_code_1() {
     let home = temp();
     fs::write(home.path().join("text.txt"), "hello").unwrap();
     fs::create_dir(home.path().join("empty")).unwrap();
     let before = files(home.path());
-    for (args, says) in [
+    for (args, parts) in [
         (&["convert", "--model", "none", "--out", "x.nano"][..], &["none", "hub id"][..]),
         (&["convert", "--model", "text.txt", "--out", "x.nano"], &["text.txt", "neither"]),
         (&["convert", "--model", "empty", "--out", "x.nano"], &["config.json"]),
@@ -92,21 +92,21 @@ fn what_does_not_exist_is_one_line_and_exit_code_1() {
     ] {
         let mut command = nanoinfer(&home.path().join("cache"));
         let output = command.args(args).current_dir(home.path()).output().unwrap();
-        assert_fails(&output, 1, says);
+        assert_fails(&output, 1, parts);
         assert_eq!(files(home.path()), before, "{args:?} left files");
     }
 }
 
 #[test]
-fn a_conversion_into_nowhere_fails_before_it_works() {
+fn an_invalid_output_fails_before_the_conversion() {
     let home = temp();
     let model = tiny("llama-gqa");
-    for (out, says) in [("none/x.nano", "none/x.nano"), (".", "file name"), ("", "--out")] {
+    for (out, parts) in [("none/x.nano", "none/x.nano"), (".", "file name"), ("", "--out")] {
         let mut command = nanoinfer(home.path());
         command.arg("convert").arg("--model").arg(&model).args(["--out", out]);
         let output = command.current_dir(home.path()).output().unwrap();
         let code = output.status.code().unwrap();
-        assert_fails(&output, code, &[says]);
+        assert_fails(&output, code, &[parts]);
         assert!(files(home.path()).is_empty());
     }
 }
@@ -121,7 +121,7 @@ fn a_converted_file_is_not_a_source() {
 }
 
 #[test]
-fn inspect_tells_what_was_converted() {
+fn inspect_describes_a_converted_model() {
     let home = temp();
     let file = small(home.path());
     let object =
@@ -145,7 +145,7 @@ fn inspect_tells_what_was_converted() {
     }
 }
 
-/// Only convert takes adapters; where else one might look for them says so.
+/// Only convert takes adapters; commands where users of other engines expect them refer to it.
 #[test]
 fn adapters_are_for_convert() {
     let home = temp();
@@ -160,7 +160,7 @@ fn adapters_are_for_convert() {
 }
 
 #[test]
-fn inspect_tells_the_error_of_each_tensor() {
+fn inspect_shows_the_error_of_each_tensor() {
     let home = temp();
     let file = small(home.path());
     let run = |source: &Path, json: bool| {
@@ -171,7 +171,7 @@ fn inspect_tells_the_error_of_each_tensor() {
     let object = json(&run(&tiny("llama-gqa"), true));
     let tensors = object["tensors"].as_array().unwrap();
     let compared: Vec<f64> = tensors.iter().filter_map(|t| t["relative_error"].as_f64()).collect();
-    // Two embeddings, and four matrices in each of two layers; 8 bits leave less than 1 per cent.
+    // Two embeddings, and four matrices in each of two layers; the error of 8 bits is below 1 %.
     assert_eq!(compared.len(), 10);
     assert!(compared.iter().all(|e| (1e-3..1e-2).contains(e)), "{compared:?}");
     let roles = object["roles"].as_array().unwrap();
@@ -184,7 +184,7 @@ fn inspect_tells_the_error_of_each_tensor() {
 }
 
 #[test]
-fn inspect_looks_into_sources() {
+fn inspect_describes_sources() {
     let home = temp();
     let run = |path: &Path, json: bool| {
         let mut command = nanoinfer(home.path());
@@ -250,7 +250,7 @@ fn damaged_files_are_one_line_errors() {
         assert_fails(&output, 1, &["bad.nano"]);
     };
     for len in (0..bytes.len()).step_by(997) {
-        refused(&bytes[..len], format!("cut to {len}"));
+        refused(&bytes[..len], format!("truncated to {len}"));
     }
     for at in 0..256 {
         let mut flipped = bytes.clone();
@@ -295,7 +295,7 @@ fn damaged_sources_leave_no_output() {
     }
 }
 
-/// A reader that has gone before anything was written, as after `| head -c 5`.
+/// The reader has gone before anything is written, as after `| head -c 5`.
 #[test]
 fn a_closed_pipe_ends_quietly() {
     let home = temp();
@@ -338,7 +338,7 @@ fn logits_are_a_safetensors_file_with_every_position() {
     assert!(run("1,2,3").status.success());
     let three = fs::read(&out).unwrap();
     let three = safetensors::SafeTensors::deserialize(&three).unwrap();
-    // What follows does not change what came before.
+    // Later tokens do not change earlier logits.
     assert_eq!(three.tensor("logits").unwrap().data(), &five.data()[..3 * 320 * 4]);
 
     fs::remove_file(&out).unwrap();
@@ -366,7 +366,7 @@ fn a_local_model_is_converted_into_the_cache_once() {
     assert!(stderr(&first).contains("converting"), "{}", stderr(&first));
     assert!(run().stderr.is_empty());
 
-    // A changed source is another model.
+    // A changed source is a different model.
     let config = fs::read_to_string(folder.join("config.json")).unwrap();
     fs::write(folder.join("config.json"), config + "\n").unwrap();
     assert!(stderr(&run()).contains("converting"));

@@ -1,5 +1,5 @@
-//! Damaged files of every kind, each read by a process of its own that may have 2 GB of memory:
-//! the answer is a result or one line, never a crash.
+//! Damaged files of every kind, each read by a separate process with a limit of 2 GB of memory: the
+//! outcome is a result or a one-line error, never a crash.
 #![cfg(unix)]
 
 mod common;
@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{nanoinfer, stderr, stdout, temp, tiny};
 
-/// Edge values of an integer of this many bytes, around the one that is there.
-fn edges(width: usize, now: u64) -> [u64; 9] {
+/// Edge values of an integer of `width` bytes, and neighbours of its current value.
+fn edges(width: usize, current: u64) -> [u64; 9] {
     let max = u64::MAX >> (64 - 8 * width);
     let half = max >> 1;
     [
@@ -23,9 +23,9 @@ fn edges(width: usize, now: u64) -> [u64; 9] {
         max - 1,
         half,
         half + 1,
-        now.wrapping_add(1) & max,
-        now.wrapping_sub(1) & max,
-        now << 1 & max,
+        current.wrapping_add(1) & max,
+        current.wrapping_sub(1) & max,
+        current << 1 & max,
     ]
 }
 
@@ -41,7 +41,7 @@ fn put(bytes: &[u8], at: usize, width: usize, value: u64) -> Vec<u8> {
     bytes
 }
 
-/// A `.nano` file's tables, by docs/FORMAT.md.
+/// The tables of a `.nano` file, as in docs/FORMAT.md.
 struct Nano(Vec<u8>);
 
 impl Nano {
@@ -61,7 +61,7 @@ impl Nano {
         (found.2, found.3)
     }
 
-    /// Makes all hashes of a changed copy right, as far as its tables still are where they were.
+    /// Corrects all hashes of a modified copy whose tables have not moved.
     fn sign(&self, mut bytes: Vec<u8>) -> Vec<u8> {
         let hash = |bytes: &[u8]| *blake3::hash(bytes).as_bytes();
         let (table, rows) = (number(&self.0, 96, 8) as usize, self.sections());
@@ -70,43 +70,43 @@ impl Nano {
         for row in (tensors..tensors + len).step_by(192) {
             let (at, n) =
                 (number(&self.0, row + 72, 8) as usize, number(&self.0, row + 80, 8) as usize);
-            let right = hash(&bytes[at..at + n]);
-            bytes[row + 88..row + 120].copy_from_slice(&right);
-            data.extend(right);
+            let digest = hash(&bytes[at..at + n]);
+            bytes[row + 88..row + 120].copy_from_slice(&digest);
+            data.extend(digest);
         }
         let mut id = [0; 160];
         for &(row, kind, at, n) in &rows {
-            let right = if kind == 10 { hash(&data) } else { hash(&bytes[at..at + n]) };
-            bytes[row + 32..row + 64].copy_from_slice(&right);
+            let digest = if kind == 10 { hash(&data) } else { hash(&bytes[at..at + n]) };
+            bytes[row + 32..row + 64].copy_from_slice(&digest);
             if let Some(i) = [1, 2, 4, 6, 10].iter().position(|&k| k == kind) {
-                id[32 * i..32 * i + 32].copy_from_slice(&right);
+                id[32 * i..32 * i + 32].copy_from_slice(&digest);
             }
         }
-        for (at, right) in [(120, hash(&id)), (152, hash(&bytes[table..]))] {
-            bytes[at..at + 32].copy_from_slice(&right);
+        for (at, digest) in [(120, hash(&id)), (152, hash(&bytes[table..]))] {
+            bytes[at..at + 32].copy_from_slice(&digest);
         }
-        let right = hash(&bytes[..224]);
-        bytes[224..256].copy_from_slice(&right);
+        let digest = hash(&bytes[..224]);
+        bytes[224..256].copy_from_slice(&digest);
         bytes
     }
 }
 
-/// Damaged `.nano` files: cut, with each byte of the header changed, and signed ones with edge
-/// values in each field.
-fn nano_files(right: &[u8]) -> Vec<(String, Vec<u8>)> {
-    let nano = Nano(right.to_vec());
+/// Damaged `.nano` files: truncated ones, ones with a flipped bit in each header byte, and ones with
+/// edge values in each field and matching hashes.
+fn nano_files(valid: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let nano = Nano(valid.to_vec());
     let mut files = Vec::new();
     for i in 0..40 {
-        let len = right.len() * i / 40;
-        files.push((format!("cut to {len}"), right[..len].to_vec()));
+        let len = valid.len() * i / 40;
+        files.push((format!("truncated to {len}"), valid[..len].to_vec()));
     }
     for at in 0..256 {
-        let flipped = right[at] ^ (1 << (at % 8));
-        files.push((format!("header byte {at} flipped"), put(right, at, 1, flipped.into())));
+        let flipped = valid[at] ^ (1 << (at % 8));
+        files.push((format!("header byte {at} flipped"), put(valid, at, 1, flipped.into())));
     }
     let mut field = |what: String, at: usize, width: usize| {
-        for value in edges(width, number(right, at, width)) {
-            let changed = nano.sign(put(right, at, width, value));
+        for value in edges(width, number(valid, at, width)) {
+            let changed = nano.sign(put(valid, at, width, value));
             files.push((format!("{what} = {value}"), changed));
         }
     };
@@ -133,7 +133,7 @@ fn nano_files(right: &[u8]) -> Vec<(String, Vec<u8>)> {
     let (data, _) = nano.section(10);
     for (i, bits) in [f32::NAN, f32::INFINITY, -f32::INFINITY].map(f32::to_bits).iter().enumerate()
     {
-        let changed = nano.sign(put(right, data, 4, (*bits).into()));
+        let changed = nano.sign(put(valid, data, 4, (*bits).into()));
         files.push((format!("scale {i} not finite"), changed));
     }
     files
@@ -141,16 +141,16 @@ fn nano_files(right: &[u8]) -> Vec<(String, Vec<u8>)> {
 
 fn gguf_files() -> Vec<(String, Vec<u8>)> {
     let string = |s: &str| [&(s.len() as u64).to_le_bytes()[..], s.as_bytes()].concat();
-    let mut right = b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0".to_vec();
-    right.extend([string("general.architecture"), vec![8, 0, 0, 0], string("llama")].concat());
-    let list = right.len() + string("tokenizer.ggml.tokens").len();
-    right.extend([string("tokenizer.ggml.tokens"), vec![9, 0, 0, 0, 8, 0, 0, 0]].concat());
-    right.extend([1u64.to_le_bytes().to_vec(), string("a"), string("token_embd.weight")].concat());
-    let info = right.len();
-    right.extend([2, 0, 0, 0]);
-    right.extend([32u64, 2].iter().flat_map(|d| d.to_le_bytes()));
-    right.extend([0; 12]);
-    right.resize(right.len().next_multiple_of(32) + 256, 0);
+    let mut valid = b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0".to_vec();
+    valid.extend([string("general.architecture"), vec![8, 0, 0, 0], string("llama")].concat());
+    let list = valid.len() + string("tokenizer.ggml.tokens").len();
+    valid.extend([string("tokenizer.ggml.tokens"), vec![9, 0, 0, 0, 8, 0, 0, 0]].concat());
+    valid.extend([1u64.to_le_bytes().to_vec(), string("a"), string("token_embd.weight")].concat());
+    let info = valid.len();
+    valid.extend([2, 0, 0, 0]);
+    valid.extend([32u64, 2].iter().flat_map(|d| d.to_le_bytes()));
+    valid.extend([0; 12]);
+    valid.resize(valid.len().next_multiple_of(32) + 256, 0);
     let mut files = Vec::new();
     for (at, width) in [
         (4, 4),
@@ -166,12 +166,14 @@ fn gguf_files() -> Vec<(String, Vec<u8>)> {
         (info + 20, 4),
         (info + 24, 8),
     ] {
-        for value in edges(width, number(&right, at, width)) {
-            files.push((format!("GGUF {at} = {value}"), put(&right, at, width, value)));
+        for value in edges(width, number(&valid, at, width)) {
+            files.push((format!("GGUF {at} = {value}"), put(&valid, at, width, value)));
         }
     }
     files.extend(
-        (0..right.len()).step_by(23).map(|n| (format!("GGUF cut to {n}"), right[..n].to_vec())),
+        (0..valid.len())
+            .step_by(23)
+            .map(|n| (format!("GGUF truncated to {n}"), valid[..n].to_vec())),
     );
     files
 }
@@ -186,8 +188,8 @@ fn safetensors_files() -> Vec<(String, Vec<u8>)> {
         format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":{range}}}}}"#)
     };
     for value in edges(8, 64) {
-        let right = entry("[4,4]", "[0,64]");
-        add(format!("header of {value}"), right.clone(), value);
+        let valid = entry("[4,4]", "[0,64]");
+        add(format!("header of {value}"), valid.clone(), value);
         for (shape, range) in [
             (format!("[{value},4]"), "[0,64]".into()),
             (format!("[4,{value}]"), "[0,64]".into()),
@@ -205,7 +207,7 @@ fn safetensors_files() -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// Runs the program on a file, in 2 GB, and says what is wrong with how it ended.
+/// Runs the binary with 2 GB of memory; the error describes an unacceptable outcome.
 fn judge(arguments: &[&OsStr]) -> Result<(), String> {
     let mut shell = Command::new("bash");
     shell.args(["-c", "ulimit -v 2097152; exec \"$@\"", "bash"]);
@@ -221,7 +223,7 @@ fn judge(arguments: &[&OsStr]) -> Result<(), String> {
     }
 }
 
-/// Judges every file with every command, several at a time.
+/// Judges every file with every command, two at a time.
 fn judge_all(folder: &Path, extension: &str, files: &[(String, Vec<u8>)], commands: &[&[&str]]) {
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -247,17 +249,17 @@ fn judge_all(folder: &Path, extension: &str, files: &[(String, Vec<u8>)], comman
 }
 
 #[test]
-fn damaged_files_are_results_or_one_line() {
+fn damaged_files_never_crash() {
     let home = temp();
-    let right = |model: &str| {
-        let out = home.path().join("right.nano");
+    let damage = |model: &str| {
+        let out = home.path().join("valid.nano");
         let mut command = nanoinfer(home.path());
         command.arg("convert").arg("--model").arg(tiny(model)).arg("--out").arg(&out);
         command.assert().success();
         nano_files(&fs::read(out).unwrap())
     };
-    let mut nano = right("llama-gqa");
-    nano.extend(right("mixtral-experts").into_iter().step_by(4));
+    let mut nano = damage("llama-gqa");
+    nano.extend(damage("mixtral-experts").into_iter().step_by(4));
     let (gguf, safetensors) = (gguf_files(), safetensors_files());
     println!("{} files", nano.len() + gguf.len() + safetensors.len());
     assert!(nano.len() + gguf.len() + safetensors.len() >= 300);

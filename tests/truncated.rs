@@ -1,4 +1,4 @@
-//! A model file that is cut while the program uses it.
+//! A model file that is truncated while in use.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::{std_with_default_model, stderr, stdout, temp, with_default_model};
 
-/// The default model, converted here: the cache may have it from other versions.
+/// The default model, converted anew: a cached one may be from another version.
 fn copy(folder: &Path) -> PathBuf {
     let file = folder.join("model.nano");
     let mut convert = with_default_model();
@@ -19,7 +19,7 @@ fn copy(folder: &Path) -> PathBuf {
     file
 }
 
-/// A chat that has opened the model and waits for its first message.
+/// Starts a chat and waits until it has opened the model.
 fn chat(file: &Path, options: &[&str], ready: impl Fn(u32) -> bool) -> Child {
     let mut command = std_with_default_model();
     command.arg("chat").arg("--model").arg(file).args(["--temp", "0", "-n", "6"]).args(options);
@@ -27,26 +27,26 @@ fn chat(file: &Path, options: &[&str], ready: impl Fn(u32) -> bool) -> Child {
     let child = command.spawn().unwrap();
     let begin = Instant::now();
     while !ready(child.id()) {
-        // A guard against a program that hangs.
-        assert!(begin.elapsed() < Duration::from_secs(600), "the model is not opened");
+        // A timeout in case the program hangs.
+        assert!(begin.elapsed() < Duration::from_secs(600), "the model was not opened");
         std::thread::sleep(Duration::from_millis(20));
     }
     child
 }
 
 fn say(mut child: Child) -> Output {
-    // One that ended while it opened the cut file does not listen any more.
+    // Writing fails if the chat has already ended because of the truncated file.
     let said = child.stdin.take().unwrap().write_all(b"Hello\n");
     assert!(said.is_ok() || child.wait().unwrap().code() == Some(1));
     child.wait_with_output().unwrap()
 }
 
-fn cut(file: &Path) {
+fn truncate(file: &Path) {
     fs::File::options().write(true).open(file).unwrap().set_len(100_000).unwrap();
 }
 
 #[test]
-fn a_mapped_file_that_is_cut_ends_the_program_with_a_sentence() {
+fn truncating_a_mapped_file_ends_the_program_with_a_message() {
     let folder = temp();
     let file = copy(folder.path());
     let mapped = |pid: u32| {
@@ -54,7 +54,7 @@ fn a_mapped_file_that_is_cut_ends_the_program_with_a_sentence() {
         maps.contains("model.nano")
     };
     let child = chat(&file, &[], mapped);
-    cut(&file);
+    truncate(&file);
     let output = say(child);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(output.stdout.is_empty(), "garbage: {}", stdout(&output));
@@ -63,7 +63,7 @@ fn a_mapped_file_that_is_cut_ends_the_program_with_a_sentence() {
 }
 
 #[test]
-fn a_private_copy_does_not_mind() {
+fn a_private_copy_is_unaffected() {
     let folder = temp();
     let file = copy(folder.path());
     let expected = say(chat(&file, &[], |_| true));
@@ -75,7 +75,7 @@ fn a_private_copy_does_not_mind() {
         bytes.is_some_and(|n| n >= len)
     };
     let child = chat(&file, &["--no-mmap"], read);
-    cut(&file);
+    truncate(&file);
     let output = say(child);
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(stdout(&output), stdout(&expected));

@@ -1,5 +1,5 @@
-//! What the tests of the real binary share.
-#![allow(dead_code)] // each test file uses its part
+//! Helpers for tests of the real binary.
+#![allow(dead_code)] // no test file uses all of them
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -9,23 +9,23 @@ use assert_cmd::Command;
 
 pub(crate) mod server;
 
-/// The binary, free of the settings of whoever runs the tests, with `home` as its cache.
+/// The binary with `home` as its cache, isolated from the user's environment.
 pub(crate) fn nanoinfer(home: &Path) -> Command {
     let mut command = bare();
     command.env("NANOINFER_HOME", home);
     Command::from_std(command)
 }
 
-/// The binary with the cache of whoever runs the tests, and the default model in it.
+/// The binary with the user's cache, which holds the default model.
 pub(crate) fn with_default_model() -> Command {
     Command::from_std(std_with_default_model())
 }
 
-/// The same as a command of the standard library, for a test that holds the process in its hands.
+/// Like [`with_default_model`], as a `std` command for tests that control the process.
 ///
-/// The default model is fetched and converted once and then shared by all tests and all later
-/// runs. That is done here, before the process under test starts, so that no test sees the
-/// progress of a first run, or of another test's, in its own output.
+/// The default model is downloaded and converted once, then shared by all tests and later runs. That
+/// happens here, before the process under test starts, so that its output contains no progress
+/// messages.
 pub(crate) fn std_with_default_model() -> std::process::Command {
     static READY: Once = Once::new();
     READY.call_once(|| {
@@ -35,7 +35,7 @@ pub(crate) fn std_with_default_model() -> std::process::Command {
     bare()
 }
 
-/// The binary, free of the settings that would change what it does.
+/// The binary without environment variables that would affect it.
 fn bare() -> std::process::Command {
     let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("nanoinfer"));
     for name in [
@@ -59,7 +59,7 @@ fn bare() -> std::process::Command {
     command
 }
 
-/// A model with random weights from the repository, without a tokenizer.
+/// A model from the repository with random weights and no tokenizer.
 pub(crate) fn tiny(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny").join(name)
 }
@@ -81,9 +81,9 @@ pub(crate) fn json(output: &Output) -> serde_json::Value {
     serde_json::from_slice(&output.stdout).expect("JSON on standard output")
 }
 
-/// Asserts that a command failed as a user's mistake should: this exit code, nothing on standard
-/// output, and as its last and only error one line that says all of `says`.
-pub(crate) fn assert_fails(output: &Output, code: i32, says: &[&str]) {
+/// Asserts that a command failed cleanly: with this exit code, no output, and a single error line at
+/// the end that contains all of `parts`.
+pub(crate) fn assert_fails(output: &Output, code: i32, parts: &[&str]) {
     let err = stderr(output);
     assert_eq!(output.status.code(), Some(code), "{err}");
     assert!(output.stdout.is_empty(), "{}", stdout(output));
@@ -91,12 +91,12 @@ pub(crate) fn assert_fails(output: &Output, code: i32, says: &[&str]) {
     assert_eq!(errors.len(), 1, "{err}");
     assert_eq!(err.lines().last(), errors.first().copied(), "{err}");
     assert!(err.lines().all(|l| l.starts_with("nanoinfer: ")), "{err}");
-    for part in says {
+    for part in parts {
         assert!(errors[0].contains(part), "{part:?} not in {err}");
     }
 }
 
-/// Every file below a folder, hidden and temporary ones included, without lock files.
+/// All files below a folder, including hidden and temporary ones, but not lock files.
 pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {

@@ -1,4 +1,4 @@
-//! The real program in a pseudo-terminal, with a terminal emulator to see what it shows.
+//! The real binary in a pseudo-terminal, with a terminal emulator that captures its screen.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -12,11 +12,10 @@ use std::time::{Duration, Instant};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
-/// Longest wait for anything: a guard against a program that hangs. No machine is so slow that it
-/// would decide about one that does not.
-const PATIENCE: Duration = Duration::from_secs(600);
-/// What the test itself writes to the terminal after the program's end. An emulator ignores it, and
-/// the program never writes it.
+/// Timeout in case the program hangs, long enough for the slowest machine.
+const TIMEOUT: Duration = Duration::from_secs(600);
+/// Written to the terminal by the test after the program's end. Emulators ignore it, and the program
+/// never writes it.
 const MARK: u8 = 0x06;
 
 pub(crate) struct Pty {
@@ -25,9 +24,9 @@ pub(crate) struct Pty {
     /// Keeps the terminal's settings readable after the program has ended.
     line: Option<OwnedFd>,
     emulator: Arc<Mutex<vt100::Parser>>,
-    /// The reader is to let go of the terminal.
+    /// Tells the reader to close the terminal.
     closing: Arc<AtomicBool>,
-    /// The reader has come to the mark.
+    /// Whether the reader has seen the mark.
     marked: Arc<AtomicBool>,
 }
 
@@ -42,7 +41,7 @@ impl Pty {
         let name = name.into_string().expect("UTF-8");
         let open = || File::options().read(true).write(true).open(&name).expect("opens");
         resize(&terminal, columns, rows);
-        // `setsid --ctty` makes the terminal the session's own, so that closing it is a hang-up.
+        // `setsid --ctty` makes it the controlling terminal, so that closing it sends SIGHUP.
         let mut command = Command::new("setsid");
         command.arg("--ctty").arg(assert_cmd::cargo::cargo_bin!("nanoinfer")).args(args);
         command.env("TERM", "xterm-256color").env("NANOINFER_HISTORY", "").env_remove("NO_COLOR");
@@ -62,7 +61,7 @@ impl Pty {
         Self { child, terminal, line, emulator, closing, marked }
     }
 
-    /// Types.
+    /// Types `keys`.
     pub(crate) fn send(&mut self, keys: &str) {
         let terminal = self.terminal.as_mut().expect("open");
         let mut rest = keys.as_bytes();
@@ -78,30 +77,30 @@ impl Pty {
     }
 
     pub(crate) fn resize(&mut self, columns: u16, rows: u16) {
-        // Held throughout, so that nothing drawn for the new size goes to the old emulator: a program
-        // draws again only what has changed since.
+        // Locked throughout, so that no output for the new size reaches the old emulator: programs
+        // redraw only changes.
         let mut shown = self.emulator.lock().expect("the emulator");
         resize(self.terminal.as_ref().expect("open"), columns, rows);
         *shown = emulator(columns, rows);
     }
 
-    /// What the screen shows.
+    /// The screen's text.
     pub(crate) fn screen(&self) -> String {
         self.emulator.lock().expect("the emulator").screen().contents()
     }
 
-    /// Waits until the screen shows this, and returns it.
+    /// Waits until `matches` accepts the screen, and returns it.
     #[track_caller]
-    pub(crate) fn wait_for(&mut self, what: impl Fn(&str) -> bool) -> String {
+    pub(crate) fn wait_for(&mut self, matches: impl Fn(&str) -> bool) -> String {
         let start = Instant::now();
         loop {
             let screen = self.screen();
-            if what(&screen) {
+            if matches(&screen) {
                 return screen;
             }
             let ended = self.child.try_wait().expect("a child");
             assert!(ended.is_none(), "ended with {ended:?}; the screen shows:\n{screen}");
-            assert!(start.elapsed() < PATIENCE, "not shown:\n{screen}");
+            assert!(start.elapsed() < TIMEOUT, "not shown:\n{screen}");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -117,14 +116,14 @@ impl Pty {
         rustix::process::kill_process(pid, signal).expect("signalled");
     }
 
-    /// Closes the terminal's window.
+    /// Closes the terminal.
     pub(crate) fn close(&mut self) {
         self.closing.store(true, Ordering::Relaxed);
         self.line = None;
         self.terminal = None;
     }
 
-    /// Waits for the end, and until all that the program wrote is on the screen.
+    /// Waits for the program to end, and for all its output to reach the emulator.
     #[track_caller]
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let start = Instant::now();
@@ -141,17 +140,17 @@ impl Pty {
             {
                 return status;
             }
-            assert!(start.elapsed() < PATIENCE, "still running:\n{}", self.screen());
+            assert!(start.elapsed() < TIMEOUT, "still running:\n{}", self.screen());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// Asserts that the terminal is as it was before.
+    /// Asserts that the terminal is restored.
     #[track_caller]
     pub(crate) fn assert_restored(&self) {
         let emulator = self.emulator.lock().expect("the emulator");
         let screen = emulator.screen();
-        assert!(!screen.alternate_screen(), "still on the other screen");
+        assert!(!screen.alternate_screen(), "still on the alternate screen");
         assert!(!screen.hide_cursor(), "the cursor is hidden");
         assert!(!screen.bracketed_paste(), "pastes are still bracketed");
         assert_eq!(screen.mouse_protocol_mode(), vt100::MouseProtocolMode::None);
@@ -162,12 +161,12 @@ impl Pty {
 
 impl Drop for Pty {
     fn drop(&mut self) {
-        let _ = self.child.kill(); // it may have ended
+        let _ = self.child.kill(); // may have ended already
         let _ = self.child.wait();
     }
 }
 
-/// Feeds the emulator until the terminal is closed, from either side.
+/// Feeds the emulator until either side closes the terminal.
 fn show(
     mut terminal: File,
     emulator: &Mutex<vt100::Parser>,

@@ -9,7 +9,7 @@ use std::time::Duration;
 pub(crate) struct Request {
     pub(crate) path: String,
     pub(crate) authorization: Option<String>,
-    /// First byte asked for.
+    /// Start of the requested range.
     pub(crate) from: Option<usize>,
 }
 
@@ -18,11 +18,11 @@ pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) body: Vec<u8>,
-    /// Send only this many bytes of the body, then hang up.
+    /// Send only this many bytes of the body, then close the connection.
     pub(crate) cut: Option<usize>,
-    /// Be silent after that until the client hangs up.
+    /// Keep the connection open until the client closes it.
     pub(crate) silent: bool,
-    /// Send the body in this many pieces, with a quarter of a second before each.
+    /// Send the body in this many pieces, each after a quarter of a second.
     pub(crate) pieces: usize,
 }
 
@@ -35,7 +35,7 @@ impl Response {
         Self { status: 200, body: body.into(), ..Self::default() }
     }
 
-    /// What `request` asks for of `body`, as a server that knows ranges answers.
+    /// The requested range of `body`.
     pub(crate) fn range(body: &[u8], request: &Request) -> Self {
         let Some(from) = request.from else { return Self::ok(body) };
         let range = format!("bytes {from}-{}/{}", body.len() - 1, body.len());
@@ -49,7 +49,7 @@ impl Response {
     }
 }
 
-/// A running server. It ends with the process.
+/// A server that runs until the process ends.
 pub(crate) struct Server {
     pub(crate) url: String,
     requests: Arc<Mutex<Vec<Request>>>,
@@ -63,7 +63,7 @@ impl Server {
         let log = Arc::clone(&requests);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let _ = serve(stream, &handler, &log); // the client may hang up
+                let _ = serve(stream, &handler, &log); // the client may disconnect
             }
         });
         Self { url, requests }
@@ -119,7 +119,7 @@ fn serve(
     Ok(())
 }
 
-/// A proxy that tunnels whatever host is asked for to `target`. Returns its URL and the requests.
+/// A proxy that tunnels every host to `target`. Returns its URL and the requests.
 pub(crate) fn proxy(target: &Server) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
