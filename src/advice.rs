@@ -1,10 +1,11 @@
 //! Library errors in terms of this command's options.
 //!
-//! Libraries say what is wrong and know no options; this module adds the option to change.
+//! Libraries describe the problem, independent of any command line; this module names the option to
+//! change.
 
 use nanoinfer_engine::Error;
 
-/// The message of one error of a chain.
+/// The message of an error, one link of a chain.
 pub(crate) fn message(error: &(dyn std::error::Error + 'static)) -> String {
     error.downcast_ref::<Error>().and_then(engine).unwrap_or_else(|| error.to_string())
 }

@@ -17,7 +17,7 @@ pub(crate) use running::{
     CacheArgs, Chat, DraftArgs, Generate, Logits, ModelArgs, SamplingArgs, Tokenize,
 };
 
-/// Runs language models on this computer's CPU: exact, small, readable.
+/// Run language models on this computer's CPU: exact, small, readable.
 ///
 /// Without --model, `chat` and `generate` use smollm2 (SmolLM2-135M-Instruct), which is downloaded
 /// and converted on first use.

@@ -37,7 +37,8 @@ pub(crate) struct Limits {
 impl Limits {
     /// One for each number of threads, for an engine on `isa`.
     pub(crate) fn each(threads: &[usize], isa: Isa) -> Result<Vec<Self>> {
-        let engine = Kernels::new(isa).context("the engine runs on this instruction set")?;
+        let engine = Kernels::new(isa)
+            .with_context(|| format!("this CPU does not support {}", isa.name()))?;
         let memory = Arc::new(vec![1.0; read_size() / size_of::<f32>()]);
         let new = |&threads| Self {
             threads,

@@ -1,11 +1,10 @@
 //! The `nanoinfer` command: model files in, text out.
 //!
 //! ```text
-//! args ──► commands ──► shared rooms ──► library crates
-//!   what was typed   one file each    input, model, output, status, limits …
+//! args ──► commands ──► input, model, output, status, limits … ──► library crates
 //! ```
 //!
-//! A command imports shared modules, never another command. Exit codes: 0 success, 1 failure,
+//! Commands import the shared modules, never each other. Exit codes: 0 success, 1 failure,
 //! 2 wrong usage, 130 stopped by Ctrl-C.
 
 use std::process::ExitCode;

@@ -122,5 +122,5 @@ fn every_command_has_a_manual_page() {
     let taken = home.path().join("file");
     fs::write(&taken, "").unwrap();
     let fails = nanoinfer(home.path()).args(["man", "--dir"]).arg(&taken).output().unwrap();
-    assert_fails(&fails, 1, &["file", "cannot make the folder"]);
+    assert_fails(&fails, 1, &["file", "cannot create the folder"]);
 }

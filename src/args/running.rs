@@ -30,7 +30,7 @@ second. After Ctrl-C, --json still prints the text so far.")]
 pub(crate) struct Generate {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// The prompt
+    /// Text of the prompt
     #[arg(long, short, conflicts_with = "prompt_file")]
     pub(crate) prompt: Option<String>,
     /// File with the prompt
@@ -45,15 +45,15 @@ pub(crate) struct Generate {
     /// Maximum number of tokens to generate
     #[arg(short, long = "max-tokens", value_name = "N", default_value_t = 256)]
     pub(crate) n: usize,
+    /// Print one JSON object at the end instead of streaming text
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) drafts: DraftArgs,
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
-    /// Print one JSON object at the end instead of streaming text
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 /// Chat with a model.
@@ -163,7 +163,7 @@ pub(crate) struct DraftArgs {
     /// Small model with the same vocabulary to draft tokens, which are verified several per pass
     #[arg(long, value_name = "MODEL", conflicts_with = "no_draft")]
     pub(crate) draft: Option<String>,
-    /// Disable drafting, also from repetitions in the context: one token per pass
+    /// Disable all drafting, including from repetitions in the context: one token per pass
     #[arg(long)]
     pub(crate) no_draft: bool,
     /// Draft exactly this many tokens whenever possible: for tests, whose outcome must not depend on

@@ -69,7 +69,8 @@ fn full_screen(args: Chat) -> Result<ExitCode> {
         }),
         bandwidth: Some(Box::new(|threads| memory_bandwidth(threads).ok())),
     };
-    let ended = nanoinfer_interface::chat::run(session, setup).context("the terminal")?;
+    let ended =
+        nanoinfer_interface::chat::run(session, setup).context("cannot use the terminal")?;
     Ok(match ended {
         Ended::Quit => ExitCode::SUCCESS,
         Ended::Ending(ending) => ExitCode::from(ending.exit_code()),

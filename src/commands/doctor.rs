@@ -100,7 +100,7 @@ fn thread_reason(cores: &Cores) -> &'static str {
     } else if cores.allowed < cores.online {
         "the physical cores in this process's affinity mask"
     } else {
-        "one for each physical core"
+        "one per physical core"
     }
 }
 

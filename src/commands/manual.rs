@@ -24,7 +24,7 @@ pub(crate) fn run(args: args::Man) -> Result<ExitCode> {
         Some(dir) => {
             let folder = dir.display();
             fs::create_dir_all(&dir)
-                .with_context(|| format!("{folder}: cannot make the folder"))?;
+                .with_context(|| format!("{folder}: cannot create the folder"))?;
             clap_mangen::generate_to(definition(), &dir)
                 .with_context(|| format!("{folder}: cannot write the pages"))?;
         }

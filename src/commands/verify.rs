@@ -30,10 +30,11 @@ pub(crate) fn run(args: Verify) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let replay = match replay {
-        Replay::Same(cases) => format!("computes the same bits as when packed, in {cases} cases"),
-        Replay::Absent => "has no self-check".into(),
+        Replay::Same(1) => "self-check passed: 1 case, bit for bit".into(),
+        Replay::Same(cases) => format!("self-check passed: {cases} cases, bit for bit"),
+        Replay::Absent => "no self-check recorded".into(),
         Replay::OtherNumerics(n) => {
-            format!("its self-check was made with numerics {n}, not comparable with {NUMERICS}")
+            format!("self-check skipped: recorded with numerics {n}, this version has {NUMERICS}")
         }
     };
     let name = args.file.to_string_lossy();

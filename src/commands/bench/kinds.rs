@@ -7,7 +7,7 @@ use crate::args::Bench;
 pub(super) enum Kind {
     /// `tokens` of one sequence, in passes as large as the engine allows.
     Prefill,
-    /// `tokens` of each of `batch` sequences, one pass for each.
+    /// `tokens` of each of `batch` sequences, one pass per token.
     Decode,
     /// An answer that repeats a prompt of `tokens`, with drafts from it.
     Copy,

@@ -159,7 +159,7 @@ impl Runner {
         let vocab = self.engine.model().config().vocab_size;
         let tokens: Vec<u32> =
             (1..=n as u32).map(|i| i.wrapping_mul(0x9e37_79b1) % vocab).collect();
-        let copier = self.copier.as_mut().context("copy tests are enabled")?;
+        let copier = self.copier.as_mut().context("copy tests are not enabled")?;
         copier.prompt_tokens(&tokens)?;
         copier.set_script(Some(Script { tokens, ..Script::default() }));
         let options = GenerateOptions {

@@ -11,7 +11,7 @@ use crate::status::{Reporter, say};
 /// Builds the model as a file, so that it is mapped like any other and speeds carry over. It lies in
 /// a memory file system if one has room, and is deleted when the result is dropped.
 pub(super) fn build(name: &str) -> Result<Staged> {
-    let shape = Shape::find(name).context("the command line accepts only known shapes")?;
+    let shape = Shape::find(name).with_context(|| format!("--synthetic {name}: unknown shape"))?;
     let (mb, bytes) = (shape.bytes() >> 20, shape.bytes());
     let available = available_memory().unwrap_or(u64::MAX);
     ensure!(

@@ -115,7 +115,7 @@ fn summary(file: &NanoFile, errors: &[TensorError], out: &mut impl Write) -> Res
         "attention     {} heads of {}, {} key/value heads",
         c.n_heads, c.head_dim, c.n_kv_heads
     )?;
-    let tied = if c.tied_embeddings { ", output tied to it" } else { "" };
+    let tied = if c.tied_embeddings { ", tied to the output" } else { "" };
     writeln!(out, "vocabulary    {}{tied}", c.vocab_size)?;
     writeln!(out, "context       {}, RoPE base {}", c.context_length, c.rope_theta)?;
     writeln!(out, "\n{:<20} {:>12} {:>12}", "section", "offset", "bytes")?;
@@ -126,7 +126,7 @@ fn summary(file: &NanoFile, errors: &[TensorError], out: &mut impl Write) -> Res
     let bits = bits_per_weight(file);
     writeln!(
         out,
-        "\n{:<22} {:>7} {:>12}   of the file ({bits:.2} bits a weight)",
+        "\n{:<22} {:>7} {:>12}   of the file ({bits:.2} bits per weight)",
         "role", "tensors", "bytes"
     )?;
     for (name, n, bytes) in roles {
