@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use nanoinfer_packer::fetch::{ModelRef, Step};
+use nanoinfer_hub::{ConvertOptions, ModelRef, Online, Status, Store};
 
 use crate::args::{Convert, Quant};
 use crate::report::{Reporter, say};
@@ -14,16 +14,17 @@ pub(crate) fn run(args: Convert) -> Result<ExitCode> {
         Quant::F32 => nanoinfer_format::Quant::F32,
     };
     let model = ModelRef::parse(&args.model)?.at_revision(args.revision.as_deref())?;
-    let mut reporter = Reporter::default();
-    let report = &mut |step: Step<'_>| reporter.step(step);
-    let mut store = crate::run::store()?;
+    let mut options = ConvertOptions::new(quant);
+    options.loras = args.lora;
     if let Some(path) = &args.bake {
         let name = path.display().to_string();
         let file = std::fs::File::open(path).with_context(|| format!("{name}: cannot open"))?;
         let text = crate::generate::read_text(file, &name)?;
-        store = store.with_baked(crate::run::bake, text.trim_end().to_owned());
+        options.prompt = Some(text.trim_end().to_owned());
     }
-    store.convert(&model, &args.out, quant, &args.lora, report)?;
+    let mut reporter = Reporter::default();
+    let status = &mut |status: Status<'_>| reporter.status(status);
+    Store::open()?.convert(&model, &args.out, &options, Some(&Online), status)?;
     drop(reporter);
     let bytes = std::fs::metadata(&args.out)?.len();
     say(&format!("wrote {} ({} MB)", args.out.display(), bytes.div_ceil(1_000_000)));

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nanoinfer_engine::{Canceller, DraftStats, Drafted, Event, FinishReason, Message, Session};
-use nanoinfer_packer::fetch::Step;
 use nanoinfer_platform::ending::{self, Ending};
 use serde_json::json;
 
@@ -113,7 +112,7 @@ fn answer(session: &mut Session, args: &Generate) -> Result<(String, FinishReaso
     while let Some(event) = session.next()? {
         match event {
             Event::Prefill { done, total } if done < total => {
-                reporter.step(Step::Progress { done: done as u64, total: total as u64 });
+                reporter.progress(done as u64, total as u64);
             }
             Event::Prefill { .. } => reporter.end(),
             Event::Token { text, .. } | Event::Finished { text, .. } if args.json => {

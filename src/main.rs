@@ -13,6 +13,7 @@ mod convert;
 mod doctor;
 mod eval;
 mod generate;
+mod hub_advice;
 mod inspect;
 mod logits;
 mod manual;

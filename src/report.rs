@@ -3,7 +3,9 @@
 use std::io::{IsTerminal, Write, stderr};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use nanoinfer_packer::fetch::Step;
+use nanoinfer_hub::Status;
+
+use crate::hub_advice;
 
 /// Shows what a long operation does: a line for each thing begun, a bar if a person watches.
 #[derive(Default)]
@@ -12,17 +14,21 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
-    pub(crate) fn step(&mut self, step: Step<'_>) {
-        match step {
-            Step::Say(what) => {
-                self.end();
-                say(what);
-            }
-            Step::Progress { done, total } if stderr().is_terminal() => {
-                let bar = self.bar.get_or_insert_with(|| bar(total));
-                bar.set_position(done);
-            }
-            Step::Progress { .. } => {}
+    pub(crate) fn status(&mut self, status: Status<'_>) {
+        match status {
+            Status::Message(message) => self.message(message),
+            Status::Bytes { done, total } => self.progress(done, total),
+        }
+    }
+
+    pub(crate) fn message(&mut self, message: &str) {
+        self.end();
+        say(message);
+    }
+
+    pub(crate) fn progress(&mut self, done: u64, total: u64) {
+        if stderr().is_terminal() {
+            self.bar.get_or_insert_with(|| bar(total)).set_position(done);
         }
     }
 
@@ -65,6 +71,8 @@ pub(crate) fn error(error: &anyhow::Error) {
             text.push_str(&cause);
         }
     }
+    let hub = error.chain().find_map(|e| e.downcast_ref());
+    text.push_str(hub.and_then(hub_advice::of).unwrap_or_default());
     say(&text);
 }
 

@@ -1,19 +1,18 @@
 //! What the commands that run a model share: from `--model` to an engine.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, anyhow};
 use nanoinfer_engine::{
     Drafting, Engine, EngineOptions, GenerateOptions, KvType, Model, Overflow, PrefixStore,
-    Sampling, SelfCheck, Session,
+    Sampling, Session,
 };
 use nanoinfer_format::Quant;
+use nanoinfer_hub::{ModelRef, Online, Status, StatusFn, Store};
 use nanoinfer_interface::terminal;
 use nanoinfer_kernels::Isa;
-use nanoinfer_packer::fetch::{ModelRef, Report, Step};
-use nanoinfer_packer::store::Store;
 
 use crate::args::{self, CacheArgs, DraftArgs, Kv, ModelArgs, SamplingArgs};
 use crate::report::Reporter;
@@ -21,36 +20,23 @@ use crate::report::Reporter;
 /// The `.nano` file for what was given as `--model`, made now if it has to be.
 pub(crate) fn nano_file(model: &str) -> Result<PathBuf> {
     let mut reporter = Reporter::default();
-    ready(model, None, &mut |step| reporter.step(step))
+    resolve(model, None, &mut |status| reporter.status(status))
 }
 
-/// The cache; what is converted gets a self-check.
-pub(crate) fn store() -> Result<Store> {
-    Ok(Store::open()?.with_self_check(self_check))
-}
-
-fn self_check(file: &Path) -> Result<Option<Vec<u8>>, String> {
-    match SelfCheck::compute(file) {
-        Ok(check) => Ok(Some(check.to_bytes())),
-        Err(nanoinfer_engine::Error::Memory { .. }) => Ok(None),
-        Err(e) => Err(e.to_string()),
-    }
-}
-
-/// The same for a revision of a hub model, telling what it does.
-fn ready(model: &str, revision: Option<&str>, report: &mut Report<'_>) -> Result<PathBuf> {
+/// The same for a revision of a hub model.
+fn resolve(model: &str, revision: Option<&str>, status: &mut StatusFn<'_>) -> Result<PathBuf> {
     let model = ModelRef::parse(model)?.at_revision(revision)?;
-    Ok(store()?.ready(&model, Quant::Q8, report)?)
+    Ok(Store::open()?.resolve(&model, Quant::Q8, Some(&Online), status)?)
 }
 
 /// The model, mapped, with threads and buffers.
 pub(crate) fn engine(args: &ModelArgs) -> Result<Engine> {
     let mut reporter = Reporter::default();
-    engine_told(args, &mut |step| reporter.step(step))
+    engine_told(args, &mut |status| reporter.status(status))
 }
 
-fn engine_told(args: &ModelArgs, report: &mut Report<'_>) -> Result<Engine> {
-    let file = ready(&args.model, args.revision.as_deref(), report)?;
+fn engine_told(args: &ModelArgs, status: &mut StatusFn<'_>) -> Result<Engine> {
+    let file = resolve(&args.model, args.revision.as_deref(), status)?;
     let model = if args.no_mmap { Model::open_copy(file)? } else { Model::open(file)? };
     let options = EngineOptions {
         threads: args.threads.map(|n| n as usize),
@@ -69,16 +55,16 @@ fn engine_told(args: &ModelArgs, report: &mut Report<'_>) -> Result<Engine> {
 /// A session with an empty context, ready to take tokens.
 pub(crate) fn session(args: &ModelArgs, drafts: &DraftArgs, cache: &CacheArgs) -> Result<Session> {
     let mut reporter = Reporter::default();
-    session_reported(args, drafts, cache, &mut |step| reporter.step(step))
+    session_reported(args, drafts, cache, &mut |status| reporter.status(status))
 }
 
 fn session_reported(
     args: &ModelArgs,
     drafts: &DraftArgs,
     cache: &CacheArgs,
-    report: &mut Report<'_>,
+    status: &mut StatusFn<'_>,
 ) -> Result<Session> {
-    let mut session = Session::new(engine_told(args, report)?)?;
+    let mut session = Session::new(engine_told(args, status)?)?;
     if let Some(model) = &drafts.draft {
         let args = ModelArgs {
             model: model.clone(),
@@ -87,7 +73,7 @@ fn session_reported(
             kv: None,
             ..args.clone()
         };
-        session.set_draft_model(engine_told(&args, report)?)?;
+        session.set_draft_model(engine_told(&args, status)?)?;
     }
     if let Some(folder) = &cache.cache_dir {
         let store = PrefixStore::open(folder, cache.cache_size.saturating_mul(1 << 20));
@@ -104,9 +90,9 @@ pub(crate) fn session_told(
     cache: &CacheArgs,
     tell: &dyn Fn(String),
 ) -> Result<Session> {
-    session_reported(args, drafts, cache, &mut |step| {
-        if let Step::Say(what) = step {
-            tell(nanoinfer_text::terminal_safe(what).into_owned());
+    session_reported(args, drafts, cache, &mut |status| {
+        if let Status::Message(message) = status {
+            tell(nanoinfer_text::terminal_safe(message).into_owned());
         }
     })
 }
@@ -119,11 +105,6 @@ pub(crate) fn say_notes(session: &mut Session) {
 /// What a conversation begins with: the message given, else the one in the model's file.
 pub(crate) fn system(given: Option<String>, model: &Model) -> Option<String> {
     given.or_else(|| model.baked_prompt())
-}
-
-/// What the model of a file computes of a text, for `--bake`.
-pub(crate) fn bake(file: &Path, text: &str) -> Result<Vec<u8>, String> {
-    nanoinfer_engine::bake(file, text).map_err(|e| e.to_string())
 }
 
 pub(crate) fn forced_isa() -> Result<Option<Isa>> {

@@ -19,8 +19,9 @@ from pathlib import Path
 
 # What each crate may depend on, tests left out. The root package is the binary.
 ALLOWED = {
-    "nanoinfer": {"engine", "format", "interface", "kernels", "packer", "platform", "text"},
+    "nanoinfer": {"engine", "format", "hub", "interface", "kernels", "packer", "platform", "text"},
     "interface": {"engine", "platform", "text"},
+    "hub": {"engine", "format", "packer", "platform"},
     "packer": {"format", "kernels", "platform", "text"},
     "engine": {"format", "kernels", "platform", "text"},
     "format": {"platform"},

@@ -19,7 +19,6 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use nanoinfer_engine::{KvType, Model, default_threads};
-use nanoinfer_packer::fetch::Step;
 
 use crate::args::Bench;
 use crate::report::{Reporter, say};
@@ -107,7 +106,7 @@ fn measure(
                     row.drafted(runner, test);
                 }
                 done += 1;
-                bar.step(Step::Progress { done, total });
+                bar.progress(done, total);
             }
         }
     }

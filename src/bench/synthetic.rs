@@ -3,7 +3,6 @@
 use anyhow::{Context, Result, ensure};
 use nanoinfer_engine::available_memory;
 use nanoinfer_packer::Staged;
-use nanoinfer_packer::fetch::Step;
 use nanoinfer_packer::synthetic::{Shape, build as build_in};
 use nanoinfer_platform::file;
 
@@ -24,7 +23,7 @@ pub(super) fn build(name: &str) -> Result<Staged> {
     say(&format!("building {name} with random weights ({mb} MB)"));
     let mut bar = Reporter::default();
     let mut progress = |p: nanoinfer_packer::Progress| {
-        bar.step(Step::Progress { done: p.done, total: p.total });
+        bar.progress(p.done, p.total);
     };
     let folder = file::in_memory(bytes).unwrap_or_else(std::env::temp_dir);
     build_in(&shape, &folder, &mut progress)

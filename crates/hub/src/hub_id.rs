@@ -1,9 +1,9 @@
 use std::fmt;
 
-use crate::fetch::is_bare_name;
+use crate::names::is_bare_name;
 
-/// A model on the hub: `org/name`, with `@revision` if it is not `main`, with `:file.gguf` if it
-/// is one file of several.
+/// A model on the Hugging Face hub: `org/name`, with `@revision` unless it is `main`, with
+/// `:file.gguf` for one file of several.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubId {
     org: String,
@@ -13,18 +13,18 @@ pub struct HubId {
 }
 
 impl HubId {
-    /// `Some` if `text` is of the form `org/name[@revision][:file.gguf]`.
-    pub fn parse(text: &str) -> Option<Self> {
-        let (text, file) = match text.split_once(':') {
-            Some((text, file)) => (text, Some(file)),
-            None => (text, None),
+    /// `Some` if `name` has the form `org/name[@revision][:file.gguf]`.
+    pub fn parse(name: &str) -> Option<Self> {
+        let (rest, file) = match name.split_once(':') {
+            Some((rest, file)) => (rest, Some(file)),
+            None => (name, None),
         };
-        let (repo, revision) = text.split_once('@').unwrap_or((text, "main"));
+        let (repo, revision) = rest.split_once('@').unwrap_or((rest, "main"));
         let (org, name) = repo.split_once('/')?;
         let gguf = |f: &str| is_path(f) && f.to_ascii_lowercase().ends_with(".gguf");
-        let right =
+        let valid =
             is_bare_name(org) && is_bare_name(name) && is_path(revision) && file.is_none_or(gguf);
-        right.then(|| Self {
+        valid.then(|| Self {
             org: org.into(),
             name: name.into(),
             revision: revision.into(),
@@ -32,39 +32,39 @@ impl HubId {
         })
     }
 
-    /// The same model at another branch, tag or commit; `None` if that cannot be one's name.
+    /// The same model at another branch, tag or commit; `None` if `revision` cannot name one.
     pub fn at(&self, revision: &str) -> Option<Self> {
         is_path(revision).then(|| Self { revision: revision.into(), ..self.clone() })
     }
 
     /// `org/name`.
-    pub(crate) fn repo(&self) -> String {
+    pub fn repo(&self) -> String {
         format!("{}/{}", self.org, self.name)
     }
 
-    /// Name of its folder in Hugging Face's cache.
-    pub(super) fn folder(&self) -> String {
-        format!("models--{}--{}", self.org, self.name)
-    }
-
     /// Branch, tag or commit.
-    pub(crate) fn revision(&self) -> &str {
+    pub fn revision(&self) -> &str {
         &self.revision
     }
 
-    /// The commit, where the revision is one.
-    pub(super) fn commit(&self) -> Option<&str> {
-        let hex = self.revision.bytes().all(|b| b.is_ascii_hexdigit());
-        (hex && self.revision.len() == 40).then_some(&self.revision)
-    }
-
-    /// The one file that is meant.
+    /// Path of the GGUF file within the repository; `None` for a model folder.
     pub fn file(&self) -> Option<&str> {
         self.file.as_deref()
     }
+
+    /// Name of its folder in Hugging Face's cache.
+    pub(crate) fn cache_folder(&self) -> String {
+        format!("models--{}--{}", self.org, self.name)
+    }
+
+    /// The revision, if it is a commit.
+    pub(crate) fn commit(&self) -> Option<&str> {
+        let hex = self.revision.bytes().all(|b| b.is_ascii_hexdigit());
+        (hex && self.revision.len() == 40).then_some(&self.revision)
+    }
 }
 
-/// Without the revision, which has its place elsewhere: the model's name.
+/// `org/name[:file.gguf]`, without the revision.
 impl fmt::Display for HubId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.org, self.name)?;
@@ -72,9 +72,9 @@ impl fmt::Display for HubId {
     }
 }
 
-/// Whether `text` is a relative path of names that cannot leave their folder.
-pub(super) fn is_path(text: &str) -> bool {
-    text.len() <= 400 && text.split('/').all(is_bare_name)
+/// Whether `path` is a relative path whose components cannot leave their folder.
+fn is_path(path: &str) -> bool {
+    path.len() <= 400 && path.split('/').all(is_bare_name)
 }
 
 #[cfg(test)]
@@ -82,9 +82,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_models() {
-        let parts = |text: &str| {
-            let id = HubId::parse(text)?;
+    fn hub_ids() {
+        let parts = |name: &str| {
+            let id = HubId::parse(name)?;
             Some((
                 id.repo(),
                 id.revision().to_owned(),
