@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use nanoinfer_engine::bench::{Script, set_script};
 use nanoinfer_engine::{
-    Drafting, Engine, EngineOptions, GenerateOptions, KvType, Model, PassStep, Script, SeqId,
-    Session, Stats, Step,
+    Drafting, Engine, EngineOptions, GenerateOptions, KvType, Model, PassStep, SeqId, Session,
+    Stats, Step,
 };
 
 use super::kinds::{Kind, Test};
@@ -159,7 +160,7 @@ impl Runner {
             (1..=n as u32).map(|i| i.wrapping_mul(0x9e37_79b1) % vocab).collect();
         let copier = self.copier.as_mut().context("a test that repeats was announced")?;
         copier.prompt_tokens(&tokens)?;
-        copier.set_script(Some(Script { tokens, ..Script::default() }));
+        set_script(copier, Some(Script { tokens, ..Script::default() }));
         let options = GenerateOptions {
             max_tokens: Some(n),
             ignore_eos: true,

@@ -14,9 +14,10 @@
 use std::error::Error;
 use std::time::Instant;
 
+use nanoinfer_engine::bench::{Script, set_script};
 use nanoinfer_engine::{
     Drafting, Engine, EngineOptions, Event, GenerateOptions, Message, Model, Overflow, Sampling,
-    Script, SeqId, Session, Stats, Step,
+    SeqId, Session, Stats, Step,
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -110,7 +111,7 @@ fn copy(path: &str, scripted: Option<&str>) -> Result<()> {
                 let mut forced = session(path, 1024, Overflow::Stop)?;
                 let vocab = forced.engine().model().config().vocab_size;
                 let into = |ids: &[u32]| ids.iter().map(|id| id % vocab).collect::<Vec<_>>();
-                forced.set_script(Some(Script { tokens: into(&text), ..Script::default() }));
+                set_script(&mut forced, Some(Script { tokens: into(&text), ..Script::default() }));
                 (forced, into(&ids))
             }
         };
@@ -172,7 +173,7 @@ fn prose(path: &str, scripted: Option<&str>) -> Result<()> {
                 let session = forced.as_mut().unwrap_or(&mut speaker);
                 let tokens = text.iter().skip(SEGMENT * pair).copied().collect();
                 let script = Script { tokens, ..Script::default() };
-                session.set_script(scripted.map(|_| script));
+                set_script(session, scripted.map(|_| script));
                 let drafting = if with == 1 { on() } else { Drafting::OFF };
                 let (ids, stats, time) =
                     answer(session, &context, options(drafting, SEGMENT, seed))?;
@@ -239,7 +240,7 @@ fn model(target: &str, draft: &str) -> Result<()> {
         let best = (1..=8).max_by(|a, b| gain(*a).total_cmp(&gain(*b))).unwrap_or(1);
         let tokens: Vec<u32> = (0..160u32).map(|i| (i * 7919 + 13) % 30_000).collect();
         let script = Script { tokens, acceptance: Some(p), ..Script::default() };
-        session.set_script(Some(script));
+        set_script(&mut session, Some(script));
         let mut ratios = Vec::new();
         let mut stats = Stats::default();
         for round in 0..6 {

@@ -18,54 +18,34 @@
 //! What this crate is not: it converts no models (the packer does), has no arithmetic of its own
 //! (the kernels have), and knows no terminal.
 
-mod answer;
-mod attend;
-mod batch;
-mod buffers;
-mod cache;
 mod cancel;
-mod dialogue;
-mod embed;
 mod engine;
-mod engines;
 mod error;
-mod experts;
-mod forward;
-mod inputs;
-mod limits;
+mod memory;
 mod model;
-mod norm;
-mod options;
 mod pass;
 mod pool;
 mod prefix;
-mod product;
-mod profile;
-mod routing;
 mod sample;
-mod scratch;
 mod selfcheck;
 mod sequence;
-mod session;
 mod speculate;
-mod weights;
 
-pub use answer::{Event, FinishReason, GenerateOptions, Stats};
-pub use cache::{KvType, Overflow, SeqId};
+#[doc(hidden)]
+pub mod bench;
+
 pub use cancel::Canceller;
-pub use engine::{Engine, PassId, Step};
-pub use engines::Engines;
+pub use engine::{Engine, EngineOptions, PassId, Step, buffer_bytes};
 pub use error::Error;
+pub use memory::{KvType, Overflow, SeqId};
 pub use model::Model;
 pub use nanoinfer_kernels::{Isa, UnknownIsa};
 pub use nanoinfer_platform::cpu::{Cores, default_threads};
 pub use nanoinfer_platform::memory::available as available_memory;
 pub use nanoinfer_text::Message;
-pub use options::{EngineOptions, buffer_bytes};
+pub use pass::{PassStep, Profile};
 pub use prefix::{PrefixStore, bake};
-pub use profile::{PassStep, Profile};
 pub use sample::{Candidate, Sampling};
 pub use selfcheck::{NUMERICS, Replay, SelfCheck};
-pub use sequence::Sequence;
-pub use session::Session;
-pub use speculate::{DraftCosts, DraftStats, Drafted, Drafting, Script};
+pub use sequence::{Engines, Event, FinishReason, GenerateOptions, Sequence, Session, Stats};
+pub use speculate::{DraftStats, Drafted, Drafting};

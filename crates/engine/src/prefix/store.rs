@@ -7,7 +7,8 @@ use std::time::SystemTime;
 
 use nanoinfer_platform::file::{Readers, temp_in};
 
-use super::{Prefix, identity, write};
+use super::{identity, write};
+use crate::memory::Prefix;
 use crate::{Engine, Error, SeqId};
 
 /// Extension of the files; others in the folder are left alone.

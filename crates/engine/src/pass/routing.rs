@@ -3,9 +3,9 @@
 use nanoinfer_format::{Config, Experts};
 use nanoinfer_kernels::{GROUP, LANES, TOKENS, line_of, packed_rows};
 
-use crate::buffers::Buffers;
-use crate::inputs::{Lines, Needs, OwnInputs, SharedInputs, lines};
-use crate::limits::MAX_TOKENS;
+use super::inputs::{Lines, Needs, OwnInputs, SharedInputs, lines};
+use super::limits::MAX_TOKENS;
+use crate::pool::Buffers;
 use crate::pool::Shared;
 
 /// Panels of gate and up, and of the product with down, that are in work at once.

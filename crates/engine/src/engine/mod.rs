@@ -1,22 +1,23 @@
 //! The engine: one model, its threads, its cache, and the call that moves sequences forward.
 
+mod logits;
+mod options;
+mod sequences;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nanoinfer_kernels::{Isa, Kernels};
 
-use crate::batch::{self, Run, Slot};
-use crate::buffers::Buffers;
-use crate::cache::{Cache, KvType, Overflow, SeqId};
 use crate::cancel::Canceller;
-use crate::limits::{MAX_SPLIT, MAX_TOKENS};
-use crate::options::Sizes;
-use crate::pass::Pass;
-use crate::pool::{Panicked, Pool};
-use crate::profile::Profile;
-use crate::sample::{Candidate, DrawScratch, LogitRows, Sampler};
-use crate::scratch::{InputNeeds, Local, Scratch};
-use crate::{EngineOptions, Error, Model, available_memory};
+use crate::memory::{Cache, KvType, Overflow, SeqId};
+use crate::pass::{
+    InputNeeds, Local, MAX_SPLIT, MAX_TOKENS, Pass, Profile, Run, Scratch, Slot, divide,
+};
+use crate::pool::{Buffers, Panicked, Pool};
+use crate::{Error, Model, available_memory};
+use options::Sizes;
+pub use options::{EngineOptions, buffer_bytes};
 
 /// One token to append to a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,105 +217,6 @@ impl Engine {
         self.cache.kv.bytes_per_position(self.model.config())
     }
 
-    /// Opens an empty sequence.
-    ///
-    /// # Errors
-    /// All of [`EngineOptions::sequences`] are open.
-    pub fn open(&mut self) -> Result<SeqId, Error> {
-        self.check()?;
-        self.cache.open()
-    }
-
-    /// Closes a sequence. What it computed is kept for others that begin alike, until the space is
-    /// needed.
-    ///
-    /// # Errors
-    /// Like every method that takes a sequence: it is not open in this engine.
-    pub fn close(&mut self, seq: SeqId) -> Result<(), Error> {
-        self.check()?;
-        self.cache.close(seq)
-    }
-
-    /// Opens a sequence with all that another holds. Blocks of the cache are shared until one of
-    /// them writes.
-    ///
-    /// # Errors
-    /// It is not open, or all of [`EngineOptions::sequences`] are.
-    pub fn fork(&mut self, seq: SeqId) -> Result<SeqId, Error> {
-        self.check()?;
-        self.cache.fork(seq)
-    }
-
-    /// A handle that cancels what a sequence is doing.
-    ///
-    /// # Errors
-    /// It is not open.
-    pub fn canceller(&self, seq: SeqId) -> Result<Canceller, Error> {
-        self.check()?;
-        self.cache.canceller(seq).cloned()
-    }
-
-    /// Cached positions of a sequence, those that have slid out of sight included.
-    ///
-    /// # Errors
-    /// It is not open.
-    pub fn len(&self, seq: SeqId) -> Result<usize, Error> {
-        self.check()?;
-        self.cache.len(seq)
-    }
-
-    /// Cached positions that have slid out of sight.
-    ///
-    /// # Errors
-    /// It is not open.
-    pub fn evicted(&self, seq: SeqId) -> Result<usize, Error> {
-        let last = self.len(seq)?.saturating_sub(1);
-        Ok(self.cache.slid(seq, last).evicted)
-    }
-
-    /// Rolls a sequence back to its first `len` positions, in O(1) for each block that it gives
-    /// up. Returns what remains: less than `len` where the context has slid on too far since.
-    ///
-    /// # Errors
-    /// It is not open.
-    pub fn truncate(&mut self, seq: SeqId, len: usize) -> Result<usize, Error> {
-        self.check()?;
-        self.cache.truncate(seq, len)
-    }
-
-    /// Lets a sequence, which holds a beginning of `tokens`, share what another sequence has in
-    /// common with them, or whole blocks of 64 of what closed ones had, if that is more. Returns the
-    /// positions that it holds then, so that the rest of `tokens` can follow.
-    ///
-    /// # Errors
-    /// It is not open.
-    pub fn share(&mut self, seq: SeqId, tokens: &[u32]) -> Result<usize, Error> {
-        self.check()?;
-        self.cache.share(seq, tokens)
-    }
-
-    /// Lets the first positions of a sequence stay when the context slides: whole blocks of 64,
-    /// one by default, at most half of the context. To be said before it slides.
-    ///
-    /// # Errors
-    /// It is not open.
-    pub fn pin(&mut self, seq: SeqId, positions: usize) -> Result<(), Error> {
-        self.check()?;
-        self.cache.pin(seq, positions)
-    }
-
-    /// Positions that a sequence can still take before the cache is full, its context aside.
-    pub(crate) fn room(&self, seq: SeqId) -> Result<usize, Error> {
-        self.check()?;
-        self.cache.room(seq)
-    }
-
-    /// Rows of logits of a pass.
-    pub(crate) fn rows(&self, pass: PassId) -> Result<usize, Error> {
-        self.check_pass(pass)?;
-        Ok(self.wanted.len())
-    }
-
     /// Blocks of 64 positions in the cache, and those that no sequence holds.
     pub fn kv_blocks(&self) -> (usize, usize) {
         (self.cache.n_blocks, self.cache.unused())
@@ -412,7 +314,7 @@ impl Engine {
         if self.slots.is_empty() {
             return Ok(());
         }
-        batch::divide(&self.slots, &mut self.runs);
+        divide(&self.slots, &mut self.runs);
         let cancellers = &self.cancellers;
         let pass = Pass {
             file: self.model.file(),
@@ -432,72 +334,6 @@ impl Engine {
         self.pool.run(&mut self.locals, |w, local| local.cancelled = pass.run(w, local))?;
         if self.locals[0].cancelled { Err(Error::Cancelled) } else { Ok(()) }
     }
-
-    /// An error unless the pass is the last one.
-    fn check_pass(&self, pass: PassId) -> Result<(), Error> {
-        self.check()?;
-        if self.pass == Some(pass) { Ok(()) } else { Err(Error::LogitsGone) }
-    }
-
-    /// The logits after the `index`-th step of a pass that wanted them, `vocab_size` values.
-    ///
-    /// # Errors
-    /// Another pass has begun since, fewer logits were wanted, or they are not finite.
-    pub fn logits(&mut self, pass: PassId, index: usize) -> Result<&[f32], Error> {
-        self.check_pass(pass)?;
-        let rows = logit_rows(&self.kernels, &mut self.scratch, &self.wanted);
-        if index >= rows.rows {
-            return Err(Error::LogitsRow { index, rows: rows.rows });
-        }
-        let finite = rows.copy(index, &mut self.row);
-        if finite { Ok(&self.row) } else { Err(self.not_finite()) }
-    }
-
-    pub(crate) fn not_finite(&self) -> Error {
-        Error::NotFinite { path: self.model.file().path().to_path_buf() }
-    }
-
-    /// Lets workers draw tokens: `draw` is called once for each of `tasks`, with the logits of the
-    /// pass and scratch that is the worker's.
-    pub(crate) fn draw<T: Send>(
-        &mut self,
-        pass: PassId,
-        tasks: &mut [T],
-        draw: impl Fn(&mut T, LogitRows<'_>, &mut DrawScratch) + Sync,
-    ) -> Result<(), Error> {
-        self.check_pass(pass)?;
-        let rows = logit_rows(&self.kernels, &mut self.scratch, &self.wanted);
-        match tasks {
-            [task] => draw(task, rows, &mut self.locals[0].drawing),
-            _ => self.pool.for_each(&mut self.locals, tasks, |local, task| {
-                draw(task, rows, &mut local.drawing);
-            })?,
-        }
-        Ok(())
-    }
-
-    /// What a token was chosen from, see [`Sampler::top`]; empty if that is gone.
-    pub(crate) fn top(
-        &mut self,
-        (pass, row): (PassId, usize),
-        sampler: &Sampler,
-        n: usize,
-    ) -> Vec<Candidate> {
-        if self.check_pass(pass).is_err() {
-            return Vec::new();
-        }
-        let rows = logit_rows(&self.kernels, &mut self.scratch, &self.wanted);
-        sampler.top(rows, row, n, &mut self.locals[0].drawing)
-    }
-}
-
-/// What the output layer has left.
-fn logit_rows<'s>(
-    kernels: &'s Kernels,
-    scratch: &'s mut Scratch,
-    wanted: &[usize],
-) -> LogitRows<'s> {
-    LogitRows { kernels, values: scratch.logits.get_mut(), rows: wanted.len() }
 }
 
 impl From<Panicked> for Error {

@@ -15,13 +15,13 @@
 
 use nanoinfer_format::QkNorm;
 
-use crate::inputs::{Input, Needs};
-use crate::pass::Pass;
+use super::Pass;
+use super::inputs::{Input, Needs};
+use super::product::Dest;
+use super::profile::PassStep;
+use super::scratch::Local;
+use crate::model::weights::{ExpertMatrices, Ffn, Layer, Matrix};
 use crate::pool::Worker;
-use crate::product::Dest;
-use crate::profile::PassStep;
-use crate::scratch::Local;
-use crate::weights::{ExpertMatrices, Ffn, Layer, Matrix};
 
 impl Pass<'_> {
     /// The whole pass. Returns whether it was cancelled, the same on every worker.

@@ -6,11 +6,11 @@ use std::ops::Range;
 use nanoinfer_format::{self as format, pad};
 use nanoinfer_kernels::{GROUP, LANES, NormKind, NormOf, NormPack, NormRow, Pack};
 
-use crate::inputs::{Needs, Rows, Tile};
-use crate::pass::{Pass, gather};
+use super::inputs::{Needs, Rows, Tile};
+use super::scratch::Local;
+use super::{Pass, gather};
+use crate::model::weights::{Layer, Norm};
 use crate::pool::{Columns, Worker};
-use crate::scratch::Local;
-use crate::weights::{Layer, Norm};
 
 impl Pass<'_> {
     /// The residual stream, normalised if there is a norm, packed as the next product's input.

@@ -25,11 +25,14 @@
 //!
 //! That is why the forward pass is safe code. This module, the threads and the buffers, is one of the
 //! few places with `unsafe`.
-#![allow(unsafe_code)]
 
+mod buffers;
+#[allow(unsafe_code)]
 mod shared;
+#[allow(unsafe_code)]
 mod threads;
 
+pub(crate) use buffers::Buffers;
 pub(crate) use shared::{Columns, Plain, Shared, Split};
 pub(crate) use threads::{Item, Panicked, Pool, Worker};
 

@@ -4,12 +4,12 @@ use std::ops::Range;
 
 use nanoinfer_kernels::{Activate, GROUP, Gemm, GemmF32, LANES, Pack, SoftCap, TOKENS};
 
-use crate::inputs::{Input, Needs, Packed, Rows};
-use crate::limits::panels_per_item;
-use crate::pass::Pass;
+use super::Pass;
+use super::inputs::{Input, Needs, Packed, Rows};
+use super::limits::panels_per_item;
+use super::scratch::Local;
+use crate::model::weights::{Matrix, Norm, Panels};
 use crate::pool::{Shared, Worker};
-use crate::scratch::Local;
-use crate::weights::{Matrix, Norm, Panels};
 
 /// Where a matrix product goes.
 pub(crate) enum Dest<'a> {

@@ -1,6 +1,6 @@
 //! Where the engine's buffers come from, and what they take: one description does both.
 
-use crate::pool::{Plain, Pool, Shared};
+use super::{Plain, Pool, Shared};
 
 /// Hands out zeroed buffers and counts their bytes, or only counts: then every buffer is empty and
 /// nothing is allocated. What is built from it, `Scratch` and all below, is described once.

@@ -8,20 +8,17 @@
 //! the place of a computation if they are of the same model, [`NUMERICS`], cache type, RoPE and
 //! tokens. `docs/FORMAT.md` gives the layout.
 
-mod entry;
 mod store;
 
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-pub(crate) use entry::Prefix;
-use entry::{HEADER, IDENTITY, MAGIC};
 pub use store::PrefixStore;
 
 use nanoinfer_kernels::BLOCK;
 
-use crate::cache::Cache;
+use crate::memory::{Cache, HEADER, IDENTITY, MAGIC, Prefix};
 use crate::{Engine, EngineOptions, Error, KvType, Message, Model, NUMERICS, SeqId, Step};
 
 /// The bytes that stored keys and values of an engine begin with.

@@ -9,6 +9,10 @@
 //! ```
 
 mod answer;
+mod dialogue;
+mod engines;
+mod generate;
+mod session;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,13 +20,13 @@ use std::time::{Duration, Instant};
 
 use nanoinfer_text::{Message, StopMatcher, TextStream};
 
-use crate::dialogue::Dialogue;
 use crate::sample::Sampler;
-use crate::speculate::Speculator;
-use crate::{
-    Canceller, Candidate, Engine, Engines, Error, FinishReason, GenerateOptions, Model, Overflow,
-    PassId, Script, SeqId, Stats,
-};
+use crate::speculate::{Script, Speculator};
+use crate::{Canceller, Candidate, Engine, Error, Model, Overflow, PassId, SeqId};
+pub use answer::{Event, FinishReason, GenerateOptions, Stats};
+use dialogue::Dialogue;
+pub use engines::Engines;
+pub use session::Session;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -185,8 +189,8 @@ impl Sequence {
         std::mem::take(&mut self.notes)
     }
 
-    /// Says what the next answers are to be, see [`Script`]. For measurements only.
-    pub fn set_script(&mut self, script: Option<Script>) {
+    /// See [`crate::bench::set_script`].
+    pub(crate) fn set_script(&mut self, script: Option<Script>) {
         self.speculator.set_script(script);
     }
 

@@ -2,10 +2,10 @@
 
 use nanoinfer_kernels::{GROUP, LANES, Rotate, pack, rope_table};
 
-use crate::pass::Pass;
+use super::Pass;
+use super::scratch::Local;
+use crate::model::weights::Panels;
 use crate::pool::{Columns, Worker};
-use crate::scratch::Local;
-use crate::weights::Panels;
 
 impl Pass<'_> {
     /// Rows of the embedding into the residual stream, and the angles of all tokens. An item is a

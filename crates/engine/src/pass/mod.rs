@@ -1,16 +1,32 @@
 //! What the steps of a pass share: what it works on, and how inputs of products are packed.
 
+mod attend;
+mod batch;
+mod embed;
+mod experts;
+mod forward;
+mod inputs;
+mod limits;
+mod norm;
+mod product;
+mod profile;
+mod routing;
+mod scratch;
+
 use std::ops::Range;
 
 use nanoinfer_format::{self as format, Config, NanoFile};
 use nanoinfer_kernels::{Activation, Kernels, LANES, TOKENS};
 
-use crate::batch::{Run, Sees, Slot};
-use crate::cache::Cache;
-use crate::inputs::{Input, OwnInputs, Rows, Tile};
+use crate::memory::Cache;
+use crate::model::weights::Weights;
 use crate::pool::Worker;
-use crate::scratch::Scratch;
-use crate::weights::Weights;
+use batch::Sees;
+pub(crate) use batch::{Run, Slot, divide};
+use inputs::{Input, OwnInputs, Rows, Tile};
+pub(crate) use limits::{MAX_SPLIT, MAX_TOKENS};
+pub use profile::{PassStep, Profile};
+pub(crate) use scratch::{InputNeeds, Local, Scratch, ScratchSizes};
 
 /// What a pass works on: all shared, all read-only but the phase-checked buffers. Its steps are
 /// methods, in the files that `forward.rs` lists them from.

@@ -6,15 +6,15 @@
 use nanoinfer_format::{Config, Quant};
 use nanoinfer_kernels::{AttendBlock, GROUP, Queries, QueriesMut, SPAN};
 
-use crate::buffers::Buffers;
-use crate::cache::KvType;
-use crate::inputs::{Needs, OwnInputs, SharedInputs};
-use crate::limits::{ATTENTION_RUN, MAX_SPLIT, MAX_TOKENS};
+use super::inputs::{Needs, OwnInputs, SharedInputs};
+use super::limits::{ATTENTION_RUN, MAX_SPLIT, MAX_TOKENS};
+use super::profile::{PassStep, Profile};
+use super::routing::{ExpertScratch, Routing};
+use crate::memory::KvType;
+use crate::model::weights::{Ffn, Weights};
+use crate::pool::Buffers;
 use crate::pool::{Shared, Worker};
-use crate::profile::{PassStep, Profile};
-use crate::routing::{ExpertScratch, Routing};
 use crate::sample::DrawScratch;
-use crate::weights::{Ffn, Weights};
 
 /// The forms of packed activations that a model's matrices read.
 #[derive(Clone, Copy, Debug, Default)]

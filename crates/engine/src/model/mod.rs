@@ -1,13 +1,15 @@
 //! A model file, opened: weights bound, tokenizer and vocabulary ready.
 
+pub(crate) mod weights;
+
 use std::path::Path;
 
 use nanoinfer_format::{Config, Generation, NanoFile, SectionKind};
 use nanoinfer_text::{ChatTemplate, ChatText, Message, Tokenizer, Vocab, VocabTable};
 
 use crate::Error;
-use crate::prefix::Prefix;
-use crate::weights::Weights;
+use crate::memory::Prefix;
+use weights::Weights;
 
 /// An open model. Opening maps the file and checks its tables; no weight is read.
 pub struct Model {

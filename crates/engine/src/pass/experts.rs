@@ -13,13 +13,13 @@
 use nanoinfer_format::{Experts, RouterSoftmax};
 use nanoinfer_kernels::{Activate, AddWeighted, GROUP, LANES, Pack, Route};
 
-use crate::inputs::{Input, Needs};
-use crate::limits::panels_per_item;
-use crate::pass::Pass;
+use super::Pass;
+use super::inputs::{Input, Needs};
+use super::limits::panels_per_item;
+use super::routing::PANELS;
+use super::scratch::Local;
+use crate::model::weights::ExpertMatrices;
 use crate::pool::Worker;
-use crate::routing::PANELS;
-use crate::scratch::Local;
-use crate::weights::ExpertMatrices;
 
 impl Pass<'_> {
     /// The experts of every token: cheaper done by every worker than shared.

@@ -5,7 +5,7 @@ mod counts;
 use nanoinfer_format::{Generation, LANES};
 use nanoinfer_kernels::{ExpWeights, Kernels};
 
-use crate::buffers::Buffers;
+use crate::pool::Buffers;
 use counts::Counts;
 
 /// How to choose the next token. The default is greedy: always the most likely one.

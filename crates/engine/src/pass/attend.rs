@@ -16,15 +16,15 @@ use nanoinfer_kernels::{
     StoreKv,
 };
 
-use crate::batch::{Sees, Slot};
-use crate::cache::{HeadMut, LayerSplit};
-use crate::inputs::{Needs, Rows};
-use crate::limits::ATTENTION_RUN;
-use crate::pass::{Pass, gather};
+use super::batch::{Sees, Slot};
+use super::inputs::{Needs, Rows};
+use super::limits::ATTENTION_RUN;
+use super::profile::PassStep;
+use super::scratch::Local;
+use super::{Pass, gather};
+use crate::memory::{HeadMut, LayerSplit};
+use crate::model::weights::Norm;
 use crate::pool::Worker;
-use crate::profile::PassStep;
-use crate::scratch::Local;
-use crate::weights::Norm;
 
 /// Consecutive tokens of one sequence, at one KV head of a layer.
 #[derive(Clone, Copy)]

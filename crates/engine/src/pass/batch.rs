@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use nanoinfer_kernels::{BLOCK, SPAN};
 
-use crate::cache::{SeqId, Slid};
-use crate::limits::MAX_SPLIT;
+use super::limits::MAX_SPLIT;
+use crate::memory::{SeqId, Slid};
 
 /// One token of a batch.
 #[derive(Clone, Copy, Debug)]

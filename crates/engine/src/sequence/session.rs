@@ -4,10 +4,9 @@ use std::slice;
 
 use nanoinfer_text::Message;
 
-use crate::{
-    Canceller, Candidate, Engine, Engines, Error, Event, GenerateOptions, PrefixStore, Script,
-    Sequence, Stats, Step,
-};
+use super::{Engines, Event, GenerateOptions, Sequence, Stats};
+use crate::speculate::Script;
+use crate::{Canceller, Candidate, Engine, Error, PrefixStore, Step};
 
 /// An engine and one sequence of it, for programs that have one conversation at a time.
 ///
@@ -116,8 +115,8 @@ impl Session {
         self.sequence.take_notes()
     }
 
-    /// See [`Sequence::set_script`].
-    pub fn set_script(&mut self, script: Option<Script>) {
+    /// See [`crate::bench::set_script`].
+    pub(crate) fn set_script(&mut self, script: Option<Script>) {
         self.sequence.set_script(script);
     }
 

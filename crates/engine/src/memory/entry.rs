@@ -4,10 +4,10 @@ use std::io::{self, Read};
 
 use nanoinfer_kernels::BLOCK;
 
-pub(super) const MAGIC: [u8; 8] = *b"NANOKV\0\x01";
-pub(super) const HEADER: usize = 96;
+pub(crate) const MAGIC: [u8; 8] = *b"NANOKV\0\x01";
+pub(crate) const HEADER: usize = 96;
 /// Bytes of the header that must be the same to be of use: all before the counts.
-pub(super) const IDENTITY: usize = 72;
+pub(crate) const IDENTITY: usize = 72;
 /// Tokens that an entry can have; no context is longer.
 const MAX_TOKENS: usize = 1 << 24;
 const MAX_TEXT: usize = 1 << 26;

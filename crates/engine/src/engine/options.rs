@@ -3,10 +3,9 @@
 use nanoinfer_format::Config;
 use nanoinfer_kernels::{BLOCK, Isa, SPAN};
 
-use crate::cache::{KvType, Overflow, Plan};
 use crate::default_threads;
-use crate::limits::MAX_TOKENS;
-use crate::scratch::{InputNeeds, ScratchSizes};
+use crate::memory::{KvType, Overflow, Plan};
+use crate::pass::{InputNeeds, MAX_TOKENS, ScratchSizes};
 
 /// How to run a model. The default suits one conversation on this machine.
 #[derive(Clone, Debug)]

@@ -8,9 +8,9 @@
 
 use nanoinfer_kernels::{Acts, ActsF32, GROUP, TOKENS, TileData, TileMut, packed_rows, tile_rows};
 
-use crate::buffers::Buffers;
+use crate::model::weights::Matrix;
+use crate::pool::Buffers;
 use crate::pool::{Columns, Item, Shared, Split, Worker};
-use crate::weights::Matrix;
 
 /// The forms of packed activations that some matrices read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
