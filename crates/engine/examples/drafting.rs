@@ -16,8 +16,8 @@ use std::time::Instant;
 
 use nanoinfer_engine::bench::{Script, set_script};
 use nanoinfer_engine::{
-    Drafting, Engine, EngineOptions, Event, GenerateOptions, Message, Model, Overflow, Sampling,
-    SeqId, Session, Stats, Step,
+    BatchToken, Drafting, Engine, EngineOptions, Event, GenerateOptions, Message, Model, Overflow,
+    Sampling, SeqId, Session, Stats,
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -198,7 +198,7 @@ fn prose(path: &str, scripted: Option<&str>) -> Result<()> {
 fn pass(engine: &mut Engine, seq: SeqId, rows: usize) -> Result<f64> {
     let mut times = Vec::new();
     for i in 0..9 {
-        let step = |j| Step { seq, token: 7 + i * 16 + j, logits: true };
+        let step = |j| BatchToken { seq, token: 7 + i * 16 + j, logits: true };
         let steps: Vec<_> = (0..rows as u32).map(step).collect();
         let start = Instant::now();
         engine.forward(&steps)?;
@@ -213,7 +213,7 @@ fn model(target: &str, draft: &str) -> Result<()> {
     let engine = |path: &str| -> Result<(Engine, SeqId)> {
         let mut engine = Engine::new(Model::open(path)?, &EngineOptions::default())?;
         let seq = engine.open()?;
-        let step = |i: u32| Step { seq, token: i % 100 + 3, logits: false };
+        let step = |i: u32| BatchToken { seq, token: i % 100 + 3, logits: false };
         engine.forward(&(0..256).map(step).collect::<Vec<_>>())?;
         Ok((engine, seq))
     };
@@ -287,7 +287,7 @@ fn nll(reference: &str, tokens: &[u32]) -> Result<Vec<f64>> {
         let mut following = tokens[1..].iter();
         let mut sum = 0.0;
         for chunk in tokens.chunks(64) {
-            let step = |&token| Step { seq, token, logits: true };
+            let step = |&token| BatchToken { seq, token, logits: true };
             let pass = engine.forward(&chunk.iter().map(step).collect::<Vec<_>>())?;
             for (row, next) in (0..chunk.len()).zip(&mut following) {
                 let logits = engine.logits(pass, row)?;

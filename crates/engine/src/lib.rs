@@ -35,7 +35,7 @@ mod speculate;
 pub mod bench;
 
 pub use cancel::Canceller;
-pub use engine::{Engine, EngineOptions, PassId, Step, buffer_bytes};
+pub use engine::{BatchToken, Engine, EngineOptions, PassId, buffer_bytes};
 pub use error::Error;
 pub use memory::{KvType, Overflow, SeqId};
 pub use model::Model;
@@ -43,7 +43,7 @@ pub use nanoinfer_kernels::{Isa, UnknownIsa};
 pub use nanoinfer_platform::cpu::{Cores, default_threads};
 pub use nanoinfer_platform::memory::available as available_memory;
 pub use nanoinfer_text::Message;
-pub use pass::{PassStep, Profile};
+pub use pass::{Profile, Stage};
 pub use prefix::{PrefixStore, bake};
 pub use sample::{Candidate, Sampling};
 pub use selfcheck::{NUMERICS, Replay, SelfCheck};

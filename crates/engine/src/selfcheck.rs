@@ -9,7 +9,7 @@ use std::path::Path;
 use nanoinfer_format::SectionKind;
 use serde::{Deserialize, Serialize};
 
-use crate::{Engine, EngineOptions, Error, Isa, Message, Model, Step};
+use crate::{BatchToken, Engine, EngineOptions, Error, Isa, Message, Model};
 
 /// Raised whenever any bit of any logit may change: results of two versions of this program are
 /// comparable where it is equal.
@@ -140,7 +140,7 @@ fn cases(engine: &mut Engine) -> Result<Vec<Case>, Error> {
     let mut steps = Vec::new();
     for case in &cases {
         let (seq, last) = (engine.open()?, case.tokens.len() - 1);
-        let step = |(i, &token): (usize, &u32)| Step { seq, token, logits: i == last };
+        let step = |(i, &token): (usize, &u32)| BatchToken { seq, token, logits: i == last };
         steps.extend(case.tokens.iter().enumerate().map(step));
     }
     let mut wanted = cases.iter_mut();

@@ -21,7 +21,7 @@ pub use options::{EngineOptions, buffer_bytes};
 
 /// One token to append to a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step {
+pub struct BatchToken {
     /// The sequence.
     pub seq: SeqId,
     /// The token.
@@ -235,7 +235,7 @@ impl Engine {
     /// The batch is too large, a token is not in the vocabulary, a sequence is not open or full, the
     /// cache is full, or all sequences of the batch were cancelled. The sequences are as before then,
     /// unless a worker panicked.
-    pub fn forward(&mut self, batch: &[Step]) -> Result<PassId, Error> {
+    pub fn forward(&mut self, batch: &[BatchToken]) -> Result<PassId, Error> {
         self.check()?;
         self.check_batch(batch)?;
         let prepared = self.prepare(batch).and_then(|()| self.pass());
@@ -256,7 +256,7 @@ impl Engine {
         Ok(pass)
     }
 
-    fn check_batch(&self, batch: &[Step]) -> Result<(), Error> {
+    fn check_batch(&self, batch: &[BatchToken]) -> Result<(), Error> {
         let vocab = self.model.config().vocab_size;
         if let Some(step) = batch.iter().find(|s| s.token >= vocab) {
             return Err(Error::Token { token: step.token, vocab });
@@ -270,7 +270,7 @@ impl Engine {
     }
 
     /// Room in the cache, and what the pass has to know of each token.
-    fn prepare(&mut self, batch: &[Step]) -> Result<(), Error> {
+    fn prepare(&mut self, batch: &[BatchToken]) -> Result<(), Error> {
         let before = |row: usize| {
             let step = &batch[row];
             batch[..row].iter().filter(|s| s.seq == step.seq).count()
@@ -299,7 +299,7 @@ impl Engine {
     }
 
     /// Gives back the room that was reserved for a batch.
-    fn give_back(&mut self, batch: &[Step]) -> Result<(), Error> {
+    fn give_back(&mut self, batch: &[BatchToken]) -> Result<(), Error> {
         for step in batch {
             // One that is not open has nothing; it may be what went wrong.
             if let Ok(len) = self.cache.len(step.seq) {
@@ -364,7 +364,7 @@ mod tests {
     fn a_workers_panic_is_an_error_and_the_process_goes_on() {
         let (mut engine, mut other) = (engine(), engine());
         let seq = engine.open().unwrap();
-        let step = |seq| [Step { seq, token: 7, logits: true }];
+        let step = |seq| [BatchToken { seq, token: 7, logits: true }];
         let pass = engine.forward(&step(seq)).unwrap();
         let scratch = &engine.scratch;
         let fault = engine.pool.run(&mut engine.locals, |w, _| {

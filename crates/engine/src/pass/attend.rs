@@ -19,7 +19,7 @@ use nanoinfer_kernels::{
 use super::batch::{Sees, Slot};
 use super::inputs::{Needs, Rows};
 use super::limits::ATTENTION_RUN;
-use super::profile::PassStep;
+use super::profile::Stage;
 use super::scratch::Local;
 use super::{Pass, gather};
 use crate::memory::{HeadMut, LayerSplit};
@@ -103,12 +103,12 @@ impl Pass<'_> {
             let (kv, mut cache) = (item.index(), cache.take(&item));
             let unit = self.unit(qkv, kv);
             self.store_head(w, &mut local.row, (layer, unit), &mut cache);
-            local.profile.mark(PassStep::Cache);
+            local.profile.mark(Stage::Cache);
             let part = Part { layer, kv, from: run.from, slots: self.slots };
             self.pack_queries(w, local, part);
             let block = |index| cache.view(index, head);
             self.attend_span(local, part, run.span(0), block, out.take(&item).run());
-            local.profile.mark(PassStep::Attention);
+            local.profile.mark(Stage::Attention);
         }
     }
 

@@ -18,7 +18,7 @@ use nanoinfer_format::QkNorm;
 use super::Pass;
 use super::inputs::{Input, Needs};
 use super::product::Dest;
-use super::profile::PassStep;
+use super::profile::Stage;
 use super::scratch::Local;
 use crate::model::weights::{ExpertMatrices, Ffn, Layer, Matrix};
 use crate::pool::Worker;
@@ -28,12 +28,12 @@ impl Pass<'_> {
     pub(crate) fn run(&self, w: &mut Worker<'_>, local: &mut Local) -> bool {
         local.profile.begin();
         self.embed(w, local);
-        if self.agree(w, local, PassStep::Embed) {
+        if self.agree(w, local, Stage::Embed) {
             return true;
         }
         for (index, layer) in self.weights.layers.iter().enumerate() {
             self.layer(w, local, layer, index);
-            if self.agree(w, local, PassStep::Down) {
+            if self.agree(w, local, Stage::Down) {
                 return true;
             }
         }
@@ -44,14 +44,14 @@ impl Pass<'_> {
     }
 
     /// A barrier at which all workers learn whether the pass is cancelled.
-    fn agree(&self, w: &mut Worker<'_>, local: &mut Local, step: PassStep) -> bool {
+    fn agree(&self, w: &mut Worker<'_>, local: &mut Local, step: Stage) -> bool {
         let cancelled = w.barrier_agree(self.cancelled);
         local.profile.mark(step);
         cancelled
     }
 
     /// A barrier if the workers have packed the inputs of `m` tokens together.
-    fn end_packing(&self, w: &mut Worker<'_>, local: &mut Local, m: usize, step: PassStep) {
+    fn end_packing(&self, w: &mut Worker<'_>, local: &mut Local, m: usize, step: Stage) {
         if Self::shares_inputs(m) {
             w.barrier();
         }
@@ -61,29 +61,29 @@ impl Pass<'_> {
     fn layer(&self, w: &mut Worker<'_>, local: &mut Local, layer: &Layer, index: usize) {
         let (m, qkv, output) = (self.m(), &layer.attn_qkv, &layer.attn_output);
         self.pack_norm(w, local, layer.attn_norm.as_ref(), Needs::of(qkv));
-        self.end_packing(w, local, m, PassStep::Norm);
+        self.end_packing(w, local, m, Stage::Norm);
         self.matmul(w, qkv, self.input(&local.inputs, m), Dest::Store(&self.scratch.qkv));
-        local.step(w, PassStep::Qkv);
+        local.step(w, Stage::Qkv);
         if self.config.qk_norm == QkNorm::Full {
             self.norm_all_heads(w, local, layer);
-            local.step(w, PassStep::Norm);
+            local.step(w, Stage::Norm);
         }
         if self.attends_by_heads() {
             self.store_and_attend(w, local, index);
         } else {
             self.store_kv(w, local, index);
-            local.step(w, PassStep::Cache);
+            local.step(w, Stage::Cache);
             self.attention(w, local, index);
         }
-        local.step(w, PassStep::Attention);
+        local.step(w, Stage::Attention);
         self.pack_attention(w, local, index, Needs::of(output));
-        self.end_packing(w, local, m, PassStep::PackAttention);
+        self.end_packing(w, local, m, Stage::PackAttention);
         let norm = layer.attn_post_norm.as_ref();
         self.matmul(w, output, self.input(&local.inputs, m), self.residual(norm));
-        local.step(w, PassStep::AttnOutput);
+        local.step(w, Stage::AttnOutput);
         if let Some(norm) = norm {
             self.add_normed(w, local, norm);
-            local.step(w, PassStep::AttnOutput);
+            local.step(w, Stage::AttnOutput);
         }
         match &layer.ffn {
             Ffn::Dense { gate_up, down } => self.dense(w, local, layer, [gate_up, down]),
@@ -100,13 +100,13 @@ impl Pass<'_> {
     ) {
         let m = self.m();
         self.pack_norm(w, local, layer.ffn_norm.as_ref(), Needs::of(gate_up));
-        self.end_packing(w, local, m, PassStep::Norm);
+        self.end_packing(w, local, m, Stage::Norm);
         self.gate_up(w, local, gate_up, Needs::of(down));
-        local.step(w, PassStep::GateUp);
+        local.step(w, Stage::GateUp);
         let norm = layer.ffn_post_norm.as_ref();
         self.matmul(w, down, Input::shared(m, &self.scratch.hidden), self.residual(norm));
         if let Some(norm) = norm {
-            local.step(w, PassStep::Down);
+            local.step(w, Stage::Down);
             self.add_normed(w, local, norm);
         }
     }
@@ -116,12 +116,12 @@ impl Pass<'_> {
         let (m, scores) = (self.m(), &self.scratch.experts.scores);
         let needs = Needs::of(&e.router).or(Needs::of(&e.gate_up));
         self.pack_norm(w, local, layer.ffn_norm.as_ref(), needs);
-        self.end_packing(w, local, m, PassStep::Norm);
+        self.end_packing(w, local, m, Stage::Norm);
         self.matmul(w, &e.router, self.input(&local.inputs, m), Dest::Store(scores));
-        local.step(w, PassStep::GateUp);
+        local.step(w, Stage::GateUp);
         self.route(w, local, config);
         self.experts_gate_up(w, local, e, config);
-        local.step(w, PassStep::GateUp);
+        local.step(w, Stage::GateUp);
         self.experts_down(w, local, e, config);
     }
 
@@ -129,9 +129,9 @@ impl Pass<'_> {
     fn head(&self, w: &mut Worker<'_>, local: &mut Local) {
         let (m, output) = (self.wanted.len(), &self.weights.output);
         self.pack_wanted(w, local);
-        self.end_packing(w, local, m, PassStep::Head);
+        self.end_packing(w, local, m, Stage::Head);
         self.matmul(w, output, self.input(&local.inputs, m), Dest::Logits(&self.scratch.logits));
-        local.step(w, PassStep::Head);
+        local.step(w, Stage::Head);
     }
 }
 
@@ -142,7 +142,7 @@ mod tests {
     use nanoinfer_format::Quant;
     use nanoinfer_packer::{Input, Options, convert};
 
-    use crate::{Engine, EngineOptions, Model, Step};
+    use crate::{BatchToken, Engine, EngineOptions, Model};
 
     /// Barriers of a layer in a pass of one token and in one of 17, which is more than one tile.
     fn barriers(model: &str) -> [u64; 2] {
@@ -157,7 +157,8 @@ mod tests {
         let layers = u64::from(engine.model().config().n_layers);
         let seq = engine.open().unwrap();
         [1, 17].map(|m| {
-            let steps: Vec<_> = (0..m).map(|i| Step { seq, token: i, logits: i == 0 }).collect();
+            let steps: Vec<_> =
+                (0..m).map(|i| BatchToken { seq, token: i, logits: i == 0 }).collect();
             let before = engine.phases();
             engine.forward(&steps).unwrap();
             let all = engine.phases() - before - BESIDES;

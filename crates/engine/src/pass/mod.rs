@@ -25,7 +25,7 @@ use batch::Sees;
 pub(crate) use batch::{Run, Slot, divide};
 use inputs::{Input, OwnInputs, Rows, Tile};
 pub(crate) use limits::{MAX_SPLIT, MAX_TOKENS};
-pub use profile::{PassStep, Profile};
+pub use profile::{Profile, Stage};
 pub(crate) use scratch::{InputNeeds, Local, Scratch, ScratchSizes};
 
 /// What a pass works on: all shared, all read-only but the phase-checked buffers. Its steps are

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 /// The steps of a forward pass, as `forward.rs` names them, and the choice of a token after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // the steps' own names
-pub enum PassStep {
+pub enum Stage {
     Embed,
     Norm,
     Qkv,
@@ -19,9 +19,9 @@ pub enum PassStep {
     Sampling,
 }
 
-impl PassStep {
+impl Stage {
     /// All steps, in the order of a pass.
-    pub const ALL: [PassStep; 11] = [
+    pub const ALL: [Stage; 11] = [
         Self::Embed,
         Self::Norm,
         Self::Qkv,
@@ -56,7 +56,7 @@ impl PassStep {
 /// Time per step, waiting at its barrier included, summed over layers and passes.
 #[derive(Clone, Debug)]
 pub struct Profile {
-    times: [Duration; PassStep::ALL.len()],
+    times: [Duration; Stage::ALL.len()],
     since: Instant,
     enabled: bool,
 }
@@ -79,7 +79,7 @@ impl Profile {
     }
 
     /// What ran since the last mark was `step`.
-    pub(crate) fn mark(&mut self, step: PassStep) {
+    pub(crate) fn mark(&mut self, step: Stage) {
         if self.enabled {
             let now = Instant::now();
             self.times[step as usize] += now - self.since;
@@ -88,14 +88,14 @@ impl Profile {
     }
 
     /// Adds the time of a step that was measured elsewhere.
-    pub(crate) fn add(&mut self, step: PassStep, time: Duration) {
+    pub(crate) fn add(&mut self, step: Stage, time: Duration) {
         if self.enabled {
             self.times[step as usize] += time;
         }
     }
 
     /// Time of a step.
-    pub fn time(&self, step: PassStep) -> Duration {
+    pub fn time(&self, step: Stage) -> Duration {
         self.times[step as usize]
     }
 

@@ -8,7 +8,7 @@ use nanoinfer_kernels::{AttendBlock, GROUP, Queries, QueriesMut, SPAN};
 
 use super::inputs::{Needs, OwnInputs, SharedInputs};
 use super::limits::{ATTENTION_RUN, MAX_SPLIT, MAX_TOKENS};
-use super::profile::{PassStep, Profile};
+use super::profile::{Profile, Stage};
 use super::routing::{ExpertScratch, Routing};
 use crate::memory::KvType;
 use crate::model::weights::{Ffn, Weights};
@@ -108,7 +108,7 @@ pub(crate) struct Local {
 
 impl Local {
     /// Ends a step: waits for the others and notes the time.
-    pub(crate) fn step(&mut self, w: &mut Worker<'_>, step: PassStep) {
+    pub(crate) fn step(&mut self, w: &mut Worker<'_>, step: Stage) {
         w.barrier();
         self.profile.mark(step);
     }

@@ -19,7 +19,7 @@ pub use store::PrefixStore;
 use nanoinfer_kernels::BLOCK;
 
 use crate::memory::{Cache, HEADER, IDENTITY, MAGIC, Prefix};
-use crate::{Engine, EngineOptions, Error, KvType, Message, Model, NUMERICS, SeqId, Step};
+use crate::{BatchToken, Engine, EngineOptions, Error, KvType, Message, Model, NUMERICS, SeqId};
 
 /// The bytes that stored keys and values of an engine begin with.
 fn identity(engine: &Engine) -> [u8; IDENTITY] {
@@ -158,7 +158,7 @@ pub fn bake(path: &Path, text: &str) -> Result<Vec<u8>, Error> {
     let mut engine = Engine::new(model, &options)?;
     let seq = engine.open()?;
     for chunk in tokens.chunks(engine.max_batch()) {
-        let step = |&token| Step { seq, token, logits: false };
+        let step = |&token| BatchToken { seq, token, logits: false };
         engine.forward(&chunk.iter().map(step).collect::<Vec<_>>())?;
     }
     let (identity, mut out) = (identity(&engine), Vec::new());

@@ -6,7 +6,9 @@ use nanoinfer_text::{StopMatcher, StopStep};
 
 use super::{Pending, Sequence, State};
 use crate::sample::{DrawScratch, LogitRows};
-use crate::{Engines, Error, Event, FinishReason, GenerateOptions, PassId, PassStep, Stats, Step};
+use crate::{
+    BatchToken, Engines, Error, Event, FinishReason, GenerateOptions, PassId, Stage, Stats,
+};
 
 impl Engines {
     /// Draws the next token of each sequence that has a row of the last pass left and no untaken
@@ -80,7 +82,7 @@ impl Sequence {
         &mut self,
         engines: &mut Engines,
         room: usize,
-        steps: &mut Vec<Step>,
+        steps: &mut Vec<BatchToken>,
     ) -> Result<(), Error> {
         if self.pending.is_some() {
             return Ok(());
@@ -123,15 +125,15 @@ impl Sequence {
         &mut self,
         engines: &Engines,
         n: usize,
-        steps: &mut Vec<Step>,
+        steps: &mut Vec<BatchToken>,
     ) -> Result<(), Error> {
         let taken = steps.iter().filter(|step| step.logits).count();
         let (seq, last) = (self.seq, self.tokens.len() - 1);
         let cached = engines.target.len(seq)?;
         let tokens = self.tokens[cached..cached + n].iter().zip(cached..);
-        steps.extend(tokens.map(|(&token, i)| Step { seq, token, logits: i == last }));
+        steps.extend(tokens.map(|(&token, i)| BatchToken { seq, token, logits: i == last }));
         let draft = self.speculator.draft().iter();
-        steps.extend(draft.map(|&token| Step { seq, token, logits: true }));
+        steps.extend(draft.map(|&token| BatchToken { seq, token, logits: true }));
         self.planned = taken..steps.iter().filter(|step| step.logits).count();
         self.passed = Instant::now();
         Ok(())
@@ -211,7 +213,7 @@ impl Sequence {
             self.failed = Some(engines.target.not_finite());
             return Ok(());
         };
-        engines.target.profile_mut().add(PassStep::Sampling, time);
+        engines.target.profile_mut().add(Stage::Sampling, time);
         let position = self.tokens.len();
         let script = self.speculator.script.as_ref();
         let id = script.and_then(|script| script.token(position)).unwrap_or(drawn);

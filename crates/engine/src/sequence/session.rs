@@ -6,7 +6,7 @@ use nanoinfer_text::Message;
 
 use super::{Engines, Event, GenerateOptions, Sequence, Stats};
 use crate::speculate::Script;
-use crate::{Canceller, Candidate, Engine, Error, PrefixStore, Step};
+use crate::{BatchToken, Canceller, Candidate, Engine, Error, PrefixStore};
 
 /// An engine and one sequence of it, for programs that have one conversation at a time.
 ///
@@ -28,7 +28,7 @@ use crate::{Canceller, Candidate, Engine, Error, PrefixStore, Step};
 pub struct Session {
     engines: Engines,
     sequence: Sequence,
-    steps: Vec<Step>,
+    steps: Vec<BatchToken>,
 }
 
 impl Session {
