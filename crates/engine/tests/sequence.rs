@@ -380,7 +380,7 @@ fn together(n: u32, cancel: Option<usize>) -> Vec<(Vec<u32>, FinishReason)> {
             match sequence.event().unwrap() {
                 Some(Event::Token { id, .. }) => said.push(id),
                 Some(Event::Finished { reason, .. }) => *end = Some(reason),
-                Some(Event::Prefill { .. }) | None => {}
+                _ => {}
             }
             if cancel == Some(i) && said.len() == 5 {
                 sequence.canceller().cancel();

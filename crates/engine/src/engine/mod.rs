@@ -4,6 +4,7 @@ mod logits;
 mod options;
 mod sequences;
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -333,6 +334,18 @@ impl Engine {
         };
         self.pool.run(&mut self.locals, |w, local| local.cancelled = pass.run(w, local))?;
         if self.locals[0].cancelled { Err(Error::Cancelled) } else { Ok(()) }
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("model", &self.model)
+            .field("isa", &self.isa())
+            .field("threads", &self.threads())
+            .field("ctx", &self.ctx())
+            .field("kv", &self.kv())
+            .finish_non_exhaustive()
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod weights;
 
+use std::fmt;
 use std::path::Path;
 
 use nanoinfer_format::{Config, Generation, NanoFile, SectionKind};
@@ -69,7 +70,7 @@ impl Model {
 
     /// The tokenizer.
     pub fn tokenizer(&self) -> Result<&Tokenizer, Error> {
-        let missing = || self.missing("tokenizer: it can only be given token ids");
+        let missing = || self.missing("tokenizer", "give it token ids");
         self.text.as_ref().map(|t| &t.tokenizer).ok_or_else(missing)
     }
 
@@ -94,7 +95,7 @@ impl Model {
         let (_, source) = self
             .file
             .section(SectionKind::ChatTemplate)
-            .ok_or_else(|| self.missing("chat template: use `generate` without --chat"))?;
+            .ok_or_else(|| self.missing("chat template", "prompt it with plain text"))?;
         let name = |id: Option<u32>| {
             let bytes = id.and_then(|id| Some(self.vocab()?.bytes(id))).unwrap_or_default();
             String::from_utf8_lossy(bytes).into_owned()
@@ -145,12 +146,18 @@ impl Model {
         Some((Prefix::read(&mut bytes).ok()?, bytes))
     }
 
-    fn missing(&self, what: &'static str) -> Error {
-        Error::Missing { path: self.file.path().to_path_buf(), what }
+    fn missing(&self, what: &'static str, instead: &'static str) -> Error {
+        Error::Missing { path: self.file.path().to_path_buf(), what, instead }
     }
 
     fn text_error(&self, source: nanoinfer_text::Error) -> Error {
         Error::Text { path: self.file.path().to_path_buf(), source }
+    }
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model").field("path", &self.file.path()).finish_non_exhaustive()
     }
 }
 

@@ -47,10 +47,10 @@ fn identity(engine: &Engine) -> [u8; IDENTITY] {
 fn differs(entry: &[u8; IDENTITY], engine: &[u8; IDENTITY]) -> Option<&'static str> {
     let parts = [
         (0..12, "is not a stored prompt of this version"),
-        (12..16, "was computed by an engine whose numbers are not comparable"),
-        (16..48, "is of another model"),
-        (48..64, "is of another cache type (--kv)"),
-        (64..72, "is of another RoPE"),
+        (12..16, "was computed by an engine with other numerics"),
+        (16..48, "belongs to another model"),
+        (48..64, "has another cache type"),
+        (64..72, "was computed with another RoPE"),
     ];
     parts.into_iter().find(|(range, _)| entry[range.clone()] != engine[range.clone()]).map(|p| p.1)
 }

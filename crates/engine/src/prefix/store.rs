@@ -134,7 +134,7 @@ impl PrefixStore {
         if bytes > self.limit {
             let (mb, limit) = (bytes >> 20, self.limit >> 20);
             return Err(format!(
-                "the prompt is not kept: it takes {mb} MB, --cache-size is {limit}"
+                "the prompt is not kept: it takes {mb} MB, but the store is limited to {limit} MB"
             ));
         }
         self.write(engine, (seq, tokens), &path).map_err(|e| {

@@ -21,6 +21,7 @@ pub struct GenerateOptions {
 
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FinishReason {
     /// The model ended it, or a stop string came.
     Stop,
@@ -46,6 +47,7 @@ impl FinishReason {
 
 /// What happened in one [`crate::Session::next`].
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Event<'s> {
     /// A part of the prompt was processed.
     Prefill {

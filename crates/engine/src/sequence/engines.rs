@@ -1,5 +1,7 @@
 //! What sequences run on: an engine, and what saves it work.
 
+use std::fmt;
+
 use crate::prefix::use_baked;
 use crate::speculate::check_draft;
 use crate::{Engine, Error, PrefixStore, SeqId};
@@ -13,6 +15,16 @@ pub struct Engines {
     draft: Option<Engine>,
     /// Where prompts are looked for, and kept by [`crate::Sequence::remember`].
     pub store: Option<PrefixStore>,
+}
+
+impl fmt::Debug for Engines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engines")
+            .field("target", &self.target)
+            .field("draft", &self.draft)
+            .field("store", &self.store)
+            .finish()
+    }
 }
 
 impl From<Engine> for Engines {

@@ -14,6 +14,7 @@ mod engines;
 mod generate;
 mod session;
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,7 +29,7 @@ use dialogue::Dialogue;
 pub use engines::Engines;
 pub use session::Session;
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Nothing asked for, or everything said.
     Idle,
@@ -88,6 +89,17 @@ fn limit(engine: &Engine) -> usize {
     match engine.overflow() {
         Overflow::Stop => engine.ctx(),
         Overflow::Slide => engine.ctx().max(1 << 20),
+    }
+}
+
+impl fmt::Debug for Sequence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sequence")
+            .field("seq", &self.seq)
+            .field("tokens", &self.tokens.len())
+            .field("state", &self.state)
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
     }
 }
 

@@ -25,6 +25,7 @@ use crate::{BatchToken, Canceller, Candidate, Engine, Error, PrefixStore};
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Debug)]
 pub struct Session {
     engines: Engines,
     sequence: Sequence,

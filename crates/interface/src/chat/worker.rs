@@ -401,6 +401,7 @@ impl Answer {
                 self.looked_inside = None; // what is shown at the end is of the last token
                 return Ok(Some(reason));
             }
+            Some(_) => {}
             None => return Ok(Some(FinishReason::Cancelled)),
         }
         let answered = session.stats().drafts.passes;
