@@ -8,22 +8,22 @@ use crate::pass::Scratch;
 use crate::sample::{Candidate, DrawScratch, LogitRows, Sampler};
 
 impl Engine {
-    /// Rows of logits of a pass.
+    /// Number of logits rows of a pass.
     pub(crate) fn rows(&self, pass: PassId) -> Result<usize, Error> {
         self.check_pass(pass)?;
         Ok(self.wanted.len())
     }
 
-    /// An error unless the pass is the last one.
+    /// Fails unless `pass` is the last pass.
     fn check_pass(&self, pass: PassId) -> Result<(), Error> {
         self.check()?;
         if self.pass == Some(pass) { Ok(()) } else { Err(Error::LogitsGone) }
     }
 
-    /// The logits after the `index`-th step of a pass that wanted them, `vocab_size` values.
+    /// The logits after the `index`-th token of a pass that requested them, `vocab_size` values.
     ///
     /// # Errors
-    /// Another pass has begun since, fewer logits were wanted, or they are not finite.
+    /// Another pass has begun since, fewer tokens requested logits, or the values are not finite.
     pub fn logits(&mut self, pass: PassId, index: usize) -> Result<&[f32], Error> {
         self.check_pass(pass)?;
         let rows = logit_rows(&self.kernels, &mut self.scratch, &self.wanted);
@@ -38,8 +38,8 @@ impl Engine {
         Error::NotFinite { path: self.model.file().path().to_path_buf() }
     }
 
-    /// Lets workers draw tokens: `draw` is called once for each of `tasks`, with the logits of the
-    /// pass and scratch that is the worker's.
+    /// Draws tokens on the workers: calls `draw` once for each of `tasks`, with the logits of the pass
+    /// and the worker's scratch.
     pub(crate) fn draw<T: Send>(
         &mut self,
         pass: PassId,
@@ -57,7 +57,7 @@ impl Engine {
         Ok(())
     }
 
-    /// What a token was chosen from, see [`Sampler::top`]; empty if that is gone.
+    /// The candidates of a draw, see [`Sampler::top`]; empty if the logits are gone.
     pub(crate) fn top(
         &mut self,
         (pass, row): (PassId, usize),
@@ -72,7 +72,7 @@ impl Engine {
     }
 }
 
-/// What the output layer has left.
+/// The output of the output layer.
 fn logit_rows<'s>(
     kernels: &'s Kernels,
     scratch: &'s mut Scratch,

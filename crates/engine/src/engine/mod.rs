@@ -1,4 +1,11 @@
-//! The engine: one model, its threads, its cache, and the call that moves sequences forward.
+//! The engine: a model, its threads and its cache.
+//!
+//! ```text
+//! options    EngineOptions → sizes of all buffers
+//! Engine     new · forward(batch of (sequence, token)) → PassId        this file
+//! sequences  open · fork · share · truncate · close
+//! logits     rows of the last pass, and tokens drawn from them
+//! ```
 
 mod logits;
 mod options;
@@ -27,12 +34,12 @@ pub struct BatchToken {
     pub seq: SeqId,
     /// The token.
     pub token: u32,
-    /// Whether the logits after this token are wanted.
+    /// Whether to compute the logits after this token.
     pub logits: bool,
 }
 
-/// Names a pass of an [`Engine`], whose logits can be read until the next one begins. No two passes
-/// of a process have the same name.
+/// Identifies a pass of an [`Engine`]; its logits can be read until the next pass begins. Unique
+/// within the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PassId(u64);
 
@@ -43,11 +50,11 @@ impl PassId {
     }
 }
 
-/// A model with everything it needs to run. All memory is reserved here; passes allocate nothing.
+/// A model with everything it needs to run. All memory is reserved up front; passes allocate nothing.
 ///
-/// A panic of a worker thread does not end the process: the call returns [`Error::Panicked`], and so
-/// does every later one on this engine, whose buffers are in an unknown state. Other engines are not
-/// affected. This needs `panic = "unwind"`, which is Rust's default.
+/// A panic in a worker thread does not end the process: the call returns [`Error::Panicked`], and so
+/// does every later call on this engine, as its buffers are in an unknown state. Other engines are
+/// not affected. This requires `panic = "unwind"`, Rust's default.
 pub struct Engine {
     model: Arc<Model>,
     kernels: Kernels,
@@ -63,7 +70,7 @@ pub struct Engine {
     chunk: usize,
     logits_rows: usize,
     cancellers: Vec<Canceller>, // of the sequences in the pass
-    /// The pass that `scratch.logits` is of.
+    /// The pass that computed `scratch.logits`.
     pass: Option<PassId>,
     processed: u64,
 }
@@ -123,7 +130,7 @@ impl Engine {
         &self.model
     }
 
-    /// An error if a worker has panicked: then nothing of this engine can be relied on.
+    /// Fails if a worker has panicked: then the engine's state is undefined.
     fn check(&self) -> Result<(), Error> {
         Ok(self.pool.check()?)
     }
@@ -133,12 +140,12 @@ impl Engine {
         self.kernels.isa()
     }
 
-    /// Starts measuring the steps of passes anew, or stops.
+    /// Resets the profile and starts or stops profiling.
     pub fn set_profiling(&mut self, enabled: bool) {
         self.locals[0].profile.enable(enabled);
     }
 
-    /// Time per step since [`Self::set_profiling`], as the calling thread saw it.
+    /// Time per stage since [`Self::set_profiling`], measured on the calling thread.
     pub fn profile(&self) -> &Profile {
         &self.locals[0].profile
     }
@@ -147,13 +154,13 @@ impl Engine {
         &mut self.locals[0].profile
     }
 
-    /// Tokens that passes have processed since the start, those of cancelled passes not counted.
+    /// Tokens processed since the engine started, excluding cancelled passes.
     pub fn processed(&self) -> u64 {
         self.processed
     }
 
-    /// Bytes that decoding one token reads, with `cached` positions in the cache: every weight
-    /// once, and the keys and values that attention sees.
+    /// Bytes read to decode one token with `cached` positions in the cache: every weight once, and
+    /// the keys and values within attention's reach.
     pub fn decode_bytes(&self, cached: usize) -> u64 {
         let config = self.model.config();
         let seen = |window: &u32| match *window {
@@ -169,8 +176,7 @@ impl Engine {
         &mut self.cache
     }
 
-    /// Tells apart engines of one model whose positions have other angles, as where those depend
-    /// on the size of the context.
+    /// A fingerprint of the RoPE frequencies, which can depend on the size of the context.
     pub(crate) fn rope_variant(&self) -> u64 {
         let (weights, file) = (self.model.weights(), self.model.file());
         let mut hasher = blake3::Hasher::new();
@@ -182,7 +188,7 @@ impl Engine {
         u64::from_le_bytes(*hasher.finalize().as_bytes().first_chunk().expect("32 bytes"))
     }
 
-    /// Phases that the workers have begun so far.
+    /// Phases begun so far.
     #[cfg(test)]
     pub(crate) fn phases(&self) -> u64 {
         self.pool.phases()
@@ -193,48 +199,48 @@ impl Engine {
         self.pool.workers()
     }
 
-    /// How keys and values are cached.
+    /// Precision of cached keys and values.
     pub fn kv(&self) -> KvType {
         self.cache.kv
     }
 
-    /// Positions that a token can see; where the context does not slide, those a sequence can hold.
+    /// Positions that a token can attend to; unless the context slides, also a sequence's capacity.
     pub fn ctx(&self) -> usize {
         self.cache.ctx()
     }
 
-    /// Most tokens per [`Self::forward`].
+    /// The most tokens per [`Self::forward`].
     pub fn max_batch(&self) -> usize {
         self.chunk
     }
 
-    /// Most tokens per [`Self::forward`] whose logits can be asked for.
+    /// The most tokens per [`Self::forward`] that can request logits.
     pub fn max_logits(&self) -> usize {
         self.logits_rows
     }
 
-    /// Bytes of cache per position of a sequence: what attention reads of it in one pass.
+    /// Bytes of cache per position of a sequence, read once per pass by attention.
     pub fn kv_bytes_per_position(&self) -> u64 {
         self.cache.kv.bytes_per_position(self.model.config())
     }
 
-    /// Blocks of 64 positions in the cache, and those that no sequence holds.
+    /// Blocks of 64 positions in the cache: all, and those that no sequence holds.
     pub fn kv_blocks(&self) -> (usize, usize) {
         (self.cache.n_blocks, self.cache.unused())
     }
 
-    /// What happens when the context is full.
+    /// The policy for a full context.
     pub fn overflow(&self) -> Overflow {
         self.cache.overflow()
     }
 
-    /// Appends a batch of tokens to their sequences, any mix of prefill and decode, at most
-    /// [`Self::max_batch`] of which at most [`Self::max_logits`] want logits. The pass that is
-    /// returned names them for [`Self::logits`]: row 0 is the first step that wanted them.
+    /// Appends a batch of tokens to their sequences, any mix of prefill and decode: at most
+    /// [`Self::max_batch`] tokens, of which at most [`Self::max_logits`] request logits. Pass the
+    /// returned id to [`Self::logits`]; row 0 belongs to the first token that requested them.
     ///
     /// # Errors
     /// The batch is too large, a token is not in the vocabulary, a sequence is not open or full, the
-    /// cache is full, or all sequences of the batch were cancelled. The sequences are as before then,
+    /// cache is full, or all sequences of the batch were cancelled. The sequences are then unchanged,
     /// unless a worker panicked.
     pub fn forward(&mut self, batch: &[BatchToken]) -> Result<PassId, Error> {
         self.check()?;
@@ -244,7 +250,7 @@ impl Engine {
             Ok(()) => {}
             Err(Error::Panicked { message }) => return Err(Error::Panicked { message }),
             Err(e) => {
-                self.give_back(batch)?;
+                self.release(batch)?;
                 return Err(e);
             }
         }
@@ -270,7 +276,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Room in the cache, and what the pass has to know of each token.
+    /// Reserves room in the cache and fills in the slots of the pass.
     fn prepare(&mut self, batch: &[BatchToken]) -> Result<(), Error> {
         let before = |row: usize| {
             let step = &batch[row];
@@ -279,7 +285,7 @@ impl Engine {
         for (row, step) in batch.iter().enumerate() {
             self.cache.reserve(step.seq, before(row) + 1)?;
         }
-        // Only now are the logits of the pass before given up.
+        // Errors above leave the previous pass's logits readable.
         self.pass = None;
         self.slots.clear();
         self.wanted.clear();
@@ -299,10 +305,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Gives back the room that was reserved for a batch.
-    fn give_back(&mut self, batch: &[BatchToken]) -> Result<(), Error> {
+    /// Releases the room reserved for a batch.
+    fn release(&mut self, batch: &[BatchToken]) -> Result<(), Error> {
         for step in batch {
-            // One that is not open has nothing; it may be what went wrong.
+            // A sequence that is not open holds no room; it may have caused the error.
             if let Ok(len) = self.cache.len(step.seq) {
                 self.cache.truncate(step.seq, len)?;
             }
@@ -310,7 +316,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Runs the batch in `slots`. An error is a cancellation or a panic.
+    /// Runs the batch in `slots`. Fails on cancellation or a panic.
     fn pass(&mut self) -> Result<(), Error> {
         if self.slots.is_empty() {
             return Ok(());
@@ -374,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_workers_panic_is_an_error_and_the_process_goes_on() {
+    fn a_workers_panic_is_an_error_and_the_process_continues() {
         let (mut engine, mut other) = (engine(), engine());
         let seq = engine.open().unwrap();
         let step = |seq| [BatchToken { seq, token: 7, logits: true }];

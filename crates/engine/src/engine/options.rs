@@ -1,4 +1,4 @@
-//! How to run a model, and what memory that takes.
+//! How to run a model, and the memory required.
 
 use nanoinfer_format::Config;
 use nanoinfer_kernels::{BLOCK, Isa, SPAN};
@@ -10,26 +10,26 @@ use crate::pass::{InputNeeds, MAX_TOKENS, ScratchSizes};
 /// How to run a model. The default suits one conversation on this machine.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// Worker threads; by default the physical cores this process may use.
+    /// Worker threads; by default one per physical core available to this process.
     pub threads: Option<usize>,
-    /// Positions per sequence; by default the model's, at most 4096.
+    /// Positions per sequence; by default the model's context length, at most 4096.
     pub ctx: Option<usize>,
-    /// How keys and values are cached; by default as exactly as the model is stored.
+    /// Precision of cached keys and values; by default that of the model's weights.
     pub kv: Option<KvType>,
     /// What happens when the context is full. Sliding makes `ctx` a multiple of 64, at least 128.
     pub overflow: Overflow,
     /// Sequences that can be open at once.
     pub sequences: usize,
-    /// Bytes of keys and values; by default as many as full contexts of all sequences take. With
-    /// less, a sequence can meet [`crate::Error::CacheFull`] before its context is full; with more,
-    /// more of what closed sequences computed is kept for others that begin alike.
+    /// Bytes of keys and values; by default enough for full contexts of all sequences. With less, a
+    /// sequence can hit [`crate::Error::CacheFull`] before its context is full; with more, the cache
+    /// keeps more of closed sequences for new ones with the same prefix.
     pub kv_bytes: Option<u64>,
-    /// Instruction set; by default the best this CPU has.
+    /// Instruction set; by default the best that this CPU supports.
     pub isa: Option<Isa>,
-    /// Most tokens per pass during prefill, at most 256. Changes speed, never results.
+    /// The most tokens per pass during prefill, up to 256. Affects speed, never results.
     pub chunk: usize,
-    /// Most tokens per pass whose logits can be asked for, at most `chunk`. Each takes memory for
-    /// a whole vocabulary, so more than the default pays only where every position is scored.
+    /// The most tokens per pass that can request logits, up to `chunk`. Each needs memory for a whole
+    /// vocabulary, so more than the default pays only for scoring every position.
     pub logits_rows: usize,
 }
 
@@ -49,10 +49,10 @@ impl Default for EngineOptions {
     }
 }
 
-/// Options with what is not given chosen.
+/// Options with defaults resolved.
 pub(crate) struct Sizes {
     pub threads: usize,
-    /// Positions whose spans attention has room for.
+    /// Positions for which attention has span buffers.
     pub spans: usize,
     pub chunk: usize,
     pub logits_rows: usize,
@@ -67,7 +67,7 @@ impl Sizes {
             Overflow::Stop => (ctx, ctx),
             Overflow::Slide => {
                 let ctx = (ctx / BLOCK * BLOCK).max(2 * BLOCK);
-                (ctx, ctx + 3 * SPAN) // pinned ones apart, and both ends cut through one
+                (ctx, ctx + 3 * SPAN) // one for the pinned blocks, and partial spans at both ends
             }
         };
         let kv = options.kv.unwrap_or(if needs.int8() { KvType::Q8 } else { KvType::F32 });
@@ -98,8 +98,8 @@ impl Sizes {
     }
 }
 
-/// Bytes of cache and scratch that an engine with these options would reserve, weights not counted,
-/// if all matrices have the config's encoding.
+/// Bytes of cache and scratch that an engine with these options would reserve, excluding weights, if
+/// all matrices use the config's encoding.
 pub fn buffer_bytes(config: &Config, options: &EngineOptions) -> u64 {
     let needs = InputNeeds::uniform(config);
     Sizes::of(config, needs, options).bytes(config, needs)

@@ -14,8 +14,8 @@ impl Engine {
         self.cache.open()
     }
 
-    /// Closes a sequence. What it computed is kept for others that begin alike, until the space is
-    /// needed.
+    /// Closes a sequence. Its full blocks stay available to new sequences with the same prefix until
+    /// the space is needed.
     ///
     /// # Errors
     /// Like every method that takes a sequence: it is not open in this engine.
@@ -24,8 +24,7 @@ impl Engine {
         self.cache.close(seq)
     }
 
-    /// Opens a sequence with all that another holds. Blocks of the cache are shared until one of
-    /// them writes.
+    /// Opens a copy of a sequence. Cache blocks are shared until one of the two writes.
     ///
     /// # Errors
     /// It is not open, or all of [`EngineOptions::sequences`] are.
@@ -34,7 +33,7 @@ impl Engine {
         self.cache.fork(seq)
     }
 
-    /// A handle that cancels what a sequence is doing.
+    /// A handle that cancels a sequence.
     ///
     /// # Errors
     /// It is not open.
@@ -43,7 +42,7 @@ impl Engine {
         self.cache.canceller(seq).cloned()
     }
 
-    /// Cached positions of a sequence, those that have slid out of sight included.
+    /// Cached positions of a sequence, including evicted ones.
     ///
     /// # Errors
     /// It is not open.
@@ -52,7 +51,7 @@ impl Engine {
         self.cache.len(seq)
     }
 
-    /// Cached positions that have slid out of sight.
+    /// Positions evicted by a sliding context.
     ///
     /// # Errors
     /// It is not open.
@@ -61,8 +60,8 @@ impl Engine {
         Ok(self.cache.slid(seq, last).evicted)
     }
 
-    /// Rolls a sequence back to its first `len` positions, in O(1) for each block that it gives
-    /// up. Returns what remains: less than `len` where the context has slid on too far since.
+    /// Rolls a sequence back to its first `len` positions, in O(1) per released block. Returns the
+    /// remaining positions: fewer than `len` if the context has since slid too far.
     ///
     /// # Errors
     /// It is not open.
@@ -71,9 +70,9 @@ impl Engine {
         self.cache.truncate(seq, len)
     }
 
-    /// Lets a sequence, which holds a beginning of `tokens`, share what another sequence has in
-    /// common with them, or whole blocks of 64 of what closed ones had, if that is more. Returns the
-    /// positions that it holds then, so that the rest of `tokens` can follow.
+    /// Extends a sequence, which holds a prefix of `tokens`, with the longest prefix available: that
+    /// of another open sequence, to the token, or of closed ones, in whole blocks of 64. Returns the
+    /// positions it now holds; the rest of `tokens` is still to be processed.
     ///
     /// # Errors
     /// It is not open.
@@ -82,8 +81,8 @@ impl Engine {
         self.cache.share(seq, tokens)
     }
 
-    /// Lets the first positions of a sequence stay when the context slides: whole blocks of 64,
-    /// one by default, at most half of the context. To be said before it slides.
+    /// Pins the first positions of a sequence, so that they stay when the context slides: whole
+    /// blocks of 64, one by default, at most half of the context. Call it before the context slides.
     ///
     /// # Errors
     /// It is not open.
@@ -92,7 +91,7 @@ impl Engine {
         self.cache.pin(seq, positions)
     }
 
-    /// Positions that a sequence can still take before the cache is full, its context aside.
+    /// Positions that a sequence can append before the cache is full, regardless of its context.
     pub(crate) fn room(&self, seq: SeqId) -> Result<usize, Error> {
         self.check()?;
         self.cache.room(seq)

@@ -1,4 +1,4 @@
-//! A model file, opened: weights bound, tokenizer and vocabulary ready.
+//! An open model file: weights bound, tokenizer and vocabulary ready.
 
 pub(crate) mod weights;
 
@@ -28,22 +28,21 @@ struct Text {
 impl Model {
     /// Opens a `.nano` file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
-        Self::of(NanoFile::open(path)?)
+        Self::from_file(NanoFile::open(path)?)
     }
 
-    /// Opens a `.nano` file by reading all of it into memory of this process, see
-    /// [`NanoFile::open_copy`].
+    /// Reads a whole `.nano` file into memory instead of mapping it, see [`NanoFile::open_copy`].
     pub fn open_copy(path: impl AsRef<Path>) -> Result<Self, Error> {
-        Self::of(NanoFile::open_copy(path)?)
+        Self::from_file(NanoFile::open_copy(path)?)
     }
 
-    fn of(file: NanoFile) -> Result<Self, Error> {
+    fn from_file(file: NanoFile) -> Result<Self, Error> {
         let weights = Weights::bind(&file)
             .map_err(|what| Error::Model { path: file.path().to_path_buf(), what })?;
         let text = Text::load(&file)
             .map_err(|source| Error::Text { path: file.path().to_path_buf(), source })?;
         if let Some(text) = &text {
-            text.fits(file.config().vocab_size)
+            text.check_size(file.config().vocab_size)
                 .map_err(|what| Error::Model { path: file.path().to_path_buf(), what })?;
         }
         Ok(Self { file, weights, text })
@@ -74,7 +73,7 @@ impl Model {
         self.text.as_ref().map(|t| &t.tokenizer).ok_or_else(missing)
     }
 
-    /// Token bytes, in place; `None` for a model without tokenizer.
+    /// Token bytes, borrowed from the file; `None` for a model without tokenizer.
     pub fn vocab(&self) -> Option<Vocab<'_>> {
         let (_, section) = self.file.section(SectionKind::Vocabulary)?;
         self.text.as_ref().map(|t| t.vocab.view(section))
@@ -106,8 +105,8 @@ impl Model {
             .map_err(|e| self.text_error(e))
     }
 
-    /// Ids of a raw prompt. What is typed never becomes a control token; a beginning-of-sequence
-    /// token comes first if the model's tokenizer says so.
+    /// Tokenizes plain text, which never yields control tokens. The result starts with the
+    /// beginning-of-sequence token if the model's tokenizer adds one.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
         let ids = self.tokenizer()?.encode(text, nanoinfer_text::Specials::Plain);
         let g = self.generation();
@@ -115,32 +114,31 @@ impl Model {
         Ok(bos.into_iter().chain(ids).collect())
     }
 
-    /// A conversation as the template renders it, up to where the model's answer begins.
+    /// A conversation rendered by the template, up to the beginning of the model's answer.
     pub(crate) fn chat_text(&self, messages: &[Message]) -> Result<ChatText, Error> {
         ChatText::render(self.tokenizer()?, &self.template()?, messages, true)
             .map_err(|e| self.text_error(e))
     }
 
-    /// Ids of a conversation, up to where the model's answer begins.
+    /// Tokenizes a conversation, up to the beginning of the model's answer.
     pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, Error> {
         Ok(self.chat_text(messages)?.encode_from(self.tokenizer()?, 0))
     }
 
-    /// Ids that every conversation with these first messages begins with, whatever the user says
-    /// next.
+    /// The common prefix of all conversations with these first messages, whatever the user says next.
     pub(crate) fn before_conversation(&self, system: &[Message]) -> Result<Vec<u32>, Error> {
-        let with = |said: &str| self.encode_chat(&[system, &[Message::new("user", said)]].concat());
+        let with = |text: &str| self.encode_chat(&[system, &[Message::new("user", text)]].concat());
         let (mut ids, other) = (with("0")?, with("x")?);
         ids.truncate(ids.iter().zip(&other).take_while(|(a, b)| a == b).count());
         Ok(ids)
     }
 
-    /// The system's message that is baked into the file, if there is one.
+    /// The system prompt baked into the file, if any.
     pub fn baked_prompt(&self) -> Option<String> {
         self.baked().map(|(prefix, _)| prefix.text).filter(|text| !text.is_empty())
     }
 
-    /// What is baked into the file, and its blocks of keys and values.
+    /// The baked prompt's header, and its blocks of keys and values.
     pub(crate) fn baked(&self) -> Option<(Prefix, &[u8])> {
         let (_, mut bytes) = self.file.section(SectionKind::BakedPrompt)?;
         Some((Prefix::read(&mut bytes).ok()?, bytes))
@@ -174,15 +172,16 @@ impl Text {
         Ok(Some(Self { tokenizer, vocab: VocabTable::parse(vocab)? }))
     }
 
-    /// Whether every id the tokenizer gives has an embedding, and every row of logits a text.
-    fn fits(&self, vocab_size: u32) -> Result<(), String> {
+    /// Checks that every id of the tokenizer has an embedding, and every row of logits an entry in
+    /// the vocabulary table.
+    fn check_size(&self, vocab_size: u32) -> Result<(), String> {
         let max = self.tokenizer.max_id();
         if max >= vocab_size {
             return Err(format!("the tokenizer has id {max}, the model {vocab_size} tokens"));
         }
-        let texts = self.vocab.len();
-        if texts != vocab_size as usize {
-            return Err(format!("the vocabulary table has {texts} tokens, the model {vocab_size}"));
+        let entries = self.vocab.len();
+        if entries != vocab_size as usize {
+            return Err(format!("the vocabulary table has {entries} tokens, the model {vocab_size}"));
         }
         Ok(())
     }

@@ -1,21 +1,21 @@
-//! What an answer should be, what is told while it comes, and what it took.
+//! Options of an answer, the events it yields, and its statistics.
 
 use std::time::Duration;
 
 use crate::{DraftStats, Drafting, Sampling};
 
-/// What an answer should be like.
+/// Options of an answer.
 #[derive(Clone, Debug, Default)]
 pub struct GenerateOptions {
-    /// Tokens to generate at most; `None` = until the model ends or the context is full.
+    /// The most tokens to generate; `None` = until the model stops or the context is full.
     pub max_tokens: Option<usize>,
     /// How to choose tokens.
     pub sampling: Sampling,
-    /// The answer ends before any of these strings.
+    /// The answer ends before the first of these strings.
     pub stop: Vec<String>,
     /// Do not stop at the model's end-of-answer tokens.
     pub ignore_eos: bool,
-    /// What may be drafted: changes speed, never a token.
+    /// Speculative decoding: affects speed, never the tokens.
     pub drafting: Drafting,
 }
 
@@ -23,9 +23,9 @@ pub struct GenerateOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FinishReason {
-    /// The model ended it, or a stop string came.
+    /// The model ended it, or a stop string occurred.
     Stop,
-    /// `max_tokens` were generated.
+    /// [`GenerateOptions::max_tokens`] was reached.
     Length,
     /// The context is full.
     Context,
@@ -45,7 +45,7 @@ impl FinishReason {
     }
 }
 
-/// What happened in one [`crate::Session::next`].
+/// The result of one [`crate::Session::next`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'s> {
@@ -53,25 +53,25 @@ pub enum Event<'s> {
     Prefill {
         /// Tokens processed so far.
         done: usize,
-        /// Tokens to process; what was cached does not count.
+        /// Tokens to process, cached ones excluded.
         total: usize,
     },
     /// A token was generated.
     Token {
         /// Its id.
         id: u32,
-        /// Text that is certain now: whole characters, no beginning of a stop string. May be empty.
+        /// Text that is now certain: whole characters, no prefix of a stop string. May be empty.
         text: &'s str,
-        /// The same as exact bytes: half characters at once, invalid ones as they are.
+        /// The same as exact bytes: partial characters without delay, invalid ones unchanged.
         bytes: &'s [u8],
     },
     /// The answer is complete.
     Finished {
-        /// Why.
+        /// The reason.
         reason: FinishReason,
         /// Text that was held back.
         text: &'s str,
-        /// The same as exact bytes, those given already left out.
+        /// The same as exact bytes, without those already emitted.
         bytes: &'s [u8],
     },
 }
@@ -81,7 +81,7 @@ pub enum Event<'s> {
 pub struct Stats {
     /// Tokens of the context when the answer began.
     pub prompt_tokens: usize,
-    /// Those of them that were cached already.
+    /// Those that were already cached.
     pub reused_tokens: usize,
     /// Tokens generated.
     pub generated: usize,
@@ -91,7 +91,7 @@ pub struct Stats {
     pub first_token: Duration,
     /// Time from the first token to the last.
     pub decode: Duration,
-    /// What drafting did.
+    /// Speculative decoding.
     pub drafts: DraftStats,
 }
 

@@ -1,10 +1,9 @@
-//! Which tokens of the context stand for which text of a conversation.
+//! Maps the text of a conversation to the tokens of the context.
 //!
-//! Tokenizing a conversation anew for each turn is wasteful, and wrong in one way: the text of an
-//! answer may have other tokens than those the model chose, and everything from there on would
-//! have to be computed again. So the tokens of the past stay as they are. A template is rendered
-//! whole, because only it knows what it writes, but only what follows the last *seam* is
-//! tokenized:
+//! Retokenizing a conversation on each turn is wasteful. It can also be wrong: an answer's text may
+//! tokenize differently from the tokens that the model chose, and everything after it would have to
+//! be recomputed. So past tokens are kept. The template is rendered whole, because its output is
+//! not predictable, but only the text after the last *seam* is tokenized:
 //!
 //! ```text
 //! text    <|system|>… <|user|>Hi <|assistant|>│Hello!│<|end|><|user|>And? <|assistant|>│
@@ -21,21 +20,21 @@ struct Seam {
     tokens: usize,
 }
 
-/// What a session knows of the conversation in its context.
+/// The conversation in a sequence's context.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Dialogue {
     /// The conversation as last rendered.
     text: ChatText,
-    /// Where prompts and answers ended, ascending.
+    /// The ends of prompts and answers, ascending.
     seams: Vec<Seam>,
 }
 
 impl Dialogue {
-    /// Tokens of the next prompt: how many of the context's stay, and what follows them.
+    /// The next prompt: how many tokens of the context to keep, and the tokens to append.
     ///
-    /// `answer` is the text of the context's tokens after the last prompt, and `end` where in the
-    /// context it ends. A template that shows an answer otherwise than it was (none of it, or
-    /// without its reasoning) makes a text that does not go on from there; what is common is kept.
+    /// `answer` is the text of the context's tokens after the last prompt, and `end` its end in the
+    /// context. If the template renders the answer differently (omits it, or its reasoning), only the
+    /// common part is kept.
     pub(crate) fn next(
         &self,
         tokenizer: &Tokenizer,
@@ -48,7 +47,7 @@ impl Dialogue {
         (seam.tokens, next.encode_from(tokenizer, seam.text))
     }
 
-    /// Remembers the prompt that the context, now of `tokens` tokens, was made from.
+    /// Records the prompt of the context, which now has `tokens` tokens.
     pub(crate) fn advance(&mut self, next: ChatText, answer: &str, end: usize, tokens: usize) {
         let answered = self.after_answer(&next, answer, end);
         self.seams.retain(|s| next.same_start(&self.text, s.text));
@@ -60,7 +59,7 @@ impl Dialogue {
         self.text = next;
     }
 
-    /// The seam after the answer, if the text goes on from prompt and answer. Templates may trim.
+    /// The seam after the answer, if the text continues prompt and answer. Templates may trim.
     fn after_answer(&self, next: &ChatText, answer: &str, end: usize) -> Option<Seam> {
         let prompt = self.text.text().len();
         if prompt == 0 || !next.same_start(&self.text, prompt) {

@@ -1,4 +1,4 @@
-//! What sequences run on: an engine, and what saves it work.
+//! An engine with its optional accelerators: a draft model and a prefix store.
 
 use std::fmt;
 
@@ -6,14 +6,14 @@ use crate::prefix::use_baked;
 use crate::speculate::check_draft;
 use crate::{Engine, Error, PrefixStore, SeqId};
 
-/// An engine, and optionally the engine of a draft model and a store of prompts. These change the speed
-/// of a sequence, never a token: where the draft model's engine fails, the answer goes on without it,
-/// and a note says so.
+/// An engine, and optionally a draft model's engine and a prefix store. Both affect the speed of a
+/// sequence, never its tokens: if the draft model's engine fails, the answer continues without it,
+/// with a note ([`crate::Sequence::take_notes`]).
 pub struct Engines {
-    /// The engine whose model answers.
+    /// The engine of the answering model.
     pub target: Engine,
     draft: Option<Engine>,
-    /// Where prompts are looked for, and kept by [`crate::Sequence::remember`].
+    /// Where prompts are looked up, and stored by [`crate::Sequence::remember`].
     pub store: Option<PrefixStore>,
 }
 
@@ -34,12 +34,11 @@ impl From<Engine> for Engines {
 }
 
 impl Engines {
-    /// Lets a small model draft, with the same vocabulary and room for as many positions; or none.
-    /// A sequence drafts with it from its next answer on, if the draft model's engine has a sequence
-    /// free for it.
+    /// Sets or removes the draft model: a small model with the same vocabulary and at least as large
+    /// a context. A sequence uses it from its next answer on, if the draft engine has a free sequence.
     ///
     /// # Errors
-    /// What does not fit.
+    /// The models do not match.
     pub fn set_draft(&mut self, draft: Option<Engine>) -> Result<(), Error> {
         if let Some(draft) = &draft {
             check_draft(draft, &self.target)?;
@@ -48,7 +47,7 @@ impl Engines {
         Ok(())
     }
 
-    /// The engine of the model that drafts.
+    /// The draft model's engine.
     pub fn draft(&self) -> Option<&Engine> {
         self.draft.as_ref()
     }
@@ -57,9 +56,9 @@ impl Engines {
         self.draft.as_mut()
     }
 
-    /// Lets a sequence, which holds a beginning of `ids`, hold as much of them as was computed before:
-    /// by other sequences, when the model was packed, or by earlier processes. Appends notes on what
-    /// could not be used.
+    /// Extends a sequence, which holds a prefix of `ids`, by whatever was computed before: by other
+    /// sequences, when the model was packed, or by earlier processes. Appends a note for each source
+    /// that is unusable.
     pub(crate) fn recall(
         &mut self,
         seq: SeqId,
@@ -75,8 +74,8 @@ impl Engines {
         Ok(())
     }
 
-    /// Keeps what a sequence holds, which is `ids`, in the store, if there is one and it does not
-    /// hold it yet. The error says why it could not be kept.
+    /// Stores the content of a sequence, `ids`, if there is a store that does not have it yet. The
+    /// error is the reason for a failure.
     pub(crate) fn keep(&mut self, seq: SeqId, ids: &[u32]) -> Result<(), String> {
         match &self.store {
             Some(store) => store.save(&mut self.target, seq, ids),

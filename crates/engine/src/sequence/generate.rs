@@ -1,4 +1,4 @@
-//! An answer: which steps it needs, which tokens are drawn, what is said.
+//! Generating an answer: plan tokens for a pass, draw from its logits, emit events.
 
 use std::time::Instant;
 
@@ -11,13 +11,13 @@ use crate::{
 };
 
 impl Engines {
-    /// Draws the next token of each sequence that has a row of the last pass left and no untaken
-    /// event; each draw is an item of work for a worker. Where a draft was right there is another row
-    /// after that: the next pass is due when no sequence has one ([`Sequence::has_row`]).
+    /// Draws the next token of each sequence that has an unused row of the last pass and no pending
+    /// event, in parallel on the workers. An accepted draft leaves another row to draw from: run the
+    /// next pass when no sequence has one ([`Sequence::has_row`]).
     ///
     /// # Errors
-    /// Rows are of an earlier pass, or the engine cannot be used any more. What is wrong with the
-    /// logits of one sequence, its [`Sequence::event`] says.
+    /// Rows belong to an earlier pass, or the engine has failed. Non-finite logits of a sequence are
+    /// reported by its [`Sequence::event`].
     pub fn draw(&mut self, sequences: &mut [Sequence]) -> Result<(), Error> {
         let mut rows = sequences.iter().enumerate().filter_map(|(i, s)| Some((i, s.row()?.0)));
         let Some((first, pass)) = rows.next() else { return Ok(()) };
@@ -44,18 +44,18 @@ impl Sequence {
         if self.tokens.is_empty() {
             return Err(Error::EmptyPrompt);
         }
-        // The last token is always processed: its logits are what the answer begins with.
+        // The last token is always processed, as the answer begins with its logits.
         self.end_draws(engines)?;
         let reused = engines.target.truncate(self.seq, self.tokens.len() - 1)?;
-        self.rest(None);
+        self.stop(None);
         self.last = None;
         self.canceller.clear();
         if let Some(stream) = &mut self.stream {
             stream.reset(self.answer_follows);
         }
         let longest = self.model.vocab_table().map_or(0, |v| 3 * (v.longest() + 4));
-        let stops = options.stop.iter().any(|s| !s.is_empty());
-        self.stop = stops.then(|| StopMatcher::new(&options.stop, longest));
+        let has_stops = options.stop.iter().any(|s| !s.is_empty());
+        self.stop_matcher = has_stops.then(|| StopMatcher::new(&options.stop, longest));
         self.sampler.sampling = options.sampling;
         self.sampler.restart(&self.tokens);
         let (drafting, sampling) = (options.drafting, options.sampling);
@@ -63,86 +63,88 @@ impl Sequence {
         self.stats =
             Stats { prompt_tokens: self.tokens.len(), reused_tokens: reused, ..Stats::default() };
         self.started = Instant::now();
-        let nothing_wanted = options.max_tokens == Some(0);
-        self.state =
-            if nothing_wanted { State::Ending(FinishReason::Length) } else { State::Prefill };
+        self.state = if options.max_tokens == Some(0) {
+            State::Ending(FinishReason::Length)
+        } else {
+            State::Prefill
+        };
         self.options = options;
         Ok(())
     }
 
-    /// Appends the steps that it wants in the next pass, at most `room`: the next tokens of the
-    /// prompt, or the last token and a draft of what may follow. None, if there is something to draw
-    /// or to say first, or nothing to do. The steps of other sequences may be there already, in the
-    /// order of the pass; with its own, no more want logits than the engine has rows for. A plan whose
-    /// pass does not come to be is forgotten with the next one.
+    /// Appends its tokens for the next pass to `batch`, at most `room`: the next tokens of the prompt,
+    /// or the last token and a draft of its continuation. Appends nothing while there is a row to draw
+    /// from or an event to take, or when idle. `batch` may already hold tokens of other sequences; the
+    /// engine's limit on logits covers them too. If the pass is not run, the next plan replaces this
+    /// one.
     ///
     /// # Errors
-    /// `engines` are not those it was opened in, or cannot be used any more.
+    /// `engines` is not where it was opened, or has failed.
     pub fn plan(
         &mut self,
         engines: &mut Engines,
         room: usize,
-        steps: &mut Vec<BatchToken>,
+        batch: &mut Vec<BatchToken>,
     ) -> Result<(), Error> {
         if self.pending.is_some() {
             return Ok(());
         }
         let working = matches!(self.state, State::Prefill | State::Decode);
         if working && self.canceller.is_cancelled() {
-            return self.cancelled(engines);
+            return self.finish_cancelled(engines);
         }
-        let taken = steps.iter().filter(|step| step.logits).count();
+        let taken = batch.iter().filter(|t| t.logits).count();
         let rows = engines.target.max_logits().saturating_sub(taken);
         match self.state {
             State::Prefill => {
                 let left = self.tokens.len() - engines.target.len(self.seq)?;
                 let left = if rows == 0 { left.saturating_sub(1) } else { left };
-                self.append_steps(engines, left.min(room), steps)
+                self.append_tokens(engines, left.min(room), batch)
             }
             State::Decode if self.speculator.row().is_none() => {
                 let Some(room) = room.min(rows).checked_sub(1) else { return Ok(()) };
-                // A draft fits into the context, and of the tokens still wanted one is drawn anyway.
-                let wanted =
+                // A draft must fit into the context; one of the remaining tokens is drawn anyway.
+                let left =
                     self.options.max_tokens.map_or(usize::MAX, |max| max - self.stats.generated);
-                let room = room.min(self.limit - self.tokens.len()).min(wanted - 1);
-                // Without the draft the pass may fit, and a draft must not make the difference.
+                let room = room.min(self.limit - self.tokens.len()).min(left - 1);
+                // A draft must not fill a cache that the pass alone would fit into.
                 let room = room.min(engines.target.room(self.seq)?.saturating_sub(1));
                 self.speculator.propose(&mut self.tokens, room, engines.draft_mut());
-                self.append_steps(engines, 1, steps)
+                self.append_tokens(engines, 1, batch)
             }
             State::Ending(reason) => {
                 self.end_draws(engines)?;
-                self.rest(Some(reason));
+                self.stop(Some(reason));
                 Ok(())
             }
             State::Decode | State::Idle => Ok(()),
         }
     }
 
-    /// The next `n` tokens of the context and the draft for what may follow them; the last token and
-    /// the draft with logits.
-    fn append_steps(
+    /// Appends the next `n` tokens of the context and the draft; the last token and the draft request
+    /// logits.
+    fn append_tokens(
         &mut self,
         engines: &Engines,
         n: usize,
-        steps: &mut Vec<BatchToken>,
+        batch: &mut Vec<BatchToken>,
     ) -> Result<(), Error> {
-        let taken = steps.iter().filter(|step| step.logits).count();
+        let taken = batch.iter().filter(|t| t.logits).count();
         let (seq, last) = (self.seq, self.tokens.len() - 1);
         let cached = engines.target.len(seq)?;
         let tokens = self.tokens[cached..cached + n].iter().zip(cached..);
-        steps.extend(tokens.map(|(&token, i)| BatchToken { seq, token, logits: i == last }));
+        batch.extend(tokens.map(|(&token, i)| BatchToken { seq, token, logits: i == last }));
         let draft = self.speculator.draft().iter();
-        steps.extend(draft.map(|&token| BatchToken { seq, token, logits: true }));
-        self.planned = taken..steps.iter().filter(|step| step.logits).count();
+        batch.extend(draft.map(|&token| BatchToken { seq, token, logits: true }));
+        self.planned = taken..batch.iter().filter(|t| t.logits).count();
         self.passed = Instant::now();
         Ok(())
     }
 
-    /// The pass with the steps that it planned last is done.
+    /// Records that the pass with its planned tokens is done.
     ///
     /// # Errors
-    /// The pass has not the rows that were planned, or as for [`Self::plan`].
+    /// The pass lacks the planned rows, or as for [`Self::plan`].
     pub fn passed(&mut self, engines: &mut Engines, pass: PassId) -> Result<(), Error> {
         let rows = engines.target.rows(pass)?;
         if self.planned.end > rows {
@@ -165,27 +167,27 @@ impl Sequence {
         Ok(())
     }
 
-    /// Ends the answer because it was cancelled, before or in a pass.
-    fn cancelled(&mut self, engines: &mut Engines) -> Result<(), Error> {
+    /// Ends a cancelled answer.
+    fn finish_cancelled(&mut self, engines: &mut Engines) -> Result<(), Error> {
         self.canceller.clear();
         self.end_draws(engines)?;
-        self.rest(Some(FinishReason::Cancelled));
+        self.stop(Some(FinishReason::Cancelled));
         Ok(())
     }
 
-    /// Whether it is at work and has nothing to say yet.
-    pub(crate) fn is_silent(&self) -> bool {
+    /// Whether it is generating and has no event yet.
+    pub(crate) fn needs_work(&self) -> bool {
         self.state != State::Idle && self.pending.is_none() && self.failed.is_none()
     }
 
-    /// Whether a row of the last pass is left to draw from: its logits are gone with the next pass.
-    /// Not if it was cancelled.
+    /// Whether a row of the last pass is left to draw from; the next pass discards it. False once
+    /// cancelled.
     pub fn has_row(&self) -> bool {
-        let wanted = self.state == State::Decode && !self.canceller.is_cancelled();
-        wanted && self.speculator.row().is_some()
+        let decoding = self.state == State::Decode && !self.canceller.is_cancelled();
+        decoding && self.speculator.row().is_some()
     }
 
-    /// The pass with a row that its next token is to be drawn from now, if there is one.
+    /// The pass and row to draw the next token from, if it can be drawn now.
     fn row(&self) -> Option<(PassId, usize)> {
         if self.pending.is_some() || !self.has_row() {
             return None;
@@ -194,7 +196,7 @@ impl Sequence {
         Some((pass, first + self.speculator.row()?))
     }
 
-    /// Draws its next token, on whatever thread; [`Self::drawn`] makes it part of the context.
+    /// Draws its next token, on any thread; [`Self::drawn`] appends it to the context.
     fn draw(&mut self, rows: LogitRows<'_>, scratch: &mut DrawScratch) {
         let Some((_, row)) = self.row() else { return };
         let start = Instant::now();
@@ -202,14 +204,14 @@ impl Sequence {
         self.drawn = Some((id, start.elapsed()));
     }
 
-    /// Makes the token that was drawn the last of the context.
+    /// Appends the drawn token to the context.
     fn drawn(&mut self, engines: &mut Engines) -> Result<(), Error> {
         let (Some((drawn, time)), Some(row)) = (self.drawn.take(), self.row()) else {
             return Ok(());
         };
         let Some(drawn) = drawn else {
             self.end_draws(engines)?;
-            self.rest(None);
+            self.stop(None);
             self.failed = Some(engines.target.not_finite());
             return Ok(());
         };
@@ -248,10 +250,10 @@ impl Sequence {
         }
     }
 
-    /// What there is to say, if there is anything. Allocates nothing.
+    /// Takes the next event, if any. Allocates nothing.
     ///
     /// # Errors
-    /// The answer cannot go on: its logits are not finite.
+    /// The answer cannot continue: its logits are not finite.
     pub fn event(&mut self) -> Result<Option<Event<'_>>, Error> {
         if let Some(error) = self.failed.take() {
             return Err(error);
@@ -268,7 +270,7 @@ impl Sequence {
         let (Some(stream), Some(vocab)) = (&mut self.stream, self.model.vocab()) else {
             return Event::Token { id, text: "", bytes: &[] };
         };
-        let Some(stop) = &mut self.stop else {
+        let Some(stop) = &mut self.stop_matcher else {
             stream.push(&vocab, id);
             return Event::Token { id, text: stream.text(), bytes: stream.raw() };
         };
@@ -284,7 +286,7 @@ impl Sequence {
     }
 
     fn finished_event(&mut self, reason: FinishReason) -> Event<'_> {
-        match (&mut self.stream, &mut self.stop) {
+        match (&mut self.stream, &mut self.stop_matcher) {
             (Some(stream), Some(stop)) => {
                 let text = stop.finish_with(stream.finish());
                 Event::Finished { reason, text, bytes: text.as_bytes() }

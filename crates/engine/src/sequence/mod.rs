@@ -1,12 +1,16 @@
-//! One conversation: from a prompt to the events of an answer. It owns no engine and decides nothing
-//! about others: it says which steps it wants in the next pass, and makes events of its rows.
+//! One conversation: from a prompt to the events of an answer. A sequence owns no engine and does not
+//! schedule: it plans its tokens for the next pass, and turns its rows of logits into events.
 //!
 //! ```text
-//! prompt_… ─► start ─► ┌► plan     steps for the next pass, if it needs one
-//!                      │  passed   the pass is done: these rows are its own
-//!                      │  draw     a token from a row, beside those of other sequences
-//!                      └─ event    what came of it
+//! prompt_… ─► start ─► ┌► plan     tokens for the next pass, if one is needed
+//!                      │  passed   the pass is done: which rows belong to this sequence
+//!                      │  draw     a token from a row, alongside those of other sequences
+//!                      └─ event    the result
 //! ```
+//!
+//! This file has the state and the prompts; `generate` the loop above, `dialogue` what a prompt keeps
+//! of the previous one, `answer` options, events and statistics. `engines` is what a sequence runs
+//! on, `session` an engine with one sequence.
 
 mod answer;
 mod dialogue;
@@ -31,14 +35,14 @@ pub use session::Session;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Nothing asked for, or everything said.
+    /// No answer requested, or all of it emitted.
     Idle,
     Prefill,
     Decode,
     Ending(FinishReason),
 }
 
-/// What is to be said next.
+/// The next event.
 #[derive(Clone, Copy)]
 enum Pending {
     Prefill { done: usize, total: usize },
@@ -47,7 +51,7 @@ enum Pending {
 }
 
 /// A sequence of an engine, with sampler, text stream and drafts. Its keys and values live in the
-/// engine: close it ([`Self::close`]) to give that room back.
+/// engine's cache; [`Self::close`] releases them.
 #[must_use = "its cache is held until it is closed"]
 pub struct Sequence {
     model: Arc<Model>,
@@ -55,9 +59,9 @@ pub struct Sequence {
     canceller: Canceller,
     /// The most tokens the context can have.
     limit: usize,
-    /// The context: what is cached, then what is to be processed.
+    /// The context: first the cached tokens, then those to be processed.
     tokens: Vec<u32>,
-    /// The context ends where an answer begins, not in the middle of a text.
+    /// Whether the context ends at the beginning of an answer rather than in the middle of text.
     answer_follows: bool,
     dialogue: Dialogue,
     notes: Vec<String>,
@@ -66,25 +70,25 @@ pub struct Sequence {
     pending: Option<Pending>,
     sampler: Sampler,
     speculator: Speculator,
-    /// Of the steps that it planned last: the rows of logits that they want.
+    /// Rows of logits requested by the last plan.
     planned: Range<usize>,
-    /// The pass with the rows that tokens are drawn from, and the first of these.
+    /// The pass to draw from, and this sequence's first row.
     rows: Option<(PassId, usize)>,
-    /// The token a worker drew, `None` if its logits are not finite, and how long that took.
+    /// The drawn token, `None` if its logits are not finite, and the time of the draw.
     drawn: Option<(Option<u32>, Duration)>,
-    /// Why it cannot go on.
+    /// Why the answer cannot continue.
     failed: Option<Error>,
-    /// Where the last token came from, and whether it was new to the context.
+    /// The last token's row of logits, and whether the token was new to the context.
     last: Option<((PassId, usize), bool)>,
     stream: Option<TextStream>,
-    stop: Option<StopMatcher>,
+    stop_matcher: Option<StopMatcher>,
     stats: Stats,
     started: Instant,
     passed: Instant,
 }
 
-/// Tokens that a context can have. One that slides could go on for ever, but its tokens are kept:
-/// four bytes each, and as many for looking them up.
+/// The most tokens of a context. A sliding one is unbounded in principle, but its tokens are kept, at
+/// four bytes each and four more for lookup.
 fn limit(engine: &Engine) -> usize {
     match engine.overflow() {
         Overflow::Stop => engine.ctx(),
@@ -110,10 +114,10 @@ impl Sequence {
     /// All of [`crate::EngineOptions::sequences`] are open.
     pub fn open(engines: &mut Engines) -> Result<Self, Error> {
         let seq = engines.target.open()?;
-        Self::of(engines, seq)
+        Self::with_id(engines, seq)
     }
 
-    fn of(engines: &Engines, seq: SeqId) -> Result<Self, Error> {
+    fn with_id(engines: &Engines, seq: SeqId) -> Result<Self, Error> {
         let engine = &engines.target;
         let (model, capacity) = (Arc::clone(engine.model()), limit(engine) + 1);
         Ok(Self {
@@ -135,7 +139,7 @@ impl Sequence {
             failed: None,
             last: None,
             stream: model.vocab_table().map(|v| TextStream::new(v, true)),
-            stop: None,
+            stop_matcher: None,
             stats: Stats::default(),
             started: Instant::now(),
             passed: Instant::now(),
@@ -143,43 +147,43 @@ impl Sequence {
         })
     }
 
-    /// A copy of the context, to be continued in another way: one prompt, several answers. Nothing is
-    /// computed again, and nothing copied but the block of the cache in which they part.
+    /// Copies the context, for several answers to one prompt. Nothing is recomputed, and of the cache
+    /// only the block in which the two diverge is copied.
     ///
     /// # Errors
     /// All of [`crate::EngineOptions::sequences`] are open.
     pub fn fork(&mut self, engines: &mut Engines) -> Result<Self, Error> {
         self.end_draws(engines)?;
         let seq = engines.target.fork(self.seq)?;
-        let mut fork = Self::of(engines, seq)?;
+        let mut fork = Self::with_id(engines, seq)?;
         fork.tokens.extend_from_slice(&self.tokens);
         (fork.answer_follows, fork.dialogue) = (self.answer_follows, self.dialogue.clone());
-        fork.stats = self.stats; // which of the tokens are an answer
+        fork.stats = self.stats; // marks the answer's tokens
         Ok(fork)
     }
 
-    /// Gives its room in the cache back. What it computed is kept for sequences that begin alike,
+    /// Releases its room in the cache. Full blocks stay available to sequences with the same prefix
     /// until the room is needed.
     ///
     /// # Errors
-    /// The engine cannot be used any more.
+    /// The engine has failed.
     pub fn close(mut self, engines: &mut Engines) -> Result<(), Error> {
         self.speculator.close(engines.draft_mut());
         engines.target.close(self.seq)
     }
 
-    /// Its sequence in the engine.
+    /// Its id in the engine.
     pub(crate) fn id(&self) -> SeqId {
         self.seq
     }
 
-    /// A handle that stops the answer from any thread, within a layer's time if no other sequence is
-    /// in the pass.
+    /// A handle that stops the answer from any thread: within one layer if no other sequence is in the
+    /// pass.
     pub fn canceller(&self) -> Canceller {
         self.canceller.clone()
     }
 
-    /// All tokens of the context, generated ones included.
+    /// All tokens of the context, including generated ones.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
     }
@@ -194,8 +198,8 @@ impl Sequence {
         Stats { drafts: self.speculator.stats(), ..self.stats }
     }
 
-    /// Why something that was stored could not be used, or not be stored, or why the draft model does
-    /// not draft, since the last call.
+    /// Returns and clears the notes since the last call: why a stored prompt could not be used or
+    /// written, or why the draft model is not drafting.
     pub fn take_notes(&mut self) -> Vec<String> {
         self.notes.extend(self.speculator.take_note());
         std::mem::take(&mut self.notes)
@@ -206,17 +210,17 @@ impl Sequence {
         self.speculator.set_script(script);
     }
 
-    /// Tokens of the context whose keys and values are cached: all but what is to be processed.
+    /// Tokens of the context with cached keys and values: all but those still to be processed.
     ///
     /// # Errors
-    /// The engine is not the one it was opened in, or cannot be used any more.
+    /// The engine is not the one it was opened in, or has failed.
     pub fn cached(&self, engines: &Engines) -> Result<usize, Error> {
-        // During a pass's draws the cache also holds drafts that may yet be rejected.
+        // Between the draws of a pass, the cache also holds drafts that may yet be rejected.
         Ok(engines.target.len(self.seq)?.min(self.tokens.len()))
     }
 
-    /// Keeps what is cached of the context in the store, if there is one and it does not hold it
-    /// yet. What goes wrong becomes a note.
+    /// Stores the cached part of the context, if there is a store that does not have it yet. Failures
+    /// become notes.
     pub fn remember(&mut self, engines: &mut Engines) {
         let kept = match self.cached(engines) {
             Ok(cached) => engines.keep(self.seq, &self.tokens[..cached]),
@@ -225,32 +229,32 @@ impl Sequence {
         self.notes.extend(kept.err());
     }
 
-    /// What the last token was chosen from: the `n` most likely tokens with the probabilities that
-    /// the model gave them, penalties applied, temperature and filters not. Empty before the
-    /// answer's first token, and once another pass has begun.
+    /// The candidates for the last token: the `n` most likely ones with the model's probabilities,
+    /// after penalties, before temperature and filters. Empty before the answer's first token and
+    /// after another pass has begun.
     pub fn candidates(&mut self, engines: &mut Engines, n: usize) -> Vec<Candidate> {
         let (Some((row, new)), Some(&id)) = (self.last, self.tokens.last()) else {
             return Vec::new();
         };
-        // Penalties as they were: without the token itself.
+        // The penalties at the time of the draw did not include the token itself.
         self.sampler.pop(id, new);
         let candidates = engines.target.top(row, &self.sampler, n);
         self.sampler.push(id);
         candidates
     }
 
-    /// Makes `ids` the context. The longest common prefix with the present one stays cached, or
-    /// what another sequence of the engine has, or a closed one had, if that is more.
+    /// Makes `ids` the context. The longest prefix cached by this sequence, another one of the engine
+    /// or a closed one is reused.
     ///
     /// # Errors
-    /// A token is not in the vocabulary, or there are too many. The context is as before then.
+    /// A token is not in the vocabulary, or there are too many. The context is then unchanged.
     pub fn prompt_tokens(&mut self, engines: &mut Engines, ids: &[u32]) -> Result<(), Error> {
         self.set_context(engines, ids, 0)?;
         self.dialogue = Dialogue::default();
         Ok(())
     }
 
-    /// Makes a raw text the context, to be continued.
+    /// Makes plain text the context, to be continued.
     ///
     /// # Errors
     /// The model has no tokenizer, or the text does not fit.
@@ -261,12 +265,12 @@ impl Sequence {
 
     /// Makes a conversation the context, to be answered.
     ///
-    /// If it goes on from the one in the context, the tokens of that stay as they are, those of
-    /// answers too, and only what the template adds is tokenized.
+    /// If it continues the conversation in the context, existing tokens are kept, including those of
+    /// answers, and only the template's additions are tokenized.
     ///
     /// # Errors
-    /// The model has no chat template, the template refuses the conversation, or it does not fit.
-    /// The context is as before then.
+    /// The model has no chat template, the template rejects the conversation, or it does not fit. The
+    /// context is then unchanged.
     pub fn prompt_chat(
         &mut self,
         engines: &mut Engines,
@@ -289,7 +293,7 @@ impl Sequence {
         Ok(())
     }
 
-    /// Makes `ids` the context, of which `pinned` stay in sight if it slides.
+    /// Makes `ids` the context and pins the first `pinned` of them against sliding.
     fn set_context(
         &mut self,
         engines: &mut Engines,
@@ -313,13 +317,13 @@ impl Sequence {
         self.tokens.clear();
         self.tokens.extend_from_slice(ids);
         self.answer_follows = false;
-        self.rest(None);
+        self.stop(None);
         (self.last, self.stats) = (None, Stats::default());
         Ok(())
     }
 
-    /// The text of the present answer, and where in the context it ends: before the token that
-    /// said so, which the template will write itself.
+    /// The current answer's text and its end in the context: before the end-of-answer token, which
+    /// the template renders itself.
     fn answer(&self) -> (String, usize) {
         let (Some(table), Some(vocab)) = (self.model.vocab_table(), self.model.vocab()) else {
             return (String::new(), self.tokens.len());
@@ -335,14 +339,14 @@ impl Sequence {
         (text, self.tokens.len() - usize::from(ended))
     }
 
-    /// Stops; only the reason, if any, is left to report.
-    fn rest(&mut self, reason: Option<FinishReason>) {
+    /// Stops, with at most the reason left to report.
+    fn stop(&mut self, reason: Option<FinishReason>) {
         self.state = State::Idle;
         self.pending = reason.map(Pending::Finished);
         (self.rows, self.drawn, self.failed) = (None, None, None);
     }
 
-    /// No more is drawn from the last pass: what the cache holds beyond the last token goes.
+    /// Ends the draws from the last pass: drops drafts from the cache.
     fn end_draws(&mut self, engines: &mut Engines) -> Result<(), Error> {
         if self.speculator.row().is_some() {
             let cached = self.tokens.len().saturating_sub(1);

@@ -8,7 +8,7 @@ use super::{Engines, Event, GenerateOptions, Sequence, Stats};
 use crate::speculate::Script;
 use crate::{BatchToken, Canceller, Candidate, Engine, Error, PrefixStore};
 
-/// An engine and one sequence of it, for programs that have one conversation at a time.
+/// An engine with one of its sequences, for programs with one conversation at a time.
 ///
 /// ```no_run
 /// use nanoinfer_engine::{Engine, EngineOptions, Event, GenerateOptions, Model, Session};
@@ -29,35 +29,35 @@ use crate::{BatchToken, Canceller, Candidate, Engine, Error, PrefixStore};
 pub struct Session {
     engines: Engines,
     sequence: Sequence,
-    steps: Vec<BatchToken>,
+    batch: Vec<BatchToken>,
 }
 
 impl Session {
-    /// A session with an empty context. Opens a sequence of the engine.
+    /// A session with an empty context, in a new sequence of the engine.
     pub fn new(engine: Engine) -> Result<Self, Error> {
-        let steps = Vec::with_capacity(engine.max_batch());
+        let batch = Vec::with_capacity(engine.max_batch());
         let mut engines = Engines::from(engine);
-        Ok(Self { sequence: Sequence::open(&mut engines)?, engines, steps })
+        Ok(Self { sequence: Sequence::open(&mut engines)?, engines, batch })
     }
 
-    /// Does the next piece of work and says what came of it; `None` when the answer is complete.
-    /// Allocates nothing after the first token.
+    /// Does the next unit of work and returns its event; `None` once the answer is complete. Allocates
+    /// nothing after the first token.
     #[allow(clippy::should_implement_trait)] // it lends, which `Iterator` cannot
     pub fn next(&mut self) -> Result<Option<Event<'_>>, Error> {
-        // More than one step only if the answer is cancelled in the middle of one.
-        while self.sequence.is_silent() {
+        // Repeats only if the answer is cancelled in the middle of a step.
+        while self.sequence.needs_work() {
             self.step()?;
         }
         self.sequence.event()
     }
 
-    /// A pass if the sequence needs one, and a draw if it has a row then.
+    /// Runs a pass if the sequence needs one, then draws a token if there is a row.
     fn step(&mut self) -> Result<(), Error> {
-        let Self { engines, sequence, steps } = self;
-        steps.clear();
-        sequence.plan(engines, engines.target.max_batch(), steps)?;
-        if !steps.is_empty() {
-            match engines.target.forward(steps) {
+        let Self { engines, sequence, batch } = self;
+        batch.clear();
+        sequence.plan(engines, engines.target.max_batch(), batch)?;
+        if !batch.is_empty() {
+            match engines.target.forward(batch) {
                 Ok(pass) => sequence.passed(engines, pass)?,
                 Err(Error::Cancelled) => return Ok(()),
                 Err(e) => return Err(e),
@@ -66,7 +66,7 @@ impl Session {
         engines.draw(slice::from_mut(sequence))
     }
 
-    /// Begins an answer to the context; [`Self::next`] then gives its events.
+    /// Begins an answer to the context; [`Self::next`] returns its events.
     pub fn start(&mut self, options: GenerateOptions) -> Result<(), Error> {
         self.sequence.start(&mut self.engines, options)
     }
@@ -91,7 +91,7 @@ impl Session {
         &self.engines.target
     }
 
-    /// See [`Engines::set_draft`]. Answers stay the same; [`Stats::drafts`] tells what came of it.
+    /// See [`Engines::set_draft`]. Answers stay the same; [`Stats::drafts`] shows the effect.
     pub fn set_draft_model(&mut self, engine: impl Into<Option<Engine>>) -> Result<(), Error> {
         self.engines.set_draft(engine.into())
     }
@@ -101,7 +101,7 @@ impl Session {
         self.engines.draft()
     }
 
-    /// Looks for prompts in a store from now on, and keeps them there by [`Self::remember`].
+    /// Sets the store in which prompts are looked up, and stored by [`Self::remember`].
     pub fn set_store(&mut self, store: Option<PrefixStore>) {
         self.engines.store = store;
     }
@@ -121,12 +121,12 @@ impl Session {
         self.sequence.set_script(script);
     }
 
-    /// Measures the steps of passes from now on, in [`Engine::profile`], or stops.
+    /// Starts or stops timing the stages of passes, see [`Engine::profile`].
     pub fn set_profiling(&mut self, enabled: bool) {
         self.engines.target.set_profiling(enabled);
     }
 
-    /// All tokens of the context, generated ones included.
+    /// All tokens of the context, including generated ones.
     pub fn tokens(&self) -> &[u32] {
         self.sequence.tokens()
     }
@@ -141,13 +141,12 @@ impl Session {
         self.sequence.stats()
     }
 
-    /// Tokens of the context whose keys and values are cached and of use: none of an engine that
-    /// cannot be used any more.
+    /// Tokens of the context with usable cached keys and values: none if the engine has failed.
     pub fn cached(&self) -> usize {
         self.sequence.cached(&self.engines).unwrap_or(0)
     }
 
-    /// Tokens of the context that have slid out of the model's sight, see [`crate::Overflow::Slide`].
+    /// Tokens of the context that were evicted, see [`crate::Overflow::Slide`].
     pub fn evicted(&self) -> usize {
         self.engines.target.evicted(self.sequence.id()).unwrap_or(0)
     }
@@ -157,18 +156,18 @@ impl Session {
         self.sequence.candidates(&mut self.engines, n)
     }
 
-    /// A handle that stops the answer from any thread, within a layer's time. It is of the present
+    /// A handle that stops the answer from any thread, within one layer. It belongs to the current
     /// sequence, see [`Self::switch`].
     pub fn canceller(&self) -> Canceller {
         self.sequence.canceller()
     }
 
-    /// A copy of the context, to be continued in another way, see [`Sequence::fork`].
+    /// Copies the context into a new sequence, see [`Sequence::fork`].
     pub fn fork(&mut self) -> Result<Sequence, Error> {
         self.sequence.fork(&mut self.engines)
     }
 
-    /// Continues with a sequence of this session's engine, and puts aside the present one instead.
+    /// Swaps the current sequence for another one of this session's engine.
     pub fn switch(&mut self, sequence: &mut Sequence) {
         std::mem::swap(&mut self.sequence, sequence);
     }
