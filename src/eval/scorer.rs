@@ -1,7 +1,7 @@
 //! A model that gives the logits of every position asked for.
 
 use anyhow::Result;
-use nanoinfer_engine::{Engine, EngineOptions, Model, PassId, SeqId, Step};
+use nanoinfer_engine::{BatchToken, Engine, EngineOptions, Model, PassId, SeqId};
 
 use crate::args::Eval;
 
@@ -64,7 +64,8 @@ impl Scorer {
 
     fn pass(&mut self, ids: &[u32], logits: bool) -> Result<PassId> {
         let seq = self.seq;
-        let steps: Vec<Step> = ids.iter().map(|&token| Step { seq, token, logits }).collect();
+        let steps: Vec<BatchToken> =
+            ids.iter().map(|&token| BatchToken { seq, token, logits }).collect();
         let pass = self.engine.forward(&steps)?;
         self.cached.extend_from_slice(ids);
         Ok(pass)

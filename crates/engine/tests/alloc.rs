@@ -13,8 +13,8 @@ use std::time::Instant;
 
 use common::{data, model, tiny};
 use nanoinfer_engine::{
-    Drafting, Engine, EngineOptions, Event, GenerateOptions, Model, Overflow, Sampling, Session,
-    Step, buffer_bytes,
+    BatchToken, Drafting, Engine, EngineOptions, Event, GenerateOptions, Model, Overflow, Sampling,
+    Session, buffer_bytes,
 };
 use nanoinfer_format::Quant;
 use nanoinfer_hub::{ModelRef, Pip, Store};
@@ -121,7 +121,7 @@ fn with_every_architecture() {
             if i == 1 {
                 before = ALLOCATIONS.load(Ordering::Relaxed);
             }
-            let step = Step { seq, token: i * 37 % 192, logits: true };
+            let step = BatchToken { seq, token: i * 37 % 192, logits: true };
             let pass = engine.forward(&[step]).unwrap();
             assert!(engine.logits(pass, 0).unwrap()[0].is_finite());
         }

@@ -140,7 +140,7 @@ fn the_folder_stays_small_and_private() {
     assert_eq!(files(folder.path()).len(), 2);
     let mut small = session(KvType::Q8, folder.path(), 1000);
     ask(&mut small, &[&[77][..], &prompt(200)].concat());
-    assert!(small.take_notes().iter().any(|n| n.contains("--cache-size")));
+    assert!(small.take_notes().iter().any(|n| n.contains("limited to")));
     #[cfg(unix)]
     for file in files(folder.path()) {
         use std::os::unix::fs::PermissionsExt;

@@ -116,7 +116,7 @@ fn the_first_answer_is_the_golden_text() {
                     text.push_str(piece);
                 }
                 Event::Finished { text: rest, .. } => text.push_str(rest),
-                Event::Prefill { .. } => {}
+                _ => {}
             }
         }
         assert_eq!(out, ids(&case["greedy"]), "{quant:?}");

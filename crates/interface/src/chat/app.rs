@@ -244,10 +244,10 @@ impl App {
 /// The line below an answer.
 fn footer(stats: &Stats, reason: FinishReason) -> String {
     let mut text = match reason {
-        FinishReason::Stop => "",
         FinishReason::Length => "cut off by max-tokens · ",
         FinishReason::Context => "the context is full · ",
         FinishReason::Cancelled => "stopped · ",
+        _ => "",
     }
     .to_owned();
     text += &format!("{} tokens", stats.generated);

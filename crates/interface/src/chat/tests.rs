@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nanoinfer_engine::{
     DraftStats, Drafted, Engine, EngineOptions, FinishReason, GenerateOptions, Model, Overflow,
-    PassStep, Session, Stats,
+    Session, Stage, Stats,
 };
 use nanoinfer_format::Quant;
 use nanoinfer_hub::{ModelRef, Pip, Store};
@@ -449,11 +449,11 @@ fn five_turns_show_what_the_engine_counts() {
         // Keys and values of up to 8 tokens are stored in the phase of attention, by whichever
         // worker comes first, those of more in a phase of their own; nothing is drawn yet.
         let all_take = |seen: &Inside, but| {
-            let mut steps = PassStep::ALL.iter().zip(&seen.steps);
+            let mut steps = Stage::ALL.iter().zip(&seen.steps);
             steps.all(|(step, time)| *step == but || !time.is_zero())
         };
-        assert!(new > 8 && all_take(&prompt, PassStep::Sampling), "{new}: {prompt:?}");
-        assert!(all_take(&inside, PassStep::Cache), "{inside:?}");
+        assert!(new > 8 && all_take(&prompt, Stage::Sampling), "{new}: {prompt:?}");
+        assert!(all_take(&inside, Stage::Cache), "{inside:?}");
         assert_eq!(inside.candidates.len(), 8);
         let sum: f32 = inside.candidates.iter().map(|(_, p, _)| p).sum();
         assert!(sum > 0.1 && sum <= 1.0001, "{inside:?}");

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use nanoinfer_engine::{
-    Canceller, Error, Event, FinishReason, GenerateOptions, Message, PassStep, Session, Stats,
+    Canceller, Error, Event, FinishReason, GenerateOptions, Message, Session, Stage, Stats,
 };
 use nanoinfer_text::terminal_safe;
 
@@ -104,7 +104,7 @@ pub(crate) struct Progress {
 /// Where the time goes and what could have been said.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Inside {
-    /// Time of each step, in the order of [`PassStep::ALL`], and of how many passes.
+    /// Time of each step, in the order of [`Stage::ALL`], and of how many passes.
     pub steps: Vec<Duration>,
     pub passes: usize,
     /// Text, probability and whether it was chosen, the likeliest first.
@@ -401,6 +401,7 @@ impl Answer {
                 self.looked_inside = None; // what is shown at the end is of the last token
                 return Ok(Some(reason));
             }
+            Some(_) => {}
             None => return Ok(Some(FinishReason::Cancelled)),
         }
         let answered = session.stats().drafts.passes;
@@ -444,7 +445,7 @@ fn inside(session: &mut Session, passes: usize) -> Inside {
         None => id.to_string(),
     };
     Inside {
-        steps: PassStep::ALL.iter().map(|step| engine.profile().time(*step)).collect(),
+        steps: Stage::ALL.iter().map(|step| engine.profile().time(*step)).collect(),
         passes,
         candidates: candidates
             .iter()
