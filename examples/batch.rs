@@ -4,7 +4,7 @@
 //!     cargo run --release --example batch
 
 use nanoinfer::{
-    EngineOptions, Engines, Error, GenerateOptions, Loader, Message, Sequence, fetch::Online,
+    EngineOptions, Engines, Error, Event, GenerateOptions, Loader, Message, Sequence, fetch::Online,
 };
 
 const PROMPTS: [&str; 3] =
@@ -12,13 +12,14 @@ const PROMPTS: [&str; 3] =
 
 fn main() -> Result<(), Error> {
     let options = EngineOptions { sequences: PROMPTS.len(), ..EngineOptions::default() };
-    let engine = Loader::new("smollm2").fetch(&Online::new()?).engine_options(options).engine()?;
+    let engine = Loader::new("smollm2").fetch(&Online).engine_options(options).engine()?;
     let mut engines = Engines::from(engine);
     let mut sequences = Vec::new();
     for prompt in PROMPTS {
         let mut sequence = Sequence::open(&mut engines)?;
         sequence.prompt_chat(&mut engines, &[Message::new("user", prompt)])?;
-        sequence.start(&mut engines, GenerateOptions { max_tokens: Some(40), ..Default::default() })?;
+        sequence
+            .start(&mut engines, GenerateOptions { max_tokens: Some(40), ..Default::default() })?;
         sequences.push(sequence);
     }
     let mut answers = vec![String::new(); PROMPTS.len()];
@@ -28,7 +29,7 @@ fn main() -> Result<(), Error> {
         let mut batch = Vec::new();
         for sequence in &mut sequences {
             let room = engines.target.max_batch() / PROMPTS.len();
-            sequence.plan(&engines, room, &mut batch)?;
+            sequence.plan(&mut engines, room, &mut batch)?;
         }
         let pass = engines.target.forward(&batch)?;
         for sequence in &mut sequences {
@@ -38,7 +39,7 @@ fn main() -> Result<(), Error> {
         for (sequence, answer) in sequences.iter_mut().zip(&mut answers) {
             while let Some(event) = sequence.event()? {
                 answer.push_str(event.text());
-                running -= usize::from(event.is_last());
+                running -= usize::from(matches!(event, Event::Finished { .. }));
             }
         }
     }

@@ -5,11 +5,15 @@
 use nanoinfer::{BatchToken, Error, Loader, fetch::Online};
 
 fn main() -> Result<(), Error> {
-    let mut engine = Loader::new("smollm2").fetch(&Online::new()?).engine()?;
+    let mut engine = Loader::new("smollm2").fetch(&Online).engine()?;
     let ids = engine.model().encode("The capital of France is")?;
     let seq = engine.open()?;
     let last = ids.len() - 1;
-    let batch: Vec<_> = ids.iter().enumerate().map(|(i, &token)| BatchToken { seq, token, logits: i == last }).collect();
+    let batch: Vec<_> = ids
+        .iter()
+        .enumerate()
+        .map(|(i, &token)| BatchToken { seq, token, logits: i == last })
+        .collect();
     let pass = engine.forward(&batch)?;
     let logits = engine.logits(pass, 0)?.to_vec(); // [vocab_size]
 

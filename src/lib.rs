@@ -36,9 +36,9 @@ pub use error::Error;
 pub use loader::{Loader, open};
 
 pub use nanoinfer_engine::{
-    Candidate, Canceller, Cores, DraftStats, Drafting, Engine, EngineOptions, Engines, Event,
-    FinishReason, GenerateOptions, Isa, KvType, Message, Model, Overflow, PassId, PrefixStore,
-    Sampling, SeqId, Sequence, Session, Stats, Step,
+    BatchToken, Canceller, Candidate, Cores, DraftStats, Drafting, Engine, EngineOptions, Engines,
+    Event, FinishReason, GenerateOptions, Isa, KvType, Message, Model, Overflow, PassId,
+    PrefixStore, Sampling, SeqId, Sequence, Session, Stats,
 };
 pub use nanoinfer_format::{Config, Generation, Quant};
 pub use nanoinfer_hub::{Fetch, ModelRef, Status, Store};

@@ -104,7 +104,10 @@ impl<'a> Loader<'a> {
     /// There is no such model, or it cannot be fetched or converted.
     pub fn path(self) -> Result<PathBuf, Error> {
         let store = self.store.map_or_else(Store::open, Ok)?;
-        let model = ModelRef::parse(&self.name)?.at_revision(self.revision.as_deref())?;
+        let model = match ModelRef::parse(&self.name) {
+            Ok(model) => model.at_revision(self.revision.as_deref())?,
+            Err(e) => return Ok(store.converted(&self.name, self.quant)?.ok_or(e)?),
+        };
         let mut silent = |_: Status<'_>| {};
         Ok(store.resolve(&model, self.quant, self.fetch, self.status.unwrap_or(&mut silent))?)
     }

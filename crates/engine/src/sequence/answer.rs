@@ -76,6 +76,16 @@ pub enum Event<'s> {
     },
 }
 
+impl Event<'_> {
+    /// New text of the answer; empty while the prompt is processed.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Prefill { .. } => "",
+            Self::Token { text, .. } | Self::Finished { text, .. } => text,
+        }
+    }
+}
+
 /// Counts and times of the current answer.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stats {

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use nanoinfer_format::Quant;
+
 use super::Store;
 use crate::Error;
 use crate::folder::{files_in, folders_in};
@@ -53,6 +55,17 @@ impl Store {
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)
+    }
+
+    /// A converted model under a name that [`Self::list`] gives: an entry's, or its model's with this
+    /// encoding, of which the newest counts.
+    ///
+    /// # Errors
+    /// The cache cannot be read.
+    pub fn converted(&self, name: &str, quant: Quant) -> Result<Option<PathBuf>, Error> {
+        let named = |e: &Entry| e.name == name || (e.model == name && e.kind == quant.name());
+        let entries = self.list()?.into_iter().filter(|e| e.kind != "source" && named(e));
+        Ok(entries.max_by_key(|e| e.made).map(|e| e.path))
     }
 
     /// Removes the entry of this name, or all entries of the model of this name.
