@@ -356,7 +356,7 @@ fn a_revision_is_asked_for_by_its_name() {
     assert_fails(&command.output().unwrap(), 1, &["HTTP 404", "no revision \"v9\""]);
     let mut command = client(home.path(), &server.url);
     command.args(["convert", "--model", "smollm2", "--revision", "v9", "--out", "x.nano"]);
-    assert_fails(&command.output().unwrap(), 1, &["no hub model"]);
+    assert_fails(&command.output().unwrap(), 1, &["not a hub model"]);
 }
 
 #[test]

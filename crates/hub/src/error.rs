@@ -65,7 +65,7 @@ pub enum Error {
         what: String,
     },
     /// [`Store::remove`](crate::Store::remove) found nothing of this name.
-    #[error("{name:?}: is not in the cache")]
+    #[error("{name:?} is not in the cache")]
     NoEntry {
         /// The name as given.
         name: String,

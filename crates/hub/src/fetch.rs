@@ -25,7 +25,7 @@ pub struct Fetched {
     pub version: String,
 }
 
-/// Downloads published models. Passing one to [`Store`](crate::Store) allows it to.
+/// Downloads published models. Passing one to a [`Store`](crate::Store) permits downloads.
 pub trait Fetch {
     /// Brings the newest version of `model` to this machine, or confirms that it is present.
     ///

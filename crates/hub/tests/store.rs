@@ -16,7 +16,7 @@ fn tiny() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny/llama-gqa")
 }
 
-/// Copies a model to where the store says.
+/// Copies a model into the folder reserved for it.
 #[derive(Default)]
 struct Copying {
     version: Cell<Option<&'static str>>,
@@ -100,7 +100,7 @@ fn a_conversion_has_a_self_check() {
 }
 
 #[test]
-fn without_fetch_a_model_must_be_here() {
+fn without_fetch_a_model_must_be_cached() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::at(root.path());
     for name in ["acme/no-such-model", "acme/no-such-model:a.gguf", "smollm2"] {

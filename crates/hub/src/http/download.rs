@@ -219,11 +219,11 @@ impl PartialFile {
         }
         match expected {
             Some(n) if self.len < n => {
-                Err(AttemptError::Broken(format!("{} of {n} bytes arrived", self.len)))
+                Err(AttemptError::Broken(format!("received only {} of {n} bytes", self.len)))
             }
             Some(n) if self.len > n => {
                 self.restart()?;
-                Err(damaged(format!("more than the promised {n} bytes arrived; try again")))
+                Err(damaged(format!("received more than the promised {n} bytes; try again")))
             }
             _ => Ok(()),
         }

@@ -135,7 +135,7 @@ impl Fetching<'_> {
         if has_config {
             "has neither safetensors nor PyTorch weights; look for a converted copy".into()
         } else {
-            "has no config.json, so it is no transformers model".into()
+            "has no config.json, so it is not a transformers model".into()
         }
     }
 

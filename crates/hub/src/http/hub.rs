@@ -135,7 +135,7 @@ impl Hub {
         let gated = code == Some("GatedRepo");
         let what = match reply.status {
             401 if self.token.is_some() && !gated => {
-                "HTTP 401: the token in HF_TOKEN is not accepted; make a new one".into()
+                "HTTP 401: the token in HF_TOKEN is not accepted; create a new one".into()
             }
             401 if !gated => format!(
                 "HTTP 401: it does not exist, or is private or gated; check the spelling, \
