@@ -37,8 +37,8 @@ impl Work {
         let Self { k, m, w, q, scales, sums, out } = self;
         // As the engine has them: on cache lines.
         let q = &q[q.as_ptr().align_offset(LINE)..][..GROUP * scales.len()];
-        let acts = Acts { q, scales, sums, m: *m };
-        kernels.gemm_q8(Gemm { w, k: *k, acts, bias: &[], add: false, out });
+        let inputs = QuantizedInputs { q, scales, sums, m: *m };
+        kernels.gemm_q8(Gemm { w, k: *k, inputs, bias: &[], add: false, out });
     }
 }
 

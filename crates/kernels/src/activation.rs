@@ -44,7 +44,7 @@ pub(crate) fn activate<S: Simd>(s: S, a: Activate<'_>) {
     let panel = a.m * LANES;
     if !a.gated {
         for (x, out) in a.x.as_chunks::<LANES>().0.iter().zip(a.out.as_chunks_mut::<LANES>().0) {
-            s.store(function(s, a.activation, s.load(x)), out);
+            s.store(apply(s, a.activation, s.load(x)), out);
         }
         return;
     }
@@ -52,13 +52,13 @@ pub(crate) fn activate<S: Simd>(s: S, a: Activate<'_>) {
         let (gate, up) = pair.split_at(panel);
         let lanes = gate.as_chunks::<LANES>().0.iter().zip(up.as_chunks::<LANES>().0);
         for ((g, u), o) in lanes.zip(out.as_chunks_mut::<LANES>().0) {
-            s.store(s.mul(function(s, a.activation, s.load(g)), s.load(u)), o);
+            s.store(s.mul(apply(s, a.activation, s.load(g)), s.load(u)), o);
         }
     }
 }
 
 #[inline(always)]
-fn function<S: Simd>(s: S, activation: Activation, x: S::F) -> S::F {
+fn apply<S: Simd>(s: S, activation: Activation, x: S::F) -> S::F {
     match activation {
         Activation::Silu => silu(s, x),
         Activation::Gelu => gelu(s, x),

@@ -15,7 +15,7 @@ use crate::isa::Simd;
 use crate::kv::{BLOCK, BLOCK_PANELS, KvBlock, Queries, Stored, lens_fit, q8_key_block};
 use crate::layout::{LANES, LINE, Lanes, QUAD, q8_panel_bytes};
 use crate::math::exp;
-use crate::values::{Step, state_len, values};
+use crate::values::{WeightedBlock, add_values, state_len};
 
 /// Positions per independent state; also the unit of splitting one head over threads.
 pub const SPAN: usize = 512;
@@ -117,11 +117,11 @@ pub(crate) fn attend_tile<S: Simd, const M: usize, const P: usize>(s: S, a: Atte
         return;
     };
     let weights = std::array::from_fn(|m| p[m].as_flattened().first_chunk().expect("a block"));
-    let step = Step { weights, decay, seen: first..last.min(BLOCK), head: a.head };
+    let block = WeightedBlock { weights, decay, seen: first..last.min(BLOCK), head: a.head };
     match a.block {
-        KvBlock::F32 { v, .. } => values::<S, M, f32>(s, v, &step, a.states),
-        KvBlock::F16 { v, .. } => values::<S, M, u16>(s, v, &step, a.states),
-        KvBlock::Q8 { v, .. } => values::<S, M, i8>(s, v, &step, a.states),
+        KvBlock::F32 { v, .. } => add_values::<S, M, f32>(s, v, &block, a.states),
+        KvBlock::F16 { v, .. } => add_values::<S, M, u16>(s, v, &block, a.states),
+        KvBlock::Q8 { v, .. } => add_values::<S, M, i8>(s, v, &block, a.states),
     }
 }
 
@@ -214,9 +214,9 @@ fn cap_scores<S: Simd, const M: usize>(
 /// chosen by how many lanes are seen, and another for those before the first.
 #[inline(always)]
 fn mask<S: Simd>(s: S, scores: &mut Lanes, panel: usize, (from, to): (usize, usize)) {
-    const NOT: f32 = f32::NEG_INFINITY;
+    const HIDDEN: f32 = f32::NEG_INFINITY;
     const EDGE: [f32; 3 * LANES] = {
-        let mut edge = [NOT; 3 * LANES];
+        let mut edge = [HIDDEN; 3 * LANES];
         let mut i = LANES;
         while i < 2 * LANES {
             edge[i] = 0.0;

@@ -13,7 +13,7 @@
 //! used 16 times. With M = 1 this is the GEMV of decoding: nothing is reused, and memory
 //! bandwidth is all there is. K is never split, so a logit does not depend on the thread count.
 
-use crate::acts::{Acts, ActsF32, line_of, packed_rows};
+use crate::inputs::{F32Inputs, QuantizedInputs, locate_token, packed_rows};
 use crate::isa::Simd;
 use crate::layout::{
     GROUP, GROUP_LINES, LANES, LINE, Lanes, QUAD, TOKENS, TokenLine, WeightLine, f32_panel_len,
@@ -30,7 +30,7 @@ pub struct Gemm<'a> {
     /// Stored inputs, a multiple of 64.
     pub k: usize,
     /// Activations.
-    pub acts: Acts<'a>,
+    pub inputs: QuantizedInputs<'a>,
     /// One value per row, or empty.
     pub bias: &'a [f32],
     /// Add to `out` (a residual) instead of overwriting it.
@@ -46,7 +46,7 @@ pub struct GemmF32<'a> {
     /// Stored inputs, a multiple of 64.
     pub k: usize,
     /// Activations.
-    pub acts: ActsF32<'a>,
+    pub inputs: F32Inputs<'a>,
     /// One value per row, or empty.
     pub bias: &'a [f32],
     /// Add to `out` (a residual) instead of overwriting it.
@@ -65,16 +65,16 @@ impl Gemm<'_> {
     pub(crate) fn check(&self) {
         let panels = self.w.len() / q8_panel_bytes(self.k);
         assert_eq!(self.w.len(), panels * q8_panel_bytes(self.k));
-        check_shapes(panels, self.k, self.acts.m, self.bias, self.out);
-        let lines = packed_rows(self.acts.m) * self.k / GROUP;
-        assert_eq!(self.acts.q.len(), GROUP * lines);
-        assert!(self.acts.scales.len() == lines && self.acts.sums.len() == lines);
+        check_shapes(panels, self.k, self.inputs.m, self.bias, self.out);
+        let lines = packed_rows(self.inputs.m) * self.k / GROUP;
+        assert_eq!(self.inputs.q.len(), GROUP * lines);
+        assert!(self.inputs.scales.len() == lines && self.inputs.sums.len() == lines);
     }
 
     /// The part of the product that is `n` panels from panel `p` on.
     #[inline(always)]
     fn panels(&mut self, p: usize, n: usize) -> Gemm<'_> {
-        let (panel, out) = (q8_panel_bytes(self.k), self.acts.m * LANES);
+        let (panel, out) = (q8_panel_bytes(self.k), self.inputs.m * LANES);
         Gemm {
             w: &self.w[p * panel..(p + n) * panel],
             bias: if self.bias.is_empty() { &[] } else { &self.bias[p * LANES..(p + n) * LANES] },
@@ -88,8 +88,8 @@ impl GemmF32<'_> {
     pub(crate) fn check(&self) {
         let panels = self.w.len() / f32_panel_len(self.k);
         assert_eq!(self.w.len(), panels * f32_panel_len(self.k));
-        check_shapes(panels, self.k, self.acts.m, self.bias, self.out);
-        assert_eq!(self.acts.x.len(), packed_rows(self.acts.m) * self.k);
+        check_shapes(panels, self.k, self.inputs.m, self.bias, self.out);
+        assert_eq!(self.inputs.x.len(), packed_rows(self.inputs.m) * self.k);
     }
 }
 
@@ -117,7 +117,7 @@ pub(crate) use with_tile;
 /// All panels times the tokens from `from` on, in tiles that fit into the registers.
 #[inline(always)]
 pub(crate) fn register_tiles<S: Simd>(s: S, mut a: Gemm<'_>, from: usize) {
-    let (panels, m) = (a.w.len() / q8_panel_bytes(a.k), a.acts.m);
+    let (panels, m) = (a.w.len() / q8_panel_bytes(a.k), a.inputs.m);
     let mut p = 0;
     while p < panels {
         let n = if panels - p >= S::PANELS { S::PANELS } else { 1 };
@@ -144,12 +144,12 @@ fn tile_q8<S: Simd, const M: usize, const P: usize>(s: S, a: &mut Gemm<'_>, at: 
         unreachable!("`with_tile!` names all sizes, this ISA uses the first {}", S::TILE);
     }
     // Sliced to equal lengths, so that each group needs one check of bounds and not one per slice.
-    let (lines, acts, groups) = (a.w.as_chunks::<LINE>().0, a.acts, a.k / GROUP);
+    let (lines, inputs, groups) = (a.w.as_chunks::<LINE>().0, a.inputs, a.k / GROUP);
     let w: [&[[WeightLine; GROUP_LINES]]; P] =
         std::array::from_fn(|p| &lines[p * (1 + a.k / QUAD) + 1..].as_chunks().0[..groups]);
-    let (all_scales, n) = (acts.scales, acts.scales.len());
-    let (all_sums, all_x) = (&acts.sums[..n], &acts.q.as_chunks().0[..n]);
-    let (first, step) = line_of(at, groups, acts.m);
+    let (all_scales, n) = (inputs.scales, inputs.scales.len());
+    let (all_sums, all_x) = (&inputs.sums[..n], &inputs.q.as_chunks().0[..n]);
+    let (first, step) = locate_token(at, groups, inputs.m);
     let mut c = [[s.splat(0.0); M]; P];
     #[allow(clippy::needless_range_loop)]
     for g in 0..groups {
@@ -168,7 +168,7 @@ fn tile_q8<S: Simd, const M: usize, const P: usize>(s: S, a: &mut Gemm<'_>, at: 
     for p in 0..P {
         let row_scale = Some(&scales_line(&lines[p * (1 + a.k / QUAD)]));
         let epilogue = Epilogue { row_scale, bias: a.bias.as_chunks().0.get(p), add: a.add };
-        let to = a.out[(p * acts.m + at) * LANES..].as_chunks_mut().0;
+        let to = a.out[(p * inputs.m + at) * LANES..].as_chunks_mut().0;
         epilogue.store(s, &c[p], to);
     }
 }
@@ -257,12 +257,12 @@ impl Epilogue<'_> {
 #[inline(always)]
 pub(crate) fn gemm_f32<S: Simd>(s: S, a: GemmF32<'_>) {
     let panels = a.w.chunks_exact(f32_panel_len(a.k));
-    for (p, (w, out)) in panels.zip(a.out.chunks_exact_mut(a.acts.m * LANES)).enumerate() {
+    for (p, (w, out)) in panels.zip(a.out.chunks_exact_mut(a.inputs.m * LANES)).enumerate() {
         let epilogue = Epilogue { row_scale: None, bias: a.bias.as_chunks().0.get(p), add: a.add };
-        let panel = PanelF32 { w, k: a.k, acts: a.acts, epilogue };
+        let panel = PanelF32 { w, k: a.k, inputs: a.inputs, epilogue };
         let mut at = 0;
-        while at < a.acts.m {
-            let tokens = S::TILE.min(a.acts.m - at).min(TOKENS - at % TOKENS);
+        while at < a.inputs.m {
+            let tokens = S::TILE.min(a.inputs.m - at).min(TOKENS - at % TOKENS);
             with_tile!(tokens, tile_f32::<S, 1>(s, &panel, at, out));
             at += tokens;
         }
@@ -273,7 +273,7 @@ pub(crate) fn gemm_f32<S: Simd>(s: S, a: GemmF32<'_>) {
 struct PanelF32<'a> {
     w: &'a [f32],
     k: usize,
-    acts: ActsF32<'a>,
+    inputs: F32Inputs<'a>,
     epilogue: Epilogue<'a>,
 }
 
@@ -285,13 +285,13 @@ fn tile_f32<S: Simd, const M: usize, const P: usize>(
     out: &mut [f32],
 ) {
     const { assert!(P == 1) };
-    let acts = panel.acts;
-    let (first, step) = line_of(at, panel.k / GROUP, acts.m);
+    let inputs = panel.inputs;
+    let (first, step) = locate_token(at, panel.k / GROUP, inputs.m);
     let mut c = [s.splat(0.0); M];
     for (g, lines) in panel.w.as_chunks::<LANES>().0.chunks_exact(GROUP).enumerate() {
         let line = first + g * step;
         let x: &[[f32; GROUP]; M] =
-            acts.x[GROUP * line..].as_chunks().0.first_chunk().expect("checked");
+            inputs.x[GROUP * line..].as_chunks().0.first_chunk().expect("checked");
         for (i, w) in lines.iter().enumerate() {
             let w = s.load(w);
             for m in 0..M {

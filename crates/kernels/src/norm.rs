@@ -1,7 +1,7 @@
 //! Norms: RMSNorm (Zhang and Sennrich, 2019), x / √(mean x² + ε) · w, and LayerNorm (Ba et al.,
 //! 2016), (x − mean x) / √(variance x + ε) · w + b.
 
-use crate::acts::{TileMut, group_lanes};
+use crate::inputs::{TileMut, group_lanes};
 use crate::isa::Simd;
 use crate::layout::{GROUP, GROUP_LANES, LANES, Lanes, TOKENS};
 
@@ -16,7 +16,7 @@ pub enum NormKind {
 
 /// What a norm is made of.
 #[derive(Clone, Copy)]
-pub struct NormOf<'a> {
+pub struct NormParams<'a> {
     /// Which one.
     pub kind: NormKind,
     /// Weights, zero where `x` is padding.
@@ -29,7 +29,7 @@ pub struct NormOf<'a> {
     pub eps: f32,
 }
 
-impl NormOf<'_> {
+impl NormParams<'_> {
     fn check(&self) {
         let n = self.weight.len();
         assert!(self.d > 0 && self.d <= n);
@@ -49,7 +49,7 @@ pub struct NormPack<'a> {
     /// Tokens to pack.
     pub n: usize,
     /// The norm.
-    pub norm: NormOf<'a>,
+    pub norm: NormParams<'a>,
     /// The rows.
     pub to: TileMut<'a>,
 }
@@ -68,7 +68,7 @@ impl NormPack<'_> {
 /// Works on all tokens of the tile at once, so that memory is read in the order it lies in.
 #[inline(always)]
 pub(crate) fn norm_pack<S: Simd>(s: S, mut a: NormPack<'_>) {
-    let NormOf { kind, weight, bias, .. } = a.norm;
+    let NormParams { kind, weight, bias, .. } = a.norm;
     let (means, inverses) = statistics(s, a.x, a.m, a.at, a.n, &a.norm);
     for (group, weight) in weight.as_chunks::<GROUP>().0.iter().enumerate() {
         let weight = weight.as_chunks::<LANES>().0;
@@ -85,7 +85,7 @@ pub(crate) fn norm_pack<S: Simd>(s: S, mut a: NormPack<'_>) {
                         s.add(x[i], s.load(&bias.as_chunks::<LANES>().0[GROUP_LANES * group + i]));
                 }
             }
-            a.to.put(s, group, row, x, GROUP);
+            a.to.write_group(s, group, row, x, GROUP);
         }
     }
 }
@@ -98,7 +98,7 @@ fn statistics<S: Simd>(
     m: usize,
     at: usize,
     n: usize,
-    norm: &NormOf<'_>,
+    norm: &NormParams<'_>,
 ) -> ([f32; TOKENS], [f32; TOKENS]) {
     let (mut means, mut inverses) = ([0.0; TOKENS], [0.0; TOKENS]);
     let mut sums = [s.splat(0.0); TOKENS];
@@ -145,7 +145,7 @@ pub struct NormRow<'a> {
     /// As many values as the norm has weights, padding zero.
     pub x: &'a mut [f32],
     /// The norm.
-    pub norm: NormOf<'a>,
+    pub norm: NormParams<'a>,
 }
 
 impl NormRow<'_> {
@@ -157,7 +157,7 @@ impl NormRow<'_> {
 
 #[inline(always)]
 pub(crate) fn norm_row<S: Simd>(s: S, a: NormRow<'_>) {
-    let NormOf { weight, bias, .. } = a.norm;
+    let NormParams { weight, bias, .. } = a.norm;
     let (means, inverses) = statistics(s, a.x, 1, 0, 1, &a.norm);
     let (mean, inverse) = (s.splat(means[0]), s.splat(inverses[0]));
     let lanes = a.x.as_chunks_mut::<LANES>().0.iter_mut().zip(weight.as_chunks::<LANES>().0);

@@ -12,7 +12,7 @@ use crate::isa::{
 };
 use crate::peak::{self, PeakDots};
 #[cfg(target_arch = "x86_64")]
-use crate::{matrix, tiles};
+use crate::{gemm_matrix_unit, gemm_tile_loop};
 
 /// An instruction set's choice, made when it is compiled.
 pub(crate) trait Product: Simd {
@@ -39,7 +39,7 @@ impl<const VNNI: bool> Product for Avx<VNNI> {}
 impl Product for Avx512Vnni {
     #[inline(always)]
     fn whole_tiles(self, a: &mut Gemm<'_>) -> usize {
-        tiles::whole_tiles(self, a)
+        gemm_tile_loop::whole_tiles(self, a)
     }
     #[inline(always)]
     fn peak(self, a: PeakDots<'_>) {
@@ -51,18 +51,18 @@ impl Product for Avx512Vnni {
 impl Product for Amx {
     #[inline(always)]
     fn whole_tiles(self, a: &mut Gemm<'_>) -> usize {
-        matrix::whole_tiles(self, a)
+        gemm_matrix_unit::whole_tiles(self, a)
     }
     #[inline(always)]
     fn peak(self, a: PeakDots<'_>) {
-        matrix::peak(self, a);
+        gemm_matrix_unit::peak(self, a);
     }
 }
 
 #[inline(always)]
 pub(crate) fn gemm_q8<S: Product>(s: S, mut a: Gemm<'_>) {
     let whole = s.whole_tiles(&mut a);
-    if whole < a.acts.m {
+    if whole < a.inputs.m {
         register_tiles(s, a, whole);
     }
 }

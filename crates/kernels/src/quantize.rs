@@ -99,7 +99,7 @@ const TINY: f32 = f32::from_bits((127 - 100) << 23); // 2^-100
 
 /// amax / 127 and 127 / amax.
 #[inline(always)]
-fn scale_of(amax: f32) -> (f32, f32) {
+fn scale_and_inverse(amax: f32) -> (f32, f32) {
     if amax < TINY { (0.0, 0.0) } else { (amax / 127.0, 127.0 / amax) }
 }
 
@@ -120,7 +120,7 @@ pub(crate) fn quantize_group<S: Simd>(
 ) -> (f32, i32) {
     let largest = s
         .max(s.max(s.max(s.max(s.splat(0.0), s.abs(x[0])), s.abs(x[1])), s.abs(x[2])), s.abs(x[3]));
-    let (scale, inverse) = scale_of(s.max_lane(largest));
+    let (scale, inverse) = scale_and_inverse(s.max_lane(largest));
     let inverse = s.splat(inverse);
     let to = to.as_chunks_mut::<LANES>().0;
     let mut sum = s.splat(0.0); // of integers far below 2²⁴: exact
@@ -144,7 +144,7 @@ pub(crate) fn quantize_values<S: Simd>(
     for x in lanes {
         largest = s.max(largest, s.abs(s.load(x)));
     }
-    let (scale, inverse) = scale_of(s.max_lane(largest));
+    let (scale, inverse) = scale_and_inverse(s.max_lane(largest));
     let inverse = s.splat(inverse);
     let mut sum = s.splat(0.0);
     for (i, x) in lanes.iter().enumerate() {

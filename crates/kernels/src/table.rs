@@ -18,7 +18,8 @@ use crate::{
 };
 use crate::{PackQuery, PeakDots, ReadLines, Rope, Rotate, Route, SoftCap, StoreKv};
 use crate::{
-    activation, acts, attention, experts, gemm, isa::Simd, kv, norm, peak, product, quantize, rope,
+    activation, attention, experts, gemm, inputs, isa::Simd, kv, norm, peak, product, quantize,
+    rope,
 };
 
 /// An instruction set with kernels of its own.
@@ -86,7 +87,7 @@ macro_rules! with_kernels {
             /// The norm of one vector.
             norm_row(NormRow) = norm::norm_row;
             /// Tokens into a tile.
-            pack(Pack) = acts::pack;
+            pack(Pack) = inputs::pack;
             /// Walsh-Hadamard transform in place.
             rotate(Rotate) = quantize::rotate;
             /// The activation of the feed-forward part.

@@ -12,7 +12,7 @@ pub(crate) const fn state_len(head: usize) -> usize {
 }
 
 /// What a block adds to the accumulators of `M` queries.
-pub(crate) struct Step<'a, const M: usize> {
+pub(crate) struct WeightedBlock<'a, const M: usize> {
     /// Weights of the positions.
     pub weights: [&'a [f32; BLOCK]; M],
     /// What each accumulator is multiplied by.
@@ -26,23 +26,23 @@ pub(crate) struct Step<'a, const M: usize> {
 /// accumulator = accumulator · decay + Σₜ weight[t] · v[t], t ascending. Weights of positions a
 /// query does not see are zero, which changes nothing.
 #[inline(always)]
-pub(crate) fn values<S: Simd, const M: usize, T: Stored>(
+pub(crate) fn add_values<S: Simd, const M: usize, T: Stored>(
     s: S,
     v: &[T],
-    step: &Step<'_, M>,
+    block: &WeightedBlock<'_, M>,
     states: &mut [f32],
 ) {
-    let registers = step.head / LANES;
+    let registers = block.head / LANES;
     let mut d = 0;
     while d + S::VALUES <= registers {
         match S::VALUES {
-            2 => value_lanes::<S, M, 2, T>(s, v, step, d, states),
-            _ => value_lanes::<S, M, 1, T>(s, v, step, d, states),
+            2 => value_lanes::<S, M, 2, T>(s, v, block, d, states),
+            _ => value_lanes::<S, M, 1, T>(s, v, block, d, states),
         }
         d += S::VALUES;
     }
     if d < registers {
-        value_lanes::<S, M, 1, T>(s, v, step, d, states);
+        value_lanes::<S, M, 1, T>(s, v, block, d, states);
     }
 }
 
@@ -51,21 +51,21 @@ pub(crate) fn values<S: Simd, const M: usize, T: Stored>(
 fn value_lanes<S: Simd, const M: usize, const D: usize, T: Stored>(
     s: S,
     v: &[T],
-    step: &Step<'_, M>,
+    block: &WeightedBlock<'_, M>,
     d: usize,
     states: &mut [f32],
 ) {
-    let (v, row, weights) = (v.as_chunks::<LANES>().0, step.head / LANES, &step.weights);
-    let state_len = state_len(step.head);
+    let (v, row, weights) = (v.as_chunks::<LANES>().0, block.head / LANES, &block.weights);
+    let state_len = state_len(block.head);
     let mut acc = [[s.splat(0.0); D]; M];
-    for (state, (acc, decay)) in states.chunks_exact(state_len).zip(acc.iter_mut().zip(step.decay))
+    for (state, (acc, decay)) in states.chunks_exact(state_len).zip(acc.iter_mut().zip(block.decay))
     {
         let state: &[Lanes; D] = state.as_chunks().0[1 + d..].first_chunk().expect("checked");
         for i in 0..D {
             acc[i] = s.mul(s.load(&state[i]), s.splat(decay));
         }
     }
-    for t in step.seen.clone() {
+    for t in block.seen.clone() {
         let v: &[[T; LANES]; D] = v[t * row + d..].first_chunk().expect("checked");
         let mut lanes = [s.splat(0.0); D];
         for i in 0..D {

@@ -20,7 +20,7 @@ fn norm_pack_is_its_formula() {
         weight[d..].fill(0.0);
         let mut out = vec![9.0; 4 * padded]; // rows 1 and 2 of a tile of 4
         let to = TileMut { rows: 4, row: 1, to: TileData::F32(&mut out) };
-        let norm = NormOf { kind: NormKind::Rms, weight: &weight, bias: &[], d, eps: 1e-5 };
+        let norm = NormParams { kind: NormKind::Rms, weight: &weight, bias: &[], d, eps: 1e-5 };
         kernels.norm_pack(NormPack { x: &x, m, at: 1, n: 2, norm, to });
         for (line, got) in out.chunks(64).enumerate() {
             let (group, row) = (line / 4, line % 4);
@@ -60,7 +60,8 @@ fn layer_norm_is_its_formula() {
             for padding in [&mut x, &mut weight, &mut bias] {
                 padding[d..].fill(0.0);
             }
-            let norm = NormOf { kind: NormKind::Layer, weight: &weight, bias: &bias, d, eps: 1e-3 };
+            let norm =
+                NormParams { kind: NormKind::Layer, weight: &weight, bias: &bias, d, eps: 1e-3 };
             let mut row = x.clone();
             kernels.norm_row(NormRow { x: &mut row, norm });
             let mean = x.iter().map(|x| f64::from(*x)).sum::<f64>() / d as f64;

@@ -82,11 +82,11 @@ fn gemm_q8_is_the_integer_triple_loop() {
                 pack::q8_panel(rows, k, w);
             }
             let p = pack(&kernels, &x, m, k);
-            let acts = Acts { q: &p.q, scales: &p.scales, sums: &p.sums, m };
+            let inputs = QuantizedInputs { q: &p.q, scales: &p.scales, sums: &p.sums, m };
             let start = noise(panels * m * 16, 6);
             for (bias, add) in [(&[][..], false), (&bias[..], true)] {
                 let mut out = start.clone();
-                kernels.gemm_q8(Gemm { w: &w, k, acts, bias, add, out: &mut out });
+                kernels.gemm_q8(Gemm { w: &w, k, inputs, bias, add, out: &mut out });
                 for panel in 0..panels {
                     for r in 0..16 {
                         let mut row = vec![0.0; k];
@@ -156,8 +156,8 @@ fn gemm_f32_is_the_fused_triple_loop() {
                 kernels.pack(Pack { x: &major, m, at, n, rotation: 1, to });
             }
             let mut out = vec![0f32; panels * m * 16];
-            let acts = ActsF32 { x: &tiles, m };
-            kernels.gemm_f32(GemmF32 { w: &w, k, acts, bias: &[], add: false, out: &mut out });
+            let inputs = F32Inputs { x: &tiles, m };
+            kernels.gemm_f32(GemmF32 { w: &w, k, inputs, bias: &[], add: false, out: &mut out });
             for (i, got) in out.iter().enumerate() {
                 let (panel, token, r) = (i / (16 * m), i / 16 % m, i % 16);
                 let row = &rows[(panel * 16 + r) * k..][..k];
@@ -446,7 +446,7 @@ proptest::proptest! {
             let mut y = vec![0.0; 128];
             let to = TileMut { rows: 1, row: 0, to: TileData::F32(&mut y) };
             let kind = if seed % 2 == 0 { NormKind::Rms } else { NormKind::Layer };
-            let norm = NormOf { kind, weight: &x[..128], bias: &[], d: 120, eps: 1e-6 };
+            let norm = NormParams { kind, weight: &x[..128], bias: &[], d: 120, eps: 1e-6 };
             kernels.norm_pack(NormPack { x: &x, m: 2, at: 1, n: 1, norm, to });
             kernels.norm_row(NormRow { x: &mut y, norm });
             kernels.rotate(Rotate { x: &mut y, block: 32 });

@@ -81,8 +81,8 @@ fn request_permission() -> bool {
 }
 
 thread_local! {
-    /// Whether this thread has an [`Open`].
-    static IS_OPEN: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread has an [`TileGuard`].
+    static IS_CONFIGURED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The tile registers of this thread, set up as in [`CONFIG`]. Dropping it gives them back, which
@@ -90,9 +90,9 @@ thread_local! {
 ///
 /// That it exists is the proof that tile instructions may be used. Hence it stays on its thread,
 /// and there is one per thread: the first to be dropped would take the registers from the other.
-pub(crate) struct Open(PhantomData<*const ()>);
+pub(crate) struct TileGuard(PhantomData<*const ()>);
 
-impl Open {
+impl TileGuard {
     /// # Panics
     /// If this thread has one.
     ///
@@ -100,26 +100,26 @@ impl Open {
     /// [`enable`] must have returned true.
     #[inline(always)]
     pub(crate) unsafe fn new() -> Self {
-        assert!(!IS_OPEN.replace(true), "the matrix unit is open already");
+        assert!(!IS_CONFIGURED.replace(true), "the matrix unit is open already");
         // SAFETY: reads 64 bytes of a valid configuration.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const CONFIG, options(nostack, readonly)) };
         Self(PhantomData)
     }
 }
 
-impl Drop for Open {
+impl Drop for TileGuard {
     #[inline(always)]
     fn drop(&mut self) {
         // SAFETY: changes tile registers only, which nobody else uses on this thread.
         unsafe { asm!("tilerelease", options(nostack, nomem)) };
-        IS_OPEN.set(false);
+        IS_CONFIGURED.set(false);
     }
 }
 
 /// Each turn of [`Products::peak`] does this many products of 16 × 64 by 64 × 16 bytes.
 const PEAK_PRODUCTS: usize = 4;
 
-impl Products for Open {
+impl Products for TileGuard {
     #[inline(always)]
     fn dots(&mut self, x: &TokenLines, w: &SignedLines, out: &mut Dots) {
         // SAFETY: `self` proves that tile registers are set up. Each operand is 16 rows of 64
@@ -185,7 +185,7 @@ mod tests {
             return;
         }
         // SAFETY: it is enabled.
-        let open = || unsafe { Open::new() };
+        let open = || unsafe { TileGuard::new() };
         let first = open();
         assert!(std::panic::catch_unwind(open).is_err());
         drop(first);

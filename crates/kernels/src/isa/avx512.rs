@@ -198,10 +198,10 @@ impl TileLoop for Avx512Vnni {
 }
 
 impl MatrixUnit for Amx {
-    type Open = amx::Open;
+    type Guard = amx::TileGuard;
     #[inline(always)]
-    fn open(self) -> amx::Open {
+    fn configure(self) -> amx::TileGuard {
         // SAFETY: `self` proves that AMX is enabled.
-        unsafe { amx::Open::new() }
+        unsafe { amx::TileGuard::new() }
     }
 }

@@ -13,12 +13,12 @@ pub(crate) type SignedLines = [[i8; LINE]; GROUP_LINES];
 /// An instruction set with a matrix unit.
 pub(crate) trait MatrixUnit: Simd {
     /// The unit while it is set up. Dropping it gives the unit back.
-    type Open: Products;
+    type Guard: Products;
     /// Sets the unit up for this thread.
     ///
     /// # Panics
     /// If this thread has it open already.
-    fn open(self) -> Self::Open;
+    fn configure(self) -> Self::Guard;
 }
 
 /// A matrix unit that is set up.

@@ -17,8 +17,8 @@
 
 use std::hint::black_box;
 
-use crate::acts::Acts;
 use crate::gemm::{Epilogue, Gemm, scales_line};
+use crate::inputs::QuantizedInputs;
 use crate::isa::Simd;
 use crate::isa::matrix_unit::{Dots, MatrixUnit, Products, SignedLines, TokenLines};
 use crate::layout::{GROUP, GROUP_LINES, LANES, LINE, Lanes, TOKENS, WeightLine, q8_panel_bytes};
@@ -31,7 +31,7 @@ const TILES: usize = 16;
 /// Groups the vectors work behind the unit.
 const LAG: usize = 2;
 /// Groups in work at a time: the one at the unit and those behind, rounded up to a power of two.
-const IN_WORK: usize = 4;
+const IN_FLIGHT: usize = 4;
 
 /// On a cache line of its own, as the unit reads and writes it.
 #[repr(align(64))]
@@ -41,7 +41,7 @@ struct Aligned<T>(T);
 struct Buffers {
     signed: Aligned<[SignedLines; GROUPS]>, // the panel's groups in work
     sums: Option<[[Lanes; TOKENS]; TILES]>, // between two blocks of groups, if there are two
-    dots: [Aligned<Dots>; IN_WORK],         // what the unit has done and the vectors have not
+    dots: [Aligned<Dots>; IN_FLIGHT],       // what the unit has done and the vectors have not
 }
 
 impl Buffers {
@@ -50,7 +50,7 @@ impl Buffers {
         Self {
             signed: Aligned([[[0; LINE]; GROUP_LINES]; GROUPS]),
             sums: (k / GROUP > GROUPS).then_some([[[0.0; LANES]; TOKENS]; TILES]),
-            dots: [const { Aligned([[0; LANES]; TOKENS]) }; IN_WORK],
+            dots: [const { Aligned([[0; LANES]; TOKENS]) }; IN_FLIGHT],
         }
     }
 }
@@ -58,20 +58,20 @@ impl Buffers {
 /// All panels times all whole tiles of tokens; gives the number of these tokens.
 #[inline(always)]
 pub(crate) fn whole_tiles<S: MatrixUnit>(s: S, a: &mut Gemm<'_>) -> usize {
-    let tokens = a.acts.m / TOKENS * TOKENS;
+    let tokens = a.inputs.m / TOKENS * TOKENS;
     if tokens == 0 {
         return 0;
     }
     let mut buffers = Buffers::new(a.k);
     let mut panels = a.w.chunks_exact(q8_panel_bytes(a.k)).map(|w| w.as_chunks().0).peekable();
-    let mut unit = s.open();
-    for (p, out) in a.out.chunks_exact_mut(LANES * a.acts.m).enumerate() {
+    let mut unit = s.configure();
+    for (p, out) in a.out.chunks_exact_mut(LANES * a.inputs.m).enumerate() {
         let (row_scale, lines) = panels.next().and_then(|w| w.split_first()).expect("a panel");
         let row_scale = Some(&scales_line(row_scale));
         let panel = Panel {
             lines,
             next: panels.peek().copied().unwrap_or_default(),
-            acts: a.acts,
+            inputs: a.inputs,
             epilogue: Epilogue { row_scale, bias: a.bias.as_chunks().0.get(p), add: a.add },
         };
         panel.multiply(s, &mut unit, &mut buffers, &mut out[..LANES * tokens]);
@@ -85,7 +85,7 @@ struct Panel<'a> {
     lines: &'a [WeightLine],
     /// The lines of the panel behind it, if there is one.
     next: &'a [WeightLine],
-    acts: Acts<'a>,
+    inputs: QuantizedInputs<'a>,
     epilogue: Epilogue<'a>,
 }
 
@@ -95,12 +95,12 @@ impl Panel<'_> {
     fn multiply<S: MatrixUnit>(
         &self,
         s: S,
-        unit: &mut S::Open,
+        unit: &mut S::Guard,
         buffers: &mut Buffers,
         out: &mut [f32],
     ) {
         let groups = self.lines.len() / GROUP_LINES;
-        let share = self.next.len() / (self.acts.m / TOKENS) + 1;
+        let share = self.next.len() / (self.inputs.m / TOKENS) + 1;
         let mut next = self.next.chunks(share);
         let Buffers { signed, sums, dots } = buffers;
         for (run, out) in out.chunks_mut(TILES * TOKENS * LANES).enumerate() {
@@ -113,8 +113,8 @@ impl Panel<'_> {
                 for (i, out) in tiles.enumerate() {
                     let line = ((run * TILES + i) * groups + from) * TOKENS;
                     let block = Block {
-                        x: self.acts.q.as_chunks().0[line..][..TOKENS * n].as_chunks().0,
-                        scales: self.acts.scales[line..][..TOKENS * n].as_chunks().0,
+                        x: self.inputs.q.as_chunks().0[line..][..TOKENS * n].as_chunks().0,
+                        scales: self.inputs.scales[line..][..TOKENS * n].as_chunks().0,
                         w,
                     };
                     let mut c = [s.splat(0.0); TOKENS];
@@ -161,16 +161,16 @@ impl Block<'_> {
     fn add_to<S: MatrixUnit>(
         &self,
         s: S,
-        unit: &mut S::Open,
-        dots: &mut [Aligned<Dots>; IN_WORK],
+        unit: &mut S::Guard,
+        dots: &mut [Aligned<Dots>; IN_FLIGHT],
         mut c: [S::F; TOKENS],
     ) -> [S::F; TOKENS] {
         for g in 0..self.w.len() + LAG {
             if g < self.w.len() {
-                unit.dots(&self.x[g], &self.w[g], &mut dots[g % IN_WORK].0);
+                unit.dots(&self.x[g], &self.w[g], &mut dots[g % IN_FLIGHT].0);
             }
             if let Some(g) = g.checked_sub(LAG) {
-                let (dots, scales) = (&dots[g % IN_WORK].0, &self.scales[g]);
+                let (dots, scales) = (&dots[g % IN_FLIGHT].0, &self.scales[g]);
                 for m in 0..TOKENS {
                     c[m] = s.fma(s.to_f32(s.load_i32(&dots[m])), s.splat(scales[m]), c[m]);
                 }
@@ -188,7 +188,7 @@ pub(crate) fn peak<S: MatrixUnit>(s: S, a: PeakDots<'_>) {
     let mut x = [[0; LINE]; TOKENS];
     x.as_flattened_mut().as_chunks_mut().0.fill(ZERO_SUM);
     let (w, mut sums) = ([[5; LINE]; GROUP_LINES], [[0; LANES]; TOKENS]);
-    s.open().peak(black_box(&x), black_box(&w), a.dots.div_ceil(PRODUCT), &mut sums);
+    s.configure().peak(black_box(&x), black_box(&w), a.dots.div_ceil(PRODUCT), &mut sums);
     s.store(s.to_f32(s.load_i32(&sums[0])), a.out);
 }
 
@@ -203,8 +203,8 @@ mod tests {
     pub(crate) struct Emulated;
 
     impl MatrixUnit for Scalar {
-        type Open = Emulated;
-        fn open(self) -> Emulated {
+        type Guard = Emulated;
+        fn configure(self) -> Emulated {
             Emulated
         }
     }
@@ -245,10 +245,10 @@ mod tests {
             let sum = |line: &TokenLine| -128 * line.iter().map(|&q| i32::from(q)).sum::<i32>();
             let sums: Vec<i32> = q.as_chunks().0.iter().map(sum).collect();
             let bias: Vec<f32> = (0..panels * LANES).map(|_| next() as f32).collect();
-            let acts = Acts { q: &q, scales: &scales, sums: &sums, m };
+            let inputs = QuantizedInputs { q: &q, scales: &scales, sums: &sums, m };
             let before: Vec<f32> = (0..panels * m * LANES).map(|_| next() as f32).collect();
             let (mut got, mut want) = (before.clone(), before);
-            let gemm = |out| Gemm { w: &w, k, acts, bias: &bias, add: true, out };
+            let gemm = |out| Gemm { w: &w, k, inputs, bias: &bias, add: true, out };
             let mut a = gemm(&mut got);
             let whole = whole_tiles(Scalar, &mut a);
             assert_eq!(whole, m / TOKENS * TOKENS);

@@ -28,7 +28,7 @@ pub const fn packed_rows(m: usize) -> usize {
 
 /// Quantized activations of `m` tokens.
 #[derive(Clone, Copy)]
-pub struct Acts<'a> {
+pub struct QuantizedInputs<'a> {
     /// `[tiles][k/64][rows][64]`
     pub q: &'a [i8],
     /// `[tiles][k/64][rows]`
@@ -41,7 +41,7 @@ pub struct Acts<'a> {
 
 /// f32 activations of `m` tokens, `[tiles][k/64][rows][64]`.
 #[derive(Clone, Copy)]
-pub struct ActsF32<'a> {
+pub struct F32Inputs<'a> {
     /// The values.
     pub x: &'a [f32],
     /// Tokens.
@@ -50,7 +50,7 @@ pub struct ActsF32<'a> {
 
 /// Where token `at` lies: its line in group 0 of its tile, and lines from one group to the next.
 #[inline(always)]
-pub fn line_of(at: usize, groups: usize, m: usize) -> (usize, usize) {
+pub fn locate_token(at: usize, groups: usize, m: usize) -> (usize, usize) {
     let rows = tile_rows(m);
     (at / TOKENS * groups * rows + at % TOKENS, rows)
 }
@@ -93,7 +93,7 @@ impl TileMut<'_> {
 
     /// Writes one group of one token.
     #[inline(always)]
-    pub(crate) fn put<S: Simd>(
+    pub(crate) fn write_group<S: Simd>(
         &mut self,
         s: S,
         group: usize,
@@ -148,7 +148,7 @@ pub(crate) fn pack<S: Simd>(s: S, mut a: Pack<'_>) {
     for group in 0..a.x.len() / (GROUP * a.m) {
         for row in 0..a.n {
             let x = group_lanes(s, a.x, a.m, group, a.at + row);
-            a.to.put(s, group, row, x, a.rotation);
+            a.to.write_group(s, group, row, x, a.rotation);
         }
     }
 }

@@ -11,12 +11,12 @@ use crate::layout::{GROUP, GROUP_BYTES, LANES, TOKENS, q8_panel_bytes};
 /// first tile is busy with a panel that was not.
 #[inline(always)]
 pub(crate) fn whole_tiles<S: TileLoop>(s: S, a: &mut Gemm<'_>) -> usize {
-    let (groups, tiles) = (a.k / GROUP, a.acts.m / TOKENS);
+    let (groups, tiles) = (a.k / GROUP, a.inputs.m / TOKENS);
     if tiles == 0 {
         return 0;
     }
     let mut panels = a.w.chunks_exact(q8_panel_bytes(a.k)).map(|w| w.as_chunks().0).peekable();
-    for (p, out) in a.out.chunks_exact_mut(LANES * a.acts.m).enumerate() {
+    for (p, out) in a.out.chunks_exact_mut(LANES * a.inputs.m).enumerate() {
         let (row_scale, w) = panels.next().and_then(|w| w.split_first()).expect("one per output");
         let (row_scale, w) = (&scales_line(row_scale), w.as_chunks().0);
         let bias = a.bias.as_chunks().0.get(p);
@@ -31,9 +31,9 @@ pub(crate) fn whole_tiles<S: TileLoop>(s: S, a: &mut Gemm<'_>) -> usize {
             let mut sums = [[0.0; LANES]; TOKENS];
             let tile = Tile {
                 w,
-                x: a.acts.q.as_chunks().0[lines.clone()].as_chunks().0,
-                scales: a.acts.scales[lines.clone()].as_chunks().0,
-                seeds: a.acts.sums[lines].as_chunks().0,
+                x: a.inputs.q.as_chunks().0[lines.clone()].as_chunks().0,
+                scales: a.inputs.scales[lines.clone()].as_chunks().0,
+                seeds: a.inputs.sums[lines].as_chunks().0,
                 prefetch: if i == 0 { ahead } else { shares.next().unwrap_or_default() },
             };
             s.tile(tile, &mut sums);
