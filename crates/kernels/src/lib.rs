@@ -32,6 +32,7 @@
 
 mod activation;
 mod attention;
+pub mod bench;
 mod experts;
 mod fma;
 mod gemm;
@@ -64,7 +65,6 @@ pub use inputs::{
 pub use kv::{BLOCK, KvBlock, KvBlockMut, PackQuery, Queries, QueriesMut, StoreKv, q8_key_block};
 pub use layout::{GROUP, LANES, LINE, QUAD, TOKENS, f32_panel_len, q8_panel_bytes};
 pub use norm::{NormKind, NormPack, NormParams, NormRow};
-pub use peak::{PeakDots, ReadLines};
 pub use quantize::Rotate;
 pub use rope::{Rope, rope_table};
 pub use table::{Isa, Kernels, UnknownIsa};

@@ -1,7 +1,5 @@
-//! What the machine can do at most: loops that only read, and loops that only multiply.
-//!
-//! They are the roof under which a benchmark shows its results (Williams et al., "Roofline",
-//! 2009). Like every kernel they exist once per instruction set.
+//! The loops behind [`crate::bench`]: some only read, the others only multiply. Like every kernel,
+//! they are compiled once per instruction set.
 
 use std::hint::black_box;
 

@@ -13,10 +13,11 @@ use crate::isa::{
     avx2::{Avx2, AvxVnni},
     avx512::{Amx, Avx512Vnni},
 };
+use crate::peak::{PeakDots, ReadLines};
 use crate::{
     Activate, AddWeighted, AttendBlock, ExpWeights, Gemm, GemmF32, NormPack, NormRow, Pack,
 };
-use crate::{PackQuery, PeakDots, ReadLines, Rope, Rotate, Route, SoftCap, StoreKv};
+use crate::{PackQuery, Rope, Rotate, Route, SoftCap, StoreKv};
 use crate::{
     activation, attention, experts, gemm, inputs, isa::Simd, kv, norm, peak, product, quantize,
     rope,
@@ -79,50 +80,50 @@ macro_rules! with_kernels {
     ($callback:ident $($prefix:tt)*) => {
         $callback! { [$($prefix)*]
             /// Int8 panels times quantized activations.
-            gemm_q8(Gemm) = product::gemm_q8;
+            pub gemm_q8(Gemm) = product::gemm_q8;
             /// f32 panels times f32 activations.
-            gemm_f32(GemmF32) = gemm::gemm_f32;
+            pub gemm_f32(GemmF32) = gemm::gemm_f32;
             /// The norm of a tile of tokens, packed.
-            norm_pack(NormPack) = norm::norm_pack;
+            pub norm_pack(NormPack) = norm::norm_pack;
             /// The norm of one vector.
-            norm_row(NormRow) = norm::norm_row;
+            pub norm_row(NormRow) = norm::norm_row;
             /// Tokens into a tile.
-            pack(Pack) = inputs::pack;
+            pub pack(Pack) = inputs::pack;
             /// Walsh-Hadamard transform in place.
-            rotate(Rotate) = quantize::rotate;
+            pub rotate(Rotate) = quantize::rotate;
             /// The activation of the feed-forward part.
-            activate(Activate) = activation::activate;
+            pub activate(Activate) = activation::activate;
             /// Scales and caps numbers.
-            soft_cap(SoftCap) = activation::soft_cap;
+            pub soft_cap(SoftCap) = activation::soft_cap;
             /// Unnormalised probabilities of logits.
-            exp_weights(ExpWeights) = activation::exp_weights;
+            pub exp_weights(ExpWeights) = activation::exp_weights;
             /// A token's experts and their weights.
-            route(Route) = experts::route;
+            pub route(Route) = experts::route;
             /// An expert's outputs, weighted, added to those of its tokens.
-            add_weighted(AddWeighted) = experts::add_weighted;
+            pub add_weighted(AddWeighted) = experts::add_weighted;
             /// RoPE on one head.
-            rope(Rope) = rope::rope;
+            pub rope(Rope) = rope::rope;
             /// One position into the cache.
-            store_kv(StoreKv) = kv::store_kv;
+            pub store_kv(StoreKv) = kv::store_kv;
             /// One query as attention reads it.
-            pack_query(PackQuery) = kv::pack_query;
+            pub pack_query(PackQuery) = kv::pack_query;
             /// A tile of queries against one block of the cache.
-            attend(AttendBlock) = attention::attend;
+            pub attend(AttendBlock) = attention::attend;
             /// Joins two attention states.
-            merge_spans(MergeSpans) = attention::merge;
+            pub merge_spans(MergeSpans) = attention::merge;
             /// Attention output from its state.
-            finish_head(FinishHead) = attention::finish;
+            pub finish_head(FinishHead) = attention::finish;
             /// Reads memory, as fast as this instruction set can.
-            read_lines(ReadLines) = peak::read_lines;
+            pub(crate) read_lines(ReadLines) = peak::read_lines;
             /// Multiplies bytes, as fast as this instruction set can.
-            peak_dots(PeakDots) = product::peak_dots;
+            pub(crate) peak_dots(PeakDots) = product::peak_dots;
         }
     };
 }
 
 /// The struct and its safe methods.
 macro_rules! declare {
-    ([] $($(#[$doc:meta])* $name:ident($args:ident) = $generic:path;)*) => {
+    ([] $($(#[$doc:meta])* $vis:vis $name:ident($args:ident) = $generic:path;)*) => {
         /// The kernels of one instruction set. Every ISA computes the same bits.
         #[derive(Clone, Copy)]
         pub struct Kernels {
@@ -136,7 +137,7 @@ macro_rules! declare {
             ///
             /// # Panics
             /// If the slices do not have the sizes the arguments' documentation gives.
-            pub fn $name(&self, args: $args<'_>) {
+            $vis fn $name(&self, args: $args<'_>) {
                 args.check();
                 // SAFETY: a table is only handed out after its CPU features were detected.
                 unsafe { (self.$name)(args) }
@@ -148,7 +149,7 @@ macro_rules! declare {
 /// One ISA's table, from the list of its CPU features.
 macro_rules! table {
     ([$isa:ident $token:ident $features:tt]
-     $($(#[$doc:meta])* $name:ident($args:ident) = $generic:path;)*) => {
+     $($(#[$doc:meta])* $vis:vis $name:ident($args:ident) = $generic:path;)*) => {
         mod $isa {
             use super::*;
             $(entry! { $features $token $name $args $generic })*

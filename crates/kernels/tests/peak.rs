@@ -1,6 +1,7 @@
 //! The loops that benchmarks measure limits with do what they say.
 
-use nanoinfer_kernels::*;
+use nanoinfer_kernels::bench::{PeakDots, ReadLines, peak_dots, read_lines};
+use nanoinfer_kernels::{Isa, Kernels};
 
 #[test]
 fn reading_sees_every_value() {
@@ -10,7 +11,7 @@ fn reading_sees_every_value() {
                 let mut values = vec![-1.0f32; 1024];
                 values[at] = at as f32;
                 let mut out = [0.0; 16];
-                kernels.read_lines(ReadLines { values: &values, streams, out: &mut out });
+                read_lines(&kernels, ReadLines { values: &values, streams, out: &mut out });
                 let lane = |l: usize| if l == at % 16 { at as f32 } else { 0.0 };
                 assert_eq!(out, std::array::from_fn(lane), "{streams} streams, value {at}");
             }
@@ -23,7 +24,7 @@ fn multiplying_is_exact_however_long() {
     for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
         for dots in [0, 1, 1_000_003] {
             let mut out = [7.0; 16];
-            kernels.peak_dots(PeakDots { dots, out: &mut out });
+            peak_dots(&kernels, PeakDots { dots, out: &mut out });
             assert_eq!(out, [0.0; 16], "{} {dots}", kernels.isa().name());
         }
     }
