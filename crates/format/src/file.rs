@@ -1,6 +1,7 @@
 //! Opening a file: validate once, then hand out views that cannot fail.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -35,6 +36,12 @@ pub struct NanoFile {
 /// Most sections and tensors a file may have; a table beyond is damage, not a model.
 const MAX_SECTIONS: u32 = 64;
 const MAX_TENSORS: u64 = 1 << 20;
+
+impl fmt::Debug for NanoFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NanoFile").field("path", &self.path).finish_non_exhaustive()
+    }
+}
 
 impl NanoFile {
     /// Maps `path` and validates everything but the tensors' data.

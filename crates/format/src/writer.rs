@@ -1,5 +1,6 @@
 //! Writing a file: stream tensors to a temporary file beside the target, then rename.
 
+use std::fmt;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -36,6 +37,12 @@ pub struct Writer {
     open: Option<(TensorSpec, u64, blake3::Hasher)>,
     tensors: Vec<Tensor>,
     pending: Vec<(SectionKind, Vec<u8>)>,
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").field("target", &self.target).finish_non_exhaustive()
+    }
 }
 
 impl Writer {
@@ -213,6 +220,12 @@ pub struct Staged {
     content_id: [u8; 32],
     header: Header,
     sections: Vec<Section>,
+}
+
+impl fmt::Debug for Staged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Staged").field("target", &self.target).finish_non_exhaustive()
+    }
 }
 
 impl Staged {

@@ -16,6 +16,7 @@ pub enum Activation {
 }
 
 /// Arguments of `activate`: act(gate)·up, or act(up) where there is no gate.
+#[derive(Debug)]
 pub struct Activate<'a> {
     /// The function.
     pub activation: Activation,
@@ -79,6 +80,7 @@ fn gelu<S: Simd>(s: S, x: S::F) -> S::F {
 }
 
 /// Arguments of `soft_cap`: numbers that cannot leave −cap…cap (Gemma 2, 2024), in place.
+#[derive(Debug)]
 pub struct SoftCap<'a> {
     /// Values, a multiple of 16.
     pub x: &'a mut [f32],
@@ -109,6 +111,7 @@ pub(crate) fn capped<S: Simd>(s: S, x: S::F, cap: f32) -> S::F {
 }
 
 /// Arguments of `exp_weights`: unnormalised probabilities.
+#[derive(Debug)]
 pub struct ExpWeights<'a> {
     /// Logits.
     pub logits: &'a [f32],

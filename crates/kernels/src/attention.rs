@@ -27,6 +27,7 @@ type Scores = [Lanes; BLOCK_PANELS];
 ///
 /// The state of a query is `[max, sum, 0…; accumulator]`: 16 + `h` floats, see
 /// [`AttendBlock::reset`].
+#[derive(Debug)]
 pub struct AttendBlock<'a> {
     /// The queries.
     pub queries: Queries<'a>,
@@ -289,6 +290,7 @@ fn softmax_step<S: Simd, const M: usize>(
 }
 
 /// Arguments of `merge_spans`: appends the state of a later span to that of the spans before it.
+#[derive(Debug)]
 pub struct MergeSpans<'a> {
     /// State of the earlier spans, updated.
     pub state: &'a mut [f32],
@@ -317,6 +319,7 @@ pub(crate) fn merge<S: Simd>(s: S, a: MergeSpans<'_>) {
 }
 
 /// Arguments of `finish_head`: the head's output from its final state.
+#[derive(Debug)]
 pub struct FinishHead<'a> {
     /// Final state.
     pub state: &'a [f32],

@@ -6,6 +6,7 @@ use crate::layout::LANES;
 use crate::math::exp;
 
 /// Arguments of `route`: from the router's logits of one token to its experts.
+#[derive(Debug)]
 pub struct Route<'a> {
     /// One per expert.
     pub logits: &'a [f32],
@@ -63,6 +64,7 @@ fn choose(values: &[f32], chosen: &mut [u32]) {
 }
 
 /// Arguments of `add_weighted`: what one expert says of its tokens, added where it belongs.
+#[derive(Debug)]
 pub struct AddWeighted<'a> {
     /// `[panels][tokens.len()][16]`
     pub y: &'a [f32],

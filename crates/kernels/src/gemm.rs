@@ -24,6 +24,7 @@ use crate::layout::{
 pub const MAX_TILE: usize = 12;
 
 /// Arguments of `gemm_q8`: a run of panels against all tokens.
+#[derive(Debug)]
 pub struct Gemm<'a> {
     /// Panels, `[p][16 f32 scales, k/4 lines]`.
     pub w: &'a [u8],
@@ -40,6 +41,7 @@ pub struct Gemm<'a> {
 }
 
 /// Arguments of `gemm_f32`, the reference encoding.
+#[derive(Debug)]
 pub struct GemmF32<'a> {
     /// Panels, `[p][k][16]`.
     pub w: &'a [f32],

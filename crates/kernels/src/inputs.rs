@@ -27,7 +27,7 @@ pub const fn packed_rows(m: usize) -> usize {
 }
 
 /// Quantized activations of `m` tokens.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct QuantizedInputs<'a> {
     /// `[tiles][k/64][rows][64]`
     pub q: &'a [i8],
@@ -40,7 +40,7 @@ pub struct QuantizedInputs<'a> {
 }
 
 /// f32 activations of `m` tokens, `[tiles][k/64][rows][64]`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct F32Inputs<'a> {
     /// The values.
     pub x: &'a [f32],
@@ -56,6 +56,7 @@ pub fn locate_token(at: usize, groups: usize, m: usize) -> (usize, usize) {
 }
 
 /// A run of rows of one tile, to be written.
+#[derive(Debug)]
 pub struct TileMut<'a> {
     /// Rows of the tile.
     pub rows: usize,
@@ -66,6 +67,7 @@ pub struct TileMut<'a> {
 }
 
 /// The buffers of one tile, in the form that the matrices read.
+#[derive(Debug)]
 pub enum TileData<'a> {
     /// Rotated and quantized.
     Q8 {
@@ -119,6 +121,7 @@ impl TileMut<'_> {
 }
 
 /// Arguments of `pack`: tokens of panel-major activations into rows of a tile.
+#[derive(Debug)]
 pub struct Pack<'a> {
     /// `[k/16][m][16]`; a plain vector is `m` = 1.
     pub x: &'a [f32],

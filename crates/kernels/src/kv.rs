@@ -12,7 +12,7 @@ pub(crate) const BLOCK_PANELS: usize = BLOCK / LANES;
 /// One block of 64 positions of one KV head, in one of the cache's encodings. `h` is the head size
 /// padded to 16. Keys lie in panels of 16 positions, like weights whose rows are positions; values
 /// lie by position.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub enum KvBlock<'a> {
     /// 32-bit floats.
     F32 {
@@ -40,6 +40,7 @@ pub enum KvBlock<'a> {
 }
 
 /// [`KvBlock`], to be written.
+#[derive(Debug)]
 pub enum KvBlockMut<'a> {
     /// See [`KvBlock::F32`].
     F32 {
@@ -104,6 +105,7 @@ pub(crate) fn lens_fit(head: usize, k: usize, v: usize) -> bool {
 }
 
 /// Arguments of `store_kv`: one position of one KV head into its block.
+#[derive(Debug)]
 pub struct StoreKv<'a> {
     /// Key after RoPE, `h` values; overwritten.
     pub key: &'a mut [f32],
@@ -176,7 +178,7 @@ pub(crate) fn store_kv<S: Simd>(s: S, a: StoreKv<'_>) {
 }
 
 /// Queries of one KV head, in chunks of 16 values, so that those of a tile lie side by side.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub enum Queries<'a> {
     /// `[h/16][n][16]`, for float caches.
     F32(&'a [f32]),
@@ -192,6 +194,7 @@ pub enum Queries<'a> {
 }
 
 /// Arguments of `pack_query`.
+#[derive(Debug)]
 pub struct PackQuery<'a> {
     /// Query after RoPE, `h` values; overwritten.
     pub x: &'a mut [f32],
@@ -204,6 +207,7 @@ pub struct PackQuery<'a> {
 }
 
 /// [`Queries`], to be written.
+#[derive(Debug)]
 pub enum QueriesMut<'a> {
     /// See [`Queries::F32`].
     F32(&'a mut [f32]),

@@ -15,7 +15,7 @@ pub enum NormKind {
 }
 
 /// What a norm is made of.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct NormParams<'a> {
     /// Which one.
     pub kind: NormKind,
@@ -39,6 +39,7 @@ impl NormParams<'_> {
 
 /// Arguments of `norm_pack`: the norm of tokens of panel-major activations, packed as rows of a
 /// tile.
+#[derive(Debug)]
 pub struct NormPack<'a> {
     /// `[d/16][m][16]`, `d` padded to 64, zero beyond the model's width.
     pub x: &'a [f32],
@@ -141,6 +142,7 @@ fn real_lanes(d: usize, i: usize) -> Lanes {
 }
 
 /// Arguments of `norm_row`: the norm of one vector, in place.
+#[derive(Debug)]
 pub struct NormRow<'a> {
     /// As many values as the norm has weights, padding zero.
     pub x: &'a mut [f32],

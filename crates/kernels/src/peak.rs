@@ -8,6 +8,7 @@ use crate::isa::Simd;
 use crate::layout::{LANES, LINE, Lanes, QUAD};
 
 /// Reads memory and keeps the lane-wise maximum, so that no read can be left out.
+#[derive(Debug)]
 pub struct ReadLines<'a> {
     /// What to read, a multiple of 8 · 16 values.
     pub values: &'a [f32],
@@ -18,6 +19,7 @@ pub struct ReadLines<'a> {
 }
 
 /// Multiplies what is in registers or the first cache, as the matrix product does.
+#[derive(Debug)]
 pub struct PeakDots<'a> {
     /// Dots of 64 bytes to do; as many more as make whole tiles are done.
     pub dots: usize,

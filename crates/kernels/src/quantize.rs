@@ -4,6 +4,7 @@ use crate::isa::Simd;
 use crate::layout::{GROUP, GROUP_LANES, LANES, Lanes, TokenLine};
 
 /// Arguments of `rotate`: the orthonormal Walsh-Hadamard transform of consecutive blocks.
+#[derive(Debug)]
 pub struct Rotate<'a> {
     /// Values, a multiple of 16 and of `block`.
     pub x: &'a mut [f32],

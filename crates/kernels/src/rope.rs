@@ -54,6 +54,7 @@ fn cos_sin(turn: u64) -> (f64, f64) {
 }
 
 /// Arguments of `rope`: rotates one head in place.
+#[derive(Debug)]
 pub struct Rope<'a> {
     /// The head; the first `2·half` values are rotated.
     pub x: &'a mut [f32],

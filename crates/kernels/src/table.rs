@@ -193,6 +193,12 @@ with_kernels!(table avx512vnni Avx512Vnni
 with_kernels!(table matrix Amx
     ["avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni" "fma" "f16c"]);
 
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kernels").field("isa", &self.isa).finish_non_exhaustive()
+    }
+}
+
 impl Kernels {
     /// The kernels of `isa`, or `None` if this CPU lacks it.
     pub fn new(isa: Isa) -> Option<Self> {
