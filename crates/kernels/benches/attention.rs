@@ -1,10 +1,10 @@
-//! Time of attention per query and block of 64 positions, in nanoseconds.
+//! Attention time per query and block of 64 positions, in nanoseconds.
 
 use std::time::Instant;
 
 use nanoinfer_kernels::*;
 
-/// The shortest of many runs, after one to warm up.
+/// The shortest of many runs, after a warm-up run.
 fn best_seconds(mut f: impl FnMut()) -> f64 {
     f();
     let run = |_| {
@@ -39,9 +39,9 @@ fn main() {
                     });
                 }
             });
-            let each = best * 1e6 / n as f64;
+            let nanoseconds = best * 1e6 / n as f64;
             println!(
-                "{:10} head {head:3}, {seen:2} positions, {n:2} queries: {each:6.1} ns",
+                "{:10} head {head:3}, {seen:2} positions, {n:2} queries: {nanoseconds:6.1} ns",
                 kernels.isa().name()
             );
         }

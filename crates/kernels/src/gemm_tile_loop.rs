@@ -1,14 +1,13 @@
-//! The matrix product of prefill where an instruction set has a loop of its own for whole tiles of
-//! 16 tokens.
+//! The matrix product of prefill on instruction sets with a dedicated loop for whole tiles of 16 tokens.
 
 use crate::gemm::{Epilogue, Gemm, scales_line};
 use crate::isa::AHEAD;
 use crate::isa::tile_loop::{Tile, TileLoop};
 use crate::layout::{GROUP, GROUP_BYTES, LANES, TOKENS, q8_panel_bytes};
 
-/// All panels times all whole tiles of tokens; gives the number of these tokens. A panel stays in
-/// the first caches for all tiles. Meanwhile the next one is prefetched, a share per tile; the
-/// first tile is busy with a panel that was not.
+/// All panels times all whole tiles of tokens; returns the number of tokens in them. A panel stays in
+/// the L1 and L2 caches for all tiles. Meanwhile the next one is prefetched, a share per tile; a panel
+/// that was not prefetched is fetched ahead during its first tile.
 #[inline(always)]
 pub(crate) fn whole_tiles<S: TileLoop>(s: S, a: &mut Gemm<'_>) -> usize {
     let (groups, tiles) = (a.k / GROUP, a.inputs.m / TOKENS);
@@ -21,8 +20,8 @@ pub(crate) fn whole_tiles<S: TileLoop>(s: S, a: &mut Gemm<'_>) -> usize {
         let (row_scale, w) = (&scales_line(row_scale), w.as_chunks().0);
         let bias = a.bias.as_chunks().0.get(p);
         let epilogue = Epilogue { row_scale: Some(row_scale), bias, add: a.add };
-        let new = p == 0 || tiles == 1;
-        let ahead = if new { w.get(AHEAD / GROUP_BYTES..).unwrap_or_default() } else { &[] };
+        let cold = p == 0 || tiles == 1;
+        let ahead = if cold { w.get(AHEAD / GROUP_BYTES..).unwrap_or_default() } else { &[] };
         let next = panels.peek().map_or(&[][..], |next| next[1..].as_chunks().0);
         let mut shares = next.chunks(groups.div_ceil((tiles - 1).max(1)));
         let out = out.as_chunks_mut().0.chunks_exact_mut(TOKENS);

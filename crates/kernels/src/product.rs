@@ -1,5 +1,5 @@
-//! Which loops multiply on which instruction set: all have those of `gemm.rs`, some have better ones
-//! for whole tiles of 16 tokens.
+//! Selects the GEMM loops of each instruction set: all use those of `gemm.rs`, some have faster ones for
+//! whole tiles of 16 tokens.
 
 use crate::gemm::{Gemm, register_tiles};
 use crate::isa::Simd;
@@ -14,16 +14,16 @@ use crate::peak::{self, PeakDots};
 #[cfg(target_arch = "x86_64")]
 use crate::{gemm_matrix_unit, gemm_tile_loop};
 
-/// An instruction set's choice, made when it is compiled.
+/// The choice of an instruction set, made at compile time.
 pub(crate) trait Product: Simd {
-    /// Multiplies all panels with the first tokens of `a`, as many as make whole tiles, in a better
-    /// loop than that of `gemm.rs`; gives their number, 0 where there is none.
+    /// Multiplies all panels by the leading tokens of `a` that form whole tiles, in a faster loop than
+    /// that of `gemm.rs`; returns the number of tokens covered, 0 without such a loop.
     #[inline(always)]
     fn whole_tiles(self, _a: &mut Gemm<'_>) -> usize {
         0
     }
 
-    /// The dots of its fastest loop, see [`PeakDots`].
+    /// Runs the dots of its fastest loop, see [`PeakDots`].
     #[inline(always)]
     fn peak(self, a: PeakDots<'_>) {
         peak::register_tile(self, a);

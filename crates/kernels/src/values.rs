@@ -1,4 +1,4 @@
-//! The half of attention that adds up values.
+//! The second half of attention: the weighted sum of values.
 
 use std::ops::Range;
 
@@ -6,25 +6,25 @@ use crate::isa::Simd;
 use crate::kv::{BLOCK, Stored};
 use crate::layout::{LANES, Lanes};
 
-/// Floats of the state of a query: `[max, sum, 0…; accumulator]`.
+/// Length of a query's state, `[max, sum, 0…; accumulator]`, in floats.
 pub(crate) const fn state_len(head: usize) -> usize {
     LANES + head
 }
 
-/// What a block adds to the accumulators of `M` queries.
+/// How the values of a block enter the accumulators of `M` queries.
 pub(crate) struct WeightedBlock<'a, const M: usize> {
-    /// Weights of the positions.
+    /// Weights of the positions, per query.
     pub weights: [&'a [f32; BLOCK]; M],
-    /// What each accumulator is multiplied by.
+    /// Factor applied to each accumulator first.
     pub decay: Lanes,
-    /// Positions that any query sees.
+    /// Positions visible to at least one query.
     pub seen: Range<usize>,
-    /// Head size padded to 16.
+    /// Head size, padded to 16.
     pub head: usize,
 }
 
-/// accumulator = accumulator · decay + Σₜ weight[t] · v[t], t ascending. Weights of positions a
-/// query does not see are zero, which changes nothing.
+/// accumulator = accumulator · decay + Σₜ weight[t] · v[t], t ascending. Hidden positions have weight
+/// zero and leave the sum unchanged.
 #[inline(always)]
 pub(crate) fn add_values<S: Simd, const M: usize, T: Stored>(
     s: S,
@@ -46,7 +46,7 @@ pub(crate) fn add_values<S: Simd, const M: usize, T: Stored>(
     }
 }
 
-/// `D` registers of every query, from register `d` on.
+/// Processes `D` registers of every query, starting at register `d`.
 #[inline(always)]
 fn value_lanes<S: Simd, const M: usize, const D: usize, T: Stored>(
     s: S,

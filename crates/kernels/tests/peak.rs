@@ -1,10 +1,10 @@
-//! The loops that benchmarks measure limits with do what they say.
+//! Tests the loops with which benchmarks measure limits.
 
 use nanoinfer_kernels::bench::{PeakDots, ReadLines, peak_dots, read_lines};
 use nanoinfer_kernels::{Isa, Kernels};
 
 #[test]
-fn reading_sees_every_value() {
+fn every_value_is_read() {
     for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
         for streams in [1, 2, 4, 8] {
             for at in 0..1024 {
@@ -20,7 +20,7 @@ fn reading_sees_every_value() {
 }
 
 #[test]
-fn multiplying_is_exact_however_long() {
+fn dots_are_exact_for_any_number_of_iterations() {
     for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
         for dots in [0, 1, 1_000_003] {
             let mut out = [7.0; 16];
