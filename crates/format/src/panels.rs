@@ -78,7 +78,8 @@ impl PanelLayout {
                 }
             }
         }
-        let (mut unit_panels, mut unit_bytes, mut units) = (0usize, 0usize, repeat);
+        let (mut unit_panels, mut unit_bytes) = (0usize, 0usize);
+        let mut units = repeat;
         if n == 1 {
             segments[0].panels = segments[0].panels.checked_mul(repeat)?;
             units = 1;

@@ -202,7 +202,8 @@ impl Schema<'_> {
     /// Query, key and value projections: per KV head its query group, its K and its V.
     fn qkv(&self) -> Entry {
         let c = self.c;
-        let (kv, rows, group) = (c.n_kv_heads, c.head_dim, c.group() as u32);
+        let (kv, group) = (c.n_kv_heads, c.group() as u32);
+        let rows = c.head_dim;
         let part = |role, count| PartShape { role, n: kv * count * rows, count, rows };
         let parts = vec![part(Role::AttnQ, group), part(Role::AttnK, 1), part(Role::AttnV, 1)];
         let entry = self.fused(Role::AttnQkv, kv as usize, parts);

@@ -94,7 +94,8 @@ impl Row {
         let end = s.offset.checked_add(s.len);
         if s.offset < room.start || end.is_none_or(|end| end > room.end) {
             let Range { start, end } = room;
-            let (name, offset, len) = (s.name(), s.offset, s.len);
+            let name = s.name();
+            let (offset, len) = (s.offset, s.len);
             return Err(format!(
                 "{name} at {offset}, {len} bytes long, is not within {start}..{end}"
             ));

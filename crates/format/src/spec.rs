@@ -134,7 +134,7 @@ impl TensorSpec {
     /// Checks that the fields are consistent, independently of the model. Whether the shape matches the
     /// architecture is checked by the engine.
     pub(crate) fn check(&self) -> Result<(), String> {
-        let (e, n, k) = (self.stored[0], self.stored[1], self.stored[2]);
+        let [e, n, k] = self.stored;
         if self.role.is_part() || self.role.is_per_layer() != self.layer.is_some() {
             let layer = self.layer.map_or("none".into(), |layer| layer.to_string());
             return Err(format!("layer {layer} does not fit the role"));
@@ -170,7 +170,8 @@ impl TensorSpec {
 
     /// Checks that rotation and grouping match the activations.
     fn check_activations(&self) -> Result<(), String> {
-        let (r, k, int8) = (self.rotation, self.stored[2], self.takes(ActType::Int8));
+        let (r, k) = (self.rotation, self.stored[2]);
+        let int8 = self.takes(ActType::Int8);
         let rotated = int8 || self.encoding.is_panel() && self.role.input_is_rotated();
         if !(r == 1 || rotated && r.is_power_of_two() && r <= MAX_ROTATION && k.is_multiple_of(r)) {
             let encoding = self.encoding.name();

@@ -145,7 +145,9 @@ fn tile_q8<S: Simd, const M: usize, const P: usize>(s: S, a: &mut Gemm<'_>, at: 
         unreachable!("`with_tile!` lists all sizes, but this ISA uses only the first {}", S::TILE);
     }
     // Sliced to equal lengths, so that each group needs one bounds check instead of one per slice.
-    let (lines, inputs, groups) = (a.w.as_chunks::<LINE>().0, a.inputs, a.k / GROUP);
+    let lines = a.w.as_chunks::<LINE>().0;
+    let inputs = a.inputs;
+    let groups = a.k / GROUP;
     let w: [&[[WeightLine; GROUP_LINES]]; P] =
         std::array::from_fn(|p| &lines[p * (1 + a.k / QUAD) + 1..].as_chunks().0[..groups]);
     let (all_scales, n) = (inputs.scales, inputs.scales.len());

@@ -95,8 +95,9 @@ pub(crate) fn rope<S: Simd>(s: S, r: Rope<'_>) {
             lanes[..n].copy_from_slice(&from[at..at + n]);
             s.load(&lanes)
         };
-        let (a, b, c, sin) = (read(first), read(second), read(r.cos), read(r.sin));
-        let (x, y) = rotate(s, a, b, c, sin);
+        let (a, b) = (read(first), read(second));
+        let (cos, sin) = (read(r.cos), read(r.sin));
+        let (x, y) = rotate(s, a, b, cos, sin);
         let write = |to: &mut [f32], x: S::F| {
             let mut lanes = [0.0; LANES];
             s.store(x, &mut lanes);

@@ -55,7 +55,9 @@ fn value_lanes<S: Simd, const M: usize, const D: usize, T: Stored>(
     d: usize,
     states: &mut [f32],
 ) {
-    let (v, row, weights) = (v.as_chunks::<LANES>().0, block.head / LANES, &block.weights);
+    let v = v.as_chunks::<LANES>().0;
+    let row = block.head / LANES;
+    let weights = &block.weights;
     let state_len = state_len(block.head);
     let mut acc = [[s.splat(0.0); D]; M];
     for (state, (acc, decay)) in states.chunks_exact(state_len).zip(acc.iter_mut().zip(block.decay))

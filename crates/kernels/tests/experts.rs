@@ -93,8 +93,13 @@ fn weighted_outputs_are_added_with_a_single_rounding() {
                     }
                 }
             }
-            let (y, weights, out_) = (&y, &weights, &mut out);
-            kernels.add_weighted(AddWeighted { y, tokens, weights, m, out: out_ });
+            kernels.add_weighted(AddWeighted {
+                y: &y,
+                tokens,
+                weights: &weights,
+                m,
+                out: &mut out,
+            });
             assert_eq!(out, want, "{:?}", kernels.isa());
         }
     }

@@ -9,7 +9,8 @@ use nanoinfer_kernels::*;
 #[test]
 fn norm_pack_matches_its_formula() {
     for kernels in isas() {
-        let (m, d, padded) = (3, 100, 128);
+        let m = 3;
+        let (d, padded) = (100, 128);
         let mut x = noise(padded * m, 7);
         for (i, x) in x.iter_mut().enumerate() {
             if i / (16 * m) * 16 + i % 16 >= d {

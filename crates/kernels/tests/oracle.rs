@@ -159,7 +159,9 @@ fn gemm_f32_equals_the_fused_triple_loop() {
             let inputs = F32Inputs { x: &tiles, m };
             kernels.gemm_f32(GemmF32 { w: &w, k, inputs, bias: &[], add: false, out: &mut out });
             for (i, got) in out.iter().enumerate() {
-                let (panel, token, r) = (i / (16 * m), i / 16 % m, i % 16);
+                let panel = i / (16 * m);
+                let token = i / 16 % m;
+                let r = i % 16;
                 let row = &rows[(panel * 16 + r) * k..][..k];
                 let want = row.iter().zip(&x[token * k..]).fold(0.0f32, |c, (w, x)| fma(*w, *x, c));
                 assert_eq!(got.to_bits(), want.to_bits());
@@ -202,7 +204,8 @@ fn quantization_handles_zero_tiny_and_non_finite_values() {
         {
             let mut x = [0.0f32; 64];
             x[7] = value;
-            let (mut q, mut scales, mut sums) = ([1i8; 64], [9.0f32; 1], [9; 1]);
+            let mut q = [1i8; 64];
+            let (mut scales, mut sums) = ([9.0f32; 1], [9; 1]);
             let to = TileData::Q8 { q: &mut q, scales: &mut scales, sums: &mut sums };
             let to = TileMut { rows: 1, row: 0, to };
             kernels.pack(Pack { x: &x, m: 1, at: 0, n: 1, rotation: 1, to });
@@ -457,7 +460,8 @@ proptest::proptest! {
             kernels.soft_cap(SoftCap { x: &mut h, scale: 0.5, cap: 30.0 });
             kernels.rope(Rope { x: &mut h, half: 24, cos: &x[..24], sin: &y[..24] });
             all.extend(bits(&h));
-            let (mut q, mut scales, mut sums) = ([0i8; 128], [0.0; 2], [0; 2]);
+            let mut q = [0i8; 128];
+            let (mut scales, mut sums) = ([0.0; 2], [0; 2]);
             let to = TileData::Q8 { q: &mut q, scales: &mut scales, sums: &mut sums };
             let to = TileMut { rows: 2, row: 1, to };
             kernels.pack(Pack { x: &h[..64], m: 1, at: 0, n: 1, rotation: 64, to });
