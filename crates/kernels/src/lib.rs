@@ -8,7 +8,7 @@
 //!   gemm.rs, gemm_tile_loop.rs,     inputs.rs norm.rs activation.rs experts.rs kv.rs attention.rs …
 //!   gemm_matrix_unit.rs                                                │  generic, one algorithm each
 //!        └──────────────┬──────────────────────────────────────────────┘
-//!                   isa.rs  trait Simd: about 25 operations on 16 lanes; isa/ also has the extensions
+//!                   isa.rs  trait Simd: about 30 operations on 16 lanes; isa/ also has the extensions
 //!        ┌──────────────┼──────────────────┐
 //!   isa/scalar.rs   isa/avx2.rs   isa/avx512.rs, amx.rs                       one-line intrinsics
 //!        └──────────────┴──────────────────┘
