@@ -6,7 +6,9 @@
 //! Activations are packed in the forms that the matrices of a product read: int8, rotated and
 //! quantized, f32 as they are, or both where a router in f32 and experts in 8 bits read the same.
 
-use nanoinfer_kernels::{Acts, ActsF32, GROUP, TOKENS, TileData, TileMut, packed_rows, tile_rows};
+use nanoinfer_kernels::{
+    F32Inputs, GROUP, QuantizedInputs, TOKENS, TileData, TileMut, packed_rows, tile_rows,
+};
 
 use crate::model::weights::Matrix;
 use crate::pool::Buffers;
@@ -60,8 +62,8 @@ enum Source<'a> {
 /// The input of a product, as the kernels take it. A form that was not needed is empty, which no
 /// kernel accepts.
 pub(crate) struct Packed<'a> {
-    pub int8: Acts<'a>,
-    pub f32: ActsF32<'a>,
+    pub int8: QuantizedInputs<'a>,
+    pub f32: F32Inputs<'a>,
 }
 
 /// Lines of 64 values that `m` tokens of `k` inputs take.
@@ -125,13 +127,13 @@ impl<'a> Lines<'a> {
     pub(crate) fn packed(self, first: usize, m: usize, k: usize) -> Packed<'a> {
         let n = lines(m, k);
         Packed {
-            int8: Acts {
+            int8: QuantizedInputs {
                 q: part(self.q, GROUP * first, GROUP * n),
                 scales: part(self.scales, first, n),
                 sums: part(self.sums, first, n),
                 m,
             },
-            f32: ActsF32 { x: part(self.x, GROUP * first, GROUP * n), m },
+            f32: F32Inputs { x: part(self.x, GROUP * first, GROUP * n), m },
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use nanoinfer_format::{self as format, pad};
-use nanoinfer_kernels::{GROUP, LANES, NormKind, NormOf, NormPack, NormRow, Pack};
+use nanoinfer_kernels::{GROUP, LANES, NormKind, NormPack, NormParams, NormRow, Pack};
 
 use super::inputs::{Needs, Rows, Tile};
 use super::scratch::Local;
@@ -63,14 +63,14 @@ impl Pass<'_> {
     }
 
     /// A norm of the whole width.
-    fn norm_of(&self, norm: &Norm) -> NormOf<'_> {
+    fn norm_of(&self, norm: &Norm) -> NormParams<'_> {
         let kind = match self.config.norm {
             format::Norm::Rms => NormKind::Rms,
             format::Norm::Layer => NormKind::Layer,
         };
         let (weight, bias) = (norm.weight(self.file), norm.bias(self.file));
         let (d, eps) = (self.config.d_model as usize, self.config.norm_eps as f32);
-        NormOf { kind, weight, bias, d, eps }
+        NormParams { kind, weight, bias, d, eps }
     }
 
     /// What a product left beside the residual stream, normalised and added to it. An item is a
@@ -130,7 +130,7 @@ impl Pass<'_> {
         let Some(norm) = norm else { return };
         let (weight, bias) = (norm.weight(self.file), norm.bias(self.file));
         let (d, eps) = (heads * self.config.head_dim as usize, self.config.norm_eps as f32);
-        let norm = NormOf { kind: NormKind::Rms, weight, bias, d, eps };
+        let norm = NormParams { kind: NormKind::Rms, weight, bias, d, eps };
         self.kernels.norm_row(NormRow { x, norm });
     }
 }

@@ -71,10 +71,10 @@ impl Pass<'_> {
             let out = &mut out[(range.start - first) * m * LANES..][..range.len() * m * LANES];
             match panels {
                 Panels::Q8(w) => {
-                    self.kernels.gemm_q8(Gemm { w, k, acts: from.int8, bias, add, out });
+                    self.kernels.gemm_q8(Gemm { w, k, inputs: from.int8, bias, add, out });
                 }
                 Panels::F32(w) => {
-                    self.kernels.gemm_f32(GemmF32 { w, k, acts: from.f32, bias, add, out });
+                    self.kernels.gemm_f32(GemmF32 { w, k, inputs: from.f32, bias, add, out });
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Which tokens go to which experts, and the buffers of a layer with experts.
 
 use nanoinfer_format::{Config, Experts};
-use nanoinfer_kernels::{GROUP, LANES, TOKENS, line_of, packed_rows};
+use nanoinfer_kernels::{GROUP, LANES, TOKENS, locate_token, packed_rows};
 
 use super::inputs::{Lines, Needs, OwnInputs, SharedInputs, lines};
 use super::limits::MAX_TOKENS;
@@ -124,8 +124,8 @@ impl Routing {
     pub(crate) fn gather_tokens(&mut self, a: Active, from: Lines<'_>, m: usize, k: usize) {
         let groups = k / GROUP;
         for (row, &token) in self.tokens[a.first..][..a.n].iter().enumerate() {
-            let (to, step) = line_of(row, groups, a.n);
-            let (at, from_step) = line_of(token as usize, groups, m);
+            let (to, step) = locate_token(row, groups, a.n);
+            let (at, from_step) = locate_token(token as usize, groups, m);
             for g in 0..groups {
                 self.gathered.copy(to + g * step, from, at + g * from_step, 1);
             }
@@ -137,7 +137,7 @@ impl Routing {
         let (groups, most) = (k / GROUP, self.most());
         for (slot, a) in self.active.iter().enumerate() {
             for at in (0..a.n).step_by(TOKENS) {
-                let (to, step) = line_of(at, groups, a.n);
+                let (to, step) = locate_token(at, groups, a.n);
                 for g in 0..groups {
                     let line = (slot * groups + g) * most + at;
                     let n = TOKENS.min(a.n - at);

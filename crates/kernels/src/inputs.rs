@@ -1,71 +1,74 @@
-//! Packed activations: what a matrix product reads, and how vectors become it.
+//! Packed inputs of a matrix product: their layout, and the kernel that packs them.
 //!
-//! Tokens lie in tiles of 16 (fewer where the batch is smaller), a tile being one run of memory,
-//! like a weight panel:
+//! Tokens are stored in tiles of 16 (fewer if the batch is smaller). A tile is contiguous, like a
+//! weight panel:
 //!
 //! ```text
 //! q       [tiles][k/64][rows][64]     one group of one token is one cache line of int8
 //! scales  [tiles][k/64][rows]         amax / 127 of each line
-//! sums    [tiles][k/64][rows]         -128·Σ q of each line, what weights stored as q + 128 add
+//! sums    [tiles][k/64][rows]         -128·Σ q of each line, cancels the +128 of stored weights
 //! ```
 //!
-//! So a register tile broadcasts four bytes of several lines, and a matrix unit loads 16 lines as
-//! its operand. Rows of the last tile beyond the batch are never read.
+//! A register tile broadcasts four bytes from each of several lines; a matrix unit loads 16 lines as
+//! one operand. Rows of the last tile beyond the batch are never read.
 
 use crate::isa::Simd;
 use crate::layout::{GROUP, GROUP_LANES, LANES, TOKENS};
 use crate::quantize::{quantize_group, rotate_lanes};
 
-/// Rows per tile when `m` tokens are packed.
+/// Rows per tile for `m` packed tokens.
 pub const fn tile_rows(m: usize) -> usize {
     if m < TOKENS { m } else { TOKENS }
 }
 
-/// Rows of all tiles of `m` tokens, those beyond the last token included.
+/// Rows in all tiles of `m` tokens, including unused rows of the last tile.
 pub const fn packed_rows(m: usize) -> usize {
     m.div_ceil(TOKENS) * tile_rows(m)
 }
 
-/// Quantized activations of `m` tokens.
-#[derive(Clone, Copy)]
-pub struct Acts<'a> {
+/// Inputs of `m` tokens, rotated and quantized to int8.
+#[derive(Clone, Copy, Debug)]
+pub struct QuantizedInputs<'a> {
     /// `[tiles][k/64][rows][64]`
     pub q: &'a [i8],
     /// `[tiles][k/64][rows]`
     pub scales: &'a [f32],
     /// -128·Σ q, `[tiles][k/64][rows]`
     pub sums: &'a [i32],
-    /// Tokens.
+    /// Number of tokens.
     pub m: usize,
 }
 
-/// f32 activations of `m` tokens, `[tiles][k/64][rows][64]`.
-#[derive(Clone, Copy)]
-pub struct ActsF32<'a> {
-    /// The values.
+/// Inputs of `m` tokens in f32.
+#[derive(Clone, Copy, Debug)]
+pub struct F32Inputs<'a> {
+    /// `[tiles][k/64][rows][64]`
     pub x: &'a [f32],
-    /// Tokens.
+    /// Number of tokens.
     pub m: usize,
 }
 
-/// Where token `at` lies: its line in group 0 of its tile, and lines from one group to the next.
+/// Locates a token among `m` packed tokens of `groups` groups: the line of its first group, and the
+/// stride in lines from one group to the next.
 #[inline(always)]
-pub fn line_of(at: usize, groups: usize, m: usize) -> (usize, usize) {
+pub fn locate_token(token: usize, groups: usize, m: usize) -> (usize, usize) {
     let rows = tile_rows(m);
-    (at / TOKENS * groups * rows + at % TOKENS, rows)
+    (token / TOKENS * groups * rows + token % TOKENS, rows)
 }
 
-/// A run of rows of one tile, to be written.
+/// Consecutive rows of a tile, to be written.
+#[derive(Debug)]
 pub struct TileMut<'a> {
     /// Rows of the tile.
     pub rows: usize,
     /// First row to write.
     pub row: usize,
-    /// The tile.
+    /// The whole tile.
     pub to: TileData<'a>,
 }
 
-/// The buffers of one tile, in the form that the matrices read.
+/// The buffers of one tile, in the form that the matrix product reads.
+#[derive(Debug)]
 pub enum TileData<'a> {
     /// Rotated and quantized.
     Q8 {
@@ -76,7 +79,7 @@ pub enum TileData<'a> {
         /// `[k/64][rows]`
         sums: &'a mut [i32],
     },
-    /// As they are, `[k/64][rows][64]`.
+    /// Unrotated f32, `[k/64][rows][64]`.
     F32(&'a mut [f32]),
 }
 
@@ -93,7 +96,7 @@ impl TileMut<'_> {
 
     /// Writes one group of one token.
     #[inline(always)]
-    pub(crate) fn put<S: Simd>(
+    pub(crate) fn write_group<S: Simd>(
         &mut self,
         s: S,
         group: usize,
@@ -118,19 +121,20 @@ impl TileMut<'_> {
     }
 }
 
-/// Arguments of `pack`: tokens of panel-major activations into rows of a tile.
+/// Arguments of `pack`: copies tokens from panel-major activations into rows of a tile.
+#[derive(Debug)]
 pub struct Pack<'a> {
     /// `[k/16][m][16]`; a plain vector is `m` = 1.
     pub x: &'a [f32],
-    /// Tokens in `x`.
+    /// Number of tokens in `x`.
     pub m: usize,
-    /// First of the tokens to pack.
+    /// First token to pack.
     pub at: usize,
-    /// Tokens to pack.
+    /// Number of tokens to pack.
     pub n: usize,
-    /// Hadamard block, a power of two up to 64; unused where activations stay f32.
+    /// Hadamard block size, a power of two up to 64; unused for f32 tiles.
     pub rotation: usize,
-    /// The rows.
+    /// Destination rows.
     pub to: TileMut<'a>,
 }
 
@@ -148,7 +152,7 @@ pub(crate) fn pack<S: Simd>(s: S, mut a: Pack<'_>) {
     for group in 0..a.x.len() / (GROUP * a.m) {
         for row in 0..a.n {
             let x = group_lanes(s, a.x, a.m, group, a.at + row);
-            a.to.put(s, group, row, x, a.rotation);
+            a.to.write_group(s, group, row, x, a.rotation);
         }
     }
 }

@@ -1,47 +1,47 @@
 //! The matrix product of prefill on CPUs with a matrix unit (AMX).
 //!
-//! The unit multiplies 16 lines of activations (16 tokens × 64 int8) by one group of a weight panel
-//! (64 inputs × 16 rows) into 16 × 16 exact sums, which is just a group of `gemm.rs` for 16 tokens;
-//! scaling and adding them up stays with the vectors:
+//! The unit multiplies 16 lines of inputs (16 tokens × 64 int8) by one group of a weight panel (64
+//! inputs × 16 rows) into 16 × 16 exact sums, exactly one group of `gemm.rs` for 16 tokens. Scaling and
+//! accumulating them is left to the vector units:
 //!
 //! ```text
-//! for each block of 32 groups:        the panel's part, made signed, stays in the L1 cache
+//! for each block of 32 groups:        its weights, made signed, stay in the L1 cache
 //!     for each tile of 16 tokens:
 //!         for each group:             unit:    dots = x[16][64] · w[64][16]
 //!                                     vectors: c[m] = fma(dots[m], scale[g][m], c[m])
 //! ```
 //!
-//! Meanwhile the next panel is prefetched from memory, a share per tile. The vectors work two groups
-//! behind the unit, so that they do not wait for its stores. Groups are added in the order of
-//! `gemm.rs`, hence the same bits.
+//! Meanwhile the next panel is prefetched from memory, a share per tile. The vector units run two
+//! groups behind the matrix unit, so that they do not wait for its stores. Groups are added in the same
+//! order as in `gemm.rs`, which gives the same bits.
 
 use std::hint::black_box;
 
-use crate::acts::Acts;
 use crate::gemm::{Epilogue, Gemm, scales_line};
+use crate::inputs::QuantizedInputs;
 use crate::isa::Simd;
 use crate::isa::matrix_unit::{Dots, MatrixUnit, Products, SignedLines, TokenLines};
 use crate::layout::{GROUP, GROUP_LINES, LANES, LINE, Lanes, TOKENS, WeightLine, q8_panel_bytes};
 use crate::peak::{PeakDots, ZERO_SUM};
 
-/// Groups of a panel that fit into the L1 cache: 32 KiB.
+/// Groups of a panel per block: 32 KiB, which fit into the L1 cache.
 const GROUPS: usize = 32;
-/// Tiles whose sums are kept between two blocks of groups.
+/// Tiles whose sums are kept between blocks of groups.
 const TILES: usize = 16;
-/// Groups the vectors work behind the unit.
+/// Groups by which the vector units lag behind the matrix unit.
 const LAG: usize = 2;
-/// Groups in work at a time: the one at the unit and those behind, rounded up to a power of two.
-const IN_WORK: usize = 4;
+/// Groups in flight: the one in the matrix unit and the lagging ones, rounded up to a power of two.
+const IN_FLIGHT: usize = 4;
 
-/// On a cache line of its own, as the unit reads and writes it.
+/// Aligned to a cache line, in which units the matrix unit reads and writes.
 #[repr(align(64))]
 struct Aligned<T>(T);
 
-/// What stays in the first caches while a product runs.
+/// Buffers that stay in the L1 and L2 caches during a product.
 struct Buffers {
-    signed: Aligned<[SignedLines; GROUPS]>, // the panel's groups in work
-    sums: Option<[[Lanes; TOKENS]; TILES]>, // between two blocks of groups, if there are two
-    dots: [Aligned<Dots>; IN_WORK],         // what the unit has done and the vectors have not
+    signed: Aligned<[SignedLines; GROUPS]>, // the panel's current block of groups
+    sums: Option<[[Lanes; TOKENS]; TILES]>, // kept between blocks; `None` if there is only one
+    dots: [Aligned<Dots>; IN_FLIGHT],       // computed but not yet accumulated
 }
 
 impl Buffers {
@@ -50,28 +50,28 @@ impl Buffers {
         Self {
             signed: Aligned([[[0; LINE]; GROUP_LINES]; GROUPS]),
             sums: (k / GROUP > GROUPS).then_some([[[0.0; LANES]; TOKENS]; TILES]),
-            dots: [const { Aligned([[0; LANES]; TOKENS]) }; IN_WORK],
+            dots: [const { Aligned([[0; LANES]; TOKENS]) }; IN_FLIGHT],
         }
     }
 }
 
-/// All panels times all whole tiles of tokens; gives the number of these tokens.
+/// All panels times all whole tiles of tokens; returns the number of tokens in them.
 #[inline(always)]
 pub(crate) fn whole_tiles<S: MatrixUnit>(s: S, a: &mut Gemm<'_>) -> usize {
-    let tokens = a.acts.m / TOKENS * TOKENS;
+    let tokens = a.inputs.m / TOKENS * TOKENS;
     if tokens == 0 {
         return 0;
     }
     let mut buffers = Buffers::new(a.k);
     let mut panels = a.w.chunks_exact(q8_panel_bytes(a.k)).map(|w| w.as_chunks().0).peekable();
-    let mut unit = s.open();
-    for (p, out) in a.out.chunks_exact_mut(LANES * a.acts.m).enumerate() {
+    let mut unit = s.configure();
+    for (p, out) in a.out.chunks_exact_mut(LANES * a.inputs.m).enumerate() {
         let (row_scale, lines) = panels.next().and_then(|w| w.split_first()).expect("a panel");
         let row_scale = Some(&scales_line(row_scale));
         let panel = Panel {
             lines,
             next: panels.peek().copied().unwrap_or_default(),
-            acts: a.acts,
+            inputs: a.inputs,
             epilogue: Epilogue { row_scale, bias: a.bias.as_chunks().0.get(p), add: a.add },
         };
         panel.multiply(s, &mut unit, &mut buffers, &mut out[..LANES * tokens]);
@@ -79,28 +79,28 @@ pub(crate) fn whole_tiles<S: MatrixUnit>(s: S, a: &mut Gemm<'_>) -> usize {
     tokens
 }
 
-/// One panel and what it is multiplied by.
+/// One panel, its inputs and epilogue.
 struct Panel<'a> {
-    /// Its lines of weights.
+    /// Its weight lines.
     lines: &'a [WeightLine],
-    /// The lines of the panel behind it, if there is one.
+    /// The lines of the next panel, if any.
     next: &'a [WeightLine],
-    acts: Acts<'a>,
+    inputs: QuantizedInputs<'a>,
     epilogue: Epilogue<'a>,
 }
 
 impl Panel<'_> {
-    /// Times the first `out.len() / 16` tokens.
+    /// Multiplies the panel by the first `out.len() / 16` tokens.
     #[inline(always)]
     fn multiply<S: MatrixUnit>(
         &self,
         s: S,
-        unit: &mut S::Open,
+        unit: &mut S::Guard,
         buffers: &mut Buffers,
         out: &mut [f32],
     ) {
         let groups = self.lines.len() / GROUP_LINES;
-        let share = self.next.len() / (self.acts.m / TOKENS) + 1;
+        let share = self.next.len() / (self.inputs.m / TOKENS) + 1;
         let mut next = self.next.chunks(share);
         let Buffers { signed, sums, dots } = buffers;
         for (run, out) in out.chunks_mut(TILES * TOKENS * LANES).enumerate() {
@@ -113,22 +113,22 @@ impl Panel<'_> {
                 for (i, out) in tiles.enumerate() {
                     let line = ((run * TILES + i) * groups + from) * TOKENS;
                     let block = Block {
-                        x: self.acts.q.as_chunks().0[line..][..TOKENS * n].as_chunks().0,
-                        scales: self.acts.scales[line..][..TOKENS * n].as_chunks().0,
+                        x: self.inputs.q.as_chunks().0[line..][..TOKENS * n].as_chunks().0,
+                        scales: self.inputs.scales[line..][..TOKENS * n].as_chunks().0,
                         w,
                     };
                     let mut c = [s.splat(0.0); TOKENS];
-                    let mut before = sums.as_mut().map(|sums| &mut sums[i]);
-                    if let Some(before) = before.as_mut().filter(|_| from > 0) {
+                    let mut saved = sums.as_mut().map(|sums| &mut sums[i]);
+                    if let Some(saved) = saved.as_mut().filter(|_| from > 0) {
                         for m in 0..TOKENS {
-                            c[m] = s.load(&before[m]);
+                            c[m] = s.load(&saved[m]);
                         }
                     }
                     for line in next.next().into_iter().flatten() {
                         s.prefetch(line);
                     }
                     let c = block.add_to(s, unit, dots, c);
-                    match before.filter(|_| from + n < groups) {
+                    match saved.filter(|_| from + n < groups) {
                         None => self.epilogue.store(s, &c, out),
                         Some(sums) => (0..TOKENS).for_each(|m| s.store(c[m], &mut sums[m])),
                     }
@@ -138,7 +138,7 @@ impl Panel<'_> {
     }
 }
 
-/// q + 128 to q.
+/// Converts stored q + 128 to signed q.
 #[inline(always)]
 fn make_signed<S: Simd>(s: S, lines: &[WeightLine], to: &mut [[i8; LINE]]) {
     for (line, to) in lines.iter().zip(to) {
@@ -149,7 +149,7 @@ fn make_signed<S: Simd>(s: S, lines: &[WeightLine], to: &mut [[i8; LINE]]) {
     }
 }
 
-/// A block of groups of a panel and of one tile of tokens.
+/// A block of groups of one panel and one tile of tokens.
 struct Block<'a> {
     x: &'a [TokenLines],
     scales: &'a [[f32; TOKENS]],
@@ -161,16 +161,16 @@ impl Block<'_> {
     fn add_to<S: MatrixUnit>(
         &self,
         s: S,
-        unit: &mut S::Open,
-        dots: &mut [Aligned<Dots>; IN_WORK],
+        unit: &mut S::Guard,
+        dots: &mut [Aligned<Dots>; IN_FLIGHT],
         mut c: [S::F; TOKENS],
     ) -> [S::F; TOKENS] {
         for g in 0..self.w.len() + LAG {
             if g < self.w.len() {
-                unit.dots(&self.x[g], &self.w[g], &mut dots[g % IN_WORK].0);
+                unit.dots(&self.x[g], &self.w[g], &mut dots[g % IN_FLIGHT].0);
             }
             if let Some(g) = g.checked_sub(LAG) {
-                let (dots, scales) = (&dots[g % IN_WORK].0, &self.scales[g]);
+                let (dots, scales) = (&dots[g % IN_FLIGHT].0, &self.scales[g]);
                 for m in 0..TOKENS {
                     c[m] = s.fma(s.to_f32(s.load_i32(&dots[m])), s.splat(scales[m]), c[m]);
                 }
@@ -180,7 +180,7 @@ impl Block<'_> {
     }
 }
 
-/// Two tiles of a matrix unit over and over.
+/// Multiplies the same two tiles repeatedly.
 #[inline(always)]
 pub(crate) fn peak<S: MatrixUnit>(s: S, a: PeakDots<'_>) {
     /// Dots of 64 bytes in one product.
@@ -188,7 +188,7 @@ pub(crate) fn peak<S: MatrixUnit>(s: S, a: PeakDots<'_>) {
     let mut x = [[0; LINE]; TOKENS];
     x.as_flattened_mut().as_chunks_mut().0.fill(ZERO_SUM);
     let (w, mut sums) = ([[5; LINE]; GROUP_LINES], [[0; LANES]; TOKENS]);
-    s.open().peak(black_box(&x), black_box(&w), a.dots.div_ceil(PRODUCT), &mut sums);
+    s.configure().peak(black_box(&x), black_box(&w), a.dots.div_ceil(PRODUCT), &mut sums);
     s.store(s.to_f32(s.load_i32(&sums[0])), a.out);
 }
 
@@ -199,12 +199,12 @@ mod tests {
     use crate::isa::scalar::Scalar;
     use crate::layout::{QUAD, TokenLine};
 
-    /// A matrix unit in plain Rust, so that this file is tested where there is none.
+    /// A matrix unit in plain Rust, to test this file on machines without one.
     pub(crate) struct Emulated;
 
     impl MatrixUnit for Scalar {
-        type Open = Emulated;
-        fn open(self) -> Emulated {
+        type Guard = Emulated;
+        fn configure(self) -> Emulated {
             Emulated
         }
     }
@@ -223,15 +223,15 @@ mod tests {
         }
     }
 
-    /// Any bytes are weights and activations; only scales must be numbers.
+    /// Any bytes are valid weights and inputs; only scales must be numbers.
     #[test]
-    fn whole_tiles_are_the_products_of_register_tiles() {
+    fn whole_tiles_equal_register_tiles() {
         let mut state = 7u64;
         let mut next = || {
             state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
             (state >> 33) as u32
         };
-        // The second has more than one block of groups, the third also more than one run of tiles.
+        // The second case has several blocks of groups, the third also several runs of tiles.
         for (m, k) in [(37usize, 192), (37, 2176), (290, 2176)] {
             let (panels, lines) = (3, m.div_ceil(TOKENS) * TOKENS * k / GROUP);
             let mut w: Vec<u8> = (0..panels * q8_panel_bytes(k)).map(|_| next() as u8).collect();
@@ -245,10 +245,10 @@ mod tests {
             let sum = |line: &TokenLine| -128 * line.iter().map(|&q| i32::from(q)).sum::<i32>();
             let sums: Vec<i32> = q.as_chunks().0.iter().map(sum).collect();
             let bias: Vec<f32> = (0..panels * LANES).map(|_| next() as f32).collect();
-            let acts = Acts { q: &q, scales: &scales, sums: &sums, m };
+            let inputs = QuantizedInputs { q: &q, scales: &scales, sums: &sums, m };
             let before: Vec<f32> = (0..panels * m * LANES).map(|_| next() as f32).collect();
             let (mut got, mut want) = (before.clone(), before);
-            let gemm = |out| Gemm { w: &w, k, acts, bias: &bias, add: true, out };
+            let gemm = |out| Gemm { w: &w, k, inputs, bias: &bias, add: true, out };
             let mut a = gemm(&mut got);
             let whole = whole_tiles(Scalar, &mut a);
             assert_eq!(whole, m / TOKENS * TOKENS);
