@@ -4,10 +4,15 @@
 //! change.
 
 use nanoinfer_engine::Error;
+use nanoinfer_hub::Error as HubError;
 
 /// The message of an error, one link of a chain.
 pub(crate) fn message(error: &(dyn std::error::Error + 'static)) -> String {
-    error.downcast_ref::<Error>().and_then(engine).unwrap_or_else(|| error.to_string())
+    if let Some(message) = error.downcast_ref::<Error>().and_then(engine) {
+        return message;
+    }
+    let suffix = error.downcast_ref::<HubError>().and_then(hub);
+    format!("{error}{}", suffix.unwrap_or_default())
 }
 
 fn engine(error: &Error) -> Option<String> {
@@ -35,6 +40,18 @@ fn engine(error: &Error) -> Option<String> {
     })
 }
 
+/// The end of a hub error's message.
+fn hub(error: &HubError) -> Option<&'static str> {
+    match error {
+        HubError::Offline { .. } => Some(", or give a local file with --model"),
+        HubError::Pinned { .. } => {
+            Some(", or give a model with --model: a .gguf file, a Hugging Face folder or a hub id")
+        }
+        HubError::NoEntry { .. } => Some("; `nanoinfer models` lists the entries"),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use anyhow::Context;
@@ -50,6 +67,15 @@ mod tests {
         assert!(messages[1].contains("100 tokens") && messages[1].contains("--ctx"));
         let memory = Error::Memory { ctx: 8, needed_mb: 2, available_mb: 1 };
         assert!(message(&memory).ends_with("use a smaller --ctx"));
-        assert_eq!(message(&Error::EmptyPrompt), Error::EmptyPrompt.to_string());
+        let missing = |what| Error::Missing { path: "m.nano".into(), what, instead: "" };
+        assert!(message(&missing("chat template")).ends_with("without --chat"));
+        assert_eq!(message(&missing("tokenizer")), missing("tokenizer").to_string());
+    }
+
+    #[test]
+    fn hub_errors_name_the_alternative() {
+        let offline =
+            HubError::Offline { id: "a/b".into(), endpoint: "e".into(), what: "w".into() };
+        assert!(message(&offline).ends_with("or give a local file with --model"));
     }
 }

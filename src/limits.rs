@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use nanoinfer_engine::{Isa, available_memory};
-use nanoinfer_kernels::{Kernels, PeakDots, ReadLines};
+use nanoinfer_kernels::Kernels;
+use nanoinfer_kernels::bench::{PeakDots, ReadLines, peak_dots, read_lines};
 use nanoinfer_platform::cpu::last_level_cache;
 
 /// Bytes to read, unless caches could hold much of that.
@@ -72,7 +73,7 @@ impl Limits {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let Some(values) = self.memory.chunks_exact(CHUNK).nth(index) else { break };
-                self.best.read_lines(ReadLines { values, streams, out: &mut out });
+                read_lines(&self.best, ReadLines { values, streams, out: &mut out });
                 black_box(&out);
             }
         });
@@ -85,7 +86,7 @@ impl Limits {
         let dots = if self.engine.isa() == Isa::Scalar { DOTS / 64 } else { DOTS };
         let seconds = time_threads(self.threads, || {
             let mut out = [0.0; 16];
-            self.engine.peak_dots(PeakDots { dots, out: &mut out });
+            peak_dots(&self.engine, PeakDots { dots, out: &mut out });
             black_box(&out);
         });
         (self.threads * dots * 2 * 64) as f64 / seconds

@@ -1,17 +1,15 @@
 //! From `--model` to an engine or a session.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, anyhow};
 use nanoinfer_engine::{
-    Drafting, Engine, EngineOptions, GenerateOptions, KvType, Model, PrefixStore, Sampling,
-    SelfCheck, Session,
+    Drafting, Engine, EngineOptions, GenerateOptions, KvType, Model, PrefixStore, Sampling, Session,
 };
 use nanoinfer_format::Quant;
+use nanoinfer_hub::{ModelRef, Online, Status, StatusFn, Store};
 use nanoinfer_kernels::Isa;
-use nanoinfer_packer::fetch::{ModelRef, Report, Step};
-use nanoinfer_packer::store::Store;
 
 use crate::args::{CacheArgs, DraftArgs, ModelArgs, SamplingArgs};
 use crate::status::{Reporter, say};
@@ -22,22 +20,9 @@ pub(crate) fn nano_file(model: &str) -> Result<PathBuf> {
     resolve(model, None, &mut |status| reporter.status(status))
 }
 
-/// The model cache. Files converted through it get a self-check.
-pub(crate) fn store() -> Result<Store> {
-    Ok(Store::open()?.with_self_check(self_check))
-}
-
-fn self_check(file: &Path) -> Result<Option<Vec<u8>>, String> {
-    match SelfCheck::compute(file) {
-        Ok(check) => Ok(Some(check.to_bytes())),
-        Err(nanoinfer_engine::Error::Memory { .. }) => Ok(None),
-        Err(e) => Err(e.to_string()),
-    }
-}
-
-fn resolve(model: &str, revision: Option<&str>, report: &mut Report<'_>) -> Result<PathBuf> {
+fn resolve(model: &str, revision: Option<&str>, status: &mut StatusFn<'_>) -> Result<PathBuf> {
     let model = ModelRef::parse(model)?.at_revision(revision)?;
-    Ok(store()?.ready(&model, Quant::Q8, report)?)
+    Ok(Store::open()?.resolve(&model, Quant::Q8, Some(&Online), status)?)
 }
 
 /// An engine as the options describe it.
@@ -46,8 +31,8 @@ pub(crate) fn engine(args: &ModelArgs) -> Result<Engine> {
     open_engine(args, &mut |status| reporter.status(status))
 }
 
-fn open_engine(args: &ModelArgs, report: &mut Report<'_>) -> Result<Engine> {
-    let file = resolve(&args.model, args.revision.as_deref(), report)?;
+fn open_engine(args: &ModelArgs, status: &mut StatusFn<'_>) -> Result<Engine> {
+    let file = resolve(&args.model, args.revision.as_deref(), status)?;
     let model = if args.no_mmap { Model::open_copy(file)? } else { Model::open(file)? };
     let options = EngineOptions {
         threads: args.threads.map(|n| n as usize),
@@ -75,7 +60,7 @@ pub(crate) fn session_with_status(
     status: &dyn Fn(String),
 ) -> Result<Session> {
     open_session(args, drafts, cache, &mut |event| {
-        if let Step::Say(message) = event {
+        if let Status::Message(message) = event {
             status(nanoinfer_text::terminal_safe(message).into_owned());
         }
     })
@@ -85,9 +70,9 @@ fn open_session(
     args: &ModelArgs,
     drafts: &DraftArgs,
     cache: &CacheArgs,
-    report: &mut Report<'_>,
+    status: &mut StatusFn<'_>,
 ) -> Result<Session> {
-    let mut session = Session::new(open_engine(args, report)?)?;
+    let mut session = Session::new(open_engine(args, status)?)?;
     if let Some(model) = &drafts.draft {
         let args = ModelArgs {
             model: model.clone(),
@@ -96,7 +81,7 @@ fn open_session(
             kv: None,
             ..args.clone()
         };
-        session.set_draft_model(open_engine(&args, report)?)?;
+        session.set_draft_model(open_engine(&args, status)?)?;
     }
     if let Some(folder) = &cache.cache_dir {
         let store = PrefixStore::open(folder, cache.cache_size.saturating_mul(1 << 20));
@@ -116,11 +101,6 @@ pub(crate) fn say_notes(session: &mut Session) {
 /// The system message: the one given, else the one baked into the model's file.
 pub(crate) fn system(given: Option<String>, model: &Model) -> Option<String> {
     given.or_else(|| model.baked_prompt())
-}
-
-/// Runs `text` through the model in `file`, for `--bake`.
-pub(crate) fn bake(file: &Path, text: &str) -> Result<Vec<u8>, String> {
-    nanoinfer_engine::bake(file, text).map_err(|e| e.to_string())
 }
 
 /// The instruction set that `NANOINFER_ISA` forces.

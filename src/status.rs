@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write, stderr};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use nanoinfer_packer::fetch::Step;
+use nanoinfer_hub::Status;
 
 use crate::advice;
 
@@ -14,13 +14,13 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
-    pub(crate) fn status(&mut self, status: Step<'_>) {
+    pub(crate) fn status(&mut self, status: Status<'_>) {
         match status {
-            Step::Say(message) => {
+            Status::Message(message) => {
                 self.clear();
                 say(message);
             }
-            Step::Progress { done, total } => self.progress(done, total),
+            Status::Bytes { done, total } => self.progress(done, total),
         }
     }
 
@@ -66,14 +66,13 @@ pub(crate) fn error(error: &anyhow::Error) {
     say(&format!("error: {}", error_message(error)));
 }
 
-/// An error with its causes on one line. A cause already quoted by a message above is not repeated.
+/// An error with its causes on one line. A cause that an outer message quotes is not repeated.
 pub(crate) fn error_message(error: &anyhow::Error) -> String {
-    let mut messages = error.chain().map(advice::message);
-    let mut text = messages.next().unwrap_or_default();
-    for cause in messages {
-        if !text.contains(&cause) {
+    let mut text = advice::message(error.as_ref());
+    for cause in error.chain().skip(1) {
+        if !text.contains(&cause.to_string()) {
             text.push_str(": ");
-            text.push_str(&cause);
+            text.push_str(&advice::message(cause));
         }
     }
     text

@@ -19,8 +19,9 @@ from pathlib import Path
 
 # What each crate may depend on, tests left out. The root package is the binary.
 ALLOWED = {
-    "nanoinfer": {"engine", "format", "interface", "kernels", "packer", "platform", "text"},
+    "nanoinfer": {"engine", "format", "hub", "interface", "kernels", "packer", "platform", "text"},
     "interface": {"engine", "platform", "text"},
+    "hub": {"engine", "format", "packer", "platform"},
     "packer": {"format", "kernels", "platform", "text"},
     "engine": {"format", "kernels", "platform", "text"},
     "format": {"platform"},
@@ -303,16 +304,29 @@ def check_crates(repository):
             print(f"{name} must not depend on {other}: see ALLOWED and SYSTEM in tools/check_layers.py")
             wrong += 1
         src = manifest.parent / "src"
-        edges = edges_of(next(src / f for f in ("lib.rs", "main.rs") if (src / f).exists()))
-        found = circles(edges)
-        for circle in found:
-            print(f"{name}: a circle of {', '.join(circle)}")
-            for (a, b), why in sorted(edges.items()):
-                if a in circle and b in circle:
-                    print(f"    {a} -> {b}  ({why})")
-        wrong += len(found)
-        print(f"{name}: {len(edges)} arrows between modules, {len(found)} circles")
+        for root in (src / file for file in ("lib.rs", "main.rs") if (src / file).exists()):
+            wrong += check_modules(f"{name} ({root.name})", edges_of(root))
     return wrong
+
+
+def check_modules(name, edges):
+    """Prints the circles of modules and the commands that import another; counts them."""
+    found = circles(edges)
+    for circle in found:
+        print(f"{name}: a circle of {', '.join(circle)}")
+        for (a, b), why in sorted(edges.items()):
+            if a in circle and b in circle:
+                print(f"    {a} -> {b}  ({why})")
+    crossing = [(a, b, why) for (a, b), why in sorted(edges.items()) if are_two_commands(a, b)]
+    for a, b, why in crossing:
+        print(f"{name}: the command {a} imports {b} ({why}); move it to a shared module")
+    print(f"{name}: {len(edges)} arrows between modules, {len(found)} circles")
+    return len(found) + len(crossing)
+
+
+def are_two_commands(a, b):
+    a, b = a.split("::"), b.split("::")
+    return a[0] == b[0] == "commands" and len(a) > 1 and len(b) > 1 and a[1] != b[1]
 
 
 # A rule each: files, and the arrows that they make.
@@ -474,6 +488,9 @@ def self_test():
     pairs = [("a", "b"), ("b", "c"), ("c", "a"), ("c", "d"), ("d", "e"), ("e", "f"), ("f", "e")]
     assert circles(pairs) == [["a", "b", "c"], ["e", "f"]]
     assert circles(pairs[:2]) == []
+    assert are_two_commands("commands::chat", "commands::bench::limits")
+    assert not are_two_commands("commands::bench", "commands::bench::table")
+    assert not are_two_commands("commands", "commands::bench")
 
 
 def main():

@@ -2,7 +2,7 @@
 """Draws the book's diagrams: docs/book/src/*.svg. Needs nothing but Python.
 
     docs/book/diagrams.py            draw
-    docs/book/diagrams.py --check    fail if a picture is not what this script draws
+    docs/book/diagrams.py --check    fail if a picture differs from the script's output
 """
 
 import math
@@ -57,7 +57,7 @@ class Picture:
 
 
 def memory_wall():
-    """A roofline with round numbers of the kind of machine the book is about."""
+    """A roofline with rounded numbers of a typical machine."""
     p = Picture(640, 330)
     bandwidth, peak = 33e9, 13e12
 
@@ -94,9 +94,9 @@ def tiles():
         p.rect(x, 40, 42, 128, PALE if j != 2 else WARM, BLUE if j != 2 else OURS)
         for r in range(1, 16):
             p.line([(x, 40 + 8 * r), (x + 42, 40 + 8 * r)], "#bfdbfe" if j != 2 else "#fdba74", 0.5)
-    p.text(40, 186, "a line of 64 bytes: 4 inputs of each row", 12, GREY)
+    p.text(40, 186, "one line, 64 bytes: 4 inputs of each row", 12, GREY)
     p.line([(40, 206), (316, 206)], GREY, 1.2, arrow=True)
-    p.text(40, 224, "read once, in this order, from memory", 12, GREY)
+    p.text(40, 224, "read once from memory, in this order", 12, GREY)
     p.text(400, 24, "16 registers of 16 sums", 13, weight="bold")
     for m in range(16):
         p.rect(400 + 14 * m, 40, 11, 128, WARM, OURS)
@@ -122,7 +122,7 @@ def rotation():
                 y[i], y[i + h] = y[i] + y[i + h], y[i] - y[i + h]
         h *= 2
     y = [v / 8 for v in y]
-    for values, left, title in [(x, 20, "as they come"), (y, 335, "rotated")]:
+    for values, left, title in [(x, 20, "original"), (y, 335, "rotated")]:
         top, bottom = 40, 220
         middle, scale = (top + bottom) / 2, (bottom - top) / 2 / 9.0
         step = max(map(abs, values)) / 6
@@ -135,8 +135,8 @@ def rotation():
             high = abs(v) * scale
             p.rect(left + 4.4 * i, middle - (high if v > 0 else 0), 3.2, high, OURS if i == 20 and
                    values is x else BLUE, "none", 0)
-        p.text(left, 244, f"largest {max(map(abs, values)):.1f}: the lines are the steps of", 12, GREY)
-        p.text(left, 260, "a grid of 13 values; 8 bits have 255", 12, GREY)
+        p.text(left, 244, f"largest {max(map(abs, values)):.1f}; the lines show the steps", 12, GREY)
+        p.text(left, 260, "of a 13-level grid; 8 bits have 255", 12, GREY)
     return p
 
 
@@ -147,9 +147,9 @@ def cache():
     tables = [(60, [5, 2, 9], "sequence A"), (150, [0, 3], "sequence B")]
     p.text(360, 24, "arena: blocks of 64 positions", 13, weight="bold")
     owner = {b: i for i, (_, blocks, _) in enumerate(tables) for b in blocks}
-    place = lambda b: (360 + 52 * (b % 5), 60 + 90 * (b // 5))
+    position = lambda b: (360 + 52 * (b % 5), 60 + 90 * (b // 5))
     for b in range(10):
-        x, y = place(b)
+        x, y = position(b)
         p.rect(x, y, 46, 56, colours[owner[b]] if b in owner else "white", INK if b in owner else GREY)
         p.text(x + 23, y + 33, str(b), 13, INK if b in owner else GREY, "middle")
     for i, (y, blocks, name) in enumerate(tables):
@@ -183,7 +183,7 @@ def attention():
     p.line([(115, 172), (115, 200), (512, 200)], GREY, 1.2, arrow=True)
     p.line([(left + 512 * unit + 95, 172), (left + 512 * unit + 95, 197)], GREY, 1.2, arrow=True)
     p.line([(left + 1024 * unit + 95, 172), (left + 1024 * unit + 95, 197)], GREY, 1.2, arrow=True)
-    p.text(20, 224, "blocks within a span: in order · spans: by any thread, merged in order", 12, GREY)
+    p.text(20, 224, "blocks of a span: in order · spans: on any thread, merged in order", 12, GREY)
     return p
 
 
@@ -191,30 +191,30 @@ def speculation():
     p = Picture(640, 250)
     rows = [
         ("drafted", ["the", "cat", "sat", "on", "a"], 60),
-        ("drawn", ["the", "cat", "sat", "in", "the"], 130),
+        ("sampled", ["the", "cat", "sat", "in", "the"], 130),
     ]
     for name, words, y in rows:
         p.text(20, y + 24, name, 13, weight="bold")
         for i, word in enumerate(words):
             good = i < 3
-            kept = name == "drawn" and i <= 3
-            fill = WARM if kept else ("white" if name == "drawn" else PALE)
+            kept = name == "sampled" and i <= 3
+            fill = WARM if kept else ("white" if name == "sampled" else PALE)
             p.rect(110 + 100 * i, y, 84, 36, fill, OURS if kept else (BLUE if fill == PALE else GREY))
             p.text(152 + 100 * i, y + 23, word, 13, INK if good or kept else GREY, "middle")
     for i in range(5):
         mark = "=" if i < 3 else ("≠" if i == 3 else "")
         p.text(152 + 100 * i, 119, mark, 16, OURS if i < 3 else INK, "middle")
     p.text(110, 30, "one pass over the weights for all five positions", 13, GREY)
-    p.text(110, 200, "four tokens gained: three that were guessed right, and the one drawn instead", 12, GREY)
-    p.text(110, 218, "of the wrong guess; what follows it is rolled back", 12, GREY)
+    p.text(110, 200, "four tokens gained: three correct guesses, and the sampled token in place of", 12, GREY)
+    p.text(110, 218, "the wrong one; the rest is rolled back", 12, GREY)
     return p
 
 
 def turns():
     p = Picture(640, 250)
     for top, title, order in [
-        (40, "one after the other: B seems slower", "AAAAABBBBB"),
-        (150, "in turns: both saw the same", "ABABABABAB"),
+        (40, "consecutive: B seems slower", "AAAAABBBBB"),
+        (150, "interleaved: equal conditions for both", "ABABABABAB"),
     ]:
         p.text(20, top - 12, title, 13, weight="bold")
         for i, engine in enumerate(order):
@@ -224,7 +224,7 @@ def turns():
                    OURS if engine == "A" else BLUE)
             p.text(x + 25, top + 58, engine, 13, anchor="middle")
     p.line([(317, 20), (317, 232)], GREY, 1, dash="3 4")
-    p.text(323, 244, "here somebody starts a compiler", 11, GREY)
+    p.text(323, 244, "someone starts a compiler", 11, GREY)
     return p
 
 
@@ -249,7 +249,7 @@ def main():
         elif not path.exists() or path.read_text() != svg:
             stale.append(path.name)
     if stale:
-        sys.exit(f"run docs/book/diagrams.py: {', '.join(stale)} differ from what it draws")
+        sys.exit(f"run docs/book/diagrams.py: {', '.join(stale)} are out of date")
 
 
 if __name__ == "__main__":

@@ -3,23 +3,23 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use nanoinfer_packer::fetch::{ModelRef, Step};
+use nanoinfer_hub::{ConvertOptions, ModelRef, Online, Status, Store};
 
 use crate::args::Convert;
 use crate::input::TextSource;
-use crate::model;
 use crate::status::{Reporter, say};
 
 pub(crate) fn run(args: Convert) -> Result<ExitCode> {
     let model = ModelRef::parse(&args.model)?.at_revision(args.revision.as_deref())?;
-    let mut reporter = Reporter::default();
-    let report = &mut |status: Step<'_>| reporter.status(status);
-    let mut store = model::store()?;
+    let mut options = ConvertOptions::new(args.quant.into());
+    options.loras = args.lora;
     if let Some(path) = &args.bake {
         let text = TextSource::open(path)?.read()?;
-        store = store.with_baked(model::bake, text.trim_end().to_owned());
+        options.prompt = Some(text.trim_end().to_owned());
     }
-    store.convert(&model, &args.out, args.quant.into(), &args.lora, report)?;
+    let mut reporter = Reporter::default();
+    let status = &mut |status: Status<'_>| reporter.status(status);
+    Store::open()?.convert(&model, &args.out, &options, Some(&Online), status)?;
     drop(reporter);
     let bytes = std::fs::metadata(&args.out)?.len();
     say(&format!("wrote {} ({} MB)", args.out.display(), bytes.div_ceil(1_000_000)));

@@ -85,6 +85,7 @@ fn answer(session: &mut Session, args: &Generate) -> Result<(String, FinishReaso
             Event::Token { text, bytes, .. } | Event::Finished { text, bytes, .. } => {
                 out.piece(text, bytes)?;
             }
+            _ => {}
         }
         if let Event::Finished { reason, .. } = event {
             ended = reason;

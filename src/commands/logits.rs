@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
-use nanoinfer_engine::Step;
+use nanoinfer_engine::BatchToken;
 use nanoinfer_platform::file::{Readers, temp_in};
 
 use crate::args::Logits;
@@ -36,7 +36,7 @@ pub(crate) fn run(args: Logits) -> Result<ExitCode> {
     out.write_all(&header(n, vocab)?)?;
     let seq = engine.open()?;
     for chunk in args.tokens.chunks(CHUNK) {
-        let step = |&token| Step { seq, token, logits: true };
+        let step = |&token| BatchToken { seq, token, logits: true };
         let pass = engine.forward(&chunk.iter().map(step).collect::<Vec<_>>())?;
         for i in 0..chunk.len() {
             for logit in engine.logits(pass, i)? {

@@ -4,7 +4,7 @@ use std::io::{Write, stdout};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use nanoinfer_packer::store::{Entry, Store};
+use nanoinfer_hub::{Entry, Store};
 
 use crate::args::{Models, ModelsAction};
 use crate::output::print_json;

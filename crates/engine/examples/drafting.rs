@@ -14,9 +14,10 @@
 use std::error::Error;
 use std::time::Instant;
 
+use nanoinfer_engine::bench::{Script, set_script};
 use nanoinfer_engine::{
-    Drafting, Engine, EngineOptions, Event, GenerateOptions, Message, Model, Overflow, Sampling,
-    Script, SeqId, Session, Stats, Step,
+    BatchToken, Drafting, Engine, EngineOptions, Event, GenerateOptions, Message, Model, Overflow,
+    Sampling, SeqId, Session, Stats,
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -110,7 +111,7 @@ fn copy(path: &str, scripted: Option<&str>) -> Result<()> {
                 let mut forced = session(path, 1024, Overflow::Stop)?;
                 let vocab = forced.engine().model().config().vocab_size;
                 let into = |ids: &[u32]| ids.iter().map(|id| id % vocab).collect::<Vec<_>>();
-                forced.set_script(Some(Script { tokens: into(&text), ..Script::default() }));
+                set_script(&mut forced, Some(Script { tokens: into(&text), ..Script::default() }));
                 (forced, into(&ids))
             }
         };
@@ -172,7 +173,7 @@ fn prose(path: &str, scripted: Option<&str>) -> Result<()> {
                 let session = forced.as_mut().unwrap_or(&mut speaker);
                 let tokens = text.iter().skip(SEGMENT * pair).copied().collect();
                 let script = Script { tokens, ..Script::default() };
-                session.set_script(scripted.map(|_| script));
+                set_script(session, scripted.map(|_| script));
                 let drafting = if with == 1 { on() } else { Drafting::OFF };
                 let (ids, stats, time) =
                     answer(session, &context, options(drafting, SEGMENT, seed))?;
@@ -197,7 +198,7 @@ fn prose(path: &str, scripted: Option<&str>) -> Result<()> {
 fn pass(engine: &mut Engine, seq: SeqId, rows: usize) -> Result<f64> {
     let mut times = Vec::new();
     for i in 0..9 {
-        let step = |j| Step { seq, token: 7 + i * 16 + j, logits: true };
+        let step = |j| BatchToken { seq, token: 7 + i * 16 + j, logits: true };
         let steps: Vec<_> = (0..rows as u32).map(step).collect();
         let start = Instant::now();
         engine.forward(&steps)?;
@@ -212,7 +213,7 @@ fn model(target: &str, draft: &str) -> Result<()> {
     let engine = |path: &str| -> Result<(Engine, SeqId)> {
         let mut engine = Engine::new(Model::open(path)?, &EngineOptions::default())?;
         let seq = engine.open()?;
-        let step = |i: u32| Step { seq, token: i % 100 + 3, logits: false };
+        let step = |i: u32| BatchToken { seq, token: i % 100 + 3, logits: false };
         engine.forward(&(0..256).map(step).collect::<Vec<_>>())?;
         Ok((engine, seq))
     };
@@ -239,7 +240,7 @@ fn model(target: &str, draft: &str) -> Result<()> {
         let best = (1..=8).max_by(|a, b| gain(*a).total_cmp(&gain(*b))).unwrap_or(1);
         let tokens: Vec<u32> = (0..160u32).map(|i| (i * 7919 + 13) % 30_000).collect();
         let script = Script { tokens, acceptance: Some(p), ..Script::default() };
-        session.set_script(Some(script));
+        set_script(&mut session, Some(script));
         let mut ratios = Vec::new();
         let mut stats = Stats::default();
         for round in 0..6 {
@@ -286,7 +287,7 @@ fn nll(reference: &str, tokens: &[u32]) -> Result<Vec<f64>> {
         let mut following = tokens[1..].iter();
         let mut sum = 0.0;
         for chunk in tokens.chunks(64) {
-            let step = |&token| Step { seq, token, logits: true };
+            let step = |&token| BatchToken { seq, token, logits: true };
             let pass = engine.forward(&chunk.iter().map(step).collect::<Vec<_>>())?;
             for (row, next) in (0..chunk.len()).zip(&mut following) {
                 let logits = engine.logits(pass, row)?;

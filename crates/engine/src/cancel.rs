@@ -1,15 +1,15 @@
-//! Stopping what a sequence is doing, from any thread.
+//! Cancelling a sequence from any thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Cancels what one sequence is doing, from any thread. Others of the same engine are not affected.
+/// Cancels one sequence, from any thread. Other sequences of the same engine are not affected.
 #[derive(Clone, Debug, Default)]
 pub struct Canceller(Arc<AtomicBool>);
 
 impl Canceller {
-    /// Cancels the sequence: its answer ends. A pass that nobody else is in ends within a layer,
-    /// with [`crate::Error::Cancelled`]; one that other sequences share goes on for them.
+    /// Cancels the sequence: its answer ends. A pass with no other sequence ends within a layer, with
+    /// [`crate::Error::Cancelled`]; a shared pass continues for the others.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -19,7 +19,7 @@ impl Canceller {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Forgets a pending cancellation.
+    /// Clears a pending cancellation.
     pub fn clear(&self) {
         self.0.store(false, Ordering::Relaxed);
     }

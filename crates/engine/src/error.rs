@@ -7,54 +7,57 @@ pub enum Error {
     /// The file is missing, damaged or too new.
     #[error(transparent)]
     Format(#[from] nanoinfer_format::Error),
-    /// The file is sound but not a model this engine can run.
+    /// The file is intact but not a model that this engine can run.
     #[error("{}: {what}; convert the model again", path.display())]
     Model {
-        /// File concerned.
+        /// The model's file.
         path: PathBuf,
-        /// Tensor, what it is and what was expected.
+        /// The tensor, what it is and what was expected.
         what: String,
     },
     /// The tokenizer or chat template in the file cannot be used.
     #[error("{}: {source}", path.display())]
     Text {
-        /// File concerned.
+        /// The model's file.
         path: PathBuf,
         /// The reason.
         source: nanoinfer_text::Error,
     },
     /// The model was packed without a tokenizer or chat template.
-    #[error("{}: the model has no {what}", path.display())]
+    #[error("{}: the model has no {what}; {instead}", path.display())]
     Missing {
-        /// File concerned.
+        /// The model's file.
         path: PathBuf,
-        /// What is absent, and what to use instead.
+        /// The absent part: `tokenizer` or `chat template`.
         what: &'static str,
+        /// How to prompt the model without it.
+        instead: &'static str,
     },
-    /// Buffers for this context do not fit into memory.
+    /// The buffers for this context do not fit into memory.
     #[error(
-        "a context of {ctx} positions needs {needed_mb} MB, {available_mb} MB are available; use a smaller --ctx"
+        "a context of {ctx} positions needs {needed_mb} MB, but only {available_mb} MB are available; \
+         use a smaller context"
     )]
     Memory {
-        /// Context asked for.
+        /// The requested context, in positions.
         ctx: usize,
         /// Megabytes of cache and scratch.
         needed_mb: u64,
-        /// Megabytes the system says it can give.
+        /// Megabytes available according to the operating system.
         available_mb: u64,
     },
-    /// The instruction set asked for is not one of this CPU's.
-    #[error("this CPU does not have {isa}; leave the choice to the engine")]
+    /// The CPU lacks the requested instruction set.
+    #[error("this CPU does not support {isa}; leave the choice to the engine")]
     Isa {
-        /// Its name.
+        /// The instruction set's name.
         isa: &'static str,
     },
     /// A worker thread could not be started.
-    #[error("cannot start {workers} threads: {source}; use fewer --threads")]
+    #[error("cannot start {workers} threads: {source}; use fewer threads")]
     Threads {
-        /// Threads asked for.
+        /// The requested number of threads.
         workers: usize,
-        /// The system's reason.
+        /// The operating system's reason.
         source: std::io::Error,
     },
     /// A token id outside the vocabulary.
@@ -62,102 +65,98 @@ pub enum Error {
     Token {
         /// The id.
         token: u32,
-        /// Ids there are.
+        /// Size of the vocabulary.
         vocab: u32,
     },
-    /// The prompt does not fit.
+    /// The prompt does not fit into the context.
     #[error(
-        "the prompt has {tokens} tokens, the context holds {ctx}; use a larger --ctx or a shorter prompt"
+        "the prompt has {tokens} tokens, but the context holds {ctx}; use a larger context or a \
+         shorter prompt"
     )]
     Context {
         /// Tokens of the prompt.
         tokens: usize,
-        /// Positions there are.
+        /// Capacity of the context, in positions.
         ctx: usize,
     },
-    /// The cache is to be smaller than can be of use: a block of positions, or what a sequence needs
-    /// to slide.
-    #[error("kv_bytes is {given}, too few for this model and context; give at least {least}")]
+    /// The requested cache cannot hold a single block, or, with a sliding context, one sequence.
+    #[error("kv_bytes = {given} is too small for this model and context; use at least {least}")]
     KvBytes {
-        /// Bytes asked for.
+        /// The requested size, in bytes.
         given: u64,
-        /// The smallest that can be of use.
+        /// The smallest usable size, in bytes.
         least: u64,
     },
-    /// A sequence that was closed, or that another engine opened.
-    #[error(
-        "the sequence is not open in this engine: it was closed, or another engine's; open one"
-    )]
+    /// A sequence that was closed or belongs to another engine.
+    #[error("the sequence is not open in this engine: it was closed or belongs to another one")]
     Sequence,
-    /// More than a pass can take.
+    /// A batch larger than a pass.
     #[error(
-        "a pass of {tokens} tokens, {logits} of them with logits; this engine takes {max_tokens}, \
-         {max_logits} of them with logits: divide the batch"
+        "the batch has {tokens} tokens, {logits} of them with logits; a pass takes {max_tokens} and \
+         {max_logits}: split the batch"
     )]
     Batch {
         /// Tokens of the batch.
         tokens: usize,
-        /// Those whose logits are wanted.
+        /// Tokens that request logits.
         logits: usize,
-        /// Most tokens of a pass.
+        /// The most tokens in a pass.
         max_tokens: usize,
-        /// Most of them whose logits can be wanted.
+        /// The most tokens in a pass that can request logits.
         max_logits: usize,
     },
-    /// Logits of a pass that was followed by another.
-    #[error("the logits of this pass are gone: read them, or draw, before the next pass begins")]
+    /// The logits of a pass were requested after a later pass had begun.
+    #[error("the logits of this pass are gone; read or draw from them before the next pass begins")]
     LogitsGone,
-    /// Logits that no step of the pass wanted.
-    #[error("there is no row {index} of logits: the pass has {rows}")]
+    /// A row of logits that the pass did not compute.
+    #[error("logits row {index} does not exist: the pass has {rows}")]
     LogitsRow {
-        /// The row.
+        /// The requested row.
         index: usize,
         /// Rows of the pass.
         rows: usize,
     },
-    /// A worker thread panicked, in this call or an earlier one: a fault of this program.
-    #[error(
-        "a worker thread panicked: {message}; this engine cannot be used any more, make a new one"
-    )]
+    /// A worker thread panicked, in this call or an earlier one: a bug in this program.
+    #[error("a worker thread panicked: {message}; this engine is unusable, create a new one")]
     Panicked {
         /// The panic's message.
         message: String,
     },
     /// No free sequence or cache block.
-    #[error("the cache is full: {what}; close a sequence, or make the engine with room for more")]
+    #[error("the cache is full: {what}; close a sequence or use a larger cache")]
     CacheFull {
-        /// What ran out.
+        /// The exhausted resource.
         what: &'static str,
     },
-    /// A model that cannot draft for this one.
-    #[error("{}: it cannot draft for this model: {what}; use one of the same family", path.display())]
+    /// A model that cannot draft for the target model.
+    #[error("{}: cannot draft for this model: {what}; use a model of the same family", path.display())]
     Draft {
-        /// File concerned.
+        /// The draft model's file.
         path: PathBuf,
-        /// What does not fit.
+        /// The mismatch.
         what: String,
     },
-    /// Nothing to continue from.
-    #[error("there is no prompt: give at least one token")]
+    /// An empty prompt.
+    #[error("the prompt is empty; it needs at least one token")]
     EmptyPrompt,
-    /// The pass was cancelled; the sequences are as before it.
+    /// The pass was cancelled; its sequences are unchanged.
     #[error("cancelled")]
     Cancelled,
-    /// The model does not compute what it did when it was packed.
+    /// The model no longer computes the results recorded when it was packed.
     #[error(
-        "{}: the self-check failed: {what}; the file is damaged, or this computer's memory is, or \
-         this program has a fault", path.display()
+        "{}: the self-check failed: {what}; the file or this computer's memory is damaged, or this \
+         program has a bug", path.display()
     )]
     SelfCheck {
-        /// File concerned.
+        /// The model's file.
         path: PathBuf,
-        /// What differs.
+        /// The first difference.
         what: String,
     },
     /// The model produced NaN or infinity.
-    #[error("{}: the model's output is not finite; `nanoinfer verify` tells whether the file is damaged", path.display())]
+    #[error("{}: the model's output is not finite; the file may be damaged", path.display())]
     NotFinite {
-        /// File concerned.
+        /// The model's file.
         path: PathBuf,
     },
 }

@@ -1,71 +1,64 @@
 //! Runs a `.nano` model: mapped weights and token ids in, text out.
 //!
 //! ```text
-//!  Model  mapped file, weights bound, tokenizer          opened in milliseconds, nothing is read
-//!    └─ Engine  threads, KV cache, scratch                 every buffer allocated once
+//!  Model  mapped file, weights bound, tokenizer          opens in milliseconds, reads no weights
+//!    └─ Engine  threads, KV cache, scratch                 allocates every buffer once
 //!         ├─ forward(batch of (sequence, token)) → logits  prefill and decode are the same call
-//!         └─ Sequence  sampler, text stream, stop strings  what it wants in a pass, what came of it
+//!         └─ Sequence  sampler, text stream, stop strings  plans its share of a pass, yields events
 //!              └─ Session  an engine and one sequence      an answer as a stream of events
 //! ```
 //!
-//! A program opens a [`Model`], makes an [`Engine`] of it and starts a [`Session`], whose
-//! documentation has an example; one that serves several conversations at once puts the steps of
-//! several [`Sequence`]s into a pass; one that samples by itself calls [`Engine::forward`].
+//! Most programs open a [`Model`], create an [`Engine`] and run a [`Session`]; see there for an
+//! example. To serve several conversations at once, combine the tokens of several [`Sequence`]s in
+//! one pass. To sample yourself, call [`Engine::forward`].
 //!
-//! Logits are the same bits for any number of threads, size of a batch, division of a prompt and
-//! instruction set. After the first token of an answer nothing is allocated.
+//! Logits are the same bits for any number of threads, batch size, division of a prompt and
+//! instruction set. After the first token of an answer, nothing is allocated.
 //!
-//! What this crate is not: it converts no models (the packer does), has no arithmetic of its own
-//! (the kernels have), and knows no terminal.
+//! Out of scope: converting models (the packer), arithmetic (the kernels), and terminals.
+//!
+//! The modules, lowest layer first; each imports only those above it:
+//!
+//! ```text
+//! pool       threads, barriers, shared buffers
+//! memory     the KV cache
+//! model      the mapped file, weights, tokenizer
+//! sample     from logits to a token
+//! pass       one forward pass, as every worker runs it: start at `pass/forward.rs`
+//! engine     a model with its threads and cache
+//! prefix     stored keys and values: on disk, or baked into a model;  selfcheck
+//! speculate  drafts and their verification
+//! sequence   one conversation: Sequence, Session
+//! ```
 
-mod answer;
-mod attend;
-mod batch;
-mod buffers;
-mod cache;
 mod cancel;
-mod dialogue;
-mod embed;
 mod engine;
-mod engines;
 mod error;
-mod experts;
-mod forward;
-mod inputs;
-mod limits;
+mod memory;
 mod model;
-mod norm;
-mod options;
 mod pass;
 mod pool;
 mod prefix;
-mod product;
-mod profile;
-mod routing;
 mod sample;
-mod scratch;
 mod selfcheck;
 mod sequence;
-mod session;
 mod speculate;
-mod weights;
 
-pub use answer::{Event, FinishReason, GenerateOptions, Stats};
-pub use cache::{KvType, Overflow, SeqId};
+#[doc(hidden)]
+pub mod bench;
+
 pub use cancel::Canceller;
-pub use engine::{Engine, PassId, Step};
-pub use engines::Engines;
+pub use engine::{BatchToken, Engine, EngineOptions, PassId, buffer_bytes};
 pub use error::Error;
+pub use memory::{KvType, Overflow, SeqId};
 pub use model::Model;
 pub use nanoinfer_kernels::{Isa, UnknownIsa};
 pub use nanoinfer_platform::cpu::{Cores, default_threads};
 pub use nanoinfer_platform::memory::available as available_memory;
 pub use nanoinfer_text::Message;
-pub use options::{EngineOptions, buffer_bytes};
+pub use pass::{Profile, Stage};
 pub use prefix::{PrefixStore, bake};
-pub use profile::{PassStep, Profile};
 pub use sample::{Candidate, Sampling};
 pub use selfcheck::{NUMERICS, Replay, SelfCheck};
-pub use sequence::Sequence;
-pub use session::Session;
-pub use speculate::{DraftCosts, DraftStats, Drafted, Drafting, Script};
+pub use sequence::{Engines, Event, FinishReason, GenerateOptions, Sequence, Session, Stats};
+pub use speculate::{DraftStats, Drafted, Drafting};

@@ -1,33 +1,32 @@
-//! What a model computed when it was packed, to be computed again where it is used.
+//! Results recorded when a model was packed, to be recomputed where it is used.
 //!
-//! Three cases: ids that every vocabulary has, a text through the tokenizer, a conversation through
-//! the chat template; each with the logits that follow. The contract is same bits everywhere, so a
-//! difference means damage: of the file, of memory, or of this program.
+//! There are three cases: ids that every vocabulary has, a string through the tokenizer, and a
+//! conversation through the chat template, each with the resulting logits. As logits are the same
+//! bits everywhere, a difference means a damaged file, faulty memory or a bug.
 
 use std::path::Path;
 
 use nanoinfer_format::SectionKind;
 use serde::{Deserialize, Serialize};
 
-use crate::{Engine, EngineOptions, Error, Isa, Message, Model, Step};
+use crate::{BatchToken, Engine, EngineOptions, Error, Isa, Message, Model};
 
-/// Raised whenever any bit of any logit may change: results of two versions of this program are
-/// comparable where it is equal.
+/// Incremented whenever any bit of any logit may change: versions of this program with equal values
+/// produce equal results.
 pub const NUMERICS: u32 = 1;
 
-/// Positions that the replay has room for; part of the section, because the scaling of positions
-/// may depend on it.
+/// Context size of the replay; part of the section, because RoPE scaling may depend on it.
 const CTX: usize = 1024;
-/// Logits kept of each case, the largest ones.
+/// How many of the largest logits are recorded per case.
 const TOP: usize = 16;
-/// Digits, punctuation, case, accents, other scripts: what tokenizers split in different ways.
+/// Covers what tokenizers split differently: digits, punctuation, case, accents, other scripts.
 const TEXT: &str = "The quick brown fox, 12345 times: naïve café, 日本語 — don't  stop!\n\tx += 1;";
 
-/// The section of a `.nano` file.
+/// The self-check section of a `.nano` file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SelfCheck {
-    /// [`NUMERICS`] of the engine that computed it.
+    /// [`NUMERICS`] of the recording engine.
     pub numerics: u32,
     ctx: usize,
     cases: Vec<Case>,
@@ -37,7 +36,7 @@ pub struct SelfCheck {
 #[serde(deny_unknown_fields)]
 struct Case {
     kind: Kind,
-    /// What the chat template made of the conversation.
+    /// The conversation rendered by the chat template.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     rendered: Option<String>,
     tokens: Vec<u32>,
@@ -53,19 +52,19 @@ enum Kind {
     Chat,
 }
 
-/// How a replay ended.
+/// The outcome of a replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replay {
-    /// Everything was the same, bit for bit, in so many cases.
+    /// All cases, this many, were identical bit for bit.
     Same(usize),
     /// The file has no self-check.
     Absent,
-    /// It was computed by an engine whose numbers are not comparable.
+    /// It was recorded with another [`NUMERICS`], so its results cannot be compared.
     OtherNumerics(u32),
 }
 
 impl SelfCheck {
-    /// Runs the model of a file.
+    /// Runs the model of a file and records its results.
     ///
     /// # Errors
     /// The model cannot be run.
@@ -75,16 +74,16 @@ impl SelfCheck {
         Ok(Self { numerics: NUMERICS, ctx: CTX, cases })
     }
 
-    /// As a section of the file.
+    /// Serializes the section.
     pub fn to_bytes(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("plain structs always serialise")
+        serde_json::to_vec(self).expect("plain structs always serialize")
     }
 
-    /// Runs the model of a file again, with the best instruction set or this one, and compares
-    /// with what is in it.
+    /// Runs the model of a file again, with the given or the best instruction set, and compares the
+    /// results with the recorded ones.
     ///
     /// # Errors
-    /// The model cannot be run, or something is not the same: the error says what.
+    /// The model cannot be run, or the results differ: [`Error::SelfCheck`] names the first difference.
     pub fn replay(path: &Path, isa: Option<Isa>) -> Result<Replay, Error> {
         let model = Model::open(path)?;
         let differs = |what: String| Error::SelfCheck { path: path.into(), what };
@@ -110,7 +109,7 @@ fn engine(path: &Path, ctx: usize, isa: Option<Isa>) -> Result<Engine, Error> {
     Engine::new(Model::open(path)?, &options)
 }
 
-/// Whether two runs are the same; the first thing that is not, by name.
+/// Compares two runs; the error names the first difference.
 fn compare(kept: &[Case], now: &[Case]) -> Result<(), String> {
     if kept.len() != now.len() {
         return Err(format!("{} cases, expected {}", now.len(), kept.len()));
@@ -133,28 +132,28 @@ fn compare(kept: &[Case], now: &[Case]) -> Result<(), String> {
     Ok(())
 }
 
-/// All cases in the same passes: a large model is read once.
+/// Runs all cases in the same passes, so that a large model is read only once.
 fn cases(engine: &mut Engine) -> Result<Vec<Case>, Error> {
     let mut cases = inputs(engine.model())?;
     cases.retain(|case| (1..=engine.ctx()).contains(&case.tokens.len()));
-    let mut steps = Vec::new();
+    let mut tokens = Vec::new();
     for case in &cases {
         let (seq, last) = (engine.open()?, case.tokens.len() - 1);
-        let step = |(i, &token): (usize, &u32)| Step { seq, token, logits: i == last };
-        steps.extend(case.tokens.iter().enumerate().map(step));
+        let item = |(i, &token): (usize, &u32)| BatchToken { seq, token, logits: i == last };
+        tokens.extend(case.tokens.iter().enumerate().map(item));
     }
-    let mut wanted = cases.iter_mut();
-    for batch in steps.chunks(engine.max_batch()) {
+    let mut cases_left = cases.iter_mut();
+    for batch in tokens.chunks(engine.max_batch()) {
         let pass = engine.forward(batch)?;
-        for i in 0..batch.iter().filter(|s| s.logits).count() {
-            let case = wanted.next().expect("one row of logits a case");
+        for i in 0..batch.iter().filter(|t| t.logits).count() {
+            let case = cases_left.next().expect("one row of logits per case");
             case.top = top(engine.logits(pass, i)?);
         }
     }
     Ok(cases)
 }
 
-/// What is fed to the model; no logits yet.
+/// The cases' inputs, without logits.
 fn inputs(model: &Model) -> Result<Vec<Case>, Error> {
     let case = |kind, rendered, tokens| Case { kind, rendered, tokens, top: Vec::new() };
     let mut cases = vec![case(Kind::Ids, None, ids(model.config().vocab_size))];
@@ -167,13 +166,13 @@ fn inputs(model: &Model) -> Result<Vec<Case>, Error> {
     Ok(cases)
 }
 
-/// Ids from all over the vocabulary.
+/// Ids spread over the vocabulary.
 fn ids(vocab: u32) -> Vec<u32> {
     (1..=24u64).map(|i| (i * 2_654_435_761 % u64::from(vocab)) as u32).collect()
 }
 
-/// A template may want what this conversation does not have, or tell the date; that is no fault of
-/// the file, but nothing to compare either.
+/// A template may reject this conversation or print the date. The file is then intact, but the case
+/// cannot be compared.
 fn chat(model: &Model) -> Option<(String, Vec<u32>)> {
     let (_, source) = model.file().section(SectionKind::ChatTemplate)?;
     if source.windows(12).any(|w| w == b"strftime_now") {
@@ -184,7 +183,7 @@ fn chat(model: &Model) -> Option<(String, Vec<u32>)> {
     Some((rendered, model.encode_chat(&messages).ok()?))
 }
 
-/// The largest logits; of equals, the lower id first.
+/// The largest logits, ties by lower id.
 fn top(logits: &[f32]) -> Vec<(u32, u32)> {
     let mut order: Vec<u32> = (0..logits.len() as u32).collect();
     order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));

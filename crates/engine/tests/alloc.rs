@@ -13,12 +13,11 @@ use std::time::Instant;
 
 use common::{data, model, tiny};
 use nanoinfer_engine::{
-    Drafting, Engine, EngineOptions, Event, GenerateOptions, Model, Overflow, Sampling, Session,
-    Step, buffer_bytes,
+    BatchToken, Drafting, Engine, EngineOptions, Event, GenerateOptions, Model, Overflow, Sampling,
+    Session, buffer_bytes,
 };
 use nanoinfer_format::Quant;
-use nanoinfer_packer::fetch::ModelRef;
-use nanoinfer_packer::store::Store;
+use nanoinfer_hub::{ModelRef, Pip, Store};
 
 struct Counting;
 
@@ -122,7 +121,7 @@ fn with_every_architecture() {
             if i == 1 {
                 before = ALLOCATIONS.load(Ordering::Relaxed);
             }
-            let step = Step { seq, token: i * 37 % 192, logits: true };
+            let step = BatchToken { seq, token: i * 37 % 192, logits: true };
             let pass = engine.forward(&[step]).unwrap();
             assert!(engine.logits(pass, 0).unwrap()[0].is_finite());
         }
@@ -163,7 +162,7 @@ fn while_the_context_slides() {
 
 fn smollm2() -> std::path::PathBuf {
     let model = ModelRef::parse("smollm2").unwrap();
-    Store::open().unwrap().ready(&model, Quant::Q8, &mut |_| {}).unwrap()
+    Store::open().unwrap().resolve(&model, Quant::Q8, Some(&Pip), &mut |_| {}).unwrap()
 }
 
 fn within_one_context() {

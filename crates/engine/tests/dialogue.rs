@@ -7,12 +7,11 @@ use nanoinfer_engine::{
     Engine, EngineOptions, Error, Event, GenerateOptions, Message, Model, Sampling, Session,
 };
 use nanoinfer_format::Quant;
-use nanoinfer_packer::fetch::ModelRef;
-use nanoinfer_packer::store::Store;
+use nanoinfer_hub::{ModelRef, Pip, Store};
 
 fn session() -> Session {
     let model = ModelRef::parse("smollm2").unwrap();
-    let path = Store::open().unwrap().ready(&model, Quant::Q8, &mut |_| {}).unwrap();
+    let path = Store::open().unwrap().resolve(&model, Quant::Q8, Some(&Pip), &mut |_| {}).unwrap();
     Session::new(engine(Model::open(path).unwrap(), 2)).unwrap()
 }
 
@@ -73,7 +72,7 @@ fn each_turn_computes_its_own_tokens_only() {
 #[test]
 fn a_forked_conversation_keeps_its_answers_tokens() {
     let model = ModelRef::parse("smollm2").unwrap();
-    let path = Store::open().unwrap().ready(&model, Quant::Q8, &mut |_| {}).unwrap();
+    let path = Store::open().unwrap().resolve(&model, Quant::Q8, Some(&Pip), &mut |_| {}).unwrap();
     let two = EngineOptions { threads: Some(2), sequences: 2, ..EngineOptions::default() };
     let engine = Engine::new(Model::open(path).unwrap(), &two).unwrap();
     let mut session = Session::new(engine).unwrap();

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{data, logits, model, tiny};
-use nanoinfer_engine::{Engine, EngineOptions, KvType, Step};
+use nanoinfer_engine::{BatchToken, Engine, EngineOptions, KvType};
 use nanoinfer_format::Quant;
 use nanoinfer_kernels::{Isa, Kernels};
 
@@ -94,7 +94,7 @@ fn last(engine: &mut Engine, ids: &[u32], chunk: usize) -> Vec<u32> {
         let steps: Vec<_> = part
             .iter()
             .enumerate()
-            .map(|(j, &token)| Step { seq, token, logits: ends && j + 1 == part.len() })
+            .map(|(j, &token)| BatchToken { seq, token, logits: ends && j + 1 == part.len() })
             .collect();
         last = Some(engine.forward(&steps).unwrap());
     }
@@ -127,7 +127,7 @@ fn batched_sequences_are_as_alone() {
             let steps: Vec<_> = seqs
                 .iter()
                 .enumerate()
-                .map(|(i, &seq)| Step { seq, token: ids[at + i], logits: at == 99 })
+                .map(|(i, &seq)| BatchToken { seq, token: ids[at + i], logits: at == 99 })
                 .collect();
             last = Some(engine.forward(&steps).unwrap());
         }
@@ -148,14 +148,14 @@ fn a_rolled_back_sequence_forgets() {
         let seq = engine.open().unwrap();
         let feed = |engine: &mut Engine, tokens: &[u32]| {
             let steps: Vec<_> =
-                tokens.iter().map(|&token| Step { seq, token, logits: false }).collect();
+                tokens.iter().map(|&token| BatchToken { seq, token, logits: false }).collect();
             engine.forward(&steps).unwrap();
         };
         feed(&mut engine, &ids[..70]);
         feed(&mut engine, &[1; 100]);
         engine.truncate(seq, 70).unwrap();
         feed(&mut engine, &ids[70..129]);
-        let pass = engine.forward(&[Step { seq, token: ids[129], logits: true }]).unwrap();
+        let pass = engine.forward(&[BatchToken { seq, token: ids[129], logits: true }]).unwrap();
         let got: Vec<u32> = engine.logits(pass, 0).unwrap().iter().map(|x| x.to_bits()).collect();
         assert_eq!(want, got, "{name}");
     }
@@ -167,7 +167,7 @@ fn a_cancelled_pass_leaves_the_sequence_as_it_was() {
     let ids = ids();
     let want = last(&mut engine, &ids, 256);
     let seq = engine.open().unwrap();
-    let steps: Vec<_> = ids.iter().map(|&token| Step { seq, token, logits: false }).collect();
+    let steps: Vec<_> = ids.iter().map(|&token| BatchToken { seq, token, logits: false }).collect();
     engine.canceller(seq).unwrap().cancel();
     assert!(matches!(engine.forward(&steps), Err(nanoinfer_engine::Error::Cancelled)));
     assert_eq!(engine.len(seq).unwrap(), 0);

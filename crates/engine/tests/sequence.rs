@@ -7,8 +7,8 @@ use std::thread;
 
 use common::{data, model};
 use nanoinfer_engine::{
-    Drafting, Engine, EngineOptions, Engines, Error, Event, FinishReason, GenerateOptions, Model,
-    Overflow, Sampling, SeqId, Sequence, Session, Step,
+    BatchToken, Drafting, Engine, EngineOptions, Engines, Error, Event, FinishReason,
+    GenerateOptions, Model, Overflow, Sampling, SeqId, Sequence, Session,
 };
 use nanoinfer_format::Quant;
 
@@ -26,8 +26,8 @@ fn ids(n: u32, seed: u32) -> Vec<u32> {
     (0..n).map(|i| (i * i * 7 + (i + 1) * seed + 5) % 320).collect()
 }
 
-fn steps(seq: SeqId, ids: &[u32]) -> Vec<Step> {
-    let step = |(i, &token)| Step { seq, token, logits: i + 1 == ids.len() };
+fn steps(seq: SeqId, ids: &[u32]) -> Vec<BatchToken> {
+    let step = |(i, &token)| BatchToken { seq, token, logits: i + 1 == ids.len() };
     ids.iter().enumerate().map(step).collect()
 }
 
@@ -126,7 +126,7 @@ fn a_batch_that_is_too_large_is_an_error() {
     let seq = engine.open().unwrap();
     let error = engine.forward(&steps(seq, &ids(257, 3))).unwrap_err().to_string();
     assert!(error.contains("257 tokens") && error.contains("takes 256"), "{error}");
-    let all: Vec<_> = (0..17).map(|token| Step { seq, token, logits: true }).collect();
+    let all: Vec<_> = (0..17).map(|token| BatchToken { seq, token, logits: true }).collect();
     assert!(matches!(engine.forward(&all), Err(Error::Batch { logits: 17, max_logits: 16, .. })));
     assert!(matches!(
         engine.forward(&steps(seq, &[5, 320])),
@@ -216,7 +216,7 @@ fn a_batch_that_fails_leaves_the_logits_of_the_pass_before() {
     let (a, b) = (engine.open().unwrap(), engine.open().unwrap());
     let pass = engine.forward(&steps(a, &ids(64, 3))).unwrap();
     let want = alone(&ids(64, 3));
-    let all = |seq, n: u32| (0..n).map(move |token| Step { seq, token, logits: true });
+    let all = |seq, n: u32| (0..n).map(move |token| BatchToken { seq, token, logits: true });
     let too_much: Vec<_> = all(a, 3).chain(steps(b, &ids(64, 9))).collect();
     assert!(matches!(engine.forward(&too_much), Err(Error::CacheFull { .. })));
     assert_eq!(bits(engine.logits(pass, 0).unwrap()), want);
@@ -380,7 +380,7 @@ fn together(n: u32, cancel: Option<usize>) -> Vec<(Vec<u32>, FinishReason)> {
             match sequence.event().unwrap() {
                 Some(Event::Token { id, .. }) => said.push(id),
                 Some(Event::Finished { reason, .. }) => *end = Some(reason),
-                Some(Event::Prefill { .. }) | None => {}
+                _ => {}
             }
             if cancel == Some(i) && said.len() == 5 {
                 sequence.canceller().cancel();
@@ -421,14 +421,15 @@ fn a_sequence_waits_where_there_is_no_room_for_it() {
     sequence.prompt_tokens(&mut engines, &ids(10, 3)).unwrap();
     sequence.start(&mut engines, GenerateOptions::default()).unwrap();
     let other = engines.target.open().unwrap();
-    let taken: Vec<_> = (0..3).map(|token| Step { seq: other, token, logits: true }).collect();
+    let taken: Vec<_> =
+        (0..3).map(|token| BatchToken { seq: other, token, logits: true }).collect();
     // With all rows taken, the prompt comes but for its last token; then nothing.
     let mut steps = taken.clone();
     sequence.plan(&mut engines, 100, &mut steps).unwrap();
     assert_eq!((steps.len(), steps.iter().filter(|s| s.logits).count()), (3 + 9, 3));
     let pass = engines.target.forward(&steps).unwrap();
     sequence.passed(&mut engines, pass).unwrap();
-    let planned = |sequence: &mut Sequence, engines: &mut Engines, room, taken: &[Step]| {
+    let planned = |sequence: &mut Sequence, engines: &mut Engines, room, taken: &[BatchToken]| {
         let mut steps = taken.to_vec();
         sequence.plan(engines, room, &mut steps).unwrap();
         steps.len() - taken.len()

@@ -6,18 +6,17 @@ mod common;
 use common::{argmax, data, engine, log_softmax, logits};
 use nanoinfer_engine::{Event, GenerateOptions, Message, Model, Session};
 use nanoinfer_format::Quant;
-use nanoinfer_packer::fetch::{ModelRef, Step};
-use nanoinfer_packer::store::Store;
+use nanoinfer_hub::{ModelRef, Pip, Status, Store};
 use serde_json::Value;
 
 fn smollm2(quant: Quant) -> Model {
-    let mut say = |step: Step<'_>| {
-        if let Step::Say(what) = step {
-            println!("{what}");
+    let mut status = |status: Status<'_>| {
+        if let Status::Message(message) = status {
+            println!("{message}");
         }
     };
     let model = ModelRef::parse("smollm2").unwrap();
-    let path = Store::open().unwrap().ready(&model, quant, &mut say).unwrap();
+    let path = Store::open().unwrap().resolve(&model, quant, Some(&Pip), &mut status).unwrap();
     Model::open(path).unwrap()
 }
 
@@ -117,7 +116,7 @@ fn the_first_answer_is_the_golden_text() {
                     text.push_str(piece);
                 }
                 Event::Finished { text: rest, .. } => text.push_str(rest),
-                Event::Prefill { .. } => {}
+                _ => {}
             }
         }
         assert_eq!(out, ids(&case["greedy"]), "{quant:?}");

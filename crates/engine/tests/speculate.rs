@@ -3,13 +3,13 @@
 mod common;
 
 use common::{data, first_layers, model, with_text};
+use nanoinfer_engine::bench::{DraftCosts, Script, set_script};
 use nanoinfer_engine::{
-    DraftCosts, Drafting, Engine, EngineOptions, Event, FinishReason, GenerateOptions, Model,
-    Sampling, Script, Session, Stats,
+    Drafting, Engine, EngineOptions, Event, FinishReason, GenerateOptions, Model, Sampling,
+    Session, Stats,
 };
 use nanoinfer_format::{Generation, NanoFile, Quant};
-use nanoinfer_packer::fetch::ModelRef;
-use nanoinfer_packer::store::Store;
+use nanoinfer_hub::{ModelRef, Pip, Store};
 use nanoinfer_text::build_vocab;
 
 /// Random weights say nothing that occurred before, so what they say is given: a text that
@@ -107,7 +107,7 @@ fn a_text_that_repeats_itself_takes_few_passes() {
     let text = repetitive(300);
     let mut session = session(tiny(), 320);
     let script = Script { tokens: text[100..].to_vec(), ..Script::default() };
-    session.set_script(Some(script));
+    set_script(&mut session, Some(script));
     let options = |drafting| GenerateOptions {
         max_tokens: Some(200),
         drafting,
@@ -131,7 +131,7 @@ fn a_scripted_draft_model_is_as_right_as_asked_for() {
     for (acceptance, low, high) in [(0.0, 0.0, 0.0), (0.7, 0.6, 0.8), (1.0, 0.99, 1.0)] {
         let tokens = text[100..].to_vec();
         let script = Script { tokens, acceptance: Some(acceptance), ..Script::default() };
-        session.set_script(Some(script));
+        set_script(&mut session, Some(script));
         let drafting = Drafting { lookup: false, ..fixed(1) };
         let options =
             GenerateOptions { max_tokens: Some(300), drafting, ..GenerateOptions::default() };
@@ -155,7 +155,7 @@ fn the_governor_drafts_where_it_pays_and_not_where_it_costs() {
         session.set_draft_model(engine()).unwrap();
         let costs = Some(DraftCosts { row, draw: 0.01, step: 0.1 });
         let tokens = text[100..].to_vec();
-        session.set_script(Some(Script { tokens, acceptance: Some(0.95), costs }));
+        set_script(&mut session, Some(Script { tokens, acceptance: Some(0.95), costs }));
         let options =
             GenerateOptions { max_tokens: Some(300), drafting, ..GenerateOptions::default() };
         let (ids, stats) = run(&mut session, &text[..100], options);
@@ -297,7 +297,7 @@ fn another_vocabulary_or_too_little_room_is_refused() {
 
 fn smollm2() -> std::path::PathBuf {
     let model = ModelRef::parse("smollm2").unwrap();
-    Store::open().unwrap().ready(&model, Quant::Q8, &mut |_| {}).unwrap()
+    Store::open().unwrap().resolve(&model, Quant::Q8, Some(&Pip), &mut |_| {}).unwrap()
 }
 
 const PROMPTS: [&str; 20] = [

@@ -1,4 +1,4 @@
-//! What an architecture is, as data: the forward pass reads this and never asks for a model's name.
+//! The architecture of a model as data: the forward pass reads this and never checks a model's name.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use crate::units::{GROUP, LANES, pad};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Quant {
-    /// 32-bit floats, nothing rotated: the reference that published implementations are compared to.
+    /// 32-bit floats without rotation: the reference that is compared with published implementations.
     F32,
     /// 8-bit integers in the Hadamard domain, one scale per output channel.
     Q8,
@@ -25,7 +25,7 @@ impl Quant {
     }
 }
 
-/// What a norm computes.
+/// Kind of norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Norm {
@@ -35,182 +35,182 @@ pub enum Norm {
     Layer,
 }
 
-/// Where the norms of a layer stand.
+/// Placement of the norms in a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NormPlace {
-    /// On the inputs of attention and feed-forward: x + f(norm(x)).
+    /// Before attention and feed-forward: x + f(norm(x)).
     Pre,
-    /// On their outputs: x + norm(f(x)).
+    /// After them: x + norm(f(x)).
     Post,
-    /// On both: x + norm(f(norm(x))).
+    /// Before and after: x + norm(f(norm(x))).
     Both,
 }
 
-/// RMSNorm of queries and keys, before they are rotated by their positions.
+/// RMSNorm of queries and keys, applied before RoPE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum QkNorm {
-    /// There is none.
+    /// No norm.
     None,
-    /// Each head by itself.
+    /// Each head separately.
     Head,
     /// All heads of a token together.
     Full,
 }
 
-/// The function between the matrices of the feed-forward part.
+/// Activation function of the feed-forward network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Activation {
     /// x / (1 + e⁻ˣ)
     Silu,
-    /// x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))), which GELU is computed by.
+    /// x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))), the tanh approximation of GELU.
     Gelu,
 }
 
-/// A kind of rotary position embedding: rows of the tensor `rope_turns`, one for each range of
-/// the room a session has.
+/// A kind of rotary position embedding: rows of the tensor `rope_turns`, one per range of session
+/// capacities.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rope {
-    /// Factor on cosine and sine.
+    /// Factor applied to cosine and sine.
     pub magnitude: f64,
-    /// Sessions with room for at most so many positions use the row with this index, ascending;
-    /// those with more use the row after the last of them.
+    /// Ascending capacity limits: a session of at most `limits[i]` positions uses row `i`, a larger one
+    /// the row after the last limit.
     pub limits: Vec<u32>,
 }
 
 impl Rope {
-    /// Rows of `rope_turns`.
+    /// Number of rows in `rope_turns`.
     pub fn rows(&self) -> usize {
         self.limits.len() + 1
     }
 
-    /// Which of them a session with room for `capacity` positions uses.
+    /// The row used by a session with room for `capacity` positions.
     pub fn row(&self, capacity: usize) -> usize {
         self.limits.partition_point(|&limit| (limit as usize) < capacity)
     }
 }
 
-/// Which of a token's experts its router's softmax covers.
+/// The experts covered by the router's softmax.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RouterSoftmax {
-    /// All; the weights of the chosen ones sum to less than 1.
+    /// All experts; the weights of the chosen ones sum to less than 1.
     All,
-    /// The chosen ones. The same as over all and then divided by the sum of the chosen.
+    /// Only the chosen ones, equivalent to a softmax over all followed by renormalization.
     Chosen,
 }
 
-/// A mixture of experts (Shazeer et al., 2017) in place of one feed-forward part: a router scores
-/// all experts for each token, and the outputs of those with the largest scores are added, each
-/// times the softmax of its score.
+/// A mixture of experts (Shazeer et al., 2017) in place of a feed-forward network: a router scores all
+/// experts for each token, and the outputs of the highest-scoring ones are added, weighted by the
+/// softmax of their scores.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Experts {
-    /// Experts of a layer.
+    /// Experts per layer.
     pub n_experts: u32,
-    /// Those a token goes to.
+    /// Experts chosen for each token.
     pub experts_per_token: u32,
-    /// Width of the hidden layer of one expert.
+    /// Hidden width of one expert.
     pub d_ff: u32,
-    /// What the weights are a softmax over.
+    /// The experts over which the weights are a softmax.
     pub router_softmax: RouterSoftmax,
-    /// Per layer: whether it has experts. The others have one feed-forward part, as in a model
+    /// Per layer: whether it has experts. Other layers have a feed-forward network, as in a model
     /// without experts.
     pub layers: Vec<bool>,
 }
 
-/// Architecture of a decoder-only transformer. All sizes are logical (unpadded) counts.
+/// Architecture of a decoder-only transformer. All sizes are logical (unpadded).
 ///
-/// Stored as canonical JSON: fields in this order, no white space. Unknown fields are refused,
-/// because a model that needs a feature this engine does not know would give wrong answers.
+/// Stored as canonical JSON: fields in this order, no whitespace. Unknown fields are rejected, because a
+/// model that needs an unsupported feature would give wrong answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Family the packer recognised, for people: `llama`, `qwen3`. Printable ASCII without
-    /// blanks, at most 64 characters.
+    /// Model family recognized by the packer, informative: `llama`, `qwen3`. Printable ASCII without
+    /// spaces, at most 64 characters.
     pub architecture: String,
     /// Encoding of the linear layers.
     pub quant: Quant,
-    /// Transformer layers.
+    /// Number of transformer layers.
     pub n_layers: u32,
     /// Width of the residual stream.
     pub d_model: u32,
-    /// Width of the feed-forward hidden layer, of layers without experts.
+    /// Hidden width of the feed-forward network in layers without experts.
     pub d_ff: u32,
-    /// Query heads.
+    /// Number of query heads.
     pub n_heads: u32,
-    /// Key and value heads; divides `n_heads`.
+    /// Number of key/value heads; divides `n_heads`.
     pub n_kv_heads: u32,
     /// Width of one head; even.
     pub head_dim: u32,
-    /// Token ids the output layer scores.
+    /// Number of token ids.
     pub vocab_size: u32,
-    /// Positions the model was trained for.
+    /// Context length the model was trained for.
     pub context_length: u32,
-    /// What all norms compute, those of queries and keys excepted.
+    /// Kind of all norms except those of queries and keys.
     pub norm: Norm,
-    /// Where those of a layer stand.
+    /// Placement of the norms in a layer.
     pub norm_place: NormPlace,
     /// ε of all norms.
     pub norm_eps: f64,
     /// Norms of queries and keys.
     pub qk_norm: QkNorm,
-    /// Factor on q·k before the softmax, usually 1/√head_dim.
+    /// Factor applied to q·k before the softmax, usually 1/√head_dim.
     pub attention_scale: f64,
-    /// Scores s become c·tanh(s/c), c being this; 0 = as they are.
+    /// Soft cap c of attention: a score s becomes c·tanh(s/c); 0 disables it.
     pub attention_softcap: f64,
-    /// Activation of the feed-forward part.
+    /// Activation of the feed-forward network.
     pub activation: Activation,
-    /// down(act(gate x) · up x) if true, down(act(up x)) if not.
+    /// Whether the network is down(act(gate x) · up x) rather than down(act(up x)).
     pub gated: bool,
-    /// Factor on token embeddings as they enter the first layer.
+    /// Factor applied to token embeddings before the first layer.
     pub embedding_scale: f64,
-    /// Factor on logits.
+    /// Factor applied to logits.
     pub logit_scale: f64,
-    /// Logits z, scaled, become c·tanh(z/c), c being this; 0 = as they are.
+    /// Soft cap c of logits: a scaled logit z becomes c·tanh(z/c); 0 disables it.
     pub logit_softcap: f64,
-    /// RoPE base. Informative: the frequencies themselves, scaling included, are a tensor.
+    /// RoPE base, informative: the frequencies, including any scaling, are stored as a tensor.
     pub rope_theta: f64,
-    /// Values of a head that RoPE rotates, the first ones; even.
+    /// Number of leading values of each head that RoPE rotates; even.
     pub rotary_dim: u32,
-    /// The kinds of RoPE the model has; at least one.
+    /// Kinds of RoPE in use; at least one.
     pub ropes: Vec<Rope>,
-    /// Per layer: its kind of RoPE, from 1; 0 = none.
+    /// Per layer: its kind of RoPE, counted from 1; 0 = none.
     pub layer_ropes: Vec<u32>,
-    /// The output layer is the token embedding.
+    /// Whether the output layer shares the token embedding.
     pub tied_embeddings: bool,
-    /// Block of the Hadamard rotation folded into W_v and expected by W_o's input; 1 = none.
+    /// Block size of the Hadamard rotation that is folded into W_v and expected by W_o; 1 = none.
     pub value_rotation: u32,
-    /// Per layer: how many positions back attention sees, itself included; 0 = all.
+    /// Per layer: attention window in positions, including the current one; 0 = unlimited.
     pub windows: Vec<u32>,
-    /// Experts, if some layers have them.
+    /// Mixture of experts, if any layer has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub experts: Option<Experts>,
 }
 
-/// A config or generation default that no model can have.
+/// An invalid value in a config or generation default.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("config: {field} is {value}, expected {expected}")]
 pub struct ConfigError {
-    /// Field at fault.
+    /// The invalid field.
     pub field: &'static str,
     /// Its value.
     pub value: String,
-    /// What would be right.
+    /// The values that are allowed.
     pub expected: &'static str,
 }
 
-/// Most layers accepted.
+/// Maximum number of layers.
 pub(crate) const MAX_LAYERS: u32 = 1 << 14;
 
 impl Config {
-    /// What a plain Llama has, to say the sizes of and whatever a model has otherwise:
-    /// `Config { d_model, d_ff, …, ..Config::llama(n_layers, head_dim) }`. Sizes not given here are 0.
+    /// A plain Llama, as the base of other configs:
+    /// `Config { d_model, d_ff, …, ..Config::llama(n_layers, head_dim) }`. All other sizes are 0.
     pub fn llama(n_layers: u32, head_dim: u32) -> Self {
-        let entries = n_layers.min(MAX_LAYERS) as usize; // more are refused by `validate`
+        let entries = n_layers.min(MAX_LAYERS) as usize; // `validate` rejects more
         Self {
             architecture: "llama".into(),
             quant: Quant::F32,
@@ -244,22 +244,22 @@ impl Config {
         }
     }
 
-    /// Whether a layer normalises the inputs of attention and feed-forward.
+    /// Whether a layer normalizes the inputs of attention and feed-forward.
     pub fn pre_norms(&self) -> bool {
         self.norm_place != NormPlace::Post
     }
 
-    /// Whether a layer normalises their outputs.
+    /// Whether a layer normalizes the outputs of attention and feed-forward.
     pub fn post_norms(&self) -> bool {
         self.norm_place != NormPlace::Pre
     }
 
-    /// Rows of `rope_turns`: those of each kind of RoPE, one kind after the other.
+    /// Number of rows in `rope_turns`, over all kinds of RoPE.
     pub fn rope_rows(&self) -> usize {
         self.ropes.iter().map(Rope::rows).sum()
     }
 
-    /// Heads whose queries (or keys) one norm covers; 0 = there is no such norm.
+    /// Number of heads that one norm of queries (or keys) covers; 0 if there is no such norm.
     pub fn qk_norm_heads(&self, heads: u32) -> usize {
         match self.qk_norm {
             QkNorm::None => 0,
@@ -268,17 +268,17 @@ impl Config {
         }
     }
 
-    /// Matrices that the input of the feed-forward part meets: gate and up, or up alone.
+    /// Number of input projections of the feed-forward network: gate and up, or up alone.
     pub fn ffn_inputs(&self) -> usize {
         if self.gated { 2 } else { 1 }
     }
 
-    /// The experts of a layer, if it has them.
+    /// The experts of a layer, if any.
     pub fn experts_of(&self, layer: usize) -> Option<&Experts> {
         self.experts.as_ref().filter(|e| e.layers.get(layer) == Some(&true))
     }
 
-    /// Of the bytes of a tensor, those that a pass of one token reads: of experts, the chosen ones.
+    /// Bytes of a tensor that a pass over one token reads: of experts, only the chosen ones.
     pub fn read_bytes(&self, role: Role, bytes: u64) -> u64 {
         match (&self.experts, role) {
             (Some(e), Role::FfnGateUpExperts | Role::FfnDownExperts) => {
@@ -288,27 +288,27 @@ impl Config {
         }
     }
 
-    /// Query heads that share one key/value head.
+    /// Number of query heads per key/value head.
     pub fn group(&self) -> usize {
         (self.n_heads / self.n_kv_heads) as usize
     }
 
-    /// `d_model` padded to whole activation groups: the stride of the residual stream.
+    /// `d_model`, padded to whole activation groups: the stride of the residual stream.
     pub fn d_model_padded(&self) -> usize {
         pad(self.d_model as usize, GROUP)
     }
 
-    /// `d_ff` padded to whole activation groups.
+    /// `d_ff`, padded to whole activation groups.
     pub fn d_ff_padded(&self) -> usize {
         pad(self.d_ff as usize, GROUP)
     }
 
-    /// `head_dim` padded to whole panels: every head starts a panel.
+    /// `head_dim`, padded to whole panels: every head starts a panel.
     pub fn head_padded(&self) -> usize {
         pad(self.head_dim as usize, LANES)
     }
 
-    /// Rows of the fused QKV tensor: per KV head its query group, K and V, each head padded.
+    /// Rows of the fused QKV tensor: per KV head its query group, K and V, with padded heads.
     pub fn qkv_rows(&self) -> usize {
         self.n_kv_heads as usize * (self.group() + 2) * self.head_padded()
     }
@@ -318,24 +318,24 @@ impl Config {
         pad(self.n_heads as usize * self.head_padded(), GROUP)
     }
 
-    /// Vocabulary rows, padded to whole panels.
+    /// `vocab_size`, padded to whole panels.
     pub fn vocab_padded(&self) -> usize {
         pad(self.vocab_size as usize, LANES)
     }
 
-    /// The largest Hadamard block the values of one head can be rotated by.
+    /// Largest Hadamard block by which the values of one head can be rotated.
     pub fn largest_value_rotation(head_dim: u32) -> u32 {
         (1 << head_dim.trailing_zeros()).min(GROUP as u32)
     }
 }
 
 impl Experts {
-    /// `d_ff` padded to whole activation groups.
+    /// `d_ff`, padded to whole activation groups.
     pub fn d_ff_padded(&self) -> usize {
         pad(self.d_ff as usize, GROUP)
     }
 
-    /// Experts, padded to whole panels: outputs of the router.
+    /// Rows of the router: `n_experts`, padded to whole panels.
     pub fn router_rows(&self) -> usize {
         pad(self.n_experts as usize, LANES)
     }

@@ -1,19 +1,22 @@
-//! Which configs are refused: those that contradict themselves, or whose sizes could overflow.
+//! Validates configs: rejects those that contradict themselves or whose sizes could overflow.
 
 use crate::config::{Config, ConfigError, MAX_LAYERS, NormPlace, Rope};
 use crate::units::GROUP;
 
-/// Largest width, vocabulary or head count accepted: keeps every product of two sizes within u64.
+/// Largest width or vocabulary accepted, which keeps every product of two sizes within u64.
 const MAX_DIM: u32 = 1 << 24;
 const MAX_ROPES: usize = 16;
 const MAX_LIMITS: usize = 64;
 const MAX_EXPERTS: u32 = 1 << 12;
 const MAX_EXPERTS_PER_TOKEN: u32 = 64;
-/// Hidden values of all experts of a layer: four times what the largest published models have.
+/// Combined hidden width of a layer's experts: four times that of the largest published models.
 const MAX_EXPERTS_WIDTH: u64 = 1 << 22;
 
 impl Config {
-    /// Checks that the sizes fit each other and that no product of them can overflow.
+    /// Checks that the sizes are consistent and that no product of them can overflow.
+    ///
+    /// # Errors
+    /// The first field with an invalid value.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let err = |field, value: &dyn ToString, expected| {
             Err(ConfigError { field, value: value.to_string(), expected })
@@ -66,20 +69,28 @@ impl Config {
         };
         let Some(e) = &self.experts else { return Ok(()) };
         if self.norm_place != NormPlace::Pre || !self.gated {
-            return err("experts", &"there", "none without a gate or with other norms than pre");
+            return err("experts", &"present", "none, unless the model is gated and has pre norms");
         }
         if e.n_experts == 0 || e.n_experts > MAX_EXPERTS {
             return err("experts.n_experts", &e.n_experts, "1 to 4096");
         }
         let k = e.experts_per_token;
         if k == 0 || k > e.n_experts.min(MAX_EXPERTS_PER_TOKEN) {
-            return err("experts.experts_per_token", &k, "1 to 64 of the experts");
+            return err("experts.experts_per_token", &k, "1 to 64, at most n_experts");
         }
         if e.d_ff == 0 || u64::from(e.d_ff) * u64::from(e.n_experts) > MAX_EXPERTS_WIDTH {
-            return err("experts.d_ff", &e.d_ff, "at least 1, and at most 2^22 over all experts");
+            return err(
+                "experts.d_ff",
+                &e.d_ff,
+                "at least 1, and at most 2^22 summed over all experts",
+            );
         }
         if e.layers.len() != self.n_layers as usize || !e.layers.contains(&true) {
-            return err("experts.layers", &e.layers.len(), "one entry per layer, one true");
+            return err(
+                "experts.layers",
+                &e.layers.len(),
+                "one entry per layer, at least one of them true",
+            );
         }
         Ok(())
     }

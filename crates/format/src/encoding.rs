@@ -1,32 +1,32 @@
-//! How numbers are stored, and what that means for the activations they are multiplied by.
+//! Encodings of tensors, and the activation types they are multiplied with.
 
 use crate::units::{F32_BYTES, LANES, LINE};
 
-/// How numbers are stored. `Q4Panel` is specified in `docs/FORMAT.md` and reserved.
+/// Encoding of a tensor's numbers. `Q4Panel` is specified in `docs/FORMAT.md` and reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Encoding {
-    /// Plain f32, row-major, K padded with zeros.
+    /// Plain row-major f32, with K zero-padded.
     F32 = 0,
     /// Plain u64.
     U64 = 1,
     /// Panels of 16 rows; line `j` of 64 bytes holds input `j` of the 16 rows.
     F32Panel = 2,
-    /// Panels of 16 rows; one line of 16 f32 row scales, then `K/4` lines of 8-bit weights.
+    /// Panels of 16 rows; a line of 16 f32 row scales, then `K/4` lines of 8-bit weights.
     Q8Panel = 3,
 }
 
-/// The type of the activations that a product takes.
+/// Type of the activations in a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ActType {
-    /// 8-bit integers with a scale for each group of inputs, in the Hadamard domain.
+    /// 8-bit integers in the Hadamard domain with one scale per group of inputs.
     Int8,
-    /// f32, as they are.
+    /// Unmodified f32.
     F32,
 }
 
 impl Encoding {
-    /// The encoding with this number in a file.
+    /// The encoding with the given number in a file.
     pub fn from_u32(v: u32) -> Option<Encoding> {
         [Self::F32, Self::U64, Self::F32Panel, Self::Q8Panel].into_iter().find(|&e| e as u32 == v)
     }
@@ -41,8 +41,8 @@ impl Encoding {
         }
     }
 
-    /// The activations that a product with weights in this encoding takes; `None` where there are
-    /// no such products, as they are not panels.
+    /// The activation type of products with weights in this encoding; `None` for encodings without
+    /// panels, which no product uses.
     pub const fn act_type(self) -> Option<ActType> {
         match self {
             Self::F32 | Self::U64 => None,
@@ -51,12 +51,12 @@ impl Encoding {
         }
     }
 
-    /// Whether rows come in panels of 16.
+    /// Whether rows are stored in panels of 16.
     pub fn is_panel(self) -> bool {
         self.act_type().is_some()
     }
 
-    /// Bytes of one panel with `k` stored inputs; `None` if there are no panels or on overflow.
+    /// Bytes per panel of `k` stored inputs; `None` without panels or on overflow.
     pub const fn panel_bytes(self, k: usize) -> Option<usize> {
         match self {
             Self::F32 | Self::U64 => None,
@@ -68,7 +68,7 @@ impl Encoding {
         }
     }
 
-    /// Bytes of one value of an encoding without panels.
+    /// Bytes per value of an encoding without panels.
     pub(crate) fn plain_bytes(self) -> Option<usize> {
         match self {
             Self::F32 => Some(F32_BYTES),

@@ -3,48 +3,48 @@ use std::path::PathBuf;
 
 use crate::config::ConfigError;
 
-/// Why a `.nano` file could not be read or written. Each message names the file and the place.
+/// Why a `.nano` file could not be read or written. Messages name the file and the location in it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused.
+    /// The operating system reported an error.
     #[error("{}: {what}: {source}", path.display())]
     Io {
-        /// File concerned.
+        /// The file.
         path: PathBuf,
-        /// What was attempted.
+        /// The operation that failed.
         what: &'static str,
-        /// The system's reason.
+        /// The system's error.
         source: io::Error,
     },
     /// The file does not begin with the `.nano` magic.
     #[error("{}: not a .nano file ({what}); make one with `nanoinfer convert`", path.display())]
     NotNano {
-        /// File concerned.
+        /// The file.
         path: PathBuf,
         /// What was found instead.
         what: String,
     },
-    /// Written for an engine that knows more than this one.
+    /// Written for a newer engine.
     #[error("{}: {what}; a newer nanoinfer can read it", path.display())]
     TooNew {
-        /// File concerned.
+        /// The file.
         path: PathBuf,
-        /// What is unknown here.
+        /// The unsupported version or feature.
         what: String,
     },
-    /// Written for an engine before this one.
+    /// Written for an older engine.
     #[error("{}: {what}; convert the model again", path.display())]
     TooOld {
-        /// File concerned.
+        /// The file.
         path: PathBuf,
-        /// What is no longer read here.
+        /// The version that is no longer supported.
         what: String,
     },
-    /// Something in header, sections or tables is wrong.
+    /// The header, a section or a table is invalid.
     #[error("{}: damaged .nano file: {what}; convert or copy it again", path.display())]
     Damaged {
-        /// File concerned.
+        /// The file.
         path: PathBuf,
         /// The field, its value and what was expected.
         what: String,
@@ -52,15 +52,15 @@ pub enum Error {
     /// The architecture description contradicts itself.
     #[error("{}: {source}; convert the model again", path.display())]
     Config {
-        /// File concerned.
+        /// The file.
         path: PathBuf,
-        /// The field at fault.
+        /// The invalid field.
         source: ConfigError,
     },
-    /// The writer was used out of order or with sizes that do not match.
+    /// The writer was used in the wrong order or with mismatched sizes.
     #[error("{}: writer: {what}", path.display())]
     Misuse {
-        /// File concerned.
+        /// The file.
         path: PathBuf,
         /// What was wrong.
         what: String,

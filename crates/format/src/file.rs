@@ -1,6 +1,7 @@
-//! Opening a file: validate once, then hand out views that cannot fail.
+//! Opening a file: everything is validated once, so that views cannot fail.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -19,7 +20,7 @@ use crate::spec::TensorSpec;
 use crate::tensor::{self, Tensor};
 use crate::units::{ALIGN, DATA_ALIGN, LINE};
 
-/// An open model file: the map and its validated tables.
+/// An open model file: the memory map and its validated tables.
 pub struct NanoFile {
     path: PathBuf,
     map: Map,
@@ -32,18 +33,30 @@ pub struct NanoFile {
     index: HashMap<(Role, Option<u32>), usize>,
 }
 
-/// Most sections and tensors a file may have; a table beyond is damage, not a model.
+/// Maximum number of sections and tensors; a larger table means damage.
 const MAX_SECTIONS: u32 = 64;
 const MAX_TENSORS: u64 = 1 << 20;
 
+impl fmt::Debug for NanoFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NanoFile").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
 impl NanoFile {
-    /// Maps `path` and validates everything but the tensors' data.
+    /// Maps `path` and validates everything except tensor data.
+    ///
+    /// # Errors
+    /// The file cannot be read, has another version, or is damaged.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         Self::open_by(path.as_ref(), Map::new, "cannot map")
     }
 
-    /// Like [`Self::open`], but reads the whole file into memory of this process instead of
-    /// mapping it: for a file that may be changed or cut while it is in use, as on a network.
+    /// Like [`Self::open`], but reads the whole file into memory instead of mapping it: for files that
+    /// may be changed or truncated while in use, such as on network storage.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`].
     pub fn open_copy(path: impl AsRef<Path>) -> Result<Self, Error> {
         Self::open_by(path.as_ref(), Map::copy, "cannot read")
     }
@@ -58,7 +71,7 @@ impl NanoFile {
             let path = path.clone();
             move |source| Error::Io { path, what, source }
         };
-        let meta = path.metadata().map_err(io("cannot open"))?; // opening a pipe would wait
+        let meta = path.metadata().map_err(io("cannot open"))?; // opening a pipe would block
         if !meta.is_file() {
             return Err(Error::NotNano { path, what: "not a regular file".into() });
         }
@@ -100,7 +113,7 @@ impl NanoFile {
             Ok(Some(bytes))
         };
         let needed = |kind: SectionKind| {
-            bytes(kind)?.ok_or_else(|| damaged(format!("it has no {} section", kind.name())))
+            bytes(kind)?.ok_or_else(|| damaged(format!("the {} section is missing", kind.name())))
         };
         let invalid = |source| Error::Config { path: path.clone(), source };
         let config: Config =
@@ -116,7 +129,7 @@ impl NanoFile {
         let data = sections
             .iter()
             .find(|s| s.kind == SectionKind::Data)
-            .ok_or_else(|| damaged("it has no data section".into()))?;
+            .ok_or_else(|| damaged("the data section is missing".into()))?;
         if !data.offset.is_multiple_of(DATA_ALIGN) {
             return Err(damaged(format!("data at {} is not aligned to 64 KiB", data.offset)));
         }
@@ -124,17 +137,17 @@ impl NanoFile {
         let tensors = parse_tensors(needed(SectionKind::Tensors)?, range).map_err(damaged)?;
         let index = tensor::index(&tensors, config.n_layers).map_err(damaged)?;
         if tensor_hashes(&tensors) != data.hash {
-            return Err(damaged("the data section's hash is not that of its tensors".into()));
+            return Err(damaged("the data section's hash does not match its tensors".into()));
         }
         Ok(Self { path, map, header, config, generation, rows, sections, tensors, index })
     }
 
-    /// The path it was opened by.
+    /// The path it was opened with.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Its header.
+    /// The header.
     pub fn header(&self) -> &Header {
         &self.header
     }
@@ -149,12 +162,12 @@ impl NanoFile {
         &self.generation
     }
 
-    /// All sections this crate knows, in table order.
+    /// All sections of known kinds, in table order.
     pub fn sections(&self) -> &[Section] {
         &self.sections
     }
 
-    /// A section's table row and bytes. Its hash is not checked here; `verify` does.
+    /// A section's table row and bytes. Its hash is only checked by [`Self::verify`].
     pub fn section(&self, kind: SectionKind) -> Option<(&Section, &[u8])> {
         let s = self.sections.iter().find(|s| s.kind == kind)?;
         Some((s, view(&self.map, s.offset, s.len)))
@@ -165,12 +178,12 @@ impl NanoFile {
         &self.tensors
     }
 
-    /// The tensor with this role, if the model has it.
+    /// The tensor with this role, if it exists.
     pub fn tensor(&self, role: Role, layer: Option<u32>) -> Option<&Tensor> {
         self.tensor_index(role, layer).map(|i| &self.tensors[i])
     }
 
-    /// Its place in [`Self::tensors`].
+    /// The index of a tensor in [`Self::tensors`].
     pub fn tensor_index(&self, role: Role, layer: Option<u32>) -> Option<usize> {
         self.index.get(&(role, layer)).copied()
     }
@@ -180,25 +193,25 @@ impl NanoFile {
         view(&self.map, tensor.offset, tensor.len)
     }
 
-    /// A tensor's bytes as f32 (encodings `F32` and `F32Panel`); empty if there are others in it.
+    /// A tensor's bytes as f32; empty unless all its encodings are `F32` or `F32Panel`.
     pub fn f32s(&self, tensor: &Tensor) -> &[f32] {
         let floats = |e| matches!(e, Encoding::F32 | Encoding::F32Panel);
-        match tensor.spec.encodings().all(floats) {
-            // Tensors are 64-byte aligned in a page-aligned map, so the cast cannot fail.
-            true => bytemuck::cast_slice(self.bytes(tensor)),
-            false => &[],
+        if !tensor.spec.encodings().all(floats) {
+            return &[];
         }
+        // Tensors are 64-byte aligned in a page-aligned map, so the cast cannot fail.
+        bytemuck::cast_slice(self.bytes(tensor))
     }
 
-    /// A run of a tensor's panels, which its [`TensorSpec::panels`] gave.
+    /// A run of a tensor's panels, as returned by its [`TensorSpec::panels`].
     ///
     /// # Panics
-    /// If the run is of another tensor and ends behind this one.
+    /// If the run belongs to another tensor and ends beyond this one.
     pub fn panels(&self, tensor: &Tensor, run: &PanelRun) -> Panels<'_> {
         let bytes = &self.bytes(tensor)[run.bytes.clone()];
         match run.encoding {
             Encoding::Q8Panel => Panels::Q8(bytes),
-            // Panels begin at multiples of 64 bytes, as tensors do.
+            // Panels are 64-byte aligned, like tensors.
             Encoding::F32 | Encoding::U64 | Encoding::F32Panel => {
                 Panels::F32(bytemuck::cast_slice(bytes))
             }
@@ -213,8 +226,11 @@ impl NanoFile {
         }
     }
 
-    /// Checks every byte that `open` did not: all hashes, that floats are finite, and that what
-    /// lies between sections and tensors is zeros. The error names the first part that differs.
+    /// Checks everything that `open` skips: all hashes, that floats are finite, and that padding between
+    /// sections and tensors is zero.
+    ///
+    /// # Errors
+    /// Names the first section or tensor that is damaged.
     pub fn verify(&self) -> Result<(), Error> {
         let error = |what| Error::Damaged { path: self.path.clone(), what };
         self.verify_bytes().map_err(error)
@@ -246,28 +262,29 @@ impl NanoFile {
             return Err(format!("tensor {} does not match its hash", t.spec.label()));
         }
         if !is_finite(bytes, &t.spec) {
-            return Err(format!("tensor {} holds a number that is not finite", t.spec.label()));
+            return Err(format!("tensor {} contains a number that is not finite", t.spec.label()));
         }
         Ok(())
     }
 
     fn verify_gap(&self, start: u64, end: u64) -> Result<(), String> {
         let gap = view(&self.map, start, end - start);
-        // Whole blocks first: the gap before the data has up to 64 KiB.
+        // Skip whole blocks first: the gap before the data is up to 64 KiB.
         const BLOCK: usize = 1024;
         let zeros = |block: &[u8]| block.iter().fold(0, |all, b| all | b) == 0;
         let block = gap.chunks(BLOCK).take_while(|block| zeros(block)).count() * BLOCK;
         match gap.iter().skip(block).position(|&b| b != 0) {
             Some(at) => {
-                Err(format!("byte {} is in no part and not zero", start + (block + at) as u64))
+                let at = start + (block + at) as u64;
+                Err(format!("byte {at} is padding but not zero"))
             }
             None => Ok(()),
         }
     }
 }
 
-/// Whether a tensor's floats (weights, or the scales of 8-bit weights) are finite: one that is not
-/// would spread through every later result.
+/// Whether all floats of a tensor (weights, or scales of 8-bit weights) are finite: a single one that is
+/// not would contaminate every later result.
 fn is_finite(bytes: &[u8], spec: &TensorSpec) -> bool {
     let finite =
         |bytes: &[u8]| bytemuck::cast_slice::<u8, f32>(bytes).iter().all(|x| x.is_finite());
@@ -285,7 +302,7 @@ fn is_finite(bytes: &[u8], spec: &TensorSpec) -> bool {
     })
 }
 
-/// Reads JSON. Control characters of a hostile file do not get into the one-line message.
+/// Parses JSON. Removes a hostile file's control characters from the one-line error message.
 fn parse_json<T: DeserializeOwned>(kind: SectionKind, bytes: &[u8]) -> Result<T, String> {
     if bytes.first() != Some(&b'{') {
         return Err(format!("{}: not a JSON object", kind.name()));
@@ -294,7 +311,7 @@ fn parse_json<T: DeserializeOwned>(kind: SectionKind, bytes: &[u8]) -> Result<T,
         .map_err(|e| format!("{}: {e}", kind.name()).replace(char::is_control, "\u{fffd}"))
 }
 
-/// BLAKE3 over the tensors' hashes in table order: the data section's hash.
+/// Hash of the data section: BLAKE3 over the tensors' hashes in table order.
 pub(crate) fn tensor_hashes(tensors: &[Tensor]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     for t in tensors {
@@ -303,8 +320,8 @@ pub(crate) fn tensor_hashes(tensors: &[Tensor]) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-/// The model's identity: BLAKE3 over the hashes of config, tokenizer, chat template, tensor table
-/// and data, 32 zero bytes for one that is absent.
+/// The model's identity: BLAKE3 over the hashes of config, tokenizer, chat template, tensor table and
+/// data, with 32 zero bytes for a missing section.
 pub(crate) fn content_id(sections: &[Section]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     for kind in [
@@ -324,8 +341,8 @@ fn view(map: &[u8], offset: u64, len: u64) -> &[u8] {
     &map[offset as usize..(offset + len) as usize]
 }
 
-/// Rows of the section table. They ascend without overlap between header and table, and the table
-/// ends the file, so that every byte belongs to one thing at most.
+/// Parses the section table. Sections ascend without overlap between header and table, and the table
+/// ends the file, so that no byte belongs to two of them.
 fn parse_sections(map: &[u8], header: &Header) -> Result<Vec<section::Row>, String> {
     let Header { section_count: n, section_table_offset: at, file_len, .. } = *header;
     if n > MAX_SECTIONS {
@@ -334,9 +351,9 @@ fn parse_sections(map: &[u8], header: &Header) -> Result<Vec<section::Row>, Stri
     let len = u64::from(n) * section::ROW as u64;
     if at < HEADER_LEN as u64 || !at.is_multiple_of(ALIGN) || at.checked_add(len) != Some(file_len)
     {
-        let place = format!("lies at {at} + {len}");
         return Err(format!(
-            "the section table {place}, not at a multiple of {ALIGN} up to the end"
+            "the section table at {at}, {len} bytes long, must begin at a multiple of {ALIGN} \
+             and end the file"
         ));
     }
     let table = view(map, at, len);
@@ -348,7 +365,7 @@ fn parse_sections(map: &[u8], header: &Header) -> Result<Vec<section::Row>, Stri
     for row in table.as_chunks::<{ section::ROW }>().0 {
         let row = section::Row::parse(row, end..at)?;
         if rows.iter().any(|r| r.number == row.number) {
-            return Err(format!("{} occurs twice", row.name()));
+            return Err(format!("{} appears twice", row.name()));
         }
         end = row.offset + row.len;
         rows.push(row);
@@ -359,7 +376,7 @@ fn parse_sections(map: &[u8], header: &Header) -> Result<Vec<section::Row>, Stri
 fn parse_tensors(table: &[u8], data: std::ops::Range<u64>) -> Result<Vec<Tensor>, String> {
     let (rows, rest) = table.as_chunks::<{ tensor::ROW }>();
     if !rest.is_empty() || rows.len() as u64 > MAX_TENSORS {
-        return Err(format!("a tensor table of {} bytes", table.len()));
+        return Err(format!("the tensor table has an invalid length of {} bytes", table.len()));
     }
     let mut tensors: Vec<Tensor> = Vec::with_capacity(rows.len());
     let mut end = data.start;

@@ -1,4 +1,4 @@
-//! What a model says about generating text.
+//! A model's defaults for generating text.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,29 +10,32 @@ use crate::config::ConfigError;
 pub struct Generation {
     /// Token that begins a sequence.
     pub bos: Option<u32>,
-    /// Raw prompts get `bos` in front.
+    /// Whether `bos` is prepended to raw prompts.
     pub add_bos: bool,
     /// Tokens that end an answer.
     pub eos: Vec<u32>,
-    /// The model's own sampling temperature; absent means greedy.
+    /// Sampling temperature; absent means greedy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
     /// Keep the k most likely tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top_k: Option<u32>,
-    /// Keep the smallest set of tokens with this much probability.
+    /// Keep the smallest set of tokens with at least this total probability.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f64>,
-    /// Keep tokens at least this likely relative to the best one.
+    /// Keep tokens with at least this probability relative to the most likely one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_p: Option<f64>,
-    /// Divide the logit of seen tokens by this.
+    /// Divide the logits of tokens already seen by this factor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repetition_penalty: Option<f64>,
 }
 
 impl Generation {
-    /// Checks that the tokens exist and that each setting is in its range.
+    /// Checks that the tokens exist and that each setting is within its range.
+    ///
+    /// # Errors
+    /// The first field with an invalid value.
     pub fn validate(&self, vocab_size: u32) -> Result<(), ConfigError> {
         let err = |field, value: &dyn ToString, expected| {
             Err(ConfigError { field, value: value.to_string(), expected })

@@ -1,25 +1,25 @@
-//! The 256 bytes every file begins with.
+//! The 256-byte header at the start of every file.
 
 use crate::config::{Config, Quant};
 use crate::units::{le_u32, le_u64};
 
-/// First eight bytes: a non-text byte, the name, and line ends that text-mode copies would mangle.
+/// First eight bytes: a non-text byte, the name, and line endings that a text-mode copy would mangle.
 pub const MAGIC: [u8; 8] = *b"\x93NANO\r\n\x1a";
-/// Version this crate reads and writes.
+/// Format version that this crate reads and writes.
 pub const VERSION: u32 = 2;
-/// Bytes of the header.
+/// Length of the header in bytes.
 pub const HEADER_LEN: usize = 256;
 
 const CHECKSUM_AT: usize = 224;
 const SECTION_TABLE_HASH_AT: usize = 152;
 const RESERVED: std::ops::Range<usize> = 184..CHECKSUM_AT;
 
-/// The header's fields. Architecture parameters repeat the config for tools that only look here.
+/// The header's fields. Architecture parameters repeat the config, for tools that read only the header.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Header {
     /// Length of the whole file in bytes.
     pub file_len: u64,
-    /// Features a reader must know to use the file; unknown bits are refused.
+    /// Features a reader must support; files with unknown bits are rejected.
     pub required_features: u64,
     /// Features a reader may ignore.
     pub optional_features: u64,
@@ -33,9 +33,9 @@ pub struct Header {
     pub quant: u32,
     /// Bit 0: tied embeddings.
     pub flags: u32,
-    /// Where the section table lies.
+    /// Offset of the section table.
     pub section_table_offset: u64,
-    /// Rows of the section table.
+    /// Number of rows in the section table.
     pub section_count: u32,
     /// BLAKE3 of the section table.
     pub section_table_hash: [u8; 32],
@@ -45,8 +45,8 @@ pub struct Header {
 }
 
 impl Header {
-    /// The header a model of this architecture has; offsets, hashes and length still zero.
-    pub(crate) fn of(config: &Config) -> Self {
+    /// The header for a model of this architecture, with offsets, hashes and length still zero.
+    pub(crate) fn for_config(config: &Config) -> Self {
         let c = config;
         Self {
             file_len: 0,
@@ -76,13 +76,13 @@ impl Header {
         }
     }
 
-    /// Whether the architecture fields say what the config says.
+    /// Whether the architecture fields match the config.
     pub(crate) fn agrees_with(&self, config: &Config) -> bool {
-        let of = Self::of(config);
-        self.sizes == of.sizes
-            && self.rope_theta.to_bits() == of.rope_theta.to_bits()
-            && self.norm_eps.to_bits() == of.norm_eps.to_bits()
-            && (self.quant, self.flags) == (of.quant, of.flags)
+        let expected = Self::for_config(config);
+        self.sizes == expected.sizes
+            && self.rope_theta.to_bits() == expected.rope_theta.to_bits()
+            && self.norm_eps.to_bits() == expected.norm_eps.to_bits()
+            && (self.quant, self.flags) == (expected.quant, expected.flags)
     }
 
     pub(crate) fn to_bytes(&self) -> [u8; HEADER_LEN] {
@@ -110,14 +110,14 @@ impl Header {
         b
     }
 
-    /// Parses what [`Self::to_bytes`] wrote. The error says which check failed.
+    /// Parses the output of [`Self::to_bytes`]. The error describes the failed check.
     pub(crate) fn parse(b: &[u8; HEADER_LEN], actual_len: u64) -> Result<Self, HeaderError> {
         if b[..8] != MAGIC {
             return Err(HeaderError::Magic);
         }
         let version = le_u32(b, 8);
         if version == 0 {
-            return Err(HeaderError::Damaged("format version 0, the first was 1".into()));
+            return Err(HeaderError::Damaged("format version 0 does not exist".into()));
         }
         if version < VERSION {
             return Err(HeaderError::TooOld(format!(
@@ -139,12 +139,12 @@ impl Header {
         }
         let file_len = le_u64(b, 16);
         if file_len != actual_len {
-            return damaged(format!("{actual_len} bytes long, its header says {file_len}"));
+            return damaged(format!("{actual_len} bytes long, but its header says {file_len}"));
         }
         let required_features = le_u64(b, 24);
         if required_features != 0 {
             return Err(HeaderError::TooNew(format!(
-                "requires features {required_features:#x}, none are known"
+                "requires unknown features {required_features:#x}"
             )));
         }
         if b[108..120].iter().chain(&b[RESERVED]).any(|&x| x != 0) {

@@ -1,4 +1,4 @@
-//! The `.nano` file: one model, one file, laid out exactly as the kernels read it.
+//! The `.nano` file format: one model in one file, laid out exactly as the kernels read it.
 //!
 //! ```text
 //! 0        256            64 KiB                                           end
@@ -8,17 +8,19 @@
 //! └────────┴──────────────┴──────────────────────┴───────────────┴─────────┘
 //! ```
 //!
-//! [`NanoFile::open`] maps the file and validates header, sections and tensor table once, with
-//! checked arithmetic; it never reads tensor data. After that every view is infallible.
-//! [`Writer`] streams tensors to a temporary file beside the target and renames it when complete,
-//! so that a reader sees the old file, the new file, or none.
+//! [`NanoFile::open`] maps the file and validates header, sections and tensor table once, with checked
+//! arithmetic; it never reads tensor data. Afterwards every view is infallible. [`Writer`] streams
+//! tensors to a temporary file beside the target and renames it when complete, so that a reader sees
+//! the old file, the new file, or none.
 //!
-//! What this crate is not: it does not know what the tensors mean to a forward pass (the engine
-//! does), nor how panels are computed (the kernels crate packs them). The specification for
-//! readers in other languages is `docs/FORMAT.md`.
+//! What this crate is not: it does not define what the tensors mean to a forward pass (the engine does),
+//! nor how panels are computed (the kernels do). The specification for readers in other languages is
+//! `docs/FORMAT.md`.
 
 #[cfg(target_endian = "big")]
-compile_error!("the .nano format is mapped as it is and therefore needs a little-endian machine");
+compile_error!(
+    "the .nano format is mapped without conversion and requires a little-endian machine"
+);
 
 mod config;
 mod config_check;

@@ -1,4 +1,4 @@
-//! Where the panels of a tensor lie whose parts are stored in different encodings.
+//! Locates the panels of tensors whose parts have different encodings.
 //!
 //! ```text
 //! unit 0                                      unit 1
@@ -9,17 +9,17 @@
 //! └──── segment ────┘└─── segment ───┘
 //! ```
 //!
-//! The length of a panel follows from its encoding, so its place is a sum over the segments before
-//! it. A tensor in one encoding is one segment that does not repeat.
+//! The length of a panel depends on its encoding, so its offset is a sum over the preceding segments. A
+//! tensor in a single encoding is one segment that does not repeat.
 
 use std::ops::Range;
 
 use crate::encoding::{ActType, Encoding};
 
-/// Most parts of a fused tensor, and so segments of a unit.
+/// Maximum number of parts of a fused tensor, and thus of segments per unit.
 pub(crate) const MAX_PARTS: usize = 4;
 
-/// Consecutive panels of one encoding.
+/// Consecutive panels in one encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Segment {
     panels: usize,
@@ -27,29 +27,29 @@ struct Segment {
     encoding: Encoding,
 }
 
-/// Where the panels of a tensor lie: a unit of segments, each in one encoding, that repeats.
+/// The layout of a tensor's panels: a repeating unit of segments, each in one encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PanelLayout {
     segments: [Segment; MAX_PARTS],
-    /// How many of them there are; neighbours differ in their encoding.
+    /// Number of segments in use; adjacent ones differ in encoding.
     n: usize,
     unit_panels: usize,
     unit_bytes: usize,
     repeat: usize,
 }
 
-/// Consecutive panels in one encoding, and the bytes of the tensor they take.
+/// Consecutive panels in one encoding, and the bytes they occupy in the tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PanelRun {
-    /// Their encoding.
+    /// Encoding of the panels.
     pub encoding: Encoding,
-    /// Which panels of the tensor.
+    /// Panel indices within the tensor.
     pub panels: Range<usize>,
-    /// Which bytes of the tensor; both ends are multiples of 64.
+    /// Byte range within the tensor; both ends are multiples of 64.
     pub bytes: Range<usize>,
 }
 
-/// Weights of consecutive panels in one encoding, as the kernels take them.
+/// Weights of consecutive panels in one encoding, in the form that kernels expect.
 #[derive(Clone, Copy, Debug)]
 pub enum Panels<'a> {
     /// 8-bit weights, `[p][16 f32 scales, k/4 lines]`.
@@ -59,8 +59,8 @@ pub enum Panels<'a> {
 }
 
 impl PanelLayout {
-    /// Panels with `k` stored inputs: `unit`, (panels, their encoding) in order, as often as
-    /// `repeat` says. `None` if there are no panels, too many segments, or sizes that overflow.
+    /// Layout of panels with `k` stored inputs: `unit` lists (number of panels, encoding) in order and is
+    /// repeated `repeat` times. `None` without panels, with too many segments, or on overflow.
     pub(crate) fn new(
         k: usize,
         unit: impl Iterator<Item = (usize, Encoding)>,
@@ -78,7 +78,8 @@ impl PanelLayout {
                 }
             }
         }
-        let (mut unit_panels, mut unit_bytes, mut units) = (0usize, 0usize, repeat);
+        let (mut unit_panels, mut unit_bytes) = (0usize, 0usize);
+        let mut units = repeat;
         if n == 1 {
             segments[0].panels = segments[0].panels.checked_mul(repeat)?;
             units = 1;
@@ -92,23 +93,23 @@ impl PanelLayout {
         (unit_panels > 0).then_some(Self { segments, n, unit_panels, unit_bytes, repeat: units })
     }
 
-    /// Panels of the tensor.
+    /// Number of panels in the tensor.
     pub fn panels(&self) -> usize {
         self.unit_panels * self.repeat
     }
 
-    /// Bytes they take.
+    /// Number of bytes in the tensor.
     pub fn bytes(&self) -> usize {
         self.unit_bytes * self.repeat
     }
 
-    /// Whether products with some panels take activations of this type.
+    /// Whether products with any of the panels use activations of this type.
     pub fn takes(&self, activations: ActType) -> bool {
         self.segments[..self.n].iter().any(|s| s.encoding.act_type() == Some(activations))
     }
 
-    /// The panels of `range` as the longest runs of one encoding, ascending; a single one where
-    /// the tensor has one encoding. Allocates nothing.
+    /// The panels of `range` as maximal runs of one encoding, ascending; a single run if the tensor has a
+    /// single encoding. Allocates nothing.
     ///
     /// # Panics
     /// If `range` ends after the last panel.
@@ -118,7 +119,7 @@ impl PanelLayout {
     }
 }
 
-/// What [`PanelLayout::runs`] gives.
+/// The iterator returned by [`PanelLayout::runs`].
 #[derive(Clone, Debug)]
 pub struct PanelRuns<'a> {
     layout: &'a PanelLayout,
@@ -144,7 +145,7 @@ impl Iterator for PanelRuns<'_> {
         }
         let Segment { encoding, panel_bytes, panels } = segments[i];
         let mut stop = start + panels - within;
-        // A unit may begin as the one before it ends.
+        // A run may continue from one unit into the next.
         while stop < end && segments[(i + 1) % n].encoding == encoding {
             i = (i + 1) % n;
             stop += segments[i].panels;
@@ -161,7 +162,7 @@ impl Iterator for PanelRuns<'_> {
 mod tests {
     use super::*;
 
-    /// Each panel of the unit, repeated: its encoding and first byte, by addition.
+    /// Naive layout: the encoding and first byte of each panel, by addition.
     fn plain(k: usize, unit: &[(usize, Encoding)], repeat: usize) -> Vec<(Encoding, usize)> {
         let (mut out, mut at) = (Vec::new(), 0);
         for &(panels, encoding) in (0..repeat).flat_map(|_| unit) {
@@ -170,12 +171,12 @@ mod tests {
                 at += encoding.panel_bytes(k).unwrap();
             }
         }
-        out.push((Encoding::U64, at)); // where they end
+        out.push((Encoding::U64, at)); // the end
         out
     }
 
     #[test]
-    fn runs_are_the_longest_of_one_encoding() {
+    fn runs_are_maximal() {
         use Encoding::{F32Panel, Q8Panel};
         let k = 128;
         for unit in [
@@ -210,16 +211,16 @@ mod tests {
     #[test]
     fn sizes_that_overflow_have_no_layout() {
         use Encoding::{F32Panel, Q8Panel, U64};
-        let of = |k, unit: &[_], repeat| PanelLayout::new(k, unit.iter().copied(), repeat);
-        assert!(of(64, &[(1, Q8Panel)], 1).is_some());
-        assert_eq!(of(64, &[(1, U64)], 1), None);
-        assert_eq!(of(64, &[], 1), None);
-        assert_eq!(of(64, &[(1, Q8Panel)], 0), None);
-        assert_eq!(of(usize::MAX, &[(1, Q8Panel)], 1), None);
-        assert_eq!(of(64, &[(usize::MAX, Q8Panel), (1, Q8Panel)], 1), None);
-        assert_eq!(of(64, &[(usize::MAX, Q8Panel), (1, F32Panel)], 1), None);
-        assert_eq!(of(64, &[(1, Q8Panel), (1, F32Panel)], usize::MAX), None);
+        let layout = |k, unit: &[_], repeat| PanelLayout::new(k, unit.iter().copied(), repeat);
+        assert!(layout(64, &[(1, Q8Panel)], 1).is_some());
+        assert_eq!(layout(64, &[(1, U64)], 1), None);
+        assert_eq!(layout(64, &[], 1), None);
+        assert_eq!(layout(64, &[(1, Q8Panel)], 0), None);
+        assert_eq!(layout(usize::MAX, &[(1, Q8Panel)], 1), None);
+        assert_eq!(layout(64, &[(usize::MAX, Q8Panel), (1, Q8Panel)], 1), None);
+        assert_eq!(layout(64, &[(usize::MAX, Q8Panel), (1, F32Panel)], 1), None);
+        assert_eq!(layout(64, &[(1, Q8Panel), (1, F32Panel)], usize::MAX), None);
         let five = [(1, Q8Panel), (1, F32Panel), (1, Q8Panel), (1, F32Panel), (1, Q8Panel)];
-        assert_eq!(of(64, &five, 1), None);
+        assert_eq!(layout(64, &five, 1), None);
     }
 }

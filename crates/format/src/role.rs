@@ -1,15 +1,14 @@
-//! What tensors are for.
+//! Roles of tensors.
 
-/// What a tensor is for. Names follow GGUF.
+/// Role of a tensor in the model. Names follow GGUF.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u32)]
-#[allow(missing_docs)] // The names are the field's own.
+#[allow(missing_docs)] // standard names in the field
 pub enum Role {
     TokenEmbd = 1,
     Output = 2,
     OutputNorm = 3,
-    /// RoPE frequencies: turns per position as a fraction of 2^64, `rotary_dim / 2` values of u64
-    /// for each row.
+    /// RoPE frequencies in turns per position, in units of 2^-64: `rotary_dim / 2` u64 values per row.
     RopeTurns = 4,
     OutputNormBias = 5,
     AttnNorm = 16,
@@ -19,28 +18,27 @@ pub enum Role {
     AttnOutput = 19,
     AttnOutputBias = 20,
     AttnNormBias = 21,
-    /// Norm of queries, of one head or of all.
+    /// Norm of queries, of one head or all.
     AttnQNorm = 22,
     /// Norm of keys.
     AttnKNorm = 23,
-    /// Norm of what attention adds to the residual stream.
+    /// Norm of the attention output, before it is added to the residual stream.
     AttnPostNorm = 24,
     FfnNorm = 32,
-    /// Fused gate and up projections, in alternating panels; the up projection where there is no
-    /// gate.
+    /// Fused gate and up projections in alternating panels; only the up projection without a gate.
     FfnGateUp = 33,
     FfnGateUpBias = 34,
     FfnDown = 35,
     FfnDownBias = 36,
     FfnNormBias = 37,
-    /// Norm of what the feed-forward part adds to the residual stream.
+    /// Norm of the feed-forward output, before it is added to the residual stream.
     FfnPostNorm = 38,
-    /// Router of a mixture of experts: their scores.
+    /// Router of a mixture of experts, which scores them.
     FfnRouter = 40,
-    /// Gate and up projections of every expert, in alternating panels.
+    /// Gate and up projections of all experts, in alternating panels.
     FfnGateUpExperts = 41,
     FfnDownExperts = 42,
-    // Names of parts inside fused tensors; never a row of their own.
+    // Parts of fused tensors, which never have a row of their own.
     AttnQ = 64,
     AttnK = 65,
     AttnV = 66,
@@ -85,12 +83,12 @@ impl Role {
         (Role::FfnUpExperts, "ffn_up_exps"),
     ];
 
-    /// The role with this number in a file.
+    /// The role with the given number in a file.
     pub fn from_u32(v: u32) -> Option<Role> {
         Self::ALL.iter().map(|&(r, _)| r).find(|&r| r as u32 == v)
     }
 
-    /// Whether it names a part of a fused tensor, never a tensor of its own.
+    /// Whether this is a part of a fused tensor, never a tensor of its own.
     pub(crate) fn is_part(self) -> bool {
         self as u32 >= Self::AttnQ as u32
     }
@@ -100,13 +98,13 @@ impl Role {
         !self.is_part() && self as u32 >= Self::AttnNorm as u32
     }
 
-    /// Whether its input comes rotated, however it is stored: attention passes on the rotation that
-    /// is folded into V.
+    /// Whether the input is already rotated, whatever the encoding: attention preserves the rotation
+    /// folded into V.
     pub(crate) fn input_is_rotated(self) -> bool {
         self == Self::AttnOutput
     }
 
-    /// The field's name for it.
+    /// Standard name of the role.
     pub fn name(self) -> &'static str {
         Self::ALL.iter().find(|&&(r, _)| r == self).map_or("?", |&(_, n)| n)
     }

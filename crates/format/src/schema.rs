@@ -1,8 +1,8 @@
-//! What tensors a model consists of: the one place that says so.
+//! The single list of the tensors in a model.
 //!
-//! The packer fills what is listed here, the engine finds it, and whoever wants to know how large a
-//! model is sums it. A new tensor is a [`Role`], a line here, and the step of the forward pass that
-//! reads it. How a matrix is stored is not said here: a file says it, for each part.
+//! The packer writes the tensors listed here, the engine looks them up, and size estimates add them up.
+//! A new tensor needs a [`Role`], a line here, and a step of the forward pass that reads it. The encoding
+//! of a matrix is not part of the schema: each file states it, per part.
 
 use crate::config::{Config, Experts, Norm};
 use crate::encoding::{ActType, Encoding};
@@ -10,23 +10,23 @@ use crate::role::Role;
 use crate::spec::{Part, TensorSpec};
 use crate::units::{GROUP, LANES, pad};
 
-/// How the numbers of a tensor may be stored.
+/// The permitted encodings of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Plain f32, one row.
     Vector,
     /// Plain u64: RoPE frequencies.
     Turns,
-    /// Panels in any encoding; a stack of such matrices where there are experts.
+    /// Panels in any encoding; a stack of such matrices for experts.
     Matrix,
-    /// Panels of f32 in every file: a router decides by small differences.
+    /// f32 panels in every file, as routing depends on small differences.
     Router,
 }
 
 /// A part of a fused tensor, see [`Part`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartShape {
-    /// What the part is.
+    /// Role of the part.
     pub role: Role,
     /// Logical rows over all units.
     pub n: u32,
@@ -36,20 +36,20 @@ pub struct PartShape {
     pub rows: u32,
 }
 
-/// A tensor that a model has. See [`TensorSpec`] for what the fields mean.
+/// A tensor of a model. The fields are explained in [`TensorSpec`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// What it is for.
+    /// Role of the tensor.
     pub role: Role,
-    /// Its layer, or none for a tensor of the whole model.
+    /// Layer, or `None` for a tensor of the whole model.
     pub layer: Option<u32>,
-    /// How it may be stored.
+    /// Permitted encodings.
     pub kind: Kind,
     /// Logical `[experts, rows, inputs]`.
     pub logical: [u32; 3],
     /// Stored `[experts, rows, inputs]`.
     pub stored: [u32; 3],
-    /// How often the unit of parts repeats.
+    /// Number of repetitions of the unit of parts.
     pub repeat: u32,
     /// Blocks of inputs, logical and stored; `(0, 0)` = contiguous.
     pub k_unit: (u32, u32),
@@ -57,11 +57,11 @@ pub struct Entry {
     pub parts: Vec<PartShape>,
     /// Hadamard block applied to the inputs.
     rotation: u32,
-    /// What its bias is called. It directly follows the tensor, in files that have one.
+    /// Role of the optional bias, which directly follows the tensor in the file.
     pub bias: Option<Role>,
 }
 
-/// The tensors of a model in the order of a file. All are there, biases excepted.
+/// The tensors of a model in file order. All are required except biases.
 pub fn schema(c: &Config) -> impl Iterator<Item = Entry> {
     let s = Schema { c, layer: None };
     let output = (!c.tied_embeddings).then(|| s.matrix(Role::Output, c.vocab_size, c.d_model));
@@ -94,8 +94,8 @@ pub fn layer_schema(c: &Config, layer: u32) -> Vec<Entry> {
 }
 
 impl Entry {
-    /// The tensor as it is in a file that stores each part, or a matrix without parts, in the
-    /// encoding given for its role. The encoding of what is no [`Kind::Matrix`] is fixed.
+    /// The tensor as stored in a file, with `encoding` giving the encoding of each part or of a matrix
+    /// without parts, by role. Encodings of other kinds than [`Kind::Matrix`] are fixed.
     pub fn spec(&self, encoding: impl Fn(Role) -> Encoding) -> TensorSpec {
         let encoding = |role| match self.kind {
             Kind::Vector => Encoding::F32,
@@ -128,7 +128,7 @@ impl Entry {
         spec
     }
 
-    /// Its bias, in a file that has one: as many values as a norm, or as its matrix has rows.
+    /// The bias, if it may have one: one value per value of a norm or per row of a matrix.
     pub fn bias_spec(&self) -> Option<TensorSpec> {
         let values = if self.kind == Kind::Vector { 2 } else { 1 };
         let (n, stored) = (self.logical[values] as usize, self.stored[values] as usize);
@@ -162,7 +162,7 @@ impl Schema<'_> {
         self.entry(Role::RopeTurns, Kind::Turns, shape, shape)
     }
 
-    /// As wide as the residual stream.
+    /// A vector as wide as the residual stream.
     fn vector(&self, role: Role) -> Entry {
         let (logical, stored) = ([1, 1, self.c.d_model as usize], [1, 1, self.c.d_model_padded()]);
         self.entry(role, Kind::Vector, logical, stored)
@@ -174,7 +174,7 @@ impl Schema<'_> {
         Entry { bias, ..self.vector(role) }
     }
 
-    /// The norm of queries or keys, each head padded as the heads themselves are.
+    /// The norm of queries or keys, with each head padded like the heads themselves.
     fn heads_norm(&self, role: Role, n_heads: u32) -> Option<Entry> {
         let (head, padded) = (self.c.head_dim, self.c.head_padded());
         let heads = self.c.qk_norm_heads(n_heads);
@@ -189,7 +189,7 @@ impl Schema<'_> {
         self.entry(role, Kind::Matrix, [1, n, k], [1, pad(n, LANES), pad(k, GROUP)])
     }
 
-    /// Parts one after the other, `repeat` times; their inputs are the residual stream.
+    /// The parts in sequence, repeated `repeat` times; their inputs are the residual stream.
     fn fused(&self, role: Role, repeat: usize, parts: Vec<PartShape>) -> Entry {
         let n = parts.iter().map(|p| p.n).sum();
         let rows = |p: &PartShape| p.count as usize * pad(p.rows as usize, LANES);
@@ -202,15 +202,16 @@ impl Schema<'_> {
     /// Query, key and value projections: per KV head its query group, its K and its V.
     fn qkv(&self) -> Entry {
         let c = self.c;
-        let (kv, rows, group) = (c.n_kv_heads, c.head_dim, c.group() as u32);
+        let (kv, group) = (c.n_kv_heads, c.group() as u32);
+        let rows = c.head_dim;
         let part = |role, count| PartShape { role, n: kv * count * rows, count, rows };
         let parts = vec![part(Role::AttnQ, group), part(Role::AttnK, 1), part(Role::AttnV, 1)];
         let entry = self.fused(Role::AttnQkv, kv as usize, parts);
         Entry { bias: Some(Role::AttnQkvBias), ..entry }
     }
 
-    /// Its inputs are the heads' outputs, padded as V's rows are. Attention leaves them in the
-    /// Hadamard domain (through V), so they are rotated per head and not in blocks of 64.
+    /// Its inputs are the heads' outputs, padded like V's rows. Because of V they are in the Hadamard
+    /// domain, rotated per head rather than in blocks of 64.
     fn attn_output(&self) -> Entry {
         let c = self.c;
         let mut entry = self.matrix(Role::AttnOutput, c.d_model, c.n_heads * c.head_dim);
@@ -242,8 +243,7 @@ impl Schema<'_> {
         ]
     }
 
-    /// The router, then the experts' matrices, expert after expert, each as the matrix of a model
-    /// without experts.
+    /// The router, then the stacked matrices of the experts, each laid out as in a model without experts.
     fn experts(&self, e: &Experts) -> [Entry; 3] {
         let d = self.c.d_model;
         let router = self.matrix(Role::FfnRouter, e.n_experts, d);

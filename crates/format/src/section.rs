@@ -4,29 +4,29 @@ use std::ops::Range;
 
 use crate::units::{ALIGN, le_u32, le_u64};
 
-/// What a section holds. Readers skip kinds they do not know.
+/// Content of a section. Readers skip unknown kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum SectionKind {
     /// [`crate::Config`] as canonical JSON.
     Config = 1,
-    /// The tokenizer in Hugging Face's `tokenizer.json` form.
+    /// The tokenizer in Hugging Face's `tokenizer.json` format.
     Tokenizer = 2,
     /// Token bytes and flags, so that streaming text allocates nothing.
     Vocabulary = 3,
-    /// The chat template's source, Jinja.
+    /// The chat template as Jinja source.
     ChatTemplate = 4,
     /// [`crate::Generation`] as JSON.
     Generation = 5,
     /// The tensor table.
     Tensors = 6,
-    /// Where the model came from: source id and file hashes, JSON.
+    /// Origin of the model: source id and file hashes, as JSON.
     Provenance = 7,
     /// Pack-time test vectors, replayed by `verify`.
     SelfCheck = 8,
-    /// The tokenizer as the text crate loads it fastest; a cache of `Tokenizer`.
+    /// A cache of `Tokenizer` in the format that the text crate loads fastest.
     NativeTokenizer = 9,
-    /// The tensors themselves.
+    /// The tensors.
     Data = 10,
     /// Keys and values of a prompt, computed when the file was packed.
     BakedPrompt = 11,
@@ -51,30 +51,30 @@ impl SectionKind {
         Self::ALL.iter().map(|&(k, _)| k).find(|&k| k as u32 == v)
     }
 
-    /// Its name for people.
+    /// Display name.
     pub fn name(self) -> &'static str {
         Self::ALL.iter().find(|&&(k, _)| k == self).map_or("?", |&(_, n)| n)
     }
 }
 
-/// A section: where it lies and what its bytes hash to.
+/// A section: its location and hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Section {
-    /// What it holds.
+    /// Content.
     pub kind: SectionKind,
     /// Offset of its first byte in the file.
     pub offset: u64,
-    /// Bytes it takes.
+    /// Length in bytes.
     pub len: u64,
     /// BLAKE3 of its bytes; for `Data`, of the tensors' hashes in table order.
     pub hash: [u8; 32],
 }
 
-/// Bytes of one row of the section table.
+/// Bytes per row of the section table.
 pub(crate) const ROW: usize = 64;
 
-/// A row of any kind: sections of kinds this crate does not know are skipped, but they occupy their
-/// place and `verify` checks their hash.
+/// A row of any kind: sections of unknown kinds are skipped, but still occupy their range, and `verify`
+/// checks their hash.
 #[derive(Clone, Copy)]
 pub(crate) struct Row {
     pub(crate) number: u32,
@@ -84,7 +84,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Parses a row of a section that must lie in `room`.
+    /// Parses the row of a section that must be within `room`.
     pub(crate) fn parse(row: &[u8; ROW], room: Range<u64>) -> Result<Self, String> {
         let hash = row[32..].try_into().expect("32 bytes");
         let s = Self { number: le_u32(row, 0), offset: le_u64(row, 8), len: le_u64(row, 16), hash };
@@ -94,8 +94,11 @@ impl Row {
         let end = s.offset.checked_add(s.len);
         if s.offset < room.start || end.is_none_or(|end| end > room.end) {
             let Range { start, end } = room;
-            let (name, offset, len) = (s.name(), s.offset, s.len);
-            return Err(format!("{name} lies at {offset} + {len}, not within {start}..{end}"));
+            let name = s.name();
+            let (offset, len) = (s.offset, s.len);
+            return Err(format!(
+                "{name} at {offset}, {len} bytes long, is not within {start}..{end}"
+            ));
         }
         if !s.offset.is_multiple_of(ALIGN) {
             return Err(format!("{} at {} is not aligned to {ALIGN}", s.name(), s.offset));

@@ -1,18 +1,18 @@
-//! What a tensor is and how it is encoded, and which of that fits together.
+//! Role, shape and encoding of a tensor, and their consistency checks.
 
 use crate::encoding::{ActType, Encoding};
 use crate::panels::PanelLayout;
 use crate::role::Role;
 use crate::units::{GROUP, LANES, pad};
 
-/// Largest Hadamard block of a row's inputs.
+/// Largest Hadamard block of inputs.
 const MAX_ROTATION: u32 = 512;
 
-/// One tensor inside a fused one. The fused tensor's rows repeat a unit; a unit holds, part after
-/// part, `count` blocks of `rows` logical rows, each block padded to 16 rows.
+/// One tensor within a fused tensor, whose rows are a repeating unit. For each part in order, a unit
+/// holds `count` blocks of `rows` logical rows; each block is padded to 16 rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// What the part is.
+    /// Role of the part.
     pub role: Role,
     /// Logical rows over all units.
     pub n: u32,
@@ -20,38 +20,38 @@ pub struct Part {
     pub count: u32,
     /// Logical rows per block.
     pub rows: u32,
-    /// How its numbers are stored: in panels.
+    /// Encoding, always in panels.
     pub encoding: Encoding,
 }
 
-/// What the packer says of a tensor before writing it.
+/// Description of a tensor, given by the packer before writing it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorSpec {
-    /// What it is for.
+    /// Role of the tensor.
     pub role: Role,
-    /// Layer, or none for a tensor of the whole model.
+    /// Layer, or `None` for a tensor of the whole model.
     pub layer: Option<u32>,
-    /// How its numbers are stored; of a fused tensor, those of the first part.
+    /// Encoding; for a fused tensor, that of the first part.
     pub encoding: Encoding,
-    /// Hadamard block applied to the inputs of all rows, in a fused tensor of those whose products
-    /// take int8 activations; 1 = not rotated.
+    /// Hadamard block applied to the inputs of all rows, or in a fused tensor to those of parts that use
+    /// int8 activations; 1 = not rotated.
     pub rotation: u32,
-    /// Inputs per activation scale; 0 where all activations stay f32.
+    /// Inputs per activation scale; 0 if all activations are f32.
     pub act_group: u32,
     /// Logical `[experts, rows, inputs]`.
     pub logical: [u32; 3],
     /// Stored `[experts, rows, inputs]`, padding included.
     pub stored: [u32; 3],
-    /// How often the unit of `parts` repeats; 1 for a tensor that is not fused.
+    /// Number of repetitions of the unit of `parts`; 1 for a tensor that is not fused.
     pub repeat: u32,
-    /// Inputs come in blocks of `.0` logical values, each stored as `.1`; `(0, 0)` = contiguous.
+    /// Inputs form blocks of `.0` logical values, each stored as `.1`; `(0, 0)` = contiguous.
     pub k_unit: (u32, u32),
-    /// The tensors fused into this one; empty for a plain one. At most 4.
+    /// The tensors fused into this one, at most 4; empty if it is not fused.
     pub parts: Vec<Part>,
 }
 
 impl TensorSpec {
-    /// A plain (not panelled) f32 vector of `k` values, padded with zeros to `stored`.
+    /// A plain (not panelled) f32 vector of `k` values, zero-padded to `stored`.
     pub fn vector(role: Role, layer: Option<u32>, k: usize, stored: usize) -> Self {
         Self {
             role,
@@ -67,7 +67,7 @@ impl TensorSpec {
         }
     }
 
-    /// A panelled matrix of `n` rows and `k` inputs, both padded: rows to 16, inputs to 64.
+    /// A panelled matrix of `n` rows, padded to 16, and `k` inputs, padded to 64.
     pub fn matrix(role: Role, layer: Option<u32>, encoding: Encoding, n: usize, k: usize) -> Self {
         let int8 = encoding.act_type() == Some(ActType::Int8);
         Self {
@@ -80,44 +80,44 @@ impl TensorSpec {
         }
     }
 
-    /// The encodings of its parts, or its own if it is not fused.
+    /// The encodings of the parts, or of the tensor itself if it is not fused.
     pub fn encodings(&self) -> impl Iterator<Item = Encoding> {
         let own = self.parts.is_empty().then_some(self.encoding);
         own.into_iter().chain(self.parts.iter().map(|p| p.encoding))
     }
 
-    /// The encoding of the part of this role, or the tensor's own.
+    /// The encoding of the part with this role, otherwise of the tensor itself.
     pub fn encoding_of(&self, role: Role) -> Encoding {
         let part = self.parts.iter().find(|p| p.role == role);
         part.map_or(self.encoding, |p| p.encoding)
     }
 
-    /// Whether some product with it takes activations of this type.
+    /// Whether any product with this tensor uses activations of this type.
     pub fn takes(&self, activations: ActType) -> bool {
         self.encodings().any(|e| e.act_type() == Some(activations))
     }
 
-    /// The Hadamard block applied to the inputs of rows stored in one of its encodings.
+    /// The Hadamard block applied to the inputs of rows in the given encoding.
     pub fn rotation_of(&self, encoding: Encoding) -> u32 {
         let rotated = self.parts.is_empty() || encoding.act_type() == Some(ActType::Int8);
         if rotated { self.rotation } else { 1 }
     }
 
-    /// Where its panels lie, those of all experts. `None` if it has no panels, or if they take more
-    /// bytes than can be addressed.
+    /// The layout of the panels of all experts. `None` if there are no panels or their size exceeds the
+    /// address space.
     pub fn panels(&self) -> Option<PanelLayout> {
         let [experts, n, k] = self.stored.map(|x| x as usize);
         if self.parts.is_empty() {
             return PanelLayout::new(k, [(n / LANES, self.encoding)].into_iter(), experts);
         }
-        // A product that does not fit becomes one that the layout refuses.
+        // On overflow, saturates to a size that the layout rejects.
         let panels =
             |p: &Part| (p.count as usize).saturating_mul((p.rows as usize).div_ceil(LANES));
         let unit = self.parts.iter().map(|p| (panels(p), p.encoding));
         PanelLayout::new(k, unit, experts.saturating_mul(self.repeat as usize))
     }
 
-    /// Bytes it takes in a file, or `None` on overflow.
+    /// Stored size in bytes, or `None` on overflow.
     pub fn stored_bytes(&self) -> Option<u64> {
         let Some(value) = self.encoding.plain_bytes() else {
             return Some(self.panels()?.bytes() as u64);
@@ -125,18 +125,19 @@ impl TensorSpec {
         self.stored.iter().try_fold(value as u64, |bytes, &n| bytes.checked_mul(n.into()))
     }
 
-    /// Its name for people: `attn_qkv of layer 3`.
+    /// Display name: `attn_qkv of layer 3`.
     pub fn label(&self) -> String {
         let layer = self.layer.map_or(String::new(), |l| format!(" of layer {l}"));
         format!("{}{layer}", self.role.name())
     }
 
-    /// Checks what can be said of a tensor without knowing the model: its fields fit each other.
-    /// Whether the shape is what the architecture needs is the engine's question.
+    /// Checks that the fields are consistent, independently of the model. Whether the shape matches the
+    /// architecture is checked by the engine.
     pub(crate) fn check(&self) -> Result<(), String> {
-        let (e, n, k) = (self.stored[0], self.stored[1], self.stored[2]);
+        let [e, n, k] = self.stored;
         if self.role.is_part() || self.role.is_per_layer() != self.layer.is_some() {
-            return Err(format!("layer {:?} does not fit the role", self.layer));
+            let layer = self.layer.map_or("none".into(), |layer| layer.to_string());
+            return Err(format!("layer {layer} does not fit the role"));
         }
         let shrunk =
             self.logical.iter().zip(&self.stored).any(|(logical, stored)| logical > stored);
@@ -147,7 +148,7 @@ impl TensorSpec {
         if self.encoding.is_panel()
             && !(n.is_multiple_of(LANES as u32) && k.is_multiple_of(GROUP as u32))
         {
-            return Err(format!("stored shape {:?} is not whole panels", self.stored));
+            return Err(format!("stored shape {:?} does not consist of whole panels", self.stored));
         }
         self.check_activations()?;
         let (from, to) = self.k_unit;
@@ -162,26 +163,29 @@ impl TensorSpec {
             return Err(format!("inputs in blocks of {from} stored as {to} do not fit"));
         }
         if !self.parts_fit() {
-            return Err("its parts do not make up its rows".into());
+            return Err("its parts do not add up to its rows".into());
         }
         self.check_encodings()
     }
 
-    /// What is stored is rotated and grouped as the activations are.
+    /// Checks that rotation and grouping match the activations.
     fn check_activations(&self) -> Result<(), String> {
-        let (r, k, int8) = (self.rotation, self.stored[2], self.takes(ActType::Int8));
+        let (r, k) = (self.rotation, self.stored[2]);
+        let int8 = self.takes(ActType::Int8);
         let rotated = int8 || self.encoding.is_panel() && self.role.input_is_rotated();
         if !(r == 1 || rotated && r.is_power_of_two() && r <= MAX_ROTATION && k.is_multiple_of(r)) {
             let encoding = self.encoding.name();
             return Err(format!("rotation in blocks of {r} does not fit {k} inputs of {encoding}"));
         }
-        if self.act_group != if int8 { GROUP as u32 } else { 0 } {
-            return Err(format!("{} inputs per activation scale", self.act_group));
+        let act_group = if int8 { GROUP as u32 } else { 0 };
+        if self.act_group != act_group {
+            let got = self.act_group;
+            return Err(format!("{got} inputs per activation scale, expected {act_group}"));
         }
         Ok(())
     }
 
-    /// Parts are panels, and the tensor's own encoding is the first one's.
+    /// Checks that all parts have panels and that the tensor's encoding is that of the first part.
     fn check_encodings(&self) -> Result<(), String> {
         let Some(first) = self.parts.first() else { return Ok(()) };
         if let Some(p) = self.parts.iter().find(|p| !p.encoding.is_panel()) {

@@ -1,4 +1,4 @@
-//! Rows of the tensor table: what a tensor is, how it is encoded, where it lies.
+//! Rows of the tensor table: role, encoding and location of each tensor.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -9,27 +9,27 @@ use crate::role::Role;
 use crate::spec::{Part, TensorSpec};
 use crate::units::{ALIGN, le_u16, le_u32, le_u64};
 
-/// A tensor of a file: what it is and where it lies.
+/// A tensor in a file: its description and location.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tensor {
-    /// What it is and how it is encoded.
+    /// Role, shape and encoding.
     pub spec: TensorSpec,
     /// Offset of its first byte in the file.
     pub offset: u64,
-    /// Bytes it takes.
+    /// Length in bytes.
     pub len: u64,
-    /// BLAKE3 of these bytes.
+    /// BLAKE3 of its bytes.
     pub hash: [u8; 32],
 }
 
-/// Bytes of one row of the tensor table.
+/// Bytes per row of the tensor table.
 pub const ROW: usize = 192;
 const NO_LAYER: u32 = u32::MAX;
-/// Where a row has its parts, the bytes of one, and where it has their encodings.
+/// Within a row: offset of the parts, bytes per part, and offset of the part encodings.
 const PARTS: usize = 120;
 const PART: usize = 16;
 const PART_ENCODINGS: usize = PARTS + MAX_PARTS * PART;
-/// In place of the encoding of a part: that of the tensor, as in files of one encoding.
+/// Encoding of a part that has the tensor's encoding, as in files with a single encoding.
 const SAME: u16 = 0;
 
 impl Tensor {
@@ -41,7 +41,7 @@ impl Tensor {
             s.encoding as u32,
             s.rotation,
             s.act_group,
-            0, // codebook, for Q4 panels
+            0, // codebook, reserved for Q4 panels
             0, // file index: 0 = this file
             s.parts.len() as u32,
         ];
@@ -68,14 +68,14 @@ impl Tensor {
         row
     }
 
-    /// Parses a row. `data` is the range of the file in which tensors may lie.
+    /// Parses a row. `data` is the byte range of the file that may contain tensors.
     pub(crate) fn from_row(row: &[u8; ROW], data: Range<u64>) -> Result<Self, String> {
         let u32_at = |at: usize| le_u32(row, at);
         let role =
-            Role::from_u32(u32_at(0)).ok_or_else(|| format!("role {} unknown", u32_at(0)))?;
+            Role::from_u32(u32_at(0)).ok_or_else(|| format!("unknown role {}", u32_at(0)))?;
         let name = role.name();
         let encoding = Encoding::from_u32(u32_at(8))
-            .ok_or_else(|| format!("{name}: encoding {} unknown", u32_at(8)))?;
+            .ok_or_else(|| format!("{name}: unknown encoding {}", u32_at(8)))?;
         let parts = parts_of(row, encoding).map_err(|what| format!("{name}: {what}"))?;
         let triple = |at| [u32_at(at), u32_at(at + 4), u32_at(at + 8)];
         let spec = TensorSpec {
@@ -112,7 +112,7 @@ impl Tensor {
             || end.is_none_or(|e| e > data.end)
         {
             return Err(format!(
-                "lies at {} + {}, not at a multiple of {ALIGN} within the data section {data:?}",
+                "at {}, {} bytes long, is not at a multiple of {ALIGN} within the data section {data:?}",
                 self.offset, self.len
             ));
         }
@@ -120,7 +120,7 @@ impl Tensor {
     }
 }
 
-/// The parts of a tensor of this encoding. Checks that what the row reserves is zero.
+/// Parses the parts of a tensor with encoding `own`. Checks that reserved fields are zero.
 fn parts_of(row: &[u8; ROW], own: Encoding) -> Result<Vec<Part>, String> {
     let n = le_u32(row, 28) as usize;
     if n > MAX_PARTS {
@@ -134,16 +134,14 @@ fn parts_of(row: &[u8; ROW], own: Encoding) -> Result<Vec<Part>, String> {
     let part = |i: usize| {
         let at = PARTS + PART * i;
         let [number, n, count, rows] = [0, 4, 8, 12].map(|field| le_u32(row, at + field));
-        let role = Role::from_u32(number).ok_or_else(|| format!("part role {number} unknown"))?;
+        let role = Role::from_u32(number).ok_or_else(|| format!("unknown part role {number}"))?;
         let encoding = match le_u16(row, PART_ENCODINGS + 2 * i) {
             SAME => own,
             number => Encoding::from_u32(number.into())
                 .filter(|&encoding| encoding != own)
                 .ok_or_else(|| {
                     let role = role.name();
-                    format!(
-                        "{role} has encoding {number}, expected another than its tensor's, or 0"
-                    )
+                    format!("{role} has encoding {number}, expected 0 or another than the tensor's")
                 })?,
         };
         Ok(Part { role, n, count, rows, encoding })
@@ -151,7 +149,7 @@ fn parts_of(row: &[u8; ROW], own: Encoding) -> Result<Vec<Part>, String> {
     (0..n).map(part).collect()
 }
 
-/// Where each tensor is in the table. Checks that no two are the same and that their layers exist.
+/// Indexes the tensor table. Checks that there are no duplicates and that all layers exist.
 pub(crate) fn index(
     tensors: &[Tensor],
     n_layers: u32,
@@ -159,10 +157,10 @@ pub(crate) fn index(
     let mut index = HashMap::with_capacity(tensors.len());
     for (i, Tensor { spec, .. }) in tensors.iter().enumerate() {
         if spec.layer.is_some_and(|l| l >= n_layers) {
-            return Err(format!("{} in a model of {n_layers} layers", spec.label()));
+            return Err(format!("tensor {} in a model of {n_layers} layers", spec.label()));
         }
         if index.insert((spec.role, spec.layer), i).is_some() {
-            return Err(format!("two tensors {}", spec.label()));
+            return Err(format!("tensor {} appears twice", spec.label()));
         }
     }
     Ok(index)

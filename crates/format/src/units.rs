@@ -1,25 +1,25 @@
-//! Sizes that everything in a file is a multiple of, and how its numbers are read.
+//! The basic sizes of the format, and reading little-endian numbers.
 
-/// Output rows per panel: the width of one 512-bit register of f32, and of every kernel's tile.
+/// Output rows per panel: the f32 values in a 512-bit register, and the width of every kernel's tile.
 pub const LANES: usize = 16;
 
-/// Longest block of inputs one activation scale covers, and the multiple to which every panel's
-/// input dimension is padded.
+/// Maximum number of inputs per activation scale, and the multiple to which the inputs of every panel
+/// are padded.
 pub const GROUP: usize = 64;
 
-/// Bytes of one f32.
+/// Bytes per f32.
 pub(crate) const F32_BYTES: usize = size_of::<f32>();
 
-/// Bytes of one line of a panel, one f32 for each of its rows: one cache line.
+/// Bytes per line of a panel, one f32 for each row: one cache line.
 pub const LINE: usize = LANES * F32_BYTES;
 
-/// Inputs of a row that lie side by side in a line of 8-bit weights.
+/// Adjacent inputs of a row in a line of 8-bit weights.
 pub const QUAD: usize = LINE / LANES;
 
-/// Sections, tensors and the section table begin at multiples of this: one cache line.
+/// Alignment of sections, tensors and the section table: one cache line.
 pub const ALIGN: u64 = 64;
 
-/// Tensor data starts at this multiple.
+/// Alignment of the data section.
 pub const DATA_ALIGN: u64 = 64 * 1024;
 
 /// Rounds `n` up to a multiple of `to`.

@@ -1,5 +1,6 @@
-//! Writing a file: stream tensors to a temporary file beside the target, then rename.
+//! Writing a file: streams tensors to a temporary file beside the target, then renames it.
 
+use std::fmt;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -16,13 +17,13 @@ use crate::spec::TensorSpec;
 use crate::tensor::Tensor;
 use crate::units::{ALIGN, DATA_ALIGN};
 
-/// A file being written. Dropping it before [`Staged::commit`] leaves nothing behind.
+/// Writes a `.nano` file. Dropping it before [`Staged::commit`] leaves nothing behind.
 ///
 /// ```no_run
 /// # use nanoinfer_format::*;
 /// # fn demo(config: Config, spec: TensorSpec, bytes: &[u8]) -> Result<(), Error> {
 /// let mut w = Writer::create("model.nano")?;
-/// w.begin(spec)?; // then its bytes, in as many pieces as convenient
+/// w.begin(spec)?; // followed by its bytes, in any number of pieces
 /// w.write(bytes)?;
 /// w.end()?;
 /// w.section(SectionKind::Tokenizer, b"{}")?;
@@ -38,8 +39,17 @@ pub struct Writer {
     pending: Vec<(SectionKind, Vec<u8>)>,
 }
 
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").field("target", &self.target).finish_non_exhaustive()
+    }
+}
+
 impl Writer {
-    /// Starts a temporary file in the folder of `target`.
+    /// Creates a temporary file in the folder of `target`.
+    ///
+    /// # Errors
+    /// `target` is a folder or has no file name, or the file cannot be created.
     pub fn create(target: impl AsRef<Path>) -> Result<Self, Error> {
         let target = target.as_ref().to_path_buf();
         let io = |what| {
@@ -58,7 +68,7 @@ impl Writer {
         let temp = held_temp(folder(&target), &prefix)
             .map_err(io("cannot create a file in its folder"))?;
         let mut out = BufWriter::with_capacity(1 << 20, temp);
-        // The header comes last, when offsets and hashes are known; until then the file is not one.
+        // The header is written last, when offsets and hashes are known; until then the file is invalid.
         out.write_all(&vec![0; DATA_ALIGN as usize]).map_err(io("cannot write"))?;
         Ok(Self {
             target,
@@ -89,7 +99,10 @@ impl Writer {
         self.put(&vec![0; gap as usize])
     }
 
-    /// Begins a tensor; its bytes follow through [`Self::write`].
+    /// Begins a tensor, whose bytes are passed to [`Self::write`].
+    ///
+    /// # Errors
+    /// Another tensor is open, the description is inconsistent, or writing fails.
     pub fn begin(&mut self, spec: TensorSpec) -> Result<(), Error> {
         if self.open.is_some() {
             return Err(self.misuse("a tensor is still open"));
@@ -101,6 +114,9 @@ impl Writer {
     }
 
     /// Appends bytes to the open tensor.
+    ///
+    /// # Errors
+    /// No tensor is open, or writing fails.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let Some((_, _, hasher)) = &mut self.open else {
             return Err(self.misuse("no tensor is open"));
@@ -109,7 +125,10 @@ impl Writer {
         self.put(bytes)
     }
 
-    /// Ends the open tensor, checking that all its bytes came.
+    /// Ends the open tensor and checks that it is complete.
+    ///
+    /// # Errors
+    /// No tensor is open, or its length does not match its stored shape.
     pub fn end(&mut self) -> Result<(), Error> {
         let Some((spec, offset, hasher)) = self.open.take() else {
             return Err(self.misuse("no tensor is open"));
@@ -117,7 +136,7 @@ impl Writer {
         let len = self.at - offset;
         if spec.stored_bytes() != Some(len) {
             return Err(self.misuse(format!(
-                "{} got {len} bytes, its stored shape {:?} says otherwise",
+                "{} got {len} bytes, which does not match its stored shape {:?}",
                 spec.label(),
                 spec.stored
             )));
@@ -126,7 +145,10 @@ impl Writer {
         Ok(())
     }
 
-    /// A whole f32 vector, zero-padded to its stored length.
+    /// Writes a whole f32 vector, zero-padded to its stored length.
+    ///
+    /// # Errors
+    /// Those of [`Self::begin`], [`Self::write`] and [`Self::end`].
     pub fn vector(&mut self, spec: TensorSpec, values: &[f32]) -> Result<(), Error> {
         let stored = spec.stored[2] as usize;
         self.begin(spec)?;
@@ -135,21 +157,27 @@ impl Writer {
         self.end()
     }
 
-    /// Adds a section; it is written after the data. Config, generation defaults, tensor table and
-    /// data are not for the caller: [`Self::finish`] writes them.
+    /// Adds a section, to be written after the data. Config, generation defaults, tensor table and data
+    /// cannot be added: [`Self::finish`] writes them.
+    ///
+    /// # Errors
+    /// The section cannot be added or was added before.
     pub fn section(&mut self, kind: SectionKind, bytes: impl Into<Vec<u8>>) -> Result<(), Error> {
         use SectionKind::{Config, Data, Generation, Tensors};
         if matches!(kind, Config | Generation | Tensors | Data) {
-            return Err(self.misuse(format!("the {} section is written by itself", kind.name())));
+            return Err(self.misuse(format!("the {} section cannot be added", kind.name())));
         }
         if self.pending.iter().any(|(k, _)| *k == kind) {
-            return Err(self.misuse(format!("two {} sections", kind.name())));
+            return Err(self.misuse(format!("the {} section was already added", kind.name())));
         }
         self.pending.push((kind, bytes.into()));
         Ok(())
     }
 
-    /// Writes sections, tables and header; the file is complete but not yet under its name.
+    /// Writes sections, tables and header. The result is complete but not yet renamed to its target.
+    ///
+    /// # Errors
+    /// A tensor is open, a config is invalid, tensors are inconsistent, or writing fails.
     pub fn finish(mut self, config: &Config, generation: &Generation) -> Result<Staged, Error> {
         if self.open.is_some() {
             return Err(self.misuse("a tensor is still open"));
@@ -171,7 +199,7 @@ impl Writer {
         pending.push((SectionKind::Generation, json(generation)));
         pending.push((SectionKind::Tensors, table));
         let mut sections = vec![data];
-        pending.sort_by_key(|(kind, _)| *kind as u32); // the file does not depend on call order
+        pending.sort_by_key(|(kind, _)| *kind as u32); // makes the file independent of call order
         for (kind, bytes) in pending {
             self.align(ALIGN)?;
             let hash = *blake3::hash(&bytes).as_bytes();
@@ -179,7 +207,7 @@ impl Writer {
             self.put(&bytes)?;
         }
         self.align(ALIGN)?;
-        let mut header = Header::of(config);
+        let mut header = Header::for_config(config);
         header.content_id = content_id(&sections);
         let table: Vec<u8> = sections.iter().flat_map(Section::to_row).collect();
         header.section_table_offset = self.at;
@@ -205,8 +233,7 @@ impl Writer {
     }
 }
 
-/// A complete file that does not have its name yet: open it at [`Self::path`] to test it, then
-/// [`Self::commit`].
+/// A complete file under a temporary name: open [`Self::path`] to test it, then [`Self::commit`].
 pub struct Staged {
     target: PathBuf,
     temp: NamedTempFile,
@@ -215,32 +242,39 @@ pub struct Staged {
     sections: Vec<Section>,
 }
 
+impl fmt::Debug for Staged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Staged").field("target", &self.target).finish_non_exhaustive()
+    }
+}
+
 impl Staged {
     /// The temporary path.
     pub fn path(&self) -> &Path {
         self.temp.path()
     }
 
-    /// The model's identity.
+    /// The model's content id.
     pub fn content_id(&self) -> [u8; 32] {
         self.content_id
     }
 
-    /// Adds a section that was computed from the finished file, such as the self-check. What
-    /// belongs to the model's identity is the writer's and cannot be added.
+    /// Adds a section computed from the finished file, such as the self-check. Sections that are part of
+    /// the model's identity cannot be added.
+    ///
+    /// # Errors
+    /// The section cannot be added or already exists, or writing fails.
     pub fn add_section(&mut self, kind: SectionKind, bytes: &[u8]) -> Result<(), Error> {
-        let misuse = |what: &str| {
-            let what = format!("{what} {} section", kind.name());
-            Err(Error::Misuse { path: self.target.clone(), what })
-        };
+        let misuse = |what| Err(Error::Misuse { path: self.target.clone(), what });
+        let name = kind.name();
         if !matches!(
             kind,
             SectionKind::SelfCheck | SectionKind::NativeTokenizer | SectionKind::BakedPrompt
         ) {
-            return misuse("a finished file takes no more");
+            return misuse(format!("the {name} section cannot be added to a finished file"));
         }
         if self.sections.iter().any(|s| s.kind == kind) {
-            return misuse("the file already has a");
+            return misuse(format!("the file already has a {name} section"));
         }
         self.insert(kind, bytes).map_err(|source| Error::Io {
             path: self.target.clone(),
@@ -249,7 +283,7 @@ impl Staged {
         })
     }
 
-    /// Rewrites the end of the file, from where the section belongs.
+    /// Inserts the section in kind order and rewrites the file from there on.
     fn insert(&mut self, kind: SectionKind, bytes: &[u8]) -> io::Result<()> {
         let behind = |s: &Section| s.kind != SectionKind::Data && s.kind as u32 > kind as u32;
         let at = self.sections.iter().position(behind).unwrap_or(self.sections.len());
@@ -285,6 +319,9 @@ impl Staged {
     }
 
     /// Renames the file to its target and makes the folder entry durable.
+    ///
+    /// # Errors
+    /// Renaming or syncing the folder fails.
     pub fn commit(self) -> Result<(), Error> {
         let target = self.target;
         let io = |what| {
@@ -293,8 +330,8 @@ impl Staged {
         };
         self.temp
             .persist(&target)
-            .map_err(|e| io("cannot rename the finished file to")(e.error))?;
-        sync_folder(folder(&target)).map_err(io("cannot sync the folder of"))
+            .map_err(|e| io("cannot rename the finished file to this name")(e.error))?;
+        sync_folder(folder(&target)).map_err(io("cannot sync its folder"))
     }
 }
 
@@ -306,5 +343,5 @@ fn folder(target: &Path) -> &Path {
 }
 
 fn json(value: &impl serde::Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).expect("plain structs always serialise")
+    serde_json::to_vec(value).expect("plain structs always serialize")
 }

@@ -1,6 +1,6 @@
-//! Files that lie. Every one is refused with a line that names the file; none panics, reads
-//! outside the map, or allocates what it claims. Most are signed again after the damage, so that
-//! the check behind the hashes is the one that has to hold.
+//! Hostile files. Each is rejected with a one-line message that names the file; none causes a panic, an
+//! out-of-bounds read, or an allocation of a claimed size. Most are rehashed after the damage, to test
+//! the checks behind the hashes.
 
 mod common;
 
@@ -8,55 +8,57 @@ use common::*;
 use nanoinfer_format::SectionKind as Kind;
 
 #[test]
-fn the_small_file_is_sound_and_signing_changes_nothing() {
-    let bench = Bench::new();
-    let small = bench.small();
-    bench.open(&small.0).expect("opens").verify().expect("sound");
-    let mut signed = small.clone();
-    signed.sign();
-    assert!(signed.0 == small.0);
+fn the_small_file_is_valid_and_rehashing_changes_nothing() {
+    let scratch = Scratch::new();
+    let small = scratch.small();
+    scratch.open(&small.0).expect("opens").verify().expect("sound");
+    let mut rehashed = small.clone();
+    rehashed.rehash();
+    assert!(rehashed.0 == small.0);
 }
 
 #[test]
 fn truncations() {
-    let bench = Bench::new();
-    let small = bench.small();
+    let scratch = Scratch::new();
+    let small = scratch.small();
     let tables = small.section(Kind::Data).end;
     let every = (0..300).chain((300..tables).step_by(97)).chain(tables..small.0.len());
     for len in every {
-        bench.refused(&small.0[..len], &format!("cut to {len}"));
+        scratch.refused(&small.0[..len], &format!("cut to {len}"));
     }
     let mut longer = small.0.clone();
     longer.push(0);
-    assert!(bench.refused(&longer, "longer").contains("its header says"));
+    assert!(scratch.refused(&longer, "longer").contains("its header says"));
 }
 
 #[test]
-fn cut_at_a_section_and_signed() {
-    let bench = Bench::new();
-    let small = bench.small();
+fn truncations_with_valid_hashes() {
+    let scratch = Scratch::new();
+    let small = scratch.small();
     for cut in (0..small.0.len()).step_by(4096).chain([256, 257, 320]) {
         let mut image = Image(small.0[..cut.max(256)].to_vec());
         image.put(FILE_LEN, &(image.0.len() as u64).to_le_bytes());
-        image.sign_header();
-        let message = bench.refused(&image.0, "a short file that says so");
+        image.rehash_header();
+        let message = scratch.refused(&image.0, "a short file with a matching length");
         assert!(message.contains("section table"), "{message}");
     }
 }
 
 #[test]
-fn every_header_byte_counts() {
-    let bench = Bench::new();
-    let small = bench.small();
+fn every_header_byte_is_checked() {
+    let scratch = Scratch::new();
+    let small = scratch.small();
     for at in 0..256 {
         for bit in [1, 0x80] {
             let mut image = small.clone();
             image.0[at] ^= bit;
-            bench.refused(&image.0, &format!("header byte {at} flipped"));
-            image.sign_header();
+            scratch.refused(&image.0, &format!("header byte {at} flipped"));
+            image.rehash_header();
             match at {
-                32..40 | 224.. => drop(bench.open(&image.0).expect("optional features or hash")),
-                _ => drop(bench.refused(&image.0, &format!("header byte {at} flipped and signed"))),
+                32..40 | 224.. => drop(scratch.open(&image.0).expect("optional features or hash")),
+                _ => drop(
+                    scratch.refused(&image.0, &format!("header byte {at} flipped and rehashed")),
+                ),
             }
         }
     }
@@ -64,18 +66,18 @@ fn every_header_byte_counts() {
 
 #[test]
 fn headers() {
-    let bench = Bench::new();
-    let small = bench.small();
-    let text = bench.refused(&[b'x'; 300], "text");
+    let scratch = Scratch::new();
+    let small = scratch.small();
+    let text = scratch.refused(&[b'x'; 300], "text");
     assert!(text.contains("not a .nano file"), "{text}");
     let cases: [(&str, &str, usize, &[u8]); 10] = [
         ("magic", "not a .nano file", 0, b"GGUF"),
         ("newer version", "version 3, this engine reads 2; a newer nanoinfer", 8, &[3]),
         ("older version", "version 1, this engine reads 2; convert the model again", 8, &[1]),
-        ("version 0", "the first was 1", 8, &[0]),
+        ("version 0", "version 0 does not exist", 8, &[0]),
         (
             "required feature",
-            "requires features 0x8000000000000000",
+            "requires unknown features 0x8000000000000000",
             24,
             &[0, 0, 0, 0, 0, 0, 0, 0x80],
         ),
@@ -88,8 +90,8 @@ fn headers() {
     for (what, expected, at, bytes) in cases {
         let mut image = small.clone();
         image.put(at, bytes);
-        image.sign_header();
-        let message = bench.refused(&image.0, what);
+        image.rehash_header();
+        let message = scratch.refused(&image.0, what);
         assert!(message.contains(expected), "{what}: {message}");
     }
     for (before, after) in [(0, 64), (32, 0), (64, 64)] {
@@ -100,43 +102,43 @@ fn headers() {
         image.0.splice(at..at, vec![0; before]);
         image.0.extend(vec![0; after]);
         image.put(FILE_LEN, &(image.0.len() as u64).to_le_bytes());
-        image.sign();
-        let message = bench.refused(&image.0, "section table moved");
-        assert!(message.contains("up to the end"), "{before}, {after}: {message}");
+        image.rehash();
+        let message = scratch.refused(&image.0, "section table moved");
+        assert!(message.contains("and end the file"), "{before}, {after}: {message}");
     }
     for count in [0, 1, 9, 65, u32::MAX] {
         let mut image = small.clone();
         image.put(SECTION_COUNT, &count.to_le_bytes());
-        image.sign_header();
-        let message = bench.refused(&image.0, "section count");
+        image.rehash_header();
+        let message = scratch.refused(&image.0, "section count");
         assert!(message.contains("section"), "{count}: {message}");
     }
 }
 
 #[test]
-fn header_and_config_disagree() {
-    let bench = Bench::new();
-    let small = bench.small();
+fn header_and_config_must_agree() {
+    let scratch = Scratch::new();
+    let small = scratch.small();
     for at in (40..96).step_by(4) {
-        attack(&bench, &small, "architecture field", "disagree", |image| image.0[at] ^= 4);
+        attack(&scratch, &small, "architecture field", "disagree", |image| image.0[at] ^= 4);
     }
     let mut config = config();
     config.d_ff += 1;
     let json = serde_json::to_vec(&config).expect("JSON");
-    attack(&bench, &small, "another config", "disagree", |image| {
+    attack(&scratch, &small, "another config", "disagree", |image| {
         image.replace(Kind::Config, &json)
     });
 }
 
 #[test]
 fn section_tables() {
-    let bench = Bench::new();
-    let small = bench.small();
+    let scratch = Scratch::new();
+    let small = scratch.small();
     let [config, generation] = [Kind::Config, Kind::Generation].map(|kind| small.row(kind));
     let (data, table) = (small.row(Kind::Data), small.u64(SECTION_TABLE));
     let cases: [(&str, &str, usize, u64); 13] = [
-        ("over the header", "lies at 0", data + S_OFFSET, 0),
-        ("over the header's end", "lies at 192", data + S_OFFSET, 192),
+        ("over the header", "at 0,", data + S_OFFSET, 0),
+        ("over the header's end", "at 192,", data + S_OFFSET, 192),
         ("over the one before", "not within", generation + S_OFFSET, small.u64(config + S_OFFSET)),
         ("descending", "not within", generation + S_OFFSET, 65536),
         ("over the table", "not within", generation + S_OFFSET, table),
@@ -150,49 +152,49 @@ fn section_tables() {
         ("data unaligned", "64 KiB", data + S_OFFSET, 65536 - 64),
     ];
     for (what, expected, at, value) in cases {
-        attack(&bench, &small, what, expected, |image| image.put(at, &value.to_le_bytes()));
+        attack(&scratch, &small, what, expected, |image| image.put(at, &value.to_le_bytes()));
     }
     for kind in [Kind::Config, Kind::Generation, Kind::Tensors, Kind::Data] {
         let row = small.row(kind);
-        let missing = format!("no {} section", kind.name());
-        attack(&bench, &small, "missing", &missing, |image| image.put(row, &[99]));
+        let missing = format!("the {} section is missing", kind.name());
+        attack(&scratch, &small, "missing", &missing, |image| image.put(row, &[99]));
         let other = small.row(Kind::Tokenizer);
         let number = kind as u8;
-        attack(&bench, &small, "twice", "twice", |image| image.put(other, &[number]));
+        attack(&scratch, &small, "twice", "twice", |image| image.put(other, &[number]));
         let mut image = small.clone();
         image.put(row + S_HASH, &[0; 32]);
-        assert!(bench.refused(&image.0, "wrong hash").contains("does not match"));
+        assert!(scratch.refused(&image.0, "wrong hash").contains("does not match"));
     }
 }
 
 #[test]
-fn unknown_sections_are_skipped_but_verified() {
-    let bench = Bench::new();
-    let small = bench.small();
+fn unknown_sections_are_skipped_by_open_but_verified() {
+    let scratch = Scratch::new();
+    let small = scratch.small();
     let mut image = small.clone();
     let row = image.row(Kind::ChatTemplate);
     let content = image.section(Kind::ChatTemplate).start;
     image.put(row, &99u32.to_le_bytes());
-    image.sign();
-    let file = bench.open(&image.0).expect("an unknown kind");
+    image.rehash();
+    let file = scratch.open(&image.0).expect("an unknown kind");
     assert!(file.section(Kind::ChatTemplate).is_none());
     assert_eq!(file.sections().len(), image.rows().len() - 1);
     file.verify().expect("sound");
     image.0[content] ^= 1;
-    assert!(bench.unverified(&image.0, "unknown section").contains("section 99"));
+    assert!(scratch.unverified(&image.0, "unknown section").contains("section 99"));
 }
 
 #[test]
 fn tensor_tables() {
-    let bench = Bench::new();
-    let small = bench.small();
+    let scratch = Scratch::new();
+    let small = scratch.small();
     let rows = small.tensors();
     let [embd, turns, norm, qkv, output, _, last] = rows[..] else { panic!("seven tensors") };
     let offset = |row: usize| small.u64(row + T_OFFSET);
     let end = small.section(Kind::Data).end as u64;
     let wide: [(&str, &str, usize, u64); 10] = [
         ("overlap", "overlaps", norm + T_OFFSET, offset(norm) - 64),
-        ("two at one place", "overlaps", norm + T_OFFSET, offset(turns)),
+        ("two at the same offset", "overlaps", norm + T_OFFSET, offset(turns)),
         ("before the data", "within the data", embd + T_OFFSET, 65536 - 64),
         ("over the header", "within the data", embd + T_OFFSET, 0),
         ("past the data", "within the data", last + T_OFFSET, end),
@@ -203,7 +205,7 @@ fn tensor_tables() {
         ("length overflows", "do not fit stored shape", norm + T_LEN, u64::MAX),
     ];
     for (what, expected, at, value) in wide {
-        attack(&bench, &small, what, expected, |image| image.put(at, &value.to_le_bytes()));
+        attack(&scratch, &small, what, expected, |image| image.put(at, &value.to_le_bytes()));
     }
     let words: [(&str, &str, usize, u32); 51] = [
         ("unknown role", "role 99", embd, 99),
@@ -250,54 +252,64 @@ fn tensor_tables() {
         ("a whole tensor as a part", "parts", qkv + 120, 17),
         ("a part too large", "parts", qkv + 124, 17),
         ("2^32 - 1 blocks of 2^32 - 1 rows", "parts", qkv + 128, u32::MAX),
-        // Two bytes for the encoding of each part, 0 = the tensor's.
-        ("the tensor's encoding of a part", "attn_q has encoding 3", qkv + T_PART_ENCODINGS, 3),
-        ("another of the first part", "its first part is f32 panel", qkv + T_PART_ENCODINGS, 2),
-        ("an unknown one", "attn_k has encoding 77", qkv + T_PART_ENCODINGS, 77 << 16),
+        // Part encodings have two bytes each; 0 = that of the tensor.
+        ("a part with the tensor's encoding", "attn_q has encoding 3", qkv + T_PART_ENCODINGS, 3),
+        (
+            "a different one for the first part",
+            "its first part is f32 panel",
+            qkv + T_PART_ENCODINGS,
+            2,
+        ),
+        (
+            "an unknown encoding of a part",
+            "attn_k has encoding 77",
+            qkv + T_PART_ENCODINGS,
+            77 << 16,
+        ),
         ("reserved q4 panel of a part", "attn_k has encoding 4", qkv + T_PART_ENCODINGS, 4 << 16),
-        ("a part of no panels", "attn_k is u64", qkv + T_PART_ENCODINGS, 1 << 16),
+        ("a part without panels", "attn_k is u64", qkv + T_PART_ENCODINGS, 1 << 16),
         ("a longer part", "do not fit stored shape", qkv + T_PART_ENCODINGS + 4, 2),
-        ("that of no part", "reserved", qkv + T_PART_ENCODINGS + 4, 2 << 16),
+        ("an encoding without a part", "reserved", qkv + T_PART_ENCODINGS + 4, 2 << 16),
     ];
     for (what, expected, at, value) in words {
-        attack(&bench, &small, what, expected, |image| image.put(at, &value.to_le_bytes()));
+        attack(&scratch, &small, what, expected, |image| image.put(at, &value.to_le_bytes()));
     }
-    attack(&bench, &small, "a panel of 2^88 bytes", "do not fit stored shape", |image| {
+    attack(&scratch, &small, "a panel of 2^88 bytes", "do not fit stored shape", |image| {
         (32..56).step_by(4).for_each(|at| image.put(embd + at, &[0xc0, 0xff, 0xff, 0xff]));
     });
-    attack(&bench, &small, "all of a part's sizes at once", "parts", |image| {
+    attack(&scratch, &small, "all of a part's sizes at once", "parts", |image| {
         image.put(qkv + 56, &[0xff; 4]);
         image.put(qkv + 124, &[0xff; 12]);
     });
-    attack(&bench, &small, "rows moved from part to part", "parts", |image| {
+    attack(&scratch, &small, "rows moved from part to part", "parts", |image| {
         image.put(qkv + 124, &[17]);
         image.put(qkv + 140, &[7]);
     });
-    attack(&bench, &small, "the same twice", "two tensors output_norm", |image| {
+    attack(&scratch, &small, "the same twice", "output_norm appears twice", |image| {
         let row = image.0[last..last + 72].to_vec();
         image.put(norm, &row);
     });
     let table = small.0[small.section(Kind::Tensors)].to_vec();
-    attack(&bench, &small, "half a row", "tensor table of", |image| {
+    attack(&scratch, &small, "half a row", "tensor table has an invalid length", |image| {
         image.replace(Kind::Tensors, &table[..table.len() - 96]);
     });
-    attack(&bench, &small, "a thousand tables", "overlaps", |image| {
+    attack(&scratch, &small, "a thousand tables", "overlaps", |image| {
         image.replace(Kind::Tensors, &table.repeat(1000));
     });
     let mut image = small.clone();
     let data_hash = small.row(Kind::Data) + S_HASH;
     image.put(norm + T_HASH, &[0; 32]);
-    image.sign();
+    image.rehash();
     image.put(data_hash, &small.0[data_hash..data_hash + 32]);
-    image.sign_tables();
-    let message = bench.refused(&image.0, "a data hash of other tensors");
+    image.rehash_tables();
+    let message = scratch.refused(&image.0, "a data hash of other tensors");
     assert!(message.contains("data section's hash"), "{message}");
 }
 
 #[test]
-fn what_only_verify_finds() {
-    let bench = Bench::new();
-    let small = bench.small();
+fn damage_found_only_by_verify() {
+    let scratch = Scratch::new();
+    let small = scratch.small();
     let names = [
         "token_embd",
         "rope_turns",
@@ -312,7 +324,7 @@ fn what_only_verify_finds() {
         for at in [start, start + len / 2, start + len - 1] {
             let mut image = small.clone();
             image.0[at as usize] ^= 0x10;
-            let message = bench.unverified(&image.0, name);
+            let message = scratch.unverified(&image.0, name);
             assert!(message.contains(&format!("tensor {name} does not")), "{message}");
         }
     }
@@ -324,15 +336,15 @@ fn what_only_verify_finds() {
         image.put(if q8 { start + 60 } else { start + len - 4 }, &nan);
         let sum = blake3::hash(&image.0[start..start + len]);
         image.put(row + T_HASH, sum.as_bytes());
-        image.sign();
-        let message = bench.unverified(&image.0, names[i]);
+        image.rehash();
+        let message = scratch.unverified(&image.0, names[i]);
         assert!(message.contains(names[i]) && message.contains("not finite"), "{message}");
     }
     for kind in [Kind::Tokenizer, Kind::ChatTemplate] {
         let mut image = small.clone();
         let at = image.section(kind).start;
         image.0[at] ^= 1;
-        let message = bench.unverified(&image.0, kind.name());
+        let message = scratch.unverified(&image.0, kind.name());
         assert!(message.contains(&format!("{} section does not", kind.name())), "{message}");
     }
     let gap = small.section(Kind::Config).end;
@@ -340,16 +352,16 @@ fn what_only_verify_finds() {
         let mut image = small.clone();
         assert_eq!(image.0[at], 0, "byte {at} is padding");
         image.0[at] = 1;
-        let message = bench.unverified(&image.0, "padding");
+        let message = scratch.unverified(&image.0, "padding");
         assert!(message.contains(&format!("byte {at} ")), "{message}");
     }
 }
 
 #[test]
 fn not_files() {
-    let bench = Bench::new();
+    let scratch = Scratch::new();
     let open = |name: &str| {
-        let Err(e) = nanoinfer_format::NanoFile::open(bench.path(name)) else {
+        let Err(e) = nanoinfer_format::NanoFile::open(scratch.path(name)) else {
             panic!("{name}: opened")
         };
         let message = e.to_string();
@@ -357,17 +369,17 @@ fn not_files() {
         message
     };
     assert!(open("absent.nano").contains("cannot open"));
-    std::fs::create_dir(bench.path("folder.nano")).expect("a folder");
+    std::fs::create_dir(scratch.path("folder.nano")).expect("a folder");
     assert!(open("folder.nano").contains("not a regular file"));
-    std::fs::write(bench.path("empty.nano"), "").expect("a file");
+    std::fs::write(scratch.path("empty.nano"), "").expect("a file");
     assert!(open("empty.nano").contains("only 0 bytes"));
 }
 
 #[cfg(unix)]
 #[test]
 fn a_pipe_does_not_hang() {
-    let bench = Bench::new();
-    let path = bench.path("pipe.nano");
+    let scratch = Scratch::new();
+    let path = scratch.path("pipe.nano");
     let made = std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo runs");
     assert!(made.success());
     let Err(e) = nanoinfer_format::NanoFile::open(&path) else { panic!("opened a pipe") };

@@ -1,4 +1,4 @@
-//! Config and generation defaults of every wrong kind, correctly hashed and signed.
+//! Invalid config and generation defaults of every kind, with valid hashes.
 
 mod common;
 
@@ -6,9 +6,9 @@ use common::*;
 use nanoinfer_format::SectionKind as Kind;
 
 #[test]
-fn json_of_other_shapes() {
-    let bench = Bench::new();
-    let small = bench.small();
+fn malformed_json() {
+    let scratch = Scratch::new();
+    let small = scratch.small();
     let with = |extra: &str| {
         let mut json = serde_json::to_string(&config()).expect("JSON");
         json.truncate(json.len() - 1);
@@ -35,32 +35,32 @@ fn json_of_other_shapes() {
     ];
     for json in &configs {
         let shown: String = json.chars().take(60).collect();
-        attack(&bench, &small, &shown, "config", |i| i.replace(Kind::Config, json.as_bytes()));
+        attack(&scratch, &small, &shown, "config", |i| i.replace(Kind::Config, json.as_bytes()));
     }
     for json in ["", "[]", "null", "{", r#"{"beos":1}"#, r#"{"eos":1}"#, r#"{"bos":-1}"#] {
-        attack(&bench, &small, json, "generation defaults", |image| {
+        attack(&scratch, &small, json, "generation defaults", |image| {
             image.replace(Kind::Generation, json.as_bytes());
         });
     }
     let mut image = small.clone();
     image.replace(Kind::Config, b"{\xff}");
-    bench.refused(&image.0, "not UTF-8");
+    scratch.refused(&image.0, "not UTF-8");
     let spaced = good.replace(',', ", ");
     image.replace(Kind::Config, spaced.as_bytes());
-    bench.open(&image.0).expect("white space is not an error").verify().expect("sound");
+    scratch.open(&image.0).expect("whitespace is allowed").verify().expect("sound");
 }
 
 #[test]
 fn config_values() {
-    let bench = Bench::new();
-    let small = bench.small();
+    let scratch = Scratch::new();
+    let small = scratch.small();
     let refused = |field: &str, value: serde_json::Value| {
         let mut json = serde_json::to_value(config()).expect("JSON");
         let what = format!("{field} = {value}");
         json[field] = value;
         let mut image = small.clone();
         image.replace(Kind::Config, json.to_string().as_bytes());
-        bench.refused(&image.0, &what)
+        scratch.refused(&image.0, &what)
     };
     let sizes = [
         ("n_layers", 1u64 << 14),
@@ -129,8 +129,8 @@ fn config_values() {
 
 #[test]
 fn generation_values() {
-    let bench = Bench::new();
-    let small = bench.small();
+    let scratch = Scratch::new();
+    let small = scratch.small();
     let cases = [
         (r#"{"bos":20}"#, "bos is 20"),
         (r#"{"eos":[1,4294967295]}"#, "eos is 4294967295"),
@@ -141,12 +141,12 @@ fn generation_values() {
         (r#"{"repetition_penalty":0}"#, "repetition_penalty is 0"),
     ];
     for (json, expected) in cases {
-        attack(&bench, &small, json, expected, |image| {
+        attack(&scratch, &small, json, expected, |image| {
             image.replace(Kind::Generation, json.as_bytes());
         });
     }
     let mut image = small;
     image.replace(Kind::Generation, b"{}");
-    let file = bench.open(&image.0).expect("all fields have defaults");
+    let file = scratch.open(&image.0).expect("all fields have defaults");
     assert_eq!(file.generation(), &nanoinfer_format::Generation::default());
 }

@@ -1,4 +1,4 @@
-//! Random damage: nothing panics, and nothing that differs by a bit passes `verify`.
+//! Random damage: nothing panics, and no file that differs by a bit passes `verify`.
 
 mod common;
 
@@ -9,25 +9,25 @@ use nanoinfer_format::{NanoFile, SectionKind};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-static SMALL: LazyLock<Image> = LazyLock::new(|| Bench::new().small());
+static SMALL: LazyLock<Image> = LazyLock::new(|| Scratch::new().small());
 thread_local! {
-    static BENCH: Bench = Bench::new();
+    static SCRATCH: Scratch = Scratch::new();
 }
 
-/// One change. Most aim at what is neither weights nor padding.
+/// A random change. Most target bytes other than weights and padding.
 #[derive(Clone, Debug)]
 enum Change {
     Byte(Index, u8),
     HeaderByte(usize, u8),
     TableByte(Index, u8),
-    /// A number at an aligned place of the tables, where sizes and offsets are.
+    /// Overwrites an aligned number in the tables, such as a size or offset.
     TableWord(Index, u64),
     Remove(Index, usize),
     Insert(Index, Vec<u8>),
     Cut(Index),
 }
 
-/// A change that moves nothing.
+/// A change that keeps the length.
 fn in_place() -> impl Strategy<Value = Change> {
     let word =
         prop_oneof![any::<u64>(), 0..256u64, any::<u64>().prop_map(|x| x << 32), Just(u64::MAX)];
@@ -81,7 +81,7 @@ fn flip(bytes: &mut [u8], at: usize, x: u8) {
     }
 }
 
-/// Every view of an open file: none may panic, whatever the file says.
+/// Exercises every view of an open file: none may panic.
 fn walk(file: &NanoFile) {
     for t in file.tensors() {
         assert_eq!(file.bytes(t).len() as u64, t.len);
@@ -94,7 +94,7 @@ fn walk(file: &NanoFile) {
 }
 
 fn open(bytes: &[u8]) -> Option<NanoFile> {
-    match BENCH.with(|bench| bench.open(bytes)) {
+    match SCRATCH.with(|scratch| scratch.open(bytes)) {
         Ok(file) => Some(file),
         Err(e) => {
             assert!(!e.to_string().contains(char::is_control), "{e:?}");
@@ -107,7 +107,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn damage_is_found(changes in prop::collection::vec(any_change(), 1..4)) {
+    fn damage_is_detected(changes in prop::collection::vec(any_change(), 1..4)) {
         let mut bytes = SMALL.0.clone();
         changes.iter().for_each(|c| apply(&mut bytes, c));
         if let Some(file) = open(&bytes) {
@@ -117,13 +117,13 @@ proptest! {
     }
 
     #[test]
-    fn signed_damage_does_not_panic(changes in prop::collection::vec(in_place(), 1..4)) {
+    fn rehashed_damage_does_not_panic(changes in prop::collection::vec(in_place(), 1..4)) {
         let mut image = SMALL.clone();
         changes.iter().for_each(|c| apply(&mut image.0, c));
-        // Signing has to know where the section table is, whatever byte was hit.
+        // Rehashing needs the original location of the section table.
         let table = SECTION_TABLE..SECTION_COUNT + 4;
         image.put(SECTION_TABLE, &SMALL.0[table]);
-        image.sign();
+        image.rehash();
         if let Some(file) = open(&image.0) {
             walk(&file);
             drop(file.verify());
@@ -141,7 +141,7 @@ proptest! {
         image.replace(kind, &json);
         if let Some(file) = open(&image.0) {
             walk(&file);
-            file.verify().expect("it was signed");
+            file.verify().expect("it was rehashed");
         }
     }
 }

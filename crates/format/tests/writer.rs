@@ -1,4 +1,4 @@
-//! What the writer leaves behind: the right file, the old file, or none.
+//! The writer leaves a correct new file, the old file, or none.
 
 mod common;
 
@@ -8,9 +8,9 @@ use nanoinfer_format::*;
 
 #[test]
 fn round_trip() {
-    let bench = Bench::new();
-    let small = bench.small();
-    let file = bench.open(&small.0).expect("opens");
+    let scratch = Scratch::new();
+    let small = scratch.small();
+    let file = scratch.open(&small.0).expect("opens");
     file.verify().expect("sound");
     assert_eq!(file.config(), &config());
     assert_eq!(file.generation(), &generation());
@@ -43,10 +43,10 @@ fn round_trip() {
     assert_eq!(file.tensor(Role::Output, None), None);
 }
 
-/// V in f32 beside Q and K in 8 bits, and floats whose inputs attention has rotated.
+/// V in f32 beside Q and K in 8 bits, and an f32 `attn_output`, whose inputs are rotated.
 #[test]
 fn parts_in_two_encodings() {
-    let bench = Bench::new();
+    let scratch = Scratch::new();
     let mut qkv = specs().remove(3);
     qkv.repeat = 2;
     (qkv.logical[1], qkv.stored[1]) = (64, 128);
@@ -57,7 +57,7 @@ fn parts_in_two_encodings() {
     let mut output = specs().remove(4);
     (output.encoding, output.act_group) = (Encoding::F32Panel, 0);
     let write = |change: &dyn Fn(&mut Vec<u8>)| {
-        let mut w = Writer::create(bench.path("mixed.nano")).expect("created");
+        let mut w = Writer::create(scratch.path("mixed.nano")).expect("created");
         for spec in [&qkv, &output] {
             let mut bytes = content(spec);
             if spec == &qkv {
@@ -66,7 +66,7 @@ fn parts_in_two_encodings() {
             w.begin(spec.clone()).and_then(|()| w.write(&bytes)).and_then(|()| w.end()).unwrap();
         }
         w.finish(&config(), &generation()).and_then(Staged::commit).unwrap();
-        NanoFile::open(bench.path("mixed.nano")).expect("opens")
+        NanoFile::open(scratch.path("mixed.nano")).expect("opens")
     };
     let file = write(&|_| {});
     file.verify().expect("sound");
@@ -91,7 +91,7 @@ fn parts_in_two_encodings() {
             (Encoding::F32Panel, 7..8, unit + 3 * q8..2 * unit),
         ]
     );
-    // Scales and floats are checked where they are; 8-bit weights may be any bytes.
+    // Scales and floats are checked at their offsets; 8-bit weights may be any bytes.
     let nan = |at: usize| write(&|bytes| bytes[at..at + 4].copy_from_slice(&[0xff; 4])).verify();
     for at in [0, 2 * q8 + 60, 3 * q8, unit - 4, unit, 2 * unit - 4] {
         assert!(nan(at).unwrap_err().to_string().contains("not finite"), "{at}");
@@ -101,10 +101,10 @@ fn parts_in_two_encodings() {
     }
 }
 
-/// The bytes are a promise: this changes only together with the version of the format.
+/// These bytes are stable: they change only with the version of the format.
 #[test]
-fn the_bytes_of_version_2() {
-    let small = Bench::new().small();
+fn bytes_of_version_2_are_stable() {
+    let small = Scratch::new().small();
     let config = r#"{"architecture":"llama","quant":"q8","n_layers":2,"d_model":32,"d_ff":48,"#
         .to_string()
         + r#""n_heads":2,"n_kv_heads":1,"head_dim":8,"vocab_size":20,"context_length":64,"#
@@ -123,9 +123,9 @@ fn the_bytes_of_version_2() {
     assert_eq!(hash.as_str(), "2c37aaa18c4a25e6325c8494c81de35243a58bf92f2037631f94409b29461c72");
 }
 
-/// The spelling of numbers in `docs/FORMAT.md`: it is part of the content id.
+/// The number format in `docs/FORMAT.md`, which affects the content id.
 #[test]
-fn numbers_are_spelled_one_way() {
+fn numbers_have_a_canonical_format() {
     let cases = [
         (1e-5, "0.00001"),
         (9.99e-6, "9.99e-6"),
@@ -143,13 +143,13 @@ fn numbers_are_spelled_one_way() {
 }
 
 #[test]
-fn sections_may_come_in_any_order() {
-    let bench = Bench::new();
+fn sections_may_be_added_in_any_order() {
+    let scratch = Scratch::new();
     let file = |name: &str, kinds: &[Kind]| {
-        let mut w = Writer::create(bench.path(name)).expect("created");
+        let mut w = Writer::create(scratch.path(name)).expect("created");
         kinds.iter().for_each(|&kind| w.section(kind, kind.name()).expect("new"));
         w.finish(&config(), &generation()).expect("complete").commit().expect("committed");
-        std::fs::read(bench.path(name)).expect("readable")
+        std::fs::read(scratch.path(name)).expect("readable")
     };
     let kinds = [Kind::Tokenizer, Kind::Vocabulary, Kind::ChatTemplate, Kind::Provenance];
     let mut backwards = kinds;
@@ -158,29 +158,29 @@ fn sections_may_come_in_any_order() {
 }
 
 #[test]
-fn what_is_not_committed_leaves_nothing() {
-    let bench = Bench::new();
-    let path = bench.path("model.nano");
+fn uncommitted_files_are_removed() {
+    let scratch = Scratch::new();
+    let path = scratch.path("model.nano");
     let mut w = Writer::create(&path).expect("created");
     w.begin(specs().remove(0)).expect("sound");
     w.write(&vec![1; 3 << 20]).expect("written"); // past the buffer
-    assert_eq!(bench.names().len(), 1, "a temporary file");
+    assert_eq!(scratch.names().len(), 1, "a temporary file");
     drop(w);
-    assert!(bench.names().is_empty(), "{:?}", bench.names());
+    assert!(scratch.names().is_empty(), "{:?}", scratch.names());
     let staged = write(&path);
     NanoFile::open(staged.path()).expect("complete").verify().expect("sound");
     assert!(!path.exists());
     drop(staged);
-    assert!(bench.names().is_empty(), "{:?}", bench.names());
+    assert!(scratch.names().is_empty(), "{:?}", scratch.names());
 }
 
 #[test]
-fn commit_replaces_and_open_files_stay_as_they_were() {
-    let bench = Bench::new();
-    let path = bench.path("model.nano");
+fn commit_replaces_the_file_and_keeps_open_ones_intact() {
+    let scratch = Scratch::new();
+    let path = scratch.path("model.nano");
     std::fs::write(&path, "something else").expect("written");
     write(&path).commit().expect("committed");
-    assert_eq!(bench.names(), ["model.nano"]);
+    assert_eq!(scratch.names(), ["model.nano"]);
     let old = NanoFile::open(&path).expect("opens");
     let mut w = Writer::create(&path).expect("created");
     w.section(Kind::ChatTemplate, "another").expect("new");
@@ -190,14 +190,14 @@ fn commit_replaces_and_open_files_stay_as_they_were() {
     let new = NanoFile::open(&path).expect("opens");
     assert_eq!((new.header().content_id, new.tensors().len()), (id, 0));
     assert_ne!(old.header().content_id, id);
-    old.verify().expect("the map is of the old file");
+    old.verify().expect("the old file is still mapped");
     new.verify().expect("sound");
 }
 
 #[test]
 fn a_reader_sees_the_old_file_or_the_new_one() {
-    let bench = Bench::new();
-    let path = bench.path("model.nano");
+    let scratch = Scratch::new();
+    let path = scratch.path("model.nano");
     write(&path).commit().expect("committed");
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -215,49 +215,49 @@ fn a_reader_sees_the_old_file_or_the_new_one() {
 }
 
 #[test]
-fn places_that_cannot_be_written() {
-    let bench = Bench::new();
-    std::fs::create_dir(bench.path("folder.nano")).expect("a folder");
-    std::fs::write(bench.path("file"), "").expect("a file");
-    let mut places = vec![
-        (bench.path("missing").join("model.nano"), "cannot create a file in its folder"),
-        (bench.path("file").join("model.nano"), "cannot create a file in its folder"),
-        (bench.path("folder.nano"), "is a folder"),
+fn unwritable_targets() {
+    let scratch = Scratch::new();
+    std::fs::create_dir(scratch.path("folder.nano")).expect("a folder");
+    std::fs::write(scratch.path("file"), "").expect("a file");
+    let mut targets = vec![
+        (scratch.path("missing").join("model.nano"), "cannot create a file in its folder"),
+        (scratch.path("file").join("model.nano"), "cannot create a file in its folder"),
+        (scratch.path("folder.nano"), "is a folder"),
         ("/".into(), "needs a file name"),
         ("..".into(), "needs a file name"),
     ];
     if cfg!(target_os = "linux") {
-        places.push(("/proc/model.nano".into(), "cannot create a file in its folder"));
+        targets.push(("/proc/model.nano".into(), "cannot create a file in its folder"));
     }
-    for (path, expected) in places {
+    for (path, expected) in targets {
         let Err(e) = Writer::create(&path) else { panic!("{} was created", path.display()) };
         let message = e.to_string();
         assert!(message.contains(expected) && !message.contains('\n'), "{message}");
         assert!(message.starts_with(&path.display().to_string()), "{message}");
     }
-    assert_eq!(bench.names(), ["file", "folder.nano"]);
+    assert_eq!(scratch.names(), ["file", "folder.nano"]);
 }
 
 #[test]
-fn a_folder_that_comes_before_the_commit() {
-    let bench = Bench::new();
-    let path = bench.path("model.nano");
+fn a_folder_in_the_way_of_the_commit() {
+    let scratch = Scratch::new();
+    let path = scratch.path("model.nano");
     let staged = write(&path);
     std::fs::create_dir(&path).expect("a folder");
     let message = staged.commit().expect_err("a folder is in the way").to_string();
     assert!(message.contains("cannot rename"), "{message}");
-    assert_eq!(bench.names(), ["model.nano"], "no temporary file is left");
+    assert_eq!(scratch.names(), ["model.nano"], "no temporary file is left");
 }
 
 #[test]
 fn misuse_is_an_error() {
-    let bench = Bench::new();
+    let scratch = Scratch::new();
     let vector = |role, layer| TensorSpec::vector(role, layer, 4, 64);
     let norm = || vector(Role::OutputNorm, None);
     let refused = |what: &str,
                    expected: &str,
                    use_it: &dyn Fn(&mut Writer) -> Result<(), Error>| {
-        let mut w = Writer::create(bench.path("model.nano")).expect("created");
+        let mut w = Writer::create(scratch.path("model.nano")).expect("created");
         let result = use_it(&mut w);
         let message = match result.and_then(|()| w.finish(&config(), &generation()).map(drop)) {
             Ok(()) => panic!("{what}: done"),
@@ -271,7 +271,7 @@ fn misuse_is_an_error() {
     refused("two open", "still open", &|w| w.begin(norm()).and_then(|()| w.begin(norm())));
     refused("too short", "output_norm got 0 bytes", &|w| w.begin(norm()).and_then(|()| w.end()));
     refused("too long", "got 260 bytes", &|w| w.vector(norm(), &[1.0; 65]));
-    refused("twice", "two tensors output_norm", &|w| {
+    refused("twice", "output_norm appears twice", &|w| {
         w.vector(norm(), &[1.0; 4]).and_then(|()| w.vector(norm(), &[1.0; 4]))
     });
     refused("a layer too many", "attn_norm of layer 2", &|w| {
@@ -288,20 +288,20 @@ fn misuse_is_an_error() {
         spec.rotation = 1024;
         w.begin(spec)
     });
-    refused("twice", "two tokenizer sections", &|w| {
+    refused("twice", "the tokenizer section was already added", &|w| {
         w.section(Kind::Tokenizer, "{}").and_then(|()| w.section(Kind::Tokenizer, "{}"))
     });
     for kind in [Kind::Config, Kind::Generation, Kind::Tensors, Kind::Data] {
-        refused("own section", "written by itself", &|w| w.section(kind, "{}"));
+        refused("own section", "cannot be added", &|w| w.section(kind, "{}"));
     }
-    assert!(bench.names().is_empty());
+    assert!(scratch.names().is_empty());
 }
 
 #[test]
-fn what_no_reader_would_accept_is_not_written() {
-    let bench = Bench::new();
+fn invalid_configs_are_not_written() {
+    let scratch = Scratch::new();
     let finish = |c: &Config, g: &Generation| {
-        let w = Writer::create(bench.path("model.nano")).expect("created");
+        let w = Writer::create(scratch.path("model.nano")).expect("created");
         w.finish(c, g).map(drop).expect_err("refused").to_string()
     };
     let no_layers = Config { n_layers: 0, ..config() };
@@ -312,13 +312,13 @@ fn what_no_reader_would_accept_is_not_written() {
     assert!(finish(&config(), &no_token).contains("bos is 20"));
     let hot = Generation { temperature: Some(f64::INFINITY), ..generation() };
     assert!(finish(&config(), &hot).contains("temperature is inf"));
-    assert!(bench.names().is_empty());
+    assert!(scratch.names().is_empty());
 }
 
-/// What a killed process leaves is removed by the next one that writes the same file; what a
-/// living one is writing, and what belongs to another file, is left alone.
+/// A killed process's temporary file is removed by the next writer of the same target; files in use and
+/// those of other targets are kept.
 #[test]
-fn what_killed_processes_left_is_reclaimed() {
+fn temporary_files_of_killed_processes_are_reclaimed() {
     let dir = tempfile::tempdir().unwrap();
     let dead = dir.path().join(".m.nano.tmp-dead");
     let other = dir.path().join(".n.nano.tmp-dead");
@@ -333,7 +333,7 @@ fn what_killed_processes_left_is_reclaimed() {
 }
 
 #[test]
-fn a_section_computed_from_the_finished_file_is_added() {
+fn a_section_can_be_added_to_the_finished_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.nano");
     for native in [false, true] {
@@ -345,12 +345,12 @@ fn a_section_computed_from_the_finished_file_is_added() {
         let mut staged = w.finish(&common::config(), &Generation::default()).unwrap();
         let before = NanoFile::open(staged.path()).unwrap().header().content_id;
         staged.add_section(SectionKind::SelfCheck, &[5; 100]).unwrap();
-        for (kind, says) in [
+        for (kind, expected) in [
             (SectionKind::SelfCheck, "already has a self-check section"),
-            (SectionKind::ChatTemplate, "takes no more chat template section"),
+            (SectionKind::ChatTemplate, "chat template section cannot be added to a finished file"),
         ] {
             let error = staged.add_section(kind, &[]).unwrap_err().to_string();
-            assert!(error.contains(says), "{error}");
+            assert!(error.contains(expected), "{error}");
         }
         staged.commit().unwrap();
         let file = NanoFile::open(&path).unwrap();

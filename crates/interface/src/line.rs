@@ -68,7 +68,6 @@ fn answer(
     let mut answer = String::new();
     while let Some(event) = session.next()? {
         match event {
-            Event::Prefill { .. } => {}
             Event::Token { text, bytes, .. } => {
                 out.piece(text, bytes)?;
                 answer.push_str(text);
@@ -79,6 +78,7 @@ fn answer(
                 out.newline()?;
                 return Ok((answer, reason));
             }
+            _ => {}
         }
     }
     Ok((answer, FinishReason::Cancelled))

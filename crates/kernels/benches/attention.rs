@@ -1,10 +1,10 @@
-//! Time of attention per query and block of 64 positions, in nanoseconds.
+//! Attention time per query and block of 64 positions, in nanoseconds.
 
 use std::time::Instant;
 
 use nanoinfer_kernels::*;
 
-/// The shortest of many runs, after one to warm up.
+/// The shortest of many runs, after a warm-up run.
 fn best_seconds(mut f: impl FnMut()) -> f64 {
     f();
     let run = |_| {
@@ -19,10 +19,10 @@ fn main() {
     for kernels in Isa::ALL.into_iter().filter(|i| *i != Isa::Scalar).filter_map(Kernels::new) {
         for (head, seen) in [(64, 64), (64, 1), (64, 32), (128, 64), (128, 1)] {
             let n = kernels.tile();
-            let (k, v, v_scales) =
-                (vec![100u8; q8_key_block(head)], vec![3i8; BLOCK * head], vec![1.0; BLOCK]);
-            let (q, scales, sums) =
-                (vec![1i8; n * head], vec![1.0; n], vec![-128 * head as i32; n]);
+            let k = vec![100u8; q8_key_block(head)];
+            let (v, v_scales) = (vec![3i8; BLOCK * head], vec![1.0; BLOCK]);
+            let q = vec![1i8; n * head];
+            let (scales, sums) = (vec![1.0; n], vec![-128 * head as i32; n]);
             let mut states = vec![0.0; n * AttendBlock::state_len(head)];
             let visible = vec![(0, seen); n];
             let best = best_seconds(|| {
@@ -39,9 +39,9 @@ fn main() {
                     });
                 }
             });
-            let each = best * 1e6 / n as f64;
+            let nanoseconds = best * 1e6 / n as f64;
             println!(
-                "{:10} head {head:3}, {seen:2} positions, {n:2} queries: {each:6.1} ns",
+                "{:10} head {head:3}, {seen:2} positions, {n:2} queries: {nanoseconds:6.1} ns",
                 kernels.isa().name()
             );
         }

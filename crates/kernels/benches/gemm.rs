@@ -1,20 +1,21 @@
-//! Speed of the Q8 matrix product against the int8 peak of the same run.
+//! Throughput of the Q8 matrix product, compared with the int8 peak of the same run.
 //!
 //! `cargo bench -p nanoinfer-kernels --bench gemm` prints, per instruction set, for one thread and for
-//! as many as there are CPUs, giga-operations per second of all threads together (two per
-//! multiply-add), for weights that stay in the cache; and the share of the peak, which is the same
-//! instructions on registers alone. Product and peak are timed in turns, a millisecond each, so that
-//! what else the machine does disturbs both alike; the best of the rounds counts.
+//! one per CPU: the combined giga-operations per second of all threads (two per multiply-add) with weights
+//! in the cache, and their share of the peak, which is the same instructions on registers alone.
+//! Product and peak are timed alternately, a millisecond each, so that other load disturbs both
+//! equally; the best round counts.
 
 use std::sync::Barrier;
 use std::time::Instant;
 
+use nanoinfer_kernels::bench::{PeakDots, peak_dots};
 use nanoinfer_kernels::*;
 
 const PANELS: usize = 16;
 const ROUNDS: usize = 100;
 
-/// What one thread multiplies.
+/// The operands of one thread.
 struct Work {
     k: usize,
     m: usize,
@@ -35,19 +36,19 @@ impl Work {
 
     fn product(&mut self, kernels: &Kernels) {
         let Self { k, m, w, q, scales, sums, out } = self;
-        // As the engine has them: on cache lines.
+        // Aligned to cache lines, as in the engine.
         let q = &q[q.as_ptr().align_offset(LINE)..][..GROUP * scales.len()];
-        let acts = Acts { q, scales, sums, m: *m };
-        kernels.gemm_q8(Gemm { w, k: *k, acts, bias: &[], add: false, out });
+        let inputs = QuantizedInputs { q, scales, sums, m: *m };
+        kernels.gemm_q8(Gemm { w, k: *k, inputs, bias: &[], add: false, out });
     }
 }
 
-/// Operations per second of all threads together, and the share of the peak.
+/// Combined operations per second of all threads, and their share of the peak.
 fn measure(kernels: &Kernels, k: usize, m: usize, threads: usize) -> (f64, f64) {
     let dots: usize = if kernels.isa() == Isa::Scalar { 1 << 15 } else { 1 << 20 };
     let repeat = (LINE * dots).div_ceil(m * k * PANELS * LANES);
     let barrier = Barrier::new(threads);
-    let one = || {
+    let worker = || {
         let (mut work, mut out) = (Work::new(k, m), [0.0; 16]);
         let timed = |f: &mut dyn FnMut()| {
             barrier.wait();
@@ -58,7 +59,7 @@ fn measure(kernels: &Kernels, k: usize, m: usize, threads: usize) -> (f64, f64) 
         };
         let mut round = || {
             let product = timed(&mut || (0..repeat).for_each(|_| work.product(kernels)));
-            let peak = timed(&mut || kernels.peak_dots(PeakDots { dots, out: &mut out }));
+            let peak = timed(&mut || peak_dots(kernels, PeakDots { dots, out: &mut out }));
             (product, peak)
         };
         round();
@@ -68,7 +69,7 @@ fn measure(kernels: &Kernels, k: usize, m: usize, threads: usize) -> (f64, f64) 
         (product, product / ((2 * LINE * dots * threads) as f64 / peak))
     };
     std::thread::scope(|scope| {
-        let all: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
+        let all: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
         let all = all.into_iter().map(|thread| thread.join().expect("no panic"));
         all.last().expect("a thread")
     })

@@ -1,12 +1,11 @@
-//! The functions between matrices: the activation of the feed-forward part, with or without a gate
-//! (Shazeer, "GLU Variants Improve Transformer", 2020), soft caps, and the exponentials of the
-//! output distribution.
+//! Elementwise functions: the feed-forward activation, with or without a gate (Shazeer, "GLU Variants
+//! Improve Transformer", 2020), soft caps, and the exponentials of the output distribution.
 
 use crate::isa::Simd;
 use crate::layout::LANES;
 use crate::math::{exp, tanh};
 
-/// A function of the feed-forward part.
+/// Activation function of the feed-forward network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// x / (1 + e⁻ˣ)
@@ -15,17 +14,18 @@ pub enum Activation {
     Gelu,
 }
 
-/// Arguments of `activate`: act(gate)·up, or act(up) where there is no gate.
+/// Arguments of `activate`: act(gate)·up, or act(up) without a gate.
+#[derive(Debug)]
 pub struct Activate<'a> {
-    /// The function.
+    /// The activation function.
     pub activation: Activation,
     /// Whether there is a gate.
     pub gated: bool,
     /// Alternating panels `[pairs][gate, up][m][16]`, or `[panels][m][16]`.
     pub x: &'a [f32],
-    /// Tokens.
+    /// Number of tokens.
     pub m: usize,
-    /// Result `[pairs or panels][m][16]`.
+    /// Output, `[pairs or panels][m][16]`.
     pub out: &'a mut [f32],
 }
 
@@ -37,14 +37,14 @@ impl Activate<'_> {
     }
 }
 
-// No closures here: one does not inherit the CPU features of its caller, and one that is not inlined
-// costs a call per intrinsic (it halved the speed of prefill).
+// No closures here: a closure does not inherit its caller's CPU features, and one that is not inlined
+// costs a call per intrinsic (which halved the speed of prefill).
 #[inline(always)]
 pub(crate) fn activate<S: Simd>(s: S, a: Activate<'_>) {
     let panel = a.m * LANES;
     if !a.gated {
         for (x, out) in a.x.as_chunks::<LANES>().0.iter().zip(a.out.as_chunks_mut::<LANES>().0) {
-            s.store(function(s, a.activation, s.load(x)), out);
+            s.store(apply(s, a.activation, s.load(x)), out);
         }
         return;
     }
@@ -52,13 +52,13 @@ pub(crate) fn activate<S: Simd>(s: S, a: Activate<'_>) {
         let (gate, up) = pair.split_at(panel);
         let lanes = gate.as_chunks::<LANES>().0.iter().zip(up.as_chunks::<LANES>().0);
         for ((g, u), o) in lanes.zip(out.as_chunks_mut::<LANES>().0) {
-            s.store(s.mul(function(s, a.activation, s.load(g)), s.load(u)), o);
+            s.store(s.mul(apply(s, a.activation, s.load(g)), s.load(u)), o);
         }
     }
 }
 
 #[inline(always)]
-fn function<S: Simd>(s: S, activation: Activation, x: S::F) -> S::F {
+fn apply<S: Simd>(s: S, activation: Activation, x: S::F) -> S::F {
     match activation {
         Activation::Silu => silu(s, x),
         Activation::Gelu => gelu(s, x),
@@ -78,13 +78,14 @@ fn gelu<S: Simd>(s: S, x: S::F) -> S::F {
     s.div(x, s.add(exp(s, s.mul(inner, s.splat(MINUS_2_ROOT))), s.splat(1.0)))
 }
 
-/// Arguments of `soft_cap`: numbers that cannot leave −cap…cap (Gemma 2, 2024), in place.
+/// Arguments of `soft_cap`: squashes values into −cap…cap (Gemma 2, 2024), in place.
+#[derive(Debug)]
 pub struct SoftCap<'a> {
     /// Values, a multiple of 16.
     pub x: &'a mut [f32],
-    /// Factor before the cap.
+    /// Factor applied before the cap.
     pub scale: f32,
-    /// z becomes cap·tanh(z/cap); 0 = stays z.
+    /// z becomes cap·tanh(z/cap); 0 disables the cap.
     pub cap: f32,
 }
 
@@ -108,15 +109,16 @@ pub(crate) fn capped<S: Simd>(s: S, x: S::F, cap: f32) -> S::F {
     s.mul(tanh(s, s.div(x, s.splat(cap))), s.splat(cap))
 }
 
-/// Arguments of `exp_weights`: unnormalised probabilities.
+/// Arguments of `exp_weights`: unnormalized probabilities.
+#[derive(Debug)]
 pub struct ExpWeights<'a> {
     /// Logits.
     pub logits: &'a [f32],
-    /// Subtracted from every logit, their maximum.
+    /// Maximum logit, subtracted from every logit.
     pub max: f32,
     /// 1 / temperature.
     pub scale: f32,
-    /// e^((logit − max)·scale), as many values as logits.
+    /// e^((logit − max)·scale), one per logit.
     pub out: &'a mut [f32],
 }
 

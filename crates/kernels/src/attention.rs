@@ -3,11 +3,11 @@
 //!
 //! One definition serves prefill, decode and any split over threads: blocks are aligned to
 //! absolute positions and visited in order; a span of 512 positions starts a fresh state, and spans
-//! are merged in order. So a token's output depends on what it sees, never on how it was scheduled.
+//! are merged in order. A token's output thus depends on what it attends to, never on scheduling.
 //!
-//! Several queries share a pass over a block (the heads of a query group, the tokens of a prompt):
-//! keys and values are read once and used once per query, which is why grouped-query attention
-//! costs what one head costs.
+//! Several queries share a pass over a block (the heads of a query group, the tokens of a prompt): keys
+//! and values are read once and reused by every query, so the memory traffic of grouped-query attention
+//! is that of a single head.
 
 use crate::activation::capped;
 use crate::gemm::{MAX_TILE, scales_line, with_tile};
@@ -15,18 +15,19 @@ use crate::isa::Simd;
 use crate::kv::{BLOCK, BLOCK_PANELS, KvBlock, Queries, Stored, lens_fit, q8_key_block};
 use crate::layout::{LANES, LINE, Lanes, QUAD, q8_panel_bytes};
 use crate::math::exp;
-use crate::values::{Step, state_len, values};
+use crate::values::{WeightedBlock, add_values, state_len};
 
-/// Positions per independent state; also the unit of splitting one head over threads.
+/// Positions per independent state; also the unit in which a head is split across threads.
 pub const SPAN: usize = 512;
 
-/// What one query makes of the positions of a block: scores, then weights.
+/// One query's scores for the positions of a block, later turned into weights in place.
 type Scores = [Lanes; BLOCK_PANELS];
 
 /// Arguments of `attend`: a tile of queries against one block.
 ///
 /// The state of a query is `[max, sum, 0…; accumulator]`: 16 + `h` floats, see
 /// [`AttendBlock::reset`].
+#[derive(Debug)]
 pub struct AttendBlock<'a> {
     /// The queries.
     pub queries: Queries<'a>,
@@ -34,13 +35,13 @@ pub struct AttendBlock<'a> {
     pub first: usize,
     /// The block.
     pub block: KvBlock<'a>,
-    /// Head size padded to 16.
+    /// Head size, padded to 16.
     pub head: usize,
-    /// Visible positions of the block, from and to, per query. A query that sees none is skipped.
+    /// Per query: the block's visible positions as `(from, to)`. A query with none is skipped.
     pub visible: &'a [(usize, usize)],
     /// Factor on q·k.
     pub scale: f32,
-    /// Scores s become c·tanh(s/c), c being this; 0 = as they are.
+    /// Soft cap c: a score s becomes c·tanh(s/c); 0 disables it.
     pub softcap: f32,
     /// Running states, `[n][16 + h]`.
     pub states: &'a mut [f32],
@@ -70,13 +71,13 @@ impl AttendBlock<'_> {
         assert!(queries_fit && block_fits);
     }
 
-    /// A state that has seen nothing.
+    /// Resets a state to "no positions seen".
     pub fn reset(state: &mut [f32]) {
         state.fill(0.0);
         state[0] = f32::NEG_INFINITY;
     }
 
-    /// Floats of a state.
+    /// Length of a state in floats.
     pub const fn state_len(head: usize) -> usize {
         state_len(head)
     }
@@ -103,7 +104,7 @@ pub(crate) fn attend_tile<S: Simd, const M: usize, const P: usize>(s: S, a: Atte
         (Queries::F32(q), KvBlock::F16 { k, .. }) => {
             scores::<S, M, u16>(s, q, k, &a, &mut p);
         }
-        _ => panic!("queries are packed for another cache"),
+        _ => panic!("queries are packed for another cache type"),
     }
     if a.softcap > 0.0 {
         cap_scores(s, &mut p, a.softcap, a.visible);
@@ -117,15 +118,15 @@ pub(crate) fn attend_tile<S: Simd, const M: usize, const P: usize>(s: S, a: Atte
         return;
     };
     let weights = std::array::from_fn(|m| p[m].as_flattened().first_chunk().expect("a block"));
-    let step = Step { weights, decay, seen: first..last.min(BLOCK), head: a.head };
+    let block = WeightedBlock { weights, decay, seen: first..last.min(BLOCK), head: a.head };
     match a.block {
-        KvBlock::F32 { v, .. } => values::<S, M, f32>(s, v, &step, a.states),
-        KvBlock::F16 { v, .. } => values::<S, M, u16>(s, v, &step, a.states),
-        KvBlock::Q8 { v, .. } => values::<S, M, i8>(s, v, &step, a.states),
+        KvBlock::F32 { v, .. } => add_values::<S, M, f32>(s, v, &block, a.states),
+        KvBlock::F16 { v, .. } => add_values::<S, M, u16>(s, v, &block, a.states),
+        KvBlock::Q8 { v, .. } => add_values::<S, M, i8>(s, v, &block, a.states),
     }
 }
 
-/// scale · q·k for the visible positions, -∞ for the others.
+/// scale · q·k for visible positions, -∞ for hidden ones.
 #[inline(always)]
 fn scores<S: Simd, const M: usize, T: Stored>(
     s: S,
@@ -154,7 +155,7 @@ fn scores<S: Simd, const M: usize, T: Stored>(
     }
 }
 
-/// The same in integers: f32(q·k) · key scale · (query scale · scale).
+/// Like [`scores`], in integers: f32(q·k) · key scale · (query scale · scale).
 #[inline(always)]
 fn scores_q8<S: Simd, const M: usize>(
     s: S,
@@ -165,7 +166,7 @@ fn scores_q8<S: Simd, const M: usize>(
     a: &AttendBlock<'_>,
     out: &mut [Scores; M],
 ) {
-    const QUADS: usize = LANES / QUAD; // of a chunk of a query
+    const QUADS: usize = LANES / QUAD; // per chunk of a query
     let n = scales.len();
     let scales: &[f32; M] = scales[a.first..].first_chunk().expect("checked");
     let sums: &[i32; M] = sums[a.first..].first_chunk().expect("checked");
@@ -194,7 +195,7 @@ fn scores_q8<S: Simd, const M: usize>(
     }
 }
 
-/// Caps the scores. Masks again, as the cap makes a number of -∞.
+/// Caps the scores, then masks again: the cap turns -∞ into a finite number.
 #[inline(always)]
 fn cap_scores<S: Simd, const M: usize>(
     s: S,
@@ -210,13 +211,13 @@ fn cap_scores<S: Simd, const M: usize>(
     }
 }
 
-/// -∞ where the query does not see: a window of 16 lanes onto 0 … 0 -∞ … -∞ is added, its place
-/// chosen by how many lanes are seen, and another for those before the first.
+/// Adds -∞ to hidden positions: a 16-lane window into `EDGE`, placed by the number of visible lanes,
+/// masks those after the last visible position, and a second one those before the first.
 #[inline(always)]
 fn mask<S: Simd>(s: S, scores: &mut Lanes, panel: usize, (from, to): (usize, usize)) {
-    const NOT: f32 = f32::NEG_INFINITY;
+    const HIDDEN: f32 = f32::NEG_INFINITY;
     const EDGE: [f32; 3 * LANES] = {
-        let mut edge = [NOT; 3 * LANES];
+        let mut edge = [HIDDEN; 3 * LANES];
         let mut i = LANES;
         while i < 2 * LANES {
             edge[i] = 0.0;
@@ -226,7 +227,7 @@ fn mask<S: Simd>(s: S, scores: &mut Lanes, panel: usize, (from, to): (usize, usi
     };
     let (start, end) = (LANES * panel, LANES * (panel + 1));
     if to < end {
-        let seen = to.saturating_sub(start); // the window ends `seen` lanes into the zeros' end
+        let seen = to.saturating_sub(start); // the window begins with the last `seen` zeros
         let window = EDGE[2 * LANES - seen..].first_chunk().expect("as many lanes follow");
         s.store(s.add(s.load(scores), s.load(window)), scores);
     }
@@ -237,9 +238,9 @@ fn mask<S: Simd>(s: S, scores: &mut Lanes, panel: usize, (from, to): (usize, usi
     }
 }
 
-/// Scores to weights e^(score − max), times the scales of the values; updates maxima and sums of
-/// the states. Gives what each accumulator must be multiplied by and the positions seen, or `None`
-/// if no query sees any.
+/// Turns scores into weights e^(score − max), multiplied by the value scales, and updates the maxima
+/// and sums of the states. Returns the decay factor of each accumulator and the range of visible
+/// positions, or `None` if no query sees any.
 #[inline(always)]
 fn softmax_step<S: Simd, const M: usize>(
     s: S,
@@ -265,7 +266,7 @@ fn softmax_step<S: Simd, const M: usize>(
     if first >= last {
         return None;
     }
-    let mut decay = [0.0; LANES]; // of those that see nothing: e⁰ = 1
+    let mut decay = [0.0; LANES]; // e⁰ = 1 for queries that see nothing
     s.store(exp(s, s.sub(s.load(&old), s.load(&new))), &mut decay);
     for (m, state) in states.chunks_exact_mut(state_len(head)).enumerate() {
         if visible[m].0 >= visible[m].1 {
@@ -288,9 +289,10 @@ fn softmax_step<S: Simd, const M: usize>(
     Some((decay, first, last))
 }
 
-/// Arguments of `merge_spans`: appends the state of a later span to that of the spans before it.
+/// Arguments of `merge_spans`: merges the state of the next span into that of all earlier spans.
+#[derive(Debug)]
 pub struct MergeSpans<'a> {
-    /// State of the earlier spans, updated.
+    /// State of the earlier spans; updated.
     pub state: &'a mut [f32],
     /// State of the next span.
     pub next: &'a [f32],
@@ -316,7 +318,8 @@ pub(crate) fn merge<S: Simd>(s: S, a: MergeSpans<'_>) {
     }
 }
 
-/// Arguments of `finish_head`: the head's output from its final state.
+/// Arguments of `finish_head`: computes a head's output from its final state.
+#[derive(Debug)]
 pub struct FinishHead<'a> {
     /// Final state.
     pub state: &'a [f32],

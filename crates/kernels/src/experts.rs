@@ -1,19 +1,20 @@
-//! Mixture of experts (Shazeer et al., "Outrageously Large Neural Networks", 2017): which experts
-//! a token goes to, and the sum of what they say.
+//! Mixture of experts (Shazeer et al., "Outrageously Large Neural Networks", 2017): routing tokens to
+//! experts, and the weighted sum of the experts' outputs.
 
 use crate::isa::Simd;
 use crate::layout::LANES;
 use crate::math::exp;
 
-/// Arguments of `route`: from the router's logits of one token to its experts.
+/// Arguments of `route`: selects the experts of one token from its router logits.
+#[derive(Debug)]
 pub struct Route<'a> {
-    /// One per expert.
+    /// Router logits, one per expert.
     pub logits: &'a [f32],
-    /// Weights sum to 1 over the chosen experts; else over all, of which the chosen have a part.
+    /// Whether the softmax covers only the chosen experts, so that their weights sum to 1, or all.
     pub over_chosen: bool,
-    /// Result: the experts with the largest logits, the lowest of equal ones, ascending.
+    /// Output: the experts with the largest logits, in ascending order; ties go to the lowest index.
     pub chosen: &'a mut [u32],
-    /// Result: the softmax of their logits.
+    /// Output: their softmax weights.
     pub weights: &'a mut [f32],
 }
 
@@ -47,7 +48,7 @@ pub(crate) fn route<S: Simd>(s: S, a: Route<'_>) {
     a.weights.iter_mut().for_each(|w| *w /= sum);
 }
 
-/// The places of the largest values, ascending. A value that is not a number is just a place.
+/// Indices of the largest values, ascending. NaNs still yield valid indices.
 fn choose(values: &[f32], chosen: &mut [u32]) {
     for n in 0..chosen.len() {
         let (before, _) = chosen.split_at(n);
@@ -57,20 +58,21 @@ fn choose(values: &[f32], chosen: &mut [u32]) {
                 best = Some((i as u32, value));
             }
         }
-        chosen[n] = best.expect("more values than places").0;
+        chosen[n] = best.expect("at least as many values as choices").0;
     }
     chosen.sort_unstable();
 }
 
-/// Arguments of `add_weighted`: what one expert says of its tokens, added where it belongs.
+/// Arguments of `add_weighted`: adds one expert's outputs to the rows of its tokens.
+#[derive(Debug)]
 pub struct AddWeighted<'a> {
     /// `[panels][tokens.len()][16]`
     pub y: &'a [f32],
-    /// Places of the tokens in `out`, each at most once.
+    /// Index of each token in `out`, without duplicates.
     pub tokens: &'a [u32],
-    /// One per token.
+    /// Weight of the expert, one per token.
     pub weights: &'a [f32],
-    /// Tokens in `out`.
+    /// Number of tokens in `out`.
     pub m: usize,
     /// `[panels][m][16]`, out ← weight · y + out, rounded once.
     pub out: &'a mut [f32],

@@ -1,19 +1,19 @@
-//! The fused multiply-add of machines whose baseline has no instruction for it.
+//! Fused multiply-add for targets whose baseline lacks the instruction.
 //!
-//! There `f32::mul_add` calls the C library, and not every C library rounds once (mingw's is wrong
+//! On those, `f32::mul_add` calls the C library, and not every C library rounds once (mingw's is wrong
 //! for a third of all inputs). A product of two f32 is exact in f64, but adding `c` in f64 and
-//! rounding to f32 would round twice: a sum just beside the middle of two f32 lands on the middle
-//! first, and its tie is then broken by parity alone. Rounding the first sum *to odd* prevents that
+//! rounding to f32 would round twice: a sum just beside the midpoint of two f32 values first lands on
+//! the midpoint, and the tie is then broken by parity alone. Rounding the first sum *to odd* avoids it
 //! (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums: proved algorithms using
 //! rounding to odd", IEEE Transactions on Computers, 2008): an inexact sum is truncated and its
-//! last bit set, so that it stays on its side of every tie of the narrower format. That is exact
-//! because f64 has at least two bits more than f32 wherever f32 rounds, subnormals included, and
-//! because no product or sum of f32 overflows or underflows in f64.
+//! last bit set, so that it stays on its side of every tie in the narrower format. The result is exact
+//! because f64 has at least two more bits than f32 wherever f32 rounds, including subnormals, and
+//! because no product or sum of f32 values overflows or underflows in f64.
 
-/// a·b + c, rounded once, on every target. NaNs are NaNs, their bits are unspecified.
+/// a·b + c, rounded once, on every target. The bits of a NaN result are unspecified.
 ///
-/// An instruction where the build's baseline has one, else arithmetic in f64 without branches,
-/// which the compiler can vectorise.
+/// Uses the instruction if the build's baseline has it, otherwise branch-free f64 arithmetic that the
+/// compiler can vectorize.
 #[inline(always)]
 pub fn fma(a: f32, b: f32, c: f32) -> f32 {
     if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
@@ -27,27 +27,27 @@ pub fn fma(a: f32, b: f32, c: f32) -> f32 {
 fn fma_by_rounding_to_odd(a: f32, b: f32, c: f32) -> f32 {
     let (product, c) = (f64::from(a) * f64::from(b), f64::from(c));
     let sum = product + c;
-    // What the sum lost (2Sum: Knuth, TAOCP 2, 4.2.2, theorem B); NaN beside infinities.
+    // Rounding error of the sum (2Sum: Knuth, TAOCP 2, 4.2.2, theorem B); NaN if anything is infinite.
     let rest = sum - product;
     let lost = (product - (sum - rest)) + (c - rest);
     let inexact = u64::from(lost.abs() > 0.0);
-    // Where it lost the other sign it was rounded away from zero: one step back truncates it.
+    // An error of opposite sign means the sum was rounded away from zero: step back to truncate it.
     let away = (sum.to_bits() ^ lost.to_bits()) >> 63 & inexact;
     f64::from_bits((sum.to_bits() - away) | inexact) as f32
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(unsafe_code)] // one instruction, to compare with
+    #![allow(unsafe_code)] // the hardware instruction, for comparison
 
     use super::{fma, fma_by_rounding_to_odd};
 
-    /// Fails unless every form gives `want`, bit for bit; any NaN stands for every NaN.
+    /// Asserts that every implementation returns `want`, bit for bit; all NaNs are equal.
     fn assert_is(a: f32, b: f32, c: f32, want: f32) {
         let instruction = hardware().map_or(want, |hardware| hardware(a, b, c));
         for got in [fma(a, b, c), fma_by_rounding_to_odd(a, b, c), instruction] {
             let same = got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan());
-            assert!(same, "{a:e} · {b:e} + {c:e}: {got:e}, not {want:e}");
+            assert!(same, "{a:e} · {b:e} + {c:e}: {got:e}, expected {want:e}");
         }
     }
 
@@ -55,7 +55,7 @@ mod tests {
     fn known_cases() {
         let power = |n: i32| f32::from_bits(((127 + n) as u32) << 23);
         let (tiny, up) = (f32::from_bits(1), 1.0 + f32::EPSILON);
-        // 1 + 2⁻²⁴ is the middle of 1 and the next number; a trace beside it decides.
+        // 1 + 2⁻²⁴ is the midpoint of 1 and the next number; the smallest deviation decides.
         assert_is(1.0, power(-24), 1.0, 1.0);
         assert_is(up, power(-24), 1.0, up);
         assert_is(1.0 - f32::EPSILON / 2.0, power(-24), 1.0, 1.0);
@@ -66,12 +66,12 @@ mod tests {
         assert_is(up, up, -(1.0 + power(-22)), power(-46));
         assert_is(-up, up, 1.0 + power(-22), -power(-46));
         let bits = f32::from_bits;
-        // Software was wrong here: compiler-builtins issue 1262, openlibm issue 160, and a case of
-        // Windows' C library (cpp-docs pull request 3526).
+        // Known failures of software implementations: compiler-builtins issue 1262, openlibm issue
+        // 160, and the Windows C library (cpp-docs pull request 3526).
         assert_is(bits(0x9700_0800), bits(0x1cff_f001), bits(0x0001_0002), bits(0x0001_0001));
         assert_is(0.9474001, 4.639901e-7, -0.24325085, bits(0xbe79_16a3));
         assert_is(-1.9369631e13, 2.1513551e-7, -1.7354427e-24, -4.167_095_8e6);
-        // Halves and just more and less than halves of the smallest subnormal.
+        // Half the smallest subnormal, and just above and below it.
         assert_is(tiny, 0.5, 0.0, 0.0);
         assert_is(tiny, 0.5, tiny, bits(2));
         assert_is(tiny, 0.5f32.next_up(), 0.0, tiny);
@@ -102,7 +102,7 @@ mod tests {
         assert_is(1.0, 1.0, f32::NAN, f32::NAN);
     }
 
-    /// The instruction, where the CPU has one.
+    /// The hardware instruction, if the CPU has it.
     fn hardware() -> Option<fn(f32, f32, f32) -> f32> {
         #[cfg(target_arch = "x86_64")]
         {
@@ -111,7 +111,7 @@ mod tests {
             fn instruction(a: f32, b: f32, c: f32) -> f32 {
                 _mm_cvtss_f32(_mm_fmadd_ss(_mm_set_ss(a), _mm_set_ss(b), _mm_set_ss(c)))
             }
-            // SAFETY: only handed out where the CPU has the instruction.
+            // SAFETY: only returned if the CPU has the instruction.
             let call = |a, b, c| unsafe { instruction(a, b, c) };
             is_x86_feature_detected!("fma").then_some(call)
         }
@@ -126,9 +126,9 @@ mod tests {
     }
 
     #[test]
-    fn random_bits_give_what_the_instruction_gives() {
+    fn matches_the_instruction_on_random_bits() {
         let Some(hardware) = hardware() else {
-            println!("not compared: this CPU has no instruction");
+            println!("skipped: this CPU has no FMA instruction");
             return;
         };
         let mut state = 0x0139_408d_cbbf_7a44_u64;
@@ -138,14 +138,14 @@ mod tests {
             state ^= state << 17;
             (state >> 32) as u32
         };
-        // An exponent out of 2^`bits` from `low` on.
+        // One of the 2^`bits` exponents starting at `low`.
         let scaled = |x: u32, low: u32, bits: u32| {
             (x & 0x807f_ffff) | (low + (x >> 23 & ((1 << bits) - 1))) << 23
         };
         let (any, near_one) = (|x: u32| x, |x| scaled(x, 112, 5));
-        let small = |x| scaled(x, 20, 6); // whose products are subnormal or nearly so
+        let small = |x| scaled(x, 20, 6); // products are (nearly) subnormal
         let subnormal = |x: u32| x & 0x80ff_ffff;
-        let few_bits = |x: u32| x & 0xff80_0fff; // whose sums are often ties
+        let few_bits = |x: u32| x & 0xff80_0fff; // sums are often ties
         let few_near_one = |x| few_bits(near_one(x));
         let kinds: [[&dyn Fn(u32) -> u32; 3]; 6] = [
             [&any; 3],
@@ -155,9 +155,9 @@ mod tests {
             [&few_bits; 3],
             [&few_near_one; 3],
         ];
-        for of in kinds {
+        for kind in kinds {
             for _ in 0..5_000_000 {
-                let [a, b, c] = of.map(|of| f32::from_bits(of(next())));
+                let [a, b, c] = kind.map(|number| f32::from_bits(number(next())));
                 assert_is(a, b, c, hardware(a, b, c));
             }
         }

@@ -1,55 +1,57 @@
-//! Matrix times activations, the whole cost of a transformer.
+//! Matrix times activations, where a transformer spends nearly all of its time.
 //!
-//! One panel of 16 output rows against a tile of M tokens, all in registers:
+//! One panel of 16 output rows times a tile of M tokens, all in registers:
 //!
 //! ```text
 //! for each group g of 64 inputs:          acc[M][16] = seed            int32, exact
 //!     for each of its 16 quads:           acc[m] += panel line · quad[m]
 //!     c[m] = fma(acc[m], scale[g][m], c[m])                            f32, g ascending
-//! out[m] = c[m] · row scale (+ bias) (+ what was there)
+//! out[m] = c[m] · row scale (+ bias) (+ previous out[m])
 //! ```
 //!
-//! A weight byte is read once per tile and used M times, an activation quad once per panel and
-//! used 16 times. With M = 1 this is the GEMV of decoding: nothing is reused, and memory
-//! bandwidth is all there is. K is never split, so a logit does not depend on the thread count.
+//! A weight byte is read once per tile and used M times, an activation quad once per panel and used 16
+//! times. With M = 1 this is the GEMV of decoding: nothing is reused, and memory bandwidth is the only
+//! limit. K is never split, so a logit does not depend on the thread count.
 
-use crate::acts::{Acts, ActsF32, line_of, packed_rows};
+use crate::inputs::{F32Inputs, QuantizedInputs, locate_token, packed_rows};
 use crate::isa::Simd;
 use crate::layout::{
     GROUP, GROUP_LINES, LANES, LINE, Lanes, QUAD, TOKENS, TokenLine, WeightLine, f32_panel_len,
     q8_panel_bytes,
 };
 
-/// Most tokens in one tile.
+/// Maximum number of tokens in one tile.
 pub const MAX_TILE: usize = 12;
 
-/// Arguments of `gemm_q8`: a run of panels against all tokens.
+/// Arguments of `gemm_q8`: consecutive panels times all tokens.
+#[derive(Debug)]
 pub struct Gemm<'a> {
     /// Panels, `[p][16 f32 scales, k/4 lines]`.
     pub w: &'a [u8],
-    /// Stored inputs, a multiple of 64.
+    /// Stored inputs per row, a multiple of 64.
     pub k: usize,
-    /// Activations.
-    pub acts: Acts<'a>,
-    /// One value per row, or empty.
+    /// The packed inputs.
+    pub inputs: QuantizedInputs<'a>,
+    /// One value per row, or empty for none.
     pub bias: &'a [f32],
-    /// Add to `out` (a residual) instead of overwriting it.
+    /// Whether to add to `out` (a residual) instead of overwriting it.
     pub add: bool,
     /// `[p][m][16]`
     pub out: &'a mut [f32],
 }
 
 /// Arguments of `gemm_f32`, the reference encoding.
+#[derive(Debug)]
 pub struct GemmF32<'a> {
     /// Panels, `[p][k][16]`.
     pub w: &'a [f32],
-    /// Stored inputs, a multiple of 64.
+    /// Stored inputs per row, a multiple of 64.
     pub k: usize,
-    /// Activations.
-    pub acts: ActsF32<'a>,
-    /// One value per row, or empty.
+    /// The packed inputs.
+    pub inputs: F32Inputs<'a>,
+    /// One value per row, or empty for none.
     pub bias: &'a [f32],
-    /// Add to `out` (a residual) instead of overwriting it.
+    /// Whether to add to `out` (a residual) instead of overwriting it.
     pub add: bool,
     /// `[p][m][16]`
     pub out: &'a mut [f32],
@@ -65,16 +67,16 @@ impl Gemm<'_> {
     pub(crate) fn check(&self) {
         let panels = self.w.len() / q8_panel_bytes(self.k);
         assert_eq!(self.w.len(), panels * q8_panel_bytes(self.k));
-        check_shapes(panels, self.k, self.acts.m, self.bias, self.out);
-        let lines = packed_rows(self.acts.m) * self.k / GROUP;
-        assert_eq!(self.acts.q.len(), GROUP * lines);
-        assert!(self.acts.scales.len() == lines && self.acts.sums.len() == lines);
+        check_shapes(panels, self.k, self.inputs.m, self.bias, self.out);
+        let lines = packed_rows(self.inputs.m) * self.k / GROUP;
+        assert_eq!(self.inputs.q.len(), GROUP * lines);
+        assert!(self.inputs.scales.len() == lines && self.inputs.sums.len() == lines);
     }
 
-    /// The part of the product that is `n` panels from panel `p` on.
+    /// The part of the product that covers `n` panels starting at panel `p`.
     #[inline(always)]
     fn panels(&mut self, p: usize, n: usize) -> Gemm<'_> {
-        let (panel, out) = (q8_panel_bytes(self.k), self.acts.m * LANES);
+        let (panel, out) = (q8_panel_bytes(self.k), self.inputs.m * LANES);
         Gemm {
             w: &self.w[p * panel..(p + n) * panel],
             bias: if self.bias.is_empty() { &[] } else { &self.bias[p * LANES..(p + n) * LANES] },
@@ -88,8 +90,8 @@ impl GemmF32<'_> {
     pub(crate) fn check(&self) {
         let panels = self.w.len() / f32_panel_len(self.k);
         assert_eq!(self.w.len(), panels * f32_panel_len(self.k));
-        check_shapes(panels, self.k, self.acts.m, self.bias, self.out);
-        assert_eq!(self.acts.x.len(), packed_rows(self.acts.m) * self.k);
+        check_shapes(panels, self.k, self.inputs.m, self.bias, self.out);
+        assert_eq!(self.inputs.x.len(), packed_rows(self.inputs.m) * self.k);
     }
 }
 
@@ -114,10 +116,10 @@ macro_rules! with_tile {
 }
 pub(crate) use with_tile;
 
-/// All panels times the tokens from `from` on, in tiles that fit into the registers.
+/// All panels times the tokens starting at `from`, in tiles that fit into the registers.
 #[inline(always)]
 pub(crate) fn register_tiles<S: Simd>(s: S, mut a: Gemm<'_>, from: usize) {
-    let (panels, m) = (a.w.len() / q8_panel_bytes(a.k), a.acts.m);
+    let (panels, m) = (a.w.len() / q8_panel_bytes(a.k), a.inputs.m);
     let mut p = 0;
     while p < panels {
         let n = if panels - p >= S::PANELS { S::PANELS } else { 1 };
@@ -136,20 +138,21 @@ pub(crate) fn register_tiles<S: Simd>(s: S, mut a: Gemm<'_>, from: usize) {
     }
 }
 
-/// `P` panels, which are all of `a`, × `M` tokens, the tokens beginning at `at`, all of one tile of
-/// the activations.
+/// `P` panels (all of `a`) times `M` tokens starting at `at`, which share one tile of packed inputs.
 #[inline(always)]
 fn tile_q8<S: Simd, const M: usize, const P: usize>(s: S, a: &mut Gemm<'_>, at: usize) {
     if M > S::TILE || P > S::PANELS {
-        unreachable!("`with_tile!` names all sizes, this ISA uses the first {}", S::TILE);
+        unreachable!("`with_tile!` lists all sizes, but this ISA uses only the first {}", S::TILE);
     }
-    // Sliced to equal lengths, so that each group needs one check of bounds and not one per slice.
-    let (lines, acts, groups) = (a.w.as_chunks::<LINE>().0, a.acts, a.k / GROUP);
+    // Sliced to equal lengths, so that each group needs one bounds check instead of one per slice.
+    let lines = a.w.as_chunks::<LINE>().0;
+    let inputs = a.inputs;
+    let groups = a.k / GROUP;
     let w: [&[[WeightLine; GROUP_LINES]]; P] =
         std::array::from_fn(|p| &lines[p * (1 + a.k / QUAD) + 1..].as_chunks().0[..groups]);
-    let (all_scales, n) = (acts.scales, acts.scales.len());
-    let (all_sums, all_x) = (&acts.sums[..n], &acts.q.as_chunks().0[..n]);
-    let (first, step) = line_of(at, groups, acts.m);
+    let (all_scales, n) = (inputs.scales, inputs.scales.len());
+    let (all_sums, all_x) = (&inputs.sums[..n], &inputs.q.as_chunks().0[..n]);
+    let (first, step) = locate_token(at, groups, inputs.m);
     let mut c = [[s.splat(0.0); M]; P];
     #[allow(clippy::needless_range_loop)]
     for g in 0..groups {
@@ -168,13 +171,13 @@ fn tile_q8<S: Simd, const M: usize, const P: usize>(s: S, a: &mut Gemm<'_>, at: 
     for p in 0..P {
         let row_scale = Some(&scales_line(&lines[p * (1 + a.k / QUAD)]));
         let epilogue = Epilogue { row_scale, bias: a.bias.as_chunks().0.get(p), add: a.add };
-        let to = a.out[(p * acts.m + at) * LANES..].as_chunks_mut().0;
+        let to = a.out[(p * inputs.m + at) * LANES..].as_chunks_mut().0;
         epilogue.store(s, &c[p], to);
     }
 }
 
-/// The exact integer dots of one group. A single token alternates between two accumulators, to
-/// hide the latency of the dot instruction.
+/// The exact integer dots of one group. A single token alternates between two accumulators to hide the
+/// latency of the dot instruction.
 #[inline(always)]
 fn group_q8<S: Simd, const M: usize, const P: usize>(
     s: S,
@@ -182,8 +185,8 @@ fn group_q8<S: Simd, const M: usize, const P: usize>(
     x: &[TokenLine; M],
     sums: &[i32; M],
 ) -> [[S::I; M]; P] {
-    // Loops, not `array::from_fn`: a closure does not inherit the CPU features of its caller, and
-    // one that is not inlined costs a call per intrinsic.
+    // Loops, not `array::from_fn`: a closure does not inherit its caller's CPU features, and one that
+    // is not inlined costs a call per intrinsic.
     let mut acc = [[s.seed(0); M]; P];
     for acc in &mut acc {
         for m in 0..M {
@@ -223,19 +226,19 @@ pub(crate) fn scales_line(line: &WeightLine) -> Lanes {
     std::array::from_fn(|i| f32::from_le_bytes(words[i]))
 }
 
-/// What becomes of a sum over all groups, in both encodings: row scale, bias, residual.
+/// Post-processing of the sum over all groups, for both encodings: row scale, bias, residual.
 #[derive(Clone, Copy)]
 pub(crate) struct Epilogue<'a> {
     /// Factor of each row.
     pub row_scale: Option<&'a Lanes>,
     /// Bias of each row.
     pub bias: Option<&'a Lanes>,
-    /// Add to what is there.
+    /// Whether to add to the previous output.
     pub add: bool,
 }
 
 impl Epilogue<'_> {
-    /// Stores the sums of `M` tokens, `out` beginning with the first of them.
+    /// Stores the sums of `M` tokens; `out` begins with the first of them.
     #[inline(always)]
     pub(crate) fn store<S: Simd, const M: usize>(self, s: S, c: &[S::F; M], out: &mut [Lanes]) {
         for (y, out) in c.iter().zip(out) {
@@ -257,23 +260,23 @@ impl Epilogue<'_> {
 #[inline(always)]
 pub(crate) fn gemm_f32<S: Simd>(s: S, a: GemmF32<'_>) {
     let panels = a.w.chunks_exact(f32_panel_len(a.k));
-    for (p, (w, out)) in panels.zip(a.out.chunks_exact_mut(a.acts.m * LANES)).enumerate() {
+    for (p, (w, out)) in panels.zip(a.out.chunks_exact_mut(a.inputs.m * LANES)).enumerate() {
         let epilogue = Epilogue { row_scale: None, bias: a.bias.as_chunks().0.get(p), add: a.add };
-        let panel = PanelF32 { w, k: a.k, acts: a.acts, epilogue };
+        let panel = PanelF32 { w, k: a.k, inputs: a.inputs, epilogue };
         let mut at = 0;
-        while at < a.acts.m {
-            let tokens = S::TILE.min(a.acts.m - at).min(TOKENS - at % TOKENS);
+        while at < a.inputs.m {
+            let tokens = S::TILE.min(a.inputs.m - at).min(TOKENS - at % TOKENS);
             with_tile!(tokens, tile_f32::<S, 1>(s, &panel, at, out));
             at += tokens;
         }
     }
 }
 
-/// One f32 panel and what it is multiplied by.
+/// One f32 panel, its inputs and epilogue.
 struct PanelF32<'a> {
     w: &'a [f32],
     k: usize,
-    acts: ActsF32<'a>,
+    inputs: F32Inputs<'a>,
     epilogue: Epilogue<'a>,
 }
 
@@ -285,13 +288,13 @@ fn tile_f32<S: Simd, const M: usize, const P: usize>(
     out: &mut [f32],
 ) {
     const { assert!(P == 1) };
-    let acts = panel.acts;
-    let (first, step) = line_of(at, panel.k / GROUP, acts.m);
+    let inputs = panel.inputs;
+    let (first, step) = locate_token(at, panel.k / GROUP, inputs.m);
     let mut c = [s.splat(0.0); M];
     for (g, lines) in panel.w.as_chunks::<LANES>().0.chunks_exact(GROUP).enumerate() {
         let line = first + g * step;
         let x: &[[f32; GROUP]; M] =
-            acts.x[GROUP * line..].as_chunks().0.first_chunk().expect("checked");
+            inputs.x[GROUP * line..].as_chunks().0.first_chunk().expect("checked");
         for (i, w) in lines.iter().enumerate() {
             let w = s.load(w);
             for m in 0..M {

@@ -1,7 +1,7 @@
-//! The sixteen-lane trait. A value of a type that implements it proves that the CPU has the ISA.
+//! The sixteen-lane trait. A value of an implementing type proves that the CPU supports the ISA.
 //!
-//! Here is what every instruction set has. What only some have is in traits of their own, in
-//! `tile_loop.rs` and `matrix_unit.rs`; `product.rs` says who uses them.
+//! This trait covers the operations that every instruction set has. Extensions of some are separate
+//! traits in `tile_loop.rs` and `matrix_unit.rs`; `product.rs` selects which ISA uses them.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
@@ -19,17 +19,16 @@ pub(crate) mod vnni;
 
 use crate::layout::{LANES, Lanes, QUAD, WeightLine};
 
-/// How many bytes ahead of a stream memory is prefetched. Some hundred cycles of work: near enough
-/// for the first cache, far enough for what comes from memory (docs/BENCHMARKS.md has the
-/// measurement).
+/// Prefetch distance in bytes, a few hundred cycles of work: short enough for the L1 cache, long enough
+/// to hide memory latency (measured in docs/BENCHMARKS.md).
 pub(crate) const AHEAD: usize = 2048;
 
 /// Sixteen lanes of f32 and i32.
 ///
-/// Semantics every leaf must share, bit for bit: `fma` rounds once; `max` and `min` return the
-/// second operand when the first is NaN or the two are equal (what x86 does); `round` rounds half
-/// to even. Methods are `#[inline(always)]` so that they compile inside the `#[target_feature]`
-/// entry points of `table.rs`.
+/// Semantics that every leaf must share, bit for bit: `fma` rounds once; `max` and `min` return the
+/// second operand if the first is NaN or both are equal (as x86 does); `round` rounds half to even.
+/// Methods are `#[inline(always)]` so that they compile inside the `#[target_feature]` entry points of
+/// `table.rs`.
 pub(crate) trait Simd: Copy {
     /// Sixteen f32.
     type F: Copy;
@@ -38,11 +37,11 @@ pub(crate) trait Simd: Copy {
     /// A line of weights, prepared for [`Simd::dot`].
     type Line: Copy;
 
-    /// Tokens per GEMM tile: as many accumulators as the registers hold.
+    /// Tokens per GEMM tile: as many accumulators as fit into the registers.
     const TILE: usize;
-    /// Queries per tile of attention.
+    /// Queries per attention tile.
     const QUERIES: usize;
-    /// Registers of values per step of attention, 1 or 2.
+    /// Registers of values per attention step, 1 or 2.
     const VALUES: usize;
     /// Panels per GEMM tile.
     const PANELS: usize;
@@ -59,43 +58,43 @@ pub(crate) trait Simd: Copy {
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
     fn abs(self, a: Self::F) -> Self::F;
-    /// To the nearest integer, half to even; |a| < 2³¹.
+    /// Rounds to the nearest integer, half to even; |a| < 2³¹.
     fn round(self, a: Self::F) -> Self::I;
     fn to_f32(self, a: Self::I) -> Self::F;
     /// x·2ⁿ for finite x ≥ 0 whose exponent stays in the normal range: adds to the exponent bits.
     fn scale2(self, x: Self::F, n: Self::I) -> Self::F;
-    /// `y` where `x ≥ limit`, else 0.
+    /// `y` where `x ≥ limit`, 0 elsewhere.
     fn zero_below(self, y: Self::F, x: Self::F, limit: f32) -> Self::F;
-    /// Exchanges lanes `i` and `i ^ H`, for H = 1, 2, 4, 8.
+    /// Swaps lanes `i` and `i ^ H`, for H = 1, 2, 4, 8.
     fn swap<const H: usize>(self, a: Self::F) -> Self::F;
-    /// Low byte of each lane.
+    /// Stores the low byte of each lane.
     fn store_i8(self, a: Self::I, to: &mut [i8; LANES]);
 
     /// Sixteen signed bytes as floats.
     fn load_i8(self, x: &[i8; LANES]) -> Self::F;
-    /// Sixteen IEEE half floats, given as bits.
+    /// Sixteen IEEE half-precision floats, given as bits.
     fn load_f16(self, x: &[u16; LANES]) -> Self::F;
-    /// Rounds to half floats, ties to even; too large becomes infinity.
+    /// Rounds to half precision, ties to even; overflow becomes infinity.
     fn store_f16(self, a: Self::F, to: &mut [u16; LANES]);
 
     fn load_i32(self, x: &[i32; LANES]) -> Self::I;
-    /// Prefetches what will be read soon, into the second cache.
+    /// Prefetches a line into L2.
     #[inline(always)]
     fn prefetch(self, _line: &WeightLine) {}
-    /// Prefetches what lies [`AHEAD`] bytes behind this line of a stream, into the first cache.
+    /// Prefetches the line [`AHEAD`] bytes further on in the stream into L1.
     #[inline(always)]
     fn prefetch_ahead(self, _line: &WeightLine) {}
 
-    /// Prepares a line of a Q8 panel: byte `4r+t` is row `r`, input `t`, stored as q+128.
+    /// Loads a line of a Q8 panel for [`Simd::dot`]: byte `4r+t` is row `r`, input `t`, stored as q+128.
     fn line(self, bytes: &WeightLine) -> Self::Line;
-    /// Where an accumulator starts so that [`Simd::dot`] ends exactly on Σ q·x, given -128·Σ x.
+    /// Initial accumulator with which [`Simd::dot`] yields exactly Σ q·x, given -128·Σ x.
     fn seed(self, offset: i32) -> Self::I;
     /// acc[r] += Σₜ q[r][t] · x[t], exact.
     fn dot(self, acc: Self::I, line: Self::Line, x: &[i8; QUAD]) -> Self::I;
     /// Exact lane-wise sum.
     fn add_i32(self, a: Self::I, b: Self::I) -> Self::I;
 
-    /// Sum of the lanes in the contract's tree: 8 apart, then 4, 2, 1.
+    /// Sum of all lanes in the contract's fixed reduction tree: lanes 8 apart, then 4, 2, 1.
     #[inline(always)]
     fn sum(self, a: Self::F) -> f32 {
         let a = self.add(a, self.swap::<8>(a));

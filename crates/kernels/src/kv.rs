@@ -1,18 +1,18 @@
-//! What attention reads: blocks of the cache and packed queries, and how vectors become them.
+//! The operands of attention: cache blocks and packed queries, and the kernels that write them.
 
 use crate::isa::Simd;
 use crate::layout::{GROUP, LANES, LINE, Lanes, QUAD, q8_panel_bytes};
 use crate::quantize::{quantize_values, rotate_block};
 
-/// Positions per cache block and step of the online softmax.
+/// Positions per cache block, also per step of the online softmax.
 pub const BLOCK: usize = 64;
-/// Key panels of a block.
+/// Key panels per block.
 pub(crate) const BLOCK_PANELS: usize = BLOCK / LANES;
 
-/// One block of 64 positions of one KV head, in one of the cache's encodings. `h` is the head size
-/// padded to 16. Keys lie in panels of 16 positions, like weights whose rows are positions; values
-/// lie by position.
-#[derive(Clone, Copy)]
+/// One block of 64 positions of one KV head, in one of the cache's encodings. `h` is the head size,
+/// padded to 16. Keys are stored in panels of 16 positions, like weights with positions as rows; values
+/// are stored by position.
+#[derive(Clone, Copy, Debug)]
 pub enum KvBlock<'a> {
     /// 32-bit floats.
     F32 {
@@ -28,7 +28,7 @@ pub enum KvBlock<'a> {
         /// `[64][h]`
         v: &'a [u16],
     },
-    /// 8 bits with a scale per position. Keys are rotated (see [`StoreKv`]), queries must be too.
+    /// 8 bits with a scale per position. Keys are rotated (see [`StoreKv`]), so queries must be too.
     Q8 {
         /// Q8 panels, `[4][16 f32 scales, h/4 lines]`
         k: &'a [u8],
@@ -40,6 +40,7 @@ pub enum KvBlock<'a> {
 }
 
 /// [`KvBlock`], to be written.
+#[derive(Debug)]
 pub enum KvBlockMut<'a> {
     /// See [`KvBlock::F32`].
     F32 {
@@ -66,7 +67,7 @@ pub enum KvBlockMut<'a> {
     },
 }
 
-/// A number as caches store it.
+/// Element type of a stored cache.
 pub(crate) trait Stored: Copy {
     fn load<S: Simd>(s: S, x: &[Self; LANES]) -> S::F;
 }
@@ -86,7 +87,7 @@ impl Stored for u16 {
     }
 }
 
-/// Of values in 8 bits, whose scales are in the weights.
+/// 8-bit values, whose scales are folded into the weights.
 impl Stored for i8 {
     #[inline(always)]
     fn load<S: Simd>(s: S, x: &[i8; LANES]) -> S::F {
@@ -103,17 +104,18 @@ pub(crate) fn lens_fit(head: usize, k: usize, v: usize) -> bool {
     head > 0 && head.is_multiple_of(LANES) && k == BLOCK * head && v == BLOCK * head
 }
 
-/// Arguments of `store_kv`: one position of one KV head into its block.
+/// Arguments of `store_kv`: stores one position of one KV head in its block.
+#[derive(Debug)]
 pub struct StoreKv<'a> {
-    /// Key after RoPE, `h` values; overwritten.
+    /// Key after RoPE, `h` values; clobbered.
     pub key: &'a mut [f32],
-    /// Value, `h` values; overwritten.
+    /// Value, `h` values; clobbered.
     pub value: &'a mut [f32],
     /// Position within the block.
     pub at: usize,
-    /// Hadamard block keys are rotated by in an 8-bit cache: it divides the unpadded head size.
+    /// Hadamard block size for the keys of an 8-bit cache; divides the unpadded head size.
     pub rotation: usize,
-    /// The block.
+    /// Destination block.
     pub to: KvBlockMut<'a>,
 }
 
@@ -175,8 +177,8 @@ pub(crate) fn store_kv<S: Simd>(s: S, a: StoreKv<'_>) {
     }
 }
 
-/// Queries of one KV head, in chunks of 16 values, so that those of a tile lie side by side.
-#[derive(Clone, Copy)]
+/// Queries of one KV head, in chunks of 16 values: equal chunks of all queries are adjacent.
+#[derive(Clone, Copy, Debug)]
 pub enum Queries<'a> {
     /// `[h/16][n][16]`, for float caches.
     F32(&'a [f32]),
@@ -192,18 +194,20 @@ pub enum Queries<'a> {
 }
 
 /// Arguments of `pack_query`.
+#[derive(Debug)]
 pub struct PackQuery<'a> {
-    /// Query after RoPE, `h` values; overwritten.
+    /// Query after RoPE, `h` values; clobbered.
     pub x: &'a mut [f32],
-    /// Which one of the `n` queries it is.
+    /// Index of the query, below `n`.
     pub row: usize,
     /// As in [`StoreKv`].
     pub rotation: usize,
-    /// All queries.
+    /// Destination, all `n` queries.
     pub to: QueriesMut<'a>,
 }
 
 /// [`Queries`], to be written.
+#[derive(Debug)]
 pub enum QueriesMut<'a> {
     /// See [`Queries::F32`].
     F32(&'a mut [f32]),

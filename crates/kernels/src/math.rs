@@ -1,12 +1,12 @@
-//! Our own exponential and hyperbolic tangent: the same bits on every instruction set, which libm
-//! does not promise.
+//! Exponential and hyperbolic tangent with the same bits on every instruction set, which libm does not
+//! guarantee.
 
 use crate::isa::Simd;
 
 /// eˣ within 2 ulp for x in [-87, 88]; 0 below, e⁸⁸ above; e⁻∞ = 0.
 ///
-/// x = n·ln 2 + r with |r| ≤ ln 2 / 2, then a degree-6 polynomial of r (coefficients 1/k! adjusted
-/// as in Cephes' `expf`, S. Moshier) and 2ⁿ added to the exponent.
+/// x = n·ln 2 + r with |r| ≤ ln 2 / 2, then a degree-6 polynomial in r (coefficients 1/k!, adjusted as
+/// in Cephes' `expf`, S. Moshier), scaled by 2ⁿ through the exponent bits.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
@@ -27,16 +27,16 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     s.zero_below(s.scale2(p, n), x, -87.0)
 }
 
-/// tanh x within 3 ulp; ±1 far out; NaN of NaN.
+/// tanh x within 3 ulp; saturates at ±1; NaN for NaN.
 ///
-/// Near 0 an odd polynomial of degree 11 (Cephes' `tanhf`, S. Moshier), where 1 − 2 / (e²ˣ + 1)
-/// would cancel; the latter beyond.
+/// Near 0, where 1 − 2 / (e²ˣ + 1) would cancel, an odd polynomial of degree 11 (Cephes' `tanhf`,
+/// S. Moshier); elsewhere that formula.
 #[inline(always)]
 pub(crate) fn tanh<S: Simd>(s: S, x: S::F) -> S::F {
     const NEAR: f32 = 0.625;
     const POLY: [f32; 5] =
         [-5.704_988_7e-3, 2.063_908_8e-2, -5.373_971_5e-2, 0.133_314_42, -0.333_332_8];
-    // Bounded, so that what is not chosen is finite; this order of operands keeps a NaN.
+    // Clamped to keep the branch not taken finite; this order of operands preserves NaN.
     let small = s.min(s.splat(1.0), s.max(s.splat(-1.0), x));
     let squared = s.mul(small, small);
     let mut p = s.splat(POLY[0]);
@@ -46,7 +46,7 @@ pub(crate) fn tanh<S: Simd>(s: S, x: S::F) -> S::F {
     let near = s.fma(s.mul(p, squared), small, small);
     let e = s.add(exp(s, s.add(x, x)), s.splat(1.0));
     let far = s.sub(s.splat(1.0), s.div(s.splat(2.0), e));
-    // One of the two, by lanes: what is not chosen is taken away from itself.
+    // Selects per lane: the branch not taken is zeroed or subtracted from itself.
     let far = s.zero_below(far, s.abs(x), NEAR);
     s.add(s.sub(near, s.zero_below(near, s.abs(x), NEAR)), far)
 }

@@ -1,35 +1,35 @@
 //! Norms: RMSNorm (Zhang and Sennrich, 2019), x / √(mean x² + ε) · w, and LayerNorm (Ba et al.,
 //! 2016), (x − mean x) / √(variance x + ε) · w + b.
 
-use crate::acts::{TileMut, group_lanes};
+use crate::inputs::{TileMut, group_lanes};
 use crate::isa::Simd;
 use crate::layout::{GROUP, GROUP_LANES, LANES, Lanes, TOKENS};
 
-/// Which norm.
+/// Kind of norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormKind {
-    /// By the root of the mean square; no bias.
+    /// Divides by the root mean square; no bias.
     Rms,
-    /// By mean and standard deviation.
+    /// Subtracts the mean and divides by the standard deviation.
     Layer,
 }
 
-/// What a norm is made of.
-#[derive(Clone, Copy)]
-pub struct NormOf<'a> {
-    /// Which one.
+/// Parameters of a norm.
+#[derive(Clone, Copy, Debug)]
+pub struct NormParams<'a> {
+    /// Kind of norm.
     pub kind: NormKind,
-    /// Weights, zero where `x` is padding.
+    /// Weights, zero for padding.
     pub weight: &'a [f32],
-    /// As many biases, or none. A LayerNorm's.
+    /// One bias per weight, or empty; only for a LayerNorm.
     pub bias: &'a [f32],
-    /// Values that are not padding, the divisor of means.
+    /// Number of values without padding, the divisor of means.
     pub d: usize,
     /// ε
     pub eps: f32,
 }
 
-impl NormOf<'_> {
+impl NormParams<'_> {
     fn check(&self) {
         let n = self.weight.len();
         assert!(self.d > 0 && self.d <= n);
@@ -37,20 +37,21 @@ impl NormOf<'_> {
     }
 }
 
-/// Arguments of `norm_pack`: the norm of tokens of panel-major activations, packed as rows of a
-/// tile.
+/// Arguments of `norm_pack`: normalizes tokens of panel-major activations and packs them into rows of
+/// a tile.
+#[derive(Debug)]
 pub struct NormPack<'a> {
     /// `[d/16][m][16]`, `d` padded to 64, zero beyond the model's width.
     pub x: &'a [f32],
-    /// Tokens in `x`.
+    /// Number of tokens in `x`.
     pub m: usize,
-    /// First of the tokens to pack.
+    /// First token to pack.
     pub at: usize,
-    /// Tokens to pack.
+    /// Number of tokens to pack.
     pub n: usize,
     /// The norm.
-    pub norm: NormOf<'a>,
-    /// The rows.
+    pub norm: NormParams<'a>,
+    /// Destination rows.
     pub to: TileMut<'a>,
 }
 
@@ -65,10 +66,10 @@ impl NormPack<'_> {
     }
 }
 
-/// Works on all tokens of the tile at once, so that memory is read in the order it lies in.
+/// Processes all tokens of the tile at once, so that memory is read sequentially.
 #[inline(always)]
 pub(crate) fn norm_pack<S: Simd>(s: S, mut a: NormPack<'_>) {
-    let NormOf { kind, weight, bias, .. } = a.norm;
+    let NormParams { kind, weight, bias, .. } = a.norm;
     let (means, inverses) = statistics(s, a.x, a.m, a.at, a.n, &a.norm);
     for (group, weight) in weight.as_chunks::<GROUP>().0.iter().enumerate() {
         let weight = weight.as_chunks::<LANES>().0;
@@ -85,12 +86,12 @@ pub(crate) fn norm_pack<S: Simd>(s: S, mut a: NormPack<'_>) {
                         s.add(x[i], s.load(&bias.as_chunks::<LANES>().0[GROUP_LANES * group + i]));
                 }
             }
-            a.to.put(s, group, row, x, GROUP);
+            a.to.write_group(s, group, row, x, GROUP);
         }
     }
 }
 
-/// Mean (of a LayerNorm) and 1 / √(mean square + ε) of `n` tokens from token `at` of `m`.
+/// Means (LayerNorm only) and 1 / √(mean square + ε) of `n` of the `m` tokens, starting at `at`.
 #[inline(always)]
 fn statistics<S: Simd>(
     s: S,
@@ -98,7 +99,7 @@ fn statistics<S: Simd>(
     m: usize,
     at: usize,
     n: usize,
-    norm: &NormOf<'_>,
+    norm: &NormParams<'_>,
 ) -> ([f32; TOKENS], [f32; TOKENS]) {
     let (mut means, mut inverses) = ([0.0; TOKENS], [0.0; TOKENS]);
     let mut sums = [s.splat(0.0); TOKENS];
@@ -134,18 +135,19 @@ fn statistics<S: Simd>(
     (means, inverses)
 }
 
-/// 1 in the lanes of panel `i` that are not padding, 0 in the others.
+/// 1 in the lanes of panel `i` that hold values, 0 in padding lanes.
 #[inline(always)]
 fn real_lanes(d: usize, i: usize) -> Lanes {
     std::array::from_fn(|lane| if LANES * i + lane < d { 1.0 } else { 0.0 })
 }
 
-/// Arguments of `norm_row`: the norm of one vector, in place.
+/// Arguments of `norm_row`: normalizes one vector in place.
+#[derive(Debug)]
 pub struct NormRow<'a> {
-    /// As many values as the norm has weights, padding zero.
+    /// One value per weight; padding is zero.
     pub x: &'a mut [f32],
     /// The norm.
-    pub norm: NormOf<'a>,
+    pub norm: NormParams<'a>,
 }
 
 impl NormRow<'_> {
@@ -157,7 +159,7 @@ impl NormRow<'_> {
 
 #[inline(always)]
 pub(crate) fn norm_row<S: Simd>(s: S, a: NormRow<'_>) {
-    let NormOf { weight, bias, .. } = a.norm;
+    let NormParams { weight, bias, .. } = a.norm;
     let (means, inverses) = statistics(s, a.x, 1, 0, 1, &a.norm);
     let (mean, inverse) = (s.splat(means[0]), s.splat(inverses[0]));
     let lanes = a.x.as_chunks_mut::<LANES>().0.iter_mut().zip(weight.as_chunks::<LANES>().0);

@@ -1,9 +1,9 @@
-//! Weights into panels, offline, and single rows out of them: the definition of both encodings.
+//! Packs weights into panels, offline, and reads single rows back: the definition of both encodings.
 
 use crate::layout::{LANES, LINE, QUAD, f32_panel_len, q8_panel_bytes};
 
-/// The orthonormal Walsh-Hadamard transform, natural order, in place on consecutive blocks of
-/// `block` values (a power of two that divides `x.len()`). Its own inverse.
+/// The orthonormal Walsh-Hadamard transform in natural order, in place on consecutive blocks of `block`
+/// values (a power of two that divides `x.len()`). It is its own inverse.
 ///
 /// # Panics
 /// If `block` is not a power of two or does not divide `x.len()`.
@@ -39,7 +39,7 @@ pub fn q8_panel(rows: &[f32], k: usize, out: &mut [u8]) {
     let (scales, lines) = out.split_at_mut(LINE);
     for (r, (row, scale)) in rows.chunks_exact(k).zip(scales.as_chunks_mut::<4>().0).enumerate() {
         let amax = row.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-        // A row of nothing but (near) zeros: 127 / amax would not be finite.
+        // For an all-zero row (or nearly so), 127 / amax would not be finite.
         let inverse = if amax < 1e-30 { 0.0 } else { 127.0 / amax };
         *scale = (if inverse == 0.0 { 0.0 } else { amax / 127.0 }).to_le_bytes();
         for (line, quad) in
@@ -52,14 +52,14 @@ pub fn q8_panel(rows: &[f32], k: usize, out: &mut [u8]) {
     }
 }
 
-/// Rounds half to even, for |x| < 2²²: adding 1.5·2²³ leaves no fraction bits. The same result as
-/// `round_ties_even`, which is a library call on the baseline CPU the packer is compiled for.
+/// Rounds half to even for |x| < 2²²: adding 1.5·2²³ leaves no fraction bits. Equivalent to
+/// `round_ties_even`, which is a library call on the baseline CPU that the packer is compiled for.
 fn round_small(x: f32) -> f32 {
     const SHIFT: f32 = 12_582_912.0;
     (x + SHIFT) - SHIFT
 }
 
-/// Packs 16 rows of `k` inputs as the bytes of one f32 panel, [`f32_panel_len`] values: line `j` is
+/// Packs 16 rows of `k` inputs as the bytes of one f32 panel, [`f32_panel_len`] values: line `j` holds
 /// input `j` of the 16 rows.
 ///
 /// # Panics

@@ -1,7 +1,5 @@
-//! What the machine can do at most: loops that only read, and loops that only multiply.
-//!
-//! They are the roof under which a benchmark shows its results (Williams et al., "Roofline",
-//! 2009). Like every kernel they exist once per instruction set.
+//! The loops behind [`crate::bench`]: some only read, the others only multiply. Like every kernel,
+//! they are compiled once per instruction set.
 
 use std::hint::black_box;
 
@@ -9,21 +7,23 @@ use crate::gemm::with_tile;
 use crate::isa::Simd;
 use crate::layout::{LANES, LINE, Lanes, QUAD};
 
-/// Reads memory and keeps the lane-wise maximum, so that no read can be left out.
+/// Reads memory and keeps the lane-wise maximum, so that no read can be optimized away.
+#[derive(Debug)]
 pub struct ReadLines<'a> {
-    /// What to read, a multiple of 8 · 16 values.
+    /// Memory to read, a multiple of 8 · 16 values.
     pub values: &'a [f32],
-    /// Places to read from in turn: 1, 2, 4 or 8.
+    /// Number of interleaved read streams: 1, 2, 4 or 8.
     pub streams: usize,
-    /// The maximum, per lane.
+    /// Output: the maximum, per lane.
     pub out: &'a mut Lanes,
 }
 
-/// Multiplies what is in registers or the first cache, as the matrix product does.
+/// Multiplies operands from registers or the L1 cache, as the matrix product does.
+#[derive(Debug)]
 pub struct PeakDots<'a> {
-    /// Dots of 64 bytes to do; as many more as make whole tiles are done.
+    /// Number of dots of 64 bytes, rounded up to whole tiles.
     pub dots: usize,
-    /// Some sum of them.
+    /// Output: one of the sums.
     pub out: &'a mut Lanes,
 }
 
@@ -48,7 +48,7 @@ pub(crate) fn read_lines<S: Simd>(s: S, a: ReadLines<'_>) {
     }
 }
 
-/// `N` streams, `L` lines of each at a time, an accumulator for every one.
+/// Reads `N` streams, `L` lines of each at a time, with one accumulator per line.
 #[inline(always)]
 fn streams<S: Simd, const N: usize, const L: usize>(s: S, a: ReadLines<'_>) {
     let lines = a.values.as_chunks::<LANES>().0;
@@ -73,17 +73,16 @@ fn streams<S: Simd, const N: usize, const L: usize>(s: S, a: ReadLines<'_>) {
     s.store(all, a.out);
 }
 
-/// Signed bytes that sum to zero, so that no accumulator overflows however long it goes on.
+/// Signed bytes that sum to zero, so that accumulators never overflow.
 pub(crate) const ZERO_SUM: [i8; QUAD] = [3, -2, 1, -2];
 
-/// One register tile of the matrix product over and over.
+/// Repeats one register tile of the matrix product.
 #[inline(always)]
 pub(crate) fn register_tile<S: Simd>(s: S, a: PeakDots<'_>) {
     with_tile!(S::TILE, dots::<S, 1>(s, a));
 }
 
-/// The operands pass through `black_box`, without which the compiler could see that every turn does
-/// the same.
+/// The operands pass through `black_box`; otherwise the compiler could hoist the work out of the loop.
 #[inline(always)]
 fn dots<S: Simd, const M: usize, const P: usize>(s: S, a: PeakDots<'_>) {
     const { assert!(P == 1) };

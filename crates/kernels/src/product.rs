@@ -1,5 +1,5 @@
-//! Which loops multiply on which instruction set: all have those of `gemm.rs`, some have better ones
-//! for whole tiles of 16 tokens.
+//! Selects the GEMM loops of each instruction set: all use those of `gemm.rs`, some have faster ones for
+//! whole tiles of 16 tokens.
 
 use crate::gemm::{Gemm, register_tiles};
 use crate::isa::Simd;
@@ -12,18 +12,18 @@ use crate::isa::{
 };
 use crate::peak::{self, PeakDots};
 #[cfg(target_arch = "x86_64")]
-use crate::{matrix, tiles};
+use crate::{gemm_matrix_unit, gemm_tile_loop};
 
-/// An instruction set's choice, made when it is compiled.
+/// The choice of an instruction set, made at compile time.
 pub(crate) trait Product: Simd {
-    /// Multiplies all panels with the first tokens of `a`, as many as make whole tiles, in a better
-    /// loop than that of `gemm.rs`; gives their number, 0 where there is none.
+    /// Multiplies all panels by the leading tokens of `a` that form whole tiles, in a faster loop than
+    /// that of `gemm.rs`; returns the number of tokens covered, 0 without such a loop.
     #[inline(always)]
     fn whole_tiles(self, _a: &mut Gemm<'_>) -> usize {
         0
     }
 
-    /// The dots of its fastest loop, see [`PeakDots`].
+    /// Runs the dots of its fastest loop, see [`PeakDots`].
     #[inline(always)]
     fn peak(self, a: PeakDots<'_>) {
         peak::register_tile(self, a);
@@ -39,7 +39,7 @@ impl<const VNNI: bool> Product for Avx<VNNI> {}
 impl Product for Avx512Vnni {
     #[inline(always)]
     fn whole_tiles(self, a: &mut Gemm<'_>) -> usize {
-        tiles::whole_tiles(self, a)
+        gemm_tile_loop::whole_tiles(self, a)
     }
     #[inline(always)]
     fn peak(self, a: PeakDots<'_>) {
@@ -51,18 +51,18 @@ impl Product for Avx512Vnni {
 impl Product for Amx {
     #[inline(always)]
     fn whole_tiles(self, a: &mut Gemm<'_>) -> usize {
-        matrix::whole_tiles(self, a)
+        gemm_matrix_unit::whole_tiles(self, a)
     }
     #[inline(always)]
     fn peak(self, a: PeakDots<'_>) {
-        matrix::peak(self, a);
+        gemm_matrix_unit::peak(self, a);
     }
 }
 
 #[inline(always)]
 pub(crate) fn gemm_q8<S: Product>(s: S, mut a: Gemm<'_>) {
     let whole = s.whole_tiles(&mut a);
-    if whole < a.acts.m {
+    if whole < a.inputs.m {
         register_tiles(s, a, whole);
     }
 }

@@ -1,13 +1,14 @@
-//! Into the Hadamard domain, and into int8.
+//! Rotation into the Hadamard domain, and quantization to int8.
 
 use crate::isa::Simd;
 use crate::layout::{GROUP, GROUP_LANES, LANES, Lanes, TokenLine};
 
 /// Arguments of `rotate`: the orthonormal Walsh-Hadamard transform of consecutive blocks.
+#[derive(Debug)]
 pub struct Rotate<'a> {
     /// Values, a multiple of 16 and of `block`.
     pub x: &'a mut [f32],
-    /// Power of two up to 64; 1 leaves `x` as it is.
+    /// Power of two up to 64; 1 leaves `x` unchanged.
     pub block: usize,
 }
 
@@ -18,8 +19,8 @@ impl Rotate<'_> {
     }
 }
 
-/// Flips the sign of the lanes whose index has bit `H`, so that `swap + flipped` is the butterfly
-/// (a, b) → (a + b, a − b).
+/// The butterfly (a, b) → (a + b, a − b) on lanes `i` and `i ^ H`: negates the lanes whose index has bit
+/// `H`, then adds the swapped vector.
 #[inline(always)]
 fn butterfly<S: Simd, const H: usize>(s: S, x: S::F) -> S::F {
     const STAGES: usize = LANES.ilog2() as usize;
@@ -34,7 +35,7 @@ fn butterfly<S: Simd, const H: usize>(s: S, x: S::F) -> S::F {
         }
         sign
     };
-    // Multiplying by ±1 is exact, so the fma rounds once, like the plain sum of the definition.
+    // Multiplying by ±1 is exact, so the fma rounds once, like a plain sum.
     s.fma(x, s.load(&SIGN[H.trailing_zeros() as usize]), s.swap::<H>(x))
 }
 
@@ -58,8 +59,8 @@ pub(crate) fn rotate_block<S: Simd>(s: S, x: &mut [f32], size: usize) {
     }
 }
 
-/// The transform of 64 values in blocks of `size`: stages 1, 2, 4, 8 within a register, then 16
-/// and 32 across registers, then the scale 1/√size.
+/// Transforms 64 values in blocks of `size`: stages 1, 2, 4, 8 within a register, 16 and 32 across
+/// registers, then scaling by 1/√size.
 #[inline(always)]
 pub(crate) fn rotate_lanes<S: Simd>(
     s: S,
@@ -94,24 +95,24 @@ pub(crate) fn rotate_lanes<S: Simd>(
     x
 }
 
-/// Groups below this magnitude become zeros: 127 / amax would overflow.
+/// Groups below this magnitude become zeros, as 127 / amax would overflow.
 const TINY: f32 = f32::from_bits((127 - 100) << 23); // 2^-100
 
 /// amax / 127 and 127 / amax.
 #[inline(always)]
-fn scale_of(amax: f32) -> (f32, f32) {
+fn scale_and_inverse(amax: f32) -> (f32, f32) {
     if amax < TINY { (0.0, 0.0) } else { (amax / 127.0, 127.0 / amax) }
 }
 
-/// round(x · inverse), half to even. Only a value that is not finite could leave ±127; it must
-/// still not wrap.
+/// round(x · inverse), half to even. Only non-finite values could leave ±127; clamping keeps them from
+/// wrapping.
 #[inline(always)]
 fn to_int<S: Simd>(s: S, x: S::F, inverse: S::F) -> S::I {
     s.round(s.min(s.max(s.mul(x, inverse), s.splat(-127.0)), s.splat(127.0)))
 }
 
-/// One group of 64 to q = round(x · 127 / amax); gives amax / 127 and
-/// -128·Σ q, where the dots with weights stored as q + 128 start.
+/// Quantizes a group of 64 to q = round(x · 127 / amax). Returns the scale amax / 127 and -128·Σ q, the
+/// seed of dots with weights stored as q + 128.
 #[inline(always)]
 pub(crate) fn quantize_group<S: Simd>(
     s: S,
@@ -120,7 +121,7 @@ pub(crate) fn quantize_group<S: Simd>(
 ) -> (f32, i32) {
     let largest = s
         .max(s.max(s.max(s.max(s.splat(0.0), s.abs(x[0])), s.abs(x[1])), s.abs(x[2])), s.abs(x[3]));
-    let (scale, inverse) = scale_of(s.max_lane(largest));
+    let (scale, inverse) = scale_and_inverse(s.max_lane(largest));
     let inverse = s.splat(inverse);
     let to = to.as_chunks_mut::<LANES>().0;
     let mut sum = s.splat(0.0); // of integers far below 2²⁴: exact
@@ -132,7 +133,8 @@ pub(crate) fn quantize_group<S: Simd>(
     (scale, -128 * s.sum(sum) as i32)
 }
 
-/// The same of a vector with a multiple of 16 values and one scale, handed to `put` 16 at a time.
+/// Like [`quantize_group`], for a vector of any multiple of 16 values with one scale; passes the result
+/// to `put`, 16 values at a time.
 #[inline(always)]
 pub(crate) fn quantize_values<S: Simd>(
     s: S,
@@ -144,7 +146,7 @@ pub(crate) fn quantize_values<S: Simd>(
     for x in lanes {
         largest = s.max(largest, s.abs(s.load(x)));
     }
-    let (scale, inverse) = scale_of(s.max_lane(largest));
+    let (scale, inverse) = scale_and_inverse(s.max_lane(largest));
     let inverse = s.splat(inverse);
     let mut sum = s.splat(0.0);
     for (i, x) in lanes.iter().enumerate() {

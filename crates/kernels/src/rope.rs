@@ -5,10 +5,10 @@ use crate::layout::LANES;
 
 /// cos and sin of one position's angles, for every pair of a head.
 ///
-/// `turns[i]` is the share of a full turn, as a fraction of 2⁶⁴, that pair `i` rotates per
-/// position. Multiplying by the position wraps around like the angle itself, so the angle is exact
-/// at any position; the rest is f64 arithmetic in a fixed order. Both are multiplied by
-/// `magnitude`, usually 1.
+/// `turns[i]` is the angle by which pair `i` rotates per position, as a fraction of a full turn in units
+/// of 2⁻⁶⁴. Multiplying by the position wraps around like the angle itself, so the angle is exact at any
+/// position; the rest is f64 arithmetic in a fixed order. The results are multiplied by `magnitude`,
+/// usually 1.
 pub fn rope_table(position: u64, turns: &[u64], magnitude: f64, cos: &mut [f32], sin: &mut [f32]) {
     for ((t, c), s) in turns.iter().zip(cos).zip(sin) {
         let (cosine, sine) = cos_sin(position.wrapping_mul(*t));
@@ -18,12 +18,12 @@ pub fn rope_table(position: u64, turns: &[u64], magnitude: f64, cos: &mut [f32],
 
 /// cos and sin of 2π·turn/2⁶⁴.
 fn cos_sin(turn: u64) -> (f64, f64) {
-    // The nearest quarter turn, and what remains, in (-1/8, 1/8] turns.
+    // The nearest quarter turn, and the remainder in (-1/8, 1/8] turns.
     let quarter = (turn.wrapping_add(1 << 61)) >> 62;
     let rest = turn.wrapping_sub(quarter << 62) as i64;
     let x = rest as f64 * (std::f64::consts::TAU / 18_446_744_073_709_551_616.0);
     let x2 = x * x;
-    // Taylor series: at |x| ≤ π/4 the first term left out is below 1e-13.
+    // Taylor series: for |x| ≤ π/4 the first omitted term is below 1e-13.
     let poly = |terms: &[f64]| terms.iter().rev().fold(0.0, |sum, c| sum * x2 + c);
     const SIN: [f64; 7] = [
         1.0,
@@ -53,11 +53,12 @@ fn cos_sin(turn: u64) -> (f64, f64) {
     }
 }
 
-/// Arguments of `rope`: rotates one head in place.
+/// Arguments of `rope`: applies RoPE to one head in place.
+#[derive(Debug)]
 pub struct Rope<'a> {
     /// The head; the first `2·half` values are rotated.
     pub x: &'a mut [f32],
-    /// Half of the values that rotate: head_dim / 2, or less.
+    /// Number of rotated pairs: head_dim / 2 or less.
     pub half: usize,
     /// From [`rope_table`], at least `half` values.
     pub cos: &'a [f32],
@@ -94,8 +95,9 @@ pub(crate) fn rope<S: Simd>(s: S, r: Rope<'_>) {
             lanes[..n].copy_from_slice(&from[at..at + n]);
             s.load(&lanes)
         };
-        let (a, b, c, sin) = (read(first), read(second), read(r.cos), read(r.sin));
-        let (x, y) = rotate(s, a, b, c, sin);
+        let (a, b) = (read(first), read(second));
+        let (cos, sin) = (read(r.cos), read(r.sin));
+        let (x, y) = rotate(s, a, b, cos, sin);
         let write = |to: &mut [f32], x: S::F| {
             let mut lanes = [0.0; LANES];
             s.store(x, &mut lanes);

@@ -1,8 +1,8 @@
-//! Choosing an instruction set at run time.
+//! Selects an instruction set at run time.
 //!
 //! Two lists, each stated once: `with_kernels!` names the kernels, the `table!` lines name the CPU
-//! features of each ISA. Macros make of them the [`Kernels`] struct, the detection and the
-//! `#[target_feature]` entry points, so that none of these can drift apart.
+//! features of each ISA. Macros derive the [`Kernels`] struct, the detection and the
+//! `#[target_feature]` entry points from them, so that none of these can drift apart.
 #![allow(unsafe_code)]
 
 use crate::attention::{FinishHead, MergeSpans};
@@ -13,18 +13,20 @@ use crate::isa::{
     avx2::{Avx2, AvxVnni},
     avx512::{Amx, Avx512Vnni},
 };
+use crate::peak::{PeakDots, ReadLines};
 use crate::{
     Activate, AddWeighted, AttendBlock, ExpWeights, Gemm, GemmF32, NormPack, NormRow, Pack,
 };
-use crate::{PackQuery, PeakDots, ReadLines, Rope, Rotate, Route, SoftCap, StoreKv};
+use crate::{PackQuery, Rope, Rotate, Route, SoftCap, StoreKv};
 use crate::{
-    activation, acts, attention, experts, gemm, isa::Simd, kv, norm, peak, product, quantize, rope,
+    activation, attention, experts, gemm, inputs, isa::Simd, kv, norm, peak, product, quantize,
+    rope,
 };
 
-/// An instruction set with kernels of its own.
+/// An instruction set for which there are kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
-    /// Plain Rust, any CPU.
+    /// Plain Rust, for any CPU.
     Scalar,
     /// x86-64 with AVX2, FMA and F16C (Intel since 2013, AMD since 2015).
     Avx2,
@@ -32,15 +34,15 @@ pub enum Isa {
     AvxVnni,
     /// x86-64 with AVX-512 and VNNI (Intel servers since 2019, AMD since Zen 4).
     Avx512Vnni,
-    /// The same beside AMX int8, a matrix unit (Intel servers since 2023). Linux.
+    /// AVX-512 and VNNI with AMX int8, a matrix unit (Intel servers since 2023). Linux only.
     Amx,
 }
 
 impl Isa {
-    /// All of them, slowest first.
+    /// All instruction sets, slowest first.
     pub const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni, Isa::Amx];
 
-    /// Its name, as `NANOINFER_ISA` takes it.
+    /// The name, as accepted by `NANOINFER_ISA`.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
@@ -52,15 +54,14 @@ impl Isa {
     }
 }
 
-/// Not the name of an instruction set.
+/// The string does not name an instruction set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownIsa(pub String);
 
 impl std::fmt::Display for UnknownIsa {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "unknown instruction set `{}`, known are ", self.0)?;
-        let names: Vec<_> = Isa::ALL.map(Isa::name).into();
-        f.write_str(&names.join(", "))
+        let names = Isa::ALL.map(Isa::name).join(", ");
+        write!(f, "unknown instruction set `{}`; use one of {names}", self.0)
     }
 }
 
@@ -73,55 +74,55 @@ impl std::str::FromStr for Isa {
     }
 }
 
-/// The kernels: name, arguments, generic function. Hands the list to `$callback`.
+/// The list of kernels (visibility, name, arguments, generic function), passed to `$callback`.
 macro_rules! with_kernels {
     ($callback:ident $($prefix:tt)*) => {
         $callback! { [$($prefix)*]
-            /// Int8 panels times quantized activations.
-            gemm_q8(Gemm) = product::gemm_q8;
-            /// f32 panels times f32 activations.
-            gemm_f32(GemmF32) = gemm::gemm_f32;
-            /// The norm of a tile of tokens, packed.
-            norm_pack(NormPack) = norm::norm_pack;
-            /// The norm of one vector.
-            norm_row(NormRow) = norm::norm_row;
-            /// Tokens into a tile.
-            pack(Pack) = acts::pack;
-            /// Walsh-Hadamard transform in place.
-            rotate(Rotate) = quantize::rotate;
-            /// The activation of the feed-forward part.
-            activate(Activate) = activation::activate;
-            /// Scales and caps numbers.
-            soft_cap(SoftCap) = activation::soft_cap;
-            /// Unnormalised probabilities of logits.
-            exp_weights(ExpWeights) = activation::exp_weights;
-            /// A token's experts and their weights.
-            route(Route) = experts::route;
-            /// An expert's outputs, weighted, added to those of its tokens.
-            add_weighted(AddWeighted) = experts::add_weighted;
-            /// RoPE on one head.
-            rope(Rope) = rope::rope;
-            /// One position into the cache.
-            store_kv(StoreKv) = kv::store_kv;
-            /// One query as attention reads it.
-            pack_query(PackQuery) = kv::pack_query;
-            /// A tile of queries against one block of the cache.
-            attend(AttendBlock) = attention::attend;
-            /// Joins two attention states.
-            merge_spans(MergeSpans) = attention::merge;
-            /// Attention output from its state.
-            finish_head(FinishHead) = attention::finish;
-            /// Reads memory, as fast as this instruction set can.
-            read_lines(ReadLines) = peak::read_lines;
-            /// Multiplies bytes, as fast as this instruction set can.
-            peak_dots(PeakDots) = product::peak_dots;
+            /// Multiplies int8 panels by quantized inputs.
+            pub gemm_q8(Gemm) = product::gemm_q8;
+            /// Multiplies f32 panels by f32 inputs.
+            pub gemm_f32(GemmF32) = gemm::gemm_f32;
+            /// Normalizes and packs a tile of tokens.
+            pub norm_pack(NormPack) = norm::norm_pack;
+            /// Normalizes one vector.
+            pub norm_row(NormRow) = norm::norm_row;
+            /// Packs tokens into a tile.
+            pub pack(Pack) = inputs::pack;
+            /// Applies the Walsh-Hadamard transform in place.
+            pub rotate(Rotate) = quantize::rotate;
+            /// Applies the activation of the feed-forward network.
+            pub activate(Activate) = activation::activate;
+            /// Scales and soft-caps values.
+            pub soft_cap(SoftCap) = activation::soft_cap;
+            /// Computes unnormalized probabilities from logits.
+            pub exp_weights(ExpWeights) = activation::exp_weights;
+            /// Selects a token's experts and their weights.
+            pub route(Route) = experts::route;
+            /// Adds an expert's weighted outputs to the rows of its tokens.
+            pub add_weighted(AddWeighted) = experts::add_weighted;
+            /// Applies RoPE to one head.
+            pub rope(Rope) = rope::rope;
+            /// Stores one position in the cache.
+            pub store_kv(StoreKv) = kv::store_kv;
+            /// Packs one query for attention.
+            pub pack_query(PackQuery) = kv::pack_query;
+            /// Attends from a tile of queries to one block of the cache.
+            pub attend(AttendBlock) = attention::attend;
+            /// Merges two attention states.
+            pub merge_spans(MergeSpans) = attention::merge;
+            /// Computes the attention output from its state.
+            pub finish_head(FinishHead) = attention::finish;
+            /// Reads memory as fast as this instruction set can.
+            pub(crate) read_lines(ReadLines) = peak::read_lines;
+            /// Multiplies bytes as fast as this instruction set can.
+            pub(crate) peak_dots(PeakDots) = product::peak_dots;
         }
     };
 }
 
-/// The struct and its safe methods.
+/// Declares the struct and its safe methods.
 macro_rules! declare {
-    ([] $($(#[$doc:meta])* $name:ident($args:ident) = $generic:path;)*) => {
+    ([] $($(#[$doc:meta])* $vis:vis $name:ident($args:ident) = $generic:path;)*) => {
         /// The kernels of one instruction set. Every ISA computes the same bits.
         #[derive(Clone, Copy)]
         pub struct Kernels {
@@ -134,20 +135,20 @@ macro_rules! declare {
             $($(#[$doc])*
             ///
             /// # Panics
-            /// If the slices do not have the sizes the arguments' documentation gives.
-            pub fn $name(&self, args: $args<'_>) {
+            /// If the slices do not have the documented sizes.
+            $vis fn $name(&self, args: $args<'_>) {
                 args.check();
-                // SAFETY: a table is only handed out after its CPU features were detected.
+                // SAFETY: a table exists only if its CPU features were detected.
                 unsafe { (self.$name)(args) }
             })*
         }
     };
 }
 
-/// One ISA's table, from the list of its CPU features.
+/// Builds the table of one ISA from the list of its CPU features.
 macro_rules! table {
     ([$isa:ident $token:ident $features:tt]
-     $($(#[$doc:meta])* $name:ident($args:ident) = $generic:path;)*) => {
+     $($(#[$doc:meta])* $vis:vis $name:ident($args:ident) = $generic:path;)*) => {
         mod $isa {
             use super::*;
             $(entry! { $features $token $name $args $generic })*
@@ -166,7 +167,7 @@ macro_rules! entry {
     ([$($feature:tt)*] $token:ident $name:ident $args:ident $generic:path) => {
         $(#[target_feature(enable = $feature)])*
         fn $name(args: $args<'_>) {
-            // SAFETY: this function has the CPU features, so its caller proved them.
+            // SAFETY: this function requires the CPU features, so its caller proved them.
             $generic(unsafe { $token::assume() }, args)
         }
     };
@@ -186,13 +187,19 @@ with_kernels!(table avxvnni AvxVnni ["avx2" "fma" "f16c" "avxvnni"]);
 #[cfg(target_arch = "x86_64")]
 with_kernels!(table avx512vnni Avx512Vnni
     ["avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni" "fma" "f16c"]);
-// The features of AMX have no stable names; `amx::enable` looks for them.
+// AMX features have no stable names; `amx::enable` detects them.
 #[cfg(target_arch = "x86_64")]
 with_kernels!(table matrix Amx
     ["avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni" "fma" "f16c"]);
 
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kernels").field("isa", &self.isa).finish_non_exhaustive()
+    }
+}
+
 impl Kernels {
-    /// The kernels of `isa`, or `None` if this CPU lacks it.
+    /// The kernels of `isa`, or `None` if this CPU does not support it.
     pub fn new(isa: Isa) -> Option<Self> {
         match isa {
             Isa::Scalar => scalar::table(),
@@ -209,17 +216,17 @@ impl Kernels {
         }
     }
 
-    /// The fastest this CPU has.
+    /// The kernels of the fastest instruction set this CPU supports.
     pub fn best() -> Self {
         Isa::ALL.into_iter().rev().find_map(Self::new).expect("scalar runs everywhere")
     }
 
-    /// Which instruction set this is.
+    /// The instruction set of these kernels.
     pub fn isa(&self) -> Isa {
         self.isa
     }
 
-    /// Queries per tile of attention, at most [`crate::MAX_TILE`].
+    /// Queries per attention tile, at most [`crate::MAX_TILE`].
     pub fn tile(&self) -> usize {
         self.tile
     }

@@ -1,4 +1,4 @@
-//! The half of attention that adds up values.
+//! The second half of attention: the weighted sum of values.
 
 use std::ops::Range;
 
@@ -6,66 +6,68 @@ use crate::isa::Simd;
 use crate::kv::{BLOCK, Stored};
 use crate::layout::{LANES, Lanes};
 
-/// Floats of the state of a query: `[max, sum, 0…; accumulator]`.
+/// Length of a query's state, `[max, sum, 0…; accumulator]`, in floats.
 pub(crate) const fn state_len(head: usize) -> usize {
     LANES + head
 }
 
-/// What a block adds to the accumulators of `M` queries.
-pub(crate) struct Step<'a, const M: usize> {
-    /// Weights of the positions.
+/// How the values of a block enter the accumulators of `M` queries.
+pub(crate) struct WeightedBlock<'a, const M: usize> {
+    /// Weights of the positions, per query.
     pub weights: [&'a [f32; BLOCK]; M],
-    /// What each accumulator is multiplied by.
+    /// Factor applied to each accumulator first.
     pub decay: Lanes,
-    /// Positions that any query sees.
+    /// Positions visible to at least one query.
     pub seen: Range<usize>,
-    /// Head size padded to 16.
+    /// Head size, padded to 16.
     pub head: usize,
 }
 
-/// accumulator = accumulator · decay + Σₜ weight[t] · v[t], t ascending. Weights of positions a
-/// query does not see are zero, which changes nothing.
+/// accumulator = accumulator · decay + Σₜ weight[t] · v[t], t ascending. Hidden positions have weight
+/// zero and leave the sum unchanged.
 #[inline(always)]
-pub(crate) fn values<S: Simd, const M: usize, T: Stored>(
+pub(crate) fn add_values<S: Simd, const M: usize, T: Stored>(
     s: S,
     v: &[T],
-    step: &Step<'_, M>,
+    block: &WeightedBlock<'_, M>,
     states: &mut [f32],
 ) {
-    let registers = step.head / LANES;
+    let registers = block.head / LANES;
     let mut d = 0;
     while d + S::VALUES <= registers {
         match S::VALUES {
-            2 => value_lanes::<S, M, 2, T>(s, v, step, d, states),
-            _ => value_lanes::<S, M, 1, T>(s, v, step, d, states),
+            2 => value_lanes::<S, M, 2, T>(s, v, block, d, states),
+            _ => value_lanes::<S, M, 1, T>(s, v, block, d, states),
         }
         d += S::VALUES;
     }
     if d < registers {
-        value_lanes::<S, M, 1, T>(s, v, step, d, states);
+        value_lanes::<S, M, 1, T>(s, v, block, d, states);
     }
 }
 
-/// `D` registers of every query, from register `d` on.
+/// Processes `D` registers of every query, starting at register `d`.
 #[inline(always)]
 fn value_lanes<S: Simd, const M: usize, const D: usize, T: Stored>(
     s: S,
     v: &[T],
-    step: &Step<'_, M>,
+    block: &WeightedBlock<'_, M>,
     d: usize,
     states: &mut [f32],
 ) {
-    let (v, row, weights) = (v.as_chunks::<LANES>().0, step.head / LANES, &step.weights);
-    let state_len = state_len(step.head);
+    let v = v.as_chunks::<LANES>().0;
+    let row = block.head / LANES;
+    let weights = &block.weights;
+    let state_len = state_len(block.head);
     let mut acc = [[s.splat(0.0); D]; M];
-    for (state, (acc, decay)) in states.chunks_exact(state_len).zip(acc.iter_mut().zip(step.decay))
+    for (state, (acc, decay)) in states.chunks_exact(state_len).zip(acc.iter_mut().zip(block.decay))
     {
         let state: &[Lanes; D] = state.as_chunks().0[1 + d..].first_chunk().expect("checked");
         for i in 0..D {
             acc[i] = s.mul(s.load(&state[i]), s.splat(decay));
         }
     }
-    for t in step.seen.clone() {
+    for t in block.seen.clone() {
         let v: &[[T; LANES]; D] = v[t * row + d..].first_chunk().expect("checked");
         let mut lanes = [s.splat(0.0); D];
         for i in 0..D {

@@ -1,5 +1,5 @@
-//! The kernels of mixtures of experts against plain loops, on every instruction set this machine
-//! has, and every instruction set against scalar, bit for bit.
+//! Compares the mixture-of-experts kernels with plain loops on every instruction set of this machine,
+//! and every instruction set with scalar, bit for bit.
 
 use nanoinfer_kernels::{AddWeighted, Isa, Kernels, Route, fma};
 
@@ -27,7 +27,7 @@ fn route(kernels: &Kernels, logits: &[f32], k: usize, over_chosen: bool) -> (Vec
 }
 
 #[test]
-fn a_token_goes_to_the_largest_logits_with_their_softmax() {
+fn routing_selects_the_largest_logits_with_softmax_weights() {
     for (n, k) in [(1, 1), (4, 2), (8, 2), (16, 16), (17, 3), (60, 4), (128, 8), (256, 9)] {
         let logits: Vec<f32> = noise(n, n as u64).iter().map(|x| 6.0 * x).collect();
         let mut order: Vec<usize> = (0..n).collect();
@@ -35,8 +35,8 @@ fn a_token_goes_to_the_largest_logits_with_their_softmax() {
         order.truncate(k);
         order.sort_unstable();
         for over_chosen in [false, true] {
-            let exps = |of: &mut dyn Iterator<Item = usize>| -> f64 {
-                of.map(|e| f64::from(logits[e]).exp()).sum()
+            let exps = |experts: &mut dyn Iterator<Item = usize>| -> f64 {
+                experts.map(|e| f64::from(logits[e]).exp()).sum()
             };
             let sum =
                 if over_chosen { exps(&mut order.iter().copied()) } else { exps(&mut (0..n)) };
@@ -44,7 +44,7 @@ fn a_token_goes_to_the_largest_logits_with_their_softmax() {
             assert!(scalar.0.iter().map(|&e| e as usize).eq(order.iter().copied()));
             for (&e, &weight) in order.iter().zip(&scalar.1) {
                 let want = f64::from(logits[e]).exp() / sum;
-                assert!((f64::from(weight) / want - 1.0).abs() < 1e-5, "{weight} for {want}");
+                assert!((f64::from(weight) / want - 1.0).abs() < 1e-5, "{weight}, expected {want}");
             }
             for kernels in isas() {
                 let (chosen, weights) = route(&kernels, &logits, k, over_chosen);
@@ -57,7 +57,7 @@ fn a_token_goes_to_the_largest_logits_with_their_softmax() {
 }
 
 #[test]
-fn of_equal_logits_the_lowest_experts_are_chosen() {
+fn ties_go_to_the_lowest_experts() {
     for kernels in isas() {
         assert_eq!(route(&kernels, &[1.0; 20], 3, true), (vec![0, 1, 2], vec![1.0 / 3.0; 3]));
         let logits = [0.0, 2.0, 1.0, 2.0, 2.0];
@@ -65,9 +65,9 @@ fn of_equal_logits_the_lowest_experts_are_chosen() {
     }
 }
 
-/// A damaged model must not make a choice impossible; its logits are refused later.
+/// A damaged model must not break routing; its logits are rejected later.
 #[test]
-fn values_that_are_no_numbers_are_still_places() {
+fn nan_logits_still_yield_valid_experts() {
     for kernels in isas() {
         for logits in [[f32::NAN; 5], [f32::NEG_INFINITY; 5], [f32::NAN, 1.0, f32::NAN, 2.0, 0.0]] {
             let (chosen, _) = route(&kernels, &logits, 4, false);
@@ -77,7 +77,7 @@ fn values_that_are_no_numbers_are_still_places() {
 }
 
 #[test]
-fn outputs_are_added_to_their_tokens_with_one_rounding() {
+fn weighted_outputs_are_added_with_a_single_rounding() {
     let (panels, m) = (3, 7);
     for kernels in isas() {
         for tokens in [&[4][..], &[0, 2, 6], &[0, 1, 2, 3, 4, 5, 6]] {
@@ -93,8 +93,13 @@ fn outputs_are_added_to_their_tokens_with_one_rounding() {
                     }
                 }
             }
-            let (y, weights, out_) = (&y, &weights, &mut out);
-            kernels.add_weighted(AddWeighted { y, tokens, weights, m, out: out_ });
+            kernels.add_weighted(AddWeighted {
+                y: &y,
+                tokens,
+                weights: &weights,
+                m,
+                out: &mut out,
+            });
             assert_eq!(out, want, "{:?}", kernels.isa());
         }
     }

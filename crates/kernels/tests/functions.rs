@@ -1,5 +1,5 @@
-//! Norms, activations, caps and exponentials against their formulas in f64, on every instruction
-//! set this machine has.
+//! Compares norms, activations, caps and exponentials with their formulas in f64, on every instruction
+//! set of this machine.
 
 mod common;
 
@@ -7,9 +7,10 @@ use common::{bits, isas, noise};
 use nanoinfer_kernels::*;
 
 #[test]
-fn norm_pack_is_its_formula() {
+fn norm_pack_matches_its_formula() {
     for kernels in isas() {
-        let (m, d, padded) = (3, 100, 128);
+        let m = 3;
+        let (d, padded) = (100, 128);
         let mut x = noise(padded * m, 7);
         for (i, x) in x.iter_mut().enumerate() {
             if i / (16 * m) * 16 + i % 16 >= d {
@@ -20,12 +21,12 @@ fn norm_pack_is_its_formula() {
         weight[d..].fill(0.0);
         let mut out = vec![9.0; 4 * padded]; // rows 1 and 2 of a tile of 4
         let to = TileMut { rows: 4, row: 1, to: TileData::F32(&mut out) };
-        let norm = NormOf { kind: NormKind::Rms, weight: &weight, bias: &[], d, eps: 1e-5 };
+        let norm = NormParams { kind: NormKind::Rms, weight: &weight, bias: &[], d, eps: 1e-5 };
         kernels.norm_pack(NormPack { x: &x, m, at: 1, n: 2, norm, to });
         for (line, got) in out.chunks(64).enumerate() {
             let (group, row) = (line / 4, line % 4);
             if !(1..3).contains(&row) {
-                assert!(got.iter().all(|x| *x == 9.0), "row {row} is not to be written");
+                assert!(got.iter().all(|x| *x == 9.0), "row {row} was written");
                 continue;
             }
             let token: Vec<f64> =
@@ -36,7 +37,7 @@ fn norm_pack_is_its_formula() {
                 assert!((want - f64::from(*got)).abs() < 1e-5);
             }
         }
-        // Quantized, it is what packing the norm gives.
+        // A quantized tile equals the packed result of the norm.
         let [mut a, mut b] = [(); 2].map(|()| (vec![0i8; 128], vec![0.0; 2], vec![0; 2]));
         fn row((q, scales, sums): &mut (Vec<i8>, Vec<f32>, Vec<i32>)) -> TileMut<'_> {
             TileMut { rows: 1, row: 0, to: TileData::Q8 { q, scales, sums } }
@@ -49,9 +50,9 @@ fn norm_pack_is_its_formula() {
     }
 }
 
-/// Mean and variance as their definitions have them, with a mean far from 0.
+/// Mean and variance by their definitions, with a mean far from 0.
 #[test]
-fn layer_norm_is_its_formula() {
+fn layer_norm_matches_its_formula() {
     for kernels in isas() {
         for d in [1usize, 15, 16, 100, 128] {
             let padded = d.next_multiple_of(64);
@@ -60,7 +61,8 @@ fn layer_norm_is_its_formula() {
             for padding in [&mut x, &mut weight, &mut bias] {
                 padding[d..].fill(0.0);
             }
-            let norm = NormOf { kind: NormKind::Layer, weight: &weight, bias: &bias, d, eps: 1e-3 };
+            let norm =
+                NormParams { kind: NormKind::Layer, weight: &weight, bias: &bias, d, eps: 1e-3 };
             let mut row = x.clone();
             kernels.norm_row(NormRow { x: &mut row, norm });
             let mean = x.iter().map(|x| f64::from(*x)).sum::<f64>() / d as f64;
@@ -70,9 +72,9 @@ fn layer_norm_is_its_formula() {
                 let centred = if i < d { f64::from(x[i]) - mean } else { 0.0 };
                 let want = centred / deviation * f64::from(weight[i]) + f64::from(bias[i]);
                 let got = f64::from(row[i]);
-                assert!((want - got).abs() < 1e-5, "{d} {i}: {got}, not {want}");
+                assert!((want - got).abs() < 1e-5, "{d} {i}: {got}, expected {want}");
             }
-            // A tile gives the bits of a row.
+            // A tile has the same bits as a row.
             let mut tile = vec![9.0; padded];
             let to = TileMut { rows: 1, row: 0, to: TileData::F32(&mut tile) };
             kernels.norm_pack(NormPack { x: &x, m: 1, at: 0, n: 1, norm, to });
@@ -82,13 +84,13 @@ fn layer_norm_is_its_formula() {
 }
 
 #[test]
-fn activations_are_their_formulas() {
+fn activations_match_their_formulas() {
     let silu = |x: f64| x / (1.0 + (-x).exp());
     let gelu = |x: f64| {
         let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
         0.5 * x * (1.0 + inner.tanh())
     };
-    // Where 1 + tanh cancels, f64 too has nothing left but its last digits: hence the second term.
+    // Where 1 + tanh cancels, f64 too is left with only its last digits, hence the absolute tolerance.
     for kernels in isas() {
         for (activation, f, relative, absolute) in [
             (Activation::Silu, &silu as &dyn Fn(f64) -> f64, 1e-6, 1e-30),
@@ -109,7 +111,7 @@ fn activations_are_their_formulas() {
                     let want = f(f64::from(g)) * f64::from(u);
                     let tolerance = want.abs() * relative + absolute;
                     let off = (want - f64::from(*got)).abs();
-                    assert!(off <= tolerance, "{activation:?}({g})·{u}: {got}, not {want}");
+                    assert!(off <= tolerance, "{activation:?}({g})·{u}: {got}, expected {want}");
                 }
             }
         }
@@ -117,7 +119,7 @@ fn activations_are_their_formulas() {
 }
 
 #[test]
-fn soft_cap_is_its_formula() {
+fn soft_cap_matches_its_formula() {
     for kernels in isas() {
         for (scale, cap) in [(1.0, 30.0), (0.25, 1.0), (0.25, 0.0)] {
             let mut x: Vec<f32> = (-1600..1600).map(|i| (i as f32 / 400.0).powi(5) * 0.1).collect();
@@ -129,11 +131,11 @@ fn soft_cap_is_its_formula() {
                 let (scaled, cap) = (f64::from(*x) * f64::from(scale), f64::from(cap));
                 let want = if cap == 0.0 { scaled } else { cap * (scaled / cap).tanh() };
                 let off = (want - f64::from(*got)).abs();
-                assert!(off <= want.abs() * 4e-7 + 1e-44, "{x}: {got}, not {want}");
+                assert!(off <= want.abs() * 4e-7 + 1e-44, "{x}: {got}, expected {want}");
             }
             let mut x = [f32::NAN; 16];
             kernels.soft_cap(SoftCap { x: &mut x, scale, cap: cap.max(1.0) });
-            assert!(x[0].is_nan(), "what is broken stays visible");
+            assert!(x[0].is_nan(), "NaN is not hidden");
         }
     }
 }
@@ -148,7 +150,10 @@ fn exp_weights_are_within_two_ulp_of_exp() {
         for (x, got) in logits.iter().zip(&out) {
             let want = f64::from(*x).exp();
             let tolerance = if *x < -87.0 { 1.7e-38 } else { want * 2.4e-7 };
-            assert!((want - f64::from(*got)).abs() <= tolerance, "exp({x}) = {got}, not {want}");
+            assert!(
+                (want - f64::from(*got)).abs() <= tolerance,
+                "exp({x}) = {got}, expected {want}"
+            );
         }
         assert_eq!(out.last(), Some(&0.0));
     }

@@ -1,12 +1,12 @@
-//! Every kernel against a naive loop, on every instruction set this machine has, and every
-//! instruction set against scalar, bit for bit.
+//! Compares every kernel with a naive loop on every instruction set of this machine, and every
+//! instruction set with scalar, bit for bit.
 
 mod common;
 
 use common::{bits, isas, noise};
 use nanoinfer_kernels::*;
 
-/// Quantized activations in tiles, and plainly as `[m][k]`.
+/// Quantized inputs, in tiles and as plain `[m][k]`.
 struct Packed {
     q: Vec<i8>,
     scales: Vec<f32>,
@@ -20,7 +20,7 @@ fn panel_major(x: &[f32], m: usize, k: usize) -> Vec<f32> {
     (0..m * k).map(|i| x[i / 16 % m * k + i / (16 * m) * 16 + i % 16]).collect()
 }
 
-/// Line of group `g` of token `t` in packed activations.
+/// Line of group `g` of token `t` in packed inputs.
 fn line(t: usize, g: usize, m: usize, groups: usize) -> usize {
     t / 16 * groups * tile_rows(m) + g * tile_rows(m) + t % 16
 }
@@ -61,7 +61,7 @@ fn pack(kernels: &Kernels, x: &[f32], m: usize, k: usize) -> Packed {
 }
 
 #[test]
-fn gemm_q8_is_the_integer_triple_loop() {
+fn gemm_q8_equals_the_integer_triple_loop() {
     for kernels in isas() {
         for (m, panels, k) in [
             (1, 1, 64),
@@ -71,8 +71,8 @@ fn gemm_q8_is_the_integer_triple_loop() {
             (12, 3, 64),
             (16, 1, 192),
             (25, 4, 640),
-            (37, 3, 2176),  // more than one block of groups of a matrix unit
-            (290, 1, 2176), // and more than one run of its tiles
+            (37, 3, 2176),  // several blocks of groups of a matrix unit
+            (290, 1, 2176), // and several runs of its tiles
         ] {
             let x = noise(m * k, 3);
             let rows = noise(panels * 16 * k, 4);
@@ -82,11 +82,11 @@ fn gemm_q8_is_the_integer_triple_loop() {
                 pack::q8_panel(rows, k, w);
             }
             let p = pack(&kernels, &x, m, k);
-            let acts = Acts { q: &p.q, scales: &p.scales, sums: &p.sums, m };
+            let inputs = QuantizedInputs { q: &p.q, scales: &p.scales, sums: &p.sums, m };
             let start = noise(panels * m * 16, 6);
             for (bias, add) in [(&[][..], false), (&bias[..], true)] {
                 let mut out = start.clone();
-                kernels.gemm_q8(Gemm { w: &w, k, acts, bias, add, out: &mut out });
+                kernels.gemm_q8(Gemm { w: &w, k, inputs, bias, add, out: &mut out });
                 for panel in 0..panels {
                     for r in 0..16 {
                         let mut row = vec![0.0; k];
@@ -116,7 +116,7 @@ fn gemm_q8_is_the_integer_triple_loop() {
                                 "{} m={m} k={k}",
                                 kernels.isa().name()
                             );
-                            // And the real product is near: 2 × half a step of 1/127 each.
+                            // The exact product is close: twice half a step of 1/127 each.
                             if !add {
                                 let exact: f64 = (0..k)
                                     .map(|i| {
@@ -135,7 +135,7 @@ fn gemm_q8_is_the_integer_triple_loop() {
 }
 
 #[test]
-fn gemm_f32_is_the_fused_triple_loop() {
+fn gemm_f32_equals_the_fused_triple_loop() {
     for kernels in isas() {
         for (m, panels, k) in [(1, 1, 64), (3, 2, 128), (13, 3, 192), (35, 2, 128)] {
             let (x, rows) = (noise(m * k, 1), noise(panels * 16 * k, 2));
@@ -156,10 +156,12 @@ fn gemm_f32_is_the_fused_triple_loop() {
                 kernels.pack(Pack { x: &major, m, at, n, rotation: 1, to });
             }
             let mut out = vec![0f32; panels * m * 16];
-            let acts = ActsF32 { x: &tiles, m };
-            kernels.gemm_f32(GemmF32 { w: &w, k, acts, bias: &[], add: false, out: &mut out });
+            let inputs = F32Inputs { x: &tiles, m };
+            kernels.gemm_f32(GemmF32 { w: &w, k, inputs, bias: &[], add: false, out: &mut out });
             for (i, got) in out.iter().enumerate() {
-                let (panel, token, r) = (i / (16 * m), i / 16 % m, i % 16);
+                let panel = i / (16 * m);
+                let token = i / 16 % m;
+                let r = i % 16;
                 let row = &rows[(panel * 16 + r) * k..][..k];
                 let want = row.iter().zip(&x[token * k..]).fold(0.0f32, |c, (w, x)| fma(*w, *x, c));
                 assert_eq!(got.to_bits(), want.to_bits());
@@ -169,7 +171,7 @@ fn gemm_f32_is_the_fused_triple_loop() {
 }
 
 #[test]
-fn rotation_is_the_hadamard_matrix_and_its_own_inverse() {
+fn rotation_multiplies_by_the_hadamard_matrix_and_is_its_own_inverse() {
     for kernels in isas() {
         for block in [1, 2, 4, 8, 16, 32, 64] {
             let x = noise(192, block as u64);
@@ -195,14 +197,15 @@ fn rotation_is_the_hadamard_matrix_and_its_own_inverse() {
 }
 
 #[test]
-fn quantize_survives_zeros_tiny_and_non_finite_values() {
+fn quantization_handles_zero_tiny_and_non_finite_values() {
     for kernels in isas() {
         for (value, scale_is_zero) in
             [(0.0, true), (1e-31, true), (1e-29, false), (f32::INFINITY, false), (f32::NAN, true)]
         {
             let mut x = [0.0f32; 64];
             x[7] = value;
-            let (mut q, mut scales, mut sums) = ([1i8; 64], [9.0f32; 1], [9; 1]);
+            let mut q = [1i8; 64];
+            let (mut scales, mut sums) = ([9.0f32; 1], [9; 1]);
             let to = TileData::Q8 { q: &mut q, scales: &mut scales, sums: &mut sums };
             let to = TileMut { rows: 1, row: 0, to };
             kernels.pack(Pack { x: &x, m: 1, at: 0, n: 1, rotation: 1, to });
@@ -293,7 +296,7 @@ impl Store {
     }
 }
 
-/// Outputs of a tile of queries, query `m` seeing positions `visible[m]`, spans merged.
+/// Outputs of a tile of queries after merging spans; query `m` sees positions `visible[m]`.
 fn attend(
     kernels: &Kernels,
     store: &Store,
@@ -360,7 +363,7 @@ fn attend(
 
 #[test]
 fn attention_is_softmax_of_visible_positions() {
-    // What an encoding may add: f16 keys of magnitude 1 err by 2^-12, 8-bit ones by 1/254.
+    // Tolerance per encoding: f16 keys of magnitude 1 are off by up to 2^-12, 8-bit ones by 1/254.
     for (kind, tolerance) in [("f32", 1e-5), ("f16", 2e-3), ("q8", 5e-2)] {
         let mut reference: Vec<Vec<u32>> = Vec::new();
         for kernels in isas() {
@@ -415,10 +418,10 @@ fn attention_is_softmax_of_visible_positions() {
                         let got = f64::from(out[m][d]);
                         assert!(
                             (want - got).abs() < tolerance,
-                            "{kind} head {head}: {got}, not {want}"
+                            "{kind} head {head}: {got}, expected {want}"
                         );
                     }
-                    // A query in a tile gives the bits it gives alone.
+                    // A query has the same bits in a tile as alone.
                     let (q, visible) = (&q[m..m + 1], &visible[m..m + 1]);
                     let alone = attend(&kernels, &store, q, head, visible, softcap);
                     assert_eq!(bits(&alone[0]), bits(&out[m]));
@@ -435,9 +438,9 @@ fn attention_is_softmax_of_visible_positions() {
 }
 
 proptest::proptest! {
-    /// Norm, rotation, quantization, activation and RoPE: every ISA gives scalar's bits.
+    /// Norm, rotation, quantization, activation and RoPE have the same bits as scalar on every ISA.
     #[test]
-    fn every_isa_gives_the_same_bits(seed: u64, scale in -20i32..20) {
+    fn every_isa_computes_the_same_bits(seed: u64, scale in -20i32..20) {
         let scale = 2f32.powi(scale);
         let x: Vec<f32> = noise(256, seed).iter().map(|x| x * scale).collect();
         let mut results: Vec<Vec<u32>> = Vec::new();
@@ -446,7 +449,7 @@ proptest::proptest! {
             let mut y = vec![0.0; 128];
             let to = TileMut { rows: 1, row: 0, to: TileData::F32(&mut y) };
             let kind = if seed % 2 == 0 { NormKind::Rms } else { NormKind::Layer };
-            let norm = NormOf { kind, weight: &x[..128], bias: &[], d: 120, eps: 1e-6 };
+            let norm = NormParams { kind, weight: &x[..128], bias: &[], d: 120, eps: 1e-6 };
             kernels.norm_pack(NormPack { x: &x, m: 2, at: 1, n: 1, norm, to });
             kernels.norm_row(NormRow { x: &mut y, norm });
             kernels.rotate(Rotate { x: &mut y, block: 32 });
@@ -457,7 +460,8 @@ proptest::proptest! {
             kernels.soft_cap(SoftCap { x: &mut h, scale: 0.5, cap: 30.0 });
             kernels.rope(Rope { x: &mut h, half: 24, cos: &x[..24], sin: &y[..24] });
             all.extend(bits(&h));
-            let (mut q, mut scales, mut sums) = ([0i8; 128], [0.0; 2], [0; 2]);
+            let mut q = [0i8; 128];
+            let (mut scales, mut sums) = ([0.0; 2], [0; 2]);
             let to = TileData::Q8 { q: &mut q, scales: &mut scales, sums: &mut sums };
             let to = TileMut { rows: 2, row: 1, to };
             kernels.pack(Pack { x: &h[..64], m: 1, at: 0, n: 1, rotation: 64, to });

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub(crate) use keys::Keys;
-pub(crate) use split::{files, open};
+pub use split::files;
+pub(crate) use split::open;
 
 use crate::Error;
 use crate::dequant::Dtype;

@@ -11,7 +11,7 @@
 //! rows of which source become which rows of the file; workers read those rows, rotate and
 //! quantize them. The result is the same, byte for byte, for any number of threads on any machine.
 //!
-//! What this crate is not: it does not run models, and it does not download them silently.
+//! What this crate is not: it does not run models, download them or cache them.
 //!
 //! ```no_run
 //! use nanoinfer_packer::{Input, Options, Quant, convert};
@@ -27,7 +27,6 @@ mod dequant;
 mod describe;
 mod encode;
 mod error;
-pub mod fetch;
 mod gguf;
 mod gguf_arch;
 mod gguf_config;
@@ -48,7 +47,6 @@ mod safetensors;
 mod sections;
 mod source;
 mod space;
-pub mod store;
 pub mod synthetic;
 mod text;
 mod torch;
@@ -59,11 +57,17 @@ use std::path::Path;
 pub use compare::{TensorError, compare};
 pub use describe::{Description, SourceTensor, describe};
 pub use error::Error;
+pub use gguf::files as gguf_files;
 pub use input::Input;
 pub use lora::Lora;
 pub use nanoinfer_format::{Config, Quant, Role, Staged};
 pub use options::{Options, Progress};
 pub use source::TensorSource;
+pub use space::check as check_space;
+
+/// Raised when the packer writes different bytes for the same source, so that caches of converted
+/// models miss.
+pub const OUTPUT_VERSION: u32 = 2;
 
 /// What was written.
 #[derive(Clone, Debug, PartialEq)]

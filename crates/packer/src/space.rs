@@ -1,4 +1,4 @@
-//! Whether a disk has room, asked before hours of work.
+//! Checks a disk for room before hours of work.
 
 use std::path::Path;
 
@@ -6,9 +6,12 @@ use nanoinfer_platform::file::free_space;
 
 use crate::Error;
 
-/// Refuses `needed` bytes that the file system of `folder`, which need not exist yet, does not
-/// have. One that does not tell is believed to have them.
-pub(crate) fn check(folder: &Path, needed: u64) -> Result<(), Error> {
+/// Checks that the file system of `folder`, which need not exist yet, has room for `needed` bytes.
+/// If its free space is unknown, the check passes.
+///
+/// # Errors
+/// [`Error::Space`].
+pub fn check(folder: &Path, needed: u64) -> Result<(), Error> {
     let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.into());
     let Some(existing) = folder.ancestors().find(|p| p.is_dir()) else { return Ok(()) };
     let Some(available) = free_space(existing) else { return Ok(()) };

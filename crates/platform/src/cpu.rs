@@ -1,6 +1,6 @@
-//! The CPU: how many cores this process may use, and what the system says of them.
+//! The CPU: how many cores this process may use, and their properties.
 //!
-//! Linux knows all of it. On other systems core counts are what the standard library finds, and the
+//! Fully implemented on Linux. On other systems core counts come from the standard library, and the
 //! rest is `None`.
 
 use std::collections::HashSet;
@@ -8,21 +8,21 @@ use std::fs;
 
 use crate::proc;
 
-/// The cores a process may use, and what keeps it from using more.
+/// The cores a process may use, and the limits that apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cores {
     /// Hardware threads of the machine.
     pub online: usize,
-    /// Those in this process's affinity mask.
+    /// Hardware threads in this process's affinity mask.
     pub allowed: usize,
-    /// Physical cores behind the allowed ones: hyper-threads counted once.
+    /// Physical cores of the allowed hardware threads.
     pub physical: usize,
-    /// Whole CPUs' worth of time it gets: the allowed ones, or less by the quota of its cgroup.
+    /// CPUs' worth of time: the allowed hardware threads, or fewer if the cgroup has a quota.
     pub granted: usize,
 }
 
 impl Cores {
-    /// Those of this process; where the system does not say, what the standard library finds.
+    /// The cores of this process, as far as the system reports them, otherwise from the standard library.
     pub fn available() -> Self {
         let granted = std::thread::available_parallelism().map_or(1, usize::from);
         let allowed = allowed_cpus();
@@ -33,44 +33,43 @@ impl Cores {
         Self { online: online.map_or(allowed, |cpus| cpus.len()), allowed, physical, granted }
     }
 
-    /// Threads an engine uses by default. Decoding is bound by memory, and hyper-threads share the
-    /// integer units of their core, so that a second thread per core only adds waiting.
+    /// Default number of engine threads. Decoding is memory-bound, and hyper-threads share the integer
+    /// units of their core, so a second thread per core only adds synchronization.
     pub fn threads(&self) -> usize {
         self.physical.min(self.granted).max(1)
     }
 }
 
-/// Physical cores this process may use: its CPU affinity and cgroup quota, hyper-threads counted
-/// once.
+/// Physical cores this process may use, given its CPU affinity and cgroup quota.
 pub fn default_threads() -> usize {
     Cores::available().threads()
 }
 
-/// What the CPU calls itself.
+/// The CPU's model name.
 pub fn name() -> Option<String> {
     let info = proc::read("/proc/cpuinfo")?;
     proc::field(&info, "model name").map(str::to_owned)
 }
 
-/// Bytes of the first CPU's largest cache.
+/// Size of the first CPU's largest cache, in bytes.
 pub fn last_level_cache() -> Option<usize> {
     let folder = fs::read_dir("/sys/devices/system/cpu/cpu0/cache").ok()?;
     let size = |entry: fs::DirEntry| parse_size(proc::read(entry.path().join("size"))?.trim());
     folder.flatten().filter_map(size).max()
 }
 
-/// Processes that wanted a CPU, on average over the last minute.
+/// Load average of the last minute.
 pub fn load() -> Option<f64> {
     parse_load(&proc::read("/proc/loadavg")?)
 }
 
-/// The CPUs of this process's affinity mask.
+/// CPUs in this process's affinity mask.
 fn allowed_cpus() -> Option<Vec<usize>> {
     let status = proc::read("/proc/self/status")?;
     parse_cpu_list(proc::field(&status, "Cpus_allowed_list")?)
 }
 
-/// Distinct cores behind CPUs.
+/// Number of distinct cores among `cpus`.
 fn physical_cores(cpus: &[usize]) -> Option<usize> {
     let mut cores = HashSet::new();
     for cpu in cpus {
@@ -110,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_sizes_and_loads_as_the_kernel_writes_them() {
+    fn parses_lists_sizes_and_loads_from_the_kernel() {
         assert_eq!(parse_cpu_list("0-3,8"), Some(vec![0, 1, 2, 3, 8]));
         assert_eq!(parse_cpu_list("5"), Some(vec![5]));
         assert_eq!(parse_cpu_list("x"), None);
@@ -127,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_takes_threads_away() {
+    fn every_limit_reduces_the_threads() {
         let all = Cores { online: 16, allowed: 16, physical: 8, granted: 16 };
         assert_eq!(all.threads(), 8);
         assert_eq!(Cores { granted: 3, ..all }.threads(), 3);

@@ -1,31 +1,30 @@
-//! What ends a program from outside: Ctrl-C, a request to end, a terminal that hangs up.
+//! External requests to end the program: Ctrl-C, termination, terminal hang-up.
 //!
-//! On Unix these are SIGINT, SIGTERM and SIGHUP. Elsewhere only Ctrl-C is heard.
+//! On Unix these are SIGINT, SIGTERM and SIGHUP. Elsewhere only Ctrl-C is handled.
 
 use std::io;
 
-/// Why the program is to end.
+/// Reason for ending the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// Ctrl-C.
     Interrupt,
-    /// The system, or another program, wants it to end.
+    /// A termination request from the system or another program.
     Terminate,
-    /// The terminal is gone.
+    /// The terminal was closed.
     HangUp,
 }
 
 impl Ending {
-    /// All of them.
+    /// All endings.
     pub const ALL: [Self; 3] = [Self::Interrupt, Self::Terminate, Self::HangUp];
 
-    /// The exit code of a program that ended because of it: 128 and the number of the signal, as
-    /// shells have it.
+    /// Exit code of a program that ended for this reason: 128 plus the signal number, as in shells.
     pub fn exit_code(self) -> u8 {
         128 + self.signal()
     }
 
-    /// The same number on every Unix: POSIX fixes it.
+    /// The signal number, which POSIX fixes for every Unix.
     fn signal(self) -> u8 {
         match self {
             Self::HangUp => 1,
@@ -35,11 +34,11 @@ impl Ending {
     }
 }
 
-/// Calls `then`, in a thread of its own, each time one of `endings` comes; its default action no
-/// longer takes place. To be called once per process.
+/// Calls `then` on a dedicated thread for each of the given `endings` that arrives, instead of the
+/// default action. Call it at most once per process.
 ///
 /// # Errors
-/// The system installs no handler or starts no thread.
+/// The handler cannot be installed or the thread not started.
 #[cfg(unix)]
 pub fn listen(
     endings: &'static [Ending],
@@ -50,18 +49,20 @@ pub fn listen(
     let name = "endings".to_owned();
     std::thread::Builder::new().name(name).spawn(move || {
         for number in signals.forever() {
-            let came = endings.iter().find(|ending| i32::from(ending.signal()) == number);
-            came.copied().into_iter().for_each(&mut then);
+            let ending = endings.iter().find(|ending| i32::from(ending.signal()) == number);
+            if let Some(&ending) = ending {
+                then(ending);
+            }
         }
     })?;
     Ok(())
 }
 
-/// Calls `then`, in a thread of its own, each time Ctrl-C is pressed, if it is one of `endings`; the
-/// others are not heard on this system. To be called once per process.
+/// Calls `then` on a dedicated thread each time Ctrl-C is pressed, if `endings` contains it; this system
+/// does not report the others. Call it at most once per process.
 ///
 /// # Errors
-/// The system installs no handler, or starts no thread.
+/// The handler cannot be installed or the thread not started.
 #[cfg(not(unix))]
 pub fn listen(
     endings: &'static [Ending],
@@ -79,7 +80,7 @@ mod tests {
     use std::sync::mpsc;
 
     #[test]
-    fn each_signal_is_its_ending() {
+    fn endings_map_to_signals_and_exit_codes() {
         assert_eq!(signal_hook::consts::SIGHUP, i32::from(Ending::HangUp.signal()));
         assert_eq!(signal_hook::consts::SIGINT, i32::from(Ending::Interrupt.signal()));
         assert_eq!(signal_hook::consts::SIGTERM, i32::from(Ending::Terminate.signal()));
@@ -87,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn endings_arrive_one_after_the_other() {
+    fn endings_arrive_in_order() {
         let (sender, received) = mpsc::channel();
         listen(&Ending::ALL, move |ending| sender.send(ending).unwrap()).unwrap();
         for ending in [Ending::Terminate, Ending::Interrupt, Ending::HangUp, Ending::Interrupt] {

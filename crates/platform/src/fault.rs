@@ -1,20 +1,20 @@
-//! Faults that end a process without a word, unless it provides for them. One of the project's few
-//! places with `unsafe`: handlers are installed in C's terms, and run in the middle of anything.
+//! Faults that by default end a process silently. One of the project's few places with `unsafe`:
+//! handlers are installed through the C interface and may interrupt any code.
 //!
-//! **SIGBUS**: a page of a mapped file cannot be read any more, because the file was cut while it
-//! was in use, or its disk failed. No program can go on from there with right results, so this one
-//! ends with a sentence, leaving the terminal as it found it.
+//! **SIGBUS**: a page of a mapped file can no longer be read, because the file was truncated while in
+//! use or its disk failed. The process cannot continue with correct results, so it restores the
+//! terminal and ends with a message.
 //!
-//! **SIGXFSZ**: a file grew beyond `ulimit -f`. By default that kills without a word and leaves the
-//! temporary file; ignored, the write returns an error like any other.
+//! **SIGXFSZ**: a file grew beyond `ulimit -f`. By default that kills the process silently and leaves
+//! the temporary file behind; with the signal ignored, the write returns an error like any other.
 //!
-//! Both on Unix. Elsewhere nothing is installed, and the system ends the process in its own way.
+//! Both exist on Unix only. Elsewhere nothing is installed and the system's default applies.
 #![allow(unsafe_code)]
 
-/// Makes an unreadable page of a mapped file end the process with exit code 1 after `message` (a
-/// whole line) on standard error, and writing beyond a size limit an error like any other.
+/// Makes an unreadable page of a mapped file end the process with exit code 1 and `message` (a whole
+/// line) on standard error, and turns writing beyond a size limit into an ordinary error.
 ///
-/// To be called before anything is mapped or written. The first message counts.
+/// Call it before mapping or writing any file. Only the first message is used.
 #[cfg(unix)]
 pub fn explain(message: &'static str) {
     crate::terminal::saved::remember();
@@ -22,9 +22,9 @@ pub fn explain(message: &'static str) {
     unix::install();
 }
 
-/// Makes an unreadable page of a mapped file end the process with exit code 1 after `message` (a
-/// whole line) on standard error, and writing beyond a size limit an error like any other. Only on
-/// Unix: here it does nothing.
+/// Makes an unreadable page of a mapped file end the process with exit code 1 and `message` (a whole
+/// line) on standard error, and turns writing beyond a size limit into an ordinary error. Unix only;
+/// does nothing on this system.
 #[cfg(not(unix))]
 pub fn explain(_message: &'static str) {}
 
@@ -37,8 +37,8 @@ mod unix {
     pub(super) static MESSAGE: OnceLock<&str> = OnceLock::new();
 
     pub(super) fn install() {
-        // SAFETY: `sigaction` is plain data for which all zeros is a value; the handler is a function
-        // of the right type that makes only system calls which POSIX lists as safe in a handler.
+        // SAFETY: `sigaction` is plain data for which all zeros is valid; the handler has the right
+        // type and makes only system calls that POSIX lists as async-signal-safe.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = on_sigbus as extern "C" fn(c_int) as libc::sighandler_t;
@@ -50,9 +50,9 @@ mod unix {
     extern "C" fn on_sigbus(_: c_int) {
         crate::terminal::saved::restore();
         let message = MESSAGE.get().copied().unwrap_or_default();
-        // If standard error is closed there is nobody to tell.
+        // If standard error is closed, the message is lost.
         let _ = rustix::io::write(rustix::stdio::stderr(), message.as_bytes());
-        // SAFETY: ends the process at once, running nothing of it.
+        // SAFETY: ends the process at once, without running any of its code.
         unsafe { libc::_exit(1) }
     }
 }

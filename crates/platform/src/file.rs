@@ -1,12 +1,12 @@
-//! Files: who may read them, where there is room, and what keeps them safe.
+//! Files: permissions, free space and durability.
 //!
 //! | | Unix | elsewhere |
 //! |---|---|---|
-//! | who may read a new file | mode bits | inherited from the folder |
+//! | readers of a new file | mode bits | inherited from the folder |
 //! | reading at an offset | `pread` | Windows: `seek_read` |
 //! | making a rename durable | syncing the folder | left to the file system |
-//! | a second name | symbolic link | hard link |
-//! | a memory file system | Linux: `/dev/shm` | none |
+//! | second name | symbolic link | hard link |
+//! | memory file system | Linux: `/dev/shm` | none |
 //! | locks | advisory | Windows: other handles cannot read a locked file |
 
 use std::fs::{self, File, OpenOptions};
@@ -18,16 +18,16 @@ use tempfile::NamedTempFile;
 /// Who may read a new file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readers {
-    /// Its owner alone, from the moment it exists.
+    /// Only its owner, from creation on.
     Owner,
-    /// Whoever the user's umask lets.
+    /// Everyone the user's umask allows.
     Umask,
 }
 
-/// A temporary file that can be renamed to its target, which is in the same folder.
+/// Creates a temporary file that can be renamed to a target in the same folder.
 ///
 /// # Errors
-/// The folder does not exist, or no file can be made in it.
+/// The folder does not exist, or no file can be created in it.
 pub fn temp_in(folder: &Path, prefix: &str, readers: Readers) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(prefix);
@@ -37,28 +37,28 @@ pub fn temp_in(folder: &Path, prefix: &str, readers: Readers) -> io::Result<Name
     }
     #[cfg(not(unix))]
     let _ = readers;
-    builder.tempfile_in(folder) // on Unix for its owner, unless something else is said
+    builder.tempfile_in(folder) // on Unix, only readable by its owner by default
 }
 
-/// The same with [`Readers::Umask`], and a lock on it for as long as it is open: so others can tell
-/// it from one whose process has died (see [`reclaim`]).
+/// Like [`temp_in`] with [`Readers::Umask`], and locked for as long as it is open, which distinguishes it
+/// from the files of dead processes (see [`reclaim`]).
 ///
 /// # Errors
 /// Those of [`temp_in`].
 pub fn held_temp(folder: &Path, prefix: &str) -> io::Result<NamedTempFile> {
     loop {
         let temp = temp_in(folder, prefix, Readers::Umask)?;
-        // A file system without locks has no other way to say so; then nothing is reclaimed.
+        // Fails on file systems without locks; nothing is reclaimed there.
         let _ = temp.as_file().lock();
-        // Another process may have reclaimed it before it was locked.
+        // Another process may have reclaimed the file before it was locked.
         if temp.path().exists() {
             return Ok(temp);
         }
     }
 }
 
-/// Removes what killed processes left of [`held_temp`] with this prefix: a lock dies with its
-/// process. What cannot be removed does no harm.
+/// Removes files that killed processes left behind from [`held_temp`] with this prefix: a lock dies with
+/// its process. Failing to remove one is harmless.
 pub fn reclaim(folder: &Path, prefix: &str) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if !entry.file_name().to_string_lossy().starts_with(prefix) {
@@ -72,27 +72,27 @@ pub fn reclaim(folder: &Path, prefix: &str) {
     }
 }
 
-/// Adds to `options` that a file they create can be read by its owner alone.
+/// Makes a file that `options` create readable by its owner only.
 pub fn for_owner(options: &mut OpenOptions) -> &mut OpenOptions {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
     options
 }
 
-/// Reads exactly `out.len()` bytes at `offset`. Any number of threads may do so at once.
+/// Reads exactly `out.len()` bytes at `offset`; several threads may do so concurrently.
 ///
 /// # Errors
-/// The file ends before, or cannot be read.
+/// The file is too short or cannot be read.
 #[cfg(unix)]
 pub fn read_exact_at(file: &File, out: &mut [u8], offset: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, out, offset)
 }
 
-/// Reads exactly `out.len()` bytes at `offset`. Any number of threads may do so at once; the
-/// handle's own position is moved.
+/// Reads exactly `out.len()` bytes at `offset`; several threads may do so concurrently. Moves the
+/// position of the handle.
 ///
 /// # Errors
-/// The file ends before, or cannot be read.
+/// The file is too short or cannot be read.
 #[cfg(windows)]
 pub fn read_exact_at(file: &File, mut out: &mut [u8], mut offset: u64) -> io::Result<()> {
     while !out.is_empty() {
@@ -106,43 +106,43 @@ pub fn read_exact_at(file: &File, mut out: &mut [u8], mut offset: u64) -> io::Re
     Ok(())
 }
 
-/// Another handle of an open file, for a library that reads by itself while [`read_exact_at`] goes
-/// on with the first.
+/// Another handle of an open file, for a library that reads sequentially while [`read_exact_at`] uses
+/// the first handle.
 ///
 /// # Errors
-/// There are too many open files, or `path` does not lead to the file any more where it is needed.
+/// Too many files are open, or (other than on Unix) `path` no longer leads to the file.
 pub fn another_handle(file: &File, path: &Path) -> io::Result<File> {
-    // Elsewhere positioned reads move the position, which clones share.
+    // Elsewhere positioned reads move the file position, which clones would share.
     if cfg!(unix) { file.try_clone() } else { File::open(path) }
 }
 
-/// Makes the names in a folder durable, after a rename.
+/// Makes the entries of a folder durable, such as after a rename.
 ///
 /// # Errors
 /// The folder cannot be opened or synced.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
-    // Elsewhere a folder cannot be opened as a file.
+    // Other systems cannot open a folder as a file.
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
-/// Bytes that this user can still write into a folder; `None` if its file system does not say.
+/// Bytes available to this user in a folder; `None` if its file system does not report it.
 pub fn free_space(folder: &Path) -> Option<u64> {
     fs4::available_space(folder).ok()
 }
 
-/// The folder of a memory file system with room for so many bytes.
+/// A folder in a memory file system with room for `bytes`, if there is one.
 pub fn in_memory(bytes: u64) -> Option<PathBuf> {
     let folder = cfg!(target_os = "linux").then_some(Path::new("/dev/shm"))?;
     let spare = 1 << 20; // for the file system's own needs
     (free_space(folder)? > bytes.saturating_add(spare)).then(|| folder.into())
 }
 
-/// Gives the file `original` a second name `link`: a symbolic link to `relative`, which is the
-/// original as seen from the link's folder, or a hard link on systems where making symbolic ones
-/// takes privileges.
+/// Gives the file `original` a second name `link`: a symbolic link to `relative`, the path of the
+/// original relative to the link's folder, or a hard link on systems where symbolic links require
+/// privileges.
 ///
 /// # Errors
-/// `link` exists, or cannot be made.
+/// `link` exists or cannot be created.
 pub fn link(original: &Path, relative: &Path, link: &Path) -> io::Result<()> {
     #[cfg(unix)]
     {
@@ -162,7 +162,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn modes_are_the_umasks_or_the_owners() {
+    fn modes_follow_the_umask_or_are_owner_only() {
         use std::os::unix::fs::PermissionsExt;
         let mode = |f: &File| f.metadata().unwrap().permissions().mode() & 0o777;
         let folder = tempfile::tempdir().unwrap();
@@ -176,20 +176,20 @@ mod tests {
     }
 
     #[test]
-    fn only_what_nobody_holds_is_reclaimed() {
+    fn only_unlocked_files_are_reclaimed() {
         let folder = tempfile::tempdir().unwrap();
         let held = held_temp(folder.path(), ".part-").unwrap();
-        let (left, other) = (folder.path().join(".part-left"), folder.path().join("other"));
-        fs::write(&left, "x").unwrap();
+        let (abandoned, other) = (folder.path().join(".part-left"), folder.path().join("other"));
+        fs::write(&abandoned, "x").unwrap();
         fs::write(&other, "x").unwrap();
         reclaim(folder.path(), ".part-");
         assert!(held.path().exists() && other.exists());
-        assert!(!left.exists());
+        assert!(!abandoned.exists());
         reclaim(&folder.path().join("missing"), ".part-");
     }
 
     #[test]
-    fn positioned_reads_are_whole_or_fail() {
+    fn positioned_reads_are_complete_or_fail() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         fs::write(&path, "0123456789").unwrap();
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_leads_to_its_original_and_replaces_nothing() {
+    fn a_link_leads_to_its_original_and_never_replaces_a_file() {
         let folder = tempfile::tempdir().unwrap();
         let (original, name) = (folder.path().join("blobs/b"), folder.path().join("names/n"));
         for path in [&original, &name] {
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_have_room_and_can_be_synced() {
+    fn folders_report_free_space_and_can_be_synced() {
         let folder = tempfile::tempdir().unwrap();
         assert!(free_space(folder.path()).is_some());
         assert_eq!(free_space(&folder.path().join("missing")), None);

@@ -1,23 +1,23 @@
-//! The floating-point environment of a thread. One of the project's few places with `unsafe`:
-//! no library and no safe code reaches the register that holds it.
+//! The floating-point environment of a thread. One of the project's few places with `unsafe`: no
+//! library or safe code can access its register.
 #![allow(unsafe_code)]
 
-/// Sets this thread's rounding to nearest and turns the flushing of denormals off, as Rust assumes:
-/// a host program may have set something else, and bits must agree whatever it set.
+/// Resets this thread to round-to-nearest without flushing subnormals, as Rust assumes: a host program
+/// may have changed this, and results must not depend on it.
 ///
-/// MXCSR on x86-64, FPCR on aarch64. On other architectures nothing is set.
+/// Sets MXCSR on x86-64 and FPCR on aarch64; does nothing on other architectures.
 pub fn reset() {
     #[cfg(target_arch = "x86_64")]
     {
         let default: u32 = 0x1f80;
-        // SAFETY: loads the documented power-on value of MXCSR, the one Rust assumes.
+        // SAFETY: loads the documented power-on value of MXCSR, which Rust assumes.
         unsafe {
             std::arch::asm!("ldmxcsr [{}]", in(reg) &raw const default, options(nostack, readonly))
         };
     }
     #[cfg(target_arch = "aarch64")]
-    // SAFETY: all zeros is the value of FPCR that Rust assumes: round to nearest, no flushing, no
-    // traps. The register is the thread's own and can be written without privileges.
+    // SAFETY: Rust assumes FPCR to be all zeros: round to nearest, no flushing, no traps. The register
+    // belongs to the thread and can be written without privileges.
     unsafe {
         std::arch::asm!("msr fpcr, xzr", options(nostack, nomem))
     };
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
     use std::hint::black_box;
 
-    /// Flushes denormals and rounds up, as a host program might.
+    /// Flushes subnormals and rounds up, as a host program might.
     #[cfg(target_arch = "x86_64")]
     fn disturb() {
         let other: u32 = 0x1f80 | 1 << 15 | 1 << 6 | 0b10 << 13;
@@ -46,20 +46,20 @@ mod tests {
         };
     }
 
-    /// A product that is denormal, and a sum that is not exact.
+    /// A subnormal product and an inexact sum.
     fn results() -> (f32, f32) {
         let halved = black_box(f32::MIN_POSITIVE) * black_box(0.5);
         (black_box(halved), black_box(black_box(1.0f32) + black_box(1e-10)))
     }
 
     #[test]
-    fn results_are_again_as_rust_assumes() {
+    fn reset_restores_the_environment_rust_assumes() {
         disturb();
         let disturbed = results();
         reset();
         let (halved, sum) = results();
-        assert_eq!(disturbed.0.to_bits(), 0, "the test disturbs nothing");
-        assert!(disturbed.1 > 1.0, "the test disturbs nothing");
+        assert_eq!(disturbed.0.to_bits(), 0, "the environment was not changed");
+        assert!(disturbed.1 > 1.0, "the environment was not changed");
         assert_eq!(halved.to_bits(), 0x0040_0000);
         assert_eq!(sum.to_bits(), 1.0f32.to_bits());
     }

@@ -1,20 +1,21 @@
-//! What differs between operating systems, and nothing else: no models, no tensors, no messages.
+//! Everything that differs between operating systems, and nothing else: no models, no tensors, no
+//! messages.
 //!
-//! Other crates call these functions and name no system themselves. (The one exception is the
-//! kernels' detection of instruction sets, where a system has to permit AMX.)
+//! Other crates call these functions and never name an operating system. (The one exception is
+//! instruction set detection in the kernels, since the system has to permit AMX.)
 //!
 //! | module | Linux | other Unix | elsewhere |
 //! |---|---|---|---|
-//! | [`cpu`] | affinity, quota, topology, name, caches, load | what std knows; else `None` | as Unix |
+//! | [`cpu`] | affinity, quota, topology, name, caches, load | core counts from std, else `None` | as Unix |
 //! | [`memory`] | available, total and resident bytes | `None` | `None` |
-//! | [`file`](mod@file) | all of it | no memory file system | and no modes, symlinks or synced folders |
-//! | [`fault`] | a sentence, then exit code 1 | the same | the system's own way to end |
+//! | [`file`](mod@file) | everything | no memory file system | nor modes, symlinks or directory sync |
+//! | [`fault`] | a message, then exit code 1 | the same | the system's default |
 //! | [`ending`] | SIGINT, SIGTERM, SIGHUP | the same | Ctrl-C |
-//! | [`terminal`] | `TERM` decides; restored after a fault | the same | any terminal can be drawn on |
+//! | [`terminal`] | full screen unless `TERM` rules it out; restored after a fault | the same | always full screen |
 //! | [`time`] | CPU time | CPU time | `None` |
 //! | [`float`] | by architecture: MXCSR, FPCR | the same | the same |
 //!
-//! Where a system does not say something, a function returns `None` rather than a guess.
+//! If a system does not provide a value, the function returns `None` rather than a guess.
 
 pub mod cpu;
 pub mod ending;

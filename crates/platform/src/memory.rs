@@ -1,12 +1,11 @@
-//! Memory: of the machine, of this process, and what is left. In bytes; `None` except on Linux.
+//! Memory of the machine and of this process, in bytes; `None` except on Linux.
 
 use std::fs;
 use std::path::Path;
 
 use crate::proc;
 
-/// Bytes this process could get without swapping: what the system has, or less by the memory limit
-/// of its cgroup.
+/// Bytes this process could allocate without swapping, limited by the system and its cgroup.
 pub fn available() -> Option<u64> {
     let system = proc::bytes(&proc::read("/proc/meminfo")?, "MemAvailable")?;
     let groups = proc::read("/proc/self/cgroup").unwrap_or_default();
@@ -14,18 +13,18 @@ pub fn available() -> Option<u64> {
     Some(limit.map_or(system, |limit| limit.min(system)))
 }
 
-/// Bytes of the machine's memory.
+/// Total memory of the machine, in bytes.
 pub fn total() -> Option<u64> {
     proc::bytes(&proc::read("/proc/meminfo")?, "MemTotal")
 }
 
-/// Bytes of memory this process uses, its share of mapped files included.
+/// Resident memory of this process in bytes, including resident pages of mapped files.
 pub fn resident() -> Option<u64> {
     proc::bytes(&proc::read("/proc/self/status")?, "VmRSS")
 }
 
-/// Bytes left below the strictest memory limit among a process's cgroups (`groups` as in
-/// `/proc/self/cgroup`) and those above them. Cached file pages count as left: they make room.
+/// Bytes left below the strictest memory limit of a process's cgroups (`groups` as in
+/// `/proc/self/cgroup`) and their ancestors. Cached file pages count as free, as they are reclaimable.
 fn cgroup_memory(groups: &str, root: &Path) -> Option<u64> {
     let left = groups.lines().filter_map(|line| {
         let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
@@ -46,7 +45,7 @@ fn cgroup_memory(groups: &str, root: &Path) -> Option<u64> {
     left.min()
 }
 
-/// The same of one cgroup; `None` if it has no limit (`max`), or does not exist here.
+/// Bytes left in one cgroup; `None` if it has no limit (`max`) or does not exist here.
 fn group_memory(group: &Path, limit: &str, usage: &str, stat: &str) -> Option<u64> {
     let read = |name| fs::read_to_string(group.join(name)).ok();
     let number = |text: &str| text.trim().parse::<u64>().ok();
@@ -62,14 +61,14 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_process_has_some_of_the_machines_memory() {
+    fn available_and_resident_memory_are_within_the_total() {
         let (available, total) = (available().unwrap(), total().unwrap());
         assert!(available > 0 && available <= total, "{available} of {total}");
         assert!((1..=total).contains(&resident().unwrap()));
     }
 
     #[test]
-    fn the_strictest_memory_limit_counts() {
+    fn the_strictest_memory_limit_applies() {
         let root = tempfile::tempdir().unwrap();
         let write = |path: &str, text: &str| {
             let path = root.path().join(path);

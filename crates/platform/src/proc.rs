@@ -1,20 +1,20 @@
-//! How Linux says things about itself: as text in files, most of them `name: value` lines.
+//! Linux reports its state in text files, most of them with `name: value` lines.
 
 use std::fs;
 use std::path::Path;
 
-/// The text of a file below `/proc` or `/sys`; `None` on other systems.
+/// The contents of a file below `/proc` or `/sys`; `None` on other systems.
 pub(crate) fn read(path: impl AsRef<Path>) -> Option<String> {
     if cfg!(target_os = "linux") { fs::read_to_string(path).ok() } else { None }
 }
 
-/// The value of the first line `name: value`, without the blanks around it.
+/// The trimmed value of the first line `name: value`.
 pub(crate) fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let mut pairs = text.lines().filter_map(|line| line.split_once(':'));
     pairs.find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim())
 }
 
-/// Bytes of such a line whose value is in kB, which means KiB here.
+/// The value of a `name: value` line in bytes, given in kB, which means KiB here.
 pub(crate) fn bytes(text: &str, name: &str) -> Option<u64> {
     field(text, name)?.strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_as_the_kernel_writes_them() {
+    fn parses_fields_from_the_kernel() {
         let text = "processor\t: 0\nmodel name\t: A: B\nmodel name\t: C\nMemTotal:  5 kB\n";
         assert_eq!(field(text, "model name"), Some("A: B"));
         assert_eq!(field(text, "MemTotal"), Some("5 kB"));

@@ -1,15 +1,15 @@
-//! Time that the standard library does not measure.
+//! Clocks that the standard library does not offer.
 
 use std::time::Duration;
 
-/// CPU time this process has used so far, over all its threads; `None` except on Unix.
+/// CPU time used by all threads of this process so far; `None` except on Unix.
 #[cfg(unix)]
 pub fn cpu_time() -> Option<Duration> {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::try_from(time).ok()
 }
 
-/// CPU time this process has used so far, over all its threads; `None` except on Unix.
+/// CPU time used by all threads of this process so far; `None` except on Unix.
 #[cfg(not(unix))]
 pub fn cpu_time() -> Option<Duration> {
     None
@@ -21,7 +21,7 @@ mod tests {
 
     #[test]
     fn work_takes_cpu_time() {
-        // About a second's work at most: the coarsest clock ticks every few milliseconds.
+        // About a second of work at most: the coarsest clock ticks every few milliseconds.
         let worked = |_| {
             for i in 0..1_000_000 {
                 std::hint::black_box(i);

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use nanoinfer_engine::bench::{Script, set_script};
 use nanoinfer_engine::{
-    Drafting, Engine, EngineOptions, GenerateOptions, KvType, Model, PassStep, Script, SeqId,
-    Session, Stats, Step,
+    BatchToken, Drafting, Engine, EngineOptions, GenerateOptions, KvType, Model, SeqId, Session,
+    Stage, Stats,
 };
 
 use super::kinds::{Kind, Test};
@@ -18,7 +19,7 @@ pub(super) struct Runner {
     /// Sequences per depth, filled to it once. Each run is rolled back to its depth.
     contexts: Vec<(usize, Vec<SeqId>)>,
     random: u64,
-    steps: Vec<Step>,
+    steps: Vec<BatchToken>,
     /// For copy tests, with an engine of its own.
     copier: Option<Session>,
     /// Tokens per draft; the governor decides if `None`.
@@ -118,8 +119,8 @@ impl Runner {
         self.engine.set_profiling(true);
         self.run(test)?;
         let profile = self.engine.profile();
-        let ms = |step: PassStep| 1e3 * profile.time(step).as_secs_f64();
-        let steps = PassStep::ALL.iter().map(|&step| (step.name(), ms(step))).collect();
+        let ms = |step: Stage| 1e3 * profile.time(step).as_secs_f64();
+        let steps = Stage::ALL.iter().map(|&step| (step.name(), ms(step))).collect();
         self.engine.set_profiling(false);
         Ok(steps)
     }
@@ -143,7 +144,7 @@ impl Runner {
             self.steps.clear();
             for i in from..to {
                 let token = self.random_token();
-                self.steps.push(Step { seq, token, logits: i + 1 == n });
+                self.steps.push(BatchToken { seq, token, logits: i + 1 == n });
             }
             last = Some(self.engine.forward(&self.steps)?);
         }
@@ -161,7 +162,7 @@ impl Runner {
             (1..=n as u32).map(|i| i.wrapping_mul(0x9e37_79b1) % vocab).collect();
         let copier = self.copier.as_mut().context("copy tests are not enabled")?;
         copier.prompt_tokens(&tokens)?;
-        copier.set_script(Some(Script { tokens, ..Script::default() }));
+        set_script(copier, Some(Script { tokens, ..Script::default() }));
         let options = GenerateOptions {
             max_tokens: Some(n),
             ignore_eos: true,
@@ -179,7 +180,7 @@ impl Runner {
             self.steps.clear();
             for &seq in sequences {
                 let token = self.random_token();
-                self.steps.push(Step { seq, token, logits: true });
+                self.steps.push(BatchToken { seq, token, logits: true });
             }
             let pass = self.engine.forward(&self.steps)?;
             self.engine.logits(pass, sequences.len() - 1)?;

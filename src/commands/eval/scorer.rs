@@ -1,7 +1,7 @@
 //! Logits of chosen positions.
 
 use anyhow::Result;
-use nanoinfer_engine::{Engine, EngineOptions, Model, PassId, SeqId, Step};
+use nanoinfer_engine::{BatchToken, Engine, EngineOptions, Model, PassId, SeqId};
 
 use crate::args::Eval;
 use crate::model::forced_isa;
@@ -65,7 +65,8 @@ impl Scorer {
 
     fn pass(&mut self, ids: &[u32], logits: bool) -> Result<PassId> {
         let seq = self.seq;
-        let steps: Vec<Step> = ids.iter().map(|&token| Step { seq, token, logits }).collect();
+        let steps: Vec<BatchToken> =
+            ids.iter().map(|&token| BatchToken { seq, token, logits }).collect();
         let pass = self.engine.forward(&steps)?;
         self.cached.extend_from_slice(ids);
         Ok(pass)

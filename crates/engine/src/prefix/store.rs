@@ -7,7 +7,8 @@ use std::time::SystemTime;
 
 use nanoinfer_platform::file::{Readers, temp_in};
 
-use super::{Prefix, identity, write};
+use super::{identity, write};
+use crate::memory::Prefix;
 use crate::{Engine, Error, SeqId};
 
 /// Extension of the files; others in the folder are left alone.
@@ -133,7 +134,7 @@ impl PrefixStore {
         if bytes > self.limit {
             let (mb, limit) = (bytes >> 20, self.limit >> 20);
             return Err(format!(
-                "the prompt is not kept: it takes {mb} MB, --cache-size is {limit}"
+                "the prompt is not kept: it takes {mb} MB, but the store is limited to {limit} MB"
             ));
         }
         self.write(engine, (seq, tokens), &path).map_err(|e| {

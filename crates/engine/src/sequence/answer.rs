@@ -1,294 +1,122 @@
-//! An answer: which steps it needs, which tokens are drawn, what is said.
+//! Options of an answer, the events it yields, and its statistics.
 
-use std::time::Instant;
+use std::time::Duration;
 
-use nanoinfer_text::{StopMatcher, StopStep};
+use crate::{DraftStats, Drafting, Sampling};
 
-use super::{Pending, Sequence, State};
-use crate::sample::{DrawScratch, LogitRows};
-use crate::{Engines, Error, Event, FinishReason, GenerateOptions, PassId, PassStep, Stats, Step};
+/// Options of an answer.
+#[derive(Clone, Debug, Default)]
+pub struct GenerateOptions {
+    /// The most tokens to generate; `None` = until the model stops or the context is full.
+    pub max_tokens: Option<usize>,
+    /// How to choose tokens.
+    pub sampling: Sampling,
+    /// The answer ends before the first of these strings.
+    pub stop: Vec<String>,
+    /// Do not stop at the model's end-of-answer tokens.
+    pub ignore_eos: bool,
+    /// Speculative decoding: affects speed, never the tokens.
+    pub drafting: Drafting,
+}
 
-impl Engines {
-    /// Draws the next token of each sequence that has a row of the last pass left and no untaken
-    /// event; each draw is an item of work for a worker. Where a draft was right there is another row
-    /// after that: the next pass is due when no sequence has one ([`Sequence::has_row`]).
-    ///
-    /// # Errors
-    /// Rows are of an earlier pass, or the engine cannot be used any more. What is wrong with the
-    /// logits of one sequence, its [`Sequence::event`] says.
-    pub fn draw(&mut self, sequences: &mut [Sequence]) -> Result<(), Error> {
-        let mut rows = sequences.iter().enumerate().filter_map(|(i, s)| Some((i, s.row()?.0)));
-        let Some((first, pass)) = rows.next() else { return Ok(()) };
-        let mut alone = true;
-        for (_, other) in rows {
-            if other != pass {
-                return Err(Error::LogitsGone);
-            }
-            alone = false;
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FinishReason {
+    /// The model ended it, or a stop string occurred.
+    Stop,
+    /// [`GenerateOptions::max_tokens`] was reached.
+    Length,
+    /// The context is full.
+    Context,
+    /// It was cancelled.
+    Cancelled,
+}
+
+impl FinishReason {
+    /// `stop`, `length`, `context` or `cancelled`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Context => "context",
+            Self::Cancelled => "cancelled",
         }
-        // Waking the workers for one token would take longer than drawing it.
-        let tasks = if alone { &mut sequences[first..=first] } else { &mut *sequences };
-        self.target.draw(pass, tasks, Sequence::draw)?;
-        tasks.iter_mut().try_for_each(|sequence| sequence.drawn(self))
     }
 }
 
-impl Sequence {
-    /// Begins an answer to the context. Clears a pending cancellation.
-    ///
-    /// # Errors
-    /// The context is empty.
-    pub fn start(&mut self, engines: &mut Engines, options: GenerateOptions) -> Result<(), Error> {
-        if self.tokens.is_empty() {
-            return Err(Error::EmptyPrompt);
+/// The result of one [`crate::Session::next`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'s> {
+    /// A part of the prompt was processed.
+    Prefill {
+        /// Tokens processed so far.
+        done: usize,
+        /// Tokens to process, cached ones excluded.
+        total: usize,
+    },
+    /// A token was generated.
+    Token {
+        /// Its id.
+        id: u32,
+        /// Text that is now certain: whole characters, no prefix of a stop string. May be empty.
+        text: &'s str,
+        /// The same as exact bytes: partial characters without delay, invalid ones unchanged.
+        bytes: &'s [u8],
+    },
+    /// The answer is complete.
+    Finished {
+        /// The reason.
+        reason: FinishReason,
+        /// Text that was held back.
+        text: &'s str,
+        /// The same as exact bytes, without those already emitted.
+        bytes: &'s [u8],
+    },
+}
+
+impl Event<'_> {
+    /// New text of the answer; empty while the prompt is processed.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Prefill { .. } => "",
+            Self::Token { text, .. } | Self::Finished { text, .. } => text,
         }
-        // The last token is always processed: its logits are what the answer begins with.
-        self.end_draws(engines)?;
-        let reused = engines.target.truncate(self.seq, self.tokens.len() - 1)?;
-        self.rest(None);
-        self.last = None;
-        self.canceller.clear();
-        if let Some(stream) = &mut self.stream {
-            stream.reset(self.answer_follows);
-        }
-        let longest = self.model.vocab_table().map_or(0, |v| 3 * (v.longest() + 4));
-        let stops = options.stop.iter().any(|s| !s.is_empty());
-        self.stop = stops.then(|| StopMatcher::new(&options.stop, longest));
-        self.sampler.sampling = options.sampling;
-        self.sampler.restart(&self.tokens);
-        let (drafting, sampling) = (options.drafting, options.sampling);
-        self.speculator.start(drafting, sampling, &self.tokens, engines.draft_mut());
-        self.stats =
-            Stats { prompt_tokens: self.tokens.len(), reused_tokens: reused, ..Stats::default() };
-        self.started = Instant::now();
-        let nothing_wanted = options.max_tokens == Some(0);
-        self.state =
-            if nothing_wanted { State::Ending(FinishReason::Length) } else { State::Prefill };
-        self.options = options;
-        Ok(())
+    }
+}
+
+/// Counts and times of the current answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stats {
+    /// Tokens of the context when the answer began.
+    pub prompt_tokens: usize,
+    /// Those that were already cached.
+    pub reused_tokens: usize,
+    /// Tokens generated.
+    pub generated: usize,
+    /// Time from the start to the end of the prompt.
+    pub prefill: Duration,
+    /// Time from the start to the first token.
+    pub first_token: Duration,
+    /// Time from the first token to the last.
+    pub decode: Duration,
+    /// Speculative decoding.
+    pub drafts: DraftStats,
+}
+
+impl Stats {
+    /// Prompt tokens processed per second.
+    pub fn prefill_tps(&self) -> f64 {
+        rate(self.prompt_tokens - self.reused_tokens, self.prefill)
     }
 
-    /// Appends the steps that it wants in the next pass, at most `room`: the next tokens of the
-    /// prompt, or the last token and a draft of what may follow. None, if there is something to draw
-    /// or to say first, or nothing to do. The steps of other sequences may be there already, in the
-    /// order of the pass; with its own, no more want logits than the engine has rows for. A plan whose
-    /// pass does not come to be is forgotten with the next one.
-    ///
-    /// # Errors
-    /// `engines` are not those it was opened in, or cannot be used any more.
-    pub fn plan(
-        &mut self,
-        engines: &mut Engines,
-        room: usize,
-        steps: &mut Vec<Step>,
-    ) -> Result<(), Error> {
-        if self.pending.is_some() {
-            return Ok(());
-        }
-        let working = matches!(self.state, State::Prefill | State::Decode);
-        if working && self.canceller.is_cancelled() {
-            return self.cancelled(engines);
-        }
-        let taken = steps.iter().filter(|step| step.logits).count();
-        let rows = engines.target.max_logits().saturating_sub(taken);
-        match self.state {
-            State::Prefill => {
-                let left = self.tokens.len() - engines.target.len(self.seq)?;
-                let left = if rows == 0 { left.saturating_sub(1) } else { left };
-                self.append_steps(engines, left.min(room), steps)
-            }
-            State::Decode if self.speculator.row().is_none() => {
-                let Some(room) = room.min(rows).checked_sub(1) else { return Ok(()) };
-                // A draft fits into the context, and of the tokens still wanted one is drawn anyway.
-                let wanted =
-                    self.options.max_tokens.map_or(usize::MAX, |max| max - self.stats.generated);
-                let room = room.min(self.limit - self.tokens.len()).min(wanted - 1);
-                // Without the draft the pass may fit, and a draft must not make the difference.
-                let room = room.min(engines.target.room(self.seq)?.saturating_sub(1));
-                self.speculator.propose(&mut self.tokens, room, engines.draft_mut());
-                self.append_steps(engines, 1, steps)
-            }
-            State::Ending(reason) => {
-                self.end_draws(engines)?;
-                self.rest(Some(reason));
-                Ok(())
-            }
-            State::Decode | State::Idle => Ok(()),
-        }
+    /// Tokens per second after the first.
+    pub fn decode_tps(&self) -> f64 {
+        rate(self.generated.saturating_sub(1), self.decode)
     }
+}
 
-    /// The next `n` tokens of the context and the draft for what may follow them; the last token and
-    /// the draft with logits.
-    fn append_steps(
-        &mut self,
-        engines: &Engines,
-        n: usize,
-        steps: &mut Vec<Step>,
-    ) -> Result<(), Error> {
-        let taken = steps.iter().filter(|step| step.logits).count();
-        let (seq, last) = (self.seq, self.tokens.len() - 1);
-        let cached = engines.target.len(seq)?;
-        let tokens = self.tokens[cached..cached + n].iter().zip(cached..);
-        steps.extend(tokens.map(|(&token, i)| Step { seq, token, logits: i == last }));
-        let draft = self.speculator.draft().iter();
-        steps.extend(draft.map(|&token| Step { seq, token, logits: true }));
-        self.planned = taken..steps.iter().filter(|step| step.logits).count();
-        self.passed = Instant::now();
-        Ok(())
-    }
-
-    /// The pass with the steps that it planned last is done.
-    ///
-    /// # Errors
-    /// The pass has not the rows that were planned, or as for [`Self::plan`].
-    pub fn passed(&mut self, engines: &mut Engines, pass: PassId) -> Result<(), Error> {
-        let rows = engines.target.rows(pass)?;
-        if self.planned.end > rows {
-            return Err(Error::LogitsRow { index: self.planned.end - 1, rows });
-        }
-        self.rows = Some((pass, self.planned.start));
-        if self.state == State::Decode {
-            self.speculator.passed(self.passed.elapsed().as_secs_f64());
-            return Ok(());
-        }
-        let reused = self.stats.reused_tokens;
-        let done = engines.target.len(self.seq)? - reused;
-        let total = self.stats.prompt_tokens - reused;
-        self.pending = Some(Pending::Prefill { done, total });
-        if done == total {
-            self.state = State::Decode;
-            self.speculator.prompt_done(&self.tokens, engines.draft_mut());
-            self.stats.prefill = self.started.elapsed();
-        }
-        Ok(())
-    }
-
-    /// Ends the answer because it was cancelled, before or in a pass.
-    fn cancelled(&mut self, engines: &mut Engines) -> Result<(), Error> {
-        self.canceller.clear();
-        self.end_draws(engines)?;
-        self.rest(Some(FinishReason::Cancelled));
-        Ok(())
-    }
-
-    /// Whether it is at work and has nothing to say yet.
-    pub(crate) fn is_silent(&self) -> bool {
-        self.state != State::Idle && self.pending.is_none() && self.failed.is_none()
-    }
-
-    /// Whether a row of the last pass is left to draw from: its logits are gone with the next pass.
-    /// Not if it was cancelled.
-    pub fn has_row(&self) -> bool {
-        let wanted = self.state == State::Decode && !self.canceller.is_cancelled();
-        wanted && self.speculator.row().is_some()
-    }
-
-    /// The pass with a row that its next token is to be drawn from now, if there is one.
-    fn row(&self) -> Option<(PassId, usize)> {
-        if self.pending.is_some() || !self.has_row() {
-            return None;
-        }
-        let (pass, first) = self.rows?;
-        Some((pass, first + self.speculator.row()?))
-    }
-
-    /// Draws its next token, on whatever thread; [`Self::drawn`] makes it part of the context.
-    fn draw(&mut self, rows: LogitRows<'_>, scratch: &mut DrawScratch) {
-        let Some((_, row)) = self.row() else { return };
-        let start = Instant::now();
-        let id = self.sampler.draw(rows, row, self.tokens.len(), scratch);
-        self.drawn = Some((id, start.elapsed()));
-    }
-
-    /// Makes the token that was drawn the last of the context.
-    fn drawn(&mut self, engines: &mut Engines) -> Result<(), Error> {
-        let (Some((drawn, time)), Some(row)) = (self.drawn.take(), self.row()) else {
-            return Ok(());
-        };
-        let Some(drawn) = drawn else {
-            self.end_draws(engines)?;
-            self.rest(None);
-            self.failed = Some(engines.target.not_finite());
-            return Ok(());
-        };
-        engines.target.profile_mut().add(PassStep::Sampling, time);
-        let position = self.tokens.len();
-        let script = self.speculator.script.as_ref();
-        let id = script.and_then(|script| script.token(position)).unwrap_or(drawn);
-        self.tokens.push(id);
-        self.last = Some((row, self.sampler.push(id)));
-        let seconds = time.as_secs_f64();
-        if !self.speculator.drawn(&self.tokens, seconds, engines.draft_mut()) {
-            engines.target.truncate(self.seq, position)?;
-        }
-        self.stats.generated += 1;
-        let elapsed = self.started.elapsed();
-        if self.stats.generated == 1 {
-            self.stats.first_token = elapsed;
-        }
-        self.stats.decode = elapsed - self.stats.first_token;
-        if let Some(reason) = self.finish_reason(id) {
-            self.state = State::Ending(reason);
-        }
-        self.pending = Some(Pending::Token(id));
-        Ok(())
-    }
-
-    fn finish_reason(&self, id: u32) -> Option<FinishReason> {
-        if !self.options.ignore_eos && self.model.generation().eos.contains(&id) {
-            Some(FinishReason::Stop)
-        } else if self.options.max_tokens == Some(self.stats.generated) {
-            Some(FinishReason::Length)
-        } else if self.tokens.len() > self.limit {
-            Some(FinishReason::Context)
-        } else {
-            None
-        }
-    }
-
-    /// What there is to say, if there is anything. Allocates nothing.
-    ///
-    /// # Errors
-    /// The answer cannot go on: its logits are not finite.
-    pub fn event(&mut self) -> Result<Option<Event<'_>>, Error> {
-        if let Some(error) = self.failed.take() {
-            return Err(error);
-        }
-        Ok(match self.pending.take() {
-            None => None,
-            Some(Pending::Prefill { done, total }) => Some(Event::Prefill { done, total }),
-            Some(Pending::Token(id)) => Some(self.token_event(id)),
-            Some(Pending::Finished(reason)) => Some(self.finished_event(reason)),
-        })
-    }
-
-    fn token_event(&mut self, id: u32) -> Event<'_> {
-        let (Some(stream), Some(vocab)) = (&mut self.stream, self.model.vocab()) else {
-            return Event::Token { id, text: "", bytes: &[] };
-        };
-        let Some(stop) = &mut self.stop else {
-            stream.push(&vocab, id);
-            return Event::Token { id, text: stream.text(), bytes: stream.raw() };
-        };
-        let text = match stop.push(stream.push(&vocab, id)) {
-            StopStep::Text(text) => text,
-            StopStep::Stop { before, .. } => {
-                self.state = State::Ending(FinishReason::Stop);
-                stream.reset(false); // half a character after the stop string is dropped
-                before
-            }
-        };
-        Event::Token { id, text, bytes: text.as_bytes() }
-    }
-
-    fn finished_event(&mut self, reason: FinishReason) -> Event<'_> {
-        match (&mut self.stream, &mut self.stop) {
-            (Some(stream), Some(stop)) => {
-                let text = stop.finish_with(stream.finish());
-                Event::Finished { reason, text, bytes: text.as_bytes() }
-            }
-            (Some(stream), None) => Event::Finished { reason, text: stream.finish(), bytes: &[] },
-            (None, _) => Event::Finished { reason, text: "", bytes: &[] },
-        }
-    }
+fn rate(n: usize, time: Duration) -> f64 {
+    if n == 0 || time.is_zero() { 0.0 } else { n as f64 / time.as_secs_f64() }
 }

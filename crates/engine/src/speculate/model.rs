@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use super::script::Scripted;
 use crate::sample::Sampler;
-use crate::{Engine, Error, Sampling, SeqId, Step};
+use crate::{BatchToken, Engine, Error, Sampling, SeqId};
 
 /// A sequence of the draft model's engine, which follows the context of another sequence.
 pub(crate) struct DraftSequence {
     seq: SeqId,
     sampler: Sampler,
-    steps: Vec<Step>,
+    steps: Vec<BatchToken>,
     fresh: Vec<bool>, // per drafted token, whether penalties had not seen it before
 }
 
@@ -71,7 +71,7 @@ impl DraftSequence {
             let from = tokens.len() - lag;
             let n = (lag - 1).min(engine.max_batch());
             self.steps.clear();
-            let step = |&token| Step { seq: self.seq, token, logits: false };
+            let step = |&token| BatchToken { seq: self.seq, token, logits: false };
             self.steps.extend(tokens[from..from + n].iter().map(step));
             engine.forward(&self.steps)?;
         }
@@ -112,8 +112,11 @@ impl DraftSequence {
     fn next(&mut self, engine: &mut Engine, tokens: &[u32]) -> Result<u32, Error> {
         let from = tokens.len() - self.lag(engine, tokens)?;
         self.steps.clear();
-        let step =
-            |i: usize| Step { seq: self.seq, token: tokens[i], logits: i + 1 == tokens.len() };
+        let step = |i: usize| BatchToken {
+            seq: self.seq,
+            token: tokens[i],
+            logits: i + 1 == tokens.len(),
+        };
         self.steps.extend((from..tokens.len()).map(step));
         let pass = engine.forward(&self.steps)?;
         let mut drawn = None;

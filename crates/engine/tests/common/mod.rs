@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use nanoinfer_engine::{Engine, EngineOptions, Model, Step};
+use nanoinfer_engine::{BatchToken, Engine, EngineOptions, Model};
 use nanoinfer_format::{Generation, NanoFile, Quant, SectionKind, Writer};
 use nanoinfer_packer::{Input, Options, convert};
 
@@ -79,7 +79,7 @@ pub(crate) fn greedy(engine: &mut Engine, prompt: &[u32], n: usize) -> Vec<u32> 
         let steps: Vec<_> = next
             .iter()
             .enumerate()
-            .map(|(i, &token)| Step { seq, token, logits: i == last })
+            .map(|(i, &token)| BatchToken { seq, token, logits: i == last })
             .collect();
         let pass = engine.forward(&steps).unwrap();
         let token = argmax(engine.logits(pass, 0).unwrap());
@@ -95,7 +95,8 @@ pub(crate) fn logits(engine: &mut Engine, ids: &[u32], chunk: usize) -> Vec<Vec<
     let seq = engine.open().expect("a free sequence");
     let mut rows = Vec::new();
     for tokens in ids.chunks(chunk.min(16)) {
-        let steps: Vec<_> = tokens.iter().map(|&token| Step { seq, token, logits: true }).collect();
+        let steps: Vec<_> =
+            tokens.iter().map(|&token| BatchToken { seq, token, logits: true }).collect();
         let pass = engine.forward(&steps).expect("a pass");
         for i in 0..steps.len() {
             rows.push(engine.logits(pass, i).expect("finite").to_vec());

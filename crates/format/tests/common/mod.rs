@@ -1,28 +1,28 @@
-//! What the tests of this crate share: a small valid file, and a way to damage one and sign it
-//! again, so that checks behind the hashes are reached.
-#![allow(dead_code)] // each test binary uses its own part
+//! Helpers shared by the tests of this crate: a small valid file, and a way to damage it and recompute
+//! its hashes, so that checks behind the hashes are reached.
+#![allow(dead_code)] // each test binary uses only some of them
 
 use std::path::PathBuf;
 
 use nanoinfer_format::*;
 use tempfile::TempDir;
 
-/// Offsets of the header's fields.
+/// Offsets of header fields.
 pub(crate) const FILE_LEN: usize = 16;
 pub(crate) const SECTION_TABLE: usize = 96;
 pub(crate) const SECTION_COUNT: usize = 104;
-/// Offsets within a row of the section table.
+/// Offsets within a section table row.
 pub(crate) const S_OFFSET: usize = 8;
 pub(crate) const S_LEN: usize = 16;
 pub(crate) const S_HASH: usize = 32;
-/// Offsets within a row of the tensor table, and its length.
+/// Offsets within a tensor table row, and its length.
 pub(crate) const T_OFFSET: usize = 72;
 pub(crate) const T_LEN: usize = 80;
 pub(crate) const T_HASH: usize = 88;
 pub(crate) const T_PART_ENCODINGS: usize = 184;
 pub(crate) const T_ROW: usize = 192;
 
-/// Two heads of 8 on one key/value head; every padding rule has something to pad.
+/// Two heads of 8 sharing one key/value head; every padding rule applies.
 pub(crate) fn config() -> Config {
     Config {
         quant: Quant::Q8,
@@ -40,7 +40,7 @@ pub(crate) fn config() -> Config {
     }
 }
 
-/// Defaults with every field set.
+/// Generation defaults with every field set.
 pub(crate) fn generation() -> Generation {
     Generation {
         bos: Some(1),
@@ -54,8 +54,7 @@ pub(crate) fn generation() -> Generation {
     }
 }
 
-/// Some of the tensors such a model has: each encoding, parts, blocks of inputs, with and without
-/// a layer.
+/// Some tensors of such a model: every encoding, parts, input blocks, with and without a layer.
 pub(crate) fn specs() -> Vec<TensorSpec> {
     let encoding = Encoding::Q8Panel;
     let part = |role, count| Part { role, n: 8 * count, count, rows: 8, encoding };
@@ -76,7 +75,7 @@ pub(crate) fn specs() -> Vec<TensorSpec> {
     ]
 }
 
-/// The bytes a tensor of [`specs`] gets: small finite floats in every encoding.
+/// Content of a tensor of [`specs`]: small finite floats in every encoding.
 pub(crate) fn content(spec: &TensorSpec) -> Vec<u8> {
     let len = spec.stored_bytes().expect("small") as usize;
     let floats = (0..len / 4).flat_map(|i| ((i % 13) as f32 - 6.0).to_le_bytes());
@@ -88,7 +87,7 @@ pub(crate) fn write(target: &std::path::Path) -> Staged {
     let mut w = Writer::create(target).expect("a temporary file");
     for spec in specs() {
         let bytes = content(&spec);
-        w.begin(spec).expect("a sound spec");
+        w.begin(spec).expect("a valid spec");
         bytes.chunks(1000).for_each(|piece| w.write(piece).expect("written"));
         w.end().expect("complete");
     }
@@ -98,10 +97,10 @@ pub(crate) fn write(target: &std::path::Path) -> Staged {
     w.finish(&config(), &generation()).expect("complete")
 }
 
-/// A folder that is removed at the end, and what is tried in it.
-pub(crate) struct Bench(TempDir);
+/// A temporary folder and helpers to open files in it.
+pub(crate) struct Scratch(TempDir);
 
-impl Bench {
+impl Scratch {
     pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().expect("a temporary folder"))
     }
@@ -110,7 +109,7 @@ impl Bench {
         self.0.path().join(name)
     }
 
-    /// The names of all files in the folder.
+    /// Names of all files in the folder.
     pub(crate) fn names(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.0.path()).expect("readable");
         let name = |e: std::io::Result<std::fs::DirEntry>| e.expect("readable").file_name();
@@ -132,7 +131,7 @@ impl Bench {
         NanoFile::open(path)
     }
 
-    /// The message with which these bytes are refused: one line that names the file.
+    /// The error message for bytes that `open` rejects: one line that names the file.
     pub(crate) fn refused(&self, bytes: &[u8], what: &str) -> String {
         match self.open(bytes) {
             Ok(_) => panic!("{what}: opened"),
@@ -140,16 +139,16 @@ impl Bench {
         }
     }
 
-    /// Like [`Self::refused`], for bytes that `open` accepts and `verify` does not.
+    /// Like [`Self::refused`], for bytes that `open` accepts and `verify` rejects.
     pub(crate) fn unverified(&self, bytes: &[u8], what: &str) -> String {
         let file = self.open(bytes).unwrap_or_else(|e| panic!("{what}: {e}"));
         one_line(&file.verify().expect_err(what), what)
     }
 }
 
-/// Changes the small file in one way, signs it, and expects the message to hold `expected`.
+/// Changes the small file, rehashes it, and expects an error message containing `expected`.
 pub(crate) fn attack(
-    bench: &Bench,
+    scratch: &Scratch,
     small: &Image,
     what: &str,
     expected: &str,
@@ -157,8 +156,8 @@ pub(crate) fn attack(
 ) {
     let mut image = small.clone();
     change(&mut image);
-    image.sign();
-    let message = bench.refused(&image.0, what);
+    image.rehash();
+    let message = scratch.refused(&image.0, what);
     assert!(message.contains(expected), "{what}: {message}, expected {expected:?}");
 }
 
@@ -169,7 +168,7 @@ fn one_line(e: &Error, what: &str) -> String {
     message
 }
 
-/// The bytes of a file, to be changed.
+/// The bytes of a file, for modification.
 #[derive(Clone)]
 pub(crate) struct Image(pub(crate) Vec<u8>);
 
@@ -182,37 +181,37 @@ impl Image {
         u64::from_le_bytes(self.0[at..at + 8].try_into().expect("8 bytes"))
     }
 
-    /// Overwrites what is at `at`.
+    /// Overwrites the bytes at `at`.
     pub(crate) fn put(&mut self, at: usize, bytes: &[u8]) {
         self.0[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
-    /// Where the rows of the section table are.
+    /// Offsets of the section table's rows.
     pub(crate) fn rows(&self) -> Vec<usize> {
         let (at, n) = (self.u64(SECTION_TABLE) as usize, self.u32(SECTION_COUNT) as usize);
         (0..n).map(|i| at + 64 * i).collect()
     }
 
-    /// Where the table row of a section is.
+    /// Offset of a section's table row.
     pub(crate) fn row(&self, kind: SectionKind) -> usize {
         let of_kind = |&row: &usize| self.u32(row) == kind as u32;
         self.rows().into_iter().find(of_kind).expect("has this section")
     }
 
-    /// Where a section's bytes are.
+    /// Byte range of a section.
     pub(crate) fn section(&self, kind: SectionKind) -> std::ops::Range<usize> {
         let row = self.row(kind);
         let start = self.u64(row + S_OFFSET) as usize;
         start..start + self.u64(row + S_LEN) as usize
     }
 
-    /// Where the rows of the tensor table are.
+    /// Offsets of the tensor table's rows.
     pub(crate) fn tensors(&self) -> Vec<usize> {
         self.section(SectionKind::Tensors).step_by(T_ROW).collect()
     }
 
-    /// Makes all hashes but those of the tensors right again, wherever what they cover exists.
-    pub(crate) fn sign(&mut self) {
+    /// Recomputes all hashes except those of tensors, as far as the bytes they cover exist.
+    pub(crate) fn rehash(&mut self) {
         let hash = |bytes: &[u8]| *blake3::hash(bytes).as_bytes();
         for row in self.rows() {
             let sum = match self.u32(row) {
@@ -221,16 +220,16 @@ impl Image {
             };
             self.put(row + S_HASH, &sum);
         }
-        self.sign_tables();
+        self.rehash_tables();
     }
 
-    /// The bytes a row of the section table speaks of, if they exist.
+    /// The bytes to which a section table row refers, if they exist.
     fn bytes_of(&self, row: usize) -> Option<&[u8]> {
         let (start, len) = (self.u64(row + S_OFFSET), self.u64(row + S_LEN));
         self.0.get(start as usize..start.checked_add(len)? as usize)
     }
 
-    /// The hash of the tensors' hashes.
+    /// Hash of the tensors' hashes.
     fn tensor_hashes(&self) -> [u8; 32] {
         let mut rows = self.rows().into_iter();
         let row = rows.find(|&row| self.u32(row) == SectionKind::Tensors as u32);
@@ -242,8 +241,8 @@ impl Image {
         *hasher.finalize().as_bytes()
     }
 
-    /// Makes content id, the section table's hash and the header's right again.
-    pub(crate) fn sign_tables(&mut self) {
+    /// Recomputes the content id and the hashes of section table and header.
+    pub(crate) fn rehash_tables(&mut self) {
         let hash = |bytes: &[u8]| *blake3::hash(bytes).as_bytes();
         let of_kind = |kind: u32| {
             let row = self.rows().into_iter().find(|&row| self.u32(row) == kind);
@@ -254,16 +253,16 @@ impl Image {
         let table = self.u64(SECTION_TABLE) as usize;
         let end = table + 64 * self.rows().len();
         self.put(152, &hash(&self.0[table..end]));
-        self.sign_header();
+        self.rehash_header();
     }
 
-    /// Makes the header's own hash right again.
-    pub(crate) fn sign_header(&mut self) {
+    /// Recomputes the header's hash.
+    pub(crate) fn rehash_header(&mut self) {
         let sum = blake3::hash(&self.0[..224]);
         self.put(224, sum.as_bytes());
     }
 
-    /// Replaces the content of a section, moving what follows it, and signs.
+    /// Replaces the content of a section, moves the rest, and rehashes.
     pub(crate) fn replace(&mut self, kind: SectionKind, bytes: &[u8]) {
         let old = self.section(kind);
         let row = self.row(kind);
@@ -282,6 +281,6 @@ impl Image {
         section.resize(to - old.start, 0);
         self.0.splice(old.start..from, section);
         self.put(FILE_LEN, &(self.0.len() as u64).to_le_bytes());
-        self.sign();
+        self.rehash();
     }
 }

@@ -143,10 +143,10 @@ pub(crate) fn model(i: &ModelInfo) -> String {
 /// The line below an answer.
 pub(crate) fn footer(stats: &Stats, reason: FinishReason) -> String {
     let mut text = match reason {
-        FinishReason::Stop => "",
         FinishReason::Length => "cut off by max-tokens · ",
         FinishReason::Context => "the context is full · ",
         FinishReason::Cancelled => "stopped · ",
+        _ => "",
     }
     .to_owned();
     text += &format!("{} tokens", stats.generated);

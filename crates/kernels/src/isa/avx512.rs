@@ -1,8 +1,8 @@
-//! AVX-512 with VNNI: sixteen lanes are one 512-bit register, and one instruction does 64
+//! AVX-512 with VNNI: sixteen lanes are one 512-bit register, and one instruction performs 64
 //! multiply-adds.
 //!
-//! `vpdpbusd` multiplies unsigned by signed bytes. Weights are stored as q+128, so they are the
-//! unsigned side as they lie in the file; the accumulator starts at -128·Σx to take the offset out.
+//! `vpdpbusd` multiplies unsigned by signed bytes. Weights are stored as q+128, so they serve as the
+//! unsigned operand directly; the accumulator starts at -128·Σx to cancel the offset.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
@@ -12,18 +12,18 @@ use crate::isa::tile_loop::{Tile, TileLoop};
 use crate::isa::{AHEAD, Simd, amx, vnni};
 use crate::layout::{LANES, Lanes, QUAD, TOKENS, WeightLine};
 
-/// Proof that the CPU has AVX-512 F, BW, VL, DQ and VNNI, and with `MATRIX` also AMX int8, enabled.
+/// Proof that the CPU has AVX-512 F, BW, VL, DQ and VNNI, and that AMX int8 is enabled if `MATRIX`.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512<const MATRIX: bool>(());
 
 /// AVX-512 with VNNI.
 pub(crate) type Avx512Vnni = Avx512<false>;
-/// The same beside AMX.
+/// AVX-512 with VNNI and AMX.
 pub(crate) type Amx = Avx512<true>;
 
 impl<const MATRIX: bool> Avx512<MATRIX> {
     /// # Safety
-    /// The CPU must have these features, and [`amx::enable`] have returned true for `MATRIX`.
+    /// The CPU must have these features; for `MATRIX`, [`amx::enable`] must have returned true.
     #[inline(always)]
     pub(crate) unsafe fn assume() -> Self {
         Self(())
@@ -198,10 +198,10 @@ impl TileLoop for Avx512Vnni {
 }
 
 impl MatrixUnit for Amx {
-    type Open = amx::Open;
+    type Guard = amx::TileGuard;
     #[inline(always)]
-    fn open(self) -> amx::Open {
+    fn configure(self) -> amx::TileGuard {
         // SAFETY: `self` proves that AMX is enabled.
-        unsafe { amx::Open::new() }
+        unsafe { amx::TileGuard::new() }
     }
 }

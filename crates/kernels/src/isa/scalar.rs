@@ -1,5 +1,5 @@
-//! Plain Rust: the leaf every machine has, and the easiest to read.
-#![allow(unsafe_code)] // one signature, shared with the other leaves
+//! Plain Rust: available on every machine, and the leaf that is easiest to read.
+#![allow(unsafe_code)] // for a signature shared with the other leaves
 
 use crate::fma::fma;
 use crate::isa::Simd;
@@ -10,7 +10,7 @@ pub(crate) struct Scalar;
 
 impl Scalar {
     /// # Safety
-    /// None needed; the signature is that of the other leaves.
+    /// No requirements; the signature matches the other leaves.
     #[inline(always)]
     pub(crate) unsafe fn assume() -> Self {
         Self
@@ -138,8 +138,8 @@ impl Simd for Scalar {
     }
 }
 
-/// Half to single precision. Exact: the exponent is moved by a multiplication with 2¹¹², which
-/// also normalises subnormals.
+/// Half to single precision, exact: multiplying by 2¹¹² adjusts the exponent and also normalizes
+/// subnormals.
 fn from_f16(half: u16) -> f32 {
     let sign = u32::from(half & 0x8000) << 16;
     let rest = u32::from(half & 0x7fff);
@@ -160,7 +160,7 @@ fn to_f16(x: f32) -> u16 {
     } else if magnitude >= (127 + 16) << 23 {
         0x7c00
     } else if magnitude < (127 - 14) << 23 {
-        // Subnormal: adding 2⁻¹ leaves units of 2⁻²⁴, rounded by the addition.
+        // Subnormal: adding 2⁻¹ rounds to units of 2⁻²⁴.
         (f32::from_bits(magnitude) + 0.5).to_bits() - 0.5f32.to_bits()
     } else {
         let odd = magnitude >> 13 & 1;
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_half_survives_the_way_through_single() {
+    fn every_half_survives_a_round_trip_through_single() {
         for half in 0..=u16::MAX {
             let x = from_f16(half);
             assert!(to_f16(x) == half || (x.is_nan() && to_f16(x) & 0x7e00 == 0x7e00));

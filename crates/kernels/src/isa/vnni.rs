@@ -1,11 +1,10 @@
 //! Sixteen tokens by one panel with AVX-512 VNNI, the inner loop of prefill.
 //!
-//! Written as assembly because it needs all 32 registers, and the compiler, which spills and copies
-//! some of them in every step, makes it a third slower: `zmm0`–`zmm15` are the dots of the tokens,
-//! `zmm16` is the weight line, `zmm17`–`zmm31` are the sums of the first 15 tokens (the last one's
-//! stay in memory). An activation quad is broadcast by the instruction that multiplies it, so a
-//! group of 64 inputs is 272 loads, 256 dots and 32 steps of scaling: of the two units that multiply,
-//! 89 % of the time is spent on dots.
+//! Written in assembly because it needs all 32 registers: compiled code spills and copies some of them
+//! in every step and is a third slower. `zmm0`–`zmm15` hold the dots of the tokens, `zmm16` the weight
+//! line, `zmm17`–`zmm31` the sums of the first 15 tokens (those of the last stay in memory). The
+//! multiplying instruction itself broadcasts an input quad, so a group of 64 inputs takes 272 loads, 256
+//! dots and 32 scaling steps: the two multiplier ports spend 89 % of their time on dots.
 #![allow(unsafe_code)]
 
 use std::arch::asm;
@@ -13,11 +12,11 @@ use std::arch::asm;
 use crate::isa::tile_loop::Tile;
 use crate::layout::{GROUP, GROUP_BYTES, LANES, LINE, Lanes, TOKENS};
 
-// The numbers in the assembly.
+// Hard-coded in the assembly.
 const _: () =
     assert!(TOKENS == 16 && LANES == 16 && GROUP == 64 && LINE == 64 && GROUP_BYTES == 1024);
 
-/// Repeats `$f!(token, register of its sums)` for the tokens whose sums are in registers.
+/// Expands `$f!(token, register of its sums)` for each token whose sums are in a register.
 macro_rules! in_registers {
     ($f:ident) => {
         concat!(
@@ -48,7 +47,7 @@ macro_rules! store {
 macro_rules! seed {
     ($m:literal, $c:literal) => { concat!("vpbroadcastd zmm", $m, ", [rcx + 4*", $m, "]\n") };
 }
-/// `\j` is the line, a number that the assembler puts in.
+/// `\j` is the line number, substituted by the assembler.
 macro_rules! dot {
     ($m:literal, $c:literal) => {
         concat!("vpdpbusd zmm", $m, ", zmm16, dword ptr [rsi + 64*", $m, " + 4*\\j]{{1to16}}\n")
@@ -63,7 +62,7 @@ macro_rules! scale {
     };
 }
 
-/// Dots and scaling of one group, and what else is to be done per line.
+/// Dots and scaling of one group, with an optional extra instruction per line.
 macro_rules! group {
     ($($also:literal)?) => {
         concat!(
@@ -96,9 +95,9 @@ pub(crate) unsafe fn tile(tile: Tile<'_>, sums: &mut [Lanes; TOKENS]) {
     let groups = w.len();
     assert!(x.len() == groups && scales.len() == groups && seeds.len() == groups);
     assert!(prefetch.len() <= groups);
-    // SAFETY: each turn reads one element of the four slices, which have `groups`, as asserted, and
-    // there are `prefetch.len()` turns of the first loop, the rest of the second; `sums` is read and
-    // written within its bounds. All registers written are declared.
+    // SAFETY: each iteration reads one element of each of the four slices, which have `groups` elements
+    // as asserted; the two loops together run `groups` times, the first one `prefetch.len()` times.
+    // `sums` is accessed within its bounds. All registers written are declared.
     unsafe {
         asm!(
             in_registers!(load),
@@ -138,10 +137,10 @@ pub(crate) unsafe fn tile(tile: Tile<'_>, sums: &mut [Lanes; TOKENS]) {
     }
 }
 
-/// Turns of [`peak`] do this many dots of 64 bytes.
+/// Dots of 64 bytes per iteration of [`peak`].
 pub(crate) const PEAK_DOTS: usize = 16;
 
-/// Multiplies registers, `turns` times [`PEAK_DOTS`]; one of the sums.
+/// Multiplies registers, [`PEAK_DOTS`] dots in each of `turns` iterations, and stores one of the sums.
 ///
 /// # Safety
 /// The CPU must have AVX-512 F and VNNI.

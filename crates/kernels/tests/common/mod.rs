@@ -1,16 +1,19 @@
-//! What the tests of this crate share.
-#![allow(dead_code)] // each test binary uses its own part
+//! Helpers shared by the tests of this crate.
+#![allow(dead_code)] // each test binary uses only some of them
 
 use nanoinfer_kernels::{Isa, Kernels};
 
-/// ISAs to test; fails if one that the environment demands is missing.
+/// The ISAs to test; panics if one required by the environment is missing.
 pub(crate) fn isas() -> Vec<Kernels> {
     let found: Vec<_> = Isa::ALL.into_iter().filter_map(Kernels::new).collect();
     let names: Vec<_> = found.iter().map(|k| k.isa().name()).collect();
     println!("testing on {}", names.join(", "));
     let required = std::env::var("NANOINFER_REQUIRE_ISA").unwrap_or_default();
     for name in ["scalar"].into_iter().chain(required.split(',').filter(|n| !n.is_empty())) {
-        assert!(names.contains(&name), "this machine lacks the required {name}");
+        assert!(
+            names.contains(&name),
+            "this machine does not support {name}, which NANOINFER_REQUIRE_ISA demands"
+        );
     }
     found
 }

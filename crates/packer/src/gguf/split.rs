@@ -23,8 +23,8 @@ fn parse(name: &str) -> Option<(&str, u32)> {
     (1..=count).contains(&number).then_some((stem, count))
 }
 
-/// The files of the model that `path` belongs to, by their names; `path` alone if it was not split.
-pub(crate) fn files(path: &Path) -> Vec<PathBuf> {
+/// The files of the GGUF model that `path` belongs to, by name only; `path` alone if it is not split.
+pub fn files(path: &Path) -> Vec<PathBuf> {
     let name = path.file_name().and_then(|n| n.to_str()).and_then(parse);
     let Some((stem, count)) = name else { return vec![path.into()] };
     let part = |i| path.with_file_name(format!("{stem}-{i:05}-of-{count:05}.gguf"));

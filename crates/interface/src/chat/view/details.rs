@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nanoinfer_engine::PassStep;
+use nanoinfer_engine::Stage;
 use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
@@ -15,13 +15,13 @@ use super::bars::{bar, time};
 use super::put_all;
 
 /// Steps grouped for display.
-const GROUPS: &[(&str, &[PassStep])] = &[
-    ("norm", &[PassStep::Embed, PassStep::Norm]),
-    ("QKV", &[PassStep::Qkv, PassStep::Cache]),
-    ("attention", &[PassStep::Attention, PassStep::PackAttention, PassStep::AttnOutput]),
-    ("FFN", &[PassStep::GateUp, PassStep::Down]),
-    ("head", &[PassStep::Head]),
-    ("sampling", &[PassStep::Sampling]),
+const GROUPS: &[(&str, &[Stage])] = &[
+    ("norm", &[Stage::Embed, Stage::Norm]),
+    ("QKV", &[Stage::Qkv, Stage::Cache]),
+    ("attention", &[Stage::Attention, Stage::PackAttention, Stage::AttnOutput]),
+    ("FFN", &[Stage::GateUp, Stage::Down]),
+    ("head", &[Stage::Head]),
+    ("sampling", &[Stage::Sampling]),
 ];
 const NAME: usize = 10;
 
@@ -44,7 +44,7 @@ pub(crate) fn in_columns(frame: &mut Frame<'_>, app: &App, area: Rect) {
     put_all(frame, candidates_area, &candidates(app, usize::from(candidates_area.width)));
 }
 
-fn step_time(details: &Details, step: PassStep) -> Duration {
+fn step_time(details: &Details, step: Stage) -> Duration {
     details.steps.get(step as usize).copied().unwrap_or_default()
 }
 
@@ -119,7 +119,7 @@ mod tests {
         let mut shown: Vec<usize> =
             GROUPS.iter().flat_map(|(_, parts)| parts.iter().map(|s| *s as usize)).collect();
         shown.sort_unstable();
-        assert_eq!(shown, (0..PassStep::ALL.len()).collect::<Vec<_>>());
+        assert_eq!(shown, (0..Stage::ALL.len()).collect::<Vec<_>>());
     }
 
     #[test]

@@ -1,0 +1,82 @@
+//! The logits of the last pass, and the tokens drawn from them.
+
+use nanoinfer_kernels::Kernels;
+
+use super::{Engine, PassId};
+use crate::Error;
+use crate::pass::Scratch;
+use crate::sample::{Candidate, DrawScratch, LogitRows, Sampler};
+
+impl Engine {
+    /// Number of logits rows of a pass.
+    pub(crate) fn rows(&self, pass: PassId) -> Result<usize, Error> {
+        self.check_pass(pass)?;
+        Ok(self.wanted.len())
+    }
+
+    /// Fails unless `pass` is the last pass.
+    fn check_pass(&self, pass: PassId) -> Result<(), Error> {
+        self.check()?;
+        if self.pass == Some(pass) { Ok(()) } else { Err(Error::LogitsGone) }
+    }
+
+    /// The logits after the `index`-th token of a pass that requested them, `vocab_size` values.
+    ///
+    /// # Errors
+    /// Another pass has begun since, fewer tokens requested logits, or the values are not finite.
+    pub fn logits(&mut self, pass: PassId, index: usize) -> Result<&[f32], Error> {
+        self.check_pass(pass)?;
+        let rows = logit_rows(&self.kernels, &mut self.scratch, &self.wanted);
+        if index >= rows.rows {
+            return Err(Error::LogitsRow { index, rows: rows.rows });
+        }
+        let finite = rows.copy(index, &mut self.row);
+        if finite { Ok(&self.row) } else { Err(self.not_finite()) }
+    }
+
+    pub(crate) fn not_finite(&self) -> Error {
+        Error::NotFinite { path: self.model.file().path().to_path_buf() }
+    }
+
+    /// Draws tokens on the workers: calls `draw` once for each of `tasks`, with the logits of the pass
+    /// and the worker's scratch.
+    pub(crate) fn draw<T: Send>(
+        &mut self,
+        pass: PassId,
+        tasks: &mut [T],
+        draw: impl Fn(&mut T, LogitRows<'_>, &mut DrawScratch) + Sync,
+    ) -> Result<(), Error> {
+        self.check_pass(pass)?;
+        let rows = logit_rows(&self.kernels, &mut self.scratch, &self.wanted);
+        match tasks {
+            [task] => draw(task, rows, &mut self.locals[0].drawing),
+            _ => self.pool.for_each(&mut self.locals, tasks, |local, task| {
+                draw(task, rows, &mut local.drawing);
+            })?,
+        }
+        Ok(())
+    }
+
+    /// The candidates of a draw, see [`Sampler::top`]; empty if the logits are gone.
+    pub(crate) fn top(
+        &mut self,
+        (pass, row): (PassId, usize),
+        sampler: &Sampler,
+        n: usize,
+    ) -> Vec<Candidate> {
+        if self.check_pass(pass).is_err() {
+            return Vec::new();
+        }
+        let rows = logit_rows(&self.kernels, &mut self.scratch, &self.wanted);
+        sampler.top(rows, row, n, &mut self.locals[0].drawing)
+    }
+}
+
+/// The output of the output layer.
+fn logit_rows<'s>(
+    kernels: &'s Kernels,
+    scratch: &'s mut Scratch,
+    wanted: &[usize],
+) -> LogitRows<'s> {
+    LogitRows { kernels, values: scratch.logits.get_mut(), rows: wanted.len() }
+}

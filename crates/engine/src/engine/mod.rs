@@ -1,0 +1,417 @@
+//! The engine: a model, its threads and its cache.
+//!
+//! ```text
+//! options    EngineOptions → sizes of all buffers
+//! Engine     new · forward(batch of (sequence, token)) → PassId        this file
+//! sequences  open · fork · share · truncate · close
+//! logits     rows of the last pass, and tokens drawn from them
+//! ```
+
+mod logits;
+mod options;
+mod sequences;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nanoinfer_kernels::{Isa, Kernels};
+
+use crate::cancel::Canceller;
+use crate::memory::{Cache, KvType, Overflow, SeqId};
+use crate::pass::{
+    InputNeeds, Local, MAX_SPLIT, MAX_TOKENS, Pass, Profile, Run, Scratch, Slot, divide,
+};
+use crate::pool::{Buffers, Panicked, Pool};
+use crate::{Error, Model, available_memory};
+use options::Sizes;
+pub use options::{EngineOptions, buffer_bytes};
+
+/// One token to append to a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchToken {
+    /// The sequence.
+    pub seq: SeqId,
+    /// The token.
+    pub token: u32,
+    /// Whether to compute the logits after this token.
+    pub logits: bool,
+}
+
+/// Identifies a pass of an [`Engine`]; its logits can be read until the next pass begins. Unique
+/// within the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PassId(u64);
+
+impl PassId {
+    fn next() -> Self {
+        static SERIALS: AtomicU64 = AtomicU64::new(0);
+        Self(SERIALS.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// A model with everything it needs to run. All memory is reserved up front; passes allocate nothing.
+///
+/// A panic in a worker thread does not end the process: the call returns [`Error::Panicked`], and so
+/// does every later call on this engine, as its buffers are in an unknown state. Other engines are
+/// not affected. This requires `panic = "unwind"`, Rust's default.
+pub struct Engine {
+    model: Arc<Model>,
+    kernels: Kernels,
+    pool: Pool,
+    cache: Cache,
+    scratch: Scratch,
+    locals: Vec<Local>,
+    slots: Vec<Slot>,
+    runs: Vec<Run>,
+    wanted: Vec<usize>,
+    ropes: Vec<usize>,
+    row: Vec<f32>,
+    chunk: usize,
+    logits_rows: usize,
+    cancellers: Vec<Canceller>, // of the sequences in the pass
+    /// The pass that computed `scratch.logits`.
+    pass: Option<PassId>,
+    processed: u64,
+}
+
+impl Engine {
+    /// Starts the threads and reserves cache and scratch. Several engines can share a model.
+    ///
+    /// # Errors
+    /// This CPU lacks the instruction set, or there is not enough memory.
+    pub fn new(model: impl Into<Arc<Model>>, options: &EngineOptions) -> Result<Self, Error> {
+        let model = model.into();
+        let config = model.config();
+        let kernels = match options.isa {
+            Some(isa) => Kernels::new(isa).ok_or(Error::Isa { isa: isa.name() })?,
+            None => Kernels::best(),
+        };
+        let needs = InputNeeds::of(model.weights());
+        let sizes = Sizes::of(config, needs, options);
+        let needed = sizes.bytes(config, needs);
+        let scratch = sizes.scratch(config, needs);
+        let Sizes { threads, chunk, logits_rows, plan, .. } = sizes;
+        let ctx = plan.ctx;
+        let least = plan.least_bytes(config);
+        if let Some(given) = plan.kv_bytes.filter(|bytes| *bytes < least) {
+            return Err(Error::KvBytes { given, least });
+        }
+        let available = available_memory().unwrap_or(u64::MAX);
+        if needed > available {
+            let (needed_mb, available_mb) = (needed >> 20, available >> 20);
+            return Err(Error::Memory { ctx, needed_mb, available_mb });
+        }
+        let pool =
+            Pool::new(threads).map_err(|source| Error::Threads { workers: threads, source })?;
+        let mut buffers = Buffers::of(&pool);
+        Ok(Self {
+            kernels,
+            cache: Cache::new(&pool, config, &plan),
+            scratch: Scratch::new(&mut buffers, &scratch),
+            locals: (0..threads).map(|_| Local::new(&mut buffers, &scratch)).collect(),
+            slots: Vec::with_capacity(MAX_TOKENS),
+            runs: Vec::with_capacity(MAX_SPLIT),
+            wanted: Vec::with_capacity(logits_rows),
+            ropes: model.weights().rope_rows(config, ctx),
+            row: vec![0.0; config.vocab_size as usize],
+            chunk,
+            logits_rows,
+            cancellers: Vec::with_capacity(plan.sequences),
+            pass: None,
+            processed: 0,
+            pool,
+            model,
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Fails if a worker has panicked: then the engine's state is undefined.
+    fn check(&self) -> Result<(), Error> {
+        Ok(self.pool.check()?)
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.kernels.isa()
+    }
+
+    /// Resets the profile and starts or stops profiling.
+    pub fn set_profiling(&mut self, enabled: bool) {
+        self.locals[0].profile.enable(enabled);
+    }
+
+    /// Time per stage since [`Self::set_profiling`], measured on the calling thread.
+    pub fn profile(&self) -> &Profile {
+        &self.locals[0].profile
+    }
+
+    pub(crate) fn profile_mut(&mut self) -> &mut Profile {
+        &mut self.locals[0].profile
+    }
+
+    /// Tokens processed since the engine started, excluding cancelled passes.
+    pub fn processed(&self) -> u64 {
+        self.processed
+    }
+
+    /// Bytes read to decode one token with `cached` positions in the cache: every weight once, and
+    /// the keys and values within attention's reach.
+    pub fn decode_bytes(&self, cached: usize) -> u64 {
+        let config = self.model.config();
+        let seen = |window: &u32| match *window {
+            0 => cached.min(self.ctx()) as u64,
+            window => (cached as u64).min(u64::from(window)),
+        };
+        let positions: u64 = config.windows.iter().map(seen).sum();
+        let per_layer = self.kv_bytes_per_position() / u64::from(config.n_layers);
+        self.model.weights().pass_bytes(self.model.file()) + positions * per_layer
+    }
+
+    pub(crate) fn cache_mut(&mut self) -> &mut Cache {
+        &mut self.cache
+    }
+
+    /// A fingerprint of the RoPE frequencies, which can depend on the size of the context.
+    pub(crate) fn rope_variant(&self) -> u64 {
+        let (weights, file) = (self.model.weights(), self.model.file());
+        let mut hasher = blake3::Hasher::new();
+        for row in &self.ropes {
+            for turn in weights.rope_turns(file, *row) {
+                hasher.update(&turn.to_le_bytes());
+            }
+        }
+        u64::from_le_bytes(*hasher.finalize().as_bytes().first_chunk().expect("32 bytes"))
+    }
+
+    /// Phases begun so far.
+    #[cfg(test)]
+    pub(crate) fn phases(&self) -> u64 {
+        self.pool.phases()
+    }
+
+    /// Worker threads.
+    pub fn threads(&self) -> usize {
+        self.pool.workers()
+    }
+
+    /// Precision of cached keys and values.
+    pub fn kv(&self) -> KvType {
+        self.cache.kv
+    }
+
+    /// Positions that a token can attend to; unless the context slides, also a sequence's capacity.
+    pub fn ctx(&self) -> usize {
+        self.cache.ctx()
+    }
+
+    /// The most tokens per [`Self::forward`].
+    pub fn max_batch(&self) -> usize {
+        self.chunk
+    }
+
+    /// The most tokens per [`Self::forward`] that can request logits.
+    pub fn max_logits(&self) -> usize {
+        self.logits_rows
+    }
+
+    /// Bytes of cache per position of a sequence, read once per pass by attention.
+    pub fn kv_bytes_per_position(&self) -> u64 {
+        self.cache.kv.bytes_per_position(self.model.config())
+    }
+
+    /// Blocks of 64 positions in the cache: all, and those that no sequence holds.
+    pub fn kv_blocks(&self) -> (usize, usize) {
+        (self.cache.n_blocks, self.cache.unused())
+    }
+
+    /// The policy for a full context.
+    pub fn overflow(&self) -> Overflow {
+        self.cache.overflow()
+    }
+
+    /// Appends a batch of tokens to their sequences, any mix of prefill and decode: at most
+    /// [`Self::max_batch`] tokens, of which at most [`Self::max_logits`] request logits. Pass the
+    /// returned id to [`Self::logits`]; row 0 belongs to the first token that requested them.
+    ///
+    /// # Errors
+    /// The batch is too large, a token is not in the vocabulary, a sequence is not open or full, the
+    /// cache is full, or all sequences of the batch were cancelled. The sequences are then unchanged,
+    /// unless a worker panicked.
+    pub fn forward(&mut self, batch: &[BatchToken]) -> Result<PassId, Error> {
+        self.check()?;
+        self.check_batch(batch)?;
+        let prepared = self.prepare(batch).and_then(|()| self.pass());
+        match prepared {
+            Ok(()) => {}
+            Err(Error::Panicked { message }) => return Err(Error::Panicked { message }),
+            Err(e) => {
+                self.release(batch)?;
+                return Err(e);
+            }
+        }
+        for step in batch {
+            self.cache.advance(step.seq, step.token);
+        }
+        self.processed += batch.len() as u64;
+        let pass = PassId::next();
+        self.pass = Some(pass);
+        Ok(pass)
+    }
+
+    fn check_batch(&self, batch: &[BatchToken]) -> Result<(), Error> {
+        let vocab = self.model.config().vocab_size;
+        if let Some(step) = batch.iter().find(|s| s.token >= vocab) {
+            return Err(Error::Token { token: step.token, vocab });
+        }
+        let (tokens, logits) = (batch.len(), batch.iter().filter(|s| s.logits).count());
+        let (max_tokens, max_logits) = (self.chunk, self.logits_rows);
+        if tokens > max_tokens || logits > max_logits {
+            return Err(Error::Batch { tokens, logits, max_tokens, max_logits });
+        }
+        Ok(())
+    }
+
+    /// Reserves room in the cache and fills in the slots of the pass.
+    fn prepare(&mut self, batch: &[BatchToken]) -> Result<(), Error> {
+        let before = |row: usize| {
+            let step = &batch[row];
+            batch[..row].iter().filter(|s| s.seq == step.seq).count()
+        };
+        for (row, step) in batch.iter().enumerate() {
+            self.cache.reserve(step.seq, before(row) + 1)?;
+        }
+        // Errors above leave the previous pass's logits readable.
+        self.pass = None;
+        self.slots.clear();
+        self.wanted.clear();
+        self.cancellers.clear();
+        for (row, step) in batch.iter().enumerate() {
+            let before = before(row);
+            let position = self.cache.len(step.seq)? + before;
+            if before == 0 {
+                self.cancellers.push(self.cache.canceller(step.seq)?.clone());
+            }
+            let slid = self.cache.slid(step.seq, position);
+            self.slots.push(Slot { token: step.token, position, seq: step.seq, slid });
+            if step.logits {
+                self.wanted.push(row);
+            }
+        }
+        Ok(())
+    }
+
+    /// Releases the room reserved for a batch.
+    fn release(&mut self, batch: &[BatchToken]) -> Result<(), Error> {
+        for step in batch {
+            // A sequence that is not open holds no room; it may have caused the error.
+            if let Ok(len) = self.cache.len(step.seq) {
+                self.cache.truncate(step.seq, len)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the batch in `slots`. Fails on cancellation or a panic.
+    fn pass(&mut self) -> Result<(), Error> {
+        if self.slots.is_empty() {
+            return Ok(());
+        }
+        divide(&self.slots, &mut self.runs);
+        let cancellers = &self.cancellers;
+        let pass = Pass {
+            file: self.model.file(),
+            config: self.model.config(),
+            weights: self.model.weights(),
+            kernels: &self.kernels,
+            scratch: &self.scratch,
+            cache: &self.cache,
+            slots: &self.slots,
+            runs: &self.runs,
+            slid: self.slots.iter().any(|slot| slot.slid.evicted > 0),
+            wanted: &self.wanted,
+            ropes: &self.ropes,
+            workers: self.pool.workers(),
+            cancelled: &|| cancellers.iter().all(Canceller::is_cancelled),
+        };
+        self.pool.run(&mut self.locals, |w, local| local.cancelled = pass.run(w, local))?;
+        if self.locals[0].cancelled { Err(Error::Cancelled) } else { Ok(()) }
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("model", &self.model)
+            .field("isa", &self.isa())
+            .field("threads", &self.threads())
+            .field("ctx", &self.ctx())
+            .field("kv", &self.kv())
+            .finish_non_exhaustive()
+    }
+}
+
+impl From<Panicked> for Error {
+    fn from(Panicked { message }: Panicked) -> Self {
+        Self::Panicked { message }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use nanoinfer_format::Quant;
+    use nanoinfer_packer::{Input, Options, convert};
+
+    use super::*;
+
+    fn engine() -> Engine {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny/llama-gqa");
+        let out = tempfile::tempdir().unwrap();
+        let file = out.path().join("model.nano");
+        convert(&Input::Folder(folder), &file, Options::new(Quant::Q8)).unwrap();
+        let options = EngineOptions { threads: Some(2), sequences: 2, ..EngineOptions::default() };
+        Engine::new(Model::open(&file).unwrap(), &options).unwrap()
+    }
+
+    #[test]
+    fn a_workers_panic_is_an_error_and_the_process_continues() {
+        let (mut engine, mut other) = (engine(), engine());
+        let seq = engine.open().unwrap();
+        let step = |seq| [BatchToken { seq, token: 7, logits: true }];
+        let pass = engine.forward(&step(seq)).unwrap();
+        let scratch = &engine.scratch;
+        let fault = engine.pool.run(&mut engine.locals, |w, _| {
+            let x = scratch.x.split(w, 64, 16);
+            for item in w.items(4) {
+                x.take(&item).run().fill(f32::NAN);
+                assert!(item.index() != 2, "forced");
+            }
+        });
+        assert!(fault.is_err());
+        let refused = |error: Error| {
+            let text = error.to_string();
+            assert!(text.contains("worker thread panicked: forced"), "{text}");
+        };
+        refused(engine.forward(&step(seq)).unwrap_err());
+        refused(engine.logits(pass, 0).unwrap_err());
+        refused(engine.open().unwrap_err());
+        refused(engine.fork(seq).unwrap_err());
+        refused(engine.len(seq).unwrap_err());
+        refused(engine.evicted(seq).unwrap_err());
+        refused(engine.truncate(seq, 0).unwrap_err());
+        refused(engine.share(seq, &[1, 2]).unwrap_err());
+        refused(engine.pin(seq, 64).unwrap_err());
+        refused(engine.canceller(seq).unwrap_err());
+        refused(engine.close(seq).unwrap_err());
+        drop(engine);
+        let seq = other.open().unwrap();
+        let pass = other.forward(&step(seq)).unwrap();
+        assert!(other.logits(pass, 0).unwrap()[0].is_finite());
+    }
+}

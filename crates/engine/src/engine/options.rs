@@ -1,0 +1,106 @@
+//! How to run a model, and the memory required.
+
+use nanoinfer_format::Config;
+use nanoinfer_kernels::{BLOCK, Isa, SPAN};
+
+use crate::default_threads;
+use crate::memory::{KvType, Overflow, Plan};
+use crate::pass::{InputNeeds, MAX_TOKENS, ScratchSizes};
+
+/// How to run a model. The default suits one conversation on this machine.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Worker threads; by default one per physical core available to this process.
+    pub threads: Option<usize>,
+    /// Positions per sequence; by default the model's context length, at most 4096.
+    pub ctx: Option<usize>,
+    /// Precision of cached keys and values; by default that of the model's weights.
+    pub kv: Option<KvType>,
+    /// What happens when the context is full. Sliding makes `ctx` a multiple of 64, at least 128.
+    pub overflow: Overflow,
+    /// Sequences that can be open at once.
+    pub sequences: usize,
+    /// Bytes of keys and values; by default enough for full contexts of all sequences. With less, a
+    /// sequence can hit [`crate::Error::CacheFull`] before its context is full; with more, the cache
+    /// keeps more of closed sequences for new ones with the same prefix.
+    pub kv_bytes: Option<u64>,
+    /// Instruction set; by default the best that this CPU supports.
+    pub isa: Option<Isa>,
+    /// The most tokens per pass during prefill, up to 256. Affects speed, never results.
+    pub chunk: usize,
+    /// The most tokens per pass that can request logits, up to `chunk`. Each needs memory for a whole
+    /// vocabulary, so more than the default pays only for scoring every position.
+    pub logits_rows: usize,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            threads: None,
+            ctx: None,
+            kv: None,
+            overflow: Overflow::Stop,
+            sequences: 1,
+            kv_bytes: None,
+            isa: None,
+            chunk: MAX_TOKENS,
+            logits_rows: 16,
+        }
+    }
+}
+
+/// Options with defaults resolved.
+pub(crate) struct Sizes {
+    pub threads: usize,
+    /// Positions for which attention has span buffers.
+    pub spans: usize,
+    pub chunk: usize,
+    pub logits_rows: usize,
+    pub plan: Plan,
+}
+
+impl Sizes {
+    pub(crate) fn of(config: &Config, needs: InputNeeds, options: &EngineOptions) -> Self {
+        let (overflow, chunk) = (options.overflow, options.chunk.clamp(1, MAX_TOKENS));
+        let ctx = options.ctx.unwrap_or((config.context_length as usize).min(4096)).max(1);
+        let (ctx, spans) = match overflow {
+            Overflow::Stop => (ctx, ctx),
+            Overflow::Slide => {
+                let ctx = (ctx / BLOCK * BLOCK).max(2 * BLOCK);
+                (ctx, ctx + 3 * SPAN) // one for the pinned blocks, and partial spans at both ends
+            }
+        };
+        let kv = options.kv.unwrap_or(if needs.int8() { KvType::Q8 } else { KvType::F32 });
+        Self {
+            threads: options.threads.unwrap_or_else(default_threads).max(1),
+            spans,
+            chunk,
+            logits_rows: options.logits_rows.clamp(1, chunk),
+            plan: Plan {
+                kv,
+                ctx,
+                overflow,
+                chunk,
+                sequences: options.sequences.max(1),
+                kv_bytes: options.kv_bytes,
+            },
+        }
+    }
+
+    pub(crate) fn scratch<'c>(&self, config: &'c Config, needs: InputNeeds) -> ScratchSizes<'c> {
+        let (kv, logits_rows) = (self.plan.kv, self.logits_rows);
+        ScratchSizes { config, needs, kv, ctx: self.spans, logits_rows }
+    }
+
+    pub(crate) fn bytes(&self, config: &Config, needs: InputNeeds) -> u64 {
+        let scratch = self.scratch(config, needs).bytes(self.threads);
+        self.plan.bytes(config).and_then(|b| b.checked_add(scratch)).unwrap_or(u64::MAX)
+    }
+}
+
+/// Bytes of cache and scratch that an engine with these options would reserve, excluding weights, if
+/// all matrices use the config's encoding.
+pub fn buffer_bytes(config: &Config, options: &EngineOptions) -> u64 {
+    let needs = InputNeeds::uniform(config);
+    Sizes::of(config, needs, options).bytes(config, needs)
+}

@@ -1,0 +1,411 @@
+//! The KV cache: one arena of 64-position blocks, and per sequence a table of the blocks it holds.
+//!
+//! ```text
+//! arena, per layer:   K [kv heads][blocks][4 panels of 16 positions]
+//!                     V [kv heads][blocks][64 positions][head]
+//! sequence 0: blocks 0 1 2 …     position p lies in table[p / 64], at p % 64
+//! ```
+//!
+//! Sequences with a common beginning share its blocks; whoever writes into a shared one gets a copy.
+//! A full block that nobody holds any more stays findable by its content until its space is needed
+//! (`freed.rs`), so that a new sequence can begin with what a closed one has computed. Where the
+//! context slides, the table after the pinned blocks is a ring, and a block that nobody sees any more
+//! is overwritten:
+//!
+//! ```text
+//! table: pinned │ 9 10 11 4 5 6 7 8      block 12 goes where 4 was; 4 was seen until block 11 began
+//! ```
+//!
+//! K lies in panels like a weight matrix whose rows are positions, so that q·K is the same
+//! register tile as any product; V lies by position, because p·V sums over positions. The 8-bit
+//! cache has a scale per position and head, and keys rotated like weights, so that 8 bits are
+//! enough.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nanoinfer_format::Config;
+use nanoinfer_kernels::BLOCK;
+
+use super::freed::{Contents, ROOT, key};
+use super::layer::{KvType, LayerCache};
+use super::plan::{Overflow, Plan, SeqId, Slid};
+use crate::Error;
+use crate::cancel::Canceller;
+use crate::pool::Pool;
+
+/// What a sequence has cached, by block.
+struct Sequence {
+    /// The serial number in its [`SeqId`]; `None` while the entry is free.
+    serial: Option<u64>,
+    /// Arena blocks. Once the context slides, the part after the pinned blocks is a ring.
+    blocks: Vec<u32>,
+    len: usize,
+    /// Blocks of the sequence that were written: those a ring's length before are overwritten.
+    written: usize,
+    /// Blocks that stay when the context slides.
+    pinned: usize,
+    /// Tokens of the positions that came before any sliding: they can be shared.
+    tokens: Vec<u32>,
+    canceller: Canceller,
+}
+
+/// The arena and the sequences in it. Sequences share blocks: one that is to be written and has
+/// other readers is copied first.
+pub(crate) struct Cache {
+    pub layers: Vec<LayerCache>,
+    pub n_blocks: usize,
+    pub kv: KvType,
+    ctx: usize,
+    overflow: Overflow,
+    /// Blocks a sequence can hold: its context, and if it slides, what a pass adds meanwhile.
+    per_sequence: usize,
+    kv_heads: usize,
+    head: usize,
+    /// Blocks with nothing in them.
+    free: Vec<u32>,
+    readers: Vec<u32>, // per block, the sequences that hold it
+    contents: Contents,
+    sequences: Vec<Sequence>,
+    found: Vec<u32>, // freed blocks that `share` found
+}
+
+impl Cache {
+    /// Reserves the arena, whose size [`Plan::bytes`] has been found to be possible.
+    pub(crate) fn new(pool: &Pool, c: &Config, plan: &Plan) -> Self {
+        let per_sequence = plan.per_sequence();
+        let n_blocks = plan.blocks(c).unwrap_or(0) as usize;
+        let (kv_heads, head) = (c.n_kv_heads as usize, c.head_padded());
+        let sequence = |_| Sequence {
+            serial: None,
+            blocks: Vec::with_capacity(per_sequence),
+            len: 0,
+            written: 0,
+            pinned: 1,
+            tokens: Vec::with_capacity(plan.ctx),
+            canceller: Canceller::default(),
+        };
+        Self {
+            layers: (0..c.n_layers)
+                .map(|_| LayerCache::new(pool, plan.kv, n_blocks * kv_heads, head))
+                .collect(),
+            n_blocks,
+            kv: plan.kv,
+            ctx: plan.ctx,
+            overflow: plan.overflow,
+            per_sequence,
+            kv_heads,
+            head,
+            free: (0..n_blocks as u32).rev().collect(),
+            readers: vec![0; n_blocks],
+            contents: Contents::new(n_blocks),
+            sequences: (0..plan.sequences).map(sequence).collect(),
+            found: Vec::with_capacity(per_sequence),
+        }
+    }
+
+    /// Positions a token can see.
+    pub(crate) fn ctx(&self) -> usize {
+        self.ctx
+    }
+
+    pub(crate) fn overflow(&self) -> Overflow {
+        self.overflow
+    }
+
+    /// Blocks that no sequence holds: empty ones, and those that are kept for their content.
+    pub(crate) fn unused(&self) -> usize {
+        self.free.len() + self.contents.len()
+    }
+
+    pub(crate) fn open(&mut self) -> Result<SeqId, Error> {
+        static SERIALS: AtomicU64 = AtomicU64::new(0);
+        let index = self.sequences.iter().position(|s| s.serial.is_none());
+        let index = index.ok_or(Error::CacheFull { what: "all sequences are in use" })?;
+        let serial = SERIALS.fetch_add(1, Ordering::Relaxed);
+        let s = &mut self.sequences[index];
+        (s.serial, s.pinned, s.canceller) = (Some(serial), 1, Canceller::default());
+        Ok(SeqId { index, serial })
+    }
+
+    pub(crate) fn close(&mut self, id: SeqId) -> Result<(), Error> {
+        self.truncate(id, 0)?;
+        self.sequences[id.index].serial = None;
+        Ok(())
+    }
+
+    /// The entry of an open sequence. What follows uses its index.
+    fn get(&self, id: SeqId) -> Result<&Sequence, Error> {
+        let found = self.sequences.get(id.index).filter(|s| s.serial == Some(id.serial));
+        found.ok_or(Error::Sequence)
+    }
+
+    /// Cached positions of a sequence, those that were evicted included.
+    pub(crate) fn len(&self, id: SeqId) -> Result<usize, Error> {
+        Ok(self.get(id)?.len)
+    }
+
+    /// The handle that cancels a sequence.
+    pub(crate) fn canceller(&self, id: SeqId) -> Result<&Canceller, Error> {
+        Ok(&self.get(id)?.canceller)
+    }
+
+    /// Says how many positions stay when the context slides, rounded up to blocks; at least one
+    /// block stays, and half of the context can slide. No effect once it has slid.
+    pub(crate) fn pin(&mut self, id: SeqId, positions: usize) -> Result<(), Error> {
+        let most = (self.ctx / BLOCK / 2).max(1);
+        if self.get(id)?.written * BLOCK <= self.ctx {
+            self.sequences[id.index].pinned = positions.div_ceil(BLOCK).clamp(1, most);
+        }
+        Ok(())
+    }
+
+    /// What of the past the token at `position` of an open sequence sees.
+    pub(crate) fn slid(&self, id: SeqId, position: usize) -> Slid {
+        match self.overflow {
+            Overflow::Stop => Slid::default(),
+            Overflow::Slide => Slid {
+                pinned: self.sequences[id.index].pinned * BLOCK,
+                evicted: (position / BLOCK + 1).saturating_sub(self.ctx / BLOCK) * BLOCK,
+            },
+        }
+    }
+
+    /// Where block `index` of a sequence is in its table.
+    fn place(&self, s: &Sequence, index: usize) -> usize {
+        match index < self.per_sequence {
+            true => index,
+            false => s.pinned + (index - s.pinned) % (self.per_sequence - s.pinned),
+        }
+    }
+
+    /// Positions that a sequence can take before there is no free block, its context aside.
+    pub(crate) fn room(&self, id: SeqId) -> Result<usize, Error> {
+        let s = self.get(id)?;
+        if self.overflow == Overflow::Slide && s.blocks.len() == self.per_sequence {
+            return Ok(usize::MAX); // its ring is complete
+        }
+        let (reserved, unused) = (s.blocks.len() * BLOCK, self.unused() * BLOCK);
+        let shared = |&block: &u32| self.readers[block as usize] > 1;
+        let last = s.blocks.get(s.len / BLOCK).filter(|_| !s.len.is_multiple_of(BLOCK));
+        let copied = if last.is_some_and(shared) { BLOCK } else { 0 };
+        Ok((reserved + unused).saturating_sub(s.len + copied))
+    }
+
+    /// Makes room for `n` more positions. Allocates nothing: tables have their full capacity. An
+    /// error leaves the room that was there; [`Self::truncate`] gives it back.
+    pub(crate) fn reserve(&mut self, id: SeqId, n: usize) -> Result<(), Error> {
+        let len = self.get(id)?.len;
+        if self.overflow == Overflow::Stop && len + n > self.ctx {
+            return Err(Error::Context { tokens: len + n, ctx: self.ctx });
+        }
+        for index in len / BLOCK..(len + n).div_ceil(BLOCK) {
+            let partly = index == len / BLOCK && !len.is_multiple_of(BLOCK);
+            self.make_writable(id, index, partly)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a sequence a block of its own for `index`. What is in it stays if it is `needed`.
+    fn make_writable(&mut self, id: SeqId, index: usize, needed: bool) -> Result<(), Error> {
+        let s = &self.sequences[id.index];
+        let place = self.place(s, index);
+        let old = s.blocks.get(place).copied();
+        match old {
+            Some(own) if self.readers[own as usize] == 1 => self.contents.clear(own),
+            _ => {
+                let new = self.free.pop().or_else(|| self.contents.evict());
+                let new = new.ok_or(Error::CacheFull { what: "no free block" })?;
+                self.readers[new as usize] = 1;
+                if let Some(old) = old {
+                    self.readers[old as usize] -= 1;
+                    if needed {
+                        let (kv_heads, head) = (self.kv_heads, self.head);
+                        let copy = |layer: &mut LayerCache| {
+                            layer.copy_block(kv_heads, head, (old as usize, new as usize));
+                        };
+                        self.layers.iter_mut().for_each(copy);
+                    }
+                }
+                let blocks = &mut self.sequences[id.index].blocks;
+                match blocks.get_mut(place) {
+                    Some(block) => *block = new,
+                    None => blocks.push(new),
+                }
+            }
+        }
+        let s = &mut self.sequences[id.index];
+        s.written = s.written.max(index + 1);
+        Ok(())
+    }
+
+    /// Counts a reserved position of an open sequence as cached.
+    pub(crate) fn advance(&mut self, id: SeqId, token: u32) {
+        let s = &mut self.sequences[id.index];
+        s.len += 1;
+        if s.len <= self.ctx {
+            s.tokens.push(token);
+        }
+        let (len, known) = (s.len, s.tokens.len());
+        if len.is_multiple_of(BLOCK) && known == len {
+            self.fill(id.index, len / BLOCK - 1);
+        }
+    }
+
+    /// Notes what the full block `index` of a sequence holds, if that is known of the one before it.
+    fn fill(&mut self, sequence: usize, index: usize) {
+        let s = &self.sequences[sequence];
+        let parent = match index {
+            0 => Some(ROOT),
+            _ => self.contents.key(s.blocks[index - 1]).copied(),
+        };
+        if let Some(parent) = parent {
+            let tokens = &s.tokens[index * BLOCK..(index + 1) * BLOCK];
+            self.contents.fill(s.blocks[index], tokens, &parent);
+        }
+    }
+
+    /// Forgets all positions from `len` on, and gives back what is reserved behind it; returns how
+    /// many remain. That is fewer if what the position `len` sees was overwritten since: then only
+    /// the pinned ones.
+    pub(crate) fn truncate(&mut self, id: SeqId, len: usize) -> Result<usize, Error> {
+        let (ring, ctx) = (self.per_sequence, self.ctx / BLOCK);
+        self.get(id)?;
+        let s = &mut self.sequences[id.index];
+        let mut len = s.len.min(len);
+        if s.written > ring {
+            let seen = (len / BLOCK + 1 + s.pinned).saturating_sub(ctx).max(s.pinned);
+            let intact = s.written - (ring - s.pinned);
+            if len > 0 && intact <= seen {
+                s.len = len; // the ring stays as it is
+                s.tokens.truncate(len);
+                return Ok(len);
+            }
+            len = len.min(s.pinned * BLOCK);
+        }
+        s.len = len;
+        s.tokens.truncate(len);
+        s.written = len.div_ceil(BLOCK);
+        // From the end: the last block of a beginning is evicted before those it goes on from.
+        while s.blocks.len() > s.written {
+            let Some(block) = s.blocks.pop() else { break };
+            let readers = &mut self.readers[block as usize];
+            *readers -= 1;
+            if *readers == 0 && !self.contents.free(block) {
+                self.free.push(block);
+            }
+        }
+        Ok(len)
+    }
+
+    /// A new sequence with all that another holds; blocks are shared until they are written.
+    pub(crate) fn fork(&mut self, from: SeqId) -> Result<SeqId, Error> {
+        let n = self.get(from)?.blocks.len();
+        let to = self.open()?;
+        self.copy_table(from.index, to, n);
+        let two = self.sequences.get_disjoint_mut([from.index, to.index]);
+        let [a, b] = two.expect("two different sequences");
+        (b.len, b.written, b.pinned) = (a.len, a.written, a.pinned);
+        b.tokens.extend_from_slice(&a.tokens);
+        Ok(to)
+    }
+
+    /// Lets an empty sequence have the first `n` blocks of another's table.
+    fn copy_table(&mut self, from: usize, to: SeqId, n: usize) {
+        for i in 0..n {
+            let block = self.sequences[from].blocks[i];
+            self.readers[block as usize] += 1;
+            self.sequences[to.index].blocks.push(block);
+        }
+    }
+
+    /// Lets a sequence, which holds a beginning of `tokens`, share what another has in common with
+    /// them, to the token, or what closed ones had, in whole blocks, if that is more. Returns the
+    /// positions it holds then.
+    pub(crate) fn share(&mut self, id: SeqId, tokens: &[u32]) -> Result<usize, Error> {
+        let held = self.get(id)?.len;
+        let (common, from) = self.most_in_common(id.index, tokens);
+        let begun = held.max(common);
+        self.find_freed(tokens, begun / BLOCK);
+        let whole = (begun / BLOCK + self.found.len()) * BLOCK;
+        let n = begun.max(whole);
+        if n <= held {
+            return Ok(held);
+        }
+        // Held from here on, so that nothing below can evict them.
+        for &block in &self.found {
+            self.contents.revive(block);
+            self.readers[block as usize] = 1;
+        }
+        let kept = if whole < n { n.div_ceil(BLOCK) } else { begun / BLOCK };
+        if common > held {
+            self.truncate(id, 0)?;
+            self.copy_table(from, id, kept);
+        } else {
+            self.truncate(id, kept * BLOCK)?;
+        }
+        let s = &mut self.sequences[id.index];
+        s.blocks.extend_from_slice(&self.found);
+        (s.len, s.written) = (n, n.div_ceil(BLOCK));
+        s.tokens.clear();
+        s.tokens.extend_from_slice(&tokens[..n]);
+        Ok(n)
+    }
+
+    /// The open sequence that has most in common with `tokens`, and how much, the one at `index`
+    /// left out; of equals, the first.
+    fn most_in_common(&self, index: usize, tokens: &[u32]) -> (usize, usize) {
+        let common = |s: &Sequence| {
+            let n = s.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+            // Of one that has overwritten blocks, only the pinned ones are at their places.
+            if s.written > self.per_sequence { n.min(s.pinned * BLOCK) } else { n }
+        };
+        let open = |&(i, s): &(usize, &Sequence)| s.serial.is_some() && i != index;
+        let others = self.sequences.iter().enumerate().filter(open);
+        let all = others.map(|(i, s)| (common(s), i));
+        all.max_by_key(|(n, i)| (*n, usize::MAX - i)).unwrap_or((0, index))
+    }
+
+    /// Finds the freed blocks that go on from the first `begun` blocks of `tokens`.
+    fn find_freed(&mut self, tokens: &[u32], begun: usize) {
+        self.found.clear();
+        if self.contents.len() == 0 {
+            return;
+        }
+        let most = self.ctx / BLOCK;
+        let mut parent = ROOT;
+        for (index, tokens) in tokens.chunks_exact(BLOCK).enumerate().take(most) {
+            let key = key(&parent, tokens);
+            if index >= begun {
+                let Some(block) = self.contents.find(&key) else { return };
+                self.found.push(block);
+            }
+            parent = key;
+        }
+    }
+
+    /// Bytes of a block of all layers and heads.
+    pub(crate) fn block_bytes(&self) -> usize {
+        self.layers.len() * self.kv_heads * BLOCK * self.kv.bytes(self.head) as usize
+    }
+
+    /// Appends the bytes of block `index` of an open sequence, see [`LayerCache::save`].
+    pub(crate) fn save_block(&mut self, id: SeqId, index: usize, out: &mut Vec<u8>) {
+        let place = (self.kv_heads, self.head, self.block(id, index));
+        self.layers.iter_mut().for_each(|layer| layer.save(place, out));
+    }
+
+    /// Fills a reserved block of an open sequence with what [`Self::save_block`] wrote.
+    pub(crate) fn load_block(&mut self, id: SeqId, index: usize, bytes: &[u8]) {
+        let place = (self.kv_heads, self.head, self.block(id, index));
+        let each = bytes.len() / self.layers.len();
+        for (layer, bytes) in self.layers.iter_mut().zip(bytes.chunks_exact(each)) {
+            layer.load(place, bytes);
+        }
+    }
+
+    /// The arena block that holds block `index` of an open sequence.
+    pub(crate) fn block(&self, id: SeqId, index: usize) -> usize {
+        let s = &self.sequences[id.index];
+        s.blocks[self.place(s, index)] as usize
+    }
+}

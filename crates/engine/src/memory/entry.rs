@@ -1,0 +1,59 @@
+//! What stored keys and values say they are: all of an entry but its blocks.
+
+use std::io::{self, Read};
+
+use nanoinfer_kernels::BLOCK;
+
+pub(crate) const MAGIC: [u8; 8] = *b"NANOKV\0\x01";
+pub(crate) const HEADER: usize = 96;
+/// Bytes of the header that must be the same to be of use: all before the counts.
+pub(crate) const IDENTITY: usize = 72;
+/// Tokens that an entry can have; no context is longer.
+const MAX_TOKENS: usize = 1 << 24;
+const MAX_TEXT: usize = 1 << 26;
+
+/// What the bytes say they are.
+#[derive(Debug)]
+pub(crate) struct Prefix {
+    pub identity: [u8; IDENTITY],
+    pub tokens: Vec<u32>,
+    pub text: String,
+    /// Of each block of 64 positions.
+    pub hashes: Vec<[u8; 32]>,
+    /// What was read of it, its own hash not included, and that hash.
+    pub head: (Vec<u8>, [u8; 32]),
+}
+
+impl Prefix {
+    /// Reads all but the blocks. What it says is checked when its blocks are loaded.
+    pub(crate) fn read(from: &mut impl Read) -> io::Result<Self> {
+        let mut head = vec![0; HEADER];
+        from.read_exact(&mut head)?;
+        let number = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|i| head[at + i])) as usize;
+        let (n, text) = (number(72), number(76));
+        if head[..12] != [&MAGIC[..], &1u32.to_le_bytes()].concat() {
+            return Err(io::Error::other("is not a stored prompt of this version"));
+        }
+        if n > MAX_TOKENS || text > MAX_TEXT || head[80..HEADER] != [0; 16] {
+            return Err(io::Error::other("is damaged: its header"));
+        }
+        let len = HEADER + 4 * n + text + 32 * n.div_ceil(BLOCK);
+        from.take((len - HEADER) as u64).read_to_end(&mut head)?;
+        let mut hash = [0; 32];
+        from.read_exact(&mut hash)?; // also finds that the part before was cut
+        let (tokens, rest) = head[HEADER..].split_at(4 * n);
+        let (text, hashes) = rest.split_at(text);
+        Ok(Self {
+            identity: *head.first_chunk().expect("longer"),
+            tokens: tokens.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect(),
+            text: String::from_utf8_lossy(text).into_owned(),
+            hashes: hashes.as_chunks::<32>().0.to_vec(),
+            head: (head, hash),
+        })
+    }
+
+    /// Positions that it has in common with `tokens`.
+    pub(crate) fn common(&self, tokens: &[u32]) -> usize {
+        self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count()
+    }
+}

@@ -1,0 +1,190 @@
+//! An open model file: weights bound, tokenizer and vocabulary ready.
+
+pub(crate) mod weights;
+
+use std::fmt;
+use std::path::Path;
+
+use nanoinfer_format::{Config, Generation, NanoFile, SectionKind};
+use nanoinfer_text::{ChatTemplate, ChatText, Message, Tokenizer, Vocab, VocabTable};
+
+use crate::Error;
+use crate::memory::Prefix;
+use weights::Weights;
+
+/// An open model. Opening maps the file and checks its tables; no weight is read.
+pub struct Model {
+    file: NanoFile,
+    weights: Weights,
+    text: Option<Text>,
+}
+
+/// The tokenizer, and the shape of the vocabulary table in the file.
+struct Text {
+    tokenizer: Tokenizer,
+    vocab: VocabTable,
+}
+
+impl Model {
+    /// Opens a `.nano` file.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::from_file(NanoFile::open(path)?)
+    }
+
+    /// Reads a whole `.nano` file into memory instead of mapping it, see [`NanoFile::open_copy`].
+    pub fn open_copy(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::from_file(NanoFile::open_copy(path)?)
+    }
+
+    fn from_file(file: NanoFile) -> Result<Self, Error> {
+        let weights = Weights::bind(&file)
+            .map_err(|what| Error::Model { path: file.path().to_path_buf(), what })?;
+        let text = Text::load(&file)
+            .map_err(|source| Error::Text { path: file.path().to_path_buf(), source })?;
+        if let Some(text) = &text {
+            text.check_size(file.config().vocab_size)
+                .map_err(|what| Error::Model { path: file.path().to_path_buf(), what })?;
+        }
+        Ok(Self { file, weights, text })
+    }
+
+    /// The mapped file.
+    pub fn file(&self) -> &NanoFile {
+        &self.file
+    }
+
+    /// The architecture.
+    pub fn config(&self) -> &Config {
+        self.file.config()
+    }
+
+    /// Defaults for generating text.
+    pub fn generation(&self) -> &Generation {
+        self.file.generation()
+    }
+
+    pub(crate) fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> Result<&Tokenizer, Error> {
+        let missing = || self.missing("tokenizer", "give it token ids");
+        self.text.as_ref().map(|t| &t.tokenizer).ok_or_else(missing)
+    }
+
+    /// Token bytes, borrowed from the file; `None` for a model without tokenizer.
+    pub fn vocab(&self) -> Option<Vocab<'_>> {
+        let (_, section) = self.file.section(SectionKind::Vocabulary)?;
+        self.text.as_ref().map(|t| t.vocab.view(section))
+    }
+
+    /// The shape of the vocabulary table.
+    pub(crate) fn vocab_table(&self) -> Option<&VocabTable> {
+        self.text.as_ref().map(|t| &t.vocab)
+    }
+
+    /// Whether the model has a chat template.
+    pub fn can_chat(&self) -> bool {
+        self.text.is_some() && self.file.section(SectionKind::ChatTemplate).is_some()
+    }
+
+    /// The chat template.
+    pub fn template(&self) -> Result<ChatTemplate, Error> {
+        let (_, source) = self
+            .file
+            .section(SectionKind::ChatTemplate)
+            .ok_or_else(|| self.missing("chat template", "prompt it with plain text"))?;
+        let name = |id: Option<u32>| {
+            let bytes = id.and_then(|id| Some(self.vocab()?.bytes(id))).unwrap_or_default();
+            String::from_utf8_lossy(bytes).into_owned()
+        };
+        let g = self.generation();
+        let (bos, eos) = (name(g.bos), name(g.eos.first().copied()));
+        ChatTemplate::new(&String::from_utf8_lossy(source), &bos, &eos)
+            .map_err(|e| self.text_error(e))
+    }
+
+    /// Tokenizes plain text, which never yields control tokens. The result starts with the
+    /// beginning-of-sequence token if the model's tokenizer adds one.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
+        let ids = self.tokenizer()?.encode(text, nanoinfer_text::Specials::Plain);
+        let g = self.generation();
+        let bos = g.bos.filter(|_| g.add_bos);
+        Ok(bos.into_iter().chain(ids).collect())
+    }
+
+    /// A conversation rendered by the template, up to the beginning of the model's answer.
+    pub(crate) fn chat_text(&self, messages: &[Message]) -> Result<ChatText, Error> {
+        ChatText::render(self.tokenizer()?, &self.template()?, messages, true)
+            .map_err(|e| self.text_error(e))
+    }
+
+    /// Tokenizes a conversation, up to the beginning of the model's answer.
+    pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, Error> {
+        Ok(self.chat_text(messages)?.encode_from(self.tokenizer()?, 0))
+    }
+
+    /// The common prefix of all conversations with these first messages, whatever the user says next.
+    pub(crate) fn before_conversation(&self, system: &[Message]) -> Result<Vec<u32>, Error> {
+        let with = |text: &str| self.encode_chat(&[system, &[Message::new("user", text)]].concat());
+        let (mut ids, other) = (with("0")?, with("x")?);
+        ids.truncate(ids.iter().zip(&other).take_while(|(a, b)| a == b).count());
+        Ok(ids)
+    }
+
+    /// The system prompt baked into the file, if any.
+    pub fn baked_prompt(&self) -> Option<String> {
+        self.baked().map(|(prefix, _)| prefix.text).filter(|text| !text.is_empty())
+    }
+
+    /// The baked prompt's header, and its blocks of keys and values.
+    pub(crate) fn baked(&self) -> Option<(Prefix, &[u8])> {
+        let (_, mut bytes) = self.file.section(SectionKind::BakedPrompt)?;
+        Some((Prefix::read(&mut bytes).ok()?, bytes))
+    }
+
+    fn missing(&self, what: &'static str, instead: &'static str) -> Error {
+        Error::Missing { path: self.file.path().to_path_buf(), what, instead }
+    }
+
+    fn text_error(&self, source: nanoinfer_text::Error) -> Error {
+        Error::Text { path: self.file.path().to_path_buf(), source }
+    }
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model").field("path", &self.file.path()).finish_non_exhaustive()
+    }
+}
+
+impl Text {
+    fn load(file: &NanoFile) -> Result<Option<Self>, nanoinfer_text::Error> {
+        let section = |kind| file.section(kind);
+        let (Some((row, json)), Some((_, vocab))) =
+            (section(SectionKind::Tokenizer), section(SectionKind::Vocabulary))
+        else {
+            return Ok(None);
+        };
+        let native = section(SectionKind::NativeTokenizer).map(|(_, bytes)| bytes);
+        let tokenizer = Tokenizer::load(json, &row.hash, native)?;
+        Ok(Some(Self { tokenizer, vocab: VocabTable::parse(vocab)? }))
+    }
+
+    /// Checks that every id of the tokenizer has an embedding, and every row of logits an entry in
+    /// the vocabulary table.
+    fn check_size(&self, vocab_size: u32) -> Result<(), String> {
+        let max = self.tokenizer.max_id();
+        if max >= vocab_size {
+            return Err(format!("the tokenizer has id {max}, the model {vocab_size} tokens"));
+        }
+        let entries = self.vocab.len();
+        if entries != vocab_size as usize {
+            return Err(format!(
+                "the vocabulary table has {entries} tokens, the model {vocab_size}"
+            ));
+        }
+        Ok(())
+    }
+}

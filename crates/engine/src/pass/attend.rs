@@ -1,0 +1,369 @@
+//! Attention within a pass: keys and values into the cache, queries against it.
+//!
+//! ```text
+//! prefill:   item = KV head × 8 tokens, all spans of 512 positions, merged as they come
+//! decode:    item = KV head × sequence × span; whoever packs the output projection's input merges
+//! ```
+//!
+//! Where decoding has one sequence and one span, an item is a KV head, as it is for storing keys and
+//! values: then it does both, in one phase.
+//!
+//! All visit blocks in order and merge spans in order, so all give the same bits.
+
+use nanoinfer_format::{Config, QkNorm};
+use nanoinfer_kernels::{
+    AttendBlock, BLOCK, FinishHead, KvBlock, MAX_TILE, MergeSpans, Pack, PackQuery, Rope, SPAN,
+    StoreKv,
+};
+
+use super::batch::{Sees, Slot};
+use super::inputs::{Needs, Rows};
+use super::limits::ATTENTION_RUN;
+use super::profile::Stage;
+use super::scratch::Local;
+use super::{Pass, gather};
+use crate::memory::{HeadMut, LayerSplit};
+use crate::model::weights::Norm;
+use crate::pool::Worker;
+
+/// Consecutive tokens of one sequence, at one KV head of a layer.
+#[derive(Clone, Copy)]
+struct Part<'s> {
+    layer: usize,
+    kv: usize,
+    /// Row of the first token in the batch.
+    from: usize,
+    slots: &'s [Slot],
+}
+
+/// Which angles a query or key is rotated by.
+#[derive(Clone, Copy)]
+struct Place {
+    layer: usize,
+    /// Row of the token in the batch.
+    row: usize,
+    /// By its distance from the pinned positions, not by its own position.
+    pinned: bool,
+}
+
+impl Pass<'_> {
+    /// Keys and values of all tokens into the cache. An item is one KV head.
+    pub(crate) fn store_kv(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
+        let qkv = self.scratch.qkv.read(w);
+        let cache = self.split_cache(w, layer);
+        for item in w.items(self.config.n_kv_heads as usize) {
+            let unit = self.unit(qkv, item.index());
+            self.store_head(w, &mut local.row, (layer, unit), &mut cache.take(&item));
+        }
+    }
+
+    /// A layer of the cache, to be written by KV heads.
+    fn split_cache<'p>(&'p self, w: &'p Worker<'_>, layer: usize) -> LayerSplit<'p> {
+        let (kv_heads, head) = (self.config.n_kv_heads as usize, self.config.head_padded());
+        self.cache.layers[layer].split(w, kv_heads, self.cache.n_blocks, head)
+    }
+
+    /// Keys, rotated by their positions, and values of one KV head.
+    fn store_head(
+        &self,
+        w: &Worker<'_>,
+        row: &mut [f32],
+        (layer, unit): (usize, &[f32]),
+        cache: &mut HeadMut<'_>,
+    ) {
+        let (m, head, group) = (self.m(), self.config.head_padded(), self.config.group());
+        let norm = self.weights.layers[layer].attn_k_norm.as_ref();
+        let (key, value) = row.split_at_mut(head);
+        let value = &mut value[..head];
+        for (row, slot) in self.slots.iter().enumerate() {
+            gather(unit, m, row, group * head, key);
+            gather(unit, m, row, (group + 1) * head, value);
+            self.place(w, key, Place { layer, row, pinned: false }, norm);
+            let to = cache.block(self.cache.block(slot.seq, slot.position / BLOCK), head);
+            let (at, rotation) = (slot.position % BLOCK, self.key_rotation());
+            self.kernels.store_kv(StoreKv { key, value, at, rotation, to });
+        }
+    }
+
+    /// Whether attention has no more items than there are KV heads, which then store their keys and
+    /// values in the same phase: one sequence, and a context of one span.
+    pub(crate) fn attends_by_heads(&self) -> bool {
+        matches!(self.runs, [run] if run.spans == 1)
+    }
+
+    /// Keys and values into the cache, and attention of the only run over its only span. An item is
+    /// one KV head; leaves states.
+    pub(crate) fn store_and_attend(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
+        let Some(run) = self.runs.first() else { return };
+        let (qkv, cache) = (self.scratch.qkv.read(w), self.split_cache(w, layer));
+        let (kv_heads, head) = (self.config.n_kv_heads as usize, self.config.head_padded());
+        let (_, column) = self.span_columns();
+        let out = self.scratch.spans.split(w, kv_heads * column, column);
+        for item in w.items(kv_heads) {
+            let (kv, mut cache) = (item.index(), cache.take(&item));
+            let unit = self.unit(qkv, kv);
+            self.store_head(w, &mut local.row, (layer, unit), &mut cache);
+            local.profile.mark(Stage::Cache);
+            let part = Part { layer, kv, from: run.from, slots: self.slots };
+            self.pack_queries(w, local, part);
+            let block = |index| cache.view(index, head);
+            self.attend_span(local, part, run.span(0), block, out.take(&item).run());
+            local.profile.mark(Stage::Attention);
+        }
+    }
+
+    /// Queries, key and value of one KV head, panel-major.
+    fn unit<'q>(&self, qkv: &'q [f32], kv: usize) -> &'q [f32] {
+        let len = (self.config.group() + 2) * self.config.head_padded() * self.m();
+        &qkv[kv * len..][..len]
+    }
+
+    /// A query or key as attention takes it: normalised, where each head is by itself, and rotated,
+    /// where the layer has RoPE.
+    fn place(&self, w: &Worker<'_>, x: &mut [f32], at: Place, norm: Option<&Norm>) {
+        let (c, s) = (self.config, self.scratch);
+        if c.qk_norm == QkNorm::Head {
+            self.norm_row(x, 1, norm);
+        }
+        let Some(kind) = (c.layer_ropes[at.layer] as usize).checked_sub(1) else { return };
+        let half = c.rotary_dim as usize / 2;
+        let first = (kind * self.m() + at.row) * half;
+        let (cos, sin) = if at.pinned { (&s.pinned_cos, &s.pinned_sin) } else { (&s.cos, &s.sin) };
+        let (cos, sin) = (&cos.read(w)[first..][..half], &sin.read(w)[first..][..half]);
+        self.kernels.rope(Rope { x, half, cos, sin });
+    }
+
+    /// Hadamard block of keys and queries in an 8-bit cache.
+    fn key_rotation(&self) -> usize {
+        Config::largest_value_rotation(self.config.head_dim) as usize
+    }
+
+    /// Attention of every token over its past.
+    pub(crate) fn attention(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
+        if self.runs.is_empty() {
+            self.attend_all_spans(w, local, layer);
+        } else {
+            self.attend_each_span(w, local, layer);
+        }
+    }
+
+    /// An item is one KV head and `ATTENTION_RUN` tokens; leaves outputs.
+    fn attend_all_spans(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
+        let (m, s) = (self.m(), self.scratch);
+        let (kv_heads, width) = (self.config.n_kv_heads as usize, self.group_width());
+        let runs = m.div_ceil(ATTENTION_RUN);
+        // Rounding the tokens up to whole runs gives every item a column of the same width.
+        let column = ATTENTION_RUN * width;
+        let out = s.attn.split(w, kv_heads * runs * column, column);
+        for item in w.items(kv_heads * runs) {
+            let (kv, run) = (item.index() / runs, item.index() % runs);
+            let mut out = out.take(&item).run();
+            let mut from = run * ATTENTION_RUN;
+            let rows = &self.slots[from..m.min(from + ATTENTION_RUN)];
+            for slots in rows.chunk_by(|a, b| a.seq == b.seq) {
+                let (now, later) = out.split_at_mut(slots.len() * width);
+                self.merge_all(w, local, Part { layer, kv, from, slots }, now);
+                (from, out) = (from + slots.len(), later);
+            }
+        }
+    }
+
+    /// An item is one KV head, one run and one span; leaves states.
+    fn attend_each_span(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
+        let (spans, column) = self.span_columns();
+        let items = self.config.n_kv_heads as usize * spans;
+        let out = self.scratch.spans.split(w, items * column, column);
+        for item in w.items(items) {
+            let (kv, index) = (item.index() / spans, item.index() % spans);
+            let after = self.runs.partition_point(|r| r.first_span <= index);
+            let run = self.runs[after - 1];
+            let slots = &self.slots[run.from..][..run.n];
+            let part = Part { layer, kv, from: run.from, slots };
+            let n = self.pack_queries(w, local, part);
+            let states = &mut out.take(&item).run()[..n * self.state_len()];
+            let span = run.span(index - run.first_span);
+            self.attend_span(local, part, span, |block| self.kv_block(w, part, block), states);
+        }
+    }
+
+    /// Spans of all runs, and values of the states of one of them.
+    fn span_columns(&self) -> (usize, usize) {
+        let spans = self.runs.iter().map(|r| r.spans).sum();
+        let tokens = self.runs.iter().map(|r| r.n).max().unwrap_or(0);
+        (spans, tokens * self.config.group() * self.state_len())
+    }
+
+    fn state_len(&self) -> usize {
+        AttendBlock::state_len(self.config.head_padded())
+    }
+
+    /// Values of the heads that share a KV head.
+    fn group_width(&self) -> usize {
+        self.config.group() * self.config.head_padded()
+    }
+
+    /// Queries of a part, rotated by their positions, as the cache's type wants them; returns how
+    /// many they are.
+    fn pack_queries(&self, w: &Worker<'_>, local: &mut Local, part: Part<'_>) -> usize {
+        let (head, group) = (self.config.head_padded(), self.config.group());
+        let unit = self.unit(self.scratch.qkv.read(w), part.kv);
+        let norm = self.weights.layers[part.layer].attn_q_norm.as_ref();
+        let (n, rotation) = (part.slots.len() * group, self.key_rotation());
+        let Local { row, queries, pinned_queries, .. } = local;
+        let x = &mut row[..head];
+        for query in 0..n {
+            let (token, g) = (part.from + query / group, query % group);
+            let mut pack = |pinned, to| {
+                gather(unit, self.m(), token, g * head, x);
+                self.place(w, x, Place { layer: part.layer, row: token, pinned }, norm);
+                self.kernels.pack_query(PackQuery { x, row: query, rotation, to });
+            };
+            pack(false, queries.unpacked(n, head));
+            if self.slid {
+                pack(true, pinned_queries.unpacked(n, head));
+            }
+        }
+        n
+    }
+
+    /// Outputs of the queries of a part: its spans, merged in order.
+    fn merge_all(&self, w: &Worker<'_>, local: &mut Local, part: Part<'_>, out: &mut [f32]) {
+        let (head, group, len) = (self.config.head_padded(), self.config.group(), self.state_len());
+        let (layer, slots) = (part.layer, part.slots);
+        let n = self.pack_queries(w, local, part);
+        let seen = |span: usize| slots.iter().any(|slot| self.sees(layer, slot).in_span(span));
+        let last = slots[slots.len() - 1].position / SPAN;
+        let (mut states, mut spans) =
+            (std::mem::take(&mut local.states), std::mem::take(&mut local.spans));
+        for span in (0..=last).filter(|span| seen(*span)) {
+            let kv = |block| self.kv_block(w, part, block);
+            self.attend_span(local, part, span, kv, &mut spans[..n * len]);
+            let pairs = states.chunks_exact_mut(len).zip(spans[..n * len].chunks_exact(len));
+            for (query, (state, next)) in pairs.enumerate() {
+                self.merge(&self.sees(layer, &slots[query / group]), span, state, next);
+            }
+        }
+        for (state, out) in states.chunks_exact(len).zip(out.chunks_exact_mut(head)) {
+            self.kernels.finish_head(FinishHead { state, out });
+        }
+        (local.states, local.spans) = (states, spans);
+    }
+
+    /// Appends a span's state to those before it, if the query sees any of it.
+    fn merge(&self, sees: &Sees, span: usize, state: &mut [f32], next: &[f32]) {
+        if span == sees.first_span() {
+            state.copy_from_slice(next);
+        } else if sees.in_span(span) {
+            self.kernels.merge_spans(MergeSpans { state, next });
+        }
+    }
+
+    /// An arena block of the cache, written in an earlier phase.
+    fn kv_block<'p>(&'p self, w: &'p Worker<'_>, part: Part<'_>, block: usize) -> KvBlock<'p> {
+        let index = part.kv * self.cache.n_blocks + block;
+        self.cache.layers[part.layer].block(w, index, self.config.head_padded())
+    }
+
+    /// States of the packed queries of a part over one span. A block of the cache is read once for
+    /// all of them.
+    fn attend_span<'k>(
+        &self,
+        local: &Local,
+        part: Part<'_>,
+        span: usize,
+        kv: impl Fn(usize) -> KvBlock<'k>,
+        states: &mut [f32],
+    ) {
+        let (head, tile) = (self.config.head_padded(), self.kernels.tile());
+        let (len, group) = (self.state_len(), self.config.group());
+        let Part { layer, slots, .. } = part;
+        states.chunks_exact_mut(len).for_each(AttendBlock::reset);
+        let n = states.len() / len;
+        let last = &slots[slots.len() - 1];
+        let end = ((span + 1) * SPAN).min(last.position + 1);
+        for block in span * SPAN / BLOCK..end.div_ceil(BLOCK) {
+            let start = block * BLOCK;
+            let sees = |slot: &Slot| self.sees(layer, slot).in_block(start);
+            if slots.iter().map(sees).all(|(from, to)| from == to) {
+                continue;
+            }
+            // A token before the sliding sees pinned positions from where they are either way.
+            let pinned = last.slid.evicted > 0 && start < last.slid.pinned;
+            let queries = if pinned { &local.pinned_queries } else { &local.queries };
+            let queries = queries.packed(n, head);
+            let block = kv(self.cache.block(last.seq, block));
+            for (i, states) in states.chunks_mut(tile * len).enumerate() {
+                let from = i * tile;
+                let mut visible = [(0, 0); MAX_TILE];
+                let visible = &mut visible[..states.len() / len];
+                for (query, v) in (from..).zip(visible.iter_mut()) {
+                    *v = sees(&slots[query / group]);
+                }
+                self.kernels.attend(AttendBlock {
+                    queries,
+                    first: from,
+                    block,
+                    head,
+                    visible,
+                    scale: self.config.attention_scale as f32,
+                    softcap: self.config.attention_softcap as f32,
+                    states,
+                });
+            }
+        }
+    }
+
+    /// Attention outputs as the input of the output projection. Not rotated: the rotation is
+    /// folded into V.
+    pub(crate) fn pack_attention(
+        &self,
+        w: &Worker<'_>,
+        local: &mut Local,
+        layer: usize,
+        needs: Needs,
+    ) {
+        let rows = Rows { m: self.m(), k: self.config.attn_out_inputs(), needs };
+        let Local { row, states, inputs, .. } = local;
+        let x = &mut row[..rows.k];
+        x.fill(0.0);
+        self.pack_rows(w, inputs, rows, |tokens, tile| {
+            for (row, token) in tokens.enumerate() {
+                self.attention_output(w, states, (layer, token), x);
+                for to in tile.forms(row) {
+                    self.kernels.pack(Pack { x, m: 1, at: 0, n: 1, rotation: 1, to });
+                }
+            }
+        });
+    }
+
+    /// Attention outputs of one token, all heads.
+    fn attention_output(
+        &self,
+        w: &Worker<'_>,
+        state: &mut [f32],
+        (layer, token): (usize, usize),
+        out: &mut [f32],
+    ) {
+        let (width, kv_heads) = (self.group_width(), self.config.n_kv_heads as usize);
+        let Some(run) = self.runs.iter().find(|r| (r.from..r.from + r.n).contains(&token)) else {
+            let stride = self.m().next_multiple_of(ATTENTION_RUN) * width;
+            let attn = self.scratch.attn.read(w);
+            for (kv, heads) in out.chunks_exact_mut(width).take(kv_heads).enumerate() {
+                heads.copy_from_slice(&attn[kv * stride + token * width..][..width]);
+            }
+            return;
+        };
+        let (head, group, len) = (self.config.head_padded(), self.config.group(), self.state_len());
+        let (spans, column) = self.span_columns();
+        let sees = self.sees(layer, &self.slots[token]);
+        let states = self.scratch.spans.read(w);
+        for (query, out) in out.chunks_exact_mut(head).take(kv_heads * group).enumerate() {
+            let (kv, at) = (query / group, (token - run.from) * group + query % group);
+            for span in 0..run.spans {
+                let place = (kv * spans + run.first_span + span) * column + at * len;
+                self.merge(&sees, run.span(span), &mut state[..len], &states[place..][..len]);
+            }
+            self.kernels.finish_head(FinishHead { state: &state[..len], out });
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! The first step of a pass: token ids to rows of the embedding, positions to angles.
+
+use nanoinfer_kernels::{GROUP, LANES, Rotate, pack, rope_table};
+
+use super::Pass;
+use super::scratch::Local;
+use crate::model::weights::Panels;
+use crate::pool::{Columns, Worker};
+
+impl Pass<'_> {
+    /// Rows of the embedding into the residual stream, and the angles of all tokens. An item is a
+    /// token.
+    pub(crate) fn embed(&self, w: &Worker<'_>, local: &mut Local) {
+        let (m, s, c) = (self.m(), self.scratch, self.config);
+        let half = c.rotary_dim as usize / 2;
+        let x = s.x.split(w, m * LANES, LANES);
+        let (cos, sin) = (s.cos.split(w, m * half, half), s.sin.split(w, m * half, half));
+        let pinned = self.slid.then(|| {
+            (s.pinned_cos.split(w, m * half, half), s.pinned_sin.split(w, m * half, half))
+        });
+        for item in w.items(m) {
+            let slot = self.slots[item.index()];
+            let row = &mut local.row[..self.width()];
+            self.embedding(slot.token as usize, row);
+            row[c.d_model as usize..].fill(0.0); // rounding noise of the rotated padding
+            let mut columns = x.take(&item);
+            for (panel, lanes) in row.chunks_exact(LANES).enumerate() {
+                let scaled = columns.row(panel).iter_mut().zip(lanes);
+                scaled.for_each(|(x, lane)| *x = lane * c.embedding_scale as f32);
+            }
+            self.angles(slot.position, cos.take(&item), sin.take(&item));
+            if let Some((cos, sin)) = &pinned {
+                let position = slot.position - slot.slid.evicted;
+                self.angles(position, cos.take(&item), sin.take(&item));
+            }
+        }
+    }
+
+    /// Angles of a position, of every kind of RoPE the layers have.
+    fn angles(&self, position: usize, mut cos: Columns<'_, f32>, mut sin: Columns<'_, f32>) {
+        for (kind, (rope, &row)) in self.config.ropes.iter().zip(self.ropes).enumerate() {
+            let turns = self.weights.rope_turns(self.file, row);
+            let (cos, sin) = (cos.row(kind), sin.row(kind));
+            rope_table(position as u64, turns, rope.magnitude, cos, sin);
+        }
+    }
+
+    fn embedding(&self, token: usize, row: &mut [f32]) {
+        let (panel, r) = (token / LANES, token % LANES);
+        for (_, panels) in self.weights.token_embd.runs(self.file, panel..panel + 1) {
+            match panels {
+                Panels::Q8(bytes) => {
+                    pack::q8_row(bytes, r, row);
+                    self.kernels.rotate(Rotate { x: row, block: GROUP }); // its own inverse
+                }
+                Panels::F32(values) => pack::f32_row(values, r, row),
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The feed-forward part of a layer with experts.
+//!
+//! ```text
+//! router     scores of all experts, in f32                              item = a run of panels
+//! (each worker for itself: which token goes to which experts, and the tokens of each expert)
+//! gate, up   for each expert its tokens, side by side like a batch      item = expert × 64 hidden values
+//! down       for each expert in ascending order, added where it belongs item = a run of panels
+//! ```
+//!
+//! Only the panels of experts that some token goes to are read, and those once per pass. A token's
+//! sum is over its own experts in ascending order, whoever else is in the batch.
+
+use nanoinfer_format::{Experts, RouterSoftmax};
+use nanoinfer_kernels::{Activate, AddWeighted, GROUP, LANES, Pack, Route};
+
+use super::Pass;
+use super::inputs::{Input, Needs};
+use super::limits::panels_per_item;
+use super::routing::PANELS;
+use super::scratch::Local;
+use crate::model::weights::ExpertMatrices;
+use crate::pool::Worker;
+
+impl Pass<'_> {
+    /// The experts of every token: cheaper done by every worker than shared.
+    pub(crate) fn route(&self, w: &Worker<'_>, local: &mut Local, e: &Experts) {
+        let (m, k, n) = (self.m(), e.experts_per_token as usize, e.n_experts as usize);
+        let scores = self.scratch.experts.scores.read(w);
+        let r = &mut local.routing;
+        for token in 0..m {
+            for (panel, to) in r.scores.chunks_exact_mut(LANES).enumerate() {
+                to.copy_from_slice(&scores[(panel * m + token) * LANES..][..LANES]);
+            }
+            self.kernels.route(Route {
+                logits: &r.scores[..n],
+                over_chosen: e.router_softmax == RouterSoftmax::Chosen,
+                chosen: &mut r.chosen[token * k..][..k],
+                weights: &mut r.weights[token * k..][..k],
+            });
+        }
+        r.group(m, k);
+    }
+
+    /// Gate and up of every expert that tokens go to, and the activation, packed as the inputs of
+    /// its down projection.
+    pub(crate) fn experts_gate_up(
+        &self,
+        w: &Worker<'_>,
+        local: &mut Local,
+        e: &ExpertMatrices,
+        config: &Experts,
+    ) {
+        let (m, k, groups) = (self.m(), e.gate_up.k, config.d_ff_padded() / GROUP);
+        let (needs, hidden) = (Needs::of(&e.gate_up), Needs::of(&e.down));
+        let Local { gate_up, act, inputs, routing: r, .. } = local;
+        let items = r.active.len() * groups;
+        let split = self.scratch.experts.hidden.by_run(w, items, r.most(), hidden);
+        let from = self.input(inputs, m).lines(w, needs);
+        let mut gathered = None;
+        for item in w.items(items) {
+            let (slot, group) = (item.index() / groups, item.index() % groups);
+            let a = r.active[slot];
+            if gathered != Some(slot) {
+                r.gather_tokens(a, from, m, k);
+                gathered = Some(slot);
+            }
+            let (gate_up, act) = (&mut gate_up[..2 * GROUP * a.n], &mut act[..GROUP * a.n]);
+            let first = (a.expert * groups + group) * PANELS;
+            let tokens = r.gathered.lines(needs).packed(0, a.n, k);
+            self.product(&e.gate_up, first..first + PANELS, &tokens, false, gate_up);
+            let (activation, x) = (self.activation(), &*gate_up);
+            self.kernels.activate(Activate { activation, gated: true, x, m: a.n, out: act });
+            for to in split.take(&item).tile(0).forms(0) {
+                self.kernels.pack(Pack { x: act, m: a.n, at: 0, n: a.n, rotation: GROUP, to });
+            }
+        }
+    }
+
+    /// The outputs of each token's experts, weighted, into the residual stream.
+    pub(crate) fn experts_down(
+        &self,
+        w: &Worker<'_>,
+        local: &mut Local,
+        e: &ExpertMatrices,
+        config: &Experts,
+    ) {
+        let (m, k, needs) = (self.m(), e.down.k, Needs::of(&e.down));
+        let panels = e.down.panels / config.n_experts as usize;
+        let Local { gate_up: y, routing: r, .. } = local;
+        r.gather_hidden(Input::shared(m, &self.scratch.experts.hidden).lines(w, needs), k);
+        let chunk = panels_per_item(panels, self.workers, k).min(PANELS);
+        let split = self.scratch.x.split(w, panels * m * LANES, chunk * m * LANES);
+        for item in w.items(panels.div_ceil(chunk)) {
+            let at = item.index() * chunk;
+            let n = chunk.min(panels - at);
+            let out = split.take(&item).run();
+            for a in &r.active {
+                let first = a.expert * panels + at;
+                let hidden = r.gathered.lines(needs).packed(a.row * k / GROUP, a.n, k);
+                let y = &mut y[..n * a.n * LANES];
+                self.product(&e.down, first..first + n, &hidden, false, y);
+                let (tokens, weights) = r.tokens_of(*a);
+                self.kernels.add_weighted(AddWeighted { y, tokens, weights, m, out });
+            }
+        }
+    }
+}

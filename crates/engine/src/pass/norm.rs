@@ -1,0 +1,136 @@
+//! The steps that normalise: the residual stream as the input of a product, the output of one on
+//! its way into the stream, and queries and keys over all heads.
+
+use std::ops::Range;
+
+use nanoinfer_format::{self as format, pad};
+use nanoinfer_kernels::{GROUP, LANES, NormKind, NormPack, NormParams, NormRow, Pack};
+
+use super::inputs::{Needs, Rows, Tile};
+use super::scratch::Local;
+use super::{Pass, gather};
+use crate::model::weights::{Layer, Norm};
+use crate::pool::{Columns, Worker};
+
+impl Pass<'_> {
+    /// The residual stream, normalised if there is a norm, packed as the next product's input.
+    pub(crate) fn pack_norm(
+        &self,
+        w: &Worker<'_>,
+        local: &mut Local,
+        norm: Option<&Norm>,
+        needs: Needs,
+    ) {
+        let x = self.scratch.x.read(w);
+        let rows = Rows { m: self.m(), k: self.width(), needs };
+        self.pack_rows(w, &mut local.inputs, rows, |rows, tile| {
+            self.norm_tile(x, norm, rows, (tile, 0));
+        });
+    }
+
+    /// The same of the rows whose logits are wanted, for the output layer.
+    pub(crate) fn pack_wanted(&self, w: &Worker<'_>, local: &mut Local) {
+        let x = self.scratch.x.read(w);
+        let norm = Some(&self.weights.output_norm);
+        let needs = Needs::of(&self.weights.output);
+        let rows = Rows { m: self.wanted.len(), k: self.width(), needs };
+        self.pack_rows(w, &mut local.inputs, rows, |rows, tile| {
+            for (row, &at) in self.wanted[rows].iter().enumerate() {
+                self.norm_tile(x, norm, at..at + 1, (tile, row));
+            }
+        });
+    }
+
+    /// Tokens `rows` of the residual stream into a tile, from one of its rows on.
+    fn norm_tile(
+        &self,
+        x: &[f32],
+        norm: Option<&Norm>,
+        rows: Range<usize>,
+        (tile, row): (&mut Tile<'_>, usize),
+    ) {
+        let (m, at, n) = (self.m(), rows.start, rows.len());
+        let x = &x[..m * self.width()];
+        for to in tile.forms(row) {
+            match norm {
+                Some(norm) => {
+                    let norm = self.norm_of(norm);
+                    self.kernels.norm_pack(NormPack { x, m, at, n, norm, to });
+                }
+                None => self.kernels.pack(Pack { x, m, at, n, rotation: GROUP, to }),
+            }
+        }
+    }
+
+    /// A norm of the whole width.
+    fn norm_of(&self, norm: &Norm) -> NormParams<'_> {
+        let kind = match self.config.norm {
+            format::Norm::Rms => NormKind::Rms,
+            format::Norm::Layer => NormKind::Layer,
+        };
+        let (weight, bias) = (norm.weight(self.file), norm.bias(self.file));
+        let (d, eps) = (self.config.d_model as usize, self.config.norm_eps as f32);
+        NormParams { kind, weight, bias, d, eps }
+    }
+
+    /// What a product left beside the residual stream, normalised and added to it. An item is a
+    /// token.
+    pub(crate) fn add_normed(&self, w: &Worker<'_>, local: &mut Local, norm: &Norm) {
+        let (m, s) = (self.m(), self.scratch);
+        let (delta, x) = (s.delta.read(w), s.x.split(w, m * LANES, LANES));
+        let row = &mut local.row[..self.width()];
+        let written = pad(self.config.d_model as usize, LANES);
+        for item in w.items(m) {
+            gather(delta, m, item.index(), 0, &mut row[..written]);
+            row[written..].fill(0.0);
+            self.kernels.norm_row(NormRow { x: row, norm: self.norm_of(norm) });
+            let mut columns = x.take(&item);
+            for (panel, lanes) in row.chunks_exact(LANES).enumerate() {
+                columns.row(panel).iter_mut().zip(lanes).for_each(|(x, y)| *x += y);
+            }
+        }
+    }
+
+    /// Queries and keys of each token normalised over all heads. An item is a token.
+    pub(crate) fn norm_all_heads(&self, w: &Worker<'_>, local: &mut Local, layer: &Layer) {
+        let (m, group) = (self.m(), self.config.group());
+        let qkv = self.scratch.qkv.split(w, m * LANES, LANES);
+        let row = &mut local.row;
+        for item in w.items(m) {
+            let mut token = qkv.take(&item);
+            self.norm_heads(row, &mut token, 0..group, layer.attn_q_norm.as_ref());
+            self.norm_heads(row, &mut token, group..group + 1, layer.attn_k_norm.as_ref());
+        }
+    }
+
+    /// One norm over `heads` of the unit of every KV head.
+    fn norm_heads(
+        &self,
+        row: &mut [f32],
+        token: &mut Columns<'_, f32>,
+        heads: Range<usize>,
+        norm: Option<&Norm>,
+    ) {
+        let (c, panels) = (self.config, self.config.head_padded() / LANES);
+        let (kv_heads, unit) = (c.n_kv_heads as usize, c.group() + 2);
+        let place = |kv: usize, i: usize| (kv * unit + heads.start) * panels + i;
+        let each = (0..kv_heads).flat_map(|kv| (0..heads.len() * panels).map(move |i| (kv, i)));
+        let row = &mut row[..kv_heads * heads.len() * panels * LANES];
+        for ((kv, i), lanes) in each.clone().zip(row.chunks_exact_mut(LANES)) {
+            lanes.copy_from_slice(token.row(place(kv, i)));
+        }
+        self.norm_row(row, kv_heads * heads.len(), norm);
+        for ((kv, i), lanes) in each.zip(row.chunks_exact(LANES)) {
+            token.row(place(kv, i)).copy_from_slice(lanes);
+        }
+    }
+
+    /// RMSNorm of so many heads together.
+    pub(crate) fn norm_row(&self, x: &mut [f32], heads: usize, norm: Option<&Norm>) {
+        let Some(norm) = norm else { return };
+        let (weight, bias) = (norm.weight(self.file), norm.bias(self.file));
+        let (d, eps) = (heads * self.config.head_dim as usize, self.config.norm_eps as f32);
+        let norm = NormParams { kind: NormKind::Rms, weight, bias, d, eps };
+        self.kernels.norm_row(NormRow { x, norm });
+    }
+}

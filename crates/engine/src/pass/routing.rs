@@ -1,0 +1,149 @@
+//! Which tokens go to which experts, and the buffers of a layer with experts.
+
+use nanoinfer_format::{Config, Experts};
+use nanoinfer_kernels::{GROUP, LANES, TOKENS, locate_token, packed_rows};
+
+use super::inputs::{Lines, Needs, OwnInputs, SharedInputs, lines};
+use super::limits::MAX_TOKENS;
+use crate::pool::Buffers;
+use crate::pool::Shared;
+
+/// Panels of gate and up, and of the product with down, that are in work at once.
+pub(crate) const PANELS: usize = 2 * GROUP / LANES;
+
+/// Buffers all workers share; without experts they take nothing.
+pub(crate) struct ExpertScratch {
+    pub scores: Shared<f32>,  // [experts/16][m][16]
+    pub hidden: SharedInputs, // [active experts][d_ff/64][most tokens of one]
+}
+
+/// Buffers of one worker.
+pub(crate) struct Routing {
+    pub scores: Vec<f32>,  // of one token
+    pub chosen: Vec<u32>,  // [m][per token]
+    pub weights: Vec<f32>, // [m][per token]
+    counts: Vec<usize>,    // tokens of each expert
+    pub active: Vec<Active>,
+    /// Tokens of the active experts, one after the other, ascending within each; their weights.
+    tokens: Vec<u32>,
+    token_weights: Vec<f32>,
+    pub gathered: OwnInputs, // inputs of gate and up of one expert, or of down of all
+}
+
+/// An expert that tokens of this pass go to.
+#[derive(Clone, Copy)]
+pub(crate) struct Active {
+    pub expert: usize,
+    /// First of its tokens in [`Routing::tokens`].
+    first: usize,
+    /// How many they are.
+    pub n: usize,
+    /// Rows of packed inputs before its own, where the inputs of all experts lie together.
+    pub row: usize,
+}
+
+/// Most (token, expert) pairs of a pass.
+fn pairs(e: &Experts) -> usize {
+    MAX_TOKENS * e.experts_per_token as usize
+}
+
+/// Most rows that the pairs take when the tokens of each expert are packed in tiles.
+fn pair_rows(e: &Experts) -> usize {
+    pairs(e) + (TOKENS - 1) * (pairs(e) / (TOKENS + 1)).min(e.n_experts as usize)
+}
+
+/// Lines of what all experts hand to their down projections.
+fn hidden_lines(e: &Experts) -> usize {
+    (e.n_experts as usize).min(pairs(e)) * e.d_ff_padded() / GROUP * MAX_TOKENS
+}
+
+/// Lines of [`Routing::gathered`].
+fn gathered_lines(c: &Config, e: &Experts) -> usize {
+    lines(MAX_TOKENS, c.d_model_padded()).max(pair_rows(e) * e.d_ff_padded() / GROUP)
+}
+
+impl ExpertScratch {
+    /// `needs`: of the down projections.
+    pub(crate) fn new(b: &mut Buffers<'_>, c: &Config, needs: Needs) -> Self {
+        let e = c.experts.as_ref();
+        Self {
+            scores: b.shared(e.map_or(0, |e| MAX_TOKENS * e.router_rows())),
+            hidden: SharedInputs::with_lines(b, needs, e.map_or(0, hidden_lines)),
+        }
+    }
+}
+
+impl Routing {
+    /// `needs`: of the matrices of the experts.
+    pub(crate) fn new(b: &mut Buffers<'_>, c: &Config, needs: Needs) -> Self {
+        let e = c.experts.as_ref();
+        let (pairs, n) = (e.map_or(0, pairs), e.map_or(0, |e| e.n_experts as usize));
+        Self {
+            scores: b.own(e.map_or(0, Experts::router_rows)),
+            chosen: b.own(pairs),
+            weights: b.own(pairs),
+            counts: b.own(n),
+            active: b.list(n.min(pairs)),
+            tokens: b.own(pairs),
+            token_weights: b.own(pairs),
+            gathered: OwnInputs::with_lines(b, needs, e.map_or(0, |e| gathered_lines(c, e))),
+        }
+    }
+
+    /// From the experts of each token to the tokens of each expert.
+    pub(crate) fn group(&mut self, m: usize, per_token: usize) {
+        let chosen = &self.chosen[..m * per_token];
+        self.counts.fill(0);
+        chosen.iter().for_each(|&e| self.counts[e as usize] += 1);
+        self.active.clear();
+        let (mut first, mut row) = (0, 0);
+        for (expert, n) in self.counts.iter_mut().enumerate().filter(|(_, n)| **n > 0) {
+            self.active.push(Active { expert, first, n: *n, row });
+            (first, row) = (first + *n, row + packed_rows(*n));
+            *n = first - *n; // from here on, the place of its next token
+        }
+        for (pair, &e) in chosen.iter().enumerate() {
+            let place = &mut self.counts[e as usize];
+            self.tokens[*place] = (pair / per_token) as u32;
+            self.token_weights[*place] = self.weights[pair];
+            *place += 1;
+        }
+    }
+
+    /// The most tokens that one expert has.
+    pub(crate) fn most(&self) -> usize {
+        self.active.iter().map(|a| a.n).max().unwrap_or(0)
+    }
+
+    /// The tokens of an expert, ascending, and the weight of the expert for each.
+    pub(crate) fn tokens_of(&self, a: Active) -> (&[u32], &[f32]) {
+        (&self.tokens[a.first..][..a.n], &self.token_weights[a.first..][..a.n])
+    }
+
+    /// The inputs of gate and up of one expert: its tokens, out of those of all `m`.
+    pub(crate) fn gather_tokens(&mut self, a: Active, from: Lines<'_>, m: usize, k: usize) {
+        let groups = k / GROUP;
+        for (row, &token) in self.tokens[a.first..][..a.n].iter().enumerate() {
+            let (to, step) = locate_token(row, groups, a.n);
+            let (at, from_step) = locate_token(token as usize, groups, m);
+            for g in 0..groups {
+                self.gathered.copy(to + g * step, from, at + g * from_step, 1);
+            }
+        }
+    }
+
+    /// The inputs of down of all experts, each expert's in tiles.
+    pub(crate) fn gather_hidden(&mut self, from: Lines<'_>, k: usize) {
+        let (groups, most) = (k / GROUP, self.most());
+        for (slot, a) in self.active.iter().enumerate() {
+            for at in (0..a.n).step_by(TOKENS) {
+                let (to, step) = locate_token(at, groups, a.n);
+                for g in 0..groups {
+                    let line = (slot * groups + g) * most + at;
+                    let n = TOKENS.min(a.n - at);
+                    self.gathered.copy(a.row * groups + to + g * step, from, line, n);
+                }
+            }
+        }
+    }
+}

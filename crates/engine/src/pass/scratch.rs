@@ -1,0 +1,226 @@
+//! Every buffer of a forward pass, allocated once.
+//!
+//! Activations are panel-major, `[width/16][m][16]`: sixteen outputs of one token are one cache
+//! line, which is what a GEMM tile produces and what the next norm reads.
+
+use nanoinfer_format::{Config, Quant};
+use nanoinfer_kernels::{AttendBlock, GROUP, Queries, QueriesMut, SPAN};
+
+use super::inputs::{Needs, OwnInputs, SharedInputs};
+use super::limits::{ATTENTION_RUN, MAX_SPLIT, MAX_TOKENS};
+use super::profile::{Profile, Stage};
+use super::routing::{ExpertScratch, Routing};
+use crate::memory::KvType;
+use crate::model::weights::{Ffn, Weights};
+use crate::pool::Buffers;
+use crate::pool::{Shared, Worker};
+use crate::sample::DrawScratch;
+
+/// The forms of packed activations that a model's matrices read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct InputNeeds {
+    stream: Needs, // of the residual stream and of attention
+    hidden: Needs, // of the hidden layer
+    expert_stream: Needs,
+    expert_hidden: Needs,
+}
+
+impl InputNeeds {
+    /// Those of a model.
+    pub(crate) fn of(weights: &Weights) -> Self {
+        let mut all = Self { stream: Needs::of(&weights.output), ..Self::default() };
+        let add = |to: &mut Needs, matrix| *to = to.or(Needs::of(matrix));
+        for layer in &weights.layers {
+            add(&mut all.stream, &layer.attn_qkv);
+            add(&mut all.stream, &layer.attn_output);
+            match &layer.ffn {
+                Ffn::Dense { gate_up, down } => {
+                    add(&mut all.stream, gate_up);
+                    add(&mut all.hidden, down);
+                }
+                Ffn::Experts(e) => {
+                    add(&mut all.stream, &e.router);
+                    add(&mut all.stream, &e.gate_up);
+                    add(&mut all.expert_stream, &e.gate_up);
+                    add(&mut all.expert_hidden, &e.down);
+                }
+            }
+        }
+        all
+    }
+
+    /// Whether some matrices are multiplied in 8 bits.
+    pub(crate) fn int8(&self) -> bool {
+        [self.stream, self.hidden, self.expert_stream, self.expert_hidden].iter().any(|n| n.int8)
+    }
+
+    /// Those of a model whose file is not there, all of one encoding but the router.
+    pub(crate) fn uniform(c: &Config) -> Self {
+        let needs = Needs { int8: c.quant == Quant::Q8, f32: c.quant == Quant::F32 };
+        let router = Needs { int8: false, f32: c.experts.is_some() };
+        let dense = (0..c.n_layers as usize).any(|layer| c.experts_of(layer).is_none());
+        let hidden = if dense { needs } else { Needs::default() };
+        let experts = if c.experts.is_some() { needs } else { Needs::default() };
+        Self { stream: needs.or(router), hidden, expert_stream: experts, expert_hidden: experts }
+    }
+}
+
+/// Buffers all workers share.
+pub(crate) struct Scratch {
+    pub x: Shared<f32>,          // residual stream [d_model/16][m][16]
+    pub delta: Shared<f32>,      // what is added to it, where that is normalised first
+    pub cos: Shared<f32>,        // [ropes][m][rotary_dim/2]
+    pub sin: Shared<f32>,        // [ropes][m][rotary_dim/2]
+    pub pinned_cos: Shared<f32>, // the same for queries of pinned positions, once the context slid
+    pub pinned_sin: Shared<f32>,
+    pub inputs: SharedInputs, // of QKV, O, gate/up and the head, of more than 16 tokens
+    pub hidden: SharedInputs, // of down
+    pub experts: ExpertScratch,
+    pub qkv: Shared<f32>,    // [kv heads][(group + 2)·head/16][m][16]
+    pub attn: Shared<f32>,   // prefill: attention outputs [kv heads][m][group·head]
+    pub spans: Shared<f32>,  // decode: attention states [kv heads][spans][queries][16 + head]
+    pub logits: Shared<f32>, // [vocab/16][logits_rows][16]
+}
+
+/// Packed queries of one attention item (see `kernels::Queries`).
+pub(crate) struct QueryBuffers {
+    q: Vec<i8>,       // [head/16][queries][16], 8-bit caches
+    scales: Vec<f32>, // [queries]
+    sums: Vec<i32>,   // [queries]
+    x: Vec<f32>,      // [head/16][queries][16], float caches
+}
+
+/// Buffers of one worker.
+pub(crate) struct Local {
+    pub row: Vec<f32>,     // one token, the widest matrix input
+    pub gate_up: Vec<f32>, // one group of d_ff: [8 panels][m][16], or 4 without a gate
+    pub act: Vec<f32>,     // [4 panels][m][16]
+    pub states: Vec<f32>,  // attention states of a run of queries
+    pub spans: Vec<f32>,   // the same, of the span in progress
+    pub queries: QueryBuffers,
+    pub pinned_queries: QueryBuffers, // the same queries, for pinned positions
+    pub inputs: OwnInputs,            // of QKV, O, gate/up and the head, of up to 16 tokens
+    pub routing: Routing,
+    pub drawing: DrawScratch,
+    pub profile: Profile,
+    pub cancelled: bool, // how the last pass ended
+}
+
+impl Local {
+    /// Ends a step: waits for the others and notes the time.
+    pub(crate) fn step(&mut self, w: &mut Worker<'_>, step: Stage) {
+        w.barrier();
+        self.profile.mark(step);
+    }
+}
+
+impl QueryBuffers {
+    fn new(b: &mut Buffers<'_>, kv: KvType, n: usize, head: usize) -> Self {
+        let (int8, float) = if kv == KvType::Q8 { (n, 0) } else { (0, n) };
+        Self {
+            q: b.own(int8 * head),
+            scales: b.own(int8),
+            sums: b.own(int8),
+            x: b.own(float * head),
+        }
+    }
+    /// All `n` queries.
+    pub(crate) fn packed(&self, n: usize, head: usize) -> Queries<'_> {
+        if !self.x.is_empty() {
+            return Queries::F32(&self.x[..n * head]);
+        }
+        let (q, scales, sums) = (&self.q[..n * head], &self.scales[..n], &self.sums[..n]);
+        Queries::Q8 { q, scales, sums }
+    }
+
+    /// The same, to be written.
+    pub(crate) fn unpacked(&mut self, n: usize, head: usize) -> QueriesMut<'_> {
+        if !self.x.is_empty() {
+            return QueriesMut::F32(&mut self.x[..n * head]);
+        }
+        let (scales, sums) = (&mut self.scales[..n], &mut self.sums[..n]);
+        QueriesMut::Q8 { q: &mut self.q[..n * head], scales, sums }
+    }
+}
+
+/// What the size of all buffers follows from.
+#[derive(Clone, Copy)]
+pub(crate) struct ScratchSizes<'a> {
+    pub config: &'a Config,
+    pub needs: InputNeeds,
+    pub kv: KvType,
+    /// Positions whose spans attention has room for.
+    pub ctx: usize,
+    pub logits_rows: usize,
+}
+
+impl ScratchSizes<'_> {
+    /// Bytes of all buffers, for the check against available memory.
+    pub(crate) fn bytes(&self, workers: usize) -> u64 {
+        let (mut shared, mut local) = (Buffers::tally(), Buffers::tally());
+        Scratch::new(&mut shared, self);
+        Local::new(&mut local, self);
+        shared.bytes().saturating_add(local.bytes().saturating_mul(workers as u64))
+    }
+
+    /// Angles of one token.
+    fn angles(&self) -> usize {
+        self.config.ropes.len() * self.config.rotary_dim as usize / 2
+    }
+
+    /// Values of `spans`: `r` sequences in `MAX_SPLIT` rows have at most `MAX_SPLIT - r + 1` rows
+    /// each, and a column is as wide as the longest of them.
+    fn span_values(&self) -> usize {
+        let c = self.config;
+        let columns = (1..=MAX_SPLIT).map(|r| r * (MAX_SPLIT - r + 1)).max().unwrap_or(0);
+        let heads = c.n_kv_heads as usize * c.group();
+        let column = heads * AttendBlock::state_len(c.head_padded());
+        (columns * column).saturating_mul(self.ctx.div_ceil(SPAN))
+    }
+}
+
+impl Scratch {
+    pub(crate) fn new(b: &mut Buffers<'_>, sizes: &ScratchSizes<'_>) -> Self {
+        let ScratchSizes { config: c, needs, .. } = *sizes;
+        let (m, d, angles) = (MAX_TOKENS, c.d_model_padded(), MAX_TOKENS * sizes.angles());
+        Self {
+            x: b.shared(m * d),
+            delta: b.shared(if c.post_norms() { m * d } else { 0 }),
+            cos: b.shared(angles),
+            sin: b.shared(angles),
+            pinned_cos: b.shared(angles),
+            pinned_sin: b.shared(angles),
+            inputs: SharedInputs::new(b, needs.stream, m, d.max(c.attn_out_inputs())),
+            hidden: SharedInputs::new(b, needs.hidden, m, c.d_ff_padded()),
+            experts: ExpertScratch::new(b, c, needs.expert_hidden),
+            qkv: b.shared(m * c.qkv_rows()),
+            attn: b.shared(m * c.n_kv_heads as usize * c.group() * c.head_padded()),
+            spans: b.shared(sizes.span_values()),
+            logits: b.shared(sizes.logits_rows * c.vocab_padded()),
+        }
+    }
+}
+
+impl Local {
+    pub(crate) fn new(b: &mut Buffers<'_>, sizes: &ScratchSizes<'_>) -> Self {
+        let ScratchSizes { config: c, needs, kv, .. } = *sizes;
+        let (head, width) = (c.head_padded(), c.d_model_padded().max(c.attn_out_inputs()));
+        let queries = ATTENTION_RUN.max(MAX_SPLIT) * c.group();
+        let states = queries * AttendBlock::state_len(head);
+        let experts = needs.expert_stream.or(needs.expert_hidden);
+        Self {
+            row: b.own(width.max(2 * head)),
+            gate_up: b.own(2 * GROUP * MAX_TOKENS),
+            act: b.own(GROUP * MAX_TOKENS),
+            states: b.own(states),
+            spans: b.own(states),
+            queries: QueryBuffers::new(b, kv, queries, head),
+            pinned_queries: QueryBuffers::new(b, kv, queries, head),
+            inputs: OwnInputs::new(b, needs.stream, width),
+            routing: Routing::new(b, c, experts),
+            drawing: DrawScratch::new(b, c.vocab_size as usize),
+            profile: Profile::new(),
+            cancelled: false,
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Threads that walk through a forward pass together, and buffers they share without races.
+//!
+//! A *job* runs on every worker at once (the caller is worker 0). Barriers divide it into *phases*:
+//!
+//! ```text
+//! worker 0 ──items──┤           ├──items──┤            one job = one forward pass
+//! worker 1 ──items──┤  barrier  ├──items──┤  barrier   no locks, no queue, no allocation
+//! ```
+//!
+//! Within a phase, workers claim items (numbers 0…n) from a counter, so a worker that the system
+//! put to sleep delays nobody's share but its own item. A [`Shared`] buffer is, in one phase,
+//! either read by all or written by columns, one item one column, which only that item may read
+//! meanwhile. The types enforce it:
+//!
+//! - slices borrow the [`Worker`], and [`Worker::barrier`] needs it mutably, so none outlives its
+//!   phase (checked by the compiler);
+//! - every buffer carries a stamp (phase, read or written, column width), so reading what is
+//!   being written, or writing two different divisions, panics (checked at run time, one atomic
+//!   load per access);
+//! - an item can be taken once per buffer, and items are unique.
+//!
+//! A worker that panics poisons its pool: the others unwind out of the job at their next barrier, so
+//! that no slice of a shared buffer survives, and every later job is refused. This needs
+//! `panic = "unwind"`; with `abort`, a panic ends the process as anywhere else.
+//!
+//! That is why the forward pass is safe code. This module, the threads and the buffers, is one of the
+//! few places with `unsafe`.
+
+mod buffers;
+#[allow(unsafe_code)]
+mod shared;
+#[allow(unsafe_code)]
+mod threads;
+
+pub(crate) use buffers::Buffers;
+pub(crate) use shared::{Columns, Plain, Shared, Split};
+pub(crate) use threads::{Item, Panicked, Pool, Worker};
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn phases_pass_data_between_all_workers() {
+        for workers in [1, 2, 3, 7] {
+            let mut pool = Pool::new(workers).unwrap();
+            let (a, b) = (pool.shared::<u32>(1000), pool.shared::<u32>(1000));
+            let mut sums = vec![0u64; workers];
+            for round in 0..200u32 {
+                pool.run(&mut sums, |w, sum| {
+                    let split = a.split(w, 1000, 7);
+                    for item in w.items(1000usize.div_ceil(7)) {
+                        let at = item.index() as u32 * 7;
+                        for (i, x) in split.take(&item).run().iter_mut().enumerate() {
+                            *x = round + at + i as u32;
+                        }
+                    }
+                    w.barrier();
+                    let split = b.split(w, 100, 10); // 10 rows, columns of 10
+                    for item in w.items(10) {
+                        let mut columns = split.take(&item);
+                        for r in 0..10 {
+                            let from = &a.read(w)[r * 100 + item.index() * 10..][..10];
+                            columns.row(r).copy_from_slice(from);
+                        }
+                    }
+                    w.barrier();
+                    *sum = b.read(w).iter().map(|&x| u64::from(x)).sum();
+                })
+                .unwrap();
+                let want = (0..1000).map(|i| u64::from(round) + i).sum::<u64>();
+                assert!(sums.iter().all(|&s| s == want), "{workers} workers, round {round}");
+            }
+        }
+    }
+
+    #[test]
+    fn workers_agree_on_what_worker_0_says() {
+        let mut pool = Pool::new(3).unwrap();
+        let mut heard = vec![Vec::new(); 3];
+        pool.run(&mut heard, |w, heard| {
+            for i in 0..1000 {
+                heard.push(w.barrier_agree(|| i % 3 == 0));
+            }
+        })
+        .unwrap();
+        let want: Vec<bool> = (0..1000).map(|i| i % 3 == 0).collect();
+        assert!(heard.iter().all(|h| *h == want));
+    }
+    #[test]
+    fn every_task_is_done_once() {
+        for workers in [1, 2, 5] {
+            let mut pool = Pool::new(workers).unwrap();
+            let (mut done, mut tasks) = (vec![0; workers], [0u32; 100]);
+            for _ in 0..50 {
+                pool.for_each(&mut done, &mut tasks, |done, task| {
+                    *done += 1;
+                    *task += 1;
+                })
+                .unwrap();
+            }
+            assert_eq!((done.iter().sum::<u32>(), tasks), (5000, [50; 100]));
+        }
+    }
+
+    #[test]
+    fn a_panic_is_an_error_then_and_ever_after() {
+        for (workers, culprit) in [(1, 0), (2, 0), (2, 1), (3, 1), (5, 4)] {
+            for barriers in [0, 1, 7] {
+                let mut pool = Pool::new(workers).unwrap();
+                let buffer = pool.shared::<u32>(workers * 16);
+                let mut locals = vec![0; workers];
+                let panicked = pool
+                    .run(&mut locals, |w, phases| {
+                        for _ in 0..barriers {
+                            let split = buffer.split(w, workers * 16, 16);
+                            for item in w.items(workers) {
+                                split.take(&item).run().fill(1);
+                            }
+                            w.barrier();
+                            *phases += 1;
+                        }
+                        assert!(w.index() != culprit, "worker {culprit} has had enough");
+                        w.barrier();
+                        *phases += 100;
+                    })
+                    .unwrap_err();
+                let want = Panicked { message: format!("worker {culprit} has had enough") };
+                assert_eq!(panicked, want);
+                // Those that had not begun when it happened did nothing; nobody got further.
+                assert!(locals.iter().all(|&n| n <= barriers), "{locals:?}");
+                assert_eq!(locals[culprit], barriers);
+                assert_eq!(pool.run(&mut locals, |_, _| unreachable!()), Err(want.clone()));
+                assert_eq!(pool.check(), Err(want));
+            }
+        }
+    }
+
+    /// A worker may still be on its way out of the last job when the next one begins and fails. Until
+    /// `run` returns, what the job borrows is in use; after that, nobody may touch it.
+    #[test]
+    fn a_failed_job_is_over_when_it_returns() {
+        for workers in [2, 3, 5] {
+            for jobs in 0..60 {
+                let mut pool = Pool::new(workers).unwrap();
+                let mut locals = vec![0u64; workers];
+                for _ in 0..jobs % 7 {
+                    pool.run(&mut locals, |_, n| *n += 1).unwrap();
+                }
+                let inside = AtomicUsize::new(0);
+                struct Leave<'a>(&'a AtomicUsize);
+                impl Drop for Leave<'_> {
+                    fn drop(&mut self) {
+                        self.0.fetch_sub(1, Ordering::SeqCst);
+                    }
+                }
+                let failed = pool.run(&mut locals, |w, n| {
+                    inside.fetch_add(1, Ordering::SeqCst);
+                    let _leave = Leave(&inside);
+                    assert!(w.index() != 0, "at once");
+                    for _ in 0..20_000 {
+                        *n = std::hint::black_box(*n + 1);
+                    }
+                    w.barrier();
+                });
+                assert!(failed.is_err());
+                assert_eq!(inside.load(Ordering::SeqCst), 0, "{workers} workers, {jobs}");
+            }
+        }
+    }
+}

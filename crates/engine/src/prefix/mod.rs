@@ -1,0 +1,186 @@
+//! The cache of a prompt as bytes: kept on disk, or baked into a model.
+//!
+//! ```text
+//! header 96 │ tokens │ text │ hash of each block │ hash of all before │ blocks of 64 positions
+//! ```
+//!
+//! Keys and values are the same bits wherever they are computed, so those that were stored can take
+//! the place of a computation if they are of the same model, [`NUMERICS`], cache type, RoPE and
+//! tokens. `docs/FORMAT.md` gives the layout.
+
+mod store;
+
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+pub use store::PrefixStore;
+
+use nanoinfer_kernels::BLOCK;
+
+use crate::memory::{Cache, HEADER, IDENTITY, MAGIC, Prefix};
+use crate::{BatchToken, Engine, EngineOptions, Error, KvType, Message, Model, NUMERICS, SeqId};
+
+/// The bytes that stored keys and values of an engine begin with.
+fn identity(engine: &Engine) -> [u8; IDENTITY] {
+    let config = engine.model().config();
+    let mut out = [0; IDENTITY];
+    let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, &MAGIC);
+    put(8, &1u32.to_le_bytes());
+    put(12, &NUMERICS.to_le_bytes());
+    put(16, &engine.model().file().header().content_id);
+    let kv = match engine.kv() {
+        KvType::Q8 => 0u32,
+        KvType::F16 => 1,
+        KvType::F32 => 2,
+    };
+    put(48, &kv.to_le_bytes());
+    put(52, &config.n_layers.to_le_bytes());
+    put(56, &config.n_kv_heads.to_le_bytes());
+    put(60, &(config.head_padded() as u32).to_le_bytes());
+    put(64, &engine.rope_variant().to_le_bytes());
+    out
+}
+
+/// Why an entry is of no use to an engine.
+fn differs(entry: &[u8; IDENTITY], engine: &[u8; IDENTITY]) -> Option<&'static str> {
+    let parts = [
+        (0..12, "is not a stored prompt of this version"),
+        (12..16, "was computed by an engine with other numerics"),
+        (16..48, "belongs to another model"),
+        (48..64, "has another cache type"),
+        (64..72, "was computed with another RoPE"),
+    ];
+    parts.into_iter().find(|(range, _)| entry[range.clone()] != engine[range.clone()]).map(|p| p.1)
+}
+
+impl Prefix {
+    /// Makes its first `n` positions those of a sequence of an engine with this identity; `from`
+    /// goes on where [`Self::read`] stopped. The error says what is wrong with it; the sequence is
+    /// empty then.
+    fn load(
+        &self,
+        cache: &mut Cache,
+        engine: &[u8; IDENTITY],
+        (seq, n): (SeqId, usize),
+        from: &mut impl Read,
+    ) -> Result<(), String> {
+        if let Some(what) = differs(&self.identity, engine) {
+            return Err(what.into());
+        }
+        if blake3::hash(&self.head.0) != self.head.1 {
+            return Err("is damaged: its header".into());
+        }
+        let clear = |cache: &mut Cache| cache.truncate(seq, 0).map_err(|e| e.to_string());
+        clear(cache)?;
+        let loaded = self.load_blocks(cache, seq, n, from);
+        if loaded.is_err() {
+            clear(cache)?;
+        }
+        loaded
+    }
+
+    fn load_blocks(
+        &self,
+        cache: &mut Cache,
+        seq: SeqId,
+        n: usize,
+        from: &mut impl Read,
+    ) -> Result<(), String> {
+        cache.reserve(seq, n).map_err(|e| e.to_string())?;
+        let mut bytes = vec![0; cache.block_bytes()];
+        for (index, hash) in self.hashes.iter().enumerate().take(n.div_ceil(BLOCK)) {
+            from.read_exact(&mut bytes).map_err(|e| format!("cannot be read: {e}"))?;
+            if blake3::hash(&bytes) != *hash {
+                let first = index * BLOCK;
+                return Err(format!("is damaged: positions {first} to {}", first + BLOCK - 1));
+            }
+            cache.load_block(seq, index, &bytes);
+        }
+        self.tokens[..n].iter().for_each(|&token| cache.advance(seq, token));
+        Ok(())
+    }
+}
+
+/// Writes the first positions of a sequence, which are `tokens`, with a text to remember.
+fn write(
+    cache: &mut Cache,
+    engine: &[u8; IDENTITY],
+    (seq, tokens): (SeqId, &[u32]),
+    text: &str,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let mut head = engine.to_vec();
+    head.extend((tokens.len() as u32).to_le_bytes());
+    head.extend((text.len() as u32).to_le_bytes());
+    head.resize(HEADER, 0);
+    head.extend(tokens.iter().flat_map(|t| t.to_le_bytes()));
+    head.extend(text.as_bytes());
+    let blocks = tokens.len().div_ceil(BLOCK);
+    let mut bytes = Vec::with_capacity(cache.block_bytes());
+    for index in 0..blocks {
+        bytes.clear();
+        cache.save_block(seq, index, &mut bytes);
+        head.extend(blake3::hash(&bytes).as_bytes());
+    }
+    out.write_all(&head)?;
+    out.write_all(blake3::hash(&head).as_bytes())?;
+    for index in 0..blocks {
+        bytes.clear();
+        cache.save_block(seq, index, &mut bytes);
+        out.write_all(&bytes)?;
+    }
+    Ok(())
+}
+
+/// Runs a system's message through the model of a file; what the section `baked prompt` is to
+/// hold. Of a model without a chat template it is a raw text that prompts begin with.
+///
+/// # Errors
+/// The model cannot be run, or the text does not fit its context.
+pub fn bake(path: &Path, text: &str) -> Result<Vec<u8>, Error> {
+    let model = Model::open(path)?;
+    let tokens = match model.can_chat() {
+        true => model.before_conversation(&[Message::new("system", text)])?,
+        false => model.encode(text)?,
+    };
+    let ctx = model.config().context_length as usize;
+    if tokens.is_empty() {
+        return Err(Error::EmptyPrompt);
+    }
+    if tokens.len() >= ctx {
+        return Err(Error::Context { tokens: tokens.len(), ctx });
+    }
+    // The room that an engine has by default, so that RoPE is the same.
+    let ctx = tokens.len().max(ctx.min(4096));
+    let options = EngineOptions { ctx: Some(ctx), ..EngineOptions::default() };
+    let mut engine = Engine::new(model, &options)?;
+    let seq = engine.open()?;
+    for chunk in tokens.chunks(engine.max_batch()) {
+        let step = |&token| BatchToken { seq, token, logits: false };
+        engine.forward(&chunk.iter().map(step).collect::<Vec<_>>())?;
+    }
+    let (identity, mut out) = (identity(&engine), Vec::new());
+    write(engine.cache_mut(), &identity, (seq, &tokens), text, &mut out).expect("memory takes all");
+    Ok(out)
+}
+
+/// Lets a sequence that holds less of `tokens` begin with the prompt that is baked into the model's
+/// file. The error says why that is of no use.
+pub(crate) fn use_baked(engine: &mut Engine, seq: SeqId, tokens: &[u32]) -> Result<(), String> {
+    let model = Arc::clone(engine.model());
+    let Some((prefix, mut blocks)) = model.baked() else { return Ok(()) };
+    let held = engine.len(seq).map_err(|e| e.to_string())?;
+    let n = prefix.common(tokens).min(engine.ctx());
+    if n <= held {
+        return Ok(());
+    }
+    let identity = identity(engine);
+    let loaded = prefix.load(engine.cache_mut(), &identity, (seq, n), &mut blocks);
+    loaded.map_err(|what| {
+        // What the sequence held is gone with the attempt, but another one may still have it.
+        let shared = engine.share(seq, tokens).err().map_or(String::new(), |e| format!(" ({e})"));
+        format!("the prompt in the model's file {what}; it is computed{shared}")
+    })
+}

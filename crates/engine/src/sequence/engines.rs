@@ -1,0 +1,85 @@
+//! An engine with its optional accelerators: a draft model and a prefix store.
+
+use std::fmt;
+
+use crate::prefix::use_baked;
+use crate::speculate::check_draft;
+use crate::{Engine, Error, PrefixStore, SeqId};
+
+/// An engine, and optionally a draft model's engine and a prefix store. Both affect the speed of a
+/// sequence, never its tokens: if the draft model's engine fails, the answer continues without it,
+/// with a note ([`crate::Sequence::take_notes`]).
+pub struct Engines {
+    /// The engine of the answering model.
+    pub target: Engine,
+    draft: Option<Engine>,
+    /// Where prompts are looked up, and stored by [`crate::Sequence::remember`].
+    pub store: Option<PrefixStore>,
+}
+
+impl fmt::Debug for Engines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engines")
+            .field("target", &self.target)
+            .field("draft", &self.draft)
+            .field("store", &self.store)
+            .finish()
+    }
+}
+
+impl From<Engine> for Engines {
+    fn from(target: Engine) -> Self {
+        Self { target, draft: None, store: None }
+    }
+}
+
+impl Engines {
+    /// Sets or removes the draft model: a small model with the same vocabulary and at least as large
+    /// a context. A sequence uses it from its next answer on, if the draft engine has a free sequence.
+    ///
+    /// # Errors
+    /// The models do not match.
+    pub fn set_draft(&mut self, draft: Option<Engine>) -> Result<(), Error> {
+        if let Some(draft) = &draft {
+            check_draft(draft, &self.target)?;
+        }
+        self.draft = draft;
+        Ok(())
+    }
+
+    /// The draft model's engine.
+    pub fn draft(&self) -> Option<&Engine> {
+        self.draft.as_ref()
+    }
+
+    pub(crate) fn draft_mut(&mut self) -> Option<&mut Engine> {
+        self.draft.as_mut()
+    }
+
+    /// Extends a sequence, which holds a prefix of `ids`, by whatever was computed before: by other
+    /// sequences, when the model was packed, or by earlier processes. Appends a note for each source
+    /// that is unusable.
+    pub(crate) fn recall(
+        &mut self,
+        seq: SeqId,
+        ids: &[u32],
+        notes: &mut Vec<String>,
+    ) -> Result<(), Error> {
+        self.target.share(seq, ids)?;
+        let baked = use_baked(&mut self.target, seq, ids);
+        notes.extend(baked.err().filter(|note| !notes.contains(note)));
+        if let Some(store) = &self.store {
+            notes.extend(store.load(&mut self.target, seq, ids)?);
+        }
+        Ok(())
+    }
+
+    /// Stores the content of a sequence, `ids`, if there is a store that does not have it yet. The
+    /// error is the reason for a failure.
+    pub(crate) fn keep(&mut self, seq: SeqId, ids: &[u32]) -> Result<(), String> {
+        match &self.store {
+            Some(store) => store.save(&mut self.target, seq, ids),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! Generating an answer: plan tokens for a pass, draw from its logits, emit events.
+
+use std::time::Instant;
+
+use nanoinfer_text::{StopMatcher, StopStep};
+
+use super::{Pending, Sequence, State};
+use crate::sample::{DrawScratch, LogitRows};
+use crate::{
+    BatchToken, Engines, Error, Event, FinishReason, GenerateOptions, PassId, Stage, Stats,
+};
+
+impl Engines {
+    /// Draws the next token of each sequence that has an unused row of the last pass and no pending
+    /// event, in parallel on the workers. An accepted draft leaves another row to draw from: run the
+    /// next pass when no sequence has one ([`Sequence::has_row`]).
+    ///
+    /// # Errors
+    /// Rows belong to an earlier pass, or the engine has failed. Non-finite logits of a sequence are
+    /// reported by its [`Sequence::event`].
+    pub fn draw(&mut self, sequences: &mut [Sequence]) -> Result<(), Error> {
+        let mut rows = sequences.iter().enumerate().filter_map(|(i, s)| Some((i, s.row()?.0)));
+        let Some((first, pass)) = rows.next() else { return Ok(()) };
+        let mut alone = true;
+        for (_, other) in rows {
+            if other != pass {
+                return Err(Error::LogitsGone);
+            }
+            alone = false;
+        }
+        // Waking the workers for one token would take longer than drawing it.
+        let tasks = if alone { &mut sequences[first..=first] } else { &mut *sequences };
+        self.target.draw(pass, tasks, Sequence::draw)?;
+        tasks.iter_mut().try_for_each(|sequence| sequence.drawn(self))
+    }
+}
+
+impl Sequence {
+    /// Begins an answer to the context. Clears a pending cancellation.
+    ///
+    /// # Errors
+    /// The context is empty.
+    pub fn start(&mut self, engines: &mut Engines, options: GenerateOptions) -> Result<(), Error> {
+        if self.tokens.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        // The last token is always processed, as the answer begins with its logits.
+        self.end_draws(engines)?;
+        let reused = engines.target.truncate(self.seq, self.tokens.len() - 1)?;
+        self.stop(None);
+        self.last = None;
+        self.canceller.clear();
+        if let Some(stream) = &mut self.stream {
+            stream.reset(self.answer_follows);
+        }
+        let longest = self.model.vocab_table().map_or(0, |v| 3 * (v.longest() + 4));
+        let has_stops = options.stop.iter().any(|s| !s.is_empty());
+        self.stop_matcher = has_stops.then(|| StopMatcher::new(&options.stop, longest));
+        self.sampler.sampling = options.sampling;
+        self.sampler.restart(&self.tokens);
+        let (drafting, sampling) = (options.drafting, options.sampling);
+        self.speculator.start(drafting, sampling, &self.tokens, engines.draft_mut());
+        self.stats =
+            Stats { prompt_tokens: self.tokens.len(), reused_tokens: reused, ..Stats::default() };
+        self.started = Instant::now();
+        self.state = if options.max_tokens == Some(0) {
+            State::Ending(FinishReason::Length)
+        } else {
+            State::Prefill
+        };
+        self.options = options;
+        Ok(())
+    }
+
+    /// Appends its tokens for the next pass to `batch`, at most `room`: the next tokens of the prompt,
+    /// or the last token and a draft of its continuation. Appends nothing while there is a row to draw
+    /// from or an event to take, or when idle. `batch` may already hold tokens of other sequences; the
+    /// engine's limit on logits covers them too. If the pass is not run, the next plan replaces this
+    /// one.
+    ///
+    /// # Errors
+    /// `engines` is not where it was opened, or has failed.
+    pub fn plan(
+        &mut self,
+        engines: &mut Engines,
+        room: usize,
+        batch: &mut Vec<BatchToken>,
+    ) -> Result<(), Error> {
+        if self.pending.is_some() {
+            return Ok(());
+        }
+        let working = matches!(self.state, State::Prefill | State::Decode);
+        if working && self.canceller.is_cancelled() {
+            return self.finish_cancelled(engines);
+        }
+        let taken = batch.iter().filter(|t| t.logits).count();
+        let rows = engines.target.max_logits().saturating_sub(taken);
+        match self.state {
+            State::Prefill => {
+                let left = self.tokens.len() - engines.target.len(self.seq)?;
+                let left = if rows == 0 { left.saturating_sub(1) } else { left };
+                self.append_tokens(engines, left.min(room), batch)
+            }
+            State::Decode if self.speculator.row().is_none() => {
+                let Some(room) = room.min(rows).checked_sub(1) else { return Ok(()) };
+                // A draft must fit into the context; one of the remaining tokens is drawn anyway.
+                let left =
+                    self.options.max_tokens.map_or(usize::MAX, |max| max - self.stats.generated);
+                let room = room.min(self.limit - self.tokens.len()).min(left - 1);
+                // A draft must not fill a cache that the pass alone would fit into.
+                let room = room.min(engines.target.room(self.seq)?.saturating_sub(1));
+                self.speculator.propose(&mut self.tokens, room, engines.draft_mut());
+                self.append_tokens(engines, 1, batch)
+            }
+            State::Ending(reason) => {
+                self.end_draws(engines)?;
+                self.stop(Some(reason));
+                Ok(())
+            }
+            State::Decode | State::Idle => Ok(()),
+        }
+    }
+
+    /// Appends the next `n` tokens of the context and the draft; the last token and the draft request
+    /// logits.
+    fn append_tokens(
+        &mut self,
+        engines: &Engines,
+        n: usize,
+        batch: &mut Vec<BatchToken>,
+    ) -> Result<(), Error> {
+        let taken = batch.iter().filter(|t| t.logits).count();
+        let (seq, last) = (self.seq, self.tokens.len() - 1);
+        let cached = engines.target.len(seq)?;
+        let tokens = self.tokens[cached..cached + n].iter().zip(cached..);
+        batch.extend(tokens.map(|(&token, i)| BatchToken { seq, token, logits: i == last }));
+        let draft = self.speculator.draft().iter();
+        batch.extend(draft.map(|&token| BatchToken { seq, token, logits: true }));
+        self.planned = taken..batch.iter().filter(|t| t.logits).count();
+        self.passed = Instant::now();
+        Ok(())
+    }
+
+    /// Records that the pass with its planned tokens is done.
+    ///
+    /// # Errors
+    /// The pass lacks the planned rows, or as for [`Self::plan`].
+    pub fn passed(&mut self, engines: &mut Engines, pass: PassId) -> Result<(), Error> {
+        let rows = engines.target.rows(pass)?;
+        if self.planned.end > rows {
+            return Err(Error::LogitsRow { index: self.planned.end - 1, rows });
+        }
+        self.rows = Some((pass, self.planned.start));
+        if self.state == State::Decode {
+            self.speculator.passed(self.passed.elapsed().as_secs_f64());
+            return Ok(());
+        }
+        let reused = self.stats.reused_tokens;
+        let done = engines.target.len(self.seq)? - reused;
+        let total = self.stats.prompt_tokens - reused;
+        self.pending = Some(Pending::Prefill { done, total });
+        if done == total {
+            self.state = State::Decode;
+            self.speculator.prompt_done(&self.tokens, engines.draft_mut());
+            self.stats.prefill = self.started.elapsed();
+        }
+        Ok(())
+    }
+
+    /// Ends a cancelled answer.
+    fn finish_cancelled(&mut self, engines: &mut Engines) -> Result<(), Error> {
+        self.canceller.clear();
+        self.end_draws(engines)?;
+        self.stop(Some(FinishReason::Cancelled));
+        Ok(())
+    }
+
+    /// Whether it is generating and has no event yet.
+    pub(crate) fn needs_work(&self) -> bool {
+        self.state != State::Idle && self.pending.is_none() && self.failed.is_none()
+    }
+
+    /// Whether a row of the last pass is left to draw from; the next pass discards it. False once
+    /// cancelled.
+    pub fn has_row(&self) -> bool {
+        let decoding = self.state == State::Decode && !self.canceller.is_cancelled();
+        decoding && self.speculator.row().is_some()
+    }
+
+    /// The pass and row to draw the next token from, if it can be drawn now.
+    fn row(&self) -> Option<(PassId, usize)> {
+        if self.pending.is_some() || !self.has_row() {
+            return None;
+        }
+        let (pass, first) = self.rows?;
+        Some((pass, first + self.speculator.row()?))
+    }
+
+    /// Draws its next token, on any thread; [`Self::drawn`] appends it to the context.
+    fn draw(&mut self, rows: LogitRows<'_>, scratch: &mut DrawScratch) {
+        let Some((_, row)) = self.row() else { return };
+        let start = Instant::now();
+        let id = self.sampler.draw(rows, row, self.tokens.len(), scratch);
+        self.drawn = Some((id, start.elapsed()));
+    }
+
+    /// Appends the drawn token to the context.
+    fn drawn(&mut self, engines: &mut Engines) -> Result<(), Error> {
+        let (Some((drawn, time)), Some(row)) = (self.drawn.take(), self.row()) else {
+            return Ok(());
+        };
+        let Some(drawn) = drawn else {
+            self.end_draws(engines)?;
+            self.stop(None);
+            self.failed = Some(engines.target.not_finite());
+            return Ok(());
+        };
+        engines.target.profile_mut().add(Stage::Sampling, time);
+        let position = self.tokens.len();
+        let script = self.speculator.script.as_ref();
+        let id = script.and_then(|script| script.token(position)).unwrap_or(drawn);
+        self.tokens.push(id);
+        self.last = Some((row, self.sampler.push(id)));
+        let seconds = time.as_secs_f64();
+        if !self.speculator.drawn(&self.tokens, seconds, engines.draft_mut()) {
+            engines.target.truncate(self.seq, position)?;
+        }
+        self.stats.generated += 1;
+        let elapsed = self.started.elapsed();
+        if self.stats.generated == 1 {
+            self.stats.first_token = elapsed;
+        }
+        self.stats.decode = elapsed - self.stats.first_token;
+        if let Some(reason) = self.finish_reason(id) {
+            self.state = State::Ending(reason);
+        }
+        self.pending = Some(Pending::Token(id));
+        Ok(())
+    }
+
+    fn finish_reason(&self, id: u32) -> Option<FinishReason> {
+        if !self.options.ignore_eos && self.model.generation().eos.contains(&id) {
+            Some(FinishReason::Stop)
+        } else if self.options.max_tokens == Some(self.stats.generated) {
+            Some(FinishReason::Length)
+        } else if self.tokens.len() > self.limit {
+            Some(FinishReason::Context)
+        } else {
+            None
+        }
+    }
+
+    /// Takes the next event, if any. Allocates nothing.
+    ///
+    /// # Errors
+    /// The answer cannot continue: its logits are not finite.
+    pub fn event(&mut self) -> Result<Option<Event<'_>>, Error> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        Ok(match self.pending.take() {
+            None => None,
+            Some(Pending::Prefill { done, total }) => Some(Event::Prefill { done, total }),
+            Some(Pending::Token(id)) => Some(self.token_event(id)),
+            Some(Pending::Finished(reason)) => Some(self.finished_event(reason)),
+        })
+    }
+
+    fn token_event(&mut self, id: u32) -> Event<'_> {
+        let (Some(stream), Some(vocab)) = (&mut self.stream, self.model.vocab()) else {
+            return Event::Token { id, text: "", bytes: &[] };
+        };
+        let Some(stop) = &mut self.stop_matcher else {
+            stream.push(&vocab, id);
+            return Event::Token { id, text: stream.text(), bytes: stream.raw() };
+        };
+        let text = match stop.push(stream.push(&vocab, id)) {
+            StopStep::Text(text) => text,
+            StopStep::Stop { before, .. } => {
+                self.state = State::Ending(FinishReason::Stop);
+                stream.reset(false); // half a character after the stop string is dropped
+                before
+            }
+        };
+        Event::Token { id, text, bytes: text.as_bytes() }
+    }
+
+    fn finished_event(&mut self, reason: FinishReason) -> Event<'_> {
+        match (&mut self.stream, &mut self.stop_matcher) {
+            (Some(stream), Some(stop)) => {
+                let text = stop.finish_with(stream.finish());
+                Event::Finished { reason, text, bytes: text.as_bytes() }
+            }
+            (Some(stream), None) => Event::Finished { reason, text: stream.finish(), bytes: &[] },
+            (None, _) => Event::Finished { reason, text: "", bytes: &[] },
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! A conversation with a model: prompt in, events out.
+
+use std::slice;
+
+use nanoinfer_text::Message;
+
+use super::{Engines, Event, GenerateOptions, Sequence, Stats};
+use crate::speculate::Script;
+use crate::{BatchToken, Canceller, Candidate, Engine, Error, PrefixStore};
+
+/// An engine with one of its sequences, for programs with one conversation at a time.
+///
+/// ```no_run
+/// use nanoinfer_engine::{Engine, EngineOptions, Event, GenerateOptions, Model, Session};
+/// # fn main() -> Result<(), nanoinfer_engine::Error> {
+/// let engine = Engine::new(Model::open("smollm2.nano")?, &EngineOptions::default())?;
+/// let mut session = Session::new(engine)?;
+/// session.prompt_text("The capital of France is")?;
+/// session.start(GenerateOptions { max_tokens: Some(32), ..GenerateOptions::default() })?;
+/// while let Some(event) = session.next()? {
+///     if let Event::Token { text, .. } = event {
+///         print!("{text}");
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Session {
+    engines: Engines,
+    sequence: Sequence,
+    batch: Vec<BatchToken>,
+}
+
+impl Session {
+    /// A session with an empty context, in a new sequence of the engine.
+    pub fn new(engine: Engine) -> Result<Self, Error> {
+        let batch = Vec::with_capacity(engine.max_batch());
+        let mut engines = Engines::from(engine);
+        Ok(Self { sequence: Sequence::open(&mut engines)?, engines, batch })
+    }
+
+    /// Does the next unit of work and returns its event; `None` once the answer is complete. Allocates
+    /// nothing after the first token.
+    #[allow(clippy::should_implement_trait)] // it lends, which `Iterator` cannot
+    pub fn next(&mut self) -> Result<Option<Event<'_>>, Error> {
+        // Repeats only if the answer is cancelled in the middle of a step.
+        while self.sequence.needs_work() {
+            self.step()?;
+        }
+        self.sequence.event()
+    }
+
+    /// Runs a pass if the sequence needs one, then draws a token if there is a row.
+    fn step(&mut self) -> Result<(), Error> {
+        let Self { engines, sequence, batch } = self;
+        batch.clear();
+        sequence.plan(engines, engines.target.max_batch(), batch)?;
+        if !batch.is_empty() {
+            match engines.target.forward(batch) {
+                Ok(pass) => sequence.passed(engines, pass)?,
+                Err(Error::Cancelled) => return Ok(()),
+                Err(e) => return Err(e),
+            }
+        }
+        engines.draw(slice::from_mut(sequence))
+    }
+
+    /// Begins an answer to the context; [`Self::next`] returns its events.
+    pub fn start(&mut self, options: GenerateOptions) -> Result<(), Error> {
+        self.sequence.start(&mut self.engines, options)
+    }
+
+    /// See [`Sequence::prompt_tokens`].
+    pub fn prompt_tokens(&mut self, ids: &[u32]) -> Result<(), Error> {
+        self.sequence.prompt_tokens(&mut self.engines, ids)
+    }
+
+    /// See [`Sequence::prompt_text`].
+    pub fn prompt_text(&mut self, text: &str) -> Result<(), Error> {
+        self.sequence.prompt_text(&mut self.engines, text)
+    }
+
+    /// See [`Sequence::prompt_chat`].
+    pub fn prompt_chat(&mut self, messages: &[Message]) -> Result<(), Error> {
+        self.sequence.prompt_chat(&mut self.engines, messages)
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &Engine {
+        &self.engines.target
+    }
+
+    /// See [`Engines::set_draft`]. Answers stay the same; [`Stats::drafts`] shows the effect.
+    pub fn set_draft_model(&mut self, engine: impl Into<Option<Engine>>) -> Result<(), Error> {
+        self.engines.set_draft(engine.into())
+    }
+
+    /// The draft model's engine.
+    pub fn draft_engine(&self) -> Option<&Engine> {
+        self.engines.draft()
+    }
+
+    /// Sets the store in which prompts are looked up, and stored by [`Self::remember`].
+    pub fn set_store(&mut self, store: Option<PrefixStore>) {
+        self.engines.store = store;
+    }
+
+    /// See [`Sequence::remember`].
+    pub fn remember(&mut self) {
+        self.sequence.remember(&mut self.engines);
+    }
+
+    /// See [`Sequence::take_notes`].
+    pub fn take_notes(&mut self) -> Vec<String> {
+        self.sequence.take_notes()
+    }
+
+    /// See [`crate::bench::set_script`].
+    pub(crate) fn set_script(&mut self, script: Option<Script>) {
+        self.sequence.set_script(script);
+    }
+
+    /// Starts or stops timing the stages of passes, see [`Engine::profile`].
+    pub fn set_profiling(&mut self, enabled: bool) {
+        self.engines.target.set_profiling(enabled);
+    }
+
+    /// All tokens of the context, including generated ones.
+    pub fn tokens(&self) -> &[u32] {
+        self.sequence.tokens()
+    }
+
+    /// Tokens generated for the current answer.
+    pub fn generated(&self) -> &[u32] {
+        self.sequence.generated()
+    }
+
+    /// Counts and times of the current answer.
+    pub fn stats(&self) -> Stats {
+        self.sequence.stats()
+    }
+
+    /// Tokens of the context with usable cached keys and values: none if the engine has failed.
+    pub fn cached(&self) -> usize {
+        self.sequence.cached(&self.engines).unwrap_or(0)
+    }
+
+    /// Tokens of the context that were evicted, see [`crate::Overflow::Slide`].
+    pub fn evicted(&self) -> usize {
+        self.engines.target.evicted(self.sequence.id()).unwrap_or(0)
+    }
+
+    /// See [`Sequence::candidates`].
+    pub fn candidates(&mut self, n: usize) -> Vec<Candidate> {
+        self.sequence.candidates(&mut self.engines, n)
+    }
+
+    /// A handle that stops the answer from any thread, within one layer. It belongs to the current
+    /// sequence, see [`Self::switch`].
+    pub fn canceller(&self) -> Canceller {
+        self.sequence.canceller()
+    }
+
+    /// Copies the context into a new sequence, see [`Sequence::fork`].
+    pub fn fork(&mut self) -> Result<Sequence, Error> {
+        self.sequence.fork(&mut self.engines)
+    }
+
+    /// Swaps the current sequence for another one of this session's engine.
+    pub fn switch(&mut self, sequence: &mut Sequence) {
+        std::mem::swap(&mut self.sequence, sequence);
+    }
+
+    /// Closes a sequence of this session's engine, see [`Sequence::close`].
+    pub fn drop_branch(&mut self, sequence: Sequence) -> Result<(), Error> {
+        sequence.close(&mut self.engines)
+    }
+}

@@ -1,0 +1,344 @@
+//! Speculative decoding that never changes the text.
+//!
+//! ```text
+//! context … a │ draft b c d      one pass over  a b c d  gives the logits after each of them
+//!   draw after a: b  = draft     accepted, costs nothing more
+//!   draw after b: c  = draft     accepted
+//!   draw after c: x ≠ d          d is rolled back, x goes on
+//! ```
+//!
+//! A token is drawn from the same logits with the same random number as without a draft, and a
+//! draft is accepted while the draw equals it: sample and match. Logits are the same bits in any
+//! batch, so the answer is the same, for any way of sampling; what changes is how many passes it
+//! takes. Drafts come from the context itself (`lookup`) or from a small model (`model`);
+//! the `governor` decides whether they are worth it.
+
+mod governor;
+mod lookup;
+mod model;
+mod script;
+mod stats;
+
+use std::time::Instant;
+
+use nanoinfer_format::Generation;
+
+use crate::{Engine, Error, Sampling};
+use governor::{Governor, MAX_DRAFT, Offer, Plan, Source};
+use lookup::{Lookup, Match};
+use model::DraftSequence;
+pub(crate) use model::check_draft;
+use script::Scripted;
+pub use script::{DraftCosts, Script};
+pub use stats::{DraftStats, Drafted, Drafting};
+
+/// The drafts of one sequence. The engine of the draft model, where there is one, is given to every
+/// method that needs it.
+pub(crate) struct Speculator {
+    capacity: usize,
+    lookup: Lookup,
+    model: Option<DraftSequence>,
+    /// Positions that stay in sight if the context slides.
+    pinned: usize,
+    /// Why the draft model does not draft.
+    note: Option<String>,
+    pub script: Option<Scripted>,
+    governor: Governor,
+    drafting: Drafting,
+    stats: DraftStats,
+    eos: Vec<u32>,
+    /// The draft of the pass in progress, where it came from, what it and the pass took, and how
+    /// many of its tokens were drawn.
+    draft: Vec<u32>,
+    plan: Option<Plan>,
+    seconds: (f64, f64),
+    accepted: usize,
+    /// Logits of the pass are left to draw from.
+    open: bool,
+}
+
+impl Speculator {
+    /// For contexts of up to `capacity` tokens.
+    pub(crate) fn new(capacity: usize, generation: &Generation) -> Self {
+        Self {
+            capacity,
+            lookup: Lookup::new(capacity),
+            model: None,
+            pinned: 0,
+            note: None,
+            script: None,
+            governor: Governor::default(),
+            drafting: Drafting::default(),
+            stats: DraftStats::default(),
+            eos: generation.eos.clone(),
+            draft: Vec::with_capacity(MAX_DRAFT),
+            plan: None,
+            seconds: (0.0, 0.0),
+            accepted: 0,
+            open: false,
+        }
+    }
+
+    pub(crate) fn set_script(&mut self, script: Option<Script>) {
+        self.script = script.map(|script| Scripted { script, start: 0 });
+    }
+
+    /// Costs that count instead of measured times.
+    fn costs(&self) -> Option<DraftCosts> {
+        self.script.as_ref()?.script.costs
+    }
+
+    pub(crate) fn stats(&self) -> DraftStats {
+        self.stats
+    }
+
+    /// Why the draft model does not draft for this answer, since the last call.
+    pub(crate) fn take_note(&mut self) -> Option<String> {
+        self.note.take()
+    }
+
+    /// What follows the context in the draft model's engine, with that engine.
+    fn follower<'s>(
+        &'s mut self,
+        draft: Option<&'s mut Engine>,
+    ) -> Option<(&'s mut DraftSequence, &'s mut Engine)> {
+        self.model.as_mut().zip(draft).filter(|(model, draft)| model.is_in(draft))
+    }
+
+    /// Lets `act` do something with what follows the context, if there is something. Where that
+    /// fails, the answer goes on without drafts of the model: they are about speed only.
+    fn with_follower(
+        &mut self,
+        draft: Option<&mut Engine>,
+        act: impl FnOnce(&mut DraftSequence, &mut Engine) -> Result<(), Error>,
+    ) {
+        let done = self.follower(draft).map_or(Ok(()), |(model, draft)| act(model, draft));
+        self.give_up(done);
+    }
+
+    /// Drafts no more by the model in this answer, if there was an error.
+    fn give_up(&mut self, result: Result<(), Error>) {
+        if let Err(e) = result {
+            self.drafting.model = false;
+            self.note = Some(format!("the draft model does not draft: {e}"));
+        }
+    }
+
+    /// Opens a sequence in the draft model's engine, if there is one and it has none there yet.
+    fn follow(&mut self, draft: Option<&mut Engine>) -> Result<(), Error> {
+        let Some(draft) = draft else {
+            self.model = None;
+            return Ok(());
+        };
+        if self.model.as_ref().is_none_or(|model| !model.is_in(draft)) {
+            self.model = None;
+            let mut model = DraftSequence::open(draft, self.capacity)?;
+            model.pin(draft, self.pinned)?;
+            self.model = Some(model);
+        }
+        Ok(())
+    }
+
+    /// Closes the sequence in the draft model's engine.
+    pub(crate) fn close(&mut self, draft: Option<&mut Engine>) {
+        if let Some((model, draft)) = self.model.take().zip(draft) {
+            // One that cannot be closed is gone with its engine.
+            let _ = model.close(draft);
+        }
+    }
+
+    /// The context loses all but its first `len` tokens.
+    pub(crate) fn truncate(&mut self, tokens: &[u32], len: usize, draft: Option<&mut Engine>) {
+        self.lookup.truncate(tokens, len);
+        self.with_follower(draft, |model, draft| model.truncate(draft, len));
+    }
+
+    /// The first tokens of the context stay in sight if it slides.
+    pub(crate) fn pin(&mut self, positions: usize, draft: Option<&mut Engine>) {
+        self.pinned = positions;
+        self.with_follower(draft, |model, draft| model.pin(draft, positions));
+    }
+
+    /// An answer to the context begins.
+    pub(crate) fn start(
+        &mut self,
+        drafting: Drafting,
+        sampling: Sampling,
+        tokens: &[u32],
+        draft: Option<&mut Engine>,
+    ) {
+        self.drafting = drafting;
+        if drafting.model {
+            let follows = self.follow(draft);
+            self.give_up(follows);
+        }
+        self.lookup.extend(tokens);
+        if let Some(model) = &mut self.model {
+            model.restart(sampling, tokens);
+        }
+        if let Some(script) = &mut self.script {
+            script.start = tokens.len();
+        }
+        self.stats = DraftStats::default();
+        self.draft.clear();
+        self.open = false;
+    }
+
+    /// The prompt is processed: the first token can be drawn.
+    pub(crate) fn prompt_done(&mut self, tokens: &[u32], draft: Option<&mut Engine>) {
+        (self.plan, self.accepted, self.open) = (None, 0, true);
+        if self.drafting.model {
+            self.with_follower(draft, |model, draft| model.catch_up(draft, tokens));
+        }
+    }
+
+    /// The row of logits to draw from; `None` if a pass has to come first.
+    pub(crate) fn row(&self) -> Option<usize> {
+        self.open.then_some(self.accepted)
+    }
+
+    /// Makes a draft of at most `room` tokens for the next pass. The one before, if its pass has not
+    /// come to be, is forgotten.
+    pub(crate) fn propose(
+        &mut self,
+        tokens: &mut Vec<u32>,
+        room: usize,
+        mut draft: Option<&mut Engine>,
+    ) {
+        self.draft.clear();
+        (self.plan, self.seconds, self.accepted) = (None, (0.0, 0.0), 0);
+        let cached = tokens.len().saturating_sub(1);
+        self.with_follower(draft.as_deref_mut(), |model, draft| model.truncate(draft, cached));
+        let found = if self.drafting.lookup { self.lookup.find(tokens) } else { None };
+        let Some(plan) = self.plan_for(found, tokens, room, draft.as_deref()) else { return };
+        match (plan.source, found) {
+            (Source::Model, _) => {
+                let drafted = self.draft_by_model(tokens, plan.n, draft);
+                if drafted.is_err() {
+                    self.draft.clear();
+                }
+                self.give_up(drafted);
+            }
+            (Source::Lookup, Some(found)) => {
+                lookup::copy(tokens, found.at, plan.n, &mut self.draft);
+            }
+            (Source::Lookup, None) => {}
+        }
+        if self.draft.is_empty() {
+            return;
+        }
+        // After an end of the answer there is nothing.
+        if let Some(end) = self.draft.iter().position(|id| self.eos.contains(id)) {
+            self.draft.truncate(end + 1);
+        }
+        self.plan = Some(Plan { n: self.draft.len(), ..plan });
+    }
+
+    /// What is worth drafting, of what there is.
+    fn plan_for(
+        &self,
+        found: Option<Match>,
+        tokens: &[u32],
+        room: usize,
+        draft: Option<&Engine>,
+    ) -> Option<Plan> {
+        let mut offers = [Offer { source: Source::Lookup, past: 0, lag: 0 }; 2];
+        let mut n = 0;
+        if let Some(m) = found {
+            offers[n].past = m.len;
+            n += 1;
+        }
+        let model = self.model.as_ref().zip(draft).filter(|_| self.drafting.model);
+        if let Some(lag) = model.and_then(|(model, draft)| model.lag(draft, tokens).ok()) {
+            offers[n] = Offer { source: Source::Model, past: 0, lag };
+            n += 1;
+        }
+        if n == 0 || room == 0 {
+            return None;
+        }
+        let room = room.min(MAX_DRAFT);
+        let plan = match self.drafting.fixed {
+            Some(length) => self.governor.forced(&offers[..n], length.min(room)),
+            None => self.governor.plan(&offers[..n], room),
+        };
+        plan.filter(|plan| plan.n > 0)
+    }
+
+    fn draft_by_model(
+        &mut self,
+        tokens: &mut Vec<u32>,
+        n: usize,
+        draft: Option<&mut Engine>,
+    ) -> Result<(), Error> {
+        let (Some(model), Some(draft)) = (&mut self.model, draft) else { return Ok(()) };
+        let start = Instant::now();
+        model.catch_up(draft, tokens)?;
+        let steps = model.draft(draft, tokens, n, self.script.as_ref(), &mut self.draft)?;
+        let given = self.costs().map(|costs| costs.step * n as f64);
+        self.governor.stepped(given.unwrap_or(steps), n);
+        self.seconds.1 = given.unwrap_or_else(|| start.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// What the pass has to verify.
+    pub(crate) fn draft(&self) -> &[u32] {
+        &self.draft
+    }
+
+    /// The pass is done: the last token's logits and those of the draft can be drawn from.
+    pub(crate) fn passed(&mut self, seconds: f64) {
+        let given = self.costs().map(|costs| 1.0 + costs.row * self.draft.len() as f64);
+        let seconds = given.unwrap_or(seconds);
+        self.seconds.0 = seconds;
+        self.stats.passes += 1;
+        self.open = true;
+        // Answers without drafts earn nothing: the promise is about those with them.
+        if self.plan.is_none() && (self.drafting.lookup || self.drafting.model) {
+            self.governor.single(seconds);
+        }
+    }
+
+    /// A token was drawn and is now the last of the context. Returns whether it was drafted, so
+    /// that the cache holds it.
+    pub(crate) fn drawn(
+        &mut self,
+        tokens: &[u32],
+        seconds: f64,
+        draft: Option<&mut Engine>,
+    ) -> bool {
+        self.governor.drawn(self.costs().map_or(seconds, |costs| costs.draw));
+        self.lookup.extend(tokens);
+        let id = tokens.last().copied();
+        if let (Some(model), Some(id)) = (&mut self.model, id) {
+            model.push(id);
+        }
+        if id.is_some() && self.draft.get(self.accepted).copied() == id {
+            self.accepted += 1;
+            return true;
+        }
+        let tested = self.draft.len().min(self.accepted + 1);
+        self.close_pass(tokens.len() - 1, tested, draft);
+        false
+    }
+
+    /// The pass's remaining logits are not wanted: the answer ends here.
+    pub(crate) fn end(&mut self, cached: usize, draft: Option<&mut Engine>) {
+        if self.open {
+            self.close_pass(cached, self.accepted, draft);
+        }
+    }
+
+    /// Records the outcome of the draft. Of the context, `cached` tokens are processed.
+    fn close_pass(&mut self, cached: usize, tested: usize, draft: Option<&mut Engine>) {
+        self.open = false;
+        self.with_follower(draft, |model, draft| model.truncate(draft, cached));
+        let Some(plan) = self.plan.take() else { return };
+        let source = match plan.source {
+            Source::Lookup => &mut self.stats.lookup,
+            Source::Model => &mut self.stats.model,
+        };
+        source.drafted += plan.n;
+        source.accepted += self.accepted;
+        self.governor.verified(plan, (self.accepted, tested), self.seconds);
+    }
+}

@@ -1,0 +1,24 @@
+//! Names from elsewhere that become part of a path here.
+
+/// A display name as part of a file name: `org/name:a.gguf` becomes `org--name_a.gguf`.
+pub(crate) fn safe_name(name: &str) -> String {
+    let safe = |c: char| if is_name_char(c) { c } else { '_' };
+    name.replace('/', "--").chars().take(80).map(safe).collect()
+}
+
+/// Whether `name` is a single path component, neither hidden nor special.
+pub(crate) fn is_bare_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 200
+        && !name.starts_with('.')
+        && name.chars().all(is_name_char)
+}
+
+fn is_name_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

@@ -1,0 +1,163 @@
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::names::safe_name;
+use crate::{Error, HubId, Pinned};
+
+/// A model as a user names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelRef {
+    /// A converted file.
+    Nano(PathBuf),
+    /// A Hugging Face model folder.
+    Folder(PathBuf),
+    /// A GGUF file.
+    Gguf(PathBuf),
+    /// A model on the Hugging Face hub.
+    Hub(HubId),
+    /// A model with a short name and an exact hash.
+    Pinned(&'static Pinned),
+}
+
+impl ModelRef {
+    /// Classifies a name. Looks at the file system, never at the network.
+    ///
+    /// An alias takes precedence over a file of the same name (`./smollm2` names the file), an
+    /// existing path over a hub id.
+    ///
+    /// # Errors
+    /// Nothing of that name exists, or the file is of an unknown kind.
+    pub fn parse(name: &str) -> Result<Self, Error> {
+        if let Some(pinned) = Pinned::by_alias(name) {
+            return Ok(Self::Pinned(pinned));
+        }
+        let path = Path::new(name);
+        match std::fs::metadata(path) {
+            Ok(meta) if meta.is_dir() => Ok(Self::Folder(path.into())),
+            Ok(meta) if meta.is_file() => Self::of_file(path),
+            Ok(_) => Err(Error::model(name, "is neither a file nor a folder")),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io(path, "cannot open")(e))
+            }
+            Err(_) => match HubId::parse(name) {
+                Some(id) if id.file().is_some() || !has_model_extension(path) => Ok(Self::Hub(id)),
+                _ => Err(Error::model(
+                    name,
+                    "no such file or folder; give a .nano or .gguf file, a Hugging Face folder, \
+                     a hub id like HuggingFaceTB/SmolLM2-135M-Instruct, a file on the hub like \
+                     org/name:file.gguf, or smollm2",
+                )),
+            },
+        }
+    }
+
+    /// The same model at another branch, tag or commit; unchanged for `None`.
+    ///
+    /// # Errors
+    /// The model is not on the hub, or `revision` cannot name a branch, tag or commit.
+    pub fn at_revision(self, revision: Option<&str>) -> Result<Self, Error> {
+        let Some(revision) = revision else { return Ok(self) };
+        let Self::Hub(id) = &self else {
+            return Err(Error::model(&self.label(), "is not a hub model, so it has no revisions"));
+        };
+        let at = id.at(revision).map(Self::Hub);
+        at.ok_or_else(|| Error::model(revision, "cannot be a branch, tag or commit"))
+    }
+
+    fn of_file(path: &Path) -> Result<Self, Error> {
+        let mut head = Vec::with_capacity(8);
+        File::open(path)
+            .and_then(|f| f.take(8).read_to_end(&mut head))
+            .map_err(Error::io(path, "cannot read"))?;
+        let has_extension = |ext| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(ext));
+        // A damaged file is left to the reader of its claimed kind, whose error is more specific.
+        if head == nanoinfer_format::MAGIC || has_extension("nano") {
+            Ok(Self::Nano(path.into()))
+        } else if head.starts_with(b"GGUF") || has_extension("gguf") {
+            Ok(Self::Gguf(path.into()))
+        } else {
+            Err(Error::model(
+                &path.display().to_string(),
+                "is neither a .nano nor a GGUF file; for safetensors give the model's folder",
+            ))
+        }
+    }
+
+    /// A short display name made of `[A-Za-z0-9._-]`, so that it can be part of a file name.
+    pub fn label(&self) -> String {
+        let name = match self {
+            Self::Nano(path) | Self::Gguf(path) => {
+                path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+            }
+            Self::Folder(path) => {
+                let full = path.canonicalize().unwrap_or_else(|_| path.clone());
+                full.file_name().unwrap_or_default().to_string_lossy().into_owned()
+            }
+            Self::Hub(id) => id.to_string(),
+            Self::Pinned(pinned) => pinned.alias.to_owned(),
+        };
+        let label = safe_name(&name);
+        if label.is_empty() { "model".into() } else { label }
+    }
+}
+
+fn has_model_extension(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|e| e.eq_ignore_ascii_case("nano") || e.eq_ignore_ascii_case("gguf"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::is_bare_name;
+
+    #[test]
+    fn names_are_classified() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        std::fs::write(at("a.bin"), b"GGUF\x03\0\0\0").unwrap();
+        std::fs::write(at("b.nano"), b"").unwrap();
+        std::fs::write(at("c.txt"), b"hello world").unwrap();
+        assert_eq!(ModelRef::parse("smollm2").unwrap().label(), "smollm2");
+        assert_eq!(ModelRef::parse(&at("a.bin")).unwrap(), ModelRef::Gguf(at("a.bin").into()));
+        assert_eq!(ModelRef::parse(&at("b.nano")).unwrap(), ModelRef::Nano(at("b.nano").into()));
+        let folder = dir.path().to_str().unwrap();
+        assert_eq!(ModelRef::parse(folder).unwrap(), ModelRef::Folder(folder.into()));
+        for name in ["org/name", "org/name@v1", "org/name:a.gguf"] {
+            assert!(matches!(ModelRef::parse(name).unwrap(), ModelRef::Hub(_)), "{name}");
+        }
+        let hub = ModelRef::parse("org/name").unwrap();
+        assert_eq!(
+            hub.clone().at_revision(Some("v1")).unwrap(),
+            ModelRef::parse("org/name@v1").unwrap()
+        );
+        for (model, revision) in [(hub, ".."), (ModelRef::parse(folder).unwrap(), "v1")] {
+            assert!(model.clone().at_revision(None).is_ok());
+            assert!(model.at_revision(Some(revision)).is_err());
+        }
+        for (bad, expected) in [
+            (at("c.txt").as_str(), "neither"),
+            (&at("none"), "no such file"),
+            ("models/none.gguf", "no such file"),
+            ("nonsense", "no such file"),
+            ("", "no such file"),
+        ] {
+            let message = ModelRef::parse(bad).unwrap_err().to_string();
+            assert!(message.contains(expected) && !message.contains('\n'), "{bad:?}: {message}");
+        }
+    }
+
+    #[test]
+    fn labels_cannot_leave_the_cache() {
+        assert_eq!(ModelRef::Gguf("/x/a b\u{e9}$(c).gguf".into()).label(), "a_b___c_");
+        let id = HubId::parse("org/name").unwrap();
+        assert_eq!(ModelRef::Hub(id).label(), "org--name");
+        let id = HubId::parse("org/name@x:a/b.gguf").unwrap();
+        assert_eq!(ModelRef::Hub(id).label(), "org--name_a--b.gguf");
+        for name in ["", "..", ".git", "a/b", "a\\b", "a\0b"] {
+            assert!(!is_bare_name(name), "{name:?}");
+        }
+        assert!(is_bare_name("model-00001-of-00002.safetensors"));
+    }
+}

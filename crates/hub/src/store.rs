@@ -1,0 +1,245 @@
+//! The cache of converted models, and the way from a [`ModelRef`] to a `.nano` file.
+//!
+//! ```text
+//! $NANOINFER_HOME, else the platform's cache folder + nanoinfer
+//!   models/<label>-<quant>-<key>.nano   converted models, ready to map
+//!   sources/<alias>/…                   files of pinned models
+//!   locks/                              empty files, locked by running processes
+//! ```
+//!
+//! `key` is the BLAKE3 of the source's identity, so a changed source maps to a new file, and a hit
+//! needs no look at a model's contents: a second start hashes a few names and sizes. Preparing a
+//! model takes its lock; other processes wait, then find the file. The operating system releases
+//! the locks of a dead process.
+
+mod entry;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use nanoinfer_engine::SelfCheck;
+use nanoinfer_format::{Quant, SectionKind};
+use nanoinfer_packer::{Input, Lora, OUTPUT_VERSION, Options, Progress, Staged, convert_staged};
+
+use crate::fetch::{CacheOnly, Fetch, Published};
+use crate::folder::sweep;
+use crate::local::{self, LocalSource};
+use crate::{Error, ModelRef, Status, StatusFn};
+pub use entry::Entry;
+
+/// A folder of converted models.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+/// How [`Store::convert`] makes a file.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct ConvertOptions {
+    /// Encoding of the linear layers.
+    pub quant: Quant,
+    /// Adapters to merge into the weights, in this order.
+    pub loras: Vec<Lora>,
+    /// A system prompt to bake into the file.
+    pub prompt: Option<String>,
+}
+
+impl ConvertOptions {
+    /// No adapters, no prompt.
+    pub fn new(quant: Quant) -> Self {
+        Self { quant, loras: Vec::new(), prompt: None }
+    }
+}
+
+impl Store {
+    /// The cache of this user: `NANOINFER_HOME`, else the platform's cache folder.
+    ///
+    /// # Errors
+    /// Neither is known.
+    pub fn open() -> Result<Self, Error> {
+        use etcetera::BaseStrategy;
+        let no_cache = |what: String| Error::NoCache { what };
+        if let Some(root) = std::env::var_os("NANOINFER_HOME").filter(|v| !v.is_empty()) {
+            // Absolute, because `Pip` starts its process in another folder.
+            let root = std::path::absolute(&root).map_err(|e| no_cache(e.to_string()))?;
+            return Ok(Self { root });
+        }
+        let base = etcetera::base_strategy::choose_native_strategy();
+        let base = base.map_err(|e| no_cache(e.to_string()))?;
+        Ok(Self { root: base.cache_dir().join("nanoinfer") })
+    }
+
+    /// A cache in the folder `root`, created when something is stored.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        let root = root.into();
+        Self { root: std::path::absolute(&root).unwrap_or(root) }
+    }
+
+    /// The `.nano` file of a model: the given one, one from the cache, or one made now.
+    ///
+    /// Without a `fetch`, published models must be on this machine already.
+    ///
+    /// # Errors
+    /// The model cannot be found, fetched or converted.
+    pub fn resolve(
+        &self,
+        model: &ModelRef,
+        quant: Quant,
+        fetch: Option<&dyn Fetch>,
+        status: &mut StatusFn<'_>,
+    ) -> Result<PathBuf, Error> {
+        if let ModelRef::Nano(path) = model {
+            return Ok(path.clone());
+        }
+        let fetch = fetch.unwrap_or(&CacheOnly);
+        let path = |identity: &str| self.path(&model.label(), quant, identity);
+        let known = known_identity(model, fetch)?.map(|identity| path(&identity));
+        if let Some(path) = known.filter(|p| p.is_file()) {
+            return Ok(path);
+        }
+        let source = self.source(model, fetch, status)?;
+        let target = path(&source.identity);
+        let name = target.file_name().expect("named above").to_string_lossy().into_owned();
+        let _lock = self.lock(&name, status)?;
+        if target.is_file() {
+            return Ok(target); // made by another process in the meantime
+        }
+        let folder = target.parent().expect("a file in a folder");
+        fs::create_dir_all(folder).map_err(Error::io(folder, "cannot create"))?;
+        pack(&source, &target, &ConvertOptions::new(quant), status)?;
+        status(Status::Message(&format!("cached as {}", target.display())));
+        Ok(target)
+    }
+
+    /// Converts a model to `out`, with adapters merged into it and a prompt baked in.
+    ///
+    /// Without a `fetch`, published models must be on this machine already.
+    ///
+    /// # Errors
+    /// The model cannot be found, fetched or converted, or is a `.nano` file.
+    pub fn convert(
+        &self,
+        model: &ModelRef,
+        out: &Path,
+        options: &ConvertOptions,
+        fetch: Option<&dyn Fetch>,
+        status: &mut StatusFn<'_>,
+    ) -> Result<(), Error> {
+        if let ModelRef::Nano(path) = model {
+            let what = "is a .nano file already; convert its source instead";
+            return Err(Error::model(&path.display().to_string(), what));
+        }
+        let source = self.source(model, fetch.unwrap_or(&CacheOnly), status)?;
+        pack(&source, out, options, status)
+    }
+
+    /// Locates a model's files, fetching them if it is published elsewhere.
+    fn source(
+        &self,
+        model: &ModelRef,
+        fetch: &dyn Fetch,
+        status: &mut StatusFn<'_>,
+    ) -> Result<LocalSource, Error> {
+        let published = match model {
+            ModelRef::Nano(path) | ModelRef::Gguf(path) | ModelRef::Folder(path) => {
+                return LocalSource::of_path(path);
+            }
+            ModelRef::Hub(id) => Published::Hub(id),
+            ModelRef::Pinned(pinned) => Published::Pinned(pinned),
+        };
+        let label = model.label();
+        let _lock = self.lock(&label, status)?;
+        let folder = self.root.join("sources").join(label);
+        sweep(&folder, ".");
+        let fetched = fetch.fetch(published, &folder, status)?;
+        Ok(LocalSource::of_fetched(published, fetched))
+    }
+
+    fn path(&self, label: &str, quant: Quant, identity: &str) -> PathBuf {
+        let mut hasher = blake3::Hasher::new();
+        for part in [identity, quant.name()] {
+            hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+        }
+        hasher.update(&nanoinfer_format::VERSION.to_le_bytes());
+        hasher.update(&OUTPUT_VERSION.to_le_bytes());
+        let key = &hasher.finalize().to_hex()[..16];
+        self.root.join("models").join(format!("{label}-{}-{key}.nano", quant.name()))
+    }
+
+    /// Waits for other processes to release `name`, and holds it until the file is dropped.
+    fn lock(&self, name: &str, status: &mut StatusFn<'_>) -> Result<File, Error> {
+        let folder = self.root.join("locks");
+        let path = folder.join(format!("{name}.lock"));
+        fs::create_dir_all(&folder).map_err(Error::io(&folder, "cannot create"))?;
+        let file = File::create(&path).map_err(Error::io(&path, "cannot create"))?;
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(fs::TryLockError::WouldBlock) => {}
+            Err(fs::TryLockError::Error(e)) => return Err(Error::io(&path, "cannot lock")(e)),
+        }
+        status(Status::Message(&format!("waiting for another process that is preparing {name}")));
+        file.lock().map_err(Error::io(&path, "cannot lock"))?;
+        Ok(file)
+    }
+}
+
+/// A model's identity as far as this machine knows it, which is enough for a hit.
+fn known_identity(model: &ModelRef, fetch: &dyn Fetch) -> Result<Option<String>, Error> {
+    let published = match model {
+        ModelRef::Nano(path) | ModelRef::Gguf(path) | ModelRef::Folder(path) => {
+            return Ok(Some(local::path_identity(path)?));
+        }
+        ModelRef::Hub(id) => Published::Hub(id),
+        ModelRef::Pinned(pinned) => Published::Pinned(pinned),
+    };
+    let version = fetch.known_version(published)?;
+    Ok(version.map(|version| local::published_identity(published, &version)))
+}
+
+/// Converts `source` to `out`, which appears complete or not at all.
+fn pack(
+    source: &LocalSource,
+    out: &Path,
+    options: &ConvertOptions,
+    status: &mut StatusFn<'_>,
+) -> Result<(), Error> {
+    let quant = options.quant;
+    status(Status::Message(&format!("converting {} to {}", source.name, quant.name())));
+    let input = Input::detect(&source.path)?;
+    let mut progress = |p: Progress| status(Status::Bytes { done: p.done, total: p.total });
+    let mut packing = Options::new(quant);
+    packing.source_id = source.origin.clone();
+    packing.loras = options.loras.clone();
+    packing.progress = Some(&mut progress);
+    let (mut staged, _) = convert_staged(&input, out, packing)?;
+    add_self_check(&mut staged, source, status)?;
+    if let Some(prompt) = &options.prompt {
+        status(Status::Message("computing the prompt"));
+        let bytes = nanoinfer_engine::bake(staged.path(), prompt);
+        let bytes = bytes.map_err(|e| Error::Bake { model: source.name.clone(), source: e });
+        add_section(&mut staged, SectionKind::BakedPrompt, &bytes?)?;
+    }
+    Ok(staged.commit().map_err(nanoinfer_packer::Error::from)?)
+}
+
+/// Runs the finished file and records its logits. A machine without the memory to run it can still
+/// convert it.
+fn add_self_check(
+    staged: &mut Staged,
+    source: &LocalSource,
+    status: &mut StatusFn<'_>,
+) -> Result<(), Error> {
+    match SelfCheck::compute(staged.path()) {
+        Ok(check) => add_section(staged, SectionKind::SelfCheck, &check.to_bytes()),
+        Err(nanoinfer_engine::Error::Memory { .. }) => {
+            status(Status::Message("no self-check: this machine cannot run the model"));
+            Ok(())
+        }
+        Err(e) => Err(Error::SelfCheck { model: source.name.clone(), source: e }),
+    }
+}
+
+fn add_section(staged: &mut Staged, kind: SectionKind, bytes: &[u8]) -> Result<(), Error> {
+    Ok(staged.add_section(kind, bytes).map_err(nanoinfer_packer::Error::from)?)
+}

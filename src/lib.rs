@@ -1,0 +1,58 @@
+//! Runs language models on CPUs: the same tokens on every machine, started in milliseconds.
+//!
+//! ```no_run
+//! use nanoinfer::{GenerateOptions, Loader, Message};
+//!
+//! let mut session = Loader::new("smollm2.nano").session()?;
+//! session.prompt_chat(&[Message::new("user", "What is the capital of France?")])?;
+//! session.start(GenerateOptions::default())?;
+//! while let Some(event) = session.next()? {
+//!     print!("{}", event.text());
+//! }
+//! # Ok::<(), nanoinfer::Error>(())
+//! ```
+//!
+//! | to | use |
+//! |---|---|
+//! | open a file, a cached model or a hub id | [`Loader`], or [`open`] for the defaults |
+//! | hold one conversation | [`Session`] |
+//! | hold several at once, in shared passes | [`Engines`] and one [`Sequence`] each |
+//! | get logits and choose tokens yourself | [`Engine::forward`] |
+//! | turn a published model into a `.nano` file | [`convert`] |
+//! | list or remove cached models | [`Store`] |
+//!
+//! Nothing is downloaded, and no program is started, unless the caller passes a [`Fetch`]. The feature
+//! `fetch` has two: `fetch::Hub` for the Hugging Face hub, and `fetch::Pip` for the default model.
+//!
+//! # Features
+//!
+//! - `cli` (default): the command `nanoinfer`. Libraries turn it off with `default-features = false`.
+//! - `fetch` (part of `cli`): downloads.
+
+mod error;
+mod loader;
+
+pub use error::Error;
+pub use loader::{Loader, open};
+
+pub use nanoinfer_engine::{
+    BatchToken, Canceller, Candidate, Cores, DraftStats, Drafting, Engine, EngineOptions, Engines,
+    Event, FinishReason, GenerateOptions, Isa, KvType, Message, Model, Overflow, PassId,
+    PrefixStore, Sampling, SeqId, Sequence, Session, Stats,
+};
+pub use nanoinfer_format::{Config, Generation, Quant};
+pub use nanoinfer_hub::{Fetch, ModelRef, Status, Store};
+pub use nanoinfer_packer::{Input, Lora, Options as ConvertOptions, convert};
+
+/// What the parts of this crate return as errors; [`Error`] is any of them.
+pub mod errors {
+    pub use nanoinfer_engine::Error as EngineError;
+    pub use nanoinfer_hub::Error as HubError;
+    pub use nanoinfer_packer::Error as ConvertError;
+}
+
+/// Ways to bring published models to this machine.
+#[cfg(feature = "fetch")]
+pub mod fetch {
+    pub use nanoinfer_hub::{Hub, Online, Pip};
+}

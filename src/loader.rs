@@ -1,0 +1,147 @@
+//! From a name to a running model.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use nanoinfer_engine::{Engine, EngineOptions, Model, Session};
+use nanoinfer_format::Quant;
+use nanoinfer_hub::{Fetch, ModelRef, Status, Store};
+
+use crate::Error;
+
+/// Opens a model with default settings, without fetching anything: `Loader::new(name).model()`.
+///
+/// # Errors
+/// As for [`Loader::model`].
+pub fn open(name: impl Into<String>) -> Result<Model, Error> {
+    Loader::new(name).model()
+}
+
+/// Finds a model, converts it if necessary, and opens it.
+///
+/// A name is a path (a `.nano` file, a GGUF file, a Hugging Face folder), a hub id such as
+/// `HuggingFaceTB/SmolLM2-135M-Instruct` (also `org/name@revision`, `org/name:file.gguf`), the alias
+/// `smollm2`, or a name that `Store::list` shows. What has to be converted is kept in the user's cache
+/// folder, and mapped from there the next time.
+///
+/// ```no_run
+/// use nanoinfer::{EngineOptions, Loader, Status};
+///
+/// let mut log = |status: Status<'_>| {
+///     if let Status::Message(text) = status {
+///         eprintln!("{text}");
+///     }
+/// };
+/// let options = EngineOptions { threads: Some(4), ..EngineOptions::default() };
+/// let session = Loader::new("models/Qwen3-0.6B").status(&mut log).engine_options(options).session()?;
+/// # Ok::<(), nanoinfer::Error>(())
+/// ```
+pub struct Loader<'a> {
+    name: String,
+    revision: Option<String>,
+    quant: Quant,
+    in_memory: bool,
+    options: EngineOptions,
+    store: Option<Store>,
+    fetch: Option<&'a dyn Fetch>,
+    status: Option<&'a mut dyn FnMut(Status<'_>)>,
+}
+
+impl<'a> Loader<'a> {
+    /// Looks only at this machine, converts to 8 bits, and runs with [`EngineOptions::default`].
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            revision: None,
+            quant: Quant::Q8,
+            in_memory: false,
+            options: EngineOptions::default(),
+            store: None,
+            fetch: None,
+            status: None,
+        }
+    }
+
+    /// A branch, tag or commit of a model on the hub.
+    pub fn revision(self, revision: impl Into<String>) -> Self {
+        Self { revision: Some(revision.into()), ..self }
+    }
+
+    /// The encoding to convert to. A `.nano` file keeps its own.
+    pub fn quant(self, quant: Quant) -> Self {
+        Self { quant, ..self }
+    }
+
+    /// Reads the whole file into memory instead of mapping it: slower to start, but safe from changes to
+    /// the file.
+    pub fn in_memory(self, in_memory: bool) -> Self {
+        Self { in_memory, ..self }
+    }
+
+    /// Threads, context size, cache type and so on.
+    pub fn engine_options(self, options: EngineOptions) -> Self {
+        Self { options, ..self }
+    }
+
+    /// The cache of converted models; by default the user's.
+    pub fn store(self, store: Store) -> Self {
+        Self { store: Some(store), ..self }
+    }
+
+    /// Allows downloads.
+    pub fn fetch(self, fetch: &'a dyn Fetch) -> Self {
+        Self { fetch: Some(fetch), ..self }
+    }
+
+    /// Receives messages and progress while something takes long.
+    pub fn status(self, status: &'a mut dyn FnMut(Status<'_>)) -> Self {
+        Self { status: Some(status), ..self }
+    }
+
+    /// The `.nano` file, made now if it does not exist yet.
+    ///
+    /// # Errors
+    /// There is no such model, or it cannot be fetched or converted.
+    pub fn path(self) -> Result<PathBuf, Error> {
+        let store = self.store.map_or_else(Store::open, Ok)?;
+        let model = match ModelRef::parse(&self.name) {
+            Ok(model) => model.at_revision(self.revision.as_deref())?,
+            Err(e) => return Ok(store.converted(&self.name, self.quant)?.ok_or(e)?),
+        };
+        let mut silent = |_: Status<'_>| {};
+        Ok(store.resolve(&model, self.quant, self.fetch, self.status.unwrap_or(&mut silent))?)
+    }
+
+    /// The opened model: its file mapped, nothing read yet.
+    ///
+    /// # Errors
+    /// As for [`Self::path`], or the file is damaged.
+    pub fn model(self) -> Result<Model, Error> {
+        let in_memory = self.in_memory;
+        let path = self.path()?;
+        Ok(if in_memory { Model::open_copy(path)? } else { Model::open(path)? })
+    }
+
+    /// An engine: the model with threads, cache and buffers.
+    ///
+    /// # Errors
+    /// As for [`Self::model`], or there is not enough memory.
+    pub fn engine(self) -> Result<Engine, Error> {
+        let options = self.options.clone();
+        Ok(Engine::new(self.model()?, &options)?)
+    }
+
+    /// A conversation, with an engine of its own.
+    ///
+    /// # Errors
+    /// As for [`Self::engine`].
+    pub fn session(self) -> Result<Session, Error> {
+        Ok(Session::new(self.engine()?)?)
+    }
+}
+
+impl fmt::Debug for Loader<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loader").field("name", &self.name).finish_non_exhaustive()
+    }
+}
