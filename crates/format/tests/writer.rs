@@ -254,45 +254,45 @@ fn misuse_is_an_error() {
     let scratch = Scratch::new();
     let vector = |role, layer| TensorSpec::vector(role, layer, 4, 64);
     let norm = || vector(Role::OutputNorm, None);
-    let refused = |what: &str,
-                   expected: &str,
-                   use_it: &dyn Fn(&mut Writer) -> Result<(), Error>| {
+    let rejected = |what: &str,
+                    expected: &str,
+                    use_writer: &dyn Fn(&mut Writer) -> Result<(), Error>| {
         let mut w = Writer::create(scratch.path("model.nano")).expect("created");
-        let result = use_it(&mut w);
+        let result = use_writer(&mut w);
         let message = match result.and_then(|()| w.finish(&config(), &generation()).map(drop)) {
             Ok(()) => panic!("{what}: done"),
             Err(e) => e.to_string(),
         };
         assert!(message.contains(expected) && message.contains("model.nano"), "{what}: {message}");
     };
-    refused("no tensor", "no tensor is open", &|w| w.write(b"x"));
-    refused("no tensor", "no tensor is open", &Writer::end);
-    refused("open at the end", "still open", &|w| w.begin(norm()));
-    refused("two open", "still open", &|w| w.begin(norm()).and_then(|()| w.begin(norm())));
-    refused("too short", "output_norm got 0 bytes", &|w| w.begin(norm()).and_then(|()| w.end()));
-    refused("too long", "got 260 bytes", &|w| w.vector(norm(), &[1.0; 65]));
-    refused("twice", "output_norm appears twice", &|w| {
+    rejected("no tensor", "no tensor is open", &|w| w.write(b"x"));
+    rejected("no tensor", "no tensor is open", &Writer::end);
+    rejected("open at the end", "still open", &|w| w.begin(norm()));
+    rejected("two open", "still open", &|w| w.begin(norm()).and_then(|()| w.begin(norm())));
+    rejected("too short", "output_norm got 0 bytes", &|w| w.begin(norm()).and_then(|()| w.end()));
+    rejected("too long", "got 260 bytes", &|w| w.vector(norm(), &[1.0; 65]));
+    rejected("twice", "output_norm appears twice", &|w| {
         w.vector(norm(), &[1.0; 4]).and_then(|()| w.vector(norm(), &[1.0; 4]))
     });
-    refused("a layer too many", "attn_norm of layer 2", &|w| {
+    rejected("a layer too many", "attn_norm of layer 2", &|w| {
         w.vector(vector(Role::AttnNorm, Some(2)), &[1.0; 4])
     });
-    refused("no layer", "does not fit the role", &|w| w.begin(vector(Role::AttnNorm, None)));
-    refused("half a panel", "whole panels", &|w| {
+    rejected("no layer", "does not fit the role", &|w| w.begin(vector(Role::AttnNorm, None)));
+    rejected("half a panel", "whole panels", &|w| {
         let mut spec = specs().remove(0);
         spec.stored[1] += 8;
         w.begin(spec)
     });
-    refused("rotation", "blocks of 1024", &|w| {
+    rejected("rotation", "blocks of 1024", &|w| {
         let mut spec = TensorSpec::matrix(Role::Output, None, Encoding::Q8Panel, 16, 1024);
         spec.rotation = 1024;
         w.begin(spec)
     });
-    refused("twice", "the tokenizer section was already added", &|w| {
+    rejected("twice", "the tokenizer section was already added", &|w| {
         w.section(Kind::Tokenizer, "{}").and_then(|()| w.section(Kind::Tokenizer, "{}"))
     });
     for kind in [Kind::Config, Kind::Generation, Kind::Tensors, Kind::Data] {
-        refused("own section", "cannot be added", &|w| w.section(kind, "{}"));
+        rejected("own section", "cannot be added", &|w| w.section(kind, "{}"));
     }
     assert!(scratch.names().is_empty());
 }
@@ -302,7 +302,7 @@ fn invalid_configs_are_not_written() {
     let scratch = Scratch::new();
     let finish = |c: &Config, g: &Generation| {
         let w = Writer::create(scratch.path("model.nano")).expect("created");
-        w.finish(c, g).map(drop).expect_err("refused").to_string()
+        w.finish(c, g).map(drop).expect_err("rejected").to_string()
     };
     let no_layers = Config { n_layers: 0, ..config() };
     assert!(finish(&no_layers, &generation()).contains("n_layers is 0"));
