@@ -11,7 +11,7 @@ use nanoinfer_format::SectionKind as Kind;
 fn the_small_file_is_valid_and_rehashing_changes_nothing() {
     let scratch = Scratch::new();
     let small = scratch.small();
-    scratch.open(&small.0).expect("opens").verify().expect("sound");
+    scratch.open(&small.0).expect("opens").verify().expect("valid");
     let mut rehashed = small.clone();
     rehashed.rehash();
     assert!(rehashed.0 == small.0);
@@ -179,7 +179,7 @@ fn unknown_sections_are_skipped_by_open_but_verified() {
     let file = scratch.open(&image.0).expect("an unknown kind");
     assert!(file.section(Kind::ChatTemplate).is_none());
     assert_eq!(file.sections().len(), image.rows().len() - 1);
-    file.verify().expect("sound");
+    file.verify().expect("valid");
     image.0[content] ^= 1;
     assert!(scratch.unverified(&image.0, "unknown section").contains("section 99"));
 }

@@ -47,7 +47,7 @@ fn malformed_json() {
     scratch.rejected(&image.0, "not UTF-8");
     let spaced = good.replace(',', ", ");
     image.replace(Kind::Config, spaced.as_bytes());
-    scratch.open(&image.0).expect("whitespace is allowed").verify().expect("sound");
+    scratch.open(&image.0).expect("whitespace is allowed").verify().expect("valid");
 }
 
 #[test]

@@ -91,9 +91,9 @@ pub(crate) fn write(target: &std::path::Path) -> Staged {
         bytes.chunks(1000).for_each(|piece| w.write(piece).expect("written"));
         w.end().expect("complete");
     }
-    w.section(SectionKind::Provenance, "{}").expect("new");
-    w.section(SectionKind::ChatTemplate, "{{ messages }}").expect("new");
-    w.section(SectionKind::Tokenizer, "{}").expect("new");
+    w.section(SectionKind::Provenance, "{}").expect("not added before");
+    w.section(SectionKind::ChatTemplate, "{{ messages }}").expect("not added before");
+    w.section(SectionKind::Tokenizer, "{}").expect("not added before");
     w.finish(&config(), &generation()).expect("complete")
 }
 
