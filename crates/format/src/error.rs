@@ -42,7 +42,7 @@ pub enum Error {
         what: String,
     },
     /// The header, a section or a table is invalid.
-    #[error("{}: damaged .nano file: {what}; convert or copy it again", path.display())]
+    #[error("{}: damaged .nano file: {what}; copy the file or convert the model again", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,

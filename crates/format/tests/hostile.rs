@@ -11,7 +11,7 @@ use nanoinfer_format::SectionKind as Kind;
 fn the_small_file_is_valid_and_rehashing_changes_nothing() {
     let scratch = Scratch::new();
     let small = scratch.small();
-    scratch.open(&small.0).expect("opens").verify().expect("sound");
+    scratch.open(&small.0).expect("opens").verify().expect("valid");
     let mut rehashed = small.clone();
     rehashed.rehash();
     assert!(rehashed.0 == small.0);
@@ -24,11 +24,11 @@ fn truncations() {
     let tables = small.section(Kind::Data).end;
     let every = (0..300).chain((300..tables).step_by(97)).chain(tables..small.0.len());
     for len in every {
-        scratch.refused(&small.0[..len], &format!("cut to {len}"));
+        scratch.rejected(&small.0[..len], &format!("cut to {len}"));
     }
     let mut longer = small.0.clone();
     longer.push(0);
-    assert!(scratch.refused(&longer, "longer").contains("its header says"));
+    assert!(scratch.rejected(&longer, "longer").contains("its header says"));
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn truncations_with_valid_hashes() {
         let mut image = Image(small.0[..cut.max(256)].to_vec());
         image.put(FILE_LEN, &(image.0.len() as u64).to_le_bytes());
         image.rehash_header();
-        let message = scratch.refused(&image.0, "a short file with a matching length");
+        let message = scratch.rejected(&image.0, "a short file with a matching length");
         assert!(message.contains("section table"), "{message}");
     }
 }
@@ -52,12 +52,12 @@ fn every_header_byte_is_checked() {
         for bit in [1, 0x80] {
             let mut image = small.clone();
             image.0[at] ^= bit;
-            scratch.refused(&image.0, &format!("header byte {at} flipped"));
+            scratch.rejected(&image.0, &format!("header byte {at} flipped"));
             image.rehash_header();
             match at {
                 32..40 | 224.. => drop(scratch.open(&image.0).expect("optional features or hash")),
                 _ => drop(
-                    scratch.refused(&image.0, &format!("header byte {at} flipped and rehashed")),
+                    scratch.rejected(&image.0, &format!("header byte {at} flipped and rehashed")),
                 ),
             }
         }
@@ -68,7 +68,7 @@ fn every_header_byte_is_checked() {
 fn headers() {
     let scratch = Scratch::new();
     let small = scratch.small();
-    let text = scratch.refused(&[b'x'; 300], "text");
+    let text = scratch.rejected(&[b'x'; 300], "text");
     assert!(text.contains("not a .nano file"), "{text}");
     let cases: [(&str, &str, usize, &[u8]); 10] = [
         ("magic", "not a .nano file", 0, b"GGUF"),
@@ -91,7 +91,7 @@ fn headers() {
         let mut image = small.clone();
         image.put(at, bytes);
         image.rehash_header();
-        let message = scratch.refused(&image.0, what);
+        let message = scratch.rejected(&image.0, what);
         assert!(message.contains(expected), "{what}: {message}");
     }
     for (before, after) in [(0, 64), (32, 0), (64, 64)] {
@@ -103,14 +103,14 @@ fn headers() {
         image.0.extend(vec![0; after]);
         image.put(FILE_LEN, &(image.0.len() as u64).to_le_bytes());
         image.rehash();
-        let message = scratch.refused(&image.0, "section table moved");
+        let message = scratch.rejected(&image.0, "section table moved");
         assert!(message.contains("and end the file"), "{before}, {after}: {message}");
     }
     for count in [0, 1, 9, 65, u32::MAX] {
         let mut image = small.clone();
         image.put(SECTION_COUNT, &count.to_le_bytes());
         image.rehash_header();
-        let message = scratch.refused(&image.0, "section count");
+        let message = scratch.rejected(&image.0, "section count");
         assert!(message.contains("section"), "{count}: {message}");
     }
 }
@@ -163,7 +163,7 @@ fn section_tables() {
         attack(&scratch, &small, "twice", "twice", |image| image.put(other, &[number]));
         let mut image = small.clone();
         image.put(row + S_HASH, &[0; 32]);
-        assert!(scratch.refused(&image.0, "wrong hash").contains("does not match"));
+        assert!(scratch.rejected(&image.0, "wrong hash").contains("does not match"));
     }
 }
 
@@ -179,7 +179,7 @@ fn unknown_sections_are_skipped_by_open_but_verified() {
     let file = scratch.open(&image.0).expect("an unknown kind");
     assert!(file.section(Kind::ChatTemplate).is_none());
     assert_eq!(file.sections().len(), image.rows().len() - 1);
-    file.verify().expect("sound");
+    file.verify().expect("valid");
     image.0[content] ^= 1;
     assert!(scratch.unverified(&image.0, "unknown section").contains("section 99"));
 }
@@ -302,7 +302,7 @@ fn tensor_tables() {
     image.rehash();
     image.put(data_hash, &small.0[data_hash..data_hash + 32]);
     image.rehash_tables();
-    let message = scratch.refused(&image.0, "a data hash of other tensors");
+    let message = scratch.rejected(&image.0, "a data hash of other tensors");
     assert!(message.contains("data section's hash"), "{message}");
 }
 

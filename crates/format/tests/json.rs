@@ -44,23 +44,23 @@ fn malformed_json() {
     }
     let mut image = small.clone();
     image.replace(Kind::Config, b"{\xff}");
-    scratch.refused(&image.0, "not UTF-8");
+    scratch.rejected(&image.0, "not UTF-8");
     let spaced = good.replace(',', ", ");
     image.replace(Kind::Config, spaced.as_bytes());
-    scratch.open(&image.0).expect("whitespace is allowed").verify().expect("sound");
+    scratch.open(&image.0).expect("whitespace is allowed").verify().expect("valid");
 }
 
 #[test]
 fn config_values() {
     let scratch = Scratch::new();
     let small = scratch.small();
-    let refused = |field: &str, value: serde_json::Value| {
+    let rejected = |field: &str, value: serde_json::Value| {
         let mut json = serde_json::to_value(config()).expect("JSON");
         let what = format!("{field} = {value}");
         json[field] = value;
         let mut image = small.clone();
         image.replace(Kind::Config, json.to_string().as_bytes());
-        scratch.refused(&image.0, &what)
+        scratch.rejected(&image.0, &what)
     };
     let sizes = [
         ("n_layers", 1u64 << 14),
@@ -74,17 +74,17 @@ fn config_values() {
     ];
     for (field, max) in sizes {
         for value in [0, max + 1, u64::from(u32::MAX)] {
-            let message = refused(field, value.into());
+            let message = rejected(field, value.into());
             assert!(message.contains(field), "{message}");
         }
         for value in [serde_json::json!(1u64 << 32), (-1).into(), 1.5.into(), "2".into(), ().into()]
         {
-            refused(field, value);
+            rejected(field, value);
         }
     }
     for field in ["norm_eps", "attention_scale", "embedding_scale", "logit_scale", "rope_theta"] {
         for value in [0.0, -1.0, 1e-46, 1e39, 1e-300] {
-            let message = refused(field, value.into());
+            let message = rejected(field, value.into());
             assert!(message.contains(field), "{message}");
         }
     }
@@ -122,7 +122,7 @@ fn config_values() {
         ("tied_embeddings", 1.into(), "boolean"),
     ];
     for (field, value, expected) in others {
-        let message = refused(field, value);
+        let message = rejected(field, value);
         assert!(message.contains(expected), "{field}: {message}");
     }
 }

@@ -82,7 +82,7 @@ fn flip(bytes: &mut [u8], at: usize, x: u8) {
 }
 
 /// Exercises every view of an open file: none may panic.
-fn walk(file: &NanoFile) {
+fn exercise_views(file: &NanoFile) {
     for t in file.tensors() {
         assert_eq!(file.bytes(t).len() as u64, t.len);
         assert!(file.f32s(t).len() + file.u64s(t).len() <= file.bytes(t).len());
@@ -111,7 +111,7 @@ proptest! {
         let mut bytes = SMALL.0.clone();
         changes.iter().for_each(|c| apply(&mut bytes, c));
         if let Some(file) = open(&bytes) {
-            walk(&file);
+            exercise_views(&file);
             prop_assert_eq!(file.verify().is_ok(), bytes == SMALL.0);
         }
     }
@@ -125,7 +125,7 @@ proptest! {
         image.put(SECTION_TABLE, &SMALL.0[table]);
         image.rehash();
         if let Some(file) = open(&image.0) {
-            walk(&file);
+            exercise_views(&file);
             drop(file.verify());
         }
     }
@@ -140,7 +140,7 @@ proptest! {
         let mut image = SMALL.clone();
         image.replace(kind, &json);
         if let Some(file) = open(&image.0) {
-            walk(&file);
+            exercise_views(&file);
             file.verify().expect("it was rehashed");
         }
     }

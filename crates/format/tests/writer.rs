@@ -11,7 +11,7 @@ fn round_trip() {
     let scratch = Scratch::new();
     let small = scratch.small();
     let file = scratch.open(&small.0).expect("opens");
-    file.verify().expect("sound");
+    file.verify().expect("valid");
     assert_eq!(file.config(), &config());
     assert_eq!(file.generation(), &generation());
     assert_eq!(file.header().file_len, small.0.len() as u64);
@@ -69,7 +69,7 @@ fn parts_in_two_encodings() {
         NanoFile::open(scratch.path("mixed.nano")).expect("opens")
     };
     let file = write(&|_| {});
-    file.verify().expect("sound");
+    file.verify().expect("valid");
     let tensor = file.tensor(Role::AttnQkv, Some(0)).expect("there");
     assert_eq!((&tensor.spec, &file.tensors()[1].spec), (&qkv, &output));
     assert!(file.f32s(tensor).is_empty());
@@ -147,7 +147,7 @@ fn sections_may_be_added_in_any_order() {
     let scratch = Scratch::new();
     let file = |name: &str, kinds: &[Kind]| {
         let mut w = Writer::create(scratch.path(name)).expect("created");
-        kinds.iter().for_each(|&kind| w.section(kind, kind.name()).expect("new"));
+        kinds.iter().for_each(|&kind| w.section(kind, kind.name()).expect("not added before"));
         w.finish(&config(), &generation()).expect("complete").commit().expect("committed");
         std::fs::read(scratch.path(name)).expect("readable")
     };
@@ -162,13 +162,13 @@ fn uncommitted_files_are_removed() {
     let scratch = Scratch::new();
     let path = scratch.path("model.nano");
     let mut w = Writer::create(&path).expect("created");
-    w.begin(specs().remove(0)).expect("sound");
+    w.begin(specs().remove(0)).expect("valid");
     w.write(&vec![1; 3 << 20]).expect("written"); // past the buffer
     assert_eq!(scratch.names().len(), 1, "a temporary file");
     drop(w);
     assert!(scratch.names().is_empty(), "{:?}", scratch.names());
     let staged = write(&path);
-    NanoFile::open(staged.path()).expect("complete").verify().expect("sound");
+    NanoFile::open(staged.path()).expect("complete").verify().expect("valid");
     assert!(!path.exists());
     drop(staged);
     assert!(scratch.names().is_empty(), "{:?}", scratch.names());
@@ -183,7 +183,7 @@ fn commit_replaces_the_file_and_keeps_open_ones_intact() {
     assert_eq!(scratch.names(), ["model.nano"]);
     let old = NanoFile::open(&path).expect("opens");
     let mut w = Writer::create(&path).expect("created");
-    w.section(Kind::ChatTemplate, "another").expect("new");
+    w.section(Kind::ChatTemplate, "another").expect("not added before");
     let staged = w.finish(&config(), &generation()).expect("complete");
     let id = staged.content_id();
     staged.commit().expect("committed");
@@ -191,7 +191,7 @@ fn commit_replaces_the_file_and_keeps_open_ones_intact() {
     assert_eq!((new.header().content_id, new.tensors().len()), (id, 0));
     assert_ne!(old.header().content_id, id);
     old.verify().expect("the old file is still mapped");
-    new.verify().expect("sound");
+    new.verify().expect("valid");
 }
 
 #[test]
@@ -204,7 +204,7 @@ fn a_reader_sees_the_old_file_or_the_new_one() {
         let reader = scope.spawn(|| {
             let mut seen = 0;
             while seen == 0 || !done.load(std::sync::atomic::Ordering::Relaxed) {
-                NanoFile::open(&path).expect("always whole").verify().expect("always sound");
+                NanoFile::open(&path).expect("always complete").verify().expect("always valid");
                 seen += 1;
             }
         });
@@ -254,45 +254,45 @@ fn misuse_is_an_error() {
     let scratch = Scratch::new();
     let vector = |role, layer| TensorSpec::vector(role, layer, 4, 64);
     let norm = || vector(Role::OutputNorm, None);
-    let refused = |what: &str,
-                   expected: &str,
-                   use_it: &dyn Fn(&mut Writer) -> Result<(), Error>| {
+    let rejected = |what: &str,
+                    expected: &str,
+                    use_writer: &dyn Fn(&mut Writer) -> Result<(), Error>| {
         let mut w = Writer::create(scratch.path("model.nano")).expect("created");
-        let result = use_it(&mut w);
+        let result = use_writer(&mut w);
         let message = match result.and_then(|()| w.finish(&config(), &generation()).map(drop)) {
-            Ok(()) => panic!("{what}: done"),
+            Ok(()) => panic!("{what}: succeeded"),
             Err(e) => e.to_string(),
         };
         assert!(message.contains(expected) && message.contains("model.nano"), "{what}: {message}");
     };
-    refused("no tensor", "no tensor is open", &|w| w.write(b"x"));
-    refused("no tensor", "no tensor is open", &Writer::end);
-    refused("open at the end", "still open", &|w| w.begin(norm()));
-    refused("two open", "still open", &|w| w.begin(norm()).and_then(|()| w.begin(norm())));
-    refused("too short", "output_norm got 0 bytes", &|w| w.begin(norm()).and_then(|()| w.end()));
-    refused("too long", "got 260 bytes", &|w| w.vector(norm(), &[1.0; 65]));
-    refused("twice", "output_norm appears twice", &|w| {
+    rejected("no tensor", "no tensor is open", &|w| w.write(b"x"));
+    rejected("no tensor", "no tensor is open", &Writer::end);
+    rejected("open at the end", "still open", &|w| w.begin(norm()));
+    rejected("two open", "still open", &|w| w.begin(norm()).and_then(|()| w.begin(norm())));
+    rejected("too short", "output_norm got 0 bytes", &|w| w.begin(norm()).and_then(|()| w.end()));
+    rejected("too long", "got 260 bytes", &|w| w.vector(norm(), &[1.0; 65]));
+    rejected("twice", "output_norm appears twice", &|w| {
         w.vector(norm(), &[1.0; 4]).and_then(|()| w.vector(norm(), &[1.0; 4]))
     });
-    refused("a layer too many", "attn_norm of layer 2", &|w| {
+    rejected("a layer too many", "attn_norm of layer 2", &|w| {
         w.vector(vector(Role::AttnNorm, Some(2)), &[1.0; 4])
     });
-    refused("no layer", "does not fit the role", &|w| w.begin(vector(Role::AttnNorm, None)));
-    refused("half a panel", "whole panels", &|w| {
+    rejected("no layer", "does not fit the role", &|w| w.begin(vector(Role::AttnNorm, None)));
+    rejected("half a panel", "whole panels", &|w| {
         let mut spec = specs().remove(0);
         spec.stored[1] += 8;
         w.begin(spec)
     });
-    refused("rotation", "blocks of 1024", &|w| {
+    rejected("rotation", "blocks of 1024", &|w| {
         let mut spec = TensorSpec::matrix(Role::Output, None, Encoding::Q8Panel, 16, 1024);
         spec.rotation = 1024;
         w.begin(spec)
     });
-    refused("twice", "the tokenizer section was already added", &|w| {
+    rejected("twice", "the tokenizer section was already added", &|w| {
         w.section(Kind::Tokenizer, "{}").and_then(|()| w.section(Kind::Tokenizer, "{}"))
     });
     for kind in [Kind::Config, Kind::Generation, Kind::Tensors, Kind::Data] {
-        refused("own section", "cannot be added", &|w| w.section(kind, "{}"));
+        rejected("own section", "cannot be added", &|w| w.section(kind, "{}"));
     }
     assert!(scratch.names().is_empty());
 }
@@ -302,7 +302,7 @@ fn invalid_configs_are_not_written() {
     let scratch = Scratch::new();
     let finish = |c: &Config, g: &Generation| {
         let w = Writer::create(scratch.path("model.nano")).expect("created");
-        w.finish(c, g).map(drop).expect_err("refused").to_string()
+        w.finish(c, g).map(drop).expect_err("rejected").to_string()
     };
     let no_layers = Config { n_layers: 0, ..config() };
     assert!(finish(&no_layers, &generation()).contains("n_layers is 0"));
@@ -324,11 +324,11 @@ fn temporary_files_of_killed_processes_are_reclaimed() {
     let other = dir.path().join(".n.nano.tmp-dead");
     std::fs::write(&dead, "half a model").unwrap();
     std::fs::write(&other, "half of another").unwrap();
-    let living = Writer::create(dir.path().join("m.nano")).unwrap();
+    let active = Writer::create(dir.path().join("m.nano")).unwrap();
     assert!(!dead.exists() && other.exists());
     let second = Writer::create(dir.path().join("m.nano")).unwrap();
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
-    drop((living, second));
+    drop((active, second));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
 }
 

@@ -91,9 +91,9 @@ pub(crate) fn write(target: &std::path::Path) -> Staged {
         bytes.chunks(1000).for_each(|piece| w.write(piece).expect("written"));
         w.end().expect("complete");
     }
-    w.section(SectionKind::Provenance, "{}").expect("new");
-    w.section(SectionKind::ChatTemplate, "{{ messages }}").expect("new");
-    w.section(SectionKind::Tokenizer, "{}").expect("new");
+    w.section(SectionKind::Provenance, "{}").expect("not added before");
+    w.section(SectionKind::ChatTemplate, "{{ messages }}").expect("not added before");
+    w.section(SectionKind::Tokenizer, "{}").expect("not added before");
     w.finish(&config(), &generation()).expect("complete")
 }
 
@@ -132,14 +132,14 @@ impl Scratch {
     }
 
     /// The error message for bytes that `open` rejects: one line that names the file.
-    pub(crate) fn refused(&self, bytes: &[u8], what: &str) -> String {
+    pub(crate) fn rejected(&self, bytes: &[u8], what: &str) -> String {
         match self.open(bytes) {
             Ok(_) => panic!("{what}: opened"),
             Err(e) => one_line(&e, what),
         }
     }
 
-    /// Like [`Self::refused`], for bytes that `open` accepts and `verify` rejects.
+    /// Like [`Self::rejected`], for bytes that `open` accepts and `verify` rejects.
     pub(crate) fn unverified(&self, bytes: &[u8], what: &str) -> String {
         let file = self.open(bytes).unwrap_or_else(|e| panic!("{what}: {e}"));
         one_line(&file.verify().expect_err(what), what)
@@ -157,7 +157,7 @@ pub(crate) fn attack(
     let mut image = small.clone();
     change(&mut image);
     image.rehash();
-    let message = scratch.refused(&image.0, what);
+    let message = scratch.rejected(&image.0, what);
     assert!(message.contains(expected), "{what}: {message}, expected {expected:?}");
 }
 

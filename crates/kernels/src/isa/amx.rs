@@ -152,14 +152,14 @@ impl Products for TileGuard {
                 "tilezero tmm1",
                 "tilezero tmm2",
                 "tilezero tmm3",
-                "test {turns}, {turns}",
+                "test {iterations}, {iterations}",
                 "jz 3f",
                 "2:",
                 "tdpbssd tmm0, tmm4, tmm5",
                 "tdpbssd tmm1, tmm4, tmm5",
                 "tdpbssd tmm2, tmm4, tmm5",
                 "tdpbssd tmm3, tmm4, tmm5",
-                "dec {turns}",
+                "dec {iterations}",
                 "jnz 2b",
                 "3:",
                 "tilestored [{out} + {stride}*1], tmm0",
@@ -167,7 +167,7 @@ impl Products for TileGuard {
                 w = in(reg) w,
                 out = in(reg) out,
                 stride = in(reg) LINE,
-                turns = inout(reg) products.div_ceil(PEAK_PRODUCTS) => _,
+                iterations = inout(reg) products.div_ceil(PEAK_PRODUCTS) => _,
                 options(nostack)
             );
         }

@@ -140,30 +140,30 @@ pub(crate) unsafe fn tile(tile: Tile<'_>, sums: &mut [Lanes; TOKENS]) {
 /// Dots of 64 bytes per iteration of [`peak`].
 pub(crate) const PEAK_DOTS: usize = 16;
 
-/// Multiplies registers, [`PEAK_DOTS`] dots in each of `turns` iterations, and stores one of the sums.
+/// Multiplies registers, `iterations` times [`PEAK_DOTS`] dots, and stores one of the sums.
 ///
 /// # Safety
 /// The CPU must have AVX-512 F and VNNI.
 #[inline(always)]
-pub(crate) unsafe fn peak(turns: usize, out: &mut Lanes) {
+pub(crate) unsafe fn peak(iterations: usize, out: &mut Lanes) {
     // SAFETY: writes `out` only; all registers written are declared.
     unsafe {
         asm!(
             ".irp m, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16",
             "vpxord zmm\\m, zmm\\m, zmm\\m",
             ".endr",
-            "test {turns}, {turns}",
+            "test {iterations}, {iterations}",
             "jz 3f",
             "2:",
             ".irp m, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
             "vpdpbusd zmm\\m, zmm16, zmm16",
             ".endr",
-            "dec {turns}",
+            "dec {iterations}",
             "jnz 2b",
             "3:",
             "vcvtdq2ps zmm0, zmm0",
             "vmovups [{out}], zmm0",
-            turns = inout(reg) turns => _,
+            iterations = inout(reg) iterations => _,
             out = in(reg) out,
             out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _, out("zmm4") _,
             out("zmm5") _, out("zmm6") _, out("zmm7") _, out("zmm8") _, out("zmm9") _,
