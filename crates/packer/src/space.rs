@@ -1,4 +1,4 @@
-//! Whether a disk has room, asked before hours of work.
+//! Checks for free disk space before hours of work.
 
 use std::path::Path;
 
@@ -6,8 +6,8 @@ use nanoinfer_platform::file::free_space;
 
 use crate::Error;
 
-/// Refuses `needed` bytes that the file system of `folder`, which need not exist yet, does not
-/// have. One that does not tell is believed to have them.
+/// Fails if the file system of `folder`, which need not exist yet, has fewer than `needed` bytes free.
+/// A file system that does not report its free space passes.
 pub(crate) fn check(folder: &Path, needed: u64) -> Result<(), Error> {
     let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.into());
     let Some(existing) = folder.ancestors().find(|p| p.is_dir()) else { return Ok(()) };
