@@ -1,8 +1,7 @@
 //! The quantization error of a file's weights.
 //!
 //! The rotation is orthonormal, so the error of the rotated weights, which are stored, equals that of
-//! the original ones. The source is read as for packing, and each value is compared with its dequantized
-//! counterpart.
+//! the original ones. The source is read as for packing, and each value compared with the stored one.
 
 use nanoinfer_format::{Encoding, Entry, LANES, LINE, NanoFile, QUAD, Role, Tensor};
 

@@ -1,7 +1,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why a model could not be converted. Every message is one line that names the file and the location.
+/// Why a model could not be converted. A message is one line that names the file and the location.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -16,7 +16,7 @@ pub enum Input {
 }
 
 impl Input {
-    /// Detects the kind: a folder is a Hugging Face model, a file that starts with `GGUF` a GGUF file.
+    /// A folder is a Hugging Face model; a file must start with `GGUF`.
     ///
     /// # Errors
     /// The path does not exist, or is a file of another kind.

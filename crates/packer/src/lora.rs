@@ -22,8 +22,8 @@ pub struct Lora {
     pub scale: f32,
 }
 
-/// Settings that change the meaning of the adapter and that this merge does not support. Each must be
-/// absent or have one of the listed values.
+/// Settings that would change the meaning of the adapter, which this merge does not support. Each must
+/// be absent or have one of the listed values.
 const PLAIN: [(&str, &[&str]); 7] = [
     ("use_dora", &["false"]),
     ("fan_in_fan_out", &["false"]),
@@ -65,7 +65,7 @@ pub(crate) fn merge(model: &mut Model, lora: &Lora) -> Result<(), Error> {
         };
         let scale = (scale * f64::from(lora.scale)) as f32;
         let (name, [n, _]) = (format!("{module}.weight"), b.shape());
-        model.weights.adapt(&name, n, &model.config, |base, rows, factor| {
+        model.weights.apply_adapter(&name, n, &model.config, |base, rows, factor| {
             let b = Rows { inner: b.clone(), rows };
             Merged::checked(base, a.clone(), b, scale * factor)
         })?;
@@ -112,7 +112,7 @@ fn module(tensor: &FileTensor) -> Result<(String, usize), Error> {
     })
 }
 
-/// A matrix plus its adapter.
+/// A matrix with an adapter added.
 struct Merged {
     base: Box<dyn TensorSource>,
     a: FileTensor,
@@ -135,7 +135,7 @@ impl Merged {
                 path: path.into(),
                 tensor: name.into(),
                 what: format!(
-                    "A of [{rank}, {a_in}] and B of [{b_out}, {b_rank}] do not fit a matrix of \
+                    "A of [{rank}, {a_in}] and B of [{b_out}, {b_rank}] do not match a matrix of \
                      [{n}, {k}]; is this adapter for another model?"
                 ),
             });

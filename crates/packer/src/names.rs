@@ -114,7 +114,7 @@ const GGUF_OUTSIDE_LAYERS: &[Entry] = &[
     ("output", &[Role::Output]),
 ];
 
-/// Names used by LoRA adapters of GGUF models: those of the original Hugging Face model.
+/// The names in LoRA adapters, whatever the source of the model.
 static ADAPTERS: Names = Names::hugging_face(&[]);
 
 /// What a tensor holds: the roles of its rows and, where they apply, the layer and the expert.

@@ -1,5 +1,5 @@
 //! The tokenizer's sections, built before packing starts, so that an unusable tokenizer is reported
-//! after a second and not after hours of packing.
+//! after a second, not after hours of packing.
 
 use std::path::Path;
 

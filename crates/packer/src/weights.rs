@@ -50,7 +50,11 @@ impl Weights {
         };
         let stacked = expert.is_none() && roles.iter().copied().all(is_stacked);
         if tensor.experts().is_some() != stacked {
-            let what = if stacked { "is not a stack of matrices" } else { "has 3 dimensions" };
+            let what = if stacked {
+                "is not a stack of matrices"
+            } else {
+                "has 3 dimensions, expected at most 2"
+            };
             return Err(Self::error(path, name, what));
         }
         let [n, _] = tensor.shape();
@@ -96,7 +100,7 @@ impl Weights {
     }
 
     /// The tensor that contains the `n`-row matrix of an expert, and the matrix's first row in it.
-    /// [`Self::check`] has made sure that it exists.
+    /// [`Self::check`] has verified that it exists.
     pub(crate) fn of_expert(
         &self,
         layer: Option<u32>,
@@ -111,14 +115,14 @@ impl Weights {
         }
     }
 
-    /// A weight that [`Self::check`] has made sure of.
+    /// A weight whose presence [`Self::check`] has verified.
     pub(crate) fn required(&self, layer: Option<u32>, role: Role) -> &dyn TensorSource {
         self.get(layer, role, false).expect("checked before planning")
     }
 
     /// Replaces the weights in the tensor that Hugging Face calls `name`. `change` receives a weight, its
     /// range among the `n` rows of `name`, and the factor already applied to it.
-    pub(crate) fn adapt(
+    pub(crate) fn apply_adapter(
         &mut self,
         name: &str,
         n: usize,
@@ -131,7 +135,7 @@ impl Weights {
     ) -> Result<(), Error> {
         let path = self.path.clone();
         let missing = || {
-            let what = "is what the adapter changes, but the model has no such weight";
+            let what = "is changed by the adapter, but the model has no such weight";
             Self::error(&path, name, what)
         };
         let Meaning { layer, roles, expert, bias } =

@@ -54,7 +54,11 @@ impl Gguf {
         let alignment = match metadata.get("general.alignment") {
             None => 32,
             Some(&Value::Int(a)) if (1..=1 << 20).contains(&a) => a as u64,
-            Some(a) => return Err(r.damaged(format!("general.alignment is {a:?}"))),
+            Some(a) => {
+                return Err(
+                    r.damaged(format!("general.alignment is {a:?}, expected 1 to {}", 1 << 20))
+                );
+            }
         };
         let data = r.at.next_multiple_of(alignment);
         let mut tensors = Vec::with_capacity(infos.len());
@@ -234,7 +238,7 @@ impl Reader<'_> {
             10 => Value::Int(self.u64()?.into()),
             11 => Value::Int(i64::from_le_bytes(self.bytes()?).into()),
             12 => Value::Float(f64::from_le_bytes(self.bytes()?)),
-            _ => return Err(self.damaged(format!("{key:?} has value type {kind}"))),
+            _ => return Err(self.damaged(format!("{key:?} has the unknown value type {kind}"))),
         })
     }
 

@@ -1,4 +1,4 @@
-//! Against a file that the `gguf` Python package wrote (see tests/fixtures/make_gguf_types.py).
+//! Tests with a file written by the `gguf` Python package (see tests/fixtures/make_gguf_types.py).
 
 use std::path::{Path, PathBuf};
 
@@ -133,7 +133,7 @@ fn absurd_claims_are_errors() {
         (head(3, 2, 0, &over), "starts at byte 128, inside \"t\""),
     ] {
         let error = reopen(&bytes).err().expect(expected).to_string();
-        assert!(error.contains(expected), "{error:?} does not say {expected:?}");
+        assert!(error.contains(expected), "{error:?} does not contain {expected:?}");
         assert!(!error.contains('\n'));
     }
 }

@@ -139,7 +139,7 @@ impl<'a> Machine<'a> {
         match self.byte()? {
             0x80 => match self.byte()? {
                 2..=4 => {}
-                v => return Err(format!("protocol {v}")),
+                v => return Err(format!("protocol {v}, expected 2 to 4")),
             },
             0x95 => _ = self.take(8)?, // frame length
             b'(' => self.marks.push(self.stack.len()),
