@@ -75,10 +75,14 @@ mod tests {
     #[test]
     fn every_architecture_has_a_reference_model() {
         let tested = stated("config.json", "model_type");
-        let supported: BTreeSet<_> = all_hugging_face().map(|s| s.model_type.to_owned()).collect();
-        assert_eq!(tested, supported);
+        for model_type in all_hugging_face().map(|s| s.model_type) {
+            let what = "no config.json in tests/data/tiny has the model_type";
+            assert!(tested.contains(model_type), "{what} {model_type:?}");
+        }
         let tested = stated("gguf.json", "architecture");
-        let supported: BTreeSet<_> = all_gguf().map(|s| s.architecture.to_owned()).collect();
-        assert_eq!(tested, supported);
+        for architecture in all_gguf().map(|s| s.architecture) {
+            let what = "no gguf.json in tests/data/tiny has the architecture";
+            assert!(tested.contains(architecture), "{what} {architecture:?}");
+        }
     }
 }
