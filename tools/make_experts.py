@@ -1,13 +1,15 @@
-"""Makes the tiny models with experts and what transformers computes with them:
+"""Makes the tiny reference models with experts in tests/data/tiny:
 
-    pip install torch transformers safetensors
+    pip install torch transformers==5.24 safetensors
     python3 tools/make_experts.py mixtral-experts qwen3-experts olmoe-experts
 
-Weights are random, with one exception. Where two experts' scores are nearly equal, a rounding
-error decides which one a token goes to, and everything after it differs: no test of 8-bit weights
-could have a bound. So each token's embedding points to some experts, and of many seeds the one with
-the clearest decisions is taken. The smallest gap between the last expert chosen and the first one
-not chosen, over all tokens and layers, is recorded.
+To add a model, add a line to MODELS. The files are those of make_goldens.py.
+
+If the scores of two experts are nearly equal, a rounding error decides which of them a token uses, and
+everything after it differs, so that no test with 8-bit weights could have a bound. Therefore each
+token's embedding points to some experts, and the seed with the clearest decisions is chosen. The
+smallest gap between the last expert chosen and the first one not chosen, over all tokens and layers,
+is recorded.
 """
 
 import json
@@ -24,15 +26,15 @@ COMMON = dict(
     pad_token_id=0, tie_word_embeddings=False, attn_implementation="eager",
 )
 MODELS = {
-    # 6 experts: fewer than a panel has rows; a width that no group of 64 fits.
+    # 6 experts: fewer than the rows of a panel; a width that is not a multiple of a group.
     "mixtral-experts": lambda: transformers.MixtralForCausalLM(transformers.MixtralConfig(
         **COMMON, intermediate_size=40, num_local_experts=6, num_experts_per_tok=2,
         sliding_window=None)),
-    # More experts than a panel has rows; the first layer has none; weights divided by their sum.
+    # More experts than the rows of a panel; none on the first layer; normalized weights.
     "qwen3-experts": lambda: transformers.Qwen3MoeForCausalLM(transformers.Qwen3MoeConfig(
         **COMMON, head_dim=24, intermediate_size=80, moe_intermediate_size=24, num_experts=17,
         num_experts_per_tok=4, mlp_only_layers=[0], norm_topk_prob=True)),
-    # Norms of queries and keys across heads; the softmax is over all experts.
+    # Norms over all queries and keys of a token; the softmax is over all experts.
     "olmoe-experts": lambda: transformers.OlmoeForCausalLM(transformers.OlmoeConfig(
         **COMMON, intermediate_size=32, num_experts=8, num_experts_per_tok=3)),
 }
@@ -46,7 +48,7 @@ def randomize(model, seed):
     random = lambda *shape: torch.randn(*shape, generator=g)
     d, k = model.config.hidden_size, model.config.num_experts_per_tok
     n = next(p.shape[0] for name, p in model.named_parameters() if name.endswith("mlp.gate.weight"))
-    experts = torch.linalg.qr(random(d, n)).Q.T  # one direction for each
+    experts = torch.linalg.qr(random(d, n)).Q.T  # one direction each
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.dim() == 1:
@@ -63,7 +65,7 @@ def randomize(model, seed):
 
 
 def watch(model, gaps):
-    """Records the gap of every routing decision."""
+    """Appends the gap of every routing decision to `gaps`."""
     k = model.config.num_experts_per_tok
 
     def hook(module, args):
@@ -77,7 +79,7 @@ def watch(model, gaps):
 
 
 def run(model, prompt):
-    """Logits of the prompt, greedy ids, smallest gap of the two largest logits on the way."""
+    """Logits of the prompt, greedy ids, and the smallest gap between the two largest logits."""
     with torch.no_grad():
         logits = model(torch.tensor([prompt])).logits[0]
         ids, margin = list(prompt), float("inf")
@@ -102,7 +104,7 @@ def make(name):
     for gap, seed in sorted(seeds, reverse=True):
         prompt = randomize(model, seed)
         logits, greedy, margin = run(model, prompt)
-        if margin > 0.01:  # f32 must choose the same tokens in any order of summation
+        if margin > 0.01:  # greedy ids must not depend on the order of summation
             break
     folder = OUT / name
     model.bfloat16().save_pretrained(folder)

@@ -1,17 +1,20 @@
 #!/usr/bin/env python3
-"""Makes the tiny reference models of tests/data/tiny that have a function below.
+"""Makes the tiny reference models in tests/data/tiny, one for each function marked @golden.
 
-    pip install torch transformers safetensors numpy
+    pip install torch transformers==5.24 safetensors
     python3 tools/make_goldens.py [NAME …]
 
-Each is a random model of one architecture with every trait in use, saved as a Hugging Face folder,
-and what transformers computes with it (eager attention, float32): `golden.json` with a prompt, the
-24 tokens that greedy decoding appends and the smallest gap between the two largest logits on the
-way, `golden.safetensors` with the logits after every token of the prompt.
+To add a model, add a function that returns its config; `_` in the name of the function becomes `-`
+in that of the folder. Every trait of the architecture should be in use. Models with experts are made
+by make_experts.py.
 
-Random norms and biases matter: a fresh model has ones and zeros, with which much can be wrong
-unnoticed. Weights are rounded to bfloat16 and stored so; the reference is computed from the
-rounded values.
+A model has random weights and is saved as a Hugging Face folder, together with the output of
+transformers (eager attention, float32): `golden.json` with a prompt, the 24 tokens of greedy decoding
+and the smallest gap on the way between the two largest logits; `golden.safetensors` with the logits
+after every token of the prompt.
+
+Norms and biases are random too: with the ones and zeros of a fresh model, many errors would go
+unnoticed. Weights are rounded to bfloat16, and the reference is computed from the rounded values.
 """
 
 import json
@@ -29,50 +32,73 @@ COMMON = dict(
     num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
     bos_token_id=1, eos_token_id=2, pad_token_id=0,
 )
+MODELS, CAPACITIES = {}, {}
 
 
+def golden(capacity=None):
+    """Registers a function that returns a config. `capacity` is that of the session whose logits are
+    recorded, for models whose RoPE frequencies depend on it."""
+
+    def register(function):
+        name = function.__name__.replace("_", "-")
+        MODELS[name] = function
+        if capacity:
+            CAPACITIES[name] = capacity
+        return function
+
+    return register
+
+
+@golden()
 def gemma2():
-    """Norms on both sides, soft caps that bite, windows on every other layer."""
+    """Norms before and after, soft caps low enough to matter, windows on every other layer."""
     return transformers.Gemma2Config(**COMMON, head_dim=16, query_pre_attn_scalar=24,
         sliding_window=16, attn_logit_softcapping=2.0, final_logit_softcapping=3.0)
 
 
+@golden()
 def olmo2():
-    """Norms after only; one norm over all queries, one over all keys."""
+    """Norms after only; one norm over all queries of a token, one over all keys."""
     return transformers.Olmo2Config(**COMMON, rope_theta=500000.0)
 
 
+@golden()
 def smollm3():
     """The second layer of every two has no RoPE."""
     return transformers.SmolLM3Config(**COMMON, no_rope_layer_interval=2, tie_word_embeddings=True)
 
 
+@golden()
 def starcoder2():
     """LayerNorm, no gate, biases everywhere, a window."""
     return transformers.Starcoder2Config(**COMMON, use_bias=True, sliding_window=16,
         norm_epsilon=1e-5, hidden_act="gelu_pytorch_tanh")
 
 
+@golden()
 def ministral():
-    """Windows on the layers that `layer_types` names."""
+    """Windows on the layers listed in `layer_types`."""
     return transformers.MinistralConfig(**COMMON, head_dim=16, sliding_window=16,
         layer_types=["sliding_attention", "full_attention"])
 
 
+@golden()
 def qwen3_yarn():
     """YaRN, which rescales attention too."""
     return transformers.Qwen3Config(**COMMON, head_dim=32, rope_parameters=dict(
         rope_type="yarn", factor=4.0, original_max_position_embeddings=128, rope_theta=10000.0))
 
 
+@golden()
 def llama_linear():
     """Positions divided by a factor."""
     return transformers.LlamaConfig(**COMMON, rope_parameters=dict(
         rope_type="linear", factor=4.0, rope_theta=10000.0))
 
 
+@golden(capacity=64)
 def llama_dynamic():
-    """A context of 16 scaled to 64: the room of a session decides (see CAPACITY)."""
+    """A context of 16 scaled to 64."""
     return transformers.LlamaConfig(**{**COMMON, "max_position_embeddings": 16},
         rope_parameters=dict(rope_type="dynamic", factor=4.0, rope_theta=10000.0))
 
@@ -86,41 +112,35 @@ def phi3_longrope(original, factors):
             long_factor=[factors + 0.5 * i for i in range(pairs)]))
 
 
+@golden(capacity=128)
 def phi4_short():
-    """Partial rotary and longrope as Phi-4-mini has them, within the original context."""
+    """Partial rotation and LongRoPE as in Phi-4-mini, within the original context."""
     return phi3_longrope(128, 2.0)
 
 
+@golden(capacity=512)
 def phi4_long():
-    """The same beyond it: the other divisors."""
+    """The same beyond the original context, with the other divisors."""
     return phi3_longrope(24, 2.0)
 
 
+@golden()
 def exaone4():
-    """Norms after only and of queries and keys; a window, and no RoPE where there is none."""
+    """Norms after only, and of queries and keys; layers without a window have no RoPE."""
     return transformers.Exaone4Config(**COMMON, sliding_window=16, sliding_window_pattern=2)
 
 
+@golden()
 def exaone4_full():
-    """Without windows every layer has RoPE, here scaled as Llama 3's."""
+    """Without windows every layer has RoPE, here with `llama3` scaling."""
     return transformers.Exaone4Config(**COMMON, sliding_window=None, tie_word_embeddings=True,
         layer_types=["full_attention"] * 2, rope_parameters=dict(
             rope_type="llama3", rope_theta=1000000.0, factor=16.0, low_freq_factor=1.0,
             high_freq_factor=4.0, original_max_position_embeddings=128))
 
 
-MODELS = {
-    "gemma2": gemma2, "olmo2": olmo2, "smollm3": smollm3, "starcoder2": starcoder2,
-    "ministral": ministral, "qwen3-yarn": qwen3_yarn, "llama-linear": llama_linear,
-    "llama-dynamic": llama_dynamic, "phi4-short": phi4_short, "phi4-long": phi4_long,
-    "exaone4": exaone4, "exaone4-full": exaone4_full,
-}
-# Room of the session that the logits are those of, where frequencies depend on it.
-CAPACITY = {"llama-dynamic": 64, "phi4-short": 128, "phi4-long": 512}
-
-
 def randomize(model, seed):
-    """Outputs about as large as inputs, norms about 1, biases of weight."""
+    """Outputs about as large as inputs, norms about 1, biases large enough to matter."""
     g = torch.Generator().manual_seed(seed)
     one_plus = "gemma" in model.config.model_type
     for name, p in model.named_parameters():
@@ -135,13 +155,13 @@ def randomize(model, seed):
     return model
 
 
-def fix_room(model, capacity):
-    """Frequencies of a session with room for so many positions, whatever the text's length."""
+def fix_capacity(model, capacity):
+    """Uses the frequencies of a session of this capacity, whatever the length of the text."""
     rotary = model.model.rotary_emb
     kind = rotary.rope_type
     init = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS[kind]
     frequencies, rotary.attention_scaling = init(model.config, "cpu", seq_len=capacity)
-    rotary.rope_type = "default"  # the decorator of `forward` then changes nothing
+    rotary.rope_type = "default"  # so that the decorator of `forward` changes nothing
     rotary.inv_freq = rotary.original_inv_freq = frequencies
 
 
@@ -151,8 +171,8 @@ def make(name, seed):
     config._attn_implementation = "eager"
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model = randomize(model.eval(), seed)
-    if name in CAPACITY:
-        fix_room(model, CAPACITY[name])
+    if name in CAPACITIES:
+        fix_capacity(model, CAPACITIES[name])
     prompt = [(i * i * 7 + i * 13 + seed) % VOCAB for i in range(PROMPT)]
     with torch.no_grad():
         logits = model(torch.tensor([prompt])).logits[0]
@@ -167,16 +187,16 @@ def make(name, seed):
     config.save_pretrained(folder)
     seen, weights = set(), {}
     for key, value in model.state_dict().items():
-        if value.data_ptr() not in seen:  # tied weights once
+        if value.data_ptr() not in seen:  # save tied weights once
             seen.add(value.data_ptr())
             weights[key] = value.to(torch.bfloat16).contiguous()
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     save_file({"logits": logits.contiguous()}, folder / "golden.safetensors")
-    golden = dict(prompt=prompt, greedy=ids[PROMPT:], min_greedy_margin=round(margin, 5),
+    result = dict(prompt=prompt, greedy=ids[PROMPT:], min_greedy_margin=round(margin, 5),
                   vocab_size=VOCAB)
-    if name in CAPACITY:
-        golden["capacity"] = CAPACITY[name]
-    (folder / "golden.json").write_text(json.dumps(golden))
+    if name in CAPACITIES:
+        result["capacity"] = CAPACITIES[name]
+    (folder / "golden.json").write_text(json.dumps(result))
     size = sum(f.stat().st_size for f in folder.iterdir())
     print(f"{name}: margin {margin:.5f}, std {logits.std():.2f}, {size // 1000} kB")
     return margin
@@ -184,5 +204,5 @@ def make(name, seed):
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or MODELS:
-        # A seed whose greedy choices do not hang by a thread.
+        # The first seed for which no greedy choice is close to a tie.
         next(seed for seed in range(100) if make(name, seed) > 0.002)

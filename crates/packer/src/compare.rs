@@ -1,33 +1,32 @@
-//! How far a file's weights are from those it was made of.
+//! The quantization error of a file's weights.
 //!
-//! The rotation is orthonormal, so the error of the rotated weights, which is what is stored, is
-//! that of the weights themselves. A source is read as for packing, and each value is compared
-//! with what its 8 bits stand for.
+//! The rotation is orthonormal, so the error of the rotated weights, which are stored, equals that of
+//! the original ones. The source is read as for packing, and each value compared with the stored one.
 
 use nanoinfer_format::{Encoding, Entry, LANES, LINE, NanoFile, QUAD, Role, Tensor};
 
-use crate::encode::prepare;
-use crate::layout::{Body, Planned, plan};
+use crate::pack::encode::prepare;
+use crate::pack::layout::{Body, Planned, plan};
 use crate::{Error, Input};
 
 /// The error of one tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorError {
-    /// What it is for.
+    /// Its role.
     pub role: Role,
     /// Its layer.
     pub layer: Option<u32>,
-    /// Root of the sum of squared errors over that of squared weights.
+    /// Root of the ratio of summed squared errors to summed squared weights.
     pub relative: f64,
     /// Largest error of one stored value.
     pub largest: f64,
 }
 
-/// Compares every tensor of `nano` that is stored as a panel with its `source`. `progress` is
-/// called after each with the bytes compared and the bytes of all.
+/// Compares every tensor of `nano` that is stored in panels with its `source`. `progress` is called
+/// after each with the bytes compared so far and the total.
 ///
 /// # Errors
-/// The source cannot be read, or is not one of this file.
+/// The source cannot be read, or `nano` was not made from it.
 pub fn compare(
     nano: &NanoFile,
     source: &Input,
@@ -54,7 +53,7 @@ pub fn compare(
         let stored = nano.tensor(spec.role, spec.layer).filter(same);
         let Some(tensor) = stored else {
             let (path, name) = (nano.path().display(), spec.label());
-            let what = format!("is not what {path} was made of: {name} differs");
+            let what = format!("{path} was not made from this source: {name} differs");
             return Err(Error::source(source.path(), what));
         };
         if let (true, Body::Rows { blocks, inputs }) = (spec.encoding.is_panel(), &planned.body) {
@@ -84,8 +83,8 @@ struct Sum {
 }
 
 impl Sum {
-    /// Adds whole panels: `rows` as they should be, `stored`, which begins with them, as they are.
-    /// Returns how many bytes they take.
+    /// Adds whole panels: the exact `rows`, and their encoding at the start of `stored`. Returns the
+    /// size of the latter in bytes.
     fn add(&mut self, encoding: Encoding, rows: &[f32], k: usize, stored: &[u8]) -> usize {
         let Some(len) = encoding.panel_bytes(k) else { return 0 };
         let rows = rows.chunks_exact(LANES * k);
@@ -104,7 +103,7 @@ impl Sum {
     }
 }
 
-/// Row `r`, input `j` of a panel, as docs/FORMAT.md says.
+/// Row `r`, input `j` of a panel, by docs/FORMAT.md.
 fn value(encoding: Encoding, panel: &[u8], r: usize, j: usize) -> f32 {
     let float = |line: usize| {
         let bytes = panel[line * LINE..][r * size_of::<f32>()..].first_chunk();

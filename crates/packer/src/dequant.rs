@@ -1,13 +1,12 @@
-//! Number formats of source weights and how each becomes f32.
+//! Number formats of source weights and their conversion to f32.
 //!
 //! The quantized blocks are ggml's (`ggml-quants.c`); every expression has the operation order of
-//! that file, so the f32 values agree bit for bit with what llama.cpp and the `gguf` Python
-//! package make of the same blocks.
+//! that file, so the f32 values agree bit for bit with those of llama.cpp and the `gguf` Python package.
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-/// How a source stores its numbers.
+/// The number format of a source tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(non_camel_case_types)] // ggml's own names
 pub(crate) enum Dtype {
@@ -55,7 +54,7 @@ impl Dtype {
         Self::TABLE.iter().find(|t| t.2 == number).map(|t| t.0)
     }
 
-    /// The format safetensors calls by this name.
+    /// The format with this name in safetensors.
     pub(crate) fn from_safetensors(name: &str) -> Option<Self> {
         Self::TABLE[..3].iter().find(|t| t.1 == name).map(|t| t.0)
     }
@@ -83,7 +82,7 @@ impl Dtype {
         self.row().4
     }
 
-    /// Turns whole blocks into f32. `raw` and `out` hold the same number of blocks.
+    /// Converts whole blocks to f32. `raw` and `out` have the same number of blocks.
     pub(crate) fn dequantize(self, raw: &[u8], out: &mut [f32]) {
         debug_assert_eq!(raw.len() / self.bytes(), out.len() / self.block());
         match self {
@@ -144,8 +143,8 @@ fn bits_at(b: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
 }
 
-// Value i of the first half of a block sits in the low nibble of byte i, value i of the second
-// half in its high nibble.
+// Value i of the first half of a block is the low nibble of byte i, value i of the second half its
+// high nibble.
 
 fn q4_0(b: &[u8; 18], out: &mut [f32; 32]) {
     let d = half_at(b, 0);

@@ -1,59 +1,59 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why a model could not be converted. Every message is one line that names the file and the place.
+/// Why a model could not be converted. A message is one line that names the file and the location.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused.
+    /// A system call failed.
     #[error("{}: {what}: {source}", path.display())]
     Io {
-        /// File concerned.
+        /// The file.
         path: PathBuf,
         /// What was attempted.
         what: String,
-        /// The system's reason.
+        /// The system's error.
         source: io::Error,
     },
-    /// A source file is not what its name or its own tables say.
+    /// A source file is damaged or of another kind than expected.
     #[error("{}: {what}", path.display())]
     Source {
-        /// File concerned.
+        /// The file.
         path: PathBuf,
-        /// The place, what was found there, what was expected.
+        /// The location, what was found there, what was expected.
         what: String,
     },
     /// A tensor of the source cannot be used.
     #[error("{}: tensor {tensor:?}: {what}", path.display())]
     Tensor {
-        /// File concerned.
+        /// The file.
         path: PathBuf,
         /// The tensor's name in that file.
         tensor: String,
         /// What was found and what was expected.
         what: String,
     },
-    /// A setting of the model's description is missing, malformed or out of range.
+    /// A setting is missing, malformed or out of range.
     #[error("{}: {field} {what}", path.display())]
     Setting {
-        /// File concerned.
+        /// The file.
         path: PathBuf,
         /// Name of the setting in that file.
         field: String,
         /// Its value and what was expected.
         what: String,
     },
-    /// The model needs something that this version does not have.
+    /// The model needs a feature that this version lacks.
     #[error("{}: {what} is not supported; {next}", path.display())]
     Unsupported {
-        /// File concerned.
+        /// The file.
         path: PathBuf,
         /// The feature, by name.
         what: String,
         /// What is supported, or what to do instead.
         next: String,
     },
-    /// The disk has too little room.
+    /// The disk has too little free space.
     #[error(
         "{}: {needed} bytes are needed here, {available} are available; \
          free some space or choose another disk", path.display()
@@ -61,15 +61,15 @@ pub enum Error {
     Space {
         /// Folder to write to.
         path: PathBuf,
-        /// Bytes that have to be written.
+        /// Bytes to be written.
         needed: u64,
-        /// Bytes that can be written.
+        /// Bytes available.
         available: u64,
     },
-    /// The tokenizer is not one the text crate can load.
+    /// The text crate cannot load the tokenizer.
     #[error("{}: {source}", path.display())]
     Text {
-        /// File the tokenizer came from.
+        /// The file that contains the tokenizer.
         path: PathBuf,
         /// What is wrong with it.
         source: nanoinfer_text::Error,

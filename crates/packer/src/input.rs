@@ -1,12 +1,12 @@
-//! What is packed: a folder or a file, as somebody published it.
+//! The sources: published model folders and files.
 
 use std::path::{Path, PathBuf};
 
 use crate::model::Model;
 use crate::source::SourceFile;
-use crate::{Error, gguf_config, hf};
+use crate::{Error, gguf, hf};
 
-/// A model as it was published.
+/// A published model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
     /// A Hugging Face model folder: `config.json`, safetensors or `pytorch_model.bin`, tokenizer.
@@ -16,7 +16,7 @@ pub enum Input {
 }
 
 impl Input {
-    /// A folder is a Hugging Face model, a file that begins with `GGUF` is one.
+    /// A folder is a Hugging Face model; a file must start with `GGUF`.
     ///
     /// # Errors
     /// The path does not exist, or is a file of another kind.
@@ -45,7 +45,7 @@ impl Input {
     pub(crate) fn open(&self) -> Result<Model, Error> {
         match self {
             Self::Folder(path) => hf::open(path),
-            Self::Gguf(path) => gguf_config::open(path),
+            Self::Gguf(path) => gguf::open(path),
         }
     }
 }

@@ -1,14 +1,14 @@
 //! LoRA adapters (Hu et al., <https://arxiv.org/abs/2106.09685>), merged while packing.
 //!
-//! An adapter adds `s · B · A` to a matrix, with A of a few rows and B of a few columns. Merged,
-//! it costs nothing when the model runs. The folder is one that the `peft` library saved:
+//! An adapter adds `s · B · A` to a matrix, where A has few rows and B few columns. Once merged, it
+//! costs nothing at run time. The folder is in the form saved by the `peft` library:
 //! `adapter_config.json` beside `adapter_model.safetensors` or `adapter_model.bin`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::json::Settings;
+use crate::hf::Settings;
 use crate::model::Model;
 use crate::source::{FileTensor, Rows, TensorSource};
 use crate::{Error, safetensors, torch};
@@ -18,12 +18,12 @@ use crate::{Error, safetensors, torch};
 pub struct Lora {
     /// Its folder.
     pub folder: PathBuf,
-    /// How much of it: 1 is as it was trained.
+    /// Its strength: 1 is as trained.
     pub scale: f32,
 }
 
-/// Settings that change what the adapter means and that this merge does not know. Each has to be
-/// absent or one of what follows it.
+/// Settings that would change the meaning of the adapter, which this merge does not support. Each must
+/// be absent or have one of the listed values.
 const PLAIN: [(&str, &[&str]); 7] = [
     ("use_dora", &["false"]),
     ("fan_in_fan_out", &["false"]),
@@ -34,7 +34,7 @@ const PLAIN: [(&str, &[&str]); 7] = [
     ("layer_replication", &["[]"]),
 ];
 
-/// Adds the adapter to the weights of `model`, which are read later.
+/// Adds the adapter to the weights of `model`, lazily: both are read while packing.
 pub(crate) fn merge(model: &mut Model, lora: &Lora) -> Result<(), Error> {
     let config = lora.folder.join("adapter_config.json");
     if !config.exists() {
@@ -49,15 +49,15 @@ pub(crate) fn merge(model: &mut Model, lora: &Lora) -> Result<(), Error> {
     };
     let mut pairs: BTreeMap<String, [Option<FileTensor>; 2]> = BTreeMap::new();
     for tensor in open(&weights)? {
-        let (module, half) = place(&tensor)?;
+        let (module, half) = module(&tensor)?;
         pairs.entry(module).or_default()[half] = Some(tensor);
     }
     for (module, pair) in pairs {
         let [Some(a), Some(b)] = pair else {
-            let what = format!("has only one of lora_A and lora_B of {module}");
+            let what = format!("has only one of lora_A and lora_B for {module}");
             return Err(Error::source(&weights, what));
         };
-        // peft's own order: alpha over rank, or over its square root, in f64.
+        // As in peft: alpha over rank, or over its square root, in f64.
         let rank = a.shape()[0] as f64;
         let scale = match settings.bool("use_rslora")? {
             Some(true) => scaling / rank.sqrt(),
@@ -65,16 +65,16 @@ pub(crate) fn merge(model: &mut Model, lora: &Lora) -> Result<(), Error> {
         };
         let scale = (scale * f64::from(lora.scale)) as f32;
         let (name, [n, _]) = (format!("{module}.weight"), b.shape());
-        model.weights.adapt(&name, n, &model.config, |base, rows, factor| {
+        model.weights.apply_adapter(&name, n, &model.config, |base, rows, factor| {
             let b = Rows { inner: b.clone(), rows };
-            Merged::over(base, a.clone(), b, scale * factor)
+            Merged::checked(base, a.clone(), b, scale * factor)
         })?;
     }
     model.files.extend([config, weights]);
     Ok(())
 }
 
-/// `lora_alpha`, if nothing else is unusual.
+/// `lora_alpha`; unsupported settings are refused.
 fn scaling(settings: &Settings) -> Result<f64, Error> {
     let unsupported = |what: String| Error::Unsupported {
         path: settings.path().into(),
@@ -99,8 +99,8 @@ fn scaling(settings: &Settings) -> Result<f64, Error> {
     Ok(alpha)
 }
 
-/// The module a tensor belongs to, and 0 for A, 1 for B.
-fn place(tensor: &FileTensor) -> Result<(String, usize), Error> {
+/// The module that a tensor belongs to, and 0 for A, 1 for B.
+fn module(tensor: &FileTensor) -> Result<(String, usize), Error> {
     let (path, name) = tensor.name();
     let inner = name.strip_prefix("base_model.model.").unwrap_or(name);
     let halves = [(".lora_A.weight", 0), (".lora_B.weight", 1)];
@@ -112,7 +112,7 @@ fn place(tensor: &FileTensor) -> Result<(String, usize), Error> {
     })
 }
 
-/// A matrix with its adapter.
+/// A matrix with an adapter added.
 struct Merged {
     base: Box<dyn TensorSource>,
     a: FileTensor,
@@ -121,8 +121,8 @@ struct Merged {
 }
 
 impl Merged {
-    /// Refuses an adapter of other sizes.
-    fn over(
+    /// Checks that the shapes match.
+    fn checked(
         base: Box<dyn TensorSource>,
         a: FileTensor,
         b: Rows,
@@ -135,7 +135,7 @@ impl Merged {
                 path: path.into(),
                 tensor: name.into(),
                 what: format!(
-                    "A of [{rank}, {a_in}] and B of [{b_out}, {b_rank}] do not fit a matrix of \
+                    "A of [{rank}, {a_in}] and B of [{b_out}, {b_rank}] do not match a matrix of \
                      [{n}, {k}]; is this adapter for another model?"
                 ),
             });

@@ -1,18 +1,20 @@
-//! How a model is packed, and how far that is.
+//! Options and progress of a conversion.
+
+use std::fmt;
 
 use nanoinfer_format::{Quant, Role};
 
 use crate::Lora;
 
-/// How to convert.
+/// Options of a conversion.
 pub struct Options<'a> {
     /// Encoding of the linear layers.
     pub quant: Quant,
-    /// Threads that read and quantize; at least one is used. The result does not depend on it.
+    /// Number of threads that read and quantize, at least 1. The result does not depend on it.
     pub threads: usize,
     /// Called now and then on the calling thread.
     pub progress: Option<&'a mut dyn FnMut(Progress)>,
-    /// What to note as the model's origin, such as a hub id; no local path.
+    /// The origin to record in the file, such as a hub id; not a local path.
     pub source_id: Option<String>,
     /// Adapters to merge into the weights, in this order.
     pub loras: Vec<Lora>,
@@ -26,14 +28,25 @@ impl Options<'_> {
     }
 }
 
-/// How far a conversion is.
+impl fmt::Debug for Options<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("quant", &self.quant)
+            .field("threads", &self.threads)
+            .field("source_id", &self.source_id)
+            .field("loras", &self.loras)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Progress of a conversion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// Bytes of tensors written.
     pub done: u64,
-    /// Bytes of tensors the file will have.
+    /// Bytes of tensors in the finished file.
     pub total: u64,
-    /// The tensor last written to.
+    /// The tensor written last.
     pub role: Role,
     /// Its layer.
     pub layer: Option<u32>,

@@ -1,8 +1,18 @@
-//! Packing: a model's plan, encoded by several threads, written in order.
+//! Packing: several threads encode a model's plan, one writes it in order.
 //!
-//! Worker `w` of `t` encodes jobs `w, w + t, w + 2t, …` and hands each over a channel that holds
-//! one; the writer takes from the channels in turn. So the order of bytes does not depend on
-//! timing, and no more than a few jobs are in memory however large the model is.
+//! ```text
+//! layout     which rows of which source tensor go where
+//! encode     read, pad, rotate, quantize
+//! sections   tokenizer, chat template, provenance
+//! ```
+//!
+//! Worker `w` of `t` encodes jobs `w, w + t, w + 2t, …` into a channel with room for one; the writer
+//! receives from the channels in turn. The order of bytes therefore does not depend on timing, and
+//! only a few jobs are in memory, however large the model.
+
+pub(crate) mod encode;
+pub(crate) mod layout;
+mod sections;
 
 use std::ops::Range;
 use std::path::Path;
@@ -12,28 +22,28 @@ use std::thread::{self, Scope};
 
 use nanoinfer_format::{ALIGN, Config, Encoding, Quant, Staged, TENSOR_ROW, Writer};
 
-use crate::encode::encode;
-use crate::layout::{Body, Planned, plan};
 use crate::model::Model;
-use crate::text::Tokenizer;
-use crate::{Error, Options, Progress, sections};
+use crate::tokenizer::Tokenizer;
+use crate::{Error, Options, Progress};
+use encode::encode;
+use layout::{Body, Planned, plan};
 
-/// Values a worker reads at once, unless a single head has more: 4 MB of f32.
+/// Values per job, unless a single head has more: 4 MB of f32.
 const VALUES_PER_JOB: usize = 1 << 20;
-/// More threads than this only wait for the one that writes.
+/// More threads than this only wait for the writer.
 const MAX_THREADS: usize = 16;
 
 /// Consecutive blocks of one tensor.
 struct Job<'p, 'a> {
     planned: &'p Planned<'a>,
-    /// It begins, it ends its tensor.
+    /// Whether the tensor starts with this job.
     first: bool,
+    /// Whether the tensor ends with this job.
     last: bool,
     blocks: Range<usize>,
 }
 
-/// Writes the model to a temporary file beside `out`.
-/// Returns it and its number of tensors.
+/// Writes the model to a temporary file beside `out`. Returns the file and its number of tensors.
 pub(crate) fn pack(
     model: &Model,
     out: &Path,
@@ -66,7 +76,7 @@ pub(crate) fn pack(
     Ok((writer.finish(&model.config, &model.generation)?, plan.len()))
 }
 
-/// How the matrices of such a file are stored.
+/// The encoding of the matrices.
 fn encoding_of(config: &Config) -> Encoding {
     match config.quant {
         Quant::F32 => Encoding::F32Panel,
@@ -74,10 +84,10 @@ fn encoding_of(config: &Config) -> Encoding {
     }
 }
 
-/// What the whole file takes at most: the space before the data, gaps, tables and small sections.
+/// An upper bound on the size of the file: tensors, gaps, tables and sections.
 fn file_bytes(tensors: u64, n: usize, model: &Model) -> u64 {
     const SMALL: u64 = 1 << 18;
-    let per_tensor = ALIGN + TENSOR_ROW as u64; // the gap before it, its row in the table
+    let per_tensor = ALIGN + TENSOR_ROW as u64; // its gap and its row in the table
     let text = model.tokenizer.as_ref().map_or(0, Tokenizer::bytes)
         + model.chat_template.as_ref().map_or(0, String::len);
     tensors + n as u64 * per_tensor + text as u64 + SMALL
@@ -118,7 +128,7 @@ impl Job<'_, '_> {
 
 type Encoded = Receiver<Result<Vec<u8>, Error>>;
 
-/// Starts the workers. Each ends after its last job, its first error, or when nobody receives.
+/// Starts the workers. Each ends after its last job, at its first error, or when the receiver is gone.
 fn workers<'scope>(
     scope: &'scope Scope<'scope, '_>,
     jobs: &'scope [Job],
@@ -149,7 +159,7 @@ fn write(
     let mut done = 0;
     for (job, results) in jobs.iter().zip(results.iter().cycle()) {
         let bytes =
-            results.recv().expect("a worker answers for each of its jobs until an error")?;
+            results.recv().expect("a worker sends a result for each job up to its first error")?;
         if job.first {
             writer.begin(job.planned.spec.clone())?;
         }

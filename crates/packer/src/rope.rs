@@ -5,8 +5,8 @@
 //! exact as at position 1. Everything is computed once, here, in f64 with one software `pow`, so
 //! that every machine writes the same file.
 //!
-//! Where the frequencies depend on the length of the text, they depend on the room a session has:
-//! a model has a row of frequencies for each range of it (see [`nanoinfer_format::Rope`]).
+//! Frequencies that depend on the length of the text are made to depend on the session's capacity
+//! instead: the file has a row of them for each range of capacities (see [`nanoinfer_format::Rope`]).
 
 use std::f64::consts::TAU;
 
@@ -23,17 +23,17 @@ pub(crate) enum Scaling {
         factor: f64,
         original_context: u32,
     },
-    /// Long wavelengths are divided, short ones kept, those between interpolated, and attention is
+    /// Low frequencies are divided, high ones kept, those between interpolated, and attention is
     /// sharpened (Peng et al., <https://arxiv.org/abs/2309.00071>).
     Yarn(Yarn),
-    /// Llama 3.1: the same idea with other bounds.
+    /// Llama 3.1: as YaRN, with other bounds.
     Llama3 {
         factor: f64,
         low_freq: f64,
         high_freq: f64,
         original_context: f64,
     },
-    /// Divisors found by search, one set up to the original context and one beyond (Ding et al.,
+    /// Divisors found by search, one set up to the original context and one beyond it (Ding et al.,
     /// <https://arxiv.org/abs/2402.13753>).
     LongRope {
         short: Vec<f64>,
@@ -45,38 +45,38 @@ pub(crate) enum Scaling {
     Factors(Vec<f32>),
 }
 
-/// What YaRN is made of.
+/// The parameters of YaRN.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Yarn {
     pub(crate) factor: f64,
     pub(crate) original_context: f64,
-    /// Turns within the original context from which on a frequency is kept, and up to which it is
-    /// divided.
+    /// A frequency is kept if it makes at least `beta_fast` turns within the original context, and
+    /// divided if it makes at most `beta_slow`.
     pub(crate) beta_fast: f64,
     pub(crate) beta_slow: f64,
-    /// The bounds between are whole pairs.
+    /// Round the bounds to whole pairs.
     pub(crate) truncate: bool,
     pub(crate) magnitude: f64,
 }
 
-/// One kind of RoPE of a model.
+/// A RoPE of a model, before its frequencies are computed.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Kind {
+pub(crate) struct RopeSpec {
     pub(crate) theta: f64,
     pub(crate) scaling: Scaling,
 }
 
-/// Steps of the original context in which [`Scaling::Dynamic`] follows the room of a session, and
-/// how many there are at most.
+/// [`Scaling::Dynamic`] follows the session's capacity in steps of this fraction of the original
+/// context, up to `MAX_STEPS` of them.
 const DYNAMIC_STEPS: u32 = 8;
 const MAX_STEPS: u32 = 56;
 
-/// YaRN's factor on cosine and sine where a model states none.
+/// YaRN's default factor on cosine and sine.
 pub(crate) fn yarn_magnitude(factor: f64, weight: f64) -> f64 {
     if factor <= 1.0 { 1.0 } else { 0.1 * weight * libm::log(factor) + 1.0 }
 }
 
-/// LongRoPE's, for a context that is `factor` times the original one.
+/// The same for LongRoPE, if the context is `factor` times the original one.
 pub(crate) fn longrope_magnitude(factor: f64, original_context: u32) -> f64 {
     if factor <= 1.0 {
         return 1.0;
@@ -84,8 +84,8 @@ pub(crate) fn longrope_magnitude(factor: f64, original_context: u32) -> f64 {
     (1.0 + libm::log(factor) / libm::log(f64::from(original_context))).sqrt()
 }
 
-impl Kind {
-    /// As the model's config states it.
+impl RopeSpec {
+    /// Its form in the config of the `.nano` file.
     pub(crate) fn rope(&self) -> Rope {
         let (magnitude, limits) = match &self.scaling {
             Scaling::Yarn(yarn) => (yarn.magnitude, Vec::new()),
@@ -94,7 +94,7 @@ impl Kind {
             }
             Scaling::Dynamic { factor, original_context } => {
                 let steps = ((factor - 1.0) * f64::from(DYNAMIC_STEPS)).ceil() as u32;
-                let limit = |step| dynamic_room(*original_context, step);
+                let limit = |step| dynamic_capacity(*original_context, step);
                 (1.0, (0..=steps.min(MAX_STEPS)).map(limit).collect())
             }
             _ => (1.0, Vec::new()),
@@ -102,8 +102,8 @@ impl Kind {
         Rope { magnitude, limits }
     }
 
-    /// Turns per position of each pair as a fraction of 2⁶⁴: a row of `dim / 2` values for each
-    /// row of [`Self::rope`].
+    /// Turns per position of each pair, in units of 2⁻⁶⁴ turns: `dim / 2` values for each row of
+    /// [`Self::rope`].
     pub(crate) fn turns(&self, dim: u32) -> Vec<u64> {
         (0..self.rope().rows()).flat_map(|row| self.row(dim, row)).collect()
     }
@@ -111,8 +111,8 @@ impl Kind {
     fn row(&self, dim: u32, row: usize) -> impl Iterator<Item = u64> {
         let theta = match self.scaling {
             Scaling::Dynamic { factor, original_context } => {
-                let room = f64::from(dynamic_room(original_context, row as u32));
-                let growth = factor * room / f64::from(original_context) - (factor - 1.0);
+                let capacity = f64::from(dynamic_capacity(original_context, row as u32));
+                let growth = factor * capacity / f64::from(original_context) - (factor - 1.0);
                 self.theta * libm::pow(growth, f64::from(dim) / f64::from(dim - 2))
             }
             _ => self.theta,
@@ -120,7 +120,7 @@ impl Kind {
         (0..dim / 2).map(move |i| {
             let f = 1.0 / libm::pow(theta, f64::from(2 * i) / f64::from(dim));
             let f = self.scaled(f, i as usize, dim, row);
-            // Whole turns mean nothing; `as` saturates where the fraction rounds up to one.
+            // Whole turns drop out; `as` saturates if the fraction rounds up to 1.
             (f / TAU % 1.0 * 2f64.powi(64)).round() as u64
         })
     }
@@ -150,14 +150,15 @@ impl Kind {
     }
 }
 
-/// Room that a step of [`Scaling::Dynamic`] is computed for, the first being the original context.
-fn dynamic_room(original_context: u32, step: u32) -> u32 {
-    let room = u64::from(original_context) * u64::from(DYNAMIC_STEPS + step);
-    u32::try_from(room.div_ceil(u64::from(DYNAMIC_STEPS))).unwrap_or(u32::MAX)
+/// The session capacity that a step of [`Scaling::Dynamic`] is computed for; step 0 is the original
+/// context.
+fn dynamic_capacity(original_context: u32, step: u32) -> u32 {
+    let capacity = u64::from(original_context) * u64::from(DYNAMIC_STEPS + step);
+    u32::try_from(capacity.div_ceil(u64::from(DYNAMIC_STEPS))).unwrap_or(u32::MAX)
 }
 
 impl Yarn {
-    /// 0 for pairs that are kept, 1 for those that are divided.
+    /// 0 for pairs that are kept, 1 for pairs that are divided.
     fn ramp(&self, i: usize, dim: u32, theta: f64) -> f64 {
         let dim = f64::from(dim);
         let pair_of = |turns: f64| {
@@ -191,7 +192,7 @@ mod tests {
             (10000.0, Scaling::Linear(4.0), DEFAULT.map(|f| f / 4.0)),
             (10000.0, Scaling::Factors(vec![2.0; 8]), DEFAULT.map(|f| f / 2.0)),
         ] {
-            let got = Kind { theta, scaling }.turns(16);
+            let got = RopeSpec { theta, scaling }.turns(16);
             for (t, e) in got.iter().zip(expected) {
                 let f = *t as f64 / 2f64.powi(64) * TAU;
                 assert!((f - e).abs() <= 2e-7 * e, "{theta}: {f} for {e}");
@@ -202,14 +203,14 @@ mod tests {
     #[test]
     fn one_radian_is_exact() {
         let expected = (2f64.powi(64) / TAU).round() as u64;
-        assert_eq!(Kind { theta: 1e4, scaling: Scaling::None }.turns(4)[0], expected);
+        assert_eq!(RopeSpec { theta: 1e4, scaling: Scaling::None }.turns(4)[0], expected);
     }
 
     #[test]
-    fn dynamic_scaling_follows_the_room_in_steps() {
-        let plain = Kind { theta: 1e4, scaling: Scaling::None }.turns(16);
+    fn dynamic_scaling_follows_the_capacity_in_steps() {
+        let plain = RopeSpec { theta: 1e4, scaling: Scaling::None }.turns(16);
         let scaling = Scaling::Dynamic { factor: 2.0, original_context: 100 };
-        let kind = Kind { theta: 1e4, scaling };
+        let kind = RopeSpec { theta: 1e4, scaling };
         let (rope, turns) = (kind.rope(), kind.turns(16));
         assert_eq!(rope.limits, [100, 113, 125, 138, 150, 163, 175, 188, 200]);
         assert_eq!((rope.row(100), rope.row(101), rope.row(200), rope.row(201)), (0, 1, 8, 9));

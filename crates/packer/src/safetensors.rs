@@ -1,8 +1,8 @@
 //! A checked reader of safetensors headers (<https://github.com/huggingface/safetensors>).
 //!
-//! The layout: u64 length of a JSON header, the header, then the tensors' bytes without holes.
-//! The published crate wants the whole file in memory and silently keeps the last of two tensors
-//! of one name; this reader needs the header only and refuses duplicates.
+//! The layout: u64 length of a JSON header, the header, then the tensors' bytes without gaps. The
+//! published crate needs the whole file in memory and silently keeps the last of two tensors with
+//! the same name; this reader needs only the header and refuses duplicates.
 
 use std::fmt;
 use std::path::Path;
@@ -13,10 +13,10 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::Error;
 use crate::dequant::Dtype;
+use crate::source::checks::{check_overlaps, is_ignored, refuse_quantized};
 use crate::source::{FileTensor, SourceFile, TensorSource};
-use crate::weights::{check_overlaps, is_ignored, refuse_quantized};
 
-/// The limit of the published crate.
+/// The same limit as in the published crate.
 const MAX_HEADER: u64 = 100_000_000;
 
 #[derive(Deserialize)]
@@ -55,7 +55,7 @@ impl<'de> Deserialize<'de> for Entries {
     }
 }
 
-/// Opens a file and returns its tensors; all byte ranges lie within it and none overlap.
+/// Opens a file and returns its tensors, whose byte ranges lie within the file and do not overlap.
 pub(crate) fn open(path: &Path) -> Result<Vec<FileTensor>, Error> {
     let file = Arc::new(SourceFile::open(path)?);
     let damaged = |what: String| Error::source(path, format!("damaged safetensors file: {what}"));
@@ -84,7 +84,7 @@ pub(crate) fn open(path: &Path) -> Result<Vec<FileTensor>, Error> {
     let mut names: Vec<_> = tensors.iter().map(|t| t.name().1).collect();
     names.sort_unstable();
     match names.windows(2).find(|w| w[0] == w[1]) {
-        Some(w) => Err(damaged(format!("tensor {:?} is there twice", w[0]))),
+        Some(w) => Err(damaged(format!("tensor {:?} appears twice", w[0]))),
         None => Ok(tensors),
     }
 }
@@ -95,7 +95,7 @@ fn tensor(file: &Arc<SourceFile>, name: &str, info: &Info, data: u64) -> Result<
         .ok_or_else(|| fail(format!("has type {:?}, expected F32, F16 or BF16", info.dtype)))?;
     let (begin, end) = info.data_offsets;
     let (Some(len), Some(offset)) = (end.checked_sub(begin), data.checked_add(begin)) else {
-        return Err(fail(format!("has the byte range {begin}..{end}")));
+        return Err(fail(format!("has the invalid byte range {begin}..{end}")));
     };
     FileTensor::new(file, name, dtype, &info.shape, offset, Some(len))
 }

@@ -1,8 +1,10 @@
-//! Weights as rows of f32, wherever they lie.
+//! Weights as rows of f32, whatever file they are in.
 //!
-//! Files are read with positioned reads, a few rows at a time, and never mapped: the memory a
-//! conversion takes depends on the widest matrix, not on the model, and a source that shrinks
-//! while it is being read is an error rather than a signal.
+//! Files are read with positioned reads, a few rows at a time, and never mapped: the memory use of a
+//! conversion depends on the widest matrix, not on the size of the model, and a source that shrinks
+//! while it is read causes an error rather than a signal.
+
+pub(crate) mod checks;
 
 use std::fs::File;
 use std::ops::Range;
@@ -14,7 +16,7 @@ use nanoinfer_platform::file::{another_handle, read_exact_at};
 use crate::Error;
 use crate::dequant::Dtype;
 
-/// A matrix that can be read in row ranges. A vector of n values is a matrix of n rows, 1 input.
+/// A matrix that can be read by row ranges. A vector of n values is a matrix of n rows and 1 input.
 pub trait TensorSource: Send + Sync {
     /// File and name, for error messages.
     fn name(&self) -> (&Path, &str);
@@ -39,7 +41,7 @@ pub(crate) struct SourceFile {
 
 impl SourceFile {
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        // Asked before opening: opening a pipe would wait for its writer.
+        // Checked before opening, which would block on a pipe without a writer.
         let meta = std::fs::metadata(path).map_err(Error::io(path, "cannot open"))?;
         if !meta.is_file() {
             return Err(Error::source(path, "is not a regular file"));
@@ -54,12 +56,12 @@ impl SourceFile {
         read_exact_at(&self.file, out, offset).map_err(Error::io(&self.path, &what))
     }
 
-    /// The file for a library that reads by itself. Positioned reads go on beside it.
+    /// A second handle, for a library that does its own reads; positioned reads are not affected.
     pub(crate) fn reader(&self) -> std::io::Result<File> {
         another_handle(&self.file, &self.path)
     }
 
-    /// BLAKE3 of the whole file, or `None` when `stop` says the answer is no longer wanted.
+    /// BLAKE3 of the whole file, or `None` once `stop` returns true.
     pub(crate) fn hash(&self, stop: impl Fn() -> bool) -> Result<Option<blake3::Hash>, Error> {
         let mut hasher = blake3::Hasher::new();
         let mut buffer = vec![0; 1 << 20];
@@ -90,8 +92,7 @@ pub(crate) struct FileTensor {
 
 impl FileTensor {
     /// Checks that a tensor of this shape (`[rows, inputs]`, `[n]`, or `[experts, rows, inputs]`)
-    /// fits its bytes and the file.
-    /// `len` is the byte length the file's own table states, where it states one.
+    /// matches its size and lies within the file. `len` is its size in bytes if the file states one.
     pub(crate) fn new(
         file: &Arc<SourceFile>,
         name: &str,
@@ -128,14 +129,15 @@ impl FileTensor {
         };
         if len.is_some_and(|l| l != bytes) {
             return fail(format!(
-                "{} bytes do not fit shape {shape:?} of {}",
+                "has {} bytes, which do not match shape {shape:?} of {}",
                 len.unwrap_or(0),
                 dtype.name()
             ));
         }
         if offset.checked_add(bytes).is_none_or(|end| end > file.len) {
             return fail(format!(
-                "lies at {offset} + {bytes}, beyond the file's {} bytes; is the file complete?",
+                "takes {bytes} bytes at offset {offset}, beyond the end of the file ({} bytes); is the file \
+                 complete?",
                 file.len
             ));
         }
@@ -144,17 +146,18 @@ impl FileTensor {
         Ok(Self { file: Arc::clone(file), name: name.into(), dtype, shape, experts, offset })
     }
 
-    /// How many matrices it is a stack of, if it has three dimensions; its rows are those of all.
+    /// The number of matrices stacked in a tensor of three dimensions; its rows are those of all of
+    /// them.
     pub(crate) fn experts(&self) -> Option<usize> {
         self.experts
     }
 
-    /// How its numbers are stored.
+    /// Its number format.
     pub(crate) fn dtype(&self) -> Dtype {
         self.dtype
     }
 
-    /// The bytes it occupies in its file.
+    /// Its byte range in the file.
     pub(crate) fn extent(&self) -> Range<u64> {
         self.offset..self.offset + self.row_bytes() * self.shape[0] as u64
     }
@@ -181,7 +184,7 @@ impl TensorSource for FileTensor {
     }
 }
 
-/// Some rows of a tensor that holds several weights.
+/// Some rows of a tensor that contains several weights.
 pub(crate) struct Rows {
     pub(crate) inner: FileTensor,
     pub(crate) rows: Range<usize>,
@@ -220,15 +223,17 @@ impl TensorSource for Affine {
 
     fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
         self.inner.read_rows(rows, out)?;
-        out.iter_mut().for_each(|w| *w = *w * self.factor + self.offset);
+        for w in out {
+            *w = *w * self.factor + self.offset;
+        }
         Ok(())
     }
 }
 
-/// Query or key rows as GGUF stores them for Llama, put back into the order of the original model.
+/// Query or key rows as GGUF stores them for Llama, restored to their original order.
 ///
-/// GGUF pairs neighbouring rows for RoPE (i, i+1), Hugging Face and this engine pair the halves of
-/// a head (i, i + head_dim/2); the exporter moved row `h·head_dim/2 + j` of a head to `2j + h`.
+/// RoPE pairs neighbouring rows in llama.cpp (i, i+1), but the halves of a head in Hugging Face and
+/// this engine (i, i + head_dim/2); the exporter moved row `h·head_dim/2 + j` of a head to `2j + h`.
 pub(crate) struct Unpermuted {
     pub(crate) inner: FileTensor,
     pub(crate) head_dim: usize,

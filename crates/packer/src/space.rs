@@ -1,4 +1,4 @@
-//! Checks a disk for room before hours of work.
+//! Checks for free disk space before hours of work.
 
 use std::path::Path;
 
@@ -6,8 +6,8 @@ use nanoinfer_platform::file::free_space;
 
 use crate::Error;
 
-/// Checks that the file system of `folder`, which need not exist yet, has room for `needed` bytes.
-/// If its free space is unknown, the check passes.
+/// Fails if the file system of `folder`, which need not exist yet, has fewer than `needed` bytes free.
+/// A file system that does not report its free space passes.
 ///
 /// # Errors
 /// [`Error::Space`].

@@ -1,8 +1,8 @@
 //! Models of well-known shapes with random weights.
 //!
-//! Speed depends on shapes, not on values, so such a model tells how fast the real one would run
-//! here before it is downloaded. Weights are written as they lie in a file, from a small random
-//! number generator; nothing is quantized, so that a model of 7 billion weights takes seconds.
+//! Speed depends on shapes, not on values, so such a model predicts the speed of the real one before it
+//! is downloaded. A small random number generator produces the stored bytes directly; nothing is
+//! quantized, so that a model of 7 billion weights takes seconds.
 
 use std::path::Path;
 
@@ -11,13 +11,13 @@ use nanoinfer_format::{
     TensorSpec, Writer, schema,
 };
 
-use crate::rope::{self, Scaling};
+use crate::rope::{RopeSpec, Scaling};
 use crate::{Error, Progress};
 
 /// The sizes of a published model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// As people know it.
+    /// Its common name.
     pub name: &'static str,
     n_layers: u32,
     d_model: u32,
@@ -27,7 +27,7 @@ pub struct Shape {
     head_dim: u32,
     vocab_size: u32,
     tied_embeddings: bool,
-    /// Experts in every layer: how many, of them for each token; `d_ff` is then that of one.
+    /// Experts per layer and experts per token; `d_ff` is then that of one expert.
     experts: Option<[u32; 2]>,
 }
 
@@ -43,7 +43,7 @@ const fn shape(
 }
 
 impl Shape {
-    /// The shapes there are, smallest first.
+    /// All shapes, smallest first.
     pub const ALL: [Shape; 8] = [
         shape("tiny", 2, [128, 192], [4, 2], 32, 512, false),
         shape("tiny-moe", 2, [128, 64], [4, 2], 32, 512, false).of_experts([16, 4]),
@@ -59,17 +59,17 @@ impl Shape {
         Self { experts: Some(experts), ..self }
     }
 
-    /// The shape of this name.
+    /// The shape with this name.
     pub fn find(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|s| s.name == name)
     }
 
-    /// The same with another vocabulary, as a draft model for a model that has it.
+    /// The same with another vocabulary size, to draft for a model that has it.
     pub fn with_vocabulary(self, tokens: u32) -> Self {
         Self { vocab_size: tokens, ..self }
     }
 
-    /// The model: 8-bit weights, plain RoPE.
+    /// Its config: 8-bit weights, unscaled RoPE.
     pub fn config(&self) -> Config {
         Config {
             quant: Quant::Q8,
@@ -92,13 +92,13 @@ impl Shape {
         }
     }
 
-    /// Bytes of its tensors.
+    /// Size of its tensors in bytes.
     pub fn bytes(&self) -> u64 {
         self.sizes().map(|(_, _, bytes)| bytes).sum()
     }
 
-    /// Bytes that a pass of one token reads: all but embeddings that are not the output layer too,
-    /// and experts that the token does not go to.
+    /// Bytes that a forward pass of one token reads: everything except untied embeddings and the experts
+    /// that are not chosen.
     pub fn pass_bytes(&self) -> u64 {
         let config = self.config();
         let read = |role| role != Role::TokenEmbd || self.tied_embeddings;
@@ -106,12 +106,12 @@ impl Shape {
         sizes.map(|(role, _, bytes)| config.read_bytes(role, bytes)).sum()
     }
 
-    /// Weights.
+    /// Number of weights.
     pub fn parameters(&self) -> u64 {
         self.sizes().map(|(_, weights, _)| weights).sum()
     }
 
-    /// Role, weights and bytes of each tensor.
+    /// Role, number of weights and size in bytes of each tensor.
     fn sizes(&self) -> impl Iterator<Item = (Role, u64, u64)> {
         specs(&self.config()).into_iter().map(|(kind, spec)| {
             let weights = match kind {
@@ -130,8 +130,8 @@ fn specs(c: &Config) -> Vec<(Kind, TensorSpec)> {
     schema(c).map(|entry| (entry.kind, entry.spec(|_| Encoding::Q8Panel))).collect()
 }
 
-/// Writes a model of this shape, the same on every machine, to a temporary file in `folder`. The
-/// file is gone when what is returned is dropped, from memory when nothing maps it any more.
+/// Writes a model of this shape, the same on every machine, to a temporary file in `folder`. The file
+/// is deleted when the returned value is dropped; existing maps of it stay valid.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -148,12 +148,12 @@ pub fn build(
         writer.begin(spec.clone())?;
         match kind {
             Kind::Turns => {
-                let rope = rope::Kind { theta: config.rope_theta, scaling: Scaling::None };
+                let rope = RopeSpec { theta: config.rope_theta, scaling: Scaling::None };
                 let turns = rope.turns(config.rotary_dim);
                 writer.write(&turns.iter().flat_map(|t| t.to_le_bytes()).collect::<Vec<_>>())?;
             }
             Kind::Matrix => panels(&spec, &mut noise, &mut |bytes| writer.write(bytes))?,
-            // The same scores for all experts would send all tokens to the same.
+            // With equal scores, all tokens would choose the same experts.
             Kind::Router => writer.write(&noise.floats(values()))?,
             Kind::Vector => writer.write(&1f32.to_le_bytes().repeat(values()))?,
         }
@@ -164,7 +164,7 @@ pub fn build(
     Ok(writer.finish(&config, &Generation::default())?)
 }
 
-/// Random 8-bit panels, scaled so that an output has about the variance of an input.
+/// Random 8-bit panels, scaled so that outputs have about the variance of inputs.
 fn panels(
     spec: &TensorSpec,
     noise: &mut Noise,
@@ -183,11 +183,11 @@ fn panels(
     Ok(())
 }
 
-/// xorshift64: enough to keep values from repeating, and as fast as memory.
+/// xorshift64: random enough, and as fast as memory.
 struct Noise(u64);
 
 impl Noise {
-    /// Weights as stored, q + 128 with q from -127 to 127.
+    /// Stored weights: q + 128 for q in -127..=127.
     fn fill(&mut self, bytes: &mut [u8]) {
         for eight in bytes.as_chunks_mut::<8>().0 {
             self.0 ^= self.0 << 13;
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
     use nanoinfer_format::NanoFile;
 
-    /// Padding would have to be zeros, which `panels` does not write.
+    /// Padding must be zeros, which `panels` does not write.
     #[test]
     fn no_shape_needs_padding() {
         for shape in Shape::ALL {
@@ -223,13 +223,13 @@ mod tests {
     }
 
     #[test]
-    fn a_synthetic_model_is_a_sound_file_that_leaves_nothing() {
+    fn a_synthetic_model_is_valid_and_is_deleted_afterwards() {
         for shape in &Shape::ALL[..2] {
-            is_sound_and_leaves_nothing(shape);
+            builds_and_is_deleted(shape);
         }
     }
 
-    fn is_sound_and_leaves_nothing(shape: &Shape) {
+    fn builds_and_is_deleted(shape: &Shape) {
         let folder = tempfile::tempdir().unwrap();
         let mut last = None;
         let staged = build(shape, folder.path(), &mut |p| last = Some((p.done, p.total))).unwrap();

@@ -1,14 +1,15 @@
 //! `pytorch_model.bin`: a zip archive of one pickle and uncompressed storages.
 //!
 //! ```text
-//! NAME/data.pkl      the table of tensors, see [`crate::pickle`]
+//! NAME/data.pkl      the table of tensors, see [`pickle`]
 //! NAME/byteorder     "little", in newer files
 //! NAME/data/0        values of a storage
 //! NAME/data/1 …
 //! ```
 //!
-//! Storages lie in the file as they are, so a tensor is read from its place like one of a
-//! safetensors file.
+//! Storages are not compressed, so a tensor is read at its offset as from a safetensors file.
+
+mod pickle;
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -19,15 +20,15 @@ use zip::{CompressionMethod, ZipArchive};
 
 use crate::Error;
 use crate::dequant::Dtype;
-use crate::pickle::{self, TensorRef};
+use crate::source::checks::{is_ignored, refuse_quantized};
 use crate::source::{FileTensor, SourceFile};
-use crate::weights::{is_ignored, refuse_quantized};
+use pickle::TensorRef;
 
-/// How a file in the format before PyTorch 1.6 begins: a pickled number.
+/// The first bytes of a file in the format before PyTorch 1.6: a pickled number.
 const LEGACY: [u8; 14] =
     [0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
-/// Opens a file and returns its tensors; all byte ranges lie within it. Tied tensors may share
+/// Opens a file and returns its tensors, whose byte ranges lie within the file. Tied tensors may share
 /// theirs.
 pub(crate) fn open(path: &Path) -> Result<Vec<FileTensor>, Error> {
     let file = Arc::new(SourceFile::open(path)?);
@@ -36,18 +37,19 @@ pub(crate) fn open(path: &Path) -> Result<Vec<FileTensor>, Error> {
         file.read_at(0, &mut begin)?;
     }
     if begin == LEGACY {
-        let what = "PyTorch's file format of before version 1.6".into();
+        let what = "the file format of PyTorch before 1.6".into();
         let next = "load it with a current PyTorch and save it again, or use safetensors".into();
         return Err(Error::Unsupported { path: path.into(), what, next });
     }
     let damaged = |what: String| Error::source(path, format!("damaged PyTorch file: {what}"));
     let mut archive = Archive::read(&file).map_err(damaged)?;
-    if archive.small("byteorder", 16).map_err(damaged)?.is_some_and(|order| order != b"little") {
+    if archive.read_file("byteorder", 16).map_err(damaged)?.is_some_and(|order| order != b"little")
+    {
         let (what, next) = ("big-endian data".into(), "save it on a little-endian machine".into());
         return Err(Error::Unsupported { path: path.into(), what, next });
     }
-    let pickle = archive.small("data.pkl", pickle::MAX_LEN).map_err(damaged)?;
-    let pickle = pickle.ok_or_else(|| damaged("it holds no data.pkl".into()))?;
+    let pickle = archive.read_file("data.pkl", pickle::MAX_LEN).map_err(damaged)?;
+    let pickle = pickle.ok_or_else(|| damaged("it contains no data.pkl".into()))?;
     let mut tensors: Vec<FileTensor> = Vec::new();
     for (name, tensor) in pickle::tensors(&pickle).map_err(|what| Error::source(path, what))? {
         refuse_quantized(path, &name)?;
@@ -58,7 +60,7 @@ pub(crate) fn open(path: &Path) -> Result<Vec<FileTensor>, Error> {
     Ok(tensors)
 }
 
-/// The zip archive, by the names of its files without the folder they are all in.
+/// The zip archive and an index of its files, by name without their common folder.
 struct Archive {
     zip: ZipArchive<std::fs::File>,
     index: HashMap<String, usize>,
@@ -73,29 +75,29 @@ impl Archive {
             let name = name.map_err(|e| e.to_string())?;
             let inner = name.split_once('/').map_or(&*name, |(_, inner)| inner);
             if index.insert(inner.to_owned(), i).is_some() {
-                return Err(format!("the archive holds {inner:?} twice"));
+                return Err(format!("{inner:?} appears twice in the archive"));
             }
         }
-        // `file_names` goes by index.
+        // `file_names` is in the order of indices.
         Ok(Self { zip, index })
     }
 
-    /// Where a file of the archive lies: offset and length.
-    fn place(&mut self, name: &str) -> Result<Option<(u64, u64)>, String> {
+    /// Offset and length of an uncompressed file of the archive.
+    fn extent(&mut self, name: &str) -> Result<Option<(u64, u64)>, String> {
         let Some(&i) = self.index.get(name) else { return Ok(None) };
         let entry = self.zip.by_index_raw(i).map_err(|e| format!("{name}: {e}"))?;
         if entry.compression() != CompressionMethod::Stored || entry.encrypted() {
             return Err(format!("{name} is compressed, which torch.save does not do"));
         }
-        let start = entry.data_start().ok_or_else(|| format!("{name} has no place"))?;
+        let start = entry.data_start().ok_or_else(|| format!("{name} has no data offset"))?;
         Ok(Some((start, entry.size())))
     }
 
-    /// A file of the archive in memory.
-    fn small(&mut self, name: &str, limit: u64) -> Result<Option<Vec<u8>>, String> {
-        let Some((_, len)) = self.place(name)? else { return Ok(None) };
+    /// The contents of a file of at most `limit` bytes.
+    fn read_file(&mut self, name: &str, limit: u64) -> Result<Option<Vec<u8>>, String> {
+        let Some((_, len)) = self.extent(name)? else { return Ok(None) };
         if len > limit {
-            return Err(format!("{name} has {len} bytes, more than {limit}"));
+            return Err(format!("{name} has {len} bytes, expected at most {limit}"));
         }
         let entry = self.zip.by_index_raw(self.index[name]).map_err(|e| format!("{name}: {e}"))?;
         let mut bytes = Vec::new();
@@ -121,17 +123,16 @@ impl Archive {
         };
         let size = dtype.bytes() as u64;
         let storage = format!("data/{}", t.key);
-        let place = self.place(&storage).map_err(fail)?;
-        let (start, len) = place.ok_or_else(|| fail(format!("the archive has no {storage}")))?;
-        let end = extent(t).ok_or_else(|| fail(format!("shape {:?} overflows", t.shape)))?;
+        let found = self.extent(&storage).map_err(fail)?;
+        let (start, len) = found.ok_or_else(|| fail(format!("the archive has no {storage}")))?;
+        let end =
+            end_in_storage(t).ok_or_else(|| fail(format!("shape {:?} overflows", t.shape)))?;
         if t.numel.checked_mul(size) != Some(len) || end > t.numel {
-            let what = format!("{end} values of {}, in {storage} of {len} bytes", t.numel);
+            let what = format!("ends at value {end} of {}, in {storage} of {len} bytes", t.numel);
             return Err(fail(what));
         }
         if !is_contiguous(t) {
-            return Err(fail(
-                "is a view with strides; save the model with contiguous tensors".into(),
-            ));
+            return Err(fail("is not contiguous; save the model with contiguous tensors".into()));
         }
         let offset = start.checked_add(t.offset * size); // below `len` by the check above
         let offset = offset.ok_or_else(|| fail("lies beyond the file".into()))?;
@@ -139,19 +140,19 @@ impl Archive {
     }
 }
 
-/// The first value after the tensor, counted from the start of its storage.
-fn extent(t: &TensorRef) -> Option<u64> {
+/// The end of the tensor, in values from the start of its storage.
+fn end_in_storage(t: &TensorRef) -> Option<u64> {
     let values = t.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d))?;
     t.offset.checked_add(values)
 }
 
-/// Row after row without gaps. How far a dimension of size 1 steps does not matter.
+/// Whether rows follow each other without gaps. The stride of a dimension of size 1 does not matter.
 fn is_contiguous(t: &TensorRef) -> bool {
     let mut expected = 1u64;
     t.shape.iter().zip(&t.strides).rev().all(|(&n, &stride)| {
-        let right = n == 1 || stride == expected;
+        let matches = n == 1 || stride == expected;
         expected = expected.saturating_mul(n);
-        right
+        matches
     })
 }
 
@@ -160,9 +161,9 @@ mod tests {
     use super::*;
     use crate::source::TensorSource;
 
-    /// A file that PyTorch wrote (see tests/fixtures/make_torch_types.py).
+    /// A file written by PyTorch (see tests/fixtures/make_torch_types.py).
     #[test]
-    fn what_pytorch_writes() {
+    fn reads_a_file_of_pytorch() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/torch-types.bin");
         let tensors = open(&path).unwrap();
         let expected: [(&str, [usize; 2], usize); 6] = [
@@ -173,7 +174,7 @@ mod tests {
             ("rows", [3, 4], 8),
             ("parameter", [2, 2], 0),
         ];
-        assert_eq!(tensors.len(), expected.len(), "inv_freq is no weight");
+        assert_eq!(tensors.len(), expected.len(), "inv_freq is not a weight");
         for (tensor, (name, shape, first)) in tensors.iter().zip(expected) {
             assert_eq!((tensor.name().1, tensor.shape()), (name, shape));
             let n = shape[0] * shape[1];

@@ -1,6 +1,4 @@
-//! The weights of a model under one name each, whatever their source calls them.
-
-pub(crate) mod names;
+//! The weights of a model, by role and layer instead of by their names in the source.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
@@ -9,50 +7,16 @@ use std::path::{Path, PathBuf};
 use nanoinfer_format::{Config, Entry, Kind, Role, layer_schema, schema};
 
 use crate::Error;
+use crate::description::{Biases, Change};
+use crate::names::{Meaning, Names, RopeType};
 use crate::source::{Affine, FileTensor, Rows, TensorSource, Unpermuted};
-use names::Meaning;
-pub(crate) use names::Names;
 
-/// Which weight: a role, its bias or itself, and the layer it belongs to.
+/// Identifies a weight or its bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Slot {
-    pub(crate) layer: Option<u32>,
-    pub(crate) role: Role,
-    pub(crate) bias: bool,
-}
-
-/// What a model's description says about biases: `Some(true)` = there, `Some(false)` = not there,
-/// `None` = as the tensors say.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Biases {
-    /// Of queries, keys and values.
-    pub(crate) qkv: Option<bool>,
-    /// Of the output of attention.
-    pub(crate) output: Option<bool>,
-    pub(crate) mlp: Option<bool>,
-    /// Of norms, those of queries and keys excepted.
-    pub(crate) norm: Option<bool>,
-}
-
-impl Biases {
-    fn of(self, role: Role) -> Option<bool> {
-        match role {
-            Role::AttnQ | Role::AttnK | Role::AttnV => self.qkv,
-            Role::AttnOutput => self.output,
-            Role::FfnGate | Role::FfnUp | Role::FfnDown => self.mlp,
-            Role::AttnNorm | Role::FfnNorm | Role::OutputNorm => self.norm,
-            _ => Some(false),
-        }
-    }
-}
-
-/// What is done to weights, and their biases, before they are packed: w becomes
-/// `factor` · w + `offset`.
-#[derive(Clone, Copy)]
-pub(crate) struct Change {
-    pub(crate) roles: &'static [Role],
-    pub(crate) factor: f32,
-    pub(crate) offset: f32,
+struct Slot {
+    layer: Option<u32>,
+    role: Role,
+    bias: bool,
 }
 
 /// All weights of a model, each in its slot.
@@ -63,12 +27,12 @@ pub(crate) struct Weights {
     slots: HashMap<Slot, Parts>,
 }
 
-/// What fills a slot: one tensor, which may be a stack of all experts' matrices, or one for each
+/// The contents of a slot: one tensor, which may stack the matrices of all experts, or one tensor per
 /// expert.
 type Parts = BTreeMap<u32, Box<dyn TensorSource>>;
 
 impl Weights {
-    /// `path` is the folder or file that errors about missing tensors name.
+    /// `path` is the folder or file named in errors about missing tensors.
     pub(crate) fn new(path: &Path, names: &'static Names) -> Self {
         Self { path: path.into(), names, changes: Vec::new(), slots: HashMap::new() }
     }
@@ -77,7 +41,7 @@ impl Weights {
         Error::Tensor { path: path.into(), tensor: tensor.into(), what: what.into() }
     }
 
-    /// Puts a tensor into the slots its name means: a fused one is divided among several.
+    /// Puts a tensor into its slot; a fused one is split into several.
     pub(crate) fn insert(&mut self, tensor: FileTensor, c: &Config) -> Result<(), Error> {
         let (path, name) = tensor.name();
         let Some(Meaning { layer, roles, expert, bias }) = self.names.meaning(name) else {
@@ -86,17 +50,22 @@ impl Weights {
         };
         let stacked = expert.is_none() && roles.iter().copied().all(is_stacked);
         if tensor.experts().is_some() != stacked {
-            let what = if stacked { "is not a stack of matrices" } else { "has 3 dimensions" };
+            let what = if stacked {
+                "is not a stack of matrices"
+            } else {
+                "has 3 dimensions, expected at most 2"
+            };
             return Err(Self::error(path, name, what));
         }
         let [n, _] = tensor.shape();
         for (role, rows) in divide(roles, n, c) {
             let parts = self.slots.entry(Slot { layer, role, bias }).or_default();
-            // All experts in one tensor, or each in its own.
+            // All experts in one tensor or each in its own, but not both.
             if parts.contains_key(&expert.unwrap_or(0)) || stacked && !parts.is_empty() {
-                return Err(Self::error(path, name, "is there twice"));
+                return Err(Self::error(path, name, "appears twice"));
             }
-            let permuted = self.names.permuted && matches!(role, Role::AttnQ | Role::AttnK);
+            let permuted =
+                self.names.rope_type == RopeType::Norm && matches!(role, Role::AttnQ | Role::AttnK);
             let source: Box<dyn TensorSource> = if permuted {
                 Box::new(Unpermuted { inner: tensor.clone(), head_dim: c.head_dim as usize })
             } else if rows == (0..n) {
@@ -109,7 +78,7 @@ impl Weights {
         Ok(())
     }
 
-    /// Changes weights that are all there.
+    /// Applies changes once all weights have been inserted.
     pub(crate) fn change(&mut self, changes: Vec<Change>) {
         for &Change { roles, factor, offset } in &changes {
             for (_, parts) in self.slots.iter_mut().filter(|(slot, _)| roles.contains(&slot.role)) {
@@ -130,8 +99,8 @@ impl Weights {
         self.slots.get(&Slot { layer, role, bias })?.get(&0).map(Box::as_ref)
     }
 
-    /// Where the matrix of `n` rows of an expert is, and its first row there. [`Self::check`] has
-    /// found it.
+    /// The tensor that contains the `n`-row matrix of an expert, and the matrix's first row in it.
+    /// [`Self::check`] has verified that it exists.
     pub(crate) fn of_expert(
         &self,
         layer: Option<u32>,
@@ -146,14 +115,14 @@ impl Weights {
         }
     }
 
-    /// A weight that [`Self::check`] has found to be there.
+    /// A weight whose presence [`Self::check`] has verified.
     pub(crate) fn required(&self, layer: Option<u32>, role: Role) -> &dyn TensorSource {
         self.get(layer, role, false).expect("checked before planning")
     }
 
-    /// Adds to the weight that Hugging Face calls `name`. `change` is given a weight, which of the
-    /// `n` rows of `name` it is, and the factor with which it was changed.
-    pub(crate) fn adapt(
+    /// Replaces the weights in the tensor that Hugging Face calls `name`. `change` receives a weight, its
+    /// range among the `n` rows of `name`, and the factor already applied to it.
+    pub(crate) fn apply_adapter(
         &mut self,
         name: &str,
         n: usize,
@@ -166,7 +135,7 @@ impl Weights {
     ) -> Result<(), Error> {
         let path = self.path.clone();
         let missing = || {
-            let what = "is what the adapter changes, but the model has no such weight";
+            let what = "is changed by the adapter, but the model has no such weight";
             Self::error(&path, name, what)
         };
         let Meaning { layer, roles, expert, bias } =
@@ -182,13 +151,12 @@ impl Weights {
         Ok(())
     }
 
-    /// The output layer is the token embedding, so a copy of it that the source may carry is
-    /// left alone.
+    /// Drops the output layer of a model with tied embeddings: some sources contain a copy.
     pub(crate) fn drop_output(&mut self) {
         self.slots.remove(&Slot { layer: None, role: Role::Output, bias: false });
     }
 
-    /// Checks that exactly the weights this architecture needs are there, in the right shapes.
+    /// Checks that the weights are exactly those that this config implies, in the right shapes.
     pub(crate) fn check(&self, config: &Config, biases: Biases) -> Result<(), Error> {
         let mut expected = HashSet::new();
         for entry in schema(config) {
@@ -208,7 +176,7 @@ impl Weights {
         }
     }
 
-    /// Checks a slot's one tensor, or those of all experts.
+    /// Checks the tensor in a slot, or those of all experts.
     fn check_one(&self, slot: Slot, [experts, n, k]: [usize; 3]) -> Result<Slot, Error> {
         let missing = |expert| {
             let name = self.names.name(slot.layer, slot.role, expert, slot.bias);
@@ -231,7 +199,7 @@ impl Weights {
     }
 }
 
-const UNEXPECTED: &str = "is unexpected: the model's description has no such weight";
+const UNEXPECTED: &str = "is unexpected: a model with this config has no such weight";
 
 fn check_shape(tensor: &dyn TensorSource, expected: [usize; 2]) -> Result<(), Error> {
     if tensor.shape() == expected {
@@ -239,20 +207,20 @@ fn check_shape(tensor: &dyn TensorSource, expected: [usize; 2]) -> Result<(), Er
     }
     let (path, name) = tensor.name();
     let shown = |[n, k]: [usize; 2]| if k == 1 { format!("[{n}]") } else { format!("[{n}, {k}]") };
-    let (is, said) = (shown(tensor.shape()), shown(expected));
-    let what = format!("has shape {is}, the model's description says {said}");
+    let (found, expected) = (shown(tensor.shape()), shown(expected));
+    let what = format!("has shape {found}, expected {expected} by the model's config");
     Err(Weights::error(path, name, what))
 }
 
-/// A weight and its shape: experts, rows, inputs.
+/// A weight and its shape: `[experts, rows, inputs]`.
 type Shape = (Role, [usize; 3]);
 
-/// Whether each expert has such a matrix.
+/// Whether the weight is one matrix per expert.
 pub(crate) fn is_stacked(role: Role) -> bool {
     matches!(role, Role::FfnGateExperts | Role::FfnUpExperts | Role::FfnDownExperts)
 }
 
-/// The weights that are stored as one tensor.
+/// The source weights behind one tensor of the file.
 fn shapes(entry: &Entry) -> Vec<Shape> {
     let [experts, n, k] = entry.logical.map(|x| x as usize);
     match entry.kind {
@@ -267,8 +235,8 @@ fn shapes(entry: &Entry) -> Vec<Shape> {
     }
 }
 
-/// The rows of each of several weights in one tensor of `n` rows. If those of the model do not
-/// fill it, the last has what is left, which is then found to be wrong.
+/// Splits the `n` rows of a tensor among the weights in it. The last takes what is left, so that a
+/// wrong `n` shows in its shape, which [`Weights::check`] refuses.
 fn divide(roles: &'static [Role], n: usize, c: &Config) -> Vec<(Role, Range<usize>)> {
     if let &[role] = roles {
         return vec![(role, 0..n)];
@@ -283,51 +251,4 @@ fn divide(roles: &'static [Role], n: usize, c: &Config) -> Vec<(Role, Range<usiz
         (role, part)
     };
     roles.iter().enumerate().map(&mut next).collect()
-}
-
-/// Tensors of a Hugging Face model that are no weights: transformers before 4.32 saved what it
-/// computes.
-pub(crate) fn is_ignored(name: &str) -> bool {
-    name.ends_with("rotary_emb.inv_freq")
-}
-
-/// Refuses a tensor that only a quantized checkpoint has, naming what made it: such a file may
-/// come without a word on it in its `config.json`.
-pub(crate) fn refuse_quantized(path: &Path, name: &str) -> Result<(), Error> {
-    const MADE_BY: [(&str, &str); 9] = [
-        (".qweight", "GPTQ or AWQ"),
-        (".qzeros", "GPTQ or AWQ"),
-        (".g_idx", "GPTQ"),
-        (".weight_packed", "compressed-tensors"),
-        (".weight_scale", "compressed-tensors or FP8"),
-        (".weight_scale_inv", "FP8"),
-        (".weight.absmax", "bitsandbytes"),
-        (".weight.quant_map", "bitsandbytes"),
-        (".SCB", "bitsandbytes"),
-    ];
-    let Some((_, method)) = MADE_BY.iter().find(|(end, _)| name.ends_with(end)) else {
-        return Ok(());
-    };
-    Err(Error::Unsupported {
-        path: path.into(),
-        what: format!("a model quantized with {method} (it has the tensor {name:?})"),
-        next: "convert the original model (f32, f16 or bf16) or a GGUF of it".into(),
-    })
-}
-
-/// Checks that no two tensors of one file share bytes.
-pub(crate) fn check_overlaps<'a>(
-    path: &Path,
-    tensors: impl Iterator<Item = &'a FileTensor>,
-) -> Result<(), Error> {
-    let mut extents: Vec<_> = tensors.map(|t| (t.extent(), t.name().1)).collect();
-    extents.sort_by_key(|(e, _)| (e.start, e.end));
-    for pair in extents.windows(2) {
-        let ((a, _), (b, name)) = (&pair[0], &pair[1]);
-        if b.start < a.end {
-            let what = format!("begins at {}, inside {:?}", b.start, pair[0].1);
-            return Err(Error::Tensor { path: path.into(), tensor: (*name).into(), what });
-        }
-    }
-    Ok(())
 }

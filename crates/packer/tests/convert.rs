@@ -9,12 +9,12 @@ use nanoinfer_packer::{Input, Options, Quant, convert, convert_staged};
 const QUANTS: [Quant; 2] = [Quant::F32, Quant::Q8];
 
 #[test]
-fn the_tiny_goldens() {
+fn the_llama_reference_models() {
     for name in ["llama-gqa", "llama-tied-bf16", "llama3-rope", "llama-sharded-f16", "mistral-swa"]
     {
         let (folder, out) = (golden(name), tempfile::tempdir().unwrap());
         for quant in QUANTS {
-            let (nano, report) = packed(&folder, &out.path().join("m.nano"), quant, 2);
+            let (nano, converted) = packed(&folder, &out.path().join("m.nano"), quant, 2);
             check(&nano, &read_folder(&folder));
             let c = nano.config();
             assert_eq!(c.architecture, name.split('-').next().unwrap().replace("llama3", "llama"));
@@ -22,11 +22,11 @@ fn the_tiny_goldens() {
             assert_eq!(c.windows, if name == "mistral-swa" { [16, 16] } else { [0, 0] });
             assert_eq!(c.value_rotation, if quant == Quant::Q8 { 32 } else { 1 });
             assert_eq!(c.norm_eps, 1e-6);
-            assert_eq!(report.content_id, nano.header().content_id);
-            assert_eq!(report.bytes, nano.header().file_len);
-            assert_eq!(report.tensors, nano.tensors().len());
+            assert_eq!(converted.content_id, nano.header().content_id);
+            assert_eq!(converted.bytes, nano.header().file_len);
+            assert_eq!(converted.tensors, nano.tensors().len());
             assert_eq!(nano.generation().eos, [2]);
-            assert!(!report.has_tokenizer && nano.section(SectionKind::Tokenizer).is_none());
+            assert!(!converted.has_tokenizer && nano.section(SectionKind::Tokenizer).is_none());
         }
     }
 }
@@ -53,7 +53,7 @@ fn tensors_are_in_execution_order() {
 }
 
 #[test]
-fn shapes_that_fit_nothing() {
+fn awkward_shapes() {
     let shapes = [
         ODD,
         Shape { head_dim: 80, heads: 3, kv: 3, d: 61, ff: 17, tied: true, ..ODD },
@@ -96,16 +96,16 @@ fn any_number_of_threads_writes_the_same_file() {
 #[test]
 fn progress_rises_to_the_total() {
     let out = tempfile::tempdir().unwrap();
-    let mut seen = Vec::new();
-    let mut progress = |p: nanoinfer_packer::Progress| seen.push((p.done, p.total));
+    let mut reported = Vec::new();
+    let mut progress = |p: nanoinfer_packer::Progress| reported.push((p.done, p.total));
     let options = Options { progress: Some(&mut progress), ..Options::new(Quant::Q8) };
     convert(&Input::Folder(golden("llama-gqa")), &out.path().join("m.nano"), options).unwrap();
-    assert!(seen.is_sorted() && seen.iter().all(|s| s.1 == seen[0].1));
-    assert_eq!(seen.last().unwrap().0, seen[0].1);
+    assert!(reported.is_sorted() && reported.iter().all(|p| p.1 == reported[0].1));
+    assert_eq!(reported.last().unwrap().0, reported[0].1);
 }
 
 #[test]
-fn a_staged_file_opens_and_vanishes_unless_committed() {
+fn a_staged_file_is_deleted_unless_committed() {
     let out = tempfile::tempdir().unwrap();
     let target = out.path().join("m.nano");
     let input = Input::detect(&golden("llama-gqa")).unwrap();
@@ -116,7 +116,7 @@ fn a_staged_file_opens_and_vanishes_unless_committed() {
 }
 
 #[test]
-fn provenance_names_files_but_no_places() {
+fn provenance_names_files_without_their_paths() {
     let out = tempfile::tempdir().unwrap();
     let path = out.path().join("m.nano");
     let options = Options { source_id: Some("a/b".into()), ..Options::new(Quant::Q8) };

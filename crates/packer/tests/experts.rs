@@ -1,4 +1,4 @@
-//! Models with experts: from folders, one tensor for each expert, and from GGUF, one for all.
+//! Models with experts: one tensor per expert in folders, one for all in GGUF.
 
 mod common;
 
@@ -10,7 +10,7 @@ use serde_json::json;
 use std::path::Path;
 use tempfile::TempDir;
 
-/// Widths that fit no panel and no group.
+/// Widths that are not multiples of a panel or a group.
 const SHAPE: Shape = Shape { d: 20, ff: 30, heads: 2, kv: 1, head_dim: 6, vocab: 17, ..ODD };
 const EXPERTS: usize = 3;
 const PARTS: [(&str, &str); 3] = [("gate_proj", "w1"), ("up_proj", "w3"), ("down_proj", "w2")];
@@ -23,7 +23,7 @@ fn expert_name(layer: usize, expert: usize, w: &str) -> String {
     format!("model.layers.{layer}.block_sparse_moe.experts.{expert}.{w}.weight")
 }
 
-/// A Mixtral, and for each expert the model that has it as its only feed-forward part.
+/// A Mixtral, and for each expert a dense model that has it as its feed-forward part.
 fn mixtral() -> (Weights, Vec<Weights>) {
     let mut seed = 11;
     let mut sparse = SHAPE.weights();
@@ -84,9 +84,9 @@ fn bytes(nano: &NanoFile, role: Role, layer: u32) -> &[u8] {
     nano.bytes(nano.tensor(role, Some(layer)).unwrap())
 }
 
-/// What a file of one dense feed-forward part holds is checked elsewhere, element by element.
+/// The encoding of a dense feed-forward part is tested elsewhere, element by element.
 #[test]
-fn each_expert_is_stored_as_a_feed_forward_part_of_its_own() {
+fn each_expert_is_stored_like_a_dense_feed_forward_part() {
     let (sparse, dense) = mixtral();
     let dir = tempfile::tempdir().unwrap();
     write_mixtral(dir.path(), &sparse);
@@ -159,18 +159,18 @@ fn gguf_and_folder_give_the_same_tensors() {
 }
 
 #[test]
-fn a_look_into_the_file_shows_stacks() {
+fn a_listing_shows_stacks() {
     let (dir, _) = write(&gguf(&mixtral().0));
-    let seen = describe(&dir.path().join("m.gguf")).unwrap();
-    let of = |name: &str| seen.tensors.iter().find(|t| t.name == name).unwrap();
+    let listing = describe(&dir.path().join("m.gguf")).unwrap();
+    let of = |name: &str| listing.tensors.iter().find(|t| t.name == name).unwrap();
     let (stack, plain) = (of("blk.0.ffn_down_exps.weight"), of("blk.0.ffn_norm.weight"));
     assert_eq!((stack.experts, stack.shape), (3, [20, 30]));
     assert_eq!((plain.experts, plain.shape), (1, [20, 1]));
-    assert_eq!(seen.config.unwrap().experts.unwrap().n_experts, 3);
+    assert_eq!(listing.config.unwrap().experts.unwrap().n_experts, 3);
 }
 
 #[test]
-fn what_does_not_fit_is_named() {
+fn mismatches_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let folder = |change: &dyn Fn(&mut Weights), expected: &str| {
         let (mut sparse, _) = mixtral();
@@ -186,7 +186,10 @@ fn what_does_not_fit_is_named() {
         move |w: &mut Weights| drop(w.insert(name.clone(), plain(shape)))
     };
     folder(&set(expert_name(0, 3, "w1"), &[30, 20]), "experts.3.w1.weight\": is unexpected");
-    folder(&set(expert_name(0, 2, "w1"), &[20, 30]), "has shape [20, 30], the model");
+    folder(
+        &set(expert_name(0, 2, "w1"), &[20, 30]),
+        "has shape [20, 30], expected [30, 20] by the model",
+    );
     folder(&set(expert_name(0, 2, "w1"), &[1, 30, 20]), "has 3 dimensions");
     folder(&set(dense_name(0, "up_proj"), &[30, 20]), "mlp.up_proj.weight\": is unexpected");
 
@@ -197,7 +200,7 @@ fn what_does_not_fit_is_named() {
         refused(&input, expected);
     };
     let count = |n| move |f: &mut GgufFile| f.set("llama.expert_count", Meta::U32(n));
-    file(&count(4), "has shape [3, 20], the model's description says [4, 20]");
+    file(&count(4), "has shape [3, 20], expected [4, 20] by the model's config");
     file(&count(0), "blk.0.ffn_gate.weight\": is missing");
     file(&count(5000), "n_experts is 5000, expected 1 to 4096");
     let used = |n| move |f: &mut GgufFile| f.set("llama.expert_used_count", Meta::U32(n));

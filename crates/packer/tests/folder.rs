@@ -1,4 +1,4 @@
-//! What the JSON files of a Hugging Face folder say, in old and new styles.
+//! The JSON files of a Hugging Face folder, in old and new styles.
 
 mod common;
 
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 const SMALL: Shape =
     Shape { d: 20, ff: 30, heads: 2, kv: 1, head_dim: 6, vocab: 17, layers: 2, tied: false };
 
-/// A right folder with more files, and settings of `config.json` replaced (by `null`: removed).
+/// A valid folder with more `files`, and some settings of `config.json` replaced ("removed": deleted).
 fn folder(settings: Value, files: &[(&str, String)]) -> (TempDir, Input) {
     let dir = tempfile::tempdir().unwrap();
     SMALL.write(dir.path(), &SMALL.weights());
@@ -54,8 +54,8 @@ fn rope_settings_of_both_styles() {
     assert_eq!(turns(&old), turns(&new));
     assert_eq!((old.config().rope_theta, new.config().rope_theta), (5e5, 5e5));
     let plain = converted(json!({"rope_theta": 5e5, "rope_scaling": null}), &[]);
-    assert_eq!(turns(&old)[0], turns(&plain)[0], "short wavelengths stay");
-    assert_eq!(turns(&old)[2], turns(&plain)[2] / 8, "long ones are divided");
+    assert_eq!(turns(&old)[0], turns(&plain)[0], "high frequencies are kept");
+    assert_eq!(turns(&old)[2], turns(&plain)[2] / 8, "low ones are divided");
     let linear = json!({"rope_scaling": {"rope_type": "linear", "factor": 2.0}});
     assert_eq!(turns(&converted(linear, &[]))[0], turns(&plain)[0] / 2);
     let default = converted(json!({"rope_theta": "removed"}), &[]);
@@ -63,7 +63,7 @@ fn rope_settings_of_both_styles() {
 }
 
 #[test]
-fn defaults_are_those_of_transformers() {
+fn defaults_match_transformers() {
     let absent = json!({
         "rms_norm_eps": "removed", "tie_word_embeddings": "removed", "hidden_act": "removed",
         "num_key_value_heads": 1, "rope_theta": null,
@@ -78,7 +78,7 @@ fn defaults_are_those_of_transformers() {
     }
     let llama = json!({"sliding_window": 8});
     assert_eq!(converted(llama, &[]).config().windows, [0, 0]);
-    // Must survive the way through the file's JSON bit for bit.
+    // These must round-trip through the file's JSON bit for bit.
     let odd = json!({"rms_norm_eps": 9.999999747378752e-6, "rope_theta": 123456.78901234567});
     let c = converted(odd, &[]).config().clone();
     assert_eq!((c.norm_eps, c.rope_theta), (9.999999747378752e-6, 123456.78901234567));
@@ -114,7 +114,7 @@ fn generation_defaults() {
         expected
     );
 
-    // Without do_sample the model decodes greedily, whatever else is there.
+    // Without do_sample the model decodes greedily, whatever else is set.
     let mut greedy = sampled;
     greedy["do_sample"] = json!(false);
     let expected = Generation { bos: Some(1), eos: vec![5], ..none.clone() };
@@ -162,11 +162,11 @@ fn the_first_token() {
     assert_eq!((g.bos, g.add_bos), (Some(1), true), "the post-processor adds it");
     let stated = |add: Value| ("tokenizer_config.json", json!({"add_bos_token": add}));
     let g = generation(json!({}), &[tokenizer.clone(), stated(json!(false))]);
-    assert_eq!((g.bos, g.add_bos), (Some(1), false), "the setting rules");
+    assert_eq!((g.bos, g.add_bos), (Some(1), false), "the setting takes precedence");
     let g = generation(json!({"bos_token_id": 2}), &[stated(json!(true))]);
     assert_eq!((g.bos, g.add_bos), (Some(2), true));
     let g = generation(json!({}), &[stated(json!(true))]);
-    assert_eq!((g.bos, g.add_bos), (None, false), "there is none to add");
+    assert_eq!((g.bos, g.add_bos), (None, false), "the model has none");
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn the_tokenizer_sections() {
 }
 
 #[test]
-fn the_chat_template_of_the_newest_place() {
+fn the_chat_template_is_read_from_the_newest_file() {
     let template = |files: &[(&str, String)]| {
         let nano = converted(json!({}), files);
         nano.section(SectionKind::ChatTemplate).map(|(_, t)| String::from_utf8(t.into()).unwrap())

@@ -1,4 +1,4 @@
-//! GGUF models: the same weights as a folder give the same tensors, and what GGUF says otherwise.
+//! GGUF models: the same weights give the same tensors as from a folder; settings, tokenizer, splits.
 
 mod common;
 
@@ -25,7 +25,7 @@ fn converted(file: &GgufFile, quant: Quant) -> NanoFile {
     NanoFile::open(&out).unwrap()
 }
 
-/// A small right model, changed.
+/// A small valid model, changed.
 fn small(change: impl FnOnce(&mut GgufFile)) -> GgufFile {
     let mut file = GgufFile::of(&SMALL, &SMALL.weights());
     change(&mut file);
@@ -33,7 +33,7 @@ fn small(change: impl FnOnce(&mut GgufFile)) -> GgufFile {
 }
 
 #[test]
-fn query_and_key_rows_come_back_in_order() {
+fn query_and_key_rows_are_restored_to_their_order() {
     for shape in [ODD, Shape { tied: true, heads: 4, kv: 2, ..ODD }] {
         let mut weights = shape.weights();
         for (name, heads) in [("q", shape.heads), ("k", shape.kv), ("v", shape.kv)] {
@@ -49,7 +49,7 @@ fn query_and_key_rows_come_back_in_order() {
             check(&gguf, &weights);
             let hashes = |n: &NanoFile| n.tensors().iter().map(|t| t.hash).collect::<Vec<_>>();
             assert_eq!(hashes(&hf), hashes(&gguf));
-            // GGUF has epsilon as f32; all else is equal.
+            // GGUF stores epsilon as f32; everything else is equal.
             let mut config = gguf.config().clone();
             assert_eq!(config.norm_eps, f64::from(1e-5f32));
             config.norm_eps = hf.config().norm_eps;
@@ -90,15 +90,15 @@ fn rope_scaling() {
     assert!(near(&by, &[plain[0], plain[1] / 2, plain[2] / 4]));
     for (values, expected) in [
         (&[1.0, 2.0][..], "rope_freqs.weight\": has shape [2, 1]"),
-        (&[1.0, 0.0, 1.0], "holds 0, expected positive divisors"),
-        (&[1.0, f32::NAN, 1.0], "holds NaN"),
+        (&[1.0, 0.0, 1.0], "contains 0, expected positive divisors"),
+        (&[1.0, f32::NAN, 1.0], "contains NaN"),
     ] {
         refused(&write(&small(factors(values))).1, expected);
     }
 }
 
 #[test]
-fn what_is_wrong_or_not_supported_is_named() {
+fn invalid_and_unsupported_keys_are_named() {
     let cases: [(&str, Meta, &str); 14] = [
         (
             "general.architecture",
@@ -126,7 +126,7 @@ fn what_is_wrong_or_not_supported_is_named() {
 }
 
 #[test]
-fn windows_and_scale_of_the_file_are_kept() {
+fn windows_and_attention_scale_are_read() {
     let file = small(|f| {
         f.set("llama.attention.sliding_window", Meta::U32(12));
         f.set("llama.attention.scale", Meta::F32(0.25));
@@ -180,7 +180,7 @@ fn truncated_models() {
     }
 }
 
-/// The file cut into `n`, as `gguf-split` does, written to `dir`.
+/// Writes the file to `dir` in `n` parts, as `gguf-split` does.
 fn write_split(file: &GgufFile, dir: &std::path::Path, n: usize) -> Vec<std::path::PathBuf> {
     let total = file.tensors.len();
     let part = |i: usize| {
@@ -225,18 +225,18 @@ fn split_files_that_do_not_belong_together() {
         write_split(&file, dir.path(), 2);
         refused(&Input::Gguf(parts[0].clone()), expected);
     };
-    // The second part of another model, which has one tensor more.
+    // The second part of another model, which has one more tensor.
     let second = std::fs::read(&parts[1]).unwrap();
     let more = |f: &mut GgufFile| f.tensors.push(("x.weight".into(), vec![1], vec![0.0]));
     write_split(&small(more), dir.path(), 2);
     std::fs::write(&parts[1], &second).unwrap();
     refused(&Input::Gguf(parts[0].clone()), "split.tensors.count is 13, expected 1");
-    again(&|f| f.tensors[11].0 = f.tensors[0].0.clone(), "is there twice, in two files");
+    again(&|f| f.tensors[11].0 = f.tensors[0].0.clone(), "appears in two files");
     std::fs::copy(&parts[0], &parts[1]).unwrap();
     refused(&Input::Gguf(parts[0].clone()), "split.no is 0, expected 1");
     std::fs::remove_file(&parts[1]).unwrap();
     refused(&Input::Gguf(parts[0].clone()), "m-00002-of-00002.gguf: cannot open");
     let renamed = dir.path().join("renamed.gguf");
     std::fs::rename(&parts[0], &renamed).unwrap();
-    refused(&Input::Gguf(renamed), "split.count is 2, but the file's name says 1");
+    refused(&Input::Gguf(renamed), "split.count is 2, but the file name says 1");
 }

@@ -1,4 +1,4 @@
-//! Sources that are wrong: each is refused with one line, and no file is left behind.
+//! Invalid sources: each is refused with one line, and no file is left behind.
 
 mod common;
 
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 const SMALL: Shape =
     Shape { d: 20, ff: 30, heads: 2, kv: 1, head_dim: 6, vocab: 17, layers: 1, tied: false };
 
-/// A folder like a right one but for what `change` does to its settings and weights.
+/// A valid folder, except for the changes that `change` makes to its settings and weights.
 fn folder(change: impl FnOnce(&mut Value, &mut Weights)) -> (TempDir, Input) {
     let dir = tempfile::tempdir().unwrap();
     let (mut config, mut weights) = (SMALL.config(), SMALL.weights());
@@ -34,7 +34,7 @@ fn refused_config(settings: Value, expected: &str) {
 }
 
 #[test]
-fn the_right_one_is_accepted() {
+fn the_unchanged_folder_is_accepted() {
     let (dir, input) = folder(|_, _| ());
     convert(&input, &dir.path().join("m.nano"), Options::new(Quant::Q8)).unwrap();
 }
@@ -66,11 +66,11 @@ fn configs_with_zeros() {
 }
 
 #[test]
-fn what_is_not_supported_is_named() {
+fn unsupported_features_are_named() {
     for (settings, expected) in [
         (
             json!({"model_type": "mamba"}),
-            "architecture \"mamba\" is not supported; supported: llama, mistral, mixtral, qwen2, qwen3",
+            "architecture \"mamba\" is not supported; supported: llama, mistral, mixtral, ministral, qwen2",
         ),
         (json!({"model_type": null}), "model_type is missing"),
         (json!({"quantization_config": {"quant_method": "gptq"}}), "quantized with \"gptq\""),
@@ -96,7 +96,7 @@ fn what_is_not_supported_is_named() {
         (json!({"rope_scaling": {"type": "longrope"}}), "rope_scaling.short_factor is missing"),
         (
             json!({"rope_scaling": {"type": "longrope", "short_factor": [1, 1], "long_factor": [0]}}),
-            "rope_scaling.long_factor holds 0",
+            "rope_scaling.long_factor contains 0",
         ),
         (
             json!({"rope_scaling": {"type": "longrope", "short_factor": [1, 1], "long_factor": [2]}}),
@@ -119,7 +119,7 @@ fn what_is_not_supported_is_named() {
 }
 
 #[test]
-fn weights_that_do_not_fit() {
+fn weights_that_do_not_match_the_config() {
     let q = "model.layers.0.self_attn.q_proj.weight";
     let down = "model.layers.0.mlp.down_proj.weight";
     type Change = Box<dyn Fn(&mut Weights)>;
@@ -143,7 +143,7 @@ fn weights_that_do_not_fit() {
             "model.layers.1.input_layernorm.weight\": is unexpected",
         ),
         (add("vision.weight", 3), "\"vision.weight\": is unexpected"),
-        (add(q, 3), "has shape [3], the model's description says [12, 20]"),
+        (add(q, 3), "has shape [3], expected [12, 20] by the model's config"),
         (add("model.layers.0.input_layernorm.bias", 20), "is unexpected"),
     ];
     for (change, expected) in &cases {
@@ -152,9 +152,9 @@ fn weights_that_do_not_fit() {
     }
 }
 
-/// Checkpoints whose `config.json` does not mention how they were quantized.
+/// Checkpoints whose `config.json` does not mention that they are quantized.
 #[test]
-fn quantized_tensors_are_refused_by_the_name_of_the_method() {
+fn quantized_tensors_are_refused_with_the_name_of_the_method() {
     for (tensor, method) in [
         ("qweight", "GPTQ or AWQ"),
         ("g_idx", "GPTQ"),
@@ -173,7 +173,7 @@ fn quantized_tensors_are_refused_by_the_name_of_the_method() {
 }
 
 #[test]
-fn a_bias_the_config_denies() {
+fn a_bias_that_the_config_rules_out() {
     let (_dir, input) = folder(|config, weights| {
         config["attention_bias"] = json!(false);
         weights.insert("model.layers.0.self_attn.v_proj.bias".into(), (vec![6], vec![0.5; 6]));
@@ -181,7 +181,7 @@ fn a_bias_the_config_denies() {
     refused(&input, "v_proj.bias\": is unexpected");
 }
 
-/// Replaces the weights' file of a right folder.
+/// Replaces the weight file of a valid folder.
 #[track_caller]
 fn refused_file(bytes: &[u8], expected: &str) {
     let (dir, input) = folder(|_, _| ());
@@ -211,17 +211,17 @@ fn damaged_safetensors() {
             with_header(r#"{"a":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}}"#, &[0]),
             "type \"I8\"",
         ),
-        (one("[4]", "[0,15]"), "15 bytes do not fit shape [4] of F32"),
-        (one("[4]", "[16,0]"), "byte range 16..0"),
+        (one("[4]", "[0,15]"), "has 15 bytes, which do not match shape [4] of F32"),
+        (one("[4]", "[16,0]"), "invalid byte range 16..0"),
         (one("[4]", "[18446744073709551600,18446744073709551615]"), "byte range"),
-        (one("[400]", "[0,1600]"), "beyond the file's"),
+        (one("[400]", "[0,1600]"), "beyond the end of the file (1"),
         (one("[4294967296,4294967296]", "[0,16]"), "overflows"),
         (one("[0]", "[0,0]"), "empty shape"),
         (one("[1,1,2,2]", "[0,16]"), "4 dimensions"),
         (one("[]", "[0,4]"), "0 dimensions"),
-        (two(["a", "b"], ["[0,16]", "[8,24]"]), "\"b\": begins at"),
+        (two(["a", "b"], ["[0,16]", "[8,24]"]), "\"b\": starts at byte"),
         (two(["a", "b"], ["[0,16]", "[0,16]"]), "inside \"a\""),
-        (two(["a", "a"], ["[0,16]", "[16,32]"]), "\"a\" is there twice"),
+        (two(["a", "a"], ["[0,16]", "[16,32]"]), "\"a\" appears twice"),
     ] {
         refused_file(&bytes, expected);
     }
@@ -241,7 +241,7 @@ fn every_truncation() {
     }
 }
 
-/// The weights of the sharded golden under another index.
+/// The weights of the sharded reference model with another index.
 #[track_caller]
 fn refused_index(index: &str, prepare: impl FnOnce(&Path), expected: &str) {
     let dir = tempfile::tempdir().unwrap();
@@ -262,23 +262,23 @@ fn an_index_cannot_point_outside() {
     for name in ["../x", "/etc/passwd", "a/b", ".", "..", "", "./a", "a/", secret.to_str().unwrap()]
     {
         let index = json!({"weight_map": {"a": name}}).to_string();
-        refused_index(&index, |_| (), "not a file of this folder");
+        refused_index(&index, |_| (), "not a file in this folder");
     }
     let index = json!({"weight_map": {"a": "link"}}).to_string();
     let link = |dir: &Path| std::os::unix::fs::symlink(&secret, dir.join("link")).unwrap();
-    refused_index(&index, link, "names \"link\", not a file of this folder");
+    refused_index(&index, link, "names \"link\", which is not a file in this folder");
     refused_index(&index, |_| (), "link: cannot open");
     refused_index(
         &index,
         |dir| std::fs::create_dir(dir.join("link")).unwrap(),
         "not a regular file",
     );
-    refused_index(r#"{"weight_map": {"a": 1}}"#, |_| (), "is not a file name");
+    refused_index(r#"{"weight_map": {"a": 1}}"#, |_| (), "that is not a file name");
     refused_index(r#"{"weight_map": 3}"#, |_| (), "weight_map is missing");
     refused_index("{}", |_| (), "weight_map is missing");
 }
 
-/// The hub's cache keeps a snapshot as links into a folder of blobs; that is no escape.
+/// A snapshot in the hub's cache consists of links into a folder of blobs; these are allowed.
 #[test]
 fn links_of_the_hub_cache_are_followed() {
     let dir = tempfile::tempdir().unwrap();
@@ -302,7 +302,7 @@ fn the_same_tensor_in_two_shards() {
         std::fs::copy(dir.join(shard(1)), dir.join(shard(2))).unwrap();
     };
     let index = json!({"weight_map": {"a": shard(1), "b": shard(2)}}).to_string();
-    refused_index(&index, copy, "is there twice");
+    refused_index(&index, copy, "appears twice");
 }
 
 #[test]
@@ -311,7 +311,7 @@ fn folders_without_a_model() {
     let input = Input::detect(dir.path()).unwrap();
     refused(&input, "has no config.json");
     std::fs::write(dir.path().join("config.json"), SMALL.config().to_string()).unwrap();
-    refused(&input, "has no model.safetensors, no pytorch_model.bin");
+    refused(&input, "has neither model.safetensors nor pytorch_model.bin");
     std::fs::write(dir.path().join("pytorch_model.bin"), "x").unwrap();
     refused(&input, "pytorch_model.bin: damaged PyTorch file");
     std::fs::create_dir(dir.path().join("model.safetensors")).unwrap();

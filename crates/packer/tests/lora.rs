@@ -1,4 +1,4 @@
-//! LoRA adapters: the merged weights are W + s · B · A, from every kind of source.
+//! LoRA adapters: the merged weights are W + s · B · A, for every kind of source.
 
 mod common;
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 const RANK: usize = 3;
 
-/// Writes an adapter of some modules, with settings of its config replaced.
+/// Writes an adapter for some modules, with some settings of its config replaced.
 fn adapter(folder: &Path, modules: &[(&str, [usize; 2])], settings: Value) -> Weights {
     let mut weights = Weights::new();
     for (i, (module, [n, k])) in modules.iter().enumerate() {
@@ -35,7 +35,7 @@ fn adapter(folder: &Path, modules: &[(&str, [usize; 2])], settings: Value) -> We
     weights
 }
 
-/// The naive merge, in the order the packer documents.
+/// The naive merge, in the packer's documented order of operations.
 fn merged(base: &Weights, adapter: &Weights, scale: f32) -> Weights {
     let mut out = base.clone();
     for (name, (_, a)) in adapter.iter().filter(|(n, _)| n.contains("lora_A")) {
@@ -97,7 +97,7 @@ fn adapters_that_cannot_be_merged_are_refused() {
     let input = Input::Folder(dir.path().into());
     let error = || converted(&input, &[(lora.path().into(), 1.0)]).err().expect("refused");
     assert!(error().contains("has no adapter_config.json"), "{}", error());
-    for (settings, says) in [
+    for (settings, expected) in [
         (json!({"peft_type": "IA3"}), "an adapter of type \"IA3\" is not supported"),
         (json!({"peft_type": null}), "peft_type is missing"),
         (json!({"use_dora": true}), "an adapter with use_dora true"),
@@ -108,22 +108,22 @@ fn adapters_that_cannot_be_merged_are_refused() {
         (json!({"lora_alpha": null}), "lora_alpha is missing"),
     ] {
         adapter(lora.path(), &MODULES, settings);
-        assert!(error().contains(says), "{} does not say {says}", error());
+        assert!(error().contains(expected), "{} does not contain {expected}", error());
     }
-    for (module, says) in [
+    for (module, expected) in [
         (("model.layers.9.self_attn.q_proj", [120, 100]), "the model has no such weight"),
         (("model.layers.0.self_attn.x_proj", [120, 100]), "the model has no such weight"),
-        (("model.layers.0.self_attn.q_proj", [120, 99]), "do not fit a matrix of [120, 100]"),
+        (("model.layers.0.self_attn.q_proj", [120, 99]), "do not match a matrix of [120, 100]"),
         (("model.layers.0.self_attn.q_proj", [121, 100]), "is this adapter for another model"),
     ] {
         adapter(lora.path(), &[module], json!({}));
-        assert!(error().contains(says), "{} does not say {says}", error());
+        assert!(error().contains(expected), "{} does not contain {expected}", error());
     }
     let mut weights = adapter(lora.path(), &MODULES, json!({}));
     let path = lora.path().join("adapter_model.safetensors");
     let b = weights.remove("base_model.model.lm_head.lora_B.weight").unwrap();
     std::fs::write(&path, safetensors(&weights)).unwrap();
-    assert!(error().contains("has only one of lora_A and lora_B of lm_head"), "{}", error());
+    assert!(error().contains("has only one of lora_A and lora_B for lm_head"), "{}", error());
     weights.insert("base_model.model.lm_head.lora_magnitude_vector".into(), b);
     std::fs::write(&path, safetensors(&weights)).unwrap();
     assert!(error().contains("is neither lora_A nor lora_B"), "{}", error());

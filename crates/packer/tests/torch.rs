@@ -1,4 +1,4 @@
-//! `pytorch_model.bin`: the same model as from safetensors, and what is refused.
+//! `pytorch_model.bin`: gives the same model as safetensors; invalid files are refused.
 
 mod common;
 
@@ -12,7 +12,7 @@ use nanoinfer_packer::{Input, Options, Quant, convert};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Writes weights as f32 storages, one a tensor.
+/// Writes weights as f32 storages, one per tensor.
 fn write_weights(path: &Path, weights: &Weights) {
     let stored: Vec<Stored> = weights
         .iter()
@@ -101,7 +101,7 @@ fn shapes(c: &Value) -> Vec<(String, Vec<u64>)> {
     out
 }
 
-/// Random bfloat16 values of the `i`-th tensor, of about the spread trained weights have.
+/// Random bfloat16 values of the `i`-th tensor, with about the spread of trained weights.
 fn bf16(i: usize, shape: &[u64]) -> Vec<u8> {
     let values = common::random(&mut (i as u64), shape.iter().product::<u64>() as usize);
     values.iter().flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes()).collect()
@@ -165,7 +165,7 @@ fn same_model_from_both(widths: &Value) {
     assert_eq!(ids[0], ids[1]);
 }
 
-/// Every width divided by 16; all else as published.
+/// Every width divided by 16; everything else as published.
 #[test]
 fn a_small_tinyllama_is_the_same_from_bin_and_safetensors() {
     same_model_from_both(&json!({"hidden_size": 128, "intermediate_size": 352}));
@@ -180,7 +180,7 @@ fn the_whole_tinyllama_is_the_same_from_bin_and_safetensors() {
 const SMALL: Shape =
     Shape { d: 20, ff: 30, heads: 2, kv: 1, head_dim: 6, vocab: 17, layers: 1, tied: false };
 
-/// A folder whose weights file has `norm` for its `model.norm.weight`, or `bytes` in its place.
+/// A folder with a PyTorch file, in which `norm`, if given, replaces `model.norm.weight`.
 fn folder(norm: Option<Stored>) -> (TempDir, Input) {
     let (dir, weights) = (tempfile::tempdir().unwrap(), SMALL.weights());
     std::fs::write(dir.path().join("config.json"), SMALL.config().to_string()).unwrap();
@@ -203,64 +203,64 @@ fn folder(norm: Option<Stored>) -> (TempDir, Input) {
     (dir, input)
 }
 
-/// The final norm, which has the last name but none of the others' storages.
+/// The final norm, in a storage of its own.
 fn norm(class: &'static str, shape: &[u64]) -> Stored {
     let last = SMALL.weights().keys().position(|n| n == "model.norm.weight").unwrap();
     Stored::plain("model.norm.weight", class, shape, last)
 }
 
 #[test]
-fn the_right_file_is_accepted() {
+fn the_unchanged_file_is_accepted() {
     let (dir, input) = folder(Some(norm("FloatStorage", &[20])));
     convert(&input, &dir.path().join("m.nano"), Options::new(Quant::Q8)).unwrap();
 }
 
 #[test]
-fn tensors_that_do_not_fit_are_refused() {
+fn invalid_tensors_are_refused() {
     let n = || norm("FloatStorage", &[20]);
-    for (stored, says) in [
+    for (stored, expected) in [
         (norm("DoubleStorage", &[20]), "is a DoubleStorage"),
         (norm("HalfStorage", &[20]), "in data/"),
-        (Stored { offset: 1, ..n() }, "21 values of 20"),
-        (Stored { offset: u64::MAX >> 1, ..n() }, "values of 20"),
-        (Stored { numel: 40, ..n() }, "20 values of 40"),
+        (Stored { offset: 1, ..n() }, "ends at value 21 of 20"),
+        (Stored { offset: u64::MAX >> 1, ..n() }, "of 20, in data/"),
+        (Stored { numel: 40, ..n() }, "ends at value 20 of 40"),
         (Stored { key: 99, ..n() }, "the archive has no data/99"),
         (Stored { shape: vec![u64::MAX >> 1, 4], strides: vec![4, 1], ..n() }, "overflows"),
-        (Stored { shape: vec![10, 2], strides: vec![1, 10], ..n() }, "view with strides"),
+        (Stored { shape: vec![10, 2], strides: vec![1, 10], ..n() }, "is not contiguous"),
         (Stored { shape: vec![], strides: vec![], ..n() }, "0 dimensions"),
         (Stored { shape: vec![0], strides: vec![1], ..n() }, "empty shape"),
-        (Stored { shape: vec![20], strides: vec![1, 1], ..n() }, "1 sizes and 2 strides"),
-        (Stored { name: "lm_head.weight".into(), ..n() }, "\"lm_head.weight\": is there twice"),
+        (Stored { shape: vec![20], strides: vec![1, 1], ..n() }, "1 dimensions and 2 strides"),
+        (Stored { name: "lm_head.weight".into(), ..n() }, "\"lm_head.weight\": appears twice"),
     ] {
         let (_dir, input) = folder(Some(stored));
-        refused(&input, says);
+        refused(&input, expected);
     }
 }
 
 #[test]
-fn files_that_are_no_archives_of_tensors() {
+fn files_that_are_not_archives_of_tensors() {
     let (dir, input) = folder(None);
     let path = dir.path().join("pytorch_model.bin");
-    let right = std::fs::read(&path).unwrap();
+    let valid = std::fs::read(&path).unwrap();
     let legacy = [
         &b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03."[..],
         &[0; 99],
     ]
     .concat();
-    for (bytes, says) in [
-        (legacy, "PyTorch's file format of before version 1.6 is not supported; load it"),
+    for (bytes, expected) in [
+        (legacy, "the file format of PyTorch before 1.6 is not supported; load it"),
         (Vec::new(), "damaged PyTorch file"),
         (b"PK\x03\x04".repeat(50), "damaged PyTorch file"),
     ] {
         std::fs::write(&path, bytes).unwrap();
-        refused(&input, says);
+        refused(&input, expected);
     }
-    for len in (0..right.len()).step_by(997) {
-        std::fs::write(&path, &right[..len]).unwrap();
+    for len in (0..valid.len()).step_by(997) {
+        std::fs::write(&path, &valid[..len]).unwrap();
         refused(&input, "pytorch_model.bin: ");
     }
     write(&path, b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00ls\x85R.", 0, |_| Vec::new());
-    refused(&input, "asks Python for \"os\" \"system\"");
+    refused(&input, "imports \"os.system\"");
     write(&path, &vec![b'N'; 17 << 20], 0, |_| Vec::new());
     refused(&input, "data.pkl has 17825792 bytes");
 }

@@ -1,40 +1,44 @@
-//! The settings of a model among the metadata of its file.
+//! The keys of one architecture in the metadata of its file.
 
-use super::Gguf;
+use nanoinfer_format::{Experts, RouterSoftmax};
+
+use super::metadata::Metadata;
 use crate::Error;
 
-/// The metadata of one architecture: its keys begin with its name.
+/// Metadata whose keys start with the name of the architecture. Keys are given without it.
 pub(crate) struct Keys<'a> {
-    pub(crate) g: &'a Gguf,
-    architecture: &'static str,
+    pub(crate) metadata: &'a Metadata,
+    pub(crate) architecture: &'static str,
 }
 
-impl<'a> Keys<'a> {
-    pub(crate) fn of(g: &'a Gguf, architecture: &'static str) -> Self {
-        Self { g, architecture }
-    }
-
-    pub(crate) fn architecture(&self) -> &'static str {
-        self.architecture
-    }
-
+impl Keys<'_> {
+    /// The key in full.
     pub(crate) fn name(&self, key: &str) -> String {
         format!("{}.{key}", self.architecture)
     }
 
     pub(crate) fn u32(&self, key: &str) -> Result<Option<u32>, Error> {
-        self.g.u32(&self.name(key))
+        self.metadata.u32(&self.name(key))
     }
 
     pub(crate) fn f64(&self, key: &str) -> Result<Option<f64>, Error> {
-        self.g.f64(&self.name(key))
+        self.metadata.f64(&self.name(key))
     }
 
+    pub(crate) fn str(&self, key: &str) -> Result<Option<&str>, Error> {
+        self.metadata.str(&self.name(key))
+    }
+
+    pub(crate) fn ints(&self, key: &str) -> Result<Option<&[i64]>, Error> {
+        self.metadata.ints(&self.name(key))
+    }
+
+    /// A whole number that must be present.
     pub(crate) fn size(&self, key: &str) -> Result<u32, Error> {
         self.u32(key)?.ok_or_else(|| self.error(key, "is missing"))
     }
 
-    /// A number above 0 that may be absent; 0 counts as absent, as llama.cpp has it.
+    /// A positive, finite number that may be absent; 0 counts as absent, as in llama.cpp.
     pub(crate) fn positive(&self, key: &str) -> Result<Option<f64>, Error> {
         match self.f64(key)?.filter(|&v| v != 0.0) {
             Some(v) if !(v.is_finite() && v > 0.0) => {
@@ -44,7 +48,41 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// An error about a key; the message is its name followed by `what`.
     pub(crate) fn error(&self, key: &str, what: &str) -> Error {
-        self.g.error(&self.name(key), what)
+        self.metadata.error(&self.name(key), what)
+    }
+
+    /// An error about a feature that this version lacks.
+    pub(crate) fn unsupported(&self, what: String, next: &str) -> Error {
+        Error::Unsupported { path: self.metadata.path().into(), what, next: next.into() }
+    }
+
+    /// The window of all layers, 0 if there is none.
+    pub(crate) fn window(&self) -> Result<u32, Error> {
+        Ok(self.u32("attention.sliding_window")?.unwrap_or(0))
+    }
+
+    /// Experts on every layer, if the model has any. `router_softmax` is not in the file: llama.cpp
+    /// has it in its code.
+    pub(crate) fn experts(
+        &self,
+        n_layers: u32,
+        router_softmax: RouterSoftmax,
+    ) -> Result<Option<Experts>, Error> {
+        let Some(n_experts) = self.u32("expert_count")?.filter(|&n| n > 0) else {
+            return Ok(None);
+        };
+        let d_ff = match self.u32("expert_feed_forward_length")? {
+            None => self.size("feed_forward_length")?,
+            Some(given) => given,
+        };
+        Ok(Some(Experts {
+            n_experts,
+            experts_per_token: self.size("expert_used_count")?,
+            d_ff,
+            router_softmax,
+            layers: vec![true; n_layers.min(1 << 14) as usize],
+        }))
     }
 }

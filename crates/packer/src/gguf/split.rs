@@ -1,13 +1,14 @@
 //! GGUF models split into several files, `NAME-00001-of-00003.gguf` and so on.
 //!
-//! The first file has the metadata, each has some of the tensors, and `split.no`, `split.count`
-//! and `split.tensors.count` say what belongs together (llama.cpp's `gguf-split`). Names lead to
-//! the files, but what the files say decides.
+//! The first file has the metadata and each has some of the tensors (llama.cpp's `gguf-split`). Files
+//! are found by name; their keys `split.no`, `split.count` and `split.tensors.count` must confirm
+//! that they belong together.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use super::Gguf;
+use super::file::Gguf;
+use super::metadata::Metadata;
 use crate::Error;
 use crate::source::TensorSource;
 
@@ -23,7 +24,7 @@ fn parse(name: &str) -> Option<(&str, u32)> {
     (1..=count).contains(&number).then_some((stem, count))
 }
 
-/// The files of the GGUF model that `path` belongs to, by name only; `path` alone if it is not split.
+/// The files of the GGUF model that `path` belongs to, by name; `path` alone if it is not split.
 pub fn files(path: &Path) -> Vec<PathBuf> {
     let name = path.file_name().and_then(|n| n.to_str()).and_then(parse);
     let Some((stem, count)) = name else { return vec![path.into()] };
@@ -31,40 +32,40 @@ pub fn files(path: &Path) -> Vec<PathBuf> {
     (1..=count).map(part).collect()
 }
 
-/// Opens a model, all its files if it was split. Any of them may be given.
+/// Opens a model; if it is split, all its files. `path` can be any of them.
 pub(crate) fn open(path: &Path) -> Result<Gguf, Error> {
     let files = files(path);
-    let mut whole = Gguf::open_file(&files[0])?;
-    let count = whole.u32("split.count")?.unwrap_or(1).max(1);
+    let mut whole = Gguf::open(&files[0])?;
+    let count = whole.metadata.u32("split.count")?.unwrap_or(1).max(1);
     if count as usize != files.len() {
         let what = format!(
-            "is {count}, but the file's name says {}; the files must be named as they were \
-             published, like NAME-00001-of-{count:05}.gguf",
+            "is {count}, but the file name says {}; keep the names under which the files were \
+             published, such as NAME-00001-of-{count:05}.gguf",
             files.len()
         );
-        return Err(whole.error("split.count", what));
+        return Err(whole.metadata.error("split.count", what));
     }
     for (i, file) in files.iter().enumerate().skip(1) {
-        let part = Gguf::open_file(file)?;
-        check(&part, "split.count", count)?;
-        check(&part, "split.no", i as u32)?;
+        let part = Gguf::open(file)?;
+        check(&part.metadata, "split.count", count)?;
+        check(&part.metadata, "split.no", i as u32)?;
         whole.tensors.extend(part.tensors);
     }
     if count > 1 {
-        check(&whole, "split.no", 0)?;
-        check(&whole, "split.tensors.count", whole.tensors.len() as u32)?;
+        check(&whole.metadata, "split.no", 0)?;
+        check(&whole.metadata, "split.tensors.count", whole.tensors.len() as u32)?;
     }
     let mut names = HashSet::new();
     if let Some(twice) = whole.tensors.iter().map(TensorSource::name).find(|n| !names.insert(n.1)) {
-        let what = "is there twice, in two files of the model".into();
+        let what = "appears in two files of the model".into();
         return Err(Error::Tensor { path: twice.0.into(), tensor: twice.1.into(), what });
     }
     whole.files = files;
     Ok(whole)
 }
 
-/// What one file says of all must hold.
-fn check(part: &Gguf, key: &str, expected: u32) -> Result<(), Error> {
+/// Checks a key by which a file confirms that it belongs to the model.
+fn check(part: &Metadata, key: &str, expected: u32) -> Result<(), Error> {
     match part.u32(key)? {
         Some(v) if v == expected => Ok(()),
         Some(v) => Err(part

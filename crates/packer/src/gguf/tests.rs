@@ -1,6 +1,11 @@
-//! Against a file that the `gguf` Python package wrote (see tests/fixtures/make_gguf_types.py).
+//! Tests with a file written by the `gguf` Python package (see tests/fixtures/make_gguf_types.py).
 
-use super::*;
+use std::path::{Path, PathBuf};
+
+use super::file::Gguf;
+use super::open_file as open;
+use crate::Error;
+use crate::source::TensorSource;
 
 fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf-types.gguf")
@@ -31,22 +36,25 @@ fn every_format_dequantizes_bit_for_bit() {
 }
 
 #[test]
-fn metadata_of_every_kind() {
+fn metadata_of_every_type() {
     let g = open(&fixture()).unwrap();
-    assert_eq!(g.str("general.architecture").unwrap(), Some("none"));
-    assert_eq!(g.str("test.string").unwrap(), Some("naïve"));
-    assert_eq!(g.strings("test.strings").unwrap().unwrap(), ["a", "", "ü"]);
-    assert_eq!(g.ints("test.ints").unwrap().unwrap(), [-1, 2, 3]);
-    assert_eq!(g.floats("test.floats").unwrap().unwrap(), [0.5, -2.0]);
-    assert_eq!(g.bool("test.bool").unwrap(), Some(true));
-    assert_eq!(g.f64("test.f64").unwrap(), Some(0.1));
-    assert_eq!(g.u32("test.absent").unwrap(), None);
+    assert_eq!(g.metadata.str("general.architecture").unwrap(), Some("none"));
+    assert_eq!(g.metadata.str("test.string").unwrap(), Some("naïve"));
+    assert_eq!(g.metadata.strings("test.strings").unwrap().unwrap(), ["a", "", "ü"]);
+    assert_eq!(g.metadata.ints("test.ints").unwrap().unwrap(), [-1, 2, 3]);
+    assert_eq!(g.metadata.floats("test.floats").unwrap().unwrap(), [0.5, -2.0]);
+    assert_eq!(g.metadata.bool("test.bool").unwrap(), Some(true));
+    assert_eq!(g.metadata.f64("test.f64").unwrap(), Some(0.1));
+    assert_eq!(g.metadata.u32("test.absent").unwrap(), None);
     let error = |e: Error| e.to_string();
-    assert!(error(g.u32("test.u64").unwrap_err()).contains("test.u64 is 1099511627776"));
-    assert!(error(g.bool("test.string").unwrap_err()).contains("test.string is not true or false"));
+    assert!(error(g.metadata.u32("test.u64").unwrap_err()).contains("test.u64 is 1099511627776"));
+    assert!(
+        error(g.metadata.bool("test.string").unwrap_err())
+            .contains("test.string is not true or false")
+    );
 }
 
-/// The whole file in memory, cut or changed, opened again.
+/// Opens a file with these bytes.
 fn reopen(bytes: &[u8]) -> Result<Gguf, Error> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.gguf");
@@ -64,7 +72,7 @@ fn every_truncation_is_an_error() {
     }
 }
 
-/// magic, version, tensors, keys; then whatever.
+/// Magic, version, number of tensors and of keys, and the rest.
 fn head(version: u32, tensors: u64, keys: u64, rest: &[u8]) -> Vec<u8> {
     let mut b = b"GGUF".to_vec();
     b.extend(version.to_le_bytes());
@@ -115,17 +123,17 @@ fn absurd_claims_are_errors() {
         (head(3, 1, 0, &tensor(&[1 << 40, 1 << 40], 0, 0)), "overflows"),
         (head(3, 1, 0, &tensor(&[u64::MAX], 0, 0)), "overflows"),
         (head(3, 1, 0, &tensor(&[0], 0, 0)), "empty shape"),
-        (head(3, 1, 0, &tensor(&[1000], 0, 0)), "beyond the file"),
+        (head(3, 1, 0, &tensor(&[1000], 0, 0)), "beyond the end of the file"),
         (head(3, 1, 0, &tensor(&[1], 0, u64::MAX - 31)), "offset 18446744073709551584"),
         (head(3, 1, 0, &tensor(&[1], 0, 7)), "a multiple of 32"),
         (head(3, 1, 0, &tensor(&[33], 2, 0)), "not whole Q4_0 blocks"),
         (head(3, 1, 0, &tensor(&[256], 16, 0)), "ggml type 16 (IQ2_XXS) is not supported"),
         (head(3, 1, 0, &tensor(&[32], 999, 0)), "ggml type 999 is not supported"),
-        (head(3, 2, 0, &twice), "\"t\" is there twice"),
-        (head(3, 2, 0, &over), "begins at 128, inside \"t\""),
+        (head(3, 2, 0, &twice), "\"t\" appears twice"),
+        (head(3, 2, 0, &over), "starts at byte 128, inside \"t\""),
     ] {
         let error = reopen(&bytes).err().expect(expected).to_string();
-        assert!(error.contains(expected), "{error:?} does not say {expected:?}");
+        assert!(error.contains(expected), "{error:?} does not contain {expected:?}");
         assert!(!error.contains('\n'));
     }
 }

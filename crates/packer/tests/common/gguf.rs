@@ -16,7 +16,7 @@ pub(crate) enum Meta {
 
 pub(crate) struct GgufFile {
     pub(crate) metadata: Vec<(String, Meta)>,
-    /// Dimensions as GGUF has them, innermost first.
+    /// Dimensions innermost first, as in GGUF.
     pub(crate) tensors: Vec<(String, Vec<u64>, Vec<f32>)>,
 }
 
@@ -83,7 +83,7 @@ impl GgufFile {
         out
     }
 
-    /// The same model that [`Shape::write`] writes as a folder.
+    /// The model that [`Shape::write`] writes as a folder.
     pub(crate) fn of(shape: &Shape, weights: &Weights) -> Self {
         let u32s = [
             ("context_length", 128),

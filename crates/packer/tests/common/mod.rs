@@ -1,4 +1,4 @@
-//! A small safetensors writer and a naive reader of `.nano` tensors: the oracles of these tests.
+//! The oracles of these tests: a small safetensors writer and a naive reader of `.nano` tensors.
 #![allow(dead_code)] // each test file uses a part
 
 pub(crate) mod gguf;
@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use nanoinfer_format::{Encoding, NanoFile, Role, Tensor};
-use nanoinfer_packer::{Error, Input, Options, Quant, Report, convert};
+use nanoinfer_packer::{Converted, Error, Input, Options, Quant, convert};
 use serde_json::{Value, json};
 
 /// A tensor in memory: shape and values.
 pub(crate) type Plain = (Vec<usize>, Vec<f32>);
 pub(crate) type Weights = BTreeMap<String, Plain>;
 
-/// The tiny goldens of the workspace.
+/// The folder of a tiny reference model.
 pub(crate) fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny").join(name)
 }
@@ -26,13 +26,13 @@ pub(crate) fn packed(
     out: &Path,
     quant: Quant,
     threads: usize,
-) -> (NanoFile, Report) {
+) -> (NanoFile, Converted) {
     let options = Options { threads, ..Options::new(quant) };
-    let report = convert(&Input::Folder(folder.into()), out, options).unwrap();
-    (NanoFile::open(out).unwrap(), report)
+    let converted = convert(&Input::Folder(folder.into()), out, options).unwrap();
+    (NanoFile::open(out).unwrap(), converted)
 }
 
-/// Converts a folder that must be refused: one line that says `expected`, and no file left.
+/// Expects a conversion to fail with one line that contains `expected`, leaving no file.
 #[track_caller]
 pub(crate) fn refused(input: &Input, expected: &str) {
     let out = tempfile::tempdir().unwrap();
@@ -40,13 +40,13 @@ pub(crate) fn refused(input: &Input, expected: &str) {
         let path = out.path().join("m.nano");
         let error: Error = convert(input, &path, Options::new(quant)).expect_err(expected);
         let message = error.to_string();
-        assert!(message.contains(expected), "{message:?} does not say {expected:?}");
+        assert!(message.contains(expected), "{message:?} does not contain {expected:?}");
         assert!(!message.contains('\n'), "{message:?}");
-        assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0, "something was left behind");
+        assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0, "a file was left behind");
     }
 }
 
-/// Pseudo-random weights of about the spread trained ones have.
+/// Pseudo-random weights with about the spread of trained ones.
 pub(crate) fn random(seed: &mut u64, n: usize) -> Vec<f32> {
     let next = |_| {
         *seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -55,7 +55,7 @@ pub(crate) fn random(seed: &mut u64, n: usize) -> Vec<f32> {
     (0..n).map(next).collect()
 }
 
-/// A Llama of any shape with random weights.
+/// The shape of a Llama with random weights.
 pub(crate) struct Shape {
     pub(crate) d: usize,
     pub(crate) ff: usize,
@@ -67,7 +67,7 @@ pub(crate) struct Shape {
     pub(crate) tied: bool,
 }
 
-/// Shapes that fit nothing: no width is a multiple of a panel or a group.
+/// Awkward shapes: no width is a multiple of a panel or a group.
 pub(crate) const ODD: Shape =
     Shape { d: 100, ff: 150, heads: 5, kv: 1, head_dim: 24, vocab: 331, layers: 2, tied: false };
 
@@ -131,12 +131,12 @@ pub(crate) fn safetensors(weights: &Weights) -> Vec<u8> {
     with_header(&Value::Object(header).to_string(), &data)
 }
 
-/// A safetensors file with this header, right or wrong.
+/// A safetensors file with this header, valid or not.
 pub(crate) fn with_header(header: &str, data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
 }
 
-/// Reads all tensors of a folder's safetensors files, trusting them.
+/// Reads all tensors of a folder's safetensors files without checks.
 pub(crate) fn read_folder(folder: &Path) -> Weights {
     let mut weights = Weights::new();
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -166,8 +166,8 @@ pub(crate) fn read_folder(folder: &Path) -> Weights {
     weights
 }
 
-/// `x` times the orthonormal Hadamard matrix of size `x.len()`: entry (i, j) is −1 to the number
-/// of bits i and j share.
+/// `x` times the orthonormal Hadamard matrix of size `x.len()`: entry (i, j) is −1 to the power of the
+/// number of bits that i and j share.
 fn hadamard(x: &[f64]) -> Vec<f64> {
     let entry =
         |i: usize, j: usize| if (i & j).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
@@ -180,7 +180,7 @@ fn rotated(x: &[f64], block: usize) -> Vec<f64> {
     x.chunks(block).flat_map(hadamard).collect()
 }
 
-/// Name of the source tensor that a part of a file's tensor holds.
+/// Name of the source tensor behind a part of a file's tensor.
 fn source_name(role: Role, layer: Option<u32>, bias: bool) -> String {
     let stem = match role {
         Role::TokenEmbd => "model.embed_tokens",
@@ -204,7 +204,7 @@ fn source_name(role: Role, layer: Option<u32>, bias: bool) -> String {
     }
 }
 
-/// For every stored row, the source tensor and row it holds; `None` is padding.
+/// The source tensor and row of every stored row; `None` is padding.
 fn row_map(t: &Tensor) -> Vec<Option<(Role, usize)>> {
     let s = &t.spec;
     let [_, n, _] = s.logical.map(|x| x as usize);
@@ -228,7 +228,7 @@ fn row_map(t: &Tensor) -> Vec<Option<(Role, usize)>> {
     map
 }
 
-/// Row `r` of `role` in f64, V rotated over the rows of its head as the config says.
+/// Row `r` of `role` in f64; V rotated over the rows of its head as in the config.
 fn expected_row(nano: &NanoFile, source: &Plain, role: Role, r: usize) -> Vec<f64> {
     let (shape, values) = source;
     let k = shape.get(1).copied().unwrap_or(1);
@@ -242,7 +242,7 @@ fn expected_row(nano: &NanoFile, source: &Plain, role: Role, r: usize) -> Vec<f6
     (0..k).map(|j| hadamard(&column(j))[r - first]).collect()
 }
 
-/// Spreads a row's inputs as `k_unit` says and pads with zeros.
+/// Spreads a row's inputs by `k_unit` and pads with zeros.
 fn spread(row: &[f64], unit: (u32, u32), stored: usize) -> Vec<f64> {
     let (from, to) = match unit {
         (0, 0) => (row.len(), stored),
@@ -257,8 +257,8 @@ fn spread(row: &[f64], unit: (u32, u32), stored: usize) -> Vec<f64> {
     out
 }
 
-/// Checks every tensor of a file against its source, element by element, and that nothing of the
-/// source is missing: exactly for f32, within half a quantization step for q8.
+/// Checks every tensor of a file against its source, element by element (exactly for f32, within half
+/// a quantization step for q8), and that no source tensor is missing.
 pub(crate) fn check(nano: &NanoFile, source: &Weights) {
     nano.verify().unwrap();
     let mut seen = std::collections::BTreeSet::new();

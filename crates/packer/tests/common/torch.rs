@@ -1,4 +1,4 @@
-//! A small writer of `pytorch_model.bin` files, in the form `torch.save` gives them.
+//! A small writer of `pytorch_model.bin` files in the form of `torch.save`.
 
 use std::io::Write;
 use std::path::Path;
@@ -12,13 +12,13 @@ pub(crate) struct Stored {
     pub(crate) shape: Vec<u64>,
     pub(crate) strides: Vec<u64>,
     pub(crate) offset: u64,
-    /// Number of its storage.
+    /// Index of its storage.
     pub(crate) key: usize,
     pub(crate) numel: u64,
 }
 
 impl Stored {
-    /// A whole, contiguous storage of its own.
+    /// A contiguous tensor that fills its own storage.
     pub(crate) fn plain(name: &str, class: &'static str, shape: &[u64], key: usize) -> Self {
         let mut strides = vec![1; shape.len()];
         for i in (1..shape.len()).rev() {
@@ -50,7 +50,7 @@ fn tuple(out: &mut Vec<u8>, values: &[u64]) {
     out.push(b't');
 }
 
-/// The table as `torch.save(state_dict)` pickles it: an `OrderedDict` with a note on versions.
+/// The table as pickled by `torch.save(state_dict)`: an `OrderedDict` with version metadata.
 pub(crate) fn pickle(tensors: &[Stored]) -> Vec<u8> {
     let mut p = b"\x80\x02ccollections\nOrderedDict\nq\x00)Rq\x01(".to_vec();
     for t in tensors {
@@ -74,7 +74,7 @@ pub(crate) fn pickle(tensors: &[Stored]) -> Vec<u8> {
     p
 }
 
-/// Writes an archive of a pickle and its storages, which `storage` makes one by one.
+/// Writes an archive of a pickle and its storages; `storage` produces one at a time.
 pub(crate) fn write(
     path: &Path,
     pickle: &[u8],

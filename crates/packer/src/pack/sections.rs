@@ -1,4 +1,4 @@
-//! What a file holds besides tensors.
+//! The sections of a file besides its tensors.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,19 +10,20 @@ use crate::Error;
 use crate::model::Model;
 use crate::source::SourceFile;
 
-/// Where a model came from. No paths and no times: the same input gives the same file anywhere.
+/// The origin of a model. It contains no paths and no times, so that the same input gives the same file
+/// on every machine.
 #[derive(Serialize)]
 struct Provenance {
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<String>,
     kind: &'static str,
-    /// How much of each adapter was merged; their files are among the others.
+    /// The scale of each merged adapter; their files are listed with the others.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     loras: Vec<f32>,
     files: Vec<FileHash>,
 }
 
-/// A source file by its bare name.
+/// A source file, by name without its folder.
 #[derive(Serialize, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct FileHash {
     name: String,
@@ -30,7 +31,7 @@ pub(crate) struct FileHash {
     blake3: String,
 }
 
-/// Hashes the source files; gives up early when the conversion has failed.
+/// Hashes the source files; stops early once the conversion has failed.
 pub(crate) fn hash_files(files: &[PathBuf], failed: &AtomicBool) -> Result<Vec<FileHash>, Error> {
     let mut hashes = Vec::with_capacity(files.len());
     for path in files {
@@ -43,7 +44,7 @@ pub(crate) fn hash_files(files: &[PathBuf], failed: &AtomicBool) -> Result<Vec<F
     Ok(hashes)
 }
 
-/// Adds the sections that the model has.
+/// Writes the sections that the model has.
 pub(crate) fn add(
     writer: &mut Writer,
     model: &Model,
@@ -58,6 +59,6 @@ pub(crate) fn add(
         writer.section(SectionKind::ChatTemplate, template.as_bytes())?;
     }
     let provenance = Provenance { source, kind: model.kind, loras, files };
-    let json = serde_json::to_vec(&provenance).expect("plain structs always serialise");
+    let json = serde_json::to_vec(&provenance).expect("plain structs always serialize");
     Ok(writer.section(SectionKind::Provenance, json)?)
 }

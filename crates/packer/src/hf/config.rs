@@ -1,37 +1,37 @@
-//! `config.json` of a Hugging Face folder → [`Config`]: what all architectures have in common. What
-//! each has of its own is in `hf_arch.rs`.
+//! `config.json` → [`Description`]: what all architectures share. What is particular to one is in
+//! its family's file.
 
 use nanoinfer_format::{Activation, Config};
 
+use super::rope::{rope, rope_settings, rotary_dim};
+use super::settings::Settings;
 use crate::Error;
-use crate::hf_arch::{self, Defaults};
-use crate::hf_settings::{rope, rope_settings, rotary_dim, unsupported};
-use crate::json::Settings;
-use crate::model::Description;
-use crate::rope::{Kind, Scaling};
-use crate::weights::Biases;
+use crate::description::{Biases, Description};
+use crate::family::{self, HfSpelling};
+use crate::rope::{RopeSpec, Scaling};
 
-/// Reads the settings; absent ones have the defaults that transformers gives to the architecture.
+/// Reads the settings; absent ones get the defaults that transformers has for the architecture.
 pub(crate) fn describe(c: &Settings) -> Result<Description, Error> {
     let model_type = c.need("model_type", c.str("model_type")?)?;
-    let architecture = hf_arch::ALL.iter().find(|a| a.name == model_type).ok_or_else(|| {
-        let what = format!("architecture {model_type:?}");
-        unsupported(c, what, &format!("supported: {}", hf_arch::names()))
+    let spelling = family::hugging_face(model_type).map_err(|supported| {
+        c.unsupported(format!("architecture {model_type:?}"), &format!("supported: {supported}"))
     })?;
     refuse_quantized(c)?;
-    let mut d = common(c, architecture.name, &architecture.defaults)?;
-    (architecture.adapt)(c, &mut d)?;
+    let mut d = common(c, spelling)?;
+    (spelling.adapt)(c, &mut d)?;
     check_divisors(c, &d)?;
-    d.config.ropes = d.ropes.iter().map(Kind::rope).collect();
+    d.config.ropes = d.ropes.iter().map(RopeSpec::rope).collect();
     d.config.validate().map_err(|e| Error::source(c.path(), e.to_string()))?;
     Ok(d)
 }
 
-fn common(c: &Settings, architecture: &str, defaults: &Defaults) -> Result<Description, Error> {
+/// A Llama with these settings.
+fn common(c: &Settings, spelling: &'static HfSpelling) -> Result<Description, Error> {
     let size = |key: &str| c.need(key, c.u32(key)?);
-    let (d_model, n_heads, n_layers) =
-        (size("hidden_size")?, size("num_attention_heads")?, size("num_hidden_layers")?);
-    let head_dim = match c.u32("head_dim")?.or(defaults.head_dim) {
+    let d_model = size("hidden_size")?;
+    let n_heads = size("num_attention_heads")?;
+    let n_layers = size("num_hidden_layers")?;
+    let head_dim = match c.u32("head_dim")?.or(spelling.head_dim) {
         Some(given) => given,
         None if n_heads > 0 && d_model.is_multiple_of(n_heads) => d_model / n_heads,
         None => {
@@ -40,21 +40,21 @@ fn common(c: &Settings, architecture: &str, defaults: &Defaults) -> Result<Descr
         }
     };
     let settings = rope_settings(c, None)?;
-    let rope = rope(c, settings.as_ref(), defaults.rope_theta)?;
+    let rope = rope(c, settings.as_ref(), spelling.rope_theta)?;
     let config = Config {
-        architecture: architecture.into(),
+        architecture: spelling.model_type.into(),
         d_model,
         d_ff: size("intermediate_size")?,
         n_heads,
         n_kv_heads: c.u32("num_key_value_heads")?.unwrap_or(n_heads),
         vocab_size: size("vocab_size")?,
         context_length: context_length(c, &rope.scaling)?,
-        norm_eps: c.f64("rms_norm_eps")?.unwrap_or(defaults.norm_eps),
-        activation: activation(c)?.unwrap_or(defaults.activation),
+        norm_eps: c.f64("rms_norm_eps")?.unwrap_or(spelling.norm_eps),
+        activation: activation(c)?.unwrap_or(spelling.activation),
         rope_theta: rope.theta,
         rotary_dim: rotary_dim(c, settings.as_ref(), head_dim)?,
         ropes: Vec::new(),
-        tied_embeddings: c.bool("tie_word_embeddings")?.unwrap_or(defaults.tied_embeddings),
+        tied_embeddings: c.bool("tie_word_embeddings")?.unwrap_or(spelling.tied_embeddings),
         ..Config::llama(n_layers, head_dim)
     };
     let (attention, mlp) = (c.bool("attention_bias")?, c.bool("mlp_bias")?);
@@ -62,7 +62,7 @@ fn common(c: &Settings, architecture: &str, defaults: &Defaults) -> Result<Descr
         config,
         ropes: vec![rope],
         biases: Biases { qkv: attention, output: attention, mlp, norm: Some(false) },
-        names: defaults.names,
+        names: &spelling.names,
         changes: Vec::new(),
     })
 }
@@ -75,7 +75,7 @@ fn refuse_quantized(c: &Settings) -> Result<(), Error> {
     let Some(q) = stated else { return Ok(()) };
     let method = q.str("quant_method")?.unwrap_or("an unnamed method");
     let what = format!("a model quantized with {method:?}");
-    Err(unsupported(c, what, "convert the original model (f32, f16 or bf16) or a GGUF of it"))
+    Err(c.unsupported(what, "convert the original model (f32, f16 or bf16) or a GGUF of it"))
 }
 
 fn activation(c: &Settings) -> Result<Option<Activation>, Error> {
@@ -86,7 +86,7 @@ fn activation(c: &Settings) -> Result<Option<Activation>, Error> {
                 "gelu_pytorch_tanh" | "gelu_new" | "gelu_fast" => Ok(Some(Activation::Gelu)),
                 other => {
                     let next = "supported: silu, gelu_pytorch_tanh";
-                    Err(unsupported(c, format!("{key} {other:?}"), next))
+                    Err(c.unsupported(format!("{key} {other:?}"), next))
                 }
             };
         }
@@ -94,7 +94,7 @@ fn activation(c: &Settings) -> Result<Option<Activation>, Error> {
     Ok(None)
 }
 
-/// Where dynamic scaling is meant to be used up to; other models state what they can do.
+/// `max_position_embeddings`, which dynamic scaling extends by its factor.
 fn context_length(c: &Settings, scaling: &Scaling) -> Result<u32, Error> {
     let stated = c.need("max_position_embeddings", c.u32("max_position_embeddings")?)?;
     Ok(match scaling {
@@ -103,11 +103,11 @@ fn context_length(c: &Settings, scaling: &Scaling) -> Result<u32, Error> {
     })
 }
 
-/// Checks that longrope has a divisor for every pair of the head.
+/// Checks that LongRoPE has a divisor for every rotated pair of a head.
 fn check_divisors(c: &Settings, d: &Description) -> Result<(), Error> {
     let pairs = d.config.rotary_dim as usize / 2;
-    for kind in &d.ropes {
-        if let Scaling::LongRope { short, long, .. } = &kind.scaling
+    for rope in &d.ropes {
+        if let Scaling::LongRope { short, long, .. } = &rope.scaling
             && (short.len() != pairs || long.len() != pairs)
         {
             let what = format!(

@@ -1,4 +1,4 @@
-//! Which source rows go where: the order of tensors in a file and of rows within each.
+//! The order of tensors in a file and of rows within each tensor.
 //!
 //! ```text
 //! token_embd  rope_turns
@@ -11,76 +11,76 @@
 //! ffn_gate_up  alternating:  [ 16 gate rows | 16 up rows ] …
 //! ```
 //!
-//! What tensors there are and how their parts alternate, the format's [`schema`] says.
+//! The list of tensors, and how their parts alternate, comes from the format's [`schema`].
 //!
-//! A KV head with its queries is contiguous, so a thread that owns it streams one piece of memory
-//! and owns its whole attention; a gate panel and its up panel meet in one thread's registers.
+//! A KV head and its queries are contiguous, so the thread that owns them streams one range of memory
+//! and computes their whole attention; a gate panel and its up panel meet in one thread's registers.
 
 use nanoinfer_format::{Config, Encoding, Entry, Kind, LANES, Part, Role, TensorSpec, pad, schema};
 
 use crate::source::TensorSource;
 use crate::weights::{Weights, is_stacked};
 
-/// A tensor of the file and where its rows come from.
+/// A tensor of the file and the source of its rows.
 pub(crate) struct Planned<'a> {
     pub(crate) spec: TensorSpec,
     pub(crate) body: Body<'a>,
 }
 
 pub(crate) enum Body<'a> {
-    /// RoPE turns, computed already.
+    /// RoPE turns, already computed.
     Turns(&'a [u64]),
     /// Blocks of rows, one after the other.
     Rows { blocks: Vec<Block<'a>>, inputs: Inputs },
 }
 
-/// How the inputs of a row are laid out.
+/// The layout of the inputs of a row.
 #[derive(Clone, Copy)]
 pub(crate) struct Inputs {
     /// Values read per row.
     pub(crate) logical: usize,
     /// Values stored per row.
     pub(crate) stored: usize,
-    /// Values come in blocks of `.0`, each stored as `.1` (the rest zeros).
+    /// Each block of `.0` values is padded with zeros to `.1`.
     pub(crate) unit: (usize, usize),
 }
 
 /// Consecutive rows of one source tensor.
 pub(crate) struct Block<'a> {
-    /// `None`: zeros, for a bias that only its neighbours in the fused tensor have.
+    /// `None`: zeros, where only other parts of a fused tensor have a bias.
     pub(crate) source: Option<&'a dyn TensorSource>,
     pub(crate) first: usize,
     pub(crate) rows: usize,
-    /// Rows stored; those beyond `rows` are zeros.
+    /// Rows stored; those after `rows` are zeros.
     pub(crate) padded: usize,
-    /// Hadamard block over the rows (not the inputs); 1 = none.
-    pub(crate) mix: usize,
+    /// Block size of the Hadamard transform over the rows (not the inputs); 1 = none.
+    pub(crate) row_hadamard: usize,
     pub(crate) encoding: Encoding,
 }
 
-/// A part of a fused tensor, or a whole one, as blocks of `rows` rows padded to `padded`.
-struct Source<'a> {
+/// A source matrix, cut into blocks of `rows` rows padded to `padded`.
+struct Blocks<'a> {
     tensor: Option<&'a dyn TensorSource>,
-    /// Its first row of the tensor, which may be a stack of several.
+    /// Its first row in `tensor`, which may stack several matrices.
     start: usize,
     rows: usize,
     padded: usize,
-    mix: usize,
+    row_hadamard: usize,
     encoding: Encoding,
 }
 
-impl<'a> Source<'a> {
-    /// Block `i`; rows that the tensor does not have become padding.
-    fn block(&self, i: usize, n: usize) -> Block<'a> {
+impl<'a> Blocks<'a> {
+    /// Block `i` of a matrix of `n` rows; rows beyond `n` become padding.
+    fn get(&self, i: usize, n: usize) -> Block<'a> {
         let first = (i * self.rows).min(n);
-        let Self { tensor: source, padded, mix, encoding, .. } = *self;
+        let Self { tensor: source, padded, row_hadamard, encoding, .. } = *self;
         let rows = self.rows.min(n - first);
-        Block { source, first: self.start + first, rows, padded, mix, encoding }
+        Block { source, first: self.start + first, rows, padded, row_hadamard, encoding }
     }
 }
 
-/// Everything a file of this config holds, in order: what the schema lists as `spec` stores it, and
-/// the biases that there are. `weights` have been checked against the config.
+/// All tensors of a file with this config, in order: those of the schema, stored as `spec` says, and
+/// any biases. `weights` have been checked against the config.
 pub(crate) fn plan<'a>(
     c: &Config,
     weights: &'a Weights,
@@ -91,7 +91,7 @@ pub(crate) fn plan<'a>(
     for entry in schema(c) {
         let spec = spec(&entry);
         let rows = Rows { c, weights, matrix: &spec };
-        let bias = entry.bias_spec().filter(|_| rows.have_bias()).map(|spec| Planned {
+        let bias = entry.bias_spec().filter(|_| rows.has_bias()).map(|spec| Planned {
             body: Body::Rows { blocks: rows.bias(&spec), inputs: ONE },
             spec,
         });
@@ -122,7 +122,7 @@ impl Inputs {
     }
 }
 
-/// Where the rows of one tensor, and of its bias, come from.
+/// Finds the rows of a tensor and of its bias.
 struct Rows<'a, 'c> {
     c: &'c Config,
     weights: &'a Weights,
@@ -134,19 +134,19 @@ impl<'a> Rows<'a, '_> {
         self.weights.get(self.matrix.layer, role, true)
     }
 
-    /// Whether there is a bias, of one of the parts at least.
-    fn have_bias(&self) -> bool {
+    /// Whether the tensor, or at least one of its parts, has a bias.
+    fn has_bias(&self) -> bool {
         let parts = self.matrix.parts.iter().map(|p| p.role);
         parts.chain([self.matrix.role]).any(|role| self.bias_of(role).is_some())
     }
 
-    /// A whole vector: one block, or one for each head.
+    /// A vector: one block, or one per head.
     fn vector(&self, tensor: Option<&'a dyn TensorSource>, spec: &TensorSpec) -> Vec<Block<'a>> {
         let Inputs { logical, stored, unit } = Inputs::of(spec);
         let padded = if spec.k_unit == (0, 0) { stored } else { unit.1 };
         let encoding = spec.encoding;
-        let source = Source { tensor, start: 0, rows: unit.0, padded, mix: 1, encoding };
-        (0..logical / unit.0).map(|i| source.block(i, logical)).collect()
+        let blocks = Blocks { tensor, start: 0, rows: unit.0, padded, row_hadamard: 1, encoding };
+        (0..logical / unit.0).map(|i| blocks.get(i, logical)).collect()
     }
 
     fn norm(&self) -> Vec<Block<'a>> {
@@ -156,9 +156,10 @@ impl<'a> Rows<'a, '_> {
 
     /// A bias has the blocks of its matrix.
     fn bias(&self, spec: &TensorSpec) -> Vec<Block<'a>> {
-        match self.matrix.parts.is_empty() {
-            true => self.vector(self.bias_of(self.matrix.role), spec),
-            false => self.fused(Some(spec.encoding), |role, _| (self.bias_of(role), 0)),
+        if self.matrix.parts.is_empty() {
+            self.vector(self.bias_of(self.matrix.role), spec)
+        } else {
+            self.fused(Some(spec.encoding), |role, _| (self.bias_of(role), 0))
         }
     }
 
@@ -172,46 +173,49 @@ impl<'a> Rows<'a, '_> {
             }
             let (tensor, start) = find(self.matrix.role, n);
             let encoding = self.matrix.encoding;
-            let source = Source { tensor, start, rows: LANES, padded: LANES, mix: 1, encoding };
-            (0..n.div_ceil(LANES)).map(|i| source.block(i, n)).collect()
+            let blocks =
+                Blocks { tensor, start, rows: LANES, padded: LANES, row_hadamard: 1, encoding };
+            (0..n.div_ceil(LANES)).map(|i| blocks.get(i, n)).collect()
         };
         (0..experts).flat_map(of_expert).collect()
     }
 
-    /// Where the matrix of `n` rows of an expert is, and its first row there.
-    fn weight(&self, role: Role, expert: usize, n: usize) -> Found<'a> {
+    /// The tensor that contains the `n`-row matrix of an expert, and the matrix's first row in it.
+    fn weight(&self, role: Role, expert: usize, n: usize) -> Located<'a> {
         let (weights, layer) = (self.weights, self.matrix.layer);
-        let (tensor, start) = match is_stacked(role) {
-            true => weights.of_expert(layer, role, expert, n),
-            false => (weights.required(layer, role), 0),
+        let (tensor, start) = if is_stacked(role) {
+            weights.of_expert(layer, role, expert, n)
+        } else {
+            (weights.required(layer, role), 0)
         };
         (Some(tensor), start)
     }
 
-    /// The blocks of all parts, unit after unit; of a part of `n` rows, what `find` gives. Stored
-    /// as the parts are, unless another encoding is given.
+    /// The blocks of all parts, unit after unit. `find` locates a part of `n` rows; `encoding` overrides
+    /// the encoding of the parts.
     fn fused(
         &self,
         encoding: Option<Encoding>,
-        find: impl Fn(Role, usize) -> Found<'a>,
+        find: impl Fn(Role, usize) -> Located<'a>,
     ) -> Vec<Block<'a>> {
-        let source = |p: &Part| {
+        let blocks_of = |p: &Part| {
             let (tensor, start) = find(p.role, p.n as usize);
             let (rows, encoding) = (p.rows as usize, encoding.unwrap_or(p.encoding));
-            let mix = if p.role == Role::AttnV { self.c.value_rotation as usize } else { 1 };
-            Source { tensor, start, rows, padded: pad(rows, LANES), mix, encoding }
+            let row_hadamard =
+                if p.role == Role::AttnV { self.c.value_rotation as usize } else { 1 };
+            Blocks { tensor, start, rows, padded: pad(rows, LANES), row_hadamard, encoding }
         };
-        let sources: Vec<_> = self.matrix.parts.iter().map(|p| (p, source(p))).collect();
+        let parts: Vec<_> = self.matrix.parts.iter().map(|p| (p, blocks_of(p))).collect();
         let mut blocks = Vec::new();
         for unit in 0..self.matrix.repeat as usize {
-            for (part, source) in &sources {
+            for (part, source) in &parts {
                 let (count, n) = (part.count as usize, part.n as usize);
-                blocks.extend((0..count).map(|i| source.block(unit * count + i, n)));
+                blocks.extend((0..count).map(|i| source.get(unit * count + i, n)));
             }
         }
         blocks
     }
 }
 
-/// A source, zeros if there is none, and the first row in it.
-type Found<'a> = (Option<&'a dyn TensorSource>, usize);
+/// A tensor (`None`: zeros) and a first row in it.
+type Located<'a> = (Option<&'a dyn TensorSource>, usize);

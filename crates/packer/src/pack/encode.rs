@@ -1,13 +1,13 @@
-//! A run of blocks → the bytes of the file: read, check, pad, rotate, quantize.
+//! Consecutive blocks → the bytes of the file: read, check, pad, rotate, quantize.
 
 use nanoinfer_format::{Encoding, LANES, TensorSpec};
 use nanoinfer_kernels::pack::{f32_panel, hadamard, q8_panel};
 
+use super::layout::{Block, Inputs};
 use crate::Error;
-use crate::layout::{Block, Inputs};
 use crate::source::TensorSource;
 
-/// No trained weight comes near; beyond it sums of a rotation could overflow.
+/// Far above any trained weight; beyond it the sums of a rotation could overflow.
 const MAX_WEIGHT: f32 = 1.2676506e30; // 2^100
 
 /// The stored bytes of consecutive blocks of one tensor.
@@ -24,10 +24,10 @@ pub(crate) fn encode(
     Ok(out)
 }
 
-/// The values that a block's stored rows stand for.
+/// The values that the stored rows of a block represent: padded and rotated, not yet quantized.
 pub(crate) fn prepare(spec: &TensorSpec, inputs: Inputs, block: &Block) -> Result<Vec<f32>, Error> {
     let mut rows = read(block, inputs)?;
-    rotate_rows(&mut rows[..block.rows * inputs.stored], inputs.stored, block.mix);
+    rotate_rows(&mut rows[..block.rows * inputs.stored], inputs.stored, block.row_hadamard);
     hadamard(&mut rows, spec.rotation_of(block.encoding) as usize);
     Ok(rows)
 }
@@ -69,7 +69,7 @@ fn check(source: &dyn TensorSource, first: usize, rows: &[f32], k: usize) -> Res
     Err(Error::Tensor { path: path.into(), tensor: tensor.into(), what })
 }
 
-/// Hadamard over the rows: `W ← H·W` on consecutive blocks of `block` rows.
+/// Hadamard transform over the rows: `W ← H·W` on consecutive blocks of `block` rows.
 fn rotate_rows(rows: &mut [f32], k: usize, block: usize) {
     if block == 1 {
         return;
@@ -97,7 +97,7 @@ fn store(encoding: Encoding, rows: &[f32], k: usize, out: &mut Vec<u8>) {
         match encoding {
             Encoding::Q8Panel => q8_panel(panel, k, &mut out[at..]),
             Encoding::F32Panel => f32_panel(panel, k, &mut out[at..]),
-            Encoding::F32 | Encoding::U64 => {} // no panels, so no bytes of one: see above
+            Encoding::F32 | Encoding::U64 => {} // not panels: `panel_bytes` is None
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Settings in JSON files: each is absent, or of the right type, or an error that names it.
+//! Settings in JSON files. Reading one returns `None` if it is absent and an error that names it if
+//! it has the wrong type.
 
 use std::path::{Path, PathBuf};
 
@@ -7,22 +8,23 @@ use serde_json::{Map, Value};
 use crate::Error;
 use crate::source::SourceFile;
 
-/// No description of a model is larger; the largest tokenizers have some 40 MB.
-const MAX_JSON: u64 = 512 << 20;
+/// Largest text file read; the largest published tokenizers have some 40 MB.
+const MAX_TEXT: u64 = 512 << 20;
 
-/// A JSON object of a source file. `null` counts as absent, as transformers has it.
+/// A JSON object in a source file. `null` counts as absent, as in transformers.
 pub(crate) struct Settings {
     path: PathBuf,
-    /// Prefix of setting names in messages: `rope_scaling.`.
+    /// Prefix of setting names in messages, such as `rope_scaling.`.
     within: String,
     map: Map<String, Value>,
 }
 
-/// Reads a text file of the source, bounded in size.
+/// Reads a text file of bounded size.
 pub(crate) fn read_text(path: &Path) -> Result<String, Error> {
     let file = SourceFile::open(path)?;
-    if file.len > MAX_JSON {
-        return Err(Error::source(path, format!("{} bytes, more than a model needs", file.len)));
+    if file.len > MAX_TEXT {
+        let what = format!("is {} bytes long, expected at most {MAX_TEXT}", file.len);
+        return Err(Error::source(path, what));
     }
     let mut bytes = vec![0; file.len as usize];
     file.read_at(0, &mut bytes)?;
@@ -30,14 +32,14 @@ pub(crate) fn read_text(path: &Path) -> Result<String, Error> {
 }
 
 impl Settings {
-    /// Reads a file that holds one JSON object.
+    /// Reads a file that contains one JSON object.
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
         let map = serde_json::from_str(&read_text(path)?)
             .map_err(|e| Error::source(path, format!("is not a JSON object: {e}")))?;
         Ok(Self { path: path.into(), within: String::new(), map })
     }
 
-    /// All settings by name, values as JSON, long ones shortened.
+    /// All settings by name; values as JSON, truncated if long.
     pub(crate) fn entries(&self) -> Vec<(String, String)> {
         self.map.iter().map(|(key, value)| (key.clone(), shown(value))).collect()
     }
@@ -46,18 +48,23 @@ impl Settings {
         &self.path
     }
 
-    /// An error about a setting; `what` follows its name.
+    /// An error about a setting; the message is its name followed by `what`.
     pub(crate) fn error(&self, key: &str, what: impl Into<String>) -> Error {
         let field = format!("{}{key}", self.within);
         Error::Setting { path: self.path.clone(), field, what: what.into() }
     }
 
-    /// The value of a setting that is there and not `null`.
+    /// An error about a feature that this version lacks.
+    pub(crate) fn unsupported(&self, what: impl Into<String>, next: &str) -> Error {
+        Error::Unsupported { path: self.path.clone(), what: what.into(), next: next.into() }
+    }
+
+    /// The value of a setting that is present and not `null`.
     pub(crate) fn get(&self, key: &str) -> Option<&Value> {
         self.map.get(key).filter(|v| !v.is_null())
     }
 
-    /// Whether the file mentions the setting at all, be it as `null`.
+    /// Whether the setting is present, even as `null`.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.map.contains_key(key)
     }
@@ -81,6 +88,16 @@ impl Settings {
         self.typed(key, "a number", Value::as_f64)
     }
 
+    /// A positive, finite number that may be absent.
+    pub(crate) fn positive(&self, key: &str) -> Result<Option<f64>, Error> {
+        match self.f64(key)? {
+            Some(v) if !(v.is_finite() && v > 0.0) => {
+                Err(self.error(key, format!("is {v}, expected a positive number")))
+            }
+            stated => Ok(stated),
+        }
+    }
+
     pub(crate) fn bool(&self, key: &str) -> Result<Option<bool>, Error> {
         self.typed(key, "true or false", Value::as_bool)
     }
@@ -89,7 +106,7 @@ impl Settings {
         self.typed(key, "a string", Value::as_str)
     }
 
-    /// A number or a list of numbers.
+    /// A token id or a list of them.
     pub(crate) fn ids(&self, key: &str) -> Result<Option<Vec<u32>>, Error> {
         let id = |v: &Value| v.as_u64().and_then(|v| u32::try_from(v).ok());
         self.typed(key, "a token id or a list of them", |v| match v {
@@ -116,12 +133,13 @@ impl Settings {
         Ok(map.map(|map| Settings { path: self.path.clone(), within, map }))
     }
 
+    /// `value`, which is that of `key`, or an error that it is missing.
     pub(crate) fn need<T>(&self, key: &str, value: Option<T>) -> Result<T, Error> {
         value.ok_or_else(|| self.error(key, "is missing"))
     }
 }
 
-/// A value as JSON on one line, shortened.
+/// A value as JSON on one line, truncated if long.
 fn shown(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(60) {

@@ -1,9 +1,9 @@
-//! Hand-written pickles, right and wrong. A file that PyTorch wrote is read in `torch.rs`.
+//! Hand-written pickles, valid and invalid. `torch.rs` tests a file written by PyTorch.
 
 use super::*;
 
 /// `{"w": <2×3 float32 tensor at value 4 of storage "0">}` as `torch.save` writes it.
-fn right() -> Vec<u8> {
+fn valid() -> Vec<u8> {
     let mut p =
         b"\x80\x02}q\x00X\x01\x00\x00\x00wq\x01ctorch._utils\n_rebuild_tensor_v2\nq\x02".to_vec();
     p.extend(b"((X\x07\x00\x00\x00storageq\x03ctorch\nFloatStorage\nq\x04X\x01\x00\x00\x000q\x05");
@@ -14,7 +14,7 @@ fn right() -> Vec<u8> {
 
 #[test]
 fn a_table_of_tensors() {
-    let tensors = tensors(&right()).unwrap();
+    let tensors = tensors(&valid()).unwrap();
     let expected = TensorRef {
         key: "0".into(),
         class: "FloatStorage",
@@ -28,7 +28,7 @@ fn a_table_of_tensors() {
 
 #[test]
 fn every_truncation_is_an_error() {
-    let pickle = right();
+    let pickle = valid();
     for len in 0..pickle.len() {
         assert!(tensors(&pickle[..len]).is_err(), "{len}");
     }
@@ -37,34 +37,37 @@ fn every_truncation_is_an_error() {
 #[test]
 fn programs_are_refused_by_name() {
     let deep = [b"\x80\x02".as_slice(), b")", &b"\x85".repeat(1_000_000), b"."].concat();
-    let own = b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.".to_vec();
-    for (pickle, says) in [
-        (b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00ls\x85R.".to_vec(), "\"os\" \"system\""),
-        (b"\x80\x02c__builtin__\neval\n.".to_vec(), "\"__builtin__\" \"eval\""),
-        (b"\x80\x04\x8c\x05posix\x8c\x06system\x93.".to_vec(), "\"posix\" \"system\""),
-        (b"\x80\x02ctorch\nload\n.".to_vec(), "\"torch\" \"load\""),
-        (b"\x80\x02ccollections\nOrderedDict\nN\x85R.".to_vec(), "a call that no table"),
+    let cyclic = b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.".to_vec();
+    for (pickle, expected) in [
+        (b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00ls\x85R.".to_vec(), "\"os.system\""),
+        (b"\x80\x02c__builtin__\neval\n.".to_vec(), "\"__builtin__.eval\""),
+        (b"\x80\x04\x8c\x05posix\x8c\x06system\x93.".to_vec(), "\"posix.system\""),
+        (b"\x80\x02ctorch\nload\n.".to_vec(), "\"torch.load\""),
+        (
+            b"\x80\x02ccollections\nOrderedDict\nN\x85R.".to_vec(),
+            "a call that a table of tensors does not need",
+        ),
         (b"\x80\x02ccollections\nOrderedDict\nNR.".to_vec(), "a call without arguments"),
-        (b"\x80\x02i\n\n.".to_vec(), "instruction 0x69"),
-        (b"\x80\x02\x81.".to_vec(), "instruction 0x81"),
+        (b"\x80\x02i\n\n.".to_vec(), "opcode 0x69"),
+        (b"\x80\x02\x81.".to_vec(), "opcode 0x81"),
         (b"\x80\x05.".to_vec(), "protocol 5"),
-        (b"\x80\x02.".to_vec(), "a value is missing"),
-        (b"\x80\x02N(.".to_vec(), "a value is missing"),
-        (b"\x80\x02t.".to_vec(), "a mark is missing"),
-        (b"\x80\x02h\x07.".to_vec(), "no value has number 7"),
-        (b"\x80\x02}(Nu.".to_vec(), "a key without value"),
-        (b"\x80\x02NNNs.".to_vec(), "no table"),
-        (b"\x80\x02NQ.".to_vec(), "a storage that is no tuple"),
+        (b"\x80\x02.".to_vec(), "the stack is empty"),
+        (b"\x80\x02N(.".to_vec(), "the stack is empty"),
+        (b"\x80\x02t.".to_vec(), "there is no mark"),
+        (b"\x80\x02h\x07.".to_vec(), "no memo entry 7"),
+        (b"\x80\x02}(Nu.".to_vec(), "a key without a value"),
+        (b"\x80\x02NNNs.".to_vec(), "not a table"),
+        (b"\x80\x02NQ.".to_vec(), "a storage that is not a tuple"),
         (b"\x80\x02)Q.".to_vec(), "a storage of 0 fields"),
         (b"\x80\x02X\xff\xff\xff\xffa.".to_vec(), "4294967295 bytes expected"),
         (b"\x80\x02\x8a\xff\x00.".to_vec(), "255 bytes expected"),
         (b"\x80\x02N.".to_vec(), "not a table of tensors"),
-        (b"\x80\x02}NNs.".to_vec(), "keys are not names"),
+        (b"\x80\x02}NNs.".to_vec(), "keys are not strings"),
         (b"\x80\x02}X\x01\x00\x00\x00aNs.".to_vec(), "\"a\" is not a tensor"),
         (deep, "not a table of tensors"),
-        (own, "\"a\" is not a tensor"),
+        (cyclic, "\"a\" is not a tensor"),
     ] {
         let error = tensors(&pickle).unwrap_err();
-        assert!(error.contains(says), "{error:?} does not say {says:?}");
+        assert!(error.contains(expected), "{error:?} does not contain {expected:?}");
     }
 }

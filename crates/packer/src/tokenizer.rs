@@ -1,5 +1,5 @@
-//! The tokenizer's sections, made before packing starts: a tokenizer that cannot be used is known
-//! after a second, not after the weights.
+//! The tokenizer's sections, built before packing starts, so that an unusable tokenizer is reported
+//! after a second, not after hours of packing.
 
 use std::path::Path;
 
@@ -7,19 +7,19 @@ use nanoinfer_format::{SectionKind, Writer};
 use nanoinfer_text::GgufVocab;
 
 use crate::Error;
-use crate::gguf::Gguf;
+use crate::gguf::Metadata;
 
-/// A tokenizer in the three forms a file holds.
+/// A tokenizer in the three forms that a file contains.
 pub(crate) struct Tokenizer {
     json: Vec<u8>,
     vocabulary: Vec<u8>,
     native: Vec<u8>,
-    /// The token it puts in front of a text, if any.
+    /// The token that its post-processor prepends, if any.
     pub(crate) bos: Option<u32>,
 }
 
 impl Tokenizer {
-    /// `path` is the file that `json`, a `tokenizer.json`, came from.
+    /// Builds the sections from `json`, the contents of the `tokenizer.json` at `path`.
     pub(crate) fn new(path: &Path, json: Vec<u8>, vocab_size: u32) -> Result<Self, Error> {
         let error = |source| Error::Text { path: path.into(), source };
         let vocabulary = nanoinfer_text::build_vocab(&json, vocab_size as usize).map_err(error)?;
@@ -31,14 +31,17 @@ impl Tokenizer {
 
     /// The tokenizer in a GGUF file's metadata, if it has one.
     pub(crate) fn of_gguf(
-        g: &Gguf,
+        g: &Metadata,
         bos: Option<u32>,
         vocab_size: u32,
     ) -> Result<Option<Self>, Error> {
         let key = |name: &str| format!("tokenizer.ggml.{name}");
         let Some(model) = g.str(&key("model"))?.filter(|&m| m != "none") else { return Ok(None) };
         let types = key("token_type");
-        let narrow = |&v: &i64| i32::try_from(v).map_err(|_| g.error(&types, format!("holds {v}")));
+        let narrow = |&v: &i64| {
+            i32::try_from(v)
+                .map_err(|_| g.error(&types, format!("contains {v}, expected a token type")))
+        };
         let types: Vec<i32> =
             g.ints(&types)?.unwrap_or_default().iter().map(narrow).collect::<Result<_, _>>()?;
         let tokens = key("tokens");
@@ -53,12 +56,12 @@ impl Tokenizer {
             bos,
             unk: g.u32(&key("unknown_token_id"))?,
         };
-        let error = |source| Error::Text { path: g.path.clone(), source };
+        let error = |source| Error::Text { path: g.path().into(), source };
         let json = nanoinfer_text::tokenizer_json_from_gguf(&vocab).map_err(error)?;
-        Self::new(&g.path, json, vocab_size).map(Some)
+        Self::new(g.path(), json, vocab_size).map(Some)
     }
 
-    /// Bytes of its sections.
+    /// Size of its sections in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.json.len() + self.vocabulary.len() + self.native.len()
     }

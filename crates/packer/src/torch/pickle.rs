@@ -1,29 +1,29 @@
-//! The part of Python's pickle language that a table of tensors needs, and nothing else.
+//! The subset of Python's pickle language that a table of tensors needs.
 //!
-//! A pickle is a program for a stack machine that may call any Python function, which is how a
-//! model file can take over the machine that loads it. This interpreter knows the instructions
-//! that `torch.save` emits (the protocol of `pickletools`, version 2) and four names; it makes
-//! plain values, calls nothing, and refuses the rest by name.
+//! A pickle is a program for a stack machine that can call any Python function, so that a model file
+//! can take over the machine that loads it. This interpreter supports the opcodes that `torch.save`
+//! emits (protocol 2 of `pickletools`) and a few globals; it builds plain values, calls nothing, and
+//! refuses everything else by name.
 //!
-//! Values live in one arena and refer to each other by index: a pickle can nest a million tuples
-//! or put a table into itself, and no step here recurses. Each instruction makes one value at
-//! most, so memory is bounded by the length of the pickle.
+//! Values live in one arena and refer to each other by index: a pickle can nest a million tuples or
+//! insert a table into itself, and nothing here recurses. An opcode creates at most one value, so
+//! memory is bounded by the length of the pickle.
 
 use std::collections::HashMap;
 
-/// Longest pickle read: those of published models have some 100 bytes a tensor.
+/// Longest pickle read; published models need some 100 bytes per tensor.
 pub(crate) const MAX_LEN: u64 = 16 << 20;
 
-/// A tensor as the pickle describes it: a view of a storage, which is a file of the archive.
+/// A tensor as described by the pickle: a view of a storage, which is a file of the archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TensorRef {
     /// Name of the storage.
     pub(crate) key: String,
-    /// PyTorch's name of the storage's class: `FloatStorage`.
+    /// PyTorch's class of the storage, such as `FloatStorage`.
     pub(crate) class: &'static str,
-    /// Values in the storage.
+    /// Number of values in the storage.
     pub(crate) numel: u64,
-    /// First value of the tensor.
+    /// Offset of the tensor in its storage, in values.
     pub(crate) offset: u64,
     pub(crate) shape: Vec<u64>,
     pub(crate) strides: Vec<u64>,
@@ -33,7 +33,7 @@ pub(crate) struct TensorRef {
 type Id = u32;
 
 enum Node {
-    /// `None`, booleans, floats: allowed, never looked at.
+    /// `None`, booleans, floats: allowed, never used.
     Plain,
     Int(i64),
     Text(String),
@@ -57,7 +57,7 @@ enum Global {
     Storage(&'static str),
 }
 
-/// All storage classes with numbers that a table may mention, used or not.
+/// The storage classes that a table may mention, whether readable or not.
 const STORAGES: [&str; 10] = [
     "FloatStorage",
     "HalfStorage",
@@ -82,10 +82,8 @@ impl Global {
             _ => None,
         }
         .ok_or_else(|| {
-            format!(
-                "asks Python for {module:?} {name:?}, which no table of tensors needs; \
-                 nothing was run"
-            )
+            let global = format!("{module}.{name}");
+            format!("imports {global:?}, which a table of tensors does not need; nothing was run")
         })
     }
 }
@@ -93,7 +91,7 @@ impl Global {
 /// The tensors of a pickled table (a `state_dict`), in its order.
 ///
 /// # Errors
-/// What was found, and at which byte.
+/// What was found, and at which byte offset.
 pub(crate) fn tensors(pickle: &[u8]) -> Result<Vec<(String, TensorRef)>, String> {
     let mut machine = Machine {
         input: pickle,
@@ -116,7 +114,7 @@ pub(crate) fn tensors(pickle: &[u8]) -> Result<Vec<(String, TensorRef)>, String>
     let mut out = Vec::with_capacity(entries.len());
     for &(key, value) in entries {
         let Node::Text(name) = &machine.nodes[key as usize] else {
-            return Err("the pickle is a table whose keys are not names".into());
+            return Err("the pickle is a table whose keys are not strings".into());
         };
         match &machine.nodes[value as usize] {
             Node::Tensor(tensor) => out.push((name.clone(), tensor.clone())),
@@ -136,14 +134,14 @@ struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    /// Runs one instruction; returns the result at the last one.
+    /// Runs one opcode; the last one returns the result.
     fn step(&mut self) -> Result<Option<Id>, String> {
         match self.byte()? {
             0x80 => match self.byte()? {
                 2..=4 => {}
-                v => return Err(format!("protocol {v}")),
+                v => return Err(format!("protocol {v}, expected 2 to 4")),
             },
-            0x95 => _ = self.take(8)?, // length of a frame
+            0x95 => _ = self.take(8)?, // frame length
             b'(' => self.marks.push(self.stack.len()),
             b'N' | 0x88 | 0x89 => self.push(Node::Plain),
             b'G' => {
@@ -175,7 +173,7 @@ impl<'a> Machine<'a> {
             }
             n @ 0x85..=0x87 => self.tuple(usize::from(n - 0x84))?,
             b']' => self.push(Node::List),
-            b'a' => _ = self.pop()?, // lists are never looked at
+            b'a' => _ = self.pop()?, // lists are never used
             b'e' => _ = self.items()?,
             b'}' => self.push(Node::Dict(Vec::new())),
             b's' | b'u' => self.set_items()?,
@@ -190,7 +188,7 @@ impl<'a> Machine<'a> {
             b'b' => self.build()?,
             b'.' => return self.pop().map(Some),
             other => {
-                return Err(format!("instruction {other:#04x}, which no table of tensors needs"));
+                return Err(format!("opcode {other:#04x}, which a table of tensors does not need"));
             }
         }
         Ok(None)
@@ -212,16 +210,16 @@ impl<'a> Machine<'a> {
         Ok(self.take(N)?.try_into().expect("N bytes"))
     }
 
-    /// Text up to a line end.
+    /// A string up to the end of the line.
     fn line(&mut self) -> Result<&'a str, String> {
         let n =
-            self.input[self.at..].iter().position(|&b| b == b'\n').ok_or("a line without end")?;
+            self.input[self.at..].iter().position(|&b| b == b'\n').ok_or("an unterminated line")?;
         let line = self.take(n + 1)?;
         std::str::from_utf8(&line[..n]).map_err(|_| "a name that is not UTF-8".into())
     }
 
     fn string(&mut self, n: usize) -> Result<(), String> {
-        let text = std::str::from_utf8(self.take(n)?).map_err(|_| "text that is not UTF-8")?;
+        let text = std::str::from_utf8(self.take(n)?).map_err(|_| "a string that is not UTF-8")?;
         self.push(Node::Text(text.into()));
         Ok(())
     }
@@ -231,12 +229,12 @@ impl<'a> Machine<'a> {
         self.string(n as usize)
     }
 
-    /// A whole number of up to 8 bytes, least significant first, the last with the sign.
+    /// A signed little-endian integer of up to 8 bytes.
     fn long(&mut self) -> Result<(), String> {
         let n = self.byte()?;
         let bytes = self.take(n.into())?;
         if n > 8 {
-            return Err(format!("a number of {n} bytes"));
+            return Err(format!("an integer of {n} bytes"));
         }
         let negative = bytes.last().is_some_and(|b| b & 0x80 != 0);
         let mut wide = [if negative { 0xff } else { 0 }; 8];
@@ -246,23 +244,23 @@ impl<'a> Machine<'a> {
     }
 
     fn push(&mut self, node: Node) {
-        // The input's length, and so the number of nodes, is far below 2^32.
+        // `MAX_LEN` bounds the number of nodes far below 2^32.
         self.stack.push(self.nodes.len() as Id);
         self.nodes.push(node);
     }
 
-    /// The uppermost value that lies above the last mark.
+    /// Pops a value, but not below the last mark.
     fn pop(&mut self) -> Result<Id, String> {
         let floor = self.marks.last().copied().unwrap_or(0);
         if self.stack.len() <= floor {
-            return Err("a value is missing".into());
+            return Err("the stack is empty".into());
         }
         Ok(self.stack.pop().expect("not empty"))
     }
 
-    /// The values above the last mark, and the mark.
+    /// Pops the last mark and the values above it.
     fn items(&mut self) -> Result<Vec<Id>, String> {
-        let mark = self.marks.pop().ok_or("a mark is missing")?;
+        let mark = self.marks.pop().ok_or("there is no mark on the stack")?;
         Ok(self.stack.split_off(mark))
     }
 
@@ -273,7 +271,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// The uppermost value, which stays.
+    /// The value on top of the stack, which stays there.
     fn top(&mut self) -> Result<Id, String> {
         let top = self.pop()?;
         self.stack.push(top);
@@ -290,11 +288,11 @@ impl<'a> Machine<'a> {
         };
         let target = self.top()?;
         let Node::Dict(entries) = &mut self.nodes[target as usize] else {
-            return Err("entries for something that is no table".into());
+            return Err("entries for a value that is not a table".into());
         };
         let (pairs, rest) = items.as_chunks();
         if !rest.is_empty() {
-            return Err("a key without value".into());
+            return Err("a key without a value".into());
         }
         entries.extend(pairs.iter().map(|&[key, value]| (key, value)));
         Ok(())
@@ -308,7 +306,7 @@ impl<'a> Machine<'a> {
             _ => u32::from_le_bytes(self.array()?),
         };
         if matches!(op, b'h' | b'j') {
-            let id = self.memo.get(&key).ok_or_else(|| format!("no value has number {key}"))?;
+            let id = self.memo.get(&key).ok_or_else(|| format!("there is no memo entry {key}"))?;
             self.stack.push(*id);
         } else {
             let top = self.top()?;
@@ -321,7 +319,7 @@ impl<'a> Machine<'a> {
         let (name, module) = (self.pop()?, self.pop()?);
         let global = match (&self.nodes[module as usize], &self.nodes[name as usize]) {
             (Node::Text(module), Node::Text(name)) => Global::named(module, name)?,
-            _ => return Err("a name that is not text".into()),
+            _ => return Err("a name that is not a string".into()),
         };
         self.push(Node::Global(global));
         Ok(())
@@ -331,7 +329,9 @@ impl<'a> Machine<'a> {
     fn persistent(&mut self) -> Result<(), String> {
         let id = self.pop()?;
         let node = |id: &Id| &self.nodes[*id as usize];
-        let Node::Tuple(items) = node(&id) else { return Err("a storage that is no tuple".into()) };
+        let Node::Tuple(items) = node(&id) else {
+            return Err("a storage that is not a tuple".into());
+        };
         let [kind, class, key, _device, numel] = items.as_slice() else {
             return Err(format!("a storage of {} fields, expected 5", items.len()));
         };
@@ -344,13 +344,13 @@ impl<'a> Machine<'a> {
             ) if kind == "storage" && numel >= 0 => {
                 Node::Storage { class, key: key.clone(), numel: numel as u64 }
             }
-            _ => return Err("a storage described in another way than PyTorch does".into()),
+            _ => return Err("a storage in a form that PyTorch does not write".into()),
         };
         self.push(storage);
         Ok(())
     }
 
-    /// A call, of which only the meaning is carried out.
+    /// A call: its known effect is reproduced, nothing is run.
     fn reduce(&mut self) -> Result<(), String> {
         let (arguments, function) = (self.pop()?, self.pop()?);
         let Node::Tuple(arguments) = &self.nodes[arguments as usize] else {
@@ -366,7 +366,7 @@ impl<'a> Machine<'a> {
                 self.stack.push(data);
                 return Ok(());
             }
-            _ => return Err("a call that no table of tensors needs; nothing was run".into()),
+            _ => return Err("a call that a table of tensors does not need; nothing was run".into()),
         };
         self.push(made);
         Ok(())
@@ -385,13 +385,17 @@ impl<'a> Machine<'a> {
             Node::Storage { class, key, numel } => {
                 (size(offset), sizes(shape), sizes(strides), class, key, numel)
             }
-            _ => return Err("a tensor without storage".into()),
+            _ => return Err("a tensor without a storage".into()),
         };
         let (Some(offset), Some(shape), Some(strides), class, key, numel) = tensor else {
-            return Err("a tensor whose offset, shape or strides are no sizes".into());
+            return Err("a tensor whose offset, shape or strides are not whole numbers".into());
         };
         if shape.len() != strides.len() {
-            return Err(format!("a tensor of {} sizes and {} strides", shape.len(), strides.len()));
+            return Err(format!(
+                "a tensor with {} dimensions and {} strides",
+                shape.len(),
+                strides.len()
+            ));
         }
         Ok(Node::Tensor(TensorRef {
             key: key.clone(),
@@ -403,13 +407,13 @@ impl<'a> Machine<'a> {
         }))
     }
 
-    /// State of an object: PyTorch gives its table a note on versions, which nobody needs.
+    /// State of an object: PyTorch attaches version metadata to its table, which is not needed.
     fn build(&mut self) -> Result<(), String> {
         self.pop()?;
         let target = self.top()?;
         match self.nodes[target as usize] {
             Node::Dict(_) => Ok(()),
-            _ => Err("state for something that is no table".into()),
+            _ => Err("state for a value that is not a table".into()),
         }
     }
 }

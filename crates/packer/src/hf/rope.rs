@@ -1,46 +1,10 @@
-//! Settings of a `config.json` that several architectures have: windows, RoPE and its scaling.
+//! RoPE settings of a `config.json`, in the styles of transformers 4 and 5.
 
+use super::settings::Settings;
 use crate::Error;
-use crate::json::Settings;
-use crate::rope::{Kind, Scaling, Yarn, longrope_magnitude, yarn_magnitude};
+use crate::rope::{RopeSpec, Scaling, Yarn, longrope_magnitude, yarn_magnitude};
 
-pub(crate) fn unsupported(c: &Settings, what: String, next: &str) -> Error {
-    Error::Unsupported { path: c.path().into(), what, next: next.into() }
-}
-
-/// A setting that states the window of all layers; `null` means none.
-pub(crate) fn sliding_window(c: &Settings, default: u32) -> Result<u32, Error> {
-    Ok(match c.has("sliding_window") {
-        true => c.u32("sliding_window")?.unwrap_or(0),
-        false => default,
-    })
-}
-
-/// Windows of layers of two kinds: by `layer_types` if it is there, else where `slides` says so.
-pub(crate) fn layer_windows(
-    c: &Settings,
-    window: u32,
-    n_layers: usize,
-    slides: impl Fn(usize) -> bool,
-) -> Result<Vec<u32>, Error> {
-    let of = |slides: bool| if slides { window } else { 0 };
-    let Some(types) = c.strings("layer_types")? else {
-        return Ok((0..n_layers).map(|layer| of(slides(layer))).collect());
-    };
-    types
-        .iter()
-        .map(|kind| match *kind {
-            "sliding_attention" => Ok(of(true)),
-            "full_attention" => Ok(of(false)),
-            other => {
-                let next = "supported: full_attention, sliding_attention";
-                Err(unsupported(c, format!("layer type {other:?}"), next))
-            }
-        })
-        .collect()
-}
-
-/// `rope_parameters` (transformers 5; those of `layer_type`, if they are by type), or
+/// `rope_parameters` (transformers 5; those of `layer_type`, if they are stated per layer type), or
 /// `rope_scaling` (before).
 pub(crate) fn rope_settings(
     c: &Settings,
@@ -53,7 +17,7 @@ pub(crate) fn rope_settings(
     }
 }
 
-/// Values of a head that are rotated.
+/// How many values of a head are rotated.
 pub(crate) fn rotary_dim(c: &Settings, r: Option<&Settings>, head_dim: u32) -> Result<u32, Error> {
     let stated = match r.map(|r| r.f64("partial_rotary_factor")).transpose()?.flatten() {
         None => c.f64("partial_rotary_factor")?,
@@ -67,15 +31,15 @@ pub(crate) fn rotary_dim(c: &Settings, r: Option<&Settings>, head_dim: u32) -> R
     Ok((f64::from(head_dim) * part) as u32)
 }
 
-/// RoPE base and scaling, from its settings `r` and those of the model.
-pub(crate) fn rope(c: &Settings, r: Option<&Settings>, theta: f64) -> Result<Kind, Error> {
+/// RoPE base and scaling, from its own settings `r` and those of the model.
+pub(crate) fn rope(c: &Settings, r: Option<&Settings>, theta: f64) -> Result<RopeSpec, Error> {
     let own = r.map(|r| r.f64("rope_theta")).transpose()?.flatten();
     let theta = own.or(c.f64("rope_theta")?).unwrap_or(theta);
     if !(theta.is_finite() && theta > 1.0) {
         return Err(c.error("rope_theta", format!("is {theta}, expected a number above 1")));
     }
     let scaling = r.map_or(Ok(Scaling::None), |r| rope_scaling(c, r))?;
-    Ok(Kind { theta, scaling })
+    Ok(RopeSpec { theta, scaling })
 }
 
 fn rope_scaling(c: &Settings, r: &Settings) -> Result<Scaling, Error> {
@@ -83,24 +47,21 @@ fn rope_scaling(c: &Settings, r: &Settings) -> Result<Scaling, Error> {
         Some(kind) => Some(kind),
         None => r.str("type")?,
     };
-    let positive = |key: &str| match r.need(key, r.f64(key)?)? {
-        v if v.is_finite() && v > 0.0 => Ok(v),
-        v => Err(r.error(key, format!("is {v}, expected a positive number"))),
-    };
+    let positive = |key: &str| r.need(key, r.positive(key)?);
     match kind {
         None | Some("default") => Ok(Scaling::None),
         Some("linear") => Ok(Scaling::Linear(positive("factor")?)),
         Some("dynamic") => {
             let original_context = positions(c, "max_position_embeddings")?;
             let factor = positive("factor")?;
-            match factor >= 1.0 {
-                true => Ok(Scaling::Dynamic { factor, original_context }),
-                false => Err(r.error("factor", format!("is {factor}, expected at least 1"))),
+            if factor < 1.0 {
+                return Err(r.error("factor", format!("is {factor}, expected at least 1")));
             }
+            Ok(Scaling::Dynamic { factor, original_context })
         }
         Some("llama3") => {
-            let (low_freq, high_freq) =
-                (positive("low_freq_factor")?, positive("high_freq_factor")?);
+            let low_freq = positive("low_freq_factor")?;
+            let high_freq = positive("high_freq_factor")?;
             if low_freq >= high_freq {
                 let what =
                     format!("is {low_freq}, expected less than high_freq_factor {high_freq}");
@@ -118,7 +79,7 @@ fn rope_scaling(c: &Settings, r: &Settings) -> Result<Scaling, Error> {
         Some("longrope" | "su") => longrope(c, r),
         Some(other) => {
             let next = "supported: default, linear, dynamic, yarn, llama3, longrope";
-            Err(unsupported(r, format!("RoPE scaling {other:?}"), next))
+            Err(r.unsupported(format!("RoPE scaling {other:?}"), next))
         }
     }
 }
@@ -130,7 +91,7 @@ fn positions(c: &Settings, key: &str) -> Result<u32, Error> {
     }
 }
 
-/// The context before scaling: the model's setting goes before that of the scaling.
+/// The context length before scaling; the model's setting takes precedence over the scaling's.
 fn original_context(c: &Settings, r: &Settings) -> Result<u32, Error> {
     let key = "original_max_position_embeddings";
     if c.has(key) {
@@ -139,27 +100,17 @@ fn original_context(c: &Settings, r: &Settings) -> Result<u32, Error> {
     if r.has(key) { positions(r, key) } else { positions(c, "max_position_embeddings") }
 }
 
-/// A number above 0 that may be absent.
-fn optional(r: &Settings, key: &str) -> Result<Option<f64>, Error> {
-    match r.f64(key)? {
-        Some(v) if !(v.is_finite() && v > 0.0) => {
-            Err(r.error(key, format!("is {v}, expected a positive number")))
-        }
-        stated => Ok(stated),
-    }
-}
-
-/// How many times the original context the model's is, where the scaling does not say it.
+/// `factor`, or else the ratio of the model's context length to the original one.
 fn stated_factor(c: &Settings, r: &Settings, original: u32) -> Result<f64, Error> {
     let longer = f64::from(positions(c, "max_position_embeddings")?) / f64::from(original);
-    Ok(optional(r, "factor")?.unwrap_or(longer))
+    Ok(r.positive("factor")?.unwrap_or(longer))
 }
 
 fn yarn(c: &Settings, r: &Settings) -> Result<Scaling, Error> {
     let original_context = original_context(c, r)?;
     let factor = stated_factor(c, r, original_context)?;
-    let weights = (optional(r, "mscale")?, optional(r, "mscale_all_dim")?);
-    let magnitude = match (optional(r, "attention_factor")?, weights) {
+    let weights = (r.positive("mscale")?, r.positive("mscale_all_dim")?);
+    let magnitude = match (r.positive("attention_factor")?, weights) {
         (Some(stated), _) => stated,
         (None, (Some(of), Some(all))) => yarn_magnitude(factor, of) / yarn_magnitude(factor, all),
         _ => yarn_magnitude(factor, 1.0),
@@ -167,8 +118,8 @@ fn yarn(c: &Settings, r: &Settings) -> Result<Scaling, Error> {
     Ok(Scaling::Yarn(Yarn {
         factor,
         original_context: f64::from(original_context),
-        beta_fast: optional(r, "beta_fast")?.unwrap_or(32.0),
-        beta_slow: optional(r, "beta_slow")?.unwrap_or(1.0),
+        beta_fast: r.positive("beta_fast")?.unwrap_or(32.0),
+        beta_slow: r.positive("beta_slow")?.unwrap_or(1.0),
         truncate: r.bool("truncate")?.unwrap_or(true),
         magnitude,
     }))
@@ -182,7 +133,7 @@ pub(crate) fn longrope(c: &Settings, r: &Settings) -> Result<Scaling, Error> {
     let divisors = |key: &str| {
         let stated = r.need(key, r.numbers(key)?)?;
         match stated.iter().find(|v| !(v.is_finite() && **v >= 1e-6)) {
-            Some(v) => Err(r.error(key, format!("holds {v}, expected positive divisors"))),
+            Some(v) => Err(r.error(key, format!("contains {v}, expected positive divisors"))),
             None => Ok(stated),
         }
     };
@@ -191,7 +142,8 @@ pub(crate) fn longrope(c: &Settings, r: &Settings) -> Result<Scaling, Error> {
         short: divisors("short_factor")?,
         long: divisors("long_factor")?,
         original_context,
-        magnitude: optional(r, "attention_factor")?
+        magnitude: r
+            .positive("attention_factor")?
             .unwrap_or_else(|| longrope_magnitude(factor, original_context)),
     })
 }

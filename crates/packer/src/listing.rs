@@ -1,24 +1,24 @@
-//! What is in a source, without converting it.
+//! Lists the contents of a source without converting it.
 
 use std::path::{Path, PathBuf};
 
 use nanoinfer_format::Config;
 
 use crate::gguf::{self, Value};
-use crate::hf::Open;
+use crate::hf::{self, Open};
 use crate::source::{FileTensor, TensorSource};
-use crate::{Error, Input, hf, safetensors, torch};
+use crate::{Error, Input, safetensors, torch};
 
-/// A source, looked at.
+/// The contents of a source.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Description {
     /// `gguf`, `hf-folder`, `safetensors` or `pytorch`.
     pub kind: &'static str,
-    /// Settings in the order of their names, long ones shortened.
+    /// Settings sorted by name; long values are truncated.
     pub settings: Vec<(String, String)>,
-    /// All tensors, in the order in which they lie in their files.
+    /// All tensors, in file order.
     pub tensors: Vec<SourceTensor>,
-    /// What it would be converted to, or why it cannot be.
+    /// The config it would be converted to, or the reason why it cannot be converted.
     pub config: Result<Config, String>,
 }
 
@@ -29,23 +29,24 @@ pub struct SourceTensor {
     pub name: String,
     /// Bare name of its file.
     pub file: String,
-    /// Its number format, as ggml or safetensors call it.
+    /// Its number format, by its name in ggml or safetensors.
     pub dtype: &'static str,
-    /// How many matrices it is a stack of; 1 if it has no third dimension.
+    /// Its third dimension: how many matrices are stacked in it; 1 if it has none.
     pub experts: usize,
     /// `[rows, inputs]` of one of them; a vector has 1 input.
     pub shape: [usize; 2],
-    /// Where it begins in its file.
+    /// Its offset in the file, in bytes.
     pub offset: u64,
-    /// Bytes it takes.
+    /// Its size in bytes.
     pub bytes: u64,
 }
 
 impl SourceTensor {
     fn of(tensor: &FileTensor) -> Self {
         let (path, name) = tensor.name();
-        let (extent, experts, [n, k]) =
-            (tensor.extent(), tensor.experts().unwrap_or(1), tensor.shape());
+        let extent = tensor.extent();
+        let experts = tensor.experts().unwrap_or(1);
+        let [n, k] = tensor.shape();
         Self {
             name: name.into(),
             file: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
@@ -58,10 +59,10 @@ impl SourceTensor {
     }
 }
 
-/// Looks at a Hugging Face folder, or a GGUF, safetensors or PyTorch file. Reads no weights.
+/// Lists a Hugging Face folder, or a GGUF, safetensors or PyTorch file. No weights are read.
 ///
 /// # Errors
-/// It is none of these, or damaged.
+/// `path` is none of these, or damaged.
 pub fn describe(path: &Path) -> Result<Description, Error> {
     if path.is_dir() {
         let (settings, shards) = hf::look(path)?;
@@ -75,7 +76,7 @@ pub fn describe(path: &Path) -> Result<Description, Error> {
     }
     let named =
         |extension: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension));
-    let alone = || Err("a single file of weights; give the model's folder".to_owned());
+    let alone = || Err("a single weight file; pass the folder of the model instead".to_owned());
     let of_file = |kind, open: Open| {
         let tensors = tensors(&[path.into()], open)?;
         Ok(Description { kind, settings: Vec::new(), tensors, config: alone() })
@@ -95,10 +96,10 @@ pub fn describe(path: &Path) -> Result<Description, Error> {
         Err(e @ Error::Io { .. }) => return Err(e),
         _ => {}
     }
-    let gguf = gguf::open(path)?;
+    let gguf = gguf::open_file(path)?;
     Ok(Description {
         kind: "gguf",
-        settings: gguf.metadata().into_iter().map(|(k, v)| (k.into(), shown(v))).collect(),
+        settings: gguf.metadata.entries().into_iter().map(|(k, v)| (k.into(), shown(v))).collect(),
         tensors: gguf.tensors.iter().map(SourceTensor::of).collect(),
         config: input.open().map(|m| m.config).map_err(|e| e.to_string()),
     })
@@ -114,7 +115,7 @@ fn tensors(files: &[PathBuf], open: Open) -> Result<Vec<SourceTensor>, Error> {
     Ok(out)
 }
 
-/// A metadata value for people: long ones by their beginning or their number of entries.
+/// A metadata value for display: strings are truncated, lists shown by their length.
 fn shown(value: &Value) -> String {
     match value {
         Value::Int(v) => v.to_string(),
@@ -127,7 +128,7 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// On one line, and not longer than that.
+/// On one line of at most 80 characters.
 fn shortened(text: &str) -> String {
     let line: String =
         text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(81).collect();

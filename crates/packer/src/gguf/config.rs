@@ -1,37 +1,39 @@
-//! A GGUF file → what it would be as a Hugging Face folder. What each architecture has of its own
-//! is in `gguf_arch.rs`.
+//! A GGUF file → [`Model`]: what all architectures share. What is particular to one is in its
+//! family's file.
 
 use std::collections::HashSet;
 use std::path::Path;
 
 use nanoinfer_format::{Config, Generation};
 
+use super::file::Gguf;
+use super::keys::Keys;
+use super::metadata::Metadata;
+use super::split;
 use crate::Error;
-use crate::gguf::{self, Gguf, Keys};
-use crate::gguf_arch::{self, Architecture};
-use crate::model::{Description, Model, check_generation};
-use crate::rope::{Kind, Scaling, Yarn, yarn_magnitude};
+use crate::description::{Biases, Description};
+use crate::family::{self, GgufSpelling};
+use crate::model::{Model, check_generation};
+use crate::rope::{RopeSpec, Scaling, Yarn, yarn_magnitude};
 use crate::source::{FileTensor, TensorSource};
-use crate::text::Tokenizer;
-use crate::weights::{Biases, Weights};
+use crate::tokenizer::Tokenizer;
+use crate::weights::Weights;
 
-/// Divisors of RoPE frequencies; tensors, but no weights.
+/// Divisors of RoPE frequencies: tensors that are not weights.
 const ROPE_TENSORS: [&str; 3] =
     ["rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"];
 
-/// Reads everything but the weights' values.
+/// Reads everything except the values of the weights.
 pub(crate) fn open(path: &Path) -> Result<Model, Error> {
-    let mut g = gguf::open(path)?;
-    let stated = g.str("general.architecture")?.unwrap_or("nothing").to_owned();
-    let Some(architecture) = gguf_arch::ALL.iter().find(|a| a.name == stated) else {
-        let next = format!("supported: {}", gguf_arch::names());
-        let what = format!("architecture {stated:?}");
-        return Err(Error::Unsupported { path: path.into(), what, next });
-    };
-    let tensors = std::mem::take(&mut g.tensors);
+    let Gguf { metadata, tensors, files } = split::open(path)?;
+    let architecture = metadata.str("general.architecture")?.unwrap_or("nothing");
+    let spelling = family::gguf(architecture).map_err(|supported| {
+        let what = format!("architecture {architecture:?}");
+        Error::Unsupported { path: path.into(), what, next: format!("supported: {supported}") }
+    })?;
     let (divisors, tensors): (Vec<_>, Vec<_>) =
         tensors.into_iter().partition(|t| ROPE_TENSORS.contains(&t.name().1));
-    let described = describe(&g, architecture, &tensors, &divisors)?;
+    let described = describe(&metadata, spelling, &tensors, &divisors)?;
     let config = described.config;
     let mut weights = Weights::new(path, described.names);
     for tensor in tensors {
@@ -39,41 +41,39 @@ pub(crate) fn open(path: &Path) -> Result<Model, Error> {
     }
     weights.check(&config, described.biases)?;
     weights.change(described.changes);
-    let generation = generation(&g)?;
+    let generation = generation(&metadata)?;
     check_generation(path, &generation, config.vocab_size)?;
     let bos = generation.bos.filter(|_| generation.add_bos);
-    let tokenizer = Tokenizer::of_gguf(&g, bos, config.vocab_size)?;
+    let tokenizer = Tokenizer::of_gguf(&metadata, bos, config.vocab_size)?;
     Ok(Model {
-        turns: described.ropes.iter().flat_map(|kind| kind.turns(config.rotary_dim)).collect(),
+        turns: described.ropes.iter().flat_map(|rope| rope.turns(config.rotary_dim)).collect(),
         config,
         weights,
         generation,
         tokenizer,
-        chat_template: g.str("tokenizer.chat_template")?.map(str::to_owned),
+        chat_template: metadata.str("tokenizer.chat_template")?.map(str::to_owned),
         kind: "gguf",
-        files: g.files,
+        files,
     })
 }
 
 fn describe(
-    g: &Gguf,
-    architecture: &Architecture,
+    metadata: &Metadata,
+    spelling: &'static GgufSpelling,
     tensors: &[FileTensor],
     divisors: &[FileTensor],
 ) -> Result<Description, Error> {
-    let keys = Keys::of(g, architecture.name);
-    let mut config = common(&keys, tensors)?;
+    let keys = Keys { metadata, architecture: spelling.architecture };
+    let config = common(&keys, tensors)?;
     let scaling = scaling(&keys, &config, divisors)?;
-    let ropes = vec![Kind { theta: config.rope_theta, scaling }];
-    config.ropes = ropes.iter().map(Kind::rope).collect();
+    let ropes = vec![RopeSpec { theta: config.rope_theta, scaling }];
     let biases = Biases { norm: Some(false), ..Biases::default() };
-    let names = architecture.names;
+    let names = &spelling.names;
     let mut d = Description { config, ropes, biases, names, changes: Vec::new() };
-    (architecture.adapt)(&keys, &mut d)?;
+    (spelling.adapt)(&keys, &mut d)?;
     if let (Some(1..), None) = (keys.u32("expert_count")?, &d.config.experts) {
-        let what = format!("a mixture of experts of architecture {:?}", architecture.name);
-        let next = "only those of llama (Mixtral), qwen3moe and olmoe are".into();
-        return Err(Error::Unsupported { path: g.path.clone(), what, next });
+        let what = format!("a mixture of experts of architecture {:?}", spelling.architecture);
+        return Err(keys.unsupported(what, "only dense models of this architecture are"));
     }
     if let Some(experts) = &mut d.config.experts {
         let names: HashSet<_> = tensors.iter().map(|t| t.name().1).collect();
@@ -82,18 +82,16 @@ fn describe(
             *sparse = names.contains(router(layer).as_str());
         }
     }
-    d.config.ropes = d.ropes.iter().map(Kind::rope).collect();
-    d.config.validate().map_err(|e| Error::source(&g.path, e.to_string()))?;
+    d.config.ropes = d.ropes.iter().map(RopeSpec::rope).collect();
+    d.config.validate().map_err(|e| Error::source(metadata.path(), e.to_string()))?;
     Ok(d)
 }
 
+/// A Llama with these keys.
 fn common(keys: &Keys<'_>, tensors: &[FileTensor]) -> Result<Config, Error> {
-    let g = keys.g;
-    let (d_model, n_heads, n_layers) = (
-        keys.size("embedding_length")?,
-        keys.size("attention.head_count")?,
-        keys.size("block_count")?,
-    );
+    let d_model = keys.size("embedding_length")?;
+    let n_heads = keys.size("attention.head_count")?;
+    let n_layers = keys.size("block_count")?;
     let head_dim = match keys.u32("attention.key_length")? {
         Some(given) => given,
         None if n_heads > 0 && d_model.is_multiple_of(n_heads) => d_model / n_heads,
@@ -108,7 +106,7 @@ fn common(keys: &Keys<'_>, tensors: &[FileTensor]) -> Result<Config, Error> {
     }
     let named = |name: &str| tensors.iter().find(|t| t.name().1 == name);
     let Some(vocab) = named("token_embd.weight") else {
-        return Err(Error::source(&g.path, "has no tensor \"token_embd.weight\""));
+        return Err(Error::source(keys.metadata.path(), "has no tensor \"token_embd.weight\""));
     };
     let rope_theta = keys.f64("rope.freq_base")?.unwrap_or(10000.0);
     if !(rope_theta.is_finite() && rope_theta > 1.0) {
@@ -121,7 +119,7 @@ fn common(keys: &Keys<'_>, tensors: &[FileTensor]) -> Result<Config, Error> {
     };
     let missing = || keys.error("attention.layer_norm_rms_epsilon", "is missing");
     Ok(Config {
-        architecture: keys.architecture().into(),
+        architecture: keys.architecture.into(),
         d_model,
         d_ff: keys.size("feed_forward_length")?,
         n_heads,
@@ -143,7 +141,7 @@ fn common(keys: &Keys<'_>, tensors: &[FileTensor]) -> Result<Config, Error> {
 fn scaling(keys: &Keys<'_>, c: &Config, divisors: &[FileTensor]) -> Result<Scaling, Error> {
     let read = |name: &str| -> Result<Option<Vec<f32>>, Error> {
         let tensor = divisors.iter().find(|t| t.name().1 == name);
-        tensor.map(|t| read_divisors(keys.g, t, c.rotary_dim as usize / 2)).transpose()
+        tensor.map(|t| read_divisors(t, c.rotary_dim as usize / 2)).transpose()
     };
     let [freqs, short, long] = ROPE_TENSORS;
     let original = match keys.u32("rope.scaling.original_context_length")? {
@@ -162,14 +160,14 @@ fn scaling(keys: &Keys<'_>, c: &Config, divisors: &[FileTensor]) -> Result<Scali
         });
     }
     let factors = read(freqs)?;
-    // Linear unless stated otherwise, and 0 means 1: as llama.cpp reads it. Files from before
-    // September 2023 have the older key.
+    // As in llama.cpp: linear by default, and a factor of 0 means 1. Files from before September
+    // 2023 have the older key.
     let stated = match keys.positive("rope.scaling.factor")? {
         None => keys.positive("rope.scale_linear")?,
         given => given,
     };
-    let kind_key = keys.name("rope.scaling.type");
-    let scaling = match (keys.g.str(&kind_key)?.unwrap_or("linear"), stated.unwrap_or(1.0)) {
+    let kind = keys.str("rope.scaling.type")?.unwrap_or("linear");
+    let scaling = match (kind, stated.unwrap_or(1.0)) {
         ("none", _) | ("linear" | "longrope", 1.0) => Scaling::None,
         ("linear", factor) => Scaling::Linear(factor),
         ("yarn", factor) => Scaling::Yarn(Yarn {
@@ -181,23 +179,24 @@ fn scaling(keys: &Keys<'_>, c: &Config, divisors: &[FileTensor]) -> Result<Scali
             magnitude: attn_factor * yarn_magnitude(factor, 1.0),
         }),
         (other, _) => {
-            let next = "supported: none, linear, yarn, and tensors of factors".into();
-            let what = format!("RoPE scaling {other:?}");
-            return Err(Error::Unsupported { path: keys.g.path.clone(), what, next });
+            let next = "supported: none, linear, yarn, and tensors of factors";
+            return Err(keys.unsupported(format!("RoPE scaling {other:?}"), next));
         }
     };
     match (factors, scaling) {
         (None, scaling) => Ok(scaling),
         (Some(factors), Scaling::None) => Ok(Scaling::Factors(factors)),
-        (Some(_), _) => Err(keys.error("rope.scaling", "is stated beside the tensor rope_freqs")),
+        (Some(_), _) => {
+            Err(keys.error("rope.scaling", "conflicts with the tensor rope_freqs.weight"))
+        }
     }
 }
 
 /// One divisor for each pair of a head.
-fn read_divisors(g: &Gguf, tensor: &FileTensor, half: usize) -> Result<Vec<f32>, Error> {
+fn read_divisors(tensor: &FileTensor, half: usize) -> Result<Vec<f32>, Error> {
     let fail = |what: String| {
-        let name = tensor.name().1.to_owned();
-        Error::Tensor { path: g.path.clone(), tensor: name, what }
+        let (path, name) = tensor.name();
+        Error::Tensor { path: path.into(), tensor: name.into(), what }
     };
     if tensor.shape() != [half, 1] {
         let [n, k] = tensor.shape();
@@ -206,18 +205,18 @@ fn read_divisors(g: &Gguf, tensor: &FileTensor, half: usize) -> Result<Vec<f32>,
     let mut values = vec![0.0; half];
     tensor.read_rows(0..half, &mut values)?;
     match values.iter().find(|v| !(v.is_finite() && **v >= 1e-6)) {
-        Some(v) => Err(fail(format!("holds {v}, expected positive divisors"))),
+        Some(v) => Err(fail(format!("contains {v}, expected positive divisors"))),
         None => Ok(values),
     }
 }
 
-fn generation(g: &Gguf) -> Result<Generation, Error> {
+fn generation(g: &Metadata) -> Result<Generation, Error> {
     let bos = g.u32("tokenizer.ggml.bos_token_id")?;
     let mut eos = Vec::new();
     for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
         eos.extend(g.u32(key)?.filter(|id| !eos.contains(id)));
     }
-    // Where the file does not say, llama.cpp's defaults for the kind of tokenizer hold.
+    // llama.cpp's defaults for the kind of tokenizer.
     let by_kind = match g.str("tokenizer.ggml.model")? {
         Some("llama") => true,
         _ => matches!(g.str("tokenizer.ggml.pre")?, Some("llama3" | "llama-v3" | "llama-bpe")),

@@ -1,0 +1,77 @@
+//! Conversion of a source to a `.nano` file.
+
+use std::path::Path;
+
+use nanoinfer_format::{Config, Quant, Staged};
+
+use crate::model::Model;
+use crate::{Error, Input, Options, lora, pack};
+
+/// What was written by [`convert`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Converted {
+    /// The identity of the model.
+    pub content_id: [u8; 32],
+    /// Size of the file in bytes.
+    pub bytes: u64,
+    /// Number of tensors in the file.
+    pub tensors: usize,
+    /// The architecture.
+    pub config: Config,
+    /// Whether the source has a tokenizer; without one the model accepts token ids only.
+    pub has_tokenizer: bool,
+    /// Whether the source has a chat template.
+    pub has_chat_template: bool,
+}
+
+/// Converts `input` to the file `out`, which appears complete or not at all.
+///
+/// # Errors
+/// The source is damaged, incomplete or of an unsupported kind, or the file cannot be written.
+pub fn convert(input: &Input, out: &Path, options: Options<'_>) -> Result<Converted, Error> {
+    let (staged, converted) = convert_staged(input, out, options)?;
+    staged.commit()?;
+    Ok(converted)
+}
+
+/// Like [`convert`], but leaves the last step to the caller: the file is complete under a
+/// temporary name, to be tested and then committed.
+///
+/// # Errors
+/// As for [`convert`].
+pub fn convert_staged(
+    input: &Input,
+    out: &Path,
+    options: Options<'_>,
+) -> Result<(Staged, Converted), Error> {
+    let mut model = input.open()?;
+    for lora in &options.loras {
+        lora::merge(&mut model, lora)?;
+    }
+    refuse_own_source(&model, out)?;
+    model.config.quant = options.quant;
+    if options.quant == Quant::Q8 {
+        model.config.value_rotation = Config::largest_value_rotation(model.config.head_dim);
+    }
+    let (staged, tensors) = pack::pack(&model, out, options)?;
+    let path = staged.path();
+    let bytes = std::fs::metadata(path).map_err(Error::io(path, "cannot read its size"))?.len();
+    let converted = Converted {
+        content_id: staged.content_id(),
+        bytes,
+        tensors,
+        has_tokenizer: model.tokenizer.is_some(),
+        has_chat_template: model.chat_template.is_some(),
+        config: model.config,
+    };
+    Ok((staged, converted))
+}
+
+/// Committing the file would replace a file of the source.
+fn refuse_own_source(model: &Model, out: &Path) -> Result<(), Error> {
+    let Ok(target) = out.canonicalize() else { return Ok(()) };
+    if model.files.iter().any(|f| f.canonicalize().is_ok_and(|f| f == target)) {
+        return Err(Error::source(out, "is a file of the source; choose another output"));
+    }
+    Ok(())
+}

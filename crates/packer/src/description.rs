@@ -1,0 +1,54 @@
+//! What a source's settings say about a model, before its weights are looked at. Readers start from
+//! a Llama, and the model's family changes what differs.
+
+use nanoinfer_format::{Config, Role};
+
+use crate::names::Names;
+use crate::rope::RopeSpec;
+
+/// A model as its settings describe it.
+#[derive(Debug)]
+pub(crate) struct Description {
+    pub(crate) config: Config,
+    /// One for each of `config.ropes`, which the reader derives from it.
+    pub(crate) ropes: Vec<RopeSpec>,
+    pub(crate) biases: Biases,
+    pub(crate) names: &'static Names,
+    /// Applied to the weights while packing, in this order.
+    pub(crate) changes: Vec<Change>,
+}
+
+/// Which biases a model has: `Some(true)` = present, `Some(false)` = absent, `None` = whatever the
+/// source contains.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Biases {
+    /// Queries, keys and values.
+    pub(crate) qkv: Option<bool>,
+    /// The output projection of attention.
+    pub(crate) output: Option<bool>,
+    pub(crate) mlp: Option<bool>,
+    /// Norms, except those of queries and keys.
+    pub(crate) norm: Option<bool>,
+}
+
+impl Biases {
+    /// Whether the weight with this role has a bias.
+    pub(crate) fn of(self, role: Role) -> Option<bool> {
+        match role {
+            Role::AttnQ | Role::AttnK | Role::AttnV => self.qkv,
+            Role::AttnOutput => self.output,
+            Role::FfnGate | Role::FfnUp | Role::FfnDown => self.mlp,
+            Role::AttnNorm | Role::FfnNorm | Role::OutputNorm => self.norm,
+            _ => Some(false),
+        }
+    }
+}
+
+/// A change made while packing to the weights, and biases, of some roles: w becomes
+/// `factor` · w + `offset`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Change {
+    pub(crate) roles: &'static [Role],
+    pub(crate) factor: f32,
+    pub(crate) offset: f32,
+}

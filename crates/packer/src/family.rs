@@ -1,0 +1,88 @@
+//! Model families, one file each: everything that makes an architecture differ from a Llama, in its
+//! Hugging Face spelling and in its GGUF spelling. The engine knows none of these names.
+//!
+//! A new family is a file in `family/`, declared and listed below.
+
+mod exaone;
+mod gemma;
+mod granite;
+mod llama;
+mod mistral;
+mod olmo;
+mod phi;
+mod qwen;
+mod smollm3;
+mod spelling;
+mod starcoder2;
+
+use spelling::Family;
+pub(crate) use spelling::{GgufSpelling, HfSpelling};
+
+const FAMILIES: &[&Family] = &[
+    &llama::FAMILY,
+    &mistral::FAMILY,
+    &qwen::FAMILY,
+    &gemma::FAMILY,
+    &phi::FAMILY,
+    &granite::FAMILY,
+    &olmo::FAMILY,
+    &smollm3::FAMILY,
+    &starcoder2::FAMILY,
+    &exaone::FAMILY,
+];
+
+fn all_hugging_face() -> impl Iterator<Item = &'static HfSpelling> {
+    FAMILIES.iter().flat_map(|family| family.hugging_face)
+}
+
+fn all_gguf() -> impl Iterator<Item = &'static GgufSpelling> {
+    FAMILIES.iter().flat_map(|family| family.gguf)
+}
+
+/// The architecture with this `model_type` in its `config.json`; if there is none, the names of all
+/// that are supported.
+pub(crate) fn hugging_face(model_type: &str) -> Result<&'static HfSpelling, String> {
+    let names = || all_hugging_face().map(|s| s.model_type).collect::<Vec<_>>().join(", ");
+    all_hugging_face().find(|s| s.model_type == model_type).ok_or_else(names)
+}
+
+/// The architecture with this `general.architecture` in its GGUF file; if there is none, the names
+/// of all that are supported.
+pub(crate) fn gguf(architecture: &str) -> Result<&'static GgufSpelling, String> {
+    let names = || all_gguf().map(|s| s.architecture).collect::<Vec<_>>().join(", ");
+    all_gguf().find(|s| s.architecture == architecture).ok_or_else(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::{all_gguf, all_hugging_face};
+
+    /// The value of `key` in every `file` of the reference models.
+    fn stated(file: &str, key: &str) -> BTreeSet<String> {
+        let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny");
+        let folders = std::fs::read_dir(tiny).unwrap();
+        let read = |folder: std::fs::DirEntry| std::fs::read(folder.path().join(file)).ok();
+        let value = |json: Vec<u8>| {
+            let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+            json[key].as_str().unwrap().to_owned()
+        };
+        folders.filter_map(|folder| read(folder.unwrap())).map(value).collect()
+    }
+
+    #[test]
+    fn every_architecture_has_a_reference_model() {
+        let tested = stated("config.json", "model_type");
+        for model_type in all_hugging_face().map(|s| s.model_type) {
+            let what = "no config.json in tests/data/tiny has the model_type";
+            assert!(tested.contains(model_type), "{what} {model_type:?}");
+        }
+        let tested = stated("gguf.json", "architecture");
+        for architecture in all_gguf().map(|s| s.architecture) {
+            let what = "no gguf.json in tests/data/tiny has the architecture";
+            assert!(tested.contains(architecture), "{what} {architecture:?}");
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Llama 1 to 3, and the models that share its architecture (SmolLM2, TinyLlama …).
+
+use nanoinfer_format::RouterSoftmax;
+
+use super::spelling::{Family, GgufSpelling, HfSpelling};
+use crate::Error;
+use crate::description::Description;
+use crate::gguf::Keys;
+
+pub(super) const FAMILY: Family = Family {
+    hugging_face: &[HfSpelling::LLAMA],
+    gguf: &[GgufSpelling { architecture: "llama", adapt: gguf, ..GgufSpelling::NORM }],
+};
+
+/// Mistral and Mixtral have the same name in GGUF; their keys tell them apart.
+fn gguf(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
+    d.config.experts = keys.experts(d.config.n_layers, RouterSoftmax::Chosen)?;
+    d.config.windows.fill(keys.window()?);
+    Ok(())
+}

@@ -1,0 +1,65 @@
+//! What a family's file states: how each kind of source spells its architectures.
+
+use nanoinfer_format::Activation;
+
+use crate::Error;
+use crate::description::Description;
+use crate::gguf::Keys;
+use crate::hf::Settings;
+use crate::names::{Names, RopeType};
+
+/// Architectures that descend from each other, in every spelling.
+pub(crate) struct Family {
+    pub(crate) hugging_face: &'static [HfSpelling],
+    /// Empty if llama.cpp has no name of its own for them.
+    pub(crate) gguf: &'static [GgufSpelling],
+}
+
+/// An architecture as `config.json` and safetensors spell it. The defaults are those of
+/// transformers (`configuration_….py`) for settings that `config.json` omits.
+pub(crate) struct HfSpelling {
+    /// `model_type` in `config.json`.
+    pub(crate) model_type: &'static str,
+    /// `None`: `hidden_size / num_attention_heads`.
+    pub(crate) head_dim: Option<u32>,
+    pub(crate) norm_eps: f64,
+    pub(crate) rope_theta: f64,
+    pub(crate) activation: Activation,
+    pub(crate) tied_embeddings: bool,
+    pub(crate) names: Names,
+    /// Turns the description of a Llama with these settings into that of the model.
+    pub(crate) adapt: fn(&Settings, &mut Description) -> Result<(), Error>,
+}
+
+impl HfSpelling {
+    /// A Llama, to be completed with `..HfSpelling::LLAMA`.
+    pub(crate) const LLAMA: Self = Self {
+        model_type: "llama",
+        head_dim: None,
+        norm_eps: 1e-6,
+        rope_theta: 10000.0,
+        activation: Activation::Silu,
+        tied_embeddings: false,
+        names: Names::hugging_face(&[]),
+        adapt: |_, _| Ok(()),
+    };
+}
+
+/// An architecture as GGUF files spell it. What a file does not state is what llama.cpp assumes.
+pub(crate) struct GgufSpelling {
+    /// `general.architecture`, and the prefix of its keys.
+    pub(crate) architecture: &'static str,
+    pub(crate) names: Names,
+    /// Turns the description of a Llama with these keys into that of the model.
+    pub(crate) adapt: fn(&Keys<'_>, &mut Description) -> Result<(), Error>,
+}
+
+impl GgufSpelling {
+    /// The usual names with Q and K in the order of Hugging Face, to be completed with
+    /// `..GgufSpelling::NEOX`.
+    pub(crate) const NEOX: Self =
+        Self { architecture: "", names: Names::gguf(RopeType::Neox, &[]), adapt: |_, _| Ok(()) };
+
+    /// The usual names with Q and K permuted, to be completed with `..GgufSpelling::NORM`.
+    pub(crate) const NORM: Self = Self { names: Names::gguf(RopeType::Norm, &[]), ..Self::NEOX };
+}

@@ -1,0 +1,62 @@
+//! Settings of a `config.json` that several families share: windows and experts.
+
+use nanoinfer_format::{Experts, RouterSoftmax};
+
+use super::settings::Settings;
+use crate::Error;
+use crate::description::Description;
+
+/// `sliding_window`; `null` means none.
+pub(crate) fn sliding_window(c: &Settings, default: u32) -> Result<u32, Error> {
+    if c.has("sliding_window") { Ok(c.u32("sliding_window")?.unwrap_or(0)) } else { Ok(default) }
+}
+
+/// The window of each layer: by `layer_types` if it is set, otherwise `window` on the layers for
+/// which `slides` is true. 0 = none.
+pub(crate) fn layer_windows(
+    c: &Settings,
+    window: u32,
+    n_layers: usize,
+    slides: impl Fn(usize) -> bool,
+) -> Result<Vec<u32>, Error> {
+    let of = |slides: bool| if slides { window } else { 0 };
+    let Some(types) = c.strings("layer_types")? else {
+        return Ok((0..n_layers).map(|layer| of(slides(layer))).collect());
+    };
+    types
+        .iter()
+        .map(|kind| match *kind {
+            "sliding_attention" => Ok(of(true)),
+            "full_attention" => Ok(of(false)),
+            other => {
+                let next = "supported: full_attention, sliding_attention";
+                Err(c.unsupported(format!("layer type {other:?}"), next))
+            }
+        })
+        .collect()
+}
+
+/// Experts on every layer, each `intermediate_size` wide; their number is the setting `count`.
+/// `default` is their number and how many of them a token uses.
+pub(crate) fn experts(
+    c: &Settings,
+    d: &Description,
+    count: &str,
+    default: [u32; 2],
+) -> Result<Experts, Error> {
+    Ok(Experts {
+        n_experts: c.u32(count)?.unwrap_or(default[0]),
+        experts_per_token: c.u32("num_experts_per_tok")?.unwrap_or(default[1]),
+        d_ff: d.config.d_ff,
+        router_softmax: RouterSoftmax::Chosen,
+        layers: vec![true; d.config.windows.len()],
+    })
+}
+
+/// `norm_topk_prob`: whether the weights of the chosen experts sum to 1.
+pub(crate) fn router_softmax(c: &Settings) -> Result<RouterSoftmax, Error> {
+    Ok(match c.bool("norm_topk_prob")? {
+        Some(true) => RouterSoftmax::Chosen,
+        _ => RouterSoftmax::All,
+    })
+}

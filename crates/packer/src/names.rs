@@ -1,0 +1,183 @@
+//! Tensor names: a table from a source's names to the [`Role`]s of their rows.
+
+use nanoinfer_format::Role;
+
+/// A tensor name and the roles of its rows: one weight, or several stacked in one tensor. `*` in
+/// the name stands for the number of an expert.
+pub(crate) type Entry = (&'static str, &'static [Role]);
+
+/// The order of the rows of each head of Q and K, by llama.cpp's names (`llama_model_rope_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RopeType {
+    /// RoPE pairs neighbouring rows: llama.cpp's converter has permuted them.
+    Norm,
+    /// RoPE pairs row `i` with row `i + head_dim / 2`, as in Hugging Face checkpoints.
+    Neox,
+}
+
+/// The tensor names of an architecture in one kind of source. Names within a layer are looked up in
+/// `own` first, then in `shared`.
+#[derive(Debug)]
+pub(crate) struct Names {
+    layer_prefix: &'static str,
+    own: &'static [Entry],
+    shared: &'static [Entry],
+    outside_layers: &'static [Entry],
+    pub(crate) rope_type: RopeType,
+}
+
+impl Names {
+    /// Names of `LlamaForCausalLM` in transformers, except for those in `own`.
+    pub(crate) const fn hugging_face(own: &'static [Entry]) -> Self {
+        Self {
+            layer_prefix: "model.layers.",
+            own,
+            shared: HF_LAYER,
+            outside_layers: HF_OUTSIDE_LAYERS,
+            rope_type: RopeType::Neox,
+        }
+    }
+
+    /// Names of llama.cpp's converter, except for those in `own`.
+    pub(crate) const fn gguf(rope_type: RopeType, own: &'static [Entry]) -> Self {
+        Self {
+            layer_prefix: "blk.",
+            own,
+            shared: GGUF_LAYER,
+            outside_layers: GGUF_OUTSIDE_LAYERS,
+            rope_type,
+        }
+    }
+}
+
+const HF_LAYER: &[Entry] = &[
+    ("input_layernorm", &[Role::AttnNorm]),
+    ("self_attn.q_proj", &[Role::AttnQ]),
+    ("self_attn.k_proj", &[Role::AttnK]),
+    ("self_attn.v_proj", &[Role::AttnV]),
+    ("self_attn.q_norm", &[Role::AttnQNorm]),
+    ("self_attn.k_norm", &[Role::AttnKNorm]),
+    ("self_attn.o_proj", &[Role::AttnOutput]),
+    ("post_attention_layernorm", &[Role::FfnNorm]),
+    ("mlp.gate_proj", &[Role::FfnGate]),
+    ("mlp.up_proj", &[Role::FfnUp]),
+    ("mlp.down_proj", &[Role::FfnDown]),
+];
+
+const HF_OUTSIDE_LAYERS: &[Entry] = &[
+    ("model.embed_tokens", &[Role::TokenEmbd]),
+    ("model.norm", &[Role::OutputNorm]),
+    ("lm_head", &[Role::Output]),
+];
+
+/// Hugging Face: normalization after attention and feed-forward only (OLMo 2, EXAONE 4).
+pub(crate) const HF_POST_NORMS: &[Entry] = &[
+    ("post_attention_layernorm", &[Role::AttnPostNorm]),
+    ("post_feedforward_layernorm", &[Role::FfnPostNorm]),
+];
+
+/// Hugging Face: mixtures of experts since Mixtral (Qwen3-MoE, OLMoE).
+pub(crate) const HF_EXPERTS: &[Entry] = &[
+    ("mlp.gate", &[Role::FfnRouter]),
+    ("mlp.experts.*.gate_proj", &[Role::FfnGateExperts]),
+    ("mlp.experts.*.up_proj", &[Role::FfnUpExperts]),
+    ("mlp.experts.*.down_proj", &[Role::FfnDownExperts]),
+];
+
+const GGUF_LAYER: &[Entry] = &[
+    ("attn_norm", &[Role::AttnNorm]),
+    ("attn_q", &[Role::AttnQ]),
+    ("attn_k", &[Role::AttnK]),
+    ("attn_v", &[Role::AttnV]),
+    ("attn_q_norm", &[Role::AttnQNorm]),
+    ("attn_k_norm", &[Role::AttnKNorm]),
+    ("attn_output", &[Role::AttnOutput]),
+    ("ffn_norm", &[Role::FfnNorm]),
+    ("ffn_gate", &[Role::FfnGate]),
+    ("ffn_up", &[Role::FfnUp]),
+    ("ffn_down", &[Role::FfnDown]),
+    ("post_attention_norm", &[Role::AttnPostNorm]),
+    ("post_ffw_norm", &[Role::FfnPostNorm]),
+    ("ffn_gate_inp", &[Role::FfnRouter]),
+    ("ffn_gate_exps", &[Role::FfnGateExperts]),
+    ("ffn_up_exps", &[Role::FfnUpExperts]),
+    ("ffn_down_exps", &[Role::FfnDownExperts]),
+    // Before April 2024 each expert was a tensor of its own.
+    ("ffn_gate.*", &[Role::FfnGateExperts]),
+    ("ffn_up.*", &[Role::FfnUpExperts]),
+    ("ffn_down.*", &[Role::FfnDownExperts]),
+];
+
+const GGUF_OUTSIDE_LAYERS: &[Entry] = &[
+    ("token_embd", &[Role::TokenEmbd]),
+    ("output_norm", &[Role::OutputNorm]),
+    ("output", &[Role::Output]),
+];
+
+/// The names in LoRA adapters, whatever the source of the model.
+static ADAPTERS: Names = Names::hugging_face(&[]);
+
+/// What a tensor holds: the roles of its rows and, where they apply, the layer and the expert.
+#[derive(Clone, Copy)]
+pub(crate) struct Meaning {
+    pub(crate) layer: Option<u32>,
+    pub(crate) roles: &'static [Role],
+    pub(crate) expert: Option<u32>,
+    pub(crate) bias: bool,
+}
+
+impl Names {
+    /// What a tensor of this name holds, if the architecture has such a weight.
+    pub(crate) fn meaning(&self, name: &str) -> Option<Meaning> {
+        let (stem, bias) = match name.strip_suffix(".weight") {
+            Some(stem) => (stem, false),
+            None => (name.strip_suffix(".bias")?, true),
+        };
+        let find = |table: &'static [Entry], stem: &str| {
+            table.iter().find_map(|&(name, roles)| Some((roles, matches(name, stem)?)))
+        };
+        if let Some((roles, expert)) = find(self.outside_layers, stem) {
+            return Some(Meaning { layer: None, roles, expert, bias });
+        }
+        let (layer, stem) = stem.strip_prefix(self.layer_prefix)?.split_once('.')?;
+        let layer = Some(canonical(layer)?);
+        let (roles, expert) = find(self.own, stem).or_else(|| find(self.shared, stem))?;
+        Some(Meaning { layer, roles, expert, bias })
+    }
+
+    /// The name of a weight in this kind of source; that of one expert if each has its own tensor.
+    pub(crate) fn name(&self, layer: Option<u32>, role: Role, expert: u32, bias: bool) -> String {
+        let find = |table: &[Entry]| {
+            table.iter().find(|(_, roles)| roles.contains(&role)).map(|&(name, _)| name)
+        };
+        let kind = if bias { "bias" } else { "weight" };
+        match layer {
+            Some(i) => {
+                let name = find(self.own).or_else(|| find(self.shared)).unwrap_or(role.name());
+                let name = name.replace('*', &expert.to_string());
+                format!("{}{i}.{name}.{kind}", self.layer_prefix)
+            }
+            None => format!("{}.{kind}", find(self.outside_layers).unwrap_or(role.name())),
+        }
+    }
+
+    /// The names that LoRA adapters of this model use, which are always those of Hugging Face.
+    pub(crate) fn of_adapters(&'static self) -> &'static Names {
+        if self.layer_prefix == ADAPTERS.layer_prefix { self } else { &ADAPTERS }
+    }
+}
+
+/// Whether `stem` matches the pattern `name`, and for which expert.
+fn matches(name: &str, stem: &str) -> Option<Option<u32>> {
+    match name.split_once('*') {
+        None => (name == stem).then_some(None),
+        Some((before, behind)) => {
+            canonical(stem.strip_prefix(before)?.strip_suffix(behind)?).map(Some)
+        }
+    }
+}
+
+/// A number in its canonical spelling: no sign, no leading zeros.
+fn canonical(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|n: &u32| n.to_string() == text)
+}

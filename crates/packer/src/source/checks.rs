@@ -1,0 +1,53 @@
+//! Checks that several readers of tensor files share.
+
+use std::path::Path;
+
+use crate::Error;
+use crate::source::{FileTensor, TensorSource};
+
+/// Whether a tensor of a Hugging Face model is not a weight: transformers before 4.32 saved the
+/// RoPE frequencies that it computes.
+pub(crate) fn is_ignored(name: &str) -> bool {
+    name.ends_with("rotary_emb.inv_freq")
+}
+
+/// Refuses a tensor that only quantized checkpoints have, naming the method: the `config.json` of
+/// such a checkpoint may not mention it.
+pub(crate) fn refuse_quantized(path: &Path, name: &str) -> Result<(), Error> {
+    const MADE_BY: [(&str, &str); 9] = [
+        (".qweight", "GPTQ or AWQ"),
+        (".qzeros", "GPTQ or AWQ"),
+        (".g_idx", "GPTQ"),
+        (".weight_packed", "compressed-tensors"),
+        (".weight_scale", "compressed-tensors or FP8"),
+        (".weight_scale_inv", "FP8"),
+        (".weight.absmax", "bitsandbytes"),
+        (".weight.quant_map", "bitsandbytes"),
+        (".SCB", "bitsandbytes"),
+    ];
+    let Some((_, method)) = MADE_BY.iter().find(|(end, _)| name.ends_with(end)) else {
+        return Ok(());
+    };
+    Err(Error::Unsupported {
+        path: path.into(),
+        what: format!("a model quantized with {method} (it has the tensor {name:?})"),
+        next: "convert the original model (f32, f16 or bf16) or a GGUF of it".into(),
+    })
+}
+
+/// Checks that no two tensors of one file share bytes.
+pub(crate) fn check_overlaps<'a>(
+    path: &Path,
+    tensors: impl Iterator<Item = &'a FileTensor>,
+) -> Result<(), Error> {
+    let mut extents: Vec<_> = tensors.map(|t| (t.extent(), t.name().1)).collect();
+    extents.sort_by_key(|(e, _)| (e.start, e.end));
+    for pair in extents.windows(2) {
+        let ((a, _), (b, name)) = (&pair[0], &pair[1]);
+        if b.start < a.end {
+            let what = format!("starts at byte {}, inside {:?}", b.start, pair[0].1);
+            return Err(Error::Tensor { path: path.into(), tensor: (*name).into(), what });
+        }
+    }
+    Ok(())
+}

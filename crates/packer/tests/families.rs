@@ -1,0 +1,237 @@
+//! The reference models as llama.cpp's `convert_hf_to_gguf.py` writes them: every tensor and every
+//! setting must equal that from the Hugging Face folder. The `gguf.json` in a model's folder says how
+//! the converter spells it (see tests/data/tiny/README.md).
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::gguf::{GgufFile, Meta, permuted};
+use common::{golden, packed, read_folder};
+use nanoinfer_format::NanoFile;
+use nanoinfer_packer::{Input, Options, Quant, convert};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+/// `gguf.json`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Spelling {
+    architecture: String,
+    #[serde(default)]
+    rope_type: RopeType,
+    /// Added to the weights of norms.
+    #[serde(default)]
+    norm_offset: f32,
+    /// Parts of tensor names that differ from [`NAMES`].
+    #[serde(default)]
+    names: BTreeMap<String, String>,
+    /// Keys besides those that all architectures have.
+    #[serde(default)]
+    keys: Map<String, Value>,
+    /// Settings that GGUF has no key for, with the values that llama.cpp assumes.
+    #[serde(default)]
+    settings: Map<String, Value>,
+}
+
+#[derive(Default, Deserialize, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum RopeType {
+    /// The converter permutes Q and K.
+    Norm,
+    #[default]
+    Neox,
+}
+
+const NAMES: [(&str, &str); 12] = [
+    ("model.layers.", "blk."),
+    ("model.embed_tokens", "token_embd"),
+    ("model.norm", "output_norm"),
+    ("lm_head", "output"),
+    ("input_layernorm", "attn_norm"),
+    ("post_attention_layernorm", "ffn_norm"),
+    ("self_attn.o_proj", "attn_output"),
+    ("self_attn.qkv_proj", "attn_qkv"),
+    ("mlp.gate_up_proj", "ffn_up"),
+    ("self_attn.", "attn_"),
+    ("mlp.", "ffn_"),
+    ("_proj", ""),
+];
+
+/// A value in `gguf.json`: a number without a decimal point is a whole number.
+fn meta(value: &Value) -> Meta {
+    match value {
+        Value::Bool(v) => Meta::Bool(*v),
+        Value::Number(v) if v.is_f64() => Meta::F32(v.as_f64().unwrap() as f32),
+        Value::Number(v) => Meta::U32(v.as_u64().unwrap().try_into().unwrap()),
+        Value::String(v) => Meta::Str(v.clone()),
+        Value::Array(_) => Meta::I32s(serde_json::from_value(value.clone()).unwrap()),
+        other => panic!("{other} has no GGUF type here"),
+    }
+}
+
+/// A tensor: name, dimensions with the innermost first, values.
+type Tensor = (String, Vec<u64>, Vec<f32>);
+
+/// Merges `blk.L.ffn_experts.E.PART.weight` of all experts E into `blk.L.ffn_PART_exps.weight`.
+fn stack_experts(tensors: Vec<Tensor>) -> Vec<Tensor> {
+    let mut stacks = BTreeMap::<String, BTreeMap<u32, (Vec<u64>, Vec<f32>)>>::new();
+    let mut out = Vec::new();
+    for (name, dims, values) in tensors {
+        let Some((layer, rest)) = name.split_once("ffn_experts.") else {
+            out.push((name, dims, values));
+            continue;
+        };
+        let (expert, part) = rest.split_once('.').unwrap();
+        let stack = format!("{layer}ffn_{}_exps.weight", part.strip_suffix(".weight").unwrap());
+        stacks.entry(stack).or_default().insert(expert.parse().unwrap(), (dims, values));
+    }
+    for (name, experts) in stacks {
+        let mut dims = experts[&0].0.clone();
+        dims.push(experts.len() as u64);
+        out.push((name, dims, experts.into_values().flat_map(|(_, values)| values).collect()));
+    }
+    out
+}
+
+/// The keys that the converter writes for all architectures.
+fn common_keys(s: &Value) -> Vec<(&'static str, Meta)> {
+    let u32 = |key: &str| Meta::U32(s[key].as_u64().unwrap() as u32);
+    let f32 = |value: &Value| Meta::F32(value.as_f64().unwrap() as f32);
+    let epsilon = if s["norm_epsilon"].is_number() {
+        ("attention.layer_norm_epsilon", f32(&s["norm_epsilon"]))
+    } else {
+        ("attention.layer_norm_rms_epsilon", f32(&s["rms_norm_eps"]))
+    };
+    let theta = &s["rope_parameters"]["rope_theta"];
+    let theta = if theta.is_number() { theta } else { &s["rope_theta"] };
+    vec![
+        ("context_length", u32("max_position_embeddings")),
+        ("embedding_length", u32("hidden_size")),
+        ("block_count", u32("num_hidden_layers")),
+        ("feed_forward_length", u32("intermediate_size")),
+        ("attention.head_count", u32("num_attention_heads")),
+        ("attention.head_count_kv", u32("num_key_value_heads")),
+        ("attention.key_length", Meta::U32(head_dim(s) as u32)),
+        ("attention.value_length", Meta::U32(head_dim(s) as u32)),
+        ("rope.freq_base", f32(theta)),
+        epsilon,
+    ]
+}
+
+fn size(s: &Value, key: &str) -> usize {
+    s[key].as_u64().unwrap() as usize
+}
+
+fn head_dim(s: &Value) -> usize {
+    match s["head_dim"].as_u64() {
+        Some(stated) => stated as usize,
+        None => size(s, "hidden_size") / size(s, "num_attention_heads"),
+    }
+}
+
+/// The model in the folder `name`, with settings `s`, as the converter writes it.
+fn gguf(name: &str, spelling: &Spelling, s: &Value) -> GgufFile {
+    let architecture = &spelling.architecture;
+    let mut file = GgufFile { metadata: Vec::new(), tensors: Vec::new() };
+    file.set("general.architecture", Meta::Str(architecture.clone()));
+    for (key, value) in common_keys(s) {
+        file.set(&format!("{architecture}.{key}"), value);
+    }
+    for (key, value) in &spelling.keys {
+        file.set(&format!("{architecture}.{key}"), meta(value));
+    }
+    for (name, (dims, mut values)) in read_folder(&golden(name)) {
+        if name.ends_with("norm.weight") {
+            values.iter_mut().for_each(|w| *w += spelling.norm_offset);
+        }
+        for (part, heads) in [("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")]
+        {
+            if spelling.rope_type == RopeType::Norm && name.contains(part) {
+                values = permuted(&values, size(s, heads), head_dim(s));
+            }
+        }
+        let own = spelling.names.iter().map(|(from, to)| (from.as_str(), to.as_str()));
+        let name = own.chain(NAMES).fold(name, |name, (from, to)| name.replace(from, to));
+        file.tensors.push((name, dims.iter().rev().map(|&d| d as u64).collect(), values));
+    }
+    for (key, name) in [("short_factor", "short"), ("long_factor", "long")] {
+        if let Some(factors) = s["rope_parameters"][key].as_array() {
+            let values: Vec<_> = factors.iter().map(|v| v.as_f64().unwrap() as f32).collect();
+            let name = format!("rope_factors_{name}.weight");
+            file.tensors.push((name, vec![values.len() as u64], values));
+        }
+    }
+    file.tensors = stack_experts(file.tensors);
+    file
+}
+
+/// A config without its name, and with numbers in the precision of GGUF.
+fn comparable(nano: &NanoFile) -> Value {
+    fn round(value: &mut Value) {
+        match value {
+            Value::Array(list) => list.iter_mut().for_each(round),
+            Value::Object(map) => map.values_mut().for_each(round),
+            Value::Number(n) if n.is_f64() => *value = json!(n.as_f64().unwrap() as f32),
+            _ => {}
+        }
+    }
+    let mut config = serde_json::to_value(nano.config()).unwrap();
+    round(&mut config);
+    config["architecture"] = Value::Null; // `gemma3_text` in Hugging Face is `gemma3` in GGUF
+    config
+}
+
+fn assert_same_model(name: &str, hf: &NanoFile, gguf: &NanoFile) {
+    assert_eq!(comparable(hf), comparable(gguf), "{name}");
+    assert_eq!(hf.tensors().len(), gguf.tensors().len(), "{name}");
+    for (a, b) in hf.tensors().iter().zip(gguf.tensors()) {
+        let role = a.spec.role.name();
+        assert_eq!(a.spec, b.spec, "{name}");
+        if role == "rope_turns" {
+            // Divisors and the bounds of YaRN are f32 in GGUF.
+            for (a, b) in hf.u64s(a).iter().zip(gguf.u64s(b)) {
+                assert!(a.abs_diff(*b) <= a >> 20, "{name} {a} {b}");
+            }
+        } else {
+            assert_eq!(a.hash, b.hash, "{name}: {role} {:?}", a.spec.layer);
+        }
+    }
+}
+
+/// The names and `gguf.json` of all reference models that llama.cpp can convert.
+fn spelled() -> Vec<(String, Spelling)> {
+    let folders = std::fs::read_dir(golden("")).unwrap().map(|e| e.unwrap().path());
+    let read = |folder: std::path::PathBuf| {
+        let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
+        let json = std::fs::read(folder.join("gguf.json")).ok()?;
+        let spelling = serde_json::from_slice(&json).unwrap_or_else(|e| panic!("{name}: {e}"));
+        Some((name, spelling))
+    };
+    let mut all: Vec<(String, Spelling)> = folders.filter_map(read).collect();
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    assert!(all.len() >= 16, "models are missing: {} found", all.len());
+    all
+}
+
+#[test]
+fn gguf_gives_the_same_model_as_the_folder() {
+    for (name, spelling) in spelled() {
+        let text = std::fs::read_to_string(golden(&name).join("config.json")).unwrap();
+        let mut settings: Value = serde_json::from_str(&text).unwrap();
+        settings.as_object_mut().unwrap().extend(spelling.settings.clone());
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.json"), settings.to_string()).unwrap();
+        let weights = golden(&name).join("model.safetensors");
+        std::fs::copy(weights, folder.path().join("model.safetensors")).unwrap();
+        let path = folder.path().join("m.gguf");
+        std::fs::write(&path, gguf(&name, &spelling, &settings).bytes()).unwrap();
+        for quant in [Quant::F32, Quant::Q8] {
+            let (hf, _) = packed(folder.path(), &folder.path().join("hf.nano"), quant, 2);
+            let out = folder.path().join("gguf.nano");
+            let input = Input::detect(&path).unwrap();
+            convert(&input, &out, Options::new(quant)).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_same_model(&name, &hf, &NanoFile::open(&out).unwrap());
+        }
+    }
+}
