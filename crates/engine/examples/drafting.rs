@@ -145,7 +145,9 @@ fn copy(path: &str, scripted: Option<&str>) -> Result<()> {
 /// Each segment twice, with and without drafts, in turns; the same tokens both times.
 fn prose(path: &str, scripted: Option<&str>) -> Result<()> {
     const SEGMENT: usize = 32;
-    let (mut ratios, mut drafted, mut accepted) = (Vec::new(), 0, 0);
+    let mut ratios = Vec::new();
+    let mut drafted = 0;
+    let mut accepted = 0;
     let pairs = 12;
     let mut speaker = session(path, 1024, Overflow::Stop)?;
     let mut forced = scripted.map(|path| session(path, 1024, Overflow::Stop)).transpose()?;
@@ -359,7 +361,9 @@ fn slide(path: &str, reference: &str) -> Result<()> {
     let held = [&prompt[..], &held].concat();
     long.prompt_tokens(&prompt)?;
     long.start(options(ALL))?;
-    let (mut tokens, mut ratios, mut memory) = (Vec::with_capacity(ALL), Vec::new(), Vec::new());
+    let mut tokens = Vec::with_capacity(ALL);
+    let mut ratios = Vec::new();
+    let mut memory = Vec::new();
     let segment = |long: &mut Session, tokens: &mut Vec<u32>| -> Result<f64> {
         let (mut n, mut start) = (0, Instant::now());
         while n < SEGMENT {

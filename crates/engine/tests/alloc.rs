@@ -196,7 +196,9 @@ fn within_one_context() {
         let max_tokens = Some(60);
         let options = GenerateOptions { max_tokens, sampling, stop, ignore_eos: true, drafting };
         session.start(options).unwrap();
-        let (mut tokens, mut bytes, mut before) = (0, 0, 0);
+        let mut tokens = 0;
+        let mut bytes = 0;
+        let mut before = 0;
         while let Some(event) = session.next().unwrap() {
             if let Event::Token { text, .. } = event {
                 tokens += 1;

@@ -58,7 +58,9 @@ fn tokens(n: usize) -> GenerateOptions {
 
 /// What a session said: ids, text, and why it ended. Text and bytes must agree.
 fn answer(session: &mut Session) -> (Vec<u32>, String, FinishReason) {
-    let (mut ids, mut text, mut bytes) = (Vec::new(), String::new(), Vec::<u8>::new());
+    let mut ids = Vec::new();
+    let mut text = String::new();
+    let mut bytes = Vec::<u8>::new();
     loop {
         match session.next().unwrap().expect("an end is announced") {
             Event::Prefill { done, total } => assert!(done <= total),

@@ -181,7 +181,9 @@ impl Text {
         }
         let entries = self.vocab.len();
         if entries != vocab_size as usize {
-            return Err(format!("the vocabulary table has {entries} tokens, the model {vocab_size}"));
+            return Err(format!(
+                "the vocabulary table has {entries} tokens, the model {vocab_size}"
+            ));
         }
         Ok(())
     }

@@ -164,7 +164,9 @@ impl Reference {
 
     fn layer(&self, name: &str, x: &mut [Vec<f64>]) {
         let part = |part: &str| format!("{name}.{part}");
-        let (mut q, mut k, mut v) = (Vec::new(), Vec::new(), Vec::new());
+        let mut q = Vec::new();
+        let mut k = Vec::new();
+        let mut v = Vec::new();
         for (position, x) in x.iter().enumerate() {
             let normed = self.norm(&part("input_layernorm"), x);
             q.push(self.linear(&part("self_attn.q_proj"), &normed));
