@@ -1,4 +1,4 @@
-//! Prompts that were computed before: the same answers, and nothing damaged or foreign is used.
+//! Stored prompts give the same answers, and damaged or foreign ones are never used.
 
 mod common;
 
@@ -30,7 +30,7 @@ fn prompt(n: u32) -> Vec<u32> {
     (0..n).map(|i| (i * i + 5) % 320).collect()
 }
 
-/// The answer, and how much of the prompt was found.
+/// The answer, and the number of reused prompt tokens.
 fn ask(session: &mut Session, prompt: &[u32]) -> (Vec<u32>, usize) {
     session.prompt_tokens(prompt).unwrap();
     session.start(GenerateOptions { max_tokens: Some(12), ..GenerateOptions::default() }).unwrap();
@@ -48,7 +48,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 const LIMIT: u64 = 1 << 30;
 
 #[test]
-fn a_later_session_goes_on_from_what_an_earlier_one_computed() {
+fn a_later_session_reuses_what_an_earlier_one_computed() {
     for kv in KvType::ALL {
         let folder = tempfile::tempdir().unwrap();
         let first = ask(&mut session(kv, folder.path(), LIMIT), &prompt(200));
@@ -61,7 +61,7 @@ fn a_later_session_goes_on_from_what_an_earlier_one_computed() {
         let want = ask(&mut session(kv, elsewhere.path(), LIMIT), &other).0;
         assert_eq!(ask(&mut session(kv, folder.path(), LIMIT), &other), (want, 150));
         assert!(second.take_notes().is_empty());
-        // A conversation that goes on replaces its beginning.
+        // A continued conversation replaces its earlier entry.
         let before = files(folder.path()).len();
         let longer = [&prompt(200)[..], &first.0, &prompt(40)].concat();
         assert_eq!(ask(&mut session(kv, folder.path(), LIMIT), &longer).1, 211);
@@ -70,20 +70,20 @@ fn a_later_session_goes_on_from_what_an_earlier_one_computed() {
 }
 
 #[test]
-fn damage_anywhere_is_noted_and_nothing_of_it_is_used() {
+fn a_damaged_entry_is_noted_and_never_used() {
     let folder = tempfile::tempdir().unwrap();
     let (want, _) = ask(&mut session(KvType::Q8, folder.path(), LIMIT), &prompt(200));
     let file = files(folder.path()).remove(0);
     let good = fs::read(&file).unwrap();
-    let places = [0, 9, 12, 20, 48, 60, 70, 72, 76, 85, 100, 96 + 4 * 211 + 5];
-    for at in places.into_iter().chain((1000..good.len()).step_by(good.len() / 9)) {
+    let offsets = [0, 9, 12, 20, 48, 60, 70, 72, 76, 85, 100, 96 + 4 * 211 + 5];
+    for at in offsets.into_iter().chain((1000..good.len()).step_by(good.len() / 9)) {
         let mut bad = good.clone();
         bad[at] ^= 0x10;
         fs::write(&file, &bad).unwrap();
         let mut session = session(KvType::Q8, folder.path(), LIMIT);
         session.prompt_tokens(&prompt(200)).unwrap();
         let (notes, held) = (session.take_notes(), session.cached());
-        // A token that is another one only has less in common.
+        // A changed token only shortens the common prefix.
         let tokens = (96..96 + 4 * 211).contains(&at);
         assert!(held == 0 && (tokens || notes.len() == 1), "byte {at}: {held}, {notes:?}");
         assert!(notes.iter().all(|note| note.contains("ignored")), "{notes:?}");
@@ -98,12 +98,12 @@ fn damage_anywhere_is_noted_and_nothing_of_it_is_used() {
 }
 
 #[test]
-fn what_is_of_another_model_or_type_is_not_used() {
+fn an_entry_of_another_model_or_cache_type_is_not_used() {
     let folder = tempfile::tempdir().unwrap();
     ask(&mut session(KvType::Q8, folder.path(), LIMIT), &prompt(200));
     let mut f16 = session(KvType::F16, folder.path(), LIMIT);
     assert_eq!(ask(&mut f16, &prompt(200)).1, 0);
-    // Under the name of one's own it is found, and refused.
+    // Under a matching name it is found and rejected.
     let names = files(folder.path());
     assert_eq!(names.len(), 2);
     for (from, to) in [(0, 1), (1, 0)] {
@@ -135,7 +135,7 @@ fn the_folder_stays_small_and_private() {
         let prompt = [&[first][..], &prompt(200)].concat();
         ask(&mut session(KvType::Q8, folder.path(), limit), &prompt);
         assert!(sizes(folder.path()) <= limit);
-        // The one used last is there.
+        // The most recently used entry is still there.
         assert_eq!(ask(&mut session(KvType::Q8, folder.path(), limit), &prompt).1, 200);
     }
     assert_eq!(files(folder.path()).len(), 2);
@@ -150,7 +150,7 @@ fn the_folder_stays_small_and_private() {
 }
 
 #[test]
-fn a_baked_prompt_is_there_before_it_is_computed() {
+fn a_baked_prompt_is_reused() {
     let target = ModelRef::parse("smollm2").unwrap();
     let plain = Store::open().unwrap().ready(&target, Quant::Q8, &mut |_| {}).unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -162,7 +162,7 @@ fn a_baked_prompt_is_there_before_it_is_computed() {
     let model = ModelRef::parse("smollm2").unwrap();
     store.convert(&model, &out, Quant::Q8, &[], &mut |_| {}).unwrap();
 
-    let said = |path: &Path, text: &str| {
+    let answer = |path: &Path, text: &str| {
         let options = EngineOptions { threads: Some(1), ..EngineOptions::default() };
         let engine = Engine::new(Model::open(path).unwrap(), &options).unwrap();
         let mut session = Session::new(engine).unwrap();
@@ -187,10 +187,10 @@ fn a_baked_prompt_is_there_before_it_is_computed() {
         baked.file().header().content_id,
         Model::open(&plain).unwrap().file().header().content_id
     );
-    let (want, reused, _) = said(&plain, text.trim());
+    let (want, reused, _) = answer(&plain, text.trim());
     assert_eq!(reused, 0);
-    let (ids, reused, all) = said(&out, text.trim());
+    let (ids, reused, all) = answer(&out, text.trim());
     assert_eq!(ids, want);
     assert!(reused > 60 && all - reused < 12, "{reused} of {all}");
-    assert!(said(&out, "Another.").1 < 8);
+    assert!(answer(&out, "Another.").1 < 8);
 }
