@@ -237,7 +237,7 @@ fn a_session_forks_one_prompt_into_several_answers() {
     let engine = Engine::new(model(&data(MODELS[0]), Quant::Q8), &options).unwrap();
     let mut session = Session::new(engine).unwrap();
     let prompt: Vec<u32> = (0..100).map(|i| i * 7 % 320).collect();
-    let ask = |session: &mut Session, more: &[u32]| {
+    let generate = |session: &mut Session, more: &[u32]| {
         let prompt = [session.tokens(), more].concat();
         session.prompt_tokens(&prompt).unwrap();
         let options = GenerateOptions { max_tokens: Some(20), ..GenerateOptions::default() };
@@ -246,14 +246,14 @@ fn a_session_forks_one_prompt_into_several_answers() {
         (session.generated().to_vec(), session.stats().reused_tokens)
     };
     session.prompt_tokens(&prompt).unwrap();
-    let (first, reused) = ask(&mut session, &[1]);
+    let (first, reused) = generate(&mut session, &[1]);
     assert_eq!(reused, 0);
     let mut aside = session.fork().unwrap();
-    let (second, reused) = ask(&mut session, &[2]);
+    let (second, reused) = generate(&mut session, &[2]);
     assert_eq!(reused, 101 + 19);
     session.switch(&mut aside);
     assert_eq!(session.tokens(), [&prompt[..], &[1], &first].concat());
-    let (third, reused) = ask(&mut session, &[3]);
+    let (third, reused) = generate(&mut session, &[3]);
     assert_eq!(reused, 121, "the last token of the first answer, from the other continuation");
     session.switch(&mut aside);
     assert_eq!(session.tokens(), [&prompt[..], &[1], &first, &[2], &second].concat());
@@ -262,14 +262,14 @@ fn a_session_forks_one_prompt_into_several_answers() {
     // A new prompt shares with the sequence that has its longest prefix.
     let branch = session.fork().unwrap();
     session.prompt_tokens(&[5, 6, 7]).unwrap();
-    let (_, reused) = ask(&mut session, &[]);
+    let (_, reused) = generate(&mut session, &[]);
     assert_eq!(reused, 0);
     session.prompt_tokens(&[&prompt[..], &[1], &first[..10], &[9]].concat()).unwrap();
-    assert_eq!(ask(&mut session, &[]).1, 111);
+    assert_eq!(generate(&mut session, &[]).1, 111);
     session.drop_branch(branch).unwrap();
 
     let mut alone =
         Session::new(Engine::new(model(&data(MODELS[0]), Quant::Q8), &options).unwrap()).unwrap();
     alone.prompt_tokens(&[&prompt[..], &[1], &first].concat()).unwrap();
-    assert_eq!(ask(&mut alone, &[3]).0, third);
+    assert_eq!(generate(&mut alone, &[3]).0, third);
 }

@@ -31,7 +31,7 @@ fn prompt(n: u32) -> Vec<u32> {
 }
 
 /// The answer, and the number of reused prompt tokens.
-fn ask(session: &mut Session, prompt: &[u32]) -> (Vec<u32>, usize) {
+fn generate(session: &mut Session, prompt: &[u32]) -> (Vec<u32>, usize) {
     session.prompt_tokens(prompt).unwrap();
     session.start(GenerateOptions { max_tokens: Some(12), ..GenerateOptions::default() }).unwrap();
     while session.next().unwrap().is_some() {}
@@ -51,20 +51,20 @@ const LIMIT: u64 = 1 << 30;
 fn a_later_session_reuses_what_an_earlier_one_computed() {
     for kv in KvType::ALL {
         let folder = tempfile::tempdir().unwrap();
-        let first = ask(&mut session(kv, folder.path(), LIMIT), &prompt(200));
+        let first = generate(&mut session(kv, folder.path(), LIMIT), &prompt(200));
         assert_eq!(first.1, 0);
         let mut second = session(kv, folder.path(), LIMIT);
-        assert_eq!(ask(&mut second, &prompt(200)), (first.0.clone(), 199), "{kv:?}");
+        assert_eq!(generate(&mut second, &prompt(200)), (first.0.clone(), 199), "{kv:?}");
         // To the token, and into the middle of a block.
         let other = [&prompt(150)[..], &[9, 9, 9]].concat();
         let elsewhere = tempfile::tempdir().unwrap();
-        let want = ask(&mut session(kv, elsewhere.path(), LIMIT), &other).0;
-        assert_eq!(ask(&mut session(kv, folder.path(), LIMIT), &other), (want, 150));
+        let want = generate(&mut session(kv, elsewhere.path(), LIMIT), &other).0;
+        assert_eq!(generate(&mut session(kv, folder.path(), LIMIT), &other), (want, 150));
         assert!(second.take_notes().is_empty());
         // A continued conversation replaces its earlier entry.
         let before = files(folder.path()).len();
         let longer = [&prompt(200)[..], &first.0, &prompt(40)].concat();
-        assert_eq!(ask(&mut session(kv, folder.path(), LIMIT), &longer).1, 211);
+        assert_eq!(generate(&mut session(kv, folder.path(), LIMIT), &longer).1, 211);
         assert_eq!(files(folder.path()).len(), before);
     }
 }
@@ -72,7 +72,7 @@ fn a_later_session_reuses_what_an_earlier_one_computed() {
 #[test]
 fn a_damaged_entry_is_noted_and_never_used() {
     let folder = tempfile::tempdir().unwrap();
-    let (want, _) = ask(&mut session(KvType::Q8, folder.path(), LIMIT), &prompt(200));
+    let (want, _) = generate(&mut session(KvType::Q8, folder.path(), LIMIT), &prompt(200));
     let file = files(folder.path()).remove(0);
     let good = fs::read(&file).unwrap();
     let offsets = [0, 9, 12, 20, 48, 60, 70, 72, 76, 85, 100, 96 + 4 * 211 + 5];
@@ -87,7 +87,7 @@ fn a_damaged_entry_is_noted_and_never_used() {
         let tokens = (96..96 + 4 * 211).contains(&at);
         assert!(held == 0 && (tokens || notes.len() == 1), "byte {at}: {held}, {notes:?}");
         assert!(notes.iter().all(|note| note.contains("ignored")), "{notes:?}");
-        assert_eq!(ask(&mut session, &prompt(200)).0, want);
+        assert_eq!(generate(&mut session, &prompt(200)).0, want);
     }
     for len in [0, 50, 500, good.len() / 2, good.len() - 1] {
         fs::write(&file, &good[..len]).unwrap();
@@ -100,9 +100,9 @@ fn a_damaged_entry_is_noted_and_never_used() {
 #[test]
 fn an_entry_of_another_model_or_cache_type_is_not_used() {
     let folder = tempfile::tempdir().unwrap();
-    ask(&mut session(KvType::Q8, folder.path(), LIMIT), &prompt(200));
+    generate(&mut session(KvType::Q8, folder.path(), LIMIT), &prompt(200));
     let mut f16 = session(KvType::F16, folder.path(), LIMIT);
-    assert_eq!(ask(&mut f16, &prompt(200)).1, 0);
+    assert_eq!(generate(&mut f16, &prompt(200)).1, 0);
     // Under a matching name it is found and rejected.
     let names = files(folder.path());
     assert_eq!(names.len(), 2);
@@ -128,19 +128,19 @@ fn the_folder_stays_small_and_private() {
     let sizes = |folder: &Path| -> u64 {
         files(folder).iter().map(|f| fs::metadata(f).unwrap().len()).sum()
     };
-    ask(&mut session(KvType::Q8, folder.path(), LIMIT), &prompt(200));
+    generate(&mut session(KvType::Q8, folder.path(), LIMIT), &prompt(200));
     let one = sizes(folder.path());
     let limit = 2 * one + one / 2;
     for first in 1..5 {
         let prompt = [&[first][..], &prompt(200)].concat();
-        ask(&mut session(KvType::Q8, folder.path(), limit), &prompt);
+        generate(&mut session(KvType::Q8, folder.path(), limit), &prompt);
         assert!(sizes(folder.path()) <= limit);
         // The most recently used entry is still there.
-        assert_eq!(ask(&mut session(KvType::Q8, folder.path(), limit), &prompt).1, 200);
+        assert_eq!(generate(&mut session(KvType::Q8, folder.path(), limit), &prompt).1, 200);
     }
     assert_eq!(files(folder.path()).len(), 2);
     let mut small = session(KvType::Q8, folder.path(), 1000);
-    ask(&mut small, &[&[77][..], &prompt(200)].concat());
+    generate(&mut small, &[&[77][..], &prompt(200)].concat());
     assert!(small.take_notes().iter().any(|n| n.contains("limited to")));
     #[cfg(unix)]
     for file in files(folder.path()) {

@@ -170,7 +170,7 @@ fn a_closed_sequence_can_be_reused_as_a_prefix() {
 #[test]
 fn a_session_reuses_an_earlier_prompt() {
     let mut session = Session::new(engine(1)).unwrap();
-    let ask = |session: &mut Session, prompt: &[u32]| {
+    let generate = |session: &mut Session, prompt: &[u32]| {
         session.prompt_tokens(prompt).unwrap();
         session
             .start(GenerateOptions { max_tokens: Some(9), ..GenerateOptions::default() })
@@ -178,10 +178,10 @@ fn a_session_reuses_an_earlier_prompt() {
         while session.next().unwrap().is_some() {}
         (session.generated().to_vec(), session.stats().reused_tokens)
     };
-    let (want, reused) = ask(&mut session, &ids(150, 3));
+    let (want, reused) = generate(&mut session, &ids(150, 3));
     assert_eq!(reused, 0);
-    assert_eq!(ask(&mut session, &ids(60, 9)).1, 0);
-    assert_eq!(ask(&mut session, &ids(150, 3)), (want, 128));
+    assert_eq!(generate(&mut session, &ids(60, 9)).1, 0);
+    assert_eq!(generate(&mut session, &ids(150, 3)), (want, 128));
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn a_draft_does_not_end_an_answer_early() {
 #[test]
 fn failures_of_the_draft_model_become_notes() {
     let prompt = ids(60, 3);
-    let ask = |session: &mut Session| {
+    let generate = |session: &mut Session| {
         session.prompt_tokens(&prompt).unwrap();
         let drafting = Drafting { lookup: false, model: true, fixed: Some(3) };
         let max_tokens = Some(30);
@@ -295,7 +295,7 @@ fn failures_of_the_draft_model_become_notes() {
         let drafted = session.stats().drafts.model.drafted;
         (session.generated().to_vec(), drafted, session.take_notes().join(", "))
     };
-    let (want, ..) = ask(&mut Session::new(engine(1)).unwrap());
+    let (want, ..) = generate(&mut Session::new(engine(1)).unwrap());
     // An arena that runs full four tokens after the prompt.
     let kv_bytes = Some(64 * engine(1).kv_bytes_per_position());
     let small =
@@ -303,7 +303,7 @@ fn failures_of_the_draft_model_become_notes() {
     let mut session = Session::new(engine(2)).unwrap();
     session.set_draft_model(small.unwrap()).unwrap();
     for _ in 0..2 {
-        let (generated, drafted, note) = ask(&mut session);
+        let (generated, drafted, note) = generate(&mut session);
         assert_eq!(generated, want);
         assert!(
             (1..8).contains(&drafted) && note.contains("the cache is full"),
@@ -312,15 +312,15 @@ fn failures_of_the_draft_model_become_notes() {
     }
     // A draft engine with one sequence for two: the second one gets no draft model.
     session.set_draft_model(engine(1)).unwrap();
-    let (generated, drafted, note) = ask(&mut session);
+    let (generated, drafted, note) = generate(&mut session);
     assert!(generated == want && drafted > 20 && note.is_empty(), "{drafted}: {note}");
     let mut aside = session.fork().unwrap();
     session.switch(&mut aside);
-    let (generated, drafted, note) = ask(&mut session);
+    let (generated, drafted, note) = generate(&mut session);
     assert!(generated == want && drafted == 0, "{drafted}");
     assert!(note.contains("all sequences are in use"), "{note}");
     session.set_draft_model(None::<Engine>).unwrap();
-    let (generated, drafted, note) = ask(&mut session);
+    let (generated, drafted, note) = generate(&mut session);
     assert!(generated == want && drafted == 0 && note.is_empty(), "{drafted}: {note}");
 }
 

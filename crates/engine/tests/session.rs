@@ -18,7 +18,7 @@ fn text_of(id: u32) -> String {
     format!("<{id}>")
 }
 
-fn texts(ids: &[u32]) -> String {
+fn text_of_all(ids: &[u32]) -> String {
     ids.iter().map(|id| text_of(*id)).collect()
 }
 
@@ -82,7 +82,7 @@ fn answer(session: &mut Session) -> (Vec<u32>, String, FinishReason) {
     }
 }
 
-fn ask(session: &mut Session, prompt: &[u32], options: GenerateOptions) -> (Vec<u32>, String) {
+fn generate(session: &mut Session, prompt: &[u32], options: GenerateOptions) -> (Vec<u32>, String) {
     session.prompt_tokens(prompt).unwrap();
     session.start(options).unwrap();
     let (ids, text, reason) = answer(session);
@@ -96,9 +96,9 @@ fn an_answer_has_the_requested_number_of_tokens() {
     let want = common::greedy(&mut common::engine(model(&[]), 1), &PROMPT, 24);
     assert!(want.windows(2).any(|w| w[0] != w[1]), "a constant answer would prove nothing");
     for n in [1, 2, 24] {
-        let (ids, text) = ask(&mut session, &PROMPT, tokens(n));
+        let (ids, text) = generate(&mut session, &PROMPT, tokens(n));
         assert_eq!(ids, want[..n]);
-        assert_eq!(text, texts(&ids));
+        assert_eq!(text, text_of_all(&ids));
     }
     session.start(tokens(0)).unwrap();
     assert_eq!(answer(&mut session), (vec![], String::new(), FinishReason::Length));
@@ -107,21 +107,24 @@ fn an_answer_has_the_requested_number_of_tokens() {
 #[test]
 fn an_answer_ends_before_a_stop_string() {
     let mut session = session();
-    let (ids, text) = ask(&mut session, &PROMPT, tokens(24));
+    let (ids, text) = generate(&mut session, &PROMPT, tokens(24));
     let stop_at = |stop: &str, session: &mut Session| {
         let before = text.find(stop).expect("in the answer");
         let stop = vec!["never".to_owned(), stop.to_owned()];
         session.prompt_tokens(&PROMPT).unwrap();
         session.start(GenerateOptions { stop, ..tokens(24) }).unwrap();
-        let (seen, shown, reason) = answer(session);
+        let (emitted, shown, reason) = answer(session);
         assert_eq!((shown.as_str(), reason), (&text[..before], FinishReason::Stop));
-        assert_eq!(seen, ids[..seen.len()]);
-        assert!(texts(&seen).len() > before, "stops at the token that completes the string");
+        assert_eq!(emitted, ids[..emitted.len()]);
+        assert!(
+            text_of_all(&emitted).len() > before,
+            "stops at the token that completes the string"
+        );
     };
     stop_at(&text_of(ids[5]), &mut session);
-    stop_at(&texts(&ids[3..6]), &mut session); // spans tokens
+    stop_at(&text_of_all(&ids[3..6]), &mut session); // spans tokens
     stop_at(&text[1..3], &mut session); // in the middle of the first token
-    let across = texts(&ids[7..9]);
+    let across = text_of_all(&ids[7..9]);
     stop_at(&across[2..across.len() - 2], &mut session);
 
     // An incomplete stop string is emitted at the end.
@@ -154,13 +157,13 @@ fn a_full_context_ends_an_answer() {
     assert!(error.contains("65 tokens") && error.contains("holds 64"), "{error}");
     let error = session.prompt_tokens(&[1, VOCAB]).unwrap_err().to_string();
     assert!(error.contains("token 320"), "{error}");
-    assert_eq!(ask(&mut session, &PROMPT, tokens(9)).0, want[..9]);
+    assert_eq!(generate(&mut session, &PROMPT, tokens(9)).0, want[..9]);
 }
 
 #[test]
 fn a_cancelled_answer_can_be_continued() {
     let mut session = session();
-    let (ids, _) = ask(&mut session, &PROMPT, tokens(12));
+    let (ids, _) = generate(&mut session, &PROMPT, tokens(12));
 
     // During prefill: nothing was emitted, and restarting emits everything.
     session.prompt_tokens(&[&[1, 2, 3], &PROMPT[..]].concat()).unwrap();
@@ -198,21 +201,21 @@ fn a_cancelled_answer_can_be_continued() {
 
 #[test]
 fn end_of_answer_tokens_are_obeyed_or_ignored() {
-    let (ids, _) = ask(&mut session(), &PROMPT, tokens(12));
+    let (ids, _) = generate(&mut session(), &PROMPT, tokens(12));
     let at = (1..12).find(|&i| !ids[..i].contains(&ids[i])).expect("a new token");
     let mut session = session_of(model(&[ids[at]]), 256, 2);
     session.prompt_tokens(&PROMPT).unwrap();
     session.start(tokens(12)).unwrap();
-    let (seen, _, reason) = answer(&mut session);
-    assert_eq!((seen.as_slice(), reason), (&ids[..=at], FinishReason::Stop));
+    let (emitted, _, reason) = answer(&mut session);
+    assert_eq!((emitted.as_slice(), reason), (&ids[..=at], FinishReason::Stop));
     let options = GenerateOptions { ignore_eos: true, ..tokens(12) };
-    assert_eq!(ask(&mut session, &PROMPT, options).0, ids);
+    assert_eq!(generate(&mut session, &PROMPT, options).0, ids);
 }
 
 #[test]
 fn a_common_prefix_is_reused_and_changes_nothing() {
     let mut session = session();
-    let (first, _) = ask(&mut session, &PROMPT, tokens(70));
+    let (first, _) = generate(&mut session, &PROMPT, tokens(70));
     let turn = |n: usize| [&PROMPT[..], &first[..n], &[8, 9, 10]].concat();
     // Longer than a cache block, then back into the middle of one, then to the start.
     for (prompt, reused) in [
@@ -221,10 +224,10 @@ fn a_common_prefix_is_reused_and_changes_nothing() {
         (turn(20), PROMPT.len() + 22), // repeated: all but the last token
         (vec![200, 201, 202], 0),
     ] {
-        let (ids, _) = ask(&mut session, &prompt, tokens(10));
+        let (ids, _) = generate(&mut session, &prompt, tokens(10));
         assert_eq!(session.stats().reused_tokens, reused, "{prompt:?}");
         assert_eq!(session.stats().prompt_tokens, prompt.len());
-        let fresh = ask(&mut session_of(model(&[]), 256, 1), &prompt, tokens(10)).0;
+        let fresh = generate(&mut session_of(model(&[]), 256, 1), &prompt, tokens(10)).0;
         assert_eq!(ids, fresh, "{prompt:?}");
     }
 }
@@ -242,7 +245,7 @@ fn a_seed_gives_the_same_text_everywhere() {
         seed,
     };
     let drawn = |session: &mut Session, seed| {
-        ask(session, &PROMPT, GenerateOptions { sampling: sampling(seed), ..tokens(40) }).0
+        generate(session, &PROMPT, GenerateOptions { sampling: sampling(seed), ..tokens(40) }).0
     };
     let mut session = session();
     let first = drawn(&mut session, 1);

@@ -11,13 +11,13 @@ use nanoinfer_packer::store::Store;
 use serde_json::Value;
 
 fn smollm2(quant: Quant) -> Model {
-    let mut say = |step: Step<'_>| {
+    let mut report = |step: Step<'_>| {
         if let Step::Say(what) = step {
             println!("{what}");
         }
     };
     let model = ModelRef::parse("smollm2").unwrap();
-    let path = Store::open().unwrap().ready(&model, quant, &mut say).unwrap();
+    let path = Store::open().unwrap().ready(&model, quant, &mut report).unwrap();
     Model::open(path).unwrap()
 }
 

@@ -74,7 +74,7 @@ impl Plan {
     }
 
     /// Bytes of the smallest usable arena: one block or, if the context slides, one sequence's ring.
-    pub(crate) fn least_bytes(&self, c: &Config) -> u64 {
+    pub(crate) fn min_bytes(&self, c: &Config) -> u64 {
         match self.overflow {
             Overflow::Stop => self.block_bytes(c),
             Overflow::Slide => self.block_bytes(c).saturating_mul(self.per_sequence() as u64),

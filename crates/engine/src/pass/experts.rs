@@ -57,7 +57,7 @@ impl Pass<'_> {
         let (needs, hidden) = (Needs::of(&e.gate_up), Needs::of(&e.down));
         let Local { gate_up, act, inputs, routing: r, .. } = local;
         let items = r.active.len() * groups;
-        let split = self.scratch.experts.hidden.by_run(w, items, r.most(), hidden);
+        let split = self.scratch.experts.hidden.by_run(w, items, r.max_tokens(), hidden);
         let from = self.input(inputs, m).lines(w, needs);
         let mut gathered = None;
         for item in w.items(items) {

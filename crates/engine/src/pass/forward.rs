@@ -37,7 +37,7 @@ impl Pass<'_> {
                 return true;
             }
         }
-        if !self.wanted.is_empty() {
+        if !self.requested.is_empty() {
             self.head(w, local);
         }
         false
@@ -129,8 +129,8 @@ impl Pass<'_> {
 
     /// Final norm and output layer, for the rows that request logits.
     fn head(&self, w: &mut Worker<'_>, local: &mut Local) {
-        let (m, output) = (self.wanted.len(), &self.weights.output);
-        self.pack_wanted(w, local);
+        let (m, output) = (self.requested.len(), &self.weights.output);
+        self.pack_requested(w, local);
         self.end_packing(w, local, m, Stage::Head);
         self.matmul(w, output, self.input(&local.inputs, m), Dest::Logits(&self.scratch.logits));
         local.end(w, Stage::Head);

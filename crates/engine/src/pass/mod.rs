@@ -53,7 +53,7 @@ pub(crate) struct Pass<'a> {
     /// Whether the context has slid for any token, so that pinned positions need other angles.
     pub slid: bool,
     /// Batch rows that request logits, ascending.
-    pub wanted: &'a [usize],
+    pub requested: &'a [usize],
     /// Row of frequencies for each kind of RoPE.
     pub ropes: &'a [usize],
     pub workers: usize,

@@ -29,13 +29,13 @@ impl Pass<'_> {
     }
 
     /// Packs the normalized rows that request logits as the output layer's input.
-    pub(crate) fn pack_wanted(&self, w: &Worker<'_>, local: &mut Local) {
+    pub(crate) fn pack_requested(&self, w: &Worker<'_>, local: &mut Local) {
         let x = self.scratch.x.read(w);
         let norm = Some(&self.weights.output_norm);
         let needs = Needs::of(&self.weights.output);
-        let rows = Rows { m: self.wanted.len(), k: self.width(), needs };
+        let rows = Rows { m: self.requested.len(), k: self.width(), needs };
         self.pack_rows(w, &mut local.inputs, rows, |rows, tile| {
-            for (row, &at) in self.wanted[rows].iter().enumerate() {
+            for (row, &at) in self.requested[rows].iter().enumerate() {
                 self.norm_tile(x, norm, at..at + 1, (tile, row));
             }
         });

@@ -110,7 +110,7 @@ impl Routing {
     }
 
     /// The number of tokens of the busiest expert.
-    pub(crate) fn most(&self) -> usize {
+    pub(crate) fn max_tokens(&self) -> usize {
         self.active.iter().map(|a| a.n).max().unwrap_or(0)
     }
 
@@ -133,7 +133,7 @@ impl Routing {
 
     /// Gathers the inputs of all experts' down projections, each expert's in tiles.
     pub(crate) fn gather_hidden(&mut self, from: Lines<'_>, k: usize) {
-        let (groups, most) = (k / GROUP, self.most());
+        let (groups, most) = (k / GROUP, self.max_tokens());
         for (slot, a) in self.active.iter().enumerate() {
             for at in (0..a.n).step_by(TOKENS) {
                 let (to, step) = line_of(at, groups, a.n);

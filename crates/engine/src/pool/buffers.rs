@@ -11,7 +11,7 @@ pub(crate) struct Buffers<'p> {
 
 impl<'p> Buffers<'p> {
     /// Allocates buffers for a pool's jobs.
-    pub(crate) fn of(pool: &'p Pool) -> Self {
+    pub(crate) fn new(pool: &'p Pool) -> Self {
         Self { pool: Some(pool), bytes: 0 }
     }
 

@@ -130,11 +130,11 @@ fn follow_from_min(estimate: &mut f64, n: &mut u32, measured: f64, share: f64) {
     }
 }
 
-fn size(rows: usize) -> usize {
+fn rows_class(rows: usize) -> usize {
     [2, 4, 8].iter().take_while(|most| rows > **most).count()
 }
 
-fn length(past: usize) -> usize {
+fn past_class(past: usize) -> usize {
     LENGTHS.iter().rposition(|least| past >= *least).unwrap_or(0)
 }
 
@@ -183,14 +183,14 @@ impl Governor {
 
     fn acceptance(&self, source: Source, past: usize) -> f64 {
         match source {
-            Source::Lookup => self.lookups[length(past)].rate(),
+            Source::Lookup => self.lookups[past_class(past)].rate(),
             Source::Model => self.model.rate(),
         }
     }
 
     /// Estimated time of a pass.
     fn pass(&self, rows: usize) -> f64 {
-        1.0 + self.rows[size(rows)] * (rows - 1) as f64
+        1.0 + self.rows[rows_class(rows)] * (rows - 1) as f64
     }
 
     /// Records the time of an undrafted pass.
@@ -229,7 +229,7 @@ impl Governor {
     ) {
         let Plan { source, past, n } = plan;
         match source {
-            Source::Lookup => self.lookups[length(past)].observe(accepted, tested),
+            Source::Lookup => self.lookups[past_class(past)].observe(accepted, tested),
             Source::Model => self.model.observe(accepted, tested),
         }
         if self.singles == 0 {
@@ -237,7 +237,7 @@ impl Governor {
         }
         self.since_single += 1;
         let row = ((pass / self.single - 1.0) / n as f64).clamp(0.002, 2.0);
-        let at = size(1 + n);
+        let at = rows_class(1 + n);
         if std::mem::replace(&mut self.measured[at], true) {
             follow(&mut self.rows[at], row, 0.2);
         } else {

@@ -114,11 +114,11 @@ impl Speculator {
         act: impl FnOnce(&mut DraftSequence, &mut Engine) -> Result<(), Error>,
     ) {
         let done = self.follower(draft).map_or(Ok(()), |(model, draft)| act(model, draft));
-        self.give_up(done);
+        self.disable_on_error(done);
     }
 
     /// On error, turns the draft model off for this answer.
-    fn give_up(&mut self, result: Result<(), Error>) {
+    fn disable_on_error(&mut self, result: Result<(), Error>) {
         if let Err(e) = result {
             self.drafting.model = false;
             self.note = Some(format!("the draft model is not drafting: {e}"));
@@ -126,7 +126,7 @@ impl Speculator {
     }
 
     /// Opens a sequence in the draft model's engine, if there is an engine and none is open in it.
-    fn follow(&mut self, draft: Option<&mut Engine>) -> Result<(), Error> {
+    fn open_follower(&mut self, draft: Option<&mut Engine>) -> Result<(), Error> {
         let Some(draft) = draft else {
             self.model = None;
             return Ok(());
@@ -170,8 +170,8 @@ impl Speculator {
     ) {
         self.drafting = drafting;
         if drafting.model {
-            let follows = self.follow(draft);
-            self.give_up(follows);
+            let follows = self.open_follower(draft);
+            self.disable_on_error(follows);
         }
         self.lookup.extend(tokens);
         if let Some(model) = &mut self.model {
@@ -217,7 +217,7 @@ impl Speculator {
                 if drafted.is_err() {
                     self.draft.clear();
                 }
-                self.give_up(drafted);
+                self.disable_on_error(drafted);
             }
             (Source::Lookup, Some(found)) => {
                 lookup::copy(tokens, found.at, plan.n, &mut self.draft);
