@@ -1,15 +1,15 @@
-//! Measures what drafting and sliding cost and gain; `docs/BENCHMARKS.md` has the figures.
+//! Measures the costs and gains of drafting and sliding; `docs/BENCHMARKS.md` has the figures.
 //!
 //! ```text
 //! cargo run --release -p nanoinfer-engine --example drafting -- copy smollm2.nano
 //! … -- prose smollm2.nano [scripted.nano]     paired 32-token segments, with and without drafts
 //! … -- model target.nano draft.nano           a draft model at scripted acceptance
 //! … -- slide smollm2.nano reference.nano      20,000 tokens in a context of 512
-//! … -- sense smollm2.nano reference.nano      what such texts are worth, and those of a control
+//! … -- sense smollm2.nano reference.nano      the quality of such text, compared with a control
 //! ```
 //!
-//! With `scripted.nano`, a model with random weights, the texts are those of the first model,
-//! forced by a `Script`: all is computed, only the drawn tokens are replaced.
+//! With `scripted.nano`, a model with random weights, the first model's text is forced by a `Script`:
+//! everything is computed, but the drawn tokens are replaced.
 
 use std::error::Error;
 use std::time::Instant;
@@ -56,7 +56,7 @@ fn session(path: &str, ctx: usize, overflow: Overflow) -> Result<Session> {
     Ok(Session::new(Engine::new(Model::open(path)?, &options)?)?)
 }
 
-/// Generates to the end; tokens, statistics, and seconds in all.
+/// Generates to the end; returns tokens, statistics and total seconds.
 fn answer(
     session: &mut Session,
     prompt: &[u32],
@@ -75,7 +75,7 @@ fn median(x: &[f64]) -> f64 {
     x[x.len() / 2]
 }
 
-/// Mean and 95 % interval of ratios, taken as logarithms.
+/// Geometric mean of ratios and its 95 % interval.
 fn interval(ratios: &[f64]) -> (f64, f64, f64) {
     let n = ratios.len() as f64;
     let logs: Vec<f64> = ratios.iter().map(|r| r.ln()).collect();
@@ -93,7 +93,7 @@ fn on() -> Drafting {
     Drafting::default()
 }
 
-/// Tokens per second with and without drafts, in turns.
+/// Tokens per second with and without drafts, alternating.
 fn copy(path: &str, scripted: Option<&str>) -> Result<()> {
     for prompt in COPY {
         let ids = chat(path, &format!("{prompt}{TEXT}"))?;
@@ -142,10 +142,12 @@ fn copy(path: &str, scripted: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// Each segment twice, with and without drafts, in turns; the same tokens both times.
+/// Each segment twice, with and without drafts, in alternating order; the tokens are the same.
 fn prose(path: &str, scripted: Option<&str>) -> Result<()> {
     const SEGMENT: usize = 32;
-    let (mut ratios, mut drafted, mut accepted) = (Vec::new(), 0, 0);
+    let mut ratios = Vec::new();
+    let mut drafted = 0;
+    let mut accepted = 0;
     let pairs = 12;
     let mut speaker = session(path, 1024, Overflow::Stop)?;
     let mut forced = scripted.map(|path| session(path, 1024, Overflow::Stop)).transpose()?;
@@ -167,7 +169,7 @@ fn prose(path: &str, scripted: Option<&str>) -> Result<()> {
         }
         for pair in 0..=pairs {
             let mut seconds = [0.0; 2];
-            let mut said = Vec::new();
+            let mut generated = Vec::new();
             for turn in 0..2 {
                 let with = (turn + pair) % 2;
                 let session = forced.as_mut().unwrap_or(&mut speaker);
@@ -177,11 +179,11 @@ fn prose(path: &str, scripted: Option<&str>) -> Result<()> {
                 let drafting = if with == 1 { on() } else { Drafting::OFF };
                 let (ids, stats, time) =
                     answer(session, &context, options(drafting, SEGMENT, seed))?;
-                (seconds[with], said) = (time, ids);
+                (seconds[with], generated) = (time, ids);
                 drafted += stats.drafts.all().drafted;
                 accepted += stats.drafts.all().accepted;
             }
-            context.extend(said);
+            context.extend(generated);
             if pair > 0 {
                 ratios.push(seconds[0] / seconds[1]);
             }
@@ -194,21 +196,21 @@ fn prose(path: &str, scripted: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// Seconds of a pass of `rows` tokens behind 256, the median of several.
+/// Median seconds of a pass of `rows` tokens after 256.
 fn pass(engine: &mut Engine, seq: SeqId, rows: usize) -> Result<f64> {
     let mut times = Vec::new();
     for i in 0..9 {
-        let step = |j| BatchToken { seq, token: 7 + i * 16 + j, logits: true };
-        let steps: Vec<_> = (0..rows as u32).map(step).collect();
+        let item = |j| BatchToken { seq, token: 7 + i * 16 + j, logits: true };
+        let batch: Vec<_> = (0..rows as u32).map(item).collect();
         let start = Instant::now();
-        engine.forward(&steps)?;
+        engine.forward(&batch)?;
         times.push(start.elapsed().as_secs_f64());
         engine.truncate(seq, 256)?;
     }
     Ok(median(&times))
 }
 
-/// A draft model at chosen acceptance: predicted from the costs of passes, and measured.
+/// A draft model at a chosen acceptance rate: speedup predicted from pass costs, and measured.
 fn model(target: &str, draft: &str) -> Result<()> {
     let engine = |path: &str| -> Result<(Engine, SeqId)> {
         let mut engine = Engine::new(Model::open(path)?, &EngineOptions::default())?;
@@ -277,7 +279,7 @@ fn rss() -> Result<f64> {
     Ok(pages * 4096.0 / 1e6)
 }
 
-/// Mean −log p of each thousand tokens after its first, each for itself.
+/// Mean −log p of each thousand tokens, scored independently, without its first token.
 fn nll(reference: &str, tokens: &[u32]) -> Result<Vec<f64>> {
     let options = EngineOptions { ctx: Some(1024), logits_rows: 64, ..EngineOptions::default() };
     let mut engine = Engine::new(Model::open(reference)?, &options)?;
@@ -311,8 +313,8 @@ fn endless(n: usize, seed: u64) -> GenerateOptions {
     }
 }
 
-/// Whether late text of a sliding session is worth as much as early text. Small models drift into
-/// repetition by themselves; so a control sees just as much, but computed anew for every 64 tokens.
+/// Compares late with early text of a sliding session. As small models drift into repetition anyway, a
+/// control sees the same amount of context, but recomputed for every 64 tokens.
 fn sense(path: &str, reference: &str) -> Result<()> {
     const ALL: usize = 20_000;
     const SEGMENT: usize = 64;
@@ -327,13 +329,14 @@ fn sense(path: &str, reference: &str) -> Result<()> {
             let pinned = prompt.len().next_multiple_of(SEGMENT);
             let all = [&prompt[..], &control].concat();
             let late = all.len().saturating_sub(512 - SEGMENT - pinned).max(pinned);
-            let seen = match all.len() <= 512 - SEGMENT {
-                true => all,
-                false => [&all[..pinned], &all[late..]].concat(),
+            let visible = if all.len() <= 512 - SEGMENT {
+                all
+            } else {
+                [&all[..pinned], &all[late..]].concat()
             };
-            control.extend(answer(&mut fresh, &seen, endless(SEGMENT, 1000 * seed + part))?.0);
+            control.extend(answer(&mut fresh, &visible, endless(SEGMENT, 1000 * seed + part))?.0);
         }
-        for (name, text) in [("slides", text), ("anew", control)] {
+        for (name, text) in [("slides", text), ("recomputed", control)] {
             let nll = nll(reference, &text)?;
             let rounded: Vec<_> = nll.iter().map(|x| format!("{x:.2}")).collect();
             println!(
@@ -347,7 +350,8 @@ fn sense(path: &str, reference: &str) -> Result<()> {
     Ok(())
 }
 
-/// Endless generation: memory, time per token against a session that stays, and sense.
+/// Endless generation: memory, time per token relative to a session that stays at one position, and
+/// quality.
 fn slide(path: &str, reference: &str) -> Result<()> {
     const ALL: usize = 20_000;
     const SEGMENT: usize = 32;
@@ -359,7 +363,9 @@ fn slide(path: &str, reference: &str) -> Result<()> {
     let held = [&prompt[..], &held].concat();
     long.prompt_tokens(&prompt)?;
     long.start(options(ALL))?;
-    let (mut tokens, mut ratios, mut memory) = (Vec::with_capacity(ALL), Vec::new(), Vec::new());
+    let mut tokens = Vec::with_capacity(ALL);
+    let mut ratios = Vec::new();
+    let mut memory = Vec::new();
     let segment = |long: &mut Session, tokens: &mut Vec<u32>| -> Result<f64> {
         let (mut n, mut start) = (0, Instant::now());
         while n < SEGMENT {

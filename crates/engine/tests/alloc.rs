@@ -1,7 +1,7 @@
-//! Zero heap allocations on any thread within `Session::next` after the first token, text included.
+//! Zero heap allocations on any thread within `Session::next` after the first token, including text.
 //!
-//! A program of its own: after a minute the test harness says that a test is slow, which allocates.
-//! It takes the harness's arguments, and says what it says, as far as runners of tests need it.
+//! A program of its own, because the test harness allocates when it reports a slow test. It supports
+//! the harness's arguments and output as far as test runners need them.
 #![allow(unsafe_code)] // a global allocator cannot be written without
 
 mod common;
@@ -21,18 +21,18 @@ use nanoinfer_hub::{ModelRef, Pip, Store};
 
 struct Counting;
 
-/// Of all threads.
+/// Allocations of all threads.
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 thread_local! {
-    /// Of this thread: what a new one allocates while it starts, it does at any time.
+    /// Bytes allocated by this thread; new threads allocate at unpredictable times while starting.
     static BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
-// SAFETY: every call is handed to the system allocator unchanged.
+// SAFETY: every call is forwarded unchanged to the system allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        BYTES.set(BYTES.get() + layout.size()); // it has no destructor, so it outlives the thread
+        BYTES.set(BYTES.get() + layout.size()); // it has no destructor, so it is always accessible
         // SAFETY: the caller's contract is the system allocator's.
         unsafe { System.alloc(layout) }
     }
@@ -49,7 +49,7 @@ const NAME: &str = "generating_allocates_nothing";
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let tests = u8::from(is_meant(&args));
+    let tests = u8::from(is_selected(&args));
     if args.iter().any(|arg| arg == "--list") {
         (0..tests).for_each(|_| println!("{NAME}: test"));
         return;
@@ -60,56 +60,57 @@ fn main() {
         within_one_context();
         while_the_context_slides();
         with_every_architecture();
-        an_engine_takes_the_bytes_it_says();
+        an_engine_allocates_what_buffer_bytes_returns();
         println!("test {NAME} ... ok");
     }
-    let (left_out, seconds) = (1 - tests, start.elapsed().as_secs_f32());
+    let (filtered, seconds) = (1 - tests, start.elapsed().as_secs_f32());
     println!(
-        "\ntest result: ok. {tests} passed; 0 failed; 0 ignored; 0 measured; {left_out} filtered \
+        "\ntest result: ok. {tests} passed; 0 failed; 0 ignored; 0 measured; {filtered} filtered \
          out; finished in {seconds:.2}s\n"
     );
 }
 
-/// Whether arguments of the test harness leave in the only test there is.
-fn is_meant(args: &[String]) -> bool {
+/// Whether arguments of the test harness select the only test.
+fn is_selected(args: &[String]) -> bool {
     let exact = args.iter().any(|arg| arg == "--exact");
-    let fits = |f: &String| if exact { f == NAME } else { NAME.contains(f.as_str()) };
-    let (mut filtered, mut fitting) = (false, false);
+    let matches = |f: &String| if exact { f == NAME } else { NAME.contains(f.as_str()) };
+    let (mut filtered, mut matched) = (false, false);
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--ignored" => return false,
-            "--skip" if args.next().is_some_and(fits) => return false,
+            "--skip" if args.next().is_some_and(matches) => return false,
             "--skip" => {}
             "--color" | "--format" | "--logfile" | "--shuffle-seed" | "--test-threads" | "-Z" => {
                 args.next();
             }
             flag if flag.starts_with('-') => {}
-            _ => (filtered, fitting) = (true, fitting || fits(arg)),
+            _ => (filtered, matched) = (true, matched || matches(arg)),
         }
     }
-    fitting || !filtered
+    matched || !filtered
 }
 
-/// What `buffer_bytes` sums up is what an engine allocates, but for tables, threads and the list of
-/// a pass's tokens, which take the same for all of these models.
-fn an_engine_takes_the_bytes_it_says() {
-    let mut besides = Vec::new();
+/// `buffer_bytes` equals an engine's allocations, except for tables, threads and the list of a pass's
+/// tokens, which are the same size for all of these models.
+fn an_engine_allocates_what_buffer_bytes_returns() {
+    let mut extra = Vec::new();
     for (name, quant) in tiny().iter().flat_map(|n| [(n, Quant::Q8), (n, Quant::F32)]) {
         let options = EngineOptions { threads: Some(2), ctx: Some(64), ..EngineOptions::default() };
         let model = model(&data("tiny").join(name), quant);
-        let said = buffer_bytes(model.config(), &options) as usize;
+        let expected = buffer_bytes(model.config(), &options) as usize;
         let before = BYTES.get();
         let engine = Engine::new(model, &options).unwrap();
         let taken = BYTES.get() - before;
         assert_eq!(engine.threads(), 2);
-        besides.push(taken.checked_sub(said).unwrap_or_else(|| panic!("{name}: {taken} < {said}")));
+        assert!(taken >= expected, "{name}: {taken} < {expected}");
+        extra.push(taken - expected);
     }
-    let (least, most) = (besides.iter().min().unwrap(), besides.iter().max().unwrap());
-    assert!(*most < 48 * 1024 && most - least < 2 * 1024, "{least} to {most} bytes besides");
+    let (least, most) = (extra.iter().min().unwrap(), extra.iter().max().unwrap());
+    assert!(*most < 48 * 1024 && most - least < 2 * 1024, "{least} to {most} extra bytes");
 }
 
-/// Passes of one token, experts chosen anew in each.
+/// Passes of one token, so that experts change with each.
 fn with_every_architecture() {
     for name in tiny() {
         let options = EngineOptions { threads: Some(2), ctx: Some(64), ..EngineOptions::default() };
@@ -121,8 +122,8 @@ fn with_every_architecture() {
             if i == 1 {
                 before = ALLOCATIONS.load(Ordering::Relaxed);
             }
-            let step = BatchToken { seq, token: i * 37 % 192, logits: true };
-            let pass = engine.forward(&[step]).unwrap();
+            let token = BatchToken { seq, token: i * 37 % 192, logits: true };
+            let pass = engine.forward(&[token]).unwrap();
             assert!(engine.logits(pass, 0).unwrap()[0].is_finite());
         }
         assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), before, "{name}");
@@ -195,7 +196,9 @@ fn within_one_context() {
         let max_tokens = Some(60);
         let options = GenerateOptions { max_tokens, sampling, stop, ignore_eos: true, drafting };
         session.start(options).unwrap();
-        let (mut tokens, mut bytes, mut before) = (0, 0, 0);
+        let mut tokens = 0;
+        let mut bytes = 0;
+        let mut before = 0;
         while let Some(event) = session.next().unwrap() {
             if let Event::Token { text, .. } = event {
                 tokens += 1;

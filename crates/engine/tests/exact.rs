@@ -1,4 +1,4 @@
-//! The contract: no change of threads, chunks, batch or instruction set changes one bit.
+//! The contract: threads, chunks, batches and instruction sets do not change a single bit.
 
 mod common;
 
@@ -12,7 +12,7 @@ fn ids() -> Vec<u32> {
     (0..130u32).map(|i| (i * i * 7 + i * 13 + 5) % 192).collect()
 }
 
-/// An engine with room for all of [`ids`]: some models choose frequencies by the room there is.
+/// An engine with room for all of [`ids`], as the RoPE frequencies of some models depend on it.
 fn engine(name: &str, quant: Quant, options: &EngineOptions) -> Engine {
     let options = &EngineOptions { ctx: Some(200), ..options.clone() };
     Engine::new(model(&data("tiny").join(name), quant), options).unwrap()
@@ -22,7 +22,7 @@ fn bits(rows: &[Vec<f32>]) -> Vec<Vec<u32>> {
     rows.iter().map(|r| r.iter().map(|x| x.to_bits()).collect()).collect()
 }
 
-/// Every trait of an architecture in 8 bits, a model and one with experts in floats.
+/// Every architectural feature in 8 bits, plus a dense model and one with experts in f32.
 fn models() -> Vec<(String, Quant)> {
     let all = tiny().into_iter().map(|name| (name, Quant::Q8));
     let floats = ["llama-gqa", "mixtral-experts"].map(|name| (name.into(), Quant::F32));
@@ -42,7 +42,7 @@ fn every_cache_type_is_exact_and_near_the_others() {
         }
         let (q8, f16) = (common::mean_kl(&all[2], &all[0]), common::mean_kl(&all[2], &all[1]));
         println!("{name} {quant:?}: KL to the f32 cache: q8 {q8:.1e}, f16 {f16:.1e}");
-        // Where activations are quantized too, a last bit can tip one to the next step.
+        // If activations are quantized too, a last-bit difference can flip a rounding.
         let f16_limit = if quant == Quant::F32 { 1e-6 } else { 5e-4 };
         assert!(q8 < 2e-3 && f16 < f16_limit, "{name}: {q8} {f16}");
     }
@@ -61,7 +61,7 @@ fn threads_do_not_matter() {
     }
 }
 
-/// What this machine has; fails if it lacks one that the environment demands.
+/// The instruction sets of this machine; fails if it lacks one required by the environment.
 fn isas() -> Vec<Isa> {
     let found: Vec<_> = Isa::ALL.into_iter().filter(|i| Kernels::new(*i).is_some()).collect();
     let required = std::env::var("NANOINFER_REQUIRE_ISA").unwrap_or_default();
@@ -86,17 +86,17 @@ fn instruction_sets_do_not_matter() {
     }
 }
 
-/// Logits after the last token when the prompt is prefilled in passes of `chunk`.
+/// Logits after the last token, with the prompt prefilled in passes of `chunk` tokens.
 fn last(engine: &mut Engine, ids: &[u32], chunk: usize) -> Vec<u32> {
     let (seq, mut last) = (engine.open().unwrap(), None);
     for (i, part) in ids.chunks(chunk).enumerate() {
         let ends = i * chunk + part.len() == ids.len();
-        let steps: Vec<_> = part
+        let batch: Vec<_> = part
             .iter()
             .enumerate()
             .map(|(j, &token)| BatchToken { seq, token, logits: ends && j + 1 == part.len() })
             .collect();
-        last = Some(engine.forward(&steps).unwrap());
+        last = Some(engine.forward(&batch).unwrap());
     }
     let out = engine.logits(last.unwrap(), 0).unwrap().iter().map(|x| x.to_bits()).collect();
     engine.close(seq).unwrap();
@@ -115,7 +115,7 @@ fn chunks_do_not_matter() {
 }
 
 #[test]
-fn batched_sequences_are_as_alone() {
+fn batched_sequences_match_sequences_alone() {
     for (name, quant) in models() {
         let options = EngineOptions { sequences: 4, ..EngineOptions::default() };
         let mut engine = engine(&name, quant, &options);
@@ -124,12 +124,12 @@ fn batched_sequences_are_as_alone() {
         let seqs: Vec<_> = (0..4).map(|_| engine.open().unwrap()).collect();
         let mut last = None;
         for at in 0..100 {
-            let steps: Vec<_> = seqs
+            let batch: Vec<_> = seqs
                 .iter()
                 .enumerate()
                 .map(|(i, &seq)| BatchToken { seq, token: ids[at + i], logits: at == 99 })
                 .collect();
-            last = Some(engine.forward(&steps).unwrap());
+            last = Some(engine.forward(&batch).unwrap());
         }
         for (i, alone) in alone.iter().enumerate() {
             let row = engine.logits(last.unwrap(), i).unwrap();
@@ -140,16 +140,16 @@ fn batched_sequences_are_as_alone() {
 }
 
 #[test]
-fn a_rolled_back_sequence_forgets() {
+fn rollback_leaves_no_trace() {
     for (name, quant) in models() {
         let mut engine = engine(&name, quant, &EngineOptions::default());
         let ids = ids();
         let want = last(&mut engine, &ids, 256);
         let seq = engine.open().unwrap();
         let feed = |engine: &mut Engine, tokens: &[u32]| {
-            let steps: Vec<_> =
+            let batch: Vec<_> =
                 tokens.iter().map(|&token| BatchToken { seq, token, logits: false }).collect();
-            engine.forward(&steps).unwrap();
+            engine.forward(&batch).unwrap();
         };
         feed(&mut engine, &ids[..70]);
         feed(&mut engine, &[1; 100]);
@@ -162,14 +162,14 @@ fn a_rolled_back_sequence_forgets() {
 }
 
 #[test]
-fn a_cancelled_pass_leaves_the_sequence_as_it_was() {
+fn a_cancelled_pass_leaves_the_sequence_unchanged() {
     let mut engine = engine("llama-gqa", Quant::Q8, &EngineOptions::default());
     let ids = ids();
     let want = last(&mut engine, &ids, 256);
     let seq = engine.open().unwrap();
-    let steps: Vec<_> = ids.iter().map(|&token| BatchToken { seq, token, logits: false }).collect();
+    let batch: Vec<_> = ids.iter().map(|&token| BatchToken { seq, token, logits: false }).collect();
     engine.canceller(seq).unwrap().cancel();
-    assert!(matches!(engine.forward(&steps), Err(nanoinfer_engine::Error::Cancelled)));
+    assert!(matches!(engine.forward(&batch), Err(nanoinfer_engine::Error::Cancelled)));
     assert_eq!(engine.len(seq).unwrap(), 0);
     engine.close(seq).unwrap();
     assert_eq!(want, last(&mut engine, &ids, 256));

@@ -10,7 +10,7 @@ struct Golden {
     prompt: Vec<u32>,
     greedy: Vec<u32>,
     logits: Vec<Vec<f32>>,
-    /// Room of the session, where frequencies depend on it.
+    /// Context size, if RoPE frequencies depend on it.
     capacity: Option<usize>,
 }
 

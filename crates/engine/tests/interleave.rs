@@ -1,4 +1,4 @@
-//! Sequences that share, fork, roll back and slide have the logits of one that did none of it.
+//! Sequences that share, fork, roll back and slide have the same logits as one that does not.
 
 mod common;
 
@@ -23,19 +23,19 @@ fn options(overflow: Overflow, ctx: usize, kv: KvType, sequences: usize) -> Engi
     }
 }
 
-/// Appends tokens in passes of at most `chunk`; the bits of the logits after the last.
+/// Appends tokens in passes of at most `chunk`; returns the bits of the logits after the last one.
 fn extend(engine: &mut Engine, seq: SeqId, tokens: &[u32], chunk: usize) -> Vec<u32> {
     let mut pass = None;
     for (i, part) in tokens.chunks(chunk).enumerate() {
         let last = (i + 1) * chunk >= tokens.len();
-        let step = |(j, &token)| BatchToken { seq, token, logits: last && j + 1 == part.len() };
-        let steps: Vec<_> = part.iter().enumerate().map(step).collect();
-        pass = Some(engine.forward(&steps).unwrap());
+        let item = |(j, &token)| BatchToken { seq, token, logits: last && j + 1 == part.len() };
+        let batch: Vec<_> = part.iter().enumerate().map(item).collect();
+        pass = Some(engine.forward(&batch).unwrap());
     }
     engine.logits(pass.unwrap(), 0).unwrap().iter().map(|x| x.to_bits()).collect()
 }
 
-/// What can happen to one of several sequences; numbers are taken modulo what is possible.
+/// An operation on one of several sequences; numbers are reduced to the valid range.
 #[derive(Clone, Debug)]
 enum Op {
     Extend {
@@ -43,7 +43,7 @@ enum Op {
         chunk: usize,
         seed: u32,
     },
-    /// Drafts that are rejected: written, then taken back.
+    /// Rejected drafts: written, then rolled back.
     Reject {
         n: usize,
     },
@@ -52,9 +52,9 @@ enum Op {
     },
     Fork,
     Drop,
-    /// A conversation is closed, and taken up again with what is left of it.
-    Again,
-    /// A prompt with this much of another sequence's beginning.
+    /// Closes a conversation and resumes it from the cache.
+    Resume,
+    /// Opens a sequence with this much of another one's prefix.
     Share {
         n: usize,
     },
@@ -68,7 +68,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..100usize).prop_map(|n| Op::Rollback { n }),
         1 => Just(Op::Fork),
         1 => Just(Op::Drop),
-        1 => Just(Op::Again),
+        1 => Just(Op::Resume),
         1 => any::<usize>().prop_map(|n| Op::Share { n }),
     ]
 }
@@ -81,7 +81,7 @@ struct Sequences {
 }
 
 impl Sequences {
-    /// Carries an operation out on the sequence `which`.
+    /// Applies an operation to the sequence `which`.
     fn apply(&mut self, which: usize, op: &Op) {
         let most = 4;
         if self.open.is_empty() {
@@ -119,7 +119,7 @@ impl Sequences {
                 if n.min(room) > 0 {
                     extend(&mut self.engine, seq, &vec![7; n.min(room)], 70);
                     let kept = self.engine.truncate(seq, len).unwrap();
-                    assert_eq!(kept, len, "a draft can be taken back");
+                    assert_eq!(kept, len, "a draft can be rolled back");
                 }
             }
             Op::Rollback { n } => {
@@ -136,7 +136,7 @@ impl Sequences {
                 self.engine.close(seq).unwrap();
                 self.open.swap_remove(i);
             }
-            Op::Again => {
+            Op::Resume => {
                 self.engine.close(seq).unwrap();
                 let again = self.engine.open().unwrap();
                 self.engine.pin(again, self.pinned).unwrap();
@@ -150,7 +150,7 @@ impl Sequences {
                 self.engine.pin(shared, self.pinned).unwrap();
                 let kept = self.engine.share(shared, prompt).unwrap();
                 if self.engine.overflow() == Overflow::Stop {
-                    assert_eq!(kept, prompt.len(), "all that is common, to the token");
+                    assert_eq!(kept, prompt.len(), "the whole common prefix, to the token");
                 }
                 let prompt = prompt[..kept].to_vec();
                 self.open.push((shared, prompt));
@@ -166,18 +166,18 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 40, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_interleaving_gives_the_logits_of_a_replay(
+    fn any_interleaving_matches_a_replay(
         ops in proptest::collection::vec((any::<usize>(), op()), 1..40),
         name in proptest::sample::select(&MODELS[..]),
         (ctx, pinned) in proptest::sample::select(&[(128, 1), (200, 64), (320, 128), (640, 300)][..]),
         overflow in proptest::sample::select(&[Overflow::Stop, Overflow::Slide, Overflow::Slide][..]),
         kv in proptest::sample::select(&KvType::ALL[..]),
     ) {
-        let of = |sequences| {
+        let engine = |sequences| {
             let options = options(overflow, ctx, kv, sequences);
             Engine::new(model(&data(name), Quant::Q8), &options).unwrap()
         };
-        let mut all = Sequences { engine: of(4), fresh: of(1), pinned, open: Vec::new() };
+        let mut all = Sequences { engine: engine(4), fresh: engine(1), pinned, open: Vec::new() };
         for (which, op) in &ops {
             all.apply(*which, op);
         }
@@ -185,7 +185,7 @@ proptest! {
 }
 
 #[test]
-fn before_it_slides_a_context_is_as_any_other() {
+fn a_context_that_has_not_slid_matches_one_that_cannot() {
     let tokens: Vec<u32> = (0..256).map(|i| i * 37 % 320).collect();
     let engine = |overflow| {
         let options = options(overflow, 256, KvType::Q8, 1);
@@ -201,12 +201,12 @@ fn before_it_slides_a_context_is_as_any_other() {
     assert_eq!(slide.evicted(b).unwrap(), 64);
 }
 
-/// What is seen after sliding, against a context in which the evicted block never was: the pinned
-/// keys are where they would be, the others are the same but for what they once saw.
+/// Compares a slid context with one that never contained the evicted blocks: pinned keys must appear
+/// directly before the recent ones.
 #[test]
-fn the_first_layer_sees_pinned_positions_as_neighbours() {
-    // In a model of one layer keys and values depend on their token and position alone, so a slid
-    // context must equal one without the evicted tokens, but for rounding: RoPE is relative.
+fn pinned_positions_are_adjacent_to_recent_ones_after_a_slide() {
+    // In a model of one layer, keys and values depend only on token and position. As RoPE is relative,
+    // a slid context must then equal one without the evicted tokens, up to rounding.
     let file = tempfile::tempdir().unwrap();
     let path = file.path().join("one.nano");
     let all = model(&data(MODELS[0]), Quant::F32);
@@ -223,12 +223,12 @@ fn the_first_layer_sees_pinned_positions_as_neighbours() {
     assert_eq!(evicted, 128);
     let mut stop = engine(Overflow::Stop, 192);
     let seq = stop.open().unwrap();
-    let seen = [&tokens[..64], &tokens[64 + evicted..]].concat();
-    let near = extend(&mut stop, seq, &seen, 70);
-    let far = slid.iter().zip(&near).map(|(a, b)| f32::from_bits(*a) - f32::from_bits(*b));
-    let most = far.map(f32::abs).fold(0.0, f32::max);
+    let visible = [&tokens[..64], &tokens[64 + evicted..]].concat();
+    let want = extend(&mut stop, seq, &visible, 70);
+    let diff = slid.iter().zip(&want).map(|(a, b)| f32::from_bits(*a) - f32::from_bits(*b));
+    let most = diff.map(f32::abs).fold(0.0, f32::max);
     assert!(most < 1e-4, "{most}");
-    assert_ne!(slid, near, "other angles, so other roundings: the second rotation was used");
+    assert_ne!(slid, want, "other angles round differently: the second rotation was used");
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn a_session_forks_one_prompt_into_several_answers() {
     let engine = Engine::new(model(&data(MODELS[0]), Quant::Q8), &options).unwrap();
     let mut session = Session::new(engine).unwrap();
     let prompt: Vec<u32> = (0..100).map(|i| i * 7 % 320).collect();
-    let ask = |session: &mut Session, more: &[u32]| {
+    let generate = |session: &mut Session, more: &[u32]| {
         let prompt = [session.tokens(), more].concat();
         session.prompt_tokens(&prompt).unwrap();
         let options = GenerateOptions { max_tokens: Some(20), ..GenerateOptions::default() };
@@ -246,30 +246,30 @@ fn a_session_forks_one_prompt_into_several_answers() {
         (session.generated().to_vec(), session.stats().reused_tokens)
     };
     session.prompt_tokens(&prompt).unwrap();
-    let (first, reused) = ask(&mut session, &[1]);
+    let (first, reused) = generate(&mut session, &[1]);
     assert_eq!(reused, 0);
     let mut aside = session.fork().unwrap();
-    let (second, reused) = ask(&mut session, &[2]);
+    let (second, reused) = generate(&mut session, &[2]);
     assert_eq!(reused, 101 + 19);
     session.switch(&mut aside);
     assert_eq!(session.tokens(), [&prompt[..], &[1], &first].concat());
-    let (third, reused) = ask(&mut session, &[3]);
+    let (third, reused) = generate(&mut session, &[3]);
     assert_eq!(reused, 121, "the last token of the first answer, from the other continuation");
     session.switch(&mut aside);
     assert_eq!(session.tokens(), [&prompt[..], &[1], &first, &[2], &second].concat());
     session.drop_branch(aside).unwrap();
 
-    // A new prompt shares with whichever sequence has most of it.
+    // A new prompt shares with the sequence that has its longest prefix.
     let branch = session.fork().unwrap();
     session.prompt_tokens(&[5, 6, 7]).unwrap();
-    let (_, reused) = ask(&mut session, &[]);
+    let (_, reused) = generate(&mut session, &[]);
     assert_eq!(reused, 0);
     session.prompt_tokens(&[&prompt[..], &[1], &first[..10], &[9]].concat()).unwrap();
-    assert_eq!(ask(&mut session, &[]).1, 111);
+    assert_eq!(generate(&mut session, &[]).1, 111);
     session.drop_branch(branch).unwrap();
 
     let mut alone =
         Session::new(Engine::new(model(&data(MODELS[0]), Quant::Q8), &options).unwrap()).unwrap();
     alone.prompt_tokens(&[&prompt[..], &[1], &first].concat()).unwrap();
-    assert_eq!(ask(&mut alone, &[3]).0, third);
+    assert_eq!(generate(&mut alone, &[3]).0, third);
 }

@@ -1,5 +1,5 @@
-//! Parts of one tensor in two encodings: such a file opens, is sound, and computes what the model
-//! computes.
+//! Tensors whose parts have different encodings: such files open, verify, and compute the model's
+//! results.
 
 mod common;
 
@@ -14,10 +14,10 @@ use nanoinfer_format::{
 use nanoinfer_kernels::pack::hadamard;
 use nanoinfer_packer::{Input, compare};
 
-/// In which encoding a recipe stores a matrix or part, of this layer if it is of one.
+/// Chooses the encoding of a matrix or part, by role and layer.
 type Recipe = fn(Role, Option<u32>) -> Encoding;
 
-/// V and gate, at the end and at the beginning of a unit, and the output of attention.
+/// F32 for V and gate, at the end and the start of a unit, and for the attention output.
 fn some(role: Role, _: Option<u32>) -> Encoding {
     match role {
         Role::AttnV | Role::FfnGate | Role::FfnGateExperts | Role::AttnOutput => Encoding::F32Panel,
@@ -25,7 +25,7 @@ fn some(role: Role, _: Option<u32>) -> Encoding {
     }
 }
 
-/// All but these: Q, K and up, down, the embedding and the output of the model.
+/// F32 for all the others: Q, K, up, down, the embedding and the output layer.
 fn others(role: Role, layer: Option<u32>) -> Encoding {
     match some(role, layer) {
         Encoding::F32Panel => Encoding::Q8Panel,
@@ -33,8 +33,8 @@ fn others(role: Role, layer: Option<u32>) -> Encoding {
     }
 }
 
-/// One layer so, the next the other way round.
-fn by_turns(role: Role, layer: Option<u32>) -> Encoding {
+/// `some` and `others` in alternate layers.
+fn alternating(role: Role, layer: Option<u32>) -> Encoding {
     if layer.is_some_and(|l| l % 2 == 1) { others(role, layer) } else { some(role, layer) }
 }
 
@@ -42,18 +42,18 @@ fn all(_: Role, _: Option<u32>) -> Encoding {
     Encoding::F32Panel
 }
 
-/// Writes a model whose matrices are stored as `recipe` says: 8-bit ones as `q8` has them, f32 ones
-/// as `f32` has them, rotated where what they are multiplied by is.
-fn mix(q8: &NanoFile, f32: &NanoFile, to: &Path, recipe: Recipe) {
+/// Writes a model with the encodings chosen by `recipe`: 8-bit parts are copied from `q8`, f32 parts
+/// from `f32`, rotated if their inputs or outputs are.
+fn write_mixed(q8: &NanoFile, f32: &NanoFile, to: &Path, recipe: Recipe) {
     let mut writer = Writer::create(to).unwrap();
     for entry in schema(q8.config()) {
         let spec = entry.spec(|role| recipe(role, entry.layer));
-        let of = |file: &NanoFile| file.tensor(entry.role, entry.layer).unwrap().clone();
+        let tensor = |file: &NanoFile| file.tensor(entry.role, entry.layer).unwrap().clone();
         writer.begin(spec.clone()).unwrap();
         match spec.panels() {
-            None => writer.write(q8.bytes(&of(q8))).unwrap(),
+            None => writer.write(q8.bytes(&tensor(q8))).unwrap(),
             Some(layout) => {
-                let floats = rotated(f32.f32s(&of(f32)), &spec, q8.config().value_rotation);
+                let floats = rotated(f32.f32s(&tensor(f32)), &spec, q8.config().value_rotation);
                 let width = LANES * spec.stored[2] as usize;
                 for run in layout.runs(0..layout.panels()) {
                     if run.encoding == Encoding::F32Panel {
@@ -61,7 +61,7 @@ fn mix(q8: &NanoFile, f32: &NanoFile, to: &Path, recipe: Recipe) {
                         let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
                         writer.write(&bytes).unwrap();
                     } else {
-                        writer.write(panels(q8, &of(q8), run.panels)).unwrap();
+                        writer.write(panels(q8, &tensor(q8), run.panels)).unwrap();
                     }
                 }
             }
@@ -89,8 +89,8 @@ fn panels<'f>(file: &'f NanoFile, t: &Tensor, range: std::ops::Range<usize>) -> 
     }
 }
 
-/// What the packer folds into weights of a file with rotated values: V's rows within each head,
-/// and the inputs that come from there.
+/// Applies the rotation that the packer folds into weights of a file with rotated values: V's rows
+/// within each head, and the inputs that they produce.
 fn rotated(panels: &[f32], spec: &TensorSpec, block: u32) -> Vec<f32> {
     let (mut out, k) = (panels.to_vec(), spec.stored[2] as usize);
     match spec.role {
@@ -127,22 +127,22 @@ fn both(name: &str) -> [Model; 2] {
     [Quant::Q8, Quant::F32].map(|quant| model(&data("tiny").join(name), quant))
 }
 
-/// The same, stored as `recipe` says.
+/// The same model with the encodings chosen by `recipe`.
 fn mixed([q8, f32]: &[Model; 2], recipe: Recipe) -> Model {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("mixed.nano");
-    mix(q8.file(), f32.file(), &file, recipe);
+    write_mixed(q8.file(), f32.file(), &file, recipe);
     Model::open(&file).unwrap() // the map outlives the name
 }
 
 #[test]
-fn a_mixed_file_is_sound_and_binds() {
+fn a_mixed_file_verifies_and_binds() {
     const Q8: Encoding = Encoding::Q8Panel;
     const F32: Encoding = Encoding::F32Panel;
     let cases: [(Recipe, _, _); 3] = [
         (some, [Q8, Q8, F32], [Q8, Q8, F32]),
         (others, [F32, F32, Q8], [F32, F32, Q8]),
-        (by_turns, [Q8, Q8, F32], [F32, F32, Q8]),
+        (alternating, [Q8, Q8, F32], [F32, F32, Q8]),
     ];
     for name in tiny() {
         let models = both(&name);
@@ -160,7 +160,8 @@ fn a_mixed_file_is_sound_and_binds() {
     }
 }
 
-/// Parts in f32 have no error, and the others that of 8 bits: what `some` spares, `others` has.
+/// Parts in f32 have no error, and the others the error of 8 bits: `some` and `others` complement
+/// each other.
 #[test]
 fn a_mixed_file_is_compared_with_its_source_part_by_part() {
     for name in tiny() {
@@ -174,14 +175,14 @@ fn a_mixed_file_is_compared_with_its_source_part_by_part() {
                 let spec = &file.file().tensor(e.role, e.layer).unwrap().spec;
                 assert_eq!(e.largest > 0.0, spec.takes(ActType::Int8), "{name}: {e:?}");
             }
-            let of_both = pair[0].relative.hypot(pair[1].relative);
-            let difference = (of_both - eight.relative).abs();
+            let combined = pair[0].relative.hypot(pair[1].relative);
+            let difference = (combined - eight.relative).abs();
             assert!(eight.relative < 0.01 && difference < 1e-6, "{name}: {pair:?}, {eight:?}");
         }
     }
 }
 
-/// Logits after every token of `ids`, in passes of `chunk`, with a cache of this type.
+/// Logits after every token of `ids`, in passes of `chunk` tokens, with the given cache type.
 fn computed(model: Model, kv: Option<KvType>, ids: &[u32], chunk: usize) -> Vec<Vec<f32>> {
     let (threads, logits_rows) = (Some(2), ids.len());
     let options = EngineOptions { threads, kv, logits_rows, ..EngineOptions::default() };
@@ -189,10 +190,10 @@ fn computed(model: Model, kv: Option<KvType>, ids: &[u32], chunk: usize) -> Vec<
     let seq = engine.open().unwrap();
     let mut rows = Vec::new();
     for tokens in ids.chunks(chunk) {
-        let steps: Vec<_> =
+        let batch: Vec<_> =
             tokens.iter().map(|&token| BatchToken { seq, token, logits: true }).collect();
-        let pass = engine.forward(&steps).unwrap();
-        rows.extend((0..steps.len()).map(|i| engine.logits(pass, i).unwrap().to_vec()));
+        let pass = engine.forward(&batch).unwrap();
+        rows.extend((0..batch.len()).map(|i| engine.logits(pass, i).unwrap().to_vec()));
     }
     rows
 }
@@ -201,27 +202,27 @@ fn ids() -> Vec<u32> {
     (0..40).map(|i| (i * 37 + 11) % 160).collect()
 }
 
-/// The largest divergence of a mixed file, with that of the file in 8 bits. A token that is torn
-/// between two experts may go to the other one: then it alone diverges by 20 times as much.
-fn most(models: &[Model; 2], eight: f64) -> f64 {
+/// The largest acceptable divergence of a mixed file, given that of the 8-bit file. A token with two
+/// nearly equal experts may switch: it alone then diverges 20 times as much.
+fn max_kl(models: &[Model; 2], eight: f64) -> f64 {
     let experts = models[0].config().experts.is_some();
     eight * if experts { 3.0 } else { 1.5 }
 }
 
 #[test]
-fn a_mixed_file_computes_what_the_model_does() {
-    let (ids, kv) = (ids(), Some(KvType::F32)); // a cache that adds no error of its own
+fn a_mixed_file_computes_the_models_results() {
+    let (ids, kv) = (ids(), Some(KvType::F32)); // an exact cache
     for name in tiny() {
         let models = both(&name);
         let [eight, want] = both(&name).map(|model| computed(model, kv, &ids, 40));
         let eight = mean_kl(&want, &eight);
         let recipes: [(_, Recipe); 3] =
-            [("some", some), ("others", others), ("by turns", by_turns)];
+            [("some", some), ("others", others), ("alternating", alternating)];
         for (what, recipe) in recipes {
             let some_floats = computed(mixed(&models, recipe), kv, &ids, 40);
             let kl = mean_kl(&want, &some_floats);
             println!("{name}, {what}: mean KL {kl:.6}, all in 8 bits {eight:.6}");
-            assert!(kl > 0.0 && kl < most(&models, eight), "{name}, {what}: {kl}, {eight}");
+            assert!(kl > 0.0 && kl < max_kl(&models, eight), "{name}, {what}: {kl}, {eight}");
             let decoded = computed(mixed(&models, recipe), kv, &ids, 1);
             assert!(some_floats == decoded, "{name}, {what}: prefill and decode differ");
         }
@@ -231,16 +232,16 @@ fn a_mixed_file_computes_what_the_model_does() {
 }
 
 #[test]
-fn the_cache_of_a_mixed_file_has_8_bits_by_default() {
+fn a_mixed_file_defaults_to_an_8_bit_cache() {
     let ids = ids();
     for name in tiny() {
         let models = both(&name);
-        let computed_mixed = |kv, chunk| computed(mixed(&models, by_turns), kv, &ids, chunk);
+        let computed_mixed = |kv, chunk| computed(mixed(&models, alternating), kv, &ids, chunk);
         let by_default = computed_mixed(None, 40);
-        assert!(by_default == computed_mixed(Some(KvType::Q8), 40), "{name}: another cache");
+        assert!(by_default == computed_mixed(Some(KvType::Q8), 40), "{name}: not an 8-bit cache");
         assert!(by_default == computed_mixed(None, 1), "{name}: prefill and decode differ");
         let [eight, want] = both(&name).map(|model| computed(model, None, &ids, 40));
         let (kl, eight) = (mean_kl(&want, &by_default), mean_kl(&want, &eight));
-        assert!(kl > 0.0 && kl < most(&models, eight), "{name}: {kl}, all in 8 bits {eight}");
+        assert!(kl > 0.0 && kl < max_kl(&models, eight), "{name}: {kl}, all in 8 bits {eight}");
     }
 }

@@ -1,4 +1,4 @@
-//! Files that are sound by themselves but whose parts do not belong together.
+//! Valid files with parts that do not belong together.
 
 mod common;
 
@@ -20,7 +20,7 @@ fn tokenizer(max: u32) -> Vec<u8> {
 }
 
 #[test]
-fn a_tokenizer_has_to_fit_the_embeddings() {
+fn the_tokenizer_must_match_the_embeddings() {
     let folder = tempfile::tempdir().unwrap();
     let plain = folder.path().join("plain.nano");
     let source = Input::Folder(data("tiny/llama-gqa"));
@@ -28,34 +28,34 @@ fn a_tokenizer_has_to_fit_the_embeddings() {
     let plain = NanoFile::open(&plain).unwrap();
     assert_eq!(plain.config().vocab_size, 320);
     let file = folder.path().join("m.nano");
-    let open = |max: u32, texts: usize| {
+    let open = |max: u32, entries: usize| {
         let json = tokenizer(max);
-        let vocabulary = build_vocab(&json, texts).unwrap();
+        let vocabulary = build_vocab(&json, entries).unwrap();
         with_text(&plain, &file, json, vocabulary, plain.generation());
         Model::open(&file).map_err(|e| e.to_string())
     };
     let sound = open(319, 320).unwrap();
     assert_eq!(sound.encode("ab").unwrap(), [0, 319]);
-    for (max, texts, says) in [
+    for (max, entries, message) in [
         (320, 321, "the tokenizer has id 320, the model 320 tokens"),
         (319, 321, "the vocabulary table has 321 tokens, the model 320"),
         (100, 101, "the vocabulary table has 101 tokens, the model 320"),
     ] {
-        let error = open(max, texts).expect_err(says);
-        assert!(error.contains("m.nano: ") && error.contains(says), "{error}");
+        let error = open(max, entries).expect_err(message);
+        assert!(error.contains("m.nano: ") && error.contains(message), "{error}");
         assert!(error.contains("convert the model again") && !error.contains('\n'), "{error}");
     }
 }
 
-/// A bias that an RMSNorm does not have would change what the file says the model computes.
+/// For example, a bias for an RMSNorm would silently be ignored.
 #[test]
-fn a_tensor_that_the_architecture_does_not_have_is_refused() {
+fn a_tensor_foreign_to_the_architecture_is_rejected() {
     let folder = tempfile::tempdir().unwrap();
     let (plain, file) = (folder.path().join("plain.nano"), folder.path().join("m.nano"));
     convert(&Input::Folder(data("tiny/llama-gqa")), &plain, Options::new(Quant::Q8)).unwrap();
     let plain = NanoFile::open(&plain).unwrap();
     let d = plain.config().d_model as usize;
-    for (role, layer, says) in [
+    for (role, layer, label) in [
         (Role::AttnNormBias, Some(1), "attn_norm.bias of layer 1"),
         (Role::OutputNormBias, None, "output_norm.bias"),
         (Role::AttnPostNorm, Some(0), "attn_post_norm of layer 0"),
@@ -70,7 +70,8 @@ fn a_tensor_that_the_architecture_does_not_have_is_refused() {
         writer.vector(spec, &vec![1.0; d]).unwrap();
         writer.finish(plain.config(), plain.generation()).unwrap().commit().unwrap();
         NanoFile::open(&file).unwrap().verify().unwrap();
-        let error = Model::open(&file).expect_err(says).to_string();
-        assert!(error.contains(says) && error.contains("not of this architecture"), "{error}");
+        let error = Model::open(&file).expect_err(label).to_string();
+        let message = format!("{label} does not belong to this architecture");
+        assert!(error.contains(&message), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! Prompts that were computed before: the same answers, and nothing damaged or foreign is used.
+//! Stored prompts give the same answers, and damaged or foreign ones are never used.
 
 mod common;
 
@@ -29,8 +29,8 @@ fn prompt(n: u32) -> Vec<u32> {
     (0..n).map(|i| (i * i + 5) % 320).collect()
 }
 
-/// The answer, and how much of the prompt was found.
-fn ask(session: &mut Session, prompt: &[u32]) -> (Vec<u32>, usize) {
+/// The answer, and the number of reused prompt tokens.
+fn generate(session: &mut Session, prompt: &[u32]) -> (Vec<u32>, usize) {
     session.prompt_tokens(prompt).unwrap();
     session.start(GenerateOptions { max_tokens: Some(12), ..GenerateOptions::default() }).unwrap();
     while session.next().unwrap().is_some() {}
@@ -47,46 +47,46 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 const LIMIT: u64 = 1 << 30;
 
 #[test]
-fn a_later_session_goes_on_from_what_an_earlier_one_computed() {
+fn a_later_session_reuses_what_an_earlier_one_computed() {
     for kv in KvType::ALL {
         let folder = tempfile::tempdir().unwrap();
-        let first = ask(&mut session(kv, folder.path(), LIMIT), &prompt(200));
+        let first = generate(&mut session(kv, folder.path(), LIMIT), &prompt(200));
         assert_eq!(first.1, 0);
         let mut second = session(kv, folder.path(), LIMIT);
-        assert_eq!(ask(&mut second, &prompt(200)), (first.0.clone(), 199), "{kv:?}");
+        assert_eq!(generate(&mut second, &prompt(200)), (first.0.clone(), 199), "{kv:?}");
         // To the token, and into the middle of a block.
         let other = [&prompt(150)[..], &[9, 9, 9]].concat();
         let elsewhere = tempfile::tempdir().unwrap();
-        let want = ask(&mut session(kv, elsewhere.path(), LIMIT), &other).0;
-        assert_eq!(ask(&mut session(kv, folder.path(), LIMIT), &other), (want, 150));
+        let want = generate(&mut session(kv, elsewhere.path(), LIMIT), &other).0;
+        assert_eq!(generate(&mut session(kv, folder.path(), LIMIT), &other), (want, 150));
         assert!(second.take_notes().is_empty());
-        // A conversation that goes on replaces its beginning.
+        // A continued conversation replaces its earlier entry.
         let before = files(folder.path()).len();
         let longer = [&prompt(200)[..], &first.0, &prompt(40)].concat();
-        assert_eq!(ask(&mut session(kv, folder.path(), LIMIT), &longer).1, 211);
+        assert_eq!(generate(&mut session(kv, folder.path(), LIMIT), &longer).1, 211);
         assert_eq!(files(folder.path()).len(), before);
     }
 }
 
 #[test]
-fn damage_anywhere_is_noted_and_nothing_of_it_is_used() {
+fn a_damaged_entry_is_noted_and_never_used() {
     let folder = tempfile::tempdir().unwrap();
-    let (want, _) = ask(&mut session(KvType::Q8, folder.path(), LIMIT), &prompt(200));
+    let (want, _) = generate(&mut session(KvType::Q8, folder.path(), LIMIT), &prompt(200));
     let file = files(folder.path()).remove(0);
     let good = fs::read(&file).unwrap();
-    let places = [0, 9, 12, 20, 48, 60, 70, 72, 76, 85, 100, 96 + 4 * 211 + 5];
-    for at in places.into_iter().chain((1000..good.len()).step_by(good.len() / 9)) {
+    let offsets = [0, 9, 12, 20, 48, 60, 70, 72, 76, 85, 100, 96 + 4 * 211 + 5];
+    for at in offsets.into_iter().chain((1000..good.len()).step_by(good.len() / 9)) {
         let mut bad = good.clone();
         bad[at] ^= 0x10;
         fs::write(&file, &bad).unwrap();
         let mut session = session(KvType::Q8, folder.path(), LIMIT);
         session.prompt_tokens(&prompt(200)).unwrap();
         let (notes, held) = (session.take_notes(), session.cached());
-        // A token that is another one only has less in common.
+        // A changed token only shortens the common prefix.
         let tokens = (96..96 + 4 * 211).contains(&at);
         assert!(held == 0 && (tokens || notes.len() == 1), "byte {at}: {held}, {notes:?}");
         assert!(notes.iter().all(|note| note.contains("ignored")), "{notes:?}");
-        assert_eq!(ask(&mut session, &prompt(200)).0, want);
+        assert_eq!(generate(&mut session, &prompt(200)).0, want);
     }
     for len in [0, 50, 500, good.len() / 2, good.len() - 1] {
         fs::write(&file, &good[..len]).unwrap();
@@ -97,12 +97,12 @@ fn damage_anywhere_is_noted_and_nothing_of_it_is_used() {
 }
 
 #[test]
-fn what_is_of_another_model_or_type_is_not_used() {
+fn an_entry_of_another_model_or_cache_type_is_not_used() {
     let folder = tempfile::tempdir().unwrap();
-    ask(&mut session(KvType::Q8, folder.path(), LIMIT), &prompt(200));
+    generate(&mut session(KvType::Q8, folder.path(), LIMIT), &prompt(200));
     let mut f16 = session(KvType::F16, folder.path(), LIMIT);
-    assert_eq!(ask(&mut f16, &prompt(200)).1, 0);
-    // Under the name of one's own it is found, and refused.
+    assert_eq!(generate(&mut f16, &prompt(200)).1, 0);
+    // Under a matching name it is found and rejected.
     let names = files(folder.path());
     assert_eq!(names.len(), 2);
     for (from, to) in [(0, 1), (1, 0)] {
@@ -127,19 +127,19 @@ fn the_folder_stays_small_and_private() {
     let sizes = |folder: &Path| -> u64 {
         files(folder).iter().map(|f| fs::metadata(f).unwrap().len()).sum()
     };
-    ask(&mut session(KvType::Q8, folder.path(), LIMIT), &prompt(200));
+    generate(&mut session(KvType::Q8, folder.path(), LIMIT), &prompt(200));
     let one = sizes(folder.path());
     let limit = 2 * one + one / 2;
     for first in 1..5 {
         let prompt = [&[first][..], &prompt(200)].concat();
-        ask(&mut session(KvType::Q8, folder.path(), limit), &prompt);
+        generate(&mut session(KvType::Q8, folder.path(), limit), &prompt);
         assert!(sizes(folder.path()) <= limit);
-        // The one used last is there.
-        assert_eq!(ask(&mut session(KvType::Q8, folder.path(), limit), &prompt).1, 200);
+        // The most recently used entry is still there.
+        assert_eq!(generate(&mut session(KvType::Q8, folder.path(), limit), &prompt).1, 200);
     }
     assert_eq!(files(folder.path()).len(), 2);
     let mut small = session(KvType::Q8, folder.path(), 1000);
-    ask(&mut small, &[&[77][..], &prompt(200)].concat());
+    generate(&mut small, &[&[77][..], &prompt(200)].concat());
     assert!(small.take_notes().iter().any(|n| n.contains("limited to")));
     #[cfg(unix)]
     for file in files(folder.path()) {
@@ -149,7 +149,7 @@ fn the_folder_stays_small_and_private() {
 }
 
 #[test]
-fn a_baked_prompt_is_there_before_it_is_computed() {
+fn a_baked_prompt_is_reused() {
     let target = ModelRef::parse("smollm2").unwrap();
     let plain =
         Store::open().unwrap().resolve(&target, Quant::Q8, Some(&Pip), &mut |_| {}).unwrap();
@@ -161,7 +161,7 @@ fn a_baked_prompt_is_there_before_it_is_computed() {
     let store = Store::open().unwrap();
     store.convert(&target, &out, &options, Some(&Pip), &mut |_| {}).unwrap();
 
-    let said = |path: &Path, text: &str| {
+    let answer = |path: &Path, text: &str| {
         let options = EngineOptions { threads: Some(1), ..EngineOptions::default() };
         let engine = Engine::new(Model::open(path).unwrap(), &options).unwrap();
         let mut session = Session::new(engine).unwrap();
@@ -186,10 +186,10 @@ fn a_baked_prompt_is_there_before_it_is_computed() {
         baked.file().header().content_id,
         Model::open(&plain).unwrap().file().header().content_id
     );
-    let (want, reused, _) = said(&plain, text.trim());
+    let (want, reused, _) = answer(&plain, text.trim());
     assert_eq!(reused, 0);
-    let (ids, reused, all) = said(&out, text.trim());
+    let (ids, reused, all) = answer(&out, text.trim());
     assert_eq!(ids, want);
     assert!(reused > 60 && all - reused < 12, "{reused} of {all}");
-    assert!(said(&out, "Another.").1 < 8);
+    assert!(answer(&out, "Another.").1 < 8);
 }

@@ -1,4 +1,4 @@
-//! The self-check of a file: computed at packing, replayed, and what makes it fail.
+//! The self-check of a file: recorded at packing, replayed, and its failures.
 
 mod common;
 
@@ -9,7 +9,7 @@ use nanoinfer_engine::{Isa, NUMERICS, Replay, SelfCheck};
 use nanoinfer_format::{NanoFile, Quant, SectionKind};
 use nanoinfer_packer::{Input, Options, convert_staged};
 
-/// Converts a tiny model; `change` sees the JSON of its self-check before it is added.
+/// Converts a tiny model; `change` edits the JSON of its self-check before it is added.
 fn packed(dir: &Path, name: &str, quant: Quant, change: impl Fn(String) -> String) -> PathBuf {
     let (out, input) = (dir.join("m.nano"), Input::Folder(data("tiny").join(name)));
     let (mut staged, _) = convert_staged(&input, &out, Options::new(quant)).unwrap();
@@ -22,7 +22,7 @@ fn packed(dir: &Path, name: &str, quant: Quant, change: impl Fn(String) -> Strin
 }
 
 #[test]
-fn a_sound_file_computes_the_same() {
+fn an_intact_file_replays_identically() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["llama-gqa", "mistral-swa"] {
         for quant in [Quant::F32, Quant::Q8] {
@@ -36,13 +36,13 @@ fn a_sound_file_computes_the_same() {
 }
 
 #[test]
-fn a_difference_is_told_by_its_part() {
+fn an_error_names_the_differing_part() {
     let dir = tempfile::tempdir().unwrap();
     let replay = |change: &dyn Fn(String) -> String| {
         let file = packed(dir.path(), "llama-gqa", Quant::Q8, change);
         SelfCheck::replay(&file, None).map_err(|e| e.to_string())
     };
-    // One bit of one logit: the first number of the first pair is an id, the second its bits.
+    // Flips one bit of one logit: a pair is an id and the bits of its logit.
     let flipped = |json: String| {
         let at = json.find("\"top\":[[").unwrap();
         let comma = at + json[at..].find(',').unwrap();
@@ -64,17 +64,17 @@ fn a_difference_is_told_by_its_part() {
 }
 
 #[test]
-fn a_file_without_one_says_so() {
+fn a_missing_self_check_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let (out, input) = (dir.path().join("m.nano"), Input::Folder(data("tiny/llama-gqa")));
     nanoinfer_packer::convert(&input, &out, Options::new(Quant::Q8)).unwrap();
     assert_eq!(SelfCheck::replay(&out, None).unwrap(), Replay::Absent);
 }
 
-/// The bits of the largest logits of five tiny models. If this fails, results are no longer
-/// comparable with those of older versions: raise `NUMERICS`, then write the new hash here.
+/// Hashes the bits of the largest logits of five tiny models. If this fails, results are no longer
+/// comparable with those of older versions: increment `NUMERICS`, then update the hash.
 #[test]
-fn numerics_is_raised_when_a_bit_changes() {
+fn numerics_changes_with_every_bit() {
     let dir = tempfile::tempdir().unwrap();
     let hasher = std::cell::RefCell::new(blake3::Hasher::new());
     for name in ["llama-gqa", "llama-tied-bf16", "llama3-rope", "llama-sharded-f16", "mistral-swa"]

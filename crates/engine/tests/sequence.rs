@@ -1,4 +1,4 @@
-//! Several sequences in one engine: each says what it would say alone, whatever happens to the others.
+//! Several sequences in one engine: each generates what it would alone, whatever happens to the others.
 
 mod common;
 
@@ -26,7 +26,7 @@ fn ids(n: u32, seed: u32) -> Vec<u32> {
     (0..n).map(|i| (i * i * 7 + (i + 1) * seed + 5) % 320).collect()
 }
 
-fn steps(seq: SeqId, ids: &[u32]) -> Vec<BatchToken> {
+fn batch_of(seq: SeqId, ids: &[u32]) -> Vec<BatchToken> {
     let step = |(i, &token)| BatchToken { seq, token, logits: i + 1 == ids.len() };
     ids.iter().enumerate().map(step).collect()
 }
@@ -35,33 +35,35 @@ fn bits(logits: &[f32]) -> Vec<u32> {
     logits.iter().map(|x| x.to_bits()).collect()
 }
 
-/// The bits of the logits after `ids`, in an engine of their own.
+/// The bits of the logits after `ids`, in a separate engine.
 fn alone(ids: &[u32]) -> Vec<u32> {
     let mut engine = engine(1);
     let seq = engine.open().unwrap();
-    let pass = engine.forward(&steps(seq, ids)).unwrap();
+    let pass = engine.forward(&batch_of(seq, ids)).unwrap();
     bits(engine.logits(pass, 0).unwrap())
 }
 
 #[test]
-fn who_is_cancelled_in_a_pass_does_not_disturb_the_others() {
+fn cancelling_a_sequence_does_not_disturb_others_in_the_pass() {
     let mut engine = engine(2);
     let (a, b) = (ids(100, 3), ids(90, 11));
     let want = alone(&b);
     for round in 0..40 {
         let (first, second) = (engine.open().unwrap(), engine.open().unwrap());
         let canceller = engine.canceller(first).unwrap();
-        // Before the pass, and at some moment in it.
+        // Before the pass, then at random moments during it.
         let cancelling = (round > 0).then(|| thread::spawn(move || canceller.cancel()));
         if cancelling.is_none() {
             engine.canceller(first).unwrap().cancel();
         }
-        let pass = engine.forward(&[steps(first, &a), steps(second, &b)].concat()).unwrap();
+        let pass = engine.forward(&[batch_of(first, &a), batch_of(second, &b)].concat()).unwrap();
         assert_eq!(bits(engine.logits(pass, 1).unwrap()), want, "round {round}");
-        cancelling.into_iter().for_each(|thread| thread.join().unwrap());
-        // Alone in a pass, what is cancelled stays as it was.
+        if let Some(thread) = cancelling {
+            thread.join().unwrap();
+        }
+        // Alone in a pass, a cancelled sequence stays unchanged.
         let len = engine.len(first).unwrap();
-        assert!(matches!(engine.forward(&steps(first, &[1])), Err(Error::Cancelled)));
+        assert!(matches!(engine.forward(&batch_of(first, &[1])), Err(Error::Cancelled)));
         assert_eq!((engine.len(first).unwrap(), engine.len(second).unwrap()), (len, b.len()));
         engine.close(first).unwrap();
         engine.close(second).unwrap();
@@ -69,54 +71,54 @@ fn who_is_cancelled_in_a_pass_does_not_disturb_the_others() {
 }
 
 #[test]
-fn a_pass_that_nobody_wants_any_more_ends() {
+fn a_pass_ends_when_all_its_sequences_are_cancelled() {
     let mut engine = engine(2);
     let blocks = engine.kv_blocks();
     let (first, second) = (engine.open().unwrap(), engine.open().unwrap());
     engine.canceller(first).unwrap().cancel();
     engine.canceller(second).unwrap().cancel();
-    let batch = [steps(first, &ids(70, 3)), steps(second, &ids(70, 4))].concat();
+    let batch = [batch_of(first, &ids(70, 3)), batch_of(second, &ids(70, 4))].concat();
     assert!(matches!(engine.forward(&batch), Err(Error::Cancelled)));
     assert_eq!((engine.len(first).unwrap(), engine.len(second).unwrap()), (0, 0));
-    assert_eq!(engine.kv_blocks(), blocks, "the room that was reserved is given back");
+    assert_eq!(engine.kv_blocks(), blocks, "reserved room is released");
     engine.canceller(first).unwrap().clear();
     engine.forward(&batch).unwrap();
 }
 
 #[test]
-fn the_name_of_a_closed_or_foreign_sequence_is_refused() {
+fn the_id_of_a_closed_or_foreign_sequence_is_rejected() {
     let (mut one, mut other) = (engine(1), engine(1));
     let stale = one.open().unwrap();
-    one.forward(&steps(stale, &[1, 2, 3])).unwrap();
+    one.forward(&batch_of(stale, &[1, 2, 3])).unwrap();
     one.close(stale).unwrap();
     let open = one.open().unwrap();
     let foreign = other.open().unwrap();
     for seq in [stale, foreign] {
-        let refused = |result: Result<usize, Error>| matches!(result, Err(Error::Sequence));
-        assert!(refused(one.len(seq)) && refused(one.evicted(seq)));
-        assert!(refused(one.truncate(seq, 0)) && refused(one.share(seq, &[1, 2])));
+        let rejected = |result: Result<usize, Error>| matches!(result, Err(Error::Sequence));
+        assert!(rejected(one.len(seq)) && rejected(one.evicted(seq)));
+        assert!(rejected(one.truncate(seq, 0)) && rejected(one.share(seq, &[1, 2])));
         assert!(matches!(one.close(seq), Err(Error::Sequence)));
         assert!(matches!(one.pin(seq, 64), Err(Error::Sequence)));
         assert!(matches!(one.fork(seq), Err(Error::Sequence)));
         assert!(matches!(one.canceller(seq), Err(Error::Sequence)));
-        let batch = [steps(open, &[4, 5]), steps(seq, &[6])].concat();
+        let batch = [batch_of(open, &[4, 5]), batch_of(seq, &[6])].concat();
         assert!(matches!(one.forward(&batch), Err(Error::Sequence)));
-        assert_eq!(one.len(open).unwrap(), 0, "a batch is refused as a whole");
+        assert_eq!(one.len(open).unwrap(), 0, "a batch is rejected as a whole");
     }
 }
 
 #[test]
-fn logits_are_those_of_the_last_pass_or_none() {
+fn only_the_last_passs_logits_can_be_read() {
     let mut engine = engine(1);
     let seq = engine.open().unwrap();
-    let first = engine.forward(&steps(seq, &[1, 2])).unwrap();
+    let first = engine.forward(&batch_of(seq, &[1, 2])).unwrap();
     assert!(engine.logits(first, 0).is_ok());
     assert!(matches!(engine.logits(first, 1), Err(Error::LogitsRow { index: 1, rows: 1 })));
-    let second = engine.forward(&steps(seq, &[3])).unwrap();
+    let second = engine.forward(&batch_of(seq, &[3])).unwrap();
     assert!(matches!(engine.logits(first, 0), Err(Error::LogitsGone)));
-    // One that did not come to its end has none either.
+    // A cancelled pass has no logits either.
     engine.canceller(seq).unwrap().cancel();
-    assert!(engine.forward(&steps(seq, &[4])).is_err());
+    assert!(engine.forward(&batch_of(seq, &[4])).is_err());
     assert!(matches!(engine.logits(second, 0), Err(Error::LogitsGone)));
 }
 
@@ -124,47 +126,51 @@ fn logits_are_those_of_the_last_pass_or_none() {
 fn a_batch_that_is_too_large_is_an_error() {
     let mut engine = engine(1);
     let seq = engine.open().unwrap();
-    let error = engine.forward(&steps(seq, &ids(257, 3))).unwrap_err().to_string();
+    let error = engine.forward(&batch_of(seq, &ids(257, 3))).unwrap_err().to_string();
     assert!(error.contains("257 tokens") && error.contains("takes 256"), "{error}");
     let all: Vec<_> = (0..17).map(|token| BatchToken { seq, token, logits: true }).collect();
     assert!(matches!(engine.forward(&all), Err(Error::Batch { logits: 17, max_logits: 16, .. })));
     assert!(matches!(
-        engine.forward(&steps(seq, &[5, 320])),
+        engine.forward(&batch_of(seq, &[5, 320])),
         Err(Error::Token { token: 320, vocab: 320 })
     ));
     assert_eq!(engine.len(seq).unwrap(), 0);
 }
 
 #[test]
-fn a_closed_conversation_is_the_beginning_of_the_next() {
+fn a_closed_sequence_can_be_reused_as_a_prefix() {
     let mut engine = engine(2);
     let (text, other) = (ids(200, 3), ids(150, 9));
     for ids in [&text, &other] {
         let seq = engine.open().unwrap();
-        engine.forward(&steps(seq, ids)).unwrap();
+        engine.forward(&batch_of(seq, ids)).unwrap();
         engine.close(seq).unwrap();
     }
     let before = engine.processed();
     let seq = engine.open().unwrap();
-    assert_eq!(engine.share(seq, &text).unwrap(), 192, "its three full blocks");
-    let pass = engine.forward(&steps(seq, &text[192..])).unwrap();
+    assert_eq!(engine.share(seq, &text).unwrap(), 192, "three full blocks");
+    let pass = engine.forward(&batch_of(seq, &text[192..])).unwrap();
     assert_eq!(engine.processed() - before, 8);
     assert_eq!(bits(engine.logits(pass, 0).unwrap()), alone(&text));
-    // What a living sequence holds is shared to the token, and goes on with what a closed one held.
+    // An open sequence is shared to the token, continued with blocks of a closed one.
     engine.truncate(seq, 128).unwrap();
     let third = engine.open().unwrap();
     assert_eq!(engine.share(third, &text).unwrap(), 192);
-    assert_eq!(engine.share(third, &[&text[..70], &other].concat()).unwrap(), 192, "it holds more");
+    assert_eq!(
+        engine.share(third, &[&text[..70], &other].concat()).unwrap(),
+        192,
+        "it already holds more"
+    );
     engine.truncate(third, 10).unwrap();
     assert_eq!(engine.share(third, &[&text[..100], &[1; 50]].concat()).unwrap(), 100);
-    let pass = engine.forward(&steps(third, &text[100..])).unwrap();
+    let pass = engine.forward(&batch_of(third, &text[100..])).unwrap();
     assert_eq!(bits(engine.logits(pass, 0).unwrap()), alone(&text));
 }
 
 #[test]
-fn a_session_finds_what_an_earlier_prompt_has_computed() {
+fn a_session_reuses_an_earlier_prompt() {
     let mut session = Session::new(engine(1)).unwrap();
-    let ask = |session: &mut Session, prompt: &[u32]| {
+    let generate = |session: &mut Session, prompt: &[u32]| {
         session.prompt_tokens(prompt).unwrap();
         session
             .start(GenerateOptions { max_tokens: Some(9), ..GenerateOptions::default() })
@@ -172,14 +178,14 @@ fn a_session_finds_what_an_earlier_prompt_has_computed() {
         while session.next().unwrap().is_some() {}
         (session.generated().to_vec(), session.stats().reused_tokens)
     };
-    let (want, reused) = ask(&mut session, &ids(150, 3));
+    let (want, reused) = generate(&mut session, &ids(150, 3));
     assert_eq!(reused, 0);
-    assert_eq!(ask(&mut session, &ids(60, 9)).1, 0);
-    assert_eq!(ask(&mut session, &ids(150, 3)), (want, 128));
+    assert_eq!(generate(&mut session, &ids(60, 9)).1, 0);
+    assert_eq!(generate(&mut session, &ids(150, 3)), (want, 128));
 }
 
 #[test]
-fn an_arena_of_its_own_size_holds_what_fits_and_evicts_what_was_used_first() {
+fn a_small_arena_evicts_blocks_of_closed_sequences_and_then_fails() {
     let block = 64 * engine(1).kv_bytes_per_position();
     let of = |blocks: u64| {
         let kv_bytes = Some(blocks * block);
@@ -190,41 +196,41 @@ fn an_arena_of_its_own_size_holds_what_fits_and_evicts_what_was_used_first() {
     let mut engine = of(4).unwrap();
     assert_eq!(engine.kv_blocks(), (4, 4));
     let (a, b) = (engine.open().unwrap(), engine.open().unwrap());
-    engine.forward(&steps(a, &ids(128, 3))).unwrap();
-    engine.forward(&steps(b, &ids(64, 9))).unwrap();
-    let error = engine.forward(&steps(b, &ids(100, 9))).unwrap_err();
+    engine.forward(&batch_of(a, &ids(128, 3))).unwrap();
+    engine.forward(&batch_of(b, &ids(64, 9))).unwrap();
+    let error = engine.forward(&batch_of(b, &ids(100, 9))).unwrap_err();
     assert!(matches!(error, Error::CacheFull { .. }), "{error}");
     assert_eq!((engine.len(b).unwrap(), engine.kv_blocks()), (64, (4, 1)));
     engine.close(a).unwrap();
-    assert_eq!(engine.kv_blocks(), (4, 3), "closed, but not forgotten");
-    // One more than is empty: of the closed sequence the last block goes.
-    engine.forward(&steps(b, &ids(70, 9))).unwrap();
+    assert_eq!(engine.kv_blocks(), (4, 3), "closed, but kept");
+    // One block more than is empty evicts the closed sequence's last block.
+    engine.forward(&batch_of(b, &ids(70, 9))).unwrap();
     let again = engine.open().unwrap();
     assert_eq!(engine.share(again, &ids(128, 3)).unwrap(), 64);
-    let pass = engine.forward(&steps(again, &ids(128, 3)[64..])).unwrap_err();
+    let pass = engine.forward(&batch_of(again, &ids(128, 3)[64..])).unwrap_err();
     assert!(matches!(pass, Error::CacheFull { .. }), "{pass}");
     engine.close(b).unwrap();
-    let pass = engine.forward(&steps(again, &ids(128, 3)[64..])).unwrap();
+    let pass = engine.forward(&batch_of(again, &ids(128, 3)[64..])).unwrap();
     assert_eq!(bits(engine.logits(pass, 0).unwrap()), alone(&ids(128, 3)));
 }
 
 #[test]
-fn a_batch_that_fails_leaves_the_logits_of_the_pass_before() {
+fn a_failing_batch_keeps_the_logits_of_the_previous_pass() {
     let kv_bytes = Some(2 * 64 * engine(1).kv_bytes_per_position());
     let options = EngineOptions { kv_bytes, ..options(2) };
     let mut engine = Engine::new(model(&data(NAME), Quant::Q8), &options).unwrap();
     let (a, b) = (engine.open().unwrap(), engine.open().unwrap());
-    let pass = engine.forward(&steps(a, &ids(64, 3))).unwrap();
+    let pass = engine.forward(&batch_of(a, &ids(64, 3))).unwrap();
     let want = alone(&ids(64, 3));
     let all = |seq, n: u32| (0..n).map(move |token| BatchToken { seq, token, logits: true });
-    let too_much: Vec<_> = all(a, 3).chain(steps(b, &ids(64, 9))).collect();
+    let too_much: Vec<_> = all(a, 3).chain(batch_of(b, &ids(64, 9))).collect();
     assert!(matches!(engine.forward(&too_much), Err(Error::CacheFull { .. })));
     assert_eq!(bits(engine.logits(pass, 0).unwrap()), want);
     assert!(matches!(engine.logits(pass, 1), Err(Error::LogitsRow { index: 1, rows: 1 })));
 }
 
 #[test]
-fn to_slide_a_sequence_needs_its_ring() {
+fn a_sliding_sequence_needs_a_whole_ring() {
     let block = 64 * engine(1).kv_bytes_per_position();
     let of = |blocks: u64| {
         let (ctx, kv_bytes) = (Some(128), Some(blocks * block));
@@ -241,11 +247,11 @@ fn to_slide_a_sequence_needs_its_ring() {
     assert_eq!(session.generated().len(), 400);
 }
 
-/// A text that repeats itself, in an arena that is full at some point of it.
+/// Repetitive text in an arena that runs full.
 #[test]
-fn a_draft_does_not_end_an_answer_earlier() {
+fn a_draft_does_not_end_an_answer_early() {
     let prompt = [ids(20, 3), ids(20, 3), ids(20, 3)].concat();
-    let said = |drafting, draft: bool| {
+    let generated = |drafting, draft: bool| {
         let kv_bytes = Some(2 * 64 * engine(1).kv_bytes_per_position());
         let options = EngineOptions { kv_bytes, ..options(1) };
         let model = Arc::new(model(&data(NAME), Quant::Q8));
@@ -256,7 +262,7 @@ fn a_draft_does_not_end_an_answer_earlier() {
         session.prompt_tokens(&prompt).unwrap();
         session.start(GenerateOptions { drafting, ..GenerateOptions::default() }).unwrap();
         let mut errors = 0;
-        // Asking again does not help, and does no harm.
+        // Retrying neither helps nor harms.
         while errors < 3 {
             match session.next() {
                 Ok(event) => assert!(event.is_some()),
@@ -269,17 +275,17 @@ fn a_draft_does_not_end_an_answer_earlier() {
         }
         session.generated().to_vec()
     };
-    let want = said(Drafting::OFF, false);
+    let want = generated(Drafting::OFF, false);
     assert_eq!(want.len(), 128 + 1 - 60);
     let fixed = Drafting { fixed: Some(7), ..Drafting::default() };
-    assert_eq!(said(fixed, false), want);
-    assert_eq!(said(Drafting { lookup: false, ..fixed }, true), want);
+    assert_eq!(generated(fixed, false), want);
+    assert_eq!(generated(Drafting { lookup: false, ..fixed }, true), want);
 }
 
 #[test]
-fn what_the_draft_model_cannot_do_is_a_note() {
+fn failures_of_the_draft_model_become_notes() {
     let prompt = ids(60, 3);
-    let ask = |session: &mut Session| {
+    let generate = |session: &mut Session| {
         session.prompt_tokens(&prompt).unwrap();
         let drafting = Drafting { lookup: false, model: true, fixed: Some(3) };
         let max_tokens = Some(30);
@@ -289,33 +295,33 @@ fn what_the_draft_model_cannot_do_is_a_note() {
         let drafted = session.stats().drafts.model.drafted;
         (session.generated().to_vec(), drafted, session.take_notes().join(", "))
     };
-    let (want, ..) = ask(&mut Session::new(engine(1)).unwrap());
-    // An arena that is full four tokens behind the prompt.
+    let (want, ..) = generate(&mut Session::new(engine(1)).unwrap());
+    // An arena that runs full four tokens after the prompt.
     let kv_bytes = Some(64 * engine(1).kv_bytes_per_position());
     let small =
         Engine::new(model(&data(NAME), Quant::Q8), &EngineOptions { kv_bytes, ..options(1) });
     let mut session = Session::new(engine(2)).unwrap();
     session.set_draft_model(small.unwrap()).unwrap();
     for _ in 0..2 {
-        let (said, drafted, note) = ask(&mut session);
-        assert_eq!(said, want);
+        let (generated, drafted, note) = generate(&mut session);
+        assert_eq!(generated, want);
         assert!(
             (1..8).contains(&drafted) && note.contains("the cache is full"),
             "{drafted}: {note}"
         );
     }
-    // A sequence for one of two: the other drafts without it.
+    // A draft engine with one sequence for two: the second one gets no draft model.
     session.set_draft_model(engine(1)).unwrap();
-    let (said, drafted, note) = ask(&mut session);
-    assert!(said == want && drafted > 20 && note.is_empty(), "{drafted}: {note}");
+    let (generated, drafted, note) = generate(&mut session);
+    assert!(generated == want && drafted > 20 && note.is_empty(), "{drafted}: {note}");
     let mut aside = session.fork().unwrap();
     session.switch(&mut aside);
-    let (said, drafted, note) = ask(&mut session);
-    assert!(said == want && drafted == 0, "{drafted}");
+    let (generated, drafted, note) = generate(&mut session);
+    assert!(generated == want && drafted == 0, "{drafted}");
     assert!(note.contains("all sequences are in use"), "{note}");
     session.set_draft_model(None::<Engine>).unwrap();
-    let (said, drafted, note) = ask(&mut session);
-    assert!(said == want && drafted == 0 && note.is_empty(), "{drafted}: {note}");
+    let (generated, drafted, note) = generate(&mut session);
+    assert!(generated == want && drafted == 0 && note.is_empty(), "{drafted}: {note}");
 }
 
 #[test]
@@ -327,78 +333,82 @@ fn engines_share_a_model() {
     let text = ids(80, 3);
     for engine in &mut engines {
         let seq = engine.open().unwrap();
-        let pass = engine.forward(&steps(seq, &text)).unwrap();
+        let pass = engine.forward(&batch_of(seq, &text)).unwrap();
         assert_eq!(bits(engine.logits(pass, 0).unwrap()), alone(&text));
     }
 }
 
-/// What one of several answers is to be.
-fn asked(i: u32) -> (Vec<u32>, GenerateOptions) {
+/// Prompt and options of one of several answers.
+fn request(i: u32) -> (Vec<u32>, GenerateOptions) {
     let warm = Sampling { temperature: 1.1, top_k: 30, seed: i.into(), ..Sampling::default() };
     let penalized = Sampling { repetition_penalty: 1.3, frequency_penalty: 0.2, ..warm };
     let sampling = [Sampling::default(), warm, penalized][i as usize % 3];
-    // A prompt that repeats itself, so that drafts are found.
+    // Repetitive, so that lookups find drafts.
     let prompt = [ids(20 + 30 * i, 3 + i), ids(20, 3 + i), ids(20, 3 + i)].concat();
     let drafting = Drafting { fixed: (i % 2 == 1).then_some(3), ..Drafting::default() };
     let max_tokens = Some(20 + 5 * i as usize);
     (prompt, GenerateOptions { max_tokens, sampling, drafting, ..GenerateOptions::default() })
 }
 
-/// Answers several prompts in shared passes; what each said, and why it ended. The answer numbered
+/// Answers several prompts in shared passes; returns each one's tokens and finish reason. Answer
 /// `cancel` is cancelled after its fifth token.
 fn together(n: u32, cancel: Option<usize>) -> Vec<(Vec<u32>, FinishReason)> {
     let mut engines = Engines::from(engine(n as usize));
     let mut sequences = Vec::new();
     for i in 0..n {
         let mut sequence = Sequence::open(&mut engines).unwrap();
-        let (prompt, options) = asked(i);
+        let (prompt, options) = request(i);
         sequence.prompt_tokens(&mut engines, &prompt).unwrap();
         sequence.start(&mut engines, options).unwrap();
         sequences.push(sequence);
     }
-    let mut said: Vec<_> = (0..n).map(|_| (Vec::new(), None)).collect();
-    while said.iter().any(|(_, end)| end.is_none()) {
-        // A small share for each, so that prompts are read beside answers.
-        let (mut steps, mut planned) = (Vec::new(), Vec::new());
-        // The rows of a pass first: they are gone with the next one.
+    let mut generated: Vec<_> = (0..n).map(|_| (Vec::new(), None)).collect();
+    while generated.iter().any(|(_, end)| end.is_none()) {
+        // A small share for each, so that prefill and decoding mix.
+        let (mut batch, mut planned) = (Vec::new(), Vec::new());
+        // Use up the rows of a pass before the next one discards them.
         let due = !sequences.iter().any(Sequence::has_row);
         for (i, sequence) in sequences.iter_mut().enumerate().filter(|_| due) {
-            let from = steps.len();
-            sequence.plan(&mut engines, 5, &mut steps).unwrap();
-            if steps.len() > from {
+            let from = batch.len();
+            sequence.plan(&mut engines, 5, &mut batch).unwrap();
+            if batch.len() > from {
                 planned.push(i);
             }
         }
-        if !steps.is_empty() {
-            let pass = engines.target.forward(&steps).unwrap();
+        if !batch.is_empty() {
+            let pass = engines.target.forward(&batch).unwrap();
             for i in planned {
                 sequences[i].passed(&mut engines, pass).unwrap();
             }
         }
         engines.draw(&mut sequences).unwrap();
-        for (i, (sequence, (said, end))) in sequences.iter_mut().zip(&mut said).enumerate() {
+        for (i, (sequence, (generated, end))) in
+            sequences.iter_mut().zip(&mut generated).enumerate()
+        {
             match sequence.event().unwrap() {
-                Some(Event::Token { id, .. }) => said.push(id),
+                Some(Event::Token { id, .. }) => generated.push(id),
                 Some(Event::Finished { reason, .. }) => *end = Some(reason),
                 _ => {}
             }
-            if cancel == Some(i) && said.len() == 5 {
+            if cancel == Some(i) && generated.len() == 5 {
                 sequence.canceller().cancel();
             }
         }
     }
-    sequences.into_iter().for_each(|sequence| sequence.close(&mut engines).unwrap());
+    for sequence in sequences {
+        sequence.close(&mut engines).unwrap();
+    }
     let (blocks, unused) = engines.target.kv_blocks();
     assert_eq!(blocks, unused);
-    said.into_iter().map(|(ids, end)| (ids, end.unwrap())).collect()
+    generated.into_iter().map(|(ids, end)| (ids, end.unwrap())).collect()
 }
 
 #[test]
-fn answers_in_shared_passes_are_those_of_sessions() {
+fn answers_in_shared_passes_match_sessions() {
     let all = together(4, None);
     let with_one_cancelled = together(4, Some(2));
     for (i, (ids, reason)) in (0..).zip(&all) {
-        let (prompt, options) = asked(i);
+        let (prompt, options) = request(i);
         let mut session = Session::new(engine(1)).unwrap();
         session.prompt_tokens(&prompt).unwrap();
         session.start(options).unwrap();
@@ -413,7 +423,7 @@ fn answers_in_shared_passes_are_those_of_sessions() {
 }
 
 #[test]
-fn a_sequence_waits_where_there_is_no_room_for_it() {
+fn a_sequence_waits_for_room_in_a_pass() {
     let options = EngineOptions { logits_rows: 3, ..options(2) };
     let engine = Engine::new(model(&data(NAME), Quant::Q8), &options).unwrap();
     let mut engines = Engines::from(engine);
@@ -423,18 +433,18 @@ fn a_sequence_waits_where_there_is_no_room_for_it() {
     let other = engines.target.open().unwrap();
     let taken: Vec<_> =
         (0..3).map(|token| BatchToken { seq: other, token, logits: true }).collect();
-    // With all rows taken, the prompt comes but for its last token; then nothing.
-    let mut steps = taken.clone();
-    sequence.plan(&mut engines, 100, &mut steps).unwrap();
-    assert_eq!((steps.len(), steps.iter().filter(|s| s.logits).count()), (3 + 9, 3));
-    let pass = engines.target.forward(&steps).unwrap();
+    // With all rows taken, all of the prompt but its last token is planned, then nothing.
+    let mut batch = taken.clone();
+    sequence.plan(&mut engines, 100, &mut batch).unwrap();
+    assert_eq!((batch.len(), batch.iter().filter(|s| s.logits).count()), (3 + 9, 3));
+    let pass = engines.target.forward(&batch).unwrap();
     sequence.passed(&mut engines, pass).unwrap();
     let planned = |sequence: &mut Sequence, engines: &mut Engines, room, taken: &[BatchToken]| {
-        let mut steps = taken.to_vec();
-        sequence.plan(engines, room, &mut steps).unwrap();
-        steps.len() - taken.len()
+        let mut batch = taken.to_vec();
+        sequence.plan(engines, room, &mut batch).unwrap();
+        batch.len() - taken.len()
     };
-    assert_eq!(planned(&mut sequence, &mut engines, 100, &[]), 0, "an event is to be taken first");
+    assert_eq!(planned(&mut sequence, &mut engines, 100, &[]), 0, "the event must be taken first");
     assert!(matches!(sequence.event(), Ok(Some(Event::Prefill { done: 9, total: 10 }))));
     assert_eq!(planned(&mut sequence, &mut engines, 100, &taken), 0);
     assert_eq!(planned(&mut sequence, &mut engines, 0, &[]), 0);
@@ -442,16 +452,16 @@ fn a_sequence_waits_where_there_is_no_room_for_it() {
 }
 
 #[test]
-fn rows_of_an_earlier_pass_are_not_drawn_from() {
+fn drawing_from_an_earlier_pass_fails() {
     let mut engines = Engines::from(engine(2));
     let mut sequences = Vec::new();
     for i in 0..2 {
         let mut sequence = Sequence::open(&mut engines).unwrap();
         sequence.prompt_tokens(&mut engines, &ids(10, i)).unwrap();
         sequence.start(&mut engines, GenerateOptions::default()).unwrap();
-        let mut steps = Vec::new();
-        sequence.plan(&mut engines, 16, &mut steps).unwrap();
-        let pass = engines.target.forward(&steps).unwrap();
+        let mut batch = Vec::new();
+        sequence.plan(&mut engines, 16, &mut batch).unwrap();
+        let pass = engines.target.forward(&batch).unwrap();
         sequence.passed(&mut engines, pass).unwrap();
         assert!(
             matches!(sequence.event(), Ok(Some(Event::Prefill { done, total })) if done == total)

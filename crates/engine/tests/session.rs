@@ -1,4 +1,4 @@
-//! Sessions: why answers end, what they show until then, and that nothing before leaves a trace.
+//! Sessions: how answers end, what they emit, and that earlier answers leave no trace.
 
 mod common;
 
@@ -13,16 +13,16 @@ use nanoinfer_text::build_vocab;
 const PROMPT: [u32; 8] = [5, 300, 17, 42, 9, 211, 130, 77];
 const VOCAB: u32 = 320;
 
-/// The text of a token: `<17>`.
+/// The text of a token, as in `<17>`.
 fn text_of(id: u32) -> String {
     format!("<{id}>")
 }
 
-fn texts(ids: &[u32]) -> String {
+fn text_of_all(ids: &[u32]) -> String {
     ids.iter().map(|id| text_of(*id)).collect()
 }
 
-/// A tiny model whose tokens have texts, with these ends of answers.
+/// A tiny model with a text for each token, and the given end-of-answer tokens.
 fn model(eos: &[u32]) -> Model {
     let vocab: serde_json::Map<_, _> = (0..VOCAB).map(|id| (text_of(id), id.into())).collect();
     let json = serde_json::to_vec(&serde_json::json!({
@@ -56,11 +56,13 @@ fn tokens(n: usize) -> GenerateOptions {
     GenerateOptions { max_tokens: Some(n), ..GenerateOptions::default() }
 }
 
-/// What a session said: ids, text, and why it ended. Text and bytes must agree.
+/// Runs an answer to its end: ids, text and reason. Text and bytes must agree.
 fn answer(session: &mut Session) -> (Vec<u32>, String, FinishReason) {
-    let (mut ids, mut text, mut bytes) = (Vec::new(), String::new(), Vec::<u8>::new());
+    let mut ids = Vec::new();
+    let mut text = String::new();
+    let mut bytes = Vec::<u8>::new();
     loop {
-        match session.next().unwrap().expect("an end is announced") {
+        match session.next().unwrap().expect("a Finished event") {
             Event::Prefill { done, total } => assert!(done <= total),
             Event::Token { id, text: piece, bytes: raw } => {
                 ids.push(id);
@@ -80,7 +82,7 @@ fn answer(session: &mut Session) -> (Vec<u32>, String, FinishReason) {
     }
 }
 
-fn ask(session: &mut Session, prompt: &[u32], options: GenerateOptions) -> (Vec<u32>, String) {
+fn generate(session: &mut Session, prompt: &[u32], options: GenerateOptions) -> (Vec<u32>, String) {
     session.prompt_tokens(prompt).unwrap();
     session.start(options).unwrap();
     let (ids, text, reason) = answer(session);
@@ -89,40 +91,43 @@ fn ask(session: &mut Session, prompt: &[u32], options: GenerateOptions) -> (Vec<
 }
 
 #[test]
-fn an_answer_has_the_tokens_asked_for() {
+fn an_answer_has_the_requested_number_of_tokens() {
     let mut session = session();
     let want = common::greedy(&mut common::engine(model(&[]), 1), &PROMPT, 24);
-    assert!(want.windows(2).any(|w| w[0] != w[1]), "a test with one token shows nothing");
+    assert!(want.windows(2).any(|w| w[0] != w[1]), "a constant answer would prove nothing");
     for n in [1, 2, 24] {
-        let (ids, text) = ask(&mut session, &PROMPT, tokens(n));
+        let (ids, text) = generate(&mut session, &PROMPT, tokens(n));
         assert_eq!(ids, want[..n]);
-        assert_eq!(text, texts(&ids));
+        assert_eq!(text, text_of_all(&ids));
     }
     session.start(tokens(0)).unwrap();
     assert_eq!(answer(&mut session), (vec![], String::new(), FinishReason::Length));
 }
 
 #[test]
-fn stop_strings_end_an_answer_before_them() {
+fn an_answer_ends_before_a_stop_string() {
     let mut session = session();
-    let (ids, text) = ask(&mut session, &PROMPT, tokens(24));
+    let (ids, text) = generate(&mut session, &PROMPT, tokens(24));
     let stop_at = |stop: &str, session: &mut Session| {
-        let before = text.find(stop).expect("the answer holds it");
+        let before = text.find(stop).expect("in the answer");
         let stop = vec!["never".to_owned(), stop.to_owned()];
         session.prompt_tokens(&PROMPT).unwrap();
         session.start(GenerateOptions { stop, ..tokens(24) }).unwrap();
-        let (seen, shown, reason) = answer(session);
+        let (emitted, shown, reason) = answer(session);
         assert_eq!((shown.as_str(), reason), (&text[..before], FinishReason::Stop));
-        assert_eq!(seen, ids[..seen.len()]);
-        assert!(texts(&seen).len() > before, "it stops with the token that completes the string");
+        assert_eq!(emitted, ids[..emitted.len()]);
+        assert!(
+            text_of_all(&emitted).len() > before,
+            "stops at the token that completes the string"
+        );
     };
     stop_at(&text_of(ids[5]), &mut session);
-    stop_at(&texts(&ids[3..6]), &mut session); // spans tokens
+    stop_at(&text_of_all(&ids[3..6]), &mut session); // spans tokens
     stop_at(&text[1..3], &mut session); // in the middle of the first token
-    let across = texts(&ids[7..9]);
+    let across = text_of_all(&ids[7..9]);
     stop_at(&across[2..across.len() - 2], &mut session);
 
-    // The beginning of a stop string that does not come is shown in the end.
+    // An incomplete stop string is emitted at the end.
     let stop = vec![format!("{}never", text_of(ids[23]))];
     session.prompt_tokens(&PROMPT).unwrap();
     session.start(GenerateOptions { stop, ..tokens(24) }).unwrap();
@@ -138,11 +143,11 @@ fn a_full_context_ends_an_answer() {
     session.start(GenerateOptions::default()).unwrap();
     let (ids, _, reason) = answer(&mut session);
     assert_eq!(reason, FinishReason::Context);
-    // The last token needs no place: nothing is computed from it.
+    // The last token needs no position: nothing is computed from it.
     assert_eq!(ids, want[..ctx + 1 - PROMPT.len()]);
     assert_eq!(session.tokens().len(), ctx + 1);
 
-    // A prompt may fill the context; then it has one answer. More is an error, and harmless.
+    // A prompt may fill the context and is then answered by one token. A longer one is a harmless error.
     let long: Vec<u32> = (0..ctx as u32).collect();
     session.prompt_tokens(&long).unwrap();
     session.start(GenerateOptions::default()).unwrap();
@@ -152,15 +157,15 @@ fn a_full_context_ends_an_answer() {
     assert!(error.contains("65 tokens") && error.contains("holds 64"), "{error}");
     let error = session.prompt_tokens(&[1, VOCAB]).unwrap_err().to_string();
     assert!(error.contains("token 320"), "{error}");
-    assert_eq!(ask(&mut session, &PROMPT, tokens(9)).0, want[..9]);
+    assert_eq!(generate(&mut session, &PROMPT, tokens(9)).0, want[..9]);
 }
 
 #[test]
 fn a_cancelled_answer_can_be_continued() {
     let mut session = session();
-    let (ids, _) = ask(&mut session, &PROMPT, tokens(12));
+    let (ids, _) = generate(&mut session, &PROMPT, tokens(12));
 
-    // During the prompt: nothing was said, and starting again says all.
+    // During prefill: nothing was emitted, and restarting emits everything.
     session.prompt_tokens(&[&[1, 2, 3], &PROMPT[..]].concat()).unwrap();
     session.prompt_tokens(&PROMPT).unwrap();
     session.start(tokens(12)).unwrap();
@@ -169,13 +174,13 @@ fn a_cancelled_answer_can_be_continued() {
     session.start(tokens(12)).unwrap();
     assert_eq!(answer(&mut session).0, ids);
 
-    // Between two tokens, from another thread: what was said stays, the rest follows.
+    // Between two tokens, from another thread: the emitted tokens stay, the rest follows.
     session.prompt_tokens(&PROMPT).unwrap();
     session.start(tokens(12)).unwrap();
-    let mut said = Vec::new();
-    while said.len() < 5 {
+    let mut generated = Vec::new();
+    while generated.len() < 5 {
         if let Some(Event::Token { id, .. }) = session.next().unwrap() {
-            said.push(id);
+            generated.push(id);
         }
     }
     let canceller = session.canceller();
@@ -184,45 +189,45 @@ fn a_cancelled_answer_can_be_continued() {
     while let Some(event) = session.next().unwrap() {
         match event {
             Event::Finished { reason, .. } => ended = Some(reason),
-            Event::Token { id, .. } => said.push(id),
+            Event::Token { id, .. } => generated.push(id),
             _ => {}
         }
     }
     assert_eq!(ended, Some(FinishReason::Cancelled));
-    assert_eq!(said, ids[..5]);
+    assert_eq!(generated, ids[..5]);
     session.start(tokens(7)).unwrap();
     assert_eq!(answer(&mut session).0, ids[5..]);
 }
 
 #[test]
-fn the_models_own_end_is_obeyed_or_ignored() {
-    let (ids, _) = ask(&mut session(), &PROMPT, tokens(12));
-    let at = (1..12).find(|&i| !ids[..i].contains(&ids[i])).expect("a token that is new");
+fn end_of_answer_tokens_are_obeyed_or_ignored() {
+    let (ids, _) = generate(&mut session(), &PROMPT, tokens(12));
+    let at = (1..12).find(|&i| !ids[..i].contains(&ids[i])).expect("a new token");
     let mut session = session_of(model(&[ids[at]]), 256, 2);
     session.prompt_tokens(&PROMPT).unwrap();
     session.start(tokens(12)).unwrap();
-    let (seen, _, reason) = answer(&mut session);
-    assert_eq!((seen.as_slice(), reason), (&ids[..=at], FinishReason::Stop));
+    let (emitted, _, reason) = answer(&mut session);
+    assert_eq!((emitted.as_slice(), reason), (&ids[..=at], FinishReason::Stop));
     let options = GenerateOptions { ignore_eos: true, ..tokens(12) };
-    assert_eq!(ask(&mut session, &PROMPT, options).0, ids);
+    assert_eq!(generate(&mut session, &PROMPT, options).0, ids);
 }
 
 #[test]
 fn a_common_prefix_is_reused_and_changes_nothing() {
     let mut session = session();
-    let (first, _) = ask(&mut session, &PROMPT, tokens(70));
+    let (first, _) = generate(&mut session, &PROMPT, tokens(70));
     let turn = |n: usize| [&PROMPT[..], &first[..n], &[8, 9, 10]].concat();
-    // Longer than a block of the cache, then back into the middle of one, then to the start.
+    // Longer than a cache block, then back into the middle of one, then to the start.
     for (prompt, reused) in [
         (turn(70), PROMPT.len() + 69), // the last token was drawn but not processed
         (turn(20), PROMPT.len() + 20),
-        (turn(20), PROMPT.len() + 22), // the same again: all but the last token
+        (turn(20), PROMPT.len() + 22), // repeated: all but the last token
         (vec![200, 201, 202], 0),
     ] {
-        let (ids, _) = ask(&mut session, &prompt, tokens(10));
+        let (ids, _) = generate(&mut session, &prompt, tokens(10));
         assert_eq!(session.stats().reused_tokens, reused, "{prompt:?}");
         assert_eq!(session.stats().prompt_tokens, prompt.len());
-        let fresh = ask(&mut session_of(model(&[]), 256, 1), &prompt, tokens(10)).0;
+        let fresh = generate(&mut session_of(model(&[]), 256, 1), &prompt, tokens(10)).0;
         assert_eq!(ids, fresh, "{prompt:?}");
     }
 }
@@ -240,12 +245,12 @@ fn a_seed_gives_the_same_text_everywhere() {
         seed,
     };
     let drawn = |session: &mut Session, seed| {
-        ask(session, &PROMPT, GenerateOptions { sampling: sampling(seed), ..tokens(40) }).0
+        generate(session, &PROMPT, GenerateOptions { sampling: sampling(seed), ..tokens(40) }).0
     };
     let mut session = session();
     let first = drawn(&mut session, 1);
     assert_ne!(first, drawn(&mut session, 2));
-    assert_eq!(first, drawn(&mut session, 1), "a session leaves no trace in the next answer");
+    assert_eq!(first, drawn(&mut session, 1), "an answer leaves no trace in the next one");
     assert_eq!(first, drawn(&mut session_of(model(&[]), 100, 3), 1), "threads and context");
 }
 
@@ -264,7 +269,7 @@ fn candidates_are_those_of_the_last_token_until_the_next_prompt() {
                 Event::Finished { .. } => (None, true),
                 _ => continue,
             };
-            // Greedy: the likeliest, with the penalties there were before it was chosen.
+            // Greedy: the most likely token, under the penalties before it was chosen.
             let top = session.candidates(3);
             let last = session.generated().last().copied();
             assert_eq!((top.len(), Some(top[0].id)), (3, chosen.or(last)));

@@ -1,5 +1,5 @@
-//! Shapes that fit nothing, neither panels of 16 nor groups of 64 nor blocks of the rotation,
-//! against plain loops in f64.
+//! Shapes that are no multiple of anything (panels of 16, groups of 64, rotation blocks), compared
+//! with plain loops in f64.
 
 mod common;
 #[path = "common/reference.rs"]
@@ -64,7 +64,7 @@ fn f32_agrees_with_plain_loops() {
 }
 
 #[test]
-fn q8_stays_near_plain_loops() {
+fn q8_stays_close_to_plain_loops() {
     each(Quant::Q8, |reference, engine| {
         let name = reference.shape.name;
         let want = reference.logits(&ids());

@@ -1,5 +1,5 @@
-//! SmolLM2-135M-Instruct against transformers (tests/data/README.md says how that was computed).
-//! The model is fetched once, by the packer's own code, into the user's cache.
+//! SmolLM2-135M-Instruct compared with transformers (see tests/data/README.md for how those results
+//! were computed). The model is fetched once, by the packer, into the user's cache.
 
 mod common;
 

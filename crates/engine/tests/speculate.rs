@@ -1,4 +1,4 @@
-//! Drafting changes how many passes an answer takes, and nothing else.
+//! Drafting changes the number of passes of an answer, and nothing else.
 
 mod common;
 
@@ -12,8 +12,8 @@ use nanoinfer_format::{Generation, NanoFile, Quant};
 use nanoinfer_hub::{ModelRef, Pip, Store};
 use nanoinfer_text::build_vocab;
 
-/// Random weights say nothing that occurred before, so what they say is given: a text that
-/// repeats itself, with a change here and there.
+/// A scripted answer, as random weights never repeat themselves: repetitive text with occasional
+/// changes.
 fn repetitive(n: u32) -> Vec<u32> {
     (0..n).map(|i| if i % 23 == 7 { 200 + i % 90 } else { 10 + i % 11 }).collect()
 }
@@ -90,7 +90,7 @@ fn answers_are_the_same_with_any_draft_and_any_sampler() {
             let model = Drafting { lookup: false, ..fixed(n) };
             let (ids, stats) = run(&mut both, &prompt, options(model));
             assert_eq!(ids, want, "draft model, {n} tokens, {sampling:?}");
-            // It is the model itself, so all it drafts is right, but what was not looked at.
+            // The draft model is the target itself, so all drafts are right unless left unverified.
             let drafts = stats.drafts.model;
             assert!(drafts.drafted - drafts.accepted <= n && drafts.accepted > 70, "{drafts:?}");
             assert_eq!(stats.generated, 1 + stats.drafts.passes + drafts.accepted);
@@ -103,7 +103,7 @@ fn answers_are_the_same_with_any_draft_and_any_sampler() {
 }
 
 #[test]
-fn a_text_that_repeats_itself_takes_few_passes() {
+fn repetitive_text_takes_few_passes() {
     let text = repetitive(300);
     let mut session = session(tiny(), 320);
     let script = Script { tokens: text[100..].to_vec(), ..Script::default() };
@@ -124,7 +124,7 @@ fn a_text_that_repeats_itself_takes_few_passes() {
 }
 
 #[test]
-fn a_scripted_draft_model_is_as_right_as_asked_for() {
+fn a_scripted_draft_model_has_the_requested_acceptance() {
     let text = repetitive(400);
     let mut session = session(tiny(), 512);
     session.set_draft_model(Engine::new(tiny(), &EngineOptions::default()).unwrap()).unwrap();
@@ -142,12 +142,12 @@ fn a_scripted_draft_model_is_as_right_as_asked_for() {
     }
 }
 
-/// With given costs it decides the same on every machine, however busy it is.
+/// With fixed costs, decisions do not depend on the machine or its load.
 #[test]
-fn the_governor_drafts_where_it_pays_and_not_where_it_costs() {
+fn the_governor_drafts_only_if_it_pays() {
     let text = repetitive(400);
     let answer = |row, drafting| {
-        // One thread: where other tests run beside this one, two wait for each other.
+        // One thread, as two would wait for each other next to other tests.
         let (ctx, threads) = (Some(512), Some(1));
         let options = EngineOptions { ctx, threads, ..EngineOptions::default() };
         let engine = || Engine::new(tiny(), &options).unwrap();
@@ -168,19 +168,19 @@ fn the_governor_drafts_where_it_pays_and_not_where_it_costs() {
         let cheap = answer(0.05, drafting);
         assert!(cheap.tokens_per_pass() > 2.5, "{drafting:?}: {cheap:?}");
         assert_eq!(answer(0.05, drafting), cheap, "{drafting:?}");
-        // A row costs what a pass does: tried, and left.
+        // If a row costs as much as a pass, drafting is tried and abandoned.
         let costly = answer(1.0, drafting).all();
         assert!((1..20).contains(&costly.drafted), "{drafting:?}: {costly:?}");
     }
 }
 
 #[test]
-fn ends_come_where_they_come_without_drafts() {
+fn answers_end_in_the_same_place_as_without_drafts() {
     let prompt = repetitive(60);
     let mut plain = session(tiny(), 128);
     let mut drafting = session(tiny(), 128);
     drafting.set_draft_model(Engine::new(tiny(), &EngineOptions::default()).unwrap()).unwrap();
-    // The context's end, and each number of tokens, in the middle of drafts.
+    // The end of the context, and limits on tokens, in the middle of drafts.
     let full = run(&mut plain, &prompt, GenerateOptions::default()).0;
     assert_eq!(full.len(), 128 + 1 - 60);
     for n in [None, Some(1), Some(2), Some(5), Some(13)] {
@@ -193,7 +193,7 @@ fn ends_come_where_they_come_without_drafts() {
         assert_eq!(ids, full[..n.unwrap_or(full.len())]);
         assert!(stats.drafts.model.drafted <= ids.len() + 6);
     }
-    // A conversation that goes on after drafts goes on as without.
+    // A conversation continues after drafts as it would without.
     let next = [&prompt[..], &full[..13], &[3, 4, 5]].concat();
     let options = GenerateOptions { max_tokens: Some(20), ..GenerateOptions::default() };
     let (ids, stats) = run(&mut drafting, &next, options.clone());
@@ -201,7 +201,7 @@ fn ends_come_where_they_come_without_drafts() {
     assert_eq!(ids, run(&mut plain, &next, options).0);
 }
 
-/// A model that knows texts, with its own ends of answers.
+/// A model with a text for each token, and the given end-of-answer tokens.
 fn with_texts(eos: Vec<u32>, name: impl Fn(u32) -> String) -> Model {
     let vocab: serde_json::Map<_, _> = (0..320).map(|id| (name(id), id.into())).collect();
     let json = serde_json::to_vec(&serde_json::json!({
@@ -221,22 +221,23 @@ fn with_texts(eos: Vec<u32>, name: impl Fn(u32) -> String) -> Model {
 }
 
 #[test]
-fn stop_strings_and_ends_of_answers_work_within_drafts() {
+fn stop_strings_and_end_tokens_work_within_drafts() {
     let name = |id: u32| format!("<{id}>");
     let prompt = repetitive(60);
     let options =
         |drafting| GenerateOptions { max_tokens: Some(40), drafting, ..GenerateOptions::default() };
-    let said = run(&mut session(with_texts(vec![], name), 128), &prompt, options(Drafting::OFF)).0;
-    let at = (5..40).find(|&i| !said[..i].contains(&said[i])).expect("a new token");
-    let end = vec![said[at]];
-    for (eos, stop) in [(end, vec![]), (vec![], vec![name(said[at])])] {
+    let generated =
+        run(&mut session(with_texts(vec![], name), 128), &prompt, options(Drafting::OFF)).0;
+    let at = (5..40).find(|&i| !generated[..i].contains(&generated[i])).expect("a new token");
+    let end = vec![generated[at]];
+    for (eos, stop) in [(end, vec![]), (vec![], vec![name(generated[at])])] {
         let mut session = session(with_texts(eos, name), 128);
         let draft = Engine::new(with_texts(vec![], name), &EngineOptions::default()).unwrap();
         session.set_draft_model(draft).unwrap();
         let drafting = Drafting { lookup: false, ..fixed(7) };
         let options = GenerateOptions { stop, ..options(drafting) };
         let (ids, stats) = run(&mut session, &prompt, options);
-        assert_eq!(ids, said[..=at]);
+        assert_eq!(ids, generated[..=at]);
         assert!(stats.drafts.model.accepted > 0);
     }
 }
@@ -254,10 +255,10 @@ fn a_cancelled_draft_leaves_no_trace() {
     let want = run(&mut session, &prompt, options.clone()).0;
     session.prompt_tokens(&prompt).unwrap();
     session.start(options).unwrap();
-    let mut said = Vec::new();
-    while said.len() < 5 {
+    let mut generated = Vec::new();
+    while generated.len() < 5 {
         if let Some(Event::Token { id, .. }) = session.next().unwrap() {
-            said.push(id);
+            generated.push(id);
         }
     }
     session.canceller().cancel();
@@ -271,14 +272,14 @@ fn a_cancelled_draft_leaves_no_trace() {
     session.start(GenerateOptions { max_tokens: Some(35), ..GenerateOptions::default() }).unwrap();
     while let Some(event) = session.next().unwrap() {
         if let Event::Token { id, .. } = event {
-            said.push(id);
+            generated.push(id);
         }
     }
-    assert_eq!(said, want);
+    assert_eq!(generated, want);
 }
 
 #[test]
-fn another_vocabulary_or_too_little_room_is_refused() {
+fn another_vocabulary_or_a_smaller_context_is_rejected() {
     let engine = |model, ctx| {
         Engine::new(model, &EngineOptions { ctx: Some(ctx), ..EngineOptions::default() }).unwrap()
     };
@@ -329,7 +330,7 @@ fn same_ids(prompts: &[&str], tokens: usize) {
     let folder = tempfile::tempdir().unwrap();
     let draft = folder.path().join("draft.nano");
     first_layers(&NanoFile::open(&path).unwrap(), &draft, 12);
-    // One thread: where other tests run beside this one, two wait for each other.
+    // One thread, as two would wait for each other next to other tests.
     let options = EngineOptions { ctx: Some(512), threads: Some(1), ..EngineOptions::default() };
     let target = Engine::new(Model::open(&path).unwrap(), &options).unwrap();
     let mut session = Session::new(target).unwrap();
@@ -371,11 +372,11 @@ fn same_ids(prompts: &[&str], tokens: usize) {
 }
 
 #[test]
-fn smollm2_says_the_same_with_and_without_drafts() {
+fn smollm2_answers_the_same_with_and_without_drafts() {
     same_ids(&PROMPTS[4..6], 24);
 }
 
-/// All of issue 6's comparison, 20 prompts of 200 tokens, in four parts of some minutes each:
+/// The full comparison, 20 prompts of 200 tokens, in four parts of a few minutes each:
 /// `cargo test --release -p nanoinfer-engine --test speculate -- --ignored --nocapture 1_of_4`
 macro_rules! all_prompts {
     ($($name:ident: $prompts:expr),*) => {$(

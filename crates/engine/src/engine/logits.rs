@@ -11,7 +11,7 @@ impl Engine {
     /// Number of logits rows of a pass.
     pub(crate) fn rows(&self, pass: PassId) -> Result<usize, Error> {
         self.check_pass(pass)?;
-        Ok(self.wanted.len())
+        Ok(self.requested.len())
     }
 
     /// Fails unless `pass` is the last pass.
@@ -26,7 +26,7 @@ impl Engine {
     /// Another pass has begun since, fewer tokens requested logits, or the values are not finite.
     pub fn logits(&mut self, pass: PassId, index: usize) -> Result<&[f32], Error> {
         self.check_pass(pass)?;
-        let rows = logit_rows(&self.kernels, &mut self.scratch, &self.wanted);
+        let rows = logit_rows(&self.kernels, &mut self.scratch, &self.requested);
         if index >= rows.rows {
             return Err(Error::LogitsRow { index, rows: rows.rows });
         }
@@ -47,7 +47,7 @@ impl Engine {
         draw: impl Fn(&mut T, LogitRows<'_>, &mut DrawScratch) + Sync,
     ) -> Result<(), Error> {
         self.check_pass(pass)?;
-        let rows = logit_rows(&self.kernels, &mut self.scratch, &self.wanted);
+        let rows = logit_rows(&self.kernels, &mut self.scratch, &self.requested);
         match tasks {
             [task] => draw(task, rows, &mut self.locals[0].drawing),
             _ => self.pool.for_each(&mut self.locals, tasks, |local, task| {
@@ -67,7 +67,7 @@ impl Engine {
         if self.check_pass(pass).is_err() {
             return Vec::new();
         }
-        let rows = logit_rows(&self.kernels, &mut self.scratch, &self.wanted);
+        let rows = logit_rows(&self.kernels, &mut self.scratch, &self.requested);
         sampler.top(rows, row, n, &mut self.locals[0].drawing)
     }
 }
@@ -76,7 +76,7 @@ impl Engine {
 fn logit_rows<'s>(
     kernels: &'s Kernels,
     scratch: &'s mut Scratch,
-    wanted: &[usize],
+    requested: &[usize],
 ) -> LogitRows<'s> {
-    LogitRows { kernels, values: scratch.logits.get_mut(), rows: wanted.len() }
+    LogitRows { kernels, values: scratch.logits.get_mut(), rows: requested.len() }
 }

@@ -64,7 +64,7 @@ pub struct Engine {
     locals: Vec<Local>,
     slots: Vec<Slot>,
     runs: Vec<Run>,
-    wanted: Vec<usize>,
+    requested: Vec<usize>,
     ropes: Vec<usize>,
     row: Vec<f32>,
     chunk: usize,
@@ -88,12 +88,12 @@ impl Engine {
             None => Kernels::best(),
         };
         let needs = InputNeeds::of(model.weights());
-        let sizes = Sizes::of(config, needs, options);
+        let sizes = Sizes::resolve(config, needs, options);
         let needed = sizes.bytes(config, needs);
         let scratch = sizes.scratch(config, needs);
         let Sizes { threads, chunk, logits_rows, plan, .. } = sizes;
         let ctx = plan.ctx;
-        let least = plan.least_bytes(config);
+        let least = plan.min_bytes(config);
         if let Some(given) = plan.kv_bytes.filter(|bytes| *bytes < least) {
             return Err(Error::KvBytes { given, least });
         }
@@ -104,7 +104,7 @@ impl Engine {
         }
         let pool =
             Pool::new(threads).map_err(|source| Error::Threads { workers: threads, source })?;
-        let mut buffers = Buffers::of(&pool);
+        let mut buffers = Buffers::new(&pool);
         Ok(Self {
             kernels,
             cache: Cache::new(&pool, config, &plan),
@@ -112,7 +112,7 @@ impl Engine {
             locals: (0..threads).map(|_| Local::new(&mut buffers, &scratch)).collect(),
             slots: Vec::with_capacity(MAX_TOKENS),
             runs: Vec::with_capacity(MAX_SPLIT),
-            wanted: Vec::with_capacity(logits_rows),
+            requested: Vec::with_capacity(logits_rows),
             ropes: model.weights().rope_rows(config, ctx),
             row: vec![0.0; config.vocab_size as usize],
             chunk,
@@ -288,7 +288,7 @@ impl Engine {
         // Errors above leave the previous pass's logits readable.
         self.pass = None;
         self.slots.clear();
-        self.wanted.clear();
+        self.requested.clear();
         self.cancellers.clear();
         for (row, step) in batch.iter().enumerate() {
             let before = before(row);
@@ -299,7 +299,7 @@ impl Engine {
             let slid = self.cache.slid(step.seq, position);
             self.slots.push(Slot { token: step.token, position, seq: step.seq, slid });
             if step.logits {
-                self.wanted.push(row);
+                self.requested.push(row);
             }
         }
         Ok(())
@@ -333,7 +333,7 @@ impl Engine {
             slots: &self.slots,
             runs: &self.runs,
             slid: self.slots.iter().any(|slot| slot.slid.evicted > 0),
-            wanted: &self.wanted,
+            requested: &self.requested,
             ropes: &self.ropes,
             workers: self.pool.workers(),
             cancelled: &|| cancellers.iter().all(Canceller::is_cancelled),

@@ -60,7 +60,7 @@ pub(crate) struct Sizes {
 }
 
 impl Sizes {
-    pub(crate) fn of(config: &Config, needs: InputNeeds, options: &EngineOptions) -> Self {
+    pub(crate) fn resolve(config: &Config, needs: InputNeeds, options: &EngineOptions) -> Self {
         let (overflow, chunk) = (options.overflow, options.chunk.clamp(1, MAX_TOKENS));
         let ctx = options.ctx.unwrap_or((config.context_length as usize).min(4096)).max(1);
         let (ctx, spans) = match overflow {
@@ -102,5 +102,5 @@ impl Sizes {
 /// all matrices use the config's encoding.
 pub fn buffer_bytes(config: &Config, options: &EngineOptions) -> u64 {
     let needs = InputNeeds::uniform(config);
-    Sizes::of(config, needs, options).bytes(config, needs)
+    Sizes::resolve(config, needs, options).bytes(config, needs)
 }

@@ -8,7 +8,7 @@ impl Engine {
     /// Opens an empty sequence.
     ///
     /// # Errors
-    /// All of [`EngineOptions::sequences`] are open.
+    /// All of [`crate::EngineOptions::sequences`] are open.
     pub fn open(&mut self) -> Result<SeqId, Error> {
         self.check()?;
         self.cache.open()
@@ -27,7 +27,7 @@ impl Engine {
     /// Opens a copy of a sequence. Cache blocks are shared until one of the two writes.
     ///
     /// # Errors
-    /// It is not open, or all of [`EngineOptions::sequences`] are.
+    /// It is not open, or all of [`crate::EngineOptions::sequences`] are.
     pub fn fork(&mut self, seq: SeqId) -> Result<SeqId, Error> {
         self.check()?;
         self.cache.fork(seq)

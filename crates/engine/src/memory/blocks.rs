@@ -1,22 +1,22 @@
-//! Whole blocks: copied within the arena, and out of it and into it as bytes.
+//! Whole blocks: copied within the arena, or serialized.
 //!
-//! As bytes, a block is, for each KV head, its keys, its values, and with 8 bits the values' scales,
-//! as `kernels::KvBlock` describes them, numbers in little-endian order.
+//! A serialized block is, for each KV head, its keys, its values, and with 8 bits the values' scales,
+//! laid out like `kernels::KvBlock`, in little-endian order.
 
 use nanoinfer_kernels::{BLOCK, q8_key_block};
 
 use super::layer::LayerCache;
 
-/// KV heads, padded head size, and index of a block of the arena.
-type Place = (usize, usize, usize);
+/// KV heads, padded head size, and index of a block in the arena.
+type BlockAt = (usize, usize, usize);
 
-/// The part of one head's block, `len` values, in a buffer of all heads.
+/// One head's block, `len` values, in a buffer of all heads.
 fn part<T>(all: &mut [T], heads: usize, head: usize, index: usize, len: usize) -> &mut [T] {
     let each = all.len() / heads;
     &mut all[head * each + index * len..][..len]
 }
 
-/// Copies block `from` to block `to`, of `len` values, for every head.
+/// Copies block `from` to block `to`, `len` values each, for every head.
 fn copy<T: Copy>(all: &mut [T], heads: usize, len: usize, (from, to): (usize, usize)) {
     for head in all.chunks_exact_mut(all.len() / heads) {
         head.copy_within(from * len..(from + 1) * len, to * len);
@@ -27,7 +27,7 @@ fn put<T: Copy, const N: usize>(from: &[T], out: &mut Vec<u8>, bytes: impl Fn(T)
     out.extend(from.iter().flat_map(|x| bytes(*x)));
 }
 
-/// Fills `to` from the beginning of `bytes`; returns the rest.
+/// Fills `to` from the start of `bytes`; returns the rest.
 fn get<'b, T, const N: usize>(
     to: &mut [T],
     bytes: &'b [u8],
@@ -41,7 +41,7 @@ fn get<'b, T, const N: usize>(
 }
 
 impl LayerCache {
-    /// Copies a block of every head to another.
+    /// Copies a block, all heads.
     pub(super) fn copy_block(&mut self, heads: usize, head: usize, blocks: (usize, usize)) {
         let values = BLOCK * head;
         match self {
@@ -62,7 +62,7 @@ impl LayerCache {
     }
 
     /// Appends a block's bytes.
-    pub(super) fn save(&mut self, (heads, head, i): Place, out: &mut Vec<u8>) {
+    pub(super) fn save(&mut self, (heads, head, i): BlockAt, out: &mut Vec<u8>) {
         let values = BLOCK * head;
         for h in 0..heads {
             match self {
@@ -83,8 +83,8 @@ impl LayerCache {
         }
     }
 
-    /// Fills a block from its bytes, as many as [`Self::save`] appends.
-    pub(super) fn load(&mut self, (heads, head, i): Place, mut bytes: &[u8]) {
+    /// Fills a block from the bytes appended by [`Self::save`].
+    pub(super) fn load(&mut self, (heads, head, i): BlockAt, mut bytes: &[u8]) {
         let values = BLOCK * head;
         for h in 0..heads {
             bytes = match self {

@@ -1,4 +1,4 @@
-//! The KV cache: one arena of 64-position blocks, and per sequence a table of the blocks it holds.
+//! The KV cache: an arena of 64-position blocks, and a table of blocks per sequence.
 //!
 //! ```text
 //! arena, per layer:   K [kv heads][blocks][4 panels of 16 positions]
@@ -6,20 +6,19 @@
 //! sequence 0: blocks 0 1 2 …     position p lies in table[p / 64], at p % 64
 //! ```
 //!
-//! Sequences with a common beginning share its blocks; whoever writes into a shared one gets a copy.
-//! A full block that nobody holds any more stays findable by its content until its space is needed
-//! (`freed.rs`), so that a new sequence can begin with what a closed one has computed. Where the
-//! context slides, the table after the pinned blocks is a ring, and a block that nobody sees any more
-//! is overwritten:
+//! Sequences share the blocks of a common prefix; writing into a shared block copies it first. A
+//! full block that no sequence holds can still be found by its content until its space is needed
+//! (`freed.rs`), so that a new sequence can reuse a prefix computed by a closed one. If the context
+//! slides, the table after the pinned blocks is a ring, in which invisible blocks are overwritten:
 //!
 //! ```text
-//! table: pinned │ 9 10 11 4 5 6 7 8      block 12 goes where 4 was; 4 was seen until block 11 began
+//! table: pinned │ 9 10 11 4 5 6 7 8      block 12 replaces 4, which was visible until block 11 began
 //! ```
 //!
-//! K lies in panels like a weight matrix whose rows are positions, so that q·K is the same
-//! register tile as any product; V lies by position, because p·V sums over positions. The 8-bit
-//! cache has a scale per position and head, and keys rotated like weights, so that 8 bits are
-//! enough.
+//! K is stored in panels like a weight matrix whose rows are positions, so that q·K uses the same
+//! register tile as any product; V is stored by position, because p·V sums over positions. The 8-bit
+//! cache has a scale per position and head, and keys are rotated like weights to keep 8 bits
+//! accurate.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -33,44 +32,43 @@ use crate::Error;
 use crate::cancel::Canceller;
 use crate::pool::Pool;
 
-/// What a sequence has cached, by block.
+/// A sequence's cached positions, by block.
 struct Sequence {
     /// The serial number in its [`SeqId`]; `None` while the entry is free.
     serial: Option<u64>,
     /// Arena blocks. Once the context slides, the part after the pinned blocks is a ring.
     blocks: Vec<u32>,
     len: usize,
-    /// Blocks of the sequence that were written: those a ring's length before are overwritten.
+    /// Blocks ever written; in a ring, later ones overwrite earlier ones.
     written: usize,
     /// Blocks that stay when the context slides.
     pinned: usize,
-    /// Tokens of the positions that came before any sliding: they can be shared.
+    /// Tokens of the positions before the context first slid; these can be shared.
     tokens: Vec<u32>,
     canceller: Canceller,
 }
 
-/// The arena and the sequences in it. Sequences share blocks: one that is to be written and has
-/// other readers is copied first.
+/// The arena and its sequences. A shared block is copied before it is written.
 pub(crate) struct Cache {
     pub layers: Vec<LayerCache>,
     pub n_blocks: usize,
     pub kv: KvType,
     ctx: usize,
     overflow: Overflow,
-    /// Blocks a sequence can hold: its context, and if it slides, what a pass adds meanwhile.
+    /// Blocks a sequence can hold: its context and, if it slides, the blocks a pass can add.
     per_sequence: usize,
     kv_heads: usize,
     head: usize,
-    /// Blocks with nothing in them.
+    /// Blocks without reusable content.
     free: Vec<u32>,
     readers: Vec<u32>, // per block, the sequences that hold it
     contents: Contents,
     sequences: Vec<Sequence>,
-    found: Vec<u32>, // freed blocks that `share` found
+    found: Vec<u32>, // freed blocks found by `share`
 }
 
 impl Cache {
-    /// Reserves the arena, whose size [`Plan::bytes`] has been found to be possible.
+    /// Reserves the arena. The caller has checked [`Plan::bytes`] against the available memory.
     pub(crate) fn new(pool: &Pool, c: &Config, plan: &Plan) -> Self {
         let per_sequence = plan.per_sequence();
         let n_blocks = plan.blocks(c).unwrap_or(0) as usize;
@@ -103,7 +101,7 @@ impl Cache {
         }
     }
 
-    /// Positions a token can see.
+    /// Positions visible to a token.
     pub(crate) fn ctx(&self) -> usize {
         self.ctx
     }
@@ -112,7 +110,7 @@ impl Cache {
         self.overflow
     }
 
-    /// Blocks that no sequence holds: empty ones, and those that are kept for their content.
+    /// Blocks that no sequence holds: empty ones, and those kept for reuse.
     pub(crate) fn unused(&self) -> usize {
         self.free.len() + self.contents.len()
     }
@@ -133,13 +131,13 @@ impl Cache {
         Ok(())
     }
 
-    /// The entry of an open sequence. What follows uses its index.
+    /// The entry of an open sequence.
     fn get(&self, id: SeqId) -> Result<&Sequence, Error> {
         let found = self.sequences.get(id.index).filter(|s| s.serial == Some(id.serial));
         found.ok_or(Error::Sequence)
     }
 
-    /// Cached positions of a sequence, those that were evicted included.
+    /// Cached positions of a sequence, including evicted ones.
     pub(crate) fn len(&self, id: SeqId) -> Result<usize, Error> {
         Ok(self.get(id)?.len)
     }
@@ -149,8 +147,8 @@ impl Cache {
         Ok(&self.get(id)?.canceller)
     }
 
-    /// Says how many positions stay when the context slides, rounded up to blocks; at least one
-    /// block stays, and half of the context can slide. No effect once it has slid.
+    /// Pins the first positions, rounded up to blocks: at least one block, at most half of the context.
+    /// No effect once the context has slid.
     pub(crate) fn pin(&mut self, id: SeqId, positions: usize) -> Result<(), Error> {
         let most = (self.ctx / BLOCK / 2).max(1);
         if self.get(id)?.written * BLOCK <= self.ctx {
@@ -159,7 +157,7 @@ impl Cache {
         Ok(())
     }
 
-    /// What of the past the token at `position` of an open sequence sees.
+    /// The gap in the positions visible to the token at `position` of an open sequence.
     pub(crate) fn slid(&self, id: SeqId, position: usize) -> Slid {
         match self.overflow {
             Overflow::Stop => Slid::default(),
@@ -170,19 +168,20 @@ impl Cache {
         }
     }
 
-    /// Where block `index` of a sequence is in its table.
-    fn place(&self, s: &Sequence, index: usize) -> usize {
-        match index < self.per_sequence {
-            true => index,
-            false => s.pinned + (index - s.pinned) % (self.per_sequence - s.pinned),
+    /// Table index of block `index` of a sequence.
+    fn table_index(&self, s: &Sequence, index: usize) -> usize {
+        if index < self.per_sequence {
+            index
+        } else {
+            s.pinned + (index - s.pinned) % (self.per_sequence - s.pinned)
         }
     }
 
-    /// Positions that a sequence can take before there is no free block, its context aside.
+    /// Positions that a sequence can append before blocks run out, regardless of its context.
     pub(crate) fn room(&self, id: SeqId) -> Result<usize, Error> {
         let s = self.get(id)?;
         if self.overflow == Overflow::Slide && s.blocks.len() == self.per_sequence {
-            return Ok(usize::MAX); // its ring is complete
+            return Ok(usize::MAX); // the ring is complete
         }
         let (reserved, unused) = (s.blocks.len() * BLOCK, self.unused() * BLOCK);
         let shared = |&block: &u32| self.readers[block as usize] > 1;
@@ -191,8 +190,8 @@ impl Cache {
         Ok((reserved + unused).saturating_sub(s.len + copied))
     }
 
-    /// Makes room for `n` more positions. Allocates nothing: tables have their full capacity. An
-    /// error leaves the room that was there; [`Self::truncate`] gives it back.
+    /// Makes room for `n` more positions. Allocates nothing: tables have their full capacity. On error,
+    /// room reserved so far stays; [`Self::truncate`] releases it.
     pub(crate) fn reserve(&mut self, id: SeqId, n: usize) -> Result<(), Error> {
         let len = self.get(id)?.len;
         if self.overflow == Overflow::Stop && len + n > self.ctx {
@@ -205,11 +204,11 @@ impl Cache {
         Ok(())
     }
 
-    /// Gives a sequence a block of its own for `index`. What is in it stays if it is `needed`.
+    /// Gives a sequence an exclusive block `index`, with its content preserved if `needed`.
     fn make_writable(&mut self, id: SeqId, index: usize, needed: bool) -> Result<(), Error> {
         let s = &self.sequences[id.index];
-        let place = self.place(s, index);
-        let old = s.blocks.get(place).copied();
+        let at = self.table_index(s, index);
+        let old = s.blocks.get(at).copied();
         match old {
             Some(own) if self.readers[own as usize] == 1 => self.contents.clear(own),
             _ => {
@@ -227,7 +226,7 @@ impl Cache {
                     }
                 }
                 let blocks = &mut self.sequences[id.index].blocks;
-                match blocks.get_mut(place) {
+                match blocks.get_mut(at) {
                     Some(block) => *block = new,
                     None => blocks.push(new),
                 }
@@ -251,7 +250,7 @@ impl Cache {
         }
     }
 
-    /// Notes what the full block `index` of a sequence holds, if that is known of the one before it.
+    /// Records the content of the full block `index` of a sequence, if that of its parent is known.
     fn fill(&mut self, sequence: usize, index: usize) {
         let s = &self.sequences[sequence];
         let parent = match index {
@@ -264,9 +263,8 @@ impl Cache {
         }
     }
 
-    /// Forgets all positions from `len` on, and gives back what is reserved behind it; returns how
-    /// many remain. That is fewer if what the position `len` sees was overwritten since: then only
-    /// the pinned ones.
+    /// Drops all positions from `len` on and releases their room; returns how many remain. If
+    /// positions visible at `len` have been overwritten, only the pinned ones remain.
     pub(crate) fn truncate(&mut self, id: SeqId, len: usize) -> Result<usize, Error> {
         let (ring, ctx) = (self.per_sequence, self.ctx / BLOCK);
         self.get(id)?;
@@ -285,7 +283,7 @@ impl Cache {
         s.len = len;
         s.tokens.truncate(len);
         s.written = len.div_ceil(BLOCK);
-        // From the end: the last block of a beginning is evicted before those it goes on from.
+        // From the end, so that a prefix's last block is evicted before its parents.
         while s.blocks.len() > s.written {
             let Some(block) = s.blocks.pop() else { break };
             let readers = &mut self.readers[block as usize];
@@ -297,19 +295,19 @@ impl Cache {
         Ok(len)
     }
 
-    /// A new sequence with all that another holds; blocks are shared until they are written.
+    /// Opens a copy of a sequence; blocks are shared until written.
     pub(crate) fn fork(&mut self, from: SeqId) -> Result<SeqId, Error> {
         let n = self.get(from)?.blocks.len();
         let to = self.open()?;
         self.copy_table(from.index, to, n);
-        let two = self.sequences.get_disjoint_mut([from.index, to.index]);
-        let [a, b] = two.expect("two different sequences");
+        let pair = self.sequences.get_disjoint_mut([from.index, to.index]);
+        let [a, b] = pair.expect("two different sequences");
         (b.len, b.written, b.pinned) = (a.len, a.written, a.pinned);
         b.tokens.extend_from_slice(&a.tokens);
         Ok(to)
     }
 
-    /// Lets an empty sequence have the first `n` blocks of another's table.
+    /// Shares the first `n` blocks of a sequence with an empty one.
     fn copy_table(&mut self, from: usize, to: SeqId, n: usize) {
         for i in 0..n {
             let block = self.sequences[from].blocks[i];
@@ -318,9 +316,9 @@ impl Cache {
         }
     }
 
-    /// Lets a sequence, which holds a beginning of `tokens`, share what another has in common with
-    /// them, to the token, or what closed ones had, in whole blocks, if that is more. Returns the
-    /// positions it holds then.
+    /// Extends a sequence, which holds a prefix of `tokens`, with the longest prefix available: that
+    /// of another open sequence, to the token, or of closed ones, in whole blocks. Returns the
+    /// positions it now holds.
     pub(crate) fn share(&mut self, id: SeqId, tokens: &[u32]) -> Result<usize, Error> {
         let held = self.get(id)?.len;
         let (common, from) = self.most_in_common(id.index, tokens);
@@ -331,7 +329,7 @@ impl Cache {
         if n <= held {
             return Ok(held);
         }
-        // Held from here on, so that nothing below can evict them.
+        // Acquired first, so that nothing below can evict them.
         for &block in &self.found {
             self.contents.revive(block);
             self.readers[block as usize] = 1;
@@ -351,12 +349,12 @@ impl Cache {
         Ok(n)
     }
 
-    /// The open sequence that has most in common with `tokens`, and how much, the one at `index`
-    /// left out; of equals, the first.
+    /// Length and index of the longest common prefix with `tokens` among open sequences other than
+    /// `index`; ties go to the first.
     fn most_in_common(&self, index: usize, tokens: &[u32]) -> (usize, usize) {
         let common = |s: &Sequence| {
             let n = s.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-            // Of one that has overwritten blocks, only the pinned ones are at their places.
+            // After an overwrite, only the pinned blocks are at their original table indices.
             if s.written > self.per_sequence { n.min(s.pinned * BLOCK) } else { n }
         };
         let open = |&(i, s): &(usize, &Sequence)| s.serial.is_some() && i != index;
@@ -365,7 +363,7 @@ impl Cache {
         all.max_by_key(|(n, i)| (*n, usize::MAX - i)).unwrap_or((0, index))
     }
 
-    /// Finds the freed blocks that go on from the first `begun` blocks of `tokens`.
+    /// Finds the freed blocks that continue the first `begun` blocks of `tokens`.
     fn find_freed(&mut self, tokens: &[u32], begun: usize) {
         self.found.clear();
         if self.contents.len() == 0 {
@@ -383,29 +381,29 @@ impl Cache {
         }
     }
 
-    /// Bytes of a block of all layers and heads.
+    /// Bytes of a block, all layers and heads.
     pub(crate) fn block_bytes(&self) -> usize {
         self.layers.len() * self.kv_heads * BLOCK * self.kv.bytes(self.head) as usize
     }
 
     /// Appends the bytes of block `index` of an open sequence, see [`LayerCache::save`].
     pub(crate) fn save_block(&mut self, id: SeqId, index: usize, out: &mut Vec<u8>) {
-        let place = (self.kv_heads, self.head, self.block(id, index));
-        self.layers.iter_mut().for_each(|layer| layer.save(place, out));
+        let at = (self.kv_heads, self.head, self.block(id, index));
+        self.layers.iter_mut().for_each(|layer| layer.save(at, out));
     }
 
-    /// Fills a reserved block of an open sequence with what [`Self::save_block`] wrote.
+    /// Fills a reserved block of an open sequence with bytes from [`Self::save_block`].
     pub(crate) fn load_block(&mut self, id: SeqId, index: usize, bytes: &[u8]) {
-        let place = (self.kv_heads, self.head, self.block(id, index));
+        let at = (self.kv_heads, self.head, self.block(id, index));
         let each = bytes.len() / self.layers.len();
         for (layer, bytes) in self.layers.iter_mut().zip(bytes.chunks_exact(each)) {
-            layer.load(place, bytes);
+            layer.load(at, bytes);
         }
     }
 
     /// The arena block that holds block `index` of an open sequence.
     pub(crate) fn block(&self, id: SeqId, index: usize) -> usize {
         let s = &self.sequences[id.index];
-        s.blocks[self.place(s, index)] as usize
+        s.blocks[self.table_index(s, index)] as usize
     }
 }

@@ -1,4 +1,4 @@
-//! What stored keys and values say they are: all of an entry but its blocks.
+//! The header of stored keys and values: all of an entry but its blocks.
 
 use std::io::{self, Read};
 
@@ -6,26 +6,26 @@ use nanoinfer_kernels::BLOCK;
 
 pub(crate) const MAGIC: [u8; 8] = *b"NANOKV\0\x01";
 pub(crate) const HEADER: usize = 96;
-/// Bytes of the header that must be the same to be of use: all before the counts.
+/// Length of the header's identity, everything before the counts: it must match the engine's.
 pub(crate) const IDENTITY: usize = 72;
-/// Tokens that an entry can have; no context is longer.
+/// The most tokens of an entry; no context is longer.
 const MAX_TOKENS: usize = 1 << 24;
 const MAX_TEXT: usize = 1 << 26;
 
-/// What the bytes say they are.
+/// The header of an entry.
 #[derive(Debug)]
 pub(crate) struct Prefix {
     pub identity: [u8; IDENTITY],
     pub tokens: Vec<u32>,
     pub text: String,
-    /// Of each block of 64 positions.
+    /// One per block of 64 positions.
     pub hashes: Vec<[u8; 32]>,
-    /// What was read of it, its own hash not included, and that hash.
+    /// The raw header, and the hash that follows it.
     pub head: (Vec<u8>, [u8; 32]),
 }
 
 impl Prefix {
-    /// Reads all but the blocks. What it says is checked when its blocks are loaded.
+    /// Reads everything before the blocks. The hash is checked when blocks are loaded.
     pub(crate) fn read(from: &mut impl Read) -> io::Result<Self> {
         let mut head = vec![0; HEADER];
         from.read_exact(&mut head)?;
@@ -35,12 +35,12 @@ impl Prefix {
             return Err(io::Error::other("is not a stored prompt of this version"));
         }
         if n > MAX_TOKENS || text > MAX_TEXT || head[80..HEADER] != [0; 16] {
-            return Err(io::Error::other("is damaged: its header"));
+            return Err(io::Error::other("has a damaged header"));
         }
         let len = HEADER + 4 * n + text + 32 * n.div_ceil(BLOCK);
         from.take((len - HEADER) as u64).read_to_end(&mut head)?;
         let mut hash = [0; 32];
-        from.read_exact(&mut hash)?; // also finds that the part before was cut
+        from.read_exact(&mut hash)?; // also catches truncation before it
         let (tokens, rest) = head[HEADER..].split_at(4 * n);
         let (text, hashes) = rest.split_at(text);
         Ok(Self {
@@ -52,7 +52,7 @@ impl Prefix {
         })
     }
 
-    /// Positions that it has in common with `tokens`.
+    /// Length of the common prefix with `tokens`.
     pub(crate) fn common(&self, tokens: &[u32]) -> usize {
         self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count()
     }

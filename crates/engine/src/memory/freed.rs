@@ -1,12 +1,12 @@
-//! What full blocks hold, and those that no sequence holds any more: found again by their content
-//! until their space is needed.
+//! Content of full blocks. Freed ones can be found by content until their space is needed; the one
+//! freed first is evicted first.
 
 use std::collections::HashMap;
 
 use nanoinfer_kernels::BLOCK;
 
-/// Names the tokens of a block and of all blocks before it: BLAKE3 of the parent's key and the
-/// block's 64 ids. Nobody can make two texts with the same key, so equal keys are equal tokens.
+/// Identifies the tokens of a block and of all blocks before it: BLAKE3 of the parent's key and the
+/// block's 64 ids. Collision-resistant, so equal keys mean equal tokens.
 pub(super) type Key = [u8; 32];
 
 /// The parent of a sequence's first block.
@@ -33,7 +33,7 @@ struct Links {
 
 /// The content of the arena's blocks.
 pub(super) struct Contents {
-    /// Per block: its key, if it is full.
+    /// Per block: its key if it is full.
     keys: Vec<Option<Key>>,
     /// Freed blocks by key.
     freed: HashMap<Key, u32>,
@@ -46,7 +46,7 @@ impl Contents {
     pub(super) fn new(blocks: usize) -> Self {
         Self {
             keys: vec![None; blocks],
-            // Twice the entries there can be: then the map never grows, it only cleans up in place.
+            // Twice the maximum number of entries: the map then never grows, only rehashes in place.
             freed: HashMap::with_capacity(2 * blocks),
             links: vec![Links { older: NONE, newer: NONE }; blocks],
             oldest: NONE,
@@ -54,24 +54,24 @@ impl Contents {
         }
     }
 
-    /// The key of a block, if it is full.
+    /// The key of a block if it is full.
     pub(super) fn key(&self, block: u32) -> Option<&Key> {
         self.keys[block as usize].as_ref()
     }
 
-    /// A block that a sequence holds is full now.
+    /// Records that a held block is full.
     pub(super) fn fill(&mut self, block: u32, tokens: &[u32], parent: &Key) {
         debug_assert_eq!(tokens.len(), BLOCK);
         self.keys[block as usize] = Some(key(parent, tokens));
     }
 
-    /// A block that a sequence holds will be written.
+    /// Records that a held block will be written.
     pub(super) fn clear(&mut self, block: u32) {
         self.keys[block as usize] = None;
     }
 
-    /// Keeps a block that nobody holds any more, as the last to be evicted. False if it is not full,
-    /// or another freed block has the same content: then it is of no use.
+    /// Keeps a freed block for reuse, as the last to be evicted. Returns false if it is not full or a
+    /// freed block has the same content; the caller can then reuse it at once.
     pub(super) fn free(&mut self, block: u32) -> bool {
         let Some(key) = self.keys[block as usize] else { return false };
         if let Some(&same) = self.freed.get(&key) {
@@ -90,7 +90,7 @@ impl Contents {
         self.freed.get(key).copied()
     }
 
-    /// A sequence holds a freed block again. Its content stays known.
+    /// Takes a freed block back into use. Its content stays recorded.
     pub(super) fn revive(&mut self, block: u32) {
         if let Some(key) = self.keys[block as usize] {
             self.freed.remove(&key);
@@ -142,27 +142,27 @@ mod tests {
     }
 
     #[test]
-    fn a_key_names_all_tokens_up_to_the_end_of_the_block() {
+    fn a_key_covers_all_tokens_up_to_the_end_of_the_block() {
         let (a, b) = (key(&ROOT, &tokens(1)), key(&ROOT, &tokens(2)));
         assert_ne!(a, b);
         assert_eq!(a, key(&ROOT, &tokens(1)));
-        assert_ne!(key(&a, &tokens(3)), key(&b, &tokens(3)), "the same block behind another");
+        assert_ne!(key(&a, &tokens(3)), key(&b, &tokens(3)), "same block, different parent");
     }
 
     #[test]
-    fn the_block_that_was_freed_first_goes_first() {
+    fn blocks_are_evicted_in_the_order_they_were_freed() {
         let mut contents = Contents::new(5);
         for block in 0..4 {
             contents.fill(block, &tokens(block), &ROOT);
             assert!(contents.free(block));
         }
-        assert!(!contents.free(4), "it is not full");
+        assert!(!contents.free(4), "not full");
         let found = contents.find(&key(&ROOT, &tokens(1))).unwrap();
         assert_eq!(found, 1);
         contents.revive(1);
         assert_eq!(contents.find(&key(&ROOT, &tokens(1))), None);
-        assert!(contents.free(1), "still full, so it is findable again, and the newest");
-        // A copy of what is there makes that the newest, and is of no use itself.
+        assert!(contents.free(1), "still full, so kept again, as the newest");
+        // Freeing a duplicate refreshes the original and does not keep the duplicate.
         contents.fill(4, &tokens(0), &ROOT);
         assert!(!contents.free(4));
         assert_eq!(contents.len(), 4);

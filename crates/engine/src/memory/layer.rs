@@ -1,23 +1,23 @@
-//! Where the keys and values of a layer lie, and how a pass reads and writes them.
+//! The cache of one layer, and a pass's access to it.
 
 use nanoinfer_format::Config;
 use nanoinfer_kernels::{BLOCK, KvBlock, KvBlockMut, q8_key_block};
 
 use crate::pool::{Columns, Item, Pool, Shared, Split, Worker};
 
-/// How the cache stores keys and values.
+/// Precision of cached keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvType {
-    /// 8 bits, a scale per position and head. The default where some matrices take int8 activations.
+    /// 8 bits, with a scale per position and head. The default if any matrix takes int8 activations.
     Q8,
     /// Half precision.
     F16,
-    /// Single precision. The default where none do.
+    /// Single precision. The default otherwise.
     F32,
 }
 
 impl KvType {
-    /// All of them.
+    /// All types.
     pub const ALL: [KvType; 3] = [Self::Q8, Self::F16, Self::F32];
 
     /// `q8`, `f16` or `f32`.
@@ -45,21 +45,21 @@ impl KvType {
     }
 }
 
-/// K and V of one layer: `[kv heads][blocks]` of what `KvBlock` describes.
+/// K and V of one layer: `[kv heads][blocks]`, each block as in `KvBlock`.
 pub(crate) enum LayerCache {
     F32 { k: Shared<f32>, v: Shared<f32> },
     F16 { k: Shared<u16>, v: Shared<u16> },
     Q8 { k: Shared<u8>, v: Shared<i8>, v_scales: Shared<f32> },
 }
 
-/// One head's part of a layer, while its owner writes it.
+/// One head of a layer, exclusively held for writing.
 pub(crate) enum HeadMut<'p> {
     F32 { k: Columns<'p, f32>, v: Columns<'p, f32> },
     F16 { k: Columns<'p, u16>, v: Columns<'p, u16> },
     Q8 { k: Columns<'p, u8>, v: Columns<'p, i8>, v_scales: Columns<'p, f32> },
 }
 
-/// A layer that is written in this phase, one item per head.
+/// A layer being written in this phase, one item per head.
 pub(crate) enum LayerSplit<'p> {
     F32 { k: Split<'p, f32>, v: Split<'p, f32> },
     F16 { k: Split<'p, u16>, v: Split<'p, u16> },
@@ -80,7 +80,7 @@ impl LayerCache {
         }
     }
 
-    /// Divides the layer by heads of `blocks` blocks, for writing.
+    /// Splits the layer into heads of `blocks` blocks, for writing.
     pub(crate) fn split<'p>(
         &'p self,
         w: &'p Worker<'_>,
@@ -88,8 +88,9 @@ impl LayerCache {
         blocks: usize,
         head: usize,
     ) -> LayerSplit<'p> {
-        let (values, keys, scales) =
-            (blocks * BLOCK * head, blocks * q8_key_block(head), blocks * BLOCK);
+        let values = blocks * BLOCK * head;
+        let keys = blocks * q8_key_block(head);
+        let scales = blocks * BLOCK;
         match self {
             Self::F32 { k, v } => LayerSplit::F32 {
                 k: k.split(w, kv_heads * values, values),
@@ -139,7 +140,7 @@ impl<'p> LayerSplit<'p> {
 }
 
 impl HeadMut<'_> {
-    /// Block `index` of this head, what its owner has written included.
+    /// Block `index` of this head, for reading, including this phase's writes.
     pub(crate) fn view(&self, index: usize, head: usize) -> KvBlock<'_> {
         let values = index * BLOCK * head..(index + 1) * BLOCK * head;
         match self {
@@ -157,7 +158,7 @@ impl HeadMut<'_> {
         }
     }
 
-    /// Block `index` of this head.
+    /// Block `index` of this head, for writing.
     pub(crate) fn block(&mut self, index: usize, head: usize) -> KvBlockMut<'_> {
         let values = index * BLOCK * head..(index + 1) * BLOCK * head;
         match self {

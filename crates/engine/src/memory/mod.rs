@@ -1,12 +1,13 @@
-//! Keys and values: in memory while sequences run, and as bytes.
+//! The KV cache: keys and values in memory, and as bytes.
 //!
 //! ```text
-//! plan    sizes and overflow behaviour           Cache    blocks, shared and copied on write
-//! layer   one layer of the arena    ◄────────── cache ──► freed   content of blocks nobody holds
-//! blocks  a block of a layer as bytes           entry    header of stored keys and values
+//! plan ──► cache    sequences and their tables of blocks, copied on write
+//!            ├─► layer ── blocks    one layer's arena; its blocks as bytes
+//!            └─► freed              released blocks, found again by content
+//! entry             header of stored keys and values
 //! ```
 //!
-//! Read `plan`, then `cache`; the others are its parts.
+//! Read `plan` (sizes, overflow policy), then `cache`.
 
 mod blocks;
 mod cache;

@@ -1,4 +1,4 @@
-//! Binding: every tensor the forward pass needs is found, and its shape checked, once.
+//! Weight binding: finds every tensor of the forward pass, and checks its shape, once.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -9,12 +9,12 @@ use nanoinfer_format::{
     Rope, Tensor, TensorSpec, schema,
 };
 
-// What the packer lays out is what the kernels read; neither crate knows the other's constants.
+// Format and kernels define the panel layout independently; here they are checked to agree.
 const _: () = {
     use nanoinfer_kernels as kernels;
     assert!(LANES == kernels::LANES && GROUP == kernels::GROUP);
     assert!(LINE == kernels::LINE && QUAD == kernels::QUAD);
-    // Both are linear, so two sizes tell.
+    // Both are linear, so two sizes suffice.
     let mut k = GROUP;
     while k <= 2 * GROUP {
         let (q8, f32) = (Encoding::Q8Panel.panel_bytes(k), Encoding::F32Panel.panel_bytes(k));
@@ -25,13 +25,13 @@ const _: () = {
     }
 };
 
-/// A panelled matrix of the file.
+/// A matrix of the file, in panels.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Matrix {
     tensor: usize,
     /// Panels of 16 rows.
     pub panels: usize,
-    /// Stored inputs.
+    /// Inputs per row, including padding.
     pub k: usize,
     layout: PanelLayout,
     bias: Option<usize>,
@@ -48,7 +48,7 @@ pub(crate) struct Norm {
     pub bias: Option<Vector>,
 }
 
-/// One transformer layer. Which norms it has, the config says.
+/// One transformer layer. The config determines which norms it has.
 pub(crate) struct Layer {
     pub attn_norm: Option<Norm>,
     /// `[kv heads · (group + 2) · head, d_model]`
@@ -76,7 +76,7 @@ pub(crate) enum Ffn {
     Experts(ExpertMatrices),
 }
 
-/// A mixture of experts. The matrices of all experts lie one after the other.
+/// A mixture of experts. The matrices of all experts are concatenated.
 pub(crate) struct ExpertMatrices {
     /// `[experts, d_model]`, f32 in every model
     pub router: Matrix,
@@ -99,14 +99,14 @@ pub(crate) struct Weights {
 
 type Result<T> = std::result::Result<T, String>;
 
-/// A tensor of the schema, and its bias if the file has one: indices into the tensor table.
+/// A tensor of the schema and its bias, if any: indices into the tensor table.
 #[derive(Clone, Copy)]
 struct Found {
     tensor: usize,
     bias: Option<usize>,
 }
 
-/// Every tensor of the schema, found and checked.
+/// All tensors of the schema, found and checked.
 struct Binder<'a> {
     file: &'a NanoFile,
     found: HashMap<(Role, Option<u32>), Found>,
@@ -128,7 +128,7 @@ impl<'a> Binder<'a> {
         let known: HashSet<usize> =
             found.values().flat_map(|f| [Some(f.tensor), f.bias]).flatten().collect();
         match file.tensors().iter().enumerate().find(|(i, _)| !known.contains(i)) {
-            Some((_, t)) => Err(format!("{} is not of this architecture", name(&t.spec))),
+            Some((_, t)) => Err(format!("{} does not belong to this architecture", name(&t.spec))),
             None => Ok(Self { file, found }),
         }
     }
@@ -137,7 +137,7 @@ impl<'a> Binder<'a> {
         self.found.get(&(role, layer)).copied().ok_or_else(|| missing(role, layer))
     }
 
-    /// A norm, if such a model has it.
+    /// A norm, if the model has it.
     fn norm(&self, role: Role, layer: Option<u32>) -> Option<Norm> {
         let Found { tensor, bias } = *self.found.get(&(role, layer))?;
         Some(Norm { weight: Vector(tensor), bias: bias.map(Vector) })
@@ -178,7 +178,7 @@ impl<'a> Binder<'a> {
     }
 }
 
-/// What the schema says of a tensor that is stored in its encodings, wherever those are panels.
+/// The spec that the schema requires of a tensor, given its encodings if those are panels.
 fn expected(entry: &Entry, is: &TensorSpec) -> TensorSpec {
     let panels = |role| Some(is.encoding_of(role)).filter(|e| e.is_panel());
     entry.spec(|role| panels(role).unwrap_or(Encoding::F32Panel))
@@ -194,20 +194,20 @@ fn missing(role: Role, layer: Option<u32>) -> String {
     format!("tensor {}{layer} is missing", role.name())
 }
 
-/// Compares a tensor with what was expected, and names what differs.
+/// Compares a tensor with its expected spec; the error names the first difference.
 fn check(is: &TensorSpec, expected: &TensorSpec) -> Result<()> {
     if is == expected {
         return Ok(());
     }
-    let (is_said, expected_said) = (fields(is), fields(expected));
-    let mut differing = is_said.iter().zip(&expected_said).filter(|(a, b)| a.1 != b.1);
+    let (is_fields, expected_fields) = (fields(is), fields(expected));
+    let mut differing = is_fields.iter().zip(&expected_fields).filter(|(a, b)| a.1 != b.1);
     let what = differing.next().map_or(String::new(), |((field, is), (_, expected))| {
         format!(" has {field} {is}, expected {expected}")
     });
     Err(format!("{}{what}", name(is)))
 }
 
-/// What a tensor is, for people, the most telling first.
+/// A spec's fields for error messages, the most informative first.
 fn fields(spec: &TensorSpec) -> [(&'static str, String); 7] {
     let s = spec;
     let part = |p: &Part| {
@@ -227,14 +227,12 @@ fn fields(spec: &TensorSpec) -> [(&'static str, String); 7] {
 }
 
 impl Weights {
-    /// Finds and checks every tensor. The error says which one does not fit.
+    /// Finds and checks every tensor. The error names the first mismatch.
     pub(crate) fn bind(file: &NanoFile) -> Result<Self> {
         let (config, b) = (file.config(), Binder::new(file)?);
         let token_embd = b.matrix(Role::TokenEmbd, None)?;
-        let output = match config.tied_embeddings {
-            true => token_embd,
-            false => b.matrix(Role::Output, None)?,
-        };
+        let output =
+            if config.tied_embeddings { token_embd } else { b.matrix(Role::Output, None)? };
         let norm = b.norm(Role::OutputNorm, None);
         Ok(Self {
             token_embd,
@@ -245,8 +243,8 @@ impl Weights {
         })
     }
 
-    /// Bytes of weights that a pass for one token reads: all, but of experts those the token goes
-    /// to, and of an embedding that is not also the output layer only a row, which does not count.
+    /// Bytes of weights read by a pass for one token: all, except inactive experts and an untied
+    /// embedding, whose single row is negligible.
     pub(crate) fn pass_bytes(&self, file: &NanoFile) -> u64 {
         let gathered = self.token_embd.tensor != self.output.tensor;
         let read = |t: &Tensor| file.config().read_bytes(t.spec.role, t.len);
@@ -255,8 +253,7 @@ impl Weights {
         all - if gathered { embedding } else { 0 }
     }
 
-    /// Where the RoPE frequencies of each kind are that a session with room for `capacity`
-    /// positions uses.
+    /// Row of RoPE frequencies of each kind, for a context of `capacity` positions.
     pub(crate) fn rope_rows(&self, config: &Config, capacity: usize) -> Vec<usize> {
         let mut first = 0;
         let row = |rope: &Rope| {
@@ -267,7 +264,7 @@ impl Weights {
         config.ropes.iter().map(row).collect()
     }
 
-    /// A row of RoPE frequencies, turns per position as fractions of 2⁶⁴.
+    /// A row of RoPE frequencies: turns per position as fractions of 2⁶⁴.
     pub(crate) fn rope_turns<'f>(&self, file: &'f NanoFile, row: usize) -> &'f [u64] {
         let turns = &file.tensors()[self.rope_turns];
         let half = turns.spec.stored[2] as usize;
@@ -276,8 +273,7 @@ impl Weights {
 }
 
 impl Matrix {
-    /// Panels `range` as runs of one encoding, without copying: a single run where the matrix has
-    /// one encoding.
+    /// Panels `range` as runs of one encoding each, without copying.
     pub(crate) fn runs<'f>(
         &self,
         file: &'f NanoFile,
@@ -290,12 +286,12 @@ impl Matrix {
         })
     }
 
-    /// Whether some of its products take int8 activations.
+    /// Whether any of its panels take int8 activations.
     pub(crate) fn needs_int8(&self) -> bool {
         self.layout.takes(ActType::Int8)
     }
 
-    /// Whether some of its products take f32 activations.
+    /// Whether any of its panels take f32 activations.
     pub(crate) fn needs_f32(&self) -> bool {
         self.layout.takes(ActType::F32)
     }
@@ -314,7 +310,7 @@ impl Norm {
         self.weight.values(file)
     }
 
-    /// As many biases as weights, or none.
+    /// Biases, as many as weights; empty if there are none.
     pub(crate) fn bias<'f>(&self, file: &'f NanoFile) -> &'f [f32] {
         self.bias.map_or(&[], |bias| bias.values(file))
     }

@@ -1,14 +1,14 @@
-//! Attention within a pass: keys and values into the cache, queries against it.
+//! Attention within a pass: store keys and values, then attend to the cache.
 //!
 //! ```text
-//! prefill:   item = KV head × 8 tokens, all spans of 512 positions, merged as they come
-//! decode:    item = KV head × sequence × span; whoever packs the output projection's input merges
+//! prefill:   item = KV head × 8 tokens, all spans of 512 positions, merged on the fly
+//! decode:    item = KV head × sequence × span, merged while packing the output projection's input
 //! ```
 //!
-//! Where decoding has one sequence and one span, an item is a KV head, as it is for storing keys and
-//! values: then it does both, in one phase.
+//! If decoding has one sequence and one span, an item is a KV head, as for storing keys and values:
+//! then both happen in one phase.
 //!
-//! All visit blocks in order and merge spans in order, so all give the same bits.
+//! All variants visit blocks in order and merge spans in order, so they produce the same bits.
 
 use nanoinfer_format::{Config, QkNorm};
 use nanoinfer_kernels::{
@@ -16,7 +16,7 @@ use nanoinfer_kernels::{
     StoreKv,
 };
 
-use super::batch::{Sees, Slot};
+use super::batch::{Slot, Visible};
 use super::inputs::{Needs, Rows};
 use super::limits::ATTENTION_RUN;
 use super::profile::Stage;
@@ -26,7 +26,7 @@ use crate::memory::{HeadMut, LayerSplit};
 use crate::model::weights::Norm;
 use crate::pool::Worker;
 
-/// Consecutive tokens of one sequence, at one KV head of a layer.
+/// Consecutive tokens of one sequence, for one KV head of a layer.
 #[derive(Clone, Copy)]
 struct Part<'s> {
     layer: usize,
@@ -36,18 +36,18 @@ struct Part<'s> {
     slots: &'s [Slot],
 }
 
-/// Which angles a query or key is rotated by.
+/// Selects the RoPE angles of a query or key.
 #[derive(Clone, Copy)]
-struct Place {
+struct Angles {
     layer: usize,
     /// Row of the token in the batch.
     row: usize,
-    /// By its distance from the pinned positions, not by its own position.
+    /// Measure distances to the pinned positions rather than to the recent ones.
     pinned: bool,
 }
 
 impl Pass<'_> {
-    /// Keys and values of all tokens into the cache. An item is one KV head.
+    /// Stores keys and values of all tokens in the cache. An item is a KV head.
     pub(crate) fn store_kv(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
         let qkv = self.scratch.qkv.read(w);
         let cache = self.split_cache(w, layer);
@@ -57,13 +57,13 @@ impl Pass<'_> {
         }
     }
 
-    /// A layer of the cache, to be written by KV heads.
+    /// Splits a layer of the cache into KV heads, for writing.
     fn split_cache<'p>(&'p self, w: &'p Worker<'_>, layer: usize) -> LayerSplit<'p> {
         let (kv_heads, head) = (self.config.n_kv_heads as usize, self.config.head_padded());
         self.cache.layers[layer].split(w, kv_heads, self.cache.n_blocks, head)
     }
 
-    /// Keys, rotated by their positions, and values of one KV head.
+    /// Stores one KV head's values, and its keys after RoPE.
     fn store_head(
         &self,
         w: &Worker<'_>,
@@ -71,28 +71,30 @@ impl Pass<'_> {
         (layer, unit): (usize, &[f32]),
         cache: &mut HeadMut<'_>,
     ) {
-        let (m, head, group) = (self.m(), self.config.head_padded(), self.config.group());
+        let m = self.m();
+        let head = self.config.head_padded();
+        let group = self.config.group();
         let norm = self.weights.layers[layer].attn_k_norm.as_ref();
         let (key, value) = row.split_at_mut(head);
         let value = &mut value[..head];
         for (row, slot) in self.slots.iter().enumerate() {
             gather(unit, m, row, group * head, key);
             gather(unit, m, row, (group + 1) * head, value);
-            self.place(w, key, Place { layer, row, pinned: false }, norm);
+            self.norm_and_rotate(w, key, Angles { layer, row, pinned: false }, norm);
             let to = cache.block(self.cache.block(slot.seq, slot.position / BLOCK), head);
             let (at, rotation) = (slot.position % BLOCK, self.key_rotation());
             self.kernels.store_kv(StoreKv { key, value, at, rotation, to });
         }
     }
 
-    /// Whether attention has no more items than there are KV heads, which then store their keys and
-    /// values in the same phase: one sequence, and a context of one span.
+    /// Whether a KV head is a single attention item, so that storing and attending can share a phase:
+    /// one sequence, and a context of one span.
     pub(crate) fn attends_by_heads(&self) -> bool {
         matches!(self.runs, [run] if run.spans == 1)
     }
 
-    /// Keys and values into the cache, and attention of the only run over its only span. An item is
-    /// one KV head; leaves states.
+    /// Stores keys and values, and attends the only run to its only span. An item is a KV head; leaves
+    /// states.
     pub(crate) fn store_and_attend(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
         let Some(run) = self.runs.first() else { return };
         let (qkv, cache) = (self.scratch.qkv.read(w), self.split_cache(w, layer));
@@ -118,9 +120,8 @@ impl Pass<'_> {
         &qkv[kv * len..][..len]
     }
 
-    /// A query or key as attention takes it: normalised, where each head is by itself, and rotated,
-    /// where the layer has RoPE.
-    fn place(&self, w: &Worker<'_>, x: &mut [f32], at: Place, norm: Option<&Norm>) {
+    /// Prepares a query or key: the per-head norm if the model has one, RoPE if the layer has it.
+    fn norm_and_rotate(&self, w: &Worker<'_>, x: &mut [f32], at: Angles, norm: Option<&Norm>) {
         let (c, s) = (self.config, self.scratch);
         if c.qk_norm == QkNorm::Head {
             self.norm_row(x, 1, norm);
@@ -133,12 +134,12 @@ impl Pass<'_> {
         self.kernels.rope(Rope { x, half, cos, sin });
     }
 
-    /// Hadamard block of keys and queries in an 8-bit cache.
+    /// Hadamard block size for keys and queries in an 8-bit cache.
     fn key_rotation(&self) -> usize {
         Config::largest_value_rotation(self.config.head_dim) as usize
     }
 
-    /// Attention of every token over its past.
+    /// Attends every token to its past.
     pub(crate) fn attention(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
         if self.runs.is_empty() {
             self.attend_all_spans(w, local, layer);
@@ -147,12 +148,12 @@ impl Pass<'_> {
         }
     }
 
-    /// An item is one KV head and `ATTENTION_RUN` tokens; leaves outputs.
+    /// An item is a KV head and `ATTENTION_RUN` tokens; leaves outputs.
     fn attend_all_spans(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
         let (m, s) = (self.m(), self.scratch);
         let (kv_heads, width) = (self.config.n_kv_heads as usize, self.group_width());
         let runs = m.div_ceil(ATTENTION_RUN);
-        // Rounding the tokens up to whole runs gives every item a column of the same width.
+        // Rounding up to whole runs makes all columns equally wide.
         let column = ATTENTION_RUN * width;
         let out = s.attn.split(w, kv_heads * runs * column, column);
         for item in w.items(kv_heads * runs) {
@@ -168,7 +169,7 @@ impl Pass<'_> {
         }
     }
 
-    /// An item is one KV head, one run and one span; leaves states.
+    /// An item is a KV head, a run and a span; leaves states.
     fn attend_each_span(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
         let (spans, column) = self.span_columns();
         let items = self.config.n_kv_heads as usize * spans;
@@ -186,7 +187,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Spans of all runs, and values of the states of one of them.
+    /// The number of spans of all runs, and the length of one span's states.
     fn span_columns(&self) -> (usize, usize) {
         let spans = self.runs.iter().map(|r| r.spans).sum();
         let tokens = self.runs.iter().map(|r| r.n).max().unwrap_or(0);
@@ -197,13 +198,12 @@ impl Pass<'_> {
         AttendBlock::state_len(self.config.head_padded())
     }
 
-    /// Values of the heads that share a KV head.
+    /// Width of the heads that share a KV head.
     fn group_width(&self) -> usize {
         self.config.group() * self.config.head_padded()
     }
 
-    /// Queries of a part, rotated by their positions, as the cache's type wants them; returns how
-    /// many they are.
+    /// Packs the queries of a part, after RoPE, for the cache's type; returns their number.
     fn pack_queries(&self, w: &Worker<'_>, local: &mut Local, part: Part<'_>) -> usize {
         let (head, group) = (self.config.head_padded(), self.config.group());
         let unit = self.unit(self.scratch.qkv.read(w), part.kv);
@@ -215,32 +215,36 @@ impl Pass<'_> {
             let (token, g) = (part.from + query / group, query % group);
             let mut pack = |pinned, to| {
                 gather(unit, self.m(), token, g * head, x);
-                self.place(w, x, Place { layer: part.layer, row: token, pinned }, norm);
+                let angles = Angles { layer: part.layer, row: token, pinned };
+                self.norm_and_rotate(w, x, angles, norm);
                 self.kernels.pack_query(PackQuery { x, row: query, rotation, to });
             };
-            pack(false, queries.unpacked(n, head));
+            pack(false, queries.packed_mut(n, head));
             if self.slid {
-                pack(true, pinned_queries.unpacked(n, head));
+                pack(true, pinned_queries.packed_mut(n, head));
             }
         }
         n
     }
 
-    /// Outputs of the queries of a part: its spans, merged in order.
+    /// Computes the outputs of a part by merging its spans in order.
     fn merge_all(&self, w: &Worker<'_>, local: &mut Local, part: Part<'_>, out: &mut [f32]) {
-        let (head, group, len) = (self.config.head_padded(), self.config.group(), self.state_len());
+        let head = self.config.head_padded();
+        let group = self.config.group();
+        let len = self.state_len();
         let (layer, slots) = (part.layer, part.slots);
         let n = self.pack_queries(w, local, part);
-        let seen = |span: usize| slots.iter().any(|slot| self.sees(layer, slot).in_span(span));
+        let visible =
+            |span: usize| slots.iter().any(|slot| self.visible(layer, slot).in_span(span));
         let last = slots[slots.len() - 1].position / SPAN;
         let (mut states, mut spans) =
             (std::mem::take(&mut local.states), std::mem::take(&mut local.spans));
-        for span in (0..=last).filter(|span| seen(*span)) {
+        for span in (0..=last).filter(|span| visible(*span)) {
             let kv = |block| self.kv_block(w, part, block);
             self.attend_span(local, part, span, kv, &mut spans[..n * len]);
             let pairs = states.chunks_exact_mut(len).zip(spans[..n * len].chunks_exact(len));
             for (query, (state, next)) in pairs.enumerate() {
-                self.merge(&self.sees(layer, &slots[query / group]), span, state, next);
+                self.merge(&self.visible(layer, &slots[query / group]), span, state, next);
             }
         }
         for (state, out) in states.chunks_exact(len).zip(out.chunks_exact_mut(head)) {
@@ -249,23 +253,23 @@ impl Pass<'_> {
         (local.states, local.spans) = (states, spans);
     }
 
-    /// Appends a span's state to those before it, if the query sees any of it.
-    fn merge(&self, sees: &Sees, span: usize, state: &mut [f32], next: &[f32]) {
-        if span == sees.first_span() {
+    /// Merges a span's state into that of the previous spans, if any of it is visible.
+    fn merge(&self, visible: &Visible, span: usize, state: &mut [f32], next: &[f32]) {
+        if span == visible.first_span() {
             state.copy_from_slice(next);
-        } else if sees.in_span(span) {
+        } else if visible.in_span(span) {
             self.kernels.merge_spans(MergeSpans { state, next });
         }
     }
 
-    /// An arena block of the cache, written in an earlier phase.
+    /// A block of the cache, written in an earlier phase.
     fn kv_block<'p>(&'p self, w: &'p Worker<'_>, part: Part<'_>, block: usize) -> KvBlock<'p> {
         let index = part.kv * self.cache.n_blocks + block;
         self.cache.layers[part.layer].block(w, index, self.config.head_padded())
     }
 
-    /// States of the packed queries of a part over one span. A block of the cache is read once for
-    /// all of them.
+    /// Computes the states of a part's packed queries over one span. Each cache block is read once for
+    /// all queries.
     fn attend_span<'k>(
         &self,
         local: &Local,
@@ -283,11 +287,11 @@ impl Pass<'_> {
         let end = ((span + 1) * SPAN).min(last.position + 1);
         for block in span * SPAN / BLOCK..end.div_ceil(BLOCK) {
             let start = block * BLOCK;
-            let sees = |slot: &Slot| self.sees(layer, slot).in_block(start);
-            if slots.iter().map(sees).all(|(from, to)| from == to) {
+            let in_block = |slot: &Slot| self.visible(layer, slot).in_block(start);
+            if slots.iter().map(in_block).all(|(from, to)| from == to) {
                 continue;
             }
-            // A token before the sliding sees pinned positions from where they are either way.
+            // For a token before the slide, both sets of angles are the same.
             let pinned = last.slid.evicted > 0 && start < last.slid.pinned;
             let queries = if pinned { &local.pinned_queries } else { &local.queries };
             let queries = queries.packed(n, head);
@@ -297,7 +301,7 @@ impl Pass<'_> {
                 let mut visible = [(0, 0); MAX_TILE];
                 let visible = &mut visible[..states.len() / len];
                 for (query, v) in (from..).zip(visible.iter_mut()) {
-                    *v = sees(&slots[query / group]);
+                    *v = in_block(&slots[query / group]);
                 }
                 self.kernels.attend(AttendBlock {
                     queries,
@@ -313,8 +317,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Attention outputs as the input of the output projection. Not rotated: the rotation is
-    /// folded into V.
+    /// Packs attention outputs as input of the output projection. Not rotated: the rotation is folded
+    /// into V.
     pub(crate) fn pack_attention(
         &self,
         w: &Worker<'_>,
@@ -353,15 +357,17 @@ impl Pass<'_> {
             }
             return;
         };
-        let (head, group, len) = (self.config.head_padded(), self.config.group(), self.state_len());
+        let head = self.config.head_padded();
+        let group = self.config.group();
+        let len = self.state_len();
         let (spans, column) = self.span_columns();
-        let sees = self.sees(layer, &self.slots[token]);
+        let visible = self.visible(layer, &self.slots[token]);
         let states = self.scratch.spans.read(w);
         for (query, out) in out.chunks_exact_mut(head).take(kv_heads * group).enumerate() {
             let (kv, at) = (query / group, (token - run.from) * group + query % group);
             for span in 0..run.spans {
-                let place = (kv * spans + run.first_span + span) * column + at * len;
-                self.merge(&sees, run.span(span), &mut state[..len], &states[place..][..len]);
+                let from = (kv * spans + run.first_span + span) * column + at * len;
+                self.merge(&visible, run.span(span), &mut state[..len], &states[from..][..len]);
             }
             self.kernels.finish_head(FinishHead { state: &state[..len], out });
         }

@@ -1,4 +1,4 @@
-//! The tokens of a pass, how they are divided for attention, and what each of them sees.
+//! The tokens of a pass, their split for attention, and the positions visible to each.
 
 use std::ops::Range;
 
@@ -16,22 +16,22 @@ pub(crate) struct Slot {
     pub slid: Slid,
 }
 
-/// Consecutive tokens of a batch that belong to one sequence.
+/// Consecutive tokens of one sequence in a batch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Run {
     /// First row of the batch.
     pub from: usize,
     /// Rows.
     pub n: usize,
-    /// Spans that a row sees: the first ones, then, where the context slid, the last ones.
+    /// Visible spans: the first ones and, if the context has slid, the last ones.
     pub spans: usize,
-    /// Spans before the gap, and those in it.
+    /// Spans before the gap, and spans in it.
     gap: (usize, usize),
-    /// Spans of the runs before.
+    /// Spans of all previous runs.
     pub first_span: usize,
 }
 
-/// How a batch is divided for decoding: its runs, or none if it is too large for that.
+/// Splits a batch into runs for decoding; none if it is too large to split attention by spans.
 pub(crate) fn divide(slots: &[Slot], runs: &mut Vec<Run>) {
     runs.clear();
     if slots.len() > MAX_SPLIT {
@@ -49,22 +49,22 @@ pub(crate) fn divide(slots: &[Slot], runs: &mut Vec<Run>) {
 }
 
 impl Run {
-    /// The number of its `index`-th span.
+    /// The number of its `index`-th visible span.
     pub(crate) fn span(&self, index: usize) -> usize {
         if index < self.gap.0 { index } else { index + self.gap.1 }
     }
 }
 
-/// Positions that a token sees: the pinned ones, if the context slid, and the recent ones.
-pub(crate) struct Sees {
+/// Positions visible to a token: the pinned ones, if the context has slid, and the recent ones.
+pub(crate) struct Visible {
     pinned: Range<usize>,
     recent: Range<usize>,
 }
 
-impl Sees {
-    /// What a token sees through `window` positions, 0 being all. Pinned positions are as near as if
-    /// nothing had been evicted.
-    pub(crate) fn of(slot: &Slot, window: usize) -> Self {
+impl Visible {
+    /// Positions visible to a token within a window (0 = unlimited). The distance to pinned positions
+    /// excludes evicted ones.
+    pub(crate) fn new(slot: &Slot, window: usize) -> Self {
         let end = slot.position + 1;
         let first = |end: usize| if window == 0 { 0 } else { end.saturating_sub(window) };
         let Slid { pinned, evicted } = slot.slid;
@@ -77,7 +77,7 @@ impl Sees {
         }
     }
 
-    /// Those of a block, counted from its start.
+    /// The visible range of a block, relative to its start.
     pub(crate) fn in_block(&self, start: usize) -> (usize, usize) {
         let range = if start < self.pinned.end { &self.pinned } else { &self.recent };
         let clip = |x: usize| x.clamp(start, start + BLOCK) - start;

@@ -1,4 +1,4 @@
-//! The first step of a pass: token ids to rows of the embedding, positions to angles.
+//! The first step of a pass: embed tokens, and compute the RoPE angles of their positions.
 
 use nanoinfer_kernels::{GROUP, LANES, Rotate, pack, rope_table};
 
@@ -8,10 +8,11 @@ use crate::model::weights::Panels;
 use crate::pool::{Columns, Worker};
 
 impl Pass<'_> {
-    /// Rows of the embedding into the residual stream, and the angles of all tokens. An item is a
-    /// token.
+    /// Writes embeddings to the residual stream, and the angles of all tokens. An item is a token.
     pub(crate) fn embed(&self, w: &Worker<'_>, local: &mut Local) {
-        let (m, s, c) = (self.m(), self.scratch, self.config);
+        let m = self.m();
+        let s = self.scratch;
+        let c = self.config;
         let half = c.rotary_dim as usize / 2;
         let x = s.x.split(w, m * LANES, LANES);
         let (cos, sin) = (s.cos.split(w, m * half, half), s.sin.split(w, m * half, half));
@@ -36,7 +37,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Angles of a position, of every kind of RoPE the layers have.
+    /// Angles of a position for every kind of RoPE in the model.
     fn angles(&self, position: usize, mut cos: Columns<'_, f32>, mut sin: Columns<'_, f32>) {
         for (kind, (rope, &row)) in self.config.ropes.iter().zip(self.ropes).enumerate() {
             let turns = self.weights.rope_turns(self.file, row);

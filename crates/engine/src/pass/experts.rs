@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! router     scores of all experts, in f32                              item = a run of panels
-//! (each worker for itself: which token goes to which experts, and the tokens of each expert)
-//! gate, up   for each expert its tokens, side by side like a batch      item = expert × 64 hidden values
-//! down       for each expert in ascending order, added where it belongs item = a run of panels
+//! (each worker for itself: the experts of each token, then the tokens of each expert)
+//! gate, up   per expert, its tokens gathered into a batch               item = expert × 64 hidden values
+//! down       per expert in ascending order, scattered to its tokens     item = a run of panels
 //! ```
 //!
-//! Only the panels of experts that some token goes to are read, and those once per pass. A token's
-//! sum is over its own experts in ascending order, whoever else is in the batch.
+//! Panels of active experts are read once per pass, others not at all. A token sums over its own
+//! experts in ascending order, independent of the rest of the batch.
 
 use nanoinfer_format::{Experts, RouterSoftmax};
 use nanoinfer_kernels::{Activate, AddWeighted, GROUP, LANES, Pack, Route};
@@ -22,9 +22,11 @@ use crate::model::weights::ExpertMatrices;
 use crate::pool::Worker;
 
 impl Pass<'_> {
-    /// The experts of every token: cheaper done by every worker than shared.
+    /// Chooses the experts of every token, on every worker: cheaper than sharing the result.
     pub(crate) fn route(&self, w: &Worker<'_>, local: &mut Local, e: &Experts) {
-        let (m, k, n) = (self.m(), e.experts_per_token as usize, e.n_experts as usize);
+        let m = self.m();
+        let k = e.experts_per_token as usize;
+        let n = e.n_experts as usize;
         let scores = self.scratch.experts.scores.read(w);
         let r = &mut local.routing;
         for token in 0..m {
@@ -41,8 +43,7 @@ impl Pass<'_> {
         r.group(m, k);
     }
 
-    /// Gate and up of every expert that tokens go to, and the activation, packed as the inputs of
-    /// its down projection.
+    /// Gate, up and activation of every active expert, packed as inputs of its down projection.
     pub(crate) fn experts_gate_up(
         &self,
         w: &Worker<'_>,
@@ -50,11 +51,13 @@ impl Pass<'_> {
         e: &ExpertMatrices,
         config: &Experts,
     ) {
-        let (m, k, groups) = (self.m(), e.gate_up.k, config.d_ff_padded() / GROUP);
+        let m = self.m();
+        let k = e.gate_up.k;
+        let groups = config.d_ff_padded() / GROUP;
         let (needs, hidden) = (Needs::of(&e.gate_up), Needs::of(&e.down));
         let Local { gate_up, act, inputs, routing: r, .. } = local;
         let items = r.active.len() * groups;
-        let split = self.scratch.experts.hidden.by_run(w, items, r.most(), hidden);
+        let split = self.scratch.experts.hidden.by_run(w, items, r.max_tokens(), hidden);
         let from = self.input(inputs, m).lines(w, needs);
         let mut gathered = None;
         for item in w.items(items) {
@@ -76,7 +79,7 @@ impl Pass<'_> {
         }
     }
 
-    /// The outputs of each token's experts, weighted, into the residual stream.
+    /// Adds the weighted outputs of each token's experts to the residual stream.
     pub(crate) fn experts_down(
         &self,
         w: &Worker<'_>,
@@ -84,7 +87,9 @@ impl Pass<'_> {
         e: &ExpertMatrices,
         config: &Experts,
     ) {
-        let (m, k, needs) = (self.m(), e.down.k, Needs::of(&e.down));
+        let m = self.m();
+        let k = e.down.k;
+        let needs = Needs::of(&e.down);
         let panels = e.down.panels / config.n_experts as usize;
         let Local { gate_up: y, routing: r, .. } = local;
         r.gather_hidden(Input::shared(m, &self.scratch.experts.hidden).lines(w, needs), k);

@@ -1,17 +1,17 @@
 //! One forward pass, as every worker runs it.
 //!
 //! Reads like the paper: a layer is norm, QKV, RoPE and cache, attention, output, norm, gate and
-//! up, down, or experts. What differs from one architecture to the next is data of the config; a
-//! step reads it and knows no names.
+//! up, down, or experts. Differences between architectures are data in the config, which the steps
+//! read; no step depends on a model's name.
 //!
-//! A step is a method of [`Pass`] in another file, and contains no barrier. The functions here list
-//! steps and barriers alternately, so the barriers of a pass can be counted by reading them:
+//! A step is a method of [`Pass`] in another file and contains no barrier. The functions here
+//! alternate steps and barriers, so the barriers of a pass can be counted by reading:
 //!
-//! - [`Local::step`] and [`Pass::agree`] are a barrier each;
-//! - [`Pass::end_packing`] is one if workers packed inputs together, which they do for more than
-//!   one tile of tokens: in decoding it is none.
+//! - [`Local::end`] and [`Pass::agree`] are one barrier each;
+//! - [`Pass::end_packing`] is one only if the workers packed inputs jointly, for more than one tile
+//!   of tokens: never in decoding.
 //!
-//! The last step of a layer has its barrier in `run`.
+//! The barrier after a layer's last step is in `run`.
 
 use nanoinfer_format::QkNorm;
 
@@ -24,7 +24,7 @@ use crate::model::weights::{ExpertMatrices, Ffn, Layer, Matrix};
 use crate::pool::Worker;
 
 impl Pass<'_> {
-    /// The whole pass. Returns whether it was cancelled, the same on every worker.
+    /// Runs the whole pass. Returns whether it was cancelled, the same on every worker.
     pub(crate) fn run(&self, w: &mut Worker<'_>, local: &mut Local) -> bool {
         local.profile.begin();
         self.embed(w, local);
@@ -37,53 +37,55 @@ impl Pass<'_> {
                 return true;
             }
         }
-        if !self.wanted.is_empty() {
+        if !self.requested.is_empty() {
             self.head(w, local);
         }
         false
     }
 
-    /// A barrier at which all workers learn whether the pass is cancelled.
-    fn agree(&self, w: &mut Worker<'_>, local: &mut Local, step: Stage) -> bool {
+    /// A barrier at which all workers agree on whether the pass is cancelled.
+    fn agree(&self, w: &mut Worker<'_>, local: &mut Local, stage: Stage) -> bool {
         let cancelled = w.barrier_agree(self.cancelled);
-        local.profile.mark(step);
+        local.profile.mark(stage);
         cancelled
     }
 
-    /// A barrier if the workers have packed the inputs of `m` tokens together.
-    fn end_packing(&self, w: &mut Worker<'_>, local: &mut Local, m: usize, step: Stage) {
+    /// A barrier if the workers packed the inputs of `m` tokens jointly.
+    fn end_packing(&self, w: &mut Worker<'_>, local: &mut Local, m: usize, stage: Stage) {
         if Self::shares_inputs(m) {
             w.barrier();
         }
-        local.profile.mark(step);
+        local.profile.mark(stage);
     }
 
     fn layer(&self, w: &mut Worker<'_>, local: &mut Local, layer: &Layer, index: usize) {
-        let (m, qkv, output) = (self.m(), &layer.attn_qkv, &layer.attn_output);
+        let m = self.m();
+        let qkv = &layer.attn_qkv;
+        let output = &layer.attn_output;
         self.pack_norm(w, local, layer.attn_norm.as_ref(), Needs::of(qkv));
         self.end_packing(w, local, m, Stage::Norm);
         self.matmul(w, qkv, self.input(&local.inputs, m), Dest::Store(&self.scratch.qkv));
-        local.step(w, Stage::Qkv);
+        local.end(w, Stage::Qkv);
         if self.config.qk_norm == QkNorm::Full {
             self.norm_all_heads(w, local, layer);
-            local.step(w, Stage::Norm);
+            local.end(w, Stage::Norm);
         }
         if self.attends_by_heads() {
             self.store_and_attend(w, local, index);
         } else {
             self.store_kv(w, local, index);
-            local.step(w, Stage::Cache);
+            local.end(w, Stage::Cache);
             self.attention(w, local, index);
         }
-        local.step(w, Stage::Attention);
+        local.end(w, Stage::Attention);
         self.pack_attention(w, local, index, Needs::of(output));
         self.end_packing(w, local, m, Stage::PackAttention);
         let norm = layer.attn_post_norm.as_ref();
         self.matmul(w, output, self.input(&local.inputs, m), self.residual(norm));
-        local.step(w, Stage::AttnOutput);
+        local.end(w, Stage::AttnOutput);
         if let Some(norm) = norm {
             self.add_normed(w, local, norm);
-            local.step(w, Stage::AttnOutput);
+            local.end(w, Stage::AttnOutput);
         }
         match &layer.ffn {
             Ffn::Dense { gate_up, down } => self.dense(w, local, layer, [gate_up, down]),
@@ -102,11 +104,11 @@ impl Pass<'_> {
         self.pack_norm(w, local, layer.ffn_norm.as_ref(), Needs::of(gate_up));
         self.end_packing(w, local, m, Stage::Norm);
         self.gate_up(w, local, gate_up, Needs::of(down));
-        local.step(w, Stage::GateUp);
+        local.end(w, Stage::GateUp);
         let norm = layer.ffn_post_norm.as_ref();
         self.matmul(w, down, Input::shared(m, &self.scratch.hidden), self.residual(norm));
         if let Some(norm) = norm {
-            local.step(w, Stage::Down);
+            local.end(w, Stage::Down);
             self.add_normed(w, local, norm);
         }
     }
@@ -118,20 +120,20 @@ impl Pass<'_> {
         self.pack_norm(w, local, layer.ffn_norm.as_ref(), needs);
         self.end_packing(w, local, m, Stage::Norm);
         self.matmul(w, &e.router, self.input(&local.inputs, m), Dest::Store(scores));
-        local.step(w, Stage::GateUp);
+        local.end(w, Stage::GateUp);
         self.route(w, local, config);
         self.experts_gate_up(w, local, e, config);
-        local.step(w, Stage::GateUp);
+        local.end(w, Stage::GateUp);
         self.experts_down(w, local, e, config);
     }
 
-    /// Final norm and output layer, for the wanted rows only.
+    /// Final norm and output layer, for the rows that request logits.
     fn head(&self, w: &mut Worker<'_>, local: &mut Local) {
-        let (m, output) = (self.wanted.len(), &self.weights.output);
-        self.pack_wanted(w, local);
+        let (m, output) = (self.requested.len(), &self.weights.output);
+        self.pack_requested(w, local);
         self.end_packing(w, local, m, Stage::Head);
         self.matmul(w, output, self.input(&local.inputs, m), Dest::Logits(&self.scratch.logits));
-        local.step(w, Stage::Head);
+        local.end(w, Stage::Head);
     }
 }
 
@@ -144,9 +146,9 @@ mod tests {
 
     use crate::{BatchToken, Engine, EngineOptions, Model};
 
-    /// Barriers of a layer in a pass of one token and in one of 17, which is more than one tile.
+    /// Barriers of a layer in a pass of one token, and of 17 tokens (more than one tile).
     fn barriers(model: &str) -> [u64; 2] {
-        const BESIDES: u64 = 3; // after the embedding, after the head, at the end of the job
+        const OUTSIDE_LAYERS: u64 = 3; // after the embedding, after the head, at the end of the job
         let folder =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny").join(model);
         let out = tempfile::tempdir().unwrap();
@@ -157,20 +159,20 @@ mod tests {
         let layers = u64::from(engine.model().config().n_layers);
         let seq = engine.open().unwrap();
         [1, 17].map(|m| {
-            let steps: Vec<_> =
+            let batch: Vec<_> =
                 (0..m).map(|i| BatchToken { seq, token: i, logits: i == 0 }).collect();
             let before = engine.phases();
-            engine.forward(&steps).unwrap();
-            let all = engine.phases() - before - BESIDES;
+            engine.forward(&batch).unwrap();
+            let all = engine.phases() - before - OUTSIDE_LAYERS;
             assert!(all.is_multiple_of(layers), "{all} in {layers} layers");
             all / layers
         })
     }
 
     #[test]
-    fn a_layer_has_the_barriers_that_its_list_shows() {
+    fn a_layer_has_the_expected_number_of_barriers() {
         assert_eq!(barriers("llama-gqa"), [5, 9]);
-        assert_eq!(barriers("olmo2"), [8, 12], "a norm over all heads, and two of outputs");
+        assert_eq!(barriers("olmo2"), [8, 12], "a norm over all heads, and two post-norms");
         assert_eq!(barriers("mixtral-experts"), [6, 10], "a router");
     }
 }

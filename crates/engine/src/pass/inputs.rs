@@ -1,27 +1,26 @@
-//! Inputs of matrix products: packed activations, shared by all workers or each worker's own.
+//! Inputs of matrix products: packed activations, shared by all workers or private to each.
 //!
-//! Few tokens (one tile: decoding, small batches) are packed by every worker for itself, which
-//! costs less than the barrier that sharing would need. Many are packed once, in shares.
+//! A single tile of tokens (decoding, small batches) is packed by every worker for itself, which is
+//! cheaper than the barrier needed for sharing. More tokens are packed jointly.
 //!
-//! Activations are packed in the forms that the matrices of a product read: int8, rotated and
-//! quantized, f32 as they are, or both where a router in f32 and experts in 8 bits read the same.
+//! Activations are packed in the forms that a product's matrices read: int8 (rotated and quantized),
+//! f32 (unchanged), or both if an f32 router and 8-bit experts read the same activations.
 
 use nanoinfer_kernels::{
     F32Inputs, GROUP, QuantizedInputs, TOKENS, TileData, TileMut, packed_rows, tile_rows,
 };
 
 use crate::model::weights::Matrix;
-use crate::pool::Buffers;
-use crate::pool::{Columns, Item, Shared, Split, Worker};
+use crate::pool::{Buffers, Columns, Item, Shared, Split, Worker};
 
-/// The forms of packed activations that some matrices read.
+/// The forms of packed activations read by some matrices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Needs {
     pub int8: bool,
     pub f32: bool,
 }
 
-/// Tokens to pack, values of each, and in which forms.
+/// Number of tokens to pack, values per token, and forms.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows {
     pub m: usize,
@@ -29,7 +28,7 @@ pub(crate) struct Rows {
     pub needs: Needs,
 }
 
-/// Packed inputs of up to a pass's tokens (see `kernels::Acts`). A form nobody needs is empty.
+/// Packed inputs of up to a whole pass (see `kernels::Acts`). Unneeded forms are empty.
 pub(crate) struct SharedInputs {
     q: Shared<i8>,       // [tiles][k/64][rows][64]
     scales: Shared<f32>, // [tiles][k/64][rows]
@@ -48,7 +47,7 @@ pub(crate) struct OwnInputs {
 /// The packed tokens that a product reads.
 #[derive(Clone, Copy)]
 pub(crate) struct Input<'a> {
-    /// How many they are.
+    /// Number of tokens.
     pub m: usize,
     from: Source<'a>,
 }
@@ -59,42 +58,41 @@ enum Source<'a> {
     Shared(&'a SharedInputs),
 }
 
-/// The input of a product, as the kernels take it. A form that was not needed is empty, which no
-/// kernel accepts.
+/// The input of a product in the kernels' types. Unneeded forms are empty, which no kernel accepts.
 pub(crate) struct Packed<'a> {
     pub int8: QuantizedInputs<'a>,
     pub f32: F32Inputs<'a>,
 }
 
-/// Lines of 64 values that `m` tokens of `k` inputs take.
+/// Lines of 64 values needed for `m` tokens of `k` inputs.
 pub(crate) fn lines(m: usize, k: usize) -> usize {
     packed_rows(m) * k / GROUP
 }
 
 impl Needs {
-    /// What a matrix reads.
+    /// The forms read by a matrix.
     pub(crate) fn of(matrix: &Matrix) -> Self {
         Self { int8: matrix.needs_int8(), f32: matrix.needs_f32() }
     }
 
-    /// What either reads.
+    /// The union of both.
     pub(crate) fn or(self, other: Self) -> Self {
         Self { int8: self.int8 || other.int8, f32: self.f32 || other.f32 }
     }
 
-    /// `n` lines in int8 and in f32, as far as they are needed.
+    /// Lines to allocate in int8 and in f32: `n` for each needed form.
     fn lines(self, n: usize) -> (usize, usize) {
         (if self.int8 { n } else { 0 }, if self.f32 { n } else { 0 })
     }
 }
 
 impl<'a> Input<'a> {
-    /// `m` tokens that each worker packed for itself.
+    /// `m` tokens packed by each worker for itself.
     pub(crate) fn own(m: usize, inputs: &'a OwnInputs) -> Self {
         Self { m, from: Source::Own(inputs) }
     }
 
-    /// `m` tokens that the workers packed together.
+    /// `m` tokens packed jointly by the workers.
     pub(crate) fn shared(m: usize, inputs: &'a SharedInputs) -> Self {
         Self { m, from: Source::Shared(inputs) }
     }
@@ -113,7 +111,7 @@ impl<'a> Input<'a> {
     }
 }
 
-/// Packed inputs to be read, as lines of 64 values; a form that is not needed is empty.
+/// Packed inputs for reading, as lines of 64 values; unneeded forms are empty.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Lines<'a> {
     q: &'a [i8],
@@ -123,7 +121,7 @@ pub(crate) struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    /// The lines from `first` on, as `m` tokens of `k` inputs.
+    /// The lines from `first`, as `m` tokens of `k` inputs.
     pub(crate) fn packed(self, first: usize, m: usize, k: usize) -> Packed<'a> {
         let n = lines(m, k);
         Packed {
@@ -138,12 +136,12 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// `n` values from `first` on, or none where there are none at all.
+/// `n` values from `first`; empty if `all` is.
 fn part<T>(all: &[T], first: usize, n: usize) -> &[T] {
     if all.is_empty() { all } else { &all[first..][..n] }
 }
 
-/// Copies `n` values, or none of a form that is not needed.
+/// Copies `n` values, unless the form is unneeded.
 fn copy<T: Copy>(to: &mut [T], at: usize, from: &[T], first: usize, n: usize) {
     if !from.is_empty() {
         to[at..at + n].copy_from_slice(&from[first..first + n]);
@@ -167,7 +165,7 @@ impl OwnInputs {
         }
     }
 
-    /// Copies `n` lines of `from`, beginning at `first`, to line `at`.
+    /// Copies `n` lines of `from`, starting at `first`, to line `at`.
     pub(crate) fn copy(&mut self, at: usize, from: Lines<'_>, first: usize, n: usize) {
         copy(&mut self.q, GROUP * at, from.q, GROUP * first, GROUP * n);
         copy(&mut self.scales, at, from.scales, first, n);
@@ -175,7 +173,7 @@ impl OwnInputs {
         copy(&mut self.x, GROUP * at, from.x, GROUP * first, GROUP * n);
     }
 
-    /// The tile of these rows, to be written.
+    /// The tile of these rows, for writing.
     pub(crate) fn tile(&mut self, rows: Rows) -> Tile<'_> {
         let n = lines(rows.m, rows.k);
         let int8 = rows.needs.int8.then(|| Int8Tile {
@@ -187,7 +185,7 @@ impl OwnInputs {
         Tile { rows: rows.m, int8, f32 }
     }
 
-    /// What was packed in these forms, as lines of 64 values.
+    /// The packed inputs in these forms, as lines of 64 values.
     pub(crate) fn lines(&self, needs: Needs) -> Lines<'_> {
         let mut lines = Lines::default();
         if needs.int8 {
@@ -228,7 +226,7 @@ impl SharedInputs {
         lines
     }
 
-    /// For writing, an item being a whole tile.
+    /// For writing; an item is a tile.
     pub(crate) fn by_tile<'p>(&'p self, w: &'p Worker<'_>, rows: Rows) -> InputSplit<'p> {
         let height = tile_rows(rows.m);
         let tile = height * rows.k / GROUP;
@@ -236,14 +234,14 @@ impl SharedInputs {
         self.split(w, grid, rows.needs)
     }
 
-    /// For writing, an item being one group of 64 values of all tokens.
+    /// For writing; an item is a group of 64 values of all tokens.
     pub(crate) fn by_group<'p>(&'p self, w: &'p Worker<'_>, rows: Rows) -> InputSplit<'p> {
         let height = tile_rows(rows.m);
         let grid = Grid { stride: height * rows.k / GROUP, width: height, rows: height };
         self.split(w, grid, rows.needs)
     }
 
-    /// For writing `items` runs of `width` lines, an item being one.
+    /// For writing; an item is one of `items` runs of `width` lines.
     pub(crate) fn by_run<'p>(
         &'p self,
         w: &'p Worker<'_>,
@@ -266,14 +264,14 @@ impl SharedInputs {
     }
 }
 
-/// How inputs are divided for writing, in lines; and rows of a tile.
+/// The split of inputs for writing, in lines, and the rows of a tile.
 struct Grid {
     stride: usize,
     width: usize,
     rows: usize,
 }
 
-/// Inputs that are written in this phase.
+/// Inputs being written in this phase.
 pub(crate) struct InputSplit<'p> {
     rows: usize,
     int8: Option<Int8Split<'p>>,
@@ -286,7 +284,7 @@ struct Int8Split<'p> {
     sums: Split<'p, i32>,
 }
 
-/// The part that one item writes.
+/// The part written by one item.
 pub(crate) struct InputColumns<'p> {
     rows: usize,
     int8: Option<Int8Columns<'p>>,
@@ -311,7 +309,7 @@ impl<'p> InputSplit<'p> {
 }
 
 impl InputColumns<'_> {
-    /// The item's part of tile `tile`; of its only one, number 0, if an item is a tile.
+    /// The item's part of tile `tile`; 0 if an item is a tile.
     pub(crate) fn tile(&mut self, tile: usize) -> Tile<'_> {
         let int8 = self.int8.as_mut().map(|columns| Int8Tile {
             q: columns.q.row(tile),
@@ -322,7 +320,7 @@ impl InputColumns<'_> {
     }
 }
 
-/// A tile to be written, in every form that is needed.
+/// A tile for writing, in every needed form.
 pub(crate) struct Tile<'a> {
     rows: usize,
     int8: Option<Int8Tile<'a>>,
@@ -336,7 +334,7 @@ struct Int8Tile<'a> {
 }
 
 impl Tile<'_> {
-    /// Its forms one by one, to be written from row `row` on.
+    /// Iterates over its forms, for writing from row `row` on.
     pub(crate) fn forms(&mut self, row: usize) -> impl Iterator<Item = TileMut<'_>> {
         let rows = self.rows;
         let int8 =

@@ -1,17 +1,17 @@
-//! Sizes that bound a pass, and how its work is cut into items.
+//! Sizes that bound a pass, and the granularity of its items.
 
 use nanoinfer_kernels::LANES;
 
-/// Most tokens in one pass: prefill streams the weights once per this many.
+/// The most tokens in a pass: prefill streams the weights once per this many.
 pub(crate) const MAX_TOKENS: usize = 256;
-/// Most tokens in one pass whose attention is divided by spans: decoding and verifying.
+/// The most tokens in a pass with attention split by spans: decoding and verification.
 pub(crate) const MAX_SPLIT: usize = 8;
-/// Tokens of one attention item of a larger pass.
+/// Tokens per attention item in a larger pass.
 pub(crate) const ATTENTION_RUN: usize = 8;
 
-/// Panels per item so that every worker gets several, and an item is worth claiming. Even, since
-/// kernels take two at a time, and rounded down: with few items, one more than the others have is
-/// what everybody waits for.
+/// Panels per item: few enough that every worker gets several items, many enough to be worth claiming.
+/// Even, since kernels process pairs. Rounded down: with few items per worker, everyone waits for the
+/// worker with one more.
 pub(crate) fn panels_per_item(panels: usize, workers: usize, k: usize) -> usize {
     const MIN_BYTES: usize = 16 * 1024;
     let fair = (panels / (workers * 4)) & !1;

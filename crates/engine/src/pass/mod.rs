@@ -1,4 +1,13 @@
-//! What the steps of a pass share: what it works on, and how inputs of products are packed.
+//! One forward pass: its shared state, its steps, its buffers.
+//!
+//! ```text
+//! forward    the order of the steps and the barriers between them: read it first
+//!   embed · norm · product · attend · experts      the steps: methods of `Pass`, defined here
+//! batch      the tokens of a pass, and the positions visible to each
+//! inputs     packed inputs of products             routing   tokens by expert
+//! scratch    every buffer, described once          limits    sizes that bound a pass
+//! profile    time per stage
+//! ```
 
 mod attend;
 mod batch;
@@ -21,15 +30,15 @@ use nanoinfer_kernels::{Activation, Kernels, LANES, TOKENS};
 use crate::memory::Cache;
 use crate::model::weights::Weights;
 use crate::pool::Worker;
-use batch::Sees;
+use batch::Visible;
 pub(crate) use batch::{Run, Slot, divide};
 use inputs::{Input, OwnInputs, Rows, Tile};
 pub(crate) use limits::{MAX_SPLIT, MAX_TOKENS};
 pub use profile::{Profile, Stage};
 pub(crate) use scratch::{InputNeeds, Local, Scratch, ScratchSizes};
 
-/// What a pass works on: all shared, all read-only but the phase-checked buffers. Its steps are
-/// methods, in the files that `forward.rs` lists them from.
+/// The state of a pass, shared by all workers: read-only except for the phase-checked buffers. The
+/// steps are methods in sibling files.
 pub(crate) struct Pass<'a> {
     pub file: &'a NanoFile,
     pub config: &'a Config,
@@ -37,18 +46,18 @@ pub(crate) struct Pass<'a> {
     pub kernels: &'a Kernels,
     pub scratch: &'a Scratch,
     pub cache: &'a Cache,
-    /// The batch, tokens of one sequence in ascending position.
+    /// The batch; tokens of one sequence are in ascending position.
     pub slots: &'a [Slot],
-    /// Its sequences, if attention is divided by spans (see `attend.rs`).
+    /// Its runs if attention is split by spans (see `attend.rs`), else empty.
     pub runs: &'a [Run],
-    /// Whether some token sees pinned positions from nearer than they are.
+    /// Whether the context has slid for any token, so that pinned positions need other angles.
     pub slid: bool,
-    /// Batch rows whose logits are wanted, ascending.
-    pub wanted: &'a [usize],
-    /// Rows of RoPE frequencies, one of each kind of RoPE.
+    /// Batch rows that request logits, ascending.
+    pub requested: &'a [usize],
+    /// Row of frequencies for each kind of RoPE.
     pub ropes: &'a [usize],
     pub workers: usize,
-    /// Whether the pass is to end early; worker 0 looks before each layer and after the last.
+    /// Whether to abort; polled by worker 0 before each layer and after the last.
     pub cancelled: &'a (dyn Fn() -> bool + Sync),
 }
 
@@ -58,17 +67,17 @@ impl Pass<'_> {
         self.slots.len()
     }
 
-    /// Values of a token in the residual stream, padding included.
+    /// Padded width of the residual stream.
     pub(crate) fn width(&self) -> usize {
         self.config.d_model_padded()
     }
 
-    /// Whether all workers pack the inputs of `m` tokens together, and none for itself.
+    /// Whether the workers pack the inputs of `m` tokens jointly rather than each for itself.
     pub(crate) fn shares_inputs(m: usize) -> bool {
         m > TOKENS
     }
 
-    /// Where [`Self::pack_rows`] left `m` packed tokens.
+    /// The `m` tokens packed by [`Self::pack_rows`].
     pub(crate) fn input<'i>(&'i self, own: &'i OwnInputs, m: usize) -> Input<'i> {
         if Self::shares_inputs(m) {
             Input::shared(m, &self.scratch.inputs)
@@ -77,8 +86,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Packs the inputs of a product: one tile, which every worker fills for itself, or more, an
-    /// item being a tile. `pack` fills a tile with these of the rows.
+    /// Packs the inputs of a product: a single tile by every worker for itself, more than one jointly
+    /// with a tile as an item. `pack` fills a tile with the given rows.
     pub(crate) fn pack_rows(
         &self,
         w: &Worker<'_>,
@@ -96,9 +105,9 @@ impl Pass<'_> {
         }
     }
 
-    /// Positions that a token sees in a layer.
-    pub(crate) fn sees(&self, layer: usize, slot: &Slot) -> Sees {
-        Sees::of(slot, self.config.windows[layer] as usize)
+    /// Positions visible to a token in a layer.
+    pub(crate) fn visible(&self, layer: usize, slot: &Slot) -> Visible {
+        Visible::new(slot, self.config.windows[layer] as usize)
     }
 
     pub(crate) fn activation(&self) -> Activation {
@@ -109,7 +118,7 @@ impl Pass<'_> {
     }
 }
 
-/// Copies `out.len()` values of token `row`, from value `at` on, out of panel-major activations.
+/// Copies `out.len()` values of token `row`, starting at value `at`, from panel-major activations.
 pub(crate) fn gather(x: &[f32], m: usize, row: usize, at: usize, out: &mut [f32]) {
     for (panel, lanes) in out.chunks_exact_mut(LANES).enumerate() {
         lanes.copy_from_slice(&x[((at / LANES + panel) * m + row) * LANES..][..LANES]);

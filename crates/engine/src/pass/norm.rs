@@ -1,5 +1,5 @@
-//! The steps that normalise: the residual stream as the input of a product, the output of one on
-//! its way into the stream, and queries and keys over all heads.
+//! The normalizing steps: the residual stream as input of a product, a product's output on its way
+//! into the stream, and queries and keys over all heads.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use crate::model::weights::{Layer, Norm};
 use crate::pool::{Columns, Worker};
 
 impl Pass<'_> {
-    /// The residual stream, normalised if there is a norm, packed as the next product's input.
+    /// Packs the residual stream, normalized if there is a norm, as the next product's input.
     pub(crate) fn pack_norm(
         &self,
         w: &Worker<'_>,
@@ -28,20 +28,20 @@ impl Pass<'_> {
         });
     }
 
-    /// The same of the rows whose logits are wanted, for the output layer.
-    pub(crate) fn pack_wanted(&self, w: &Worker<'_>, local: &mut Local) {
+    /// Packs the normalized rows that request logits as the output layer's input.
+    pub(crate) fn pack_requested(&self, w: &Worker<'_>, local: &mut Local) {
         let x = self.scratch.x.read(w);
         let norm = Some(&self.weights.output_norm);
         let needs = Needs::of(&self.weights.output);
-        let rows = Rows { m: self.wanted.len(), k: self.width(), needs };
+        let rows = Rows { m: self.requested.len(), k: self.width(), needs };
         self.pack_rows(w, &mut local.inputs, rows, |rows, tile| {
-            for (row, &at) in self.wanted[rows].iter().enumerate() {
+            for (row, &at) in self.requested[rows].iter().enumerate() {
                 self.norm_tile(x, norm, at..at + 1, (tile, row));
             }
         });
     }
 
-    /// Tokens `rows` of the residual stream into a tile, from one of its rows on.
+    /// Packs tokens `rows` of the residual stream into a tile, starting at `row`.
     fn norm_tile(
         &self,
         x: &[f32],
@@ -49,7 +49,9 @@ impl Pass<'_> {
         rows: Range<usize>,
         (tile, row): (&mut Tile<'_>, usize),
     ) {
-        let (m, at, n) = (self.m(), rows.start, rows.len());
+        let m = self.m();
+        let at = rows.start;
+        let n = rows.len();
         let x = &x[..m * self.width()];
         for to in tile.forms(row) {
             match norm {
@@ -62,7 +64,7 @@ impl Pass<'_> {
         }
     }
 
-    /// A norm of the whole width.
+    /// A norm over the whole width.
     fn norm_of(&self, norm: &Norm) -> NormParams<'_> {
         let kind = match self.config.norm {
             format::Norm::Rms => NormKind::Rms,
@@ -73,8 +75,7 @@ impl Pass<'_> {
         NormParams { kind, weight, bias, d, eps }
     }
 
-    /// What a product left beside the residual stream, normalised and added to it. An item is a
-    /// token.
+    /// Normalizes the product in `delta` and adds it to the residual stream. An item is a token.
     pub(crate) fn add_normed(&self, w: &Worker<'_>, local: &mut Local, norm: &Norm) {
         let (m, s) = (self.m(), self.scratch);
         let (delta, x) = (s.delta.read(w), s.x.split(w, m * LANES, LANES));
@@ -91,7 +92,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Queries and keys of each token normalised over all heads. An item is a token.
+    /// Normalizes queries and keys of each token over all heads. An item is a token.
     pub(crate) fn norm_all_heads(&self, w: &Worker<'_>, local: &mut Local, layer: &Layer) {
         let (m, group) = (self.m(), self.config.group());
         let qkv = self.scratch.qkv.split(w, m * LANES, LANES);
@@ -103,7 +104,7 @@ impl Pass<'_> {
         }
     }
 
-    /// One norm over `heads` of the unit of every KV head.
+    /// Applies one norm over `heads` of every KV head's unit.
     fn norm_heads(
         &self,
         row: &mut [f32],
@@ -113,19 +114,19 @@ impl Pass<'_> {
     ) {
         let (c, panels) = (self.config, self.config.head_padded() / LANES);
         let (kv_heads, unit) = (c.n_kv_heads as usize, c.group() + 2);
-        let place = |kv: usize, i: usize| (kv * unit + heads.start) * panels + i;
+        let panel = |kv: usize, i: usize| (kv * unit + heads.start) * panels + i;
         let each = (0..kv_heads).flat_map(|kv| (0..heads.len() * panels).map(move |i| (kv, i)));
         let row = &mut row[..kv_heads * heads.len() * panels * LANES];
         for ((kv, i), lanes) in each.clone().zip(row.chunks_exact_mut(LANES)) {
-            lanes.copy_from_slice(token.row(place(kv, i)));
+            lanes.copy_from_slice(token.row(panel(kv, i)));
         }
         self.norm_row(row, kv_heads * heads.len(), norm);
         for ((kv, i), lanes) in each.zip(row.chunks_exact(LANES)) {
-            token.row(place(kv, i)).copy_from_slice(lanes);
+            token.row(panel(kv, i)).copy_from_slice(lanes);
         }
     }
 
-    /// RMSNorm of so many heads together.
+    /// RMSNorm over `heads` heads together; no-op without a norm.
     pub(crate) fn norm_row(&self, x: &mut [f32], heads: usize, norm: Option<&Norm>) {
         let Some(norm) = norm else { return };
         let (weight, bias) = (norm.weight(self.file), norm.bias(self.file));

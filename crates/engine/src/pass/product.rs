@@ -1,4 +1,4 @@
-//! The steps that multiply: matrices by packed inputs.
+//! The multiplying steps: matrices times packed inputs.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use super::scratch::Local;
 use crate::model::weights::{Matrix, Norm, Panels};
 use crate::pool::{Shared, Worker};
 
-/// Where a matrix product goes.
+/// Destination of a matrix product.
 pub(crate) enum Dest<'a> {
     Store(&'a Shared<f32>),
     AddTo(&'a Shared<f32>),
@@ -20,13 +20,13 @@ pub(crate) enum Dest<'a> {
 }
 
 impl Pass<'_> {
-    /// The residual stream, or the buffer beside it if the product is normalised first.
+    /// The residual stream, or `delta` if the product is normalized first.
     pub(crate) fn residual(&self, norm: Option<&Norm>) -> Dest<'_> {
         let s = self.scratch;
         norm.map_or(Dest::AddTo(&s.x), |_| Dest::Store(&s.delta))
     }
 
-    /// A matrix product; an item is a run of panels.
+    /// Computes a matrix product. An item is a run of panels.
     pub(crate) fn matmul(&self, w: &Worker<'_>, matrix: &Matrix, from: Input<'_>, to: Dest<'_>) {
         let (out, add, logits) = match to {
             Dest::Store(out) => (out, false, false),
@@ -55,8 +55,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Panels of a matrix times packed inputs, each run of panels in the form that it reads, to
-    /// `out`: `[panels][m][16]`.
+    /// Multiplies panels of a matrix with packed inputs, in each run's input form, into `out`:
+    /// `[panels][m][16]`.
     pub(crate) fn product(
         &self,
         matrix: &Matrix,
@@ -65,7 +65,9 @@ impl Pass<'_> {
         add: bool,
         out: &mut [f32],
     ) {
-        let (k, first, m) = (matrix.k, panels.start, from.f32.m);
+        let k = matrix.k;
+        let first = panels.start;
+        let m = from.f32.m;
         for (range, panels) in matrix.runs(self.file, panels) {
             let bias = matrix.bias(self.file, range.clone());
             let out = &mut out[(range.start - first) * m * LANES..][..range.len() * m * LANES];
@@ -80,11 +82,11 @@ impl Pass<'_> {
         }
     }
 
-    /// Gate and up projections and the activation, act(gate)·up or act(up), packed as down's
-    /// input. An item is one group of 64 hidden values.
+    /// Gate and up projections and activation, act(gate)·up or act(up), packed as input of `down`. An
+    /// item is a group of 64 hidden values.
     pub(crate) fn gate_up(&self, w: &Worker<'_>, local: &mut Local, matrix: &Matrix, needs: Needs) {
         let m = self.m();
-        let panels = self.config.ffn_inputs() * GROUP / LANES; // of an item
+        let panels = self.config.ffn_inputs() * GROUP / LANES; // per item
         let groups = matrix.panels / panels;
         let split = self.scratch.hidden.by_group(w, Rows { m, k: groups * GROUP, needs });
         let Local { gate_up, act, inputs, .. } = local;

@@ -1,10 +1,10 @@
-//! Where the time of a token goes, step by step.
+//! Time per stage of a pass.
 
 use std::time::{Duration, Instant};
 
-/// The steps of a forward pass, as `forward.rs` names them, and the choice of a token after it.
+/// The stages of a forward pass, in the terms of `forward.rs`, and the draw of a token after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // the steps' own names
+#[allow(missing_docs)] // the names say it
 pub enum Stage {
     Embed,
     Norm,
@@ -20,7 +20,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// All steps, in the order of a pass.
+    /// All stages, in the order of a pass.
     pub const ALL: [Stage; 11] = [
         Self::Embed,
         Self::Norm,
@@ -35,7 +35,7 @@ impl Stage {
         Self::Sampling,
     ];
 
-    /// Its name for people.
+    /// Its name, as in `attn_output`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Embed => "embed",
@@ -53,7 +53,7 @@ impl Stage {
     }
 }
 
-/// Time per step, waiting at its barrier included, summed over layers and passes.
+/// Time per stage, including the wait at its barrier, summed over layers and passes.
 #[derive(Clone, Debug)]
 pub struct Profile {
     times: [Duration; Stage::ALL.len()],
@@ -66,40 +66,40 @@ impl Profile {
         Self { times: Default::default(), since: Instant::now(), enabled: false }
     }
 
-    /// Starts over.
+    /// Resets the times, and starts or stops profiling.
     pub(crate) fn enable(&mut self, enabled: bool) {
         *self = Self { enabled, ..Self::new() };
     }
 
-    /// The pass begins.
+    /// Starts the clock at the beginning of a pass.
     pub(crate) fn begin(&mut self) {
         if self.enabled {
             self.since = Instant::now();
         }
     }
 
-    /// What ran since the last mark was `step`.
-    pub(crate) fn mark(&mut self, step: Stage) {
+    /// Attributes the time since the last mark to `stage`.
+    pub(crate) fn mark(&mut self, stage: Stage) {
         if self.enabled {
             let now = Instant::now();
-            self.times[step as usize] += now - self.since;
+            self.times[stage as usize] += now - self.since;
             self.since = now;
         }
     }
 
-    /// Adds the time of a step that was measured elsewhere.
-    pub(crate) fn add(&mut self, step: Stage, time: Duration) {
+    /// Adds time measured elsewhere to `stage`.
+    pub(crate) fn add(&mut self, stage: Stage, time: Duration) {
         if self.enabled {
-            self.times[step as usize] += time;
+            self.times[stage as usize] += time;
         }
     }
 
-    /// Time of a step.
-    pub fn time(&self, step: Stage) -> Duration {
-        self.times[step as usize]
+    /// Time of a stage.
+    pub fn time(&self, stage: Stage) -> Duration {
+        self.times[stage as usize]
     }
 
-    /// Time of all steps.
+    /// Time of all stages.
     pub fn total(&self) -> Duration {
         self.times.iter().sum()
     }

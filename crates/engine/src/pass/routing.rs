@@ -1,20 +1,19 @@
-//! Which tokens go to which experts, and the buffers of a layer with experts.
+//! Grouping tokens by expert, and the buffers of a layer with experts.
 
 use nanoinfer_format::{Config, Experts};
 use nanoinfer_kernels::{GROUP, LANES, TOKENS, locate_token, packed_rows};
 
 use super::inputs::{Lines, Needs, OwnInputs, SharedInputs, lines};
 use super::limits::MAX_TOKENS;
-use crate::pool::Buffers;
-use crate::pool::Shared;
+use crate::pool::{Buffers, Shared};
 
-/// Panels of gate and up, and of the product with down, that are in work at once.
+/// Panels processed at once, of gate and up and of down.
 pub(crate) const PANELS: usize = 2 * GROUP / LANES;
 
-/// Buffers all workers share; without experts they take nothing.
+/// Buffers shared by all workers; empty without experts.
 pub(crate) struct ExpertScratch {
     pub scores: Shared<f32>,  // [experts/16][m][16]
-    pub hidden: SharedInputs, // [active experts][d_ff/64][most tokens of one]
+    pub hidden: SharedInputs, // [active experts][d_ff/64][tokens of the busiest]
 }
 
 /// Buffers of one worker.
@@ -24,35 +23,35 @@ pub(crate) struct Routing {
     pub weights: Vec<f32>, // [m][per token]
     counts: Vec<usize>,    // tokens of each expert
     pub active: Vec<Active>,
-    /// Tokens of the active experts, one after the other, ascending within each; their weights.
+    /// Tokens of the active experts, concatenated, ascending within each; and their weights.
     tokens: Vec<u32>,
     token_weights: Vec<f32>,
-    pub gathered: OwnInputs, // inputs of gate and up of one expert, or of down of all
+    pub gathered: OwnInputs, // inputs of one expert's gate and up, or of all experts' down
 }
 
-/// An expert that tokens of this pass go to.
+/// An expert chosen by at least one token of this pass.
 #[derive(Clone, Copy)]
 pub(crate) struct Active {
     pub expert: usize,
-    /// First of its tokens in [`Routing::tokens`].
+    /// Index of its first token in [`Routing::tokens`].
     first: usize,
-    /// How many they are.
+    /// Its number of tokens.
     pub n: usize,
-    /// Rows of packed inputs before its own, where the inputs of all experts lie together.
+    /// Its first row in the packed inputs of all experts.
     pub row: usize,
 }
 
-/// Most (token, expert) pairs of a pass.
+/// The most (token, expert) pairs of a pass.
 fn pairs(e: &Experts) -> usize {
     MAX_TOKENS * e.experts_per_token as usize
 }
 
-/// Most rows that the pairs take when the tokens of each expert are packed in tiles.
+/// The most rows needed to pack the tokens of each expert in tiles.
 fn pair_rows(e: &Experts) -> usize {
     pairs(e) + (TOKENS - 1) * (pairs(e) / (TOKENS + 1)).min(e.n_experts as usize)
 }
 
-/// Lines of what all experts hand to their down projections.
+/// Lines of the inputs of all experts' down projections.
 fn hidden_lines(e: &Experts) -> usize {
     (e.n_experts as usize).min(pairs(e)) * e.d_ff_padded() / GROUP * MAX_TOKENS
 }
@@ -90,7 +89,7 @@ impl Routing {
         }
     }
 
-    /// From the experts of each token to the tokens of each expert.
+    /// Turns the experts of each token into the tokens of each expert.
     pub(crate) fn group(&mut self, m: usize, per_token: usize) {
         let chosen = &self.chosen[..m * per_token];
         self.counts.fill(0);
@@ -100,27 +99,27 @@ impl Routing {
         for (expert, n) in self.counts.iter_mut().enumerate().filter(|(_, n)| **n > 0) {
             self.active.push(Active { expert, first, n: *n, row });
             (first, row) = (first + *n, row + packed_rows(*n));
-            *n = first - *n; // from here on, the place of its next token
+            *n = first - *n; // from here on, the index of its next token
         }
         for (pair, &e) in chosen.iter().enumerate() {
-            let place = &mut self.counts[e as usize];
-            self.tokens[*place] = (pair / per_token) as u32;
-            self.token_weights[*place] = self.weights[pair];
-            *place += 1;
+            let next = &mut self.counts[e as usize];
+            self.tokens[*next] = (pair / per_token) as u32;
+            self.token_weights[*next] = self.weights[pair];
+            *next += 1;
         }
     }
 
-    /// The most tokens that one expert has.
-    pub(crate) fn most(&self) -> usize {
+    /// The number of tokens of the busiest expert.
+    pub(crate) fn max_tokens(&self) -> usize {
         self.active.iter().map(|a| a.n).max().unwrap_or(0)
     }
 
-    /// The tokens of an expert, ascending, and the weight of the expert for each.
+    /// The tokens of an expert, ascending, and its weight for each.
     pub(crate) fn tokens_of(&self, a: Active) -> (&[u32], &[f32]) {
         (&self.tokens[a.first..][..a.n], &self.token_weights[a.first..][..a.n])
     }
 
-    /// The inputs of gate and up of one expert: its tokens, out of those of all `m`.
+    /// Gathers the inputs of one expert's gate and up: its tokens out of all `m`.
     pub(crate) fn gather_tokens(&mut self, a: Active, from: Lines<'_>, m: usize, k: usize) {
         let groups = k / GROUP;
         for (row, &token) in self.tokens[a.first..][..a.n].iter().enumerate() {
@@ -132,9 +131,9 @@ impl Routing {
         }
     }
 
-    /// The inputs of down of all experts, each expert's in tiles.
+    /// Gathers the inputs of all experts' down projections, each expert's in tiles.
     pub(crate) fn gather_hidden(&mut self, from: Lines<'_>, k: usize) {
-        let (groups, most) = (k / GROUP, self.most());
+        let (groups, most) = (k / GROUP, self.max_tokens());
         for (slot, a) in self.active.iter().enumerate() {
             for at in (0..a.n).step_by(TOKENS) {
                 let (to, step) = locate_token(at, groups, a.n);

@@ -1,7 +1,7 @@
 //! Every buffer of a forward pass, allocated once.
 //!
-//! Activations are panel-major, `[width/16][m][16]`: sixteen outputs of one token are one cache
-//! line, which is what a GEMM tile produces and what the next norm reads.
+//! Activations are panel-major, `[width/16][m][16]`: sixteen outputs of one token form a cache line,
+//! the unit that a GEMM tile writes and the next norm reads.
 
 use nanoinfer_format::{Config, Quant};
 use nanoinfer_kernels::{AttendBlock, GROUP, Queries, QueriesMut, SPAN};
@@ -12,11 +12,10 @@ use super::profile::{Profile, Stage};
 use super::routing::{ExpertScratch, Routing};
 use crate::memory::KvType;
 use crate::model::weights::{Ffn, Weights};
-use crate::pool::Buffers;
-use crate::pool::{Shared, Worker};
+use crate::pool::{Buffers, Shared, Worker};
 use crate::sample::DrawScratch;
 
-/// The forms of packed activations that a model's matrices read.
+/// The forms of packed activations read by a model's matrices.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct InputNeeds {
     stream: Needs, // of the residual stream and of attention
@@ -26,7 +25,7 @@ pub(crate) struct InputNeeds {
 }
 
 impl InputNeeds {
-    /// Those of a model.
+    /// The needs of a model.
     pub(crate) fn of(weights: &Weights) -> Self {
         let mut all = Self { stream: Needs::of(&weights.output), ..Self::default() };
         let add = |to: &mut Needs, matrix| *to = to.or(Needs::of(matrix));
@@ -49,12 +48,12 @@ impl InputNeeds {
         all
     }
 
-    /// Whether some matrices are multiplied in 8 bits.
+    /// Whether any matrix is multiplied in 8 bits.
     pub(crate) fn int8(&self) -> bool {
         [self.stream, self.hidden, self.expert_stream, self.expert_hidden].iter().any(|n| n.int8)
     }
 
-    /// Those of a model whose file is not there, all of one encoding but the router.
+    /// The needs of a model known only by its config, uniformly encoded except for the router.
     pub(crate) fn uniform(c: &Config) -> Self {
         let needs = Needs { int8: c.quant == Quant::Q8, f32: c.quant == Quant::F32 };
         let router = Needs { int8: false, f32: c.experts.is_some() };
@@ -65,15 +64,15 @@ impl InputNeeds {
     }
 }
 
-/// Buffers all workers share.
+/// Buffers shared by all workers.
 pub(crate) struct Scratch {
     pub x: Shared<f32>,          // residual stream [d_model/16][m][16]
-    pub delta: Shared<f32>,      // what is added to it, where that is normalised first
+    pub delta: Shared<f32>,      // its next summand, if that is normalized first
     pub cos: Shared<f32>,        // [ropes][m][rotary_dim/2]
     pub sin: Shared<f32>,        // [ropes][m][rotary_dim/2]
-    pub pinned_cos: Shared<f32>, // the same for queries of pinned positions, once the context slid
+    pub pinned_cos: Shared<f32>, // the same, for queries against pinned positions after a slide
     pub pinned_sin: Shared<f32>,
-    pub inputs: SharedInputs, // of QKV, O, gate/up and the head, of more than 16 tokens
+    pub inputs: SharedInputs, // of QKV, O, gate/up and the head, for more than 16 tokens
     pub hidden: SharedInputs, // of down
     pub experts: ExpertScratch,
     pub qkv: Shared<f32>,    // [kv heads][(group + 2)·head/16][m][16]
@@ -82,7 +81,7 @@ pub(crate) struct Scratch {
     pub logits: Shared<f32>, // [vocab/16][logits_rows][16]
 }
 
-/// Packed queries of one attention item (see `kernels::Queries`).
+/// Packed queries of an attention item (see `kernels::Queries`).
 pub(crate) struct QueryBuffers {
     q: Vec<i8>,       // [head/16][queries][16], 8-bit caches
     scales: Vec<f32>, // [queries]
@@ -92,14 +91,14 @@ pub(crate) struct QueryBuffers {
 
 /// Buffers of one worker.
 pub(crate) struct Local {
-    pub row: Vec<f32>,     // one token, the widest matrix input
-    pub gate_up: Vec<f32>, // one group of d_ff: [8 panels][m][16], or 4 without a gate
+    pub row: Vec<f32>,     // one token, as wide as the widest matrix input
+    pub gate_up: Vec<f32>, // one group of d_ff: [8 panels][m][16], or 4 panels without a gate
     pub act: Vec<f32>,     // [4 panels][m][16]
     pub states: Vec<f32>,  // attention states of a run of queries
-    pub spans: Vec<f32>,   // the same, of the span in progress
+    pub spans: Vec<f32>,   // the same, for the span in progress
     pub queries: QueryBuffers,
     pub pinned_queries: QueryBuffers, // the same queries, for pinned positions
-    pub inputs: OwnInputs,            // of QKV, O, gate/up and the head, of up to 16 tokens
+    pub inputs: OwnInputs,            // of QKV, O, gate/up and the head, for up to 16 tokens
     pub routing: Routing,
     pub drawing: DrawScratch,
     pub profile: Profile,
@@ -107,10 +106,10 @@ pub(crate) struct Local {
 }
 
 impl Local {
-    /// Ends a step: waits for the others and notes the time.
-    pub(crate) fn step(&mut self, w: &mut Worker<'_>, step: Stage) {
+    /// Ends a stage: waits at the barrier and records the time.
+    pub(crate) fn end(&mut self, w: &mut Worker<'_>, stage: Stage) {
         w.barrier();
-        self.profile.mark(step);
+        self.profile.mark(stage);
     }
 }
 
@@ -124,17 +123,20 @@ impl QueryBuffers {
             x: b.own(float * head),
         }
     }
+
     /// All `n` queries.
     pub(crate) fn packed(&self, n: usize, head: usize) -> Queries<'_> {
         if !self.x.is_empty() {
             return Queries::F32(&self.x[..n * head]);
         }
-        let (q, scales, sums) = (&self.q[..n * head], &self.scales[..n], &self.sums[..n]);
+        let q = &self.q[..n * head];
+        let scales = &self.scales[..n];
+        let sums = &self.sums[..n];
         Queries::Q8 { q, scales, sums }
     }
 
-    /// The same, to be written.
-    pub(crate) fn unpacked(&mut self, n: usize, head: usize) -> QueriesMut<'_> {
+    /// The same, for writing.
+    pub(crate) fn packed_mut(&mut self, n: usize, head: usize) -> QueriesMut<'_> {
         if !self.x.is_empty() {
             return QueriesMut::F32(&mut self.x[..n * head]);
         }
@@ -143,13 +145,13 @@ impl QueryBuffers {
     }
 }
 
-/// What the size of all buffers follows from.
+/// Determines the sizes of all buffers.
 #[derive(Clone, Copy)]
 pub(crate) struct ScratchSizes<'a> {
     pub config: &'a Config,
     pub needs: InputNeeds,
     pub kv: KvType,
-    /// Positions whose spans attention has room for.
+    /// Positions for which attention has span buffers.
     pub ctx: usize,
     pub logits_rows: usize,
 }
@@ -168,7 +170,7 @@ impl ScratchSizes<'_> {
         self.config.ropes.len() * self.config.rotary_dim as usize / 2
     }
 
-    /// Values of `spans`: `r` sequences in `MAX_SPLIT` rows have at most `MAX_SPLIT - r + 1` rows
+    /// Length of `spans`: `r` sequences in `MAX_SPLIT` rows have at most `MAX_SPLIT - r + 1` rows
     /// each, and a column is as wide as the longest of them.
     fn span_values(&self) -> usize {
         let c = self.config;
@@ -182,7 +184,9 @@ impl ScratchSizes<'_> {
 impl Scratch {
     pub(crate) fn new(b: &mut Buffers<'_>, sizes: &ScratchSizes<'_>) -> Self {
         let ScratchSizes { config: c, needs, .. } = *sizes;
-        let (m, d, angles) = (MAX_TOKENS, c.d_model_padded(), MAX_TOKENS * sizes.angles());
+        let m = MAX_TOKENS;
+        let d = c.d_model_padded();
+        let angles = MAX_TOKENS * sizes.angles();
         Self {
             x: b.shared(m * d),
             delta: b.shared(if c.post_norms() { m * d } else { 0 }),

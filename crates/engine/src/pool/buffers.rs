@@ -1,21 +1,21 @@
-//! Where the engine's buffers come from, and what they take: one description does both.
+//! Allocates the engine's buffers or just adds up their sizes, from the same description.
 
 use super::{Plain, Pool, Shared};
 
-/// Hands out zeroed buffers and counts their bytes, or only counts: then every buffer is empty and
-/// nothing is allocated. What is built from it, `Scratch` and all below, is described once.
+/// Allocates zeroed buffers and counts their bytes, or only counts: then every buffer is empty. So
+/// `Scratch` and everything below it is described once for both purposes.
 pub(crate) struct Buffers<'p> {
     pool: Option<&'p Pool>,
     bytes: u64,
 }
 
 impl<'p> Buffers<'p> {
-    /// Buffers for the jobs of a pool.
-    pub(crate) fn of(pool: &'p Pool) -> Self {
+    /// Allocates buffers for a pool's jobs.
+    pub(crate) fn new(pool: &'p Pool) -> Self {
         Self { pool: Some(pool), bytes: 0 }
     }
 
-    /// Counts, and allocates nothing.
+    /// Counts without allocating.
     pub(crate) fn tally() -> Self {
         Self { pool: None, bytes: 0 }
     }
@@ -25,7 +25,7 @@ impl<'p> Buffers<'p> {
         self.bytes
     }
 
-    /// A buffer that all workers share.
+    /// A buffer shared by all workers.
     pub(crate) fn shared<T: Plain>(&mut self, len: usize) -> Shared<T> {
         self.count::<T>(len);
         self.pool.map_or_else(Shared::empty, |pool| pool.shared(len))
@@ -37,7 +37,7 @@ impl<'p> Buffers<'p> {
         self.pool.map_or_else(Vec::new, |_| vec![T::default(); len])
     }
 
-    /// An empty list of one worker, with room for `capacity` entries.
+    /// An empty list of one worker with the given capacity.
     pub(crate) fn list<T>(&mut self, capacity: usize) -> Vec<T> {
         self.count::<T>(capacity);
         self.pool.map_or_else(Vec::new, |_| Vec::with_capacity(capacity))

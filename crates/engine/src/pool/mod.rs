@@ -1,4 +1,4 @@
-//! Threads that walk through a forward pass together, and buffers they share without races.
+//! Threads that run a forward pass in lockstep, and race-free shared buffers.
 //!
 //! A *job* runs on every worker at once (the caller is worker 0). Barriers divide it into *phases*:
 //!
@@ -7,24 +7,22 @@
 //! worker 1 ──items──┤  barrier  ├──items──┤  barrier   no locks, no queue, no allocation
 //! ```
 //!
-//! Within a phase, workers claim items (numbers 0…n) from a counter, so a worker that the system
-//! put to sleep delays nobody's share but its own item. A [`Shared`] buffer is, in one phase,
-//! either read by all or written by columns, one item one column, which only that item may read
-//! meanwhile. The types enforce it:
+//! Within a phase, workers claim items (numbers 0…n) from a counter, so a preempted worker delays
+//! only its current item. In any one phase, a [`Shared`] buffer is either read by all workers or
+//! written in columns, one per item, readable only by that item. The types enforce this:
 //!
 //! - slices borrow the [`Worker`], and [`Worker::barrier`] needs it mutably, so none outlives its
 //!   phase (checked by the compiler);
-//! - every buffer carries a stamp (phase, read or written, column width), so reading what is
-//!   being written, or writing two different divisions, panics (checked at run time, one atomic
-//!   load per access);
+//! - every buffer carries a stamp (phase, access, column width), so reading during a write, or
+//!   writing with two different splits, panics (checked at run time, one atomic load per access);
 //! - an item can be taken once per buffer, and items are unique.
 //!
-//! A worker that panics poisons its pool: the others unwind out of the job at their next barrier, so
-//! that no slice of a shared buffer survives, and every later job is refused. This needs
-//! `panic = "unwind"`; with `abort`, a panic ends the process as anywhere else.
+//! A panicking worker poisons its pool: the others unwind out of the job at their next barrier, so
+//! that no slice of a shared buffer survives, and every later job fails. This requires
+//! `panic = "unwind"`; with `abort`, a panic ends the process as usual.
 //!
-//! That is why the forward pass is safe code. This module, the threads and the buffers, is one of the
-//! few places with `unsafe`.
+//! So the forward pass is safe code; the `unsafe` is in `threads` and `shared`. `buffers` allocates
+//! them.
 
 mod buffers;
 #[allow(unsafe_code)]
@@ -43,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn phases_pass_data_between_all_workers() {
+    fn data_passes_between_workers_across_phases() {
         for workers in [1, 2, 3, 7] {
             let mut pool = Pool::new(workers).unwrap();
             let (a, b) = (pool.shared::<u32>(1000), pool.shared::<u32>(1000));
@@ -77,20 +75,21 @@ mod tests {
     }
 
     #[test]
-    fn workers_agree_on_what_worker_0_says() {
+    fn workers_agree_with_worker_0() {
         let mut pool = Pool::new(3).unwrap();
-        let mut heard = vec![Vec::new(); 3];
-        pool.run(&mut heard, |w, heard| {
+        let mut votes = vec![Vec::new(); 3];
+        pool.run(&mut votes, |w, votes| {
             for i in 0..1000 {
-                heard.push(w.barrier_agree(|| i % 3 == 0));
+                votes.push(w.barrier_agree(|| i % 3 == 0));
             }
         })
         .unwrap();
         let want: Vec<bool> = (0..1000).map(|i| i % 3 == 0).collect();
-        assert!(heard.iter().all(|h| *h == want));
+        assert!(votes.iter().all(|v| *v == want));
     }
+
     #[test]
-    fn every_task_is_done_once() {
+    fn every_task_runs_once() {
         for workers in [1, 2, 5] {
             let mut pool = Pool::new(workers).unwrap();
             let (mut done, mut tasks) = (vec![0; workers], [0u32; 100]);
@@ -106,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_an_error_then_and_ever_after() {
+    fn a_panic_fails_this_job_and_all_later_ones() {
         for (workers, culprit) in [(1, 0), (2, 0), (2, 1), (3, 1), (5, 4)] {
             for barriers in [0, 1, 7] {
                 let mut pool = Pool::new(workers).unwrap();
@@ -122,14 +121,14 @@ mod tests {
                             w.barrier();
                             *phases += 1;
                         }
-                        assert!(w.index() != culprit, "worker {culprit} has had enough");
+                        assert!(w.index() != culprit, "worker {culprit} fails");
                         w.barrier();
                         *phases += 100;
                     })
                     .unwrap_err();
-                let want = Panicked { message: format!("worker {culprit} has had enough") };
+                let want = Panicked { message: format!("worker {culprit} fails") };
                 assert_eq!(panicked, want);
-                // Those that had not begun when it happened did nothing; nobody got further.
+                // Workers that had not yet begun did nothing; none got past the panic.
                 assert!(locals.iter().all(|&n| n <= barriers), "{locals:?}");
                 assert_eq!(locals[culprit], barriers);
                 assert_eq!(pool.run(&mut locals, |_, _| unreachable!()), Err(want.clone()));
@@ -138,10 +137,10 @@ mod tests {
         }
     }
 
-    /// A worker may still be on its way out of the last job when the next one begins and fails. Until
-    /// `run` returns, what the job borrows is in use; after that, nobody may touch it.
+    /// A worker may still be leaving the last job when the next one starts and fails. No worker may
+    /// use the job's borrows after `run` has returned.
     #[test]
-    fn a_failed_job_is_over_when_it_returns() {
+    fn no_worker_is_inside_a_failed_job_after_run_returns() {
         for workers in [2, 3, 5] {
             for jobs in 0..60 {
                 let mut pool = Pool::new(workers).unwrap();

@@ -1,4 +1,4 @@
-//! The buffers: read by all or written by columns, in turns that a stamp checks.
+//! The shared buffers: in each phase read by all or written in columns, as checked by a stamp.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::threads::{Item, Pool, Worker};
 
-/// Plain numbers: what shared buffers hold.
+/// Element types of shared buffers: plain numbers.
 pub(crate) trait Plain: Copy + Default + Send + Sync + 'static {}
 impl Plain for f32 {}
 impl Plain for i32 {}
@@ -16,17 +16,17 @@ impl Plain for u8 {}
 impl Plain for u16 {}
 impl Plain for u32 {}
 
-/// A buffer that in each phase is either read by all workers or written by columns.
+/// A buffer that in each phase is either read by all workers or written in columns.
 pub(crate) struct Shared<T> {
     /// The allocation, up to one cache line longer than the buffer.
     storage: NonNull<[T]>,
-    /// The buffer: the part of `storage` that begins on a cache line.
+    /// The buffer: the cache-line-aligned part of `storage`.
     start: NonNull<T>,
     len: usize,
     pool: u64,
     /// Phase of the last access, times 4, plus `READ`, `SETTING` or `WRITE`.
     state: AtomicU64,
-    /// Stride and column width of the phase that writes.
+    /// Stride and column width of the writing phase.
     grid: AtomicU64,
     /// Per worker: the last phase in which it split the buffer.
     splits: Box<[AtomicU64]>,
@@ -36,14 +36,14 @@ const READ: u64 = 0;
 const SETTING: u64 = 1;
 const WRITE: u64 = 2;
 
-// SAFETY: access goes through `read` and `split`, whose stamps keep readers and writers of one
-// phase apart, and phases are ordered by the barrier (release/acquire).
+// SAFETY: access goes through `read` and `split`, whose stamps keep readers and writers in separate
+// phases, and phases are ordered by the barrier (release/acquire).
 unsafe impl<T: Plain> Sync for Shared<T> {}
 // SAFETY: it owns its allocation, and plain numbers may move between threads.
 unsafe impl<T: Plain> Send for Shared<T> {}
 
 impl Pool {
-    /// A zeroed buffer for this pool's jobs. Its pages are not touched until used.
+    /// A zeroed buffer for this pool's jobs. Its pages stay untouched until used.
     pub(crate) fn shared<T: Plain>(&self, len: usize) -> Shared<T> {
         Shared::new(len, self.id(), self.workers())
     }
@@ -59,8 +59,8 @@ impl<T> Drop for Shared<T> {
 impl<T: Plain> Shared<T> {
     fn new(len: usize, pool: u64, workers: usize) -> Self {
         const CACHE_LINE: usize = 64;
-        // `vec!` of zeros asks the system for zero pages, which cost nothing until touched; an
-        // aligned allocation would be cleared by hand. Hence the slack.
+        // `vec!` of zeros gets zero pages from the system, which cost nothing until touched; an
+        // aligned allocation would be cleared explicitly. Hence the slack.
         let storage = vec![T::default(); len + CACHE_LINE / size_of::<T>()].into_boxed_slice();
         let storage = NonNull::from(Box::leak(storage));
         let base = storage.cast::<T>();
@@ -71,7 +71,7 @@ impl<T: Plain> Shared<T> {
         Self { storage, start, len, pool, state, grid, splits }
     }
 
-    /// A buffer of nothing, of no pool and without an allocation.
+    /// An empty buffer without a pool or an allocation.
     pub(crate) fn empty() -> Self {
         let storage = NonNull::from(Box::leak(Box::<[T]>::default()));
         Self {
@@ -87,7 +87,7 @@ impl<T: Plain> Shared<T> {
 
     /// The whole buffer, outside of any job.
     pub(crate) fn get_mut(&mut self) -> &mut [T] {
-        // SAFETY: `&mut self`: no worker holds a part of it.
+        // SAFETY: due to `&mut self`, no worker holds a part of it.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
 
@@ -113,16 +113,17 @@ impl<T: Plain> Shared<T> {
                 Err(now) => state = now,
             }
         }
-        // SAFETY: the stamp says that nobody writes in this phase; the slice borrows the worker,
-        // so it ends before the worker's next barrier.
+        // SAFETY: the stamp rules out writes in this phase; the slice borrows the worker, so it ends
+        // before the worker's next barrier.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
-    /// Divides the buffer for writing: rows of `stride` values, item `i` owning the columns
-    /// `i·width .. (i+1)·width` of every row. Once per worker and phase, the same on every worker.
+    /// Splits the buffer for writing: rows of `stride` values, where item `i` owns the columns
+    /// `i·width .. (i+1)·width` of every row. Call it once per worker and phase, with the same
+    /// arguments on every worker.
     ///
     /// # Panics
-    /// If the buffer is read in this phase, or divided in another way.
+    /// If the buffer is read in this phase, or split differently.
     pub(crate) fn split<'p>(
         &'p self,
         worker: &'p Worker<'_>,
@@ -132,7 +133,7 @@ impl<T: Plain> Shared<T> {
         assert_eq!(worker.pool(), self.pool);
         assert!(width > 0 && stride <= u32::MAX as usize && width <= u32::MAX as usize);
         let last = self.splits[worker.index()].swap(worker.phase(), Ordering::Relaxed);
-        assert_ne!(last, worker.phase(), "a shared buffer is divided twice in a phase");
+        assert_ne!(last, worker.phase(), "a shared buffer is split twice in a phase");
         let grid = (stride as u64) << 32 | width as u64;
         let tag = |kind| worker.phase() << 2 | kind;
         let mut state = self.state.load(Ordering::Acquire);
@@ -160,11 +161,7 @@ impl<T: Plain> Shared<T> {
                 Err(now) => state = now,
             }
         }
-        assert_eq!(
-            self.grid.load(Ordering::Relaxed),
-            grid,
-            "a shared buffer is divided in two ways"
-        );
+        assert_eq!(self.grid.load(Ordering::Relaxed), grid, "a shared buffer is split in two ways");
         Split {
             start: self.start.as_ptr(),
             rows: self.len.checked_div(stride).unwrap_or(0),
@@ -178,7 +175,7 @@ impl<T: Plain> Shared<T> {
     }
 }
 
-/// One worker's view of a buffer that is written in this phase.
+/// One worker's view of a buffer being written in this phase.
 pub(crate) struct Split<'p, T> {
     start: *mut T,
     rows: usize,
@@ -186,7 +183,7 @@ pub(crate) struct Split<'p, T> {
     width: usize,
     phase: u64,
     pool: u64,
-    /// Items below this number were taken.
+    /// Items below this number are used up.
     next: Cell<usize>,
     _p: PhantomData<&'p mut [T]>,
 }
@@ -195,7 +192,7 @@ impl<'p, T: Plain> Split<'p, T> {
     /// The columns of `item`.
     ///
     /// # Panics
-    /// If the item was taken from this buffer before, or lies beyond it.
+    /// If the item was already taken from this buffer, or lies beyond it.
     pub(crate) fn take(&self, item: &Item<'p>) -> Columns<'p, T> {
         assert_eq!(item.belongs(), (self.pool, self.phase));
         assert!(item.index() >= self.next.get(), "an item is taken twice from one buffer");
@@ -210,7 +207,7 @@ impl<'p, T: Plain> Split<'p, T> {
     }
 }
 
-/// The part of a buffer that one item owns: the same columns of every row.
+/// The part of a buffer owned by one item: the same columns of every row.
 pub(crate) struct Columns<'p, T> {
     start: *mut T,
     rows: usize,
@@ -224,19 +221,19 @@ impl<'p, T: Plain> Columns<'p, T> {
     pub(crate) fn row(&mut self, r: usize) -> &mut [T] {
         assert!(r < self.rows);
         // SAFETY: row and columns lie within the buffer (see `take`); items are unique in a phase
-        // and an item is taken once, so no other slice covers these columns; `&mut self` keeps
-        // rows of this item apart in time.
+        // and taken once, so no other slice covers these columns; `&mut self` rules out overlapping
+        // borrows within the item.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(r * self.stride), self.width) }
     }
 
-    /// The columns of row `r`, to be read by the item that owns them.
+    /// The columns of row `r`, for reading by their owner.
     pub(crate) fn get(&self, r: usize) -> &[T] {
         assert!(r < self.rows);
-        // SAFETY: as in `row`; `&self` lets no slice of this item be written meanwhile.
+        // SAFETY: as in `row`; `&self` rules out writes through this item meanwhile.
         unsafe { std::slice::from_raw_parts(self.start.add(r * self.stride), self.width) }
     }
 
-    /// The columns of the first row, for a buffer divided into plain runs.
+    /// The columns of the first row, for a buffer split into contiguous runs.
     pub(crate) fn run(self) -> &'p mut [T] {
         assert!(self.rows > 0);
         // SAFETY: as in `row`; `self` is consumed, so this is the item's only slice.
@@ -248,7 +245,7 @@ impl<'p, T: Plain> Columns<'p, T> {
 mod tests {
     use super::*;
 
-    /// What a violation looks like: a panic, before any reference exists.
+    /// Whether `f` panics, before any invalid reference exists.
     fn violation(f: impl Fn(&mut Worker<'_>)) -> bool {
         let pool = Pool::new(1).unwrap();
         let run = || f(&mut pool.only_worker());
@@ -256,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn reading_what_is_being_written_is_refused() {
+    fn conflicting_accesses_panic() {
         let shared = |w: &Worker<'_>| Shared::<f32>::new(64, w.pool(), 1);
         assert!(!violation(move |w| {
             let s = shared(w);

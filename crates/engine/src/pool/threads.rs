@@ -9,8 +9,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How long a waiting worker spins before it yields the CPU. Not at all where there are more workers
-/// than CPUs: whom it waits for may be waiting for its CPU.
+/// How long a waiting worker spins before it yields the CPU. With more workers than CPUs it does not
+/// spin at all, as the worker it waits for may need its CPU.
 const SPIN: Duration = Duration::from_micros(50);
 /// How long an idle worker yields before it sleeps.
 const IDLE: Duration = Duration::from_millis(2);
@@ -18,18 +18,18 @@ const IDLE: Duration = Duration::from_millis(2);
 /// The phase of a pool in which a worker panicked: no barrier completes any more.
 const POISONED: u64 = u64::MAX;
 
-/// A worker panicked, in this job or an earlier one. Shared buffers may hold half of a pass, so the
-/// pool runs no more jobs.
+/// A worker panicked, in this job or an earlier one. Shared buffers may be inconsistent, so the pool
+/// runs no more jobs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Panicked {
     /// The panic's message.
     pub message: String,
 }
 
-/// What a worker unwinds with because another one panicked.
+/// Panic payload of a worker that unwinds because another one panicked.
 struct Bystander;
 
-/// What all workers share. Hot atomics sit on cache lines of their own.
+/// State shared by all workers. Each hot atomic has its own cache line.
 struct Control {
     id: u64,
     workers: usize,
@@ -41,13 +41,13 @@ struct Control {
     counters: [Line<AtomicUsize>; 2],
     /// Worker 0's votes in even and odd phases.
     votes: [AtomicBool; 2],
-    /// Number of the current job; rising tells the workers to start.
+    /// Number of the current job; an increment starts the workers.
     epoch: Line<AtomicU64>,
     job: UnsafeCell<Option<Job>>,
     sleepers: AtomicUsize,
     stop: AtomicBool,
     bell: (Mutex<()>, Condvar),
-    /// Workers that have left a poisoned job.
+    /// Number of workers that have left a poisoned job.
     left: AtomicUsize,
     /// The message of the first panic.
     panic: Mutex<Option<String>>,
@@ -56,7 +56,7 @@ struct Control {
 #[repr(align(128))]
 struct Line<T>(T);
 
-/// A type-erased job: the closure and how to call it.
+/// A type-erased closure.
 #[derive(Clone, Copy)]
 struct Job {
     data: *const (),
@@ -77,7 +77,7 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// A pool of `workers` threads, the caller of [`Self::run`] being one of them.
+    /// A pool of `workers` threads, one of which is the caller of [`Self::run`].
     pub(crate) fn new(workers: usize) -> std::io::Result<Self> {
         static IDS: AtomicU64 = AtomicU64::new(0);
         let control = Arc::new(Control {
@@ -105,24 +105,24 @@ impl Pool {
         Ok(pool)
     }
 
-    /// The worker of a pool of one, outside of a job.
+    /// The only worker of a single-threaded pool, outside of a job.
     #[cfg(test)]
     pub(super) fn only_worker(&self) -> Worker<'_> {
         assert_eq!(self.workers(), 1);
         Worker { control: &self.control, index: 0, phase: 1 }
     }
 
-    /// Workers, the caller included.
+    /// Number of workers, including the caller.
     pub(crate) fn workers(&self) -> usize {
         self.control.workers
     }
 
-    /// Its number; no two pools of a process have the same.
+    /// Its id, unique within the process.
     pub(super) fn id(&self) -> u64 {
         self.control.id
     }
 
-    /// Phases begun so far: one more for every barrier, that at the end of a job included.
+    /// Phases begun so far: one per barrier, including the one at the end of each job.
     #[cfg(test)]
     pub(crate) fn phases(&self) -> u64 {
         self.control.phase.0.load(Ordering::Acquire)
@@ -131,8 +131,8 @@ impl Pool {
     /// Runs `f` on every worker, worker `i` with `locals[i]`, and returns when all are done.
     ///
     /// # Errors
-    /// A worker panicked, now or in an earlier job. The others leave the job at their next barrier,
-    /// so nothing of `f` and of what it borrows is in use when this returns.
+    /// A worker panicked, now or in an earlier job. The others leave the job at their next barrier, so
+    /// neither `f` nor its borrows are in use when this returns.
     ///
     /// # Panics
     /// If there are fewer locals than workers.
@@ -156,7 +156,7 @@ impl Pool {
         let data = Call { f, locals: locals.as_mut_ptr() };
         let job = Job { data: (&raw const data).cast(), call: call::<L, F> };
         let control = &*self.control;
-        // SAFETY: `&mut self` and the last barrier of the job before: no worker reads it now.
+        // SAFETY: no worker reads it now, due to `&mut self` and the previous job's last barrier.
         unsafe { *control.job.get() = Some(job) };
         control.epoch.0.fetch_add(1, Ordering::SeqCst);
         if control.sleepers.load(Ordering::SeqCst) > 0 {
@@ -165,14 +165,14 @@ impl Pool {
         }
         control.work(0, job);
         self.check().inspect_err(|_| {
-            // The job's data is borrowed until the last worker has unwound out of it.
+            // The job's data stays borrowed until the last worker has unwound out of it.
             while control.left.load(Ordering::Acquire) < control.workers {
                 thread::yield_now();
             }
         })
     }
 
-    /// Runs `f` once for each of `tasks`, whichever worker comes first, with that worker's local.
+    /// Runs `f` once for each of `tasks` on any worker, with that worker's local.
     ///
     /// # Errors
     /// As for [`Self::run`].
@@ -184,7 +184,7 @@ impl Pool {
     ) -> Result<(), Panicked> {
         /// The start of `tasks`.
         struct Tasks<T>(*mut T);
-        // SAFETY: each element is handed to one worker, see below, and `T` may move to it.
+        // SAFETY: each element is accessed by one worker only, see below, and `T` is `Send`.
         unsafe impl<T: Send> Sync for Tasks<T> {}
         impl<T> Tasks<T> {
             fn at(&self, index: usize) -> *mut T {
@@ -194,8 +194,8 @@ impl Pool {
         let (n, first) = (tasks.len(), Tasks(tasks.as_mut_ptr()));
         self.run(locals, |w, local| {
             for item in w.items(n) {
-                // SAFETY: an item's number is below `n` and held by one worker only; `tasks` is
-                // borrowed until `run` returns, and no worker is in this closure then.
+                // SAFETY: an item's number is below `n` and held by one worker only; `tasks` stays
+                // borrowed until `run` returns, when no worker is in this closure.
                 f(local, unsafe { &mut *first.at(item.index()) });
             }
         })
@@ -218,14 +218,14 @@ impl Drop for Pool {
         drop(self.control.bell.0.lock());
         self.control.bell.1.notify_all();
         for thread in self.threads.drain(..) {
-            // It does not unwind: `Control::work` catches what a job throws.
+            // It never panics: `Control::work` catches the panics of jobs.
             let _ = thread.join();
         }
     }
 }
 
 impl Control {
-    /// A worker thread's life: wait for an epoch, work, wait.
+    /// A worker thread's main loop: wait for an epoch, work, repeat.
     fn serve(&self, index: usize) {
         let mut seen = 0;
         loop {
@@ -252,9 +252,10 @@ impl Control {
             if idle > IDLE {
                 break;
             }
-            match self.crowded || idle > SPIN {
-                true => thread::yield_now(),
-                false => std::hint::spin_loop(),
+            if self.crowded || idle > SPIN {
+                thread::yield_now();
+            } else {
+                std::hint::spin_loop();
             }
         }
         self.sleepers.fetch_add(1, Ordering::SeqCst);
@@ -267,21 +268,21 @@ impl Control {
         self.epoch.0.load(Ordering::SeqCst)
     }
 
-    /// Does a worker's part of a job. False if the pool is poisoned: then the worker has counted
-    /// itself as having left, which it must do only once, and so must not come back.
+    /// Does a worker's part of a job. Returns false if the pool is poisoned: the worker has then
+    /// incremented `left`, which it must do only once, so it must not call this again.
     fn work(&self, index: usize, job: Job) -> bool {
         nanoinfer_platform::float::reset();
         let phase = self.phase.0.load(Ordering::Acquire);
         if phase == POISONED {
-            // Another worker panicked before this one had begun.
+            // Another worker panicked before this one began.
             self.left.fetch_add(1, Ordering::Release);
             return false;
         }
         let mut worker = Worker { control: self, index, phase };
-        // Nothing that the job was about to change is looked at again: the pool is poisoned.
+        // Unwind-safe: a poisoned pool never reads the job's data again.
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             // SAFETY: `job.data` is alive until the barrier below, which `run` passes too, or until
-            // this worker counts itself as having left.
+            // this worker increments `left`.
             unsafe { (job.call)(job.data, &mut worker) };
             worker.barrier();
         }));
@@ -291,13 +292,13 @@ impl Control {
         false
     }
 
-    /// Keeps the message of the first panic, and makes every barrier unwind from now on.
+    /// Records the message of the first panic, and makes every later barrier unwind.
     fn poison(&self, payload: Box<dyn Any + Send>) {
         if !payload.is::<Bystander>() {
             let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
             let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
             let mut panic = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
-            panic.get_or_insert(text.unwrap_or_else(|| "of an unknown kind".into()));
+            panic.get_or_insert(text.unwrap_or_else(|| "unknown panic payload".into()));
         }
         self.phase.0.store(POISONED, Ordering::Release);
     }
@@ -311,8 +312,7 @@ pub(crate) struct Worker<'c> {
 }
 
 impl Worker<'_> {
-    /// Waits until every worker is here, and begins the next phase. Unwinds if one of them has
-    /// panicked and will not come.
+    /// Waits for all workers, then begins the next phase. Unwinds if one of them has panicked.
     pub(crate) fn barrier(&mut self) {
         let c = self.control;
         if c.arrived.0.fetch_add(1, Ordering::AcqRel) + 1 == c.workers {
@@ -336,7 +336,7 @@ impl Worker<'_> {
             }
             return;
         }
-        // A few hundred spins before the first look at the clock, which costs as much as they do.
+        // Spin a few hundred times before reading the clock, which costs as much.
         for _ in 0..512 {
             if changed() {
                 return;
@@ -349,7 +349,7 @@ impl Worker<'_> {
         }
     }
 
-    /// A barrier at which all workers learn what worker 0 thinks of `question`.
+    /// A barrier that returns worker 0's answer to `question` on all workers.
     pub(crate) fn barrier_agree(&mut self, question: impl Fn() -> bool) -> bool {
         let vote = &self.control.votes[self.phase as usize % 2];
         if self.index == 0 {
@@ -359,7 +359,7 @@ impl Worker<'_> {
         vote.load(Ordering::Relaxed)
     }
 
-    /// Which pool this is, for buffers that belong to one.
+    /// The pool's id, checked by buffers.
     pub(super) fn pool(&self) -> u64 {
         self.control.id
     }
@@ -369,18 +369,18 @@ impl Worker<'_> {
         self.index
     }
 
-    /// The number of the phase; no two are the same.
+    /// The number of the phase, unique within the pool.
     pub(super) fn phase(&self) -> u64 {
         self.phase
     }
 
-    /// Claims this worker's share of the items 0…`n` of this phase. Once per phase.
+    /// Claims items out of 0…`n`, one at a time. Call it once per phase.
     pub(crate) fn items(&self, n: usize) -> Items<'_> {
         Items { worker: self, n }
     }
 }
 
-/// Iterator over the items a worker claims.
+/// Iterator over the items claimed by a worker.
 pub(crate) struct Items<'p> {
     worker: &'p Worker<'p>,
     n: usize,
@@ -401,7 +401,7 @@ impl<'p> Iterator for Items<'p> {
     }
 }
 
-/// A unit of work that exactly one worker holds in this phase.
+/// A unit of work, held by exactly one worker in this phase.
 pub(crate) struct Item<'p> {
     index: usize,
     phase: u64,

@@ -1,12 +1,12 @@
-//! The cache of a prompt as bytes: kept on disk, or baked into a model.
+//! Stored prompts: their keys and values on disk, or baked into a model file.
 //!
 //! ```text
 //! header 96 │ tokens │ text │ hash of each block │ hash of all before │ blocks of 64 positions
 //! ```
 //!
-//! Keys and values are the same bits wherever they are computed, so those that were stored can take
-//! the place of a computation if they are of the same model, [`NUMERICS`], cache type, RoPE and
-//! tokens. `docs/FORMAT.md` gives the layout.
+//! Keys and values are the same bits wherever they are computed, so stored ones can replace the
+//! computation if model, [`NUMERICS`], cache type, RoPE and tokens match. `docs/FORMAT.md` specifies
+//! the layout. This file reads, writes and bakes entries; `store` is a folder of them.
 
 mod store;
 
@@ -21,7 +21,7 @@ use nanoinfer_kernels::BLOCK;
 use crate::memory::{Cache, HEADER, IDENTITY, MAGIC, Prefix};
 use crate::{BatchToken, Engine, EngineOptions, Error, KvType, Message, Model, NUMERICS, SeqId};
 
-/// The bytes that stored keys and values of an engine begin with.
+/// The identity in the header of an engine's entries.
 fn identity(engine: &Engine) -> [u8; IDENTITY] {
     let config = engine.model().config();
     let mut out = [0; IDENTITY];
@@ -43,8 +43,8 @@ fn identity(engine: &Engine) -> [u8; IDENTITY] {
     out
 }
 
-/// Why an entry is of no use to an engine.
-fn differs(entry: &[u8; IDENTITY], engine: &[u8; IDENTITY]) -> Option<&'static str> {
+/// Why an engine cannot use an entry.
+fn mismatch(entry: &[u8; IDENTITY], engine: &[u8; IDENTITY]) -> Option<&'static str> {
     let parts = [
         (0..12, "is not a stored prompt of this version"),
         (12..16, "was computed by an engine with other numerics"),
@@ -56,9 +56,8 @@ fn differs(entry: &[u8; IDENTITY], engine: &[u8; IDENTITY]) -> Option<&'static s
 }
 
 impl Prefix {
-    /// Makes its first `n` positions those of a sequence of an engine with this identity; `from`
-    /// goes on where [`Self::read`] stopped. The error says what is wrong with it; the sequence is
-    /// empty then.
+    /// Loads its first `n` positions into a sequence of an engine with the identity `engine`; `from`
+    /// continues where [`Self::read`] stopped. On error the sequence is empty.
     fn load(
         &self,
         cache: &mut Cache,
@@ -66,11 +65,11 @@ impl Prefix {
         (seq, n): (SeqId, usize),
         from: &mut impl Read,
     ) -> Result<(), String> {
-        if let Some(what) = differs(&self.identity, engine) {
+        if let Some(what) = mismatch(&self.identity, engine) {
             return Err(what.into());
         }
         if blake3::hash(&self.head.0) != self.head.1 {
-            return Err("is damaged: its header".into());
+            return Err("has a damaged header".into());
         }
         let clear = |cache: &mut Cache| cache.truncate(seq, 0).map_err(|e| e.to_string());
         clear(cache)?;
@@ -103,7 +102,7 @@ impl Prefix {
     }
 }
 
-/// Writes the first positions of a sequence, which are `tokens`, with a text to remember.
+/// Writes the first positions of a sequence, `tokens`, with the text they were made from.
 fn write(
     cache: &mut Cache,
     engine: &[u8; IDENTITY],
@@ -134,16 +133,17 @@ fn write(
     Ok(())
 }
 
-/// Runs a system's message through the model of a file; what the section `baked prompt` is to
-/// hold. Of a model without a chat template it is a raw text that prompts begin with.
+/// Runs a system prompt through the model of a file and returns the content of the `baked prompt`
+/// section. For a model without a chat template, the text is a prefix of plain prompts.
 ///
 /// # Errors
 /// The model cannot be run, or the text does not fit its context.
 pub fn bake(path: &Path, text: &str) -> Result<Vec<u8>, Error> {
     let model = Model::open(path)?;
-    let tokens = match model.can_chat() {
-        true => model.before_conversation(&[Message::new("system", text)])?,
-        false => model.encode(text)?,
+    let tokens = if model.can_chat() {
+        model.before_conversation(&[Message::new("system", text)])?
+    } else {
+        model.encode(text)?
     };
     let ctx = model.config().context_length as usize;
     if tokens.is_empty() {
@@ -152,22 +152,23 @@ pub fn bake(path: &Path, text: &str) -> Result<Vec<u8>, Error> {
     if tokens.len() >= ctx {
         return Err(Error::Context { tokens: tokens.len(), ctx });
     }
-    // The room that an engine has by default, so that RoPE is the same.
+    // The default context of an engine, as RoPE can depend on it.
     let ctx = tokens.len().max(ctx.min(4096));
     let options = EngineOptions { ctx: Some(ctx), ..EngineOptions::default() };
     let mut engine = Engine::new(model, &options)?;
     let seq = engine.open()?;
     for chunk in tokens.chunks(engine.max_batch()) {
-        let step = |&token| BatchToken { seq, token, logits: false };
-        engine.forward(&chunk.iter().map(step).collect::<Vec<_>>())?;
+        let item = |&token| BatchToken { seq, token, logits: false };
+        engine.forward(&chunk.iter().map(item).collect::<Vec<_>>())?;
     }
     let (identity, mut out) = (identity(&engine), Vec::new());
-    write(engine.cache_mut(), &identity, (seq, &tokens), text, &mut out).expect("memory takes all");
+    write(engine.cache_mut(), &identity, (seq, &tokens), text, &mut out)
+        .expect("writing to memory succeeds");
     Ok(out)
 }
 
-/// Lets a sequence that holds less of `tokens` begin with the prompt that is baked into the model's
-/// file. The error says why that is of no use.
+/// Loads the prompt baked into the model's file if it shares a longer prefix with `tokens` than the
+/// sequence holds. The error is a note for the user.
 pub(crate) fn use_baked(engine: &mut Engine, seq: SeqId, tokens: &[u32]) -> Result<(), String> {
     let model = Arc::clone(engine.model());
     let Some((prefix, mut blocks)) = model.baked() else { return Ok(()) };
@@ -179,8 +180,8 @@ pub(crate) fn use_baked(engine: &mut Engine, seq: SeqId, tokens: &[u32]) -> Resu
     let identity = identity(engine);
     let loaded = prefix.load(engine.cache_mut(), &identity, (seq, n), &mut blocks);
     loaded.map_err(|what| {
-        // What the sequence held is gone with the attempt, but another one may still have it.
+        // The attempt cleared the sequence, but its content may still be in the cache.
         let shared = engine.share(seq, tokens).err().map_or(String::new(), |e| format!(" ({e})"));
-        format!("the prompt in the model's file {what}; it is computed{shared}")
+        format!("the prompt in the model's file {what}; it is recomputed{shared}")
     })
 }

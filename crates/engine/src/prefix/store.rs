@@ -1,4 +1,4 @@
-//! A folder of prompts whose keys and values were computed before.
+//! A folder of stored prompts.
 
 use std::fs::{self, File};
 use std::io::{BufReader, Write};
@@ -11,15 +11,15 @@ use super::{identity, write};
 use crate::memory::Prefix;
 use crate::{Engine, Error, SeqId};
 
-/// Extension of the files; others in the folder are left alone.
+/// Extension of the store's files; others in the folder are left alone.
 const EXTENSION: &str = "nkv";
-/// Positions by which an entry must be better than what is at hand to be worth reading or writing.
+/// Positions that an entry must save to be worth reading or writing.
 const WORTH: usize = 16;
 
-/// Prompts on disk, with the keys and values that a model computed for them.
+/// Prompts on disk, with their keys and values.
 ///
-/// Files are readable by their owner only, appear whole or not at all, and are checked to the last
-/// byte that is used. What is damaged or of another model is never used.
+/// Files are readable by their owner only and written atomically, and every byte used is verified.
+/// Entries that are damaged or belong to another model are never used.
 #[derive(Debug)]
 pub struct PrefixStore {
     folder: PathBuf,
@@ -34,14 +34,14 @@ struct Entry {
 }
 
 impl PrefixStore {
-    /// Opens a folder, which is made if need be, and keeps it below `limit` bytes by removing what
-    /// was not used for longest.
+    /// Opens a folder, created if missing, and keeps it below `limit` bytes by removing the least
+    /// recently used entries.
     pub fn open(folder: &Path, limit: u64) -> std::io::Result<Self> {
         fs::create_dir_all(folder)?;
         Ok(Self { folder: folder.into(), limit })
     }
 
-    /// The entries with names that begin like this.
+    /// The entries whose names start with `key`.
     fn entries(&self, key: &str) -> Vec<Entry> {
         let files = fs::read_dir(&self.folder).into_iter().flatten().flatten();
         let entry = |file: fs::DirEntry| {
@@ -54,8 +54,7 @@ impl PrefixStore {
         files.filter_map(entry).collect()
     }
 
-    /// Entries of an engine with what they say of themselves, and notes on those that cannot be
-    /// read.
+    /// An engine's entries with their headers, and notes on unreadable ones.
     fn read(&self, engine: &Engine) -> (Vec<(PathBuf, Prefix)>, Vec<String>) {
         let (mut found, mut notes) = (Vec::new(), Vec::new());
         for entry in self.entries(&key(engine)) {
@@ -68,8 +67,8 @@ impl PrefixStore {
         (found, notes)
     }
 
-    /// Lets a sequence that holds less of `tokens` begin with the entry that has most in common
-    /// with them. Returns notes on entries that could not be used.
+    /// Loads the entry with the longest common prefix with `tokens` if that is longer than what the
+    /// sequence holds. Returns notes on unusable entries.
     pub(crate) fn load(
         &self,
         engine: &mut Engine,
@@ -79,14 +78,13 @@ impl PrefixStore {
         let (mut entries, mut notes) = self.read(engine);
         entries.sort_by_key(|(_, prefix)| std::cmp::Reverse(prefix.common(tokens)));
         for (path, prefix) in entries {
-            // The last token of a prompt is computed in any case.
             let n = prefix.common(tokens).min(engine.ctx());
             let (held, identity) = (engine.len(seq)?, identity(engine));
             if n < held + WORTH {
                 break;
             }
             let loaded = File::open(&path).map_err(|e| e.to_string()).and_then(|file| {
-                // Large reads go past the buffer, into the place they are hashed in.
+                // Large reads bypass the buffer and go straight to where they are hashed.
                 let mut file = BufReader::new(file);
                 Prefix::read(&mut file).map_err(|e| e.to_string())?;
                 prefix.load(engine.cache_mut(), &identity, (seq, n), &mut file)
@@ -98,7 +96,7 @@ impl PrefixStore {
                 }
                 Err(what) => notes.push(ignored(&path, &what)),
             }
-            // What the sequence held is gone with the attempt, but another one may still have it.
+            // The attempt cleared the sequence, but its content may still be in the cache.
             if held > 0 {
                 engine.share(seq, tokens)?;
             }
@@ -106,7 +104,7 @@ impl PrefixStore {
         Ok(notes)
     }
 
-    /// Keeps what a sequence holds, which is `tokens`. An entry that it goes on from is replaced.
+    /// Stores the content of a sequence, `tokens`, replacing an entry that is a prefix of it.
     pub(crate) fn save(
         &self,
         engine: &mut Engine,
@@ -134,14 +132,14 @@ impl PrefixStore {
         if bytes > self.limit {
             let (mb, limit) = (bytes >> 20, self.limit >> 20);
             return Err(format!(
-                "the prompt is not kept: it takes {mb} MB, but the store is limited to {limit} MB"
+                "the prompt is not stored: it takes {mb} MB, but the store is limited to {limit} MB"
             ));
         }
         self.write(engine, (seq, tokens), &path).map_err(|e| {
-            format!("{}: cannot write: {e}; the prompt is not kept", path.display())
+            format!("{}: cannot write: {e}; the prompt is not stored", path.display())
         })?;
         for old in replaced.iter().filter(|old| **old != path) {
-            let _ = fs::remove_file(old); // another process may have been faster
+            let _ = fs::remove_file(old); // another process may have removed it
         }
         self.shrink();
         Ok(())
@@ -150,22 +148,22 @@ impl PrefixStore {
     fn write(
         &self,
         engine: &mut Engine,
-        what: (SeqId, &[u32]),
+        content: (SeqId, &[u32]),
         path: &Path,
     ) -> std::io::Result<()> {
-        // Only the owner may read it, from the start: a prompt can be private.
+        // Owner-only from the moment of creation: a prompt can be private.
         let mut temp = temp_in(&self.folder, ".tmp-", Readers::Owner)?;
         let identity = identity(engine);
-        write(engine.cache_mut(), &identity, what, "", temp.as_file_mut())?;
+        write(engine.cache_mut(), &identity, content, "", temp.as_file_mut())?;
         temp.as_file_mut().flush()?;
-        // The system's own time of a write can lie before an earlier `touch`: it moves in ticks.
+        // The kernel's timestamp is coarse and can lie before an earlier `touch`.
         temp.as_file().set_modified(SystemTime::now())?;
         temp.as_file().sync_all()?;
         temp.persist(path)?;
         Ok(())
     }
 
-    /// Removes what was not used for longest, until the rest is small enough.
+    /// Removes the least recently used entries until the rest fits the limit.
     fn shrink(&self) {
         let mut entries = self.entries("");
         entries.sort_by_key(|e| e.used);
@@ -182,16 +180,16 @@ impl PrefixStore {
 }
 
 fn ignored(path: &Path, what: &str) -> String {
-    format!("{}: {what}; it is ignored, and the prompt is computed", path.display())
+    format!("{}: {what}; it is ignored and the prompt recomputed", path.display())
 }
 
-/// Notes that an entry was of use.
+/// Marks an entry as recently used.
 fn touch(path: &Path) {
-    // A folder that cannot be written to is still good for reading.
+    // A read-only store still works for reading.
     let _ = File::options().write(true).open(path).and_then(|f| f.set_modified(SystemTime::now()));
 }
 
-/// The beginning of the names of an engine's entries.
+/// The filename prefix of an engine's entries.
 fn key(engine: &Engine) -> String {
     blake3::hash(&identity(engine)).to_hex()[..16].to_owned()
 }

@@ -1,12 +1,12 @@
 //! Occurrences of tokens, for penalties.
 
-/// How often each token occurs in a context: what penalties need. It remembers the order in which
-/// tokens came, so that the last one can be taken back.
+/// Counts of each token in a context. Keeps tokens in order of first occurrence, so that the last
+/// addition can be undone.
 pub(super) struct Counts {
-    /// Distinct tokens of the context in the order of their first occurrence, and how often each was
+    /// Distinct tokens of the context in order of first occurrence, with the number of times each was
     /// generated.
     pub(super) entries: Vec<(u32, u32)>,
-    /// Places in `entries` by the token's hash; linear probing.
+    /// Indices into `entries` by the token's hash; linear probing.
     table: Vec<u32>,
 }
 
@@ -24,7 +24,7 @@ impl Counts {
         self.table.fill(EMPTY);
     }
 
-    /// Where a token is in the table, or where it would be put.
+    /// The token's slot in the table, or the free slot for it.
     fn slot(&self, id: u32) -> usize {
         let mask = self.table.len() - 1;
         let mut slot = (id.wrapping_mul(0x9e37_79b1) >> 7) as usize & mask;
@@ -34,8 +34,7 @@ impl Counts {
         slot
     }
 
-    /// Counts an occurrence, of which `generated` are the model's own. Returns whether the token is
-    /// new to the context.
+    /// Records a token, adding `generated` to its count. Returns whether it was new to the context.
     pub(super) fn add(&mut self, id: u32, generated: u32) -> bool {
         let slot = self.slot(id);
         let new = self.table[slot] == EMPTY;
@@ -47,9 +46,9 @@ impl Counts {
         new
     }
 
-    /// Takes back the last generated token; `new` is what [`Self::add`] returned for it. A new
-    /// token is the latest entry, so no probe sequence runs past its slot, and emptying it is safe.
-    pub(super) fn take_back(&mut self, id: u32, new: bool) {
+    /// Undoes the last generated token; `new` is the result of its [`Self::add`]. A new token is the
+    /// latest entry, so no probe sequence runs past its slot, and emptying it is safe.
+    pub(super) fn undo(&mut self, id: u32, new: bool) {
         let slot = self.slot(id);
         self.entries[self.table[slot] as usize].1 -= 1;
         if new {
@@ -63,9 +62,9 @@ impl Counts {
 mod tests {
     use super::*;
 
-    /// Against a plain map, with as many distinct tokens as there is room for.
+    /// Compared with a plain map, up to the maximum number of distinct tokens.
     #[test]
-    fn counts_are_right_while_tokens_come_and_go() {
+    fn counts_match_a_map_under_random_additions_and_undos() {
         let (mut counts, mut random) = (Counts::new(40), 9u32);
         let mut next = |n: u32| {
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -83,7 +82,7 @@ mod tests {
             for _ in 0..300 {
                 if next(3) == 0 {
                     let Some((id, new)) = pushed.pop() else { continue };
-                    counts.take_back(id, new);
+                    counts.undo(id, new);
                     *want.get_mut(&id).unwrap() -= 1;
                     if new {
                         want.remove(&id);

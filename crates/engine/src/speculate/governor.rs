@@ -1,33 +1,33 @@
-//! Whether to draft, from which source, and how much: decided from what was measured.
+//! Decides from measurements whether to draft, from which source, and how much.
 //!
 //! Times are in units of an undrafted pass, T(1). A draft of `k` tokens, each accepted with
 //! probability `p` if all before it were, yields `1 + p + … + p^k` tokens in one pass of `1 + k`
-//! rows. It is worth its time where that beats one token per pass; how `T` grows with the rows and
-//! what `p` is, is learnt on the way. Acceptance is kept per source, and for lookups per length of
-//! the common past, which says most about it.
+//! rows. It pays if that beats one token per pass. The growth of `T` with the number of rows and the
+//! acceptance `p` are learnt online. Acceptance is tracked per source, and for lookups per length of
+//! the common past, its best predictor.
 //!
-//! An estimate can be wrong, so there is also an account: a pass pays in what it gained over passes
-//! without a draft, in tokens, and draws what it lost. No draft is made that could overdraw it. It
-//! is filled by a small share of all passes, and its limit is low, so text that changes its nature
-//! costs little before drafting stops.
+//! Estimates can be wrong, so an account bounds the loss: a drafted pass pays in the tokens it gained
+//! over undrafted passes and draws those it lost. No draft is made that could overdraw it. Undrafted
+//! passes add a small income, and the limit is low, so a change in the nature of the text costs little
+//! before drafting stops.
 
-/// Most tokens of a draft: with the last token they fill one tile of 16.
+/// The most tokens of a draft: with the last token they fill one tile of 16.
 pub(crate) const MAX_DRAFT: usize = 15;
-/// What an undrafted pass pays into the account.
+/// Income from an undrafted pass.
 const INCOME: f64 = 0.015;
-/// Where the account begins, and the most it holds.
+/// Opening balance of the account, and its limit.
 const START: f64 = 1.5;
 const LIMIT: f64 = 4.0;
-/// What a draft must promise: tokens per time, relative to none.
+/// Required advantage of a draft: tokens per time, relative to no draft.
 const WORTHWHILE: f64 = 1.05;
-/// Drafted passes after which one without a draft measures T(1) again.
+/// Drafted passes after which an undrafted one measures T(1) again.
 const MEASURE_EVERY: u32 = 48;
-/// What a row is assumed to cost until it was measured.
+/// Assumed cost of a row before it is measured.
 const ROW: f64 = 0.08;
 /// Classes of lookups by the length of the common past: 2, 3, 4, 5–7, 8–15, 16 and more.
 const LENGTHS: [usize; 6] = [2, 3, 4, 5, 8, 16];
 
-/// Accepted share of drafted tokens, recent ones counting more.
+/// Accepted share of drafted tokens, weighted towards recent ones.
 #[derive(Clone, Copy, Debug)]
 struct Acceptance {
     accepted: f64,
@@ -35,7 +35,7 @@ struct Acceptance {
 }
 
 impl Acceptance {
-    /// An assumption that a few observations outweigh.
+    /// A prior, soon outweighed by observations.
     fn assumed(rate: f64) -> Self {
         Self { accepted: 3.0 * rate, tested: 3.0 }
     }
@@ -51,20 +51,20 @@ impl Acceptance {
     }
 }
 
-/// Where drafts come from.
+/// A source of drafts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     Lookup,
     Model,
 }
 
-/// What a source could draft.
+/// A draft available from a source.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Offer {
     pub source: Source,
-    /// Tokens of common past, for lookups.
+    /// Length of the common past, for lookups.
     pub past: usize,
-    /// Tokens the draft model has to process before it can draft.
+    /// Tokens to process before the draft model can draft.
     pub lag: usize,
 }
 
@@ -76,20 +76,20 @@ pub(crate) struct Plan {
     pub n: usize,
 }
 
-/// Measured costs and acceptance of one session.
+/// Measured costs and acceptance of one sequence.
 #[derive(Clone, Debug)]
 pub(crate) struct Governor {
-    /// Seconds of an undrafted pass, and how many were measured.
+    /// Seconds per undrafted pass, and the number of measurements.
     single: f64,
     singles: u32,
     since_single: u32,
     /// Cost of each row after the first, for 2, 3–4, 5–8 and 9–16 rows.
     rows: [f64; 4],
     measured: [bool; 4],
-    /// Seconds to draw a token, and how many were measured.
+    /// Seconds per draw of a token, and the number of measurements.
     draw: f64,
     draws: u32,
-    /// Seconds of a step of the draft model.
+    /// Seconds per step of the draft model.
     step: f64,
     lookups: [Acceptance; LENGTHS.len()],
     model: Acceptance,
@@ -114,14 +114,14 @@ impl Default for Governor {
     }
 }
 
-/// Moves an estimate towards a measurement; one that is far off, as when the system took the CPU
-/// away, moves it little further than one that is not.
+/// Moves an estimate towards a measurement, clamped so that outliers, as after preemption, have little
+/// more effect than ordinary values.
 fn follow(estimate: &mut f64, measured: f64, share: f64) {
     *estimate += share * (measured.clamp(*estimate * 0.6, *estimate * 1.6) - *estimate);
 }
 
-/// The same with the least of the first three for a start: one of them may have been interrupted.
-fn first_least(estimate: &mut f64, n: &mut u32, measured: f64, share: f64) {
+/// Like [`follow`], but starts with the minimum of the first three, as one may have been interrupted.
+fn follow_from_min(estimate: &mut f64, n: &mut u32, measured: f64, share: f64) {
     *n = n.saturating_add(1);
     match *n {
         1 => *estimate = measured,
@@ -130,16 +130,16 @@ fn first_least(estimate: &mut f64, n: &mut u32, measured: f64, share: f64) {
     }
 }
 
-fn size(rows: usize) -> usize {
+fn rows_class(rows: usize) -> usize {
     [2, 4, 8].iter().take_while(|most| rows > **most).count()
 }
 
-fn length(past: usize) -> usize {
+fn past_class(past: usize) -> usize {
     LENGTHS.iter().rposition(|least| past >= *least).unwrap_or(0)
 }
 
 impl Governor {
-    /// The best plan for at most `room` tokens, if one is worth it.
+    /// The best plan for at most `room` tokens, if any pays.
     pub(crate) fn plan(&self, offers: &[Offer], room: usize) -> Option<Plan> {
         if self.singles < 3 || self.since_single >= MEASURE_EVERY {
             return None;
@@ -149,13 +149,13 @@ impl Governor {
         (best.1 > WORTHWHILE * without).then_some(best.0)
     }
 
-    /// The better source for `n` tokens, whatever it costs.
+    /// The better source for exactly `n` tokens, regardless of cost.
     pub(crate) fn forced(&self, offers: &[Offer], n: usize) -> Option<Plan> {
         let unlimited = Self { account: f64::INFINITY, ..self.clone() };
         Some(unlimited.best(offers, n..=n)?.0)
     }
 
-    /// The plan with the most tokens per time that the account allows, and that figure.
+    /// The plan with the most tokens per time within the account's balance, and that rate.
     fn best(
         &self,
         offers: &[Offer],
@@ -183,43 +183,44 @@ impl Governor {
 
     fn acceptance(&self, source: Source, past: usize) -> f64 {
         match source {
-            Source::Lookup => self.lookups[length(past)].rate(),
+            Source::Lookup => self.lookups[past_class(past)].rate(),
             Source::Model => self.model.rate(),
         }
     }
 
-    /// Time of a pass of so many rows.
+    /// Estimated time of a pass.
     fn pass(&self, rows: usize) -> f64 {
-        1.0 + self.rows[size(rows)] * (rows - 1) as f64
+        1.0 + self.rows[rows_class(rows)] * (rows - 1) as f64
     }
 
-    /// An undrafted pass took so long.
+    /// Records the time of an undrafted pass.
     pub(crate) fn single(&mut self, seconds: f64) {
         self.since_single = 0;
-        first_least(&mut self.single, &mut self.singles, seconds, 0.1);
+        follow_from_min(&mut self.single, &mut self.singles, seconds, 0.1);
         self.account = (self.account + INCOME).min(LIMIT);
-        // What was once measured as too dear is tried again, some day.
+        // Costs once measured as too high decay, so that drafting is eventually retried.
         for row in &mut self.rows {
             *row -= 0.002 * (*row - ROW).max(0.0);
         }
     }
 
-    /// A token was drawn.
+    /// Records the time of drawing a token.
     pub(crate) fn drawn(&mut self, seconds: f64) {
-        first_least(&mut self.draw, &mut self.draws, seconds, 0.05);
+        follow_from_min(&mut self.draw, &mut self.draws, seconds, 0.05);
     }
 
-    /// The draft model took so long for so many steps.
+    /// Records the total time of `steps` draft model steps.
     pub(crate) fn stepped(&mut self, seconds: f64, steps: usize) {
         let each = seconds / steps as f64;
-        match self.step > 0.0 {
-            true => follow(&mut self.step, each, 0.2),
-            false => self.step = each,
+        if self.step > 0.0 {
+            follow(&mut self.step, each, 0.2);
+        } else {
+            self.step = each;
         }
     }
 
-    /// A pass verified a draft of `n` tokens: `tested` of them were compared, `accepted` were
-    /// right. It took `pass` seconds, and the draft `draft` seconds.
+    /// Records a verified draft: `tested` of its tokens were compared and `accepted` were right. The
+    /// pass took `pass` seconds, drafting `draft` seconds.
     pub(crate) fn verified(
         &mut self,
         plan: Plan,
@@ -228,7 +229,7 @@ impl Governor {
     ) {
         let Plan { source, past, n } = plan;
         match source {
-            Source::Lookup => self.lookups[length(past)].observe(accepted, tested),
+            Source::Lookup => self.lookups[past_class(past)].observe(accepted, tested),
             Source::Model => self.model.observe(accepted, tested),
         }
         if self.singles == 0 {
@@ -236,7 +237,7 @@ impl Governor {
         }
         self.since_single += 1;
         let row = ((pass / self.single - 1.0) / n as f64).clamp(0.002, 2.0);
-        let at = size(1 + n);
+        let at = rows_class(1 + n);
         if std::mem::replace(&mut self.measured[at], true) {
             follow(&mut self.rows[at], row, 0.2);
         } else {
@@ -256,15 +257,17 @@ mod tests {
 
     const LOOKUP: Offer = Offer { source: Source::Lookup, past: 3, lag: 0 };
 
-    /// Runs `passes` passes where a row costs `row` and a drafted token is right with probability
-    /// `p`; returns tokens per time, relative to none drafted, and drafted passes.
+    /// Simulates `passes` passes in which a row costs `row` and a drafted token is right with
+    /// probability `p`; returns tokens per time, relative to no drafting, and the drafted passes.
     fn simulate(row: f64, p: f64, passes: usize, offer: Offer) -> (f64, usize) {
         let (mut governor, mut random) = (Governor::default(), 1u64);
         let mut right = || {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (random >> 33) as f64 / (1u64 << 31) as f64 <= p
         };
-        let (mut time, mut tokens, mut drafted) = (0.0, 0, 0);
+        let mut time = 0.0;
+        let mut tokens = 0;
+        let mut drafted = 0;
         for _ in 0..passes {
             match governor.plan(&[offer], MAX_DRAFT) {
                 None => {
@@ -285,18 +288,18 @@ mod tests {
     }
 
     #[test]
-    fn drafting_that_loses_is_turned_off_before_it_costs_much() {
+    fn losing_drafts_are_turned_off_at_little_cost() {
         for (row, p) in [(0.08, 0.0), (0.3, 0.1), (0.6, 0.4), (1.0, 0.5), (0.2, 0.05)] {
             for passes in [200, 2000] {
                 let (speed, drafted) = simulate(row, p, passes, LOOKUP);
                 assert!(speed > 0.975, "row {row}, p {p}: {speed} in {passes} passes");
-                assert!(drafted > 0, "it has to try");
+                assert!(drafted > 0, "it must try");
             }
         }
     }
 
     #[test]
-    fn drafting_that_pays_comes_near_the_best_there_is() {
+    fn paying_drafts_come_close_to_the_optimum() {
         for (row, p) in [(0.05, 0.9), (0.1, 0.8), (0.05, 0.6), (0.2, 0.95)] {
             let best =
                 |n: i32| (1.0 - f64::powi(p, n + 1)) / (1.0 - p) / (1.0 + row * f64::from(n));
@@ -307,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn one_interrupted_draw_does_not_keep_from_drafting() {
+    fn one_interrupted_draw_does_not_prevent_drafting() {
         let mut governor = Governor::default();
         for draw in [0.1, 1e-5, 1e-5] {
             governor.single(1e-3);

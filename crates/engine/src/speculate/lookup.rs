@@ -1,18 +1,18 @@
-//! Prompt lookup: what followed when the context last ended as it does now.
+//! Prompt lookup: drafts the continuation of an earlier occurrence of the context's last tokens.
 //!
-//! A table has, for every pair of tokens, the last place where it ends, and every place knows the
-//! one before it with the same pair: the hash chains of an LZ77 compressor. Adding a token and
-//! taking the last one back are O(1); a search looks at a bounded number of places and takes the
-//! one with the longest common past.
+//! A table maps every pair of tokens to the last position where it ends, and every position links to
+//! the previous one with the same pair: the hash chains of an LZ77 compressor. Adding a token and
+//! removing the last one are O(1). A search visits a bounded number of positions and takes the one
+//! with the longest common past.
 
-/// Nothing before.
+/// End of a chain.
 const NONE: u32 = u32::MAX;
-/// Tokens of common past that are counted; more makes no difference to what follows.
+/// Cap on the common past; a longer one predicts no better.
 pub(crate) const LONGEST: usize = 32;
-/// Places looked at.
-const WALK: usize = 32;
+/// The most positions visited by a search.
+const MAX_VISITS: usize = 32;
 
-/// Where the context went on from the same past.
+/// An earlier occurrence of the context's last tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Match {
     /// Index of the token that followed.
@@ -23,8 +23,8 @@ pub(crate) struct Match {
 
 /// The index of one context.
 pub(crate) struct Lookup {
-    heads: Vec<u32>,    // [buckets], the last place of a pair
-    previous: Vec<u32>, // per token, the place before with a pair of the same bucket
+    heads: Vec<u32>,    // [buckets], the last position of a pair
+    previous: Vec<u32>, // per token, the previous position in the same bucket
 }
 
 impl Lookup {
@@ -40,7 +40,7 @@ impl Lookup {
         (hash >> 8) as usize & (self.heads.len() - 1)
     }
 
-    /// Adds the tokens that are not in the index yet.
+    /// Adds the tokens that are not yet in the index.
     pub(crate) fn extend(&mut self, tokens: &[u32]) {
         for i in self.previous.len()..tokens.len() {
             let mut before = NONE;
@@ -52,7 +52,7 @@ impl Lookup {
         }
     }
 
-    /// Takes back all but the first `len` of these tokens, which it was built from.
+    /// Removes all but the first `len` of `tokens`, the indexed context.
     pub(crate) fn truncate(&mut self, tokens: &[u32], len: usize) {
         while self.previous.len() > len {
             let before = self.previous.pop().unwrap_or(NONE);
@@ -64,16 +64,16 @@ impl Lookup {
         }
     }
 
-    /// The place with the longest common past; of equals, the latest.
+    /// The position with the longest common past; ties go to the latest.
     pub(crate) fn find(&self, tokens: &[u32]) -> Option<Match> {
         debug_assert_eq!(tokens.len(), self.previous.len());
         let last = tokens.len().checked_sub(1)?;
-        let (mut best, mut place) = (None, self.previous[last]);
-        for _ in 0..WALK {
-            if place == NONE {
+        let (mut best, mut next) = (None, self.previous[last]);
+        for _ in 0..MAX_VISITS {
+            if next == NONE {
                 break;
             }
-            let at = place as usize;
+            let at = next as usize;
             let past = tokens[..=at].iter().rev().zip(tokens.iter().rev());
             let len = past.take(LONGEST).take_while(|(a, b)| a == b).count();
             if len >= 2 && best.is_none_or(|m: Match| len > m.len) {
@@ -82,14 +82,14 @@ impl Lookup {
             if len == LONGEST {
                 break;
             }
-            place = self.previous[at];
+            next = self.previous[at];
         }
         best
     }
 }
 
-/// The tokens from `at` on; where the context ends, the draft itself goes on, as a text that
-/// repeats itself does.
+/// Copies the tokens from `at` on; past the end of the context it continues with the draft itself, as
+/// periodic text does.
 pub(crate) fn copy(tokens: &[u32], at: usize, n: usize, draft: &mut Vec<u32>) {
     for i in at..at + n {
         let token = tokens.get(i).or_else(|| draft.get(i - tokens.len())).copied();
@@ -101,7 +101,7 @@ pub(crate) fn copy(tokens: &[u32], at: usize, n: usize, draft: &mut Vec<u32>) {
 mod tests {
     use super::*;
 
-    /// The definition, without an index.
+    /// The definition, by linear search.
     fn naive(tokens: &[u32]) -> Option<Match> {
         let mut best: Option<Match> = None;
         for at in (1..tokens.len()).rev() {
@@ -115,20 +115,22 @@ mod tests {
     }
 
     #[test]
-    fn it_finds_the_longest_past_while_tokens_come_and_go() {
+    fn it_finds_the_longest_past_under_random_additions_and_removals() {
         let mut random = 7u32;
         let mut next = |n: u32| {
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (random >> 8) % n
         };
-        let (mut tokens, mut lookup, mut found) = (Vec::new(), Lookup::new(400), 0);
+        let mut tokens = Vec::new();
+        let mut lookup = Lookup::new(400);
+        let mut found = 0;
         for _ in 0..2000 {
             if next(9) == 0 {
                 let len = tokens.len() - next(8).min(tokens.len() as u32) as usize;
                 lookup.truncate(&tokens, len);
                 tokens.truncate(len);
             } else if tokens.len() < 400 {
-                // Few pairs repeat more often than a search looks back.
+                // Few pairs occur more often than a search visits.
                 tokens.push(next(16));
                 lookup.extend(&tokens);
             }

@@ -1,17 +1,17 @@
-//! Speculative decoding that never changes the text.
+//! Speculative decoding that never changes the answer.
 //!
 //! ```text
 //! context … a │ draft b c d      one pass over  a b c d  gives the logits after each of them
-//!   draw after a: b  = draft     accepted, costs nothing more
+//!   draw after a: b  = draft     accepted at no extra cost
 //!   draw after b: c  = draft     accepted
-//!   draw after c: x ≠ d          d is rolled back, x goes on
+//!   draw after c: x ≠ d          d is rolled back, x is the next token
 //! ```
 //!
-//! A token is drawn from the same logits with the same random number as without a draft, and a
-//! draft is accepted while the draw equals it: sample and match. Logits are the same bits in any
-//! batch, so the answer is the same, for any way of sampling; what changes is how many passes it
-//! takes. Drafts come from the context itself (`lookup`) or from a small model (`model`);
-//! the `governor` decides whether they are worth it.
+//! Each token is drawn from the same logits with the same random number as without a draft, and the
+//! draft is accepted while it equals the draws. Logits are the same bits in any batch, so the answer
+//! is the same for any sampling parameters; only the number of passes changes. Drafts come from the
+//! context itself (`lookup`) or from a small model (`model`); the `governor` decides whether they
+//! pay. This file has the state of one sequence's drafts; `script` is for measurements only.
 
 mod governor;
 mod lookup;
@@ -32,28 +32,29 @@ use script::Scripted;
 pub use script::{DraftCosts, Script};
 pub use stats::{DraftStats, Drafted, Drafting};
 
-/// The drafts of one sequence. The engine of the draft model, where there is one, is given to every
-/// method that needs it.
+/// The drafts of one sequence. Methods that need the draft model's engine take it as a parameter.
 pub(crate) struct Speculator {
     capacity: usize,
     lookup: Lookup,
     model: Option<DraftSequence>,
-    /// Positions that stay in sight if the context slides.
+    /// Positions that stay if the context slides.
     pinned: usize,
-    /// Why the draft model does not draft.
+    /// Why the draft model is not drafting.
     note: Option<String>,
     pub script: Option<Scripted>,
     governor: Governor,
     drafting: Drafting,
     stats: DraftStats,
     eos: Vec<u32>,
-    /// The draft of the pass in progress, where it came from, what it and the pass took, and how
-    /// many of its tokens were drawn.
+    /// The draft of the pass in progress.
     draft: Vec<u32>,
+    /// The decision behind it.
     plan: Option<Plan>,
+    /// Seconds of the pass, and of drafting.
     seconds: (f64, f64),
+    /// Its tokens confirmed by draws so far.
     accepted: usize,
-    /// Logits of the pass are left to draw from.
+    /// Whether the pass has logits left to draw from.
     open: bool,
 }
 
@@ -83,7 +84,7 @@ impl Speculator {
         self.script = script.map(|script| Scripted { script, start: 0 });
     }
 
-    /// Costs that count instead of measured times.
+    /// Scripted costs that replace measured times.
     fn costs(&self) -> Option<DraftCosts> {
         self.script.as_ref()?.script.costs
     }
@@ -92,12 +93,12 @@ impl Speculator {
         self.stats
     }
 
-    /// Why the draft model does not draft for this answer, since the last call.
+    /// Returns and clears the note on why the draft model is not drafting.
     pub(crate) fn take_note(&mut self) -> Option<String> {
         self.note.take()
     }
 
-    /// What follows the context in the draft model's engine, with that engine.
+    /// The draft model's sequence, with its engine.
     fn follower<'s>(
         &'s mut self,
         draft: Option<&'s mut Engine>,
@@ -105,27 +106,27 @@ impl Speculator {
         self.model.as_mut().zip(draft).filter(|(model, draft)| model.is_in(draft))
     }
 
-    /// Lets `act` do something with what follows the context, if there is something. Where that
-    /// fails, the answer goes on without drafts of the model: they are about speed only.
+    /// Runs `act` on the draft model's sequence, if there is one. On failure the answer continues
+    /// without the draft model, which affects only its speed.
     fn with_follower(
         &mut self,
         draft: Option<&mut Engine>,
         act: impl FnOnce(&mut DraftSequence, &mut Engine) -> Result<(), Error>,
     ) {
         let done = self.follower(draft).map_or(Ok(()), |(model, draft)| act(model, draft));
-        self.give_up(done);
+        self.disable_on_error(done);
     }
 
-    /// Drafts no more by the model in this answer, if there was an error.
-    fn give_up(&mut self, result: Result<(), Error>) {
+    /// On error, turns the draft model off for this answer.
+    fn disable_on_error(&mut self, result: Result<(), Error>) {
         if let Err(e) = result {
             self.drafting.model = false;
-            self.note = Some(format!("the draft model does not draft: {e}"));
+            self.note = Some(format!("the draft model is not drafting: {e}"));
         }
     }
 
-    /// Opens a sequence in the draft model's engine, if there is one and it has none there yet.
-    fn follow(&mut self, draft: Option<&mut Engine>) -> Result<(), Error> {
+    /// Opens a sequence in the draft model's engine, if there is an engine and none is open in it.
+    fn open_follower(&mut self, draft: Option<&mut Engine>) -> Result<(), Error> {
         let Some(draft) = draft else {
             self.model = None;
             return Ok(());
@@ -142,24 +143,24 @@ impl Speculator {
     /// Closes the sequence in the draft model's engine.
     pub(crate) fn close(&mut self, draft: Option<&mut Engine>) {
         if let Some((model, draft)) = self.model.take().zip(draft) {
-            // One that cannot be closed is gone with its engine.
+            // On failure the sequence goes away with its engine.
             let _ = model.close(draft);
         }
     }
 
-    /// The context loses all but its first `len` tokens.
+    /// Truncates the context to its first `len` tokens.
     pub(crate) fn truncate(&mut self, tokens: &[u32], len: usize, draft: Option<&mut Engine>) {
         self.lookup.truncate(tokens, len);
         self.with_follower(draft, |model, draft| model.truncate(draft, len));
     }
 
-    /// The first tokens of the context stay in sight if it slides.
+    /// Pins the first tokens of the context against sliding.
     pub(crate) fn pin(&mut self, positions: usize, draft: Option<&mut Engine>) {
         self.pinned = positions;
         self.with_follower(draft, |model, draft| model.pin(draft, positions));
     }
 
-    /// An answer to the context begins.
+    /// Begins an answer to the context.
     pub(crate) fn start(
         &mut self,
         drafting: Drafting,
@@ -169,8 +170,8 @@ impl Speculator {
     ) {
         self.drafting = drafting;
         if drafting.model {
-            let follows = self.follow(draft);
-            self.give_up(follows);
+            let follows = self.open_follower(draft);
+            self.disable_on_error(follows);
         }
         self.lookup.extend(tokens);
         if let Some(model) = &mut self.model {
@@ -184,7 +185,7 @@ impl Speculator {
         self.open = false;
     }
 
-    /// The prompt is processed: the first token can be drawn.
+    /// Records that the prompt is processed, so that the first token can be drawn.
     pub(crate) fn prompt_done(&mut self, tokens: &[u32], draft: Option<&mut Engine>) {
         (self.plan, self.accepted, self.open) = (None, 0, true);
         if self.drafting.model {
@@ -192,13 +193,12 @@ impl Speculator {
         }
     }
 
-    /// The row of logits to draw from; `None` if a pass has to come first.
+    /// The row of logits to draw from; `None` if a pass is needed first.
     pub(crate) fn row(&self) -> Option<usize> {
         self.open.then_some(self.accepted)
     }
 
-    /// Makes a draft of at most `room` tokens for the next pass. The one before, if its pass has not
-    /// come to be, is forgotten.
+    /// Makes a draft of at most `room` tokens for the next pass, replacing any unused one.
     pub(crate) fn propose(
         &mut self,
         tokens: &mut Vec<u32>,
@@ -217,7 +217,7 @@ impl Speculator {
                 if drafted.is_err() {
                     self.draft.clear();
                 }
-                self.give_up(drafted);
+                self.disable_on_error(drafted);
             }
             (Source::Lookup, Some(found)) => {
                 lookup::copy(tokens, found.at, plan.n, &mut self.draft);
@@ -227,14 +227,14 @@ impl Speculator {
         if self.draft.is_empty() {
             return;
         }
-        // After an end of the answer there is nothing.
+        // Nothing follows the end of the answer.
         if let Some(end) = self.draft.iter().position(|id| self.eos.contains(id)) {
             self.draft.truncate(end + 1);
         }
         self.plan = Some(Plan { n: self.draft.len(), ..plan });
     }
 
-    /// What is worth drafting, of what there is.
+    /// Chooses a source and length among the available ones, if drafting pays.
     fn plan_for(
         &self,
         found: Option<Match>,
@@ -280,26 +280,26 @@ impl Speculator {
         Ok(())
     }
 
-    /// What the pass has to verify.
+    /// The draft to verify in the next pass.
     pub(crate) fn draft(&self) -> &[u32] {
         &self.draft
     }
 
-    /// The pass is done: the last token's logits and those of the draft can be drawn from.
+    /// Records that the pass is done: the logits of the last token and of the draft are available.
     pub(crate) fn passed(&mut self, seconds: f64) {
         let given = self.costs().map(|costs| 1.0 + costs.row * self.draft.len() as f64);
         let seconds = given.unwrap_or(seconds);
         self.seconds.0 = seconds;
         self.stats.passes += 1;
         self.open = true;
-        // Answers without drafts earn nothing: the promise is about those with them.
+        // The account bounds the cost of drafting, so answers without drafting do not pay in.
         if self.plan.is_none() && (self.drafting.lookup || self.drafting.model) {
             self.governor.single(seconds);
         }
     }
 
-    /// A token was drawn and is now the last of the context. Returns whether it was drafted, so
-    /// that the cache holds it.
+    /// Records a drawn token, now the last of the context. Returns whether it was drafted, so that the
+    /// cache already holds it.
     pub(crate) fn drawn(
         &mut self,
         tokens: &[u32],
@@ -321,14 +321,14 @@ impl Speculator {
         false
     }
 
-    /// The pass's remaining logits are not wanted: the answer ends here.
+    /// Discards the pass's remaining logits, as the answer ends here.
     pub(crate) fn end(&mut self, cached: usize, draft: Option<&mut Engine>) {
         if self.open {
             self.close_pass(cached, self.accepted, draft);
         }
     }
 
-    /// Records the outcome of the draft. Of the context, `cached` tokens are processed.
+    /// Records the outcome of the draft; `cached` tokens of the context are processed.
     fn close_pass(&mut self, cached: usize, tested: usize, draft: Option<&mut Engine>) {
         self.open = false;
         self.with_follower(draft, |model, draft| model.truncate(draft, cached));

@@ -1,4 +1,4 @@
-//! A small model that guesses what the large one will say.
+//! Drafting with a small model.
 
 use std::slice;
 use std::time::Instant;
@@ -7,12 +7,12 @@ use super::script::Scripted;
 use crate::sample::Sampler;
 use crate::{BatchToken, Engine, Error, Sampling, SeqId};
 
-/// A sequence of the draft model's engine, which follows the context of another sequence.
+/// A sequence of the draft model's engine that follows the context of another sequence.
 pub(crate) struct DraftSequence {
     seq: SeqId,
     sampler: Sampler,
-    steps: Vec<BatchToken>,
-    fresh: Vec<bool>, // per drafted token, whether penalties had not seen it before
+    batch: Vec<BatchToken>,
+    fresh: Vec<bool>, // per drafted token, whether it was new to the context
 }
 
 impl DraftSequence {
@@ -22,7 +22,7 @@ impl DraftSequence {
         Ok(Self {
             seq,
             sampler: Sampler::new(vocab, capacity + super::governor::MAX_DRAFT),
-            steps: Vec::with_capacity(engine.max_batch()),
+            batch: Vec::with_capacity(engine.max_batch()),
             fresh: Vec::with_capacity(super::governor::MAX_DRAFT),
         })
     }
@@ -31,23 +31,23 @@ impl DraftSequence {
         engine.close(self.seq)
     }
 
-    /// Whether this is the engine it was opened in.
+    /// Whether it was opened in this engine.
     pub(crate) fn is_in(&self, engine: &Engine) -> bool {
         engine.len(self.seq).is_ok()
     }
 
-    /// An answer begins: its way of choosing tokens, and what penalties have seen.
+    /// Begins an answer: sets the sampling parameters, and the context for penalties.
     pub(crate) fn restart(&mut self, sampling: Sampling, tokens: &[u32]) {
         self.sampler.sampling = sampling;
         self.sampler.restart(tokens);
     }
 
-    /// A token was generated.
+    /// Counts a generated token.
     pub(crate) fn push(&mut self, id: u32) {
         self.sampler.push(id);
     }
 
-    /// Forgets all but the first `len` tokens.
+    /// Truncates to the first `len` tokens.
     pub(crate) fn truncate(&mut self, engine: &mut Engine, len: usize) -> Result<(), Error> {
         engine.truncate(self.seq, len).map(|_| ())
     }
@@ -56,12 +56,12 @@ impl DraftSequence {
         engine.pin(self.seq, positions)
     }
 
-    /// Tokens it has to process before it can draft.
+    /// Tokens to process before it can draft.
     pub(crate) fn lag(&self, engine: &Engine, tokens: &[u32]) -> Result<usize, Error> {
         Ok(tokens.len() - engine.len(self.seq)?.min(tokens.len()))
     }
 
-    /// Processes all but the last of these tokens, if they are many: not part of a draft's cost.
+    /// Processes all but the last token if it lags by many; not part of a draft's cost.
     pub(crate) fn catch_up(&mut self, engine: &mut Engine, tokens: &[u32]) -> Result<(), Error> {
         loop {
             let lag = self.lag(engine, tokens)?;
@@ -70,15 +70,15 @@ impl DraftSequence {
             }
             let from = tokens.len() - lag;
             let n = (lag - 1).min(engine.max_batch());
-            self.steps.clear();
-            let step = |&token| BatchToken { seq: self.seq, token, logits: false };
-            self.steps.extend(tokens[from..from + n].iter().map(step));
-            engine.forward(&self.steps)?;
+            self.batch.clear();
+            let item = |&token| BatchToken { seq: self.seq, token, logits: false };
+            self.batch.extend(tokens[from..from + n].iter().map(item));
+            engine.forward(&self.batch)?;
         }
     }
 
-    /// Drafts `n` tokens, drawn as the sequence will draw: with the same random numbers, two models
-    /// that nearly agree draw the same. Returns the seconds that the steps took.
+    /// Drafts `n` tokens with the sequence's own random numbers, so that two similar models draw the
+    /// same tokens. Returns the seconds taken.
     pub(crate) fn draft(
         &mut self,
         engine: &mut Engine,
@@ -92,7 +92,7 @@ impl DraftSequence {
         let mut done = Ok(());
         for _ in 0..n {
             done = self.next(engine, tokens).map(|drawn| {
-                let id = script.map_or(drawn, |s| s.guess(drawn, tokens.len()));
+                let id = script.map_or(drawn, |s| s.draft_token(drawn, tokens.len()));
                 self.fresh.push(self.sampler.push(id));
                 tokens.push(id);
             });
@@ -108,17 +108,17 @@ impl DraftSequence {
         done.map(|()| start.elapsed().as_secs_f64())
     }
 
-    /// The token that the draft model would say next.
+    /// Draws the draft model's next token.
     fn next(&mut self, engine: &mut Engine, tokens: &[u32]) -> Result<u32, Error> {
         let from = tokens.len() - self.lag(engine, tokens)?;
-        self.steps.clear();
-        let step = |i: usize| BatchToken {
+        self.batch.clear();
+        let item = |i: usize| BatchToken {
             seq: self.seq,
             token: tokens[i],
             logits: i + 1 == tokens.len(),
         };
-        self.steps.extend((from..tokens.len()).map(step));
-        let pass = engine.forward(&self.steps)?;
+        self.batch.extend((from..tokens.len()).map(item));
+        let pass = engine.forward(&self.batch)?;
         let mut drawn = None;
         engine.draw(pass, slice::from_mut(&mut drawn), |drawn, rows, scratch| {
             *drawn = self.sampler.draw(rows, 0, tokens.len(), scratch);
@@ -127,13 +127,13 @@ impl DraftSequence {
     }
 }
 
-/// Whether an engine can draft for another; the error says why not.
+/// Checks that an engine can draft for another.
 pub(crate) fn check_draft(draft: &Engine, target: &Engine) -> Result<(), Error> {
     let (ours, theirs) = (draft.ctx(), target.ctx());
     let what = if draft.overflow() != target.overflow() {
-        Err("one context slides and the other stops".into())
+        Err("one context slides and the other does not".into())
     } else if ours < theirs {
-        Err(format!("it holds {ours} positions, the model {theirs}"))
+        Err(format!("its context is {ours} positions, the model's {theirs}"))
     } else {
         same_vocabulary(draft, target)
     };
@@ -141,12 +141,12 @@ pub(crate) fn check_draft(draft: &Engine, target: &Engine) -> Result<(), Error> 
     what.map_err(|what| Error::Draft { path: path(), what })
 }
 
-/// Why a token would not mean the same to both.
+/// Checks that both models assign the same bytes to every token id.
 fn same_vocabulary(draft: &Engine, target: &Engine) -> Result<(), String> {
     let (a, b) = (draft.model(), target.model());
     let (n, m) = (a.config().vocab_size, b.config().vocab_size);
     if n != m {
-        return Err(format!("it has {n} tokens, the model has {m}"));
+        return Err(format!("its vocabulary has {n} tokens, the model's {m}"));
     }
     if let (Some(a), Some(b)) = (a.vocab(), b.vocab()) {
         let differs = (0..n).find(|&id| a.bytes(id) != b.bytes(id));

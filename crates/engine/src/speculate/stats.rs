@@ -1,14 +1,13 @@
-//! What may be drafted, and how that went.
+//! Options and statistics of drafting.
 
-/// What may be drafted for an answer. It never changes a token of it, only its speed.
+/// Which drafts an answer may use. Affects its speed, never its tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drafting {
-    /// From the context: what followed when it last ended as it does now.
+    /// Prompt lookup: the continuation of an earlier occurrence of the context's last tokens.
     pub lookup: bool,
-    /// From the session's draft model, if it has one.
+    /// The draft model, if there is one.
     pub model: bool,
-    /// Always as many tokens as this, where a source has any, instead of as many as pay. For tests
-    /// and measurements.
+    /// Fixed draft length, instead of the length that pays best. For tests and measurements.
     pub fixed: Option<usize>,
 }
 
@@ -19,16 +18,16 @@ impl Default for Drafting {
 }
 
 impl Drafting {
-    /// Nothing is drafted.
+    /// No drafting.
     pub const OFF: Self = Self { lookup: false, model: false, fixed: None };
 }
 
 /// Tokens from one source of drafts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drafted {
-    /// Tokens that were drafted and verified.
+    /// Tokens drafted and verified.
     pub drafted: usize,
-    /// Those that became part of the answer.
+    /// Tokens that became part of the answer.
     pub accepted: usize,
 }
 
@@ -39,14 +38,14 @@ impl Drafted {
     }
 }
 
-/// What drafting did for the current answer.
+/// Drafting statistics of the current answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DraftStats {
-    /// Passes after the prompt's.
+    /// Passes after prefill.
     pub passes: usize,
-    /// From the context.
+    /// Drafts from the context.
     pub lookup: Drafted,
-    /// From the draft model.
+    /// Drafts from the draft model.
     pub model: Drafted,
 }
 

@@ -1,5 +1,5 @@
-//! What the tests of this crate share: converted models and comparisons.
-#![allow(dead_code)] // each test binary uses its own part
+//! Shared by the tests of this crate: converted models and comparisons.
+#![allow(dead_code)] // each test binary uses only part of it
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ pub(crate) fn data(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data").join(path)
 }
 
-/// The models of `tests/data/tiny`: one for each trait of an architecture.
+/// The models of `tests/data/tiny`: one per architectural feature.
 pub(crate) fn tiny() -> Vec<String> {
     let folders = std::fs::read_dir(data("tiny")).unwrap().map(|e| e.unwrap());
     let models = folders.filter(|f| f.path().join("golden.json").exists());
@@ -30,7 +30,7 @@ pub(crate) fn model(folder: &Path, quant: Quant) -> Model {
     Model::open(&file).expect("opens") // the map outlives the name
 }
 
-/// Copies a model, with this tokenizer, vocabulary and generation defaults.
+/// Copies a model, replacing tokenizer, vocabulary and generation defaults.
 pub(crate) fn with_text(
     from: &NanoFile,
     to: &Path,
@@ -49,7 +49,7 @@ pub(crate) fn with_text(
     writer.finish(from.config(), generation).unwrap().commit().unwrap();
 }
 
-/// Writes a model of the first `n` layers of another: a poor one, that speaks the same language.
+/// Writes a model with only the first `n` layers of another: a weak one with the same vocabulary.
 pub(crate) fn first_layers(from: &NanoFile, to: &Path, n: u32) {
     let mut config = from.config().clone();
     config.n_layers = n;
@@ -76,12 +76,12 @@ pub(crate) fn greedy(engine: &mut Engine, prompt: &[u32], n: usize) -> Vec<u32> 
     let mut out = Vec::new();
     while out.len() < n {
         let last = next.len() - 1;
-        let steps: Vec<_> = next
+        let batch: Vec<_> = next
             .iter()
             .enumerate()
             .map(|(i, &token)| BatchToken { seq, token, logits: i == last })
             .collect();
-        let pass = engine.forward(&steps).unwrap();
+        let pass = engine.forward(&batch).unwrap();
         let token = argmax(engine.logits(pass, 0).unwrap());
         out.push(token);
         next = vec![token];
@@ -95,10 +95,10 @@ pub(crate) fn logits(engine: &mut Engine, ids: &[u32], chunk: usize) -> Vec<Vec<
     let seq = engine.open().expect("a free sequence");
     let mut rows = Vec::new();
     for tokens in ids.chunks(chunk.min(16)) {
-        let steps: Vec<_> =
+        let batch: Vec<_> =
             tokens.iter().map(|&token| BatchToken { seq, token, logits: true }).collect();
-        let pass = engine.forward(&steps).expect("a pass");
-        for i in 0..steps.len() {
+        let pass = engine.forward(&batch).expect("a pass");
+        for i in 0..batch.len() {
             rows.push(engine.logits(pass, i).expect("finite").to_vec());
         }
     }
@@ -106,7 +106,7 @@ pub(crate) fn logits(engine: &mut Engine, ids: &[u32], chunk: usize) -> Vec<Vec<
     rows
 }
 
-/// The engine with these options, otherwise default.
+/// An engine with default options, except for the number of threads.
 pub(crate) fn engine(model: Model, threads: usize) -> Engine {
     let options = EngineOptions { threads: Some(threads), ..EngineOptions::default() };
     Engine::new(model, &options).expect("an engine")

@@ -1,12 +1,12 @@
-//! Llama in f64 with plain loops, and random models of any shape as Hugging Face folders: shares
-//! nothing with the engine, not even the order in which anything is stored.
+//! Llama in f64 with plain loops, and random models of any shape as Hugging Face folders. Shares
+//! nothing with the engine, not even a memory layout.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::json;
 
-/// A model's shape, and which biases it has.
+/// A model's shape and biases.
 #[derive(Clone, Copy)]
 pub(crate) struct Shape {
     pub(crate) name: &'static str,
@@ -18,14 +18,14 @@ pub(crate) struct Shape {
     pub(crate) vocab: usize,
     pub(crate) layers: usize,
     pub(crate) tied: bool,
-    /// Of `q k v o gate up down`, those that have a bias.
+    /// The matrices with a bias, out of `q k v o gate up down`.
     pub(crate) biases: &'static [&'static str],
 }
 
 const EPS: f64 = 1e-5;
 const THETA: f64 = 10_000.0;
 
-/// A matrix (or a vector, with one column): rows, columns, values row after row.
+/// A matrix (or a vector, with one column): rows, columns, values in row-major order.
 type Tensor = (usize, usize, Vec<f32>);
 
 /// A model with random weights.
@@ -34,7 +34,7 @@ pub(crate) struct Reference {
     tensors: BTreeMap<String, Tensor>,
 }
 
-/// Uniform in −1…1, the same everywhere.
+/// Uniform in −1…1, reproducible everywhere.
 struct Random(u64);
 
 impl Random {
@@ -55,7 +55,7 @@ impl Reference {
         };
         let (d, ff) = (shape.d, shape.d_ff);
         let (q, kv) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
-        // Logits with a standard deviation of about 1, as those of the goldens have.
+        // Logits with a standard deviation of about 1, like those of the goldens.
         let logit = (3.0 / d as f32).sqrt();
         add("model.embed_tokens.weight".into(), (shape.vocab, d), 0.0, logit);
         add("model.norm.weight".into(), (d, 1), 1.0, 0.3);
@@ -75,10 +75,10 @@ impl Reference {
                 ("mlp.up_proj", ff, d),
                 ("mlp.down_proj", d, ff),
             ] {
-                // Outputs of about the size of their inputs.
+                // Outputs of about the magnitude of their inputs.
                 add(name(part, "weight"), (rows, columns), 0.0, (3.0 / columns as f32).sqrt());
                 let short = part.split(['.', '_']).nth_back(1).expect("a name with two parts");
-                // Attention has all biases or none: those not asked for are zeros.
+                // Attention has all biases or none: unrequested ones are zero.
                 let has = shape.biases.contains(&short);
                 if has || part.starts_with("self_attn") && !shape.biases.is_empty() {
                     add(name(part, "bias"), (rows, 1), 0.0, if has { 0.5 } else { 0.0 });
@@ -134,7 +134,7 @@ impl Reference {
         x.iter().zip(w).map(|(x, w)| x / (mean + EPS).sqrt() * f64::from(*w)).collect()
     }
 
-    /// Turns the pairs (i, i + half) of every head by their angle at `position`.
+    /// Rotates the pairs (i, i + half) of every head by their angle at `position`.
     fn rope(&self, x: &mut [f64], position: usize) {
         let half = self.shape.head_dim / 2;
         for head in x.chunks_mut(self.shape.head_dim) {
@@ -164,7 +164,9 @@ impl Reference {
 
     fn layer(&self, name: &str, x: &mut [Vec<f64>]) {
         let part = |part: &str| format!("{name}.{part}");
-        let (mut q, mut k, mut v) = (Vec::new(), Vec::new(), Vec::new());
+        let mut q = Vec::new();
+        let mut k = Vec::new();
+        let mut v = Vec::new();
         for (position, x) in x.iter().enumerate() {
             let normed = self.norm(&part("input_layernorm"), x);
             q.push(self.linear(&part("self_attn.q_proj"), &normed));
