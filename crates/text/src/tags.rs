@@ -43,8 +43,8 @@ impl Token<'_> {
 /// The tags of a template, in order.
 ///
 /// # Errors
-/// [`Error::Template`] for an unterminated tag, string, comment or raw block, and for brackets that
-/// do not match: syntax errors for minijinja too.
+/// [`Error::Template`] for an unterminated tag, string, comment or raw block, for brackets that do not
+/// match, and for a misplaced `not`.
 pub(crate) fn tags(source: &str) -> Result<Vec<Tag<'_>>, Error> {
     let mut scanner = Scanner { source, at: 0 };
     let mut tags = Vec::new();
@@ -121,8 +121,9 @@ impl<'s> Scanner<'s> {
             let token = self.token()?;
             match token.kind {
                 Kind::Open => closers.push(closer(token.text)),
-                Kind::Close if closers.pop() != Some(token.text) => {
-                    return syntax(&format!("unexpected `{}`", token.text));
+                Kind::Close if closers.pop() != Some(token.text) => return unexpected(&token),
+                Kind::Name if token.text == "not" && tokens.last().is_some_and(takes_value) => {
+                    return unexpected(&token);
                 }
                 _ => {}
             }
@@ -148,6 +149,12 @@ impl<'s> Scanner<'s> {
         self.at += len;
         Ok(Token { kind, text: &rest[..len], start })
     }
+}
+
+/// Whether `not` cannot follow. minijinja takes it for the name of a variable there, Python refuses it.
+fn takes_value(token: &Token<'_>) -> bool {
+    let is_separator = matches!(token.text, "," | ":" | "=" | "|");
+    token.is("in") || token.kind == Kind::Operator && !is_separator
 }
 
 fn strip_control(text: &str) -> &str {
@@ -197,6 +204,10 @@ fn name_len(text: &str) -> usize {
 
 fn unterminated<T>(construct: &str) -> Result<T, Error> {
     syntax(&format!("unexpected end of {construct}"))
+}
+
+fn unexpected<T>(token: &Token<'_>) -> Result<T, Error> {
+    syntax(&format!("unexpected `{}`", token.text))
 }
 
 fn syntax<T>(what: &str) -> Result<T, Error> {
