@@ -22,10 +22,10 @@ use crate::tags::{Kind, Tag, Token, tags};
 
 /// Tokens in one tag. Also bounds the recursion of minijinja's parser and compiler, which nothing else
 /// does for chains such as `not not not x` or `a.b.c.d`.
-const TOKENS: usize = 2_000;
+const TOKENS: usize = 1_000;
 
 /// `elif` branches of a template, each of which is a recursion in minijinja.
-const BRANCHES: usize = 1_000;
+const BRANCHES: usize = 500;
 
 /// Appends the weighing filters. Also replaces `{% generation %}`, which marks training targets for
 /// Hugging Face, by a condition that is always true: whitespace around it is trimmed alike.

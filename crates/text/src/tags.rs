@@ -79,7 +79,7 @@ impl<'s> Scanner<'s> {
     }
 
     fn skip_past(&mut self, end: &str, construct: &str) -> Result<(), Error> {
-        let Some(len) = self.rest().find(end) else { return unterminated(construct) };
+        let Some(len) = self.rest().find(end) else { return self.unterminated(construct) };
         self.at += len + end.len();
         Ok(())
     }
@@ -121,9 +121,9 @@ impl<'s> Scanner<'s> {
             let token = self.token()?;
             match token.kind {
                 Kind::Open => closers.push(closer(token.text)),
-                Kind::Close if closers.pop() != Some(token.text) => return unexpected(&token),
+                Kind::Close if closers.pop() != Some(token.text) => return self.unexpected(&token),
                 Kind::Name if token.text == "not" && tokens.last().is_some_and(takes_value) => {
-                    return unexpected(&token);
+                    return self.unexpected(&token);
                 }
                 _ => {}
             }
@@ -133,9 +133,9 @@ impl<'s> Scanner<'s> {
 
     fn token(&mut self) -> Result<Token<'s>, Error> {
         let rest = self.rest();
-        let Some(&first) = rest.as_bytes().first() else { return unterminated("tag") };
+        let Some(&first) = rest.as_bytes().first() else { return self.unterminated("tag") };
         let (kind, len) = match first {
-            b'\'' | b'"' => (Kind::Literal, string_len(rest)?),
+            b'\'' | b'"' => (Kind::Literal, self.string_len()?),
             b'0'..=b'9' => (Kind::Literal, number_len(rest)),
             b'(' | b'[' | b'{' => (Kind::Open, 1),
             b')' | b']' | b'}' => (Kind::Close, 1),
@@ -148,6 +148,34 @@ impl<'s> Scanner<'s> {
         let start = self.at;
         self.at += len;
         Ok(Token { kind, text: &rest[..len], start })
+    }
+
+    fn string_len(&self) -> Result<usize, Error> {
+        let bytes = self.rest().as_bytes();
+        let mut escaped = false;
+        for (i, &byte) in bytes.iter().enumerate().skip(1) {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                byte if byte == bytes[0] => return Ok(i + 1),
+                _ => {}
+            }
+        }
+        self.unterminated("string")
+    }
+
+    fn unterminated<T>(&self, construct: &str) -> Result<T, Error> {
+        self.syntax(&format!("unexpected end of {construct}"))
+    }
+
+    fn unexpected<T>(&self, token: &Token<'_>) -> Result<T, Error> {
+        self.syntax(&format!("unexpected `{}`", token.text))
+    }
+
+    /// An error in the words of minijinja.
+    fn syntax<T>(&self, what: &str) -> Result<T, Error> {
+        let line = 1 + self.source[..self.at].matches('\n').count();
+        Err(Error::Template(format!("syntax error: {what} (in chat:{line})")))
     }
 }
 
@@ -169,20 +197,6 @@ fn closer(open: &str) -> &'static str {
     }
 }
 
-fn string_len(text: &str) -> Result<usize, Error> {
-    let quote = text.as_bytes()[0];
-    let mut escaped = false;
-    for (i, &byte) in text.as_bytes().iter().enumerate().skip(1) {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            byte if byte == quote => return Ok(i + 1),
-            _ => {}
-        }
-    }
-    unterminated("string")
-}
-
 /// Takes letters with the digits: a number cannot be followed by a name. The sign of an exponent is
 /// part of the number.
 fn number_len(text: &str) -> usize {
@@ -200,16 +214,4 @@ fn number_len(text: &str) -> usize {
 fn name_len(text: &str) -> usize {
     let continues = |b: &u8| *b == b'_' || *b >= 0x80 || b.is_ascii_alphanumeric();
     text.as_bytes().iter().take_while(|b| continues(b)).count()
-}
-
-fn unterminated<T>(construct: &str) -> Result<T, Error> {
-    syntax(&format!("unexpected end of {construct}"))
-}
-
-fn unexpected<T>(token: &Token<'_>) -> Result<T, Error> {
-    syntax(&format!("unexpected `{}`", token.text))
-}
-
-fn syntax<T>(what: &str) -> Result<T, Error> {
-    Err(Error::Template(format!("syntax error: {what}")))
 }

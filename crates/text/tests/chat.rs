@@ -172,7 +172,7 @@ fn long_chains_do_not_exhaust_the_stack() {
         ("{{ x", " and x", " }}"),
         ("{{ x", " == x", " }}"),
         ("{{ ", "x if x else ", "x }}"),
-        ("{{ ", "x if x ", "}}"),
+        ("{{ x", " if x", " }}"),
         ("{% if x %}", "{% elif x %}", "{% endif %}"),
     ];
     for (start, link, end) in chains {
