@@ -1,7 +1,7 @@
-//! Added tokens: strings that are cut out of the text before BPE sees it.
+//! Added tokens: strings extracted from the text before BPE runs.
 //!
-//! Control tokens such as `<|im_end|>` are the `special` ones among them. Matching is leftmost,
-//! then longest, as in the reference.
+//! Control tokens such as `<|im_end|>` are added tokens marked `special`. Matching is leftmost-longest,
+//! as in the reference.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -11,19 +11,19 @@ use regex_automata::meta::Regex;
 
 use crate::json::AddedToken;
 
-/// Which special tokens a text may produce.
+/// Which special tokens may be recognised in a text.
 #[derive(Clone, Copy)]
 pub(crate) enum Policy<'a> {
     /// All of them.
     Parse,
     /// None.
     Plain,
-    /// All but those that touch one of these byte ranges of the text.
+    /// All except those that overlap one of these byte ranges of the text.
     Protect(&'a [Range<usize>]),
 }
 
 impl Policy<'_> {
-    /// Whether a special token may stand here.
+    /// Whether a special token may be recognised at `at`.
     pub(crate) fn allows(self, at: Range<usize>) -> bool {
         match self {
             Self::Parse => true,
@@ -33,7 +33,7 @@ impl Policy<'_> {
     }
 }
 
-/// A part of a text.
+/// A part of the input.
 pub(crate) enum Part {
     Token(u32),
     Text(Range<usize>),
@@ -42,7 +42,7 @@ pub(crate) enum Part {
 /// A set of added tokens, looked up by text.
 pub(crate) struct AddedTokens {
     tokens: HashMap<String, AddedToken>,
-    /// [256] the lengths of the tokens that begin with this byte, longest first.
+    /// [256] for each first byte, the lengths of its tokens in descending order.
     lengths: Vec<Vec<usize>>,
 }
 
@@ -64,7 +64,7 @@ impl AddedTokens {
         self.tokens.iter().map(|(text, token)| (text.as_str(), token))
     }
 
-    /// The longest token that begins at byte `at`.
+    /// The longest token at byte `at`, with its end.
     fn at(&self, text: &str, at: usize) -> Option<(usize, &AddedToken)> {
         self.lengths[usize::from(text.as_bytes()[at])].iter().find_map(|len| {
             let token = self.tokens.get(text.get(at..at + len)?)?;
@@ -72,8 +72,8 @@ impl AddedTokens {
         })
     }
 
-    /// Calls `part` for every token and every text between tokens. `offset` is where `text` begins
-    /// in what `policy` speaks of.
+    /// Calls `part` for every token and for the text between tokens. `offset` is the position of `text`
+    /// within the text that `policy` refers to.
     pub(crate) fn split(
         &self,
         text: &str,
@@ -111,8 +111,9 @@ impl AddedTokens {
 }
 
 fn touches_word(text: &str, start: usize, end: usize) -> bool {
-    // What a word is, the regular expression says: ½ is a number, and still not part of one.
-    static WORD: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\w").expect("a sound pattern"));
-    let word = |c: Option<char>| c.is_some_and(|c| WORD.is_match(&*c.encode_utf8(&mut [0; 4])));
-    word(text[..start].chars().next_back()) || word(text[end..].chars().next())
+    // `char::is_alphanumeric` differs from `\w`: ½ is numeric, but not a word character.
+    static WORD: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"\w").expect("the pattern is valid"));
+    let is_word = |c: Option<char>| c.is_some_and(|c| WORD.is_match(&*c.encode_utf8(&mut [0; 4])));
+    is_word(text[..start].chars().next_back()) || is_word(text[end..].chars().next())
 }

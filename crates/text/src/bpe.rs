@@ -1,13 +1,13 @@
-//! Byte-pair encoding (Sennrich et al. 2016): start from characters, merge the neighbours whose
-//! merge was learned first, until none is left.
+//! Byte-pair encoding (Sennrich et al. 2016): start from characters and repeatedly merge the adjacent
+//! pair that was learned first, until no pair merges.
 //!
-//! The merges are one array in the order (left, right), with the range of every left id beside it:
-//! looking up a pair is a short binary search, and loading is a copy.
+//! Merges are one array sorted by (left, right) with the range of each left id: a lookup is a short
+//! binary search, and loading is a copy.
 //!
-//! Rejected 2026-11-22: kitoken 0.11, whose own file takes 12 ms (SmolLM2) and 9 ms (Llama-2) to load
-//! at best, twice that when typed text needs a second instance. A quarter of it is decoding 32 to 49
-//! thousand small vectors, the rest filling three hash maps with copies of them. Here both kinds of
-//! text share one table: 0.7 and 0.1 ms, the former nearly all for compiling GPT-2's pattern.
+//! Rejected 2026-11-22: kitoken 0.11, whose native file takes at best 12 ms (SmolLM2) and 9 ms (Llama-2)
+//! to load, and twice that if user input needs a second instance. A quarter of the time decodes 32 to
+//! 49 thousand small vectors, the rest copies them into three hash maps. Here one table serves both
+//! kinds of input: 0.7 and 0.1 ms, the former nearly all spent compiling GPT-2's pattern.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -22,14 +22,14 @@ const NONE: u32 = u32::MAX;
 /// Characters below this are looked up by index; the byte alphabet ends at U+0143.
 const LOW: usize = 0x180;
 
-/// Pieces up to this long are remembered within a run: most words of a text occur again.
+/// Pieces up to this length are memoised within a run: most words of a text recur.
 const MEMO_BYTES: usize = 32;
 
-/// Two neighbouring ids become one.
+/// Merges two adjacent ids into one.
 #[derive(Clone, Copy)]
 struct Merge {
     right: u32,
-    /// Place in the list of merges; the lowest goes first.
+    /// Index in the list of merges; lower ranks merge first.
     rank: u32,
     id: u32,
 }
@@ -37,42 +37,42 @@ struct Merge {
 /// The tables of a BPE model.
 pub(crate) struct Bpe {
     low: Vec<u32>,             // [LOW] id of a character
-    chars: Vec<(u32, u32)>,    // the other single-character tokens: (character, id), ascending
+    chars: Vec<(u32, u32)>,    // other single-character tokens: (character, id), ascending
     bytes: Vec<u32>,           // [256] ids of byte tokens, or [] without byte fallback
-    first: Vec<u32>,           // [ids + 1] where the merges of a left id begin
+    first: Vec<u32>,           // [ids + 1] start of each left id's merges
     merges: Vec<Merge>,        // ascending (left, right)
-    whole: Vec<(String, u32)>, // pieces that are a token although merging does not lead there
+    whole: Vec<(String, u32)>, // ascending; tokens that merging cannot produce, with ignore_merges
     unk: Option<u32>,
     fuse_unk: bool,
     max_id: u32,
 }
 
-/// Buffers of one encoding run, in which all ids go to one list.
+/// Buffers of one encoding run, whose ids all go to one list.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    memo: HashMap<Box<str>, Range<usize>>, // where in that list the ids of a piece stand
+    memo: HashMap<Box<str>, Range<usize>>, // position of a piece's ids in that list
     symbols: Vec<Symbol>,
     queue: Queue,
 }
 
-/// Merges to be made: rank and position, lowest first.
+/// Pending merges: rank and position, lowest first.
 type Queue = BinaryHeap<Reverse<(u32, usize)>>;
 
-/// A token in the making; `prev` and `next` link the living ones, `usize::MAX` ends the chain.
+/// A partial token. `prev` and `next` link the remaining ones; `usize::MAX` ends the list.
 struct Symbol {
     id: u32,
-    rank: u32,   // of the merge with the next one, or NONE
-    merged: u32, // what that makes
+    rank: u32,   // of the merge with the next symbol, or NONE
+    merged: u32, // the id that results
     prev: usize,
     next: usize,
 }
 
 impl Bpe {
-    /// Builds the tables from the JSON's lists.
+    /// Builds the tables from the JSON's vocabulary and merges.
     pub(crate) fn new(head: &ModelHead, body: &Body) -> Result<Self, Error> {
         let vocab = &body.model.vocab.0;
         let max_id = vocab.iter().map(|(_, id)| *id).max().unwrap_or(0);
-        // The tables are indexed by id, so an id may not be absurdly far past the tokens there are.
+        // Tables are indexed by id, so an absurdly large id must not size them.
         if max_id as usize > vocab.len().saturating_mul(4) + (1 << 16) {
             let what = format!("id {max_id} among {} tokens", vocab.len());
             return Err(Error::tokenizer("model.vocab", what));
@@ -110,8 +110,8 @@ impl Bpe {
         Ok(bpe)
     }
 
-    /// With `ignore_merges` a piece that is a token as a whole is that token. Merging leads there
-    /// anyway but for a few tokens, and only those need remembering.
+    /// With `ignore_merges`, a piece that equals a token becomes that token. Merging yields the same for
+    /// all but a few tokens, and only those are stored.
     fn unreachable(&self, vocab: &[(String, u32)]) -> Vec<(String, u32)> {
         let mut scratch = Scratch::default();
         let mut out = Vec::new();
@@ -174,7 +174,7 @@ impl Bpe {
         }
     }
 
-    /// One symbol per character; bytes or the unknown token for a character without one.
+    /// Emits one symbol per character, or byte tokens or the unknown token if it has none.
     fn spell(&self, piece: &str, symbols: &mut Vec<Symbol>) {
         let mut push = |id| {
             let at = symbols.len();
@@ -184,7 +184,9 @@ impl Bpe {
         let mut unknown = None;
         for c in piece.chars() {
             if let Some(id) = self.char_id(c) {
-                unknown.take().into_iter().for_each(&mut push);
+                if let Some(unk) = unknown.take() {
+                    push(unk);
+                }
                 push(id);
                 continue;
             }
@@ -194,13 +196,16 @@ impl Bpe {
             if utf8.iter().all(|b| byte(b) != NONE) {
                 utf8.iter().map(byte).for_each(&mut push);
             } else if let Some(unk) = self.unk {
-                if !self.fuse_unk {
-                    unknown.take().into_iter().for_each(&mut push);
+                if let Some(previous) = unknown.replace(unk)
+                    && !self.fuse_unk
+                {
+                    push(previous);
                 }
-                unknown = Some(unk);
             }
         }
-        unknown.take().into_iter().for_each(push);
+        if let Some(unk) = unknown {
+            push(unk);
+        }
         if let Some(last) = symbols.last_mut() {
             last.next = usize::MAX;
         }
@@ -209,10 +214,10 @@ impl Bpe {
     fn merge_all(&self, Scratch { symbols, queue, .. }: &mut Scratch) {
         queue.clear();
         for at in 0..symbols.len() {
-            self.look(symbols, at, queue);
+            self.queue_merge(symbols, at, queue);
         }
         while let Some(Reverse((rank, at))) = queue.pop() {
-            // A rank is of one pair only: another one here means that a side was merged away since.
+            // A rank identifies one pair: a different rank means that either side has since merged.
             if symbols[at].rank != rank {
                 continue;
             }
@@ -225,13 +230,13 @@ impl Bpe {
                 after.prev = at;
             }
             let before = symbols[at].prev;
-            self.look(symbols, at, queue);
-            self.look(symbols, before, queue);
+            self.queue_merge(symbols, at, queue);
+            self.queue_merge(symbols, before, queue);
         }
     }
 
-    /// Looks up what the symbol at `at` and the next one merge to.
-    fn look(&self, symbols: &mut [Symbol], at: usize, queue: &mut Queue) {
+    /// Queues the merge of the symbol at `at` with the next one, if there is any.
+    fn queue_merge(&self, symbols: &mut [Symbol], at: usize, queue: &mut Queue) {
         let Some(left) = symbols.get(at) else { return };
         let merge = symbols.get(left.next).and_then(|right| self.merge(left.id, right.id));
         let (rank, merged) = merge.map_or((NONE, NONE), |m| (m.rank, m.id));
@@ -241,7 +246,7 @@ impl Bpe {
         }
     }
 
-    /// Writes the tables: counts first, then little-endian arrays.
+    /// Writes the tables as length-prefixed little-endian arrays.
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         let low = self.low.iter().enumerate().filter(|(_, id)| **id != NONE);
         let low: Vec<u32> = low.flat_map(|(c, id)| [c as u32, *id]).collect();
@@ -259,7 +264,7 @@ impl Bpe {
         }
     }
 
-    /// Reads what [`Self::write`] wrote; `None` for anything else.
+    /// Reads the output of [`Self::write`]; `None` for anything else.
     pub(crate) fn read(bytes: &mut Reader<'_>) -> Option<Self> {
         let unk = Some(bytes.u32()?).filter(|id| *id != NONE);
         let fuse_unk = bytes.u32()? != 0;
@@ -279,7 +284,7 @@ impl Bpe {
             let (id, len) = (bytes.u32()?, bytes.u32()?);
             whole.push((str::from_utf8(bytes.take(len as usize)?).ok()?.to_owned(), id));
         }
-        let sound = chars.is_sorted()
+        let is_valid = chars.is_sorted()
             && matches!(fallback.len(), 0 | 256)
             && first.is_sorted()
             && first.last().is_none_or(|end| *end as usize == merges.len());
@@ -289,7 +294,7 @@ impl Bpe {
             used.chain(fallback.iter().copied().filter(|id| *id != NONE)).max().unwrap_or(0);
         let (low, chars) = split_low(&chars);
         let bpe = Self { low, chars, bytes: fallback, first, merges, whole, unk, fuse_unk, max_id };
-        (sound && max_id != NONE).then_some(bpe)
+        (is_valid && max_id != NONE).then_some(bpe)
     }
 }
 
@@ -314,7 +319,7 @@ fn table(
         let rank_u32 = u32::try_from(rank).unwrap_or(NONE);
         merges.push((id(left)?, Merge { right: id(right)?, rank: rank_u32, id: id(&joined)? }));
     }
-    // A pair listed twice counts where it stands last, as in the reference.
+    // Of duplicate pairs the last one counts, as in the reference.
     merges.sort_by_key(|(left, m)| (*left, m.right, Reverse(m.rank)));
     merges.dedup_by_key(|(left, m)| (*left, m.right));
     let mut first = vec![0u32; max_id as usize + 2];

@@ -1,9 +1,9 @@
-//! GPT-2's byte alphabet: every byte as one printable character.
+//! GPT-2's byte alphabet, which maps every byte to a printable character.
 //!
-//! Printable Latin-1 bytes stand for themselves, the other 68 are numbered from U+0100 on, so that
-//! vocabularies of bytes can be written as text ("Ġ" is a blank, "Ċ" a newline).
+//! Printable Latin-1 bytes map to themselves and the other 68 to U+0100 and up, so that byte
+//! vocabularies can be stored as text ("Ġ" is a space, "Ċ" a newline).
 
-/// The character of every byte.
+/// [256] the character for each byte.
 pub(crate) fn byte_chars() -> [char; 256] {
     let mut next = 0x100;
     std::array::from_fn(|b| {
@@ -17,8 +17,8 @@ pub(crate) fn byte_chars() -> [char; 256] {
     })
 }
 
-/// The bytes that `text` spells, or `None` if a character is not of the alphabet.
-pub(crate) fn spelled(text: &str) -> Option<Vec<u8>> {
+/// The bytes that `text` encodes, or `None` if a character is not in the alphabet.
+pub(crate) fn decode_bytes(text: &str) -> Option<Vec<u8>> {
     let table = byte_chars();
     text.chars()
         .map(|c| match c {
@@ -28,7 +28,7 @@ pub(crate) fn spelled(text: &str) -> Option<Vec<u8>> {
         .collect()
 }
 
-/// The byte of a SentencePiece byte token, `<0xNN>`.
+/// The value of a SentencePiece byte token, `<0xNN>`.
 pub(crate) fn byte_token(text: &str) -> Option<u8> {
     let hex = text.strip_prefix("<0x")?.strip_suffix('>')?;
     (hex.len() == 2).then(|| u8::from_str_radix(hex, 16).ok())?

@@ -1,10 +1,9 @@
 //! Chat templates: a conversation to the text a model was trained on.
 
-use minijinja::machinery::{self, CompiledTemplate, TemplateConfig};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, Value, context};
-use std::sync::Arc;
 
+use crate::instrument::instrument;
 use crate::meter::BYTES_PER_ITEM;
 use crate::{Error, jinja, meter};
 
@@ -22,6 +21,9 @@ const ITEMS_PER_MESSAGE: usize = 8;
 /// Stack for rendering, in bytes. Half a megabyte was enough for macros that call themselves until
 /// the engine stops them.
 const STACK: usize = 8 << 20;
+
+/// What error messages call the template.
+const NAME: &str = "chat";
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,8 +59,11 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Template`] with the place of a syntax error.
     pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self, Error> {
-        let source = jinja::drop_generation_tags(source);
-        compile(&source)?;
+        let source = instrument(source)?;
+        let compiled = on_large_stack(|| {
+            environment()?.template_from_named_str(NAME, &source).map(drop).map_err(one_line)
+        });
+        compiled?;
         Ok(Self { source, bos: bos.to_owned(), eos: eos.to_owned() })
     }
 
@@ -74,15 +79,7 @@ impl ChatTemplate {
         let bytes: usize = messages.iter().map(|m| m.content.len()).sum();
         let fuel = FUEL + FUEL_PER_MESSAGE * messages.len() as u64 + bytes as u64;
         let items = ITEMS + ITEMS_PER_MESSAGE * messages.len() + 2 * bytes / BYTES_PER_ITEM;
-        // Not on the caller's stack, of which nothing is known. Untouched stack costs nothing.
-        std::thread::scope(|scope| {
-            let render = || self.render_within(fuel, items, messages, add_generation_prompt);
-            let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, render);
-            let thread = thread.map_err(|e| Error::Template(format!("no thread for it: {e}")))?;
-            thread
-                .join()
-                .unwrap_or_else(|_| Err(Error::Template("broke the template engine".into())))
-        })
+        on_large_stack(|| self.render_within(fuel, items, messages, add_generation_prompt))
     }
 
     fn render_within(
@@ -92,11 +89,11 @@ impl ChatTemplate {
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<String, Error> {
-        let mut env = Environment::new();
+        let mut env = environment()?;
         jinja::install(&mut env);
         meter::install(&mut env, items);
         env.set_fuel(Some(fuel));
-        let template = compile(&self.source)?;
+        let template = env.template_from_named_str(NAME, &self.source).map_err(one_line)?;
         let messages = messages.iter().map(|m| {
             Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())])
         });
@@ -108,25 +105,26 @@ impl ChatTemplate {
             tools => (),
             documents => (),
         };
-        let mut text = String::with_capacity(template.buffer_size_hint);
-        let (code, blocks) = (&template.instructions, &template.blocks);
-        let mut out = machinery::make_string_output(&mut text);
-        let plain = AutoEscape::None; // nothing is escaped for HTML
-        machinery::eval(&env, code, values, blocks, &mut out, plain).map_err(one_line)?;
-        Ok(text)
+        template.render(values).map_err(one_line)
     }
 }
 
-/// Compiles a template as Hugging Face sets Jinja up, with its values weighed.
-fn compile(source: &str) -> Result<CompiledTemplate<'_>, Error> {
+/// Jinja as Hugging Face sets it up: nothing is escaped for HTML.
+fn environment<'s>() -> Result<Environment<'s>, Error> {
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    let config = TemplateConfig {
-        syntax_config: syntax.map_err(one_line)?,
-        default_auto_escape: Arc::new(|_| AutoEscape::None),
-    };
-    let mut template = CompiledTemplate::new("chat", source, &config).map_err(one_line)?;
-    meter::instrument(&mut template);
-    Ok(template)
+    let mut env = Environment::new();
+    env.set_syntax(syntax.map_err(one_line)?);
+    env.set_auto_escape_callback(|_| AutoEscape::None);
+    Ok(env)
+}
+
+/// Runs on a thread with a stack of known size, as the caller's may be small. Untouched stack is free.
+fn on_large_stack<T: Send>(run: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, run);
+        let thread = thread.map_err(|e| Error::Template(format!("no thread for it: {e}")))?;
+        thread.join().unwrap_or_else(|_| Err(Error::Template("broke the template engine".into())))
+    })
 }
 
 fn one_line(error: minijinja::Error) -> Error {

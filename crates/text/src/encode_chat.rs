@@ -1,21 +1,21 @@
-//! A conversation to token ids, with no way for what is typed to pose as a control token.
+//! Encodes a conversation such that user input cannot forge a control token.
 //!
-//! Rendering and then parsing control tokens, as is common, lets a pasted `<|im_end|>` end the
-//! user's turn. Encoding contents on their own instead breaks templates that trim, split or join
-//! them, and gives other ids where a merge spans the seam. So the template runs on contents in
-//! which only the danger is masked:
+//! The common approach, rendering and then parsing control tokens, lets a pasted `<|im_end|>` end the
+//! user's turn. Encoding contents separately breaks templates that trim, split or join them, and
+//! yields different ids where a merge spans the boundary. So the template runs on contents with only
+//! the dangerous characters masked:
 //!
-//! 1. In every content, the first character of each control-token string is swapped for a
-//!    private-use character. Contents without such strings, nearly all, are untouched.
-//! 2. The template renders. Its text is final but for the masks, which are taken off again; the
-//!    places where they were are remembered, and no control token is parsed that touches one.
-//! 3. A template could still build a control token out of harmless parts (`'<' + content + '>'`, or
-//!    a `replace` that removes the middle of `<|im_<x>end|>`). To rule that out it renders once
-//!    more with *every* content character masked that occurs in any control token. Whatever control
-//!    tokens this text has are the template's own; if those of step 2 differ, this text is used.
+//! 1. In every content, the first character of each control-token string is replaced by a
+//!    private-use character. Contents without such strings, nearly all, are unchanged.
+//! 2. The template is rendered and the masks are removed. Their positions are kept, and no control
+//!    token that overlaps one is parsed.
+//! 3. A template could still assemble a control token from harmless parts (`'<' + content + '>'`, or a
+//!    `replace` that removes the middle of `<|im_<x>end|>`). To rule that out, it is rendered again
+//!    with *every* content character masked that occurs in any control token. The control tokens of
+//!    this text are the template's own; if those of step 2 differ, this text is used.
 //!
-//! Where no content holds a control-token string, step 2 works on the plain rendered text, so the
-//! ids are those of rendering and parsing the whole.
+//! If no content contains a control-token string, step 2 works on the plain rendered text, so the ids
+//! equal those of rendering and parsing.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
@@ -23,8 +23,8 @@ use std::ops::Range;
 use crate::added::Policy;
 use crate::{ChatTemplate, Error, Message, Tokenizer};
 
-/// Renders a conversation and encodes it; see [`ChatTemplate::render`] for
-/// `add_generation_prompt`. Control tokens come from the template only, never from contents.
+/// Renders and encodes a conversation; see [`ChatTemplate::render`] for `add_generation_prompt`.
+/// Control tokens come only from the template, never from contents.
 ///
 /// # Errors
 /// As for [`ChatText::render`].
@@ -38,7 +38,7 @@ pub fn encode_chat(
     Ok(text.encode_from(tokenizer, 0))
 }
 
-/// A conversation as its template renders it, with the places that stay text whatever they spell.
+/// A rendered conversation, with the ranges in which no control token is parsed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ChatText {
     text: String,
@@ -49,8 +49,8 @@ impl ChatText {
     /// Renders a conversation; see [`ChatTemplate::render`] for `add_generation_prompt`.
     ///
     /// # Errors
-    /// [`Error::Template`] as for rendering, and [`Error::Message`] if a role holds the string of
-    /// a control token or contents use up the private-use characters.
+    /// [`Error::Template`] as for rendering, and [`Error::Message`] if a role contains a control-token
+    /// string or the contents leave too few private-use characters.
     pub fn render(
         tokenizer: &Tokenizer,
         template: &ChatTemplate,
@@ -60,7 +60,7 @@ impl ChatText {
         let specials: Vec<&str> = tokenizer.specials().collect();
         let names_control = |m: &Message| specials.iter().any(|s| m.role.contains(s));
         if let Some(index) = messages.iter().position(names_control) {
-            return Err(Error::Message { index, what: "the role holds a control token" });
+            return Err(Error::Message { index, what: "the role contains a control token" });
         }
         let masks = Masks::new(&specials, messages)?;
         let render = |mask: &dyn Fn(&str) -> String| {
@@ -82,8 +82,8 @@ impl ChatText {
         &self.text
     }
 
-    /// Whether both begin with the same `len` bytes, the same of them protected: then the tokens
-    /// of one stand for the beginning of the other too.
+    /// Whether the first `len` bytes and their protected ranges are equal, so that both share the tokens
+    /// of that prefix.
     pub fn same_start(&self, other: &Self, len: usize) -> bool {
         let before = |t: &Self| -> Vec<Range<usize>> {
             let starts = t.masked.iter().take_while(|r| r.start < len);
@@ -93,8 +93,7 @@ impl ChatText {
         a.is_some() && a == b && before(self) == before(other)
     }
 
-    /// The ids of the text from byte `at` on, a character boundary, as the continuation of what
-    /// stands before.
+    /// Encodes the text from byte `at`, a character boundary, as a continuation of the text before it.
     pub fn encode_from(&self, tokenizer: &Tokenizer, at: usize) -> Vec<u32> {
         let rest = self.masked.iter().filter(|r| r.end > at);
         let rest: Vec<_> = rest.map(|r| r.start.saturating_sub(at)..r.end - at).collect();
@@ -102,24 +101,24 @@ impl ChatText {
     }
 }
 
-/// A private-use stand-in for every character that control tokens are made of.
+/// Maps every character of a control token to a private-use placeholder.
 struct Masks {
     masks: HashMap<char, char>,
-    back: HashMap<char, char>,
-    firsts: HashSet<char>, // what control tokens begin with
+    originals: HashMap<char, char>,
+    firsts: HashSet<char>, // first characters of control tokens
 }
 
 impl Masks {
     fn new(specials: &[&str], messages: &[Message]) -> Result<Self, Error> {
-        // Blanks stay, or templates could not trim; a control token has other characters too.
+        // Whitespace is kept so that templates can trim; control tokens have other characters too.
         let chars = specials.iter().flat_map(|s| s.chars()).filter(|c| !c.is_whitespace());
         let chars: BTreeSet<char> = chars.collect();
-        let private = |c: &char| matches!(c, '\u{f0000}'..='\u{10ffff}');
+        let is_private = |c: &char| matches!(c, '\u{f0000}'..='\u{10ffff}');
         let used: BTreeSet<char> = messages
             .iter()
             .flat_map(|m| m.content.chars())
             .chain(chars.iter().copied())
-            .filter(private)
+            .filter(is_private)
             .collect();
         let mut free = ('\u{f0000}'..='\u{ffffd}').filter(|c| !used.contains(c));
         let masks: HashMap<char, char> = chars.iter().copied().zip(&mut free).collect();
@@ -127,9 +126,9 @@ impl Masks {
             let what = "too many private-use characters in the conversation";
             return Err(Error::Message { index: 0, what });
         }
-        let back = masks.iter().map(|(c, mask)| (*mask, *c)).collect();
+        let originals = masks.iter().map(|(c, mask)| (*mask, *c)).collect();
         let firsts = specials.iter().filter_map(|s| s.chars().next()).collect();
-        Ok(Self { masks, back, firsts })
+        Ok(Self { masks, originals, firsts })
     }
 
     fn mask(&self, c: char) -> char {
@@ -144,21 +143,22 @@ impl Masks {
         let mut out = String::with_capacity(content.len() + 8);
         for (at, c) in content.char_indices() {
             let here = &content[at..];
-            let begins = self.firsts.contains(&c) && specials.iter().any(|s| here.starts_with(s));
-            out.push(if begins { self.mask(c) } else { c });
+            let is_special =
+                self.firsts.contains(&c) && specials.iter().any(|s| here.starts_with(s));
+            out.push(if is_special { self.mask(c) } else { c });
         }
         out
     }
 
-    /// Takes the masks off; also the byte ranges where they were, ascending.
+    /// Removes the masks; also returns their byte ranges, ascending.
     fn unmask(&self, text: &str) -> (String, Vec<Range<usize>>) {
         let mut out = String::with_capacity(text.len());
         let mut masked: Vec<Range<usize>> = Vec::new();
         for c in text.chars() {
             let start = out.len();
-            let back = self.back.get(&c);
-            out.push(*back.unwrap_or(&c));
-            if back.is_some() {
+            let original = self.originals.get(&c);
+            out.push(*original.unwrap_or(&c));
+            if original.is_some() {
                 match masked.last_mut() {
                     Some(last) if last.end == start => last.end = out.len(),
                     _ => masked.push(start..out.len()),

@@ -5,15 +5,15 @@
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// `tokenizer.json` is not JSON, or a part of it is malformed or of a kind that is not built.
+    /// `tokenizer.json` is not JSON, or a part of it is malformed or of an unsupported kind.
     #[error(
-        "tokenizer.json: {0}; get the model's files again, or report the model if they are whole"
+        "tokenizer.json: {0}; download the model's files again, or report the model if they are intact"
     )]
     Json(#[from] serde_json::Error),
-    /// `tokenizer.json` is well formed but contradicts itself or asks for something not built.
+    /// `tokenizer.json` is well formed but contradicts itself or needs an unsupported feature.
     #[error("tokenizer.json, {part}: {what}")]
     Tokenizer {
-        /// The member of the JSON object.
+        /// Member of the JSON object.
         part: &'static str,
         /// What is wrong with it and what was expected.
         what: String,
@@ -37,10 +37,10 @@ pub enum Error {
     /// The chat template does not parse, raised an exception, or ran past its limits.
     #[error("chat template: {0}")]
     Template(String),
-    /// A message cannot be put into the template safely.
+    /// A message cannot be inserted into the template safely.
     #[error("message {index}: {what}")]
     Message {
-        /// Its place in the conversation, from 0.
+        /// Index in the conversation, from 0.
         index: usize,
         /// What is wrong with it.
         what: &'static str,

@@ -1,7 +1,7 @@
-//! A `tokenizer.json` from the tokenizer metadata of a GGUF file.
+//! Builds a `tokenizer.json` from the tokenizer metadata of a GGUF file.
 //!
-//! GGUF stores the vocabulary as lists: token texts, scores, types, merges. The JSON made from
-//! them is what the rest of this crate reads, so there is one form that counts.
+//! GGUF stores the vocabulary as lists of tokens, scores, types and merges. Converting them to the JSON
+//! leaves the rest of the crate with a single input format.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -21,28 +21,29 @@ const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const BYTE: i32 = 6;
 
-/// Longest token, in bytes, that merges are derived for; published ones have at most about 100.
+/// Maximum token length, in bytes, when merges are derived; published tokens have at most about 100.
 const LONGEST: usize = 512;
-/// Most derived merges for each token, on average; published vocabularies have about 2.
+/// Maximum number of derived merges per token, on average; published vocabularies have about 2.
 const MERGES_PER_TOKEN: usize = 32;
 
-/// The `tokenizer.ggml.*` keys of a GGUF file, as plain values. `S` is any kind of string.
+/// The `tokenizer.ggml.*` keys of a GGUF file. `S` is any string type.
+#[derive(Debug)]
 pub struct GgufVocab<'a, S> {
     /// `model`: `gpt2` (byte-level BPE with merges) or `llama` (SentencePiece with scores).
     pub model: &'a str,
     /// `pre`: the name of the pre-tokenizer, for `gpt2`; empty if the key is absent.
     pub pre: &'a str,
-    /// `tokens`: the text of every id.
+    /// `tokens`: the string of every id.
     pub tokens: &'a [S],
-    /// `scores`: one for each token; for `llama` without merges.
+    /// `scores`: one per token; for `llama` without merges.
     pub scores: Option<&'a [f32]>,
-    /// `token_type`: one for each token; empty if the key is absent, then all are normal.
+    /// `token_type`: one per token; empty if the key is absent, when all are normal.
     pub types: &'a [i32],
-    /// `merges`: pairs with a blank between, first learned first.
+    /// `merges`: space-separated pairs in the order in which they were learned.
     pub merges: Option<&'a [S]>,
-    /// `add_space_prefix`: for `llama`, where absent means true.
+    /// `add_space_prefix`: for `llama`, which defaults to true.
     pub add_space_prefix: bool,
-    /// `bos_token_id`, if `add_bos_token` asks to put it before raw prompts.
+    /// `bos_token_id`, if `add_bos_token` is set: prepended to raw prompts.
     pub bos: Option<u32>,
     /// `unknown_token_id`.
     pub unk: Option<u32>,
@@ -69,15 +70,14 @@ struct Model {
     body: BodyModel,
 }
 
-/// Makes a Hugging Face `tokenizer.json`.
+/// Builds a Hugging Face `tokenizer.json`.
 ///
-/// For `llama` vocabularies with scores and no merges, the merges are derived as Hugging Face's
-/// converter does it: every way to split a token into two tokens is a merge, and those of the
-/// highest score come first.
+/// For `llama` vocabularies with scores but no merges, the merges are derived as in Hugging Face's
+/// converter: every split of a token into two tokens is a merge, sorted by descending score.
 ///
 /// # Errors
-/// [`Error::Gguf`] with the key that is missing, does not fit the others, or names a model or
-/// pre-tokenizer that is not built.
+/// [`Error::Gguf`] with the key that is missing, contradicts another, or names an unsupported model or
+/// pre-tokenizer.
 pub fn tokenizer_json_from_gguf<S: AsRef<str>>(gguf: &GgufVocab<'_, S>) -> Result<Vec<u8>, Error> {
     let n = gguf.tokens.len();
     if !gguf.types.is_empty() && gguf.types.len() != n {
@@ -127,7 +127,7 @@ impl<S: AsRef<str>> GgufVocab<'_, S> {
     }
 }
 
-/// A text that two ids share keeps the first: encoding could never give the other.
+/// Of ids with equal strings only the first is kept: encoding could never produce the others.
 fn vocabulary<S: AsRef<str>>(gguf: &GgufVocab<'_, S>) -> VocabMap {
     let mut seen = HashMap::with_capacity(gguf.tokens.len());
     let mut pairs = Vec::with_capacity(gguf.tokens.len());
@@ -171,7 +171,7 @@ fn bos<S: AsRef<str>>(gguf: &GgufVocab<'_, S>) -> Result<Option<PostProcessor>, 
 
 fn byte_level<S: AsRef<str>>(gguf: &GgufVocab<'_, S>) -> Result<Head, Error> {
     let rules = pre::rules(gguf.pre).ok_or_else(|| {
-        let what = format!("pre-tokenizer {:?} is not known (known: {})", gguf.pre, pre::KNOWN);
+        let what = format!("pre-tokenizer {:?} is not known; supported: {}", gguf.pre, pre::KNOWN);
         Error::gguf("tokenizer.ggml.pre", what)
     })?;
     Ok(Head {
@@ -232,7 +232,7 @@ fn split_merge(merge: &str) -> Result<MergePair, Error> {
     }
 }
 
-/// A way to make token `id` of two others; `at` is where the second begins.
+/// A split of token `id` into two tokens, the second of which starts at byte `at`.
 struct Split {
     id: usize,
     at: usize,
@@ -240,8 +240,8 @@ struct Split {
     chars: [usize; 2],
 }
 
-/// Every split of a token into two tokens, by falling score; of equal ones, the longer left part
-/// first, then in the order of the vocabulary.
+/// Every split of a token into two tokens, by descending score; ties go to the longer left part, then
+/// to vocabulary order.
 fn derive_merges<S: AsRef<str>>(
     gguf: &GgufVocab<'_, S>,
     scores: &[f32],
@@ -251,9 +251,9 @@ fn derive_merges<S: AsRef<str>>(
         let what = format!("{} scores for {n} tokens", scores.len());
         return Err(Error::gguf("tokenizer.ggml.scores", what));
     }
-    // Control and byte tokens are not spelled by their text.
-    let spelled = |id| !matches!(gguf.kind(id), UNKNOWN | CONTROL | BYTE);
-    let texts = || gguf.texts().filter(|(id, _)| spelled(*id));
+    // The strings of control and byte tokens are not text.
+    let is_text = |id| !matches!(gguf.kind(id), UNKNOWN | CONTROL | BYTE);
+    let texts = || gguf.texts().filter(|(id, _)| is_text(*id));
     let mut ids = HashMap::with_capacity(n);
     texts().for_each(|(id, text)| {
         ids.entry(text).or_insert(id);
@@ -261,7 +261,8 @@ fn derive_merges<S: AsRef<str>>(
     let mut splits = Vec::new();
     for (id, text) in texts() {
         if text.len() > LONGEST {
-            let what = format!("token {id} has {} bytes, at most {LONGEST} expected", text.len());
+            let what =
+                format!("token {id} has {} bytes, more than the maximum of {LONGEST}", text.len());
             return Err(Error::gguf("tokenizer.ggml.tokens", what));
         }
         let first = splits.len();
@@ -277,7 +278,7 @@ fn derive_merges<S: AsRef<str>>(
             (ids[left], ids[right])
         });
         if splits.len() > MERGES_PER_TOKEN * n {
-            let what = format!("more than {MERGES_PER_TOKEN} ways to make a token of two others");
+            let what = format!("more than {MERGES_PER_TOKEN} splits per token on average");
             return Err(Error::gguf("tokenizer.ggml.tokens", what));
         }
     }

@@ -174,31 +174,6 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (era * 400 + year + next, month, day)
 }
 
-/// `{% generation %}` marks training targets for Hugging Face and prints what it holds: it becomes
-/// a condition that is true, so that blanks are trimmed around it in the same way.
-pub(crate) fn drop_generation_tags(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(at) = rest.find("{%") {
-        let Some(len) = rest[at + 2..].find("%}") else { break };
-        let tag = &rest[at + 2..at + 2 + len];
-        let word = tag.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim();
-        let stand_in = match word {
-            "generation" => Some("if true"),
-            "endgeneration" => Some("endif"),
-            _ => None,
-        };
-        out.push_str(&rest[..at + 2]);
-        match stand_in {
-            Some(stand_in) => out.push_str(&tag.replace(word, &format!(" {stand_in} "))),
-            None => out.push_str(tag),
-        }
-        out.push_str("%}");
-        rest = &rest[at + 2 + len + 2..];
-    }
-    out + rest
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -213,21 +188,5 @@ mod tests {
         );
         assert_eq!(strftime("%F 100%% %Q %", 0), "1970-01-01 100% %Q %");
         assert_eq!(strftime("%a %Y-%m-%d", 4_107_542_399), "Sun 2100-02-28");
-    }
-
-    /// Found by fuzzing: the end of a tag was looked for within its beginning.
-    #[test]
-    fn a_tag_of_three_characters_is_no_tag() {
-        for source in ["{%}", "a {%} b %} c", "{%}{% if x %}{% endif %}"] {
-            assert_eq!(drop_generation_tags(source), source);
-        }
-    }
-
-    #[test]
-    fn generation_tags_keep_their_blank_control() {
-        let source = "a {%- generation -%} b {% endgeneration %}{% if x %}c{% endif %}";
-        let expected = "a {%-  if true  -%} b {%  endif  %}{% if x %}c{% endif %}";
-        assert_eq!(drop_generation_tags(source), expected);
-        assert_eq!(drop_generation_tags("open {% generation"), "open {% generation");
     }
 }

@@ -1,8 +1,8 @@
-//! The parts of a Hugging Face `tokenizer.json` this crate understands.
+//! The supported subset of a Hugging Face `tokenizer.json`.
 //!
-//! [`Head`] is everything but the vocabulary and the merges: a few kilobytes that say how text
-//! is normalised, split and put together again. It is also what the native form stores.
-//! An unknown `type` anywhere is an error that names it, never a silent approximation.
+//! [`Head`] is everything but the vocabulary and the merges: a few kilobytes that define how text is
+//! normalised, split and decoded. The native form stores it too. An unknown `type` is an error that
+//! names it, never a silent approximation.
 
 use std::fmt;
 
@@ -57,7 +57,7 @@ fn null_is_empty<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<AddedToken>, D::
     Ok(Option::<Vec<AddedToken>>::deserialize(d)?.unwrap_or_default())
 }
 
-/// The BPE model without its tables.
+/// The BPE model without vocabulary and merges.
 #[derive(Serialize, Deserialize, Default)]
 pub(crate) struct ModelHead {
     #[serde(rename = "type", default)]
@@ -149,7 +149,7 @@ pub(crate) enum PreTokenizer {
     ByteLevel {
         add_prefix_space: bool,
         #[serde(default = "yes")]
-        trim_offsets: bool, // says nothing about ids, but the reference insists on it
+        trim_offsets: bool, // does not affect ids, but the reference requires it
         #[serde(default = "yes")]
         use_regex: bool,
     },
@@ -187,7 +187,7 @@ pub(crate) enum Decoder {
     },
     ByteLevel {
         #[serde(default = "yes")]
-        add_prefix_space: bool, // the reference insists on these as well
+        add_prefix_space: bool, // the reference requires these as well
         #[serde(default = "yes")]
         trim_offsets: bool,
     },
@@ -209,7 +209,7 @@ pub(crate) enum Decoder {
     },
 }
 
-/// Only what stands before the text is of interest: the BOS token of raw prompts.
+/// Only the ids before the text are used: the BOS token of raw prompts.
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "type")]
 pub(crate) enum PostProcessor {
@@ -240,7 +240,7 @@ pub(crate) struct TemplateToken {
 }
 
 impl PostProcessor {
-    /// The ids that a template puts before a single text.
+    /// The ids that a template puts before a single sequence.
     pub(crate) fn prefix(&self) -> Vec<u32> {
         match self {
             Self::Sequence { processors } => processors.iter().flat_map(Self::prefix).collect(),
@@ -258,7 +258,7 @@ impl PostProcessor {
 }
 
 impl PrependScheme {
-    /// Old files say `add_prefix_space` only; the newer member wins.
+    /// Old files have only `add_prefix_space`; the newer member takes precedence.
     pub(crate) fn resolve(scheme: Option<Self>, add_prefix_space: Option<bool>) -> Self {
         match (scheme, add_prefix_space) {
             (_, Some(false)) => Self::Never,
@@ -288,7 +288,7 @@ pub(crate) struct BodyModel {
     pub(crate) merges: Vec<MergePair>,
 }
 
-/// Token text to id in file order. A plain list: nothing here needs a lookup by text.
+/// Tokens and ids in file order. A list, as nothing here looks up by token.
 pub(crate) struct VocabMap(pub(crate) Vec<(String, u32)>);
 
 impl<'de> Deserialize<'de> for VocabMap {
@@ -298,7 +298,7 @@ impl<'de> Deserialize<'de> for VocabMap {
             type Value = VocabMap;
 
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("an object of token texts and ids")
+                f.write_str("an object of tokens and ids")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<VocabMap, A::Error> {
@@ -319,7 +319,7 @@ impl Serialize for VocabMap {
     }
 }
 
-/// One merge, written `["a", "b"]` or, in older files, `"a b"`.
+/// A merge, written as `["a", "b"]` or, in older files, `"a b"`.
 pub(crate) struct MergePair(pub(crate) String, pub(crate) String);
 
 impl<'de> Deserialize<'de> for MergePair {

@@ -1,4 +1,4 @@
-//! Text in and out of a language model: tokenizer, chat templates, streamed decoding.
+//! Text in and out of a language model: tokenizer, chat templates, streaming detokenization.
 //!
 //! ```text
 //! messages ─ ChatTemplate ─┐
@@ -6,19 +6,19 @@
 //! prompt ──────────────────┘                                   (Vocab)
 //! ```
 //!
-//! The crate takes bytes and strings. It knows nothing of model files or of the engine.
+//! The crate works on bytes and strings; model files and the engine are out of scope.
 //!
-//! - [`Tokenizer`] encodes. What counts is the Hugging Face `tokenizer.json`; a native form made
-//!   from it loads in well under a millisecond.
-//! - [`build_vocab`], [`Vocab`] and [`TextStream`] decode from a table that is read in place.
+//! - [`Tokenizer`] encodes. The Hugging Face `tokenizer.json` is authoritative; a native form derived
+//!   from it loads in under a millisecond.
+//! - [`build_vocab`], [`Vocab`] and [`TextStream`] decode from a table read in place.
 //! - [`StopMatcher`] ends a generation at a string.
-//! - [`ChatTemplate`], [`ChatText`] and [`encode_chat`] turn a conversation into ids such that nothing typed can
-//!   pose as a control token.
-//! - [`tokenizer_json_from_gguf`] makes a `tokenizer.json` from the metadata of a GGUF file.
-//! - [`terminal_safe`] makes model text harmless to show.
+//! - [`ChatTemplate`], [`ChatText`] and [`encode_chat`] turn a conversation into ids; user input cannot
+//!   forge a control token.
+//! - [`tokenizer_json_from_gguf`] builds a `tokenizer.json` from the metadata of a GGUF file.
+//! - [`terminal_safe`] escapes model output for a terminal.
 //!
-//! Only BPE models are supported: that covers GPT-2's byte-level kind and SentencePiece BPE, which
-//! decoder models use, and not the Unigram and WordPiece of encoders.
+//! Only BPE models are supported: the byte-level kind of GPT-2 and SentencePiece BPE, which decoder
+//! models use, but not the Unigram and WordPiece models of encoders.
 
 mod added;
 mod bpe;
@@ -27,6 +27,7 @@ mod chat;
 mod encode_chat;
 mod error;
 mod gguf;
+mod instrument;
 mod jinja;
 mod json;
 mod meter;
@@ -35,6 +36,7 @@ mod pre;
 mod split;
 mod stop;
 mod stream;
+mod tags;
 mod terminal;
 mod tokenizer;
 mod vocab;

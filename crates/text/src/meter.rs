@@ -1,112 +1,43 @@
-//! Keeps the values of a template small, so that no single step of it can take for ever.
+//! Bounds the size of a template's values, so that no single step takes for ever.
 //!
-//! The template engine meters steps: an instruction costs fuel, and so does each byte or item it
-//! makes. It does not meter what is inside: comparing two lists is one step, however many lists
-//! they hold. A list that holds another twice, which holds a third twice, and so on, is small in
-//! memory and has 2⁶⁰ items after sixty lines:
+//! minijinja meters steps: an instruction costs fuel, and so does each byte or item it makes. It does
+//! not meter nesting: comparing two lists is one step, whatever they contain. A list that holds another
+//! one twice, which holds a third one twice, and so on, is small in memory and has 2⁶⁰ items after sixty
+//! lines:
 //!
 //! ```jinja
 //! {% set a = ['x'] %}{% set a = [a, a] %}{% set a = [a, a] %} … {% if a == b %}
 //! ```
 //!
-//! Comparing, sorting, joining, hashing and printing all walk through every path. Rather than to
-//! find and meter each of them, [`instrument`] has every value weighed when it is made: behind each
-//! instruction that can make a container, it inserts a call of a filter that counts the items of
-//! the result as if they were written out, and refuses more than a limit. So no step takes longer
-//! than the limit allows, and fuel bounds the number of steps.
+//! Comparing, sorting, joining, hashing and printing all follow every path, and operators cannot be
+//! intercepted. So every value is weighed when it is made: [`instrument`](crate::instrument) appends a
+//! filter to each expression that can build a container. The filter counts items as if shared ones were
+//! written out, and refuses more than a limit. No step takes longer than the limit allows, and fuel
+//! bounds the number of steps.
 //!
-//! This needs the engine's compiled form, which it exposes without a promise of stability; hence
-//! the exact version in `Cargo.toml`.
+//! Only minijinja's stable API is used. The source is rewritten rather than the compiled template, as
+//! access to that is unstable and would pin one version.
 
-use minijinja::machinery::{CompiledTemplate, Instruction, Instructions};
 use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, Value};
 
-/// Names that no template can write, as they are not identifiers.
-const WEIGH: &str = "#weigh";
-const WEIGH_HELD: &str = "#weigh-held";
+/// The filters. A template that calls one itself only has a value weighed twice.
+pub(crate) const WEIGH: &str = "weigh__";
+pub(crate) const WEIGH_HELD: &str = "weigh_held__";
 
-/// Deepest nesting. Far more than any conversation, and no danger to the stack.
+/// Deepest nesting: far more than any conversation needs, and safe for the stack.
 const DEEPEST: usize = 100;
 
-/// Bytes of text that count as one item.
+/// Bytes of a string that count as one item.
 pub(crate) const BYTES_PER_ITEM: usize = 64;
 
-/// Adds the filters that [`instrument`] has called: no container of `limit` items or more.
+/// Adds the filters: no container may have `limit` items or more.
 pub(crate) fn install(env: &mut Environment<'_>, limit: usize) {
     env.add_filter(WEIGH, move |value: Value| weighed(value, limit));
     env.add_filter(WEIGH_HELD, move |value: Value| {
         may_be_held(&value)?;
         weighed(value, limit)
     });
-}
-
-/// Has every value of the template weighed that it makes.
-pub(crate) fn instrument(template: &mut CompiledTemplate<'_>) {
-    let all = template.blocks.values_mut().chain([&mut template.instructions]);
-    all.for_each(|instructions| *instructions = instrumented(instructions));
-}
-
-fn instrumented<'s>(from: &Instructions<'s>) -> Instructions<'s> {
-    let code: Vec<&Instruction<'s>> = (0..).map_while(|i| from.get(i)).collect();
-    // Where each instruction goes, and where the end does: jumps may lead there.
-    let mut place = Vec::with_capacity(code.len() + 1);
-    let mut next = 0;
-    for instruction in &code {
-        place.push(next);
-        next += 1 + before(instruction).len() as u32 + after(instruction).len() as u32;
-    }
-    place.push(next);
-    let mut to = Instructions::new(from.name(), from.source());
-    for (i, instruction) in (0..).zip(code) {
-        let mut moved = instruction.clone();
-        if let Some(target) = target(&mut moved) {
-            *target = place[*target as usize];
-        }
-        let line = from.get_line(i).unwrap_or(0) as u16;
-        for one in before(instruction).iter().chain([&moved]).chain(after(instruction)) {
-            to.add_with_line(one.clone(), line);
-        }
-    }
-    to
-}
-
-/// The place that an instruction names.
-fn target<'i>(instruction: &'i mut Instruction<'_>) -> Option<&'i mut u32> {
-    use Instruction::{BuildMacro, Iterate, Jump, JumpIfFalse, JumpIfFalseOrPop, JumpIfTrueOrPop};
-    match instruction {
-        Iterate(to) | Jump(to) | JumpIfFalse(to) | JumpIfFalseOrPop(to) | JumpIfTrueOrPop(to) => {
-            Some(to)
-        }
-        BuildMacro(_, to, _) => Some(to),
-        _ => None,
-    }
-}
-
-/// Weighs the topmost value of the stack; no cached lookup of the filter.
-const fn weighing(filter: &'static str) -> Instruction<'static> {
-    Instruction::ApplyFilter(filter, Some(1), u8::MAX)
-}
-
-/// Before a namespace's attribute is set: the value lies below the namespace.
-fn before(instruction: &Instruction<'_>) -> &'static [Instruction<'static>] {
-    static HELD: [Instruction<'static>; 3] =
-        [Instruction::Swap, weighing(WEIGH_HELD), Instruction::Swap];
-    if matches!(instruction, Instruction::SetAttr(_)) { &HELD } else { &[] }
-}
-
-/// After everything that can put several values into one.
-fn after(instruction: &Instruction<'_>) -> &'static [Instruction<'static>] {
-    use Instruction::{
-        Add, ApplyFilter, BuildList, BuildMap, BuildTuple, CallFunction, CallMethod, CallObject,
-        Mul, Slice,
-    };
-    static MADE: [Instruction<'static>; 1] = [weighing(WEIGH)];
-    match instruction {
-        BuildList(_) | BuildMap(_) | BuildTuple(_) | Add | Mul | Slice => &MADE,
-        ApplyFilter(..) | CallFunction(..) | CallMethod(..) | CallObject(_) => &MADE,
-        _ => &[],
-    }
 }
 
 /// Namespaces and loop variables change after they were weighed, and could come to hold themselves.

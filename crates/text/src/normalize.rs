@@ -1,7 +1,7 @@
-//! Unicode and space normalisation, the first step of encoding.
+//! Unicode and whitespace normalisation, the first step of encoding.
 //!
-//! Characters that are younger than Unicode 9, whose tables `tokenizers` has, are normalised by
-//! newer tables here and can come out differently.
+//! `tokenizers` has the tables of Unicode 9 and this crate newer ones, so characters added since then
+//! can normalise differently.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use crate::Error;
 use crate::json::{Normalizer, Pattern};
 use crate::split::compile;
 
-/// One normalisation step, ready to run.
+/// A compiled normalisation step.
 pub(crate) enum Step {
     Nfc,
     Nfd,
@@ -50,7 +50,7 @@ pub(crate) fn build(normalizer: &Normalizer, steps: &mut Vec<Step>) -> Result<()
     Ok(())
 }
 
-/// Runs every step over `text`.
+/// Applies every step in order.
 pub(crate) fn run<'a>(steps: &[Step], text: &'a str) -> Cow<'a, str> {
     steps.iter().fold(Cow::Borrowed(text), |text, step| {
         if text.is_empty() { text } else { Cow::Owned(step.apply(&text)) }
@@ -64,7 +64,7 @@ impl Step {
             Self::Nfd => text.nfd().collect(),
             Self::Nfkc => text.nfkc().collect(),
             Self::Nfkd => text.nfkd().collect(),
-            // Character by character, as the reference does: no context rule for final sigma.
+            // Per character, as in the reference: no contextual rule for final sigma.
             Self::Lowercase => text.chars().flat_map(char::to_lowercase).collect(),
             Self::Prepend(prefix) => format!("{prefix}{text}"),
             Self::ReplaceText(from, to) if !from.is_empty() => text.replace(from.as_str(), to),

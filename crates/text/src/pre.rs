@@ -1,7 +1,7 @@
-//! Pre-tokenizers by the names that GGUF files give them (`tokenizer.ggml.pre`).
+//! Pre-tokenizers by their GGUF names (`tokenizer.ggml.pre`).
 //!
-//! A GGUF file carries vocabulary and merges but only a name for the rules that cut text into
-//! pieces. The patterns are those of the models' own `tokenizer.json`.
+//! A GGUF file stores vocabulary and merges, but only a name for the rules that split text. The
+//! patterns here are those of each model's own `tokenizer.json`.
 
 use crate::json::{Behavior, Normalizer, Pattern, PreTokenizer};
 
@@ -11,25 +11,25 @@ const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M
 const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
-// Six of these letters look like others and are written by number.
+// Six letters that look like others are written as escapes.
 const DEEPSEEK_LETTERS: &str = "\\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-\\x{1F7D}ᾀ-ᾴᾶ-ᾼ\\x{1FBE}ῂ-ῄῆ-ῌῐ-\\x{1FD3}ῖ-\\x{1FDB}ῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤ\\x{2126}ℨ\\x{212A}-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+";
 const DEEPSEEK_PUNCTUATION: &str = r"\s?[!-/:-~！-／：-～‘-‟　-。]+";
 const CJK: &str = "[一-龥ࠀ-一가-퟿]+";
 
-/// Names this crate knows, for the error about one it does not.
+/// Supported names, for the error message about unknown ones.
 pub(crate) const KNOWN: &str = "default, gpt-2, olmo, phi-2, mpt, exaone4, smollm, starcoder, \
     refact, command-r, codeshell, llama-bpe, llama3, falcon3, pixtral, smaug-bpe, dbrx, qwen2, \
     qwen35, stablelm2, deepseek-r1-qwen, deepseek-llm, deepseek-coder, deepseek-v3, gpt-4o, llama4, \
     tekken";
 
-/// What a name stands for.
+/// What a pre-tokenizer's name implies.
 pub(crate) struct Rules {
     pub(crate) pre_tokenizer: PreTokenizer,
     pub(crate) normalizer: Option<Normalizer>,
     pub(crate) ignore_merges: bool,
 }
 
-/// The rules of a name, or `None` if it is not known.
+/// The rules for a name, or `None` if it is unknown.
 pub(crate) fn rules(name: &str) -> Option<Rules> {
     let pretokenizers = match name {
         "" | "default" | "gpt-2" | "gpt2" | "olmo" | "phi-2" | "mpt" | "exaone4" => {
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_names_of_the_error_are_those_that_have_rules() {
+    fn listed_names_have_rules() {
         assert!(KNOWN.split(", ").all(|name| rules(name).is_some()));
         assert!(rules("gpt-2 ").is_none());
     }

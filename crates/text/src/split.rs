@@ -1,9 +1,9 @@
-//! Pre-tokenization: text is cut into pieces, and BPE never merges across a cut.
+//! Pre-tokenization: splits text into pieces, across which BPE never merges.
 //!
 //! The reference runs patterns on a backtracking engine because most of them end in
-//! `|\s+(?!\S)|\s+`: a run of blanks, but leave the last one to the word that follows. That one
-//! look-ahead is equal to matching `\s+` and giving back the last character where text follows,
-//! so the patterns run here on a linear-time engine: no input, however hostile, is slow or fails.
+//! `|\s+(?!\S)|\s+`, which leaves the last space of a run to the word after it. That lookahead is
+//! equivalent to matching `\s+` and dropping the last character unless the text ends there, so a
+//! linear-time engine suffices: no input, however hostile, is slow.
 
 use std::ops::Range;
 
@@ -17,15 +17,15 @@ use crate::json::{Behavior, Pattern, PreTokenizer, PrependScheme};
 
 /// GPT-2's pattern, built into `ByteLevel`.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-const BLANKS_TAIL: &str = r"|\s+(?!\S)|\s+";
+const SPACES_TAIL: &str = r"|\s+(?!\S)|\s+";
 
-/// Most bytes a compiled pattern may take; the largest published one needs a quarter of this.
+/// Memory limit of a compiled pattern, in bytes; the largest published one needs a quarter of this.
 const PATTERN_MEMORY: usize = 16 << 20;
 
-/// Compiles alternatives; earlier ones win. `part` names the JSON member in errors.
+/// Compiles alternatives, earlier ones taking precedence. `part` is the JSON member for errors.
 pub(crate) fn compile(part: &'static str, patterns: &[&str]) -> Result<Regex, Error> {
     meta::Builder::new()
-        // `^` and `$` are line anchors in the Ruby syntax that the reference's engine speaks.
+        // `^` and `$` are line anchors in Ruby's syntax, which the reference's engine uses.
         .syntax(syntax::Config::new().multi_line(true))
         .configure(meta::Config::new().nfa_size_limit(Some(PATTERN_MEMORY)))
         .build_many(patterns)
@@ -36,18 +36,18 @@ pub(crate) fn compile(part: &'static str, patterns: &[&str]) -> Result<Regex, Er
         })
 }
 
-/// Finds where to cut.
+/// Finds the matches of a splitting rule.
 pub(crate) enum Matcher {
-    /// `gives_back`: the second pattern is `\s+`, which leaves its last blank to what follows.
+    /// `is_lookahead`: the second pattern is `\s+`, whose last space belongs to the text after it.
     Regex {
         regex: Box<Regex>,
-        gives_back: bool,
+        is_lookahead: bool,
     },
     Text(String),
     Char(fn(char) -> bool),
 }
 
-/// One pre-tokenization step, ready to run.
+/// A compiled pre-tokenization step.
 pub(crate) enum Step {
     Split { matcher: Matcher, behavior: Behavior, invert: bool },
     Metaspace { replacement: char, prepend: PrependScheme },
@@ -63,21 +63,21 @@ impl Step {
 
 impl Matcher {
     fn regex(pattern: &str) -> Result<Self, Error> {
-        let (regex, gives_back) = match pattern.strip_suffix(BLANKS_TAIL) {
+        let (regex, is_lookahead) = match pattern.strip_suffix(SPACES_TAIL) {
             Some(head) => (compile("pre_tokenizer", &[head, r"\s+"])?, true),
             None => (compile("pre_tokenizer", &[pattern])?, false),
         };
-        Ok(Self::Regex { regex: Box::new(regex), gives_back })
+        Ok(Self::Regex { regex: Box::new(regex), is_lookahead })
     }
 
     /// Calls `found` for every match in `text`, left to right.
     fn find(&self, text: &str, mut found: impl FnMut(Range<usize>)) {
         match self {
-            Self::Regex { regex, gives_back } => {
+            Self::Regex { regex, is_lookahead } => {
                 let mut at = 0;
                 while let Some(m) = regex.search(&Input::new(text).range(at..)) {
                     let mut end = m.end();
-                    if *gives_back && m.pattern().as_usize() == 1 && end < text.len() {
+                    if *is_lookahead && m.pattern().as_usize() == 1 && end < text.len() {
                         let last = text[..end].chars().next_back().map_or(0, char::len_utf8);
                         if m.start() < end - last {
                             end -= last;
@@ -96,8 +96,8 @@ impl Matcher {
             Self::Text(needle) => {
                 text.match_indices(needle.as_str()).for_each(|(i, s)| found(i..i + s.len()));
             }
-            Self::Char(is) => {
-                text.match_indices(*is).for_each(|(i, s)| found(i..i + s.len()));
+            Self::Char(matches) => {
+                text.match_indices(*matches).for_each(|(i, s)| found(i..i + s.len()));
             }
         }
     }
@@ -153,11 +153,11 @@ pub(crate) fn build(pre: &PreTokenizer, steps: &mut Vec<Step>) -> Result<(), Err
     Ok(())
 }
 
-/// Pieces of one text, all in one buffer.
+/// The pieces of a text, in one buffer.
 pub(crate) struct Pieces {
     text: String,
     bounds: Vec<Range<usize>>,
-    /// The first piece begins where the user's text begins.
+    /// Whether the first piece is at the start of the input.
     at_start: bool,
 }
 
@@ -181,12 +181,12 @@ impl Pieces {
                 out.push_str(piece);
             }),
             Step::Metaspace { replacement, prepend } => self.rewrite(|piece, at_start, out| {
-                let wanted = match prepend {
+                let prepends = match prepend {
                     PrependScheme::Always => true,
                     PrependScheme::First => at_start,
                     PrependScheme::Never => false,
                 };
-                if wanted && !piece.starts_with([' ', *replacement]) {
+                if prepends && !piece.starts_with([' ', *replacement]) {
                     out.push(*replacement);
                 }
                 out.extend(piece.chars().map(|c| if c == ' ' { *replacement } else { c }));
@@ -237,7 +237,7 @@ impl Pieces {
     }
 }
 
-/// What becomes of matches (`true`) and of the text between them.
+/// Joins matches (`true`) and the text between them into pieces.
 fn join(parts: &[(Range<usize>, bool)], behavior: Behavior, out: &mut Vec<Range<usize>>) {
     let first = out.len();
     let mut previous = false;
@@ -253,14 +253,14 @@ fn join(parts: &[(Range<usize>, bool)], behavior: Behavior, out: &mut Vec<Range<
         return;
     }
     for (range, is_match) in parts {
-        let glue = match behavior {
+        let joins = match behavior {
             Behavior::Removed if *is_match => continue,
             Behavior::Contiguous => *is_match == previous,
             Behavior::MergedWithPrevious => *is_match && !previous,
             _ => false,
         };
         match out[first..].last_mut() {
-            Some(last) if glue => last.end = range.end,
+            Some(last) if joins => last.end = range.end,
             _ => out.push(range.clone()),
         }
         previous = *is_match;

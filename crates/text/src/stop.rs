@@ -1,27 +1,28 @@
-//! Stop strings over streamed text.
+//! Stop strings in streamed text.
 
-/// What a piece of text led to.
+/// The result of pushing a piece of text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopStep<'a> {
-    /// No stop string yet; this much text cannot be part of one any more.
+    /// No stop string so far; this text cannot be part of one.
     Text(&'a str),
     /// A stop string is complete.
     Stop {
         /// The last text before it.
         before: &'a str,
-        /// Its place in the list given to [`StopMatcher::new`].
+        /// Its index in the list given to [`StopMatcher::new`].
         index: usize,
     },
 }
 
-/// Finds the first stop string in a stream, and holds back text that may be the beginning of one.
+/// Finds the first stop string in a stream, and holds back text that may be the start of one.
 ///
-/// The stop string that is complete first counts, and of those that end together the longest, so
-/// the result does not depend on how the text is cut into pieces. Nothing is allocated after
-/// [`StopMatcher::new`] while pieces keep to the announced length.
+/// The stop string that completes first wins, and of those that end together the longest, so the
+/// result does not depend on how the text is split. Nothing is allocated after [`StopMatcher::new`] as
+/// long as pieces do not exceed `max_piece`.
+#[derive(Debug)]
 pub struct StopMatcher {
     stops: Vec<String>,
-    held: String,    // text given back already, then text held back
+    held: String,    // text already returned, then text held back
     released: usize, // length of the former
 }
 
@@ -33,7 +34,7 @@ impl StopMatcher {
         Self { stops, held: String::with_capacity(longest + max_piece), released: 0 }
     }
 
-    /// Takes the next text. After [`StopStep::Stop`], call [`Self::reset`] before the next stream.
+    /// Adds the next text. After [`StopStep::Stop`], call [`Self::reset`] before the next stream.
     pub fn push(&mut self, text: &str) -> StopStep<'_> {
         self.held.drain(..self.released);
         self.held.push_str(text);
@@ -57,14 +58,14 @@ impl StopMatcher {
         StopStep::Text(&self.held[..self.released])
     }
 
-    /// Ends the stream: lends what was held back, which was no stop string after all.
+    /// Ends the stream and returns the text held back, which turned out not to be a stop string.
     pub fn finish(&mut self) -> &str {
         self.held.drain(..self.released);
         self.released = self.held.len();
         &self.held
     }
 
-    /// Ends the stream with its last text: lends that and what was held back, up to a stop string.
+    /// Ends the stream with its last text, and returns it and the text held back, up to a stop string.
     pub fn finish_with(&mut self, last: &str) -> &str {
         self.held.drain(..self.released);
         self.held.push_str(last);
@@ -74,7 +75,7 @@ impl StopMatcher {
         &self.held[..end.unwrap_or(self.held.len())]
     }
 
-    /// Forgets the stream and begins another.
+    /// Starts a new stream.
     pub fn reset(&mut self) {
         self.held.clear();
         self.released = 0;

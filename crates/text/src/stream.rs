@@ -1,19 +1,19 @@
-//! Token ids to text, as they come.
+//! Streaming conversion of token ids to text.
 
 use crate::vocab::{FirstBlank, Vocab, VocabTable};
 
-/// Decodes tokens one at a time and lends the text that is certain so far.
+/// Decodes tokens one at a time and returns the text that is final so far.
 ///
-/// A character may be spread over several tokens: its bytes are held back until it is whole.
-/// Bytes that can be no character become U+FFFD as in the reference decoders: one for a broken
-/// sequence, or, for SentencePiece byte tokens, one for each byte. (There the reference looks at
-/// the whole run of byte tokens and gives up even its valid characters when a later byte is bad;
-/// a stream has shown them by then, so it keeps them.)
+/// A character may span several tokens: its bytes are held back until it is complete. Invalid bytes
+/// become U+FFFD as in the reference decoders: one per broken sequence or, for SentencePiece byte
+/// tokens, one per byte. (There the reference considers the whole run of byte tokens and drops even its
+/// valid characters if a later byte is invalid; a stream has emitted them by then, so it keeps them.)
 ///
 /// Nothing is allocated after [`TextStream::new`].
+#[derive(Debug)]
 pub struct TextStream {
-    text: String,     // lent to the caller
-    pending: Vec<u8>, // up to 3 bytes of an unfinished character, then the new token
+    text: String,     // returned to the caller
+    pending: Vec<u8>, // up to 3 bytes of an incomplete character, then the new token
     raw: Vec<u8>,     // bytes of the last token
     skip_special: bool,
     at_start: bool,
@@ -21,12 +21,12 @@ pub struct TextStream {
 }
 
 impl TextStream {
-    /// A stream for ids of this vocabulary, at the start of a text. With `skip_special`, control
-    /// tokens give no text.
+    /// A stream for ids of this vocabulary, at the start of a text. With `skip_special`, control tokens
+    /// produce no text.
     pub fn new(vocab: &VocabTable, skip_special: bool) -> Self {
         let longest = vocab.longest() + 4;
         Self {
-            // Every byte may become U+FFFD, which has three.
+            // Every byte may become U+FFFD, which takes three.
             text: String::with_capacity(3 * longest),
             pending: Vec::with_capacity(longest),
             raw: Vec::with_capacity(longest),
@@ -36,21 +36,21 @@ impl TextStream {
         }
     }
 
-    /// Says that the text goes on from a prompt: a leading blank belongs to it and stays.
+    /// Continues the text of a prompt, so that a leading space is kept.
     #[must_use]
     pub fn continuing(mut self) -> Self {
         self.at_start = false;
         self
     }
 
-    /// Begins a new text; `at_start` as in [`Self::continuing`].
+    /// Starts a new text, which continues a prompt unless `at_start`; see [`Self::continuing`].
     pub fn reset(&mut self, at_start: bool) {
         self.pending.clear();
         self.raw.clear();
         self.at_start = at_start;
     }
 
-    /// Takes one token and lends the text it completes, often but not always its own.
+    /// Adds a token and returns the text that it completes, which may include bytes of earlier tokens.
     pub fn push(&mut self, vocab: &Vocab<'_>, id: u32) -> &str {
         self.text.clear();
         self.raw.clear();
@@ -66,44 +66,43 @@ impl TextStream {
             }
             FirstBlank::StripToken => self.raw.extend(bytes.iter().filter(|b| **b != b' ')),
         }
-        // The rule for the first token holds even if nothing is left of it.
+        // A first token that is stripped entirely still counts as the first.
         self.at_start &= bytes.is_empty();
         self.per_byte = vocab.per_byte();
         if self.per_byte && !vocab.is_byte(id) {
-            // Byte tokens spell characters among themselves only.
-            self.give_up();
+            // A character cannot span byte tokens and others.
+            self.replace_pending();
         }
         self.pending.extend_from_slice(&self.raw);
         self.decode();
         &self.text
     }
 
-    /// Ends the text: lends what an unfinished character turns into.
+    /// Ends the text and returns the replacement of an incomplete character, if any.
     pub fn finish(&mut self) -> &str {
         self.text.clear();
         self.raw.clear();
-        self.give_up();
+        self.replace_pending();
         &self.text
     }
 
-    /// The text that the last call lent.
+    /// The text returned by the last call.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// The exact bytes of the last token, for output that is not shown but piped: no replacement,
-    /// nothing held back.
+    /// The exact bytes of the last token, for piped output: nothing is replaced or held back.
     pub fn raw(&self) -> &[u8] {
         &self.raw
     }
 
-    fn give_up(&mut self) {
-        let lost = if self.per_byte { self.pending.len() } else { self.pending.len().min(1) };
-        (0..lost).for_each(|_| self.text.push(char::REPLACEMENT_CHARACTER));
+    fn replace_pending(&mut self) {
+        let signs = if self.per_byte { self.pending.len() } else { self.pending.len().min(1) };
+        (0..signs).for_each(|_| self.text.push(char::REPLACEMENT_CHARACTER));
         self.pending.clear();
     }
 
-    /// Moves whole characters from `pending` to `text`.
+    /// Moves complete characters from `pending` to `text`.
     fn decode(&mut self) {
         let mut done = 0;
         loop {

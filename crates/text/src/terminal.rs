@@ -1,31 +1,31 @@
-//! Model text on a terminal.
+//! Model output on a terminal.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Makes text harmless for a terminal, and what was changed visible.
+/// Replaces characters that are harmful on a terminal by visible ones.
 ///
 /// Escape sequences can move the cursor, rename the window or paste commands, and bidirectional
-/// overrides can make text read other than it is. C0 controls but newline and tab, and DEL, become
-/// their Unicode pictures (ESC is `␛`); C1 controls and bidirectional controls become `\u{9b}`.
-/// For output that is piped, write the bytes as they are.
+/// overrides can disguise text. C0 controls except newline and tab, and DEL, become their Unicode
+/// pictures (ESC is `␛`); C1 and bidirectional controls are escaped, as in `\u{9b}`. Piped output
+/// should be written unchanged.
 pub fn terminal_safe(text: &str) -> Cow<'_, str> {
-    if !text.chars().any(harmful) {
+    if !text.chars().any(is_harmful) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len() + 16);
     for c in text.chars() {
         match c {
-            _ if !harmful(c) => out.push(c),
+            _ if !is_harmful(c) => out.push(c),
             '\u{7f}' => out.push('\u{2421}'),
             '\0'..='\u{1f}' => out.extend(char::from_u32(0x2400 + u32::from(c))),
-            _ => write!(out, "\\u{{{:x}}}", u32::from(c)).expect("a String takes any text"),
+            _ => write!(out, "\\u{{{:x}}}", u32::from(c)).expect("writing to a String cannot fail"),
         }
     }
     Cow::Owned(out)
 }
 
-fn harmful(c: char) -> bool {
-    let bidi = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    bidi || c.is_control() && !matches!(c, '\n' | '\t')
+fn is_harmful(c: char) -> bool {
+    let is_bidi = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    is_bidi || c.is_control() && !matches!(c, '\n' | '\t')
 }

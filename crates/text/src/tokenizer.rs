@@ -8,36 +8,36 @@ use crate::split::Pieces;
 use crate::wire::{Reader, put_u32s};
 use crate::{normalize, split};
 
-/// First bytes of the native form.
+/// Magic of the native form.
 const MAGIC: &[u8; 8] = b"NANOTOK\0";
-/// Raised with every change of the native form; an older one is then rebuilt from the JSON.
+/// Incremented with every change to the native form; older ones are rebuilt from the JSON.
 const NATIVE_VERSION: u32 = 1;
 
-/// What the strings of control tokens in a text mean.
+/// How strings that spell control tokens are treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Specials {
-    /// They are the tokens: for text that a template or another program wrote.
+    /// As the tokens: for text from a template or another program.
     Parse,
-    /// They are text like any other: for what a person typed or a document holds.
+    /// As ordinary text: for user input and documents.
     Plain,
 }
 
 /// A byte-pair tokenizer.
 ///
 /// Ids equal those of Hugging Face `tokenizers` with `add_special_tokens=False`; with
-/// [`Specials::Plain`] also `encode_special_tokens=True`. Read-only, so threads can share it.
+/// [`Specials::Plain`] also `encode_special_tokens=True`. Immutable, so threads can share it.
 pub struct Tokenizer {
     head: Head,
     normalize: Vec<normalize::Step>,
     split: Vec<split::Step>,
-    raw: AddedTokens,        // cut out of the text as it is
-    normalized: AddedTokens, // cut out of normalised text
+    raw: AddedTokens,        // matched before normalisation
+    normalized: AddedTokens, // matched after it
     bpe: Bpe,
     prefix: Vec<u32>,
 }
 
-/// A stretch of the input: one added token, or normalised text for BPE with whether it begins
-/// where the input begins.
+/// A part of the input: an added token, or normalised text for BPE and whether it is at the start of
+/// the input.
 enum Segment<'a> {
     Token(u32),
     Span(&'a str, bool),
@@ -48,7 +48,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::Json`] or [`Error::Tokenizer`] if the JSON is malformed, is not a BPE model, or
-    /// uses a normalizer, pre-tokenizer or pattern that is not built.
+    /// uses an unsupported normalizer, pre-tokenizer or pattern.
     pub fn from_json(json: &[u8]) -> Result<Self, Error> {
         let head = Head::parse(json)?;
         let body: Body = serde_json::from_slice(json)?;
@@ -56,13 +56,13 @@ impl Tokenizer {
         Self::assemble(head, bpe)
     }
 
-    /// The form that [`Self::load`] reads fastest, tagged with `json_hash`, the hash of the JSON
-    /// that this tokenizer was built from.
+    /// Serialises to the form that [`Self::load`] reads fastest, tagged with `json_hash`, the hash of the
+    /// JSON that this tokenizer was built from.
     ///
-    /// Private to this crate: 8 bytes magic, a version, the hash, then the small parts of the JSON
-    /// and the sorted merge table. It is a cache; the JSON stays what counts.
+    /// Private to this crate: 8 bytes of magic, a version, the hash, then the small parts of the JSON
+    /// and the sorted merge table. It is a cache; the JSON remains authoritative.
     pub fn to_native(&self, json_hash: &[u8; 32]) -> Vec<u8> {
-        let head = serde_json::to_vec(&self.head).expect("plain structs always serialise");
+        let head = serde_json::to_vec(&self.head).expect("plain structs serialise");
         let mut out = MAGIC.to_vec();
         put_u32s(&mut out, &[NATIVE_VERSION]);
         out.extend_from_slice(json_hash);
@@ -72,10 +72,9 @@ impl Tokenizer {
         out
     }
 
-    /// Loads the native form if it belongs to this JSON and version, else builds from the JSON.
+    /// Loads the native form if it matches this JSON and version, or else builds from the JSON.
     ///
-    /// The JSON is neither read nor hashed when the native form serves; `json_hash` is what the
-    /// caller knows of it.
+    /// If the native form matches, the JSON is neither parsed nor hashed; the caller supplies its hash.
     ///
     /// # Errors
     /// Those of [`Self::from_json`]. A native form that is damaged or outdated is not an error.
@@ -115,7 +114,7 @@ impl Tokenizer {
         Ok(Self { head, normalize, split, raw, normalized, bpe, prefix })
     }
 
-    /// The ids of `text`. Never adds a BOS or any other token that the text does not hold.
+    /// The ids of `text`. Never adds a BOS or any other token that is not in the text.
     pub fn encode(&self, text: &str, specials: Specials) -> Vec<u32> {
         let policy = match specials {
             Specials::Parse => Policy::Parse,
@@ -124,7 +123,7 @@ impl Tokenizer {
         self.encode_part(text, true, policy)
     }
 
-    /// The ids of a text, or of a later part of one if not `from_start`.
+    /// The ids of a text, or of its continuation unless `from_start`.
     pub(crate) fn encode_part(&self, text: &str, from_start: bool, policy: Policy<'_>) -> Vec<u32> {
         let mut out = Vec::with_capacity(text.len() / 3);
         let mut scratch = Scratch::default();
@@ -137,13 +136,13 @@ impl Tokenizer {
         out
     }
 
-    /// Cuts the added tokens out of `text` and normalises what is between them.
+    /// Extracts the added tokens from `text` and normalises the text between them.
     fn segments(&self, text: &str, policy: Policy<'_>, mut sink: impl FnMut(Segment<'_>)) {
         self.raw.split(text, 0, policy, |part| match part {
             Part::Token(id) => sink(Segment::Token(id)),
             Part::Text(range) => {
                 let span = normalize::run(&self.normalize, &text[range.clone()]);
-                // After normalising, offsets no longer say what is protected: all of the span is.
+                // Normalisation shifts offsets, so the span is protected as a whole.
                 let policy = match policy {
                     _ if self.normalize.is_empty() => policy,
                     _ if policy.allows(range.clone()) => Policy::Parse,
@@ -166,24 +165,24 @@ impl Tokenizer {
         pieces.iter().for_each(|piece| self.bpe.encode(piece, scratch, out));
     }
 
-    /// What the tokenizer puts before a raw prompt, usually nothing or one BOS. Chat prompts get
-    /// only what their template emits.
+    /// Ids to prepend to a raw prompt, usually none or one BOS. Chat prompts get only what their
+    /// template emits.
     pub fn prompt_prefix(&self) -> &[u32] {
         &self.prefix
     }
 
-    /// The id of an added token, such as `<|im_end|>`, by its text.
+    /// Looks up the id of an added token, such as `<|im_end|>`, by its text.
     pub fn added_token(&self, text: &str) -> Option<u32> {
         self.head.added_tokens.iter().find(|t| t.content == text).map(|t| t.id)
     }
 
-    /// The greatest id that [`Self::encode`] can give; it must be below the model's vocabulary.
+    /// The largest id that [`Self::encode`] can return; it must be below the model's vocabulary size.
     pub fn max_id(&self) -> u32 {
         let added = self.head.added_tokens.iter().map(|t| t.id);
         added.chain([self.bpe.max_id()]).max().unwrap_or(0)
     }
 
-    /// The texts of the control tokens, as [`Specials::Parse`] looks for them.
+    /// The strings that [`Specials::Parse`] recognises as control tokens.
     pub(crate) fn specials(&self) -> impl Iterator<Item = &str> {
         let all = self.raw.iter().chain(self.normalized.iter());
         all.filter(|(_, token)| token.special).map(|(text, _)| text)

@@ -1,4 +1,4 @@
-//! The vocabulary table: what bytes every token id stands for, readable in place.
+//! The vocabulary table: the bytes of every token id, readable in place.
 //!
 //! Layout, little-endian, offsets in bytes from the start of the section, `n` = number of ids:
 //!
@@ -6,18 +6,18 @@
 //! |---|---|---|
 //! | 0 | 4 bytes | magic `NVOC` |
 //! | 4 | u32 | version, 1 |
-//! | 8 | u32 | `n`, equal to the model's vocabulary size with padding |
+//! | 8 | u32 | `n`, the model's vocabulary size including padding |
 //! | 12 | u8 | 1 if invalid UTF-8 of byte tokens is replaced byte by byte (SentencePiece), else 0 |
-//! | 13 | u8 | first blank: 0 keep, 1 strip one leading blank of the text, 2 drop every blank of the first token |
+//! | 13 | u8 | first space: 0 keep, 1 strip one leading space of the text, 2 drop every space of the first token |
 //! | 14 | u16 | zero |
 //! | 16 | u32 | `b`, number of text bytes |
 //! | 20 | 12 bytes | zero |
-//! | 32 | u32 × (n + 1) | where each token's bytes begin in the text; the first is 0, the last `b`, ascending |
+//! | 32 | u32 × (n + 1) | offsets of each token's bytes in the text, ascending from 0 to `b` |
 //! | 32 + 4(n + 1) | u8 × n | flags: 1 special (control) token, 2 byte token, 4 no such token |
 //! | 32 + 4(n + 1) + n | u8 × b | the bytes of all tokens in id order; the section ends here |
 //!
-//! A token's bytes are what it adds to decoded text: GPT-2's byte alphabet is undone, U+2581 is a
-//! blank, `<0x0A>` is one byte. They need not be whole UTF-8 characters.
+//! A token's bytes are what it adds to decoded text: GPT-2's byte alphabet is decoded, U+2581 is a
+//! space, `<0x0A>` is one byte. They need not be whole UTF-8 characters.
 
 use crate::Error;
 
@@ -28,21 +28,21 @@ pub(crate) const SPECIAL: u8 = 1;
 pub(crate) const BYTE: u8 = 2;
 pub(crate) const ABSENT: u8 = 4;
 
-/// What happens to blanks where a text begins: SentencePiece puts one before the first word.
+/// How leading spaces of a text are treated: SentencePiece puts one before the first word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FirstBlank {
-    /// Nothing.
+    /// Kept.
     Keep,
-    /// One leading blank of the text goes.
+    /// One leading space of the text is dropped.
     StripOne,
-    /// Every blank of the first token goes.
+    /// Every space of the first token is dropped.
     StripToken,
 }
 
-/// The checked shape of a vocabulary table, without its bytes.
+/// The validated layout of a vocabulary table, without its bytes.
 ///
-/// Owners of a mapped file keep this beside the map and call [`Self::view`] when they need the
-/// tokens, so that nothing borrows from itself.
+/// The owner of a mapped file keeps this beside the map and calls [`Self::view`] to access the tokens,
+/// which avoids a self-referential struct.
 #[derive(Debug, Clone, Copy)]
 pub struct VocabTable {
     n: usize,
@@ -51,7 +51,7 @@ pub struct VocabTable {
     first_blank: FirstBlank,
 }
 
-/// A vocabulary table over borrowed bytes. Lookups are infallible: an id past the end has no bytes.
+/// A vocabulary table over borrowed bytes. Lookups are infallible: an out-of-range id has no bytes.
 #[derive(Clone, Copy)]
 pub struct Vocab<'a> {
     table: VocabTable,
@@ -61,15 +61,15 @@ pub struct Vocab<'a> {
 }
 
 impl VocabTable {
-    /// Checks a vocabulary section once, in time linear in the number of tokens.
+    /// Validates a vocabulary section, in time linear in the number of tokens.
     ///
     /// # Errors
-    /// [`Error::Vocab`] with the offset of the first thing that is not as the layout says.
+    /// [`Error::Vocab`] with the offset of the first violation of the layout.
     pub fn parse(section: &[u8]) -> Result<Self, Error> {
         let bad = |offset, what| Err(Error::Vocab { offset, what });
         let word = |at: usize| section[at..].first_chunk().map_or(0, |w| u32::from_le_bytes(*w));
         if section.len() < HEADER {
-            return bad(section.len(), "ends within its 32-byte header");
+            return bad(section.len(), "is shorter than its 32-byte header");
         }
         if section[..4] != *MAGIC {
             return bad(0, "does not begin with NVOC");
@@ -81,18 +81,18 @@ impl VocabTable {
             0 => FirstBlank::Keep,
             1 => FirstBlank::StripOne,
             2 => FirstBlank::StripToken,
-            _ => return bad(13, "has an unknown rule for the first blank"),
+            _ => return bad(13, "has an unknown rule for the first space"),
         };
         if section[12] > 1 {
             return bad(12, "has an unknown rule for invalid bytes");
         }
         if section[14..16].iter().chain(&section[20..32]).any(|b| *b != 0) {
-            return bad(14, "has reserved bytes that are not zero");
+            return bad(14, "has nonzero reserved bytes");
         }
         let (n, text) = (word(8) as usize, word(16) as usize);
         let whole = n.checked_mul(5).and_then(|t| t.checked_add(HEADER + 4)?.checked_add(text));
         if whole != Some(section.len()) {
-            return bad(8, "has a length that its counts do not give");
+            return bad(8, "has a length that does not match its counts");
         }
         let per_byte = section[12] == 1;
         let table = Self { n, longest: 0, per_byte, first_blank };
@@ -102,7 +102,10 @@ impl VocabTable {
         for (i, offset) in vocab.offsets.iter().enumerate() {
             let next = u32::from_le_bytes(*offset) as usize;
             if next < end || next > text || (i == 0 && next != 0) || (i == n && next != text) {
-                return bad(HEADER + 4 * i, "has offsets that do not ascend from 0 to the end");
+                return bad(
+                    HEADER + 4 * i,
+                    "has offsets that do not ascend from 0 to the text length",
+                );
             }
             longest = longest.max(next - end);
             end = next;
@@ -113,8 +116,8 @@ impl VocabTable {
         Ok(Self { longest, ..table })
     }
 
-    /// The table over the bytes it was parsed from. Over other bytes, tokens may come out empty or
-    /// wrong, but no lookup panics.
+    /// The table over the bytes it was parsed from. Over other bytes, tokens may be empty or wrong, but
+    /// no lookup panics.
     pub fn view<'a>(&self, section: &'a [u8]) -> Vocab<'a> {
         let (offsets, rest) = section
             .get(HEADER..)
@@ -134,7 +137,7 @@ impl VocabTable {
         self.n == 0
     }
 
-    /// Most bytes any token has.
+    /// Length in bytes of the longest token.
     pub fn longest(&self) -> usize {
         self.longest
     }
@@ -149,7 +152,7 @@ impl<'a> Vocab<'a> {
         Ok(VocabTable::parse(section)?.view(section))
     }
 
-    /// The checked shape, to keep beside the bytes.
+    /// The validated layout, to keep beside the bytes.
     pub fn table(&self) -> VocabTable {
         self.table
     }

@@ -1,34 +1,34 @@
-//! Builds the vocabulary table from a `tokenizer.json`: its decoder, run once over every token.
+//! Builds the vocabulary table by running the decoder of a `tokenizer.json` over every token.
 
 use crate::Error;
-use crate::bytes::{byte_token, spelled};
+use crate::bytes::{byte_token, decode_bytes};
 use crate::json::{Body, Decoder, Head, Pattern, PrependScheme};
 use crate::vocab::{ABSENT, BYTE, FirstBlank, HEADER, MAGIC, SPECIAL, VERSION};
 use crate::wire::put_u32s;
 
-/// Makes the vocabulary table section of a model with `vocab_size` rows.
+/// Builds the vocabulary table section for a model with `vocab_size` rows.
 ///
 /// # Errors
-/// [`Error::Json`] or [`Error::Tokenizer`] if the JSON cannot be read, its decoder is not one of
-/// the built kinds, or a token's id is not below `vocab_size`.
+/// [`Error::Json`] or [`Error::Tokenizer`] if the JSON is malformed, its decoder is not
+/// supported, or a token's id is not below `vocab_size`.
 pub fn build_vocab(tokenizer_json: &[u8], vocab_size: usize) -> Result<Vec<u8>, Error> {
     let head = Head::parse(tokenizer_json)?;
     let body: Body = serde_json::from_slice(tokenizer_json)?;
     let plan = Plan::new(head.decoder.as_ref())?;
 
-    // Rows without a token are made only as far as the JSON pays for them, the rest are implied.
+    // Only rows with a token are listed: memory here depends on the JSON, not on `vocab_size`.
     let listed = body.model.vocab.0.iter().map(|(text, id)| (text.as_str(), *id, false));
     let added = head.added_tokens.iter().map(|t| (t.content.as_str(), t.id, t.special));
     let mut rows: Vec<(u32, &str, bool)> =
         listed.chain(added).map(|(text, id, special)| (id, text, special)).collect();
-    // An added token comes after the listed one of its id and wins.
+    // The sort is stable, so an added token follows the listed one with its id, and overrides it.
     rows.sort_by_key(|(id, ..)| *id);
     rows.dedup_by(|later, earlier| {
-        let same = later.0 == earlier.0;
-        if same {
+        let is_same = later.0 == earlier.0;
+        if is_same {
             *earlier = *later;
         }
-        same
+        is_same
     });
     if let Some((id, text, _)) = rows.last().filter(|(id, ..)| *id as usize >= vocab_size) {
         let what = format!("token {text:?} has id {id}, but the model has {vocab_size} rows");
@@ -68,7 +68,7 @@ fn write(plan: &Plan, rows: &[(u32, &str, bool)], n: usize) -> Result<Vec<u8>, E
     Ok(out)
 }
 
-/// A decoder as the few things that decoders of language models do.
+/// A decoder, reduced to the operations that language models use.
 struct Plan {
     replace: Vec<(String, String)>,
     byte_level: bool,
@@ -88,7 +88,7 @@ impl Plan {
         };
         match decoder {
             Some(decoder) => plan.add(decoder)?,
-            None => return Err(Error::tokenizer("decoder", "is null; a decoder is needed")),
+            None => return Err(Error::tokenizer("decoder", "is null, but a decoder is required")),
         }
         Ok(plan)
     }
@@ -107,13 +107,13 @@ impl Plan {
             }
             Decoder::Strip { start: 0, stop: 0, .. } => {}
             Decoder::Strip { .. } => {
-                return unsupported("Strip is supported for one leading blank after Fuse only");
+                return unsupported("Strip is supported only for one leading space after Fuse");
             }
             Decoder::Replace { pattern: Pattern::String(from), content } if !self.fused => {
                 self.replace.push((from.clone(), content.clone()));
             }
             Decoder::Replace { .. } => {
-                return unsupported("Replace is supported for plain strings before Fuse only");
+                return unsupported("Replace is supported only for plain strings before Fuse");
             }
             Decoder::Metaspace { replacement, prepend_scheme, add_prefix_space } => {
                 self.replace.push((replacement.to_string(), " ".to_owned()));
@@ -137,8 +137,8 @@ impl Plan {
         if let Some(byte) = byte_token(&text).filter(|_| self.byte_fallback) {
             return (vec![byte], true);
         }
-        // A token with characters outside the byte alphabet, such as a blank, stands for itself.
-        let spelled = if self.byte_level { spelled(&text) } else { None };
-        (spelled.unwrap_or_else(|| text.into_bytes()), false)
+        // A token with characters outside the byte alphabet, such as a space, is plain UTF-8.
+        let decoded = if self.byte_level { decode_bytes(&text) } else { None };
+        (decoded.unwrap_or_else(|| text.into_bytes()), false)
     }
 }

@@ -1,11 +1,11 @@
-//! Little-endian words out of and into byte buffers.
+//! Reads and writes little-endian words in byte buffers.
 
 pub(crate) fn put_u32s(out: &mut Vec<u8>, words: &[u32]) {
     out.reserve(words.len() * 4);
     words.iter().for_each(|w| out.extend_from_slice(&w.to_le_bytes()));
 }
 
-/// Reads from the front of a buffer; every method is `None` past its end.
+/// Reads from the front of a buffer; every method returns `None` on a short read.
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -21,7 +21,7 @@ impl<'a> Reader<'a> {
         Some(u32::from_le_bytes(*head))
     }
 
-    /// A count and as many words.
+    /// A length prefix and that many words.
     pub(crate) fn u32s(&mut self) -> Option<Vec<u32>> {
         let len = (self.u32()? as usize).checked_mul(4)?;
         let words = self.take(len)?.as_chunks().0;

@@ -79,6 +79,45 @@ fn shared_lists_are_refused() {
     );
 }
 
+/// Every kind of statement and expression that can put a list into another twice.
+#[test]
+fn no_syntax_hides_a_shared_list() {
+    let expressions = [
+        "a.l, a.l",
+        "[a.l,a.l]if true else 0",
+        "0 if false else (a.l, a.l)",
+        "none or [a.l, a.l]",
+        "[[a.l, a.l]][0]",
+        "[a.l, a.l][0:][::-1]",
+        "1 * [a.l] * 2 * 1",
+        "dict(**{'p': a.l, 'q': a.l})",
+        "dict(*[{'p': a.l, 'q': a.l}])",
+        "{'p': [a.l, a.l]}.values() | list",
+        "{'p': [a.l, a.l]}['p' ~ '']",
+        "{'}}': '%}', '\\'': [a.l, a.l]}",
+        "[none, none] | map('default', a.l, true) | map('list') | list",
+        "loop.cycle([a.l, a.l])",
+    ];
+    let statements = [
+        "{% with b = a.l, (c, d) = [a.l, a.l] %}{% set a.l = [c, d] %}{% endwith %}",
+        "{% set a.l | default([a.l, a.l], true) %}{% endset %}",
+        "{% set b, a.l = 1, [a.l, a.l] %}",
+        "{%set(b,a.l)=(1,[a.l,a.l])%}",
+        "{% for l in [[a.l, a.l]] if l %}{% set a.l = l %}{% endfor %}",
+        "{%- set a.l = [a.l, a.l] -%}",
+        "{# {% raw %} #}{{ '{% raw %}' }}{% set a.l = [a.l, a.l] %}{% raw %}{{ '{% endraw %}",
+        "{{ 2e+1 }}{{ 0x1e+1 }}{% set a.l = [a.l, a.l] %}",
+    ];
+    let sets = expressions.iter().map(|e| format!("{{% set a.l = {e} %}}"));
+    for step in sets.chain(statements.map(str::to_owned)) {
+        let namespace = "{% set a = namespace(l=['x']) %}";
+        assert_refused(&format!("{namespace}{{% for i in range(60) %}}{step}{{% endfor %}}"));
+    }
+    assert_refused(
+        "{% macro m(l, n) %}{{ caller([l, l], n - 1) if n }}{% endmacro %}{% macro f(l, n) %}{% call(l, n) m(l, n) %}{{ f(l, n) }}{% endcall %}{% endmacro %}{{ f('x', 60) }}",
+    );
+}
+
 #[track_caller]
 fn assert_refused(bomb: &str) {
     let error = render(bomb).expect_err(bomb).to_string();
@@ -95,6 +134,11 @@ fn values_that_hold_themselves_are_refused() {
         "{% set a = namespace() %}{% set a.l = [none] | map('default', a, true) | list %}{{ a.l }}",
         "{% set a = namespace() %}{% for i in [1] %}{% set a.l = loop %}{% endfor %}{{ a.l }}",
         "{% for i in [1] %}{{ [loop] }}{% endfor %}",
+        "{% set a = namespace() %}{% set b, a.a = 1, a %}",
+        "{% set a = namespace() %}{% set (b, a.a) = [1] + [a] %}",
+        "{% set a = namespace(b=1) %}{% set a.b = a if true else a %}",
+        "{% set a = namespace() %}{% set a.a | default(a, true) %}{% endset %}",
+        "{% for i in [1] %}{% set a = namespace() %}{% set a.a=loop%}{% endfor %}",
     ] {
         let error = render(bomb).expect_err(bomb).to_string();
         assert!(error.contains("a value cannot hold a"), "{bomb}: {error}");
@@ -108,6 +152,52 @@ fn lazy_values_do_not_exhaust_the_stack() {
         assert_ends_by_a_limit(&format!(
             "{{% set a = namespace(l=[]) %}}{{% for i in range(900) %}}{{% for j in range(900) %}}{{% set a.l = {step} %}}{{% endfor %}}{{% endfor %}}"
         ));
+    }
+}
+
+/// Recursion in the template engine that its own limits do not cover: parsing, compiling, dropping.
+#[test]
+fn long_chains_do_not_exhaust_the_stack() {
+    let chains = [
+        ("{{ ", "not ", "x }}"),
+        ("{{ ", "-", "1 }}"),
+        ("{{ x", ".a", " }}"),
+        ("{{ x", "[0:]", " }}"),
+        ("{{ x", "()", " }}"),
+        ("{{ x", "|list", " }}"),
+        ("{{ x", " is odd", " }}"),
+        ("{{ x", " + x", " }}"),
+        ("{{ [x]", " + [x]", " }}"),
+        ("{{ x", " ~ x", " }}"),
+        ("{{ x", " and x", " }}"),
+        ("{{ x", " == x", " }}"),
+        ("{{ ", "x if x else ", "x }}"),
+        ("{{ x", " if x", " }}"),
+        ("{% if x %}", "{% elif x %}", "{% endif %}"),
+    ];
+    for (start, link, end) in chains {
+        let chain = |len| format!("{start}{}{end}", link.repeat(len));
+        let error = ChatTemplate::new(&chain(100_000), "", "").err().expect(link).to_string();
+        assert!(error.contains("more than"), "{link}: {error}");
+        // The longest that are accepted: whatever comes of it, it returns.
+        for len in [300, 450, 600, 900] {
+            if let Ok(template) = ChatTemplate::new(&chain(len), "", "") {
+                let _ = template.render(&[], true);
+            }
+        }
+    }
+}
+
+/// Values that are made of literals alone, which a compiler may compute when it compiles.
+#[test]
+fn constants_are_no_way_around() {
+    for bomb in [
+        "{{ [[1] * 100000] * 100000 == [[1] * 100000] * 100000 }}",
+        "{{ ([1] * 100000000) in [[1] * 100000000] }}",
+        "{{ [[[[0] * 99] * 99] * 99] * 99 ~ '' }}",
+        "{{ ((1,) * 1000, (1,) * 1000) == ((1,) * 1000, (1,) * 1000) }}",
+    ] {
+        assert_refused(bomb);
     }
 }
 

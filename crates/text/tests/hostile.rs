@@ -176,7 +176,7 @@ fn gguf_defects_are_named() {
     let long = ["a".repeat(100_000)];
     assert!(error(llama(&long, &[0.0])).contains("has 100000 bytes"));
     let ladder: Vec<String> = (1..500).map(|n| "a".repeat(n)).collect();
-    assert!(error(llama(&ladder, &[0.0; 499])).contains("more than 32 ways"));
+    assert!(error(llama(&ladder, &[0.0; 499])).contains("more than 32 splits"));
     // Odd but whole: NaN scores, equal texts, an empty text, controls without text.
     let odd: Vec<String> = ["a", "b", "ab", "ab", "", ""].map(str::to_owned).into();
     let json = tokenizer_json_from_gguf(&GgufVocab {

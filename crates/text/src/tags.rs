@@ -1,0 +1,217 @@
+//! Splits a chat template into tags and tokens, by the lexical rules of minijinja.
+
+use crate::Error;
+
+/// A `{{ … }}` or `{% … %}`. Comments, raw blocks and plain text are not tags.
+pub(crate) struct Tag<'s> {
+    /// Whether it is a `{% … %}`.
+    pub(crate) is_block: bool,
+    pub(crate) tokens: Vec<Token<'s>>,
+}
+
+pub(crate) struct Token<'s> {
+    pub(crate) kind: Kind,
+    pub(crate) text: &'s str,
+    /// Byte offset in the template.
+    pub(crate) start: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// An identifier or keyword.
+    Name,
+    /// A number or string.
+    Literal,
+    /// An opening bracket of any shape. The brackets of a tag always match.
+    Open,
+    Close,
+    /// Everything else.
+    Operator,
+}
+
+impl Token<'_> {
+    pub(crate) const fn end(&self) -> usize {
+        self.start + self.text.len()
+    }
+
+    /// Whether it is the keyword `name`.
+    pub(crate) fn is(&self, name: &str) -> bool {
+        self.kind == Kind::Name && self.text == name
+    }
+}
+
+/// The tags of a template, in order.
+///
+/// # Errors
+/// [`Error::Template`] for an unterminated tag, string, comment or raw block, for brackets that do not
+/// match, and for a misplaced `not`.
+pub(crate) fn tags(source: &str) -> Result<Vec<Tag<'_>>, Error> {
+    let mut scanner = Scanner { source, at: 0 };
+    let mut tags = Vec::new();
+    while let Some(marker) = scanner.next_marker() {
+        match marker {
+            b'#' => scanner.skip_past("#}", "comment")?,
+            b'%' if scanner.skip_word("raw", false) => scanner.skip_raw()?,
+            _ => tags.push(scanner.tag(marker == b'%')?),
+        }
+    }
+    Ok(tags)
+}
+
+struct Scanner<'s> {
+    source: &'s str,
+    at: usize,
+}
+
+impl<'s> Scanner<'s> {
+    fn rest(&self) -> &'s str {
+        &self.source[self.at..]
+    }
+
+    /// Moves past the next `{{`, `{%` or `{#` and its whitespace control; returns its second byte.
+    fn next_marker(&mut self) -> Option<u8> {
+        let bytes = self.source.as_bytes();
+        let is_marker = |pair: &[u8]| pair[0] == b'{' && matches!(pair[1], b'{' | b'%' | b'#');
+        let start = self.at + bytes[self.at..].windows(2).position(is_marker)?;
+        let control = usize::from(matches!(bytes.get(start + 2), Some(b'-' | b'+')));
+        self.at = start + 2 + control;
+        Some(bytes[start + 1])
+    }
+
+    fn skip_past(&mut self, end: &str, construct: &str) -> Result<(), Error> {
+        let Some(len) = self.rest().find(end) else { return self.unterminated(construct) };
+        self.at += len + end.len();
+        Ok(())
+    }
+
+    /// Moves past `raw %}` or `endraw %}`, if that is next.
+    fn skip_word(&mut self, word: &str, control_first: bool) -> bool {
+        let blank = |c: char| c.is_ascii_whitespace();
+        let rest = self.rest();
+        let inner = if control_first { strip_control(rest) } else { rest };
+        let Some(after) = inner.trim_start_matches(blank).strip_prefix(word) else { return false };
+        let Some(after) = strip_control(after.trim_start_matches(blank)).strip_prefix("%}") else {
+            return false;
+        };
+        self.at = self.source.len() - after.len();
+        true
+    }
+
+    fn skip_raw(&mut self) -> Result<(), Error> {
+        loop {
+            self.skip_past("{%", "raw block")?;
+            if self.skip_word("endraw", true) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn tag(&mut self, is_block: bool) -> Result<Tag<'s>, Error> {
+        let end = if is_block { "%}" } else { "}}" };
+        let mut tokens = Vec::new();
+        let mut closers = Vec::new();
+        loop {
+            self.at += self.rest().len() - self.rest().trim_ascii_start().len();
+            if closers.is_empty()
+                && let Some(after) = strip_control(self.rest()).strip_prefix(end)
+            {
+                self.at = self.source.len() - after.len();
+                return Ok(Tag { is_block, tokens });
+            }
+            let token = self.token()?;
+            match token.kind {
+                Kind::Open => closers.push(closer(token.text)),
+                Kind::Close if closers.pop() != Some(token.text) => return self.unexpected(&token),
+                Kind::Name if token.text == "not" && tokens.last().is_some_and(takes_value) => {
+                    return self.unexpected(&token);
+                }
+                _ => {}
+            }
+            tokens.push(token);
+        }
+    }
+
+    fn token(&mut self) -> Result<Token<'s>, Error> {
+        let rest = self.rest();
+        let Some(&first) = rest.as_bytes().first() else { return self.unterminated("tag") };
+        let (kind, len) = match first {
+            b'\'' | b'"' => (Kind::Literal, self.string_len()?),
+            b'0'..=b'9' => (Kind::Literal, number_len(rest)),
+            b'(' | b'[' | b'{' => (Kind::Open, 1),
+            b')' | b']' | b'}' => (Kind::Close, 1),
+            b'_' | b'a'..=b'z' | b'A'..=b'Z' | 0x80.. => (Kind::Name, name_len(rest)),
+            _ if ["//", "**", "==", "!=", ">=", "<="].iter().any(|op| rest.starts_with(op)) => {
+                (Kind::Operator, 2)
+            }
+            _ => (Kind::Operator, 1),
+        };
+        let start = self.at;
+        self.at += len;
+        Ok(Token { kind, text: &rest[..len], start })
+    }
+
+    fn string_len(&self) -> Result<usize, Error> {
+        let bytes = self.rest().as_bytes();
+        let mut escaped = false;
+        for (i, &byte) in bytes.iter().enumerate().skip(1) {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                byte if byte == bytes[0] => return Ok(i + 1),
+                _ => {}
+            }
+        }
+        self.unterminated("string")
+    }
+
+    fn unterminated<T>(&self, construct: &str) -> Result<T, Error> {
+        self.syntax(&format!("unexpected end of {construct}"))
+    }
+
+    fn unexpected<T>(&self, token: &Token<'_>) -> Result<T, Error> {
+        self.syntax(&format!("unexpected `{}`", token.text))
+    }
+
+    /// An error in the words of minijinja.
+    fn syntax<T>(&self, what: &str) -> Result<T, Error> {
+        let line = 1 + self.source[..self.at].matches('\n').count();
+        Err(Error::Template(format!("syntax error: {what} (in chat:{line})")))
+    }
+}
+
+/// Whether `not` cannot follow. minijinja takes it for the name of a variable there, Python refuses it.
+fn takes_value(token: &Token<'_>) -> bool {
+    let is_separator = matches!(token.text, "," | ":" | "=" | "|");
+    token.is("in") || token.kind == Kind::Operator && !is_separator
+}
+
+fn strip_control(text: &str) -> &str {
+    text.strip_prefix(['-', '+']).unwrap_or(text)
+}
+
+fn closer(open: &str) -> &'static str {
+    match open {
+        "(" => ")",
+        "[" => "]",
+        _ => "}",
+    }
+}
+
+/// Takes letters with the digits: a number cannot be followed by a name. The sign of an exponent is
+/// part of the number.
+fn number_len(text: &str) -> usize {
+    let bytes = text.as_bytes();
+    let has_radix = matches!(bytes.get(1), Some(b'x' | b'X' | b'b' | b'B' | b'o' | b'O'));
+    let continues = |i: usize| match bytes[i] {
+        b'.' => bytes.get(i + 1).is_some_and(u8::is_ascii_digit),
+        b'+' | b'-' => !has_radix && matches!(bytes[i - 1], b'e' | b'E'),
+        byte => byte == b'_' || byte.is_ascii_alphanumeric(),
+    };
+    (1..bytes.len()).find(|&i| !continues(i)).unwrap_or(bytes.len())
+}
+
+/// Non-ASCII bytes are taken for letters: minijinja either does the same or refuses them.
+fn name_len(text: &str) -> usize {
+    let continues = |b: &u8| *b == b'_' || *b >= 0x80 || b.is_ascii_alphanumeric();
+    text.as_bytes().iter().take_while(|b| continues(b)).count()
+}
