@@ -25,17 +25,7 @@ fn main() -> Result<(), Error> {
     let mut answers = vec![String::new(); PROMPTS.len()];
     let mut running = PROMPTS.len();
     while running > 0 {
-        // One pass: every sequence adds the tokens it needs next.
-        let mut batch = Vec::new();
-        for sequence in &mut sequences {
-            let room = engines.target.max_batch() / PROMPTS.len();
-            sequence.plan(&mut engines, room, &mut batch)?;
-        }
-        let pass = engines.target.forward(&batch)?;
-        for sequence in &mut sequences {
-            sequence.passed(&mut engines, pass)?;
-        }
-        engines.draw(&mut sequences)?;
+        engines.advance(&mut sequences)?; // one pass for all of them
         for (sequence, answer) in sequences.iter_mut().zip(&mut answers) {
             while let Some(event) = sequence.event()? {
                 answer.push_str(event.text());

@@ -473,3 +473,41 @@ fn drawing_from_an_earlier_pass_fails() {
     engines.draw(&mut sequences[1..]).unwrap();
     assert!(matches!(sequences[1].event(), Ok(Some(Event::Token { .. }))));
 }
+
+#[test]
+fn advancing_together_answers_as_alone() {
+    let prompts: Vec<Vec<u32>> = (0..4).map(|i| ids([3, 290, 40, 1][i as usize], i + 2)).collect();
+    let options = || GenerateOptions { max_tokens: Some(9), ..GenerateOptions::default() };
+    let alone: Vec<Vec<u32>> = prompts
+        .iter()
+        .map(|prompt| {
+            let mut session = Session::new(engine(1)).unwrap();
+            session.prompt_tokens(prompt).unwrap();
+            session.start(options()).unwrap();
+            while session.next().unwrap().is_some() {}
+            session.generated().to_vec()
+        })
+        .collect();
+    let mut engines = Engines::from(engine(prompts.len()));
+    let mut sequences = Vec::new();
+    for prompt in &prompts {
+        let mut sequence = Sequence::open(&mut engines).unwrap();
+        sequence.prompt_tokens(&mut engines, prompt).unwrap();
+        sequence.start(&mut engines, options()).unwrap();
+        sequences.push(sequence);
+    }
+    let (mut running, mut passes) = (prompts.len(), 0);
+    while running > 0 {
+        engines.advance(&mut sequences).unwrap();
+        passes += 1;
+        assert!(passes < 100, "the sequences do not make progress");
+        for sequence in &mut sequences {
+            let finished = matches!(sequence.event().unwrap(), Some(Event::Finished { .. }));
+            running -= usize::from(finished);
+        }
+    }
+    let together: Vec<Vec<u32>> = sequences.iter().map(|s| s.generated().to_vec()).collect();
+    assert_eq!(together, alone);
+    engines.advance(&mut sequences).unwrap(); // nothing left to do
+    assert!(sequences.iter_mut().all(|s| s.event().unwrap().is_none()));
+}

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::prefix::use_baked;
 use crate::speculate::check_draft;
-use crate::{Engine, Error, PrefixStore, SeqId};
+use crate::{BatchToken, Engine, Error, PrefixStore, SeqId};
 
 /// An engine, and optionally a draft model's engine and a prefix store. Both affect the speed of a
 /// sequence, never its tokens: if the draft model's engine fails, the answer continues without it,
@@ -15,6 +15,8 @@ pub struct Engines {
     draft: Option<Engine>,
     /// Where prompts are looked up, and stored by [`crate::Sequence::remember`].
     pub store: Option<PrefixStore>,
+    /// The tokens of a pass, kept for its allocation.
+    pub(super) batch: Vec<BatchToken>,
 }
 
 impl fmt::Debug for Engines {
@@ -23,13 +25,14 @@ impl fmt::Debug for Engines {
             .field("target", &self.target)
             .field("draft", &self.draft)
             .field("store", &self.store)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
 impl From<Engine> for Engines {
     fn from(target: Engine) -> Self {
-        Self { target, draft: None, store: None }
+        let batch = Vec::with_capacity(target.max_batch());
+        Self { target, draft: None, store: None, batch }
     }
 }
 

@@ -11,6 +11,46 @@ use crate::{
 };
 
 impl Engines {
+    /// Does the next unit of work of all `sequences`, which belong to these engines: draws from the
+    /// rows of the last pass while any are left, otherwise runs one pass over the next tokens of all of
+    /// them and draws from that. Afterwards, take the event of each with [`Sequence::event`]: a sequence
+    /// with a pending event waits. The weights are read once per pass, however many sequences it has.
+    ///
+    /// # Errors
+    /// As for [`Engine::forward`](crate::Engine::forward), without cancellation, which becomes an event.
+    pub fn advance(&mut self, sequences: &mut [Sequence]) -> Result<(), Error> {
+        if !sequences.iter().any(Sequence::has_row) {
+            let mut batch = std::mem::take(&mut self.batch);
+            let passed = self.run_pass(sequences, &mut batch);
+            self.batch = batch;
+            passed?;
+        }
+        self.draw(sequences)
+    }
+
+    fn run_pass(
+        &mut self,
+        sequences: &mut [Sequence],
+        batch: &mut Vec<BatchToken>,
+    ) -> Result<(), Error> {
+        batch.clear();
+        let mut following = sequences.len();
+        for sequence in sequences.iter_mut() {
+            // A long prompt leaves room for a token of every sequence after it.
+            following -= 1;
+            let room = self.target.max_batch().saturating_sub(batch.len() + following);
+            sequence.plan(self, room, batch)?;
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        match self.target.forward(batch) {
+            Ok(pass) => sequences.iter_mut().try_for_each(|sequence| sequence.passed(self, pass)),
+            Err(Error::Cancelled) => Ok(()), // the next plan ends the answers
+            Err(e) => Err(e),
+        }
+    }
+
     /// Draws the next token of each sequence that has an unused row of the last pass and no pending
     /// event, in parallel on the workers. An accepted draft leaves another row to draw from: run the
     /// next pass when no sequence has one ([`Sequence::has_row`]).
@@ -89,6 +129,7 @@ impl Sequence {
         if self.pending.is_some() {
             return Ok(());
         }
+        self.planned = None;
         let working = matches!(self.state, State::Prefill | State::Decode);
         if working && self.canceller.is_cancelled() {
             return self.finish_cancelled(engines);
@@ -136,21 +177,24 @@ impl Sequence {
         batch.extend(tokens.map(|(&token, i)| BatchToken { seq, token, logits: i == last }));
         let draft = self.speculator.draft().iter();
         batch.extend(draft.map(|&token| BatchToken { seq, token, logits: true }));
-        self.planned = taken..batch.iter().filter(|t| t.logits).count();
-        self.passed = Instant::now();
+        if n > 0 {
+            self.planned = Some(taken..batch.iter().filter(|t| t.logits).count());
+            self.passed = Instant::now();
+        }
         Ok(())
     }
 
-    /// Records that the pass with its planned tokens is done.
+    /// Records that the pass with its planned tokens is done. Does nothing if it had none.
     ///
     /// # Errors
     /// The pass lacks the planned rows, or as for [`Self::plan`].
     pub fn passed(&mut self, engines: &mut Engines, pass: PassId) -> Result<(), Error> {
+        let Some(planned) = self.planned.take() else { return Ok(()) };
         let rows = engines.target.rows(pass)?;
-        if self.planned.end > rows {
-            return Err(Error::LogitsRow { index: self.planned.end - 1, rows });
+        if planned.end > rows {
+            return Err(Error::LogitsRow { index: planned.end - 1, rows });
         }
-        self.rows = Some((pass, self.planned.start));
+        self.rows = Some((pass, planned.start));
         if self.state == State::Decode {
             self.speculator.passed(self.passed.elapsed().as_secs_f64());
             return Ok(());

@@ -71,7 +71,7 @@ pub struct Sequence {
     sampler: Sampler,
     speculator: Speculator,
     /// Rows of logits requested by the last plan.
-    planned: Range<usize>,
+    planned: Option<Range<usize>>,
     /// The pass to draw from, and this sequence's first row.
     rows: Option<(PassId, usize)>,
     /// The drawn token, `None` if its logits are not finite, and the time of the draw.
@@ -133,7 +133,7 @@ impl Sequence {
             pending: None,
             sampler: Sampler::new(model.config().vocab_size as usize, capacity),
             speculator: Speculator::new(capacity, model.generation()),
-            planned: 0..0,
+            planned: None,
             rows: None,
             drawn: None,
             failed: None,

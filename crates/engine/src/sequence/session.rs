@@ -6,7 +6,7 @@ use nanoinfer_text::Message;
 
 use super::{Engines, Event, GenerateOptions, Sequence, Stats};
 use crate::speculate::Script;
-use crate::{BatchToken, Canceller, Candidate, Engine, Error, PrefixStore};
+use crate::{Canceller, Candidate, Engine, Error, PrefixStore};
 
 /// An engine with one of its sequences, for programs with one conversation at a time.
 ///
@@ -29,15 +29,13 @@ use crate::{BatchToken, Canceller, Candidate, Engine, Error, PrefixStore};
 pub struct Session {
     engines: Engines,
     sequence: Sequence,
-    batch: Vec<BatchToken>,
 }
 
 impl Session {
     /// A session with an empty context, in a new sequence of the engine.
     pub fn new(engine: Engine) -> Result<Self, Error> {
-        let batch = Vec::with_capacity(engine.max_batch());
         let mut engines = Engines::from(engine);
-        Ok(Self { sequence: Sequence::open(&mut engines)?, engines, batch })
+        Ok(Self { sequence: Sequence::open(&mut engines)?, engines })
     }
 
     /// Does the next unit of work and returns its event; `None` once the answer is complete. Allocates
@@ -46,24 +44,9 @@ impl Session {
     pub fn next(&mut self) -> Result<Option<Event<'_>>, Error> {
         // Repeats only if the answer is cancelled in the middle of a step.
         while self.sequence.needs_work() {
-            self.step()?;
+            self.engines.advance(slice::from_mut(&mut self.sequence))?;
         }
         self.sequence.event()
-    }
-
-    /// Runs a pass if the sequence needs one, then draws a token if there is a row.
-    fn step(&mut self) -> Result<(), Error> {
-        let Self { engines, sequence, batch } = self;
-        batch.clear();
-        sequence.plan(engines, engines.target.max_batch(), batch)?;
-        if !batch.is_empty() {
-            match engines.target.forward(batch) {
-                Ok(pass) => sequence.passed(engines, pass)?,
-                Err(Error::Cancelled) => return Ok(()),
-                Err(e) => return Err(e),
-            }
-        }
-        engines.draw(slice::from_mut(sequence))
     }
 
     /// Begins an answer to the context; [`Self::next`] returns its events.
