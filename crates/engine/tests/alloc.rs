@@ -2,7 +2,7 @@
 //!
 //! A program of its own, because the test harness allocates when it reports a slow test. It supports
 //! the harness's arguments and output as far as test runners need them.
-#![allow(unsafe_code)] // a global allocator cannot be written without
+#![allow(unsafe_code)] // required for a global allocator
 
 mod common;
 

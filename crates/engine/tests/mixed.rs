@@ -132,7 +132,7 @@ fn mixed([q8, f32]: &[Model; 2], recipe: Recipe) -> Model {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("mixed.nano");
     write_mixed(q8.file(), f32.file(), &file, recipe);
-    Model::open(&file).unwrap() // the map outlives the name
+    Model::open(&file).unwrap() // the mapping outlives the file name
 }
 
 #[test]

@@ -54,7 +54,7 @@ fn a_later_session_reuses_what_an_earlier_one_computed() {
         assert_eq!(first.1, 0);
         let mut second = session(kv, folder.path(), LIMIT);
         assert_eq!(generate(&mut second, &prompt(200)), (first.0.clone(), 199), "{kv:?}");
-        // To the token, and into the middle of a block.
+        // Reused to the token, up to the middle of a block.
         let other = [&prompt(150)[..], &[9, 9, 9]].concat();
         let elsewhere = tempfile::tempdir().unwrap();
         let want = generate(&mut session(kv, elsewhere.path(), LIMIT), &other).0;

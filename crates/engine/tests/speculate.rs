@@ -324,7 +324,7 @@ const PROMPTS: [&str; 20] = [
     "The meeting agenda:\n- ",
 ];
 
-/// All temperatures, all sources.
+/// Compares answers for all temperatures and sources of drafts.
 fn same_ids(prompts: &[&str], tokens: usize) {
     let path = smollm2();
     let folder = tempfile::tempdir().unwrap();

@@ -274,7 +274,7 @@ impl Cache {
             let seen = (len / BLOCK + 1 + s.pinned).saturating_sub(ctx).max(s.pinned);
             let intact = s.written - (ring - s.pinned);
             if len > 0 && intact <= seen {
-                s.len = len; // the ring stays as it is
+                s.len = len; // the ring is left unchanged
                 s.tokens.truncate(len);
                 return Ok(len);
             }

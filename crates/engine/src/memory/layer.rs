@@ -38,7 +38,7 @@ impl KvType {
     pub(super) fn bytes(self, head: usize) -> u64 {
         let head = head as u64;
         match self {
-            Self::Q8 => 2 * (head + size_of::<f32>() as u64), // a scale each
+            Self::Q8 => 2 * (head + size_of::<f32>() as u64), // each with a scale
             Self::F16 => 4 * head,
             Self::F32 => 8 * head,
         }

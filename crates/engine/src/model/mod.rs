@@ -12,7 +12,7 @@ use crate::Error;
 use crate::memory::Prefix;
 use weights::Weights;
 
-/// An open model. Opening maps the file and checks its tables; no weight is read.
+/// An open model. Opening maps the file and checks its tables, but reads no weights.
 pub struct Model {
     file: NanoFile,
     weights: Weights,

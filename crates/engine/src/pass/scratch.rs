@@ -102,7 +102,7 @@ pub(crate) struct Local {
     pub routing: Routing,
     pub drawing: DrawScratch,
     pub profile: Profile,
-    pub cancelled: bool, // how the last pass ended
+    pub cancelled: bool, // whether the last pass was cancelled
 }
 
 impl Local {

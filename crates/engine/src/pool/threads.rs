@@ -15,7 +15,7 @@ const SPIN: Duration = Duration::from_micros(50);
 /// How long an idle worker yields before it sleeps.
 const IDLE: Duration = Duration::from_millis(2);
 
-/// The phase of a pool in which a worker panicked: no barrier completes any more.
+/// The phase of a pool after a worker has panicked: barriers no longer complete.
 const POISONED: u64 = u64::MAX;
 
 /// A worker panicked, in this job or an earlier one. Shared buffers may be inconsistent, so the pool
@@ -201,7 +201,7 @@ impl Pool {
         })
     }
 
-    /// Whether every job so far has ended without a panic.
+    /// Fails if any job so far has panicked.
     pub(crate) fn check(&self) -> Result<(), Panicked> {
         if self.control.phase.0.load(Ordering::Acquire) != POISONED {
             return Ok(());
@@ -364,7 +364,7 @@ impl Worker<'_> {
         self.control.id
     }
 
-    /// Its number among the workers.
+    /// Its index among the workers.
     pub(super) fn index(&self) -> usize {
         self.index
     }

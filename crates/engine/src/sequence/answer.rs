@@ -95,7 +95,7 @@ pub struct Stats {
     pub reused_tokens: usize,
     /// Tokens generated.
     pub generated: usize,
-    /// Time from the start to the end of the prompt.
+    /// Time from the start to the end of prefill.
     pub prefill: Duration,
     /// Time from the start to the first token.
     pub first_token: Duration,

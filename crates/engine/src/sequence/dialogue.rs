@@ -2,8 +2,8 @@
 //!
 //! Retokenizing a conversation on each turn is wasteful. It can also be wrong: an answer's text may
 //! tokenize differently from the tokens that the model chose, and everything after it would have to
-//! be recomputed. So past tokens are kept. The template is rendered whole, because its output is
-//! not predictable, but only the text after the last *seam* is tokenized:
+//! be recomputed. So past tokens are kept. The template is rendered whole, because it may change any
+//! part of its output, but only the text after the last *seam* is tokenized:
 //!
 //! ```text
 //! text    <|system|>… <|user|>Hi <|assistant|>│Hello!│<|end|><|user|>And? <|assistant|>│
@@ -13,7 +13,7 @@
 
 use nanoinfer_text::{ChatText, Tokenizer};
 
-/// The first `text` bytes of the rendered conversation are the first `tokens` of the context.
+/// The first `text` bytes of the rendered conversation correspond to the first `tokens` of the context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Seam {
     text: usize,

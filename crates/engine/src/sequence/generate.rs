@@ -322,7 +322,7 @@ impl Sequence {
             StopStep::Text(text) => text,
             StopStep::Stop { before, .. } => {
                 self.state = State::Ending(FinishReason::Stop);
-                stream.reset(false); // half a character after the stop string is dropped
+                stream.reset(false); // drop a partial character after the stop string
                 before
             }
         };

@@ -40,7 +40,7 @@ impl Session {
 
     /// Does the next unit of work and returns its event; `None` once the answer is complete. Allocates
     /// nothing after the first token.
-    #[allow(clippy::should_implement_trait)] // it lends, which `Iterator` cannot
+    #[allow(clippy::should_implement_trait)] // events borrow from `self`, which `Iterator` does not allow
     pub fn next(&mut self) -> Result<Option<Event<'_>>, Error> {
         // Repeats only if the answer is cancelled in the middle of a step.
         while self.sequence.needs_work() {

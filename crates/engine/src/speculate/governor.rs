@@ -68,7 +68,7 @@ pub(crate) struct Offer {
     pub lag: usize,
 }
 
-/// A decision.
+/// A draft to make.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Plan {
     pub source: Source,

@@ -27,7 +27,7 @@ pub(crate) fn model(folder: &Path, quant: Quant) -> Model {
     let out = tempfile::tempdir().expect("a temporary folder");
     let file = out.path().join("model.nano");
     convert(&Input::Folder(folder.into()), &file, Options::new(quant)).expect("converts");
-    Model::open(&file).expect("opens") // the map outlives the name
+    Model::open(&file).expect("opens") // the mapping outlives the file name
 }
 
 /// Copies a model, replacing tokenizer, vocabulary and generation defaults.
