@@ -1,8 +1,8 @@
-//! How long a tokenizer takes to be ready, and to encode: `cargo bench -p nanoinfer-text`.
+//! Time to load a tokenizer and to encode: `cargo bench -p nanoinfer-text`.
 //!
-//! Measured 2026-11-22 on two shared Zen 4 cores, medians of 101 in a noisy hour: native load 0.79 ms
-//! (SmolLM2) and 0.12 ms (Llama-2); 46 kB of English encode in 3.0 ms and 11 ms. kitoken 0.11 in the
-//! same hour: load 18 ms and 28 ms (least 12 and 9), encode 1.4 ms and 15 ms.
+//! Measured 2026-11-22 on two shared Zen 4 cores under load, medians of 101: native load 0.79 ms
+//! (SmolLM2) and 0.12 ms (Llama-2); encoding 46 kB of English 3.0 ms and 11 ms. kitoken 0.11 in the
+//! same hour: load 18 ms and 28 ms (minimum 12 and 9), encode 1.4 ms and 15 ms.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -22,7 +22,7 @@ fn median(name: &str, mut run: impl FnMut()) {
         })
         .collect();
     times.sort_by(f64::total_cmp);
-    println!("{name:<40} median {:7.3} ms   least {:7.3} ms", times[50], times[0]);
+    println!("{name:<40} median {:7.3} ms   minimum {:7.3} ms", times[50], times[0]);
 }
 
 fn main() {

@@ -195,12 +195,11 @@ impl Bpe {
             let byte = |b: &u8| self.bytes.get(usize::from(*b)).copied().unwrap_or(NONE);
             if utf8.iter().all(|b| byte(b) != NONE) {
                 utf8.iter().map(byte).for_each(&mut push);
-            } else if let Some(unk) = self.unk {
-                if let Some(previous) = unknown.replace(unk)
-                    && !self.fuse_unk
-                {
-                    push(previous);
-                }
+            } else if let Some(unk) = self.unk
+                && let Some(previous) = unknown.replace(unk)
+                && !self.fuse_unk
+            {
+                push(previous);
             }
         }
         if let Some(unk) = unknown {

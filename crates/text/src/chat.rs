@@ -1,4 +1,4 @@
-//! Chat templates: a conversation to the text a model was trained on.
+//! Chat templates, which render a conversation in the format that a model was trained on.
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, Value, context};
@@ -7,46 +7,47 @@ use crate::instrument::instrument;
 use crate::meter::BYTES_PER_ITEM;
 use crate::{Error, jinja, meter};
 
-/// What a template may do, in the template engine's units (an instruction, or 64 bytes made): some
-/// tens of milliseconds and megabytes. Published templates take about 100 for a short chat.
+/// Fuel of a template, in minijinja's units (an instruction, or 64 bytes produced): some tens of
+/// milliseconds and megabytes. Published templates use about 100 for a short chat.
 const FUEL: u64 = 200_000;
-/// More for every message, and one more for each of its bytes: templates copy contents around.
+/// Additional fuel per message, plus one per byte: templates copy contents around.
 const FUEL_PER_MESSAGE: u64 = 2_000;
 
-/// Items that a list or map may hold, those of lists within it counted as if written out.
+/// Maximum number of items in a value, nested ones included.
 const ITEMS: usize = 1_000;
-/// More for every message: twice what a message is.
+/// Additional items per message, twice those of a message.
 const ITEMS_PER_MESSAGE: usize = 8;
 
-/// Stack for rendering, in bytes. Half a megabyte was enough for macros that call themselves until
-/// the engine stops them.
+/// Stack for compiling and rendering, in bytes. Half a megabyte was enough for recursive macros up to
+/// minijinja's recursion limit.
 const STACK: usize = 8 << 20;
 
 /// What error messages call the template.
 const NAME: &str = "chat";
 
-/// One turn of a conversation.
+/// A message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// Who speaks: `system`, `user`, `assistant` or what else the template knows.
+    /// `system`, `user`, `assistant` or any other role that the template supports.
     pub role: String,
-    /// What is said.
+    /// The text.
     pub content: String,
 }
 
 impl Message {
-    /// A message.
+    /// Creates a message.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self { role: role.into(), content: content.into() }
     }
 }
 
-/// A Jinja chat template as Hugging Face models carry it.
+/// A Jinja chat template in the format of Hugging Face models.
 ///
-/// Templates see `messages`, `bos_token`, `eos_token`, `add_generation_prompt`, empty `tools` and
-/// `documents`, and the functions `raise_exception` and `strftime_now` (UTC). They come with
-/// models from strangers, so time, memory and stack are limited, by counting and not by a clock: what
-/// is refused is refused on every machine.
+/// Templates have access to `messages`, `bos_token`, `eos_token`, `add_generation_prompt`, empty `tools`
+/// and `documents`, and the functions `raise_exception` and `strftime_now` (UTC). They are untrusted, so
+/// time, memory and stack are limited. The limits are counts and not timeouts, so the same template is
+/// refused on every machine.
+#[derive(Debug)]
 pub struct ChatTemplate {
     source: String,
     bos: String,
@@ -54,10 +55,10 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Compiles a template. `bos` and `eos` are the texts of the model's tokens, or empty.
+    /// Compiles a template. `bos` and `eos` are the strings of the model's tokens, or empty.
     ///
     /// # Errors
-    /// [`Error::Template`] with the place of a syntax error.
+    /// [`Error::Template`] with the line of a syntax error.
     pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self, Error> {
         let source = instrument(source)?;
         let compiled = on_large_stack(|| {
@@ -67,10 +68,10 @@ impl ChatTemplate {
         Ok(Self { source, bos: bos.to_owned(), eos: eos.to_owned() })
     }
 
-    /// The text of a conversation; with `add_generation_prompt`, up to where the model speaks.
+    /// Renders a conversation; with `add_generation_prompt`, up to the start of the model's answer.
     ///
     /// # Errors
-    /// [`Error::Template`] if the template raises an exception or runs past its limits.
+    /// [`Error::Template`] if the template raises an exception or exceeds its limits.
     pub fn render(
         &self,
         messages: &[Message],
@@ -122,8 +123,11 @@ fn environment<'s>() -> Result<Environment<'s>, Error> {
 fn on_large_stack<T: Send>(run: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, run);
-        let thread = thread.map_err(|e| Error::Template(format!("no thread for it: {e}")))?;
-        thread.join().unwrap_or_else(|_| Err(Error::Template("broke the template engine".into())))
+        let thread =
+            thread.map_err(|e| Error::Template(format!("cannot start a thread to run it: {e}")))?;
+        thread
+            .join()
+            .unwrap_or_else(|_| Err(Error::Template("the template engine panicked".into())))
     })
 }
 

@@ -34,7 +34,7 @@ pub enum Error {
         /// What is wrong with it and what was expected.
         what: String,
     },
-    /// The chat template does not parse, raised an exception, or ran past its limits.
+    /// The chat template does not parse, raised an exception, or exceeded its limits.
     #[error("chat template: {0}")]
     Template(String),
     /// A message cannot be inserted into the template safely.

@@ -1,5 +1,5 @@
-//! What chat templates expect of Jinja beyond the engine: Python's way of writing JSON, dates, and
-//! a few functions that Hugging Face adds.
+//! Functions and filters that chat templates expect beyond minijinja's: Python's JSON format, dates, and
+//! Hugging Face's additions.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -26,15 +26,15 @@ pub(crate) fn install(env: &mut Environment<'static>) {
     });
 }
 
-/// Bytes that one unit of the template engine's fuel stands for.
+/// Bytes per unit of minijinja's fuel.
 const BYTES_PER_FUEL: usize = 64;
 
-/// Pays for what a Python string method is about to make. The engine charges for a result only
-/// once it exists, and `'x'.replace('', y)` a few times over is all the memory there is.
+/// Charges for the result of a Python string method in advance. minijinja charges for it only once it
+/// exists, when a few nested `'x'.replace('', y)` have exhausted memory.
 fn charge_method(state: &State, text: &str, method: &str, args: &[Value]) -> Result<(), Error> {
     let arg = |i: usize| args.get(i).and_then(Value::as_str);
     let refuse = |what| Err(Error::new(ErrorKind::InvalidOperation, what));
-    let made = match method {
+    let bytes = match method {
         "replace" => {
             let count = text.matches(arg(0).unwrap_or_default()).count();
             count.saturating_mul(arg(1).unwrap_or_default().len())
@@ -47,23 +47,25 @@ fn charge_method(state: &State, text: &str, method: &str, args: &[Value]) -> Res
             pieces * BYTES_PER_FUEL
         }
         "join" => {
-            let mut made = 0usize;
+            let mut bytes = 0usize;
             for item in args.first().into_iter().flat_map(Value::try_iter).flatten() {
-                let Some(item) = item.as_str() else { return refuse("join() takes strings") };
+                let Some(item) = item.as_str() else {
+                    return refuse("join() supports only strings");
+                };
                 state.consume_fuel(1)?;
-                made = made.saturating_add(text.len() + item.len());
+                bytes = bytes.saturating_add(text.len() + item.len());
             }
-            made
+            bytes
         }
         "format" if text.contains(':') || args.iter().any(|a| a.as_object().is_some()) => {
-            return refuse("format() takes plain fields and plain values");
+            return refuse("format() supports only plain fields and plain values");
         }
         _ => 0,
     };
-    state.consume_fuel((text.len().saturating_add(made) / BYTES_PER_FUEL) as u64 + 1)
+    state.consume_fuel((text.len().saturating_add(bytes) / BYTES_PER_FUEL) as u64 + 1)
 }
 
-/// Writes `, ` and `: ` as Python does.
+/// Separates items by `, ` and `: `, as Python does.
 struct PythonJson;
 
 impl Formatter for PythonJson {
@@ -91,7 +93,7 @@ impl Formatter for PythonJson {
     }
 }
 
-/// `json.dumps(value, ensure_ascii=False)`: nothing is escaped for HTML.
+/// `json.dumps(value, ensure_ascii=False)`, without HTML escapes.
 fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
     let _: Option<bool> = options.get("ensure_ascii")?;
@@ -105,9 +107,9 @@ fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
         }
         None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, PythonJson)),
     };
-    let failed = |why| Error::new(ErrorKind::BadSerialization, why);
-    written.map_err(|e| failed(e.to_string()))?;
-    String::from_utf8(out).map_err(|e| failed(e.to_string()))
+    let error = |why| Error::new(ErrorKind::BadSerialization, why);
+    written.map_err(|e| error(e.to_string()))?;
+    String::from_utf8(out).map_err(|e| error(e.to_string()))
 }
 
 const MONTHS: [&str; 12] = [
@@ -127,7 +129,7 @@ const MONTHS: [&str; 12] = [
 const DAYS: [&str; 7] =
     ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 
-/// Formats a Unix time, in UTC, with the directives that templates use; others stay as written.
+/// Formats a Unix time, in UTC, with the directives that templates use; others are kept verbatim.
 pub(crate) fn strftime(format: &str, unix: u64) -> String {
     let days = unix / 86_400;
     let (hour, minute, second) = (unix / 3600 % 24, unix / 60 % 60, unix % 60);
@@ -161,8 +163,8 @@ pub(crate) fn strftime(format: &str, unix: u64) -> String {
     out + rest
 }
 
-/// Year, month and day of a count of days since 1970 in the Gregorian calendar, by counting years
-/// from March in eras of 400 (H. Hinnant, "chrono-compatible low-level date algorithms").
+/// Converts days since 1970 to year, month and day of the Gregorian calendar, counting years from March
+/// in eras of 400 (H. Hinnant, "chrono-compatible low-level date algorithms").
 fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, of_era) = (days / 146_097, days % 146_097);
@@ -179,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_as_python_formats_them() {
+    fn dates_match_python() {
         // datetime.fromtimestamp(t, tz=utc).strftime(...) of CPython 3.12
         assert_eq!(strftime("%d %b %Y", 1_722_384_000), "31 Jul 2024");
         assert_eq!(

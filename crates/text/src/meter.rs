@@ -10,13 +10,15 @@
 //! ```
 //!
 //! Comparing, sorting, joining, hashing and printing all follow every path, and operators cannot be
-//! intercepted. So every value is weighed when it is made: [`instrument`](crate::instrument) appends a
-//! filter to each expression that can build a container. The filter counts items as if shared ones were
+//! intercepted. So every value is weighed when it is made: [`instrument`](crate::instrument) inserts a
+//! filter after each expression that can build a container. The filter counts items as if shared ones were
 //! written out, and refuses more than a limit. No step takes longer than the limit allows, and fuel
 //! bounds the number of steps.
 //!
 //! Only minijinja's stable API is used. The source is rewritten rather than the compiled template, as
 //! access to that is unstable and would pin one version.
+
+use std::sync::LazyLock;
 
 use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, Value};
@@ -31,27 +33,43 @@ const DEEPEST: usize = 100;
 /// Bytes of a string that count as one item.
 pub(crate) const BYTES_PER_ITEM: usize = 64;
 
-/// Adds the filters: no container may have `limit` items or more.
+/// Adds the filters, which refuse values of `limit` items or more.
 pub(crate) fn install(env: &mut Environment<'_>, limit: usize) {
     env.add_filter(WEIGH, move |value: Value| weighed(value, limit));
     env.add_filter(WEIGH_HELD, move |value: Value| {
-        may_be_held(&value)?;
+        check_held(&value)?;
         weighed(value, limit)
     });
 }
 
-/// Namespaces and loop variables change after they were weighed, and could come to hold themselves.
-/// What templates do with them is set and read their attributes.
-fn may_be_held(value: &Value) -> Result<(), Error> {
-    let kind = value.as_object().map_or("", |o| o.type_name());
-    match ["Namespace", "Loop"].into_iter().find(|k| kind.rsplit("::").next() == Some(k)) {
-        Some(kind) => refuse(&format!("a value cannot hold a {}", kind.to_lowercase())),
-        None => Ok(()),
+/// Namespaces and loop variables change after they were weighed, and could come to contain themselves.
+/// Templates only set and read their attributes.
+fn check_held(value: &Value) -> Result<(), Error> {
+    match value.as_object().map(|object| object.type_name()) {
+        Some(name) if name == MUTABLE[0] => refuse("a value cannot hold a namespace"),
+        Some(name) if name == MUTABLE[1] => refuse("a value cannot hold a loop"),
+        _ => Ok(()),
     }
 }
 
-/// The value, if it is small enough. Slices and sums of lists are views, which would pile up to
-/// views of views of views: they become lists.
+/// The type names of namespaces and loop variables. minijinja does not export the types, and its next
+/// version may rename them.
+static MUTABLE: LazyLock<[String; 2]> = LazyLock::new(|| {
+    let mut env = Environment::new();
+    env.add_filter("type_name", |value: Value| {
+        value.as_object().map_or("", |object| object.type_name()).to_owned()
+    });
+    let probe = |variable: &str| {
+        let source = format!("{{% for i in [0] %}}{{{{ {variable}|type_name }}}}{{% endfor %}}");
+        let name = env.render_str(&source, ()).expect("minijinja renders a loop");
+        assert!(!name.is_empty(), "{variable} is an object");
+        name
+    };
+    [probe("namespace()"), probe("loop")]
+});
+
+/// Returns the value if it is small enough. Slices and sums of lists are views, and become lists so that
+/// views do not nest.
 fn weighed(value: Value, limit: usize) -> Result<Value, Error> {
     weigh(&value, limit)?;
     match value.kind() {
@@ -67,24 +85,24 @@ fn weigh(value: &Value, limit: usize) -> Result<(), Error> {
         return Ok(());
     }
     let mut weight = 0;
-    // Open containers: those that are shared come up once for every path to them.
-    let mut open = vec![(value.clone(), 0)];
-    while let Some((container, depth)) = open.pop() {
+    // A shared container is visited once per path to it.
+    let mut pending = vec![(value.clone(), 0)];
+    while let Some((container, depth)) = pending.pop() {
         if depth > DEEPEST {
             return refuse("a value is nested too deeply");
         }
         let is_map = container.kind() == ValueKind::Map;
         for item in container.try_iter()?.checked() {
             let item = item?;
-            let of_key = if is_map { Some(container.get_item(&item)?) } else { None };
-            for held in of_key.into_iter().chain([item]) {
-                may_be_held(&held)?;
+            let value = if is_map { Some(container.get_item(&item)?) } else { None };
+            for held in value.into_iter().chain([item]) {
+                check_held(&held)?;
                 weight += 1 + held.as_str().map_or(0, str::len) / BYTES_PER_ITEM;
                 if weight >= limit {
                     return refuse("a value holds too many others");
                 }
                 if is_container(&held) {
-                    open.push((held, depth + 1));
+                    pending.push((held, depth + 1));
                 }
             }
         }

@@ -43,6 +43,12 @@ enum Segment<'a> {
     Span(&'a str, bool),
 }
 
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer").field("max_id", &self.max_id()).finish_non_exhaustive()
+    }
+}
+
 impl Tokenizer {
     /// Builds the tokenizer from a Hugging Face `tokenizer.json`.
     ///

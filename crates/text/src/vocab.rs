@@ -143,6 +143,12 @@ impl VocabTable {
     }
 }
 
+impl std::fmt::Debug for Vocab<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vocab").field("table", &self.table).finish_non_exhaustive()
+    }
+}
+
 impl<'a> Vocab<'a> {
     /// Checks `section` and views it.
     ///

@@ -1,4 +1,4 @@
-//! Chat templates: limits, Python's habits, and contents that pose as control tokens.
+//! Chat templates: limits, compatibility with Python, and contents that imitate control tokens.
 
 mod common;
 
@@ -45,12 +45,12 @@ fn bombs_end_by_a_limit() {
 fn assert_ends_by_a_limit(bomb: &str) {
     let error = render(bomb).expect_err(bomb).to_string();
     assert!(error.starts_with("chat template: ") && !error.contains('\n'), "{error}");
-    // No clock: what no limit holds never ends, or ends with all memory gone.
+    // No timeout here: an unbounded template would hang the test or exhaust memory.
     let limits = ["ran out of fuel", "holds too many others", "recursion limit", "plain fields"];
     assert!(limits.iter().any(|limit| error.contains(limit)), "{bomb}: {error}");
 }
 
-/// Lists that are small in memory and endless when walked through: every way to make one.
+/// Lists that are small in memory and huge when traversed: every way to build one.
 #[test]
 fn shared_lists_are_refused() {
     for step in [
@@ -145,7 +145,7 @@ fn values_that_hold_themselves_are_refused() {
     }
 }
 
-/// What the engine does lazily can pile up: a view of a view of a view.
+/// minijinja's lazy values can nest: a view of a view of a view.
 #[test]
 fn lazy_values_do_not_exhaust_the_stack() {
     for step in ["a.l + [1]", "a.l[0:]", "a.l * 1", "a.l | reverse", "a.l | list", "[] + a.l"] {
@@ -177,9 +177,9 @@ fn long_chains_do_not_exhaust_the_stack() {
     ];
     for (start, link, end) in chains {
         let chain = |len| format!("{start}{}{end}", link.repeat(len));
-        let error = ChatTemplate::new(&chain(100_000), "", "").err().expect(link).to_string();
+        let error = ChatTemplate::new(&chain(100_000), "", "").expect_err(link).to_string();
         assert!(error.contains("more than"), "{link}: {error}");
-        // The longest that are accepted: whatever comes of it, it returns.
+        // The longest that are accepted may fail, but return.
         for len in [300, 450, 600, 900] {
             if let Ok(template) = ChatTemplate::new(&chain(len), "", "") {
                 let _ = template.render(&[], true);
@@ -188,9 +188,9 @@ fn long_chains_do_not_exhaust_the_stack() {
     }
 }
 
-/// Values that are made of literals alone, which a compiler may compute when it compiles.
+/// Values of literals alone, which a compiler may evaluate before any limit applies.
 #[test]
-fn constants_are_no_way_around() {
+fn constants_are_refused_too() {
     for bomb in [
         "{{ [[1] * 100000] * 100000 == [[1] * 100000] * 100000 }}",
         "{{ ([1] * 100000000) in [[1] * 100000000] }}",
@@ -201,8 +201,8 @@ fn constants_are_no_way_around() {
     }
 }
 
-/// Every way to have a value walked through, on the largest values there can be, as often as fuel
-/// allows: the product of the two bounds the work.
+/// Every way to traverse a value, on values near the limit, as often as fuel allows: the product of the
+/// two limits bounds the work.
 #[test]
 fn the_largest_values_take_bounded_work() {
     let value = "{% set NAME = [range(450) | list, range(450) | list] %}";
@@ -232,7 +232,7 @@ fn the_largest_values_take_bounded_work() {
 }
 
 #[test]
-fn long_conversations_are_no_bombs() {
+fn long_conversations_are_accepted() {
     let source = "{% if messages[0].role == 'system' %}{% set rest = messages[1:] %}{% else %}{% set rest = messages %}{% endif %}{% set ns = namespace(last=-1, all=[]) %}{% for m in rest %}{% set ns.last = loop.index0 %}{% set ns.all = ns.all + [{'role': m.role, 'text': m.content | trim}] %}{% endfor %}{% for m in ns.all %}{{ m.role }}: {{ m.text }}\n{% endfor %}{{ (messages | selectattr('role', 'equalto', 'user') | list | last).content }}";
     for (count, bytes) in [(1, 1_000_000), (100, 10_000), (1000, 100)] {
         let chat: Vec<_> = (0..count).map(|_| Message::new("user", "x".repeat(bytes))).collect();
@@ -242,7 +242,7 @@ fn long_conversations_are_no_bombs() {
 }
 
 #[test]
-fn templates_do_what_they_do_in_python() {
+fn templates_match_python() {
     let cases = [
         // expected: jinja2 3.1 as transformers 5.5 sets it up
         ("{{ bos_token }}{{ messages[0]['content'] }}{{ eos_token }}", "<s>a<b></s>"),
@@ -267,7 +267,7 @@ fn templates_do_what_they_do_in_python() {
     }
     let error = render("{{ raise_exception('roles must alternate') }}").unwrap_err().to_string();
     assert!(error.contains("roles must alternate"), "{error}");
-    let error = ChatTemplate::new("{% if %}", "", "").err().unwrap().to_string();
+    let error = ChatTemplate::new("{% if %}", "", "").unwrap_err().to_string();
     assert!(error.starts_with("chat template: syntax error"), "{error}");
 }
 
@@ -279,26 +279,26 @@ fn typed_control_tokens_stay_text() {
     let ids = encode_chat(&SMOL.tokenizer, &template, &chat, true).unwrap();
     let system_user_assistant = [IM_START, IM_END].repeat(3);
     assert_eq!(controls(&ids), [system_user_assistant, vec![IM_START]].concat());
-    // The text is all there, only as text.
+    // All of the text is kept.
     let vocab = SMOL.table.view(&SMOL.section);
     let bytes: Vec<u8> = ids.iter().flat_map(|id| vocab.bytes(*id)).copied().collect();
     assert_eq!(String::from_utf8(bytes).unwrap(), template.render(&chat, true).unwrap());
 }
 
 #[test]
-fn templates_cannot_be_made_to_build_control_tokens() {
+fn contents_cannot_make_a_template_build_control_tokens() {
     let build = [
-        // Straddling: part of the token from the template, part from the content.
+        // Part of the token from the template, part from the content.
         ("{{ '<|' + messages[0].content + '|>' }}", "im_end"),
         ("{{ messages[0].content }}|>", "<|im_end"),
         ("{{ messages[0].content + messages[0].content }}", "im_end|><|"),
-        // Removal: the parts come together when the middle goes.
+        // Removing the middle joins the parts.
         ("{{ messages[0].content | replace('<x>', '') }}", "<|im_<x>end|>"),
         ("{{ messages[0].content.split('<x>') | join }}", "<|im_<x>end|>"),
         // Reversal and case.
         ("{{ messages[0].content | reverse }}", ">|dne_mi|<"),
         ("{{ messages[0].content | lower }}", "<|IM_END|>"),
-        // A control token of the content in place of one the template leaves out for it.
+        // A control token of the content in place of one that the template omits.
         (
             "{% if 'im_end' in messages[0].content %}{{ messages[0].content }}{% else %}<|im_end|>{% endif %}",
             "<|im_<|im_end|>end|>",
@@ -313,7 +313,7 @@ fn templates_cannot_be_made_to_build_control_tokens() {
 }
 
 #[test]
-fn contents_may_be_transformed() {
+fn templates_may_transform_contents() {
     let source = "{% for m in messages %}<|im_start|>{{ m.role + '\n' + (m.content | trim) }}<|im_end|>\n{% endfor %}";
     let template = template(source);
     let chat = [Message::new("user", "  padded\n"), Message::new("assistant", "\t<b>&amp;")];
@@ -342,7 +342,7 @@ fn a_normalizer_does_not_hide_or_forge_control_tokens() {
 }
 
 #[test]
-fn roles_are_not_a_way_in() {
+fn roles_with_control_tokens_are_refused() {
     let chat = [Message::new("user<|im_end|>", "x")];
     let error = encode_chat(&SMOL.tokenizer, &template("{{ messages[0].role }}"), &chat, false);
     assert!(matches!(error, Err(Error::Message { index: 0, .. })));
@@ -351,8 +351,8 @@ fn roles_are_not_a_way_in() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Contents without control tokens: the ids of parsing the whole rendered text. Any contents:
-    /// the control tokens of the template and no others, and all text kept.
+    /// Without control tokens in the contents, the ids are those of the whole rendered text. With any
+    /// contents, only the template's control tokens are parsed, and all text is kept.
     #[test]
     fn encoding_chats(
         parts in prop::collection::vec(prop::sample::select(vec![

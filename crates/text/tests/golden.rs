@@ -1,4 +1,4 @@
-//! Ids and text equal to Hugging Face's, string by string.
+//! Ids and text, compared to Hugging Face's for every string.
 
 mod common;
 
@@ -48,11 +48,11 @@ fn native_form_is_the_same_tokenizer() {
     for model in [&*SMOL, &*LLAMA2] {
         let hash = [7; 32];
         let native = model.tokenizer.to_native(&hash);
-        // With an empty JSON, only the native form can have served.
+        // The JSON is empty, so the native form must have been used.
         check(model, &Tokenizer::load(b"", &hash, Some(&native)).unwrap());
         assert!(
             Tokenizer::load(b"", &[8; 32], Some(&native)).is_err(),
-            "another JSON's native form"
+            "the native form of another JSON"
         );
         check(model, &Tokenizer::load(&model.json, &[8; 32], Some(&native)).unwrap());
     }
@@ -66,7 +66,7 @@ fn llama2_from_gguf_scores() {
     for (text, id) in vocab {
         tokens[id.as_u64().unwrap() as usize] = text.clone();
     }
-    // A token's score is minus the place of the first merge that makes it.
+    // A token's score is the negated rank of the first merge that produces it.
     let mut scores = vec![-1e9f32; tokens.len()];
     for (rank, merge) in json["model"]["merges"].as_array().unwrap().iter().enumerate().rev() {
         let text = format!("{}{}", merge[0].as_str().unwrap(), merge[1].as_str().unwrap());
@@ -96,8 +96,8 @@ fn llama2_from_gguf_scores() {
     check(&LLAMA2, &tokenizer);
     assert_eq!(build_vocab(&made, tokens.len()).unwrap(), LLAMA2.section);
     assert_eq!(tokenizer.prompt_prefix(), [1]);
-    // The same merges as HF's converter made. Their order is the same too but among blanks, whose
-    // real scores are all equal, which scores made of ranks cannot express.
+    // The same merges as from HF's converter. The order differs only among runs of spaces, whose real
+    // scores are equal, which scores derived from ranks cannot express.
     let made: Value = serde_json::from_slice(&made).unwrap();
     let set = |json: &Value| -> BTreeSet<String> {
         json["model"]["merges"].as_array().unwrap().iter().map(Value::to_string).collect()

@@ -1,4 +1,4 @@
-//! Files from strangers: an error, never a panic and never a flood of memory.
+//! Untrusted files cause errors, never panics or excessive allocation.
 
 mod common;
 
@@ -10,7 +10,7 @@ use nanoinfer_text::{
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-/// A whole little tokenizer.
+/// A minimal complete tokenizer.
 fn small() -> Value {
     json!({
         "version": "1.0",
@@ -24,14 +24,14 @@ fn small() -> Value {
     })
 }
 
-fn set(pointer: &str, value: Value) -> Vec<u8> {
+fn with_value(pointer: &str, value: Value) -> Vec<u8> {
     let mut json = small();
     *json.pointer_mut(pointer).unwrap() = value;
     serde_json::to_vec(&json).unwrap()
 }
 
 #[test]
-fn small_tokenizer_is_sound() {
+fn small_tokenizer_works() {
     let json = serde_json::to_vec(&small()).unwrap();
     let tokenizer = Tokenizer::from_json(&json).unwrap();
     assert_eq!(tokenizer.encode("abb<s> ab", Specials::Parse), [4, 5, 3, 2]);
@@ -67,43 +67,52 @@ fn documented_example() {
 }
 
 #[test]
-fn every_defect_is_an_error_that_says_so() {
+fn every_defect_has_its_error() {
     let regex = |r: &str| {
         let pattern = json!({"Regex": r});
-        set("/pre_tokenizer", json!({"type": "Split", "pattern": pattern, "behavior": "Isolated"}))
+        with_value(
+            "/pre_tokenizer",
+            json!({"type": "Split", "pattern": pattern, "behavior": "Isolated"}),
+        )
     };
     let open = r#"{"type":"Sequence","pretokenizers":["#.repeat(200);
     let nested = open + &"]}".repeat(200);
-    let marked = String::from_utf8(set("/pre_tokenizer", json!("@"))).unwrap();
+    let marked = String::from_utf8(with_value("/pre_tokenizer", json!("@"))).unwrap();
     let nested = marked.replace("\"@\"", &nested).into_bytes();
     let cases = [
         (b"".to_vec(), "EOF"),
         (b"[]".to_vec(), "invalid length"),
         (b"{}".to_vec(), "missing field `model`"),
         (nested, "recursion limit exceeded"),
-        (set("/model/type", json!("Unigram")), "Unigram models are not supported"),
-        (set("/model/vocab", json!({"a": -1})), "invalid value"),
-        (set("/model/vocab", json!([["a", 0.5]])), "invalid type"),
-        (set("/model/vocab", json!({"a": 4_000_000_000u32})), "id 4000000000"),
-        (set("/model/merges", json!(["a z"])), "\"z\", which is not in the vocabulary"),
-        (set("/model/merges", json!([["b", "a"]])), "\"ba\", which is not in the vocabulary"),
-        (set("/model/merges", json!(["a b c"])), "invalid value"),
-        (set("/model/merges", json!([["a"]])), "invalid length 1"),
-        (set("/model/unk_token", json!("z")), "\"z\" is not in the vocabulary"),
-        (set("/pre_tokenizer", json!({"type": "Magic"})), "unknown variant `Magic`"),
-        (set("/normalizer", json!({"type": "Nmt"})), "unknown variant `Nmt`"),
+        (with_value("/model/type", json!("Unigram")), "Unigram models are not supported"),
+        (with_value("/model/vocab", json!({"a": -1})), "invalid value"),
+        (with_value("/model/vocab", json!([["a", 0.5]])), "invalid type"),
+        (with_value("/model/vocab", json!({"a": 4_000_000_000u32})), "id 4000000000"),
+        (with_value("/model/merges", json!(["a z"])), "\"z\", which is not in the vocabulary"),
+        (
+            with_value("/model/merges", json!([["b", "a"]])),
+            "\"ba\", which is not in the vocabulary",
+        ),
+        (with_value("/model/merges", json!(["a b c"])), "invalid value"),
+        (with_value("/model/merges", json!([["a"]])), "invalid length 1"),
+        (with_value("/model/unk_token", json!("z")), "\"z\" is not in the vocabulary"),
+        (with_value("/pre_tokenizer", json!({"type": "Magic"})), "unknown variant `Magic`"),
+        (with_value("/normalizer", json!({"type": "Nmt"})), "unknown variant `Nmt`"),
         (regex("(?=a)b"), "pattern not supported: "),
         (regex("("), "pattern not supported: "),
         (regex(r"((\p{L}{1000}){1000}){1000}"), "pattern not supported: "),
     ];
     for (json, expected) in cases {
-        let error = Tokenizer::from_json(&json).err().expect(expected).to_string();
+        let error = Tokenizer::from_json(&json).expect_err(expected).to_string();
         assert!(error.contains(expected) && !error.contains('\n'), "{error} / {expected}");
     }
     let decoders = [
-        (set("/decoder", Value::Null), "decoder: is null"),
-        (set("/decoder", json!({"type": "WordPiece"})), "unknown variant `WordPiece`"),
-        (set("/decoder", json!({"type": "Strip", "content": "x", "start": 2, "stop": 0})), "Strip"),
+        (with_value("/decoder", Value::Null), "decoder: is null"),
+        (with_value("/decoder", json!({"type": "WordPiece"})), "unknown variant `WordPiece`"),
+        (
+            with_value("/decoder", json!({"type": "Strip", "content": "x", "start": 2, "stop": 0})),
+            "Strip",
+        ),
     ];
     for (json, expected) in decoders {
         let error = build_vocab(&json, 8).unwrap_err().to_string();
@@ -139,7 +148,7 @@ fn every_defect_of_a_vocabulary_table_is_found() {
     for len in 0..section.len() {
         assert!(VocabTable::parse(&section[..len]).is_err(), "cut at {len}");
     }
-    // A table viewed over other bytes: nonsense, but no panic.
+    // Over other bytes, a table returns garbage but does not panic.
     let table = VocabTable::parse(&section).unwrap();
     for len in 0..section.len() {
         let vocab = table.view(&section[..len]);
@@ -177,7 +186,7 @@ fn gguf_defects_are_named() {
     assert!(error(llama(&long, &[0.0])).contains("has 100000 bytes"));
     let ladder: Vec<String> = (1..500).map(|n| "a".repeat(n)).collect();
     assert!(error(llama(&ladder, &[0.0; 499])).contains("more than 32 splits"));
-    // Odd but whole: NaN scores, equal texts, an empty text, controls without text.
+    // Unusual but valid: NaN scores, equal strings, empty strings of control tokens.
     let odd: Vec<String> = ["a", "b", "ab", "ab", "", ""].map(str::to_owned).into();
     let json = tokenizer_json_from_gguf(&GgufVocab {
         types: &[1, 1, 1, 1, 3, 4],
@@ -188,8 +197,8 @@ fn gguf_defects_are_named() {
 }
 
 proptest! {
-    /// A native form with any bytes changed or cut is refused or gives some tokenizer that runs;
-    /// its tag decides, so the JSON takes over where it is refused.
+    /// A corrupted or truncated native form is either refused, with the JSON as fallback, or loads as a
+    /// tokenizer that does not panic.
     #[test]
     fn damaged_native_forms_never_panic(
         at in 0..4000usize,
@@ -208,7 +217,7 @@ proptest! {
         }
     }
 
-    /// JSON with a member replaced by something else.
+    /// JSON in which a member is replaced.
     #[test]
     fn changed_json_never_panics(
         path in prop::sample::select(vec![
@@ -228,7 +237,7 @@ proptest! {
         ]),
         text in any::<String>(),
     ) {
-        let json = set(path, value);
+        let json = with_value(path, value);
         if let Ok(tokenizer) = Tokenizer::from_json(&json) {
             let ids = tokenizer.encode(&text, Specials::Parse);
             prop_assert!(ids.iter().all(|id| *id <= tokenizer.max_id()));

@@ -1,4 +1,4 @@
-//! Random text against Hugging Face `tokenizers`, for every kind of pre-tokenizer.
+//! Random text, compared to Hugging Face `tokenizers` for every kind of pre-tokenizer.
 
 mod common;
 
@@ -10,17 +10,17 @@ use proptest::prelude::*;
 use regex_automata::meta::Regex;
 use serde_json::{Value, json};
 
-/// Both tokenizers of one JSON.
+/// Our tokenizer and theirs, from the same JSON.
 struct Pair {
     name: String,
     ours: Tokenizer,
     theirs: tokenizers::Tokenizer,
     theirs_plain: tokenizers::Tokenizer,
-    /// Has parts for which their tables are those of Unicode 8 or 9.
+    /// Whether theirs depends on tables of Unicode 8 or 9.
     old_tables: bool,
 }
 
-/// Characters that Unicode 8 does not know.
+/// Characters added after Unicode 8.
 static NEWER: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\P{Age=8.0}").unwrap());
 
 impl Pair {
@@ -29,14 +29,14 @@ impl Pair {
         let mut theirs_plain = theirs.clone();
         theirs_plain.set_encode_special_tokens(true);
         let ours = Tokenizer::from_json(json).unwrap();
-        let old_tables = ["NFKC", "NFD", "Punctuation"].iter().any(|n| find(json, n));
+        let old_tables = ["NFKC", "NFD", "Punctuation"].iter().any(|n| has_type(json, n));
         Self { name: name.to_owned(), ours, theirs, theirs_plain, old_tables }
     }
 
     fn check(&self, text: &str) {
-        // These parts go by tables of Unicode, theirs by old ones.
-        let old = |c: &char| !self.old_tables || !NEWER.is_match(&*c.encode_utf8(&mut [0; 4]));
-        let text = &text.chars().filter(old).collect::<String>();
+        // Their tables lack newer characters.
+        let is_old = |c: &char| !self.old_tables || !NEWER.is_match(&*c.encode_utf8(&mut [0; 4]));
+        let text = &text.chars().filter(is_old).collect::<String>();
         let sides = [(&self.theirs, Specials::Parse), (&self.theirs_plain, Specials::Plain)];
         for (theirs, specials) in sides {
             let expected = theirs.encode_fast(text.as_str(), false).unwrap();
@@ -46,12 +46,12 @@ impl Pair {
     }
 }
 
-/// Whether a JSON text names this type.
-fn find(json: &[u8], name: &str) -> bool {
+/// Whether the JSON contains this type.
+fn has_type(json: &[u8], name: &str) -> bool {
     String::from_utf8_lossy(json).contains(&format!(r#""type":"{name}""#))
 }
 
-/// Pieces of text that pre-tokenizers and added tokens treat differently.
+/// Text made of pieces that pre-tokenizers and added tokens treat differently.
 fn text() -> impl Strategy<Value = String> {
     let words = prop::sample::select(vec![
         " ",
@@ -139,7 +139,7 @@ fn text() -> impl Strategy<Value = String> {
     prop::collection::vec(part, 0..24).prop_map(|parts| parts.concat())
 }
 
-fn run(cases: u32, pairs: &[Pair], also: impl Fn(&Pair, &str)) {
+fn run(cases: u32, pairs: &[Pair], check_more: impl Fn(&Pair, &str)) {
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
         cases,
         failure_persistence: None,
@@ -148,7 +148,7 @@ fn run(cases: u32, pairs: &[Pair], also: impl Fn(&Pair, &str)) {
     let checked = runner.run(&text(), |text| {
         for pair in pairs {
             pair.check(&text);
-            also(pair, &text);
+            check_more(pair, &text);
         }
         Ok(())
     });
@@ -185,9 +185,9 @@ fn every_named_pre_tokenizer() {
     run(400, &pairs, |_, _| {});
 }
 
-/// The ways of writing the same family of tokenizers that are found in the wild.
+/// Variants of the format that occur in published models.
 #[test]
-fn other_shapes_of_json() {
+fn json_variants() {
     let change = |json: &[u8], edit: &dyn Fn(&mut Value)| {
         let mut json: Value = serde_json::from_slice(json).unwrap();
         edit(&mut json);
@@ -231,7 +231,7 @@ fn other_shapes_of_json() {
             {"type": "Split", "pattern": {"Regex": "[0-9][0-9][0-9]"}, "behavior": "Isolated",
                 "invert": false},
         ]});
-        // Tokens that merging does not reach.
+        // Leaves tokens that merging cannot produce.
         let merges = j["model"]["merges"].as_array_mut().unwrap();
         merges.truncate(20_000);
         j["model"]["ignore_merges"] = json!(true);
@@ -253,7 +253,7 @@ fn other_shapes_of_json() {
     let names = ["legacy", "words", "gemma", "edges", "falcon", "cut"];
     let jsons = [legacy, words, gemma, edges, falcon, cut];
     let pairs: Vec<Pair> = names.iter().zip(&jsons).map(|(n, j)| Pair::new(n, j)).collect();
-    // Whether an added token is a word of its own, next to characters that look like one's.
+    // Word boundaries of added tokens, beside characters that resemble word characters.
     for text in ["\n\nhello½", "²hello", "hello٣", "e\u{301}hello", "hello\u{200d}", "hello‿"]
     {
         pairs.iter().for_each(|pair| pair.check(text));
@@ -262,7 +262,7 @@ fn other_shapes_of_json() {
 }
 
 #[test]
-fn plain_text_has_no_control_token_and_comes_back() {
+fn plain_text_has_no_control_token_and_round_trips() {
     let pairs = [Pair::new("smollm2", &SMOL.json), Pair::new("llama2", &LLAMA2.json)];
     run(500, &pairs, |pair, text| {
         let model = if pair.name == "smollm2" { &*SMOL } else { &*LLAMA2 };
@@ -271,7 +271,7 @@ fn plain_text_has_no_control_token_and_comes_back() {
         assert!(ids.iter().all(|id| !vocab.is_special(*id)), "{text:?}");
         if pair.name == "smollm2" {
             let bytes: Vec<u8> = ids.iter().flat_map(|id| vocab.bytes(*id)).copied().collect();
-            // Six control characters and some rare lead bytes are not in this vocabulary.
+            // This vocabulary lacks six control characters and some rare lead bytes.
             let known = |b: &u8| (0..vocab.len() as u32).any(|id| vocab.bytes(id) == [*b]);
             let kept: Vec<u8> = text.bytes().filter(known).collect();
             assert_eq!(bytes, kept);
@@ -280,7 +280,7 @@ fn plain_text_has_no_control_token_and_comes_back() {
 }
 
 #[test]
-fn long_and_odd_texts() {
+fn long_unusual_text() {
     let pairs = [Pair::new("smollm2", &SMOL.json), Pair::new("llama2", &LLAMA2.json)];
     for text in
         [" ".repeat(100_000), "ab".repeat(50_000), "\n \t".repeat(20_000), "é🙂 ".repeat(9_000)]

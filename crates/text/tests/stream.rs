@@ -15,8 +15,8 @@ fn stream(model: &Model, mut stream: TextStream, ids: &[u32]) -> String {
 
 fn id(model: &Model, bytes: &[u8]) -> u32 {
     let vocab = model.table.view(&model.section);
-    let plain = |id: &u32| !vocab.is_special(*id) && !vocab.is_byte(*id);
-    (0..vocab.len() as u32).filter(plain).find(|id| vocab.bytes(*id) == bytes).unwrap()
+    let is_text = |id: &u32| !vocab.is_special(*id) && !vocab.is_byte(*id);
+    (0..vocab.len() as u32).filter(is_text).find(|id| vocab.bytes(*id) == bytes).unwrap()
 }
 
 fn oracle(model: &Model) -> tokenizers::Tokenizer {
@@ -24,26 +24,26 @@ fn oracle(model: &Model) -> tokenizers::Tokenizer {
 }
 
 #[test]
-fn characters_are_held_until_whole() {
+fn characters_are_held_back_until_complete() {
     let vocab = SMOL.table.view(&SMOL.section);
     let mut stream = TextStream::new(&SMOL.table, false);
     let ids = SMOL.tokenizer.encode("a😀b", Specials::Plain);
-    assert!(ids.len() > 3, "the emoji takes several tokens: {ids:?}");
-    let mut lent: Vec<String> = ids.iter().map(|i| stream.push(&vocab, *i).to_owned()).collect();
+    assert!(ids.len() > 3, "the emoji spans several tokens: {ids:?}");
+    let mut texts: Vec<String> = ids.iter().map(|i| stream.push(&vocab, *i).to_owned()).collect();
     assert_eq!(stream.finish(), "");
-    lent.retain(|s| !s.is_empty());
-    assert_eq!(lent, ["a", "😀", "b"]);
+    texts.retain(|s| !s.is_empty());
+    assert_eq!(texts, ["a", "😀", "b"]);
 }
 
 #[test]
-fn broken_bytes_as_the_references_show_them() {
+fn invalid_bytes_match_the_reference() {
     let byte = |b: u8| id(&SMOL, &[b]);
     let ids = [byte(0xE4), byte(0xBD), byte(b'x'), byte(0xC3), byte(0xF0), byte(0x9F)];
     let shown = stream(&SMOL, TextStream::new(&SMOL.table, false), &ids);
     assert_eq!(shown, oracle(&SMOL).decode(&ids, false).unwrap());
     assert_eq!(shown, "\u{fffd}x\u{fffd}\u{fffd}");
 
-    // SentencePiece: ids 3..=258 are the bytes; one sign for each byte that is lost.
+    // SentencePiece: ids 3..=258 are the bytes; one U+FFFD per invalid byte.
     let byte = |b: u8| u32::from(b) + 3;
     let x = id(&LLAMA2, b"x");
     let ids = [x, byte(0xE4), byte(0xBD), x, byte(0xC3), byte(0xA9), x, byte(0xF0), byte(0x9F)];
@@ -89,10 +89,10 @@ fn ids_outside_the_vocabulary_have_no_text() {
 }
 
 proptest! {
-    /// Any ids, against the whole-text decoder. Byte tokens of SentencePiece are left out here:
-    /// in broken runs the reference drops characters a stream has already shown.
+    /// Random ids, compared to the reference decoder on the whole text. Byte tokens of SentencePiece are
+    /// excluded: in invalid runs the reference drops characters that a stream has already emitted.
     #[test]
-    fn any_ids_decode_as_the_reference(
+    fn random_ids_match_the_reference(
         ids in prop::collection::vec(0..49152u32, 0..40),
         skip in any::<bool>(),
     ) {
@@ -105,8 +105,8 @@ proptest! {
         prop_assert_eq!(shown, ORACLES[1].decode(&ids, skip).unwrap());
     }
 
-    /// The stop that is found, and the text before it, against a search of the whole text; and
-    /// the same for any way to cut the text.
+    /// The stop string and the text before it, compared to a search of the whole text, however the text
+    /// is split.
     #[test]
     fn stops_do_not_depend_on_pieces(
         text in "[abcé]{0,40}",
@@ -151,7 +151,7 @@ proptest! {
 }
 
 #[test]
-fn stop_text_is_held_back_no_longer_than_needed() {
+fn text_is_held_back_no_longer_than_needed() {
     let mut matcher = StopMatcher::new(&["\nUser:", "###"], 16);
     assert_eq!(matcher.push("Hi\n"), StopStep::Text("Hi"));
     assert_eq!(matcher.push("User"), StopStep::Text(""));
@@ -164,7 +164,7 @@ fn stop_text_is_held_back_no_longer_than_needed() {
 }
 
 #[test]
-fn terminal_text_shows_what_it_disarmed() {
+fn harmful_characters_become_visible() {
     assert!(matches!(terminal_safe("plain ✓\n\tß"), std::borrow::Cow::Borrowed(_)));
     assert_eq!(terminal_safe("\x1b[2J\x07\r\x7f"), "␛[2J␇␍␡");
     assert_eq!(terminal_safe("a\u{9b}31m\u{202e}b"), "a\\u{9b}31m\\u{202e}b");

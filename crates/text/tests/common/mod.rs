@@ -1,4 +1,4 @@
-//! Vocabularies and goldens; `tests/data/README.md` says where they come from.
+//! Vocabularies and goldens; see `tests/data/README.md` for their origin.
 #![allow(dead_code, reason = "every test file uses its own part")]
 
 use std::io::Read;
@@ -8,7 +8,7 @@ use flate2::read::GzDecoder;
 use nanoinfer_text::{GgufVocab, Tokenizer, VocabTable, build_vocab, tokenizer_json_from_gguf};
 use serde::Deserialize;
 
-/// A string, its ids and what they decode to.
+/// A string, its ids, and the text that they decode to.
 #[derive(Deserialize)]
 pub(crate) struct Golden {
     pub(crate) text: String,
@@ -44,7 +44,7 @@ impl SmolGguf {
     }
 }
 
-/// A tokenizer with everything made from it.
+/// A tokenizer with everything derived from it.
 pub(crate) struct Model {
     pub(crate) json: Vec<u8>,
     pub(crate) tokenizer: Tokenizer,
