@@ -202,7 +202,7 @@ fn inspect_describes_sources() {
     assert!(stdout(&run(&folder, false)).contains("converts      yes: llama, 2 layers"));
 
     let alone = folder.join("model-00001-of-00004.safetensors");
-    assert!(stdout(&run(&alone, false)).contains("give the model's folder"));
+    assert!(stdout(&run(&alone, false)).contains("pass the model's folder"));
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/packer/tests/fixtures");
     let object = json(&run(&fixtures.join("gguf-types.gguf"), true));
     assert_eq!(

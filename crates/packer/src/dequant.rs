@@ -228,7 +228,8 @@ fn scale_min(s: &[u8], j: usize) -> (f32, f32) {
 
 /// Q4_K and Q5_K: 8 sub-blocks of 32; two of them share 32 bytes, low and high nibbles.
 fn qx_k(head: &[u8], quants: &[u8], high: impl Fn(usize, usize) -> u8, out: &mut [f32; 256]) {
-    let (d, dmin, scales) = (half_at(head, 0), half_at(head, 2), &head[4..16]);
+    let (d, dmin) = (half_at(head, 0), half_at(head, 2));
+    let scales = &head[4..16];
     for (j, out) in out.chunks_exact_mut(32).enumerate() {
         let (scale, min) = scale_min(scales, j);
         let (d, m) = (d * scale, dmin * min);

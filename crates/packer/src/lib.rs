@@ -2,10 +2,9 @@
 //! them.
 //!
 //! ```text
-//! config.json ──────────┐
-//! *.safetensors, *.bin ─┴ hf ┐            ┌ encode ┐
-//!            family/*.rs ────┼→ Model → plan ─ encode ─→ pack → format::Writer
-//! *.gguf ───────────── gguf ─┘            └ encode ┘
+//! config.json, *.safetensors, *.bin ─ hf ┐                  ┌ encode ┐
+//!                                 family ┼→ Model → layout ─┤ encode ├→ pack → format::Writer
+//! *.gguf ────────────────────────── gguf ┘          (plan)  └ encode ┘
 //! ```
 //!
 //! A reader turns a source into a [`Config`] and one [`TensorSource`] per weight; what is particular

@@ -76,7 +76,7 @@ pub fn describe(path: &Path) -> Result<Description, Error> {
     }
     let named =
         |extension: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension));
-    let alone = || Err("a single weight file; pass the folder of the model instead".to_owned());
+    let alone = || Err("a single weight file; pass the model's folder instead".to_owned());
     let of_file = |kind, open: Open| {
         let tensors = tensors(&[path.into()], open)?;
         Ok(Description { kind, settings: Vec::new(), tensors, config: alone() })

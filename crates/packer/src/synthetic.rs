@@ -142,7 +142,8 @@ pub fn build(
 ) -> Result<Staged, Error> {
     let config = shape.config();
     let mut writer = Writer::create(folder.join(shape.name))?;
-    let (mut noise, mut done, total) = (Noise(0x9e37_79b9_7f4a_7c15), 0, shape.bytes());
+    let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
+    let (mut done, total) = (0, shape.bytes());
     for (kind, spec) in specs(&config) {
         let values = || spec.stored.iter().map(|&n| n as usize).product();
         writer.begin(spec.clone())?;

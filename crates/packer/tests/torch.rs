@@ -78,7 +78,8 @@ const TEMPLATE: &str = "{% for message in messages %}\n{% if message['role'] == 
 /// Names and shapes of a Llama with this config.
 fn shapes(c: &Value) -> Vec<(String, Vec<u64>)> {
     let size = |key: &str| c[key].as_u64().unwrap();
-    let (d, ff, vocab) = (size("hidden_size"), size("intermediate_size"), size("vocab_size"));
+    let (d, ff) = (size("hidden_size"), size("intermediate_size"));
+    let vocab = size("vocab_size");
     let kv = d / size("num_attention_heads") * size("num_key_value_heads");
     let mut out = vec![("model.embed_tokens.weight".to_owned(), vec![vocab, d])];
     for i in 0..size("num_hidden_layers") {
@@ -155,12 +156,12 @@ fn same_model_from_both(widths: &Value) {
         }
         std::fs::write(dir.path().join("tokenizer.json"), &tokenizer).unwrap();
         write(dir.path(), &shapes);
-        let (nano, report) = packed(dir.path(), &dir.path().join("m.nano"), Quant::Q8, 2);
+        let (nano, converted) = packed(dir.path(), &dir.path().join("m.nano"), Quant::Q8, 2);
         nano.verify().unwrap();
         assert_eq!(nano.section(SectionKind::ChatTemplate).unwrap().1, TEMPLATE.as_bytes());
         assert_eq!((nano.generation().bos, nano.generation().add_bos), (Some(1), true));
         assert_eq!(nano.config().n_layers, 22);
-        ids.push(report.content_id);
+        ids.push(converted.content_id);
     }
     assert_eq!(ids[0], ids[1]);
 }

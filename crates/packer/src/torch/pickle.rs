@@ -9,7 +9,11 @@
 //! insert a table into itself, and nothing here recurses. An opcode creates at most one value, so
 //! memory is bounded by the length of the pickle.
 
+mod globals;
+
 use std::collections::HashMap;
+
+use globals::Global;
 
 /// Longest pickle read; published models need some 100 bytes per tensor.
 pub(crate) const MAX_LEN: u64 = 16 << 20;
@@ -47,45 +51,6 @@ enum Node {
         numel: u64,
     },
     Tensor(TensorRef),
-}
-
-#[derive(Clone, Copy)]
-enum Global {
-    OrderedDict,
-    RebuildTensor,
-    RebuildParameter,
-    Storage(&'static str),
-}
-
-/// The storage classes that a table may mention, whether readable or not.
-const STORAGES: [&str; 10] = [
-    "FloatStorage",
-    "HalfStorage",
-    "BFloat16Storage",
-    "DoubleStorage",
-    "LongStorage",
-    "IntStorage",
-    "ShortStorage",
-    "CharStorage",
-    "ByteStorage",
-    "BoolStorage",
-];
-
-impl Global {
-    fn named(module: &str, name: &str) -> Result<Self, String> {
-        let storage = || STORAGES.into_iter().find(|&s| s == name).map(Self::Storage);
-        match (module, name) {
-            ("collections", "OrderedDict") => Some(Self::OrderedDict),
-            ("torch._utils", "_rebuild_tensor_v2") => Some(Self::RebuildTensor),
-            ("torch._utils", "_rebuild_parameter") => Some(Self::RebuildParameter),
-            ("torch", _) => storage(),
-            _ => None,
-        }
-        .ok_or_else(|| {
-            let global = format!("{module}.{name}");
-            format!("imports {global:?}, which a table of tensors does not need; nothing was run")
-        })
-    }
 }
 
 /// The tensors of a pickled table (a `state_dict`), in its order.

@@ -89,7 +89,8 @@ impl Shape {
             let values = random(&mut seed, shape.iter().product());
             w.insert(name, (shape.to_vec(), values));
         };
-        let (d, q, kv) = (self.d, self.heads * self.head_dim, self.kv * self.head_dim);
+        let d = self.d;
+        let (q, kv) = (self.heads * self.head_dim, self.kv * self.head_dim);
         add("model.embed_tokens.weight".into(), &[self.vocab, d]);
         add("model.norm.weight".into(), &[d]);
         if !self.tied {
