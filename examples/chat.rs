@@ -14,8 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for line in stdin().lines() {
         messages.push(Message::new("user", line?));
         session.prompt_chat(&messages)?; // computes only what is new
-        session
-            .start(GenerateOptions { sampling: sampling.clone(), ..GenerateOptions::default() })?;
+        session.start(GenerateOptions { sampling, ..GenerateOptions::default() })?;
         let mut answer = String::new();
         while let Some(event) = session.next()? {
             answer += event.text();

@@ -8,6 +8,11 @@ use nanoinfer_hub::Error as HubError;
 
 /// The message of an error, one link of a chain.
 pub(crate) fn message(error: &(dyn std::error::Error + 'static)) -> String {
+    let error: &(dyn std::error::Error + 'static) = match error.downcast_ref::<nanoinfer::Error>() {
+        Some(nanoinfer::Error::Engine(e)) => e,
+        Some(nanoinfer::Error::Hub(e)) => e,
+        _ => error,
+    };
     if let Some(message) = error.downcast_ref::<Error>().and_then(engine) {
         return message;
     }
@@ -75,7 +80,8 @@ mod tests {
     #[test]
     fn hub_errors_name_the_alternative() {
         let offline =
-            HubError::Offline { id: "a/b".into(), endpoint: "e".into(), what: "w".into() };
-        assert!(message(&offline).ends_with("or give a local file with --model"));
+            || HubError::Offline { id: "a/b".into(), endpoint: "e".into(), what: "w".into() };
+        assert!(message(&offline()).ends_with("or give a local file with --model"));
+        assert_eq!(message(&nanoinfer::Error::Hub(offline())), message(&offline()));
     }
 }

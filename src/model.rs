@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, anyhow};
+use nanoinfer::fetch::Online;
+use nanoinfer::{Loader, Status};
 use nanoinfer_engine::{
     Drafting, Engine, EngineOptions, GenerateOptions, KvType, Model, PrefixStore, Sampling, Session,
 };
-use nanoinfer_format::Quant;
-use nanoinfer_hub::{ModelRef, Online, Status, StatusFn, Store};
 use nanoinfer_kernels::Isa;
 
 use crate::args::{CacheArgs, DraftArgs, ModelArgs, SamplingArgs};
@@ -17,12 +17,8 @@ use crate::status::{Reporter, say};
 /// The `.nano` file for a `--model` argument, converted now if necessary.
 pub(crate) fn nano_file(model: &str) -> Result<PathBuf> {
     let mut reporter = Reporter::default();
-    resolve(model, None, &mut |status| reporter.status(status))
-}
-
-fn resolve(model: &str, revision: Option<&str>, status: &mut StatusFn<'_>) -> Result<PathBuf> {
-    let model = ModelRef::parse(model)?.at_revision(revision)?;
-    Ok(Store::open()?.resolve(&model, Quant::Q8, Some(&Online), status)?)
+    let mut status = |status: Status<'_>| reporter.status(status);
+    Ok(Loader::new(model).fetch(&Online).status(&mut status).path()?)
 }
 
 /// An engine as the options describe it.
@@ -31,9 +27,7 @@ pub(crate) fn engine(args: &ModelArgs) -> Result<Engine> {
     open_engine(args, &mut |status| reporter.status(status))
 }
 
-fn open_engine(args: &ModelArgs, status: &mut StatusFn<'_>) -> Result<Engine> {
-    let file = resolve(&args.model, args.revision.as_deref(), status)?;
-    let model = if args.no_mmap { Model::open_copy(file)? } else { Model::open(file)? };
+fn open_engine(args: &ModelArgs, status: &mut dyn FnMut(Status<'_>)) -> Result<Engine> {
     let options = EngineOptions {
         threads: args.threads.map(|n| n as usize),
         ctx: args.ctx.map(|n| n as usize),
@@ -42,7 +36,12 @@ fn open_engine(args: &ModelArgs, status: &mut StatusFn<'_>) -> Result<Engine> {
         isa: forced_isa()?,
         ..EngineOptions::default()
     };
-    Ok(Engine::new(model, &options)?)
+    let loader = Loader::new(&args.model).in_memory(args.no_mmap).engine_options(options);
+    let loader = match &args.revision {
+        Some(revision) => loader.revision(revision),
+        None => loader,
+    };
+    Ok(loader.fetch(&Online).status(status).engine()?)
 }
 
 /// A session with an empty context; progress goes to standard error.
@@ -70,7 +69,7 @@ fn open_session(
     args: &ModelArgs,
     drafts: &DraftArgs,
     cache: &CacheArgs,
-    status: &mut StatusFn<'_>,
+    status: &mut dyn FnMut(Status<'_>),
 ) -> Result<Session> {
     let mut session = Session::new(open_engine(args, status)?)?;
     if let Some(model) = &drafts.draft {
