@@ -1,5 +1,4 @@
-//! The full-screen chat in a pseudo-terminal, with the real default model; see
-//! `common::with_user_cache`.
+//! The full-screen chat in a pseudo-terminal, with the default model from the user's cache.
 #![cfg(target_os = "linux")]
 
 #[path = "common/pty.rs"]

@@ -113,10 +113,10 @@ fn a_sharded_model_is_downloaded_converted_and_cached() {
     assert!(cdn.requests().iter().all(|r| r.authorization.is_none()));
 
     // A converted model needs no more requests.
-    let asked = hub.requests().len();
+    let requests = hub.requests().len();
     let again = logits.output().unwrap();
     assert!(again.status.success() && stderr(&again).is_empty(), "{}", stderr(&again));
-    assert_eq!(hub.requests().len(), asked);
+    assert_eq!(hub.requests().len(), requests);
 
     // The result equals the folder's conversion.
     let local = home.path().join("local.nano");
@@ -245,8 +245,8 @@ fn an_interrupted_download_resumes() {
     let output = convert(home.path(), &hub.url);
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(stderr(&output).contains("broke off"), "{}", stderr(&output));
-    let asked: Vec<_> = cdn.requests().iter().map(|r| r.from).collect();
-    assert_eq!(asked[..3], [None, Some(third), Some(2 * third)]);
+    let offsets: Vec<_> = cdn.requests().iter().map(|r| r.from).collect();
+    assert_eq!(offsets[..3], [None, Some(third), Some(2 * third)]);
     let parts = files(&home.path().join("hf"));
     assert!(!parts.iter().any(|p| p.to_string_lossy().contains(".part-")), "{parts:?}");
 }
@@ -334,14 +334,14 @@ fn only_necessary_files_are_downloaded() {
 #[test]
 fn revisions_are_requested_by_name() {
     let folder = tiny("llama-gqa");
-    for (args, asked) in [
+    for (args, revision) in [
         (&["--model", "acme/tiny@v1.0"][..], "v1.0"),
         (&["--model", "acme/tiny", "--revision", "refs/pr/3"], "refs%2Fpr%2F3"),
         (&["--model", "acme/tiny", "--revision", COMMIT], COMMIT),
     ] {
         let cdn = cdn(&folder, whole);
         let (source, url) = (folder.clone(), cdn.url.clone());
-        let server = Server::start(move |request| answer(&source, &url, asked, &request.path));
+        let server = Server::start(move |request| answer(&source, &url, revision, &request.path));
         let home = temp();
         let mut command = client(home.path(), &server.url);
         command.arg("convert").args(args).arg("--out").arg(home.path().join("out.nano"));
@@ -437,12 +437,12 @@ fn a_proxy_is_used() {
     // Only the proxy can reach the hub; the other host is reached directly.
     let output = run("http://hub.invalid");
     assert!(output.status.success(), "{}", stderr(&output));
-    let asked = log.lock().unwrap().clone();
+    let tunnelled = log.lock().unwrap().clone();
     assert!(
-        !asked.is_empty() && asked.iter().all(|r| r.starts_with("CONNECT hub.invalid:80 ")),
-        "{asked:?}"
+        !tunnelled.is_empty() && tunnelled.iter().all(|r| r.starts_with("CONNECT hub.invalid:80 ")),
+        "{tunnelled:?}"
     );
-    assert!(!asked.concat().contains("hf_secret"), "{asked:?}");
+    assert!(!tunnelled.concat().contains("hf_secret"), "{tunnelled:?}");
     // With HTTPS the proxy sees only the host name; this one tunnels to a server without TLS.
     let output = run("https://hub.invalid");
     assert!(

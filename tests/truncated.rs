@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::{std_with_default_model, stderr, stdout, temp, with_default_model};
 
-/// The default model, converted anew: a cached one may be from another version.
+/// The default model, freshly converted: a cached one may be from another version.
 fn copy(folder: &Path) -> PathBuf {
     let file = folder.join("model.nano");
     let mut convert = with_default_model();

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! On a shared machine speed drifts within seconds. Interleaving exposes every test to the same
-//! drift, and measuring the limits in the same rounds makes a share of the limit a share of what the
-//! machine could deliver at that moment.
+//! drift, and measuring the limits in the same rounds relates every result to what the machine could
+//! deliver at that moment.
 
 mod kinds;
 mod runner;

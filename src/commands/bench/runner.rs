@@ -20,7 +20,7 @@ pub(super) struct Runner {
     contexts: Vec<(usize, Vec<SeqId>)>,
     random: u64,
     steps: Vec<BatchToken>,
-    /// For copy tests, with an engine of its own.
+    /// For copy tests, with a separate engine.
     copier: Option<Session>,
     /// Tokens per draft; the governor decides if `None`.
     draft_length: Option<usize>,

@@ -458,7 +458,7 @@ fn figures_agree_with_the_engine_over_five_turns() {
         assert_eq!(details.candidates.len(), 8);
         let sum: f32 = details.candidates.iter().map(|(_, p, _)| p).sum();
         assert!(sum > 0.1 && sum <= 1.0001, "{details:?}");
-        // Greedy sampling chooses the likeliest.
+        // Greedy sampling chooses the most likely token.
         assert!(details.candidates[0].2, "{details:?}");
         assert!(screen(&mut app, 120, 50).contains("attention"));
     }

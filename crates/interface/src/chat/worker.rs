@@ -108,7 +108,7 @@ pub(crate) struct Details {
     /// Time of each step in the order of [`Stage::ALL`], summed over `passes`.
     pub steps: Vec<Duration>,
     pub passes: usize,
-    /// Text, probability, and whether it was chosen; likeliest first.
+    /// Text, probability, and whether it was chosen; most likely first.
     pub candidates: Vec<(String, f32, bool)>,
 }
 
