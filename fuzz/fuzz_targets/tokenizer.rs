@@ -1,5 +1,5 @@
 #![no_main]
-//! `tokenizer.json` and, after a zero byte, a text.
+//! `tokenizer.json` and, after a zero byte, the text to encode.
 use libfuzzer_sys::fuzz_target;
 use nanoinfer_text::{Specials, Tokenizer, build_vocab};
 

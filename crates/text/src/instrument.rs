@@ -112,7 +112,7 @@ enum Expect {
 #[derive(Clone, Copy)]
 struct Level {
     expect: Expect,
-    /// The current operand contains a bracket.
+    /// Whether the current operand contains a bracket.
     has_bracket: bool,
     /// Start of the current sum and product, once there is one.
     sum: Option<usize>,
@@ -136,13 +136,13 @@ struct Weigher<'t, 's> {
     statement: &'s str,
     level: Level,
     outer: Vec<Level>,
-    /// On the left-hand side of a `for`, `set` or `with`.
+    /// Whether the next token is on the left-hand side of a `for`, `set` or `with`.
     in_target: bool,
-    /// The target is an attribute, which only a namespace has.
+    /// Whether a target is an attribute, so that the value goes to a namespace.
     sets_attribute: bool,
     /// Start of the right-hand side of a `set`.
     value: Option<usize>,
-    /// The right-hand side has a comma outside of brackets.
+    /// Whether the right-hand side has a comma outside of brackets.
     is_tuple: bool,
     /// End of the previous token.
     end: usize,
@@ -269,7 +269,7 @@ impl<'t, 's> Weigher<'t, 's> {
                 return false;
             }
             (expect, text) => {
-                // Neither can follow arguments: it stays a syntax error.
+                // Neither can follow arguments. Without a filter, it remains a syntax error.
                 let is_more = expect == Expect::FilterEnd && matches!(text, "(" | ".");
                 if matches!(expect, Expect::FilterArguments | Expect::FilterEnd) && !is_more {
                     self.weigh(self.end, edits);

@@ -1,4 +1,4 @@
-//! Bounds the size of a template's values, so that no single step takes for ever.
+//! Bounds the size of a template's values, and with it the time of every step.
 //!
 //! minijinja meters steps: an instruction costs fuel, and so does each byte or item it makes. It does
 //! not meter nesting: comparing two lists is one step, whatever they contain. A list that holds another
@@ -23,12 +23,12 @@ use std::sync::LazyLock;
 use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, Value};
 
-/// The filters. A template that calls one itself only has a value weighed twice.
+/// Names of the filters. A template that uses them itself only has values weighed twice.
 pub(crate) const WEIGH: &str = "weigh__";
 pub(crate) const WEIGH_HELD: &str = "weigh_held__";
 
-/// Deepest nesting: far more than any conversation needs, and safe for the stack.
-const DEEPEST: usize = 100;
+/// Maximum nesting depth: more than any conversation needs, and safe for the stack.
+const MAX_DEPTH: usize = 100;
 
 /// Bytes of a string that count as one item.
 pub(crate) const BYTES_PER_ITEM: usize = 64;
@@ -46,8 +46,8 @@ pub(crate) fn install(env: &mut Environment<'_>, limit: usize) {
 /// Templates only set and read their attributes.
 fn check_held(value: &Value) -> Result<(), Error> {
     match value.as_object().map(|object| object.type_name()) {
-        Some(name) if name == MUTABLE[0] => refuse("a value cannot hold a namespace"),
-        Some(name) if name == MUTABLE[1] => refuse("a value cannot hold a loop"),
+        Some(name) if name == MUTABLE[0] => refuse("a value cannot contain a namespace"),
+        Some(name) if name == MUTABLE[1] => refuse("a value cannot contain a loop"),
         _ => Ok(()),
     }
 }
@@ -88,7 +88,7 @@ fn weigh(value: &Value, limit: usize) -> Result<(), Error> {
     // A shared container is visited once per path to it.
     let mut pending = vec![(value.clone(), 0)];
     while let Some((container, depth)) = pending.pop() {
-        if depth > DEEPEST {
+        if depth > MAX_DEPTH {
             return refuse("a value is nested too deeply");
         }
         let is_map = container.kind() == ValueKind::Map;
@@ -99,7 +99,7 @@ fn weigh(value: &Value, limit: usize) -> Result<(), Error> {
                 check_held(&held)?;
                 weight += 1 + held.as_str().map_or(0, str::len) / BYTES_PER_ITEM;
                 if weight >= limit {
-                    return refuse("a value holds too many others");
+                    return refuse("a value contains too many items");
                 }
                 if is_container(&held) {
                     pending.push((held, depth + 1));

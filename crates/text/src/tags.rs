@@ -12,7 +12,7 @@ pub(crate) struct Tag<'s> {
 pub(crate) struct Token<'s> {
     pub(crate) kind: Kind,
     pub(crate) text: &'s str,
-    /// Byte offset in the template.
+    /// Byte offset in the source.
     pub(crate) start: usize,
 }
 
@@ -136,7 +136,7 @@ impl<'s> Scanner<'s> {
         let Some(&first) = rest.as_bytes().first() else { return self.unterminated("tag") };
         let (kind, len) = match first {
             b'\'' | b'"' => (Kind::Literal, self.string_len()?),
-            b'0'..=b'9' => (Kind::Literal, number_len(rest)),
+            b'0'..=b'9' => (Kind::Literal, number_len(rest, self.source[..self.at].ends_with('.'))),
             b'(' | b'[' | b'{' => (Kind::Open, 1),
             b')' | b']' | b'}' => (Kind::Close, 1),
             b'_' | b'a'..=b'z' | b'A'..=b'Z' | 0x80.. => (Kind::Name, name_len(rest)),
@@ -179,7 +179,7 @@ impl<'s> Scanner<'s> {
     }
 }
 
-/// Whether `not` cannot follow. minijinja takes it for the name of a variable there, Python refuses it.
+/// Whether `not` must not follow: minijinja would read it as a variable, Jinja refuses it.
 fn takes_value(token: &Token<'_>) -> bool {
     let is_separator = matches!(token.text, "," | ":" | "=" | "|");
     token.is("in") || token.kind == Kind::Operator && !is_separator
@@ -197,20 +197,36 @@ fn closer(open: &str) -> &'static str {
     }
 }
 
-/// Takes letters with the digits: a number cannot be followed by a name. The sign of an exponent is
-/// part of the number.
-fn number_len(text: &str) -> usize {
+/// A name may follow directly, as in `1if`. The sign of an exponent is part of the number. An index, as in
+/// `a.0`, has no fraction.
+fn number_len(text: &str, is_index: bool) -> usize {
     let bytes = text.as_bytes();
-    let has_radix = matches!(bytes.get(1), Some(b'x' | b'X' | b'b' | b'B' | b'o' | b'O'));
-    let continues = |i: usize| match bytes[i] {
-        b'.' => bytes.get(i + 1).is_some_and(u8::is_ascii_digit),
-        b'+' | b'-' => !has_radix && matches!(bytes[i - 1], b'e' | b'E'),
-        byte => byte == b'_' || byte.is_ascii_alphanumeric(),
+    let radix = bytes.get(1).filter(|_| bytes[0] == b'0').map(u8::to_ascii_lowercase);
+    if let Some(radix @ (b'x' | b'o' | b'b')) = radix {
+        let is_digit = |b: &&u8| match b {
+            b'0'..=b'9' | b'_' => true,
+            _ => radix == b'x' && b.is_ascii_hexdigit(),
+        };
+        return 2 + bytes[2..].iter().take_while(is_digit).count();
+    }
+    let starts_exponent =
+        |rest: &[u8]| matches!(rest, [b'e' | b'E', b'0'..=b'9' | b'+' | b'-', ..]);
+    let (mut has_fraction, mut has_exponent) = (is_index, false);
+    let is_end = |&i: &usize| match bytes[i] {
+        b'0'..=b'9' | b'_' => false,
+        b'.' => {
+            let rest = &bytes[i + 1..];
+            let continues = rest.first().is_some_and(u8::is_ascii_digit) || starts_exponent(rest);
+            std::mem::replace(&mut has_fraction, true) || has_exponent || !continues
+        }
+        b'e' | b'E' => std::mem::replace(&mut has_exponent, true),
+        b'+' | b'-' => !matches!(bytes[i - 1], b'e' | b'E'),
+        _ => true,
     };
-    (1..bytes.len()).find(|&i| !continues(i)).unwrap_or(bytes.len())
+    (1..bytes.len()).find(is_end).unwrap_or(bytes.len())
 }
 
-/// Non-ASCII bytes are taken for letters: minijinja either does the same or refuses them.
+/// Treats non-ASCII bytes as letters; minijinja does the same or refuses them.
 fn name_len(text: &str) -> usize {
     let continues = |b: &u8| *b == b'_' || *b >= 0x80 || b.is_ascii_alphanumeric();
     text.as_bytes().iter().take_while(|b| continues(b)).count()

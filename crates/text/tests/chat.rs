@@ -46,7 +46,7 @@ fn assert_ends_by_a_limit(bomb: &str) {
     let error = render(bomb).expect_err(bomb).to_string();
     assert!(error.starts_with("chat template: ") && !error.contains('\n'), "{error}");
     // No timeout here: an unbounded template would hang the test or exhaust memory.
-    let limits = ["ran out of fuel", "holds too many others", "recursion limit", "plain fields"];
+    let limits = ["ran out of fuel", "contains too many items", "recursion limit", "plain fields"];
     assert!(limits.iter().any(|limit| error.contains(limit)), "{bomb}: {error}");
 }
 
@@ -121,12 +121,12 @@ fn no_syntax_hides_a_shared_list() {
 #[track_caller]
 fn assert_refused(bomb: &str) {
     let error = render(bomb).expect_err(bomb).to_string();
-    let reasons = ["a value holds too many others", "a value is nested too deeply"];
+    let reasons = ["a value contains too many items", "a value is nested too deeply"];
     assert!(reasons.iter().any(|r| error.contains(r)), "{bomb}: {error}");
 }
 
 #[test]
-fn values_that_hold_themselves_are_refused() {
+fn values_that_contain_themselves_are_refused() {
     for bomb in [
         "{% set a = namespace() %}{% set a.a = a %}{{ a }}",
         "{% set a = namespace() %}{% set b = namespace(a=a) %}{% set a.a = b %}{{ a == b }}",
@@ -141,7 +141,7 @@ fn values_that_hold_themselves_are_refused() {
         "{% for i in [1] %}{% set a = namespace() %}{% set a.a=loop%}{% endfor %}",
     ] {
         let error = render(bomb).expect_err(bomb).to_string();
-        assert!(error.contains("a value cannot hold a"), "{bomb}: {error}");
+        assert!(error.contains("a value cannot contain a"), "{bomb}: {error}");
     }
 }
 

@@ -38,6 +38,7 @@ fn filters_go_where_containers_are_made() {
             "{# {{ [a] #}{%- raw +%}{{ [a] {%- endraw %}",
             "{# {{ [a] #}{%- raw +%}{{ [a] {%- endraw %}",
         ),
+        ("{{ 1if a else[b] }}", "{{ 1if a else[b]° }}"),
         ("{{ 1e+2 * 0xe+2 * 1.5 }}", "{{ ((1e+2 * 0xe)°+(2 * 1.5)°)° }}"),
     ] {
         assert_eq!(marked(source), expected, "{source}");
@@ -88,6 +89,11 @@ fn expression() -> impl Strategy<Value = String> {
         "1",
         "2.5",
         "1e+1",
+        "2*1.e+1",
+        "0x1e+1",
+        "0b1",
+        "1if a else 2",
+        "1_0or b",
         "'x'",
         "\"}}\" 'y'",
         "true",
