@@ -104,6 +104,8 @@ enum Expect {
     /// The arguments of a filter, if it has any.
     FilterArguments,
     FilterEnd,
+    /// The name of a test, or `not` before it.
+    Test,
     TestName,
     TestArguments,
 }
@@ -237,7 +239,7 @@ impl<'t, 's> Weigher<'t, 's> {
             (Kind::Literal, _) => {} // adjacent strings are one
             (Kind::Name, _) if token.text == "is" => {
                 self.end_operand(edits);
-                self.level.expect = Expect::TestName;
+                self.level.expect = Expect::Test;
             }
             _ => self.operator(token, edits),
         }
@@ -249,14 +251,14 @@ impl<'t, 's> Weigher<'t, 's> {
         let next = match (self.level.expect, token.text) {
             (Expect::Operand | Expect::Operator, _) => return false,
             (Expect::FilterArguments, ".") => Expect::FilterName,
-            (Expect::TestArguments, ".") | (Expect::TestName, "not") => Expect::TestName,
+            (Expect::TestArguments, ".") | (Expect::Test, "not") => Expect::TestName,
             (Expect::FilterArguments | Expect::TestArguments, "(") => {
                 self.open();
                 return true;
             }
             (Expect::In, "in") => Expect::Operand,
             (Expect::FilterName, _) if is_name => Expect::FilterArguments,
-            (Expect::TestName, _) if is_name => Expect::TestArguments,
+            (Expect::Test | Expect::TestName, _) if is_name => Expect::TestArguments,
             (Expect::Attribute, _) if is_name || token.kind == Kind::Literal => Expect::Operator,
             (Expect::TestArguments, text) => {
                 // A test takes one argument without parentheses.
