@@ -14,7 +14,9 @@ use common::{assert_fails, files, stderr, temp};
 
 /// A model of 90 MB, whose conversion takes long enough to interrupt.
 fn model(folder: &Path) -> PathBuf {
-    let (d, ff, vocab) = (1024_u64, 2816, 8000);
+    let d = 1024_u64;
+    let ff = 2816;
+    let vocab = 8000;
     let config = serde_json::json!({
         "model_type": "llama", "hidden_size": d, "intermediate_size": ff,
         "num_attention_heads": 16, "num_key_value_heads": 4, "vocab_size": vocab,
@@ -96,7 +98,9 @@ fn a_kill_never_leaves_a_partial_file() {
     succeeds(convert(&source, &out, "q8"));
     let usual = begin.elapsed();
     let new = fs::read(&out).unwrap();
-    let (mut seed, mut left_behind, mut finished) = (7_u64, 0, 0);
+    let mut seed = 7_u64;
+    let mut left_behind = 0;
+    let mut finished = 0;
     for i in 0..kills {
         // Alternately without and with an old file.
         if i % 2 == 0 {

@@ -32,11 +32,10 @@ fn listing(folder: &Path) -> serde_json::Value {
         let name = path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
         let bytes = fs::read(&path).unwrap();
         let mut entry = serde_json::json!({ "rfilename": name, "size": bytes.len() });
-        match is_large(&name) {
-            true => {
-                entry["lfs"] = serde_json::json!({ "sha256": sha256(&bytes), "size": bytes.len() })
-            }
-            false => entry["blobId"] = git(&bytes).into(),
+        if is_large(&name) {
+            entry["lfs"] = serde_json::json!({ "sha256": sha256(&bytes), "size": bytes.len() });
+        } else {
+            entry["blobId"] = git(&bytes).into();
         }
         entry
     };

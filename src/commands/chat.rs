@@ -54,7 +54,9 @@ fn full_screen(args: Chat) -> Result<ExitCode> {
     let options = model::generate_options(model, &args.sampling, args.n, &args.drafts);
     let system = model::system(args.system, model);
     let name = args.model.model.clone();
-    let (model_args, mut drafts, cache) = (args.model, args.drafts, args.cache);
+    let model_args = args.model;
+    let cache = args.cache;
+    let mut drafts = args.drafts;
     drafts.draft = None; // chosen for this model, not for those that /model opens
     let setup = Setup {
         name,

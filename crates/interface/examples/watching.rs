@@ -15,7 +15,9 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize, default| args.get(at).map_or(Ok(default), |a| a.parse());
     let model = args.first().ok_or("usage: watching MODEL.nano [COLUMNS ROWS [PAIRS]]")?;
-    let (columns, rows, pairs) = (number(1, 100)?, number(2, 30)?, number(3, 60)?);
+    let columns = number(1, 100)?;
+    let rows = number(2, 30)?;
+    let pairs = number(3, 60)?;
     let mut session = Session::new(Engine::new(Model::open(model)?, &EngineOptions::default())?)?;
     let costs = watching_costs(&mut session, terminal()?, (columns, rows), usize::from(pairs))?;
     let ratios = sorted(costs.iter().map(|p| p.without / p.with));

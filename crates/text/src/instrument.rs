@@ -126,8 +126,14 @@ struct Level {
 
 impl Level {
     const fn new(expect: Expect) -> Self {
-        let (has_bracket, adds, multiplies) = (false, false, false);
-        Self { expect, has_bracket, sum: None, product: None, adds, multiplies }
+        Self {
+            expect,
+            has_bracket: false,
+            sum: None,
+            product: None,
+            adds: false,
+            multiplies: false,
+        }
     }
 }
 
@@ -375,7 +381,7 @@ impl<'t, 's> Weigher<'t, 's> {
         if self.is_expression() {
             let name = if is_held { WEIGH_HELD } else { WEIGH };
             // A keyword may follow immediately, as in `x[0]if y`.
-            [" |", name, " "].into_iter().for_each(|text| edits.push(Edit::insert(at, text)));
+            edits.extend([" |", name, " "].map(|text| Edit::insert(at, text)));
         }
     }
 

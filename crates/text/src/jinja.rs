@@ -132,7 +132,9 @@ const DAYS: [&str; 7] =
 /// Formats a Unix time, in UTC, with the directives that templates use; others are kept verbatim.
 pub(crate) fn strftime(format: &str, unix: u64) -> String {
     let days = unix / 86_400;
-    let (hour, minute, second) = (unix / 3600 % 24, unix / 60 % 60, unix % 60);
+    let hour = unix / 3600 % 24;
+    let minute = unix / 60 % 60;
+    let second = unix % 60;
     let (year, month, day) = civil(days);
     let month_name = MONTHS[month as usize - 1];
     let weekday = DAYS[(days as usize + 3) % 7]; // 1 January 1970 was a Thursday

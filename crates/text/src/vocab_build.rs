@@ -40,7 +40,9 @@ pub fn build_vocab(tokenizer_json: &[u8], vocab_size: usize) -> Result<Vec<u8>, 
 fn write(plan: &Plan, rows: &[(u32, &str, bool)], n: usize) -> Result<Vec<u8>, Error> {
     let too_large = || Error::tokenizer("model.vocab", "more than 4 GiB of text");
     let count = u32::try_from(n).map_err(|_| too_large())?;
-    let (mut offsets, mut flags, mut text) = (vec![0u32], Vec::new(), Vec::new());
+    let mut offsets = vec![0u32];
+    let mut flags = Vec::new();
+    let mut text = Vec::new();
     let mut rows = rows.iter().peekable();
     for id in 0..count {
         let mut flag = ABSENT;

@@ -206,8 +206,11 @@ fn show(s: &Summary) -> std::io::Result<()> {
     )?;
     if let Some(c) = &s.comparison {
         writeln!(out, "reference      {:.4}", c.reference_perplexity)?;
-        let (mean, p50, p99, max) = (c.mean_kl, c.p50_kl, c.p99_kl, c.max_kl);
-        writeln!(out, "KL divergence  mean {mean:.6}, p50 {p50:.6}, p99 {p99:.6}, max {max:.6}")?;
+        writeln!(
+            out,
+            "KL divergence  mean {:.6}, p50 {:.6}, p99 {:.6}, max {:.6}",
+            c.mean_kl, c.p50_kl, c.p99_kl, c.max_kl
+        )?;
         let (top1, top5) = (100.0 * c.top1, 100.0 * c.top5);
         writeln!(out, "agreement      top-1 {top1:.2} %, top-5 {top5:.2} %")?;
         writeln!(out, "largest change of a token's log-probability  {:.4}", c.max_change)?;

@@ -44,7 +44,9 @@ pub(crate) type Gate = fn(&mut dyn FnMut() -> io::Result<()>) -> Option<io::Resu
 impl<W: Write> Ui<'_, W> {
     /// Runs until the user quits, a signal arrives, or the terminal is gone.
     pub(crate) fn run(&mut self) -> Ended {
-        let (mut dirty, mut drawn, mut rss) = (true, None::<Instant>, None::<Instant>);
+        let mut dirty = true;
+        let mut drawn = None::<Instant>;
+        let mut rss = None::<Instant>;
         loop {
             let now = Instant::now();
             self.app.now = now;
