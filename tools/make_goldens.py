@@ -139,6 +139,19 @@ def exaone4_full():
             high_freq_factor=4.0, original_max_position_embeddings=128))
 
 
+@golden()
+def seed_oss():
+    """Biases on queries, keys and values, but not on the output; a head size of its own."""
+    return transformers.SeedOssConfig(**COMMON, head_dim=32)
+
+
+@golden()
+def seed_oss_biases():
+    """The opposite choice of biases: on the output and the feed-forward part only."""
+    return transformers.SeedOssConfig(**COMMON, head_dim=32, attention_bias=False,
+        attention_out_bias=True, mlp_bias=True)
+
+
 def randomize(model, seed):
     """Outputs about as large as inputs, norms about 1, biases large enough to matter."""
     g = torch.Generator().manual_seed(seed)

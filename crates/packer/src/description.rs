@@ -13,7 +13,7 @@ pub(crate) struct Description {
     /// One for each of `config.ropes`, which the reader derives from it.
     pub(crate) ropes: Vec<RopeSpec>,
     pub(crate) biases: Biases,
-    pub(crate) names: &'static Names,
+    pub(crate) names: Names,
     /// Applied to the weights while packing, in this order.
     pub(crate) changes: Vec<Change>,
 }

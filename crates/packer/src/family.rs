@@ -11,6 +11,7 @@ mod mistral;
 mod olmo;
 mod phi;
 mod qwen;
+mod seed_oss;
 mod smollm3;
 mod spelling;
 mod starcoder2;
@@ -29,6 +30,7 @@ const FAMILIES: &[&Family] = &[
     &smollm3::FAMILY,
     &starcoder2::FAMILY,
     &exaone::FAMILY,
+    &seed_oss::FAMILY,
 ];
 
 fn all_hugging_face() -> impl Iterator<Item = &'static HfSpelling> {

@@ -16,8 +16,8 @@ pub(crate) enum RopeType {
 }
 
 /// The tensor names of an architecture in one kind of source. Names within a layer are looked up in
-/// `own` first, then in `shared`.
-#[derive(Debug)]
+/// `own` first, then in `shared`, without the roles that `own` has other names for.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Names {
     layer_prefix: &'static str,
     own: &'static [Entry],
@@ -115,7 +115,7 @@ const GGUF_OUTSIDE_LAYERS: &[Entry] = &[
 ];
 
 /// The names in LoRA adapters, whatever the source of the model.
-static ADAPTERS: Names = Names::hugging_face(&[]);
+const ADAPTERS: Names = Names::hugging_face(&[]);
 
 /// What a tensor holds: the roles of its rows and, where they apply, the layer and the expert.
 #[derive(Clone, Copy)]
@@ -141,7 +141,11 @@ impl Names {
         }
         let (layer, stem) = stem.strip_prefix(self.layer_prefix)?.split_once('.')?;
         let layer = Some(canonical(layer)?);
-        let (roles, expert) = find(self.own, stem).or_else(|| find(self.shared, stem))?;
+        let shared = || {
+            let renamed = |roles| self.own.iter().any(|(_, own)| *own == roles);
+            find(self.shared, stem).filter(|&(roles, _)| !renamed(roles))
+        };
+        let (roles, expert) = find(self.own, stem).or_else(shared)?;
         Some(Meaning { layer, roles, expert, bias })
     }
 
@@ -162,8 +166,8 @@ impl Names {
     }
 
     /// The names that LoRA adapters of this model use, which are always those of Hugging Face.
-    pub(crate) fn of_adapters(&'static self) -> &'static Names {
-        if self.layer_prefix == ADAPTERS.layer_prefix { self } else { &ADAPTERS }
+    pub(crate) fn of_adapters(self) -> Names {
+        if self.layer_prefix == ADAPTERS.layer_prefix { self } else { ADAPTERS }
     }
 }
 

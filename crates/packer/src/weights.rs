@@ -22,7 +22,7 @@ struct Slot {
 /// All weights of a model, each in its slot.
 pub(crate) struct Weights {
     path: PathBuf,
-    names: &'static Names,
+    names: Names,
     changes: Vec<Change>,
     slots: HashMap<Slot, Parts>,
 }
@@ -33,7 +33,7 @@ type Parts = BTreeMap<u32, Box<dyn TensorSource>>;
 
 impl Weights {
     /// `path` is the folder or file named in errors about missing tensors.
-    pub(crate) fn new(path: &Path, names: &'static Names) -> Self {
+    pub(crate) fn new(path: &Path, names: Names) -> Self {
         Self { path: path.into(), names, changes: Vec::new(), slots: HashMap::new() }
     }
 
@@ -158,47 +158,62 @@ impl Weights {
 
     /// Checks that the weights are exactly those that this config implies, in the right shapes.
     pub(crate) fn check(&self, config: &Config, biases: Biases) -> Result<(), Error> {
-        let mut expected = HashSet::new();
+        let mut expected = Vec::new();
         for entry in schema(config) {
             let layer = entry.layer;
             for (role, shape) in shapes(&entry) {
-                expected.insert(self.check_one(Slot { layer, role, bias: false }, shape)?);
+                expected.push((Slot { layer, role, bias: false }, shape));
                 let slot = Slot { layer, role, bias: true };
                 if biases.of(role).unwrap_or(self.slots.contains_key(&slot)) {
-                    expected.insert(self.check_one(slot, [1, shape[1], 1])?);
+                    expected.push((slot, [1, shape[1], 1]));
                 }
             }
         }
-        let others = self.slots.iter().filter(|(s, _)| !expected.contains(s));
-        match others.flat_map(|(_, parts)| parts.values()).map(|t| t.name()).min() {
+        let known: HashSet<Slot> = expected.iter().map(|(slot, _)| *slot).collect();
+        let others = self.slots.iter().filter(|(slot, _)| !known.contains(slot));
+        let unexpected = others.flat_map(|(_, parts)| parts.values()).map(|t| t.name()).min();
+        for (slot, shape) in expected {
+            self.check_one(slot, shape, unexpected.map(|(_, name)| name))?;
+        }
+        match unexpected {
             None => Ok(()),
             Some((path, name)) => Err(Self::error(path, name, UNEXPECTED)),
         }
     }
 
-    /// Checks the tensor in a slot, or those of all experts.
-    fn check_one(&self, slot: Slot, [experts, n, k]: [usize; 3]) -> Result<Slot, Error> {
+    /// Checks the tensor in a slot, or those of all experts. `unexpected` is a tensor without a slot.
+    fn check_one(
+        &self,
+        slot: Slot,
+        [experts, n, k]: [usize; 3],
+        unexpected: Option<&str>,
+    ) -> Result<(), Error> {
         let missing = |expert| {
             let name = self.names.name(slot.layer, slot.role, expert, slot.bias);
-            Self::error(&self.path, &name, "is missing; is the download complete?")
+            let what = match unexpected {
+                None => "is missing; is the download complete?".into(),
+                Some(other) => format!("is missing, and {other:?} is unexpected: {OTHER_KIND}"),
+            };
+            Self::error(&self.path, &name, what)
         };
         let parts = self.slots.get(&slot).ok_or_else(|| missing(0))?;
         if let (1, Some(one)) = (parts.len(), parts.get(&0))
             && (experts == 1 || one.shape() != [n, k])
         {
-            return check_shape(one.as_ref(), [experts * n, k]).map(|()| slot);
+            return check_shape(one.as_ref(), [experts * n, k]);
         }
         for expert in 0..experts as u32 {
             let part = parts.get(&expert).ok_or_else(|| missing(expert))?;
             check_shape(part.as_ref(), [n, k])?;
         }
         match parts.range(experts as u32..).next() {
-            None => Ok(slot),
+            None => Ok(()),
             Some((_, part)) => Err(Self::error(part.name().0, part.name().1, UNEXPECTED)),
         }
     }
 }
 
+const OTHER_KIND: &str = "the config describes another kind of model";
 const UNEXPECTED: &str = "is unexpected: a model with this config has no such weight";
 
 fn check_shape(tensor: &dyn TensorSource, expected: [usize; 2]) -> Result<(), Error> {

@@ -171,7 +171,8 @@ fn bos<S: AsRef<str>>(gguf: &GgufVocab<'_, S>) -> Result<Option<PostProcessor>, 
 
 fn byte_level<S: AsRef<str>>(gguf: &GgufVocab<'_, S>) -> Result<Head, Error> {
     let rules = pre::rules(gguf.pre).ok_or_else(|| {
-        let what = format!("pre-tokenizer {:?} is not known; supported: {}", gguf.pre, pre::KNOWN);
+        let what =
+            format!("pre-tokenizer {:?} is not known; supported: {}", gguf.pre, pre::known());
         Error::gguf("tokenizer.ggml.pre", what)
     })?;
     Ok(Head {

@@ -8,6 +8,7 @@ use crate::json::{Behavior, Normalizer, Pattern, PreTokenizer};
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const SEED_CODER: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+";
 const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
@@ -16,11 +17,89 @@ const DEEPSEEK_LETTERS: &str = "\\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳ
 const DEEPSEEK_PUNCTUATION: &str = r"\s?[!-/:-~！-／：-～‘-‟　-。]+";
 const CJK: &str = "[一-龥ࠀ-一가-퟿]+";
 
+/// The rules behind one or more names.
+struct Named {
+    /// llama.cpp's names for the same rules; the first one stands for them in messages and tests.
+    names: &'static [&'static str],
+    rules: fn() -> Vec<PreTokenizer>,
+    /// Text is composed (NFC) first.
+    composes: bool,
+    /// A piece that is a token as a whole is not merged from smaller ones.
+    ignore_merges: bool,
+}
+
+impl Named {
+    const fn new(names: &'static [&'static str], rules: fn() -> Vec<PreTokenizer>) -> Self {
+        Self { names, rules, composes: false, ignore_merges: false }
+    }
+}
+
+/// All supported pre-tokenizers: to add one, add a line.
+const ALL: &[Named] = &[
+    Named::new(&["default", "", "gpt-2", "gpt2", "olmo", "phi-2", "mpt", "exaone4"], || {
+        vec![byte_level(true)]
+    }),
+    Named::new(&["smollm", "starcoder", "refact", "command-r", "codeshell"], || {
+        vec![digits(), byte_level(true)]
+    }),
+    Named {
+        ignore_merges: true,
+        ..Named::new(&["llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral"], llama3)
+    },
+    Named::new(&["smaug-bpe", "dbrx"], llama3),
+    Named { composes: true, ..Named::new(&["qwen2", "deepseek-r1-qwen"], qwen2) },
+    Named::new(&["stablelm2"], qwen2),
+    Named { composes: true, ..Named::new(&["qwen35"], || vec![split(QWEN35), byte_level(false)]) },
+    Named::new(&["gpt-4o", "llama4"], || vec![split(GPT4O), byte_level(false)]),
+    Named {
+        ignore_merges: true,
+        ..Named::new(&["tekken"], || vec![split(TEKKEN), byte_level(false)])
+    },
+    Named::new(&["seed-coder"], || vec![split(SEED_CODER), byte_level(false)]),
+    Named::new(&["deepseek-llm"], || {
+        vec![
+            split(r"[\r\n]"),
+            split(DEEPSEEK_LETTERS),
+            split(DEEPSEEK_PUNCTUATION),
+            split(r"\s+$"),
+            split(CJK),
+            split(r"\p{N}+"),
+            byte_level(false),
+        ]
+    }),
+    Named::new(&["deepseek-coder"], || {
+        vec![
+            split(r"[\r\n]"),
+            split(r"\s?\p{L}+"),
+            split(r"\s?\p{P}+"),
+            split(CJK),
+            digits(),
+            byte_level(false),
+        ]
+    }),
+    Named::new(&["deepseek-v3"], || {
+        vec![split(r"\p{N}{1,3}"), split("[一-龥぀-ゟ゠-ヿ]+"), split(DEEPSEEK3), byte_level(false)]
+    }),
+];
+
+fn llama3() -> Vec<PreTokenizer> {
+    vec![split(LLAMA3), byte_level(false)]
+}
+
+fn qwen2() -> Vec<PreTokenizer> {
+    vec![split(QWEN2), byte_level(false)]
+}
+
+/// The supported values of `tokenizer.ggml.pre`, each with its synonyms.
+pub fn pre_tokenizer_names() -> impl Iterator<Item = &'static [&'static str]> {
+    ALL.iter().map(|named| named.names)
+}
+
 /// Supported names, for the error message about unknown ones.
-pub(crate) const KNOWN: &str = "default, gpt-2, olmo, phi-2, mpt, exaone4, smollm, starcoder, \
-    refact, command-r, codeshell, llama-bpe, llama3, falcon3, pixtral, smaug-bpe, dbrx, qwen2, \
-    qwen35, stablelm2, deepseek-r1-qwen, deepseek-llm, deepseek-coder, deepseek-v3, gpt-4o, llama4, \
-    tekken";
+pub(crate) fn known() -> String {
+    let names = ALL.iter().flat_map(|named| named.names).filter(|name| !name.is_empty());
+    names.copied().collect::<Vec<_>>().join(", ")
+}
 
 /// What a pre-tokenizer's name implies.
 pub(crate) struct Rules {
@@ -31,53 +110,11 @@ pub(crate) struct Rules {
 
 /// The rules for a name, or `None` if it is unknown.
 pub(crate) fn rules(name: &str) -> Option<Rules> {
-    let pretokenizers = match name {
-        "" | "default" | "gpt-2" | "gpt2" | "olmo" | "phi-2" | "mpt" | "exaone4" => {
-            vec![byte_level(true)]
-        }
-        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" => {
-            vec![digits(), byte_level(true)]
-        }
-        "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "pixtral" | "smaug-bpe" | "dbrx" => {
-            vec![split(LLAMA3), byte_level(false)]
-        }
-        "qwen2" | "stablelm2" | "deepseek-r1-qwen" => vec![split(QWEN2), byte_level(false)],
-        "qwen35" => vec![split(QWEN35), byte_level(false)],
-        "gpt-4o" | "llama4" => vec![split(GPT4O), byte_level(false)],
-        "tekken" => vec![split(TEKKEN), byte_level(false)],
-        "deepseek-llm" => vec![
-            split(r"[\r\n]"),
-            split(DEEPSEEK_LETTERS),
-            split(DEEPSEEK_PUNCTUATION),
-            split(r"\s+$"),
-            split(CJK),
-            split(r"\p{N}+"),
-            byte_level(false),
-        ],
-        "deepseek-coder" => vec![
-            split(r"[\r\n]"),
-            split(r"\s?\p{L}+"),
-            split(r"\s?\p{P}+"),
-            split(CJK),
-            digits(),
-            byte_level(false),
-        ],
-        "deepseek-v3" => vec![
-            split(r"\p{N}{1,3}"),
-            split("[一-龥぀-ゟ゠-ヿ]+"),
-            split(DEEPSEEK3),
-            byte_level(false),
-        ],
-        _ => return None,
-    };
-    let composes = matches!(name, "qwen2" | "qwen35" | "deepseek-r1-qwen");
+    let named = ALL.iter().find(|named| named.names.contains(&name))?;
     Some(Rules {
-        pre_tokenizer: PreTokenizer::Sequence { pretokenizers },
-        normalizer: composes.then_some(Normalizer::Nfc),
-        ignore_merges: matches!(
-            name,
-            "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "pixtral" | "tekken"
-        ),
+        pre_tokenizer: PreTokenizer::Sequence { pretokenizers: (named.rules)() },
+        normalizer: named.composes.then_some(Normalizer::Nfc),
+        ignore_merges: named.ignore_merges,
     })
 }
 
@@ -99,8 +136,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn listed_names_have_rules() {
-        assert!(KNOWN.split(", ").all(|name| rules(name).is_some()));
-        assert!(rules("gpt-2 ").is_none());
+    fn names_are_exact_and_unique() {
+        let names: Vec<_> = pre_tokenizer_names().flatten().collect();
+        assert!(names.iter().all(|name| names.iter().filter(|other| *other == name).count() == 1));
+        assert!(rules("").is_some() && rules("gpt-2 ").is_none());
     }
 }

@@ -8,13 +8,13 @@ use crate::Error;
 use crate::description::{Biases, Description};
 use crate::gguf::Keys;
 use crate::hf::{Settings, layer_windows, sliding_window};
-use crate::names::{HF_POST_NORMS, Names};
+use crate::names::HF_POST_NORMS;
 
 pub(super) const FAMILY: Family = Family {
     hugging_face: &[HfSpelling {
         model_type: "exaone4",
         norm_eps: 1e-5,
-        names: Names::hugging_face(HF_POST_NORMS),
+        own_names: HF_POST_NORMS,
         adapt: hugging_face,
         ..HfSpelling::LLAMA
     }],

@@ -8,7 +8,6 @@ use crate::Error;
 use crate::description::{Change, Description};
 use crate::gguf::Keys;
 use crate::hf::{Settings, layer_windows, rope, rope_settings, sliding_window};
-use crate::names::Names;
 use crate::rope::{RopeSpec, Scaling};
 
 pub(super) const FAMILY: Family = Family {
@@ -26,11 +25,11 @@ const GEMMA: HfSpelling = HfSpelling {
     head_dim: Some(256),
     activation: Activation::Gelu,
     tied_embeddings: true,
-    names: Names::hugging_face(&[
+    own_names: &[
         ("post_attention_layernorm", &[Role::AttnPostNorm]),
         ("pre_feedforward_layernorm", &[Role::FfnNorm]),
         ("post_feedforward_layernorm", &[Role::FfnPostNorm]),
-    ]),
+    ],
     ..HfSpelling::LLAMA
 };
 

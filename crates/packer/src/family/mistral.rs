@@ -6,7 +6,6 @@ use super::spelling::{Family, HfSpelling};
 use crate::Error;
 use crate::description::Description;
 use crate::hf::{Settings, experts, layer_windows, sliding_window};
-use crate::names::Names;
 
 pub(super) const FAMILY: Family = Family {
     hugging_face: &[
@@ -15,12 +14,12 @@ pub(super) const FAMILY: Family = Family {
             model_type: "mixtral",
             norm_eps: 1e-5,
             rope_theta: 1e6,
-            names: Names::hugging_face(&[
+            own_names: &[
                 ("block_sparse_moe.gate", &[Role::FfnRouter]),
                 ("block_sparse_moe.experts.*.w1", &[Role::FfnGateExperts]),
                 ("block_sparse_moe.experts.*.w3", &[Role::FfnUpExperts]),
                 ("block_sparse_moe.experts.*.w2", &[Role::FfnDownExperts]),
-            ]),
+            ],
             adapt: mixtral,
             ..HfSpelling::LLAMA
         },

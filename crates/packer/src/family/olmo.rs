@@ -7,21 +7,21 @@ use crate::Error;
 use crate::description::Description;
 use crate::gguf::Keys;
 use crate::hf::{Settings, experts, router_softmax};
-use crate::names::{HF_EXPERTS, HF_POST_NORMS, Names};
+use crate::names::{HF_EXPERTS, HF_POST_NORMS};
 
 pub(super) const FAMILY: Family = Family {
     hugging_face: &[
         HfSpelling {
             model_type: "olmoe",
             norm_eps: 1e-5,
-            names: Names::hugging_face(HF_EXPERTS),
+            own_names: HF_EXPERTS,
             adapt: olmoe,
             ..HfSpelling::LLAMA
         },
         HfSpelling {
             model_type: "olmo2",
             norm_eps: 1e-5,
-            names: Names::hugging_face(HF_POST_NORMS),
+            own_names: HF_POST_NORMS,
             adapt: |_, d| {
                 post_norms(d);
                 Ok(())

@@ -6,32 +6,29 @@ use super::spelling::{Family, GgufSpelling, HfSpelling};
 use crate::Error;
 use crate::description::Description;
 use crate::hf::{Settings, longrope, rope_settings, sliding_window};
-use crate::names::{Names, RopeType};
 
 pub(super) const FAMILY: Family = Family {
     hugging_face: &[HfSpelling {
         model_type: "phi3",
         norm_eps: 1e-5,
-        names: Names::hugging_face(&[
+        own_names: &[
             ("self_attn.qkv_proj", &[Role::AttnQ, Role::AttnK, Role::AttnV]),
             ("mlp.gate_up_proj", &[Role::FfnGate, Role::FfnUp]),
-        ]),
+        ],
         adapt: phi3,
         ..HfSpelling::LLAMA
     }],
     gguf: &[GgufSpelling {
         architecture: "phi3",
-        names: Names::gguf(
-            RopeType::Neox,
-            &[
-                ("attn_qkv", &[Role::AttnQ, Role::AttnK, Role::AttnV]),
-                ("ffn_up", &[Role::FfnGate, Role::FfnUp]),
-            ],
-        ),
+        own_names: &[
+            ("attn_qkv", &[Role::AttnQ, Role::AttnK, Role::AttnV]),
+            ("ffn_up", &[Role::FfnGate, Role::FfnUp]),
+        ],
         adapt: |keys, d| {
             d.config.windows.fill(keys.window()?);
             Ok(())
         },
+        ..GgufSpelling::NEOX
     }],
 };
 

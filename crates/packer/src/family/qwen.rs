@@ -7,7 +7,7 @@ use crate::Error;
 use crate::description::{Biases, Description};
 use crate::gguf::Keys;
 use crate::hf::{Settings, experts, layer_windows, router_softmax, sliding_window};
-use crate::names::{HF_EXPERTS, Names};
+use crate::names::HF_EXPERTS;
 
 pub(super) const FAMILY: Family = Family {
     hugging_face: &[
@@ -15,7 +15,7 @@ pub(super) const FAMILY: Family = Family {
         HfSpelling { model_type: "qwen3", head_dim: Some(128), adapt: qwen3, ..HfSpelling::LLAMA },
         HfSpelling {
             model_type: "qwen3_moe",
-            names: Names::hugging_face(HF_EXPERTS),
+            own_names: HF_EXPERTS,
             adapt: qwen3_moe,
             ..HfSpelling::LLAMA
         },

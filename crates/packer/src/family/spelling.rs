@@ -6,7 +6,7 @@ use crate::Error;
 use crate::description::Description;
 use crate::gguf::Keys;
 use crate::hf::Settings;
-use crate::names::{Names, RopeType};
+use crate::names::{Entry, Names, RopeType};
 
 /// Architectures that descend from each other, in every spelling.
 pub(crate) struct Family {
@@ -26,7 +26,8 @@ pub(crate) struct HfSpelling {
     pub(crate) rope_theta: f64,
     pub(crate) activation: Activation,
     pub(crate) tied_embeddings: bool,
-    pub(crate) names: Names,
+    /// Tensor names that differ from Llama's.
+    pub(crate) own_names: &'static [Entry],
     /// Turns the description of a Llama with these settings into that of the model.
     pub(crate) adapt: fn(&Settings, &mut Description) -> Result<(), Error>,
 }
@@ -40,16 +41,22 @@ impl HfSpelling {
         rope_theta: 10000.0,
         activation: Activation::Silu,
         tied_embeddings: false,
-        names: Names::hugging_face(&[]),
+        own_names: &[],
         adapt: |_, _| Ok(()),
     };
+
+    pub(crate) fn names(&self) -> Names {
+        Names::hugging_face(self.own_names)
+    }
 }
 
 /// An architecture as GGUF files spell it. What a file does not state is what llama.cpp assumes.
 pub(crate) struct GgufSpelling {
     /// `general.architecture`, and the prefix of its keys.
     pub(crate) architecture: &'static str,
-    pub(crate) names: Names,
+    pub(crate) rope_type: RopeType,
+    /// Tensor names that differ from the usual ones (`GGUF_LAYER` in `names.rs`).
+    pub(crate) own_names: &'static [Entry],
     /// Turns the description of a Llama with these keys into that of the model.
     pub(crate) adapt: fn(&Keys<'_>, &mut Description) -> Result<(), Error>,
 }
@@ -58,8 +65,12 @@ impl GgufSpelling {
     /// The usual names with Q and K in the order of Hugging Face, to be completed with
     /// `..GgufSpelling::NEOX`.
     pub(crate) const NEOX: Self =
-        Self { architecture: "", names: Names::gguf(RopeType::Neox, &[]), adapt: |_, _| Ok(()) };
+        Self { architecture: "", rope_type: RopeType::Neox, own_names: &[], adapt: |_, _| Ok(()) };
 
     /// The usual names with Q and K permuted, to be completed with `..GgufSpelling::NORM`.
-    pub(crate) const NORM: Self = Self { names: Names::gguf(RopeType::Norm, &[]), ..Self::NEOX };
+    pub(crate) const NORM: Self = Self { rope_type: RopeType::Norm, ..Self::NEOX };
+
+    pub(crate) fn names(&self) -> Names {
+        Names::gguf(self.rope_type, self.own_names)
+    }
 }

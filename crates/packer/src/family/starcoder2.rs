@@ -7,17 +7,13 @@ use crate::Error;
 use crate::description::{Biases, Description};
 use crate::gguf::Keys;
 use crate::hf::{Settings, sliding_window};
-use crate::names::Names;
 
 pub(super) const FAMILY: Family = Family {
     hugging_face: &[HfSpelling {
         model_type: "starcoder2",
         activation: Activation::Gelu,
         tied_embeddings: true,
-        names: Names::hugging_face(&[
-            ("mlp.c_fc", &[Role::FfnUp]),
-            ("mlp.c_proj", &[Role::FfnDown]),
-        ]),
+        own_names: &[("mlp.c_fc", &[Role::FfnUp]), ("mlp.c_proj", &[Role::FfnDown])],
         adapt: hugging_face,
         ..HfSpelling::LLAMA
     }],

@@ -68,7 +68,7 @@ fn describe(
     let scaling = scaling(&keys, &config, divisors)?;
     let ropes = vec![RopeSpec { theta: config.rope_theta, scaling }];
     let biases = Biases { norm: Some(false), ..Biases::default() };
-    let names = &spelling.names;
+    let names = spelling.names();
     let mut d = Description { config, ropes, biases, names, changes: Vec::new() };
     (spelling.adapt)(&keys, &mut d)?;
     if let (Some(1..), None) = (keys.u32("expert_count")?, &d.config.experts) {

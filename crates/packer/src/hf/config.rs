@@ -62,7 +62,7 @@ fn common(c: &Settings, spelling: &'static HfSpelling) -> Result<Description, Er
         config,
         ropes: vec![rope],
         biases: Biases { qkv: attention, output: attention, mlp, norm: Some(false) },
-        names: &spelling.names,
+        names: spelling.names(),
         changes: Vec::new(),
     })
 }

@@ -28,7 +28,8 @@ pub(crate) fn packed(
     threads: usize,
 ) -> (NanoFile, Converted) {
     let options = Options { threads, ..Options::new(quant) };
-    let converted = convert(&Input::Folder(folder.into()), out, options).unwrap();
+    let converted = convert(&Input::Folder(folder.into()), out, options);
+    let converted = converted.unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     (NanoFile::open(out).unwrap(), converted)
 }
 
