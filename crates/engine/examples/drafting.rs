@@ -3,13 +3,13 @@
 //! ```text
 //! cargo run --release -p nanoinfer-engine --example drafting -- copy smollm2.nano
 //! … -- prose smollm2.nano [scripted.nano]     paired 32-token segments, with and without drafts
-//! … -- model target.nano draft.nano           a draft model at scripted acceptance
+//! … -- model target.nano draft.nano           a draft model with scripted acceptance
 //! … -- slide smollm2.nano reference.nano      20,000 tokens in a context of 512
 //! … -- sense smollm2.nano reference.nano      the quality of such text, compared with a control
 //! ```
 //!
-//! With `scripted.nano`, a model with random weights, the first model's text is forced by a `Script`:
-//! everything is computed, but the drawn tokens are replaced.
+//! `scripted.nano` is a model with random weights that a `Script` forces to generate the first model's
+//! text: everything is computed, but the drawn tokens are replaced.
 
 use std::error::Error;
 use std::time::Instant;
@@ -56,7 +56,7 @@ fn session(path: &str, ctx: usize, overflow: Overflow) -> Result<Session> {
     Ok(Session::new(Engine::new(Model::open(path)?, &options)?)?)
 }
 
-/// Generates to the end; returns tokens, statistics and total seconds.
+/// Generates a whole answer; returns tokens, statistics and total seconds.
 fn answer(
     session: &mut Session,
     prompt: &[u32],
@@ -75,7 +75,7 @@ fn median(x: &[f64]) -> f64 {
     x[x.len() / 2]
 }
 
-/// Geometric mean of ratios and its 95 % interval.
+/// Geometric mean of ratios and its 95 % confidence interval.
 fn interval(ratios: &[f64]) -> (f64, f64, f64) {
     let n = ratios.len() as f64;
     let logs: Vec<f64> = ratios.iter().map(|r| r.ln()).collect();
@@ -93,7 +93,7 @@ fn on() -> Drafting {
     Drafting::default()
 }
 
-/// Tokens per second with and without drafts, alternating.
+/// Tokens per second with and without drafts, measured alternately.
 fn copy(path: &str, scripted: Option<&str>) -> Result<()> {
     for prompt in COPY {
         let ids = chat(path, &format!("{prompt}{TEXT}"))?;
@@ -129,7 +129,8 @@ fn copy(path: &str, scripted: Option<&str>) -> Result<()> {
         let ratios: Vec<f64> = tps[1].iter().zip(&tps[0]).map(|(a, b)| a / b).collect();
         let (d, n) = (stats.drafts, stats.generated);
         println!(
-            "{:<50} {n} tokens: {:.1} without, {:.1} with, ratio {:.2} ({:.2} a pass, {} of {})",
+            "{:<50} {n} tokens: {:.1} tokens/s without drafts, {:.1} with, ratio {:.2} \
+             ({:.2} tokens per pass, {} of {} drafts accepted)",
             prompt.trim(),
             median(&tps[0]),
             median(&tps[1]),
@@ -142,7 +143,8 @@ fn copy(path: &str, scripted: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// Each segment twice, with and without drafts, in alternating order; the tokens are the same.
+/// Generates each segment twice, with and without drafts, in alternating order; the tokens are
+/// identical.
 fn prose(path: &str, scripted: Option<&str>) -> Result<()> {
     const SEGMENT: usize = 32;
     let mut ratios = Vec::new();
@@ -191,12 +193,12 @@ fn prose(path: &str, scripted: Option<&str>) -> Result<()> {
     }
     let (mean, low, high) = interval(&ratios);
     let n = ratios.len();
-    println!("prose, {n} pairs: speed with drafts {mean:.3} of without, 95 % {low:.3}–{high:.3}");
+    println!("prose, {n} pairs: speedup with drafts {mean:.3} (95 %: {low:.3}–{high:.3})");
     println!("drafted {drafted}, accepted {accepted}");
     Ok(())
 }
 
-/// Median seconds of a pass of `rows` tokens after 256.
+/// Median seconds per pass of `rows` tokens after a context of 256 tokens.
 fn pass(engine: &mut Engine, seq: SeqId, rows: usize) -> Result<f64> {
     let mut times = Vec::new();
     for i in 0..9 {
@@ -210,7 +212,7 @@ fn pass(engine: &mut Engine, seq: SeqId, rows: usize) -> Result<f64> {
     Ok(median(&times))
 }
 
-/// A draft model at a chosen acceptance rate: speedup predicted from pass costs, and measured.
+/// Speedup of a draft model at a chosen acceptance rate, as predicted from pass costs and as measured.
 fn model(target: &str, draft: &str) -> Result<()> {
     let engine = |path: &str| -> Result<(Engine, SeqId)> {
         let mut engine = Engine::new(Model::open(path)?, &EngineOptions::default())?;
@@ -224,8 +226,8 @@ fn model(target: &str, draft: &str) -> Result<()> {
     let costs = (1..=9).map(|rows| pass(&mut large, a, rows)).collect::<Result<Vec<_>>>()?;
     let step = pass(&mut small, b, 1)?;
     let ms = |s: f64| format!("{:.2}", 1e3 * s);
-    println!("ms of a pass of 1 to 9 rows {:?}", costs.iter().map(|c| ms(*c)).collect::<Vec<_>>());
-    println!("ms of a step of the draft model {}", ms(step));
+    println!("ms per pass of 1 to 9 rows: {:?}", costs.iter().map(|c| ms(*c)).collect::<Vec<_>>());
+    println!("ms per step of the draft model: {}", ms(step));
     drop((large, small));
 
     let mut session = session(target, 1024, Overflow::Stop)?;
@@ -263,7 +265,8 @@ fn model(target: &str, draft: &str) -> Result<()> {
         }
         let drafts = stats.drafts;
         println!(
-            "acceptance {p}: predicted {:.2} (drafts of {best}), measured {:.2} ({:.2} a pass, {:.2} accepted)",
+            "acceptance {p}: speedup predicted {:.2} (drafts of {best}), measured {:.2} \
+             ({:.2} tokens per pass, {:.2} accepted)",
             gain(best),
             median(&ratios),
             drafts.tokens_per_pass(),
@@ -279,7 +282,7 @@ fn rss() -> Result<f64> {
     Ok(pages * 4096.0 / 1e6)
 }
 
-/// Mean −log p of each thousand tokens, scored independently, without its first token.
+/// Mean −log p of each thousand tokens without the first; each thousand is scored independently.
 fn nll(reference: &str, tokens: &[u32]) -> Result<Vec<f64>> {
     let options = EngineOptions { ctx: Some(1024), logits_rows: 64, ..EngineOptions::default() };
     let mut engine = Engine::new(Model::open(reference)?, &options)?;
@@ -313,8 +316,8 @@ fn endless(n: usize, seed: u64) -> GenerateOptions {
     }
 }
 
-/// Compares late with early text of a sliding session. As small models drift into repetition anyway, a
-/// control sees the same amount of context, but recomputed for every 64 tokens.
+/// Compares early and late text of a sliding session. Small models drift into repetition anyway, so a
+/// control session sees the same amount of context, but recomputes it every 64 tokens.
 fn sense(path: &str, reference: &str) -> Result<()> {
     const ALL: usize = 20_000;
     const SEGMENT: usize = 64;
@@ -340,7 +343,7 @@ fn sense(path: &str, reference: &str) -> Result<()> {
             let nll = nll(reference, &text)?;
             let rounded: Vec<_> = nll.iter().map(|x| format!("{x:.2}")).collect();
             println!(
-                "seed {seed}, {name}: first half {:.2}, second {:.2}; {}",
+                "seed {seed}, {name}: NLL of first half {:.2}, of second half {:.2}; per 1,000 tokens {}",
                 mean(&nll[..10]),
                 mean(&nll[10..]),
                 rounded.join(" ")
@@ -395,11 +398,13 @@ fn slide(path: &str, reference: &str) -> Result<()> {
     println!("RSS after the first 1,000 tokens: {least:.2} to {most:.2} MB");
     let (mean, low, high) = interval(&ratios);
     let n = ratios.len();
-    println!("ms/token at 16,000–20,000 against 1,500, {n} pairs: {mean:.4} ({low:.4}–{high:.4})");
+    println!(
+        "ms/token after 16,000–20,000 tokens relative to 1,500, {n} pairs: {mean:.4} ({low:.4}–{high:.4})"
+    );
     let nll = nll(reference, &tokens)?;
     let (early, late) = (nll[1], nll[nll.len() - 1]);
     println!(
-        "NLL of tokens 1,000–2,000 {early:.4}, of the last 1,000 {late:.4}: {:.3}",
+        "NLL of tokens 1,000–2,000 {early:.4}, of the last 1,000 {late:.4}, ratio {:.3}",
         late / early
     );
     println!("evicted {}", long.evicted());

@@ -1,7 +1,7 @@
-//! Zero heap allocations on any thread within `Session::next` after the first token, including text.
+//! After the first token, `Session::next` makes no heap allocations on any thread, not even for text.
 //!
-//! A program of its own, because the test harness allocates when it reports a slow test. It supports
-//! the harness's arguments and output as far as test runners need them.
+//! A separate program, because the test harness allocates when it reports a slow test. It supports as
+//! much of the harness's arguments and output as test runners need.
 #![allow(unsafe_code)] // required for a global allocator
 
 mod common;
@@ -24,7 +24,7 @@ struct Counting;
 /// Allocations of all threads.
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 thread_local! {
-    /// Bytes allocated by this thread; new threads allocate at unpredictable times while starting.
+    /// Bytes allocated by this thread; new threads allocate at unpredictable times during startup.
     static BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -32,7 +32,7 @@ thread_local! {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        BYTES.set(BYTES.get() + layout.size()); // it has no destructor, so it is always accessible
+        BYTES.set(BYTES.get() + layout.size()); // always accessible, as it has no destructor
         // SAFETY: the caller's contract is the system allocator's.
         unsafe { System.alloc(layout) }
     }
@@ -70,7 +70,7 @@ fn main() {
     );
 }
 
-/// Whether arguments of the test harness select the only test.
+/// Whether the test harness's arguments select the only test.
 fn is_selected(args: &[String]) -> bool {
     let exact = args.iter().any(|arg| arg == "--exact");
     let matches = |f: &String| if exact { f == NAME } else { NAME.contains(f.as_str()) };
@@ -110,7 +110,7 @@ fn an_engine_allocates_what_buffer_bytes_returns() {
     assert!(*most < 48 * 1024 && most - least < 2 * 1024, "{least} to {most} extra bytes");
 }
 
-/// Passes of one token, so that experts change with each.
+/// Passes of one token, so that experts change with every pass.
 fn with_every_architecture() {
     for name in tiny() {
         let options = EngineOptions { threads: Some(2), ctx: Some(64), ..EngineOptions::default() };

@@ -7,12 +7,13 @@ use nanoinfer_engine::{BatchToken, Engine, EngineOptions, KvType};
 use nanoinfer_format::Quant;
 use nanoinfer_kernels::{Isa, Kernels};
 
-/// 130 tokens: three cache blocks, longer than any sliding window here.
+/// 130 tokens: three cache blocks, and longer than any sliding window here.
 fn ids() -> Vec<u32> {
     (0..130u32).map(|i| (i * i * 7 + i * 13 + 5) % 192).collect()
 }
 
-/// An engine with room for all of [`ids`], as the RoPE frequencies of some models depend on it.
+/// An engine with room for all of [`ids`]; the RoPE frequencies of some models depend on the context
+/// size.
 fn engine(name: &str, quant: Quant, options: &EngineOptions) -> Engine {
     let options = &EngineOptions { ctx: Some(200), ..options.clone() };
     Engine::new(model(&data("tiny").join(name), quant), options).unwrap()
@@ -22,7 +23,7 @@ fn bits(rows: &[Vec<f32>]) -> Vec<Vec<u32>> {
     rows.iter().map(|r| r.iter().map(|x| x.to_bits()).collect()).collect()
 }
 
-/// Every architectural feature in 8 bits, plus a dense model and one with experts in f32.
+/// Every architectural feature in 8 bits, plus a dense model and a mixture of experts in f32.
 fn models() -> Vec<(String, Quant)> {
     let all = tiny().into_iter().map(|name| (name, Quant::Q8));
     let floats = ["llama-gqa", "mixtral-experts"].map(|name| (name.into(), Quant::F32));
@@ -30,7 +31,7 @@ fn models() -> Vec<(String, Quant)> {
 }
 
 #[test]
-fn every_cache_type_is_exact_and_near_the_others() {
+fn cache_types_are_exact_and_close_to_each_other() {
     for (name, quant) in models() {
         let mut all = Vec::new();
         for kv in KvType::ALL {
@@ -41,8 +42,9 @@ fn every_cache_type_is_exact_and_near_the_others() {
             all.push(logits(&mut engine, &ids(), 16));
         }
         let (q8, f16) = (common::mean_kl(&all[2], &all[0]), common::mean_kl(&all[2], &all[1]));
-        println!("{name} {quant:?}: KL to the f32 cache: q8 {q8:.1e}, f16 {f16:.1e}");
-        // If activations are quantized too, a last-bit difference can flip a rounding.
+        println!("{name} {quant:?}: KL relative to the f32 cache: q8 {q8:.1e}, f16 {f16:.1e}");
+        // If activations are quantized too, a difference in the last bit can change how a value is
+        // rounded.
         let f16_limit = if quant == Quant::F32 { 1e-6 } else { 5e-4 };
         assert!(q8 < 2e-3 && f16 < f16_limit, "{name}: {q8} {f16}");
     }
@@ -61,7 +63,7 @@ fn threads_do_not_matter() {
     }
 }
 
-/// The instruction sets of this machine; fails if it lacks one required by the environment.
+/// The instruction sets of this machine; fails if the machine lacks one that the environment requires.
 fn isas() -> Vec<Isa> {
     let found: Vec<_> = Isa::ALL.into_iter().filter(|i| Kernels::new(*i).is_some()).collect();
     let required = std::env::var("NANOINFER_REQUIRE_ISA").unwrap_or_default();
@@ -86,7 +88,7 @@ fn instruction_sets_do_not_matter() {
     }
 }
 
-/// Logits after the last token, with the prompt prefilled in passes of `chunk` tokens.
+/// Bits of the logits after the last token, with the prompt prefilled in passes of `chunk` tokens.
 fn last(engine: &mut Engine, ids: &[u32], chunk: usize) -> Vec<u32> {
     let (seq, mut last) = (engine.open().unwrap(), None);
     for (i, part) in ids.chunks(chunk).enumerate() {
@@ -115,7 +117,7 @@ fn chunks_do_not_matter() {
 }
 
 #[test]
-fn batched_sequences_match_sequences_alone() {
+fn batched_sequences_match_separate_sequences() {
     for (name, quant) in models() {
         let options = EngineOptions { sequences: 4, ..EngineOptions::default() };
         let mut engine = engine(&name, quant, &options);

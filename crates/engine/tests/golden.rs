@@ -1,4 +1,5 @@
-//! Logits and greedy continuations of published implementations (see tests/data/tiny/README.md).
+//! Compares logits and greedy continuations with those of published implementations (see
+//! tests/data/tiny/README.md).
 
 mod common;
 
@@ -49,7 +50,7 @@ fn f32_agrees_with_published_logits_and_greedy_ids() {
 }
 
 #[test]
-fn q8_stays_near_the_published_logits_with_every_cache() {
+fn q8_stays_close_to_the_published_logits_with_every_cache() {
     for name in tiny() {
         let golden = golden(&name);
         for kv in KvType::ALL {

@@ -1,4 +1,5 @@
-//! Sequences that share, fork, roll back and slide have the same logits as one that does not.
+//! Sequences that share, fork, roll back and slide have the same logits as a sequence that does none of
+//! these.
 
 mod common;
 
@@ -23,7 +24,7 @@ fn options(overflow: Overflow, ctx: usize, kv: KvType, sequences: usize) -> Engi
     }
 }
 
-/// Appends tokens in passes of at most `chunk`; returns the bits of the logits after the last one.
+/// Appends tokens in passes of at most `chunk`; returns the bits of the logits after the last token.
 fn extend(engine: &mut Engine, seq: SeqId, tokens: &[u32], chunk: usize) -> Vec<u32> {
     let mut pass = None;
     for (i, part) in tokens.chunks(chunk).enumerate() {
@@ -54,7 +55,7 @@ enum Op {
     Drop,
     /// Closes a conversation and resumes it from the cache.
     Resume,
-    /// Opens a sequence with this much of another one's prefix.
+    /// Opens a sequence with a prefix of another sequence.
     Share {
         n: usize,
     },
@@ -150,7 +151,7 @@ impl Sequences {
                 self.engine.pin(shared, self.pinned).unwrap();
                 let kept = self.engine.share(shared, prompt).unwrap();
                 if self.engine.overflow() == Overflow::Stop {
-                    assert_eq!(kept, prompt.len(), "the whole common prefix, to the token");
+                    assert_eq!(kept, prompt.len(), "the whole match, exact to the token");
                 }
                 let prompt = prompt[..kept].to_vec();
                 self.open.push((shared, prompt));
@@ -201,11 +202,11 @@ fn a_context_that_has_not_slid_matches_one_that_cannot() {
     assert_eq!(slide.evicted(b).unwrap(), 64);
 }
 
-/// Compares a slid context with one that never contained the evicted blocks: pinned keys must appear
-/// directly before the recent ones.
+/// Compares a slid context with one that never contained the evicted blocks: pinned keys must come
+/// directly before recent keys.
 #[test]
 fn pinned_positions_are_adjacent_to_recent_ones_after_a_slide() {
-    // In a model of one layer, keys and values depend only on token and position. As RoPE is relative,
+    // In a model with one layer, keys and values depend only on token and position. As RoPE is relative,
     // a slid context must then equal one without the evicted tokens, up to rounding.
     let file = tempfile::tempdir().unwrap();
     let path = file.path().join("one.nano");
@@ -228,7 +229,7 @@ fn pinned_positions_are_adjacent_to_recent_ones_after_a_slide() {
     let diff = slid.iter().zip(&want).map(|(a, b)| f32::from_bits(*a) - f32::from_bits(*b));
     let most = diff.map(f32::abs).fold(0.0, f32::max);
     assert!(most < 1e-4, "{most}");
-    assert_ne!(slid, want, "other angles round differently: the second rotation was used");
+    assert_ne!(slid, want, "different angles round differently: the second rotation was used");
 }
 
 #[test]
@@ -254,12 +255,15 @@ fn a_session_forks_one_prompt_into_several_answers() {
     session.switch(&mut aside);
     assert_eq!(session.tokens(), [&prompt[..], &[1], &first].concat());
     let (third, reused) = generate(&mut session, &[3]);
-    assert_eq!(reused, 121, "the last token of the first answer, from the other continuation");
+    assert_eq!(
+        reused, 121,
+        "the last token of the first answer is reused from the other continuation"
+    );
     session.switch(&mut aside);
     assert_eq!(session.tokens(), [&prompt[..], &[1], &first, &[2], &second].concat());
     session.drop_branch(aside).unwrap();
 
-    // A new prompt shares with the sequence that has its longest prefix.
+    // A new prompt reuses the sequence with the longest match.
     let branch = session.fork().unwrap();
     session.prompt_tokens(&[5, 6, 7]).unwrap();
     let (_, reused) = generate(&mut session, &[]);

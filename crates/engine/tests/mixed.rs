@@ -1,4 +1,4 @@
-//! Tensors whose parts have different encodings: such files open, verify, and compute the model's
+//! Files with tensors whose parts have different encodings open, verify, and produce the model's
 //! results.
 
 mod common;
@@ -25,7 +25,7 @@ fn some(role: Role, _: Option<u32>) -> Encoding {
     }
 }
 
-/// F32 for all the others: Q, K, up, down, the embedding and the output layer.
+/// F32 for everything else: Q, K, up, down, the embedding and the output layer.
 fn others(role: Role, layer: Option<u32>) -> Encoding {
     match some(role, layer) {
         Encoding::F32Panel => Encoding::Q8Panel,
@@ -33,7 +33,7 @@ fn others(role: Role, layer: Option<u32>) -> Encoding {
     }
 }
 
-/// `some` and `others` in alternate layers.
+/// Alternates `some` and `others` by layer.
 fn alternating(role: Role, layer: Option<u32>) -> Encoding {
     if layer.is_some_and(|l| l % 2 == 1) { others(role, layer) } else { some(role, layer) }
 }
@@ -43,7 +43,7 @@ fn all(_: Role, _: Option<u32>) -> Encoding {
 }
 
 /// Writes a model with the encodings chosen by `recipe`: 8-bit parts are copied from `q8`, f32 parts
-/// from `f32`, rotated if their inputs or outputs are.
+/// from `f32` and rotated if their inputs or outputs are.
 fn write_mixed(q8: &NanoFile, f32: &NanoFile, to: &Path, recipe: Recipe) {
     let mut writer = Writer::create(to).unwrap();
     for entry in schema(q8.config()) {
@@ -89,8 +89,8 @@ fn panels<'f>(file: &'f NanoFile, t: &Tensor, range: std::ops::Range<usize>) -> 
     }
 }
 
-/// Applies the rotation that the packer folds into weights of a file with rotated values: V's rows
-/// within each head, and the inputs that they produce.
+/// Applies the rotation that the packer folds into the weights of a file with rotated values: to V's
+/// rows within each head, and to the columns of the attention output.
 fn rotated(panels: &[f32], spec: &TensorSpec, block: u32) -> Vec<f32> {
     let (mut out, k) = (panels.to_vec(), spec.stored[2] as usize);
     match spec.role {
@@ -160,8 +160,8 @@ fn a_mixed_file_verifies_and_binds() {
     }
 }
 
-/// Parts in f32 have no error, and the others the error of 8 bits: `some` and `others` complement
-/// each other.
+/// F32 parts have no error, and all other parts have the 8-bit error. The errors of `some` and `others`
+/// therefore combine to that of the 8-bit file.
 #[test]
 fn a_mixed_file_is_compared_with_its_source_part_by_part() {
     for name in tiny() {
@@ -202,8 +202,9 @@ fn ids() -> Vec<u32> {
     (0..40).map(|i| (i * 37 + 11) % 160).collect()
 }
 
-/// The largest acceptable divergence of a mixed file, given that of the 8-bit file. A token with two
-/// nearly equal experts may switch: it alone then diverges 20 times as much.
+/// Maximum divergence of a mixed file, given that of the 8-bit file. If two experts score nearly the
+/// same for a token, rounding can flip the choice; that single token then diverges about 20 times as
+/// much as the others.
 fn max_kl(models: &[Model; 2], eight: f64) -> f64 {
     let experts = models[0].config().experts.is_some();
     eight * if experts { 3.0 } else { 1.5 }
@@ -221,13 +222,13 @@ fn a_mixed_file_computes_the_models_results() {
         for (what, recipe) in recipes {
             let some_floats = computed(mixed(&models, recipe), kv, &ids, 40);
             let kl = mean_kl(&want, &some_floats);
-            println!("{name}, {what}: mean KL {kl:.6}, all in 8 bits {eight:.6}");
+            println!("{name}, {what}: mean KL {kl:.6}, 8-bit file {eight:.6}");
             assert!(kl > 0.0 && kl < max_kl(&models, eight), "{name}, {what}: {kl}, {eight}");
             let decoded = computed(mixed(&models, recipe), kv, &ids, 1);
             assert!(some_floats == decoded, "{name}, {what}: prefill and decode differ");
         }
         let diff = max_diff(&want, &computed(mixed(&models, all), kv, &ids, 40));
-        assert!(diff < 1e-4, "{name}: all in f32 differ by {diff}");
+        assert!(diff < 1e-4, "{name}: the file with only f32 parts differs by {diff}");
     }
 }
 
@@ -242,6 +243,6 @@ fn a_mixed_file_defaults_to_an_8_bit_cache() {
         assert!(by_default == computed_mixed(None, 1), "{name}: prefill and decode differ");
         let [eight, want] = both(&name).map(|model| computed(model, None, &ids, 40));
         let (kl, eight) = (mean_kl(&want, &by_default), mean_kl(&want, &eight));
-        assert!(kl > 0.0 && kl < max_kl(&models, eight), "{name}: {kl}, all in 8 bits {eight}");
+        assert!(kl > 0.0 && kl < max_kl(&models, eight), "{name}: {kl}, 8-bit file {eight}");
     }
 }

@@ -1,4 +1,4 @@
-//! Valid files with parts that do not belong together.
+//! Valid files whose parts do not belong together.
 
 mod common;
 
@@ -8,7 +8,7 @@ use nanoinfer_format::{NanoFile, Quant, Role, TensorSpec, Writer};
 use nanoinfer_packer::{Input, Options, convert};
 use nanoinfer_text::build_vocab;
 
-/// A tokenizer of two tokens, `a` with id 0 and `b` with id `max`.
+/// A tokenizer with two tokens, `a` with id 0 and `b` with id `max`.
 fn tokenizer(max: u32) -> Vec<u8> {
     serde_json::to_vec(&serde_json::json!({
         "added_tokens": [],
@@ -34,8 +34,8 @@ fn the_tokenizer_must_match_the_embeddings() {
         with_text(&plain, &file, json, vocabulary, plain.generation());
         Model::open(&file).map_err(|e| e.to_string())
     };
-    let sound = open(319, 320).unwrap();
-    assert_eq!(sound.encode("ab").unwrap(), [0, 319]);
+    let matching = open(319, 320).unwrap();
+    assert_eq!(matching.encode("ab").unwrap(), [0, 319]);
     for (max, entries, message) in [
         (320, 321, "the tokenizer has id 320, the model 320 tokens"),
         (319, 321, "the vocabulary table has 321 tokens, the model 320"),
@@ -47,9 +47,9 @@ fn the_tokenizer_must_match_the_embeddings() {
     }
 }
 
-/// For example, a bias for an RMSNorm would silently be ignored.
+/// For example, a bias for an RMSNorm would otherwise be ignored silently.
 #[test]
-fn a_tensor_foreign_to_the_architecture_is_rejected() {
+fn a_tensor_that_the_architecture_lacks_is_rejected() {
     let folder = tempfile::tempdir().unwrap();
     let (plain, file) = (folder.path().join("plain.nano"), folder.path().join("m.nano"));
     convert(&Input::Folder(data("tiny/llama-gqa")), &plain, Options::new(Quant::Q8)).unwrap();

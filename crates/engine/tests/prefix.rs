@@ -1,4 +1,4 @@
-//! Stored prompts give the same answers, and damaged or foreign ones are never used.
+//! Stored prompts lead to the same answers; damaged entries and those of other models are never used.
 
 mod common;
 
@@ -54,7 +54,7 @@ fn a_later_session_reuses_what_an_earlier_one_computed() {
         assert_eq!(first.1, 0);
         let mut second = session(kv, folder.path(), LIMIT);
         assert_eq!(generate(&mut second, &prompt(200)), (first.0.clone(), 199), "{kv:?}");
-        // Reused to the token, up to the middle of a block.
+        // Reuse is exact to the token, even in the middle of a block.
         let other = [&prompt(150)[..], &[9, 9, 9]].concat();
         let elsewhere = tempfile::tempdir().unwrap();
         let want = generate(&mut session(kv, elsewhere.path(), LIMIT), &other).0;
@@ -69,7 +69,7 @@ fn a_later_session_reuses_what_an_earlier_one_computed() {
 }
 
 #[test]
-fn a_damaged_entry_is_noted_and_never_used() {
+fn a_damaged_entry_is_reported_and_never_used() {
     let folder = tempfile::tempdir().unwrap();
     let (want, _) = generate(&mut session(KvType::Q8, folder.path(), LIMIT), &prompt(200));
     let file = files(folder.path()).remove(0);
@@ -82,7 +82,7 @@ fn a_damaged_entry_is_noted_and_never_used() {
         let mut session = session(KvType::Q8, folder.path(), LIMIT);
         session.prompt_tokens(&prompt(200)).unwrap();
         let (notes, held) = (session.take_notes(), session.cached());
-        // A changed token only shortens the common prefix.
+        // A changed token only shortens the match.
         let tokens = (96..96 + 4 * 211).contains(&at);
         assert!(held == 0 && (tokens || notes.len() == 1), "byte {at}: {held}, {notes:?}");
         assert!(notes.iter().all(|note| note.contains("ignored")), "{notes:?}");
@@ -102,7 +102,7 @@ fn an_entry_of_another_model_or_cache_type_is_not_used() {
     generate(&mut session(KvType::Q8, folder.path(), LIMIT), &prompt(200));
     let mut f16 = session(KvType::F16, folder.path(), LIMIT);
     assert_eq!(generate(&mut f16, &prompt(200)).1, 0);
-    // Under a matching name it is found and rejected.
+    // With a matching file name, an entry is found but rejected.
     let names = files(folder.path());
     assert_eq!(names.len(), 2);
     for (from, to) in [(0, 1), (1, 0)] {
@@ -134,7 +134,7 @@ fn the_folder_stays_small_and_private() {
         let prompt = [&[first][..], &prompt(200)].concat();
         generate(&mut session(KvType::Q8, folder.path(), limit), &prompt);
         assert!(sizes(folder.path()) <= limit);
-        // The most recently used entry is still there.
+        // The most recently used entry is kept.
         assert_eq!(generate(&mut session(KvType::Q8, folder.path(), limit), &prompt).1, 200);
     }
     assert_eq!(files(folder.path()).len(), 2);

@@ -1,4 +1,4 @@
-//! The self-check of a file: recorded at packing, replayed, and its failures.
+//! A file's self-check: recording during packing, replay, and failures.
 
 mod common;
 
@@ -42,7 +42,7 @@ fn an_error_names_the_differing_part() {
         let file = packed(dir.path(), "llama-gqa", Quant::Q8, change);
         SelfCheck::replay(&file, None).map_err(|e| e.to_string())
     };
-    // Flips one bit of one logit: a pair is an id and the bits of its logit.
+    // Flips one bit of one logit: each pair is an id and the bits of its logit.
     let flipped = |json: String| {
         let at = json.find("\"top\":[[").unwrap();
         let comma = at + json[at..].find(',').unwrap();
@@ -74,7 +74,7 @@ fn a_missing_self_check_is_reported() {
 /// Hashes the bits of the largest logits of five tiny models. If this fails, results are no longer
 /// comparable with those of older versions: increment `NUMERICS`, then update the hash.
 #[test]
-fn numerics_changes_with_every_bit() {
+fn a_changed_bit_requires_new_numerics() {
     let dir = tempfile::tempdir().unwrap();
     let hasher = std::cell::RefCell::new(blake3::Hasher::new());
     for name in ["llama-gqa", "llama-tied-bf16", "llama3-rope", "llama-sharded-f16", "mistral-swa"]

@@ -1,4 +1,4 @@
-//! Several sequences in one engine: each generates what it would alone, whatever happens to the others.
+//! Several sequences in one engine: each generates the same as on its own, whatever happens to the rest.
 
 mod common;
 
@@ -51,7 +51,8 @@ fn cancelling_a_sequence_does_not_disturb_others_in_the_pass() {
     for round in 0..40 {
         let (first, second) = (engine.open().unwrap(), engine.open().unwrap());
         let canceller = engine.canceller(first).unwrap();
-        // Before the pass, then at random moments during it.
+        // Cancels before the pass in the first round, and at random moments during the pass in later
+        // rounds.
         let cancelling = (round > 0).then(|| thread::spawn(move || canceller.cancel()));
         if cancelling.is_none() {
             engine.canceller(first).unwrap().cancel();
@@ -108,7 +109,7 @@ fn the_id_of_a_closed_or_foreign_sequence_is_rejected() {
 }
 
 #[test]
-fn only_the_last_passs_logits_can_be_read() {
+fn only_the_last_pass_has_logits() {
     let mut engine = engine(1);
     let seq = engine.open().unwrap();
     let first = engine.forward(&batch_of(seq, &[1, 2])).unwrap();
@@ -152,14 +153,14 @@ fn a_closed_sequence_can_be_reused_as_a_prefix() {
     let pass = engine.forward(&batch_of(seq, &text[192..])).unwrap();
     assert_eq!(engine.processed() - before, 8);
     assert_eq!(bits(engine.logits(pass, 0).unwrap()), alone(&text));
-    // An open sequence is shared to the token, continued with blocks of a closed one.
+    // Sharing an open sequence is exact to the token; blocks of a closed sequence then follow.
     engine.truncate(seq, 128).unwrap();
     let third = engine.open().unwrap();
     assert_eq!(engine.share(third, &text).unwrap(), 192);
     assert_eq!(
         engine.share(third, &[&text[..70], &other].concat()).unwrap(),
         192,
-        "it already holds more"
+        "the sequence already has more tokens"
     );
     engine.truncate(third, 10).unwrap();
     assert_eq!(engine.share(third, &[&text[..100], &[1; 50]].concat()).unwrap(), 100);
@@ -203,7 +204,7 @@ fn a_small_arena_evicts_blocks_of_closed_sequences_and_then_fails() {
     assert_eq!((engine.len(b).unwrap(), engine.kv_blocks()), (64, (4, 1)));
     engine.close(a).unwrap();
     assert_eq!(engine.kv_blocks(), (4, 3), "closed, but kept");
-    // One block more than is empty evicts the closed sequence's last block.
+    // Needing one block more than is free evicts the closed sequence's last block.
     engine.forward(&batch_of(b, &ids(70, 9))).unwrap();
     let again = engine.open().unwrap();
     assert_eq!(engine.share(again, &ids(128, 3)).unwrap(), 64);
@@ -247,7 +248,7 @@ fn a_sliding_sequence_needs_a_whole_ring() {
     assert_eq!(session.generated().len(), 400);
 }
 
-/// Repetitive text in an arena that runs full.
+/// Repetitive text in an arena that fills up.
 #[test]
 fn a_draft_does_not_end_an_answer_early() {
     let prompt = [ids(20, 3), ids(20, 3), ids(20, 3)].concat();
@@ -262,7 +263,7 @@ fn a_draft_does_not_end_an_answer_early() {
         session.prompt_tokens(&prompt).unwrap();
         session.start(GenerateOptions { drafting, ..GenerateOptions::default() }).unwrap();
         let mut errors = 0;
-        // Retrying neither helps nor harms.
+        // Retrying neither helps nor hurts.
         while errors < 3 {
             match session.next() {
                 Ok(event) => assert!(event.is_some()),
@@ -296,7 +297,7 @@ fn failures_of_the_draft_model_become_notes() {
         (session.generated().to_vec(), drafted, session.take_notes().join(", "))
     };
     let (want, ..) = generate(&mut Session::new(engine(1)).unwrap());
-    // An arena that runs full four tokens after the prompt.
+    // An arena that fills up four tokens after the prompt.
     let kv_bytes = Some(64 * engine(1).kv_bytes_per_position());
     let small =
         Engine::new(model(&data(NAME), Quant::Q8), &EngineOptions { kv_bytes, ..options(1) });
@@ -310,7 +311,7 @@ fn failures_of_the_draft_model_become_notes() {
             "{drafted}: {note}"
         );
     }
-    // A draft engine with one sequence for two: the second one gets no draft model.
+    // A draft engine with a single sequence for two target sequences: the second has no draft model.
     session.set_draft_model(engine(1)).unwrap();
     let (generated, drafted, note) = generate(&mut session);
     assert!(generated == want && drafted > 20 && note.is_empty(), "{drafted}: {note}");
@@ -338,7 +339,7 @@ fn engines_share_a_model() {
     }
 }
 
-/// Prompt and options of one of several answers.
+/// Prompt and options of answer `i`.
 fn request(i: u32) -> (Vec<u32>, GenerateOptions) {
     let warm = Sampling { temperature: 1.1, top_k: 30, seed: i.into(), ..Sampling::default() };
     let penalized = Sampling { repetition_penalty: 1.3, frequency_penalty: 0.2, ..warm };
@@ -350,7 +351,7 @@ fn request(i: u32) -> (Vec<u32>, GenerateOptions) {
     (prompt, GenerateOptions { max_tokens, sampling, drafting, ..GenerateOptions::default() })
 }
 
-/// Answers several prompts in shared passes; returns each one's tokens and finish reason. Answer
+/// Answers several prompts in shared passes; returns the tokens and finish reason of each answer. Answer
 /// `cancel` is cancelled after its fifth token.
 fn together(n: u32, cancel: Option<usize>) -> Vec<(Vec<u32>, FinishReason)> {
     let mut engines = Engines::from(engine(n as usize));
@@ -364,9 +365,9 @@ fn together(n: u32, cancel: Option<usize>) -> Vec<(Vec<u32>, FinishReason)> {
     }
     let mut generated: Vec<_> = (0..n).map(|_| (Vec::new(), None)).collect();
     while generated.iter().any(|(_, end)| end.is_none()) {
-        // A small share for each, so that prefill and decoding mix.
+        // Few tokens per sequence, so that prefill and decoding mix.
         let (mut batch, mut planned) = (Vec::new(), Vec::new());
-        // Use up the rows of a pass before the next one discards them.
+        // Use up the rows of a pass before the next pass discards them.
         let due = !sequences.iter().any(Sequence::has_row);
         for (i, sequence) in sequences.iter_mut().enumerate().filter(|_| due) {
             let from = batch.len();
@@ -433,7 +434,7 @@ fn a_sequence_waits_for_room_in_a_pass() {
     let other = engines.target.open().unwrap();
     let taken: Vec<_> =
         (0..3).map(|token| BatchToken { seq: other, token, logits: true }).collect();
-    // With all rows taken, all of the prompt but its last token is planned, then nothing.
+    // With all rows taken, the prompt is planned except for its last token, and then nothing.
     let mut batch = taken.clone();
     sequence.plan(&mut engines, 100, &mut batch).unwrap();
     assert_eq!((batch.len(), batch.iter().filter(|s| s.logits).count()), (3 + 9, 3));
@@ -444,7 +445,11 @@ fn a_sequence_waits_for_room_in_a_pass() {
         sequence.plan(engines, room, &mut batch).unwrap();
         batch.len() - taken.len()
     };
-    assert_eq!(planned(&mut sequence, &mut engines, 100, &[]), 0, "the event must be taken first");
+    assert_eq!(
+        planned(&mut sequence, &mut engines, 100, &[]),
+        0,
+        "the event must be fetched first"
+    );
     assert!(matches!(sequence.event(), Ok(Some(Event::Prefill { done: 9, total: 10 }))));
     assert_eq!(planned(&mut sequence, &mut engines, 100, &taken), 0);
     assert_eq!(planned(&mut sequence, &mut engines, 0, &[]), 0);
@@ -475,7 +480,7 @@ fn drawing_from_an_earlier_pass_fails() {
 }
 
 #[test]
-fn advancing_together_answers_as_alone() {
+fn sequences_advanced_together_match_sessions() {
     let prompts: Vec<Vec<u32>> = (0..4).map(|i| ids([3, 290, 40, 1][i as usize], i + 2)).collect();
     let options = || GenerateOptions { max_tokens: Some(9), ..GenerateOptions::default() };
     let alone: Vec<Vec<u32>> = prompts

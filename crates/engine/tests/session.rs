@@ -13,7 +13,7 @@ use nanoinfer_text::build_vocab;
 const PROMPT: [u32; 8] = [5, 300, 17, 42, 9, 211, 130, 77];
 const VOCAB: u32 = 320;
 
-/// The text of a token, as in `<17>`.
+/// The string of a token, such as `<17>`.
 fn text_of(id: u32) -> String {
     format!("<{id}>")
 }
@@ -22,7 +22,7 @@ fn text_of_all(ids: &[u32]) -> String {
     ids.iter().map(|id| text_of(*id)).collect()
 }
 
-/// A tiny model with a text for each token, and the given end-of-answer tokens.
+/// A tiny model with a string for each token and the given end-of-answer tokens.
 fn model(eos: &[u32]) -> Model {
     let vocab: serde_json::Map<_, _> = (0..VOCAB).map(|id| (text_of(id), id.into())).collect();
     let json = serde_json::to_vec(&serde_json::json!({
@@ -56,7 +56,7 @@ fn tokens(n: usize) -> GenerateOptions {
     GenerateOptions { max_tokens: Some(n), ..GenerateOptions::default() }
 }
 
-/// Runs an answer to its end: ids, text and reason. Text and bytes must agree.
+/// Runs an answer to its end and returns ids, text and reason. Text and bytes must agree.
 fn answer(session: &mut Session) -> (Vec<u32>, String, FinishReason) {
     let mut ids = Vec::new();
     let mut text = String::new();
@@ -147,7 +147,8 @@ fn a_full_context_ends_an_answer() {
     assert_eq!(ids, want[..ctx + 1 - PROMPT.len()]);
     assert_eq!(session.tokens().len(), ctx + 1);
 
-    // A prompt may fill the context and is then answered by one token. A longer one is a harmless error.
+    // A prompt may fill the context; its answer is then a single token. A longer prompt is a harmless
+    // error.
     let long: Vec<u32> = (0..ctx as u32).collect();
     session.prompt_tokens(&long).unwrap();
     session.start(GenerateOptions::default()).unwrap();
@@ -174,7 +175,7 @@ fn a_cancelled_answer_can_be_continued() {
     session.start(tokens(12)).unwrap();
     assert_eq!(answer(&mut session).0, ids);
 
-    // Between two tokens, from another thread: the emitted tokens stay, the rest follows.
+    // Between two tokens, from another thread: the emitted tokens remain, and the rest follow.
     session.prompt_tokens(&PROMPT).unwrap();
     session.start(tokens(12)).unwrap();
     let mut generated = Vec::new();
@@ -217,7 +218,7 @@ fn a_common_prefix_is_reused_and_changes_nothing() {
     let mut session = session();
     let (first, _) = generate(&mut session, &PROMPT, tokens(70));
     let turn = |n: usize| [&PROMPT[..], &first[..n], &[8, 9, 10]].concat();
-    // Longer than a cache block, then back into the middle of one, then to the start.
+    // Longer than a cache block, then back into the middle of a block, then to the start.
     for (prompt, reused) in [
         (turn(70), PROMPT.len() + 69), // the last token was drawn but not processed
         (turn(20), PROMPT.len() + 20),
@@ -233,7 +234,7 @@ fn a_common_prefix_is_reused_and_changes_nothing() {
 }
 
 #[test]
-fn a_seed_gives_the_same_text_everywhere() {
+fn a_seed_yields_the_same_text_everywhere() {
     let sampling = |seed| Sampling {
         temperature: 1.5,
         top_k: 50,
@@ -269,7 +270,8 @@ fn candidates_are_those_of_the_last_token_until_the_next_prompt() {
                 Event::Finished { .. } => (None, true),
                 _ => continue,
             };
-            // Greedy: the most likely token, under the penalties before it was chosen.
+            // Greedy choice: the most likely token under the penalties that applied before it was
+            // chosen.
             let top = session.candidates(3);
             let last = session.generated().last().copied();
             assert_eq!((top.len(), Some(top[0].id)), (3, chosen.or(last)));

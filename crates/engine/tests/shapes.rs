@@ -1,5 +1,5 @@
-//! Shapes that are no multiple of anything (panels of 16, groups of 64, rotation blocks), compared
-//! with plain loops in f64.
+//! Compares shapes that are not multiples of any block size (panels of 16, groups of 64, rotation
+//! blocks) with plain loops in f64.
 
 mod common;
 #[path = "common/reference.rs"]
@@ -31,7 +31,7 @@ const SHAPES: [Shape; 6] = [
     Shape { name: "tied, head 24, no groups", heads: 3, kv_heads: 3, tied: true, ..BASE },
 ];
 
-/// 80 tokens: two blocks of the cache.
+/// 80 tokens: two cache blocks.
 fn ids() -> Vec<u32> {
     (0..80u32).map(|i| (i * i * 7 + i * 13 + 5) % 331).collect()
 }

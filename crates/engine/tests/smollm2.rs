@@ -1,5 +1,5 @@
-//! SmolLM2-135M-Instruct compared with transformers (see tests/data/README.md for how those results
-//! were computed). The model is fetched once, by the packer, into the user's cache.
+//! Compares SmolLM2-135M-Instruct with transformers (see tests/data/README.md for how those results were
+//! computed). The model is fetched and packed once, into the user's cache.
 
 mod common;
 
@@ -52,8 +52,8 @@ fn prompts_have_the_same_ids_and_templates_the_same_text() {
     }
 }
 
-/// Feeds prompt and golden continuation; the argmax must be the golden token wherever the gap
-/// between the reference's first and second choice exceeds the encoding's tolerance.
+/// Feeds the prompt and the golden continuation; the argmax must be the golden token wherever the gap
+/// between the reference's first and second choices exceeds the encoding's tolerance.
 fn follow_greedy(quant: Quant, gap: f64) {
     let mut engine = engine(smollm2(quant), 2);
     let (mut compared, mut agreed) = (0, 0);

@@ -1,4 +1,4 @@
-//! Drafting changes the number of passes of an answer, and nothing else.
+//! Drafting changes the number of passes per answer, and nothing else.
 
 mod common;
 
@@ -12,8 +12,8 @@ use nanoinfer_format::{Generation, NanoFile, Quant};
 use nanoinfer_hub::{ModelRef, Pip, Store};
 use nanoinfer_text::build_vocab;
 
-/// A scripted answer, as random weights never repeat themselves: repetitive text with occasional
-/// changes.
+/// Repetitive text with occasional changes, to script as an answer: models with random weights never
+/// repeat themselves.
 fn repetitive(n: u32) -> Vec<u32> {
     (0..n).map(|i| if i % 23 == 7 { 200 + i % 90 } else { 10 + i % 11 }).collect()
 }
@@ -90,7 +90,7 @@ fn answers_are_the_same_with_any_draft_and_any_sampler() {
             let model = Drafting { lookup: false, ..fixed(n) };
             let (ids, stats) = run(&mut both, &prompt, options(model));
             assert_eq!(ids, want, "draft model, {n} tokens, {sampling:?}");
-            // The draft model is the target itself, so all drafts are right unless left unverified.
+            // The draft model is the target itself, so every verified draft is accepted.
             let drafts = stats.drafts.model;
             assert!(drafts.drafted - drafts.accepted <= n && drafts.accepted > 70, "{drafts:?}");
             assert_eq!(stats.generated, 1 + stats.drafts.passes + drafts.accepted);
@@ -103,7 +103,7 @@ fn answers_are_the_same_with_any_draft_and_any_sampler() {
 }
 
 #[test]
-fn repetitive_text_takes_few_passes() {
+fn repetitive_text_needs_few_passes() {
     let text = repetitive(300);
     let mut session = session(tiny(), 320);
     let script = Script { tokens: text[100..].to_vec(), ..Script::default() };
@@ -147,7 +147,7 @@ fn a_scripted_draft_model_has_the_requested_acceptance() {
 fn the_governor_drafts_only_if_it_pays() {
     let text = repetitive(400);
     let answer = |row, drafting| {
-        // One thread, as two would wait for each other next to other tests.
+        // One thread: while other tests run in parallel, two threads would wait for each other.
         let (ctx, threads) = (Some(512), Some(1));
         let options = EngineOptions { ctx, threads, ..EngineOptions::default() };
         let engine = || Engine::new(tiny(), &options).unwrap();
@@ -175,12 +175,12 @@ fn the_governor_drafts_only_if_it_pays() {
 }
 
 #[test]
-fn answers_end_in_the_same_place_as_without_drafts() {
+fn drafts_do_not_change_where_answers_end() {
     let prompt = repetitive(60);
     let mut plain = session(tiny(), 128);
     let mut drafting = session(tiny(), 128);
     drafting.set_draft_model(Engine::new(tiny(), &EngineOptions::default()).unwrap()).unwrap();
-    // The end of the context, and limits on tokens, in the middle of drafts.
+    // The end of the context, and token limits, in the middle of a draft.
     let full = run(&mut plain, &prompt, GenerateOptions::default()).0;
     assert_eq!(full.len(), 128 + 1 - 60);
     for n in [None, Some(1), Some(2), Some(5), Some(13)] {
@@ -193,7 +193,7 @@ fn answers_end_in_the_same_place_as_without_drafts() {
         assert_eq!(ids, full[..n.unwrap_or(full.len())]);
         assert!(stats.drafts.model.drafted <= ids.len() + 6);
     }
-    // A conversation continues after drafts as it would without.
+    // After drafts, a conversation continues as it would without them.
     let next = [&prompt[..], &full[..13], &[3, 4, 5]].concat();
     let options = GenerateOptions { max_tokens: Some(20), ..GenerateOptions::default() };
     let (ids, stats) = run(&mut drafting, &next, options.clone());
@@ -201,7 +201,7 @@ fn answers_end_in_the_same_place_as_without_drafts() {
     assert_eq!(ids, run(&mut plain, &next, options).0);
 }
 
-/// A model with a text for each token, and the given end-of-answer tokens.
+/// A model with a string for each token and the given end-of-answer tokens.
 fn with_texts(eos: Vec<u32>, name: impl Fn(u32) -> String) -> Model {
     let vocab: serde_json::Map<_, _> = (0..320).map(|id| (name(id), id.into())).collect();
     let json = serde_json::to_vec(&serde_json::json!({
@@ -324,13 +324,13 @@ const PROMPTS: [&str; 20] = [
     "The meeting agenda:\n- ",
 ];
 
-/// Compares answers for all temperatures and sources of drafts.
+/// Compares answers with and without drafts, for several temperatures and all draft sources.
 fn same_ids(prompts: &[&str], tokens: usize) {
     let path = smollm2();
     let folder = tempfile::tempdir().unwrap();
     let draft = folder.path().join("draft.nano");
     first_layers(&NanoFile::open(&path).unwrap(), &draft, 12);
-    // One thread, as two would wait for each other next to other tests.
+    // One thread: while other tests run in parallel, two threads would wait for each other.
     let options = EngineOptions { ctx: Some(512), threads: Some(1), ..EngineOptions::default() };
     let target = Engine::new(Model::open(&path).unwrap(), &options).unwrap();
     let mut session = Session::new(target).unwrap();
@@ -376,7 +376,7 @@ fn smollm2_answers_the_same_with_and_without_drafts() {
     same_ids(&PROMPTS[4..6], 24);
 }
 
-/// The full comparison, 20 prompts of 200 tokens, in four parts of a few minutes each:
+/// The full comparison: 20 prompts with answers of 200 tokens, in four parts of a few minutes each.
 /// `cargo test --release -p nanoinfer-engine --test speculate -- --ignored --nocapture 1_of_4`
 macro_rules! all_prompts {
     ($($name:ident: $prompts:expr),*) => {$(
@@ -389,8 +389,8 @@ macro_rules! all_prompts {
 }
 
 all_prompts! {
-    the_same_for_20_prompts_1_of_4: 0..5,
-    the_same_for_20_prompts_2_of_4: 5..10,
-    the_same_for_20_prompts_3_of_4: 10..15,
-    the_same_for_20_prompts_4_of_4: 15..20
+    answers_to_20_prompts_are_the_same_1_of_4: 0..5,
+    answers_to_20_prompts_are_the_same_2_of_4: 5..10,
+    answers_to_20_prompts_are_the_same_3_of_4: 10..15,
+    answers_to_20_prompts_are_the_same_4_of_4: 15..20
 }

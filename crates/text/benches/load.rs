@@ -1,8 +1,9 @@
-//! Time to load a tokenizer and to encode: `cargo bench -p nanoinfer-text`.
+//! Times loading a tokenizer and encoding text: `cargo bench -p nanoinfer-text`.
 //!
-//! Measured 2026-11-22 on two shared Zen 4 cores under load, medians of 101: native load 0.79 ms
-//! (SmolLM2) and 0.12 ms (Llama-2); encoding 46 kB of English 3.0 ms and 11 ms. kitoken 0.11 in the
-//! same hour: load 18 ms and 28 ms (minimum 12 and 9), encode 1.4 ms and 15 ms.
+//! Measured 2026-11-22 on two shared Zen 4 cores under load, medians of 101 runs for SmolLM2 and
+//! Llama-2: loading the native form takes 0.79 and 0.12 ms, encoding 46 kB of English 3.0 and 11 ms.
+//! kitoken 0.11, measured within the same hour: loading 18 and 28 ms (minimum 12 and 9), encoding 1.4
+//! and 15 ms.
 
 use std::hint::black_box;
 use std::time::Instant;

@@ -42,7 +42,7 @@ pub(crate) enum Part {
 /// A set of added tokens, looked up by text.
 pub(crate) struct AddedTokens {
     tokens: HashMap<String, AddedToken>,
-    /// [256] for each first byte, the lengths of its tokens in descending order.
+    /// [256] lengths of the tokens that start with each byte, in descending order.
     lengths: Vec<Vec<usize>>,
 }
 
@@ -64,7 +64,7 @@ impl AddedTokens {
         self.tokens.iter().map(|(text, token)| (text.as_str(), token))
     }
 
-    /// The longest token at byte `at`, with its end.
+    /// The end of the longest token that starts at byte `at`, and the token.
     fn at(&self, text: &str, at: usize) -> Option<(usize, &AddedToken)> {
         self.lengths[usize::from(text.as_bytes()[at])].iter().find_map(|len| {
             let token = self.tokens.get(text.get(at..at + len)?)?;

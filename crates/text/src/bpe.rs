@@ -1,13 +1,14 @@
 //! Byte-pair encoding (Sennrich et al. 2016): start from characters and repeatedly merge the adjacent
 //! pair that was learned first, until no pair merges.
 //!
-//! Merges are one array sorted by (left, right) with the range of each left id: a lookup is a short
-//! binary search, and loading is a copy.
+//! Merges are stored in one array sorted by (left, right), together with the range of each left id. A
+//! lookup is a short binary search, and loading is a plain copy.
 //!
-//! Rejected 2026-11-22: kitoken 0.11, whose native file takes at best 12 ms (SmolLM2) and 9 ms (Llama-2)
-//! to load, and twice that if user input needs a second instance. A quarter of the time decodes 32 to
-//! 49 thousand small vectors, the rest copies them into three hash maps. Here one table serves both
-//! kinds of input: 0.7 and 0.1 ms, the former nearly all spent compiling GPT-2's pattern.
+//! Rejected 2026-11-22: kitoken 0.11. Its native file takes at least 12 ms (SmolLM2) or 9 ms (Llama-2)
+//! to load, and twice as long if user input needs a second instance. A quarter of that time is spent
+//! decoding 32 to 49 thousand small vectors, and the rest copying them into three hash maps. Here a
+//! single table serves both kinds of input and loads in 0.7 and 0.1 ms; nearly all of the 0.7 ms is
+//! spent compiling GPT-2's pattern.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -22,7 +23,7 @@ const NONE: u32 = u32::MAX;
 /// Characters below this are looked up by index; the byte alphabet ends at U+0143.
 const LOW: usize = 0x180;
 
-/// Pieces up to this length are memoised within a run: most words of a text recur.
+/// Pieces up to this length are memoised within an encoding run, as most words of a text recur.
 const MEMO_BYTES: usize = 32;
 
 /// Merges two adjacent ids into one.
@@ -41,16 +42,16 @@ pub(crate) struct Bpe {
     bytes: Vec<u32>,           // [256] ids of byte tokens, or [] without byte fallback
     first: Vec<u32>,           // [ids + 1] start of each left id's merges
     merges: Vec<Merge>,        // ascending (left, right)
-    whole: Vec<(String, u32)>, // ascending; tokens that merging cannot produce, with ignore_merges
+    whole: Vec<(String, u32)>, // with ignore_merges, tokens that merging cannot produce; ascending
     unk: Option<u32>,
     fuse_unk: bool,
     max_id: u32,
 }
 
-/// Buffers of one encoding run, whose ids all go to one list.
+/// Buffers of one encoding run, which appends all ids to one list.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    memo: HashMap<Box<str>, Range<usize>>, // position of a piece's ids in that list
+    memo: HashMap<Box<str>, Range<usize>>, // range of a piece's ids in that list
     symbols: Vec<Symbol>,
     queue: Queue,
 }
@@ -58,11 +59,11 @@ pub(crate) struct Scratch {
 /// Pending merges: rank and position, lowest first.
 type Queue = BinaryHeap<Reverse<(u32, usize)>>;
 
-/// A partial token. `prev` and `next` link the remaining ones; `usize::MAX` ends the list.
+/// A partial token. `prev` and `next` link the symbols that remain; `usize::MAX` ends the list.
 struct Symbol {
     id: u32,
     rank: u32,   // of the merge with the next symbol, or NONE
-    merged: u32, // the id that results
+    merged: u32, // the id that this merge produces
     prev: usize,
     next: usize,
 }
@@ -72,9 +73,9 @@ impl Bpe {
     pub(crate) fn new(head: &ModelHead, body: &Body) -> Result<Self, Error> {
         let vocab = &body.model.vocab.0;
         let max_id = vocab.iter().map(|(_, id)| *id).max().unwrap_or(0);
-        // Tables are indexed by id, so an absurdly large id must not size them.
+        // Tables are indexed by id, so an absurdly large id must not determine their size.
         if max_id as usize > vocab.len().saturating_mul(4) + (1 << 16) {
-            let what = format!("id {max_id} among {} tokens", vocab.len());
+            let what = format!("id {max_id} is too large for {} tokens", vocab.len());
             return Err(Error::tokenizer("model.vocab", what));
         }
         let ids: HashMap<&str, u32> = vocab.iter().map(|(text, id)| (text.as_str(), *id)).collect();
@@ -110,8 +111,8 @@ impl Bpe {
         Ok(bpe)
     }
 
-    /// With `ignore_merges`, a piece that equals a token becomes that token. Merging yields the same for
-    /// all but a few tokens, and only those are stored.
+    /// With `ignore_merges`, a piece that equals a token becomes that token. Merging produces the same
+    /// id for all but a few tokens; only those few are stored.
     fn unreachable(&self, vocab: &[(String, u32)]) -> Vec<(String, u32)> {
         let mut scratch = Scratch::default();
         let mut out = Vec::new();
@@ -174,7 +175,8 @@ impl Bpe {
         }
     }
 
-    /// Emits one symbol per character, or byte tokens or the unknown token if it has none.
+    /// Emits one symbol per character; a character without a token becomes byte tokens or the unknown
+    /// token.
     fn spell(&self, piece: &str, symbols: &mut Vec<Symbol>) {
         let mut push = |id| {
             let at = symbols.len();
@@ -234,7 +236,7 @@ impl Bpe {
         }
     }
 
-    /// Queues the merge of the symbol at `at` with the next one, if there is any.
+    /// Queues the merge of the symbol at `at` with the next one, if such a merge exists.
     fn queue_merge(&self, symbols: &mut [Symbol], at: usize, queue: &mut Queue) {
         let Some(left) = symbols.get(at) else { return };
         let merge = symbols.get(left.next).and_then(|right| self.merge(left.id, right.id));
@@ -297,7 +299,7 @@ impl Bpe {
     }
 }
 
-/// Sorts the JSON's merges into ranges by left id.
+/// Sorts the JSON's merges, and finds the range of each left id.
 fn table(
     ids: &HashMap<&str, u32>,
     body: &Body,
@@ -318,7 +320,7 @@ fn table(
         let rank_u32 = u32::try_from(rank).unwrap_or(NONE);
         merges.push((id(left)?, Merge { right: id(right)?, rank: rank_u32, id: id(&joined)? }));
     }
-    // Of duplicate pairs the last one counts, as in the reference.
+    // If a pair occurs more than once, the last occurrence wins, as in the reference.
     merges.sort_by_key(|(left, m)| (*left, m.right, Reverse(m.rank)));
     merges.dedup_by_key(|(left, m)| (*left, m.right));
     let mut first = vec![0u32; max_id as usize + 2];

@@ -7,22 +7,22 @@ use crate::instrument::instrument;
 use crate::meter::BYTES_PER_ITEM;
 use crate::{Error, jinja, meter};
 
-/// Fuel of a template, in minijinja's units (an instruction, or 64 bytes produced): some tens of
-/// milliseconds and megabytes. Published templates use about 100 for a short chat.
+/// Fuel for a template, in minijinja's units (one instruction, or 64 bytes produced): enough for tens of
+/// milliseconds and tens of megabytes. Published templates use about 100 for a short chat.
 const FUEL: u64 = 200_000;
-/// Additional fuel per message, plus one per byte: templates copy contents around.
+/// Additional fuel per message, plus one per byte, as templates copy contents.
 const FUEL_PER_MESSAGE: u64 = 2_000;
 
-/// Maximum number of items in a value, nested ones included.
+/// Maximum number of items in a value, including nested items.
 const ITEMS: usize = 1_000;
-/// Additional items per message, twice those of a message.
+/// Additional items per message: twice the number in a message.
 const ITEMS_PER_MESSAGE: usize = 8;
 
 /// Stack for compiling and rendering, in bytes. Half a megabyte was enough for recursive macros up to
 /// minijinja's recursion limit.
 const STACK: usize = 8 << 20;
 
-/// What error messages call the template.
+/// The template's name in error messages.
 const NAME: &str = "chat";
 
 /// A message of a conversation.
@@ -45,8 +45,8 @@ impl Message {
 ///
 /// Templates have access to `messages`, `bos_token`, `eos_token`, `add_generation_prompt`, empty `tools`
 /// and `documents`, and the functions `raise_exception` and `strftime_now` (UTC). They are untrusted, so
-/// time, memory and stack are limited. The limits are counts and not timeouts, so the same template is
-/// refused on every machine.
+/// time, memory and stack are limited. The limits are counts rather than timeouts, so that all machines
+/// reject the same templates.
 #[derive(Debug)]
 pub struct ChatTemplate {
     source: String,
@@ -55,7 +55,7 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Compiles a template. `bos` and `eos` are the strings of the model's tokens, or empty.
+    /// Compiles a template. `bos` and `eos` are the strings of the model's BOS and EOS tokens, or empty.
     ///
     /// # Errors
     /// [`Error::Template`] with the line of a syntax error.
@@ -110,7 +110,7 @@ impl ChatTemplate {
     }
 }
 
-/// Jinja as Hugging Face sets it up: nothing is escaped for HTML.
+/// Jinja as configured by Hugging Face, without HTML escaping.
 fn environment<'s>() -> Result<Environment<'s>, Error> {
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     let mut env = Environment::new();
@@ -119,7 +119,8 @@ fn environment<'s>() -> Result<Environment<'s>, Error> {
     Ok(env)
 }
 
-/// Runs on a thread with a stack of known size, as the caller's may be small. Untouched stack is free.
+/// Runs on a thread with a stack of known size, as the caller's stack may be small. Untouched stack
+/// pages cost nothing.
 fn on_large_stack<T: Send>(run: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, run);

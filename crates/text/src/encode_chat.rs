@@ -1,21 +1,21 @@
 //! Encodes a conversation such that user input cannot forge a control token.
 //!
-//! The common approach, rendering and then parsing control tokens, lets a pasted `<|im_end|>` end the
-//! user's turn. Encoding contents separately breaks templates that trim, split or join them, and
-//! yields different ids where a merge spans the boundary. So the template runs on contents with only
-//! the dangerous characters masked:
+//! The common approach of rendering and then parsing control tokens lets a pasted `<|im_end|>` end the
+//! user's turn. Encoding contents separately breaks templates that trim, split or join them, and yields
+//! different ids where a merge spans the boundary. The template therefore runs on contents in which only
+//! the dangerous characters are masked:
 //!
-//! 1. In every content, the first character of each control-token string is replaced by a
-//!    private-use character. Contents without such strings, nearly all, are unchanged.
-//! 2. The template is rendered and the masks are removed. Their positions are kept, and no control
-//!    token that overlaps one is parsed.
+//! 1. In each content, the first character of each control-token string is replaced by a private-use
+//!    character. Nearly all contents have no such strings and are unchanged.
+//! 2. The template is rendered and the masks are removed. Their positions are recorded, and a control
+//!    token that overlaps one of them is not parsed.
 //! 3. A template could still assemble a control token from harmless parts (`'<' + content + '>'`, or a
-//!    `replace` that removes the middle of `<|im_<x>end|>`). To rule that out, it is rendered again
-//!    with *every* content character masked that occurs in any control token. The control tokens of
-//!    this text are the template's own; if those of step 2 differ, this text is used.
+//!    `replace` that removes the middle of `<|im_<x>end|>`). To rule that out, the template is rendered
+//!    again with a mask for *every* content character that occurs in any control token. The control
+//!    tokens of that text are the template's own; if those of step 2 differ, that text is used instead.
 //!
 //! If no content contains a control-token string, step 2 works on the plain rendered text, so the ids
-//! equal those of rendering and parsing.
+//! equal those of the common approach.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
@@ -50,7 +50,7 @@ impl ChatText {
     ///
     /// # Errors
     /// [`Error::Template`] as for rendering, and [`Error::Message`] if a role contains a control-token
-    /// string or the contents leave too few private-use characters.
+    /// string or the contents leave too few private-use characters unused.
     pub fn render(
         tokenizer: &Tokenizer,
         template: &ChatTemplate,
@@ -93,7 +93,8 @@ impl ChatText {
         a.is_some() && a == b && before(self) == before(other)
     }
 
-    /// Encodes the text from byte `at`, a character boundary, as a continuation of the text before it.
+    /// Encodes the text from byte `at`, which must be a character boundary, as a continuation of the
+    /// text before it.
     pub fn encode_from(&self, tokenizer: &Tokenizer, at: usize) -> Vec<u32> {
         let rest = self.masked.iter().filter(|r| r.end > at);
         let rest: Vec<_> = rest.map(|r| r.start.saturating_sub(at)..r.end - at).collect();
@@ -110,7 +111,8 @@ struct Masks {
 
 impl Masks {
     fn new(specials: &[&str], messages: &[Message]) -> Result<Self, Error> {
-        // Whitespace is kept so that templates can trim; control tokens have other characters too.
+        // Whitespace is not masked, so that templates can trim it; control tokens contain other
+        // characters too.
         let chars = specials.iter().flat_map(|s| s.chars()).filter(|c| !c.is_whitespace());
         let chars: BTreeSet<char> = chars.collect();
         let is_private = |c: &char| matches!(c, '\u{f0000}'..='\u{10ffff}');

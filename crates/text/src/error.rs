@@ -1,7 +1,7 @@
 /// Why a tokenizer, vocabulary table or chat template cannot be used.
 ///
-/// The crate works on bytes in memory, so messages name the part of the input and not a path; the
-/// caller adds the file.
+/// The crate works on bytes in memory, so messages name the part of the input rather than a path;
+/// callers add the file name.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -34,7 +34,7 @@ pub enum Error {
         /// What is wrong with it and what was expected.
         what: String,
     },
-    /// The chat template does not parse, raised an exception, or exceeded its limits.
+    /// The chat template does not parse, raises an exception, or exceeds its limits.
     #[error("chat template: {0}")]
     Template(String),
     /// A message cannot be inserted into the template safely.

@@ -1,7 +1,7 @@
 //! Builds a `tokenizer.json` from the tokenizer metadata of a GGUF file.
 //!
-//! GGUF stores the vocabulary as lists of tokens, scores, types and merges. Converting them to the JSON
-//! leaves the rest of the crate with a single input format.
+//! GGUF stores the vocabulary as lists of tokens, scores, types and merges. Converting them to JSON
+//! leaves a single input format for the rest of the crate.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -21,9 +21,9 @@ const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const BYTE: i32 = 6;
 
-/// Maximum token length, in bytes, when merges are derived; published tokens have at most about 100.
+/// Maximum token length, in bytes, when merges are derived; about 100 in published vocabularies.
 const LONGEST: usize = 512;
-/// Maximum number of derived merges per token, on average; published vocabularies have about 2.
+/// Maximum average number of derived merges per token; published vocabularies have about 2.
 const MERGES_PER_TOKEN: usize = 32;
 
 /// The `tokenizer.ggml.*` keys of a GGUF file. `S` is any string type.
@@ -35,13 +35,13 @@ pub struct GgufVocab<'a, S> {
     pub pre: &'a str,
     /// `tokens`: the string of every id.
     pub tokens: &'a [S],
-    /// `scores`: one per token; for `llama` without merges.
+    /// `scores`: one per token; used for `llama` without merges.
     pub scores: Option<&'a [f32]>,
-    /// `token_type`: one per token; empty if the key is absent, when all are normal.
+    /// `token_type`: one per token; empty if the key is absent, in which case all tokens are normal.
     pub types: &'a [i32],
     /// `merges`: space-separated pairs in the order in which they were learned.
     pub merges: Option<&'a [S]>,
-    /// `add_space_prefix`: for `llama`, which defaults to true.
+    /// `add_space_prefix`, for `llama`; true if the key is absent.
     pub add_space_prefix: bool,
     /// `bos_token_id`, if `add_bos_token` is set: prepended to raw prompts.
     pub bos: Option<u32>,
@@ -127,7 +127,7 @@ impl<S: AsRef<str>> GgufVocab<'_, S> {
     }
 }
 
-/// Of ids with equal strings only the first is kept: encoding could never produce the others.
+/// If several ids have the same string, only the first is kept: encoding could never produce the rest.
 fn vocabulary<S: AsRef<str>>(gguf: &GgufVocab<'_, S>) -> VocabMap {
     let mut seen = HashMap::with_capacity(gguf.tokens.len());
     let mut pairs = Vec::with_capacity(gguf.tokens.len());
@@ -171,8 +171,7 @@ fn bos<S: AsRef<str>>(gguf: &GgufVocab<'_, S>) -> Result<Option<PostProcessor>, 
 
 fn byte_level<S: AsRef<str>>(gguf: &GgufVocab<'_, S>) -> Result<Head, Error> {
     let rules = pre::rules(gguf.pre).ok_or_else(|| {
-        let what =
-            format!("pre-tokenizer {:?} is not known; supported: {}", gguf.pre, pre::known());
+        let what = format!("{:?} is not supported, only {}", gguf.pre, pre::known());
         Error::gguf("tokenizer.ggml.pre", what)
     })?;
     Ok(Head {
@@ -193,11 +192,11 @@ fn sentence_piece<S: AsRef<str>>(gguf: &GgufVocab<'_, S>) -> Result<Head, Error>
     let mut bytes: Vec<u8> = gguf.texts().filter_map(|(_, text)| byte_token(text)).collect();
     bytes.sort_unstable();
     bytes.dedup();
-    let blank = |content: &str| Decoder::Replace {
+    let space = |content: &str| Decoder::Replace {
         pattern: Pattern::String("▁".to_owned()),
         content: content.to_owned(),
     };
-    let mut decoders = vec![blank(" "), Decoder::ByteFallback {}, Decoder::Fuse {}];
+    let mut decoders = vec![space(" "), Decoder::ByteFallback {}, Decoder::Fuse {}];
     if gguf.add_space_prefix {
         decoders.push(Decoder::Strip { content: ' ', start: 1, stop: 0 });
     }

@@ -1,20 +1,20 @@
 //! Rewrites a chat template so that every container it builds passes through a filter of
 //! [`meter`](crate::meter).
 //!
-//! The filters are inserted into the source, tag by tag. It is not parsed: brackets and operators
-//! determine where an operand, a product and a sum end. A filter binds tighter than any binary operator,
-//! so most need no parentheses:
+//! The filters are inserted into the source, tag by tag, without a full parse: brackets and operators
+//! show where operands, products and sums end. A filter binds more tightly than any binary operator, so
+//! most insertions need no parentheses:
 //!
 //! ```jinja
 //! {% set a = [b, c[1:]] + d * 2 %}
 //! {% set a = ([b, c[1:]|weigh]|weigh + (d * 2)|weigh)|weigh %}
 //! ```
 //!
-//! Weighed are operands that contain a bracket (literals, tuples, slices, calls), products with `*`,
-//! sums with `+`, the result of each filter, and values assigned to a namespace. Within a tag, values can
-//! still add up but not multiply, and the number of tokens in a tag is bounded. A redundant filter costs
-//! time but is harmless. That the rewritten template is the same program is tested with random
-//! expressions.
+//! The filters weigh operands that contain a bracket (literals, tuples, slices, calls), products with
+//! `*`, sums with `+`, the result of each filter, and values assigned to a namespace. Within a tag,
+//! values can still add up but not multiply, and the number of tokens in a tag is limited. A redundant
+//! filter costs time but is harmless. Tests with random expressions check that rewriting does not change
+//! the output of a template.
 
 use crate::Error;
 use crate::meter::{WEIGH, WEIGH_HELD};
@@ -29,7 +29,7 @@ const TOKENS: usize = 1_000;
 const BRANCHES: usize = 500;
 
 /// Inserts the weighing filters. Also replaces `{% generation %}`, which marks training targets for
-/// Hugging Face, by a condition that is always true, with the same whitespace control.
+/// Hugging Face, with a condition that is always true, preserving whitespace control.
 ///
 /// # Errors
 /// [`Error::Template`] for a syntax error in a tag's tokens, and for a template that exceeds the limits.
@@ -59,7 +59,7 @@ pub(crate) fn instrument(source: &str) -> Result<String, Error> {
     Ok(apply(source, edits))
 }
 
-/// A replacement of template bytes `start..end`.
+/// Replaces template bytes `start..end` with `text`.
 struct Edit {
     start: usize,
     end: usize,
@@ -77,7 +77,7 @@ impl Edit {
 }
 
 fn apply(source: &str, mut edits: Vec<Edit>) -> String {
-    edits.sort_by_key(|edit| edit.start); // stable: at one offset, inner edits come first
+    edits.sort_by_key(|edit| edit.start); // stable: at equal offsets, inner edits come first
     let mut out = String::with_capacity(source.len() * 2);
     let mut copied = 0;
     for edit in edits {
@@ -110,7 +110,7 @@ enum Expect {
     TestArguments,
 }
 
-/// The expression in progress within a pair of brackets, or outside of all brackets.
+/// The expression in progress within a pair of brackets, or outside all brackets.
 #[derive(Clone, Copy)]
 struct Level {
     expect: Expect,
@@ -119,7 +119,7 @@ struct Level {
     /// Start of the current sum and product, once there is one.
     sum: Option<usize>,
     product: Option<usize>,
-    /// Whether the sum has a `+` and the product a `*`.
+    /// Whether the sum contains a `+` and the product a `*`.
     adds: bool,
     multiplies: bool,
 }
@@ -137,7 +137,7 @@ impl Level {
     }
 }
 
-/// Finds the positions of a tag's filters.
+/// Finds where a tag needs filters.
 struct Weigher<'t, 's> {
     tag: &'t Tag<'s>,
     /// The keyword of a block tag, or empty.
@@ -146,11 +146,11 @@ struct Weigher<'t, 's> {
     outer: Vec<Level>,
     /// Whether the next token is on the left-hand side of a `for`, `set` or `with`.
     in_target: bool,
-    /// Whether a target is an attribute, so that the value goes to a namespace.
+    /// Whether a target is an attribute, so that the value is stored in a namespace.
     sets_attribute: bool,
     /// Start of the right-hand side of a `set`.
     value: Option<usize>,
-    /// Whether the right-hand side has a comma outside of brackets.
+    /// Whether the right-hand side has a comma outside brackets.
     is_tuple: bool,
     /// End of the previous token.
     end: usize,
@@ -195,7 +195,7 @@ impl<'t, 's> Weigher<'t, 's> {
         }
     }
 
-    /// Tracks the left-hand side of an assignment; true if `token` ends it.
+    /// Tracks the left-hand side of an assignment; returns whether `token` ends it.
     fn is_target(&mut self, token: &Token<'_>) -> bool {
         if !self.in_target {
             return false;
@@ -242,7 +242,7 @@ impl<'t, 's> Weigher<'t, 's> {
                 "*" | "**" => {} // unpacks arguments
                 _ => self.end_sum(edits),
             },
-            (Kind::Literal, _) => {} // adjacent strings are one
+            (Kind::Literal, _) => {} // adjacent string literals are concatenated
             (Kind::Name, _) if token.text == "is" => {
                 self.end_operand(edits);
                 self.level.expect = Expect::Test;
@@ -251,7 +251,7 @@ impl<'t, 's> Weigher<'t, 's> {
         }
     }
 
-    /// Handles names and arguments of filters, tests and attributes; false if `token` is anything else.
+    /// Handles names and arguments of filters, tests and attributes; returns false for any other token.
     fn suffix(&mut self, token: &Token<'_>, edits: &mut Vec<Edit>) -> bool {
         let is_name = token.kind == Kind::Name;
         let next = match (self.level.expect, token.text) {
@@ -267,7 +267,7 @@ impl<'t, 's> Weigher<'t, 's> {
             (Expect::Test | Expect::TestName, _) if is_name => Expect::TestArguments,
             (Expect::Attribute, _) if is_name || token.kind == Kind::Literal => Expect::Operator,
             (Expect::TestArguments, text) => {
-                // A test takes one argument without parentheses.
+                // A single argument of a test needs no parentheses.
                 let has_argument = match token.kind {
                     Kind::Name => !matches!(text, "and" | "or" | "else" | "is"),
                     Kind::Operator => matches!(text, "-" | "+"),
@@ -277,7 +277,8 @@ impl<'t, 's> Weigher<'t, 's> {
                 return false;
             }
             (expect, text) => {
-                // Neither can follow arguments. Without a filter, it remains a syntax error.
+                // `(` and `.` cannot follow a filter's arguments. As no filter is inserted, they remain
+                // syntax errors.
                 let is_more = expect == Expect::FilterEnd && matches!(text, "(" | ".");
                 if matches!(expect, Expect::FilterArguments | Expect::FilterEnd) && !is_more {
                     self.weigh(self.end, edits);
@@ -385,8 +386,8 @@ impl<'t, 's> Weigher<'t, 's> {
         }
     }
 
-    /// Whether a filter is allowed here. The grammar has none after the parameters of a macro and the calls
-    /// of `do` and `call`, whose results are dropped and printed, respectively.
+    /// Whether a filter is allowed here. The grammar permits none after a macro's parameters, nor after
+    /// the calls in `do` and `call`, whose results are discarded and printed, respectively.
     fn is_expression(&self) -> bool {
         let is_bare = self.outer.is_empty() && matches!(self.statement, "macro" | "call" | "do");
         !self.in_target && !is_bare

@@ -1,5 +1,5 @@
-//! Functions and filters that chat templates expect beyond minijinja's: Python's JSON format, dates, and
-//! Hugging Face's additions.
+//! Functions and filters that chat templates expect and minijinja lacks: Python's JSON format, dates,
+//! and Hugging Face's additions.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -29,8 +29,8 @@ pub(crate) fn install(env: &mut Environment<'static>) {
 /// Bytes per unit of minijinja's fuel.
 const BYTES_PER_FUEL: usize = 64;
 
-/// Charges for the result of a Python string method in advance. minijinja charges for it only once it
-/// exists, when a few nested `'x'.replace('', y)` have exhausted memory.
+/// Charges for the result of a Python string method in advance. minijinja charges only once the result
+/// exists, when a few nested `'x'.replace('', y)` have already exhausted memory.
 fn charge_method(state: &State, text: &str, method: &str, args: &[Value]) -> Result<(), Error> {
     let arg = |i: usize| args.get(i).and_then(Value::as_str);
     let refuse = |what| Err(Error::new(ErrorKind::InvalidOperation, what));
@@ -65,7 +65,7 @@ fn charge_method(state: &State, text: &str, method: &str, args: &[Value]) -> Res
     state.consume_fuel((text.len().saturating_add(bytes) / BYTES_PER_FUEL) as u64 + 1)
 }
 
-/// Separates items by `, ` and `: `, as Python does.
+/// Separates items with `, ` and keys from values with `: `, as Python does.
 struct PythonJson;
 
 impl Formatter for PythonJson {
@@ -129,7 +129,8 @@ const MONTHS: [&str; 12] = [
 const DAYS: [&str; 7] =
     ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 
-/// Formats a Unix time, in UTC, with the directives that templates use; others are kept verbatim.
+/// Formats a Unix time, in UTC, with the directives that templates use; other directives are kept
+/// verbatim.
 pub(crate) fn strftime(format: &str, unix: u64) -> String {
     let days = unix / 86_400;
     let hour = unix / 3600 % 24;

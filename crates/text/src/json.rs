@@ -1,8 +1,8 @@
 //! The supported subset of a Hugging Face `tokenizer.json`.
 //!
-//! [`Head`] is everything but the vocabulary and the merges: a few kilobytes that define how text is
-//! normalised, split and decoded. The native form stores it too. An unknown `type` is an error that
-//! names it, never a silent approximation.
+//! [`Head`] is everything except the vocabulary and the merges: a few kilobytes that define how text is
+//! normalised, split and decoded. The native form contains it too. An unknown `type` is reported by
+//! name, never silently approximated.
 
 use std::fmt;
 
@@ -57,7 +57,7 @@ fn null_is_empty<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<AddedToken>, D::
     Ok(Option::<Vec<AddedToken>>::deserialize(d)?.unwrap_or_default())
 }
 
-/// The BPE model without vocabulary and merges.
+/// The BPE model without its vocabulary and merges.
 #[derive(Serialize, Deserialize, Default)]
 pub(crate) struct ModelHead {
     #[serde(rename = "type", default)]
@@ -240,7 +240,7 @@ pub(crate) struct TemplateToken {
 }
 
 impl PostProcessor {
-    /// The ids that a template puts before a single sequence.
+    /// The ids that the post-processor puts before a single sequence.
     pub(crate) fn prefix(&self) -> Vec<u32> {
         match self {
             Self::Sequence { processors } => processors.iter().flat_map(Self::prefix).collect(),
@@ -258,7 +258,8 @@ impl PostProcessor {
 }
 
 impl PrependScheme {
-    /// Old files have only `add_prefix_space`; the newer member takes precedence.
+    /// Old files have only `add_prefix_space`. If false, it takes precedence; otherwise, the newer
+    /// member does.
     pub(crate) fn resolve(scheme: Option<Self>, add_prefix_space: Option<bool>) -> Self {
         match (scheme, add_prefix_space) {
             (_, Some(false)) => Self::Never,
@@ -288,7 +289,7 @@ pub(crate) struct BodyModel {
     pub(crate) merges: Vec<MergePair>,
 }
 
-/// Tokens and ids in file order. A list, as nothing here looks up by token.
+/// Tokens and ids in file order. A list, as tokens are never looked up here.
 pub(crate) struct VocabMap(pub(crate) Vec<(String, u32)>);
 
 impl<'de> Deserialize<'de> for VocabMap {

@@ -8,17 +8,17 @@
 //!
 //! The crate works on bytes and strings; model files and the engine are out of scope.
 //!
-//! - [`Tokenizer`] encodes. The Hugging Face `tokenizer.json` is authoritative; a native form derived
-//!   from it loads in under a millisecond.
-//! - [`build_vocab`], [`Vocab`] and [`TextStream`] decode from a table read in place.
-//! - [`StopMatcher`] ends a generation at a string.
+//! - [`Tokenizer`] encodes text. The Hugging Face `tokenizer.json` is authoritative; a native form
+//!   derived from it loads in under a millisecond.
+//! - [`build_vocab`] builds a table that [`Vocab`] reads in place and [`TextStream`] decodes with.
+//! - [`StopMatcher`] finds stop strings in streamed text.
 //! - [`ChatTemplate`], [`ChatText`] and [`encode_chat`] turn a conversation into ids; user input cannot
 //!   forge a control token.
 //! - [`tokenizer_json_from_gguf`] builds a `tokenizer.json` from the metadata of a GGUF file.
 //! - [`terminal_safe`] escapes model output for a terminal.
 //!
-//! Only BPE models are supported: the byte-level kind of GPT-2 and SentencePiece BPE, which decoder
-//! models use, but not the Unigram and WordPiece models of encoders.
+//! Only BPE is supported, both GPT-2's byte-level variant and SentencePiece's. Decoder models use these;
+//! the Unigram and WordPiece tokenizers of encoder models are not supported.
 
 mod added;
 mod bpe;

@@ -1,39 +1,39 @@
 //! Bounds the size of a template's values, and with it the time of every step.
 //!
-//! minijinja meters steps: an instruction costs fuel, and so does each byte or item it makes. It does
-//! not meter nesting: comparing two lists is one step, whatever they contain. A list that holds another
-//! one twice, which holds a third one twice, and so on, is small in memory and has 2⁶⁰ items after sixty
-//! lines:
+//! minijinja meters steps: each instruction costs fuel, as does each byte or item that it creates. It
+//! does not meter nesting: comparing two lists is a single step, whatever they contain. A list that
+//! contains another list twice, which contains a third list twice, and so on, is small in memory but has
+//! 2⁶⁰ items after sixty lines:
 //!
 //! ```jinja
 //! {% set a = ['x'] %}{% set a = [a, a] %}{% set a = [a, a] %} … {% if a == b %}
 //! ```
 //!
 //! Comparing, sorting, joining, hashing and printing all follow every path, and operators cannot be
-//! intercepted. So every value is weighed when it is made: [`instrument`](crate::instrument) inserts a
-//! filter after each expression that can build a container. The filter counts items as if shared ones were
-//! written out, and refuses more than a limit. No step takes longer than the limit allows, and fuel
-//! bounds the number of steps.
+//! intercepted. Every value is therefore weighed when it is created: [`instrument`](crate::instrument)
+//! inserts a filter after each expression that can build a container. The filter counts items as if
+//! shared containers were written out in full, and rejects values that exceed a limit. The limit bounds
+//! the time of each step, and fuel bounds the number of steps.
 //!
-//! Only minijinja's stable API is used. The source is rewritten rather than the compiled template, as
-//! access to that is unstable and would pin one version.
+//! Only minijinja's stable API is used: the source is rewritten rather than the compiled template,
+//! because access to the latter is unstable and would tie this crate to one version.
 
 use std::sync::LazyLock;
 
 use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, Value};
 
-/// Names of the filters. A template that uses them itself only has values weighed twice.
+/// Names of the filters. If a template itself uses them, values are merely weighed twice.
 pub(crate) const WEIGH: &str = "weigh__";
 pub(crate) const WEIGH_HELD: &str = "weigh_held__";
 
 /// Maximum nesting depth: more than any conversation needs, and safe for the stack.
 const MAX_DEPTH: usize = 100;
 
-/// Bytes of a string that count as one item.
+/// Number of string bytes that count as one item.
 pub(crate) const BYTES_PER_ITEM: usize = 64;
 
-/// Adds the filters, which refuse values of `limit` items or more.
+/// Adds the filters, which reject values of `limit` items or more.
 pub(crate) fn install(env: &mut Environment<'_>, limit: usize) {
     env.add_filter(WEIGH, move |value: Value| weighed(value, limit));
     env.add_filter(WEIGH_HELD, move |value: Value| {
@@ -42,8 +42,8 @@ pub(crate) fn install(env: &mut Environment<'_>, limit: usize) {
     });
 }
 
-/// Namespaces and loop variables change after they were weighed, and could come to contain themselves.
-/// Templates only set and read their attributes.
+/// Rejects namespaces and loop variables, which can change after being weighed and come to contain
+/// themselves. Templates need only set and read their attributes.
 fn check_held(value: &Value) -> Result<(), Error> {
     match value.as_object().map(|object| object.type_name()) {
         Some(name) if name == MUTABLE[0] => refuse("a value cannot contain a namespace"),
@@ -52,8 +52,8 @@ fn check_held(value: &Value) -> Result<(), Error> {
     }
 }
 
-/// The type names of namespaces and loop variables. minijinja does not export the types, and its next
-/// version may rename them.
+/// The type names of namespaces and loop variables. minijinja does not export these types and may rename
+/// them, so the names are read from sample values.
 static MUTABLE: LazyLock<[String; 2]> = LazyLock::new(|| {
     let mut env = Environment::new();
     env.add_filter("type_name", |value: Value| {
@@ -68,8 +68,8 @@ static MUTABLE: LazyLock<[String; 2]> = LazyLock::new(|| {
     [probe("namespace()"), probe("loop")]
 });
 
-/// Returns the value if it is small enough. Slices and sums of lists are views, and become lists so that
-/// views do not nest.
+/// Returns the value if it is small enough. Slices and sums of lists are lazy views; they are converted
+/// to lists so that views do not nest.
 fn weighed(value: Value, limit: usize) -> Result<Value, Error> {
     weigh(&value, limit)?;
     match value.kind() {

@@ -1,7 +1,7 @@
 //! Unicode and whitespace normalisation, the first step of encoding.
 //!
-//! `tokenizers` has the tables of Unicode 9 and this crate newer ones, so characters added since then
-//! can normalise differently.
+//! `tokenizers` uses the tables of Unicode 9 and this crate uses newer ones, so characters added since
+//! then may normalise differently.
 
 use std::borrow::Cow;
 

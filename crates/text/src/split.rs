@@ -1,9 +1,9 @@
 //! Pre-tokenization: splits text into pieces, across which BPE never merges.
 //!
-//! The reference runs patterns on a backtracking engine because most of them end in
-//! `|\s+(?!\S)|\s+`, which leaves the last space of a run to the word after it. That lookahead is
-//! equivalent to matching `\s+` and dropping the last character unless the text ends there, so a
-//! linear-time engine suffices: no input, however hostile, is slow.
+//! The reference needs a backtracking engine because most patterns end in `|\s+(?!\S)|\s+`, which leaves
+//! the last space of a run to the following word. That lookahead is equivalent to matching `\s+` and
+//! dropping the last character unless the text ends there. A linear-time engine therefore suffices, and
+//! no input, however hostile, is slow.
 
 use std::ops::Range;
 
@@ -19,10 +19,10 @@ use crate::json::{Behavior, Pattern, PreTokenizer, PrependScheme};
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const SPACES_TAIL: &str = r"|\s+(?!\S)|\s+";
 
-/// Memory limit of a compiled pattern, in bytes; the largest published one needs a quarter of this.
+/// Memory limit for a compiled pattern, in bytes; the largest published pattern needs a quarter of it.
 const PATTERN_MEMORY: usize = 16 << 20;
 
-/// Compiles alternatives, earlier ones taking precedence. `part` is the JSON member for errors.
+/// Compiles alternatives, earlier ones taking precedence. `part` is the JSON member that errors name.
 pub(crate) fn compile(part: &'static str, patterns: &[&str]) -> Result<Regex, Error> {
     meta::Builder::new()
         // `^` and `$` are line anchors in Ruby's syntax, which the reference's engine uses.
@@ -38,7 +38,7 @@ pub(crate) fn compile(part: &'static str, patterns: &[&str]) -> Result<Regex, Er
 
 /// Finds the matches of a splitting rule.
 pub(crate) enum Matcher {
-    /// `is_lookahead`: the second pattern is `\s+`, whose last space belongs to the text after it.
+    /// If `is_lookahead`, the second pattern is `\s+`, whose last space belongs to the text after it.
     Regex {
         regex: Box<Regex>,
         is_lookahead: bool,

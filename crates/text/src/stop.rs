@@ -7,7 +7,7 @@ pub enum StopStep<'a> {
     Text(&'a str),
     /// A stop string is complete.
     Stop {
-        /// The last text before it.
+        /// The last text before the stop string.
         before: &'a str,
         /// Its index in the list given to [`StopMatcher::new`].
         index: usize,
@@ -16,9 +16,9 @@ pub enum StopStep<'a> {
 
 /// Finds the first stop string in a stream, and holds back text that may be the start of one.
 ///
-/// The stop string that completes first wins, and of those that end together the longest, so the
-/// result does not depend on how the text is split. Nothing is allocated after [`StopMatcher::new`] as
-/// long as pieces do not exceed `max_piece`.
+/// The stop string that is completed first wins; if several end together, the longest wins. The result
+/// therefore does not depend on how the text is split. Nothing is allocated after [`StopMatcher::new`]
+/// as long as pieces do not exceed `max_piece`.
 #[derive(Debug)]
 pub struct StopMatcher {
     stops: Vec<String>,
@@ -65,7 +65,7 @@ impl StopMatcher {
         &self.held
     }
 
-    /// Ends the stream with its last text, and returns it and the text held back, up to a stop string.
+    /// Adds the last text, ends the stream, and returns all remaining text up to a stop string.
     pub fn finish_with(&mut self, last: &str) -> &str {
         self.held.drain(..self.released);
         self.held.push_str(last);

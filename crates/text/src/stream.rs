@@ -6,8 +6,8 @@ use crate::vocab::{FirstBlank, Vocab, VocabTable};
 ///
 /// A character may span several tokens: its bytes are held back until it is complete. Invalid bytes
 /// become U+FFFD as in the reference decoders: one per broken sequence or, for SentencePiece byte
-/// tokens, one per byte. (There the reference considers the whole run of byte tokens and drops even its
-/// valid characters if a later byte is invalid; a stream has emitted them by then, so it keeps them.)
+/// tokens, one per byte. (For these, the reference considers the whole run of byte tokens, and drops
+/// even valid characters if a later byte is invalid. A stream has already emitted them.)
 ///
 /// Nothing is allocated after [`TextStream::new`].
 #[derive(Debug)]
@@ -26,7 +26,7 @@ impl TextStream {
     pub fn new(vocab: &VocabTable, skip_special: bool) -> Self {
         let longest = vocab.longest() + 4;
         Self {
-            // Every byte may become U+FFFD, which takes three.
+            // Every byte may become U+FFFD, which is three bytes long.
             text: String::with_capacity(3 * longest),
             pending: Vec::with_capacity(longest),
             raw: Vec::with_capacity(longest),
@@ -70,7 +70,7 @@ impl TextStream {
         self.at_start &= bytes.is_empty();
         self.per_byte = vocab.per_byte();
         if self.per_byte && !vocab.is_byte(id) {
-            // A character cannot span byte tokens and others.
+            // A character cannot span byte tokens and other tokens.
             self.replace_pending();
         }
         self.pending.extend_from_slice(&self.raw);
@@ -78,7 +78,7 @@ impl TextStream {
         &self.text
     }
 
-    /// Ends the text and returns the replacement of an incomplete character, if any.
+    /// Ends the text and returns the replacement for an incomplete character, if any.
     pub fn finish(&mut self) -> &str {
         self.text.clear();
         self.raw.clear();

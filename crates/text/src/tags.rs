@@ -1,10 +1,10 @@
-//! Splits a chat template into tags and tokens, by the lexical rules of minijinja.
+//! Splits a chat template into tags and tokens, following minijinja's lexical rules.
 
 use crate::Error;
 
-/// A `{{ … }}` or `{% … %}`. Comments, raw blocks and plain text are not tags.
+/// A `{{ … }}` or `{% … %}` tag. Comments, raw blocks and plain text are not tags.
 pub(crate) struct Tag<'s> {
-    /// Whether it is a `{% … %}`.
+    /// Whether this is a `{% … %}` tag.
     pub(crate) is_block: bool,
     pub(crate) tokens: Vec<Token<'s>>,
 }
@@ -22,7 +22,7 @@ pub(crate) enum Kind {
     Name,
     /// A number or string.
     Literal,
-    /// An opening bracket of any shape. The brackets of a tag always match.
+    /// An opening bracket of any kind. The brackets within a tag always match.
     Open,
     Close,
     /// Everything else.
@@ -34,7 +34,7 @@ impl Token<'_> {
         self.start + self.text.len()
     }
 
-    /// Whether it is the keyword `name`.
+    /// Whether this is the keyword `name`.
     pub(crate) fn is(&self, name: &str) -> bool {
         self.kind == Kind::Name && self.text == name
     }
@@ -68,7 +68,8 @@ impl<'s> Scanner<'s> {
         &self.source[self.at..]
     }
 
-    /// Moves past the next `{{`, `{%` or `{#` and its whitespace control; returns its second byte.
+    /// Moves past the next `{{`, `{%` or `{#` and its whitespace control; returns the marker's second
+    /// byte.
     fn next_marker(&mut self) -> Option<u8> {
         let bytes = self.source.as_bytes();
         let is_marker = |pair: &[u8]| pair[0] == b'{' && matches!(pair[1], b'{' | b'%' | b'#');
@@ -84,7 +85,7 @@ impl<'s> Scanner<'s> {
         Ok(())
     }
 
-    /// Moves past `raw %}` or `endraw %}`, if that is next.
+    /// Moves past `raw %}` or `endraw %}`, if that comes next.
     fn skip_word(&mut self, word: &str, control_first: bool) -> bool {
         let blank = |c: char| c.is_ascii_whitespace();
         let rest = self.rest();
@@ -172,14 +173,14 @@ impl<'s> Scanner<'s> {
         self.syntax(&format!("unexpected `{}`", token.text))
     }
 
-    /// An error in the words of minijinja.
+    /// An error worded like minijinja's.
     fn syntax<T>(&self, what: &str) -> Result<T, Error> {
         let line = 1 + self.source[..self.at].matches('\n').count();
         Err(Error::Template(format!("syntax error: {what} (in chat:{line})")))
     }
 }
 
-/// Whether `not` must not follow: minijinja would read it as a variable, Jinja refuses it.
+/// Whether `not` must not follow `token`: minijinja would read it as a variable; Jinja rejects it.
 fn takes_value(token: &Token<'_>) -> bool {
     let is_separator = matches!(token.text, "," | ":" | "=" | "|");
     token.is("in") || token.kind == Kind::Operator && !is_separator
@@ -197,8 +198,8 @@ fn closer(open: &str) -> &'static str {
     }
 }
 
-/// A name may follow directly, as in `1if`. The sign of an exponent is part of the number. An index, as in
-/// `a.0`, has no fraction.
+/// Length of the number that starts `text`. A name may follow directly, as in `1if`. The sign of an
+/// exponent is part of the number. An index, as in `a.0`, has no fraction.
 fn number_len(text: &str, is_index: bool) -> usize {
     let bytes = text.as_bytes();
     let radix = bytes.get(1).filter(|_| bytes[0] == b'0').map(u8::to_ascii_lowercase);
@@ -226,7 +227,8 @@ fn number_len(text: &str, is_index: bool) -> usize {
     (1..bytes.len()).find(is_end).unwrap_or(bytes.len())
 }
 
-/// Treats non-ASCII bytes as letters; minijinja does the same or refuses them.
+/// Length of the name that starts `text`. Non-ASCII bytes count as letters; minijinja does the same or
+/// rejects them.
 fn name_len(text: &str) -> usize {
     let continues = |b: &u8| *b == b'_' || *b >= 0x80 || b.is_ascii_alphanumeric();
     text.as_bytes().iter().take_while(|b| continues(b)).count()

@@ -1,14 +1,14 @@
-//! Model output on a terminal.
+//! Makes model output safe to show on a terminal.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Replaces characters that are harmful on a terminal by visible ones.
+/// Replaces characters that are harmful on a terminal with visible ones.
 ///
 /// Escape sequences can move the cursor, rename the window or paste commands, and bidirectional
-/// overrides can disguise text. C0 controls except newline and tab, and DEL, become their Unicode
-/// pictures (ESC is `␛`); C1 and bidirectional controls are escaped, as in `\u{9b}`. Piped output
-/// should be written unchanged.
+/// overrides can disguise text. C0 controls (except newline and tab) and DEL become their Unicode
+/// control pictures (ESC is `␛`); C1 and bidirectional controls are escaped, as in `\u{9b}`. Piped
+/// output should be written unchanged.
 pub fn terminal_safe(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_harmful) {
         return Cow::Borrowed(text);

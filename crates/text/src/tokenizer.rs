@@ -10,13 +10,13 @@ use crate::{normalize, split};
 
 /// Magic of the native form.
 const MAGIC: &[u8; 8] = b"NANOTOK\0";
-/// Incremented with every change to the native form; older ones are rebuilt from the JSON.
+/// Incremented with every change to the native form; older files are rebuilt from the JSON.
 const NATIVE_VERSION: u32 = 1;
 
 /// How strings that spell control tokens are treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Specials {
-    /// As the tokens: for text from a template or another program.
+    /// As control tokens: for text from a template or another program.
     Parse,
     /// As ordinary text: for user input and documents.
     Plain,
@@ -24,8 +24,8 @@ pub enum Specials {
 
 /// A byte-pair tokenizer.
 ///
-/// Ids equal those of Hugging Face `tokenizers` with `add_special_tokens=False`; with
-/// [`Specials::Plain`] also `encode_special_tokens=True`. Immutable, so threads can share it.
+/// Ids equal those of Hugging Face `tokenizers` with `add_special_tokens=False` (and
+/// `encode_special_tokens=True` for [`Specials::Plain`]). Immutable, so threads can share it.
 pub struct Tokenizer {
     head: Head,
     normalize: Vec<normalize::Step>,
@@ -36,7 +36,7 @@ pub struct Tokenizer {
     prefix: Vec<u32>,
 }
 
-/// A part of the input: an added token, or normalised text for BPE and whether it is at the start of
+/// A part of the input: an added token, or normalised text for BPE. The flag marks text at the start of
 /// the input.
 enum Segment<'a> {
     Token(u32),
@@ -53,7 +53,7 @@ impl Tokenizer {
     /// Builds the tokenizer from a Hugging Face `tokenizer.json`.
     ///
     /// # Errors
-    /// [`Error::Json`] or [`Error::Tokenizer`] if the JSON is malformed, is not a BPE model, or
+    /// [`Error::Json`] or [`Error::Tokenizer`] if the JSON is malformed, its model is not BPE, or it
     /// uses an unsupported normalizer, pre-tokenizer or pattern.
     pub fn from_json(json: &[u8]) -> Result<Self, Error> {
         let head = Head::parse(json)?;
@@ -65,8 +65,8 @@ impl Tokenizer {
     /// Serialises to the form that [`Self::load`] reads fastest, tagged with `json_hash`, the hash of the
     /// JSON that this tokenizer was built from.
     ///
-    /// Private to this crate: 8 bytes of magic, a version, the hash, then the small parts of the JSON
-    /// and the sorted merge table. It is a cache; the JSON remains authoritative.
+    /// The form is private to this crate: 8 bytes of magic, a version and the hash, then the small parts
+    /// of the JSON and the sorted merge table. It is a cache; the JSON remains authoritative.
     pub fn to_native(&self, json_hash: &[u8; 32]) -> Vec<u8> {
         let head = serde_json::to_vec(&self.head).expect("plain structs serialise");
         let mut out = MAGIC.to_vec();
@@ -78,7 +78,8 @@ impl Tokenizer {
         out
     }
 
-    /// Loads the native form if it matches this JSON and version, or else builds from the JSON.
+    /// Loads the native form if it matches this JSON and version; otherwise builds the tokenizer from
+    /// the JSON.
     ///
     /// If the native form matches, the JSON is neither parsed nor hashed; the caller supplies its hash.
     ///
@@ -129,7 +130,7 @@ impl Tokenizer {
         self.encode_part(text, true, policy)
     }
 
-    /// The ids of a text, or of its continuation unless `from_start`.
+    /// The ids of a text, which continues earlier text unless `from_start`.
     pub(crate) fn encode_part(&self, text: &str, from_start: bool, policy: Policy<'_>) -> Vec<u32> {
         let mut out = Vec::with_capacity(text.len() / 3);
         let mut scratch = Scratch::default();
@@ -171,7 +172,7 @@ impl Tokenizer {
         pieces.iter().for_each(|piece| self.bpe.encode(piece, scratch, out));
     }
 
-    /// Ids to prepend to a raw prompt, usually none or one BOS. Chat prompts get only what their
+    /// Ids to prepend to a raw prompt, usually none or a single BOS. Chat prompts get only what their
     /// template emits.
     pub fn prompt_prefix(&self) -> &[u32] {
         &self.prefix

@@ -2,13 +2,13 @@
 //!
 //! Layout, little-endian, offsets in bytes from the start of the section, `n` = number of ids:
 //!
-//! | offset | type | what |
+//! | offset | type | content |
 //! |---|---|---|
 //! | 0 | 4 bytes | magic `NVOC` |
 //! | 4 | u32 | version, 1 |
 //! | 8 | u32 | `n`, the model's vocabulary size including padding |
 //! | 12 | u8 | 1 if invalid UTF-8 of byte tokens is replaced byte by byte (SentencePiece), else 0 |
-//! | 13 | u8 | first space: 0 keep, 1 strip one leading space of the text, 2 drop every space of the first token |
+//! | 13 | u8 | leading spaces: 0 keep, 1 strip one from the text, 2 strip every space of the first token |
 //! | 14 | u16 | zero |
 //! | 16 | u32 | `b`, number of text bytes |
 //! | 20 | 12 bytes | zero |
@@ -16,8 +16,8 @@
 //! | 32 + 4(n + 1) | u8 × n | flags: 1 special (control) token, 2 byte token, 4 no such token |
 //! | 32 + 4(n + 1) + n | u8 × b | the bytes of all tokens in id order; the section ends here |
 //!
-//! A token's bytes are what it adds to decoded text: GPT-2's byte alphabet is decoded, U+2581 is a
-//! space, `<0x0A>` is one byte. They need not be whole UTF-8 characters.
+//! A token's bytes are those it contributes to decoded text: GPT-2's byte alphabet is decoded, U+2581
+//! becomes a space, and `<0x0A>` becomes one byte. They need not be whole UTF-8 characters.
 
 use crate::Error;
 
@@ -28,7 +28,7 @@ pub(crate) const SPECIAL: u8 = 1;
 pub(crate) const BYTE: u8 = 2;
 pub(crate) const ABSENT: u8 = 4;
 
-/// How leading spaces of a text are treated: SentencePiece puts one before the first word.
+/// How leading spaces of a text are treated; SentencePiece adds one before the first word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FirstBlank {
     /// Kept.
@@ -41,8 +41,8 @@ pub enum FirstBlank {
 
 /// The validated layout of a vocabulary table, without its bytes.
 ///
-/// The owner of a mapped file keeps this beside the map and calls [`Self::view`] to access the tokens,
-/// which avoids a self-referential struct.
+/// The owner of a mapped file keeps this beside the mapping and calls [`Self::view`] to access the
+/// tokens, which avoids a self-referential struct.
 #[derive(Debug, Clone, Copy)]
 pub struct VocabTable {
     n: usize,
@@ -81,7 +81,7 @@ impl VocabTable {
             0 => FirstBlank::Keep,
             1 => FirstBlank::StripOne,
             2 => FirstBlank::StripToken,
-            _ => return bad(13, "has an unknown rule for the first space"),
+            _ => return bad(13, "has an unknown rule for leading spaces"),
         };
         if section[12] > 1 {
             return bad(12, "has an unknown rule for invalid bytes");
@@ -116,8 +116,8 @@ impl VocabTable {
         Ok(Self { longest, ..table })
     }
 
-    /// The table over the bytes it was parsed from. Over other bytes, tokens may be empty or wrong, but
-    /// no lookup panics.
+    /// Views the bytes that the table was parsed from. With other bytes, tokens may be empty or
+    /// incorrect, but no lookup panics.
     pub fn view<'a>(&self, section: &'a [u8]) -> Vocab<'a> {
         let (offsets, rest) = section
             .get(HEADER..)
@@ -127,12 +127,12 @@ impl VocabTable {
         Vocab { table: *self, offsets: offsets.as_chunks().0, flags, text }
     }
 
-    /// Number of ids, padding included.
+    /// Number of ids, including padding.
     pub fn len(&self) -> usize {
         self.n
     }
 
-    /// Whether there is no token at all.
+    /// Whether the table has no ids.
     pub fn is_empty(&self) -> bool {
         self.n == 0
     }
@@ -150,7 +150,7 @@ impl std::fmt::Debug for Vocab<'_> {
 }
 
 impl<'a> Vocab<'a> {
-    /// Checks `section` and views it.
+    /// Validates `section` and returns a view of it.
     ///
     /// # Errors
     /// Those of [`VocabTable::parse`].
@@ -163,12 +163,12 @@ impl<'a> Vocab<'a> {
         self.table
     }
 
-    /// Number of ids, padding included.
+    /// Number of ids, including padding.
     pub fn len(&self) -> usize {
         self.table.n
     }
 
-    /// Whether there is no token at all.
+    /// Whether the table has no ids.
     pub fn is_empty(&self) -> bool {
         self.table.n == 0
     }
@@ -190,7 +190,7 @@ impl<'a> Vocab<'a> {
         self.flag(id, BYTE)
     }
 
-    /// Whether no token has this id: a padded row of the model, or past the end.
+    /// Whether no token has this id: it is a padding row of the model, or past the end.
     pub fn is_absent(&self, id: u32) -> bool {
         self.flags.get(id as usize).is_none_or(|f| f & ABSENT != 0)
     }

@@ -9,19 +9,20 @@ use crate::wire::put_u32s;
 /// Builds the vocabulary table section for a model with `vocab_size` rows.
 ///
 /// # Errors
-/// [`Error::Json`] or [`Error::Tokenizer`] if the JSON is malformed, its decoder is not
-/// supported, or a token's id is not below `vocab_size`.
+/// [`Error::Json`] or [`Error::Tokenizer`] if the JSON is malformed, its decoder is unsupported, or a
+/// token's id is not less than `vocab_size`.
 pub fn build_vocab(tokenizer_json: &[u8], vocab_size: usize) -> Result<Vec<u8>, Error> {
     let head = Head::parse(tokenizer_json)?;
     let body: Body = serde_json::from_slice(tokenizer_json)?;
     let plan = Plan::new(head.decoder.as_ref())?;
 
-    // Only rows with a token are listed: memory here depends on the JSON, not on `vocab_size`.
+    // Only rows with a token are listed, so memory use depends on the JSON and not on `vocab_size`.
     let listed = body.model.vocab.0.iter().map(|(text, id)| (text.as_str(), *id, false));
     let added = head.added_tokens.iter().map(|t| (t.content.as_str(), t.id, t.special));
     let mut rows: Vec<(u32, &str, bool)> =
         listed.chain(added).map(|(text, id, special)| (id, text, special)).collect();
-    // The sort is stable, so an added token follows the listed one with its id, and overrides it.
+    // The sort is stable, so an added token follows the vocabulary's token with the same id, and
+    // overrides it.
     rows.sort_by_key(|(id, ..)| *id);
     rows.dedup_by(|later, earlier| {
         let is_same = later.0 == earlier.0;

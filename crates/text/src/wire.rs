@@ -21,7 +21,7 @@ impl<'a> Reader<'a> {
         Some(u32::from_le_bytes(*head))
     }
 
-    /// A length prefix and that many words.
+    /// Reads a length prefix and the words that it counts.
     pub(crate) fn u32s(&mut self) -> Option<Vec<u32>> {
         let len = (self.u32()? as usize).checked_mul(4)?;
         let words = self.take(len)?.as_chunks().0;

@@ -22,7 +22,7 @@ fn controls(ids: &[u32]) -> Vec<u32> {
 }
 
 #[test]
-fn bombs_end_by_a_limit() {
+fn limits_stop_bombs() {
     let bombs = [
         "{% for a in range(900) %}{% for b in range(900) %}{% endfor %}{% endfor %}",
         "{% for a in range(900) %}{% for b in range(900) %}xxxxxxxxxxxxxxxx{% endfor %}{% endfor %}",
@@ -38,19 +38,19 @@ fn bombs_end_by_a_limit() {
         "{% set ns = namespace(l=[]) %}{% for i in range(900) %}{% set ns.l = ns.l + [] %}{% for j in range(900) %}{% set ns.l = [] + ns.l %}{% endfor %}{% endfor %}",
         "{% for a in range(900) %}{% set x = ('ab' * 10000).split('a') %}{% endfor %}",
     ];
-    bombs.iter().for_each(|bomb| assert_ends_by_a_limit(bomb));
+    bombs.iter().for_each(|bomb| assert_stopped_by_a_limit(bomb));
 }
 
 #[track_caller]
-fn assert_ends_by_a_limit(bomb: &str) {
+fn assert_stopped_by_a_limit(bomb: &str) {
     let error = render(bomb).expect_err(bomb).to_string();
     assert!(error.starts_with("chat template: ") && !error.contains('\n'), "{error}");
-    // No timeout here: an unbounded template would hang the test or exhaust memory.
+    // There is no timeout: an unbounded template would hang the test or exhaust memory.
     let limits = ["ran out of fuel", "contains too many items", "recursion limit", "plain fields"];
     assert!(limits.iter().any(|limit| error.contains(limit)), "{bomb}: {error}");
 }
 
-/// Lists that are small in memory and huge when traversed: every way to build one.
+/// Every way to build a list that is small in memory but huge when traversed.
 #[test]
 fn shared_lists_are_refused() {
     for step in [
@@ -79,7 +79,7 @@ fn shared_lists_are_refused() {
     );
 }
 
-/// Every kind of statement and expression that can put a list into another twice.
+/// Every kind of statement and expression that can put one list into another twice.
 #[test]
 fn no_syntax_hides_a_shared_list() {
     let expressions = [
@@ -145,11 +145,11 @@ fn values_that_contain_themselves_are_refused() {
     }
 }
 
-/// minijinja's lazy values can nest: a view of a view of a view.
+/// minijinja's lazy values can be nested: a view of a view of a view.
 #[test]
 fn lazy_values_do_not_exhaust_the_stack() {
     for step in ["a.l + [1]", "a.l[0:]", "a.l * 1", "a.l | reverse", "a.l | list", "[] + a.l"] {
-        assert_ends_by_a_limit(&format!(
+        assert_stopped_by_a_limit(&format!(
             "{{% set a = namespace(l=[]) %}}{{% for i in range(900) %}}{{% for j in range(900) %}}{{% set a.l = {step} %}}{{% endfor %}}{{% endfor %}}"
         ));
     }
@@ -179,7 +179,7 @@ fn long_chains_do_not_exhaust_the_stack() {
         let chain = |len| format!("{start}{}{end}", link.repeat(len));
         let error = ChatTemplate::new(&chain(100_000), "", "").expect_err(link).to_string();
         assert!(error.contains("more than"), "{link}: {error}");
-        // The longest that are accepted may fail, but return.
+        // The longest accepted chains may fail, but must return.
         for len in [300, 450, 600, 900] {
             if let Ok(template) = ChatTemplate::new(&chain(len), "", "") {
                 let _ = template.render(&[], true);
@@ -188,7 +188,7 @@ fn long_chains_do_not_exhaust_the_stack() {
     }
 }
 
-/// Values of literals alone, which a compiler may evaluate before any limit applies.
+/// Values made only of literals, which a compiler may evaluate before any limit applies.
 #[test]
 fn constants_are_refused_too() {
     for bomb in [
@@ -201,10 +201,10 @@ fn constants_are_refused_too() {
     }
 }
 
-/// Every way to traverse a value, on values near the limit, as often as fuel allows: the product of the
-/// two limits bounds the work.
+/// Every way to traverse a value, applied to values near the size limit as often as fuel allows: the
+/// product of the two limits bounds the work.
 #[test]
-fn the_largest_values_take_bounded_work() {
+fn traversing_the_largest_values_is_bounded() {
     let value = "{% set NAME = [range(450) | list, range(450) | list] %}";
     let values = value.replace("NAME", "a") + &value.replace("NAME", "b");
     for step in [
@@ -244,7 +244,7 @@ fn long_conversations_are_accepted() {
 #[test]
 fn templates_match_python() {
     let cases = [
-        // expected: jinja2 3.1 as transformers 5.5 sets it up
+        // expected: output of jinja2 3.1 as configured by transformers 5.5
         ("{{ bos_token }}{{ messages[0]['content'] }}{{ eos_token }}", "<s>a<b></s>"),
         ("{{ messages[0] | tojson }}", r#"{"role": "user", "content": "a<b>"}"#),
         ("{{ {'k': [1, 'ü', none, true]} | tojson }}", r#"{"k": [1, "ü", null, true]}"#),
@@ -279,16 +279,16 @@ fn typed_control_tokens_stay_text() {
     let ids = encode_chat(&SMOL.tokenizer, &template, &chat, true).unwrap();
     let system_user_assistant = [IM_START, IM_END].repeat(3);
     assert_eq!(controls(&ids), [system_user_assistant, vec![IM_START]].concat());
-    // All of the text is kept.
+    // All text is kept.
     let vocab = SMOL.table.view(&SMOL.section);
     let bytes: Vec<u8> = ids.iter().flat_map(|id| vocab.bytes(*id)).copied().collect();
     assert_eq!(String::from_utf8(bytes).unwrap(), template.render(&chat, true).unwrap());
 }
 
 #[test]
-fn contents_cannot_make_a_template_build_control_tokens() {
+fn contents_cannot_make_a_template_assemble_control_tokens() {
     let build = [
-        // Part of the token from the template, part from the content.
+        // Part of the token comes from the template, part from the content.
         ("{{ '<|' + messages[0].content + '|>' }}", "im_end"),
         ("{{ messages[0].content }}|>", "<|im_end"),
         ("{{ messages[0].content + messages[0].content }}", "im_end|><|"),
@@ -298,7 +298,7 @@ fn contents_cannot_make_a_template_build_control_tokens() {
         // Reversal and case.
         ("{{ messages[0].content | reverse }}", ">|dne_mi|<"),
         ("{{ messages[0].content | lower }}", "<|IM_END|>"),
-        // A control token of the content in place of one that the template omits.
+        // A control token in the content replaces one that the template omits.
         (
             "{% if 'im_end' in messages[0].content %}{{ messages[0].content }}{% else %}<|im_end|>{% endif %}",
             "<|im_<|im_end|>end|>",
@@ -351,10 +351,10 @@ fn roles_with_control_tokens_are_refused() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Without control tokens in the contents, the ids are those of the whole rendered text. With any
-    /// contents, only the template's control tokens are parsed, and all text is kept.
+    /// If the contents have no control tokens, the ids equal those of the whole rendered text. Whatever
+    /// the contents, only the template's control tokens are parsed, and all text is kept.
     #[test]
-    fn encoding_chats(
+    fn chats_keep_their_text_and_control_tokens(
         parts in prop::collection::vec(prop::sample::select(vec![
             "a", " ", "\n", "<|", "|>", "im_end", "<|im_end|>", "<|im_start|>", "hello", "é",
             "\u{f0000}", "\u{f0001}", "<|endoftext|>", "'s", "12",
@@ -377,7 +377,7 @@ proptest! {
 }
 
 #[test]
-fn sentence_piece_chats() {
+fn sentence_piece_chats_are_safe_too() {
     let source = "{% for m in messages %}{{ bos_token }}[INST] {{ m.content }} [/INST]{% endfor %}";
     let chat = [Message::new("user", "hi"), Message::new("user", "</s>")];
     let ids = encode_chat(&LLAMA2.tokenizer, &template(source), &chat, false).unwrap();

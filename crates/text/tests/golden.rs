@@ -1,4 +1,4 @@
-//! Ids and text, compared to Hugging Face's for every string.
+//! Compares the ids and text of every string with those of Hugging Face.
 
 mod common;
 
@@ -52,7 +52,7 @@ fn native_form_is_the_same_tokenizer() {
         check(model, &Tokenizer::load(b"", &hash, Some(&native)).unwrap());
         assert!(
             Tokenizer::load(b"", &[8; 32], Some(&native)).is_err(),
-            "the native form of another JSON"
+            "the native form belongs to another JSON"
         );
         check(model, &Tokenizer::load(&model.json, &[8; 32], Some(&native)).unwrap());
     }
@@ -96,8 +96,8 @@ fn llama2_from_gguf_scores() {
     check(&LLAMA2, &tokenizer);
     assert_eq!(build_vocab(&made, tokens.len()).unwrap(), LLAMA2.section);
     assert_eq!(tokenizer.prompt_prefix(), [1]);
-    // The same merges as from HF's converter. The order differs only among runs of spaces, whose real
-    // scores are equal, which scores derived from ranks cannot express.
+    // The merges equal those of Hugging Face's converter, except for the order among runs of spaces:
+    // their real scores are equal, which scores derived from ranks cannot express.
     let made: Value = serde_json::from_slice(&made).unwrap();
     let set = |json: &Value| -> BTreeSet<String> {
         json["model"]["merges"].as_array().unwrap().iter().map(Value::to_string).collect()

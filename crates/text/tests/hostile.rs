@@ -67,7 +67,7 @@ fn documented_example() {
 }
 
 #[test]
-fn every_defect_has_its_error() {
+fn every_defect_is_reported() {
     let regex = |r: &str| {
         let pattern = json!({"Regex": r});
         with_value(
@@ -133,7 +133,7 @@ fn every_defect_of_a_vocabulary_table_is_found() {
         ("count", &|s| s[8] = 9),
         ("huge count", &|s| s[8..12].fill(0xFF)),
         ("byte rule", &|s| s[12] = 2),
-        ("blank rule", &|s| s[13] = 3),
+        ("space rule", &|s| s[13] = 3),
         ("reserved", &|s| s[31] = 1),
         ("descending offset", &|s| s[36] = 200),
         ("last offset", &|s| s[offsets_end - 4] -= 1),
@@ -148,7 +148,7 @@ fn every_defect_of_a_vocabulary_table_is_found() {
     for len in 0..section.len() {
         assert!(VocabTable::parse(&section[..len]).is_err(), "cut at {len}");
     }
-    // Over other bytes, a table returns garbage but does not panic.
+    // With other bytes, a table returns garbage but does not panic.
     let table = VocabTable::parse(&section).unwrap();
     for len in 0..section.len() {
         let vocab = table.view(&section[..len]);
@@ -164,7 +164,7 @@ fn gguf_defects_are_named() {
     let error =
         |gguf: GgufVocab<'_, String>| tokenizer_json_from_gguf(&gguf).unwrap_err().to_string();
     let smol = || SMOL_GGUF.vocab();
-    assert!(error(GgufVocab { pre: "no-such", ..smol() }).contains("\"no-such\" is not known"));
+    assert!(error(GgufVocab { pre: "no-such", ..smol() }).contains("\"no-such\" is not supported"));
     assert!(error(GgufVocab { model: "bert", ..smol() }).contains("\"bert\" is not supported"));
     assert!(error(GgufVocab { types: &[1], ..smol() }).contains("1 types for 49152 tokens"));
     assert!(error(GgufVocab { merges: None, ..smol() }).contains("merges: is missing"));
@@ -186,7 +186,7 @@ fn gguf_defects_are_named() {
     assert!(error(llama(&long, &[0.0])).contains("has 100000 bytes"));
     let ladder: Vec<String> = (1..500).map(|n| "a".repeat(n)).collect();
     assert!(error(llama(&ladder, &[0.0; 499])).contains("more than 32 splits"));
-    // Unusual but valid: NaN scores, equal strings, empty strings of control tokens.
+    // Unusual but valid: NaN scores, equal strings, control tokens with empty strings.
     let odd: Vec<String> = ["a", "b", "ab", "ab", "", ""].map(str::to_owned).into();
     let json = tokenizer_json_from_gguf(&GgufVocab {
         types: &[1, 1, 1, 1, 3, 4],
@@ -197,7 +197,7 @@ fn gguf_defects_are_named() {
 }
 
 proptest! {
-    /// A corrupted or truncated native form is either refused, with the JSON as fallback, or loads as a
+    /// A corrupted or truncated native form is either rejected in favour of the JSON or loads as a
     /// tokenizer that does not panic.
     #[test]
     fn damaged_native_forms_never_panic(
@@ -217,7 +217,7 @@ proptest! {
         }
     }
 
-    /// JSON in which a member is replaced.
+    /// Replaces one member of the JSON.
     #[test]
     fn changed_json_never_panics(
         path in prop::sample::select(vec![

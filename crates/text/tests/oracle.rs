@@ -1,4 +1,4 @@
-//! Random text, compared to Hugging Face `tokenizers` for every kind of pre-tokenizer.
+//! Compares ids of random text with those of Hugging Face `tokenizers`, for every kind of pre-tokenizer.
 
 mod common;
 
@@ -53,7 +53,7 @@ fn has_type(json: &[u8], name: &str) -> bool {
     String::from_utf8_lossy(json).contains(&format!(r#""type":"{name}""#))
 }
 
-/// Text made of pieces that pre-tokenizers and added tokens treat differently.
+/// Text made of pieces that exercise pre-tokenizers and added tokens.
 fn text() -> impl Strategy<Value = String> {
     let words = prop::sample::select(vec![
         " ",
@@ -174,9 +174,9 @@ fn every_named_pre_tokenizer() {
     run(400, &pairs, |_, _| {});
 }
 
-/// Variants of the format that occur in published models.
+/// Format variants of published models.
 #[test]
-fn json_variants() {
+fn every_json_variant() {
     let change = |json: &[u8], edit: &dyn Fn(&mut Value)| {
         let mut json: Value = serde_json::from_slice(json).unwrap();
         edit(&mut json);
@@ -242,7 +242,7 @@ fn json_variants() {
     let names = ["legacy", "words", "gemma", "edges", "falcon", "cut"];
     let jsons = [legacy, words, gemma, edges, falcon, cut];
     let pairs: Vec<Pair> = names.iter().zip(&jsons).map(|(n, j)| Pair::new(n, j)).collect();
-    // Word boundaries of added tokens, beside characters that resemble word characters.
+    // Word boundaries of added tokens, next to characters that resemble word characters.
     for text in ["\n\nhello½", "²hello", "hello٣", "e\u{301}hello", "hello\u{200d}", "hello‿"]
     {
         pairs.iter().for_each(|pair| pair.check(text));
@@ -251,7 +251,7 @@ fn json_variants() {
 }
 
 #[test]
-fn plain_text_has_no_control_token_and_round_trips() {
+fn plain_text_yields_no_control_tokens_and_round_trips() {
     let pairs = [Pair::new("smollm2", &SMOL.json), Pair::new("llama2", &LLAMA2.json)];
     run(500, &pairs, |pair, text| {
         let model = if pair.name == "smollm2" { &*SMOL } else { &*LLAMA2 };
@@ -269,7 +269,7 @@ fn plain_text_has_no_control_token_and_round_trips() {
 }
 
 #[test]
-fn long_unusual_text() {
+fn long_unusual_text_has_the_same_ids() {
     let pairs = [Pair::new("smollm2", &SMOL.json), Pair::new("llama2", &LLAMA2.json)];
     for text in
         [" ".repeat(100_000), "ab".repeat(50_000), "\n \t".repeat(20_000), "é🙂 ".repeat(9_000)]

@@ -53,7 +53,7 @@ fn invalid_bytes_match_the_reference() {
 }
 
 #[test]
-fn first_blank_and_special_tokens() {
+fn leading_spaces_and_special_tokens() {
     let ids = LLAMA2.tokenizer.encode("Paris", Specials::Plain);
     let new = || TextStream::new(&LLAMA2.table, true);
     assert_eq!(stream(&LLAMA2, new(), &ids), "Paris");
@@ -89,8 +89,9 @@ fn ids_outside_the_vocabulary_have_no_text() {
 }
 
 proptest! {
-    /// Random ids, compared to the reference decoder on the whole text. Byte tokens of SentencePiece are
-    /// excluded: in invalid runs the reference drops characters that a stream has already emitted.
+    /// Compares the text of random ids with that of the reference decoder, which sees all ids at once.
+    /// SentencePiece byte tokens are excluded: in invalid runs, the reference drops characters that a
+    /// stream has already emitted.
     #[test]
     fn random_ids_match_the_reference(
         ids in prop::collection::vec(0..49152u32, 0..40),
@@ -105,8 +106,8 @@ proptest! {
         prop_assert_eq!(shown, ORACLES[1].decode(&ids, skip).unwrap());
     }
 
-    /// The stop string and the text before it, compared to a search of the whole text, however the text
-    /// is split.
+    /// However the text is split, the stop string and the text before it equal those of a search in the
+    /// whole text.
     #[test]
     fn stops_do_not_depend_on_pieces(
         text in "[abcé]{0,40}",

@@ -30,7 +30,7 @@ pub(crate) fn model(folder: &Path, quant: Quant) -> Model {
     Model::open(&file).expect("opens") // the mapping outlives the file name
 }
 
-/// Copies a model, replacing tokenizer, vocabulary and generation defaults.
+/// Copies a model, replacing its tokenizer, vocabulary and generation defaults.
 pub(crate) fn with_text(
     from: &NanoFile,
     to: &Path,
@@ -49,7 +49,7 @@ pub(crate) fn with_text(
     writer.finish(from.config(), generation).unwrap().commit().unwrap();
 }
 
-/// Writes a model with only the first `n` layers of another: a weak one with the same vocabulary.
+/// Writes a model with only the first `n` layers of another: a weaker model with the same vocabulary.
 pub(crate) fn first_layers(from: &NanoFile, to: &Path, n: u32) {
     let mut config = from.config().clone();
     config.n_layers = n;
@@ -112,7 +112,7 @@ pub(crate) fn engine(model: Model, threads: usize) -> Engine {
     Engine::new(model, &options).expect("an engine")
 }
 
-/// Index of the largest value, the lowest on ties.
+/// Index of the largest value; the lowest index if there are several.
 pub(crate) fn argmax(x: &[f32]) -> u32 {
     let mut best = 0;
     for (i, v) in x.iter().enumerate() {
@@ -123,7 +123,7 @@ pub(crate) fn argmax(x: &[f32]) -> u32 {
     best as u32
 }
 
-/// log softmax, in f64.
+/// Log softmax, in f64.
 pub(crate) fn log_softmax(x: &[f32]) -> Vec<f64> {
     let max = x.iter().copied().fold(f32::MIN, f32::max);
     let sum: f64 = x.iter().map(|v| f64::from(v - max).exp()).sum();

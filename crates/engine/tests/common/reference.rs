@@ -1,5 +1,5 @@
-//! Llama in f64 with plain loops, and random models of any shape as Hugging Face folders. Shares
-//! nothing with the engine, not even a memory layout.
+//! Llama in f64 with plain loops, and random models of any shape, written as Hugging Face folders.
+//! Shares nothing with the engine, not even a memory layout.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,7 +18,7 @@ pub(crate) struct Shape {
     pub(crate) vocab: usize,
     pub(crate) layers: usize,
     pub(crate) tied: bool,
-    /// The matrices with a bias, out of `q k v o gate up down`.
+    /// Which of the matrices `q k v o gate up down` have a bias.
     pub(crate) biases: &'static [&'static str],
 }
 
@@ -34,7 +34,7 @@ pub(crate) struct Reference {
     tensors: BTreeMap<String, Tensor>,
 }
 
-/// Uniform in −1…1, reproducible everywhere.
+/// Uniform in −1…1, reproducible on every machine.
 struct Random(u64);
 
 impl Random {
@@ -75,7 +75,7 @@ impl Reference {
                 ("mlp.up_proj", ff, d),
                 ("mlp.down_proj", d, ff),
             ] {
-                // Outputs of about the magnitude of their inputs.
+                // Keeps outputs at about the magnitude of the inputs.
                 add(name(part, "weight"), (rows, columns), 0.0, (3.0 / columns as f32).sqrt());
                 let short = part.split(['.', '_']).nth_back(1).expect("a name with two parts");
                 // Attention has all biases or none: unrequested ones are zero.
@@ -88,7 +88,7 @@ impl Reference {
         Self { shape, tensors }
     }
 
-    /// Writes it as a Hugging Face folder.
+    /// Writes the model as a Hugging Face folder.
     pub(crate) fn write(&self, folder: &Path) {
         let s = &self.shape;
         let config = json!({

@@ -9,7 +9,7 @@ fn marked(source: &str) -> String {
 }
 
 #[test]
-fn filters_go_where_containers_are_made() {
+fn filters_follow_expressions_that_make_containers() {
     for (source, expected) in [
         ("{{ a }}{% if a.b == c and not d %}", "{{ a }}{% if a.b == c and not d %}"),
         ("{{ [a, (b, c)] }}", "{{ [a, (b, c)°]° }}"),
@@ -60,7 +60,7 @@ fn generation_tags_become_conditions() {
     }
 }
 
-/// `{%}` was found by fuzzing.
+/// Fuzzing found `{%}`.
 #[test]
 fn tags_without_an_end_are_syntax_errors() {
     for source in [
@@ -182,9 +182,9 @@ fn render(source: &str) -> Result<String, bool> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(3_000))]
 
-    /// With filters that do nothing, the rewritten template renders the same.
+    /// With no-op filters, the rewritten template renders the same output.
     #[test]
-    fn rewriting_changes_nothing(
+    fn rewriting_preserves_the_output(
         x in expression(),
         y in expression(),
         form in prop::sample::select(vec![
@@ -201,7 +201,7 @@ proptest! {
         let source = form.replace('X', &x).replace('Y', &y);
         match instrument(&source) {
             Ok(weighed) => prop_assert_eq!(render(&weighed), render(&source), "{}", weighed),
-            Err(_) if source.contains("not") => {} // minijinja allows it as a name
+            Err(_) if source.contains("not") => {} // minijinja accepts `not` as a name
             Err(_) => prop_assert_eq!(render(&source), Err(false), "{}", source),
         }
     }

@@ -1,5 +1,5 @@
 //! Vocabularies and goldens; see `tests/data/README.md` for their origin.
-#![allow(dead_code, reason = "every test file uses its own part")]
+#![allow(dead_code, reason = "each test file uses only part of it")]
 
 use std::io::Read;
 use std::sync::LazyLock;
@@ -44,7 +44,7 @@ impl SmolGguf {
     }
 }
 
-/// A tokenizer with everything derived from it.
+/// A tokenizer and everything derived from it.
 pub(crate) struct Model {
     pub(crate) json: Vec<u8>,
     pub(crate) tokenizer: Tokenizer,
