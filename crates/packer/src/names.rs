@@ -1,12 +1,12 @@
-//! Tensor names: a table from a source's names to the [`Role`]s of their rows.
+//! Tensor names: tables that map a source's names to the [`Role`]s of the tensors' rows.
 
 use nanoinfer_format::Role;
 
-/// A tensor name and the roles of its rows: one weight, or several stacked in one tensor. `*` in
-/// the name stands for the number of an expert.
+/// A tensor name and the roles of the tensor's rows: one weight, or several stacked in one tensor.
+/// `*` in the name stands for an expert number.
 pub(crate) type Entry = (&'static str, &'static [Role]);
 
-/// The order of the rows of each head of Q and K, by llama.cpp's names (`llama_model_rope_type`).
+/// The row order within each head of Q and K, with llama.cpp's names (`llama_model_rope_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RopeType {
     /// RoPE pairs neighbouring rows: llama.cpp's converter has permuted them.
@@ -76,7 +76,7 @@ pub(crate) const HF_POST_NORMS: &[Entry] = &[
     ("post_feedforward_layernorm", &[Role::FfnPostNorm]),
 ];
 
-/// Hugging Face: mixtures of experts since Mixtral (Qwen3-MoE, OLMoE).
+/// Hugging Face: mixtures of experts after Mixtral (Qwen3-MoE, OLMoE).
 pub(crate) const HF_EXPERTS: &[Entry] = &[
     ("mlp.gate", &[Role::FfnRouter]),
     ("mlp.experts.*.gate_proj", &[Role::FfnGateExperts]),
@@ -102,7 +102,7 @@ const GGUF_LAYER: &[Entry] = &[
     ("ffn_gate_exps", &[Role::FfnGateExperts]),
     ("ffn_up_exps", &[Role::FfnUpExperts]),
     ("ffn_down_exps", &[Role::FfnDownExperts]),
-    // Before April 2024 each expert was a tensor of its own.
+    // Before April 2024, each expert had its own tensor.
     ("ffn_gate.*", &[Role::FfnGateExperts]),
     ("ffn_up.*", &[Role::FfnUpExperts]),
     ("ffn_down.*", &[Role::FfnDownExperts]),
@@ -114,10 +114,10 @@ const GGUF_OUTSIDE_LAYERS: &[Entry] = &[
     ("output", &[Role::Output]),
 ];
 
-/// The names in LoRA adapters, whatever the source of the model.
+/// The names in LoRA adapters, regardless of the model's source.
 static ADAPTERS: Names = Names::hugging_face(&[]);
 
-/// What a tensor holds: the roles of its rows and, where they apply, the layer and the expert.
+/// The contents of a tensor: the roles of its rows and, where applicable, the layer and the expert.
 #[derive(Clone, Copy)]
 pub(crate) struct Meaning {
     pub(crate) layer: Option<u32>,
@@ -127,7 +127,7 @@ pub(crate) struct Meaning {
 }
 
 impl Names {
-    /// What a tensor of this name holds, if the architecture has such a weight.
+    /// The contents of the tensor with this name; `None` if the architecture has no such weight.
     pub(crate) fn meaning(&self, name: &str) -> Option<Meaning> {
         let (stem, bias) = match name.strip_suffix(".weight") {
             Some(stem) => (stem, false),
@@ -145,7 +145,8 @@ impl Names {
         Some(Meaning { layer, roles, expert, bias })
     }
 
-    /// The name of a weight in this kind of source; that of one expert if each has its own tensor.
+    /// The name of a weight in this kind of source. `expert` matters only if each expert has its
+    /// own tensor.
     pub(crate) fn name(&self, layer: Option<u32>, role: Role, expert: u32, bias: bool) -> String {
         let find = |table: &[Entry]| {
             table.iter().find(|(_, roles)| roles.contains(&role)).map(|&(name, _)| name)
@@ -161,23 +162,23 @@ impl Names {
         }
     }
 
-    /// The names that LoRA adapters of this model use, which are always those of Hugging Face.
+    /// The names used by LoRA adapters of this model, which are always Hugging Face names.
     pub(crate) fn of_adapters(&'static self) -> &'static Names {
         if self.layer_prefix == ADAPTERS.layer_prefix { self } else { &ADAPTERS }
     }
 }
 
-/// Whether `stem` matches the pattern `name`, and for which expert.
+/// `Some` if `stem` matches the pattern `name`, with the expert number if the pattern has one.
 fn matches(name: &str, stem: &str) -> Option<Option<u32>> {
     match name.split_once('*') {
         None => (name == stem).then_some(None),
-        Some((before, behind)) => {
-            canonical(stem.strip_prefix(before)?.strip_suffix(behind)?).map(Some)
+        Some((before, after)) => {
+            canonical(stem.strip_prefix(before)?.strip_suffix(after)?).map(Some)
         }
     }
 }
 
-/// A number in its canonical spelling: no sign, no leading zeros.
+/// Parses a number in its canonical spelling: no sign, no leading zeros.
 fn canonical(text: &str) -> Option<u32> {
     text.parse().ok().filter(|n: &u32| n.to_string() == text)
 }

@@ -1,4 +1,4 @@
-//! The weights of a model, by role and layer instead of by their names in the source.
+//! The weights of a model, keyed by role and layer rather than by their names in the source.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
@@ -41,7 +41,7 @@ impl Weights {
         Error::Tensor { path: path.into(), tensor: tensor.into(), what: what.into() }
     }
 
-    /// Puts a tensor into its slot; a fused one is split into several.
+    /// Puts a tensor into its slot; a fused tensor is split among several slots.
     pub(crate) fn insert(&mut self, tensor: FileTensor, c: &Config) -> Result<(), Error> {
         let (path, name) = tensor.name();
         let Some(Meaning { layer, roles, expert, bias }) = self.names.meaning(name) else {
@@ -60,7 +60,7 @@ impl Weights {
         let [n, _] = tensor.shape();
         for (role, rows) in divide(roles, n, c) {
             let parts = self.slots.entry(Slot { layer, role, bias }).or_default();
-            // All experts in one tensor or each in its own, but not both.
+            // Either all experts share one tensor or each has its own, but not both.
             if parts.contains_key(&expert.unwrap_or(0)) || stacked && !parts.is_empty() {
                 return Err(Self::error(path, name, "appears twice"));
             }
@@ -156,7 +156,7 @@ impl Weights {
         self.slots.remove(&Slot { layer: None, role: Role::Output, bias: false });
     }
 
-    /// Checks that the weights are exactly those that this config implies, in the right shapes.
+    /// Checks that the weights are exactly those that this config implies, with the correct shapes.
     pub(crate) fn check(&self, config: &Config, biases: Biases) -> Result<(), Error> {
         let mut expected = HashSet::new();
         for entry in schema(config) {
@@ -176,7 +176,7 @@ impl Weights {
         }
     }
 
-    /// Checks the tensor in a slot, or those of all experts.
+    /// Checks the tensor in a slot, or the tensors of all experts.
     fn check_one(&self, slot: Slot, [experts, n, k]: [usize; 3]) -> Result<Slot, Error> {
         let missing = |expert| {
             let name = self.names.name(slot.layer, slot.role, expert, slot.bias);
@@ -208,19 +208,19 @@ fn check_shape(tensor: &dyn TensorSource, expected: [usize; 2]) -> Result<(), Er
     let (path, name) = tensor.name();
     let shown = |[n, k]: [usize; 2]| if k == 1 { format!("[{n}]") } else { format!("[{n}, {k}]") };
     let (found, expected) = (shown(tensor.shape()), shown(expected));
-    let what = format!("has shape {found}, expected {expected} by the model's config");
+    let what = format!("has shape {found}, but the model's config requires {expected}");
     Err(Weights::error(path, name, what))
 }
 
 /// A weight and its shape: `[experts, rows, inputs]`.
 type Shape = (Role, [usize; 3]);
 
-/// Whether the weight is one matrix per expert.
+/// Whether the weight consists of one matrix per expert.
 pub(crate) fn is_stacked(role: Role) -> bool {
     matches!(role, Role::FfnGateExperts | Role::FfnUpExperts | Role::FfnDownExperts)
 }
 
-/// The source weights behind one tensor of the file.
+/// The source weights that make up one tensor of the file.
 fn shapes(entry: &Entry) -> Vec<Shape> {
     let [experts, n, k] = entry.logical.map(|x| x as usize);
     match entry.kind {
@@ -235,8 +235,8 @@ fn shapes(entry: &Entry) -> Vec<Shape> {
     }
 }
 
-/// Splits the `n` rows of a tensor among the weights in it. The last takes what is left, so that a
-/// wrong `n` shows in its shape, which [`Weights::check`] refuses.
+/// Splits the `n` rows of a tensor among its weights. The last weight gets the remaining rows, so
+/// that an incorrect `n` leads to an incorrect shape, which [`Weights::check`] rejects.
 fn divide(roles: &'static [Role], n: usize, c: &Config) -> Vec<(Role, Range<usize>)> {
     if let &[role] = roles {
         return vec![(role, 0..n)];
