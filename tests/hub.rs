@@ -183,7 +183,7 @@ fn a_gated_model_links_to_its_terms() {
         let server = Server::start(|_| Response::status(401).header("X-Error-Code", "GatedRepo"));
         let mut command = client(home.path(), &server.url);
         command.args(["convert", "--model", "acme/tiny", "--out", "x"]).env("HF_TOKEN", token);
-        let page = format!("accept its terms at {}/acme/tiny", server.url);
+        let page = format!("accept the model's terms at {}/acme/tiny", server.url);
         assert_fails(&command.output().unwrap(), 1, &["HTTP 401", &page, "HF_TOKEN"]);
     }
 }
@@ -243,7 +243,7 @@ fn an_interrupted_download_resumes() {
     let (home, hub) = (temp(), hub(&folder, &cdn.url));
     let output = convert(home.path(), &hub.url);
     assert!(output.status.success(), "{}", stderr(&output));
-    assert!(stderr(&output).contains("broke off"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("was interrupted"), "{}", stderr(&output));
     let offsets: Vec<_> = cdn.requests().iter().map(|r| r.from).collect();
     assert_eq!(offsets[..3], [None, Some(third), Some(2 * third)]);
     let parts = files(&home.path().join("hf"));
@@ -266,7 +266,7 @@ fn partial_downloads_are_kept_for_the_next_run() {
         let broken = cdn(&folder, half);
         let server = hub(&folder, &broken.url);
         let output = convert(home.path(), &server.url);
-        assert_fails(&output, 1, &["model.safetensors", "broke off", "is kept, repeat"]);
+        assert_fails(&output, 1, &["model.safetensors", "was interrupted", "was kept; retry"]);
         assert!(broken.requests().len() <= 6, "{:?}", broken.requests());
 
         let sound = cdn(&folder, |bytes, request| Response::range(&bytes, request));
@@ -299,7 +299,7 @@ fn slow_servers_are_tolerated_and_dead_ones_time_out() {
         cdn(&folder, |bytes, _| Response { cut: Some(10), silent: true, ..Response::ok(bytes) });
     let server = hub(&folder, &dead.url);
     let mut outputs = ["2", "20"].iter().map(|seconds| run(temp().path(), &server.url, seconds));
-    let partial = outputs.find(|output| stderr(output).contains("broke off after 10 bytes"));
+    let partial = outputs.find(|output| stderr(output).contains("was interrupted after 10 bytes"));
     let parts = ["model.safetensors", "timeout", "is kept, repeat"];
     assert_fails(&partial.expect("an attempt that receives ten bytes"), 1, &parts);
 }
@@ -379,7 +379,7 @@ fn a_colon_selects_a_gguf_file() {
     // Both parts have the content of the first file, so the links point to its blob.
     assert_eq!(blobs(&cdn).len(), 3, "{:?}", blobs(&cdn));
     assert_fails(&run("acme/tiny:c.gguf"), 1, &["no file \"c.gguf\"", "a.gguf"]);
-    assert_fails(&run("acme/tiny"), 1, &["3 GGUF files", "acme/tiny:a.gguf"]);
+    assert_fails(&run("acme/tiny"), 1, &["GGUF weights (3 files)", "acme/tiny:a.gguf"]);
 }
 
 #[test]
@@ -475,7 +475,7 @@ fn hostile_file_lists_do_not_leave_the_cache() {
     let home = temp();
     let listing = r#"{"sha":"../../../evil","siblings":[]}"#;
     let server = Server::start(move |_| Response::ok(listing));
-    assert_fails(&convert(home.path(), &server.url), 1, &["impossible commit"]);
+    assert_fails(&convert(home.path(), &server.url), 1, &["invalid commit hash"]);
     let server = Server::start(|_| Response::ok("<html>log in</html>"));
     assert_fails(&convert(home.path(), &server.url), 1, &["file list"]);
     assert!(files(home.path()).is_empty());

@@ -1,35 +1,35 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why there is no `.nano` file. Every message is a single line.
+/// Why a `.nano` file could not be provided. Every message is a single line.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused.
+    /// A system call failed.
     #[error("{}: {what}: {source}", path.display())]
     Io {
-        /// File concerned.
+        /// The file.
         path: PathBuf,
         /// The attempted operation.
         what: &'static str,
-        /// The system's reason.
+        /// The system's error.
         source: io::Error,
     },
-    /// The name cannot be that of a model.
+    /// The given name cannot be used as a model.
     #[error("model {model:?}: {what}")]
     Model {
         /// The name as given.
         model: String,
-        /// What is wrong and what would be right.
+        /// The problem, and what to do instead.
         what: String,
     },
-    /// The model was never fetched, and the caller allows no download.
+    /// The model is not in the cache, and the caller does not allow downloads.
     #[error("model {model:?}: not in the cache; pass a `Fetch` to download it")]
     NotCached {
         /// Hub id or alias.
         model: String,
     },
-    /// The hub refused, or sent something unusable.
+    /// The hub rejected the request, or sent an unusable response.
     #[error("hub model {id}: {what}")]
     Hub {
         /// `org/name`.
@@ -39,51 +39,53 @@ pub enum Error {
     },
     /// The hub could not be reached.
     #[error(
-        "hub model {id}: cannot reach {endpoint} ({what}) and it is not in the cache; \
-         connect, or set HF_ENDPOINT to a mirror"
+        "hub model {id}: cannot reach {endpoint} ({what}), and the model is not in the cache; \
+         check the network connection, or set HF_ENDPOINT to a mirror"
     )]
     Offline {
         /// `org/name`.
         id: String,
-        /// Server that was tried.
+        /// The server that was contacted.
         endpoint: String,
-        /// The network's reason.
+        /// The network error.
         what: String,
     },
-    /// A pinned model could not be fetched, or its hash is wrong.
+    /// A pinned model could not be fetched, or its hash does not match.
     #[error("default model {alias}: {what}")]
     Pinned {
-        /// Its short name.
+        /// The model's alias.
         alias: &'static str,
         /// What happened and what to do.
         what: String,
     },
-    /// No folder can hold a cache.
+    /// No cache folder could be determined.
     #[error("no cache folder: {what}; set NANOINFER_HOME to a writable folder")]
     NoCache {
         /// The reason.
         what: String,
     },
-    /// [`Store::remove`](crate::Store::remove) found nothing of this name.
+    /// [`Store::remove`](crate::Store::remove) found nothing with this name.
     #[error("{name:?} is not in the cache")]
     NoEntry {
         /// The name as given.
         name: String,
     },
     /// The converted model does not run.
-    #[error("{model}: converted, but it does not run: {source}; is the source complete and sound?")]
+    #[error(
+        "{model}: converted, but the result does not run: {source}; is the source complete and intact?"
+    )]
     SelfCheck {
-        /// The source.
+        /// Name of the source.
         model: String,
-        /// The engine's reason.
+        /// The engine's error.
         source: nanoinfer_engine::Error,
     },
     /// The system prompt cannot be baked into the model.
     #[error("{model}: cannot bake the prompt: {source}")]
     Bake {
-        /// The source.
+        /// Name of the source.
         model: String,
-        /// The engine's reason.
+        /// The engine's error.
         source: nanoinfer_engine::Error,
     },
     /// The conversion failed.

@@ -1,4 +1,5 @@
-//! The permission to download, as a trait that the caller implements or chooses.
+//! The trait that grants permission to download: callers implement it or choose a provided
+//! implementation.
 
 use std::path::{Path, PathBuf};
 
@@ -11,29 +12,30 @@ use crate::{Error, HubId, Pinned, StatusFn};
 pub enum Published<'a> {
     /// On the Hugging Face hub.
     Hub(&'a HubId),
-    /// Known by a short name and an exact hash.
+    /// Known by an alias and a fixed hash.
     Pinned(&'static Pinned),
 }
 
-/// The files of a published model, on this machine.
+/// The local files of a published model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {
     /// A Hugging Face folder or a GGUF file.
     pub path: PathBuf,
-    /// The exact version: the commit of a hub model, the SHA-256 of a pinned one. Part of the
+    /// The exact version: the commit of a hub model, or the SHA-256 of a pinned model. Part of the
     /// converted file's cache key.
     pub version: String,
 }
 
-/// Downloads published models. Passing one to a [`Store`](crate::Store) permits downloads.
+/// Downloads published models. Passing an implementation to a [`Store`](crate::Store) permits
+/// downloads.
 pub trait Fetch {
-    /// Brings the newest version of `model` to this machine, or confirms that it is present.
+    /// Downloads the newest version of `model`, or confirms that it is already present.
     ///
     /// `folder`, which may not exist yet, is reserved for this model's files and locked by the
-    /// caller; an implementation with a cache of its own ignores it.
+    /// caller; an implementation with its own cache ignores it.
     ///
     /// # Errors
-    /// The model cannot be reached or downloaded, or arrives damaged.
+    /// The model cannot be downloaded, or the download is damaged.
     fn fetch(
         &self,
         model: Published<'_>,
@@ -41,9 +43,9 @@ pub trait Fetch {
         status: &mut StatusFn<'_>,
     ) -> Result<Fetched, Error>;
 
-    /// The version fetched last, without network access; `None` if only the network could tell.
+    /// The last fetched version, determined without network access; `None` if that is impossible.
     ///
-    /// By default the commit in Hugging Face's cache, or the hash of a pinned model.
+    /// By default, this is the commit in Hugging Face's cache or the hash of a pinned model.
     ///
     /// # Errors
     /// The cache cannot be located.
@@ -55,7 +57,7 @@ pub trait Fetch {
     }
 }
 
-/// Stands in for the [`Fetch`] of a caller that allows no downloads.
+/// Replaces the [`Fetch`] of a caller that does not allow downloads.
 pub(crate) struct CacheOnly;
 
 impl Fetch for CacheOnly {
@@ -74,7 +76,7 @@ impl Fetch for CacheOnly {
                 Ok(Fetched { path: cache.path(id, &version), version })
             }
             Published::Pinned(pinned) => match pinned.cached(folder)? {
-                Cached::Sound(path) => Ok(Fetched { path, version: pinned.sha256.into() }),
+                Cached::Intact(path) => Ok(Fetched { path, version: pinned.sha256.into() }),
                 Cached::Damaged | Cached::Absent => Err(not_cached(pinned.alias)),
             },
         }

@@ -1,4 +1,4 @@
-//! Listing and tidying folders.
+//! Lists and cleans up folders.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -6,19 +6,19 @@ use std::path::{Path, PathBuf};
 
 use crate::Error;
 
-/// Visible files directly in a folder; none if it does not exist.
+/// Non-hidden files directly in a folder; none if the folder does not exist.
 pub(crate) fn files_in(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let hidden = |p: &Path| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
     Ok(entries_in(folder)?.into_iter().filter(|p| !hidden(p) && p.is_file()).collect())
 }
 
-/// Folders directly in a folder; none if it does not exist.
+/// Folders directly in a folder; none if that folder does not exist.
 pub(crate) fn folders_in(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(entries_in(folder)?.into_iter().filter(|p| p.is_dir()).collect())
 }
 
-/// Removes leftovers of killed processes. The caller holds the lock under which they are created;
-/// failing to remove one does no harm.
+/// Removes what killed processes left behind: entries whose names start with `prefix`. The caller
+/// holds the lock under which they are created; a failed removal is harmless.
 pub(crate) fn sweep(folder: &Path, prefix: &str) {
     for path in entries_in(folder).unwrap_or_default() {
         if path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(prefix)) {
@@ -35,7 +35,8 @@ fn entries_in(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     }
 }
 
-/// A file beside its target, to be renamed to it; the user's umask decides who may read it.
+/// A temporary file in the target's folder, to be renamed to the target; the user's umask decides
+/// who may read it.
 #[cfg(any(feature = "http", feature = "pip"))]
 pub(crate) fn temp_in(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     use nanoinfer_platform::file::{self, Readers};

@@ -1,5 +1,5 @@
-//! Hugging Face's own cache, in its layout and location, so that this crate and Python's tools
-//! share their downloads:
+//! Hugging Face's own cache, with the same layout and location, so that this crate and the Python
+//! tools share downloads:
 //!
 //! ```text
 //! $HF_HOME/hub/models--org--name/
@@ -20,36 +20,37 @@ use serde::Deserialize;
 use crate::names::is_bare_name;
 use crate::{Error, HubId};
 
-/// Weights in one file, the extension of shards, and the index of shards, best first.
+/// The single-file name, shard extension and shard index of each weight format, in order of
+/// preference.
 pub(crate) const WEIGHTS: [(&str, &str, &str); 2] = [
     ("model.safetensors", ".safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", ".bin", "pytorch_model.bin.index.json"),
 ];
-/// Most shards of one model.
+/// Maximum number of shards per model.
 const MAX_SHARDS: usize = 2048;
 
-/// The local copy of the hub.
+/// The local Hugging Face cache.
 #[derive(Debug)]
 pub(crate) struct HfCache {
     pub(crate) root: PathBuf,
 }
 
 impl HfCache {
-    /// `HF_HUB_CACHE`, else `hub` in [`hf_home`].
+    /// `HF_HUB_CACHE`, or else `hub` in [`hf_home`].
     ///
     /// # Errors
-    /// No home folder is known.
+    /// The home folder cannot be determined.
     pub(crate) fn from_env() -> Result<Self, Error> {
         let root = hf_home()?.join("hub");
         Ok(Self { root: env_path("HF_HUB_CACHE").unwrap_or(root) })
     }
 
-    /// Folder of all revisions of a model.
+    /// A model's folder, with all its revisions.
     pub(crate) fn folder(&self, id: &HubId) -> PathBuf {
         self.root.join(id.cache_folder())
     }
 
-    /// Folder of the files of a commit.
+    /// Folder with the files of a commit.
     pub(crate) fn snapshot(&self, id: &HubId, commit: &str) -> PathBuf {
         self.folder(id).join("snapshots").join(commit)
     }
@@ -60,7 +61,7 @@ impl HfCache {
         id.file().map_or(snapshot.clone(), |file| snapshot.join(file))
     }
 
-    /// File that holds the last known commit of the revision.
+    /// File that contains the last known commit of the revision.
     pub(crate) fn reference(&self, id: &HubId) -> PathBuf {
         self.folder(id).join("refs").join(id.revision())
     }
@@ -86,16 +87,16 @@ impl HfCache {
     }
 }
 
-/// `HF_HOME`, else `huggingface` in the user's cache folder.
+/// `HF_HOME`, or else `huggingface` in the user's cache folder.
 ///
 /// # Errors
-/// No home folder is known.
+/// The home folder cannot be determined.
 pub(crate) fn hf_home() -> Result<PathBuf, Error> {
     use etcetera::BaseStrategy;
     if let Some(home) = env_path("HF_HOME") {
         return Ok(home);
     }
-    // Python's tools follow XDG on every system.
+    // The Python tools follow XDG on every platform.
     let base = etcetera::base_strategy::Xdg::new();
     let base = base.map_err(|e| Error::NoCache { what: e.to_string() })?;
     Ok(base.cache_dir().join("huggingface"))
@@ -122,16 +123,18 @@ struct Index {
     weight_map: HashMap<String, String>,
 }
 
-/// The shard names of an index. They become paths, so only bare names are accepted.
+/// The shard names in an index. They become paths, so only bare names are accepted.
 pub(crate) fn shards(index: &Path, extension: &str) -> Result<BTreeSet<String>, String> {
     let bytes = fs::read(index).map_err(|e| e.to_string())?;
     let index: Index = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
     let names: BTreeSet<String> = index.weight_map.into_values().collect();
     if names.is_empty() || names.len() > MAX_SHARDS {
-        return Err(format!("names {} shards, expected 1 to {MAX_SHARDS}", names.len()));
+        return Err(format!("lists {} shards, expected 1 to {MAX_SHARDS}", names.len()));
     }
     match names.iter().find(|n| !(is_bare_name(n) && n.ends_with(extension))) {
-        Some(bad) => Err(format!("names the shard {bad:?}, expected a bare *{extension} name")),
+        Some(bad) => {
+            Err(format!("lists the shard {bad:?}, expected a bare *{extension} file name"))
+        }
         None => Ok(names),
     }
 }
@@ -141,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_interrupted_download_is_not_complete() {
+    fn an_interrupted_download_is_incomplete() {
         let root = tempfile::tempdir().unwrap();
         let cache = HfCache { root: root.path().into() };
         let id = HubId::parse("acme/tiny").unwrap();
@@ -173,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reference_cannot_leave_the_cache() {
+    fn a_ref_cannot_escape_the_cache() {
         let root = tempfile::tempdir().unwrap();
         let cache = HfCache { root: root.path().into() };
         let id = HubId::parse("acme/tiny").unwrap();

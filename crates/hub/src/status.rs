@@ -1,13 +1,13 @@
 /// A report from a long operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status<'a> {
-    /// A sentence for the user: a slow step begins, or a decision was made.
+    /// A message for the user: a slow step is starting, or a decision was made.
     Message(&'a str),
-    /// Progress of the step announced last.
+    /// Progress of the most recently announced step.
     Bytes {
         /// Bytes downloaded or written so far.
         done: u64,
-        /// Bytes in all; 0 if unknown.
+        /// Total number of bytes; 0 if unknown.
         total: u64,
     },
 }

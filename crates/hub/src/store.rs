@@ -1,16 +1,16 @@
-//! The cache of converted models, and the way from a [`ModelRef`] to a `.nano` file.
+//! The cache of converted models, and the resolution of a [`ModelRef`] to a `.nano` file.
 //!
 //! ```text
-//! $NANOINFER_HOME, else the platform's cache folder + nanoinfer
+//! $NANOINFER_HOME, or else nanoinfer in the platform's cache folder
 //!   models/<label>-<quant>-<key>.nano   converted models, ready to map
 //!   sources/<alias>/…                   files of pinned models
 //!   locks/                              empty files, locked by running processes
 //! ```
 //!
-//! `key` is the BLAKE3 of the source's identity, so a changed source maps to a new file, and a hit
-//! needs no look at a model's contents: a second start hashes a few names and sizes. Preparing a
-//! model takes its lock; other processes wait, then find the file. The operating system releases
-//! the locks of a dead process.
+//! `key` is the BLAKE3 hash of the source's identity, so a changed source maps to a new file, and a
+//! cache hit does not read the model: later starts hash only a few names and sizes. A process holds
+//! a model's lock while preparing it; other processes wait, then find the file. The operating
+//! system releases the locks of a dead process.
 
 mod entry;
 
@@ -27,13 +27,13 @@ use crate::local::{self, LocalSource};
 use crate::{Error, ModelRef, Status, StatusFn};
 pub use entry::Entry;
 
-/// A folder of converted models.
+/// A cache of converted models.
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
 }
 
-/// How [`Store::convert`] makes a file.
+/// Options for [`Store::convert`].
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct ConvertOptions {
@@ -46,22 +46,22 @@ pub struct ConvertOptions {
 }
 
 impl ConvertOptions {
-    /// No adapters, no prompt.
+    /// Options without adapters or a prompt.
     pub fn new(quant: Quant) -> Self {
         Self { quant, loras: Vec::new(), prompt: None }
     }
 }
 
 impl Store {
-    /// The cache of this user: `NANOINFER_HOME`, else the platform's cache folder.
+    /// The current user's cache: `NANOINFER_HOME`, or else the platform's cache folder.
     ///
     /// # Errors
-    /// Neither is known.
+    /// Neither can be determined.
     pub fn open() -> Result<Self, Error> {
         use etcetera::BaseStrategy;
         let no_cache = |what: String| Error::NoCache { what };
         if let Some(root) = std::env::var_os("NANOINFER_HOME").filter(|v| !v.is_empty()) {
-            // Absolute, because `Pip` starts its process in another folder.
+            // Absolute, because `Pip` runs its process in another folder.
             let root = std::path::absolute(&root).map_err(|e| no_cache(e.to_string()))?;
             return Ok(Self { root });
         }
@@ -70,15 +70,16 @@ impl Store {
         Ok(Self { root: base.cache_dir().join("nanoinfer") })
     }
 
-    /// A cache in the folder `root`, created when something is stored.
+    /// A cache in the folder `root`, which is created when something is first stored.
     pub fn at(root: impl Into<PathBuf>) -> Self {
         let root = root.into();
         Self { root: std::path::absolute(&root).unwrap_or(root) }
     }
 
-    /// The `.nano` file of a model: the given one, one from the cache, or one made now.
+    /// Returns a model's `.nano` file: the given file itself, a cached file, or a newly converted
+    /// one.
     ///
-    /// Without a `fetch`, published models must be on this machine already.
+    /// Without `fetch`, published models must already be on this machine.
     ///
     /// # Errors
     /// The model cannot be found, fetched or converted.
@@ -103,21 +104,21 @@ impl Store {
         let name = target.file_name().expect("named above").to_string_lossy().into_owned();
         let _lock = self.lock(&name, status)?;
         if target.is_file() {
-            return Ok(target); // made by another process in the meantime
+            return Ok(target); // created by another process in the meantime
         }
-        let folder = target.parent().expect("a file in a folder");
+        let folder = target.parent().expect("a file path has a parent");
         fs::create_dir_all(folder).map_err(Error::io(folder, "cannot create"))?;
         pack(&source, &target, &ConvertOptions::new(quant), status)?;
         status(Status::Message(&format!("cached as {}", target.display())));
         Ok(target)
     }
 
-    /// Converts a model to `out`, with adapters merged into it and a prompt baked in.
+    /// Converts a model to `out`, with the given adapters merged and the prompt baked in.
     ///
-    /// Without a `fetch`, published models must be on this machine already.
+    /// Without `fetch`, published models must already be on this machine.
     ///
     /// # Errors
-    /// The model cannot be found, fetched or converted, or is a `.nano` file.
+    /// The model cannot be found, fetched or converted, or is already a `.nano` file.
     pub fn convert(
         &self,
         model: &ModelRef,
@@ -127,14 +128,14 @@ impl Store {
         status: &mut StatusFn<'_>,
     ) -> Result<(), Error> {
         if let ModelRef::Nano(path) = model {
-            let what = "is a .nano file already; convert its source instead";
+            let what = "is already a .nano file; convert its source instead";
             return Err(Error::model(&path.display().to_string(), what));
         }
         let source = self.source(model, fetch.unwrap_or(&CacheOnly), status)?;
         pack(&source, out, options, status)
     }
 
-    /// Locates a model's files, fetching them if it is published elsewhere.
+    /// Locates a model's files, fetching them if the model is published elsewhere.
     fn source(
         &self,
         model: &ModelRef,
@@ -167,7 +168,8 @@ impl Store {
         self.root.join("models").join(format!("{label}-{}-{key}.nano", quant.name()))
     }
 
-    /// Waits for other processes to release `name`, and holds it until the file is dropped.
+    /// Waits until other processes release the lock `name`, and holds it until the returned file is
+    /// dropped.
     fn lock(&self, name: &str, status: &mut StatusFn<'_>) -> Result<File, Error> {
         let folder = self.root.join("locks");
         let path = folder.join(format!("{name}.lock"));
@@ -178,13 +180,14 @@ impl Store {
             Err(fs::TryLockError::WouldBlock) => {}
             Err(fs::TryLockError::Error(e)) => return Err(Error::io(&path, "cannot lock")(e)),
         }
-        status(Status::Message(&format!("waiting for another process that is preparing {name}")));
+        status(Status::Message(&format!("waiting for another process to finish preparing {name}")));
         file.lock().map_err(Error::io(&path, "cannot lock"))?;
         Ok(file)
     }
 }
 
-/// A model's identity as far as this machine knows it, which is enough for a hit.
+/// A model's identity, as far as it is known without network access; this is enough for a cache
+/// hit.
 fn known_identity(model: &ModelRef, fetch: &dyn Fetch) -> Result<Option<String>, Error> {
     let published = match model {
         ModelRef::Nano(path) | ModelRef::Gguf(path) | ModelRef::Folder(path) => {
@@ -197,7 +200,7 @@ fn known_identity(model: &ModelRef, fetch: &dyn Fetch) -> Result<Option<String>,
     Ok(version.map(|version| local::published_identity(published, &version)))
 }
 
-/// Converts `source` to `out`, which appears complete or not at all.
+/// Converts `source` to `out`, which appears only once it is complete.
 fn pack(
     source: &LocalSource,
     out: &Path,
@@ -215,7 +218,7 @@ fn pack(
     let (mut staged, _) = convert_staged(&input, out, packing)?;
     add_self_check(&mut staged, source, status)?;
     if let Some(prompt) = &options.prompt {
-        status(Status::Message("computing the prompt"));
+        status(Status::Message("processing the prompt"));
         let bytes = nanoinfer_engine::bake(staged.path(), prompt);
         let bytes = bytes.map_err(|e| Error::Bake { model: source.name.clone(), source: e });
         add_section(&mut staged, SectionKind::BakedPrompt, &bytes?)?;
@@ -223,8 +226,8 @@ fn pack(
     Ok(staged.commit().map_err(nanoinfer_packer::Error::from)?)
 }
 
-/// Runs the finished file and records its logits. A machine without the memory to run it can still
-/// convert it.
+/// Runs the finished model and records its logits. A machine with too little memory to run a model
+/// can still convert it.
 fn add_self_check(
     staged: &mut Staged,
     source: &LocalSource,
@@ -233,7 +236,9 @@ fn add_self_check(
     match SelfCheck::compute(staged.path()) {
         Ok(check) => add_section(staged, SectionKind::SelfCheck, &check.to_bytes()),
         Err(nanoinfer_engine::Error::Memory { .. }) => {
-            status(Status::Message("no self-check: this machine cannot run the model"));
+            status(Status::Message(
+                "no self-check: this machine has too little memory to run the model",
+            ));
             Ok(())
         }
         Err(e) => Err(Error::SelfCheck { model: source.name.clone(), source: e }),

@@ -1,4 +1,4 @@
-//! From a name to a file, without a network: a fake [`Fetch`], and none.
+//! Resolves names to files without a network, both with a fake [`Fetch`] and without any.
 
 use std::cell::Cell;
 use std::fs;
@@ -11,7 +11,7 @@ use nanoinfer_hub::{
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// A folder with a model.
+/// The folder of a tiny model.
 fn tiny() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny/llama-gqa")
 }
@@ -95,7 +95,7 @@ fn a_conversion_has_a_self_check() {
     assert!(matches!(replay, nanoinfer_engine::Replay::Same(n) if n > 0));
     let nano = ModelRef::parse(out.to_str().unwrap()).unwrap();
     let error = store.convert(&nano, &out, &options, None, &mut |_| {}).unwrap_err();
-    assert!(error.to_string().contains("is a .nano file already"), "{error}");
+    assert!(error.to_string().contains("is already a .nano file"), "{error}");
     assert_eq!(store.resolve(&nano, Quant::Q8, None, &mut |_| {}).unwrap(), out);
 }
 
@@ -112,15 +112,16 @@ fn without_fetch_a_model_must_be_cached() {
     }
 }
 
-/// A test cannot set its own environment, so it runs itself in another.
+/// A test cannot change its own environment, so it runs itself in a child process with a different
+/// one.
 #[test]
-fn without_fetch_the_cache_of_hugging_face_is_used() {
+fn without_fetch_the_hugging_face_cache_is_used() {
     const CHILD: &str = "NANOINFER_TEST_ROOT";
     if let Some(root) = std::env::var_os(CHILD) {
         let store = Store::at(root);
         let resolve = || store.resolve(&hub_model(), Quant::Q8, None, &mut |_| {}).unwrap();
         let path = resolve();
-        // Once converted, the reference is enough.
+        // After the conversion, the ref alone is enough.
         let repo = PathBuf::from(std::env::var_os("HF_HOME").unwrap());
         fs::remove_dir_all(repo.join("hub/models--acme--tiny/snapshots")).unwrap();
         assert_eq!(resolve(), path);
@@ -136,7 +137,7 @@ fn without_fetch_the_cache_of_hugging_face_is_used() {
         fs::copy(tiny().join(name), snapshot.join(name)).unwrap();
     }
     let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", "without_fetch_the_cache_of_hugging_face_is_used"]);
+    child.args(["--exact", "without_fetch_the_hugging_face_cache_is_used"]);
     child.env(CHILD, home.path().join("nanoinfer")).env("HF_HOME", home.path());
     let output = child.env_remove("HF_HUB_CACHE").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));

@@ -1,7 +1,8 @@
 //! The quantization error of a file's weights.
 //!
-//! The rotation is orthonormal, so the error of the rotated weights, which are stored, equals that of
-//! the original ones. The source is read as for packing, and each value compared with the stored one.
+//! The rotation is orthonormal, so the error of the stored, rotated weights equals that of the
+//! original weights. The source is read as for packing, and each value is compared with the stored
+//! value.
 
 use nanoinfer_format::{Encoding, Entry, LANES, LINE, NanoFile, QUAD, Role, Tensor};
 
@@ -12,18 +13,18 @@ use crate::{Error, Input};
 /// The error of one tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorError {
-    /// Its role.
+    /// The tensor's role.
     pub role: Role,
-    /// Its layer.
+    /// The tensor's layer.
     pub layer: Option<u32>,
-    /// Root of the ratio of summed squared errors to summed squared weights.
+    /// Square root of the ratio of summed squared errors to summed squared weights.
     pub relative: f64,
-    /// Largest error of one stored value.
+    /// Largest error of any stored value.
     pub largest: f64,
 }
 
-/// Compares every tensor of `nano` that is stored in panels with its `source`. `progress` is called
-/// after each with the bytes compared so far and the total.
+/// Compares every tensor that `nano` stores in panels with `source`. `progress` is called after
+/// each tensor with the bytes compared so far and the total.
 ///
 /// # Errors
 /// The source cannot be read, or `nano` was not made from it.
@@ -83,8 +84,8 @@ struct Sum {
 }
 
 impl Sum {
-    /// Adds whole panels: the exact `rows`, and their encoding at the start of `stored`. Returns the
-    /// size of the latter in bytes.
+    /// Adds whole panels: the exact `rows`, and their encoding at the start of `stored`. Returns
+    /// the size of the encoding in bytes.
     fn add(&mut self, encoding: Encoding, rows: &[f32], k: usize, stored: &[u8]) -> usize {
         let Some(len) = encoding.panel_bytes(k) else { return 0 };
         let rows = rows.chunks_exact(LANES * k);
@@ -103,7 +104,7 @@ impl Sum {
     }
 }
 
-/// Row `r`, input `j` of a panel, by docs/FORMAT.md.
+/// The value in row `r` at input `j` of a panel, as specified in docs/FORMAT.md.
 fn value(encoding: Encoding, panel: &[u8], r: usize, j: usize) -> f32 {
     let float = |line: usize| {
         let bytes = panel[line * LINE..][r * size_of::<f32>()..].first_chunk();

@@ -7,7 +7,7 @@ use nanoinfer_format::{Config, Quant, Staged};
 use crate::model::Model;
 use crate::{Error, Input, Options, lora, pack};
 
-/// What was written by [`convert`].
+/// The result of [`convert`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Converted {
     /// The identity of the model.
@@ -16,15 +16,15 @@ pub struct Converted {
     pub bytes: u64,
     /// Number of tensors in the file.
     pub tensors: usize,
-    /// The architecture.
+    /// The model's config.
     pub config: Config,
-    /// Whether the source has a tokenizer; without one the model accepts token ids only.
+    /// Whether the source has a tokenizer; without one, the model accepts only token ids.
     pub has_tokenizer: bool,
     /// Whether the source has a chat template.
     pub has_chat_template: bool,
 }
 
-/// Converts `input` to the file `out`, which appears complete or not at all.
+/// Converts `input` to the file `out`, which appears only once it is complete.
 ///
 /// # Errors
 /// The source is damaged, incomplete or of an unsupported kind, or the file cannot be written.
@@ -34,8 +34,8 @@ pub fn convert(input: &Input, out: &Path, options: Options<'_>) -> Result<Conver
     Ok(converted)
 }
 
-/// Like [`convert`], but leaves the last step to the caller: the file is complete under a
-/// temporary name, to be tested and then committed.
+/// Like [`convert`], but leaves the last step to the caller: the file is complete but has a
+/// temporary name until the caller commits it, for example after testing it.
 ///
 /// # Errors
 /// As for [`convert`].
@@ -55,7 +55,8 @@ pub fn convert_staged(
     }
     let (staged, tensors) = pack::pack(&model, out, options)?;
     let path = staged.path();
-    let bytes = std::fs::metadata(path).map_err(Error::io(path, "cannot read its size"))?.len();
+    let bytes =
+        std::fs::metadata(path).map_err(Error::io(path, "cannot read the file size"))?.len();
     let converted = Converted {
         content_id: staged.content_id(),
         bytes,
@@ -67,7 +68,7 @@ pub fn convert_staged(
     Ok((staged, converted))
 }
 
-/// Committing the file would replace a file of the source.
+/// Rejects an output that would replace a file of the source.
 fn refuse_own_source(model: &Model, out: &Path) -> Result<(), Error> {
     let Ok(target) = out.canonicalize() else { return Ok(()) };
     if model.files.iter().any(|f| f.canonicalize().is_ok_and(|f| f == target)) {

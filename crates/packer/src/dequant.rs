@@ -1,7 +1,8 @@
 //! Number formats of source weights and their conversion to f32.
 //!
-//! The quantized blocks are ggml's (`ggml-quants.c`); every expression has the operation order of
-//! that file, so the f32 values agree bit for bit with those of llama.cpp and the `gguf` Python package.
+//! The quantized blocks are ggml's (`ggml-quants.c`); every expression keeps that file's order of
+//! operations, so the f32 values are bit-for-bit identical to those of llama.cpp and the `gguf`
+//! Python package.
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -124,7 +125,8 @@ fn each<const BYTES: usize, const N: usize>(
     }
 }
 
-/// By slices: the half crate picks the CPU's conversion instruction once per call, not per value.
+/// Converts slices: the `half` crate selects the CPU's conversion instruction once per call, not
+/// per value.
 fn f16s(raw: &[u8], out: &mut [f32]) {
     for (raw, out) in raw.chunks(512).zip(out.chunks_mut(256)) {
         let mut halves = [f16::ZERO; 256];
@@ -143,8 +145,8 @@ fn bits_at(b: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
 }
 
-// Value i of the first half of a block is the low nibble of byte i, value i of the second half its
-// high nibble.
+// Value i of the first half of a block is the low nibble of byte i; value i of the second half is
+// its high nibble.
 
 fn q4_0(b: &[u8; 18], out: &mut [f32; 32]) {
     let d = half_at(b, 0);
@@ -193,7 +195,7 @@ fn pair(quants: &[u8], i: usize) -> u8 {
     quants[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3
 }
 
-/// Q2_K: 16 sub-blocks of 16, scale and minimum 4 bits each.
+/// Q2_K: 16 sub-blocks of 16, each with a 4-bit scale and a 4-bit minimum.
 fn q2_k(b: &[u8; 84], out: &mut [f32; 256]) {
     let (d, dmin) = (half_at(b, 80), half_at(b, 82));
     for (i, o) in out.iter_mut().enumerate() {
@@ -203,8 +205,8 @@ fn q2_k(b: &[u8; 84], out: &mut [f32; 256]) {
     }
 }
 
-/// Q3_K: 16 sub-blocks of 16; 32 bytes of high bits (set = nothing subtracted), 64 of low pairs,
-/// 12 of 6-bit scales whose low nibbles come first, high pairs after.
+/// Q3_K: 16 sub-blocks of 16; 32 bytes of high bits (set = nothing subtracted), 64 bytes of low bit
+/// pairs, and 12 bytes of 6-bit scales (first the low nibbles, then the high bit pairs).
 fn q3_k(b: &[u8; 110], out: &mut [f32; 256]) {
     let d = half_at(b, 108);
     for (i, o) in out.iter_mut().enumerate() {
@@ -216,7 +218,7 @@ fn q3_k(b: &[u8; 110], out: &mut [f32; 256]) {
     }
 }
 
-/// Scale and minimum of sub-block `j` of 8, 6 bits each, from the 12 bytes they are packed in.
+/// Scale and minimum of sub-block `j` of 8, 6 bits each, packed in 12 bytes.
 fn scale_min(s: &[u8], j: usize) -> (f32, f32) {
     let (scale, min) = if j < 4 {
         (s[j] & 63, s[j + 4] & 63)
@@ -226,7 +228,7 @@ fn scale_min(s: &[u8], j: usize) -> (f32, f32) {
     (f32::from(scale), f32::from(min))
 }
 
-/// Q4_K and Q5_K: 8 sub-blocks of 32; two of them share 32 bytes, low and high nibbles.
+/// Q4_K and Q5_K: 8 sub-blocks of 32; two sub-blocks share 32 bytes, as low and high nibbles.
 fn qx_k(head: &[u8], quants: &[u8], high: impl Fn(usize, usize) -> u8, out: &mut [f32; 256]) {
     let (d, dmin) = (half_at(head, 0), half_at(head, 2));
     let scales = &head[4..16];
@@ -248,7 +250,8 @@ fn q5_k(b: &[u8; 176], out: &mut [f32; 256]) {
     qx_k(&b[..16], &b[48..], |j, i| b[16 + i] >> j & 1, out);
 }
 
-/// Q6_K: halves of 128 values; 64 bytes of low nibbles, 32 bytes of high bit pairs, 8 scales each.
+/// Q6_K: two halves of 128 values, each with 64 bytes of low nibbles, 32 bytes of high bit pairs
+/// and 8 scales.
 fn q6_k(b: &[u8; 210], out: &mut [f32; 256]) {
     let d = half_at(b, 208);
     for (h, out) in out.chunks_exact_mut(128).enumerate() {
@@ -266,7 +269,8 @@ fn q6_k(b: &[u8; 210], out: &mut [f32; 256]) {
 const NONLINEAR: [i8; 16] =
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
-/// 16 bytes of codes into `values`, times `d`: low nibbles first, then the high ones.
+/// Decodes 16 bytes of indices into `values` and multiplies by `d`: low nibbles first, then high
+/// nibbles.
 fn codes(d: f32, quants: &[u8], values: &[i8; 16], out: &mut [f32]) {
     for (i, &q) in quants.iter().enumerate() {
         out[i] = d * f32::from(values[usize::from(q & 15)]);
@@ -278,7 +282,8 @@ fn iq4_nl(b: &[u8; 18], out: &mut [f32; 32]) {
     codes(half_at(b, 0), &b[2..], &NONLINEAR, out);
 }
 
-/// IQ4_XS: 8 sub-blocks of 32, each with a 6-bit scale: 4 low bits in bytes 4..8, 2 high in 2..4.
+/// IQ4_XS: 8 sub-blocks of 32, each with a 6-bit scale: the low 4 bits in bytes 4..8, the high 2
+/// bits in bytes 2..4.
 fn iq4_xs(b: &[u8; 136], out: &mut [f32; 256]) {
     let (d, high) = (half_at(b, 0), u16::from_le_bytes([b[2], b[3]]));
     for (j, out) in out.chunks_exact_mut(32).enumerate() {
@@ -288,11 +293,12 @@ fn iq4_xs(b: &[u8; 136], out: &mut [f32; 256]) {
     }
 }
 
-/// MXFP4 (OCP Microscaling v1.0): a power of two for 32 values of 1 sign, 2 exponent, 1 mantissa
-/// bit. The values are doubled here and the scale halved, so that the values are whole.
+/// MXFP4 (OCP Microscaling v1.0): a power-of-two scale for 32 values, each with 1 sign bit, 2
+/// exponent bits and 1 mantissa bit. The values are doubled here and the scale halved, so that the
+/// values are integers.
 fn mxfp4(b: &[u8; 17], out: &mut [f32; 32]) {
     const DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
-    // The two smallest are subnormal once halved.
+    // The two smallest scales are subnormal once halved.
     let bits = if b[0] < 2 { 0x0020_0000 << b[0] } else { u32::from(b[0] - 1) << 23 };
     codes(f32::from_bits(bits), &b[1..], &DOUBLED, out);
 }

@@ -1,16 +1,16 @@
-//! What a source's settings say about a model, before its weights are looked at. Readers start from
-//! a Llama, and the model's family changes what differs.
+//! A model as described by its source's settings, before its weights are read. Readers start from a
+//! Llama, and the model's family changes whatever differs.
 
 use nanoinfer_format::{Config, Role};
 
 use crate::names::Names;
 use crate::rope::RopeSpec;
 
-/// A model as its settings describe it.
+/// A model as described by its settings.
 #[derive(Debug)]
 pub(crate) struct Description {
     pub(crate) config: Config,
-    /// One for each of `config.ropes`, which the reader derives from it.
+    /// One for each entry of `config.ropes`, which the reader derives from this list.
     pub(crate) ropes: Vec<RopeSpec>,
     pub(crate) biases: Biases,
     pub(crate) names: Names,
@@ -44,8 +44,8 @@ impl Biases {
     }
 }
 
-/// A change made while packing to the weights, and biases, of some roles: w becomes
-/// `factor` · w + `offset`.
+/// A change made while packing to the weights and biases of some roles: w becomes `factor`·w +
+/// `offset`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Change {
     pub(crate) roles: &'static [Role],

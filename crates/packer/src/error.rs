@@ -1,7 +1,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why a model could not be converted. A message is one line that names the file and the location.
+/// Why a model could not be converted. Every message is a single line that names the file and the
+/// location.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -15,12 +16,12 @@ pub enum Error {
         /// The system's error.
         source: io::Error,
     },
-    /// A source file is damaged or of another kind than expected.
+    /// A source file is damaged, or not of the expected type.
     #[error("{}: {what}", path.display())]
     Source {
         /// The file.
         path: PathBuf,
-        /// The location, what was found there, what was expected.
+        /// The location, and what was found and expected there.
         what: String,
     },
     /// A tensor of the source cannot be used.
@@ -40,10 +41,10 @@ pub enum Error {
         path: PathBuf,
         /// Name of the setting in that file.
         field: String,
-        /// Its value and what was expected.
+        /// The setting's value and what was expected.
         what: String,
     },
-    /// The model needs a feature that this version lacks.
+    /// The model needs a feature that this version does not support.
     #[error("{}: {what} is not supported; {next}", path.display())]
     Unsupported {
         /// The file.
@@ -71,7 +72,7 @@ pub enum Error {
     Text {
         /// The file that contains the tokenizer.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         source: nanoinfer_text::Error,
     },
     /// The `.nano` file could not be written.

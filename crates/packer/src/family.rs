@@ -1,5 +1,5 @@
-//! Model families, one file each: everything that makes an architecture differ from a Llama, in its
-//! Hugging Face spelling and in its GGUF spelling. The engine knows none of these names.
+//! Model families, one file each: everything that distinguishes an architecture from a Llama, in
+//! both its Hugging Face and its GGUF spelling. The engine knows none of these names.
 //!
 //! A new family is a file in `family/`, declared and listed below.
 
@@ -41,15 +41,15 @@ fn all_gguf() -> impl Iterator<Item = &'static GgufSpelling> {
     FAMILIES.iter().flat_map(|family| family.gguf)
 }
 
-/// The architecture with this `model_type` in its `config.json`; if there is none, the names of all
-/// that are supported.
+/// The architecture with this `model_type` in its `config.json`; the error lists all supported
+/// names.
 pub(crate) fn hugging_face(model_type: &str) -> Result<&'static HfSpelling, String> {
     let names = || all_hugging_face().map(|s| s.model_type).collect::<Vec<_>>().join(", ");
     all_hugging_face().find(|s| s.model_type == model_type).ok_or_else(names)
 }
 
-/// The architecture with this `general.architecture` in its GGUF file; if there is none, the names
-/// of all that are supported.
+/// The architecture with this `general.architecture` in its GGUF file; the error lists all
+/// supported names.
 pub(crate) fn gguf(architecture: &str) -> Result<&'static GgufSpelling, String> {
     let names = || all_gguf().map(|s| s.architecture).collect::<Vec<_>>().join(", ");
     all_gguf().find(|s| s.architecture == architecture).ok_or_else(names)
@@ -62,7 +62,7 @@ mod tests {
 
     use super::{all_gguf, all_hugging_face};
 
-    /// The value of `key` in every `file` of the reference models.
+    /// The values of `key` in every `file` of the reference models.
     fn stated(file: &str, key: &str) -> BTreeSet<String> {
         let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny");
         let folders = std::fs::read_dir(tiny).unwrap();

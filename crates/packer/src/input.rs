@@ -1,4 +1,4 @@
-//! The sources: published model folders and files.
+//! Model sources: published folders and files.
 
 use std::path::{Path, PathBuf};
 
@@ -16,10 +16,11 @@ pub enum Input {
 }
 
 impl Input {
-    /// A folder is a Hugging Face model; a file must start with `GGUF`.
+    /// Detects the kind of source: a folder is treated as a Hugging Face model; a file must start
+    /// with `GGUF`.
     ///
     /// # Errors
-    /// The path does not exist, or is a file of another kind.
+    /// The path does not exist, or is a file of another type.
     pub fn detect(path: &Path) -> Result<Self, Error> {
         let meta = std::fs::metadata(path).map_err(Error::io(path, "cannot open"))?;
         if meta.is_dir() {

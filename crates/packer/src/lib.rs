@@ -1,5 +1,5 @@
-//! Converts published models to `.nano` files: once, offline, so that the engine only has to map
-//! them.
+//! Converts published models to `.nano` files once, ahead of time, so that the engine only has to
+//! map them.
 //!
 //! ```text
 //! config.json, *.safetensors, *.bin ─ hf ┐                  ┌ encode ┐
@@ -7,12 +7,12 @@
 //! *.gguf ────────────────────────── gguf ┘          (plan)  └ encode ┘
 //! ```
 //!
-//! A reader turns a source into a [`Config`] and one [`TensorSource`] per weight; what is particular
-//! to an architecture is in the file of its family. The plan maps rows of the source to rows of the
-//! file; workers read those rows, rotate and quantize them. The result is the same, byte for byte,
-//! for any number of threads on any machine.
+//! A reader turns a source into a [`Config`] and one [`TensorSource`] per weight; everything
+//! specific to an architecture is in its family's file. The plan maps source rows to file rows;
+//! workers read, rotate and quantize those rows. The result is byte-for-byte identical for any
+//! number of threads on any machine.
 //!
-//! What this crate is not: it does not run models, download them or cache them.
+//! This crate does not run, download or cache models.
 //!
 //! ```no_run
 //! use nanoinfer_packer::{Input, Options, Quant, convert};
@@ -59,6 +59,6 @@ pub use options::{Options, Progress};
 pub use source::TensorSource;
 pub use space::check as check_space;
 
-/// Raised when the packer writes different bytes for the same source, so that caches of converted
-/// models miss.
+/// Incremented when the packer starts to write different bytes for the same source, so that
+/// previously cached conversions are no longer used.
 pub const OUTPUT_VERSION: u32 = 2;

@@ -18,26 +18,27 @@ pub struct Description {
     pub settings: Vec<(String, String)>,
     /// All tensors, in file order.
     pub tensors: Vec<SourceTensor>,
-    /// The config it would be converted to, or the reason why it cannot be converted.
+    /// The config that a conversion would produce, or the reason why the source cannot be
+    /// converted.
     pub config: Result<Config, String>,
 }
 
 /// A tensor of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceTensor {
-    /// Its name.
+    /// The tensor's name.
     pub name: String,
-    /// Bare name of its file.
+    /// Name of the file that contains it, without the folder.
     pub file: String,
-    /// Its number format, by its name in ggml or safetensors.
+    /// Number format, as named in ggml or safetensors.
     pub dtype: &'static str,
-    /// Its third dimension: how many matrices are stacked in it; 1 if it has none.
+    /// Third dimension: the number of matrices stacked in the tensor; 1 if there is none.
     pub experts: usize,
-    /// `[rows, inputs]` of one of them; a vector has 1 input.
+    /// `[rows, inputs]` of one matrix; a vector has 1 input.
     pub shape: [usize; 2],
-    /// Its offset in the file, in bytes.
+    /// Offset in the file, in bytes.
     pub offset: u64,
-    /// Its size in bytes.
+    /// Size in bytes.
     pub bytes: u64,
 }
 
@@ -59,10 +60,11 @@ impl SourceTensor {
     }
 }
 
-/// Lists a Hugging Face folder, or a GGUF, safetensors or PyTorch file. No weights are read.
+/// Lists the contents of a Hugging Face folder, or of a GGUF, safetensors or PyTorch file. No
+/// weights are read.
 ///
 /// # Errors
-/// `path` is none of these, or damaged.
+/// `path` is none of these, or is damaged.
 pub fn describe(path: &Path) -> Result<Description, Error> {
     if path.is_dir() {
         let (settings, shards) = hf::look(path)?;
@@ -90,7 +92,7 @@ pub fn describe(path: &Path) -> Result<Description, Error> {
     let input = Input::Gguf(path.into());
     match Input::detect(path) {
         Err(Error::Source { .. }) if !named("gguf") => {
-            let what = "is neither a .nano, GGUF, safetensors or PyTorch file nor a model folder";
+            let what = "is not a .nano, GGUF, safetensors or PyTorch file, nor a model folder";
             return Err(Error::source(path, what));
         }
         Err(e @ Error::Io { .. }) => return Err(e),
@@ -115,7 +117,8 @@ fn tensors(files: &[PathBuf], open: Open) -> Result<Vec<SourceTensor>, Error> {
     Ok(out)
 }
 
-/// A metadata value for display: strings are truncated, lists shown by their length.
+/// Formats a metadata value for display: strings are truncated, and only the length of a list is
+/// shown.
 fn shown(value: &Value) -> String {
     match value {
         Value::Int(v) => v.to_string(),
@@ -128,7 +131,7 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// On one line of at most 80 characters.
+/// Shortens a string to one line of at most 80 characters.
 fn shortened(text: &str) -> String {
     let line: String =
         text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(81).collect();

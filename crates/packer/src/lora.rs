@@ -1,7 +1,7 @@
 //! LoRA adapters (Hu et al., <https://arxiv.org/abs/2106.09685>), merged while packing.
 //!
 //! An adapter adds `s · B · A` to a matrix, where A has few rows and B few columns. Once merged, it
-//! costs nothing at run time. The folder is in the form saved by the `peft` library:
+//! costs nothing at run time. The folder has the layout saved by the `peft` library:
 //! `adapter_config.json` beside `adapter_model.safetensors` or `adapter_model.bin`.
 
 use std::collections::BTreeMap;
@@ -16,14 +16,14 @@ use crate::{Error, safetensors, torch};
 /// An adapter to merge.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lora {
-    /// Its folder.
+    /// The adapter's folder.
     pub folder: PathBuf,
-    /// Its strength: 1 is as trained.
+    /// Strength of the adapter; 1 applies it as trained.
     pub scale: f32,
 }
 
-/// Settings that would change the meaning of the adapter, which this merge does not support. Each must
-/// be absent or have one of the listed values.
+/// Settings that change the meaning of an adapter in ways that this merge does not support. Each
+/// must be absent or have one of the listed values.
 const PLAIN: [(&str, &[&str]); 7] = [
     ("use_dora", &["false"]),
     ("fan_in_fan_out", &["false"]),
@@ -57,7 +57,7 @@ pub(crate) fn merge(model: &mut Model, lora: &Lora) -> Result<(), Error> {
             let what = format!("has only one of lora_A and lora_B for {module}");
             return Err(Error::source(&weights, what));
         };
-        // As in peft: alpha over rank, or over its square root, in f64.
+        // As in peft: alpha divided by the rank or by its square root, in f64.
         let rank = a.shape()[0] as f64;
         let scale = match settings.bool("use_rslora")? {
             Some(true) => scaling / rank.sqrt(),
@@ -74,7 +74,7 @@ pub(crate) fn merge(model: &mut Model, lora: &Lora) -> Result<(), Error> {
     Ok(())
 }
 
-/// `lora_alpha`; unsupported settings are refused.
+/// Returns `lora_alpha`, and rejects unsupported settings.
 fn scaling(settings: &Settings) -> Result<f64, Error> {
     let unsupported = |what: String| Error::Unsupported {
         path: settings.path().into(),
@@ -99,7 +99,7 @@ fn scaling(settings: &Settings) -> Result<f64, Error> {
     Ok(alpha)
 }
 
-/// The module that a tensor belongs to, and 0 for A, 1 for B.
+/// The module to which a tensor belongs, and 0 for A or 1 for B.
 fn module(tensor: &FileTensor) -> Result<(String, usize), Error> {
     let (path, name) = tensor.name();
     let inner = name.strip_prefix("base_model.model.").unwrap_or(name);
@@ -135,8 +135,8 @@ impl Merged {
                 path: path.into(),
                 tensor: name.into(),
                 what: format!(
-                    "A of [{rank}, {a_in}] and B of [{b_out}, {b_rank}] do not match a matrix of \
-                     [{n}, {k}]; is this adapter for another model?"
+                    "A of shape [{rank}, {a_in}] and B of shape [{b_out}, {b_rank}] do not match a \
+                     [{n}, {k}] matrix; is this adapter for another model?"
                 ),
             });
         }
@@ -153,7 +153,7 @@ impl TensorSource for Merged {
         self.base.shape()
     }
 
-    /// `W + scale · (B · A)`, each sum over the rank in ascending order, in f32.
+    /// Computes `W + scale · (B · A)` in f32; each sum runs over the rank in ascending order.
     fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
         let [rank, k] = self.a.shape();
         self.base.read_rows(rows.clone(), out)?;

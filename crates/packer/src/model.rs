@@ -1,4 +1,4 @@
-//! The common form that every source is read into before packing.
+//! The common representation of every source before packing.
 
 use std::path::{Path, PathBuf};
 
@@ -8,11 +8,12 @@ use crate::Error;
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
 
-/// A model that has been read and checked, except for its weights: those are read while packing.
+/// A model whose settings have been read and checked; the values of its weights are read while
+/// packing.
 pub(crate) struct Model {
-    /// As in the source: f32, nothing rotated.
+    /// The source's config: f32 weights, no rotation.
     pub(crate) config: Config,
-    /// RoPE turns per position, scaling included.
+    /// RoPE turns per position, including scaling.
     pub(crate) turns: Vec<u64>,
     pub(crate) weights: Weights,
     pub(crate) generation: Generation,
@@ -20,12 +21,12 @@ pub(crate) struct Model {
     pub(crate) chat_template: Option<String>,
     /// `hf-folder` or `gguf`, for the provenance.
     pub(crate) kind: &'static str,
-    /// Every file read, for the provenance.
+    /// All files read, for the provenance.
     pub(crate) files: Vec<PathBuf>,
 }
 
-/// Checks generation defaults as the reader of the `.nano` file will, but reports a problem under
-/// the setting's name in the source.
+/// Checks generation defaults like the reader of the `.nano` file, but reports a problem under the
+/// setting's name in the source.
 pub(crate) fn check_generation(path: &Path, g: &Generation, vocab: u32) -> Result<(), Error> {
     g.validate(vocab).map_err(|ConfigError { field, value, expected }| {
         let field = match field {

@@ -12,7 +12,7 @@ pub struct Options<'a> {
     pub quant: Quant,
     /// Number of threads that read and quantize, at least 1. The result does not depend on it.
     pub threads: usize,
-    /// Called now and then on the calling thread.
+    /// Called periodically on the calling thread.
     pub progress: Option<&'a mut dyn FnMut(Progress)>,
     /// The origin to record in the file, such as a hub id; not a local path.
     pub source_id: Option<String>,
@@ -21,7 +21,7 @@ pub struct Options<'a> {
 }
 
 impl Options<'_> {
-    /// All processors, no progress, no origin.
+    /// Uses all processors; no adapters, progress callback or origin.
     pub fn new(quant: Quant) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         Self { quant, threads, progress: None, source_id: None, loras: Vec::new() }
@@ -42,12 +42,12 @@ impl fmt::Debug for Options<'_> {
 /// Progress of a conversion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Bytes of tensors written.
+    /// Tensor bytes written so far.
     pub done: u64,
-    /// Bytes of tensors in the finished file.
+    /// Tensor bytes in the finished file.
     pub total: u64,
-    /// The tensor written last.
+    /// Role of the most recently written tensor.
     pub role: Role,
-    /// Its layer.
+    /// Layer of that tensor.
     pub layer: Option<u32>,
 }

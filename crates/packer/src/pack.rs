@@ -1,4 +1,4 @@
-//! Packing: several threads encode a model's plan, one writes it in order.
+//! Packing: several threads encode a model's plan, and one thread writes the result in order.
 //!
 //! ```text
 //! layout     which rows of which source tensor go where
@@ -6,9 +6,9 @@
 //! sections   tokenizer, chat template, provenance
 //! ```
 //!
-//! Worker `w` of `t` encodes jobs `w, w + t, w + 2t, …` into a channel with room for one; the writer
-//! receives from the channels in turn. The order of bytes therefore does not depend on timing, and
-//! only a few jobs are in memory, however large the model.
+//! Worker `w` of `t` encodes jobs `w, w + t, w + 2t, …` into a channel with capacity 1; the writer
+//! receives from the channels in round-robin order. The order of bytes therefore does not depend on
+//! timing, and only a few jobs are in memory at a time, however large the model.
 
 pub(crate) mod encode;
 pub(crate) mod layout;
@@ -28,9 +28,9 @@ use crate::{Error, Options, Progress};
 use encode::encode;
 use layout::{Body, Planned, plan};
 
-/// Values per job, unless a single head has more: 4 MB of f32.
+/// Target number of values per job (4 MB of f32); a single large head may exceed it.
 const VALUES_PER_JOB: usize = 1 << 20;
-/// More threads than this only wait for the writer.
+/// Additional threads would only wait for the writer.
 const MAX_THREADS: usize = 16;
 
 /// Consecutive blocks of one tensor.
@@ -87,13 +87,13 @@ fn encoding_of(config: &Config) -> Encoding {
 /// An upper bound on the size of the file: tensors, gaps, tables and sections.
 fn file_bytes(tensors: u64, n: usize, model: &Model) -> u64 {
     const SMALL: u64 = 1 << 18;
-    let per_tensor = ALIGN + TENSOR_ROW as u64; // its gap and its row in the table
+    let per_tensor = ALIGN + TENSOR_ROW as u64; // alignment gap and table row
     let text = model.tokenizer.as_ref().map_or(0, Tokenizer::bytes)
         + model.chat_template.as_ref().map_or(0, String::len);
     tensors + n as u64 * per_tensor + text as u64 + SMALL
 }
 
-/// Cuts a tensor into jobs of about [`VALUES_PER_JOB`].
+/// Splits a tensor into jobs of about [`VALUES_PER_JOB`] values.
 fn jobs<'p, 'a>(planned: &'p Planned<'a>) -> Vec<Job<'p, 'a>> {
     let mut cuts = vec![0];
     if let Body::Rows { blocks, inputs } = &planned.body {
@@ -128,7 +128,8 @@ impl Job<'_, '_> {
 
 type Encoded = Receiver<Result<Vec<u8>, Error>>;
 
-/// Starts the workers. Each ends after its last job, at its first error, or when the receiver is gone.
+/// Starts the workers. Each stops after its last job, at its first error, or when the receiver is
+/// dropped.
 fn workers<'scope>(
     scope: &'scope Scope<'scope, '_>,
     jobs: &'scope [Job],

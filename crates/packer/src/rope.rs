@@ -1,12 +1,13 @@
-//! Rotary position embedding: how far each pair of a head turns per position.
+//! Rotary position embedding: how far each pair of a head rotates per position.
 //!
-//! Su et al., <https://arxiv.org/abs/2104.09864>. Stored as turns in 64-bit fixed point, because
-//! position × turns then wraps around exactly like the angle does: at position 10⁶ the angle is as
-//! exact as at position 1. Everything is computed once, here, in f64 with one software `pow`, so
-//! that every machine writes the same file.
+//! Su et al., <https://arxiv.org/abs/2104.09864>. Rotations are stored as turns in 64-bit fixed
+//! point, because position × turns then wraps around exactly as the angle does: at position 10⁶ the
+//! angle is as exact as at position 1. Everything is computed once, here, in f64 with a software
+//! `pow`, so that every machine writes the same file.
 //!
-//! Frequencies that depend on the length of the text are made to depend on the session's capacity
-//! instead: the file has a row of them for each range of capacities (see [`nanoinfer_format::Rope`]).
+//! Frequencies that would otherwise depend on the length of the text depend on the session's
+//! capacity instead: the file has a row of frequencies for each range of capacities (see
+//! [`nanoinfer_format::Rope`]).
 
 use std::f64::consts::TAU;
 
@@ -23,18 +24,18 @@ pub(crate) enum Scaling {
         factor: f64,
         original_context: u32,
     },
-    /// Low frequencies are divided, high ones kept, those between interpolated, and attention is
-    /// sharpened (Peng et al., <https://arxiv.org/abs/2309.00071>).
+    /// Low frequencies are divided, high frequencies kept, those in between interpolated, and
+    /// attention is sharpened (Peng et al., <https://arxiv.org/abs/2309.00071>).
     Yarn(Yarn),
-    /// Llama 3.1: as YaRN, with other bounds.
+    /// Llama 3.1: like YaRN, with different bounds.
     Llama3 {
         factor: f64,
         low_freq: f64,
         high_freq: f64,
         original_context: f64,
     },
-    /// Divisors found by search, one set up to the original context and one beyond it (Ding et al.,
-    /// <https://arxiv.org/abs/2402.13753>).
+    /// Frequency factors found by search: one set up to the original context, and one beyond it
+    /// (Ding et al., <https://arxiv.org/abs/2402.13753>).
     LongRope {
         short: Vec<f64>,
         long: Vec<f64>,
@@ -54,7 +55,7 @@ pub(crate) struct Yarn {
     /// divided if it makes at most `beta_slow`.
     pub(crate) beta_fast: f64,
     pub(crate) beta_slow: f64,
-    /// Round the bounds to whole pairs.
+    /// Whether to round the bounds to whole pairs.
     pub(crate) truncate: bool,
     pub(crate) magnitude: f64,
 }
@@ -66,17 +67,17 @@ pub(crate) struct RopeSpec {
     pub(crate) scaling: Scaling,
 }
 
-/// [`Scaling::Dynamic`] follows the session's capacity in steps of this fraction of the original
-/// context, up to `MAX_STEPS` of them.
+/// [`Scaling::Dynamic`] follows the session's capacity in steps of 1/`DYNAMIC_STEPS` of the
+/// original context, up to `MAX_STEPS` steps.
 const DYNAMIC_STEPS: u32 = 8;
 const MAX_STEPS: u32 = 56;
 
-/// YaRN's default factor on cosine and sine.
+/// YaRN's default multiplier of cosine and sine.
 pub(crate) fn yarn_magnitude(factor: f64, weight: f64) -> f64 {
     if factor <= 1.0 { 1.0 } else { 0.1 * weight * libm::log(factor) + 1.0 }
 }
 
-/// The same for LongRoPE, if the context is `factor` times the original one.
+/// The same for LongRoPE, when the context is `factor` times the original one.
 pub(crate) fn longrope_magnitude(factor: f64, original_context: u32) -> f64 {
     if factor <= 1.0 {
         return 1.0;
@@ -85,7 +86,7 @@ pub(crate) fn longrope_magnitude(factor: f64, original_context: u32) -> f64 {
 }
 
 impl RopeSpec {
-    /// Its form in the config of the `.nano` file.
+    /// The form stored in the config of the `.nano` file.
     pub(crate) fn rope(&self) -> Rope {
         let (magnitude, limits) = match &self.scaling {
             Scaling::Yarn(yarn) => (yarn.magnitude, Vec::new()),
@@ -150,8 +151,8 @@ impl RopeSpec {
     }
 }
 
-/// The session capacity that a step of [`Scaling::Dynamic`] is computed for; step 0 is the original
-/// context.
+/// The session capacity for which a step of [`Scaling::Dynamic`] is computed; step 0 is the
+/// original context.
 fn dynamic_capacity(original_context: u32, step: u32) -> u32 {
     let capacity = u64::from(original_context) * u64::from(DYNAMIC_STEPS + step);
     u32::try_from(capacity.div_ceil(u64::from(DYNAMIC_STEPS))).unwrap_or(u32::MAX)
@@ -180,8 +181,9 @@ impl Yarn {
 mod tests {
     use super::*;
 
-    /// Reference: the formulas of transformers' `modeling_rope_utils.py`, which selects by
-    /// wavelength where this file counts periods, run in NumPy float32 for a head of 16.
+    /// Reference values: the formulas of transformers' `modeling_rope_utils.py`, which compare
+    /// wavelengths where this file counts periods, evaluated in NumPy float32 for a head size of
+    /// 16.
     #[test]
     fn agrees_with_the_wavelength_formulas() {
         let llama3 =
@@ -195,7 +197,7 @@ mod tests {
             let got = RopeSpec { theta, scaling }.turns(16);
             for (t, e) in got.iter().zip(expected) {
                 let f = *t as f64 / 2f64.powi(64) * TAU;
-                assert!((f - e).abs() <= 2e-7 * e, "{theta}: {f} for {e}");
+                assert!((f - e).abs() <= 2e-7 * e, "{theta}: {f}, expected {e}");
             }
         }
     }
@@ -218,7 +220,7 @@ mod tests {
         // The slowest pair at twice the context: θ' = θ · 3^(16/14).
         let theta = 1e4 * 3f64.powf(16.0 / 14.0);
         let (got, want) = (turns[8 * 8 + 7] as f64, theta.powf(-14.0 / 16.0) / TAU * 2f64.powi(64));
-        assert!((got - want).abs() <= 1e-12 * want, "{got}, not {want}");
+        assert!((got - want).abs() <= 1e-12 * want, "{got}, expected {want}");
     }
 
     const DEFAULT: [f64; 8] = [

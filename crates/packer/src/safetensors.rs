@@ -1,8 +1,8 @@
-//! A checked reader of safetensors headers (<https://github.com/huggingface/safetensors>).
+//! A validating reader for safetensors headers (<https://github.com/huggingface/safetensors>).
 //!
-//! The layout: u64 length of a JSON header, the header, then the tensors' bytes without gaps. The
-//! published crate needs the whole file in memory and silently keeps the last of two tensors with
-//! the same name; this reader needs only the header and refuses duplicates.
+//! File layout: the length of a JSON header as u64, the header, then the tensors' bytes without
+//! gaps. The published crate needs the whole file in memory and silently keeps the last of two
+//! tensors with the same name; this reader needs only the header and rejects duplicates.
 
 use std::fmt;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::dequant::Dtype;
 use crate::source::checks::{check_overlaps, is_ignored, refuse_quantized};
 use crate::source::{FileTensor, SourceFile, TensorSource};
 
-/// The same limit as in the published crate.
+/// Maximum header length, as in the published crate.
 const MAX_HEADER: u64 = 100_000_000;
 
 #[derive(Deserialize)]
@@ -26,7 +26,7 @@ struct Info {
     data_offsets: (u64, u64),
 }
 
-/// The header's entries in file order, duplicates included.
+/// The header's entries in file order, including duplicates.
 struct Entries(Vec<(String, Info)>);
 
 impl<'de> Deserialize<'de> for Entries {

@@ -1,8 +1,8 @@
-//! Weights as rows of f32, whatever file they are in.
+//! Weights as rows of f32, whatever the file format.
 //!
-//! Files are read with positioned reads, a few rows at a time, and never mapped: the memory use of a
-//! conversion depends on the widest matrix, not on the size of the model, and a source that shrinks
-//! while it is read causes an error rather than a signal.
+//! Files are never mapped, but read a few rows at a time with positioned reads: the memory use of a
+//! conversion depends on the widest matrix rather than on the model size, and a source that shrinks
+//! during the conversion causes an error rather than a signal.
 
 pub(crate) mod checks;
 
@@ -16,7 +16,8 @@ use nanoinfer_platform::file::{another_handle, read_exact_at};
 use crate::Error;
 use crate::dequant::Dtype;
 
-/// A matrix that can be read by row ranges. A vector of n values is a matrix of n rows and 1 input.
+/// A matrix that can be read in row ranges. A vector of n values is a matrix with n rows and 1
+/// input.
 pub trait TensorSource: Send + Sync {
     /// File and name, for error messages.
     fn name(&self) -> (&Path, &str);
@@ -41,7 +42,7 @@ pub(crate) struct SourceFile {
 
 impl SourceFile {
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        // Checked before opening, which would block on a pipe without a writer.
+        // Checked first, because opening a pipe without a writer would block.
         let meta = std::fs::metadata(path).map_err(Error::io(path, "cannot open"))?;
         if !meta.is_file() {
             return Err(Error::source(path, "is not a regular file"));
@@ -56,12 +57,12 @@ impl SourceFile {
         read_exact_at(&self.file, out, offset).map_err(Error::io(&self.path, &what))
     }
 
-    /// A second handle, for a library that does its own reads; positioned reads are not affected.
+    /// Another handle for a library that does its own reads; positioned reads are not affected.
     pub(crate) fn reader(&self) -> std::io::Result<File> {
         another_handle(&self.file, &self.path)
     }
 
-    /// BLAKE3 of the whole file, or `None` once `stop` returns true.
+    /// BLAKE3 hash of the whole file, or `None` once `stop` returns true.
     pub(crate) fn hash(&self, stop: impl Fn() -> bool) -> Result<Option<blake3::Hash>, Error> {
         let mut hasher = blake3::Hasher::new();
         let mut buffer = vec![0; 1 << 20];
@@ -92,7 +93,8 @@ pub(crate) struct FileTensor {
 
 impl FileTensor {
     /// Checks that a tensor of this shape (`[rows, inputs]`, `[n]`, or `[experts, rows, inputs]`)
-    /// matches its size and lies within the file. `len` is its size in bytes if the file states one.
+    /// matches its size and lies within the file. `len` is its size in bytes, if the file states
+    /// it.
     pub(crate) fn new(
         file: &Arc<SourceFile>,
         name: &str,
@@ -116,7 +118,7 @@ impl FileTensor {
         }
         if !k.is_multiple_of(dtype.block() as u64) {
             return fail(format!(
-                "its rows of {k} values are not whole {} blocks of {}",
+                "has rows of {k} values, expected a multiple of the {} block size {}",
                 dtype.name(),
                 dtype.block()
             ));
@@ -129,35 +131,36 @@ impl FileTensor {
         };
         if len.is_some_and(|l| l != bytes) {
             return fail(format!(
-                "has {} bytes, which do not match shape {shape:?} of {}",
+                "has {} bytes, which does not match shape {shape:?} of type {}",
                 len.unwrap_or(0),
                 dtype.name()
             ));
         }
         if offset.checked_add(bytes).is_none_or(|end| end > file.len) {
             return fail(format!(
-                "takes {bytes} bytes at offset {offset}, beyond the end of the file ({} bytes); is the file \
+                "has {bytes} bytes at offset {offset}, beyond the end of the file ({} bytes); is the file \
                  complete?",
                 file.len
             ));
         }
-        // Bounded by the file's length, so the casts are lossless on 64-bit machines.
+        // The values are bounded by the file's length, so the casts are lossless on 64-bit
+        // machines.
         let shape = [n as usize, k as usize];
         Ok(Self { file: Arc::clone(file), name: name.into(), dtype, shape, experts, offset })
     }
 
-    /// The number of matrices stacked in a tensor of three dimensions; its rows are those of all of
-    /// them.
+    /// The number of matrices stacked in a three-dimensional tensor; its rows are the rows of all
+    /// these matrices.
     pub(crate) fn experts(&self) -> Option<usize> {
         self.experts
     }
 
-    /// Its number format.
+    /// The tensor's number format.
     pub(crate) fn dtype(&self) -> Dtype {
         self.dtype
     }
 
-    /// Its byte range in the file.
+    /// The tensor's byte range in the file.
     pub(crate) fn extent(&self) -> Range<u64> {
         self.offset..self.offset + self.row_bytes() * self.shape[0] as u64
     }
@@ -232,8 +235,9 @@ impl TensorSource for Affine {
 
 /// Query or key rows as GGUF stores them for Llama, restored to their original order.
 ///
-/// RoPE pairs neighbouring rows in llama.cpp (i, i+1), but the halves of a head in Hugging Face and
-/// this engine (i, i + head_dim/2); the exporter moved row `h·head_dim/2 + j` of a head to `2j + h`.
+/// In llama.cpp, RoPE pairs neighbouring rows (`i`, `i+1`); in Hugging Face and in this engine, it
+/// pairs rows half a head apart (`i`, `i+head_dim/2`). llama.cpp's converter moved row
+/// `h·head_dim/2+j` of a head to `2j+h`.
 pub(crate) struct Unpermuted {
     pub(crate) inner: FileTensor,
     pub(crate) head_dim: usize,

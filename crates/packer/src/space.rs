@@ -1,4 +1,4 @@
-//! Checks for free disk space before hours of work.
+//! Checks free disk space before hours of work.
 
 use std::path::Path;
 
@@ -6,11 +6,11 @@ use nanoinfer_platform::file::free_space;
 
 use crate::Error;
 
-/// Fails if the file system of `folder`, which need not exist yet, has fewer than `needed` bytes free.
-/// A file system that does not report its free space passes.
+/// Fails if the file system of `folder`, which need not exist yet, has fewer than `needed` bytes
+/// free. Passes if the file system does not report its free space.
 ///
 /// # Errors
-/// [`Error::Space`].
+/// [`Error::Space`] if there is too little free space.
 pub fn check(folder: &Path, needed: u64) -> Result<(), Error> {
     let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.into());
     let Some(existing) = folder.ancestors().find(|p| p.is_dir()) else { return Ok(()) };
@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn more_than_any_disk_has() {
+    fn insufficient_space_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let inner = folder.path().join("not/yet/there");
         check(&inner, 1).unwrap();

@@ -1,8 +1,8 @@
-//! Models of well-known shapes with random weights.
+//! Models with well-known shapes and random weights.
 //!
-//! Speed depends on shapes, not on values, so such a model predicts the speed of the real one before it
-//! is downloaded. A small random number generator produces the stored bytes directly; nothing is
-//! quantized, so that a model of 7 billion weights takes seconds.
+//! Speed depends on shapes, not on values, so such a model predicts the speed of the real model
+//! before it is downloaded. A small random number generator produces the stored bytes directly;
+//! nothing is quantized, so a model with 7 billion weights takes only seconds to build.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use crate::{Error, Progress};
 /// The sizes of a published model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// Its common name.
+    /// Common name of the model.
     pub name: &'static str,
     n_layers: u32,
     d_model: u32,
@@ -27,7 +27,7 @@ pub struct Shape {
     head_dim: u32,
     vocab_size: u32,
     tied_embeddings: bool,
-    /// Experts per layer and experts per token; `d_ff` is then that of one expert.
+    /// Experts per layer and experts per token; `d_ff` is then the width of one expert.
     experts: Option<[u32; 2]>,
 }
 
@@ -64,12 +64,12 @@ impl Shape {
         Self::ALL.into_iter().find(|s| s.name == name)
     }
 
-    /// The same with another vocabulary size, to draft for a model that has it.
+    /// The same shape with another vocabulary size, to draft for a model with that vocabulary.
     pub fn with_vocabulary(self, tokens: u32) -> Self {
         Self { vocab_size: tokens, ..self }
     }
 
-    /// Its config: 8-bit weights, unscaled RoPE.
+    /// The config of this shape: 8-bit weights, unscaled RoPE.
     pub fn config(&self) -> Config {
         Config {
             quant: Quant::Q8,
@@ -92,12 +92,12 @@ impl Shape {
         }
     }
 
-    /// Size of its tensors in bytes.
+    /// Total size of the tensors in bytes.
     pub fn bytes(&self) -> u64 {
         self.sizes().map(|(_, _, bytes)| bytes).sum()
     }
 
-    /// Bytes that a forward pass of one token reads: everything except untied embeddings and the experts
+    /// Bytes read by a forward pass of one token: everything except untied embeddings and experts
     /// that are not chosen.
     pub fn pass_bytes(&self) -> u64 {
         let config = self.config();
@@ -130,8 +130,8 @@ fn specs(c: &Config) -> Vec<(Kind, TensorSpec)> {
     schema(c).map(|entry| (entry.kind, entry.spec(|_| Encoding::Q8Panel))).collect()
 }
 
-/// Writes a model of this shape, the same on every machine, to a temporary file in `folder`. The file
-/// is deleted when the returned value is dropped; existing maps of it stay valid.
+/// Writes a model of this shape, identical on every machine, to a temporary file in `folder`. The
+/// file is deleted when the returned value is dropped; existing mappings of it stay valid.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -165,13 +165,13 @@ pub fn build(
     Ok(writer.finish(&config, &Generation::default())?)
 }
 
-/// Random 8-bit panels, scaled so that outputs have about the variance of inputs.
+/// Random 8-bit panels, scaled so that outputs have about the same variance as inputs.
 fn panels(
     spec: &TensorSpec,
     noise: &mut Noise,
     write: &mut dyn FnMut(&[u8]) -> Result<(), nanoinfer_format::Error>,
 ) -> Result<(), Error> {
-    const SPREAD: f32 = 73.3; // standard deviation of a uniform weight of -127…127
+    const SPREAD: f32 = 73.3; // standard deviation of uniform weights in -127…127
     let scale = 1.0 / (SPREAD * (spec.stored[2] as f32).sqrt());
     let Some(layout) = spec.panels() else { return Ok(()) };
     let mut panel = vec![0; layout.bytes() / layout.panels()];

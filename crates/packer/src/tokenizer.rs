@@ -1,5 +1,5 @@
-//! The tokenizer's sections, built before packing starts, so that an unusable tokenizer is reported
-//! after a second, not after hours of packing.
+//! The tokenizer sections of a file. They are built before packing starts, so that an unusable
+//! tokenizer is reported within a second rather than after hours of packing.
 
 use std::path::Path;
 
@@ -9,12 +9,12 @@ use nanoinfer_text::GgufVocab;
 use crate::Error;
 use crate::gguf::Metadata;
 
-/// A tokenizer in the three forms that a file contains.
+/// A tokenizer in the three forms stored in a file.
 pub(crate) struct Tokenizer {
     json: Vec<u8>,
     vocabulary: Vec<u8>,
     native: Vec<u8>,
-    /// The token that its post-processor prepends, if any.
+    /// The token that the tokenizer's post-processor prepends, if any.
     pub(crate) bos: Option<u32>,
 }
 
@@ -29,7 +29,7 @@ impl Tokenizer {
         Ok(Self { json, vocabulary, native, bos })
     }
 
-    /// The tokenizer in a GGUF file's metadata, if it has one.
+    /// The tokenizer in a GGUF file's metadata, if present.
     pub(crate) fn of_gguf(
         g: &Metadata,
         bos: Option<u32>,
@@ -61,7 +61,7 @@ impl Tokenizer {
         Self::new(g.path(), json, vocab_size).map(Some)
     }
 
-    /// Size of its sections in bytes.
+    /// Total size of the sections in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.json.len() + self.vocabulary.len() + self.native.len()
     }

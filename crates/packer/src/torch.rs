@@ -1,13 +1,13 @@
 //! `pytorch_model.bin`: a zip archive of one pickle and uncompressed storages.
 //!
 //! ```text
-//! NAME/data.pkl      the table of tensors, see [`pickle`]
+//! NAME/data.pkl      the state dict, see [`pickle`]
 //! NAME/byteorder     "little", in newer files
 //! NAME/data/0        values of a storage
 //! NAME/data/1 …
 //! ```
 //!
-//! Storages are not compressed, so a tensor is read at its offset as from a safetensors file.
+//! Storages are not compressed, so tensors are read at their offsets, as in a safetensors file.
 
 mod pickle;
 
@@ -24,12 +24,12 @@ use crate::source::checks::{is_ignored, refuse_quantized};
 use crate::source::{FileTensor, SourceFile};
 use pickle::TensorRef;
 
-/// The first bytes of a file in the format before PyTorch 1.6: a pickled number.
+/// The first bytes of a file in the format used before PyTorch 1.6: a pickled number.
 const LEGACY: [u8; 14] =
     [0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
-/// Opens a file and returns its tensors, whose byte ranges lie within the file. Tied tensors may share
-/// theirs.
+/// Opens a file and returns its tensors, whose byte ranges lie within the file. Tied tensors may
+/// share a byte range.
 pub(crate) fn open(path: &Path) -> Result<Vec<FileTensor>, Error> {
     let file = Arc::new(SourceFile::open(path)?);
     let mut begin = [0; LEGACY.len()];
@@ -78,16 +78,18 @@ impl Archive {
                 return Err(format!("{inner:?} appears twice in the archive"));
             }
         }
-        // `file_names` is in the order of indices.
+        // `file_names` iterates in index order.
         Ok(Self { zip, index })
     }
 
-    /// Offset and length of an uncompressed file of the archive.
+    /// Offset and length of an uncompressed file in the archive.
     fn extent(&mut self, name: &str) -> Result<Option<(u64, u64)>, String> {
         let Some(&i) = self.index.get(name) else { return Ok(None) };
         let entry = self.zip.by_index_raw(i).map_err(|e| format!("{name}: {e}"))?;
         if entry.compression() != CompressionMethod::Stored || entry.encrypted() {
-            return Err(format!("{name} is compressed, which torch.save does not do"));
+            return Err(format!(
+                "{name} is compressed or encrypted, unlike in files written by torch.save"
+            ));
         }
         let start = entry.data_start().ok_or_else(|| format!("{name} has no data offset"))?;
         Ok(Some((start, entry.size())))
@@ -128,14 +130,15 @@ impl Archive {
         let end =
             end_in_storage(t).ok_or_else(|| fail(format!("shape {:?} overflows", t.shape)))?;
         if t.numel.checked_mul(size) != Some(len) || end > t.numel {
-            let what = format!("ends at value {end} of {}, in {storage} of {len} bytes", t.numel);
+            let what =
+                format!("ends at value {end} of {} in {storage}, which has {len} bytes", t.numel);
             return Err(fail(what));
         }
         if !is_contiguous(t) {
             return Err(fail("is not contiguous; save the model with contiguous tensors".into()));
         }
-        let offset = start.checked_add(t.offset * size); // below `len` by the check above
-        let offset = offset.ok_or_else(|| fail("lies beyond the file".into()))?;
+        let offset = start.checked_add(t.offset * size); // less than `len`, as checked above
+        let offset = offset.ok_or_else(|| fail("lies beyond the end of the file".into()))?;
         FileTensor::new(file, name, dtype, &t.shape, offset, None)
     }
 }
@@ -163,7 +166,7 @@ mod tests {
 
     /// A file written by PyTorch (see tests/fixtures/make_torch_types.py).
     #[test]
-    fn reads_a_file_of_pytorch() {
+    fn reads_a_file_written_by_pytorch() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/torch-types.bin");
         let tensors = open(&path).unwrap();
         let expected: [(&str, [usize; 2], usize); 6] = [

@@ -1,4 +1,4 @@
-//! Whole conversions, checked element by element against the source.
+//! Whole conversions, compared element by element with the source.
 
 mod common;
 
@@ -79,7 +79,7 @@ fn awkward_shapes() {
 
 /// Large enough for several jobs per matrix, so that threads interleave.
 #[test]
-fn any_number_of_threads_writes_the_same_file() {
+fn the_file_does_not_depend_on_the_number_of_threads() {
     let shape = Shape { d: 1000, ff: 2600, vocab: 4001, layers: 1, ..ODD };
     let folder = tempfile::tempdir().unwrap();
     shape.write(folder.path(), &shape.weights());

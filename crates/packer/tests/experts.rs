@@ -1,4 +1,4 @@
-//! Models with experts: one tensor per expert in folders, one for all in GGUF.
+//! Models with experts: one tensor per expert in folders, one tensor for all experts in GGUF.
 
 mod common;
 
@@ -23,7 +23,7 @@ fn expert_name(layer: usize, expert: usize, w: &str) -> String {
     format!("model.layers.{layer}.block_sparse_moe.experts.{expert}.{w}.weight")
 }
 
-/// A Mixtral, and for each expert a dense model that has it as its feed-forward part.
+/// A Mixtral and, for each expert, a dense model with that expert as its feed-forward part.
 fn mixtral() -> (Weights, Vec<Weights>) {
     let mut seed = 11;
     let mut sparse = SHAPE.weights();
@@ -52,7 +52,7 @@ fn write_mixtral(folder: &Path, weights: &Weights) {
     std::fs::write(folder.join("model.safetensors"), safetensors(weights)).unwrap();
 }
 
-/// The same as GGUF, the matrices of all experts in one tensor.
+/// The same model as GGUF, with the matrices of all experts in one tensor.
 fn gguf(weights: &Weights) -> GgufFile {
     let mut stacked = weights.clone();
     stacked.retain(|name, _| !name.contains("block_sparse_moe"));
@@ -124,11 +124,11 @@ fn each_expert_is_stored_like_a_dense_feed_forward_part() {
 }
 
 #[test]
-fn gguf_and_folder_give_the_same_tensors() {
+fn gguf_and_folder_yield_the_same_tensors() {
     let (sparse, _) = mixtral();
     let dir = tempfile::tempdir().unwrap();
     write_mixtral(dir.path(), &sparse);
-    // Before April 2024 GGUF had a tensor for each expert.
+    // Before April 2024, GGUF had one tensor per expert.
     let mut old = gguf(&sparse);
     let stacked = old.tensors.extract_if(.., |(name, ..)| name.contains("_exps"));
     let alone = stacked.collect::<Vec<_>>().into_iter().flat_map(|(name, dims, values)| {
@@ -188,7 +188,7 @@ fn mismatches_are_named() {
     folder(&set(expert_name(0, 3, "w1"), &[30, 20]), "experts.3.w1.weight\": is unexpected");
     folder(
         &set(expert_name(0, 2, "w1"), &[20, 30]),
-        "has shape [20, 30], expected [30, 20] by the model",
+        "has shape [20, 30], but the model's config requires [30, 20]",
     );
     folder(&set(expert_name(0, 2, "w1"), &[1, 30, 20]), "has 3 dimensions");
     folder(&set(dense_name(0, "up_proj"), &[30, 20]), "mlp.up_proj.weight\": is unexpected");
@@ -200,7 +200,7 @@ fn mismatches_are_named() {
         refused(&input, expected);
     };
     let count = |n| move |f: &mut GgufFile| f.set("llama.expert_count", Meta::U32(n));
-    file(&count(4), "has shape [3, 20], expected [4, 20] by the model's config");
+    file(&count(4), "has shape [3, 20], but the model's config requires [4, 20]");
     file(&count(0), "blk.0.ffn_gate.weight\": is missing");
     file(&count(5000), "n_experts is 5000, expected 1 to 4096");
     let used = |n| move |f: &mut GgufFile| f.set("llama.expert_used_count", Meta::U32(n));
@@ -216,7 +216,7 @@ fn mismatches_are_named() {
     );
 }
 
-/// An adapter of one expert's matrix changes that expert only.
+/// An adapter for one expert's matrix changes only that expert.
 #[test]
 fn an_adapter_can_change_an_expert() {
     let (mut sparse, _) = mixtral();

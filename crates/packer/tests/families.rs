@@ -1,6 +1,6 @@
-//! The reference models as llama.cpp's `convert_hf_to_gguf.py` writes them: every tensor and every
-//! setting must equal that from the Hugging Face folder. The `gguf.json` in a model's folder says how
-//! the converter spells it (see tests/data/tiny/README.md).
+//! The reference models as llama.cpp's `convert_hf_to_gguf.py` writes them: every tensor and
+//! setting must equal its counterpart from the Hugging Face folder. The `gguf.json` in a model's
+//! folder specifies how the converter spells it (see tests/data/tiny/README.md).
 
 mod common;
 
@@ -26,10 +26,10 @@ struct Spelling {
     /// Parts of tensor names that differ from [`NAMES`].
     #[serde(default)]
     names: BTreeMap<String, String>,
-    /// Keys besides those that all architectures have.
+    /// Keys other than those that all architectures have.
     #[serde(default)]
     keys: Map<String, Value>,
-    /// Settings that GGUF has no key for, with the values that llama.cpp assumes.
+    /// Settings without a GGUF key, with the values that llama.cpp assumes.
     #[serde(default)]
     settings: Map<String, Value>,
 }
@@ -58,7 +58,7 @@ const NAMES: [(&str, &str); 12] = [
     ("_proj", ""),
 ];
 
-/// A value in `gguf.json`: a number without a decimal point is a whole number.
+/// A value in `gguf.json`; a number without a decimal point is an integer.
 fn meta(value: &Value) -> Meta {
     match value {
         Value::Bool(v) => Meta::Bool(*v),
@@ -70,7 +70,7 @@ fn meta(value: &Value) -> Meta {
     }
 }
 
-/// A tensor: name, dimensions with the innermost first, values.
+/// A tensor: name, dimensions (innermost first), values.
 type Tensor = (String, Vec<u64>, Vec<f32>);
 
 /// Merges `blk.L.ffn_experts.E.PART.weight` of all experts E into `blk.L.ffn_PART_exps.weight`.
@@ -166,7 +166,7 @@ fn gguf(name: &str, spelling: &Spelling, s: &Value) -> GgufFile {
     file
 }
 
-/// A config without its name, and with numbers in the precision of GGUF.
+/// A config without its architecture, with numbers rounded to GGUF's precision.
 fn comparable(nano: &NanoFile) -> Value {
     fn round(value: &mut Value) {
         match value {
@@ -189,7 +189,7 @@ fn assert_same_model(name: &str, hf: &NanoFile, gguf: &NanoFile) {
         let role = a.spec.role.name();
         assert_eq!(a.spec, b.spec, "{name}");
         if role == "rope_turns" {
-            // Divisors and the bounds of YaRN are f32 in GGUF.
+            // Frequency factors and YaRN's bounds are f32 in GGUF.
             for (a, b) in hf.u64s(a).iter().zip(gguf.u64s(b)) {
                 assert!(a.abs_diff(*b) <= a >> 20, "{name} {a} {b}");
             }
@@ -215,7 +215,7 @@ fn spelled() -> Vec<(String, Spelling)> {
 }
 
 #[test]
-fn gguf_gives_the_same_model_as_the_folder() {
+fn gguf_yields_the_same_model_as_the_folder() {
     for (name, spelling) in spelled() {
         let text = std::fs::read_to_string(golden(&name).join("config.json")).unwrap();
         let mut settings: Value = serde_json::from_str(&text).unwrap();

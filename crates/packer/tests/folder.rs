@@ -1,4 +1,4 @@
-//! The JSON files of a Hugging Face folder, in old and new styles.
+//! The JSON files of a Hugging Face folder, in old and new formats.
 
 mod common;
 
@@ -11,7 +11,8 @@ use tempfile::TempDir;
 const SMALL: Shape =
     Shape { d: 20, ff: 30, heads: 2, kv: 1, head_dim: 6, vocab: 17, layers: 2, tied: false };
 
-/// A valid folder with more `files`, and some settings of `config.json` replaced ("removed": deleted).
+/// A valid folder with additional `files` and some settings of `config.json` replaced, or deleted
+/// if the new value is "removed".
 fn folder(settings: Value, files: &[(&str, String)]) -> (TempDir, Input) {
     let dir = tempfile::tempdir().unwrap();
     SMALL.write(dir.path(), &SMALL.weights());
@@ -42,7 +43,7 @@ fn turns(nano: &NanoFile) -> Vec<u64> {
 }
 
 #[test]
-fn rope_settings_of_both_styles() {
+fn rope_settings_in_both_formats() {
     let scaled = |kind: &str| {
         json!({kind: "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
             "original_max_position_embeddings": 64})
@@ -55,7 +56,7 @@ fn rope_settings_of_both_styles() {
     assert_eq!((old.config().rope_theta, new.config().rope_theta), (5e5, 5e5));
     let plain = converted(json!({"rope_theta": 5e5, "rope_scaling": null}), &[]);
     assert_eq!(turns(&old)[0], turns(&plain)[0], "high frequencies are kept");
-    assert_eq!(turns(&old)[2], turns(&plain)[2] / 8, "low ones are divided");
+    assert_eq!(turns(&old)[2], turns(&plain)[2] / 8, "low frequencies are divided");
     let linear = json!({"rope_scaling": {"rope_type": "linear", "factor": 2.0}});
     assert_eq!(turns(&converted(linear, &[]))[0], turns(&plain)[0] / 2);
     let default = converted(json!({"rope_theta": "removed"}), &[]);
@@ -136,7 +137,7 @@ fn generation_defaults() {
     }
 }
 
-/// A byte-level tokenizer of three tokens, whose post-processor adds the second.
+/// A byte-level tokenizer with three tokens, whose post-processor prepends the second.
 fn tokenizer_json() -> Value {
     json!({
         "version": "1.0",
@@ -156,7 +157,7 @@ fn tokenizer_json() -> Value {
 }
 
 #[test]
-fn the_first_token() {
+fn the_bos_token() {
     let tokenizer = ("tokenizer.json", tokenizer_json());
     let g = generation(json!({}), std::slice::from_ref(&tokenizer));
     assert_eq!((g.bos, g.add_bos), (Some(1), true), "the post-processor adds it");
@@ -183,7 +184,7 @@ fn the_tokenizer_sections() {
 }
 
 #[test]
-fn the_chat_template_is_read_from_the_newest_file() {
+fn newer_chat_template_files_take_precedence() {
     let template = |files: &[(&str, String)]| {
         let nano = converted(json!({}), files);
         nano.section(SectionKind::ChatTemplate).map(|(_, t)| String::from_utf8(t.into()).unwrap())

@@ -1,4 +1,5 @@
-//! GGUF models: the same weights give the same tensors as from a folder; settings, tokenizer, splits.
+//! GGUF models: the same weights yield the same tensors as from a folder; also settings, tokenizer
+//! and split files.
 
 mod common;
 
@@ -25,7 +26,7 @@ fn converted(file: &GgufFile, quant: Quant) -> NanoFile {
     NanoFile::open(&out).unwrap()
 }
 
-/// A small valid model, changed.
+/// A small valid model, modified by `change`.
 fn small(change: impl FnOnce(&mut GgufFile)) -> GgufFile {
     let mut file = GgufFile::of(&SMALL, &SMALL.weights());
     change(&mut file);
@@ -33,7 +34,7 @@ fn small(change: impl FnOnce(&mut GgufFile)) -> GgufFile {
 }
 
 #[test]
-fn query_and_key_rows_are_restored_to_their_order() {
+fn query_and_key_rows_are_restored_to_their_original_order() {
     for shape in [ODD, Shape { tied: true, heads: 4, kv: 2, ..ODD }] {
         let mut weights = shape.weights();
         for (name, heads) in [("q", shape.heads), ("k", shape.kv), ("v", shape.kv)] {
@@ -69,7 +70,7 @@ fn rope_scaling() {
     // 1, 10000^(-1/3) and 10000^(-2/3) radians per position, as fractions of a turn.
     for (t, radians) in plain.iter().zip([1.0, 0.046415888336127774, 0.002154434690031882]) {
         let got = *t as f64 / 2f64.powi(64) * std::f64::consts::TAU;
-        assert!((got - radians).abs() < 1e-15, "{got} for {radians}");
+        assert!((got - radians).abs() < 1e-15, "{got}, expected {radians}");
     }
     let set = |key: &'static str, v: f32| move |f: &mut GgufFile| f.set(key, Meta::F32(v));
     let half: Vec<_> = plain.iter().map(|t| t / 2).collect();
@@ -90,7 +91,7 @@ fn rope_scaling() {
     assert!(near(&by, &[plain[0], plain[1] / 2, plain[2] / 4]));
     for (values, expected) in [
         (&[1.0, 2.0][..], "rope_freqs.weight\": has shape [2, 1]"),
-        (&[1.0, 0.0, 1.0], "contains 0, expected positive divisors"),
+        (&[1.0, 0.0, 1.0], "contains 0, expected positive factors"),
         (&[1.0, f32::NAN, 1.0], "contains NaN"),
     ] {
         refused(&write(&small(factors(values))).1, expected);
@@ -225,7 +226,7 @@ fn split_files_that_do_not_belong_together() {
         write_split(&file, dir.path(), 2);
         refused(&Input::Gguf(parts[0].clone()), expected);
     };
-    // The second part of another model, which has one more tensor.
+    // The second part of another model, which has an additional tensor.
     let second = std::fs::read(&parts[1]).unwrap();
     let more = |f: &mut GgufFile| f.tensors.push(("x.weight".into(), vec![1], vec![0.0]));
     write_split(&small(more), dir.path(), 2);
@@ -238,5 +239,5 @@ fn split_files_that_do_not_belong_together() {
     refused(&Input::Gguf(parts[0].clone()), "m-00002-of-00002.gguf: cannot open");
     let renamed = dir.path().join("renamed.gguf");
     std::fs::rename(&parts[0], &renamed).unwrap();
-    refused(&Input::Gguf(renamed), "split.count is 2, but the file name says 1");
+    refused(&Input::Gguf(renamed), "split.count is 2, but the file name implies 1");
 }

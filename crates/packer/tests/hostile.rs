@@ -1,4 +1,4 @@
-//! Invalid sources: each is refused with one line, and no file is left behind.
+//! Invalid sources: each is refused with a one-line message, and no file is left behind.
 
 mod common;
 
@@ -100,7 +100,7 @@ fn unsupported_features_are_named() {
         ),
         (
             json!({"rope_scaling": {"type": "longrope", "short_factor": [1, 1], "long_factor": [2]}}),
-            "has 2 short and 1 long divisors",
+            "has 2 short and 1 long factors",
         ),
         (json!({"rope_scaling": {"type": "linear"}}), "rope_scaling.factor is missing"),
         (json!({"rope_scaling": {"type": "linear", "factor": 0.0}}), "rope_scaling.factor is 0"),
@@ -143,7 +143,7 @@ fn weights_that_do_not_match_the_config() {
             "model.layers.1.input_layernorm.weight\": is unexpected",
         ),
         (add("vision.weight", 3), "\"vision.weight\": is unexpected"),
-        (add(q, 3), "has shape [3], expected [12, 20] by the model's config"),
+        (add(q, 3), "has shape [3], but the model's config requires [12, 20]"),
         (add("model.layers.0.input_layernorm.bias", 20), "is unexpected"),
     ];
     for (change, expected) in &cases {
@@ -211,7 +211,7 @@ fn damaged_safetensors() {
             with_header(r#"{"a":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}}"#, &[0]),
             "type \"I8\"",
         ),
-        (one("[4]", "[0,15]"), "has 15 bytes, which do not match shape [4] of F32"),
+        (one("[4]", "[0,15]"), "has 15 bytes, which does not match shape [4] of type F32"),
         (one("[4]", "[16,0]"), "invalid byte range 16..0"),
         (one("[4]", "[18446744073709551600,18446744073709551615]"), "byte range"),
         (one("[400]", "[0,1600]"), "beyond the end of the file (1"),
@@ -278,7 +278,7 @@ fn an_index_cannot_point_outside() {
     refused_index("{}", |_| (), "weight_map is missing");
 }
 
-/// A snapshot in the hub's cache consists of links into a folder of blobs; these are allowed.
+/// A snapshot in the hub's cache consists of links into a folder of blobs; such links are allowed.
 #[test]
 fn links_of_the_hub_cache_are_followed() {
     let dir = tempfile::tempdir().unwrap();

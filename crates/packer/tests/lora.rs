@@ -113,7 +113,7 @@ fn adapters_that_cannot_be_merged_are_refused() {
     for (module, expected) in [
         (("model.layers.9.self_attn.q_proj", [120, 100]), "the model has no such weight"),
         (("model.layers.0.self_attn.x_proj", [120, 100]), "the model has no such weight"),
-        (("model.layers.0.self_attn.q_proj", [120, 99]), "do not match a matrix of [120, 100]"),
+        (("model.layers.0.self_attn.q_proj", [120, 99]), "do not match a [120, 100] matrix"),
         (("model.layers.0.self_attn.q_proj", [121, 100]), "is this adapter for another model"),
     ] {
         adapter(lora.path(), &[module], json!({}));

@@ -1,4 +1,4 @@
-//! `pytorch_model.bin`: gives the same model as safetensors; invalid files are refused.
+//! `pytorch_model.bin` yields the same model as safetensors; invalid files are refused.
 
 mod common;
 
@@ -29,7 +29,7 @@ fn write_weights(path: &Path, weights: &Weights) {
 }
 
 #[test]
-fn float32_weights_of_one_file() {
+fn float32_weights_in_one_file() {
     let (weights, dir) = (ODD.weights(), tempfile::tempdir().unwrap());
     std::fs::write(dir.path().join("config.json"), ODD.config().to_string()).unwrap();
     write_weights(&dir.path().join("pytorch_model.bin"), &weights);
@@ -40,7 +40,7 @@ fn float32_weights_of_one_file() {
 }
 
 /// TinyLlama-1.1B-Chat-v1.0 as published (Apache-2.0): config.json, generation_config.json,
-/// tokenizer_config.json. Its tokenizer is the Llama-2 vocabulary.
+/// tokenizer_config.json. It uses the Llama 2 vocabulary.
 fn tinyllama(widths: &Value) -> [(&'static str, Value); 3] {
     let mut config = json!({
         "architectures": ["LlamaForCausalLM"], "attention_bias": false, "bos_token_id": 1,
@@ -75,7 +75,7 @@ const TEMPLATE: &str = "{% for message in messages %}\n{% if message['role'] == 
 {{ '<|assistant|>\n'  + message['content'] + eos_token }}\n{% endif %}\n\
 {% if loop.last and add_generation_prompt %}\n{{ '<|assistant|>' }}\n{% endif %}\n{% endfor %}";
 
-/// Names and shapes of a Llama with this config.
+/// Tensor names and shapes of a Llama with this config.
 fn shapes(c: &Value) -> Vec<(String, Vec<u64>)> {
     let size = |key: &str| c[key].as_u64().unwrap();
     let (d, ff) = (size("hidden_size"), size("intermediate_size"));
@@ -102,7 +102,7 @@ fn shapes(c: &Value) -> Vec<(String, Vec<u64>)> {
     out
 }
 
-/// Random bfloat16 values of the `i`-th tensor, with about the spread of trained weights.
+/// Random bfloat16 values for the `i`-th tensor, with about the spread of trained weights.
 fn bf16(i: usize, shape: &[u64]) -> Vec<u8> {
     let values = common::random(&mut (i as u64), shape.iter().product::<u64>() as usize);
     values.iter().flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes()).collect()
@@ -173,7 +173,7 @@ fn a_small_tinyllama_is_the_same_from_bin_and_safetensors() {
 }
 
 #[test]
-#[ignore = "writes 8 GB; run by hand with --ignored"]
+#[ignore = "writes 8 GB; run manually with --ignored"]
 fn the_whole_tinyllama_is_the_same_from_bin_and_safetensors() {
     same_model_from_both(&json!({}));
 }
@@ -204,7 +204,7 @@ fn folder(norm: Option<Stored>) -> (TempDir, Input) {
     (dir, input)
 }
 
-/// The final norm, in a storage of its own.
+/// The final norm, in its own storage.
 fn norm(class: &'static str, shape: &[u64]) -> Stored {
     let last = SMALL.weights().keys().position(|n| n == "model.norm.weight").unwrap();
     Stored::plain("model.norm.weight", class, shape, last)
@@ -223,7 +223,7 @@ fn invalid_tensors_are_refused() {
         (norm("DoubleStorage", &[20]), "is a DoubleStorage"),
         (norm("HalfStorage", &[20]), "in data/"),
         (Stored { offset: 1, ..n() }, "ends at value 21 of 20"),
-        (Stored { offset: u64::MAX >> 1, ..n() }, "of 20, in data/"),
+        (Stored { offset: u64::MAX >> 1, ..n() }, "of 20 in data/"),
         (Stored { numel: 40, ..n() }, "ends at value 20 of 40"),
         (Stored { key: 99, ..n() }, "the archive has no data/99"),
         (Stored { shape: vec![u64::MAX >> 1, 4], strides: vec![4, 1], ..n() }, "overflows"),
@@ -239,7 +239,7 @@ fn invalid_tensors_are_refused() {
 }
 
 #[test]
-fn files_that_are_not_archives_of_tensors() {
+fn files_that_are_not_pytorch_archives() {
     let (dir, input) = folder(None);
     let path = dir.path().join("pytorch_model.bin");
     let valid = std::fs::read(&path).unwrap();

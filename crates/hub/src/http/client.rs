@@ -1,10 +1,10 @@
-//! A small HTTP client: GET only, explicit redirects, a token that never leaves its origin.
+//! A small HTTP client: GET only, explicit redirects, and a token that is sent only to its origin.
 
 use std::io::Read;
 use std::time::Duration;
 
 use ureq::Body;
-use ureq::http::{HeaderMap, Response, Uri};
+use ureq::http::{HeaderMap, Uri};
 
 const CONNECT: Duration = Duration::from_secs(15);
 const MAX_REDIRECTS: usize = 5;
@@ -15,36 +15,36 @@ pub(super) struct Client {
     token: Option<String>,
 }
 
-/// Scheme, host and port, which a token is bound to.
+/// The scheme, host and port to which a token is bound.
 #[derive(PartialEq, Eq)]
 struct Origin {
     scheme: String,
     authority: String,
 }
 
-/// The reply to a request.
-pub(super) struct Reply {
+/// The response to a request, after redirects.
+pub(super) struct Response {
     pub(super) status: u16,
-    /// Headers of the first reply: the hub puts a file's hash and size on its redirect.
+    /// Headers of the first response: the hub sends a file's hash and size with the redirect.
     pub(super) first: HeaderMap,
-    /// Headers of the last reply.
+    /// Headers of the final response.
     pub(super) last: HeaderMap,
     pub(super) body: Body,
 }
 
-/// Why there is no reply.
+/// Why a request failed.
 #[derive(Debug)]
 pub(super) enum HttpError {
-    /// The network failed, or no server answered.
+    /// The network failed, or the server did not respond.
     Unreachable(String),
-    /// The reply violates the protocol or cannot be followed.
+    /// The response violates the protocol, or its redirect cannot be followed.
     Protocol(String),
 }
 
 impl Client {
-    /// `endpoint` is `http(s)://host[:port][/path]`; `token` is sent to that origin only.
-    /// `silence` limits the wait for the reply to begin, and each read after it: a slow link may
-    /// take hours for a large file, but a dead one is detected.
+    /// `endpoint` is `http(s)://host[:port][/path]`; `token` is sent only to that origin. `silence`
+    /// is the timeout for the start of the response and for each read after that: a large file may
+    /// take hours on a slow link, but a dead link is detected.
     pub(super) fn new(
         endpoint: &str,
         token: Option<String>,
@@ -55,7 +55,7 @@ impl Client {
             Origin::of(&uri).ok_or_else(|| format!("{endpoint:?} is not an http(s):// URL"))?;
         let agent = ureq::Agent::config_builder()
             .user_agent(concat!("nanoinfer/", env!("CARGO_PKG_VERSION")))
-            .accept_encoding("identity") // sizes are compared, so no compression
+            .accept_encoding("identity") // no compression, because sizes are compared
             .http_status_as_error(false)
             .max_redirects(0)
             .timeout_connect(Some(CONNECT))
@@ -66,10 +66,10 @@ impl Client {
         Ok(Self { agent, origin, token })
     }
 
-    /// Requests `url` from byte `from` on, following redirects. They may lead to other hosts (the
-    /// hub keeps large files elsewhere), but never from HTTPS to HTTP, and the token stays with
-    /// its origin.
-    pub(super) fn get(&self, url: &str, from: u64) -> Result<Reply, HttpError> {
+    /// Requests `url` from byte `from` onward, following redirects. Redirects may lead to other
+    /// hosts (the hub stores large files elsewhere), but never from HTTPS to HTTP, and the token is
+    /// sent only to its own origin.
+    pub(super) fn get(&self, url: &str, from: u64) -> Result<Response, HttpError> {
         let mut at: Uri =
             url.parse().map_err(|e| HttpError::Protocol(format!("{url:?} is not a URL: {e}")))?;
         let mut first = None;
@@ -79,7 +79,7 @@ impl Client {
             let status = parts.status.as_u16();
             let first = first.get_or_insert_with(|| parts.headers.clone());
             if !matches!(status, 301 | 302 | 303 | 307 | 308) {
-                return Ok(Reply {
+                return Ok(Response {
                     status,
                     first: std::mem::take(first),
                     last: parts.headers,
@@ -92,7 +92,7 @@ impl Client {
         Err(HttpError::Protocol(format!("{url} redirects more than {MAX_REDIRECTS} times")))
     }
 
-    fn send(&self, uri: &Uri, from: u64) -> Result<Response<Body>, HttpError> {
+    fn send(&self, uri: &Uri, from: u64) -> Result<ureq::http::Response<Body>, HttpError> {
         let mut request = self.agent.get(uri.clone());
         if let Some(token) = &self.token
             && Origin::of(uri).as_ref() == Some(&self.origin)
@@ -111,8 +111,8 @@ impl Client {
     }
 }
 
-impl Reply {
-    /// The whole body, of at most `limit` bytes.
+impl Response {
+    /// The whole body, which may have at most `limit` bytes.
     pub(super) fn bytes(self, limit: u64) -> Result<Vec<u8>, String> {
         let mut bytes = Vec::new();
         self.body
@@ -121,7 +121,7 @@ impl Reply {
             .read_to_end(&mut bytes)
             .map_err(|e| e.to_string())?;
         if bytes.len() as u64 > limit {
-            return Err(format!("the reply is longer than {limit} bytes"));
+            return Err(format!("the response is longer than {limit} bytes"));
         }
         Ok(bytes)
     }
@@ -132,25 +132,25 @@ impl Origin {
         let scheme = uri.scheme_str()?.to_ascii_lowercase();
         let authority = uri.authority()?.as_str().to_ascii_lowercase();
         let web = matches!(scheme.as_str(), "http" | "https");
-        // Credentials in a URL (`user@host`) would make spellings of the same host differ.
+        // With credentials (`user@host`), URLs with the same origin would compare as different.
         (web && !authority.contains('@')).then_some(Self { scheme, authority })
     }
 }
 
 fn redirect(from: &Uri, location: Option<&str>) -> Result<Uri, String> {
-    let location = location.ok_or("a redirect without a readable Location")?;
-    let bad = |why: &str| format!("a redirect to {location:?}: {why}");
-    let origin = Origin::of(from).ok_or_else(|| bad("from a URL without a host"))?;
+    let location = location.ok_or("a redirect without a readable Location header")?;
+    let bad = |why: &str| format!("cannot follow the redirect to {location:?}: {why}");
+    let origin = Origin::of(from).ok_or_else(|| bad("the redirecting URL has no host"))?;
     let target = if location.starts_with('/') && !location.starts_with("//") {
         format!("{}://{}{location}", origin.scheme, origin.authority)
     } else {
         location.to_owned()
     };
-    let target: Uri = target.parse().map_err(|_| bad("not a URL"))?;
+    let target: Uri = target.parse().map_err(|_| bad("it is not a URL"))?;
     match Origin::of(&target) {
-        None => Err(bad("not an http(s) URL")),
+        None => Err(bad("it is not an http(s) URL")),
         Some(to) if origin.scheme == "https" && to.scheme == "http" => {
-            Err(bad("from HTTPS to HTTP"))
+            Err(bad("it leads from HTTPS to HTTP"))
         }
         Some(_) => Ok(target),
     }
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_is_scheme_host_and_port() {
+    fn an_origin_consists_of_scheme_host_and_port() {
         let of = |u: &str| Origin::of(&u.parse().unwrap());
         assert!(of("https://Hub.example/a") == of("https://hub.EXAMPLE/b"));
         for other in ["http://hub.example/a", "https://hub.example:444/", "https://hub.example.x/"]

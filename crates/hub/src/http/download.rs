@@ -1,4 +1,5 @@
-//! Downloads a file: resumed after a broken connection, verified before it gets its name.
+//! Downloads a file: resumes after a broken connection, and verifies the contents before giving the
+//! file its final name.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
@@ -8,26 +9,26 @@ use std::time::Duration;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use super::client::{Client, HttpError, Reply};
+use super::client::{Client, HttpError, Response};
 use super::listing::RemoteFile;
 use crate::names::{hex, is_bare_name};
 use crate::{Status, StatusFn};
 
-/// Consecutive attempts without progress before giving up.
+/// Number of consecutive attempts without progress before giving up.
 const ATTEMPTS: u32 = 4;
-/// Pause before the second attempt; doubles with each fruitless one.
+/// Pause after an attempt that made progress; doubles with each consecutive attempt that did not.
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// A file to download.
 pub(super) struct Download<'a> {
     pub(super) url: &'a str,
-    /// Folder of the blobs.
+    /// Folder for blobs.
     pub(super) blobs: &'a Path,
-    /// Name of the partial download in that folder, unique to the content.
+    /// Name of the partial download in that folder, unique to the contents.
     pub(super) part: &'a str,
-    /// Its entry in the file list.
+    /// The file's entry in the hub's file list.
     pub(super) listed: &'a RemoteFile,
-    /// Longest credible length.
+    /// Maximum plausible length.
     pub(super) limit: u64,
 }
 
@@ -35,14 +36,14 @@ pub(super) struct Download<'a> {
 pub(super) enum Failure {
     Io(PathBuf, io::Error),
     Http(HttpError),
-    /// The hub refused.
-    Status(Box<Reply>),
+    /// The hub returned an error status.
+    Status(Box<Response>),
     Damaged(String),
 }
 
 /// Why an attempt failed.
 enum AttemptError {
-    /// The connection broke: another attempt may get the rest.
+    /// The connection broke; another attempt may receive the rest.
     Broken(String),
     Fatal(Failure),
 }
@@ -53,7 +54,7 @@ impl From<Failure> for AttemptError {
     }
 }
 
-/// Downloads the file, in as many attempts as needed, and returns its blob.
+/// Downloads the file, retrying as needed, and returns the path of its blob.
 pub(super) fn run(
     client: &Client,
     download: &Download<'_>,
@@ -71,10 +72,10 @@ pub(super) fn run(
         };
         fruitless = if received() > before { 0 } else { fruitless + 1 };
         if fruitless == ATTEMPTS {
-            let next = "the partial download is kept, repeat to resume it";
+            let next = "the partial download was kept; retry to resume it";
             return Err(Failure::Damaged(format!("{what}; {next}")));
         }
-        status(Status::Message(&format!("{what}; trying again")));
+        status(Status::Message(&format!("{what}; retrying")));
         std::thread::sleep(PAUSE * 2u32.pow(fruitless));
     }
 }
@@ -86,34 +87,35 @@ fn attempt(
     status: &mut StatusFn<'_>,
 ) -> Result<PathBuf, AttemptError> {
     let mut part = PartialFile::open(path, download)?;
-    // A previous process was killed between the last byte and the rename.
+    // The file is already complete if a previous process was killed between the last byte and the
+    // rename.
     if let Some(sha256) = download.listed.sha256.as_deref().filter(|s| is_bare_name(s))
         && download.listed.size == Some(part.len)
     {
         part.verify(Some(sha256), download.listed)?;
         return part.rename(&download.blobs.join(sha256));
     }
-    let reply = client.get(download.url, part.len).map_err(|e| match e {
+    let response = client.get(download.url, part.len).map_err(|e| match e {
         HttpError::Unreachable(what) => {
-            AttemptError::Broken(format!("the hub does not answer ({what})"))
+            AttemptError::Broken(format!("the hub does not respond ({what})"))
         }
         protocol => Failure::Http(protocol).into(),
     })?;
-    match reply.status {
-        206 if range_start(&reply) == Some(part.len) => {}
+    match response.status {
+        206 if range_start(&response) == Some(part.len) => {}
         200 => part.restart()?,
         206 | 416 => {
             part.restart()?;
-            return Err(AttemptError::Broken("the server sent a different range".into()));
+            return Err(AttemptError::Broken("the server sent a different byte range".into()));
         }
-        _ => return Err(Failure::Status(Box::new(reply)).into()),
+        _ => return Err(Failure::Status(Box::new(response)).into()),
     }
-    let etag = etag(&reply).ok_or_else(|| damaged("the hub sent no usable ETag".into()))?;
+    let etag = etag(&response).ok_or_else(|| damaged("the hub sent no usable ETag".into()))?;
     let sha256 = expected_sha256(download.listed, &etag).map_err(damaged)?;
     let blob = download.blobs.join(&etag);
     if !blob.exists() {
-        let expected = expected_len(&reply, download.listed, part.len);
-        part.receive(reply, expected, download.limit, status)?;
+        let expected = expected_len(&response, download.listed, part.len);
+        part.receive(response, expected, download.limit, status)?;
         part.verify(sha256.as_deref(), download.listed)?;
         part.rename(&blob)?;
     }
@@ -124,19 +126,19 @@ fn damaged(what: String) -> AttemptError {
     Failure::Damaged(what).into()
 }
 
-/// The bytes of a file received so far.
+/// The part of a file received so far.
 struct PartialFile {
     path: PathBuf,
     file: File,
     len: u64,
     sha256: Sha256,
-    /// Git hashes a file's length and bytes with SHA-1.
+    /// Git's SHA-1 hash of the file's length and bytes.
     git: Option<Sha1>,
     listed_len: Option<u64>,
 }
 
 impl PartialFile {
-    /// Opens, locks and hashes the bytes of earlier attempts.
+    /// Opens and locks the partial file, and hashes the bytes of earlier attempts.
     fn open(path: &Path, download: &Download<'_>) -> Result<Self, AttemptError> {
         let io = |e| AttemptError::Fatal(Failure::Io(path.into(), e));
         fs::create_dir_all(download.blobs).map_err(io)?;
@@ -191,7 +193,7 @@ impl PartialFile {
 
     fn receive(
         &mut self,
-        reply: Reply,
+        response: Response,
         expected: Option<u64>,
         limit: u64,
         status: &mut StatusFn<'_>,
@@ -200,11 +202,11 @@ impl PartialFile {
         if expected.is_some_and(|n| n > limit) {
             return Err(too_long());
         }
-        let mut body = reply.body.into_reader().take((limit + 1).saturating_sub(self.len));
+        let mut body = response.body.into_reader().take((limit + 1).saturating_sub(self.len));
         let mut buffer = vec![0; 1 << 18];
         loop {
             let n = body.read(&mut buffer).map_err(|e| {
-                let what = format!("the download broke off after {} bytes: {e}", self.len);
+                let what = format!("the download was interrupted after {} bytes: {e}", self.len);
                 AttemptError::Broken(what)
             })?;
             if n == 0 {
@@ -223,20 +225,20 @@ impl PartialFile {
             }
             Some(n) if self.len > n => {
                 self.restart()?;
-                Err(damaged(format!("received more than the promised {n} bytes; try again")))
+                Err(damaged(format!("received more than the expected {n} bytes; try again")))
             }
             _ => Ok(()),
         }
     }
 
-    /// Moves the complete file to its final name.
+    /// Renames the complete file to its final name.
     fn rename(&self, blob: &Path) -> Result<PathBuf, AttemptError> {
         self.file.sync_all().map_err(self.io())?;
         fs::rename(&self.path, blob).map_err(self.io())?;
         Ok(blob.into())
     }
 
-    /// Compares the hash, and removes the file if it is wrong.
+    /// Verifies the hash, and removes the file on a mismatch.
     fn verify(&mut self, sha256: Option<&str>, listed: &RemoteFile) -> Result<(), AttemptError> {
         let actual = hex(&self.sha256.clone().finalize());
         let git = self.git.clone().map(|git| hex(&git.finalize()));
@@ -254,39 +256,39 @@ impl PartialFile {
     }
 }
 
-/// The name of a file's contents. For a large file the hub sends it with its redirect, before the
-/// server that has the bytes answers.
-fn etag(reply: &Reply) -> Option<String> {
-    let header = |name| reply.first.get(name).and_then(|v| v.to_str().ok());
+/// The ETag, which names the file's contents. For a large file, the hub sends it with the redirect,
+/// before the server that stores the file responds.
+fn etag(response: &Response) -> Option<String> {
+    let header = |name| response.first.get(name).and_then(|v| v.to_str().ok());
     let raw = header("x-linked-etag").or_else(|| header("etag"))?;
     let etag = raw.trim_start_matches("W/").trim_matches('"');
     is_bare_name(etag).then(|| etag.to_owned())
 }
 
-/// The SHA-256 according to the file list or the reply.
+/// The SHA-256 according to the file list or the response.
 fn expected_sha256(listed: &RemoteFile, etag: &str) -> Result<Option<String>, String> {
     let is_sha256 = etag.len() == 64 && etag.bytes().all(|b| b.is_ascii_hexdigit());
     match &listed.sha256 {
         Some(sha256) if is_sha256 && !sha256.eq_ignore_ascii_case(etag) => Err(format!(
-            "SHA-256 is {sha256} in the hub's file list, but {etag} in its reply; try again"
+            "SHA-256 is {sha256} in the hub's file list, but {etag} in its response; try again"
         )),
         Some(sha256) => Ok(Some(sha256.clone())),
         None => Ok(is_sha256.then(|| etag.to_owned())),
     }
 }
 
-fn expected_len(reply: &Reply, listed: &RemoteFile, received: u64) -> Option<u64> {
+fn expected_len(response: &Response, listed: &RemoteFile, received: u64) -> Option<u64> {
     let number = |headers: &ureq::http::HeaderMap, name| {
         headers.get(name)?.to_str().ok()?.parse::<u64>().ok()
     };
     listed
         .size
-        .or_else(|| number(&reply.first, "x-linked-size"))
-        .or_else(|| number(&reply.last, "content-length")?.checked_add(received))
+        .or_else(|| number(&response.first, "x-linked-size"))
+        .or_else(|| number(&response.last, "content-length")?.checked_add(received))
 }
 
-/// First byte of a partial reply.
-fn range_start(reply: &Reply) -> Option<u64> {
-    let range = reply.last.get("content-range")?.to_str().ok()?;
+/// Position of the first byte of a partial response.
+fn range_start(response: &Response) -> Option<u64> {
+    let range = response.last.get("content-range")?.to_str().ok()?;
     range.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok()
 }

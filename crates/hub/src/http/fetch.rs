@@ -1,4 +1,4 @@
-//! Which files of a model are needed, and bringing each of them here.
+//! Determines which files of a model are needed, and downloads them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,7 +14,7 @@ use crate::folder::sweep;
 use crate::hf_cache::{WEIGHTS, shards};
 use crate::{Error, Fetch, Fetched, HubId, Published, Status, StatusFn};
 
-/// Files of a model that are used if present, besides the weights.
+/// Files that are used if present, in addition to the weights.
 const SIDE_FILES: [&str; 6] = [
     "config.json",
     "generation_config.json",
@@ -23,20 +23,20 @@ const SIDE_FILES: [&str; 6] = [
     "chat_template.jinja",
     "chat_template.json",
 ];
-/// Largest side file: the tokenizer of a 256 k vocabulary takes 35 MB.
+/// Maximum size of a side file; the tokenizer of a 256k vocabulary takes 35 MB.
 const MAX_SIDE_FILE: u64 = 256 << 20;
-/// Largest shard: the hub itself refuses files beyond 500 GB.
+/// Maximum size of a shard; the hub itself rejects files over 500 GB.
 const MAX_SHARD: u64 = 500_000_000_000;
-/// Prefix of the names of partial downloads.
+/// Name prefix of partial downloads.
 const PART_PREFIX: &str = ".part-";
 
 impl Fetch for Hub {
-    /// Brings the newest commit of a model's revision here. If the hub cannot be reached, a
-    /// complete commit in the cache is used instead.
+    /// Downloads the newest commit of a model's revision. If the hub cannot be reached, a complete
+    /// commit in the cache is used instead.
     ///
     /// # Errors
-    /// The hub cannot be reached or refuses, the model has no readable weights, a file arrives
-    /// damaged, the disk is full, or the model is not a hub model.
+    /// The hub cannot be reached or rejects the request, the model has no supported weights, a
+    /// download is damaged, the disk is full, or the model is not a hub model.
     fn fetch(
         &self,
         model: Published<'_>,
@@ -46,7 +46,7 @@ impl Fetch for Hub {
         let id = match model {
             Published::Hub(id) => id,
             Published::Pinned(pinned) => {
-                let what = "is not on the hub, and only hub models can be fetched here".into();
+                let what = "only hub models can be fetched from the hub".into();
                 return Err(Error::Pinned { alias: pinned.alias, what });
             }
         };
@@ -71,7 +71,7 @@ impl Hub {
                 let Some(cached) = self.cache.complete_commit(id) else {
                     return Err(Error::Offline { id: model, endpoint, what });
                 };
-                let what = format!("{id}: cannot reach the hub ({what}), using the cached copy");
+                let what = format!("{id}: cannot reach the hub ({what}); using the cached copy");
                 status(Status::Message(&what));
                 return Ok(cached);
             }
@@ -109,7 +109,7 @@ impl Fetching<'_> {
         Ok(())
     }
 
-    /// Fetches the side files and returns the names of the weights.
+    /// Fetches the side files and returns the names of the weight files.
     fn side_files(&self, status: &mut StatusFn<'_>) -> Result<BTreeSet<String>, Error> {
         let has = |name: &str| self.commit.file(name).is_some();
         let weights = WEIGHTS.iter().find(|(one, _, index)| has(one) || has(index));
@@ -130,7 +130,9 @@ impl Fetching<'_> {
         let gguf = self.commit.gguf_names();
         if let Some(first) = gguf.first() {
             let (repo, n) = (self.id.repo(), gguf.len());
-            return format!("has only {n} GGUF files; choose one, such as {repo}:{first}");
+            return format!(
+                "has only GGUF weights ({n} files); choose one, such as {repo}:{first}"
+            );
         }
         if has_config {
             "has neither safetensors nor PyTorch weights; look for a converted copy".into()
@@ -139,7 +141,7 @@ impl Fetching<'_> {
         }
     }
 
-    /// The names of a GGUF file and, if it is split, of its other parts.
+    /// The name of a GGUF file and, if the model is split, the names of its other parts.
     fn gguf_names(&self, file: &str) -> Result<BTreeSet<String>, Error> {
         let parts = gguf_files(Path::new(file));
         let names: BTreeSet<String> =
@@ -149,10 +151,10 @@ impl Fetching<'_> {
         };
         let known = self.commit.gguf_names();
         let known = known[..known.len().min(20)].join(", ");
-        Err(self.error(format!("has no file {missing:?}; it has: {known}")))
+        Err(self.error(format!("has no file {missing:?}; available: {known}")))
     }
 
-    /// Refuses a download that the disk has no room for.
+    /// Fails if the disk has too little space for the download.
     fn check_space(&self, names: &BTreeSet<String>) -> Result<(), Error> {
         let snapshot = self.snapshot();
         let missing = names.iter().filter(|name| !snapshot.join(name).exists());
@@ -173,13 +175,14 @@ impl Fetching<'_> {
         self.hub.cache.folder(self.id).join("blobs")
     }
 
-    /// Name of a file's partial download. A file of a commit never changes.
+    /// Name of a file's partial download, derived from commit and name: a file in a commit never
+    /// changes.
     fn part(&self, name: &str) -> String {
         let hash = blake3::hash(format!("{}/{name}", self.commit.hash).as_bytes());
         format!("{PART_PREFIX}{}", &hash.to_hex()[..32])
     }
 
-    /// Returns the path of a file of the snapshot, downloaded if absent.
+    /// Returns the path of a file in the snapshot, downloading it if absent.
     fn file(&self, name: &str, limit: u64, status: &mut StatusFn<'_>) -> Result<PathBuf, Error> {
         let path = self.snapshot().join(name);
         if path.exists() {
@@ -195,7 +198,7 @@ impl Fetching<'_> {
         let blob = download::run(self.client, &download, status).map_err(|e| match e {
             Failure::Io(path, e) => Error::io(&path, "cannot write")(e),
             Failure::Http(e) => self.hub.http_error(self.id, e),
-            Failure::Status(reply) => self.hub.refusal(self.id, &reply, &url),
+            Failure::Status(response) => self.hub.refusal(self.id, &response, &url),
             Failure::Damaged(what) => self.error(format!("{name}: {what}")),
         })?;
         let depth = name.split('/').count();

@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use nanoinfer_platform::file;
 
-use super::client::{Client, HttpError, Reply};
+use super::client::{Client, HttpError, Response};
 use super::listing::Commit;
 use crate::folder::temp_in;
 use crate::hf_cache::{HfCache, hf_home};
 use crate::names::is_bare_name;
 use crate::{Error, HubId, Status, StatusFn};
 
-/// Longest silence of a server before the connection counts as broken.
+/// Maximum time without data from the server before the connection counts as broken.
 const SILENCE: Duration = Duration::from_secs(60);
-/// Longest file list accepted, in bytes.
+/// Maximum size of a file list, in bytes.
 const MAX_LISTING: u64 = 64 << 20;
 
 /// Fetches models from the Hugging Face hub into Hugging Face's own cache.
@@ -27,7 +27,7 @@ pub struct Hub {
     silence: Duration,
 }
 
-/// Without the token.
+/// Omits the token.
 impl fmt::Debug for Hub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut hub = f.debug_struct("Hub");
@@ -36,8 +36,8 @@ impl fmt::Debug for Hub {
 }
 
 impl Hub {
-    /// Reads the variables of Hugging Face's own tools: `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_CACHE`,
-    /// `HF_TOKEN` (else the token file in `HF_HOME`), `HF_HUB_OFFLINE` and
+    /// Reads the environment variables of Hugging Face's own tools: `HF_ENDPOINT`, `HF_HOME`,
+    /// `HF_HUB_CACHE`, `HF_TOKEN` (or else the token file in `HF_HOME`), `HF_HUB_OFFLINE` and
     /// `HF_HUB_DOWNLOAD_TIMEOUT`. Proxies come from `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`.
     ///
     /// # Errors
@@ -63,12 +63,12 @@ impl Hub {
         client.map_err(|what| self.error(id, format!("HF_ENDPOINT: {what}")))
     }
 
-    /// URL of a file of a commit.
+    /// URL of a file in a commit.
     pub(super) fn url(&self, id: &HubId, commit: &str, name: &str) -> String {
         format!("{}/{}/resolve/{commit}/{name}", self.endpoint, id.repo())
     }
 
-    /// The commit that the revision points to now.
+    /// The commit that the revision currently points to.
     pub(super) fn look_up(
         &self,
         client: &Client,
@@ -81,17 +81,17 @@ impl Hub {
         status(Status::Message(&format!("looking up {id} at {}", self.endpoint)));
         let (repo, name) = (id.repo(), id.revision().replace('/', "%2F"));
         let url = format!("{}/api/models/{repo}/revision/{name}?blobs=true", self.endpoint);
-        let reply = client.get(&url, 0).map_err(|e| self.http_error(id, e))?;
-        if reply.status != 200 {
-            return Err(self.refusal(id, &reply, &url));
+        let response = client.get(&url, 0).map_err(|e| self.http_error(id, e))?;
+        if response.status != 200 {
+            return Err(self.refusal(id, &response, &url));
         }
-        let body = reply.bytes(MAX_LISTING);
-        let body = body.map_err(|e| self.error(id, format!("its file list: {e}")))?;
+        let body = response.bytes(MAX_LISTING);
+        let body = body.map_err(|e| self.error(id, format!("cannot read the file list: {e}")))?;
         let commit = Commit::parse(&body).map_err(|e| {
-            self.error(id, format!("the answer of {} is not a file list: {e}", self.endpoint))
+            self.error(id, format!("the response from {} is not a file list: {e}", self.endpoint))
         })?;
         if !is_bare_name(&commit.hash) {
-            let what = format!("the hub named an impossible commit {:?}", commit.hash);
+            let what = format!("the hub returned an invalid commit hash {:?}", commit.hash);
             return Err(self.error(id, what));
         }
         Ok(commit)
@@ -104,7 +104,7 @@ impl Hub {
         }
         let path = self.cache.reference(id);
         let write = || {
-            let folder = path.parent().expect("a file in a folder");
+            let folder = path.parent().expect("a file path has a parent");
             fs::create_dir_all(folder)?;
             let mut temp = temp_in(folder)?;
             temp.write_all(commit.as_bytes())?;
@@ -128,44 +128,44 @@ impl Hub {
         }
     }
 
-    /// Explains a reply other than success. The hub gives details in a header.
-    pub(super) fn refusal(&self, id: &HubId, reply: &Reply, url: &str) -> Error {
+    /// Explains an error response. The hub sends details in a header.
+    pub(super) fn refusal(&self, id: &HubId, response: &Response, url: &str) -> Error {
         let page = format!("{}/{}", self.endpoint, id.repo());
-        let code = reply.first.get("x-error-code").and_then(|v| v.to_str().ok());
+        let code = response.first.get("x-error-code").and_then(|v| v.to_str().ok());
         let gated = code == Some("GatedRepo");
-        let what = match reply.status {
+        let what = match response.status {
             401 if self.token.is_some() && !gated => {
                 "HTTP 401: the token in HF_TOKEN is not accepted; create a new one".into()
             }
             401 if !gated => format!(
-                "HTTP 401: it does not exist, or is private or gated; check the spelling, \
-                 or set HF_TOKEN to a token that may read {page}"
+                "HTTP 401: the model does not exist, or is private or gated; check the spelling, \
+                 or set HF_TOKEN to a token with access to {page}"
             ),
             status @ (401 | 403) => format!(
-                "HTTP {status}: access is restricted; accept its terms at {page}, \
-                 then set HF_TOKEN to a token that may read it"
+                "HTTP {status}: access is restricted; accept the model's terms at {page}, \
+                 then set HF_TOKEN to a token with access to it"
             ),
             404 if code == Some("RevisionNotFound") => format!(
-                "HTTP 404: it has no revision {:?}; see the branches and tags at {page}",
+                "HTTP 404: the model has no revision {:?}; see the branches and tags at {page}",
                 id.revision()
             ),
             404 => format!("HTTP 404: {url} does not exist; check the spelling"),
-            429 => "HTTP 429: too many requests; wait, then try again".into(),
+            429 => "HTTP 429: too many requests; wait and try again".into(),
             status => format!("HTTP {status} from {}; try again later", self.endpoint),
         };
         self.error(id, what)
     }
 }
 
-/// Links `path` (in `snapshots/<commit>/`, `depth` components below) to `blob` (in `blobs/`), as
-/// Hugging Face's tools do.
+/// Creates `path` (`depth` components below `snapshots/<commit>/`) as a link to `blob` (in
+/// `blobs/`), as Hugging Face's tools do.
 pub(super) fn link(blob: &Path, path: &Path, depth: usize) -> std::io::Result<()> {
-    fs::create_dir_all(path.parent().expect("a file in a folder"))?;
+    fs::create_dir_all(path.parent().expect("a file path has a parent"))?;
     let name = blob.file_name().expect("a blob has a name");
     let up = "../".repeat(depth + 1);
     let relative = Path::new(&format!("{up}blobs")).join(name);
     match file::link(blob, &relative, path) {
-        // Another process was faster; the contents are the same.
+        // Another process has already created it, with the same contents.
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
     }

@@ -1,4 +1,4 @@
-//! The hub's file list of a commit.
+//! The hub's list of the files in a commit.
 
 use serde::Deserialize;
 
@@ -8,7 +8,7 @@ pub(super) struct Commit {
     pub(super) files: Vec<RemoteFile>,
 }
 
-/// A file as the hub lists it.
+/// A file as listed by the hub.
 #[derive(Clone, Default)]
 pub(super) struct RemoteFile {
     pub(super) name: String,
@@ -20,7 +20,7 @@ pub(super) struct RemoteFile {
 }
 
 impl Commit {
-    /// Parses the answer of `api/models/…/revision/…?blobs=true`.
+    /// Parses the response from `api/models/…/revision/…?blobs=true`.
     pub(super) fn parse(json: &[u8]) -> serde_json::Result<Self> {
         let listing: Listing = serde_json::from_slice(json)?;
         let files = listing.siblings.into_iter().map(RemoteFile::from).collect();

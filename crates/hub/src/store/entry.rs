@@ -1,4 +1,4 @@
-//! Listing and removing.
+//! Lists and removes cache entries.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,25 +15,25 @@ use crate::names::safe_name;
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Entry {
-    /// Its name, for [`Store::remove`].
+    /// Name, as accepted by [`Store::remove`].
     pub name: String,
-    /// The model's name without quantization and key.
+    /// Model name, without encoding and key.
     pub model: String,
     /// `q8`, `f32`, or `source` for a downloaded file.
     pub kind: String,
-    /// Its size.
+    /// Size of the file.
     pub bytes: u64,
     /// Modification time in seconds since 1970.
     pub made: u64,
-    /// Its location.
+    /// Path of the file.
     pub path: PathBuf,
 }
 
 impl Store {
-    /// Everything in the cache, by name.
+    /// Lists everything in the cache, sorted by name.
     ///
     /// # Errors
-    /// The cache cannot be read; one that does not exist yet is empty.
+    /// The cache cannot be read. A cache that does not exist yet counts as empty.
     pub fn list(&self) -> Result<Vec<Entry>, Error> {
         let mut entries = Vec::new();
         for path in files_in(&self.root.join("models"))? {
@@ -57,8 +57,8 @@ impl Store {
         Ok(entries)
     }
 
-    /// A converted model under a name that [`Self::list`] gives: an entry's, or its model's with this
-    /// encoding, of which the newest counts.
+    /// Finds a converted model by a name from [`Self::list`]: an entry's name, or a model's name,
+    /// which selects the newest entry with this encoding.
     ///
     /// # Errors
     /// The cache cannot be read.
@@ -68,13 +68,13 @@ impl Store {
         Ok(entries.max_by_key(|e| e.made).map(|e| e.path))
     }
 
-    /// Removes the entry of this name, or all entries of the model of this name.
+    /// Removes the entry with this name, or all entries of the model with this name.
     ///
     /// # Errors
-    /// There is none, or it cannot be removed.
+    /// No such entry exists, or it cannot be removed.
     pub fn remove(&self, name: &str) -> Result<Vec<Entry>, Error> {
         let mut entries = self.list()?;
-        let model = safe_name(name); // accepts a hub id as well
+        let model = safe_name(name); // also accepts a hub id
         entries.retain(|e| e.name == name || e.model == model);
         if entries.is_empty() {
             return Err(Error::NoEntry { name: name.into() });

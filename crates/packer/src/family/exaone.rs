@@ -1,5 +1,5 @@
-//! EXAONE 4: norms after attention and feed-forward only, queries and keys normalized per head. In
-//! models with a window, the layers without it, usually every fourth, have no RoPE.
+//! EXAONE 4: norms after attention and feed-forward only, and queries and keys normalized per head.
+//! In models with sliding windows, the layers without a window (usually every fourth) have no RoPE.
 
 use nanoinfer_format::{NormPlace, QkNorm};
 
@@ -39,7 +39,7 @@ fn hugging_face(c: &Settings, d: &mut Description) -> Result<(), Error> {
     if window > 0 {
         let every = match c.get("layer_types") {
             None => c.u32("sliding_window_pattern")?.unwrap_or(4).max(1) as usize,
-            Some(_) => 4, // unused; the pattern may be a string then
+            Some(_) => 4, // unused; the pattern may then be a string
         };
         let slides = |i: usize| !(i + 1).is_multiple_of(every);
         let windows = layer_windows(c, window, d.config.windows.len(), slides)?;
@@ -48,7 +48,7 @@ fn hugging_face(c: &Settings, d: &mut Description) -> Result<(), Error> {
     Ok(())
 }
 
-/// The one model with windows, of 64 layers, may omit the key.
+/// The only model with windows (64 layers) may omit the key.
 fn gguf(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
     norms(d);
     let default = if d.config.n_layers == 64 { 4096 } else { 0 };

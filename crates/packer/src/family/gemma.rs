@@ -1,5 +1,5 @@
 //! Gemma 2 and 3 (text): norms before and after attention and feed-forward, scaled embeddings, soft
-//! caps, windows on most layers.
+//! caps, and windows on most layers.
 
 use nanoinfer_format::{Activation, NormPlace, QkNorm, Role};
 
@@ -33,7 +33,8 @@ const GEMMA: HfSpelling = HfSpelling {
     ..HfSpelling::LLAMA
 };
 
-/// What both generations share. Their norms multiply by 1 + w, so the 1 is added while packing.
+/// Settings common to both generations. Their norms multiply by 1 + w, so the 1 is added while
+/// packing.
 fn gemma(
     c: &Settings,
     d: &mut Description,
@@ -64,7 +65,7 @@ fn gemma(
     Ok(())
 }
 
-/// Soft caps; windows on every other layer.
+/// Soft caps, and windows on every other layer.
 fn gemma2(c: &Settings, d: &mut Description) -> Result<(), Error> {
     gemma(c, d, Some(50.0), Some(30.0))?;
     let window = sliding_window(c, 4096)?;
@@ -72,7 +73,7 @@ fn gemma2(c: &Settings, d: &mut Description) -> Result<(), Error> {
     Ok(())
 }
 
-/// Queries and keys are normalized; layers with a window have a RoPE of their own.
+/// Queries and keys are normalized; layers with a window have their own RoPE.
 fn gemma3(c: &Settings, d: &mut Description) -> Result<(), Error> {
     gemma(c, d, None, None)?;
     if c.bool("use_bidirectional_attention")? == Some(true) {
@@ -90,7 +91,7 @@ fn gemma3(c: &Settings, d: &mut Description) -> Result<(), Error> {
     Ok(())
 }
 
-/// The RoPE of layers with a window, scaled only if their own settings say so.
+/// The RoPE of layers with a window, scaled only if its own settings specify scaling.
 fn local_rope(c: &Settings) -> Result<RopeSpec, Error> {
     let by_type = c.object("rope_parameters")?.filter(|r| r.has("sliding_attention"));
     let own = by_type.map(|r| r.object("sliding_attention")).transpose()?.flatten();
@@ -105,8 +106,9 @@ fn local_rope(c: &Settings) -> Result<RopeSpec, Error> {
     Ok(RopeSpec { theta, scaling: Scaling::None })
 }
 
-/// What both generations share; the converter has already added 1 to the norms. Attention is scaled
-/// by the head size, except in the model of `largest` layers, which uses width over heads.
+/// Settings common to both generations; the converter has already added 1 to the norms. The
+/// attention scale depends on the head size, except in the model with `largest` layers, which uses
+/// width / heads.
 fn gguf_gemma(keys: &Keys<'_>, d: &mut Description, largest: u32) -> Result<(), Error> {
     let c = &mut d.config;
     c.norm_place = NormPlace::Both;

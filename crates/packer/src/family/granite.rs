@@ -1,5 +1,5 @@
-//! Granite 3: a Llama with four multipliers. That of the residual stream is folded into the matrices
-//! that write to it.
+//! Granite 3: a Llama with four multipliers. The residual-stream multiplier is folded into the
+//! matrices that write to the residual stream.
 
 use nanoinfer_format::Role;
 
@@ -28,7 +28,7 @@ fn hugging_face(c: &Settings, d: &mut Description) -> Result<(), Error> {
     Ok(())
 }
 
-/// `attention.scale` is read for every architecture.
+/// `attention.scale` is already read for every architecture.
 fn gguf(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
     let multiplier = |key: &str| Ok::<_, Error>(keys.positive(key)?.unwrap_or(1.0));
     d.config.embedding_scale = multiplier("embedding_scale")?;

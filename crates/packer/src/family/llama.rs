@@ -1,4 +1,4 @@
-//! Llama 1 to 3, and the models that share its architecture (SmolLM2, TinyLlama …).
+//! Llama 1 to 3, and models with the same architecture (SmolLM2, TinyLlama, …).
 
 use nanoinfer_format::RouterSoftmax;
 
@@ -12,7 +12,7 @@ pub(super) const FAMILY: Family = Family {
     gguf: &[GgufSpelling { architecture: "llama", adapt: gguf, ..GgufSpelling::NORM }],
 };
 
-/// Mistral and Mixtral have the same name in GGUF; their keys tell them apart.
+/// Mistral and Mixtral also use this name in GGUF; their keys distinguish them.
 fn gguf(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
     d.config.experts = keys.experts(d.config.n_layers, RouterSoftmax::Chosen)?;
     d.config.windows.fill(keys.window()?);

@@ -41,7 +41,7 @@ fn mixtral(c: &Settings, d: &mut Description) -> Result<(), Error> {
     Ok(())
 }
 
-/// Windows on the layers listed in `layer_types`, or else on all.
+/// Windows on the layers listed in `layer_types`, or on all layers if it is absent.
 fn ministral(c: &Settings, d: &mut Description) -> Result<(), Error> {
     let window = sliding_window(c, 4096)?;
     d.config.windows = layer_windows(c, window, d.config.windows.len(), |_| true)?;

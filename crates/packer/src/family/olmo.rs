@@ -1,4 +1,4 @@
-//! OLMo 2 and OLMoE: one norm over all queries of a token, one over all its keys.
+//! OLMo 2 and OLMoE: one norm over all queries of a token, and one over all its keys.
 
 use nanoinfer_format::{NormPlace, QkNorm, RouterSoftmax};
 

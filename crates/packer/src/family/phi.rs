@@ -32,7 +32,7 @@ pub(super) const FAMILY: Family = Family {
     }],
 };
 
-/// `su` and `yarn` are early names of its `longrope`; the reader handles the first.
+/// `su` and `yarn` are Phi-3's early names for `longrope`; the shared reader already handles `su`.
 fn phi3(c: &Settings, d: &mut Description) -> Result<(), Error> {
     if let Some(r) = rope_settings(c, None)?
         && r.str("type")? == Some("yarn")

@@ -1,4 +1,4 @@
-//! Qwen 2 to 3, and Qwen3-MoE.
+//! Qwen2, Qwen3 and Qwen3-MoE.
 
 use nanoinfer_format::{QkNorm, RouterSoftmax};
 
@@ -52,7 +52,7 @@ fn qwen3(c: &Settings, d: &mut Description) -> Result<(), Error> {
 /// A mixture of experts, except on some layers.
 fn qwen3_moe(c: &Settings, d: &mut Description) -> Result<(), Error> {
     qwen3(c, d)?;
-    // transformers 5 writes it under another name.
+    // transformers 5 writes this setting under another name.
     let count = if c.has("num_experts") { "num_experts" } else { "num_local_experts" };
     let mut experts = experts(c, d, count, [128, 8])?;
     experts.d_ff = c.u32("moe_intermediate_size")?.unwrap_or(768);

@@ -25,7 +25,7 @@ fn hugging_face(c: &Settings, d: &mut Description) -> Result<(), Error> {
     let n = d.config.layer_ropes.len();
     let interval = c.u32("no_rope_layer_interval")?.unwrap_or(4).max(1) as usize;
     d.config.layer_ropes = match c.ids("no_rope_layers")? {
-        // Despite its name it lists 1 for layers with RoPE.
+        // Despite its name, it contains 1 for layers with RoPE.
         Some(has_rope) => has_rope.iter().map(|&has| u32::from(has != 0)).collect(),
         None => rope_except_every(interval, n),
     };
@@ -37,7 +37,7 @@ fn hugging_face(c: &Settings, d: &mut Description) -> Result<(), Error> {
     Ok(())
 }
 
-/// The interval is not a key: llama.cpp assumes 4.
+/// GGUF has no key for the interval; llama.cpp assumes 4.
 fn gguf(_: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
     d.config.layer_ropes = rope_except_every(4, d.config.layer_ropes.len());
     Ok(())

@@ -1,4 +1,4 @@
-//! What a family's file states: how each kind of source spells its architectures.
+//! The contents of a family's file: how each kind of source spells its architectures.
 
 use nanoinfer_format::Activation;
 
@@ -8,10 +8,10 @@ use crate::gguf::Keys;
 use crate::hf::Settings;
 use crate::names::{Entry, Names, RopeType};
 
-/// Architectures that descend from each other, in every spelling.
+/// Related architectures, in every spelling.
 pub(crate) struct Family {
     pub(crate) hugging_face: &'static [HfSpelling],
-    /// Empty if llama.cpp has no name of its own for them.
+    /// Empty if llama.cpp has no separate names for them.
     pub(crate) gguf: &'static [GgufSpelling],
 }
 
@@ -50,9 +50,10 @@ impl HfSpelling {
     }
 }
 
-/// An architecture as GGUF files spell it. What a file does not state is what llama.cpp assumes.
+/// An architecture as GGUF files spell it. For settings that a file omits, llama.cpp's assumptions
+/// apply.
 pub(crate) struct GgufSpelling {
-    /// `general.architecture`, and the prefix of its keys.
+    /// `general.architecture`, and the prefix of the architecture's keys.
     pub(crate) architecture: &'static str,
     pub(crate) rope_type: RopeType,
     /// Tensor names that differ from the usual ones (`GGUF_LAYER` in `names.rs`).
@@ -62,7 +63,7 @@ pub(crate) struct GgufSpelling {
 }
 
 impl GgufSpelling {
-    /// The usual names with Q and K in the order of Hugging Face, to be completed with
+    /// The usual names with Q and K in Hugging Face's order, to be completed with
     /// `..GgufSpelling::NEOX`.
     pub(crate) const NEOX: Self =
         Self { architecture: "", rope_type: RopeType::Neox, own_names: &[], adapt: |_, _| Ok(()) };

@@ -1,5 +1,5 @@
-//! A GGUF file → [`Model`]: what all architectures share. What is particular to one is in its
-//! family's file.
+//! Converts a GGUF file to a [`Model`]: everything that all architectures share. Everything
+//! specific to one architecture is in its family's file.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::source::{FileTensor, TensorSource};
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
 
-/// Divisors of RoPE frequencies: tensors that are not weights.
+/// RoPE frequency factors: tensors that are not weights.
 const ROPE_TENSORS: [&str; 3] =
     ["rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"];
 
@@ -72,7 +72,8 @@ fn describe(
     let mut d = Description { config, ropes, biases, names, changes: Vec::new() };
     (spelling.adapt)(&keys, &mut d)?;
     if let (Some(1..), None) = (keys.u32("expert_count")?, &d.config.experts) {
-        let what = format!("a mixture of experts of architecture {:?}", spelling.architecture);
+        let what =
+            format!("a mixture-of-experts model of architecture {:?}", spelling.architecture);
         return Err(keys.unsupported(what, "only dense models of this architecture are"));
     }
     if let Some(experts) = &mut d.config.experts {
@@ -87,7 +88,7 @@ fn describe(
     Ok(d)
 }
 
-/// A Llama with these keys.
+/// The config of a Llama with these keys.
 fn common(keys: &Keys<'_>, tensors: &[FileTensor]) -> Result<Config, Error> {
     let d_model = keys.size("embedding_length")?;
     let n_heads = keys.size("attention.head_count")?;
@@ -148,7 +149,7 @@ fn scaling(keys: &Keys<'_>, c: &Config, divisors: &[FileTensor]) -> Result<Scali
         None | Some(0) => c.context_length,
         Some(stated) => stated,
     };
-    // LLM_KV_ROPE_SCALING_ATTN_FACTOR of llama.cpp.
+    // llama.cpp: LLM_KV_ROPE_SCALING_ATTN_FACTOR.
     let attn_factor = keys.positive("rope.scaling.attn_factor")?.unwrap_or(1.0);
     if let (Some(short), Some(long)) = (read(short)?, read(long)?) {
         let wide = |v: Vec<f32>| v.into_iter().map(f64::from).collect();
@@ -160,8 +161,8 @@ fn scaling(keys: &Keys<'_>, c: &Config, divisors: &[FileTensor]) -> Result<Scali
         });
     }
     let factors = read(freqs)?;
-    // As in llama.cpp: linear by default, and a factor of 0 means 1. Files from before September
-    // 2023 have the older key.
+    // As in llama.cpp: linear by default, and a factor of 0 means 1. Files written before September
+    // 2023 use the older key.
     let stated = match keys.positive("rope.scaling.factor")? {
         None => keys.positive("rope.scale_linear")?,
         given => given,
@@ -179,7 +180,7 @@ fn scaling(keys: &Keys<'_>, c: &Config, divisors: &[FileTensor]) -> Result<Scali
             magnitude: attn_factor * yarn_magnitude(factor, 1.0),
         }),
         (other, _) => {
-            let next = "supported: none, linear, yarn, and tensors of factors";
+            let next = "supported: none, linear, yarn, and frequency-factor tensors";
             return Err(keys.unsupported(format!("RoPE scaling {other:?}"), next));
         }
     };
@@ -192,7 +193,7 @@ fn scaling(keys: &Keys<'_>, c: &Config, divisors: &[FileTensor]) -> Result<Scali
     }
 }
 
-/// One divisor for each pair of a head.
+/// Reads one frequency factor for each rotated pair of a head.
 fn read_divisors(tensor: &FileTensor, half: usize) -> Result<Vec<f32>, Error> {
     let fail = |what: String| {
         let (path, name) = tensor.name();
@@ -205,7 +206,7 @@ fn read_divisors(tensor: &FileTensor, half: usize) -> Result<Vec<f32>, Error> {
     let mut values = vec![0.0; half];
     tensor.read_rows(0..half, &mut values)?;
     match values.iter().find(|v| !(v.is_finite() && **v >= 1e-6)) {
-        Some(v) => Err(fail(format!("contains {v}, expected positive divisors"))),
+        Some(v) => Err(fail(format!("contains {v}, expected positive factors"))),
         None => Ok(values),
     }
 }
@@ -216,7 +217,7 @@ fn generation(g: &Metadata) -> Result<Generation, Error> {
     for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
         eos.extend(g.u32(key)?.filter(|id| !eos.contains(id)));
     }
-    // llama.cpp's defaults for the kind of tokenizer.
+    // llama.cpp's defaults for this kind of tokenizer.
     let by_kind = match g.str("tokenizer.ggml.model")? {
         Some("llama") => true,
         _ => matches!(g.str("tokenizer.ggml.pre")?, Some("llama3" | "llama-v3" | "llama-bpe")),

@@ -1,7 +1,7 @@
-//! A checked reader of GGUF files, versions 2 and 3.
+//! A validating reader for GGUF files, versions 2 and 3.
 //!
-//! Every count and length is compared to the remaining bytes of the file before anything is
-//! allocated, so that no file can make the reader allocate more than its own size.
+//! Every count and length is compared with the remaining bytes of the file before memory is
+//! allocated, so that no file can make the reader allocate more than the file's own size.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,13 +13,13 @@ use crate::dequant::Dtype;
 use crate::source::checks::check_overlaps;
 use crate::source::{FileTensor, SourceFile, TensorSource};
 
-/// Entries of one metadata array: the largest vocabulary that the `.nano` format allows.
+/// Maximum length of a metadata array: the largest vocabulary that the `.nano` format allows.
 const MAX_ARRAY: u64 = 1 << 24;
-/// Real files have some 40 keys; the largest split models some 2,000 tensors.
+/// Real files have about 40 keys; the largest split models have about 2,000 tensors.
 const MAX_KEYS: u64 = 1 << 16;
 const MAX_TENSORS: u64 = 1 << 20;
 
-/// An open GGUF file: its metadata and its tensors, each within the file.
+/// An open GGUF file: its metadata and its tensors, whose byte ranges lie within the file.
 pub(crate) struct Gguf {
     pub(crate) metadata: Metadata,
     pub(crate) tensors: Vec<FileTensor>,
@@ -72,7 +72,7 @@ impl Gguf {
     }
 }
 
-/// Checks magic and version; returns the number of tensors and of metadata keys.
+/// Checks magic and version; returns the number of tensors and the number of metadata keys.
 fn head(r: &mut Reader) -> Result<(u64, u64), Error> {
     let path = &r.file.path;
     if r.file.len < 24 {
@@ -91,13 +91,15 @@ fn head(r: &mut Reader) -> Result<(u64, u64), Error> {
         return Err(Error::Unsupported { path: path.clone(), what, next });
     }
     let (n_tensors, n_keys) = (r.u64()?, r.u64()?);
-    // At least: name length, rank, type and offset of a tensor; length, type and value of a key.
+    // Minimum sizes: name length, rank, type and offset of a tensor; length, type and value of a
+    // key.
     r.count(n_tensors, 24, MAX_TENSORS, "tensors")?;
     r.count(n_keys, 13, MAX_KEYS, "metadata keys")?;
     Ok((n_tensors, n_keys))
 }
 
-/// Known formats that are not read: lattice and ternary ones below 4 bits, and ggml's internal ones.
+/// Known formats that are not supported: lattice and ternary formats below 4 bits, and ggml's
+/// internal formats.
 const UNSUPPORTED: [(u32, &str); 15] = [
     (9, "Q8_1"),
     (15, "Q8_K"),
@@ -122,7 +124,7 @@ struct Info {
     offset: u64,
 }
 
-/// An entry of the tensor table.
+/// Reads a tensor info entry.
 fn tensor_info(r: &mut Reader) -> Result<(String, Info), Error> {
     let name = r.string("a tensor name")?;
     let rank = r.u32()?;
@@ -160,11 +162,11 @@ impl Info {
     }
 }
 
-/// Reads the file sequentially, checking each step against its length.
+/// Reads the file sequentially; every read is checked against the file's length.
 struct Reader<'a> {
     file: &'a SourceFile,
     at: u64,
-    /// Bytes read ahead, starting at `buffer_at` in the file.
+    /// Read-ahead bytes; the first is at `buffer_at` in the file.
     buffer: Vec<u8>,
     buffer_at: u64,
 }
@@ -174,13 +176,13 @@ impl Reader<'_> {
         Error::source(&self.file.path, format!("damaged GGUF file at byte {}: {what}", self.at))
     }
 
-    /// Refuses `n` items of at least `min_bytes` each if the rest of the file is too short for them.
+    /// Rejects a count of `n` items of at least `min_bytes` each that cannot fit in the rest of the
+    /// file.
     fn count(&self, n: u64, min_bytes: u64, max: u64, of: &str) -> Result<(), Error> {
         let room = (self.file.len - self.at) / min_bytes;
         if n > max || n > room {
-            return Err(
-                self.damaged(format!("claims {n} {of}, room for at most {}", max.min(room)))
-            );
+            return Err(self
+                .damaged(format!("claims {n} {of}, but at most {} are possible", max.min(room))));
         }
         Ok(())
     }
@@ -190,7 +192,7 @@ impl Reader<'_> {
         const AHEAD: u64 = 1 << 18;
         let left = self.file.len - self.at;
         if n as u64 > left {
-            return Err(self.damaged(format!("{n} bytes expected, {left} left")));
+            return Err(self.damaged(format!("expected {n} more bytes, found {left}")));
         }
         if self.at + n as u64 > self.buffer_at + self.buffer.len() as u64 {
             self.buffer.resize(left.min(AHEAD.max(n as u64)) as usize, 0);
@@ -221,7 +223,7 @@ impl Reader<'_> {
         String::from_utf8(bytes).map_err(|_| self.damaged(format!("{what} is not UTF-8")))
     }
 
-    /// A scalar, by the specification's type numbers.
+    /// Reads a scalar; `kind` is the specification's type number.
     fn number(&mut self, kind: u32, key: &str) -> Result<Value, Error> {
         Ok(match kind {
             0 => Value::Int(u8::from_le_bytes(self.bytes()?).into()),
@@ -238,7 +240,7 @@ impl Reader<'_> {
             10 => Value::Int(self.u64()?.into()),
             11 => Value::Int(i64::from_le_bytes(self.bytes()?).into()),
             12 => Value::Float(f64::from_le_bytes(self.bytes()?)),
-            _ => return Err(self.damaged(format!("{key:?} has the unknown value type {kind}"))),
+            _ => return Err(self.damaged(format!("{key:?} has unknown value type {kind}"))),
         })
     }
 
@@ -257,7 +259,11 @@ impl Reader<'_> {
             2 | 3 => 2,
             4..=6 => 4,
             8 | 10..=12 => 8,
-            _ => return Err(self.damaged(format!("{key:?} is a list of value type {kind}"))),
+            _ => {
+                return Err(
+                    self.damaged(format!("{key:?} is a list with unsupported value type {kind}"))
+                );
+            }
         };
         self.count(n, bytes, MAX_ARRAY, &format!("entries of {key:?}"))?;
         if kind == 8 {
@@ -271,7 +277,7 @@ impl Reader<'_> {
             match self.number(kind, key)? {
                 Value::Float(v) => floats.push(v as f32),
                 Value::Bool(v) => ints.push(v.into()),
-                // Only a u64 above i64::MAX saturates, which no list of token data contains.
+                // Saturates only for a u64 above i64::MAX, which lists of token data never contain.
                 Value::Int(v) => ints.push(v.try_into().unwrap_or(i64::MAX)),
                 _ => unreachable!("numbers only"),
             }

@@ -1,18 +1,19 @@
-//! The keys of one architecture in the metadata of its file.
+//! The metadata keys of one architecture.
 
 use nanoinfer_format::{Experts, RouterSoftmax};
 
 use super::metadata::Metadata;
 use crate::Error;
 
-/// Metadata whose keys start with the name of the architecture. Keys are given without it.
+/// Access to the metadata keys that start with the architecture's name. Methods take keys without
+/// this prefix.
 pub(crate) struct Keys<'a> {
     pub(crate) metadata: &'a Metadata,
     pub(crate) architecture: &'static str,
 }
 
 impl Keys<'_> {
-    /// The key in full.
+    /// The full key.
     pub(crate) fn name(&self, key: &str) -> String {
         format!("{}.{key}", self.architecture)
     }
@@ -33,12 +34,12 @@ impl Keys<'_> {
         self.metadata.ints(&self.name(key))
     }
 
-    /// A whole number that must be present.
+    /// A required whole number.
     pub(crate) fn size(&self, key: &str) -> Result<u32, Error> {
         self.u32(key)?.ok_or_else(|| self.error(key, "is missing"))
     }
 
-    /// A positive, finite number that may be absent; 0 counts as absent, as in llama.cpp.
+    /// An optional positive, finite number; 0 counts as absent, as in llama.cpp.
     pub(crate) fn positive(&self, key: &str) -> Result<Option<f64>, Error> {
         match self.f64(key)?.filter(|&v| v != 0.0) {
             Some(v) if !(v.is_finite() && v > 0.0) => {
@@ -48,23 +49,23 @@ impl Keys<'_> {
         }
     }
 
-    /// An error about a key; the message is its name followed by `what`.
+    /// An error about a key; the message is the key's name followed by `what`.
     pub(crate) fn error(&self, key: &str, what: &str) -> Error {
         self.metadata.error(&self.name(key), what)
     }
 
-    /// An error about a feature that this version lacks.
+    /// An error about a feature that this version does not support.
     pub(crate) fn unsupported(&self, what: String, next: &str) -> Error {
         Error::Unsupported { path: self.metadata.path().into(), what, next: next.into() }
     }
 
-    /// The window of all layers, 0 if there is none.
+    /// The attention window of all layers; 0 if there is none.
     pub(crate) fn window(&self) -> Result<u32, Error> {
         Ok(self.u32("attention.sliding_window")?.unwrap_or(0))
     }
 
-    /// Experts on every layer, if the model has any. `router_softmax` is not in the file: llama.cpp
-    /// has it in its code.
+    /// Experts on every layer, if the model has any. `router_softmax` is not in the file, because
+    /// llama.cpp hard-codes it.
     pub(crate) fn experts(
         &self,
         n_layers: u32,

@@ -1,12 +1,12 @@
-//! Metadata of a GGUF file. Reading a key returns `None` if it is absent and an error that names it
-//! if it has the wrong type.
+//! Metadata of a GGUF file. Reading a key returns `None` if the key is absent, and an error that
+//! names the key if its value has the wrong type.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use crate::Error;
 
-/// A metadata value. Integers of all widths are widened.
+/// A metadata value. Integers of all widths are widened to i128.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Value {
     Int(i128),
@@ -41,7 +41,7 @@ impl Metadata {
         all
     }
 
-    /// An error about a key; the message is its name followed by `what`.
+    /// An error about a key; the message is the key's name followed by `what`.
     pub(crate) fn error(&self, key: &str, what: impl Into<String>) -> Error {
         Error::Setting { path: self.path.clone(), field: key.into(), what: what.into() }
     }

@@ -1,8 +1,8 @@
 //! GGUF models split into several files, `NAME-00001-of-00003.gguf` and so on.
 //!
-//! The first file has the metadata and each has some of the tensors (llama.cpp's `gguf-split`). Files
-//! are found by name; their keys `split.no`, `split.count` and `split.tensors.count` must confirm
-//! that they belong together.
+//! The first file contains the metadata; each file contains some of the tensors (llama.cpp's
+//! `gguf-split`). Files are found by name; their keys `split.no`, `split.count` and
+//! `split.tensors.count` must confirm that they belong together.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use super::metadata::Metadata;
 use crate::Error;
 use crate::source::TensorSource;
 
-/// `(NAME, number of files)` of a file name like `NAME-00001-of-00003.gguf`.
+/// `(NAME, number of files)` from a file name like `NAME-00001-of-00003.gguf`.
 fn parse(name: &str) -> Option<(&str, u32)> {
     let (rest, count) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
     let (stem, number) = rest.rsplit_once('-')?;
@@ -24,7 +24,8 @@ fn parse(name: &str) -> Option<(&str, u32)> {
     (1..=count).contains(&number).then_some((stem, count))
 }
 
-/// The files of the GGUF model that `path` belongs to, by name; `path` alone if it is not split.
+/// The files of the GGUF model that `path` belongs to, derived from the file name; only `path` if
+/// the model is not split.
 pub fn files(path: &Path) -> Vec<PathBuf> {
     let name = path.file_name().and_then(|n| n.to_str()).and_then(parse);
     let Some((stem, count)) = name else { return vec![path.into()] };
@@ -32,14 +33,14 @@ pub fn files(path: &Path) -> Vec<PathBuf> {
     (1..=count).map(part).collect()
 }
 
-/// Opens a model; if it is split, all its files. `path` can be any of them.
+/// Opens a model, including all its files if it is split; `path` can be any of them.
 pub(crate) fn open(path: &Path) -> Result<Gguf, Error> {
     let files = files(path);
     let mut whole = Gguf::open(&files[0])?;
     let count = whole.metadata.u32("split.count")?.unwrap_or(1).max(1);
     if count as usize != files.len() {
         let what = format!(
-            "is {count}, but the file name says {}; keep the names under which the files were \
+            "is {count}, but the file name implies {}; keep the names under which the files were \
              published, such as NAME-00001-of-{count:05}.gguf",
             files.len()
         );
@@ -64,7 +65,7 @@ pub(crate) fn open(path: &Path) -> Result<Gguf, Error> {
     Ok(whole)
 }
 
-/// Checks a key by which a file confirms that it belongs to the model.
+/// Checks a key that identifies a file as part of the model.
 fn check(part: &Metadata, key: &str, expected: u32) -> Result<(), Error> {
     match part.u32(key)? {
         Some(v) if v == expected => Ok(()),

@@ -54,7 +54,7 @@ fn metadata_of_every_type() {
     );
 }
 
-/// Opens a file with these bytes.
+/// Writes these bytes to a file and opens it.
 fn reopen(bytes: &[u8]) -> Result<Gguf, Error> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.gguf");
@@ -65,14 +65,14 @@ fn reopen(bytes: &[u8]) -> Result<Gguf, Error> {
 #[test]
 fn every_truncation_is_an_error() {
     let bytes = std::fs::read(fixture()).unwrap();
-    // The last tensor ends before the padding to the alignment does.
+    // Cutting off only the final alignment padding is not an error.
     for len in (0..bytes.len() - 32).step_by(97) {
         let error = reopen(&bytes[..len]).err().unwrap().to_string();
         assert!(!error.contains('\n'), "{error}");
     }
 }
 
-/// Magic, version, number of tensors and of keys, and the rest.
+/// A file with this version, these numbers of tensors and keys, and `rest`.
 fn head(version: u32, tensors: u64, keys: u64, rest: &[u8]) -> Vec<u8> {
     let mut b = b"GGUF".to_vec();
     b.extend(version.to_le_bytes());
@@ -86,7 +86,7 @@ fn string(s: &str) -> Vec<u8> {
     [&(s.len() as u64).to_le_bytes(), s.as_bytes()].concat()
 }
 
-/// An entry of the tensor table.
+/// A tensor info entry.
 fn info(name: &str, dims: &[u64], kind: u32, offset: u64) -> Vec<u8> {
     let mut b = string(name);
     b.extend((dims.len() as u32).to_le_bytes());
@@ -116,8 +116,8 @@ fn absurd_claims_are_errors() {
         (head(3, 0, 1, &long_key), "18446744073709551615 bytes of a metadata key"),
         (head(3, 0, 1, &array(8, u64::MAX)), "18446744073709551615 entries of \"k\""),
         (head(3, 0, 1, &array(4, 1 << 60)), "1152921504606846976 entries"),
-        (head(3, 0, 1, &array(9, 1)), "list of value type 9"),
-        (head(3, 0, 1, &[string("k"), vec![99, 0, 0, 0]].concat()), "value type 99"),
+        (head(3, 0, 1, &array(9, 1)), "list with unsupported value type 9"),
+        (head(3, 0, 1, &[string("k"), vec![99, 0, 0, 0]].concat()), "unknown value type 99"),
         (head(3, 1, 0, &tensor(&[], 0, 0)), "0 dimensions"),
         (head(3, 1, 0, &tensor(&[1; 5], 0, 0)), "5 dimensions"),
         (head(3, 1, 0, &tensor(&[1 << 40, 1 << 40], 0, 0)), "overflows"),
@@ -126,7 +126,7 @@ fn absurd_claims_are_errors() {
         (head(3, 1, 0, &tensor(&[1000], 0, 0)), "beyond the end of the file"),
         (head(3, 1, 0, &tensor(&[1], 0, u64::MAX - 31)), "offset 18446744073709551584"),
         (head(3, 1, 0, &tensor(&[1], 0, 7)), "a multiple of 32"),
-        (head(3, 1, 0, &tensor(&[33], 2, 0)), "not whole Q4_0 blocks"),
+        (head(3, 1, 0, &tensor(&[33], 2, 0)), "a multiple of the Q4_0 block size 32"),
         (head(3, 1, 0, &tensor(&[256], 16, 0)), "ggml type 16 (IQ2_XXS) is not supported"),
         (head(3, 1, 0, &tensor(&[32], 999, 0)), "ggml type 999 is not supported"),
         (head(3, 2, 0, &twice), "\"t\" appears twice"),

@@ -1,5 +1,5 @@
-//! `config.json` → [`Description`]: what all architectures share. What is particular to one is in
-//! its family's file.
+//! Converts a `config.json` to a [`Description`]: everything that all architectures share.
+//! Everything specific to one architecture is in its family's file.
 
 use nanoinfer_format::{Activation, Config};
 
@@ -10,7 +10,7 @@ use crate::description::{Biases, Description};
 use crate::family::{self, HfSpelling};
 use crate::rope::{RopeSpec, Scaling};
 
-/// Reads the settings; absent ones get the defaults that transformers has for the architecture.
+/// Reads the settings; absent settings get transformers' defaults for the architecture.
 pub(crate) fn describe(c: &Settings) -> Result<Description, Error> {
     let model_type = c.need("model_type", c.str("model_type")?)?;
     let spelling = family::hugging_face(model_type).map_err(|supported| {
@@ -25,7 +25,7 @@ pub(crate) fn describe(c: &Settings) -> Result<Description, Error> {
     Ok(d)
 }
 
-/// A Llama with these settings.
+/// The description of a Llama with these settings.
 fn common(c: &Settings, spelling: &'static HfSpelling) -> Result<Description, Error> {
     let size = |key: &str| c.need(key, c.u32(key)?);
     let d_model = size("hidden_size")?;
@@ -75,7 +75,8 @@ fn refuse_quantized(c: &Settings) -> Result<(), Error> {
     let Some(q) = stated else { return Ok(()) };
     let method = q.str("quant_method")?.unwrap_or("an unnamed method");
     let what = format!("a model quantized with {method:?}");
-    Err(c.unsupported(what, "convert the original model (f32, f16 or bf16) or a GGUF of it"))
+    Err(c
+        .unsupported(what, "convert the original model (f32, f16 or bf16) or a GGUF version of it"))
 }
 
 fn activation(c: &Settings) -> Result<Option<Activation>, Error> {
@@ -94,7 +95,7 @@ fn activation(c: &Settings) -> Result<Option<Activation>, Error> {
     Ok(None)
 }
 
-/// `max_position_embeddings`, which dynamic scaling extends by its factor.
+/// `max_position_embeddings`, multiplied by the factor of dynamic scaling, if any.
 fn context_length(c: &Settings, scaling: &Scaling) -> Result<u32, Error> {
     let stated = c.need("max_position_embeddings", c.u32("max_position_embeddings")?)?;
     Ok(match scaling {
@@ -103,7 +104,7 @@ fn context_length(c: &Settings, scaling: &Scaling) -> Result<u32, Error> {
     })
 }
 
-/// Checks that LongRoPE has a divisor for every rotated pair of a head.
+/// Checks that LongRoPE has a frequency factor for every rotated pair of a head.
 fn check_divisors(c: &Settings, d: &Description) -> Result<(), Error> {
     let pairs = d.config.rotary_dim as usize / 2;
     for rope in &d.ropes {
@@ -111,7 +112,7 @@ fn check_divisors(c: &Settings, d: &Description) -> Result<(), Error> {
             && (short.len() != pairs || long.len() != pairs)
         {
             let what = format!(
-                "has {} short and {} long divisors, expected {pairs}",
+                "has {} short and {} long factors, expected {pairs} each",
                 short.len(),
                 long.len()
             );

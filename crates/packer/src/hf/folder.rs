@@ -66,7 +66,7 @@ pub(crate) fn open(folder: &Path) -> Result<Model, Error> {
     })
 }
 
-/// The settings in a folder's `config.json`, and its weight files, which are not opened.
+/// Reads a folder's `config.json` and finds its weight files without opening them.
 pub(crate) fn look(folder: &Path) -> Result<(Settings, Shards), Error> {
     Ok((Settings::read(&folder.join("config.json"))?, shards(folder)?))
 }
@@ -94,15 +94,15 @@ impl Files<'_> {
 /// The weight files of a folder.
 pub(crate) struct Shards {
     pub(crate) files: Vec<PathBuf>,
-    /// The index that lists them, if there are several.
+    /// The index that lists the files, if there are several.
     index: Option<PathBuf>,
     pub(crate) open: Open,
 }
 
-/// Reads the tensor table of a weight file.
+/// Lists the tensors of a weight file.
 pub(crate) type Open = fn(&Path) -> Result<Vec<FileTensor>, Error>;
 
-/// Prefers safetensors: in a folder that has both, PyTorch's files are the older copy.
+/// Prefers safetensors: in a folder with both formats, the PyTorch files are the older copy.
 fn shards(folder: &Path) -> Result<Shards, Error> {
     let kinds: [(&str, Open); 2] =
         [("model.safetensors", safetensors::open), ("pytorch_model.bin", torch::open)];
@@ -116,7 +116,7 @@ fn shards(folder: &Path) -> Result<Shards, Error> {
             return Ok(Shards { files: listed(folder, &index)?, index: Some(index), open });
         }
     }
-    let what = "has neither model.safetensors nor pytorch_model.bin, nor an index of their shards";
+    let what = "has neither model.safetensors nor pytorch_model.bin, nor a shard index";
     Err(Error::source(folder, what))
 }
 
@@ -137,8 +137,8 @@ fn listed(folder: &Path, index: &Path) -> Result<Vec<PathBuf>, Error> {
     names.into_iter().map(|name| shard(folder, &settings, name)).collect()
 }
 
-/// The path of a shard, which must be in this folder: an index that came with a download must not
-/// make the packer read any other file.
+/// The path of a shard, which must be in this folder: an index from a download must not make the
+/// packer read any other file.
 fn shard(folder: &Path, index: &Settings, name: &str) -> Result<PathBuf, Error> {
     let outside =
         || index.error("weight_map", format!("names {name:?}, which is not a file in this folder"));
@@ -151,7 +151,7 @@ fn shard(folder: &Path, index: &Settings, name: &str) -> Result<PathBuf, Error> 
     let path = folder.join(name);
     let resolve = |p: &Path| p.canonicalize().map_err(Error::io(p, "cannot open"));
     let (target, home) = (resolve(&path)?, resolve(folder)?);
-    // The hub's cache keeps the files of `snapshots/<revision>` as links into `blobs`.
+    // In the hub's cache, the files in `snapshots/<revision>` are links into `blobs`.
     let blobs =
         home.parent().filter(|p| p.ends_with("snapshots")).map(|p| p.with_file_name("blobs"));
     let parent = target.parent();
@@ -162,7 +162,7 @@ fn shard(folder: &Path, index: &Settings, name: &str) -> Result<PathBuf, Error> 
     }
 }
 
-/// The chat template, from the newest of the files that may contain one.
+/// The chat template; files of newer formats take precedence.
 fn chat_template(files: &mut Files, tokenizer: Option<&Settings>) -> Result<Option<String>, Error> {
     if let Some(path) = files.optional("chat_template.jinja") {
         return read_text(&path).map(Some);

@@ -6,13 +6,13 @@ use super::settings::Settings;
 use crate::Error;
 use crate::description::Description;
 
-/// `sliding_window`; `null` means none.
+/// `sliding_window`; `null` means no window.
 pub(crate) fn sliding_window(c: &Settings, default: u32) -> Result<u32, Error> {
     if c.has("sliding_window") { Ok(c.u32("sliding_window")?.unwrap_or(0)) } else { Ok(default) }
 }
 
-/// The window of each layer: by `layer_types` if it is set, otherwise `window` on the layers for
-/// which `slides` is true. 0 = none.
+/// The window of each layer, 0 for none: from `layer_types` if it is set, otherwise `window` on the
+/// layers for which `slides` returns true.
 pub(crate) fn layer_windows(
     c: &Settings,
     window: u32,
@@ -36,8 +36,8 @@ pub(crate) fn layer_windows(
         .collect()
 }
 
-/// Experts on every layer, each `intermediate_size` wide; their number is the setting `count`.
-/// `default` is their number and how many of them a token uses.
+/// Experts on every layer, each `intermediate_size` wide. `count` is the name of the setting with
+/// their number; `default` contains the default numbers of experts and of experts per token.
 pub(crate) fn experts(
     c: &Settings,
     d: &Description,

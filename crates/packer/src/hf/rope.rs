@@ -1,11 +1,11 @@
-//! RoPE settings of a `config.json`, in the styles of transformers 4 and 5.
+//! RoPE settings of a `config.json`, in the formats of transformers 4 and 5.
 
 use super::settings::Settings;
 use crate::Error;
 use crate::rope::{RopeSpec, Scaling, Yarn, longrope_magnitude, yarn_magnitude};
 
-/// `rope_parameters` (transformers 5; those of `layer_type`, if they are stated per layer type), or
-/// `rope_scaling` (before).
+/// `rope_parameters` (transformers 5; the entry for `layer_type` if there is one per layer type),
+/// or `rope_scaling` (earlier versions).
 pub(crate) fn rope_settings(
     c: &Settings,
     layer_type: Option<&str>,
@@ -17,7 +17,7 @@ pub(crate) fn rope_settings(
     }
 }
 
-/// How many values of a head are rotated.
+/// Number of values per head that are rotated.
 pub(crate) fn rotary_dim(c: &Settings, r: Option<&Settings>, head_dim: u32) -> Result<u32, Error> {
     let stated = match r.map(|r| r.f64("partial_rotary_factor")).transpose()?.flatten() {
         None => c.f64("partial_rotary_factor")?,
@@ -25,13 +25,13 @@ pub(crate) fn rotary_dim(c: &Settings, r: Option<&Settings>, head_dim: u32) -> R
     };
     let part = stated.unwrap_or(1.0);
     if !(part > 0.0 && part <= 1.0) {
-        let what = format!("is {part}, expected more than 0 and at most 1");
+        let what = format!("is {part}, expected a number above 0 and at most 1");
         return Err(c.error("partial_rotary_factor", what));
     }
     Ok((f64::from(head_dim) * part) as u32)
 }
 
-/// RoPE base and scaling, from its own settings `r` and those of the model.
+/// RoPE base and scaling, from the RoPE settings `r` and the model's settings `c`.
 pub(crate) fn rope(c: &Settings, r: Option<&Settings>, theta: f64) -> Result<RopeSpec, Error> {
     let own = r.map(|r| r.f64("rope_theta")).transpose()?.flatten();
     let theta = own.or(c.f64("rope_theta")?).unwrap_or(theta);
@@ -86,12 +86,13 @@ fn rope_scaling(c: &Settings, r: &Settings) -> Result<Scaling, Error> {
 
 fn positions(c: &Settings, key: &str) -> Result<u32, Error> {
     match c.need(key, c.u32(key)?)? {
-        0 => Err(c.error(key, "is 0, expected a number of positions")),
+        0 => Err(c.error(key, "is 0, expected a positive number")),
         n => Ok(n),
     }
 }
 
-/// The context length before scaling; the model's setting takes precedence over the scaling's.
+/// The context length before scaling; a value in the model's settings takes precedence over one in
+/// the RoPE settings.
 fn original_context(c: &Settings, r: &Settings) -> Result<u32, Error> {
     let key = "original_max_position_embeddings";
     if c.has(key) {
@@ -133,7 +134,7 @@ pub(crate) fn longrope(c: &Settings, r: &Settings) -> Result<Scaling, Error> {
     let divisors = |key: &str| {
         let stated = r.need(key, r.numbers(key)?)?;
         match stated.iter().find(|v| !(v.is_finite() && **v >= 1e-6)) {
-            Some(v) => Err(r.error(key, format!("contains {v}, expected positive divisors"))),
+            Some(v) => Err(r.error(key, format!("contains {v}, expected positive factors"))),
             None => Ok(stated),
         }
     };

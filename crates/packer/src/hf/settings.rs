@@ -1,5 +1,5 @@
-//! Settings in JSON files. Reading one returns `None` if it is absent and an error that names it if
-//! it has the wrong type.
+//! Settings in JSON files. Reading a setting returns `None` if it is absent, and an error that
+//! names it if it has the wrong type.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::Error;
 use crate::source::SourceFile;
 
-/// Largest text file read; the largest published tokenizers have some 40 MB.
+/// Maximum size of a text file; the largest published tokenizers are about 40 MB.
 const MAX_TEXT: u64 = 512 << 20;
 
 /// A JSON object in a source file. `null` counts as absent, as in transformers.
@@ -19,7 +19,7 @@ pub(crate) struct Settings {
     map: Map<String, Value>,
 }
 
-/// Reads a text file of bounded size.
+/// Reads a text file of at most [`MAX_TEXT`] bytes.
 pub(crate) fn read_text(path: &Path) -> Result<String, Error> {
     let file = SourceFile::open(path)?;
     if file.len > MAX_TEXT {
@@ -39,7 +39,7 @@ impl Settings {
         Ok(Self { path: path.into(), within: String::new(), map })
     }
 
-    /// All settings by name; values as JSON, truncated if long.
+    /// All settings, with their values as JSON, truncated if long.
     pub(crate) fn entries(&self) -> Vec<(String, String)> {
         self.map.iter().map(|(key, value)| (key.clone(), shown(value))).collect()
     }
@@ -48,13 +48,13 @@ impl Settings {
         &self.path
     }
 
-    /// An error about a setting; the message is its name followed by `what`.
+    /// An error about a setting; the message is the setting's name followed by `what`.
     pub(crate) fn error(&self, key: &str, what: impl Into<String>) -> Error {
         let field = format!("{}{key}", self.within);
         Error::Setting { path: self.path.clone(), field, what: what.into() }
     }
 
-    /// An error about a feature that this version lacks.
+    /// An error about a feature that this version does not support.
     pub(crate) fn unsupported(&self, what: impl Into<String>, next: &str) -> Error {
         Error::Unsupported { path: self.path.clone(), what: what.into(), next: next.into() }
     }
@@ -88,7 +88,7 @@ impl Settings {
         self.typed(key, "a number", Value::as_f64)
     }
 
-    /// A positive, finite number that may be absent.
+    /// An optional positive, finite number.
     pub(crate) fn positive(&self, key: &str) -> Result<Option<f64>, Error> {
         match self.f64(key)? {
             Some(v) if !(v.is_finite() && v > 0.0) => {
@@ -133,7 +133,7 @@ impl Settings {
         Ok(map.map(|map| Settings { path: self.path.clone(), within, map }))
     }
 
-    /// `value`, which is that of `key`, or an error that it is missing.
+    /// Unwraps `value`, which was read from `key`; the error states that the key is missing.
     pub(crate) fn need<T>(&self, key: &str, value: Option<T>) -> Result<T, Error> {
         value.ok_or_else(|| self.error(key, "is missing"))
     }

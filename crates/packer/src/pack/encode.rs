@@ -1,4 +1,4 @@
-//! Consecutive blocks → the bytes of the file: read, check, pad, rotate, quantize.
+//! Encodes consecutive blocks as the bytes of the file: read, check, pad, rotate, quantize.
 
 use nanoinfer_format::{Encoding, LANES, TensorSpec};
 use nanoinfer_kernels::pack::{f32_panel, hadamard, q8_panel};
@@ -7,7 +7,7 @@ use super::layout::{Block, Inputs};
 use crate::Error;
 use crate::source::TensorSource;
 
-/// Far above any trained weight; beyond it the sums of a rotation could overflow.
+/// Far above any trained weight; larger values could overflow the sums of a rotation.
 const MAX_WEIGHT: f32 = 1.2676506e30; // 2^100
 
 /// The stored bytes of consecutive blocks of one tensor.
@@ -61,7 +61,7 @@ fn check(source: &dyn TensorSource, first: usize, rows: &[f32], k: usize) -> Res
     };
     let (path, tensor) = source.name();
     let what = format!(
-        "row {}, input {} is {}; the source is damaged or its training diverged",
+        "row {}, input {} is {}; the source is damaged or training diverged",
         first + at / k,
         at % k,
         rows[at]
@@ -69,7 +69,7 @@ fn check(source: &dyn TensorSource, first: usize, rows: &[f32], k: usize) -> Res
     Err(Error::Tensor { path: path.into(), tensor: tensor.into(), what })
 }
 
-/// Hadamard transform over the rows: `W ← H·W` on consecutive blocks of `block` rows.
+/// Hadamard transform across rows: `W ← H·W` on consecutive blocks of `block` rows.
 fn rotate_rows(rows: &mut [f32], k: usize, block: usize) {
     if block == 1 {
         return;

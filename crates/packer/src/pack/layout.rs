@@ -3,7 +3,7 @@
 //! ```text
 //! token_embd  rope_turns
 //! per layer:  attn_norm  attn_qkv  attn_q_norm  attn_k_norm  attn_output  attn_post_norm
-//!             ffn_norm  ffn_gate_up  ffn_down  ffn_post_norm      (what the model has, + biases)
+//!             ffn_norm  ffn_gate_up  ffn_down  ffn_post_norm      (those the model has, and biases)
 //!             or, with experts:  ffn_norm  ffn_gate_inp  ffn_gate_up_exps  ffn_down_exps
 //! output_norm  output (unless tied)
 //!
@@ -13,8 +13,9 @@
 //!
 //! The list of tensors, and how their parts alternate, comes from the format's [`schema`].
 //!
-//! A KV head and its queries are contiguous, so the thread that owns them streams one range of memory
-//! and computes their whole attention; a gate panel and its up panel meet in one thread's registers.
+//! A KV head and its query heads are contiguous, so the thread that owns them streams one range of
+//! memory and computes their whole attention. A gate panel and its up panel are combined in one
+//! thread's registers.
 
 use nanoinfer_format::{Config, Encoding, Entry, Kind, LANES, Part, Role, TensorSpec, pad, schema};
 
@@ -47,21 +48,21 @@ pub(crate) struct Inputs {
 
 /// Consecutive rows of one source tensor.
 pub(crate) struct Block<'a> {
-    /// `None`: zeros, where only other parts of a fused tensor have a bias.
+    /// `None` means zeros: only other parts of the fused tensor have a bias.
     pub(crate) source: Option<&'a dyn TensorSource>,
     pub(crate) first: usize,
     pub(crate) rows: usize,
-    /// Rows stored; those after `rows` are zeros.
+    /// Number of stored rows; those after the first `rows` are zeros.
     pub(crate) padded: usize,
-    /// Block size of the Hadamard transform over the rows (not the inputs); 1 = none.
+    /// Block size of the Hadamard transform across rows (not inputs); 1 = none.
     pub(crate) row_hadamard: usize,
     pub(crate) encoding: Encoding,
 }
 
-/// A source matrix, cut into blocks of `rows` rows padded to `padded`.
+/// A source matrix, split into blocks of `rows` rows that are padded to `padded`.
 struct Blocks<'a> {
     tensor: Option<&'a dyn TensorSource>,
-    /// Its first row in `tensor`, which may stack several matrices.
+    /// The matrix's first row in `tensor`, which may stack several matrices.
     start: usize,
     rows: usize,
     padded: usize,
@@ -79,8 +80,8 @@ impl<'a> Blocks<'a> {
     }
 }
 
-/// All tensors of a file with this config, in order: those of the schema, stored as `spec` says, and
-/// any biases. `weights` have been checked against the config.
+/// All tensors of a file with this config, in order: the tensors of the schema, stored as `spec`
+/// determines, and any biases. `weights` must have been checked with [`Weights::check`].
 pub(crate) fn plan<'a>(
     c: &Config,
     weights: &'a Weights,
@@ -154,7 +155,7 @@ impl<'a> Rows<'a, '_> {
         self.vector(Some(weights.required(matrix.layer, matrix.role)), matrix)
     }
 
-    /// A bias has the blocks of its matrix.
+    /// A bias is split into the same blocks as its matrix.
     fn bias(&self, spec: &TensorSpec) -> Vec<Block<'a>> {
         if self.matrix.parts.is_empty() {
             self.vector(self.bias_of(self.matrix.role), spec)

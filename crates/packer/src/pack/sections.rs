@@ -1,4 +1,4 @@
-//! The sections of a file besides its tensors.
+//! The sections of a file other than its tensors.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,20 +10,20 @@ use crate::Error;
 use crate::model::Model;
 use crate::source::SourceFile;
 
-/// The origin of a model. It contains no paths and no times, so that the same input gives the same file
-/// on every machine.
+/// The origin of a model. It contains neither paths nor timestamps, so that the same input produces
+/// the same file on every machine.
 #[derive(Serialize)]
 struct Provenance {
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<String>,
     kind: &'static str,
-    /// The scale of each merged adapter; their files are listed with the others.
+    /// The scale of each merged adapter; the adapters' files are listed in `files`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     loras: Vec<f32>,
     files: Vec<FileHash>,
 }
 
-/// A source file, by name without its folder.
+/// A source file, named without its folder.
 #[derive(Serialize, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct FileHash {
     name: String,

@@ -1,18 +1,18 @@
-//! Checks that several readers of tensor files share.
+//! Checks shared by several readers of tensor files.
 
 use std::path::Path;
 
 use crate::Error;
 use crate::source::{FileTensor, TensorSource};
 
-/// Whether a tensor of a Hugging Face model is not a weight: transformers before 4.32 saved the
-/// RoPE frequencies that it computes.
+/// Whether a tensor of a Hugging Face model is not a weight: transformers before 4.32 also saved
+/// the computed RoPE frequencies.
 pub(crate) fn is_ignored(name: &str) -> bool {
     name.ends_with("rotary_emb.inv_freq")
 }
 
-/// Refuses a tensor that only quantized checkpoints have, naming the method: the `config.json` of
-/// such a checkpoint may not mention it.
+/// Rejects a tensor that only quantized checkpoints contain, and names the quantization method: the
+/// checkpoint's `config.json` may not mention it.
 pub(crate) fn refuse_quantized(path: &Path, name: &str) -> Result<(), Error> {
     const MADE_BY: [(&str, &str); 9] = [
         (".qweight", "GPTQ or AWQ"),
@@ -31,11 +31,11 @@ pub(crate) fn refuse_quantized(path: &Path, name: &str) -> Result<(), Error> {
     Err(Error::Unsupported {
         path: path.into(),
         what: format!("a model quantized with {method} (it has the tensor {name:?})"),
-        next: "convert the original model (f32, f16 or bf16) or a GGUF of it".into(),
+        next: "convert the original model (f32, f16 or bf16) or a GGUF version of it".into(),
     })
 }
 
-/// Checks that no two tensors of one file share bytes.
+/// Checks that no two tensors of a file overlap.
 pub(crate) fn check_overlaps<'a>(
     path: &Path,
     tensors: impl Iterator<Item = &'a FileTensor>,

@@ -1,13 +1,13 @@
-//! The subset of Python's pickle language that a table of tensors needs.
+//! The subset of Python's pickle language that a state dict needs.
 //!
-//! A pickle is a program for a stack machine that can call any Python function, so that a model file
-//! can take over the machine that loads it. This interpreter supports the opcodes that `torch.save`
-//! emits (protocol 2 of `pickletools`) and a few globals; it builds plain values, calls nothing, and
-//! refuses everything else by name.
+//! A pickle is a program for a stack machine that can call any Python function, so a malicious
+//! model file can take over the machine that loads it. This interpreter supports the opcodes that
+//! `torch.save` emits (protocol 2 of `pickletools`) and a few globals; it builds plain values,
+//! calls nothing, and rejects everything else with an error that names it.
 //!
-//! Values live in one arena and refer to each other by index: a pickle can nest a million tuples or
-//! insert a table into itself, and nothing here recurses. An opcode creates at most one value, so
-//! memory is bounded by the length of the pickle.
+//! Values live in one arena and refer to each other by index. Nothing here recurses, because a
+//! pickle can nest a million tuples or insert a dict into itself. An opcode creates at most one
+//! value, so memory is bounded by the length of the pickle.
 
 mod globals;
 
@@ -15,15 +15,15 @@ use std::collections::HashMap;
 
 use globals::Global;
 
-/// Longest pickle read; published models need some 100 bytes per tensor.
+/// Maximum length of a pickle; published models need about 100 bytes per tensor.
 pub(crate) const MAX_LEN: u64 = 16 << 20;
 
-/// A tensor as described by the pickle: a view of a storage, which is a file of the archive.
+/// A tensor as described by the pickle: a view of a storage, which is a file in the archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TensorRef {
     /// Name of the storage.
     pub(crate) key: String,
-    /// PyTorch's class of the storage, such as `FloatStorage`.
+    /// PyTorch's storage class, such as `FloatStorage`.
     pub(crate) class: &'static str,
     /// Number of values in the storage.
     pub(crate) numel: u64,
@@ -37,10 +37,10 @@ pub(crate) struct TensorRef {
 type Id = u32;
 
 enum Node {
-    /// `None`, booleans, floats: allowed, never used.
+    /// `None`, booleans and floats: allowed but never used.
     Plain,
     Int(i64),
-    Text(String),
+    String(String),
     Tuple(Vec<Id>),
     List,
     Dict(Vec<(Id, Id)>),
@@ -53,10 +53,10 @@ enum Node {
     Tensor(TensorRef),
 }
 
-/// The tensors of a pickled table (a `state_dict`), in its order.
+/// The tensors of a pickled state dict, in its order.
 ///
 /// # Errors
-/// What was found, and at which byte offset.
+/// The error states what was found and at which byte offset.
 pub(crate) fn tensors(pickle: &[u8]) -> Result<Vec<(String, TensorRef)>, String> {
     let mut machine = Machine {
         input: pickle,
@@ -66,20 +66,20 @@ pub(crate) fn tensors(pickle: &[u8]) -> Result<Vec<(String, TensorRef)>, String>
         marks: Vec::new(),
         memo: HashMap::new(),
     };
-    let table = loop {
+    let state_dict = loop {
         let at = machine.at;
         match machine.step().map_err(|what| format!("pickle, byte {at}: {what}"))? {
             None => {}
             Some(value) => break value,
         }
     };
-    let Node::Dict(entries) = &machine.nodes[table as usize] else {
-        return Err("the pickle is not a table of tensors".into());
+    let Node::Dict(entries) = &machine.nodes[state_dict as usize] else {
+        return Err("the pickle is not a state dict".into());
     };
     let mut out = Vec::with_capacity(entries.len());
     for &(key, value) in entries {
-        let Node::Text(name) = &machine.nodes[key as usize] else {
-            return Err("the pickle is a table whose keys are not strings".into());
+        let Node::String(name) = &machine.nodes[key as usize] else {
+            return Err("the pickle is a dict whose keys are not strings".into());
         };
         match &machine.nodes[value as usize] {
             Node::Tensor(tensor) => out.push((name.clone(), tensor.clone())),
@@ -99,7 +99,7 @@ struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    /// Runs one opcode; the last one returns the result.
+    /// Interprets one opcode; the last opcode returns the result.
     fn step(&mut self) -> Result<Option<Id>, String> {
         match self.byte()? {
             0x80 => match self.byte()? {
@@ -126,7 +126,7 @@ impl<'a> Machine<'a> {
                 self.push(Node::Int(v.into()));
             }
             0x8a => self.long()?,
-            b'X' => self.text()?,
+            b'X' => self.unicode()?,
             0x8c => {
                 let n = self.byte()?;
                 self.string(n.into())?;
@@ -153,7 +153,7 @@ impl<'a> Machine<'a> {
             b'b' => self.build()?,
             b'.' => return self.pop().map(Some),
             other => {
-                return Err(format!("opcode {other:#04x}, which a table of tensors does not need"));
+                return Err(format!("opcode {other:#04x}, which a state dict does not need"));
             }
         }
         Ok(None)
@@ -161,8 +161,9 @@ impl<'a> Machine<'a> {
 
     fn take(&mut self, n: usize) -> Result<&'a [u8], String> {
         let left = &self.input[self.at..];
-        let bytes =
-            left.get(..n).ok_or_else(|| format!("{n} bytes expected, {} left", left.len()))?;
+        let bytes = left
+            .get(..n)
+            .ok_or_else(|| format!("expected {n} more bytes, found {}", left.len()))?;
         self.at += n;
         Ok(bytes)
     }
@@ -175,7 +176,7 @@ impl<'a> Machine<'a> {
         Ok(self.take(N)?.try_into().expect("N bytes"))
     }
 
-    /// A string up to the end of the line.
+    /// Reads a string up to the end of the line.
     fn line(&mut self) -> Result<&'a str, String> {
         let n =
             self.input[self.at..].iter().position(|&b| b == b'\n').ok_or("an unterminated line")?;
@@ -184,17 +185,18 @@ impl<'a> Machine<'a> {
     }
 
     fn string(&mut self, n: usize) -> Result<(), String> {
-        let text = std::str::from_utf8(self.take(n)?).map_err(|_| "a string that is not UTF-8")?;
-        self.push(Node::Text(text.into()));
+        let string =
+            std::str::from_utf8(self.take(n)?).map_err(|_| "a string that is not UTF-8")?;
+        self.push(Node::String(string.into()));
         Ok(())
     }
 
-    fn text(&mut self) -> Result<(), String> {
+    fn unicode(&mut self) -> Result<(), String> {
         let n = u32::from_le_bytes(self.array()?);
         self.string(n as usize)
     }
 
-    /// A signed little-endian integer of up to 8 bytes.
+    /// Reads a signed little-endian integer of up to 8 bytes.
     fn long(&mut self) -> Result<(), String> {
         let n = self.byte()?;
         let bytes = self.take(n.into())?;
@@ -209,7 +211,7 @@ impl<'a> Machine<'a> {
     }
 
     fn push(&mut self, node: Node) {
-        // `MAX_LEN` bounds the number of nodes far below 2^32.
+        // `MAX_LEN` keeps the number of nodes far below 2^32.
         self.stack.push(self.nodes.len() as Id);
         self.nodes.push(node);
     }
@@ -225,7 +227,7 @@ impl<'a> Machine<'a> {
 
     /// Pops the last mark and the values above it.
     fn items(&mut self) -> Result<Vec<Id>, String> {
-        let mark = self.marks.pop().ok_or("there is no mark on the stack")?;
+        let mark = self.marks.pop().ok_or("no mark on the stack")?;
         Ok(self.stack.split_off(mark))
     }
 
@@ -236,7 +238,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// The value on top of the stack, which stays there.
+    /// Returns the value on top of the stack without removing it.
     fn top(&mut self) -> Result<Id, String> {
         let top = self.pop()?;
         self.stack.push(top);
@@ -253,7 +255,7 @@ impl<'a> Machine<'a> {
         };
         let target = self.top()?;
         let Node::Dict(entries) = &mut self.nodes[target as usize] else {
-            return Err("entries for a value that is not a table".into());
+            return Err("items for a value that is not a dict".into());
         };
         let (pairs, rest) = items.as_chunks();
         if !rest.is_empty() {
@@ -271,7 +273,8 @@ impl<'a> Machine<'a> {
             _ => u32::from_le_bytes(self.array()?),
         };
         if matches!(op, b'h' | b'j') {
-            let id = self.memo.get(&key).ok_or_else(|| format!("there is no memo entry {key}"))?;
+            let id =
+                self.memo.get(&key).ok_or_else(|| format!("memo entry {key} does not exist"))?;
             self.stack.push(*id);
         } else {
             let top = self.top()?;
@@ -283,14 +286,14 @@ impl<'a> Machine<'a> {
     fn stack_global(&mut self) -> Result<(), String> {
         let (name, module) = (self.pop()?, self.pop()?);
         let global = match (&self.nodes[module as usize], &self.nodes[name as usize]) {
-            (Node::Text(module), Node::Text(name)) => Global::named(module, name)?,
+            (Node::String(module), Node::String(name)) => Global::named(module, name)?,
             _ => return Err("a name that is not a string".into()),
         };
         self.push(Node::Global(global));
         Ok(())
     }
 
-    /// `("storage", class, key, device, numel)`.
+    /// Builds a storage from `("storage", class, key, device, numel)`.
     fn persistent(&mut self) -> Result<(), String> {
         let id = self.pop()?;
         let node = |id: &Id| &self.nodes[*id as usize];
@@ -302,9 +305,9 @@ impl<'a> Machine<'a> {
         };
         let storage = match (node(kind), node(class), node(key), node(numel)) {
             (
-                Node::Text(kind),
+                Node::String(kind),
                 &Node::Global(Global::Storage(class)),
-                Node::Text(key),
+                Node::String(key),
                 &Node::Int(numel),
             ) if kind == "storage" && numel >= 0 => {
                 Node::Storage { class, key: key.clone(), numel: numel as u64 }
@@ -315,7 +318,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// A call: its known effect is reproduced, nothing is run.
+    /// Reproduces the known effect of a call; no code is executed.
     fn reduce(&mut self) -> Result<(), String> {
         let (arguments, function) = (self.pop()?, self.pop()?);
         let Node::Tuple(arguments) = &self.nodes[arguments as usize] else {
@@ -331,7 +334,7 @@ impl<'a> Machine<'a> {
                 self.stack.push(data);
                 return Ok(());
             }
-            _ => return Err("a call that a table of tensors does not need; nothing was run".into()),
+            _ => return Err("a call that a state dict does not need; no code was executed".into()),
         };
         self.push(made);
         Ok(())
@@ -372,13 +375,14 @@ impl<'a> Machine<'a> {
         }))
     }
 
-    /// State of an object: PyTorch attaches version metadata to its table, which is not needed.
+    /// Discards the state of an object: PyTorch attaches version metadata to a state dict, which is
+    /// not needed here.
     fn build(&mut self) -> Result<(), String> {
         self.pop()?;
         let target = self.top()?;
         match self.nodes[target as usize] {
             Node::Dict(_) => Ok(()),
-            _ => Err("state for a value that is not a table".into()),
+            _ => Err("state for a value that is not a dict".into()),
         }
     }
 }

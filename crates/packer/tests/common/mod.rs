@@ -1,5 +1,5 @@
 //! The oracles of these tests: a small safetensors writer and a naive reader of `.nano` tensors.
-#![allow(dead_code)] // each test file uses a part
+#![allow(dead_code)] // each test file uses only some of it
 
 pub(crate) mod gguf;
 pub(crate) mod torch;
@@ -33,7 +33,7 @@ pub(crate) fn packed(
     (NanoFile::open(out).unwrap(), converted)
 }
 
-/// Expects a conversion to fail with one line that contains `expected`, leaving no file.
+/// Expects a conversion to fail with a one-line message that contains `expected`, leaving no file.
 #[track_caller]
 pub(crate) fn refused(input: &Input, expected: &str) {
     let out = tempfile::tempdir().unwrap();
@@ -182,7 +182,7 @@ fn rotated(x: &[f64], block: usize) -> Vec<f64> {
     x.chunks(block).flat_map(hadamard).collect()
 }
 
-/// Name of the source tensor behind a part of a file's tensor.
+/// Name of the source tensor with this role.
 fn source_name(role: Role, layer: Option<u32>, bias: bool) -> String {
     let stem = match role {
         Role::TokenEmbd => "model.embed_tokens",
@@ -197,7 +197,7 @@ fn source_name(role: Role, layer: Option<u32>, bias: bool) -> String {
         Role::FfnGate => "mlp.gate_proj",
         Role::FfnUp => "mlp.up_proj",
         Role::FfnDown | Role::FfnDownBias => "mlp.down_proj",
-        other => panic!("{} is no source tensor", other.name()),
+        other => panic!("{} is not a source tensor", other.name()),
     };
     let kind = if bias { "bias" } else { "weight" };
     match layer {
@@ -230,7 +230,7 @@ fn row_map(t: &Tensor) -> Vec<Option<(Role, usize)>> {
     map
 }
 
-/// Row `r` of `role` in f64; V rotated over the rows of its head as in the config.
+/// Row `r` of `role` in f64; V is rotated across the rows of its head, as the config specifies.
 fn expected_row(nano: &NanoFile, source: &Plain, role: Role, r: usize) -> Vec<f64> {
     let (shape, values) = source;
     let k = shape.get(1).copied().unwrap_or(1);
@@ -259,8 +259,8 @@ fn spread(row: &[f64], unit: (u32, u32), stored: usize) -> Vec<f64> {
     out
 }
 
-/// Checks every tensor of a file against its source, element by element (exactly for f32, within half
-/// a quantization step for q8), and that no source tensor is missing.
+/// Compares every tensor of a file with its source, element by element (exactly for f32, within
+/// half a quantization step for q8), and checks that no source tensor is missing.
 pub(crate) fn check(nano: &NanoFile, source: &Weights) {
     nano.verify().unwrap();
     let mut seen = std::collections::BTreeSet::new();
@@ -305,7 +305,7 @@ fn check_matrix(nano: &NanoFile, t: &Tensor, source: &Weights, seen: &mut Seen) 
             let bound = scale * 0.5001 + 1e-7;
             assert!(
                 (q * scale - e).abs() <= bound,
-                "{} row {row}, {j}: {q} · {scale} for {e}",
+                "{} row {row}, {j}: {q} · {scale}, expected {e}",
                 t.spec.role.name()
             );
         }
@@ -337,7 +337,7 @@ fn check_vector(nano: &NanoFile, t: &Tensor, source: &Weights, seen: &mut Seen) 
         });
         if matches!(origin, Some((Role::AttnV, _))) {
             // Rotated in f32 by the packer, in f64 here: log2(64) roundings of sums below 8 · 0.1.
-            assert!((f64::from(*got) - expected).abs() <= 1e-6, "{got} for {expected}");
+            assert!((f64::from(*got) - expected).abs() <= 1e-6, "{got}, expected {expected}");
         } else {
             assert_eq!(f64::from(*got), expected);
         }

@@ -1,4 +1,4 @@
-//! A small writer of `pytorch_model.bin` files in the form of `torch.save`.
+//! A small writer for `pytorch_model.bin` files in the format of `torch.save`.
 
 use std::io::Write;
 use std::path::Path;
@@ -50,7 +50,7 @@ fn tuple(out: &mut Vec<u8>, values: &[u64]) {
     out.push(b't');
 }
 
-/// The table as pickled by `torch.save(state_dict)`: an `OrderedDict` with version metadata.
+/// The state dict as pickled by `torch.save`: an `OrderedDict` with version metadata.
 pub(crate) fn pickle(tensors: &[Stored]) -> Vec<u8> {
     let mut p = b"\x80\x02ccollections\nOrderedDict\nq\x00)Rq\x01(".to_vec();
     for t in tensors {

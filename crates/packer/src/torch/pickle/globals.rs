@@ -1,6 +1,6 @@
-//! The names of Python that a pickle may import. Their effect is reproduced; nothing is called.
+//! The Python names that a pickle may import. Their effects are reproduced; nothing is called.
 
-/// A global that a table of tensors may import.
+/// A global that a state dict may import.
 #[derive(Clone, Copy)]
 pub(super) enum Global {
     OrderedDict,
@@ -9,7 +9,7 @@ pub(super) enum Global {
     Storage(&'static str),
 }
 
-/// The storage classes that a table may mention, whether readable or not.
+/// The storage classes that a state dict may mention, whether supported or not.
 const STORAGES: [&str; 10] = [
     "FloatStorage",
     "HalfStorage",
@@ -24,7 +24,7 @@ const STORAGES: [&str; 10] = [
 ];
 
 impl Global {
-    /// The global that a pickle imports, unless it must be refused.
+    /// The global with this name, unless it must be rejected.
     pub(super) fn named(module: &str, name: &str) -> Result<Self, String> {
         let storage = || STORAGES.into_iter().find(|&s| s == name).map(Self::Storage);
         match (module, name) {
@@ -36,7 +36,7 @@ impl Global {
         }
         .ok_or_else(|| {
             let global = format!("{module}.{name}");
-            format!("imports {global:?}, which a table of tensors does not need; nothing was run")
+            format!("imports {global:?}, which a state dict does not need; no code was executed")
         })
     }
 }

@@ -13,7 +13,7 @@ fn valid() -> Vec<u8> {
 }
 
 #[test]
-fn a_table_of_tensors() {
+fn a_state_dict() {
     let tensors = tensors(&valid()).unwrap();
     let expected = TensorRef {
         key: "0".into(),
@@ -35,7 +35,7 @@ fn every_truncation_is_an_error() {
 }
 
 #[test]
-fn programs_are_refused_by_name() {
+fn other_programs_are_refused() {
     let deep = [b"\x80\x02".as_slice(), b")", &b"\x85".repeat(1_000_000), b"."].concat();
     let cyclic = b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.".to_vec();
     for (pickle, expected) in [
@@ -45,7 +45,7 @@ fn programs_are_refused_by_name() {
         (b"\x80\x02ctorch\nload\n.".to_vec(), "\"torch.load\""),
         (
             b"\x80\x02ccollections\nOrderedDict\nN\x85R.".to_vec(),
-            "a call that a table of tensors does not need",
+            "a call that a state dict does not need",
         ),
         (b"\x80\x02ccollections\nOrderedDict\nNR.".to_vec(), "a call without arguments"),
         (b"\x80\x02i\n\n.".to_vec(), "opcode 0x69"),
@@ -53,18 +53,18 @@ fn programs_are_refused_by_name() {
         (b"\x80\x05.".to_vec(), "protocol 5"),
         (b"\x80\x02.".to_vec(), "the stack is empty"),
         (b"\x80\x02N(.".to_vec(), "the stack is empty"),
-        (b"\x80\x02t.".to_vec(), "there is no mark"),
-        (b"\x80\x02h\x07.".to_vec(), "no memo entry 7"),
+        (b"\x80\x02t.".to_vec(), "no mark on the stack"),
+        (b"\x80\x02h\x07.".to_vec(), "memo entry 7 does not exist"),
         (b"\x80\x02}(Nu.".to_vec(), "a key without a value"),
-        (b"\x80\x02NNNs.".to_vec(), "not a table"),
+        (b"\x80\x02NNNs.".to_vec(), "not a dict"),
         (b"\x80\x02NQ.".to_vec(), "a storage that is not a tuple"),
         (b"\x80\x02)Q.".to_vec(), "a storage of 0 fields"),
-        (b"\x80\x02X\xff\xff\xff\xffa.".to_vec(), "4294967295 bytes expected"),
-        (b"\x80\x02\x8a\xff\x00.".to_vec(), "255 bytes expected"),
-        (b"\x80\x02N.".to_vec(), "not a table of tensors"),
+        (b"\x80\x02X\xff\xff\xff\xffa.".to_vec(), "expected 4294967295 more bytes"),
+        (b"\x80\x02\x8a\xff\x00.".to_vec(), "expected 255 more bytes"),
+        (b"\x80\x02N.".to_vec(), "not a state dict"),
         (b"\x80\x02}NNs.".to_vec(), "keys are not strings"),
         (b"\x80\x02}X\x01\x00\x00\x00aNs.".to_vec(), "\"a\" is not a tensor"),
-        (deep, "not a table of tensors"),
+        (deep, "not a state dict"),
         (cyclic, "\"a\" is not a tensor"),
     ] {
         let error = tensors(&pickle).unwrap_err();
