@@ -19,7 +19,7 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
     ("Up, Down", "previous or next message, or move the cursor"),
     ("Tab", "complete a command"),
     ("PageUp, PageDown, wheel", "scroll; so do Home and End if the input is empty"),
-    ("F2, Ctrl-T", "cycle the telemetry: on, detailed, off"),
+    ("F2, Ctrl-T", "cycle telemetry: on, detailed, off"),
     ("Shift-drag", "select text with the mouse"),
 ];
 
@@ -38,7 +38,7 @@ pub(crate) mod command {
     pub(crate) const EXPORT: &str = "write the conversation as Markdown";
     pub(crate) const COPY: &str = "copy the last answer to the clipboard";
     pub(crate) const MODEL: &str = "switch to another model; without NAME, show the current one";
-    pub(crate) const TELEMETRY: &str = "cycle the telemetry: on, detailed, off";
+    pub(crate) const TELEMETRY: &str = "cycle telemetry: on, detailed, off";
     pub(crate) const EXIT: &str = "quit";
     #[cfg(debug_assertions)]
     pub(crate) const PANIC: &str = "test";

@@ -170,7 +170,7 @@ fn decode(app: &App, width: usize) -> Vec<Line<'static>> {
     lines
 }
 
-/// "74 % of 58 · 2.3 per pass"; with two sources, the acceptance of each.
+/// "74 % of 58 · 2.3/pass"; with two sources, the acceptance of each.
 fn drafts(app: &App) -> Option<String> {
     let stats = app.telemetry.last.stats.drafts;
     let drafted = stats.all().drafted;
@@ -180,7 +180,7 @@ fn drafts(app: &App) -> Option<String> {
         (0, _) | (_, 0) => percent(stats.all()),
         _ => format!("{}+{}", percent(stats.lookup), percent(stats.model)),
     };
-    Some(format!("{share} % of {drafted} · {:.1} per pass", stats.tokens_per_pass()))
+    Some(format!("{share} % of {drafted} · {:.1}/pass", stats.tokens_per_pass()))
 }
 
 fn cache_bar(app: &App, width: usize) -> Vec<Span<'static>> {
