@@ -1,5 +1,5 @@
-//! Several prompts in one engine: each pass computes one token for every answer that still runs, and
-//! reads the weights once. Every answer is the same, to the token, as if it had been alone.
+//! Several prompts in one engine: each pass reads the weights once and computes one token for every
+//! unfinished answer. Every answer has the same tokens as if it had been generated alone.
 //!
 //!     cargo run --release --example batch
 

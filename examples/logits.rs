@@ -1,4 +1,4 @@
-//! The forward pass itself: token ids in, a score for every token of the vocabulary out.
+//! The forward pass: token ids in, a score for every token of the vocabulary out.
 //!
 //!     cargo run --release --example logits
 

@@ -1,12 +1,12 @@
-//! Library errors in terms of this command's options.
+//! Rephrases library errors in terms of command-line options.
 //!
-//! Libraries describe the problem, independent of any command line; this module names the option to
-//! change.
+//! The libraries describe a problem without reference to a command line; this module names the option
+//! to change.
 
 use nanoinfer_engine::Error;
 use nanoinfer_hub::Error as HubError;
 
-/// The message of an error, one link of a chain.
+/// Message for one error of a chain.
 pub(crate) fn message(error: &(dyn std::error::Error + 'static)) -> String {
     let error: &(dyn std::error::Error + 'static) = match error.downcast_ref::<nanoinfer::Error>() {
         Some(nanoinfer::Error::Engine(e)) => e,
@@ -23,15 +23,15 @@ pub(crate) fn message(error: &(dyn std::error::Error + 'static)) -> String {
 fn engine(error: &Error) -> Option<String> {
     Some(match error {
         Error::Memory { ctx, needed_mb, available_mb } => format!(
-            "a context of {ctx} positions needs {needed_mb} MB, but only {available_mb} MB are \
+            "a context of {ctx} positions needs {needed_mb} MB, but only {available_mb} MB is \
              available; use a smaller --ctx"
         ),
         Error::Context { tokens, ctx } => format!(
-            "the prompt has {tokens} tokens, but the context holds {ctx}; \
+            "the prompt has {tokens} tokens, but the context holds only {ctx}; \
              use a larger --ctx or a shorter prompt"
         ),
         Error::Threads { workers, source } => {
-            format!("cannot start {workers} threads: {source}; use fewer --threads")
+            format!("cannot start {workers} threads: {source}; reduce --threads")
         }
         Error::Missing { path, what, .. } if what.starts_with("chat template") => format!(
             "{}: the model has no chat template; use `generate` without --chat",
@@ -45,12 +45,12 @@ fn engine(error: &Error) -> Option<String> {
     })
 }
 
-/// The end of a hub error's message.
+/// Suffix for a hub error's message.
 fn hub(error: &HubError) -> Option<&'static str> {
     match error {
-        HubError::Offline { .. } => Some(", or give a local file with --model"),
+        HubError::Offline { .. } => Some(", or specify a local file with --model"),
         HubError::Pinned { .. } => {
-            Some(", or give a model with --model: a .gguf file, a Hugging Face folder or a hub id")
+            Some(", or specify a .gguf file, a Hugging Face folder or a hub id with --model")
         }
         HubError::NoEntry { .. } => Some("; `nanoinfer models` lists the entries"),
         _ => None,
@@ -81,7 +81,7 @@ mod tests {
     fn hub_errors_name_the_alternative() {
         let offline =
             || HubError::Offline { id: "a/b".into(), endpoint: "e".into(), what: "w".into() };
-        assert!(message(&offline()).ends_with("or give a local file with --model"));
+        assert!(message(&offline()).ends_with("or specify a local file with --model"));
         assert_eq!(message(&nanoinfer::Error::Hub(offline())), message(&offline()));
     }
 }

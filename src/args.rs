@@ -35,15 +35,15 @@ Examples:
   nanoinfer generate --chat --prompt 'Why is the sky blue?' --json
   nanoinfer convert --model HuggingFaceTB/SmolLM2-360M-Instruct --out big.nano
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
+Exit codes: 0 success, 1 failure, 2 usage error, 130 interrupted by Ctrl-C.
 
 Environment:
   NANOINFER_HOME  folder for converted models (default: the platform's cache folder)
-  NANOINFER_ISA   force an instruction set (default: the best; `nanoinfer doctor` lists them)
+  NANOINFER_ISA   force an instruction set (default: the fastest; `nanoinfer doctor` lists them)
   HF_TOKEN, HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE, HF_HUB_DOWNLOAD_TIMEOUT
                   as in Hugging Face's own tools
   HTTPS_PROXY, ALL_PROXY, NO_PROXY  as usual
-  NO_COLOR        no colours";
+  NO_COLOR        disable colours";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -70,7 +70,7 @@ Examples:
   nanoinfer completions zsh > \"${fpath[1]}/_nanoinfer\"
   nanoinfer completions fish > ~/.config/fish/completions/nanoinfer.fish")]
 pub(crate) struct Completions {
-    /// Shell to complete in
+    /// Shell to generate the script for
     pub(crate) shell: clap_complete::Shell,
 }
 
@@ -86,7 +86,7 @@ pub(crate) struct Man {
     pub(crate) dir: Option<PathBuf>,
 }
 
-/// Parses the command line. `Err` is the exit code after printing help or an error.
+/// Parses the command line. `Err` is the exit code if help or an error has been printed.
 pub(crate) fn parse() -> Result<Command, ExitCode> {
     Cli::try_parse().map(|cli| cli.command).map_err(|error| {
         if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
@@ -113,15 +113,15 @@ pub(crate) fn definition() -> clap::Command {
     <Cli as clap::CommandFactory>::command()
 }
 
-/// For users of engines that take an adapter when running a model.
-const MERGE_LORA: &str = "error: adapters are merged when a model is converted: \
+/// For users of engines that load adapters at run time.
+const MERGE_LORA: &str = "error: adapters are merged at conversion; run \
 `nanoinfer convert --model MODEL --lora FOLDER --out merged.nano`, then use --model merged.nano";
 
 fn is_unknown(error: &clap::Error) -> bool {
     error.kind() == ErrorKind::UnknownArgument
 }
 
-/// Clap's message without its usage text, on one line.
+/// Clap's message on one line, without the usage text.
 fn usage_line(message: &str) -> String {
     let lines = message.lines().map(str::trim).filter(|l| !l.is_empty());
     let lines =
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn usage_errors_fit_a_line() {
+    fn usage_errors_fit_on_one_line() {
         let error = |args: &[&str]| match Cli::try_parse_from(args) {
             Ok(_) => panic!("{args:?} was accepted"),
             Err(e) => usage_line(&e.to_string()),

@@ -1,4 +1,4 @@
-//! Time since the process began.
+//! Time since the process started.
 
 use std::time::{Duration, Instant};
 
@@ -6,10 +6,10 @@ use nanoinfer_platform::time::cpu_time;
 
 /// Counts from the start of the process, not of `main`.
 ///
-/// The kernel reports a process's start time with a resolution of 10 ms, as long as all of loading
-/// may take. Before `main` (exec, the dynamic linker, the runtime) a single thread computes without
-/// waiting, so its CPU time approximates wall time; only time in which the scheduler ran something
-/// else is missing.
+/// The kernel reports a process's start time with a resolution of 10 ms, but loading may take no
+/// longer than that. Before `main` (exec, the dynamic linker, the runtime), a single thread computes
+/// without blocking, so its CPU time approximates wall time, missing only the time when the scheduler
+/// ran something else.
 #[derive(Clone, Copy)]
 pub(crate) struct Clock {
     main: Instant,
@@ -17,12 +17,12 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// Call this first in `main`.
+    /// Call this at the start of `main`.
     pub(crate) fn start() -> Self {
         Self { before: cpu_time().unwrap_or_default(), main: Instant::now() }
     }
 
-    /// Time since the process began.
+    /// Time since the process started.
     pub(crate) fn elapsed(&self) -> Duration {
         self.before + self.main.elapsed()
     }

@@ -6,13 +6,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-/// Longest text read, in bytes: more than fits into any model's context.
+/// Maximum length of a text in bytes; more than fits into any model's context.
 const MAX_TEXT: u64 = 64 << 20;
 
-/// An open source of text.
+/// An opened text source.
 pub(crate) enum TextSource {
     Literal(String),
-    /// A file and its name for messages.
+    /// A file, and its name for messages.
     File(File, String),
     Stdin,
 }
@@ -24,7 +24,7 @@ impl TextSource {
         Ok(Self::File(file, name))
     }
 
-    /// Standard input; an error with the message `missing` if that is a terminal.
+    /// Standard input, or an error with the message `missing` if it is a terminal.
     pub(crate) fn piped(missing: &'static str) -> Result<Self> {
         if stdin().is_terminal() {
             bail!(missing);
@@ -48,10 +48,10 @@ fn read_text(source: impl Read, name: &str) -> Result<String> {
         .read_to_end(&mut bytes)
         .with_context(|| format!("{name}: cannot read"))?;
     if bytes.len() as u64 > MAX_TEXT {
-        bail!("{name}: longer than {} MB; use a shorter text", MAX_TEXT >> 20);
+        bail!("{name}: longer than {} MB; use a shorter input", MAX_TEXT >> 20);
     }
     String::from_utf8(bytes).map_err(|e| {
         let offset = e.utf8_error().valid_up_to();
-        anyhow!("{name}: byte {offset} is not UTF-8; convert the text to UTF-8")
+        anyhow!("{name}: invalid UTF-8 at byte {offset}; convert the input to UTF-8")
     })
 }

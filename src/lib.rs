@@ -1,4 +1,4 @@
-//! Runs language models on CPUs: the same tokens on every machine, started in milliseconds.
+//! Runs language models on CPUs, with the same tokens on every machine and startup in milliseconds.
 //!
 //! ```no_run
 //! use nanoinfer::{GenerateOptions, Loader, Message};
@@ -15,14 +15,14 @@
 //! | to | use |
 //! |---|---|
 //! | open a file, a cached model or a hub id | [`Loader`], or [`open`] for the defaults |
-//! | hold one conversation | [`Session`] |
-//! | hold several at once, in shared passes | [`Engines`] and one [`Sequence`] each |
+//! | run one conversation | [`Session`] |
+//! | run several at once, in shared passes | [`Engines`] and one [`Sequence`] per conversation |
 //! | get logits and choose tokens yourself | [`Engine::forward`] |
 //! | turn a published model into a `.nano` file | [`convert`] |
 //! | list or remove cached models | [`Store`] |
 //!
 //! Nothing is downloaded, and no program is started, unless the caller passes a [`Fetch`]. The feature
-//! `fetch` has two: `fetch::Hub` for the Hugging Face hub, and `fetch::Pip` for the default model.
+//! `fetch` provides two: `fetch::Hub` for the Hugging Face hub, and `fetch::Pip` for the default model.
 //!
 //! # Features
 //!
@@ -44,14 +44,14 @@ pub use nanoinfer_format::{Config, Generation, Quant};
 pub use nanoinfer_hub::{Fetch, ModelRef, Status, Store};
 pub use nanoinfer_packer::{Input, Lora, Options as ConvertOptions, convert};
 
-/// What the parts of this crate return as errors; [`Error`] is any of them.
+/// The error types of this crate's parts; [`Error`] wraps any of them.
 pub mod errors {
     pub use nanoinfer_engine::Error as EngineError;
     pub use nanoinfer_hub::Error as HubError;
     pub use nanoinfer_packer::Error as ConvertError;
 }
 
-/// Ways to bring published models to this machine.
+/// Ways to download published models.
 #[cfg(feature = "fetch")]
 pub mod fetch {
     pub use nanoinfer_hub::{Hub, Online, Pip};

@@ -1,4 +1,4 @@
-//! Hardware limits, measured: memory bandwidth and 8-bit multiply-adds.
+//! Measured hardware limits: memory bandwidth and 8-bit multiply-adds.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,21 +12,21 @@ use nanoinfer_kernels::Kernels;
 use nanoinfer_kernels::bench::{PeakDots, ReadLines, peak_dots, read_lines};
 use nanoinfer_platform::cpu::last_level_cache;
 
-/// Bytes to read, unless caches could hold much of that.
+/// Minimum number of bytes to read; more if the caches could hold many of them.
 const MIN_READ: usize = 512 << 20;
-/// Values per work item of a thread: 2 MiB.
+/// Values per work item (2 MiB).
 const CHUNK: usize = 512 << 10;
-/// 64-byte dot products per thread and measurement: roughly 10 ms.
+/// 64-byte dot products per thread and measurement, which take roughly 10 ms.
 const DOTS: usize = 1 << 25;
-/// Numbers of interleaved read streams; the best depends on the machine.
+/// Numbers of interleaved read streams to try; the fastest depends on the machine.
 const STREAMS: [usize; 4] = [1, 2, 4, 8];
 
-/// The limits for a number of threads, measured once per round.
+/// The limits for a given number of threads, measured once per round.
 pub(crate) struct Limits {
     pub(crate) threads: usize,
-    /// For multiply-adds: the engine's instruction set, even if it was forced.
+    /// For multiply-adds: the engine's instruction set, even if it is forced.
     engine: Kernels,
-    /// For reads: the best instruction set, because bandwidth does not depend on the engine's.
+    /// For reads: the fastest instruction set, because bandwidth does not depend on the engine's.
     best: Kernels,
     memory: Arc<Vec<f32>>,
     /// Bytes per second, one value per round.
@@ -36,7 +36,7 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// One for each number of threads, for an engine on `isa`.
+    /// One `Limits` for each number of threads, for an engine that uses `isa`.
     pub(crate) fn each(threads: &[usize], isa: Isa) -> Result<Vec<Self>> {
         let engine = Kernels::new(isa)
             .with_context(|| format!("this CPU does not support {}", isa.name()))?;
@@ -52,12 +52,12 @@ impl Limits {
         Ok(threads.iter().map(new).collect())
     }
 
-    /// The instruction set whose multiply-adds are the limit.
+    /// The instruction set for which multiply-adds are measured.
     pub(crate) fn isa(&self) -> Isa {
         self.engine.isa()
     }
 
-    /// Adds a measurement of both.
+    /// Adds one measurement of each limit.
     pub(crate) fn measure(&mut self) {
         let bandwidth = STREAMS.iter().map(|&streams| self.read(streams)).fold(0.0, f64::max);
         let int8 = (0..2).map(|_| self.multiply()).fold(0.0, f64::max);
@@ -93,7 +93,7 @@ impl Limits {
     }
 }
 
-/// Bytes per second that `threads` threads can read: the best of several rounds.
+/// Read bandwidth of `threads` threads in bytes per second: the best of several rounds.
 pub(crate) fn memory_bandwidth(threads: usize) -> Result<f64> {
     let limits = Limits::each(&[threads], Kernels::best().isa())?;
     let rounds = (0..3).flat_map(|_| STREAMS).map(|streams| limits[0].read(streams));

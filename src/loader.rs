@@ -1,4 +1,4 @@
-//! From a name to a running model.
+//! Finds, converts and opens a model by name.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use crate::Error;
 /// Opens a model with default settings, without fetching anything: `Loader::new(name).model()`.
 ///
 /// # Errors
-/// As for [`Loader::model`].
+/// Same as [`Loader::model`].
 pub fn open(name: impl Into<String>) -> Result<Model, Error> {
     Loader::new(name).model()
 }
@@ -21,8 +21,8 @@ pub fn open(name: impl Into<String>) -> Result<Model, Error> {
 ///
 /// A name is a path (a `.nano` file, a GGUF file, a Hugging Face folder), a hub id such as
 /// `HuggingFaceTB/SmolLM2-135M-Instruct` (also `org/name@revision`, `org/name:file.gguf`), the alias
-/// `smollm2`, or a name that `Store::list` shows. What has to be converted is kept in the user's cache
-/// folder, and mapped from there the next time.
+/// `smollm2`, or a name that `Store::list` shows. Converted models are kept in the user's cache folder and
+/// mapped from there the next time.
 ///
 /// ```no_run
 /// use nanoinfer::{EngineOptions, Loader, Status};
@@ -48,7 +48,8 @@ pub struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    /// Looks only at this machine, converts to 8 bits, and runs with [`EngineOptions::default`].
+    /// A loader that uses only local models, converts to 8 bits, and runs with
+    /// [`EngineOptions::default`].
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -62,18 +63,18 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// A branch, tag or commit of a model on the hub.
+    /// The branch, tag or commit of a hub model.
     pub fn revision(self, revision: impl Into<String>) -> Self {
         Self { revision: Some(revision.into()), ..self }
     }
 
-    /// The encoding to convert to. A `.nano` file keeps its own.
+    /// The encoding to convert to. A `.nano` file keeps its own encoding.
     pub fn quant(self, quant: Quant) -> Self {
         Self { quant, ..self }
     }
 
-    /// Reads the whole file into memory instead of mapping it: slower to start, but safe from changes to
-    /// the file.
+    /// Reads the whole file into memory instead of mapping it: slower to start, but unaffected by later
+    /// changes to the file.
     pub fn in_memory(self, in_memory: bool) -> Self {
         Self { in_memory, ..self }
     }
@@ -83,7 +84,7 @@ impl<'a> Loader<'a> {
         Self { options, ..self }
     }
 
-    /// The cache of converted models; by default the user's.
+    /// The cache of converted models; defaults to the user's.
     pub fn store(self, store: Store) -> Self {
         Self { store: Some(store), ..self }
     }
@@ -93,15 +94,15 @@ impl<'a> Loader<'a> {
         Self { fetch: Some(fetch), ..self }
     }
 
-    /// Receives messages and progress while something takes long.
+    /// Receives messages and progress during long operations.
     pub fn status(self, status: &'a mut dyn FnMut(Status<'_>)) -> Self {
         Self { status: Some(status), ..self }
     }
 
-    /// The `.nano` file, made now if it does not exist yet.
+    /// The `.nano` file, converted now if it does not exist yet.
     ///
     /// # Errors
-    /// There is no such model, or it cannot be fetched or converted.
+    /// The model does not exist, or it cannot be fetched or converted.
     pub fn path(self) -> Result<PathBuf, Error> {
         let store = self.store.map_or_else(Store::open, Ok)?;
         let model = match ModelRef::parse(&self.name) {
@@ -112,10 +113,10 @@ impl<'a> Loader<'a> {
         Ok(store.resolve(&model, self.quant, self.fetch, self.status.unwrap_or(&mut silent))?)
     }
 
-    /// The opened model: its file mapped, nothing read yet.
+    /// The opened model, with its file mapped but not yet read.
     ///
     /// # Errors
-    /// As for [`Self::path`], or the file is damaged.
+    /// Same as [`Self::path`], or the file is damaged.
     pub fn model(self) -> Result<Model, Error> {
         let in_memory = self.in_memory;
         let path = self.path()?;
@@ -125,16 +126,16 @@ impl<'a> Loader<'a> {
     /// An engine: the model with threads, cache and buffers.
     ///
     /// # Errors
-    /// As for [`Self::model`], or there is not enough memory.
+    /// Same as [`Self::model`], or there is not enough memory.
     pub fn engine(self) -> Result<Engine, Error> {
         let options = self.options.clone();
         Ok(Engine::new(self.model()?, &options)?)
     }
 
-    /// A conversation, with an engine of its own.
+    /// A conversation with its own engine.
     ///
     /// # Errors
-    /// As for [`Self::engine`].
+    /// Same as [`Self::engine`].
     pub fn session(self) -> Result<Session, Error> {
         Ok(Session::new(self.engine()?)?)
     }

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Commands import the shared modules, never each other. Exit codes: 0 success, 1 failure,
-//! 2 wrong usage, 130 stopped by Ctrl-C.
+//! 2 usage error, 130 interrupted by Ctrl-C.
 
 use std::process::ExitCode;
 
@@ -20,9 +20,9 @@ mod output;
 mod parameters;
 mod status;
 
-/// Printed by the SIGBUS handler, when a mapped file shrinks or its disk fails.
+/// Printed by the SIGBUS handler when a mapped file shrinks or its disk fails.
 const FAULT: &str = "nanoinfer: error: a mapped file can no longer be read: it was truncated while in \
-use, or its disk failed; check it with `nanoinfer verify`, or load it into memory with --no-mmap\n";
+use, or its disk failed; check it with `nanoinfer verify`, or read it into memory with --no-mmap\n";
 
 fn main() -> ExitCode {
     let clock = clock::Clock::start();
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     };
     match commands::run(command, clock) {
         Ok(code) => code,
-        // The reader has closed the pipe (`| head`): not a failure.
+        // A reader that closes the pipe (`| head`) is not a failure.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             status::error(&error);

@@ -1,4 +1,4 @@
-//! From `--model` to an engine or a session.
+//! Opens the engine or session for `--model`.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -21,7 +21,7 @@ pub(crate) fn nano_file(model: &str) -> Result<PathBuf> {
     Ok(Loader::new(model).fetch(&Online).status(&mut status).path()?)
 }
 
-/// An engine as the options describe it.
+/// An engine configured by the options.
 pub(crate) fn engine(args: &ModelArgs) -> Result<Engine> {
     let mut reporter = Reporter::default();
     open_engine(args, &mut |status| reporter.status(status))
@@ -50,7 +50,7 @@ pub(crate) fn session(args: &ModelArgs, drafts: &DraftArgs, cache: &CacheArgs) -
     open_session(args, drafts, cache, &mut |status| reporter.status(status))
 }
 
-/// Like [`session`], with status messages passed to `status` because a full-screen chat owns the
+/// Like [`session`], but passes status messages to `status`, because a full-screen chat owns the
 /// terminal.
 pub(crate) fn session_with_status(
     args: &ModelArgs,
@@ -90,14 +90,14 @@ fn open_session(
     Ok(session)
 }
 
-/// Prints why a stored prefix was ignored or not stored.
+/// Prints why a stored prefix was ignored or a new one was not stored.
 pub(crate) fn say_notes(session: &mut Session) {
     for note in session.take_notes() {
         say(&note);
     }
 }
 
-/// The system message: the one given, else the one baked into the model's file.
+/// The given system message, or else the one baked into the model's file.
 pub(crate) fn system(given: Option<String>, model: &Model) -> Option<String> {
     given.or_else(|| model.baked_prompt())
 }
@@ -111,7 +111,7 @@ pub(crate) fn forced_isa() -> Result<Option<Isa>> {
     Ok(Some(isa.map_err(|e| anyhow!("NANOINFER_ISA: {e}"))?))
 }
 
-/// The model's own sampling defaults, overridden by the options given.
+/// The model's own sampling defaults, overridden by the given options.
 pub(crate) fn generate_options(
     model: &Model,
     args: &SamplingArgs,

@@ -7,7 +7,7 @@ use nanoinfer_engine::{DraftStats, Drafted};
 use nanoinfer_interface::terminal;
 use serde_json::json;
 
-/// Standard output for model text: exact bytes into a pipe, control characters made visible on a
+/// Standard output for model text: exact bytes to a pipe, control characters made visible on a
 /// terminal.
 pub(crate) fn stdout() -> terminal::Output<io::StdoutLock<'static>> {
     let out = io::stdout().lock();

@@ -7,7 +7,7 @@ use nanoinfer_hub::Status;
 
 use crate::advice;
 
-/// Shows the status of a long operation: a line per message, and a progress bar on a terminal.
+/// Shows the status of a long operation: one line per message and, on a terminal, a progress bar.
 #[derive(Default)]
 pub(crate) struct Reporter {
     bar: Option<ProgressBar>,
@@ -24,7 +24,7 @@ impl Reporter {
         }
     }
 
-    /// Moves the bar, if standard error is a terminal. A `total` of 0 means unknown.
+    /// Updates the bar if standard error is a terminal. A `total` of 0 means unknown.
     pub(crate) fn progress(&mut self, done: u64, total: u64) {
         if stderr().is_terminal() {
             self.bar.get_or_insert_with(|| new_bar(total)).set_position(done);
@@ -56,7 +56,7 @@ fn new_bar(total: u64) -> ProgressBar {
     ProgressBar::new(total).with_style(style)
 }
 
-/// Writes one line to standard error. A closed standard error is ignored.
+/// Writes one line to standard error. Ignores errors, such as a closed standard error.
 pub(crate) fn say(message: &str) {
     let _ = writeln!(stderr(), "nanoinfer: {}", one_line(message));
 }
@@ -66,7 +66,7 @@ pub(crate) fn error(error: &anyhow::Error) {
     say(&format!("error: {}", error_message(error)));
 }
 
-/// An error with its causes on one line. A cause that an outer message quotes is not repeated.
+/// An error with its causes on one line. A cause already quoted by an outer message is not repeated.
 pub(crate) fn error_message(error: &anyhow::Error) -> String {
     let mut text = advice::message(error.as_ref());
     for cause in error.chain().skip(1) {
@@ -78,7 +78,7 @@ pub(crate) fn error_message(error: &anyhow::Error) -> String {
     text
 }
 
-/// File names and foreign messages can contain anything, including newlines.
+/// Sanitizes a message: file names and external messages can contain anything, including newlines.
 fn one_line(text: &str) -> String {
     nanoinfer_text::terminal_safe(text).replace('\n', " ")
 }

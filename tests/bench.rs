@@ -5,7 +5,7 @@ mod common;
 use common::{assert_fails, files, json, nanoinfer, stderr, stdout, temp, tiny};
 
 #[test]
-fn json_has_an_object_per_combination() {
+fn json_has_one_object_per_combination() {
     let home = temp();
     let mut command = nanoinfer(home.path());
     command.args(["bench", "--synthetic", "tiny", "-p", "8,0", "-n", "2", "-d", "0,70"]);
@@ -29,7 +29,7 @@ fn json_has_an_object_per_combination() {
         assert!(number("sd") >= 0.0 && number("share_of_limit") > 0.0, "{row}");
         assert!(row["isa"].is_string(), "{row}");
     }
-    // A deeper context and more sequences read more bytes.
+    // With a deeper context or more sequences, a pass reads more bytes.
     let bytes = |i: usize| rows[i]["pass_bytes"].as_u64().unwrap();
     assert!(bytes(1) < bytes(2) && bytes(1) < bytes(4), "{rows:?}");
     // tiny: 2 layers, 2 KV heads of 32 bytes for keys and values, each with a scale per position.

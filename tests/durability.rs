@@ -1,5 +1,5 @@
-//! After a kill, a full disk or a file-size limit, the target is absent, the old file, or the new
-//! one.
+//! After a kill, or a failure due to a full disk or a file-size limit, the target is absent or is
+//! exactly the old or the new file.
 #![cfg(unix)]
 
 mod common;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::{assert_fails, files, stderr, temp};
 
-/// A model of 90 MB, whose conversion takes long enough to interrupt.
+/// A model of 90 MB, whose conversion takes long enough to be interrupted.
 fn model(folder: &Path) -> PathBuf {
     let d = 1024_u64;
     let ff = 2816;
@@ -134,7 +134,7 @@ fn temporary(dir: &Path) -> usize {
     names.filter(|n| n.to_string_lossy().starts_with('.')).count()
 }
 
-/// Under `ulimit -f`, writing fails in the middle.
+/// Under `ulimit -f`, writing fails partway through.
 #[test]
 fn a_file_size_limit_is_a_one_line_error() {
     let folder = temp();
@@ -154,7 +154,7 @@ fn a_file_size_limit_is_a_one_line_error() {
     }
 }
 
-/// A small file system of this many bytes, mounted until dropped.
+/// A small tmpfs, unmounted when dropped.
 struct Disk(PathBuf);
 
 impl Disk {
@@ -174,7 +174,7 @@ impl Drop for Disk {
 }
 
 #[test]
-#[ignore = "mounts small file systems, which requires root; run with --ignored"]
+#[ignore = "mounts a small tmpfs, which requires root; run with --ignored"]
 fn a_full_disk_is_a_one_line_error() {
     let folder = temp();
     let source = model(folder.path());
@@ -184,7 +184,7 @@ fn a_full_disk_is_a_one_line_error() {
     let disk = Disk::mount(folder.path().join("disk"), size + (4 << 20));
     let out = disk.0.join("m.nano");
     for percent in [100, 99, 75, 50, 15] {
-        // Too full for the file.
+        // Too full for the output.
         let filler = disk.0.join("filler");
         fs::write(&filler, vec![1; ((size + (4 << 20)) * percent / 100 - 8192) as usize]).unwrap();
         let mut command = convert(&source, &out, "q8");

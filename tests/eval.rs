@@ -25,7 +25,7 @@ fn number(object: &Value, key: &str) -> f64 {
     object[key].as_f64().unwrap_or_else(|| panic!("{key} in {object}"))
 }
 
-/// -log p of each token after the first, from the logits of `nanoinfer logits`.
+/// -log p of each token after the first, computed from the output of `nanoinfer logits`.
 fn nlls(folder: &Path, ids: &[u64]) -> Vec<f64> {
     let out = folder.join("logits");
     let list: Vec<String> = ids.iter().map(u64::to_string).collect();
@@ -61,7 +61,7 @@ fn perplexity_agrees_with_the_logits() {
 }
 
 #[test]
-fn divergence_is_zero_from_itself_and_small_from_another_cache() {
+fn divergence_is_zero_from_itself_and_small_with_another_cache_type() {
     let args = ["--window", "64", "--tokens", "128", "--reference", "smollm2", "--kv"];
     let same = eval(&[&args[..], &["q8"]].concat());
     for (key, expected) in
@@ -100,7 +100,7 @@ fn questions_are_answered_by_likelihood() {
         assert_fails(&output, 1, &[parts, &["questions.jsonl"]].concat());
     };
     fails("{", &["line 2", "expected question"]);
-    fails(r#"{"question":"?","choices":["a"],"answer":1}"#, &["line 2", "not a choice"]);
+    fails(r#"{"question":"?","choices":["a"],"answer":1}"#, &["line 2", "not one of the choices"]);
     fails("", &["no questions"]);
 }
 

@@ -1,4 +1,4 @@
-//! The examples, run as a user would run them, with the default model.
+//! The examples with the default model, run as a user would run them.
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
@@ -29,7 +29,7 @@ fn chat_answers_every_line() {
 }
 
 #[test]
-fn a_batch_answers_as_each_would_alone() {
+fn batched_prompts_are_answered() {
     let answers = run("batch", "");
     assert!(answers.contains("  The capital of France is Paris.\n"), "{answers}");
 }
@@ -41,7 +41,7 @@ fn logits_rank_tokens() {
     assert!(best.ends_with("\" Paris\""), "{ranking}");
 }
 
-/// The README shows `hello`, so it has to be the program that is tested here.
+/// The README shows `hello`, which must be the program tested here.
 #[test]
 fn the_readme_shows_hello() {
     let readme = include_str!("../README.md");

@@ -93,7 +93,7 @@ fn finish_reasons() {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_text() {
+fn the_same_seed_produces_the_same_text() {
     let text = |seed: &str, threads: &str| {
         let sampling = ["--temp", "1", "--seed", seed, "--threads", threads];
         object(&[&["--prompt", "The weather today", "-n", "12"], &sampling[..]].concat())["tokens"]
@@ -134,7 +134,7 @@ fn the_prompt_comes_from_an_argument_a_file_or_standard_input() {
 #[test]
 fn drafts_never_change_the_text() {
     let text = "one two three four five six seven eight nine ten, ".repeat(6);
-    // One thread: on a busy machine two would wait for each other.
+    // One thread, because two would wait for each other on a busy machine.
     let base = ["--prompt", &text, "-n", "60", "--ignore-eos", "--temp", "0.3", "--seed", "4"];
     let base = [&base[..], &["--threads", "1"]].concat();
     let with = object(&base);
@@ -263,7 +263,7 @@ fn a_terminal_gets_no_escape_sequences() {
     command.args(["generate", "--prompt", &escapes(), "-n", "8"]);
     let status = command.stdout(open()).stderr(Stdio::null()).status().unwrap();
     assert!(status.success());
-    drop(command); // closes its copy of the terminal, so that reading ends, with an error
+    drop(command); // closes its copy of the terminal, so that reading ends (with an error)
     let mut shown = Vec::new();
     fs::File::from(terminal).read_to_end(&mut shown).unwrap_err();
     let shown = String::from_utf8_lossy(&shown);
@@ -289,7 +289,7 @@ fn a_closed_pipe_ends_quietly() {
 #[test]
 fn ctrl_c_ends_an_answer_with_130() {
     let mut command = std_with_default_model();
-    // More text than a pipe buffers, so that it cannot end before the signal arrives.
+    // More text than a pipe buffers, so that the answer cannot end before the signal arrives.
     command.args(["generate", "--ignore-eos", "-n", "100000", "--prompt", "Once upon a time"]);
     command.args(["--overflow", "slide"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

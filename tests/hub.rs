@@ -26,7 +26,7 @@ fn is_large(name: &str) -> bool {
     [".safetensors", ".gguf", ".bin"].iter().any(|e| name.ends_with(e))
 }
 
-/// The hub's file list of a folder.
+/// The hub's file list for a folder.
 fn listing(folder: &Path) -> serde_json::Value {
     let sibling = |path: PathBuf| {
         let name = path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
@@ -67,7 +67,7 @@ fn answer(folder: &Path, cdn: &str, revision: &str, path: &str) -> Response {
     }
 }
 
-/// The server of large files.
+/// A server for large files.
 fn cdn(folder: &Path, answer: impl Fn(Vec<u8>, &Request) -> Response + Send + 'static) -> Server {
     let folder = folder.to_path_buf();
     Server::start(move |request| {
@@ -106,18 +106,18 @@ fn a_sharded_model_is_downloaded_converted_and_cached() {
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(stderr(&output).contains("downloading acme/tiny"), "{}", stderr(&output));
 
-    // The token goes to the hub with every request, and to no other host.
+    // The token is sent to the hub with every request, but to no other host.
     assert!(hub.requests().iter().all(|r| r.authorization.as_deref() == Some("Bearer hf_secret")));
     assert_eq!(cdn.requests().len(), 4);
     assert!(cdn.requests().iter().all(|r| r.authorization.is_none()));
 
-    // A converted model needs no more requests.
+    // A converted model needs no further requests.
     let requests = hub.requests().len();
     let again = logits.output().unwrap();
     assert!(again.status.success() && stderr(&again).is_empty(), "{}", stderr(&again));
     assert_eq!(hub.requests().len(), requests);
 
-    // The result equals the folder's conversion.
+    // The result is the same as converting the folder directly.
     let local = home.path().join("local.nano");
     let mut command = nanoinfer(home.path());
     command.arg("convert").arg("--model").arg(&folder).arg("--out").arg(&local);
@@ -216,7 +216,7 @@ fn files_with_wrong_hashes_are_discarded() {
         assert_fails(&convert(home.path(), &hub.url), 1, &["model.safetensors", parts]);
         let left = files(home.path());
         assert!(left.iter().all(|f| fs::metadata(f).unwrap().len() < 2000), "{left:?}");
-        assert_eq!(cdn.requests().len(), 1, "a wrong file was requested again");
+        assert_eq!(cdn.requests().len(), 1, "an incorrect file was requested again");
     }
     // A small file has a Git hash instead of a SHA-256.
     let (home, source) = (temp(), folder);
@@ -234,7 +234,7 @@ fn files_with_wrong_hashes_are_discarded() {
 fn an_interrupted_download_resumes() {
     let folder = tiny("llama-gqa");
     let len = fs::metadata(folder.join("model.safetensors")).unwrap().len() as usize;
-    // Each connection delivers a third.
+    // Each connection delivers a third of the file.
     let third = len / 3;
     let cdn = cdn(&folder, move |bytes, request| {
         let response = Response::range(&bytes, request);
@@ -254,10 +254,10 @@ fn an_interrupted_download_resumes() {
 fn partial_downloads_are_kept_for_the_next_run() {
     let folder = tiny("llama-gqa");
     let len = fs::metadata(folder.join("model.safetensors")).unwrap().len() as usize;
-    // Half a file and then nothing, with and without support for ranges.
-    for knows_ranges in [true, false] {
+    // Half of the file and then nothing, with and without support for ranges.
+    for supports_ranges in [true, false] {
         let half = move |bytes: Vec<u8>, request: &Request| match request.from {
-            Some(_) if knows_ranges => {
+            Some(_) if supports_ranges => {
                 Response { cut: Some(0), ..Response::range(&bytes, request) }
             }
             _ => Response { cut: Some(bytes.len() / 2), ..Response::ok(bytes) },
@@ -269,32 +269,32 @@ fn partial_downloads_are_kept_for_the_next_run() {
         assert_fails(&output, 1, &["model.safetensors", "was interrupted", "was kept; retry"]);
         assert!(broken.requests().len() <= 6, "{:?}", broken.requests());
 
-        let sound = cdn(&folder, |bytes, request| Response::range(&bytes, request));
-        let server = hub(&folder, &sound.url);
+        let working = cdn(&folder, |bytes, request| Response::range(&bytes, request));
+        let server = hub(&folder, &working.url);
         let output = convert(home.path(), &server.url);
         assert!(output.status.success(), "{}", stderr(&output));
-        assert_eq!(sound.requests()[0].from, Some(len / 2));
-        assert_eq!(sound.requests().len(), 1);
+        assert_eq!(working.requests()[0].from, Some(len / 2));
+        assert_eq!(working.requests().len(), 1);
     }
 }
 
 #[test]
-fn slow_servers_are_tolerated_and_dead_ones_time_out() {
+fn slow_servers_are_tolerated_and_dead_servers_time_out() {
     let folder = tiny("llama-gqa");
     let run = |home: &Path, endpoint: &str, seconds: &str| {
         let mut command = client(home, endpoint);
         command.env("HF_HUB_DOWNLOAD_TIMEOUT", seconds).args(["convert", "--model", "acme/tiny"]);
         command.arg("--out").arg(home.join("out.nano")).output().unwrap()
     };
-    // A quarter of a second between pieces, six seconds in all: only a client stalled for twenty times
-    // as long would time out, and then it would resume.
+    // A quarter of a second between pieces, six seconds in all. Only a client stalled for twenty such
+    // intervals would time out, and it would then resume.
     let slow =
         cdn(&folder, |bytes, request| Response { pieces: 25, ..Response::range(&bytes, request) });
     let (home, server) = (temp(), hub(&folder, &slow.url));
     let output = run(home.path(), &server.url, "5");
     assert!(output.status.success(), "{}", stderr(&output));
     // The server sends ten bytes and then keeps the connection open. A stalled client may miss even
-    // those in all its attempts, so the second run has a longer timeout.
+    // those bytes in all its attempts, so the second run has a longer timeout.
     let dead =
         cdn(&folder, |bytes, _| Response { cut: Some(10), silent: true, ..Response::ok(bytes) });
     let server = hub(&folder, &dead.url);
@@ -321,7 +321,7 @@ fn only_necessary_files_are_downloaded() {
     let wanted = ["config.json", "model.safetensors"];
     assert_eq!(paths, wanted.map(|n| format!("/acme/tiny/resolve/{COMMIT}/{n}")));
 
-    // A failed conversion does not require another download.
+    // After a failed conversion, nothing is downloaded again.
     let out = home.path().join("none/out.nano");
     let mut command = client(home.path(), &hub.url);
     command.args(["convert", "--model", "acme/tiny", "--out"]).arg(out);
@@ -433,7 +433,7 @@ fn a_proxy_is_used() {
         command.args(["convert", "--model", "acme/tiny", "--out"]);
         command.arg(home.path().join("out.nano")).output().unwrap()
     };
-    // Only the proxy can reach the hub; the other host is reached directly.
+    // Only the proxy can reach the hub; the server of large files is reached directly.
     let output = run("http://hub.invalid");
     assert!(output.status.success(), "{}", stderr(&output));
     let tunnelled = log.lock().unwrap().clone();
@@ -442,7 +442,7 @@ fn a_proxy_is_used() {
         "{tunnelled:?}"
     );
     assert!(!tunnelled.concat().contains("hf_secret"), "{tunnelled:?}");
-    // With HTTPS the proxy sees only the host name; this one tunnels to a server without TLS.
+    // With HTTPS, the proxy sees only the host name; this proxy tunnels to a server without TLS.
     let output = run("https://hub.invalid");
     assert!(
         output.status.success() && stderr(&output).contains("cannot reach the hub"),

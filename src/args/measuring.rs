@@ -13,12 +13,12 @@ use super::running::Kv;
 /// Three kinds of test: ppN processes a prompt of N tokens in as few passes as possible, tgN
 /// generates N tokens, one per pass, and cpN repeats a prompt of N tokens with drafts from it, the
 /// best case for drafting. @dD means after D tokens of context, xB means B sequences at once (tokens
-/// per second are the sum). Tokens are random. After a warm-up, the repetitions of all tests are
+/// per second are summed). Tokens are random. After a warm-up, the repetitions of all tests are
 /// interleaved, so that a busy machine affects all of them alike.
 ///
 /// `of limit` is the share of this machine's limit for the same number of threads, measured in the
-/// same rounds: memory bandwidth for tg (weights and cached keys and values read per pass), 8-bit
-/// multiply-adds for pp (two operations per weight and token).
+/// same rounds. The limit is memory bandwidth for tg (weights and cached keys and values read per
+/// pass) and 8-bit multiply-adds for pp (two operations per weight and token).
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -59,7 +59,7 @@ pub(crate) struct Bench {
     #[arg(short = 'd', long, value_name = "D,…", value_delimiter = ',', default_value = "0",
           value_parser = tokens())]
     pub(crate) depth: Vec<u64>,
-    /// Number of sequences that generate at once
+    /// Number of sequences to generate at once
     #[arg(short = 'b', long, value_name = "B,…", value_delimiter = ',', default_value = "1",
           value_parser = count(256))]
     pub(crate) batch: Vec<u64>,
@@ -75,7 +75,7 @@ pub(crate) struct Bench {
     /// Output format
     #[arg(short, long, value_enum, default_value_t = Format::Md)]
     pub(crate) output: Format,
-    /// Also show the time per step, from one more run of each test
+    /// Also show the time per step, from an extra run of each test
     #[arg(long)]
     pub(crate) profile: bool,
 }
@@ -92,18 +92,18 @@ pub(crate) enum Format {
 
 /// Measure how well a model predicts text or answers questions.
 ///
-/// The text is split into windows that do not overlap. In each window, every token of the second half
-/// is predicted from all tokens before it, as in llama.cpp's perplexity, so that results are
-/// comparable. If the model's prompts start with a beginning-of-sequence token, it replaces the first
-/// token of every window.
+/// The text is split into non-overlapping windows. In each window, every token of the second half is
+/// predicted from all preceding tokens, as in llama.cpp's perplexity tool, so that results are
+/// comparable. If the model's prompts start with a beginning-of-sequence token, that token replaces
+/// the first token of every window.
 ///
 /// With --reference, both models predict the same tokens, and the differences are reported: KL
 /// divergence of the model from the reference (in nats; 0 = identical), how often both rank the same
 /// token first (top1), the overlap of their five most likely tokens (top5), and the largest change of
 /// a text token's log-probability.
 ///
-/// With --choices, each line of a file is a question with possible answers; the model chooses the one
-/// with the highest probability after the question and a space.
+/// With --choices, each line of a file is a question with possible answers; the model chooses the
+/// answer with the highest probability after the question and a space.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -113,17 +113,17 @@ Examples:
   nanoinfer eval --choices questions.jsonl
 
 A line of the --choices file: {\"question\": \"2 + 2 =\", \"choices\": [\"3\", \"4\"], \"answer\": 1}
-The answer is an index from 0, the text of a choice, or a letter from A.
+The answer is a zero-based index, the text of a choice, or a letter (A is the first choice).
 
 --json prints one object: perplexity, perplexity_error (standard error), mean_nll, tokens (scored),
 windows, window, score, kv, threads, isa, seconds; with --reference also
 reference_perplexity, mean_kl, p50_kl, p99_kl, max_kl, top1, top5, max_change; with --choices
-accuracy, accuracy_normalized (by bytes per choice), questions.")]
+accuracy, accuracy_normalized (by log-likelihood per byte), questions.")]
 pub(crate) struct Eval {
     /// .nano or .gguf file, Hugging Face folder, hub id (org/name), or smollm2
     #[arg(long, short, default_value = "smollm2")]
     pub(crate) model: String,
-    /// A more exact version of the model to compare with
+    /// More exact version of the model for comparison
     #[arg(long, value_name = "FILE.nano", conflicts_with = "choices")]
     pub(crate) reference: Option<String>,
     /// File with the text to predict (default: standard input)
@@ -164,7 +164,7 @@ pub(crate) enum Score {
 /// Describe this machine and the models it can run.
 ///
 /// Shows the instruction set and number of threads that will be used, and why, and the available
-/// memory. Measures, within seconds, the limits of all threads together: memory bandwidth, which
+/// memory. Measures, within seconds, the combined limits of all threads: memory bandwidth, which
 /// limits decoding, and 8-bit operations, which limit long prompts.
 ///
 /// The expected speed is 90 % of the bandwidth limit, for 8-bit weights and a short context. Measure
@@ -177,7 +177,7 @@ Examples:
   nanoinfer doctor --json | jq .roofline
 
 --json prints one object: version, machine, isa, threads, memory, roofline (bandwidth in bytes and
-int8 in operations per second, each median, minimum, maximum; ridge), models, largest, advice.")]
+int8 in operations per second, each as median, minimum, maximum; ridge), models, largest, advice.")]
 pub(crate) struct Doctor {
     /// Print one JSON object
     #[arg(long)]

@@ -6,10 +6,10 @@ use clap::{Args, Subcommand, ValueEnum};
 
 /// Convert a model to a .nano file.
 ///
-/// Reads safetensors or pytorch_model.bin (with config.json and tokenizer.json beside them) or
-/// GGUF, rotates and quantizes the weights, and stores them in the layout of the kernels. Code in a
-/// source is never executed. The file appears under its name only when it is complete. Other
-/// commands convert automatically, into the cache.
+/// Reads safetensors or pytorch_model.bin (with config.json and tokenizer.json alongside) or GGUF,
+/// rotates and quantizes the weights, and stores them in the kernels' layout. Code in the source is
+/// never executed. The output file appears only when it is complete. Other commands convert
+/// automatically, into the cache.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -35,8 +35,8 @@ pub(crate) struct Convert {
     /// Folder of a LoRA adapter to merge into the weights, and its scale (default: 1; repeatable)
     #[arg(long, value_name = "FOLDER[:SCALE]", value_parser = lora)]
     pub(crate) lora: Vec<nanoinfer_packer::Lora>,
-    /// File with a system message to store precomputed in the model's file; it becomes the default of
-    /// `chat` and `generate --chat`
+    /// File with a system message to precompute and store in the model's file; it becomes the default
+    /// for `chat` and `generate --chat`
     #[arg(long, value_name = "FILE")]
     pub(crate) bake: Option<PathBuf>,
 }
@@ -70,13 +70,13 @@ Examples:
   nanoinfer inspect model.nano --against ./model-folder
   nanoinfer inspect model.Q4_K_M.gguf
 
---against adds to each tensor its relative error (root of summed squared errors divided by root of
-summed squared weights), the same in dB, and the largest error of a single value.")]
+--against adds to each tensor its relative error (root of the summed squared errors divided by root of
+the summed squared weights), the same error in dB, and the largest error of a single value.")]
 pub(crate) struct Inspect {
     /// File or Hugging Face folder
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// Source of the .nano file: compute each tensor's quantization error
+    /// Source of the .nano file, to compute each tensor's quantization error
     #[arg(long, value_name = "SOURCE")]
     pub(crate) against: Option<PathBuf>,
     /// Print one JSON object
@@ -86,13 +86,13 @@ pub(crate) struct Inspect {
 
 /// Check every byte of a .nano file, and the model's results.
 ///
-/// Opening a file checks only its structure, which is fast. This command checks all hashes and that
-/// all scales are finite, and repeats the self-check that was recorded at conversion: token ids, chat
+/// Opening a file checks only its structure, which is fast. This command verifies all hashes, checks
+/// that all scales are finite, and repeats the self-check recorded at conversion: token ids, chat
 /// template and logits must match bit for bit.
 #[derive(Args)]
 #[command(after_help = "\
 Example:
-  nanoinfer verify model.nano && echo sound
+  nanoinfer verify model.nano && echo intact
 
 With --json: file, bytes, self_check (same, absent, other numerics), cases.")]
 pub(crate) struct Verify {
@@ -127,7 +127,7 @@ pub(crate) enum ModelsAction {
     List,
     /// Remove a model's files from the cache
     Remove {
-        /// A name from the list: of one file, or of a model with all its files
+        /// Name of a listed file, or of a model to remove with all its files
         name: String,
     },
 }

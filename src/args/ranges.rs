@@ -1,4 +1,4 @@
-//! Parsers for numbers with a range.
+//! Parsers for numbers in a range.
 
 /// A number from 1 to `max`.
 pub(super) fn count(max: u64) -> clap::builder::RangedU64ValueParser {

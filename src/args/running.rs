@@ -10,7 +10,7 @@ use super::ranges::count;
 /// Generate text from a prompt.
 ///
 /// The prompt comes from --prompt, --prompt-file, or standard input. The model continues it as raw
-/// text, or, with --chat, answers it as a user's message through its chat template. The answer is
+/// text or, with --chat, answers it as a user message formatted with its chat template. The answer is
 /// streamed to standard output: byte for byte to a file or pipe, with control characters made
 /// visible on a terminal.
 #[derive(Args)]
@@ -30,16 +30,16 @@ second. After Ctrl-C, --json still prints the text so far.")]
 pub(crate) struct Generate {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Text of the prompt
+    /// Prompt text
     #[arg(long, short, conflicts_with = "prompt_file")]
     pub(crate) prompt: Option<String>,
-    /// File with the prompt
+    /// File that contains the prompt
     #[arg(long, value_name = "FILE")]
     pub(crate) prompt_file: Option<PathBuf>,
-    /// Format the prompt as a user's message with the model's chat template
+    /// Format the prompt as a user message with the model's chat template
     #[arg(long)]
     pub(crate) chat: bool,
-    /// System message: instructions to the model
+    /// System message: instructions for the model
     #[arg(long, requires = "chat", value_name = "TEXT")]
     pub(crate) system: Option<String>,
     /// Maximum number of tokens to generate
@@ -58,11 +58,11 @@ pub(crate) struct Generate {
 
 /// Chat with a model.
 ///
-/// On a terminal, the chat is full-screen, with live telemetry of the engine. Enter sends, Esc stops
+/// On a terminal, the chat is full-screen, with live engine telemetry. Enter sends, Esc stops
 /// an answer, `/help` lists keys and commands, F2 shows details; `exit` or Ctrl-C quits.
 ///
-/// With standard input or output piped, or with --plain, it reads messages line by line and writes
-/// answers to standard output, everything else to standard error. `exit`, the end of the input, or
+/// With standard input or output piped, or with --plain, it reads messages line by line, and writes
+/// answers to standard output and everything else to standard error. `exit`, the end of the input, or
 /// Ctrl-C quits.
 #[derive(Args)]
 #[command(after_help = "\
@@ -72,22 +72,22 @@ Examples:
   echo 'Name three rivers.' | nanoinfer chat > answer.txt
 
 Exit codes: 0 quit by exit, Ctrl-C or end of input; 129 terminal closed; 143 SIGTERM; 130 SIGINT (or
-Ctrl-C with --plain); 101 a bug, reported after the terminal is restored.
+Ctrl-C with --plain); 101 internal error, reported after the terminal is restored.
 
 Environment:
-  NANOINFER_HISTORY  file for the input history (default: in the platform's state folder; empty:
-                     no file)
-  NO_COLOR           no colours")]
+  NANOINFER_HISTORY  file for the input history (default: in the platform's state folder; if
+                     empty, no file)
+  NO_COLOR           disable colours")]
 pub(crate) struct Chat {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// System message: instructions to the model
+    /// System message: instructions for the model
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
     /// Maximum number of tokens per answer (default: unlimited)
     #[arg(short, long = "max-tokens", value_name = "N")]
     pub(crate) n: Option<usize>,
-    /// Line by line, even on a terminal
+    /// Chat line by line, even on a terminal
     #[arg(long)]
     pub(crate) plain: bool,
     #[command(flatten)]
@@ -107,14 +107,14 @@ pub(crate) struct ModelArgs {
     /// Branch, tag or commit of a hub model (default: main)
     #[arg(long, value_name = "REV")]
     pub(crate) revision: Option<String>,
-    /// Read the model into memory instead of mapping its file: starts slower and shares no memory
+    /// Read the model into memory instead of mapping its file: starts more slowly and shares no memory
     /// with other processes, but the file may change or disappear while in use
     #[arg(long)]
     pub(crate) no_mmap: bool,
     /// Number of threads (default: the physical cores available to this process)
     #[arg(long, value_name = "N", value_parser = count(1024))]
     pub(crate) threads: Option<u64>,
-    /// Context size in tokens (default: the model's, at most 4096)
+    /// Context size in tokens (default: the model's, up to 4096)
     #[arg(long, value_name = "N", value_parser = count(1 << 30))]
     pub(crate) ctx: Option<u64>,
     /// Precision of cached keys and values (default: q8 for q8 models, f32 for f32 models)
@@ -127,7 +127,7 @@ pub(crate) struct ModelArgs {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Overflow {
-    /// End the answer, with finish reason `context`
+    /// End the answer with finish reason `context`
     Stop,
     /// Drop the oldest tokens after the system message, 64 at a time, and continue
     Slide,
@@ -142,31 +142,31 @@ impl From<Overflow> for nanoinfer_engine::Overflow {
     }
 }
 
-/// Persistent prompt cache. It never changes a token of an answer.
+/// Persistent prompt cache. It never changes a generated token.
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Prompt cache (affects speed, never the text)")]
 pub(crate) struct CacheArgs {
     /// Folder for computed prompts: a later prompt, in this or another run, reuses the longest common
-    /// prefix. Its files contain your text and are readable only by you
+    /// prefix. The files contain your text and are readable only by you
     #[arg(long, value_name = "DIR")]
     pub(crate) cache_dir: Option<PathBuf>,
-    /// Maximum size of that folder in megabytes; the least recently used files are deleted first
+    /// Maximum size of the cache folder in megabytes; the least recently used files are deleted first
     #[arg(long, value_name = "MB", default_value_t = 2048, requires = "cache_dir",
           value_parser = count(1 << 40))]
     pub(crate) cache_size: u64,
 }
 
-/// Speculative decoding. It never changes a token of an answer.
+/// Speculative decoding. It never changes a generated token.
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Drafting (affects speed, never the text)")]
 pub(crate) struct DraftArgs {
-    /// Small model with the same vocabulary to draft tokens, which are verified several per pass
+    /// Small model with the same vocabulary that drafts tokens; a pass verifies several at once
     #[arg(long, value_name = "MODEL", conflicts_with = "no_draft")]
     pub(crate) draft: Option<String>,
-    /// Disable all drafting, including from repetitions in the context: one token per pass
+    /// Disable all drafting, including drafts from repetitions in the context: one token per pass
     #[arg(long)]
     pub(crate) no_draft: bool,
-    /// Draft exactly this many tokens whenever possible: for tests, whose outcome must not depend on
+    /// Number of tokens per draft whenever possible; for tests, whose outcome must not depend on
     /// timing
     #[arg(long, hide = true, value_name = "N", conflicts_with = "no_draft")]
     pub(crate) draft_length: Option<usize>,
@@ -192,14 +192,14 @@ impl From<Kv> for KvType {
     }
 }
 
-/// How the next token is chosen. Options left out keep the model's own defaults; a model without
-/// defaults takes the most likely token.
+/// How the next token is chosen. Omitted options keep the model's own defaults; a model without
+/// defaults chooses the most likely token.
 #[derive(Args)]
 #[command(
     next_help_heading = "Sampling (default: the model's own settings, else the most likely token)"
 )]
 pub(crate) struct SamplingArgs {
-    /// Temperature; 0 always takes the most likely token
+    /// Temperature; 0 always chooses the most likely token
     #[arg(long, value_name = "T", value_parser = temperature, allow_negative_numbers = true)]
     pub(crate) temp: Option<f32>,
     /// Choose among the K most likely tokens; 0 = all
@@ -208,10 +208,10 @@ pub(crate) struct SamplingArgs {
     /// Choose among the most likely tokens with this total probability
     #[arg(long, value_name = "P", value_parser = probability, allow_negative_numbers = true)]
     pub(crate) top_p: Option<f32>,
-    /// Choose among tokens with at least this probability relative to the most likely
+    /// Choose among tokens with at least this probability relative to the most likely token
     #[arg(long, value_name = "P", value_parser = probability, allow_negative_numbers = true)]
     pub(crate) min_p: Option<f32>,
-    /// Divide the logits of tokens already seen by this; 1 = off
+    /// Divisor for the logits of tokens already seen; 1 = off
     #[arg(long, value_name = "X", value_parser = positive, allow_negative_numbers = true)]
     pub(crate) repeat_penalty: Option<f32>,
     /// Subtract this from the logits of tokens already generated
@@ -220,10 +220,10 @@ pub(crate) struct SamplingArgs {
     /// Subtract this from the logits of tokens already generated, once per occurrence
     #[arg(long, value_name = "X", value_parser = penalty, allow_negative_numbers = true)]
     pub(crate) frequency_penalty: Option<f32>,
-    /// Random seed: the same seed gives the same text (default: 0)
+    /// Random seed: the same seed produces the same text (default: 0)
     #[arg(long, value_name = "S")]
     pub(crate) seed: Option<u64>,
-    /// End when this string is generated (repeatable)
+    /// Stop when this string is generated (repeatable)
     #[arg(long, value_name = "STR", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) stop: Vec<String>,
     /// Continue after the model's end-of-sequence token
@@ -288,7 +288,7 @@ fn probability(text: &str) -> Result<f32, String> {
 }
 
 fn positive(text: &str) -> Result<f32, String> {
-    number(text, |v| v > 0.0 && v <= 100.0, "a number above 0, at most 100")
+    number(text, |v| v > 0.0 && v <= 100.0, "a number greater than 0 and at most 100")
 }
 
 fn penalty(text: &str) -> Result<f32, String> {

@@ -1,10 +1,10 @@
-//! `nanoinfer bench`: how fast a model runs on this machine, and how fast it could.
+//! `nanoinfer bench`: how fast a model runs on this machine, relative to the hardware limits.
 //!
 //! ```text
 //! warm-up of all tests │ round 1: limits, test A, test B … │ round 2: … │ … │ profiles
 //! ```
 //!
-//! On a shared machine speed drifts within seconds. Interleaving exposes every test to the same
+//! On a shared machine, speed drifts within seconds. Interleaving exposes every test to the same
 //! drift, and measuring the limits in the same rounds relates every result to what the machine could
 //! deliver at that moment.
 
@@ -50,7 +50,7 @@ impl Subject {
 
 pub(crate) fn run(args: Bench) -> Result<ExitCode> {
     let tests = Test::all(&args);
-    ensure!(!tests.is_empty(), "nothing to measure; give -p, -n or --n-copy a number above 0");
+    ensure!(!tests.is_empty(), "nothing to measure; set -p, -n or --n-copy to a positive number");
     let subject = Subject::open(&args)?;
     let mut kvs: Vec<Option<KvType>> = args.kv.iter().map(|&kv| Some(kv.into())).collect();
     if kvs.is_empty() {

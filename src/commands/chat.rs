@@ -1,4 +1,4 @@
-//! `nanoinfer chat`: a full-screen conversation, or line by line through pipes.
+//! `nanoinfer chat`: a conversation, full-screen or line by line through pipes.
 
 use std::io::{IsTerminal, stderr, stdin};
 use std::path::PathBuf;
@@ -41,7 +41,7 @@ fn line_by_line(args: &Chat) -> Result<ExitCode> {
     );
     match result {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        // Unwrapped: the error printer and the closed-pipe check look for the inner types.
+        // Unwrapped because the error printer and the closed-pipe check look for the inner types.
         Err(line::Error::Io(e)) => Err(e.into()),
         Err(line::Error::Engine(e)) => Err(e.into()),
         Err(e) => Err(e.into()),
@@ -57,7 +57,7 @@ fn full_screen(args: Chat) -> Result<ExitCode> {
     let model_args = args.model;
     let cache = args.cache;
     let mut drafts = args.drafts;
-    drafts.draft = None; // chosen for this model, not for those that /model opens
+    drafts.draft = None; // chosen for this model, not for models opened with /model
     let setup = Setup {
         name,
         system,
@@ -80,7 +80,7 @@ fn full_screen(args: Chat) -> Result<ExitCode> {
     })
 }
 
-/// Where sent messages are kept: `NANOINFER_HISTORY` (empty: nowhere), else a file in the
+/// The file for sent messages: `NANOINFER_HISTORY` (no file if empty), or else a file in the
 /// platform's state folder.
 fn history() -> Option<PathBuf> {
     if let Some(file) = std::env::var_os("NANOINFER_HISTORY") {

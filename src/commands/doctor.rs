@@ -23,14 +23,14 @@ use crate::model::forced_isa;
 use crate::output::print_json;
 use findings::{Findings, Fit, IsaChoice, Largest, Machine, Memory, Roofline, Threads};
 
-/// Share of the measured memory bandwidth that decoding reaches. docs/BENCHMARKS.md has 92 % for the
-/// shape of TinyLlama-1.1B; a model that fits into the caches can exceed it.
+/// Share of the measured memory bandwidth that decoding reaches. docs/BENCHMARKS.md reports 92 % for
+/// the shape of TinyLlama-1.1B; a model that fits into the caches can exceed this share.
 const SHARE: f64 = 0.9;
-/// Measurements of the limits; the median counts.
+/// Number of measurements of the limits; the median is used.
 const ROUNDS: usize = 5;
-/// Load average above which measurements suffer.
+/// Load average above which measurements become unreliable.
 const BUSY: f64 = 0.5;
-/// Bytes of the smallest real model; smaller shapes are for tests.
+/// Minimum size of a real model in bytes; smaller shapes are for tests.
 const MIN_MODEL: u64 = 50_000_000;
 
 pub(crate) fn run(args: Doctor) -> Result<ExitCode> {
@@ -81,12 +81,12 @@ fn examine() -> Result<Findings> {
     })
 }
 
-/// The instruction set that an engine would use now.
+/// The instruction set that an engine would use.
 fn isa() -> Result<(Isa, IsaChoice)> {
     let available: Vec<_> = Isa::ALL.into_iter().filter(|&i| Kernels::new(i).is_some()).collect();
     let (used, reason) = match forced_isa()? {
         Some(isa) if !available.contains(&isa) => Err(Error::Isa { isa: isa.name() })?,
-        Some(isa) => (isa, format!("NANOINFER_ISA={} forces it", isa.name())),
+        Some(isa) => (isa, format!("forced by NANOINFER_ISA={}", isa.name())),
         None => (Kernels::best().isa(), "the fastest on this CPU".to_owned()),
     };
     let available = available.into_iter().map(Isa::name).collect();
@@ -126,7 +126,8 @@ fn fit(shape: &Shape, room: u64, roofline: &Roofline) -> Fit {
     }
 }
 
-/// Reserves a tenth of the memory for cache, buffers and other programs.
+/// The largest model that fits if a tenth of the memory is reserved for cache, buffers and other
+/// programs.
 fn largest(room: u64, roofline: &Roofline, models: &[Fit]) -> Largest {
     let bytes = room / 10 * 9;
     let last = Shape::ALL[Shape::ALL.len() - 1];
@@ -140,12 +141,12 @@ fn largest(room: u64, roofline: &Roofline, models: &[Fit]) -> Largest {
     }
 }
 
-/// What the user could change to run faster, or at all.
+/// Changes that would let models run faster, or run at all.
 fn advice(isa: Isa, cores: &Cores, models: &[Fit], load: Option<f64>) -> Vec<String> {
     let mut advice = Vec::new();
     if let Some(load) = load.filter(|&load| load > BUSY) {
         advice.push(format!(
-            "other programs are busy (load {load:.1}); on an idle machine everything is faster"
+            "other programs are busy (load {load:.1}); models run faster on an idle machine"
         ));
     }
     let best = Kernels::best().isa();
@@ -153,7 +154,7 @@ fn advice(isa: Isa, cores: &Cores, models: &[Fit], load: Option<f64>) -> Vec<Str
         advice.push(format!("unset NANOINFER_ISA to use {}, which is faster", best.name()));
     } else if isa == Isa::Scalar {
         advice.push(
-            "no vector instructions are available on this CPU; expect a tenth of the speed".into(),
+            "this CPU has no supported vector instructions; expect a tenth of the speed".into(),
         );
     }
     if cores.threads() < cores.physical {
@@ -178,7 +179,7 @@ mod tests {
         assert!(thread_reason(&all).contains("physical core"));
         assert!(thread_reason(&Cores { granted: 2, ..all }).contains("quota"));
         assert!(thread_reason(&Cores { allowed: 4, granted: 4, ..all }).contains("affinity"));
-        // A quota above the physical cores is not the limit.
+        // A quota that exceeds the number of physical cores is not the limit.
         assert!(!thread_reason(&Cores { granted: 6, ..all }).contains("quota"));
     }
 
@@ -201,8 +202,9 @@ mod tests {
         let shape = Shape::find("tinyllama-1.1b").unwrap();
         let tiny = fit(&shape, 2 << 30, &roofline);
         assert_eq!(tiny.parameters, 1_100_048_384);
-        // 9 GB/s over the bytes read per token: 1,034,420,224 of matrices except the embeddings,
-        // 426,240 row scales and 92,160 norm weights of 4 bytes, 32 RoPE turns of 8.
+        // 9 GB/s divided by the bytes read per token: 1,034,420,224 for the matrices except the
+        // embeddings, 4 for each of 426,240 row scales and 92,160 norm weights, and 8 for each of 32
+        // RoPE frequencies.
         let expected = 9e9 / 1_036_494_080.0;
         assert!(tiny.fits && (tiny.decode_tps - expected).abs() < 1e-9, "{}", tiny.decode_tps);
         assert!(!fit(&shape, 1 << 30, &roofline).fits);

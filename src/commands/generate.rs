@@ -17,11 +17,11 @@ use crate::output::{draft_stats, print_json, stdout};
 use crate::status::Reporter;
 
 const NO_PROMPT: &str =
-    "there is no prompt; give --prompt, --prompt-file, or text on standard input";
+    "no prompt; specify --prompt or --prompt-file, or pipe text to standard input";
 
 pub(crate) fn run(args: Generate, clock: Clock) -> Result<ExitCode> {
-    // Opened before the model, so that a wrong name fails at once; read after it, because a pipe
-    // can be slow.
+    // Opened before the model so that an incorrect name fails at once, but read afterwards because a
+    // pipe can be slow.
     let source = prompt_source(&args)?;
     let mut session = model::session(&args.model, &args.drafts, &args.cache)?;
     let load = clock.elapsed();
@@ -57,7 +57,7 @@ fn prompt_source(args: &Generate) -> Result<TextSource> {
     }
 }
 
-/// The first Ctrl-C ends the answer, the second the process.
+/// The first Ctrl-C ends the answer; the second ends the process.
 fn cancel_on_ctrl_c(canceller: Canceller) -> Result<()> {
     static PRESSED: AtomicBool = AtomicBool::new(false);
     ending::listen(&[Ending::Interrupt], move |ending| {
@@ -69,7 +69,7 @@ fn cancel_on_ctrl_c(canceller: Canceller) -> Result<()> {
     .context("cannot listen for Ctrl-C")
 }
 
-/// Generates. Text is streamed to standard output, or collected for `--json`.
+/// Generates the answer: streams text to standard output, or collects it for `--json`.
 fn answer(session: &mut Session, args: &Generate) -> Result<(String, FinishReason)> {
     let (mut out, mut reporter) = (stdout(), Reporter::default());
     let (mut all, mut ended) = (String::new(), FinishReason::Cancelled);

@@ -28,7 +28,7 @@ pub(crate) fn run(args: Inspect) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether the name or the content claims to be a `.nano` file. Its reader reports the rest.
+/// Whether the name or content identifies a `.nano` file. The format's reader reports other problems.
 fn is_nano(path: &Path) -> Result<bool> {
     if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("nano")) {
         return Ok(true);

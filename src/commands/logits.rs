@@ -19,7 +19,7 @@ pub(crate) fn run(args: Logits) -> Result<ExitCode> {
     let vocab = engine.model().config().vocab_size as usize;
     let n = args.tokens.len();
     if let Some(id) = args.tokens.iter().find(|&&id| id as usize >= vocab) {
-        bail!("--tokens: id {id} is not in the vocabulary of {vocab}");
+        bail!("--tokens: id {id} is not in the vocabulary of {vocab} tokens");
     }
     if n > engine.ctx() {
         bail!("--tokens: {n} tokens do not fit into a context of {}; use --ctx {n}", engine.ctx());
@@ -29,7 +29,7 @@ pub(crate) fn run(args: Logits) -> Result<ExitCode> {
         Some(p) if !p.as_os_str().is_empty() => p,
         _ => Path::new("."),
     };
-    ensure!(!args.out.is_dir(), "{name}: is a folder; give a file name");
+    ensure!(!args.out.is_dir(), "{name}: is a folder; specify a file name");
     let temp = temp_in(folder, ".tmp", Readers::Umask)
         .with_context(|| format!("{name}: cannot create a temporary file in its folder"))?;
     let mut out = BufWriter::new(temp);

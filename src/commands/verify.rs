@@ -34,10 +34,12 @@ pub(crate) fn run(args: Verify) -> Result<ExitCode> {
         Replay::Same(cases) => format!("self-check passed: {cases} cases, bit for bit"),
         Replay::Absent => "no self-check recorded".into(),
         Replay::OtherNumerics(n) => {
-            format!("self-check skipped: recorded with numerics {n}, this version has {NUMERICS}")
+            format!(
+                "self-check skipped: recorded with numerics {n}, but this version uses {NUMERICS}"
+            )
         }
     };
     let name = args.file.to_string_lossy();
-    writeln!(stdout(), "{}: sound, {bytes} bytes; {replay}", terminal_safe(&name))?;
+    writeln!(stdout(), "{}: intact, {bytes} bytes; {replay}", terminal_safe(&name))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -14,7 +14,7 @@ use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
 /// Timeout in case the program hangs, long enough for the slowest machine.
 const TIMEOUT: Duration = Duration::from_secs(600);
-/// Written to the terminal by the test after the program's end. Emulators ignore it, and the program
+/// Written to the terminal by the test after the program has ended. Emulators ignore it, and the program
 /// never writes it.
 const MARK: u8 = 0x06;
 
@@ -47,7 +47,7 @@ impl Pty {
         command.env("TERM", "xterm-256color").env("NANOINFER_HISTORY", "").env_remove("NO_COLOR");
         command.env_remove("NANOINFER_ISA").env("RUST_BACKTRACE", "0").envs(env.iter().copied());
         command.stdin(open()).stdout(open()).stderr(open());
-        let child = command.spawn().expect("setsid of util-linux");
+        let child = command.spawn().expect("setsid from util-linux");
         rustix::io::ioctl_fionbio(&terminal, true).expect("non-blocking");
         let terminal = File::from(terminal);
         let emulator = Arc::new(Mutex::new(emulator(columns, rows)));
@@ -132,7 +132,8 @@ impl Pty {
             if ended.is_none() {
                 ended = self.child.try_wait().expect("a child");
                 if let (Some(_), Some(line)) = (ended, &self.line) {
-                    rustix::io::write(line, &[MARK]).expect("behind the program's last byte");
+                    rustix::io::write(line, &[MARK])
+                        .expect("written after the program's last byte");
                 }
             }
             if let Some(status) = ended

@@ -22,7 +22,7 @@ pub(crate) struct Response {
     pub(crate) cut: Option<usize>,
     /// Keep the connection open until the client closes it.
     pub(crate) silent: bool,
-    /// Send the body in this many pieces, each after a quarter of a second.
+    /// Number of pieces in which to send the body, each after a quarter of a second.
     pub(crate) pieces: usize,
 }
 

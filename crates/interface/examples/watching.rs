@@ -1,7 +1,7 @@
-//! The cost of the interface to the engine: `cargo run --release -p nanoinfer-interface --example
+//! How much the interface slows the engine: `cargo run --release -p nanoinfer-interface --example
 //! watching -- MODEL.nano [COLUMNS ROWS [PAIRS]]`.
 //!
-//! Frames go through a pseudo-terminal that another thread reads, as a terminal would.
+//! Frames are written to a pseudo-terminal, which another thread reads as a terminal would.
 
 use std::error::Error;
 use std::fs::File;
@@ -59,7 +59,7 @@ fn median(sorted: &[f64]) -> f64 {
     (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0
 }
 
-/// Distribution-free 95 % confidence interval of the median: ranks from the normal approximation of
+/// Distribution-free 95 % confidence interval for the median: ranks from the normal approximation of
 /// the binomial distribution.
 fn interval(sorted: &[f64]) -> (f64, f64) {
     let n = sorted.len();

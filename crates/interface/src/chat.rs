@@ -1,14 +1,14 @@
 //! The full-screen chat with its telemetry.
 //!
 //! ```text
-//! keys, resize ──┐                        ┌─► view: draws the state, at most 30 times a second
+//! keys, resize ──┐                        ┌─► view: draws the state, at most 30 times per second
 //! signals ───────┤   one channel          │
 //! engine reports ┼──► Event ──► Action ──► App ──► Effect ──► engine thread, files, clipboard
 //! ticks ─────────┘
 //! ```
 //!
-//! The engine has its own thread (`worker.rs`). An idle chat uses no CPU: ticks occur only while an
-//! answer is in progress.
+//! The engine has its own thread (`worker.rs`). An idle chat uses no CPU: ticks occur only while the
+//! engine is busy.
 
 mod app;
 mod commands;
@@ -60,7 +60,7 @@ pub struct Setup {
     pub system: Option<String>,
     /// How answers are generated.
     pub options: GenerateOptions,
-    /// File that keeps sent messages between runs; `None` keeps none.
+    /// File that stores sent messages between runs; nothing is stored if `None`.
     pub history: Option<PathBuf>,
     /// Whether to use colours.
     pub color: bool,
@@ -76,8 +76,8 @@ impl fmt::Debug for Setup {
     }
 }
 
-/// Runs a chat on the terminal until the user quits. The terminal is restored in any case, even
-/// after a panic or a signal.
+/// Runs a chat on the terminal until the user quits. The terminal is always restored, even after a
+/// panic or a signal.
 ///
 /// # Errors
 /// The terminal cannot be set up, or a thread cannot be started.

@@ -1,11 +1,10 @@
 //! Conversations with a model in a terminal.
 //!
-//! [`chat`] is a full-screen conversation with live telemetry; [`mod@line`] works line by line,
-//! through pipes and on plain terminals. [`terminal`] keeps model output from controlling the
+//! [`chat`] is a full-screen conversation with live telemetry; [`mod@line`] is a line-by-line
+//! conversation, for pipes and plain terminals. [`terminal`] keeps model output from controlling the
 //! terminal.
 //!
-//! This crate does not choose models or parse arguments (the binary does) and does not compute (the
-//! engine does).
+//! Choosing models and parsing arguments are left to the binary, and computing to the engine.
 
 pub mod chat;
 pub mod line;

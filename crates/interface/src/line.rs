@@ -13,14 +13,14 @@ pub enum Error {
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] nanoinfer_engine::Error),
-    /// A stream failed; [`io::ErrorKind::BrokenPipe`] if the reader of the answers has gone.
+    /// A stream failed; [`io::ErrorKind::BrokenPipe`] if the reader has closed the pipe.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// Reads messages from `input` until its end or the line `exit`, and streams answers to `out`.
+/// Reads messages from `input` until it ends or a line is `exit`, and streams answers to `out`.
 ///
-/// Everything else goes to `notes`: the prompt mark if `interactive`, and the speed after each
+/// Everything else is written to `notes`: the prompt `> ` if `interactive`, and the speed after each
 /// answer. A message that no longer fits into the context ends the conversation with
 /// [`nanoinfer_engine::Error::Context`].
 ///
@@ -88,13 +88,13 @@ fn summary(session: &Session, reason: FinishReason) -> String {
     let stats = session.stats();
     let speed = format!("{} tokens, {:.1} tokens/s", stats.generated, stats.decode_tps());
     match reason {
-        FinishReason::Context => format!("{speed}; the context is full, use a larger --ctx"),
+        FinishReason::Context => format!("{speed}; the context is full (use a larger --ctx)"),
         FinishReason::Length => format!("{speed}; cut off by -n"),
         _ => speed,
     }
 }
 
-/// The next line, `None` at the end of the input. Invalid UTF-8 is replaced.
+/// The next line, or `None` at the end of the input. Invalid UTF-8 is replaced.
 fn read_line(input: &mut impl BufRead) -> io::Result<Option<String>> {
     let mut bytes = Vec::new();
     let n = input.read_until(b'\n', &mut bytes)?;

@@ -1,8 +1,8 @@
-//! Output of model text: exact bytes into files and pipes, sanitized text onto terminals.
+//! Output of model text: exact bytes to files and pipes, sanitized text to terminals.
 //!
 //! Escape sequences can rename a terminal's window, inject input, or hide text, and a model may
-//! repeat any that it was trained on or given. So control characters are replaced by visible symbols
-//! before they reach a terminal.
+//! repeat those in its training data or prompt. Control characters are therefore replaced by visible
+//! symbols before they reach a terminal.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -32,10 +32,10 @@ impl<W: Write> Output<W> {
         self.is_terminal
     }
 
-    /// Writes a piece of an answer, given as text for terminals and as exact bytes, and flushes.
+    /// Writes and flushes a piece of an answer, passed both as text for terminals and as exact bytes.
     ///
     /// # Errors
-    /// Writing fails, with [`io::ErrorKind::BrokenPipe`] if the reader has gone.
+    /// Writing fails, with [`io::ErrorKind::BrokenPipe`] if the reader has closed the pipe.
     pub fn piece(&mut self, text: &str, bytes: &[u8]) -> io::Result<()> {
         if self.is_terminal {
             self.out.write_all(terminal_safe(text).as_bytes())?;
@@ -48,7 +48,7 @@ impl<W: Write> Output<W> {
     /// Writes a newline and flushes.
     ///
     /// # Errors
-    /// As for [`Output::piece`].
+    /// Same as [`Output::piece`].
     pub fn newline(&mut self) -> io::Result<()> {
         self.out.write_all(b"\n")?;
         self.out.flush()

@@ -1,26 +1,26 @@
-//! The kinds of test and their names.
+//! Kinds of tests and their names.
 
 use crate::args::Bench;
 
 /// The timed work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// `tokens` of one sequence, in passes as large as the engine allows.
+    /// `tokens` tokens of one sequence, in passes of the engine's maximum size.
     Prefill,
-    /// `tokens` of each of `batch` sequences, one pass per token.
+    /// `tokens` tokens in each of `batch` sequences, one pass per token.
     Decode,
-    /// An answer that repeats a prompt of `tokens`, with drafts from it.
+    /// An answer that repeats a prompt of `tokens` tokens, with drafts from the prompt.
     Copy,
 }
 
-/// One test of the table.
+/// One test, a row of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Test {
     pub(super) kind: Kind,
     pub(super) tokens: usize,
-    /// Tokens in the context beforehand.
+    /// Number of tokens already in the context.
     pub(super) depth: usize,
-    /// Sequences at once.
+    /// Number of sequences at once.
     pub(super) batch: usize,
 }
 

@@ -13,10 +13,10 @@ use nanoinfer_engine::{
 use super::kinds::{Kind, Test};
 use crate::model::forced_isa;
 
-/// An engine with the sequences its tests need.
+/// An engine with the sequences that its tests need.
 pub(super) struct Runner {
     pub(super) engine: Engine,
-    /// Sequences per depth, filled to it once. Each run is rolled back to its depth.
+    /// Sequences for each depth, prefilled once. Each run is rolled back to its depth.
     contexts: Vec<(usize, Vec<SeqId>)>,
     random: u64,
     steps: Vec<BatchToken>,
@@ -88,7 +88,7 @@ impl Runner {
         self.copier.as_ref().map(Session::stats)
     }
 
-    /// A first run, shortened for decode: it touches the weights, wakes the threads and fills the
+    /// A first run, shortened for decode, which touches the weights, wakes the threads and fills the
     /// context.
     pub(super) fn warm_up(&mut self, test: &Test) -> Result<f64> {
         match test.kind {
@@ -97,7 +97,7 @@ impl Runner {
         }
     }
 
-    /// Runs a test; returns seconds.
+    /// Runs a test; returns its time in seconds.
     pub(super) fn run(&mut self, test: &Test) -> Result<f64> {
         let sequences = self.context(test)?;
         let start = Instant::now();
@@ -136,7 +136,7 @@ impl Runner {
         Ok(sequences)
     }
 
-    /// Appends random tokens to a sequence and reads the logits of the last.
+    /// Appends random tokens to a sequence and reads the logits of the last token.
     fn prefill(&mut self, seq: SeqId, n: usize) -> Result<()> {
         let (chunk, mut last) = (self.engine.max_batch(), None);
         for from in (0..n).step_by(chunk) {
@@ -154,8 +154,8 @@ impl Runner {
         Ok(())
     }
 
-    /// Scripts the prompt, the same in every run, as its own answer. Returns seconds at the decode
-    /// speed after the first token.
+    /// Answers a prompt, the same in every run, with a scripted copy of the prompt. Returns the time of
+    /// `n` tokens in seconds, at the decode speed after the first token.
     fn copy_prompt(&mut self, n: usize) -> Result<f64> {
         let vocab = self.engine.model().config().vocab_size;
         let tokens: Vec<u32> =
@@ -174,7 +174,7 @@ impl Runner {
         Ok(n as f64 / copier.stats().decode_tps())
     }
 
-    /// Appends `n` random tokens to every sequence, a pass per token, with logits.
+    /// Appends `n` random tokens to every sequence, one pass per token, with logits.
     fn decode(&mut self, sequences: &[SeqId], n: usize) -> Result<()> {
         for _ in 0..n {
             self.steps.clear();

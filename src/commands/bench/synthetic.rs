@@ -8,15 +8,15 @@ use nanoinfer_platform::file;
 
 use crate::status::{Reporter, say};
 
-/// Builds the model as a file, so that it is mapped like any other and speeds carry over. It lies in
-/// a memory file system if one has room, and is deleted when the result is dropped.
+/// Builds the model as a file so that it is mapped like any other and speeds carry over. The file is on
+/// a tmpfs if one has room, and is deleted when the result is dropped.
 pub(super) fn build(name: &str) -> Result<Staged> {
     let shape = Shape::find(name).with_context(|| format!("--synthetic {name}: unknown shape"))?;
     let (mb, bytes) = (shape.bytes() >> 20, shape.bytes());
     let available = available_memory().unwrap_or(u64::MAX);
     ensure!(
         bytes < available,
-        "--synthetic {name}: needs {mb} MB of memory, {} MB are available; choose a smaller shape",
+        "--synthetic {name}: needs {mb} MB of memory, but {} MB is available; use a smaller shape",
         available >> 20
     );
     say(&format!("building {name} with random weights ({mb} MB)"));

@@ -35,7 +35,7 @@ pub(super) struct Row {
     model: String,
     quant: Quant,
     parameters: u64,
-    /// Bytes that one pass reads: weights, and for decode the cache as well.
+    /// Bytes that one pass reads: the weights and, for decode, the cache.
     pass_bytes: u64,
     n_prompt: usize,
     n_gen: usize,
@@ -48,7 +48,7 @@ pub(super) struct Row {
     drafts: Option<DraftStats>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reused_tokens: Option<usize>,
-    /// Work of one run: bytes to read, or operations.
+    /// Work of one run: number of bytes to read, or of operations.
     #[serde(skip)]
     work: f64,
     #[serde(skip)]
@@ -59,7 +59,7 @@ impl Row {
     pub(super) fn new(model: &str, runner: &Runner, test: &Test) -> Self {
         let engine = &runner.engine;
         let file = engine.model().file();
-        // Routers do not count: they are small and always f32.
+        // Routers are ignored because they are small and always f32.
         let products = file.tensors().iter().filter(|t| t.spec.role != Role::FfnRouter);
         let int8 = !products.into_iter().any(|t| t.spec.takes(ActType::F32));
         let prefill = test.kind == Kind::Prefill;
@@ -112,7 +112,7 @@ impl Row {
         self.share_of_limit = self.share_of_limit.map(|_| median(&self.shares));
     }
 
-    /// Records drafting statistics of the last run of a copy test.
+    /// Records the drafting statistics of a copy test's last run.
     pub(super) fn set_drafts(&mut self, runner: &Runner, test: &Test) {
         let stats = runner.copy_stats().filter(|_| test.kind == Kind::Copy);
         self.drafts = stats.map(|s| s.drafts);
@@ -120,7 +120,7 @@ impl Row {
     }
 }
 
-/// Work of a pass: bytes to read, and logical weights to multiply.
+/// Work of a pass: number of bytes to read and of logical weights to multiply.
 struct Weights {
     bytes: u64,
     in_layers: u64,
@@ -134,7 +134,7 @@ impl Weights {
         for t in file.tensors() {
             let weights = t.spec.logical.iter().map(|&d| u64::from(d)).product::<u64>();
             match t.spec.role {
-                Role::TokenEmbd if !tied => continue, // a row per token
+                Role::TokenEmbd if !tied => continue, // only one row is read per token
                 Role::TokenEmbd | Role::Output => all.head += weights,
                 _ if t.spec.encoding.is_panel() => all.in_layers += weights,
                 _ => {}
@@ -149,7 +149,7 @@ fn mean(x: &[f64]) -> f64 {
     x.iter().sum::<f64>() / x.len().max(1) as f64
 }
 
-/// Sample standard deviation (divided by n - 1).
+/// Sample standard deviation (with divisor n - 1).
 fn sd(x: &[f64]) -> f64 {
     let m = mean(x);
     let squares: f64 = x.iter().map(|x| (x - m) * (x - m)).sum();
@@ -263,7 +263,7 @@ fn range(x: &[f64]) -> String {
     format!("{:.1} ({:.1}–{:.1})", median(x) / 1e9, least / 1e9, most / 1e9)
 }
 
-/// A table per test: milliseconds per run and share of each step.
+/// One table per test: milliseconds per run, and share of the total, for each step.
 fn profiles(out: &mut impl Write, rows: &[Row]) -> std::io::Result<()> {
     for r in rows {
         let Some(steps) = &r.profile else { continue };

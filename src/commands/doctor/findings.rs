@@ -2,16 +2,16 @@
 
 use serde::Serialize;
 
-/// The computer, or as much of it as a virtual machine exposes.
+/// The computer, or the part of it that a virtual machine exposes.
 #[derive(Serialize)]
 pub(super) struct Machine {
     /// The CPU's brand string.
     pub(super) cpu: Option<String>,
     pub(super) architecture: &'static str,
     pub(super) system: &'static str,
-    /// Bytes of the largest cache.
+    /// Size of the largest cache in bytes.
     pub(super) last_level_cache: Option<usize>,
-    /// Load average of the last minute.
+    /// Load average over the last minute.
     pub(super) load: Option<f64>,
 }
 
@@ -55,14 +55,14 @@ pub(super) struct Memory {
     pub(super) available: Option<u64>,
 }
 
-/// Limits of all threads together.
+/// Combined limits of all threads.
 #[derive(Serialize)]
 pub(super) struct Roofline {
     /// Bytes per second read from memory: median, minimum and maximum.
     pub(super) bandwidth: [f64; 3],
     /// 8-bit operations per second, two per multiply-add: median, minimum and maximum.
     pub(super) int8: [f64; 3],
-    /// Operations per byte at which both take the same time.
+    /// Operations per byte at which reading and computing take the same time.
     pub(super) ridge: f64,
 }
 
@@ -71,7 +71,7 @@ pub(super) struct Roofline {
 pub(super) struct Fit {
     pub(super) shape: &'static str,
     pub(super) parameters: u64,
-    /// Mapped weights, and reserved cache and buffers.
+    /// Mapped weights plus reserved cache and buffers.
     pub(super) bytes: u64,
     pub(super) fits: bool,
     /// Expected decode speed in tokens per second.

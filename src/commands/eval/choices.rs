@@ -31,8 +31,8 @@ enum Answer {
 }
 
 impl Question {
-    /// Index of the correct choice. An answer is an index from 0, a choice's text, or a letter from
-    /// A.
+    /// Index of the correct choice. `answer` is a zero-based index, a choice's text, or a letter (A is
+    /// the first choice).
     fn correct(&self) -> Option<usize> {
         let index = match &self.answer {
             Answer::Index(index) => *index,
@@ -85,7 +85,7 @@ pub(super) fn run(args: &Eval, file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Line number, question and index of the correct choice of each line.
+/// Line number, question and index of the correct choice for each non-empty line.
 fn read(file: &Path) -> Result<Vec<(usize, Question, usize)>> {
     let name = file.display().to_string();
     let text = TextSource::open(file)?.read()?;
@@ -95,11 +95,12 @@ fn read(file: &Path) -> Result<Vec<(usize, Question, usize)>> {
             format!("{name}: line {number}: expected question, choices and answer")
         })?;
         let correct = question.correct();
-        let correct = correct
-            .with_context(|| format!("{name}: line {number}: the answer is not a choice"))?;
+        let correct = correct.with_context(|| {
+            format!("{name}: line {number}: the answer is not one of the choices")
+        })?;
         questions.push((number, question, correct));
     }
-    ensure!(!questions.is_empty(), "{name}: there are no questions");
+    ensure!(!questions.is_empty(), "{name}: no questions");
     Ok(questions)
 }
 
@@ -109,8 +110,8 @@ fn log_likelihood(scorer: &mut Scorer, question: &str, choice: &str) -> Result<f
     let context = model.encode(question)?;
     let ids = model.encode(&format!("{question} {choice}"))?;
     let common = |a: &[u32], b: &[u32]| a.iter().zip(b).take_while(|(a, b)| a == b).count();
-    // If a token spans the end of the question and the start of the choice, scoring starts with it.
-    // The very first token has no context to predict it from.
+    // If a token spans the end of the question and the start of the choice, scoring starts with that
+    // token. The very first token has no context from which to predict it.
     let from = common(&context, &ids).clamp(1, ids.len().max(1));
     scorer.truncate(common(scorer.cached(), &ids).min(from - 1))?;
     let cached = scorer.cached().len();
@@ -125,7 +126,7 @@ fn log_likelihood(scorer: &mut Scorer, question: &str, choice: &str) -> Result<f
     Ok(sum)
 }
 
-/// Index of the largest value, the first among equals.
+/// Index of the largest value; in a tie, the lowest index.
 fn argmax(x: &[f64]) -> usize {
     (0..x.len()).fold(0, |best, i| if x[i] > x[best] { i } else { best })
 }
@@ -149,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn argmax_prefers_the_first_of_equals() {
+    fn argmax_breaks_ties_by_the_lowest_index() {
         assert_eq!(
             [argmax(&[1.0, 3.0, 3.0]), argmax(&[f64::NEG_INFINITY, -2.0]), argmax(&[])],
             [1, 1, 0]

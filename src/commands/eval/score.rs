@@ -16,9 +16,9 @@ pub(super) struct Compared {
     pub(super) reference_nll: f64,
     /// KL divergence of the model from the reference, in nats.
     pub(super) kl: f64,
-    /// Both rank the same token first.
+    /// Whether both models rank the same token first.
     pub(super) top1: bool,
-    /// Tokens that both rank among their top five.
+    /// Number of tokens that both models rank among their top five.
     pub(super) top5: usize,
 }
 
@@ -62,7 +62,7 @@ fn score_position(logits: &[f32], reference: Option<&[f32]>, target: usize) -> P
     Position { nll, compared }
 }
 
-/// Log of the sum of exponentials: computed in f32 like the logits, summed in f64.
+/// Log of the sum of exponentials, which are computed in f32 like the logits but summed in f64.
 fn log_sum_exp(x: &[f32]) -> f64 {
     let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = x.iter().map(|x| f64::from((x - max).exp())).sum();
@@ -78,7 +78,7 @@ fn kl(p: &[f32], p_norm: f64, q: &[f32], q_norm: f64) -> f64 {
     terms.sum::<f64>().max(0.0)
 }
 
-/// Ids of the five largest values in descending order; among equals, the lowest id first.
+/// Ids of the five largest values in descending order; ties are ordered by id.
 fn top5(x: &[f32]) -> [usize; 5] {
     let mut best = [(f32::NEG_INFINITY, usize::MAX); 5];
     for (id, &x) in x.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Logits of chosen positions.
+//! Logits at selected positions.
 
 use anyhow::Result;
 use nanoinfer_engine::{BatchToken, Engine, EngineOptions, Model, PassId, SeqId};
@@ -6,7 +6,7 @@ use nanoinfer_engine::{BatchToken, Engine, EngineOptions, Model, PassId, SeqId};
 use crate::args::Eval;
 use crate::model::forced_isa;
 
-/// Bytes of logits per pass: more rows would make a pass longer, not faster.
+/// Maximum bytes of logits per pass: more rows would lengthen a pass without raising throughput.
 const MAX_LOGITS_BYTES: usize = 64 << 20;
 
 /// An engine with one sequence.
@@ -15,12 +15,13 @@ pub(super) struct Scorer {
     seq: SeqId,
     /// The tokens in the sequence.
     cached: Vec<u32>,
-    /// `[positions][vocabulary]` of the last call.
+    /// Logits of the last call: `[positions][vocabulary]`.
     rows: Vec<f32>,
 }
 
 impl Scorer {
-    /// `own_kv` applies `--kv`; a reference model keeps its default, as exact as its weights.
+    /// `own_kv` applies `--kv`. A reference model keeps its default cache type, which matches the
+    /// precision of its weights.
     pub(super) fn new(model: Model, args: &Eval, own_kv: bool, ctx: Option<usize>) -> Result<Self> {
         let vocab = model.config().vocab_size as usize;
         let options = EngineOptions {

@@ -17,7 +17,7 @@ use crate::output::print_json;
 use crate::status::Reporter;
 
 const NO_TEXT: &str =
-    "there is nothing to predict; give --text, --choices, or text on standard input";
+    "no text to predict; specify --text or --choices, or pipe text to standard input";
 
 /// The results, as `--json` prints them.
 #[derive(Serialize)]
@@ -99,7 +99,7 @@ fn read(args: &Eval) -> Result<String> {
     source.read()
 }
 
-/// The text's tokens, at most `--tokens`.
+/// The text's tokens, limited to `--tokens`.
 fn tokens(model: &Model, text: &str, args: &Eval) -> Result<Vec<u32>> {
     let mut ids = model.encode(text)?;
     ids.truncate(args.tokens.map_or(usize::MAX, |n| n as usize));
@@ -108,14 +108,17 @@ fn tokens(model: &Model, text: &str, args: &Eval) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// Opens the reference and checks that it tokenizes the text like the model.
+/// Opens the reference and checks that it tokenizes the text in the same way as the model.
 fn reference(name: &str, model: &Model, text: &str, ids: &[u32], args: &Eval) -> Result<Model> {
     let reference = Model::open(nano_file(name)?)?;
     let (ours, theirs) = (model.config().vocab_size, reference.config().vocab_size);
-    ensure!(ours == theirs, "--reference: its vocabulary has {theirs} tokens, the model's {ours}");
+    ensure!(
+        ours == theirs,
+        "--reference: the vocabulary has {theirs} tokens, the model's has {ours}"
+    );
     ensure!(
         tokens(&reference, text, args)? == ids,
-        "--reference: it tokenizes the text differently from the model"
+        "--reference: tokenizes the text differently from the model"
     );
     Ok(reference)
 }
@@ -148,7 +151,7 @@ fn score_window(
     Ok(positions)
 }
 
-/// Positions of a window of `n` tokens whose successors are scored. `Half` matches llama.cpp
+/// Positions in a window of `n` tokens for which the next token is scored. `Half` matches llama.cpp
 /// exactly.
 fn scored(n: usize, which: Score) -> Range<usize> {
     match which {
@@ -189,7 +192,8 @@ impl Comparison {
     }
 }
 
-/// The `q`-quantile of sorted values: the smallest value with at least that share at or below it.
+/// The `q`-quantile of sorted values: the smallest value such that at least a share `q` of all values
+/// is at or below it.
 fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
     let rank = (q * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.saturating_sub(1)).copied()
@@ -230,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_are_values_that_occurred() {
+    fn quantiles_are_values_of_the_sample() {
         let x: Vec<f64> = (1..=100).map(f64::from).collect();
         assert_eq!((quantile(&x, 0.5), quantile(&x, 0.99)), (Some(50.0), Some(99.0)));
         assert_eq!((quantile(&x[..1], 0.99), quantile(&[], 0.5)), (Some(1.0), None));

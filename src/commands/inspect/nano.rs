@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::output::print_json;
 use crate::parameters::parameters;
 
-/// Prints a file, with quantization errors if it was compared with its source.
+/// Prints the contents of a file, with quantization errors if it was compared with its source.
 pub(super) fn show(file: &NanoFile, errors: &[TensorError], as_json: bool) -> Result<()> {
     if as_json {
         return print_json(&object(file, errors));
@@ -163,7 +163,7 @@ fn tensors(file: &NanoFile, errors: &[TensorError], out: &mut impl Write) -> Res
     Ok(())
 }
 
-/// Number of tensors and bytes of each role, and the rest of the file; largest first.
+/// Number of tensors and bytes of each role and of the rest of the file, largest first.
 fn roles(file: &NanoFile) -> Vec<(&'static str, usize, u64)> {
     let mut roles: Vec<(&str, usize, u64)> = Vec::new();
     for t in file.tensors() {
@@ -179,7 +179,7 @@ fn roles(file: &NanoFile) -> Vec<(&'static str, usize, u64)> {
     roles
 }
 
-/// Bits of all tensors divided by the number of weights.
+/// Total bits of all tensors divided by the number of weights.
 fn bits_per_weight(file: &NanoFile) -> f64 {
     let bytes: u64 = file.tensors().iter().map(|t| t.len).sum();
     8.0 * bytes as f64 / parameters(file) as f64

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::output::print_json;
 
-/// Prints a model source.
+/// Prints the contents of a model source.
 pub(super) fn show(path: &Path, d: &Description, as_json: bool) -> Result<()> {
     if as_json {
         return print_json(&object(d));
@@ -90,7 +90,7 @@ fn parameters(d: &Description) -> u64 {
     d.tensors.iter().map(|t| (t.experts * t.shape[0] * t.shape[1]) as u64).sum()
 }
 
-/// A tensor's name with `*` for each number, so that all layers share it.
+/// A tensor's name with each number replaced by `*`, so that all layers share one name.
 fn role(name: &str) -> String {
     let part = |part| if is_number(part) { "*" } else { part };
     name.split('.').map(part).collect::<Vec<_>>().join(".")
@@ -100,7 +100,7 @@ fn is_number(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// Number of tensors and bytes per `key`; largest first.
+/// Number of tensors and bytes per `key`, largest first.
 fn groups(d: &Description, key: impl Fn(&SourceTensor) -> String) -> Vec<(String, usize, u64)> {
     let mut groups: std::collections::BTreeMap<String, (usize, u64)> = Default::default();
     for t in &d.tensors {

@@ -1,4 +1,4 @@
-//! The state of the chat, and its changes by reports. Side effects (commands to the engine, files,
+//! The state of the chat, and how reports change it. Side effects (commands to the engine, files,
 //! the clipboard) are returned as [`Effect`]s.
 
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ pub(crate) enum Pane {
     Details,
 }
 
-/// A window over the conversation.
+/// A window shown over the conversation.
 #[derive(Debug)]
 pub(crate) enum Overlay {
     None,
@@ -40,7 +40,7 @@ pub(crate) enum Overlay {
     Full(Full),
 }
 
-/// The context is full, and the user has to choose what to drop.
+/// The context is full, and the user has to choose how to continue.
 #[derive(Clone, Debug)]
 pub(crate) struct Full {
     pub tokens: usize,
@@ -69,7 +69,7 @@ pub(crate) struct Notice {
     pub is_error: bool,
 }
 
-/// Everything that the screen shows.
+/// Everything shown on the screen.
 pub(crate) struct App {
     pub transcript: Transcript,
     pub editor: Editor,
@@ -121,7 +121,7 @@ impl App {
         self.notice = Some(Notice { text: text.into(), is_error: true });
     }
 
-    /// Adds a message and requests its answer.
+    /// Adds a message and requests an answer.
     pub(crate) fn send_message(&mut self, message: String) -> Effect {
         self.transcript.push(Entry::new(Speaker::User, message));
         let messages = self.transcript.messages();
@@ -131,7 +131,7 @@ impl App {
         Effect::Command(Command::Answer { messages, options: self.options.clone() })
     }
 
-    /// Applies a report of the worker.
+    /// Applies a report from the worker.
     pub(crate) fn report(&mut self, report: Report) -> Option<Effect> {
         match report {
             Report::Opened(info) => {

@@ -59,15 +59,15 @@ pub(crate) fn parse(line: &str) -> Result<(Slash, &str), String> {
     }
 }
 
-/// Whether a message is a command: a single line that starts with `/` and lower-case letters. Paths
-/// like `/usr/bin` are not.
+/// Whether a message is a command: a single line whose first word is `/` and lower-case letters.
+/// Paths like `/usr/bin` are not commands.
 pub(crate) fn is_command(text: &str) -> bool {
     let word = text.strip_prefix('/').map(|t| t.split_whitespace().next().unwrap_or(""));
     word.is_some_and(|w| !w.is_empty() && w.chars().all(|c| c.is_ascii_lowercase()))
         && !text.trim().contains('\n')
 }
 
-/// Settings of `/set`.
+/// Names of the settings that `/set` changes.
 pub(crate) const SETTINGS: &[&str] = &[
     "temp",
     "top-k",
@@ -91,7 +91,7 @@ pub(crate) fn complete(text: &str) -> Option<(String, Vec<&'static str>)> {
     Some((format!("/{text}"), choices))
 }
 
-/// A single candidate gets a space after it, ready for its argument.
+/// A single candidate is followed by a space, ready for its argument.
 fn extend(
     start: &str,
     names: impl Iterator<Item = &'static str>,
@@ -134,7 +134,7 @@ pub(crate) fn set(options: &mut GenerateOptions, argument: &str) -> Result<(), S
     Ok(())
 }
 
-/// The current settings, with the names that `/set` takes.
+/// The current settings, with the names that `/set` accepts.
 pub(crate) fn settings(options: &GenerateOptions) -> String {
     let s = options.sampling;
     let max = options.max_tokens.map_or("unlimited".to_owned(), |n| n.to_string());

@@ -43,7 +43,7 @@ impl Editor {
         self.text.is_empty()
     }
 
-    /// Replaces the text; the cursor goes to its end.
+    /// Replaces the text and moves the cursor to its end.
     pub(crate) fn set(&mut self, text: impl Into<String>) {
         self.text = text.into();
         self.cursor = self.text.len();
@@ -118,7 +118,7 @@ impl Editor {
         self.text[self.cursor..].find('\n').map_or(self.text.len(), |at| self.cursor + at)
     }
 
-    /// Moves up a line, keeping the column; false on the first line.
+    /// Moves up a line, keeping the column; returns false on the first line.
     pub(crate) fn up(&mut self) -> bool {
         let start = self.line_start();
         if start == 0 {
@@ -130,7 +130,7 @@ impl Editor {
         true
     }
 
-    /// Moves down a line, keeping the column; false on the last line.
+    /// Moves down a line, keeping the column; returns false on the last line.
     pub(crate) fn down(&mut self) -> bool {
         let end = self.line_end();
         if end == self.text.len() {

@@ -9,9 +9,9 @@ use super::worker::Report;
 pub enum Ended {
     /// The user quit.
     Quit,
-    /// A signal ended it.
+    /// A signal ended the chat.
     Ending(Ending),
-    /// The terminal is gone.
+    /// The terminal was closed.
     Closed,
 }
 
@@ -20,7 +20,7 @@ pub enum Ended {
 pub(crate) enum Event {
     /// A key, the mouse, pasted text, or a resize.
     Terminal(crossterm::event::Event),
-    /// A report of the engine's thread.
+    /// A report from the engine's thread.
     Engine(Box<Report>),
     /// The clock has advanced.
     Tick,

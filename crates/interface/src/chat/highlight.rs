@@ -1,7 +1,7 @@
 //! Syntax highlighting: comments, strings, numbers and keywords, line by line.
 //!
 //! A scanner rather than a parser: small, without start-up cost, and accurate enough for code in
-//! answers. In unknown languages only strings and numbers are highlighted.
+//! answers. In unknown languages, only strings and numbers are highlighted.
 
 use ratatui::style::Style;
 use ratatui::text::Span;
@@ -126,7 +126,7 @@ pub(crate) struct Highlighter {
 }
 
 impl Highlighter {
-    /// For the info string of a code fence, like `rust` or `python title=x`.
+    /// A highlighter for the info string of a code fence, such as `rust` or `python title=x`.
     pub(crate) fn new(info: &str, theme: Theme) -> Self {
         let name = info.split([' ', ',', '{']).next().unwrap_or_default().to_ascii_lowercase();
         let language = LANGUAGES.iter().find(|l| l.names.contains(&name.as_str()));
@@ -190,7 +190,7 @@ impl Highlighter {
         keywords.any(|k| k == word || any_case && k.eq_ignore_ascii_case(word))
     }
 
-    /// Length of the string at the start of `rest`; a triple-quoted one may stay open.
+    /// Length of the string at the start of `rest`; a triple-quoted string may stay open.
     fn string(&mut self, rest: &str, quote: &'static str) -> usize {
         let (mut at, mut escaped) = (quote.len(), false);
         for c in rest[quote.len()..].chars() {

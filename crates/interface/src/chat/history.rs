@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use nanoinfer_platform::file::for_owner;
 
-/// Messages kept when the file is trimmed.
+/// Number of messages kept when the file is trimmed.
 const KEPT: usize = 1000;
 
 /// Sent messages, newest last.
@@ -20,7 +20,7 @@ pub(crate) struct History {
 
 impl History {
     /// Reads the file, one JSON string per line; invalid lines are skipped. Without a file, the
-    /// history ends with the process.
+    /// history lasts only as long as the process.
     pub(crate) fn open(file: Option<PathBuf>) -> Self {
         let text = file.as_ref().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
         let entries = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
@@ -30,7 +30,7 @@ impl History {
     /// Adds a message, unless it equals the previous one.
     ///
     /// # Errors
-    /// The file cannot be written; the entry is kept for this run.
+    /// The file cannot be written; the entry is still kept for this run.
     pub(crate) fn push(&mut self, text: &str) -> io::Result<()> {
         self.browsing = None;
         if self.entries.last().is_some_and(|last| last == text) {
@@ -41,7 +41,7 @@ impl History {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
-        // Rewritten only when twice too long, so that most messages are appended.
+        // Rewritten only at twice the limit, so that most messages are appended.
         let grown = self.entries.len() > 2 * KEPT;
         if grown {
             self.entries.drain(..self.entries.len() - KEPT);
@@ -65,7 +65,7 @@ impl History {
         self.entries.get(at).map(String::as_str)
     }
 
-    /// The entry after the one shown, or the draft after the last.
+    /// The entry after the one shown, or the draft after the newest entry.
     pub(crate) fn newer(&mut self) -> Option<String> {
         let (at, draft) = self.browsing.take()?;
         match self.entries.get(at + 1) {
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn the_draft_comes_back_after_browsing() {
+    fn browsing_returns_to_the_draft() {
         let mut history = History::default();
         assert_eq!(history.older("draft"), None);
         history.push("a").unwrap();
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn search_finds_newest_first() {
+    fn search_finds_the_newest_match_first() {
         let mut history = History::default();
         for text in ["Why is the sky blue?", "Hello", "why not"] {
             history.push(text).unwrap();

@@ -1,4 +1,4 @@
-//! Maps keys and the mouse to [`Action`]s.
+//! Maps key and mouse events to [`Action`]s.
 
 use crossterm::event::{
     Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers, MouseEvent, MouseEventKind,
@@ -19,8 +19,9 @@ pub(crate) enum Action {
     Edit(Edit),
     Move(Direction),
     Scroll(Scroll),
-    /// To the start or end of the line, or of the transcript if the input is empty.
+    /// Go to the start of the line, or of the transcript if the input is empty.
     Home,
+    /// Go to the end of the line, or of the transcript if the input is empty.
     End,
     Search,
     Complete,

@@ -1,7 +1,8 @@
 //! Renders streamed Markdown as styled lines.
 //!
-//! A top-level block is final once another block follows, so [`Rendered`] keeps its lines and renders
-//! only the last block again when text arrives. The result always equals rendering the whole text.
+//! A top-level block is final once another block follows, so [`Rendered`] keeps the block's lines and
+//! re-renders only the last block when text arrives. The result always equals that of rendering the
+//! whole text.
 
 use pulldown_cmark::{Alignment, CodeBlockKind, Event, HeadingLevel, Options, Parser, Tag, TagEnd};
 use ratatui::style::{Modifier, Style};
@@ -20,7 +21,7 @@ pub(crate) struct Rendered {
     settled: usize,
     /// Bytes of the text at the last update.
     seen: usize,
-    /// Lines of the settled blocks, then of the last one.
+    /// Lines of the settled blocks, followed by those of the last block.
     lines: Vec<Line<'static>>,
     settled_lines: usize,
 }
@@ -47,7 +48,7 @@ impl Rendered {
         &self.lines
     }
 
-    /// Like [`Self::update`] for plain text, which `lines` renders.
+    /// Like [`Self::update`], but for plain text, which `lines` renders.
     pub(crate) fn update_with(
         &mut self,
         text: &str,
@@ -80,7 +81,7 @@ fn parser(text: &str) -> Parser<'_> {
     Parser::new_ext(text, options)
 }
 
-/// Offset of the last top-level block that can no longer merge into the one before it, because its
+/// Offset of the last top-level block that can no longer merge into the preceding block, because its
 /// first line is complete. (`|` starts a paragraph, but `| a |` would continue a table.)
 fn last_block(text: &str) -> usize {
     let complete = text.rfind('\n').unwrap_or(0);
@@ -120,7 +121,7 @@ pub(crate) fn render(text: &str, width: usize, theme: Theme) -> Vec<Line<'static
     r.out
 }
 
-/// Left margin of a block: a bullet before its first line, or a bar before each.
+/// Left margin of a block: a bullet before its first line, or a bar before each line.
 struct Margin {
     first: Option<Span<'static>>,
     rest: Span<'static>,
@@ -135,12 +136,12 @@ struct Renderer {
     inline: Vec<Span<'static>>,
     /// Nested styles of inline text, the innermost last.
     styles: Vec<Style>,
-    /// Nested lists: the number of the next item, if numbered.
+    /// For each nested list, the number of the next item if the list is numbered.
     lists: Vec<Option<u64>>,
     code: Option<(String, String)>, // info, text
     table: Option<Table>,
     link: Option<(String, usize)>, // address, index in `inline` of its text
-    /// An empty line is due, with this many of the margins.
+    /// Number of margins on the pending empty line, if any.
     gap: Option<usize>,
 }
 
@@ -233,7 +234,7 @@ impl Renderer {
             TagEnd::Item => {
                 self.flush();
                 if self.margins.last().is_some_and(|m| m.first.is_some()) {
-                    self.push_line(Vec::new()); // an empty item shows its bullet
+                    self.push_line(Vec::new()); // an empty item still shows its bullet
                 }
                 self.margins.pop();
             }
@@ -281,7 +282,7 @@ impl Renderer {
         self.inline.push(Span::styled(text.to_owned(), self.style()));
     }
 
-    /// Appends the address of a link, unless the text shows it already.
+    /// Appends the address of a link, unless the text already shows it.
     fn end_link(&mut self) {
         self.styles.pop();
         let Some((address, from)) = self.link.take() else { return };
@@ -321,7 +322,7 @@ impl Renderer {
         self.push_line(vec![Span::styled("╰─", dim)]);
     }
 
-    /// Columns right of the margins.
+    /// Columns to the right of the margins.
     fn room(&self) -> usize {
         let margins: usize = self.margins.iter().map(|m| columns(&m.rest.content)).sum();
         self.width.saturating_sub(margins).max(1)

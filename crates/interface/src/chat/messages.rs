@@ -1,4 +1,4 @@
-//! Every sentence that the chat shows.
+//! All text that the chat shows.
 
 use nanoinfer_engine::{FinishReason, Stats};
 
@@ -16,29 +16,29 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
     ("Esc", "stop the answer and keep the text so far"),
     ("Ctrl-C, Ctrl-D, exit", "quit"),
     ("Ctrl-R", "search earlier messages"),
-    ("Up, Down", "previous and next message, or move in the text"),
+    ("Up, Down", "previous or next message, or move the cursor"),
     ("Tab", "complete a command"),
-    ("PageUp, PageDown, wheel", "scroll; with an empty input, Home and End too"),
-    ("F2, Ctrl-T", "telemetry: on, detailed, off"),
-    ("Shift and mouse", "select text in the terminal"),
+    ("PageUp, PageDown, wheel", "scroll; so do Home and End if the input is empty"),
+    ("F2, Ctrl-T", "cycle telemetry: on, detailed, off"),
+    ("Shift-drag", "select text with the mouse"),
 ];
 
 /// What each command does, for the help.
 pub(crate) mod command {
     pub(crate) const HELP: &str = "list keys and commands";
     pub(crate) const CLEAR: &str = "start a new conversation";
-    pub(crate) const REGEN: &str = "answer the last message again, with another seed";
+    pub(crate) const REGEN: &str = "regenerate the last answer with another seed";
     pub(crate) const UNDO: &str = "remove the last message and its answer";
     pub(crate) const EDIT: &str = "edit the last message and send it again";
     pub(crate) const SYSTEM: &str = "set the system message; without TEXT, show it";
-    pub(crate) const SET: &str = "set temp, top-k, top-p, min-p, seed …; without NAME, show them";
+    pub(crate) const SET: &str = "set temp, top-k, top-p, min-p, seed, …; without NAME, show all";
     pub(crate) const CONTEXT: &str = "show the context token by token";
     pub(crate) const SAVE: &str = "save the conversation as JSON";
     pub(crate) const LOAD: &str = "continue a saved conversation";
     pub(crate) const EXPORT: &str = "write the conversation as Markdown";
     pub(crate) const COPY: &str = "copy the last answer to the clipboard";
-    pub(crate) const MODEL: &str = "switch to another model; without NAME, show this one";
-    pub(crate) const TELEMETRY: &str = "switch the telemetry: on, detailed, off";
+    pub(crate) const MODEL: &str = "switch to another model; without NAME, show the current one";
+    pub(crate) const TELEMETRY: &str = "cycle telemetry: on, detailed, off";
     pub(crate) const EXIT: &str = "quit";
     #[cfg(debug_assertions)]
     pub(crate) const PANIC: &str = "test";
@@ -58,22 +58,22 @@ pub(crate) fn lines_below(lines: usize) -> String {
 }
 
 // Notices.
-pub(crate) const BUSY_OPENING: &str = "wait until the model is open";
-pub(crate) const BUSY_ANSWERING: &str = "still answering; Esc stops";
-pub(crate) const NOT_WHILE_BUSY: &str = "not available while answering; Esc stops";
-pub(crate) const NO_ANSWER: &str = "there is no answer yet";
-pub(crate) const NOTHING_TO_REGENERATE: &str = "there is no message to answer again";
-pub(crate) const NOTHING_TO_UNDO: &str = "there is no message to remove";
+pub(crate) const BUSY_OPENING: &str = "still opening the model; please wait";
+pub(crate) const BUSY_ANSWERING: &str = "still answering; press Esc to stop";
+pub(crate) const NOT_WHILE_BUSY: &str = "not available while answering; press Esc to stop";
+pub(crate) const NO_ANSWER: &str = "no answer yet";
+pub(crate) const NOTHING_TO_REGENERATE: &str = "no answer to regenerate";
+pub(crate) const NOTHING_TO_UNDO: &str = "no message to remove";
 pub(crate) const UNDONE: &str = "removed the last message and its answer";
 pub(crate) const CLEARED: &str = "started a new conversation";
 pub(crate) const SYSTEM_SET: &str =
-    "changed the system message; the next message recomputes the whole context";
+    "changed the system message; the next answer recomputes the whole context";
 pub(crate) const LOADED: &str =
-    "loaded the conversation; the next message computes its whole context";
+    "loaded the conversation; the next answer computes its whole context";
 pub(crate) const STOPPED_EARLY: &str =
     "stopped before the answer began; your message is back in the input";
-pub(crate) const COPIED: &str = "copied the answer to the clipboard, if the terminal allows it";
-pub(crate) const ENGINE_GONE: &str = "the engine's thread has ended; restart the chat";
+pub(crate) const COPIED: &str = "copied the answer to the clipboard (if the terminal allows it)";
+pub(crate) const ENGINE_GONE: &str = "the engine thread has ended; restart the chat";
 
 pub(crate) fn opened(model: &str) -> String {
     format!("opened {model}")
@@ -88,7 +88,7 @@ pub(crate) fn written(path: &str) -> String {
 }
 
 pub(crate) fn unknown_command(name: &str) -> String {
-    format!("there is no command /{name}; /help lists all")
+    format!("unknown command /{name}; /help lists all commands")
 }
 
 pub(crate) fn needs_file(command: &str) -> String {
@@ -104,7 +104,7 @@ pub(crate) fn needs_integer(setting: &str) -> String {
 }
 
 pub(crate) fn unknown_setting(name: &str, known: &[&str]) -> String {
-    format!("there is no setting {name}; use one of {}", known.join(", "))
+    format!("unknown setting {name}; use one of {}", known.join(", "))
 }
 
 pub(crate) fn not_a_conversation(error: &serde_json::Error) -> String {
@@ -116,7 +116,7 @@ pub(crate) fn unknown_role(role: &str) -> String {
 }
 
 pub(crate) fn file_too_long(mb: u64) -> String {
-    format!("longer than {mb} MB")
+    format!("larger than {mb} MB")
 }
 
 // Notes in the transcript.
@@ -163,7 +163,7 @@ pub(crate) const SEARCH_TITLE: &str = "Search history: Ctrl-R for older, Enter t
 pub(crate) const NOTHING_FOUND: &str = "nothing found";
 pub(crate) const EMPTY_CONTEXT: &str = "The context is empty.";
 pub(crate) const FULL_TITLE: &str = "The context is full";
-pub(crate) const REUSED_TOKEN: &str = "cached, reused from earlier";
+pub(crate) const REUSED_TOKEN: &str = "cached earlier and reused";
 pub(crate) const CACHED_TOKEN: &str = "cached in the last turn";
 pub(crate) const PENDING_TOKEN: &str = "not computed yet";
 
@@ -175,21 +175,25 @@ pub(crate) fn token(position: usize, id: u32, text: &str, state: &str) -> String
     format!("position {position} · id {id} · \"{text}\" · {state}")
 }
 
-/// What happened, and the choices 1 to 3.
+/// What happened, and choices 1 to 3.
 pub(crate) fn full(tokens: usize, ctx: usize, has_message: bool) -> (String, [&'static str; 3]) {
     if has_message {
         (
-            format!("{tokens} tokens with this message; the context holds {ctx}."),
+            format!("{tokens} tokens with this message, but only {ctx} fit."),
             [
-                "drop the oldest messages and send it",
-                "start a new conversation with it",
-                "edit the message",
+                "drop the oldest messages and send this one",
+                "start a new conversation with this message",
+                "edit this message",
             ],
         )
     } else {
         (
             format!("All {ctx} positions are used; the answer was cut off."),
-            ["drop the oldest messages", "start a new conversation", "leave it"],
+            [
+                "drop the oldest messages",
+                "start a new conversation",
+                "leave the conversation unchanged",
+            ],
         )
     }
 }

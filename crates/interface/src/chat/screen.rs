@@ -1,7 +1,7 @@
 //! The terminal: set up for the chat, and always restored.
 //!
 //! It is restored when [`Screen`] is dropped, by the panic hook, or by the signal thread if the
-//! program does not end by itself, whichever comes first. Nothing is drawn afterwards.
+//! program does not end on its own, whichever comes first. Nothing is drawn afterwards.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -25,8 +25,8 @@ use ratatui::backend::CrosstermBackend;
 
 use super::Event;
 
-/// Buttons and the wheel, with SGR coordinates. Motion is off: it would wake the program whenever
-/// the mouse moves.
+/// Reports buttons and the wheel, with SGR coordinates. Motion is not reported: it would wake the
+/// program whenever the mouse moves.
 const MOUSE_ON: &str = "\x1b[?1000h\x1b[?1006h";
 const MOUSE_OFF: &str = "\x1b[?1006l\x1b[?1000l";
 
@@ -79,7 +79,7 @@ fn lock() -> MutexGuard<'static, bool> {
     ACTIVE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// Restores the terminal, once. Does not wait for a frame that is stuck or has panicked.
+/// Restores the terminal once. Does not wait for a frame that is stuck or has panicked.
 fn restore() {
     let deadline = Instant::now() + Duration::from_millis(200);
     let guard = loop {
@@ -94,7 +94,7 @@ fn restore() {
     if was_active == Some(false) {
         return;
     }
-    // Failure means that the terminal is gone: nothing is left to restore.
+    // Failure means that the terminal is gone, so there is nothing to restore.
     let _ = stdout().and_then(|mut out| {
         queue!(out, Print(MOUSE_OFF), DisableBracketedPaste, Show, LeaveAlternateScreen)?;
         out.flush()
@@ -102,9 +102,9 @@ fn restore() {
     let _ = disable_raw_mode();
 }
 
-/// Makes a panic restore the terminal before it is reported, and end the process: after a bug in the
-/// chat or an engine's worker a chat cannot continue. Unnamed threads are excepted: they belong to
-/// library calls that handle their panics.
+/// Makes a panic restore the terminal before it is reported, and then end the process, because a chat
+/// cannot continue after a bug in it or in an engine's worker. Unnamed threads are exempt: they belong
+/// to library calls that handle their panics.
 pub(crate) fn restore_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -116,7 +116,7 @@ pub(crate) fn restore_on_panic() {
     }));
 }
 
-/// Reads keys, the mouse and resizes on a separate thread.
+/// Reads key, mouse and resize events on a separate thread.
 pub(crate) fn read_input(events: Sender<Event>) -> io::Result<()> {
     thread::Builder::new().name("input".into()).spawn(move || {
         loop {
@@ -130,10 +130,10 @@ pub(crate) fn read_input(events: Sender<Event>) -> io::Result<()> {
     Ok(())
 }
 
-/// Forwards signals that end the program. If it does not end within a second, ends it here.
+/// Forwards signals that end the program, and ends it here if it does not end within a second.
 pub(crate) fn listen_to_endings(events: Sender<Event>) -> io::Result<()> {
     ending::listen(&Ending::ALL, move |ending| {
-        let _ = events.send(Event::Ending(ending)); // fails only if it is ending already
+        let _ = events.send(Event::Ending(ending)); // fails only if the program is already ending
         thread::sleep(Duration::from_secs(1));
         restore();
         std::process::exit(ending.exit_code().into());

@@ -9,7 +9,7 @@ type Spans = Vec<Span<'static>>;
 
 /// A table, filled cell by cell.
 pub(crate) struct Table {
-    /// Per column: whether it is right-aligned.
+    /// Whether each column is right-aligned.
     right: Vec<bool>,
     rows: Vec<Vec<Spans>>,
     row: Vec<Spans>,
@@ -31,7 +31,7 @@ impl Table {
         self.rows.push(std::mem::take(&mut self.row));
     }
 
-    /// Lays the table out in at most `room` columns if possible.
+    /// Lays out the table within `room` terminal columns if possible.
     pub(crate) fn lines(mut self, room: usize, theme: Theme) -> Vec<Spans> {
         if !self.row.is_empty() {
             self.end_row();
@@ -51,7 +51,7 @@ impl Table {
         lines
     }
 
-    /// Column widths: those of the content, with the widest columns shrunk if necessary.
+    /// Widths of the columns' content, with the widest columns shrunk if necessary.
     fn widths(&self, room: usize) -> Vec<usize> {
         let mut widths: Vec<usize> = vec![MIN_WIDTH; self.right.len()];
         for row in &self.rows {
@@ -95,7 +95,7 @@ impl Table {
         out
     }
 
-    /// Fallback for too many columns: a line per cell.
+    /// Fallback for too many columns: one line per cell.
     fn stacked(&self, room: usize) -> Vec<Spans> {
         let cells = self.rows.iter().flatten().filter(|cell| !cell.is_empty());
         cells.flat_map(|cell| wrap(cell, room)).collect()

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::worker::{Details, Progress};
 
-/// Points of the sparkline, and the time that each covers.
+/// Number of points in the sparkline, and the time that each covers.
 const POINTS: usize = 120;
 const POINT: Duration = Duration::from_millis(250);
 /// Averaging window of the current speed.
@@ -45,7 +45,7 @@ pub(crate) struct Telemetry {
 }
 
 impl Telemetry {
-    /// An answer was requested.
+    /// Call this when an answer is requested.
     pub(crate) fn begin(&mut self, now: Instant) {
         self.phase = Phase::Prefill;
         self.last = Progress { cached: self.last.cached, ..Progress::default() };
@@ -69,7 +69,7 @@ impl Telemetry {
         self.last = progress;
     }
 
-    /// The answer ended, or never began.
+    /// Call this when the answer has ended, or will never begin.
     pub(crate) fn end(&mut self) {
         self.phase = Phase::Idle;
     }
@@ -100,7 +100,7 @@ impl Telemetry {
         (time > 0.0).then(|| self.recent.len() as f64 / time)
     }
 
-    /// Tokens per second of the answer, after its first.
+    /// Tokens per second of the answer, after its first token.
     pub(crate) fn speed_mean(&self) -> Option<f64> {
         Some(self.last.stats.decode_tps()).filter(|tps| *tps > 0.0)
     }
@@ -111,7 +111,7 @@ impl Telemetry {
         self.sorted_ms.get((share * last as f64).round() as usize).copied()
     }
 
-    /// Bytes per second that decoding reads: bytes per token times tokens per second.
+    /// Bytes read per second by decoding: bytes per token times tokens per second.
     pub(crate) fn traffic(&self) -> Option<f64> {
         Some(self.speed_now()? * self.last.token_bytes as f64)
     }
@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(t.percentile(0.5), Some(10.0));
         assert_eq!(t.percentile(1.0), Some(100.0));
         assert!((t.speed_mean().unwrap() - 91.7).abs() < 0.1);
-        // The last second holds 91 tokens, one of them slow.
+        // The last second includes 91 tokens, one of them slow.
         assert!((t.speed_now().unwrap() - 91.0).abs() < 1.0, "{:?}", t.speed_now());
         assert!((t.traffic().unwrap() / 1e9 - 91.0).abs() < 1.0);
         assert_eq!(t.speeds.len(), 8);

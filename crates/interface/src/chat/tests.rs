@@ -1,5 +1,5 @@
-//! The whole chat without a terminal: actions in, frames out. Screens are tested with invented
-//! reports, figures with the real engine.
+//! The whole chat without a terminal: actions in, frames out. Screens are tested with made-up reports,
+//! and figures with the real engine.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
@@ -226,7 +226,7 @@ fn model_output_cannot_control_the_terminal() {
     let last = app.transcript.messages().pop().unwrap();
     assert!(
         last.content.ends_with("\x1b[2J\x07\u{202e}\u{9b}evil"),
-        "the model gets its text unchanged"
+        "the model receives its text unchanged"
     );
 }
 
@@ -288,7 +288,7 @@ fn commands_change_the_conversation() {
         assert!(app.loaded(wrong).is_err(), "{wrong}");
     }
     assert_eq!(app.transcript.messages(), before);
-    for (command, says) in [
+    for (command, part) in [
         ("/nonsense", "/help"),
         ("/save", "file"),
         ("/set temp hot", "number"),
@@ -298,7 +298,7 @@ fn commands_change_the_conversation() {
     ] {
         assert!(send(&mut app, command).is_none());
         let notice = app.notice.as_ref().map_or("", |n| n.text.as_str());
-        assert!(notice.contains(says), "{command}: {notice}");
+        assert!(notice.contains(part), "{command}: {notice}");
     }
     assert_eq!(app.transcript.messages(), before, "notes are not sent to the model");
     let screen = screen(&mut app, 100, 40);
@@ -329,7 +329,11 @@ fn a_full_context_offers_choices() {
         send(app, "too much");
         app.report(Report::TooLong { tokens: 5000, ctx: 4096 });
         assert!(matches!(app.overlay, Overlay::Full(_)));
-        assert_eq!(app.transcript.messages().len(), 4, "messages were dropped without a choice");
+        assert_eq!(
+            app.transcript.messages().len(),
+            4,
+            "messages were dropped before the user chose"
+        );
     };
     let mut app = self::app(true);
     full(&mut app);
@@ -383,8 +387,8 @@ fn worker(
     (commands, reports, controls)
 }
 
-/// Executes an effect and all that follow from it with the real engine. Returns the first details,
-/// those of the first pass of a prompt.
+/// Executes an effect, and all effects that follow from it, with the real engine. Returns the first
+/// details, which are those of the prompt's first pass.
 fn execute(
     app: &mut App,
     mut effect: Option<Effect>,
@@ -395,7 +399,7 @@ fn execute(
     while let Some(Effect::Command(command)) = effect.take() {
         to.send(command).unwrap();
         loop {
-            // A timeout in case the worker hangs; if it ends, receiving fails at once.
+            // A timeout in case the worker hangs; if the worker ends, receiving fails at once.
             let report = from.recv_timeout(Duration::from_secs(600)).unwrap();
             let progress = matches!(report, Report::Progress(_));
             if let Report::Progress(Progress { details, .. }) = &report {
@@ -425,8 +429,8 @@ fn figures_agree_with_the_engine_over_five_turns() {
         let prompt = execute(&mut app, effect, &to, &from).unwrap();
         let last = app.telemetry.last.clone();
         let (new, all) = (last.prefill.1, last.stats.prompt_tokens);
-        // The engine counts new prompt tokens and all generated ones but the last, including
-        // rejected drafts.
+        // The engine counts new prompt tokens, all generated tokens except the last, and rejected
+        // drafts.
         let drafts = last.stats.drafts;
         assert_eq!(last.processed, (new + drafts.passes + drafts.all().drafted) as u64);
         assert_eq!(drafts.passes + drafts.all().accepted, last.stats.generated - 1);
@@ -447,8 +451,8 @@ fn figures_agree_with_the_engine_over_five_turns() {
         }
         app.pane = super::app::Pane::Details;
         let details = app.telemetry.details.clone().unwrap();
-        // Attention stores the keys and values of up to 8 tokens; for more, a separate step does.
-        // A prompt's first pass samples nothing.
+        // For up to 8 tokens, the attention step stores the keys and values; for more, a separate
+        // step does. The first pass over a prompt samples nothing.
         let all_timed = |details: &Details, except| {
             let mut steps = Stage::ALL.iter().zip(&details.steps);
             steps.all(|(step, time)| *step == except || !time.is_zero())
@@ -470,7 +474,7 @@ fn figures_agree_with_the_engine_over_five_turns() {
 }
 
 #[test]
-fn a_conversation_outlives_its_context_only_by_choice() {
+fn a_full_context_is_shortened_only_by_choice() {
     let (to, from, _) = worker(160, Overflow::Stop);
     let mut app = app(true);
     app.options.max_tokens = Some(20);
@@ -492,7 +496,7 @@ fn a_conversation_outlives_its_context_only_by_choice() {
 
 #[test]
 fn stopping_before_and_during_an_answer() {
-    // A million tokens: no machine finishes this answer before the stop.
+    // An answer of a million tokens: no machine finishes it before the stop.
     let (to, from, controls) = worker(4096, Overflow::Slide);
     let mut app = app(true);
     app.options.ignore_eos = true;
@@ -511,7 +515,7 @@ fn stopping_before_and_during_an_answer() {
     assert!(shown.contains("  stopped · "), "{shown}");
     let partial = app.transcript.messages();
 
-    // A stop before the answer begins must neither get lost nor affect the next answer.
+    // A stop before the answer begins must neither be lost nor affect the next answer.
     let effect = send(&mut app, "And another.");
     controls.stop();
     execute(&mut app, effect, &to, &from);

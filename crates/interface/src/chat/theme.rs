@@ -1,5 +1,6 @@
-//! Styles. Only the terminal's sixteen colours and its attributes are used, so that light and dark
-//! themes both stay legible. Colour is never the only cue: a character or attribute repeats it.
+//! Styles. Only the terminal's sixteen colours and its attributes are used, so that text stays legible
+//! in light and dark themes. Colour is never the only cue: a character or attribute also distinguishes
+//! the text.
 
 use ratatui::style::{Color, Modifier, Style};
 
@@ -85,7 +86,7 @@ impl Theme {
         self.fg(Color::Blue)
     }
 
-    /// Every second token of the context.
+    /// Every other token of the context.
     pub(crate) fn alternate(self) -> Style {
         if self.color {
             Style::new().fg(Color::Cyan)

@@ -28,7 +28,7 @@ pub(crate) struct Entry {
     pub text: String,
     /// Statistics below an answer.
     footer: String,
-    /// Shown, but no longer sent to the model.
+    /// Whether the entry is shown but no longer sent to the model.
     pub forgotten: bool,
     /// The sanitized text.
     shown: String,
@@ -36,9 +36,9 @@ pub(crate) struct Entry {
     foot: Rendered,
 }
 
-/// Columns left of all text.
+/// Columns to the left of all text.
 const GUTTER: usize = 2;
-/// Maximum line length: longer lines are hard to read.
+/// Maximum line length, because longer lines are hard to read.
 const MAX_WIDTH: usize = 110;
 
 impl Entry {
@@ -124,7 +124,7 @@ pub(crate) struct Transcript {
     pub entries: Vec<Entry>,
     /// The system message.
     pub system: Option<String>,
-    /// Lines below the window; 0 follows new text.
+    /// Number of lines below the window; at 0, the window follows new text.
     scroll: usize,
     width: usize,
     height: usize,
@@ -196,7 +196,7 @@ impl Transcript {
         }
     }
 
-    /// Replaces the conversation by a saved one.
+    /// Replaces the conversation with a saved one.
     pub(crate) fn load(&mut self, saved: Saved) -> Result<(), String> {
         let mut entries = Vec::new();
         for message in saved.messages {
@@ -236,7 +236,7 @@ impl Transcript {
         self.scroll = self.scroll.min(total.saturating_sub(height));
     }
 
-    /// Moves the window by `up` lines, down if negative.
+    /// Moves the window up by `up` lines, or down if negative.
     pub(crate) fn scroll_by(&mut self, up: isize) {
         self.scroll =
             self.scroll.saturating_add_signed(up).min(self.total.saturating_sub(self.height));
@@ -250,7 +250,7 @@ impl Transcript {
         self.scroll = if top { self.total.saturating_sub(self.height) } else { 0 };
     }
 
-    /// Lines below the window.
+    /// Number of lines below the window.
     pub(crate) fn below(&self) -> usize {
         self.scroll
     }

@@ -18,13 +18,13 @@ use super::messages;
 use super::worker::{Command, Controls};
 use super::{Ended, Event, keys, view};
 
-/// Shortest interval between frames.
+/// Minimum interval between frames.
 const FRAME: Duration = Duration::from_millis(33);
 /// Interval between ticks while the engine is busy.
 const TICK: Duration = Duration::from_millis(250);
 /// Interval between readings of the process's memory.
 const RSS_INTERVAL: Duration = Duration::from_secs(1);
-/// Largest file for `/load`, in bytes.
+/// Maximum size of a file for `/load`, in bytes.
 const MAX_FILE: u64 = 64 << 20;
 
 /// The chat's state, screen and channels.
@@ -42,7 +42,7 @@ pub(crate) struct Ui<'s, W: Write> {
 pub(crate) type Gate = fn(&mut dyn FnMut() -> io::Result<()>) -> Option<io::Result<()>>;
 
 impl<W: Write> Ui<'_, W> {
-    /// Runs until the user quits, a signal arrives, or the terminal is gone.
+    /// Runs until the user quits, a signal arrives, or the terminal is closed.
     pub(crate) fn run(&mut self) -> Ended {
         let mut dirty = true;
         let mut drawn = None::<Instant>;

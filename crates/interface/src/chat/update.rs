@@ -1,4 +1,4 @@
-//! State changes by actions: keys and slash commands.
+//! State changes caused by actions: keys and slash commands.
 
 use super::app::{App, Busy, Effect, Full, Overlay, Pane};
 use super::commands::{self, COMMANDS, Slash};
@@ -224,7 +224,7 @@ impl App {
         })
     }
 
-    /// Replaces the conversation by a saved one.
+    /// Replaces the conversation with a saved one.
     pub(crate) fn loaded(&mut self, text: &str) -> Result<(), String> {
         let saved = serde_json::from_str(text).map_err(|e| messages::not_a_conversation(&e))?;
         self.transcript.load(saved)?;

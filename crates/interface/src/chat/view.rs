@@ -1,4 +1,4 @@
-//! Draws the state; a pure function of it.
+//! Draws the state, as a pure function of it.
 
 mod bars;
 mod details;
@@ -17,9 +17,9 @@ use super::telemetry::Phase;
 use super::wrap::width;
 use put::{put, put_all};
 
-/// Minimum width for telemetry beside the conversation; below it, it goes above the input.
+/// Minimum width for telemetry beside the conversation; on a narrower screen, it is above the input.
 const BESIDE: u16 = 90;
-/// Width of the mark before the input.
+/// Width of the prompt mark before the input.
 const PROMPT: u16 = 2;
 
 /// The layout.
@@ -167,7 +167,7 @@ fn status(frame: &mut Frame<'_>, app: &App, area: Rect) {
     let used = left.width();
     put(frame, area, &left);
     let room = usize::from(area.width).saturating_sub(used + 2);
-    // Drop hints that do not fit, the least important first.
+    // Drop hints until the rest fit, the least important first.
     let mut parts: Vec<&str> = keys.split(" · ").collect();
     while width(&parts.join(" · ")) > room && !parts.is_empty() {
         parts.pop();

@@ -23,7 +23,7 @@ const SEGMENT: usize = 32;
 /// Pause between segments, long enough to draw a pending frame.
 const SETTLE: Duration = Duration::from_millis(60);
 
-/// Seconds of two adjacent segments of an answer.
+/// Times of two adjacent segments of an answer, in seconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Pair {
     /// Without drawing.
@@ -32,9 +32,9 @@ pub struct Pair {
     pub with: f64,
 }
 
-/// Generates one long answer and times segments of 32 tokens, alternately with the interface drawing
-/// to `terminal`, of `columns` × `rows`, and without; the order within a pair alternates too. Event
-/// loop, reports and drawing are those of the chat.
+/// Generates one long answer and times segments of 32 tokens, alternately with and without the
+/// interface drawing to `terminal`, which has `columns` × `rows` cells. The order within a pair
+/// alternates too. The event loop, reports and drawing are those of the chat.
 ///
 /// # Errors
 /// The engine or the terminal fails.

@@ -1,7 +1,7 @@
 //! The engine's thread: executes [`Command`]s and sends [`Report`]s.
 //!
-//! Tokens are batched into few reports (see [`Controls::record_frame`]), so that the drawing thread
-//! wakes up once per frame and not once per token.
+//! Tokens are batched into a few reports (see [`Controls::record_frame`]), so that the drawing thread
+//! wakes up once per frame rather than once per token.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,16 +13,16 @@ use nanoinfer_engine::{
 };
 use nanoinfer_text::terminal_safe;
 
-/// Bounds of the interval between reports: 20 to 6 per second.
+/// Bounds of the interval between reports (20 to 6 reports per second).
 const REPORT_INTERVAL: (Duration, Duration) =
     (Duration::from_millis(50), Duration::from_millis(150));
-/// Drawing may take one part in this many of the time.
+/// Reciprocal of the maximum share of time spent drawing.
 const DRAWING_SHARE: u32 = 100;
-/// Interval between details, each of which costs a pass over the vocabulary.
+/// Interval between reports of details, each of which costs a pass over the vocabulary.
 const DETAILS_INTERVAL: Duration = Duration::from_millis(250);
-/// Idle time before memory bandwidth is measured, once.
+/// Idle time before the only measurement of memory bandwidth.
 const IDLE: Duration = Duration::from_millis(700);
-/// Candidates shown for the last token.
+/// Number of candidates shown for the last token.
 const CANDIDATES: usize = 8;
 
 /// A command to the worker.
@@ -41,10 +41,10 @@ pub(crate) enum Command {
     Panic,
 }
 
-/// A report of the worker.
+/// A report from the worker.
 #[derive(Debug)]
 pub(crate) enum Report {
-    /// Another model is open.
+    /// Another model was opened.
     Opened(Box<ModelInfo>),
     /// Status of a long operation.
     Status(String),
@@ -85,7 +85,7 @@ pub(crate) struct ModelInfo {
 pub(crate) struct Progress {
     /// New text.
     pub text: String,
-    /// For each new token except the answer's first, the time since its predecessor.
+    /// Time since the previous token, for each new token except the answer's first.
     pub token_times: Vec<Duration>,
     /// Prompt tokens processed so far, and in total.
     pub prefill: (usize, usize),
@@ -98,7 +98,7 @@ pub(crate) struct Progress {
     pub processed: u64,
     /// Bytes read per token: bytes per pass, divided by tokens per pass.
     pub token_bytes: u64,
-    /// Present if shown and due.
+    /// Present if details are shown and due.
     pub details: Option<Details>,
 }
 
@@ -129,7 +129,7 @@ pub(crate) struct ContextToken {
     pub is_control: bool,
 }
 
-/// State shared with a working worker.
+/// State shared with the worker while it is busy.
 #[derive(Debug, Default)]
 pub(crate) struct Controls {
     stop: AtomicBool,
@@ -153,13 +153,13 @@ impl Controls {
         self.stop.store(false, Ordering::SeqCst);
     }
 
-    /// Switches the profiling of steps.
+    /// Turns the profiling of steps on or off.
     pub(crate) fn show_details(&self, on: bool) {
         self.details.store(on, Ordering::Relaxed);
     }
 
-    /// Records the time of a frame. Drawing competes with the engine's threads, so slower frames
-    /// make reports rarer, up to a limit.
+    /// Records the drawing time of a frame. Drawing competes with the engine's threads, so slower
+    /// frames make reports less frequent, down to a minimum rate.
     pub(crate) fn record_frame(&self, time: Duration) {
         let (before, now) = (self.frame.load(Ordering::Relaxed), time.as_nanos() as u64);
         let mean = if before == 0 { now } else { before - before / 4 + now / 4 };
@@ -175,7 +175,7 @@ impl Controls {
 
 /// Opens a model by name; status messages go to the second argument.
 pub type OpenModel = Box<dyn Fn(&str, &dyn Fn(String)) -> Result<Session, String> + Send>;
-/// Measures the memory bandwidth of a number of threads, in bytes per second.
+/// Measures the memory bandwidth of the given number of threads, in bytes per second.
 pub type MeasureBandwidth = Box<dyn Fn(usize) -> Option<f64> + Send>;
 
 /// The thread's state.
@@ -348,11 +348,11 @@ pub(crate) struct Answer {
     last_token: Option<Instant>,
     reported: Instant,
     details_reported: Option<Instant>,
-    /// Prompt tokens were processed, which is always reported.
+    /// Whether the last step processed prompt tokens, which is always reported.
     prefilled: bool,
     profiling: bool,
     passes: usize,
-    /// The answer's passes at the last step. Accepted drafts are tokens without a pass.
+    /// Passes of the answer up to the last step. Accepted drafts are tokens without their own pass.
     answered: usize,
 }
 
@@ -373,8 +373,8 @@ impl Answer {
         }
     }
 
-    /// Profiles steps while details are shown. Prompt and answer are different work, so the profile
-    /// restarts at the first token.
+    /// Profiles steps while details are shown. Processing the prompt differs from generating the
+    /// answer, so the profile restarts at the first token.
     pub(crate) fn profile(&mut self, session: &mut Session, on: bool) {
         let first_token = self.profiling && self.prefilled && self.prefill.0 == self.prefill.1;
         if on != self.profiling || first_token {
@@ -385,8 +385,8 @@ impl Answer {
         }
     }
 
-    /// Advances the session and collects the event for the next report. Returns the reason after the
-    /// last one.
+    /// Advances the session and collects the event for the next report. Returns the finish reason
+    /// after the last event.
     pub(crate) fn step(&mut self, session: &mut Session) -> Result<Option<FinishReason>, Error> {
         self.prefilled = false;
         match session.next()? {

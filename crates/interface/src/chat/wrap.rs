@@ -25,12 +25,12 @@ pub(crate) fn width(text: &str) -> usize {
 }
 
 /// Breaks text into lines of at most `width` columns: at `\n`, at spaces, around wide characters
-/// (CJK has no spaces between words), and within a word only if it exceeds a line.
+/// (CJK has no spaces between words), and within a word only if it is longer than a line.
 pub(crate) fn wrap(spans: &[Span<'_>], width: usize) -> Vec<Vec<Span<'static>>> {
     break_lines(spans, width, true)
 }
 
-/// Like [`wrap`] for code: keeps spaces, and breaks a line exactly where it is full.
+/// Like [`wrap`], but for code: keeps spaces and breaks a line exactly where it is full.
 pub(crate) fn wrap_code(spans: &[Span<'_>], width: usize) -> Vec<Vec<Span<'static>>> {
     break_lines(spans, width, false)
 }
@@ -68,7 +68,7 @@ fn break_paragraph(
             return;
         }
         let end = if words { word_break(rest, fits).unwrap_or(fits) } else { fits };
-        let end = end.max(1); // a glyph wider than the line gets one of its own
+        let end = end.max(1); // a glyph wider than the line gets its own line
         let mut shown = end;
         from += end;
         if words {
@@ -84,7 +84,7 @@ fn break_paragraph(
     }
 }
 
-/// Number of glyphs that fit.
+/// Number of glyphs that fit into `width` columns.
 fn fitting(glyphs: &[Glyph<'_>], width: usize) -> usize {
     let mut used = 0;
     let over = glyphs.iter().position(|g| {

@@ -13,7 +13,7 @@ pub(crate) fn bar(width: usize, shares: &[(f64, char, Style)], rest: Style) -> V
     for (share, symbol, style) in shares {
         sum += share.max(0.0);
         let end = ((sum * width as f64).round() as usize).min(width);
-        // Any nonzero share is visible.
+        // Every nonzero share is visible.
         let end = if *share > 0.0 { end.max(used + 1).min(width) } else { end };
         spans.push(Span::styled(symbol.to_string().repeat(end - used), *style));
         used = end;

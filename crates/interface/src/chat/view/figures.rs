@@ -1,4 +1,4 @@
-//! The telemetry pane in figures.
+//! The figures of the telemetry pane.
 
 use nanoinfer_engine::Drafted;
 use ratatui::Frame;
@@ -26,7 +26,7 @@ pub(crate) fn beside(frame: &mut Frame<'_>, app: &App, area: Rect) {
     lines.extend(memory(app, width));
     if app.pane == Pane::Details {
         let details = details::lines(app, width);
-        // If both do not fit, the details take precedence.
+        // If not everything fits, the details take precedence.
         let room = usize::from(area.height).saturating_sub(details.len() + 1);
         if lines.len() > room {
             lines.retain(|line| line.width() > 0);
@@ -38,7 +38,7 @@ pub(crate) fn beside(frame: &mut Frame<'_>, app: &App, area: Rect) {
     put_all(frame, area, &lines);
 }
 
-/// Two lines between conversation and input.
+/// Two lines between the conversation and the input.
 pub(crate) fn below(frame: &mut Frame<'_>, app: &App, area: Rect) {
     let t = &app.telemetry;
     let mut first = Vec::new();
@@ -170,7 +170,7 @@ fn decode(app: &App, width: usize) -> Vec<Line<'static>> {
     lines
 }
 
-/// "74 % of 58 · 2.3 a pass"; with two sources, the acceptance of each.
+/// "74 % of 58 · 2.3/pass"; with two sources, the acceptance of each.
 fn drafts(app: &App) -> Option<String> {
     let stats = app.telemetry.last.stats.drafts;
     let drafted = stats.all().drafted;
@@ -180,7 +180,7 @@ fn drafts(app: &App) -> Option<String> {
         (0, _) | (_, 0) => percent(stats.all()),
         _ => format!("{}+{}", percent(stats.lookup), percent(stats.model)),
     };
-    Some(format!("{share} % of {drafted} · {:.1} a pass", stats.tokens_per_pass()))
+    Some(format!("{share} % of {drafted} · {:.1}/pass", stats.tokens_per_pass()))
 }
 
 fn cache_bar(app: &App, width: usize) -> Vec<Span<'static>> {

@@ -38,7 +38,7 @@ fn window(frame: &mut Frame<'_>, app: &App, area: Rect, title: &str) -> Rect {
     Rect { x: inner.x + 1, width: inner.width.saturating_sub(2), ..inner }
 }
 
-/// An area of this height at the bottom, over the input.
+/// An area of this height at the bottom, covering the input.
 fn low(area: Rect, height: u16) -> Rect {
     let height = height.min(area.height);
     Rect { y: area.bottom() - height, height, ..area }
@@ -69,7 +69,7 @@ fn help(frame: &mut Frame<'_>, app: &App, area: Rect, scroll: usize) {
     put_all(frame, inner, &lines[scroll.min(most)..]);
 }
 
-/// Tokens laid out like text in alternating styles; the one under the cursor is described below.
+/// Tokens laid out like text in alternating styles; the token under the cursor is described below.
 fn context(frame: &mut Frame<'_>, app: &App, area: Rect, context: &Context, cursor: usize) {
     let n = context.tokens.len();
     let title = messages::context_title(n, context.ctx, context.cached);
