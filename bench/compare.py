@@ -36,7 +36,7 @@ SPEED = [["pp", 512, 0, 1], ["tg", 128, 0, 1], ["tg", 32, 2000, 1], ["tg", 32, 0
 SWEEP = [["tg", 32, depth, 1] for depth in (500, 1000, 4000)]
 SWEEP += [["tg", 32, 0, batch] for batch in (2, 8)]
 TESTS = {"tinyllama": SPEED, "smollm2": SPEED + SWEEP}
-# Tokens of the prompt and the answer; a text of 128 tokens for each tokenizer.
+# Lengths of prompt and answer in tokens, and a prompt of that length for each tokenizer.
 START, PROMPT = (128, 32), {"tinyllama": "a" * 128, "smollm2": " the" * 128}
 PEERS = {
     "llama.cpp": ("peer_llama.py", "model-q8_0.gguf"),

@@ -197,7 +197,7 @@ class Module:
         return self.parent.root() if self.parent else self
 
     def resolve(self, path, seen=()):
-        """The module that defines the item at `path`, as seen from here; None if in another crate or unresolved."""
+        """The module that defines `path` as seen from here; None if unresolved or in another crate."""
         first, *rest = path
         here = {"crate": self.root(), "self": self, "super": self.parent}.get(first)
         return here.descend(rest, seen) if here else self.descend(path, seen, exact=True)
