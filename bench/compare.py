@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""Compares NanoInfer with what one would use instead: llama.cpp, OpenVINO GenAI, PyTorch.
+"""Compares NanoInfer with its alternatives: llama.cpp, OpenVINO GenAI, PyTorch.
 
-    python3 bench/compare.py                    everything; about an hour, the first time two
-    python3 bench/compare.py run --rounds 1     one more round, added to those that are there
-    python3 bench/compare.py run --engines nanoinfer,llama.cpp --fresh     these two anew
-    python3 bench/compare.py report             tables and pictures from the rounds that are there
+    python3 bench/compare.py                    everything: about an hour, two the first time
+    python3 bench/compare.py run --rounds 1     one more round, added to the existing rounds
+    python3 bench/compare.py run --engines nanoinfer,llama.cpp --fresh     measure these two again
+    python3 bench/compare.py report             tables and plots from the existing rounds
 
-Steps: setup (environment with the peers, models), run, quality, report. Peers are installed by pip
-into target/compare/venv, llama.cpp compiled for this CPU (by clang-16 if it is there: gcc 12 makes a
-build that crashes on AMX). Needs 20 GB of disk and 12 GB of memory; quality needs npm.
+The steps are setup (environment with the peers, models), run, quality and report. pip installs the
+peers into target/compare/venv and compiles llama.cpp for this CPU (with clang-16 if available: a
+build by gcc 12 crashes on AMX). Needs 20 GB of disk and 12 GB of memory; quality needs npm.
 
-In a round every engine runs every test of every model once, each in a process of its own, in an
-order that turns from round to round; the limits of the machine are measured in every round. What is
-reported are medians over the rounds, and least and most.
+In a round, every engine runs every test of every model once, each engine in its own process. The
+order of the engines rotates from round to round. The limits of the machine are measured in every
+round. The report shows the median over the rounds, with minimum and maximum.
 """
 
 import argparse
@@ -36,7 +36,7 @@ SPEED = [["pp", 512, 0, 1], ["tg", 128, 0, 1], ["tg", 32, 2000, 1], ["tg", 32, 0
 SWEEP = [["tg", 32, depth, 1] for depth in (500, 1000, 4000)]
 SWEEP += [["tg", 32, 0, batch] for batch in (2, 8)]
 TESTS = {"tinyllama": SPEED, "smollm2": SPEED + SWEEP}
-# A prompt of 128 tokens by each tokenizer, and 32 tokens of answer.
+# Lengths of prompt and answer in tokens, and a prompt of that length for each tokenizer.
 START, PROMPT = (128, 32), {"tinyllama": "a" * 128, "smollm2": " the" * 128}
 PEERS = {
     "llama.cpp": ("peer_llama.py", "model-q8_0.gguf"),
@@ -52,12 +52,12 @@ def main():
     )
     steps = ["all", "setup", "run", "quality", "report"]
     parser.add_argument("step", nargs="?", choices=steps, default="all")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds to add (default: 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds to add (default: 5)")
     parser.add_argument("--engines", type=names(ENGINES), default=ENGINES, help=", ".join(ENGINES))
     parser.add_argument("--models", type=names(TESTS), default=list(TESTS), help=", ".join(TESTS))
-    parser.add_argument("--fresh", action="store_true", help="forget earlier rounds of these engines")
-    parser.add_argument("--threads", type=int, help="default: what `nanoinfer doctor` says")
-    parser.add_argument("--nanoinfer", type=pathlib.Path, help="binary (default: build it)")
+    parser.add_argument("--fresh", action="store_true", help="discard earlier rounds of these engines and models")
+    parser.add_argument("--threads", type=int, help="default: the number that `nanoinfer doctor` reports")
+    parser.add_argument("--nanoinfer", type=pathlib.Path, help="path of the binary (default: build it)")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs" / "comparison")
     args = parser.parse_args()
     args.nanoinfer = (args.nanoinfer or build()).resolve()
@@ -79,7 +79,7 @@ def names(known):
         chosen = text.split(",")
         unknown = set(chosen) - set(known)
         if unknown:
-            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: known are {', '.join(known)}")
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: unknown; expected {', '.join(known)}")
         return chosen
 
     return parse
@@ -103,7 +103,7 @@ def setup(args):
     clang = subprocess.run(["which", "clang-16"], capture_output=True).returncode == 0
     compiler = {"CC": "clang-16", "CXX": "clang++-16"} if clang else {}
     native = os.environ | compiler | {"CMAKE_ARGS": "-DGGML_NATIVE=ON"}
-    # A wheel that another compiler made for another project may lie in pip's cache.
+    # pip's cache may hold a wheel built with another compiler.
     pip += ["--no-cache-dir", "--no-binary", "llama-cpp-python"]
     subprocess.run([*pip, LLAMA_CPP], env=native, check=True)
     python("models.py", WORK / "models", args.nanoinfer)
@@ -157,7 +157,7 @@ def output(command):
 
 
 def measure(args, engine, model, threads):
-    """One engine's numbers: tokens per second of each test, and what starting it takes."""
+    """One engine's figures: tokens per second of each test, and the cost of starting it."""
     home = WORK / "models" / model
     if engine == "nanoinfer":
         return nanoinfer(args.nanoinfer, home / "model.nano", model, threads)
@@ -170,20 +170,20 @@ def measure(args, engine, model, threads):
 
 
 def few(engine, tests):
-    """PyTorch is slow: of it, a quarter of the tokens, and none of the sweeps."""
+    """Fewer tests for PyTorch, which is slow: a quarter of the tokens, and no sweeps."""
     if engine != "PyTorch":
         return tests
     return [[kind, n if kind == "pp" else n // 4, d, b] for kind, n, d, b in SPEED]
 
 
 def canonical(speeds):
-    """Names without the number of tokens, so that engines compare."""
+    """Drops the number of tokens from the names of the tests, so that engines can be compared."""
     short = lambda name: name.replace("tg128", "tg").replace("tg32", "tg").replace("tg8", "tg")
     return {short(name): tps for name, tps in speeds.items()}
 
 
 def nanoinfer(binary, file, model, threads):
-    """Its own benchmark in groups of tests, as it measures all depths with all batches."""
+    """Runs NanoInfer's own benchmark in groups, because one run combines all its depths and batches."""
     speeds, peak = {}, 0
     tests = TESTS[model]
     depths = sorted({d for kind, _, d, _ in tests if d})
@@ -211,7 +211,7 @@ def nanoinfer(binary, file, model, threads):
 
 
 def child(command):
-    """Runs a program; returns the JSON it prints, its seconds, and its peak of resident memory."""
+    """Runs a program; returns the JSON it prints, the elapsed seconds, and its peak resident memory in MB."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         environment = os.environ | {"COMPARE_START": str(time.time())}
         begin = time.perf_counter()

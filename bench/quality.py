@@ -1,10 +1,11 @@
-"""How far each engine's 8-bit and smaller weights are from the same model in float32.
+"""Divergence of each engine's 8-bit and smaller weights from the same model in float32.
 
-    quality.py NANOINFER MODELS TEXT OUT.json
+    quality.py NANOINFER MODEL_FOLDER TEXT OUT.json
 
-All predict the same 2,048 tokens in 4 windows of 512, from the first position on. The reference is
-transformers in float32. KL is Σ p·(log p − log q) in nats over the vocabulary, p the reference's,
-averaged over all positions. Bits per weight count tensors, not tokenizers.
+All engines predict the same 2,048 tokens, in 4 windows of 512, from the first position on. The
+reference is transformers in float32. KL is Σ p·(log p − log q) over the vocabulary, in nats, where p
+are the reference's probabilities, averaged over all positions. Bits per weight include all tensors,
+but not the tokenizer.
 """
 
 import ctypes
@@ -20,7 +21,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent / "engines"))
 from models import requantize
 
 WINDOW, WINDOWS = 512, 4
-# llama.cpp's numbers of file types.
+# File type numbers of llama.cpp.
 LLAMA = {"Q8_0": 7, "Q6_K": 18, "Q5_K_M": 17, "Q4_K_M": 15, "Q4_0": 2}
 
 
@@ -28,7 +29,7 @@ def main():
     nanoinfer, home, text, out = map(pathlib.Path, sys.argv[1:])
     from transformers import AutoModelForCausalLM
 
-    # Not by transformers, which makes <|endoftext|> of every blank when it converts this GGUF.
+    # Not with transformers, which turns every space into <|endoftext|> when it converts this GGUF.
     nano = home / "model.nano"
     tokenize = [nanoinfer, "tokenize", "--model", nano, "--json", "--text", text.read_text()]
     ids = json.loads(run(tokenize))["ids"]
@@ -73,7 +74,7 @@ def log_softmax(x):
 
 
 def compare(p, q):
-    """KL divergence of each position, and whether the likeliest token is the same."""
+    """For each position, the KL divergence and whether the most likely token is the same."""
     return (numpy.exp(p) * (p - q)).sum(axis=1), p.argmax(axis=1) == q.argmax(axis=1)
 
 

@@ -1,6 +1,6 @@
-"""From rounds to results: comparison.json, tables in comparison.md, and pictures.
+"""Turns rounds into results: comparison.json, tables in comparison.md, and plots.
 
-    report.py FOLDER        a folder that compare.py filled
+    report.py FOLDER        a folder filled by compare.py
 """
 
 import json
@@ -21,13 +21,13 @@ MODELS = {"tinyllama": "TinyLlama-1.1B's shape", "smollm2": "SmolLM2-135M-Instru
 TESTS = {
     "pp512": "prompt of 512 tokens, tokens/s",
     "tg": "decoding, tokens/s",
-    "tg@d2000": "decoding behind 2000 tokens, tokens/s",
+    "tg@d2000": "decoding after 2000 tokens of context, tokens/s",
     "tgx4": "decoding 4 sequences at once, tokens/s",
 }
 START = {
     "load_s": "loading, s",
-    "ready_s": "start of the process to ready, s",
-    "first_token_s": "start of the process to the first token, s",
+    "ready_s": "start-up to ready, s",
+    "first_token_s": "start-up to first token, s",
     "peak_mb": "peak memory, MB",
 }
 PARAMETERS = {"tinyllama": 1100048384, "smollm2": 134515008}
@@ -55,7 +55,7 @@ def main():
 
 
 def summarize(rounds):
-    """{model: {engine: {figure: [median, least, most, rounds]}}}"""
+    """{model: {engine: {figure: [median, minimum, maximum, rounds]}}}"""
     values = {}
     for r in rounds:
         into = values.setdefault(r["model"], {}).setdefault(r["engine"], {})
@@ -81,7 +81,7 @@ def dates(rounds):
 
 
 def limits(rounds):
-    """Each the median over the rounds of that round's median, with least and most."""
+    """For each limit, the median over the rounds of the round's median, with minimum and maximum."""
     values = {key: [r["limits"][key][0] for r in rounds] for key in ("bandwidth", "int8")}
     return {key: [statistics.median(v), min(v), max(v)] for key, v in values.items()}
 
@@ -96,7 +96,7 @@ def markdown(whole):
         f"({limit['bandwidth'][1] / 1e9:.1f}–{limit['bandwidth'][2] / 1e9:.1f}), int8 "
         f"{limit['int8'][0] / 1e12:.2f} TOPS. Versions: "
         + "; ".join(f"{e} {', '.join(v)}" for e, v in whole["versions"].items())
-        + ". Median (least–most) of the rounds.",
+        + ". Median (minimum–maximum) of the rounds.",
     ]
     for model, engines in whole["results"].items():
         present = [e for e in ORDER if e in engines]
@@ -118,18 +118,18 @@ def markdown(whole):
             ]
         text += [
             "",
-            "Against transformers in float32, all positions of 4 windows of 512 tokens. The float32 model is",
-            "itself made of a Q4_1 file. Its rows of 576 are no multiple of 256, so that llama.cpp stores part",
-            "of a K-quant in other formats.",
+            "Divergence is relative to transformers in float32, over all positions of 4 windows of 512 tokens. The",
+            "float32 model was itself made from a Q4_1 file. Its rows have 576 weights, not a multiple of 256, so",
+            "llama.cpp stores parts of the K-quants in other formats.",
         ]
     pictures = {
-        "speed": "Tokens per second, with least and most",
-        "depth": "Decoding against the context before it",
-        "batch": "Decoding against sequences at once",
-        "roofline": "Each engine below the limits of the machine",
+        "speed": "Tokens per second, with minimum and maximum",
+        "depth": "Decoding speed versus context length",
+        "batch": "Decoding speed versus number of sequences",
+        "roofline": "Each engine compared with the limits of the machine",
     }
     if whole["quality"]:
-        pictures["quality"] = "Divergence from float32 against bits per weight"
+        pictures["quality"] = "Divergence from float32 versus bits per weight"
     text += [f"\n![{alt}]({name}.svg)" for name, alt in pictures.items()]
     return "\n".join(text) + "\n"
 
@@ -144,7 +144,7 @@ def cell(value):
 
 def style():
     matplotlib.rcParams |= {
-        "svg.hashsalt": "nanoinfer",  # the same picture from the same numbers
+        "svg.hashsalt": "nanoinfer",  # same numbers, same picture
         "svg.fonttype": "none",
         "font.family": "sans-serif",
         "font.sans-serif": ["DejaVu Sans"],
@@ -163,12 +163,12 @@ def save(figure, path):
 
 
 def bars(results, path):
-    """One panel per test and model: a bar per engine, with least and most."""
+    """One panel per test and model, with a bar per engine and error bars from minimum to maximum."""
     models = [m for m in MODELS if m in results]
     figure, axes = plt.subplots(
         len(models), len(TESTS), figsize=(12, 2.1 * len(models)), squeeze=False, layout="constrained"
     )
-    titles = ["prompt of 512", "decoding", "behind 2000 tokens", "4 sequences"]
+    titles = ["prompt of 512", "decoding", "after 2000 tokens", "4 sequences"]
     for row, model in zip(axes, models):
         engines = [e for e in ORDER if e in results[model]]
         for axis, key, title in zip(row, TESTS, titles):
@@ -208,7 +208,7 @@ def lines(results, form, at, label, path):
 
 
 def roofline(results, limit, path):
-    """Operations per second against operations per byte of weights, cache left out."""
+    """Operations per second versus operations per byte of weights, without the KV cache."""
     figure, axis = plt.subplots(figsize=(6.4, 4))
     bandwidth, int8 = limit["bandwidth"][0] / 1e9, limit["int8"][0] / 1e9
     ridge = int8 / bandwidth

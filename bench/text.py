@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fetches the text that published quality figures are measured with.
+"""Fetches the text for the published quality figures.
 
     bench/text.py OUT.txt
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Makes docs/chat.png: the real chat in tmux, captured in the middle of an answer.
+"""Makes docs/chat.png: the real chat in tmux, captured while it answers.
 
     python3 -m venv venv && venv/bin/pip install rich resvg-py
     venv/bin/python tools/chat_picture.py target/release/nanoinfer docs/chat.png
 
-Needs tmux and the font DejaVu Sans Mono.
+Needs tmux and the DejaVu Sans Mono font.
 """
 
 import os
@@ -42,7 +42,7 @@ def capture(program):
     try:
         tmux("set", "-t", "picture", "status", "off")
         wait_for("ready")
-        time.sleep(3)  # the memory's bandwidth is being measured
+        time.sleep(3)  # wait until the memory bandwidth has been measured
         tmux("send-keys", "-t", "picture", "F2")
         tmux("send-keys", "-t", "picture", FIRST, "Enter")
         wait_for("reused")

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Checks that no crate has a circle of modules, and which crates know which.
+"""Checks that no crate has a cycle of modules, and that crates depend only on those they may.
 
     python3 tools/check_layers.py [REPOSITORY]
     python3 tools/check_layers.py --self-test
 
-A module is a file. One knows another when a path in its code, tests left out, leads to something that
-the other defines; re-exports are followed to the definition. Declaring a child (`mod x;`) and
-re-exporting what it defines is not knowing it. Method calls name no module and do not count.
+A module is a file. Module A depends on module B if a path in A's code, excluding tests, leads to an item that
+B defines; re-exports are followed to the definition. Declaring a child (`mod x;`) and re-exporting its items
+is not a dependency. Method calls name no module and do not count.
 
-A `mod x { … }` belongs to the module of its file, so two of them in one file never make a circle.
+A `mod x { … }` belongs to the module of its file, so two of them in one file never form a cycle.
 """
 
 import re
@@ -17,7 +17,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-# What each crate may depend on, tests left out. The root package is the binary.
+# Allowed dependencies of each crate, excluding tests. The root package is the binary and the library.
 ALLOWED = {
     "nanoinfer": {"engine", "format", "hub", "interface", "kernels", "packer", "platform", "text"},
     "interface": {"engine", "platform", "text"},
@@ -29,7 +29,7 @@ ALLOWED = {
     "platform": set(),
     "text": set(),
 }
-# Packages that speak to an operating system: only platform may depend on them, and tests.
+# Packages that call the operating system: only platform and tests may depend on them.
 SYSTEM = {"ctrlc", "fs2", "fs4", "libc", "nix", "rustix", "signal-hook", "winapi", "windows", "windows-sys"}
 
 TOKEN = re.compile(
@@ -48,10 +48,10 @@ OPEN, CLOSE = "([{", ")]}"
 
 
 def tokens(source):
-    """`source` as (token, line), without comments, strings, lifetimes and what only tests have."""
+    """`source` as (token, line), without comments, strings, lifetimes and test-only code."""
     while match := re.search(r"/\*(?:(?!/\*|\*/).)*\*/", source, re.DOTALL):  # innermost first
-        blank = "\n" * match[0].count("\n")
-        source = source[: match.start()] + blank + source[match.end() :]
+        newlines = "\n" * match[0].count("\n")
+        source = source[: match.start()] + newlines + source[match.end() :]
     found, line = [], 1
     for match in TOKEN.finditer(source):
         if match["token"]:
@@ -74,7 +74,7 @@ def without_tests(found):
 
 
 def only_tests(attribute):
-    """Whether `attribute` is a `#[cfg(…)]` with `test` by itself or within `all(…)` only."""
+    """Whether `attribute` is a `#[cfg(…)]` with `test` alone or only within `all(…)`."""
     around = []
     for token, following in zip(attribute, attribute[1:]):
         if following == "(":
@@ -96,7 +96,7 @@ def closing(found, at):
 
 
 def end_of_item(found, at):
-    """Where the item, field, variant, argument or statement that starts at `at` is over."""
+    """The end of the item, field, variant, argument or statement that starts at `at`."""
     angles, where = 0, False
     while at < len(found):
         token = found[at][0]
@@ -105,7 +105,7 @@ def end_of_item(found, at):
         if token == ";" or (token == "," and angles <= 0 and not where):
             return at + 1
         angles += (token == "<") - (token == ">" and found[at - 1][0] not in "-=")  # not `->`, `=>`
-        where = where or token == "where"  # its bounds have commas between them
+        where = where or token == "where"  # its bounds are separated by commas
         at = closing(found, at) if token in OPEN else at
         if token == "{":
             return at + 1
@@ -114,7 +114,7 @@ def end_of_item(found, at):
 
 
 class Module:
-    """What a file, or a `mod x { … }` in one, declares, and the paths in its code."""
+    """The declarations of a file, or of a `mod x { … }` in a file, and the paths in its code."""
 
     def __init__(self, parent, node, folder, found):
         self.parent, self.node = parent, node
@@ -162,7 +162,7 @@ class Module:
         sys.exit(f"{self.node}, line {line}: `mod {name};` has no file {folder / name}.rs or {folder / name}/mod.rs")
 
     def read_use(self, found, prefix, public, outside):
-        """One tree of a `use`: `a::{b, c::d as e, f::*}`."""
+        """Reads one tree of a `use`: `a::{b, c::d as e, f::*}`."""
         path, at = list(prefix), 0
         while at < len(found) and found[at][0] not in ("{", "as"):
             path += [found[at][0]] if found[at][0] != "::" else []
@@ -197,14 +197,14 @@ class Module:
         return self.parent.root() if self.parent else self
 
     def resolve(self, path, seen=()):
-        """The module that defines what `path` means here; None for another crate's or no path."""
+        """The module that defines `path` as seen from here; None if unresolved or in another crate."""
         first, *rest = path
         here = {"crate": self.root(), "self": self, "super": self.parent}.get(first)
         return here.descend(rest, seen) if here else self.descend(path, seen, exact=True)
 
     def descend(self, path, seen, exact=False):
         if not path:
-            return None  # a module by itself: what is used of it has a path of its own
+            return None  # only a module: each use of its items has its own path
         first, *rest = path
         if (self, first) in seen:
             return None
@@ -223,10 +223,10 @@ class Module:
             module = self.module(glob)
             if module and (hit := module.descend(path, seen, exact=True)):
                 return hit
-        return None if exact else self  # else a macro has defined it
+        return None if exact else self  # presumably defined by a macro
 
     def module(self, path):
-        """The module that `path` names, if it names one."""
+        """The module that `path` names, if any."""
         here = self
         for at, name in enumerate(path):
             if name in ("crate", "self", "super"):
@@ -261,8 +261,8 @@ def edges_of(root_file):
     return found
 
 
-def circles(edges):
-    """The strongly connected sets of more than one module."""
+def cycles(edges):
+    """The strongly connected components of more than one module."""
     after = {}
     for a, b in edges:
         after.setdefault(a, set()).add(b)
@@ -277,11 +277,11 @@ def circles(edges):
 
     reached = {a: reach(a) for a in after}
     found = {frozenset(b for b in reached[a] if a in reached.get(b, ())) for a in after}
-    return sorted(sorted(circle) for circle in found if circle)
+    return sorted(sorted(cycle) for cycle in found if cycle)
 
 
 def dependencies(manifest, shared):
-    """The packages that `manifest` depends on, tests left out; `shared` is the workspace's table."""
+    """The packages that `manifest` depends on, excluding tests; `shared` is the workspace's table."""
     for table in [manifest, *manifest.get("target", {}).values()]:
         for kind in "dependencies", "build-dependencies":
             for key, details in table.get(kind, {}).items():
@@ -291,7 +291,7 @@ def dependencies(manifest, shared):
 
 
 def check_crates(repository):
-    """Prints the circles of every crate and the arrows that no table allows; counts them."""
+    """Prints all cycles within crates and all forbidden dependencies; returns their number."""
     wrong = 0
     shared = tomllib.loads((repository / "Cargo.toml").read_text())["workspace"].get("dependencies", {})
     for manifest in [repository / "Cargo.toml", *sorted(repository.glob("crates/*/Cargo.toml"))]:
@@ -310,17 +310,17 @@ def check_crates(repository):
 
 
 def check_modules(name, edges):
-    """Prints the circles of modules and the commands that import another; counts them."""
-    found = circles(edges)
-    for circle in found:
-        print(f"{name}: a circle of {', '.join(circle)}")
+    """Prints the cycles of modules and the imports between commands; returns their number."""
+    found = cycles(edges)
+    for cycle in found:
+        print(f"{name}: cycle of {', '.join(cycle)}")
         for (a, b), why in sorted(edges.items()):
-            if a in circle and b in circle:
+            if a in cycle and b in cycle:
                 print(f"    {a} -> {b}  ({why})")
     crossing = [(a, b, why) for (a, b), why in sorted(edges.items()) if are_two_commands(a, b)]
     for a, b, why in crossing:
         print(f"{name}: the command {a} imports {b} ({why}); move it to a shared module")
-    print(f"{name}: {len(edges)} arrows between modules, {len(found)} circles")
+    print(f"{name}: {len(edges)} dependencies between modules, {len(found)} cycles")
     return len(found) + len(crossing)
 
 
@@ -329,7 +329,7 @@ def are_two_commands(a, b):
     return a[0] == b[0] == "commands" and len(a) > 1 and len(b) > 1 and a[1] != b[1]
 
 
-# A rule each: files, and the arrows that they make.
+# For each rule: files, and the edges that they produce.
 EXAMPLES = {
     "a path through the root": ({"lib": "mod a; mod b;", "a": "use crate::b::B;", "b": "pub struct B;"}, "a>b"),
     "a re-export is followed to the definition": (
@@ -341,33 +341,33 @@ EXAMPLES = {
         "a>b a>c",
     ),
     "a path in code": ({"lib": "mod a; mod b;", "a": "fn f() { crate::b::g(); }", "b": "fn g() {}"}, "a>b"),
-    "a module's name is no arrow, what is used of it is": (
+    "a module's name is not an edge, a use of its item is": (
         {"lib": "mod a; mod b; mod c;", "a": "use crate::{b, c}; fn f() { c::g() }", "b": "", "c": "fn g() {}"},
         "a>c",
     ),
-    "a module that is re-exported by another": (
+    "a module re-exported by another": (
         {"lib": "mod a; mod b;", "a": "use crate::b::c; fn f() { c::g() }", "b": "pub mod c;", "b/c": "fn g() {}"},
         "a>b::c",
     ),
-    "declaring and re-exporting a child is no arrow": (
+    "declaring and re-exporting a child is not an edge": (
         {"lib": "mod a;", "a": "mod b; pub(crate) use b::B;", "a/b": "use super::A; struct B;"},
         "a::b>a",
     ),
-    "using a child's item is one": (
+    "using a child's item is an edge": (
         {"lib": "mod a;", "a": "mod b; pub use b::B; struct A(B);", "a/b": "use super::A; struct B;"},
         "a>a::b a::b>a",
     ),
-    "a variable of the same name is none": (
+    "a variable of the same name is not an edge": (
         {"lib": "mod a;", "a": "mod b; pub use b::f; fn g() { let f = 1; f + 1; S { f: 2 } }", "a/b": "fn f() {}"},
         "",
     ),
-    "a sibling by way of the parent's re-export": (
+    "a sibling through the parent's re-export": (
         {"lib": "mod a;", "a": "mod b; mod c; pub use b::B;", "a/b": "struct B;", "a/c": "use super::B;"},
         "a::c>a::b",
     ),
-    "what the root defines": ({"lib": "mod a; pub const N: usize = 1;", "a": "use crate::N;"}, "a>lib"),
+    "an item of the root": ({"lib": "mod a; pub const N: usize = 1;", "a": "use crate::N;"}, "a>lib"),
     "another crate's names": ({"lib": "mod a; pub use serde::De;", "a": "use crate::De; use std::io;"}, ""),
-    "all that a parent has": (
+    "a glob import of the parent": (
         {"lib": "mod a; mod b;", "a": "mod c; use crate::b::B; struct A;", "a/c": "use super::*; fn f(_: A, _: B) {}", "b": "struct B;"},
         "a>b a::c>a a::c>b",
     ),
@@ -385,7 +385,7 @@ EXAMPLES = {
         },
         "",
     ),
-    "what is not for tests alone": (
+    "code that is not only for tests": (
         {
             "lib": "mod a; mod b; mod c;",
             "a": '#[cfg(any(test, feature = "x"))] use crate::b::B; #[cfg(not(test))] use crate::c::C;',
@@ -394,7 +394,7 @@ EXAMPLES = {
         },
         "a>b a>c",
     ),
-    "what is for tests alone, among other conditions": (
+    "test-only code with further conditions": (
         {
             "lib": "mod a; mod b;",
             "a": "#[cfg(all(not(miri), test))] use crate::b::B; #[cfg(all(test, any(unix, windows)))] use crate::b::B;",
@@ -402,7 +402,7 @@ EXAMPLES = {
         },
         "",
     ),
-    "a field for tests, and the next one": (
+    "a test-only field, and the next field": (
         {
             "lib": "mod a; mod b; mod c;",
             "a": "struct S { #[cfg(test)] pub x: Map<crate::b::B, fn(u8) -> crate::b::B>, y: crate::c::C }",
@@ -411,7 +411,7 @@ EXAMPLES = {
         },
         "a>c",
     ),
-    "a variant for tests, and the next one": (
+    "a test-only variant, and the next variant": (
         {
             "lib": "mod a; mod b; mod c;",
             "a": "enum E { #[cfg(test)] X(u8, crate::b::B), #[cfg(test)] Z, Y(crate::c::C) }",
@@ -420,7 +420,7 @@ EXAMPLES = {
         },
         "a>c",
     ),
-    "the last field for tests, and the next item": (
+    "a test-only last field, and the next item": (
         {
             "lib": "mod a; mod b; mod c;",
             "a": "struct S { #[cfg(test)] x: crate::b::B } fn f(#[cfg(test)] x: crate::b::B) -> crate::c::C {}",
@@ -429,7 +429,7 @@ EXAMPLES = {
         },
         "a>c",
     ),
-    "an item for tests, with commas": (
+    "a test-only item with commas": (
         {
             "lib": "mod a; mod b;",
             "a": "#[cfg(test)] impl<T, U> A<T, U> for S where T: X, U: Y { fn f(_: crate::b::B) {} }",
@@ -437,15 +437,15 @@ EXAMPLES = {
         },
         "",
     ),
-    "two modules within one file are one": (
+    "two modules within one file count as one": (
         {"lib": "mod a;", "a": "mod m { use super::n::N; struct M; } mod n { use super::m::M; struct N; }"},
         "",
     ),
-    "a variant brought into a function": (
+    "a variant imported into a function": (
         {"lib": "mod a; mod b; mod c;", "a": "use crate::c::X; use crate::b::K; fn f() { use K::{X, Y}; }", "b": "enum K {}", "c": "struct X;"},
         "a>b a>c",
     ),
-    "what a macro defines": ({"lib": "mod a; mod b;", "a": "use crate::b::Made;", "b": "make!(Made);"}, "a>b"),
+    "an item defined by a macro": ({"lib": "mod a; mod b;", "a": "use crate::b::Made;", "b": "make!(Made);"}, "a>b"),
 }
 
 
@@ -462,7 +462,7 @@ rustix = "1"
 """
 
 
-def arrows(files):
+def edge_names(files):
     with tempfile.TemporaryDirectory() as folder:
         for name, text in files.items():
             path = Path(folder, f"{name}.rs")
@@ -473,11 +473,11 @@ def arrows(files):
 
 def self_test():
     for rule, (files, expected) in EXAMPLES.items():
-        found = arrows(files)
-        assert found == sorted(expected.split()), f"{rule}: {found} and not {expected}"
+        found = edge_names(files)
+        assert found == sorted(expected.split()), f"{rule}: found {found}, expected {expected}"
     for declaration in '#[path = "b.rs"] mod a;', "macro_rules! m { () => { mod a; } }":
         try:
-            arrows({"lib": declaration, "b": ""})
+            edge_names({"lib": declaration, "b": ""})
         except SystemExit as error:
             assert "`mod a;` has no file" in str(error)
         else:
@@ -486,8 +486,8 @@ def self_test():
     found = sorted(dependencies(tomllib.loads(MANIFEST), shared))
     assert found == ["libc", "nanoinfer-format", "nanoinfer-kernels", "nanoinfer-text", "plain"], found
     pairs = [("a", "b"), ("b", "c"), ("c", "a"), ("c", "d"), ("d", "e"), ("e", "f"), ("f", "e")]
-    assert circles(pairs) == [["a", "b", "c"], ["e", "f"]]
-    assert circles(pairs[:2]) == []
+    assert cycles(pairs) == [["a", "b", "c"], ["e", "f"]]
+    assert cycles(pairs[:2]) == []
     assert are_two_commands("commands::chat", "commands::bench::limits")
     assert not are_two_commands("commands::bench", "commands::bench::table")
     assert not are_two_commands("commands", "commands::bench")

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Fails if a source file outside crates/platform names an operating system; tools/check_layers.py looks at
-# the manifests. There are two exceptions: the kernels where they detect AMX, which a system has to
-# permit, and the line with which the doctor prints the system's name. Tests and examples may.
-# It reads single lines: of a `cfg` over several lines it sees only `target_os` and the like.
+# Fails if a source file outside crates/platform names an operating system; tools/check_layers.py checks the
+# manifests. There are two exceptions: the kernels where they detect AMX, which the operating system has to
+# permit, and the line that prints the system's name in the doctor. Tests and examples are exempt.
+# The search is line by line: in a `cfg` over several lines, it finds only `target_os` and the like.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,7 +20,7 @@ search() { grep -E "$@" || [ $? = 1 ]; }
 found=$(search -rn "$names" src crates/*/src --include='*.rs' | search -v "$allowed")
 if [ -n "$found" ]; then
   echo "$found"
-  echo "these lines name an operating system: move what they do to crates/platform" >&2
+  echo "these lines name an operating system: move the code to crates/platform" >&2
   exit 1
 fi
 echo "only crates/platform names an operating system"

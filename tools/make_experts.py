@@ -3,13 +3,13 @@
     pip install torch transformers==5.24 safetensors
     python3 tools/make_experts.py mixtral-experts qwen3-experts olmoe-experts
 
-To add a model, add a line to MODELS. The files are those of make_goldens.py.
+To add a model, add it to MODELS. The output files have the same format as those of make_goldens.py.
 
 If the scores of two experts are nearly equal, a rounding error decides which of them a token uses, and
-everything after it differs, so that no test with 8-bit weights could have a bound. Therefore each
-token's embedding points to some experts, and the seed with the clearest decisions is chosen. The
-smallest gap between the last expert chosen and the first one not chosen, over all tokens and layers,
-is recorded.
+everything after it differs, so a test with 8-bit weights could not have a bound. Therefore, each token's
+embedding points towards some of the experts, and the seed with the clearest decisions is used. The
+smallest gap between the scores of the last selected and the first unselected expert, over all tokens
+and layers, is recorded.
 """
 
 import json
@@ -26,15 +26,15 @@ COMMON = dict(
     pad_token_id=0, tie_word_embeddings=False, attn_implementation="eager",
 )
 MODELS = {
-    # 6 experts: fewer than the rows of a panel; a width that is not a multiple of a group.
+    # 6 experts, fewer than a panel has rows; the width is not a multiple of the group size.
     "mixtral-experts": lambda: transformers.MixtralForCausalLM(transformers.MixtralConfig(
         **COMMON, intermediate_size=40, num_local_experts=6, num_experts_per_tok=2,
         sliding_window=None)),
-    # More experts than the rows of a panel; none on the first layer; normalized weights.
+    # More experts than a panel has rows; none on the first layer; normalized weights.
     "qwen3-experts": lambda: transformers.Qwen3MoeForCausalLM(transformers.Qwen3MoeConfig(
         **COMMON, head_dim=24, intermediate_size=80, moe_intermediate_size=24, num_experts=17,
         num_experts_per_tok=4, mlp_only_layers=[0], norm_topk_prob=True)),
-    # Norms over all queries and keys of a token; the softmax is over all experts.
+    # Norms over all queries and over all keys of a token; the softmax is over all experts.
     "olmoe-experts": lambda: transformers.OlmoeForCausalLM(transformers.OlmoeConfig(
         **COMMON, intermediate_size=32, num_experts=8, num_experts_per_tok=3)),
 }
@@ -43,12 +43,12 @@ OUT = Path(__file__).resolve().parent.parent / "tests" / "data" / "tiny"
 
 
 def randomize(model, seed):
-    """Random weights whose outputs are about as large as their inputs, rounded to bfloat16."""
+    """Sets random weights, rounded to bfloat16, that keep outputs about as large as inputs."""
     g = torch.Generator().manual_seed(seed)
     random = lambda *shape: torch.randn(*shape, generator=g)
     d, k = model.config.hidden_size, model.config.num_experts_per_tok
     n = next(p.shape[0] for name, p in model.named_parameters() if name.endswith("mlp.gate.weight"))
-    experts = torch.linalg.qr(random(d, n)).Q.T  # one direction each
+    experts = torch.linalg.qr(random(d, n)).Q.T  # one direction per expert
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.dim() == 1:
@@ -65,7 +65,7 @@ def randomize(model, seed):
 
 
 def watch(model, gaps):
-    """Appends the gap of every routing decision to `gaps`."""
+    """Appends the smallest gap of each layer's routing decisions to `gaps`."""
     k = model.config.num_experts_per_tok
 
     def hook(module, args):

@@ -4,14 +4,14 @@
     pip install torch transformers==5.24 safetensors
     python3 tools/make_goldens.py [NAME …]
 
-To add a model, add a function that returns its config; `_` in the name of the function becomes `-`
-in that of the folder. Every trait of the architecture should be in use. Models with experts are made
-by make_experts.py.
+To add a model, add a function that returns its config; `_` in the name of the function becomes `-` in
+the name of the folder. The model should use every trait of the architecture. Models with experts are
+made by make_experts.py.
 
-A model has random weights and is saved as a Hugging Face folder, together with the output of
-transformers (eager attention, float32): `golden.json` with a prompt, the 24 tokens of greedy decoding
-and the smallest gap on the way between the two largest logits; `golden.safetensors` with the logits
-after every token of the prompt.
+Each model has random weights and is saved as a Hugging Face folder, together with the output of
+transformers (eager attention, float32). `golden.json` contains a prompt, 24 greedily decoded tokens and
+the smallest gap between the two largest logits during decoding; `golden.safetensors` contains the
+logits after every token of the prompt.
 
 Norms and biases are random too: with the ones and zeros of a fresh model, many errors would go
 unnoticed. Weights are rounded to bfloat16, and the reference is computed from the rounded values.
@@ -36,8 +36,8 @@ MODELS, CAPACITIES = {}, {}
 
 
 def golden(capacity=None):
-    """Registers a function that returns a config. `capacity` is that of the session whose logits are
-    recorded, for models whose RoPE frequencies depend on it."""
+    """Registers a function that returns a config. `capacity` is the capacity of the session whose logits
+    are recorded, for models whose RoPE frequencies depend on it."""
 
     def register(function):
         name = function.__name__.replace("_", "-")
@@ -51,20 +51,20 @@ def golden(capacity=None):
 
 @golden()
 def gemma2():
-    """Norms before and after, soft caps low enough to matter, windows on every other layer."""
+    """Pre- and post-norms, soft caps low enough to matter, windows on every other layer."""
     return transformers.Gemma2Config(**COMMON, head_dim=16, query_pre_attn_scalar=24,
         sliding_window=16, attn_logit_softcapping=2.0, final_logit_softcapping=3.0)
 
 
 @golden()
 def olmo2():
-    """Norms after only; one norm over all queries of a token, one over all keys."""
+    """Only post-norms; one norm over all queries of a token and one over all keys."""
     return transformers.Olmo2Config(**COMMON, rope_theta=500000.0)
 
 
 @golden()
 def smollm3():
-    """The second layer of every two has no RoPE."""
+    """Every second layer has no RoPE."""
     return transformers.SmolLM3Config(**COMMON, no_rope_layer_interval=2, tie_word_embeddings=True)
 
 
@@ -84,7 +84,7 @@ def ministral():
 
 @golden()
 def qwen3_yarn():
-    """YaRN, which rescales attention too."""
+    """YaRN, which also rescales attention."""
     return transformers.Qwen3Config(**COMMON, head_dim=32, rope_parameters=dict(
         rope_type="yarn", factor=4.0, original_max_position_embeddings=128, rope_theta=10000.0))
 
@@ -120,19 +120,19 @@ def phi4_short():
 
 @golden(capacity=512)
 def phi4_long():
-    """The same beyond the original context, with the other divisors."""
+    """The same beyond the original context, with the long factors."""
     return phi3_longrope(24, 2.0)
 
 
 @golden()
 def exaone4():
-    """Norms after only, and of queries and keys; layers without a window have no RoPE."""
+    """Only post-norms, norms of queries and keys; layers without a window have no RoPE."""
     return transformers.Exaone4Config(**COMMON, sliding_window=16, sliding_window_pattern=2)
 
 
 @golden()
 def exaone4_full():
-    """Without windows every layer has RoPE, here with `llama3` scaling."""
+    """Without windows, every layer has RoPE, here with `llama3` scaling."""
     return transformers.Exaone4Config(**COMMON, sliding_window=None, tie_word_embeddings=True,
         layer_types=["full_attention"] * 2, rope_parameters=dict(
             rope_type="llama3", rope_theta=1000000.0, factor=16.0, low_freq_factor=1.0,
@@ -153,7 +153,7 @@ def seed_oss_biases():
 
 
 def randomize(model, seed):
-    """Outputs about as large as inputs, norms about 1, biases large enough to matter."""
+    """Sets random weights: outputs about as large as inputs, norms about 1, biases large enough to matter."""
     g = torch.Generator().manual_seed(seed)
     one_plus = "gemma" in model.config.model_type
     for name, p in model.named_parameters():
@@ -169,12 +169,12 @@ def randomize(model, seed):
 
 
 def fix_capacity(model, capacity):
-    """Uses the frequencies of a session of this capacity, whatever the length of the text."""
+    """Uses the frequencies of a session of this capacity, regardless of the length of the text."""
     rotary = model.model.rotary_emb
     kind = rotary.rope_type
     init = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS[kind]
     frequencies, rotary.attention_scaling = init(model.config, "cpu", seq_len=capacity)
-    rotary.rope_type = "default"  # so that the decorator of `forward` changes nothing
+    rotary.rope_type = "default"  # so that the decorator of `forward` does not update them
     rotary.inv_freq = rotary.original_inv_freq = frequencies
 
 

@@ -2,10 +2,10 @@
 # Makes one portable binary for this target, with manual pages and shell completions:
 #   target/dist/nanoinfer-VERSION-TARGET.tar.gz
 #
-# The binary is built for the oldest CPU of the target; the kernels of every instruction set are in
-# it, and the best is chosen when it starts. If the toolchain has the musl target of this
-# architecture (rustup target add x86_64-unknown-linux-musl), it is built for that and needs no
-# system library at all; else it is built for glibc and runs where the glibc is at least as new.
+# The binary is built for the oldest CPU of the target. It contains the kernels of every instruction set
+# and selects the best at start-up. If the toolchain has the musl target of this architecture (rustup
+# target add x86_64-unknown-linux-musl), the binary is built for it and needs no system libraries.
+# Otherwise it is built for glibc and runs on systems whose glibc is at least as new.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,7 +17,7 @@ if [ -z "$target" ]; then
   if rustup target list --installed 2>/dev/null | grep -qx "$musl"; then target=$musl; fi
 fi
 
-# Whatever the builder's settings say: nothing of this machine's CPU, nor its folders, in the binary.
+# Overrides the builder's settings: the binary must not depend on this machine's CPU or contain its paths.
 remap="--remap-path-prefix=$PWD=nanoinfer --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
 RUSTFLAGS="$remap" cargo build --release --locked --target "$target" \
   --config 'profile.release.strip="symbols"' --target-dir target/dist/build >&2
@@ -36,7 +36,7 @@ done
 tar -C target/dist --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -c "$name" \
   | gzip -n9 > "target/dist/$name.tar.gz"
 
-# One CPU feature too many and it would not start on an old machine; its choice must be at run time.
+# The instruction set must be selected at run time: one CPU feature too many, and an old CPU fails.
 for isa in scalar avx2; do
   NANOINFER_ISA=$isa "$binary" doctor --json | grep -q "\"used\":\"$isa\""
 done

@@ -1,4 +1,4 @@
-"""llama.cpp through the C interface of llama-cpp-python, as llama-bench drives it."""
+"""llama.cpp through the C interface of llama-cpp-python, driven as by llama-bench."""
 
 import llama_cpp as C
 from protocol import serve, tokens
@@ -22,7 +22,7 @@ class Engine:
         options.n_batch, options.n_ubatch = 2048, UBATCH
         options.n_threads = options.n_threads_batch = threads
         self.handle = C.llama_init_from_model(self.model, options)
-        assert self.handle, "llama.cpp cannot make a context"
+        assert self.handle, "llama.cpp cannot create a context"
         self.memory = C.llama_get_memory(self.handle)
         self.vocab = C.llama_vocab_n_tokens(C.llama_model_get_vocab(self.model))
         self.batch = C.llama_batch_init(UBATCH, 0, 1)
@@ -38,7 +38,7 @@ class Engine:
         self.at = 0
 
     def run(self, entries):
-        """One pass of (token, position, sequence, whether logits are wanted)."""
+        """Runs one pass over `entries`: (token, position, sequence, whether logits are requested)."""
         self.batch.n_tokens = len(entries)
         for i, (token, position, sequence, logits) in enumerate(entries):
             self.batch.token[i], self.batch.pos[i] = token, position

@@ -1,4 +1,4 @@
-"""OpenVINO GenAI with 8-bit weights, by its own pipeline and its own clock."""
+"""OpenVINO GenAI with 8-bit weights, using its own pipeline and its own timings."""
 
 import numpy
 import openvino
@@ -12,7 +12,7 @@ class Engine:
     PER_BATCH = False
 
     def __init__(self, model, threads, room, batch):
-        # The pipeline's own best: paged attention. A cache of prefixes would skip what is timed.
+        # The pipeline's fastest mode, paged attention. A prefix cache would skip the work to be timed.
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.enable_prefix_caching = False
         scheduler.max_num_batched_tokens = 4096
@@ -36,7 +36,7 @@ class Engine:
         return self.pipe.generate(inputs, config)
 
     def context(self, ids, batch):
-        """It is there only when something follows it, so `decode` fills it."""
+        """Only remembers the prompt: the pipeline computes it when it generates, in `decode`."""
         self.prompt = list(ids)
 
     def prefill(self, ids, batch):
@@ -45,7 +45,7 @@ class Engine:
 
     def decode(self, n, batch):
         result = self.generate(batch, n + 1)
-        # Microseconds of every pass, those of the prompt first.
+        # Microseconds per pass, beginning with those of the prompt.
         passes = list(result.perf_metrics.raw_metrics.token_infer_durations)
         return sum(passes[-n:]) / 1e6
 

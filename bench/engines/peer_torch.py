@@ -1,4 +1,4 @@
-"""Naive PyTorch: transformers in float32, as its documentation shows it."""
+"""Plain PyTorch: transformers in float32, used as its documentation shows."""
 
 import torch
 from protocol import serve, tokens

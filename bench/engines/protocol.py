@@ -1,13 +1,13 @@
-"""What the peers share: which tests there are, and what is printed.
+"""The interface of the peers: their tests and their output.
 
-A peer is a program that gets a model and tests, and prints one JSON object:
+A peer is a program that receives a model and tests, and prints one JSON object:
 
     python peer.py MODEL --threads 2 --tests '[["pp",512,0,1],["tg",32,2000,1]]'
-    python peer.py MODEL --threads 2 --start 128,32        load, prompt, answer: as a user starts it
+    python peer.py MODEL --threads 2 --start 128,32        load, prompt, answer: as a user would
 
-A test is (kind, tokens, depth, batch), as in `nanoinfer bench`. Tokens are random, nothing is
-sampled, no text is made. What fills the context before a test is not timed. Every test runs once,
-after a warm-up of one token.
+A test is (kind, tokens, depth, batch), as in `nanoinfer bench`. Tokens are random; nothing is
+sampled, and no text is produced. Filling the context before a test is not timed. Every test runs
+once, after a warm-up of one token.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def arguments():
     parser.add_argument("model")
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--tests", type=json.loads, default=[])
-    parser.add_argument("--start", help="prompt and answer, in tokens")
+    parser.add_argument("--start", help="lengths of prompt and answer, in tokens")
     return parser.parse_args()
 
 
@@ -38,14 +38,14 @@ def name(test):
 
 
 def since_start():
-    """Seconds since the process was started, Python's own start included."""
+    """Seconds since the process was started, including the start of Python."""
     return time.time() - float(os.environ["COMPARE_START"])
 
 
 def serve(engine_class):
-    """Runs what was asked for with `engine_class(model, threads, room, batch)`, an object with
-    `vocab`, `forget()`, `prefill(ids, batch)`, `decode(n, batch)`, which may return seconds of its
-    own clock, and `context(ids, batch)`, which prepares for `decode` and is not timed."""
+    """Runs the requested tests with `engine_class(model, threads, room, batch)`. It has `vocab`,
+    `forget()`, `prefill(ids, batch)`, `decode(n, batch)`, which may return the seconds that it
+    measured itself, and `context(ids, batch)`, which prepares for `decode` and is not timed."""
     args = arguments()
     if args.start:
         prompt, answer = map(int, args.start.split(","))
@@ -60,11 +60,11 @@ def serve(engine_class):
     engine, made_for, result = None, None, {}
     for test in sorted(args.tests, key=lambda test: test[3]):
         kind, n, depth, batch = test
-        # A context for many sequences may be slower for one; who minds gets one for each number.
+        # A context for many sequences may be slower for one: with PER_BATCH, each batch has its own.
         if engine is None or (engine_class.PER_BATCH and batch != made_for):
             alike = [t for t in args.tests if t[3] == batch or not engine_class.PER_BATCH]
             room, made_for = max(n + depth for _, n, depth, _ in alike) + 8, batch
-            engine = None  # frees the last one first
+            engine = None  # free the previous engine first
             engine = engine_class(args.model, args.threads, room, max(b for *_, b in alike))
             engine.context(tokens(4, engine.vocab), 1)
             engine.decode(1, 1)
@@ -75,7 +75,7 @@ def serve(engine_class):
             engine.prefill(ids, 1)
             seconds = time.perf_counter() - begin
         else:
-            # A context of one token at least, so that what is timed are single steps.
+            # A context of at least one token, so that only single steps are timed.
             engine.context(tokens(max(depth, 1), engine.vocab), batch)
             begin = time.perf_counter()
             timed = engine.decode(n, batch)

@@ -1,5 +1,5 @@
 #![no_main]
-//! `config.json` and, after a zero byte, the index of the shards; the one shard has one tensor.
+//! `config.json` and, after a zero byte, the index of the shards; the only shard has one tensor.
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;

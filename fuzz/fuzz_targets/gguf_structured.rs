@@ -1,5 +1,5 @@
 #![no_main]
-//! Keys, types and tensor names that the reader knows, with values at the edges.
+//! Keys, types and tensor names known to the reader, with edge values.
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;

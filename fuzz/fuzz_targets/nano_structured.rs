@@ -1,6 +1,5 @@
 #![no_main]
-//! Fields of a right file changed, then every hash made right: what is behind the hashes is
-//! reached.
+//! A valid file with some fields changed and all hashes recomputed, to reach the code after the hash checks.
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
@@ -28,10 +27,10 @@ enum Region {
 }
 
 static FILE: LazyLock<Scratch> = LazyLock::new(|| Scratch::new("s.nano"));
-static RIGHT: LazyLock<Vec<u8>> = LazyLock::new(right);
+static VALID: LazyLock<Vec<u8>> = LazyLock::new(valid);
 
-/// A file of a few tensors of each encoding.
-fn right() -> Vec<u8> {
+/// A valid file with tensors of several encodings.
+fn valid() -> Vec<u8> {
     let config = Config {
         quant: Quant::Q8,
         d_model: 64,
@@ -45,7 +44,7 @@ fn right() -> Vec<u8> {
         value_rotation: 64,
         ..Config::llama(1, 64)
     };
-    let path = FILE.folder().join("right.nano");
+    let path = FILE.folder().join("valid.nano");
     let mut w = Writer::create(&path).unwrap();
     let turns =
         TensorSpec { encoding: Encoding::U64, ..TensorSpec::vector(Role::RopeTurns, None, 32, 32) };
@@ -71,14 +70,14 @@ fn number(bytes: &[u8], at: usize) -> usize {
     u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize
 }
 
-/// Rows of the section table of the unchanged file: (row, kind, offset, length).
+/// The section table of the unchanged file: (position of the row, kind, offset, length).
 fn rows() -> Vec<(usize, u32, usize, usize)> {
-    let table = number(&RIGHT, 96);
+    let table = number(&VALID, 96);
     let row = |at: usize| {
-        let kind = u32::from_le_bytes(RIGHT[at..at + 4].try_into().unwrap());
-        (at, kind, number(&RIGHT, at + 8), number(&RIGHT, at + 16))
+        let kind = u32::from_le_bytes(VALID[at..at + 4].try_into().unwrap());
+        (at, kind, number(&VALID, at + 8), number(&VALID, at + 16))
     };
-    (table..RIGHT.len()).step_by(64).map(row).collect()
+    (table..VALID.len()).step_by(64).map(row).collect()
 }
 
 static ROWS: LazyLock<Vec<(usize, u32, usize, usize)>> = LazyLock::new(rows);
@@ -88,14 +87,14 @@ fn hash(bytes: &[u8]) -> [u8; 32] {
 }
 
 fuzz_target!(|changes: Vec<Change>| {
-    let mut file = RIGHT.clone();
+    let mut file = VALID.clone();
     let of = |kind: SectionKind| ROWS.iter().find(|r| r.1 == kind as u32).unwrap();
-    let table = number(&RIGHT, 96);
+    let table = number(&VALID, 96);
     for change in changes.iter().take(16) {
         let section = |kind| (of(kind).2, of(kind).3);
         let (start, len) = match change.region {
             Region::Header => (8, 112),
-            Region::Sections => (table, RIGHT.len() - table),
+            Region::Sections => (table, VALID.len() - table),
             Region::Tensors => section(SectionKind::Tensors),
             Region::Config => section(SectionKind::Config),
             Region::Generation => section(SectionKind::Generation),
@@ -106,18 +105,18 @@ fuzz_target!(|changes: Vec<Change>| {
         let end = (at + width).min(start + len);
         file[at..end].copy_from_slice(&change.value.value().to_le_bytes()[..end - at]);
     }
-    // Tensor hashes in the table, the data's hash, the sections', the content id, the table's.
+    // The data's hash (from the tensor hashes), the other sections', the content id, the table's, the header's.
     let (tensors_at, tensors_len) = (of(SectionKind::Tensors).2, of(SectionKind::Tensors).3);
     let mut data = blake3::Hasher::new();
     for row in (tensors_at..tensors_at + tensors_len).step_by(192) {
         data.update(&file[row + 88..row + 120]);
     }
     for &(row, kind, offset, len) in ROWS.iter() {
-        let right = match kind == SectionKind::Data as u32 {
+        let hash = match kind == SectionKind::Data as u32 {
             true => *data.finalize().as_bytes(),
             false => hash(&file[offset..offset + len]),
         };
-        file[row + 32..row + 64].copy_from_slice(&right);
+        file[row + 32..row + 64].copy_from_slice(&hash);
     }
     let mut id = blake3::Hasher::new();
     for kind in [

@@ -1,5 +1,5 @@
 #![no_main]
-//! The input is the pickle; the archive around it is right and has a storage of 64 bytes.
+//! The input is the pickle; the archive around it is valid and has a storage of 64 bytes.
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
@@ -8,7 +8,7 @@ use nanoinfer_packer::describe;
 
 static FILE: LazyLock<Scratch> = LazyLock::new(|| Scratch::new("m.bin"));
 
-/// A zip archive of uncompressed files; the reader does not ask for their checksums.
+/// A zip archive of uncompressed files.
 fn zip(files: &[(&str, &[u8])]) -> Vec<u8> {
     let (mut out, mut directory) = (Vec::new(), Vec::new());
     for (name, bytes) in files {

@@ -1,4 +1,4 @@
-//! What the targets share: the readers take paths, so inputs become files in `TMPDIR`.
+//! Code shared by the targets: the readers accept paths, so inputs become files in `TMPDIR`.
 
 use std::fs::File;
 use std::io;
@@ -6,17 +6,17 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-/// A file that is written again for each input.
+/// A file that is rewritten for each input.
 ///
-/// It stays open, and only what differs from the input before is written: creating, cutting and
-/// filling a file takes longer than reading most inputs does.
+/// It stays open, and only the pages that differ from the previous input are written: creating,
+/// truncating and filling a file takes longer than reading most inputs.
 pub struct Scratch {
     path: PathBuf,
     open: Mutex<(File, Vec<u8>)>,
 }
 
 impl Scratch {
-    /// A file of this process, with this name.
+    /// Creates the file, in a folder of this process.
     pub fn new(name: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("nanoinfer-fuzz-{}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("TMPDIR can be written");
@@ -32,13 +32,13 @@ impl Scratch {
         &self.path
     }
 
-    /// Its folder.
+    /// The folder of the file.
     pub fn folder(&self) -> &Path {
         self.path.parent().expect("a file in a folder")
     }
 }
 
-/// Makes `bytes` of what is `content`, by pages.
+/// Changes the file from `content` to `bytes`, page by page.
 fn replace(file: &File, content: &mut Vec<u8>, bytes: &[u8]) -> io::Result<()> {
     const PAGE: usize = 4096;
     if content.len() != bytes.len() {
@@ -55,7 +55,7 @@ fn replace(file: &File, content: &mut Vec<u8>, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// An edge case, or the number itself.
+/// A number that is often an edge case.
 #[derive(Clone, Copy, Debug, arbitrary::Arbitrary)]
 pub enum Edge {
     Small(u8),
@@ -68,7 +68,7 @@ pub enum Edge {
 }
 
 impl Edge {
-    /// Its value.
+    /// The number.
     pub fn value(self) -> u64 {
         match self {
             Self::Small(v) => v.into(),
