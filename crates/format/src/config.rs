@@ -1,4 +1,4 @@
-//! The architecture of a model as data: the forward pass reads this and never checks a model's name.
+//! The architecture of a model as data. The forward pass reads it and never checks the model's name.
 
 use serde::{Deserialize, Serialize};
 
@@ -41,7 +41,7 @@ pub enum Norm {
 pub enum NormPlace {
     /// Before attention and feed-forward: x + f(norm(x)).
     Pre,
-    /// After them: x + norm(f(x)).
+    /// After attention and feed-forward: x + norm(f(x)).
     Post,
     /// Before and after: x + norm(f(norm(x))).
     Both,
@@ -69,15 +69,15 @@ pub enum Activation {
     Gelu,
 }
 
-/// A kind of rotary position embedding: rows of the tensor `rope_turns`, one per range of session
+/// A kind of rotary position embedding, with one row of the tensor `rope_turns` per range of session
 /// capacities.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rope {
     /// Factor applied to cosine and sine.
     pub magnitude: f64,
-    /// Ascending capacity limits: a session of at most `limits[i]` positions uses row `i`, a larger one
-    /// the row after the last limit.
+    /// Ascending capacity limits: a session uses the row of the first limit that is at least its capacity,
+    /// or the last row if its capacity exceeds all limits.
     pub limits: Vec<u32>,
 }
 
@@ -97,14 +97,14 @@ impl Rope {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RouterSoftmax {
-    /// All experts; the weights of the chosen ones sum to less than 1.
+    /// All experts; the weights of the chosen experts sum to less than 1.
     All,
-    /// Only the chosen ones, equivalent to a softmax over all followed by renormalization.
+    /// Only the chosen experts, equivalent to a softmax over all experts followed by renormalization.
     Chosen,
 }
 
 /// A mixture of experts (Shazeer et al., 2017) in place of a feed-forward network: a router scores all
-/// experts for each token, and the outputs of the highest-scoring ones are added, weighted by the
+/// experts for each token, and the outputs of the highest-scoring experts are added, weighted by the
 /// softmax of their scores.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -115,9 +115,9 @@ pub struct Experts {
     pub experts_per_token: u32,
     /// Hidden width of one expert.
     pub d_ff: u32,
-    /// The experts over which the weights are a softmax.
+    /// The experts covered by the softmax.
     pub router_softmax: RouterSoftmax,
-    /// Per layer: whether it has experts. Other layers have a feed-forward network, as in a model
+    /// For each layer, whether it has experts. Other layers have a feed-forward network, as in a model
     /// without experts.
     pub layers: Vec<bool>,
 }
@@ -125,12 +125,12 @@ pub struct Experts {
 /// Architecture of a decoder-only transformer. All sizes are logical (unpadded).
 ///
 /// Stored as canonical JSON: fields in this order, no whitespace. Unknown fields are rejected, because a
-/// model that needs an unsupported feature would give wrong answers.
+/// model that needs an unsupported feature would produce incorrect output.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Model family recognized by the packer, informative: `llama`, `qwen3`. Printable ASCII without
-    /// spaces, at most 64 characters.
+    /// Model family recognized by the packer, such as `llama` or `qwen3`. Informative. Printable ASCII
+    /// without spaces, at most 64 characters.
     pub architecture: String,
     /// Encoding of the linear layers.
     pub quant: Quant,
@@ -172,19 +172,19 @@ pub struct Config {
     pub logit_scale: f64,
     /// Soft cap c of logits: a scaled logit z becomes c·tanh(z/c); 0 disables it.
     pub logit_softcap: f64,
-    /// RoPE base, informative: the frequencies, including any scaling, are stored as a tensor.
+    /// RoPE base. Informative: the frequencies, including any scaling, are stored as a tensor.
     pub rope_theta: f64,
     /// Number of leading values of each head that RoPE rotates; even.
     pub rotary_dim: u32,
     /// Kinds of RoPE in use; at least one.
     pub ropes: Vec<Rope>,
-    /// Per layer: its kind of RoPE, counted from 1; 0 = none.
+    /// Kind of RoPE of each layer, counted from 1; 0 = none.
     pub layer_ropes: Vec<u32>,
     /// Whether the output layer shares the token embedding.
     pub tied_embeddings: bool,
     /// Block size of the Hadamard rotation that is folded into W_v and expected by W_o; 1 = none.
     pub value_rotation: u32,
-    /// Per layer: attention window in positions, including the current one; 0 = unlimited.
+    /// Attention window of each layer in positions, including the current one; 0 = unlimited.
     pub windows: Vec<u32>,
     /// Mixture of experts, if any layer has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -199,7 +199,7 @@ pub struct ConfigError {
     pub field: &'static str,
     /// Its value.
     pub value: String,
-    /// The values that are allowed.
+    /// The allowed values.
     pub expected: &'static str,
 }
 
@@ -278,7 +278,8 @@ impl Config {
         self.experts.as_ref().filter(|e| e.layers.get(layer) == Some(&true))
     }
 
-    /// Bytes of a tensor that a pass over one token reads: of experts, only the chosen ones.
+    /// Number of bytes of a tensor read in a pass over one token; of experts, only the chosen ones are
+    /// read.
     pub fn read_bytes(&self, role: Role, bytes: u64) -> u64 {
         match (&self.experts, role) {
             (Some(e), Role::FfnGateUpExperts | Role::FfnDownExperts) => {
@@ -303,12 +304,12 @@ impl Config {
         pad(self.d_ff as usize, GROUP)
     }
 
-    /// `head_dim`, padded to whole panels: every head starts a panel.
+    /// `head_dim`, padded to whole panels: every head starts at a panel boundary.
     pub fn head_padded(&self) -> usize {
         pad(self.head_dim as usize, LANES)
     }
 
-    /// Rows of the fused QKV tensor: per KV head its query group, K and V, with padded heads.
+    /// Rows of the fused QKV tensor: for each KV head, its query group, K and V, with padded heads.
     pub fn qkv_rows(&self) -> usize {
         self.n_kv_heads as usize * (self.group() + 2) * self.head_padded()
     }

@@ -1,15 +1,15 @@
-//! Validates configs: rejects those that contradict themselves or whose sizes could overflow.
+//! Validates configs: rejects those that are inconsistent or whose sizes could overflow.
 
 use crate::config::{Config, ConfigError, MAX_LAYERS, NormPlace, Rope};
 use crate::units::GROUP;
 
-/// Largest width or vocabulary accepted, which keeps every product of two sizes within u64.
+/// Maximum width or vocabulary size, which keeps every product of two sizes within u64.
 const MAX_DIM: u32 = 1 << 24;
 const MAX_ROPES: usize = 16;
 const MAX_LIMITS: usize = 64;
 const MAX_EXPERTS: u32 = 1 << 12;
 const MAX_EXPERTS_PER_TOKEN: u32 = 64;
-/// Combined hidden width of a layer's experts: four times that of the largest published models.
+/// Maximum combined hidden width of a layer's experts: four times that of the largest published models.
 const MAX_EXPERTS_WIDTH: u64 = 1 << 22;
 
 impl Config {
@@ -69,14 +69,18 @@ impl Config {
         };
         let Some(e) = &self.experts else { return Ok(()) };
         if self.norm_place != NormPlace::Pre || !self.gated {
-            return err("experts", &"present", "none, unless the model is gated and has pre norms");
+            return err(
+                "experts",
+                &"present",
+                "no experts unless the model is gated and has pre norms",
+            );
         }
         if e.n_experts == 0 || e.n_experts > MAX_EXPERTS {
             return err("experts.n_experts", &e.n_experts, "1 to 4096");
         }
         let k = e.experts_per_token;
         if k == 0 || k > e.n_experts.min(MAX_EXPERTS_PER_TOKEN) {
-            return err("experts.experts_per_token", &k, "1 to 64, at most n_experts");
+            return err("experts.experts_per_token", &k, "1 to 64 and at most n_experts");
         }
         if e.d_ff == 0 || u64::from(e.d_ff) * u64::from(e.n_experts) > MAX_EXPERTS_WIDTH {
             return err(

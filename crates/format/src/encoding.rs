@@ -1,4 +1,4 @@
-//! Encodings of tensors, and the activation types they are multiplied with.
+//! Encodings of tensors, and the types of activations they are multiplied by.
 
 use crate::units::{F32_BYTES, LANES, LINE};
 
@@ -56,7 +56,7 @@ impl Encoding {
         self.act_type().is_some()
     }
 
-    /// Bytes per panel of `k` stored inputs; `None` without panels or on overflow.
+    /// Bytes per panel of `k` stored inputs; `None` for encodings without panels or on overflow.
     pub const fn panel_bytes(self, k: usize) -> Option<usize> {
         match self {
             Self::F32 | Self::U64 => None,

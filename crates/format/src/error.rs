@@ -18,11 +18,11 @@ pub enum Error {
         source: io::Error,
     },
     /// The file does not begin with the `.nano` magic.
-    #[error("{}: not a .nano file ({what}); make one with `nanoinfer convert`", path.display())]
+    #[error("{}: not a .nano file ({what}); create one with `nanoinfer convert`", path.display())]
     NotNano {
         /// The file.
         path: PathBuf,
-        /// What was found instead.
+        /// The content found instead.
         what: String,
     },
     /// Written for a newer engine.
@@ -42,14 +42,14 @@ pub enum Error {
         what: String,
     },
     /// The header, a section or a table is invalid.
-    #[error("{}: damaged .nano file: {what}; copy the file or convert the model again", path.display())]
+    #[error("{}: corrupt .nano file: {what}; fetch a fresh copy, or convert the model again", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// The field, its value and what was expected.
+        /// The field, its value and the expected value.
         what: String,
     },
-    /// The architecture description contradicts itself.
+    /// The architecture description is inconsistent.
     #[error("{}: {source}; convert the model again", path.display())]
     Config {
         /// The file.
@@ -57,12 +57,12 @@ pub enum Error {
         /// The invalid field.
         source: ConfigError,
     },
-    /// The writer was used in the wrong order or with mismatched sizes.
+    /// The writer's methods were called in the wrong order or with mismatched sizes.
     #[error("{}: writer: {what}", path.display())]
     Misuse {
         /// The file.
         path: PathBuf,
-        /// What was wrong.
+        /// Description of the misuse.
         what: String,
     },
 }

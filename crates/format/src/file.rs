@@ -1,4 +1,4 @@
-//! Opening a file: everything is validated once, so that views cannot fail.
+//! Opens a file and validates everything once, so that views cannot fail.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -33,7 +33,7 @@ pub struct NanoFile {
     index: HashMap<(Role, Option<u32>), usize>,
 }
 
-/// Maximum number of sections and tensors; a larger table means damage.
+/// Maximum numbers of sections and tensors; a larger table indicates corruption.
 const MAX_SECTIONS: u32 = 64;
 const MAX_TENSORS: u64 = 1 << 20;
 
@@ -47,13 +47,13 @@ impl NanoFile {
     /// Maps `path` and validates everything except tensor data.
     ///
     /// # Errors
-    /// The file cannot be read, has another version, or is damaged.
+    /// The file cannot be read, has an unsupported version, or is corrupt.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         Self::open_by(path.as_ref(), Map::new, "cannot map")
     }
 
-    /// Like [`Self::open`], but reads the whole file into memory instead of mapping it: for files that
-    /// may be changed or truncated while in use, such as on network storage.
+    /// Like [`Self::open`], but reads the whole file into memory instead of mapping it, for files that
+    /// may change or be truncated while in use, such as files on network storage.
     ///
     /// # Errors
     /// Those of [`Self::open`].
@@ -142,7 +142,7 @@ impl NanoFile {
         Ok(Self { path, map, header, config, generation, rows, sections, tensors, index })
     }
 
-    /// The path it was opened with.
+    /// The path the file was opened with.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -167,7 +167,7 @@ impl NanoFile {
         &self.sections
     }
 
-    /// A section's table row and bytes. Its hash is only checked by [`Self::verify`].
+    /// A section's table row and bytes. The hash is checked only by [`Self::verify`].
     pub fn section(&self, kind: SectionKind) -> Option<(&Section, &[u8])> {
         let s = self.sections.iter().find(|s| s.kind == kind)?;
         Some((s, view(&self.map, s.offset, s.len)))
@@ -230,7 +230,7 @@ impl NanoFile {
     /// sections and tensors is zero.
     ///
     /// # Errors
-    /// Names the first section or tensor that is damaged.
+    /// The first corrupt section or tensor.
     pub fn verify(&self) -> Result<(), Error> {
         let error = |what| Error::Damaged { path: self.path.clone(), what };
         self.verify_bytes().map_err(error)
@@ -262,7 +262,7 @@ impl NanoFile {
             return Err(format!("tensor {} does not match its hash", t.spec.label()));
         }
         if !is_finite(bytes, &t.spec) {
-            return Err(format!("tensor {} contains a number that is not finite", t.spec.label()));
+            return Err(format!("tensor {} contains a value that is not finite", t.spec.label()));
         }
         Ok(())
     }
@@ -283,8 +283,8 @@ impl NanoFile {
     }
 }
 
-/// Whether all floats of a tensor (weights, or scales of 8-bit weights) are finite: a single one that is
-/// not would contaminate every later result.
+/// Whether all floats of a tensor (weights, or scales of 8-bit weights) are finite: a single non-finite
+/// value would contaminate every later result.
 fn is_finite(bytes: &[u8], spec: &TensorSpec) -> bool {
     let finite =
         |bytes: &[u8]| bytemuck::cast_slice::<u8, f32>(bytes).iter().all(|x| x.is_finite());
@@ -302,7 +302,7 @@ fn is_finite(bytes: &[u8], spec: &TensorSpec) -> bool {
     })
 }
 
-/// Parses JSON. Removes a hostile file's control characters from the one-line error message.
+/// Parses JSON. Replaces a hostile file's control characters in the one-line error message.
 fn parse_json<T: DeserializeOwned>(kind: SectionKind, bytes: &[u8]) -> Result<T, String> {
     if bytes.first() != Some(&b'{') {
         return Err(format!("{}: not a JSON object", kind.name()));
@@ -337,12 +337,12 @@ pub(crate) fn content_id(sections: &[Section]) -> [u8; 32] {
 }
 
 fn view(map: &[u8], offset: u64, len: u64) -> &[u8] {
-    // Bounds were validated at open; on 64-bit targets the casts are lossless.
+    // Bounds were validated when the file was opened; on 64-bit targets the casts are lossless.
     &map[offset as usize..(offset + len) as usize]
 }
 
-/// Parses the section table. Sections ascend without overlap between header and table, and the table
-/// ends the file, so that no byte belongs to two of them.
+/// Parses the section table. Sections lie between header and table in ascending order without overlap,
+/// and the table extends to the end of the file, so no byte belongs to two of these.
 fn parse_sections(map: &[u8], header: &Header) -> Result<Vec<section::Row>, String> {
     let Header { section_count: n, section_table_offset: at, file_len, .. } = *header;
     if n > MAX_SECTIONS {
@@ -353,7 +353,7 @@ fn parse_sections(map: &[u8], header: &Header) -> Result<Vec<section::Row>, Stri
     {
         return Err(format!(
             "the section table at {at}, {len} bytes long, must begin at a multiple of {ALIGN} \
-             and end the file"
+             and extend to the end of the file"
         ));
     }
     let table = view(map, at, len);
@@ -383,7 +383,7 @@ fn parse_tensors(table: &[u8], data: std::ops::Range<u64>) -> Result<Vec<Tensor>
     for (i, row) in rows.iter().enumerate() {
         let t = Tensor::from_row(row, data.clone()).map_err(|e| format!("tensor {i}: {e}"))?;
         if t.offset < end {
-            return Err(format!("tensor {i} overlaps the one before it"));
+            return Err(format!("tensor {i} overlaps the preceding tensor"));
         }
         end = t.offset + t.len;
         tensors.push(t);

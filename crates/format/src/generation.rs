@@ -12,7 +12,7 @@ pub struct Generation {
     pub bos: Option<u32>,
     /// Whether `bos` is prepended to raw prompts.
     pub add_bos: bool,
-    /// Tokens that end an answer.
+    /// Tokens that end a response.
     pub eos: Vec<u32>,
     /// Sampling temperature; absent means greedy.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -32,7 +32,7 @@ pub struct Generation {
 }
 
 impl Generation {
-    /// Checks that the tokens exist and that each setting is within its range.
+    /// Checks that the tokens exist and that every setting is within its range.
     ///
     /// # Errors
     /// The first field with an invalid value.
@@ -43,7 +43,7 @@ impl Generation {
         let tokens = self.bos.iter().map(|id| ("bos", id));
         for (field, id) in tokens.chain(self.eos.iter().map(|id| ("eos", id))) {
             if *id >= vocab_size {
-                return err(field, id, "a token of the vocabulary");
+                return err(field, id, "a token id in the vocabulary");
             }
         }
         let settings = [

@@ -39,8 +39,8 @@ pub struct Header {
     pub section_count: u32,
     /// BLAKE3 of the section table.
     pub section_table_hash: [u8; 32],
-    /// The model's identity: BLAKE3 over config, tokenizer, template and tensor hashes. Checked
-    /// at open against the hashes in the section table; `verify` checks those against the bytes.
+    /// The model's identity: BLAKE3 over config, tokenizer, template and tensor hashes. Opening a file
+    /// checks that it matches the hashes in the section table; `verify` checks that they match the bytes.
     pub content_id: [u8; 32],
 }
 
@@ -121,12 +121,12 @@ impl Header {
         }
         if version < VERSION {
             return Err(HeaderError::TooOld(format!(
-                "format version {version}, this engine reads {VERSION}"
+                "format version {version}, but this engine reads version {VERSION}"
             )));
         }
         if version > VERSION {
             return Err(HeaderError::TooNew(format!(
-                "format version {version}, this engine reads {VERSION}"
+                "format version {version}, but this engine reads version {VERSION}"
             )));
         }
         let damaged = |what: String| Err(HeaderError::Damaged(what));
@@ -139,7 +139,9 @@ impl Header {
         }
         let file_len = le_u64(b, 16);
         if file_len != actual_len {
-            return damaged(format!("{actual_len} bytes long, but its header says {file_len}"));
+            return damaged(format!(
+                "{actual_len} bytes long, but its header specifies {file_len}"
+            ));
         }
         let required_features = le_u64(b, 24);
         if required_features != 0 {

@@ -10,11 +10,11 @@
 //!
 //! [`NanoFile::open`] maps the file and validates header, sections and tensor table once, with checked
 //! arithmetic; it never reads tensor data. Afterwards every view is infallible. [`Writer`] streams
-//! tensors to a temporary file beside the target and renames it when complete, so that a reader sees
-//! the old file, the new file, or none.
+//! tensors to a temporary file next to the target and renames it when complete, so a reader sees the
+//! old file, the new file, or none.
 //!
-//! What this crate is not: it does not define what the tensors mean to a forward pass (the engine does),
-//! nor how panels are computed (the kernels do). The specification for readers in other languages is
+//! This crate defines neither what the tensors mean to a forward pass (the engine does) nor how panels
+//! are computed (the kernels do). The specification for readers in other languages is
 //! `docs/FORMAT.md`.
 
 #[cfg(target_endian = "big")]

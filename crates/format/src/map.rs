@@ -1,4 +1,4 @@
-//! The read-only memory map. One of the project's few places with `unsafe`.
+//! The read-only memory map. One of the project's few modules with `unsafe`.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -14,14 +14,14 @@ pub(crate) struct Map(Mmap);
 impl Map {
     pub(crate) fn new(file: &File) -> io::Result<Self> {
         // SAFETY: the map is read-only. Its bytes could only change if another program modified the
-        // file in place; `.nano` files are never written in place (the writer renames a complete new
-        // file over the old name, which leaves this inode untouched), and the documentation says so.
+        // file in place. As documented, `.nano` files are never written in place: the writer renames a
+        // complete new file to the old name, which leaves this inode untouched.
         // Truncating the file raises SIGBUS, which ends the process (with a message from the binary);
-        // it cannot yield wrong bytes.
+        // it cannot yield incorrect bytes.
         unsafe { Mmap::map(file) }.map(Self)
     }
 
-    /// Reads the whole file into private memory: immune to later changes of the file, but nothing is
+    /// Reads the whole file into private memory: immune to later changes to the file, but nothing is
     /// loaded lazily or shared.
     pub(crate) fn copy(file: &File) -> io::Result<Self> {
         let len = file.metadata()?.len();

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! The length of a panel depends on its encoding, so its offset is a sum over the preceding segments. A
-//! tensor in a single encoding is one segment that does not repeat.
+//! tensor with a single encoding is one segment that does not repeat.
 
 use std::ops::Range;
 
@@ -31,7 +31,7 @@ struct Segment {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PanelLayout {
     segments: [Segment; MAX_PARTS],
-    /// Number of segments in use; adjacent ones differ in encoding.
+    /// Number of segments in use; adjacent segments differ in encoding.
     n: usize,
     unit_panels: usize,
     unit_bytes: usize,
@@ -49,7 +49,7 @@ pub struct PanelRun {
     pub bytes: Range<usize>,
 }
 
-/// Weights of consecutive panels in one encoding, in the form that kernels expect.
+/// Weights of consecutive panels in one encoding, in the form the kernels expect.
 #[derive(Clone, Copy, Debug)]
 pub enum Panels<'a> {
     /// 8-bit weights, `[p][16 f32 scales, k/4 lines]`.
@@ -60,7 +60,7 @@ pub enum Panels<'a> {
 
 impl PanelLayout {
     /// Layout of panels with `k` stored inputs: `unit` lists (number of panels, encoding) in order and is
-    /// repeated `repeat` times. `None` without panels, with too many segments, or on overflow.
+    /// repeated `repeat` times. `None` if there are no panels or too many segments, or on overflow.
     pub(crate) fn new(
         k: usize,
         unit: impl Iterator<Item = (usize, Encoding)>,

@@ -18,14 +18,14 @@ pub enum Role {
     AttnOutput = 19,
     AttnOutputBias = 20,
     AttnNormBias = 21,
-    /// Norm of queries, of one head or all.
+    /// Norm of the queries, per head or over all heads.
     AttnQNorm = 22,
-    /// Norm of keys.
+    /// Norm of the keys, likewise.
     AttnKNorm = 23,
     /// Norm of the attention output, before it is added to the residual stream.
     AttnPostNorm = 24,
     FfnNorm = 32,
-    /// Fused gate and up projections in alternating panels; only the up projection without a gate.
+    /// Fused gate and up projections in alternating panels; without a gate, only the up projection.
     FfnGateUp = 33,
     FfnGateUpBias = 34,
     FfnDown = 35,
@@ -33,7 +33,7 @@ pub enum Role {
     FfnNormBias = 37,
     /// Norm of the feed-forward output, before it is added to the residual stream.
     FfnPostNorm = 38,
-    /// Router of a mixture of experts, which scores them.
+    /// Router of a mixture of experts, which scores the experts.
     FfnRouter = 40,
     /// Gate and up projections of all experts, in alternating panels.
     FfnGateUpExperts = 41,
@@ -88,18 +88,18 @@ impl Role {
         Self::ALL.iter().map(|&(r, _)| r).find(|&r| r as u32 == v)
     }
 
-    /// Whether this is a part of a fused tensor, never a tensor of its own.
+    /// Whether this is always part of a fused tensor, never a separate tensor.
     pub(crate) fn is_part(self) -> bool {
         self as u32 >= Self::AttnQ as u32
     }
 
-    /// Whether each layer has one.
+    /// Whether each layer has its own tensor with this role.
     pub(crate) fn is_per_layer(self) -> bool {
         !self.is_part() && self as u32 >= Self::AttnNorm as u32
     }
 
-    /// Whether the input is already rotated, whatever the encoding: attention preserves the rotation
-    /// folded into V.
+    /// Whether the input is already rotated regardless of the encoding, because attention preserves the
+    /// rotation folded into V.
     pub(crate) fn input_is_rotated(self) -> bool {
         self == Self::AttnOutput
     }

@@ -1,8 +1,8 @@
-//! The single list of the tensors in a model.
+//! The authoritative list of the tensors in a model.
 //!
 //! The packer writes the tensors listed here, the engine looks them up, and size estimates add them up.
 //! A new tensor needs a [`Role`], a line here, and a step of the forward pass that reads it. The encoding
-//! of a matrix is not part of the schema: each file states it, per part.
+//! of a matrix is not part of the schema: each file specifies it for every part.
 
 use crate::config::{Config, Experts, Norm};
 use crate::encoding::{ActType, Encoding};
@@ -17,7 +17,7 @@ pub enum Kind {
     Vector,
     /// Plain u64: RoPE frequencies.
     Turns,
-    /// Panels in any encoding; a stack of such matrices for experts.
+    /// Panels in any encoding; for experts, a stack of such matrices.
     Matrix,
     /// f32 panels in every file, as routing depends on small differences.
     Router,
@@ -94,8 +94,8 @@ pub fn layer_schema(c: &Config, layer: u32) -> Vec<Entry> {
 }
 
 impl Entry {
-    /// The tensor as stored in a file, with `encoding` giving the encoding of each part or of a matrix
-    /// without parts, by role. Encodings of other kinds than [`Kind::Matrix`] are fixed.
+    /// The tensor as stored in a file. `encoding` returns the encoding of a part, or of a matrix without
+    /// parts, from its role. Kinds other than [`Kind::Matrix`] have fixed encodings.
     pub fn spec(&self, encoding: impl Fn(Role) -> Encoding) -> TensorSpec {
         let encoding = |role| match self.kind {
             Kind::Vector => Encoding::F32,
@@ -128,7 +128,7 @@ impl Entry {
         spec
     }
 
-    /// The bias, if it may have one: one value per value of a norm or per row of a matrix.
+    /// The bias, if the tensor may have one: one value per weight of a norm or row of a matrix.
     pub fn bias_spec(&self) -> Option<TensorSpec> {
         let values = if self.kind == Kind::Vector { 2 } else { 1 };
         let (n, stored) = (self.logical[values] as usize, self.stored[values] as usize);
@@ -199,7 +199,7 @@ impl Schema<'_> {
         Entry { repeat: repeat as u32, parts, ..entry }
     }
 
-    /// Query, key and value projections: per KV head its query group, its K and its V.
+    /// Query, key and value projections: for each KV head, its query group, its K and its V.
     fn qkv(&self) -> Entry {
         let c = self.c;
         let (kv, group) = (c.n_kv_heads, c.group() as u32);
@@ -210,7 +210,7 @@ impl Schema<'_> {
         Entry { bias: Some(Role::AttnQkvBias), ..entry }
     }
 
-    /// Its inputs are the heads' outputs, padded like V's rows. Because of V they are in the Hadamard
+    /// The inputs are the heads' outputs, padded like the rows of V. Like V, they are in the Hadamard
     /// domain, rotated per head rather than in blocks of 64.
     fn attn_output(&self) -> Entry {
         let c = self.c;

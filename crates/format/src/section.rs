@@ -12,7 +12,7 @@ pub enum SectionKind {
     Config = 1,
     /// The tokenizer in Hugging Face's `tokenizer.json` format.
     Tokenizer = 2,
-    /// Token bytes and flags, so that streaming text allocates nothing.
+    /// Token bytes and flags, so that streaming text needs no allocations.
     Vocabulary = 3,
     /// The chat template as Jinja source.
     ChatTemplate = 4,
@@ -73,8 +73,8 @@ pub struct Section {
 /// Bytes per row of the section table.
 pub(crate) const ROW: usize = 64;
 
-/// A row of any kind: sections of unknown kinds are skipped, but still occupy their range, and `verify`
-/// checks their hash.
+/// A row of any kind. Sections of unknown kinds are skipped but still occupy their range, and `verify`
+/// checks their hashes.
 #[derive(Clone, Copy)]
 pub(crate) struct Row {
     pub(crate) number: u32,
@@ -84,7 +84,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Parses the row of a section that must be within `room`.
+    /// Parses the row of a section that must lie within `room`.
     pub(crate) fn parse(row: &[u8; ROW], room: Range<u64>) -> Result<Self, String> {
         let hash = row[32..].try_into().expect("32 bytes");
         let s = Self { number: le_u32(row, 0), offset: le_u64(row, 8), len: le_u64(row, 16), hash };

@@ -8,7 +8,7 @@ use crate::units::{GROUP, LANES, pad};
 /// Largest Hadamard block of inputs.
 const MAX_ROTATION: u32 = 512;
 
-/// One tensor within a fused tensor, whose rows are a repeating unit. For each part in order, a unit
+/// One tensor within a fused tensor, whose rows form a repeating unit. For each part in order, a unit
 /// holds `count` blocks of `rows` logical rows; each block is padded to 16 rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
@@ -24,7 +24,7 @@ pub struct Part {
     pub encoding: Encoding,
 }
 
-/// Description of a tensor, given by the packer before writing it.
+/// Description of a tensor, provided by the packer before the data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorSpec {
     /// Role of the tensor.
@@ -33,8 +33,8 @@ pub struct TensorSpec {
     pub layer: Option<u32>,
     /// Encoding; for a fused tensor, that of the first part.
     pub encoding: Encoding,
-    /// Hadamard block applied to the inputs of all rows, or in a fused tensor to those of parts that use
-    /// int8 activations; 1 = not rotated.
+    /// Hadamard block applied to the inputs of all rows or, in a fused tensor, to the inputs of parts
+    /// that use int8 activations; 1 = not rotated.
     pub rotation: u32,
     /// Inputs per activation scale; 0 if all activations are f32.
     pub act_group: u32,
@@ -51,7 +51,7 @@ pub struct TensorSpec {
 }
 
 impl TensorSpec {
-    /// A plain (not panelled) f32 vector of `k` values, zero-padded to `stored`.
+    /// A plain f32 vector (without panels) of `k` values, zero-padded to `stored`.
     pub fn vector(role: Role, layer: Option<u32>, k: usize, stored: usize) -> Self {
         Self {
             role,
@@ -67,7 +67,7 @@ impl TensorSpec {
         }
     }
 
-    /// A panelled matrix of `n` rows, padded to 16, and `k` inputs, padded to 64.
+    /// A matrix in panels, with `n` rows, padded to 16, and `k` inputs, padded to 64.
     pub fn matrix(role: Role, layer: Option<u32>, encoding: Encoding, n: usize, k: usize) -> Self {
         let int8 = encoding.act_type() == Some(ActType::Int8);
         Self {
@@ -86,7 +86,7 @@ impl TensorSpec {
         own.into_iter().chain(self.parts.iter().map(|p| p.encoding))
     }
 
-    /// The encoding of the part with this role, otherwise of the tensor itself.
+    /// The encoding of the part with this role, or of the tensor itself if there is no such part.
     pub fn encoding_of(&self, role: Role) -> Encoding {
         let part = self.parts.iter().find(|p| p.role == role);
         part.map_or(self.encoding, |p| p.encoding)
@@ -131,8 +131,8 @@ impl TensorSpec {
         format!("{}{layer}", self.role.name())
     }
 
-    /// Checks that the fields are consistent, independently of the model. Whether the shape matches the
-    /// architecture is checked by the engine.
+    /// Checks that the fields are consistent, independently of the model. The engine checks whether the
+    /// shape matches the architecture.
     pub(crate) fn check(&self) -> Result<(), String> {
         let [e, n, k] = self.stored;
         if self.role.is_part() || self.role.is_per_layer() != self.layer.is_some() {
@@ -194,7 +194,7 @@ impl TensorSpec {
         }
         if first.encoding != self.encoding {
             let (own, encoding) = (self.encoding.name(), first.encoding.name());
-            return Err(format!("it is marked {own}, but its first part is {encoding}"));
+            return Err(format!("its encoding is {own}, but its first part is {encoding}"));
         }
         Ok(())
     }

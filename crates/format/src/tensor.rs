@@ -29,7 +29,7 @@ const NO_LAYER: u32 = u32::MAX;
 const PARTS: usize = 120;
 const PART: usize = 16;
 const PART_ENCODINGS: usize = PARTS + MAX_PARTS * PART;
-/// Encoding of a part that has the tensor's encoding, as in files with a single encoding.
+/// Marks a part that has the tensor's own encoding, as in files with a single encoding.
 const SAME: u16 = 0;
 
 impl Tensor {
@@ -141,7 +141,10 @@ fn parts_of(row: &[u8; ROW], own: Encoding) -> Result<Vec<Part>, String> {
                 .filter(|&encoding| encoding != own)
                 .ok_or_else(|| {
                     let role = role.name();
-                    format!("{role} has encoding {number}, expected 0 or another than the tensor's")
+                    format!(
+                        "{role} has encoding {number}, expected 0 or an encoding other than the \
+                         tensor's"
+                    )
                 })?,
         };
         Ok(Part { role, n, count, rows, encoding })

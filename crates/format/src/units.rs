@@ -1,6 +1,7 @@
-//! The basic sizes of the format, and reading little-endian numbers.
+//! Basic sizes of the format, and functions that read little-endian integers.
 
-/// Output rows per panel: the f32 values in a 512-bit register, and the width of every kernel's tile.
+/// Output rows per panel: the number of f32 values in a 512-bit register, and the width of every
+/// kernel's tile.
 pub const LANES: usize = 16;
 
 /// Maximum number of inputs per activation scale, and the multiple to which the inputs of every panel
@@ -13,7 +14,7 @@ pub(crate) const F32_BYTES: usize = size_of::<f32>();
 /// Bytes per line of a panel, one f32 for each row: one cache line.
 pub const LINE: usize = LANES * F32_BYTES;
 
-/// Adjacent inputs of a row in a line of 8-bit weights.
+/// Number of adjacent inputs of a row in a line of 8-bit weights.
 pub const QUAD: usize = LINE / LANES;
 
 /// Alignment of sections, tensors and the section table: one cache line.

@@ -1,4 +1,4 @@
-//! Writing a file: streams tensors to a temporary file beside the target, then renames it.
+//! Writes a file: streams tensors to a temporary file next to the target, then renames it.
 
 use std::fmt;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
@@ -161,7 +161,7 @@ impl Writer {
     /// cannot be added: [`Self::finish`] writes them.
     ///
     /// # Errors
-    /// The section cannot be added or was added before.
+    /// The section cannot be added or was already added.
     pub fn section(&mut self, kind: SectionKind, bytes: impl Into<Vec<u8>>) -> Result<(), Error> {
         use SectionKind::{Config, Data, Generation, Tensors};
         if matches!(kind, Config | Generation | Tensors | Data) {
@@ -233,7 +233,7 @@ impl Writer {
     }
 }
 
-/// A complete file under a temporary name: open [`Self::path`] to test it, then [`Self::commit`].
+/// A complete file under a temporary name. Open [`Self::path`] to test it, then [`Self::commit`] it.
 pub struct Staged {
     target: PathBuf,
     temp: NamedTempFile,
@@ -283,7 +283,7 @@ impl Staged {
         })
     }
 
-    /// Inserts the section in kind order and rewrites the file from there on.
+    /// Inserts the section in order of kind and rewrites the rest of the file.
     fn insert(&mut self, kind: SectionKind, bytes: &[u8]) -> io::Result<()> {
         let behind = |s: &Section| s.kind != SectionKind::Data && s.kind as u32 > kind as u32;
         let at = self.sections.iter().position(behind).unwrap_or(self.sections.len());

@@ -1,6 +1,6 @@
 //! Hostile files. Each is rejected with a one-line message that names the file; none causes a panic, an
 //! out-of-bounds read, or an allocation of a claimed size. Most are rehashed after the damage, to test
-//! the checks behind the hashes.
+//! the checks that follow those of the hashes.
 
 mod common;
 
@@ -28,7 +28,7 @@ fn truncations() {
     }
     let mut longer = small.0.clone();
     longer.push(0);
-    assert!(scratch.rejected(&longer, "longer").contains("its header says"));
+    assert!(scratch.rejected(&longer, "longer").contains("its header specifies"));
 }
 
 #[test]
@@ -72,8 +72,8 @@ fn headers() {
     assert!(text.contains("not a .nano file"), "{text}");
     let cases: [(&str, &str, usize, &[u8]); 10] = [
         ("magic", "not a .nano file", 0, b"GGUF"),
-        ("newer version", "version 3, this engine reads 2; a newer nanoinfer", 8, &[3]),
-        ("older version", "version 1, this engine reads 2; convert the model again", 8, &[1]),
+        ("newer version", "version 3, but this engine reads version 2; a newer nanoinfer", 8, &[3]),
+        ("older version", "version 1, but this engine reads version 2; convert", 8, &[1]),
         ("version 0", "version 0 does not exist", 8, &[0]),
         (
             "required feature",
@@ -104,7 +104,7 @@ fn headers() {
         image.put(FILE_LEN, &(image.0.len() as u64).to_le_bytes());
         image.rehash();
         let message = scratch.rejected(&image.0, "section table moved");
-        assert!(message.contains("and end the file"), "{before}, {after}: {message}");
+        assert!(message.contains("to the end of the file"), "{before}, {after}: {message}");
     }
     for count in [0, 1, 9, 65, u32::MAX] {
         let mut image = small.clone();
@@ -137,18 +137,18 @@ fn section_tables() {
     let [config, generation] = [Kind::Config, Kind::Generation].map(|kind| small.row(kind));
     let (data, table) = (small.row(Kind::Data), small.u64(SECTION_TABLE));
     let cases: [(&str, &str, usize, u64); 13] = [
-        ("over the header", "at 0,", data + S_OFFSET, 0),
-        ("over the header's end", "at 192,", data + S_OFFSET, 192),
-        ("over the one before", "not within", generation + S_OFFSET, small.u64(config + S_OFFSET)),
+        ("overlaps the header", "at 0,", data + S_OFFSET, 0),
+        ("overlaps the header's end", "at 192,", data + S_OFFSET, 192),
+        ("overlaps another", "not within", generation + S_OFFSET, small.u64(config + S_OFFSET)),
         ("descending", "not within", generation + S_OFFSET, 65536),
-        ("over the table", "not within", generation + S_OFFSET, table),
+        ("overlaps the table", "not within", generation + S_OFFSET, table),
         ("too long by one", "not within", generation + S_LEN, small.0.len() as u64),
         ("outside", "not within", config + S_OFFSET, 1 << 40),
         ("end overflows", "not within", config + S_OFFSET, !63),
         ("length overflows", "not within", config + S_LEN, u64::MAX),
         ("unaligned", "not aligned", config + S_OFFSET, small.u64(config + S_OFFSET) + 1),
         ("reserved", "reserved", config + 24, 1),
-        ("reserved by the kind", "reserved", config, 1 << 32 | 1),
+        ("reserved, after the kind", "reserved", config, 1 << 32 | 1),
         ("data unaligned", "64 KiB", data + S_OFFSET, 65536 - 64),
     ];
     for (what, expected, at, value) in cases {
@@ -196,9 +196,9 @@ fn tensor_tables() {
         ("overlap", "overlaps", norm + T_OFFSET, offset(norm) - 64),
         ("two at the same offset", "overlaps", norm + T_OFFSET, offset(turns)),
         ("before the data", "within the data", embd + T_OFFSET, 65536 - 64),
-        ("over the header", "within the data", embd + T_OFFSET, 0),
-        ("past the data", "within the data", last + T_OFFSET, end),
-        ("past the data by a line", "within the data", last + T_OFFSET, offset(last) + 64),
+        ("overlaps the header", "within the data", embd + T_OFFSET, 0),
+        ("after the data", "within the data", last + T_OFFSET, end),
+        ("beyond the data by a line", "within the data", last + T_OFFSET, offset(last) + 64),
         ("offset overflows", "within the data", last + T_OFFSET, !63),
         ("unaligned", "multiple of 64", norm + T_OFFSET, offset(norm) + 4),
         ("shorter", "do not fit stored shape", norm + T_LEN, 252),
@@ -212,10 +212,10 @@ fn tensor_tables() {
         ("a part as a role", "does not fit the role", qkv, 65),
         ("layer of a whole-model tensor", "does not fit the role", embd + 4, 0),
         ("no layer", "does not fit the role", norm + 4, u32::MAX),
-        ("layer past the last", "2 layers", norm + 4, 2),
+        ("layer after the last", "2 layers", norm + 4, 2),
         ("unknown encoding", "encoding 77", embd + 8, 77),
         ("reserved q4 panel", "encoding 4", embd + 8, 4),
-        ("floats that are rotated", "rotation in blocks of 64", embd + 8, 2),
+        ("rotated floats", "rotation in blocks of 64", embd + 8, 2),
         ("wrong encoding", "do not fit stored shape", turns + 8, 0),
         ("rotation 0", "rotation", embd + 12, 0),
         ("rotation 3", "rotation", embd + 12, 3),
@@ -232,7 +232,7 @@ fn tensor_tables() {
         ("five parts", "at most 4", qkv + 28, 5),
         ("2^32 - 1 parts", "at most 4", qkv + 28, u32::MAX),
         ("fewer parts", "reserved", qkv + 28, 2),
-        ("parts of nothing", "part role 0", embd + 28, 1),
+        ("a part without a role", "part role 0", embd + 28, 1),
         ("no rows", "does not fit stored", embd + 36, 0),
         ("more rows than stored", "does not fit stored", embd + 36, 33),
         ("more inputs than stored", "does not fit stored", embd + 40, 65),
@@ -244,7 +244,7 @@ fn tensor_tables() {
         ("repeats without parts", "parts", embd + 56, 2),
         ("no repeats", "parts", qkv + 56, 0),
         ("2^32 - 1 repeats", "parts", qkv + 56, u32::MAX),
-        ("blocks of nothing", "inputs in blocks", output + 60, 0),
+        ("blocks of size 0", "inputs in blocks", output + 60, 0),
         ("blocks that shrink", "inputs in blocks", output + 64, 4),
         ("blocks that do not fit", "inputs in blocks", output + 64, 40),
         ("blocks of 5", "inputs in blocks", output + 60, 5),
@@ -255,7 +255,7 @@ fn tensor_tables() {
         // Part encodings have two bytes each; 0 = that of the tensor.
         ("a part with the tensor's encoding", "attn_q has encoding 3", qkv + T_PART_ENCODINGS, 3),
         (
-            "a different one for the first part",
+            "a different encoding of the first part",
             "its first part is f32 panel",
             qkv + T_PART_ENCODINGS,
             2,
@@ -277,7 +277,7 @@ fn tensor_tables() {
     attack(&scratch, &small, "a panel of 2^88 bytes", "do not fit stored shape", |image| {
         (32..56).step_by(4).for_each(|at| image.put(embd + at, &[0xc0, 0xff, 0xff, 0xff]));
     });
-    attack(&scratch, &small, "all of a part's sizes at once", "parts", |image| {
+    attack(&scratch, &small, "all sizes of a part at once", "parts", |image| {
         image.put(qkv + 56, &[0xff; 4]);
         image.put(qkv + 124, &[0xff; 12]);
     });
@@ -285,7 +285,7 @@ fn tensor_tables() {
         image.put(qkv + 124, &[17]);
         image.put(qkv + 140, &[7]);
     });
-    attack(&scratch, &small, "the same twice", "output_norm appears twice", |image| {
+    attack(&scratch, &small, "a duplicate row", "output_norm appears twice", |image| {
         let row = image.0[last..last + 72].to_vec();
         image.put(norm, &row);
     });
@@ -302,7 +302,7 @@ fn tensor_tables() {
     image.rehash();
     image.put(data_hash, &small.0[data_hash..data_hash + 32]);
     image.rehash_tables();
-    let message = scratch.rejected(&image.0, "a data hash of other tensors");
+    let message = scratch.rejected(&image.0, "a data hash of different tensors");
     assert!(message.contains("data section's hash"), "{message}");
 }
 
@@ -358,7 +358,7 @@ fn damage_found_only_by_verify() {
 }
 
 #[test]
-fn not_files() {
+fn inputs_that_are_not_files() {
     let scratch = Scratch::new();
     let open = |name: &str| {
         let Err(e) = nanoinfer_format::NanoFile::open(scratch.path(name)) else {

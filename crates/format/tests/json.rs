@@ -1,4 +1,4 @@
-//! Invalid config and generation defaults of every kind, with valid hashes.
+//! Invalid configs and generation defaults of every kind, with valid hashes.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! Random damage: nothing panics, and no file that differs by a bit passes `verify`.
+//! Random damage: nothing panics, and no file that differs in even one bit passes `verify`.
 
 mod common;
 
@@ -81,7 +81,7 @@ fn flip(bytes: &mut [u8], at: usize, x: u8) {
     }
 }
 
-/// Exercises every view of an open file: none may panic.
+/// Exercises every view of an open file; none may panic.
 fn exercise_views(file: &NanoFile) {
     for t in file.tensors() {
         assert_eq!(file.bytes(t).len() as u64, t.len);

@@ -1,4 +1,4 @@
-//! The writer leaves a correct new file, the old file, or none.
+//! Whatever happens, the result is a correct new file, the old file, or no file.
 
 mod common;
 
@@ -43,7 +43,7 @@ fn round_trip() {
     assert_eq!(file.tensor(Role::Output, None), None);
 }
 
-/// V in f32 beside Q and K in 8 bits, and an f32 `attn_output`, whose inputs are rotated.
+/// V in f32 next to Q and K in 8 bits, and an f32 `attn_output` with rotated inputs.
 #[test]
 fn parts_in_two_encodings() {
     let scratch = Scratch::new();
@@ -70,10 +70,10 @@ fn parts_in_two_encodings() {
     };
     let file = write(&|_| {});
     file.verify().expect("valid");
-    let tensor = file.tensor(Role::AttnQkv, Some(0)).expect("there");
+    let tensor = file.tensor(Role::AttnQkv, Some(0)).expect("present");
     assert_eq!((&tensor.spec, &file.tensors()[1].spec), (&qkv, &output));
     assert!(file.f32s(tensor).is_empty());
-    let table = file.section(Kind::Tensors).expect("there").1;
+    let table = file.section(Kind::Tensors).expect("present").1;
     assert_eq!(table[T_PART_ENCODINGS..T_ROW], [0, 0, 0, 0, 2, 0, 0, 0]);
     assert_eq!(table[T_ROW + T_PART_ENCODINGS..], [0; 8]);
 
@@ -101,7 +101,7 @@ fn parts_in_two_encodings() {
     }
 }
 
-/// These bytes are stable: they change only with the version of the format.
+/// These bytes are stable: they change only with the format version.
 #[test]
 fn bytes_of_version_2_are_stable() {
     let small = Scratch::new().small();
@@ -163,7 +163,7 @@ fn uncommitted_files_are_removed() {
     let path = scratch.path("model.nano");
     let mut w = Writer::create(&path).expect("created");
     w.begin(specs().remove(0)).expect("valid");
-    w.write(&vec![1; 3 << 20]).expect("written"); // past the buffer
+    w.write(&vec![1; 3 << 20]).expect("written"); // more than the buffer holds
     assert_eq!(scratch.names().len(), 1, "a temporary file");
     drop(w);
     assert!(scratch.names().is_empty(), "{:?}", scratch.names());
@@ -175,7 +175,7 @@ fn uncommitted_files_are_removed() {
 }
 
 #[test]
-fn commit_replaces_the_file_and_keeps_open_ones_intact() {
+fn commit_replaces_the_file_and_keeps_open_files_intact() {
     let scratch = Scratch::new();
     let path = scratch.path("model.nano");
     std::fs::write(&path, "something else").expect("written");
@@ -239,7 +239,7 @@ fn unwritable_targets() {
 }
 
 #[test]
-fn a_folder_in_the_way_of_the_commit() {
+fn a_folder_at_the_target_path_blocks_the_commit() {
     let scratch = Scratch::new();
     let path = scratch.path("model.nano");
     let staged = write(&path);

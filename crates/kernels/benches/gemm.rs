@@ -1,10 +1,10 @@
 //! Throughput of the Q8 matrix product, compared with the int8 peak of the same run.
 //!
-//! `cargo bench -p nanoinfer-kernels --bench gemm` prints, per instruction set, for one thread and for
-//! one per CPU: the combined giga-operations per second of all threads (two per multiply-add) with weights
-//! in the cache, and their share of the peak, which is the same instructions on registers alone.
-//! Product and peak are timed alternately, a millisecond each, so that other load disturbs both
-//! equally; the best round counts.
+//! For each instruction set, with one thread and with one thread per CPU,
+//! `cargo bench -p nanoinfer-kernels --bench gemm` prints the combined throughput of all threads in
+//! giga-operations per second (two operations per multiply-add) with weights in the cache, and its share
+//! of the peak, measured with the same instructions on registers alone. Product and peak are timed
+//! alternately, a millisecond each, so that other load disturbs both equally; the best round counts.
 
 use std::sync::Barrier;
 use std::time::Instant;
@@ -43,7 +43,7 @@ impl Work {
     }
 }
 
-/// Combined operations per second of all threads, and their share of the peak.
+/// Combined operations per second of all threads, as a number and as a share of the peak.
 fn measure(kernels: &Kernels, k: usize, m: usize, threads: usize) -> (f64, f64) {
     let dots: usize = if kernels.isa() == Isa::Scalar { 1 << 15 } else { 1 << 20 };
     let repeat = (LINE * dots).div_ceil(m * k * PANELS * LANES);

@@ -14,14 +14,14 @@ pub enum Activation {
     Gelu,
 }
 
-/// Arguments of `activate`: act(gate)·up, or act(up) without a gate.
+/// Arguments of `activate`, which computes act(gate)·up, or act(up) without a gate.
 #[derive(Debug)]
 pub struct Activate<'a> {
     /// The activation function.
     pub activation: Activation,
     /// Whether there is a gate.
     pub gated: bool,
-    /// Alternating panels `[pairs][gate, up][m][16]`, or `[panels][m][16]`.
+    /// Alternating panels `[pairs][gate, up][m][16]`, or `[panels][m][16]` without a gate.
     pub x: &'a [f32],
     /// Number of tokens.
     pub m: usize,
@@ -37,7 +37,7 @@ impl Activate<'_> {
     }
 }
 
-// No closures here: a closure does not inherit its caller's CPU features, and one that is not inlined
+// No closures here: a closure does not inherit its caller's CPU features, and unless it is inlined, it
 // costs a call per intrinsic (which halved the speed of prefill).
 #[inline(always)]
 pub(crate) fn activate<S: Simd>(s: S, a: Activate<'_>) {
@@ -78,7 +78,7 @@ fn gelu<S: Simd>(s: S, x: S::F) -> S::F {
     s.div(x, s.add(exp(s, s.mul(inner, s.splat(MINUS_2_ROOT))), s.splat(1.0)))
 }
 
-/// Arguments of `soft_cap`: squashes values into −cap…cap (Gemma 2, 2024), in place.
+/// Arguments of `soft_cap`, which squashes values into −cap…cap (Gemma 2, 2024) in place.
 #[derive(Debug)]
 pub struct SoftCap<'a> {
     /// Values, a multiple of 16.
@@ -109,7 +109,7 @@ pub(crate) fn capped<S: Simd>(s: S, x: S::F, cap: f32) -> S::F {
     s.mul(tanh(s, s.div(x, s.splat(cap))), s.splat(cap))
 }
 
-/// Arguments of `exp_weights`: unnormalized probabilities.
+/// Arguments of `exp_weights`, which computes unnormalized probabilities.
 #[derive(Debug)]
 pub struct ExpWeights<'a> {
     /// Logits.

@@ -1,9 +1,10 @@
 //! Softmax attention, one block of 64 positions at a time (Milakov and Gimelshein, "Online
 //! normalizer calculation for softmax", 2018).
 //!
-//! One definition serves prefill, decode and any split over threads: blocks are aligned to
-//! absolute positions and visited in order; a span of 512 positions starts a fresh state, and spans
-//! are merged in order. A token's output thus depends on what it attends to, never on scheduling.
+//! The same algorithm serves prefill, decode and any split across threads. Blocks are aligned to
+//! absolute positions and visited in order; every span of 512 positions starts with a fresh state, and
+//! spans are merged in order. A token's output thus depends only on the positions it attends to, never
+//! on scheduling.
 //!
 //! Several queries share a pass over a block (the heads of a query group, the tokens of a prompt): keys
 //! and values are read once and reused by every query, so the memory traffic of grouped-query attention
@@ -23,7 +24,7 @@ pub const SPAN: usize = 512;
 /// One query's scores for the positions of a block, later turned into weights in place.
 type Scores = [Lanes; BLOCK_PANELS];
 
-/// Arguments of `attend`: a tile of queries against one block.
+/// Arguments of `attend`, which computes the attention of a tile of queries to one block.
 ///
 /// The state of a query is `[max, sum, 0…; accumulator]`: 16 + `h` floats, see
 /// [`AttendBlock::reset`].
@@ -37,9 +38,9 @@ pub struct AttendBlock<'a> {
     pub block: KvBlock<'a>,
     /// Head size, padded to 16.
     pub head: usize,
-    /// Per query: the block's visible positions as `(from, to)`. A query with none is skipped.
+    /// The block's visible positions for each query, as `(from, to)`. A query that sees none is skipped.
     pub visible: &'a [(usize, usize)],
-    /// Factor on q·k.
+    /// Factor applied to q·k.
     pub scale: f32,
     /// Soft cap c: a score s becomes c·tanh(s/c); 0 disables it.
     pub softcap: f32,
@@ -104,7 +105,7 @@ pub(crate) fn attend_tile<S: Simd, const M: usize, const P: usize>(s: S, a: Atte
         (Queries::F32(q), KvBlock::F16 { k, .. }) => {
             scores::<S, M, u16>(s, q, k, &a, &mut p);
         }
-        _ => panic!("queries are packed for another cache type"),
+        _ => panic!("queries are packed for a different cache type"),
     }
     if a.softcap > 0.0 {
         cap_scores(s, &mut p, a.softcap, a.visible);
@@ -195,7 +196,7 @@ fn scores_q8<S: Simd, const M: usize>(
     }
 }
 
-/// Caps the scores, then masks again: the cap turns -∞ into a finite number.
+/// Caps the scores, then masks again because the cap turns -∞ into a finite number.
 #[inline(always)]
 fn cap_scores<S: Simd, const M: usize>(
     s: S,
@@ -211,8 +212,8 @@ fn cap_scores<S: Simd, const M: usize>(
     }
 }
 
-/// Adds -∞ to hidden positions: a 16-lane window into `EDGE`, placed by the number of visible lanes,
-/// masks those after the last visible position, and a second one those before the first.
+/// Adds -∞ to hidden positions. A 16-lane window into `EDGE`, offset by the number of visible lanes,
+/// masks the positions after the last visible one; another window masks those before the first.
 #[inline(always)]
 fn mask<S: Simd>(s: S, scores: &mut Lanes, panel: usize, (from, to): (usize, usize)) {
     const HIDDEN: f32 = f32::NEG_INFINITY;
@@ -228,19 +229,19 @@ fn mask<S: Simd>(s: S, scores: &mut Lanes, panel: usize, (from, to): (usize, usi
     let (start, end) = (LANES * panel, LANES * (panel + 1));
     if to < end {
         let seen = to.saturating_sub(start); // the window begins with the last `seen` zeros
-        let window = EDGE[2 * LANES - seen..].first_chunk().expect("as many lanes follow");
+        let window = EDGE[2 * LANES - seen..].first_chunk().expect("16 lanes remain");
         s.store(s.add(s.load(scores), s.load(window)), scores);
     }
     if from > start {
         let hidden = (from - start).min(LANES);
-        let window = EDGE[LANES - hidden..].first_chunk().expect("as many lanes follow");
+        let window = EDGE[LANES - hidden..].first_chunk().expect("16 lanes remain");
         s.store(s.add(s.load(scores), s.load(window)), scores);
     }
 }
 
 /// Turns scores into weights e^(score − max), multiplied by the value scales, and updates the maxima
 /// and sums of the states. Returns the decay factor of each accumulator and the range of visible
-/// positions, or `None` if no query sees any.
+/// positions, or `None` if no query sees a position.
 #[inline(always)]
 fn softmax_step<S: Simd, const M: usize>(
     s: S,
@@ -266,7 +267,7 @@ fn softmax_step<S: Simd, const M: usize>(
     if first >= last {
         return None;
     }
-    let mut decay = [0.0; LANES]; // e⁰ = 1 for queries that see nothing
+    let mut decay = [0.0; LANES]; // e⁰ = 1 for queries that see no position
     s.store(exp(s, s.sub(s.load(&old), s.load(&new))), &mut decay);
     for (m, state) in states.chunks_exact_mut(state_len(head)).enumerate() {
         if visible[m].0 >= visible[m].1 {
@@ -289,7 +290,7 @@ fn softmax_step<S: Simd, const M: usize>(
     Some((decay, first, last))
 }
 
-/// Arguments of `merge_spans`: merges the state of the next span into that of all earlier spans.
+/// Arguments of `merge_spans`, which merges the state of the next span into that of all earlier spans.
 #[derive(Debug)]
 pub struct MergeSpans<'a> {
     /// State of the earlier spans; updated.
@@ -318,7 +319,7 @@ pub(crate) fn merge<S: Simd>(s: S, a: MergeSpans<'_>) {
     }
 }
 
-/// Arguments of `finish_head`: computes a head's output from its final state.
+/// Arguments of `finish_head`, which computes a head's output from its final state.
 #[derive(Debug)]
 pub struct FinishHead<'a> {
     /// Final state.

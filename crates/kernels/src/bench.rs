@@ -1,6 +1,7 @@
-//! Loops that measure the limits of a machine: for benchmarks only, without a stability promise.
+//! Loops that measure the limits of a machine. For benchmarks only; the API is not stable.
 //!
-//! They set the roof under which a benchmark shows its results (Williams et al., "Roofline", 2009).
+//! They determine the roofline that benchmark results are compared with (Williams et al., "Roofline",
+//! 2009).
 
 pub use crate::peak::{PeakDots, ReadLines};
 use crate::table::Kernels;

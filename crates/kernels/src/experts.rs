@@ -5,16 +5,16 @@ use crate::isa::Simd;
 use crate::layout::LANES;
 use crate::math::exp;
 
-/// Arguments of `route`: selects the experts of one token from its router logits.
+/// Arguments of `route`, which selects the experts of one token from its router logits.
 #[derive(Debug)]
 pub struct Route<'a> {
     /// Router logits, one per expert.
     pub logits: &'a [f32],
-    /// Whether the softmax covers only the chosen experts, so that their weights sum to 1, or all.
+    /// Whether the softmax covers only the chosen experts, whose weights then sum to 1, rather than all.
     pub over_chosen: bool,
-    /// Output: the experts with the largest logits, in ascending order; ties go to the lowest index.
+    /// Output: indices of the experts with the largest logits, ascending; ties go to the lowest index.
     pub chosen: &'a mut [u32],
-    /// Output: their softmax weights.
+    /// Output: the softmax weights of these experts.
     pub weights: &'a mut [f32],
 }
 
@@ -48,7 +48,7 @@ pub(crate) fn route<S: Simd>(s: S, a: Route<'_>) {
     a.weights.iter_mut().for_each(|w| *w /= sum);
 }
 
-/// Indices of the largest values, ascending. NaNs still yield valid indices.
+/// Indices of the largest values, ascending. The indices are valid even if there are NaNs.
 fn choose(values: &[f32], chosen: &mut [u32]) {
     for n in 0..chosen.len() {
         let (before, _) = chosen.split_at(n);
@@ -63,7 +63,7 @@ fn choose(values: &[f32], chosen: &mut [u32]) {
     chosen.sort_unstable();
 }
 
-/// Arguments of `add_weighted`: adds one expert's outputs to the rows of its tokens.
+/// Arguments of `add_weighted`, which adds one expert's outputs to the rows of its tokens.
 #[derive(Debug)]
 pub struct AddWeighted<'a> {
     /// `[panels][tokens.len()][16]`

@@ -1,18 +1,18 @@
 //! Fused multiply-add for targets whose baseline lacks the instruction.
 //!
-//! On those, `f32::mul_add` calls the C library, and not every C library rounds once (mingw's is wrong
-//! for a third of all inputs). A product of two f32 is exact in f64, but adding `c` in f64 and
-//! rounding to f32 would round twice: a sum just beside the midpoint of two f32 values first lands on
-//! the midpoint, and the tie is then broken by parity alone. Rounding the first sum *to odd* avoids it
+//! There, `f32::mul_add` calls the C library, and not every C library rounds only once (mingw's result
+//! is incorrect for a third of all inputs). A product of two f32 is exact in f64, but adding `c` in f64 and
+//! rounding to f32 would round twice: a sum just off the midpoint of two f32 values first lands on
+//! the midpoint, and the tie is then broken by parity alone. Rounding the first sum *to odd* avoids this
 //! (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums: proved algorithms using
 //! rounding to odd", IEEE Transactions on Computers, 2008): an inexact sum is truncated and its
-//! last bit set, so that it stays on its side of every tie in the narrower format. The result is exact
-//! because f64 has at least two more bits than f32 wherever f32 rounds, including subnormals, and
+//! last bit set, so it stays on its side of every tie in the narrower format. The result is correctly
+//! rounded because f64 has at least two more bits than f32 wherever f32 rounds, including subnormals, and
 //! because no product or sum of f32 values overflows or underflows in f64.
 
 /// a·b + c, rounded once, on every target. The bits of a NaN result are unspecified.
 ///
-/// Uses the instruction if the build's baseline has it, otherwise branch-free f64 arithmetic that the
+/// Uses the FMA instruction if the build's baseline has it, otherwise branch-free f64 arithmetic that the
 /// compiler can vectorize.
 #[inline(always)]
 pub fn fma(a: f32, b: f32, c: f32) -> f32 {
@@ -42,7 +42,7 @@ mod tests {
 
     use super::{fma, fma_by_rounding_to_odd};
 
-    /// Asserts that every implementation returns `want`, bit for bit; all NaNs are equal.
+    /// Asserts that every implementation returns `want`, bit for bit; all NaNs count as equal.
     fn assert_is(a: f32, b: f32, c: f32, want: f32) {
         let instruction = hardware().map_or(want, |hardware| hardware(a, b, c));
         for got in [fma(a, b, c), fma_by_rounding_to_odd(a, b, c), instruction] {
@@ -55,7 +55,7 @@ mod tests {
     fn known_cases() {
         let power = |n: i32| f32::from_bits(((127 + n) as u32) << 23);
         let (tiny, up) = (f32::from_bits(1), 1.0 + f32::EPSILON);
-        // 1 + 2⁻²⁴ is the midpoint of 1 and the next number; the smallest deviation decides.
+        // 1 + 2⁻²⁴ is the midpoint of 1 and the next float; the slightest deviation decides.
         assert_is(1.0, power(-24), 1.0, 1.0);
         assert_is(up, power(-24), 1.0, up);
         assert_is(1.0 - f32::EPSILON / 2.0, power(-24), 1.0, 1.0);
@@ -71,7 +71,7 @@ mod tests {
         assert_is(bits(0x9700_0800), bits(0x1cff_f001), bits(0x0001_0002), bits(0x0001_0001));
         assert_is(0.9474001, 4.639901e-7, -0.24325085, bits(0xbe79_16a3));
         assert_is(-1.9369631e13, 2.1513551e-7, -1.7354427e-24, -4.167_095_8e6);
-        // Half the smallest subnormal, and just above and below it.
+        // Half the smallest subnormal, and values just above and below.
         assert_is(tiny, 0.5, 0.0, 0.0);
         assert_is(tiny, 0.5, tiny, bits(2));
         assert_is(tiny, 0.5f32.next_up(), 0.0, tiny);
@@ -79,7 +79,7 @@ mod tests {
         assert_is(tiny, -tiny, tiny, tiny);
         assert_is(tiny, -tiny, power(-126), power(-126));
         assert_is(power(-126), 0.5, tiny, bits(0x0040_0001));
-        // The edge of overflow: half a step above the largest number is infinite.
+        // The edge of overflow: half a step above the largest float rounds to infinity.
         assert_is(f32::MAX, 1.0, power(102), f32::MAX);
         assert_is(f32::MAX, 1.0, power(103), f32::INFINITY);
         assert_is(f32::MAX, 1.0, power(103).next_down(), f32::MAX);
@@ -111,7 +111,7 @@ mod tests {
             fn instruction(a: f32, b: f32, c: f32) -> f32 {
                 _mm_cvtss_f32(_mm_fmadd_ss(_mm_set_ss(a), _mm_set_ss(b), _mm_set_ss(c)))
             }
-            // SAFETY: only returned if the CPU has the instruction.
+            // SAFETY: returned only if the CPU has the instruction.
             let call = |a, b, c| unsafe { instruction(a, b, c) };
             is_x86_feature_detected!("fma").then_some(call)
         }

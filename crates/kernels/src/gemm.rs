@@ -9,9 +9,9 @@
 //! out[m] = c[m] · row scale (+ bias) (+ previous out[m])
 //! ```
 //!
-//! A weight byte is read once per tile and used M times, an activation quad once per panel and used 16
-//! times. With M = 1 this is the GEMV of decoding: nothing is reused, and memory bandwidth is the only
-//! limit. K is never split, so a logit does not depend on the thread count.
+//! A weight byte is read once per tile and used M times; an activation quad is read once per panel and
+//! used 16 times. With M = 1 this is the GEMV of decoding: nothing is reused, and memory bandwidth is the
+//! only limit. K is never split, so a logit does not depend on the thread count.
 
 use crate::inputs::{F32Inputs, QuantizedInputs, locate_token, packed_rows};
 use crate::isa::Simd;
@@ -23,7 +23,7 @@ use crate::layout::{
 /// Maximum number of tokens in one tile.
 pub const MAX_TILE: usize = 12;
 
-/// Arguments of `gemm_q8`: consecutive panels times all tokens.
+/// Arguments of `gemm_q8`, which multiplies consecutive panels by all tokens.
 #[derive(Debug)]
 pub struct Gemm<'a> {
     /// Panels, `[p][16 f32 scales, k/4 lines]`.
@@ -32,7 +32,7 @@ pub struct Gemm<'a> {
     pub k: usize,
     /// The packed inputs.
     pub inputs: QuantizedInputs<'a>,
-    /// One value per row, or empty for none.
+    /// One value per row, or empty if there is no bias.
     pub bias: &'a [f32],
     /// Whether to add to `out` (a residual) instead of overwriting it.
     pub add: bool,
@@ -40,7 +40,7 @@ pub struct Gemm<'a> {
     pub out: &'a mut [f32],
 }
 
-/// Arguments of `gemm_f32`, the reference encoding.
+/// Arguments of `gemm_f32`, the product in the reference encoding.
 #[derive(Debug)]
 pub struct GemmF32<'a> {
     /// Panels, `[p][k][16]`.
@@ -49,7 +49,7 @@ pub struct GemmF32<'a> {
     pub k: usize,
     /// The packed inputs.
     pub inputs: F32Inputs<'a>,
-    /// One value per row, or empty for none.
+    /// One value per row, or empty if there is no bias.
     pub bias: &'a [f32],
     /// Whether to add to `out` (a residual) instead of overwriting it.
     pub add: bool,
@@ -95,7 +95,7 @@ impl GemmF32<'_> {
     }
 }
 
-/// Expands to the call with `M` = `$m`, for 1…12.
+/// Expands to the call with `M` = `$m`, from 1 to 12.
 macro_rules! with_tile {
     ($m:expr, $f:ident::<$s:ty, $p:literal>($($args:expr),*)) => {
         match $m {
@@ -185,8 +185,8 @@ fn group_q8<S: Simd, const M: usize, const P: usize>(
     x: &[TokenLine; M],
     sums: &[i32; M],
 ) -> [[S::I; M]; P] {
-    // Loops, not `array::from_fn`: a closure does not inherit its caller's CPU features, and one that
-    // is not inlined costs a call per intrinsic.
+    // Loops, not `array::from_fn`: a closure does not inherit its caller's CPU features, and unless it
+    // is inlined, it costs a call per intrinsic.
     let mut acc = [[s.seed(0); M]; P];
     for acc in &mut acc {
         for m in 0..M {
@@ -238,7 +238,7 @@ pub(crate) struct Epilogue<'a> {
 }
 
 impl Epilogue<'_> {
-    /// Stores the sums of `M` tokens; `out` begins with the first of them.
+    /// Stores the sums of `M` tokens; `out` begins at the first token.
     #[inline(always)]
     pub(crate) fn store<S: Simd, const M: usize>(self, s: S, c: &[S::F; M], out: &mut [Lanes]) {
         for (y, out) in c.iter().zip(out) {

@@ -1,19 +1,19 @@
 //! The matrix product of prefill on CPUs with a matrix unit (AMX).
 //!
 //! The unit multiplies 16 lines of inputs (16 tokens × 64 int8) by one group of a weight panel (64
-//! inputs × 16 rows) into 16 × 16 exact sums, exactly one group of `gemm.rs` for 16 tokens. Scaling and
-//! accumulating them is left to the vector units:
+//! inputs × 16 rows) into 16 × 16 exact sums, the equivalent of one group in `gemm.rs` for 16 tokens. The
+//! vector units scale and accumulate these sums:
 //!
 //! ```text
-//! for each block of 32 groups:        its weights, made signed, stay in the L1 cache
+//! for each block of 32 groups:        its weights, converted to signed, stay in the L1 cache
 //!     for each tile of 16 tokens:
 //!         for each group:             unit:    dots = x[16][64] · w[64][16]
 //!                                     vectors: c[m] = fma(dots[m], scale[g][m], c[m])
 //! ```
 //!
-//! Meanwhile the next panel is prefetched from memory, a share per tile. The vector units run two
-//! groups behind the matrix unit, so that they do not wait for its stores. Groups are added in the same
-//! order as in `gemm.rs`, which gives the same bits.
+//! Meanwhile, the next panel is prefetched from memory, a portion per tile. The vector units run two
+//! groups behind the matrix unit so that they do not wait for its stores. Groups are added in the same
+//! order as in `gemm.rs`, so the results are identical bit for bit.
 
 use std::hint::black_box;
 
@@ -24,23 +24,24 @@ use crate::isa::matrix_unit::{Dots, MatrixUnit, Products, SignedLines, TokenLine
 use crate::layout::{GROUP, GROUP_LINES, LANES, LINE, Lanes, TOKENS, WeightLine, q8_panel_bytes};
 use crate::peak::{PeakDots, ZERO_SUM};
 
-/// Groups of a panel per block: 32 KiB, which fit into the L1 cache.
+/// Groups of a panel per block: 32 KiB, which fits in the L1 cache.
 const GROUPS: usize = 32;
-/// Tiles whose sums are kept between blocks of groups.
+/// Number of tiles whose sums are kept between blocks of groups.
 const TILES: usize = 16;
-/// Groups by which the vector units lag behind the matrix unit.
+/// Number of groups by which the vector units lag behind the matrix unit.
 const LAG: usize = 2;
-/// Groups in flight: the one in the matrix unit and the lagging ones, rounded up to a power of two.
+/// Number of groups in flight, in the matrix unit or awaiting the vector units, rounded up to a power
+/// of two.
 const IN_FLIGHT: usize = 4;
 
-/// Aligned to a cache line, in which units the matrix unit reads and writes.
+/// Aligned to a cache line, the granularity of the matrix unit's loads and stores.
 #[repr(align(64))]
 struct Aligned<T>(T);
 
 /// Buffers that stay in the L1 and L2 caches during a product.
 struct Buffers {
     signed: Aligned<[SignedLines; GROUPS]>, // the panel's current block of groups
-    sums: Option<[[Lanes; TOKENS]; TILES]>, // kept between blocks; `None` if there is only one
+    sums: Option<[[Lanes; TOKENS]; TILES]>, // kept between blocks; `None` for a single block
     dots: [Aligned<Dots>; IN_FLIGHT],       // computed but not yet accumulated
 }
 
@@ -55,7 +56,7 @@ impl Buffers {
     }
 }
 
-/// All panels times all whole tiles of tokens; returns the number of tokens in them.
+/// Multiplies all panels by all whole tiles of tokens. Returns the number of tokens in these tiles.
 #[inline(always)]
 pub(crate) fn whole_tiles<S: MatrixUnit>(s: S, a: &mut Gemm<'_>) -> usize {
     let tokens = a.inputs.m / TOKENS * TOKENS;
@@ -81,7 +82,7 @@ pub(crate) fn whole_tiles<S: MatrixUnit>(s: S, a: &mut Gemm<'_>) -> usize {
 
 /// One panel, its inputs and epilogue.
 struct Panel<'a> {
-    /// Its weight lines.
+    /// The weight lines of the panel.
     lines: &'a [WeightLine],
     /// The lines of the next panel, if any.
     next: &'a [WeightLine],
@@ -183,7 +184,7 @@ impl Block<'_> {
 /// Multiplies the same two tiles repeatedly.
 #[inline(always)]
 pub(crate) fn peak<S: MatrixUnit>(s: S, a: PeakDots<'_>) {
-    /// Dots of 64 bytes in one product.
+    /// 64-byte dot products in one matrix product.
     const PRODUCT: usize = TOKENS * GROUP_LINES;
     let mut x = [[0; LINE]; TOKENS];
     x.as_flattened_mut().as_chunks_mut().0.fill(ZERO_SUM);
@@ -199,7 +200,7 @@ mod tests {
     use crate::isa::scalar::Scalar;
     use crate::layout::{QUAD, TokenLine};
 
-    /// A matrix unit in plain Rust, to test this file on machines without one.
+    /// A matrix unit emulated in plain Rust, to test this file on machines without AMX.
     pub(crate) struct Emulated;
 
     impl MatrixUnit for Scalar {
@@ -223,7 +224,7 @@ mod tests {
         }
     }
 
-    /// Any bytes are valid weights and inputs; only scales must be numbers.
+    /// Arbitrary bytes are valid as weights and inputs; only scales must not be NaN.
     #[test]
     fn whole_tiles_equal_register_tiles() {
         let mut state = 7u64;
@@ -231,7 +232,7 @@ mod tests {
             state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
             (state >> 33) as u32
         };
-        // The second case has several blocks of groups, the third also several runs of tiles.
+        // The second case has several blocks of groups; the third also has several runs of tiles.
         for (m, k) in [(37usize, 192), (37, 2176), (290, 2176)] {
             let (panels, lines) = (3, m.div_ceil(TOKENS) * TOKENS * k / GROUP);
             let mut w: Vec<u8> = (0..panels * q8_panel_bytes(k)).map(|_| next() as u8).collect();

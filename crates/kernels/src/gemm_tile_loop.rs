@@ -5,9 +5,10 @@ use crate::isa::AHEAD;
 use crate::isa::tile_loop::{Tile, TileLoop};
 use crate::layout::{GROUP, GROUP_BYTES, LANES, TOKENS, q8_panel_bytes};
 
-/// All panels times all whole tiles of tokens; returns the number of tokens in them. A panel stays in
-/// the L1 and L2 caches for all tiles. Meanwhile the next one is prefetched, a share per tile; a panel
-/// that was not prefetched is fetched ahead during its first tile.
+/// Multiplies all panels by all whole tiles of tokens. Returns the number of tokens in these tiles.
+///
+/// A panel stays in the L1 and L2 caches for all tiles. Meanwhile, the next panel is prefetched, a
+/// portion per tile; a panel not prefetched this way is prefetched during its own first tile.
 #[inline(always)]
 pub(crate) fn whole_tiles<S: TileLoop>(s: S, a: &mut Gemm<'_>) -> usize {
     let (groups, tiles) = (a.k / GROUP, a.inputs.m / TOKENS);

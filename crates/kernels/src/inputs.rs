@@ -6,7 +6,7 @@
 //! ```text
 //! q       [tiles][k/64][rows][64]     one group of one token is one cache line of int8
 //! scales  [tiles][k/64][rows]         amax / 127 of each line
-//! sums    [tiles][k/64][rows]         -128·Σ q of each line, cancels the +128 of stored weights
+//! sums    [tiles][k/64][rows]         -128·Σ q of each line, to cancel the +128 of stored weights
 //! ```
 //!
 //! A register tile broadcasts four bytes from each of several lines; a matrix unit loads 16 lines as
@@ -48,15 +48,15 @@ pub struct F32Inputs<'a> {
     pub m: usize,
 }
 
-/// Locates a token among `m` packed tokens of `groups` groups: the line of its first group, and the
-/// stride in lines from one group to the next.
+/// Locates a token among `m` packed tokens of `groups` groups. Returns the line of its first group and
+/// the stride between groups, in lines.
 #[inline(always)]
 pub fn locate_token(token: usize, groups: usize, m: usize) -> (usize, usize) {
     let rows = tile_rows(m);
     (token / TOKENS * groups * rows + token % TOKENS, rows)
 }
 
-/// Consecutive rows of a tile, to be written.
+/// Consecutive rows of a tile to write.
 #[derive(Debug)]
 pub struct TileMut<'a> {
     /// Rows of the tile.
@@ -67,7 +67,7 @@ pub struct TileMut<'a> {
     pub to: TileData<'a>,
 }
 
-/// The buffers of one tile, in the form that the matrix product reads.
+/// The buffers of one tile, in the form the matrix product reads.
 #[derive(Debug)]
 pub enum TileData<'a> {
     /// Rotated and quantized.
@@ -121,10 +121,10 @@ impl TileMut<'_> {
     }
 }
 
-/// Arguments of `pack`: copies tokens from panel-major activations into rows of a tile.
+/// Arguments of `pack`, which copies tokens from panel-major activations into rows of a tile.
 #[derive(Debug)]
 pub struct Pack<'a> {
-    /// `[k/16][m][16]`; a plain vector is `m` = 1.
+    /// `[k/16][m][16]`; a plain vector has `m` = 1.
     pub x: &'a [f32],
     /// Number of tokens in `x`.
     pub m: usize,

@@ -1,7 +1,7 @@
 //! The sixteen-lane trait. A value of an implementing type proves that the CPU supports the ISA.
 //!
-//! This trait covers the operations that every instruction set has. Extensions of some are separate
-//! traits in `tile_loop.rs` and `matrix_unit.rs`; `product.rs` selects which ISA uses them.
+//! This trait covers the operations common to all instruction sets. Extensions for some of them are
+//! separate traits in `tile_loop.rs` and `matrix_unit.rs`; `product.rs` selects which ISAs use them.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
@@ -61,7 +61,7 @@ pub(crate) trait Simd: Copy {
     /// Rounds to the nearest integer, half to even; |a| < 2³¹.
     fn round(self, a: Self::F) -> Self::I;
     fn to_f32(self, a: Self::I) -> Self::F;
-    /// x·2ⁿ for finite x ≥ 0 whose exponent stays in the normal range: adds to the exponent bits.
+    /// x·2ⁿ for finite x ≥ 0 whose exponent stays in the normal range; adds n to the exponent bits.
     fn scale2(self, x: Self::F, n: Self::I) -> Self::F;
     /// `y` where `x ≥ limit`, 0 elsewhere.
     fn zero_below(self, y: Self::F, x: Self::F, limit: f32) -> Self::F;
@@ -72,7 +72,7 @@ pub(crate) trait Simd: Copy {
 
     /// Sixteen signed bytes as floats.
     fn load_i8(self, x: &[i8; LANES]) -> Self::F;
-    /// Sixteen IEEE half-precision floats, given as bits.
+    /// Sixteen IEEE half-precision floats, from their bits.
     fn load_f16(self, x: &[u16; LANES]) -> Self::F;
     /// Rounds to half precision, ties to even; overflow becomes infinity.
     fn store_f16(self, a: Self::F, to: &mut [u16; LANES]);
@@ -81,20 +81,20 @@ pub(crate) trait Simd: Copy {
     /// Prefetches a line into L2.
     #[inline(always)]
     fn prefetch(self, _line: &WeightLine) {}
-    /// Prefetches the line [`AHEAD`] bytes further on in the stream into L1.
+    /// Prefetches the line [`AHEAD`] bytes ahead in the stream into L1.
     #[inline(always)]
     fn prefetch_ahead(self, _line: &WeightLine) {}
 
     /// Loads a line of a Q8 panel for [`Simd::dot`]: byte `4r+t` is row `r`, input `t`, stored as q+128.
     fn line(self, bytes: &WeightLine) -> Self::Line;
-    /// Initial accumulator with which [`Simd::dot`] yields exactly Σ q·x, given -128·Σ x.
+    /// Initial accumulator that makes [`Simd::dot`] yield exactly Σ q·x, given -128·Σ x.
     fn seed(self, offset: i32) -> Self::I;
     /// acc[r] += Σₜ q[r][t] · x[t], exact.
     fn dot(self, acc: Self::I, line: Self::Line, x: &[i8; QUAD]) -> Self::I;
     /// Exact lane-wise sum.
     fn add_i32(self, a: Self::I, b: Self::I) -> Self::I;
 
-    /// Sum of all lanes in the contract's fixed reduction tree: lanes 8 apart, then 4, 2, 1.
+    /// Sum of all lanes in a fixed reduction tree: lanes 8 apart, then 4, 2, 1.
     #[inline(always)]
     fn sum(self, a: Self::F) -> f32 {
         let a = self.add(a, self.swap::<8>(a));

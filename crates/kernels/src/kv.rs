@@ -4,14 +4,14 @@ use crate::isa::Simd;
 use crate::layout::{GROUP, LANES, LINE, Lanes, QUAD, q8_panel_bytes};
 use crate::quantize::{quantize_values, rotate_block};
 
-/// Positions per cache block, also per step of the online softmax.
+/// Positions per cache block and per step of the online softmax.
 pub const BLOCK: usize = 64;
 /// Key panels per block.
 pub(crate) const BLOCK_PANELS: usize = BLOCK / LANES;
 
 /// One block of 64 positions of one KV head, in one of the cache's encodings. `h` is the head size,
-/// padded to 16. Keys are stored in panels of 16 positions, like weights with positions as rows; values
-/// are stored by position.
+/// padded to 16. Keys are stored like weights, in panels of 16 positions (the rows); values are stored
+/// by position.
 #[derive(Clone, Copy, Debug)]
 pub enum KvBlock<'a> {
     /// 32-bit floats.
@@ -39,7 +39,7 @@ pub enum KvBlock<'a> {
     },
 }
 
-/// [`KvBlock`], to be written.
+/// Mutable [`KvBlock`].
 #[derive(Debug)]
 pub enum KvBlockMut<'a> {
     /// See [`KvBlock::F32`].
@@ -67,7 +67,7 @@ pub enum KvBlockMut<'a> {
     },
 }
 
-/// Element type of a stored cache.
+/// Element type of a cache.
 pub(crate) trait Stored: Copy {
     fn load<S: Simd>(s: S, x: &[Self; LANES]) -> S::F;
 }
@@ -87,7 +87,7 @@ impl Stored for u16 {
     }
 }
 
-/// 8-bit values, whose scales are folded into the weights.
+/// 8-bit values; their scales are folded into the attention weights.
 impl Stored for i8 {
     #[inline(always)]
     fn load<S: Simd>(s: S, x: &[i8; LANES]) -> S::F {
@@ -95,7 +95,7 @@ impl Stored for i8 {
     }
 }
 
-/// Bytes of a Q8 key block.
+/// Size of a Q8 key block in bytes.
 pub const fn q8_key_block(head: usize) -> usize {
     BLOCK_PANELS * q8_panel_bytes(head)
 }
@@ -104,7 +104,7 @@ pub(crate) fn lens_fit(head: usize, k: usize, v: usize) -> bool {
     head > 0 && head.is_multiple_of(LANES) && k == BLOCK * head && v == BLOCK * head
 }
 
-/// Arguments of `store_kv`: stores one position of one KV head in its block.
+/// Arguments of `store_kv`, which stores one position of one KV head in its block.
 #[derive(Debug)]
 pub struct StoreKv<'a> {
     /// Key after RoPE, `h` values; clobbered.
@@ -177,7 +177,7 @@ pub(crate) fn store_kv<S: Simd>(s: S, a: StoreKv<'_>) {
     }
 }
 
-/// Queries of one KV head, in chunks of 16 values: equal chunks of all queries are adjacent.
+/// Queries of one KV head, in chunks of 16 values; corresponding chunks of all queries are adjacent.
 #[derive(Clone, Copy, Debug)]
 pub enum Queries<'a> {
     /// `[h/16][n][16]`, for float caches.
@@ -198,15 +198,15 @@ pub enum Queries<'a> {
 pub struct PackQuery<'a> {
     /// Query after RoPE, `h` values; clobbered.
     pub x: &'a mut [f32],
-    /// Index of the query, below `n`.
+    /// Index of the query, less than `n`.
     pub row: usize,
-    /// As in [`StoreKv`].
+    /// See [`StoreKv`].
     pub rotation: usize,
-    /// Destination, all `n` queries.
+    /// Destination for all `n` queries.
     pub to: QueriesMut<'a>,
 }
 
-/// [`Queries`], to be written.
+/// Mutable [`Queries`].
 #[derive(Debug)]
 pub enum QueriesMut<'a> {
     /// See [`Queries::F32`].

@@ -1,14 +1,14 @@
-//! The sizes behind every layout, each named once.
+//! The basic sizes of all layouts, each defined once.
 
 /// Lanes per vector: outputs per weight panel, positions per key panel.
 pub const LANES: usize = 16;
-/// Inputs per activation scale, also the largest Hadamard block.
+/// Inputs per activation scale, and the size of the largest Hadamard block.
 pub const GROUP: usize = 64;
 /// Tokens per tile of packed inputs.
 pub const TOKENS: usize = 16;
-/// Adjacent inputs of a row in a Q8 panel: the inputs that one lane of a dot instruction sums.
+/// Adjacent inputs of a row in a Q8 panel, summed by one lane of a dot instruction.
 pub const QUAD: usize = 4;
-/// Bytes per line of a Q8 panel, which holds a quad or the scale of each row: one cache line.
+/// Bytes per line of a Q8 panel (one cache line), which holds a quad or the scale of each row.
 pub const LINE: usize = LANES * QUAD;
 
 /// Lines per group of a Q8 panel.
@@ -42,7 +42,7 @@ pub const fn f32_panel_len(k: usize) -> usize {
 mod tests {
     use super::*;
 
-    /// Files depend on these sizes.
+    /// The file format depends on these sizes.
     #[test]
     fn panel_sizes_match_the_file_format() {
         assert_eq!((q8_panel_bytes(4), q8_panel_bytes(64)), (16 * (4 + 4), 16 * (64 + 4)));

@@ -15,13 +15,13 @@
 //!                   layout.rs  16, 64 and the sizes derived from them, each named once
 //! ```
 //!
-//! There are no cycles: a module uses only modules below it, and a leaf the trait it implements.
+//! No cycles: a module uses only the modules below it; leaves also use the trait they implement.
 //!
-//! Why sixteen lanes everywhere, even where a register holds eight or one: a floating-point sum
-//! depends on its order. Every kernel is written over sixteen lanes and one fixed reduction tree, so
-//! that each instruction set computes the same bits and a model gives the same answer on every machine.
+//! Sixteen lanes everywhere, even where a register holds eight or one, because a floating-point sum
+//! depends on its order. Every kernel uses sixteen lanes and one fixed reduction tree, so every
+//! instruction set computes the same bits and a model produces the same output on every machine.
 //!
-//! What this crate is not: it has no notion of models, files or threads. Callers pass slices.
+//! This crate knows nothing of models, files or threads. Callers pass slices.
 //!
 //! ```
 //! use nanoinfer_kernels::{Isa, Kernels};

@@ -29,14 +29,14 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
 
 /// tanh x within 3 ulp; saturates at ±1; NaN for NaN.
 ///
-/// Near 0, where 1 − 2 / (e²ˣ + 1) would cancel, an odd polynomial of degree 11 (Cephes' `tanhf`,
-/// S. Moshier); elsewhere that formula.
+/// Uses 1 − 2 / (e²ˣ + 1), except near 0, where that suffers from cancellation: there, an odd polynomial
+/// of degree 11 (Cephes' `tanhf`, S. Moshier).
 #[inline(always)]
 pub(crate) fn tanh<S: Simd>(s: S, x: S::F) -> S::F {
     const NEAR: f32 = 0.625;
     const POLY: [f32; 5] =
         [-5.704_988_7e-3, 2.063_908_8e-2, -5.373_971_5e-2, 0.133_314_42, -0.333_332_8];
-    // Clamped to keep the branch not taken finite; this order of operands preserves NaN.
+    // Clamped to keep the unused branch finite; this operand order preserves NaN.
     let small = s.min(s.splat(1.0), s.max(s.splat(-1.0), x));
     let squared = s.mul(small, small);
     let mut p = s.splat(POLY[0]);
@@ -46,7 +46,7 @@ pub(crate) fn tanh<S: Simd>(s: S, x: S::F) -> S::F {
     let near = s.fma(s.mul(p, squared), small, small);
     let e = s.add(exp(s, s.add(x, x)), s.splat(1.0));
     let far = s.sub(s.splat(1.0), s.div(s.splat(2.0), e));
-    // Selects per lane: the branch not taken is zeroed or subtracted from itself.
+    // Selects per lane: the unused branch is zeroed or subtracted from itself.
     let far = s.zero_below(far, s.abs(x), NEAR);
     s.add(s.sub(near, s.zero_below(near, s.abs(x), NEAR)), far)
 }

@@ -21,9 +21,9 @@ pub struct NormParams<'a> {
     pub kind: NormKind,
     /// Weights, zero for padding.
     pub weight: &'a [f32],
-    /// One bias per weight, or empty; only for a LayerNorm.
+    /// One bias per weight, or empty; LayerNorm only.
     pub bias: &'a [f32],
-    /// Number of values without padding, the divisor of means.
+    /// Number of values without padding: the divisor of the means.
     pub d: usize,
     /// ε
     pub eps: f32,
@@ -37,7 +37,7 @@ impl NormParams<'_> {
     }
 }
 
-/// Arguments of `norm_pack`: normalizes tokens of panel-major activations and packs them into rows of
+/// Arguments of `norm_pack`, which normalizes tokens of panel-major activations and packs them into rows of
 /// a tile.
 #[derive(Debug)]
 pub struct NormPack<'a> {
@@ -141,7 +141,7 @@ fn real_lanes(d: usize, i: usize) -> Lanes {
     std::array::from_fn(|lane| if LANES * i + lane < d { 1.0 } else { 0.0 })
 }
 
-/// Arguments of `norm_row`: normalizes one vector in place.
+/// Arguments of `norm_row`, which normalizes one vector in place.
 #[derive(Debug)]
 pub struct NormRow<'a> {
     /// One value per weight; padding is zero.

@@ -1,4 +1,4 @@
-//! Packs weights into panels, offline, and reads single rows back: the definition of both encodings.
+//! Packs weights into panels offline and reads single rows back. Defines both encodings.
 
 use crate::layout::{LANES, LINE, QUAD, f32_panel_len, q8_panel_bytes};
 
@@ -28,9 +28,9 @@ pub fn hadamard(x: &mut [f32], block: usize) {
     }
 }
 
-/// Packs 16 rows of `k` inputs (already rotated and padded) as one Q8 panel, [`q8_panel_bytes`]:
-/// a line of 16 f32 row scales, then `k/4` lines whose byte `4r+t` is `q + 128` of row `r`, input
-/// `4j+t`, with q = round(w · 127 / amax) half to even and scale = amax / 127.
+/// Packs 16 rows of `k` inputs (already rotated and padded) as one Q8 panel of [`q8_panel_bytes`] bytes:
+/// a line of 16 f32 row scales, then `k/4` lines. Byte `4r+t` of line `j` is `q + 128` for row `r`, input
+/// `4j+t`, with q = round(w · 127 / amax), half to even, and scale = amax / 127.
 ///
 /// # Panics
 /// If the slices do not have these sizes.
@@ -39,7 +39,7 @@ pub fn q8_panel(rows: &[f32], k: usize, out: &mut [u8]) {
     let (scales, lines) = out.split_at_mut(LINE);
     for (r, (row, scale)) in rows.chunks_exact(k).zip(scales.as_chunks_mut::<4>().0).enumerate() {
         let amax = row.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-        // For an all-zero row (or nearly so), 127 / amax would not be finite.
+        // For a row of zeros or nearly zeros, 127 / amax would not be finite.
         let inverse = if amax < 1e-30 { 0.0 } else { 127.0 / amax };
         *scale = (if inverse == 0.0 { 0.0 } else { amax / 127.0 }).to_le_bytes();
         for (line, quad) in
@@ -53,14 +53,14 @@ pub fn q8_panel(rows: &[f32], k: usize, out: &mut [u8]) {
 }
 
 /// Rounds half to even for |x| < 2²²: adding 1.5·2²³ leaves no fraction bits. Equivalent to
-/// `round_ties_even`, which is a library call on the baseline CPU that the packer is compiled for.
+/// `round_ties_even`, which compiles to a library call for the packer's baseline CPU.
 fn round_small(x: f32) -> f32 {
     const SHIFT: f32 = 12_582_912.0;
     (x + SHIFT) - SHIFT
 }
 
-/// Packs 16 rows of `k` inputs as the bytes of one f32 panel, [`f32_panel_len`] values: line `j` holds
-/// input `j` of the 16 rows.
+/// Packs 16 rows of `k` inputs as the bytes of one f32 panel of [`f32_panel_len`] values: line `j` holds
+/// input `j` of all 16 rows.
 ///
 /// # Panics
 /// If the slices do not have these sizes.
@@ -76,7 +76,7 @@ pub fn f32_panel(rows: &[f32], k: usize, out: &mut [u8]) {
 /// Reads row `r` of a Q8 panel back: `scale · q` for each of its inputs, still rotated.
 ///
 /// # Panics
-/// If the panel does not have `out.len()` inputs or `r` is not below 16.
+/// If the panel does not have `out.len()` inputs or `r` is not less than 16.
 pub fn q8_row(panel: &[u8], r: usize, out: &mut [f32]) {
     assert!(r < LANES && panel.len() == q8_panel_bytes(out.len()));
     let (lines, _) = panel.as_chunks::<LINE>();
@@ -91,7 +91,7 @@ pub fn q8_row(panel: &[u8], r: usize, out: &mut [f32]) {
 /// Reads row `r` of an f32 panel back.
 ///
 /// # Panics
-/// If the panel does not have `out.len()` inputs or `r` is not below 16.
+/// If the panel does not have `out.len()` inputs or `r` is not less than 16.
 pub fn f32_row(panel: &[f32], r: usize, out: &mut [f32]) {
     assert!(r < LANES && panel.len() == f32_panel_len(out.len()));
     for (x, line) in out.iter_mut().zip(panel.as_chunks::<LANES>().0) {

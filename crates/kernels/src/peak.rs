@@ -1,5 +1,5 @@
-//! The loops behind [`crate::bench`]: some only read, the others only multiply. Like every kernel,
-//! they are compiled once per instruction set.
+//! The loops behind [`crate::bench`], which only read or only multiply. Like every kernel, they are
+//! compiled once per instruction set.
 
 use std::hint::black_box;
 
@@ -14,14 +14,14 @@ pub struct ReadLines<'a> {
     pub values: &'a [f32],
     /// Number of interleaved read streams: 1, 2, 4 or 8.
     pub streams: usize,
-    /// Output: the maximum, per lane.
+    /// Output: the maximum of each lane.
     pub out: &'a mut Lanes,
 }
 
 /// Multiplies operands from registers or the L1 cache, as the matrix product does.
 #[derive(Debug)]
 pub struct PeakDots<'a> {
-    /// Number of dots of 64 bytes, rounded up to whole tiles.
+    /// Number of 64-byte dot products, rounded up to whole tiles.
     pub dots: usize,
     /// Output: one of the sums.
     pub out: &'a mut Lanes,

@@ -1,5 +1,5 @@
-//! Selects the GEMM loops of each instruction set: all use those of `gemm.rs`, some have faster ones for
-//! whole tiles of 16 tokens.
+//! Selects the GEMM loops of each instruction set. All use the loops in `gemm.rs`; some have a faster
+//! loop for whole tiles of 16 tokens.
 
 use crate::gemm::{Gemm, register_tiles};
 use crate::isa::Simd;
@@ -14,16 +14,16 @@ use crate::peak::{self, PeakDots};
 #[cfg(target_arch = "x86_64")]
 use crate::{gemm_matrix_unit, gemm_tile_loop};
 
-/// The choice of an instruction set, made at compile time.
+/// The loops of an instruction set, chosen at compile time.
 pub(crate) trait Product: Simd {
-    /// Multiplies all panels by the leading tokens of `a` that form whole tiles, in a faster loop than
-    /// that of `gemm.rs`; returns the number of tokens covered, 0 without such a loop.
+    /// Multiplies all panels by the leading tokens of `a` that form whole tiles, in a loop faster than
+    /// those in `gemm.rs`. Returns the number of tokens covered, 0 if there is no such loop.
     #[inline(always)]
     fn whole_tiles(self, _a: &mut Gemm<'_>) -> usize {
         0
     }
 
-    /// Runs the dots of its fastest loop, see [`PeakDots`].
+    /// Computes the dot products of the fastest loop, see [`PeakDots`].
     #[inline(always)]
     fn peak(self, a: PeakDots<'_>) {
         peak::register_tile(self, a);

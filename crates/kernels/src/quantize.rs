@@ -3,7 +3,7 @@
 use crate::isa::Simd;
 use crate::layout::{GROUP, GROUP_LANES, LANES, Lanes, TokenLine};
 
-/// Arguments of `rotate`: the orthonormal Walsh-Hadamard transform of consecutive blocks.
+/// Arguments of `rotate`, the orthonormal Walsh-Hadamard transform of consecutive blocks.
 #[derive(Debug)]
 pub struct Rotate<'a> {
     /// Values, a multiple of 16 and of `block`.
@@ -104,7 +104,7 @@ fn scale_and_inverse(amax: f32) -> (f32, f32) {
     if amax < TINY { (0.0, 0.0) } else { (amax / 127.0, 127.0 / amax) }
 }
 
-/// round(x · inverse), half to even. Only non-finite values could leave ±127; clamping keeps them from
+/// round(x · inverse), half to even. Only non-finite values could exceed ±127; clamping keeps them from
 /// wrapping.
 #[inline(always)]
 fn to_int<S: Simd>(s: S, x: S::F, inverse: S::F) -> S::I {
@@ -133,8 +133,8 @@ pub(crate) fn quantize_group<S: Simd>(
     (scale, -128 * s.sum(sum) as i32)
 }
 
-/// Like [`quantize_group`], for a vector of any multiple of 16 values with one scale; passes the result
-/// to `put`, 16 values at a time.
+/// Like [`quantize_group`], but for a vector whose length is any multiple of 16, with a single scale.
+/// Passes the result to `put`, 16 values at a time.
 #[inline(always)]
 pub(crate) fn quantize_values<S: Simd>(
     s: S,

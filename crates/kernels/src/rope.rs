@@ -3,7 +3,7 @@
 use crate::isa::Simd;
 use crate::layout::LANES;
 
-/// cos and sin of one position's angles, for every pair of a head.
+/// Computes cos and sin of the angles at one position, for every pair of a head.
 ///
 /// `turns[i]` is the angle by which pair `i` rotates per position, as a fraction of a full turn in units
 /// of 2⁻⁶⁴. Multiplying by the position wraps around like the angle itself, so the angle is exact at any
@@ -53,16 +53,16 @@ fn cos_sin(turn: u64) -> (f64, f64) {
     }
 }
 
-/// Arguments of `rope`: applies RoPE to one head in place.
+/// Arguments of `rope`, which applies RoPE to one head in place.
 #[derive(Debug)]
 pub struct Rope<'a> {
     /// The head; the first `2·half` values are rotated.
     pub x: &'a mut [f32],
     /// Number of rotated pairs: head_dim / 2 or less.
     pub half: usize,
-    /// From [`rope_table`], at least `half` values.
+    /// Cosines from [`rope_table`], at least `half` values.
     pub cos: &'a [f32],
-    /// From [`rope_table`], at least `half` values.
+    /// Sines from [`rope_table`], at least `half` values.
     pub sin: &'a [f32],
 }
 

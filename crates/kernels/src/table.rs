@@ -1,8 +1,8 @@
 //! Selects an instruction set at run time.
 //!
-//! Two lists, each stated once: `with_kernels!` names the kernels, the `table!` lines name the CPU
-//! features of each ISA. Macros derive the [`Kernels`] struct, the detection and the
-//! `#[target_feature]` entry points from them, so that none of these can drift apart.
+//! There are two lists: `with_kernels!` lists the kernels, and the `table!` lines list the CPU features
+//! of each ISA. Macros derive the [`Kernels`] struct, the detection and the `#[target_feature]` entry
+//! points from these lists, so they cannot drift apart.
 #![allow(unsafe_code)]
 
 use crate::attention::{FinishHead, MergeSpans};
@@ -23,7 +23,7 @@ use crate::{
     rope,
 };
 
-/// An instruction set for which there are kernels.
+/// An instruction set for which kernels exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
     /// Plain Rust, for any CPU.
@@ -106,11 +106,11 @@ macro_rules! with_kernels {
             pub store_kv(StoreKv) = kv::store_kv;
             /// Packs one query for attention.
             pub pack_query(PackQuery) = kv::pack_query;
-            /// Attends from a tile of queries to one block of the cache.
+            /// Computes the attention of a tile of queries to one block of the cache.
             pub attend(AttendBlock) = attention::attend;
             /// Merges two attention states.
             pub merge_spans(MergeSpans) = attention::merge;
-            /// Computes the attention output from its state.
+            /// Computes the attention output from the final state.
             pub finish_head(FinishHead) = attention::finish;
             /// Reads memory as fast as this instruction set can.
             pub(crate) read_lines(ReadLines) = peak::read_lines;
@@ -167,7 +167,7 @@ macro_rules! entry {
     ([$($feature:tt)*] $token:ident $name:ident $args:ident $generic:path) => {
         $(#[target_feature(enable = $feature)])*
         fn $name(args: $args<'_>) {
-            // SAFETY: this function requires the CPU features, so its caller proved them.
+            // SAFETY: this function requires the CPU features, so the caller has proved them.
             $generic(unsafe { $token::assume() }, args)
         }
     };

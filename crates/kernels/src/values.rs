@@ -11,11 +11,11 @@ pub(crate) const fn state_len(head: usize) -> usize {
     LANES + head
 }
 
-/// How the values of a block enter the accumulators of `M` queries.
+/// How the values of a block are added to the accumulators of `M` queries.
 pub(crate) struct WeightedBlock<'a, const M: usize> {
     /// Weights of the positions, per query.
     pub weights: [&'a [f32; BLOCK]; M],
-    /// Factor applied to each accumulator first.
+    /// Factor applied to each accumulator before the addition.
     pub decay: Lanes,
     /// Positions visible to at least one query.
     pub seen: Range<usize>,

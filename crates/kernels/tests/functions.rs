@@ -26,7 +26,7 @@ fn norm_pack_matches_its_formula() {
         for (line, got) in out.chunks(64).enumerate() {
             let (group, row) = (line / 4, line % 4);
             if !(1..3).contains(&row) {
-                assert!(got.iter().all(|x| *x == 9.0), "row {row} was written");
+                assert!(got.iter().all(|x| *x == 9.0), "row {row} was overwritten");
                 continue;
             }
             let token: Vec<f64> =
@@ -37,7 +37,7 @@ fn norm_pack_matches_its_formula() {
                 assert!((want - f64::from(*got)).abs() < 1e-5);
             }
         }
-        // A quantized tile equals the packed result of the norm.
+        // A quantized tile equals the packed output of the norm.
         let [mut a, mut b] = [(); 2].map(|()| (vec![0i8; 128], vec![0.0; 2], vec![0; 2]));
         fn row((q, scales, sums): &mut (Vec<i8>, Vec<f32>, Vec<i32>)) -> TileMut<'_> {
             TileMut { rows: 1, row: 0, to: TileData::Q8 { q, scales, sums } }
@@ -50,7 +50,7 @@ fn norm_pack_matches_its_formula() {
     }
 }
 
-/// Mean and variance by their definitions, with a mean far from 0.
+/// Mean and variance by definition, with a mean far from 0.
 #[test]
 fn layer_norm_matches_its_formula() {
     for kernels in isas() {
@@ -90,7 +90,7 @@ fn activations_match_their_formulas() {
         let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
         0.5 * x * (1.0 + inner.tanh())
     };
-    // Where 1 + tanh cancels, f64 too is left with only its last digits, hence the absolute tolerance.
+    // Where 1 + tanh cancels, even f64 retains only a few digits, hence the absolute tolerance.
     for kernels in isas() {
         for (activation, f, relative, absolute) in [
             (Activation::Silu, &silu as &dyn Fn(f64) -> f64, 1e-6, 1e-30),
@@ -135,7 +135,7 @@ fn soft_cap_matches_its_formula() {
             }
             let mut x = [f32::NAN; 16];
             kernels.soft_cap(SoftCap { x: &mut x, scale, cap: cap.max(1.0) });
-            assert!(x[0].is_nan(), "NaN is not hidden");
+            assert!(x[0].is_nan(), "NaN must propagate");
         }
     }
 }

@@ -116,7 +116,7 @@ fn gemm_q8_equals_the_integer_triple_loop() {
                                 "{} m={m} k={k}",
                                 kernels.isa().name()
                             );
-                            // The exact product is close: twice half a step of 1/127 each.
+                            // Weight and input are each off by at most half a step of 1/127.
                             if !add {
                                 let exact: f64 = (0..k)
                                     .map(|i| {
@@ -363,7 +363,7 @@ fn attend(
 
 #[test]
 fn attention_is_softmax_of_visible_positions() {
-    // Tolerance per encoding: f16 keys of magnitude 1 are off by up to 2^-12, 8-bit ones by 1/254.
+    // Tolerance per encoding: f16 keys of magnitude 1 are off by up to 2^-12, 8-bit keys by up to 1/254.
     for (kind, tolerance) in [("f32", 1e-5), ("f16", 2e-3), ("q8", 5e-2)] {
         let mut reference: Vec<Vec<u32>> = Vec::new();
         for kernels in isas() {
@@ -421,7 +421,7 @@ fn attention_is_softmax_of_visible_positions() {
                             "{kind} head {head}: {got}, expected {want}"
                         );
                     }
-                    // A query has the same bits in a tile as alone.
+                    // A query yields the same bits in a tile as on its own.
                     let (q, visible) = (&q[m..m + 1], &visible[m..m + 1]);
                     let alone = attend(&kernels, &store, q, head, visible, softcap);
                     assert_eq!(bits(&alone[0]), bits(&out[m]));
@@ -438,7 +438,7 @@ fn attention_is_softmax_of_visible_positions() {
 }
 
 proptest::proptest! {
-    /// Norm, rotation, quantization, activation and RoPE have the same bits as scalar on every ISA.
+    /// Norm, rotation, quantization, activation and RoPE yield the same bits on every ISA as on scalar.
     #[test]
     fn every_isa_computes_the_same_bits(seed: u64, scale in -20i32..20) {
         let scale = 2f32.powi(scale);

@@ -1,4 +1,4 @@
-//! Tests the loops with which benchmarks measure limits.
+//! Tests the loops that measure machine limits in benchmarks.
 
 use nanoinfer_kernels::bench::{PeakDots, ReadLines, peak_dots, read_lines};
 use nanoinfer_kernels::{Isa, Kernels};

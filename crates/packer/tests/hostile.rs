@@ -109,7 +109,7 @@ fn unsupported_features_are_named() {
             "high_freq_factor": 1.0, "original_max_position_embeddings": 64}}),
             "low_freq_factor is 4",
         ),
-        (json!({"eos_token_id": 17}), "eos_token_id is 17, expected a token of the vocabulary"),
+        (json!({"eos_token_id": 17}), "eos_token_id is 17, expected a token id in the vocabulary"),
         (json!({"bos_token_id": 99}), "bos_token_id is 99"),
         (json!({"eos_token_id": [1, "x"]}), "expected a token id or a list"),
         (json!({"attention_bias": true}), "self_attn.q_proj.bias\": is missing"),

@@ -1,7 +1,7 @@
-//! The CPU: how many cores this process may use, and their properties.
+//! The CPU: the number of cores this process may use, and their properties.
 //!
-//! Fully implemented on Linux. On other systems core counts come from the standard library, and the
-//! rest is `None`.
+//! Fully implemented on Linux. On other systems, core counts come from the standard library, and all
+//! other values are `None`.
 
 use std::collections::HashSet;
 use std::fs;
@@ -17,12 +17,12 @@ pub struct Cores {
     pub allowed: usize,
     /// Physical cores of the allowed hardware threads.
     pub physical: usize,
-    /// CPUs' worth of time: the allowed hardware threads, or fewer if the cgroup has a quota.
+    /// CPU time granted, in CPUs: the allowed hardware threads, or fewer if the cgroup has a quota.
     pub granted: usize,
 }
 
 impl Cores {
-    /// The cores of this process, as far as the system reports them, otherwise from the standard library.
+    /// The cores of this process, as reported by the system, or else by the standard library.
     pub fn available() -> Self {
         let granted = std::thread::available_parallelism().map_or(1, usize::from);
         let allowed = allowed_cpus();
@@ -58,7 +58,7 @@ pub fn last_level_cache() -> Option<usize> {
     folder.flatten().filter_map(size).max()
 }
 
-/// Load average of the last minute.
+/// Load average over the last minute.
 pub fn load() -> Option<f64> {
     parse_load(&proc::read("/proc/loadavg")?)
 }
@@ -99,7 +99,7 @@ fn parse_size(text: &str) -> Option<usize> {
     number.parse::<usize>().ok()?.checked_mul(unit)
 }
 
-/// The first of the averages in `/proc/loadavg`.
+/// The first average in `/proc/loadavg`.
 fn parse_load(text: &str) -> Option<f64> {
     text.split_whitespace().next()?.parse().ok()
 }

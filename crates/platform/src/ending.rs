@@ -1,4 +1,4 @@
-//! External requests to end the program: Ctrl-C, termination, terminal hang-up.
+//! External requests to end the program: Ctrl-C, termination, terminal hangup.
 //!
 //! On Unix these are SIGINT, SIGTERM and SIGHUP. Elsewhere only Ctrl-C is handled.
 
@@ -34,11 +34,11 @@ impl Ending {
     }
 }
 
-/// Calls `then` on a dedicated thread for each of the given `endings` that arrives, instead of the
-/// default action. Call it at most once per process.
+/// Calls `then` on a dedicated thread whenever one of `endings` arrives, instead of the default action.
+/// Call this at most once per process.
 ///
 /// # Errors
-/// The handler cannot be installed or the thread not started.
+/// The handler cannot be installed or the thread cannot be started.
 #[cfg(unix)]
 pub fn listen(
     endings: &'static [Ending],
@@ -59,10 +59,10 @@ pub fn listen(
 }
 
 /// Calls `then` on a dedicated thread each time Ctrl-C is pressed, if `endings` contains it; this system
-/// does not report the others. Call it at most once per process.
+/// reports no other endings. Call this at most once per process.
 ///
 /// # Errors
-/// The handler cannot be installed or the thread not started.
+/// The handler cannot be installed or the thread cannot be started.
 #[cfg(not(unix))]
 pub fn listen(
     endings: &'static [Ending],

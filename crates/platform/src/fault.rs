@@ -1,4 +1,4 @@
-//! Faults that by default end a process silently. One of the project's few places with `unsafe`:
+//! Faults that end a process silently by default. One of the project's few modules with `unsafe`:
 //! handlers are installed through the C interface and may interrupt any code.
 //!
 //! **SIGBUS**: a page of a mapped file can no longer be read, because the file was truncated while in
@@ -11,10 +11,10 @@
 //! Both exist on Unix only. Elsewhere nothing is installed and the system's default applies.
 #![allow(unsafe_code)]
 
-/// Makes an unreadable page of a mapped file end the process with exit code 1 and `message` (a whole
+/// Makes an unreadable page of a mapped file end the process with exit code 1 and `message` (a complete
 /// line) on standard error, and turns writing beyond a size limit into an ordinary error.
 ///
-/// Call it before mapping or writing any file. Only the first message is used.
+/// Call this before mapping or writing any file. Only the first message is used.
 #[cfg(unix)]
 pub fn explain(message: &'static str) {
     crate::terminal::saved::remember();
@@ -22,7 +22,7 @@ pub fn explain(message: &'static str) {
     unix::install();
 }
 
-/// Makes an unreadable page of a mapped file end the process with exit code 1 and `message` (a whole
+/// Makes an unreadable page of a mapped file end the process with exit code 1 and `message` (a complete
 /// line) on standard error, and turns writing beyond a size limit into an ordinary error. Unix only;
 /// does nothing on this system.
 #[cfg(not(unix))]
@@ -37,7 +37,7 @@ mod unix {
     pub(super) static MESSAGE: OnceLock<&str> = OnceLock::new();
 
     pub(super) fn install() {
-        // SAFETY: `sigaction` is plain data for which all zeros is valid; the handler has the right
+        // SAFETY: `sigaction` is plain data for which all zeros are valid; the handler has the correct
         // type and makes only system calls that POSIX lists as async-signal-safe.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();

@@ -2,12 +2,12 @@
 //!
 //! | | Unix | elsewhere |
 //! |---|---|---|
-//! | readers of a new file | mode bits | inherited from the folder |
-//! | reading at an offset | `pread` | Windows: `seek_read` |
-//! | making a rename durable | syncing the folder | left to the file system |
-//! | second name | symbolic link | hard link |
-//! | memory file system | Linux: `/dev/shm` | none |
-//! | locks | advisory | Windows: other handles cannot read a locked file |
+//! | read access to a new file | mode bits | inherited from the folder |
+//! | reads at an offset | `pread` | Windows: `seek_read` |
+//! | durable renames | folder sync | left to the file system |
+//! | links to a file | symbolic | hard |
+//! | tmpfs | Linux: `/dev/shm` | none |
+//! | locks | advisory | mandatory on Windows: other handles cannot read a locked file |
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -40,7 +40,7 @@ pub fn temp_in(folder: &Path, prefix: &str, readers: Readers) -> io::Result<Name
     builder.tempfile_in(folder) // on Unix, only readable by its owner by default
 }
 
-/// Like [`temp_in`] with [`Readers::Umask`], and locked for as long as it is open, which distinguishes it
+/// Like [`temp_in`] with [`Readers::Umask`], but the file is locked while open, which distinguishes it
 /// from the files of dead processes (see [`reclaim`]).
 ///
 /// # Errors
@@ -57,8 +57,8 @@ pub fn held_temp(folder: &Path, prefix: &str) -> io::Result<NamedTempFile> {
     }
 }
 
-/// Removes files that killed processes left behind from [`held_temp`] with this prefix: a lock dies with
-/// its process. Failing to remove one is harmless.
+/// Removes files created by [`held_temp`] with this prefix that killed processes left behind: a lock is
+/// released when its process dies. Failure to remove a file is harmless.
 pub fn reclaim(folder: &Path, prefix: &str) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if !entry.file_name().to_string_lossy().starts_with(prefix) {
@@ -72,7 +72,7 @@ pub fn reclaim(folder: &Path, prefix: &str) {
     }
 }
 
-/// Makes a file that `options` create readable by its owner only.
+/// Makes files created with `options` readable only by their owner.
 pub fn for_owner(options: &mut OpenOptions) -> &mut OpenOptions {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
@@ -88,8 +88,8 @@ pub fn read_exact_at(file: &File, out: &mut [u8], offset: u64) -> io::Result<()>
     std::os::unix::fs::FileExt::read_exact_at(file, out, offset)
 }
 
-/// Reads exactly `out.len()` bytes at `offset`; several threads may do so concurrently. Moves the
-/// position of the handle.
+/// Reads exactly `out.len()` bytes at `offset`; several threads may do so concurrently. Changes the
+/// handle's file position.
 ///
 /// # Errors
 /// The file is too short or cannot be read.
@@ -106,17 +106,17 @@ pub fn read_exact_at(file: &File, mut out: &mut [u8], mut offset: u64) -> io::Re
     Ok(())
 }
 
-/// Another handle of an open file, for a library that reads sequentially while [`read_exact_at`] uses
+/// Another handle to an open file, for a library that reads sequentially while [`read_exact_at`] uses
 /// the first handle.
 ///
 /// # Errors
-/// Too many files are open, or (other than on Unix) `path` no longer leads to the file.
+/// Too many files are open, or (except on Unix) `path` no longer refers to the file.
 pub fn another_handle(file: &File, path: &Path) -> io::Result<File> {
-    // Elsewhere positioned reads move the file position, which clones would share.
+    // Elsewhere, positioned reads change the file position, which clones would share.
     if cfg!(unix) { file.try_clone() } else { File::open(path) }
 }
 
-/// Makes the entries of a folder durable, such as after a rename.
+/// Makes the entries of a folder durable, for example after a rename.
 ///
 /// # Errors
 /// The folder cannot be opened or synced.
@@ -125,19 +125,19 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
-/// Bytes available to this user in a folder; `None` if its file system does not report it.
+/// Bytes available to this user in a folder; `None` if the file system does not report them.
 pub fn free_space(folder: &Path) -> Option<u64> {
     fs4::available_space(folder).ok()
 }
 
-/// A folder in a memory file system with room for `bytes`, if there is one.
+/// A folder on a tmpfs with room for `bytes`, if any.
 pub fn in_memory(bytes: u64) -> Option<PathBuf> {
     let folder = cfg!(target_os = "linux").then_some(Path::new("/dev/shm"))?;
-    let spare = 1 << 20; // for the file system's own needs
+    let spare = 1 << 20; // for the file system's own overhead
     (free_space(folder)? > bytes.saturating_add(spare)).then(|| folder.into())
 }
 
-/// Gives the file `original` a second name `link`: a symbolic link to `relative`, the path of the
+/// Creates `link` as a link to the file `original`: a symbolic link to `relative`, the path of the
 /// original relative to the link's folder, or a hard link on systems where symbolic links require
 /// privileges.
 ///
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_leads_to_its_original_and_never_replaces_a_file() {
+    fn a_link_resolves_to_its_original_and_never_replaces_a_file() {
         let folder = tempfile::tempdir().unwrap();
         let (original, name) = (folder.path().join("blobs/b"), folder.path().join("names/n"));
         for path in [&original, &name] {

@@ -1,9 +1,9 @@
-//! The floating-point environment of a thread. One of the project's few places with `unsafe`: no
-//! library or safe code can access its register.
+//! The floating-point environment of a thread. One of the project's few modules with `unsafe`: neither a
+//! library nor safe code can access the control register.
 #![allow(unsafe_code)]
 
-/// Resets this thread to round-to-nearest without flushing subnormals, as Rust assumes: a host program
-/// may have changed this, and results must not depend on it.
+/// Resets this thread to round-to-nearest without flushing subnormals, as Rust assumes. A host program
+/// may have changed these settings, and results must not depend on them.
 ///
 /// Sets MXCSR on x86-64 and FPCR on aarch64; does nothing on other architectures.
 pub fn reset() {
@@ -32,7 +32,7 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     fn disturb() {
         let other: u32 = 0x1f80 | 1 << 15 | 1 << 6 | 0b10 << 13;
-        // SAFETY: a valid value of MXCSR with all exceptions masked; reset before the test ends.
+        // SAFETY: a valid value for MXCSR with all exceptions masked; reset before the test ends.
         unsafe {
             std::arch::asm!("ldmxcsr [{}]", in(reg) &raw const other, options(nostack, readonly))
         };
@@ -40,7 +40,7 @@ mod tests {
 
     #[cfg(target_arch = "aarch64")]
     fn disturb() {
-        // SAFETY: a valid value of FPCR without traps; reset before the test ends.
+        // SAFETY: a valid value for FPCR without traps; reset before the test ends.
         unsafe {
             std::arch::asm!("msr fpcr, {:x}", in(reg) 1u64 << 24 | 0b01 << 22, options(nostack, nomem))
         };

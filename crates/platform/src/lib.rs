@@ -2,13 +2,13 @@
 //! messages.
 //!
 //! Other crates call these functions and never name an operating system. (The one exception is
-//! instruction set detection in the kernels, since the system has to permit AMX.)
+//! instruction set detection in the kernels, because the system must permit AMX.)
 //!
 //! | module | Linux | other Unix | elsewhere |
 //! |---|---|---|---|
-//! | [`cpu`] | affinity, quota, topology, name, caches, load | core counts from std, else `None` | as Unix |
+//! | [`cpu`] | affinity, quota, topology, name, caches, load | core counts from std, else `None` | the same |
 //! | [`memory`] | available, total and resident bytes | `None` | `None` |
-//! | [`file`](mod@file) | everything | no memory file system | nor modes, symlinks or directory sync |
+//! | [`file`](mod@file) | everything | no tmpfs | no tmpfs, mode bits, symlinks or folder sync |
 //! | [`fault`] | a message, then exit code 1 | the same | the system's default |
 //! | [`ending`] | SIGINT, SIGTERM, SIGHUP | the same | Ctrl-C |
 //! | [`terminal`] | full screen unless `TERM` rules it out; restored after a fault | the same | always full screen |

@@ -23,8 +23,8 @@ pub fn resident() -> Option<u64> {
     proc::bytes(&proc::read("/proc/self/status")?, "VmRSS")
 }
 
-/// Bytes left below the strictest memory limit of a process's cgroups (`groups` as in
-/// `/proc/self/cgroup`) and their ancestors. Cached file pages count as free, as they are reclaimable.
+/// Bytes left under the strictest memory limit of a process's cgroups (`groups` as in
+/// `/proc/self/cgroup`) and their ancestors. Cached file pages count as free because they are reclaimable.
 fn cgroup_memory(groups: &str, root: &Path) -> Option<u64> {
     let left = groups.lines().filter_map(|line| {
         let (controllers, path) = line.split_once(':')?.1.split_once(':')?;

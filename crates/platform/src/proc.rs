@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-/// The contents of a file below `/proc` or `/sys`; `None` on other systems.
+/// The contents of a file under `/proc` or `/sys`; `None` on other systems.
 pub(crate) fn read(path: impl AsRef<Path>) -> Option<String> {
     if cfg!(target_os = "linux") { fs::read_to_string(path).ok() } else { None }
 }
@@ -14,7 +14,7 @@ pub(crate) fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     pairs.find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim())
 }
 
-/// The value of a `name: value` line in bytes, given in kB, which means KiB here.
+/// The value of a `name: value` line, converted to bytes from kB, which means KiB here.
 pub(crate) fn bytes(text: &str, name: &str) -> Option<u64> {
     field(text, name)?.strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }

@@ -1,4 +1,4 @@
-//! The terminal on standard input and output, as far as `crossterm` does not cover it.
+//! The parts of terminal handling on standard input and output that `crossterm` does not cover.
 //!
 //! | | Unix | elsewhere |
 //! |---|---|---|

@@ -1,4 +1,4 @@
-//! Clocks that the standard library does not offer.
+//! Clocks that the standard library does not provide.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ mod tests {
 
     #[test]
     fn work_takes_cpu_time() {
-        // About a second of work at most: the coarsest clock ticks every few milliseconds.
+        // At most about a second of work; even the coarsest clock ticks every few milliseconds.
         let worked = |_| {
             for i in 0..1_000_000 {
                 std::hint::black_box(i);

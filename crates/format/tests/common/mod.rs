@@ -1,5 +1,5 @@
 //! Helpers shared by the tests of this crate: a small valid file, and a way to damage it and recompute
-//! its hashes, so that checks behind the hashes are reached.
+//! its hashes, so that the checks after those of the hashes are reached.
 #![allow(dead_code)] // each test binary uses only some of them
 
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ pub(crate) const T_HASH: usize = 88;
 pub(crate) const T_PART_ENCODINGS: usize = 184;
 pub(crate) const T_ROW: usize = 192;
 
-/// Two heads of 8 sharing one key/value head; every padding rule applies.
+/// Two query heads of size 8 share one key/value head; every padding rule applies.
 pub(crate) fn config() -> Config {
     Config {
         quant: Quant::Q8,
@@ -54,7 +54,7 @@ pub(crate) fn generation() -> Generation {
     }
 }
 
-/// Some tensors of such a model: every encoding, parts, input blocks, with and without a layer.
+/// Some tensors of such a model, with every encoding, parts, input blocks, with and without a layer.
 pub(crate) fn specs() -> Vec<TensorSpec> {
     let encoding = Encoding::Q8Panel;
     let part = |role, count| Part { role, n: 8 * count, count, rows: 8, encoding };
@@ -210,7 +210,7 @@ impl Image {
         self.section(SectionKind::Tensors).step_by(T_ROW).collect()
     }
 
-    /// Recomputes all hashes except those of tensors, as far as the bytes they cover exist.
+    /// Recomputes all hashes except those of tensors, provided that the bytes they cover exist.
     pub(crate) fn rehash(&mut self) {
         let hash = |bytes: &[u8]| *blake3::hash(bytes).as_bytes();
         for row in self.rows() {

@@ -16,7 +16,7 @@ use crate::layout::{GROUP, LANES, LINE, TOKENS};
 // Hard-coded in the configuration and the assembly.
 const _: () = assert!(TOKENS == 16 && LANES == 16 && GROUP == 64 && LINE == 64);
 
-/// Palette 1, each tile register 16 rows of 64 bytes (Intel SDM, "Tile Configuration").
+/// Palette 1, with 16 rows of 64 bytes in each tile register (Intel SDM, "Tile Configuration").
 #[repr(C, align(64))]
 struct TileConfig {
     palette: u8,
@@ -34,8 +34,8 @@ static CONFIG: TileConfig = TileConfig {
     rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
-/// Enables AMX for this process; false if CPU or system lack it or the system denies it. Linux grants
-/// the 8 KiB of tile state only on request.
+/// Enables AMX for this process. Returns false if the CPU or the system does not support it or the
+/// system denies permission. Linux grants the 8 KiB of tile state only on request.
 pub(crate) fn enable() -> bool {
     const TILE_AND_INT8: u32 = 1 << 24 | 1 << 25;
     const TILE_STATE: u64 = 1 << 17 | 1 << 18;
@@ -65,7 +65,7 @@ fn request_permission() -> bool {
     const REQUEST: u64 = 0x1023;
     const TILE_DATA: u64 = 18;
     let result: i64;
-    // SAFETY: the call takes two numbers and accesses none of our memory.
+    // SAFETY: the call has two integer arguments and does not access our memory.
     unsafe {
         asm!(
             "syscall",
@@ -85,16 +85,16 @@ thread_local! {
     static IS_CONFIGURED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The tile registers of this thread, configured as in [`CONFIG`]. Dropping it releases them, which
-/// makes context switches cheap again.
+/// The tile registers of this thread, configured as in [`CONFIG`]. Dropping the guard releases them,
+/// which makes context switches cheap again.
 ///
-/// Its existence proves that tile instructions may be used. It is therefore `!Send` and unique per
-/// thread: dropping one of two would release the registers of the other.
+/// The guard proves that tile instructions may be used, so it is `!Send` and unique per thread: if a
+/// thread had two guards, dropping either would release the registers that both rely on.
 pub(crate) struct TileGuard(PhantomData<*const ()>);
 
 impl TileGuard {
     /// # Panics
-    /// If this thread already has one.
+    /// If this thread already has a guard.
     ///
     /// # Safety
     /// [`enable`] must have returned true.
@@ -122,9 +122,9 @@ const PEAK_PRODUCTS: usize = 4;
 impl Products for TileGuard {
     #[inline(always)]
     fn dots(&mut self, x: &TokenLines, w: &SignedLines, out: &mut Dots) {
-        // SAFETY: `self` proves that tile registers are configured. Each operand is 16 rows of 64
-        // bytes with a stride of 64: exactly the arrays. Inputs bypass the L1 cache (`t1`) to leave it
-        // to the panel.
+        // SAFETY: `self` proves that tile registers are configured. Each operand has 16 rows of 64
+        // bytes with a stride of 64, exactly the size of its array. Inputs bypass the L1 cache (`t1`) to
+        // leave it to the panel.
         unsafe {
             asm!(
                 "tilezero tmm0",
@@ -179,12 +179,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_configures_the_unit_once_at_a_time() {
+    fn a_thread_cannot_hold_two_guards() {
         if !enable() {
             println!("skipped: this machine has no AMX");
             return;
         }
-        // SAFETY: it is enabled.
+        // SAFETY: AMX is enabled.
         let open = || unsafe { TileGuard::new() };
         let first = open();
         assert!(std::panic::catch_unwind(open).is_err());

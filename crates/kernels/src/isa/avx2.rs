@@ -1,11 +1,12 @@
 //! AVX2 + FMA + F16C: sixteen lanes are two 256-bit registers.
 //!
-//! The int8 dot without VNNI: `vpmaddubsw` multiplies unsigned by signed bytes into saturating 16-bit
-//! pairs. With |q| ≤ 127 as the unsigned operand and x carrying q's sign as the signed one, a pair is at
-//! most 2·127² = 32,258, below saturation; `vpmaddwd` by ones widens it to 32 bits. Exact.
+//! The int8 dot product without VNNI: `vpmaddubsw` multiplies unsigned by signed bytes and adds pairs of
+//! products with 16-bit saturation. The unsigned operand is |q| ≤ 127 and the signed operand is x with
+//! the sign of q, so a pair is at most 2·127² = 32,258 and never saturates; `vpmaddwd` with a vector of
+//! ones widens it to 32 bits. The result is exact.
 //!
 //! With AVX-VNNI (Intel laptops and desktops since 2021, AMD since Zen 5) a single `vpdpbusd` does this
-//! twice as fast; `avx512.rs` explains how the stored q+128 serves as its unsigned operand.
+//! twice as fast; `avx512.rs` explains how the stored q+128 serves as the unsigned operand.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;

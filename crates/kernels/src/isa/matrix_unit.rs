@@ -12,7 +12,7 @@ pub(crate) type SignedLines = [[i8; LINE]; GROUP_LINES];
 
 /// An instruction set with a matrix unit.
 pub(crate) trait MatrixUnit: Simd {
-    /// Keeps the unit configured; dropping it releases the unit.
+    /// Keeps the unit configured; dropping the guard releases the unit.
     type Guard: Products;
     /// Configures the unit for this thread.
     ///
@@ -25,6 +25,6 @@ pub(crate) trait MatrixUnit: Simd {
 pub(crate) trait Products {
     /// out[m][r] = Σᵢ x[m][i] · w[i/4][4r + i%4], exact.
     fn dots(&mut self, x: &TokenLines, w: &SignedLines, out: &mut Dots);
-    /// Repeats the product at least `products` times within registers and stores one of the sums.
+    /// Repeats the product at least `products` times in registers and stores one of the sums.
     fn peak(&mut self, x: &TokenLines, w: &SignedLines, products: usize, out: &mut Dots);
 }

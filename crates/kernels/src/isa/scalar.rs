@@ -1,4 +1,4 @@
-//! Plain Rust: available on every machine, and the leaf that is easiest to read.
+//! Plain Rust: runs on every machine, and is the easiest leaf to read.
 #![allow(unsafe_code)] // for a signature shared with the other leaves
 
 use crate::fma::fma;

@@ -13,7 +13,7 @@ pub(crate) struct Tile<'a> {
     pub scales: &'a [[f32; TOKENS]],
     /// Initial accumulators, see [`Simd::seed`].
     pub seeds: &'a [[i32; TOKENS]],
-    /// Weights to prefetch into L1 meanwhile; at most as many groups as `w`.
+    /// Weights to prefetch into L1 meanwhile, at most `w.len()` groups.
     pub prefetch: &'a [[WeightLine; GROUP_LINES]],
 }
 
@@ -22,6 +22,6 @@ pub(crate) trait TileLoop: Simd {
     /// One panel times 16 tokens, group by group: sums[m] = fma(dot, scale[m], sums[m]) with
     /// dot = Σᵢ x[m][i] · w[i/4][4r + i%4] as in [`Simd::dot`].
     fn tile(self, tile: Tile<'_>, sums: &mut [Lanes; TOKENS]);
-    /// Computes at least `dots` dots of 64 bytes within registers and stores one of the sums.
+    /// Computes at least `dots` 64-byte dot products in registers and stores one of the sums.
     fn tile_peak(self, dots: usize, out: &mut Lanes);
 }

@@ -1,9 +1,9 @@
-//! Sixteen tokens by one panel with AVX-512 VNNI, the inner loop of prefill.
+//! Multiplies one panel by sixteen tokens with AVX-512 VNNI: the inner loop of prefill.
 //!
 //! Written in assembly because it needs all 32 registers: compiled code spills and copies some of them
 //! in every step and is a third slower. `zmm0`–`zmm15` hold the dots of the tokens, `zmm16` the weight
-//! line, `zmm17`–`zmm31` the sums of the first 15 tokens (those of the last stay in memory). The
-//! multiplying instruction itself broadcasts an input quad, so a group of 64 inputs takes 272 loads, 256
+//! line, `zmm17`–`zmm31` the sums of the first 15 tokens (those of the last stay in memory). The dot
+//! instruction itself broadcasts an input quad, so a group of 64 inputs takes 272 loads, 256
 //! dots and 32 scaling steps: the two multiplier ports spend 89 % of their time on dots.
 #![allow(unsafe_code)]
 
@@ -16,7 +16,7 @@ use crate::layout::{GROUP, GROUP_BYTES, LANES, LINE, Lanes, TOKENS};
 const _: () =
     assert!(TOKENS == 16 && LANES == 16 && GROUP == 64 && LINE == 64 && GROUP_BYTES == 1024);
 
-/// Expands `$f!(token, register of its sums)` for each token whose sums are in a register.
+/// Expands `$f!(token, register of its sums)` for each token whose sums are kept in a register.
 macro_rules! in_registers {
     ($f:ident) => {
         concat!(
@@ -96,7 +96,7 @@ pub(crate) unsafe fn tile(tile: Tile<'_>, sums: &mut [Lanes; TOKENS]) {
     assert!(x.len() == groups && scales.len() == groups && seeds.len() == groups);
     assert!(prefetch.len() <= groups);
     // SAFETY: each iteration reads one element of each of the four slices, which have `groups` elements
-    // as asserted; the two loops together run `groups` times, the first one `prefetch.len()` times.
+    // as asserted; the two loops together run `groups` times, the first `prefetch.len()` times.
     // `sums` is accessed within its bounds. All registers written are declared.
     unsafe {
         asm!(
@@ -137,16 +137,16 @@ pub(crate) unsafe fn tile(tile: Tile<'_>, sums: &mut [Lanes; TOKENS]) {
     }
 }
 
-/// Dots of 64 bytes per iteration of [`peak`].
+/// 64-byte dot products per iteration of [`peak`].
 pub(crate) const PEAK_DOTS: usize = 16;
 
-/// Multiplies registers, `iterations` times [`PEAK_DOTS`] dots, and stores one of the sums.
+/// Computes `iterations` × [`PEAK_DOTS`] dot products in registers and stores one of the sums.
 ///
 /// # Safety
 /// The CPU must have AVX-512 F and VNNI.
 #[inline(always)]
 pub(crate) unsafe fn peak(iterations: usize, out: &mut Lanes) {
-    // SAFETY: writes `out` only; all registers written are declared.
+    // SAFETY: writes only `out`; all registers written are declared.
     unsafe {
         asm!(
             ".irp m, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16",

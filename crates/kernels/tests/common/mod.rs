@@ -3,7 +3,7 @@
 
 use nanoinfer_kernels::{Isa, Kernels};
 
-/// The ISAs to test; panics if one required by the environment is missing.
+/// The ISAs to test; panics if an ISA required by the environment is missing.
 pub(crate) fn isas() -> Vec<Kernels> {
     let found: Vec<_> = Isa::ALL.into_iter().filter_map(Kernels::new).collect();
     let names: Vec<_> = found.iter().map(|k| k.isa().name()).collect();
@@ -12,7 +12,7 @@ pub(crate) fn isas() -> Vec<Kernels> {
     for name in ["scalar"].into_iter().chain(required.split(',').filter(|n| !n.is_empty())) {
         assert!(
             names.contains(&name),
-            "this machine does not support {name}, which NANOINFER_REQUIRE_ISA demands"
+            "this machine does not support {name}, which NANOINFER_REQUIRE_ISA requires"
         );
     }
     found
