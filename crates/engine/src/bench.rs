@@ -3,8 +3,8 @@
 use crate::Session;
 pub use crate::speculate::{DraftCosts, Script};
 
-/// Overrides what the session's next answers say and what its drafting decisions are based on; `None`
-/// lets the model speak for itself again.
+/// Overrides the tokens of the session's next answers and the costs used for drafting decisions; `None`
+/// restores the model's own output and measured costs.
 pub fn set_script(session: &mut Session, script: Option<Script>) {
     session.set_script(script);
 }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Cancels one sequence, from any thread. Other sequences of the same engine are not affected.
+/// Cancels one sequence, from any thread. Other sequences in the same engine are not affected.
 #[derive(Clone, Debug, Default)]
 pub struct Canceller(Arc<AtomicBool>);
 
 impl Canceller {
-    /// Cancels the sequence: its answer ends. A pass with no other sequence ends within a layer, with
-    /// [`crate::Error::Cancelled`]; a shared pass continues for the others.
+    /// Cancels the sequence, which ends its answer. A pass of this sequence alone ends within one layer,
+    /// with [`crate::Error::Cancelled`]; a pass shared with other sequences continues for them.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
     }

@@ -10,15 +10,15 @@ pub enum Error {
     /// The file is intact but not a model that this engine can run.
     #[error("{}: {what}; convert the model again", path.display())]
     Model {
-        /// The model's file.
+        /// Path of the model file.
         path: PathBuf,
-        /// The tensor, what it is and what was expected.
+        /// The mismatch: the actual and the expected property.
         what: String,
     },
     /// The tokenizer or chat template in the file cannot be used.
     #[error("{}: {source}", path.display())]
     Text {
-        /// The model's file.
+        /// Path of the model file.
         path: PathBuf,
         /// The reason.
         source: nanoinfer_text::Error,
@@ -26,14 +26,14 @@ pub enum Error {
     /// The model was packed without a tokenizer or chat template.
     #[error("{}: the model has no {what}; {instead}", path.display())]
     Missing {
-        /// The model's file.
+        /// Path of the model file.
         path: PathBuf,
         /// The absent part: `tokenizer` or `chat template`.
         what: &'static str,
         /// How to prompt the model without it.
         instead: &'static str,
     },
-    /// The buffers for this context do not fit into memory.
+    /// The buffers for this context do not fit in memory.
     #[error(
         "a context of {ctx} positions needs {needed_mb} MB, but only {available_mb} MB are available; \
          use a smaller context"
@@ -47,7 +47,7 @@ pub enum Error {
         available_mb: u64,
     },
     /// The CPU lacks the requested instruction set.
-    #[error("this CPU does not support {isa}; leave the choice to the engine")]
+    #[error("this CPU does not support {isa}; let the engine choose the instruction set")]
     Isa {
         /// The instruction set's name.
         isa: &'static str,
@@ -74,7 +74,7 @@ pub enum Error {
          shorter prompt"
     )]
     Context {
-        /// Tokens of the prompt.
+        /// Tokens in the prompt.
         tokens: usize,
         /// Capacity of the context, in positions.
         ctx: usize,
@@ -88,32 +88,34 @@ pub enum Error {
         least: u64,
     },
     /// A sequence that was closed or belongs to another engine.
-    #[error("the sequence is not open in this engine: it was closed or belongs to another one")]
+    #[error("the sequence is not open in this engine: it was closed or belongs to another engine")]
     Sequence,
-    /// A batch larger than a pass.
+    /// A batch too large for one pass.
     #[error(
-        "the batch has {tokens} tokens, {logits} of them with logits; a pass takes {max_tokens} and \
-         {max_logits}: split the batch"
+        "the batch has {tokens} tokens, {logits} of them with logits, but a pass is limited to \
+         {max_tokens} and {max_logits}; split the batch"
     )]
     Batch {
-        /// Tokens of the batch.
+        /// Tokens in the batch.
         tokens: usize,
         /// Tokens that request logits.
         logits: usize,
-        /// The most tokens in a pass.
+        /// Maximum number of tokens in a pass.
         max_tokens: usize,
-        /// The most tokens in a pass that can request logits.
+        /// Maximum number of tokens in a pass that can request logits.
         max_logits: usize,
     },
     /// The logits of a pass were requested after a later pass had begun.
-    #[error("the logits of this pass are gone; read or draw from them before the next pass begins")]
+    #[error(
+        "the logits of this pass are no longer available; read or draw from them before the next pass begins"
+    )]
     LogitsGone,
     /// A row of logits that the pass did not compute.
-    #[error("logits row {index} does not exist: the pass has {rows}")]
+    #[error("logits row {index} does not exist: the pass has only {rows}")]
     LogitsRow {
         /// The requested row.
         index: usize,
-        /// Rows of the pass.
+        /// Number of rows in the pass.
         rows: usize,
     },
     /// A worker thread panicked, in this call or an earlier one: a bug in this program.
@@ -131,7 +133,7 @@ pub enum Error {
     /// A model that cannot draft for the target model.
     #[error("{}: cannot draft for this model: {what}; use a model of the same family", path.display())]
     Draft {
-        /// The draft model's file.
+        /// Path of the draft model file.
         path: PathBuf,
         /// The mismatch.
         what: String,
@@ -142,13 +144,13 @@ pub enum Error {
     /// The pass was cancelled; its sequences are unchanged.
     #[error("cancelled")]
     Cancelled,
-    /// The model no longer computes the results recorded when it was packed.
+    /// The model no longer reproduces the results recorded when it was packed.
     #[error(
         "{}: the self-check failed: {what}; the file or this computer's memory is damaged, or this \
          program has a bug", path.display()
     )]
     SelfCheck {
-        /// The model's file.
+        /// Path of the model file.
         path: PathBuf,
         /// The first difference.
         what: String,
@@ -156,7 +158,7 @@ pub enum Error {
     /// The model produced NaN or infinity.
     #[error("{}: the model's output is not finite; the file may be damaged", path.display())]
     NotFinite {
-        /// The model's file.
+        /// Path of the model file.
         path: PathBuf,
     },
 }

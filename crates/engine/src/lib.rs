@@ -8,16 +8,16 @@
 //!              └─ Session  an engine and one sequence      an answer as a stream of events
 //! ```
 //!
-//! Most programs open a [`Model`], create an [`Engine`] and run a [`Session`]; see there for an
-//! example. To serve several conversations at once, combine the tokens of several [`Sequence`]s in
-//! one pass. To sample yourself, call [`Engine::forward`].
+//! Most programs open a [`Model`], create an [`Engine`] and run a [`Session`], whose documentation has an
+//! example. To serve several conversations at once, combine the tokens of several [`Sequence`]s in one
+//! pass. To do your own sampling, call [`Engine::forward`].
 //!
-//! Logits are the same bits for any number of threads, batch size, division of a prompt and
-//! instruction set. After the first token of an answer, nothing is allocated.
+//! Logits are bit-identical for any number of threads, batch size, prompt split and instruction set.
+//! After the first token of an answer, nothing is allocated.
 //!
 //! Out of scope: converting models (the packer), arithmetic (the kernels), and terminals.
 //!
-//! The modules, lowest layer first; each imports only those above it:
+//! The modules, lowest layer first; each imports only those listed above it:
 //!
 //! ```text
 //! pool       threads, barriers, shared buffers
@@ -26,7 +26,8 @@
 //! sample     from logits to a token
 //! pass       one forward pass, as every worker runs it: start at `pass/forward.rs`
 //! engine     a model with its threads and cache
-//! prefix     stored keys and values: on disk, or baked into a model;  selfcheck
+//! selfcheck  results recorded when a model was packed
+//! prefix     stored keys and values: on disk, or baked into a model
 //! speculate  drafts and their verification
 //! sequence   one conversation: Sequence, Session
 //! ```

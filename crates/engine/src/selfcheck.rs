@@ -1,8 +1,8 @@
-//! Results recorded when a model was packed, to be recomputed where it is used.
+//! Results recorded when a model is packed, and recomputed where it is used.
 //!
-//! There are three cases: ids that every vocabulary has, a string through the tokenizer, and a
-//! conversation through the chat template, each with the resulting logits. As logits are the same
-//! bits everywhere, a difference means a damaged file, faulty memory or a bug.
+//! There are three cases: ids present in every vocabulary, a string passed through the tokenizer, and a
+//! conversation passed through the chat template. Each includes the resulting logits, which are
+//! bit-identical everywhere, so a difference means a damaged file, faulty memory or a bug.
 
 use std::path::Path;
 
@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{BatchToken, Engine, EngineOptions, Error, Isa, Message, Model};
 
-/// Incremented whenever any bit of any logit may change: versions of this program with equal values
-/// produce equal results.
+/// Incremented whenever any bit of any logit may change: versions of this program with the same value
+/// produce the same results.
 pub const NUMERICS: u32 = 1;
 
-/// Context size of the replay; part of the section, because RoPE scaling may depend on it.
+/// Context size of the run; recorded in the section because RoPE scaling may depend on it.
 const CTX: usize = 1024;
-/// How many of the largest logits are recorded per case.
+/// Number of largest logits recorded per case.
 const TOP: usize = 16;
 /// Covers what tokenizers split differently: digits, punctuation, case, accents, other scripts.
 const TEXT: &str = "The quick brown fox, 12345 times: naïve café, 日本語 — don't  stop!\n\tx += 1;";
@@ -40,7 +40,7 @@ struct Case {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     rendered: Option<String>,
     tokens: Vec<u32>,
-    /// `[id, bits of the f32]` of the largest logits after the last token, descending.
+    /// `[id, bits of the f32]` of the largest logits after the last token, in descending order.
     top: Vec<(u32, u32)>,
 }
 
@@ -55,16 +55,16 @@ enum Kind {
 /// The outcome of a replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replay {
-    /// All cases, this many, were identical bit for bit.
+    /// All cases were bit-identical; the value is their number.
     Same(usize),
     /// The file has no self-check.
     Absent,
-    /// It was recorded with another [`NUMERICS`], so its results cannot be compared.
+    /// The self-check was recorded with a different [`NUMERICS`], so the results cannot be compared.
     OtherNumerics(u32),
 }
 
 impl SelfCheck {
-    /// Runs the model of a file and records its results.
+    /// Runs a model file and records the results.
     ///
     /// # Errors
     /// The model cannot be run.
@@ -79,7 +79,7 @@ impl SelfCheck {
         serde_json::to_vec(self).expect("plain structs always serialize")
     }
 
-    /// Runs the model of a file again, with the given or the best instruction set, and compares the
+    /// Runs a model file again, with the given instruction set or else the best one, and compares the
     /// results with the recorded ones.
     ///
     /// # Errors
@@ -95,7 +95,7 @@ impl SelfCheck {
             return Ok(Replay::OtherNumerics(kept.numerics));
         }
         if !(1..=1 << 16).contains(&kept.ctx) {
-            return Err(differs(format!("it has room for {} positions", kept.ctx)));
+            return Err(differs(format!("its context of {} positions is invalid", kept.ctx)));
         }
         drop(model);
         let now = cases(&mut engine(path, kept.ctx, isa)?)?;
@@ -127,7 +127,7 @@ fn compare(kept: &[Case], now: &[Case]) -> Result<(), String> {
         } else {
             continue;
         };
-        return Err(format!("the {part} of case {kind:?} differ from those at packing"));
+        return Err(format!("case {kind:?} differs from the recorded one in its {part}"));
     }
     Ok(())
 }
@@ -153,7 +153,7 @@ fn cases(engine: &mut Engine) -> Result<Vec<Case>, Error> {
     Ok(cases)
 }
 
-/// The cases' inputs, without logits.
+/// The inputs of the cases, without logits.
 fn inputs(model: &Model) -> Result<Vec<Case>, Error> {
     let case = |kind, rendered, tokens| Case { kind, rendered, tokens, top: Vec::new() };
     let mut cases = vec![case(Kind::Ids, None, ids(model.config().vocab_size))];
@@ -171,8 +171,8 @@ fn ids(vocab: u32) -> Vec<u32> {
     (1..=24u64).map(|i| (i * 2_654_435_761 % u64::from(vocab)) as u32).collect()
 }
 
-/// A template may reject this conversation or print the date. The file is then intact, but the case
-/// cannot be compared.
+/// `None` if the template rejects this conversation or prints the date: the file may be intact, but the
+/// case cannot be compared.
 fn chat(model: &Model) -> Option<(String, Vec<u32>)> {
     let (_, source) = model.file().section(SectionKind::ChatTemplate)?;
     if source.windows(12).any(|w| w == b"strftime_now") {
@@ -183,7 +183,7 @@ fn chat(model: &Model) -> Option<(String, Vec<u32>)> {
     Some((rendered, model.encode_chat(&messages).ok()?))
 }
 
-/// The largest logits, ties by lower id.
+/// The largest logits, with ties ordered by id.
 fn top(logits: &[f32]) -> Vec<(u32, u32)> {
     let mut order: Vec<u32> = (0..logits.len() as u32).collect();
     order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));

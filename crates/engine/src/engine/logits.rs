@@ -8,7 +8,7 @@ use crate::pass::Scratch;
 use crate::sample::{Candidate, DrawScratch, LogitRows, Sampler};
 
 impl Engine {
-    /// Number of logits rows of a pass.
+    /// Number of logits rows in a pass.
     pub(crate) fn rows(&self, pass: PassId) -> Result<usize, Error> {
         self.check_pass(pass)?;
         Ok(self.requested.len())
@@ -20,7 +20,7 @@ impl Engine {
         if self.pass == Some(pass) { Ok(()) } else { Err(Error::LogitsGone) }
     }
 
-    /// The logits after the `index`-th token of a pass that requested them, `vocab_size` values.
+    /// The logits after the `index`-th token that requested them in a pass: `vocab_size` values.
     ///
     /// # Errors
     /// Another pass has begun since, fewer tokens requested logits, or the values are not finite.
@@ -38,8 +38,8 @@ impl Engine {
         Error::NotFinite { path: self.model.file().path().to_path_buf() }
     }
 
-    /// Draws tokens on the workers: calls `draw` once for each of `tasks`, with the logits of the pass
-    /// and the worker's scratch.
+    /// Draws tokens on the workers: calls `draw` once per task, with the logits of the pass and the
+    /// worker's scratch.
     pub(crate) fn draw<T: Send>(
         &mut self,
         pass: PassId,
@@ -57,7 +57,7 @@ impl Engine {
         Ok(())
     }
 
-    /// The candidates of a draw, see [`Sampler::top`]; empty if the logits are gone.
+    /// The candidates for a draw (see [`Sampler::top`]); empty if the logits are no longer available.
     pub(crate) fn top(
         &mut self,
         (pass, row): (PassId, usize),
@@ -72,7 +72,7 @@ impl Engine {
     }
 }
 
-/// The output of the output layer.
+/// The rows computed by the output layer.
 fn logit_rows<'s>(
     kernels: &'s Kernels,
     scratch: &'s mut Scratch,

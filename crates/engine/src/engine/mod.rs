@@ -38,8 +38,8 @@ pub struct BatchToken {
     pub logits: bool,
 }
 
-/// Identifies a pass of an [`Engine`]; its logits can be read until the next pass begins. Unique
-/// within the process.
+/// Identifies a pass of an [`Engine`]. The logits of a pass can be read until the next one begins. Ids
+/// are unique within the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PassId(u64);
 
@@ -52,8 +52,8 @@ impl PassId {
 
 /// A model with everything it needs to run. All memory is reserved up front; passes allocate nothing.
 ///
-/// A panic in a worker thread does not end the process: the call returns [`Error::Panicked`], and so
-/// does every later call on this engine, as its buffers are in an unknown state. Other engines are
+/// A panic in a worker thread does not end the process: the call returns [`Error::Panicked`], and so does
+/// every later call on this engine, because its buffers are then in an unknown state. Other engines are
 /// not affected. This requires `panic = "unwind"`, Rust's default.
 pub struct Engine {
     model: Arc<Model>,
@@ -69,7 +69,7 @@ pub struct Engine {
     row: Vec<f32>,
     chunk: usize,
     logits_rows: usize,
-    cancellers: Vec<Canceller>, // of the sequences in the pass
+    cancellers: Vec<Canceller>, // for the sequences in the pass
     /// The pass that computed `scratch.logits`.
     pass: Option<PassId>,
     processed: u64,
@@ -79,7 +79,8 @@ impl Engine {
     /// Starts the threads and reserves cache and scratch. Several engines can share a model.
     ///
     /// # Errors
-    /// This CPU lacks the instruction set, or there is not enough memory.
+    /// This CPU lacks the requested instruction set, `kv_bytes` is too small, there is not enough memory,
+    /// or a thread cannot be started.
     pub fn new(model: impl Into<Arc<Model>>, options: &EngineOptions) -> Result<Self, Error> {
         let model = model.into();
         let config = model.config();
@@ -130,7 +131,7 @@ impl Engine {
         &self.model
     }
 
-    /// Fails if a worker has panicked: then the engine's state is undefined.
+    /// Fails if a worker has panicked, which leaves the engine's state undefined.
     fn check(&self) -> Result<(), Error> {
         Ok(self.pool.check()?)
     }
@@ -145,7 +146,7 @@ impl Engine {
         self.locals[0].profile.enable(enabled);
     }
 
-    /// Time per stage since [`Self::set_profiling`], measured on the calling thread.
+    /// Time per stage since the last [`Self::set_profiling`], measured on the calling thread.
     pub fn profile(&self) -> &Profile {
         &self.locals[0].profile
     }
@@ -154,13 +155,13 @@ impl Engine {
         &mut self.locals[0].profile
     }
 
-    /// Tokens processed since the engine started, excluding cancelled passes.
+    /// Number of tokens processed since the engine started, excluding cancelled passes.
     pub fn processed(&self) -> u64 {
         self.processed
     }
 
-    /// Bytes read to decode one token with `cached` positions in the cache: every weight once, and
-    /// the keys and values within attention's reach.
+    /// Bytes read to decode one token with `cached` positions in the cache: all weights once, plus the
+    /// keys and values visible to the token.
     pub fn decode_bytes(&self, cached: usize) -> u64 {
         let config = self.model.config();
         let seen = |window: &u32| match *window {
@@ -176,7 +177,7 @@ impl Engine {
         &mut self.cache
     }
 
-    /// A fingerprint of the RoPE frequencies, which can depend on the size of the context.
+    /// A fingerprint of the RoPE frequencies, which can depend on the context size.
     pub(crate) fn rope_variant(&self) -> u64 {
         let (weights, file) = (self.model.weights(), self.model.file());
         let mut hasher = blake3::Hasher::new();
@@ -188,13 +189,13 @@ impl Engine {
         u64::from_le_bytes(*hasher.finalize().as_bytes().first_chunk().expect("32 bytes"))
     }
 
-    /// Phases begun so far.
+    /// Number of phases started so far.
     #[cfg(test)]
     pub(crate) fn phases(&self) -> u64 {
         self.pool.phases()
     }
 
-    /// Worker threads.
+    /// Number of worker threads.
     pub fn threads(&self) -> usize {
         self.pool.workers()
     }
@@ -204,27 +205,28 @@ impl Engine {
         self.cache.kv
     }
 
-    /// Positions that a token can attend to; unless the context slides, also a sequence's capacity.
+    /// Maximum number of positions visible to a token; also the capacity of a sequence, unless the
+    /// context slides.
     pub fn ctx(&self) -> usize {
         self.cache.ctx()
     }
 
-    /// The most tokens per [`Self::forward`].
+    /// Maximum number of tokens per [`Self::forward`].
     pub fn max_batch(&self) -> usize {
         self.chunk
     }
 
-    /// The most tokens per [`Self::forward`] that can request logits.
+    /// Maximum number of tokens per [`Self::forward`] that can request logits.
     pub fn max_logits(&self) -> usize {
         self.logits_rows
     }
 
-    /// Bytes of cache per position of a sequence, read once per pass by attention.
+    /// Cache bytes per position of a sequence; attention reads them once per pass.
     pub fn kv_bytes_per_position(&self) -> u64 {
         self.cache.kv.bytes_per_position(self.model.config())
     }
 
-    /// Blocks of 64 positions in the cache: all, and those that no sequence holds.
+    /// Number of 64-position blocks in the cache: in total, and not held by any sequence.
     pub fn kv_blocks(&self) -> (usize, usize) {
         (self.cache.n_blocks, self.cache.unused())
     }
@@ -234,12 +236,12 @@ impl Engine {
         self.cache.overflow()
     }
 
-    /// Appends a batch of tokens to their sequences, any mix of prefill and decode: at most
+    /// Appends a batch of tokens, in any mix of prefill and decode, to their sequences: at most
     /// [`Self::max_batch`] tokens, of which at most [`Self::max_logits`] request logits. Pass the
-    /// returned id to [`Self::logits`]; row 0 belongs to the first token that requested them.
+    /// returned id to [`Self::logits`]; row 0 belongs to the first token that requested logits.
     ///
     /// # Errors
-    /// The batch is too large, a token is not in the vocabulary, a sequence is not open or full, the
+    /// The batch is too large, a token is not in the vocabulary, a sequence is full or not open, the
     /// cache is full, or all sequences of the batch were cancelled. The sequences are then unchanged,
     /// unless a worker panicked.
     pub fn forward(&mut self, batch: &[BatchToken]) -> Result<PassId, Error> {
@@ -276,7 +278,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Reserves room in the cache and fills in the slots of the pass.
+    /// Reserves room in the cache and fills the slots of the pass.
     fn prepare(&mut self, batch: &[BatchToken]) -> Result<(), Error> {
         let before = |row: usize| {
             let step = &batch[row];
@@ -308,7 +310,7 @@ impl Engine {
     /// Releases the room reserved for a batch.
     fn release(&mut self, batch: &[BatchToken]) -> Result<(), Error> {
         for step in batch {
-            // A sequence that is not open holds no room; it may have caused the error.
+            // A sequence that is not open has no reserved room; it may have caused the error.
             if let Ok(len) = self.cache.len(step.seq) {
                 self.cache.truncate(step.seq, len)?;
             }
@@ -380,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_workers_panic_is_an_error_and_the_process_continues() {
+    fn a_worker_panic_is_an_error_and_the_process_continues() {
         let (mut engine, mut other) = (engine(), engine());
         let seq = engine.open().unwrap();
         let step = |seq| [BatchToken { seq, token: 7, logits: true }];

@@ -1,4 +1,4 @@
-//! How to run a model, and the memory required.
+//! Options for running a model, and the memory it requires.
 
 use nanoinfer_format::Config;
 use nanoinfer_kernels::{BLOCK, Isa, SPAN};
@@ -7,29 +7,30 @@ use crate::default_threads;
 use crate::memory::{KvType, Overflow, Plan};
 use crate::pass::{InputNeeds, MAX_TOKENS, ScratchSizes};
 
-/// How to run a model. The default suits one conversation on this machine.
+/// Options for running a model. The defaults suit one conversation on this machine.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// Worker threads; by default one per physical core available to this process.
+    /// Number of worker threads; by default, one per physical core available to this process.
     pub threads: Option<usize>,
-    /// Positions per sequence; by default the model's context length, at most 4096.
+    /// Positions per sequence; by default, the model's context length, but at most 4096.
     pub ctx: Option<usize>,
-    /// Precision of cached keys and values; by default that of the model's weights.
+    /// Precision of cached keys and values; by default, that of the model's weights.
     pub kv: Option<KvType>,
-    /// What happens when the context is full. Sliding makes `ctx` a multiple of 64, at least 128.
+    /// What happens when the context is full. Sliding rounds `ctx` down to a multiple of 64, but at least
+    /// 128.
     pub overflow: Overflow,
-    /// Sequences that can be open at once.
+    /// Maximum number of sequences open at once.
     pub sequences: usize,
-    /// Bytes of keys and values; by default enough for full contexts of all sequences. With less, a
+    /// Bytes for keys and values; by default, enough for every sequence to fill its context. With less, a
     /// sequence can hit [`crate::Error::CacheFull`] before its context is full; with more, the cache
-    /// keeps more of closed sequences for new ones with the same prefix.
+    /// retains more of the closed sequences, whose prefixes new sequences can reuse.
     pub kv_bytes: Option<u64>,
-    /// Instruction set; by default the best that this CPU supports.
+    /// Instruction set; by default, the best that this CPU supports.
     pub isa: Option<Isa>,
-    /// The most tokens per pass during prefill, up to 256. Affects speed, never results.
+    /// Maximum number of tokens per pass during prefill, up to 256. Affects speed, never results.
     pub chunk: usize,
-    /// The most tokens per pass that can request logits, up to `chunk`. Each needs memory for a whole
-    /// vocabulary, so more than the default pays only for scoring every position.
+    /// Maximum number of tokens per pass that can request logits, up to `chunk`. Each needs memory for a
+    /// whole vocabulary, so raising the default is only worthwhile for scoring every position.
     pub logits_rows: usize,
 }
 
@@ -67,7 +68,7 @@ impl Sizes {
             Overflow::Stop => (ctx, ctx),
             Overflow::Slide => {
                 let ctx = (ctx / BLOCK * BLOCK).max(2 * BLOCK);
-                (ctx, ctx + 3 * SPAN) // one for the pinned blocks, and partial spans at both ends
+                (ctx, ctx + 3 * SPAN) // the pinned blocks, and a partial span at each end
             }
         };
         let kv = options.kv.unwrap_or(if needs.int8() { KvType::Q8 } else { KvType::F32 });
@@ -98,8 +99,8 @@ impl Sizes {
     }
 }
 
-/// Bytes of cache and scratch that an engine with these options would reserve, excluding weights, if
-/// all matrices use the config's encoding.
+/// Bytes of cache and scratch, excluding weights, that an engine with these options would reserve if all
+/// matrices used the config's encoding.
 pub fn buffer_bytes(config: &Config, options: &EngineOptions) -> u64 {
     let needs = InputNeeds::uniform(config);
     Sizes::resolve(config, needs, options).bytes(config, needs)

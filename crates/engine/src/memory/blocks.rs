@@ -1,22 +1,22 @@
 //! Whole blocks: copied within the arena, or serialized.
 //!
-//! A serialized block is, for each KV head, its keys, its values, and with 8 bits the values' scales,
-//! laid out like `kernels::KvBlock`, in little-endian order.
+//! A serialized block contains, for each KV head, the keys, the values and, in an 8-bit cache, the scales
+//! of the values. They are laid out as in `kernels::KvBlock`, in little-endian order.
 
 use nanoinfer_kernels::{BLOCK, q8_key_block};
 
 use super::layer::LayerCache;
 
-/// KV heads, padded head size, and index of a block in the arena.
+/// Number of KV heads, padded head size, and index of a block in the arena.
 type BlockAt = (usize, usize, usize);
 
-/// One head's block, `len` values, in a buffer of all heads.
+/// Block `index` of one head (`len` values), in a buffer of all heads.
 fn part<T>(all: &mut [T], heads: usize, head: usize, index: usize, len: usize) -> &mut [T] {
     let each = all.len() / heads;
     &mut all[head * each + index * len..][..len]
 }
 
-/// Copies block `from` to block `to`, `len` values each, for every head.
+/// Copies block `from` to block `to` (`len` values) for every head.
 fn copy<T: Copy>(all: &mut [T], heads: usize, len: usize, (from, to): (usize, usize)) {
     for head in all.chunks_exact_mut(all.len() / heads) {
         head.copy_within(from * len..(from + 1) * len, to * len);
@@ -41,7 +41,7 @@ fn get<'b, T, const N: usize>(
 }
 
 impl LayerCache {
-    /// Copies a block, all heads.
+    /// Copies a block of all heads.
     pub(super) fn copy_block(&mut self, heads: usize, head: usize, blocks: (usize, usize)) {
         let values = BLOCK * head;
         match self {
@@ -61,7 +61,7 @@ impl LayerCache {
         }
     }
 
-    /// Appends a block's bytes.
+    /// Appends the bytes of a block to `out`.
     pub(super) fn save(&mut self, (heads, head, i): BlockAt, out: &mut Vec<u8>) {
         let values = BLOCK * head;
         for h in 0..heads {

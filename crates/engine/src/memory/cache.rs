@@ -1,4 +1,4 @@
-//! The KV cache: an arena of 64-position blocks, and a table of blocks per sequence.
+//! The KV cache: an arena of 64-position blocks, and a block table per sequence.
 //!
 //! ```text
 //! arena, per layer:   K [kv heads][blocks][4 panels of 16 positions]
@@ -6,19 +6,19 @@
 //! sequence 0: blocks 0 1 2 …     position p lies in table[p / 64], at p % 64
 //! ```
 //!
-//! Sequences share the blocks of a common prefix; writing into a shared block copies it first. A
-//! full block that no sequence holds can still be found by its content until its space is needed
-//! (`freed.rs`), so that a new sequence can reuse a prefix computed by a closed one. If the context
-//! slides, the table after the pinned blocks is a ring, in which invisible blocks are overwritten:
+//! Sequences share the blocks of a common prefix; a shared block is copied before it is written. A full
+//! block that no sequence holds can still be found by its content until its space is needed (`freed.rs`),
+//! so that a new sequence can reuse a prefix computed by a closed one. If the context slides, the table
+//! after the pinned blocks is a ring, in which invisible blocks are overwritten:
 //!
 //! ```text
 //! table: pinned │ 9 10 11 4 5 6 7 8      block 12 replaces 4, which was visible until block 11 began
 //! ```
 //!
 //! K is stored in panels like a weight matrix whose rows are positions, so that q·K uses the same
-//! register tile as any product; V is stored by position, because p·V sums over positions. The 8-bit
-//! cache has a scale per position and head, and keys are rotated like weights to keep 8 bits
-//! accurate.
+//! register tile as any other product; V is stored by position, because p·V sums over positions. The
+//! 8-bit cache has one scale per position and head, and its keys are rotated like weights to preserve
+//! accuracy.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -34,16 +34,16 @@ use crate::pool::Pool;
 
 /// A sequence's cached positions, by block.
 struct Sequence {
-    /// The serial number in its [`SeqId`]; `None` while the entry is free.
+    /// The serial number in the [`SeqId`]; `None` while the entry is free.
     serial: Option<u64>,
     /// Arena blocks. Once the context slides, the part after the pinned blocks is a ring.
     blocks: Vec<u32>,
     len: usize,
-    /// Blocks ever written; in a ring, later ones overwrite earlier ones.
+    /// Number of blocks ever written; in a ring, later blocks overwrite earlier ones.
     written: usize,
-    /// Blocks that stay when the context slides.
+    /// Number of blocks that remain when the context slides.
     pinned: usize,
-    /// Tokens of the positions before the context first slid; these can be shared.
+    /// Tokens at the positions cached before the context first slid; these can be shared.
     tokens: Vec<u32>,
     canceller: Canceller,
 }
@@ -55,20 +55,20 @@ pub(crate) struct Cache {
     pub kv: KvType,
     ctx: usize,
     overflow: Overflow,
-    /// Blocks a sequence can hold: its context and, if it slides, the blocks a pass can add.
+    /// Number of blocks a sequence can hold: its context and, if that slides, the blocks a pass can add.
     per_sequence: usize,
     kv_heads: usize,
     head: usize,
     /// Blocks without reusable content.
     free: Vec<u32>,
-    readers: Vec<u32>, // per block, the sequences that hold it
+    readers: Vec<u32>, // per block, the number of sequences that hold it
     contents: Contents,
     sequences: Vec<Sequence>,
     found: Vec<u32>, // freed blocks found by `share`
 }
 
 impl Cache {
-    /// Reserves the arena. The caller has checked [`Plan::bytes`] against the available memory.
+    /// Reserves the arena. The caller must have checked that [`Plan::bytes`] are available.
     pub(crate) fn new(pool: &Pool, c: &Config, plan: &Plan) -> Self {
         let per_sequence = plan.per_sequence();
         let n_blocks = plan.blocks(c).unwrap_or(0) as usize;
@@ -101,7 +101,7 @@ impl Cache {
         }
     }
 
-    /// Positions visible to a token.
+    /// Maximum number of positions visible to a token.
     pub(crate) fn ctx(&self) -> usize {
         self.ctx
     }
@@ -110,7 +110,7 @@ impl Cache {
         self.overflow
     }
 
-    /// Blocks that no sequence holds: empty ones, and those kept for reuse.
+    /// Number of blocks that no sequence holds: empty ones, and those kept for reuse.
     pub(crate) fn unused(&self) -> usize {
         self.free.len() + self.contents.len()
     }
@@ -137,7 +137,7 @@ impl Cache {
         found.ok_or(Error::Sequence)
     }
 
-    /// Cached positions of a sequence, including evicted ones.
+    /// Length of a sequence in positions, including evicted ones.
     pub(crate) fn len(&self, id: SeqId) -> Result<usize, Error> {
         Ok(self.get(id)?.len)
     }
@@ -147,12 +147,12 @@ impl Cache {
         Ok(&self.get(id)?.canceller)
     }
 
-    /// Pins the first positions, rounded up to blocks: at least one block, at most half of the context.
-    /// No effect once the context has slid.
+    /// Pins the first positions, rounded up to whole blocks: at least one block, at most half the
+    /// context. No effect once the context has slid.
     pub(crate) fn pin(&mut self, id: SeqId, positions: usize) -> Result<(), Error> {
-        let most = (self.ctx / BLOCK / 2).max(1);
+        let max = (self.ctx / BLOCK / 2).max(1);
         if self.get(id)?.written * BLOCK <= self.ctx {
-            self.sequences[id.index].pinned = positions.div_ceil(BLOCK).clamp(1, most);
+            self.sequences[id.index].pinned = positions.div_ceil(BLOCK).clamp(1, max);
         }
         Ok(())
     }
@@ -177,7 +177,8 @@ impl Cache {
         }
     }
 
-    /// Positions that a sequence can append before blocks run out, regardless of its context.
+    /// Number of positions that can be appended to a sequence before blocks run out, regardless of its
+    /// context size.
     pub(crate) fn room(&self, id: SeqId) -> Result<usize, Error> {
         let s = self.get(id)?;
         if self.overflow == Overflow::Slide && s.blocks.len() == self.per_sequence {
@@ -190,8 +191,8 @@ impl Cache {
         Ok((reserved + unused).saturating_sub(s.len + copied))
     }
 
-    /// Makes room for `n` more positions. Allocates nothing: tables have their full capacity. On error,
-    /// room reserved so far stays; [`Self::truncate`] releases it.
+    /// Reserves room for `n` more positions. Allocates nothing, as tables have their full capacity. On
+    /// error, the room reserved so far remains until [`Self::truncate`] releases it.
     pub(crate) fn reserve(&mut self, id: SeqId, n: usize) -> Result<(), Error> {
         let len = self.get(id)?.len;
         if self.overflow == Overflow::Stop && len + n > self.ctx {
@@ -204,7 +205,7 @@ impl Cache {
         Ok(())
     }
 
-    /// Gives a sequence an exclusive block `index`, with its content preserved if `needed`.
+    /// Makes block `index` of a sequence exclusive, preserving its content if `needed`.
     fn make_writable(&mut self, id: SeqId, index: usize, needed: bool) -> Result<(), Error> {
         let s = &self.sequences[id.index];
         let at = self.table_index(s, index);
@@ -250,7 +251,8 @@ impl Cache {
         }
     }
 
-    /// Records the content of the full block `index` of a sequence, if that of its parent is known.
+    /// Records the content of the full block `index` of a sequence, if the content of its parent is
+    /// known.
     fn fill(&mut self, sequence: usize, index: usize) {
         let s = &self.sequences[sequence];
         let parent = match index {
@@ -263,8 +265,9 @@ impl Cache {
         }
     }
 
-    /// Drops all positions from `len` on and releases their room; returns how many remain. If
-    /// positions visible at `len` have been overwritten, only the pinned ones remain.
+    /// Removes all positions from `len` on and releases their room. Returns the number of remaining
+    /// positions. If any position visible at `len` has been overwritten, only the pinned positions
+    /// remain.
     pub(crate) fn truncate(&mut self, id: SeqId, len: usize) -> Result<usize, Error> {
         let (ring, ctx) = (self.per_sequence, self.ctx / BLOCK);
         self.get(id)?;
@@ -295,7 +298,7 @@ impl Cache {
         Ok(len)
     }
 
-    /// Opens a copy of a sequence; blocks are shared until written.
+    /// Opens a copy of a sequence; blocks are shared until they are written.
     pub(crate) fn fork(&mut self, from: SeqId) -> Result<SeqId, Error> {
         let n = self.get(from)?.blocks.len();
         let to = self.open()?;
@@ -316,12 +319,12 @@ impl Cache {
         }
     }
 
-    /// Extends a sequence, which holds a prefix of `tokens`, with the longest prefix available: that
-    /// of another open sequence, to the token, or of closed ones, in whole blocks. Returns the
+    /// Extends a sequence that holds a prefix of `tokens` with the longest prefix available: any number
+    /// of tokens from another open sequence, or whole blocks from closed sequences. Returns the number of
     /// positions it now holds.
     pub(crate) fn share(&mut self, id: SeqId, tokens: &[u32]) -> Result<usize, Error> {
         let held = self.get(id)?.len;
-        let (common, from) = self.most_in_common(id.index, tokens);
+        let (common, from) = self.longest_common_prefix(id.index, tokens);
         let begun = held.max(common);
         self.find_freed(tokens, begun / BLOCK);
         let whole = (begun / BLOCK + self.found.len()) * BLOCK;
@@ -349,9 +352,9 @@ impl Cache {
         Ok(n)
     }
 
-    /// Length and index of the longest common prefix with `tokens` among open sequences other than
-    /// `index`; ties go to the first.
-    fn most_in_common(&self, index: usize, tokens: &[u32]) -> (usize, usize) {
+    /// Length of the longest common prefix with `tokens` among open sequences other than `index`, and the
+    /// index of the sequence that has it; ties go to the first.
+    fn longest_common_prefix(&self, index: usize, tokens: &[u32]) -> (usize, usize) {
         let common = |s: &Sequence| {
             let n = s.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
             // After an overwrite, only the pinned blocks are at their original table indices.
@@ -369,9 +372,9 @@ impl Cache {
         if self.contents.len() == 0 {
             return;
         }
-        let most = self.ctx / BLOCK;
+        let max = self.ctx / BLOCK;
         let mut parent = ROOT;
-        for (index, tokens) in tokens.chunks_exact(BLOCK).enumerate().take(most) {
+        for (index, tokens) in tokens.chunks_exact(BLOCK).enumerate().take(max) {
             let key = key(&parent, tokens);
             if index >= begun {
                 let Some(block) = self.contents.find(&key) else { return };
@@ -381,7 +384,7 @@ impl Cache {
         }
     }
 
-    /// Bytes of a block, all layers and heads.
+    /// Bytes of a block over all layers and heads.
     pub(crate) fn block_bytes(&self) -> usize {
         self.layers.len() * self.kv_heads * BLOCK * self.kv.bytes(self.head) as usize
     }

@@ -1,4 +1,4 @@
-//! The header of stored keys and values: all of an entry but its blocks.
+//! The header of stored keys and values: everything in an entry except its blocks.
 
 use std::io::{self, Read};
 
@@ -6,9 +6,9 @@ use nanoinfer_kernels::BLOCK;
 
 pub(crate) const MAGIC: [u8; 8] = *b"NANOKV\0\x01";
 pub(crate) const HEADER: usize = 96;
-/// Length of the header's identity, everything before the counts: it must match the engine's.
+/// Length of the identity: the part of the header before the counts, which must match the engine's.
 pub(crate) const IDENTITY: usize = 72;
-/// The most tokens of an entry; no context is longer.
+/// Maximum number of tokens in an entry; no context is longer.
 const MAX_TOKENS: usize = 1 << 24;
 const MAX_TEXT: usize = 1 << 26;
 
@@ -25,7 +25,7 @@ pub(crate) struct Prefix {
 }
 
 impl Prefix {
-    /// Reads everything before the blocks. The hash is checked when blocks are loaded.
+    /// Reads everything before the blocks. The header's hash is checked when blocks are loaded.
     pub(crate) fn read(from: &mut impl Read) -> io::Result<Self> {
         let mut head = vec![0; HEADER];
         from.read_exact(&mut head)?;

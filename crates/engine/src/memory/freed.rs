@@ -1,5 +1,5 @@
-//! Content of full blocks. Freed ones can be found by content until their space is needed; the one
-//! freed first is evicted first.
+//! The content of full blocks. Freed blocks can be found by content until their space is needed; they are
+//! evicted in the order in which they were freed.
 
 use std::collections::HashMap;
 
@@ -70,8 +70,8 @@ impl Contents {
         self.keys[block as usize] = None;
     }
 
-    /// Keeps a freed block for reuse, as the last to be evicted. Returns false if it is not full or a
-    /// freed block has the same content; the caller can then reuse it at once.
+    /// Keeps a freed block for reuse, as the last to be evicted. Returns false if the block is not full
+    /// or another freed block has the same content; the caller can then reuse the block immediately.
     pub(super) fn free(&mut self, block: u32) -> bool {
         let Some(key) = self.keys[block as usize] else { return false };
         if let Some(&same) = self.freed.get(&key) {
@@ -106,7 +106,7 @@ impl Contents {
         Some(block)
     }
 
-    /// Freed blocks.
+    /// Number of freed blocks.
     pub(super) fn len(&self) -> usize {
         self.freed.len()
     }

@@ -8,7 +8,7 @@ use crate::pool::{Columns, Item, Pool, Shared, Split, Worker};
 /// Precision of cached keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvType {
-    /// 8 bits, with a scale per position and head. The default if any matrix takes int8 activations.
+    /// 8 bits, with a scale per position and head. The default if any matrix uses int8 activations.
     Q8,
     /// Half precision.
     F16,
@@ -29,12 +29,12 @@ impl KvType {
         }
     }
 
-    /// Bytes of one position of a sequence, all layers and heads.
+    /// Bytes per position of a sequence, over all layers and heads.
     pub(crate) fn bytes_per_position(self, c: &Config) -> u64 {
         u64::from(c.n_layers) * u64::from(c.n_kv_heads) * self.bytes(c.head_padded())
     }
 
-    /// Bytes of one position of one KV head, keys and values.
+    /// Bytes per position of one KV head, keys and values together.
     pub(super) fn bytes(self, head: usize) -> u64 {
         let head = head as u64;
         match self {
@@ -80,7 +80,7 @@ impl LayerCache {
         }
     }
 
-    /// Splits the layer into heads of `blocks` blocks, for writing.
+    /// Splits the layer into heads of `blocks` blocks each, for writing.
     pub(crate) fn split<'p>(
         &'p self,
         w: &'p Worker<'_>,

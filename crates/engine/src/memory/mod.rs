@@ -1,7 +1,7 @@
 //! The KV cache: keys and values in memory, and as bytes.
 //!
 //! ```text
-//! plan ──► cache    sequences and their tables of blocks, copied on write
+//! plan ──► cache    sequences and their block tables, copy-on-write
 //!            ├─► layer ── blocks    one layer's arena; its blocks as bytes
 //!            └─► freed              released blocks, found again by content
 //! entry             header of stored keys and values

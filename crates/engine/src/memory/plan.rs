@@ -19,9 +19,10 @@ pub enum Overflow {
     /// The answer ends.
     #[default]
     Stop,
-    /// The oldest positions after the pinned ones are evicted, a block of 64 at a time, and positions
-    /// keep growing. What a position sees depends only on its number: the pinned blocks, as if they
-    /// directly preceded the others, and the most recent ones that fit the context.
+    /// The oldest positions after the pinned ones are evicted in blocks of 64, while position numbers
+    /// keep increasing. The positions visible to a token depend only on its own position: the pinned
+    /// blocks, treated as if they directly preceded the recent ones, and as many recent blocks as fit in
+    /// the context.
     Slide,
 }
 
@@ -38,9 +39,9 @@ impl Overflow {
 /// The gap in the positions visible to a token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Slid {
-    /// Positions at the beginning that are never evicted.
+    /// Number of positions at the beginning that are never evicted.
     pub pinned: usize,
-    /// Positions after them that are evicted for this token.
+    /// Number of positions after them that are evicted for this token.
     pub evicted: usize,
 }
 
@@ -50,16 +51,16 @@ pub(crate) struct Plan {
     pub kv: KvType,
     pub ctx: usize,
     pub overflow: Overflow,
-    /// The most tokens of a pass.
+    /// Maximum number of tokens in a pass.
     pub chunk: usize,
     pub sequences: usize,
-    /// Bytes of the arena; by default enough for full contexts of all sequences.
+    /// Bytes of the arena; by default, enough for every sequence to fill its context.
     pub kv_bytes: Option<u64>,
 }
 
 impl Plan {
-    /// Blocks of one sequence. A pass must not overwrite positions visible to its first token, nor a
-    /// rejected draft those visible to the next pass.
+    /// Number of blocks per sequence. A pass must not overwrite positions visible to its first token, and
+    /// a rejected draft must not overwrite positions visible to the next pass.
     pub(super) fn per_sequence(&self) -> usize {
         self.ctx.div_ceil(BLOCK)
             + match self.overflow {
@@ -68,7 +69,7 @@ impl Plan {
             }
     }
 
-    /// Bytes of a block, all layers and heads.
+    /// Bytes of a block over all layers and heads.
     fn block_bytes(&self, c: &Config) -> u64 {
         BLOCK as u64 * self.kv.bytes_per_position(c)
     }
@@ -81,7 +82,7 @@ impl Plan {
         }
     }
 
-    /// Blocks of the arena; `None` on overflow.
+    /// Number of blocks in the arena; `None` on overflow.
     pub(super) fn blocks(&self, c: &Config) -> Option<u64> {
         match self.kv_bytes {
             Some(bytes) => Some(bytes / self.block_bytes(c)),

@@ -58,7 +58,7 @@ impl Model {
         self.file.config()
     }
 
-    /// Defaults for generating text.
+    /// Defaults for text generation.
     pub fn generation(&self) -> &Generation {
         self.file.generation()
     }
@@ -69,11 +69,11 @@ impl Model {
 
     /// The tokenizer.
     pub fn tokenizer(&self) -> Result<&Tokenizer, Error> {
-        let missing = || self.missing("tokenizer", "give it token ids");
+        let missing = || self.missing("tokenizer", "use token ids");
         self.text.as_ref().map(|t| &t.tokenizer).ok_or_else(missing)
     }
 
-    /// Token bytes, borrowed from the file; `None` for a model without tokenizer.
+    /// Token bytes, borrowed from the file; `None` for a model without a tokenizer.
     pub fn vocab(&self) -> Option<Vocab<'_>> {
         let (_, section) = self.file.section(SectionKind::Vocabulary)?;
         self.text.as_ref().map(|t| t.vocab.view(section))
@@ -94,7 +94,7 @@ impl Model {
         let (_, source) = self
             .file
             .section(SectionKind::ChatTemplate)
-            .ok_or_else(|| self.missing("chat template", "prompt it with plain text"))?;
+            .ok_or_else(|| self.missing("chat template", "use a plain-text prompt"))?;
         let name = |id: Option<u32>| {
             let bytes = id.and_then(|id| Some(self.vocab()?.bytes(id))).unwrap_or_default();
             String::from_utf8_lossy(bytes).into_owned()
@@ -125,7 +125,8 @@ impl Model {
         Ok(self.chat_text(messages)?.encode_from(self.tokenizer()?, 0))
     }
 
-    /// The common prefix of all conversations with these first messages, whatever the user says next.
+    /// The common prefix of all conversations that begin with these messages, whatever the user says
+    /// next.
     pub(crate) fn before_conversation(&self, system: &[Message]) -> Result<Vec<u32>, Error> {
         let with = |text: &str| self.encode_chat(&[system, &[Message::new("user", text)]].concat());
         let (mut ids, other) = (with("0")?, with("x")?);
@@ -172,17 +173,19 @@ impl Text {
         Ok(Some(Self { tokenizer, vocab: VocabTable::parse(vocab)? }))
     }
 
-    /// Checks that every id of the tokenizer has an embedding, and every row of logits an entry in
-    /// the vocabulary table.
+    /// Checks that every id of the tokenizer has an embedding, and that every row of logits has an entry
+    /// in the vocabulary table.
     fn check_size(&self, vocab_size: u32) -> Result<(), String> {
         let max = self.tokenizer.max_id();
         if max >= vocab_size {
-            return Err(format!("the tokenizer has id {max}, the model {vocab_size} tokens"));
+            return Err(format!(
+                "the tokenizer has id {max}, but the model has {vocab_size} tokens"
+            ));
         }
         let entries = self.vocab.len();
         if entries != vocab_size as usize {
             return Err(format!(
-                "the vocabulary table has {entries} tokens, the model {vocab_size}"
+                "the vocabulary table has {entries} tokens, but the model has {vocab_size}"
             ));
         }
         Ok(())

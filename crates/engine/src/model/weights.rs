@@ -1,4 +1,4 @@
-//! Weight binding: finds every tensor of the forward pass, and checks its shape, once.
+//! Weight binding: finds every tensor of the forward pass once and checks its shape.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -9,7 +9,7 @@ use nanoinfer_format::{
     Rope, Tensor, TensorSpec, schema,
 };
 
-// Format and kernels define the panel layout independently; here they are checked to agree.
+// Format and kernels define the panel layout independently; this checks that they agree.
 const _: () = {
     use nanoinfer_kernels as kernels;
     assert!(LANES == kernels::LANES && GROUP == kernels::GROUP);
@@ -25,7 +25,7 @@ const _: () = {
     }
 };
 
-/// A matrix of the file, in panels.
+/// A matrix in the file, in panels.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Matrix {
     tensor: usize,
@@ -37,7 +37,7 @@ pub(crate) struct Matrix {
     bias: Option<usize>,
 }
 
-/// A plain vector of the file.
+/// A plain vector in the file.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Vector(usize);
 
@@ -178,7 +178,7 @@ impl<'a> Binder<'a> {
     }
 }
 
-/// The spec that the schema requires of a tensor, given its encodings if those are panels.
+/// The spec that the schema requires of a tensor, with its own encodings where those are panel encodings.
 fn expected(entry: &Entry, is: &TensorSpec) -> TensorSpec {
     let panels = |role| Some(is.encoding_of(role)).filter(|e| e.is_panel());
     entry.spec(|role| panels(role).unwrap_or(Encoding::F32Panel))
@@ -212,7 +212,7 @@ fn fields(spec: &TensorSpec) -> [(&'static str, String); 7] {
     let s = spec;
     let part = |p: &Part| {
         let (role, encoding) = (p.role.name(), p.encoding.name());
-        format!("{} × {} rows of {role} ({} in all, {encoding})", p.count, p.rows, p.n)
+        format!("{} × {} rows of {role} ({} in total, {encoding})", p.count, p.rows, p.n)
     };
     let parts: Vec<String> = s.parts.iter().map(part).collect();
     [
@@ -243,8 +243,8 @@ impl Weights {
         })
     }
 
-    /// Bytes of weights read by a pass for one token: all, except inactive experts and an untied
-    /// embedding, whose single row is negligible.
+    /// Bytes of weights read by a pass of one token: all except inactive experts and an untied embedding,
+    /// whose single row is negligible.
     pub(crate) fn pass_bytes(&self, file: &NanoFile) -> u64 {
         let gathered = self.token_embd.tensor != self.output.tensor;
         let read = |t: &Tensor| file.config().read_bytes(t.spec.role, t.len);
@@ -253,7 +253,7 @@ impl Weights {
         all - if gathered { embedding } else { 0 }
     }
 
-    /// Row of RoPE frequencies of each kind, for a context of `capacity` positions.
+    /// Row of frequencies for each kind of RoPE, for a context of `capacity` positions.
     pub(crate) fn rope_rows(&self, config: &Config, capacity: usize) -> Vec<usize> {
         let mut first = 0;
         let row = |rope: &Rope| {
@@ -286,12 +286,12 @@ impl Matrix {
         })
     }
 
-    /// Whether any of its panels take int8 activations.
+    /// Whether any panel uses int8 activations.
     pub(crate) fn needs_int8(&self) -> bool {
         self.layout.takes(ActType::Int8)
     }
 
-    /// Whether any of its panels take f32 activations.
+    /// Whether any panel uses f32 activations.
     pub(crate) fn needs_f32(&self) -> bool {
         self.layout.takes(ActType::F32)
     }
@@ -310,7 +310,7 @@ impl Norm {
         self.weight.values(file)
     }
 
-    /// Biases, as many as weights; empty if there are none.
+    /// Biases, one per weight; empty if there are none.
     pub(crate) fn bias<'f>(&self, file: &'f NanoFile) -> &'f [f32] {
         self.bias.map_or(&[], |bias| bias.values(file))
     }

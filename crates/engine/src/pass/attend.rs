@@ -5,10 +5,10 @@
 //! decode:    item = KV head × sequence × span, merged while packing the output projection's input
 //! ```
 //!
-//! If decoding has one sequence and one span, an item is a KV head, as for storing keys and values:
-//! then both happen in one phase.
+//! When decoding one sequence with one span, an item is a KV head, as when storing keys and values, so
+//! both happen in the same phase.
 //!
-//! All variants visit blocks in order and merge spans in order, so they produce the same bits.
+//! All variants visit blocks and merge spans in order, so their results are bit-identical.
 
 use nanoinfer_format::{Config, QkNorm};
 use nanoinfer_kernels::{
@@ -31,7 +31,7 @@ use crate::pool::Worker;
 struct Part<'s> {
     layer: usize,
     kv: usize,
-    /// Row of the first token in the batch.
+    /// Batch row of the first token.
     from: usize,
     slots: &'s [Slot],
 }
@@ -40,14 +40,14 @@ struct Part<'s> {
 #[derive(Clone, Copy)]
 struct Angles {
     layer: usize,
-    /// Row of the token in the batch.
+    /// Batch row of the token.
     row: usize,
-    /// Measure distances to the pinned positions rather than to the recent ones.
+    /// Whether to measure distances to the pinned positions rather than to the recent ones.
     pinned: bool,
 }
 
 impl Pass<'_> {
-    /// Stores keys and values of all tokens in the cache. An item is a KV head.
+    /// Stores the keys and values of all tokens in the cache. An item is a KV head.
     pub(crate) fn store_kv(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
         let qkv = self.scratch.qkv.read(w);
         let cache = self.split_cache(w, layer);
@@ -87,14 +87,14 @@ impl Pass<'_> {
         }
     }
 
-    /// Whether a KV head is a single attention item, so that storing and attending can share a phase:
-    /// one sequence, and a context of one span.
+    /// Whether a KV head is a single attention item, so that storing and attending can share a phase.
+    /// This requires one sequence and one span.
     pub(crate) fn attends_by_heads(&self) -> bool {
         matches!(self.runs, [run] if run.spans == 1)
     }
 
-    /// Stores keys and values, and attends the only run to its only span. An item is a KV head; leaves
-    /// states.
+    /// Stores keys and values, and computes the attention of the only run over its only span. An item is
+    /// a KV head. Produces partial states.
     pub(crate) fn store_and_attend(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
         let Some(run) = self.runs.first() else { return };
         let (qkv, cache) = (self.scratch.qkv.read(w), self.split_cache(w, layer));
@@ -120,7 +120,8 @@ impl Pass<'_> {
         &qkv[kv * len..][..len]
     }
 
-    /// Prepares a query or key: the per-head norm if the model has one, RoPE if the layer has it.
+    /// Prepares a query or key: applies the per-head norm if the model has one, and RoPE if the layer
+    /// uses it.
     fn norm_and_rotate(&self, w: &Worker<'_>, x: &mut [f32], at: Angles, norm: Option<&Norm>) {
         let (c, s) = (self.config, self.scratch);
         if c.qk_norm == QkNorm::Head {
@@ -139,7 +140,7 @@ impl Pass<'_> {
         Config::largest_value_rotation(self.config.head_dim) as usize
     }
 
-    /// Attends every token to its past.
+    /// Computes the attention of every token over the positions visible to it.
     pub(crate) fn attention(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
         if self.runs.is_empty() {
             self.attend_all_spans(w, local, layer);
@@ -148,7 +149,7 @@ impl Pass<'_> {
         }
     }
 
-    /// An item is a KV head and `ATTENTION_RUN` tokens; leaves outputs.
+    /// An item is a KV head and `ATTENTION_RUN` tokens. Produces outputs.
     fn attend_all_spans(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
         let (m, s) = (self.m(), self.scratch);
         let (kv_heads, width) = (self.config.n_kv_heads as usize, self.group_width());
@@ -169,7 +170,7 @@ impl Pass<'_> {
         }
     }
 
-    /// An item is a KV head, a run and a span; leaves states.
+    /// An item is a KV head, a run and a span. Produces partial states.
     fn attend_each_span(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
         let (spans, column) = self.span_columns();
         let items = self.config.n_kv_heads as usize * spans;
@@ -187,7 +188,7 @@ impl Pass<'_> {
         }
     }
 
-    /// The number of spans of all runs, and the length of one span's states.
+    /// The number of spans in all runs, and the length of one span's states.
     fn span_columns(&self) -> (usize, usize) {
         let spans = self.runs.iter().map(|r| r.spans).sum();
         let tokens = self.runs.iter().map(|r| r.n).max().unwrap_or(0);
@@ -198,12 +199,13 @@ impl Pass<'_> {
         AttendBlock::state_len(self.config.head_padded())
     }
 
-    /// Width of the heads that share a KV head.
+    /// Total width of the heads that share a KV head.
     fn group_width(&self) -> usize {
         self.config.group() * self.config.head_padded()
     }
 
-    /// Packs the queries of a part, after RoPE, for the cache's type; returns their number.
+    /// Packs the queries of a part, after RoPE, in the form required by the cache type. Returns their
+    /// number.
     fn pack_queries(&self, w: &Worker<'_>, local: &mut Local, part: Part<'_>) -> usize {
         let (head, group) = (self.config.head_padded(), self.config.group());
         let unit = self.unit(self.scratch.qkv.read(w), part.kv);
@@ -253,7 +255,8 @@ impl Pass<'_> {
         (local.states, local.spans) = (states, spans);
     }
 
-    /// Merges a span's state into that of the previous spans, if any of it is visible.
+    /// Merges the state of a span, `next`, into that of the previous spans if any position of the span is
+    /// visible.
     fn merge(&self, visible: &Visible, span: usize, state: &mut [f32], next: &[f32]) {
         if span == visible.first_span() {
             state.copy_from_slice(next);
@@ -317,8 +320,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Packs attention outputs as input of the output projection. Not rotated: the rotation is folded
-    /// into V.
+    /// Packs attention outputs as inputs of the output projection. They are not rotated here: the
+    /// rotation is folded into V.
     pub(crate) fn pack_attention(
         &self,
         w: &Worker<'_>,
@@ -340,7 +343,7 @@ impl Pass<'_> {
         });
     }
 
-    /// Attention outputs of one token, all heads.
+    /// Attention outputs of all heads for one token.
     fn attention_output(
         &self,
         w: &Worker<'_>,

@@ -19,19 +19,19 @@ pub(crate) struct Slot {
 /// Consecutive tokens of one sequence in a batch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Run {
-    /// First row of the batch.
+    /// First batch row.
     pub from: usize,
-    /// Rows.
+    /// Number of rows.
     pub n: usize,
-    /// Visible spans: the first ones and, if the context has slid, the last ones.
+    /// Number of visible spans: the first spans and, if the context has slid, the last ones.
     pub spans: usize,
-    /// Spans before the gap, and spans in it.
+    /// Number of spans before the gap, and in the gap.
     gap: (usize, usize),
-    /// Spans of all previous runs.
+    /// Number of spans in all previous runs.
     pub first_span: usize,
 }
 
-/// Splits a batch into runs for decoding; none if it is too large to split attention by spans.
+/// Splits a batch into runs for decoding; no runs if it is too large to split attention by spans.
 pub(crate) fn divide(slots: &[Slot], runs: &mut Vec<Run>) {
     runs.clear();
     if slots.len() > MAX_SPLIT {
@@ -49,7 +49,7 @@ pub(crate) fn divide(slots: &[Slot], runs: &mut Vec<Run>) {
 }
 
 impl Run {
-    /// The number of its `index`-th visible span.
+    /// The span number of the run's `index`-th visible span.
     pub(crate) fn span(&self, index: usize) -> usize {
         if index < self.gap.0 { index } else { index + self.gap.1 }
     }

@@ -8,7 +8,8 @@ use crate::model::weights::Panels;
 use crate::pool::{Columns, Worker};
 
 impl Pass<'_> {
-    /// Writes embeddings to the residual stream, and the angles of all tokens. An item is a token.
+    /// Writes embeddings to the residual stream, and computes the angles of all tokens. An item is a
+    /// token.
     pub(crate) fn embed(&self, w: &Worker<'_>, local: &mut Local) {
         let m = self.m();
         let s = self.scratch;
@@ -37,7 +38,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Angles of a position for every kind of RoPE in the model.
+    /// Computes the angles of a position for every kind of RoPE in the model.
     fn angles(&self, position: usize, mut cos: Columns<'_, f32>, mut sin: Columns<'_, f32>) {
         for (kind, (rope, &row)) in self.config.ropes.iter().zip(self.ropes).enumerate() {
             let turns = self.weights.rope_turns(self.file, row);

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! router     scores of all experts, in f32                              item = a run of panels
-//! (each worker for itself: the experts of each token, then the tokens of each expert)
+//! (each worker independently: the experts of each token, then the tokens of each expert)
 //! gate, up   per expert, its tokens gathered into a batch               item = expert × 64 hidden values
 //! down       per expert in ascending order, scattered to its tokens     item = a run of panels
 //! ```
 //!
-//! Panels of active experts are read once per pass, others not at all. A token sums over its own
-//! experts in ascending order, independent of the rest of the batch.
+//! Panels of active experts are read once per pass, and those of inactive experts not at all. Each token
+//! sums over its experts in ascending order, independently of the rest of the batch.
 
 use nanoinfer_format::{Experts, RouterSoftmax};
 use nanoinfer_kernels::{Activate, AddWeighted, GROUP, LANES, Pack, Route};
@@ -22,7 +22,8 @@ use crate::model::weights::ExpertMatrices;
 use crate::pool::Worker;
 
 impl Pass<'_> {
-    /// Chooses the experts of every token, on every worker: cheaper than sharing the result.
+    /// Chooses the experts of every token. Every worker does this independently, which is cheaper than
+    /// sharing the result.
     pub(crate) fn route(&self, w: &Worker<'_>, local: &mut Local, e: &Experts) {
         let m = self.m();
         let k = e.experts_per_token as usize;
@@ -43,7 +44,8 @@ impl Pass<'_> {
         r.group(m, k);
     }
 
-    /// Gate, up and activation of every active expert, packed as inputs of its down projection.
+    /// Computes gate, up and activation of every active expert, and packs them as inputs of its down
+    /// projection.
     pub(crate) fn experts_gate_up(
         &self,
         w: &Worker<'_>,

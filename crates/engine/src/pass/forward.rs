@@ -1,15 +1,15 @@
-//! One forward pass, as every worker runs it.
+//! One forward pass, as run by every worker.
 //!
-//! Reads like the paper: a layer is norm, QKV, RoPE and cache, attention, output, norm, gate and
-//! up, down, or experts. Differences between architectures are data in the config, which the steps
-//! read; no step depends on a model's name.
+//! Reads like the paper: a layer is norm, QKV, RoPE and cache, attention, output, norm, and then either
+//! gate and up, and down, or experts. Architectures differ only in config data read by the steps; no step
+//! depends on a model's name.
 //!
 //! A step is a method of [`Pass`] in another file and contains no barrier. The functions here
 //! alternate steps and barriers, so the barriers of a pass can be counted by reading:
 //!
 //! - [`Local::end`] and [`Pass::agree`] are one barrier each;
-//! - [`Pass::end_packing`] is one only if the workers packed inputs jointly, for more than one tile
-//!   of tokens: never in decoding.
+//! - [`Pass::end_packing`] is a barrier only if the workers packed inputs jointly, as for more than one
+//!   tile of tokens; never when decoding.
 //!
 //! The barrier after a layer's last step is in `run`.
 
@@ -24,7 +24,7 @@ use crate::model::weights::{ExpertMatrices, Ffn, Layer, Matrix};
 use crate::pool::Worker;
 
 impl Pass<'_> {
-    /// Runs the whole pass. Returns whether it was cancelled, the same on every worker.
+    /// Runs the whole pass. Returns whether it was cancelled; the result is the same on every worker.
     pub(crate) fn run(&self, w: &mut Worker<'_>, local: &mut Local) -> bool {
         local.profile.begin();
         self.embed(w, local);
@@ -146,7 +146,8 @@ mod tests {
 
     use crate::{BatchToken, Engine, EngineOptions, Model};
 
-    /// Barriers of a layer in a pass of one token, and of 17 tokens (more than one tile).
+    /// Number of barriers per layer in a pass of one token, and in a pass of 17 tokens (more than one
+    /// tile).
     fn barriers(model: &str) -> [u64; 2] {
         const OUTSIDE_LAYERS: u64 = 3; // after the embedding, after the head, at the end of the job
         let folder =

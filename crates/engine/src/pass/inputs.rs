@@ -1,9 +1,9 @@
 //! Inputs of matrix products: packed activations, shared by all workers or private to each.
 //!
-//! A single tile of tokens (decoding, small batches) is packed by every worker for itself, which is
+//! A single tile of tokens (decoding, small batches) is packed by every worker independently, which is
 //! cheaper than the barrier needed for sharing. More tokens are packed jointly.
 //!
-//! Activations are packed in the forms that a product's matrices read: int8 (rotated and quantized),
+//! Activations are packed in the forms that the matrices of a product read: int8 (rotated and quantized),
 //! f32 (unchanged), or both if an f32 router and 8-bit experts read the same activations.
 
 use nanoinfer_kernels::{
@@ -28,7 +28,7 @@ pub(crate) struct Rows {
     pub needs: Needs,
 }
 
-/// Packed inputs of up to a whole pass (see `kernels::Acts`). Unneeded forms are empty.
+/// Packed inputs for up to a whole pass (see `kernels::Acts`). Unneeded forms are empty.
 pub(crate) struct SharedInputs {
     q: Shared<i8>,       // [tiles][k/64][rows][64]
     scales: Shared<f32>, // [tiles][k/64][rows]
@@ -58,13 +58,13 @@ enum Source<'a> {
     Shared(&'a SharedInputs),
 }
 
-/// The input of a product in the kernels' types. Unneeded forms are empty, which no kernel accepts.
+/// The input of a product, as kernel types. Unneeded forms are empty, which no kernel accepts.
 pub(crate) struct Packed<'a> {
     pub int8: QuantizedInputs<'a>,
     pub f32: F32Inputs<'a>,
 }
 
-/// Lines of 64 values needed for `m` tokens of `k` inputs.
+/// Number of 64-value lines needed for `m` tokens of `k` inputs.
 pub(crate) fn lines(m: usize, k: usize) -> usize {
     packed_rows(m) * k / GROUP
 }
@@ -87,7 +87,7 @@ impl Needs {
 }
 
 impl<'a> Input<'a> {
-    /// `m` tokens packed by each worker for itself.
+    /// `m` tokens packed by each worker independently.
     pub(crate) fn own(m: usize, inputs: &'a OwnInputs) -> Self {
         Self { m, from: Source::Own(inputs) }
     }
@@ -309,7 +309,7 @@ impl<'p> InputSplit<'p> {
 }
 
 impl InputColumns<'_> {
-    /// The item's part of tile `tile`; 0 if an item is a tile.
+    /// The item's part of tile `tile`, which is 0 if an item is a tile.
     pub(crate) fn tile(&mut self, tile: usize) -> Tile<'_> {
         let int8 = self.int8.as_mut().map(|columns| Int8Tile {
             q: columns.q.row(tile),
@@ -334,7 +334,7 @@ struct Int8Tile<'a> {
 }
 
 impl Tile<'_> {
-    /// Iterates over its forms, for writing from row `row` on.
+    /// Iterates over the forms of the tile, for writing from row `row` on.
     pub(crate) fn forms(&mut self, row: usize) -> impl Iterator<Item = TileMut<'_>> {
         let rows = self.rows;
         let int8 =

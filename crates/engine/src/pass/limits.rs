@@ -2,16 +2,16 @@
 
 use nanoinfer_kernels::LANES;
 
-/// The most tokens in a pass: prefill streams the weights once per this many.
+/// Maximum number of tokens in a pass: prefill streams the weights once for each such batch.
 pub(crate) const MAX_TOKENS: usize = 256;
-/// The most tokens in a pass with attention split by spans: decoding and verification.
+/// Maximum number of tokens in a pass with attention split by spans, as in decoding and verification.
 pub(crate) const MAX_SPLIT: usize = 8;
 /// Tokens per attention item in a larger pass.
 pub(crate) const ATTENTION_RUN: usize = 8;
 
-/// Panels per item: few enough that every worker gets several items, many enough to be worth claiming.
-/// Even, since kernels process pairs. Rounded down: with few items per worker, everyone waits for the
-/// worker with one more.
+/// Number of panels per item: small enough that every worker gets several items, large enough that an
+/// item is worth claiming. The number is even, since kernels process pairs of panels. It is rounded down,
+/// since with few items per worker, all workers wait for one with an extra item.
 pub(crate) fn panels_per_item(panels: usize, workers: usize, k: usize) -> usize {
     const MIN_BYTES: usize = 16 * 1024;
     let fair = (panels / (workers * 4)) & !1;

@@ -1,7 +1,7 @@
 //! One forward pass: its shared state, its steps, its buffers.
 //!
 //! ```text
-//! forward    the order of the steps and the barriers between them: read it first
+//! forward    the order of the steps and the barriers between them: read this first
 //!   embed · norm · product · attend · experts      the steps: methods of `Pass`, defined here
 //! batch      the tokens of a pass, and the positions visible to each
 //! inputs     packed inputs of products             routing   tokens by expert
@@ -46,11 +46,11 @@ pub(crate) struct Pass<'a> {
     pub kernels: &'a Kernels,
     pub scratch: &'a Scratch,
     pub cache: &'a Cache,
-    /// The batch; tokens of one sequence are in ascending position.
+    /// The batch; tokens of one sequence are in order of position.
     pub slots: &'a [Slot],
-    /// Its runs if attention is split by spans (see `attend.rs`), else empty.
+    /// The runs of the batch if attention is split by spans (see `attend.rs`), else empty.
     pub runs: &'a [Run],
-    /// Whether the context has slid for any token, so that pinned positions need other angles.
+    /// Whether the context has slid for any token, so that pinned positions need different angles.
     pub slid: bool,
     /// Batch rows that request logits, ascending.
     pub requested: &'a [usize],
@@ -62,7 +62,7 @@ pub(crate) struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Tokens of the batch.
+    /// Number of tokens in the batch.
     pub(crate) fn m(&self) -> usize {
         self.slots.len()
     }
@@ -72,7 +72,7 @@ impl Pass<'_> {
         self.config.d_model_padded()
     }
 
-    /// Whether the workers pack the inputs of `m` tokens jointly rather than each for itself.
+    /// Whether the workers pack the inputs of `m` tokens jointly rather than independently.
     pub(crate) fn shares_inputs(m: usize) -> bool {
         m > TOKENS
     }
@@ -86,8 +86,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Packs the inputs of a product: a single tile by every worker for itself, more than one jointly
-    /// with a tile as an item. `pack` fills a tile with the given rows.
+    /// Packs the inputs of a product. Every worker packs a single tile independently; several tiles are
+    /// packed jointly, with one tile per item. `pack` fills a tile with the given rows.
     pub(crate) fn pack_rows(
         &self,
         w: &Worker<'_>,

@@ -1,5 +1,5 @@
-//! The normalizing steps: the residual stream as input of a product, a product's output on its way
-//! into the stream, and queries and keys over all heads.
+//! The steps that normalize: the residual stream before a product, the output of a product before it is
+//! added to the stream, and queries and keys over all heads.
 
 use std::ops::Range;
 
@@ -28,7 +28,7 @@ impl Pass<'_> {
         });
     }
 
-    /// Packs the normalized rows that request logits as the output layer's input.
+    /// Normalizes the rows that request logits, and packs them as the output layer's input.
     pub(crate) fn pack_requested(&self, w: &Worker<'_>, local: &mut Local) {
         let x = self.scratch.x.read(w);
         let norm = Some(&self.weights.output_norm);
@@ -64,7 +64,7 @@ impl Pass<'_> {
         }
     }
 
-    /// A norm over the whole width.
+    /// Parameters of a norm over the whole width.
     fn norm_of(&self, norm: &Norm) -> NormParams<'_> {
         let kind = match self.config.norm {
             format::Norm::Rms => NormKind::Rms,
@@ -126,7 +126,7 @@ impl Pass<'_> {
         }
     }
 
-    /// RMSNorm over `heads` heads together; no-op without a norm.
+    /// RMSNorm over `heads` heads jointly; no-op without a norm.
     pub(crate) fn norm_row(&self, x: &mut [f32], heads: usize, norm: Option<&Norm>) {
         let Some(norm) = norm else { return };
         let (weight, bias) = (norm.weight(self.file), norm.bias(self.file));

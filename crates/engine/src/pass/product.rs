@@ -1,4 +1,4 @@
-//! The multiplying steps: matrices times packed inputs.
+//! The steps that multiply matrices by packed inputs.
 
 use std::ops::Range;
 
@@ -55,8 +55,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Multiplies panels of a matrix with packed inputs, in each run's input form, into `out`:
-    /// `[panels][m][16]`.
+    /// Multiplies panels of a matrix by packed inputs, in the form that each run requires, and stores the
+    /// result in `out` or adds it: `[panels][m][16]`.
     pub(crate) fn product(
         &self,
         matrix: &Matrix,
@@ -82,8 +82,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Gate and up projections and activation, act(gate)·up or act(up), packed as input of `down`. An
-    /// item is a group of 64 hidden values.
+    /// Computes the gate and up projections and the activation, act(gate)·up or act(up), and packs the
+    /// result as input of `down`. An item is a group of 64 hidden values.
     pub(crate) fn gate_up(&self, w: &Worker<'_>, local: &mut Local, matrix: &Matrix, needs: Needs) {
         let m = self.m();
         let panels = self.config.ffn_inputs() * GROUP / LANES; // per item

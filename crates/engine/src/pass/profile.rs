@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-/// The stages of a forward pass, in the terms of `forward.rs`, and the draw of a token after it.
+/// The stages of a forward pass, named as in `forward.rs`, and the subsequent draw of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // the names say it
+#[allow(missing_docs)] // self-explanatory
 pub enum Stage {
     Embed,
     Norm,
@@ -35,7 +35,7 @@ impl Stage {
         Self::Sampling,
     ];
 
-    /// Its name, as in `attn_output`.
+    /// The name of the stage, such as `attn_output`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Embed => "embed",
@@ -94,12 +94,12 @@ impl Profile {
         }
     }
 
-    /// Time of a stage.
+    /// Time spent in a stage.
     pub fn time(&self, stage: Stage) -> Duration {
         self.times[stage as usize]
     }
 
-    /// Time of all stages.
+    /// Time spent in all stages.
     pub fn total(&self) -> Duration {
         self.times.iter().sum()
     }

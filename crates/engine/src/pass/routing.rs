@@ -7,7 +7,7 @@ use super::inputs::{Lines, Needs, OwnInputs, SharedInputs, lines};
 use super::limits::MAX_TOKENS;
 use crate::pool::{Buffers, Shared};
 
-/// Panels processed at once, of gate and up and of down.
+/// Number of panels processed at once: of gate and up together, or of down.
 pub(crate) const PANELS: usize = 2 * GROUP / LANES;
 
 /// Buffers shared by all workers; empty without experts.
@@ -23,7 +23,7 @@ pub(crate) struct Routing {
     pub weights: Vec<f32>, // [m][per token]
     counts: Vec<usize>,    // tokens of each expert
     pub active: Vec<Active>,
-    /// Tokens of the active experts, concatenated, ascending within each; and their weights.
+    /// Tokens of the active experts, concatenated and ascending within each expert, and their weights.
     tokens: Vec<u32>,
     token_weights: Vec<f32>,
     pub gathered: OwnInputs, // inputs of one expert's gate and up, or of all experts' down
@@ -33,36 +33,36 @@ pub(crate) struct Routing {
 #[derive(Clone, Copy)]
 pub(crate) struct Active {
     pub expert: usize,
-    /// Index of its first token in [`Routing::tokens`].
+    /// Index of the expert's first token in [`Routing::tokens`].
     first: usize,
-    /// Its number of tokens.
+    /// Number of tokens.
     pub n: usize,
-    /// Its first row in the packed inputs of all experts.
+    /// The expert's first row in the packed inputs of all experts.
     pub row: usize,
 }
 
-/// The most (token, expert) pairs of a pass.
+/// Maximum number of (token, expert) pairs in a pass.
 fn pairs(e: &Experts) -> usize {
     MAX_TOKENS * e.experts_per_token as usize
 }
 
-/// The most rows needed to pack the tokens of each expert in tiles.
+/// Maximum number of rows needed to pack the tokens of each expert in tiles.
 fn pair_rows(e: &Experts) -> usize {
     pairs(e) + (TOKENS - 1) * (pairs(e) / (TOKENS + 1)).min(e.n_experts as usize)
 }
 
-/// Lines of the inputs of all experts' down projections.
+/// Number of lines in the inputs of all experts' down projections.
 fn hidden_lines(e: &Experts) -> usize {
     (e.n_experts as usize).min(pairs(e)) * e.d_ff_padded() / GROUP * MAX_TOKENS
 }
 
-/// Lines of [`Routing::gathered`].
+/// Number of lines in [`Routing::gathered`].
 fn gathered_lines(c: &Config, e: &Experts) -> usize {
     lines(MAX_TOKENS, c.d_model_padded()).max(pair_rows(e) * e.d_ff_padded() / GROUP)
 }
 
 impl ExpertScratch {
-    /// `needs`: of the down projections.
+    /// `needs` are those of the down projections.
     pub(crate) fn new(b: &mut Buffers<'_>, c: &Config, needs: Needs) -> Self {
         let e = c.experts.as_ref();
         Self {
@@ -73,7 +73,7 @@ impl ExpertScratch {
 }
 
 impl Routing {
-    /// `needs`: of the matrices of the experts.
+    /// `needs` are those of the expert matrices.
     pub(crate) fn new(b: &mut Buffers<'_>, c: &Config, needs: Needs) -> Self {
         let e = c.experts.as_ref();
         let (pairs, n) = (e.map_or(0, pairs), e.map_or(0, |e| e.n_experts as usize));
@@ -119,7 +119,7 @@ impl Routing {
         (&self.tokens[a.first..][..a.n], &self.token_weights[a.first..][..a.n])
     }
 
-    /// Gathers the inputs of one expert's gate and up: its tokens out of all `m`.
+    /// Gathers the inputs of one expert's gate and up projections: its tokens out of all `m`.
     pub(crate) fn gather_tokens(&mut self, a: Active, from: Lines<'_>, m: usize, k: usize) {
         let groups = k / GROUP;
         for (row, &token) in self.tokens[a.first..][..a.n].iter().enumerate() {
@@ -131,14 +131,14 @@ impl Routing {
         }
     }
 
-    /// Gathers the inputs of all experts' down projections, each expert's in tiles.
+    /// Gathers the inputs of all experts' down projections, in tiles per expert.
     pub(crate) fn gather_hidden(&mut self, from: Lines<'_>, k: usize) {
-        let (groups, most) = (k / GROUP, self.max_tokens());
+        let (groups, max) = (k / GROUP, self.max_tokens());
         for (slot, a) in self.active.iter().enumerate() {
             for at in (0..a.n).step_by(TOKENS) {
                 let (to, step) = locate_token(at, groups, a.n);
                 for g in 0..groups {
-                    let line = (slot * groups + g) * most + at;
+                    let line = (slot * groups + g) * max + at;
                     let n = TOKENS.min(a.n - at);
                     self.gathered.copy(a.row * groups + to + g * step, from, line, n);
                 }

@@ -67,10 +67,10 @@ impl InputNeeds {
 /// Buffers shared by all workers.
 pub(crate) struct Scratch {
     pub x: Shared<f32>,          // residual stream [d_model/16][m][16]
-    pub delta: Shared<f32>,      // its next summand, if that is normalized first
+    pub delta: Shared<f32>,      // the next term to add to it, if normalized first
     pub cos: Shared<f32>,        // [ropes][m][rotary_dim/2]
     pub sin: Shared<f32>,        // [ropes][m][rotary_dim/2]
-    pub pinned_cos: Shared<f32>, // the same, for queries against pinned positions after a slide
+    pub pinned_cos: Shared<f32>, // the same, for attending to pinned positions after a slide
     pub pinned_sin: Shared<f32>,
     pub inputs: SharedInputs, // of QKV, O, gate/up and the head, for more than 16 tokens
     pub hidden: SharedInputs, // of down
@@ -106,7 +106,7 @@ pub(crate) struct Local {
 }
 
 impl Local {
-    /// Ends a stage: waits at the barrier and records the time.
+    /// Ends a stage: waits at the barrier, then records the time.
     pub(crate) fn end(&mut self, w: &mut Worker<'_>, stage: Stage) {
         w.barrier();
         self.profile.mark(stage);
@@ -157,7 +157,7 @@ pub(crate) struct ScratchSizes<'a> {
 }
 
 impl ScratchSizes<'_> {
-    /// Bytes of all buffers, for the check against available memory.
+    /// Bytes of all buffers, to be compared with the available memory.
     pub(crate) fn bytes(&self, workers: usize) -> u64 {
         let (mut shared, mut local) = (Buffers::tally(), Buffers::tally());
         Scratch::new(&mut shared, self);
@@ -165,7 +165,7 @@ impl ScratchSizes<'_> {
         shared.bytes().saturating_add(local.bytes().saturating_mul(workers as u64))
     }
 
-    /// Angles of one token.
+    /// Number of angles per token.
     fn angles(&self) -> usize {
         self.config.ropes.len() * self.config.rotary_dim as usize / 2
     }

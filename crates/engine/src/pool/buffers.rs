@@ -1,9 +1,9 @@
-//! Allocates the engine's buffers or just adds up their sizes, from the same description.
+//! Allocates the engine's buffers, or only adds up their sizes, from the same description.
 
 use super::{Plain, Pool, Shared};
 
-/// Allocates zeroed buffers and counts their bytes, or only counts: then every buffer is empty. So
-/// `Scratch` and everything below it is described once for both purposes.
+/// Allocates zeroed buffers and counts their bytes, or only counts, in which case every buffer is empty.
+/// So one description of `Scratch` and its contents serves both purposes.
 pub(crate) struct Buffers<'p> {
     pool: Option<&'p Pool>,
     bytes: u64,
@@ -31,13 +31,13 @@ impl<'p> Buffers<'p> {
         self.pool.map_or_else(Shared::empty, |pool| pool.shared(len))
     }
 
-    /// A buffer of one worker.
+    /// A buffer for one worker.
     pub(crate) fn own<T: Copy + Default>(&mut self, len: usize) -> Vec<T> {
         self.count::<T>(len);
         self.pool.map_or_else(Vec::new, |_| vec![T::default(); len])
     }
 
-    /// An empty list of one worker with the given capacity.
+    /// An empty list for one worker, with the given capacity.
     pub(crate) fn list<T>(&mut self, capacity: usize) -> Vec<T> {
         self.count::<T>(capacity);
         self.pool.map_or_else(Vec::new, |_| Vec::with_capacity(capacity))

@@ -11,18 +11,18 @@
 //! only its current item. In any one phase, a [`Shared`] buffer is either read by all workers or
 //! written in columns, one per item, readable only by that item. The types enforce this:
 //!
-//! - slices borrow the [`Worker`], and [`Worker::barrier`] needs it mutably, so none outlives its
+//! - slices borrow the [`Worker`], and [`Worker::barrier`] needs it mutably, so no slice outlives its
 //!   phase (checked by the compiler);
 //! - every buffer carries a stamp (phase, access, column width), so reading during a write, or
 //!   writing with two different splits, panics (checked at run time, one atomic load per access);
 //! - an item can be taken once per buffer, and items are unique.
 //!
-//! A panicking worker poisons its pool: the others unwind out of the job at their next barrier, so
-//! that no slice of a shared buffer survives, and every later job fails. This requires
-//! `panic = "unwind"`; with `abort`, a panic ends the process as usual.
+//! A panicking worker poisons its pool: the other workers unwind out of the job at their next barrier, so
+//! that no slice of a shared buffer survives, and every later job fails. This requires `panic =
+//! "unwind"`; with `abort`, a panic ends the process as usual.
 //!
-//! So the forward pass is safe code; the `unsafe` is in `threads` and `shared`. `buffers` allocates
-//! them.
+//! So the forward pass is safe code. All `unsafe` code is in `threads` and `shared`; `buffers` allocates
+//! the shared buffers and those of each worker.
 
 mod buffers;
 #[allow(unsafe_code)]
@@ -165,7 +165,7 @@ mod tests {
                     w.barrier();
                 });
                 assert!(failed.is_err());
-                assert_eq!(inside.load(Ordering::SeqCst), 0, "{workers} workers, {jobs}");
+                assert_eq!(inside.load(Ordering::SeqCst), 0, "{workers} workers, {jobs} jobs");
             }
         }
     }

@@ -1,4 +1,5 @@
-//! The shared buffers: in each phase read by all or written in columns, as checked by a stamp.
+//! The shared buffers: in each phase, they are read by all workers or written in columns, as enforced by
+//! a stamp.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -64,7 +65,7 @@ impl<T: Plain> Shared<T> {
         let storage = vec![T::default(); len + CACHE_LINE / size_of::<T>()].into_boxed_slice();
         let storage = NonNull::from(Box::leak(storage));
         let base = storage.cast::<T>();
-        // SAFETY: at most a cache line, which the allocation has beyond `len`.
+        // SAFETY: the offset is at most a cache line, which the allocation has beyond `len`.
         let start = unsafe { base.add(base.align_offset(CACHE_LINE)) };
         let splits = (0..workers).map(|_| AtomicU64::new(0)).collect();
         let (state, grid) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -94,7 +95,7 @@ impl<T: Plain> Shared<T> {
     /// The whole buffer, written in an earlier phase.
     ///
     /// # Panics
-    /// If it is written in this phase.
+    /// If the buffer is written in this phase.
     pub(crate) fn read<'p>(&'p self, worker: &'p Worker<'_>) -> &'p [T] {
         assert_eq!(worker.pool(), self.pool);
         let mut state = self.state.load(Ordering::Acquire);
@@ -183,7 +184,7 @@ pub(crate) struct Split<'p, T> {
     width: usize,
     phase: u64,
     pool: u64,
-    /// Items below this number are used up.
+    /// Items below this number have been taken.
     next: Cell<usize>,
     _p: PhantomData<&'p mut [T]>,
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How long a waiting worker spins before it yields the CPU. With more workers than CPUs it does not
+/// How long a waiting worker spins before it yields the CPU. With more workers than CPUs, it does not
 /// spin at all, as the worker it waits for may need its CPU.
 const SPIN: Duration = Duration::from_micros(50);
 /// How long an idle worker yields before it sleeps.
@@ -63,9 +63,9 @@ struct Job {
     call: unsafe fn(*const (), &mut Worker),
 }
 
-// SAFETY: `job` is written by the caller of `Pool::run` only while every worker waits for the next
-// epoch, and read by workers only after they saw that epoch (release/acquire). The pointer inside
-// is used only until the job's last barrier, before which `run` does not return.
+// SAFETY: `job` is written by the caller of `Pool::run` only while every worker waits for the next epoch,
+// and read by workers only after they have seen that epoch (release/acquire). The pointer inside is used
+// only until the job's last barrier, before which `run` does not return.
 unsafe impl Sync for Control {}
 // SAFETY: as above; the closure behind the pointer is `Sync`, see `Pool::run`.
 unsafe impl Send for Control {}
@@ -117,22 +117,22 @@ impl Pool {
         self.control.workers
     }
 
-    /// Its id, unique within the process.
+    /// The pool's id, unique within the process.
     pub(super) fn id(&self) -> u64 {
         self.control.id
     }
 
-    /// Phases begun so far: one per barrier, including the one at the end of each job.
+    /// Number of phases started so far: one per barrier, including the one at the end of each job.
     #[cfg(test)]
     pub(crate) fn phases(&self) -> u64 {
         self.control.phase.0.load(Ordering::Acquire)
     }
 
-    /// Runs `f` on every worker, worker `i` with `locals[i]`, and returns when all are done.
+    /// Runs `f` on every worker, passing `locals[i]` to worker `i`, and returns when all are done.
     ///
     /// # Errors
-    /// A worker panicked, now or in an earlier job. The others leave the job at their next barrier, so
-    /// neither `f` nor its borrows are in use when this returns.
+    /// A worker panicked, now or in an earlier job. The other workers leave the job at their next
+    /// barrier, so neither `f` nor its borrows are in use when this returns.
     ///
     /// # Panics
     /// If there are fewer locals than workers.
@@ -295,10 +295,10 @@ impl Control {
     /// Records the message of the first panic, and makes every later barrier unwind.
     fn poison(&self, payload: Box<dyn Any + Send>) {
         if !payload.is::<Bystander>() {
-            let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-            let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+            let message = payload.downcast_ref::<&str>().map(|message| (*message).to_owned());
+            let message = message.or_else(|| payload.downcast_ref::<String>().cloned());
             let mut panic = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
-            panic.get_or_insert(text.unwrap_or_else(|| "unknown panic payload".into()));
+            panic.get_or_insert(message.unwrap_or_else(|| "unknown panic payload".into()));
         }
         self.phase.0.store(POISONED, Ordering::Release);
     }
@@ -364,7 +364,7 @@ impl Worker<'_> {
         self.control.id
     }
 
-    /// Its index among the workers.
+    /// The worker's index in the pool.
     pub(super) fn index(&self) -> usize {
         self.index
     }
@@ -374,7 +374,7 @@ impl Worker<'_> {
         self.phase
     }
 
-    /// Claims items out of 0…`n`, one at a time. Call it once per phase.
+    /// Claims items from 0…`n`, one at a time. Call it once per phase.
     pub(crate) fn items(&self, n: usize) -> Items<'_> {
         Items { worker: self, n }
     }
@@ -410,12 +410,12 @@ pub(crate) struct Item<'p> {
 }
 
 impl Item<'_> {
-    /// Its number.
+    /// The item's number.
     pub(crate) fn index(&self) -> usize {
         self.index
     }
 
-    /// The pool and the phase it belongs to.
+    /// The pool and the phase to which the item belongs.
     pub(super) fn belongs(&self) -> (u64, u64) {
         (self.pool, self.phase)
     }

@@ -4,8 +4,8 @@
 //! header 96 │ tokens │ text │ hash of each block │ hash of all before │ blocks of 64 positions
 //! ```
 //!
-//! Keys and values are the same bits wherever they are computed, so stored ones can replace the
-//! computation if model, [`NUMERICS`], cache type, RoPE and tokens match. `docs/FORMAT.md` specifies
+//! Keys and values are bit-identical wherever they are computed, so stored ones can replace the
+//! computation if the model, [`NUMERICS`], cache type, RoPE and tokens match. `docs/FORMAT.md` specifies
 //! the layout. This file reads, writes and bakes entries; `store` is a folder of them.
 
 mod store;
@@ -47,17 +47,17 @@ fn identity(engine: &Engine) -> [u8; IDENTITY] {
 fn mismatch(entry: &[u8; IDENTITY], engine: &[u8; IDENTITY]) -> Option<&'static str> {
     let parts = [
         (0..12, "is not a stored prompt of this version"),
-        (12..16, "was computed by an engine with other numerics"),
+        (12..16, "was computed by an engine with different numerics"),
         (16..48, "belongs to another model"),
-        (48..64, "has another cache type"),
-        (64..72, "was computed with another RoPE"),
+        (48..64, "has a different cache type"),
+        (64..72, "was computed with different RoPE frequencies"),
     ];
     parts.into_iter().find(|(range, _)| entry[range.clone()] != engine[range.clone()]).map(|p| p.1)
 }
 
 impl Prefix {
-    /// Loads its first `n` positions into a sequence of an engine with the identity `engine`; `from`
-    /// continues where [`Self::read`] stopped. On error the sequence is empty.
+    /// Loads the first `n` positions into a sequence of the engine with the identity `engine`. `from`
+    /// continues where [`Self::read`] stopped. On error, the sequence is empty.
     fn load(
         &self,
         cache: &mut Cache,
@@ -93,7 +93,7 @@ impl Prefix {
             from.read_exact(&mut bytes).map_err(|e| format!("cannot be read: {e}"))?;
             if blake3::hash(&bytes) != *hash {
                 let first = index * BLOCK;
-                return Err(format!("is damaged: positions {first} to {}", first + BLOCK - 1));
+                return Err(format!("is damaged at positions {first} to {}", first + BLOCK - 1));
             }
             cache.load_block(seq, index, &bytes);
         }
@@ -102,7 +102,7 @@ impl Prefix {
     }
 }
 
-/// Writes the first positions of a sequence, `tokens`, with the text they were made from.
+/// Writes the first positions of a sequence, `tokens`, with the text from which they were tokenized.
 fn write(
     cache: &mut Cache,
     engine: &[u8; IDENTITY],
@@ -133,11 +133,11 @@ fn write(
     Ok(())
 }
 
-/// Runs a system prompt through the model of a file and returns the content of the `baked prompt`
-/// section. For a model without a chat template, the text is a prefix of plain prompts.
+/// Runs a system prompt through a model file and returns the content of the `baked prompt` section. For a
+/// model without a chat template, the text is a prefix of plain prompts.
 ///
 /// # Errors
-/// The model cannot be run, or the text does not fit its context.
+/// The model cannot be run, or the text does not fit into its context.
 pub fn bake(path: &Path, text: &str) -> Result<Vec<u8>, Error> {
     let model = Model::open(path)?;
     let tokens = if model.can_chat() {
@@ -152,7 +152,7 @@ pub fn bake(path: &Path, text: &str) -> Result<Vec<u8>, Error> {
     if tokens.len() >= ctx {
         return Err(Error::Context { tokens: tokens.len(), ctx });
     }
-    // The default context of an engine, as RoPE can depend on it.
+    // The default context of an engine, because RoPE can depend on it.
     let ctx = tokens.len().max(ctx.min(4096));
     let options = EngineOptions { ctx: Some(ctx), ..EngineOptions::default() };
     let mut engine = Engine::new(model, &options)?;
@@ -167,7 +167,7 @@ pub fn bake(path: &Path, text: &str) -> Result<Vec<u8>, Error> {
     Ok(out)
 }
 
-/// Loads the prompt baked into the model's file if it shares a longer prefix with `tokens` than the
+/// Loads the prompt baked into the model file if it shares a longer prefix with `tokens` than the
 /// sequence holds. The error is a note for the user.
 pub(crate) fn use_baked(engine: &mut Engine, seq: SeqId, tokens: &[u32]) -> Result<(), String> {
     let model = Arc::clone(engine.model());
@@ -182,6 +182,6 @@ pub(crate) fn use_baked(engine: &mut Engine, seq: SeqId, tokens: &[u32]) -> Resu
     loaded.map_err(|what| {
         // The attempt cleared the sequence, but its content may still be in the cache.
         let shared = engine.share(seq, tokens).err().map_or(String::new(), |e| format!(" ({e})"));
-        format!("the prompt in the model's file {what}; it is recomputed{shared}")
+        format!("the prompt baked into the model file {what}; it is recomputed{shared}")
     })
 }

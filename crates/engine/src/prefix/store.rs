@@ -11,14 +11,14 @@ use super::{identity, write};
 use crate::memory::Prefix;
 use crate::{Engine, Error, SeqId};
 
-/// Extension of the store's files; others in the folder are left alone.
+/// Extension of the store's files; other files in the folder are left alone.
 const EXTENSION: &str = "nkv";
-/// Positions that an entry must save to be worth reading or writing.
+/// Minimum number of positions that an entry must save to be worth reading or writing.
 const WORTH: usize = 16;
 
 /// Prompts on disk, with their keys and values.
 ///
-/// Files are readable by their owner only and written atomically, and every byte used is verified.
+/// Files are readable only by their owner and written atomically, and every byte used is verified.
 /// Entries that are damaged or belong to another model are never used.
 #[derive(Debug)]
 pub struct PrefixStore {
@@ -26,7 +26,7 @@ pub struct PrefixStore {
     limit: u64,
 }
 
-/// A file of the folder.
+/// A file in the folder.
 struct Entry {
     path: PathBuf,
     bytes: u64,
@@ -34,7 +34,7 @@ struct Entry {
 }
 
 impl PrefixStore {
-    /// Opens a folder, created if missing, and keeps it below `limit` bytes by removing the least
+    /// Opens a folder, creating it if missing, and keeps it below `limit` bytes by removing the least
     /// recently used entries.
     pub fn open(folder: &Path, limit: u64) -> std::io::Result<Self> {
         fs::create_dir_all(folder)?;
@@ -67,8 +67,8 @@ impl PrefixStore {
         (found, notes)
     }
 
-    /// Loads the entry with the longest common prefix with `tokens` if that is longer than what the
-    /// sequence holds. Returns notes on unusable entries.
+    /// Loads the entry that shares the longest prefix with `tokens` if that prefix is longer than the
+    /// sequence. Returns notes on unusable entries.
     pub(crate) fn load(
         &self,
         engine: &mut Engine,
@@ -104,7 +104,7 @@ impl PrefixStore {
         Ok(notes)
     }
 
-    /// Stores the content of a sequence, `tokens`, replacing an entry that is a prefix of it.
+    /// Saves the content of a sequence, `tokens`, replacing entries that are prefixes of it.
     pub(crate) fn save(
         &self,
         engine: &mut Engine,
@@ -132,7 +132,7 @@ impl PrefixStore {
         if bytes > self.limit {
             let (mb, limit) = (bytes >> 20, self.limit >> 20);
             return Err(format!(
-                "the prompt is not stored: it takes {mb} MB, but the store is limited to {limit} MB"
+                "the prompt is not stored: it needs {mb} MB, but the store is limited to {limit} MB"
             ));
         }
         self.write(engine, (seq, tokens), &path).map_err(|e| {
@@ -156,14 +156,14 @@ impl PrefixStore {
         let identity = identity(engine);
         write(engine.cache_mut(), &identity, content, "", temp.as_file_mut())?;
         temp.as_file_mut().flush()?;
-        // The kernel's timestamp is coarse and can lie before an earlier `touch`.
+        // The kernel's timestamp is coarse and can precede that of an earlier `touch`.
         temp.as_file().set_modified(SystemTime::now())?;
         temp.as_file().sync_all()?;
         temp.persist(path)?;
         Ok(())
     }
 
-    /// Removes the least recently used entries until the rest fits the limit.
+    /// Removes the least recently used entries until the rest fit within the limit.
     fn shrink(&self) {
         let mut entries = self.entries("");
         entries.sort_by_key(|e| e.used);
@@ -180,12 +180,12 @@ impl PrefixStore {
 }
 
 fn ignored(path: &Path, what: &str) -> String {
-    format!("{}: {what}; it is ignored and the prompt recomputed", path.display())
+    format!("{}: {what}; the file is ignored and the prompt is recomputed", path.display())
 }
 
 /// Marks an entry as recently used.
 fn touch(path: &Path) {
-    // A read-only store still works for reading.
+    // A read-only store can still be used for reading.
     let _ = File::options().write(true).open(path).and_then(|f| f.set_modified(SystemTime::now()));
 }
 

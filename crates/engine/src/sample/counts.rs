@@ -1,12 +1,12 @@
 //! Occurrences of tokens, for penalties.
 
-/// Counts of each token in a context. Keeps tokens in order of first occurrence, so that the last
-/// addition can be undone.
+/// Token counts of a context. Tokens are kept in order of first occurrence, so that the last addition can
+/// be undone.
 pub(super) struct Counts {
     /// Distinct tokens of the context in order of first occurrence, with the number of times each was
     /// generated.
     pub(super) entries: Vec<(u32, u32)>,
-    /// Indices into `entries` by the token's hash; linear probing.
+    /// Indices into `entries` by token hash, with linear probing.
     table: Vec<u32>,
 }
 
@@ -62,7 +62,7 @@ impl Counts {
 mod tests {
     use super::*;
 
-    /// Compared with a plain map, up to the maximum number of distinct tokens.
+    /// Compares the counts with a plain map, up to the maximum number of distinct tokens.
     #[test]
     fn counts_match_a_map_under_random_additions_and_undos() {
         let (mut counts, mut random) = (Counts::new(40), 9u32);

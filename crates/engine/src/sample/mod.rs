@@ -25,7 +25,7 @@ pub struct Sampling {
     pub presence_penalty: f32,
     /// Subtracted from the logit of a generated token once per occurrence; 0 = off.
     pub frequency_penalty: f32,
-    /// Equal seeds give equal text.
+    /// Equal seeds produce equal text.
     pub seed: u64,
 }
 
@@ -68,7 +68,7 @@ pub struct Candidate {
     pub probability: f32,
 }
 
-/// A token to draw from.
+/// A candidate with its weight in the draw.
 #[derive(Clone, Copy)]
 struct Weighted {
     logit: f32,
@@ -95,7 +95,7 @@ impl LogitRows<'_> {
     }
 }
 
-/// Scratch for drawing a token, as large as the vocabulary; one per worker.
+/// Scratch for drawing a token, sized for the vocabulary; one per worker.
 pub(crate) struct DrawScratch {
     logits: Vec<f32>,          // [vocab]
     weights: Vec<f32>,         // [vocab]
@@ -115,7 +115,7 @@ pub(crate) struct Sampler {
 }
 
 impl Sampler {
-    /// For contexts of up to `capacity` tokens. Allocates all memory.
+    /// For contexts of up to `capacity` tokens. Allocates all memory up front.
     pub(crate) fn new(vocab: usize, capacity: usize) -> Self {
         Self { sampling: Sampling::default(), counts: Counts::new(vocab.min(capacity)) }
     }
@@ -154,7 +154,7 @@ impl Sampler {
         Some(self.choose(rows.kernels, position, scratch))
     }
 
-    /// Chooses among the logits in the scratch.
+    /// Chooses a token from the logits in `scratch`.
     fn choose(&self, kernels: &Kernels, position: usize, scratch: &mut DrawScratch) -> u32 {
         let DrawScratch { logits, weights, candidates } = scratch;
         let best = argmax(logits);
@@ -180,8 +180,8 @@ impl Sampler {
         pick(candidates.iter().map(|c| (c.weight, c.id)), uniform, best)
     }
 
-    /// The `n` most likely tokens of a row of logits after penalties, ties by id; empty if the logits
-    /// are not finite.
+    /// The `n` most likely tokens of a row of logits after penalties, with ties ordered by id; empty if
+    /// the logits are not finite.
     pub(crate) fn top(
         &self,
         rows: LogitRows<'_>,
@@ -225,10 +225,10 @@ impl Sampler {
     }
 }
 
-/// Candidates after top-k, top-p and min-p, most likely first, ties by id.
+/// Candidates after top-k, top-p and min-p, most likely first, with ties ordered by id.
 ///
-/// Sorting the whole vocabulary would cost more than the output layer, so only tokens above a
-/// threshold are gathered, which is lowered until they are certain to include the result.
+/// Sorting the whole vocabulary would cost more than the output layer, so only tokens above a threshold
+/// are gathered. The threshold is lowered until they are certain to include the result.
 fn truncate(s: &Sampling, logits: &[f32], weights: &[f32], candidates: &mut Vec<Weighted>) {
     let k = if s.top_k == 0 { logits.len() } else { s.top_k.min(logits.len()) };
     let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
@@ -279,7 +279,7 @@ fn pick(weights: impl Iterator<Item = (f32, u32)> + Clone, uniform: f64, fallbac
     fallback // reached only by rounding
 }
 
-/// Index of the largest logit, the lowest on ties.
+/// Index of the largest logit; the lowest index on ties.
 pub(crate) fn argmax(logits: &[f32]) -> u32 {
     let mut best = 0;
     for (i, x) in logits.iter().enumerate() {

@@ -60,12 +60,12 @@ fn assert_near(got: &[f64], want: &[f64]) {
 }
 
 #[test]
-fn greedy_takes_the_lowest_of_equal_logits() {
+fn greedy_picks_the_lowest_id_of_equal_logits() {
     assert_eq!(draw(&sampler(Sampling::default()), &LOGITS, 0), 1);
 }
 
 #[test]
-fn each_filter_leaves_the_right_distribution() {
+fn each_filter_yields_the_correct_distribution() {
     let base = Sampling { temperature: 1.0, seed: 7, ..Sampling::default() };
     let all = [0, 1, 2, 3, 4];
     assert_near(&frequencies(base, &LOGITS), &softmax(1.0, &all));
@@ -73,7 +73,7 @@ fn each_filter_leaves_the_right_distribution() {
     assert_near(&frequencies(hot, &LOGITS), &softmax(2.0, &all));
     let k = Sampling { top_k: 3, ..base };
     assert_near(&frequencies(k, &LOGITS), &softmax(1.0, &[1, 2, 3]));
-    // Two equal tokens have 81 % together: 0.5 needs both, 0.3 only the first.
+    // Two equal tokens have a combined probability of 81 %: 0.5 needs both, 0.3 only the first.
     let p = Sampling { top_p: 0.5, ..base };
     assert_near(&frequencies(p, &LOGITS), &softmax(1.0, &[1, 3]));
     let p = Sampling { top_p: 0.3, ..base };
@@ -111,7 +111,7 @@ fn filters_work_on_a_flat_distribution() {
 }
 
 #[test]
-fn penalties_apply_to_the_right_tokens() {
+fn penalties_apply_to_the_correct_tokens() {
     let s = Sampling {
         repetition_penalty: 2.0,
         presence_penalty: 0.5,

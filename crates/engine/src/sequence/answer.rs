@@ -7,11 +7,11 @@ use crate::{DraftStats, Drafting, Sampling};
 /// Options of an answer.
 #[derive(Clone, Debug, Default)]
 pub struct GenerateOptions {
-    /// The most tokens to generate; `None` = until the model stops or the context is full.
+    /// Maximum number of tokens to generate; `None` = until the model stops or the context is full.
     pub max_tokens: Option<usize>,
     /// How to choose tokens.
     pub sampling: Sampling,
-    /// The answer ends before the first of these strings.
+    /// The answer ends before the first occurrence of any of these strings.
     pub stop: Vec<String>,
     /// Do not stop at the model's end-of-answer tokens.
     pub ignore_eos: bool,
@@ -23,13 +23,13 @@ pub struct GenerateOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FinishReason {
-    /// The model ended it, or a stop string occurred.
+    /// The model ended the answer, or a stop string occurred.
     Stop,
     /// [`GenerateOptions::max_tokens`] was reached.
     Length,
     /// The context is full.
     Context,
-    /// It was cancelled.
+    /// The answer was cancelled.
     Cancelled,
 }
 
@@ -49,35 +49,36 @@ impl FinishReason {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'s> {
-    /// A part of the prompt was processed.
+    /// Part of the prompt was processed.
     Prefill {
         /// Tokens processed so far.
         done: usize,
-        /// Tokens to process, cached ones excluded.
+        /// Tokens to process, excluding cached ones.
         total: usize,
     },
     /// A token was generated.
     Token {
         /// Its id.
         id: u32,
-        /// Text that is now certain: whole characters, no prefix of a stop string. May be empty.
+        /// Text that is now final: whole characters, and no possible beginning of a stop string. May be
+        /// empty.
         text: &'s str,
-        /// The same as exact bytes: partial characters without delay, invalid ones unchanged.
+        /// The same as raw bytes: partial characters are not delayed, and invalid ones are unchanged.
         bytes: &'s [u8],
     },
     /// The answer is complete.
     Finished {
         /// The reason.
         reason: FinishReason,
-        /// Text that was held back.
+        /// Text held back until now.
         text: &'s str,
-        /// The same as exact bytes, without those already emitted.
+        /// The same as raw bytes, excluding those already emitted.
         bytes: &'s [u8],
     },
 }
 
 impl Event<'_> {
-    /// New text of the answer; empty while the prompt is processed.
+    /// New text of the answer; empty while the prompt is being processed.
     pub fn text(&self) -> &str {
         match self {
             Self::Prefill { .. } => "",
@@ -86,12 +87,12 @@ impl Event<'_> {
     }
 }
 
-/// Counts and times of the current answer.
+/// Counts and timings of the current answer.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stats {
-    /// Tokens of the context when the answer began.
+    /// Tokens in the context when the answer began.
     pub prompt_tokens: usize,
-    /// Those that were already cached.
+    /// Prompt tokens that were already cached.
     pub reused_tokens: usize,
     /// Tokens generated.
     pub generated: usize,
@@ -101,7 +102,7 @@ pub struct Stats {
     pub first_token: Duration,
     /// Time from the first token to the last.
     pub decode: Duration,
-    /// Speculative decoding.
+    /// Speculative decoding statistics.
     pub drafts: DraftStats,
 }
 
@@ -111,7 +112,7 @@ impl Stats {
         rate(self.prompt_tokens - self.reused_tokens, self.prefill)
     }
 
-    /// Tokens per second after the first.
+    /// Tokens generated per second, after the first one.
     pub fn decode_tps(&self) -> f64 {
         rate(self.generated.saturating_sub(1), self.decode)
     }

@@ -1,9 +1,9 @@
 //! Maps the text of a conversation to the tokens of the context.
 //!
-//! Retokenizing a conversation on each turn is wasteful. It can also be wrong: an answer's text may
-//! tokenize differently from the tokens that the model chose, and everything after it would have to
-//! be recomputed. So past tokens are kept. The template is rendered whole, because it may change any
-//! part of its output, but only the text after the last *seam* is tokenized:
+//! Retokenizing a conversation on each turn is wasteful. It can also be incorrect: the text of an answer
+//! may tokenize differently from the tokens that the model chose, in which case everything after it would
+//! have to be recomputed. So existing tokens are kept. The template is rendered in full, because it may
+//! change any part of its output, but only the text after the last *seam* is tokenized:
 //!
 //! ```text
 //! text    <|system|>… <|user|>Hi <|assistant|>│Hello!│<|end|><|user|>And? <|assistant|>│
@@ -30,11 +30,11 @@ pub(crate) struct Dialogue {
 }
 
 impl Dialogue {
-    /// The next prompt: how many tokens of the context to keep, and the tokens to append.
+    /// The next prompt: the number of context tokens to keep, and the tokens to append.
     ///
-    /// `answer` is the text of the context's tokens after the last prompt, and `end` its end in the
-    /// context. If the template renders the answer differently (omits it, or its reasoning), only the
-    /// common part is kept.
+    /// `answer` is the text of the tokens after the last prompt, and `end` the index in the context at
+    /// which it ends. If the template renders the answer differently (omits it, or omits its reasoning),
+    /// only the common part is kept.
     pub(crate) fn next(
         &self,
         tokenizer: &Tokenizer,
@@ -47,7 +47,7 @@ impl Dialogue {
         (seam.tokens, next.encode_from(tokenizer, seam.text))
     }
 
-    /// Records the prompt of the context, which now has `tokens` tokens.
+    /// Records a new prompt, with which the context has `tokens` tokens.
     pub(crate) fn advance(&mut self, next: ChatText, answer: &str, end: usize, tokens: usize) {
         let answered = self.after_answer(&next, answer, end);
         self.seams.retain(|s| next.same_start(&self.text, s.text));
@@ -59,7 +59,8 @@ impl Dialogue {
         self.text = next;
     }
 
-    /// The seam after the answer, if the text continues prompt and answer. Templates may trim.
+    /// The seam after the answer, if the new text continues the prompt and the answer. Templates may trim
+    /// the answer.
     fn after_answer(&self, next: &ChatText, answer: &str, end: usize) -> Option<Seam> {
         let prompt = self.text.text().len();
         if prompt == 0 || !next.same_start(&self.text, prompt) {

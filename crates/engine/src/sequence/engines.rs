@@ -6,16 +6,16 @@ use crate::prefix::use_baked;
 use crate::speculate::check_draft;
 use crate::{BatchToken, Engine, Error, PrefixStore, SeqId};
 
-/// An engine, and optionally a draft model's engine and a prefix store. Both affect the speed of a
-/// sequence, never its tokens: if the draft model's engine fails, the answer continues without it,
-/// with a note ([`crate::Sequence::take_notes`]).
+/// An engine, with an optional draft model's engine and an optional prefix store. These two affect the
+/// speed of a sequence, never its tokens: if the draft model's engine fails, the answer continues without
+/// it, and a note is recorded (see [`crate::Sequence::take_notes`]).
 pub struct Engines {
     /// The engine of the answering model.
     pub target: Engine,
     draft: Option<Engine>,
-    /// Where prompts are looked up, and stored by [`crate::Sequence::remember`].
+    /// The store in which prompts are looked up, and saved by [`crate::Sequence::remember`].
     pub store: Option<PrefixStore>,
-    /// The tokens of a pass, kept for its allocation.
+    /// The tokens of a pass; kept to reuse the allocation.
     pub(super) batch: Vec<BatchToken>,
 }
 
@@ -37,8 +37,9 @@ impl From<Engine> for Engines {
 }
 
 impl Engines {
-    /// Sets or removes the draft model: a small model with the same vocabulary and at least as large
-    /// a context. A sequence uses it from its next answer on, if the draft engine has a free sequence.
+    /// Sets or removes the draft model: a small model with the same vocabulary and a context of at least
+    /// the same size. A sequence uses it starting with its next answer, if the draft engine has a free
+    /// sequence.
     ///
     /// # Errors
     /// The models do not match.
@@ -59,9 +60,8 @@ impl Engines {
         self.draft.as_mut()
     }
 
-    /// Extends a sequence, which holds a prefix of `ids`, by whatever was computed before: by other
-    /// sequences, when the model was packed, or by earlier processes. Appends a note for each source
-    /// that is unusable.
+    /// Extends a sequence that holds a prefix of `ids` with results computed earlier: by other sequences,
+    /// at packing, or by previous processes. Appends a note for each unusable source.
     pub(crate) fn recall(
         &mut self,
         seq: SeqId,
@@ -77,8 +77,8 @@ impl Engines {
         Ok(())
     }
 
-    /// Stores the content of a sequence, `ids`, if there is a store that does not have it yet. The
-    /// error is the reason for a failure.
+    /// Saves the content of a sequence, `ids`, if a store is set and does not contain it yet. The error
+    /// states the reason for the failure.
     pub(crate) fn keep(&mut self, seq: SeqId, ids: &[u32]) -> Result<(), String> {
         match &self.store {
             Some(store) => store.save(&mut self.target, seq, ids),

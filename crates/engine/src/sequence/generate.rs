@@ -11,13 +11,14 @@ use crate::{
 };
 
 impl Engines {
-    /// Does the next unit of work of all `sequences`, which belong to these engines: draws from the
-    /// rows of the last pass while any are left, otherwise runs one pass over the next tokens of all of
-    /// them and draws from that. Afterwards, take the event of each with [`Sequence::event`]: a sequence
-    /// with a pending event waits. The weights are read once per pass, however many sequences it has.
+    /// Does the next unit of work for all `sequences`, which must belong to these engines: draws from any
+    /// remaining rows of the last pass, otherwise runs one pass over the next tokens of all sequences and
+    /// draws from it. Afterwards, take each sequence's event with [`Sequence::event`]: a sequence with a
+    /// pending event waits. The weights are read once per pass, regardless of the number of sequences.
     ///
     /// # Errors
-    /// As for [`Engine::forward`](crate::Engine::forward), without cancellation, which becomes an event.
+    /// As for [`Engine::forward`](crate::Engine::forward), except for cancellation, which becomes an
+    /// event.
     pub fn advance(&mut self, sequences: &mut [Sequence]) -> Result<(), Error> {
         if !sequences.iter().any(Sequence::has_row) {
             let mut batch = std::mem::take(&mut self.batch);
@@ -36,7 +37,7 @@ impl Engines {
         batch.clear();
         let mut following = sequences.len();
         for sequence in sequences.iter_mut() {
-            // A long prompt leaves room for a token of every sequence after it.
+            // A long prompt leaves room for one token of each sequence after it.
             following -= 1;
             let room = self.target.max_batch().saturating_sub(batch.len() + following);
             sequence.plan(self, room, batch)?;
@@ -52,11 +53,11 @@ impl Engines {
     }
 
     /// Draws the next token of each sequence that has an unused row of the last pass and no pending
-    /// event, in parallel on the workers. An accepted draft leaves another row to draw from: run the
-    /// next pass when no sequence has one ([`Sequence::has_row`]).
+    /// event, in parallel on the workers. After an accepted draft token, another row remains to draw
+    /// from: run the next pass only when no sequence has a remaining row ([`Sequence::has_row`]).
     ///
     /// # Errors
-    /// Rows belong to an earlier pass, or the engine has failed. Non-finite logits of a sequence are
+    /// A row belongs to an earlier pass, or the engine has failed. Non-finite logits of a sequence are
     /// reported by its [`Sequence::event`].
     pub fn draw(&mut self, sequences: &mut [Sequence]) -> Result<(), Error> {
         let mut rows = sequences.iter().enumerate().filter_map(|(i, s)| Some((i, s.row()?.0)));
@@ -84,7 +85,7 @@ impl Sequence {
         if self.tokens.is_empty() {
             return Err(Error::EmptyPrompt);
         }
-        // The last token is always processed, as the answer begins with its logits.
+        // The last token is always processed, as the first token of the answer is drawn from its logits.
         self.end_draws(engines)?;
         let reused = engines.target.truncate(self.seq, self.tokens.len() - 1)?;
         self.stop(None);
@@ -112,14 +113,14 @@ impl Sequence {
         Ok(())
     }
 
-    /// Appends its tokens for the next pass to `batch`, at most `room`: the next tokens of the prompt,
-    /// or the last token and a draft of its continuation. Appends nothing while there is a row to draw
-    /// from or an event to take, or when idle. `batch` may already hold tokens of other sequences; the
-    /// engine's limit on logits covers them too. If the pass is not run, the next plan replaces this
-    /// one.
+    /// Appends up to `room` tokens of this sequence for the next pass to `batch`: the next tokens of the
+    /// prompt, or the last token and a draft of its continuation. Appends nothing while a row to draw
+    /// from or an event is pending, or when idle. `batch` may already hold tokens of other sequences,
+    /// which count towards the engine's limit on logits. If the pass is not run, the next plan replaces
+    /// this one.
     ///
     /// # Errors
-    /// `engines` is not where it was opened, or has failed.
+    /// The sequence was not opened in `engines`, or an engine has failed.
     pub fn plan(
         &mut self,
         engines: &mut Engines,
@@ -144,11 +145,12 @@ impl Sequence {
             }
             State::Decode if self.speculator.row().is_none() => {
                 let Some(room) = room.min(rows).checked_sub(1) else { return Ok(()) };
-                // A draft must fit into the context; one of the remaining tokens is drawn anyway.
+                // A draft must fit into the context; one of the remaining tokens is drawn even without a
+                // draft.
                 let left =
                     self.options.max_tokens.map_or(usize::MAX, |max| max - self.stats.generated);
                 let room = room.min(self.limit - self.tokens.len()).min(left - 1);
-                // A draft must not fill a cache that the pass alone would fit into.
+                // A draft must not overfill a cache that has room for the pass without it.
                 let room = room.min(engines.target.room(self.seq)?.saturating_sub(1));
                 self.speculator.propose(&mut self.tokens, room, engines.draft_mut());
                 self.append_tokens(engines, 1, batch)
@@ -162,8 +164,8 @@ impl Sequence {
         }
     }
 
-    /// Appends the next `n` tokens of the context and the draft; the last token and the draft request
-    /// logits.
+    /// Appends the next `n` tokens of the context, followed by the draft. The last token of the context
+    /// and all draft tokens request logits.
     fn append_tokens(
         &mut self,
         engines: &Engines,
@@ -184,7 +186,8 @@ impl Sequence {
         Ok(())
     }
 
-    /// Records that the pass with its planned tokens is done. Does nothing if it had none.
+    /// Records that the pass with this sequence's planned tokens is complete. Does nothing if none were
+    /// planned.
     ///
     /// # Errors
     /// The pass lacks the planned rows, or as for [`Self::plan`].
@@ -219,13 +222,13 @@ impl Sequence {
         Ok(())
     }
 
-    /// Whether it is generating and has no event yet.
+    /// Whether an answer is in progress and no event is pending.
     pub(crate) fn needs_work(&self) -> bool {
         self.state != State::Idle && self.pending.is_none() && self.failed.is_none()
     }
 
-    /// Whether a row of the last pass is left to draw from; the next pass discards it. False once
-    /// cancelled.
+    /// Whether an unused row of the last pass remains; the next pass discards it. False after
+    /// cancellation.
     pub fn has_row(&self) -> bool {
         let decoding = self.state == State::Decode && !self.canceller.is_cancelled();
         decoding && self.speculator.row().is_some()
@@ -240,7 +243,7 @@ impl Sequence {
         Some((pass, first + self.speculator.row()?))
     }
 
-    /// Draws its next token, on any thread; [`Self::drawn`] appends it to the context.
+    /// Draws the next token, on any thread; [`Self::drawn`] appends it to the context.
     fn draw(&mut self, rows: LogitRows<'_>, scratch: &mut DrawScratch) {
         let Some((_, row)) = self.row() else { return };
         let start = Instant::now();

@@ -1,5 +1,5 @@
-//! One conversation: from a prompt to the events of an answer. A sequence owns no engine and does not
-//! schedule: it plans its tokens for the next pass, and turns its rows of logits into events.
+//! One conversation: from a prompt to the events of an answer. A sequence neither owns an engine nor
+//! schedules passes: it plans its tokens for the next pass and turns its rows of logits into events.
 //!
 //! ```text
 //! prompt_… ─► start ─► ┌► plan     tokens for the next pass, if one is needed
@@ -8,9 +8,9 @@
 //!                      └─ event    the result
 //! ```
 //!
-//! This file has the state and the prompts; `generate` the loop above, `dialogue` what a prompt keeps
-//! of the previous one, `answer` options, events and statistics. `engines` is what a sequence runs
-//! on, `session` an engine with one sequence.
+//! This file contains the state and the prompts, and `generate` contains the loop above. `dialogue`
+//! determines which tokens a prompt keeps from the previous one. `answer` has options, events and
+//! statistics. `engines` is what a sequence runs on; `session` is an engine with one sequence.
 
 mod answer;
 mod dialogue;
@@ -35,7 +35,7 @@ pub use session::Session;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// No answer requested, or all of it emitted.
+    /// No answer was requested, or all of it was emitted.
     Idle,
     Prefill,
     Decode,
@@ -50,16 +50,16 @@ enum Pending {
     Finished(FinishReason),
 }
 
-/// A sequence of an engine, with sampler, text stream and drafts. Its keys and values live in the
+/// A sequence of an engine, with a sampler, a text stream and drafts. Its keys and values live in the
 /// engine's cache; [`Self::close`] releases them.
-#[must_use = "its cache is held until it is closed"]
+#[must_use = "a sequence holds its cache until it is closed"]
 pub struct Sequence {
     model: Arc<Model>,
     seq: SeqId,
     canceller: Canceller,
-    /// The most tokens the context can have.
+    /// Maximum number of tokens in the context.
     limit: usize,
-    /// The context: first the cached tokens, then those to be processed.
+    /// The context: first the cached tokens, then the unprocessed ones.
     tokens: Vec<u32>,
     /// Whether the context ends at the beginning of an answer rather than in the middle of text.
     answer_follows: bool,
@@ -74,7 +74,7 @@ pub struct Sequence {
     planned: Option<Range<usize>>,
     /// The pass to draw from, and this sequence's first row.
     rows: Option<(PassId, usize)>,
-    /// The drawn token, `None` if its logits are not finite, and the time of the draw.
+    /// The drawn token (`None` if the logits were not finite), and the time taken to draw it.
     drawn: Option<(Option<u32>, Duration)>,
     /// Why the answer cannot continue.
     failed: Option<Error>,
@@ -87,8 +87,8 @@ pub struct Sequence {
     passed: Instant,
 }
 
-/// The most tokens of a context. A sliding one is unbounded in principle, but its tokens are kept, at
-/// four bytes each and four more for lookup.
+/// Maximum number of tokens in a context. A sliding context is unbounded in principle, but all of its
+/// tokens are kept: four bytes each, and four more for lookup.
 fn limit(engine: &Engine) -> usize {
     match engine.overflow() {
         Overflow::Stop => engine.ctx(),
@@ -108,10 +108,10 @@ impl fmt::Debug for Sequence {
 }
 
 impl Sequence {
-    /// A sequence with an empty context.
+    /// Opens a sequence with an empty context.
     ///
     /// # Errors
-    /// All of [`crate::EngineOptions::sequences`] are open.
+    /// [`crate::EngineOptions::sequences`] sequences are already open.
     pub fn open(engines: &mut Engines) -> Result<Self, Error> {
         let seq = engines.target.open()?;
         Self::with_id(engines, seq)
@@ -147,23 +147,23 @@ impl Sequence {
         })
     }
 
-    /// Copies the context, for several answers to one prompt. Nothing is recomputed, and of the cache
-    /// only the block in which the two diverge is copied.
+    /// Copies the context, to allow several answers to one prompt. Nothing is recomputed, and the only
+    /// cache block copied is the one in which the two sequences diverge.
     ///
     /// # Errors
-    /// All of [`crate::EngineOptions::sequences`] are open.
+    /// [`crate::EngineOptions::sequences`] sequences are already open.
     pub fn fork(&mut self, engines: &mut Engines) -> Result<Self, Error> {
         self.end_draws(engines)?;
         let seq = engines.target.fork(self.seq)?;
         let mut fork = Self::with_id(engines, seq)?;
         fork.tokens.extend_from_slice(&self.tokens);
         (fork.answer_follows, fork.dialogue) = (self.answer_follows, self.dialogue.clone());
-        fork.stats = self.stats; // marks the answer's tokens
+        fork.stats = self.stats; // locates the answer's tokens
         Ok(fork)
     }
 
-    /// Releases its room in the cache. Full blocks stay available to sequences with the same prefix
-    /// until the room is needed.
+    /// Releases the sequence's space in the cache. Full blocks stay available to sequences with the same
+    /// prefix until the space is needed.
     ///
     /// # Errors
     /// The engine has failed.
@@ -172,7 +172,7 @@ impl Sequence {
         engines.target.close(self.seq)
     }
 
-    /// Its id in the engine.
+    /// The sequence's id in the engine.
     pub(crate) fn id(&self) -> SeqId {
         self.seq
     }
@@ -193,7 +193,7 @@ impl Sequence {
         &self.tokens[self.tokens.len() - self.stats.generated..]
     }
 
-    /// Counts and times of the current answer.
+    /// Counts and timings of the current answer.
     pub fn stats(&self) -> Stats {
         Stats { drafts: self.speculator.stats(), ..self.stats }
     }
@@ -210,16 +210,16 @@ impl Sequence {
         self.speculator.set_script(script);
     }
 
-    /// Tokens of the context with cached keys and values: all but those still to be processed.
+    /// Number of context tokens with cached keys and values: all but the unprocessed ones.
     ///
     /// # Errors
-    /// The engine is not the one it was opened in, or has failed.
+    /// The sequence was not opened in this engine, or the engine has failed.
     pub fn cached(&self, engines: &Engines) -> Result<usize, Error> {
         // Between the draws of a pass, the cache also holds drafts that may yet be rejected.
         Ok(engines.target.len(self.seq)?.min(self.tokens.len()))
     }
 
-    /// Stores the cached part of the context, if there is a store that does not have it yet. Failures
+    /// Saves the cached part of the context, if a store is set and does not contain it yet. Failures
     /// become notes.
     pub fn remember(&mut self, engines: &mut Engines) {
         let kept = match self.cached(engines) {
@@ -229,9 +229,9 @@ impl Sequence {
         self.notes.extend(kept.err());
     }
 
-    /// The candidates for the last token: the `n` most likely ones with the model's probabilities,
-    /// after penalties, before temperature and filters. Empty before the answer's first token and
-    /// after another pass has begun.
+    /// The `n` most likely candidates for the last token, with the model's probabilities after penalties
+    /// but before temperature and filters. Empty before the answer's first token and after another pass
+    /// has begun.
     pub fn candidates(&mut self, engines: &mut Engines, n: usize) -> Vec<Candidate> {
         let (Some((row, new)), Some(&id)) = (self.last, self.tokens.last()) else {
             return Vec::new();
@@ -243,18 +243,18 @@ impl Sequence {
         candidates
     }
 
-    /// Makes `ids` the context. The longest prefix cached by this sequence, another one of the engine
-    /// or a closed one is reused.
+    /// Sets the context to `ids`. The longest prefix cached by this sequence, another open one or a
+    /// closed one is reused.
     ///
     /// # Errors
-    /// A token is not in the vocabulary, or there are too many. The context is then unchanged.
+    /// A token is not in the vocabulary, or there are too many tokens. The context is then unchanged.
     pub fn prompt_tokens(&mut self, engines: &mut Engines, ids: &[u32]) -> Result<(), Error> {
         self.set_context(engines, ids, 0)?;
         self.dialogue = Dialogue::default();
         Ok(())
     }
 
-    /// Makes plain text the context, to be continued.
+    /// Sets the context to plain text, to be continued.
     ///
     /// # Errors
     /// The model has no tokenizer, or the text does not fit.
@@ -263,10 +263,10 @@ impl Sequence {
         self.prompt_tokens(engines, &ids)
     }
 
-    /// Makes a conversation the context, to be answered.
+    /// Sets the context to a conversation, to be answered.
     ///
-    /// If it continues the conversation in the context, existing tokens are kept, including those of
-    /// answers, and only the template's additions are tokenized.
+    /// If it continues the conversation already in the context, existing tokens are kept, including those
+    /// of answers, and only the text after them is tokenized.
     ///
     /// # Errors
     /// The model has no chat template, the template rejects the conversation, or it does not fit. The
@@ -293,7 +293,7 @@ impl Sequence {
         Ok(())
     }
 
-    /// Makes `ids` the context and pins the first `pinned` of them against sliding.
+    /// Sets the context to `ids` and pins the first `pinned` of them, so that they remain when it slides.
     fn set_context(
         &mut self,
         engines: &mut Engines,
@@ -322,8 +322,8 @@ impl Sequence {
         Ok(())
     }
 
-    /// The current answer's text and its end in the context: before the end-of-answer token, which
-    /// the template renders itself.
+    /// The current answer's text and the index in the context at which it ends: before the end-of-answer
+    /// token, which is rendered by the template.
     fn answer(&self) -> (String, usize) {
         let (Some(table), Some(vocab)) = (self.model.vocab_table(), self.model.vocab()) else {
             return (String::new(), self.tokens.len());
@@ -339,14 +339,14 @@ impl Sequence {
         (text, self.tokens.len() - usize::from(ended))
     }
 
-    /// Stops, with at most the reason left to report.
+    /// Stops; only the `reason`, if any, remains to be reported.
     fn stop(&mut self, reason: Option<FinishReason>) {
         self.state = State::Idle;
         self.pending = reason.map(Pending::Finished);
         (self.rows, self.drawn, self.failed) = (None, None, None);
     }
 
-    /// Ends the draws from the last pass: drops drafts from the cache.
+    /// Ends the draws from the last pass, and removes the draft from the cache.
     fn end_draws(&mut self, engines: &mut Engines) -> Result<(), Error> {
         if self.speculator.row().is_some() {
             let cached = self.tokens.len().saturating_sub(1);

@@ -32,7 +32,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session with an empty context, in a new sequence of the engine.
+    /// Creates a session with an empty context, in a new sequence of the engine.
     pub fn new(engine: Engine) -> Result<Self, Error> {
         let mut engines = Engines::from(engine);
         Ok(Self { sequence: Sequence::open(&mut engines)?, engines })
@@ -84,7 +84,7 @@ impl Session {
         self.engines.draft()
     }
 
-    /// Sets the store in which prompts are looked up, and stored by [`Self::remember`].
+    /// Sets the store in which prompts are looked up, and saved by [`Self::remember`].
     pub fn set_store(&mut self, store: Option<PrefixStore>) {
         self.engines.store = store;
     }
@@ -119,17 +119,17 @@ impl Session {
         self.sequence.generated()
     }
 
-    /// Counts and times of the current answer.
+    /// Counts and timings of the current answer.
     pub fn stats(&self) -> Stats {
         self.sequence.stats()
     }
 
-    /// Tokens of the context with usable cached keys and values: none if the engine has failed.
+    /// Number of context tokens with usable cached keys and values; 0 if the engine has failed.
     pub fn cached(&self) -> usize {
         self.sequence.cached(&self.engines).unwrap_or(0)
     }
 
-    /// Tokens of the context that were evicted, see [`crate::Overflow::Slide`].
+    /// Number of context tokens that were evicted, see [`crate::Overflow::Slide`].
     pub fn evicted(&self) -> usize {
         self.engines.target.evicted(self.sequence.id()).unwrap_or(0)
     }
@@ -150,7 +150,7 @@ impl Session {
         self.sequence.fork(&mut self.engines)
     }
 
-    /// Swaps the current sequence for another one of this session's engine.
+    /// Swaps the current sequence for another sequence of this session's engine.
     pub fn switch(&mut self, sequence: &mut Sequence) {
         std::mem::swap(&mut self.sequence, sequence);
     }

@@ -1,30 +1,31 @@
 //! Decides from measurements whether to draft, from which source, and how much.
 //!
-//! Times are in units of an undrafted pass, T(1). A draft of `k` tokens, each accepted with
-//! probability `p` if all before it were, yields `1 + p + … + p^k` tokens in one pass of `1 + k`
-//! rows. It pays if that beats one token per pass. The growth of `T` with the number of rows and the
-//! acceptance `p` are learnt online. Acceptance is tracked per source, and for lookups per length of
-//! the common past, its best predictor.
+//! Times are in units of an undrafted pass, T(1). If each token of a draft is accepted with probability
+//! `p` after all previous ones were, a draft of `k` tokens yields `1 + p + … + p^k` tokens in one pass of
+//! `1 + k` rows. Drafting pays if this increases throughput. The growth of `T` with the number of rows
+//! and the acceptance `p` are learned online. Acceptance is tracked per source and, for lookups, per
+//! match length, its best predictor.
 //!
-//! Estimates can be wrong, so an account bounds the loss: a drafted pass pays in the tokens it gained
-//! over undrafted passes and draws those it lost. No draft is made that could overdraw it. Undrafted
-//! passes add a small income, and the limit is low, so a change in the nature of the text costs little
-//! before drafting stops.
+//! Estimates can be wrong, so an account bounds the loss: a drafted pass credits the account with the
+//! tokens it gained over undrafted passes, or debits those it lost. A draft that could overdraw the
+//! account is not made. Undrafted passes add a small income, and the maximum balance is low, so a change
+//! in the nature of the text costs little before drafting stops.
 
-/// The most tokens of a draft: with the last token they fill one tile of 16.
+/// Maximum number of tokens in a draft: with the last token, they fill one tile of 16.
 pub(crate) const MAX_DRAFT: usize = 15;
 /// Income from an undrafted pass.
 const INCOME: f64 = 0.015;
-/// Opening balance of the account, and its limit.
+/// Initial balance of the account.
 const START: f64 = 1.5;
+/// Maximum balance of the account.
 const LIMIT: f64 = 4.0;
-/// Required advantage of a draft: tokens per time, relative to no draft.
+/// Required throughput of a draft, relative to no draft.
 const WORTHWHILE: f64 = 1.05;
-/// Drafted passes after which an undrafted one measures T(1) again.
+/// Number of drafted passes after which an undrafted pass measures T(1) again.
 const MEASURE_EVERY: u32 = 48;
-/// Assumed cost of a row before it is measured.
+/// Assumed cost of a row until it is measured.
 const ROW: f64 = 0.08;
-/// Classes of lookups by the length of the common past: 2, 3, 4, 5–7, 8–15, 16 and more.
+/// Lower bounds of the match-length classes: 2, 3, 4, 5–7, 8–15, 16 or more.
 const LENGTHS: [usize; 6] = [2, 3, 4, 5, 8, 16];
 
 /// Accepted share of drafted tokens, weighted towards recent ones.
@@ -62,9 +63,9 @@ pub(crate) enum Source {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Offer {
     pub source: Source,
-    /// Length of the common past, for lookups.
-    pub past: usize,
-    /// Tokens to process before the draft model can draft.
+    /// Match length, for lookups.
+    pub matched: usize,
+    /// Number of tokens to process before the draft model can draft.
     pub lag: usize,
 }
 
@@ -72,7 +73,7 @@ pub(crate) struct Offer {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Plan {
     pub source: Source,
-    pub past: usize,
+    pub matched: usize,
     pub n: usize,
 }
 
@@ -114,13 +115,14 @@ impl Default for Governor {
     }
 }
 
-/// Moves an estimate towards a measurement, clamped so that outliers, as after preemption, have little
-/// more effect than ordinary values.
+/// Moves an estimate towards a measurement, clamped so that outliers (for example, after preemption) have
+/// little more effect than ordinary values.
 fn follow(estimate: &mut f64, measured: f64, share: f64) {
     *estimate += share * (measured.clamp(*estimate * 0.6, *estimate * 1.6) - *estimate);
 }
 
-/// Like [`follow`], but starts with the minimum of the first three, as one may have been interrupted.
+/// Like [`follow`], but starts with the minimum of the first three measurements, since any of them may
+/// have been interrupted.
 fn follow_from_min(estimate: &mut f64, n: &mut u32, measured: f64, share: f64) {
     *n = n.saturating_add(1);
     match *n {
@@ -131,15 +133,15 @@ fn follow_from_min(estimate: &mut f64, n: &mut u32, measured: f64, share: f64) {
 }
 
 fn rows_class(rows: usize) -> usize {
-    [2, 4, 8].iter().take_while(|most| rows > **most).count()
+    [2, 4, 8].iter().take_while(|max| rows > **max).count()
 }
 
-fn past_class(past: usize) -> usize {
-    LENGTHS.iter().rposition(|least| past >= *least).unwrap_or(0)
+fn match_class(matched: usize) -> usize {
+    LENGTHS.iter().rposition(|min| matched >= *min).unwrap_or(0)
 }
 
 impl Governor {
-    /// The best plan for at most `room` tokens, if any pays.
+    /// The best plan for a draft of at most `room` tokens, if drafting pays.
     pub(crate) fn plan(&self, offers: &[Offer], room: usize) -> Option<Plan> {
         if self.singles < 3 || self.since_single >= MEASURE_EVERY {
             return None;
@@ -149,13 +151,13 @@ impl Governor {
         (best.1 > WORTHWHILE * without).then_some(best.0)
     }
 
-    /// The better source for exactly `n` tokens, regardless of cost.
+    /// The best plan for a draft of exactly `n` tokens, regardless of cost.
     pub(crate) fn forced(&self, offers: &[Offer], n: usize) -> Option<Plan> {
         let unlimited = Self { account: f64::INFINITY, ..self.clone() };
         Some(unlimited.best(offers, n..=n)?.0)
     }
 
-    /// The plan with the most tokens per time within the account's balance, and that rate.
+    /// The plan with the highest throughput that the account can cover, and that throughput.
     fn best(
         &self,
         offers: &[Offer],
@@ -165,7 +167,7 @@ impl Governor {
         let (draw, step) = (self.draw / single, self.step / single);
         let mut best: Option<(Plan, f64)> = None;
         for offer in offers {
-            let p = self.acceptance(offer.source, offer.past);
+            let p = self.acceptance(offer.source, offer.matched);
             for n in lengths.clone() {
                 let mut time = self.pass(1 + n);
                 if offer.source == Source::Model {
@@ -173,17 +175,17 @@ impl Governor {
                 }
                 let tokens = (1.0 - p.powi(n as i32 + 1)) / (1.0 - p);
                 let value = tokens / (time + draw * tokens);
-                if time - 1.0 <= self.account && best.is_none_or(|(_, most)| value > most) {
-                    best = Some((Plan { source: offer.source, past: offer.past, n }, value));
+                if time - 1.0 <= self.account && best.is_none_or(|(_, max)| value > max) {
+                    best = Some((Plan { source: offer.source, matched: offer.matched, n }, value));
                 }
             }
         }
         best
     }
 
-    fn acceptance(&self, source: Source, past: usize) -> f64 {
+    fn acceptance(&self, source: Source, matched: usize) -> f64 {
         match source {
-            Source::Lookup => self.lookups[past_class(past)].rate(),
+            Source::Lookup => self.lookups[match_class(matched)].rate(),
             Source::Model => self.model.rate(),
         }
     }
@@ -198,7 +200,7 @@ impl Governor {
         self.since_single = 0;
         follow_from_min(&mut self.single, &mut self.singles, seconds, 0.1);
         self.account = (self.account + INCOME).min(LIMIT);
-        // Costs once measured as too high decay, so that drafting is eventually retried.
+        // Overestimated costs decay, so that drafting is eventually retried.
         for row in &mut self.rows {
             *row -= 0.002 * (*row - ROW).max(0.0);
         }
@@ -209,7 +211,7 @@ impl Governor {
         follow_from_min(&mut self.draw, &mut self.draws, seconds, 0.05);
     }
 
-    /// Records the total time of `steps` draft model steps.
+    /// Records the total time of `steps` draft-model steps.
     pub(crate) fn stepped(&mut self, seconds: f64, steps: usize) {
         let each = seconds / steps as f64;
         if self.step > 0.0 {
@@ -219,17 +221,17 @@ impl Governor {
         }
     }
 
-    /// Records a verified draft: `tested` of its tokens were compared and `accepted` were right. The
-    /// pass took `pass` seconds, drafting `draft` seconds.
+    /// Records a verified draft: `tested` of its tokens were compared with the drawn ones, and `accepted`
+    /// of them matched. The pass took `pass` seconds, and drafting took `draft` seconds.
     pub(crate) fn verified(
         &mut self,
         plan: Plan,
         (accepted, tested): (usize, usize),
         (pass, draft): (f64, f64),
     ) {
-        let Plan { source, past, n } = plan;
+        let Plan { source, matched, n } = plan;
         match source {
-            Source::Lookup => self.lookups[past_class(past)].observe(accepted, tested),
+            Source::Lookup => self.lookups[match_class(matched)].observe(accepted, tested),
             Source::Model => self.model.observe(accepted, tested),
         }
         if self.singles == 0 {
@@ -255,13 +257,13 @@ impl Governor {
 mod tests {
     use super::*;
 
-    const LOOKUP: Offer = Offer { source: Source::Lookup, past: 3, lag: 0 };
+    const LOOKUP: Offer = Offer { source: Source::Lookup, matched: 3, lag: 0 };
 
-    /// Simulates `passes` passes in which a row costs `row` and a drafted token is right with
-    /// probability `p`; returns tokens per time, relative to no drafting, and the drafted passes.
+    /// Simulates `passes` passes in which a row costs `row` and a drafted token is correct with
+    /// probability `p`. Returns the throughput relative to no drafting, and the number of drafted passes.
     fn simulate(row: f64, p: f64, passes: usize, offer: Offer) -> (f64, usize) {
         let (mut governor, mut random) = (Governor::default(), 1u64);
-        let mut right = || {
+        let mut correct = || {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (random >> 33) as f64 / (1u64 << 31) as f64 <= p
         };
@@ -275,7 +277,7 @@ mod tests {
                     (time, tokens) = (time + 1.0, tokens + 1);
                 }
                 Some(plan) => {
-                    let accepted = (0..plan.n).take_while(|_| right()).count();
+                    let accepted = (0..plan.n).take_while(|_| correct()).count();
                     let pass = 1.0 + row * plan.n as f64;
                     let tested = (accepted + 1).min(plan.n);
                     governor.verified(plan, (accepted, tested), (pass * 1e-3, 0.0));
@@ -288,24 +290,24 @@ mod tests {
     }
 
     #[test]
-    fn losing_drafts_are_turned_off_at_little_cost() {
+    fn unprofitable_drafting_stops_at_little_cost() {
         for (row, p) in [(0.08, 0.0), (0.3, 0.1), (0.6, 0.4), (1.0, 0.5), (0.2, 0.05)] {
             for passes in [200, 2000] {
                 let (speed, drafted) = simulate(row, p, passes, LOOKUP);
                 assert!(speed > 0.975, "row {row}, p {p}: {speed} in {passes} passes");
-                assert!(drafted > 0, "it must try");
+                assert!(drafted > 0, "drafting must be tried");
             }
         }
     }
 
     #[test]
-    fn paying_drafts_come_close_to_the_optimum() {
+    fn profitable_drafting_comes_close_to_the_optimum() {
         for (row, p) in [(0.05, 0.9), (0.1, 0.8), (0.05, 0.6), (0.2, 0.95)] {
             let best =
                 |n: i32| (1.0 - f64::powi(p, n + 1)) / (1.0 - p) / (1.0 + row * f64::from(n));
             let best = (1..=15).map(best).fold(0.0, f64::max);
             let (speed, _) = simulate(row, p, 2000, LOOKUP);
-            assert!(speed > 0.9 * best, "row {row}, p {p}: {speed} of {best}");
+            assert!(speed > 0.9 * best, "row {row}, p {p}: {speed}, but the optimum is {best}");
         }
     }
 
@@ -316,7 +318,7 @@ mod tests {
             governor.single(1e-3);
             governor.drawn(draw);
         }
-        assert!(governor.plan(&[Offer { past: 20, ..LOOKUP }], MAX_DRAFT).is_some());
+        assert!(governor.plan(&[Offer { matched: 20, ..LOOKUP }], MAX_DRAFT).is_some());
     }
 
     #[test]
@@ -324,17 +326,17 @@ mod tests {
         let mut governor = Governor::default();
         (0..3).for_each(|_| governor.single(1e-3));
         governor.stepped(0.1e-3, 1);
-        let model = Offer { source: Source::Model, past: 0, lag: 0 };
-        let chosen = |g: &Governor, past| {
-            g.plan(&[Offer { past, ..LOOKUP }, model], MAX_DRAFT).map(|plan| plan.source)
+        let model = Offer { source: Source::Model, matched: 0, lag: 0 };
+        let chosen = |g: &Governor, matched| {
+            g.plan(&[Offer { matched, ..LOOKUP }, model], MAX_DRAFT).map(|plan| plan.source)
         };
         assert_eq!(chosen(&governor, 20), Some(Source::Lookup));
         assert_eq!(chosen(&governor, 2), Some(Source::Model));
-        let plan = Plan { source: Source::Model, past: 0, n: 4 };
+        let plan = Plan { source: Source::Model, matched: 0, n: 4 };
         governor.account = LIMIT;
         for _ in 0..20 {
             governor.verified(plan, (0, 1), (1e-3, 0.1e-3));
         }
-        assert_ne!(chosen(&governor, 2), Some(Source::Model), "it is never right");
+        assert_ne!(chosen(&governor, 2), Some(Source::Model), "it is never correct");
     }
 }

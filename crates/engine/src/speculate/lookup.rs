@@ -1,23 +1,23 @@
 //! Prompt lookup: drafts the continuation of an earlier occurrence of the context's last tokens.
 //!
-//! A table maps every pair of tokens to the last position where it ends, and every position links to
-//! the previous one with the same pair: the hash chains of an LZ77 compressor. Adding a token and
-//! removing the last one are O(1). A search visits a bounded number of positions and takes the one
-//! with the longest common past.
+//! A hash table maps each pair of tokens to the last position at which it ends, and each position links
+//! to the previous one with the same pair, like the hash chains of an LZ77 compressor. Appending a token
+//! and removing the last one are O(1). A search visits a bounded number of positions and picks the one
+//! with the longest match.
 
 /// End of a chain.
 const NONE: u32 = u32::MAX;
-/// Cap on the common past; a longer one predicts no better.
+/// Cap on the match length; longer matches predict no better.
 pub(crate) const LONGEST: usize = 32;
-/// The most positions visited by a search.
+/// Maximum number of positions visited by a search.
 const MAX_VISITS: usize = 32;
 
 /// An earlier occurrence of the context's last tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Match {
-    /// Index of the token that followed.
+    /// Index of the token after the earlier occurrence.
     pub at: usize,
-    /// Tokens of common past, at least 2.
+    /// Match length, at least 2.
     pub len: usize,
 }
 
@@ -52,7 +52,7 @@ impl Lookup {
         }
     }
 
-    /// Removes all but the first `len` of `tokens`, the indexed context.
+    /// Removes all but the first `len` tokens of the indexed context, `tokens`.
     pub(crate) fn truncate(&mut self, tokens: &[u32], len: usize) {
         while self.previous.len() > len {
             let before = self.previous.pop().unwrap_or(NONE);
@@ -64,7 +64,7 @@ impl Lookup {
         }
     }
 
-    /// The position with the longest common past; ties go to the latest.
+    /// The position with the longest match; ties go to the latest position.
     pub(crate) fn find(&self, tokens: &[u32]) -> Option<Match> {
         debug_assert_eq!(tokens.len(), self.previous.len());
         let last = tokens.len().checked_sub(1)?;
@@ -74,8 +74,8 @@ impl Lookup {
                 break;
             }
             let at = next as usize;
-            let past = tokens[..=at].iter().rev().zip(tokens.iter().rev());
-            let len = past.take(LONGEST).take_while(|(a, b)| a == b).count();
+            let pairs = tokens[..=at].iter().rev().zip(tokens.iter().rev());
+            let len = pairs.take(LONGEST).take_while(|(a, b)| a == b).count();
             if len >= 2 && best.is_none_or(|m: Match| len > m.len) {
                 best = Some(Match { at: at + 1, len });
             }
@@ -88,8 +88,8 @@ impl Lookup {
     }
 }
 
-/// Copies the tokens from `at` on; past the end of the context it continues with the draft itself, as
-/// periodic text does.
+/// Copies `n` tokens, starting at `at`. Past the end of the context, the copy continues with the draft
+/// itself, as in periodic text.
 pub(crate) fn copy(tokens: &[u32], at: usize, n: usize, draft: &mut Vec<u32>) {
     for i in at..at + n {
         let token = tokens.get(i).or_else(|| draft.get(i - tokens.len())).copied();
@@ -101,12 +101,12 @@ pub(crate) fn copy(tokens: &[u32], at: usize, n: usize, draft: &mut Vec<u32>) {
 mod tests {
     use super::*;
 
-    /// The definition, by linear search.
+    /// Reference implementation: linear search.
     fn naive(tokens: &[u32]) -> Option<Match> {
         let mut best: Option<Match> = None;
         for at in (1..tokens.len()).rev() {
-            let past = tokens[..at].iter().rev().zip(tokens.iter().rev());
-            let len = past.take(LONGEST).take_while(|(a, b)| a == b).count();
+            let pairs = tokens[..at].iter().rev().zip(tokens.iter().rev());
+            let len = pairs.take(LONGEST).take_while(|(a, b)| a == b).count();
             if len >= 2 && best.is_none_or(|m| len > m.len) {
                 best = Some(Match { at, len });
             }
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn it_finds_the_longest_past_under_random_additions_and_removals() {
+    fn it_finds_the_longest_match_under_random_additions_and_removals() {
         let mut random = 7u32;
         let mut next = |n: u32| {
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -130,7 +130,7 @@ mod tests {
                 lookup.truncate(&tokens, len);
                 tokens.truncate(len);
             } else if tokens.len() < 400 {
-                // Few pairs occur more often than a search visits.
+                // Few pairs occur more often than the number of positions a search visits.
                 tokens.push(next(16));
                 lookup.extend(&tokens);
             }

@@ -1,17 +1,17 @@
 //! Speculative decoding that never changes the answer.
 //!
 //! ```text
-//! context … a │ draft b c d      one pass over  a b c d  gives the logits after each of them
+//! context … a │ draft b c d      one pass over  a b c d  computes the logits after each
 //!   draw after a: b  = draft     accepted at no extra cost
 //!   draw after b: c  = draft     accepted
 //!   draw after c: x ≠ d          d is rolled back, x is the next token
 //! ```
 //!
-//! Each token is drawn from the same logits with the same random number as without a draft, and the
-//! draft is accepted while it equals the draws. Logits are the same bits in any batch, so the answer
-//! is the same for any sampling parameters; only the number of passes changes. Drafts come from the
-//! context itself (`lookup`) or from a small model (`model`); the `governor` decides whether they
-//! pay. This file has the state of one sequence's drafts; `script` is for measurements only.
+//! Each token is drawn from the same logits with the same random number as without a draft, and draft
+//! tokens are accepted as long as they match the draws. Logits are bit-identical in any batch, so the
+//! answer is the same for any sampling parameters; only the number of passes changes. Drafts come from
+//! the context itself (`lookup`) or from a small model (`model`); the `governor` decides whether drafting
+//! pays. This file contains the state of one sequence's drafts; `script` is for measurements only.
 
 mod governor;
 mod lookup;
@@ -37,7 +37,7 @@ pub(crate) struct Speculator {
     capacity: usize,
     lookup: Lookup,
     model: Option<DraftSequence>,
-    /// Positions that stay if the context slides.
+    /// Number of positions that remain when the context slides.
     pinned: usize,
     /// Why the draft model is not drafting.
     note: Option<String>,
@@ -48,11 +48,11 @@ pub(crate) struct Speculator {
     eos: Vec<u32>,
     /// The draft of the pass in progress.
     draft: Vec<u32>,
-    /// The decision behind it.
+    /// The plan that produced the draft.
     plan: Option<Plan>,
-    /// Seconds of the pass, and of drafting.
+    /// Seconds taken by the pass, and by drafting.
     seconds: (f64, f64),
-    /// Its tokens confirmed by draws so far.
+    /// Number of draft tokens confirmed by draws so far.
     accepted: usize,
     /// Whether the pass has logits left to draw from.
     open: bool,
@@ -106,7 +106,7 @@ impl Speculator {
         self.model.as_mut().zip(draft).filter(|(model, draft)| model.is_in(draft))
     }
 
-    /// Runs `act` on the draft model's sequence, if there is one. On failure the answer continues
+    /// Runs `act` on the draft model's sequence, if there is one. On failure, the answer continues
     /// without the draft model, which affects only its speed.
     fn with_follower(
         &mut self,
@@ -125,7 +125,8 @@ impl Speculator {
         }
     }
 
-    /// Opens a sequence in the draft model's engine, if there is an engine and none is open in it.
+    /// Opens a sequence in the draft model's engine, if there is such an engine and no sequence is open
+    /// in it.
     fn open_follower(&mut self, draft: Option<&mut Engine>) -> Result<(), Error> {
         let Some(draft) = draft else {
             self.model = None;
@@ -143,7 +144,7 @@ impl Speculator {
     /// Closes the sequence in the draft model's engine.
     pub(crate) fn close(&mut self, draft: Option<&mut Engine>) {
         if let Some((model, draft)) = self.model.take().zip(draft) {
-            // On failure the sequence goes away with its engine.
+            // On failure, the sequence is released along with its engine.
             let _ = model.close(draft);
         }
     }
@@ -154,7 +155,7 @@ impl Speculator {
         self.with_follower(draft, |model, draft| model.truncate(draft, len));
     }
 
-    /// Pins the first tokens of the context against sliding.
+    /// Pins the first tokens of the context, so that they remain when it slides.
     pub(crate) fn pin(&mut self, positions: usize, draft: Option<&mut Engine>) {
         self.pinned = positions;
         self.with_follower(draft, |model, draft| model.pin(draft, positions));
@@ -185,7 +186,7 @@ impl Speculator {
         self.open = false;
     }
 
-    /// Records that the prompt is processed, so that the first token can be drawn.
+    /// Records that the prompt has been processed, so that the first token can be drawn.
     pub(crate) fn prompt_done(&mut self, tokens: &[u32], draft: Option<&mut Engine>) {
         (self.plan, self.accepted, self.open) = (None, 0, true);
         if self.drafting.model {
@@ -198,7 +199,7 @@ impl Speculator {
         self.open.then_some(self.accepted)
     }
 
-    /// Makes a draft of at most `room` tokens for the next pass, replacing any unused one.
+    /// Makes a draft of at most `room` tokens for the next pass, replacing any unused draft.
     pub(crate) fn propose(
         &mut self,
         tokens: &mut Vec<u32>,
@@ -234,7 +235,7 @@ impl Speculator {
         self.plan = Some(Plan { n: self.draft.len(), ..plan });
     }
 
-    /// Chooses a source and length among the available ones, if drafting pays.
+    /// Chooses a source and a draft length, if drafting pays.
     fn plan_for(
         &self,
         found: Option<Match>,
@@ -242,15 +243,15 @@ impl Speculator {
         room: usize,
         draft: Option<&Engine>,
     ) -> Option<Plan> {
-        let mut offers = [Offer { source: Source::Lookup, past: 0, lag: 0 }; 2];
+        let mut offers = [Offer { source: Source::Lookup, matched: 0, lag: 0 }; 2];
         let mut n = 0;
         if let Some(m) = found {
-            offers[n].past = m.len;
+            offers[n].matched = m.len;
             n += 1;
         }
         let model = self.model.as_ref().zip(draft).filter(|_| self.drafting.model);
         if let Some(lag) = model.and_then(|(model, draft)| model.lag(draft, tokens).ok()) {
-            offers[n] = Offer { source: Source::Model, past: 0, lag };
+            offers[n] = Offer { source: Source::Model, matched: 0, lag };
             n += 1;
         }
         if n == 0 || room == 0 {
@@ -285,21 +286,21 @@ impl Speculator {
         &self.draft
     }
 
-    /// Records that the pass is done: the logits of the last token and of the draft are available.
+    /// Records that the pass is complete: the logits of the last token and of the draft are available.
     pub(crate) fn passed(&mut self, seconds: f64) {
         let given = self.costs().map(|costs| 1.0 + costs.row * self.draft.len() as f64);
         let seconds = given.unwrap_or(seconds);
         self.seconds.0 = seconds;
         self.stats.passes += 1;
         self.open = true;
-        // The account bounds the cost of drafting, so answers without drafting do not pay in.
+        // The account bounds the cost of drafting, so answers without drafting do not add to it.
         if self.plan.is_none() && (self.drafting.lookup || self.drafting.model) {
             self.governor.single(seconds);
         }
     }
 
-    /// Records a drawn token, now the last of the context. Returns whether it was drafted, so that the
-    /// cache already holds it.
+    /// Records a drawn token, which is now the last of the context. Returns whether it was drafted and is
+    /// therefore already in the cache.
     pub(crate) fn drawn(
         &mut self,
         tokens: &[u32],
@@ -321,14 +322,14 @@ impl Speculator {
         false
     }
 
-    /// Discards the pass's remaining logits, as the answer ends here.
+    /// Discards the remaining logits of the pass, because the answer ends here.
     pub(crate) fn end(&mut self, cached: usize, draft: Option<&mut Engine>) {
         if self.open {
             self.close_pass(cached, self.accepted, draft);
         }
     }
 
-    /// Records the outcome of the draft; `cached` tokens of the context are processed.
+    /// Records the outcome of the draft; the first `cached` tokens of the context have been processed.
     fn close_pass(&mut self, cached: usize, tested: usize, draft: Option<&mut Engine>) {
         self.open = false;
         self.with_follower(draft, |model, draft| model.truncate(draft, cached));

@@ -31,7 +31,7 @@ impl DraftSequence {
         engine.close(self.seq)
     }
 
-    /// Whether it was opened in this engine.
+    /// Whether the sequence is open in this engine.
     pub(crate) fn is_in(&self, engine: &Engine) -> bool {
         engine.len(self.seq).is_ok()
     }
@@ -56,12 +56,13 @@ impl DraftSequence {
         engine.pin(self.seq, positions)
     }
 
-    /// Tokens to process before it can draft.
+    /// Number of tokens to process before drafting.
     pub(crate) fn lag(&self, engine: &Engine, tokens: &[u32]) -> Result<usize, Error> {
         Ok(tokens.len() - engine.len(self.seq)?.min(tokens.len()))
     }
 
-    /// Processes all but the last token if it lags by many; not part of a draft's cost.
+    /// Processes all but the last token if the sequence lags by more than two; not part of a draft's
+    /// cost.
     pub(crate) fn catch_up(&mut self, engine: &mut Engine, tokens: &[u32]) -> Result<(), Error> {
         loop {
             let lag = self.lag(engine, tokens)?;
@@ -77,8 +78,8 @@ impl DraftSequence {
         }
     }
 
-    /// Drafts `n` tokens with the sequence's own random numbers, so that two similar models draw the
-    /// same tokens. Returns the seconds taken.
+    /// Drafts `n` tokens with the same random numbers as the answer, so that similar models draw the same
+    /// tokens. Returns the time taken, in seconds.
     pub(crate) fn draft(
         &mut self,
         engine: &mut Engine,
@@ -127,13 +128,13 @@ impl DraftSequence {
     }
 }
 
-/// Checks that an engine can draft for another.
+/// Checks that one engine can draft for another.
 pub(crate) fn check_draft(draft: &Engine, target: &Engine) -> Result<(), Error> {
     let (ours, theirs) = (draft.ctx(), target.ctx());
     let what = if draft.overflow() != target.overflow() {
         Err("one context slides and the other does not".into())
     } else if ours < theirs {
-        Err(format!("its context is {ours} positions, the model's {theirs}"))
+        Err(format!("its context has {ours} positions, but the model's has {theirs}"))
     } else {
         same_vocabulary(draft, target)
     };
@@ -146,14 +147,14 @@ fn same_vocabulary(draft: &Engine, target: &Engine) -> Result<(), String> {
     let (a, b) = (draft.model(), target.model());
     let (n, m) = (a.config().vocab_size, b.config().vocab_size);
     if n != m {
-        return Err(format!("its vocabulary has {n} tokens, the model's {m}"));
+        return Err(format!("its vocabulary has {n} tokens, but the model's has {m}"));
     }
     if let (Some(a), Some(b)) = (a.vocab(), b.vocab()) {
         let differs = (0..n).find(|&id| a.bytes(id) != b.bytes(id));
         if let Some(id) = differs {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             let (a, b) = (text(a.bytes(id)), text(b.bytes(id)));
-            return Err(format!("its token {id} is {a:?}, the model's is {b:?}"));
+            return Err(format!("its token {id} is {a:?}, but the model's is {b:?}"));
         }
     }
     Ok(())

@@ -1,13 +1,13 @@
 //! Options and statistics of drafting.
 
-/// Which drafts an answer may use. Affects its speed, never its tokens.
+/// Sources of drafts that an answer may use. They affect its speed, never its tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drafting {
     /// Prompt lookup: the continuation of an earlier occurrence of the context's last tokens.
     pub lookup: bool,
     /// The draft model, if there is one.
     pub model: bool,
-    /// Fixed draft length, instead of the length that pays best. For tests and measurements.
+    /// Fixed draft length, instead of the most profitable one. For tests and measurements.
     pub fixed: Option<usize>,
 }
 
@@ -22,12 +22,12 @@ impl Drafting {
     pub const OFF: Self = Self { lookup: false, model: false, fixed: None };
 }
 
-/// Tokens from one source of drafts.
+/// Token counts for one source of drafts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drafted {
     /// Tokens drafted and verified.
     pub drafted: usize,
-    /// Tokens that became part of the answer.
+    /// Drafted tokens that became part of the answer.
     pub accepted: usize,
 }
 
@@ -41,7 +41,7 @@ impl Drafted {
 /// Drafting statistics of the current answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DraftStats {
-    /// Passes after prefill.
+    /// Number of passes after prefill.
     pub passes: usize,
     /// Drafts from the context.
     pub lookup: Drafted,
@@ -50,7 +50,7 @@ pub struct DraftStats {
 }
 
 impl DraftStats {
-    /// Both sources together.
+    /// Totals of both sources.
     pub fn all(&self) -> Drafted {
         Drafted {
             drafted: self.lookup.drafted + self.model.drafted,
@@ -58,7 +58,7 @@ impl DraftStats {
         }
     }
 
-    /// Tokens of the answer per pass; 0 before the first.
+    /// Answer tokens per pass; 0 before the first pass.
     pub fn tokens_per_pass(&self) -> f64 {
         match self.passes {
             0 => 0.0,
