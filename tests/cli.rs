@@ -83,7 +83,7 @@ fn missing_inputs_are_one_line_errors_with_exit_code_1() {
         (&["convert", "--model", "text.txt", "--out", "x.nano"], &["text.txt", "neither"]),
         (&["convert", "--model", "empty", "--out", "x.nano"], &["config.json"]),
         (&["inspect", "none.nano"], &["none.nano", "No such file"]),
-        (&["inspect", "text.txt"], &["text.txt", "neither a .nano, GGUF"]),
+        (&["inspect", "text.txt"], &["text.txt", "not a .nano, GGUF"]),
         (&["inspect", "."], &["config.json"]),
         (&["verify", "none.nano"], &["none.nano"]),
         (&["generate", "--model", "none.gguf", "--prompt", "x"], &["none.gguf", "no such file"]),
