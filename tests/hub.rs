@@ -300,7 +300,7 @@ fn slow_servers_are_tolerated_and_dead_servers_time_out() {
     let server = hub(&folder, &dead.url);
     let mut outputs = ["2", "20"].iter().map(|seconds| run(temp().path(), &server.url, seconds));
     let partial = outputs.find(|output| stderr(output).contains("was interrupted after 10 bytes"));
-    let parts = ["model.safetensors", "timeout", "is kept, repeat"];
+    let parts = ["model.safetensors", "timeout", "was kept; retry"];
     assert_fails(&partial.expect("an attempt that receives ten bytes"), 1, &parts);
 }
 
