@@ -37,9 +37,9 @@ fn the_tokenizer_must_match_the_embeddings() {
     let matching = open(319, 320).unwrap();
     assert_eq!(matching.encode("ab").unwrap(), [0, 319]);
     for (max, entries, message) in [
-        (320, 321, "the tokenizer has id 320, the model 320 tokens"),
-        (319, 321, "the vocabulary table has 321 tokens, the model 320"),
-        (100, 101, "the vocabulary table has 101 tokens, the model 320"),
+        (320, 321, "the tokenizer has id 320, but the model has 320 tokens"),
+        (319, 321, "the vocabulary table has 321 tokens, but the model has 320"),
+        (100, 101, "the vocabulary table has 101 tokens, but the model has 320"),
     ] {
         let error = open(max, entries).expect_err(message);
         assert!(error.contains("m.nano: ") && error.contains(message), "{error}");

@@ -116,7 +116,7 @@ fn an_entry_of_another_model_or_cache_type_is_not_used() {
                 session.take_notes()
             })
             .collect();
-        assert!(notes.len() == 1 && notes[0].contains("another cache type"), "{notes:?}");
+        assert!(notes.len() == 1 && notes[0].contains("a different cache type"), "{notes:?}");
         fs::write(&names[to], kept).unwrap();
     }
 }

@@ -50,15 +50,15 @@ fn an_error_names_the_differing_part() {
         let bits: u32 = json[comma + 1..end].parse().unwrap();
         format!("{}{}{}", &json[..=comma], bits ^ 1, &json[end..])
     };
-    let logits = "the logits of case \"ids\" differ from those at packing";
-    assert!(replay(&flipped).unwrap_err().contains(logits));
+    let differs = |part| format!("case \"ids\" differs from the recorded one in its {part}");
+    assert!(replay(&flipped).unwrap_err().contains(&differs("logits")));
     let ids = |json: String| json.replace("\"tokens\":[", "\"tokens\":[1,");
-    assert!(replay(&ids).unwrap_err().contains("the token ids of case \"ids\" differ"));
+    assert!(replay(&ids).unwrap_err().contains(&differs("token ids")));
     let none = |json: String| json[..json.find("[{").unwrap()].to_owned() + "[]}";
     assert!(replay(&none).unwrap_err().contains("1 cases, expected 0"));
     assert!(replay(&|_| "{}".into()).unwrap_err().contains("missing field"));
     let huge = |json: String| json.replace("\"ctx\":1024", "\"ctx\":99999999");
-    assert!(replay(&huge).unwrap_err().contains("room for 99999999 positions"));
+    assert!(replay(&huge).unwrap_err().contains("context of 99999999 positions"));
     let other = |json: String| json.replace("\"numerics\":", "\"numerics\":9");
     assert!(matches!(replay(&other), Ok(Replay::OtherNumerics(n)) if n > NUMERICS));
 }

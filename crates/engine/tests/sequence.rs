@@ -128,7 +128,7 @@ fn a_batch_that_is_too_large_is_an_error() {
     let mut engine = engine(1);
     let seq = engine.open().unwrap();
     let error = engine.forward(&batch_of(seq, &ids(257, 3))).unwrap_err().to_string();
-    assert!(error.contains("257 tokens") && error.contains("takes 256"), "{error}");
+    assert!(error.contains("257 tokens") && error.contains("limited to 256"), "{error}");
     let all: Vec<_> = (0..17).map(|token| BatchToken { seq, token, logits: true }).collect();
     assert!(matches!(engine.forward(&all), Err(Error::Batch { logits: 17, max_logits: 16, .. })));
     assert!(matches!(
