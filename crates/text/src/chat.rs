@@ -7,8 +7,9 @@ use crate::instrument::instrument;
 use crate::meter::BYTES_PER_ITEM;
 use crate::{Error, jinja, meter};
 
-/// Fuel for a template, in minijinja's units (one instruction, or 64 bytes produced): enough for tens of
-/// milliseconds and tens of megabytes. Published templates use about 100 for a short chat.
+/// Fuel for a template, in minijinja's units (one instruction, or 64 bytes produced). Published templates use
+/// about 100 for a short chat. A template that weighs the largest values as often as it can takes about a
+/// second to run out, and longer in a conversation of thousands of messages.
 const FUEL: u64 = 200_000;
 /// Additional fuel per message, plus one per byte, as templates copy contents.
 const FUEL_PER_MESSAGE: u64 = 2_000;

@@ -212,16 +212,20 @@ fn number_len(text: &str, is_index: bool) -> usize {
     }
     let starts_exponent =
         |rest: &[u8]| matches!(rest, [b'e' | b'E', b'0'..=b'9' | b'+' | b'-', ..]);
+    let starts_name = |b: &u8| *b == b'_' || *b >= 0x80 || b.is_ascii_alphabetic();
     let (mut has_fraction, mut has_exponent) = (is_index, false);
     let is_end = |&i: &usize| match bytes[i] {
         b'0'..=b'9' | b'_' => false,
         b'.' => {
             let rest = &bytes[i + 1..];
-            let continues = rest.first().is_some_and(u8::is_ascii_digit) || starts_exponent(rest);
+            let continues = starts_exponent(rest) || !rest.first().is_some_and(starts_name);
             std::mem::replace(&mut has_fraction, true) || has_exponent || !continues
         }
         b'e' | b'E' => std::mem::replace(&mut has_exponent, true),
-        b'+' | b'-' => !matches!(bytes[i - 1], b'e' | b'E'),
+        b'+' | b'-' => {
+            let before = bytes[..i].iter().rev().find(|b| **b != b'_');
+            !matches!(before, Some(b'e' | b'E'))
+        }
         _ => true,
     };
     (1..bytes.len()).find(is_end).unwrap_or(bytes.len())
@@ -232,4 +236,69 @@ fn number_len(text: &str, is_index: bool) -> usize {
 fn name_len(text: &str) -> usize {
     let continues = |b: &u8| *b == b'_' || *b >= 0x80 || b.is_ascii_alphanumeric();
     text.as_bytes().iter().take_while(|b| continues(b)).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use minijinja::machinery::{Token as Reference, tokenize};
+    use minijinja::syntax::SyntaxConfig;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Byte ranges of minijinja's tokens within tags; `None` if it rejects one.
+    fn reference(source: &str) -> Option<Vec<(usize, usize)>> {
+        let mut ranges = Vec::new();
+        for token in tokenize(source, false, SyntaxConfig::default()) {
+            let (token, span) = token.ok()?;
+            let is_tag_or_text = matches!(
+                token,
+                Reference::TemplateData(_)
+                    | Reference::VariableStart
+                    | Reference::VariableEnd
+                    | Reference::BlockStart
+                    | Reference::BlockEnd
+            );
+            if !is_tag_or_text {
+                ranges.push((span.start_offset as usize, span.end_offset as usize));
+            }
+        }
+        Some(ranges)
+    }
+
+    fn assert_same_tokens(source: &str) {
+        let (Ok(tags), Some(expected)) = (tags(source), reference(source)) else { return };
+        let tokens = tags.iter().flat_map(|tag| &tag.tokens);
+        let found: Vec<_> = tokens.map(|token| (token.start, token.end())).collect();
+        assert_eq!(found, expected, "{source:?}");
+    }
+
+    #[test]
+    fn numbers_end_where_minijinja_ends_them() {
+        for expression in ["0. or i", "1. if a", "1.e+2", "1e_+2", "1._2", "a.0.b", "1_.5", "0x1.2"]
+        {
+            let source = format!("{{{{ {expression} * j + k }}}}");
+            assert!(tags(&source).is_ok(), "{source}");
+            assert_same_tokens(&source);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+        #[test]
+        fn tokens_are_those_of_minijinja(
+            pieces in prop::collection::vec(
+                prop::sample::select(vec![
+                    "0", "1", "0x", "0b", "0o", "f", ".", "_", "e", "E", "+", "-", "*", "/", "|", "=",
+                    "!", "<", "~", ",", ":", " ", "or", "if", "is", "in", "not", "a", "'", "\"", "\\",
+                    "(", ")", "[", "]", "{", "}", "%", "%}", "{{", "}}", "{%", "{#", "#}", "{% raw %}",
+                    "{% endraw %}", "\n",
+                ]),
+                1..14,
+            ),
+        ) {
+            assert_same_tokens(&format!("{{{{ {} }}}}", pieces.concat()));
+        }
+    }
 }

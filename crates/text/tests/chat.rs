@@ -97,6 +97,9 @@ fn no_syntax_hides_a_shared_list() {
         "{'}}': '%}', '\\'': [a.l, a.l]}",
         "[none, none] | map('default', a.l, true) | map('list') | list",
         "loop.cycle([a.l, a.l])",
+        "0. or a.l + a.l",
+        "1. if false else a.l + a.l",
+        "0. or [a.l] * 2",
     ];
     let statements = [
         "{% with b = a.l, (c, d) = [a.l, a.l] %}{% set a.l = [c, d] %}{% endwith %}",
