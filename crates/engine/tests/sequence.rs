@@ -516,3 +516,35 @@ fn sequences_advanced_together_match_sessions() {
     engines.advance(&mut sequences).unwrap(); // nothing left to do
     assert!(sequences.iter_mut().all(|s| s.event().unwrap().is_none()));
 }
+
+/// Passes with room for one token, or one row of logits, for several sequences.
+#[test]
+fn sequences_advanced_with_little_room_all_finish() {
+    let generate = || GenerateOptions { max_tokens: Some(5), ..GenerateOptions::default() };
+    let answers = |options: &EngineOptions| {
+        let engine = Engine::new(model(&data(NAME), Quant::Q8), options).unwrap();
+        let mut engines = Engines::from(engine);
+        let mut sequences = Vec::new();
+        for i in 0..options.sequences as u32 {
+            let mut sequence = Sequence::open(&mut engines).unwrap();
+            sequence.prompt_tokens(&mut engines, &ids(4 + i, i + 1)).unwrap();
+            sequence.start(&mut engines, generate()).unwrap();
+            sequences.push(sequence);
+        }
+        let mut running = sequences.len();
+        for _ in 0..500 {
+            engines.advance(&mut sequences).unwrap();
+            for sequence in &mut sequences {
+                let finished = matches!(sequence.event().unwrap(), Some(Event::Finished { .. }));
+                running -= usize::from(finished);
+            }
+        }
+        assert_eq!(running, 0, "some sequences did not finish");
+        sequences.iter().map(|s| s.generated().to_vec()).collect::<Vec<_>>()
+    };
+    let plenty = answers(&options(5));
+    for (chunk, logits_rows) in [(1, 1), (2, 1), (2, 2), (256, 2)] {
+        let few = EngineOptions { chunk, logits_rows, ..options(5) };
+        assert_eq!(answers(&few), plenty, "chunk {chunk}, {logits_rows} rows");
+    }
+}

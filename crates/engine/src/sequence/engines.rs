@@ -17,6 +17,8 @@ pub struct Engines {
     pub store: Option<PrefixStore>,
     /// The tokens of a pass; kept to reuse the allocation.
     pub(super) batch: Vec<BatchToken>,
+    /// Number of passes that [`Self::advance`] has planned.
+    pub(super) passes: usize,
 }
 
 impl fmt::Debug for Engines {
@@ -32,7 +34,7 @@ impl fmt::Debug for Engines {
 impl From<Engine> for Engines {
     fn from(target: Engine) -> Self {
         let batch = Vec::with_capacity(target.max_batch());
-        Self { target, draft: None, store: None, batch }
+        Self { target, draft: None, store: None, batch, passes: 0 }
     }
 }
 

@@ -7,7 +7,7 @@ use nanoinfer_text::{StopMatcher, StopStep};
 use super::{Pending, Sequence, State};
 use crate::sample::{DrawScratch, LogitRows};
 use crate::{
-    BatchToken, Engines, Error, Event, FinishReason, GenerateOptions, PassId, Stage, Stats,
+    BatchToken, Engine, Engines, Error, Event, FinishReason, GenerateOptions, PassId, Stage, Stats,
 };
 
 impl Engines {
@@ -35,11 +35,14 @@ impl Engines {
         batch: &mut Vec<BatchToken>,
     ) -> Result<(), Error> {
         batch.clear();
-        let mut following = sequences.len();
-        for sequence in sequences.iter_mut() {
-            // A long prompt leaves room for one token of each sequence after it.
-            following -= 1;
-            let room = self.target.max_batch().saturating_sub(batch.len() + following);
+        // The first sequence always makes progress, so each pass starts with another one.
+        let first = self.passes % sequences.len().max(1);
+        self.passes = self.passes.wrapping_add(1);
+        let (before, after) = sequences.split_at_mut(first);
+        let mut following = before.iter().chain(&*after).filter(|s| s.needs_work()).count();
+        for sequence in after.iter_mut().chain(before) {
+            following -= usize::from(sequence.needs_work());
+            let room = sequence.room(&self.target, batch, following);
             sequence.plan(self, room, batch)?;
         }
         if batch.is_empty() {
@@ -212,6 +215,18 @@ impl Sequence {
             self.stats.prefill = self.started.elapsed();
         }
         Ok(())
+    }
+
+    /// Maximum number of tokens to add to `batch`, such that each of the `following` sequences can add
+    /// one. A draft also leaves them a row of logits each.
+    fn room(&self, engine: &Engine, batch: &[BatchToken], following: usize) -> usize {
+        let left = engine.max_batch().saturating_sub(batch.len());
+        let room = left.saturating_sub(following).max(1).min(left);
+        if self.state != State::Decode {
+            return room;
+        }
+        let rows = batch.iter().filter(|t| t.logits).count() + following;
+        room.min(engine.max_logits().saturating_sub(rows).max(1))
     }
 
     /// Ends a cancelled answer.
