@@ -6,7 +6,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::gguf::{GgufFile, Meta, permuted};
+use common::gguf::{GgufFile, Meta, NAMES, permuted};
 use common::{golden, packed, read_folder};
 use nanoinfer_format::NanoFile;
 use nanoinfer_packer::{Input, Options, Quant, convert};
@@ -42,21 +42,6 @@ enum RopeType {
     #[default]
     Neox,
 }
-
-const NAMES: [(&str, &str); 12] = [
-    ("model.layers.", "blk."),
-    ("model.embed_tokens", "token_embd"),
-    ("model.norm", "output_norm"),
-    ("lm_head", "output"),
-    ("input_layernorm", "attn_norm"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("self_attn.o_proj", "attn_output"),
-    ("self_attn.qkv_proj", "attn_qkv"),
-    ("mlp.gate_up_proj", "ffn_up"),
-    ("self_attn.", "attn_"),
-    ("mlp.", "ffn_"),
-    ("_proj", ""),
-];
 
 /// A value in `gguf.json`; a number without a decimal point is an integer.
 fn meta(value: &Value) -> Meta {

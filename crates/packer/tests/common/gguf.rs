@@ -129,18 +129,22 @@ pub(crate) fn permuted(values: &[f32], heads: usize, head_dim: usize) -> Vec<f32
     out
 }
 
+/// The replacements by which llama.cpp's converter renames most tensors, in order.
+pub(crate) const NAMES: [(&str, &str); 12] = [
+    ("model.layers.", "blk."),
+    ("model.embed_tokens", "token_embd"),
+    ("model.norm", "output_norm"),
+    ("lm_head", "output"),
+    ("input_layernorm", "attn_norm"),
+    ("post_attention_layernorm", "ffn_norm"),
+    ("self_attn.o_proj", "attn_output"),
+    ("self_attn.qkv_proj", "attn_qkv"),
+    ("mlp.gate_up_proj", "ffn_up"),
+    ("self_attn.", "attn_"),
+    ("mlp.", "ffn_"),
+    ("_proj", ""),
+];
+
 fn gguf_name(name: &str) -> String {
-    let table = [
-        ("model.layers.", "blk."),
-        ("model.embed_tokens", "token_embd"),
-        ("model.norm", "output_norm"),
-        ("lm_head", "output"),
-        ("input_layernorm", "attn_norm"),
-        ("post_attention_layernorm", "ffn_norm"),
-        ("self_attn.o_proj", "attn_output"),
-        ("self_attn.", "attn_"),
-        ("mlp.", "ffn_"),
-        ("_proj", ""),
-    ];
-    table.iter().fold(name.to_owned(), |n, (from, to)| n.replace(from, to))
+    NAMES.iter().fold(name.to_owned(), |n, (from, to)| n.replace(from, to))
 }
