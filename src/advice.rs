@@ -20,6 +20,11 @@ pub(crate) fn message(error: &(dyn std::error::Error + 'static)) -> String {
     format!("{error}{}", suffix.unwrap_or_default())
 }
 
+/// The message of an engine's error.
+pub(crate) fn engine_message(error: &Error) -> String {
+    message(error)
+}
+
 fn engine(error: &Error) -> Option<String> {
     Some(match error {
         Error::Memory { ctx, needed_mb, available_mb } => format!(
@@ -33,7 +38,7 @@ fn engine(error: &Error) -> Option<String> {
         Error::Threads { workers, source } => {
             format!("cannot start {workers} threads: {source}; reduce --threads")
         }
-        Error::Missing { path, what, .. } if what.starts_with("chat template") => format!(
+        Error::NoChatTemplate { path } => format!(
             "{}: the model has no chat template; use `generate` without --chat",
             path.display()
         ),
@@ -72,9 +77,10 @@ mod tests {
         assert!(messages[1].contains("100 tokens") && messages[1].contains("--ctx"));
         let memory = Error::Memory { ctx: 8, needed_mb: 2, available_mb: 1 };
         assert!(message(&memory).ends_with("use a smaller --ctx"));
-        let missing = |what| Error::Missing { path: "m.nano".into(), what, instead: "" };
-        assert!(message(&missing("chat template")).ends_with("without --chat"));
-        assert_eq!(message(&missing("tokenizer")), missing("tokenizer").to_string());
+        let template = Error::NoChatTemplate { path: "m.nano".into() };
+        assert!(message(&template).ends_with("without --chat"));
+        let tokenizer = Error::NoTokenizer { path: "m.nano".into() };
+        assert_eq!(message(&tokenizer), tokenizer.to_string());
     }
 
     #[test]

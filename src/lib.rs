@@ -18,7 +18,7 @@
 //! | run one conversation | [`Session`] |
 //! | run several at once, in shared passes | [`Engines`] and one [`Sequence`] per conversation |
 //! | get logits and choose tokens yourself | [`Engine::forward`] |
-//! | turn a published model into a `.nano` file | [`convert`] |
+//! | convert a published model to a `.nano` file | [`Store::convert`] |
 //! | list or remove cached models | [`Store`] |
 //!
 //! Nothing is downloaded, and no program is started, unless the caller passes a [`Fetch`]. The feature
@@ -36,19 +36,24 @@ pub use error::Error;
 pub use loader::{Loader, open};
 
 pub use nanoinfer_engine::{
-    BatchToken, Canceller, Candidate, Cores, DraftStats, Drafting, Engine, EngineOptions, Engines,
-    Event, FinishReason, GenerateOptions, Isa, KvType, Message, Model, Overflow, PassId,
-    PrefixStore, Sampling, SeqId, Sequence, Session, Stats,
+    BatchToken, Canceller, Candidate, Cores, DraftStats, Drafted, Drafting, Engine, EngineOptions,
+    Engines, Event, FinishReason, GenerateOptions, Isa, KvType, Message, Model, Overflow, PassId,
+    PrefixStore, Profile, Sampling, SeqId, Sequence, Session, Stage, Stats,
 };
-pub use nanoinfer_format::{Config, Generation, Quant};
-pub use nanoinfer_hub::{Fetch, ModelRef, Status, Store};
-pub use nanoinfer_packer::{Input, Lora, Options as ConvertOptions, convert};
+pub use nanoinfer_format::{Config, Generation, NanoFile, Quant};
+pub use nanoinfer_hub::{
+    ConvertOptions, Entry, Fetch, Fetched, HubId, Lora, ModelRef, Pinned, Published, Status,
+    StatusFn, Store,
+};
+pub use nanoinfer_text::{ChatTemplate, Specials, Tokenizer, Vocab};
 
 /// The error types of this crate's parts; [`Error`] wraps any of them.
 pub mod errors {
     pub use nanoinfer_engine::Error as EngineError;
+    pub use nanoinfer_format::Error as FormatError;
     pub use nanoinfer_hub::Error as HubError;
     pub use nanoinfer_packer::Error as ConvertError;
+    pub use nanoinfer_text::Error as TextError;
 }
 
 /// Ways to download published models.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use nanoinfer_engine::{Engine, EngineOptions, Model, Session};
 use nanoinfer_format::Quant;
-use nanoinfer_hub::{Fetch, ModelRef, Status, Store};
+use nanoinfer_hub::{Error as HubError, Fetch, ModelRef, Status, Store};
 
 use crate::Error;
 
@@ -21,7 +21,7 @@ pub fn open(name: impl Into<String>) -> Result<Model, Error> {
 ///
 /// A name is a path (a `.nano` file, a GGUF file, a Hugging Face folder), a hub id such as
 /// `HuggingFaceTB/SmolLM2-135M-Instruct` (also `org/name@revision`, `org/name:file.gguf`), the alias
-/// `smollm2`, or a name that `Store::list` shows. Converted models are kept in the user's cache folder and
+/// `smollm2`, or the full name of an entry in the cache ([`Store::list`]). Converted models are kept in the user's cache folder and
 /// mapped from there the next time.
 ///
 /// ```no_run
@@ -104,11 +104,18 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// The model does not exist, or it cannot be fetched or converted.
     pub fn path(self) -> Result<PathBuf, Error> {
-        let store = self.store.map_or_else(Store::open, Ok)?;
-        let model = match ModelRef::parse(&self.name) {
-            Ok(model) => model.at_revision(self.revision.as_deref())?,
-            Err(e) => return Ok(store.converted(&self.name, self.quant)?.ok_or(e)?),
+        let parsed = ModelRef::parse(&self.name);
+        let model = match parsed {
+            Err(e @ HubError::Unknown { .. }) if self.revision.is_none() => {
+                let store = self.store.map_or_else(Store::open, Ok)?;
+                return Ok(store.converted(&self.name)?.ok_or(e)?);
+            }
+            parsed => parsed?.at_revision(self.revision.as_deref())?,
         };
+        if let ModelRef::Nano(path) = model {
+            return Ok(path); // a file needs no cache folder
+        }
+        let store = self.store.map_or_else(Store::open, Ok)?;
         let mut silent = |_: Status<'_>| {};
         Ok(store.resolve(&model, self.quant, self.fetch, self.status.unwrap_or(&mut silent))?)
     }

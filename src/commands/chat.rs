@@ -11,6 +11,7 @@ use nanoinfer_interface::line;
 use nanoinfer_platform::ending::Ending;
 use nanoinfer_platform::terminal::can_draw;
 
+use crate::advice::engine_message;
 use crate::args::{Chat, ModelArgs};
 use crate::limits::memory_bandwidth;
 use crate::model;
@@ -69,6 +70,7 @@ fn full_screen(args: Chat) -> Result<ExitCode> {
             model::session_with_status(&args, &drafts, &cache, status)
                 .map_err(|e| error_message(&e))
         }),
+        describe: engine_message,
         bandwidth: Some(Box::new(|threads| memory_bandwidth(threads).ok())),
     };
     let ended =

@@ -23,15 +23,17 @@ pub enum Error {
         /// The reason.
         source: nanoinfer_text::Error,
     },
-    /// The model was packed without a tokenizer or chat template.
-    #[error("{}: the model has no {what}; {instead}", path.display())]
-    Missing {
+    /// The model was packed without a tokenizer.
+    #[error("{}: the model has no tokenizer; use token ids", path.display())]
+    NoTokenizer {
         /// Path of the model file.
         path: PathBuf,
-        /// The absent part: `tokenizer` or `chat template`.
-        what: &'static str,
-        /// How to prompt the model without it.
-        instead: &'static str,
+    },
+    /// The model was packed without a chat template.
+    #[error("{}: the model has no chat template; use a plain-text prompt", path.display())]
+    NoChatTemplate {
+        /// Path of the model file.
+        path: PathBuf,
     },
     /// The buffers for this context do not fit in memory.
     #[error(

@@ -23,6 +23,16 @@ pub enum Error {
         /// The problem, and what to do instead.
         what: String,
     },
+    /// The name is neither a path that exists nor a hub id.
+    #[error(
+        "model {model:?}: no such file or folder; pass a .nano or .gguf file, a Hugging Face folder, \
+         a hub id such as HuggingFaceTB/SmolLM2-135M-Instruct, a hub file such as \
+         org/name:file.gguf, or smollm2"
+    )]
+    Unknown {
+        /// The name as given.
+        model: String,
+    },
     /// The model is not in the cache, and the caller does not allow downloads.
     #[error("model {model:?}: not in the cache; pass a `Fetch` to download it")]
     NotCached {

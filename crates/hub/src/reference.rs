@@ -42,12 +42,7 @@ impl ModelRef {
             }
             Err(_) => match HubId::parse(name) {
                 Some(id) if id.file().is_some() || !has_model_extension(path) => Ok(Self::Hub(id)),
-                _ => Err(Error::model(
-                    name,
-                    "no such file or folder; pass a .nano or .gguf file, a Hugging Face folder, \
-                     a hub id such as HuggingFaceTB/SmolLM2-135M-Instruct, a hub file such as \
-                     org/name:file.gguf, or smollm2",
-                )),
+                _ => Err(Error::Unknown { model: name.into() }),
             },
         }
     }

@@ -50,7 +50,7 @@ use worker::{Controls, Worker};
 
 pub use event::Ended;
 pub use watching::{Pair, watching_costs};
-pub use worker::{MeasureBandwidth, OpenModel};
+pub use worker::{DescribeError, MeasureBandwidth, OpenModel};
 
 /// Configuration of a chat.
 pub struct Setup {
@@ -66,6 +66,8 @@ pub struct Setup {
     pub color: bool,
     /// Opens a model for `/model`.
     pub open: OpenModel,
+    /// The message for an engine's error, with advice in terms of the command's options.
+    pub describe: DescribeError,
     /// Measures memory bandwidth for the telemetry.
     pub bandwidth: Option<MeasureBandwidth>,
 }
@@ -90,6 +92,7 @@ pub fn run(session: Session, setup: Setup) -> io::Result<Ended> {
         session,
         name: setup.name,
         open: setup.open,
+        describe: setup.describe,
         bandwidth: setup.bandwidth,
         controls: Arc::clone(&controls),
         // Sending fails only after the chat has ended.

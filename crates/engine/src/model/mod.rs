@@ -69,7 +69,7 @@ impl Model {
 
     /// The tokenizer.
     pub fn tokenizer(&self) -> Result<&Tokenizer, Error> {
-        let missing = || self.missing("tokenizer", "use token ids");
+        let missing = || Error::NoTokenizer { path: self.file.path().to_path_buf() };
         self.text.as_ref().map(|t| &t.tokenizer).ok_or_else(missing)
     }
 
@@ -94,7 +94,7 @@ impl Model {
         let (_, source) = self
             .file
             .section(SectionKind::ChatTemplate)
-            .ok_or_else(|| self.missing("chat template", "use a plain-text prompt"))?;
+            .ok_or_else(|| Error::NoChatTemplate { path: self.file.path().to_path_buf() })?;
         let name = |id: Option<u32>| {
             let bytes = id.and_then(|id| Some(self.vocab()?.bytes(id))).unwrap_or_default();
             String::from_utf8_lossy(bytes).into_owned()
@@ -143,10 +143,6 @@ impl Model {
     pub(crate) fn baked(&self) -> Option<(Prefix, &[u8])> {
         let (_, mut bytes) = self.file.section(SectionKind::BakedPrompt)?;
         Some((Prefix::read(&mut bytes).ok()?, bytes))
-    }
-
-    fn missing(&self, what: &'static str, instead: &'static str) -> Error {
-        Error::Missing { path: self.file.path().to_path_buf(), what, instead }
     }
 
     fn text_error(&self, source: nanoinfer_text::Error) -> Error {

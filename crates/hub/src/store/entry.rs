@@ -4,8 +4,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use nanoinfer_format::Quant;
-
 use super::Store;
 use crate::Error;
 use crate::folder::{files_in, folders_in};
@@ -57,15 +55,14 @@ impl Store {
         Ok(entries)
     }
 
-    /// Finds a converted model by a name from [`Self::list`]: an entry's name, or a model's name,
-    /// which selects the newest entry with this encoding.
+    /// The file of a converted model, by the full name of its entry in [`Self::list`]. A model's name
+    /// alone does not tell apart models from different folders.
     ///
     /// # Errors
     /// The cache cannot be read.
-    pub fn converted(&self, name: &str, quant: Quant) -> Result<Option<PathBuf>, Error> {
-        let named = |e: &Entry| e.name == name || (e.model == name && e.kind == quant.name());
-        let entries = self.list()?.into_iter().filter(|e| e.kind != "source" && named(e));
-        Ok(entries.max_by_key(|e| e.made).map(|e| e.path))
+    pub fn converted(&self, name: &str) -> Result<Option<PathBuf>, Error> {
+        let entry = self.list()?.into_iter().find(|e| e.kind != "source" && e.name == name);
+        Ok(entry.map(|e| e.path))
     }
 
     /// Removes the entry with this name, or all entries of the model with this name.

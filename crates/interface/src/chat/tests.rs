@@ -379,6 +379,7 @@ fn worker(
         session: Session::new(engine).unwrap(),
         name: "smollm2".into(),
         open: Box::new(|name, _| Err(format!("no {name} here"))),
+        describe: ToString::to_string,
         bandwidth: None,
         controls: std::sync::Arc::clone(&controls),
         reports: Box::new(move |report| drop(sender.send(report))),

@@ -175,6 +175,8 @@ impl Controls {
 
 /// Opens a model by name; status messages go to the second argument.
 pub type OpenModel = Box<dyn Fn(&str, &dyn Fn(String)) -> Result<Session, String> + Send>;
+/// Formats an engine's error.
+pub type DescribeError = fn(&Error) -> String;
 /// Measures the memory bandwidth of the given number of threads, in bytes per second.
 pub type MeasureBandwidth = Box<dyn Fn(usize) -> Option<f64> + Send>;
 
@@ -183,6 +185,7 @@ pub(crate) struct Worker {
     pub session: Session,
     pub name: String,
     pub open: OpenModel,
+    pub describe: DescribeError,
     pub bandwidth: Option<MeasureBandwidth>,
     pub controls: Arc<Controls>,
     pub reports: Box<dyn Fn(Report) + Send>,
@@ -262,10 +265,10 @@ impl Worker {
             Err(Error::Context { tokens, ctx }) => {
                 return (self.reports)(Report::TooLong { tokens, ctx });
             }
-            Err(e) => return (self.reports)(Report::Failed(e.to_string())),
+            Err(e) => return (self.reports)(Report::Failed((self.describe)(&e))),
         }
         if let Err(e) = self.session.start(options) {
-            return (self.reports)(Report::Failed(e.to_string()));
+            return (self.reports)(Report::Failed((self.describe)(&e)));
         }
         let mut answer = Answer::begin(&self.session);
         loop {
@@ -286,7 +289,7 @@ impl Worker {
                     }
                     return (self.reports)(Report::Finished { reason, last });
                 }
-                Err(e) => return (self.reports)(Report::Failed(e.to_string())),
+                Err(e) => return (self.reports)(Report::Failed((self.describe)(&e))),
             }
         }
     }
@@ -298,7 +301,7 @@ impl Worker {
         loop {
             let tokens = match engine.model().encode_chat(&messages) {
                 Ok(ids) => ids.len(),
-                Err(e) => return (self.reports)(Report::Failed(e.to_string())),
+                Err(e) => return (self.reports)(Report::Failed((self.describe)(&e))),
             };
             if tokens <= limit {
                 return (self.reports)(Report::Shortened(messages));
