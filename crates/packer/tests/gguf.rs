@@ -126,6 +126,19 @@ fn invalid_and_unsupported_keys_are_named() {
     }
 }
 
+/// A norm under the name of another one, as in an architecture that is not the stated one.
+#[test]
+fn a_missing_tensor_is_reported_with_an_unexpected_one() {
+    let file = small(|f| {
+        let norm = f.tensors.iter_mut().find(|t| t.0 == "blk.0.ffn_norm.weight").unwrap();
+        norm.0 = "blk.0.post_attention_norm.weight".into();
+    });
+    let expected = "\"blk.0.ffn_norm.weight\": is missing, and \
+        \"blk.0.post_attention_norm.weight\" is unexpected";
+    let (_dir, input) = write(&file);
+    refused(&input, expected);
+}
+
 #[test]
 fn windows_and_attention_scale_are_read() {
     let file = small(|f| {
