@@ -209,7 +209,7 @@ fn files_with_wrong_hashes_are_discarded() {
         Response::ok(bytes)
     };
     let cases: [(Server, &str); 2] =
-        [(cdn(&folder, flipped), "SHA-256"), (cdn(&folder, longer), "more than the promised")];
+        [(cdn(&folder, flipped), "SHA-256"), (cdn(&folder, longer), "more than the expected")];
     for (cdn, parts) in cases {
         let home = temp();
         let hub = hub(&folder, &cdn.url);

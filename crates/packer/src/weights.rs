@@ -223,7 +223,7 @@ fn check_shape(tensor: &dyn TensorSource, expected: [usize; 2]) -> Result<(), Er
     let (path, name) = tensor.name();
     let shown = |[n, k]: [usize; 2]| if k == 1 { format!("[{n}]") } else { format!("[{n}, {k}]") };
     let (found, expected) = (shown(tensor.shape()), shown(expected));
-    let what = format!("has shape {found}, expected {expected} by the model's config");
+    let what = format!("has shape {found}, but the model's config requires {expected}");
     Err(Weights::error(path, name, what))
 }
 
