@@ -215,7 +215,10 @@ fn pack(
     packing.source_id = source.origin.clone();
     packing.loras = options.loras.clone();
     packing.progress = Some(&mut progress);
-    let (mut staged, _) = convert_staged(&input, out, packing)?;
+    let (mut staged, converted) = convert_staged(&input, out, packing)?;
+    for note in &converted.notes {
+        status(Status::Message(note));
+    }
     add_self_check(&mut staged, source, status)?;
     if let Some(prompt) = &options.prompt {
         status(Status::Message("processing the prompt"));

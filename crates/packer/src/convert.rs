@@ -22,6 +22,8 @@ pub struct Converted {
     pub has_tokenizer: bool,
     /// Whether the source has a chat template.
     pub has_chat_template: bool,
+    /// What the user should know about the conversion, one line each.
+    pub notes: Vec<String>,
 }
 
 /// Converts `input` to the file `out`, which appears only once it is complete.
@@ -63,6 +65,7 @@ pub fn convert_staged(
         tensors,
         has_tokenizer: model.tokenizer.is_some(),
         has_chat_template: model.chat_template.is_some(),
+        notes: model.notes,
         config: model.config,
     };
     Ok((staged, converted))

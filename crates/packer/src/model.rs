@@ -21,6 +21,8 @@ pub(crate) struct Model {
     pub(crate) chat_template: Option<String>,
     /// `hf-folder` or `gguf`, for the provenance.
     pub(crate) kind: &'static str,
+    /// What the user should know about the conversion, one line each.
+    pub(crate) notes: Vec<String>,
     /// All files read, for the provenance.
     pub(crate) files: Vec<PathBuf>,
 }

@@ -53,6 +53,7 @@ pub(crate) fn open(path: &Path) -> Result<Model, Error> {
         tokenizer,
         chat_template: metadata.str("tokenizer.chat_template")?.map(str::to_owned),
         kind: "gguf",
+        notes: Vec::new(),
         files,
     })
 }

@@ -62,6 +62,7 @@ pub(crate) fn open(folder: &Path) -> Result<Model, Error> {
         tokenizer,
         chat_template,
         kind: "hf-folder",
+        notes: Vec::new(),
         files,
     })
 }
