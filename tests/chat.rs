@@ -1,12 +1,14 @@
 //! The full-screen chat in a pseudo-terminal, with the default model from the user's cache.
 #![cfg(target_os = "linux")]
 
+mod common;
 #[path = "common/pty.rs"]
 mod pty;
 
 use std::io::{Read, Write};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
+use common::std_with_default_model;
 use pty::Pty;
 use rustix::process::Signal;
 
@@ -161,7 +163,7 @@ fn closing_the_terminal_ends_the_program() {
 fn truncating_the_model_file_ends_the_chat_with_a_message() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.nano");
-    let mut convert = Command::new(assert_cmd::cargo::cargo_bin!("nanoinfer"));
+    let mut convert = std_with_default_model();
     convert.args(["convert", "--model", "smollm2", "--out"]).arg(&file);
     assert!(convert.output().unwrap().status.success());
     let args = [&["--model", file.to_str().unwrap()], &ENDLESS[..]].concat();
@@ -225,7 +227,7 @@ fn plain_works_on_a_terminal() {
 #[test]
 fn a_closed_pipe_ends_the_chat_quietly() {
     let (mut reader, writer) = std::io::pipe().unwrap();
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("nanoinfer"));
+    let mut command = std_with_default_model();
     command.args(["chat", "--ignore-eos", "-n", "4000"]).stdin(Stdio::piped());
     let mut child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
     drop(command); // closes its copy of the pipe

@@ -50,7 +50,10 @@ impl Subject {
 
 pub(crate) fn run(args: Bench) -> Result<ExitCode> {
     let tests = Test::all(&args);
-    ensure!(!tests.is_empty(), "nothing to measure; set -p, -n or --n-copy to a positive number");
+    ensure!(
+        !tests.is_empty(),
+        "nothing to measure; set -p or -n to at least 1, or --n-copy to at least 2"
+    );
     let subject = Subject::open(&args)?;
     let mut kvs: Vec<Option<KvType>> = args.kv.iter().map(|&kv| Some(kv.into())).collect();
     if kvs.is_empty() {

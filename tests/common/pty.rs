@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::common::std_with_default_model;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
@@ -43,7 +44,7 @@ impl Pty {
         resize(&terminal, columns, rows);
         // `setsid --ctty` makes it the controlling terminal, so that closing it sends SIGHUP.
         let mut command = Command::new("setsid");
-        command.arg("--ctty").arg(assert_cmd::cargo::cargo_bin!("nanoinfer")).args(args);
+        command.arg("--ctty").arg(std_with_default_model().get_program()).args(args);
         command.env("TERM", "xterm-256color").env("NANOINFER_HISTORY", "").env_remove("NO_COLOR");
         command.env_remove("NANOINFER_ISA").env("RUST_BACKTRACE", "0").envs(env.iter().copied());
         command.stdin(open()).stdout(open()).stderr(open());

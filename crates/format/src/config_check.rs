@@ -58,7 +58,7 @@ impl Config {
             return err("value_rotation", &r, "a power of two up to 64 that divides head_dim");
         }
         if self.windows.len() != self.n_layers as usize {
-            return err("windows", &self.windows.len(), "one entry per layer");
+            return err("windows", &list(self.windows.len()), "one entry per layer");
         }
         self.check_experts()
     }
@@ -92,7 +92,7 @@ impl Config {
         if e.layers.len() != self.n_layers as usize || !e.layers.contains(&true) {
             return err(
                 "experts.layers",
-                &e.layers.len(),
+                &list(e.layers.len()),
                 "one entry per layer, at least one of them true",
             );
         }
@@ -128,22 +128,27 @@ impl Config {
             return err("rotary_dim", &r, "an even number from 2 to head_dim");
         }
         if self.ropes.is_empty() || self.ropes.len() > MAX_ROPES {
-            return err("ropes", &self.ropes.len(), "1 to 16 kinds of RoPE");
+            return err("ropes", &list(self.ropes.len()), "1 to 16 kinds of RoPE");
         }
         for Rope { magnitude, limits } in &self.ropes {
             if !(*magnitude > 0.0 && magnitude.is_finite() && (*magnitude as f32).is_normal()) {
                 return err("ropes.magnitude", magnitude, "a positive finite number");
             }
             if limits.len() > MAX_LIMITS || !limits.is_sorted_by(|a, b| a < b) {
-                return err("ropes.limits", &limits.len(), "at most 64 ascending numbers");
+                return err("ropes.limits", &list(limits.len()), "at most 64 ascending numbers");
             }
         }
         if self.layer_ropes.len() != self.n_layers as usize {
-            return err("layer_ropes", &self.layer_ropes.len(), "one entry per layer");
+            return err("layer_ropes", &list(self.layer_ropes.len()), "one entry per layer");
         }
         match self.layer_ropes.iter().find(|&&kind| kind as usize > self.ropes.len()) {
             Some(kind) => err("layer_ropes", kind, "at most the number of ropes"),
             None => Ok(()),
         }
     }
+}
+
+/// A list in a message about its length.
+fn list(entries: usize) -> String {
+    format!("a list of {entries} entries")
 }

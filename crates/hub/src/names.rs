@@ -6,7 +6,8 @@ pub(crate) fn safe_name(name: &str) -> String {
     name.replace('/', "--").chars().take(80).map(safe).collect()
 }
 
-/// Whether `name` is a single path component that is neither hidden nor special.
+/// Whether `name` is safe as a path component: 1 to 200 ASCII letters, digits, `.`, `_` or `-`, and no
+/// dot at the start.
 pub(crate) fn is_bare_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 200

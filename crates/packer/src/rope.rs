@@ -121,7 +121,7 @@ impl RopeSpec {
         (0..dim / 2).map(move |i| {
             let f = 1.0 / libm::pow(theta, f64::from(2 * i) / f64::from(dim));
             let f = self.scaled(f, i as usize, dim, row);
-            // Whole turns drop out; `as` saturates if the fraction rounds up to 1.
+            // Whole turns drop out; the fraction is below 1, so its product with 2⁶⁴ fits.
             (f / TAU % 1.0 * 2f64.powi(64)).round() as u64
         })
     }

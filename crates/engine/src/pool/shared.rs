@@ -65,7 +65,8 @@ impl<T: Plain> Shared<T> {
         let storage = vec![T::default(); len + CACHE_LINE / size_of::<T>()].into_boxed_slice();
         let storage = NonNull::from(Box::leak(storage));
         let base = storage.cast::<T>();
-        // SAFETY: the offset is at most a cache line, which the allocation has beyond `len`.
+        // SAFETY: the offset is at most one cache line, and the allocation is one cache line longer
+        // than `len` values.
         let start = unsafe { base.add(base.align_offset(CACHE_LINE)) };
         let splits = (0..workers).map(|_| AtomicU64::new(0)).collect();
         let (state, grid) = (AtomicU64::new(0), AtomicU64::new(0));

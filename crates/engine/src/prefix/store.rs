@@ -96,7 +96,7 @@ impl PrefixStore {
                 }
                 Err(what) => notes.push(ignored(&path, &what)),
             }
-            // The attempt cleared the sequence, but its content may still be in the cache.
+            // The attempt may have cleared the sequence, but its content may still be in the cache.
             if held > 0 {
                 engine.share(seq, tokens)?;
             }

@@ -63,7 +63,7 @@ impl Engines {
     }
 
     /// Extends a sequence that holds a prefix of `ids` with results computed earlier: by other sequences,
-    /// at packing, or by previous processes. Appends a note for each unusable source.
+    /// during packing, or by previous processes. Appends a note for each unusable source.
     pub(crate) fn recall(
         &mut self,
         seq: SeqId,

@@ -75,7 +75,8 @@ pub(crate) fn specs() -> Vec<TensorSpec> {
     ]
 }
 
-/// Content of a tensor of [`specs`]: small finite floats in every encoding.
+/// Content of a tensor of [`specs`]: the bytes of small f32 values in any encoding, so that all float
+/// weights and scales are finite.
 pub(crate) fn content(spec: &TensorSpec) -> Vec<u8> {
     let len = spec.stored_bytes().expect("small") as usize;
     let floats = (0..len / 4).flat_map(|i| ((i % 13) as f32 - 6.0).to_le_bytes());
