@@ -17,7 +17,7 @@ use nanoinfer_packer::{Input, compare};
 /// Chooses the encoding of a matrix or part, by role and layer.
 type Recipe = fn(Role, Option<u32>) -> Encoding;
 
-/// F32 for V and gate, at the end and the start of a unit, and for the attention output.
+/// F32 for V (last in its unit), gate (first in its unit) and the attention output.
 fn some(role: Role, _: Option<u32>) -> Encoding {
     match role {
         Role::AttnV | Role::FfnGate | Role::FfnGateExperts | Role::AttnOutput => Encoding::F32Panel,

@@ -224,7 +224,7 @@ mod tests {
         }
     }
 
-    /// Arbitrary bytes are valid as weights and inputs; only scales must not be NaN.
+    /// Any bytes are valid weights and inputs; the only restriction is that scales must not be NaN.
     #[test]
     fn whole_tiles_equal_register_tiles() {
         let mut state = 7u64;

@@ -319,9 +319,9 @@ impl Cache {
         }
     }
 
-    /// Extends a sequence that holds a prefix of `tokens` with the longest prefix available: any number
-    /// of tokens from another open sequence, or whole blocks from closed sequences. Returns the number of
-    /// positions it now holds.
+    /// Extends a sequence, which must hold a prefix of `tokens`, to the longest prefix available: by any
+    /// number of tokens of another open sequence, then by whole blocks of closed sequences. Returns the
+    /// number of positions it now holds.
     pub(crate) fn share(&mut self, id: SeqId, tokens: &[u32]) -> Result<usize, Error> {
         let held = self.get(id)?.len;
         let (common, from) = self.longest_common_prefix(id.index, tokens);

@@ -132,11 +132,11 @@ impl PrefixStore {
         if bytes > self.limit {
             let (mb, limit) = (bytes >> 20, self.limit >> 20);
             return Err(format!(
-                "the prompt is not stored: it needs {mb} MB, but the store is limited to {limit} MB"
+                "the prompt was not stored: it needs {mb} MB, but the store is limited to {limit} MB"
             ));
         }
         self.write(engine, (seq, tokens), &path).map_err(|e| {
-            format!("{}: cannot write: {e}; the prompt is not stored", path.display())
+            format!("{}: cannot write: {e}; the prompt was not stored", path.display())
         })?;
         for old in replaced.iter().filter(|old| **old != path) {
             let _ = fs::remove_file(old); // another process may have removed it

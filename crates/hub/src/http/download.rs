@@ -97,7 +97,7 @@ fn attempt(
     }
     let response = client.get(download.url, part.len).map_err(|e| match e {
         HttpError::Unreachable(what) => {
-            AttemptError::Broken(format!("the hub does not respond ({what})"))
+            AttemptError::Broken(format!("the hub is not responding ({what})"))
         }
         protocol => Failure::Http(protocol).into(),
     })?;
