@@ -100,7 +100,7 @@ fn head(r: &mut Reader) -> Result<(u64, u64), Error> {
 
 /// Known formats that are not supported: lattice and ternary formats below 4 bits, and ggml's
 /// internal formats.
-const UNSUPPORTED: [(u32, &str); 15] = [
+const UNSUPPORTED: [(u32, &str); 14] = [
     (9, "Q8_1"),
     (15, "Q8_K"),
     (16, "IQ2_XXS"),
@@ -112,7 +112,6 @@ const UNSUPPORTED: [(u32, &str); 15] = [
     (24, "I8"),
     (25, "I16"),
     (26, "I32"),
-    (28, "F64"),
     (29, "IQ1_M"),
     (34, "TQ1_0"),
     (35, "TQ2_0"),
