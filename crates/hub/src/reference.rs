@@ -79,6 +79,9 @@ impl ModelRef {
         // A damaged file is left to the reader of the format it claims, whose error is more
         // specific.
         if head == nanoinfer_format::MAGIC || has_extension("nano") {
+            if head != nanoinfer_format::MAGIC && !head.is_empty() {
+                Input::check_file(path)?;
+            }
             return Ok(Self::Nano(path.into()));
         }
         Input::detect(path)?;
@@ -131,6 +134,8 @@ mod tests {
         std::fs::write(at("a.bin"), b"GGUF\x03\0\0\0").unwrap();
         std::fs::write(at("b.nano"), b"").unwrap();
         std::fs::write(at("c.txt"), b"hello world").unwrap();
+        std::fs::write(at("d.nano"), b"version https://git-lfs.github.com/spec/v1\nsize 9\n")
+            .unwrap();
         assert_eq!(ModelRef::parse("smollm2").unwrap().label(), "smollm2");
         assert_eq!(ModelRef::parse(&at("a.bin")).unwrap(), ModelRef::Gguf(at("a.bin").into()));
         assert_eq!(ModelRef::parse(&at("b.nano")).unwrap(), ModelRef::Nano(at("b.nano").into()));
@@ -150,6 +155,7 @@ mod tests {
         }
         for (bad, expected) in [
             (at("c.txt").as_str(), "neither"),
+            (&at("d.nano"), "is a Git LFS pointer"),
             (&at("none"), "no such file"),
             ("models/none.gguf", "no such file"),
             ("nonsense", "no such file"),

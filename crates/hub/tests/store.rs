@@ -217,6 +217,12 @@ fn entries_are_removed_by_what_is_listed_by_path_or_by_last_use() {
     ] {
         removed(name);
     }
+    // A use that cannot be recorded does not matter.
+    let [first, _] = convert();
+    fs::remove_dir_all(root.path().join("cache/uses")).unwrap();
+    fs::write(root.path().join("cache/uses"), "").unwrap();
+    assert_eq!(resolved(&store, &one, Quant::Q8), first);
+    fs::remove_file(root.path().join("cache/uses")).unwrap();
     // A source that no longer exists is still known by its path.
     convert();
     fs::rename(&one, root.path().join("gone")).unwrap();

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::model::Model;
+use crate::source::SourceFile;
 use crate::{Error, gguf, hf, locate};
 
 /// A published model.
@@ -29,6 +30,15 @@ impl Input {
         }
         let folder = locate::snapshot(path)?.unwrap_or_else(|| path.into());
         Ok(locate::gguf_in(&folder)?.map_or(Self::Folder(folder), Self::Gguf))
+    }
+
+    /// Checks that a file of any kind does not just stand for another one: that it is not a Git LFS
+    /// pointer or a web page, and not empty.
+    ///
+    /// # Errors
+    /// It is, or it cannot be read.
+    pub fn check_file(path: &Path) -> Result<(), Error> {
+        SourceFile::open(path).map(drop)
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::gguf::GgufFile;
+use common::gguf::{GgufFile, Meta};
 use common::{ODD, Shape, refused, safetensors};
 use nanoinfer_packer::{Error, Input, Options, Quant, convert, describe};
 use serde_json::{Value, json};
@@ -334,6 +334,33 @@ fn models_that_generate_no_text_say_what_they_are_for() {
         fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
         let input = Input::detect(dir.path()).unwrap();
         convert(&input, &dir.path().join("m.nano"), Options::new(Quant::Q8)).unwrap();
+    }
+}
+
+#[test]
+fn gguf_files_that_are_not_models_for_text() {
+    let dir = folder(&[]);
+    for (key, value, expected) in [
+        (
+            "general.type",
+            "adapter",
+            "a LoRA adapter is not supported; merge the adapter's original",
+        ),
+        (
+            "general.type",
+            "mmproj",
+            "the image encoder of a model is not supported; use the model's",
+        ),
+        ("general.architecture", "bert", "\"bert\" (an encoder, which computes embeddings) is not"),
+        ("general.architecture", "clip", "\"clip\" (an image encoder) is not supported"),
+        ("general.architecture", "t5encoder", "(an encoder-decoder model)"),
+        ("general.architecture", "flux", "(a model that generates images)"),
+    ] {
+        let mut gguf = GgufFile::of(&ODD, &ODD.weights());
+        gguf.set(key, Meta::Str(value.into()));
+        let path = dir.path().join("m.gguf");
+        fs::write(&path, gguf.bytes()).unwrap();
+        refused(&Input::Gguf(path), expected);
     }
 }
 

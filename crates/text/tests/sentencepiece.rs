@@ -119,9 +119,9 @@ fn the_bos_token_is_optional() {
         Tokenizer::from_json(&json).unwrap().prompt_prefix().to_vec()
     };
     assert_eq!(prefix(small(), true), [1]);
-    assert_eq!(prefix(small(), false), []);
-    assert_eq!(prefix(Proto { bos: -1, ..small() }, true), []);
-    assert_eq!(prefix(Proto { bos: 99, ..small() }, true), []);
+    assert_eq!(prefix(small(), false), [0u32; 0]);
+    assert_eq!(prefix(Proto { bos: -1, ..small() }, true), [0u32; 0]);
+    assert_eq!(prefix(Proto { bos: 99, ..small() }, true), [0u32; 0]);
 }
 
 #[test]

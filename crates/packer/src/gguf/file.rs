@@ -191,7 +191,9 @@ impl Reader<'_> {
         const AHEAD: u64 = 1 << 18;
         let left = self.file.len - self.at;
         if n as u64 > left {
-            return Err(self.damaged(format!("expected {n} more bytes, found {left}")));
+            return Err(
+                self.damaged(format!("expected {n} more bytes, found {left}; is it complete?"))
+            );
         }
         if self.at + n as u64 > self.buffer_at + self.buffer.len() as u64 {
             self.buffer.resize(left.min(AHEAD.max(n as u64)) as usize, 0);
