@@ -153,6 +153,9 @@ impl Weights {
         };
         let Meaning { layer, roles, expert, bias } =
             self.names.of_adapters().meaning(name).ok_or_else(missing)?;
+        if c.tied_embeddings && roles == [Role::Output] {
+            return Err(Self::error(&path, name, TIED_OUTPUT));
+        }
         let expert = expert.unwrap_or(0);
         for (role, rows) in divide(roles, n, c) {
             let parts = self.slots.get_mut(&Slot { layer, role, bias }).ok_or_else(missing)?;
@@ -250,6 +253,8 @@ impl Weights {
 
 const HEADLESS: &str = "is named as in a model without an output layer, such as an embedding model, which \
                         cannot generate text; use a model for text generation";
+const TIED_OUTPUT: &str = "is changed by the adapter, but in this model it is also the embedding; merge \
+                           the adapter with peft and convert the merged model";
 const OTHER_KIND: &str = "the config describes another kind of model";
 const UNEXPECTED: &str = "is unexpected: a model with this config has no such weight";
 

@@ -5,7 +5,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::gguf::GgufFile;
-use common::{ODD, Weights, check, random, safetensors};
+use common::{ODD, Shape, Weights, check, random, safetensors};
 use nanoinfer_format::{NanoFile, SectionKind};
 use nanoinfer_packer::{Input, Lora, Options, Quant, convert};
 use serde_json::{Value, json};
@@ -232,6 +232,16 @@ fn adapters_that_cannot_be_merged_are_refused() {
         adapter(lora.path(), &[module], json!({}));
         assert!(error().contains(expected), "{} does not contain {expected}", error());
     }
+    let tied = tempfile::tempdir().unwrap();
+    let shape = Shape { tied: true, ..ODD };
+    shape.write(tied.path(), &shape.weights());
+    adapter(lora.path(), &MODULES, json!({}));
+    let loras = [(lora.path().into(), 1.0)];
+    let message = converted(&Input::Folder(tied.path().into()), &loras).unwrap_err();
+    assert!(
+        message.contains("lm_head.weight\": is changed by the adapter, but in this"),
+        "{message}"
+    );
     let mut weights = adapter(lora.path(), &MODULES, json!({}));
     let path = lora.path().join("adapter_model.safetensors");
     let b = weights.remove("base_model.model.lm_head.lora_B.weight").unwrap();
