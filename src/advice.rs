@@ -5,6 +5,7 @@
 
 use nanoinfer_engine::Error;
 use nanoinfer_hub::Error as HubError;
+use nanoinfer_packer::Error as PackError;
 
 /// Message for one error of a chain.
 pub(crate) fn message(error: &(dyn std::error::Error + 'static)) -> String {
@@ -56,6 +57,12 @@ fn hub(error: &HubError) -> Option<&'static str> {
         HubError::Offline { .. } => Some(", or specify a local file with --model"),
         HubError::Pinned { .. } => {
             Some(", or specify a .gguf file, a Hugging Face folder or a hub id with --model")
+        }
+        HubError::Cache { .. } => Some(
+            ", or convert the model to a file of its own with `nanoinfer convert --out` and use that",
+        ),
+        HubError::Pack(PackError::Adapter { .. }) => {
+            Some(": `nanoinfer convert --model BASE --lora FOLDER --out FILE.nano`")
         }
         HubError::NoEntry { .. } => Some("; `nanoinfer models` lists the entries"),
         _ => None,

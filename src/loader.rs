@@ -1,5 +1,6 @@
 //! Finds, converts and opens a model by name.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -13,7 +14,7 @@ use crate::Error;
 ///
 /// # Errors
 /// Same as [`Loader::model`].
-pub fn open(name: impl Into<String>) -> Result<Model, Error> {
+pub fn open(name: impl Into<OsString>) -> Result<Model, Error> {
     Loader::new(name).model()
 }
 
@@ -21,8 +22,8 @@ pub fn open(name: impl Into<String>) -> Result<Model, Error> {
 ///
 /// A name is a path (a `.nano` file, a GGUF file, a Hugging Face folder), a hub id such as
 /// `HuggingFaceTB/SmolLM2-135M-Instruct` (also `org/name@revision`, `org/name:file.gguf`), the alias
-/// `smollm2`, or the full name of an entry in the cache ([`Store::list`]). Converted models are kept in the user's cache folder and
-/// mapped from there the next time.
+/// `smollm2`, or the full name of an entry in the cache ([`Store::list`]). Converted models are kept in
+/// the user's cache folder and mapped from there the next time.
 ///
 /// ```no_run
 /// use nanoinfer::{EngineOptions, Loader, Status};
@@ -37,7 +38,7 @@ pub fn open(name: impl Into<String>) -> Result<Model, Error> {
 /// # Ok::<(), nanoinfer::Error>(())
 /// ```
 pub struct Loader<'a> {
-    name: String,
+    name: OsString,
     revision: Option<String>,
     quant: Quant,
     in_memory: bool,
@@ -49,8 +50,8 @@ pub struct Loader<'a> {
 
 impl<'a> Loader<'a> {
     /// A loader that uses only local models, converts to 8 bits, and runs with
-    /// [`EngineOptions::default`].
-    pub fn new(name: impl Into<String>) -> Self {
+    /// [`EngineOptions::default`]. `name` is a string or a path.
+    pub fn new(name: impl Into<OsString>) -> Self {
         Self {
             name: name.into(),
             revision: None,
@@ -108,7 +109,8 @@ impl<'a> Loader<'a> {
         let model = match parsed {
             Err(e @ HubError::Unknown { .. }) if self.revision.is_none() => {
                 let store = self.store.map_or_else(Store::open, Ok)?;
-                return Ok(store.converted(&self.name)?.ok_or(e)?);
+                let entry = self.name.to_str().map(|name| store.converted(name)).transpose()?;
+                return Ok(entry.flatten().ok_or(e)?);
             }
             parsed => parsed?.at_revision(self.revision.as_deref())?,
         };

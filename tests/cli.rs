@@ -83,7 +83,7 @@ fn missing_inputs_are_one_line_errors_with_exit_code_1() {
         (&["convert", "--model", "text.txt", "--out", "x.nano"], &["text.txt", "neither"]),
         (&["convert", "--model", "empty", "--out", "x.nano"], &["config.json"]),
         (&["inspect", "none.nano"], &["none.nano", "No such file"]),
-        (&["inspect", "text.txt"], &["text.txt", "not a .nano, GGUF"]),
+        (&["inspect", "text.txt"], &["text.txt", "neither"]),
         (&["inspect", "."], &["config.json"]),
         (&["verify", "none.nano"], &["none.nano"]),
         (&["generate", "--model", "none.gguf", "--prompt", "x"], &["none.gguf", "no such file"]),
@@ -369,18 +369,19 @@ fn a_local_model_is_converted_into_the_cache_once() {
     assert!(stderr(&first).contains("converting"), "{}", stderr(&first));
     assert!(run().stderr.is_empty());
 
-    // A changed source is a different model.
+    // A changed source is a different model, which replaces the earlier one.
     let config = fs::read_to_string(folder.join("config.json")).unwrap();
     fs::write(folder.join("config.json"), config + "\n").unwrap();
     assert!(stderr(&run()).contains("converting"));
 
     let list = json(&nanoinfer(&cache).args(["models", "list", "--json"]).output().unwrap());
     let list = list.as_array().unwrap();
-    assert_eq!(list.len(), 2);
+    assert_eq!(list.len(), 1);
     assert!(list.iter().all(|e| e["model"] == "my_model" && e["kind"] == "q8"), "{list:?}");
     let name = list[0]["name"].as_str().unwrap();
     nanoinfer(&cache).args(["models", "remove", name]).assert().success();
-    assert_eq!(files(&cache).len(), 1);
+    assert!(files(&cache).is_empty());
+    assert!(stderr(&run()).contains("converting"));
     nanoinfer(&cache).args(["models", "remove", "my_model"]).assert().success();
     assert!(files(&cache).is_empty());
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use common::server::{Request, Response, Server};
-use common::{assert_fails, files, json, nanoinfer, stderr, temp, tiny};
+use common::{assert_fails, files, json, nanoinfer, stderr, stdout, temp, tiny};
 use sha2::{Digest, Sha256};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -330,6 +330,32 @@ fn only_necessary_files_are_downloaded() {
     assert_eq!(cdn.requests().len(), 1);
 }
 
+/// `tokenizer.model` is needed only without a `tokenizer.json`.
+#[test]
+fn an_older_tokenizer_is_downloaded_if_there_is_no_other() {
+    let sentence_piece = Path::new("fuzz/corpus/sentencepiece/seed-spm");
+    let json = fs::read("fuzz/corpus/tokenizer/seed-bytelevel").unwrap();
+    let json = json.split(|&b| b == 0).next().unwrap();
+    for (newer, text, ids) in [(false, "a!", "2,6"), (true, "a", "0")] {
+        let (home, folder) = (temp(), temp());
+        for name in ["config.json", "model.safetensors"] {
+            fs::copy(tiny("llama-gqa").join(name), folder.path().join(name)).unwrap();
+        }
+        fs::copy(sentence_piece, folder.path().join("tokenizer.model")).unwrap();
+        if newer {
+            fs::write(folder.path().join("tokenizer.json"), json).unwrap();
+        }
+        let cdn = cdn(folder.path(), whole);
+        let hub = hub(folder.path(), &cdn.url);
+        let mut command = client(home.path(), &hub.url);
+        let output = command.args(["tokenize", "--model", "acme/tiny", "--text", text]).output();
+        let output = output.unwrap();
+        assert!(stdout(&output).trim().ends_with(ids), "{output:?}");
+        let fetched = hub.requests().iter().any(|r| r.path.ends_with("/tokenizer.model"));
+        assert_eq!(fetched, !newer);
+    }
+}
+
 #[test]
 fn revisions_are_requested_by_name() {
     let folder = tiny("llama-gqa");
@@ -487,10 +513,15 @@ fn missing_weights_are_explained() {
         (&["config.json", "model.Q8_0.gguf"][..], "acme/tiny:model.Q8_0.gguf"),
         (&["config.json", "model.onnx"], "neither safetensors nor PyTorch"),
         (&["README.md"], "no config.json"),
+        (&["adapter_config.json", "adapter_model.safetensors"], "is a LoRA adapter, not a model"),
+        (&["model_index.json", "unet/config.json"], "is a diffusion pipeline"),
+        (&["params.json", "consolidated.safetensors"], "its author's own format"),
     ] {
         let (home, folder) = (temp(), temp());
         for name in files {
-            fs::write(folder.path().join(name), "{}").unwrap();
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "{}").unwrap();
         }
         let hub = hub(folder.path(), "http://127.0.0.1:9");
         assert_fails(&convert(home.path(), &hub.url), 1, &[parts]);

@@ -1,8 +1,12 @@
 //! Options of commands that write or examine model files.
 
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Subcommand, ValueEnum};
+
+use super::ranges::count;
 
 /// Convert a model to a .nano file.
 ///
@@ -22,7 +26,7 @@ Examples:
 pub(crate) struct Convert {
     /// Hub id (org/name or org/name:file.gguf), Hugging Face folder, .gguf file, or smollm2
     #[arg(long, short)]
-    pub(crate) model: String,
+    pub(crate) model: OsString,
     /// Branch, tag or commit of a hub model (default: main)
     #[arg(long, value_name = "REV")]
     pub(crate) revision: Option<String>,
@@ -33,7 +37,8 @@ pub(crate) struct Convert {
     #[arg(long, value_enum, default_value_t = Quant::Q8)]
     pub(crate) quant: Quant,
     /// Folder of a LoRA adapter to merge into the weights, and its scale (default: 1; repeatable)
-    #[arg(long, value_name = "FOLDER[:SCALE]", value_parser = lora)]
+    #[arg(long, value_name = "FOLDER[:SCALE]",
+          value_parser = OsStringValueParser::new().try_map(|text| lora(&text)))]
     pub(crate) lora: Vec<nanoinfer_packer::Lora>,
     /// File with a system message to precompute and store in the model's file; it becomes the default
     /// for `chat` and `generate --chat`
@@ -106,13 +111,22 @@ pub(crate) struct Verify {
 
 /// List or remove cached models.
 ///
-/// A model given as a hub id, folder, GGUF file or alias is converted once and cached.
+/// A model given as a hub id, folder, GGUF file or alias is converted once and cached. The conversion
+/// of a source that has changed replaces the earlier one.
+///
+/// Each line shows the name, the precision (or source, for a downloaded file), the size, when the file
+/// was made and last used, and the source.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   nanoinfer models
   nanoinfer models remove smollm2
-  nanoinfer models remove HuggingFaceTB/SmolLM2-360M-Instruct")]
+  nanoinfer models remove HuggingFaceTB/SmolLM2-360M-Instruct
+  nanoinfer models remove ./my-model-folder
+  nanoinfer models remove --unused 90
+
+With --json: name, model, kind (q8, f32 or source), source, bytes, made and used (seconds since
+1970), path; for remove, the removed entries.")]
 pub(crate) struct Models {
     #[command(subcommand)]
     pub(crate) action: Option<ModelsAction>,
@@ -127,15 +141,21 @@ pub(crate) enum ModelsAction {
     List,
     /// Remove a model's files from the cache
     Remove {
-        /// Name of a listed file, or of a model to remove with all its files
-        name: String,
+        /// Name or path of a listed file, or name, path, hub id or alias of a model to remove with all its
+        /// files
+        #[arg(required_unless_present = "unused")]
+        name: Option<OsString>,
+        /// Remove all models that were not used in the last DAYS days
+        #[arg(long, value_name = "DAYS", conflicts_with = "name", value_parser = count(36_500))]
+        unused: Option<u64>,
     },
 }
 
 /// Parses `FOLDER` or `FOLDER:SCALE`. A folder whose name ends in a colon and a number needs an
 /// explicit scale.
-fn lora(text: &str) -> Result<nanoinfer_packer::Lora, String> {
-    let split = text.rsplit_once(':').and_then(|(f, s)| Some((f, s.parse::<f32>().ok()?)));
+fn lora(text: &OsStr) -> Result<nanoinfer_packer::Lora, String> {
+    let split = text.to_str().and_then(|text| text.rsplit_once(':'));
+    let split = split.and_then(|(f, s)| Some((OsStr::new(f), s.parse::<f32>().ok()?)));
     let (folder, scale) = split.unwrap_or((text, 1.0));
     if folder.is_empty() || !scale.is_finite() || scale.abs() > 1000.0 {
         return Err("expected FOLDER or FOLDER:SCALE, with a scale from -1000 to 1000".into());
@@ -149,7 +169,8 @@ mod tests {
 
     #[test]
     fn lora_adapters_and_scales() {
-        let parsed = |text| lora(text).map(|l| (l.folder.display().to_string(), l.scale));
+        let parsed =
+            |text: &str| lora(OsStr::new(text)).map(|l| (l.folder.display().to_string(), l.scale));
         assert_eq!(parsed("a/b"), Ok(("a/b".into(), 1.0)));
         assert_eq!(parsed("a/b:0.5"), Ok(("a/b".into(), 0.5)));
         assert_eq!(parsed("a:x"), Ok(("a:x".into(), 1.0)));

@@ -74,6 +74,18 @@ pub enum Error {
         /// The reason.
         what: String,
     },
+    /// The cache folder cannot be written.
+    #[error(
+        "{}: {what} in the cache: {source}; set NANOINFER_HOME to a writable folder", path.display()
+    )]
+    Cache {
+        /// The file or folder in the cache.
+        path: PathBuf,
+        /// The attempted operation.
+        what: &'static str,
+        /// The system's error.
+        source: io::Error,
+    },
     /// [`Store::remove`](crate::Store::remove) found nothing with this name.
     #[error("{name:?} is not in the cache")]
     NoEntry {
@@ -107,6 +119,11 @@ impl Error {
     pub(crate) fn io(path: &Path, what: &'static str) -> impl Fn(io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { path: path.clone(), what, source }
+    }
+
+    pub(crate) fn cache(path: &Path, what: &'static str) -> impl Fn(io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Cache { path: path.clone(), what, source }
     }
 
     pub(crate) fn model(model: &str, what: impl Into<String>) -> Self {

@@ -1,6 +1,9 @@
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+
+use nanoinfer_packer::Input;
 
 use crate::names::safe_name;
 use crate::{Error, HubId, Pinned};
@@ -21,28 +24,35 @@ pub enum ModelRef {
 }
 
 impl ModelRef {
-    /// Classifies a name. Checks the file system, but never the network.
+    /// Classifies a name, which need not be UTF-8 if it is a path. Checks the file system, but never the
+    /// network.
     ///
     /// An alias takes precedence over a file of the same name (`./smollm2` names the file), and an
-    /// existing path over a hub id.
+    /// existing path over a hub id. A folder stands for the model in it, see [`Input::detect`].
     ///
     /// # Errors
-    /// Nothing with that name exists, or the file type is unknown.
-    pub fn parse(name: &str) -> Result<Self, Error> {
-        if let Some(pinned) = Pinned::by_alias(name) {
+    /// Nothing with that name exists, or it is not a model; the error says what it is instead.
+    pub fn parse(name: &(impl AsRef<OsStr> + ?Sized)) -> Result<Self, Error> {
+        let name = name.as_ref();
+        let text = name.to_str();
+        if let Some(pinned) = text.and_then(Pinned::by_alias) {
             return Ok(Self::Pinned(pinned));
         }
         let path = Path::new(name);
+        let shown = || path.display().to_string();
         match std::fs::metadata(path) {
-            Ok(meta) if meta.is_dir() => Ok(Self::Folder(path.into())),
+            Ok(meta) if meta.is_dir() => Ok(match Input::detect(path)? {
+                Input::Folder(path) => Self::Folder(path),
+                Input::Gguf(path) => Self::Gguf(path),
+            }),
             Ok(meta) if meta.is_file() => Self::of_file(path),
-            Ok(_) => Err(Error::model(name, "is neither a file nor a folder")),
+            Ok(_) => Err(Error::model(&shown(), "is neither a file nor a folder")),
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 Err(Error::io(path, "cannot open")(e))
             }
-            Err(_) => match HubId::parse(name) {
+            Err(_) => match text.and_then(HubId::parse) {
                 Some(id) if id.file().is_some() || !has_model_extension(path) => Ok(Self::Hub(id)),
-                _ => Err(Error::Unknown { model: name.into() }),
+                _ => Err(Error::Unknown { model: shown() }),
             },
         }
     }
@@ -69,15 +79,13 @@ impl ModelRef {
         // A damaged file is left to the reader of the format it claims, whose error is more
         // specific.
         if head == nanoinfer_format::MAGIC || has_extension("nano") {
-            Ok(Self::Nano(path.into()))
-        } else if head.starts_with(b"GGUF") || has_extension("gguf") {
-            Ok(Self::Gguf(path.into()))
-        } else {
-            Err(Error::model(
-                &path.display().to_string(),
-                "is neither a .nano nor a GGUF file; for safetensors, pass the model's folder",
-            ))
+            if head != nanoinfer_format::MAGIC && !head.is_empty() {
+                Input::check_file(path)?;
+            }
+            return Ok(Self::Nano(path.into()));
         }
+        Input::detect(path)?;
+        Ok(Self::Gguf(path.into()))
     }
 
     /// A short display name that contains only `[A-Za-z0-9._-]`, so that it can be part of a file
@@ -89,7 +97,10 @@ impl ModelRef {
             }
             Self::Folder(path) => {
                 let full = path.canonicalize().unwrap_or_else(|_| path.clone());
-                full.file_name().unwrap_or_default().to_string_lossy().into_owned()
+                let name = |path: &Path| path.file_name().map(|n| n.to_string_lossy().into_owned());
+                let cached = hub_folder(&full).and_then(name);
+                let cached = cached.and_then(|n| Some(n.strip_prefix("models--")?.to_owned()));
+                cached.or_else(|| name(&full)).unwrap_or_default()
             }
             Self::Hub(id) => id.to_string(),
             Self::Pinned(pinned) => pinned.alias.to_owned(),
@@ -97,6 +108,13 @@ impl ModelRef {
         let label = safe_name(&name);
         if label.is_empty() { "model".into() } else { label }
     }
+}
+
+/// The model's folder in the hub's cache, if `path` is one of its snapshots or a file in one.
+pub(crate) fn hub_folder(path: &Path) -> Option<&Path> {
+    let snapshots = path.ancestors().skip(1).take(2).find(|p| p.ends_with("snapshots"))?;
+    let model = snapshots.parent()?;
+    model.file_name()?.to_string_lossy().starts_with("models--").then_some(model)
 }
 
 fn has_model_extension(path: &Path) -> bool {
@@ -116,6 +134,8 @@ mod tests {
         std::fs::write(at("a.bin"), b"GGUF\x03\0\0\0").unwrap();
         std::fs::write(at("b.nano"), b"").unwrap();
         std::fs::write(at("c.txt"), b"hello world").unwrap();
+        std::fs::write(at("d.nano"), b"version https://git-lfs.github.com/spec/v1\nsize 9\n")
+            .unwrap();
         assert_eq!(ModelRef::parse("smollm2").unwrap().label(), "smollm2");
         assert_eq!(ModelRef::parse(&at("a.bin")).unwrap(), ModelRef::Gguf(at("a.bin").into()));
         assert_eq!(ModelRef::parse(&at("b.nano")).unwrap(), ModelRef::Nano(at("b.nano").into()));
@@ -135,6 +155,7 @@ mod tests {
         }
         for (bad, expected) in [
             (at("c.txt").as_str(), "neither"),
+            (&at("d.nano"), "is a Git LFS pointer"),
             (&at("none"), "no such file"),
             ("models/none.gguf", "no such file"),
             ("nonsense", "no such file"),

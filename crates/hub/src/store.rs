@@ -3,16 +3,19 @@
 //! ```text
 //! $NANOINFER_HOME, or else nanoinfer in the platform's cache folder
 //!   models/<label>-<quant>-<key>.nano   converted models, ready to map
+//!   uses/<label>-<quant>-<key>.json     source of a converted model; modified at its last use
 //!   sources/<alias>/…                   files of pinned models
 //!   locks/                              empty files, locked by running processes
 //! ```
 //!
-//! `key` is the BLAKE3 hash of the source's identity, so a changed source maps to a new file, and a
-//! cache hit does not read the model: later starts hash only a few names and sizes. A process holds
+//! `key` is the BLAKE3 hash of the source's identity, so a changed source maps to a new file, which then
+//! replaces the file of the earlier version. A cache hit does not read the model: later starts hash only
+//! a few names and sizes. A process holds
 //! a model's lock while preparing it; other processes wait, then find the file. The operating
 //! system releases the locks of a dead process.
 
 mod entry;
+mod uses;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -96,19 +99,23 @@ impl Store {
         let fetch = fetch.unwrap_or(&CacheOnly);
         let path = |identity: &str| self.path(&model.label(), quant, identity);
         let known = known_identity(model, fetch)?.map(|identity| path(&identity));
+        let name = local::source_name(model);
         if let Some(path) = known.filter(|p| p.is_file()) {
+            self.record_use(&path, Some(&name));
             return Ok(path);
         }
         let source = self.source(model, fetch, status)?;
         let target = path(&source.identity);
-        let name = target.file_name().expect("named above").to_string_lossy().into_owned();
-        let _lock = self.lock(&name, status)?;
+        let file = target.file_name().expect("named above").to_string_lossy().into_owned();
+        let _lock = self.lock(&file, status)?;
         if target.is_file() {
             return Ok(target); // created by another process in the meantime
         }
         let folder = target.parent().expect("a file path has a parent");
-        fs::create_dir_all(folder).map_err(Error::io(folder, "cannot create"))?;
+        fs::create_dir_all(folder).map_err(Error::cache(folder, "cannot create"))?;
         pack(&source, &target, &ConvertOptions::new(quant), status)?;
+        self.record_use(&target, Some(&name));
+        self.remove_earlier(&target, &name, quant);
         status(Status::Message(&format!("cached as {}", target.display())));
         Ok(target)
     }
@@ -150,7 +157,11 @@ impl Store {
             ModelRef::Pinned(pinned) => Published::Pinned(pinned),
         };
         let label = model.label();
-        let _lock = self.lock(&label, status)?;
+        let _lock = match self.lock(&label, status) {
+            // Hub models are stored elsewhere, and downloads have their own locks.
+            Err(Error::Cache { .. }) if matches!(model, ModelRef::Hub(_)) => None,
+            lock => Some(lock?),
+        };
         let folder = self.root.join("sources").join(label);
         sweep(&folder, ".");
         let fetched = fetch.fetch(published, &folder, status)?;
@@ -173,8 +184,8 @@ impl Store {
     fn lock(&self, name: &str, status: &mut StatusFn<'_>) -> Result<File, Error> {
         let folder = self.root.join("locks");
         let path = folder.join(format!("{name}.lock"));
-        fs::create_dir_all(&folder).map_err(Error::io(&folder, "cannot create"))?;
-        let file = File::create(&path).map_err(Error::io(&path, "cannot create"))?;
+        fs::create_dir_all(&folder).map_err(Error::cache(&folder, "cannot create"))?;
+        let file = File::create(&path).map_err(Error::cache(&path, "cannot create"))?;
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(fs::TryLockError::WouldBlock) => {}
@@ -208,14 +219,15 @@ fn pack(
     status: &mut StatusFn<'_>,
 ) -> Result<(), Error> {
     let quant = options.quant;
+    let renamed = |e| source.renamed(e);
     status(Status::Message(&format!("converting {} to {}", source.name, quant.name())));
-    let input = Input::detect(&source.path)?;
+    let input = Input::detect(&source.path).map_err(renamed)?;
     let mut progress = |p: Progress| status(Status::Bytes { done: p.done, total: p.total });
     let mut packing = Options::new(quant);
     packing.source_id = source.origin.clone();
     packing.loras = options.loras.clone();
     packing.progress = Some(&mut progress);
-    let (mut staged, converted) = convert_staged(&input, out, packing)?;
+    let (mut staged, converted) = convert_staged(&input, out, packing).map_err(renamed)?;
     for note in &converted.notes {
         status(Status::Message(note));
     }

@@ -14,6 +14,7 @@ pub(crate) enum Dtype {
     F32,
     F16,
     BF16,
+    F64,
     Q4_0,
     Q4_1,
     Q5_0,
@@ -31,10 +32,11 @@ pub(crate) enum Dtype {
 
 impl Dtype {
     /// Name, ggml type number, values per block, bytes per block.
-    const TABLE: [(Dtype, &'static str, u32, usize, usize); 16] = [
+    const TABLE: [(Dtype, &'static str, u32, usize, usize); 17] = [
         (Dtype::F32, "F32", 0, 1, 4),
         (Dtype::F16, "F16", 1, 1, 2),
         (Dtype::BF16, "BF16", 30, 1, 2),
+        (Dtype::F64, "F64", 28, 1, 8),
         (Dtype::Q4_0, "Q4_0", 2, 32, 18),
         (Dtype::Q4_1, "Q4_1", 3, 32, 20),
         (Dtype::Q5_0, "Q5_0", 6, 32, 22),
@@ -57,7 +59,7 @@ impl Dtype {
 
     /// The format with this name in safetensors.
     pub(crate) fn from_safetensors(name: &str) -> Option<Self> {
-        Self::TABLE[..3].iter().find(|t| t.1 == name).map(|t| t.0)
+        Self::TABLE[..4].iter().find(|t| t.1 == name).map(|t| t.0)
     }
 
     /// The names of all formats, for messages.
@@ -96,6 +98,13 @@ impl Dtype {
             Self::BF16 => {
                 for (b, o) in raw.as_chunks().0.iter().zip(out) {
                     *o = bf16::from_le_bytes(*b).to_f32();
+                }
+            }
+            // Rounded once, to nearest; values beyond the range of f32 become infinite, which packing
+            // rejects.
+            Self::F64 => {
+                for (b, o) in raw.as_chunks().0.iter().zip(out) {
+                    *o = f64::from_le_bytes(*b) as f32;
                 }
             }
             Self::Q4_0 => each(raw, out, q4_0),

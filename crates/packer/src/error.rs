@@ -54,6 +54,17 @@ pub enum Error {
         /// What is supported, or what to do instead.
         next: String,
     },
+    /// The folder of a LoRA adapter was given as a model.
+    #[error(
+        "{}: is a LoRA adapter{}, not a model; convert its base model with the adapter merged",
+        path.display(), for_base(base.as_deref())
+    )]
+    Adapter {
+        /// The adapter's folder.
+        path: PathBuf,
+        /// The base model, as named by the adapter.
+        base: Option<String>,
+    },
     /// The disk has too little free space.
     #[error(
         "{}: {needed} bytes are needed here, {available} are available; \
@@ -80,7 +91,30 @@ pub enum Error {
     Format(#[from] nanoinfer_format::Error),
 }
 
+fn for_base(base: Option<&str>) -> String {
+    base.map_or(String::new(), |base| format!(" for {base:?}"))
+}
+
 impl Error {
+    /// Replaces the file or folder `base` by `name` in the paths that the message names: users do not
+    /// know the files that a published model is stored in.
+    #[must_use]
+    pub fn renamed(mut self, base: &Path, name: &str) -> Self {
+        if let Self::Io { path, .. }
+        | Self::Source { path, .. }
+        | Self::Tensor { path, .. }
+        | Self::Setting { path, .. }
+        | Self::Unsupported { path, .. }
+        | Self::Adapter { path, .. }
+        | Self::Text { path, .. } = &mut self
+            && let Ok(rest) = path.strip_prefix(base)
+        {
+            let inner = Path::new(name).join(rest);
+            *path = if rest.as_os_str().is_empty() { name.into() } else { inner };
+        }
+        self
+    }
+
     pub(crate) fn source(path: &Path, what: impl Into<String>) -> Self {
         Self::Source { path: path.into(), what: what.into() }
     }

@@ -5,8 +5,9 @@ mod folder;
 mod layers;
 mod rope;
 mod settings;
+mod vocabulary;
 
-pub(crate) use folder::{Open, look, open};
+pub(crate) use folder::{Open, has_weights, look, open};
 pub(crate) use layers::{experts, layer_windows, router_softmax, sliding_window};
 pub(crate) use rope::{longrope, rope, rope_settings};
 pub(crate) use settings::Settings;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::model::Model;
 use crate::source::SourceFile;
-use crate::{Error, gguf, hf};
+use crate::{Error, gguf, hf, locate};
 
 /// A published model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,25 +16,29 @@ pub enum Input {
 }
 
 impl Input {
-    /// Detects the kind of source: a folder is treated as a Hugging Face model; a file must start
-    /// with `GGUF`.
+    /// Finds the model in a folder or file: a Hugging Face folder, a GGUF file, a folder with one GGUF
+    /// model, or a model's folder in the hub's cache (`models--org--name`, of which the snapshot of
+    /// `main` is used). A folder of none of these kinds is left to the reader of Hugging Face folders.
     ///
     /// # Errors
-    /// The path does not exist, or is a file of another type.
+    /// The path does not exist, or is something else; the error says what and what to use instead.
     pub fn detect(path: &Path) -> Result<Self, Error> {
         let meta = std::fs::metadata(path).map_err(Error::io(path, "cannot open"))?;
-        if meta.is_dir() {
-            return Ok(Self::Folder(path.into()));
-        }
-        let file = SourceFile::open(path)?;
-        let mut magic = [0; 4];
-        if file.len >= 4 {
-            file.read_at(0, &mut magic)?;
-        }
-        if magic == *b"GGUF" {
+        if !meta.is_dir() {
+            locate::file(path)?;
             return Ok(Self::Gguf(path.into()));
         }
-        Err(Error::source(path, "is neither a Hugging Face model folder nor a GGUF file"))
+        let folder = locate::snapshot(path)?.unwrap_or_else(|| path.into());
+        Ok(locate::gguf_in(&folder)?.map_or(Self::Folder(folder), Self::Gguf))
+    }
+
+    /// Checks that a file of any kind does not just stand for another one: that it is not a Git LFS
+    /// pointer or a web page, and not empty.
+    ///
+    /// # Errors
+    /// It is, or it cannot be read.
+    pub fn check_file(path: &Path) -> Result<(), Error> {
+        SourceFile::open(path).map(drop)
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -67,14 +67,10 @@ impl SourceTensor {
 /// `path` is none of these, or is damaged.
 pub fn describe(path: &Path) -> Result<Description, Error> {
     if path.is_dir() {
-        let (settings, shards) = hf::look(path)?;
-        let input = Input::Folder(path.into());
-        return Ok(Description {
-            kind: "hf-folder",
-            settings: settings.entries(),
-            tensors: tensors(&shards.files, shards.open)?,
-            config: input.open().map(|m| m.config).map_err(|e| e.to_string()),
-        });
+        return match Input::detect(path)? {
+            Input::Folder(folder) => of_folder(&folder),
+            Input::Gguf(file) => of_gguf(&file),
+        };
     }
     let named =
         |extension: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension));
@@ -89,21 +85,27 @@ pub fn describe(path: &Path) -> Result<Description, Error> {
     if named("bin") || named("pt") || named("pth") {
         return of_file("pytorch", torch::open);
     }
-    let input = Input::Gguf(path.into());
-    match Input::detect(path) {
-        Err(Error::Source { .. }) if !named("gguf") => {
-            let what = "is not a .nano, GGUF, safetensors or PyTorch file, nor a model folder";
-            return Err(Error::source(path, what));
-        }
-        Err(e @ Error::Io { .. }) => return Err(e),
-        _ => {}
-    }
+    Input::detect(path)?;
+    of_gguf(path)
+}
+
+fn of_folder(folder: &Path) -> Result<Description, Error> {
+    let (settings, shards) = hf::look(folder)?;
+    Ok(Description {
+        kind: "hf-folder",
+        settings: settings.entries(),
+        tensors: tensors(&shards.files, shards.open)?,
+        config: hf::open(folder).map(|m| m.config).map_err(|e| e.to_string()),
+    })
+}
+
+fn of_gguf(path: &Path) -> Result<Description, Error> {
     let gguf = gguf::open_file(path)?;
     Ok(Description {
         kind: "gguf",
         settings: gguf.metadata.entries().into_iter().map(|(k, v)| (k.into(), shown(v))).collect(),
         tensors: gguf.tensors.iter().map(SourceTensor::of).collect(),
-        config: input.open().map(|m| m.config).map_err(|e| e.to_string()),
+        config: gguf::open(path).map(|m| m.config).map_err(|e| e.to_string()),
     })
 }
 

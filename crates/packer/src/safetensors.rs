@@ -60,13 +60,14 @@ pub(crate) fn open(path: &Path) -> Result<Vec<FileTensor>, Error> {
     let file = Arc::new(SourceFile::open(path)?);
     let damaged = |what: String| Error::source(path, format!("damaged safetensors file: {what}"));
     if file.len < 8 {
-        return Err(damaged(format!("only {} bytes long", file.len)));
+        return Err(damaged(format!("only {} bytes long; is it complete?", file.len)));
     }
     let mut length = [0; 8];
     file.read_at(0, &mut length)?;
     let header_len = u64::from_le_bytes(length);
     if header_len > MAX_HEADER || header_len > file.len - 8 {
-        return Err(damaged(format!("a header of {header_len} bytes in a file of {}", file.len)));
+        let what = format!("a header of {header_len} bytes in a file of {}", file.len);
+        return Err(damaged(format!("{what}; is it complete?")));
     }
     let mut header = vec![0; header_len as usize];
     file.read_at(8, &mut header)?;
@@ -91,8 +92,9 @@ pub(crate) fn open(path: &Path) -> Result<Vec<FileTensor>, Error> {
 
 fn tensor(file: &Arc<SourceFile>, name: &str, info: &Info, data: u64) -> Result<FileTensor, Error> {
     let fail = |what: String| Error::Tensor { path: file.path.clone(), tensor: name.into(), what };
-    let dtype = Dtype::from_safetensors(&info.dtype)
-        .ok_or_else(|| fail(format!("has type {:?}, expected F32, F16 or BF16", info.dtype)))?;
+    let dtype = Dtype::from_safetensors(&info.dtype).ok_or_else(|| {
+        fail(format!("has type {:?}, expected F32, F16, BF16 or F64", info.dtype))
+    })?;
     let (begin, end) = info.data_offsets;
     let (Some(len), Some(offset)) = (end.checked_sub(begin), data.checked_add(begin)) else {
         return Err(fail(format!("has the invalid byte range {begin}..{end}")));

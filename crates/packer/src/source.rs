@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use nanoinfer_platform::file::{another_handle, read_exact_at};
 
-use crate::Error;
 use crate::dequant::Dtype;
+use crate::{Error, foreign};
 
 /// A matrix that can be read in row ranges. A vector of n values is a matrix with n rows and 1
 /// input.
@@ -41,6 +41,7 @@ pub(crate) struct SourceFile {
 }
 
 impl SourceFile {
+    /// Opens a file, unless it only stands for another one (see [`foreign::refuse_placeholder`]).
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         // Checked first, because opening a pipe without a writer would block.
         let meta = std::fs::metadata(path).map_err(Error::io(path, "cannot open"))?;
@@ -48,7 +49,16 @@ impl SourceFile {
             return Err(Error::source(path, "is not a regular file"));
         }
         let file = File::open(path).map_err(Error::io(path, "cannot open"))?;
-        Ok(Self { path: path.into(), len: meta.len(), file })
+        let file = Self { path: path.into(), len: meta.len(), file };
+        foreign::refuse_placeholder(path, &file.head()?, file.len)?;
+        Ok(file)
+    }
+
+    /// The first bytes, which identify the file.
+    pub(crate) fn head(&self) -> Result<Vec<u8>, Error> {
+        let mut head = vec![0; self.len.min(foreign::HEAD as u64) as usize];
+        self.read_at(0, &mut head)?;
+        Ok(head)
     }
 
     /// Reads exactly `out.len()` bytes at `offset`.
@@ -163,6 +173,35 @@ impl FileTensor {
     /// The tensor's byte range in the file.
     pub(crate) fn extent(&self) -> Range<u64> {
         self.offset..self.offset + self.row_bytes() * self.shape[0] as u64
+    }
+
+    /// Whether two tensors have the same shape and values. Both are read a few rows at a time, up to the
+    /// first difference; tensors that share their bytes are not read.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub(crate) fn equals(&self, other: &Self) -> Result<bool, Error> {
+        const VALUES: usize = 1 << 16;
+        if self.shape != other.shape {
+            return Ok(false);
+        }
+        let stored = |t: &Self| (Arc::as_ptr(&t.file), t.offset, t.dtype);
+        if stored(self) == stored(other) {
+            return Ok(true);
+        }
+        let [n, k] = self.shape;
+        let step = (VALUES / k).max(1);
+        let (mut a, mut b) = (vec![0.0; step * k], vec![0.0; step * k]);
+        for first in (0..n).step_by(step) {
+            let rows = first..n.min(first + step);
+            let len = rows.len() * k;
+            self.read_rows(rows.clone(), &mut a[..len])?;
+            other.read_rows(rows, &mut b[..len])?;
+            if a[..len] != b[..len] {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn row_bytes(&self) -> u64 {

@@ -42,7 +42,8 @@ pub(crate) fn open(path: &Path) -> Result<Vec<FileTensor>, Error> {
         return Err(Error::Unsupported { path: path.into(), what, next });
     }
     let damaged = |what: String| Error::source(path, format!("damaged PyTorch file: {what}"));
-    let mut archive = Archive::read(&file).map_err(damaged)?;
+    let incomplete = |what: String| damaged(format!("{what}; is it complete?"));
+    let mut archive = Archive::read(&file).map_err(incomplete)?;
     if archive.read_file("byteorder", 16).map_err(damaged)?.is_some_and(|order| order != b"little")
     {
         let (what, next) = ("big-endian data".into(), "save it on a little-endian machine".into());
@@ -119,8 +120,10 @@ impl Archive {
             "FloatStorage" => Dtype::F32,
             "HalfStorage" => Dtype::F16,
             "BFloat16Storage" => Dtype::BF16,
+            "DoubleStorage" => Dtype::F64,
             other => {
-                return Err(fail(format!("is a {other}, expected float32, float16 or bfloat16")));
+                let what = format!("is a {other}, expected float32, float16, bfloat16 or float64");
+                return Err(fail(what));
             }
         };
         let size = dtype.bytes() as u64;

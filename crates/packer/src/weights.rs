@@ -25,6 +25,8 @@ pub(crate) struct Weights {
     names: Names,
     changes: Vec<Change>,
     slots: HashMap<Slot, Parts>,
+    /// The embedding and the output layer as stored, to find out whether they are the same matrix.
+    ends: [Option<FileTensor>; 2],
 }
 
 /// The contents of a slot: one tensor, which may stack the matrices of all experts, or one tensor per
@@ -34,7 +36,8 @@ type Parts = BTreeMap<u32, Box<dyn TensorSource>>;
 impl Weights {
     /// `path` is the folder or file named in errors about missing tensors.
     pub(crate) fn new(path: &Path, names: Names) -> Self {
-        Self { path: path.into(), names, changes: Vec::new(), slots: HashMap::new() }
+        let (changes, slots, ends) = (Vec::new(), HashMap::new(), [None, None]);
+        Self { path: path.into(), names, changes, slots, ends }
     }
 
     fn error(path: &Path, tensor: &str, what: impl Into<String>) -> Error {
@@ -45,7 +48,12 @@ impl Weights {
     pub(crate) fn insert(&mut self, tensor: FileTensor, c: &Config) -> Result<(), Error> {
         let (path, name) = tensor.name();
         let Some(Meaning { layer, roles, expert, bias }) = self.names.meaning(name) else {
-            let what = format!("is unexpected: {} models have no such weight", c.architecture);
+            let headless = self.names.meaning(&format!("model.{name}")).is_some();
+            let what = if headless {
+                HEADLESS.into()
+            } else {
+                format!("is unexpected: {} models have no such weight", c.architecture)
+            };
             return Err(Self::error(path, name, what));
         };
         let stacked = expert.is_none() && roles.iter().copied().all(is_stacked);
@@ -74,6 +82,11 @@ impl Weights {
                 Box::new(Rows { inner: tensor.clone(), rows })
             };
             parts.insert(expert.unwrap_or(0), source);
+        }
+        match roles {
+            [Role::TokenEmbd] if !bias => self.ends[0] = Some(tensor),
+            [Role::Output] if !bias => self.ends[1] = Some(tensor),
+            _ => {}
         }
         Ok(())
     }
@@ -140,6 +153,9 @@ impl Weights {
         };
         let Meaning { layer, roles, expert, bias } =
             self.names.of_adapters().meaning(name).ok_or_else(missing)?;
+        if c.tied_embeddings && roles == [Role::Output] {
+            return Err(Self::error(&path, name, TIED_OUTPUT));
+        }
         let expert = expert.unwrap_or(0);
         for (role, rows) in divide(roles, n, c) {
             let parts = self.slots.get_mut(&Slot { layer, role, bias }).ok_or_else(missing)?;
@@ -151,9 +167,31 @@ impl Weights {
         Ok(())
     }
 
-    /// Drops the output layer of a model with tied embeddings: some sources contain a copy.
-    pub(crate) fn drop_output(&mut self) {
-        self.slots.remove(&Slot { layer: None, role: Role::Output, bias: false });
+    /// Finds the output layer of a model whose config ties it to the embedding, like transformers since
+    /// version 5: of two equal matrices, or if only one of them is stored, one serves as both; an output
+    /// layer with other values is used. Returns a note for the user if the config is wrong.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub(crate) fn settle_output(&mut self, config: &mut Config) -> Result<Option<String>, Error> {
+        if !config.tied_embeddings {
+            return Ok(None);
+        }
+        if let [Some(embedding), Some(output)] = &self.ends
+            && !embedding.equals(output)?
+        {
+            config.tied_embeddings = false;
+            return Ok(Some(format!(
+                "the config says that the output layer is the embedding (tie_word_embeddings), but the \
+                 weights contain a different {:?}, which is used",
+                output.name().1
+            )));
+        }
+        let slot = |role| Slot { layer: None, role, bias: false };
+        if let Some(output) = self.slots.remove(&slot(Role::Output)) {
+            self.slots.entry(slot(Role::TokenEmbd)).or_insert(output);
+        }
+        Ok(None)
     }
 
     /// Checks that the weights are exactly those that this config implies, in the right shapes.
@@ -213,6 +251,10 @@ impl Weights {
     }
 }
 
+const HEADLESS: &str = "is named as in a model without an output layer, such as an embedding model, which \
+                        cannot generate text; use a model for text generation";
+const TIED_OUTPUT: &str = "is changed by the adapter, but in this model it is also the embedding; merge \
+                           the adapter with peft and convert the merged model";
 const OTHER_KIND: &str = "the config describes another kind of model";
 const UNEXPECTED: &str = "is unexpected: a model with this config has no such weight";
 

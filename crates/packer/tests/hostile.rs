@@ -201,8 +201,8 @@ fn damaged_safetensors() {
         with_header(&format!(r#"{{"{}":{a},"{}":{b}}}"#, names[0], names[1]), &[0; 64])
     };
     for (bytes, expected) in [
-        (vec![], "only 0 bytes long"),
-        (vec![1; 7], "only 7 bytes long"),
+        (vec![], "is empty; download it again"),
+        (vec![1; 7], "only 7 bytes long; is it complete?"),
         (u64::MAX.to_le_bytes().to_vec(), "a header of 18446744073709551615 bytes"),
         (with_header("[]", &[]), "expected an object of tensors"),
         (with_header("{\"a\":", &[]), "header: EOF"),
@@ -235,7 +235,7 @@ fn every_truncation() {
     }
     let (dir, input) = folder(|_, _| ());
     let config = std::fs::read(dir.path().join("config.json")).unwrap();
-    for len in 0..config.len() {
+    for len in 1..config.len() {
         std::fs::write(dir.path().join("config.json"), &config[..len]).unwrap();
         refused(&input, "config.json: is not a JSON object");
     }
@@ -316,7 +316,8 @@ fn folders_without_a_model() {
     refused(&input, "pytorch_model.bin: damaged PyTorch file");
     std::fs::create_dir(dir.path().join("model.safetensors")).unwrap();
     refused(&input, "is not a regular file");
-    let error = Input::detect(&dir.path().join("config.json")).unwrap_err().to_string();
+    std::fs::write(dir.path().join("notes.txt"), "x").unwrap();
+    let error = Input::detect(&dir.path().join("notes.txt")).unwrap_err().to_string();
     assert!(error.contains("neither a Hugging Face model folder nor a GGUF file"), "{error}");
     assert!(
         Input::detect(&dir.path().join("absent")).unwrap_err().to_string().contains("cannot open")

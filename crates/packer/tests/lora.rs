@@ -5,7 +5,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::gguf::GgufFile;
-use common::{ODD, Weights, check, random, safetensors};
+use common::{ODD, Shape, Weights, check, random, safetensors};
 use nanoinfer_format::{NanoFile, SectionKind};
 use nanoinfer_packer::{Input, Lora, Options, Quant, convert};
 use serde_json::{Value, json};
@@ -90,6 +90,81 @@ fn an_adapter_is_merged_from_folders_and_gguf() {
     }
 }
 
+/// Settings that leave the adapter a plain one.
+#[test]
+fn how_an_adapter_was_trained_does_not_matter() {
+    let (dir, lora) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let base = ODD.weights();
+    ODD.write(dir.path(), &base);
+    let input = Input::Folder(dir.path().into());
+    for settings in [
+        json!({"init_lora_weights": true, "use_qalora": false, "qalora_group_size": 16}),
+        json!({"init_lora_weights": "gaussian", "lora_dropout": 0.1, "layers_to_transform": [0, 1]}),
+        json!({"init_lora_weights": "eva", "eva_config": {"rho": 2.0}, "rank_pattern": {"q_proj": 3}}),
+        json!({"init_lora_weights": "orthogonal", "a_later_idea": null, "another": [], "third": ""}),
+        json!({"megatron_core": "megatron.core", "megatron_config": null, "peft_version": "0.20.0"}),
+    ] {
+        let parts = adapter(lora.path(), &MODULES, settings);
+        let nano = converted(&input, &[(lora.path().into(), 1.0)]).unwrap();
+        check(&nano, &merged(&base, &parts, 4.0));
+    }
+}
+
+#[test]
+fn a_pattern_changes_alpha_for_some_modules() {
+    let (dir, lora) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let base = ODD.weights();
+    ODD.write(dir.path(), &base);
+    let input = Input::Folder(dir.path().into());
+    let patterns =
+        json!({"q_proj": 3, "^model.layers.1.mlp.down_proj": 9, "^q_proj": 7, "2.mlp": 1});
+    let parts = adapter(lora.path(), &MODULES, json!({"alpha_pattern": patterns}));
+    let nano = converted(&input, &[(lora.path().into(), 1.0)]).unwrap();
+    let of = |module: &str| -> Weights {
+        let part = parts.iter().filter(|(name, _)| name.contains(module));
+        part.map(|(name, values)| (name.clone(), values.clone())).collect()
+    };
+    let mut expected = merged(&base, &of("q_proj"), 1.0);
+    expected = merged(&expected, &of("down_proj"), 3.0);
+    for module in ["v_proj", "lm_head"] {
+        expected = merged(&expected, &of(module), 4.0);
+    }
+    check(&nano, &expected);
+}
+
+/// DoRA: the rows of W + s · B · A get the trained norms.
+#[test]
+fn dora_rescales_rows() {
+    let (dir, lora) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let base = ODD.weights();
+    ODD.write(dir.path(), &base);
+    let gguf = dir.path().join("m.gguf");
+    std::fs::write(&gguf, GgufFile::of(&ODD, &base).bytes()).unwrap();
+    for (input, suffix) in [(Input::Folder(dir.path().into()), ""), (Input::Gguf(gguf), ".weight")]
+    {
+        let mut parts = adapter(lora.path(), &MODULES, json!({"use_dora": true}));
+        let mut expected = merged(&base, &parts, 2.0);
+        for (module, [n, k]) in MODULES {
+            let norms: Vec<f32> = (0..n).map(|i| 0.5 + i as f32 / 64.0).collect();
+            let (_, rows) = expected.get_mut(&format!("{module}.weight")).unwrap();
+            for (row, norm) in rows.chunks_exact_mut(k).zip(&norms) {
+                let sum: f64 = row.iter().map(|w| f64::from(*w) * f64::from(*w)).sum();
+                let scale = (f64::from(*norm) / sum.sqrt()) as f32;
+                row.iter_mut().for_each(|w| *w *= scale);
+            }
+            let name = format!("base_model.model.{module}.lora_magnitude_vector{suffix}");
+            parts.insert(name, (vec![n], norms));
+        }
+        std::fs::write(lora.path().join("adapter_model.safetensors"), safetensors(&parts)).unwrap();
+        check(&converted(&input, &[(lora.path().into(), 0.5)]).unwrap(), &expected);
+        let name = format!("base_model.model.lm_head.lora_magnitude_vector{suffix}");
+        parts.insert(name, (vec![3], vec![1.0; 3]));
+        std::fs::write(lora.path().join("adapter_model.safetensors"), safetensors(&parts)).unwrap();
+        let error = converted(&input, &[(lora.path().into(), 1.0)]).unwrap_err();
+        assert!(error.contains("has shape [3, 1], expected [331]"), "{error}");
+    }
+}
+
 #[test]
 fn adapters_that_cannot_be_merged_are_refused() {
     let (dir, lora) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -100,11 +175,49 @@ fn adapters_that_cannot_be_merged_are_refused() {
     for (settings, expected) in [
         (json!({"peft_type": "IA3"}), "an adapter of type \"IA3\" is not supported"),
         (json!({"peft_type": null}), "peft_type is missing"),
-        (json!({"use_dora": true}), "an adapter with use_dora true"),
+        (json!({"use_dora": true}), "does not match adapter_config.json: use_dora is true for"),
+        (
+            json!({"init_lora_weights": "pissa"}),
+            "init_lora_weights \"pissa\", which changes the base",
+        ),
+        (
+            json!({"init_lora_weights": "pissa_niter_16"}),
+            "path_initial_model_for_weight_conversion",
+        ),
+        (json!({"init_lora_weights": "olora"}), "init_lora_weights \"olora\""),
+        (json!({"init_lora_weights": "corda"}), "init_lora_weights \"corda\""),
+        (json!({"init_lora_weights": "loftq"}), "init_lora_weights \"loftq\""),
+        (json!({"init_lora_weights": 1}), "init_lora_weights 1"),
+        (
+            json!({"alora_invocation_tokens": [5, 6]}),
+            "alora_invocation_tokens [5,6] is not supported; its",
+        ),
+        (json!({"use_qalora": true}), "use_qalora true"),
+        (json!({"lora_bias": true}), "lora_bias true"),
+        (json!({"kasa_config": {"beta": 1}}), "kasa_config {\"beta\":1}"),
+        (json!({"target_parameters": ["mlp.experts.down_proj"]}), "target_parameters"),
+        (json!({"layer_replication": [[0, 2]]}), "layer_replication"),
+        (json!({"trainable_token_indices": [3]}), "trainable_token_indices [3]"),
+        (
+            json!({"a_later_idea": "on"}),
+            "an adapter with a_later_idea \"on\" is not supported; merge",
+        ),
+        (json!({"a_later_idea": 0.5}), "a_later_idea 0.5"),
         (json!({"fan_in_fan_out": true}), "fan_in_fan_out true"),
         (json!({"bias": "all"}), "bias \"all\""),
         (json!({"modules_to_save": ["lm_head"]}), "modules_to_save [\"lm_head\"]"),
-        (json!({"alpha_pattern": {"q_proj": 3}}), "alpha_pattern"),
+        (
+            json!({"alpha_pattern": {".*_proj": 3}}),
+            "regular expression \".*_proj\" in alpha_pattern",
+        ),
+        (
+            json!({"alpha_pattern": {"q_proj": 1, "self_attn.q_proj": 2}}),
+            "several alpha_pattern entries",
+        ),
+        (
+            json!({"alpha_pattern": {"q_proj": "x"}}),
+            "alpha_pattern.q_proj is \"x\", expected a number",
+        ),
         (json!({"lora_alpha": null}), "lora_alpha is missing"),
     ] {
         adapter(lora.path(), &MODULES, settings);
@@ -119,12 +232,28 @@ fn adapters_that_cannot_be_merged_are_refused() {
         adapter(lora.path(), &[module], json!({}));
         assert!(error().contains(expected), "{} does not contain {expected}", error());
     }
+    let tied = tempfile::tempdir().unwrap();
+    let shape = Shape { tied: true, ..ODD };
+    shape.write(tied.path(), &shape.weights());
+    adapter(lora.path(), &MODULES, json!({}));
+    let loras = [(lora.path().into(), 1.0)];
+    let message = converted(&Input::Folder(tied.path().into()), &loras).unwrap_err();
+    assert!(
+        message.contains("lm_head.weight\": is changed by the adapter, but in this"),
+        "{message}"
+    );
     let mut weights = adapter(lora.path(), &MODULES, json!({}));
     let path = lora.path().join("adapter_model.safetensors");
     let b = weights.remove("base_model.model.lm_head.lora_B.weight").unwrap();
     std::fs::write(&path, safetensors(&weights)).unwrap();
     assert!(error().contains("has only one of lora_A and lora_B for lm_head"), "{}", error());
-    weights.insert("base_model.model.lm_head.lora_magnitude_vector".into(), b);
+    let vector = |n| (vec![n], vec![1.0; n]);
+    weights.insert("base_model.model.lm_head.lora_B.weight".into(), b.clone());
+    weights.insert("base_model.model.lm_head.lora_magnitude_vector".into(), vector(331));
+    std::fs::write(&path, safetensors(&weights)).unwrap();
+    assert!(error().contains("use_dora is false for lm_head"), "{}", error());
+    weights.remove("base_model.model.lm_head.lora_magnitude_vector");
+    weights.insert("base_model.model.lm_head.lora_embedding_B".into(), b);
     std::fs::write(&path, safetensors(&weights)).unwrap();
     assert!(error().contains("is neither lora_A nor lora_B"), "{}", error());
     std::fs::remove_file(&path).unwrap();

@@ -220,7 +220,8 @@ fn the_unchanged_file_is_accepted() {
 fn invalid_tensors_are_refused() {
     let n = || norm("FloatStorage", &[20]);
     for (stored, expected) in [
-        (norm("DoubleStorage", &[20]), "is a DoubleStorage"),
+        (norm("LongStorage", &[20]), "is a LongStorage"),
+        (norm("DoubleStorage", &[20]), "in data/"),
         (norm("HalfStorage", &[20]), "in data/"),
         (Stored { offset: 1, ..n() }, "ends at value 21 of 20"),
         (Stored { offset: u64::MAX >> 1, ..n() }, "of 20 in data/"),
@@ -250,8 +251,9 @@ fn files_that_are_not_pytorch_archives() {
     .concat();
     for (bytes, expected) in [
         (legacy, "the file format of PyTorch before 1.6 is not supported; load it"),
-        (Vec::new(), "damaged PyTorch file"),
+        (Vec::new(), "is empty; download it again"),
         (b"PK\x03\x04".repeat(50), "damaged PyTorch file"),
+        (valid[..valid.len() - 9].to_vec(), "is it complete?"),
     ] {
         std::fs::write(&path, bytes).unwrap();
         refused(&input, expected);

@@ -34,6 +34,9 @@ pub enum Error {
         /// What is wrong with it and what was expected.
         what: String,
     },
+    /// A SentencePiece model (`tokenizer.model`) is damaged or of an unsupported kind.
+    #[error("SentencePiece model: {0}; use the model's tokenizer.json instead")]
+    SentencePiece(String),
     /// The chat template does not parse, raises an exception, or exceeds its limits.
     #[error("chat template: {0}")]
     Template(String),

@@ -14,7 +14,8 @@
 //! - [`StopMatcher`] finds stop strings in streamed text.
 //! - [`ChatTemplate`], [`ChatText`] and [`encode_chat`] turn a conversation into ids; user input cannot
 //!   forge a control token.
-//! - [`tokenizer_json_from_gguf`] builds a `tokenizer.json` from the metadata of a GGUF file.
+//! - [`tokenizer_json_from_gguf`] builds a `tokenizer.json` from the metadata of a GGUF file, and
+//!   [`tokenizer_json_from_sentencepiece`] from SentencePiece's `tokenizer.model`.
 //! - [`terminal_safe`] escapes model output for a terminal.
 //!
 //! Only BPE is supported, both GPT-2's byte-level variant and SentencePiece's. Decoder models use these;
@@ -33,6 +34,7 @@ mod json;
 mod meter;
 mod normalize;
 mod pre;
+mod sentencepiece;
 mod split;
 mod stop;
 mod stream;
@@ -48,6 +50,7 @@ pub use encode_chat::{ChatText, encode_chat};
 pub use error::Error;
 pub use gguf::{GgufVocab, tokenizer_json_from_gguf};
 pub use pre::pre_tokenizer_names;
+pub use sentencepiece::tokenizer_json_from_sentencepiece;
 pub use stop::{StopMatcher, StopStep};
 pub use stream::TextStream;
 pub use terminal::terminal_safe;

@@ -15,7 +15,8 @@ use crate::hf_cache::{WEIGHTS, shards};
 use crate::{Error, Fetch, Fetched, HubId, Published, Status, StatusFn};
 
 /// Files that are used if present, in addition to the weights.
-const SIDE_FILES: [&str; 6] = [
+const SIDE_FILES: [&str; 7] = [
+    "added_tokens.json",
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -23,6 +24,9 @@ const SIDE_FILES: [&str; 6] = [
     "chat_template.jinja",
     "chat_template.json",
 ];
+/// Files that describe the tokenizer of a model without `tokenizer.json`.
+const OLD_TOKENIZER: [&str; 4] =
+    ["tokenizer.model", "vocab.json", "merges.txt", "special_tokens_map.json"];
 /// Maximum size of a side file; the tokenizer of a 256k vocabulary takes 35 MB.
 const MAX_SIDE_FILE: u64 = 256 << 20;
 /// Maximum size of a shard; the hub itself rejects files over 500 GB.
@@ -116,7 +120,8 @@ impl Fetching<'_> {
         let Some((one, extension, index)) = weights.filter(|_| has("config.json")) else {
             return Err(self.error(self.no_weights(has("config.json"))));
         };
-        for name in SIDE_FILES.into_iter().filter(|name| has(name)) {
+        let old = OLD_TOKENIZER.into_iter().filter(|_| !has("tokenizer.json"));
+        for name in SIDE_FILES.into_iter().chain(old).filter(|name| has(name)) {
             self.file(name, MAX_SIDE_FILE, status)?;
         }
         if has(one) {
@@ -134,7 +139,16 @@ impl Fetching<'_> {
                 "has only GGUF weights ({n} files); choose one, such as {repo}:{first}"
             );
         }
-        if has_config {
+        if self.commit.file("adapter_config.json").is_some() {
+            "is a LoRA adapter, not a model; download it, and convert its base model with it merged"
+                .into()
+        } else if self.commit.file("model_index.json").is_some() {
+            "is a diffusion pipeline, which generates images, not text; choose a language model"
+                .into()
+        } else if self.commit.file("params.json").is_some() {
+            "has its author's own format (params.json); look for a copy in Hugging Face's format"
+                .into()
+        } else if has_config {
             "has neither safetensors nor PyTorch weights; look for a converted copy".into()
         } else {
             "has no config.json, so it is not a transformers model".into()

@@ -1,13 +1,15 @@
 //! Lists and removes cache entries.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::Store;
-use crate::Error;
 use crate::folder::{files_in, folders_in};
+use crate::local::source_name;
 use crate::names::safe_name;
+use crate::{Error, ModelRef};
 
 /// A file in the cache.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -19,10 +21,14 @@ pub struct Entry {
     pub model: String,
     /// `q8`, `f32`, or `source` for a downloaded file.
     pub kind: String,
+    /// What the model was converted from: a path, a hub id or an alias; empty if unknown.
+    pub source: String,
     /// Size of the file.
     pub bytes: u64,
     /// Modification time in seconds since 1970.
     pub made: u64,
+    /// Time of the last use in seconds since 1970.
+    pub used: u64,
     /// Path of the file.
     pub path: PathBuf,
 }
@@ -42,13 +48,23 @@ impl Store {
             let mut parts = stem.rsplitn(3, '-').skip(1); // the key
             let kind = parts.next().unwrap_or("?");
             let model = parts.next().unwrap_or(stem);
-            entries.extend(Entry::of(&path, stem, model, kind));
+            let Some(mut entry) = Entry::of(&path, stem, model, kind) else { continue };
+            entry.source = self.source_of(&path).unwrap_or_default();
+            entry.used = entry.made.max(self.last_use(&path).map_or(0, seconds));
+            entries.push(entry);
         }
+        let last_use = |model: &str, entries: &[Entry]| {
+            entries.iter().filter(|e| e.model == model).map(|e| e.used).max().unwrap_or(0)
+        };
         for folder in folders_in(&self.root.join("sources"))? {
             let alias = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let used = last_use(&alias, &entries);
             for path in files_in(&folder)? {
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                entries.extend(Entry::of(&path, &name, &alias, "source"));
+                let Some(mut entry) = Entry::of(&path, &name, &alias, "source") else { continue };
+                entry.source.clone_from(&alias);
+                entry.used = entry.made.max(used);
+                entries.push(entry);
             }
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
@@ -62,24 +78,60 @@ impl Store {
     /// The cache cannot be read.
     pub fn converted(&self, name: &str) -> Result<Option<PathBuf>, Error> {
         let entry = self.list()?.into_iter().find(|e| e.kind != "source" && e.name == name);
-        Ok(entry.map(|e| e.path))
+        Ok(entry.map(|e| {
+            self.record_use(&e.path, None);
+            e.path
+        }))
     }
 
-    /// Removes the entry with this name, or all entries of the model with this name.
+    /// Removes the entry with this name or path, or all entries of the model with this name, path, hub
+    /// id or alias.
     ///
     /// # Errors
     /// No such entry exists, or it cannot be removed.
-    pub fn remove(&self, name: &str) -> Result<Vec<Entry>, Error> {
+    pub fn remove(&self, name: &(impl AsRef<OsStr> + ?Sized)) -> Result<Vec<Entry>, Error> {
+        let name = name.as_ref();
+        let (text, path) = (name.to_string_lossy(), Path::new(name));
+        let model = safe_name(&text); // also accepts a hub id
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
+        let full = path.canonicalize().unwrap_or_else(|_| absolute.clone());
+        let given = ModelRef::parse(name).ok().map(|model| source_name(&model));
+        let is_meant = |e: &Entry| {
+            let source = |s: &str| !s.is_empty() && e.source == s;
+            e.name == text
+                || e.model == model
+                || source(&text)
+                || given.as_deref().is_some_and(source)
+                || absolute.to_str().is_some_and(source)
+                || [&absolute, &full].contains(&&e.path)
+        };
         let mut entries = self.list()?;
-        let model = safe_name(name); // also accepts a hub id
-        entries.retain(|e| e.name == name || e.model == model);
+        entries.retain(is_meant);
         if entries.is_empty() {
-            return Err(Error::NoEntry { name: name.into() });
+            return Err(Error::NoEntry { name: text.into_owned() });
         }
-        for entry in &entries {
-            fs::remove_file(&entry.path).map_err(Error::io(&entry.path, "cannot remove"))?;
-        }
+        self.remove_all(&entries)?;
         Ok(entries)
+    }
+
+    /// Removes the entries that were not used for this time, and returns them.
+    ///
+    /// # Errors
+    /// An entry cannot be removed.
+    pub fn remove_unused(&self, time: Duration) -> Result<Vec<Entry>, Error> {
+        let now = seconds(SystemTime::now());
+        let mut entries = self.list()?;
+        entries.retain(|e| now.saturating_sub(e.used) >= time.as_secs());
+        self.remove_all(&entries)?;
+        Ok(entries)
+    }
+
+    fn remove_all(&self, entries: &[Entry]) -> Result<(), Error> {
+        for entry in entries {
+            fs::remove_file(&entry.path).map_err(Error::io(&entry.path, "cannot remove"))?;
+            self.forget(&entry.path);
+        }
+        Ok(())
     }
 }
 
@@ -87,14 +139,21 @@ impl Entry {
     /// `None` if the file has been removed in the meantime.
     fn of(path: &Path, name: &str, model: &str, kind: &str) -> Option<Self> {
         let meta = fs::metadata(path).ok()?;
-        let made = meta.modified().ok().and_then(|t| t.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let made = meta.modified().map_or(0, seconds);
         Some(Self {
             name: name.into(),
             model: model.into(),
             kind: kind.into(),
+            source: String::new(),
             bytes: meta.len(),
-            made: made.map_or(0, |d| d.as_secs()),
+            made,
+            used: made,
             path: path.into(),
         })
     }
+}
+
+/// Seconds since 1970.
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }

@@ -10,7 +10,6 @@ use super::file::Gguf;
 use super::keys::Keys;
 use super::metadata::Metadata;
 use super::split;
-use crate::Error;
 use crate::description::{Biases, Description};
 use crate::family::{self, GgufSpelling};
 use crate::model::{Model, check_generation};
@@ -18,6 +17,7 @@ use crate::rope::{RopeSpec, Scaling, Yarn, yarn_magnitude};
 use crate::source::{FileTensor, TensorSource};
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
+use crate::{Error, purpose};
 
 /// RoPE frequency factors: tensors that are not weights.
 const ROPE_TENSORS: [&str; 3] =
@@ -26,6 +26,7 @@ const ROPE_TENSORS: [&str; 3] =
 /// Reads everything except the values of the weights.
 pub(crate) fn open(path: &Path) -> Result<Model, Error> {
     let Gguf { metadata, tensors, files } = split::open(path)?;
+    purpose::check_gguf(&metadata)?;
     let architecture = metadata.str("general.architecture")?.unwrap_or("nothing");
     let spelling = family::gguf(architecture).map_err(|supported| {
         let what = format!("architecture {architecture:?}");

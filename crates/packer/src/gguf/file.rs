@@ -100,7 +100,7 @@ fn head(r: &mut Reader) -> Result<(u64, u64), Error> {
 
 /// Known formats that are not supported: lattice and ternary formats below 4 bits, and ggml's
 /// internal formats.
-const UNSUPPORTED: [(u32, &str); 15] = [
+const UNSUPPORTED: [(u32, &str); 14] = [
     (9, "Q8_1"),
     (15, "Q8_K"),
     (16, "IQ2_XXS"),
@@ -112,7 +112,6 @@ const UNSUPPORTED: [(u32, &str); 15] = [
     (24, "I8"),
     (25, "I16"),
     (26, "I32"),
-    (28, "F64"),
     (29, "IQ1_M"),
     (34, "TQ1_0"),
     (35, "TQ2_0"),
@@ -192,7 +191,9 @@ impl Reader<'_> {
         const AHEAD: u64 = 1 << 18;
         let left = self.file.len - self.at;
         if n as u64 > left {
-            return Err(self.damaged(format!("expected {n} more bytes, found {left}")));
+            return Err(
+                self.damaged(format!("expected {n} more bytes, found {left}; is it complete?"))
+            );
         }
         if self.at + n as u64 > self.buffer_at + self.buffer.len() as u64 {
             self.buffer.resize(left.min(AHEAD.max(n as u64)) as usize, 0);

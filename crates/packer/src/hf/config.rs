@@ -5,17 +5,22 @@ use nanoinfer_format::{Activation, Config};
 
 use super::rope::{rope, rope_settings, rotary_dim};
 use super::settings::Settings;
-use crate::Error;
 use crate::description::{Biases, Description};
 use crate::family::{self, HfSpelling};
 use crate::rope::{RopeSpec, Scaling};
+use crate::{Error, purpose};
 
 /// Reads the settings; absent settings get transformers' defaults for the architecture.
 pub(crate) fn describe(c: &Settings) -> Result<Description, Error> {
     let model_type = c.need("model_type", c.str("model_type")?)?;
     let spelling = family::hugging_face(model_type).map_err(|supported| {
-        c.unsupported(format!("architecture {model_type:?}"), &format!("supported: {supported}"))
+        let purpose = purpose::of_model(c).map_or(String::new(), |p| format!(" ({p})"));
+        let what = format!("architecture {model_type:?}{purpose}");
+        c.unsupported(what, &format!("supported: {supported}"))
     })?;
+    if let Some(class) = purpose::of_class(c) {
+        return Err(c.unsupported(class, "use a model for text generation"));
+    }
     refuse_quantized(c)?;
     let mut d = common(c, spelling)?;
     (spelling.adapt)(c, &mut d)?;
@@ -72,8 +77,12 @@ fn refuse_quantized(c: &Settings) -> Result<(), Error> {
         None => c.object("compression_config")?,
         given => given,
     };
-    let Some(q) = stated else { return Ok(()) };
-    let method = q.str("quant_method")?.unwrap_or("an unnamed method");
+    let mlx = c.get("quantization").is_some_and(|q| q.get("bits").is_some());
+    let method = match &stated {
+        _ if mlx => "MLX",
+        None => return Ok(()),
+        Some(q) => q.str("quant_method")?.unwrap_or("an unnamed method"),
+    };
     let what = format!("a model quantized with {method:?}");
     Err(c
         .unsupported(what, "convert the original model (f32, f16 or bf16) or a GGUF version of it"))

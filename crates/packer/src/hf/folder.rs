@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::config::describe;
 use super::settings::{Settings, read_text};
+use super::vocabulary;
 use crate::model::{Model, check_generation};
 use crate::source::FileTensor;
 use crate::tokenizer::Tokenizer;
@@ -23,7 +24,7 @@ pub(crate) fn open(folder: &Path) -> Result<Model, Error> {
     }
     let settings = Settings::read(&path)?;
     let described = describe(&settings)?;
-    let config = described.config;
+    let mut config = described.config;
     let Shards { files: shards, index, open } = shards(folder)?;
     let mut weights = Weights::new(folder, described.names);
     for shard in &shards {
@@ -31,20 +32,25 @@ pub(crate) fn open(folder: &Path) -> Result<Model, Error> {
             weights.insert(tensor, &config)?;
         }
     }
-    if config.tied_embeddings {
-        weights.drop_output();
-    }
+    let notes = weights.settle_output(&mut config)?.into_iter().collect();
     weights.check(&config, described.biases)?;
     weights.change(described.changes);
 
     let mut files = Files { folder, used: vec![path] };
+    let tokenizer_config = files.settings("tokenizer_config.json")?;
     let tokenizer = match files.optional("tokenizer.json") {
         Some(path) => {
             Some(Tokenizer::new(&path, read_text(&path)?.into_bytes(), config.vocab_size)?)
         }
-        None => None,
+        None => match vocabulary::build(folder, &settings, tokenizer_config.as_ref())? {
+            Some(built) => {
+                let tokenizer = Tokenizer::new(&built.files[0], built.json, config.vocab_size)?;
+                files.used.extend(built.files);
+                Some(tokenizer)
+            }
+            None => None,
+        },
     };
-    let tokenizer_config = files.settings("tokenizer_config.json")?;
     let generation_config = files.settings("generation_config.json")?;
     let chat_template = chat_template(&mut files, tokenizer_config.as_ref())?;
     let own_bos = tokenizer.as_ref().and_then(|t| t.bos);
@@ -62,7 +68,7 @@ pub(crate) fn open(folder: &Path) -> Result<Model, Error> {
         tokenizer,
         chat_template,
         kind: "hf-folder",
-        notes: Vec::new(),
+        notes,
         files,
     })
 }
@@ -103,11 +109,20 @@ pub(crate) struct Shards {
 /// Lists the tensors of a weight file.
 pub(crate) type Open = fn(&Path) -> Result<Vec<FileTensor>, Error>;
 
-/// Prefers safetensors: in a folder with both formats, the PyTorch files are the older copy.
+/// The formats, in order of preference: in a folder with both, the PyTorch files are the older copy.
+const WEIGHTS: [(&str, Open); 2] =
+    [("model.safetensors", safetensors::open), ("pytorch_model.bin", torch::open)];
+
+/// Whether a folder has a weight file, or an index of weight files, in a supported format.
+pub(crate) fn has_weights(folder: &Path) -> bool {
+    let exists = |name: String| folder.join(name).exists();
+    WEIGHTS
+        .iter()
+        .any(|(single, _)| exists((*single).to_owned()) || exists(format!("{single}.index.json")))
+}
+
 fn shards(folder: &Path) -> Result<Shards, Error> {
-    let kinds: [(&str, Open); 2] =
-        [("model.safetensors", safetensors::open), ("pytorch_model.bin", torch::open)];
-    for (single, open) in kinds {
+    for (single, open) in WEIGHTS {
         let path = folder.join(single);
         if path.exists() {
             return Ok(Shards { files: vec![path], index: None, open });
@@ -117,7 +132,8 @@ fn shards(folder: &Path) -> Result<Shards, Error> {
             return Ok(Shards { files: listed(folder, &index)?, index: Some(index), open });
         }
     }
-    let what = "has neither model.safetensors nor pytorch_model.bin, nor a shard index";
+    let what = "has neither model.safetensors nor pytorch_model.bin, nor a shard index; is the download \
+                complete?";
     Err(Error::source(folder, what))
 }
 

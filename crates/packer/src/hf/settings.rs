@@ -19,8 +19,19 @@ pub(crate) struct Settings {
     map: Map<String, Value>,
 }
 
-/// Reads a text file of at most [`MAX_TEXT`] bytes.
+/// Reads a text file of at most [`MAX_TEXT`] bytes, without a byte order mark.
 pub(crate) fn read_text(path: &Path) -> Result<String, Error> {
+    let mut bytes = read_bytes(path)?;
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err(Error::source(path, "is UTF-16 text, expected UTF-8; save it as UTF-8"));
+    }
+    let mark = if bytes.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
+    bytes.drain(..mark);
+    String::from_utf8(bytes).map_err(|e| Error::source(path, format!("is not UTF-8: {e}")))
+}
+
+/// Reads a file of at most [`MAX_TEXT`] bytes.
+pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>, Error> {
     let file = SourceFile::open(path)?;
     if file.len > MAX_TEXT {
         let what = format!("is {} bytes long, expected at most {MAX_TEXT}", file.len);
@@ -28,20 +39,27 @@ pub(crate) fn read_text(path: &Path) -> Result<String, Error> {
     }
     let mut bytes = vec![0; file.len as usize];
     file.read_at(0, &mut bytes)?;
-    String::from_utf8(bytes).map_err(|e| Error::source(path, format!("is not UTF-8: {e}")))
+    Ok(bytes)
 }
 
 impl Settings {
     /// Reads a file that contains one JSON object.
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
-        let map = serde_json::from_str(&read_text(path)?)
-            .map_err(|e| Error::source(path, format!("is not a JSON object: {e}")))?;
+        let map = serde_json::from_str(&read_text(path)?).map_err(|e| {
+            let next = if e.is_eof() { "; is the file complete?" } else { "" };
+            Error::source(path, format!("is not a JSON object: {e}{next}"))
+        })?;
         Ok(Self { path: path.into(), within: String::new(), map })
     }
 
     /// All settings, with their values as JSON, truncated if long.
     pub(crate) fn entries(&self) -> Vec<(String, String)> {
         self.map.iter().map(|(key, value)| (key.clone(), shown(value))).collect()
+    }
+
+    /// The names of all settings.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.map.keys().map(String::as_str)
     }
 
     pub(crate) fn path(&self) -> &Path {

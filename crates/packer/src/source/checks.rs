@@ -14,9 +14,10 @@ pub(crate) fn is_ignored(name: &str) -> bool {
 /// Rejects a tensor that only quantized checkpoints contain, and names the quantization method: the
 /// checkpoint's `config.json` may not mention it.
 pub(crate) fn refuse_quantized(path: &Path, name: &str) -> Result<(), Error> {
-    const MADE_BY: [(&str, &str); 9] = [
+    const MADE_BY: [(&str, &str); 10] = [
         (".qweight", "GPTQ or AWQ"),
         (".qzeros", "GPTQ or AWQ"),
+        (".scales", "MLX, GPTQ or AWQ"),
         (".g_idx", "GPTQ"),
         (".weight_packed", "compressed-tensors"),
         (".weight_scale", "compressed-tensors or FP8"),

@@ -60,6 +60,11 @@ impl GgufFile {
     }
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
+        self.bytes_of(0, |v| v.to_le_bytes().to_vec())
+    }
+
+    /// The file with all tensors of this ggml type, whose values `encode` writes.
+    pub(crate) fn bytes_of(&self, kind: u32, encode: impl Fn(f32) -> Vec<u8>) -> Vec<u8> {
         let mut out = b"GGUF".to_vec();
         out.extend(3u32.to_le_bytes());
         out.extend((self.tensors.len() as u64).to_le_bytes());
@@ -73,9 +78,9 @@ impl GgufFile {
             string(&mut out, name);
             out.extend((dims.len() as u32).to_le_bytes());
             out.extend(dims.iter().flat_map(|d| d.to_le_bytes()));
-            out.extend(0u32.to_le_bytes());
+            out.extend(kind.to_le_bytes());
             out.extend((data.len() as u64).to_le_bytes());
-            data.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+            data.extend(values.iter().flat_map(|v| encode(*v)));
             data.resize(data.len().next_multiple_of(32), 0);
         }
         out.resize(out.len().next_multiple_of(32), 0);
