@@ -5,6 +5,7 @@ mod file;
 mod keys;
 mod metadata;
 mod split;
+mod text;
 
 pub(crate) use config::open;
 pub(crate) use keys::Keys;

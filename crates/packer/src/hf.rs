@@ -1,10 +1,13 @@
 //! Hugging Face model folders: `config.json`, weights, tokenizer, chat template.
 
 mod config;
+mod files;
 mod folder;
 mod layers;
 mod rope;
 mod settings;
+mod special;
+mod text;
 mod vocabulary;
 
 pub(crate) use folder::{Open, has_weights, look, open};

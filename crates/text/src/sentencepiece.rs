@@ -31,6 +31,7 @@ pub fn tokenizer_json_from_sentencepiece(model: &[u8], add_bos: bool) -> Result<
         add_space_prefix: model.dummy_prefix,
         bos: id(model.bos).filter(|_| add_bos),
         unk: id(model.unk),
+        strips_space: false,
     })
 }
 

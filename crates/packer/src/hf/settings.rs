@@ -62,6 +62,11 @@ impl Settings {
         self.map.keys().map(String::as_str)
     }
 
+    /// The JSON object, including settings that are `null`.
+    pub(super) fn map(&self) -> &Map<String, Value> {
+        &self.map
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

@@ -142,6 +142,7 @@ fn gpt2(
         add_space_prefix: false,
         bos: None,
         unk: None,
+        strips_space: false,
     })
     .map_err(|source| Error::Text { path: folder.into(), source })?;
     Ok(Built { json, files: vec![vocab, merges] })
