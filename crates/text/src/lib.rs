@@ -14,6 +14,7 @@
 //! - [`StopMatcher`] finds stop strings in streamed text.
 //! - [`ChatTemplate`], [`ChatText`] and [`encode_chat`] turn a conversation into ids; user input cannot
 //!   forge a control token.
+//! - [`named_template`] has the well-known chat formats, for models without a template.
 //! - [`tokenizer_json_from_gguf`] builds a `tokenizer.json` from the metadata of a GGUF file.
 //! - [`terminal_safe`] escapes model output for a terminal.
 //!
@@ -31,6 +32,7 @@ mod instrument;
 mod jinja;
 mod json;
 mod meter;
+mod named_templates;
 mod normalize;
 mod pre;
 mod split;
@@ -47,6 +49,7 @@ pub use chat::{ChatTemplate, Message};
 pub use encode_chat::{ChatText, encode_chat};
 pub use error::Error;
 pub use gguf::{GgufVocab, tokenizer_json_from_gguf};
+pub use named_templates::{named_template, template_names};
 pub use pre::pre_tokenizer_names;
 pub use stop::{StopMatcher, StopStep};
 pub use stream::TextStream;
