@@ -21,7 +21,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
 use crate::added::Policy;
-use crate::{ChatTemplate, Error, Message, Tokenizer};
+use crate::{ChatInput, ChatTemplate, Error, Message, Tokenizer};
 
 /// Renders and encodes a conversation; see [`ChatTemplate::render`] for `add_generation_prompt`.
 /// Control tokens come only from the template, never from contents.
@@ -49,25 +49,36 @@ impl ChatText {
     /// Renders a conversation; see [`ChatTemplate::render`] for `add_generation_prompt`.
     ///
     /// # Errors
-    /// [`Error::Template`] as for rendering, and [`Error::Message`] if a role contains a control-token
-    /// string or the contents leave too few private-use characters unused.
+    /// As for [`ChatText::render_input`].
     pub fn render(
         tokenizer: &Tokenizer,
         template: &ChatTemplate,
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<Self, Error> {
+        let input = ChatInput::from_messages(messages, add_generation_prompt);
+        Self::render_input(tokenizer, template, &input)
+    }
+
+    /// Renders an input, adapted to the template as by [`ChatTemplate::render`]. Names (roles, types, keys
+    /// and the values of variables) are not masked, as templates compare them.
+    ///
+    /// # Errors
+    /// [`Error::Template`] as for rendering, and [`Error::Message`] if a name contains a control-token
+    /// string or the texts leave too few private-use characters unused.
+    pub fn render_input(
+        tokenizer: &Tokenizer,
+        template: &ChatTemplate,
+        input: &ChatInput,
+    ) -> Result<Self, Error> {
         let specials: Vec<&str> = tokenizer.specials().collect();
-        let names_control = |m: &Message| specials.iter().any(|s| m.role.contains(s));
-        if let Some(index) = messages.iter().position(names_control) {
-            return Err(Error::Message { index, what: "the role contains a control token" });
+        let is_control = |name: &str| specials.iter().any(|s| name.contains(s));
+        if let Some(index) = input.find_name(&is_control) {
+            return Err(Error::Message { index, what: "a role or name contains a control token" });
         }
-        let masks = Masks::new(&specials, messages)?;
-        let render = |mask: &dyn Fn(&str) -> String| {
-            let masked: Vec<Message> =
-                messages.iter().map(|m| Message::new(&*m.role, mask(&m.content))).collect();
-            template.render(&masked, add_generation_prompt)
-        };
+        let input = template.adapt(input);
+        let masks = Masks::new(&specials, &input)?;
+        let render = |mask: &dyn Fn(&str) -> String| template.render_input(&input.map_texts(mask));
         let mut text = render(&|content| masks.mask_first(content, &specials))?;
         let safe = render(&|content| masks.mask_all(content))?;
         if tokenizer.control_tokens(&text) != tokenizer.control_tokens(&safe) {
@@ -110,18 +121,14 @@ struct Masks {
 }
 
 impl Masks {
-    fn new(specials: &[&str], messages: &[Message]) -> Result<Self, Error> {
+    fn new(specials: &[&str], input: &ChatInput) -> Result<Self, Error> {
         // Whitespace is not masked, so that templates can trim it; control tokens contain other
         // characters too.
         let chars = specials.iter().flat_map(|s| s.chars()).filter(|c| !c.is_whitespace());
         let chars: BTreeSet<char> = chars.collect();
         let is_private = |c: &char| matches!(c, '\u{f0000}'..='\u{10ffff}');
-        let used: BTreeSet<char> = messages
-            .iter()
-            .flat_map(|m| m.content.chars())
-            .chain(chars.iter().copied())
-            .filter(is_private)
-            .collect();
+        let mut used: BTreeSet<char> = chars.iter().copied().filter(is_private).collect();
+        input.visit_texts(&mut |text| used.extend(text.chars().filter(is_private)));
         let mut free = ('\u{f0000}'..='\u{ffffd}').filter(|c| !used.contains(c));
         let masks: HashMap<char, char> = chars.iter().copied().zip(&mut free).collect();
         if masks.len() < chars.len() {

@@ -12,8 +12,8 @@
 //!   derived from it loads in under a millisecond.
 //! - [`build_vocab`] builds a table that [`Vocab`] reads in place and [`TextStream`] decodes with.
 //! - [`StopMatcher`] finds stop strings in streamed text.
-//! - [`ChatTemplate`], [`ChatText`] and [`encode_chat`] turn a conversation into ids; user input cannot
-//!   forge a control token.
+//! - [`ChatTemplate`], [`ChatText`] and [`encode_chat`] turn a conversation (plain [`Message`]s, or a
+//!   [`ChatInput`] with tools) into ids; user input cannot forge a control token.
 //! - [`named_template`] has the well-known chat formats, for models without a template.
 //! - [`tokenizer_json_from_gguf`] builds a `tokenizer.json` from the metadata of a GGUF file.
 //! - [`terminal_safe`] escapes model output for a terminal.
@@ -25,6 +25,7 @@ mod added;
 mod bpe;
 mod bytes;
 mod chat;
+mod chat_input;
 mod encode_chat;
 mod error;
 mod gguf;
@@ -46,6 +47,7 @@ mod vocab_build;
 mod wire;
 
 pub use chat::{ChatTemplate, Message};
+pub use chat_input::ChatInput;
 pub use encode_chat::{ChatText, encode_chat};
 pub use error::Error;
 pub use gguf::{GgufVocab, tokenizer_json_from_gguf};
