@@ -18,7 +18,7 @@
 //! equal those of the common approach.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use crate::added::Policy;
 use crate::{ChatInput, ChatTemplate, Error, Message, Tokenizer};
@@ -43,6 +43,7 @@ pub fn encode_chat(
 pub struct ChatText {
     text: String,
     masked: Vec<Range<usize>>, // ascending
+    system_moved: bool,
 }
 
 impl ChatText {
@@ -76,6 +77,7 @@ impl ChatText {
         if let Some(index) = input.find_name(&is_control) {
             return Err(Error::Message { index, what: "a role or name contains a control token" });
         }
+        let system_moved = input.has_system() && !template.has_system_role();
         let input = template.adapt(input);
         let masks = Masks::new(&specials, &input)?;
         let render = |mask: &dyn Fn(&str) -> String| template.render_input(&input.map_texts(mask));
@@ -85,12 +87,17 @@ impl ChatText {
             text = safe;
         }
         let (text, masked) = masks.unmask(&text);
-        Ok(Self { text, masked })
+        Ok(Self { text, masked, system_moved })
     }
 
     /// The rendered text.
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// Whether system messages were put before user messages because the template has no system role.
+    pub const fn system_moved(&self) -> bool {
+        self.system_moved
     }
 
     /// Whether the first `len` bytes and their protected ranges are equal, so that both share the tokens
@@ -113,6 +120,9 @@ impl ChatText {
     }
 }
 
+/// The characters that masks are chosen from: a plane for private use.
+pub(crate) const MASKS: RangeInclusive<char> = '\u{f0000}'..='\u{ffffd}';
+
 /// Maps every character of a control token to a private-use placeholder.
 struct Masks {
     masks: HashMap<char, char>,
@@ -129,7 +139,7 @@ impl Masks {
         let is_private = |c: &char| matches!(c, '\u{f0000}'..='\u{10ffff}');
         let mut used: BTreeSet<char> = chars.iter().copied().filter(is_private).collect();
         input.visit_texts(&mut |text| used.extend(text.chars().filter(is_private)));
-        let mut free = ('\u{f0000}'..='\u{ffffd}').filter(|c| !used.contains(c));
+        let mut free = MASKS.filter(|c| !used.contains(c));
         let masks: HashMap<char, char> = chars.iter().copied().zip(&mut free).collect();
         if masks.len() < chars.len() {
             let what = "too many private-use characters in the conversation";

@@ -19,10 +19,15 @@
 //! strings, and the loop in `for x in a` iterates over `(a)|iterate__`, which refuses none. Tests with random expressions check that rewriting does not change
 //! the output of a template.
 
+mod edit;
+mod level;
+
 use crate::Error;
 use crate::jinja::{ITERATE, REM};
 use crate::meter::{WEIGH, WEIGH_HELD};
 use crate::tags::{Kind, Tag, Token, tags};
+use edit::{Edit, apply};
+use level::{Expect, Level};
 
 /// Maximum number of tokens in a tag. This also bounds recursion in minijinja's parser and compiler, which
 /// have no limit for chains such as `not not not x` or `a.b.c.d`. Published templates have up to 45.
@@ -61,87 +66,6 @@ pub(crate) fn instrument(source: &str) -> Result<String, Error> {
         return Err(Error::Template(format!("more than {BRANCHES} elif branches")));
     }
     Ok(apply(source, edits))
-}
-
-/// Replaces template bytes `start..end` with `text`.
-struct Edit {
-    start: usize,
-    end: usize,
-    text: &'static str,
-}
-
-impl Edit {
-    const fn insert(at: usize, text: &'static str) -> Self {
-        Self { start: at, end: at, text }
-    }
-
-    fn replace(token: &Token<'_>, text: &'static str) -> Self {
-        Self { start: token.start, end: token.end(), text }
-    }
-}
-
-fn apply(source: &str, mut edits: Vec<Edit>) -> String {
-    edits.sort_by_key(|edit| edit.start); // stable: at equal offsets, inner edits come first
-    let mut out = String::with_capacity(source.len() * 2);
-    let mut copied = 0;
-    for edit in edits {
-        out.push_str(&source[copied..edit.start]);
-        out.push_str(edit.text);
-        copied = edit.end;
-    }
-    out.push_str(&source[copied..]);
-    out
-}
-
-/// What may come next in an expression.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Expect {
-    /// A value, or a sign before it.
-    Operand,
-    /// A binary operator, a bracket or dot after a value, or the end of the expression.
-    Operator,
-    /// The second word of `not in`.
-    In,
-    /// The name after a dot.
-    Attribute,
-    FilterName,
-    /// The arguments of a filter, if it has any.
-    FilterArguments,
-    FilterEnd,
-    /// The name of a test, or `not` before it.
-    Test,
-    TestName,
-    TestArguments,
-}
-
-/// The expression in progress within a pair of brackets, or outside all brackets.
-#[derive(Clone, Copy)]
-struct Level {
-    expect: Expect,
-    /// Whether the current operand contains a bracket.
-    has_bracket: bool,
-    /// Start of the current sum and product, once there is one.
-    sum: Option<usize>,
-    product: Option<usize>,
-    /// Whether the sum contains a `+` and the product a `*`.
-    adds: bool,
-    multiplies: bool,
-    /// Whether the current operand is the right side of a `%`.
-    is_divisor: bool,
-}
-
-impl Level {
-    const fn new(expect: Expect) -> Self {
-        Self {
-            expect,
-            has_bracket: false,
-            sum: None,
-            product: None,
-            adds: false,
-            multiplies: false,
-            is_divisor: false,
-        }
-    }
 }
 
 /// Finds where a tag needs filters.

@@ -91,18 +91,16 @@ fn printf(state: &mut State, text: &Value, format: &str, right: &Value) -> Resul
         _ if fields != 1 => return refuse("not as many values as fields in a format"),
         _ => args.push(right.clone()),
     }
-    let bytes: usize = args.iter().map(printed_size).sum();
-    charge(state, bytes.saturating_mul(fields))?;
+    charge_printing(state, &args[1..], fields)?;
     state.apply_filter("format", &args)
 }
 
-/// An upper bound of the bytes that printing a value takes, within a factor. Values have been weighed, so
-/// few items are visited.
-pub(super) fn printed_size(value: &Value) -> usize {
-    let mut pending = vec![value.clone()];
-    let mut bytes = 0usize;
+/// Charges for printing each of the values `times` times, including what they contain.
+pub(super) fn charge_printing(state: &State, values: &[Value], times: usize) -> Result<(), Error> {
+    let mut pending = values.to_vec();
     while let Some(value) = pending.pop() {
-        bytes = bytes.saturating_add(value.as_str().map_or(BYTES_PER_FUEL, |s| 4 * s.len() + 4));
+        let bytes = value.as_str().map_or(BYTES_PER_FUEL / 2, |s| 2 * s.len());
+        charge(state, bytes.saturating_mul(times))?;
         if value.kind() == ValueKind::Map {
             let keys = value.try_iter().into_iter().flatten();
             pending.extend(keys.filter_map(|key| value.get_item(&key).ok()));
@@ -111,7 +109,7 @@ pub(super) fn printed_size(value: &Value) -> usize {
             pending.extend(value.try_iter().into_iter().flatten());
         }
     }
-    bytes
+    Ok(())
 }
 
 /// `int(value)`, or the default if that fails. Python allows blanks around digits, and `_` between them.

@@ -4,7 +4,7 @@ use minijinja::value::{Kwargs, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
-use super::filters::{printed_size, tuple};
+use super::filters::{charge_printing, tuple};
 use super::{BYTES_PER_FUEL, charge, refuse};
 
 /// Calls a method. Those not listed here are minijinja-contrib's.
@@ -61,8 +61,9 @@ fn charge_for(state: &State, text: &str, method: &str, args: &[Value]) -> Result
         "expandtabs" => text.matches('\t').count().saturating_mul(number(0).max(8)),
         "format" => {
             check_widths(text)?;
-            let bytes = args.iter().map(printed_size).sum::<usize>() + MAX_WIDTH;
-            text.matches('{').count().saturating_mul(bytes)
+            let fields = text.matches('{').count();
+            charge_printing(state, args, fields)?;
+            fields.saturating_mul(MAX_WIDTH)
         }
         _ => 0,
     };

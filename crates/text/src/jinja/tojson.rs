@@ -5,6 +5,8 @@ use std::fmt::Write;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, Value};
 
+use crate::encode_chat::MASKS;
+
 use super::{invalid, is_object, python_float, refuse};
 
 /// Maximum length of an indentation or a separator, which occur once per item.
@@ -152,7 +154,7 @@ impl Writer {
                 '\t' => self.out.push_str("\\t"),
                 '\x08' => self.out.push_str("\\b"),
                 '\x0c' => self.out.push_str("\\f"),
-                c if c < ' ' || self.ascii && !(' '..='~').contains(&c) => {
+                c if c < ' ' || self.ascii && !is_verbatim(c) => {
                     for unit in c.encode_utf16(&mut [0; 2]) {
                         // Writing to a string cannot fail.
                         let _ = write!(self.out, "\\u{unit:04x}");
@@ -163,6 +165,11 @@ impl Writer {
         }
         self.out.push('"');
     }
+}
+
+/// Whether a character is kept where others are escaped. Masks are, so that they can be removed later.
+fn is_verbatim(c: char) -> bool {
+    (' '..='~').contains(&c) || MASKS.contains(&c)
 }
 
 fn write_quoted(out: &mut String, text: &str) {
