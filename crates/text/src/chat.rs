@@ -4,7 +4,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, Value};
 
 use crate::instrument::instrument;
-use crate::{ChatInput, Error, jinja, meter};
+use crate::{ChatInput, Error, Message, jinja, meter};
 
 /// Fuel for a template, in minijinja's units (one instruction, or 64 bytes produced). Published templates use
 /// about 100 for a short chat. A template that weighs the largest values as often as it can takes about a
@@ -25,22 +25,6 @@ const STACK: usize = 8 << 20;
 
 /// The template's name in error messages.
 const NAME: &str = "chat";
-
-/// A message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
-    /// `system`, `user`, `assistant` or any other role that the template supports.
-    pub role: String,
-    /// The text.
-    pub content: String,
-}
-
-impl Message {
-    /// Creates a message.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
-    }
-}
 
 /// A Jinja chat template in the format of Hugging Face models.
 ///

@@ -5,8 +5,24 @@ use minijinja::value::ValueKind;
 use serde::Deserialize;
 use serde::de::Error as _;
 
+use crate::Error;
 use crate::meter::BYTES_PER_ITEM;
-use crate::{Error, Message};
+
+/// A message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// `system`, `user`, `assistant` or any other role that the template supports.
+    pub role: String,
+    /// The text.
+    pub content: String,
+}
+
+impl Message {
+    /// Creates a message.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+}
 
 /// A conversation in the format of chat APIs, which also has tools, tool calls and contents of several
 /// parts.

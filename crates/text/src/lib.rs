@@ -32,6 +32,7 @@ mod gguf;
 mod instrument;
 mod jinja;
 mod json;
+mod masks;
 mod meter;
 mod named_templates;
 mod normalize;
@@ -46,8 +47,8 @@ mod vocab;
 mod vocab_build;
 mod wire;
 
-pub use chat::{ChatTemplate, Message};
-pub use chat_input::ChatInput;
+pub use chat::ChatTemplate;
+pub use chat_input::{ChatInput, Message};
 pub use encode_chat::{ChatText, encode_chat};
 pub use error::Error;
 pub use gguf::{GgufVocab, tokenizer_json_from_gguf};

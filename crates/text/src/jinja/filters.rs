@@ -1,9 +1,9 @@
 //! Filters whose meaning differs from minijinja's, and operators in the form of filters.
 
-use minijinja::value::{Kwargs, Rest, StringInput, Tuple, ValueKind, ValueOrKwargs};
+use minijinja::value::{Kwargs, Rest, StringInput, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, State, Value, filters};
 
-use super::{BYTES_PER_FUEL, charge, invalid, is_iterable, refuse};
+use super::values::{charge, charge_printing, invalid, is_iterable, refuse};
 
 /// Names of the filters that replace the operator `%` and follow what a loop iterates over. If a template
 /// itself uses them, they do the same.
@@ -95,23 +95,6 @@ fn printf(state: &mut State, text: &Value, format: &str, right: &Value) -> Resul
     state.apply_filter("format", &args)
 }
 
-/// Charges for printing each of the values `times` times, including what they contain.
-pub(super) fn charge_printing(state: &State, values: &[Value], times: usize) -> Result<(), Error> {
-    let mut pending = values.to_vec();
-    while let Some(value) = pending.pop() {
-        let bytes = value.as_str().map_or(BYTES_PER_FUEL / 2, |s| 2 * s.len());
-        charge(state, bytes.saturating_mul(times))?;
-        if value.kind() == ValueKind::Map {
-            let keys = value.try_iter().into_iter().flatten();
-            pending.extend(keys.filter_map(|key| value.get_item(&key).ok()));
-        }
-        if matches!(value.kind(), ValueKind::Map | ValueKind::Seq | ValueKind::Iterable) {
-            pending.extend(value.try_iter().into_iter().flatten());
-        }
-    }
-    Ok(())
-}
-
 /// `int(value)`, or the default if that fails. Python allows blanks around digits, and `_` between them.
 fn int(
     state: &State,
@@ -198,9 +181,4 @@ fn escape(state: &State, value: &Value) -> Result<Value, Error> {
         }
     }
     Ok(Value::from(out))
-}
-
-/// A tuple, which prints with parentheses.
-pub(super) fn tuple<const N: usize>(values: [&str; N]) -> Value {
-    Value::from(Tuple::from(values.map(Value::from)))
 }

@@ -4,8 +4,7 @@ use minijinja::value::{Kwargs, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
-use super::filters::{charge_printing, tuple};
-use super::{BYTES_PER_FUEL, charge, refuse};
+use super::values::{BYTES_PER_FUEL, charge, charge_printing, refuse, tuple};
 
 /// Calls a method. Those not listed here are minijinja-contrib's.
 pub(super) fn call(

@@ -5,9 +5,9 @@ use std::fmt::Write;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, Value};
 
-use crate::encode_chat::MASKS;
+use crate::masks::MASKS;
 
-use super::{invalid, is_object, python_float, refuse};
+use super::values::{invalid, is_object, python_float, refuse};
 
 /// Maximum length of an indentation or a separator, which occur once per item.
 const MAX_SEPARATOR: usize = 16;
