@@ -2,9 +2,9 @@
 
 mod common;
 
-use common::{data, with_text};
+use common::{data, with_template, with_text};
 use nanoinfer_engine::{
-    Engine, EngineOptions, Event, FinishReason, GenerateOptions, Model, Sampling, Session,
+    Engine, EngineOptions, Event, FinishReason, GenerateOptions, Message, Model, Sampling, Session,
 };
 use nanoinfer_format::{Generation, NanoFile, Quant};
 use nanoinfer_packer::{Input, Options, convert};
@@ -24,9 +24,13 @@ fn text_of_all(ids: &[u32]) -> String {
 
 /// A tiny model with a string for each token and the given end-of-answer tokens.
 fn model(eos: &[u32]) -> Model {
+    model_with(eos, &serde_json::json!([]), None)
+}
+
+fn model_with(eos: &[u32], added_tokens: &serde_json::Value, template: Option<&str>) -> Model {
     let vocab: serde_json::Map<_, _> = (0..VOCAB).map(|id| (text_of(id), id.into())).collect();
     let json = serde_json::to_vec(&serde_json::json!({
-        "added_tokens": [],
+        "added_tokens": added_tokens,
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true},
         "decoder": {"type": "ByteLevel"},
         "model": {"type": "BPE", "vocab": vocab, "merges": []},
@@ -39,7 +43,10 @@ fn model(eos: &[u32]) -> Model {
     convert(&source, &plain, Options::new(Quant::Q8)).unwrap();
     let generation = Generation { eos: eos.to_vec(), ..Generation::default() };
     with_text(&NanoFile::open(&plain).unwrap(), &file, json, vocabulary, &generation);
-    Model::open(file).unwrap()
+    let Some(template) = template else { return Model::open(file).unwrap() };
+    let chat = folder.path().join("chat.nano");
+    with_template(&NanoFile::open(&file).unwrap(), &chat, template);
+    Model::open(chat).unwrap()
 }
 
 fn session_of(model: Model, ctx: usize, threads: usize) -> Session {
@@ -280,5 +287,26 @@ fn candidates_are_those_of_the_last_token_until_the_next_prompt() {
                 break;
             }
         }
+    }
+}
+
+#[test]
+fn a_template_without_a_system_role_is_noted_once() {
+    let added = serde_json::json!([{
+        "id": 5, "content": "<5>", "special": true,
+        "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+    }]);
+    let refusing =
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}<5><5>";
+    let user = || Message::new("user", "Hi");
+    let chat = [Message::new("system", "Be brief."), user()];
+    for (template, expected) in [(refusing, 1), ("{{ '<5>' * (messages | length) }}", 0)] {
+        let mut session = session_of(model_with(&[], &added, Some(template)), 256, 1);
+        session.prompt_chat(&[user()]).unwrap();
+        assert!(session.take_notes().is_empty());
+        session.prompt_chat(&chat).unwrap();
+        assert_eq!(session.take_notes().len(), expected);
+        session.prompt_chat(&chat).unwrap();
+        assert!(session.take_notes().is_empty());
     }
 }

@@ -1,23 +1,23 @@
 //! Chat templates, which render a conversation in the format that a model was trained on.
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{AutoEscape, Environment, Value, context};
+use minijinja::{AutoEscape, Environment, Value};
 
 use crate::instrument::instrument;
-use crate::meter::BYTES_PER_ITEM;
-use crate::{Error, jinja, meter};
+use crate::{ChatInput, Error, Message, jinja, meter};
 
 /// Fuel for a template, in minijinja's units (one instruction, or 64 bytes produced). Published templates use
 /// about 100 for a short chat. A template that weighs the largest values as often as it can takes about a
 /// second to run out, and longer in a conversation of thousands of messages.
 const FUEL: u64 = 200_000;
-/// Additional fuel per message, plus one per byte, as templates copy contents.
-const FUEL_PER_MESSAGE: u64 = 2_000;
+/// Additional fuel per item of the input, plus one per byte, as templates copy contents. A plain message has
+/// five items: itself and two members.
+const FUEL_PER_ITEM: u64 = 400;
+/// Fuel for finding out what a template supports, with conversations of two short messages.
+const PROBE_FUEL: u64 = 20_000;
 
-/// Maximum number of items in a value, including nested items.
+/// Maximum number of items in a value, including nested items, in addition to twice those of the input.
 const ITEMS: usize = 1_000;
-/// Additional items per message: twice the number in a message.
-const ITEMS_PER_MESSAGE: usize = 8;
 
 /// Stack for compiling and rendering, in bytes. Half a megabyte was enough for recursive macros up to
 /// minijinja's recursion limit.
@@ -26,34 +26,28 @@ const STACK: usize = 8 << 20;
 /// The template's name in error messages.
 const NAME: &str = "chat";
 
-/// A message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
-    /// `system`, `user`, `assistant` or any other role that the template supports.
-    pub role: String,
-    /// The text.
-    pub content: String,
-}
-
-impl Message {
-    /// Creates a message.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
-    }
-}
-
 /// A Jinja chat template in the format of Hugging Face models.
 ///
-/// Templates have access to `messages`, `bos_token`, `eos_token`, `pad_token`, `add_generation_prompt`,
-/// empty `tools` and `documents`, and the functions `raise_exception` and `strftime_now` (UTC). They are
-/// untrusted, so time, memory and stack are limited. The limits are counts rather than timeouts, so that
-/// all machines reject the same templates.
+/// Templates have access to `messages`, `tools`, `documents`, `bos_token`, `eos_token`,
+/// `pad_token`, `add_generation_prompt`, the variables of the input, and the functions `raise_exception` and
+/// `strftime_now` (UTC). They are untrusted, so time, memory and stack are limited. The limits are counts
+/// rather than timeouts, so that all machines reject the same templates.
 #[derive(Debug)]
 pub struct ChatTemplate {
     source: String,
     bos: String,
     eos: String,
     pad: Option<String>,
+    traits: Traits,
+}
+
+/// What a template does with messages, found by rendering some.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Traits {
+    /// Refuses or omits system messages.
+    lacks_system: bool,
+    /// Omits contents that are strings, but not those that are lists of parts.
+    wants_parts: bool,
 }
 
 impl ChatTemplate {
@@ -63,11 +57,14 @@ impl ChatTemplate {
     /// [`Error::Template`] with the line of a syntax error.
     pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self, Error> {
         let source = instrument(source)?;
-        let compiled = on_large_stack(|| {
-            environment()?.template_from_named_str(NAME, &source).map(drop).map_err(one_line)
-        });
-        compiled?;
-        Ok(Self { source, bos: bos.to_owned(), eos: eos.to_owned(), pad: None })
+        let traits = Traits::default();
+        let mut template =
+            Self { source, bos: bos.to_owned(), eos: eos.to_owned(), pad: None, traits };
+        template.traits = on_large_stack(|| {
+            environment()?.template_from_named_str(NAME, &template.source).map_err(one_line)?;
+            Ok(template.probe())
+        })?;
+        Ok(template)
     }
 
     /// Sets `pad_token`, which is undefined by default.
@@ -75,7 +72,15 @@ impl ChatTemplate {
         Self { pad: pad.map(str::to_owned), ..self }
     }
 
-    /// Renders a conversation; with `add_generation_prompt`, up to the start of the model's answer.
+    /// Whether the template renders system messages. If it refuses or omits them, [`render`](Self::render)
+    /// puts them before the content of the next user message.
+    pub const fn has_system_role(&self) -> bool {
+        !self.traits.lacks_system
+    }
+
+    /// Renders a conversation; with `add_generation_prompt`, up to the start of the model's answer. The
+    /// messages are adapted to templates without a system role, and to those that accept only lists of
+    /// parts as contents.
     ///
     /// # Errors
     /// [`Error::Template`] if the template raises an exception or exceeds its limits.
@@ -84,37 +89,80 @@ impl ChatTemplate {
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<String, Error> {
-        let bytes: usize = messages.iter().map(|m| m.content.len()).sum();
-        let fuel = FUEL + FUEL_PER_MESSAGE * messages.len() as u64 + bytes as u64;
-        let items = ITEMS + ITEMS_PER_MESSAGE * messages.len() + 2 * bytes / BYTES_PER_ITEM;
-        on_large_stack(|| self.render_within(fuel, items, messages, add_generation_prompt))
+        self.render_input(&self.adapt(&ChatInput::from_messages(messages, add_generation_prompt)))
     }
 
-    fn render_within(
-        &self,
-        fuel: u64,
-        items: usize,
-        messages: &[Message],
-        add_generation_prompt: bool,
-    ) -> Result<String, Error> {
+    /// Renders an input as it is.
+    ///
+    /// # Errors
+    /// [`Error::Template`] if the template raises an exception or exceeds its limits.
+    pub fn render_input(&self, input: &ChatInput) -> Result<String, Error> {
+        let size = input.size();
+        let fuel = FUEL + FUEL_PER_ITEM * size.items as u64 + size.bytes as u64;
+        on_large_stack(|| self.render_within(fuel, ITEMS + 2 * size.items, input))
+    }
+
+    /// The input with its messages in the form that the template accepts.
+    pub(crate) fn adapt(&self, input: &ChatInput) -> ChatInput {
+        let mut input = input.clone();
+        if self.traits.lacks_system && input.has_system() {
+            input.move_system();
+        }
+        if self.traits.wants_parts {
+            input.split_into_parts();
+        }
+        input
+    }
+
+    fn render_within(&self, fuel: u64, items: usize, input: &ChatInput) -> Result<String, Error> {
         let mut env = environment()?;
-        jinja::install(&mut env);
+        jinja::install(&mut env, input.now);
         meter::install(&mut env, items);
         env.set_fuel(Some(fuel));
         let template = env.template_from_named_str(NAME, &self.source).map_err(one_line)?;
-        let messages = messages.iter().map(|m| {
-            Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())])
-        });
-        let values = context! {
-            messages => messages.collect::<Value>(),
-            bos_token => self.bos.as_str(),
-            eos_token => self.eos.as_str(),
-            pad_token => self.pad.as_deref().map_or(Value::UNDEFINED, Value::from),
-            add_generation_prompt => add_generation_prompt,
-            tools => (),
-            documents => (),
-        };
+        let variables = input.variables.iter().map(|(name, value)| (name.as_str(), value.clone()));
+        let values = Value::from_pairs(variables.chain([
+            ("messages", Value::from(input.messages.clone())),
+            ("tools", input.tools.clone()),
+            ("documents", input.documents.clone()),
+            ("bos_token", Value::from(self.bos.as_str())),
+            ("eos_token", Value::from(self.eos.as_str())),
+            ("pad_token", self.pad.as_deref().map_or(Value::UNDEFINED, Value::from)),
+            ("add_generation_prompt", Value::from(input.add_generation_prompt)),
+        ]));
         template.render(values).map_err(one_line)
+    }
+
+    /// Renders two conversations to find out what the template supports. A template that fails on a
+    /// single user message says nothing about either trait.
+    fn probe(&self) -> Traits {
+        const SYSTEM: &str = "a system message";
+        const USER: &str = "a user message";
+        let user = [Message::new("user", USER)];
+        let system = [Message::new("system", SYSTEM), user[0].clone()];
+        let render = |messages: &[Message], wants_parts| {
+            let mut input = ChatInput::from_messages(messages, true);
+            if wants_parts {
+                input.split_into_parts();
+            }
+            self.render_within(PROBE_FUEL, ITEMS, &input).ok()
+        };
+        let shows =
+            |text: Option<&String>, part: &str| text.is_some_and(|text| text.contains(part));
+
+        let mut alone = render(&user, false);
+        let mut wants_parts = false;
+        if !shows(alone.as_ref(), USER) {
+            let with_parts = render(&user, true);
+            wants_parts = shows(with_parts.as_ref(), USER);
+            alone = with_parts.filter(|_| wants_parts).or(alone);
+        }
+        let lacks_system = match (alone, render(&system, wants_parts)) {
+            (Some(_), None) => true,
+            (Some(alone), Some(both)) => alone.contains(USER) && !both.contains(SYSTEM),
+            (None, _) => false,
+        };
+        Traits { lacks_system, wants_parts }
     }
 }
 

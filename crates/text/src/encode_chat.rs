@@ -17,11 +17,11 @@
 //! If no content contains a control-token string, step 2 works on the plain rendered text, so the ids
 //! equal those of the common approach.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
 use crate::added::Policy;
-use crate::{ChatTemplate, Error, Message, Tokenizer};
+use crate::masks::Masks;
+use crate::{ChatInput, ChatTemplate, Error, Message, Tokenizer};
 
 /// Renders and encodes a conversation; see [`ChatTemplate::render`] for `add_generation_prompt`.
 /// Control tokens come only from the template, never from contents.
@@ -43,43 +43,61 @@ pub fn encode_chat(
 pub struct ChatText {
     text: String,
     masked: Vec<Range<usize>>, // ascending
+    system_moved: bool,
 }
 
 impl ChatText {
     /// Renders a conversation; see [`ChatTemplate::render`] for `add_generation_prompt`.
     ///
     /// # Errors
-    /// [`Error::Template`] as for rendering, and [`Error::Message`] if a role contains a control-token
-    /// string or the contents leave too few private-use characters unused.
+    /// As for [`ChatText::render_input`].
     pub fn render(
         tokenizer: &Tokenizer,
         template: &ChatTemplate,
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<Self, Error> {
+        let input = ChatInput::from_messages(messages, add_generation_prompt);
+        Self::render_input(tokenizer, template, &input)
+    }
+
+    /// Renders an input, adapted to the template as by [`ChatTemplate::render`]. Names (roles, types, keys
+    /// and the values of variables) are not masked, as templates compare them.
+    ///
+    /// # Errors
+    /// [`Error::Template`] as for rendering, and [`Error::Message`] if a name contains a control-token
+    /// string or the texts leave too few private-use characters unused.
+    pub fn render_input(
+        tokenizer: &Tokenizer,
+        template: &ChatTemplate,
+        input: &ChatInput,
+    ) -> Result<Self, Error> {
         let specials: Vec<&str> = tokenizer.specials().collect();
-        let names_control = |m: &Message| specials.iter().any(|s| m.role.contains(s));
-        if let Some(index) = messages.iter().position(names_control) {
-            return Err(Error::Message { index, what: "the role contains a control token" });
+        let is_control = |name: &str| specials.iter().any(|s| name.contains(s));
+        if let Some(index) = input.find_name(&is_control) {
+            return Err(Error::Message { index, what: "a role or name contains a control token" });
         }
-        let masks = Masks::new(&specials, messages)?;
-        let render = |mask: &dyn Fn(&str) -> String| {
-            let masked: Vec<Message> =
-                messages.iter().map(|m| Message::new(&*m.role, mask(&m.content))).collect();
-            template.render(&masked, add_generation_prompt)
-        };
+        let system_moved = input.has_system() && !template.has_system_role();
+        let input = template.adapt(input);
+        let masks = Masks::new(&specials, &input)?;
+        let render = |mask: &dyn Fn(&str) -> String| template.render_input(&input.map_texts(mask));
         let mut text = render(&|content| masks.mask_first(content, &specials))?;
         let safe = render(&|content| masks.mask_all(content))?;
         if tokenizer.control_tokens(&text) != tokenizer.control_tokens(&safe) {
             text = safe;
         }
         let (text, masked) = masks.unmask(&text);
-        Ok(Self { text, masked })
+        Ok(Self { text, masked, system_moved })
     }
 
     /// The rendered text.
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// Whether system messages were put before user messages because the template has no system role.
+    pub const fn system_moved(&self) -> bool {
+        self.system_moved
     }
 
     /// Whether the first `len` bytes and their protected ranges are equal, so that both share the tokens
@@ -99,74 +117,5 @@ impl ChatText {
         let rest = self.masked.iter().filter(|r| r.end > at);
         let rest: Vec<_> = rest.map(|r| r.start.saturating_sub(at)..r.end - at).collect();
         tokenizer.encode_part(&self.text[at..], at == 0, Policy::Protect(&rest))
-    }
-}
-
-/// Maps every character of a control token to a private-use placeholder.
-struct Masks {
-    masks: HashMap<char, char>,
-    originals: HashMap<char, char>,
-    firsts: HashSet<char>, // first characters of control tokens
-}
-
-impl Masks {
-    fn new(specials: &[&str], messages: &[Message]) -> Result<Self, Error> {
-        // Whitespace is not masked, so that templates can trim it; control tokens contain other
-        // characters too.
-        let chars = specials.iter().flat_map(|s| s.chars()).filter(|c| !c.is_whitespace());
-        let chars: BTreeSet<char> = chars.collect();
-        let is_private = |c: &char| matches!(c, '\u{f0000}'..='\u{10ffff}');
-        let used: BTreeSet<char> = messages
-            .iter()
-            .flat_map(|m| m.content.chars())
-            .chain(chars.iter().copied())
-            .filter(is_private)
-            .collect();
-        let mut free = ('\u{f0000}'..='\u{ffffd}').filter(|c| !used.contains(c));
-        let masks: HashMap<char, char> = chars.iter().copied().zip(&mut free).collect();
-        if masks.len() < chars.len() {
-            let what = "too many private-use characters in the conversation";
-            return Err(Error::Message { index: 0, what });
-        }
-        let originals = masks.iter().map(|(c, mask)| (*mask, *c)).collect();
-        let firsts = specials.iter().filter_map(|s| s.chars().next()).collect();
-        Ok(Self { masks, originals, firsts })
-    }
-
-    fn mask(&self, c: char) -> char {
-        self.masks.get(&c).copied().unwrap_or(c)
-    }
-
-    fn mask_all(&self, content: &str) -> String {
-        content.chars().map(|c| self.mask(c)).collect()
-    }
-
-    fn mask_first(&self, content: &str, specials: &[&str]) -> String {
-        let mut out = String::with_capacity(content.len() + 8);
-        for (at, c) in content.char_indices() {
-            let here = &content[at..];
-            let is_special =
-                self.firsts.contains(&c) && specials.iter().any(|s| here.starts_with(s));
-            out.push(if is_special { self.mask(c) } else { c });
-        }
-        out
-    }
-
-    /// Removes the masks; also returns their byte ranges, ascending.
-    fn unmask(&self, text: &str) -> (String, Vec<Range<usize>>) {
-        let mut out = String::with_capacity(text.len());
-        let mut masked: Vec<Range<usize>> = Vec::new();
-        for c in text.chars() {
-            let start = out.len();
-            let original = self.originals.get(&c);
-            out.push(*original.unwrap_or(&c));
-            if original.is_some() {
-                match masked.last_mut() {
-                    Some(last) if last.end == start => last.end = out.len(),
-                    _ => masked.push(start..out.len()),
-                }
-            }
-        }
-        (out, masked)
     }
 }

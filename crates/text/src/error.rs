@@ -40,6 +40,9 @@ pub enum Error {
     /// The chat template does not parse, raises an exception, or exceeds its limits.
     #[error("chat template: {0}")]
     Template(String),
+    /// The JSON of a conversation is malformed.
+    #[error("chat request: {0}; expected an object with a list of messages")]
+    ChatInput(#[source] serde_json::Error),
     /// A message cannot be inserted into the template safely.
     #[error("message {index}: {what}")]
     Message {

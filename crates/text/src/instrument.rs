@@ -1,5 +1,5 @@
 //! Rewrites a chat template so that every container it builds passes through a filter of
-//! [`meter`](crate::meter).
+//! [`meter`](crate::meter), and that operators mean what they mean in Python.
 //!
 //! The filters are inserted into the source, tag by tag, without a full parse: brackets and operators
 //! show where operands, products and sums end. A filter binds more tightly than any binary operator, so
@@ -13,12 +13,21 @@
 //! The filters weigh operands that contain a bracket (literals, tuples, slices, calls), products with
 //! `*`, sums with `+`, the result of each filter, and values assigned to a namespace. Within a tag,
 //! values can still add up but not multiply, and the number of tokens in a tag is limited. A redundant
-//! filter costs time but is harmless. Tests with random expressions check that rewriting does not change
+//! filter costs time but is harmless.
+//!
+//! Filters also give `%` and `for` Python's meaning: `a % b` becomes `(a)|rem__(0 or b)`, which formats
+//! strings, and the loop in `for x in a` iterates over `(a)|iterate__`, which refuses none. Tests with random expressions check that rewriting does not change
 //! the output of a template.
 
+mod edit;
+mod level;
+
 use crate::Error;
+use crate::jinja::{ITERATE, REM};
 use crate::meter::{WEIGH, WEIGH_HELD};
 use crate::tags::{Kind, Tag, Token, tags};
+use edit::{Edit, apply};
+use level::{Expect, Level};
 
 /// Maximum number of tokens in a tag. This also bounds recursion in minijinja's parser and compiler, which
 /// have no limit for chains such as `not not not x` or `a.b.c.d`. Published templates have up to 45.
@@ -29,7 +38,7 @@ const TOKENS: usize = 1_000;
 const BRANCHES: usize = 500;
 
 /// Inserts the weighing filters. Also replaces `{% generation %}`, which marks training targets for
-/// Hugging Face, with a condition that is always true, preserving whitespace control.
+/// Hugging Face, with a scope of its own, preserving whitespace control.
 ///
 /// # Errors
 /// [`Error::Template`] for a syntax error in a tag's tokens, and for a template that exceeds the limits.
@@ -42,10 +51,10 @@ pub(crate) fn instrument(source: &str) -> Result<String, Error> {
         }
         match &tag.tokens[..] {
             [name] if tag.is_block && name.is("generation") => {
-                edits.push(Edit::replace(name, "if true"))
+                edits.push(Edit::replace(name, "with"))
             }
             [name] if tag.is_block && name.is("endgeneration") => {
-                edits.push(Edit::replace(name, "endif"))
+                edits.push(Edit::replace(name, "endwith"))
             }
             tokens => {
                 branches += usize::from(tokens.first().is_some_and(|name| name.is("elif")));
@@ -59,84 +68,6 @@ pub(crate) fn instrument(source: &str) -> Result<String, Error> {
     Ok(apply(source, edits))
 }
 
-/// Replaces template bytes `start..end` with `text`.
-struct Edit {
-    start: usize,
-    end: usize,
-    text: &'static str,
-}
-
-impl Edit {
-    const fn insert(at: usize, text: &'static str) -> Self {
-        Self { start: at, end: at, text }
-    }
-
-    fn replace(token: &Token<'_>, text: &'static str) -> Self {
-        Self { start: token.start, end: token.end(), text }
-    }
-}
-
-fn apply(source: &str, mut edits: Vec<Edit>) -> String {
-    edits.sort_by_key(|edit| edit.start); // stable: at equal offsets, inner edits come first
-    let mut out = String::with_capacity(source.len() * 2);
-    let mut copied = 0;
-    for edit in edits {
-        out.push_str(&source[copied..edit.start]);
-        out.push_str(edit.text);
-        copied = edit.end;
-    }
-    out.push_str(&source[copied..]);
-    out
-}
-
-/// What may come next in an expression.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Expect {
-    /// A value, or a sign before it.
-    Operand,
-    /// A binary operator, a bracket or dot after a value, or the end of the expression.
-    Operator,
-    /// The second word of `not in`.
-    In,
-    /// The name after a dot.
-    Attribute,
-    FilterName,
-    /// The arguments of a filter, if it has any.
-    FilterArguments,
-    FilterEnd,
-    /// The name of a test, or `not` before it.
-    Test,
-    TestName,
-    TestArguments,
-}
-
-/// The expression in progress within a pair of brackets, or outside all brackets.
-#[derive(Clone, Copy)]
-struct Level {
-    expect: Expect,
-    /// Whether the current operand contains a bracket.
-    has_bracket: bool,
-    /// Start of the current sum and product, once there is one.
-    sum: Option<usize>,
-    product: Option<usize>,
-    /// Whether the sum contains a `+` and the product a `*`.
-    adds: bool,
-    multiplies: bool,
-}
-
-impl Level {
-    const fn new(expect: Expect) -> Self {
-        Self {
-            expect,
-            has_bracket: false,
-            sum: None,
-            product: None,
-            adds: false,
-            multiplies: false,
-        }
-    }
-}
-
 /// Finds where a tag needs filters.
 struct Weigher<'t, 's> {
     tag: &'t Tag<'s>,
@@ -148,7 +79,7 @@ struct Weigher<'t, 's> {
     in_target: bool,
     /// Whether a target is an attribute, so that the value is stored in a namespace.
     sets_attribute: bool,
-    /// Start of the right-hand side of a `set`.
+    /// Start of the right-hand side of a `set`, or of what a `for` iterates over.
     value: Option<usize>,
     /// Whether the right-hand side has a comma outside brackets.
     is_tuple: bool,
@@ -187,7 +118,9 @@ impl<'t, 's> Weigher<'t, 's> {
             self.weigh(self.end, edits);
         }
         self.end_sum(edits);
+        self.end_iterable(edits);
         if let Some(value) = self.value
+            && self.statement == "set"
             && value < self.end
             && (self.is_tuple || self.sets_attribute)
         {
@@ -205,8 +138,8 @@ impl<'t, 's> Weigher<'t, 's> {
             return false;
         }
         match (self.statement, token.text) {
-            ("for", "in") | ("with", "=") => self.level = Level::new(Expect::Operand),
-            ("set", "=") => {
+            ("with", "=") => self.level = Level::new(Expect::Operand),
+            ("set", "=") | ("for", "in") => {
                 self.level = Level::new(Expect::Operand);
                 self.value = Some(token.end());
             }
@@ -220,6 +153,14 @@ impl<'t, 's> Weigher<'t, 's> {
     fn token(&mut self, token: &Token<'_>, edits: &mut Vec<Edit>) {
         if self.suffix(token, edits) {
             return;
+        }
+        if self.statement == "for"
+            && self.outer.is_empty()
+            && self.level.expect == Expect::Operator
+            && (token.is("if") || token.is("recursive"))
+        {
+            self.end_sum(edits);
+            self.end_iterable(edits);
         }
         match (token.kind, self.level.expect) {
             (Kind::Close, _) => self.close(edits),
@@ -300,8 +241,13 @@ impl<'t, 's> Weigher<'t, 's> {
                 self.end_operand(edits);
                 self.level.expect = Expect::FilterName;
             }
-            "*" | "/" | "//" | "%" | "**" => {
-                self.end_operand(edits);
+            "%" => {
+                self.end_factor(edits);
+                self.begin_divisor(token, edits);
+            }
+            "**" => self.end_operand(edits),
+            "*" | "/" | "//" => {
+                self.end_factor(edits);
                 self.level.multiplies |= token.text == "*";
             }
             "~" => self.end_product(edits),
@@ -315,7 +261,7 @@ impl<'t, 's> Weigher<'t, 's> {
                     self.level.expect = Expect::In;
                 }
                 if text == "," && self.outer.is_empty() {
-                    self.is_tuple |= self.statement == "set";
+                    self.is_tuple |= matches!(self.statement, "set" | "for");
                     if self.statement == "with" {
                         self.in_target = true;
                     }
@@ -349,8 +295,40 @@ impl<'t, 's> Weigher<'t, 's> {
         }
     }
 
-    fn end_product(&mut self, edits: &mut Vec<Edit>) {
+    /// Ends an operand of `*`, `/`, `//` or `%`.
+    fn end_factor(&mut self, edits: &mut Vec<Edit>) {
         self.end_operand(edits);
+        if std::mem::take(&mut self.level.is_divisor) {
+            edits.push(Edit::insert(self.end, ")"));
+        }
+    }
+
+    /// Replaces a `%` by a filter on the product before it. `0 or` makes a missing operand a syntax error.
+    fn begin_divisor(&mut self, token: &Token<'_>, edits: &mut Vec<Edit>) {
+        if let Some(start) = self.level.product
+            && self.is_expression()
+        {
+            edits.push(Edit::insert(start, "("));
+            edits.push(Edit::replace(token, ")|"));
+            edits.extend([REM, "(0 or "].map(|text| Edit::insert(token.end(), text)));
+            self.level.is_divisor = true;
+        }
+    }
+
+    /// Ends what a `for` iterates over. A tuple without brackets is left to minijinja, which refuses it.
+    fn end_iterable(&mut self, edits: &mut Vec<Edit>) {
+        if self.statement == "for"
+            && let Some(start) = self.value.take()
+            && start < self.end
+            && !self.is_tuple
+        {
+            edits.push(Edit::insert(start, "("));
+            edits.extend([")|", ITERATE, " "].map(|text| Edit::insert(self.end, text)));
+        }
+    }
+
+    fn end_product(&mut self, edits: &mut Vec<Edit>) {
+        self.end_factor(edits);
         let start = self.level.product.take();
         if std::mem::take(&mut self.level.multiplies)
             && let Some(start) = start

@@ -12,8 +12,9 @@
 //!   derived from it loads in under a millisecond.
 //! - [`build_vocab`] builds a table that [`Vocab`] reads in place and [`TextStream`] decodes with.
 //! - [`StopMatcher`] finds stop strings in streamed text.
-//! - [`ChatTemplate`], [`ChatText`] and [`encode_chat`] turn a conversation into ids; user input cannot
-//!   forge a control token.
+//! - [`ChatTemplate`], [`ChatText`] and [`encode_chat`] turn a conversation (plain [`Message`]s, or a
+//!   [`ChatInput`] with tools) into ids; user input cannot forge a control token.
+//! - [`named_template`] has the well-known chat formats, for models without a template.
 //! - [`tokenizer_json_from_gguf`] builds a `tokenizer.json` from the metadata of a GGUF file, and
 //!   [`tokenizer_json_from_sentencepiece`] from SentencePiece's `tokenizer.model`.
 //! - [`add_tokens`] and [`drop_tokens`] reconcile a `tokenizer.json` with the model's other files.
@@ -27,6 +28,7 @@ mod amend;
 mod bpe;
 mod bytes;
 mod chat;
+mod chat_input;
 mod control;
 mod encode_chat;
 mod error;
@@ -34,7 +36,9 @@ mod gguf;
 mod instrument;
 mod jinja;
 mod json;
+mod masks;
 mod meter;
+mod named_templates;
 mod normalize;
 mod pre;
 mod sentencepiece;
@@ -49,11 +53,13 @@ mod vocab_build;
 mod wire;
 
 pub use amend::{NewToken, add_tokens, drop_tokens};
-pub use chat::{ChatTemplate, Message};
+pub use chat::ChatTemplate;
+pub use chat_input::{ChatInput, Message};
 pub use control::StatedEnds;
 pub use encode_chat::{ChatText, encode_chat};
 pub use error::Error;
 pub use gguf::{GgufVocab, tokenizer_json_from_gguf};
+pub use named_templates::{named_template, template_names};
 pub use pre::{pre_tokenizer_adds_bos, pre_tokenizer_names};
 pub use sentencepiece::tokenizer_json_from_sentencepiece;
 pub use stop::{StopMatcher, StopStep};

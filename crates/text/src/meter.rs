@@ -54,19 +54,20 @@ fn check_held(value: &Value) -> Result<(), Error> {
 
 /// The type names of namespaces and loop variables. minijinja does not export these types and may rename
 /// them, so the names are read from sample values.
-static MUTABLE: LazyLock<[String; 2]> = LazyLock::new(|| {
+static MUTABLE: LazyLock<[String; 2]> = LazyLock::new(|| ["namespace()", "loop"].map(type_name));
+
+/// The name of the type of an object that minijinja makes: of an expression in a loop, after a macro `m`.
+pub(crate) fn type_name(expression: &str) -> String {
     let mut env = Environment::new();
     env.add_filter("type_name", |value: Value| {
         value.as_object().map_or("", |object| object.type_name()).to_owned()
     });
-    let probe = |variable: &str| {
-        let source = format!("{{% for i in [0] %}}{{{{ {variable}|type_name }}}}{{% endfor %}}");
-        let name = env.render_str(&source, ()).expect("minijinja renders a loop");
-        assert!(!name.is_empty(), "{variable} is an object");
-        name
-    };
-    [probe("namespace()"), probe("loop")]
-});
+    let prefix = "{% macro m() %}{% endmacro %}{% for i in [0] %}";
+    let source = format!("{prefix}{{{{ {expression}|type_name }}}}{{% endfor %}}");
+    let name = env.render_str(&source, ()).expect("minijinja renders a loop");
+    assert!(!name.is_empty(), "{expression} is an object");
+    name
+}
 
 /// Returns the value if it is small enough. Slices and sums of lists are lazy views; they are converted
 /// to lists so that views do not nest.

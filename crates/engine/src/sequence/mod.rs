@@ -65,6 +65,8 @@ pub struct Sequence {
     answer_follows: bool,
     dialogue: Dialogue,
     notes: Vec<String>,
+    /// Whether a note has said that the template has no system role.
+    said_system_moved: bool,
     options: GenerateOptions,
     state: State,
     pending: Option<Pending>,
@@ -86,6 +88,9 @@ pub struct Sequence {
     started: Instant,
     passed: Instant,
 }
+
+/// The note on a chat template without a system role.
+const SYSTEM_MOVED: &str = "the chat template has no system role: the system message was put before the first user message";
 
 /// Maximum number of tokens in a context. A sliding context is unbounded in principle, but all of its
 /// tokens are kept: four bytes each, and four more for lookup.
@@ -128,6 +133,7 @@ impl Sequence {
             answer_follows: false,
             dialogue: Dialogue::default(),
             notes: Vec::new(),
+            said_system_moved: false,
             options: GenerateOptions::default(),
             state: State::Idle,
             pending: None,
@@ -199,7 +205,8 @@ impl Sequence {
     }
 
     /// Returns and clears the notes since the last call: why a stored prompt could not be used or
-    /// written, or why the draft model is not drafting.
+    /// written, why the draft model is not drafting, or where the system message is if the chat template
+    /// has no place for it.
     pub fn take_notes(&mut self) -> Vec<String> {
         self.notes.extend(self.speculator.take_note());
         std::mem::take(&mut self.notes)
@@ -288,6 +295,9 @@ impl Sequence {
             }
         };
         self.set_context(engines, &ids, pinned)?;
+        if text.system_moved() && !std::mem::replace(&mut self.said_system_moved, true) {
+            self.notes.push(SYSTEM_MOVED.to_owned());
+        }
         self.dialogue.advance(text, &answer, end, ids.len());
         self.answer_follows = true;
         Ok(())

@@ -49,6 +49,21 @@ pub(crate) fn with_text(
     writer.finish(from.config(), generation).unwrap().commit().unwrap();
 }
 
+/// Copies a model with a tokenizer, adding a chat template.
+pub(crate) fn with_template(from: &NanoFile, to: &Path, template: &str) {
+    let mut writer = Writer::create(to).unwrap();
+    for tensor in from.tensors() {
+        writer.begin(tensor.spec.clone()).unwrap();
+        writer.write(from.bytes(tensor)).unwrap();
+        writer.end().unwrap();
+    }
+    for kind in [SectionKind::Tokenizer, SectionKind::Vocabulary] {
+        writer.section(kind, from.section(kind).unwrap().1.to_vec()).unwrap();
+    }
+    writer.section(SectionKind::ChatTemplate, template.as_bytes().to_vec()).unwrap();
+    writer.finish(from.config(), from.generation()).unwrap().commit().unwrap();
+}
+
 /// Writes a model with only the first `n` layers of another: a weaker model with the same vocabulary.
 pub(crate) fn first_layers(from: &NanoFile, to: &Path, n: u32) {
     let mut config = from.config().clone();

@@ -1,0 +1,311 @@
+//! What a chat template renders: messages, tools, documents and further variables.
+
+use minijinja::Value;
+use minijinja::value::ValueKind;
+use serde::Deserialize;
+use serde::de::Error as _;
+
+use crate::Error;
+use crate::meter::BYTES_PER_ITEM;
+
+/// A message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// `system`, `user`, `assistant` or any other role that the template supports.
+    pub role: String,
+    /// The text.
+    pub content: String,
+}
+
+impl Message {
+    /// Creates a message.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+}
+
+/// A conversation in the format of chat APIs, which also has tools, tool calls and contents of several
+/// parts.
+#[derive(Debug, Clone)]
+pub struct ChatInput {
+    pub(crate) messages: Vec<Value>,
+    pub(crate) tools: Value,
+    pub(crate) documents: Value,
+    pub(crate) variables: Vec<(String, Value)>,
+    pub(crate) add_generation_prompt: bool,
+    pub(crate) now: Option<u64>,
+}
+
+/// The members of a request that concern a template.
+#[derive(Deserialize)]
+struct Request {
+    messages: Vec<Value>,
+    #[serde(default)]
+    tools: Option<Vec<Value>>,
+    #[serde(default)]
+    documents: Option<Vec<Value>>,
+    #[serde(default)]
+    add_generation_prompt: bool,
+    #[serde(default)]
+    chat_template_kwargs: Option<Value>,
+}
+
+impl ChatInput {
+    /// Reads a request to a chat API, a JSON object: `messages`, whose members templates use as they are
+    /// (`role`, `content`, `tool_calls` …), and optionally `tools`, `documents`, `add_generation_prompt`
+    /// and, in `chat_template_kwargs`, further variables. Other members are ignored.
+    ///
+    /// # Errors
+    /// [`Error::ChatInput`] if the text is not such a request.
+    pub fn from_json(request: &str) -> Result<Self, Error> {
+        let request: Request = serde_json::from_str(request).map_err(Error::ChatInput)?;
+        let is_object = |v: &Value| v.kind() == ValueKind::Map;
+        if !request.messages.iter().all(is_object) {
+            return Err(malformed("a message is not an object"));
+        }
+        let variables = request.chat_template_kwargs.unwrap_or_default();
+        if !(is_object(&variables) || variables.is_none() || variables.is_undefined()) {
+            return Err(malformed("chat_template_kwargs is not an object"));
+        }
+        let list = |values: Option<Vec<Value>>| Value::from(values);
+        Ok(Self {
+            messages: request.messages,
+            tools: list(request.tools),
+            documents: list(request.documents),
+            variables: pairs(&variables).map(|(k, v)| (k.to_string(), v)).collect(),
+            add_generation_prompt: request.add_generation_prompt,
+            now: None,
+        })
+    }
+
+    /// A conversation of plain messages; with `add_generation_prompt`, rendered up to the start of the
+    /// model's answer.
+    pub fn from_messages(messages: &[Message], add_generation_prompt: bool) -> Self {
+        let message = |m: &Message| message([("role", &*m.role), ("content", &*m.content)]);
+        Self {
+            messages: messages.iter().map(message).collect(),
+            tools: Value::from(()),
+            documents: Value::from(()),
+            variables: Vec::new(),
+            add_generation_prompt,
+            now: None,
+        }
+    }
+
+    /// Sets the time that `strftime_now` formats, in seconds since 1970, instead of the time of rendering.
+    #[must_use]
+    pub const fn at_time(mut self, unix: u64) -> Self {
+        self.now = Some(unix);
+        self
+    }
+
+    /// All values that a template sees.
+    fn values(&self) -> impl Iterator<Item = &Value> {
+        let variables = self.variables.iter().map(|(_, value)| value);
+        self.messages.iter().chain([&self.tools, &self.documents]).chain(variables)
+    }
+
+    /// The number of items, counted like those of a template's own values, and of bytes in strings.
+    pub(crate) fn size(&self) -> Size {
+        let mut size = Size::default();
+        self.values().for_each(|value| size.add(value));
+        size
+    }
+
+    /// Calls `visit` with every text: all strings but names.
+    pub(crate) fn visit_texts(&self, visit: &mut dyn FnMut(&str)) {
+        let values = self.messages.iter().chain([&self.tools, &self.documents]);
+        values.for_each(|value| {
+            visit_strings(value, false, &mut |s, is_name| {
+                if !is_name {
+                    visit(s);
+                }
+            })
+        });
+    }
+
+    /// The index of a message with a name that is `bad`, or 0 if another part of the input has one.
+    pub(crate) fn find_name(&self, bad: &dyn Fn(&str) -> bool) -> Option<usize> {
+        let has = |value: &Value, all_names| {
+            let mut found = false;
+            visit_strings(value, all_names, &mut |s, is_name| found |= is_name && bad(s));
+            found
+        };
+        let other = || {
+            let variables = self.variables.iter().any(|(_, value)| has(value, true));
+            variables || has(&self.tools, false) || has(&self.documents, false)
+        };
+        self.messages.iter().position(|m| has(m, false)).or_else(|| other().then_some(0))
+    }
+
+    /// The same input with every text changed. Names are kept, because templates compare them.
+    pub(crate) fn map_texts(&self, change: &dyn Fn(&str) -> String) -> Self {
+        let mapped = |value: &Value| map_texts(value, change);
+        Self {
+            messages: self.messages.iter().map(mapped).collect(),
+            tools: mapped(&self.tools),
+            documents: mapped(&self.documents),
+            ..self.clone()
+        }
+    }
+
+    /// Whether there is a system message.
+    pub(crate) fn has_system(&self) -> bool {
+        self.messages.iter().any(|m| has_role(m, "system"))
+    }
+
+    /// Puts system messages before the content of the next user message, joined by a blank line, for
+    /// templates that have no system role. Without such a message, they become a user message.
+    pub(crate) fn move_system(&mut self) {
+        let mut system: Option<String> = None;
+        let mut moved = Vec::with_capacity(self.messages.len());
+        for m in &self.messages {
+            if has_role(m, "system") {
+                let text = text_of(&content(m));
+                system = Some(system.map_or_else(|| text.clone(), |s| s + JOIN + &text));
+                continue;
+            }
+            let before = if has_role(m, "user") { system.take() } else { None };
+            moved.push(match before {
+                Some(system) => with_content(m, prepend(&system, &content(m))),
+                None => m.clone(),
+            });
+        }
+        moved.extend(system.map(|system| message([("role", "user"), ("content", &system)])));
+        self.messages = moved;
+    }
+
+    /// Turns contents that are strings into lists with one part, for templates that accept only lists.
+    pub(crate) fn split_into_parts(&mut self) {
+        for m in &mut self.messages {
+            if let Some(text) = content(m).as_str() {
+                *m = with_content(m, Value::from(vec![text_part(text)]));
+            }
+        }
+    }
+}
+
+fn malformed(what: &str) -> Error {
+    Error::ChatInput(serde_json::Error::custom(what))
+}
+
+/// What joins a system message to the user message that it precedes.
+const JOIN: &str = "\n\n";
+
+fn message<const N: usize>(members: [(&str, &str); N]) -> Value {
+    Value::from_pairs(members)
+}
+
+fn text_part(text: &str) -> Value {
+    message([("type", "text"), ("text", text)])
+}
+
+fn has_role(message: &Value, role: &str) -> bool {
+    message.get_attr("role").is_ok_and(|value| value.as_str() == Some(role))
+}
+
+fn content(message: &Value) -> Value {
+    message.get_attr("content").unwrap_or_default()
+}
+
+fn with_content(message: &Value, content: Value) -> Value {
+    Value::from_pairs(pairs(message).map(|(key, value)| {
+        let value = if key.as_str() == Some("content") { content.clone() } else { value };
+        (key, value)
+    }))
+}
+
+/// The text of a content, which may be a list of parts.
+fn text_of(content: &Value) -> String {
+    match content.as_str() {
+        Some(text) => text.to_owned(),
+        None => {
+            let parts = content.try_iter().into_iter().flatten();
+            let texts = parts.filter_map(|part| part.get_attr("text").ok()?.to_str());
+            texts.collect::<Vec<_>>().join("\n")
+        }
+    }
+}
+
+/// A user message's content with the system message before it.
+fn prepend(system: &str, content: &Value) -> Value {
+    match content.as_str() {
+        Some(text) => Value::from([system, text].join(JOIN)),
+        None => {
+            let parts = content.try_iter().into_iter().flatten();
+            [text_part(&format!("{system}{JOIN}"))].into_iter().chain(parts).collect()
+        }
+    }
+}
+
+fn pairs(map: &Value) -> impl Iterator<Item = (Value, Value)> + '_ {
+    let keys = (map.kind() == ValueKind::Map).then(|| map.try_iter().ok()).flatten();
+    keys.into_iter().flatten().map(|key| {
+        let value = map.get_item(&key).unwrap_or_default();
+        (key, value)
+    })
+}
+
+/// Whether strings under this key name something rather than being text.
+fn is_name(key: &Value) -> bool {
+    matches!(key.as_str(), Some("role" | "type"))
+}
+
+/// Calls `visit` with every string, and with whether it is a name. Keys are names. JSON has a maximum
+/// depth, which bounds the recursion.
+fn visit_strings(value: &Value, are_names: bool, visit: &mut dyn FnMut(&str, bool)) {
+    match value.kind() {
+        ValueKind::String => visit(value.as_str().unwrap_or_default(), are_names),
+        ValueKind::Map => pairs(value).for_each(|(key, value)| {
+            visit(key.as_str().unwrap_or_default(), true);
+            let is_name = value.as_str().is_some() && is_name(&key);
+            visit_strings(&value, are_names || is_name, visit);
+        }),
+        ValueKind::Seq => {
+            let items = value.try_iter().into_iter().flatten();
+            items.for_each(|item| visit_strings(&item, are_names, visit));
+        }
+        _ => {}
+    }
+}
+
+fn map_texts(value: &Value, change: &dyn Fn(&str) -> String) -> Value {
+    match value.kind() {
+        ValueKind::String => Value::from(change(value.as_str().unwrap_or_default())),
+        ValueKind::Map => Value::from_pairs(pairs(value).map(|(key, value)| {
+            let is_name = value.as_str().is_some() && is_name(&key);
+            let value = if is_name { value } else { map_texts(&value, change) };
+            (key, value)
+        })),
+        ValueKind::Seq => {
+            let items = value.try_iter().into_iter().flatten();
+            Value::from(items.map(|item| map_texts(&item, change)).collect::<Vec<_>>())
+        }
+        _ => value.clone(),
+    }
+}
+
+/// The size of an input.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) items: usize,
+    pub(crate) bytes: usize,
+}
+
+impl Size {
+    fn add(&mut self, value: &Value) {
+        let bytes = value.as_str().map_or(0, str::len);
+        self.bytes += bytes;
+        self.items += 1 + bytes / BYTES_PER_ITEM;
+        match value.kind() {
+            ValueKind::Map => pairs(value).for_each(|(key, value)| {
+                self.add(&key);
+                self.add(&value);
+            }),
+            ValueKind::Seq => {
+                value.try_iter().into_iter().flatten().for_each(|item| self.add(&item))
+            }
+            _ => {}
+        }
+    }
+}
