@@ -5,6 +5,7 @@ mod folder;
 mod layers;
 mod rope;
 mod settings;
+mod text;
 
 pub(crate) use folder::{Open, look, open};
 pub(crate) use layers::{experts, layer_windows, router_softmax, sliding_window};
