@@ -47,7 +47,7 @@ pub use chat::{ChatTemplate, Message};
 pub use encode_chat::{ChatText, encode_chat};
 pub use error::Error;
 pub use gguf::{GgufVocab, tokenizer_json_from_gguf};
-pub use pre::pre_tokenizer_names;
+pub use pre::{pre_tokenizer_adds_bos, pre_tokenizer_names};
 pub use stop::{StopMatcher, StopStep};
 pub use stream::TextStream;
 pub use terminal::terminal_safe;
