@@ -14,6 +14,15 @@ pub struct Generation {
     pub add_bos: bool,
     /// Tokens that end a response.
     pub eos: Vec<u32>,
+    /// Text of the BOS token in chat templates; absent if it is that of `bos`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bos_token: Option<String>,
+    /// Text of the EOS token in chat templates; absent if it is that of the first of `eos`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eos_token: Option<String>,
+    /// Text of the padding token in chat templates, if the template uses it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pad_token: Option<String>,
     /// Sampling temperature; absent means greedy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,

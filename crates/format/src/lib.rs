@@ -31,6 +31,7 @@ mod generation;
 mod header;
 mod map;
 mod panels;
+mod provenance;
 mod role;
 mod schema;
 mod section;

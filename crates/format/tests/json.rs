@@ -127,6 +127,23 @@ fn config_values() {
     }
 }
 
+/// Older files do not record the packer's version, and some have no provenance at all.
+#[test]
+fn packer_versions() {
+    let scratch = Scratch::new();
+    let mut image = scratch.small();
+    for (json, version) in [
+        (r#"{"packer":7,"new":1}"#, 7),
+        (r#"{"kind":"gguf"}"#, 2),
+        (r#"{"packer":null}"#, 2),
+        (r#"{"packer":-1}"#, 2),
+        ("[", 2),
+    ] {
+        image.replace(Kind::Provenance, json.as_bytes());
+        assert_eq!(scratch.open(&image.0).expect("valid").packer_version(), version, "{json}");
+    }
+}
+
 #[test]
 fn generation_values() {
     let scratch = Scratch::new();
@@ -149,4 +166,16 @@ fn generation_values() {
     image.replace(Kind::Generation, b"{}");
     let file = scratch.open(&image.0).expect("all fields have defaults");
     assert_eq!(file.generation(), &nanoinfer_format::Generation::default());
+    image.replace(
+        Kind::Generation,
+        br#"{"bos":1,"bos_token":"","eos_token":"<end>","pad_token":null}"#,
+    );
+    let file = scratch.open(&image.0).expect("valid");
+    let expected = nanoinfer_format::Generation {
+        bos: Some(1),
+        bos_token: Some(String::new()),
+        eos_token: Some("<end>".into()),
+        ..Default::default()
+    };
+    assert_eq!(file.generation(), &expected);
 }

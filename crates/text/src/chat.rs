@@ -44,15 +44,16 @@ impl Message {
 
 /// A Jinja chat template in the format of Hugging Face models.
 ///
-/// Templates have access to `messages`, `bos_token`, `eos_token`, `add_generation_prompt`, empty `tools`
-/// and `documents`, and the functions `raise_exception` and `strftime_now` (UTC). They are untrusted, so
-/// time, memory and stack are limited. The limits are counts rather than timeouts, so that all machines
-/// reject the same templates.
+/// Templates have access to `messages`, `bos_token`, `eos_token`, `pad_token`, `add_generation_prompt`,
+/// empty `tools` and `documents`, and the functions `raise_exception` and `strftime_now` (UTC). They are
+/// untrusted, so time, memory and stack are limited. The limits are counts rather than timeouts, so that
+/// all machines reject the same templates.
 #[derive(Debug)]
 pub struct ChatTemplate {
     source: String,
     bos: String,
     eos: String,
+    pad: Option<String>,
 }
 
 impl ChatTemplate {
@@ -66,7 +67,12 @@ impl ChatTemplate {
             environment()?.template_from_named_str(NAME, &source).map(drop).map_err(one_line)
         });
         compiled?;
-        Ok(Self { source, bos: bos.to_owned(), eos: eos.to_owned() })
+        Ok(Self { source, bos: bos.to_owned(), eos: eos.to_owned(), pad: None })
+    }
+
+    /// Sets `pad_token`, which is undefined by default.
+    pub fn with_pad_token(self, pad: Option<&str>) -> Self {
+        Self { pad: pad.map(str::to_owned), ..self }
     }
 
     /// Renders a conversation; with `add_generation_prompt`, up to the start of the model's answer.
@@ -103,6 +109,7 @@ impl ChatTemplate {
             messages => messages.collect::<Value>(),
             bos_token => self.bos.as_str(),
             eos_token => self.eos.as_str(),
+            pad_token => self.pad.as_deref().map_or(Value::UNDEFINED, Value::from),
             add_generation_prompt => add_generation_prompt,
             tools => (),
             documents => (),

@@ -100,9 +100,11 @@ impl Model {
             String::from_utf8_lossy(bytes).into_owned()
         };
         let g = self.generation();
-        let (bos, eos) = (name(g.bos), name(g.eos.first().copied()));
-        ChatTemplate::new(&String::from_utf8_lossy(source), &bos, &eos)
-            .map_err(|e| self.text_error(e))
+        let bos = g.bos_token.clone().unwrap_or_else(|| name(g.bos));
+        let eos = g.eos_token.clone().unwrap_or_else(|| name(g.eos.first().copied()));
+        let template = ChatTemplate::new(&String::from_utf8_lossy(source), &bos, &eos);
+        let template = template.map_err(|e| self.text_error(e))?;
+        Ok(template.with_pad_token(g.pad_token.as_deref()))
     }
 
     /// Tokenizes plain text, which never yields control tokens. The result starts with the

@@ -40,7 +40,7 @@ pub(crate) fn config() -> Config {
     }
 }
 
-/// Generation defaults with every field set.
+/// Generation defaults with every field set, except the texts that only some models need.
 pub(crate) fn generation() -> Generation {
     Generation {
         bos: Some(1),
@@ -51,6 +51,7 @@ pub(crate) fn generation() -> Generation {
         top_p: Some(0.9),
         min_p: Some(0.05),
         repetition_penalty: Some(1.1),
+        ..Generation::default()
     }
 }
 
