@@ -41,7 +41,20 @@ fn open_engine(args: &ModelArgs, status: &mut dyn FnMut(Status<'_>)) -> Result<E
         Some(revision) => loader.revision(revision),
         None => loader,
     };
-    Ok(loader.fetch(&Online).status(status).engine()?)
+    let engine = loader.fetch(&Online).status(&mut *status).engine()?;
+    if let Some(note) = outdated(&args.model, engine.model()) {
+        status(Status::Message(&note));
+    }
+    Ok(engine)
+}
+
+/// A note if the file was converted by an older version. Cached conversions are made anew, so this is a
+/// file that the user named.
+fn outdated(name: &str, model: &Model) -> Option<String> {
+    let missed = nanoinfer_packer::missed_by(model.file().packer_version())?;
+    model.tokenizer().ok()?;
+    let next = "convert its source again";
+    Some(format!("note: {name} was converted by an older version: {missed}; {next}"))
 }
 
 /// A session with an empty context; progress goes to standard error.

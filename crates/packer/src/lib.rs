@@ -61,4 +61,11 @@ pub use space::check as check_space;
 
 /// Incremented when the packer starts to write different bytes for the same source, so that
 /// previously cached conversions are no longer used.
-pub const OUTPUT_VERSION: u32 = 2;
+pub const OUTPUT_VERSION: u32 = 3;
+
+/// What a file written with this output version lacks compared to one converted now, if anything; see
+/// [`NanoFile::packer_version`](nanoinfer_format::NanoFile::packer_version).
+pub fn missed_by(version: u32) -> Option<&'static str> {
+    let what = "it may lack tokens that end an answer, sampling defaults and rules of the tokenizer";
+    (version < 3).then_some(what)
+}

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nanoinfer_format::{SectionKind, Writer};
 use serde::Serialize;
 
-use crate::Error;
+use crate::{Error, OUTPUT_VERSION};
 use crate::model::Model;
 use crate::source::SourceFile;
 
@@ -17,6 +17,8 @@ struct Provenance {
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<String>,
     kind: &'static str,
+    /// The version of the packer's output.
+    packer: u32,
     /// The scale of each merged adapter; the adapters' files are listed in `files`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     loras: Vec<f32>,
@@ -58,7 +60,7 @@ pub(crate) fn add(
     if let Some(template) = &model.chat_template {
         writer.section(SectionKind::ChatTemplate, template.as_bytes())?;
     }
-    let provenance = Provenance { source, kind: model.kind, loras, files };
+    let provenance = Provenance { source, kind: model.kind, packer: OUTPUT_VERSION, loras, files };
     let json = serde_json::to_vec(&provenance).expect("plain structs always serialize");
     Ok(writer.section(SectionKind::Provenance, json)?)
 }
