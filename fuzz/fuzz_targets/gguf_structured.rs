@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use nanoinfer_fuzz::{Edge, Scratch};
 use nanoinfer_packer::describe;
 
-const KEYS: [&str; 26] = [
+const KEYS: [&str; 32] = [
     "general.architecture",
     "general.alignment",
     "llama.context_length",
@@ -32,6 +32,12 @@ const KEYS: [&str; 26] = [
     "tokenizer.ggml.token_type",
     "tokenizer.ggml.merges",
     "tokenizer.ggml.bos_token_id",
+    "tokenizer.ggml.eos_token_id",
+    "tokenizer.ggml.fim_pad_token_id",
+    "general.name",
+    "general.sampling.temp",
+    "general.sampling.top_k",
+    "general.sampling.sequence",
     "tokenizer.chat_template",
 ];
 const NAMES: [&str; 15] = [
@@ -51,7 +57,8 @@ const NAMES: [&str; 15] = [
     "blk.0.ffn_gate_exps.weight",
     "blk.0.ffn_up.1.weight",
 ];
-const TEXTS: [&str; 8] = ["llama", "gpt2", "linear", "none", "a", "▁b", "a b", "<0x41>"];
+const TEXTS: [&str; 11] =
+    ["llama", "gpt2", "linear", "none", "a", "▁b", "a b", "<0x41>", "</s>", "<|im_end|>", "phi-3"];
 
 #[derive(Debug, arbitrary::Arbitrary)]
 struct Model {

@@ -5,10 +5,11 @@ mod file;
 mod keys;
 mod metadata;
 mod split;
+mod text;
 
 pub(crate) use config::open;
 pub(crate) use keys::Keys;
-pub(crate) use metadata::{Metadata, Value};
+pub(crate) use metadata::Value;
 pub use split::files;
 pub(crate) use split::open as open_file;
 

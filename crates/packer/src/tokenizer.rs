@@ -4,10 +4,8 @@
 use std::path::Path;
 
 use nanoinfer_format::{SectionKind, Writer};
-use nanoinfer_text::GgufVocab;
 
 use crate::Error;
-use crate::gguf::Metadata;
 
 /// A tokenizer in the three forms stored in a file.
 pub(crate) struct Tokenizer {
@@ -16,49 +14,37 @@ pub(crate) struct Tokenizer {
     native: Vec<u8>,
     /// The token that the tokenizer's post-processor prepends, if any.
     pub(crate) bos: Option<u32>,
+    tokenizer: nanoinfer_text::Tokenizer,
 }
 
 impl Tokenizer {
-    /// Builds the sections from `json`, the contents of the `tokenizer.json` at `path`.
-    pub(crate) fn new(path: &Path, json: Vec<u8>, vocab_size: u32) -> Result<Self, Error> {
+    /// Builds the sections from `json`, a `tokenizer.json` whose origin is `path`. A token without an
+    /// embedding is left out, which becomes a note.
+    pub(crate) fn new(
+        path: &Path,
+        json: Vec<u8>,
+        vocab_size: u32,
+        notes: &mut Vec<String>,
+    ) -> Result<Self, Error> {
         let error = |source| Error::Text { path: path.into(), source };
+        let (json, dropped) = nanoinfer_text::drop_tokens(json, vocab_size).map_err(error)?;
+        notes.extend(without_rows(&dropped, vocab_size));
         let vocabulary = nanoinfer_text::build_vocab(&json, vocab_size as usize).map_err(error)?;
         let tokenizer = nanoinfer_text::Tokenizer::from_json(&json).map_err(error)?;
         let native = tokenizer.to_native(blake3::hash(&json).as_bytes());
         let bos = tokenizer.prompt_prefix().first().copied();
-        Ok(Self { json, vocabulary, native, bos })
+        Ok(Self { json, vocabulary, native, bos, tokenizer })
     }
 
-    /// The tokenizer in a GGUF file's metadata, if present.
-    pub(crate) fn of_gguf(
-        g: &Metadata,
-        bos: Option<u32>,
-        vocab_size: u32,
-    ) -> Result<Option<Self>, Error> {
-        let key = |name: &str| format!("tokenizer.ggml.{name}");
-        let Some(model) = g.str(&key("model"))?.filter(|&m| m != "none") else { return Ok(None) };
-        let types = key("token_type");
-        let narrow = |&v: &i64| {
-            i32::try_from(v)
-                .map_err(|_| g.error(&types, format!("contains {v}, expected a token type")))
-        };
-        let types: Vec<i32> =
-            g.ints(&types)?.unwrap_or_default().iter().map(narrow).collect::<Result<_, _>>()?;
-        let tokens = key("tokens");
-        let vocab = GgufVocab {
-            model,
-            pre: g.str(&key("pre"))?.unwrap_or_default(),
-            tokens: g.strings(&tokens)?.ok_or_else(|| g.error(&tokens, "is missing"))?,
-            scores: g.floats(&key("scores"))?,
-            types: &types,
-            merges: g.strings(&key("merges"))?,
-            add_space_prefix: g.bool(&key("add_space_prefix"))?.unwrap_or(true),
-            bos,
-            unk: g.u32(&key("unknown_token_id"))?,
-        };
-        let error = |source| Error::Text { path: g.path().into(), source };
-        let json = nanoinfer_text::tokenizer_json_from_gguf(&vocab).map_err(error)?;
-        Self::new(g.path(), json, vocab_size).map(Some)
+    /// The bytes of a token in decoded text; none if there is no such token.
+    pub(crate) fn bytes_of(&self, id: u32) -> Vec<u8> {
+        let vocab = nanoinfer_text::Vocab::parse(&self.vocabulary);
+        vocab.map_or(Vec::new(), |vocab| vocab.bytes(id).to_vec())
+    }
+
+    /// The id of an added token by its text.
+    pub(crate) fn added_token(&self, text: &str) -> Option<u32> {
+        self.tokenizer.added_token(text)
     }
 
     /// Total size of the sections in bytes.
@@ -71,4 +57,15 @@ impl Tokenizer {
         writer.section(SectionKind::Vocabulary, self.vocabulary.as_slice())?;
         writer.section(SectionKind::NativeTokenizer, self.native.as_slice())
     }
+}
+
+/// The note about tokens that were left out, if any.
+fn without_rows(dropped: &[String], rows: u32) -> Option<String> {
+    let first = dropped.first()?;
+    Some(match dropped.len() {
+        1 => format!("the token {first:?} is left out: the model has only {rows} embeddings"),
+        n => format!(
+            "{n} tokens, such as {first:?}, are left out: the model has only {rows} embeddings"
+        ),
+    })
 }

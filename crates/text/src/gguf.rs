@@ -9,17 +9,20 @@ use serde::Serialize;
 
 use crate::Error;
 use crate::bytes::byte_token;
+use crate::control::{self, CONTROL, StatedEnds};
 use crate::json::{
     AddedToken, Body, BodyModel, Decoder, Head, MergePair, ModelHead, Normalizer, Pattern,
     PostProcessor, PreTokenizer, PrependScheme, TemplatePiece, TemplateToken, VocabMap,
 };
 use crate::pre;
 
-// GGUF token types (`tokenizer.ggml.token_type`).
+// More GGUF token types.
 const UNKNOWN: i32 = 2;
-const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const BYTE: i32 = 6;
+
+/// The control tokens of Phi-3 that do not strip the whitespace after them.
+const STRIP_NOTHING: [&str; 3] = ["<unk>", "<s>", "<|endoftext|>"];
 
 /// Maximum token length, in bytes, when merges are derived; about 100 in published vocabularies.
 const LONGEST: usize = 512;
@@ -43,6 +46,9 @@ pub struct GgufVocab<'a, S> {
     pub merges: Option<&'a [S]>,
     /// `add_space_prefix`, for `llama`; true if the key is absent.
     pub add_space_prefix: bool,
+    /// Whether control tokens strip the whitespace after them. GGUF has no key for this: it is known for
+    /// models named Phi-3.
+    pub strips_space: bool,
     /// `bos_token_id`, if `add_bos_token` is set: prepended to raw prompts.
     pub bos: Option<u32>,
     /// `unknown_token_id`.
@@ -80,7 +86,7 @@ struct Model {
 /// pre-tokenizer.
 pub fn tokenizer_json_from_gguf<S: AsRef<str>>(gguf: &GgufVocab<'_, S>) -> Result<Vec<u8>, Error> {
     let n = gguf.tokens.len();
-    if !gguf.types.is_empty() && gguf.types.len() != n {
+    if !gguf.types.is_empty() && gguf.types.len() < n {
         let what = format!("{} types for {n} tokens", gguf.types.len());
         return Err(Error::gguf("tokenizer.ggml.token_type", what));
     }
@@ -113,8 +119,19 @@ pub fn tokenizer_json_from_gguf<S: AsRef<str>>(gguf: &GgufVocab<'_, S>) -> Resul
 }
 
 impl<S: AsRef<str>> GgufVocab<'_, S> {
+    /// The tokens that end a response: those that the file states, then those known by their texts, such
+    /// as `<|im_end|>`.
+    pub fn end_tokens(&self, stated: &StatedEnds) -> Vec<u32> {
+        let mut ids = HashMap::new();
+        for (id, text) in self.texts().filter(|(id, _)| self.kind(*id) == CONTROL) {
+            ids.entry(text).or_insert(id as u32);
+        }
+        control::ends(&ids, stated)
+    }
+
     fn kind(&self, id: usize) -> i32 {
-        self.types.get(id).copied().unwrap_or(1)
+        let text = self.tokens.get(id).map_or("", AsRef::as_ref);
+        control::kind(text, self.types.get(id).copied())
     }
 
     fn texts(&self) -> impl Iterator<Item = (usize, &str)> {
@@ -148,7 +165,7 @@ fn added<S: AsRef<str>>(gguf: &GgufVocab<'_, S>, unknown_too: bool) -> Vec<Added
             content: text.to_owned(),
             single_word: false,
             lstrip: false,
-            rstrip: false,
+            rstrip: gguf.strips_space && !STRIP_NOTHING.contains(&text),
             normalized: false,
             special: special(kind),
         })
@@ -192,25 +209,30 @@ fn sentence_piece<S: AsRef<str>>(gguf: &GgufVocab<'_, S>) -> Result<Head, Error>
     let mut bytes: Vec<u8> = gguf.texts().filter_map(|(_, text)| byte_token(text)).collect();
     bytes.sort_unstable();
     bytes.dedup();
-    let space = |content: &str| Decoder::Replace {
-        pattern: Pattern::String("▁".to_owned()),
-        content: content.to_owned(),
-    };
-    let mut decoders = vec![space(" "), Decoder::ByteFallback {}, Decoder::Fuse {}];
+    let blank = |pattern: &str| Pattern::String(pattern.to_owned());
+    let space = Decoder::Replace { pattern: blank("▁"), content: " ".to_owned() };
+    let mut decoders = vec![space, Decoder::ByteFallback {}, Decoder::Fuse {}];
     if gguf.add_space_prefix {
         decoders.push(Decoder::Strip { content: ' ', start: 1, stop: 0 });
     }
-    let scheme = if gguf.add_space_prefix { PrependScheme::First } else { PrependScheme::Never };
+    // Every text between control tokens gets a blank, even if it begins with one.
+    let normalizer = gguf.add_space_prefix.then(|| Normalizer::Sequence {
+        normalizers: vec![
+            Normalizer::Prepend { prepend: "▁".to_owned() },
+            Normalizer::Replace { pattern: blank(" "), content: "▁".to_owned() },
+        ],
+    });
+    let pre_tokenizer = (!gguf.add_space_prefix).then_some(PreTokenizer::Metaspace {
+        replacement: '▁',
+        prepend_scheme: Some(PrependScheme::Never),
+        add_prefix_space: None,
+        split: false,
+    });
     let unk = gguf.unk.map(|id| gguf.text("tokenizer.ggml.unknown_token_id", id)).transpose()?;
     Ok(Head {
         added_tokens: added(gguf, true),
-        normalizer: None,
-        pre_tokenizer: Some(PreTokenizer::Metaspace {
-            replacement: '▁',
-            prepend_scheme: Some(scheme),
-            add_prefix_space: None,
-            split: false,
-        }),
+        normalizer,
+        pre_tokenizer,
         post_processor: bos(gguf)?,
         decoder: Some(Decoder::Sequence { decoders }),
         model: ModelHead {
@@ -247,7 +269,7 @@ fn derive_merges<S: AsRef<str>>(
     scores: &[f32],
 ) -> Result<Vec<MergePair>, Error> {
     let n = gguf.tokens.len();
-    if scores.len() != n {
+    if scores.len() < n {
         let what = format!("{} scores for {n} tokens", scores.len());
         return Err(Error::gguf("tokenizer.ggml.scores", what));
     }

@@ -15,15 +15,18 @@
 //! - [`ChatTemplate`], [`ChatText`] and [`encode_chat`] turn a conversation into ids; user input cannot
 //!   forge a control token.
 //! - [`tokenizer_json_from_gguf`] builds a `tokenizer.json` from the metadata of a GGUF file.
+//! - [`add_tokens`] and [`drop_tokens`] reconcile a `tokenizer.json` with the model's other files.
 //! - [`terminal_safe`] escapes model output for a terminal.
 //!
 //! Only BPE is supported, both GPT-2's byte-level variant and SentencePiece's. Decoder models use these;
 //! the Unigram and WordPiece tokenizers of encoder models are not supported.
 
 mod added;
+mod amend;
 mod bpe;
 mod bytes;
 mod chat;
+mod control;
 mod encode_chat;
 mod error;
 mod gguf;
@@ -43,7 +46,9 @@ mod vocab;
 mod vocab_build;
 mod wire;
 
+pub use amend::{NewToken, add_tokens, drop_tokens};
 pub use chat::{ChatTemplate, Message};
+pub use control::StatedEnds;
 pub use encode_chat::{ChatText, encode_chat};
 pub use error::Error;
 pub use gguf::{GgufVocab, tokenizer_json_from_gguf};

@@ -50,9 +50,10 @@ pub(crate) fn build(normalizer: &Normalizer, steps: &mut Vec<Step>) -> Result<()
     Ok(())
 }
 
-/// Applies every step in order.
-pub(crate) fn run<'a>(steps: &[Step], text: &'a str) -> Cow<'a, str> {
-    steps.iter().fold(Cow::Borrowed(text), |text, step| {
+/// Applies every step in order. Nothing is prepended to a text that `continues` another.
+pub(crate) fn run<'a>(steps: &[Step], text: &'a str, continues: bool) -> Cow<'a, str> {
+    let steps = steps.iter().filter(|step| !(continues && matches!(step, Step::Prepend(_))));
+    steps.fold(Cow::Borrowed(text), |text, step| {
         if text.is_empty() { text } else { Cow::Owned(step.apply(&text)) }
     })
 }

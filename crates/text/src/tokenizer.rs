@@ -115,7 +115,7 @@ impl Tokenizer {
         let normalized = AddedTokens::new(
             normalized
                 .into_iter()
-                .map(|t| (normalize::run(&normalize, &t.content).into_owned(), t)),
+                .map(|t| (normalize::run(&normalize, &t.content, false).into_owned(), t)),
         );
         let prefix = head.post_processor.as_ref().map(|p| p.prefix()).unwrap_or_default();
         Ok(Self { head, normalize, split, raw, normalized, bpe, prefix })
@@ -134,7 +134,7 @@ impl Tokenizer {
     pub(crate) fn encode_part(&self, text: &str, from_start: bool, policy: Policy<'_>) -> Vec<u32> {
         let mut out = Vec::with_capacity(text.len() / 3);
         let mut scratch = Scratch::default();
-        self.segments(text, policy, |segment| match segment {
+        self.segments(text, from_start, policy, |segment| match segment {
             Segment::Token(id) => out.push(id),
             Segment::Span(span, at_start) => {
                 self.encode_span(span, from_start && at_start, &mut scratch, &mut out);
@@ -143,12 +143,20 @@ impl Tokenizer {
         out
     }
 
-    /// Extracts the added tokens from `text` and normalises the text between them.
-    fn segments(&self, text: &str, policy: Policy<'_>, mut sink: impl FnMut(Segment<'_>)) {
+    /// Extracts the added tokens from `text`, which continues earlier text unless `from_start`, and
+    /// normalises the text between them.
+    fn segments(
+        &self,
+        text: &str,
+        from_start: bool,
+        policy: Policy<'_>,
+        mut sink: impl FnMut(Segment<'_>),
+    ) {
         self.raw.split(text, 0, policy, |part| match part {
             Part::Token(id) => sink(Segment::Token(id)),
             Part::Text(range) => {
-                let span = normalize::run(&self.normalize, &text[range.clone()]);
+                let continues = range.start == 0 && !from_start;
+                let span = normalize::run(&self.normalize, &text[range.clone()], continues);
                 // Normalisation shifts offsets, so the span is protected as a whole.
                 let policy = match policy {
                     _ if self.normalize.is_empty() => policy,
@@ -198,7 +206,7 @@ impl Tokenizer {
     /// The control tokens in `text`, in order.
     pub(crate) fn control_tokens(&self, text: &str) -> Vec<u32> {
         let mut found = Vec::new();
-        self.segments(text, Policy::Parse, |segment| {
+        self.segments(text, true, Policy::Parse, |segment| {
             if let Segment::Token(id) = segment {
                 found.push(id);
             }

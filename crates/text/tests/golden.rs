@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::{LLAMA2, LLAMA2_JSON, Model, SMOL, SMOL_GGUF};
+use common::{Golden, LLAMA2, LLAMA2_JSON, Model, SMOL, SMOL_GGUF};
 use nanoinfer_text::{
     ChatTemplate, GgufVocab, Message, Specials, TextStream, Tokenizer, build_vocab, encode_chat,
     tokenizer_json_from_gguf,
@@ -21,7 +21,11 @@ fn decode(model: &Model, ids: &[u32]) -> String {
 
 fn check(model: &Model, tokenizer: &Tokenizer) {
     assert_eq!(model.goldens.len(), 40);
-    for golden in &model.goldens {
+    check_all(&model.goldens, model, tokenizer);
+}
+
+fn check_all(goldens: &[Golden], model: &Model, tokenizer: &Tokenizer) {
+    for golden in goldens {
         assert_eq!(
             tokenizer.encode(&golden.text, Specials::Parse),
             golden.ids,
@@ -88,12 +92,17 @@ fn llama2_from_gguf_scores() {
         types: &types,
         merges: None,
         add_space_prefix: true,
+        strips_space: false,
         bos: Some(1),
         unk: Some(0),
     })
     .unwrap();
     let tokenizer = Tokenizer::from_json(&made).unwrap();
-    check(&LLAMA2, &tokenizer);
+    // A GGUF file means the older rule for blanks.
+    let goldens = include_str!("data/tokenizer-llama2-gguf.json");
+    let goldens: Vec<Golden> = serde_json::from_str(goldens).unwrap();
+    assert_eq!(goldens.len(), 47);
+    check_all(&goldens, &LLAMA2, &tokenizer);
     assert_eq!(build_vocab(&made, tokens.len()).unwrap(), LLAMA2.section);
     assert_eq!(tokenizer.prompt_prefix(), [1]);
     // The merges equal those of Hugging Face's converter, except for the order among runs of spaces:

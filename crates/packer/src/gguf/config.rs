@@ -4,19 +4,18 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use nanoinfer_format::{Config, Generation};
+use nanoinfer_format::Config;
 
 use super::file::Gguf;
 use super::keys::Keys;
 use super::metadata::Metadata;
-use super::split;
+use super::{split, text};
 use crate::Error;
 use crate::description::{Biases, Description};
 use crate::family::{self, GgufSpelling};
-use crate::model::{Model, check_generation};
+use crate::model::Model;
 use crate::rope::{RopeSpec, Scaling, Yarn, yarn_magnitude};
 use crate::source::{FileTensor, TensorSource};
-use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
 
 /// RoPE frequency factors: tensors that are not weights.
@@ -41,19 +40,16 @@ pub(crate) fn open(path: &Path) -> Result<Model, Error> {
     }
     weights.check(&config, described.biases)?;
     weights.change(described.changes);
-    let generation = generation(&metadata)?;
-    check_generation(path, &generation, config.vocab_size)?;
-    let bos = generation.bos.filter(|_| generation.add_bos);
-    let tokenizer = Tokenizer::of_gguf(&metadata, bos, config.vocab_size)?;
+    let text = text::read(&metadata, config.vocab_size)?;
     Ok(Model {
         turns: described.ropes.iter().flat_map(|rope| rope.turns(config.rotary_dim)).collect(),
         config,
         weights,
-        generation,
-        tokenizer,
+        generation: text.generation,
+        tokenizer: text.tokenizer,
         chat_template: metadata.str("tokenizer.chat_template")?.map(str::to_owned),
         kind: "gguf",
-        notes: Vec::new(),
+        notes: text.notes,
         files,
     })
 }
@@ -92,7 +88,7 @@ fn describe(
 /// The config of a Llama with these keys.
 fn common(keys: &Keys<'_>, tensors: &[FileTensor]) -> Result<Config, Error> {
     let d_model = keys.size("embedding_length")?;
-    let n_heads = keys.size("attention.head_count")?;
+    let n_heads = keys.need("attention.head_count", keys.per_layer("attention.head_count")?)?;
     let n_layers = keys.size("block_count")?;
     let head_dim = match keys.u32("attention.key_length")? {
         Some(given) => given,
@@ -123,9 +119,9 @@ fn common(keys: &Keys<'_>, tensors: &[FileTensor]) -> Result<Config, Error> {
     Ok(Config {
         architecture: keys.architecture.into(),
         d_model,
-        d_ff: keys.size("feed_forward_length")?,
+        d_ff: keys.need("feed_forward_length", keys.per_layer("feed_forward_length")?)?,
         n_heads,
-        n_kv_heads: keys.u32("attention.head_count_kv")?.unwrap_or(n_heads),
+        n_kv_heads: keys.per_layer("attention.head_count_kv")?.unwrap_or(n_heads),
         vocab_size: u32::try_from(vocab.shape()[0]).unwrap_or(u32::MAX),
         context_length: keys.size("context_length")?,
         norm_eps: norm_eps.ok_or_else(missing)?,
@@ -210,19 +206,4 @@ fn read_divisors(tensor: &FileTensor, half: usize) -> Result<Vec<f32>, Error> {
         Some(v) => Err(fail(format!("contains {v}, expected positive factors"))),
         None => Ok(values),
     }
-}
-
-fn generation(g: &Metadata) -> Result<Generation, Error> {
-    let bos = g.u32("tokenizer.ggml.bos_token_id")?;
-    let mut eos = Vec::new();
-    for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
-        eos.extend(g.u32(key)?.filter(|id| !eos.contains(id)));
-    }
-    // llama.cpp's defaults for this kind of tokenizer.
-    let by_kind = match g.str("tokenizer.ggml.model")? {
-        Some("llama") => true,
-        _ => matches!(g.str("tokenizer.ggml.pre")?, Some("llama3" | "llama-v3" | "llama-bpe")),
-    };
-    let add_bos = bos.is_some() && g.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(by_kind);
-    Ok(Generation { bos, add_bos, eos, ..Generation::default() })
 }

@@ -34,9 +34,20 @@ impl Keys<'_> {
         self.metadata.ints(&self.name(key))
     }
 
+    /// A whole number that files may also list layer by layer.
+    pub(crate) fn per_layer(&self, key: &str) -> Result<Option<u32>, Error> {
+        let n_layers = self.size("block_count")?;
+        self.metadata.per_layer(&self.name(key), n_layers)
+    }
+
+    /// Unwraps `value`, which was read from `key`; the error states that the key is missing.
+    pub(crate) fn need<T>(&self, key: &str, value: Option<T>) -> Result<T, Error> {
+        value.ok_or_else(|| self.error(key, "is missing"))
+    }
+
     /// A required whole number.
     pub(crate) fn size(&self, key: &str) -> Result<u32, Error> {
-        self.u32(key)?.ok_or_else(|| self.error(key, "is missing"))
+        self.need(key, self.u32(key)?)
     }
 
     /// An optional positive, finite number; 0 counts as absent, as in llama.cpp.
@@ -75,7 +86,7 @@ impl Keys<'_> {
             return Ok(None);
         };
         let d_ff = match self.u32("expert_feed_forward_length")? {
-            None => self.size("feed_forward_length")?,
+            None => self.need("feed_forward_length", self.per_layer("feed_forward_length")?)?,
             Some(given) => given,
         };
         Ok(Some(Experts {

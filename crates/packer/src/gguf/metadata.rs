@@ -1,6 +1,7 @@
 //! Metadata of a GGUF file. Reading a key returns `None` if the key is absent, and an error that
 //! names the key if its value has the wrong type.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -70,6 +71,33 @@ impl Metadata {
         })
     }
 
+    /// A number of any type.
+    pub(crate) fn number(&self, key: &str) -> Result<Option<f64>, Error> {
+        self.typed(key, "a number", |value| match value {
+            Value::Float(v) => Some(*v),
+            Value::Int(v) => Some(*v as f64),
+            _ => None,
+        })
+    }
+
+    /// A whole number, or a list of `n` of them, one per layer, that are all equal.
+    pub(crate) fn per_layer(&self, key: &str, n: u32) -> Result<Option<u32>, Error> {
+        let Some(Value::Ints(list)) = self.values.get(key) else { return self.u32(key) };
+        if list.len() != n as usize || list.is_empty() {
+            let what = format!("has {} values, expected one for each of {n} layers", list.len());
+            return Err(self.error(key, what));
+        }
+        if let Some(layer) = list.iter().position(|v| *v != list[0]) {
+            let (first, other) = (list[0], list[layer]);
+            let what = format!(
+                "is {first} in layer 0, but {other} in layer {layer}; layers must have equal sizes"
+            );
+            return Err(self.error(key, what));
+        }
+        let range = |_| self.error(key, format!("is {}, expected 0 to {}", list[0], u32::MAX));
+        u32::try_from(list[0]).map(Some).map_err(range)
+    }
+
     pub(crate) fn bool(&self, key: &str) -> Result<Option<bool>, Error> {
         self.typed(key, "true or false", |value| match value {
             Value::Bool(v) => Some(*v),
@@ -98,9 +126,11 @@ impl Metadata {
         })
     }
 
-    pub(crate) fn floats(&self, key: &str) -> Result<Option<&[f32]>, Error> {
-        self.typed(key, "a list of floating-point numbers", |value| match value {
-            Value::Floats(v) => Some(v.as_slice()),
+    /// A list of numbers of any type.
+    pub(crate) fn floats(&self, key: &str) -> Result<Option<Cow<'_, [f32]>>, Error> {
+        self.typed(key, "a list of numbers", |value| match value {
+            Value::Floats(v) => Some(Cow::Borrowed(v.as_slice())),
+            Value::Ints(v) => Some(v.iter().map(|&v| v as f32).collect()),
             _ => None,
         })
     }

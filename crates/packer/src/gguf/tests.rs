@@ -42,7 +42,8 @@ fn metadata_of_every_type() {
     assert_eq!(g.metadata.str("test.string").unwrap(), Some("naïve"));
     assert_eq!(g.metadata.strings("test.strings").unwrap().unwrap(), ["a", "", "ü"]);
     assert_eq!(g.metadata.ints("test.ints").unwrap().unwrap(), [-1, 2, 3]);
-    assert_eq!(g.metadata.floats("test.floats").unwrap().unwrap(), [0.5, -2.0]);
+    let floats = g.metadata.floats("test.floats").unwrap().unwrap();
+    assert_eq!(*floats, [0.5, -2.0]);
     assert_eq!(g.metadata.bool("test.bool").unwrap(), Some(true));
     assert_eq!(g.metadata.f64("test.f64").unwrap(), Some(0.1));
     assert_eq!(g.metadata.u32("test.absent").unwrap(), None);

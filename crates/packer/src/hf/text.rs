@@ -25,8 +25,12 @@ pub(super) fn read(
     config: &Settings,
     vocab_size: u32,
 ) -> Result<Text, Error> {
+    let mut notes = Vec::new();
     let tokenizer = match files.optional("tokenizer.json") {
-        Some(path) => Some(Tokenizer::new(&path, read_text(&path)?.into_bytes(), vocab_size)?),
+        Some(path) => {
+            let json = read_text(&path)?.into_bytes();
+            Some(Tokenizer::new(&path, json, vocab_size, &mut notes)?)
+        }
         None => None,
     };
     let tokenizer_config = files.settings("tokenizer_config.json")?;
@@ -36,7 +40,7 @@ pub(super) fn read(
     let generation =
         generation(config, generation_config.as_ref(), tokenizer_config.as_ref(), own_bos)?;
     check_generation(files.folder, &generation, vocab_size)?;
-    Ok(Text { tokenizer, generation, chat_template, notes: Vec::new() })
+    Ok(Text { tokenizer, generation, chat_template, notes })
 }
 
 /// Opens files of a folder and records which were used.

@@ -38,6 +38,7 @@ impl SmolGguf {
             types: &self.types,
             merges: Some(&self.merges),
             add_space_prefix: false,
+            strips_space: false,
             bos: None,
             unk: Some(self.unk),
         }
