@@ -53,6 +53,47 @@ fn gguf() -> PathBuf {
     })
 }
 
+/// A file that states another token as EOS, as after converting a chat model with its base's config.
+#[test]
+fn turns_end_although_the_file_states_another_eos() {
+    let folder = temp();
+    let (source, out) = (folder.path().join("base-eos.gguf"), folder.path().join("m.nano"));
+    let mut bytes = fs::read(gguf()).unwrap();
+    let at = after(&bytes, b"tokenizer.ggml.eos_token_id");
+    assert_eq!(bytes[at..at + 8], [4, 0, 0, 0, 2, 0, 0, 0], "a u32: <|im_end|>");
+    bytes[at + 4] = 0; // <|endoftext|>
+    fs::write(&source, bytes).unwrap();
+    let home = folder.path().join("home");
+    let mut convert = nanoinfer(&home);
+    convert.args(["convert", "--model"]).arg(&source).arg("--out").arg(&out).assert().success();
+    let ask = || {
+        let mut command = nanoinfer(&home);
+        command.args(["generate", "--chat", "--prompt", "What is the capital of France?"]);
+        command.args(["--temp", "0", "--json", "--model"]).arg(&out).output().unwrap()
+    };
+    let output = ask();
+    let answer = json(&output);
+    assert_eq!(answer["finish_reason"], "stop", "{answer}");
+    assert_eq!(answer["tokens"].as_array().unwrap().last().unwrap(), 2, "{answer}");
+    assert!(!stderr(&output).contains("older version"), "{}", stderr(&output));
+
+    // The same file, as if it came from the previous version.
+    let mut bytes = fs::read(&out).unwrap();
+    let at = after(&bytes, br#""packer":"#);
+    bytes[at] = b'2';
+    fs::write(&out, bytes).unwrap();
+    let output = ask();
+    assert_eq!(json(&output)["tokens"], answer["tokens"]);
+    let said = stderr(&output);
+    assert_eq!(said.matches("m.nano was converted by an older version").count(), 1, "{said}");
+}
+
+/// The position after `needle`.
+fn after(bytes: &[u8], needle: &[u8]) -> usize {
+    let at = bytes.windows(needle.len()).position(|window| window == needle);
+    at.expect("the file contains it") + needle.len()
+}
+
 fn tokenize(home: &Path, path: &Path) -> Command {
     let mut command = nanoinfer(home);
     command.args(["tokenize", "--text", "Hello"]).env("PATH", path);

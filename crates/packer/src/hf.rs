@@ -1,10 +1,12 @@
 //! Hugging Face model folders: `config.json`, weights, tokenizer, chat template.
 
 mod config;
+mod files;
 mod folder;
 mod layers;
 mod rope;
 mod settings;
+mod special;
 mod text;
 
 pub(crate) use folder::{Open, look, open};

@@ -6,8 +6,9 @@ use std::path::{Component, Path, PathBuf};
 use serde_json::Value;
 
 use super::config::describe;
+use super::files::Files;
 use super::settings::Settings;
-use super::text::{self, Files};
+use super::text;
 use crate::model::Model;
 use crate::source::FileTensor;
 use crate::weights::Weights;

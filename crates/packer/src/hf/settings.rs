@@ -44,6 +44,11 @@ impl Settings {
         self.map.iter().map(|(key, value)| (key.clone(), shown(value))).collect()
     }
 
+    /// The JSON object, including settings that are `null`.
+    pub(super) fn map(&self) -> &Map<String, Value> {
+        &self.map
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

@@ -1,11 +1,11 @@
 //! What a folder says about text: tokenizer, chat template, defaults for generation.
 
-use std::path::{Path, PathBuf};
-
 use nanoinfer_format::Generation;
 use serde_json::Value;
 
+use super::files::Files;
 use super::settings::{Settings, read_text};
+use super::special::SpecialTokens;
 use crate::Error;
 use crate::model::check_generation;
 use crate::tokenizer::Tokenizer;
@@ -26,41 +26,60 @@ pub(super) fn read(
     vocab_size: u32,
 ) -> Result<Text, Error> {
     let mut notes = Vec::new();
-    let tokenizer = match files.optional("tokenizer.json") {
-        Some(path) => {
-            let json = read_text(&path)?.into_bytes();
-            Some(Tokenizer::new(&path, json, vocab_size, &mut notes)?)
-        }
-        None => None,
-    };
-    let tokenizer_config = files.settings("tokenizer_config.json")?;
+    let special = SpecialTokens::read(files)?;
+    let tokenizer = tokenizer(files, &special, vocab_size, &mut notes)?;
     let generation_config = files.settings("generation_config.json")?;
-    let chat_template = chat_template(files, tokenizer_config.as_ref())?;
+    let chat_template = chat_template(files, special.config())?;
     let own_bos = tokenizer.as_ref().and_then(|t| t.bos);
-    let generation =
-        generation(config, generation_config.as_ref(), tokenizer_config.as_ref(), own_bos)?;
+    let mut generation = generation(config, generation_config.as_ref(), special.config(), own_bos)?;
+    if let Some(tokenizer) = &tokenizer {
+        let uses_pad = chat_template.as_ref().is_some_and(|t| t.contains("pad_token"));
+        name_tokens(&mut generation, tokenizer, &special, uses_pad)?;
+    }
     check_generation(files.folder, &generation, vocab_size)?;
     Ok(Text { tokenizer, generation, chat_template, notes })
 }
 
-/// Opens files of a folder and records which were used.
-pub(super) struct Files<'a> {
-    pub(super) folder: &'a Path,
-    pub(super) used: Vec<PathBuf>,
+/// The tokenizer, with the tokens that only the folder's other files define.
+fn tokenizer(
+    files: &mut Files<'_>,
+    special: &SpecialTokens,
+    vocab_size: u32,
+    notes: &mut Vec<String>,
+) -> Result<Option<Tokenizer>, Error> {
+    let Some(path) = files.optional("tokenizer.json") else { return Ok(None) };
+    let json = read_text(&path)?.into_bytes();
+    let error = |source| Error::Text { path: path.clone(), source };
+    let (json, left_out) = nanoinfer_text::add_tokens(json, &special.all()?).map_err(error)?;
+    for token in left_out {
+        let what = "the id of the added token";
+        notes.push(format!("{what} {token:?} belongs to another token: the former is left out"));
+    }
+    Tokenizer::new(&path, json, vocab_size, notes).map(Some)
 }
 
-impl Files<'_> {
-    fn optional(&mut self, name: &str) -> Option<PathBuf> {
-        let path = self.folder.join(name);
-        path.exists().then(|| {
-            self.used.push(path.clone());
-            path
-        })
-    }
-
-    fn settings(&mut self, name: &str) -> Result<Option<Settings>, Error> {
-        self.optional(name).map(|path| Settings::read(&path)).transpose()
-    }
+/// Adds the tokenizer's EOS to the tokens that end a response: the `config.json` of a fine-tuned model
+/// may still have that of its base. Records the texts of special tokens, for the chat template, as far as
+/// they do not follow from the ids.
+fn name_tokens(
+    g: &mut Generation,
+    tokenizer: &Tokenizer,
+    special: &SpecialTokens,
+    uses_pad: bool,
+) -> Result<(), Error> {
+    let text = |name: &str| -> Result<Option<String>, Error> {
+        let stated = special.named(name)?;
+        Ok(stated.map(|token| token.map_or(String::new(), |t| t.content)))
+    };
+    let follows = |id: Option<u32>| id.map_or(Vec::new(), |id| tokenizer.bytes_of(id));
+    let (bos, eos, pad) = (text("bos_token")?, text("eos_token")?, text("pad_token")?);
+    let id = eos.as_ref().and_then(|text| tokenizer.added_token(text));
+    g.eos.extend(id.filter(|id| !g.eos.contains(id)));
+    let first = g.eos.first().copied();
+    g.bos_token = bos.filter(|text| text.as_bytes() != follows(g.bos));
+    g.eos_token = eos.filter(|text| text.as_bytes() != follows(first));
+    g.pad_token = pad.filter(|text| uses_pad && !text.is_empty());
+    Ok(())
 }
 
 /// The chat template; files of newer formats take precedence.
