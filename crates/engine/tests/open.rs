@@ -3,14 +3,15 @@
 mod common;
 
 use common::{data, with_text};
-use nanoinfer_engine::Model;
+use nanoinfer_engine::{Message, Model};
 use nanoinfer_format::{NanoFile, Quant, Role, TensorSpec, Writer};
 use nanoinfer_packer::{Input, Options, convert};
 use nanoinfer_text::build_vocab;
+use serde_json::json;
 
 /// A tokenizer with two tokens, `a` with id 0 and `b` with id `max`.
 fn tokenizer(max: u32) -> Vec<u8> {
-    serde_json::to_vec(&serde_json::json!({
+    serde_json::to_vec(&json!({
         "added_tokens": [],
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true},
         "decoder": {"type": "ByteLevel"},
@@ -44,6 +45,36 @@ fn the_tokenizer_must_match_the_embeddings() {
         let error = open(max, entries).expect_err(message);
         assert!(error.contains("m.nano: ") && error.contains(message), "{error}");
         assert!(error.contains("convert the model again") && !error.contains('\n'), "{error}");
+    }
+}
+
+/// Even a text that is not among the tokens: the source decides what the template sees.
+#[test]
+fn templates_get_the_texts_that_the_source_states() {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(data("tiny/llama-gqa")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    std::fs::write(folder.path().join("tokenizer.json"), tokenizer(319)).unwrap();
+    let template = "[{{ bos_token }}|{{ eos_token }}|{{ pad_token }}]";
+    for (tokens, expected) in [
+        (json!({}), "[||]"),
+        (
+            json!({"bos_token": "<x>", "eos_token": {"content": "b"}, "pad_token": "<p>"}),
+            "[<x>|b|<p>]",
+        ),
+        (json!({"bos_token": null, "pad_token": null}), "[||]"),
+    ] {
+        let mut config = tokens;
+        config["chat_template"] = json!(template);
+        let path = folder.path().join("tokenizer_config.json");
+        std::fs::write(path, config.to_string()).unwrap();
+        let out = folder.path().join("m.nano");
+        convert(&Input::Folder(folder.path().into()), &out, Options::new(Quant::Q8)).unwrap();
+        let model = Model::open(&out).unwrap();
+        let messages = [Message::new("user", "x")];
+        assert_eq!(model.template().unwrap().render(&messages, true).unwrap(), expected);
     }
 }
 

@@ -8,8 +8,8 @@
 use std::collections::HashMap;
 
 // GGUF token types (`tokenizer.ggml.token_type`).
+const NORMAL: i32 = 1;
 pub(crate) const CONTROL: i32 = 3;
-pub(crate) const USER_DEFINED: i32 = 4;
 
 /// Tokens that end a response or a turn, wherever they occur.
 const ENDS: [&str; 22] = [
@@ -82,14 +82,14 @@ pub struct StatedEnds {
     pub fim: [Option<u32>; 3],
 }
 
-/// The type of a token: control if its text says so, otherwise as stated.
+/// The type of a token: control if its text says so, otherwise as stated, or normal.
 ///
-/// In Gemma's vocabulary, `</s>` is the HTML tag, one of many user-defined tokens.
-pub(crate) fn kind(text: &str, stated: i32) -> i32 {
-    let is_html = text == "</s>" && stated == USER_DEFINED;
+/// Unlike in llama.cpp, a `</s>` of another type is text: it may be the HTML tag, as in Gemma's vocabulary.
+pub(crate) fn kind(text: &str, stated: Option<i32>) -> i32 {
+    let is_html = text == "</s>" && stated.is_some_and(|kind| kind != CONTROL);
     let fim = || FIM.iter().chain(FIM_ENDS.into_iter().flatten());
     let is_known = ENDS.contains(&text) || fim().any(|known| *known == text);
-    if is_known && !is_html { CONTROL } else { stated }
+    if is_known && !is_html { CONTROL } else { stated.unwrap_or(NORMAL) }
 }
 
 /// The tokens that end a response: first those that the file states, in the given order, then those

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::Error;
 use crate::bytes::byte_token;
-use crate::control::{self, CONTROL, StatedEnds, USER_DEFINED};
+use crate::control::{self, CONTROL, StatedEnds};
 use crate::json::{
     AddedToken, Body, BodyModel, Decoder, Head, MergePair, ModelHead, Normalizer, Pattern,
     PostProcessor, PreTokenizer, PrependScheme, TemplatePiece, TemplateToken, VocabMap,
@@ -18,6 +18,7 @@ use crate::pre;
 
 // More GGUF token types.
 const UNKNOWN: i32 = 2;
+const USER_DEFINED: i32 = 4;
 const BYTE: i32 = 6;
 
 /// The control tokens of Phi-3 that do not strip the whitespace after them.
@@ -130,7 +131,7 @@ impl<S: AsRef<str>> GgufVocab<'_, S> {
 
     fn kind(&self, id: usize) -> i32 {
         let text = self.tokens.get(id).map_or("", AsRef::as_ref);
-        control::kind(text, self.types.get(id).copied().unwrap_or(1))
+        control::kind(text, self.types.get(id).copied())
     }
 
     fn texts(&self) -> impl Iterator<Item = (usize, &str)> {

@@ -51,9 +51,9 @@ impl Named {
 
 /// All supported pre-tokenizers: to add one, add a line.
 ///
-/// Missing: `superbpe`, `afmoe`, `tiny_aya` and `jais-2`, which count digits or spaces from the right,
-/// beyond what [`split`](crate::split) can express, and those whose tokens are not byte-level (`gemma4`,
-/// `sarvam-moe`, `whitespace`).
+/// Missing: those that count digits or spaces from the right, which `split.rs` cannot express (`superbpe`,
+/// `afmoe`, `tiny_aya`, `cohere2moe`, `jais-2`), and those whose tokens are not byte-level (`gemma4`,
+/// `granite-embed-multi-311m`, `sarvam-moe`, `whitespace`).
 const ALL: &[Named] = &[
     Named::new(
         &[

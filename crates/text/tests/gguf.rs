@@ -26,7 +26,7 @@ fn tokens_that_end_a_response() {
     let stated = |ends: &[u32]| StatedEnds { ends: ends.to_vec(), ..StatedEnds::default() };
     let fim = |fim| StatedEnds { fim, ..StatedEnds::default() };
     type Tokens = &'static [(&'static str, i32)];
-    let cases: [(&str, Tokens, StatedEnds, &[u32]); 13] = [
+    let cases: [(&str, Tokens, StatedEnds, &[u32]); 14] = [
         ("nothing", &[("a", 1), ("<|im_start|>", 3)], stated(&[]), &[]),
         (
             "a chat model with its base's EOS",
@@ -41,6 +41,7 @@ fn tokens_that_end_a_response() {
             &[0, 1, 2],
         ),
         ("stated order first", &[("</s>", 3), ("a", 1), ("b", 1)], stated(&[2, 1]), &[2, 1, 0]),
+        ("an HTML tag", &[("a", 1), ("</s>", 1)], stated(&[0]), &[0]),
         (
             "Gemma's HTML tag",
             &[("<eos>", 3), ("</s>", 4), ("<end_of_turn>", 3)],
