@@ -22,7 +22,13 @@ pub(crate) fn run(args: Logits) -> Result<ExitCode> {
         bail!("--tokens: id {id} is not in the vocabulary of {vocab} tokens");
     }
     if n > engine.ctx() {
-        bail!("--tokens: {n} tokens do not fit into a context of {}; use --ctx {n}", engine.ctx());
+        let trained = engine.model().config().context_length as usize;
+        let advice = if n > trained {
+            format!("the model was trained for {trained}: use fewer tokens")
+        } else {
+            format!("use --ctx {n}")
+        };
+        bail!("--tokens: {n} tokens do not fit into a context of {}; {advice}", engine.ctx());
     }
     let name = args.out.display().to_string();
     let folder = match args.out.parent() {
