@@ -294,10 +294,10 @@ fn commands_work_through_pipes() {
     let home = Home::new(Some(TEMPLATE));
     let input = "\u{feff}/help\r\n/system Be brief.\r\nHi\r\n//etc is a folder\r\n/save all.json\r\n\
                  /clear\r\n/load all.json\r\n/undo\r\n/regen\r\n/export all.md\r\n/set top-k -1\r\n\
-                 /usr/bin is a folder\r\n/exit\r\nnever read\r\n";
+                 /usr/bin is a folder\r\n/ alone\r\n/exit\r\nnever read\r\n";
     let output = piped(&home, &[], input);
     assert!(output.status.success(), "{}", stderr(&output));
-    assert_eq!(answers(&output), 4, "{}", stderr(&output));
+    assert_eq!(answers(&output), 5, "{}", stderr(&output));
     for part in ["/export FILE", "wrote all.json", "started a new", "removed the last", "top-k 0"] {
         assert!(stderr(&output).contains(part), "{part}: {}", stderr(&output));
     }
@@ -330,7 +330,7 @@ fn a_refused_message_is_out_of_the_way_of_the_next_one() {
         let output = piped(&home, &[], format!("Hi\n{refused}\nHo\n/save all.json\n"));
         assert_eq!((output.status.code(), answers(&output)), (Some(1), 2), "{}", stderr(&output));
         assert!(stderr(&output).contains("[not answered: "), "{}", stderr(&output));
-        assert!(stderr(&output).contains("nanoinfer: error: 1 of the messages"));
+        assert!(stderr(&output).contains("nanoinfer: error: messages not answered: 1;"));
         let saved = fs::read_to_string(home.folder.path().join("all.json")).unwrap();
         let saved: Value = serde_json::from_str(&saved).unwrap();
         let messages = saved["messages"].as_array().unwrap();
@@ -354,5 +354,27 @@ fn a_piped_chat_goes_on_when_the_context_is_full() {
     let cut = home.run("chat", &["--ignore-eos", "--ctx", "128"], "Hi\n");
     assert_eq!(cut.status.code(), Some(1), "{}", stderr(&cut));
     assert!(stderr(&cut).contains("--overflow slide"), "{}", stderr(&cut));
-    assert!(stderr(&cut).contains("nanoinfer: error: 0 of the messages"), "{}", stderr(&cut));
+    assert!(stderr(&cut).contains("nanoinfer: error: messages not answered: 0; answers cut off by the end of the context: 1;"), "{}", stderr(&cut));
+}
+
+/// A pipe or a device named by `--out` must not be replaced by a file.
+#[cfg(target_os = "linux")]
+#[test]
+fn logits_are_written_into_a_pipe() {
+    use std::io::Read;
+    use std::os::unix::fs::FileTypeExt;
+    let home = Home::new(None);
+    let (pipe, file) = (home.folder.path().join("pipe"), home.folder.path().join("file"));
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    // Opened for both, so that neither side waits for the other.
+    let mut ends = fs::File::options().read(true).write(true).open(&pipe).unwrap();
+    for out in ["pipe", "file"] {
+        let output = home.run("logits", &["--tokens", "1,2", "--out", out], "");
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+    assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
+    let expected = fs::read(file).unwrap();
+    let mut written = vec![0; expected.len()];
+    ends.read_exact(&mut written).unwrap();
+    assert_eq!(written, expected);
 }

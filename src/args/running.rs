@@ -72,8 +72,8 @@ pub(crate) struct Generate {
 ///
 /// Line by line, the oldest turns are dropped when the context is full, with a note. A message that
 /// does not fit on its own, or that the chat template rejects, is skipped, and an answer that reaches
-/// the end of the context is cut off; --overflow slide avoids both. If standard input is piped, an
-/// unknown command or invalid UTF-8 ends the chat.
+/// the end of the context is cut off. With --overflow slide, messages and answers of any length fit.
+/// If standard input is piped, an unknown command or invalid UTF-8 ends the chat.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:

@@ -58,8 +58,8 @@ pub enum Error {
     /// All input was read, but messages were not answered, or answers were cut off by the end of the
     /// context. Only for piped input.
     #[error(
-        "{unanswered} of the messages were not answered, and {cut} of the answers were cut off by the \
-         end of the context; the notes above give the reasons"
+        "messages not answered: {unanswered}; answers cut off by the end of the context: {cut}; the \
+         notes above say why"
     )]
     Incomplete {
         /// Messages that were not answered.
