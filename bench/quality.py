@@ -31,7 +31,8 @@ def main():
 
     # Not with transformers, which turns every space into <|endoftext|> when it converts this GGUF.
     nano = home / "model.nano"
-    tokenize = [nanoinfer, "tokenize", "--model", nano, "--json", "--text", text.read_text()]
+    tokenize = [nanoinfer, "tokenize", "--model", nano, "--json", "--special", "--no-bos"]
+    tokenize += ["--text", text.read_text()]
     ids = json.loads(run(tokenize))["ids"]
     windows = [ids[i * WINDOW : (i + 1) * WINDOW] for i in range(WINDOWS)]
     assert len(windows[-1]) == WINDOW, f"{text}: too short"

@@ -33,18 +33,43 @@ fn engine(error: &Error) -> Option<String> {
              available; use a smaller --ctx"
         ),
         Error::Context { tokens, ctx } => format!(
-            "the prompt has {tokens} tokens, but the context holds only {ctx}; \
-             use a larger --ctx or a shorter prompt"
+            "the prompt has {tokens} tokens, but the context holds only {ctx}; use a shorter prompt"
         ),
+        Error::Prompt { tokens, ctx, trained } => {
+            let advice = if tokens <= trained {
+                format!(
+                    "use a larger --ctx (the model was trained for {trained}) or a shorter prompt"
+                )
+            } else if ctx <= trained {
+                format!(
+                    "the model was trained for {trained}: use a shorter prompt, or --overflow slide, \
+                     which drops the oldest tokens"
+                )
+            } else {
+                "use a shorter prompt".to_owned()
+            };
+            format!("the prompt has {tokens} tokens, but the context holds only {ctx}; {advice}")
+        }
         Error::Threads { workers, source } => {
             format!("cannot start {workers} threads: {source}; reduce --threads")
         }
+        // The reason first: names can be long.
         Error::NoChatTemplate { path } => format!(
-            "{}: the model has no chat template; use `generate` without --chat",
+            "no chat template in {}; choose its format with --chat-template NAME|FILE, or write the \
+             prompt with its control tokens and use `generate --special`",
             path.display()
         ),
+        Error::NoTokenizer { path } => {
+            format!("no tokenizer in {}; `nanoinfer logits` takes token ids", path.display())
+        }
+        Error::NoInfill { path } => format!(
+            "no tokens for --fim-prefix and --fim-suffix in {}; use a model for code completion, or \
+             --prompt",
+            path.display()
+        ),
+        Error::Text { path, source } => format!("{source} (in {})", path.display()),
         Error::NotFinite { path } => format!(
-            "{}: the model's output is not finite; check the file with `nanoinfer verify`",
+            "the output of {} is not finite; check the file with `nanoinfer verify`",
             path.display()
         ),
         _ => return None,
@@ -77,17 +102,23 @@ mod tests {
 
     #[test]
     fn engine_errors_name_the_option_to_change() {
-        let full = Error::Context { tokens: 100, ctx: 64 };
-        let chain = Err::<(), _>(full).context("some command").unwrap_err();
+        let full = |tokens, ctx| Error::Prompt { tokens, ctx, trained: 512 };
+        let chain = Err::<(), _>(full(100, 64)).context("some command").unwrap_err();
         let messages: Vec<String> = chain.chain().map(message).collect();
         assert_eq!(messages[0], "some command");
         assert!(messages[1].contains("100 tokens") && messages[1].contains("--ctx"));
+        // No advice that leads to garbage.
+        let beyond = [message(&full(600, 64)), message(&full(9000, 4096))];
+        assert!(beyond.iter().all(|m| !m.contains("--ctx")), "{beyond:?}");
+        assert!(beyond[0].contains("--overflow slide") && !beyond[1].contains("slide"));
         let memory = Error::Memory { ctx: 8, needed_mb: 2, available_mb: 1 };
         assert!(message(&memory).ends_with("use a smaller --ctx"));
+        let closed = Error::Sequence;
+        assert_eq!(message(&closed), closed.to_string());
         let template = Error::NoChatTemplate { path: "m.nano".into() };
-        assert!(message(&template).ends_with("without --chat"));
-        let tokenizer = Error::NoTokenizer { path: "m.nano".into() };
-        assert_eq!(message(&tokenizer), tokenizer.to_string());
+        let message = message(&template);
+        assert!(message.starts_with("no chat template in m.nano; "), "{message}");
+        assert!(message.contains("--chat-template") && message.contains("--special"), "{message}");
     }
 
     #[test]

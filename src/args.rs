@@ -2,6 +2,7 @@
 
 mod measuring;
 mod packing;
+mod prompting;
 mod ranges;
 mod running;
 
@@ -13,9 +14,9 @@ use clap::{Args, Parser, Subcommand};
 
 pub(crate) use measuring::{Bench, Doctor, Eval, Format, Score};
 pub(crate) use packing::{Convert, Inspect, Models, ModelsAction, Verify};
-pub(crate) use running::{
-    CacheArgs, Chat, DraftArgs, Generate, Logits, ModelArgs, SamplingArgs, Tokenize,
-};
+pub(crate) use prompting::{PromptArgs, Tokenize};
+pub(crate) use ranges::Seed;
+pub(crate) use running::{CacheArgs, Chat, DraftArgs, Generate, Logits, ModelArgs, SamplingArgs};
 
 /// Run language models on this computer's CPU: exact, small, readable.
 ///
@@ -101,6 +102,7 @@ pub(crate) fn parse() -> Result<Command, ExitCode> {
             Some(ContextValue::String(arg)) if arg == "--lora" && is_unknown(&error) => {
                 MERGE_LORA.into()
             }
+            _ if error.kind() == ErrorKind::InvalidUtf8 => usage_line(NOT_UTF8),
             _ => usage_line(&error.to_string()),
         };
         crate::status::say(&message);
@@ -117,6 +119,8 @@ pub(crate) fn definition() -> clap::Command {
 const MERGE_LORA: &str = "error: adapters are merged at conversion; run \
 `nanoinfer convert --model MODEL --lora FOLDER --out merged.nano`, then use --model merged.nano";
 
+const NOT_UTF8: &str = "error: an argument is not valid UTF-8; only paths may contain other bytes";
+
 fn is_unknown(error: &clap::Error) -> bool {
     error.kind() == ErrorKind::UnknownArgument
 }
@@ -127,9 +131,10 @@ fn usage_line(message: &str) -> String {
     let lines =
         lines.filter(|l| !l.starts_with("Usage:") && !l.starts_with("For more information"));
     let lines: Vec<&str> = lines.collect();
-    let name = std::env::args().nth(1).filter(|a| !a.starts_with('-'));
-    let name = name.filter(|name| definition().find_subcommand(name).is_some());
-    let command = name.map_or("nanoinfer".to_owned(), |name| format!("nanoinfer {name}"));
+    let first = std::env::args_os().nth(1);
+    let command =
+        first.and_then(|name| Some(definition().find_subcommand(name)?.get_name().to_owned()));
+    let command = command.map_or("nanoinfer".to_owned(), |name| format!("nanoinfer {name}"));
     format!("{}; see `{command} --help`", lines.join(" "))
 }
 

@@ -127,9 +127,10 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// Same as [`Self::path`], or the file is damaged.
     pub fn model(self) -> Result<Model, Error> {
-        let in_memory = self.in_memory;
+        let (in_memory, name) = (self.in_memory, self.name.clone());
         let path = self.path()?;
-        Ok(if in_memory { Model::open_copy(path)? } else { Model::open(path)? })
+        let model = if in_memory { Model::open_copy(path)? } else { Model::open(path)? };
+        Ok(model.named(name))
     }
 
     /// An engine: the model with threads, cache and buffers.

@@ -1,7 +1,7 @@
 //! The `nanoinfer` command: model files in, text out.
 //!
 //! ```text
-//! args ──► commands ──► input, model, output, status, limits … ──► library crates
+//! args ──► commands ──► input, prompt, model, output, status, limits … ──► library crates
 //! ```
 //!
 //! Commands import the shared modules, never each other. Exit codes: 0 success, 1 failure,
@@ -18,7 +18,9 @@ mod limits;
 mod model;
 mod output;
 mod parameters;
+mod prompt;
 mod status;
+mod template;
 
 /// Printed by the SIGBUS handler when a mapped file shrinks or its disk fails.
 const FAULT: &str = "nanoinfer: error: a mapped file can no longer be read: it was truncated while in \

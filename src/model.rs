@@ -1,5 +1,6 @@
 //! Opens the engine or session for `--model`.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -9,25 +10,57 @@ use nanoinfer::{Loader, Status};
 use nanoinfer_engine::{
     Drafting, Engine, EngineOptions, GenerateOptions, KvType, Model, PrefixStore, Sampling, Session,
 };
+use nanoinfer_interface::random_seed;
 use nanoinfer_kernels::Isa;
 
-use crate::args::{CacheArgs, DraftArgs, ModelArgs, SamplingArgs};
+use crate::args::{CacheArgs, DraftArgs, ModelArgs, SamplingArgs, Seed};
 use crate::status::{Reporter, say};
+use crate::template::Template;
 
 /// The `.nano` file for a `--model` argument, converted now if necessary.
-pub(crate) fn nano_file(model: &str) -> Result<PathBuf> {
+pub(crate) fn nano_file(model: impl AsRef<OsStr>) -> Result<PathBuf> {
     let mut reporter = Reporter::default();
     let mut status = |status: Status<'_>| reporter.status(status);
-    Ok(Loader::new(model).fetch(&Online).status(&mut status).path()?)
+    Ok(loader(model.as_ref()).status(&mut status).path()?)
 }
 
-/// An engine configured by the options.
+/// A model without an engine, for work on text.
+pub(crate) fn open(name: &OsStr, template: Option<&Template>) -> Result<Model> {
+    let mut reporter = Reporter::default();
+    let mut status = |status: Status<'_>| reporter.status(status);
+    let mut model = loader(name).status(&mut status).model()?;
+    template.map_or(Ok(()), |template| template.set(&mut model))?;
+    Ok(model)
+}
+
+fn loader<'a>(model: &OsStr) -> Loader<'a> {
+    Loader::new(model).fetch(&Online)
+}
+
+/// An engine configured by the options. Warns about a context that the model was not trained for.
 pub(crate) fn engine(args: &ModelArgs) -> Result<Engine> {
     let mut reporter = Reporter::default();
-    open_engine(args, &mut |status| reporter.status(status))
+    let engine = open_engine(args, None, &mut |status| reporter.status(status))?;
+    warn_beyond_training(&engine);
+    Ok(engine)
 }
 
-fn open_engine(args: &ModelArgs, status: &mut dyn FnMut(Status<'_>)) -> Result<Engine> {
+/// Prints a warning if the context is longer than the model was trained for.
+pub(crate) fn warn_beyond_training(engine: &Engine) {
+    let (ctx, trained) = (engine.ctx(), engine.model().config().context_length as usize);
+    if ctx > trained {
+        say(&format!(
+            "warning: the model was trained for {trained} tokens, and text beyond them is usually \
+             useless; use --ctx {trained} or less"
+        ));
+    }
+}
+
+fn open_engine(
+    args: &ModelArgs,
+    template: Option<&Template>,
+    status: &mut dyn FnMut(Status<'_>),
+) -> Result<Engine> {
     let options = EngineOptions {
         threads: args.threads.map(|n| n as usize),
         ctx: args.ctx.map(|n| n as usize),
@@ -36,31 +69,37 @@ fn open_engine(args: &ModelArgs, status: &mut dyn FnMut(Status<'_>)) -> Result<E
         isa: forced_isa()?,
         ..EngineOptions::default()
     };
-    let loader = Loader::new(&args.model).in_memory(args.no_mmap).engine_options(options);
+    let loader = loader(&args.model).in_memory(args.no_mmap);
     let loader = match &args.revision {
         Some(revision) => loader.revision(revision),
         None => loader,
     };
-    let engine = loader.fetch(&Online).status(&mut *status).engine()?;
-    if let Some(note) = outdated(&args.model, engine.model()) {
+    let mut model = loader.status(&mut *status).model()?;
+    if let Some(note) = outdated(&args.model, &model) {
         status(Status::Message(&note));
     }
-    Ok(engine)
+    template.map_or(Ok(()), |template| template.set(&mut model))?;
+    Ok(Engine::new(model, &options)?)
 }
 
 /// A note if the file was converted by an older version. Cached conversions are made anew, so this is a
 /// file that the user named.
-fn outdated(name: &str, model: &Model) -> Option<String> {
+fn outdated(name: &OsStr, model: &Model) -> Option<String> {
     let missed = nanoinfer_packer::missed_by(model.file().packer_version())?;
     model.tokenizer().ok()?;
-    let next = "convert its source again";
+    let (name, next) = (name.display(), "convert its source again");
     Some(format!("note: {name} was converted by an older version: {missed}; {next}"))
 }
 
 /// A session with an empty context; progress goes to standard error.
-pub(crate) fn session(args: &ModelArgs, drafts: &DraftArgs, cache: &CacheArgs) -> Result<Session> {
+pub(crate) fn session(
+    args: &ModelArgs,
+    template: Option<&Template>,
+    drafts: &DraftArgs,
+    cache: &CacheArgs,
+) -> Result<Session> {
     let mut reporter = Reporter::default();
-    open_session(args, drafts, cache, &mut |status| reporter.status(status))
+    open_session(args, template, drafts, cache, &mut |status| reporter.status(status))
 }
 
 /// Like [`session`], but passes status messages to `status`, because a full-screen chat owns the
@@ -71,7 +110,7 @@ pub(crate) fn session_with_status(
     cache: &CacheArgs,
     status: &dyn Fn(String),
 ) -> Result<Session> {
-    open_session(args, drafts, cache, &mut |event| {
+    open_session(args, None, drafts, cache, &mut |event| {
         if let Status::Message(message) = event {
             status(nanoinfer_text::terminal_safe(message).into_owned());
         }
@@ -80,11 +119,12 @@ pub(crate) fn session_with_status(
 
 fn open_session(
     args: &ModelArgs,
+    template: Option<&Template>,
     drafts: &DraftArgs,
     cache: &CacheArgs,
     status: &mut dyn FnMut(Status<'_>),
 ) -> Result<Session> {
-    let mut session = Session::new(open_engine(args, status)?)?;
+    let mut session = Session::new(open_engine(args, template, status)?)?;
     if let Some(model) = &drafts.draft {
         let args = ModelArgs {
             model: model.clone(),
@@ -93,7 +133,7 @@ fn open_session(
             kv: None,
             ..args.clone()
         };
-        session.set_draft_model(open_engine(&args, status)?)?;
+        session.set_draft_model(open_engine(&args, None, status)?)?;
     }
     if let Some(folder) = &cache.cache_dir {
         let store = PrefixStore::open(folder, cache.cache_size.saturating_mul(1 << 20));
@@ -124,7 +164,7 @@ pub(crate) fn forced_isa() -> Result<Option<Isa>> {
     Ok(Some(isa.map_err(|e| anyhow!("NANOINFER_ISA: {e}"))?))
 }
 
-/// The model's own sampling defaults, overridden by the given options.
+/// The model's own sampling defaults, overridden by the given options. Prints the seed if it is random.
 pub(crate) fn generate_options(
     model: &Model,
     args: &SamplingArgs,
@@ -140,12 +180,21 @@ pub(crate) fn generate_options(
         repetition_penalty: args.repeat_penalty.unwrap_or(defaults.repetition_penalty),
         presence_penalty: args.presence_penalty.unwrap_or(defaults.presence_penalty),
         frequency_penalty: args.frequency_penalty.unwrap_or(defaults.frequency_penalty),
-        seed: args.seed.unwrap_or(defaults.seed),
+        seed: match args.seed {
+            Some(Seed::Given(seed)) => seed,
+            Some(Seed::Random) => random_seed(),
+            None => defaults.seed,
+        },
     };
+    if let Some(Seed::Random) = args.seed {
+        say(&format!("seed {}", sampling.seed));
+    }
+    let named = |text: &String| model.tokenizer().ok()?.added_token(text);
     GenerateOptions {
         max_tokens,
         sampling,
         stop: args.stop.clone(),
+        stop_tokens: args.stop.iter().filter_map(named).collect(),
         ignore_eos: args.ignore_eos,
         drafting: if drafts.no_draft {
             Drafting::OFF

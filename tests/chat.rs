@@ -219,6 +219,11 @@ fn plain_works_on_a_terminal() {
     pty.send("What is the capital of France?\r");
     let screen = pty.wait_for_text("tokens/s]");
     assert!(screen.contains("Paris"), "{screen}");
+    // A mistake does not end a conversation that a person types.
+    pty.send("/frobnicate\r");
+    pty.wait_for_text("[unknown command /frobnicate");
+    pty.send("/help\r");
+    pty.wait_for_text("/export FILE");
     pty.send("exit\r");
     assert_eq!(pty.wait().code(), Some(0));
     pty.assert_restored();

@@ -45,6 +45,7 @@ fn a_question_is_answered() {
         "overflow",
         "prompt_tokens",
         "reused_tokens",
+        "seed",
         "text",
         "threads",
         "timings",
@@ -227,11 +228,13 @@ fn tokenization_round_trips() {
         )
     };
     let object = run(&["Hello, world"]);
-    assert_eq!(object.to_string(), r#"{"decoded":"Hello, world","ids":[19556,28,905]}"#);
-    let control = run(&["a<|im_end|>"]);
+    let expected =
+        r#"{"decoded":"Hello, world","ids":[19556,28,905],"pieces":["Hello",","," world"]}"#;
+    assert_eq!(object.to_string(), expected);
+    let control = run(&["a<|im_end|>", "--special"]);
     assert_eq!(control["ids"].as_array().unwrap().last(), Some(&2.into()));
     assert_eq!(control["decoded"], "a<|im_end|>");
-    let plain = run(&["a<|im_end|>", "--plain"]);
+    let plain = run(&["a<|im_end|>"]);
     assert!(!plain["ids"].as_array().unwrap().contains(&2.into()));
     assert_eq!(plain["decoded"], "a<|im_end|>");
 }
@@ -317,5 +320,26 @@ fn a_piped_conversation_keeps_context_until_exit() {
     let mut long = with_default_model();
     let question = "word ".repeat(100);
     let output = long.args(["chat", "--ctx", "64"]).write_stdin(question).output().unwrap();
-    assert_fails(&output, 1, &["--ctx"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("not answered: ") && stderr(&output).contains("--ctx"));
+    assert!(output.stdout.is_empty());
+}
+
+/// A prompt made by hand is answered like the template's, up to the control token that `--stop` names.
+#[test]
+fn a_prompt_made_by_hand_equals_the_templates() {
+    let templated = object(&FRANCE);
+    let shown =
+        json(&with_default_model().args(["tokenize", "--json"]).args(FRANCE).output().unwrap());
+    assert_eq!(shown["ids"], templated["prompt_tokens"]);
+    let prompt = shown["decoded"].as_str().unwrap();
+    let by_hand = ["--special", "--prompt", prompt, "--ignore-eos"];
+    let stopped = object(&[&by_hand[..], &["--stop", "<|im_end|>"]].concat());
+    for key in ["prompt_tokens", "tokens", "text", "finish_reason"] {
+        assert_eq!(stopped[key], templated[key], "{key}");
+    }
+    let endless = object(&[&by_hand[..], &["-n", "40"]].concat());
+    assert_eq!(endless["finish_reason"], "length");
+    let missing = run(&["--fim-prefix", "a", "--fim-suffix", "b"]);
+    assert_fails(&missing, 1, &["no tokens for --fim-prefix", "smollm2"]);
 }

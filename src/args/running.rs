@@ -1,27 +1,34 @@
 //! Options of commands that run a model.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use nanoinfer_engine::KvType;
 
-use super::ranges::count;
+use super::prompting::PromptArgs;
+use super::ranges::{MaxTokens, Seed, count, max_tokens, seed, top_k};
 
 /// Generate text from a prompt.
 ///
 /// The prompt comes from --prompt, --prompt-file, or standard input. The model continues it as raw
-/// text or, with --chat, answers it as a user message formatted with its chat template. The answer is
-/// streamed to standard output: byte for byte to a file or pipe, with control characters made
-/// visible on a terminal.
+/// text or, with --chat, answers it as a user message formatted with its chat template. Names of
+/// control tokens in it are ordinary text, unless --special is given. Of a file and of standard
+/// input, a byte-order mark and one line end at the end are dropped; --prompt is used as typed. The
+/// answer is streamed to standard output: byte for byte to a file or pipe, with control characters
+/// made visible on a terminal.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   nanoinfer generate --prompt 'The capital of France is' -n 20
   git diff | nanoinfer generate --chat --system 'Summarise this change.'
   nanoinfer generate --prompt-file story.txt --temp 0.8 --top-p 0.95 --seed 7
+  nanoinfer generate --special --prompt-file by-hand.txt --stop '<|im_end|>'
+  nanoinfer generate --model old.gguf --chat --chat-template chatml --prompt 'Hi!'
+  nanoinfer generate --model coder.gguf --fim-prefix 'def add(a, b):' --fim-suffix 'print(add(1, 2))'
 
 --json prints one object at the end: prompt_tokens and tokens (ids), text, finish_reason (stop,
-length, context, cancelled), reused_tokens (prompt tokens found in a cache), overflow, evicted_tokens
+length, context, cancelled), seed, reused_tokens (prompt tokens found in a cache), overflow, evicted_tokens
 (dropped from a sliding context), drafts, timings, isa, threads. In drafts, passes counts forward
 passes after the prompt and tokens_per_pass is their average yield; drafted and accepted count tokens,
 in total and per source (lookup, model). In timings, load_ms is the time from process start until the
@@ -31,20 +38,17 @@ pub(crate) struct Generate {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
     /// Prompt text
-    #[arg(long, short, conflicts_with = "prompt_file")]
+    #[arg(long, short, conflicts_with = "prompt_file", allow_hyphen_values = true)]
     pub(crate) prompt: Option<String>,
     /// File that contains the prompt
     #[arg(long, value_name = "FILE")]
     pub(crate) prompt_file: Option<PathBuf>,
-    /// Format the prompt as a user message with the model's chat template
-    #[arg(long)]
-    pub(crate) chat: bool,
-    /// System message: instructions for the model
-    #[arg(long, requires = "chat", value_name = "TEXT")]
-    pub(crate) system: Option<String>,
-    /// Maximum number of tokens to generate
-    #[arg(short, long = "max-tokens", value_name = "N", default_value_t = 256)]
-    pub(crate) n: usize,
+    #[command(flatten)]
+    pub(crate) form: PromptArgs,
+    /// Maximum number of tokens to generate; -1 = until the answer ends or the context is full
+    #[arg(short, long = "max-tokens", value_name = "N", default_value = "256",
+          value_parser = max_tokens, allow_negative_numbers = true)]
+    pub(crate) n: MaxTokens,
     /// Print one JSON object at the end instead of streaming text
     #[arg(long)]
     pub(crate) json: bool,
@@ -62,8 +66,14 @@ pub(crate) struct Generate {
 /// an answer, `/help` lists keys and commands, F2 shows details; `exit` or Ctrl-C quits.
 ///
 /// With standard input or output piped, or with --plain, it reads messages line by line, and writes
-/// answers to standard output and everything else to standard error. `exit`, the end of the input, or
-/// Ctrl-C quits.
+/// answers to standard output and everything else to standard error. A line that begins with a
+/// command, such as /clear or /system TEXT, executes it (/help lists all); `//` at the beginning
+/// sends a slash. `exit`, the end of the input, or Ctrl-C quits.
+///
+/// Line by line, the oldest turns are dropped when the context is full, with a note. A message that
+/// does not fit on its own, or that the chat template rejects, is skipped, and an answer that reaches
+/// the end of the context is cut off. With --overflow slide, messages and answers of any length fit.
+/// If standard input is piped, an unknown command or invalid UTF-8 ends the chat.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -71,8 +81,10 @@ Examples:
   nanoinfer chat --model Qwen.gguf --system 'Answer in one sentence.' --temp 0.7
   echo 'Name three rivers.' | nanoinfer chat > answer.txt
 
-Exit codes: 0 quit by exit, Ctrl-C or end of input; 129 terminal closed; 143 SIGTERM; 130 SIGINT (or
-Ctrl-C with --plain); 101 internal error, reported after the terminal is restored.
+Exit codes: 0 quit by exit, Ctrl-C or end of input; 1 failure or, with standard input piped, a message
+that was not answered or an answer that the end of the context cut off; 129 terminal closed; 143
+SIGTERM; 130 SIGINT (or Ctrl-C with --plain); 101 internal error, reported after the terminal is
+restored.
 
 Environment:
   NANOINFER_HISTORY  file for the input history (default: in the platform's state folder; if
@@ -82,11 +94,16 @@ pub(crate) struct Chat {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
     /// System message: instructions for the model
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) system: Option<String>,
-    /// Maximum number of tokens per answer (default: unlimited)
-    #[arg(short, long = "max-tokens", value_name = "N")]
-    pub(crate) n: Option<usize>,
+    /// Chat template to use instead of the model's: a well-known format (such as chatml, gemma,
+    /// llama2, llama3, mistral-v3, phi3), or a file with a Jinja template
+    #[arg(long, value_name = "NAME|FILE")]
+    pub(crate) chat_template: Option<PathBuf>,
+    /// Maximum number of tokens per answer; -1 = unlimited
+    #[arg(short, long = "max-tokens", value_name = "N", default_value = "-1",
+          value_parser = max_tokens, allow_negative_numbers = true)]
+    pub(crate) n: MaxTokens,
     /// Chat line by line, even on a terminal
     #[arg(long)]
     pub(crate) plain: bool,
@@ -103,7 +120,7 @@ pub(crate) struct Chat {
 pub(crate) struct ModelArgs {
     /// .nano or .gguf file, Hugging Face folder, hub id (org/name), or smollm2
     #[arg(long, short, default_value = "smollm2")]
-    pub(crate) model: String,
+    pub(crate) model: OsString,
     /// Branch, tag or commit of a hub model (default: main)
     #[arg(long, value_name = "REV")]
     pub(crate) revision: Option<String>,
@@ -114,7 +131,8 @@ pub(crate) struct ModelArgs {
     /// Number of threads (default: the physical cores available to this process)
     #[arg(long, value_name = "N", value_parser = count(1024))]
     pub(crate) threads: Option<u64>,
-    /// Context size in tokens (default: the model's, up to 4096)
+    /// Context size in tokens (default: the model's, up to 4096). Beyond what the model was trained for,
+    /// its output is usually useless
     #[arg(long, value_name = "N", value_parser = count(1 << 30))]
     pub(crate) ctx: Option<u64>,
     /// Precision of cached keys and values (default: q8 for q8 models, f32 for f32 models)
@@ -162,7 +180,7 @@ pub(crate) struct CacheArgs {
 pub(crate) struct DraftArgs {
     /// Small model with the same vocabulary that drafts tokens; a pass verifies several at once
     #[arg(long, value_name = "MODEL", conflicts_with = "no_draft")]
-    pub(crate) draft: Option<String>,
+    pub(crate) draft: Option<OsString>,
     /// Disable all drafting, including drafts from repetitions in the context: one token per pass
     #[arg(long)]
     pub(crate) no_draft: bool,
@@ -202,8 +220,8 @@ pub(crate) struct SamplingArgs {
     /// Temperature; 0 always chooses the most likely token
     #[arg(long, value_name = "T", value_parser = temperature, allow_negative_numbers = true)]
     pub(crate) temp: Option<f32>,
-    /// Choose among the K most likely tokens; 0 = all
-    #[arg(long, value_name = "K")]
+    /// Choose among the K most likely tokens; 0 or -1 = all
+    #[arg(long, value_name = "K", value_parser = top_k, allow_negative_numbers = true)]
     pub(crate) top_k: Option<usize>,
     /// Choose among the most likely tokens with this total probability
     #[arg(long, value_name = "P", value_parser = probability, allow_negative_numbers = true)]
@@ -220,39 +238,18 @@ pub(crate) struct SamplingArgs {
     /// Subtract this from the logits of tokens already generated, once per occurrence
     #[arg(long, value_name = "X", value_parser = penalty, allow_negative_numbers = true)]
     pub(crate) frequency_penalty: Option<f32>,
-    /// Random seed: the same seed produces the same text (default: 0)
-    #[arg(long, value_name = "S")]
-    pub(crate) seed: Option<u64>,
-    /// Stop when this string is generated (repeatable)
-    #[arg(long, value_name = "STR", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    /// Random seed: the same seed produces the same text (default: 0); -1 = a random one, which is
+    /// printed
+    #[arg(long, value_name = "S", value_parser = seed, allow_negative_numbers = true)]
+    pub(crate) seed: Option<Seed>,
+    /// Stop when this string is generated, or the control token with this name (repeatable). The
+    /// string is used as typed; a line end is $'\n' in most shells
+    #[arg(long, value_name = "STR", allow_hyphen_values = true,
+          value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) stop: Vec<String>,
     /// Continue after the model's end-of-sequence token
     #[arg(long)]
     pub(crate) ignore_eos: bool,
-}
-
-/// Convert text to token ids.
-///
-/// No beginning-of-sequence token is added. Names of control tokens, like <|im_end|>, become those
-/// tokens, as in the output of a chat template; with --plain they remain text, as in user input.
-#[derive(Args)]
-#[command(after_help = "\
-Example:
-  nanoinfer tokenize --text 'Hello, world' --json
-    {\"decoded\":\"Hello, world\",\"ids\":[19556,28,905]}")]
-pub(crate) struct Tokenize {
-    /// .nano or .gguf file, Hugging Face folder, hub id (org/name), or smollm2
-    #[arg(long, short, default_value = "smollm2")]
-    pub(crate) model: String,
-    /// Text to encode
-    #[arg(long, short)]
-    pub(crate) text: String,
-    /// Treat names of control tokens as ordinary text
-    #[arg(long)]
-    pub(crate) plain: bool,
-    /// Print {"ids":[…],"decoded":"…"}
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 /// Compute the logits at every position of a token sequence.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use etcetera::BaseStrategy;
+use nanoinfer_engine::Session;
 use nanoinfer_interface::chat::{Ended, Setup};
 use nanoinfer_interface::line;
 use nanoinfer_platform::ending::Ending;
@@ -17,30 +18,27 @@ use crate::limits::memory_bandwidth;
 use crate::model;
 use crate::output::stdout;
 use crate::status::{error_message, say};
+use crate::template::Template;
 
 pub(crate) fn run(args: Chat) -> Result<ExitCode> {
     if args.plain || !can_draw() { line_by_line(&args) } else { full_screen(args) }
 }
 
 fn line_by_line(args: &Chat) -> Result<ExitCode> {
-    let mut session = model::session(&args.model, &args.drafts, &args.cache)?;
+    let mut session = open(args)?;
     let model = session.engine().model();
-    let options = model::generate_options(model, &args.sampling, args.n, &args.drafts);
-    let system = model::system(args.system.clone(), model);
     let interactive = stdin().is_terminal();
-    if interactive {
-        say("type a message; `exit` or Ctrl-C quits");
-    }
-    let result = line::run(
-        &mut session,
-        system.as_deref(),
-        &options,
-        stdin().lock(),
-        &mut stdout(),
-        stderr(),
+    let setup = line::Setup {
+        system: model::system(args.system.clone(), model),
+        options: model::generate_options(model, &args.sampling, args.n.0, &args.drafts),
         interactive,
-    );
-    match result {
+        describe: engine_message,
+    };
+    model::warn_beyond_training(session.engine());
+    if interactive {
+        say("type a message; /help lists commands, `exit` or Ctrl-C quits");
+    }
+    match line::run(&mut session, setup, stdin().lock(), &mut stdout(), stderr()) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         // Unwrapped because the error printer and the closed-pipe check look for the inner types.
         Err(line::Error::Io(e)) => Err(e.into()),
@@ -49,12 +47,20 @@ fn line_by_line(args: &Chat) -> Result<ExitCode> {
     }
 }
 
+/// A session with a model that can chat.
+fn open(args: &Chat) -> Result<Session> {
+    let template = args.chat_template.as_deref().map(Template::find).transpose()?;
+    let session = model::session(&args.model, template.as_ref(), &args.drafts, &args.cache)?;
+    session.engine().model().template()?; // fails now rather than after the first message
+    Ok(session)
+}
+
 fn full_screen(args: Chat) -> Result<ExitCode> {
-    let session = model::session(&args.model, &args.drafts, &args.cache)?;
+    let session = open(&args)?;
     let model = session.engine().model();
-    let options = model::generate_options(model, &args.sampling, args.n, &args.drafts);
+    let options = model::generate_options(model, &args.sampling, args.n.0, &args.drafts);
     let system = model::system(args.system, model);
-    let name = args.model.model.clone();
+    let name = args.model.model.display().to_string();
     let model_args = args.model;
     let cache = args.cache;
     let mut drafts = args.drafts;
@@ -66,7 +72,7 @@ fn full_screen(args: Chat) -> Result<ExitCode> {
         history: history(),
         color: std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
         open: Box::new(move |name, status| {
-            let args = ModelArgs { model: name.to_owned(), revision: None, ..model_args.clone() };
+            let args = ModelArgs { model: name.into(), revision: None, ..model_args.clone() };
             model::session_with_status(&args, &drafts, &cache, status)
                 .map_err(|e| error_message(&e))
         }),

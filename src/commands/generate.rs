@@ -5,37 +5,38 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nanoinfer_engine::{Canceller, Event, FinishReason, Message, Session};
+use nanoinfer_engine::{Canceller, Event, FinishReason, Session};
 use nanoinfer_platform::ending::{self, Ending};
 use serde_json::json;
 
 use crate::args::Generate;
 use crate::clock::Clock;
-use crate::input::TextSource;
 use crate::model;
 use crate::output::{draft_stats, print_json, stdout};
+use crate::prompt::{Prompt, Source};
 use crate::status::Reporter;
+use crate::template::Template;
 
 const NO_PROMPT: &str =
     "no prompt; specify --prompt or --prompt-file, or pipe text to standard input";
 
 pub(crate) fn run(args: Generate, clock: Clock) -> Result<ExitCode> {
-    // Opened before the model so that an incorrect name fails at once, but read afterwards because a
-    // pipe can be slow.
-    let source = prompt_source(&args)?;
-    let mut session = model::session(&args.model, &args.drafts, &args.cache)?;
+    // Before the model, so that an incorrect option fails at once.
+    let file = args.prompt_file.as_deref();
+    let source = Source::new(args.prompt.as_deref(), file, &args.form, NO_PROMPT)?;
+    let template = args.form.chat_template.as_deref().map(Template::find).transpose()?;
+    let mut session = model::session(&args.model, template.as_ref(), &args.drafts, &args.cache)?;
     let load = clock.elapsed();
-    let prompt = source.read()?;
-    if args.chat {
-        let system = model::system(args.system.clone(), session.engine().model());
-        let system = system.map(|s| Message::new("system", s));
-        let messages: Vec<_> = system.into_iter().chain([Message::new("user", prompt)]).collect();
-        session.prompt_chat(&messages)?;
-    } else {
-        session.prompt_text(&prompt)?;
+    model::warn_beyond_training(session.engine());
+    if args.form.chat {
+        session.engine().model().template()?; // fails now rather than after a slow pipe
     }
+    let prompt = Prompt::read(source, &args.form, session.engine().model())?;
+    prompt.set(&mut session)?;
     let model = session.engine().model();
-    let options = model::generate_options(model, &args.sampling, Some(args.n), &args.drafts);
+    let mut options = model::generate_options(model, &args.sampling, args.n.0, &args.drafts);
+    options.stop_tokens.extend(prompt.ends(model));
+    let seed = options.sampling.seed;
     session.start(options)?;
     cancel_on_ctrl_c(session.canceller())?;
     model::say_notes(&mut session);
@@ -43,18 +44,12 @@ pub(crate) fn run(args: Generate, clock: Clock) -> Result<ExitCode> {
     session.remember();
     model::say_notes(&mut session);
     if args.json {
-        print_json(&object(&session, &text, reason, load))?;
+        let mut object = object(&session, &text, reason, load);
+        object["seed"] = seed.into();
+        print_json(&object)?;
     }
     let cancelled = reason == FinishReason::Cancelled;
     Ok(if cancelled { ExitCode::from(Ending::Interrupt.exit_code()) } else { ExitCode::SUCCESS })
-}
-
-fn prompt_source(args: &Generate) -> Result<TextSource> {
-    match (&args.prompt, &args.prompt_file) {
-        (Some(text), _) => Ok(TextSource::Literal(text.clone())),
-        (None, Some(path)) => TextSource::open(path),
-        (None, None) => TextSource::piped(NO_PROMPT),
-    }
 }
 
 /// The first Ctrl-C ends the answer; the second ends the process.

@@ -1,24 +1,33 @@
-//! `nanoinfer tokenize`: text to token ids and back.
+//! `nanoinfer tokenize`: the tokens of a text.
 
 use std::io::{Write, stdout};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use nanoinfer_engine::Model;
-use nanoinfer_text::{Specials, TextStream};
+use nanoinfer_text::TextStream;
 
 use crate::args::Tokenize;
-use crate::model::nano_file;
+use crate::model;
 use crate::output::print_json;
+use crate::prompt::{Prompt, Source};
+use crate::template::Template;
+
+const NO_TEXT: &str = "no text; specify --text or --file, or pipe text to standard input";
 
 pub(crate) fn run(args: Tokenize) -> Result<ExitCode> {
-    let model = Model::open(nano_file(&args.model)?)?;
-    let tokenizer = model.tokenizer()?;
-    let specials = if args.plain { Specials::Plain } else { Specials::Parse };
-    let ids = tokenizer.encode(&args.text, specials);
-    let decoded = decode(&model, &ids);
+    let file = args.prompt_file.as_deref();
+    let source = Source::new(args.prompt.as_deref(), file, &args.form, NO_TEXT)?;
+    let template = args.form.chat_template.as_deref().map(Template::find).transpose()?;
+    let model = model::open(&args.model, template.as_ref())?;
+    let mut ids = Prompt::read(source, &args.form, &model)?.ids(&model)?;
+    let generation = model.generation();
+    if args.no_bos && generation.add_bos && ids.first() == generation.bos.as_ref() {
+        ids.remove(0);
+    }
     if args.json {
-        print_json(&serde_json::json!({ "ids": ids, "decoded": decoded }))?;
+        let (decoded, pieces) = (decode(&model, &ids), pieces(&model, &ids));
+        print_json(&serde_json::json!({ "ids": ids, "decoded": decoded, "pieces": pieces }))?;
     } else {
         let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
         writeln!(stdout(), "{}", ids.join(","))?;
@@ -33,4 +42,10 @@ fn decode(model: &Model, ids: &[u32]) -> String {
     let mut text: String = ids.iter().map(|&id| stream.push(&vocab, id).to_owned()).collect();
     text.push_str(stream.finish());
     text
+}
+
+/// The text of each token; parts of characters become U+FFFD.
+fn pieces(model: &Model, ids: &[u32]) -> Vec<String> {
+    let Some(vocab) = model.vocab() else { return Vec::new() };
+    ids.iter().map(|&id| String::from_utf8_lossy(vocab.bytes(id)).into_owned()).collect()
 }

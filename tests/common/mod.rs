@@ -64,6 +64,60 @@ pub(crate) fn tiny(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny").join(name)
 }
 
+/// A folder with [`tiny`]'s `llama-gqa` and a tokenizer: a token for each byte, and those of [`CONTROL`].
+/// It adds `<s>` to a text. The model was trained for 512 tokens.
+pub(crate) fn talking(folder: &Path, template: Option<&str>) -> PathBuf {
+    let to = folder.join("talking");
+    std::fs::create_dir(&to).expect("created");
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(tiny("llama-gqa").join(name), to.join(name)).expect("copied");
+    }
+    let mut vocab = serde_json::Map::new();
+    let mut shifted = 256..;
+    for byte in 0..=255_u8 {
+        // Bytes without a visible character are written as the characters from 256 on.
+        let visible = matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..);
+        let code = if visible { u32::from(byte) } else { shifted.next().expect("endless") };
+        vocab.insert(char::from_u32(code).expect("a character").into(), byte.into());
+    }
+    let added: Vec<_> = CONTROL
+        .iter()
+        .zip(256..)
+        .map(|(name, id)| serde_json::json!({"id": id, "content": name, "special": true}))
+        .collect();
+    let tokenizer = serde_json::json!({
+        "added_tokens": added,
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true},
+        "decoder": {"type": "ByteLevel"},
+        "model": {"type": "BPE", "vocab": vocab, "merges": []},
+    });
+    let mut settings = serde_json::json!({"add_bos_token": true});
+    if let Some(template) = template {
+        settings["chat_template"] = template.into();
+    }
+    let generation = serde_json::json!({"bos_token_id": 256, "eos_token_id": 257});
+    for (name, json) in [
+        ("tokenizer.json", tokenizer),
+        ("tokenizer_config.json", settings),
+        ("generation_config.json", generation),
+    ] {
+        std::fs::write(to.join(name), json.to_string()).expect("written");
+    }
+    to
+}
+
+/// The control tokens of [`talking`], from id 256.
+pub(crate) const CONTROL: [&str; 8] = [
+    "<s>",
+    "</s>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|fim_prefix|>",
+    "<|fim_suffix|>",
+    "<|fim_middle|>",
+    "<|fim_pad|>",
+];
+
 pub(crate) fn temp() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }

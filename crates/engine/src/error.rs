@@ -35,6 +35,15 @@ pub enum Error {
         /// Path of the model file.
         path: PathBuf,
     },
+    /// The model has no tokens for filling in the middle of a text.
+    #[error(
+        "{}: the model cannot fill in the middle of a text: its vocabulary has no such tokens; use a \
+         model for code completion", path.display()
+    )]
+    NoInfill {
+        /// Path of the model file, or its name.
+        path: PathBuf,
+    },
     /// The buffers for this context do not fit in memory.
     #[error(
         "a context of {ctx} positions needs {needed_mb} MB, but only {available_mb} MB are available; \
@@ -70,7 +79,7 @@ pub enum Error {
         /// Size of the vocabulary.
         vocab: u32,
     },
-    /// The prompt does not fit into the context.
+    /// More tokens than the context holds.
     #[error(
         "the prompt has {tokens} tokens, but the context holds {ctx}; use a larger context or a \
          shorter prompt"
@@ -80,6 +89,19 @@ pub enum Error {
         tokens: usize,
         /// Capacity of the context, in positions.
         ctx: usize,
+    },
+    /// A sequence's prompt does not fit into its context.
+    #[error(
+        "the prompt has {tokens} tokens, but the context holds {ctx}, and the model was trained for \
+         {trained}; use a shorter prompt or, up to {trained}, a larger context"
+    )]
+    Prompt {
+        /// Tokens in the prompt.
+        tokens: usize,
+        /// Maximum number of tokens in the context.
+        ctx: usize,
+        /// Longest context that the model was trained for.
+        trained: usize,
     },
     /// The requested cache cannot hold a single block, or, with a sliding context, one sequence.
     #[error("kv_bytes = {given} is too small for this model and context; use at least {least}")]

@@ -194,7 +194,14 @@ fn within_one_context() {
     ] {
         session.prompt_text("Once upon a time, a time upon once. Once upon a time").unwrap();
         let max_tokens = Some(60);
-        let options = GenerateOptions { max_tokens, sampling, stop, ignore_eos: true, drafting };
+        let options = GenerateOptions {
+            max_tokens,
+            sampling,
+            stop,
+            stop_tokens: Vec::new(),
+            ignore_eos: true,
+            drafting,
+        };
         session.start(options).unwrap();
         let mut tokens = 0;
         let mut bytes = 0;

@@ -138,7 +138,7 @@ fn a_prompt_that_does_not_fit_changes_nothing() {
     turn(&mut session, &mut messages, options(8));
     let cached = session.cached();
     let long = [messages.clone(), vec![Message::new("user", "word ".repeat(5000))]].concat();
-    assert!(matches!(session.prompt_chat(&long), Err(Error::Context { ctx: 4096, .. })));
+    assert!(matches!(session.prompt_chat(&long), Err(Error::Prompt { ctx: 4096, .. })));
     messages.push(Message::new("user", "Go on"));
     turn(&mut session, &mut messages, options(4));
     assert_eq!(session.stats().reused_tokens, cached);

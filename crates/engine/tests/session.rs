@@ -112,6 +112,22 @@ fn an_answer_has_the_requested_number_of_tokens() {
 }
 
 #[test]
+fn an_answer_ends_at_a_stop_token_without_its_text() {
+    let mut session = session();
+    let (ids, _) = generate(&mut session, &PROMPT, tokens(24));
+    let at = (1..24).find(|&at| !ids[..at].contains(&ids[at])).unwrap();
+    // With a stop string that ends with the token's text, and one that never occurs.
+    for stop in [vec![], vec!["never".to_owned()], vec![text_of(ids[at])]] {
+        session.prompt_tokens(&PROMPT).unwrap();
+        let stop_tokens = vec![VOCAB - 1, ids[at]];
+        let options = GenerateOptions { stop, stop_tokens, ignore_eos: true, ..tokens(24) };
+        session.start(options).unwrap();
+        let stopped = answer(&mut session);
+        assert_eq!(stopped, (ids[..=at].to_vec(), text_of_all(&ids[..at]), FinishReason::Stop));
+    }
+}
+
+#[test]
 fn an_answer_ends_before_a_stop_string() {
     let mut session = session();
     let (ids, text) = generate(&mut session, &PROMPT, tokens(24));

@@ -11,21 +11,22 @@
 //! engine is busy.
 
 mod app;
-mod commands;
+pub(crate) mod commands;
 mod editor;
 mod event;
+pub(crate) mod files;
 mod highlight;
 mod history;
 mod keys;
 mod markdown;
-mod messages;
+pub(crate) mod messages;
 mod screen;
 mod table;
 mod telemetry;
 #[cfg(test)]
 mod tests;
 mod theme;
-mod transcript;
+pub(crate) mod transcript;
 mod ui;
 mod update;
 mod view;

@@ -8,4 +8,8 @@
 
 pub mod chat;
 pub mod line;
+mod seed;
+mod shorten;
 pub mod terminal;
+
+pub use seed::random_seed;

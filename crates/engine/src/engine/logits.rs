@@ -35,7 +35,7 @@ impl Engine {
     }
 
     pub(crate) fn not_finite(&self) -> Error {
-        Error::NotFinite { path: self.model.file().path().to_path_buf() }
+        Error::NotFinite { path: self.model.name().to_path_buf() }
     }
 
     /// Draws tokens on the workers: calls `draw` once per task, with the logits of the pass and the

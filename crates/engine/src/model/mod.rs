@@ -1,12 +1,14 @@
 //! An open model file: weights bound, tokenizer and vocabulary ready.
 
+mod infill;
 pub(crate) mod weights;
 
+use std::borrow::Cow;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nanoinfer_format::{Config, Generation, NanoFile, SectionKind};
-use nanoinfer_text::{ChatTemplate, ChatText, Message, Tokenizer, Vocab, VocabTable};
+use nanoinfer_text::{ChatTemplate, ChatText, Message, Specials, Tokenizer, Vocab, VocabTable};
 
 use crate::Error;
 use crate::memory::Prefix;
@@ -17,6 +19,17 @@ pub struct Model {
     file: NanoFile,
     weights: Weights,
     text: Option<Text>,
+    /// What error messages call the model.
+    name: PathBuf,
+    /// Replaces the file's chat template.
+    template: Option<Template>,
+}
+
+/// A chat template from elsewhere than the model's file.
+struct Template {
+    source: String,
+    /// Whether `bos_token` is the model's token even if the tokenizer adds none.
+    always_bos: bool,
 }
 
 /// The tokenizer, and the shape of the vocabulary table in the file.
@@ -45,7 +58,18 @@ impl Model {
             text.check_size(file.config().vocab_size)
                 .map_err(|what| Error::Model { path: file.path().to_path_buf(), what })?;
         }
-        Ok(Self { file, weights, text })
+        let name = file.path().to_path_buf();
+        Ok(Self { file, weights, text, name, template: None })
+    }
+
+    /// Sets what error messages call the model: by default the file's path, which the user may not know.
+    pub fn named(self, name: impl Into<PathBuf>) -> Self {
+        Self { name: name.into(), ..self }
+    }
+
+    /// What error messages call the model.
+    pub fn name(&self) -> &Path {
+        &self.name
     }
 
     /// The mapped file.
@@ -69,7 +93,7 @@ impl Model {
 
     /// The tokenizer.
     pub fn tokenizer(&self) -> Result<&Tokenizer, Error> {
-        let missing = || Error::NoTokenizer { path: self.file.path().to_path_buf() };
+        let missing = || Error::NoTokenizer { path: self.name.clone() };
         self.text.as_ref().map(|t| &t.tokenizer).ok_or_else(missing)
     }
 
@@ -86,34 +110,72 @@ impl Model {
 
     /// Whether the model has a chat template.
     pub fn can_chat(&self) -> bool {
-        self.text.is_some() && self.file.section(SectionKind::ChatTemplate).is_some()
+        self.text.is_some() && self.template_source().is_some()
+    }
+
+    /// Replaces the chat template with this Jinja source.
+    ///
+    /// With `always_bos`, `bos_token` is the model's token, as in the templates of models; without, it is
+    /// empty if the model's tokenizer adds none, as [`nanoinfer_text::named_template`] requires.
+    ///
+    /// # Errors
+    /// The template has a syntax error. The previous template then remains.
+    pub fn set_template(&mut self, source: &str, always_bos: bool) -> Result<(), Error> {
+        let new = Some(Template { source: source.to_owned(), always_bos });
+        let previous = std::mem::replace(&mut self.template, new);
+        let compiled = self.template();
+        if compiled.is_err() {
+            self.template = previous;
+        }
+        compiled.map(drop)
+    }
+
+    fn template_source(&self) -> Option<Cow<'_, str>> {
+        match &self.template {
+            Some(template) => Some(template.source.as_str().into()),
+            None => {
+                let (_, source) = self.file.section(SectionKind::ChatTemplate)?;
+                Some(String::from_utf8_lossy(source))
+            }
+        }
     }
 
     /// The chat template.
     pub fn template(&self) -> Result<ChatTemplate, Error> {
-        let (_, source) = self
-            .file
-            .section(SectionKind::ChatTemplate)
-            .ok_or_else(|| Error::NoChatTemplate { path: self.file.path().to_path_buf() })?;
+        let missing = || Error::NoChatTemplate { path: self.name.clone() };
+        let source = self.template_source().ok_or_else(missing)?;
         let name = |id: Option<u32>| {
             let bytes = id.and_then(|id| Some(self.vocab()?.bytes(id))).unwrap_or_default();
             String::from_utf8_lossy(bytes).into_owned()
         };
         let g = self.generation();
+        let with_bos = g.add_bos || self.template.as_ref().is_none_or(|t| t.always_bos);
         let bos = g.bos_token.clone().unwrap_or_else(|| name(g.bos));
+        let bos = if with_bos { bos } else { String::new() };
         let eos = g.eos_token.clone().unwrap_or_else(|| name(g.eos.first().copied()));
-        let template = ChatTemplate::new(&String::from_utf8_lossy(source), &bos, &eos);
-        let template = template.map_err(|e| self.text_error(e))?;
+        let template = ChatTemplate::new(&source, &bos, &eos).map_err(|e| self.text_error(e))?;
         Ok(template.with_pad_token(g.pad_token.as_deref()))
     }
 
     /// Tokenizes plain text, which never yields control tokens. The result starts with the
     /// beginning-of-sequence token if the model's tokenizer adds one.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
-        let ids = self.tokenizer()?.encode(text, nanoinfer_text::Specials::Plain);
-        let g = self.generation();
-        let bos = g.bos.filter(|_| g.add_bos);
+        self.encode_with(text, Specials::Plain)
+    }
+
+    /// Tokenizes text, with the names of control tokens as [`Specials`] says. The result starts with the
+    /// beginning-of-sequence token if the model's tokenizer adds one and the text does not name it.
+    pub fn encode_with(&self, text: &str, specials: Specials) -> Result<Vec<u32>, Error> {
+        let ids = self.tokenizer()?.encode(text, specials);
+        let named = |bos: &u32| specials == Specials::Parse && ids.first() == Some(bos);
+        let bos = self.added_bos().filter(|bos| !named(bos));
         Ok(bos.into_iter().chain(ids).collect())
+    }
+
+    /// The token that begins every raw prompt, if any.
+    fn added_bos(&self) -> Option<u32> {
+        let g = self.generation();
+        g.bos.filter(|_| g.add_bos)
     }
 
     /// A conversation rendered by the template, up to the beginning of the model's answer.
@@ -148,7 +210,7 @@ impl Model {
     }
 
     fn text_error(&self, source: nanoinfer_text::Error) -> Error {
-        Error::Text { path: self.file.path().to_path_buf(), source }
+        Error::Text { path: self.name.clone(), source }
     }
 }
 

@@ -13,6 +13,8 @@ pub struct GenerateOptions {
     pub sampling: Sampling,
     /// The answer ends before the first occurrence of any of these strings.
     pub stop: Vec<String>,
+    /// The answer also ends at any of these tokens, which yield no text.
+    pub stop_tokens: Vec<u32>,
     /// Do not stop at the model's end-of-answer tokens.
     pub ignore_eos: bool,
     /// Speculative decoding: affects speed, never the tokens.
@@ -23,7 +25,7 @@ pub struct GenerateOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FinishReason {
-    /// The model ended the answer, or a stop string occurred.
+    /// The model ended the answer, or a stop string or stop token occurred.
     Stop,
     /// [`GenerateOptions::max_tokens`] was reached.
     Length,

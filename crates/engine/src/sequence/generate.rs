@@ -301,7 +301,8 @@ impl Sequence {
     }
 
     fn finish_reason(&self, id: u32) -> Option<FinishReason> {
-        if !self.options.ignore_eos && self.model.generation().eos.contains(&id) {
+        let ends = !self.options.ignore_eos && self.model.generation().eos.contains(&id);
+        if ends || self.options.stop_tokens.contains(&id) {
             Some(FinishReason::Stop)
         } else if self.options.max_tokens == Some(self.stats.generated) {
             Some(FinishReason::Length)
@@ -332,6 +333,9 @@ impl Sequence {
         let (Some(stream), Some(vocab)) = (&mut self.stream, self.model.vocab()) else {
             return Event::Token { id, text: "", bytes: &[] };
         };
+        if self.options.stop_tokens.contains(&id) {
+            return Event::Token { id, text: "", bytes: &[] };
+        }
         let Some(stop) = &mut self.stop_matcher else {
             stream.push(&vocab, id);
             return Event::Token { id, text: stream.text(), bytes: stream.raw() };

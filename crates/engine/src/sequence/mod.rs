@@ -315,7 +315,8 @@ impl Sequence {
             return Err(Error::Token { token, vocab });
         }
         if ids.len() > self.limit {
-            return Err(Error::Context { tokens: ids.len(), ctx: self.limit });
+            let trained = self.model.config().context_length as usize;
+            return Err(Error::Prompt { tokens: ids.len(), ctx: self.limit, trained });
         }
         let common = self.tokens.iter().zip(ids).take_while(|(a, b)| a == b).count();
         self.end_draws(engines)?;
@@ -333,16 +334,18 @@ impl Sequence {
     }
 
     /// The current answer's text and the index in the context at which it ends: before the end-of-answer
-    /// token, which is rendered by the template.
+    /// token, which is rendered by the template, or a stop token.
     fn answer(&self) -> (String, usize) {
         let (Some(table), Some(vocab)) = (self.model.vocab_table(), self.model.vocab()) else {
             return (String::new(), self.tokens.len());
         };
-        let eos = &self.model.generation().eos;
-        let ended = self.generated().last().is_some_and(|id| eos.contains(id));
+        let (eos, stops) = (&self.model.generation().eos, &self.options.stop_tokens);
+        let ends = |id: &u32| eos.contains(id) || stops.contains(id);
+        let ended = self.generated().last().is_some_and(ends);
+        let said = self.stats.generated - usize::from(ended);
         let mut stream = TextStream::new(table, true);
         let mut text = String::new();
-        for id in self.generated() {
+        for id in &self.generated()[..said] {
             text.push_str(stream.push(&vocab, *id));
         }
         text.push_str(stream.finish());

@@ -138,7 +138,7 @@ pub(crate) fn check_draft(draft: &Engine, target: &Engine) -> Result<(), Error> 
     } else {
         same_vocabulary(draft, target)
     };
-    let path = || draft.model().file().path().to_path_buf();
+    let path = || draft.model().name().to_path_buf();
     what.map_err(|what| Error::Draft { path: path(), what })
 }
 

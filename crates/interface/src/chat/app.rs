@@ -96,7 +96,7 @@ impl App {
         history: History,
         theme: Theme,
     ) -> Self {
-        Self {
+        let mut app = Self {
             transcript: Transcript::new(system),
             editor: Editor::default(),
             history,
@@ -110,7 +110,21 @@ impl App {
             notice: None,
             choices: Vec::new(),
             now: Instant::now(),
+        };
+        app.warn_beyond_training();
+        app
+    }
+
+    fn warn_beyond_training(&mut self) {
+        let (ctx, trained) = (self.info.ctx, self.info.trained);
+        if ctx > trained {
+            self.show(messages::beyond_training(ctx, trained));
         }
+    }
+
+    /// Adds a note to the transcript.
+    pub(crate) fn show(&mut self, text: String) {
+        self.transcript.push(Entry::new(Speaker::Note, text));
     }
 
     pub(crate) fn note(&mut self, text: impl Into<String>) {
@@ -137,6 +151,7 @@ impl App {
             Report::Opened(info) => {
                 self.note(messages::opened(&info.name));
                 self.info = *info;
+                self.warn_beyond_training();
                 self.busy = Busy::No;
                 self.telemetry.last = Default::default();
             }
@@ -151,15 +166,17 @@ impl App {
                 self.finish(reason);
             }
             Report::TooLong { tokens, ctx } => {
-                let message = self.retract();
+                let message = match &mut self.overlay {
+                    // Not even the shortened conversation fits.
+                    Overlay::Full(full) if self.busy == Busy::No => full.message.take(),
+                    _ => self.retract(),
+                };
                 self.overlay = Overlay::Full(Full { tokens, ctx, message });
             }
             Report::Failed(message) => {
-                if self.busy == Busy::Answering {
-                    self.abandon_empty_answer();
-                }
+                let removed = self.busy == Busy::Answering && self.remove_unanswered();
                 self.ended();
-                self.fail(message);
+                self.fail(if removed { messages::not_sent(&message) } else { message });
             }
             Report::Context(context) => {
                 let cursor = context.tokens.len().saturating_sub(1);
@@ -213,11 +230,10 @@ impl App {
         }
     }
 
-    fn abandon_empty_answer(&mut self) {
-        if self.transcript.answer().is_some_and(|a| a.text.is_empty()) {
-            let message = self.retract();
-            self.return_to_editor(message);
-        }
+    /// Removes the last message if its answer has not begun, so that the next one is sent without it.
+    fn remove_unanswered(&mut self) -> bool {
+        let unanswered = self.transcript.answer().is_some_and(|a| a.text.is_empty());
+        unanswered && self.retract().is_some()
     }
 
     /// The worker has dropped the oldest exchanges at the user's request.

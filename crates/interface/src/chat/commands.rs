@@ -3,6 +3,7 @@
 use nanoinfer_engine::GenerateOptions;
 
 use super::messages::{self, command};
+use crate::random_seed;
 
 /// A slash command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,13 @@ pub(crate) enum Slash {
     /// Panics, to test that the terminal is restored. Debug builds only.
     #[cfg(debug_assertions)]
     Panic,
+}
+
+impl Slash {
+    /// The command's name, without the slash.
+    pub(crate) fn name(self) -> &'static str {
+        COMMANDS.iter().find(|(slash, ..)| *slash == self).map_or("", |(_, name, ..)| name)
+    }
 }
 
 /// Command, name, argument and description.
@@ -62,7 +70,7 @@ pub(crate) fn parse(line: &str) -> Result<(Slash, &str), String> {
 /// Whether a message is a command: a single line whose first word is `/` and lower-case letters.
 /// Paths like `/usr/bin` are not commands.
 pub(crate) fn is_command(text: &str) -> bool {
-    let word = text.strip_prefix('/').map(|t| t.split_whitespace().next().unwrap_or(""));
+    let word = text.strip_prefix('/').and_then(|t| t.split(char::is_whitespace).next());
     word.is_some_and(|w| !w.is_empty() && w.chars().all(|c| c.is_ascii_lowercase()))
         && !text.trim().contains('\n')
 }
@@ -116,18 +124,20 @@ pub(crate) fn set(options: &mut GenerateOptions, argument: &str) -> Result<(), S
         _ => Err(messages::needs_number(name, from, to)),
     };
     let integer = || value.parse::<u64>().map_err(|_| messages::needs_integer(name));
+    let unlimited = value == "-1";
     let s = &mut options.sampling;
     match name {
         "temp" => s.temperature = number(0.0, 100.0)?,
-        "top-k" => s.top_k = integer()? as usize,
+        "top-k" => s.top_k = if unlimited { 0 } else { integer()? as usize },
         "top-p" => s.top_p = number(0.0, 1.0)?,
         "min-p" => s.min_p = number(0.0, 1.0)?,
         "repeat-penalty" => s.repetition_penalty = number(0.01, 100.0)?,
         "presence-penalty" => s.presence_penalty = number(-100.0, 100.0)?,
         "frequency-penalty" => s.frequency_penalty = number(-100.0, 100.0)?,
-        "seed" => s.seed = integer()?,
+        "seed" => s.seed = if unlimited { random_seed() } else { integer()? },
         "max-tokens" => {
-            options.max_tokens = Some(integer()? as usize).filter(|n| *n > 0);
+            let max = if unlimited { 0 } else { integer()? as usize };
+            options.max_tokens = Some(max).filter(|n| *n > 0);
         }
         _ => return Err(messages::unknown_setting(name, SETTINGS)),
     }
@@ -165,7 +175,7 @@ mod tests {
             ("/help", true),
             ("/nonsense", true),
             ("/usr/bin is a folder", false),
-            ("/ or?", false),
+            ("/ or", false),
             ("/", false),
             ("help", false),
             ("/set temp 1\nand more", false),
@@ -198,7 +208,12 @@ mod tests {
         assert_eq!(options.sampling.temperature, 1.0);
         set(&mut options, "max-tokens 0").unwrap();
         assert_eq!(options.max_tokens, None);
-        for wrong in ["temp hot", "temp nan", "top-p 1.5", "top-k -1", "temp", "colour red"] {
+        set(&mut options, "max-tokens 5").unwrap();
+        for minus_one in ["max-tokens -1", "top-k -1", "seed -1"] {
+            set(&mut options, minus_one).unwrap();
+        }
+        assert_eq!((options.max_tokens, options.sampling.top_k), (None, 0));
+        for wrong in ["temp hot", "temp nan", "top-p 1.5", "top-k -2", "temp", "colour red"] {
             assert!(set(&mut options, wrong).is_err(), "{wrong}");
         }
         let shown = settings(&options);

@@ -20,6 +20,7 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
     ("Tab", "complete a command"),
     ("PageUp, PageDown, wheel", "scroll; so do Home and End if the input is empty"),
     ("F2, Ctrl-T", "cycle telemetry: on, detailed, off"),
+    ("//", "at the beginning of a message: send a slash"),
     ("Shift-drag", "select text with the mouse"),
 ];
 
@@ -75,6 +76,12 @@ pub(crate) const STOPPED_EARLY: &str =
 pub(crate) const COPIED: &str = "copied the answer to the clipboard (if the terminal allows it)";
 pub(crate) const ENGINE_GONE: &str = "the engine thread has ended; restart the chat";
 
+pub(crate) const NOT_SENT: &str = "the message was not sent; Up brings it back";
+
+pub(crate) fn not_sent(reason: &str) -> String {
+    format!("{reason}; the message was removed, Up brings it back")
+}
+
 pub(crate) fn opened(model: &str) -> String {
     format!("opened {model}")
 }
@@ -119,7 +126,18 @@ pub(crate) fn file_too_long(mb: u64) -> String {
     format!("larger than {mb} MB")
 }
 
+pub(crate) fn only_full_screen(name: &str) -> String {
+    format!("/{name} works only in the full-screen chat; /help lists all commands")
+}
+
 // Notes in the transcript.
+pub(crate) fn beyond_training(ctx: usize, trained: usize) -> String {
+    format!(
+        "The context holds {ctx} tokens, but the model was trained for {trained}; what it writes beyond \
+         them is usually useless."
+    )
+}
+
 pub(crate) fn system(message: Option<&str>) -> String {
     format!("System: {}", message.unwrap_or("the template's default"))
 }

@@ -14,7 +14,7 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::style::Color;
 
-use super::app::{App, Busy, Effect, Overlay};
+use super::app::{App, Busy, Effect, Full, Overlay};
 use super::history::History;
 use super::keys::{Action, Direction, Scroll};
 use super::theme::Theme;
@@ -32,6 +32,7 @@ fn info() -> ModelInfo {
         isa: "avx512vnni",
         threads: 2,
         ctx: 4096,
+        trained: 8192,
         layers: 30,
         vocab: 49152,
     }
@@ -313,10 +314,39 @@ fn an_answer_that_did_not_begin_leaves_no_trace() {
     let last = Progress::default();
     app.report(Report::Finished { reason: FinishReason::Cancelled, last });
     assert_eq!((app.transcript.messages().len(), app.editor.take().as_str()), (0, "question"));
+    // A refused message is out of the way of the next one.
     send(&mut app, "question");
-    app.report(Report::Failed("no template".into()));
-    assert_eq!((app.transcript.messages().len(), app.editor.take().as_str()), (0, "question"));
-    assert_eq!(app.busy, Busy::No);
+    app.report(Report::Failed("no system message".into()));
+    assert_eq!((app.transcript.messages().len(), app.editor.text(), app.busy), (0, "", Busy::No));
+    assert!(
+        app.notice.as_ref().is_some_and(|n| n.is_error && n.text.contains("Up brings it back"))
+    );
+    let next = send(&mut app, "another");
+    assert_eq!(sent(next), [("user".to_owned(), "another".to_owned())]);
+    finish(&mut app, "said");
+    app.act(Action::Move(Direction::Up));
+    app.act(Action::Move(Direction::Up));
+    assert_eq!(app.editor.take(), "question");
+}
+
+#[test]
+fn a_context_beyond_the_models_training_is_noted() {
+    let mut app = app(true);
+    assert!(app.transcript.entries.is_empty());
+    let beyond = ModelInfo { ctx: 9000, ..info() };
+    app.report(Report::Opened(Box::new(beyond.clone())));
+    let new = App::new(beyond, None, Default::default(), History::open(None), Theme::new(true));
+    for app in [app, new] {
+        let note = &app.transcript.entries[0];
+        assert!(note.text.contains("9000") && note.text.contains("8192"), "{}", note.text);
+        assert!(app.transcript.messages().is_empty());
+    }
+}
+
+#[test]
+fn two_slashes_send_one() {
+    let mut app = app(true);
+    assert_eq!(sent(send(&mut app, "//help")), [("user".to_owned(), "/help".to_owned())]);
 }
 
 #[test]
@@ -358,8 +388,20 @@ fn a_full_context_offers_choices() {
 
     let mut app = self::app(true);
     full(&mut app);
+    assert!(app.act(Action::Insert("3".into())).is_none());
+    assert_eq!(app.editor.take(), "too much");
+
+    let mut app = self::app(true);
+    full(&mut app);
+    let before = app.transcript.messages();
+    // Not even the shortened conversation fits.
+    app.act(Action::Insert("1".into()));
+    app.report(Report::TooLong { tokens: 5000, ctx: 4096 });
+    let Overlay::Full(Full { message, .. }) = &app.overlay else { panic!("no choice") };
+    assert_eq!(message.as_deref(), Some("too much"));
+    assert_eq!(app.transcript.messages(), before);
     assert!(app.act(Action::Stop).is_none());
-    assert_eq!(app.editor.text(), "too much");
+    assert_eq!((app.editor.text(), app.transcript.messages()), ("", before));
 }
 
 /// A worker on its own thread, with the real model.

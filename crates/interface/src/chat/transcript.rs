@@ -186,7 +186,19 @@ impl Transcript {
         old.map(|e| e.forgotten = true).count()
     }
 
-    pub(crate) fn saved(&self) -> Saved {
+    /// Removes all messages.
+    pub(crate) fn clear(&mut self) {
+        self.entries.clear();
+        self.scroll_to(false);
+    }
+
+    /// The conversation as JSON.
+    pub(crate) fn json(&self) -> Result<String, String> {
+        let json = serde_json::to_string_pretty(&self.saved()).map_err(|e| e.to_string())?;
+        Ok(json + "\n")
+    }
+
+    fn saved(&self) -> Saved {
         let message = |e: &Entry| {
             Some(SavedMessage { role: role(e.speaker)?.to_owned(), content: e.text.clone() })
         };
@@ -196,8 +208,10 @@ impl Transcript {
         }
     }
 
-    /// Replaces the conversation with a saved one.
-    pub(crate) fn load(&mut self, saved: Saved) -> Result<(), String> {
+    /// Replaces the conversation with a saved one, from its JSON.
+    pub(crate) fn load(&mut self, json: &str) -> Result<(), String> {
+        let saved: Saved =
+            serde_json::from_str(json).map_err(|e| messages::not_a_conversation(&e))?;
         let mut entries = Vec::new();
         for message in saved.messages {
             let speaker = match message.role.as_str() {

@@ -1,7 +1,6 @@
 //! The event loop: events in, frames out.
 
 use std::io::{self, Write};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -16,7 +15,7 @@ use ratatui::backend::CrosstermBackend;
 use super::app::{App, Busy, Effect};
 use super::messages;
 use super::worker::{Command, Controls};
-use super::{Ended, Event, keys, view};
+use super::{Ended, Event, files, keys, view};
 
 /// Minimum interval between frames.
 const FRAME: Duration = Duration::from_millis(33);
@@ -24,8 +23,6 @@ const FRAME: Duration = Duration::from_millis(33);
 const TICK: Duration = Duration::from_millis(250);
 /// Interval between readings of the process's memory.
 const RSS_INTERVAL: Duration = Duration::from_secs(1);
-/// Maximum size of a file for `/load`, in bytes.
-const MAX_FILE: u64 = 64 << 20;
 
 /// The chat's state, screen and channels.
 pub(crate) struct Ui<'s, W: Write> {
@@ -134,7 +131,7 @@ impl<W: Write> Ui<'_, W> {
                 Err(e) => self.app.fail(format!("{}: {e}", path.display())),
             },
             Effect::Load(path) => {
-                let loaded = read(&path).and_then(|text| self.app.loaded(&text));
+                let loaded = files::read(&path).and_then(|text| self.app.loaded(&text));
                 if let Err(message) = loaded {
                     self.app.fail(format!("{}: {message}", path.display()));
                 }
@@ -142,12 +139,4 @@ impl<W: Write> Ui<'_, W> {
         }
         None
     }
-}
-
-fn read(path: &Path) -> Result<String, String> {
-    let meta = std::fs::metadata(path).map_err(|e| e.to_string())?;
-    if meta.len() > MAX_FILE {
-        return Err(messages::file_too_long(MAX_FILE >> 20));
-    }
-    std::fs::read_to_string(path).map_err(|e| e.to_string())
 }

@@ -1,11 +1,10 @@
 //! State changes caused by actions: keys and slash commands.
 
 use super::app::{App, Busy, Effect, Full, Overlay, Pane};
-use super::commands::{self, COMMANDS, Slash};
+use super::commands::{self, Slash};
 use super::editor::Edit;
 use super::keys::{Action, Direction, Scroll};
 use super::messages;
-use super::transcript::{Entry, Speaker};
 use super::worker::Command;
 
 /// Lines per notch of the mouse wheel.
@@ -108,7 +107,10 @@ impl App {
             "exit" => return Some(Effect::Quit),
             _ => {}
         }
-        let is_command = commands::is_command(&text);
+        let (message, is_command) = match text.strip_prefix("//") {
+            Some(rest) => (format!("/{rest}"), false),
+            None => (text.clone(), commands::is_command(&text)),
+        };
         if self.busy != Busy::No && !is_command {
             self.note(match self.busy {
                 Busy::Opening => messages::BUSY_OPENING,
@@ -120,7 +122,7 @@ impl App {
         if let Err(e) = self.history.push(&text) {
             self.fail(format!("history: {e}"));
         }
-        if is_command { self.slash(&text) } else { Some(self.send_message(text)) }
+        if is_command { self.slash(&text) } else { Some(self.send_message(message)) }
     }
 
     fn slash(&mut self, text: &str) -> Option<Effect> {
@@ -168,13 +170,8 @@ impl App {
         None
     }
 
-    fn show(&mut self, text: String) {
-        self.transcript.push(Entry::new(Speaker::Note, text));
-    }
-
     fn clear(&mut self) {
-        self.transcript.entries.clear();
-        self.transcript.scroll_to(false);
+        self.transcript.clear();
         self.note(messages::CLEARED);
     }
 
@@ -206,18 +203,17 @@ impl App {
 
     fn file(&mut self, slash: Slash, argument: &str) -> Option<Effect> {
         if argument.is_empty() {
-            let name = COMMANDS.iter().find(|(s, ..)| *s == slash).map_or("", |(_, name, ..)| name);
-            self.fail(messages::needs_file(name));
+            self.fail(messages::needs_file(slash.name()));
             return None;
         }
         let path = argument.into();
         Some(match slash {
             Slash::Load => Effect::Load(path),
             Slash::Export => Effect::Write { path, text: self.transcript.markdown() },
-            _ => match serde_json::to_string_pretty(&self.transcript.saved()) {
-                Ok(json) => Effect::Write { path, text: json + "\n" },
-                Err(e) => {
-                    self.fail(e.to_string());
+            _ => match self.transcript.json() {
+                Ok(text) => Effect::Write { path, text },
+                Err(message) => {
+                    self.fail(message);
                     return None;
                 }
             },
@@ -226,8 +222,7 @@ impl App {
 
     /// Replaces the conversation with a saved one.
     pub(crate) fn loaded(&mut self, text: &str) -> Result<(), String> {
-        let saved = serde_json::from_str(text).map_err(|e| messages::not_a_conversation(&e))?;
-        self.transcript.load(saved)?;
+        self.transcript.load(text)?;
         self.note(messages::LOADED);
         Ok(())
     }
@@ -318,17 +313,18 @@ impl App {
                 self.clear();
                 return full.message.map(|m| self.send_message(m));
             }
-            Action::Insert(key) if key == "3" => self.close_full(full),
-            Action::Stop => self.close_full(full),
+            Action::Insert(key) if key == "3" => {
+                self.overlay = Overlay::None;
+                full.message.into_iter().for_each(|m| self.editor.set(m));
+            }
+            Action::Stop => {
+                self.overlay = Overlay::None;
+                if full.message.is_some() {
+                    self.note(messages::NOT_SENT);
+                }
+            }
             _ => {}
         }
         None
-    }
-
-    fn close_full(&mut self, full: Full) {
-        self.overlay = Overlay::None;
-        if let Some(message) = full.message {
-            self.editor.set(message);
-        }
     }
 }

@@ -13,6 +13,8 @@ use nanoinfer_engine::{
 };
 use nanoinfer_text::terminal_safe;
 
+use crate::shorten::{shorten, shortened};
+
 /// Bounds of the interval between reports (20 to 6 reports per second).
 const REPORT_INTERVAL: (Duration, Duration) =
     (Duration::from_millis(50), Duration::from_millis(150));
@@ -76,6 +78,8 @@ pub(crate) struct ModelInfo {
     pub isa: &'static str,
     pub threads: usize,
     pub ctx: usize,
+    /// Longest context that the model was trained for.
+    pub trained: usize,
     pub layers: u32,
     pub vocab: u32,
 }
@@ -243,6 +247,7 @@ impl Worker {
             isa: engine.isa().name(),
             threads: engine.threads(),
             ctx: engine.ctx(),
+            trained: config.context_length as usize,
             layers: config.n_layers,
             vocab: config.vocab_size,
         }
@@ -262,7 +267,7 @@ impl Worker {
     fn answer(&mut self, messages: &[Message], options: GenerateOptions) {
         match self.session.prompt_chat(messages) {
             Ok(()) => {}
-            Err(Error::Context { tokens, ctx }) => {
+            Err(Error::Prompt { tokens, ctx, .. }) => {
                 return (self.reports)(Report::TooLong { tokens, ctx });
             }
             Err(e) => return (self.reports)(Report::Failed((self.describe)(&e))),
@@ -296,26 +301,13 @@ impl Worker {
 
     /// Drops the oldest exchanges after the system message until a quarter of the context is free.
     fn shorten(&self, mut messages: Vec<Message>) {
-        let engine = self.session.engine();
-        let limit = engine.ctx() - engine.ctx() / 4;
-        loop {
-            let tokens = match engine.model().encode_chat(&messages) {
-                Ok(ids) => ids.len(),
-                Err(e) => return (self.reports)(Report::Failed((self.describe)(&e))),
-            };
-            if tokens <= limit {
-                return (self.reports)(Report::Shortened(messages));
-            }
-            let first = usize::from(messages.first().is_some_and(|m| m.role == "system"));
-            let next = messages.iter().skip(first + 1).position(|m| m.role == "user");
-            match next {
-                Some(next) => drop(messages.drain(first..first + 1 + next)),
-                None => {
-                    let ctx = engine.ctx();
-                    return (self.reports)(Report::TooLong { tokens, ctx });
-                }
-            }
-        }
+        let ctx = self.session.engine().ctx();
+        let limit = shortened(ctx);
+        (self.reports)(match shorten(self.session.engine().model(), limit, &mut messages) {
+            Ok(tokens) if tokens <= limit => Report::Shortened(messages),
+            Ok(tokens) => Report::TooLong { tokens, ctx },
+            Err(e) => Report::Failed((self.describe)(&e)),
+        });
     }
 
     fn context(&self) -> Context {
