@@ -274,6 +274,29 @@ fn entries_without_a_record_have_a_source_and_a_last_use() {
     assert!(resolve() != path && !path.exists());
 }
 
+/// `acme/tiny` may be a folder's path or a hub id; as for opening a model, the path comes first.
+#[test]
+fn removing_a_path_keeps_the_hub_model_of_that_name() {
+    const CHILD: &str = "NANOINFER_TEST_REMOVE";
+    if let Some(root) = std::env::var_os(CHILD) {
+        std::env::set_current_dir(&root).unwrap();
+        let (store, fetch) = (Store::at("cache"), Copying::default());
+        let hub = store.resolve(&hub_model(), Quant::Q8, Some(&fetch), &mut |_| {}).unwrap();
+        let folder = model_in(Path::new(""), "acme/tiny");
+        let local = resolved(&store, &folder, Quant::Q8);
+        let removed = store.remove("acme/tiny").unwrap();
+        assert!(removed.len() == 1 && removed[0].path == local && hub.exists());
+        fs::remove_dir_all(folder).unwrap();
+        assert!(store.remove("acme/tiny").unwrap().iter().any(|e| e.path == hub));
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "removing_a_path_keeps_the_hub_model_of_that_name"]);
+    let output = child.env(CHILD, root.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
 #[cfg(unix)]
 #[test]
 fn a_path_need_not_be_utf8() {

@@ -4,6 +4,7 @@ mod common;
 
 use common::{Golden, LLAMA2, LLAMA2_JSON};
 use nanoinfer_text::{Error, Specials, Tokenizer, build_vocab, tokenizer_json_from_sentencepiece};
+use proptest::prelude::*;
 use serde_json::Value;
 
 fn varint(out: &mut Vec<u8>, mut value: u64) {
@@ -165,5 +166,19 @@ fn damaged_models_are_refused() {
     ] {
         let message = tokenizer_json_from_sentencepiece(bytes, true).unwrap_err().to_string();
         assert!(message.contains(expected), "{message} does not contain {expected}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn changed_models_never_panic(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+        let mut bytes = small().bytes();
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Ok(json) = tokenizer_json_from_sentencepiece(&bytes, true) {
+            let _ = Tokenizer::from_json(&json).map(|t| t.encode("a <s> b", Specials::Parse));
+        }
     }
 }

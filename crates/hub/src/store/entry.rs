@@ -92,7 +92,9 @@ impl Store {
     pub fn remove(&self, name: &(impl AsRef<OsStr> + ?Sized)) -> Result<Vec<Entry>, Error> {
         let name = name.as_ref();
         let (text, path) = (name.to_string_lossy(), Path::new(name));
-        let model = safe_name(&text); // also accepts a hub id
+        // An existing path is not a hub id.
+        let exists = path.exists();
+        let model = if exists { text.to_string() } else { safe_name(&text) };
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
         let full = path.canonicalize().unwrap_or_else(|_| absolute.clone());
         let given = ModelRef::parse(name).ok().map(|model| source_name(&model));
@@ -100,7 +102,7 @@ impl Store {
             let source = |s: &str| !s.is_empty() && e.source == s;
             e.name == text
                 || e.model == model
-                || source(&text)
+                || !exists && source(&text)
                 || given.as_deref().is_some_and(source)
                 || absolute.to_str().is_some_and(source)
                 || [&absolute, &full].contains(&&e.path)
