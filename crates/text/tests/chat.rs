@@ -295,6 +295,7 @@ fn templates_match_python() {
             "{{ messages[0].get('none', 'gone') }}{% for k, v in messages[0].items() %}{{ k }}{% endfor %}",
             "gonerolecontent",
         ),
+        ("a\r\nb\rc{% if true %}\r\n{{ '\r\n'|length }}{% endif %}\r\n", "a\nb\nc1"),
         ("{% generation %}a{% endgeneration %}{{ add_generation_prompt }}", "aTrue"),
     ];
     for (source, expected) in cases {
