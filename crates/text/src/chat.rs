@@ -56,7 +56,8 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Template`] with the line of a syntax error.
     pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self, Error> {
-        let source = instrument(source)?;
+        // Jinja ends all lines in the same way.
+        let source = instrument(&source.replace("\r\n", "\n").replace('\r', "\n"))?;
         let traits = Traits::default();
         let mut template =
             Self { source, bos: bos.to_owned(), eos: eos.to_owned(), pad: None, traits };

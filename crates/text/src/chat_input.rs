@@ -99,52 +99,58 @@ impl ChatInput {
         self
     }
 
-    /// All values that a template sees.
-    fn values(&self) -> impl Iterator<Item = &Value> {
-        let variables = self.variables.iter().map(|(_, value)| value);
-        self.messages.iter().chain([&self.tools, &self.documents]).chain(variables)
+    /// All values but the variables.
+    fn texts(&self) -> impl Iterator<Item = &Value> {
+        self.messages.iter().chain([&self.tools, &self.documents])
     }
 
     /// The number of items, counted like those of a template's own values, and of bytes in strings.
     pub(crate) fn size(&self) -> Size {
         let mut size = Size::default();
-        self.values().for_each(|value| size.add(value));
+        let variables = self.variables.iter().map(|(_, value)| value);
+        self.texts().chain(variables).for_each(|value| size.add(value));
         size
     }
 
-    /// Calls `visit` with every text: all strings but names.
-    pub(crate) fn visit_texts(&self, visit: &mut dyn FnMut(&str)) {
-        let values = self.messages.iter().chain([&self.tools, &self.documents]);
-        values.for_each(|value| {
-            visit_strings(value, false, &mut |s, is_name| {
-                if !is_name {
-                    visit(s);
-                }
-            })
-        });
+    /// Calls `visit` with every string.
+    pub(crate) fn visit_strings(&self, visit: &mut dyn FnMut(&str)) {
+        let mut visit = |s: &str, _| visit(s);
+        self.texts().for_each(|value| visit_strings(value, Place::Text, &mut visit));
+        let variables = self.variables.iter().map(|(_, value)| value);
+        variables.for_each(|value| visit_strings(value, Place::Name, &mut visit));
     }
 
-    /// The index of a message with a name that is `bad`, or 0 if another part of the input has one.
+    /// The index of a message with a name that is `bad`, or 0 if another part of the input has one. A key
+    /// is a name if it is a word.
     pub(crate) fn find_name(&self, bad: &dyn Fn(&str) -> bool) -> Option<usize> {
-        let has = |value: &Value, all_names| {
+        let has = |value: &Value, place| {
             let mut found = false;
-            visit_strings(value, all_names, &mut |s, is_name| found |= is_name && bad(s));
+            visit_strings(value, place, &mut |s, place| {
+                let is_name = place == Place::Name || place == Place::Key && is_word(s);
+                found |= is_name && bad(s);
+            });
             found
         };
         let other = || {
-            let variables = self.variables.iter().any(|(_, value)| has(value, true));
-            variables || has(&self.tools, false) || has(&self.documents, false)
+            let variables = self.variables.iter().any(|(_, value)| has(value, Place::Name));
+            variables || has(&self.tools, Place::Text) || has(&self.documents, Place::Text)
         };
-        self.messages.iter().position(|m| has(m, false)).or_else(|| other().then_some(0))
+        let message = self.messages.iter().position(|m| has(m, Place::Text));
+        message.or_else(|| other().then_some(0))
     }
 
-    /// The same input with every text changed. Names are kept, because templates compare them.
+    /// The same input with every text changed. Names and keys that are words are kept, because templates
+    /// compare them.
     pub(crate) fn map_texts(&self, change: &dyn Fn(&str) -> String) -> Self {
-        let mapped = |value: &Value| map_texts(value, change);
+        let mapped = |value: &Value| map_strings(value, Place::Text, change);
+        let variable = |(name, value): &(String, Value)| {
+            (name.clone(), map_strings(value, Place::Name, change))
+        };
         Self {
             messages: self.messages.iter().map(mapped).collect(),
             tools: mapped(&self.tools),
             documents: mapped(&self.documents),
+            variables: self.variables.iter().map(variable).collect(),
             ..self.clone()
         }
     }
@@ -246,40 +252,60 @@ fn pairs(map: &Value) -> impl Iterator<Item = (Value, Value)> + '_ {
     })
 }
 
-/// Whether strings under this key name something rather than being text.
-fn is_name(key: &Value) -> bool {
-    matches!(key.as_str(), Some("role" | "type"))
+/// What a string is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Text,
+    /// A role, a type or a variable, which templates compare with words of their own.
+    Name,
+    /// The key of an object.
+    Key,
 }
 
-/// Calls `visit` with every string, and with whether it is a name. Keys are names. JSON has a maximum
-/// depth, which bounds the recursion.
-fn visit_strings(value: &Value, are_names: bool, visit: &mut dyn FnMut(&str, bool)) {
+impl Place {
+    /// The place of the value under a key.
+    fn under(self, key: &Value, value: &Value) -> Self {
+        let is_name = matches!(key.as_str(), Some("role" | "type")) && value.as_str().is_some();
+        if is_name { Self::Name } else { self }
+    }
+}
+
+/// Whether a template may look a string up or compare it. Such strings have no punctuation that could
+/// complete a control token.
+fn is_word(s: &str) -> bool {
+    s.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.'))
+}
+
+/// Calls `visit` with every string and its place. JSON has a maximum depth, which bounds the recursion.
+fn visit_strings(value: &Value, place: Place, visit: &mut dyn FnMut(&str, Place)) {
     match value.kind() {
-        ValueKind::String => visit(value.as_str().unwrap_or_default(), are_names),
+        ValueKind::String => visit(value.as_str().unwrap_or_default(), place),
         ValueKind::Map => pairs(value).for_each(|(key, value)| {
-            visit(key.as_str().unwrap_or_default(), true);
-            let is_name = value.as_str().is_some() && is_name(&key);
-            visit_strings(&value, are_names || is_name, visit);
+            visit(key.as_str().unwrap_or_default(), Place::Key);
+            visit_strings(&value, place.under(&key, &value), visit);
         }),
         ValueKind::Seq => {
             let items = value.try_iter().into_iter().flatten();
-            items.for_each(|item| visit_strings(&item, are_names, visit));
+            items.for_each(|item| visit_strings(&item, place, visit));
         }
         _ => {}
     }
 }
 
-fn map_texts(value: &Value, change: &dyn Fn(&str) -> String) -> Value {
+fn map_strings(value: &Value, place: Place, change: &dyn Fn(&str) -> String) -> Value {
     match value.kind() {
-        ValueKind::String => Value::from(change(value.as_str().unwrap_or_default())),
+        ValueKind::String => {
+            let text = value.as_str().unwrap_or_default();
+            let is_kept = place != Place::Text && is_word(text);
+            if is_kept { value.clone() } else { Value::from(change(text)) }
+        }
         ValueKind::Map => Value::from_pairs(pairs(value).map(|(key, value)| {
-            let is_name = value.as_str().is_some() && is_name(&key);
-            let value = if is_name { value } else { map_texts(&value, change) };
-            (key, value)
+            let value = map_strings(&value, place.under(&key, &value), change);
+            (map_strings(&key, Place::Key, change), value)
         })),
         ValueKind::Seq => {
             let items = value.try_iter().into_iter().flatten();
-            Value::from(items.map(|item| map_texts(&item, change)).collect::<Vec<_>>())
+            Value::from(items.map(|item| map_strings(&item, place, change)).collect::<Vec<_>>())
         }
         _ => value.clone(),
     }

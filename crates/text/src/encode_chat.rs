@@ -61,12 +61,12 @@ impl ChatText {
         Self::render_input(tokenizer, template, &input)
     }
 
-    /// Renders an input, adapted to the template as by [`ChatTemplate::render`]. Names (roles, types, keys
-    /// and the values of variables) are not masked, as templates compare them.
+    /// Renders an input, adapted to the template as by [`ChatTemplate::render`]. Single words are not masked
+    /// where templates compare them: in roles, types, keys and the values of variables.
     ///
     /// # Errors
-    /// [`Error::Template`] as for rendering, and [`Error::Message`] if a name contains a control-token
-    /// string or the texts leave too few private-use characters unused.
+    /// [`Error::Template`] as for rendering, and [`Error::Message`] if a role, type, key or variable
+    /// contains a control-token string or the texts leave too few private-use characters unused.
     pub fn render_input(
         tokenizer: &Tokenizer,
         template: &ChatTemplate,

@@ -261,7 +261,8 @@ impl<'t, 's> Weigher<'t, 's> {
                     self.level.expect = Expect::In;
                 }
                 if text == "," && self.outer.is_empty() {
-                    self.is_tuple |= matches!(self.statement, "set" | "for");
+                    let is_value = self.statement == "for" && !self.in_target;
+                    self.is_tuple |= is_value || self.statement == "set";
                     if self.statement == "with" {
                         self.in_target = true;
                     }

@@ -23,7 +23,7 @@ impl Masks {
         let chars: BTreeSet<char> = chars.collect();
         let is_private = |c: &char| matches!(c, '\u{f0000}'..='\u{10ffff}');
         let mut used: BTreeSet<char> = chars.iter().copied().filter(is_private).collect();
-        input.visit_texts(&mut |text| used.extend(text.chars().filter(is_private)));
+        input.visit_strings(&mut |text| used.extend(text.chars().filter(is_private)));
         let mut free = MASKS.filter(|c| !used.contains(c));
         let masks: HashMap<char, char> = chars.iter().copied().zip(&mut free).collect();
         if masks.len() < chars.len() {

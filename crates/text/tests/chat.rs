@@ -295,6 +295,7 @@ fn templates_match_python() {
             "{{ messages[0].get('none', 'gone') }}{% for k, v in messages[0].items() %}{{ k }}{% endfor %}",
             "gonerolecontent",
         ),
+        ("a\r\nb\rc{% if true %}\r\n{{ '\r\n'|length }}{% endif %}\r\n", "a\nb\nc1"),
         ("{% generation %}a{% endgeneration %}{{ add_generation_prompt }}", "aTrue"),
     ];
     for (source, expected) in cases {
@@ -379,9 +380,18 @@ fn structured_inputs_stay_text_too() {
     let text = ChatText::render_input(&SMOL.tokenizer, &ascii, &request("é<|im_end|>")).unwrap();
     assert_eq!(text.text(), "[{\"description\": \"\\u00e9<|im_end|>\"}]<|im_end|>");
     assert_eq!(controls(&text.encode_from(&SMOL.tokenizer, 0)), [IM_END]);
+    // Keys are masked too, unless they are words.
+    let parameters = template(include_str!("data/templates/xml-parameters.jinja"));
+    for key in ["<|im_end|>", "<|im_end|"] {
+        let call = format!(r#"{{"function": {{"name": "f", "arguments": {{"{key}": 1}}}}}}"#);
+        let json = format!(r#"{{"messages": [{{"role": "assistant", "tool_calls": [{call}]}}]}}"#);
+        let input = ChatInput::from_json(&json).unwrap();
+        let text = ChatText::render_input(&SMOL.tokenizer, &parameters, &input).unwrap();
+        assert!(text.text().contains(&format!("<parameter={key}>\n1")));
+        assert_eq!(controls(&text.encode_from(&SMOL.tokenizer, 0)), [IM_START, IM_END]);
+    }
     // Names are not masked, so they must not contain control tokens.
     for request in [
-        r#"{"messages": [{"role": "user", "<|im_end|>": 1}]}"#,
         r#"{"messages": [{"role": "user", "content": [{"type": "<|im_end|>"}]}]}"#,
         r#"{"messages": [], "tools": [{"type": "<|im_end|>"}]}"#,
         r#"{"messages": [], "chat_template_kwargs": {"x": ["<|im_end|>"]}}"#,

@@ -30,6 +30,8 @@ fn filters_follow_expressions_that_make_containers() {
         ("{% for (a, b) in [c] if d %}", "{% for (a, b) in( [c]°) if d %}"),
         ("{% for a in b or c recursive %}", "{% for a in( b or c) recursive %}"),
         ("{{ -a % b[0] ** 2 % c + 1 }}", "{{ (((-a )%( b[0]° ** 2) )%( c) + 1)° }}"),
+        ("{% for a, b in c if d, e %}", "{% for a, b in( c) if d, e %}"),
+        ("{% for a in b, c %}", "{% for a in b, c %}"),
         ("{{ 2 * a % b }}", "{{ ((2 * a )%( b))° }}"),
         ("{% with a = [b], (c, d) = e * 2 %}", "{% with a = [b]°, (c, d) = (e * 2)° %}"),
         ("{% macro m(a, b=[c]) %}", "{% macro m(a, b=[c]°) %}"),

@@ -1,6 +1,6 @@
 //! Filters whose meaning differs from minijinja's, and operators in the form of filters.
 
-use minijinja::value::{Kwargs, Rest, StringInput, ValueKind, ValueOrKwargs};
+use minijinja::value::{Kwargs, Rest, StringInput, ValueKind, ValueOrKwargs, from_args};
 use minijinja::{Environment, Error, State, Value, filters};
 
 use super::values::{charge, charge_printing, invalid, is_iterable, refuse};
@@ -32,7 +32,12 @@ pub(super) fn install(env: &mut Environment<'static>) {
     for name in ["escape", "e", "forceescape"] {
         env.add_filter(name, escape);
     }
-    env.add_filter("wordcount", |text: &str| text.split_whitespace().count());
+    env.add_filter("indent", indent);
+    env.add_filter("wordcount", |value: &Value| {
+        let text = value.to_string();
+        let words = text.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+        words.filter(|word| !word.is_empty()).count()
+    });
 }
 
 /// Refuses to iterate over none, which minijinja permits.
@@ -48,6 +53,32 @@ fn join(
     options: Kwargs,
 ) -> Result<Value, Error> {
     filters::join(state, &iterable(value)?, separator, attribute, options)
+}
+
+/// Indents all lines but the first and empty ones, by a number of blanks or by a text.
+fn indent(state: &State, text: &str, arguments: Rest<ValueOrKwargs>) -> Result<String, Error> {
+    let arguments = arguments.into_values();
+    let (width, first, blank, options): (Option<Value>, Option<bool>, Option<bool>, Kwargs) =
+        from_args(&arguments)?;
+    let width = width.map_or_else(|| options.get::<Option<Value>>("width"), |w| Ok(Some(w)))?;
+    let first = first.map_or_else(|| options.get::<Option<bool>>("first"), |f| Ok(Some(f)))?;
+    let blank = blank.map_or_else(|| options.get::<Option<bool>>("blank"), |b| Ok(Some(b)))?;
+    options.assert_all_used()?;
+    let width = width.unwrap_or_else(|| Value::from(4));
+    let len = width.as_str().map_or_else(|| width.as_usize().unwrap_or(0), str::len);
+    charge(state, len.saturating_mul(text.matches('\n').count() + 1))?;
+    let indent = width.as_str().map_or_else(|| " ".repeat(len), str::to_owned);
+    let mut out = String::with_capacity(text.len());
+    for (i, line) in text.split('\n').enumerate() {
+        let is_indented = match i {
+            0 => first == Some(true),
+            _ => !line.is_empty() || blank == Some(true),
+        };
+        out.push_str(if i > 0 { "\n" } else { "" });
+        out.push_str(if is_indented { &indent } else { "" });
+        out.push_str(line);
+    }
+    Ok(out)
 }
 
 /// The operator `%`: the remainder, or formatting if the left side is a string.
@@ -88,6 +119,7 @@ fn printf(state: &mut State, text: &Value, format: &str, right: &Value) -> Resul
             }
         }
         ValueKind::Map => args.push(right.clone()),
+        ValueKind::Seq if fields == 0 => {}
         _ if fields != 1 => return refuse("not as many values as fields in a format"),
         _ => args.push(right.clone()),
     }

@@ -37,13 +37,15 @@ fn charge_for(state: &State, text: &str, method: &str, args: &[Value]) -> Result
             let count = text.matches(arg(0).unwrap_or_default()).count();
             count.saturating_mul(arg(1).unwrap_or_default().len())
         }
-        // A separator may also be given by name; every byte may be one.
         "split" | "rsplit" | "splitlines" => {
             let pieces = match arg(0) {
                 Some(separator) if !separator.is_empty() => text.matches(separator).count(),
-                _ => text.len(),
+                _ if method == "splitlines" => text.matches(is_line_end).count(),
+                // A separator given by name may be any byte.
+                _ if args.iter().any(Value::is_kwargs) => text.len(),
+                _ => text.split_whitespace().count(),
             };
-            pieces * BYTES_PER_FUEL
+            pieces.saturating_mul(BYTES_PER_FUEL)
         }
         "join" => {
             let mut bytes = 0usize;
@@ -270,19 +272,21 @@ fn split_blanks(text: &str, max: usize, from_end: bool) -> Vec<&str> {
     words
 }
 
+/// The characters that end a line in Python.
+fn is_line_end(c: char) -> bool {
+    matches!(
+        c,
+        '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}'
+    )
+}
+
 fn split_lines(text: &str, args: &[Value]) -> Result<Value, Error> {
     let (keep, options): (Option<bool>, Kwargs) = from_args(args)?;
     let keep = keep.map_or_else(|| options.get::<Option<bool>>("keepends"), |k| Ok(Some(k)))?;
     options.assert_all_used()?;
-    let is_end = |c| {
-        matches!(
-            c,
-            '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}'
-        )
-    };
     let mut lines = Vec::new();
     let mut rest = text;
-    while let Some(at) = rest.find(is_end) {
+    while let Some(at) = rest.find(is_line_end) {
         let end = match rest[at..].starts_with("\r\n") {
             true => 2,
             false => rest[at..].chars().next().map_or(0, char::len_utf8),

@@ -9,7 +9,7 @@ use crate::meter::type_name;
 
 /// Iterating over an undefined value is possible, as in Jinja.
 pub(super) fn is_iterable(value: &Value) -> bool {
-    !value.is_none() && value.try_iter().is_ok()
+    !value.is_none() && !is_object(value) && value.try_iter().is_ok()
 }
 
 /// Whether a value is an object with attributes that minijinja presents as a map.
