@@ -160,6 +160,8 @@ mod tests {
             (&["nanoinfer", "generate", "--top-p", "1.5"], "0 to 1"),
             (&["nanoinfer", "generate", "--threads", "0"], "1..=1024"),
             (&["nanoinfer", "generate", "--system", "x"], "--chat"),
+            (&["nanoinfer", "generate", "--prompt", "--json"], "found an option"),
+            (&["nanoinfer", "generate", "--seed", "-2"], "-1 for a random seed"),
             (&["nanoinfer", "generate", "--prompt", "x", "--prompt-file", "y"], "--prompt-file"),
             (&["nanoinfer", "logits", "--tokens", "1,x", "--out", "y"], "invalid digit"),
             (&["nanoinfer", "frobnicate"], "frobnicate"),

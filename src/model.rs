@@ -1,7 +1,6 @@
 //! Opens the engine or session for `--model`.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, anyhow};
@@ -16,13 +15,6 @@ use nanoinfer_kernels::Isa;
 use crate::args::{CacheArgs, DraftArgs, ModelArgs, SamplingArgs, Seed};
 use crate::status::{Reporter, say};
 use crate::template::Template;
-
-/// The `.nano` file for a `--model` argument, converted now if necessary.
-pub(crate) fn nano_file(model: impl AsRef<OsStr>) -> Result<PathBuf> {
-    let mut reporter = Reporter::default();
-    let mut status = |status: Status<'_>| reporter.status(status);
-    Ok(loader(model.as_ref()).status(&mut status).path()?)
-}
 
 /// A model without an engine, for work on text.
 pub(crate) fn open(name: &OsStr, template: Option<&Template>) -> Result<Model> {

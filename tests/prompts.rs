@@ -275,9 +275,12 @@ fn arguments_that_are_not_utf8_are_paths_or_errors() {
     assert_fails(&text, 2, &["not valid UTF-8", "generate --help"]);
     let mut binary = nanoinfer(home.folder.path());
     assert_fails(&binary.arg(latin1).output().unwrap(), 2, &["--help"]);
-    let mut binary = nanoinfer(home.folder.path());
-    let model = binary.args(["generate", "--prompt=a", "--model"]).arg(latin1).output().unwrap();
-    assert_fails(&model, 1, &["caf"]);
+    for command in [&["generate", "--prompt=a"][..], &["tokenize", "-ta"], &["eval"], &["bench"]] {
+        let mut binary = nanoinfer(home.folder.path());
+        let missing = OsStr::from_bytes(b"none\xe9.gguf");
+        let model = binary.args(command).arg("--model").arg(missing).write_stdin("text").output();
+        assert_fails(&model.unwrap(), 1, &["none", ".gguf"]);
+    }
 }
 
 /// Runs a piped conversation with short answers.

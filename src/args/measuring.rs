@@ -1,5 +1,6 @@
 //! Options of commands that measure speed, quality and the machine.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -36,7 +37,7 @@ pass_bytes, n_prompt, n_gen, depth, batch, version; with --n-copy also drafts (a
 pub(crate) struct Bench {
     /// .nano or .gguf file, Hugging Face folder, hub id (org/name), or smollm2
     #[arg(long, short, default_value = "smollm2", conflicts_with = "synthetic")]
-    pub(crate) model: String,
+    pub(crate) model: OsString,
     /// Use random 8-bit weights of a known shape, built in memory, instead of a model
     #[arg(long, value_name = "SHAPE", value_parser = shape_name())]
     pub(crate) synthetic: Option<String>,
@@ -122,10 +123,10 @@ accuracy, accuracy_normalized (by log-likelihood per byte), questions.")]
 pub(crate) struct Eval {
     /// .nano or .gguf file, Hugging Face folder, hub id (org/name), or smollm2
     #[arg(long, short, default_value = "smollm2")]
-    pub(crate) model: String,
+    pub(crate) model: OsString,
     /// More exact version of the model for comparison
     #[arg(long, value_name = "FILE.nano", conflicts_with = "choices")]
-    pub(crate) reference: Option<String>,
+    pub(crate) reference: Option<OsString>,
     /// File with the text to predict (default: standard input)
     #[arg(long, value_name = "FILE", conflicts_with = "choices")]
     pub(crate) text: Option<PathBuf>,

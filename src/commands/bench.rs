@@ -21,7 +21,7 @@ use nanoinfer_engine::{KvType, Model, default_threads};
 
 use crate::args::Bench;
 use crate::limits::Limits;
-use crate::model::nano_file;
+use crate::model;
 use crate::status::{Reporter, say};
 use kinds::{Kind, Test};
 use runner::Runner;
@@ -37,14 +37,17 @@ struct Subject {
 
 impl Subject {
     fn open(args: &Bench) -> Result<Self> {
-        let (name, path, staged) = match &args.synthetic {
+        let (name, model, staged) = match &args.synthetic {
             Some(shape) => {
                 let staged = synthetic::build(shape)?;
-                (format!("synthetic {shape}"), staged.path().to_path_buf(), Some(staged))
+                (format!("synthetic {shape}"), Model::open(staged.path())?, Some(staged))
             }
-            None => (args.model.clone(), nano_file(&args.model)?, None),
+            None => {
+                let name = args.model.display().to_string();
+                (name, model::open(&args.model, None)?, None)
+            }
         };
-        Ok(Self { name, model: Arc::new(Model::open(&path)?), _staged: staged })
+        Ok(Self { name, model: Arc::new(model), _staged: staged })
     }
 }
 

@@ -4,14 +4,13 @@ use std::io::{Write, stdout};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use nanoinfer_engine::Model;
 use serde::Deserialize;
 
 use super::score::score;
 use super::scorer::Scorer;
 use crate::args::Eval;
 use crate::input::TextSource;
-use crate::model::nano_file;
+use crate::model;
 use crate::output::print_json;
 use crate::status::Reporter;
 
@@ -47,7 +46,7 @@ impl Question {
 
 pub(super) fn run(args: &Eval, file: &Path) -> Result<()> {
     let questions = read(file)?;
-    let model = Model::open(nano_file(&args.model)?)?;
+    let model = model::open(&args.model, None)?;
     let mut scorer = Scorer::new(model, args, true, None)?;
     let (mut correct, mut correct_normalized) = (0, 0);
     let total = questions.len() as u64;

@@ -1,5 +1,6 @@
 //! Perplexity of a text, window by window, and divergence from a reference.
 
+use std::ffi::OsStr;
 use std::io::{Write, stdout};
 use std::ops::Range;
 use std::time::Instant;
@@ -12,7 +13,7 @@ use super::score::{Compared, Position, score};
 use super::scorer::Scorer;
 use crate::args::{Eval, Score};
 use crate::input::TextSource;
-use crate::model::nano_file;
+use crate::model;
 use crate::output::print_json;
 use crate::status::Reporter;
 
@@ -52,7 +53,7 @@ struct Comparison {
 pub(super) fn run(args: &Eval) -> Result<()> {
     let text = read(args)?;
     let window = args.window as usize;
-    let model = Model::open(nano_file(&args.model)?)?;
+    let model = model::open(&args.model, None)?;
     let ids = tokens(&model, &text, args)?;
     let max = model.config().context_length as usize;
     ensure!(window <= max, "--window: this model supports at most {max} tokens");
@@ -109,8 +110,8 @@ fn tokens(model: &Model, text: &str, args: &Eval) -> Result<Vec<u32>> {
 }
 
 /// Opens the reference and checks that it tokenizes the text in the same way as the model.
-fn reference(name: &str, model: &Model, text: &str, ids: &[u32], args: &Eval) -> Result<Model> {
-    let reference = Model::open(nano_file(name)?)?;
+fn reference(name: &OsStr, model: &Model, text: &str, ids: &[u32], args: &Eval) -> Result<Model> {
+    let reference = model::open(name, None)?;
     let (ours, theirs) = (model.config().vocab_size, reference.config().vocab_size);
     ensure!(
         ours == theirs,
