@@ -45,7 +45,7 @@ pub use nanoinfer_hub::{
     ConvertOptions, Entry, Fetch, Fetched, HubId, Lora, ModelRef, Pinned, Published, Status,
     StatusFn, Store,
 };
-pub use nanoinfer_text::{ChatTemplate, Specials, Tokenizer, Vocab};
+pub use nanoinfer_text::{ChatInput, ChatTemplate, Specials, Tokenizer, Vocab};
 
 /// The error types of this crate's parts; [`Error`] wraps any of them.
 pub mod errors {

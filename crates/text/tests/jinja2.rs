@@ -76,6 +76,15 @@ const DIFFERENCES: &[(&str, &[&str])] = &[
         "some conversions of formats are missing",
         &["'%d' % 7.9", "'%r' % 'a'", "'{!r}'.format('a')"],
     ),
+    (
+        "strings marked as safe print as others do, and `+` escapes nothing",
+        &[
+            "'<a>' + ('b' | safe)",
+            "('b' | safe) + '<a>'",
+            "('<b>' | safe).split('b')",
+            "['<b>' | safe]",
+        ],
+    ),
     ("`attr` also finds items", &["d | attr('a')"]),
     ("sorting ignores the case of ASCII letters only", &["u | sort"]),
     ("digraphs have no title case", &["'ǆ'.title()"]),

@@ -3,7 +3,7 @@
 use minijinja::value::{Kwargs, Rest, StringInput, ValueKind, ValueOrKwargs, from_args};
 use minijinja::{Environment, Error, State, Value, filters};
 
-use super::values::{charge, charge_printing, invalid, is_iterable, refuse};
+use super::values::{argument, charge, charge_printing, invalid, is_iterable, refuse};
 
 /// Names of the filters that replace the operator `%` and follow what a loop iterates over. If a template
 /// itself uses them, they do the same.
@@ -21,7 +21,7 @@ pub(super) fn install(env: &mut Environment<'static>) {
         env.add_filter(name, default);
     }
     env.add_filter("trim", |value: &Value, chars: Option<&str>, options: Kwargs| {
-        let chars = chars.map_or_else(|| options.get::<Option<&str>>("chars"), |c| Ok(Some(c)))?;
+        let chars = argument(chars, &options, "chars")?;
         options.assert_all_used()?;
         let text = value.to_string();
         Ok::<_, Error>(match chars {
@@ -29,9 +29,15 @@ pub(super) fn install(env: &mut Environment<'static>) {
             None => text.trim().to_owned(),
         })
     });
-    for name in ["escape", "e", "forceescape"] {
-        env.add_filter(name, escape);
+    for name in ["escape", "e"] {
+        env.add_filter(
+            name,
+            |state: &State, value: Value| {
+                if value.is_safe() { Ok(value) } else { escape(state, &value) }
+            },
+        );
     }
+    env.add_filter("forceescape", |state: &State, value: &Value| escape(state, value));
     env.add_filter("indent", indent);
     env.add_filter("wordcount", |value: &Value| {
         let text = value.to_string();
@@ -60,9 +66,9 @@ fn indent(state: &State, text: &str, arguments: Rest<ValueOrKwargs>) -> Result<S
     let arguments = arguments.into_values();
     let (width, first, blank, options): (Option<Value>, Option<bool>, Option<bool>, Kwargs) =
         from_args(&arguments)?;
-    let width = width.map_or_else(|| options.get::<Option<Value>>("width"), |w| Ok(Some(w)))?;
-    let first = first.map_or_else(|| options.get::<Option<bool>>("first"), |f| Ok(Some(f)))?;
-    let blank = blank.map_or_else(|| options.get::<Option<bool>>("blank"), |b| Ok(Some(b)))?;
+    let width = argument(width, &options, "width")?;
+    let first = argument(first, &options, "first")?;
+    let blank = argument(blank, &options, "blank")?;
     options.assert_all_used()?;
     let width = width.unwrap_or_else(|| Value::from(4));
     let len = width.as_str().map_or_else(|| width.as_usize().unwrap_or(0), str::len);
@@ -135,9 +141,8 @@ fn int(
     base: Option<u32>,
     options: Kwargs,
 ) -> Result<Value, Error> {
-    let default =
-        default.map_or_else(|| options.get::<Option<Value>>("default"), |d| Ok(Some(d)))?;
-    let base = base.map_or_else(|| options.get::<Option<u32>>("base"), |b| Ok(Some(b)))?;
+    let default = argument(default, &options, "default")?;
+    let base = argument(base, &options, "base")?;
     options.assert_all_used()?;
     if value.is_undefined() {
         return refuse("an undefined value is not a number");
@@ -153,8 +158,7 @@ fn float(
     default: Option<Value>,
     options: Kwargs,
 ) -> Result<Value, Error> {
-    let default =
-        default.map_or_else(|| options.get::<Option<Value>>("default"), |d| Ok(Some(d)))?;
+    let default = argument(default, &options, "default")?;
     options.assert_all_used()?;
     if value.is_undefined() {
         return refuse("an undefined value is not a number");
@@ -184,15 +188,15 @@ fn default(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<Value, Error
     if positional.len() > 2 {
         return refuse("default() takes two arguments");
     }
-    let argument = |at: usize, name| match positional.get(at) {
+    let nth = |at: usize, name| match positional.get(at) {
         Some(value) => Ok(Some(value.clone())),
         None => options.get::<Option<Value>>(name),
     };
     let other = match positional.first() {
         None if !options.has("default_value") => Value::from(""),
-        _ => argument(0, "default_value")?.unwrap_or_else(|| Value::from(())),
+        _ => nth(0, "default_value")?.unwrap_or_else(|| Value::from(())),
     };
-    let replaces_false = argument(1, "boolean")?.is_some_and(|v| v.is_true());
+    let replaces_false = nth(1, "boolean")?.is_some_and(|v| v.is_true());
     options.assert_all_used()?;
     let is_missing = value.is_undefined() || replaces_false && !value.is_true();
     Ok(if is_missing { other } else { value.clone() })
@@ -212,5 +216,5 @@ fn escape(state: &State, value: &Value) -> Result<Value, Error> {
             c => out.push(c),
         }
     }
-    Ok(Value::from(out))
+    Ok(Value::from_safe_string(out))
 }

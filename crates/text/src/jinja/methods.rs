@@ -4,7 +4,7 @@ use minijinja::value::{Kwargs, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
-use super::values::{BYTES_PER_FUEL, charge, charge_printing, refuse, tuple};
+use super::values::{BYTES_PER_FUEL, argument, charge, charge_printing, refuse, tuple};
 
 /// Calls a method. Those not listed here are minijinja-contrib's.
 pub(super) fn call(
@@ -230,9 +230,8 @@ fn within(text: &str, start: Option<i64>, end: Option<i64>) -> Option<(usize, &s
 /// `split` and, from the end, `rsplit`.
 fn split(text: &str, args: &[Value], from_end: bool) -> Result<Value, Error> {
     let (separator, max, options): (Option<&str>, Option<i64>, Kwargs) = from_args(args)?;
-    let separator =
-        separator.map_or_else(|| options.get::<Option<&str>>("sep"), |s| Ok(Some(s)))?;
-    let max = max.map_or_else(|| options.get::<Option<i64>>("maxsplit"), |m| Ok(Some(m)))?;
+    let separator = argument(separator, &options, "sep")?;
+    let max = argument(max, &options, "maxsplit")?;
     options.assert_all_used()?;
     let max = max.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
     let mut pieces: Vec<Value> = match separator {
@@ -282,7 +281,7 @@ fn is_line_end(c: char) -> bool {
 
 fn split_lines(text: &str, args: &[Value]) -> Result<Value, Error> {
     let (keep, options): (Option<bool>, Kwargs) = from_args(args)?;
-    let keep = keep.map_or_else(|| options.get::<Option<bool>>("keepends"), |k| Ok(Some(k)))?;
+    let keep = argument(keep, &options, "keepends")?;
     options.assert_all_used()?;
     let mut lines = Vec::new();
     let mut rest = text;

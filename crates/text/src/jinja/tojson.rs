@@ -7,7 +7,7 @@ use minijinja::{Error, Value};
 
 use crate::masks::MASKS;
 
-use super::values::{invalid, is_object, python_float, refuse};
+use super::values::{argument, invalid, is_object, python_float, refuse};
 
 /// Maximum length of an indentation or a separator, which occur once per item.
 const MAX_SEPARATOR: usize = 16;
@@ -20,15 +20,10 @@ pub(super) fn tojson(
     separators: Option<Value>,
     options: Kwargs,
 ) -> Result<String, Error> {
-    let named = |name, value: Option<Value>| match value {
-        Some(value) => Ok(Some(value)),
-        None => options.get::<Option<Value>>(name),
-    };
-    let ascii =
-        ensure_ascii.map_or_else(|| options.get::<Option<bool>>("ensure_ascii"), |v| Ok(Some(v)));
-    let ascii = ascii?.unwrap_or(false);
-    let indent = named("indent", indent)?.map(|value| indentation(&value)).transpose()?;
-    let separators = named("separators", separators)?.map(|v| pair(&v)).transpose()?;
+    let ascii = argument(ensure_ascii, &options, "ensure_ascii")?.unwrap_or(false);
+    let indent =
+        argument(indent, &options, "indent")?.map(|value| indentation(&value)).transpose()?;
+    let separators = argument(separators, &options, "separators")?.map(|v| pair(&v)).transpose()?;
     let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     options.assert_all_used()?;
     let item = if indent.is_some() { "," } else { ", " };

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use minijinja::value::{Tuple, ValueKind};
+use minijinja::value::{ArgType, Kwargs, Tuple, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 
 use crate::meter::type_name;
@@ -35,6 +35,15 @@ pub(super) fn invalid(what: impl Into<String>) -> Error {
 
 pub(super) fn refuse<T>(what: impl Into<String>) -> Result<T, Error> {
     Err(invalid(what))
+}
+
+/// An argument that may be given by position or by name.
+pub(super) fn argument<'a, T: ArgType<'a, Output = T>>(
+    given: Option<T>,
+    options: &'a Kwargs,
+    name: &'a str,
+) -> Result<Option<T>, Error> {
+    given.map_or_else(|| options.get(name), |value| Ok(Some(value)))
 }
 
 /// Bytes per unit of minijinja's fuel.
