@@ -16,7 +16,8 @@ use crate::bytes::byte_chars;
 use crate::json::{Behavior, Pattern, PreTokenizer, PrependScheme};
 
 /// GPT-2's pattern, built into `ByteLevel`.
-pub(crate) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+pub(crate) const GPT2: &str =
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const SPACES_TAIL: &str = r"|\s+(?!\S)|\s+";
 
 /// Memory limit for a compiled pattern, in bytes; the largest published pattern needs a quarter of it.

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nanoinfer_format::{SectionKind, Writer};
 use serde::Serialize;
 
-use crate::{Error, OUTPUT_VERSION};
 use crate::model::Model;
 use crate::source::SourceFile;
+use crate::{Error, OUTPUT_VERSION};
 
 /// The origin of a model. It contains neither paths nor timestamps, so that the same input produces
 /// the same file on every machine.
