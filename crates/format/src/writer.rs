@@ -63,6 +63,11 @@ impl Writer {
         if target.is_dir() {
             return Err(Error::Misuse { path: target, what: "the output is a folder".into() });
         }
+        // The finished file would replace a device or pipe.
+        if target.exists() && !target.is_file() {
+            let what = "the output is not a regular file; choose another path";
+            return Err(Error::Misuse { path: target, what: what.into() });
+        }
         let prefix = format!(".{}.tmp-", name.to_string_lossy());
         reclaim(folder(&target), &prefix);
         let temp = held_temp(folder(&target), &prefix)

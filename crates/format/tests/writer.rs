@@ -228,6 +228,7 @@ fn unwritable_targets() {
     ];
     if cfg!(target_os = "linux") {
         targets.push(("/proc/model.nano".into(), "cannot create a file in its folder"));
+        targets.push(("/dev/null".into(), "is not a regular file"));
     }
     for (path, expected) in targets {
         let Err(e) = Writer::create(&path) else { panic!("{} was created", path.display()) };
