@@ -21,6 +21,9 @@ pub(crate) fn open(name: &OsStr, template: Option<&Template>) -> Result<Model> {
     let mut reporter = Reporter::default();
     let mut status = |status: Status<'_>| reporter.status(status);
     let mut model = loader(name).status(&mut status).model()?;
+    if let Some(note) = outdated(name, &model) {
+        say(&note);
+    }
     template.map_or(Ok(()), |template| template.set(&mut model))?;
     Ok(model)
 }

@@ -122,13 +122,13 @@ impl ChatTemplate {
         env.set_fuel(Some(fuel));
         let template = env.template_from_named_str(NAME, &self.source).map_err(one_line)?;
         let variables = input.variables.iter().map(|(name, value)| (name.as_str(), value.clone()));
-        let values = Value::from_pairs(variables.chain([
+        let pad = self.pad.as_deref().map(|pad| ("pad_token", Value::from(pad)));
+        let values = Value::from_pairs(pad.into_iter().chain(variables).chain([
             ("messages", Value::from(input.messages.clone())),
             ("tools", input.tools.clone()),
             ("documents", input.documents.clone()),
             ("bos_token", Value::from(self.bos.as_str())),
             ("eos_token", Value::from(self.eos.as_str())),
-            ("pad_token", self.pad.as_deref().map_or(Value::UNDEFINED, Value::from)),
             ("add_generation_prompt", Value::from(input.add_generation_prompt)),
         ]));
         template.render(values).map_err(one_line)
