@@ -85,5 +85,6 @@ fn an_empty_benchmark_is_an_error() {
     let home = temp();
     let mut command = nanoinfer(home.path());
     command.args(["bench", "--synthetic", "tiny", "-p", "0", "-n", "0"]);
-    assert_fails(&command.output().unwrap(), 1, &["-p or -n to at least 1, or --n-copy to at least 2"]);
+    let advice = "-p or -n to at least 1, or --n-copy to at least 2";
+    assert_fails(&command.output().unwrap(), 1, &[advice]);
 }
