@@ -52,6 +52,7 @@ mod product;
 mod quantize;
 mod rope;
 mod table;
+pub mod trellis;
 mod values;
 
 pub use activation::{Activate, Activation, ExpWeights, SoftCap};
@@ -68,3 +69,4 @@ pub use norm::{NormKind, NormPack, NormParams, NormRow};
 pub use quantize::Rotate;
 pub use rope::{Rope, rope_table};
 pub use table::{Isa, Kernels, UnknownIsa};
+pub use trellis::{Trellis, trellis_panel, trellis_panel_bytes, trellis_row};
