@@ -12,15 +12,16 @@ mod options;
 mod sequences;
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use nanoinfer_kernels::{Isa, Kernels};
 
 use crate::cancel::Canceller;
 use crate::memory::{Cache, KvType, Overflow, SeqId};
 use crate::pass::{
-    InputNeeds, Local, MAX_SPLIT, MAX_TOKENS, Pass, Profile, Run, Scratch, Slot, divide,
+    InputNeeds, Local, MAX_SPLIT, MAX_TOKENS, Observed, Observer, Pass, Profile, Run, Scratch,
+    Slot, divide,
 };
 use crate::pool::{Buffers, Panicked, Pool};
 use crate::{Error, Model, available_memory};
@@ -245,9 +246,35 @@ impl Engine {
     /// cache is full, or all sequences of the batch were cancelled. The sequences are then unchanged,
     /// unless a worker panicked.
     pub fn forward(&mut self, batch: &[BatchToken]) -> Result<PassId, Error> {
+        self.forward_watched(batch, None)
+    }
+
+    /// Like [`Self::forward`], and shows `observer` the inputs of every 8-bit matrix, except those of
+    /// experts, in the order of the pass. The output matrix has those of the tokens that request logits.
+    /// The observer is called on one of the engine's threads, and the others wait for it.
+    ///
+    /// # Errors
+    /// As for [`Self::forward`].
+    pub fn forward_observed(
+        &mut self,
+        batch: &[BatchToken],
+        observer: &mut (dyn FnMut(&Observed<'_>) + Send),
+    ) -> Result<PassId, Error> {
+        let observer = Mutex::new(observer);
+        let observe = |seen: &Observed<'_>| {
+            observer.lock().expect("a panic of the observer ends the pass")(seen);
+        };
+        self.forward_watched(batch, Some(&observe))
+    }
+
+    fn forward_watched(
+        &mut self,
+        batch: &[BatchToken],
+        observer: Observer<'_>,
+    ) -> Result<PassId, Error> {
         self.check()?;
         self.check_batch(batch)?;
-        let prepared = self.prepare(batch).and_then(|()| self.pass());
+        let prepared = self.prepare(batch).and_then(|()| self.pass(observer));
         match prepared {
             Ok(()) => {}
             Err(Error::Panicked { message }) => return Err(Error::Panicked { message }),
@@ -319,7 +346,7 @@ impl Engine {
     }
 
     /// Runs the batch in `slots`. Fails on cancellation or a panic.
-    fn pass(&mut self) -> Result<(), Error> {
+    fn pass(&mut self, observer: Observer<'_>) -> Result<(), Error> {
         if self.slots.is_empty() {
             return Ok(());
         }
@@ -339,6 +366,7 @@ impl Engine {
             ropes: &self.ropes,
             workers: self.pool.workers(),
             cancelled: &|| cancellers.iter().all(Canceller::is_cancelled),
+            observer,
         };
         self.pool.run(&mut self.locals, |w, local| local.cancelled = pass.run(w, local))?;
         if self.locals[0].cancelled { Err(Error::Cancelled) } else { Ok(()) }

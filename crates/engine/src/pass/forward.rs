@@ -8,12 +8,13 @@
 //! alternate steps and barriers, so the barriers of a pass can be counted by reading:
 //!
 //! - [`Local::end`] and [`Pass::agree`] are one barrier each;
+//! - [`Pass::observe_output`] is one if there is an observer;
 //! - [`Pass::end_packing`] is a barrier only if the workers packed inputs jointly, as for more than one
 //!   tile of tokens; never when decoding.
 //!
 //! The barrier after a layer's last step is in `run`.
 
-use nanoinfer_format::QkNorm;
+use nanoinfer_format::{QkNorm, Role};
 
 use super::Pass;
 use super::inputs::{Input, Needs};
@@ -36,6 +37,7 @@ impl Pass<'_> {
             if self.agree(w, local, Stage::Down) {
                 return true;
             }
+            self.observe_down(w, layer, index);
         }
         if !self.requested.is_empty() {
             self.head(w, local);
@@ -65,6 +67,7 @@ impl Pass<'_> {
         self.pack_norm(w, local, layer.attn_norm.as_ref(), Needs::of(qkv));
         self.end_packing(w, local, m, Stage::Norm);
         self.matmul(w, qkv, self.input(&local.inputs, m), Dest::Store(&self.scratch.qkv));
+        self.observe_inputs(w, local, (qkv, Role::AttnQkv, Some(index)));
         local.end(w, Stage::Qkv);
         if self.config.qk_norm == QkNorm::Full {
             self.norm_all_heads(w, local, layer);
@@ -87,8 +90,9 @@ impl Pass<'_> {
             self.add_normed(w, local, norm);
             local.end(w, Stage::AttnOutput);
         }
+        self.observe_output(w, local, layer, index);
         match &layer.ffn {
-            Ffn::Dense { gate_up, down } => self.dense(w, local, layer, [gate_up, down]),
+            Ffn::Dense { gate_up, down } => self.dense(w, local, (layer, index), [gate_up, down]),
             Ffn::Experts(experts) => self.experts(w, local, layer, experts),
         }
     }
@@ -97,13 +101,14 @@ impl Pass<'_> {
         &self,
         w: &mut Worker<'_>,
         local: &mut Local,
-        layer: &Layer,
+        (layer, index): (&Layer, usize),
         [gate_up, down]: [&Matrix; 2],
     ) {
         let m = self.m();
         self.pack_norm(w, local, layer.ffn_norm.as_ref(), Needs::of(gate_up));
         self.end_packing(w, local, m, Stage::Norm);
         self.gate_up(w, local, gate_up, Needs::of(down));
+        self.observe_inputs(w, local, (gate_up, Role::FfnGateUp, Some(index)));
         local.end(w, Stage::GateUp);
         let norm = layer.ffn_post_norm.as_ref();
         self.matmul(w, down, Input::shared(m, &self.scratch.hidden), self.residual(norm));
@@ -133,6 +138,7 @@ impl Pass<'_> {
         self.pack_requested(w, local);
         self.end_packing(w, local, m, Stage::Head);
         self.matmul(w, output, self.input(&local.inputs, m), Dest::Logits(&self.scratch.logits));
+        self.observe_inputs(w, local, (output, Role::Output, None));
         local.end(w, Stage::Head);
     }
 }

@@ -6,7 +6,7 @@
 //! batch      the tokens of a pass, and the positions visible to each
 //! inputs     packed inputs of products             routing   tokens by expert
 //! scratch    every buffer, described once          limits    sizes that bound a pass
-//! profile    time per stage
+//! profile    time per stage                        observe   inputs of matrices, for calibration
 //! ```
 
 mod attend;
@@ -17,6 +17,7 @@ mod forward;
 mod inputs;
 mod limits;
 mod norm;
+mod observe;
 mod product;
 mod profile;
 mod routing;
@@ -34,6 +35,8 @@ use batch::Visible;
 pub(crate) use batch::{Run, Slot, divide};
 use inputs::{Input, OwnInputs, Rows, Tile};
 pub(crate) use limits::{MAX_SPLIT, MAX_TOKENS};
+pub use observe::Observed;
+pub(crate) use observe::Observer;
 pub use profile::{Profile, Stage};
 pub(crate) use scratch::{InputNeeds, Local, Scratch, ScratchSizes};
 
@@ -59,6 +62,8 @@ pub(crate) struct Pass<'a> {
     pub workers: usize,
     /// Whether to abort; polled by worker 0 before each layer and after the last.
     pub cancelled: &'a (dyn Fn() -> bool + Sync),
+    /// Who sees the inputs of matrices.
+    pub observer: Observer<'a>,
 }
 
 impl Pass<'_> {
