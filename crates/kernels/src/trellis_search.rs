@@ -48,6 +48,8 @@ pub struct SearchTrellis<'a> {
     pub feedback: Option<Feedback<'a>>,
     /// Output: the codes, `[panels][k][16]`.
     pub codes: &'a mut [u8],
+    /// Output: δ·H·δᵀ of each row, or without feedback the sum of its squared errors, `[panels][16]`.
+    pub costs: &'a mut [f32],
     /// Working memory.
     pub scratch: &'a mut SearchScratch,
 }
@@ -79,9 +81,10 @@ impl SearchScratch {
 
 impl SearchTrellis<'_> {
     pub(crate) fn check(&self) {
-        let Self { k, rows, codes, scratch, .. } = self;
+        let Self { k, rows, codes, costs, scratch, .. } = self;
         assert!(*k > 0 && k.is_multiple_of(GROUP));
         assert!(rows.len().is_multiple_of(k * LANES) && rows.len() == codes.len());
+        assert!(costs.len() * k == rows.len());
         let panels = rows.len() / (k * LANES);
         assert!(panels <= scratch.survivors.len() && panels * k <= scratch.targets.len());
         if let Some(feedback) = self.feedback {
@@ -92,10 +95,12 @@ impl SearchTrellis<'_> {
 
 #[inline(always)]
 pub(crate) fn search_trellis<S: Simd>(s: S, a: SearchTrellis<'_>) {
-    let SearchTrellis { k, rows, table, feedback, codes, scratch } = a;
+    let SearchTrellis { k, rows, table, feedback, codes, costs, scratch } = a;
     let rows = rows.as_chunks_mut::<LANES>().0;
     let codes = codes.as_chunks_mut::<LANES>().0;
-    let search = Search { k, table, rows, codes, targets: &mut scratch.targets, feedback };
+    let costs = costs.as_chunks_mut::<LANES>().0;
+    costs.fill([0.0; LANES]);
+    let search = Search { k, table, rows, codes, costs, targets: &mut scratch.targets, feedback };
     match (table.levels_per_branch(), feedback.is_some()) {
         (2, false) => search.run::<S, 2, false>(s, &mut scratch.survivors),
         (2, true) => search.run::<S, 2, true>(s, &mut scratch.survivors),
@@ -137,6 +142,7 @@ struct Search<'a> {
     table: &'a SearchTable,
     rows: &'a mut [Lanes],
     codes: &'a mut [[u8; LANES]],
+    costs: &'a mut [Lanes],
     targets: &'a mut [Lanes],
     feedback: Option<Feedback<'a>>,
 }
@@ -231,8 +237,12 @@ impl Search<'_> {
     ) {
         let mut states = survivors.best(self.table.states(), window.start == 0);
         let columns = panel * self.k + at..panel * self.k + at + window.len();
+        let costs = &mut self.costs[panel];
+        let pivots = self.feedback.map_or(&[][..], |f| &f.pivots[at..][..window.len()]);
+        let start = window.start;
         let rows = self.rows[columns.clone()].iter_mut().zip(&mut self.codes[columns]);
         for ((row, codes), j) in rows.zip(window).rev() {
+            let pivot = if FEED { pivots[j - start] } else { 1.0 };
             for lane in 0..LANES {
                 let (state, bit, x) =
                     survivors.trace::<FEED>(self.table, j, states[lane], lane, row[lane]);
@@ -240,6 +250,7 @@ impl Search<'_> {
                 states[lane] = state;
                 codes[lane] = code;
                 row[lane] -= level;
+                costs[lane] += pivot * (x - level) * (x - level);
             }
         }
     }

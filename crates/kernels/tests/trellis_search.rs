@@ -28,6 +28,7 @@ fn gaussian(n: usize, seed: u64) -> Vec<f32> {
 struct Found {
     codes: Vec<u8>,
     errors: Vec<f32>,
+    costs: Vec<f32>,
 }
 
 fn search(
@@ -38,15 +39,17 @@ fn search(
     feedback: Option<Feedback<'_>>,
 ) -> Found {
     let (mut errors, mut codes) = (rows.to_vec(), vec![0; rows.len()]);
+    let mut costs = vec![0.0; rows.len() / k];
     kernels.search_trellis(SearchTrellis {
         k,
         rows: &mut errors,
         table: &SearchTable::new(trellis),
         feedback,
         codes: &mut codes,
+        costs: &mut costs,
         scratch: &mut SearchScratch::new(rows.len() / (16 * k), k),
     });
-    Found { codes, errors }
+    Found { codes, errors, costs }
 }
 
 /// Asserts that codes and errors belong together.
@@ -84,6 +87,8 @@ fn gaussian_rows_keep_the_expected_signal() {
             let found = search(&kernels, trellis, &rows, k, None);
             check(trellis, &rows, k, &found);
             let square = |x: &[f32]| x.iter().map(|x| f64::from(x * x)).sum::<f64>();
+            let cost: f64 = found.costs.iter().map(|&c| f64::from(c)).sum();
+            assert!((cost / square(&found.errors) - 1.0).abs() < 1e-4);
             let gained = 10.0 * (square(&rows) / square(&found.errors)).log10();
             println!("{} bits, {} states: {gained:.3} dB", trellis.bits, trellis.states);
             assert!(
@@ -175,6 +180,8 @@ fn short_strands_get_the_codes_of_a_plain_search() {
                 let found = search(&Kernels::best(), &trellis, &rows, k, Some(factors.feedback()));
                 check(&trellis, &rows, k, &found);
                 for lane in [0, 5, 15] {
+                    let cost = factors.cost(k, &found.errors, lane);
+                    assert!((f64::from(found.costs[lane]) / cost - 1.0).abs() < 1e-4);
                     let row: Vec<f32> = rows[lane..].iter().step_by(16).copied().collect();
                     let codes: Vec<u8> = found.codes[lane..].iter().step_by(16).copied().collect();
                     assert_eq!(codes, plain_search(&trellis, &row, &factors).codes);

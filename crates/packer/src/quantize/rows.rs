@@ -8,6 +8,10 @@ use super::hessian::{Factor, strand_column};
 /// Panels searched together, so that the factors are read from memory once for all.
 const PANELS: usize = 4;
 
+/// Scales that are tried for every row, in units of the scale for which levels and weights have the same
+/// distribution. With smaller ones, fewer weights are near their levels' ends and more beyond.
+const SCALES: [f32; 5] = [0.8, 0.84, 0.88, 0.92, 0.96];
+
 /// Codes of rows, in the order of the inputs, and the scales of the rows: a weight is the scale of its
 /// row times its level.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,8 +31,9 @@ pub struct RowQuantizer<'a> {
     factor: Option<&'a Factor>,
     k: usize,
     scratch: SearchScratch,
-    x: Vec<f32>,    // rows in units of the levels, [PANELS][k][16]
-    codes: Vec<u8>, // [PANELS][k][16]
+    x: Vec<f32>,     // rows in units of the levels, [PANELS][k][16]
+    codes: Vec<u8>,  // [PANELS][k][16]
+    costs: Vec<f32>, // [PANELS][16]
 }
 
 impl<'a> RowQuantizer<'a> {
@@ -45,7 +50,8 @@ impl<'a> RowQuantizer<'a> {
         assert!(factor.is_none_or(|f| f.k() == k));
         let (table, scratch) = (SearchTable::new(trellis), SearchScratch::new(PANELS, k));
         let (x, codes) = (vec![0.0; PANELS * k * LANES], vec![0; PANELS * k * LANES]);
-        Self { kernels, trellis, table, factor, k, scratch, x, codes }
+        let costs = vec![0.0; PANELS * LANES];
+        Self { kernels, trellis, table, factor, k, scratch, x, codes, costs }
     }
 
     /// Quantizes rows, a multiple of 16, `[rows][k]`: finite and rotated.
@@ -55,31 +61,47 @@ impl<'a> RowQuantizer<'a> {
     pub fn quantize(&mut self, rows: &[f32]) -> QuantizedRows {
         assert!(rows.len().is_multiple_of(LANES * self.k));
         let mut codes = vec![0; rows.len()];
-        let mut scales = Vec::with_capacity(rows.len() / self.k);
-        let batch = PANELS * LANES * self.k;
-        for (rows, codes) in rows.chunks(batch).zip(codes.chunks_mut(batch)) {
-            let first = scales.len();
-            scales.extend(rows.chunks_exact(self.k).map(|row| self.scale(row)));
-            self.search(rows, &scales[first..], codes);
+        let mut scales = vec![0.0; rows.len() / self.k];
+        let batch = PANELS * LANES;
+        let rows = rows.chunks(batch * self.k);
+        let out = codes.chunks_mut(batch * self.k).zip(scales.chunks_mut(batch));
+        for (rows, (codes, scales)) in rows.zip(out) {
+            self.quantize_batch(rows, codes, scales);
         }
         QuantizedRows { codes, scales }
     }
 
+    /// Quantizes up to [`PANELS`] panels. Each row gets the scale with the lowest cost.
+    fn quantize_batch(&mut self, rows: &[f32], codes: &mut [u8], scales: &mut [f32]) {
+        let units: Vec<f32> = rows.chunks_exact(self.k).map(|row| self.unit(row)).collect();
+        let mut least = vec![f64::INFINITY; units.len()];
+        for scale in SCALES {
+            let tried: Vec<f32> = units.iter().map(|unit| scale * unit).collect();
+            self.search(rows, &tried);
+            for (row, &scale) in tried.iter().enumerate() {
+                let cost = f64::from(scale) * f64::from(scale) * f64::from(self.costs[row]);
+                if cost < least[row] {
+                    (least[row], scales[row]) = (cost, scale);
+                    self.codes_of(row, &mut codes[row * self.k..][..self.k]);
+                }
+            }
+        }
+    }
+
     /// The scale for which a row's levels are distributed as those of the trellis were trained.
-    fn scale(&self, row: &[f32]) -> f32 {
+    fn unit(&self, row: &[f32]) -> f32 {
         let squares: f64 = row.iter().map(|&w| f64::from(w) * f64::from(w)).sum();
         let unit = (squares / self.k as f64).sqrt() as f32;
         unit * (self.trellis.unit / 127.0)
     }
 
-    /// Chooses the codes of up to [`PANELS`] panels.
-    fn search(&mut self, rows: &[f32], scales: &[f32], codes: &mut [u8]) {
+    /// Chooses the codes of rows for these scales.
+    fn search(&mut self, rows: &[f32], scales: &[f32]) {
         let (k, n) = (self.k, rows.len());
-        let panel = LANES * k;
         for (i, (row, &scale)) in rows.chunks_exact(k).zip(scales).enumerate() {
             // For a row of zeros or nearly zeros, 1 / scale would not be finite.
             let inverse = if scale > 1e-30 { 1.0 / scale } else { 0.0 };
-            let to = &mut self.x[i / LANES * panel + i % LANES..];
+            let to = &mut self.x[i / LANES * LANES * k + i % LANES..];
             for (j, w) in row.iter().enumerate() {
                 to[strand_column(j, k) * LANES] = w * inverse;
             }
@@ -90,13 +112,16 @@ impl<'a> RowQuantizer<'a> {
             table: &self.table,
             feedback: self.factor.map(Factor::feedback),
             codes: &mut self.codes[..n],
+            costs: &mut self.costs[..n / k],
             scratch: &mut self.scratch,
         });
-        for (i, row) in codes.chunks_exact_mut(k).enumerate() {
-            let from = &self.codes[i / LANES * panel + i % LANES..];
-            for (j, code) in row.iter_mut().enumerate() {
-                *code = from[strand_column(j, k) * LANES];
-            }
+    }
+
+    /// The chosen codes of row `row`, in the order of the inputs.
+    fn codes_of(&self, row: usize, to: &mut [u8]) {
+        let from = &self.codes[row / LANES * LANES * self.k + row % LANES..];
+        for (i, code) in to.iter_mut().enumerate() {
+            *code = from[strand_column(i, self.k) * LANES];
         }
     }
 }
