@@ -4,7 +4,7 @@
 mod common;
 
 use common::{data, model, tiny};
-use nanoinfer_engine::{BatchToken, Engine, EngineOptions, Observed};
+use nanoinfer_engine::{BatchToken, Engine, EngineOptions, Observed, PassId};
 use nanoinfer_format::{Quant, Role};
 use nanoinfer_kernels::pack::q8_row;
 use nanoinfer_kernels::q8_panel_bytes;
@@ -16,6 +16,27 @@ struct Seen {
     role: Role,
     input: Vec<f32>,
     residual: Option<f32>,
+}
+
+/// Runs all layers, for odd `chunk` in two parts.
+fn layers(
+    engine: &mut Engine,
+    batch: &[BatchToken],
+    chunk: usize,
+    observe: &mut (dyn FnMut(&Observed<'_>) + Send),
+) -> PassId {
+    let config = engine.model().config();
+    let n = config.n_layers as usize;
+    let mut residual = vec![f32::NAN; config.d_model_padded() * batch.len()];
+    if chunk.is_multiple_of(2) {
+        return engine.forward_layers(batch, 0..n, &mut residual, observe).unwrap();
+    }
+    // The second part appends the same tokens again.
+    let inner: Vec<_> = batch.iter().map(|&t| BatchToken { logits: false, ..t }).collect();
+    let len = engine.len(batch[0].seq).unwrap();
+    engine.forward_layers(&inner, 0..n / 2, &mut residual, observe).unwrap();
+    engine.truncate(batch[0].seq, len).unwrap();
+    engine.forward_layers(batch, n / 2..n, &mut residual, observe).unwrap()
 }
 
 /// The logits of all tokens, and what was seen of each, in passes of `chunk` tokens.
@@ -35,7 +56,7 @@ fn run(engine: &mut Engine, ids: &[u32], chunk: usize) -> (Vec<Vec<f32>>, Vec<Ve
                 seen.push(Seen { layer: o.layer, role: o.role, input, residual });
             }
         };
-        let pass = engine.forward_observed(&batch, &mut observe).unwrap();
+        let pass = layers(engine, &batch, chunk, &mut observe);
         logits.extend((0..ids.len()).map(|i| engine.logits(pass, i).unwrap().to_vec()));
         all.extend(seen);
     }

@@ -32,7 +32,10 @@ impl Pass<'_> {
         if self.agree(w, local, Stage::Embed) {
             return true;
         }
-        for (index, layer) in self.weights.layers.iter().enumerate() {
+        let layers = &self.part.layers;
+        for (index, layer) in
+            self.weights.layers.iter().enumerate().take(layers.end).skip(layers.start)
+        {
             self.layer(w, local, layer, index);
             if self.agree(w, local, Stage::Down) {
                 return true;

@@ -36,7 +36,7 @@ pub(crate) use batch::{Run, Slot, divide};
 use inputs::{Input, OwnInputs, Rows, Tile};
 pub(crate) use limits::{MAX_SPLIT, MAX_TOKENS};
 pub use observe::Observed;
-pub(crate) use observe::Observer;
+pub(crate) use observe::Part;
 pub use profile::{Profile, Stage};
 pub(crate) use scratch::{InputNeeds, Local, Scratch, ScratchSizes};
 
@@ -62,8 +62,8 @@ pub(crate) struct Pass<'a> {
     pub workers: usize,
     /// Whether to abort; polled by worker 0 before each layer and after the last.
     pub cancelled: &'a (dyn Fn() -> bool + Sync),
-    /// Who sees the inputs of matrices.
-    pub observer: Observer<'a>,
+    /// The layers to run, and who observes them.
+    pub part: Part<'a>,
 }
 
 impl Pass<'_> {

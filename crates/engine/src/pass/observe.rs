@@ -3,6 +3,8 @@
 //! Worker 0 calls the observer while the inputs of a product are still packed: for a product that is added
 //! to the residual stream, after the addition, which requires a barrier of its own.
 
+use std::ops::Range;
+
 use nanoinfer_format::Role;
 use nanoinfer_kernels::{GROUP, LANES, QuantizedInputs, locate_token};
 
@@ -55,8 +57,21 @@ impl Observed<'_> {
     }
 }
 
-/// The observer of a pass.
+/// Sees the inputs of matrices.
 pub(crate) type Observer<'a> = Option<&'a (dyn Fn(&Observed<'_>) + Sync)>;
+
+/// The part of the model that a pass runs: all of it, except for calibration.
+#[derive(Clone)]
+pub(crate) struct Part<'a> {
+    pub layers: Range<usize>,
+    /// The residual stream before the first of them, `[d_model/16][m][16]`, if it is not the embeddings.
+    pub resumed: Option<&'a [f32]>,
+    pub observer: Observer<'a>,
+}
+
+impl Part<'_> {
+    pub(crate) const ALL: Self = Self { layers: 0..usize::MAX, resumed: None, observer: None };
+}
 
 impl Pass<'_> {
     /// Observes the inputs of QKV, gate and up, or the output matrix, in the phase of their product.
@@ -66,7 +81,7 @@ impl Pass<'_> {
         local: &Local,
         (matrix, role, layer): (&Matrix, Role, Option<usize>),
     ) {
-        if self.observer.is_some() {
+        if self.part.observer.is_some() {
             let m = if layer.is_some() { self.m() } else { self.requested.len() };
             self.observe(w, (matrix, role, layer), self.input(&local.inputs, m), false);
         }
@@ -80,7 +95,7 @@ impl Pass<'_> {
         layer: &Layer,
         index: usize,
     ) {
-        if self.observer.is_some() {
+        if self.part.observer.is_some() {
             let at = (&layer.attn_output, Role::AttnOutput, Some(index));
             self.observe(w, at, self.input(&local.inputs, self.m()), true);
             w.barrier();
@@ -89,7 +104,7 @@ impl Pass<'_> {
 
     /// Observes the inputs of the down projection, in the phase after they were added.
     pub(crate) fn observe_down(&self, w: &Worker<'_>, layer: &Layer, index: usize) {
-        if let (Some(_), Ffn::Dense { down, .. }) = (self.observer, &layer.ffn) {
+        if let (Some(_), Ffn::Dense { down, .. }) = (self.part.observer, &layer.ffn) {
             let input = Input::shared(self.m(), &self.scratch.hidden);
             self.observe(w, (down, Role::FfnDown, Some(index)), input, true);
         }
@@ -102,7 +117,8 @@ impl Pass<'_> {
         input: Input<'_>,
         added: bool,
     ) {
-        let Some(observer) = self.observer.filter(|_| w.index() == 0 && matrix.needs_int8()) else {
+        let Some(observer) = self.part.observer.filter(|_| w.index() == 0 && matrix.needs_int8())
+        else {
             return;
         };
         let (k, m) = (matrix.k, input.m);
