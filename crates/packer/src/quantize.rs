@@ -16,4 +16,5 @@ mod rows;
 mod threads;
 
 pub use hessian::{Factor, Hessian, strand_column};
+pub use nanoinfer_kernels::{Isa, Kernels, Trellis};
 pub use rows::{QuantizedRows, RowQuantizer};

@@ -126,7 +126,7 @@ impl Hessian {
 }
 
 /// The factors of a matrix H = M·D·Mᵀ of correlations between inputs. Takes 4·k² bytes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Factor {
     factor: Vec<f32>, // Mᵀ, [k][k] in strand order
     pivots: Vec<f32>, // D, [k]
