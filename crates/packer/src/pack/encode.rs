@@ -1,9 +1,11 @@
 //! Encodes consecutive blocks as the bytes of the file: read, check, pad, rotate, quantize.
 
 use nanoinfer_format::{Encoding, LANES, TensorSpec};
+use nanoinfer_kernels::Trellis;
 use nanoinfer_kernels::pack::{f32_panel, hadamard, q8_panel};
 
 use super::layout::{Block, Inputs};
+use super::round::round_panel;
 use crate::Error;
 use crate::source::TensorSource;
 
@@ -94,10 +96,11 @@ fn store(encoding: Encoding, rows: &[f32], k: usize, out: &mut Vec<u8>) {
     for panel in rows.chunks_exact(LANES * k) {
         let at = out.len();
         out.resize(at + len, 0);
-        match encoding {
-            Encoding::Q8Panel => q8_panel(panel, k, &mut out[at..]),
-            Encoding::F32Panel => f32_panel(panel, k, &mut out[at..]),
-            Encoding::F32 | Encoding::U64 => {} // not panels: `panel_bytes` is None
+        let out = &mut out[at..];
+        match (encoding, encoding.trellis_bits()) {
+            (_, Some(bits)) => round_panel(Trellis::of(bits), panel, k, out),
+            (Encoding::Q8Panel, _) => q8_panel(panel, k, out),
+            _ => f32_panel(panel, k, out),
         }
     }
 }
