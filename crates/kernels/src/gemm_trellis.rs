@@ -132,8 +132,8 @@ impl<S: Codes, const BITS: usize> Block<S, BITS> {
         };
         let pairs = self.pairs[L % 2];
         let index = match L / 2 % 2 {
-            0 => s.select(0b0011_0011, pairs, s.shl::<2>(c)),
-            _ => s.select(0b0011_0011, s.shr::<2>(pairs), c),
+            0 => s.merge(0b0011_0011, pairs, s.shl::<2>(c)),
+            _ => s.merge(0b0011_0011, s.shr::<2>(pairs), c),
         };
         if L < BLOCK_LINES / 2 { index } else { s.shr::<4>(index) }
     }
@@ -149,8 +149,8 @@ impl<S: Codes, const BITS: usize> Block<S, BITS> {
         let (v, v1, v2, v4) = (line(0), line(1), line(2), line(4));
         let v = s.xor_where(0x11, v, s.xor(v1, v4));
         match L % 2 {
-            0 => s.select(0x0f, v, s.shl::<4>(v2)),
-            _ => s.select(0x0f, s.shr::<4>(v), v2),
+            0 => s.merge(0x0f, v, s.shl::<4>(v2)),
+            _ => s.merge(0x0f, s.shr::<4>(v), v2),
         }
     }
 
@@ -165,7 +165,7 @@ impl<S: Codes, const BITS: usize> Block<S, BITS> {
             2 => pairs,
             _ => s.shr::<2>(pairs),
         };
-        s.select(0x0f, c, pairs)
+        s.merge(0x0f, c, pairs)
     }
 }
 

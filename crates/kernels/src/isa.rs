@@ -39,6 +39,8 @@ pub(crate) trait Simd: Copy {
     type F: Copy;
     /// Sixteen i32.
     type I: Copy;
+    /// Sixteen booleans.
+    type Mask: Copy;
     /// A line of weights, prepared for [`Simd::dot`].
     type Line: Copy;
 
@@ -70,6 +72,12 @@ pub(crate) trait Simd: Copy {
     fn scale2(self, x: Self::F, n: Self::I) -> Self::F;
     /// `y` where `x ≥ limit`, 0 elsewhere.
     fn zero_below(self, y: Self::F, x: Self::F, limit: f32) -> Self::F;
+    /// Whether `a < b`; false for NaN.
+    fn less(self, a: Self::F, b: Self::F) -> Self::Mask;
+    /// `a` where the mask is true, `b` elsewhere.
+    fn select(self, mask: Self::Mask, a: Self::F, b: Self::F) -> Self::F;
+    /// Bit `i` is lane `i`.
+    fn mask_bits(self, mask: Self::Mask) -> u16;
     /// Swaps lanes `i` and `i ^ H`, for H = 1, 2, 4, 8.
     fn swap<const H: usize>(self, a: Self::F) -> Self::F;
     /// Stores the low byte of each lane.

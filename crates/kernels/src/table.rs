@@ -18,10 +18,11 @@ use crate::{
     Activate, AddWeighted, AttendBlock, ExpWeights, Gemm, GemmF32, GemmTrellis, NormPack, NormRow,
     Pack,
 };
+use crate::{AddOuter, FactorRows, SearchTrellis};
 use crate::{PackQuery, Rope, Rotate, Route, SoftCap, StoreKv};
 use crate::{
     activation, attention, experts, gemm, gemm_trellis, inputs, isa::Simd, kv, norm, peak, product,
-    quantize, rope,
+    quantize, rope, trellis_search, triangle,
 };
 
 /// An instruction set for which kernels exist.
@@ -120,6 +121,12 @@ macro_rules! with_kernels {
             pub merge_spans(MergeSpans) = attention::merge;
             /// Computes the attention output from the final state.
             pub finish_head(FinishHead) = attention::finish;
+            /// Chooses the codes of trellis-coded panels.
+            pub search_trellis(SearchTrellis) = trellis_search::search_trellis;
+            /// Adds outer products to rows of a symmetric matrix.
+            pub add_outer(AddOuter) = triangle::add_outer;
+            /// Computes the next rows of a triangular factor.
+            pub factor_rows(FactorRows) = triangle::factor_rows;
             /// Reads memory as fast as this instruction set can.
             pub(crate) read_lines(ReadLines) = peak::read_lines;
             /// Multiplies bytes as fast as this instruction set can.

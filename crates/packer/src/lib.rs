@@ -38,6 +38,7 @@ mod model;
 mod names;
 mod options;
 mod pack;
+pub mod quantize;
 mod rope;
 mod safetensors;
 mod source;

@@ -3,7 +3,6 @@
 //! ```text
 //! layout     which rows of which source tensor go where
 //! encode     read, pad, rotate, quantize
-//! round      quantize to trellis codes
 //! sections   tokenizer, chat template, provenance
 //! ```
 //!
@@ -13,7 +12,6 @@
 
 pub(crate) mod encode;
 pub(crate) mod layout;
-mod round;
 mod sections;
 
 use std::ops::Range;

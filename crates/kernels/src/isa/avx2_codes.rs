@@ -54,7 +54,7 @@ impl<const VNNI: bool> Codes for Avx<VNNI> {
         self.xor(a, b)
     }
     #[inline(always)]
-    fn select(self, mask: u8, a: Bytes, b: Bytes) -> Bytes {
+    fn merge(self, mask: u8, a: Bytes, b: Bytes) -> Bytes {
         let mask = self.mask(mask);
         let a = lanes!(_mm256_and_si256, a, mask);
         let b = lanes!(_mm256_andnot_si256, mask, b);

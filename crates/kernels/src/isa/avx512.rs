@@ -44,6 +44,7 @@ macro_rules! op {
 impl<const VBMI: bool, const MATRIX: bool> Simd for Avx512<VBMI, MATRIX> {
     type F = __m512;
     type I = __m512i;
+    type Mask = __mmask16;
     type Line = __m512i;
     const TILE: usize = 8;
     const QUERIES: usize = 12;
@@ -116,6 +117,18 @@ impl<const VBMI: bool, const MATRIX: bool> Simd for Avx512<VBMI, MATRIX> {
         let limit = self.splat(limit);
         let keep = op!(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(x, limit));
         op!(_mm512_maskz_mov_ps(keep, y))
+    }
+    #[inline(always)]
+    fn less(self, a: __m512, b: __m512) -> __mmask16 {
+        op!(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b))
+    }
+    #[inline(always)]
+    fn select(self, mask: __mmask16, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_mask_blend_ps(mask, b, a))
+    }
+    #[inline(always)]
+    fn mask_bits(self, mask: __mmask16) -> u16 {
+        mask
     }
     #[inline(always)]
     fn swap<const H: usize>(self, a: __m512) -> __m512 {

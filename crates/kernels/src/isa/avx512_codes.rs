@@ -66,7 +66,7 @@ impl<const VBMI: bool, const MATRIX: bool> Codes for Avx512<VBMI, MATRIX> {
         op!(_mm512_ternarylogic_epi64::<0x78>(a, b, self.mask(mask)))
     }
     #[inline(always)]
-    fn select(self, mask: u8, a: __m512i, b: __m512i) -> __m512i {
+    fn merge(self, mask: u8, a: __m512i, b: __m512i) -> __m512i {
         // a ? b : c
         op!(_mm512_ternarylogic_epi64::<0xca>(self.mask(mask), a, b))
     }

@@ -20,7 +20,7 @@ pub(crate) trait Codes: Simd {
     /// a ⊕ (b ∧ mask)
     fn xor_where(self, mask: u8, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
     /// `a` where the mask is 1, `b` where it is 0.
-    fn select(self, mask: u8, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    fn merge(self, mask: u8, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
     /// Shifts each byte left by N = 1, 2 or 4. The N lowest bits of a byte are arbitrary.
     fn shl<const N: u32>(self, a: Self::Bytes) -> Self::Bytes;
     /// Shifts each byte right by N = 1, 2, 4 or 6. The N highest bits of a byte are arbitrary.
@@ -45,10 +45,10 @@ pub(crate) trait Codes: Simd {
 /// strand has every other line, so bₙ of line `l` is bit `l - 2n`.
 #[inline(always)]
 pub(crate) fn pairs<S: Codes>(s: S, b: S::Bytes, before: S::Bytes) -> [S::Bytes; 2] {
-    let b1 = s.select(0b1111_1100, s.shl::<2>(b), s.shr::<6>(before));
-    let b2 = s.select(0b1111_0000, s.shl::<4>(b), s.shr::<4>(before));
+    let b1 = s.merge(0b1111_1100, s.shl::<2>(b), s.shr::<6>(before));
+    let b2 = s.merge(0b1111_0000, s.shl::<4>(b), s.shr::<4>(before));
     let high = s.xor(s.xor(b, before), b1);
-    let even = s.select(0b0101_0101, b2, s.shl::<1>(high));
-    let odd = s.select(0b1010_1010, high, s.shr::<1>(b2));
+    let even = s.merge(0b0101_0101, b2, s.shl::<1>(high));
+    let odd = s.merge(0b1010_1010, high, s.shr::<1>(b2));
     [even, odd]
 }

@@ -29,6 +29,7 @@ fn zip(a: F, b: F, f: impl Fn(f32, f32) -> f32) -> F {
 impl Simd for Scalar {
     type F = F;
     type I = I;
+    type Mask = [bool; LANES];
     type Line = [i8; LINE];
     const TILE: usize = 4;
     const QUERIES: usize = Self::TILE;
@@ -96,6 +97,18 @@ impl Simd for Scalar {
         zip(y, x, |y, x| if x >= limit { y } else { 0.0 })
     }
     #[inline(always)]
+    fn less(self, a: F, b: F) -> [bool; LANES] {
+        std::array::from_fn(|i| a[i] < b[i])
+    }
+    #[inline(always)]
+    fn select(self, mask: [bool; LANES], a: F, b: F) -> F {
+        std::array::from_fn(|i| if mask[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn mask_bits(self, mask: [bool; LANES]) -> u16 {
+        (0..LANES).fold(0, |bits, i| bits | u16::from(mask[i]) << i)
+    }
+    #[inline(always)]
     fn swap<const H: usize>(self, a: F) -> F {
         std::array::from_fn(|i| a[i ^ H])
     }
@@ -160,7 +173,7 @@ impl Codes for Scalar {
         std::array::from_fn(|i| a[i] ^ b[i] & mask)
     }
     #[inline(always)]
-    fn select(self, mask: u8, a: WeightLine, b: WeightLine) -> WeightLine {
+    fn merge(self, mask: u8, a: WeightLine, b: WeightLine) -> WeightLine {
         std::array::from_fn(|i| a[i] & mask | b[i] & !mask)
     }
     #[inline(always)]
