@@ -45,6 +45,14 @@ pub(crate) struct Convert {
 pub(crate) enum Quant {
     /// 8-bit integers, rotated: a quarter of the size, nearly identical answers
     Q8,
+    /// 5-bit codes: two thirds of the size of q8
+    Q5,
+    /// 4-bit codes: little more than half the size of q8
+    Q4,
+    /// 3-bit codes: less than half the size of q8, clearly worse answers
+    Q3,
+    /// 2-bit codes: only for large models
+    Q2,
     /// 32-bit floats, unchanged: the reference for comparisons
     F32,
 }
@@ -53,6 +61,10 @@ impl From<Quant> for nanoinfer_format::Quant {
     fn from(quant: Quant) -> Self {
         match quant {
             Quant::Q8 => Self::Q8,
+            Quant::Q5 => Self::Q5,
+            Quant::Q4 => Self::Q4,
+            Quant::Q3 => Self::Q3,
+            Quant::Q2 => Self::Q2,
             Quant::F32 => Self::F32,
         }
     }

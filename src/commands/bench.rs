@@ -39,7 +39,7 @@ impl Subject {
     fn open(args: &Bench) -> Result<Self> {
         let (name, path, staged) = match &args.synthetic {
             Some(shape) => {
-                let staged = synthetic::build(shape)?;
+                let staged = synthetic::build(shape, args.quant.into())?;
                 (format!("synthetic {shape}"), staged.path().to_path_buf(), Some(staged))
             }
             None => (args.model.clone(), nano_file(&args.model)?, None),

@@ -1,14 +1,19 @@
 //! The sixteen-lane trait. A value of an implementing type proves that the CPU supports the ISA.
 //!
 //! This trait covers the operations common to all instruction sets. Extensions for some of them are
-//! separate traits in `tile_loop.rs` and `matrix_unit.rs`; `product.rs` selects which ISAs use them.
+//! separate traits in `tile_loop.rs` and `matrix_unit.rs`, the decoding of trellis-coded weights in `codes.rs`; `product.rs` selects which ISAs use them.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_codes;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_codes;
+pub(crate) mod codes;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod matrix_unit;
 pub(crate) mod scalar;

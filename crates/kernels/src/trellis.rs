@@ -96,9 +96,13 @@ impl Trellis {
     /// The level of a code. `history` holds the lowest bits of the codes before it in its strand, the
     /// newest lowest; it is 0 at the start of a row.
     pub fn level(&self, code: u8, history: u32) -> i8 {
-        let parity = |taps: u32| (history & taps).count_ones() as u8 & 1;
-        let pair = 2 * (code & 1 ^ parity(self.high_taps)) + parity(self.low_taps);
-        self.levels[usize::from(4 * (code >> 1) + pair)]
+        self.levels[4 * usize::from(code >> 1) + self.pair(code & 1, history)]
+    }
+
+    /// The two low bits of a level's index, of which the lowest bit of the code determines the higher.
+    pub fn pair(&self, bit: u8, history: u32) -> usize {
+        let parity = |taps: u32| (history & taps).count_ones() as usize & 1;
+        2 * (usize::from(bit) ^ parity(self.high_taps)) + parity(self.low_taps)
     }
 
     /// The history after `code`.
@@ -154,21 +158,43 @@ pub fn trellis_panel(t: &Trellis, codes: &[u8], scales: &[f32; LANES], out: &mut
 /// # Panics
 /// If the panel does not have `out.len()` inputs or `r` is not less than 16.
 pub fn trellis_row(t: &Trellis, panel: &[u8], r: usize, out: &mut [i8]) -> f32 {
+    assert_eq!(panel.len(), trellis_panel_bytes(t.bits.into(), out.len()));
+    read_row(t, panel, r, out, |to, level, _| *to = level)
+}
+
+/// Reads row `r` of a panel back: the scale of the row times each level, still rotated.
+///
+/// # Panics
+/// If the panel does not have `out.len()` inputs or `r` is not less than 16.
+pub fn trellis_values(t: &Trellis, panel: &[u8], r: usize, out: &mut [f32]) {
+    assert_eq!(panel.len(), trellis_panel_bytes(t.bits.into(), out.len()));
+    read_row(t, panel, r, out, |to, level, scale| *to = scale * f32::from(level));
+}
+
+/// Calls `put` with each element of `out`, its level and the row's scale, which it returns.
+fn read_row<T>(
+    t: &Trellis,
+    panel: &[u8],
+    r: usize,
+    out: &mut [T],
+    put: impl Fn(&mut T, i8, f32),
+) -> f32 {
+    assert!(r < LANES);
     let bits = usize::from(t.bits);
-    assert!(r < LANES && panel.len() == trellis_panel_bytes(bits, out.len()));
     let lines: &[WeightLine] = panel.as_chunks().0;
+    let scale = f32::from_le_bytes(*lines[0][4 * r..].first_chunk().expect("16 scales"));
     let mut history = [0; STRANDS];
-    for (i, level) in out.iter_mut().enumerate() {
+    for (i, to) in out.iter_mut().enumerate() {
         let block = &lines[1 + i / BLOCK_INPUTS * bits..][..bits];
         let byte = QUAD * r + i % QUAD;
         let ((high, shift), (low, bit)) = place(bits, i % BLOCK_INPUTS / QUAD);
         let c = block[high][byte] >> shift & ((1 << (bits - 1)) - 1);
         let code = c << 1 | block[low][byte] >> bit & 1;
         let history = &mut history[i % STRANDS];
-        *level = t.level(code, *history);
+        put(to, t.level(code, *history), scale);
         *history = t.next(code, *history);
     }
-    f32::from_le_bytes(*lines[0][4 * r..].first_chunk().expect("16 scales"))
+    scale
 }
 
 #[cfg(test)]

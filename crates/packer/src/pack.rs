@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, Scope};
 
-use nanoinfer_format::{ALIGN, Config, Encoding, Quant, Staged, TENSOR_ROW, Writer};
+use nanoinfer_format::{ALIGN, Entry, Staged, TENSOR_ROW, Writer};
 
 use crate::model::Model;
 use crate::tokenizer::Tokenizer;
@@ -49,8 +49,9 @@ pub(crate) fn pack(
     out: &Path,
     options: Options<'_>,
 ) -> Result<(Staged, usize), Error> {
-    let encoding = encoding_of(&model.config);
-    let plan = plan(&model.config, &model.weights, &model.turns, |entry| entry.spec(|_| encoding));
+    let quant = model.config.quant;
+    let as_asked = |entry: &Entry| entry.spec(|role| quant.encoding(role));
+    let plan = plan(&model.config, &model.weights, &model.turns, as_asked);
     let jobs: Vec<Job> = plan.iter().flat_map(jobs).collect();
     let total = plan.iter().filter_map(|p| p.spec.stored_bytes()).sum();
     crate::space::check(out.parent().unwrap_or(out), file_bytes(total, plan.len(), model))?;
@@ -74,14 +75,6 @@ pub(crate) fn pack(
     let loras = options.loras.iter().map(|l| l.scale).collect();
     sections::add(&mut writer, model, options.source_id, loras, hashes)?;
     Ok((writer.finish(&model.config, &model.generation)?, plan.len()))
-}
-
-/// The encoding of the matrices.
-fn encoding_of(config: &Config) -> Encoding {
-    match config.quant {
-        Quant::F32 => Encoding::F32Panel,
-        Quant::Q8 => Encoding::Q8Panel,
-    }
 }
 
 /// An upper bound on the size of the file: tensors, gaps, tables and sections.

@@ -1,6 +1,6 @@
 //! The first step of a pass: embed tokens, and compute the RoPE angles of their positions.
 
-use nanoinfer_kernels::{GROUP, LANES, Rotate, pack, rope_table};
+use nanoinfer_kernels::{GROUP, LANES, Rotate, Trellis, pack, rope_table, trellis_values};
 
 use super::scratch::Local;
 use super::{Pass, gather};
@@ -58,6 +58,10 @@ impl Pass<'_> {
                 Panels::Q8(bytes) => {
                     pack::q8_row(bytes, r, row);
                     self.kernels.rotate(Rotate { x: row, block: GROUP }); // its own inverse
+                }
+                Panels::Trellis(bits, bytes) => {
+                    trellis_values(Trellis::of(bits), bytes, r, row);
+                    self.kernels.rotate(Rotate { x: row, block: GROUP });
                 }
                 Panels::F32(values) => pack::f32_row(values, r, row),
             }

@@ -69,7 +69,9 @@ impl Pass<'_> {
         let output = &layer.attn_output;
         self.pack_norm(w, local, layer.attn_norm.as_ref(), Needs::of(qkv));
         self.end_packing(w, local, m, Stage::Norm);
-        self.matmul(w, qkv, self.input(&local.inputs, m), Dest::Store(&self.scratch.qkv));
+        let Local { inputs, decoded, .. } = local;
+        let to = Dest::Store(&self.scratch.qkv);
+        self.matmul(w, qkv, self.input(inputs, m), to, decoded);
         self.observe_inputs(w, local, (qkv, Role::AttnQkv, Some(index)));
         local.end(w, Stage::Qkv);
         if self.config.qk_norm == QkNorm::Full {
@@ -87,7 +89,8 @@ impl Pass<'_> {
         self.pack_attention(w, local, index, Needs::of(output));
         self.end_packing(w, local, m, Stage::PackAttention);
         let norm = layer.attn_post_norm.as_ref();
-        self.matmul(w, output, self.input(&local.inputs, m), self.residual(norm));
+        let Local { inputs, decoded, .. } = local;
+        self.matmul(w, output, self.input(inputs, m), self.residual(norm), decoded);
         local.end(w, Stage::AttnOutput);
         if let Some(norm) = norm {
             self.add_normed(w, local, norm);
@@ -114,7 +117,8 @@ impl Pass<'_> {
         self.observe_inputs(w, local, (gate_up, Role::FfnGateUp, Some(index)));
         local.end(w, Stage::GateUp);
         let norm = layer.ffn_post_norm.as_ref();
-        self.matmul(w, down, Input::shared(m, &self.scratch.hidden), self.residual(norm));
+        let (from, to) = (Input::shared(m, &self.scratch.hidden), self.residual(norm));
+        self.matmul(w, down, from, to, &mut local.decoded);
         if let Some(norm) = norm {
             local.end(w, Stage::Down);
             self.add_normed(w, local, norm);
@@ -127,7 +131,8 @@ impl Pass<'_> {
         let needs = Needs::of(&e.router).or(Needs::of(&e.gate_up));
         self.pack_norm(w, local, layer.ffn_norm.as_ref(), needs);
         self.end_packing(w, local, m, Stage::Norm);
-        self.matmul(w, &e.router, self.input(&local.inputs, m), Dest::Store(scores));
+        let Local { inputs, decoded, .. } = local;
+        self.matmul(w, &e.router, self.input(inputs, m), Dest::Store(scores), decoded);
         local.end(w, Stage::GateUp);
         self.route(w, local, config);
         self.experts_gate_up(w, local, e, config);
@@ -140,7 +145,9 @@ impl Pass<'_> {
         let (m, output) = (self.requested.len(), &self.weights.output);
         self.pack_requested(w, local);
         self.end_packing(w, local, m, Stage::Head);
-        self.matmul(w, output, self.input(&local.inputs, m), Dest::Logits(&self.scratch.logits));
+        let Local { inputs, decoded, .. } = local;
+        let to = Dest::Logits(&self.scratch.logits);
+        self.matmul(w, output, self.input(inputs, m), to, decoded);
         self.observe_inputs(w, local, (output, Role::Output, None));
         local.end(w, Stage::Head);
     }

@@ -3,6 +3,7 @@
 
 use crate::fma::fma;
 use crate::isa::Simd;
+use crate::isa::codes::{Codes, LevelTable};
 use crate::layout::{LANES, LINE, Lanes, QUAD, WeightLine};
 
 #[derive(Clone, Copy)]
@@ -148,6 +149,52 @@ impl Simd for Scalar {
     #[inline(always)]
     fn load_i32(self, x: &[i32; LANES]) -> I {
         *x
+    }
+}
+
+impl Codes for Scalar {
+    type Bytes = WeightLine;
+    type Levels = LevelTable;
+
+    #[inline(always)]
+    fn zeros(self) -> WeightLine {
+        [0; LINE]
+    }
+    #[inline(always)]
+    fn bytes(self, line: &WeightLine) -> WeightLine {
+        *line
+    }
+    #[inline(always)]
+    fn xor(self, a: WeightLine, b: WeightLine) -> WeightLine {
+        std::array::from_fn(|i| a[i] ^ b[i])
+    }
+    #[inline(always)]
+    fn xor_where(self, mask: u8, a: WeightLine, b: WeightLine) -> WeightLine {
+        std::array::from_fn(|i| a[i] ^ b[i] & mask)
+    }
+    #[inline(always)]
+    fn merge(self, mask: u8, a: WeightLine, b: WeightLine) -> WeightLine {
+        std::array::from_fn(|i| a[i] & mask | b[i] & !mask)
+    }
+    #[inline(always)]
+    fn shl<const N: u32>(self, a: WeightLine) -> WeightLine {
+        a.map(|a| a << N)
+    }
+    #[inline(always)]
+    fn shr<const N: u32>(self, a: WeightLine) -> WeightLine {
+        a.map(|a| a >> N)
+    }
+    #[inline(always)]
+    fn levels(self, table: &LevelTable) -> LevelTable {
+        *table
+    }
+    #[inline(always)]
+    fn weights<const TABLES: usize>(self, levels: LevelTable, index: WeightLine) -> [i8; LINE] {
+        index.map(|i| levels[usize::from(i) % (16 * TABLES)])
+    }
+    #[inline(always)]
+    fn store_line(self, line: [i8; LINE], to: &mut WeightLine) {
+        *to = line.map(|q| q as u8 ^ 0x80);
     }
 }
 

@@ -1,0 +1,54 @@
+//! The extension of [`Simd`] that decodes trellis-coded weights, a line of 64 bytes at a time.
+
+use crate::isa::Simd;
+use crate::layout::WeightLine;
+
+/// Levels by index, see [`Codes::weights`].
+pub(crate) type LevelTable = [i8; 64];
+
+/// Bitwise operations on lines of codes, and the lookup of levels. A mask is one byte, applied to every
+/// byte of a line.
+pub(crate) trait Codes: Simd {
+    /// 64 bytes.
+    type Bytes: Copy;
+    /// A table of levels in registers.
+    type Levels: Copy;
+
+    fn zeros(self) -> Self::Bytes;
+    fn bytes(self, line: &WeightLine) -> Self::Bytes;
+    fn xor(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// a ⊕ (b ∧ mask)
+    fn xor_where(self, mask: u8, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// `a` where the mask is 1, `b` where it is 0.
+    fn merge(self, mask: u8, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// Shifts each byte left by N = 1, 2 or 4. The N lowest bits of a byte are arbitrary.
+    fn shl<const N: u32>(self, a: Self::Bytes) -> Self::Bytes;
+    /// Shifts each byte right by N = 1, 2, 4 or 6. The N highest bits of a byte are arbitrary.
+    fn shr<const N: u32>(self, a: Self::Bytes) -> Self::Bytes;
+
+    fn levels(self, table: &LevelTable) -> Self::Levels;
+    /// The levels with these indices as weights. Only the low bits of an index count, as many as are
+    /// needed for `TABLES` × 16 levels (1, 2 or 4); the table must repeat with this period.
+    fn weights<const TABLES: usize>(self, levels: Self::Levels, index: Self::Bytes) -> Self::Line;
+    /// The bytes that [`Simd::line`] would load as these weights.
+    fn store_line(self, line: Self::Line, to: &mut WeightLine);
+
+    /// The two low bits of the level indices of a block, see [`pairs`].
+    #[inline(always)]
+    fn pairs(self, b: Self::Bytes, before: Self::Bytes) -> [Self::Bytes; 2] {
+        pairs(self, b, before)
+    }
+}
+
+/// The two low bits of the level indices of a block, from the bits `b` of its eight lines and those of
+/// the block before: bits 2f and 2f+1 of word `h` belong to line 2f+h. They are b₂ and b ⊕ b₁ ⊕ b₄. A
+/// strand has every other line, so bₙ of line `l` is bit `l - 2n`.
+#[inline(always)]
+pub(crate) fn pairs<S: Codes>(s: S, b: S::Bytes, before: S::Bytes) -> [S::Bytes; 2] {
+    let b1 = s.merge(0b1111_1100, s.shl::<2>(b), s.shr::<6>(before));
+    let b2 = s.merge(0b1111_0000, s.shl::<4>(b), s.shr::<4>(before));
+    let high = s.xor(s.xor(b, before), b1);
+    let even = s.merge(0b0101_0101, b2, s.shl::<1>(high));
+    let odd = s.merge(0b1010_1010, high, s.shr::<1>(b2));
+    [even, odd]
+}
