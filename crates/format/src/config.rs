@@ -62,6 +62,11 @@ impl Quant {
         }
     }
 
+    /// Whether matrices are trellis-coded, and therefore better if calibrated.
+    pub fn is_coded(self) -> bool {
+        self.encoding(Role::FfnUp).trellis_bits().is_some()
+    }
+
     /// Whether matrices are rotated and multiplied by 8-bit activations.
     pub fn is_rotated(self) -> bool {
         self != Self::F32

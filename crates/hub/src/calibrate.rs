@@ -11,5 +11,5 @@
 mod layers;
 mod texts;
 
-pub use layers::{Calibration, Factors};
-pub use texts::{TEXT_TOKENS, generate};
+pub use layers::Calibration;
+pub use texts::{OwnText, TEXT_TOKENS, generate};

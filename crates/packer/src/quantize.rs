@@ -11,10 +11,12 @@
 //! model. The result has the same bytes for any number of threads and on any machine: all arithmetic is
 //! that of the kernels or plain loops, and every sum has one order.
 
+mod calibrate;
 mod hessian;
 mod rows;
 mod threads;
 
+pub use calibrate::{Calibrate, Factors, Matrix};
 pub use hessian::{Factor, Hessian, strand_column};
 pub use nanoinfer_kernels::{Isa, Kernels, Trellis};
 pub use rows::{QuantizedRows, RowQuantizer};

@@ -6,21 +6,19 @@ use std::sync::Arc;
 
 use nanoinfer_engine::{BatchToken, Engine, EngineOptions, Error, Model, Observed};
 use nanoinfer_format::{Config, Encoding, Role};
-use nanoinfer_packer::quantize::{Factor, Hessian, Kernels, strand_column};
+use nanoinfer_packer::quantize::{
+    Calibrate, Factor, Factors, Hessian, Kernels, Matrix, strand_column,
+};
 
 use super::texts::context;
 
 /// Memory for the correlations of the layers that a pass runs together.
 const GROUP_BYTES: usize = 2_000_000_000;
+/// The reason why calibration failed.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
 /// Added to the mean square of the residual stream, by which inputs are divided.
 const TINY: f32 = 1e-6;
-
-/// A matrix: its layer and its role. Q, K and V are parts of one matrix, as are gate and up.
-type Matrix = (Option<u32>, Role);
-
-/// The factors of matrices. There are none for matrices of experts, nor for a matrix whose inputs were all
-/// zero.
-pub type Factors = BTreeMap<Matrix, Factor>;
 
 /// Texts on their way through the layers of a model. The memory it takes is that of the residual stream
 /// of all tokens, and the correlations of as many layers as fit into 2 GB, but at least one.
@@ -62,28 +60,22 @@ impl Calibration {
         Ok(Self { engine, kernels, texts, residuals, next: 0, at_once })
     }
 
-    /// Passes all texts through the next layers, and returns their number and the factors of their
-    /// matrices, with the last layer those of the output matrix too. `None` if no layer is left.
-    ///
-    /// # Errors
-    /// The model cannot be run.
-    pub fn next_layers(&mut self) -> Result<Option<(Range<usize>, Factors)>, Error> {
-        let Self { engine, kernels, texts, residuals, next, at_once } = self;
-        let model = engine.model().clone();
-        let n = model.config().n_layers as usize;
-        if *next == n {
-            return Ok(None);
-        }
-        let layers = *next..n.min(*next + *at_once);
+    /// Passes all texts through layers, and returns the factors of their matrices, or if `output`, that of
+    /// the output matrix. There are none for matrices of experts, nor for those whose inputs were all zero.
+    fn pass(&mut self, layers: Range<usize>, output: bool) -> Result<Factors, Error> {
+        let Self { engine, kernels, texts, residuals, .. } = self;
         let (mut sums, mut residuals) = (BTreeMap::new(), residuals.iter_mut());
         for text in texts {
             let seq = engine.open()?;
             for part in text.chunks(engine.max_batch()) {
-                let logits = layers.end == n;
-                let token = |&token: &u32| BatchToken { seq, token, logits };
+                let token = |&token: &u32| BatchToken { seq, token, logits: output };
                 let batch: Vec<_> = part.iter().map(token).collect();
                 let mut seen = Vec::new();
-                let mut observe = |o: &Observed<'_>| seen.push(Inputs::of(o));
+                let mut observe = |o: &Observed<'_>| {
+                    if (o.role == Role::Output) == output {
+                        seen.push(Inputs::of(o));
+                    }
+                };
                 let residual = residuals.next().expect("one per part");
                 engine.forward_layers(&batch, layers.clone(), residual, &mut observe)?;
                 for Inputs { matrix, m, k, x } in seen {
@@ -93,12 +85,28 @@ impl Calibration {
             }
             engine.close(seq)?;
         }
-        *next = layers.end;
         let factors = sums.into_iter().filter_map(|(matrix, sum)| {
-            let rotation = rotation(&model, matrix)?;
+            let rotation = rotation(engine.model(), matrix)?;
             Some((matrix, sum.factor(kernels, rotation, engine.threads())?))
         });
-        Ok(Some((layers, factors.collect())))
+        Ok(factors.collect())
+    }
+
+    fn n_layers(&self) -> usize {
+        self.engine.model().config().n_layers as usize
+    }
+}
+
+impl Calibrate for Calibration {
+    fn output(&mut self) -> Result<Option<Factor>, Failure> {
+        Ok(self.pass(0..self.n_layers(), true)?.into_values().next())
+    }
+
+    fn next_layers(&mut self) -> Result<(Range<usize>, Factors), Failure> {
+        let layers = self.next..self.n_layers().min(self.next + self.at_once);
+        let factors = self.pass(layers.clone(), false)?;
+        self.next = layers.end;
+        Ok((layers, factors))
     }
 }
 
@@ -155,7 +163,7 @@ mod tests {
     use nanoinfer_format::Quant;
     use nanoinfer_packer::{Input, Options, convert};
 
-    use super::super::generate;
+    use super::super::{OwnText, generate};
     use super::*;
 
     fn model(name: &str) -> Arc<Model> {
@@ -168,16 +176,18 @@ mod tests {
 
     /// All factors, in passes over `at_once` layers.
     fn factors(model: &Arc<Model>, threads: usize, at_once: usize) -> Factors {
-        let texts = generate(model, Some(threads), 2, 7, |_| {}).unwrap();
+        let texts =
+            generate(model, Some(threads), OwnText { texts: 2, seed: 7 }, |_, _| {}).unwrap();
         let mut calibration = Calibration::new(model.clone(), Some(threads), texts).unwrap();
         calibration.at_once = at_once;
-        let (mut all, mut next) = (Factors::new(), 0);
-        while let Some((layers, factors)) = calibration.next_layers().unwrap() {
+        let output = calibration.output().unwrap().expect("inputs that vary");
+        let mut all = Factors::from([((None, Role::Output), output)]);
+        while calibration.next < calibration.n_layers() {
+            let next = calibration.next;
+            let (layers, factors) = calibration.next_layers().unwrap();
             assert_eq!(layers.start, next);
-            next = layers.end;
             all.extend(factors);
         }
-        assert_eq!(next, model.config().n_layers as usize);
         all
     }
 
@@ -204,14 +214,17 @@ mod tests {
     #[test]
     fn texts_differ_and_depend_only_on_the_seed() {
         let model = model("llama-gqa");
-        let texts = generate(&model, Some(1), 18, 7, |_| {}).unwrap();
-        assert_eq!(generate(&model, Some(2), 18, 7, |_| {}).unwrap(), texts);
+        let write = |threads, texts, seed| {
+            generate(&model, Some(threads), OwnText { texts, seed }, |_, _| {}).unwrap()
+        };
+        let texts = write(1, 18, 7);
+        assert_eq!(write(2, 18, 7), texts);
         let mut unique = texts.clone();
         unique.sort();
         unique.dedup();
         assert_eq!(unique.len(), 18);
         let length = context(&model, crate::calibrate::TEXT_TOKENS);
         assert!(texts.iter().all(|t| t.len() == length), "{length}");
-        assert_ne!(generate(&model, Some(1), 1, 8, |_| {}).unwrap()[0], texts[0]);
+        assert_ne!(write(1, 1, 8)[0], texts[0]);
     }
 }

@@ -11,19 +11,33 @@ pub const TEXT_TOKENS: usize = 512;
 /// Texts written at the same time, which bounds the cache of keys and values.
 const AT_ONCE: usize = 16;
 
-/// Has the model write `n` texts of [`TEXT_TOKENS`] tokens (fewer if its context is shorter). Text `i` begins
+/// Text that the model itself writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnText {
+    /// Number of texts, of [`TEXT_TOKENS`] tokens.
+    pub texts: usize,
+    /// Other seeds, other texts.
+    pub seed: u64,
+}
+
+impl Default for OwnText {
+    fn default() -> Self {
+        Self { texts: 64, seed: 0 }
+    }
+}
+
+/// Has the model write texts of [`TEXT_TOKENS`] tokens (fewer if its context is shorter). Text `i` begins
 /// with a word drawn from the vocabulary, and each token is drawn with the probability that the model
 /// gives it, with random numbers that depend on `seed` and `i` only. `progress` is called with the number
-/// of tokens written.
+/// of texts written and their total.
 ///
 /// # Errors
 /// The model cannot be run.
 pub fn generate(
     model: &Arc<Model>,
     threads: Option<usize>,
-    n: usize,
-    seed: u64,
-    mut progress: impl FnMut(usize),
+    OwnText { texts: n, seed }: OwnText,
+    mut progress: impl FnMut(usize, usize),
 ) -> Result<Vec<Vec<u32>>, Error> {
     let ctx = context(model, TEXT_TOKENS);
     let sequences = AT_ONCE.min(n.max(1));
@@ -53,7 +67,7 @@ pub fn generate(
             texts.push(sequence.tokens().to_vec());
             sequence.close(&mut engines)?;
         }
-        progress(texts.iter().map(Vec::len).sum());
+        progress(texts.len(), n);
     }
     Ok(texts)
 }

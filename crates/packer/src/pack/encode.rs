@@ -6,19 +6,20 @@ use nanoinfer_kernels::{Kernels, Trellis, trellis_panel, trellis_panel_bytes};
 
 use super::layout::{Block, Inputs};
 use crate::Error;
-use crate::quantize::RowQuantizer;
+use crate::quantize::{Factor, RowQuantizer};
 use crate::source::TensorSource;
 
 /// Far above any trained weight; larger values could overflow the sums of a rotation.
 const MAX_WEIGHT: f32 = 1.2676506e30; // 2^100
 
-/// The stored bytes of consecutive blocks of one tensor.
+/// The stored bytes of consecutive blocks of one tensor. Codes are chosen by `factor`, if there is one.
 pub(crate) fn encode(
     spec: &TensorSpec,
     inputs: Inputs,
     blocks: &[Block],
+    factor: Option<&Factor>,
 ) -> Result<Vec<u8>, Error> {
-    let mut store = Store { kernels: &Kernels::best(), quantizer: None, out: Vec::new() };
+    let mut store = Store { kernels: &Kernels::best(), factor, quantizer: None, out: Vec::new() };
     for block in blocks {
         let rows = prepare(spec, inputs, block)?;
         store.add(block.encoding, &rows, inputs.stored);
@@ -91,6 +92,7 @@ fn rotate_rows(rows: &mut [f32], k: usize, block: usize) {
 /// Stores rows of one tensor.
 struct Store<'k> {
     kernels: &'k Kernels,
+    factor: Option<&'k Factor>,
     /// The quantizer last used, and the bits of its trellis.
     quantizer: Option<(u8, RowQuantizer<'k>)>,
     out: Vec<u8>,
@@ -118,7 +120,7 @@ impl Store<'_> {
 
     fn add_coded(&mut self, trellis: &'static Trellis, rows: &[f32], k: usize, at: usize) {
         if self.quantizer.as_ref().is_none_or(|(bits, _)| *bits != trellis.bits) {
-            let quantizer = RowQuantizer::new(self.kernels, trellis, k, None);
+            let quantizer = RowQuantizer::new(self.kernels, trellis, k, self.factor);
             self.quantizer = Some((trellis.bits, quantizer));
         }
         let Some((_, quantizer)) = &mut self.quantizer else { return };
