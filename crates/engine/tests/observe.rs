@@ -90,9 +90,12 @@ fn every_division_into_passes_shows_the_same_inputs() {
         let expected_sites: Vec<_> = (0..c.n_layers)
             .flat_map(|layer| {
                 let dense = c.experts_of(layer as usize).is_none();
-                let all = [Role::AttnQkv, Role::AttnOutput, Role::FfnGateUp, Role::FfnDown];
-                let n = if dense { 4 } else { 2 };
-                all.into_iter().take(n).map(move |role| (Some(layer), role))
+                let ffn: &[Role] = match dense {
+                    true => &[Role::FfnGateUp, Role::FfnDown],
+                    false => &[Role::FfnGateUpExperts],
+                };
+                let roles = [&[Role::AttnQkv, Role::AttnOutput], ffn].concat();
+                roles.into_iter().map(move |role| (Some(layer), role))
             })
             .chain([(None, Role::Output)])
             .collect();

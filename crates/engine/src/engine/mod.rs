@@ -251,8 +251,9 @@ impl Engine {
     }
 
     /// Like [`Self::forward`], but runs only some layers, and shows `observer` the inputs of their 8-bit
-    /// matrices, in the order of the pass, except those of experts. The observer is called on one of the
-    /// engine's threads, and the others wait for it.
+    /// matrices, in the order of the pass. Of experts, it sees those of gate and up, for all tokens,
+    /// whichever experts they have. The observer is called on one of the engine's threads, and the others
+    /// wait for it.
     ///
     /// `residual` is the residual stream of the batch, `[d_model/16][tokens][16]`, with `d_model` rounded up
     /// to a multiple of 64: before the first of the layers, unless that is layer 0; afterwards, behind the last

@@ -99,7 +99,7 @@ impl Pass<'_> {
         self.observe_output(w, local, layer, index);
         match &layer.ffn {
             Ffn::Dense { gate_up, down } => self.dense(w, local, (layer, index), [gate_up, down]),
-            Ffn::Experts(experts) => self.experts(w, local, layer, experts),
+            Ffn::Experts(experts) => self.experts(w, local, (layer, index), experts),
         }
     }
 
@@ -125,7 +125,13 @@ impl Pass<'_> {
         }
     }
 
-    fn experts(&self, w: &mut Worker<'_>, local: &mut Local, layer: &Layer, e: &ExpertMatrices) {
+    fn experts(
+        &self,
+        w: &mut Worker<'_>,
+        local: &mut Local,
+        (layer, index): (&Layer, usize),
+        e: &ExpertMatrices,
+    ) {
         let Some(config) = &self.config.experts else { return };
         let (m, scores) = (self.m(), &self.scratch.experts.scores);
         let needs = Needs::of(&e.router).or(Needs::of(&e.gate_up));
@@ -133,6 +139,7 @@ impl Pass<'_> {
         self.end_packing(w, local, m, Stage::Norm);
         let Local { inputs, decoded, .. } = local;
         self.matmul(w, &e.router, self.input(inputs, m), Dest::Store(scores), decoded);
+        self.observe_inputs(w, local, (&e.gate_up, Role::FfnGateUpExperts, Some(index)));
         local.end(w, Stage::GateUp);
         self.route(w, local, config);
         self.experts_gate_up(w, local, e, config);

@@ -61,7 +61,8 @@ impl Calibration {
     }
 
     /// Passes all texts through layers, and returns the factors of their matrices, or if `output`, that of
-    /// the output matrix. There are none for matrices of experts, nor for those whose inputs were all zero.
+    /// the output matrix. There are none for the down projections of experts, nor for matrices whose
+    /// inputs were all zero.
     fn pass(&mut self, layers: Range<usize>, output: bool) -> Result<Factors, Error> {
         let Self { engine, kernels, texts, residuals, .. } = self;
         let (mut sums, mut residuals) = (BTreeMap::new(), residuals.iter_mut());
@@ -204,11 +205,12 @@ mod tests {
     }
 
     #[test]
-    fn matrices_of_experts_have_no_factors() {
+    fn experts_share_the_factor_of_gate_and_up() {
         let model = model("mixtral-experts");
         let factors = factors(&model, 2, 1);
         let layers = model.config().n_layers as usize;
-        assert_eq!(factors.len(), 2 * layers + 1);
+        assert_eq!(factors.len(), 3 * layers + 1);
+        assert!(factors.contains_key(&(Some(0), Role::FfnGateUpExperts)));
     }
 
     #[test]
