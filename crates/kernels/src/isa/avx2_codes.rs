@@ -24,6 +24,13 @@ impl<const VNNI: bool> Avx<VNNI> {
         // SAFETY: `self` proves the CPU feature.
         [unsafe { _mm256_set1_epi8(mask as i8) }; 2]
     }
+
+    /// Half a line of weights.
+    #[inline(always)]
+    fn weight(self, level: __m256i) -> (__m256i, __m256i) {
+        // SAFETY: `self` proves the CPU feature.
+        (level, if VNNI { level } else { unsafe { _mm256_abs_epi8(level) } })
+    }
 }
 
 impl<const VNNI: bool> Codes for Avx<VNNI> {
@@ -102,9 +109,30 @@ impl<const VNNI: bool> Codes for Avx<VNNI> {
                     2 => pair(0),
                     _ => _mm256_blendv_epi8(pair(0), pair(2), _mm256_slli_epi16::<2>(index)),
                 };
-                (level, if VNNI { level } else { _mm256_abs_epi8(level) })
+                self.weight(level)
             };
             [half(index[0]), half(index[1])]
+        }
+    }
+    #[inline(always)]
+    fn nibble_weights<const HIGH: bool>(
+        self,
+        levels: [__m256i; 4],
+        v: Bytes,
+        b2: Bytes,
+    ) -> Self::Line {
+        // SAFETY: `self` proves the CPU feature.
+        unsafe {
+            let half = |v: __m256i, b2: __m256i| {
+                let (v, b2) = match HIGH {
+                    true => (_mm256_srli_epi16::<4>(v), _mm256_slli_epi16::<3>(b2)),
+                    false => (v, _mm256_slli_epi16::<7>(b2)),
+                };
+                let n = _mm256_and_si256(v, _mm256_set1_epi8(15));
+                let level = |table| _mm256_shuffle_epi8(levels[table], n);
+                self.weight(_mm256_blendv_epi8(level(0), level(1), b2))
+            };
+            [half(v[0], b2[0]), half(v[1], b2[1])]
         }
     }
     #[inline(always)]

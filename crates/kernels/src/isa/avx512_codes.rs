@@ -112,6 +112,23 @@ impl<const VBMI: bool, const MATRIX: bool> Codes for Avx512<VBMI, MATRIX> {
         }
     }
     #[inline(always)]
+    fn nibble_weights<const HIGH: bool>(
+        self,
+        levels: [__m512i; 4],
+        v: __m512i,
+        b2: __m512i,
+    ) -> __m512i {
+        let (v, bit) = if HIGH { (self.shr::<4>(v), 0x10) } else { (v, 0x01) };
+        if VBMI {
+            let b2 = if HIGH { b2 } else { self.shl::<4>(b2) };
+            return self.weights::<2>(levels, self.merge(0x0f, v, b2));
+        }
+        let n = op!(_mm512_and_si512(v, self.mask(15)));
+        let second = op!(_mm512_test_epi8_mask(b2, self.mask(bit)));
+        let level = op!(_mm512_shuffle_epi8(levels[0], n));
+        op!(_mm512_mask_shuffle_epi8(level, second, levels[1], n))
+    }
+    #[inline(always)]
     fn store_line(self, line: __m512i, to: &mut WeightLine) {
         // SAFETY: writes exactly the array; unaligned stores are allowed.
         unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), line) }

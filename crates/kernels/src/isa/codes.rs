@@ -14,6 +14,9 @@ pub(crate) trait Codes: Simd {
     /// A table of levels in registers.
     type Levels: Copy;
 
+    /// Maximum number of tokens that are multiplied while decoding; 0 if decoding is never fused.
+    const FUSED: usize = 4;
+
     fn zeros(self) -> Self::Bytes;
     fn bytes(self, line: &WeightLine) -> Self::Bytes;
     fn xor(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
@@ -30,6 +33,21 @@ pub(crate) trait Codes: Simd {
     /// The levels with these indices as weights. Only the low bits of an index count, as many as are
     /// needed for `TABLES` × 16 levels (1, 2 or 4); the table must repeat with this period.
     fn weights<const TABLES: usize>(self, levels: Self::Levels, index: Self::Bytes) -> Self::Line;
+    /// The levels with index n + 16b, where n is the low nibble of `v`, or the high one if `HIGH`, and b
+    /// the lowest bit of the same nibble of `b2`.
+    #[inline(always)]
+    fn nibble_weights<const HIGH: bool>(
+        self,
+        levels: Self::Levels,
+        v: Self::Bytes,
+        b2: Self::Bytes,
+    ) -> Self::Line {
+        let index = match HIGH {
+            true => self.merge(0x0f, self.shr::<4>(v), b2),
+            false => self.merge(0x0f, v, self.shl::<4>(b2)),
+        };
+        self.weights::<2>(levels, index)
+    }
     /// The bytes that [`Simd::line`] would load as these weights.
     fn store_line(self, line: Self::Line, to: &mut WeightLine);
 

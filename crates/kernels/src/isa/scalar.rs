@@ -155,6 +155,7 @@ impl Simd for Scalar {
 impl Codes for Scalar {
     type Bytes = WeightLine;
     type Levels = LevelTable;
+    const FUSED: usize = 0;
 
     #[inline(always)]
     fn zeros(self) -> WeightLine {
