@@ -62,12 +62,13 @@ const LEVELS: [LevelTable; 4] = {
         // The steps below implement this code only.
         assert!(t.bits as usize == n + 2 && t.states == 16);
         assert!(t.low_taps == 0b0010 && t.high_taps == 0b1001);
-        let mut i = 0;
+        let (mut i, last) = (0, t.levels.len() - 1);
         while i < 64 {
+            assert!(t.levels[i & last] == -t.levels[last - (i & last)]);
             let level = match t.bits {
                 4 => 2 * (i & 15) + (i >> 4 & 1),
                 5 => 4 * (i & 15) + (i >> 4),
-                _ => i & (t.levels.len() - 1),
+                _ => i & last,
             };
             tables[n][i] = t.levels[level];
             i += 1;
@@ -111,9 +112,9 @@ impl<S: Codes, const BITS: usize> Block<S, BITS> {
     #[inline(always)]
     fn line<const L: usize>(&self, s: S, levels: S::Levels) -> S::Line {
         match BITS {
-            2 | 3 => s.weights::<1>(levels, self.index_2_or_3::<L>(s)),
+            2 | 3 => s.weights(levels, self.index_2_or_3::<L>(s)),
             4 => self.line_4::<L>(s, levels),
-            _ => s.weights::<4>(levels, self.index_5::<L>(s)),
+            _ => self.line_5::<L>(s, levels),
         }
     }
 
@@ -148,9 +149,9 @@ impl<S: Codes, const BITS: usize> Block<S, BITS> {
         }
     }
 
-    /// Bits 0 to 3: c; bits 4 and 5: its pair.
+    /// A nibble is c.
     #[inline(always)]
-    fn index_5<const L: usize>(&self, s: S) -> S::Bytes {
+    fn line_5<const L: usize>(&self, s: S, levels: S::Levels) -> S::Line {
         let (c, pairs) = (self.lines[1 + L / 2], self.pairs[L % 2]);
         let c = if L.is_multiple_of(2) { c } else { s.shr::<4>(c) };
         let pairs = match L / 2 {
@@ -159,7 +160,7 @@ impl<S: Codes, const BITS: usize> Block<S, BITS> {
             2 => pairs,
             _ => s.shr::<2>(pairs),
         };
-        s.merge(0x0f, c, pairs)
+        s.pair_weights(levels, c, pairs)
     }
 }
 
