@@ -71,7 +71,7 @@ pub(crate) struct Bench {
     /// Number of threads (default: the physical cores available to this process)
     #[arg(short = 't', long, value_name = "T,…", value_delimiter = ',', value_parser = count(1024))]
     pub(crate) threads: Vec<u64>,
-    /// Precision of cached keys and values (default: q8 for q8 models, f32 for f32 models)
+    /// Precision of cached keys and values (default: q8, or f32 for f32 models)
     #[arg(long, value_name = "KV,…", value_delimiter = ',', value_enum)]
     pub(crate) kv: Vec<Kv>,
     /// Repetitions of each test
@@ -149,7 +149,7 @@ pub(crate) struct Eval {
     /// Number of threads (default: the physical cores available to this process)
     #[arg(long, short, value_name = "N", value_parser = count(1024))]
     pub(crate) threads: Option<u64>,
-    /// Precision of cached keys and values (default: q8 for q8 models, f32 for f32 models)
+    /// Precision of cached keys and values (default: q8, or f32 for f32 models)
     #[arg(long, value_enum)]
     pub(crate) kv: Option<Kv>,
     /// Print one JSON object

@@ -18,6 +18,7 @@ Examples:
   nanoinfer convert --model org/name:model.Q8_0.gguf --revision v1.0 --out model.nano
   nanoinfer convert --model ./my-model-folder --lora ./my-adapter:0.8 --out mine.nano
   nanoinfer convert --model smollm2 --bake system.txt --out helper.nano
+  nanoinfer convert --model smollm2 --quant q4 --out small.nano
   nanoinfer convert --model smollm2 --quant f32 --out reference.nano")]
 pub(crate) struct Convert {
     /// Hub id (org/name or org/name:file.gguf), Hugging Face folder, .gguf file, or smollm2

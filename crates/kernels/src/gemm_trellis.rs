@@ -1,20 +1,15 @@
 //! The product of trellis-coded panels (see `trellis.rs`) and quantized inputs.
 //!
 //! Decoding yields lines of a Q8 panel, so the sums are those of `gemm.rs`, bit for bit. A few tokens
-//! use each line as it is decoded, without storing it. For more tokens, a panel is decoded to memory
-//! once and multiplied by the loops for Q8 panels.
+//! use each line as it is decoded, without storing it; for more, `decoded.rs` decodes whole panels.
 
-use crate::gemm::{Epilogue, Gemm, scales_line};
+use crate::gemm::{Epilogue, scales_line};
 use crate::inputs::{QuantizedInputs, packed_rows};
 use crate::isa::codes::{Codes, LevelTable};
 use crate::layout::{
     GROUP, GROUP_LINES, LANES, LINE, Lanes, QUAD, TokenLine, WeightLine, q8_panel_bytes,
 };
-use crate::product::{self, Product};
 use crate::trellis::{BLOCK_INPUTS, BLOCK_LINES, Trellis, trellis_panel_bytes};
-
-/// Maximum number of tokens that are multiplied while decoding.
-const FUSED: usize = 4;
 
 /// Arguments of `gemm_trellis`, which multiplies consecutive trellis-coded panels by all tokens.
 #[derive(Debug)]
@@ -58,7 +53,7 @@ impl GemmTrellis<'_> {
     }
 }
 
-/// The levels of each code by the indices that [`Block::index`] computes.
+/// The levels of each code by the indices that [`Block::line`] computes.
 const LEVELS: [LevelTable; 4] = {
     let mut tables = [[0; 64]; 4];
     let mut n = 0;
@@ -67,12 +62,13 @@ const LEVELS: [LevelTable; 4] = {
         // The steps below implement this code only.
         assert!(t.bits as usize == n + 2 && t.states == 16);
         assert!(t.low_taps == 0b0010 && t.high_taps == 0b1001);
-        let mut i = 0;
+        let (mut i, last) = (0, t.levels.len() - 1);
         while i < 64 {
+            assert!(t.levels[i & last] == -t.levels[last - (i & last)]);
             let level = match t.bits {
                 4 => 2 * (i & 15) + (i >> 4 & 1),
                 5 => 4 * (i & 15) + (i >> 4),
-                _ => i & (t.levels.len() - 1),
+                _ => i & last,
             };
             tables[n][i] = t.levels[level];
             i += 1;
@@ -116,9 +112,9 @@ impl<S: Codes, const BITS: usize> Block<S, BITS> {
     #[inline(always)]
     fn line<const L: usize>(&self, s: S, levels: S::Levels) -> S::Line {
         match BITS {
-            2 | 3 => s.weights::<1>(levels, self.index_2_or_3::<L>(s)),
-            4 => s.weights::<2>(levels, self.index_4::<L>(s)),
-            _ => s.weights::<4>(levels, self.index_5::<L>(s)),
+            2 | 3 => s.weights(levels, self.index_2_or_3::<L>(s)),
+            4 => self.line_4::<L>(s, levels),
+            _ => self.line_5::<L>(s, levels),
         }
     }
 
@@ -138,10 +134,9 @@ impl<S: Codes, const BITS: usize> Block<S, BITS> {
         if L < BLOCK_LINES / 2 { index } else { s.shr::<4>(index) }
     }
 
-    /// Bits 0 to 3: 2c + (b ⊕ b₁ ⊕ b₄); bit 4: b₂.
+    /// A nibble is 2c + b, and continues the strands of the same nibble of the lines before it.
     #[inline(always)]
-    fn index_4<const L: usize>(&self, s: S) -> S::Bytes {
-        // Each nibble of a line continues the strands of the same nibble of the lines before it.
+    fn line_4<const L: usize>(&self, s: S, levels: S::Levels) -> S::Line {
         let line = |back: usize| match (L / 2).checked_sub(back) {
             Some(i) => self.lines[i],
             None => self.before[4 + L / 2 - back],
@@ -149,23 +144,23 @@ impl<S: Codes, const BITS: usize> Block<S, BITS> {
         let (v, v1, v2, v4) = (line(0), line(1), line(2), line(4));
         let v = s.xor_where(0x11, v, s.xor(v1, v4));
         match L % 2 {
-            0 => s.merge(0x0f, v, s.shl::<4>(v2)),
-            _ => s.merge(0x0f, s.shr::<4>(v), v2),
+            0 => s.nibble_weights::<false>(levels, v, v2),
+            _ => s.nibble_weights::<true>(levels, v, v2),
         }
     }
 
-    /// Bits 0 to 3: c; bits 4 and 5: its pair.
+    /// A nibble is c.
     #[inline(always)]
-    fn index_5<const L: usize>(&self, s: S) -> S::Bytes {
+    fn line_5<const L: usize>(&self, s: S, levels: S::Levels) -> S::Line {
         let (c, pairs) = (self.lines[1 + L / 2], self.pairs[L % 2]);
-        let c = if L % 2 == 0 { c } else { s.shr::<4>(c) };
+        let c = if L.is_multiple_of(2) { c } else { s.shr::<4>(c) };
         let pairs = match L / 2 {
             0 => s.shl::<4>(pairs),
             1 => s.shl::<2>(pairs),
             2 => pairs,
             _ => s.shr::<2>(pairs),
         };
-        s.merge(0x0f, c, pairs)
+        s.pair_weights(levels, c, pairs)
     }
 }
 
@@ -184,8 +179,9 @@ macro_rules! each_line {
     };
 }
 
+/// Multiplies while decoding, for up to [`Codes::FUSED`] tokens.
 #[inline(always)]
-pub(crate) fn gemm_trellis<S: Product + Codes>(s: S, a: GemmTrellis<'_>) {
+pub(crate) fn gemm_coded<S: Codes>(s: S, a: GemmTrellis<'_>) {
     match a.bits {
         2 => gemm::<S, 2>(s, a),
         3 => gemm::<S, 3>(s, a),
@@ -195,19 +191,11 @@ pub(crate) fn gemm_trellis<S: Product + Codes>(s: S, a: GemmTrellis<'_>) {
 }
 
 #[inline(always)]
-fn gemm<S: Product + Codes, const BITS: usize>(s: S, a: GemmTrellis<'_>) {
-    let GemmTrellis { w, k, inputs, bias, add, out, decoded, .. } = a;
-    let at = decoded.as_ptr().align_offset(LINE).min(LINE);
-    let decoded = &mut decoded[at..][..q8_panel_bytes(k)];
+fn gemm<S: Codes, const BITS: usize>(s: S, a: GemmTrellis<'_>) {
+    let GemmTrellis { w, k, inputs, bias, add, out, .. } = a;
     let panels = w.chunks_exact(trellis_panel_bytes(BITS, k));
     for (p, (w, out)) in panels.zip(out.chunks_exact_mut(inputs.m * LANES)).enumerate() {
         let w: &[WeightLine] = w.as_chunks().0;
-        if inputs.m > FUSED {
-            decode::<S, BITS>(s, w, decoded);
-            let bias = if bias.is_empty() { bias } else { &bias[p * LANES..][..LANES] };
-            product::gemm_q8(s, Gemm { w: decoded, k, inputs, bias, add, out });
-            continue;
-        }
         let row_scale = Some(&scales_line(&w[0]));
         let epilogue = Epilogue { row_scale, bias: bias.as_chunks().0.get(p), add };
         let (blocks, out) = (w[1..].as_chunks().0, out.as_chunks_mut().0);
@@ -215,16 +203,45 @@ fn gemm<S: Product + Codes, const BITS: usize>(s: S, a: GemmTrellis<'_>) {
             1 => fused::<S, BITS, 1>(s, blocks, inputs, epilogue, out),
             2 => fused::<S, BITS, 2>(s, blocks, inputs, epilogue, out),
             3 => fused::<S, BITS, 3>(s, blocks, inputs, epilogue, out),
-            _ => fused::<S, BITS, FUSED>(s, blocks, inputs, epilogue, out),
+            _ => fused::<S, BITS, 4>(s, blocks, inputs, epilogue, out),
         }
     }
 }
 
-/// Decodes a panel to a Q8 panel.
+/// Arguments of `decode_panel`, which turns a trellis-coded panel into a Q8 panel.
+#[derive(Debug)]
+pub(crate) struct DecodePanel<'a> {
+    /// Bits per weight, 2 to 5.
+    pub bits: u8,
+    /// The trellis-coded panel.
+    pub w: &'a [u8],
+    /// The Q8 panel.
+    pub out: &'a mut [u8],
+}
+
+impl DecodePanel<'_> {
+    pub(crate) fn check(&self) {
+        let k = (self.out.len() - LINE) / LANES;
+        assert!((2..=5).contains(&self.bits) && k.is_multiple_of(GROUP));
+        assert_eq!(self.w.len(), trellis_panel_bytes(self.bits.into(), k));
+        assert_eq!(self.out.len(), q8_panel_bytes(k));
+    }
+}
+
 #[inline(always)]
-fn decode<S: Codes, const BITS: usize>(s: S, w: &[WeightLine], to: &mut [u8]) {
+pub(crate) fn decode_panel<S: Codes>(s: S, a: DecodePanel<'_>) {
+    match a.bits {
+        2 => decode::<S, 2>(s, a.w, a.out),
+        3 => decode::<S, 3>(s, a.w, a.out),
+        4 => decode::<S, 4>(s, a.w, a.out),
+        _ => decode::<S, 5>(s, a.w, a.out),
+    }
+}
+
+#[inline(always)]
+fn decode<S: Codes, const BITS: usize>(s: S, w: &[u8], to: &mut [u8]) {
     let levels = s.levels(&LEVELS[BITS - 2]);
-    let (to, _) = to.as_chunks_mut::<LINE>();
+    let (w, to): (&[WeightLine], _) = (w.as_chunks().0, to.as_chunks_mut::<LINE>().0);
     to[0] = w[0];
     let (blocks, _) = w[1..].as_chunks::<BITS>();
     let mut before = [s.zeros(); 4];
@@ -248,6 +265,9 @@ fn fused<S: Codes, const BITS: usize, const M: usize>(
     epilogue: Epilogue<'_>,
     out: &mut [Lanes],
 ) {
+    if M > S::FUSED {
+        unreachable!("`Kernels::gemm_trellis` decodes panels for this ISA and so many tokens");
+    }
     let levels = s.levels(&LEVELS[BITS - 2]);
     let (groups, _) = blocks.as_chunks::<{ GROUP / BLOCK_INPUTS }>();
     let n = groups.len();

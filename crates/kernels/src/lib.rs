@@ -1,6 +1,7 @@
 //! The arithmetic: integer and float kernels over one narrow sixteen-lane trait. No dependencies.
 //!
 //! ```text
+//!   decoded.rs, bench.rs  combinations of kernels
 //!                   table.rs  an ISA's CPU features, stated once → detection + entry points
 //!        ┌──────────────┴──────────────────────────────────────────────┐
 //!   product.rs  which GEMM loop each ISA uses                          │
@@ -33,6 +34,7 @@
 mod activation;
 mod attention;
 pub mod bench;
+mod decoded;
 mod experts;
 mod fma;
 mod gemm;

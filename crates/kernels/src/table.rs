@@ -6,6 +6,8 @@
 #![allow(unsafe_code)]
 
 use crate::attention::{FinishHead, MergeSpans};
+use crate::gemm_trellis::DecodePanel;
+use crate::isa::codes::Codes;
 use crate::isa::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::{
@@ -87,8 +89,10 @@ macro_rules! with_kernels {
         $callback! { [$($prefix)*]
             /// Multiplies int8 panels by quantized inputs.
             pub gemm_q8(Gemm) = product::gemm_q8;
-            /// Multiplies trellis-coded panels by quantized inputs.
-            pub gemm_trellis(GemmTrellis) = gemm_trellis::gemm_trellis;
+            /// Multiplies trellis-coded panels by few quantized inputs.
+            pub(crate) gemm_coded(GemmTrellis) = gemm_trellis::gemm_coded;
+            /// Decodes a trellis-coded panel.
+            pub(crate) decode_panel(DecodePanel) = gemm_trellis::decode_panel;
             /// Multiplies f32 panels by f32 inputs.
             pub gemm_f32(GemmF32) = gemm::gemm_f32;
             /// Normalizes and packs a tile of tokens.
@@ -143,6 +147,7 @@ macro_rules! declare {
         pub struct Kernels {
             isa: Isa,
             tile: usize,
+            fused: usize,
             $($name: unsafe fn($args<'_>),)*
         }
 
@@ -171,6 +176,7 @@ macro_rules! table {
                 detected!($features).then_some(Kernels {
                     isa: Isa::$token,
                     tile: <$token as Simd>::QUERIES,
+                    fused: <$token as Codes>::FUSED,
                     $($name,)*
                 })
             }
@@ -244,6 +250,11 @@ impl Kernels {
     /// The instruction set of these kernels.
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+
+    /// Tokens that can be multiplied while trellis codes are decoded.
+    pub(crate) fn fused(&self) -> usize {
+        self.fused
     }
 
     /// Queries per attention tile, at most [`crate::MAX_TILE`].

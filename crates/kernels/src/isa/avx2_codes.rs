@@ -1,5 +1,5 @@
-//! Trellis decoding with AVX2. Levels are looked up in tables of 16 (`vpshufb`); bits 4 and 5 of an index
-//! select among tables.
+//! Trellis decoding with AVX2. Levels are looked up in tables of 16 (`vpshufb`), of which two suffice for
+//! all 64 levels, as half of them are the negatives of the others.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
@@ -24,12 +24,19 @@ impl<const VNNI: bool> Avx<VNNI> {
         // SAFETY: `self` proves the CPU feature.
         [unsafe { _mm256_set1_epi8(mask as i8) }; 2]
     }
+
+    /// Half a line of weights.
+    #[inline(always)]
+    fn weight(self, level: __m256i) -> (__m256i, __m256i) {
+        // SAFETY: `self` proves the CPU feature.
+        (level, if VNNI { level } else { unsafe { _mm256_abs_epi8(level) } })
+    }
 }
 
 impl<const VNNI: bool> Codes for Avx<VNNI> {
     type Bytes = Bytes;
-    /// Signed levels or, with VNNI, levels + 128.
-    type Levels = [__m256i; 4];
+    /// The first 32 signed levels or, with VNNI, levels + 128.
+    type Levels = [__m256i; 2];
 
     #[inline(always)]
     fn zeros(self) -> Bytes {
@@ -78,33 +85,64 @@ impl<const VNNI: bool> Codes for Avx<VNNI> {
         }
     }
     #[inline(always)]
-    fn levels(self, table: &LevelTable) -> [__m256i; 4] {
-        // SAFETY: each load covers 16 of 64 bytes; `self` proves the CPU feature.
+    fn levels(self, table: &LevelTable) -> [__m256i; 2] {
+        // SAFETY: each load covers 16 of the first 32 bytes; `self` proves the CPU feature.
         unsafe {
             let offset = _mm256_set1_epi8(if VNNI { -128 } else { 0 });
             let load = |i: usize| _mm_loadu_si128(table.as_ptr().add(16 * i).cast());
             let table = |i| _mm256_xor_si256(_mm256_broadcastsi128_si256(load(i)), offset);
-            [table(0), table(1), table(2), table(3)]
+            [table(0), table(1)]
         }
     }
     #[inline(always)]
-    fn weights<const TABLES: usize>(self, levels: [__m256i; 4], index: Bytes) -> Self::Line {
+    fn weights(self, levels: [__m256i; 2], index: Bytes) -> Self::Line {
         // SAFETY: `self` proves the CPU feature.
         unsafe {
-            let half = |index: __m256i| {
-                let low = _mm256_and_si256(index, _mm256_set1_epi8(15));
-                let level = |table| _mm256_shuffle_epi8(levels[table], low);
-                // A blend is controlled by the highest bit of each byte.
-                let bit4 = _mm256_slli_epi16::<3>(index);
-                let pair = |i| _mm256_blendv_epi8(level(i), level(i + 1), bit4);
-                let level = match TABLES {
-                    1 => level(0),
-                    2 => pair(0),
-                    _ => _mm256_blendv_epi8(pair(0), pair(2), _mm256_slli_epi16::<2>(index)),
-                };
-                (level, if VNNI { level } else { _mm256_abs_epi8(level) })
+            let half = |index| {
+                let n = _mm256_and_si256(index, _mm256_set1_epi8(15));
+                self.weight(_mm256_shuffle_epi8(levels[0], n))
             };
             [half(index[0]), half(index[1])]
+        }
+    }
+    #[inline(always)]
+    fn nibble_weights<const HIGH: bool>(
+        self,
+        levels: [__m256i; 2],
+        v: Bytes,
+        b2: Bytes,
+    ) -> Self::Line {
+        // SAFETY: `self` proves the CPU feature.
+        unsafe {
+            let half = |v: __m256i, b2: __m256i| {
+                let (v, b2) = match HIGH {
+                    true => (_mm256_srli_epi16::<4>(v), _mm256_slli_epi16::<3>(b2)),
+                    false => (v, _mm256_slli_epi16::<7>(b2)),
+                };
+                let n = _mm256_and_si256(v, _mm256_set1_epi8(15));
+                let level = |table: usize| _mm256_shuffle_epi8(levels[table], n);
+                // The highest bit of each byte controls the blend.
+                self.weight(_mm256_blendv_epi8(level(0), level(1), b2))
+            };
+            [half(v[0], b2[0]), half(v[1], b2[1])]
+        }
+    }
+    #[inline(always)]
+    fn pair_weights(self, levels: [__m256i; 2], c: Bytes, pairs: Bytes) -> Self::Line {
+        // SAFETY: `self` proves the CPU feature.
+        unsafe {
+            // If bit 5 is set, looks up the opposite index and negates the level: two tables suffice.
+            let half = |c, pairs| {
+                let bit5 = _mm256_slli_epi16::<2>(pairs);
+                let minus = _mm256_cmpgt_epi8(_mm256_setzero_si256(), bit5);
+                let n = _mm256_and_si256(_mm256_xor_si256(c, minus), _mm256_set1_epi8(15));
+                let second = _mm256_xor_si256(_mm256_slli_epi16::<3>(pairs), minus);
+                let level = |table: usize| _mm256_shuffle_epi8(levels[table], n);
+                let level = _mm256_blendv_epi8(level(0), level(1), second);
+                // Also negates a level + 128, modulo 256.
+                self.weight(_mm256_sub_epi8(_mm256_xor_si256(level, minus), minus))
+            };
+            [half(c[0], pairs[0]), half(c[1], pairs[1])]
         }
     }
     #[inline(always)]

@@ -94,22 +94,44 @@ impl<const VBMI: bool, const MATRIX: bool> Codes for Avx512<VBMI, MATRIX> {
         ]
     }
     #[inline(always)]
-    fn weights<const TABLES: usize>(self, levels: [__m512i; 4], index: __m512i) -> __m512i {
+    fn weights(self, levels: [__m512i; 4], index: __m512i) -> __m512i {
         if VBMI {
             return op!(_mm512_permutexvar_epi8(index, levels[0]));
         }
-        let low = op!(_mm512_and_si512(index, self.mask(15)));
-        let bit4 = op!(_mm512_test_epi8_mask(index, self.mask(16)));
-        let level = |table: usize| op!(_mm512_shuffle_epi8(levels[table], low));
-        let pair = |i| op!(_mm512_mask_shuffle_epi8(level(i), bit4, levels[i + 1], low));
-        match TABLES {
-            1 => level(0),
-            2 => pair(0),
-            _ => {
-                let bit5 = op!(_mm512_test_epi8_mask(index, self.mask(32)));
-                op!(_mm512_mask_mov_epi8(pair(0), bit5, pair(2)))
-            }
+        let n = op!(_mm512_and_si512(index, self.mask(15)));
+        op!(_mm512_shuffle_epi8(levels[0], n))
+    }
+    #[inline(always)]
+    fn nibble_weights<const HIGH: bool>(
+        self,
+        levels: [__m512i; 4],
+        v: __m512i,
+        b2: __m512i,
+    ) -> __m512i {
+        let v = if HIGH { self.shr::<4>(v) } else { v };
+        if VBMI {
+            let b2 = if HIGH { b2 } else { self.shl::<4>(b2) };
+            let index = self.merge(0x0f, v, b2);
+            return op!(_mm512_permutexvar_epi8(index, levels[0]));
         }
+        let n = op!(_mm512_and_si512(v, self.mask(15)));
+        let bit = self.mask(if HIGH { 0x10 } else { 0x01 });
+        let second = op!(_mm512_test_epi8_mask(b2, bit));
+        let level = op!(_mm512_shuffle_epi8(levels[0], n));
+        op!(_mm512_mask_shuffle_epi8(level, second, levels[1], n))
+    }
+    #[inline(always)]
+    fn pair_weights(self, levels: [__m512i; 4], c: __m512i, pairs: __m512i) -> __m512i {
+        if VBMI {
+            let index = self.merge(0x0f, c, pairs);
+            return op!(_mm512_permutexvar_epi8(index, levels[0]));
+        }
+        let n = op!(_mm512_and_si512(c, self.mask(15)));
+        let bit4 = op!(_mm512_test_epi8_mask(pairs, self.mask(0x10)));
+        let bit5 = op!(_mm512_test_epi8_mask(pairs, self.mask(0x20)));
+        let level = |i: usize| op!(_mm512_shuffle_epi8(levels[i], n));
+        let pair = |i: usize| op!(_mm512_mask_shuffle_epi8(level(i), bit4, levels[i + 1], n));
+        op!(_mm512_mask_mov_epi8(pair(0), bit5, pair(2)))
     }
     #[inline(always)]
     fn store_line(self, line: __m512i, to: &mut WeightLine) {

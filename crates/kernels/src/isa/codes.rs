@@ -3,7 +3,7 @@
 use crate::isa::Simd;
 use crate::layout::WeightLine;
 
-/// Levels by index, see [`Codes::weights`].
+/// Levels by index; a shorter table is repeated.
 pub(crate) type LevelTable = [i8; 64];
 
 /// Bitwise operations on lines of codes, and the lookup of levels. A mask is one byte, applied to every
@@ -13,6 +13,9 @@ pub(crate) trait Codes: Simd {
     type Bytes: Copy;
     /// A table of levels in registers.
     type Levels: Copy;
+
+    /// Maximum number of tokens that are multiplied while decoding; 0 if decoding is never fused.
+    const FUSED: usize = 4;
 
     fn zeros(self) -> Self::Bytes;
     fn bytes(self, line: &WeightLine) -> Self::Bytes;
@@ -27,9 +30,19 @@ pub(crate) trait Codes: Simd {
     fn shr<const N: u32>(self, a: Self::Bytes) -> Self::Bytes;
 
     fn levels(self, table: &LevelTable) -> Self::Levels;
-    /// The levels with these indices as weights. Only the low bits of an index count, as many as are
-    /// needed for `TABLES` × 16 levels (1, 2 or 4); the table must repeat with this period.
-    fn weights<const TABLES: usize>(self, levels: Self::Levels, index: Self::Bytes) -> Self::Line;
+    /// The levels whose indices are the low nibbles.
+    fn weights(self, levels: Self::Levels, index: Self::Bytes) -> Self::Line;
+    /// The levels with index n + 16b, where n is the low nibble of a byte of `v`, or the high one if
+    /// `HIGH`, and b the lowest bit of the same nibble of `b2`.
+    fn nibble_weights<const HIGH: bool>(
+        self,
+        levels: Self::Levels,
+        v: Self::Bytes,
+        b2: Self::Bytes,
+    ) -> Self::Line;
+    /// The levels with index c + 16j, where c is the low nibble of a byte of `c`, and j bits 4 and 5 of the
+    /// byte of `pairs`. The level with index 63 - i is the negative of that with index i.
+    fn pair_weights(self, levels: Self::Levels, c: Self::Bytes, pairs: Self::Bytes) -> Self::Line;
     /// The bytes that [`Simd::line`] would load as these weights.
     fn store_line(self, line: Self::Line, to: &mut WeightLine);
 

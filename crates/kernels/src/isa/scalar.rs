@@ -155,6 +155,7 @@ impl Simd for Scalar {
 impl Codes for Scalar {
     type Bytes = WeightLine;
     type Levels = LevelTable;
+    const FUSED: usize = 0;
 
     #[inline(always)]
     fn zeros(self) -> WeightLine {
@@ -189,8 +190,23 @@ impl Codes for Scalar {
         *table
     }
     #[inline(always)]
-    fn weights<const TABLES: usize>(self, levels: LevelTable, index: WeightLine) -> [i8; LINE] {
-        index.map(|i| levels[usize::from(i) % (16 * TABLES)])
+    fn weights(self, levels: LevelTable, index: WeightLine) -> [i8; LINE] {
+        index.map(|i| levels[usize::from(i & 15)])
+    }
+    #[inline(always)]
+    fn nibble_weights<const HIGH: bool>(
+        self,
+        levels: LevelTable,
+        v: WeightLine,
+        b2: WeightLine,
+    ) -> [i8; LINE] {
+        let shift = if HIGH { 4 } else { 0 };
+        let index = |i: usize| v[i] >> shift & 15 | (b2[i] >> shift & 1) << 4;
+        std::array::from_fn(|i| levels[usize::from(index(i))])
+    }
+    #[inline(always)]
+    fn pair_weights(self, levels: LevelTable, c: WeightLine, pairs: WeightLine) -> [i8; LINE] {
+        std::array::from_fn(|i| levels[usize::from(c[i] & 0x0f | pairs[i] & 0x30)])
     }
     #[inline(always)]
     fn store_line(self, line: [i8; LINE], to: &mut WeightLine) {
