@@ -53,6 +53,8 @@ fn valid() -> Vec<u8> {
         turns,
         TensorSpec::vector(Role::AttnNorm, Some(0), 64, 64),
         TensorSpec::matrix(Role::FfnDown, Some(0), Encoding::Q8Panel, 64, 64),
+        TensorSpec::matrix(Role::AttnOutput, Some(0), Encoding::Q4Panel, 16, 64),
+        TensorSpec::matrix(Role::Output, None, Encoding::Q5Panel, 16, 64),
     ] {
         let bytes = vec![0; spec.stored_bytes().unwrap() as usize];
         w.begin(spec).unwrap();
@@ -138,6 +140,10 @@ fuzz_target!(|changes: Vec<Change>| {
         let _ = nano.verify();
         for tensor in nano.tensors() {
             let _ = (nano.bytes(tensor).len(), nano.f32s(tensor).len(), nano.u64s(tensor).len());
+            let layout = tensor.spec.panels();
+            for run in layout.iter().flat_map(|layout| layout.runs(0..layout.panels())) {
+                let _ = nano.panels(tensor, &run);
+            }
         }
     }
 });

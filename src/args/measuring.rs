@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use nanoinfer_packer::synthetic::Shape;
 
+use super::packing::Quant;
 use super::ranges::count;
 use super::running::Kv;
 
@@ -26,6 +27,7 @@ Examples:
   nanoinfer bench
   nanoinfer bench -p 0 -n 32 -d 0,2000 -b 1,4 --kv q8,f16
   nanoinfer bench --synthetic llama-2-7b -t 1,2 -o json
+  nanoinfer bench --synthetic tinyllama-1.1b --quant q4
   nanoinfer bench --profile -r 3
   nanoinfer bench -p 0 -n 300 --n-copy 300
 
@@ -38,9 +40,12 @@ pub(crate) struct Bench {
     /// .nano or .gguf file, Hugging Face folder, hub id (org/name), or smollm2
     #[arg(long, short, default_value = "smollm2", conflicts_with = "synthetic")]
     pub(crate) model: OsString,
-    /// Use random 8-bit weights of a known shape, built in memory, instead of a model
+    /// Use random weights of a known shape, built in memory, instead of a model
     #[arg(long, value_name = "SHAPE", value_parser = shape_name())]
     pub(crate) synthetic: Option<String>,
+    /// Precision of the random weights
+    #[arg(long, value_enum, default_value_t = Quant::Q8, requires = "synthetic")]
+    pub(crate) quant: Quant,
     /// Prompt lengths; 0 = no pp tests
     #[arg(short = 'p', long, value_name = "N,…", value_delimiter = ',', default_value = "512",
           value_parser = tokens())]
@@ -67,7 +72,7 @@ pub(crate) struct Bench {
     /// Number of threads (default: the physical cores available to this process)
     #[arg(short = 't', long, value_name = "T,…", value_delimiter = ',', value_parser = count(1024))]
     pub(crate) threads: Vec<u64>,
-    /// Precision of cached keys and values (default: q8 for q8 models, f32 for f32 models)
+    /// Precision of cached keys and values (default: q8, or f32 for f32 models)
     #[arg(long, value_name = "KV,…", value_delimiter = ',', value_enum)]
     pub(crate) kv: Vec<Kv>,
     /// Repetitions of each test
@@ -145,7 +150,7 @@ pub(crate) struct Eval {
     /// Number of threads (default: the physical cores available to this process)
     #[arg(long, short, value_name = "N", value_parser = count(1024))]
     pub(crate) threads: Option<u64>,
-    /// Precision of cached keys and values (default: q8 for q8 models, f32 for f32 models)
+    /// Precision of cached keys and values (default: q8, or f32 for f32 models)
     #[arg(long, value_enum)]
     pub(crate) kv: Option<Kv>,
     /// Print one JSON object

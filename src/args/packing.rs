@@ -22,6 +22,7 @@ Examples:
   nanoinfer convert --model org/name:model.Q8_0.gguf --revision v1.0 --out model.nano
   nanoinfer convert --model ./my-model-folder --lora ./my-adapter:0.8 --out mine.nano
   nanoinfer convert --model smollm2 --bake system.txt --out helper.nano
+  nanoinfer convert --model smollm2 --quant q4 --out small.nano
   nanoinfer convert --model smollm2 --quant f32 --out reference.nano")]
 pub(crate) struct Convert {
     /// Hub id (org/name or org/name:file.gguf), Hugging Face folder, .gguf file, or smollm2
@@ -50,6 +51,14 @@ pub(crate) struct Convert {
 pub(crate) enum Quant {
     /// 8-bit integers, rotated: a quarter of the size, nearly identical answers
     Q8,
+    /// 5-bit codes: two thirds of the size of q8
+    Q5,
+    /// 4-bit codes: little more than half the size of q8
+    Q4,
+    /// 3-bit codes: less than half the size of q8, clearly worse answers
+    Q3,
+    /// 2-bit codes: only for large models
+    Q2,
     /// 32-bit floats, unchanged: the reference for comparisons
     F32,
 }
@@ -58,6 +67,10 @@ impl From<Quant> for nanoinfer_format::Quant {
     fn from(quant: Quant) -> Self {
         match quant {
             Quant::Q8 => Self::Q8,
+            Quant::Q5 => Self::Q5,
+            Quant::Q4 => Self::Q4,
+            Quant::Q3 => Self::Q3,
+            Quant::Q2 => Self::Q2,
             Quant::F32 => Self::F32,
         }
     }

@@ -135,7 +135,7 @@ pub(crate) struct ModelArgs {
     /// its output is usually useless
     #[arg(long, value_name = "N", value_parser = count(1 << 30))]
     pub(crate) ctx: Option<u64>,
-    /// Precision of cached keys and values (default: q8 for q8 models, f32 for f32 models)
+    /// Precision of cached keys and values (default: q8, or f32 for f32 models)
     #[arg(long, value_enum)]
     pub(crate) kv: Option<Kv>,
     /// Behaviour when the context is full

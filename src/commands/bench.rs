@@ -39,7 +39,7 @@ impl Subject {
     fn open(args: &Bench) -> Result<Self> {
         let (name, model, staged) = match &args.synthetic {
             Some(shape) => {
-                let staged = synthetic::build(shape)?;
+                let staged = synthetic::build(shape, args.quant.into())?;
                 (format!("synthetic {shape}"), Model::open(staged.path())?, Some(staged))
             }
             None => {

@@ -57,7 +57,7 @@ pub use nanoinfer_kernels::{Isa, UnknownIsa};
 pub use nanoinfer_platform::cpu::{Cores, default_threads};
 pub use nanoinfer_platform::memory::available as available_memory;
 pub use nanoinfer_text::Message;
-pub use pass::{Profile, Stage};
+pub use pass::{Observed, Profile, Stage};
 pub use prefix::{PrefixStore, bake};
 pub use sample::{Candidate, Sampling};
 pub use selfcheck::{NUMERICS, Replay, SelfCheck};

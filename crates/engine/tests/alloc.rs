@@ -95,7 +95,8 @@ fn is_selected(args: &[String]) -> bool {
 /// tokens, which are the same size for all of these models.
 fn an_engine_allocates_what_buffer_bytes_returns() {
     let mut extra = Vec::new();
-    for (name, quant) in tiny().iter().flat_map(|n| [(n, Quant::Q8), (n, Quant::F32)]) {
+    let quants = [Quant::Q8, Quant::F32, Quant::Q4];
+    for (name, quant) in tiny().iter().flat_map(|n| quants.map(|quant| (n, quant))) {
         let options = EngineOptions { threads: Some(2), ctx: Some(64), ..EngineOptions::default() };
         let model = model(&data("tiny").join(name), quant);
         let expected = buffer_bytes(model.config(), &options) as usize;
@@ -112,9 +113,9 @@ fn an_engine_allocates_what_buffer_bytes_returns() {
 
 /// Passes of one token, so that experts change with every pass.
 fn with_every_architecture() {
-    for name in tiny() {
+    for (name, quant) in tiny().into_iter().flat_map(|n| [(n.clone(), Quant::Q8), (n, Quant::Q4)]) {
         let options = EngineOptions { threads: Some(2), ctx: Some(64), ..EngineOptions::default() };
-        let model = model(&data("tiny").join(&name), Quant::Q8);
+        let model = model(&data("tiny").join(&name), quant);
         let mut engine = Engine::new(model, &options).unwrap();
         let seq = engine.open().unwrap();
         let mut before = 0;

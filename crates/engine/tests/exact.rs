@@ -23,11 +23,13 @@ fn bits(rows: &[Vec<f32>]) -> Vec<Vec<u32>> {
     rows.iter().map(|r| r.iter().map(|x| x.to_bits()).collect()).collect()
 }
 
-/// Every architectural feature in 8 bits, plus a dense model and a mixture of experts in f32.
+/// Every architectural feature in 8 bits, plus a dense model and a mixture of experts in every other
+/// encoding.
 fn models() -> Vec<(String, Quant)> {
     let all = tiny().into_iter().map(|name| (name, Quant::Q8));
-    let floats = ["llama-gqa", "mixtral-experts"].map(|name| (name.into(), Quant::F32));
-    all.chain(floats).collect()
+    let others = Quant::ALL.into_iter().filter(|&quant| quant != Quant::Q8);
+    let two = |quant| ["llama-gqa", "mixtral-experts"].map(|name| (name.into(), quant));
+    all.chain(others.flat_map(two)).collect()
 }
 
 #[test]

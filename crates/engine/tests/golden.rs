@@ -64,3 +64,32 @@ fn q8_stays_close_to_the_published_logits_with_every_cache() {
         }
     }
 }
+
+/// Rounding to 4 or 5 bits leaves a squared error of ε², relative to the weights: -21.7 and -27.4 dB for
+/// Gaussian weights, which rotation makes of any. Each of the n matrices on the way from a token to the
+/// logits adds at most a share ε² of the variance σ² of the logits, and twice that if attention and
+/// gates multiply two such terms. A small error of variance v has a divergence of v/2, so the bound is
+/// n·ε²·σ². (Ungated, untied, with experts or post-norms: fewer terms, not more.)
+#[test]
+fn q5_and_q4_stay_within_the_error_of_their_codes() {
+    for name in tiny() {
+        let golden = golden(&name);
+        let variance =
+            golden.logits.iter().map(|row| variance(row)).sum::<f64>() / golden.logits.len() as f64;
+        for (quant, decibels) in [(Quant::Q5, 27.4), (Quant::Q4, 21.7)] {
+            let mut engine = engine(&name, &golden, quant, None);
+            let ours = logits(&mut engine, &golden.prompt, 16);
+            let n = 7 * engine.model().config().n_layers + 2; // Q, K, V, O, gate, up, down; both ends
+            let bound = f64::from(n) * 10f64.powf(-decibels / 10.0) * variance;
+            let kl = mean_kl(&golden.logits, &ours);
+            println!("{name} {}: mean KL {kl:.5}, bound {bound:.5}", quant.name());
+            assert!(kl <= bound, "{name} {}: {kl}, bound {bound}", quant.name());
+        }
+    }
+}
+
+fn variance(row: &[f32]) -> f64 {
+    let n = row.len() as f64;
+    let mean = row.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
+    row.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n
+}

@@ -85,7 +85,7 @@ fn panels<'f>(file: &'f NanoFile, t: &Tensor, range: std::ops::Range<usize>) -> 
     let run = t.spec.panels().unwrap().runs(range).next().unwrap();
     match file.panels(t, &run) {
         Panels::Q8(bytes) => bytes,
-        Panels::F32(_) => panic!("{} is not q8", t.spec.label()),
+        _ => panic!("{} is not q8", t.spec.label()),
     }
 }
 

@@ -25,7 +25,7 @@ fn packed(dir: &Path, name: &str, quant: Quant, change: impl Fn(String) -> Strin
 fn an_intact_file_replays_identically() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["llama-gqa", "mistral-swa"] {
-        for quant in [Quant::F32, Quant::Q8] {
+        for quant in [Quant::F32, Quant::Q8, Quant::Q4] {
             let file = packed(dir.path(), name, quant, |json| json);
             NanoFile::open(&file).unwrap().verify().unwrap();
             for isa in [None, Some(Isa::Scalar)] {

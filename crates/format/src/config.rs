@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::encoding::Encoding;
 use crate::role::Role;
 use crate::units::{GROUP, LANES, pad};
 
@@ -13,15 +14,62 @@ pub enum Quant {
     F32,
     /// 8-bit integers in the Hadamard domain, one scale per output channel.
     Q8,
+    /// The same with trellis codes of 5 bits, and more bits for the most sensitive matrices.
+    Q5,
+    /// The same with 4 bits.
+    Q4,
+    /// The same with 3 bits.
+    Q3,
+    /// The same with 2 bits.
+    Q2,
 }
 
 impl Quant {
-    /// `f32` or `q8`.
+    /// All values, the most precise first.
+    pub const ALL: [Quant; 6] = [Self::F32, Self::Q8, Self::Q5, Self::Q4, Self::Q3, Self::Q2];
+
+    /// `f32`, `q8`, `q5`, `q4`, `q3` or `q2`.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::Q8 => "q8",
+            Self::Q5 => "q5",
+            Self::Q4 => "q4",
+            Self::Q3 => "q3",
+            Self::Q2 => "q2",
         }
+    }
+
+    /// The encoding of a matrix, or part of a fused one, with this role. The values and the feed-forward
+    /// outputs are the most sensitive to rounding, relative to their size.
+    pub fn encoding(self, role: Role) -> Encoding {
+        use Encoding::{F32Panel, Q2Panel, Q3Panel, Q4Panel, Q5Panel, Q8Panel};
+        let head = matches!(role, Role::TokenEmbd | Role::Output);
+        let down = matches!(role, Role::FfnDown | Role::FfnDownExperts);
+        match self {
+            Self::F32 => F32Panel,
+            Self::Q8 => Q8Panel,
+            Self::Q5 if head || role == Role::AttnV => Q8Panel,
+            Self::Q5 => Q5Panel,
+            Self::Q4 if head || down || role == Role::AttnV => Q5Panel,
+            Self::Q4 => Q4Panel,
+            Self::Q3 if head || role == Role::AttnV => Q5Panel,
+            Self::Q3 if down => Q4Panel,
+            Self::Q3 => Q3Panel,
+            Self::Q2 if head => Q5Panel,
+            Self::Q2 if role == Role::AttnV => Q4Panel,
+            Self::Q2 => Q2Panel,
+        }
+    }
+
+    /// Whether matrices are trellis-coded, and therefore better if calibrated.
+    pub fn is_coded(self) -> bool {
+        self.encoding(Role::FfnUp).trellis_bits().is_some()
+    }
+
+    /// Whether matrices are rotated and multiplied by 8-bit activations.
+    pub fn is_rotated(self) -> bool {
+        self != Self::F32
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::units::{F32_BYTES, LANES, LINE};
 
-/// Encoding of a tensor's numbers. `Q4Panel` is specified in `docs/FORMAT.md` and reserved.
+/// Encoding of a tensor's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Encoding {
@@ -14,7 +14,18 @@ pub enum Encoding {
     F32Panel = 2,
     /// Panels of 16 rows; a line of 16 f32 row scales, then `K/4` lines of 8-bit weights.
     Q8Panel = 3,
+    /// Panels of 16 rows; a line of 16 f32 row scales, then trellis codes of 5 bits.
+    Q5Panel = 5,
+    /// The same with 4 bits.
+    Q4Panel = 6,
+    /// The same with 3 bits.
+    Q3Panel = 7,
+    /// The same with 2 bits.
+    Q2Panel = 8,
 }
+
+/// States of the trellis code of all trellis-coded encodings.
+pub(crate) const TRELLIS_STATES: u32 = 16;
 
 /// Type of the activations in a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,9 +37,36 @@ pub enum ActType {
 }
 
 impl Encoding {
+    const ALL: [Encoding; 8] = [
+        Self::F32,
+        Self::U64,
+        Self::F32Panel,
+        Self::Q8Panel,
+        Self::Q5Panel,
+        Self::Q4Panel,
+        Self::Q3Panel,
+        Self::Q2Panel,
+    ];
+
     /// The encoding with the given number in a file.
     pub fn from_u32(v: u32) -> Option<Encoding> {
-        [Self::F32, Self::U64, Self::F32Panel, Self::Q8Panel].into_iter().find(|&e| e as u32 == v)
+        Self::ALL.into_iter().find(|&e| e as u32 == v)
+    }
+
+    /// The trellis-coded encoding with `bits` bits per weight.
+    pub fn trellis(bits: u8) -> Option<Encoding> {
+        Self::ALL.into_iter().find(|e| e.trellis_bits() == Some(bits))
+    }
+
+    /// Bits per weight of a trellis-coded encoding; `None` for others.
+    pub const fn trellis_bits(self) -> Option<u8> {
+        match self {
+            Self::F32 | Self::U64 | Self::F32Panel | Self::Q8Panel => None,
+            Self::Q5Panel => Some(5),
+            Self::Q4Panel => Some(4),
+            Self::Q3Panel => Some(3),
+            Self::Q2Panel => Some(2),
+        }
     }
 
     /// Short name.
@@ -38,6 +76,10 @@ impl Encoding {
             Self::U64 => "u64",
             Self::F32Panel => "f32 panel",
             Self::Q8Panel => "q8 panel",
+            Self::Q5Panel => "q5 panel",
+            Self::Q4Panel => "q4 panel",
+            Self::Q3Panel => "q3 panel",
+            Self::Q2Panel => "q2 panel",
         }
     }
 
@@ -47,7 +89,7 @@ impl Encoding {
         match self {
             Self::F32 | Self::U64 => None,
             Self::F32Panel => Some(ActType::F32),
-            Self::Q8Panel => Some(ActType::Int8),
+            _ => Some(ActType::Int8),
         }
     }
 
@@ -58,13 +100,19 @@ impl Encoding {
 
     /// Bytes per panel of `k` stored inputs; `None` for encodings without panels or on overflow.
     pub const fn panel_bytes(self, k: usize) -> Option<usize> {
-        match self {
-            Self::F32 | Self::U64 => None,
-            Self::F32Panel => LINE.checked_mul(k),
-            Self::Q8Panel => match LANES.checked_mul(k) {
-                Some(weights) => weights.checked_add(LINE), // the scales
-                None => None,
-            },
+        let Some(bits) = self.weight_bits() else { return None };
+        let Some(weights) = (LANES * bits / 8).checked_mul(k) else { return None };
+        // A line of scales precedes quantized weights.
+        if matches!(self, Self::F32Panel) { Some(weights) } else { weights.checked_add(LINE) }
+    }
+
+    /// Bits per weight in a panel, without scales; `None` for encodings without panels.
+    const fn weight_bits(self) -> Option<usize> {
+        match (self, self.trellis_bits()) {
+            (_, Some(bits)) => Some(bits as usize),
+            (Self::F32Panel, _) => Some(8 * F32_BYTES),
+            (Self::Q8Panel, _) => Some(8),
+            _ => None,
         }
     }
 
@@ -73,7 +121,7 @@ impl Encoding {
         match self {
             Self::F32 => Some(F32_BYTES),
             Self::U64 => Some(size_of::<u64>()),
-            Self::F32Panel | Self::Q8Panel => None,
+            _ => None,
         }
     }
 }

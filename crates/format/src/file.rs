@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 
 use crate::config::Config;
-use crate::encoding::Encoding;
+use crate::encoding::{ActType, Encoding};
 use crate::error::Error;
 use crate::generation::Generation;
 use crate::header::{HEADER_LEN, Header, HeaderError};
@@ -209,12 +209,11 @@ impl NanoFile {
     /// If the run belongs to another tensor and ends beyond this one.
     pub fn panels(&self, tensor: &Tensor, run: &PanelRun) -> Panels<'_> {
         let bytes = &self.bytes(tensor)[run.bytes.clone()];
-        match run.encoding {
-            Encoding::Q8Panel => Panels::Q8(bytes),
+        match (run.encoding, run.encoding.trellis_bits()) {
+            (_, Some(bits)) => Panels::Trellis(bits, bytes),
+            (Encoding::Q8Panel, _) => Panels::Q8(bytes),
             // Panels are 64-byte aligned, like tensors.
-            Encoding::F32 | Encoding::U64 | Encoding::F32Panel => {
-                Panels::F32(bytemuck::cast_slice(bytes))
-            }
+            _ => Panels::F32(bytemuck::cast_slice(bytes)),
         }
     }
 
@@ -283,7 +282,7 @@ impl NanoFile {
     }
 }
 
-/// Whether all floats of a tensor (weights, or scales of 8-bit weights) are finite: a single non-finite
+/// Whether all floats of a tensor (weights, or scales of quantized weights) are finite: a single non-finite
 /// value would contaminate every later result.
 fn is_finite(bytes: &[u8], spec: &TensorSpec) -> bool {
     let finite =
@@ -293,11 +292,11 @@ fn is_finite(bytes: &[u8], spec: &TensorSpec) -> bool {
     };
     layout.runs(0..layout.panels()).all(|run| {
         let panels = &bytes[run.bytes];
-        match run.encoding {
-            Encoding::Q8Panel => panels
+        match run.encoding.act_type() {
+            Some(ActType::Int8) => panels
                 .chunks_exact(panels.len() / run.panels.len())
                 .all(|panel| finite(&panel[..LINE])),
-            Encoding::F32 | Encoding::U64 | Encoding::F32Panel => finite(panels),
+            _ => finite(panels),
         }
     })
 }

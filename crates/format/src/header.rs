@@ -67,6 +67,10 @@ impl Header {
             quant: match c.quant {
                 Quant::F32 => 0,
                 Quant::Q8 => 1,
+                Quant::Q5 => 2,
+                Quant::Q4 => 3,
+                Quant::Q3 => 4,
+                Quant::Q2 => 5,
             },
             flags: u32::from(c.tied_embeddings),
             section_table_offset: 0,

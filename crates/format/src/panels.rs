@@ -54,6 +54,8 @@ pub struct PanelRun {
 pub enum Panels<'a> {
     /// 8-bit weights, `[p][16 f32 scales, k/4 lines]`.
     Q8(&'a [u8]),
+    /// Trellis codes of the given number of bits, `[p][16 f32 scales, k/32 blocks]`.
+    Trellis(u8, &'a [u8]),
     /// `[p][k][16]`
     F32(&'a [f32]),
 }
@@ -106,6 +108,11 @@ impl PanelLayout {
     /// Whether products with any of the panels use activations of this type.
     pub fn takes(&self, activations: ActType) -> bool {
         self.segments[..self.n].iter().any(|s| s.encoding.act_type() == Some(activations))
+    }
+
+    /// Whether any panel is trellis-coded.
+    pub fn is_coded(&self) -> bool {
+        self.segments[..self.n].iter().any(|s| s.encoding.trellis_bits().is_some())
     }
 
     /// The panels of `range` as maximal runs of one encoding, ascending; a single run if the tensor has a

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use crate::encoding::Encoding;
+use crate::encoding::{Encoding, TRELLIS_STATES};
 use crate::panels::MAX_PARTS;
 use crate::role::Role;
 use crate::spec::{Part, TensorSpec};
@@ -41,7 +41,7 @@ impl Tensor {
             s.encoding as u32,
             s.rotation,
             s.act_group,
-            0, // codebook, reserved for Q4 panels
+            states(s.encodings()),
             0, // file index: 0 = this file
             s.parts.len() as u32,
         ];
@@ -77,6 +77,11 @@ impl Tensor {
         let encoding = Encoding::from_u32(u32_at(8))
             .ok_or_else(|| format!("{name}: unknown encoding {}", u32_at(8)))?;
         let parts = parts_of(row, encoding).map_err(|what| format!("{name}: {what}"))?;
+        let expected = states(parts.iter().map(|p| p.encoding).chain([encoding]));
+        if u32_at(20) != expected {
+            let got = u32_at(20);
+            return Err(format!("{name}: a trellis of {got} states, expected {expected}"));
+        }
         let triple = |at| [u32_at(at), u32_at(at + 4), u32_at(at + 8)];
         let spec = TensorSpec {
             role,
@@ -120,6 +125,11 @@ impl Tensor {
     }
 }
 
+/// The number of trellis states: 0 unless an encoding is trellis-coded.
+fn states(mut encodings: impl Iterator<Item = Encoding>) -> u32 {
+    if encodings.any(|e| e.trellis_bits().is_some()) { TRELLIS_STATES } else { 0 }
+}
+
 /// Parses the parts of a tensor with encoding `own`. Checks that reserved fields are zero.
 fn parts_of(row: &[u8; ROW], own: Encoding) -> Result<Vec<Part>, String> {
     let n = le_u32(row, 28) as usize;
@@ -127,7 +137,7 @@ fn parts_of(row: &[u8; ROW], own: Encoding) -> Result<Vec<Part>, String> {
         return Err(format!("{n} parts, at most {MAX_PARTS} allowed"));
     }
     let unused = [PARTS + PART * n..PART_ENCODINGS, PART_ENCODINGS + 2 * n..ROW];
-    let mut reserved = [20..28, 68..72].into_iter().chain(unused);
+    let mut reserved = [24..28, 68..72].into_iter().chain(unused);
     if reserved.any(|range| row[range].iter().any(|&b| b != 0)) {
         return Err("a reserved field is not zero".into());
     }

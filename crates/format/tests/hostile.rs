@@ -207,14 +207,14 @@ fn tensor_tables() {
     for (what, expected, at, value) in wide {
         attack(&scratch, &small, what, expected, |image| image.put(at, &value.to_le_bytes()));
     }
-    let words: [(&str, &str, usize, u32); 51] = [
+    let words: [(&str, &str, usize, u32); 53] = [
         ("unknown role", "role 99", embd, 99),
         ("a part as a role", "does not fit the role", qkv, 65),
         ("layer of a whole-model tensor", "does not fit the role", embd + 4, 0),
         ("no layer", "does not fit the role", norm + 4, u32::MAX),
         ("layer after the last", "2 layers", norm + 4, 2),
         ("unknown encoding", "encoding 77", embd + 8, 77),
-        ("reserved q4 panel", "encoding 4", embd + 8, 4),
+        ("unused encoding", "encoding 4", embd + 8, 4),
         ("rotated floats", "rotation in blocks of 64", embd + 8, 2),
         ("wrong encoding", "do not fit stored shape", turns + 8, 0),
         ("rotation 0", "rotation", embd + 12, 0),
@@ -224,7 +224,7 @@ fn tensor_tables() {
         ("rotation of floats", "rotation", norm + 12, 64),
         ("activation group", "activation", embd + 16, 32),
         ("activation group of floats", "activation", norm + 16, 64),
-        ("codebook", "reserved", embd + 20, 1),
+        ("trellis of 8 bits", "a trellis of 16 states, expected 0", embd + 20, 16),
         ("another file", "reserved", embd + 24, 1),
         ("reserved word", "reserved", embd + 68, 1),
         ("reserved end", "reserved", embd + 188, 1),
@@ -266,10 +266,12 @@ fn tensor_tables() {
             qkv + T_PART_ENCODINGS,
             77 << 16,
         ),
-        ("reserved q4 panel of a part", "attn_k has encoding 4", qkv + T_PART_ENCODINGS, 4 << 16),
+        ("an unused encoding of a part", "attn_k has encoding 4", qkv + T_PART_ENCODINGS, 4 << 16),
         ("a part without panels", "attn_k is u64", qkv + T_PART_ENCODINGS, 1 << 16),
         ("a longer part", "do not fit stored shape", qkv + T_PART_ENCODINGS + 4, 2),
         ("an encoding without a part", "reserved", qkv + T_PART_ENCODINGS + 4, 2 << 16),
+        ("codes without states", "a trellis of 0 states, expected 16", embd + 8, 6),
+        ("a coded part without states", "a trellis of 0 states", qkv + T_PART_ENCODINGS + 4, 8),
     ];
     for (what, expected, at, value) in words {
         attack(&scratch, &small, what, expected, |image| image.put(at, &value.to_le_bytes()));

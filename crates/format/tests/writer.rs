@@ -36,7 +36,7 @@ fn round_trip() {
                 assert!(words.iter().flat_map(|x| x.to_le_bytes()).eq(bytes));
                 assert!(floats.is_empty());
             }
-            Encoding::Q8Panel => assert!(floats.is_empty() && words.is_empty()),
+            _ => assert!(floats.is_empty() && words.is_empty()),
         }
     }
     assert_eq!(file.tensor(Role::AttnNorm, Some(1)), None);
@@ -99,6 +99,58 @@ fn parts_in_two_encodings() {
     for at in [64, 3 * q8 - 4, unit + 64] {
         nan(at).unwrap_or_else(|e| panic!("{at}: {e}"));
     }
+}
+
+/// A matrix in each trellis-coded encoding, and a tensor whose parts are coded differently.
+#[test]
+fn trellis_codes() {
+    let scratch = Scratch::new();
+    let encodings = [Encoding::Q5Panel, Encoding::Q4Panel, Encoding::Q3Panel, Encoding::Q2Panel];
+    let mut qkv = specs().remove(3);
+    for (part, encoding) in qkv.parts.iter_mut().zip(encodings) {
+        part.encoding = encoding;
+    }
+    qkv.encoding = encodings[0];
+    let matrix =
+        |(encoding, layer)| TensorSpec::matrix(Role::FfnDown, Some(layer), encoding, 32, 48);
+    let mut specs: Vec<TensorSpec> = encodings[2..].iter().copied().zip(0..).map(matrix).collect();
+    specs.push(qkv);
+    let write = |nan: Option<usize>| {
+        let mut w = Writer::create(scratch.path("coded.nano")).expect("created");
+        for spec in &specs {
+            let mut bytes = content(spec);
+            if let Some(at) = nan.filter(|_| spec.role == Role::FfnDown) {
+                bytes[at..at + 4].copy_from_slice(&[0xff; 4]);
+            }
+            w.begin(spec.clone()).and_then(|()| w.write(&bytes)).and_then(|()| w.end()).unwrap();
+        }
+        w.finish(&config(), &generation()).and_then(Staged::commit).unwrap();
+        NanoFile::open(scratch.path("coded.nano")).expect("opens")
+    };
+    let file = write(None);
+    file.verify().expect("valid");
+    let lens: Vec<u64> = file.tensors().iter().map(|t| t.len).collect();
+    // Panels of 16 rows of 64 inputs; the last tensor has four: two of Q, one of K, one of V.
+    let panel = |bits: u64| 64 + 16 * 64 * bits / 8;
+    assert_eq!(lens, [2 * panel(3), 2 * panel(2), 2 * panel(5) + panel(4) + panel(3)]);
+    let table = file.section(Kind::Tensors).expect("present").1;
+    for row in table.chunks(T_ROW) {
+        assert_eq!(row[8 + 12..8 + 16], [16, 0, 0, 0], "states");
+    }
+    assert_eq!(table[2 * T_ROW + T_PART_ENCODINGS..3 * T_ROW], [0, 0, 6, 0, 7, 0, 0, 0]);
+    for (spec, tensor) in specs.iter().zip(file.tensors()) {
+        assert_eq!(&tensor.spec, spec);
+        let layout = spec.panels().expect("panels");
+        for run in layout.runs(0..layout.panels()) {
+            let Panels::Trellis(bits, bytes) = file.panels(tensor, &run) else {
+                panic!("{run:?} is not coded");
+            };
+            assert_eq!(Encoding::trellis(bits), Some(run.encoding));
+            assert_eq!(bytes.len(), run.bytes.len());
+        }
+    }
+    assert!(write(Some(60)).verify().unwrap_err().to_string().contains("not finite"));
+    write(Some(64)).verify().expect("codes may be any bytes");
 }
 
 /// These bytes are stable: they change only with the format version.

@@ -102,6 +102,14 @@ pub enum Error {
         /// The engine's error.
         source: nanoinfer_engine::Error,
     },
+    /// The 8-bit version of the model, with which it is to be calibrated, cannot be run.
+    #[error("{model}: cannot calibrate: {source}")]
+    Calibrate {
+        /// Name of the source.
+        model: String,
+        /// The engine's error.
+        source: nanoinfer_engine::Error,
+    },
     /// The system prompt cannot be baked into the model.
     #[error("{model}: cannot bake the prompt: {source}")]
     Bake {

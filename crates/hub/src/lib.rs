@@ -27,6 +27,7 @@
 //! # Ok::<(), nanoinfer_hub::Error>(())
 //! ```
 
+pub mod calibrate;
 mod error;
 mod fetch;
 mod folder;

@@ -19,11 +19,14 @@ mod uses;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use nanoinfer_engine::SelfCheck;
+use nanoinfer_engine::{Model, SelfCheck};
 use nanoinfer_format::{Quant, SectionKind};
+use nanoinfer_packer::quantize::Calibrate;
 use nanoinfer_packer::{Input, Lora, OUTPUT_VERSION, Options, Progress, Staged, convert_staged};
 
+use crate::calibrate::{self, Calibration, OwnText};
 use crate::fetch::{CacheOnly, Fetch, Published};
 use crate::folder::sweep;
 use crate::local::{self, LocalSource};
@@ -42,6 +45,9 @@ pub struct Store {
 pub struct ConvertOptions {
     /// Encoding of the linear layers.
     pub quant: Quant,
+    /// Text to calibrate with, for encodings that profit from it: see
+    /// [`Quant::is_coded`](nanoinfer_format::Quant::is_coded).
+    pub calibrate: Option<OwnText>,
     /// Adapters to merge into the weights, in this order.
     pub loras: Vec<Lora>,
     /// A system prompt to bake into the file.
@@ -49,9 +55,9 @@ pub struct ConvertOptions {
 }
 
 impl ConvertOptions {
-    /// Options without adapters or a prompt.
+    /// Options without calibration, adapters or a prompt.
     pub fn new(quant: Quant) -> Self {
-        Self { quant, loras: Vec::new(), prompt: None }
+        Self { quant, calibrate: None, loras: Vec::new(), prompt: None }
     }
 }
 
@@ -220,13 +226,18 @@ fn pack(
 ) -> Result<(), Error> {
     let quant = options.quant;
     let renamed = |e| source.renamed(e);
-    status(Status::Message(&format!("converting {} to {}", source.name, quant.name())));
     let input = Input::detect(&source.path).map_err(renamed)?;
+    let calibrate = options.calibrate.filter(|_| quant.is_coded());
+    let mut calibration = calibrate
+        .map(|text| calibration(source, &input, out, (options, text), status))
+        .transpose()?;
+    status(Status::Message(&format!("converting {} to {}", source.name, quant.name())));
     let mut progress = |p: Progress| status(Status::Bytes { done: p.done, total: p.total });
     let mut packing = Options::new(quant);
     packing.source_id = source.origin.clone();
     packing.loras = options.loras.clone();
     packing.progress = Some(&mut progress);
+    packing.calibrate = calibration.as_mut().map(|c| c as &mut dyn Calibrate);
     let (mut staged, converted) = convert_staged(&input, out, packing).map_err(renamed)?;
     for note in &converted.notes {
         status(Status::Message(note));
@@ -239,6 +250,32 @@ fn pack(
         add_section(&mut staged, SectionKind::BakedPrompt, &bytes?)?;
     }
     Ok(staged.commit().map_err(nanoinfer_packer::Error::from)?)
+}
+
+/// Converts `source` to 8 bits in a temporary file beside `out`, and has this model write text to calibrate
+/// with.
+fn calibration(
+    source: &LocalSource,
+    input: &Input,
+    out: &Path,
+    (options, text): (&ConvertOptions, OwnText),
+    status: &mut StatusFn<'_>,
+) -> Result<Calibration, Error> {
+    let message = format!("converting {} to q8, for calibration", source.name);
+    status(Status::Message(&message));
+    let mut progress = |p: Progress| status(Status::Bytes { done: p.done, total: p.total });
+    let mut packing = Options::new(Quant::Q8);
+    packing.loras = options.loras.clone();
+    packing.progress = Some(&mut progress);
+    let (staged, _) = convert_staged(input, out, packing)?;
+    let failed = |e| Error::Calibrate { model: source.name.clone(), source: e };
+    // The open file outlives its name, which is removed with `staged`.
+    let model = Arc::new(Model::open(staged.path()).map_err(failed)?);
+    status(Status::Message("calibrating on text that the model writes"));
+    let texts = calibrate::generate(&model, None, text, |done, total| {
+        status(Status::Bytes { done: done as u64, total: total as u64 });
+    });
+    texts.and_then(|texts| Calibration::new(model, None, texts)).map_err(failed)
 }
 
 /// Runs the finished model and records its logits. A machine with too little memory to run a model

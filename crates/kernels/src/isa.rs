@@ -1,14 +1,19 @@
 //! The sixteen-lane trait. A value of an implementing type proves that the CPU supports the ISA.
 //!
 //! This trait covers the operations common to all instruction sets. Extensions for some of them are
-//! separate traits in `tile_loop.rs` and `matrix_unit.rs`; `product.rs` selects which ISAs use them.
+//! separate traits in `tile_loop.rs` and `matrix_unit.rs`, the decoding of trellis-coded weights in `codes.rs`; `product.rs` selects which ISAs use them.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_codes;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_codes;
+pub(crate) mod codes;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod matrix_unit;
 pub(crate) mod scalar;
@@ -34,6 +39,8 @@ pub(crate) trait Simd: Copy {
     type F: Copy;
     /// Sixteen i32.
     type I: Copy;
+    /// Sixteen booleans.
+    type Mask: Copy;
     /// A line of weights, prepared for [`Simd::dot`].
     type Line: Copy;
 
@@ -65,6 +72,12 @@ pub(crate) trait Simd: Copy {
     fn scale2(self, x: Self::F, n: Self::I) -> Self::F;
     /// `y` where `x ≥ limit`, 0 elsewhere.
     fn zero_below(self, y: Self::F, x: Self::F, limit: f32) -> Self::F;
+    /// Whether `a < b`; false for NaN.
+    fn less(self, a: Self::F, b: Self::F) -> Self::Mask;
+    /// `a` where the mask is true, `b` elsewhere.
+    fn select(self, mask: Self::Mask, a: Self::F, b: Self::F) -> Self::F;
+    /// Bit `i` is lane `i`.
+    fn mask_bits(self, mask: Self::Mask) -> u16;
     /// Swaps lanes `i` and `i ^ H`, for H = 1, 2, 4, 8.
     fn swap<const H: usize>(self, a: Self::F) -> Self::F;
     /// Stores the low byte of each lane.

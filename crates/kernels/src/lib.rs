@@ -1,12 +1,13 @@
 //! The arithmetic: integer and float kernels over one narrow sixteen-lane trait. No dependencies.
 //!
 //! ```text
+//!   decoded.rs, bench.rs  combinations of kernels
 //!                   table.rs  an ISA's CPU features, stated once → detection + entry points
 //!        ┌──────────────┴──────────────────────────────────────────────┐
 //!   product.rs  which GEMM loop each ISA uses                          │
 //!        │                                                             │
-//!   gemm.rs, gemm_tile_loop.rs,     inputs.rs norm.rs activation.rs experts.rs kv.rs attention.rs …
-//!   gemm_matrix_unit.rs                                                │  generic, one algorithm each
+//!   gemm.rs, gemm_trellis.rs,       inputs.rs norm.rs activation.rs experts.rs kv.rs attention.rs …
+//!   gemm_tile_loop.rs, gemm_matrix_unit.rs                             │  generic, one algorithm each
 //!        └──────────────┬──────────────────────────────────────────────┘
 //!                   isa.rs  trait Simd: about 30 operations on 16 lanes; isa/ also has the extensions
 //!        ┌──────────────┼──────────────────┐
@@ -33,6 +34,7 @@
 mod activation;
 mod attention;
 pub mod bench;
+mod decoded;
 mod experts;
 mod fma;
 mod gemm;
@@ -40,6 +42,7 @@ mod gemm;
 mod gemm_matrix_unit;
 #[cfg(target_arch = "x86_64")]
 mod gemm_tile_loop;
+mod gemm_trellis;
 mod inputs;
 mod isa;
 mod kv;
@@ -51,7 +54,12 @@ mod peak;
 mod product;
 mod quantize;
 mod rope;
+mod survivors;
 mod table;
+pub mod trellis;
+mod trellis_search;
+mod trellis_table;
+mod triangle;
 mod values;
 
 pub use activation::{Activate, Activation, ExpWeights, SoftCap};
@@ -59,6 +67,7 @@ pub use attention::{AttendBlock, FinishHead, MergeSpans, SPAN};
 pub use experts::{AddWeighted, Route};
 pub use fma::fma;
 pub use gemm::{Gemm, GemmF32, MAX_TILE};
+pub use gemm_trellis::{GemmTrellis, decoded_panel_bytes};
 pub use inputs::{
     F32Inputs, Pack, QuantizedInputs, TileData, TileMut, locate_token, packed_rows, tile_rows,
 };
@@ -68,3 +77,7 @@ pub use norm::{NormKind, NormPack, NormParams, NormRow};
 pub use quantize::Rotate;
 pub use rope::{Rope, rope_table};
 pub use table::{Isa, Kernels, UnknownIsa};
+pub use trellis::{Trellis, trellis_panel, trellis_panel_bytes, trellis_row, trellis_values};
+pub use trellis_search::{Feedback, SearchScratch, SearchTrellis};
+pub use trellis_table::SearchTable;
+pub use triangle::{AddOuter, FACTOR_ROWS, FactorRows};

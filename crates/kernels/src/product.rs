@@ -7,7 +7,7 @@ use crate::isa::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::{
     avx2::Avx,
-    avx512::{Amx, Avx512Vnni},
+    avx512::{Amx, Avx512},
     tile_loop::TileLoop,
 };
 use crate::peak::{self, PeakDots};
@@ -36,7 +36,7 @@ impl Product for Scalar {}
 impl<const VNNI: bool> Product for Avx<VNNI> {}
 
 #[cfg(target_arch = "x86_64")]
-impl Product for Avx512Vnni {
+impl<const VBMI: bool> Product for Avx512<VBMI, false> {
     #[inline(always)]
     fn whole_tiles(self, a: &mut Gemm<'_>) -> usize {
         gemm_tile_loop::whole_tiles(self, a)

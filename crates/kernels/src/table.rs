@@ -6,21 +6,25 @@
 #![allow(unsafe_code)]
 
 use crate::attention::{FinishHead, MergeSpans};
+use crate::gemm_trellis::DecodePanel;
+use crate::isa::codes::Codes;
 use crate::isa::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::{
     amx,
     avx2::{Avx2, AvxVnni},
-    avx512::{Amx, Avx512Vnni},
+    avx512::{Amx, Avx512Vbmi, Avx512Vnni},
 };
 use crate::peak::{PeakDots, ReadLines};
 use crate::{
-    Activate, AddWeighted, AttendBlock, ExpWeights, Gemm, GemmF32, NormPack, NormRow, Pack,
+    Activate, AddWeighted, AttendBlock, ExpWeights, Gemm, GemmF32, GemmTrellis, NormPack, NormRow,
+    Pack,
 };
+use crate::{AddOuter, FactorRows, SearchTrellis};
 use crate::{PackQuery, Rope, Rotate, Route, SoftCap, StoreKv};
 use crate::{
-    activation, attention, experts, gemm, inputs, isa::Simd, kv, norm, peak, product, quantize,
-    rope,
+    activation, attention, experts, gemm, gemm_trellis, inputs, isa::Simd, kv, norm, peak, product,
+    quantize, rope, trellis_search, triangle,
 };
 
 /// An instruction set for which kernels exist.
@@ -32,15 +36,19 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX2 and AVX-VNNI (Intel laptops and desktops since 2021, AMD since Zen 5).
     AvxVnni,
-    /// x86-64 with AVX-512 and VNNI (Intel servers since 2019, AMD since Zen 4).
+    /// x86-64 with AVX-512 and VNNI (Intel servers since 2019).
     Avx512Vnni,
-    /// AVX-512 and VNNI with AMX int8, a matrix unit (Intel servers since 2023). Linux only.
+    /// The same with VBMI and GFNI, which decode trellis-coded weights (Intel since 2019, servers since
+    /// 2021; AMD since Zen 4).
+    Avx512Vbmi,
+    /// The same with AMX int8, a matrix unit (Intel servers since 2023). Linux only.
     Amx,
 }
 
 impl Isa {
     /// All instruction sets, slowest first.
-    pub const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni, Isa::Amx];
+    pub const ALL: [Isa; 6] =
+        [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni, Isa::Avx512Vbmi, Isa::Amx];
 
     /// The name, as accepted by `NANOINFER_ISA`.
     pub fn name(self) -> &'static str {
@@ -49,6 +57,7 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512Vnni => "avx512vnni",
+            Isa::Avx512Vbmi => "avx512vbmi",
             Isa::Amx => "amx",
         }
     }
@@ -80,6 +89,10 @@ macro_rules! with_kernels {
         $callback! { [$($prefix)*]
             /// Multiplies int8 panels by quantized inputs.
             pub gemm_q8(Gemm) = product::gemm_q8;
+            /// Multiplies trellis-coded panels by few quantized inputs.
+            pub(crate) gemm_coded(GemmTrellis) = gemm_trellis::gemm_coded;
+            /// Decodes a trellis-coded panel.
+            pub(crate) decode_panel(DecodePanel) = gemm_trellis::decode_panel;
             /// Multiplies f32 panels by f32 inputs.
             pub gemm_f32(GemmF32) = gemm::gemm_f32;
             /// Normalizes and packs a tile of tokens.
@@ -112,6 +125,12 @@ macro_rules! with_kernels {
             pub merge_spans(MergeSpans) = attention::merge;
             /// Computes the attention output from the final state.
             pub finish_head(FinishHead) = attention::finish;
+            /// Chooses the codes of trellis-coded panels.
+            pub search_trellis(SearchTrellis) = trellis_search::search_trellis;
+            /// Adds outer products to rows of a symmetric matrix.
+            pub add_outer(AddOuter) = triangle::add_outer;
+            /// Computes the next rows of a triangular factor.
+            pub factor_rows(FactorRows) = triangle::factor_rows;
             /// Reads memory as fast as this instruction set can.
             pub(crate) read_lines(ReadLines) = peak::read_lines;
             /// Multiplies bytes as fast as this instruction set can.
@@ -128,6 +147,7 @@ macro_rules! declare {
         pub struct Kernels {
             isa: Isa,
             tile: usize,
+            fused: usize,
             $($name: unsafe fn($args<'_>),)*
         }
 
@@ -156,6 +176,7 @@ macro_rules! table {
                 detected!($features).then_some(Kernels {
                     isa: Isa::$token,
                     tile: <$token as Simd>::QUERIES,
+                    fused: <$token as Codes>::FUSED,
                     $($name,)*
                 })
             }
@@ -187,10 +208,13 @@ with_kernels!(table avxvnni AvxVnni ["avx2" "fma" "f16c" "avxvnni"]);
 #[cfg(target_arch = "x86_64")]
 with_kernels!(table avx512vnni Avx512Vnni
     ["avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni" "fma" "f16c"]);
+#[cfg(target_arch = "x86_64")]
+with_kernels!(table avx512vbmi Avx512Vbmi
+    ["avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni" "avx512vbmi" "gfni" "fma" "f16c"]);
 // AMX features have no stable names; `amx::enable` detects them.
 #[cfg(target_arch = "x86_64")]
 with_kernels!(table matrix Amx
-    ["avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni" "fma" "f16c"]);
+    ["avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni" "avx512vbmi" "gfni" "fma" "f16c"]);
 
 impl std::fmt::Debug for Kernels {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -210,6 +234,8 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => avx512vnni::table(),
             #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vbmi => avx512vbmi::table(),
+            #[cfg(target_arch = "x86_64")]
             Isa::Amx => amx::enable().then(matrix::table)?,
             #[cfg(not(target_arch = "x86_64"))]
             _ => None,
@@ -224,6 +250,11 @@ impl Kernels {
     /// The instruction set of these kernels.
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+
+    /// Tokens that can be multiplied while trellis codes are decoded.
+    pub(crate) fn fused(&self) -> usize {
+        self.fused
     }
 
     /// Queries per attention tile, at most [`crate::MAX_TILE`].

@@ -5,6 +5,7 @@
 //! value.
 
 use nanoinfer_format::{Encoding, Entry, LANES, LINE, NanoFile, QUAD, Role, Tensor};
+use nanoinfer_kernels::{Trellis, trellis_values};
 
 use crate::pack::encode::prepare;
 use crate::pack::layout::{Body, Planned, plan};
@@ -90,10 +91,12 @@ impl Sum {
         let Some(len) = encoding.panel_bytes(k) else { return 0 };
         let rows = rows.chunks_exact(LANES * k);
         let bytes = rows.len() * len;
+        let mut values = vec![0.0; k];
         for (rows, panel) in rows.zip(stored.chunks_exact(len)) {
             for (r, row) in rows.chunks_exact(k).enumerate() {
-                for (j, &w) in row.iter().enumerate() {
-                    let error = f64::from(w) - f64::from(value(encoding, panel, r, j));
+                read_row(encoding, panel, r, &mut values);
+                for (&w, &value) in row.iter().zip(&values) {
+                    let error = f64::from(w) - f64::from(value);
                     self.errors += error * error;
                     self.weights += f64::from(w) * f64::from(w);
                     self.largest = self.largest.max(error.abs());
@@ -104,7 +107,15 @@ impl Sum {
     }
 }
 
-/// The value in row `r` at input `j` of a panel, as specified in docs/FORMAT.md.
+/// The values in row `r` of a panel.
+fn read_row(encoding: Encoding, panel: &[u8], r: usize, out: &mut [f32]) {
+    match encoding.trellis_bits() {
+        Some(bits) => trellis_values(Trellis::of(bits), panel, r, out),
+        None => out.iter_mut().enumerate().for_each(|(j, x)| *x = value(encoding, panel, r, j)),
+    }
+}
+
+/// The value in row `r` at input `j` of a q8 or f32 panel, as specified in docs/FORMAT.md.
 fn value(encoding: Encoding, panel: &[u8], r: usize, j: usize) -> f32 {
     let float = |line: usize| {
         let bytes = panel[line * LINE..][r * size_of::<f32>()..].first_chunk();
@@ -115,6 +126,6 @@ fn value(encoding: Encoding, panel: &[u8], r: usize, j: usize) -> f32 {
             let q = i16::from(panel[LINE + LINE * (j / QUAD) + QUAD * r + j % QUAD]) - 128;
             float(0) * f32::from(q)
         }
-        Encoding::F32Panel | Encoding::F32 | Encoding::U64 => float(j),
+        _ => float(j),
     }
 }

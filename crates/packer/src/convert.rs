@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use nanoinfer_format::{Config, Quant, Staged};
+use nanoinfer_format::{Config, Staged};
 
 use crate::model::Model;
 use crate::{Error, Input, Options, lora, pack};
@@ -52,7 +52,7 @@ pub fn convert_staged(
     }
     refuse_own_source(&model, out)?;
     model.config.quant = options.quant;
-    if options.quant == Quant::Q8 {
+    if options.quant.is_rotated() {
         model.config.value_rotation = Config::largest_value_rotation(model.config.head_dim);
     }
     let (staged, tensors) = pack::pack(&model, out, options)?;

@@ -86,6 +86,9 @@ pub enum Error {
         /// The problem.
         source: nanoinfer_text::Error,
     },
+    /// The calibration failed.
+    #[error("calibration: {0}")]
+    Calibration(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The `.nano` file could not be written.
     #[error(transparent)]
     Format(#[from] nanoinfer_format::Error),

@@ -41,6 +41,7 @@ mod names;
 mod options;
 mod pack;
 mod purpose;
+pub mod quantize;
 mod rope;
 mod safetensors;
 mod source;

@@ -5,6 +5,7 @@ use std::fmt;
 use nanoinfer_format::{Quant, Role};
 
 use crate::Lora;
+use crate::quantize::Calibrate;
 
 /// Options of a conversion.
 pub struct Options<'a> {
@@ -12,6 +13,8 @@ pub struct Options<'a> {
     pub quant: Quant,
     /// Number of threads that read and quantize, at least 1. The result does not depend on it.
     pub threads: usize,
+    /// Calibrates the matrices that are stored as codes; otherwise they are quantized without.
+    pub calibrate: Option<&'a mut dyn Calibrate>,
     /// Called periodically on the calling thread.
     pub progress: Option<&'a mut dyn FnMut(Progress)>,
     /// The origin to record in the file, such as a hub id; not a local path.
@@ -21,10 +24,10 @@ pub struct Options<'a> {
 }
 
 impl Options<'_> {
-    /// Uses all processors; no adapters, progress callback or origin.
+    /// Uses all processors; no adapters, calibration, progress callback or origin.
     pub fn new(quant: Quant) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { quant, threads, progress: None, source_id: None, loras: Vec::new() }
+        Self { quant, threads, calibrate: None, progress: None, source_id: None, loras: Vec::new() }
     }
 }
 

@@ -20,9 +20,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, Scope};
 
-use nanoinfer_format::{ALIGN, Config, Encoding, Quant, Staged, TENSOR_ROW, Writer};
+use nanoinfer_format::{ALIGN, Entry, Role, Staged, TENSOR_ROW, Writer};
 
 use crate::model::Model;
+use crate::quantize::{Calibrate, Factors, Matrix};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Options, Progress};
 use encode::encode;
@@ -49,8 +50,9 @@ pub(crate) fn pack(
     out: &Path,
     options: Options<'_>,
 ) -> Result<(Staged, usize), Error> {
-    let encoding = encoding_of(&model.config);
-    let plan = plan(&model.config, &model.weights, &model.turns, |entry| entry.spec(|_| encoding));
+    let quant = model.config.quant;
+    let as_asked = |entry: &Entry| entry.spec(|role| quant.encoding(role));
+    let plan = plan(&model.config, &model.weights, &model.turns, as_asked);
     let jobs: Vec<Job> = plan.iter().flat_map(jobs).collect();
     let total = plan.iter().filter_map(|p| p.spec.stored_bytes()).sum();
     crate::space::check(out.parent().unwrap_or(out), file_bytes(total, plan.len(), model))?;
@@ -63,10 +65,23 @@ pub(crate) fn pack(
     };
     let threads = options.threads.clamp(1, MAX_THREADS);
     let failed = AtomicBool::new(false);
+    let mut calibration = Calibration::new(options.calibrate);
     let hashes = thread::scope(|scope| {
         let hashes = scope.spawn(|| sections::hash_files(&model.files, &failed));
-        let results = workers(scope, &jobs, threads);
-        let written = write(&mut writer, &jobs, &results, &mut report);
+        let mut run = || {
+            let (mut left, mut done) = (&jobs[..], 0);
+            calibration.begin(left)?;
+            while !left.is_empty() {
+                let (ready, rest) = left.split_at(calibration.prepare(left)?);
+                done = thread::scope(|scope| {
+                    let results = workers(scope, ready, &calibration.factors, threads);
+                    write(&mut writer, ready, &results, done, &mut report)
+                })?;
+                left = rest;
+            }
+            Ok(())
+        };
+        let written: Result<(), Error> = run();
         failed.store(written.is_err(), Ordering::Relaxed);
         written?;
         hashes.join().expect("hashing does not panic")
@@ -74,14 +89,6 @@ pub(crate) fn pack(
     let loras = options.loras.iter().map(|l| l.scale).collect();
     sections::add(&mut writer, model, options.source_id, loras, hashes)?;
     Ok((writer.finish(&model.config, &model.generation)?, plan.len()))
-}
-
-/// The encoding of the matrices.
-fn encoding_of(config: &Config) -> Encoding {
-    match config.quant {
-        Quant::F32 => Encoding::F32Panel,
-        Quant::Q8 => Encoding::Q8Panel,
-    }
 }
 
 /// An upper bound on the size of the file: tensors, gaps, tables and sections.
@@ -116,13 +123,61 @@ fn jobs<'p, 'a>(planned: &'p Planned<'a>) -> Vec<Job<'p, 'a>> {
 }
 
 impl Job<'_, '_> {
-    fn run(&self) -> Result<Vec<u8>, Error> {
+    /// The matrix of a job that stores codes.
+    fn coded(&self) -> Option<Matrix> {
+        let spec = &self.planned.spec;
+        let role = if spec.role == Role::TokenEmbd { Role::Output } else { spec.role };
+        spec.encodings().any(|e| e.trellis_bits().is_some()).then_some((spec.layer, role))
+    }
+
+    fn run(&self, factors: &Factors) -> Result<Vec<u8>, Error> {
         match &self.planned.body {
             Body::Turns(turns) => Ok(turns.iter().flat_map(|t| t.to_le_bytes()).collect()),
             Body::Rows { blocks, inputs } => {
-                encode(&self.planned.spec, *inputs, &blocks[self.blocks.clone()])
+                let factor = self.coded().and_then(|matrix| factors.get(&matrix));
+                encode(&self.planned.spec, *inputs, &blocks[self.blocks.clone()], factor)
             }
         }
+    }
+}
+
+/// The factors that are in memory.
+struct Calibration<'a> {
+    source: Option<&'a mut dyn Calibrate>,
+    factors: Factors,
+    /// Number of layers whose factors were provided.
+    layers: usize,
+}
+
+impl<'a> Calibration<'a> {
+    fn new(source: Option<&'a mut dyn Calibrate>) -> Self {
+        Self { source, factors: Factors::new(), layers: 0 }
+    }
+
+    /// Gets the factor of the output matrix, if any of the jobs stores it as codes: with the embeddings, it can
+    /// come before all layers.
+    fn begin(&mut self, jobs: &[Job]) -> Result<(), Error> {
+        let output = (None, Role::Output);
+        let Some(source) = &mut self.source else { return Ok(()) };
+        if jobs.iter().any(|job| job.coded() == Some(output)) {
+            let factor = source.output().map_err(Error::Calibration)?;
+            self.factors.extend(factor.map(|factor| (output, factor)));
+        }
+        Ok(())
+    }
+
+    /// Gets factors for the first of the jobs. Returns the number of jobs that need no others.
+    fn prepare(&mut self, jobs: &[Job]) -> Result<usize, Error> {
+        let Some(source) = &mut self.source else { return Ok(jobs.len()) };
+        let layer =
+            |job: &Job| job.coded().and_then(|(layer, _)| layer).map_or(0, |l| l as usize + 1);
+        while jobs.first().is_some_and(|job| layer(job) > self.layers) {
+            self.factors.retain(|(layer, _), _| layer.is_none());
+            let (layers, factors) = source.next_layers().map_err(Error::Calibration)?;
+            self.factors.extend(factors);
+            self.layers = layers.end;
+        }
+        Ok(jobs.iter().take_while(|job| layer(job) <= self.layers).count())
     }
 }
 
@@ -133,13 +188,14 @@ type Encoded = Receiver<Result<Vec<u8>, Error>>;
 fn workers<'scope>(
     scope: &'scope Scope<'scope, '_>,
     jobs: &'scope [Job],
+    factors: &'scope Factors,
     threads: usize,
 ) -> Vec<Encoded> {
     let start = |w: usize| {
         let (send, receive) = sync_channel(1);
         scope.spawn(move || {
             for job in jobs.iter().skip(w).step_by(threads) {
-                let result = job.run();
+                let result = job.run(factors);
                 let stop = result.is_err();
                 if send.send(result).is_err() || stop {
                     break;
@@ -151,13 +207,14 @@ fn workers<'scope>(
     (0..threads).map(start).collect()
 }
 
+/// Writes the results of jobs, `done` bytes after the first. Returns that number after them.
 fn write(
     writer: &mut Writer,
     jobs: &[Job],
     results: &[Encoded],
+    mut done: u64,
     report: &mut dyn FnMut(u64, &Planned),
-) -> Result<(), Error> {
-    let mut done = 0;
+) -> Result<u64, Error> {
     for (job, results) in jobs.iter().zip(results.iter().cycle()) {
         let bytes =
             results.recv().expect("a worker sends a result for each job up to its first error")?;
@@ -171,5 +228,5 @@ fn write(
         done += bytes.len() as u64;
         report(done, job.planned);
     }
-    Ok(())
+    Ok(done)
 }

@@ -10,6 +10,7 @@ use nanoinfer_format::{
     Config, Encoding, Experts, Generation, Kind, LINE, Quant, Role, RouterSoftmax, Staged,
     TensorSpec, Writer, schema,
 };
+use nanoinfer_kernels::Trellis;
 
 use crate::rope::{RopeSpec, Scaling};
 use crate::{Error, Progress};
@@ -29,6 +30,7 @@ pub struct Shape {
     tied_embeddings: bool,
     /// Experts per layer and experts per token; `d_ff` is then the width of one expert.
     experts: Option<[u32; 2]>,
+    quant: Quant,
 }
 
 #[rustfmt::skip]
@@ -38,12 +40,12 @@ const fn shape(
 ) -> Shape {
     Shape {
         name, n_layers, d_model, d_ff, n_heads, n_kv_heads, head_dim, vocab_size, tied_embeddings,
-        experts: None,
+        experts: None, quant: Quant::Q8,
     }
 }
 
 impl Shape {
-    /// All shapes, smallest first.
+    /// All shapes, smallest first, in 8 bits.
     pub const ALL: [Shape; 8] = [
         shape("tiny", 2, [128, 192], [4, 2], 32, 512, false),
         shape("tiny-moe", 2, [128, 64], [4, 2], 32, 512, false).of_experts([16, 4]),
@@ -69,10 +71,15 @@ impl Shape {
         Self { vocab_size: tokens, ..self }
     }
 
-    /// The config of this shape: 8-bit weights, unscaled RoPE.
+    /// The same shape in another precision, other than f32.
+    pub fn with_quant(self, quant: Quant) -> Self {
+        Self { quant, ..self }
+    }
+
+    /// The config of this shape, with unscaled RoPE.
     pub fn config(&self) -> Config {
         Config {
-            quant: Quant::Q8,
+            quant: self.quant,
             d_model: self.d_model,
             d_ff: self.d_ff,
             n_heads: self.n_heads,
@@ -127,7 +134,7 @@ impl Shape {
 
 /// The tensors of a model without biases.
 fn specs(c: &Config) -> Vec<(Kind, TensorSpec)> {
-    schema(c).map(|entry| (entry.kind, entry.spec(|_| Encoding::Q8Panel))).collect()
+    schema(c).map(|entry| (entry.kind, entry.spec(|role| c.quant.encoding(role)))).collect()
 }
 
 /// Writes a model of this shape, identical on every machine, to a temporary file in `folder`. The
@@ -165,23 +172,32 @@ pub fn build(
     Ok(writer.finish(&config, &Generation::default())?)
 }
 
-/// Random 8-bit panels, scaled so that outputs have about the same variance as inputs.
+/// Random panels, scaled so that outputs have about the same variance as inputs.
 fn panels(
     spec: &TensorSpec,
     noise: &mut Noise,
     write: &mut dyn FnMut(&[u8]) -> Result<(), nanoinfer_format::Error>,
 ) -> Result<(), Error> {
-    const SPREAD: f32 = 73.3; // standard deviation of uniform weights in -127…127
-    let scale = 1.0 / (SPREAD * (spec.stored[2] as f32).sqrt());
     let Some(layout) = spec.panels() else { return Ok(()) };
-    let mut panel = vec![0; layout.bytes() / layout.panels()];
-    let (scales, lines) = panel.split_at_mut(LINE);
-    scales.as_chunks_mut::<4>().0.fill(scale.to_le_bytes());
-    for _ in 0..layout.panels() {
-        noise.fill(lines);
-        write(&[&*scales, &*lines].concat())?;
+    for run in layout.runs(0..layout.panels()) {
+        let scale = 1.0 / (spread(run.encoding) * (spec.stored[2] as f32).sqrt());
+        let mut panel = vec![0; run.bytes.len() / run.panels.len()];
+        let (scales, lines) = panel.split_at_mut(LINE);
+        scales.as_chunks_mut::<4>().0.fill(scale.to_le_bytes());
+        for _ in run.panels {
+            noise.fill(lines);
+            write(&[&*scales, &*lines].concat())?;
+        }
     }
     Ok(())
+}
+
+/// Standard deviation of random weights in units of their row's scale.
+fn spread(encoding: Encoding) -> f32 {
+    let Some(bits) = encoding.trellis_bits() else { return 73.3 }; // uniform in -127…127
+    let levels = Trellis::of(bits).levels;
+    let squares: f32 = levels.iter().map(|&level| f32::from(level) * f32::from(level)).sum();
+    (squares / levels.len() as f32).sqrt()
 }
 
 /// xorshift64: random enough, and as fast as memory.
@@ -227,6 +243,7 @@ mod tests {
     fn a_synthetic_model_is_valid_and_is_deleted_afterwards() {
         for shape in &Shape::ALL[..2] {
             builds_and_is_deleted(shape);
+            builds_and_is_deleted(&shape.with_quant(Quant::Q4));
         }
     }
 

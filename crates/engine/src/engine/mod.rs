@@ -12,15 +12,17 @@ mod options;
 mod sequences;
 
 use std::fmt;
-use std::sync::Arc;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use nanoinfer_kernels::{Isa, Kernels};
 
 use crate::cancel::Canceller;
 use crate::memory::{Cache, KvType, Overflow, SeqId};
 use crate::pass::{
-    InputNeeds, Local, MAX_SPLIT, MAX_TOKENS, Pass, Profile, Run, Scratch, Slot, divide,
+    InputNeeds, Local, MAX_SPLIT, MAX_TOKENS, Observed, Part, Pass, Profile, Run, Scratch, Slot,
+    divide,
 };
 use crate::pool::{Buffers, Panicked, Pool};
 use crate::{Error, Model, available_memory};
@@ -245,9 +247,53 @@ impl Engine {
     /// cache is full, or all sequences of the batch were cancelled. The sequences are then unchanged,
     /// unless a worker panicked.
     pub fn forward(&mut self, batch: &[BatchToken]) -> Result<PassId, Error> {
+        self.forward_part(batch, Part::ALL)
+    }
+
+    /// Like [`Self::forward`], but runs only some layers, and shows `observer` the inputs of their 8-bit
+    /// matrices, in the order of the pass. Of experts, it sees those of gate and up, for all tokens,
+    /// whichever experts they have. The observer is called on one of the engine's threads, and the others
+    /// wait for it.
+    ///
+    /// `residual` is the residual stream of the batch, `[d_model/16][tokens][16]`, with `d_model` rounded up
+    /// to a multiple of 64: before the first of the layers, unless that is layer 0; afterwards, behind the last
+    /// of them, unless that is the model's last layer. Then logits are computed, and the inputs of the
+    /// output matrix are shown, for tokens that request it; in passes that end earlier, none may.
+    ///
+    /// # Errors
+    /// As for [`Self::forward`].
+    ///
+    /// # Panics
+    /// If `layers` are not layers of the model, `residual` does not have this size, or a token requests
+    /// logits of an inner layer.
+    pub fn forward_layers(
+        &mut self,
+        batch: &[BatchToken],
+        layers: Range<usize>,
+        residual: &mut [f32],
+        observer: &mut (dyn FnMut(&Observed<'_>) + Send),
+    ) -> Result<PassId, Error> {
+        let config = self.model.config();
+        let whole = layers.end == config.n_layers as usize;
+        assert!(layers.start < layers.end && layers.end <= config.n_layers as usize);
+        assert_eq!(residual.len(), batch.len() * config.d_model_padded());
+        assert!(whole || batch.iter().all(|t| !t.logits));
+        let observer = Mutex::new(observer);
+        let observe = |seen: &Observed<'_>| {
+            observer.lock().expect("a panic of the observer ends the pass")(seen);
+        };
+        let resumed = (layers.start > 0).then_some(&*residual);
+        let pass = self.forward_part(batch, Part { layers, resumed, observer: Some(&observe) })?;
+        if !whole {
+            residual.copy_from_slice(&self.scratch.x.get_mut()[..residual.len()]);
+        }
+        Ok(pass)
+    }
+
+    fn forward_part(&mut self, batch: &[BatchToken], part: Part<'_>) -> Result<PassId, Error> {
         self.check()?;
         self.check_batch(batch)?;
-        let prepared = self.prepare(batch).and_then(|()| self.pass());
+        let prepared = self.prepare(batch).and_then(|()| self.pass(part));
         match prepared {
             Ok(()) => {}
             Err(Error::Panicked { message }) => return Err(Error::Panicked { message }),
@@ -319,7 +365,7 @@ impl Engine {
     }
 
     /// Runs the batch in `slots`. Fails on cancellation or a panic.
-    fn pass(&mut self) -> Result<(), Error> {
+    fn pass(&mut self, part: Part<'_>) -> Result<(), Error> {
         if self.slots.is_empty() {
             return Ok(());
         }
@@ -339,6 +385,7 @@ impl Engine {
             ropes: &self.ropes,
             workers: self.pool.workers(),
             cancelled: &|| cancellers.iter().all(Canceller::is_cancelled),
+            part,
         };
         self.pool.run(&mut self.locals, |w, local| local.cancelled = pass.run(w, local))?;
         if self.locals[0].cancelled { Err(Error::Cancelled) } else { Ok(()) }

@@ -14,13 +14,22 @@ const _: () = {
     use nanoinfer_kernels as kernels;
     assert!(LANES == kernels::LANES && GROUP == kernels::GROUP);
     assert!(LINE == kernels::LINE && QUAD == kernels::QUAD);
-    // Both are linear, so two sizes suffice.
+    // All are linear, so two sizes suffice.
     let mut k = GROUP;
     while k <= 2 * GROUP {
         let (q8, f32) = (Encoding::Q8Panel.panel_bytes(k), Encoding::F32Panel.panel_bytes(k));
         assert!(matches!(q8, Some(bytes) if bytes == kernels::q8_panel_bytes(k)));
         let values = kernels::f32_panel_len(k);
         assert!(matches!(f32, Some(bytes) if bytes == values * size_of::<f32>()));
+        let trellis = [Encoding::Q2Panel, Encoding::Q3Panel, Encoding::Q4Panel, Encoding::Q5Panel];
+        let mut i = 0;
+        while i < trellis.len() {
+            let bytes = trellis[i].panel_bytes(k);
+            assert!(
+                matches!(bytes, Some(bytes) if bytes == kernels::trellis_panel_bytes(i + 2, k))
+            );
+            i += 1;
+        }
         k += GROUP;
     }
 };
@@ -289,6 +298,11 @@ impl Matrix {
     /// Whether any panel uses int8 activations.
     pub(crate) fn needs_int8(&self) -> bool {
         self.layout.takes(ActType::Int8)
+    }
+
+    /// Whether any panel is trellis-coded.
+    pub(crate) fn is_coded(&self) -> bool {
+        self.layout.is_coded()
     }
 
     /// Whether any panel uses f32 activations.

@@ -1,9 +1,9 @@
 //! The first step of a pass: embed tokens, and compute the RoPE angles of their positions.
 
-use nanoinfer_kernels::{GROUP, LANES, Rotate, pack, rope_table};
+use nanoinfer_kernels::{GROUP, LANES, Rotate, Trellis, pack, rope_table, trellis_values};
 
-use super::Pass;
 use super::scratch::Local;
+use super::{Pass, gather};
 use crate::model::weights::Panels;
 use crate::pool::{Columns, Worker};
 
@@ -23,12 +23,16 @@ impl Pass<'_> {
         for item in w.items(m) {
             let slot = self.slots[item.index()];
             let row = &mut local.row[..self.width()];
-            self.embedding(slot.token as usize, row);
-            row[c.d_model as usize..].fill(0.0); // rounding noise of the rotated padding
+            if let Some(resumed) = self.part.resumed {
+                gather(resumed, m, item.index(), 0, row);
+            } else {
+                self.embedding(slot.token as usize, row);
+                row[c.d_model as usize..].fill(0.0); // rounding noise of the rotated padding
+                row.iter_mut().for_each(|x| *x *= c.embedding_scale as f32);
+            }
             let mut columns = x.take(&item);
             for (panel, lanes) in row.chunks_exact(LANES).enumerate() {
-                let scaled = columns.row(panel).iter_mut().zip(lanes);
-                scaled.for_each(|(x, lane)| *x = lane * c.embedding_scale as f32);
+                columns.row(panel).copy_from_slice(lanes);
             }
             self.angles(slot.position, cos.take(&item), sin.take(&item));
             if let Some((cos, sin)) = &pinned {
@@ -54,6 +58,10 @@ impl Pass<'_> {
                 Panels::Q8(bytes) => {
                     pack::q8_row(bytes, r, row);
                     self.kernels.rotate(Rotate { x: row, block: GROUP }); // its own inverse
+                }
+                Panels::Trellis(bits, bytes) => {
+                    trellis_values(Trellis::of(bits), bytes, r, row);
+                    self.kernels.rotate(Rotate { x: row, block: GROUP });
                 }
                 Panels::F32(values) => pack::f32_row(values, r, row),
             }

@@ -57,7 +57,7 @@ impl Pass<'_> {
         let k = e.gate_up.k;
         let groups = config.d_ff_padded() / GROUP;
         let (needs, hidden) = (Needs::of(&e.gate_up), Needs::of(&e.down));
-        let Local { gate_up, act, inputs, routing: r, .. } = local;
+        let Local { gate_up, act, inputs, decoded, routing: r, .. } = local;
         let items = r.active.len() * groups;
         let split = self.scratch.experts.hidden.by_run(w, items, r.max_tokens(), hidden);
         let from = self.input(inputs, m).lines(w, needs);
@@ -72,7 +72,7 @@ impl Pass<'_> {
             let (gate_up, act) = (&mut gate_up[..2 * GROUP * a.n], &mut act[..GROUP * a.n]);
             let first = (a.expert * groups + group) * PANELS;
             let tokens = r.gathered.lines(needs).packed(0, a.n, k);
-            self.product(&e.gate_up, first..first + PANELS, &tokens, false, gate_up);
+            self.product(&e.gate_up, first..first + PANELS, &tokens, false, gate_up, decoded);
             let (activation, x) = (self.activation(), &*gate_up);
             self.kernels.activate(Activate { activation, gated: true, x, m: a.n, out: act });
             for to in split.take(&item).tile(0).forms(0) {
@@ -93,7 +93,7 @@ impl Pass<'_> {
         let k = e.down.k;
         let needs = Needs::of(&e.down);
         let panels = e.down.panels / config.n_experts as usize;
-        let Local { gate_up: y, routing: r, .. } = local;
+        let Local { gate_up: y, decoded, routing: r, .. } = local;
         r.gather_hidden(Input::shared(m, &self.scratch.experts.hidden).lines(w, needs), k);
         let chunk = panels_per_item(panels, self.workers, k).min(PANELS);
         let split = self.scratch.x.split(w, panels * m * LANES, chunk * m * LANES);
@@ -105,7 +105,7 @@ impl Pass<'_> {
                 let first = a.expert * panels + at;
                 let hidden = r.gathered.lines(needs).packed(a.row * k / GROUP, a.n, k);
                 let y = &mut y[..n * a.n * LANES];
-                self.product(&e.down, first..first + n, &hidden, false, y);
+                self.product(&e.down, first..first + n, &hidden, false, y, decoded);
                 let (tokens, weights) = r.tokens_of(*a);
                 self.kernels.add_weighted(AddWeighted { y, tokens, weights, m, out });
             }

@@ -8,12 +8,13 @@
 //! alternate steps and barriers, so the barriers of a pass can be counted by reading:
 //!
 //! - [`Local::end`] and [`Pass::agree`] are one barrier each;
+//! - [`Pass::observe_output`] is one if there is an observer;
 //! - [`Pass::end_packing`] is a barrier only if the workers packed inputs jointly, as for more than one
 //!   tile of tokens; never when decoding.
 //!
 //! The barrier after a layer's last step is in `run`.
 
-use nanoinfer_format::QkNorm;
+use nanoinfer_format::{QkNorm, Role};
 
 use super::Pass;
 use super::inputs::{Input, Needs};
@@ -31,11 +32,15 @@ impl Pass<'_> {
         if self.agree(w, local, Stage::Embed) {
             return true;
         }
-        for (index, layer) in self.weights.layers.iter().enumerate() {
+        let layers = &self.part.layers;
+        for (index, layer) in
+            self.weights.layers.iter().enumerate().take(layers.end).skip(layers.start)
+        {
             self.layer(w, local, layer, index);
             if self.agree(w, local, Stage::Down) {
                 return true;
             }
+            self.observe_down(w, layer, index);
         }
         if !self.requested.is_empty() {
             self.head(w, local);
@@ -64,7 +69,10 @@ impl Pass<'_> {
         let output = &layer.attn_output;
         self.pack_norm(w, local, layer.attn_norm.as_ref(), Needs::of(qkv));
         self.end_packing(w, local, m, Stage::Norm);
-        self.matmul(w, qkv, self.input(&local.inputs, m), Dest::Store(&self.scratch.qkv));
+        let Local { inputs, decoded, .. } = local;
+        let to = Dest::Store(&self.scratch.qkv);
+        self.matmul(w, qkv, self.input(inputs, m), to, decoded);
+        self.observe_inputs(w, local, (qkv, Role::AttnQkv, Some(index)));
         local.end(w, Stage::Qkv);
         if self.config.qk_norm == QkNorm::Full {
             self.norm_all_heads(w, local, layer);
@@ -81,15 +89,17 @@ impl Pass<'_> {
         self.pack_attention(w, local, index, Needs::of(output));
         self.end_packing(w, local, m, Stage::PackAttention);
         let norm = layer.attn_post_norm.as_ref();
-        self.matmul(w, output, self.input(&local.inputs, m), self.residual(norm));
+        let Local { inputs, decoded, .. } = local;
+        self.matmul(w, output, self.input(inputs, m), self.residual(norm), decoded);
         local.end(w, Stage::AttnOutput);
         if let Some(norm) = norm {
             self.add_normed(w, local, norm);
             local.end(w, Stage::AttnOutput);
         }
+        self.observe_output(w, local, layer, index);
         match &layer.ffn {
-            Ffn::Dense { gate_up, down } => self.dense(w, local, layer, [gate_up, down]),
-            Ffn::Experts(experts) => self.experts(w, local, layer, experts),
+            Ffn::Dense { gate_up, down } => self.dense(w, local, (layer, index), [gate_up, down]),
+            Ffn::Experts(experts) => self.experts(w, local, (layer, index), experts),
         }
     }
 
@@ -97,29 +107,39 @@ impl Pass<'_> {
         &self,
         w: &mut Worker<'_>,
         local: &mut Local,
-        layer: &Layer,
+        (layer, index): (&Layer, usize),
         [gate_up, down]: [&Matrix; 2],
     ) {
         let m = self.m();
         self.pack_norm(w, local, layer.ffn_norm.as_ref(), Needs::of(gate_up));
         self.end_packing(w, local, m, Stage::Norm);
         self.gate_up(w, local, gate_up, Needs::of(down));
+        self.observe_inputs(w, local, (gate_up, Role::FfnGateUp, Some(index)));
         local.end(w, Stage::GateUp);
         let norm = layer.ffn_post_norm.as_ref();
-        self.matmul(w, down, Input::shared(m, &self.scratch.hidden), self.residual(norm));
+        let (from, to) = (Input::shared(m, &self.scratch.hidden), self.residual(norm));
+        self.matmul(w, down, from, to, &mut local.decoded);
         if let Some(norm) = norm {
             local.end(w, Stage::Down);
             self.add_normed(w, local, norm);
         }
     }
 
-    fn experts(&self, w: &mut Worker<'_>, local: &mut Local, layer: &Layer, e: &ExpertMatrices) {
+    fn experts(
+        &self,
+        w: &mut Worker<'_>,
+        local: &mut Local,
+        (layer, index): (&Layer, usize),
+        e: &ExpertMatrices,
+    ) {
         let Some(config) = &self.config.experts else { return };
         let (m, scores) = (self.m(), &self.scratch.experts.scores);
         let needs = Needs::of(&e.router).or(Needs::of(&e.gate_up));
         self.pack_norm(w, local, layer.ffn_norm.as_ref(), needs);
         self.end_packing(w, local, m, Stage::Norm);
-        self.matmul(w, &e.router, self.input(&local.inputs, m), Dest::Store(scores));
+        let Local { inputs, decoded, .. } = local;
+        self.matmul(w, &e.router, self.input(inputs, m), Dest::Store(scores), decoded);
+        self.observe_inputs(w, local, (&e.gate_up, Role::FfnGateUpExperts, Some(index)));
         local.end(w, Stage::GateUp);
         self.route(w, local, config);
         self.experts_gate_up(w, local, e, config);
@@ -132,7 +152,10 @@ impl Pass<'_> {
         let (m, output) = (self.requested.len(), &self.weights.output);
         self.pack_requested(w, local);
         self.end_packing(w, local, m, Stage::Head);
-        self.matmul(w, output, self.input(&local.inputs, m), Dest::Logits(&self.scratch.logits));
+        let Local { inputs, decoded, .. } = local;
+        let to = Dest::Logits(&self.scratch.logits);
+        self.matmul(w, output, self.input(inputs, m), to, decoded);
+        self.observe_inputs(w, local, (output, Role::Output, None));
         local.end(w, Stage::Head);
     }
 }

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! forward    the order of the steps and the barriers between them: read this first
-//!   embed · norm · product · attend · experts      the steps: methods of `Pass`, defined here
+//!   embed · norm · product · attend · experts · observe      the steps: methods of `Pass`, defined here
 //! batch      the tokens of a pass, and the positions visible to each
 //! inputs     packed inputs of products             routing   tokens by expert
 //! scratch    every buffer, described once          limits    sizes that bound a pass
-//! profile    time per stage
+//! profile    time per stage                        part      part of the model to run, and its observer
 //! ```
 
 mod attend;
@@ -17,6 +17,8 @@ mod forward;
 mod inputs;
 mod limits;
 mod norm;
+mod observe;
+mod part;
 mod product;
 mod profile;
 mod routing;
@@ -34,6 +36,8 @@ use batch::Visible;
 pub(crate) use batch::{Run, Slot, divide};
 use inputs::{Input, OwnInputs, Rows, Tile};
 pub(crate) use limits::{MAX_SPLIT, MAX_TOKENS};
+pub use part::Observed;
+pub(crate) use part::Part;
 pub use profile::{Profile, Stage};
 pub(crate) use scratch::{InputNeeds, Local, Scratch, ScratchSizes};
 
@@ -59,6 +63,8 @@ pub(crate) struct Pass<'a> {
     pub workers: usize,
     /// Whether to abort; polled by worker 0 before each layer and after the last.
     pub cancelled: &'a (dyn Fn() -> bool + Sync),
+    /// The layers to run, and who observes them.
+    pub part: Part<'a>,
 }
 
 impl Pass<'_> {

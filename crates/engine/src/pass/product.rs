@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use nanoinfer_kernels::{Activate, GROUP, Gemm, GemmF32, LANES, Pack, SoftCap, TOKENS};
+use nanoinfer_kernels::{
+    Activate, GROUP, Gemm, GemmF32, GemmTrellis, LANES, Pack, SoftCap, TOKENS,
+};
 
 use super::Pass;
 use super::inputs::{Input, Needs, Packed, Rows};
@@ -26,8 +28,15 @@ impl Pass<'_> {
         norm.map_or(Dest::AddTo(&s.x), |_| Dest::Store(&s.delta))
     }
 
-    /// Computes a matrix product. An item is a run of panels.
-    pub(crate) fn matmul(&self, w: &Worker<'_>, matrix: &Matrix, from: Input<'_>, to: Dest<'_>) {
+    /// Computes a matrix product. An item is a run of panels. `decoded` is [`Local::decoded`].
+    pub(crate) fn matmul(
+        &self,
+        w: &Worker<'_>,
+        matrix: &Matrix,
+        from: Input<'_>,
+        to: Dest<'_>,
+        decoded: &mut [u8],
+    ) {
         let (out, add, logits) = match to {
             Dest::Store(out) => (out, false, false),
             Dest::AddTo(out) => (out, true, false),
@@ -41,7 +50,7 @@ impl Pass<'_> {
             let first = item.index() * chunk;
             let range = first..(first + chunk).min(matrix.panels);
             let out = split.take(&item).run();
-            self.product(matrix, range, &from, add, out);
+            self.product(matrix, range, &from, add, out, decoded);
             if logits {
                 self.cap_logits(out);
             }
@@ -56,7 +65,7 @@ impl Pass<'_> {
     }
 
     /// Multiplies panels of a matrix by packed inputs, in the form that each run requires, and stores the
-    /// result in `out` or adds it: `[panels][m][16]`.
+    /// result in `out` or adds it: `[panels][m][16]`. `decoded` is [`Local::decoded`].
     pub(crate) fn product(
         &self,
         matrix: &Matrix,
@@ -64,6 +73,7 @@ impl Pass<'_> {
         from: &Packed<'_>,
         add: bool,
         out: &mut [f32],
+        decoded: &mut [u8],
     ) {
         let k = matrix.k;
         let first = panels.start;
@@ -74,6 +84,20 @@ impl Pass<'_> {
             match panels {
                 Panels::Q8(w) => {
                     self.kernels.gemm_q8(Gemm { w, k, inputs: from.int8, bias, add, out });
+                }
+                Panels::Trellis(bits, w) => {
+                    let inputs = from.int8;
+                    let decoded = &mut *decoded;
+                    self.kernels.gemm_trellis(GemmTrellis {
+                        bits,
+                        w,
+                        k,
+                        inputs,
+                        bias,
+                        add,
+                        out,
+                        decoded,
+                    });
                 }
                 Panels::F32(w) => {
                     self.kernels.gemm_f32(GemmF32 { w, k, inputs: from.f32, bias, add, out });
@@ -89,12 +113,12 @@ impl Pass<'_> {
         let panels = self.config.ffn_inputs() * GROUP / LANES; // per item
         let groups = matrix.panels / panels;
         let split = self.scratch.hidden.by_group(w, Rows { m, k: groups * GROUP, needs });
-        let Local { gate_up, act, inputs, .. } = local;
+        let Local { gate_up, act, inputs, decoded, .. } = local;
         let (gate_up, act) = (&mut gate_up[..panels * LANES * m], &mut act[..GROUP * m]);
         let from = self.input(inputs, m).packed(w, matrix.k, Needs::of(matrix));
         for item in w.items(groups) {
             let first = item.index() * panels;
-            self.product(matrix, first..first + panels, &from, false, gate_up);
+            self.product(matrix, first..first + panels, &from, false, gate_up, decoded);
             self.kernels.activate(Activate {
                 activation: self.activation(),
                 gated: self.config.gated,

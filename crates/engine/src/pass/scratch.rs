@@ -3,32 +3,39 @@
 //! Activations are panel-major, `[width/16][m][16]`: sixteen outputs of one token form a cache line,
 //! the unit that a GEMM tile writes and the next norm reads.
 
-use nanoinfer_format::{Config, Quant};
-use nanoinfer_kernels::{AttendBlock, GROUP, Queries, QueriesMut, SPAN};
+use nanoinfer_format::{Config, Experts, Quant};
+use nanoinfer_kernels::{AttendBlock, GROUP, Queries, QueriesMut, SPAN, decoded_panel_bytes};
 
 use super::inputs::{Needs, OwnInputs, SharedInputs};
 use super::limits::{ATTENTION_RUN, MAX_SPLIT, MAX_TOKENS};
 use super::profile::{Profile, Stage};
 use super::routing::{ExpertScratch, Routing};
 use crate::memory::KvType;
-use crate::model::weights::{Ffn, Weights};
+use crate::model::weights::{Ffn, Matrix, Weights};
 use crate::pool::{Buffers, Shared, Worker};
 use crate::sample::DrawScratch;
 
-/// The forms of packed activations read by a model's matrices.
+/// What a model's matrices require: the forms of packed activations that they read, and the space to
+/// decode their panels.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct InputNeeds {
     stream: Needs, // of the residual stream and of attention
     hidden: Needs, // of the hidden layer
     expert_stream: Needs,
     expert_hidden: Needs,
+    /// Inputs of the widest trellis-coded matrix, 0 if there is none.
+    coded: usize,
 }
 
 impl InputNeeds {
     /// The needs of a model.
     pub(crate) fn of(weights: &Weights) -> Self {
         let mut all = Self { stream: Needs::of(&weights.output), ..Self::default() };
-        let add = |to: &mut Needs, matrix| *to = to.or(Needs::of(matrix));
+        let mut coded = coded_inputs(&weights.output);
+        let mut add = |to: &mut Needs, matrix| {
+            *to = to.or(Needs::of(matrix));
+            coded = coded.max(coded_inputs(matrix));
+        };
         for layer in &weights.layers {
             add(&mut all.stream, &layer.attn_qkv);
             add(&mut all.stream, &layer.attn_output);
@@ -45,7 +52,7 @@ impl InputNeeds {
                 }
             }
         }
-        all
+        Self { coded, ..all }
     }
 
     /// Whether any matrix is multiplied in 8 bits.
@@ -53,15 +60,29 @@ impl InputNeeds {
         [self.stream, self.hidden, self.expert_stream, self.expert_hidden].iter().any(|n| n.int8)
     }
 
-    /// The needs of a model known only by its config, uniformly encoded except for the router.
+    /// The needs of a model known only by its config, encoded as `convert` does.
     pub(crate) fn uniform(c: &Config) -> Self {
-        let needs = Needs { int8: c.quant == Quant::Q8, f32: c.quant == Quant::F32 };
+        let int8 = c.quant != Quant::F32;
+        let needs = Needs { int8, f32: !int8 };
         let router = Needs { int8: false, f32: c.experts.is_some() };
         let dense = (0..c.n_layers as usize).any(|layer| c.experts_of(layer).is_none());
         let hidden = if dense { needs } else { Needs::default() };
         let experts = if c.experts.is_some() { needs } else { Needs::default() };
-        Self { stream: needs.or(router), hidden, expert_stream: experts, expert_hidden: experts }
+        let hidden_inputs = c.experts.as_ref().map_or(0, Experts::d_ff_padded).max(c.d_ff_padded());
+        let widest = c.d_model_padded().max(c.attn_out_inputs()).max(hidden_inputs);
+        let coded = if int8 && c.quant != Quant::Q8 { widest } else { 0 };
+        Self {
+            stream: needs.or(router),
+            hidden,
+            expert_stream: experts,
+            expert_hidden: experts,
+            coded,
+        }
     }
+}
+
+fn coded_inputs(matrix: &Matrix) -> usize {
+    if matrix.is_coded() { matrix.k } else { 0 }
 }
 
 /// Buffers shared by all workers.
@@ -98,6 +119,7 @@ pub(crate) struct Local {
     pub spans: Vec<f32>,   // the same, for the span in progress
     pub queries: QueryBuffers,
     pub pinned_queries: QueryBuffers, // the same queries, for pinned positions
+    pub decoded: Vec<u8>,             // a trellis-coded panel, see `kernels::GemmTrellis`
     pub inputs: OwnInputs,            // of QKV, O, gate/up and the head, for up to 16 tokens
     pub routing: Routing,
     pub drawing: DrawScratch,
@@ -220,6 +242,7 @@ impl Local {
             spans: b.own(states),
             queries: QueryBuffers::new(b, kv, queries, head),
             pinned_queries: QueryBuffers::new(b, kv, queries, head),
+            decoded: b.own(if needs.coded > 0 { decoded_panel_bytes(needs.coded) } else { 0 }),
             inputs: OwnInputs::new(b, needs.stream, width),
             routing: Routing::new(b, c, experts),
             drawing: DrawScratch::new(b, c.vocab_size as usize),

@@ -365,7 +365,7 @@ impl Worker<'_> {
     }
 
     /// The worker's index in the pool.
-    pub(super) fn index(&self) -> usize {
+    pub(crate) fn index(&self) -> usize {
         self.index
     }
 

@@ -46,6 +46,7 @@ macro_rules! lanes {
 impl<const VNNI: bool> Simd for Avx<VNNI> {
     type F = F;
     type I = I;
+    type Mask = F;
     /// Signed weights and their magnitudes; with VNNI, the stored bytes twice.
     type Line = [(__m256i, __m256i); 2];
     const TILE: usize = if VNNI { 6 } else { 4 };
@@ -133,6 +134,24 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
             let half = |y, x, limit| _mm256_and_ps(y, _mm256_cmp_ps::<_CMP_GE_OQ>(x, limit));
             [half(y[0], x[0], limit[0]), half(y[1], x[1], limit[1])]
         }
+    }
+    #[inline(always)]
+    fn less(self, a: F, b: F) -> F {
+        // SAFETY: `self` proves the CPU feature.
+        unsafe {
+            let less = |a, b| _mm256_cmp_ps::<_CMP_LT_OQ>(a, b);
+            [less(a[0], b[0]), less(a[1], b[1])]
+        }
+    }
+    #[inline(always)]
+    fn select(self, mask: F, a: F, b: F) -> F {
+        lanes!(_mm256_blendv_ps, b, a, mask)
+    }
+    #[inline(always)]
+    fn mask_bits(self, mask: F) -> u16 {
+        // SAFETY: `self` proves the CPU feature.
+        let half = |mask| unsafe { _mm256_movemask_ps(mask) };
+        (half(mask[0]) | half(mask[1]) << 8) as u16
     }
     #[inline(always)]
     fn swap<const H: usize>(self, a: F) -> F {

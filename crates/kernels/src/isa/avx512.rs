@@ -12,16 +12,19 @@ use crate::isa::tile_loop::{Tile, TileLoop};
 use crate::isa::{AHEAD, Simd, amx, vnni};
 use crate::layout::{LANES, Lanes, QUAD, TOKENS, WeightLine};
 
-/// Proof that the CPU has AVX-512 F, BW, VL, DQ and VNNI, and that AMX int8 is enabled if `MATRIX`.
+/// Proof that the CPU has AVX-512 F, BW, VL, DQ and VNNI, also VBMI and GFNI if `VBMI`, and that AMX int8
+/// is enabled if `MATRIX`.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512<const MATRIX: bool>(());
+pub(crate) struct Avx512<const VBMI: bool, const MATRIX: bool>(());
 
 /// AVX-512 with VNNI.
-pub(crate) type Avx512Vnni = Avx512<false>;
-/// AVX-512 with VNNI and AMX.
-pub(crate) type Amx = Avx512<true>;
+pub(crate) type Avx512Vnni = Avx512<false, false>;
+/// AVX-512 with VNNI, VBMI and GFNI.
+pub(crate) type Avx512Vbmi = Avx512<true, false>;
+/// The same with AMX.
+pub(crate) type Amx = Avx512<true, true>;
 
-impl<const MATRIX: bool> Avx512<MATRIX> {
+impl<const VBMI: bool, const MATRIX: bool> Avx512<VBMI, MATRIX> {
     /// # Safety
     /// The CPU must have these features; for `MATRIX`, [`amx::enable`] must have returned true.
     #[inline(always)]
@@ -38,9 +41,10 @@ macro_rules! op {
     };
 }
 
-impl<const MATRIX: bool> Simd for Avx512<MATRIX> {
+impl<const VBMI: bool, const MATRIX: bool> Simd for Avx512<VBMI, MATRIX> {
     type F = __m512;
     type I = __m512i;
+    type Mask = __mmask16;
     type Line = __m512i;
     const TILE: usize = 8;
     const QUERIES: usize = 12;
@@ -115,6 +119,18 @@ impl<const MATRIX: bool> Simd for Avx512<MATRIX> {
         op!(_mm512_maskz_mov_ps(keep, y))
     }
     #[inline(always)]
+    fn less(self, a: __m512, b: __m512) -> __mmask16 {
+        op!(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b))
+    }
+    #[inline(always)]
+    fn select(self, mask: __mmask16, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_mask_blend_ps(mask, b, a))
+    }
+    #[inline(always)]
+    fn mask_bits(self, mask: __mmask16) -> u16 {
+        mask
+    }
+    #[inline(always)]
     fn swap<const H: usize>(self, a: __m512) -> __m512 {
         match H {
             8 => op!(_mm512_shuffle_f32x4::<0b01_00_11_10>(a, a)),
@@ -184,7 +200,7 @@ impl<const MATRIX: bool> Simd for Avx512<MATRIX> {
     }
 }
 
-impl TileLoop for Avx512Vnni {
+impl<const VBMI: bool> TileLoop for Avx512<VBMI, false> {
     #[inline(always)]
     fn tile(self, tile: Tile<'_>, sums: &mut [Lanes; TOKENS]) {
         // SAFETY: `self` proves the CPU features.

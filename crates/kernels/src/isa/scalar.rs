@@ -3,6 +3,7 @@
 
 use crate::fma::fma;
 use crate::isa::Simd;
+use crate::isa::codes::{Codes, LevelTable};
 use crate::layout::{LANES, LINE, Lanes, QUAD, WeightLine};
 
 #[derive(Clone, Copy)]
@@ -28,6 +29,7 @@ fn zip(a: F, b: F, f: impl Fn(f32, f32) -> f32) -> F {
 impl Simd for Scalar {
     type F = F;
     type I = I;
+    type Mask = [bool; LANES];
     type Line = [i8; LINE];
     const TILE: usize = 4;
     const QUERIES: usize = Self::TILE;
@@ -95,6 +97,18 @@ impl Simd for Scalar {
         zip(y, x, |y, x| if x >= limit { y } else { 0.0 })
     }
     #[inline(always)]
+    fn less(self, a: F, b: F) -> [bool; LANES] {
+        std::array::from_fn(|i| a[i] < b[i])
+    }
+    #[inline(always)]
+    fn select(self, mask: [bool; LANES], a: F, b: F) -> F {
+        std::array::from_fn(|i| if mask[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn mask_bits(self, mask: [bool; LANES]) -> u16 {
+        (0..LANES).fold(0, |bits, i| bits | u16::from(mask[i]) << i)
+    }
+    #[inline(always)]
     fn swap<const H: usize>(self, a: F) -> F {
         std::array::from_fn(|i| a[i ^ H])
     }
@@ -135,6 +149,68 @@ impl Simd for Scalar {
     #[inline(always)]
     fn load_i32(self, x: &[i32; LANES]) -> I {
         *x
+    }
+}
+
+impl Codes for Scalar {
+    type Bytes = WeightLine;
+    type Levels = LevelTable;
+    const FUSED: usize = 0;
+
+    #[inline(always)]
+    fn zeros(self) -> WeightLine {
+        [0; LINE]
+    }
+    #[inline(always)]
+    fn bytes(self, line: &WeightLine) -> WeightLine {
+        *line
+    }
+    #[inline(always)]
+    fn xor(self, a: WeightLine, b: WeightLine) -> WeightLine {
+        std::array::from_fn(|i| a[i] ^ b[i])
+    }
+    #[inline(always)]
+    fn xor_where(self, mask: u8, a: WeightLine, b: WeightLine) -> WeightLine {
+        std::array::from_fn(|i| a[i] ^ b[i] & mask)
+    }
+    #[inline(always)]
+    fn merge(self, mask: u8, a: WeightLine, b: WeightLine) -> WeightLine {
+        std::array::from_fn(|i| a[i] & mask | b[i] & !mask)
+    }
+    #[inline(always)]
+    fn shl<const N: u32>(self, a: WeightLine) -> WeightLine {
+        a.map(|a| a << N)
+    }
+    #[inline(always)]
+    fn shr<const N: u32>(self, a: WeightLine) -> WeightLine {
+        a.map(|a| a >> N)
+    }
+    #[inline(always)]
+    fn levels(self, table: &LevelTable) -> LevelTable {
+        *table
+    }
+    #[inline(always)]
+    fn weights(self, levels: LevelTable, index: WeightLine) -> [i8; LINE] {
+        index.map(|i| levels[usize::from(i & 15)])
+    }
+    #[inline(always)]
+    fn nibble_weights<const HIGH: bool>(
+        self,
+        levels: LevelTable,
+        v: WeightLine,
+        b2: WeightLine,
+    ) -> [i8; LINE] {
+        let shift = if HIGH { 4 } else { 0 };
+        let index = |i: usize| v[i] >> shift & 15 | (b2[i] >> shift & 1) << 4;
+        std::array::from_fn(|i| levels[usize::from(index(i))])
+    }
+    #[inline(always)]
+    fn pair_weights(self, levels: LevelTable, c: WeightLine, pairs: WeightLine) -> [i8; LINE] {
+        std::array::from_fn(|i| levels[usize::from(c[i] & 0x0f | pairs[i] & 0x30)])
+    }
+    #[inline(always)]
+    fn store_line(self, line: [i8; LINE], to: &mut WeightLine) {
+        *to = line.map(|q| q as u8 ^ 0x80);
     }
 }
 

@@ -2,26 +2,29 @@
 
 use nanoinfer_format::{Encoding, LANES, TensorSpec};
 use nanoinfer_kernels::pack::{f32_panel, hadamard, q8_panel};
+use nanoinfer_kernels::{Kernels, Trellis, trellis_panel, trellis_panel_bytes};
 
 use super::layout::{Block, Inputs};
 use crate::Error;
+use crate::quantize::{Factor, RowQuantizer};
 use crate::source::TensorSource;
 
 /// Far above any trained weight; larger values could overflow the sums of a rotation.
 const MAX_WEIGHT: f32 = 1.2676506e30; // 2^100
 
-/// The stored bytes of consecutive blocks of one tensor.
+/// The stored bytes of consecutive blocks of one tensor. Codes are chosen by `factor`, if there is one.
 pub(crate) fn encode(
     spec: &TensorSpec,
     inputs: Inputs,
     blocks: &[Block],
+    factor: Option<&Factor>,
 ) -> Result<Vec<u8>, Error> {
-    let mut out = Vec::new();
+    let mut store = Store { kernels: &Kernels::best(), factor, quantizer: None, out: Vec::new() };
     for block in blocks {
         let rows = prepare(spec, inputs, block)?;
-        store(block.encoding, &rows, inputs.stored, &mut out);
+        store.add(block.encoding, &rows, inputs.stored);
     }
-    Ok(out)
+    Ok(store.out)
 }
 
 /// The values that the stored rows of a block represent: padded and rotated, not yet quantized.
@@ -86,18 +89,47 @@ fn rotate_rows(rows: &mut [f32], k: usize, block: usize) {
     }
 }
 
-fn store(encoding: Encoding, rows: &[f32], k: usize, out: &mut Vec<u8>) {
-    let Some(len) = encoding.panel_bytes(k) else {
-        out.extend(rows.iter().flat_map(|w| w.to_le_bytes()));
-        return;
-    };
-    for panel in rows.chunks_exact(LANES * k) {
-        let at = out.len();
-        out.resize(at + len, 0);
-        match encoding {
-            Encoding::Q8Panel => q8_panel(panel, k, &mut out[at..]),
-            Encoding::F32Panel => f32_panel(panel, k, &mut out[at..]),
-            Encoding::F32 | Encoding::U64 => {} // not panels: `panel_bytes` is None
+/// Stores rows of one tensor.
+struct Store<'k> {
+    kernels: &'k Kernels,
+    factor: Option<&'k Factor>,
+    /// The quantizer last used, and the bits of its trellis.
+    quantizer: Option<(u8, RowQuantizer<'k>)>,
+    out: Vec<u8>,
+}
+
+impl Store<'_> {
+    fn add(&mut self, encoding: Encoding, rows: &[f32], k: usize) {
+        let Some(len) = encoding.panel_bytes(k) else {
+            self.out.extend(rows.iter().flat_map(|w| w.to_le_bytes()));
+            return;
+        };
+        let at = self.out.len();
+        self.out.resize(at + rows.len() / (LANES * k) * len, 0);
+        if let Some(bits) = encoding.trellis_bits() {
+            return self.add_coded(Trellis::of(bits), rows, k, at);
+        }
+        let panels = self.out[at..].chunks_exact_mut(len);
+        for (panel, out) in rows.chunks_exact(LANES * k).zip(panels) {
+            match encoding {
+                Encoding::Q8Panel => q8_panel(panel, k, out),
+                _ => f32_panel(panel, k, out),
+            }
+        }
+    }
+
+    fn add_coded(&mut self, trellis: &'static Trellis, rows: &[f32], k: usize, at: usize) {
+        if self.quantizer.as_ref().is_none_or(|(bits, _)| *bits != trellis.bits) {
+            let quantizer = RowQuantizer::new(self.kernels, trellis, k, self.factor);
+            self.quantizer = Some((trellis.bits, quantizer));
+        }
+        let Some((_, quantizer)) = &mut self.quantizer else { return };
+        let quantized = quantizer.quantize(rows);
+        let len = trellis_panel_bytes(trellis.bits.into(), k);
+        let codes = quantized.codes.chunks_exact(LANES * k);
+        let panels = codes.zip(quantized.scales.as_chunks().0);
+        for ((codes, scales), out) in panels.zip(self.out[at..].chunks_exact_mut(len)) {
+            trellis_panel(trellis, codes, scales, out);
         }
     }
 }

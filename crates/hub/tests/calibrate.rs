@@ -1,0 +1,52 @@
+//! Conversions with calibration, from source to file.
+
+use std::path::{Path, PathBuf};
+
+use nanoinfer_hub::calibrate::OwnText;
+use nanoinfer_hub::{ConvertOptions, ModelRef, Quant, Status, Store};
+
+fn tiny(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny").join(name)
+}
+
+/// The bytes of a converted model, and the messages.
+fn convert(name: &str, quant: Quant, calibrate: Option<OwnText>) -> (Vec<u8>, Vec<String>) {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("model.nano");
+    let mut options = ConvertOptions::new(quant);
+    options.calibrate = calibrate;
+    let mut messages = Vec::new();
+    let mut status = |status: Status<'_>| {
+        if let Status::Message(message) = status {
+            messages.push(message.to_owned());
+        }
+    };
+    let model = ModelRef::parse(tiny(name).to_str().unwrap()).unwrap();
+    let store = Store::at(folder.path().join("cache"));
+    store.convert(&model, &out, &options, None, &mut status).unwrap();
+    let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|f| f.unwrap()).collect();
+    assert!(files.iter().all(|f| !f.file_name().to_str().unwrap().contains("tmp")), "{files:?}");
+    (std::fs::read(&out).unwrap(), messages)
+}
+
+#[test]
+fn a_calibrated_file_differs_only_by_its_text_and_seed() {
+    let text = |seed| Some(OwnText { texts: 2, seed });
+    // Tied embeddings, an output matrix of its own, experts.
+    for name in ["llama-gqa", "qwen2-bias", "mixtral-experts"] {
+        let (calibrated, messages) = convert(name, Quant::Q4, text(0));
+        assert!(messages.iter().any(|m| m.contains("calibrating")), "{messages:?}");
+        assert!(calibrated == convert(name, Quant::Q4, text(0)).0, "{name}");
+        let (plain, messages) = convert(name, Quant::Q4, None);
+        assert!(!messages.iter().any(|m| m.contains("calibra")), "{messages:?}");
+        assert_eq!(calibrated.len(), plain.len(), "{name}");
+        assert!(calibrated != plain && calibrated != convert(name, Quant::Q4, text(1)).0, "{name}");
+    }
+}
+
+#[test]
+fn eight_bits_need_no_calibration() {
+    let (calibrated, messages) = convert("llama-gqa", Quant::Q8, Some(OwnText::default()));
+    assert!(!messages.iter().any(|m| m.contains("calibra")), "{messages:?}");
+    assert!(calibrated == convert("llama-gqa", Quant::Q8, None).0);
+}

@@ -1,0 +1,312 @@
+//! The product of trellis-coded panels (see `trellis.rs`) and quantized inputs.
+//!
+//! Decoding yields lines of a Q8 panel, so the sums are those of `gemm.rs`, bit for bit. A few tokens
+//! use each line as it is decoded, without storing it; for more, `decoded.rs` decodes whole panels.
+
+use crate::gemm::{Epilogue, scales_line};
+use crate::inputs::{QuantizedInputs, packed_rows};
+use crate::isa::codes::{Codes, LevelTable};
+use crate::layout::{
+    GROUP, GROUP_LINES, LANES, LINE, Lanes, QUAD, TokenLine, WeightLine, q8_panel_bytes,
+};
+use crate::trellis::{BLOCK_INPUTS, BLOCK_LINES, Trellis, trellis_panel_bytes};
+
+/// Arguments of `gemm_trellis`, which multiplies consecutive trellis-coded panels by all tokens.
+#[derive(Debug)]
+pub struct GemmTrellis<'a> {
+    /// Bits per weight, 2 to 5.
+    pub bits: u8,
+    /// Panels, `[p][16 f32 scales, k/32 blocks]`.
+    pub w: &'a [u8],
+    /// Stored inputs per row, a multiple of 64.
+    pub k: usize,
+    /// The packed inputs.
+    pub inputs: QuantizedInputs<'a>,
+    /// One value per row, or empty if there is no bias.
+    pub bias: &'a [f32],
+    /// Whether to add to `out` (a residual) instead of overwriting it.
+    pub add: bool,
+    /// `[p][m][16]`
+    pub out: &'a mut [f32],
+    /// Space for a decoded panel, at least [`decoded_panel_bytes`].
+    pub decoded: &'a mut [u8],
+}
+
+/// Bytes needed to decode a panel of `k` inputs: a Q8 panel, wherever the next cache line begins.
+pub const fn decoded_panel_bytes(k: usize) -> usize {
+    q8_panel_bytes(k) + LINE
+}
+
+impl GemmTrellis<'_> {
+    pub(crate) fn check(&self) {
+        assert!((2..=5).contains(&self.bits));
+        assert!(self.k > 0 && self.k.is_multiple_of(GROUP) && self.inputs.m > 0);
+        let panel = trellis_panel_bytes(self.bits.into(), self.k);
+        let panels = self.w.len() / panel;
+        assert_eq!(self.w.len(), panels * panel);
+        assert_eq!(self.out.len(), panels * self.inputs.m * LANES);
+        assert!(self.bias.is_empty() || self.bias.len() == panels * LANES);
+        let lines = packed_rows(self.inputs.m) * self.k / GROUP;
+        assert_eq!(self.inputs.q.len(), GROUP * lines);
+        assert!(self.inputs.scales.len() == lines && self.inputs.sums.len() == lines);
+        assert!(self.decoded.len() >= decoded_panel_bytes(self.k));
+    }
+}
+
+/// The levels of each code by the indices that [`Block::line`] computes.
+const LEVELS: [LevelTable; 4] = {
+    let mut tables = [[0; 64]; 4];
+    let mut n = 0;
+    while n < 4 {
+        let t = &Trellis::ALL[n];
+        // The steps below implement this code only.
+        assert!(t.bits as usize == n + 2 && t.states == 16);
+        assert!(t.low_taps == 0b0010 && t.high_taps == 0b1001);
+        let (mut i, last) = (0, t.levels.len() - 1);
+        while i < 64 {
+            assert!(t.levels[i & last] == -t.levels[last - (i & last)]);
+            let level = match t.bits {
+                4 => 2 * (i & 15) + (i >> 4 & 1),
+                5 => 4 * (i & 15) + (i >> 4),
+                _ => i & last,
+            };
+            tables[n][i] = t.levels[level];
+            i += 1;
+        }
+        n += 1;
+    }
+    tables
+};
+
+/// What a block depends on: of q4, its predecessor's lines, otherwise its predecessor's first line.
+type Before<S> = [<S as Codes>::Bytes; 4];
+
+/// A block of 32 inputs of a panel.
+struct Block<S: Codes, const BITS: usize> {
+    lines: [S::Bytes; BITS],
+    before: Before<S>,
+    /// See [`Codes::pairs`]; unused for q4.
+    pairs: [S::Bytes; 2],
+}
+
+impl<S: Codes, const BITS: usize> Block<S, BITS> {
+    /// Loads a block and replaces `before` for the next.
+    #[inline(always)]
+    fn load(s: S, from: &[WeightLine; BITS], before: &mut Before<S>) -> Self {
+        let mut lines = [s.zeros(); BITS];
+        for i in 0..BITS {
+            s.prefetch_ahead(&from[i]);
+            lines[i] = s.bytes(&from[i]);
+        }
+        let mut block = Self { lines, before: *before, pairs: [s.zeros(); 2] };
+        if BITS == 4 {
+            before.copy_from_slice(&lines[..4]);
+        } else {
+            block.pairs = s.pairs(lines[0], before[0]);
+            before[0] = lines[0];
+        }
+        block
+    }
+
+    /// The weights of Q8 line `L`.
+    #[inline(always)]
+    fn line<const L: usize>(&self, s: S, levels: S::Levels) -> S::Line {
+        match BITS {
+            2 | 3 => s.weights(levels, self.index_2_or_3::<L>(s)),
+            4 => self.line_4::<L>(s, levels),
+            _ => self.line_5::<L>(s, levels),
+        }
+    }
+
+    /// The index of a level is 4c + its pair. With 2 bits, c has one bit and the next is arbitrary.
+    #[inline(always)]
+    fn index_2_or_3<const L: usize>(&self, s: S) -> S::Bytes {
+        let c = match (BITS, L % 2) {
+            (2, 0) => self.lines[1],
+            (2, _) => s.shr::<1>(self.lines[1]),
+            (_, h) => self.lines[1 + h],
+        };
+        let pairs = self.pairs[L % 2];
+        let index = match L / 2 % 2 {
+            0 => s.merge(0b0011_0011, pairs, s.shl::<2>(c)),
+            _ => s.merge(0b0011_0011, s.shr::<2>(pairs), c),
+        };
+        if L < BLOCK_LINES / 2 { index } else { s.shr::<4>(index) }
+    }
+
+    /// A nibble is 2c + b, and continues the strands of the same nibble of the lines before it.
+    #[inline(always)]
+    fn line_4<const L: usize>(&self, s: S, levels: S::Levels) -> S::Line {
+        let line = |back: usize| match (L / 2).checked_sub(back) {
+            Some(i) => self.lines[i],
+            None => self.before[4 + L / 2 - back],
+        };
+        let (v, v1, v2, v4) = (line(0), line(1), line(2), line(4));
+        let v = s.xor_where(0x11, v, s.xor(v1, v4));
+        match L % 2 {
+            0 => s.nibble_weights::<false>(levels, v, v2),
+            _ => s.nibble_weights::<true>(levels, v, v2),
+        }
+    }
+
+    /// A nibble is c.
+    #[inline(always)]
+    fn line_5<const L: usize>(&self, s: S, levels: S::Levels) -> S::Line {
+        let (c, pairs) = (self.lines[1 + L / 2], self.pairs[L % 2]);
+        let c = if L.is_multiple_of(2) { c } else { s.shr::<4>(c) };
+        let pairs = match L / 2 {
+            0 => s.shl::<4>(pairs),
+            1 => s.shl::<2>(pairs),
+            2 => pairs,
+            _ => s.shr::<2>(pairs),
+        };
+        s.pair_weights(levels, c, pairs)
+    }
+}
+
+/// Expands to `$f!(line);` for the lines of a block, with constants instead of a loop, so that every
+/// index is computed from constant positions.
+macro_rules! each_line {
+    ($f:ident) => {
+        $f!(0);
+        $f!(1);
+        $f!(2);
+        $f!(3);
+        $f!(4);
+        $f!(5);
+        $f!(6);
+        $f!(7);
+    };
+}
+
+/// Multiplies while decoding, for up to [`Codes::FUSED`] tokens.
+#[inline(always)]
+pub(crate) fn gemm_coded<S: Codes>(s: S, a: GemmTrellis<'_>) {
+    match a.bits {
+        2 => gemm::<S, 2>(s, a),
+        3 => gemm::<S, 3>(s, a),
+        4 => gemm::<S, 4>(s, a),
+        _ => gemm::<S, 5>(s, a),
+    }
+}
+
+#[inline(always)]
+fn gemm<S: Codes, const BITS: usize>(s: S, a: GemmTrellis<'_>) {
+    let GemmTrellis { w, k, inputs, bias, add, out, .. } = a;
+    let panels = w.chunks_exact(trellis_panel_bytes(BITS, k));
+    for (p, (w, out)) in panels.zip(out.chunks_exact_mut(inputs.m * LANES)).enumerate() {
+        let w: &[WeightLine] = w.as_chunks().0;
+        let row_scale = Some(&scales_line(&w[0]));
+        let epilogue = Epilogue { row_scale, bias: bias.as_chunks().0.get(p), add };
+        let (blocks, out) = (w[1..].as_chunks().0, out.as_chunks_mut().0);
+        match inputs.m {
+            1 => fused::<S, BITS, 1>(s, blocks, inputs, epilogue, out),
+            2 => fused::<S, BITS, 2>(s, blocks, inputs, epilogue, out),
+            3 => fused::<S, BITS, 3>(s, blocks, inputs, epilogue, out),
+            _ => fused::<S, BITS, 4>(s, blocks, inputs, epilogue, out),
+        }
+    }
+}
+
+/// Arguments of `decode_panel`, which turns a trellis-coded panel into a Q8 panel.
+#[derive(Debug)]
+pub(crate) struct DecodePanel<'a> {
+    /// Bits per weight, 2 to 5.
+    pub bits: u8,
+    /// The trellis-coded panel.
+    pub w: &'a [u8],
+    /// The Q8 panel.
+    pub out: &'a mut [u8],
+}
+
+impl DecodePanel<'_> {
+    pub(crate) fn check(&self) {
+        let k = (self.out.len() - LINE) / LANES;
+        assert!((2..=5).contains(&self.bits) && k.is_multiple_of(GROUP));
+        assert_eq!(self.w.len(), trellis_panel_bytes(self.bits.into(), k));
+        assert_eq!(self.out.len(), q8_panel_bytes(k));
+    }
+}
+
+#[inline(always)]
+pub(crate) fn decode_panel<S: Codes>(s: S, a: DecodePanel<'_>) {
+    match a.bits {
+        2 => decode::<S, 2>(s, a.w, a.out),
+        3 => decode::<S, 3>(s, a.w, a.out),
+        4 => decode::<S, 4>(s, a.w, a.out),
+        _ => decode::<S, 5>(s, a.w, a.out),
+    }
+}
+
+#[inline(always)]
+fn decode<S: Codes, const BITS: usize>(s: S, w: &[u8], to: &mut [u8]) {
+    let levels = s.levels(&LEVELS[BITS - 2]);
+    let (w, to): (&[WeightLine], _) = (w.as_chunks().0, to.as_chunks_mut::<LINE>().0);
+    to[0] = w[0];
+    let (blocks, _) = w[1..].as_chunks::<BITS>();
+    let mut before = [s.zeros(); 4];
+    for (block, to) in blocks.iter().zip(to[1..].as_chunks_mut::<BLOCK_LINES>().0) {
+        let block = Block::<S, BITS>::load(s, block, &mut before);
+        macro_rules! store {
+            ($l:literal) => {
+                s.store_line(block.line::<$l>(s, levels), &mut to[$l]);
+            };
+        }
+        each_line!(store);
+    }
+}
+
+/// One panel times `M` tokens, as in `gemm.rs`.
+#[inline(always)]
+fn fused<S: Codes, const BITS: usize, const M: usize>(
+    s: S,
+    blocks: &[[WeightLine; BITS]],
+    inputs: QuantizedInputs<'_>,
+    epilogue: Epilogue<'_>,
+    out: &mut [Lanes],
+) {
+    if M > S::FUSED {
+        unreachable!("`Kernels::gemm_trellis` decodes panels for this ISA and so many tokens");
+    }
+    let levels = s.levels(&LEVELS[BITS - 2]);
+    let (groups, _) = blocks.as_chunks::<{ GROUP / BLOCK_INPUTS }>();
+    let n = groups.len();
+    let x: &[[TokenLine; M]] = &inputs.q.as_chunks().0.as_chunks().0[..n];
+    let scales: &[[f32; M]] = &inputs.scales.as_chunks().0[..n];
+    let sums: &[[i32; M]] = &inputs.sums.as_chunks().0[..n];
+    let mut before = [s.zeros(); 4];
+    let mut c = [s.splat(0.0); M];
+    for g in 0..n {
+        let quads: [&[[i8; QUAD]; GROUP_LINES]; M] =
+            std::array::from_fn(|m| x[g][m].as_chunks().0.first_chunk().expect("a group"));
+        // A single token alternates between two accumulators, as in `gemm.rs`.
+        let (mut acc, mut odd) = ([s.seed(0); M], [s.seed(0); M]);
+        for m in 0..M {
+            acc[m] = s.seed(sums[g][m]);
+        }
+        for (i, block) in groups[g].iter().enumerate() {
+            let block = Block::<S, BITS>::load(s, block, &mut before);
+            macro_rules! dot {
+                ($l:literal) => {
+                    let line = block.line::<$l>(s, levels);
+                    for m in 0..M {
+                        let quad = &quads[m][BLOCK_LINES * i + $l];
+                        if M == 1 && $l % 2 == 1 {
+                            odd[m] = s.dot(odd[m], line, quad);
+                        } else {
+                            acc[m] = s.dot(acc[m], line, quad);
+                        }
+                    }
+                };
+            }
+            each_line!(dot);
+        }
+        if M == 1 {
+            acc[0] = s.add_i32(acc[0], odd[0]);
+        }
+        for m in 0..M {
+            c[m] = s.fma(s.to_f32(acc[m]), s.splat(scales[g][m]), c[m]);
+        }
+    }
+    epilogue.store(s, &c, out);
+}

@@ -1,0 +1,67 @@
+//! The extension of [`Simd`] that decodes trellis-coded weights, a line of 64 bytes at a time.
+
+use crate::isa::Simd;
+use crate::layout::WeightLine;
+
+/// Levels by index; a shorter table is repeated.
+pub(crate) type LevelTable = [i8; 64];
+
+/// Bitwise operations on lines of codes, and the lookup of levels. A mask is one byte, applied to every
+/// byte of a line.
+pub(crate) trait Codes: Simd {
+    /// 64 bytes.
+    type Bytes: Copy;
+    /// A table of levels in registers.
+    type Levels: Copy;
+
+    /// Maximum number of tokens that are multiplied while decoding; 0 if decoding is never fused.
+    const FUSED: usize = 4;
+
+    fn zeros(self) -> Self::Bytes;
+    fn bytes(self, line: &WeightLine) -> Self::Bytes;
+    fn xor(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// a ⊕ (b ∧ mask)
+    fn xor_where(self, mask: u8, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// `a` where the mask is 1, `b` where it is 0.
+    fn merge(self, mask: u8, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// Shifts each byte left by N = 1, 2 or 4. The N lowest bits of a byte are arbitrary.
+    fn shl<const N: u32>(self, a: Self::Bytes) -> Self::Bytes;
+    /// Shifts each byte right by N = 1, 2, 4 or 6. The N highest bits of a byte are arbitrary.
+    fn shr<const N: u32>(self, a: Self::Bytes) -> Self::Bytes;
+
+    fn levels(self, table: &LevelTable) -> Self::Levels;
+    /// The levels whose indices are the low nibbles.
+    fn weights(self, levels: Self::Levels, index: Self::Bytes) -> Self::Line;
+    /// The levels with index n + 16b, where n is the low nibble of a byte of `v`, or the high one if
+    /// `HIGH`, and b the lowest bit of the same nibble of `b2`.
+    fn nibble_weights<const HIGH: bool>(
+        self,
+        levels: Self::Levels,
+        v: Self::Bytes,
+        b2: Self::Bytes,
+    ) -> Self::Line;
+    /// The levels with index c + 16j, where c is the low nibble of a byte of `c`, and j bits 4 and 5 of the
+    /// byte of `pairs`. The level with index 63 - i is the negative of that with index i.
+    fn pair_weights(self, levels: Self::Levels, c: Self::Bytes, pairs: Self::Bytes) -> Self::Line;
+    /// The bytes that [`Simd::line`] would load as these weights.
+    fn store_line(self, line: Self::Line, to: &mut WeightLine);
+
+    /// The two low bits of the level indices of a block, see [`pairs`].
+    #[inline(always)]
+    fn pairs(self, b: Self::Bytes, before: Self::Bytes) -> [Self::Bytes; 2] {
+        pairs(self, b, before)
+    }
+}
+
+/// The two low bits of the level indices of a block, from the bits `b` of its eight lines and those of
+/// the block before: bits 2f and 2f+1 of word `h` belong to line 2f+h. They are b₂ and b ⊕ b₁ ⊕ b₄. A
+/// strand has every other line, so bₙ of line `l` is bit `l - 2n`.
+#[inline(always)]
+pub(crate) fn pairs<S: Codes>(s: S, b: S::Bytes, before: S::Bytes) -> [S::Bytes; 2] {
+    let b1 = s.merge(0b1111_1100, s.shl::<2>(b), s.shr::<6>(before));
+    let b2 = s.merge(0b1111_0000, s.shl::<4>(b), s.shr::<4>(before));
+    let high = s.xor(s.xor(b, before), b1);
+    let even = s.merge(0b0101_0101, b2, s.shl::<1>(high));
+    let odd = s.merge(0b1010_1010, high, s.shr::<1>(b2));
+    [even, odd]
+}
