@@ -85,7 +85,7 @@ type Before<S> = [<S as Codes>::Bytes; 4];
 struct Block<S: Codes, const BITS: usize> {
     lines: [S::Bytes; BITS],
     before: Before<S>,
-    /// See [`Codes::pairs`]; unused for q4.
+    /// See [`Codes::pairs`] and, for q5, [`Codes::fine_pairs`]; unused for q4.
     pairs: [S::Bytes; 2],
 }
 
@@ -99,10 +99,12 @@ impl<S: Codes, const BITS: usize> Block<S, BITS> {
             lines[i] = s.bytes(&from[i]);
         }
         let mut block = Self { lines, before: *before, pairs: [s.zeros(); 2] };
-        if BITS == 4 {
-            before.copy_from_slice(&lines[..4]);
-        } else {
-            block.pairs = s.pairs(lines[0], before[0]);
+        match BITS {
+            4 => before.copy_from_slice(&lines[..4]),
+            5 => block.pairs = s.fine_pairs(lines[0], before[0]),
+            _ => block.pairs = s.pairs(lines[0], before[0]),
+        }
+        if BITS != 4 {
             before[0] = lines[0];
         }
         block
@@ -152,15 +154,9 @@ impl<S: Codes, const BITS: usize> Block<S, BITS> {
     /// A nibble is c.
     #[inline(always)]
     fn line_5<const L: usize>(&self, s: S, levels: S::Levels) -> S::Line {
-        let (c, pairs) = (self.lines[1 + L / 2], self.pairs[L % 2]);
+        let c = self.lines[1 + L / 2];
         let c = if L.is_multiple_of(2) { c } else { s.shr::<4>(c) };
-        let pairs = match L / 2 {
-            0 => s.shl::<4>(pairs),
-            1 => s.shl::<2>(pairs),
-            2 => pairs,
-            _ => s.shr::<2>(pairs),
-        };
-        s.pair_weights(levels, c, pairs)
+        s.fine_weights::<L>(levels, c, self.pairs)
     }
 }
 

@@ -5,7 +5,7 @@
 use std::arch::x86_64::*;
 
 use crate::isa::avx2::Avx;
-use crate::isa::codes::{Codes, LevelTable};
+use crate::isa::codes::{Codes, LevelTable, pair_bits};
 use crate::layout::WeightLine;
 
 type Bytes = [__m256i; 2];
@@ -128,22 +128,31 @@ impl<const VNNI: bool> Codes for Avx<VNNI> {
         }
     }
     #[inline(always)]
-    fn pair_weights(self, levels: [__m256i; 2], c: Bytes, pairs: Bytes) -> Self::Line {
+    fn fine_weights<const L: usize>(
+        self,
+        levels: [__m256i; 2],
+        c: Bytes,
+        [second, high]: [Bytes; 2],
+    ) -> Self::Line {
         // SAFETY: `self` proves the CPU feature.
         unsafe {
-            // If bit 5 is set, looks up the opposite index and negates the level: two tables suffice.
-            let half = |c, pairs| {
-                let bit5 = _mm256_slli_epi16::<2>(pairs);
-                let minus = _mm256_cmpgt_epi8(_mm256_setzero_si256(), bit5);
+            // If the pair's high bit is set, looks up the opposite index and negates the level.
+            let half = |c, second, high| {
+                let minus = _mm256_cmpgt_epi8(_mm256_setzero_si256(), to_bit_7::<L>(high));
                 let n = _mm256_and_si256(_mm256_xor_si256(c, minus), _mm256_set1_epi8(15));
-                let second = _mm256_xor_si256(_mm256_slli_epi16::<3>(pairs), minus);
                 let level = |table: usize| _mm256_shuffle_epi8(levels[table], n);
-                let level = _mm256_blendv_epi8(level(0), level(1), second);
+                let level = _mm256_blendv_epi8(level(0), level(1), to_bit_7::<L>(second));
                 // Also negates a level + 128, modulo 256.
                 self.weight(_mm256_sub_epi8(_mm256_xor_si256(level, minus), minus))
             };
-            [half(c[0], pairs[0]), half(c[1], pairs[1])]
+            [half(c[0], second[0], high[0]), half(c[1], second[1], high[1])]
         }
+    }
+    /// Whether a level is in the second table, and whether it is negated: bit `l` for line `l`.
+    #[inline(always)]
+    fn fine_pairs(self, b: Bytes, before: Bytes) -> [Bytes; 2] {
+        let [low, high] = pair_bits(self, b, before);
+        [self.xor(low, high), high]
     }
     #[inline(always)]
     fn store_line(self, line: Self::Line, to: &mut WeightLine) {
@@ -154,6 +163,27 @@ impl<const VNNI: bool> Codes for Avx<VNNI> {
                 let stored = _mm256_xor_si256(level, offset);
                 _mm256_storeu_si256(to.as_mut_ptr().add(32 * i).cast(), stored);
             }
+        }
+    }
+}
+
+/// Shifts bit `L` of each byte to bit 7, which blends and comparisons read.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn to_bit_7<const L: usize>(a: __m256i) -> __m256i {
+    // SAFETY: see above.
+    unsafe {
+        match L {
+            0 => _mm256_slli_epi16::<7>(a),
+            1 => _mm256_slli_epi16::<6>(a),
+            2 => _mm256_slli_epi16::<5>(a),
+            3 => _mm256_slli_epi16::<4>(a),
+            4 => _mm256_slli_epi16::<3>(a),
+            5 => _mm256_slli_epi16::<2>(a),
+            6 => _mm256_slli_epi16::<1>(a),
+            _ => a,
         }
     }
 }

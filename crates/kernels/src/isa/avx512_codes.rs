@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 use crate::isa::Simd;
 use crate::isa::avx512::Avx512;
-use crate::isa::codes::{Codes, LevelTable, pairs};
+use crate::isa::codes::{Codes, LevelTable, pair_bits, pair_of, pairs};
 use crate::layout::WeightLine;
 
 /// Calls an intrinsic that touches no memory.
@@ -121,17 +121,23 @@ impl<const VBMI: bool, const MATRIX: bool> Codes for Avx512<VBMI, MATRIX> {
         op!(_mm512_mask_shuffle_epi8(level, second, levels[1], n))
     }
     #[inline(always)]
-    fn pair_weights(self, levels: [__m512i; 4], c: __m512i, pairs: __m512i) -> __m512i {
+    fn fine_weights<const L: usize>(
+        self,
+        levels: [__m512i; 4],
+        c: __m512i,
+        pairs: [__m512i; 2],
+    ) -> __m512i {
         if VBMI {
-            let index = self.merge(0x0f, c, pairs);
+            let index = self.merge(0x0f, c, pair_of::<_, L>(self, pairs));
             return op!(_mm512_permutexvar_epi8(index, levels[0]));
         }
         let n = op!(_mm512_and_si512(c, self.mask(15)));
-        let bit4 = op!(_mm512_test_epi8_mask(pairs, self.mask(0x10)));
-        let bit5 = op!(_mm512_test_epi8_mask(pairs, self.mask(0x20)));
+        let bit = self.mask(1 << L);
+        let low = op!(_mm512_test_epi8_mask(pairs[0], bit));
+        let high = op!(_mm512_test_epi8_mask(pairs[1], bit));
         let level = |i: usize| op!(_mm512_shuffle_epi8(levels[i], n));
-        let pair = |i: usize| op!(_mm512_mask_shuffle_epi8(level(i), bit4, levels[i + 1], n));
-        op!(_mm512_mask_mov_epi8(pair(0), bit5, pair(2)))
+        let pair = |i: usize| op!(_mm512_mask_shuffle_epi8(level(i), low, levels[i + 1], n));
+        op!(_mm512_mask_mov_epi8(pair(0), high, pair(2)))
     }
     #[inline(always)]
     fn store_line(self, line: __m512i, to: &mut WeightLine) {
@@ -150,5 +156,9 @@ impl<const VBMI: bool, const MATRIX: bool> Codes for Avx512<VBMI, MATRIX> {
             self.xor(b, op!(_mm512_gf2p8affine_epi64_epi8::<0>(before, of_before)))
         };
         [word(PAIR_MATRICES[0]), word(PAIR_MATRICES[1])]
+    }
+    #[inline(always)]
+    fn fine_pairs(self, b: __m512i, before: __m512i) -> [__m512i; 2] {
+        if VBMI { self.pairs(b, before) } else { pair_bits(self, b, before) }
     }
 }

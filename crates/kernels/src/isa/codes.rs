@@ -40,28 +40,56 @@ pub(crate) trait Codes: Simd {
         v: Self::Bytes,
         b2: Self::Bytes,
     ) -> Self::Line;
-    /// The levels with index c + 16j, where c is the low nibble of a byte of `c`, and j bits 4 and 5 of the
-    /// byte of `pairs`. The level with index 63 - i is the negative of that with index i.
-    fn pair_weights(self, levels: Self::Levels, c: Self::Bytes, pairs: Self::Bytes) -> Self::Line;
+    /// The levels with index c + 16j, where c is the low nibble of a byte of `c`, and j the pair of line `L`.
+    /// The level with index 63 - i is the negative of that with index i.
+    fn fine_weights<const L: usize>(
+        self,
+        levels: Self::Levels,
+        c: Self::Bytes,
+        pairs: [Self::Bytes; 2],
+    ) -> Self::Line;
     /// The bytes that [`Simd::line`] would load as these weights.
     fn store_line(self, line: Self::Line, to: &mut WeightLine);
 
-    /// The two low bits of the level indices of a block, see [`pairs`].
+    /// The pairs of a block, see [`pairs`].
     #[inline(always)]
     fn pairs(self, b: Self::Bytes, before: Self::Bytes) -> [Self::Bytes; 2] {
         pairs(self, b, before)
     }
+    /// The pairs of a block, in the form that [`Codes::fine_weights`] takes.
+    #[inline(always)]
+    fn fine_pairs(self, b: Self::Bytes, before: Self::Bytes) -> [Self::Bytes; 2] {
+        self.pairs(b, before)
+    }
 }
 
-/// The two low bits of the level indices of a block, from the bits `b` of its eight lines and those of
-/// the block before: bits 2f and 2f+1 of word `h` belong to line 2f+h. They are b₂ and b ⊕ b₁ ⊕ b₄. A
-/// strand has every other line, so bₙ of line `l` is bit `l - 2n`.
+/// The two low bits of the level indices of a block, the lower ones first, from the bits `b` of its eight
+/// lines and those of the block before: bit `l` belongs to line `l`. They are b₂ and b ⊕ b₁ ⊕ b₄. A strand
+/// has every other line, so bₙ of line `l` is bit `l - 2n`.
 #[inline(always)]
-pub(crate) fn pairs<S: Codes>(s: S, b: S::Bytes, before: S::Bytes) -> [S::Bytes; 2] {
+pub(crate) fn pair_bits<S: Codes>(s: S, b: S::Bytes, before: S::Bytes) -> [S::Bytes; 2] {
     let b1 = s.merge(0b1111_1100, s.shl::<2>(b), s.shr::<6>(before));
     let b2 = s.merge(0b1111_0000, s.shl::<4>(b), s.shr::<4>(before));
-    let high = s.xor(s.xor(b, before), b1);
-    let even = s.merge(0b0101_0101, b2, s.shl::<1>(high));
-    let odd = s.merge(0b1010_1010, high, s.shr::<1>(b2));
+    [b2, s.xor(s.xor(b, before), b1)]
+}
+
+/// The same bits in pairs: bits 2f and 2f+1 of word `h` belong to line 2f+h.
+#[inline(always)]
+pub(crate) fn pairs<S: Codes>(s: S, b: S::Bytes, before: S::Bytes) -> [S::Bytes; 2] {
+    let [low, high] = pair_bits(s, b, before);
+    let even = s.merge(0b0101_0101, low, s.shl::<1>(high));
+    let odd = s.merge(0b1010_1010, high, s.shr::<1>(low));
     [even, odd]
+}
+
+/// The pair of line `L` in bits 4 and 5.
+#[inline(always)]
+pub(crate) fn pair_of<S: Codes, const L: usize>(s: S, pairs: [S::Bytes; 2]) -> S::Bytes {
+    let word = pairs[L % 2];
+    match L / 2 {
+        0 => s.shl::<4>(word),
+        1 => s.shl::<2>(word),
+        2 => word,
+        _ => s.shr::<2>(word),
+    }
 }

@@ -3,7 +3,7 @@
 
 use crate::fma::fma;
 use crate::isa::Simd;
-use crate::isa::codes::{Codes, LevelTable};
+use crate::isa::codes::{Codes, LevelTable, pair_of};
 use crate::layout::{LANES, LINE, Lanes, QUAD, WeightLine};
 
 #[derive(Clone, Copy)]
@@ -205,8 +205,14 @@ impl Codes for Scalar {
         std::array::from_fn(|i| levels[usize::from(index(i))])
     }
     #[inline(always)]
-    fn pair_weights(self, levels: LevelTable, c: WeightLine, pairs: WeightLine) -> [i8; LINE] {
-        std::array::from_fn(|i| levels[usize::from(c[i] & 0x0f | pairs[i] & 0x30)])
+    fn fine_weights<const L: usize>(
+        self,
+        levels: LevelTable,
+        c: WeightLine,
+        pairs: [WeightLine; 2],
+    ) -> [i8; LINE] {
+        let pair = pair_of::<_, L>(self, pairs);
+        std::array::from_fn(|i| levels[usize::from(c[i] & 0x0f | pair[i] & 0x30)])
     }
     #[inline(always)]
     fn store_line(self, line: [i8; LINE], to: &mut WeightLine) {
