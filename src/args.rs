@@ -6,11 +6,12 @@ mod prompting;
 mod ranges;
 mod running;
 
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 
 pub(crate) use measuring::{Bench, Doctor, Eval, Format, Score};
 pub(crate) use packing::{Convert, Inspect, Models, ModelsAction, Verify};
@@ -89,7 +90,7 @@ pub(crate) struct Man {
 
 /// Parses the command line. `Err` is the exit code if help or an error has been printed.
 pub(crate) fn parse() -> Result<Command, ExitCode> {
-    Cli::try_parse().map(|cli| cli.command).map_err(|error| {
+    command(std::env::args_os()).map_err(|error| {
         if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
             let _ = error.print(); // fails only if the reader has closed the pipe
             return ExitCode::SUCCESS;
@@ -107,6 +108,38 @@ pub(crate) fn parse() -> Result<Command, ExitCode> {
         };
         crate::status::say(&message);
         ExitCode::from(2)
+    })
+}
+
+fn command<T>(args: impl IntoIterator<Item = T>) -> Result<Command, clap::Error>
+where
+    T: Into<OsString> + Clone,
+{
+    let mut definition = definition();
+    let matches = definition.try_get_matches_from_mut(args)?;
+    if let Some(message) = forgotten_text(&definition, &matches) {
+        return Err(definition.error(ErrorKind::InvalidValue, message));
+    }
+    Cli::from_arg_matches(&matches).map(|cli| cli.command)
+}
+
+/// A message about an option where a text was expected: texts may begin with a hyphen, but the name of
+/// an option means that the text was forgotten.
+fn forgotten_text(definition: &clap::Command, matches: &ArgMatches) -> Option<String> {
+    let (name, matches) = matches.subcommand()?;
+    let command = definition.find_subcommand(name)?;
+    let is_option = |value: &OsStr| {
+        let name = value.to_str().and_then(|value| value.strip_prefix("--"));
+        let mut options = definition.get_subcommands().flat_map(clap::Command::get_arguments);
+        name.is_some_and(|name| name == "help" || options.any(|o| o.get_long() == Some(name)))
+    };
+    command.get_arguments().filter(|arg| arg.is_allow_hyphen_values_set()).find_map(|arg| {
+        let mut values = matches.get_raw(arg.get_id().as_str())?;
+        let value = values.find(|value| is_option(value))?.display();
+        Some(format!(
+            "invalid value '{value}' for '{arg}': expected a text, found an option; a file can \
+             contain such a text"
+        ))
     })
 }
 
@@ -149,7 +182,7 @@ mod tests {
 
     #[test]
     fn usage_errors_fit_on_one_line() {
-        let error = |args: &[&str]| match Cli::try_parse_from(args) {
+        let error = |args: &[&str]| match command(args) {
             Ok(_) => panic!("{args:?} was accepted"),
             Err(e) => usage_line(&e.to_string()),
         };

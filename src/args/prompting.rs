@@ -5,8 +5,6 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::ranges::text;
-
 /// How a text becomes a prompt.
 #[derive(Args)]
 pub(crate) struct PromptArgs {
@@ -21,7 +19,7 @@ pub(crate) struct PromptArgs {
     #[arg(long)]
     pub(crate) chat: bool,
     /// System message: instructions for the model
-    #[arg(long, requires = "chat", value_name = "TEXT", allow_hyphen_values = true, value_parser = text)]
+    #[arg(long, requires = "chat", value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) system: Option<String>,
     /// Chat template to use instead of the model's: a well-known format (such as chatml, gemma,
     /// llama2, llama3, mistral-v3, phi3), or a file with a Jinja template
@@ -60,7 +58,7 @@ pub(crate) struct Tokenize {
         value_name = "TEXT",
         alias = "prompt",
         conflicts_with = "prompt_file",
-        allow_hyphen_values = true, value_parser = text
+        allow_hyphen_values = true
     )]
     pub(crate) prompt: Option<String>,
     /// File that contains the text

@@ -1,4 +1,4 @@
-//! Parsers for numbers in a range, and for text.
+//! Parsers for numbers in a range.
 
 /// A number from 1 to `max`.
 pub(super) fn count(max: u64) -> clap::builder::RangedU64ValueParser {
@@ -37,17 +37,4 @@ fn or_minus_one<N: std::str::FromStr>(text: &str, expected: &str) -> Result<Opti
         "-1" => Ok(None),
         _ => text.parse().map(Some).map_err(|_| expected.to_owned()),
     }
-}
-
-/// Text, which may begin with a hyphen, but is not a long option that follows a forgotten text.
-pub(super) fn text(text: &str) -> Result<String, String> {
-    let all = super::definition();
-    let mut options = all.get_subcommands().flat_map(|command| command.get_arguments());
-    let is_option = text.strip_prefix("--").is_some_and(|name| {
-        name == "help" || options.any(|option| option.get_long() == Some(name))
-    });
-    if is_option {
-        return Err("expected a text, found an option; a file can contain such a text".to_owned());
-    }
-    Ok(text.to_owned())
 }

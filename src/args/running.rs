@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use nanoinfer_engine::KvType;
 
 use super::prompting::PromptArgs;
-use super::ranges::{MaxTokens, Seed, count, max_tokens, seed, text, top_k};
+use super::ranges::{MaxTokens, Seed, count, max_tokens, seed, top_k};
 
 /// Generate text from a prompt.
 ///
@@ -38,7 +38,7 @@ pub(crate) struct Generate {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
     /// Prompt text
-    #[arg(long, short, conflicts_with = "prompt_file", allow_hyphen_values = true, value_parser = text)]
+    #[arg(long, short, conflicts_with = "prompt_file", allow_hyphen_values = true)]
     pub(crate) prompt: Option<String>,
     /// File that contains the prompt
     #[arg(long, value_name = "FILE")]
@@ -94,7 +94,7 @@ pub(crate) struct Chat {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
     /// System message: instructions for the model
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = text)]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) system: Option<String>,
     /// Chat template to use instead of the model's: a well-known format (such as chatml, gemma,
     /// llama2, llama3, mistral-v3, phi3), or a file with a Jinja template
