@@ -23,6 +23,7 @@ Examples:
   nanoinfer convert --model ./my-model-folder --lora ./my-adapter:0.8 --out mine.nano
   nanoinfer convert --model smollm2 --bake system.txt --out helper.nano
   nanoinfer convert --model smollm2 --quant q4 --out small.nano
+  nanoinfer convert --model smollm2 --quant q5 --calibrate none --out quick.nano
   nanoinfer convert --model smollm2 --quant f32 --out reference.nano")]
 pub(crate) struct Convert {
     /// Hub id (org/name or org/name:file.gguf), Hugging Face folder, .gguf file, or smollm2
@@ -37,6 +38,10 @@ pub(crate) struct Convert {
     /// Precision of the weights
     #[arg(long, value_enum, default_value_t = Quant::Q8)]
     pub(crate) quant: Quant,
+    /// Text for which errors of q5, q4, q3 and q2 are kept small: a file, or `none` for a faster
+    /// conversion with larger errors (default: the model writes 64 texts itself)
+    #[arg(long, value_name = "FILE|none")]
+    pub(crate) calibrate: Option<PathBuf>,
     /// Folder of a LoRA adapter to merge into the weights, and its scale (default: 1; repeatable)
     #[arg(long, value_name = "FOLDER[:SCALE]",
           value_parser = OsStringValueParser::new().try_map(|text| lora(&text)))]

@@ -1,8 +1,11 @@
 //! `nanoinfer convert`: writes a model as a `.nano` file.
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use nanoinfer_format::Quant;
+use nanoinfer_hub::calibrate::{OwnText, Text};
 use nanoinfer_hub::{ConvertOptions, ModelRef, Online, Status, Store};
 
 use crate::args::Convert;
@@ -13,6 +16,7 @@ pub(crate) fn run(args: Convert) -> Result<ExitCode> {
     let model = ModelRef::parse(&args.model)?.at_revision(args.revision.as_deref())?;
     let mut options = ConvertOptions::new(args.quant.into());
     options.loras = args.lora;
+    options.calibrate = calibration(args.calibrate.as_deref(), options.quant)?;
     if let Some(path) = &args.bake {
         let text = TextSource::open(path)?.read()?;
         options.prompt = Some(text.trim_end().to_owned());
@@ -24,4 +28,20 @@ pub(crate) fn run(args: Convert) -> Result<ExitCode> {
     let bytes = std::fs::metadata(&args.out)?.len();
     say(&format!("wrote {} ({} MB)", args.out.display(), bytes.div_ceil(1_000_000)));
     Ok(ExitCode::SUCCESS)
+}
+
+/// The text to calibrate with, by default the model's own.
+fn calibration(given: Option<&Path>, quant: Quant) -> Result<Option<Text>> {
+    let Some(given) = given else { return Ok(Some(Text::Own(OwnText::default()))) };
+    ensure!(quant.is_coded(), "--calibrate applies to --quant q5, q4, q3 and q2 only");
+    if given == Path::new("none") {
+        return Ok(None);
+    }
+    let text = TextSource::open(given)?.read()?;
+    ensure!(
+        !text.trim().is_empty(),
+        "{}: is empty; give a text to calibrate with",
+        given.display()
+    );
+    Ok(Some(Text::Given(text)))
 }

@@ -12,4 +12,4 @@ mod layers;
 mod texts;
 
 pub use layers::Calibration;
-pub use texts::{OwnText, TEXT_TOKENS, generate};
+pub use texts::{OwnText, TEXT_TOKENS, Text, divide, generate};

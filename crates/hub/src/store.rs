@@ -26,7 +26,7 @@ use nanoinfer_format::{Quant, SectionKind};
 use nanoinfer_packer::quantize::Calibrate;
 use nanoinfer_packer::{Input, Lora, OUTPUT_VERSION, Options, Progress, Staged, convert_staged};
 
-use crate::calibrate::{self, Calibration, OwnText};
+use crate::calibrate::{self, Calibration, Text};
 use crate::fetch::{CacheOnly, Fetch, Published};
 use crate::folder::sweep;
 use crate::local::{self, LocalSource};
@@ -47,7 +47,7 @@ pub struct ConvertOptions {
     pub quant: Quant,
     /// Text to calibrate with, for encodings that profit from it: see
     /// [`Quant::is_coded`](nanoinfer_format::Quant::is_coded).
-    pub calibrate: Option<OwnText>,
+    pub calibrate: Option<Text>,
     /// Adapters to merge into the weights, in this order.
     pub loras: Vec<Lora>,
     /// A system prompt to bake into the file.
@@ -227,7 +227,7 @@ fn pack(
     let quant = options.quant;
     let renamed = |e| source.renamed(e);
     let input = Input::detect(&source.path).map_err(renamed)?;
-    let calibrate = options.calibrate.filter(|_| quant.is_coded());
+    let calibrate = options.calibrate.as_ref().filter(|_| quant.is_coded());
     let mut calibration = calibrate
         .map(|text| calibration(source, &input, out, (options, text), status))
         .transpose()?;
@@ -252,13 +252,13 @@ fn pack(
     Ok(staged.commit().map_err(nanoinfer_packer::Error::from)?)
 }
 
-/// Converts `source` to 8 bits in a temporary file beside `out`, and has this model write text to calibrate
-/// with.
+/// Converts `source` to 8 bits in a temporary file beside `out`, for calibration. This model also writes the
+/// text, unless it is given.
 fn calibration(
     source: &LocalSource,
     input: &Input,
     out: &Path,
-    (options, text): (&ConvertOptions, OwnText),
+    (options, text): (&ConvertOptions, &Text),
     status: &mut StatusFn<'_>,
 ) -> Result<Calibration, Error> {
     let message = format!("converting {} to q8, for calibration", source.name);
@@ -271,10 +271,18 @@ fn calibration(
     let failed = |e| Error::Calibrate { model: source.name.clone(), source: e };
     // The open file outlives its name, which is removed with `staged`.
     let model = Arc::new(Model::open(staged.path()).map_err(failed)?);
-    status(Status::Message("calibrating on text that the model writes"));
-    let texts = calibrate::generate(&model, None, text, |done, total| {
-        status(Status::Bytes { done: done as u64, total: total as u64 });
-    });
+    let texts = match text {
+        Text::Own(own) => {
+            status(Status::Message("calibrating on text that the model writes"));
+            calibrate::generate(&model, None, *own, |done, total| {
+                status(Status::Bytes { done: done as u64, total: total as u64 });
+            })
+        }
+        Text::Given(text) => {
+            status(Status::Message("calibrating on the given text"));
+            calibrate::divide(&model, text)
+        }
+    };
     texts.and_then(|texts| Calibration::new(model, None, texts)).map_err(failed)
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use nanoinfer_hub::calibrate::OwnText;
+use nanoinfer_hub::calibrate::{OwnText, Text};
 use nanoinfer_hub::{ConvertOptions, ModelRef, Quant, Status, Store};
 
 fn tiny(name: &str) -> PathBuf {
@@ -10,7 +10,7 @@ fn tiny(name: &str) -> PathBuf {
 }
 
 /// The bytes of a converted model, and the messages.
-fn convert(name: &str, quant: Quant, calibrate: Option<OwnText>) -> (Vec<u8>, Vec<String>) {
+fn convert(name: &str, quant: Quant, calibrate: Option<Text>) -> (Vec<u8>, Vec<String>) {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("model.nano");
     let mut options = ConvertOptions::new(quant);
@@ -31,7 +31,7 @@ fn convert(name: &str, quant: Quant, calibrate: Option<OwnText>) -> (Vec<u8>, Ve
 
 #[test]
 fn a_calibrated_file_differs_only_by_its_text_and_seed() {
-    let text = |seed| Some(OwnText { texts: 2, seed });
+    let text = |seed| Some(Text::Own(OwnText { texts: 2, seed }));
     // Tied embeddings, an output matrix of its own, experts.
     for name in ["llama-gqa", "qwen2-bias", "mixtral-experts"] {
         let (calibrated, messages) = convert(name, Quant::Q4, text(0));
@@ -46,7 +46,8 @@ fn a_calibrated_file_differs_only_by_its_text_and_seed() {
 
 #[test]
 fn eight_bits_need_no_calibration() {
-    let (calibrated, messages) = convert("llama-gqa", Quant::Q8, Some(OwnText::default()));
+    let (calibrated, messages) =
+        convert("llama-gqa", Quant::Q8, Some(Text::Own(OwnText::default())));
     assert!(!messages.iter().any(|m| m.contains("calibra")), "{messages:?}");
     assert!(calibrated == convert("llama-gqa", Quant::Q8, None).0);
 }

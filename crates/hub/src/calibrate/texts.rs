@@ -11,6 +11,15 @@ pub const TEXT_TOKENS: usize = 512;
 /// Texts written at the same time, which bounds the cache of keys and values.
 const AT_ONCE: usize = 16;
 
+/// Text to calibrate with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Text {
+    /// Written by the model itself.
+    Own(OwnText),
+    /// Given by the user.
+    Given(String),
+}
+
 /// Text that the model itself writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnText {
@@ -70,6 +79,19 @@ pub fn generate(
         progress(texts.len(), n);
     }
     Ok(texts)
+}
+
+/// Divides a text into texts of [`TEXT_TOKENS`] tokens (fewer if the model's context is shorter), each of
+/// which begins like a prompt.
+///
+/// # Errors
+/// The model has no tokenizer.
+pub fn divide(model: &Model, text: &str) -> Result<Vec<Vec<u32>>, Error> {
+    let start = model.encode("")?;
+    let ids = model.encode(text)?;
+    let room = context(model, TEXT_TOKENS).saturating_sub(start.len()).max(1);
+    let texts = ids[start.len()..].chunks(room);
+    Ok(texts.map(|text| [&start, text].concat()).collect())
 }
 
 /// `n` positions, or those the model was trained for if these are fewer.
