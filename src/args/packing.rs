@@ -62,7 +62,7 @@ pub(crate) enum Quant {
     Q4,
     /// 3-bit codes: less than half the size of q8, clearly worse answers
     Q3,
-    /// 2-bit codes: only for large models
+    /// 2-bit codes: the smallest files, much worse answers
     Q2,
     /// 32-bit floats, unchanged: the reference for comparisons
     F32,
