@@ -95,7 +95,7 @@ fn config_values() {
         ("value_rotation", 3.into(), "power of two"),
         ("value_rotation", 16.into(), "divides head_dim"),
         ("value_rotation", 128.into(), "up to 64"),
-        ("quant", "q4".into(), "unknown variant"),
+        ("quant", "q6".into(), "unknown variant"),
         ("attention_softcap", (-1.0).into(), "0 or a positive number"),
         ("logit_softcap", 1e39.into(), "0 or a positive number"),
         ("norm", "batch".into(), "unknown variant"),
