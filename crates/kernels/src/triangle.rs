@@ -9,7 +9,7 @@ use crate::layout::{LANES, Lanes};
 /// Rows factored at a time by `factor_rows`.
 pub const FACTOR_ROWS: usize = 64;
 
-/// Arguments of `add_outer`, which adds ±Σₜ x[t]·x[t]ᵀ to rows of a symmetric matrix.
+/// Arguments of `add_outer`, which adds `±Σₜ x[t]·x[t]ᵀ` to rows of a symmetric matrix.
 #[derive(Debug)]
 pub struct AddOuter<'a> {
     /// Vectors of at least as many values as the last row has columns, `[panels][m][16]`.
