@@ -193,7 +193,7 @@ fn prose(path: &str, scripted: Option<&str>) -> Result<()> {
     }
     let (mean, low, high) = interval(&ratios);
     let n = ratios.len();
-    println!("prose, {n} pairs: speedup with drafts {mean:.3} (95 %: {low:.3}–{high:.3})");
+    println!("prose, {n} pairs: speedup with drafts {mean:.3} (95 % CI: {low:.3}–{high:.3})");
     println!("drafted {drafted}, accepted {accepted}");
     Ok(())
 }

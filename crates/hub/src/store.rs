@@ -267,7 +267,7 @@ fn calibration(
     let mut packing = Options::new(Quant::Q8);
     packing.loras = options.loras.clone();
     packing.progress = Some(&mut progress);
-    let (staged, _) = convert_staged(input, out, packing)?;
+    let (staged, _) = convert_staged(input, out, packing).map_err(|e| source.renamed(e))?;
     let failed = |e| Error::Calibrate { model: source.name.clone(), source: e };
     // The open file outlives its name, which is removed with `staged`.
     let model = Arc::new(Model::open(staged.path()).map_err(failed)?);

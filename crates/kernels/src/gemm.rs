@@ -57,10 +57,16 @@ pub struct GemmF32<'a> {
     pub out: &'a mut [f32],
 }
 
-fn check_shapes(panels: usize, k: usize, m: usize, bias: &[f32], out: &[f32]) {
+pub(crate) fn check_shapes(panels: usize, k: usize, m: usize, bias: &[f32], out: &[f32]) {
     assert!(k > 0 && k.is_multiple_of(GROUP) && m > 0);
     assert_eq!(out.len(), panels * m * LANES);
     assert!(bias.is_empty() || bias.len() == panels * LANES);
+}
+
+pub(crate) fn check_inputs(inputs: &QuantizedInputs<'_>, k: usize) {
+    let lines = packed_rows(inputs.m) * k / GROUP;
+    assert_eq!(inputs.q.len(), GROUP * lines);
+    assert!(inputs.scales.len() == lines && inputs.sums.len() == lines);
 }
 
 impl Gemm<'_> {
@@ -68,9 +74,7 @@ impl Gemm<'_> {
         let panels = self.w.len() / q8_panel_bytes(self.k);
         assert_eq!(self.w.len(), panels * q8_panel_bytes(self.k));
         check_shapes(panels, self.k, self.inputs.m, self.bias, self.out);
-        let lines = packed_rows(self.inputs.m) * self.k / GROUP;
-        assert_eq!(self.inputs.q.len(), GROUP * lines);
-        assert!(self.inputs.scales.len() == lines && self.inputs.sums.len() == lines);
+        check_inputs(&self.inputs, self.k);
     }
 
     /// The part of the product that covers `n` panels starting at panel `p`.

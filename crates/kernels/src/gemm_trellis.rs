@@ -3,8 +3,8 @@
 //! Decoding yields lines of a Q8 panel, so the sums are those of `gemm.rs`, bit for bit. A few tokens
 //! use each line as it is decoded, without storing it; for more, `decoded.rs` decodes whole panels.
 
-use crate::gemm::{Epilogue, scales_line};
-use crate::inputs::{QuantizedInputs, packed_rows};
+use crate::gemm::{Epilogue, check_inputs, check_shapes, scales_line};
+use crate::inputs::QuantizedInputs;
 use crate::isa::codes::{Codes, LevelTable};
 use crate::layout::{
     GROUP, GROUP_LINES, LANES, LINE, Lanes, QUAD, TokenLine, WeightLine, q8_panel_bytes,
@@ -40,15 +40,11 @@ pub const fn decoded_panel_bytes(k: usize) -> usize {
 impl GemmTrellis<'_> {
     pub(crate) fn check(&self) {
         assert!((2..=5).contains(&self.bits));
-        assert!(self.k > 0 && self.k.is_multiple_of(GROUP) && self.inputs.m > 0);
         let panel = trellis_panel_bytes(self.bits.into(), self.k);
         let panels = self.w.len() / panel;
         assert_eq!(self.w.len(), panels * panel);
-        assert_eq!(self.out.len(), panels * self.inputs.m * LANES);
-        assert!(self.bias.is_empty() || self.bias.len() == panels * LANES);
-        let lines = packed_rows(self.inputs.m) * self.k / GROUP;
-        assert_eq!(self.inputs.q.len(), GROUP * lines);
-        assert!(self.inputs.scales.len() == lines && self.inputs.sums.len() == lines);
+        check_shapes(panels, self.k, self.inputs.m, self.bias, self.out);
+        check_inputs(&self.inputs, self.k);
         assert!(self.decoded.len() >= decoded_panel_bytes(self.k));
     }
 }

@@ -39,14 +39,14 @@ const ENDS: [&str; 22] = [
 
 /// Tokens of fill-in-the-middle prompts that a completion must not go past: padding, the start of the
 /// next repository, the start of the next file. Alternatives are in order of preference.
-const FIM_ENDS: [&[&str]; 3] = [
+pub const FIM_ENDS: [&[&str]; 3] = [
     &["<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"],
     &["<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"],
     &["<|file_sep|>"],
 ];
 
-/// The other tokens of fill-in-the-middle prompts.
-const FIM: [&str; 24] = [
+/// The names of the token before the text that precedes the gap.
+pub const FIM_PREFIX: &[&str] = &[
     "<|fim_prefix|>",
     "<fim-prefix>",
     "<fim_prefix>",
@@ -55,6 +55,10 @@ const FIM: [&str; 24] = [
     "▁<PRE>",
     "<|code_prefix|>",
     "<|prefix|>",
+];
+
+/// The names of the token before the text that follows the gap.
+pub const FIM_SUFFIX: &[&str] = &[
     "<|fim_suffix|>",
     "<fim-suffix>",
     "<fim_suffix>",
@@ -63,6 +67,10 @@ const FIM: [&str; 24] = [
     "▁<SUF>",
     "<|code_suffix|>",
     "<|suffix|>",
+];
+
+/// The names of the token before the text in the gap.
+pub const FIM_MIDDLE: &[&str] = &[
     "<|fim_middle|>",
     "<fim-middle>",
     "<fim_middle>",
@@ -87,8 +95,8 @@ pub struct StatedEnds {
 /// Unlike in llama.cpp, a `</s>` of another type is text: it may be the HTML tag, as in Gemma's vocabulary.
 pub(crate) fn kind(text: &str, stated: Option<i32>) -> i32 {
     let is_html = text == "</s>" && stated.is_some_and(|kind| kind != CONTROL);
-    let fim = || FIM.iter().chain(FIM_ENDS.into_iter().flatten());
-    let is_known = ENDS.contains(&text) || fim().any(|known| *known == text);
+    let mut fim = FIM_ENDS.into_iter().chain([FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE]);
+    let is_known = ENDS.contains(&text) || fim.any(|names| names.contains(&text));
     if is_known && !is_html { CONTROL } else { stated.unwrap_or(NORMAL) }
 }
 

@@ -55,7 +55,7 @@ mod wire;
 pub use amend::{NewToken, add_tokens, drop_tokens};
 pub use chat::ChatTemplate;
 pub use chat_input::{ChatInput, Message};
-pub use control::StatedEnds;
+pub use control::{FIM_ENDS, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, StatedEnds};
 pub use encode_chat::{ChatText, encode_chat};
 pub use error::Error;
 pub use gguf::{GgufVocab, tokenizer_json_from_gguf};

@@ -1,62 +1,13 @@
-//! Prompts of models that fill in the middle of a text.
+//! Prompts of models that fill in the middle of a text. No metadata tells their tokens apart, so they are
+//! found by their texts, as in llama.cpp.
 
-use nanoinfer_text::Specials;
+use nanoinfer_text::{FIM_ENDS, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, Specials};
 
 use super::Model;
 use crate::Error;
 
-/// What models call the token before the text that precedes the gap. No metadata tells these tokens apart,
-/// so they are found by their text, as in llama.cpp.
-const PREFIX: &[&str] = &[
-    "<|fim_prefix|>",
-    "<fim-prefix>",
-    "<fim_prefix>",
-    "<｜fim▁begin｜>",
-    "<PRE>",
-    "▁<PRE>",
-    "<|code_prefix|>",
-    "<|prefix|>",
-];
-/// The token before the text that follows the gap.
-const SUFFIX: &[&str] = &[
-    "<|fim_suffix|>",
-    "<fim-suffix>",
-    "<fim_suffix>",
-    "<｜fim▁hole｜>",
-    "<SUF>",
-    "▁<SUF>",
-    "<|code_suffix|>",
-    "<|suffix|>",
-];
-/// The token before the text in the gap.
-const MIDDLE: &[&str] = &[
-    "<|fim_middle|>",
-    "<fim-middle>",
-    "<fim_middle>",
-    "<｜fim▁end｜>",
-    "<MID>",
-    "▁<MID>",
-    "<|code_middle|>",
-    "<|middle|>",
-];
-/// Tokens that end the text in the gap: padding, the next repository, the next file, the end.
-const ENDS: &[&str] = &[
-    "<|fim_pad|>",
-    "<fim-pad>",
-    "<fim_pad>",
-    "<PAD>",
-    "[PAD]",
-    "<|fim_repo|>",
-    "<|repo_name|>",
-    "<fim-repo>",
-    "<REPO>",
-    "<reponame>",
-    "<|file_sep|>",
-    "<file_sep>",
-    "<|endoftext|>",
-    "<EOT>",
-    "▁<EOT>",
-];
+/// Tokens that end the text in the gap, besides [`FIM_ENDS`].
+const OTHER_ENDS: &[&str] = &["<file_sep>", "<|endoftext|>", "<EOT>", "▁<EOT>"];
 
 impl Model {
     /// The prompt for the text between `prefix` and `suffix`, in the order prefix, suffix, middle. Both
@@ -72,7 +23,8 @@ impl Model {
     ) -> Result<Vec<u32>, Error> {
         let tokenizer = self.tokenizer()?;
         let find = |names: &[&str]| names.iter().find_map(|name| self.token(name));
-        let (Some(before), Some(after), Some(middle)) = (find(PREFIX), find(SUFFIX), find(MIDDLE))
+        let (Some(before), Some(after), Some(middle)) =
+            (find(FIM_PREFIX), find(FIM_SUFFIX), find(FIM_MIDDLE))
         else {
             return Err(Error::NoInfill { path: self.name.clone() });
         };
@@ -86,7 +38,8 @@ impl Model {
 
     /// Tokens that end the text generated for [`Self::encode_infill`], besides the model's own.
     pub fn infill_ends(&self) -> Vec<u32> {
-        [PREFIX, SUFFIX, MIDDLE, ENDS].concat().iter().filter_map(|name| self.token(name)).collect()
+        let names = [FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE, OTHER_ENDS].into_iter().chain(FIM_ENDS);
+        names.flatten().filter_map(|name| self.token(name)).collect()
     }
 
     /// The token with this text: an added token, or an entry of the vocabulary, in whose bytes `▁` is a
