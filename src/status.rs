@@ -1,33 +1,51 @@
 //! Standard error: status messages, progress bars, errors.
 
+use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Write, stderr};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use nanoinfer_hub::Status;
 
 use crate::advice;
+use crate::smaller::smaller;
 
 /// Shows the status of a long operation: one line per message and, on a terminal, a progress bar.
 #[derive(Default)]
 pub(crate) struct Reporter {
     bar: Option<ProgressBar>,
+    /// The model that is being prepared, as the user named it.
+    model: Option<OsString>,
 }
 
 impl Reporter {
+    /// A reporter that, after a conversion, prints what a smaller one would gain.
+    pub(crate) fn for_model(name: &OsStr) -> Self {
+        Self { bar: None, model: Some(name.to_owned()) }
+    }
+
     pub(crate) fn status(&mut self, status: Status<'_>) {
         match status {
             Status::Message(message) => {
                 self.clear();
                 say(message);
             }
-            Status::Bytes { done, total } => self.progress(done, total),
+            Status::Bytes { done, total } => self.show(done, total, BYTES),
+            Status::Steps { done, total } => self.progress(done, total),
+            Status::Cached(path) => {
+                let hint = self.model.as_ref().and_then(|name| smaller(name, path));
+                hint.iter().for_each(|hint| say(hint));
+            }
         }
     }
 
     /// Updates the bar if standard error is a terminal. A `total` of 0 means unknown.
     pub(crate) fn progress(&mut self, done: u64, total: u64) {
+        self.show(done, total, STEPS);
+    }
+
+    fn show(&mut self, done: u64, total: u64, template: &str) {
         if stderr().is_terminal() {
-            self.bar.get_or_insert_with(|| new_bar(total)).set_position(done);
+            self.bar.get_or_insert_with(|| new_bar(total, template)).set_position(done);
         }
     }
 
@@ -45,14 +63,14 @@ impl Drop for Reporter {
     }
 }
 
-fn new_bar(total: u64) -> ProgressBar {
+const BYTES: &str = "  {bar:40} {percent:>3} %  {decimal_bytes_per_sec}, {eta} left";
+const STEPS: &str = "  {bar:40} {percent:>3} %  {eta} left";
+
+fn new_bar(total: u64, template: &str) -> ProgressBar {
     if total == 0 {
         return ProgressBar::new_spinner();
     }
-    let style = ProgressStyle::with_template(
-        "  {bar:40} {percent:>3} %  {decimal_bytes_per_sec}, {eta} left",
-    )
-    .expect("a constant template");
+    let style = ProgressStyle::with_template(template).expect("a constant template");
     ProgressBar::new(total).with_style(style)
 }
 

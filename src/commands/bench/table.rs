@@ -34,6 +34,8 @@ pub(super) struct Row {
     isa: &'static str,
     model: String,
     quant: Quant,
+    /// Bits per weight that a pass reads.
+    bits: f64,
     parameters: u64,
     /// Bytes that one pass reads: the weights and, for decode, the cache.
     pass_bytes: u64,
@@ -88,6 +90,7 @@ impl Row {
             isa: engine.isa().name(),
             model: model.into(),
             quant: engine.model().config().quant,
+            bits: file.recipe().bits(file.config()).read,
             parameters: parameters(file),
             pass_bytes,
             n_prompt: if prefill { test.tokens } else { 0 },
