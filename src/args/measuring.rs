@@ -177,8 +177,9 @@ pub(crate) enum Score {
 /// memory. Measures, within seconds, the combined limits of all threads: memory bandwidth, which
 /// limits decoding, and 8-bit operations, which limit long prompts.
 ///
-/// The expected speed is 90 % of the bandwidth limit, for 8-bit weights and a short context. Measure
-/// the actual speed with `nanoinfer bench --synthetic SHAPE`.
+/// The expected speed is 90 % of the bandwidth limit, for 8-bit weights and a short context. Weights of
+/// fewer bits are compared with these, in products with one token. Measure the actual speed with
+/// `nanoinfer bench --synthetic SHAPE --quant q4`.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -187,7 +188,8 @@ Examples:
   nanoinfer doctor --json | jq .roofline
 
 --json prints one object: version, machine, isa, threads, memory, roofline (bandwidth in bytes and
-int8 in operations per second, each as median, minimum, maximum; ridge), models, largest, advice.")]
+int8 in operations per second, each as median, minimum, maximum; ridge), encodings (relative: speed as
+a multiple of q8's; gain: the same if only bytes mattered), models, largest, advice.")]
 pub(crate) struct Doctor {
     /// Print one JSON object
     #[arg(long)]

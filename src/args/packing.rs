@@ -13,8 +13,8 @@ use super::ranges::count;
 ///
 /// Reads safetensors or pytorch_model.bin (with config.json and tokenizer.json alongside) or GGUF,
 /// rotates and quantizes the weights, and stores them in the kernels' layout. Code in the source is
-/// never executed. The output file appears only when it is complete. Other commands convert
-/// automatically, into the cache.
+/// never executed. The output file appears only when it is complete. Less than 8 bits are calibrated,
+/// which takes minutes. Other commands convert automatically, into the cache, and do not calibrate.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:

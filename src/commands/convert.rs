@@ -30,7 +30,8 @@ pub(crate) fn run(args: Convert) -> Result<ExitCode> {
     Store::open()?.convert(&model, &args.out, &options, Some(&Online), status)?;
     drop(reporter);
     let bytes = std::fs::metadata(&args.out)?.len();
-    say(&format!("wrote {} ({} MB)", args.out.display(), bytes.div_ceil(1_000_000)));
+    let (out, mb) = (args.out.display(), bytes.div_ceil(1_000_000));
+    say(&format!("wrote {out} ({mb} MB); use it with `nanoinfer chat --model {out}`"));
     Ok(ExitCode::SUCCESS)
 }
 

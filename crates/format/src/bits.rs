@@ -9,10 +9,9 @@ pub struct Bits(u32);
 impl Bits {
     /// Rounds down to hundredths. `None` unless `1 <= bits < 100`.
     pub fn new(bits: f64) -> Option<Self> {
-        (1.0..100.0).contains(&bits).then(|| {
-            // The number that was meant: 4.35 · 100 is slightly less than 435.
-            Self((bits * 100.0 + 1e-6) as u32)
-        })
+        // The number that was meant: 4.35 · 100 is slightly less than 435.
+        let hundredths = (bits * 100.0 + 1e-6) as u32;
+        (1.0..100.0).contains(&bits).then_some(Self(hundredths))
     }
 
     /// The number of bits.

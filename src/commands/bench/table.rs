@@ -216,7 +216,9 @@ fn markdown(out: &mut impl Write, rows: &[Row], limits: &[Limits]) -> std::io::R
     let Some(first) = rows.first() else { return Ok(()) };
     let model = terminal_safe(&first.model);
     let millions = first.parameters as f64 / 1e6;
-    writeln!(out, "{model}, {millions:.0} M parameters, {}\n", first.isa)?;
+    let (quant, bits) = (first.quant.name(), first.bits);
+    let label = format!("{quant} ({bits:.2} bits per weight)");
+    writeln!(out, "{model}, {millions:.0} M parameters, {label}, {}\n", first.isa)?;
     writeln!(
         out,
         "| test         | kv  | threads | tokens/s (median) | mean ± sd         | of limit |"

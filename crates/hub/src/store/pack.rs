@@ -1,5 +1,6 @@
 //! Converts a source to a file: with calibration if asked for, and a self-check.
 
+use std::cell::RefCell;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -57,7 +58,16 @@ pub(super) fn pack(
         None => None,
     };
     status(Status::Message(&format!("converting {} to {}", source.name, plan.name)));
-    let mut progress = |p: Progress| status(Status::Bytes { done: p.done, total: p.total });
+    let status = RefCell::new(status);
+    let calibrating = |done: usize, total: usize| {
+        (*status.borrow_mut())(Status::Steps { done: done as u64, total: total as u64 });
+    };
+    if let Some(calibration) = &mut calibration {
+        calibration.on_progress(&calibrating);
+    }
+    let mut progress = |p: Progress| {
+        (*status.borrow_mut())(Status::Bytes { done: p.done, total: p.total });
+    };
     let mut packing = Options::new(plan.quant);
     packing.exceptions = options.exceptions.clone();
     packing.source_id = source.origin.clone();
@@ -66,6 +76,8 @@ pub(super) fn pack(
     packing.calibrated = plan.calibrate.map(description);
     packing.calibrate = calibration.as_mut().map(|c| c as &mut dyn Calibrate);
     let (mut staged, converted) = convert_staged(&input, out, packing).map_err(renamed)?;
+    drop(calibration);
+    let status = status.into_inner();
     for note in &converted.notes {
         status(Status::Message(note));
     }
@@ -127,13 +139,13 @@ fn description(text: &Text) -> String {
 
 /// Converts `source` to 8 bits in a temporary file beside `out`, for calibration. This model also writes the
 /// text, unless it is given.
-fn calibration(
+fn calibration<'a>(
     source: &LocalSource,
     input: &Input,
     out: &Path,
     (options, text): (&ConvertOptions, &Text),
     status: &mut StatusFn<'_>,
-) -> Result<Calibration, Error> {
+) -> Result<Calibration<'a>, Error> {
     let message = format!("converting {} to q8, for calibration", source.name);
     status(Status::Message(&message));
     let mut progress = |p: Progress| status(Status::Bytes { done: p.done, total: p.total });
