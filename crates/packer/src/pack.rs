@@ -50,8 +50,9 @@ pub(crate) fn pack(
     out: &Path,
     options: Options<'_>,
 ) -> Result<(Staged, usize), Error> {
-    let quant = model.config.quant;
-    let as_asked = |entry: &Entry| entry.spec(|role| quant.encoding(role));
+    let (quant, n_layers) = (model.config.quant, model.config.n_layers);
+    let as_asked =
+        |entry: &Entry| entry.spec(|role| quant.encoding_in(role, entry.layer, n_layers));
     let plan = plan(&model.config, &model.weights, &model.turns, as_asked);
     let jobs: Vec<Job> = plan.iter().flat_map(jobs).collect();
     let total = plan.iter().filter_map(|p| p.spec.stored_bytes()).sum();

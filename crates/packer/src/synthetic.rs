@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use nanoinfer_format::{
-    Config, Encoding, Experts, Generation, Kind, LINE, Quant, Role, RouterSoftmax, Staged,
+    Config, Encoding, Entry, Experts, Generation, Kind, LINE, Quant, Role, RouterSoftmax, Staged,
     TensorSpec, Writer, schema,
 };
 use nanoinfer_kernels::Trellis;
@@ -134,7 +134,9 @@ impl Shape {
 
 /// The tensors of a model without biases.
 fn specs(c: &Config) -> Vec<(Kind, TensorSpec)> {
-    schema(c).map(|entry| (entry.kind, entry.spec(|role| c.quant.encoding(role)))).collect()
+    let spec =
+        |entry: &Entry| entry.spec(|role| c.quant.encoding_in(role, entry.layer, c.n_layers));
+    schema(c).map(|entry| (entry.kind, spec(&entry))).collect()
 }
 
 /// Writes a model of this shape, identical on every machine, to a temporary file in `folder`. The
@@ -236,6 +238,37 @@ mod tests {
             for (_, spec) in specs(&config) {
                 assert_eq!(spec.logical, spec.stored, "{}", shape.name);
             }
+        }
+    }
+
+    /// Of the matrices in layers, and of all that a pass reads.
+    #[test]
+    fn bits_per_weight_are_within_limits() {
+        let limits = [
+            (Quant::Q5, [5.15, 5.8]),
+            (Quant::Q4, [4.35, 4.5]),
+            (Quant::Q3, [3.4, 3.75]),
+            (Quant::Q2, [2.3, 3.4]),
+        ];
+        for (name, quant, limits) in ["smollm2-135m", "tinyllama-1.1b"]
+            .into_iter()
+            .flat_map(|name| limits.map(|(quant, limits)| (name, quant, limits)))
+        {
+            let shape = Shape::find(name).unwrap().with_quant(quant);
+            let bits = |counts: &dyn Fn(&TensorSpec) -> bool| {
+                let (mut bytes, mut weights) = (0, 0);
+                for (kind, spec) in specs(&shape.config()) {
+                    if kind == Kind::Matrix && counts(&spec) {
+                        bytes += spec.stored_bytes().unwrap();
+                        weights += spec.logical.iter().map(|&n| u64::from(n)).product::<u64>();
+                    }
+                }
+                8.0 * bytes as f64 / weights as f64
+            };
+            let layers = bits(&|spec| spec.layer.is_some());
+            let read = bits(&|spec| spec.role != Role::TokenEmbd || shape.tied_embeddings);
+            println!("{name} {}: {layers:.3}, {read:.3}", quant.name());
+            assert!(layers <= limits[0] && read <= limits[1]);
         }
     }
 
