@@ -1,7 +1,7 @@
 //! The encoding of every matrix of a model: a recipe.
 //!
 //! ```text
-//! q4            named: by role                                   Quant::encoding
+//! q4            named: by role and layer                         Quant::encoding_in
 //! 4.25          the best choice of that size                     allocate
 //! PATTERN q5    exceptions, by name                              pattern
 //! a file        the encodings that its tensor table states       NanoFile::recipe
@@ -113,7 +113,8 @@ fn parts(entry: &Entry) -> Vec<MatrixShape> {
 impl Recipe {
     /// The recipe with this name.
     pub fn of(quant: Quant, c: &Config) -> Self {
-        let encodings = matrices(c).map(|m| ((m.layer, m.role), quant.encoding(m.role))).collect();
+        let encoding = |m: &MatrixShape| quant.encoding_in(m.role, m.layer, c.n_layers);
+        let encodings = matrices(c).map(|m| ((m.layer, m.role), encoding(&m))).collect();
         Self { quant, encodings }
     }
 

@@ -245,7 +245,7 @@ impl Noise {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nanoinfer_format::NanoFile;
+    use nanoinfer_format::{BitsPerWeight, NanoFile};
 
     /// Padding must be zeros, which `panels` does not write.
     #[test]
@@ -256,6 +256,26 @@ mod tests {
             for (_, spec) in specs(&shape) {
                 assert_eq!(spec.logical, spec.stored, "{}", shape.name);
             }
+        }
+    }
+
+    /// Of the matrices in layers, and of all that a pass reads.
+    #[test]
+    fn bits_per_weight_are_within_limits() {
+        let limits = [
+            (Quant::Q5, [5.15, 5.8]),
+            (Quant::Q4, [4.35, 4.5]),
+            (Quant::Q3, [3.4, 3.75]),
+            (Quant::Q2, [2.3, 3.4]),
+        ];
+        for (name, quant, limits) in ["smollm2-135m", "tinyllama-1.1b"]
+            .into_iter()
+            .flat_map(|name| limits.map(|(quant, limits)| (name, quant, limits)))
+        {
+            let shape = Shape::find(name).unwrap().with_quant(quant);
+            let BitsPerWeight { layers, read } = shape.recipe().bits(&shape.config());
+            println!("{name} {}: {layers:.3}, {read:.3}", quant.name());
+            assert!(layers <= limits[0] && read <= limits[1]);
         }
     }
 
