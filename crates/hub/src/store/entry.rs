@@ -95,7 +95,7 @@ impl Store {
         let mut found: Vec<(f64, PathBuf)> = Vec::new();
         for path in files_in(&self.root.join("models")).ok()? {
             let stem = path.file_name().and_then(|n| n.to_str()?.strip_suffix(".nano"));
-            let kind = stem.and_then(|stem| stem.rsplitn(3, '-').nth(1)?.parse().ok());
+            let kind = stem.and_then(|stem| stem.rsplit('-').nth(1)?.parse().ok());
             let Some(kind) = kind.filter(|&kind| self.path(label, kind, identity) == path) else {
                 continue;
             };
