@@ -1,6 +1,7 @@
 //! The inputs of a model's matrices, layer by layer.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ const TINY: f32 = 1e-6;
 /// Texts on their way through the layers of a model. The memory it takes is that of the residual stream
 /// of all tokens, and the correlations of as many layers as fit into 2 GB, but at least one.
 #[derive(Debug)]
-pub struct Calibration {
+pub struct Calibration<'a> {
     engine: Engine,
     kernels: Kernels,
     texts: Vec<Vec<u32>>,
@@ -33,9 +34,24 @@ pub struct Calibration {
     next: usize,
     /// Layers to pass at a time.
     at_once: usize,
+    progress: Progress<'a>,
 }
 
-impl Calibration {
+/// Layers that texts have passed, and have to pass.
+#[derive(Default)]
+struct Progress<'a> {
+    done: usize,
+    total: usize,
+    report: Option<&'a dyn Fn(usize, usize)>,
+}
+
+impl fmt::Debug for Progress<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.done, self.total)
+    }
+}
+
+impl<'a> Calibration<'a> {
     /// Prepares texts to pass the layers of a model of 8 bits. Longer texts than its context are cut.
     ///
     /// # Errors
@@ -56,15 +72,23 @@ impl Calibration {
         let width = engine.model().config().d_model_padded();
         let residual = |part: &[u32]| vec![0.0; part.len() * width];
         let residuals = texts.iter().flat_map(|t| t.chunks(chunk)).map(residual).collect();
-        let at_once = layers_at_once(engine.model().config());
-        Ok(Self { engine, kernels, texts, residuals, next: 0, at_once })
+        let config = engine.model().config();
+        let (at_once, total) = (layers_at_once(config), texts.len() * config.n_layers as usize);
+        let progress = Progress { total, ..Progress::default() };
+        Ok(Self { engine, kernels, texts, residuals, next: 0, at_once, progress })
+    }
+
+    /// Calls `report` after each text that has passed layers, with the number of layers passed by all texts so
+    /// far, and their total.
+    pub fn on_progress(&mut self, report: &'a dyn Fn(usize, usize)) {
+        self.progress.report = Some(report);
     }
 
     /// Passes all texts through layers, and returns the factors of their matrices, or if `output`, that of
     /// the output matrix. There are none for the down projections of experts, nor for matrices whose
     /// inputs were all zero.
     fn pass(&mut self, layers: Range<usize>, output: bool) -> Result<Factors, Error> {
-        let Self { engine, kernels, texts, residuals, .. } = self;
+        let Self { engine, kernels, texts, residuals, progress, .. } = self;
         let (mut sums, mut residuals) = (BTreeMap::new(), residuals.iter_mut());
         for text in texts {
             let seq = engine.open()?;
@@ -85,6 +109,10 @@ impl Calibration {
                 }
             }
             engine.close(seq)?;
+            progress.done += layers.len();
+            if let Some(report) = progress.report {
+                report(progress.done, progress.total);
+            }
         }
         let factors = sums.into_iter().filter_map(|(matrix, sum)| {
             let rotation = rotation(engine.model(), matrix)?;
@@ -98,8 +126,9 @@ impl Calibration {
     }
 }
 
-impl Calibrate for Calibration {
+impl Calibrate for Calibration<'_> {
     fn output(&mut self) -> Result<Option<Factor>, Failure> {
+        self.progress.total += self.texts.len() * self.n_layers();
         Ok(self.pass(0..self.n_layers(), true)?.into_values().next())
     }
 
