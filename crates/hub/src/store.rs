@@ -242,6 +242,13 @@ fn pack(
     for note in &converted.notes {
         status(Status::Message(note));
     }
+    if let Some(calibration) = &mut calibration {
+        let factor = Model::open(staged.path())
+            .and_then(|model| calibration.logit_factor(Arc::new(model)))
+            .map_err(|e| Error::Calibrate { model: source.name.clone(), source: e })?;
+        let scaled = staged.scale_logits(&converted.config, factor);
+        scaled.map_err(nanoinfer_packer::Error::from)?;
+    }
     add_self_check(&mut staged, source, status)?;
     if let Some(prompt) = &options.prompt {
         status(Status::Message("processing the prompt"));
@@ -283,7 +290,12 @@ fn calibration(
             calibrate::divide(&model, text)
         }
     };
-    texts.and_then(|texts| Calibration::new(model, None, texts)).map_err(failed)
+    let mut calibration =
+        texts.and_then(|texts| Calibration::new(model, None, texts)).map_err(failed)?;
+    if matches!(options.quant, Quant::Q3 | Quant::Q2) {
+        calibration.correct_errors(out.parent().unwrap_or(out).to_path_buf());
+    }
+    Ok(calibration)
 }
 
 /// Runs the finished model and records its logits. A machine with too little memory to run a model
