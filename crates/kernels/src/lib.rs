@@ -34,6 +34,7 @@
 mod activation;
 mod attention;
 pub mod bench;
+mod correction;
 mod decoded;
 mod experts;
 mod fma;
@@ -64,6 +65,7 @@ mod values;
 
 pub use activation::{Activate, Activation, ExpWeights, SoftCap};
 pub use attention::{AttendBlock, FinishHead, MergeSpans, SPAN};
+pub use correction::CorrectRows;
 pub use experts::{AddWeighted, Route};
 pub use fma::fma;
 pub use gemm::{Gemm, GemmF32, MAX_TILE};
@@ -80,4 +82,4 @@ pub use table::{Isa, Kernels, UnknownIsa};
 pub use trellis::{Trellis, trellis_panel, trellis_panel_bytes, trellis_row, trellis_values};
 pub use trellis_search::{Feedback, SearchScratch, SearchTrellis};
 pub use trellis_table::SearchTable;
-pub use triangle::{AddOuter, FACTOR_ROWS, FactorRows};
+pub use triangle::{AddOuter, AddProducts, FACTOR_ROWS, FactorRows};

@@ -75,9 +75,19 @@ pub(crate) fn pack(
             calibration.begin(left)?;
             while !left.is_empty() {
                 let (ready, rest) = left.split_at(calibration.prepare(left)?);
+                let Calibration { source, factors, .. } = &mut calibration;
+                let factors = &*factors;
                 done = thread::scope(|scope| {
-                    let results = workers(scope, ready, &calibration.factors, threads);
-                    write(&mut writer, ready, &results, done, &mut report)
+                    let results = workers(scope, ready, factors, threads);
+                    let mut stored = |tensor: &Planned, bytes: &[u8], done| {
+                        if let Some(source) =
+                            source.as_mut().filter(|_| tensor.spec.layer.is_some())
+                        {
+                            source.stored(&tensor.spec, bytes);
+                        }
+                        report(done, tensor);
+                    };
+                    write(&mut writer, ready, &results, done, &mut stored)
                 })?;
                 left = rest;
             }
@@ -208,13 +218,14 @@ fn workers<'scope>(
     (0..threads).map(start).collect()
 }
 
-/// Writes the results of jobs, `done` bytes after the first. Returns that number after them.
+/// Writes the results of jobs, `done` bytes after the first. Returns that number after them. `stored` is called
+/// with each result and that number.
 fn write(
     writer: &mut Writer,
     jobs: &[Job],
     results: &[Encoded],
     mut done: u64,
-    report: &mut dyn FnMut(u64, &Planned),
+    stored: &mut dyn FnMut(&Planned, &[u8], u64),
 ) -> Result<u64, Error> {
     for (job, results) in jobs.iter().zip(results.iter().cycle()) {
         let bytes =
@@ -227,7 +238,7 @@ fn write(
             writer.end()?;
         }
         done += bytes.len() as u64;
-        report(done, job.planned);
+        stored(job.planned, &bytes, done);
     }
     Ok(done)
 }

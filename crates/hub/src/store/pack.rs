@@ -57,6 +57,9 @@ pub(super) fn pack(
         Some(text) => Some(calibration(source, &input, out, (options, text), status)?),
         None => None,
     };
+    if let Some(calibration) = calibration.as_mut().filter(|_| plan.correct) {
+        calibration.correct_errors(out.parent().unwrap_or(out).to_path_buf());
+    }
     status(Status::Message(&format!("converting {} to {}", source.name, plan.name)));
     let status = RefCell::new(status);
     let calibrating = |done: usize, total: usize| {
@@ -76,6 +79,13 @@ pub(super) fn pack(
     packing.calibrated = plan.calibrate.map(description);
     packing.calibrate = calibration.as_mut().map(|c| c as &mut dyn Calibrate);
     let (mut staged, converted) = convert_staged(&input, out, packing).map_err(renamed)?;
+    if let Some(calibration) = &mut calibration {
+        let factor = Model::open(staged.path())
+            .and_then(|model| calibration.logit_factor(Arc::new(model)))
+            .map_err(|e| Error::Calibrate { model: source.name.clone(), source: e })?;
+        let scaled = staged.scale_logits(&converted.config, factor);
+        scaled.map_err(nanoinfer_packer::Error::from)?;
+    }
     drop(calibration);
     let status = status.into_inner();
     for note in &converted.notes {
@@ -98,6 +108,8 @@ struct Plan<'o> {
     name: String,
     /// The text to calibrate with, if any matrix profits from it.
     calibrate: Option<&'o Text>,
+    /// Whether most weights have so few bits that correcting the errors of earlier layers pays.
+    correct: bool,
 }
 
 impl<'o> Plan<'o> {
@@ -120,7 +132,8 @@ impl<'o> Plan<'o> {
             None => quant.to_string(),
             Some(_) => format!("{quant} with exceptions"),
         };
-        Ok(Self { quant, name, calibrate })
+        let correct = matches!(recipe.quant(), Quant::Q3 | Quant::Q2);
+        Ok(Self { quant, name, calibrate, correct })
     }
 }
 
