@@ -73,7 +73,10 @@ pub use gemm_trellis::{GemmTrellis, decoded_panel_bytes};
 pub use inputs::{
     F32Inputs, Pack, QuantizedInputs, TileData, TileMut, locate_token, packed_rows, tile_rows,
 };
-pub use kv::{BLOCK, KvBlock, KvBlockMut, PackQuery, Queries, QueriesMut, StoreKv, q8_key_block};
+pub use kv::{
+    BLOCK, KvBlock, KvBlockMut, PackQuery, Queries, QueriesMut, StoreKv, q4_key_block,
+    q4_value_block, q8_key_block,
+};
 pub use layout::{GROUP, LANES, LINE, QUAD, TOKENS, f32_panel_len, q8_panel_bytes};
 pub use norm::{NormKind, NormPack, NormParams, NormRow};
 pub use quantize::Rotate;
