@@ -15,8 +15,8 @@ use crate::status::{Reporter, say};
 pub(crate) fn run(args: Convert) -> Result<ExitCode> {
     let model = ModelRef::parse(&args.model)?.at_revision(args.revision.as_deref())?;
     let mut options = ConvertOptions::new(args.quant.into());
+    options.calibrate = calibration(&args, options.quant)?;
     options.loras = args.lora;
-    options.calibrate = calibration(args.calibrate.as_deref(), options.quant)?;
     if let Some(path) = &args.bake {
         let text = TextSource::open(path)?.read()?;
         options.prompt = Some(text.trim_end().to_owned());
@@ -31,8 +31,11 @@ pub(crate) fn run(args: Convert) -> Result<ExitCode> {
 }
 
 /// The text to calibrate with, by default the model's own.
-fn calibration(given: Option<&Path>, quant: Quant) -> Result<Option<Text>> {
-    let Some(given) = given else { return Ok(Some(Text::Own(OwnText::default()))) };
+fn calibration(args: &Convert, quant: Quant) -> Result<Option<Text>> {
+    let Some(given) = &args.calibrate else {
+        let own = OwnText { seed: args.calibrate_seed, ..OwnText::default() };
+        return Ok(Some(Text::Own(own)));
+    };
     ensure!(quant.is_coded(), "--calibrate applies to --quant q5, q4, q3 and q2 only");
     if given == Path::new("none") {
         return Ok(None);
