@@ -30,14 +30,14 @@ START = {
     "first_token_s": "start-up to first token, s",
     "peak_mb": "peak memory, MB",
 }
-CALIBRATION = {"": "–", "none": "none", "own text": "own text, three seeds", "matrix": "importance matrix"}
+CALIBRATION = {"": "–", "none": "none", "own text": "own text", "matrix": "importance matrix"}
 FEW_BITS = """\
-Median (minimum–maximum) over three seeds of calibration, all positions of {windows} windows of {window} tokens. Bits
-per weight include scales; "all" is what a token reads: the matrices of the layers, and the output layer.
-The float32 model was made from a Q4_1 file, whose groups of weights were torn apart by permutations that do
-not change its results. NanoInfer runs the files that `convert --quant` writes. The K-quants are by llama.cpp's
-quantizer on joined rows, since its own files would have other formats for rows of 576 weights, and run in
-float32. `python3 bench/compare.py bits` measures all of it again.\
+Divergence from float32 at all positions of {windows} windows of {window} tokens; median (minimum–maximum) over {seeds} seeds of
+calibration. Bits per weight include scales; "all" is what a token reads: the matrices of the layers, and the
+output layer. NanoInfer runs the files that `convert --quant` writes. The K-quants are by llama.cpp's quantizer, with
+its choice of encodings, on joined rows: for rows of 576 weights, its own files have formats with more bits. They run
+in float32. The model in float32 was made from a Q4_1 file, whose groups of weights were separated by
+permutations that do not change its results. `python3 bench/compare.py bits` measures all of it again.\
 """
 PARAMETERS = {"tinyllama": 1100048384, "smollm2": 134515008}
 BYTES = {"nanoinfer": 1.0, "llama.cpp": 1.0625, "OpenVINO": 1.0, "PyTorch": 4.0}
@@ -173,13 +173,14 @@ def few_bits_table(few):
     """Rows in descending order of bits."""
     ours, peers = versions_of(few, "NanoInfer"), versions_of(few, "llama.cpp")
     (windows,) = few["windows"].values()
+    seeds = max(r["seeds"] for r in few["rows"])
     text = ["", "## Fewer bits", "", f"{few['model']}. {few['cpu']}, {few['date']}. NanoInfer {ours}; {peers}.", ""]
     text += ["| weights | calibration | bits, layers | bits, all | mean KL | median KL |", "|---|---|---:|---:|---:|---:|"]
     for r in sorted(few["rows"], key=lambda r: -r["bits_all"]):
         name = f"{r['engine']} {r['weights']}"
         numbers = f"{r['bits_linears']:.2f} | {r['bits_all']:.2f} | {spread(r['mean'])} | {spread(r['median'])}"
         text += [f"| {name} | {CALIBRATION[r['calibration']]} | {numbers} |"]
-    return text + ["", *FEW_BITS.format(windows=windows, window=few["window"]).splitlines()]
+    return text + ["", *FEW_BITS.format(windows=windows, window=few["window"], seeds=seeds).splitlines()]
 
 
 def versions_of(few, engine):
@@ -310,7 +311,7 @@ def bits(quality, path):
 
 
 def few_bits(few, path):
-    """KL versus bits, with lines through the files that were calibrated, and circles for those that were not."""
+    """KL versus bits, with a line through the calibrated files of each engine."""
     figure, axis = plt.subplots(figsize=(6.4, 4))
     for engine, colour in (("NanoInfer", COLOURS["nanoinfer"]), ("llama.cpp", COLOURS["llama.cpp"])):
         rows = sorted((r for r in few["rows"] if r["engine"] == engine), key=lambda r: r["bits_all"])
@@ -323,13 +324,14 @@ def few_bits(few, path):
                 r["bits_all"], median, yerr=[[median - least], [most - median]], fmt="o", color=colour, capsize=2,
                 markerfacecolor="white" if plain else colour,
             )
-            label = r["weights"] + (", uncalibrated" if plain else "")
-            left = engine == "NanoInfer" and not plain
+            left = engine == "NanoInfer" or r["weights"].startswith("IQ")
+            place = (-6, 4 if plain else -9) if left else (6, 4)
             axis.annotate(
-                label, (r["bits_all"], median), textcoords="offset points", xytext=(-6, -9) if left else (6, 4),
+                r["weights"], (r["bits_all"], median), textcoords="offset points", xytext=place,
                 ha="right" if left else "left", fontsize=8, color=colour,
             )
         axis.plot([], [], "o-", color=colour, label=engine)
+    axis.plot([], [], "o", color="white", markeredgecolor="black", label="not calibrated")
     axis.set_yscale("log")
     axis.margins(x=0.12, y=0.12)
     axis.set_xlabel("bits per weight that a token reads")
