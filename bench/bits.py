@@ -24,7 +24,7 @@ import datetime
 import json
 import pathlib
 import subprocess
-import sys
+import tempfile
 import time
 
 import numpy
@@ -45,16 +45,17 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", type=pathlib.Path)
-    parser.add_argument("out", type=pathlib.Path)
+    parser.add_argument("model", type=pathlib.Path, help="folder or GGUF file")
+    parser.add_argument("out", type=pathlib.Path, help="JSON file for the results")
     parser.add_argument("--nanoinfer", type=pathlib.Path, required=True, help="path of the binary")
-    parser.add_argument("--text", type=pathlib.Path, action="append", required=True)
+    parser.add_argument("--text", type=pathlib.Path, action="append", required=True, help="repeatable")
     parser.add_argument("--windows", type=int, default=8, help="of each text, at most (default: 8)")
     parser.add_argument("--seeds", type=listed(int), default=[0, 1, 2], help="of calibration (default: 0,1,2)")
     parser.add_argument("--only", type=listed(str), help="weights to measure, such as q4,Q4_K_M (default: all)")
     parser.add_argument("--fresh", action="store_true", help="measure these rows again")
     parser.add_argument("--name", help="of the model, for tables (default: its file name)")
     parser.add_argument("--ggml", type=pathlib.Path, help="libggml-base (default: that of llama-cpp-python)")
+    parser.add_argument("--commit", default=commit(), help="of the binary (default: that of this folder)")
     parser.add_argument("--work", type=pathlib.Path, default=ROOT / "target" / "bits", help="folder for models")
     args = parser.parse_args()
     args.work = args.work / args.model.stem
@@ -106,8 +107,9 @@ class Measurement:
         if not self.missing("NanoInfer", weights, calibration):
             return
         file, seconds = self.convert(weights, calibration, *options)
-        logits = lambda ids: self.logits(file, ids, self.args.work / "logits.safetensors")
-        self.add("NanoInfer", weights, calibration, self.bits(file), logits, commit(), seconds)
+        with tempfile.TemporaryDirectory() as folder:
+            logits = lambda ids: self.logits(file, ids, pathlib.Path(folder) / "logits.safetensors")
+            self.add("NanoInfer", weights, calibration, self.bits(file), logits, self.args.commit, seconds)
 
     def add(self, engine, weights, calibration, bits, logits, version, seconds=None):
         row = {"engine": engine, "weights": weights, "calibration": calibration, "version": version}
