@@ -6,9 +6,9 @@
     python3 bench/compare.py run --engines nanoinfer,llama.cpp --fresh     measure these two again
     python3 bench/compare.py report             tables and plots from the existing rounds
 
-The steps are setup (environment with the peers, models), run, quality and report. pip installs the
+The steps are setup (environment with the peers, models), run, quality, bits and report. pip installs the
 peers into target/compare/venv and compiles llama.cpp for this CPU (with clang-16 if available: a
-build by gcc 12 crashes on AMX). Needs 20 GB of disk and 12 GB of memory; quality needs npm.
+build by gcc 12 crashes on AMX). Needs 20 GB of disk and 12 GB of memory; quality and bits need npm.
 
 In a round, every engine runs every test of every model once, each engine in its own process. The
 order of the engines rotates from round to round. The limits of the machine are measured in every
@@ -50,7 +50,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    steps = ["all", "setup", "run", "quality", "report"]
+    steps = ["all", "setup", "run", "quality", "bits", "report"]
     parser.add_argument("step", nargs="?", choices=steps, default="all")
     parser.add_argument("--rounds", type=int, default=5, help="number of rounds to add (default: 5)")
     parser.add_argument("--engines", type=names(ENGINES), default=ENGINES, help=", ".join(ENGINES))
@@ -67,11 +67,27 @@ def main():
     if args.step in ("all", "run"):
         run(args)
     if args.step in ("all", "quality"):
-        text, result = WORK / "text.txt", args.out / "quality.json"
-        subprocess.run([sys.executable, ROOT / "bench/text.py", text], check=True)
-        python("quality.py", args.nanoinfer, WORK / "models" / "smollm2", text, result)
+        python("quality.py", args.nanoinfer, WORK / "models" / "smollm2", text(), args.out / "quality.json")
+    if args.step in ("all", "bits"):
+        bits(args)
     if args.step in ("all", "report"):
         python("report.py", args.out)
+
+
+def text():
+    out = WORK / "text.txt"
+    subprocess.run([sys.executable, ROOT / "bench/text.py", out], check=True)
+    return out
+
+
+def bits(args):
+    """Files of 8 to 2 bits, of a model without traces of an earlier quantization."""
+    model = WORK / "models" / "smollm2-shuffled.gguf"
+    if not model.exists():
+        python("shuffle.py", WORK / "models" / "smollm2" / "source.gguf", model)
+    options = ["--nanoinfer", args.nanoinfer, "--text", text(), "--work", WORK / "bits"]
+    options += ["--fresh"] if args.fresh else []
+    python("bits.py", model, args.out / "bits.json", "--name", "SmolLM2-135M-Instruct, shuffled", *options)
 
 
 def names(known):

@@ -30,6 +30,15 @@ START = {
     "first_token_s": "start-up to first token, s",
     "peak_mb": "peak memory, MB",
 }
+CALIBRATION = {"": "–", "none": "none", "own text": "own text", "matrix": "importance matrix"}
+FEW_BITS = """\
+Divergence from float32 at all positions of {windows} windows of {window} tokens; median (minimum–maximum) over {seeds} seeds of
+calibration. Bits per weight include scales; "all" is what a token reads: the matrices of the layers, and the
+output layer. NanoInfer runs the files that `convert --quant` writes. The K-quants are by llama.cpp's quantizer, with
+its choice of encodings, on joined rows: for rows of 576 weights, its own files have formats with more bits. They run
+in float32. The model in float32 was made from a Q4_1 file, whose groups of weights were separated by
+permutations that do not change its results. `python3 bench/compare.py bits` measures all of it again.\
+"""
 PARAMETERS = {"tinyllama": 1100048384, "smollm2": 134515008}
 BYTES = {"nanoinfer": 1.0, "llama.cpp": 1.0625, "OpenVINO": 1.0, "PyTorch": 4.0}
 
@@ -40,11 +49,13 @@ def main():
     machine = json.loads((folder / "machine.json").read_text())
     quality = folder / "quality.json"
     quality = json.loads(quality.read_text()) if quality.exists() else None
+    few = folder / "bits.json"
+    few = summarize_seeds(json.loads(few.read_text())) if few.exists() else None
     results = summarize(rounds)
     whole = {"machine": machine, "versions": versions(rounds), "results": results}
     whole |= {"dates": dates(rounds), "limits": limits(rounds), "quality": quality}
     (folder / "comparison.json").write_text(json.dumps(whole, indent=1) + "\n")
-    (folder / "comparison.md").write_text(markdown(whole))
+    (folder / "comparison.md").write_text(markdown(whole, few))
     style()
     bars(results, folder / "speed.svg")
     lines(results, "tg@d{}", [0, 500, 1000, 2000, 4000], "tokens in the context", folder / "depth.svg")
@@ -52,6 +63,8 @@ def main():
     roofline(results, whole["limits"], folder / "roofline.svg")
     if quality:
         bits(quality, folder / "quality.svg")
+    if few:
+        few_bits(few, folder / "bits.svg")
 
 
 def summarize(rounds):
@@ -66,6 +79,24 @@ def summarize(rounds):
         model: {e: {n: spread(v) for n, v in f.items()} for e, f in engines.items()}
         for model, engines in values.items()
     }
+
+
+def summarize_seeds(few):
+    """Merges rows that differ only in the seed of calibration: each KL becomes [median, minimum, maximum]."""
+    (text,) = few["windows"]
+    groups = {}
+    for r in few["rows"]:
+        calibration = "own text" if r["calibration"].startswith("seed") else r["calibration"]
+        groups.setdefault((r["engine"], r["weights"], calibration), []).append(r)
+    rows = []
+    for (engine, weights, calibration), found in groups.items():
+        row = {"engine": engine, "weights": weights, "calibration": calibration, "seeds": len(found)}
+        row |= {key: found[0][key] for key in ("bits_linears", "bits_all", "version")}
+        for key in ("mean", "median"):
+            values = [r["kl"][text][key] for r in found]
+            row[key] = [statistics.median(values), min(values), max(values)]
+        rows.append(row)
+    return few | {"rows": rows}
 
 
 def versions(rounds):
@@ -86,7 +117,7 @@ def limits(rounds):
     return {key: [statistics.median(v), min(v), max(v)] for key, v in values.items()}
 
 
-def markdown(whole):
+def markdown(whole, few):
     m, limit = whole["machine"], whole["limits"]
     threads = m["threads"]["used"]
     text = [
@@ -122,6 +153,8 @@ def markdown(whole):
             "float32 model was itself made from a Q4_1 file. Its rows have 576 weights, not a multiple of 256, so",
             "llama.cpp stores parts of the K-quants in other formats.",
         ]
+    if few:
+        text += few_bits_table(few)
     pictures = {
         "speed": "Tokens per second, with minimum and maximum",
         "depth": "Decoding speed versus context length",
@@ -130,8 +163,34 @@ def markdown(whole):
     }
     if whole["quality"]:
         pictures["quality"] = "Divergence from float32 versus bits per weight"
+    if few:
+        pictures["bits"] = "Divergence from float32 of 8- to 2-bit files versus bits per weight"
     text += [f"\n![{alt}]({name}.svg)" for name, alt in pictures.items()]
     return "\n".join(text) + "\n"
+
+
+def few_bits_table(few):
+    """Rows in descending order of bits."""
+    ours, peers = versions_of(few, "NanoInfer"), versions_of(few, "llama.cpp")
+    (windows,) = few["windows"].values()
+    seeds = max(r["seeds"] for r in few["rows"])
+    text = ["", "## Fewer bits", "", f"{few['model']}. {few['cpu']}, {few['date']}. NanoInfer {ours}; {peers}.", ""]
+    text += ["| weights | calibration | bits, layers | bits, all | mean KL | median KL |", "|---|---|---:|---:|---:|---:|"]
+    for r in sorted(few["rows"], key=lambda r: -r["bits_all"]):
+        name = f"{r['engine']} {r['weights']}"
+        numbers = f"{r['bits_linears']:.2f} | {r['bits_all']:.2f} | {spread(r['mean'])} | {spread(r['median'])}"
+        text += [f"| {name} | {CALIBRATION[r['calibration']]} | {numbers} |"]
+    return text + ["", *FEW_BITS.format(windows=windows, window=few["window"], seeds=seeds).splitlines()]
+
+
+def versions_of(few, engine):
+    return ", ".join(sorted({r["version"] for r in few["rows"] if r["engine"] == engine}))
+
+
+def spread(values):
+    median, least, most = values
+    digits = lambda x: f"{x:.4f}" if x < 0.1 else f"{x:.3f}"
+    return digits(median) if least == most else f"{digits(median)} ({digits(least)}–{digits(most)})"
 
 
 def cell(value):
@@ -248,6 +307,37 @@ def bits(quality, path):
     axis.set_xlabel("bits per weight")
     axis.set_ylabel("mean KL divergence from float32, nats")
     axis.set_title("SmolLM2-135M-Instruct", fontsize=10)
+    save(figure, path)
+
+
+def few_bits(few, path):
+    """KL versus bits, with a line through the calibrated files of each engine."""
+    figure, axis = plt.subplots(figsize=(6.4, 4))
+    for engine, colour in (("NanoInfer", COLOURS["nanoinfer"]), ("llama.cpp", COLOURS["llama.cpp"])):
+        rows = sorted((r for r in few["rows"] if r["engine"] == engine), key=lambda r: r["bits_all"])
+        line = [r for r in rows if r["calibration"] != "none" and not r["weights"].startswith("IQ")]
+        axis.plot([r["bits_all"] for r in line], [r["mean"][0] for r in line], color=colour, linewidth=1)
+        for r in rows:
+            median, least, most = r["mean"]
+            plain = r["calibration"] == "none"
+            axis.errorbar(
+                r["bits_all"], median, yerr=[[median - least], [most - median]], fmt="o", color=colour, capsize=2,
+                markerfacecolor="white" if plain else colour,
+            )
+            left = engine == "NanoInfer" or r["weights"].startswith("IQ")
+            place = (-6, 4 if plain else -9) if left else (6, 4)
+            axis.annotate(
+                r["weights"], (r["bits_all"], median), textcoords="offset points", xytext=place,
+                ha="right" if left else "left", fontsize=8, color=colour,
+            )
+        axis.plot([], [], "o-", color=colour, label=engine)
+    axis.plot([], [], "o", color="white", markeredgecolor="black", label="not calibrated")
+    axis.set_yscale("log")
+    axis.margins(x=0.12, y=0.12)
+    axis.set_xlabel("bits per weight that a token reads")
+    axis.set_ylabel("mean KL divergence from float32, nats")
+    axis.set_title(few["model"], fontsize=10)
+    axis.legend(fontsize=8)
     save(figure, path)
 
 

@@ -65,6 +65,9 @@ pub(crate) struct Convert {
     /// conversion with larger errors (default: the model writes 64 texts itself)
     #[arg(long, value_name = "FILE|none")]
     pub(crate) calibrate: Option<PathBuf>,
+    /// Seed of the texts that the model writes for calibration; each gives a slightly different file
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "calibrate")]
+    pub(crate) calibrate_seed: u64,
     /// Folder of a LoRA adapter to merge into the weights, and its scale (default: 1; repeatable)
     #[arg(long, value_name = "FOLDER[:SCALE]",
           value_parser = OsStringValueParser::new().try_map(|text| lora(&text)))]
