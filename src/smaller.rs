@@ -14,25 +14,26 @@ const PASS: f64 = 2.6e-11;
 /// Texts of the default calibration, in tokens.
 const TOKENS: f64 = 64.0 * 512.0;
 
-/// What `convert --quant q4` would gain over `file`, a conversion of the model that the user calls `name`, and
-/// about how long it would take here. `None` if it gains nothing.
+/// What `convert --quant q4` would gain over `file`, an uncalibrated conversion of the model that the user calls
+/// `name`, and about how long it would take here. If that is no smaller, the same for its own precision.
 pub(crate) fn smaller(name: &OsStr, file: &Path) -> Option<String> {
     let file = NanoFile::open(file).ok()?;
     let (config, stored) = (file.config(), file.recipe());
     let q4 = Recipe::of(Quant::Q4, config);
     let [now, then] = [&stored, &q4].map(|recipe| recipe.bytes(config));
-    let gain = if then < now / 10 * 9 {
+    let (precision, recipe, gain) = if then < now / 10 * 9 {
         let percent = 100 - 100 * then / now.max(1);
-        format!("a file {percent} % smaller, which is faster and nearly as accurate")
+        let gain = format!("a file {percent} % smaller, which is faster and nearly as accurate");
+        ("q4".to_owned(), &q4, gain)
     } else if stored.is_coded() && file.calibrated().is_none() {
-        "one with smaller errors, by calibration".to_owned()
+        (file.precision(), &stored, "a file with smaller errors, by calibration".to_owned())
     } else {
         return None;
     };
-    let time = minutes(seconds(config, &q4));
+    let (name, time) = (name.display(), minutes(seconds(config, recipe)));
     Some(format!(
-        "`nanoinfer convert --model {} --quant q4 --out FILE.nano` makes {gain}, in about {time}",
-        name.display()
+        "`nanoinfer convert --model {name} --quant {precision} --out FILE.nano` makes {gain}, in \
+         about {time}"
     ))
 }
 

@@ -174,7 +174,10 @@ fn commands_choose_among_cached_precisions() {
         stderr(&output).contains("converting")
     };
     // What is there is used, until another precision is asked for.
-    assert!(converts(&["--quant", "q4"]));
+    let output = generate(&["--quant", "q4"]);
+    let hint = format!("convert --model {} --quant q4 --out FILE.nano` makes", model.display());
+    assert!(stderr(&output).contains(&hint), "{}", stderr(&output));
+    assert!(stderr(&output).contains("smaller errors, by calibration, in about a minute"));
     assert!(!converts(&[]) && !converts(&["--quant", "q4"]) && !converts(&["--quant", "auto"]));
     assert!(converts(&["--quant", "4.50"]) && !converts(&["--quant", "4.5"]));
     assert_eq!(cached(&home), ["4.50", "q4"]);

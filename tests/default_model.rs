@@ -53,6 +53,32 @@ fn gguf() -> PathBuf {
     })
 }
 
+#[test]
+fn a_source_that_was_rounded_is_named() {
+    let folder = temp();
+    let gguf = gguf();
+    let mut command = nanoinfer(&folder.path().join("home"));
+    command.args(["generate", "--chat", "--prompt", "What is the capital of France?", "-n", "20"]);
+    command.args(["--temp", "0", "--quant", "q5", "--model"]).arg(&gguf);
+    let output = command.output().unwrap();
+    assert!(stdout(&output).contains("Paris"), "{} {}", stdout(&output), stderr(&output));
+    let messages = stderr(&output);
+    for part in
+        ["the source has weights in Q4_1; rounding them again", "--quant q4 --out FILE.nano"]
+    {
+        assert!(messages.contains(part), "{messages}");
+    }
+    let list =
+        json(&nanoinfer(&folder.path().join("home")).args(["models", "--json"]).output().unwrap());
+    let (kind, path) = (&list[0]["kind"], list[0]["path"].as_str().unwrap());
+    assert_eq!(kind, "q5", "{list}");
+    let mut command = nanoinfer(&folder.path().join("home"));
+    let shown = stdout(&command.arg("inspect").arg(path).output().unwrap());
+    for part in ["calibrated    no", "rounded       twice: the source has weights in Q4_1"] {
+        assert!(shown.contains(part), "{shown}");
+    }
+}
+
 /// A file that states another token as EOS, as after converting a chat model with its base's config.
 #[test]
 fn turns_end_although_the_file_states_another_eos() {
