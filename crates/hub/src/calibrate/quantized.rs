@@ -15,25 +15,25 @@ pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
 pub(super) struct Quantized {
     /// For temporary files.
     folder: PathBuf,
-    /// The tensors of the last layer that was stored.
-    layer: Vec<(TensorSpec, Vec<u8>)>,
+    /// The stored tensors of layers that the texts have not passed: of one layer, and those without codes
+    /// at the beginning of the next.
+    tensors: Vec<(TensorSpec, Vec<u8>)>,
     /// The residual stream of every pass over a part of a text.
     pub(super) residuals: Vec<Vec<f32>>,
 }
 
 impl Quantized {
     pub(super) fn new(folder: PathBuf, residuals: Vec<Vec<f32>>) -> Self {
-        Self { folder, layer: Vec::new(), residuals }
+        Self { folder, tensors: Vec::new(), residuals }
     }
 
     /// Appends a part of a tensor of a layer.
     pub(super) fn stored(&mut self, spec: &TensorSpec, bytes: &[u8]) {
-        if self.layer.first().is_some_and(|(first, _)| first.layer != spec.layer) {
-            self.layer.clear();
-        }
-        match self.layer.last_mut() {
-            Some((last, stored)) if last.role == spec.role => stored.extend_from_slice(bytes),
-            _ => self.layer.push((spec.clone(), bytes.to_vec())),
+        match self.tensors.last_mut() {
+            Some((last, stored)) if (last.role, last.layer) == (spec.role, spec.layer) => {
+                stored.extend_from_slice(bytes);
+            }
+            _ => self.tensors.push((spec.clone(), bytes.to_vec())),
         }
     }
 
@@ -58,6 +58,7 @@ impl Quantized {
             }
             engine.close(seq)?;
         }
+        self.tensors.retain(|(spec, _)| !is_of(spec, index));
         Ok(())
     }
 
@@ -81,7 +82,7 @@ impl Quantized {
             put(tensor.spec.clone(), file.bytes(tensor))?;
         }
         for layer in 0..copies as u32 {
-            for (spec, bytes) in &self.layer {
+            for (spec, bytes) in self.tensors.iter().filter(|(spec, _)| is_of(spec, index)) {
                 let mut spec = spec.clone();
                 spec.layer = Some(layer);
                 put(spec, bytes)?;
@@ -93,6 +94,11 @@ impl Quantized {
         let run = copies - 2;
         Ok((writer.finish(&config, file.generation())?, run..run + 1))
     }
+}
+
+/// Whether a tensor belongs to layer `index`.
+fn is_of(spec: &TensorSpec, index: usize) -> bool {
+    spec.layer.is_some_and(|layer| layer as usize == index)
 }
 
 /// The config of a model whose layers are copies of one.
