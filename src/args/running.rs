@@ -197,7 +197,7 @@ pub(crate) struct DraftArgs {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kv {
-    /// 4 bits: half the size of q8, but no faster, and less accurate by about as much as q4 weights
+    /// 4 bits: half the size of q8, but less accurate, by about as much as q4 weights
     Q4,
     /// 8 bits, rotated, with a scale per position and head
     Q8,

@@ -20,9 +20,19 @@ fn main() {
         for (head, seen) in [(64, 64), (64, 1), (64, 32), (128, 64), (128, 1)] {
             let v_scales = vec![1.0; BLOCK];
             let (k, v) = (vec![100u8; q8_key_block(head)], vec![3i8; BLOCK * head]);
-            measure(&kernels, "q8", (head, seen), KvBlock::Q8 { k: &k, v: &v, v_scales: &v_scales });
+            measure(
+                &kernels,
+                "q8",
+                (head, seen),
+                KvBlock::Q8 { k: &k, v: &v, v_scales: &v_scales },
+            );
             let (k, v) = (vec![100u8; q4_key_block(head)], vec![3u8; q4_value_block(head)]);
-            measure(&kernels, "q4", (head, seen), KvBlock::Q4 { k: &k, v: &v, v_scales: &v_scales });
+            measure(
+                &kernels,
+                "q4",
+                (head, seen),
+                KvBlock::Q4 { k: &k, v: &v, v_scales: &v_scales },
+            );
         }
     }
 }

@@ -167,6 +167,24 @@ fn scores<S: Simd, const M: usize, T: Stored>(
     }
 }
 
+/// Quads of values per chunk of a query.
+const QUADS: usize = LANES / QUAD;
+
+/// Adds the products of a line of keys and quad `i` of each query. A closure would not always be inlined, and
+/// then lack the instruction set.
+#[inline(always)]
+fn dot_line<S: Simd, const M: usize>(
+    s: S,
+    dot: &mut [S::I; M],
+    line: S::Line,
+    q: &[[[i8; QUAD]; QUADS]; M],
+    i: usize,
+) {
+    for m in 0..M {
+        dot[m] = s.dot(dot[m], line, &q[m][i]);
+    }
+}
+
 /// Like [`scores`], in integers: f32(q·k) · key scale · (query scale · scale). Keys have `BITS` bits, 8 or 4.
 #[inline(always)]
 fn scores_int<S: Codes, const M: usize, const BITS: usize>(
@@ -178,7 +196,6 @@ fn scores_int<S: Codes, const M: usize, const BITS: usize>(
     a: &AttendBlock<'_>,
     out: &mut [Scores; M],
 ) {
-    const QUADS: usize = LANES / QUAD; // per chunk of a query
     let n = scales.len();
     let scales: &[f32; M] = scales[a.first..].first_chunk().expect("checked");
     let sums: &[i32; M] = sums[a.first..].first_chunk().expect("checked");
@@ -193,18 +210,13 @@ fn scores_int<S: Codes, const M: usize, const BITS: usize>(
         let chunks = q.as_chunks::<QUAD>().0.as_chunks::<QUADS>().0.chunks_exact(n);
         for (lines, q) in lines.chunks_exact(QUADS * BITS / 8).zip(chunks) {
             let q: &[[[i8; QUAD]; QUADS]; M] = q[a.first..].first_chunk().expect("checked");
-            let mut add = |quad: usize, line| {
-                for m in 0..M {
-                    dot[m] = s.dot(dot[m], line, &q[m][quad]);
-                }
-            };
             for (j, line) in lines.iter().enumerate() {
                 if BITS == 8 {
-                    add(j, s.line(line));
+                    dot_line(s, &mut dot, s.line(line), q, j);
                 } else {
                     let codes = s.bytes(line);
-                    add(2 * j, s.weights(levels, codes));
-                    add(2 * j + 1, s.weights(levels, s.shr::<4>(codes)));
+                    dot_line(s, &mut dot, s.weights(levels, codes), q, 2 * j);
+                    dot_line(s, &mut dot, s.weights(levels, s.shr::<4>(codes)), q, 2 * j + 1);
                 }
             }
         }
