@@ -32,7 +32,7 @@ def main():
         source = make(home)
         nano = home / "model.nano"
         if not nano.exists() or nano.stat().st_mtime < nanoinfer.stat().st_mtime:
-            subprocess.run([nanoinfer, "convert", "--model", source, "--out", nano], check=True)
+            subprocess.run([nanoinfer, "convert", "--quant", "q8", "--model", source, "--out", nano], check=True)
         openvino(home)
 
 

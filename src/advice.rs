@@ -89,6 +89,7 @@ fn hub(error: &HubError) -> Option<&'static str> {
         HubError::Pack(PackError::Adapter { .. }) => {
             Some(": `nanoinfer convert --model BASE --lora FOLDER --out FILE.nano`")
         }
+        HubError::Precision { .. } => Some(", without --quant"),
         HubError::NoEntry { .. } => Some("; `nanoinfer models` lists the entries"),
         _ => None,
     }

@@ -40,10 +40,10 @@ pub use nanoinfer_engine::{
     Engines, Event, FinishReason, GenerateOptions, Isa, KvType, Message, Model, Overflow, PassId,
     PrefixStore, Profile, Sampling, SeqId, Sequence, Session, Stage, Stats,
 };
-pub use nanoinfer_format::{Config, Generation, NanoFile, Quant};
+pub use nanoinfer_format::{Bits, Config, Generation, NanoFile, Precision, Quant, Recipe};
 pub use nanoinfer_hub::{
-    ConvertOptions, Entry, Fetch, Fetched, HubId, Lora, ModelRef, Pinned, Published, Status,
-    StatusFn, Store,
+    ConvertOptions, Entry, Exceptions, Fetch, Fetched, HubId, Lora, ModelRef, Pinned, Published,
+    Status, StatusFn, Store,
 };
 pub use nanoinfer_text::{ChatInput, ChatTemplate, Specials, Tokenizer, Vocab};
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use nanoinfer_engine::{Engine, EngineOptions, Model, Session};
-use nanoinfer_format::Quant;
+use nanoinfer_format::Precision;
 use nanoinfer_hub::{Error as HubError, Fetch, ModelRef, Status, Store};
 
 use crate::Error;
@@ -40,7 +40,7 @@ pub fn open(name: impl Into<OsString>) -> Result<Model, Error> {
 pub struct Loader<'a> {
     name: OsString,
     revision: Option<String>,
-    quant: Quant,
+    quant: Precision,
     in_memory: bool,
     options: EngineOptions,
     store: Option<Store>,
@@ -49,13 +49,13 @@ pub struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    /// A loader that uses only local models, converts to 8 bits, and runs with
+    /// A loader that uses only local models, converts to [`Precision::Auto`], and runs with
     /// [`EngineOptions::default`]. `name` is a string or a path.
     pub fn new(name: impl Into<OsString>) -> Self {
         Self {
             name: name.into(),
             revision: None,
-            quant: Quant::Q8,
+            quant: Precision::Auto,
             in_memory: false,
             options: EngineOptions::default(),
             store: None,
@@ -69,9 +69,9 @@ impl<'a> Loader<'a> {
         Self { revision: Some(revision.into()), ..self }
     }
 
-    /// The encoding to convert to. A `.nano` file keeps its own encoding.
-    pub fn quant(self, quant: Quant) -> Self {
-        Self { quant, ..self }
+    /// The precision to convert to. A `.nano` file of another precision is an error.
+    pub fn quant(self, quant: impl Into<Precision>) -> Self {
+        Self { quant: quant.into(), ..self }
     }
 
     /// Reads the whole file into memory instead of mapping it: slower to start, but unaffected by later
@@ -110,12 +110,13 @@ impl<'a> Loader<'a> {
             Err(e @ HubError::Unknown { .. }) if self.revision.is_none() => {
                 let store = self.store.map_or_else(Store::open, Ok)?;
                 let entry = self.name.to_str().map(|name| store.converted(name)).transpose()?;
-                return Ok(entry.flatten().ok_or(e)?);
+                let file = ModelRef::Nano(entry.flatten().ok_or(e)?);
+                return Ok(store.resolve(&file, self.quant, None, &mut |_| {})?);
             }
             parsed => parsed?.at_revision(self.revision.as_deref())?,
         };
-        if let ModelRef::Nano(path) = model {
-            return Ok(path); // a file needs no cache folder
+        if let (ModelRef::Nano(path), Precision::Auto) = (&model, self.quant) {
+            return Ok(path.clone()); // a file needs no cache folder
         }
         let store = self.store.map_or_else(Store::open, Ok)?;
         let mut silent = |_: Status<'_>| {};

@@ -19,6 +19,7 @@ mod model;
 mod output;
 mod parameters;
 mod prompt;
+mod smaller;
 mod status;
 mod template;
 

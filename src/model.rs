@@ -9,18 +9,20 @@ use nanoinfer::{Loader, Status};
 use nanoinfer_engine::{
     Drafting, Engine, EngineOptions, GenerateOptions, KvType, Model, PrefixStore, Sampling, Session,
 };
+use nanoinfer_format::Precision;
 use nanoinfer_interface::random_seed;
 use nanoinfer_kernels::Isa;
 
 use crate::args::{CacheArgs, DraftArgs, ModelArgs, SamplingArgs, Seed};
+use crate::smaller::smaller;
 use crate::status::{Reporter, say};
 use crate::template::Template;
 
 /// A model without an engine, for work on text.
-pub(crate) fn open(name: &OsStr, template: Option<&Template>) -> Result<Model> {
-    let mut reporter = Reporter::default();
+pub(crate) fn open(name: &OsStr, quant: Precision, template: Option<&Template>) -> Result<Model> {
+    let mut reporter = Reporter::for_model(name);
     let mut status = |status: Status<'_>| reporter.status(status);
-    let mut model = loader(name).status(&mut status).model()?;
+    let mut model = loader(name, quant).status(&mut status).model()?;
     if let Some(note) = outdated(name, &model) {
         say(&note);
     }
@@ -28,13 +30,13 @@ pub(crate) fn open(name: &OsStr, template: Option<&Template>) -> Result<Model> {
     Ok(model)
 }
 
-fn loader<'a>(model: &OsStr) -> Loader<'a> {
-    Loader::new(model).fetch(&Online)
+fn loader<'a>(model: &OsStr, quant: Precision) -> Loader<'a> {
+    Loader::new(model).quant(quant).fetch(&Online)
 }
 
 /// An engine configured by the options. Warns about a context that the model was not trained for.
 pub(crate) fn engine(args: &ModelArgs) -> Result<Engine> {
-    let mut reporter = Reporter::default();
+    let mut reporter = Reporter::for_model(&args.model);
     let engine = open_engine(args, None, &mut |status| reporter.status(status))?;
     warn_beyond_training(&engine);
     Ok(engine)
@@ -64,7 +66,7 @@ fn open_engine(
         isa: forced_isa()?,
         ..EngineOptions::default()
     };
-    let loader = loader(&args.model).in_memory(args.no_mmap);
+    let loader = loader(&args.model, args.quant).in_memory(args.no_mmap);
     let loader = match &args.revision {
         Some(revision) => loader.revision(revision),
         None => loader,
@@ -93,7 +95,7 @@ pub(crate) fn session(
     drafts: &DraftArgs,
     cache: &CacheArgs,
 ) -> Result<Session> {
-    let mut reporter = Reporter::default();
+    let mut reporter = Reporter::for_model(&args.model);
     open_session(args, template, drafts, cache, &mut |status| reporter.status(status))
 }
 
@@ -106,8 +108,13 @@ pub(crate) fn session_with_status(
     status: &dyn Fn(String),
 ) -> Result<Session> {
     open_session(args, None, drafts, cache, &mut |event| {
-        if let Status::Message(message) = event {
-            status(nanoinfer_text::terminal_safe(message).into_owned());
+        let message = match event {
+            Status::Message(message) => Some(message.to_owned()),
+            Status::Cached(path) => smaller(&args.model, path),
+            Status::Bytes { .. } | Status::Steps { .. } => None,
+        };
+        if let Some(message) = message {
+            status(nanoinfer_text::terminal_safe(&message).into_owned());
         }
     })
 }
@@ -124,6 +131,7 @@ fn open_session(
         let args = ModelArgs {
             model: model.clone(),
             revision: None,
+            quant: Precision::Auto,
             ctx: Some(session.engine().ctx() as u64),
             kv: None,
             ..args.clone()

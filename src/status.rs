@@ -1,39 +1,56 @@
 //! Standard error: status messages, progress bars, errors.
 
+use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Write, stderr};
+use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use nanoinfer_hub::Status;
 
 use crate::advice;
+use crate::smaller::smaller;
 
-/// Shows the status of a long operation: one line per message and, on a terminal, a progress bar.
+/// Shows the status of a long operation: one line per message and, on a terminal, a progress bar for each
+/// kind of work: calibration and writing alternate.
 #[derive(Default)]
 pub(crate) struct Reporter {
-    bar: Option<ProgressBar>,
+    bars: MultiProgress,
+    steps: Option<ProgressBar>,
+    bytes: Option<ProgressBar>,
+    /// The model that is being prepared, as the user named it.
+    model: Option<OsString>,
 }
 
 impl Reporter {
+    /// A reporter that, after a conversion, prints what a smaller one would gain.
+    pub(crate) fn for_model(name: &OsStr) -> Self {
+        let bars = MultiProgress::new();
+        Self { bars, steps: None, bytes: None, model: Some(name.to_owned()) }
+    }
+
     pub(crate) fn status(&mut self, status: Status<'_>) {
         match status {
             Status::Message(message) => {
                 self.clear();
                 say(message);
             }
-            Status::Bytes { done, total } => self.progress(done, total),
+            Status::Bytes { done, total } => show(&self.bars, &mut self.bytes, BYTES, done, total),
+            Status::Steps { done, total } => self.progress(done, total),
+            Status::Cached(path) => {
+                let hint = self.model.as_ref().and_then(|name| smaller(name, path));
+                hint.iter().for_each(|hint| say(hint));
+            }
         }
     }
 
     /// Updates the bar if standard error is a terminal. A `total` of 0 means unknown.
     pub(crate) fn progress(&mut self, done: u64, total: u64) {
-        if stderr().is_terminal() {
-            self.bar.get_or_insert_with(|| new_bar(total)).set_position(done);
-        }
+        show(&self.bars, &mut self.steps, STEPS, done, total);
     }
 
-    /// Removes the bar.
+    /// Removes the bars.
     pub(crate) fn clear(&mut self) {
-        if let Some(bar) = self.bar.take() {
+        for bar in [self.steps.take(), self.bytes.take()].into_iter().flatten() {
             bar.finish_and_clear();
         }
     }
@@ -45,15 +62,41 @@ impl Drop for Reporter {
     }
 }
 
-fn new_bar(total: u64) -> ProgressBar {
+const BYTES: &str = "  {bar:40} {percent:>3} %  {decimal_bytes_per_sec}, {left} left";
+const STEPS: &str = "  {bar:40} {percent:>3} %  {left} left";
+
+/// Updates a bar if standard error is a terminal. A `total` of 0 means unknown.
+fn show(
+    bars: &MultiProgress,
+    bar: &mut Option<ProgressBar>,
+    template: &str,
+    done: u64,
+    total: u64,
+) {
+    if stderr().is_terminal() {
+        let bar = bar.get_or_insert_with(|| bars.add(new_bar(total, template)));
+        if total > 0 {
+            bar.set_length(total);
+        }
+        bar.set_position(done);
+    }
+}
+
+fn new_bar(total: u64, template: &str) -> ProgressBar {
     if total == 0 {
         return ProgressBar::new_spinner();
     }
-    let style = ProgressStyle::with_template(
-        "  {bar:40} {percent:>3} %  {decimal_bytes_per_sec}, {eta} left",
-    )
-    .expect("a constant template");
-    ProgressBar::new(total).with_style(style)
+    let left = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        let _ = write!(out, "{}", HumanDuration(left(state)));
+    };
+    let style = ProgressStyle::with_template(template).expect("a constant template");
+    ProgressBar::new(total).with_style(style.with_key("left", left))
+}
+
+/// The time left at the average speed so far: the recent speed is no guide where two kinds of work alternate.
+fn left(state: &ProgressState) -> Duration {
+    let done = state.fraction().clamp(0.001, 1.0);
+    state.elapsed().mul_f32((1.0 - done) / done)
 }
 
 /// Writes one line to standard error. Ignores errors, such as a closed standard error.

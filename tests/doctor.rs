@@ -29,6 +29,14 @@ fn findings_are_consistent() {
         // Consistent with the memory in the same report.
         assert_eq!(model["fits"], model["bytes"].as_u64().unwrap() <= room, "{report}");
         assert!(model["decode_tps"].as_f64().unwrap() > 0.0, "{report}");
+        let needs = ["q2", "q3", "q4", "q5", "q8"].map(|q| model["needs"][q].as_u64().unwrap());
+        assert!(needs.is_sorted() && model["bytes"] == needs[4], "{report}");
+    }
+    let encodings = report["encodings"].as_array().unwrap();
+    let number = |e: &serde_json::Value, key: &str| e[key].as_f64().unwrap();
+    assert_eq!((encodings.len(), number(&encodings[0], "relative")), (5, 1.0), "{report}");
+    for e in encodings {
+        assert!(number(e, "relative") > 0.0 && number(e, "gain") >= 1.0, "{report}");
     }
     assert!(files(home.path()).is_empty());
 }
@@ -39,7 +47,9 @@ fn findings_as_text() {
     let output = nanoinfer(home.path()).arg("doctor").output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     let table = stdout(&output);
-    for part in ["isa  ", "threads  ", "GB available of", "GB/s", "GOPS", "llama-2-7b", "largest"] {
+    for part in
+        ["isa  ", "threads  ", "GB available of", "GB/s", "GOPS", "llama-2-7b", "largest", "as q8"]
+    {
         assert!(table.contains(part), "{part:?} not in {table}");
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{assert_fails, files, stderr, temp};
+use common::{assert_fails, files, stderr, talking, temp};
 
 /// A model of 90 MB, whose conversion takes long enough to be interrupted.
 fn model(folder: &Path) -> PathBuf {
@@ -88,14 +88,26 @@ fn target(out: &Path) -> Option<Vec<u8>> {
 fn a_kill_never_leaves_a_partial_file() {
     let kills = std::env::var("NANOINFER_TEST_KILLS").map_or(12, |n| n.parse().unwrap());
     let folder = temp();
-    let source = model(folder.path());
+    survives(kills, &model(folder.path()), "q8");
+}
+
+/// With the temporary 8-bit version that calibration needs.
+#[test]
+fn a_kill_while_calibrating_never_leaves_a_partial_file() {
+    let folder = temp();
+    survives(6, &talking(folder.path(), None), "q4");
+}
+
+/// Kills conversions to `quant` at random moments.
+fn survives(kills: usize, source: &Path, quant: &str) {
+    let folder = temp();
     let dir = folder.path().join("out");
     fs::create_dir(&dir).unwrap();
     let out = dir.join("m.nano");
-    succeeds(convert(&source, &out, "f32"));
+    succeeds(convert(source, &out, "f32"));
     let old = fs::read(&out).unwrap();
     let begin = Instant::now();
-    succeeds(convert(&source, &out, "q8"));
+    succeeds(convert(source, &out, quant));
     let usual = begin.elapsed();
     let new = fs::read(&out).unwrap();
     let mut seed = 7_u64;
@@ -109,7 +121,7 @@ fn a_kill_never_leaves_a_partial_file() {
             fs::write(&out, &old).unwrap();
         }
         let before = target(&out);
-        let mut child: Child = convert(&source, &out, "q8").spawn().unwrap();
+        let mut child: Child = convert(source, &out, quant).spawn().unwrap();
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let moment = (seed >> 33) as f64 / (1_u64 << 31) as f64 * 1.1;
         std::thread::sleep(Duration::from_secs_f64(usual.as_secs_f64() * moment));
@@ -124,7 +136,7 @@ fn a_kill_never_leaves_a_partial_file() {
         left_behind += usize::from(temporary(&dir) > 0);
     }
     println!("{kills} kills: {finished} after the end, {left_behind} left a temporary file");
-    succeeds(convert(&source, &out, "q8"));
+    succeeds(convert(source, &out, quant));
     assert_eq!((target(&out), temporary(&dir)), (Some(new), 0), "stale files are reclaimed");
 }
 
@@ -171,6 +183,23 @@ impl Drop for Disk {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg(&self.0).status();
     }
+}
+
+#[test]
+#[ignore = "mounts a small tmpfs, which requires root; run with --ignored"]
+fn a_calibrated_conversion_needs_room_for_two_files() {
+    let folder = temp();
+    let source = model(folder.path());
+    let whole = folder.path().join("whole.nano");
+    succeeds(convert(&source, &whole, "q8"));
+    // Enough for either file.
+    let size = fs::metadata(&whole).unwrap().len();
+    let disk = Disk::mount(folder.path().join("disk"), size + (4 << 20));
+    let output = convert(&source, &disk.0.join("m.nano"), "q4").output().unwrap();
+    assert_fails(&output, 1, &["bytes are needed here", "are available"]);
+    assert!(!stderr(&output).contains("converting"), "{}", stderr(&output));
+    let home = disk.0.join("home");
+    assert!(files(&disk.0).iter().all(|file| file.starts_with(&home)));
 }
 
 #[test]

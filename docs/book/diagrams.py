@@ -140,6 +140,91 @@ def rotation():
     return p
 
 
+def trellis():
+    """The code of the chapter's example: 2 bits, 4 states."""
+    levels = [-127, -73, -41, -13, 13, 41, 73, 127]
+    weights = [22, -66, 104, -30, 60, -80, 35]
+    halves = [(BLUE, PALE), (OURS, WARM)]
+
+    def step(code, state):
+        c, b, b1, b2 = code >> 1, code & 1, state >> 1, state & 1
+        return levels[4 * c + 2 * (b ^ b2) + b1], 2 * b + b1
+
+    paths = {0: (0, [])}  # per state: error, steps
+    for w in weights:
+        ahead = {}
+        for state, (error, path) in paths.items():
+            for code in range(4):
+                level, to = step(code, state)
+                total = error + (w - level) ** 2
+                if to not in ahead or total < ahead[to][0]:
+                    ahead[to] = (total, path + [(state, level, to)])
+        paths = ahead
+    best = min(paths.values())[1]
+
+    p = Picture(640, 400)
+    p.text(20, 24, "eight levels in two halves", 13, weight="bold")
+    at = lambda level: 330 + 2.1 * level
+    for half, y in enumerate([58, 96]):
+        p.line([(50, y), (610, y)], FAINT, 1)
+        p.text(20, y + 4, f"b₁={half}", 11, GREY)
+        for i in range(half, 8, 2):
+            p.dot(at(levels[i]), y, halves[half][0], 6)
+            p.text(at(levels[i]), y - 11, str(levels[i]), 11, halves[half][0], "middle")
+    p.text(20, 138, "a path through the states b₁b₂", 13, weight="bold")
+    x, y = lambda i: 70 + 76 * i, lambda state: 170 + 42 * state
+    for i in range(len(weights)):
+        for state in range(4) if i > 1 else {0} if i == 0 else {0, 2}:
+            for to in {step(code, state)[1] for code in range(4)}:
+                p.line([(x(i), y(state)), (x(i + 1), y(to))], FAINT, 1.5)
+    for i, (state, level, to) in enumerate(best):
+        colour = halves[state >> 1][0]
+        p.line([(x(i), y(state)), (x(i + 1), y(to))], colour, 3)
+        p.text(x(i) + 38, 340, str(weights[i]), 12, INK, "middle")
+        p.text(x(i) + 38, 360, str(level), 12, colour, "middle", "bold")
+    for i in range(len(weights) + 1):
+        for state in range(4):
+            p.dot(x(i), y(state), halves[state >> 1][0], 4)
+    for state in range(4):
+        p.text(34, y(state) + 4, f"{state >> 1}{state & 1}", 12, halves[state >> 1][0], "middle")
+    p.text(20, 340, "weight", 11, GREY)
+    p.text(20, 360, "level", 11, GREY)
+    p.text(20, 388, "two codes lead from a state to each of two others; the cheapest path is kept", 12, GREY)
+    return p
+
+
+def feedback():
+    p = Picture(640, 290)
+    unit, ox, oy = 66, 200, 175
+    at = lambda a, b: (ox + unit * a, oy - unit * b)
+    rho, w = 0.9, 0.4  # H = [[1, rho], [rho, 1]], and both weights
+    cost = lambda a, b: (w - a) ** 2 + 2 * rho * (w - a) * (w - b) + (w - b) ** 2
+    for n in range(-1, 3):
+        p.line([at(n, -1.4), at(n, 2.4)], FAINT, 1)
+        p.line([at(-1.6, n), at(2.6, n)], FAINT, 1)
+    for a, b, colour in [(0, 0, GREY), (0, 1, OURS)]:
+        # Radii in the directions (1, 1) and (1, -1), in which H has the eigenvalues 1 ± rho.
+        u, v = math.sqrt(cost(a, b) / (1 + rho) / 2), math.sqrt(cost(a, b) / (1 - rho) / 2)
+        turn = [(math.cos(math.pi * i / 60), math.sin(math.pi * i / 60)) for i in range(121)]
+        p.line([at(w + u * x + v * y, w + u * x - v * y) for x, y in turn], colour, 1.5)
+    for a in range(-1, 3):
+        for b in range(-1, 3):
+            p.dot(*at(a, b), INK, 3)
+    for (a, b), colour, size in [((0, 0), GREY, 6), ((0, 1), OURS, 6), ((w, w), BLUE, 5)]:
+        p.dot(*at(a, b), colour, size)
+    for y, colour, what in [
+        (60, BLUE, "the weights, (0.4, 0.4)"),
+        (90, GREY, "nearest integers, (0, 0): cost 0.608"),
+        (120, OURS, "with shifted target, (0, 1): cost 0.088"),
+    ]:
+        p.dot(382, y - 4, colour, 5)
+        p.text(394, y, what, 11.5)
+    p.text(376, 160, "curves: all errors of the same cost", 11.5, GREY)
+    p.text(ox + unit / 2, 284, "first weight", 11, GREY, "middle")
+    p.text(84, oy - unit / 2, "second weight", 11, GREY, "middle", turn=-90)
+    return p
+
+
 def cache():
     p = Picture(640, 250)
     p.text(20, 24, "tables", 13, weight="bold")
@@ -232,6 +317,8 @@ PICTURES = {
     "memory-wall": memory_wall,
     "tiles": tiles,
     "rotation": rotation,
+    "trellis": trellis,
+    "feedback": feedback,
     "cache": cache,
     "attention": attention,
     "speculation": speculation,

@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use nanoinfer_format::Precision;
 use nanoinfer_packer::synthetic::Shape;
 
-use super::packing::Quant;
 use super::ranges::count;
 use super::running::Kv;
 
@@ -28,11 +28,12 @@ Examples:
   nanoinfer bench -p 0 -n 32 -d 0,2000 -b 1,4 --kv q8,f16
   nanoinfer bench --synthetic llama-2-7b -t 1,2 -o json
   nanoinfer bench --synthetic tinyllama-1.1b --quant q4
+  nanoinfer bench --synthetic tinyllama-1.1b --quant 4.25
   nanoinfer bench --profile -r 3
   nanoinfer bench -p 0 -n 300 --n-copy 300
 
 JSON is an array with one object per test: test, tps (median tokens per second), mean, sd, runs
-(tokens per second of each run), share_of_limit, limit, kv, threads, isa, model, parameters,
+(tokens per second of each run), share_of_limit, limit, kv, threads, isa, model, quant, bits, parameters,
 pass_bytes, n_prompt, n_gen, depth, batch, version; with --n-copy also drafts (as in `generate
 --json`) and reused_tokens (prompt tokens cached from the previous run); with --profile also profile
 (milliseconds per step).")]
@@ -43,9 +44,9 @@ pub(crate) struct Bench {
     /// Use random weights of a known shape, built in memory, instead of a model
     #[arg(long, value_name = "SHAPE", value_parser = shape_name())]
     pub(crate) synthetic: Option<String>,
-    /// Precision of the random weights
-    #[arg(long, value_enum, default_value_t = Quant::Q8, requires = "synthetic")]
-    pub(crate) quant: Quant,
+    /// Precision of the weights, as for `generate` (default: auto, or q8 for random weights)
+    #[arg(long, value_name = "PRECISION")]
+    pub(crate) quant: Option<Precision>,
     /// Prompt lengths; 0 = no pp tests
     #[arg(short = 'p', long, value_name = "N,…", value_delimiter = ',', default_value = "512",
           value_parser = tokens())]
@@ -122,13 +123,16 @@ A line of the --choices file: {\"question\": \"2 + 2 =\", \"choices\": [\"3\", \
 The answer is a zero-based index, the text of a choice, or a letter (A is the first choice).
 
 --json prints one object: perplexity, perplexity_error (standard error), mean_nll, tokens (scored),
-windows, window, score, kv, threads, isa, seconds; with --reference also
+windows, window, score, quant, bits, kv, threads, isa, seconds; with --reference also
 reference_perplexity, mean_kl, p50_kl, p99_kl, max_kl, top1, top5, max_change; with --choices
 accuracy, accuracy_normalized (by log-likelihood per byte), questions.")]
 pub(crate) struct Eval {
     /// .nano or .gguf file, Hugging Face folder, hub id (org/name), or smollm2
     #[arg(long, short, default_value = "smollm2")]
     pub(crate) model: OsString,
+    /// Precision of the model's weights, as for `generate`
+    #[arg(long, value_name = "PRECISION", default_value = "auto")]
+    pub(crate) quant: Precision,
     /// More exact version of the model for comparison
     #[arg(long, value_name = "FILE.nano", conflicts_with = "choices")]
     pub(crate) reference: Option<OsString>,
@@ -173,8 +177,9 @@ pub(crate) enum Score {
 /// memory. Measures, within seconds, the combined limits of all threads: memory bandwidth, which
 /// limits decoding, and 8-bit operations, which limit long prompts.
 ///
-/// The expected speed is 90 % of the bandwidth limit, for 8-bit weights and a short context. Measure
-/// the actual speed with `nanoinfer bench --synthetic SHAPE`.
+/// The expected speed is 90 % of the bandwidth limit, for 8-bit weights and a short context. Weights of
+/// fewer bits are compared with these, in products with one token. Measure the actual speed with
+/// `nanoinfer bench --synthetic SHAPE --quant q4`.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -183,7 +188,8 @@ Examples:
   nanoinfer doctor --json | jq .roofline
 
 --json prints one object: version, machine, isa, threads, memory, roofline (bandwidth in bytes and
-int8 in operations per second, each as median, minimum, maximum; ridge), models, largest, advice.")]
+int8 in operations per second, each as median, minimum, maximum; ridge), encodings (relative: speed as
+a multiple of q8's; gain: the same if only bytes mattered), models, largest, advice.")]
 pub(crate) struct Doctor {
     /// Print one JSON object
     #[arg(long)]

@@ -4,7 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
+use nanoinfer_format::Precision;
 
 use super::ranges::count;
 
@@ -12,8 +13,8 @@ use super::ranges::count;
 ///
 /// Reads safetensors or pytorch_model.bin (with config.json and tokenizer.json alongside) or GGUF,
 /// rotates and quantizes the weights, and stores them in the kernels' layout. Code in the source is
-/// never executed. The output file appears only when it is complete. Other commands convert
-/// automatically, into the cache.
+/// never executed. The output file appears only when it is complete. Less than 8 bits are calibrated,
+/// which takes minutes. Other commands convert automatically, into the cache, and do not calibrate.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -23,8 +24,26 @@ Examples:
   nanoinfer convert --model ./my-model-folder --lora ./my-adapter:0.8 --out mine.nano
   nanoinfer convert --model smollm2 --bake system.txt --out helper.nano
   nanoinfer convert --model smollm2 --quant q4 --out small.nano
+  nanoinfer convert --model smollm2 --quant 4.25 --recipe recipe.txt --out mine.nano
   nanoinfer convert --model smollm2 --quant q5 --calibrate none --out quick.nano
-  nanoinfer convert --model smollm2 --quant f32 --out reference.nano")]
+  nanoinfer convert --model smollm2 --quant f32 --out reference.nano
+
+Precisions:
+  q8         8-bit integers: a quarter of the size of f32, nearly identical answers
+  q5         5-bit codes: two thirds of the size of q8
+  q4         4-bit codes: little more than half the size of q8
+  q3         3-bit codes: less than half the size of q8, clearly worse answers
+  q2         2-bit codes: the smallest files, much worse answers
+  f32        32-bit floats, unchanged: the reference for comparisons
+  a number   the best encodings with at most so many bits per weight, on average over all that is read
+             for a token
+
+The lines of a --recipe, of which later ones win; * stands for any text, # starts a comment:
+  layers.0.*  q8
+  *.attn_v    q8
+  output      q5
+The matrices of a layer are attn_q, attn_k, attn_v, attn_output, ffn_gate, ffn_up and ffn_down; those of
+experts are ffn_gate_exps, ffn_up_exps and ffn_down_exps. Others are token_embd and output.")]
 pub(crate) struct Convert {
     /// Hub id (org/name or org/name:file.gguf), Hugging Face folder, .gguf file, or smollm2
     #[arg(long, short)]
@@ -35,10 +54,14 @@ pub(crate) struct Convert {
     /// File to write
     #[arg(long, short, value_name = "FILE.nano")]
     pub(crate) out: PathBuf,
-    /// Precision of the weights
-    #[arg(long, value_enum, default_value_t = Quant::Q8)]
-    pub(crate) quant: Quant,
-    /// Text for which errors of q5, q4, q3 and q2 are kept small: a file, or `none` for a faster
+    /// Precision of the weights: q8, q5, q4, q3, q2, f32, or bits per weight such as 4.25; auto is q8, or
+    /// q5 from a billion parameters
+    #[arg(long, value_name = "PRECISION", default_value = "auto")]
+    pub(crate) quant: Precision,
+    /// File with other encodings for some matrices: a pattern and an encoding per line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recipe: Option<PathBuf>,
+    /// Text for which errors of less than 8 bits are kept small: a file, or `none` for a faster
     /// conversion with larger errors (default: the model writes 64 texts itself)
     #[arg(long, value_name = "FILE|none")]
     pub(crate) calibrate: Option<PathBuf>,
@@ -55,38 +78,9 @@ pub(crate) struct Convert {
     pub(crate) bake: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-pub(crate) enum Quant {
-    /// 8-bit integers, rotated: a quarter of the size, nearly identical answers
-    Q8,
-    /// 5-bit codes: two thirds of the size of q8
-    Q5,
-    /// 4-bit codes: little more than half the size of q8
-    Q4,
-    /// 3-bit codes: less than half the size of q8, clearly worse answers
-    Q3,
-    /// 2-bit codes: the smallest files, much worse answers
-    Q2,
-    /// 32-bit floats, unchanged: the reference for comparisons
-    F32,
-}
-
-impl From<Quant> for nanoinfer_format::Quant {
-    fn from(quant: Quant) -> Self {
-        match quant {
-            Quant::Q8 => Self::Q8,
-            Quant::Q5 => Self::Q5,
-            Quant::Q4 => Self::Q4,
-            Quant::Q3 => Self::Q3,
-            Quant::Q2 => Self::Q2,
-            Quant::F32 => Self::F32,
-        }
-    }
-}
-
 /// Show the contents of a model file.
 ///
-/// For a .nano file: architecture, sections, sizes by role, and every tensor. For a Hugging Face
+/// For a .nano file: architecture, sections, encodings and sizes by role, and every tensor. For a Hugging Face
 /// folder, or a GGUF, safetensors or PyTorch file: settings, formats and tensors, and whether it can
 /// be converted. Weights are not read, except by --against, which compares them with their source.
 #[derive(Args)]
@@ -146,7 +140,7 @@ Examples:
   nanoinfer models remove ./my-model-folder
   nanoinfer models remove --unused 90
 
-With --json: name, model, kind (q8, f32 or source), source, bytes, made and used (seconds since
+With --json: name, model, kind (a precision such as q8, or source), source, bytes, made and used (seconds since
 1970), path; for remove, the removed entries.")]
 pub(crate) struct Models {
     #[command(subcommand)]

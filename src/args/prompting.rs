@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
+use nanoinfer_format::Precision;
 
 /// How a text becomes a prompt.
 #[derive(Args)]
@@ -51,6 +52,9 @@ pub(crate) struct Tokenize {
     /// .nano or .gguf file, Hugging Face folder, hub id (org/name), or smollm2
     #[arg(long, short, default_value = "smollm2")]
     pub(crate) model: OsString,
+    /// Precision of the weights, as for `generate`; it does not affect tokens
+    #[arg(long, value_name = "PRECISION", default_value = "auto")]
+    pub(crate) quant: Precision,
     /// Text to encode
     #[arg(
         long = "text",

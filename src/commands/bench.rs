@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use nanoinfer_engine::{KvType, Model, default_threads};
+use nanoinfer_format::Quant;
 
 use crate::args::Bench;
 use crate::limits::Limits;
@@ -39,12 +40,12 @@ impl Subject {
     fn open(args: &Bench) -> Result<Self> {
         let (name, model, staged) = match &args.synthetic {
             Some(shape) => {
-                let staged = synthetic::build(shape, args.quant.into())?;
+                let staged = synthetic::build(shape, args.quant.unwrap_or(Quant::Q8.into()))?;
                 (format!("synthetic {shape}"), Model::open(staged.path())?, Some(staged))
             }
             None => {
                 let name = args.model.display().to_string();
-                (name, model::open(&args.model, None)?, None)
+                (name, model::open(&args.model, args.quant.unwrap_or_default(), None)?, None)
             }
         };
         Ok(Self { name, model: Arc::new(model), _staged: staged })

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use etcetera::BaseStrategy;
 use nanoinfer_engine::Session;
+use nanoinfer_format::Precision;
 use nanoinfer_interface::chat::{Ended, Setup};
 use nanoinfer_interface::line;
 use nanoinfer_platform::ending::Ending;
@@ -72,7 +73,12 @@ fn full_screen(args: Chat) -> Result<ExitCode> {
         history: history(),
         color: std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
         open: Box::new(move |name, status| {
-            let args = ModelArgs { model: name.into(), revision: None, ..model_args.clone() };
+            let args = ModelArgs {
+                model: name.into(),
+                revision: None,
+                quant: Precision::Auto,
+                ..model_args.clone()
+            };
             model::session_with_status(&args, &drafts, &cache, status)
                 .map_err(|e| error_message(&e))
         }),

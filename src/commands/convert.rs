@@ -4,9 +4,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use nanoinfer_format::Quant;
+use nanoinfer_format::{Precision, Quant};
 use nanoinfer_hub::calibrate::{OwnText, Text};
-use nanoinfer_hub::{ConvertOptions, ModelRef, Online, Status, Store};
+use nanoinfer_hub::{ConvertOptions, Exceptions, ModelRef, Online, Status, Store};
 
 use crate::args::Convert;
 use crate::input::TextSource;
@@ -14,9 +14,13 @@ use crate::status::{Reporter, say};
 
 pub(crate) fn run(args: Convert) -> Result<ExitCode> {
     let model = ModelRef::parse(&args.model)?.at_revision(args.revision.as_deref())?;
-    let mut options = ConvertOptions::new(args.quant.into());
-    options.calibrate = calibration(&args, options.quant)?;
+    let mut options = ConvertOptions::new(args.quant);
+    if let Some(path) = &args.recipe {
+        let (name, lines) = (path.display().to_string(), TextSource::open(path)?.read()?);
+        options.exceptions = Some(Exceptions { name, lines });
+    }
     options.loras = args.lora;
+    options.calibrate = calibration(args.calibrate.as_deref(), args.calibrate_seed, &options)?;
     if let Some(path) = &args.bake {
         let text = TextSource::open(path)?.read()?;
         options.prompt = Some(text.trim_end().to_owned());
@@ -26,17 +30,25 @@ pub(crate) fn run(args: Convert) -> Result<ExitCode> {
     Store::open()?.convert(&model, &args.out, &options, Some(&Online), status)?;
     drop(reporter);
     let bytes = std::fs::metadata(&args.out)?.len();
-    say(&format!("wrote {} ({} MB)", args.out.display(), bytes.div_ceil(1_000_000)));
+    let (out, mb) = (args.out.display(), bytes.div_ceil(1_000_000));
+    say(&format!("wrote {out} ({mb} MB); use it with `nanoinfer chat --model {out}`"));
     Ok(ExitCode::SUCCESS)
 }
 
 /// The text to calibrate with, by default the model's own.
-fn calibration(args: &Convert, quant: Quant) -> Result<Option<Text>> {
-    let Some(given) = &args.calibrate else {
-        let own = OwnText { seed: args.calibrate_seed, ..OwnText::default() };
-        return Ok(Some(Text::Own(own)));
+fn calibration(
+    given: Option<&Path>,
+    seed: u64,
+    options: &ConvertOptions,
+) -> Result<Option<Text>> {
+    let Some(given) = given else {
+        return Ok(Some(Text::Own(OwnText { seed, ..OwnText::default() })));
     };
-    ensure!(quant.is_coded(), "--calibrate applies to --quant q5, q4, q3 and q2 only");
+    let exact = [Quant::Q8, Quant::F32].map(Precision::from).contains(&options.quant);
+    ensure!(
+        !exact || options.exceptions.is_some(),
+        "--calibrate applies to less than 8 bits; add --quant q4, for example"
+    );
     if given == Path::new("none") {
         return Ok(None);
     }

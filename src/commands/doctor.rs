@@ -6,6 +6,7 @@
 //! free memory ──────────────────────────────────────► the largest of them that fits
 //! ```
 
+mod encodings;
 mod findings;
 mod print;
 
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use nanoinfer_engine::{Cores, EngineOptions, Error, Isa, available_memory, buffer_bytes};
+use nanoinfer_format::Quant;
 use nanoinfer_kernels::Kernels;
 use nanoinfer_packer::synthetic::Shape;
 use nanoinfer_platform::{cpu, memory};
@@ -55,6 +57,8 @@ fn examine() -> Result<Findings> {
     let isa = isa()?;
     let threads = cores.threads();
     let roofline = measure(threads, isa.0)?;
+    let kernels = Kernels::new(isa.0).expect("it is available");
+    let encodings = encodings::measure(&kernels, threads);
     let memory = Memory { total: memory::total(), available: available_memory() };
     let room = memory.available.unwrap_or(u64::MAX);
     let models = Shape::ALL.iter().filter(|s| s.bytes() > MIN_MODEL);
@@ -75,6 +79,7 @@ fn examine() -> Result<Findings> {
         },
         memory,
         roofline,
+        encodings,
         models,
         largest,
         advice,
@@ -115,9 +120,15 @@ fn measure(threads: usize, isa: Isa) -> Result<Roofline> {
 }
 
 fn fit(shape: &Shape, room: u64, roofline: &Roofline) -> Fit {
-    let buffers = buffer_bytes(&shape.config(), &EngineOptions::default());
-    let bytes = shape.bytes().saturating_add(buffers);
+    let needs = |quant| {
+        let shape = shape.with_quant(quant);
+        let buffers = buffer_bytes(&shape.config(), &EngineOptions::default());
+        shape.bytes().saturating_add(buffers)
+    };
+    let bytes = needs(Quant::Q8);
+    let others = Quant::ALL.into_iter().filter(|&quant| quant != Quant::F32);
     Fit {
+        needs: others.map(|quant| (quant.name(), needs(quant))).collect(),
         shape: shape.name,
         parameters: shape.parameters(),
         bytes,
@@ -187,7 +198,10 @@ mod tests {
     fn advice_names_the_bottleneck() {
         let all = Cores { online: 8, allowed: 8, physical: 8, granted: 8 };
         let best = Kernels::best().isa();
-        let fits = |fits| [Fit { shape: "x", parameters: 1, bytes: 1, fits, decode_tps: 1.0 }];
+        let fits = |fits| {
+            let needs = Default::default();
+            [Fit { shape: "x", parameters: 1, bytes: 1, fits, needs, decode_tps: 1.0 }]
+        };
         let joined = |isa, cores, load| advice(isa, &cores, &fits(true), load).join("; ");
         assert!(joined(best, all, Some(2.0)).contains("load 2.0"));
         assert!(!joined(best, all, Some(0.1)).contains("load"));
@@ -206,6 +220,8 @@ mod tests {
         // embeddings, 4 for each of 426,240 row scales and 92,160 norm weights, and 8 for each of 32
         // RoPE frequencies.
         let expected = 9e9 / 1_036_494_080.0;
+        assert_eq!(tiny.needs["q8"], tiny.bytes);
+        assert!(tiny.needs["q4"] < tiny.needs["q5"] && tiny.needs["q5"] < tiny.bytes);
         assert!(tiny.fits && (tiny.decode_tps - expected).abs() < 1e-9, "{}", tiny.decode_tps);
         assert!(!fit(&shape, 1 << 30, &roofline).fits);
         let most = largest(10_000_000_000, &roofline, &[tiny]);

@@ -1,5 +1,6 @@
 //! `nanoinfer inspect`: the contents of a model file, converted or not.
 
+mod bits;
 mod nano;
 mod source;
 

@@ -19,7 +19,7 @@ pub(crate) fn run(args: Tokenize) -> Result<ExitCode> {
     let file = args.prompt_file.as_deref();
     let source = Source::new(args.prompt.as_deref(), file, &args.form, NO_TEXT)?;
     let template = args.form.chat_template.as_deref().map(Template::find).transpose()?;
-    let model = model::open(&args.model, template.as_ref())?;
+    let model = model::open(&args.model, args.quant, template.as_ref())?;
     let mut ids = Prompt::read(source, &args.form, &model)?.ids(&model)?;
     let generation = model.generation();
     if args.no_bos && generation.add_bos && ids.first() == generation.bos.as_ref() {

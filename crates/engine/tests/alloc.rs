@@ -13,8 +13,8 @@ use std::time::Instant;
 
 use common::{data, model, tiny};
 use nanoinfer_engine::{
-    BatchToken, Drafting, Engine, EngineOptions, Event, GenerateOptions, Model, Overflow, Sampling,
-    Session, buffer_bytes,
+    BatchToken, Drafting, Engine, EngineOptions, Event, GenerateOptions, KvType, Model, Overflow,
+    Sampling, Session, buffer_bytes,
 };
 use nanoinfer_format::Quant;
 use nanoinfer_hub::{ModelRef, Pip, Store};
@@ -95,9 +95,15 @@ fn is_selected(args: &[String]) -> bool {
 /// tokens, which are the same size for all of these models.
 fn an_engine_allocates_what_buffer_bytes_returns() {
     let mut extra = Vec::new();
-    let quants = [Quant::Q8, Quant::F32, Quant::Q4];
-    for (name, quant) in tiny().iter().flat_map(|n| quants.map(|quant| (n, quant))) {
-        let options = EngineOptions { threads: Some(2), ctx: Some(64), ..EngineOptions::default() };
+    let kinds = [
+        (Quant::Q8, None),
+        (Quant::F32, None),
+        (Quant::Q4, None),
+        (Quant::Q8, Some(KvType::Q4)),
+    ];
+    for (name, (quant, kv)) in tiny().iter().flat_map(|n| kinds.map(|kind| (n, kind))) {
+        let options =
+            EngineOptions { threads: Some(2), ctx: Some(64), kv, ..EngineOptions::default() };
         let model = model(&data("tiny").join(name), quant);
         let expected = buffer_bytes(model.config(), &options) as usize;
         let before = BYTES.get();
@@ -113,9 +119,11 @@ fn an_engine_allocates_what_buffer_bytes_returns() {
 
 /// Passes of one token, so that experts change with every pass.
 fn with_every_architecture() {
-    for (name, quant) in tiny().into_iter().flat_map(|n| [(n.clone(), Quant::Q8), (n, Quant::Q4)]) {
-        let options = EngineOptions { threads: Some(2), ctx: Some(64), ..EngineOptions::default() };
-        let model = model(&data("tiny").join(&name), quant);
+    let kinds = [(Quant::Q8, None), (Quant::Q4, None), (Quant::Q8, Some(KvType::Q4))];
+    for (name, (quant, kv)) in tiny().iter().flat_map(|n| kinds.map(|kind| (n, kind))) {
+        let options =
+            EngineOptions { threads: Some(2), ctx: Some(64), kv, ..EngineOptions::default() };
+        let model = model(&data("tiny").join(name), quant);
         let mut engine = Engine::new(model, &options).unwrap();
         let seq = engine.open().unwrap();
         let mut before = 0;

@@ -2,13 +2,15 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
-use common::{data, model, tiny};
+use common::{data, model, model_with, tiny};
 use nanoinfer_engine::{BatchToken, Engine, EngineOptions, Model};
 use nanoinfer_format::{Encoding, LANES, NanoFile, Panels, Quant, TensorSpec, Writer, schema};
 use nanoinfer_kernels::{Trellis, q8_panel_bytes, trellis_panel_bytes, trellis_row};
-use nanoinfer_packer::{Input, compare};
+use nanoinfer_packer::{Exceptions, Input, Options, Precision, compare};
 
 const CODED: [Quant; 4] = [Quant::Q5, Quant::Q4, Quant::Q3, Quant::Q2];
 
@@ -61,7 +63,7 @@ fn write_decoded(from: &NanoFile, to: &Path) {
 }
 
 /// Logits after every token of a text of 40 tokens, in passes of `chunk` tokens.
-fn computed(model: Model, chunk: usize) -> Vec<Vec<u32>> {
+fn computed(model: impl Into<Arc<Model>>, chunk: usize) -> Vec<Vec<u32>> {
     let options = EngineOptions { threads: Some(2), logits_rows: 40, ..EngineOptions::default() };
     let mut engine = Engine::new(model, &options).unwrap();
     let seq = engine.open().unwrap();
@@ -77,20 +79,80 @@ fn computed(model: Model, chunk: usize) -> Vec<Vec<u32>> {
     rows
 }
 
+/// The parts of fused tensors differ, and so do the layers.
+fn mixed<'a>() -> Options<'a> {
+    let lines = "*.attn_q q3\n*.attn_k q2\n*.attn_v q5\n*.ffn_gate q5\n*.ffn_up q2\nlayers.1.ffn_up q8\noutput q2";
+    let mut options = Options::new(Quant::Q4);
+    options.exceptions = Some(Exceptions { name: "mixed".into(), lines: lines.into() });
+    options
+}
+
+/// Of models that have all matrices that [`mixed`] names.
+const GATED: [&str; 2] = ["llama-gqa", "qwen2-bias"];
+
+#[test]
+fn parts_of_different_encodings_are_what_they_would_be_alone() {
+    for name in GATED {
+        let folder = data("tiny").join(name);
+        let mixed = model_with(&folder, mixed());
+        let file = mixed.file();
+        let alone: Vec<_> = CODED
+            .into_iter()
+            .chain([Quant::Q8])
+            .map(|quant| model_with(&folder, uniform(quant)))
+            .collect();
+        let mut found = BTreeSet::new();
+        for tensor in file.tensors() {
+            let Some(layout) = tensor.spec.panels() else { continue };
+            for run in layout.runs(0..layout.panels()) {
+                let quant = Quant::of_encoding(run.encoding).unwrap();
+                let Some(alone) = alone.iter().find(|m| m.config().quant == quant) else {
+                    continue;
+                };
+                let other = alone.file().tensor(tensor.spec.role, tensor.spec.layer).unwrap();
+                let panels = other.spec.panels().unwrap();
+                let same = panels.runs(run.panels.clone()).map(|run| run.bytes);
+                let same: Vec<u8> =
+                    same.flat_map(|b| alone.file().bytes(other)[b].to_vec()).collect();
+                assert!(
+                    file.bytes(tensor)[run.bytes.clone()] == same,
+                    "{name} {}",
+                    tensor.spec.label()
+                );
+                found.insert(quant.name());
+            }
+        }
+        assert_eq!(found.len(), 5, "{name}: {found:?}");
+    }
+}
+
+/// All matrices in one encoding.
+fn uniform<'a>(quant: Quant) -> Options<'a> {
+    let mut options = Options::new(quant);
+    let lines = format!("* {}", quant.name());
+    options.exceptions = Some(Exceptions { name: "uniform".into(), lines });
+    options
+}
+
 /// This covers fused tensors whose parts have different encodings, embeddings, and experts: each panel
 /// must be decoded as itself, wherever it is stored.
 #[test]
 fn results_equal_those_of_a_q8_file_with_the_same_levels() {
     let folder = tempfile::tempdir().unwrap();
     for name in tiny() {
-        for quant in CODED {
-            let coded = model(&data("tiny").join(&name), quant);
-            let file = folder.path().join(format!("{name}-{}.nano", quant.name()));
+        let named = CODED.map(|quant| (quant.name(), Options::new(quant)));
+        let bits = ("4.50", Options::new("4.5".parse::<Precision>().unwrap()));
+        let mixed = GATED.contains(&&*name).then(|| ("mixed", mixed()));
+        for (quant, options) in named.into_iter().chain([bits]).chain(mixed) {
+            let coded = model_with(&data("tiny").join(&name), options);
+            let file = folder.path().join(format!("{name}-{quant}.nano"));
             write_decoded(coded.file(), &file);
             let want = computed(Model::open(&file).unwrap(), 40);
-            assert!(computed(coded, 40) == want, "{name} {}", quant.name());
-            let coded = model(&data("tiny").join(&name), quant);
-            assert!(computed(coded, 3) == want, "{name} {} in small passes", quant.name());
+            let chunks = [(40, "whole"), (3, "in small passes")];
+            let coded = Arc::new(coded);
+            for (chunk, how) in chunks {
+                assert!(computed(coded.clone(), chunk) == want, "{name} {quant} {how}");
+            }
         }
     }
 }

@@ -43,12 +43,12 @@ fn cache_types_are_exact_and_close_to_each_other() {
             assert_eq!(whole, last(&mut engine, &ids(), 1), "{name} {}", kv.name());
             all.push(logits(&mut engine, &ids(), 16));
         }
-        let (q8, f16) = (common::mean_kl(&all[2], &all[0]), common::mean_kl(&all[2], &all[1]));
-        println!("{name} {quant:?}: KL relative to the f32 cache: q8 {q8:.1e}, f16 {f16:.1e}");
+        let [q4, q8, f16] = [0, 1, 2].map(|i| common::mean_kl(&all[3], &all[i]));
+        println!("{name} {quant:?}: KL relative to f32: q4 {q4:.1e}, q8 {q8:.1e}, f16 {f16:.1e}");
         // If activations are quantized too, a difference in the last bit can change how a value is
         // rounded.
         let f16_limit = if quant == Quant::F32 { 1e-6 } else { 5e-4 };
-        assert!(q8 < 2e-3 && f16 < f16_limit, "{name}: {q8} {f16}");
+        assert!(q4 < 5e-2 && q8 < 2e-3 && f16 < f16_limit, "{name}: {q4} {q8} {f16}");
     }
 }
 

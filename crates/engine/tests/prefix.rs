@@ -98,26 +98,27 @@ fn a_damaged_entry_is_reported_and_never_used() {
 
 #[test]
 fn an_entry_of_another_model_or_cache_type_is_not_used() {
-    let folder = tempfile::tempdir().unwrap();
-    generate(&mut session(KvType::Q8, folder.path(), LIMIT), &prompt(200));
-    let mut f16 = session(KvType::F16, folder.path(), LIMIT);
-    assert_eq!(generate(&mut f16, &prompt(200)).1, 0);
-    // With a matching file name, an entry is found but rejected.
-    let names = files(folder.path());
-    assert_eq!(names.len(), 2);
-    for (from, to) in [(0, 1), (1, 0)] {
-        let kept = fs::read(&names[to]).unwrap();
-        fs::copy(&names[from], &names[to]).unwrap();
-        let notes: Vec<String> = [KvType::Q8, KvType::F16]
-            .into_iter()
-            .flat_map(|kv| {
-                let mut session = session(kv, folder.path(), LIMIT);
-                session.prompt_tokens(&prompt(200)).unwrap();
-                session.take_notes()
-            })
-            .collect();
-        assert!(notes.len() == 1 && notes[0].contains("a different cache type"), "{notes:?}");
-        fs::write(&names[to], kept).unwrap();
+    for other in [KvType::F16, KvType::Q4] {
+        let folder = tempfile::tempdir().unwrap();
+        generate(&mut session(KvType::Q8, folder.path(), LIMIT), &prompt(200));
+        assert_eq!(generate(&mut session(other, folder.path(), LIMIT), &prompt(200)).1, 0);
+        // With a matching file name, an entry is found but rejected.
+        let names = files(folder.path());
+        assert_eq!(names.len(), 2);
+        for (from, to) in [(0, 1), (1, 0)] {
+            let kept = fs::read(&names[to]).unwrap();
+            fs::copy(&names[from], &names[to]).unwrap();
+            let notes: Vec<String> = [KvType::Q8, other]
+                .into_iter()
+                .flat_map(|kv| {
+                    let mut session = session(kv, folder.path(), LIMIT);
+                    session.prompt_tokens(&prompt(200)).unwrap();
+                    session.take_notes()
+                })
+                .collect();
+            assert!(notes.len() == 1 && notes[0].contains("a different cache type"), "{notes:?}");
+            fs::write(&names[to], kept).unwrap();
+        }
     }
 }
 

@@ -58,7 +58,27 @@ impl Quant {
             Self::Q3 => Q3Panel,
             Self::Q2 if head => Q5Panel,
             Self::Q2 if role == Role::AttnV => Q4Panel,
+            Self::Q2 if role == Role::AttnK => Q3Panel,
             Self::Q2 => Q2Panel,
+        }
+    }
+
+    /// The encoding of a matrix, or part of a fused one, in a layer of `n_layers`, or in none. With 2
+    /// bits, errors of the first layers distort the inputs of all others, so most matrices in the first
+    /// eighth of the layers have 3 bits, and the feed-forward outputs in the first three eighths.
+    pub fn encoding_in(self, role: Role, layer: Option<u32>, n_layers: u32) -> Encoding {
+        use Role::{
+            AttnOutput, FfnDown, FfnDownExperts, FfnGate, FfnGateExperts, FfnUp, FfnUpExperts,
+        };
+        let eighths = match role {
+            FfnDown | FfnDownExperts => 3,
+            AttnOutput | FfnGate | FfnUp | FfnGateExperts | FfnUpExperts => 1,
+            _ => 0,
+        };
+        let early = |layer: u32| 8 * (u64::from(layer) + 1) <= eighths * u64::from(n_layers);
+        match self.encoding(role) {
+            Encoding::Q2Panel if layer.is_some_and(early) => Encoding::Q3Panel,
+            encoding => encoding,
         }
     }
 

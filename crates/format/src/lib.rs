@@ -22,6 +22,7 @@ compile_error!(
     "the .nano format is mapped without conversion and requires a little-endian machine"
 );
 
+mod bits;
 mod config;
 mod config_check;
 mod encoding;
@@ -31,7 +32,9 @@ mod generation;
 mod header;
 mod map;
 mod panels;
+mod precision;
 mod provenance;
+mod recipe;
 mod role;
 mod schema;
 mod section;
@@ -40,6 +43,7 @@ mod tensor;
 mod units;
 mod writer;
 
+pub use bits::Bits;
 pub use config::{
     Activation, Config, ConfigError, Experts, Norm, NormPlace, QkNorm, Quant, Rope, RouterSoftmax,
 };
@@ -49,6 +53,8 @@ pub use file::NanoFile;
 pub use generation::Generation;
 pub use header::{HEADER_LEN, Header, MAGIC, VERSION};
 pub use panels::{PanelLayout, PanelRun, PanelRuns, Panels};
+pub use precision::{Precision, PrecisionError};
+pub use recipe::{BitsPerWeight, MatrixShape, Recipe, RecipeError, matrices};
 pub use role::Role;
 pub use schema::{Entry, Kind, PartShape, layer_schema, schema};
 pub use section::{Section, SectionKind};

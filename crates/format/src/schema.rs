@@ -93,6 +93,15 @@ pub fn layer_schema(c: &Config, layer: u32) -> Vec<Entry> {
     all
 }
 
+impl Config {
+    /// Number of weights, without biases.
+    pub fn parameters(&self) -> u64 {
+        let weights = schema(self).filter(|entry| entry.kind != Kind::Turns);
+        let product = |e: Entry| e.logical.iter().fold(1, |n: u64, &d| n.saturating_mul(d.into()));
+        weights.map(product).fold(0, u64::saturating_add)
+    }
+}
+
 impl Entry {
     /// The tensor as stored in a file. `encoding` returns the encoding of a part, or of a matrix without
     /// parts, from its role. Kinds other than [`Kind::Matrix`] have fixed encodings.

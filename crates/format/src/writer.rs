@@ -281,19 +281,35 @@ impl Staged {
         if self.sections.iter().any(|s| s.kind == kind) {
             return misuse(format!("the file already has a {name} section"));
         }
-        self.insert(kind, bytes).map_err(|source| Error::Io {
+        self.put(kind, bytes)
+    }
+
+    /// Multiplies the logits of the model by a factor, which changes its identity.
+    ///
+    /// # Errors
+    /// The scale of the logits is then invalid, or writing fails.
+    pub fn scale_logits(&mut self, config: &Config, factor: f64) -> Result<(), Error> {
+        let config = Config { logit_scale: config.logit_scale * factor, ..config.clone() };
+        let invalid = |source| Error::Config { path: self.target.clone(), source };
+        config.validate().map_err(invalid)?;
+        self.put(SectionKind::Config, &json(&config))
+    }
+
+    fn put(&mut self, kind: SectionKind, bytes: &[u8]) -> Result<(), Error> {
+        self.replace(kind, bytes).map_err(|source| Error::Io {
             path: self.target.clone(),
             what: "cannot write",
             source,
         })
     }
 
-    /// Inserts the section in order of kind and rewrites the rest of the file.
-    fn insert(&mut self, kind: SectionKind, bytes: &[u8]) -> io::Result<()> {
-        let behind = |s: &Section| s.kind != SectionKind::Data && s.kind as u32 > kind as u32;
+    /// Inserts the section in order of kind, or replaces it, and rewrites the rest of the file.
+    fn replace(&mut self, kind: SectionKind, bytes: &[u8]) -> io::Result<()> {
+        let behind = |s: &Section| s.kind != SectionKind::Data && s.kind as u32 >= kind as u32;
         let at = self.sections.iter().position(behind).unwrap_or(self.sections.len());
-        let moved = self.sections.split_off(at);
+        let mut moved = self.sections.split_off(at);
         let start = moved.first().map_or(self.header.section_table_offset, |s| s.offset);
+        moved.retain(|s| s.kind != kind);
         let mut parts = vec![(kind, bytes.to_vec())];
         for section in &moved {
             let mut bytes = vec![0; section.len as usize];
@@ -310,6 +326,8 @@ impl Staged {
             image.resize(image.len().next_multiple_of(ALIGN as usize), 0);
         }
         let table: Vec<u8> = self.sections.iter().flat_map(Section::to_row).collect();
+        self.content_id = content_id(&self.sections);
+        self.header.content_id = self.content_id;
         self.header.section_table_offset = start + image.len() as u64;
         self.header.section_count = self.sections.len() as u32;
         self.header.section_table_hash = *blake3::hash(&table).as_bytes();

@@ -110,6 +110,19 @@ pub enum Error {
         /// The engine's error.
         source: nanoinfer_engine::Error,
     },
+    /// A file does not have the precision asked for.
+    #[error(
+        "{}: has the precision {stored}, not {asked}; convert its source to another file, or use this one \
+         as it is", path.display()
+    )]
+    Precision {
+        /// The file.
+        path: PathBuf,
+        /// Its precision.
+        stored: String,
+        /// The precision asked for.
+        asked: nanoinfer_format::Precision,
+    },
     /// The system prompt cannot be baked into the model.
     #[error("{model}: cannot bake the prompt: {source}")]
     Bake {

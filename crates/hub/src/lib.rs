@@ -51,8 +51,8 @@ pub use fetch::{Fetch, Fetched, Published};
 #[cfg(feature = "http")]
 pub use http::Hub;
 pub use hub_id::HubId;
-pub use nanoinfer_format::Quant;
-pub use nanoinfer_packer::Lora;
+pub use nanoinfer_format::{Precision, Quant};
+pub use nanoinfer_packer::{Exceptions, Lora};
 #[cfg(all(feature = "http", feature = "pip"))]
 pub use online::Online;
 pub use pinned::{Pinned, SMOLLM2};

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use nanoinfer_packer::gguf_files;
+use nanoinfer_format::Config;
+use nanoinfer_packer::{Input, gguf_files};
 
 use crate::fetch::{Fetched, Published};
 use crate::folder::files_in;
@@ -43,6 +44,12 @@ impl LocalSource {
             Published::Pinned(pinned) => (pinned.alias.into(), pinned.alias.into()),
         };
         Self { path: fetched.path, name, origin: Some(origin), identity }
+    }
+
+    /// The model's config.
+    pub(crate) fn config(&self) -> Result<Config, Error> {
+        let config = Input::detect(&self.path).and_then(|input| input.config());
+        Ok(config.map_err(|e| self.renamed(e))?)
     }
 
     /// Replaces the location of a published model's files by the model's name: users know only that.

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! $NANOINFER_HOME, or else nanoinfer in the platform's cache folder
-//!   models/<label>-<quant>-<key>.nano   converted models, ready to map
-//!   uses/<label>-<quant>-<key>.json     source of a converted model; modified at its last use
+//!   models/<label>-<precision>-<key>.nano   converted models, ready to map
+//!   uses/<label>-<precision>-<key>.json     source of a converted model; modified at its last use
 //!   sources/<alias>/…                   files of pinned models
 //!   locks/                              empty files, locked by running processes
 //! ```
@@ -15,50 +15,27 @@
 //! system releases the locks of a dead process.
 
 mod entry;
+mod pack;
 mod uses;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use nanoinfer_engine::{Model, SelfCheck};
-use nanoinfer_format::{Quant, SectionKind};
-use nanoinfer_packer::quantize::Calibrate;
-use nanoinfer_packer::{Input, Lora, OUTPUT_VERSION, Options, Progress, Staged, convert_staged};
+use nanoinfer_format::{NanoFile, Precision};
+use nanoinfer_packer::OUTPUT_VERSION;
 
-use crate::calibrate::{self, Calibration, Text};
 use crate::fetch::{CacheOnly, Fetch, Published};
 use crate::folder::sweep;
 use crate::local::{self, LocalSource};
 use crate::{Error, ModelRef, Status, StatusFn};
 pub use entry::Entry;
+pub use pack::ConvertOptions;
+use pack::pack;
 
 /// A cache of converted models.
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
-}
-
-/// Options for [`Store::convert`].
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct ConvertOptions {
-    /// Encoding of the linear layers.
-    pub quant: Quant,
-    /// Text to calibrate with, for encodings that profit from it: see
-    /// [`Quant::is_coded`](nanoinfer_format::Quant::is_coded).
-    pub calibrate: Option<Text>,
-    /// Adapters to merge into the weights, in this order.
-    pub loras: Vec<Lora>,
-    /// A system prompt to bake into the file.
-    pub prompt: Option<String>,
-}
-
-impl ConvertOptions {
-    /// Options without calibration, adapters or a prompt.
-    pub fn new(quant: Quant) -> Self {
-        Self { quant, calibrate: None, loras: Vec::new(), prompt: None }
-    }
 }
 
 impl Store {
@@ -86,32 +63,43 @@ impl Store {
     }
 
     /// Returns a model's `.nano` file: the given file itself, a cached file, or a newly converted
-    /// one.
+    /// one, without calibration. With [`Precision::Auto`], a cached file of any precision but f32 will do.
     ///
     /// Without `fetch`, published models must already be on this machine.
     ///
     /// # Errors
-    /// The model cannot be found, fetched or converted.
+    /// The model cannot be found, fetched or converted, or is a file of another precision.
     pub fn resolve(
         &self,
         model: &ModelRef,
-        quant: Quant,
+        quant: impl Into<Precision>,
         fetch: Option<&dyn Fetch>,
         status: &mut StatusFn<'_>,
     ) -> Result<PathBuf, Error> {
+        let quant = quant.into();
         if let ModelRef::Nano(path) = model {
+            check_precision(path, quant)?;
             return Ok(path.clone());
         }
         let fetch = fetch.unwrap_or(&CacheOnly);
-        let path = |identity: &str| self.path(&model.label(), quant, identity);
-        let known = known_identity(model, fetch)?.map(|identity| path(&identity));
-        let name = local::source_name(model);
-        if let Some(path) = known.filter(|p| p.is_file()) {
+        let (name, label) = (local::source_name(model), model.label());
+        let cached = |identity: &str| {
+            let path = self.cached(&label, quant, identity)?;
             self.record_use(&path, Some(&name));
+            Some(path)
+        };
+        if let Some(path) = known_identity(model, fetch)?.and_then(|identity| cached(&identity)) {
             return Ok(path);
         }
         let source = self.source(model, fetch, status)?;
-        let target = path(&source.identity);
+        if let Some(path) = cached(&source.identity) {
+            return Ok(path);
+        }
+        let quant = match quant {
+            Precision::Auto => quant.for_model(&source.config()?),
+            chosen => chosen,
+        };
+        let target = self.path(&label, quant, &source.identity);
         let file = target.file_name().expect("named above").to_string_lossy().into_owned();
         let _lock = self.lock(&file, status)?;
         if target.is_file() {
@@ -123,6 +111,7 @@ impl Store {
         self.record_use(&target, Some(&name));
         self.remove_earlier(&target, &name, quant);
         status(Status::Message(&format!("cached as {}", target.display())));
+        status(Status::Cached(&target));
         Ok(target)
     }
 
@@ -174,15 +163,16 @@ impl Store {
         Ok(LocalSource::of_fetched(published, fetched))
     }
 
-    fn path(&self, label: &str, quant: Quant, identity: &str) -> PathBuf {
+    fn path(&self, label: &str, quant: Precision, identity: &str) -> PathBuf {
         let mut hasher = blake3::Hasher::new();
-        for part in [identity, quant.name()] {
+        let quant = quant.to_string();
+        for part in [identity, &quant] {
             hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
         }
         hasher.update(&nanoinfer_format::VERSION.to_le_bytes());
         hasher.update(&OUTPUT_VERSION.to_le_bytes());
         let key = &hasher.finalize().to_hex()[..16];
-        self.root.join("models").join(format!("{label}-{}-{key}.nano", quant.name()))
+        self.root.join("models").join(format!("{label}-{quant}-{key}.nano"))
     }
 
     /// Waits until other processes release the lock `name`, and holds it until the returned file is
@@ -217,94 +207,12 @@ fn known_identity(model: &ModelRef, fetch: &dyn Fetch) -> Result<Option<String>,
     Ok(version.map(|version| local::published_identity(published, &version)))
 }
 
-/// Converts `source` to `out`, which appears only once it is complete.
-fn pack(
-    source: &LocalSource,
-    out: &Path,
-    options: &ConvertOptions,
-    status: &mut StatusFn<'_>,
-) -> Result<(), Error> {
-    let quant = options.quant;
-    let renamed = |e| source.renamed(e);
-    let input = Input::detect(&source.path).map_err(renamed)?;
-    let calibrate = options.calibrate.as_ref().filter(|_| quant.is_coded());
-    let mut calibration = calibrate
-        .map(|text| calibration(source, &input, out, (options, text), status))
-        .transpose()?;
-    status(Status::Message(&format!("converting {} to {}", source.name, quant.name())));
-    let mut progress = |p: Progress| status(Status::Bytes { done: p.done, total: p.total });
-    let mut packing = Options::new(quant);
-    packing.source_id = source.origin.clone();
-    packing.loras = options.loras.clone();
-    packing.progress = Some(&mut progress);
-    packing.calibrate = calibration.as_mut().map(|c| c as &mut dyn Calibrate);
-    let (mut staged, converted) = convert_staged(&input, out, packing).map_err(renamed)?;
-    for note in &converted.notes {
-        status(Status::Message(note));
+/// Checks that a file has the precision asked for. Other problems of the file are found when it is opened.
+fn check_precision(path: &Path, asked: Precision) -> Result<(), Error> {
+    let Ok(file) = NanoFile::open(path) else { return Ok(()) };
+    let stored = file.precision();
+    if asked == Precision::Auto || asked.to_string() == stored {
+        return Ok(());
     }
-    add_self_check(&mut staged, source, status)?;
-    if let Some(prompt) = &options.prompt {
-        status(Status::Message("processing the prompt"));
-        let bytes = nanoinfer_engine::bake(staged.path(), prompt);
-        let bytes = bytes.map_err(|e| Error::Bake { model: source.name.clone(), source: e });
-        add_section(&mut staged, SectionKind::BakedPrompt, &bytes?)?;
-    }
-    Ok(staged.commit().map_err(nanoinfer_packer::Error::from)?)
-}
-
-/// Converts `source` to 8 bits in a temporary file beside `out`, for calibration. This model also writes the
-/// text, unless it is given.
-fn calibration(
-    source: &LocalSource,
-    input: &Input,
-    out: &Path,
-    (options, text): (&ConvertOptions, &Text),
-    status: &mut StatusFn<'_>,
-) -> Result<Calibration, Error> {
-    let message = format!("converting {} to q8, for calibration", source.name);
-    status(Status::Message(&message));
-    let mut progress = |p: Progress| status(Status::Bytes { done: p.done, total: p.total });
-    let mut packing = Options::new(Quant::Q8);
-    packing.loras = options.loras.clone();
-    packing.progress = Some(&mut progress);
-    let (staged, _) = convert_staged(input, out, packing).map_err(|e| source.renamed(e))?;
-    let failed = |e| Error::Calibrate { model: source.name.clone(), source: e };
-    // The open file outlives its name, which is removed with `staged`.
-    let model = Arc::new(Model::open(staged.path()).map_err(failed)?);
-    let texts = match text {
-        Text::Own(own) => {
-            status(Status::Message("calibrating on text that the model writes"));
-            calibrate::generate(&model, None, *own, |done, total| {
-                status(Status::Bytes { done: done as u64, total: total as u64 });
-            })
-        }
-        Text::Given(text) => {
-            status(Status::Message("calibrating on the given text"));
-            calibrate::divide(&model, text)
-        }
-    };
-    texts.and_then(|texts| Calibration::new(model, None, texts)).map_err(failed)
-}
-
-/// Runs the finished model and records its logits. A machine with too little memory to run a model
-/// can still convert it.
-fn add_self_check(
-    staged: &mut Staged,
-    source: &LocalSource,
-    status: &mut StatusFn<'_>,
-) -> Result<(), Error> {
-    match SelfCheck::compute(staged.path()) {
-        Ok(check) => add_section(staged, SectionKind::SelfCheck, &check.to_bytes()),
-        Err(nanoinfer_engine::Error::Memory { .. }) => {
-            status(Status::Message(
-                "no self-check: this machine has too little memory to run the model",
-            ));
-            Ok(())
-        }
-        Err(e) => Err(Error::SelfCheck { model: source.name.clone(), source: e }),
-    }
-}
-
-fn add_section(staged: &mut Staged, kind: SectionKind, bytes: &[u8]) -> Result<(), Error> {
-    Ok(staged.add_section(kind, bytes).map_err(nanoinfer_packer::Error::from)?)
+    Err(Error::Precision { path: path.into(), stored, asked })
 }

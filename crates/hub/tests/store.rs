@@ -7,7 +7,8 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use nanoinfer_hub::{
-    ConvertOptions, Error, Fetch, Fetched, ModelRef, Published, Quant, Status, StatusFn, Store,
+    ConvertOptions, Error, Fetch, Fetched, ModelRef, Precision, Published, Quant, Status, StatusFn,
+    Store,
 };
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -392,4 +393,40 @@ fn a_folder_of_the_hub_cache_is_a_model() {
     model_in(&repo, &format!("snapshots/{next}"));
     fs::write(repo.join("refs/main"), next).unwrap();
     assert!(resolved(&store, &repo, Quant::Q8) != first && !first.exists());
+}
+
+#[test]
+fn auto_is_the_most_precise_of_what_is_cached() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::at(root.path());
+    let model = ModelRef::parse(tiny().to_str().unwrap()).unwrap();
+    let resolve = |precision: &str| {
+        let precision: Precision = precision.parse().unwrap();
+        store.resolve(&model, precision, None, &mut |_| {}).unwrap()
+    };
+    // f32 is for comparisons only, so that auto converts to q8; the others come in ascending order.
+    let mut auto = resolve("f32");
+    for precision in ["q3", "4.50", "q5", "q8"] {
+        let made = resolve(precision);
+        assert!(made.to_str().unwrap().contains(&format!("-{precision}-")), "{made:?}");
+        assert!(made != auto && resolve("auto") == made, "{precision}");
+        auto = made;
+    }
+    fs::remove_file(resolve("q8")).unwrap();
+    assert!(resolve("auto") == resolve("q5") && resolve("auto").exists());
+}
+
+#[test]
+fn a_file_has_one_precision() {
+    let root = tempfile::tempdir().unwrap();
+    let (store, out) = (Store::at(root.path()), root.path().join("out.nano"));
+    let model = ModelRef::parse(tiny().to_str().unwrap()).unwrap();
+    let asked: Precision = "4.5".parse().unwrap();
+    store.convert(&model, &out, &ConvertOptions::new(asked), None, &mut |_| {}).unwrap();
+    let file = ModelRef::parse(out.to_str().unwrap()).unwrap();
+    let resolve = |precision: Precision| store.resolve(&file, precision, None, &mut |_| {});
+    assert_eq!(resolve(asked).unwrap(), out);
+    assert_eq!(resolve(Precision::Auto).unwrap(), out);
+    let error = resolve(Quant::Q4.into()).unwrap_err().to_string();
+    assert!(error.contains("out.nano: has the precision 4.50, not q4; "), "{error}");
 }

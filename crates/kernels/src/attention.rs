@@ -13,9 +13,11 @@
 use crate::activation::capped;
 use crate::gemm::{MAX_TILE, scales_line, with_tile};
 use crate::isa::Simd;
-use crate::kv::{BLOCK, BLOCK_PANELS, KvBlock, Queries, Stored, lens_fit, q8_key_block};
-use crate::layout::{LANES, LINE, Lanes, QUAD, q8_panel_bytes};
+use crate::isa::codes::Codes;
+use crate::kv::{BLOCK, BLOCK_PANELS, KvBlock, Queries, Stored, lens_fit, q4_fits, q8_key_block};
+use crate::layout::{LANES, LINE, Lanes, QUAD};
 use crate::math::exp;
+use crate::quantize::KV_LEVELS;
 use crate::values::{WeightedBlock, add_values, state_len};
 
 /// Positions per independent state; also the unit in which a head is split across threads.
@@ -68,6 +70,9 @@ impl AttendBlock<'_> {
                 let (k_fits, s_fits) = (k.len() == q8_key_block(h), v_scales.len() == BLOCK);
                 k_fits && s_fits && lens_fit(h, v.len(), v.len())
             }
+            KvBlock::Q4 { k, v, v_scales } => {
+                v_scales.len() == BLOCK && q4_fits(h, k.len(), v.len())
+            }
         };
         assert!(queries_fit && block_fits);
     }
@@ -85,19 +90,22 @@ impl AttendBlock<'_> {
 }
 
 #[inline(always)]
-pub(crate) fn attend<S: Simd>(s: S, a: AttendBlock<'_>) {
+pub(crate) fn attend<S: Codes>(s: S, a: AttendBlock<'_>) {
     with_tile!(a.visible.len(), attend_tile::<S, 1>(s, a));
 }
 
 #[inline(always)]
-pub(crate) fn attend_tile<S: Simd, const M: usize, const P: usize>(s: S, a: AttendBlock<'_>) {
+pub(crate) fn attend_tile<S: Codes, const M: usize, const P: usize>(s: S, a: AttendBlock<'_>) {
     if M > S::QUERIES {
         unreachable!("a tile has at most {} queries", S::QUERIES);
     }
     let mut p = [[[0.0; LANES]; BLOCK_PANELS]; M];
     match (a.queries, a.block) {
         (Queries::Q8 { q, scales, sums }, KvBlock::Q8 { k, .. }) => {
-            scores_q8::<S, M>(s, q, scales, sums, k, &a, &mut p);
+            scores_int::<S, M, 8>(s, q, scales, sums, k, &a, &mut p);
+        }
+        (Queries::Q8 { q, scales, sums }, KvBlock::Q4 { k, .. }) => {
+            scores_int::<S, M, 4>(s, q, scales, sums, k, &a, &mut p);
         }
         (Queries::F32(q), KvBlock::F32 { k, .. }) => {
             scores::<S, M, f32>(s, q, k, &a, &mut p);
@@ -111,7 +119,9 @@ pub(crate) fn attend_tile<S: Simd, const M: usize, const P: usize>(s: S, a: Atte
         cap_scores(s, &mut p, a.softcap, a.visible);
     }
     let v_scales = match a.block {
-        KvBlock::Q8 { v_scales, .. } => v_scales.as_chunks().0.first_chunk(),
+        KvBlock::Q8 { v_scales, .. } | KvBlock::Q4 { v_scales, .. } => {
+            v_scales.as_chunks().0.first_chunk()
+        }
         _ => None,
     };
     let Some((decay, first, last)) = softmax_step(s, &mut p, a.visible, a.states, a.head, v_scales)
@@ -124,6 +134,7 @@ pub(crate) fn attend_tile<S: Simd, const M: usize, const P: usize>(s: S, a: Atte
         KvBlock::F32 { v, .. } => add_values::<S, M, f32>(s, v, &block, a.states),
         KvBlock::F16 { v, .. } => add_values::<S, M, u16>(s, v, &block, a.states),
         KvBlock::Q8 { v, .. } => add_values::<S, M, i8>(s, v, &block, a.states),
+        KvBlock::Q4 { v, .. } => add_values::<S, M, u8>(s, v, &block, a.states),
     }
 }
 
@@ -156,9 +167,9 @@ fn scores<S: Simd, const M: usize, T: Stored>(
     }
 }
 
-/// Like [`scores`], in integers: f32(q·k) · key scale · (query scale · scale).
+/// Like [`scores`], in integers: f32(q·k) · key scale · (query scale · scale). Keys have `BITS` bits, 8 or 4.
 #[inline(always)]
-fn scores_q8<S: Simd, const M: usize>(
+fn scores_int<S: Codes, const M: usize, const BITS: usize>(
     s: S,
     q: &[i8],
     scales: &[f32],
@@ -171,19 +182,29 @@ fn scores_q8<S: Simd, const M: usize>(
     let n = scales.len();
     let scales: &[f32; M] = scales[a.first..].first_chunk().expect("checked");
     let sums: &[i32; M] = sums[a.first..].first_chunk().expect("checked");
-    for (i, panel) in k.chunks_exact(q8_panel_bytes(a.head)).enumerate() {
+    let levels = s.levels(&KV_LEVELS);
+    let panel_bytes = LINE + LANES * a.head * BITS / 8;
+    for (i, panel) in k.chunks_exact(panel_bytes).enumerate() {
         let (key_scales, lines) = panel.as_chunks::<LINE>().0.split_first().expect("a panel");
         let mut dot = [s.seed(0); M];
         for m in 0..M {
             dot[m] = s.seed(sums[m]);
         }
         let chunks = q.as_chunks::<QUAD>().0.as_chunks::<QUADS>().0.chunks_exact(n);
-        for (lines, q) in lines.as_chunks::<QUADS>().0.iter().zip(chunks) {
+        for (lines, q) in lines.chunks_exact(QUADS * BITS / 8).zip(chunks) {
             let q: &[[[i8; QUAD]; QUADS]; M] = q[a.first..].first_chunk().expect("checked");
-            for (j, line) in lines.iter().enumerate() {
-                let line = s.line(line);
+            let mut add = |quad: usize, line| {
                 for m in 0..M {
-                    dot[m] = s.dot(dot[m], line, &q[m][j]);
+                    dot[m] = s.dot(dot[m], line, &q[m][quad]);
+                }
+            };
+            for (j, line) in lines.iter().enumerate() {
+                if BITS == 8 {
+                    add(j, s.line(line));
+                } else {
+                    let codes = s.bytes(line);
+                    add(2 * j, s.weights(levels, codes));
+                    add(2 * j + 1, s.weights(levels, s.shr::<4>(codes)));
                 }
             }
         }

@@ -14,7 +14,7 @@
 //! only limit. K is never split, so a logit does not depend on the thread count.
 
 use crate::inputs::{F32Inputs, QuantizedInputs, locate_token, packed_rows};
-use crate::isa::Simd;
+use crate::isa::{AHEAD, Simd};
 use crate::layout::{
     GROUP, GROUP_LINES, LANES, LINE, Lanes, QUAD, TOKENS, TokenLine, WeightLine, f32_panel_len,
     q8_panel_bytes,
@@ -203,12 +203,14 @@ fn group_q8<S: Simd, const M: usize, const P: usize>(
     #[allow(clippy::needless_range_loop)]
     for j in 0..GROUP_LINES {
         for p in 0..P {
-            s.prefetch_ahead(&group[p][j]);
+            s.prefetch_ahead::<AHEAD>(&group[p][j]);
             let line = s.line(&group[p][j]);
             for m in 0..M {
                 let quad = &quads[m][j];
                 if M == 1 && j % 2 == 1 {
-                    odd[p][m] = s.dot(odd[p][m], line, quad);
+                    odd[p][m] = s.dot_once(odd[p][m], line, quad);
+                } else if M == 1 {
+                    acc[p][m] = s.dot_once(acc[p][m], line, quad);
                 } else {
                     acc[p][m] = s.dot(acc[p][m], line, quad);
                 }

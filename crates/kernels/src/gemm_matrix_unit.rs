@@ -19,8 +19,8 @@ use std::hint::black_box;
 
 use crate::gemm::{Epilogue, Gemm, scales_line};
 use crate::inputs::QuantizedInputs;
-use crate::isa::Simd;
 use crate::isa::matrix_unit::{Dots, MatrixUnit, Products, SignedLines, TokenLines};
+use crate::isa::{AHEAD, Simd};
 use crate::layout::{GROUP, GROUP_LINES, LANES, LINE, Lanes, TOKENS, WeightLine, q8_panel_bytes};
 use crate::peak::{PeakDots, ZERO_SUM};
 
@@ -143,7 +143,7 @@ impl Panel<'_> {
 #[inline(always)]
 fn make_signed<S: Simd>(s: S, lines: &[WeightLine], to: &mut [[i8; LINE]]) {
     for (line, to) in lines.iter().zip(to) {
-        s.prefetch_ahead(line);
+        s.prefetch_ahead::<AHEAD>(line);
         for (byte, to) in line.iter().zip(to) {
             *to = (byte ^ 0x80) as i8;
         }

@@ -74,6 +74,10 @@ const LEVELS: [LevelTable; 4] = {
     tables
 };
 
+/// Prefetch distance in bytes. Codes need more work per byte than Q8 lines, so the CPU looks less far
+/// ahead by itself (measured in docs/BENCHMARKS.md).
+const AHEAD: usize = 4096;
+
 /// What a block depends on: of q4, its predecessor's lines, otherwise its predecessor's first line.
 type Before<S> = [<S as Codes>::Bytes; 4];
 
@@ -91,7 +95,7 @@ impl<S: Codes, const BITS: usize> Block<S, BITS> {
     fn load(s: S, from: &[WeightLine; BITS], before: &mut Before<S>) -> Self {
         let mut lines = [s.zeros(); BITS];
         for i in 0..BITS {
-            s.prefetch_ahead(&from[i]);
+            s.prefetch_ahead::<AHEAD>(&from[i]);
             lines[i] = s.bytes(&from[i]);
         }
         let mut block = Self { lines, before: *before, pairs: [s.zeros(); 2] };
@@ -284,7 +288,9 @@ fn fused<S: Codes, const BITS: usize, const M: usize>(
                     for m in 0..M {
                         let quad = &quads[m][BLOCK_LINES * i + $l];
                         if M == 1 && $l % 2 == 1 {
-                            odd[m] = s.dot(odd[m], line, quad);
+                            odd[m] = s.dot_once(odd[m], line, quad);
+                        } else if M == 1 {
+                            acc[m] = s.dot_once(acc[m], line, quad);
                         } else {
                             acc[m] = s.dot(acc[m], line, quad);
                         }

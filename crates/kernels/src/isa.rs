@@ -94,9 +94,9 @@ pub(crate) trait Simd: Copy {
     /// Prefetches a line into L2.
     #[inline(always)]
     fn prefetch(self, _line: &WeightLine) {}
-    /// Prefetches the line [`AHEAD`] bytes ahead in the stream into L1.
+    /// Prefetches the line `AHEAD` bytes ahead in the stream into L1.
     #[inline(always)]
-    fn prefetch_ahead(self, _line: &WeightLine) {}
+    fn prefetch_ahead<const AHEAD: usize>(self, _line: &WeightLine) {}
 
     /// Loads a line of a Q8 panel for [`Simd::dot`]: byte `4r+t` is row `r`, input `t`, stored as q+128.
     fn line(self, bytes: &WeightLine) -> Self::Line;
@@ -104,6 +104,11 @@ pub(crate) trait Simd: Copy {
     fn seed(self, offset: i32) -> Self::I;
     /// acc[r] += Σₜ q[r][t] · x[t], exact.
     fn dot(self, acc: Self::I, line: Self::Line, x: &[i8; QUAD]) -> Self::I;
+    /// The same for a line that is used once.
+    #[inline(always)]
+    fn dot_once(self, acc: Self::I, line: Self::Line, x: &[i8; QUAD]) -> Self::I {
+        self.dot(acc, line, x)
+    }
     /// Exact lane-wise sum.
     fn add_i32(self, a: Self::I, b: Self::I) -> Self::I;
 

@@ -1,8 +1,8 @@
 //! The operands of attention: cache blocks and packed queries, and the kernels that write them.
 
 use crate::isa::Simd;
-use crate::layout::{GROUP, LANES, LINE, Lanes, QUAD, q8_panel_bytes};
-use crate::quantize::{quantize_values, rotate_block};
+use crate::layout::{GROUP, LANES, LINE, Lanes, QUAD, q4_panel_bytes, q8_panel_bytes};
+use crate::quantize::{code_values, quantize_values, rotate_block};
 
 /// Positions per cache block and per step of the online softmax.
 pub const BLOCK: usize = 64;
@@ -37,6 +37,18 @@ pub enum KvBlock<'a> {
         /// `[64]`
         v_scales: &'a [f32],
     },
+    /// 4 bits, which select one of 16 levels, with a scale per position. Queries are those of the 8-bit
+    /// cache.
+    Q4 {
+        /// `[4][16 f32 scales, h/8 lines]`; a line has 8 values of each key, the first four in its low
+        /// nibbles
+        k: &'a [u8],
+        /// `[64][h/32 rounded up][16]`; a byte has value `i` of 32 in its low nibble, value `i + 16` in its
+        /// high nibble
+        v: &'a [u8],
+        /// `[64]`
+        v_scales: &'a [f32],
+    },
 }
 
 /// Mutable [`KvBlock`].
@@ -62,6 +74,15 @@ pub enum KvBlockMut<'a> {
         k: &'a mut [u8],
         /// `[64][h]`
         v: &'a mut [i8],
+        /// `[64]`
+        v_scales: &'a mut [f32],
+    },
+    /// See [`KvBlock::Q4`].
+    Q4 {
+        /// `[4][16 f32 scales, h/8 lines]`
+        k: &'a mut [u8],
+        /// `[64][h/32 rounded up][16]`
+        v: &'a mut [u8],
         /// `[64]`
         v_scales: &'a mut [f32],
     },
@@ -100,6 +121,16 @@ pub const fn q8_key_block(head: usize) -> usize {
     BLOCK_PANELS * q8_panel_bytes(head)
 }
 
+/// Size of a Q4 key block in bytes.
+pub const fn q4_key_block(head: usize) -> usize {
+    BLOCK_PANELS * q4_panel_bytes(head)
+}
+
+/// Size of a Q4 value block in bytes.
+pub const fn q4_value_block(head: usize) -> usize {
+    BLOCK * LANES * head.div_ceil(2 * LANES)
+}
+
 pub(crate) fn lens_fit(head: usize, k: usize, v: usize) -> bool {
     head > 0 && head.is_multiple_of(LANES) && k == BLOCK * head && v == BLOCK * head
 }
@@ -113,7 +144,7 @@ pub struct StoreKv<'a> {
     pub value: &'a mut [f32],
     /// Position within the block.
     pub at: usize,
-    /// Hadamard block size for the keys of an 8-bit cache; divides the unpadded head size.
+    /// Hadamard block size for the keys of an 8-bit or 4-bit cache; divides the unpadded head size.
     pub rotation: usize,
     /// Destination block.
     pub to: KvBlockMut<'a>,
@@ -132,8 +163,15 @@ impl StoreKv<'_> {
                     && k.len() == q8_key_block(head)
                     && lens_fit(head, v.len(), v.len())
             }
+            KvBlockMut::Q4 { k, v, v_scales } => {
+                v_scales.len() == BLOCK && q4_fits(head, k.len(), v.len())
+            }
         });
     }
+}
+
+pub(crate) fn q4_fits(head: usize, k: usize, v: usize) -> bool {
+    head > 0 && head.is_multiple_of(LANES) && k == q4_key_block(head) && v == q4_value_block(head)
 }
 
 #[inline(always)]
@@ -174,6 +212,25 @@ pub(crate) fn store_kv<S: Simd>(s: S, a: StoreKv<'_>) {
             let (scale, _) = quantize_values(s, a.value, |i, values| v[i] = values);
             v_scales[a.at] = scale;
         }
+        KvBlockMut::Q4 { k, v, v_scales } => {
+            rotate_block(s, a.key, a.rotation);
+            let (scales, lines) = k[panel * q4_panel_bytes(head)..].split_at_mut(LINE);
+            let scale = code_values(s, a.key, |i, codes| {
+                let lines = lines.as_chunks_mut::<LINE>().0[2 * i..].iter_mut();
+                for (line, codes) in lines.zip(codes.as_chunks::<{ 2 * QUAD }>().0) {
+                    line.as_chunks_mut::<QUAD>().0[lane] =
+                        std::array::from_fn(|t| codes[t] | codes[QUAD + t] << 4);
+                }
+            });
+            scales.as_chunks_mut().0[lane] = scale.to_le_bytes();
+            let v = v.as_chunks_mut::<LANES>().0;
+            let row = v.len() / BLOCK;
+            let v = &mut v[a.at * row..][..row];
+            v_scales[a.at] = code_values(s, a.value, |i, codes| match i % 2 {
+                0 => v[i / 2] = codes,
+                _ => v[i / 2].iter_mut().zip(codes).for_each(|(byte, code)| *byte |= code << 4),
+            });
+        }
     }
 }
 
@@ -182,7 +239,7 @@ pub(crate) fn store_kv<S: Simd>(s: S, a: StoreKv<'_>) {
 pub enum Queries<'a> {
     /// `[h/16][n][16]`, for float caches.
     F32(&'a [f32]),
-    /// Rotated and quantized with one scale per query, for the 8-bit cache.
+    /// Rotated and quantized to 8 bits with one scale per query, for the 8-bit and 4-bit caches.
     Q8 {
         /// `[h/16][n][16]`
         q: &'a [i8],

@@ -33,6 +33,12 @@ pub const fn q8_panel_bytes(k: usize) -> usize {
     LINE + LANES * k
 }
 
+/// Bytes of a panel of 16 keys of the 4-bit cache, `h` values each: a line of 16 scales, then `h/8` lines of
+/// two values per byte.
+pub(crate) const fn q4_panel_bytes(h: usize) -> usize {
+    LINE + LANES * h / 2
+}
+
 /// Length of an f32 panel of `k` inputs, in values.
 pub const fn f32_panel_len(k: usize) -> usize {
     LANES * k

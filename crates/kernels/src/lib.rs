@@ -34,6 +34,7 @@
 mod activation;
 mod attention;
 pub mod bench;
+mod correction;
 mod decoded;
 mod experts;
 mod fma;
@@ -64,6 +65,7 @@ mod values;
 
 pub use activation::{Activate, Activation, ExpWeights, SoftCap};
 pub use attention::{AttendBlock, FinishHead, MergeSpans, SPAN};
+pub use correction::CorrectRows;
 pub use experts::{AddWeighted, Route};
 pub use fma::fma;
 pub use gemm::{Gemm, GemmF32, MAX_TILE};
@@ -71,7 +73,10 @@ pub use gemm_trellis::{GemmTrellis, decoded_panel_bytes};
 pub use inputs::{
     F32Inputs, Pack, QuantizedInputs, TileData, TileMut, locate_token, packed_rows, tile_rows,
 };
-pub use kv::{BLOCK, KvBlock, KvBlockMut, PackQuery, Queries, QueriesMut, StoreKv, q8_key_block};
+pub use kv::{
+    BLOCK, KvBlock, KvBlockMut, PackQuery, Queries, QueriesMut, StoreKv, q4_key_block,
+    q4_value_block, q8_key_block,
+};
 pub use layout::{GROUP, LANES, LINE, QUAD, TOKENS, f32_panel_len, q8_panel_bytes};
 pub use norm::{NormKind, NormPack, NormParams, NormRow};
 pub use quantize::Rotate;
@@ -80,4 +85,4 @@ pub use table::{Isa, Kernels, UnknownIsa};
 pub use trellis::{Trellis, trellis_panel, trellis_panel_bytes, trellis_row, trellis_values};
 pub use trellis_search::{Feedback, SearchScratch, SearchTrellis};
 pub use trellis_table::SearchTable;
-pub use triangle::{AddOuter, FACTOR_ROWS, FactorRows};
+pub use triangle::{AddOuter, AddProducts, FACTOR_ROWS, FactorRows};

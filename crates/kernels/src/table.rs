@@ -20,11 +20,11 @@ use crate::{
     Activate, AddWeighted, AttendBlock, ExpWeights, Gemm, GemmF32, GemmTrellis, NormPack, NormRow,
     Pack,
 };
-use crate::{AddOuter, FactorRows, SearchTrellis};
+use crate::{AddOuter, AddProducts, CorrectRows, FactorRows, SearchTrellis};
 use crate::{PackQuery, Rope, Rotate, Route, SoftCap, StoreKv};
 use crate::{
-    activation, attention, experts, gemm, gemm_trellis, inputs, isa::Simd, kv, norm, peak, product,
-    quantize, rope, trellis_search, triangle,
+    activation, attention, correction, experts, gemm, gemm_trellis, inputs, isa::Simd, kv, norm,
+    peak, product, quantize, rope, trellis_search, triangle,
 };
 
 /// An instruction set for which kernels exist.
@@ -129,6 +129,10 @@ macro_rules! with_kernels {
             pub search_trellis(SearchTrellis) = trellis_search::search_trellis;
             /// Adds outer products to rows of a symmetric matrix.
             pub add_outer(AddOuter) = triangle::add_outer;
+            /// Adds outer products of different vectors to rows of a matrix.
+            pub add_products(AddProducts) = triangle::add_products;
+            /// Corrects rows for inputs that differ.
+            pub correct_rows(CorrectRows) = correction::correct_rows;
             /// Computes the next rows of a triangular factor.
             pub factor_rows(FactorRows) = triangle::factor_rows;
             /// Reads memory as fast as this instruction set can.

@@ -1,6 +1,6 @@
-//! Symmetric matrices in f32: sums of outer products, and their triangular factors.
+//! Matrices in f32: sums of outer products, and the triangular factors of symmetric ones.
 //!
-//! A matrix of `k` rows is stored as `[k][k]`. Only its lower triangle is used: row `i` up to column `i`,
+//! A matrix of `k` rows is stored as `[k][k]`. Of a symmetric one, only its lower triangle is used: row `i` up to column `i`,
 //! and for the sake of whole vectors up to the end of that block of 16 columns.
 
 use crate::isa::Simd;
@@ -67,6 +67,64 @@ fn add_outer_tiles<S: Simd, const R: usize, const C: usize>(s: S, a: AddOuter<'_
                     let (right, column) = (&x[(column + i) * m..], column + i);
                     Tile { right, column, ..tile }.add::<S, R, 1>(s, rows, k);
                 }
+            }
+        }
+    }
+}
+
+/// Arguments of `add_products`, which adds `Σₜ left[t]·right[t]ᵀ` to rows of a matrix.
+#[derive(Debug)]
+pub struct AddProducts<'a> {
+    /// Vectors of `k` values, `[k/16][m][16]`.
+    pub left: &'a [f32],
+    /// As many others.
+    pub right: &'a [f32],
+    /// Number of vectors.
+    pub m: usize,
+    /// The first of the rows, a multiple of 16.
+    pub first: usize,
+    /// Consecutive rows, a multiple of 16, each of `k` values.
+    pub rows: &'a mut [f32],
+    /// Columns of the matrix, a multiple of 16.
+    pub k: usize,
+}
+
+impl AddProducts<'_> {
+    pub(crate) fn check(&self) {
+        let Self { left, right, m, first, rows, k } = self;
+        assert!(*m > 0 && *k > 0 && k.is_multiple_of(LANES));
+        assert!(first.is_multiple_of(LANES) && rows.len().is_multiple_of(k * LANES));
+        assert!(first + rows.len() / k <= *k && left.len() == m * k && right.len() == m * k);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn add_products<S: Simd>(s: S, a: AddProducts<'_>) {
+    match S::TILE {
+        8 => add_product_tiles::<S, 8, 3>(s, a),
+        _ => add_product_tiles::<S, 4, 1>(s, a),
+    }
+}
+
+/// The same, in tiles of `R` rows and `C` blocks of columns.
+#[inline(always)]
+fn add_product_tiles<S: Simd, const R: usize, const C: usize>(s: S, a: AddProducts<'_>) {
+    let AddProducts { left, right, m, first, rows, k } = a;
+    let (left, right) = (left.as_chunks::<LANES>().0, right.as_chunks::<LANES>().0);
+    for column in (0..k / LANES).step_by(C) {
+        for (tile, rows) in rows.chunks_exact_mut(k * R).enumerate() {
+            let row = first + tile * R;
+            let left = &left[row / LANES * m..][..m];
+            let right = &right[column * m..];
+            let tile = Tile { left, lane: row % LANES, right, m, column, subtract: false };
+            let blocks = k / LANES - column;
+            if blocks >= C {
+                tile.add::<S, R, C>(s, rows, k);
+                continue;
+            }
+            for i in 0..blocks {
+                let (right, column) = (&right[i * m..], column + i);
+                Tile { right, column, ..tile }.add::<S, R, 1>(s, rows, k);
             }
         }
     }

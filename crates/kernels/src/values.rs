@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use crate::isa::Simd;
+use crate::isa::codes::Codes;
 use crate::kv::{BLOCK, Stored};
 use crate::layout::{LANES, Lanes};
+use crate::quantize::KV_LEVELS;
 
 /// Length of a query's state, `[max, sum, 0…; accumulator]`, in floats.
 pub(crate) const fn state_len(head: usize) -> usize {
@@ -23,10 +24,76 @@ pub(crate) struct WeightedBlock<'a, const M: usize> {
     pub head: usize,
 }
 
+/// Element type of stored values.
+pub(crate) trait StoredValue: Copy {
+    /// Chunks of 16 elements for one position, of `registers` · 16 values.
+    fn chunks(registers: usize) -> usize;
+
+    /// The registers from `d` on of the position whose first chunk is `at`.
+    fn registers<S: Codes, const D: usize>(
+        s: S,
+        levels: S::Floats,
+        v: &[[Self; LANES]],
+        at: usize,
+        d: usize,
+    ) -> [S::F; D];
+}
+
+impl<T: Stored> StoredValue for T {
+    #[inline(always)]
+    fn chunks(registers: usize) -> usize {
+        registers
+    }
+
+    #[inline(always)]
+    fn registers<S: Codes, const D: usize>(
+        s: S,
+        _levels: S::Floats,
+        v: &[[T; LANES]],
+        at: usize,
+        d: usize,
+    ) -> [S::F; D] {
+        let v: &[[T; LANES]; D] = v[at + d..].first_chunk().expect("checked");
+        let mut lanes = [s.splat(0.0); D];
+        for i in 0..D {
+            lanes[i] = T::load(s, &v[i]);
+        }
+        lanes
+    }
+}
+
+/// Two values of a 4-bit cache; their scales are folded into the attention weights.
+impl StoredValue for u8 {
+    #[inline(always)]
+    fn chunks(registers: usize) -> usize {
+        registers.div_ceil(2)
+    }
+
+    #[inline(always)]
+    fn registers<S: Codes, const D: usize>(
+        s: S,
+        levels: S::Floats,
+        v: &[[u8; LANES]],
+        at: usize,
+        d: usize,
+    ) -> [S::F; D] {
+        let mut lanes = [s.splat(0.0); D];
+        for i in 0..D {
+            let codes = &v[at + (d + i) / 2];
+            lanes[i] = if (d + i).is_multiple_of(2) {
+                s.nibble_floats::<false>(levels, codes)
+            } else {
+                s.nibble_floats::<true>(levels, codes)
+            };
+        }
+        lanes
+    }
+}
+
 /// accumulator = accumulator · decay + Σₜ weight[t] · v[t], t ascending. Hidden positions have weight
 /// zero and leave the sum unchanged.
 #[inline(always)]
-pub(crate) fn add_values<S: Simd, const M: usize, T: Stored>(
+pub(crate) fn add_values<S: Codes, const M: usize, T: StoredValue>(
     s: S,
     v: &[T],
     block: &WeightedBlock<'_, M>,
@@ -48,7 +115,7 @@ pub(crate) fn add_values<S: Simd, const M: usize, T: Stored>(
 
 /// Processes `D` registers of every query, starting at register `d`.
 #[inline(always)]
-fn value_lanes<S: Simd, const M: usize, const D: usize, T: Stored>(
+fn value_lanes<S: Codes, const M: usize, const D: usize, T: StoredValue>(
     s: S,
     v: &[T],
     block: &WeightedBlock<'_, M>,
@@ -56,7 +123,8 @@ fn value_lanes<S: Simd, const M: usize, const D: usize, T: Stored>(
     states: &mut [f32],
 ) {
     let v = v.as_chunks::<LANES>().0;
-    let row = block.head / LANES;
+    let row = T::chunks(block.head / LANES);
+    let levels = s.float_levels(&KV_LEVELS);
     let weights = &block.weights;
     let state_len = state_len(block.head);
     let mut acc = [[s.splat(0.0); D]; M];
@@ -68,11 +136,7 @@ fn value_lanes<S: Simd, const M: usize, const D: usize, T: Stored>(
         }
     }
     for t in block.seen.clone() {
-        let v: &[[T; LANES]; D] = v[t * row + d..].first_chunk().expect("checked");
-        let mut lanes = [s.splat(0.0); D];
-        for i in 0..D {
-            lanes[i] = T::load(s, &v[i]);
-        }
+        let lanes: [S::F; D] = T::registers(s, levels, v, t * row, d);
         for m in 0..M {
             let weight = s.splat(weights[m][t % BLOCK]);
             for i in 0..D {

@@ -252,6 +252,7 @@ enum Store {
     F32(Vec<f32>, Vec<f32>),
     F16(Vec<u16>, Vec<u16>),
     Q8(Vec<u8>, Vec<i8>, Vec<f32>),
+    Q4(Vec<u8>, Vec<u8>, Vec<f32>),
 }
 
 impl Store {
@@ -261,6 +262,11 @@ impl Store {
         match kind {
             "f32" => Self::F32(vec![0.0; len], vec![0.0; len]),
             "f16" => Self::F16(vec![0; len], vec![0; len]),
+            "q4" => Self::Q4(
+                vec![0; blocks * q4_key_block(head)],
+                vec![0; blocks * q4_value_block(head)],
+                vec![0.0; blocks * BLOCK],
+            ),
             _ => Self::Q8(
                 vec![0; blocks * q8_key_block(head)],
                 vec![0; len],
@@ -279,6 +285,11 @@ impl Store {
                 v: &v[part],
                 v_scales: &s[i * BLOCK..(i + 1) * BLOCK],
             },
+            Self::Q4(k, v, s) => KvBlock::Q4 {
+                k: &k[i * q4_key_block(head)..][..q4_key_block(head)],
+                v: &v[i * q4_value_block(head)..][..q4_value_block(head)],
+                v_scales: &s[i * BLOCK..(i + 1) * BLOCK],
+            },
         }
     }
 
@@ -290,6 +301,11 @@ impl Store {
             Self::Q8(k, v, s) => KvBlockMut::Q8 {
                 k: &mut k[i * bytes..(i + 1) * bytes],
                 v: &mut v[part],
+                v_scales: &mut s[i * BLOCK..(i + 1) * BLOCK],
+            },
+            Self::Q4(k, v, s) => KvBlockMut::Q4 {
+                k: &mut k[i * q4_key_block(head)..][..q4_key_block(head)],
+                v: &mut v[i * q4_value_block(head)..][..q4_value_block(head)],
                 v_scales: &mut s[i * BLOCK..(i + 1) * BLOCK],
             },
         }
@@ -306,19 +322,18 @@ fn attend(
     softcap: f32,
 ) -> Vec<Vec<f32>> {
     let (n, len) = (q.len(), AttendBlock::state_len(head));
-    let eight_bit = matches!(store, Store::Q8(..));
-    let (mut plain, mut packed) =
-        (vec![0.0; if eight_bit { 0 } else { n * head }], vec![0i8; n * head]);
+    let int8 = matches!(store, Store::Q8(..) | Store::Q4(..));
+    let (mut plain, mut packed) = (vec![0.0; if int8 { 0 } else { n * head }], vec![0i8; n * head]);
     let (mut scales, mut sums) = (vec![0.0; n], vec![0; n]);
     for (row, q) in q.iter().enumerate() {
-        let to = if eight_bit {
+        let to = if int8 {
             QueriesMut::Q8 { q: &mut packed, scales: &mut scales, sums: &mut sums }
         } else {
             QueriesMut::F32(&mut plain)
         };
         kernels.pack_query(PackQuery { x: &mut q.clone(), row, rotation: 16, to });
     }
-    let queries = if eight_bit {
+    let queries = if int8 {
         Queries::Q8 { q: &packed, scales: &scales, sums: &sums }
     } else {
         Queries::F32(&plain)
@@ -363,8 +378,9 @@ fn attend(
 
 #[test]
 fn attention_is_softmax_of_visible_positions() {
-    // Tolerance per encoding: f16 keys of magnitude 1 are off by up to 2^-12, 8-bit keys by up to 1/254.
-    for (kind, tolerance) in [("f32", 1e-5), ("f16", 2e-3), ("q8", 5e-2)] {
+    // Tolerance per encoding: f16 keys of magnitude 1 are off by up to 2^-12, 8-bit keys by up to 1/254,
+    // 4-bit keys and values by up to 1/8.
+    for (kind, tolerance) in [("f32", 1e-5), ("f16", 2e-3), ("q8", 5e-2), ("q4", 0.5)] {
         let mut reference: Vec<Vec<u32>> = Vec::new();
         for kernels in isas() {
             let mut all = Vec::new();
@@ -432,6 +448,52 @@ fn attention_is_softmax_of_visible_positions() {
                 reference = all;
             } else {
                 assert_eq!(reference, all, "{kind}: {} differs from scalar", kernels.isa().name());
+            }
+        }
+    }
+}
+
+/// A key or value of the 4-bit cache, from its scale and codes.
+fn decoded(scale: f32, codes: impl Iterator<Item = u8>) -> Vec<f32> {
+    const LEVELS: [i8; 8] = [6, 18, 31, 44, 59, 76, 97, 127];
+    let level = |code: u8| match usize::from(code) {
+        n if n < 8 => -LEVELS[7 - n],
+        n => LEVELS[n - 8],
+    };
+    codes.map(|code| scale * f32::from(level(code))).collect()
+}
+
+#[test]
+fn the_4_bit_cache_has_the_documented_layout() {
+    for kernels in isas() {
+        for head in [16, 48, 64, 128] {
+            let mut store = Store::new("q4", BLOCK, head);
+            let (keys, values) = (noise(BLOCK * head, 15), noise(BLOCK * head, 16));
+            let row = |of: &[f32], at: usize| of[at * head..][..head].to_vec();
+            for at in 0..BLOCK {
+                let (mut key, mut value) = (row(&keys, at), row(&values, at));
+                let (key, value, to) = (&mut key, &mut value, store.block_mut(0, head));
+                kernels.store_kv(StoreKv { key, value, at, rotation: 16, to });
+            }
+            let KvBlock::Q4 { k, v, v_scales } = store.block(0, head) else { unreachable!() };
+            for at in 0..BLOCK {
+                let (panel, lane) = (&k[at / 16 * (64 + 8 * head)..], 4 * (at % 16));
+                let scale = f32::from_le_bytes(*panel[lane..].first_chunk().unwrap());
+                let code = |d: usize| panel[64 + d / 8 * 64 + lane + d % 4] >> (d % 8 / 4 * 4) & 15;
+                let mut key = row(&keys, at);
+                kernels.rotate(Rotate { x: &mut key, block: 16 });
+                let value = row(&values, at);
+                let byte = |d: usize| v[(at * head.div_ceil(32) + d / 32) * 16 + d % 16];
+                let v_code = |d: usize| byte(d) >> (d % 32 / 16 * 4) & 15;
+                for (want, got) in [
+                    (key, decoded(scale, (0..head).map(code))),
+                    (value, decoded(v_scales[at], (0..head).map(v_code))),
+                ] {
+                    let square = |x: f32| f64::from(x) * f64::from(x);
+                    let error: f64 = want.iter().zip(&got).map(|(x, y)| square(x - y)).sum();
+                    let all: f64 = want.iter().copied().map(square).sum();
+                    assert!(error < 0.02 * all, "head {head}, position {at}: {}", error / all);
+                }
             }
         }
     }

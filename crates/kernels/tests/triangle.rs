@@ -1,4 +1,4 @@
-//! Symmetric matrices and their factors, compared with plain loops in f64.
+//! Sums of products, symmetric matrices and their factors, compared with plain loops in f64.
 
 mod common;
 
@@ -109,5 +109,71 @@ fn every_instruction_set_computes_the_same_bits() {
         assert_eq!(lower(&h), lower(&expected), "{}", kernels.isa().name());
         factor(kernels, &mut h, k);
         assert_eq!(lower(&h), lower(&expected_factor), "{}", kernels.isa().name());
+    }
+}
+
+#[test]
+fn products_equal_the_triple_loop() {
+    for kernels in isas() {
+        for (m, k, first) in [(1, 64, 0), (7, 64, 32), (5, 208, 96)] {
+            let (x, y) = (noise(m * k, 2), noise(m * k, 3));
+            let n = 32;
+            let start = noise(n * k, 4);
+            let mut rows = start.clone();
+            let (left, right) = (&panels(&x, m, k), &panels(&y, m, k));
+            kernels.add_products(AddProducts { left, right, m, first, rows: &mut rows, k });
+            for (at, (got, old)) in rows.iter().zip(&start).enumerate() {
+                let (i, j) = (first + at / k, at % k);
+                let product = |t: usize| f64::from(x[t * k + i]) * f64::from(y[t * k + j]);
+                let want = f64::from(*old) + (0..m).map(product).sum::<f64>();
+                let bound = f64::from(f32::EPSILON) * ((m * m) as f64 + m as f64 + 1.0);
+                assert!((f64::from(*got) - want).abs() <= bound, "m={m} {i},{j}");
+            }
+        }
+    }
+}
+
+/// The correction X of rows W solves X·H = W·C.
+#[test]
+fn corrections_solve_their_equation() {
+    let mut first: Option<Vec<u32>> = None;
+    for kernels in isas() {
+        let (k, panels) = (128, 3);
+        let h = matrix(&kernels, 2 * k, k);
+        let mut r = h.clone();
+        factor(&kernels, &mut r, k);
+        let pivots: Vec<f32> = (0..k).map(|i| r[i * k + i] * r[i * k + i]).collect();
+        for (i, row) in r.chunks_mut(k).enumerate() {
+            let root = row[i];
+            row[..i].iter_mut().for_each(|x| *x /= root);
+        }
+        let differences = noise(k * k, 6);
+        let before = noise(panels * k * 16, 7);
+        let (mut rows, mut scratch) = (before.clone(), vec![0.0; before.len()]);
+        kernels.correct_rows(CorrectRows {
+            k,
+            rows: &mut rows,
+            differences: &differences,
+            feedback: Feedback { factor: &r, pivots: &pivots },
+            scratch: &mut scratch,
+        });
+        let at = |rows: &[f32], row: usize, j: usize| {
+            f64::from(rows[(row / 16 * k + j) * 16 + row % 16])
+        };
+        let entry = |i: usize, j: usize| f64::from(h[i.max(j) * k + i.min(j)]);
+        for row in 0..panels * 16 {
+            for j in 0..k {
+                let product: f64 =
+                    (0..k).map(|i| (at(&rows, row, i) - at(&before, row, i)) * entry(i, j)).sum();
+                let want: f64 =
+                    (0..k).map(|i| at(&before, row, i) * f64::from(differences[j * k + i])).sum();
+                // Rounded: the sum of a weight and its correction, times a column of H.
+                let column: f64 = (0..k).map(|i| entry(i, j).abs()).sum();
+                let bound = 4.0 * f64::from(f32::EPSILON) * column + 1e-4;
+                assert!((product - want).abs() < bound, "{row}, {j}: {product}, {want}");
+            }
+        }
+        let got = bits(&rows);
+        assert!(*first.get_or_insert(got.clone()) == got, "{}", kernels.isa().name());
     }
 }

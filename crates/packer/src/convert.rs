@@ -5,7 +5,7 @@ use std::path::Path;
 use nanoinfer_format::{Config, Staged};
 
 use crate::model::Model;
-use crate::{Error, Input, Options, lora, pack};
+use crate::{Error, Input, Options, lora, pack, recipe};
 
 /// The result of [`convert`].
 #[derive(Clone, Debug, PartialEq)]
@@ -51,11 +51,19 @@ pub fn convert_staged(
         lora::merge(&mut model, lora)?;
     }
     refuse_own_source(&model, out)?;
-    model.config.quant = options.quant;
-    if options.quant.is_rotated() {
+    let recipe = recipe(&model.config, options.quant, options.exceptions.as_ref())?;
+    model.config.quant = recipe.quant();
+    if recipe.quant().is_rotated() {
         model.config.value_rotation = Config::largest_value_rotation(model.config.head_dim);
     }
-    let (staged, tensors) = pack::pack(&model, out, options)?;
+    let rounded = model.weights.rounded().filter(|_| recipe.is_coded());
+    model.notes.extend(rounded.map(|format| {
+        format!(
+            "the source has weights in {format}; rounding them again adds to their errors, so \
+             convert the original weights if you have them"
+        )
+    }));
+    let (staged, tensors) = pack::pack(&model, &recipe, out, options)?;
     let path = staged.path();
     let bytes =
         std::fs::metadata(path).map_err(Error::io(path, "cannot read the file size"))?.len();

@@ -65,6 +65,14 @@ pub enum Error {
         /// The base model, as named by the adapter.
         base: Option<String>,
     },
+    /// The weights cannot be stored as asked for.
+    #[error("{}{source}", name.as_ref().map_or(String::new(), |name| format!("{name}: ")))]
+    Recipe {
+        /// The file with the recipe, if that is the problem.
+        name: Option<String>,
+        /// What is wrong.
+        source: nanoinfer_format::RecipeError,
+    },
     /// The disk has too little free space.
     #[error(
         "{}: {needed} bytes are needed here, {available} are available; \

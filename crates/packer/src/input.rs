@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use nanoinfer_format::Config;
+
 use crate::model::Model;
 use crate::source::SourceFile;
 use crate::{Error, gguf, hf, locate};
@@ -39,6 +41,14 @@ impl Input {
     /// It is, or it cannot be read.
     pub fn check_file(path: &Path) -> Result<(), Error> {
         SourceFile::open(path).map(drop)
+    }
+
+    /// The model's config, as in the source: f32 weights, no rotation.
+    ///
+    /// # Errors
+    /// The source is damaged, incomplete or of an unsupported kind.
+    pub fn config(&self) -> Result<Config, Error> {
+        Ok(self.open()?.config)
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -58,8 +58,8 @@ pub use gguf::files as gguf_files;
 pub use input::Input;
 pub use listing::{Description, SourceTensor, describe};
 pub use lora::Lora;
-pub use nanoinfer_format::{Config, Quant, Role, Staged};
-pub use options::{Options, Progress};
+pub use nanoinfer_format::{Config, Precision, Quant, Recipe, Role, Staged};
+pub use options::{Exceptions, Options, Progress, recipe};
 pub use source::TensorSource;
 pub use space::check as check_space;
 

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, Scope};
 
-use nanoinfer_format::{ALIGN, Entry, Role, Staged, TENSOR_ROW, Writer};
+use nanoinfer_format::{ALIGN, Entry, Recipe, Role, Staged, TENSOR_ROW, Writer};
 
 use crate::model::Model;
 use crate::quantize::{Calibrate, Factors, Matrix};
@@ -28,6 +28,7 @@ use crate::tokenizer::Tokenizer;
 use crate::{Error, Options, Progress};
 use encode::encode;
 use layout::{Body, Planned, plan};
+use sections::Details;
 
 /// Target number of values per job (4 MB of f32); a single large head may exceed it.
 const VALUES_PER_JOB: usize = 1 << 20;
@@ -47,16 +48,17 @@ struct Job<'p, 'a> {
 /// Writes the model to a temporary file beside `out`. Returns the file and its number of tensors.
 pub(crate) fn pack(
     model: &Model,
+    recipe: &Recipe,
     out: &Path,
     options: Options<'_>,
 ) -> Result<(Staged, usize), Error> {
-    let quant = model.config.quant;
-    let as_asked = |entry: &Entry| entry.spec(|role| quant.encoding(role));
+    let as_asked = |entry: &Entry| entry.spec(|role| recipe.encoding(entry.layer, role));
     let plan = plan(&model.config, &model.weights, &model.turns, as_asked);
     let jobs: Vec<Job> = plan.iter().flat_map(jobs).collect();
     let total = plan.iter().filter_map(|p| p.spec.stored_bytes()).sum();
     crate::space::check(out.parent().unwrap_or(out), file_bytes(total, plan.len(), model))?;
     let mut writer = Writer::create(out)?;
+    let details = Details::of(model, recipe, &options);
     let mut progress = options.progress;
     let mut report = |done, tensor: &Planned| {
         if let Some(report) = progress.as_mut() {
@@ -73,9 +75,19 @@ pub(crate) fn pack(
             calibration.begin(left)?;
             while !left.is_empty() {
                 let (ready, rest) = left.split_at(calibration.prepare(left)?);
+                let Calibration { source, factors, .. } = &mut calibration;
+                let factors = &*factors;
                 done = thread::scope(|scope| {
-                    let results = workers(scope, ready, &calibration.factors, threads);
-                    write(&mut writer, ready, &results, done, &mut report)
+                    let results = workers(scope, ready, factors, threads);
+                    let mut stored = |tensor: &Planned, bytes: &[u8], done| {
+                        if let Some(source) =
+                            source.as_mut().filter(|_| tensor.spec.layer.is_some())
+                        {
+                            source.stored(&tensor.spec, bytes);
+                        }
+                        report(done, tensor);
+                    };
+                    write(&mut writer, ready, &results, done, &mut stored)
                 })?;
                 left = rest;
             }
@@ -86,8 +98,7 @@ pub(crate) fn pack(
         written?;
         hashes.join().expect("hashing does not panic")
     })?;
-    let loras = options.loras.iter().map(|l| l.scale).collect();
-    sections::add(&mut writer, model, options.source_id, loras, hashes)?;
+    sections::add(&mut writer, model, details, hashes)?;
     Ok((writer.finish(&model.config, &model.generation)?, plan.len()))
 }
 
@@ -207,13 +218,14 @@ fn workers<'scope>(
     (0..threads).map(start).collect()
 }
 
-/// Writes the results of jobs, `done` bytes after the first. Returns that number after them.
+/// Writes the results of jobs, `done` bytes after the first. Returns that number after them. `stored` is called
+/// with each result and that number.
 fn write(
     writer: &mut Writer,
     jobs: &[Job],
     results: &[Encoded],
     mut done: u64,
-    report: &mut dyn FnMut(u64, &Planned),
+    stored: &mut dyn FnMut(&Planned, &[u8], u64),
 ) -> Result<u64, Error> {
     for (job, results) in jobs.iter().zip(results.iter().cycle()) {
         let bytes =
@@ -226,7 +238,7 @@ fn write(
             writer.end()?;
         }
         done += bytes.len() as u64;
-        report(done, job.planned);
+        stored(job.planned, &bytes, done);
     }
     Ok(done)
 }

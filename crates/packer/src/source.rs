@@ -30,6 +30,11 @@ pub trait TensorSource: Send + Sync {
     /// # Errors
     /// The file cannot be read.
     fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error>;
+
+    /// Name of the number format of the stored values and its bits per value, if known.
+    fn format(&self) -> Option<(&'static str, f64)> {
+        None
+    }
 }
 
 /// An open source file of known length.
@@ -224,6 +229,11 @@ impl TensorSource for FileTensor {
         self.dtype.dequantize(&raw, out);
         Ok(())
     }
+
+    fn format(&self) -> Option<(&'static str, f64)> {
+        let bits = 8.0 * self.dtype.bytes() as f64 / self.dtype.block() as f64;
+        Some((self.dtype.name(), bits))
+    }
 }
 
 /// Some rows of a tensor that contains several weights.
@@ -244,6 +254,10 @@ impl TensorSource for Rows {
     fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
         let first = self.rows.start;
         self.inner.read_rows(first + rows.start..first + rows.end, out)
+    }
+
+    fn format(&self) -> Option<(&'static str, f64)> {
+        self.inner.format()
     }
 }
 
@@ -269,6 +283,10 @@ impl TensorSource for Affine {
             *w = *w * self.factor + self.offset;
         }
         Ok(())
+    }
+
+    fn format(&self) -> Option<(&'static str, f64)> {
+        self.inner.format()
     }
 }
 
@@ -303,5 +321,9 @@ impl TensorSource for Unpermuted {
             dst.copy_from_slice(&heads[from * k..(from + 1) * k]);
         }
         Ok(())
+    }
+
+    fn format(&self) -> Option<(&'static str, f64)> {
+        self.inner.format()
     }
 }

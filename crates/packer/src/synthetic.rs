@@ -7,8 +7,8 @@
 use std::path::Path;
 
 use nanoinfer_format::{
-    Config, Encoding, Experts, Generation, Kind, LINE, Quant, Role, RouterSoftmax, Staged,
-    TensorSpec, Writer, schema,
+    Config, Encoding, Entry, Experts, Generation, Kind, LINE, Precision, Quant, Recipe,
+    RecipeError, Role, RouterSoftmax, Staged, TensorSpec, Writer, schema,
 };
 use nanoinfer_kernels::Trellis;
 
@@ -30,7 +30,7 @@ pub struct Shape {
     tied_embeddings: bool,
     /// Experts per layer and experts per token; `d_ff` is then the width of one expert.
     experts: Option<[u32; 2]>,
-    quant: Quant,
+    quant: Precision,
 }
 
 #[rustfmt::skip]
@@ -40,7 +40,7 @@ const fn shape(
 ) -> Shape {
     Shape {
         name, n_layers, d_model, d_ff, n_heads, n_kv_heads, head_dim, vocab_size, tied_embeddings,
-        experts: None, quant: Quant::Q8,
+        experts: None, quant: Precision::Quant(Quant::Q8),
     }
 }
 
@@ -73,13 +73,31 @@ impl Shape {
 
     /// The same shape in another precision, other than f32.
     pub fn with_quant(self, quant: Quant) -> Self {
-        Self { quant, ..self }
+        Self { quant: quant.into(), ..self }
+    }
+
+    /// Like [`Self::with_quant`], for a precision that this shape may be unable to have.
+    ///
+    /// # Errors
+    /// It is a number of bits that is out of range.
+    pub fn with_precision(self, quant: Precision) -> Result<Self, RecipeError> {
+        quant.recipe(&self.sizes_only())?;
+        Ok(Self { quant, ..self })
+    }
+
+    /// The encodings of its matrices.
+    pub fn recipe(&self) -> Recipe {
+        self.quant.recipe(&self.sizes_only()).expect("checked by with_precision")
     }
 
     /// The config of this shape, with unscaled RoPE.
     pub fn config(&self) -> Config {
+        Config { quant: self.recipe().quant(), ..self.sizes_only() }
+    }
+
+    /// The config of this shape in any precision.
+    fn sizes_only(&self) -> Config {
         Config {
-            quant: self.quant,
             d_model: self.d_model,
             d_ff: self.d_ff,
             n_heads: self.n_heads,
@@ -120,7 +138,7 @@ impl Shape {
 
     /// Role, number of weights and size in bytes of each tensor.
     fn sizes(&self) -> impl Iterator<Item = (Role, u64, u64)> {
-        specs(&self.config()).into_iter().map(|(kind, spec)| {
+        specs(self).into_iter().map(|(kind, spec)| {
             let weights = match kind {
                 Kind::Turns => 0,
                 Kind::Vector | Kind::Matrix | Kind::Router => {
@@ -133,8 +151,10 @@ impl Shape {
 }
 
 /// The tensors of a model without biases.
-fn specs(c: &Config) -> Vec<(Kind, TensorSpec)> {
-    schema(c).map(|entry| (entry.kind, entry.spec(|role| c.quant.encoding(role)))).collect()
+fn specs(shape: &Shape) -> Vec<(Kind, TensorSpec)> {
+    let recipe = shape.recipe();
+    let spec = |entry: &Entry| entry.spec(|role| recipe.encoding(entry.layer, role));
+    schema(&shape.config()).map(|entry| (entry.kind, spec(&entry))).collect()
 }
 
 /// Writes a model of this shape, identical on every machine, to a temporary file in `folder`. The
@@ -151,7 +171,7 @@ pub fn build(
     let mut writer = Writer::create(folder.join(shape.name))?;
     let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
     let (mut done, total) = (0, shape.bytes());
-    for (kind, spec) in specs(&config) {
+    for (kind, spec) in specs(shape) {
         let values = || spec.stored.iter().map(|&n| n as usize).product();
         writer.begin(spec.clone())?;
         match kind {
@@ -225,7 +245,7 @@ impl Noise {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nanoinfer_format::NanoFile;
+    use nanoinfer_format::{BitsPerWeight, NanoFile};
 
     /// Padding must be zeros, which `panels` does not write.
     #[test]
@@ -233,9 +253,29 @@ mod tests {
         for shape in Shape::ALL {
             let config = shape.config();
             config.validate().unwrap();
-            for (_, spec) in specs(&config) {
+            for (_, spec) in specs(&shape) {
                 assert_eq!(spec.logical, spec.stored, "{}", shape.name);
             }
+        }
+    }
+
+    /// Of the matrices in layers, and of all that a pass reads.
+    #[test]
+    fn bits_per_weight_are_within_limits() {
+        let limits = [
+            (Quant::Q5, [5.15, 5.8]),
+            (Quant::Q4, [4.35, 4.5]),
+            (Quant::Q3, [3.4, 3.75]),
+            (Quant::Q2, [2.3, 3.4]),
+        ];
+        for (name, quant, limits) in ["smollm2-135m", "tinyllama-1.1b"]
+            .into_iter()
+            .flat_map(|name| limits.map(|(quant, limits)| (name, quant, limits)))
+        {
+            let shape = Shape::find(name).unwrap().with_quant(quant);
+            let BitsPerWeight { layers, read } = shape.recipe().bits(&shape.config());
+            println!("{name} {}: {layers:.3}, {read:.3}", quant.name());
+            assert!(layers <= limits[0] && read <= limits[1]);
         }
     }
 
@@ -244,6 +284,8 @@ mod tests {
         for shape in &Shape::ALL[..2] {
             builds_and_is_deleted(shape);
             builds_and_is_deleted(&shape.with_quant(Quant::Q4));
+            let bits = "4.5".parse().unwrap();
+            builds_and_is_deleted(&shape.with_precision(bits).unwrap());
         }
     }
 

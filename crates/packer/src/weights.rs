@@ -103,6 +103,19 @@ impl Weights {
         self.changes.extend(changes);
     }
 
+    /// The number format of most weights in layers, if they have been rounded to less than 8 bits.
+    pub(crate) fn rounded(&self) -> Option<&'static str> {
+        let mut formats: BTreeMap<&str, (u64, f64)> = BTreeMap::new();
+        for (_, parts) in self.slots.iter().filter(|(slot, _)| slot.layer.is_some()) {
+            for source in parts.values() {
+                let ([n, k], (name, bits)) = (source.shape(), source.format()?);
+                formats.entry(name).or_insert((0, bits)).0 += (n * k) as u64;
+            }
+        }
+        let (name, (_, bits)) = formats.into_iter().max_by_key(|&(_, (weights, _))| weights)?;
+        (bits < 8.0).then_some(name)
+    }
+
     pub(crate) fn get(
         &self,
         layer: Option<u32>,

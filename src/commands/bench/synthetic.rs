@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use nanoinfer_engine::available_memory;
-use nanoinfer_format::Quant;
+use nanoinfer_format::{Precision, Quant};
 use nanoinfer_packer::Staged;
 use nanoinfer_packer::synthetic::{Shape, build as build_in};
 use nanoinfer_platform::file;
@@ -11,10 +11,13 @@ use crate::status::{Reporter, say};
 
 /// Builds the model as a file so that it is mapped like any other and speeds carry over. The file is on
 /// a tmpfs if one has room, and is deleted when the result is dropped.
-pub(super) fn build(name: &str, quant: Quant) -> Result<Staged> {
+pub(super) fn build(name: &str, quant: Precision) -> Result<Staged> {
     let shape = Shape::find(name).with_context(|| format!("--synthetic {name}: unknown shape"))?;
-    ensure!(quant != Quant::F32, "--quant f32: synthetic models have at most 8 bits; use q8");
-    let shape = shape.with_quant(quant);
+    ensure!(
+        quant != Quant::F32.into(),
+        "--quant f32: synthetic models have at most 8 bits; use q8"
+    );
+    let shape = shape.with_precision(quant).context("--quant")?;
     let (mb, bytes) = (shape.bytes() >> 20, shape.bytes());
     let available = available_memory().unwrap_or(u64::MAX);
     ensure!(
@@ -22,7 +25,7 @@ pub(super) fn build(name: &str, quant: Quant) -> Result<Staged> {
         "--synthetic {name}: needs {mb} MB of memory, but {} MB is available; use a smaller shape",
         available >> 20
     );
-    say(&format!("building {name} with random {} weights ({mb} MB)", quant.name()));
+    say(&format!("building {name} with random {quant} weights ({mb} MB)"));
     let mut reporter = Reporter::default();
     let mut progress = |p: nanoinfer_packer::Progress| reporter.progress(p.done, p.total);
     let folder = file::in_memory(bytes).unwrap_or_else(std::env::temp_dir);

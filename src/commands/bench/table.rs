@@ -34,6 +34,8 @@ pub(super) struct Row {
     isa: &'static str,
     model: String,
     quant: Quant,
+    /// Bits per weight that a pass reads.
+    bits: f64,
     parameters: u64,
     /// Bytes that one pass reads: the weights and, for decode, the cache.
     pass_bytes: u64,
@@ -88,6 +90,7 @@ impl Row {
             isa: engine.isa().name(),
             model: model.into(),
             quant: engine.model().config().quant,
+            bits: file.recipe().bits(file.config()).read,
             parameters: parameters(file),
             pass_bytes,
             n_prompt: if prefill { test.tokens } else { 0 },
@@ -213,7 +216,9 @@ fn markdown(out: &mut impl Write, rows: &[Row], limits: &[Limits]) -> std::io::R
     let Some(first) = rows.first() else { return Ok(()) };
     let model = terminal_safe(&first.model);
     let millions = first.parameters as f64 / 1e6;
-    writeln!(out, "{model}, {millions:.0} M parameters, {}\n", first.isa)?;
+    let (quant, bits) = (first.quant.name(), first.bits);
+    let label = format!("{quant} ({bits:.2} bits per weight)");
+    writeln!(out, "{model}, {millions:.0} M parameters, {label}, {}\n", first.isa)?;
     writeln!(
         out,
         "| test         | kv  | threads | tokens/s (median) | mean ± sd         | of limit |"

@@ -1,5 +1,7 @@
 //! The findings of `doctor`, as `--json` prints them.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 /// The computer, or the part of it that a virtual machine exposes.
@@ -24,6 +26,7 @@ pub(super) struct Findings {
     pub(super) threads: Threads,
     pub(super) memory: Memory,
     pub(super) roofline: Roofline,
+    pub(super) encodings: Vec<Speed>,
     pub(super) models: Vec<Fit>,
     pub(super) largest: Largest,
     pub(super) advice: Vec<String>,
@@ -66,6 +69,16 @@ pub(super) struct Roofline {
     pub(super) ridge: f64,
 }
 
+/// The speed of products with weights in an encoding.
+#[derive(Serialize)]
+pub(super) struct Speed {
+    pub(super) encoding: String,
+    /// Measured, as a multiple of that of q8.
+    pub(super) relative: f64,
+    /// The same if only the number of bytes mattered.
+    pub(super) gain: f64,
+}
+
 /// A published model's shape with 8-bit weights.
 #[derive(Serialize)]
 pub(super) struct Fit {
@@ -74,6 +87,8 @@ pub(super) struct Fit {
     /// Mapped weights plus reserved cache and buffers.
     pub(super) bytes: u64,
     pub(super) fits: bool,
+    /// The same as `bytes` for every precision but f32.
+    pub(super) needs: BTreeMap<&'static str, u64>,
     /// Expected decode speed in tokens per second.
     pub(super) decode_tps: f64,
 }

@@ -36,8 +36,17 @@ fn write(out: &mut impl Write, r: &Findings) -> std::io::Result<()> {
     writeln!(out, "roofline   memory {bandwidth:.1} GB/s ({b_min:.1}–{b_max:.1})")?;
     writeln!(out, "           int8 {int8:.0} GOPS ({i_min:.0}–{i_max:.0})")?;
     writeln!(out, "           balanced at {:.0} operations per byte read", r.roofline.ridge)?;
-    writeln!(out, "\n8-bit models of well-known shapes, with room for 4096 tokens:\n")?;
-    writeln!(out, "shape             parameters     needs   fits   expected tokens/s")?;
+    let faster = r.encodings.iter().filter(|e| e.encoding != "q8");
+    let faster: Vec<_> = faster.map(|e| format!("{} {:.1}", e.encoding, e.relative)).collect();
+    writeln!(out, "weights    {} times as fast as q8, for one token", faster.join(", "))?;
+    writeln!(
+        out,
+        "\nModels of well-known shapes, with room for 4096 tokens (fits and speed: q8):\n"
+    )?;
+    writeln!(
+        out,
+        "shape             parameters  needs q8      q5      q4      q3   fits   expected tokens/s"
+    )?;
     for model in &r.models {
         row(out, model)?;
     }
@@ -58,7 +67,11 @@ fn row(out: &mut impl Write, m: &Fit) -> std::io::Result<()> {
         n => format!("{:.2} G", n as f64 / 1e9),
     };
     let (needs, fits) = (size(Some(m.bytes)), if m.fits { "yes" } else { "no" });
-    writeln!(out, "{:<16} {parameters:>11} {needs:>9} {fits:>6} {:>19.1}", m.shape, m.decode_tps)
+    write!(out, "{:<16} {parameters:>11} {needs:>9}", m.shape)?;
+    for quant in ["q5", "q4", "q3"] {
+        write!(out, " {:>7}", size(m.needs.get(quant).copied()))?;
+    }
+    writeln!(out, " {fits:>6} {:>19.1}", m.decode_tps)
 }
 
 fn size(bytes: Option<u64>) -> String {

@@ -46,7 +46,7 @@ impl Question {
 
 pub(super) fn run(args: &Eval, file: &Path) -> Result<()> {
     let questions = read(file)?;
-    let model = model::open(&args.model, None)?;
+    let model = model::open(&args.model, args.quant, None)?;
     let mut scorer = Scorer::new(model, args, true, None)?;
     let (mut correct, mut correct_normalized) = (0, 0);
     let total = questions.len() as u64;

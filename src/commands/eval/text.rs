@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use nanoinfer_engine::Model;
+use nanoinfer_format::Precision;
 use serde::Serialize;
 
 use super::score::{Compared, Position, score};
@@ -30,6 +31,9 @@ struct Summary {
     windows: usize,
     window: usize,
     score: Score,
+    /// The label of the encodings, and the bits per weight that a pass reads.
+    quant: &'static str,
+    bits: f64,
     #[serde(flatten)]
     comparison: Option<Comparison>,
     kv: &'static str,
@@ -53,7 +57,7 @@ struct Comparison {
 pub(super) fn run(args: &Eval) -> Result<()> {
     let text = read(args)?;
     let window = args.window as usize;
-    let model = model::open(&args.model, None)?;
+    let model = model::open(&args.model, args.quant, None)?;
     let ids = tokens(&model, &text, args)?;
     let max = model.config().context_length as usize;
     ensure!(window <= max, "--window: this model supports at most {max} tokens");
@@ -75,6 +79,7 @@ pub(super) fn run(args: &Eval) -> Result<()> {
     }
     reporter.clear();
     let (mean_nll, error) = mean_and_error(&positions);
+    let file = model.engine.model().file();
     let summary = Summary {
         perplexity: mean_nll.exp(),
         perplexity_error: mean_nll.exp() * error,
@@ -83,6 +88,8 @@ pub(super) fn run(args: &Eval) -> Result<()> {
         windows: total as usize,
         window,
         score: args.score,
+        quant: file.config().quant.name(),
+        bits: file.recipe().bits(file.config()).read,
         comparison: Comparison::of(&positions),
         kv: model.engine.kv().name(),
         threads: model.engine.threads(),
@@ -111,7 +118,7 @@ fn tokens(model: &Model, text: &str, args: &Eval) -> Result<Vec<u32>> {
 
 /// Opens the reference and checks that it tokenizes the text in the same way as the model.
 fn reference(name: &OsStr, model: &Model, text: &str, ids: &[u32], args: &Eval) -> Result<Model> {
-    let reference = model::open(name, None)?;
+    let reference = model::open(name, Precision::Auto, None)?;
     let (ours, theirs) = (model.config().vocab_size, reference.config().vocab_size);
     ensure!(
         ours == theirs,
@@ -220,7 +227,11 @@ fn show(s: &Summary) -> std::io::Result<()> {
         writeln!(out, "agreement      top-1 {top1:.2} %, top-5 {top5:.2} %")?;
         writeln!(out, "largest change of a token's log-probability  {:.4}", c.max_change)?;
     }
-    writeln!(out, "{} cache, {} threads, {}, {:.1} s", s.kv, s.threads, s.isa, s.seconds)
+    writeln!(
+        out,
+        "{} weights ({:.2} bits), {} cache, {} threads, {}, {:.1} s",
+        s.quant, s.bits, s.kv, s.threads, s.isa, s.seconds
+    )
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use nanoinfer_packer::TensorError;
 use nanoinfer_text::terminal_safe;
 use serde_json::{Value, json};
 
+use super::bits;
 use crate::output::print_json;
 use crate::parameters::parameters;
 
@@ -31,7 +32,7 @@ fn object(file: &NanoFile, errors: &[TensorError]) -> Value {
     let sections: Vec<Value> = file.sections().iter().map(section).collect();
     let tensors: Vec<Value> =
         file.tensors().iter().map(|t| tensor(t, error_of(errors, t))).collect();
-    json!({
+    let mut object = json!({
         "format_version": VERSION,
         "file_len": header.file_len,
         "content_id": hex(&header.content_id),
@@ -47,7 +48,11 @@ fn object(file: &NanoFile, errors: &[TensorError]) -> Value {
         }).collect::<Vec<_>>(),
         "sections": sections,
         "tensors": tensors,
-    })
+    });
+    if let (Value::Object(all), Value::Object(more)) = (&mut object, bits::object(file)) {
+        all.extend(more);
+    }
+    object
 }
 
 fn section(s: &Section) -> Value {
@@ -118,6 +123,7 @@ fn summary(file: &NanoFile, errors: &[TensorError], out: &mut impl Write) -> Res
     let tied = if c.tied_embeddings { ", tied to the output" } else { "" };
     writeln!(out, "vocabulary    {}{tied}", c.vocab_size)?;
     writeln!(out, "context       {}, RoPE base {}", c.context_length, c.rope_theta)?;
+    bits::summary(file, out)?;
     writeln!(out, "\n{:<20} {:>12} {:>12}", "section", "offset", "bytes")?;
     for s in file.sections() {
         writeln!(out, "{:<20} {:>12} {:>12}", s.kind.name(), s.offset, s.len)?;
@@ -133,6 +139,7 @@ fn summary(file: &NanoFile, errors: &[TensorError], out: &mut impl Write) -> Res
         let percent = 100.0 * bytes as f64 / header.file_len as f64;
         writeln!(out, "{name:<22} {n:>7} {bytes:>12}   {percent:>5.1} %")?;
     }
+    bits::table(file, out)?;
     tensors(file, errors, out)
 }
 

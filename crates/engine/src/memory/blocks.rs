@@ -1,9 +1,9 @@
 //! Whole blocks: copied within the arena, or serialized.
 //!
-//! A serialized block contains, for each KV head, the keys, the values and, in an 8-bit cache, the scales
+//! A serialized block contains, for each KV head, the keys, the values and, with 8 or 4 bits, the scales
 //! of the values. They are laid out as in `kernels::KvBlock`, in little-endian order.
 
-use nanoinfer_kernels::{BLOCK, q8_key_block};
+use nanoinfer_kernels::BLOCK;
 
 use super::layer::LayerCache;
 
@@ -43,18 +43,23 @@ fn get<'b, T, const N: usize>(
 impl LayerCache {
     /// Copies a block of all heads.
     pub(super) fn copy_block(&mut self, heads: usize, head: usize, blocks: (usize, usize)) {
-        let values = BLOCK * head;
+        let (keys, values) = self.kind().lens(head);
         match self {
             Self::F32 { k, v } => {
-                copy(k.get_mut(), heads, values, blocks);
+                copy(k.get_mut(), heads, keys, blocks);
                 copy(v.get_mut(), heads, values, blocks);
             }
             Self::F16 { k, v } => {
-                copy(k.get_mut(), heads, values, blocks);
+                copy(k.get_mut(), heads, keys, blocks);
                 copy(v.get_mut(), heads, values, blocks);
             }
             Self::Q8 { k, v, v_scales } => {
-                copy(k.get_mut(), heads, q8_key_block(head), blocks);
+                copy(k.get_mut(), heads, keys, blocks);
+                copy(v.get_mut(), heads, values, blocks);
+                copy(v_scales.get_mut(), heads, BLOCK, blocks);
+            }
+            Self::Q4 { k, v, v_scales } => {
+                copy(k.get_mut(), heads, keys, blocks);
                 copy(v.get_mut(), heads, values, blocks);
                 copy(v_scales.get_mut(), heads, BLOCK, blocks);
             }
@@ -63,20 +68,25 @@ impl LayerCache {
 
     /// Appends the bytes of a block to `out`.
     pub(super) fn save(&mut self, (heads, head, i): BlockAt, out: &mut Vec<u8>) {
-        let values = BLOCK * head;
+        let (keys, values) = self.kind().lens(head);
         for h in 0..heads {
             match self {
                 Self::F32 { k, v } => {
-                    put(part(k.get_mut(), heads, h, i, values), out, f32::to_le_bytes);
+                    put(part(k.get_mut(), heads, h, i, keys), out, f32::to_le_bytes);
                     put(part(v.get_mut(), heads, h, i, values), out, f32::to_le_bytes);
                 }
                 Self::F16 { k, v } => {
-                    put(part(k.get_mut(), heads, h, i, values), out, u16::to_le_bytes);
+                    put(part(k.get_mut(), heads, h, i, keys), out, u16::to_le_bytes);
                     put(part(v.get_mut(), heads, h, i, values), out, u16::to_le_bytes);
                 }
                 Self::Q8 { k, v, v_scales } => {
-                    out.extend_from_slice(part(k.get_mut(), heads, h, i, q8_key_block(head)));
+                    out.extend_from_slice(part(k.get_mut(), heads, h, i, keys));
                     put(part(v.get_mut(), heads, h, i, values), out, i8::to_le_bytes);
+                    put(part(v_scales.get_mut(), heads, h, i, BLOCK), out, f32::to_le_bytes);
+                }
+                Self::Q4 { k, v, v_scales } => {
+                    out.extend_from_slice(part(k.get_mut(), heads, h, i, keys));
+                    out.extend_from_slice(part(v.get_mut(), heads, h, i, values));
                     put(part(v_scales.get_mut(), heads, h, i, BLOCK), out, f32::to_le_bytes);
                 }
             }
@@ -85,21 +95,25 @@ impl LayerCache {
 
     /// Fills a block from the bytes appended by [`Self::save`].
     pub(super) fn load(&mut self, (heads, head, i): BlockAt, mut bytes: &[u8]) {
-        let values = BLOCK * head;
+        let (keys, values) = self.kind().lens(head);
         for h in 0..heads {
             bytes = match self {
                 Self::F32 { k, v } => {
-                    let b = get(part(k.get_mut(), heads, h, i, values), bytes, f32::from_le_bytes);
+                    let b = get(part(k.get_mut(), heads, h, i, keys), bytes, f32::from_le_bytes);
                     get(part(v.get_mut(), heads, h, i, values), b, f32::from_le_bytes)
                 }
                 Self::F16 { k, v } => {
-                    let b = get(part(k.get_mut(), heads, h, i, values), bytes, u16::from_le_bytes);
+                    let b = get(part(k.get_mut(), heads, h, i, keys), bytes, u16::from_le_bytes);
                     get(part(v.get_mut(), heads, h, i, values), b, u16::from_le_bytes)
                 }
                 Self::Q8 { k, v, v_scales } => {
-                    let keys = part(k.get_mut(), heads, h, i, q8_key_block(head));
-                    let b = get(keys, bytes, |[byte]: [u8; 1]| byte);
+                    let b = get(part(k.get_mut(), heads, h, i, keys), bytes, u8::from_le_bytes);
                     let b = get(part(v.get_mut(), heads, h, i, values), b, i8::from_le_bytes);
+                    get(part(v_scales.get_mut(), heads, h, i, BLOCK), b, f32::from_le_bytes)
+                }
+                Self::Q4 { k, v, v_scales } => {
+                    let b = get(part(k.get_mut(), heads, h, i, keys), bytes, u8::from_le_bytes);
+                    let b = get(part(v.get_mut(), heads, h, i, values), b, u8::from_le_bytes);
                     get(part(v_scales.get_mut(), heads, h, i, BLOCK), b, f32::from_le_bytes)
                 }
             };

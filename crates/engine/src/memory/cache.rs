@@ -17,8 +17,8 @@
 //!
 //! K is stored in panels like a weight matrix whose rows are positions, so that q·K uses the same
 //! register tile as any other product; V is stored by position, because p·V sums over positions. The
-//! 8-bit cache has one scale per position and head, and its keys are rotated like weights to preserve
-//! accuracy.
+//! 8-bit and 4-bit caches have one scale per position and head, and their keys are rotated like weights to
+//! preserve accuracy.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,13 +1,15 @@
 //! The cache of one layer, and a pass's access to it.
 
 use nanoinfer_format::Config;
-use nanoinfer_kernels::{BLOCK, KvBlock, KvBlockMut, q8_key_block};
+use nanoinfer_kernels::{BLOCK, KvBlock, KvBlockMut, q4_key_block, q4_value_block, q8_key_block};
 
 use crate::pool::{Columns, Item, Pool, Shared, Split, Worker};
 
 /// Precision of cached keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvType {
+    /// 4 bits, with a scale per position and head.
+    Q4,
     /// 8 bits, with a scale per position and head. The default if any matrix uses int8 activations.
     Q8,
     /// Half precision.
@@ -18,15 +20,21 @@ pub enum KvType {
 
 impl KvType {
     /// All types.
-    pub const ALL: [KvType; 3] = [Self::Q8, Self::F16, Self::F32];
+    pub const ALL: [KvType; 4] = [Self::Q4, Self::Q8, Self::F16, Self::F32];
 
-    /// `q8`, `f16` or `f32`.
+    /// `q4`, `q8`, `f16` or `f32`.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Q4 => "q4",
             Self::Q8 => "q8",
             Self::F16 => "f16",
             Self::F32 => "f32",
         }
+    }
+
+    /// Whether keys are multiplied by queries in integers.
+    pub(crate) fn int8_queries(self) -> bool {
+        matches!(self, Self::Q4 | Self::Q8)
     }
 
     /// Bytes per position of a sequence, over all layers and heads.
@@ -36,11 +44,21 @@ impl KvType {
 
     /// Bytes per position of one KV head, keys and values together.
     pub(super) fn bytes(self, head: usize) -> u64 {
-        let head = head as u64;
+        let (k, v) = self.lens(head);
+        let bytes = match self {
+            Self::Q4 | Self::Q8 => k + v + BLOCK * size_of::<f32>(), // with the scales of the values
+            Self::F16 => 2 * (k + v),
+            Self::F32 => 4 * (k + v),
+        };
+        (bytes / BLOCK) as u64
+    }
+
+    /// Elements of a block of keys, and of a block of values.
+    pub(super) fn lens(self, head: usize) -> (usize, usize) {
         match self {
-            Self::Q8 => 2 * (head + size_of::<f32>() as u64), // each with a scale
-            Self::F16 => 4 * head,
-            Self::F32 => 8 * head,
+            Self::Q4 => (q4_key_block(head), q4_value_block(head)),
+            Self::Q8 => (q8_key_block(head), BLOCK * head),
+            Self::F16 | Self::F32 => (BLOCK * head, BLOCK * head),
         }
     }
 }
@@ -50,6 +68,7 @@ pub(crate) enum LayerCache {
     F32 { k: Shared<f32>, v: Shared<f32> },
     F16 { k: Shared<u16>, v: Shared<u16> },
     Q8 { k: Shared<u8>, v: Shared<i8>, v_scales: Shared<f32> },
+    Q4 { k: Shared<u8>, v: Shared<u8>, v_scales: Shared<f32> },
 }
 
 /// One head of a layer, exclusively held for writing.
@@ -57,6 +76,7 @@ pub(crate) enum HeadMut<'p> {
     F32 { k: Columns<'p, f32>, v: Columns<'p, f32> },
     F16 { k: Columns<'p, u16>, v: Columns<'p, u16> },
     Q8 { k: Columns<'p, u8>, v: Columns<'p, i8>, v_scales: Columns<'p, f32> },
+    Q4 { k: Columns<'p, u8>, v: Columns<'p, u8>, v_scales: Columns<'p, f32> },
 }
 
 /// A layer being written in this phase, one item per head.
@@ -64,19 +84,41 @@ pub(crate) enum LayerSplit<'p> {
     F32 { k: Split<'p, f32>, v: Split<'p, f32> },
     F16 { k: Split<'p, u16>, v: Split<'p, u16> },
     Q8 { k: Split<'p, u8>, v: Split<'p, i8>, v_scales: Split<'p, f32> },
+    Q4 { k: Split<'p, u8>, v: Split<'p, u8>, v_scales: Split<'p, f32> },
+}
+
+/// Block `index` of blocks of `len` elements.
+fn part<T>(all: &[T], index: usize, len: usize) -> &[T] {
+    &all[index * len..][..len]
+}
+
+/// The same, for writing.
+fn part_mut<T>(all: &mut [T], index: usize, len: usize) -> &mut [T] {
+    &mut all[index * len..][..len]
 }
 
 impl LayerCache {
     pub(super) fn new(pool: &Pool, kv: KvType, blocks: usize, head: usize) -> Self {
-        let values = blocks * BLOCK * head;
+        let (k, v) = kv.lens(head);
+        let (k, v, scales) = (blocks * k, blocks * v, blocks * BLOCK);
         match kv {
-            KvType::F32 => Self::F32 { k: pool.shared(values), v: pool.shared(values) },
-            KvType::F16 => Self::F16 { k: pool.shared(values), v: pool.shared(values) },
-            KvType::Q8 => Self::Q8 {
-                k: pool.shared(blocks * q8_key_block(head)),
-                v: pool.shared(values),
-                v_scales: pool.shared(blocks * BLOCK),
-            },
+            KvType::F32 => Self::F32 { k: pool.shared(k), v: pool.shared(v) },
+            KvType::F16 => Self::F16 { k: pool.shared(k), v: pool.shared(v) },
+            KvType::Q8 => {
+                Self::Q8 { k: pool.shared(k), v: pool.shared(v), v_scales: pool.shared(scales) }
+            }
+            KvType::Q4 => {
+                Self::Q4 { k: pool.shared(k), v: pool.shared(v), v_scales: pool.shared(scales) }
+            }
+        }
+    }
+
+    pub(super) fn kind(&self) -> KvType {
+        match self {
+            Self::F32 { .. } => KvType::F32,
+            Self::F16 { .. } => KvType::F16,
+            Self::Q8 { .. } => KvType::Q8,
+            Self::Q4 { .. } => KvType::Q4,
         }
     }
 
@@ -88,16 +130,15 @@ impl LayerCache {
         blocks: usize,
         head: usize,
     ) -> LayerSplit<'p> {
-        let values = blocks * BLOCK * head;
-        let keys = blocks * q8_key_block(head);
-        let scales = blocks * BLOCK;
+        let (keys, values) = self.kind().lens(head);
+        let (keys, values, scales) = (blocks * keys, blocks * values, blocks * BLOCK);
         match self {
             Self::F32 { k, v } => LayerSplit::F32 {
-                k: k.split(w, kv_heads * values, values),
+                k: k.split(w, kv_heads * keys, keys),
                 v: v.split(w, kv_heads * values, values),
             },
             Self::F16 { k, v } => LayerSplit::F16 {
-                k: k.split(w, kv_heads * values, values),
+                k: k.split(w, kv_heads * keys, keys),
                 v: v.split(w, kv_heads * values, values),
             },
             Self::Q8 { k, v, v_scales } => LayerSplit::Q8 {
@@ -105,23 +146,33 @@ impl LayerCache {
                 v: v.split(w, kv_heads * values, values),
                 v_scales: v_scales.split(w, kv_heads * scales, scales),
             },
+            Self::Q4 { k, v, v_scales } => LayerSplit::Q4 {
+                k: k.split(w, kv_heads * keys, keys),
+                v: v.split(w, kv_heads * values, values),
+                v_scales: v_scales.split(w, kv_heads * scales, scales),
+            },
         }
     }
 
-    /// Block `index` of the layer (`head · blocks + block`), for reading.
-    pub(crate) fn block<'p>(&'p self, w: &'p Worker<'_>, index: usize, head: usize) -> KvBlock<'p> {
-        let values = index * BLOCK * head..(index + 1) * BLOCK * head;
+    /// Block `i` of the layer (`head · blocks + block`), for reading.
+    pub(crate) fn block<'p>(&'p self, w: &'p Worker<'_>, i: usize, head: usize) -> KvBlock<'p> {
+        let (keys, values) = self.kind().lens(head);
         match self {
             Self::F32 { k, v } => {
-                KvBlock::F32 { k: &k.read(w)[values.clone()], v: &v.read(w)[values] }
+                KvBlock::F32 { k: part(k.read(w), i, keys), v: part(v.read(w), i, values) }
             }
             Self::F16 { k, v } => {
-                KvBlock::F16 { k: &k.read(w)[values.clone()], v: &v.read(w)[values] }
+                KvBlock::F16 { k: part(k.read(w), i, keys), v: part(v.read(w), i, values) }
             }
             Self::Q8 { k, v, v_scales } => KvBlock::Q8 {
-                k: &k.read(w)[index * q8_key_block(head)..][..q8_key_block(head)],
-                v: &v.read(w)[values],
-                v_scales: &v_scales.read(w)[index * BLOCK..][..BLOCK],
+                k: part(k.read(w), i, keys),
+                v: part(v.read(w), i, values),
+                v_scales: part(v_scales.read(w), i, BLOCK),
+            },
+            Self::Q4 { k, v, v_scales } => KvBlock::Q4 {
+                k: part(k.read(w), i, keys),
+                v: part(v.read(w), i, values),
+                v_scales: part(v_scales.read(w), i, BLOCK),
             },
         }
     }
@@ -135,43 +186,67 @@ impl<'p> LayerSplit<'p> {
             Self::Q8 { k, v, v_scales } => {
                 HeadMut::Q8 { k: k.take(item), v: v.take(item), v_scales: v_scales.take(item) }
             }
+            Self::Q4 { k, v, v_scales } => {
+                HeadMut::Q4 { k: k.take(item), v: v.take(item), v_scales: v_scales.take(item) }
+            }
         }
     }
 }
 
 impl HeadMut<'_> {
-    /// Block `index` of this head, for reading, including this phase's writes.
-    pub(crate) fn view(&self, index: usize, head: usize) -> KvBlock<'_> {
-        let values = index * BLOCK * head..(index + 1) * BLOCK * head;
+    /// Elements of a block of keys, and of a block of values.
+    fn lens(&self, head: usize) -> (usize, usize) {
+        let kind = match self {
+            Self::F32 { .. } => KvType::F32,
+            Self::F16 { .. } => KvType::F16,
+            Self::Q8 { .. } => KvType::Q8,
+            Self::Q4 { .. } => KvType::Q4,
+        };
+        kind.lens(head)
+    }
+
+    /// Block `i` of this head, for reading, including this phase's writes.
+    pub(crate) fn view(&self, i: usize, head: usize) -> KvBlock<'_> {
+        let (keys, values) = self.lens(head);
         match self {
             Self::F32 { k, v } => {
-                KvBlock::F32 { k: &k.get(0)[values.clone()], v: &v.get(0)[values] }
+                KvBlock::F32 { k: part(k.get(0), i, keys), v: part(v.get(0), i, values) }
             }
             Self::F16 { k, v } => {
-                KvBlock::F16 { k: &k.get(0)[values.clone()], v: &v.get(0)[values] }
+                KvBlock::F16 { k: part(k.get(0), i, keys), v: part(v.get(0), i, values) }
             }
             Self::Q8 { k, v, v_scales } => KvBlock::Q8 {
-                k: &k.get(0)[index * q8_key_block(head)..][..q8_key_block(head)],
-                v: &v.get(0)[values],
-                v_scales: &v_scales.get(0)[index * BLOCK..][..BLOCK],
+                k: part(k.get(0), i, keys),
+                v: part(v.get(0), i, values),
+                v_scales: part(v_scales.get(0), i, BLOCK),
+            },
+            Self::Q4 { k, v, v_scales } => KvBlock::Q4 {
+                k: part(k.get(0), i, keys),
+                v: part(v.get(0), i, values),
+                v_scales: part(v_scales.get(0), i, BLOCK),
             },
         }
     }
 
-    /// Block `index` of this head, for writing.
-    pub(crate) fn block(&mut self, index: usize, head: usize) -> KvBlockMut<'_> {
-        let values = index * BLOCK * head..(index + 1) * BLOCK * head;
+    /// Block `i` of this head, for writing.
+    pub(crate) fn block(&mut self, i: usize, head: usize) -> KvBlockMut<'_> {
+        let (keys, values) = self.lens(head);
         match self {
             Self::F32 { k, v } => {
-                KvBlockMut::F32 { k: &mut k.row(0)[values.clone()], v: &mut v.row(0)[values] }
+                KvBlockMut::F32 { k: part_mut(k.row(0), i, keys), v: part_mut(v.row(0), i, values) }
             }
             Self::F16 { k, v } => {
-                KvBlockMut::F16 { k: &mut k.row(0)[values.clone()], v: &mut v.row(0)[values] }
+                KvBlockMut::F16 { k: part_mut(k.row(0), i, keys), v: part_mut(v.row(0), i, values) }
             }
             Self::Q8 { k, v, v_scales } => KvBlockMut::Q8 {
-                k: &mut k.row(0)[index * q8_key_block(head)..][..q8_key_block(head)],
-                v: &mut v.row(0)[values],
-                v_scales: &mut v_scales.row(0)[index * BLOCK..][..BLOCK],
+                k: part_mut(k.row(0), i, keys),
+                v: part_mut(v.row(0), i, values),
+                v_scales: part_mut(v_scales.row(0), i, BLOCK),
+            },
+            Self::Q4 { k, v, v_scales } => KvBlockMut::Q4 {
+                k: part_mut(k.row(0), i, keys),
+                v: part_mut(v.row(0), i, values),
+                v_scales: part_mut(v_scales.row(0), i, BLOCK),
             },
         }
     }

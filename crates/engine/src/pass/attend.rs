@@ -135,7 +135,7 @@ impl Pass<'_> {
         self.kernels.rope(Rope { x, half, cos, sin });
     }
 
-    /// Hadamard block size for keys and queries in an 8-bit cache.
+    /// Hadamard block size for keys and queries in an 8-bit or 4-bit cache.
     fn key_rotation(&self) -> usize {
         Config::largest_value_rotation(self.config.head_dim) as usize
     }

@@ -13,8 +13,8 @@ pub(crate) const ATTENTION_RUN: usize = 8;
 /// item is worth claiming. The number is even, since kernels process pairs of panels. It is rounded down,
 /// since with few items per worker, all workers wait for one with an extra item.
 pub(crate) fn panels_per_item(panels: usize, workers: usize, k: usize) -> usize {
-    const MIN_BYTES: usize = 16 * 1024;
-    let fair = (panels / (workers * 4)) & !1;
+    const MIN_BYTES: usize = 32 * 1024;
+    let fair = (panels / (workers * 8)) & !1;
     let worth = MIN_BYTES.div_ceil(LANES * k);
     fair.max(worth).next_multiple_of(2)
 }

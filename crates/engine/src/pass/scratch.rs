@@ -104,7 +104,7 @@ pub(crate) struct Scratch {
 
 /// Packed queries of an attention item (see `kernels::Queries`).
 pub(crate) struct QueryBuffers {
-    q: Vec<i8>,       // [head/16][queries][16], 8-bit caches
+    q: Vec<i8>,       // [head/16][queries][16], 8-bit and 4-bit caches
     scales: Vec<f32>, // [queries]
     sums: Vec<i32>,   // [queries]
     x: Vec<f32>,      // [head/16][queries][16], float caches
@@ -137,7 +137,7 @@ impl Local {
 
 impl QueryBuffers {
     fn new(b: &mut Buffers<'_>, kv: KvType, n: usize, head: usize) -> Self {
-        let (int8, float) = if kv == KvType::Q8 { (n, 0) } else { (0, n) };
+        let (int8, float) = if kv.int8_queries() { (n, 0) } else { (0, n) };
         Self {
             q: b.own(int8 * head),
             scales: b.own(int8),

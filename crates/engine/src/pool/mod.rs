@@ -7,7 +7,8 @@
 //! worker 1 ──items──┤  barrier  ├──items──┤  barrier   no locks, no queue, no allocation
 //! ```
 //!
-//! Within a phase, workers claim items (numbers 0…n) from a counter, so a preempted worker delays
+//! Within a phase, each worker claims items (numbers 0…n) from its own share, consecutive items that
+//! usually read consecutive memory, and then from the shares of others, so a preempted worker delays
 //! only its current item. In any one phase, a [`Shared`] buffer is either read by all workers or
 //! written in columns, one per item, readable only by that item. The types enforce this:
 //!
@@ -102,6 +103,50 @@ mod tests {
             }
             assert_eq!((done.iter().sum::<u32>(), tasks), (5000, [50; 100]));
         }
+    }
+
+    /// Worker 0 waits until the others have left nothing but its first item, so they must have helped.
+    #[test]
+    fn a_worker_claims_its_share_in_order_and_then_helps() {
+        for workers in [2, 4, 5] {
+            let n = 10 * workers + 3;
+            let mut pool = Pool::new(workers).unwrap();
+            let mut claimed = vec![Vec::new(); workers];
+            let done = AtomicUsize::new(0);
+            pool.run(&mut claimed, |w, claimed| {
+                for item in w.items(n) {
+                    claimed.push(item.index());
+                    while w.index() == 0 && done.load(Ordering::Acquire) < n - 1 {
+                        std::thread::yield_now();
+                    }
+                    done.fetch_add(1, Ordering::Release);
+                }
+            })
+            .unwrap();
+            assert_eq!(claimed[0], [0]);
+            for (w, claimed) in claimed.iter().enumerate() {
+                let share = w * n / workers..(w + 1) * n / workers;
+                let own: Vec<_> = claimed.iter().copied().filter(|i| share.contains(i)).collect();
+                assert!(own.is_sorted());
+                assert!(claimed.starts_with(&own), "{workers} workers, worker {w}: {claimed:?}");
+            }
+            let mut all = claimed.concat();
+            all.sort_unstable();
+            assert_eq!(all, (0..n).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn items_are_divided_once_in_a_phase() {
+        let mut pool = Pool::new(1).unwrap();
+        let twice = pool.run(&mut [()], |w, ()| {
+            w.items(3).for_each(drop);
+            w.items(4).for_each(drop);
+        });
+        assert_eq!(
+            twice.unwrap_err().message.lines().next(),
+            Some("assertion `left != right` failed: items are divided twice in a phase")
+        );
     }
 
     #[test]

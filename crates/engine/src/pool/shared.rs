@@ -169,8 +169,7 @@ impl<T: Plain> Shared<T> {
             rows: self.len.checked_div(stride).unwrap_or(0),
             stride,
             width,
-            phase: worker.phase(),
-            pool: self.pool,
+            belongs: (self.pool, worker.phase(), worker.index()),
             next: Cell::new(0),
             _p: PhantomData,
         }
@@ -183,9 +182,9 @@ pub(crate) struct Split<'p, T> {
     rows: usize,
     stride: usize,
     width: usize,
-    phase: u64,
-    pool: u64,
-    /// Items below this number have been taken.
+    /// The pool, the phase and the worker.
+    belongs: (u64, u64, usize),
+    /// How many items the worker had claimed when it took the last one, that included.
     next: Cell<usize>,
     _p: PhantomData<&'p mut [T]>,
 }
@@ -196,9 +195,9 @@ impl<'p, T: Plain> Split<'p, T> {
     /// # Panics
     /// If the item was already taken from this buffer, or lies beyond it.
     pub(crate) fn take(&self, item: &Item<'p>) -> Columns<'p, T> {
-        assert_eq!(item.belongs(), (self.pool, self.phase));
-        assert!(item.index() >= self.next.get(), "an item is taken twice from one buffer");
-        self.next.set(item.index() + 1);
+        assert_eq!(item.belongs(), self.belongs);
+        assert!(item.order() >= self.next.get(), "an item is taken twice from one buffer");
+        self.next.set(item.order() + 1);
         let from = item.index() * self.width;
         assert!(from < self.stride, "an item lies beyond its buffer");
         let width = self.width.min(self.stride - from);

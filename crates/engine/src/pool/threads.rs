@@ -1,8 +1,7 @@
 //! The threads: jobs, phases, barriers, items.
 
 use std::any::Any;
-use std::cell::UnsafeCell;
-use std::marker::PhantomData;
+use std::cell::{Cell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -37,8 +36,10 @@ struct Control {
     /// Number of the current phase, or [`POISONED`].
     phase: Line<AtomicU64>,
     arrived: Line<AtomicUsize>,
-    /// Item counters of even and odd phases.
-    counters: [Line<AtomicUsize>; 2],
+    /// 1 + the number of items, or 0 if no worker has asked for any, in even and odd phases.
+    items: [Line<AtomicUsize>; 2],
+    /// Per worker: how many items of its share are claimed, in even and odd phases.
+    claimed: Box<[[Line<AtomicUsize>; 2]]>,
     /// Worker 0's votes in even and odd phases.
     votes: [AtomicBool; 2],
     /// Number of the current job; an increment starts the workers.
@@ -53,6 +54,7 @@ struct Control {
     panic: Mutex<Option<String>>,
 }
 
+#[derive(Default)]
 #[repr(align(128))]
 struct Line<T>(T);
 
@@ -86,7 +88,8 @@ impl Pool {
             crowded: thread::available_parallelism().is_ok_and(|cpus| workers > cpus.get()),
             phase: Line(AtomicU64::new(1)),
             arrived: Line(AtomicUsize::new(0)),
-            counters: [Line(AtomicUsize::new(0)), Line(AtomicUsize::new(0))],
+            items: Default::default(),
+            claimed: (0..workers.max(1)).map(|_| Default::default()).collect(),
             votes: [AtomicBool::new(false), AtomicBool::new(false)],
             epoch: Line(AtomicU64::new(0)),
             job: UnsafeCell::new(None),
@@ -109,7 +112,7 @@ impl Pool {
     #[cfg(test)]
     pub(super) fn only_worker(&self) -> Worker<'_> {
         assert_eq!(self.workers(), 1);
-        Worker { control: &self.control, index: 0, phase: 1 }
+        Worker { control: &self.control, index: 0, phase: 1, divided: Cell::new(0) }
     }
 
     /// Number of workers, including the caller.
@@ -278,7 +281,7 @@ impl Control {
             self.left.fetch_add(1, Ordering::Release);
             return false;
         }
-        let mut worker = Worker { control: self, index, phase };
+        let mut worker = Worker { control: self, index, phase, divided: Cell::new(0) };
         // Unwind-safe: a poisoned pool never reads the job's data again.
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             // SAFETY: `job.data` is alive until the barrier below, which `run` passes too, or until
@@ -309,15 +312,19 @@ pub(crate) struct Worker<'c> {
     control: &'c Control,
     index: usize,
     phase: u64,
+    /// The last phase whose items were divided.
+    divided: Cell<u64>,
 }
 
 impl Worker<'_> {
     /// Waits for all workers, then begins the next phase. Unwinds if one of them has panicked.
     pub(crate) fn barrier(&mut self) {
         let c = self.control;
+        // Nobody claims items of the next phase before all workers have arrived.
+        c.claimed[self.index][(self.phase as usize + 1) % 2].0.store(0, Ordering::Relaxed);
         if c.arrived.0.fetch_add(1, Ordering::AcqRel) + 1 == c.workers {
             c.arrived.0.store(0, Ordering::Relaxed);
-            c.counters[(self.phase as usize + 1) % 2].0.store(0, Ordering::Relaxed);
+            c.items[(self.phase as usize + 1) % 2].0.store(0, Ordering::Relaxed);
             c.phase.0.store(self.phase + 1, Ordering::Release);
         } else {
             self.wait();
@@ -374,39 +381,76 @@ impl Worker<'_> {
         self.phase
     }
 
-    /// Claims items from 0…`n`, one at a time. Call it once per phase.
+    /// Claims items from 0…`n`, one at a time: first those of the worker's own share, in order, then
+    /// those that others have not begun.
+    ///
+    /// # Panics
+    /// If it is called twice in a phase, or with different numbers by different workers: items would not
+    /// be unique.
     pub(crate) fn items(&self, n: usize) -> Items<'_> {
-        Items { worker: self, n }
+        assert_ne!(
+            self.divided.replace(self.phase),
+            self.phase,
+            "items are divided twice in a phase"
+        );
+        let items = &self.control.items[self.phase as usize % 2].0;
+        let before = items.swap(n + 1, Ordering::Relaxed);
+        assert!(before == 0 || before == n + 1, "workers disagree about the number of items");
+        Items { worker: self, n, owner: self.index, helped: 0, order: 0 }
     }
 }
 
 /// Iterator over the items claimed by a worker.
+///
+/// The items are divided into shares of consecutive items, one per worker, because consecutive items
+/// usually read consecutive memory, which the CPU prefetches. A worker whose share is exhausted helps
+/// those whose index differs in one bit: with many workers, looking at all shares would cost more than
+/// it gains, and no item is left undone, since each worker finishes its own share.
 pub(crate) struct Items<'p> {
     worker: &'p Worker<'p>,
     n: usize,
+    /// The worker from whose share to claim.
+    owner: usize,
+    /// Number of bits of the index tried so far.
+    helped: u32,
+    /// Number of items claimed so far.
+    order: usize,
 }
 
 impl<'p> Iterator for Items<'p> {
     type Item = Item<'p>;
 
     fn next(&mut self) -> Option<Item<'p>> {
-        let w = self.worker;
-        let index = w.control.counters[w.phase as usize % 2].0.fetch_add(1, Ordering::Relaxed);
-        (index < self.n).then_some(Item {
-            index,
-            phase: w.phase,
-            pool: w.control.id,
-            _p: PhantomData,
-        })
+        let (w, n) = (self.worker, self.n);
+        let workers = w.control.workers;
+        loop {
+            let share = self.owner * n / workers..(self.owner + 1) * n / workers;
+            let claimed = &w.control.claimed[self.owner][w.phase as usize % 2].0;
+            // Reading first leaves an exhausted counter in the caches of those who look at it.
+            if claimed.load(Ordering::Relaxed) < share.len() {
+                let index = share.start + claimed.fetch_add(1, Ordering::Relaxed);
+                if index < share.end {
+                    let order = self.order;
+                    self.order += 1;
+                    return Some(Item { index, order, worker: w });
+                }
+            }
+            self.owner = loop {
+                let bit = 1_usize.checked_shl(self.helped).filter(|&bit| bit < workers)?;
+                self.helped += 1;
+                if w.index ^ bit < workers {
+                    break w.index ^ bit;
+                }
+            };
+        }
     }
 }
 
 /// A unit of work, held by exactly one worker in this phase.
 pub(crate) struct Item<'p> {
     index: usize,
-    phase: u64,
-    pool: u64,
-    _p: PhantomData<&'p ()>,
+    order: usize,
+    worker: &'p Worker<'p>,
 }
 
 impl Item<'_> {
@@ -415,8 +459,14 @@ impl Item<'_> {
         self.index
     }
 
-    /// The pool and the phase to which the item belongs.
-    pub(super) fn belongs(&self) -> (u64, u64) {
-        (self.pool, self.phase)
+    /// How many items the worker had claimed before in this phase.
+    pub(super) fn order(&self) -> usize {
+        self.order
+    }
+
+    /// The pool, the phase and the worker to which the item belongs.
+    pub(super) fn belongs(&self) -> (u64, u64, usize) {
+        let w = self.worker;
+        (w.pool(), w.phase(), w.index())
     }
 }

@@ -34,6 +34,7 @@ fn identity(engine: &Engine) -> [u8; IDENTITY] {
         KvType::Q8 => 0u32,
         KvType::F16 => 1,
         KvType::F32 => 2,
+        KvType::Q4 => 3,
     };
     put(48, &kv.to_le_bytes());
     put(52, &config.n_layers.to_le_bytes());

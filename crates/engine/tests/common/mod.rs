@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use nanoinfer_engine::{BatchToken, Engine, EngineOptions, Model};
-use nanoinfer_format::{Generation, NanoFile, Quant, SectionKind, Writer};
+use nanoinfer_format::{Generation, NanoFile, Precision, SectionKind, Writer};
 use nanoinfer_packer::{Input, Options, convert};
 
 /// A folder of the repository's test data.
@@ -23,10 +23,15 @@ pub(crate) fn tiny() -> Vec<String> {
 }
 
 /// Converts a Hugging Face folder into a temporary file and opens it.
-pub(crate) fn model(folder: &Path, quant: Quant) -> Model {
+pub(crate) fn model(folder: &Path, quant: impl Into<Precision>) -> Model {
+    model_with(folder, Options::new(quant))
+}
+
+/// The same with all options of a conversion.
+pub(crate) fn model_with(folder: &Path, options: Options<'_>) -> Model {
     let out = tempfile::tempdir().expect("a temporary folder");
     let file = out.path().join("model.nano");
-    convert(&Input::Folder(folder.into()), &file, Options::new(quant)).expect("converts");
+    convert(&Input::Folder(folder.into()), &file, options).expect("converts");
     Model::open(&file).expect("opens") // the mapping outlives the file name
 }
 

@@ -38,7 +38,7 @@ impl Default for OwnText {
 /// Has the model write texts of [`TEXT_TOKENS`] tokens (fewer if its context is shorter). Text `i` begins
 /// with a word drawn from the vocabulary, and each token is drawn with the probability that the model
 /// gives it, with random numbers that depend on `seed` and `i` only. `progress` is called with the number
-/// of texts written and their total.
+/// of tokens written and about to be written.
 ///
 /// # Errors
 /// The model cannot be run.
@@ -71,12 +71,14 @@ pub fn generate(
             sequence.start(&mut engines, options)?;
             sequences.push(sequence);
         }
-        write(&mut engines, &mut sequences)?;
+        let (before, at_once) = (texts.len(), sequences.len());
+        let mut report =
+            |tokens: usize| progress(before * ctx + at_once * tokens.min(ctx), n * ctx);
+        write(&mut engines, &mut sequences, &mut report)?;
         for sequence in sequences {
             texts.push(sequence.tokens().to_vec());
             sequence.close(&mut engines)?;
         }
-        progress(texts.len(), n);
     }
     Ok(texts)
 }
@@ -102,11 +104,17 @@ pub(super) fn context(model: &Model, n: usize) -> usize {
     }
 }
 
-/// Runs sequences until all answers have ended.
-fn write(engines: &mut Engines, sequences: &mut [Sequence]) -> Result<(), Error> {
-    let mut running = sequences.len();
+/// Runs sequences until all answers have ended. `report` is called with the number of passes.
+fn write(
+    engines: &mut Engines,
+    sequences: &mut [Sequence],
+    report: &mut dyn FnMut(usize),
+) -> Result<(), Error> {
+    let (mut running, mut passes) = (sequences.len(), 0);
     while running > 0 {
         engines.advance(sequences)?;
+        passes += 1;
+        report(passes);
         for sequence in &mut *sequences {
             if let Some(Event::Finished { .. }) = sequence.event()? {
                 running -= 1;

@@ -1,9 +1,11 @@
-//! Lists and removes cache entries.
+//! Finds, lists and removes cache entries.
 
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
+
+use nanoinfer_format::{NanoFile, Precision, Quant};
 
 use super::Store;
 use crate::folder::{files_in, folders_in};
@@ -19,7 +21,7 @@ pub struct Entry {
     pub name: String,
     /// Model name, without encoding and key.
     pub model: String,
-    /// `q8`, `f32`, or `source` for a downloaded file.
+    /// The precision, such as `q8` or `4.25`, or `source` for a downloaded file.
     pub kind: String,
     /// What the model was converted from: a path, a hub id or an alias; empty if unknown.
     pub source: String,
@@ -69,6 +71,37 @@ impl Store {
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)
+    }
+
+    /// The conversion of this version of a model, if it is in the cache. [`Precision::Auto`] stands for the
+    /// precision that it would choose, or else the most precise one other than f32.
+    pub(super) fn cached(&self, label: &str, quant: Precision, identity: &str) -> Option<PathBuf> {
+        let existing =
+            |quant| Some(self.path(label, quant, identity)).filter(|path| path.is_file());
+        if quant != Precision::Auto {
+            return existing(quant);
+        }
+        match [Quant::Q8, Quant::Q5].map(|quant| existing(quant.into())) {
+            [Some(q8), Some(q5)] => {
+                let chosen = quant.for_model(NanoFile::open(&q8).ok()?.config());
+                Some(if chosen == Quant::Q5.into() { q5 } else { q8 })
+            }
+            [None, None] => self.most_precise(label, identity),
+            [q8, q5] => q8.or(q5),
+        }
+    }
+
+    fn most_precise(&self, label: &str, identity: &str) -> Option<PathBuf> {
+        let mut found: Vec<(f64, PathBuf)> = Vec::new();
+        for path in files_in(&self.root.join("models")).ok()? {
+            let stem = path.file_name().and_then(|n| n.to_str()?.strip_suffix(".nano"));
+            let kind = stem.and_then(|stem| stem.rsplit('-').nth(1)?.parse().ok());
+            let Some(kind) = kind.filter(|&kind| self.path(label, kind, identity) == path) else {
+                continue;
+            };
+            found.extend(bits(kind).map(|bits| (bits, path)));
+        }
+        found.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, path)| path)
     }
 
     /// The file of a converted model, by the full name of its entry in [`Self::list`]. A model's name
@@ -152,6 +185,16 @@ impl Entry {
             used: made,
             path: path.into(),
         })
+    }
+}
+
+/// The bits per weight that a precision other than f32 names.
+fn bits(quant: Precision) -> Option<f64> {
+    match quant {
+        Precision::Quant(Quant::Q8) => Some(8.0),
+        Precision::Quant(quant) => quant.own_encoding().trellis_bits().map(f64::from),
+        Precision::Bits(bits) => Some(bits.get()),
+        Precision::Auto => None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use nanoinfer_format::{NanoFile, Quant, SectionKind};
+use nanoinfer_format::{NanoFile, Precision, SectionKind};
 use nanoinfer_platform::file::{Readers, temp_in};
 use serde::{Deserialize, Serialize};
 
@@ -64,10 +64,10 @@ impl Store {
 
     /// Removes the conversions of earlier versions of a source. A process that has one mapped keeps it;
     /// where such a file cannot be removed, it remains.
-    pub(super) fn remove_earlier(&self, nano: &Path, source: &str, quant: Quant) {
+    pub(super) fn remove_earlier(&self, nano: &Path, source: &str, quant: Precision) {
+        let quant = quant.to_string();
         for entry in self.list().unwrap_or_default() {
-            let earlier =
-                entry.source == source && entry.kind == quant.name() && entry.path != nano;
+            let earlier = entry.source == source && entry.kind == quant && entry.path != nano;
             if earlier && fs::remove_file(&entry.path).is_ok() {
                 self.forget(&entry.path);
             }

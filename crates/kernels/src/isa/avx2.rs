@@ -11,7 +11,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::isa::{AHEAD, Simd};
+use crate::isa::Simd;
 use crate::layout::{LANES, Lanes, QUAD, WeightLine};
 
 /// Proof that the CPU has AVX2, FMA and F16C, and AVX-VNNI if `VNNI`.
@@ -249,8 +249,26 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
             [half(acc[0], line[0]), half(acc[1], line[1])]
         }
     }
+    /// Without VNNI, the magnitudes of the activations replace those of the weights, which has one step
+    /// less.
     #[inline(always)]
-    fn prefetch_ahead(self, line: &WeightLine) {
+    fn dot_once(self, acc: I, line: Self::Line, x: &[i8; QUAD]) -> I {
+        if VNNI {
+            return self.dot(acc, line, x);
+        }
+        // SAFETY: `self` proves the CPU feature.
+        unsafe {
+            let x = _mm256_set1_epi32(i32::from_le_bytes(x.map(|b| b as u8)));
+            let magnitude = _mm256_abs_epi8(x);
+            let half = |acc, (signed, _)| {
+                let pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(signed, x));
+                _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+            };
+            [half(acc[0], line[0]), half(acc[1], line[1])]
+        }
+    }
+    #[inline(always)]
+    fn prefetch_ahead<const AHEAD: usize>(self, line: &WeightLine) {
         // SAFETY: a prefetch is a hint and valid for any address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(AHEAD).cast()) };
     }

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 
 use crate::isa::avx2::Avx;
 use crate::isa::codes::{Codes, LevelTable, pair_bits};
-use crate::layout::WeightLine;
+use crate::layout::{LANES, WeightLine};
 
 type Bytes = [__m256i; 2];
 
@@ -37,6 +37,7 @@ impl<const VNNI: bool> Codes for Avx<VNNI> {
     type Bytes = Bytes;
     /// The first 32 signed levels or, with VNNI, levels + 128.
     type Levels = [__m256i; 2];
+    type Floats = __m128i;
 
     #[inline(always)]
     fn zeros(self) -> Bytes {
@@ -163,6 +164,23 @@ impl<const VNNI: bool> Codes for Avx<VNNI> {
                 let stored = _mm256_xor_si256(level, offset);
                 _mm256_storeu_si256(to.as_mut_ptr().add(32 * i).cast(), stored);
             }
+        }
+    }
+    #[inline(always)]
+    fn float_levels(self, table: &LevelTable) -> __m128i {
+        // SAFETY: reads the first 16 levels; `self` proves the CPU feature.
+        unsafe { _mm_loadu_si128(table.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn nibble_floats<const HIGH: bool>(self, levels: __m128i, codes: &[u8; LANES]) -> [__m256; 2] {
+        // SAFETY: reads exactly the array; `self` proves the CPU feature.
+        unsafe {
+            let codes = _mm_loadu_si128(codes.as_ptr().cast());
+            let index = if HIGH { _mm_srli_epi16::<4>(codes) } else { codes };
+            let index = _mm_and_si128(index, _mm_set1_epi8(15));
+            let level = _mm_shuffle_epi8(levels, index);
+            let half = |level| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(level));
+            [half(level), half(_mm_unpackhi_epi64(level, level))]
         }
     }
 }

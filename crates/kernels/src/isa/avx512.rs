@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 
 use crate::isa::matrix_unit::MatrixUnit;
 use crate::isa::tile_loop::{Tile, TileLoop};
-use crate::isa::{AHEAD, Simd, amx, vnni};
+use crate::isa::{Simd, amx, vnni};
 use crate::layout::{LANES, Lanes, QUAD, TOKENS, WeightLine};
 
 /// Proof that the CPU has AVX-512 F, BW, VL, DQ and VNNI, also VBMI and GFNI if `VBMI`, and that AMX int8
@@ -186,7 +186,7 @@ impl<const VBMI: bool, const MATRIX: bool> Simd for Avx512<VBMI, MATRIX> {
         op!(_mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()));
     }
     #[inline(always)]
-    fn prefetch_ahead(self, line: &WeightLine) {
+    fn prefetch_ahead<const AHEAD: usize>(self, line: &WeightLine) {
         op!(_mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(AHEAD).cast()));
     }
     #[inline(always)]

@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 use crate::isa::Simd;
 use crate::isa::avx512::Avx512;
 use crate::isa::codes::{Codes, LevelTable, pair_bits, pair_of, pairs};
-use crate::layout::WeightLine;
+use crate::layout::{LANES, WeightLine};
 
 /// Calls an intrinsic that touches no memory.
 macro_rules! op {
@@ -47,6 +47,7 @@ impl<const VBMI: bool, const MATRIX: bool> Codes for Avx512<VBMI, MATRIX> {
     type Bytes = __m512i;
     /// Levels + 128: with VBMI, the whole table first; without it, four tables of 16, each four times.
     type Levels = [__m512i; 4];
+    type Floats = __m512;
 
     #[inline(always)]
     fn zeros(self) -> __m512i {
@@ -143,6 +144,17 @@ impl<const VBMI: bool, const MATRIX: bool> Codes for Avx512<VBMI, MATRIX> {
     fn store_line(self, line: __m512i, to: &mut WeightLine) {
         // SAFETY: writes exactly the array; unaligned stores are allowed.
         unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), line) }
+    }
+    #[inline(always)]
+    fn float_levels(self, table: &LevelTable) -> __m512 {
+        self.load_i8(table.first_chunk().expect("64 levels"))
+    }
+    #[inline(always)]
+    fn nibble_floats<const HIGH: bool>(self, levels: __m512, codes: &[u8; LANES]) -> __m512 {
+        // SAFETY: reads exactly the array; `self` proves the CPU feature.
+        let wide = unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(codes.as_ptr().cast())) };
+        let index = if HIGH { op!(_mm512_srli_epi32::<4>(wide)) } else { wide };
+        op!(_mm512_permutexvar_ps(index, levels)) // uses the low four bits of an index
     }
     #[inline(always)]
     fn pairs(self, b: __m512i, before: __m512i) -> [__m512i; 2] {

@@ -1,7 +1,8 @@
-//! The extension of [`Simd`] that decodes trellis-coded weights, a line of 64 bytes at a time.
+//! The extension of [`Simd`] that decodes trellis-coded weights, a line of 64 bytes at a time, and the 4-bit
+//! cache.
 
 use crate::isa::Simd;
-use crate::layout::WeightLine;
+use crate::layout::{LANES, WeightLine};
 
 /// Levels by index; a shorter table is repeated.
 pub(crate) type LevelTable = [i8; 64];
@@ -13,6 +14,8 @@ pub(crate) trait Codes: Simd {
     type Bytes: Copy;
     /// A table of levels in registers.
     type Levels: Copy;
+    /// A table of 16 levels, to be looked up as floats.
+    type Floats: Copy;
 
     /// Maximum number of tokens that are multiplied while decoding; 0 if decoding is never fused.
     const FUSED: usize = 4;
@@ -50,6 +53,10 @@ pub(crate) trait Codes: Simd {
     ) -> Self::Line;
     /// The bytes that [`Simd::line`] would load as these weights.
     fn store_line(self, line: Self::Line, to: &mut WeightLine);
+
+    fn float_levels(self, table: &LevelTable) -> Self::Floats;
+    /// The levels whose indices are the low nibbles of `codes`, or the high ones if `HIGH`.
+    fn nibble_floats<const HIGH: bool>(self, levels: Self::Floats, codes: &[u8; LANES]) -> Self::F;
 
     /// The pairs of a block, see [`pairs`].
     #[inline(always)]

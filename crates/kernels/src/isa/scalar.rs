@@ -155,6 +155,7 @@ impl Simd for Scalar {
 impl Codes for Scalar {
     type Bytes = WeightLine;
     type Levels = LevelTable;
+    type Floats = F;
     const FUSED: usize = 0;
 
     #[inline(always)]
@@ -217,6 +218,14 @@ impl Codes for Scalar {
     #[inline(always)]
     fn store_line(self, line: [i8; LINE], to: &mut WeightLine) {
         *to = line.map(|q| q as u8 ^ 0x80);
+    }
+    #[inline(always)]
+    fn float_levels(self, table: &LevelTable) -> F {
+        std::array::from_fn(|i| f32::from(table[i]))
+    }
+    #[inline(always)]
+    fn nibble_floats<const HIGH: bool>(self, levels: F, codes: &[u8; LANES]) -> F {
+        codes.map(|code| levels[usize::from(if HIGH { code >> 4 } else { code & 15 })])
     }
 }
 

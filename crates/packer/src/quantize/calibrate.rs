@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use nanoinfer_format::Role;
+use nanoinfer_format::{Role, TensorSpec};
 
 use super::hessian::Factor;
 
@@ -30,4 +30,10 @@ pub trait Calibrate {
     /// # Errors
     /// The calibration fails.
     fn next_layers(&mut self) -> Result<(Range<usize>, Factors), Failure>;
+
+    /// Sees what was stored of a layer, before the factors of layers behind it are requested: consecutive
+    /// parts of its tensors, in file order.
+    fn stored(&mut self, spec: &TensorSpec, bytes: &[u8]) {
+        let _ = (spec, bytes);
+    }
 }

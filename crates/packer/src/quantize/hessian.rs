@@ -2,7 +2,7 @@
 
 use nanoinfer_kernels::pack::hadamard;
 use nanoinfer_kernels::trellis::STRANDS;
-use nanoinfer_kernels::{AddOuter, FACTOR_ROWS, FactorRows, Feedback, GROUP, Kernels};
+use nanoinfer_kernels::{AddOuter, AddProducts, FACTOR_ROWS, FactorRows, Feedback, GROUP, Kernels};
 
 use super::threads::for_each_block;
 
@@ -11,6 +11,8 @@ use super::threads::for_each_block;
 const SHRINKAGE: f32 = 0.3;
 /// Added to the diagonal, in units of its mean.
 const DAMPING: f32 = 0.05;
+/// Share of the errors of earlier layers that is corrected. The correction itself rests on few inputs.
+const CORRECTION: f32 = 0.5;
 /// Rows per item of work.
 const ROWS: usize = 64;
 
@@ -21,11 +23,12 @@ pub fn strand_column(i: usize, k: usize) -> usize {
 
 /// Σ x·xᵀ over the inputs x of a matrix, as stored: rotated, in blocks along the input.
 ///
-/// Takes 4·k² bytes.
+/// Takes 4·k² bytes, and as many again with differences.
 #[derive(Clone, Debug)]
 pub struct Hessian {
     k: usize,
-    sums: Vec<f32>, // [k][k] in strand order, lower triangle
+    sums: Vec<f32>,        // [k][k] in strand order, lower triangle
+    differences: Vec<f32>, // Σ x·(y − x)ᵀ, [k][k] in strand order, or empty
 }
 
 impl Hessian {
@@ -35,7 +38,7 @@ impl Hessian {
     /// If `k` is not a multiple of 64.
     pub fn new(k: usize) -> Self {
         assert!(k > 0 && k.is_multiple_of(GROUP));
-        Self { k, sums: vec![0.0; k * k] }
+        Self { k, sums: vec![0.0; k * k], differences: Vec::new() }
     }
 
     /// Adds `m` inputs, `[k/16][m][16]` with columns in strand order ([`strand_column`]). An input counts
@@ -52,6 +55,28 @@ impl Hessian {
         });
     }
 
+    /// Adds the differences between the inputs that the original model would have at this point, and `m` inputs
+    /// that were added: rows are quantized so that part of these differences is corrected. Laid out and
+    /// weighed like these inputs.
+    ///
+    /// # Panics
+    /// If `x` or `difference` does not have this size.
+    pub fn add_differences(
+        &mut self,
+        kernels: &Kernels,
+        (x, difference): (&[f32], &[f32]),
+        m: usize,
+        threads: usize,
+    ) {
+        let k = self.k;
+        assert!(m > 0 && x.len() == m * k && difference.len() == m * k);
+        self.differences.resize(k * k, 0.0);
+        for_each_block(threads, &mut self.differences, ROWS * k, |i, rows| {
+            let first = ROWS * i;
+            kernels.add_products(AddProducts { left: x, right: difference, m, first, rows, k });
+        });
+    }
+
     /// The factors for the search. `rotation` is the size of the Hadamard blocks that the inputs are
     /// rotated by. `None` if all inputs were zero or some not finite: then there is nothing to go by.
     pub fn factor(mut self, kernels: &Kernels, rotation: usize, threads: usize) -> Option<Factor> {
@@ -62,7 +87,9 @@ impl Hessian {
         }
         self.shrink(mean as f32, rotation);
         self.decompose(kernels, threads);
-        Factor::new(k, self.sums)
+        let scale = CORRECTION / mean as f32;
+        self.differences.iter_mut().for_each(|x| *x *= scale);
+        Factor::new(k, self.sums, self.differences)
     }
 
     /// Scales the mean of the diagonal to 1, shrinks the matrix towards its diagonal in the basis before
@@ -125,29 +152,37 @@ impl Hessian {
     }
 }
 
-/// The factors of a matrix H = M·D·Mᵀ of correlations between inputs. Takes 4·k² bytes.
+/// The factors of a matrix H = M·D·Mᵀ of correlations between inputs. Takes 4·k² bytes, and as many again with
+/// differences.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Factor {
-    factor: Vec<f32>, // Mᵀ, [k][k] in strand order
-    pivots: Vec<f32>, // D, [k]
+    factor: Vec<f32>,      // Mᵀ, [k][k] in strand order
+    pivots: Vec<f32>,      // D, [k]
+    differences: Vec<f32>, // the part to correct, [k][k] in strand order, or empty
 }
 
 impl Factor {
     /// From R with H = Rᵀ·R. `None` if H was not positive definite.
-    fn new(k: usize, mut rows: Vec<f32>) -> Option<Self> {
+    fn new(k: usize, mut rows: Vec<f32>, differences: Vec<f32>) -> Option<Self> {
         let mut pivots = Vec::with_capacity(k);
         for (i, row) in rows.chunks_exact_mut(k).enumerate() {
             let root = row[i];
             row[..i].iter_mut().for_each(|x| *x /= root);
             pivots.push(root * root);
         }
-        let valid = pivots.iter().all(|&p| p > 0.0 && p.is_finite());
-        valid.then_some(Self { factor: rows, pivots })
+        let valid = pivots.iter().all(|&p| p > 0.0 && p.is_finite())
+            && differences.iter().all(|x| x.is_finite());
+        valid.then_some(Self { factor: rows, pivots, differences })
     }
 
     /// Number of inputs.
     pub fn k(&self) -> usize {
         self.pivots.len()
+    }
+
+    /// Differences between inputs to correct, as the kernels read them, if there are any.
+    pub(super) fn differences(&self) -> Option<&[f32]> {
+        (!self.differences.is_empty()).then_some(&self.differences)
     }
 
     /// As the kernels read them.
@@ -189,18 +224,34 @@ pub(super) mod tests {
         x.chunks_exact(k).map(smooth).collect()
     }
 
-    impl Hessian {
-        /// Adds inputs in the order of a matrix's rows.
-        pub(crate) fn add_inputs(&mut self, kernels: &Kernels, inputs: &[Vec<f32>]) {
-            let (k, m) = (self.k, inputs.len());
-            let mut x = vec![0.0; k * m];
-            for (t, input) in inputs.iter().enumerate() {
-                for (i, value) in input.iter().enumerate() {
-                    let column = strand_column(i, k);
-                    x[(column / LANES * m + t) * LANES + column % LANES] = *value;
-                }
+    /// Inputs in the order of a matrix's rows, laid out as they are added.
+    fn packed(inputs: &[Vec<f32>]) -> Vec<f32> {
+        let (k, m) = (inputs[0].len(), inputs.len());
+        let mut x = vec![0.0; k * m];
+        for (t, input) in inputs.iter().enumerate() {
+            for (i, value) in input.iter().enumerate() {
+                let column = strand_column(i, k);
+                x[(column / LANES * m + t) * LANES + column % LANES] = *value;
             }
-            self.add(kernels, &x, m, 2);
+        }
+        x
+    }
+
+    impl Hessian {
+        pub(crate) fn add_inputs(&mut self, kernels: &Kernels, inputs: &[Vec<f32>]) {
+            self.add(kernels, &packed(inputs), inputs.len(), 2);
+        }
+
+        /// Adds what `original` inputs have more than `inputs`.
+        pub(crate) fn add_originals(
+            &mut self,
+            kernels: &Kernels,
+            inputs: &[Vec<f32>],
+            original: &[Vec<f32>],
+        ) {
+            let (x, mut difference) = (packed(inputs), packed(original));
+            difference.iter_mut().zip(&x).for_each(|(y, x)| *y -= x);
+            self.add_differences(kernels, (&x, &difference), inputs.len(), 2);
         }
     }
 

@@ -1,0 +1,112 @@
+//! The residual stream of the quantized model, layer by layer, while it is being written.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use nanoinfer_engine::{BatchToken, Engine, EngineOptions, Model};
+use nanoinfer_format::{Config, Experts, NanoFile, Role, Staged, TensorSpec, Writer};
+
+/// The reason why calibration failed.
+pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Texts behind the layers that have been quantized.
+#[derive(Debug)]
+pub(super) struct Quantized {
+    /// For temporary files.
+    folder: PathBuf,
+    /// The tensors of the last layer that was stored.
+    layer: Vec<(TensorSpec, Vec<u8>)>,
+    /// The residual stream of every pass over a part of a text.
+    pub(super) residuals: Vec<Vec<f32>>,
+}
+
+impl Quantized {
+    pub(super) fn new(folder: PathBuf, residuals: Vec<Vec<f32>>) -> Self {
+        Self { folder, layer: Vec::new(), residuals }
+    }
+
+    /// Appends a part of a tensor of a layer.
+    pub(super) fn stored(&mut self, spec: &TensorSpec, bytes: &[u8]) {
+        if self.layer.first().is_some_and(|(first, _)| first.layer != spec.layer) {
+            self.layer.clear();
+        }
+        match self.layer.last_mut() {
+            Some((last, stored)) if last.role == spec.role => stored.extend_from_slice(bytes),
+            _ => self.layer.push((spec.clone(), bytes.to_vec())),
+        }
+    }
+
+    /// Passes the texts through the stored layer, which is layer `index` of the model in `file`.
+    pub(super) fn pass(
+        &mut self,
+        file: &NanoFile,
+        index: usize,
+        texts: &[Vec<u32>],
+        options: &EngineOptions,
+    ) -> Result<(), Failure> {
+        let (staged, layers) = self.write(file, index)?;
+        let mut engine = Engine::new(Arc::new(Model::open(staged.path())?), options)?;
+        let mut residuals = self.residuals.iter_mut();
+        for text in texts {
+            let seq = engine.open()?;
+            for part in text.chunks(engine.max_batch()) {
+                let token = |&token: &u32| BatchToken { seq, token, logits: false };
+                let batch: Vec<_> = part.iter().map(token).collect();
+                let residual = residuals.next().expect("one per part");
+                engine.forward_layers(&batch, layers.clone(), residual, &mut |_| {})?;
+            }
+            engine.close(seq)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a model of copies of the stored layer, and returns the layer to run. A pass begins with
+    /// embeddings if that is the first, and computes logits if it is the last, so there is a copy behind it,
+    /// and one before it unless it is the model's first.
+    fn write(&self, file: &NanoFile, index: usize) -> Result<(Staged, Range<usize>), Failure> {
+        let copies = if index == 0 { 2 } else { 3 };
+        let config = copied(file.config(), index, copies);
+        let mut writer = Writer::create(self.folder.join("calibration.nano"))?;
+        let mut put = |spec: TensorSpec, bytes: &[u8]| {
+            writer.begin(spec)?;
+            writer.write(bytes)?;
+            writer.end()
+        };
+        let of_model =
+            file.tensors().iter().filter(|t| t.spec.layer.is_none() && t.spec.role != Role::Output);
+        let (before, behind): (Vec<_>, Vec<_>) =
+            of_model.partition(|t| matches!(t.spec.role, Role::TokenEmbd | Role::RopeTurns));
+        for tensor in before {
+            put(tensor.spec.clone(), file.bytes(tensor))?;
+        }
+        for layer in 0..copies as u32 {
+            for (spec, bytes) in &self.layer {
+                let mut spec = spec.clone();
+                spec.layer = Some(layer);
+                put(spec, bytes)?;
+            }
+        }
+        for tensor in behind {
+            put(tensor.spec.clone(), file.bytes(tensor))?;
+        }
+        let run = copies - 2;
+        Ok((writer.finish(&config, file.generation())?, run..run + 1))
+    }
+}
+
+/// The config of a model whose layers are copies of one.
+fn copied(c: &Config, index: usize, copies: usize) -> Config {
+    let experts = c
+        .experts
+        .as_ref()
+        .map(|e| Experts { layers: vec![e.layers.get(index) == Some(&true); copies], ..e.clone() });
+    Config {
+        n_layers: copies as u32,
+        windows: vec![c.windows[index]; copies],
+        layer_ropes: vec![c.layer_ropes[index]; copies],
+        tied_embeddings: true,
+        experts: experts.filter(|e| e.layers.contains(&true)),
+        ..c.clone()
+    }
+}
