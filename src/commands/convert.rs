@@ -19,8 +19,8 @@ pub(crate) fn run(args: Convert) -> Result<ExitCode> {
         let (name, lines) = (path.display().to_string(), TextSource::open(path)?.read()?);
         options.exceptions = Some(Exceptions { name, lines });
     }
+    options.calibrate = calibration(&args, &options)?;
     options.loras = args.lora;
-    options.calibrate = calibration(args.calibrate.as_deref(), args.calibrate_seed, &options)?;
     if let Some(path) = &args.bake {
         let text = TextSource::open(path)?.read()?;
         options.prompt = Some(text.trim_end().to_owned());
@@ -36,13 +36,10 @@ pub(crate) fn run(args: Convert) -> Result<ExitCode> {
 }
 
 /// The text to calibrate with, by default the model's own.
-fn calibration(
-    given: Option<&Path>,
-    seed: u64,
-    options: &ConvertOptions,
-) -> Result<Option<Text>> {
-    let Some(given) = given else {
-        return Ok(Some(Text::Own(OwnText { seed, ..OwnText::default() })));
+fn calibration(args: &Convert, options: &ConvertOptions) -> Result<Option<Text>> {
+    let Some(given) = &args.calibrate else {
+        let own = OwnText { seed: args.calibrate_seed, ..OwnText::default() };
+        return Ok(Some(Text::Own(own)));
     };
     let exact = [Quant::Q8, Quant::F32].map(Precision::from).contains(&options.quant);
     ensure!(

@@ -177,11 +177,11 @@ impl<'a> Calibration<'a> {
         Ok(())
     }
 
-    /// Gets factors for the first of the jobs. Returns the number of jobs that need no others.
+    /// Gets the factors of the first job's layer. Returns the number of jobs that need no others.
     fn prepare(&mut self, jobs: &[Job]) -> Result<usize, Error> {
         let Some(source) = &mut self.source else { return Ok(jobs.len()) };
-        let layer =
-            |job: &Job| job.coded().and_then(|(layer, _)| layer).map_or(0, |l| l as usize + 1);
+        // Also of matrices that need none, so that layers are stored one after the other.
+        let layer = |job: &Job| job.planned.spec.layer.map_or(0, |l| l as usize + 1);
         while jobs.first().is_some_and(|job| layer(job) > self.layers) {
             self.factors.retain(|(layer, _), _| layer.is_none());
             let (layers, factors) = source.next_layers().map_err(Error::Calibration)?;
