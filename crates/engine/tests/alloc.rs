@@ -95,12 +95,8 @@ fn is_selected(args: &[String]) -> bool {
 /// tokens, which are the same size for all of these models.
 fn an_engine_allocates_what_buffer_bytes_returns() {
     let mut extra = Vec::new();
-    let kinds = [
-        (Quant::Q8, None),
-        (Quant::F32, None),
-        (Quant::Q4, None),
-        (Quant::Q8, Some(KvType::Q4)),
-    ];
+    let kinds =
+        [(Quant::Q8, None), (Quant::F32, None), (Quant::Q4, None), (Quant::Q8, Some(KvType::Q4))];
     for (name, (quant, kv)) in tiny().iter().flat_map(|n| kinds.map(|kind| (n, kind))) {
         let options =
             EngineOptions { threads: Some(2), ctx: Some(64), kv, ..EngineOptions::default() };

@@ -133,10 +133,12 @@ impl<'a> Calibration<'a> {
                     seen = run(other, &mut residual, &original)?;
                 }
                 let mut original = original.into_iter();
-                for Inputs { matrix, m, k, x, .. } in seen {
+                for Inputs { matrix, m, k, x, normed, .. } in seen {
                     let sum: &mut Hessian = sums.entry(matrix).or_insert_with(|| Hessian::new(k));
                     sum.add(kernels, &x, m, engine.threads());
-                    if let Some(Inputs { x: mut difference, .. }) = original.next() {
+                    if let Some(Inputs { x: mut difference, .. }) =
+                        original.next().filter(|_| normed)
+                    {
                         difference.iter_mut().zip(&x).for_each(|(y, x)| *y -= x);
                         sum.add_differences(kernels, (&x, &difference), m, engine.threads());
                     }
@@ -270,6 +272,9 @@ struct Inputs {
     x: Vec<f32>,
     /// Roots of the weights, `[m]`.
     roots: Vec<f32>,
+    /// Whether the inputs are outputs of a norm. Only their errors are corrected: those of others are
+    /// dominated by the few tokens with enormous activations.
+    normed: bool,
 }
 
 impl Inputs {
@@ -297,7 +302,8 @@ impl Inputs {
                 x[(column / 16 * m + token) * 16 + column % 16] = root * value;
             }
         }
-        Self { matrix: (seen.layer, seen.role), m, k, x, roots }
+        let normed = seen.residual_mean_square(0).is_none();
+        Self { matrix: (seen.layer, seen.role), m, k, x, roots, normed }
     }
 }
 
