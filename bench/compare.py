@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares NanoInfer with its alternatives: llama.cpp, OpenVINO GenAI, PyTorch.
 
-    python3 bench/compare.py                    everything: about an hour, two the first time
+    python3 bench/compare.py                    everything: about two hours, three the first time
     python3 bench/compare.py run --rounds 1     one more round, added to the existing rounds
     python3 bench/compare.py run --engines nanoinfer,llama.cpp --fresh     measure these two again
     python3 bench/compare.py report             tables and plots from the existing rounds

@@ -37,7 +37,8 @@ calibration. Bits per weight include scales; "all" is what a token reads: the ma
 output layer. NanoInfer runs the files that `convert --quant` writes. The K-quants are by llama.cpp's quantizer, with
 its choice of encodings, on joined rows: for rows of 576 weights, its own files have formats with more bits. They run
 in float32. The model in float32 was made from a Q4_1 file, whose groups of weights were separated by
-permutations that do not change its results. `python3 bench/compare.py bits` measures all of it again.\
+permutations that do not change its results. `python3 bench/compare.py bits` measures all of it again.
+[Benchmarks](../BENCHMARKS.md) has their speed, and other models and texts.\
 """
 PARAMETERS = {"tinyllama": 1100048384, "smollm2": 134515008}
 BYTES = {"nanoinfer": 1.0, "llama.cpp": 1.0625, "OpenVINO": 1.0, "PyTorch": 4.0}
