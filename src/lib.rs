@@ -16,7 +16,8 @@
 //! |---|---|
 //! | open a file, a cached model or a hub id | [`Loader`], or [`open`] for the defaults |
 //! | run one conversation | [`Session`] |
-//! | run several at once, in shared passes | [`Engines`] and one [`Sequence`] per conversation |
+//! | answer many requests that come and go | [`Batch`] |
+//! | run several conversations and schedule them yourself | [`Engines`] and one [`Sequence`] for each |
 //! | get logits and choose tokens yourself | [`Engine::forward`] |
 //! | convert a published model to a `.nano` file | [`Store::convert`] |
 //! | list or remove cached models | [`Store`] |
@@ -36,9 +37,11 @@ pub use error::Error;
 pub use loader::{Loader, open};
 
 pub use nanoinfer_engine::{
-    BatchToken, Canceller, Candidate, Cores, DraftStats, Drafted, Drafting, Engine, EngineOptions,
-    Engines, Event, FinishReason, GenerateOptions, Isa, KvType, Message, Model, Overflow, PassId,
-    PrefixStore, Profile, Sampling, SeqId, Sequence, Session, Stage, Stats,
+    Batch, BatchEvent, BatchLogprobs, BatchOptions, BatchToken, Canceller, Candidate, Class,
+    Constraint, Cores, Difference, DraftStats, Drafted, Drafting, Engine, EngineOptions, Engines,
+    Event, Events, FinishReason, GenerateOptions, Isa, KvType, Load, Logprobs, Message, Model,
+    Overflow, PassId, PrefixStore, Profile, Request, RequestId, Sampling, Seams, SeqId, Sequence,
+    Session, Stage, Stats, TokenLogprob,
 };
 pub use nanoinfer_format::{Bits, Config, Generation, NanoFile, Precision, Quant, Recipe};
 pub use nanoinfer_hub::{

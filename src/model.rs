@@ -204,5 +204,6 @@ pub(crate) fn generate_options(
         } else {
             Drafting { fixed: drafts.draft_length, ..Drafting::default() }
         },
+        ..GenerateOptions::default()
     }
 }

@@ -154,6 +154,12 @@ pub enum Error {
         /// The exhausted resource.
         what: &'static str,
     },
+    /// Too many requests are waiting.
+    #[error("the queue is full: {waiting} requests are waiting; try again later")]
+    QueueFull {
+        /// Number of waiting requests.
+        waiting: usize,
+    },
     /// A model that cannot draft for the target model.
     #[error("{}: cannot draft for this model: {what}; use a model of the same family", path.display())]
     Draft {

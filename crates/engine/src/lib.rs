@@ -30,8 +30,10 @@
 //! prefix     stored keys and values: on disk, or baked into a model
 //! speculate  drafts and their verification
 //! sequence   one conversation: Sequence, Session
+//! batch      many requests at once: Batch
 //! ```
 
+mod batch;
 mod cancel;
 mod engine;
 mod error;
@@ -48,6 +50,9 @@ mod speculate;
 #[doc(hidden)]
 pub mod bench;
 
+pub use batch::{
+    Batch, BatchEvent, BatchLogprobs, BatchOptions, Class, Events, Load, Request, RequestId, Seams,
+};
 pub use cancel::Canceller;
 pub use engine::{BatchToken, Engine, EngineOptions, PassId, buffer_bytes};
 pub use error::Error;
@@ -59,7 +64,9 @@ pub use nanoinfer_platform::memory::available as available_memory;
 pub use nanoinfer_text::Message;
 pub use pass::{Observed, Profile, Stage};
 pub use prefix::{PrefixStore, bake};
-pub use sample::{Candidate, Sampling};
+pub use sample::{Candidate, Constraint, Logprobs, MAX_TOP_LOGPROBS, Sampling, TokenLogprob};
 pub use selfcheck::{NUMERICS, Replay, SelfCheck};
-pub use sequence::{Engines, Event, FinishReason, GenerateOptions, Sequence, Session, Stats};
+pub use sequence::{
+    Difference, Engines, Event, FinishReason, GenerateOptions, Sequence, Session, Stats,
+};
 pub use speculate::{DraftStats, Drafted, Drafting};

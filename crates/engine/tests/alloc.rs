@@ -13,8 +13,8 @@ use std::time::Instant;
 
 use common::{data, model, tiny};
 use nanoinfer_engine::{
-    BatchToken, Drafting, Engine, EngineOptions, Event, GenerateOptions, KvType, Model, Overflow,
-    Sampling, Session, buffer_bytes,
+    Batch, BatchOptions, BatchToken, Drafting, Engine, EngineOptions, Event, GenerateOptions,
+    KvType, Model, Overflow, Request, Sampling, Session, buffer_bytes,
 };
 use nanoinfer_format::Quant;
 use nanoinfer_hub::{ModelRef, Pip, Store};
@@ -59,6 +59,7 @@ fn main() {
     if tests == 1 {
         within_one_context();
         while_the_context_slides();
+        while_requests_join_and_leave();
         with_every_architecture();
         an_engine_allocates_what_buffer_bytes_returns();
         println!("test {NAME} ... ok");
@@ -166,6 +167,48 @@ fn while_the_context_slides() {
     assert_eq!((tokens, session.evicted()), (320, 256));
 }
 
+/// 16 running requests; others wait, and some are cancelled. Only steps that admit a request allocate.
+fn while_requests_join_and_leave() {
+    let options = EngineOptions {
+        threads: Some(2),
+        ctx: Some(256),
+        sequences: 16,
+        ..EngineOptions::default()
+    };
+    let engine = Engine::new(Model::open(smollm2()).unwrap(), &options).unwrap();
+    let mut batch = Batch::new(engine, BatchOptions::default());
+    let text = "Once upon a time, a time upon once. ".repeat(4);
+    let prompt = batch.engine().model().encode(&text).unwrap();
+    let mut sent = Vec::new();
+    for i in 0..40usize {
+        let request = Request {
+            prompt: prompt[i % 3..1 + i % 3 + 7 * i % 24].to_vec(),
+            options: GenerateOptions {
+                max_tokens: Some(4 + 5 * i % 17),
+                sampling: Sampling { temperature: 0.9, top_p: 0.9, ..Sampling::default() },
+                stop: vec!["§§".to_owned()],
+                logprobs: (i % 2 == 0).then_some(5),
+                ignore_eos: true,
+                ..GenerateOptions::default()
+            },
+            key: i as u64 % 3,
+            ..Request::default()
+        };
+        sent.push(batch.submit(request).unwrap());
+    }
+    let (mut tokens, mut steps) = (0, 0);
+    while !batch.is_idle() {
+        let (admissions, before) = (batch.load().admissions, ALLOCATIONS.load(Ordering::Relaxed));
+        let events = batch.step().unwrap();
+        tokens += events.filter(|e| matches!(e.event, Ok(Event::Token { .. }))).count();
+        let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+        assert!(allocations == 0 || batch.load().admissions > admissions, "step {steps}");
+        batch.cancel(sent[steps * 7 % 40 / 8 * 8]); // every eighth, sooner or later
+        steps += 1;
+    }
+    assert!(tokens > 300 && steps > 30, "{tokens} tokens in {steps} steps");
+}
+
 fn smollm2() -> std::path::PathBuf {
     let model = ModelRef::parse("smollm2").unwrap();
     Store::open().unwrap().resolve(&model, Quant::Q8, Some(&Pip), &mut |_| {}).unwrap()
@@ -203,9 +246,10 @@ fn within_one_context() {
             max_tokens,
             sampling,
             stop,
-            stop_tokens: Vec::new(),
             ignore_eos: true,
             drafting,
+            logprobs: Some(5),
+            ..GenerateOptions::default()
         };
         session.start(options).unwrap();
         let mut tokens = 0;

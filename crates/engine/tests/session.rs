@@ -326,3 +326,52 @@ fn a_template_without_a_system_role_is_noted_once() {
         assert!(session.take_notes().is_empty());
     }
 }
+
+#[test]
+fn log_probabilities_are_those_of_the_raw_logits() {
+    let mut session = session();
+    let mut engine = common::engine(model(&[]), 1);
+    let sampling = Sampling { temperature: 1.5, repetition_penalty: 1.3, ..Sampling::default() };
+    let options = GenerateOptions { sampling, logprobs: Some(4), ..tokens(12) };
+    session.prompt_tokens(&PROMPT).unwrap();
+    session.start(options).unwrap();
+    assert!(session.logprobs().is_none());
+    let mut got = Vec::new();
+    while let Some(event) = session.next().unwrap() {
+        if let Event::Token { id, .. } = event {
+            let logprobs = session.logprobs().unwrap();
+            assert_eq!(logprobs.top.len(), 4);
+            got.push((id, logprobs.clone()));
+        }
+    }
+    let rows = common::logits(&mut engine, session.tokens(), 16);
+    for ((id, got), row) in got.iter().zip(&rows[PROMPT.len() - 1..]) {
+        let want = common::log_softmax(row);
+        let mut order: Vec<u32> = (0..VOCAB).collect();
+        order.sort_by(|&a, &b| row[b as usize].total_cmp(&row[a as usize]).then(a.cmp(&b)));
+        let near = |got: f32, id: u32| (f64::from(got) - want[id as usize]).abs() < 1e-5;
+        assert!(near(got.token, *id), "{} instead of {}", got.token, want[*id as usize]);
+        assert!(got.top.iter().zip(order).all(|(t, id)| t.id == id && near(t.logprob, id)));
+    }
+    session.start(tokens(1)).unwrap();
+    answer(&mut session);
+    assert!(session.logprobs().is_none(), "only on request");
+}
+
+#[test]
+fn a_bias_bans_or_forces_tokens() {
+    let mut session = session();
+    let (free, _) = generate(&mut session, &PROMPT, tokens(6));
+    let banned: Vec<_> = free.iter().map(|&id| (id, -100.0)).collect();
+    let (ids, _) =
+        generate(&mut session, &PROMPT, GenerateOptions { logit_bias: banned, ..tokens(6) });
+    assert!(ids.iter().all(|id| !free.contains(id)), "{ids:?} {free:?}");
+    for bias in [100.0, f32::INFINITY] {
+        let logit_bias = vec![(7, bias), (9, f32::NAN)];
+        let (ids, _) = generate(&mut session, &PROMPT, GenerateOptions { logit_bias, ..tokens(3) });
+        assert_eq!(ids, [7; 3]);
+    }
+    let logit_bias = vec![(VOCAB, 1.0)];
+    let error = session.start(GenerateOptions { logit_bias, ..tokens(1) }).unwrap_err().to_string();
+    assert!(error.contains("token 320"), "{error}");
+}

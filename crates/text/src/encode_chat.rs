@@ -111,6 +111,19 @@ impl ChatText {
         a.is_some() && a == b && before(self) == before(other)
     }
 
+    /// The ranges in which no control token is parsed, ascending.
+    pub fn protected(&self) -> &[Range<usize>] {
+        &self.masked
+    }
+
+    /// The first `len` bytes, which must end at a character boundary.
+    #[must_use]
+    pub fn prefix(&self, len: usize) -> Self {
+        let before = self.masked.iter().filter(|r| r.start < len);
+        let masked = before.map(|r| r.start..r.end.min(len)).collect();
+        Self { text: self.text[..len].to_owned(), masked, system_moved: self.system_moved }
+    }
+
     /// Encodes the text from byte `at`, which must be a character boundary, as a continuation of the
     /// text before it.
     pub fn encode_from(&self, tokenizer: &Tokenizer, at: usize) -> Vec<u32> {

@@ -223,6 +223,16 @@ impl Engine {
         self.logits_rows
     }
 
+    /// Maximum number of open sequences.
+    pub(crate) fn max_sequences(&self) -> usize {
+        self.cache.max_sequences()
+    }
+
+    /// Maximum number of blocks that a sequence can hold.
+    pub(crate) fn max_blocks(&self) -> usize {
+        self.cache.per_sequence()
+    }
+
     /// Cache bytes per position of a sequence; attention reads them once per pass.
     pub fn kv_bytes_per_position(&self) -> u64 {
         self.cache.kv.bytes_per_position(self.model.config())

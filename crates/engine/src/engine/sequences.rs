@@ -42,6 +42,12 @@ impl Engine {
         self.cache.canceller(seq).cloned()
     }
 
+    /// Replaces the handle that cancels a sequence.
+    pub(crate) fn set_canceller(&mut self, seq: SeqId, canceller: Canceller) -> Result<(), Error> {
+        self.check()?;
+        self.cache.set_canceller(seq, canceller)
+    }
+
     /// Length of a sequence in positions, including evicted ones.
     ///
     /// # Errors
@@ -81,6 +87,13 @@ impl Engine {
         self.cache.share(seq, tokens)
     }
 
+    /// Where the most similar context in the cache differs from `tokens`: the number of equal tokens, and
+    /// the other token after them.
+    pub(crate) fn difference(&self, tokens: &[u32]) -> Result<Option<(usize, u32)>, Error> {
+        self.check()?;
+        Ok(self.cache.difference(tokens))
+    }
+
     /// Pins the first positions of a sequence, so that they remain when the context slides: whole blocks
     /// of 64, one by default, at most half the context. Call this before the context slides.
     ///
@@ -96,5 +109,11 @@ impl Engine {
     pub(crate) fn room(&self, seq: SeqId) -> Result<usize, Error> {
         self.check()?;
         self.cache.room(seq)
+    }
+
+    /// Number of unused blocks that `n` more positions of a sequence require at most.
+    pub(crate) fn blocks_for(&self, seq: SeqId, n: usize) -> Result<usize, Error> {
+        self.check()?;
+        self.cache.blocks_for(seq, n)
     }
 }

@@ -6,9 +6,10 @@
 //! sequence 0: blocks 0 1 2 …     position p lies in table[p / 64], at p % 64
 //! ```
 //!
-//! Sequences share the blocks of a common prefix; a shared block is copied before it is written. A full
-//! block that no sequence holds can still be found by its content until its space is needed (`freed.rs`),
-//! so that a new sequence can reuse a prefix computed by a closed one. If the context slides, the table
+//! Sequences share the blocks of a common prefix; a shared block is copied before it is written. Full
+//! blocks are found by their content (`tree.rs`), whether a sequence holds them or not, until their space
+//! is needed. So a new sequence can reuse a prefix computed by a closed one, and sequences that compute
+//! the same block end up sharing one. If the context slides, the table
 //! after the pinned blocks is a ring, in which invisible blocks are overwritten:
 //!
 //! ```text
@@ -25,9 +26,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nanoinfer_format::Config;
 use nanoinfer_kernels::BLOCK;
 
-use super::freed::{Contents, ROOT, key};
 use super::layer::{KvType, LayerCache};
 use super::plan::{Overflow, Plan, SeqId, Slid};
+use super::tree::Tree;
 use crate::Error;
 use crate::cancel::Canceller;
 use crate::pool::Pool;
@@ -62,9 +63,9 @@ pub(crate) struct Cache {
     /// Blocks without reusable content.
     free: Vec<u32>,
     readers: Vec<u32>, // per block, the number of sequences that hold it
-    contents: Contents,
+    tree: Tree,
     sequences: Vec<Sequence>,
-    found: Vec<u32>, // freed blocks found by `share`
+    found: Vec<u32>, // blocks found by `share`
 }
 
 impl Cache {
@@ -95,7 +96,7 @@ impl Cache {
             head,
             free: (0..n_blocks as u32).rev().collect(),
             readers: vec![0; n_blocks],
-            contents: Contents::new(n_blocks),
+            tree: Tree::new(n_blocks),
             sequences: (0..plan.sequences).map(sequence).collect(),
             found: Vec::with_capacity(per_sequence),
         }
@@ -112,7 +113,17 @@ impl Cache {
 
     /// Number of blocks that no sequence holds: empty ones, and those kept for reuse.
     pub(crate) fn unused(&self) -> usize {
-        self.free.len() + self.contents.len()
+        self.free.len() + self.tree.cached()
+    }
+
+    /// Maximum number of blocks that a sequence can hold.
+    pub(crate) fn per_sequence(&self) -> usize {
+        self.per_sequence
+    }
+
+    /// Maximum number of open sequences.
+    pub(crate) fn max_sequences(&self) -> usize {
+        self.sequences.len()
     }
 
     pub(crate) fn open(&mut self) -> Result<SeqId, Error> {
@@ -145,6 +156,13 @@ impl Cache {
     /// The handle that cancels a sequence.
     pub(crate) fn canceller(&self, id: SeqId) -> Result<&Canceller, Error> {
         Ok(&self.get(id)?.canceller)
+    }
+
+    /// Replaces the handle that cancels a sequence.
+    pub(crate) fn set_canceller(&mut self, id: SeqId, canceller: Canceller) -> Result<(), Error> {
+        self.get(id)?;
+        self.sequences[id.index].canceller = canceller;
+        Ok(())
     }
 
     /// Pins the first positions, rounded up to whole blocks: at least one block, at most half the
@@ -185,10 +203,20 @@ impl Cache {
             return Ok(usize::MAX); // the ring is complete
         }
         let (reserved, unused) = (s.blocks.len() * BLOCK, self.unused() * BLOCK);
-        let shared = |&block: &u32| self.readers[block as usize] > 1;
         let last = s.blocks.get(s.len / BLOCK).filter(|_| !s.len.is_multiple_of(BLOCK));
-        let copied = if last.is_some_and(shared) { BLOCK } else { 0 };
+        let copied = last.is_some_and(|&block| self.is_copied(block, s.len / BLOCK));
+        let copied = if copied { BLOCK } else { 0 };
         Ok((reserved + unused).saturating_sub(s.len + copied))
+    }
+
+    /// Number of unused blocks that `n` more positions of a sequence require at most.
+    pub(crate) fn blocks_for(&self, id: SeqId, n: usize) -> Result<usize, Error> {
+        let s = self.get(id)?;
+        let taken = |index: usize| {
+            let block = s.blocks.get(self.table_index(s, index));
+            block.is_none_or(|&block| self.is_copied(block, index))
+        };
+        Ok((s.len / BLOCK..(s.len + n).div_ceil(BLOCK)).filter(|&index| taken(index)).count())
     }
 
     /// Reserves room for `n` more positions. Allocates nothing, as tables have their full capacity. On
@@ -205,19 +233,40 @@ impl Cache {
         Ok(())
     }
 
+    /// Whether block `index` of a sequence is copied before it is written: other sequences hold it, or
+    /// cached blocks continue it. In a ring, nothing continues what is overwritten.
+    fn is_copied(&self, block: u32, index: usize) -> bool {
+        let continued = self.tree.has_children(block) && index < self.per_sequence;
+        self.readers[block as usize] > 1 || continued
+    }
+
+    /// Gives up a sequence's hold on a block.
+    fn release(&mut self, block: u32) {
+        let readers = &mut self.readers[block as usize];
+        *readers -= 1;
+        if *readers == 0 && !self.tree.release(block) {
+            self.free.push(block);
+        }
+    }
+
+    /// Lets one more sequence hold a block.
+    fn hold(&mut self, block: u32) {
+        self.tree.hold(block);
+        self.readers[block as usize] += 1;
+    }
+
     /// Makes block `index` of a sequence exclusive, preserving its content if `needed`.
     fn make_writable(&mut self, id: SeqId, index: usize, needed: bool) -> Result<(), Error> {
         let s = &self.sequences[id.index];
         let at = self.table_index(s, index);
         let old = s.blocks.get(at).copied();
         match old {
-            Some(own) if self.readers[own as usize] == 1 => self.contents.clear(own),
+            Some(own) if !self.is_copied(own, index) => self.tree.remove(own, &mut self.free),
             _ => {
-                let new = self.free.pop().or_else(|| self.contents.evict());
+                let new = self.free.pop().or_else(|| self.tree.evict());
                 let new = new.ok_or(Error::CacheFull { what: "no free block" })?;
                 self.readers[new as usize] = 1;
                 if let Some(old) = old {
-                    self.readers[old as usize] -= 1;
                     if needed {
                         let (kv_heads, head) = (self.kv_heads, self.head);
                         let copy = |layer: &mut LayerCache| {
@@ -225,6 +274,7 @@ impl Cache {
                         };
                         self.layers.iter_mut().for_each(copy);
                     }
+                    self.release(old);
                 }
                 let blocks = &mut self.sequences[id.index].blocks;
                 match blocks.get_mut(at) {
@@ -251,17 +301,23 @@ impl Cache {
         }
     }
 
-    /// Records the content of the full block `index` of a sequence, if the content of its parent is
-    /// known.
+    /// Adds the full block `index` of a sequence to the tree, if its parent is there. If the tree has the
+    /// same content already, the sequence takes that block instead.
     fn fill(&mut self, sequence: usize, index: usize) {
         let s = &self.sequences[sequence];
-        let parent = match index {
-            0 => Some(ROOT),
-            _ => self.contents.key(s.blocks[index - 1]).copied(),
-        };
-        if let Some(parent) = parent {
-            let tokens = &s.tokens[index * BLOCK..(index + 1) * BLOCK];
-            self.contents.fill(s.blocks[index], tokens, &parent);
+        let (own, parent) = (s.blocks[index], index.checked_sub(1).map(|i| s.blocks[i]));
+        if parent.is_some_and(|parent| !self.tree.contains(parent)) {
+            return;
+        }
+        let tokens = &s.tokens[index * BLOCK..(index + 1) * BLOCK];
+        match self.tree.child(parent, tokens) {
+            None => self.tree.insert(own, parent, tokens),
+            Some(same) if same != own => {
+                self.sequences[sequence].blocks[index] = same;
+                self.hold(same);
+                self.release(own);
+            }
+            Some(_) => {}
         }
     }
 
@@ -287,13 +343,10 @@ impl Cache {
         s.tokens.truncate(len);
         s.written = len.div_ceil(BLOCK);
         // From the end, so that a prefix's last block is evicted before its parents.
-        while s.blocks.len() > s.written {
-            let Some(block) = s.blocks.pop() else { break };
-            let readers = &mut self.readers[block as usize];
-            *readers -= 1;
-            if *readers == 0 && !self.contents.free(block) {
-                self.free.push(block);
-            }
+        let written = s.written;
+        while self.sequences[id.index].blocks.len() > written {
+            let Some(block) = self.sequences[id.index].blocks.pop() else { break };
+            self.release(block);
         }
         Ok(len)
     }
@@ -326,16 +379,15 @@ impl Cache {
         let held = self.get(id)?.len;
         let (common, from) = self.longest_common_prefix(id.index, tokens);
         let begun = held.max(common);
-        self.find_freed(tokens, begun / BLOCK);
+        self.find_blocks(tokens, begun / BLOCK);
         let whole = (begun / BLOCK + self.found.len()) * BLOCK;
         let n = begun.max(whole);
         if n <= held {
             return Ok(held);
         }
         // Acquired first, so that nothing below can evict them.
-        for &block in &self.found {
-            self.contents.revive(block);
-            self.readers[block as usize] = 1;
+        for i in 0..self.found.len() {
+            self.hold(self.found[i]);
         }
         let kept = if whole < n { n.div_ceil(BLOCK) } else { begun / BLOCK };
         if common > held {
@@ -366,22 +418,23 @@ impl Cache {
         all.max_by_key(|(n, i)| (*n, usize::MAX - i)).unwrap_or((0, index))
     }
 
-    /// Finds the freed blocks that continue the first `begun` blocks of `tokens`.
-    fn find_freed(&mut self, tokens: &[u32], begun: usize) {
+    /// Finds the blocks in the tree that continue the first `begun` blocks of `tokens`.
+    fn find_blocks(&mut self, tokens: &[u32], begun: usize) {
         self.found.clear();
-        if self.contents.len() == 0 {
-            return;
-        }
-        let max = self.ctx / BLOCK;
-        let mut parent = ROOT;
-        for (index, tokens) in tokens.chunks_exact(BLOCK).enumerate().take(max) {
-            let key = key(&parent, tokens);
+        let mut parent = None;
+        let parts = tokens.chunks_exact(BLOCK).take(self.ctx / BLOCK);
+        for (index, tokens) in parts.enumerate() {
+            let Some(block) = self.tree.child(parent, tokens) else { return };
             if index >= begun {
-                let Some(block) = self.contents.find(&key) else { return };
                 self.found.push(block);
             }
-            parent = key;
+            parent = Some(block);
         }
+    }
+
+    /// Where the most similar known context differs from `tokens`, see [`Tree::difference`].
+    pub(crate) fn difference(&self, tokens: &[u32]) -> Option<(usize, u32)> {
+        self.tree.difference(tokens)
     }
 
     /// Bytes of a block over all layers and heads.

@@ -3,7 +3,7 @@
 //! ```text
 //! plan ──► cache    sequences and their block tables, copy-on-write
 //!            ├─► layer ── blocks    one layer's arena; its blocks as bytes
-//!            └─► freed              released blocks, found again by content
+//!            └─► tree               full blocks by content: the prefix tree
 //! entry             header of stored keys and values
 //! ```
 //!
@@ -12,9 +12,9 @@
 mod blocks;
 mod cache;
 mod entry;
-mod freed;
 mod layer;
 mod plan;
+mod tree;
 
 pub(crate) use cache::Cache;
 pub(crate) use entry::{HEADER, IDENTITY, MAGIC, Prefix};

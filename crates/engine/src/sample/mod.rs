@@ -1,12 +1,16 @@
 //! From logits to a token: penalties, top-k, top-p, min-p, temperature, in that order.
 
+mod constraint;
 mod counts;
+mod logprob;
 
 use nanoinfer_format::{Generation, LANES};
 use nanoinfer_kernels::{ExpWeights, Kernels};
 
 use crate::pool::Buffers;
+pub use constraint::Constraint;
 use counts::Counts;
+pub use logprob::{Logprobs, MAX_TOP_LOGPROBS, TokenLogprob};
 
 /// How to choose the next token. The default is greedy: always the most likely token.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -68,6 +72,9 @@ pub struct Candidate {
     pub probability: f32,
 }
 
+/// Limit of a bias, far beyond any logit, but small enough for logits to remain finite.
+const MAX_BIAS: f32 = 1e6;
+
 /// A candidate with its weight in the draw.
 #[derive(Clone, Copy)]
 struct Weighted {
@@ -93,6 +100,11 @@ impl LogitRows<'_> {
         }
         to.iter().all(|x| x.is_finite())
     }
+
+    fn get(&self, row: usize, id: u32) -> f32 {
+        let (panel, lane) = (id as usize / LANES, id as usize % LANES);
+        self.values[(panel * self.rows + row) * LANES + lane]
+    }
 }
 
 /// Scratch for drawing a token, sized for the vocabulary; one per worker.
@@ -100,24 +112,43 @@ pub(crate) struct DrawScratch {
     logits: Vec<f32>,          // [vocab]
     weights: Vec<f32>,         // [vocab]
     candidates: Vec<Weighted>, // at most vocab
+    allowed: Vec<u32>,         // [vocab/32], by a constraint
 }
 
 impl DrawScratch {
     pub(crate) fn new(b: &mut Buffers<'_>, vocab: usize) -> Self {
-        Self { logits: b.own(vocab), weights: b.own(vocab), candidates: b.list(vocab) }
+        Self {
+            logits: b.own(vocab),
+            weights: b.own(vocab),
+            candidates: b.list(vocab),
+            allowed: b.own(vocab.div_ceil(32)),
+        }
     }
+}
+
+/// The result of a draw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Drawn {
+    Token(u32),
+    /// The constraint allows no token.
+    Complete,
+    /// The logits are not finite.
+    NotFinite,
 }
 
 /// A sequence's sampling parameters, and the token counts for its penalties.
 pub(crate) struct Sampler {
     pub sampling: Sampling,
+    /// Added to the logits of these tokens before penalties.
+    pub bias: Vec<(u32, f32)>,
     counts: Counts,
 }
 
 impl Sampler {
     /// For contexts of up to `capacity` tokens. Allocates all memory up front.
     pub(crate) fn new(vocab: usize, capacity: usize) -> Self {
-        Self { sampling: Sampling::default(), counts: Counts::new(vocab.min(capacity)) }
+        let counts = Counts::new(vocab.min(capacity));
+        Self { sampling: Sampling::default(), bias: Vec::new(), counts }
     }
 
     /// Starts an answer to `prompt`, resetting the counts for penalties.
@@ -154,9 +185,34 @@ impl Sampler {
         Some(self.choose(rows.kernels, position, scratch))
     }
 
+    /// Like [`Self::draw`], with a constraint, and also determines the log-probabilities.
+    pub(crate) fn draw_with(
+        &self,
+        rows: LogitRows<'_>,
+        (row, position): (usize, usize),
+        scratch: &mut DrawScratch,
+        (mut logprobs, constraint): (Option<&mut Logprobs>, Option<&mut dyn Constraint>),
+    ) -> Drawn {
+        if !rows.copy(row, &mut scratch.logits) {
+            return Drawn::NotFinite;
+        }
+        if let Some(logprobs) = &mut logprobs {
+            logprobs.read(rows, scratch);
+        }
+        self.penalize(&mut scratch.logits);
+        if constraint.is_some_and(|constraint| !restrict(constraint, scratch)) {
+            return Drawn::Complete;
+        }
+        let id = self.choose(rows.kernels, position, scratch);
+        if let Some(logprobs) = logprobs {
+            logprobs.choose(rows.get(row, id));
+        }
+        Drawn::Token(id)
+    }
+
     /// Chooses a token from the logits in `scratch`.
     fn choose(&self, kernels: &Kernels, position: usize, scratch: &mut DrawScratch) -> u32 {
-        let DrawScratch { logits, weights, candidates } = scratch;
+        let DrawScratch { logits, weights, candidates, .. } = scratch;
         let best = argmax(logits);
         if self.sampling.temperature <= 0.0 {
             return best;
@@ -211,6 +267,10 @@ impl Sampler {
     }
 
     fn penalize(&self, logits: &mut [f32]) {
+        for &(id, bias) in &self.bias {
+            let bias = if bias.is_nan() { 0.0 } else { bias.clamp(-MAX_BIAS, MAX_BIAS) };
+            logits[id as usize] += bias;
+        }
         let s = &self.sampling;
         if (s.repetition_penalty, s.presence_penalty, s.frequency_penalty) == (1.0, 0.0, 0.0) {
             return;
@@ -223,6 +283,23 @@ impl Sampler {
             }
         }
     }
+}
+
+/// Rules out the tokens that a constraint does not allow. Returns whether it allows any.
+fn restrict(constraint: &mut dyn Constraint, scratch: &mut DrawScratch) -> bool {
+    let DrawScratch { logits, allowed, .. } = scratch;
+    allowed.fill(0);
+    constraint.allow(allowed);
+    let mut any = 0;
+    for (logits, &bits) in logits.chunks_mut(32).zip(&*allowed) {
+        any |= bits & (u32::MAX >> (32 - logits.len()));
+        if bits != u32::MAX {
+            for (i, logit) in logits.iter_mut().enumerate() {
+                *logit = if bits >> i & 1 == 1 { *logit } else { f32::NEG_INFINITY };
+            }
+        }
+    }
+    any != 0
 }
 
 /// Candidates after top-k, top-p and min-p, most likely first, with ties ordered by id.

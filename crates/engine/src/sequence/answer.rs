@@ -17,6 +17,12 @@ pub struct GenerateOptions {
     pub stop_tokens: Vec<u32>,
     /// Do not stop at the model's end-of-answer tokens.
     pub ignore_eos: bool,
+    /// Added to the logits of these tokens before penalties and temperature, at most ±10⁶: −100 practically
+    /// bans a token, 100 practically forces it.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Whether to determine the log-probability of each token, and of this many most likely tokens, at
+    /// most [`crate::MAX_TOP_LOGPROBS`].
+    pub logprobs: Option<usize>,
     /// Speculative decoding: affects speed, never the tokens.
     pub drafting: Drafting,
 }
@@ -89,6 +95,17 @@ impl Event<'_> {
     }
 }
 
+/// Where a prompt differs from the most similar one in the cache, so that it could reuse no more of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Number of equal tokens before it.
+    pub at: usize,
+    /// The token of the cached prompt.
+    pub cached: u32,
+    /// The token of this prompt.
+    pub token: u32,
+}
+
 /// Counts and timings of the current answer.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stats {
@@ -96,6 +113,9 @@ pub struct Stats {
     pub prompt_tokens: usize,
     /// Prompt tokens that were already cached.
     pub reused_tokens: usize,
+    /// Where the prompt differs from the most similar one in the cache; `None` if nothing in the cache
+    /// begins alike and then differs.
+    pub differs: Option<Difference>,
     /// Tokens generated.
     pub generated: usize,
     /// Time from the start to the end of prefill.

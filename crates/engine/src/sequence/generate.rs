@@ -5,9 +5,10 @@ use std::time::Instant;
 use nanoinfer_text::{StopMatcher, StopStep};
 
 use super::{Pending, Sequence, State};
-use crate::sample::{DrawScratch, LogitRows};
+use crate::sample::{Constraint, DrawScratch, Drawn, LogitRows, Logprobs};
 use crate::{
-    BatchToken, Engine, Engines, Error, Event, FinishReason, GenerateOptions, PassId, Stage, Stats,
+    BatchToken, Engine, Engines, Error, Event, FinishReason, GenerateOptions, Model, PassId, Stage,
+    Stats,
 };
 
 impl Engines {
@@ -79,15 +80,25 @@ impl Engines {
     }
 }
 
+/// Checks that tokens with a bias are in the vocabulary.
+pub(crate) fn check_bias(model: &Model, options: &GenerateOptions) -> Result<(), Error> {
+    let vocab = model.config().vocab_size;
+    match options.logit_bias.iter().find(|(id, _)| *id >= vocab) {
+        Some(&(token, _)) => Err(Error::Token { token, vocab }),
+        None => Ok(()),
+    }
+}
+
 impl Sequence {
     /// Begins an answer to the context. Clears a pending cancellation.
     ///
     /// # Errors
-    /// The context is empty.
+    /// The context is empty, or a token with a bias is not in the vocabulary.
     pub fn start(&mut self, engines: &mut Engines, options: GenerateOptions) -> Result<(), Error> {
         if self.tokens.is_empty() {
             return Err(Error::EmptyPrompt);
         }
+        check_bias(&self.model, &options)?;
         // The last token is always processed, as the first token of the answer is drawn from its logits.
         self.end_draws(engines)?;
         let reused = engines.target.truncate(self.seq, self.tokens.len() - 1)?;
@@ -101,11 +112,19 @@ impl Sequence {
         let has_stops = options.stop.iter().any(|s| !s.is_empty());
         self.stop_matcher = has_stops.then(|| StopMatcher::new(&options.stop, longest));
         self.sampler.sampling = options.sampling;
+        self.sampler.bias.clone_from(&options.logit_bias);
+        self.logprobs = options.logprobs.map(Logprobs::new);
+        self.constraint = None;
         self.sampler.restart(&self.tokens);
         let (drafting, sampling) = (options.drafting, options.sampling);
         self.speculator.start(drafting, sampling, &self.tokens, engines.draft_mut());
-        self.stats =
-            Stats { prompt_tokens: self.tokens.len(), reused_tokens: reused, ..Stats::default() };
+        self.stats = Stats {
+            prompt_tokens: self.tokens.len(),
+            reused_tokens: reused,
+            differs: self.stats.differs,
+            ..Stats::default()
+        };
+        self.prefilled_from = reused;
         self.started = Instant::now();
         self.state = if options.max_tokens == Some(0) {
             State::Ending(FinishReason::Length)
@@ -134,9 +153,8 @@ impl Sequence {
             return Ok(());
         }
         self.planned = None;
-        let working = matches!(self.state, State::Prefill | State::Decode);
-        if working && self.canceller.is_cancelled() {
-            return self.finish_cancelled(engines);
+        if self.conclude(engines)? {
+            return Ok(());
         }
         let taken = batch.iter().filter(|t| t.logits).count();
         let rows = engines.target.max_logits().saturating_sub(taken);
@@ -158,12 +176,7 @@ impl Sequence {
                 self.speculator.propose(&mut self.tokens, room, engines.draft_mut());
                 self.append_tokens(engines, 1, batch)
             }
-            State::Ending(reason) => {
-                self.end_draws(engines)?;
-                self.stop(Some(reason));
-                Ok(())
-            }
-            State::Decode | State::Idle => Ok(()),
+            State::Decode | State::Ending(_) | State::Idle => Ok(()),
         }
     }
 
@@ -205,14 +218,15 @@ impl Sequence {
             self.speculator.passed(self.passed.elapsed().as_secs_f64());
             return Ok(());
         }
-        let reused = self.stats.reused_tokens;
-        let done = engines.target.len(self.seq)? - reused;
-        let total = self.stats.prompt_tokens - reused;
+        let from = self.prefilled_from;
+        let (done, total) = (engines.target.len(self.seq)? - from, self.tokens.len() - from);
         self.pending = Some(Pending::Prefill { done, total });
         if done == total {
             self.state = State::Decode;
             self.speculator.prompt_done(&self.tokens, engines.draft_mut());
-            self.stats.prefill = self.started.elapsed();
+            if self.stats.generated == 0 {
+                self.stats.prefill = self.started.elapsed();
+            }
         }
         Ok(())
     }
@@ -229,12 +243,21 @@ impl Sequence {
         room.min(engine.max_logits().saturating_sub(rows).max(1))
     }
 
-    /// Ends a cancelled answer.
-    fn finish_cancelled(&mut self, engines: &mut Engines) -> Result<(), Error> {
-        self.canceller.clear();
+    /// Ends the answer if it is complete or cancelled; only its last event, if any, then remains.
+    /// Returns whether no answer is in progress.
+    pub(crate) fn conclude(&mut self, engines: &mut Engines) -> Result<bool, Error> {
+        let reason = match self.state {
+            State::Idle => return Ok(true),
+            State::Ending(reason) => reason,
+            _ if self.canceller.is_cancelled() => {
+                self.canceller.clear();
+                FinishReason::Cancelled
+            }
+            _ => return Ok(false),
+        };
         self.end_draws(engines)?;
-        self.stop(Some(FinishReason::Cancelled));
-        Ok(())
+        self.stop(Some(reason));
+        Ok(true)
     }
 
     /// Whether an answer is in progress and no event is pending.
@@ -262,8 +285,10 @@ impl Sequence {
     fn draw(&mut self, rows: LogitRows<'_>, scratch: &mut DrawScratch) {
         let Some((_, row)) = self.row() else { return };
         let start = Instant::now();
-        let id = self.sampler.draw(rows, row, self.tokens.len(), scratch);
-        self.drawn = Some((id, start.elapsed()));
+        let at = (row, self.tokens.len());
+        let constraint = self.constraint.as_deref_mut().map(|c| c as &mut dyn Constraint);
+        let drawn = self.sampler.draw_with(rows, at, scratch, (self.logprobs.as_mut(), constraint));
+        self.drawn = Some((drawn, start.elapsed()));
     }
 
     /// Appends the drawn token to the context.
@@ -271,11 +296,18 @@ impl Sequence {
         let (Some((drawn, time)), Some(row)) = (self.drawn.take(), self.row()) else {
             return Ok(());
         };
-        let Some(drawn) = drawn else {
-            self.end_draws(engines)?;
-            self.stop(None);
-            self.failed = Some(engines.target.not_finite());
-            return Ok(());
+        let drawn = match drawn {
+            Drawn::Token(id) => id,
+            Drawn::Complete => {
+                self.state = State::Ending(FinishReason::Stop);
+                return self.conclude(engines).map(|_| ());
+            }
+            Drawn::NotFinite => {
+                self.end_draws(engines)?;
+                self.stop(None);
+                self.failed = Some(engines.target.not_finite());
+                return Ok(());
+            }
         };
         engines.target.profile_mut().add(Stage::Sampling, time);
         let position = self.tokens.len();
@@ -283,6 +315,9 @@ impl Sequence {
         let id = script.and_then(|script| script.token(position)).unwrap_or(drawn);
         self.tokens.push(id);
         self.last = Some((row, self.sampler.push(id)));
+        if let Some(constraint) = &mut self.constraint {
+            constraint.push(id);
+        }
         let seconds = time.as_secs_f64();
         if !self.speculator.drawn(&self.tokens, seconds, engines.draft_mut()) {
             engines.target.truncate(self.seq, position)?;

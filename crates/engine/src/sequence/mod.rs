@@ -10,12 +10,13 @@
 //!
 //! This file contains the state and the prompts, and `generate` contains the loop above. `dialogue`
 //! determines which tokens a prompt keeps from the previous one. `answer` has options, events and
-//! statistics. `engines` is what a sequence runs on; `session` is an engine with one sequence.
+//! statistics. `schedule` has what a [`crate::Batch`] requires. `engines` is what a sequence runs on; `session` is an engine with one sequence.
 
 mod answer;
 mod dialogue;
 mod engines;
 mod generate;
+mod schedule;
 mod session;
 
 use std::fmt;
@@ -25,12 +26,13 @@ use std::time::{Duration, Instant};
 
 use nanoinfer_text::{Message, StopMatcher, TextStream};
 
-use crate::sample::Sampler;
+use crate::sample::{Constraint, Drawn, Logprobs, Sampler};
 use crate::speculate::{Script, Speculator};
 use crate::{Canceller, Candidate, Engine, Error, Model, Overflow, PassId, SeqId};
-pub use answer::{Event, FinishReason, GenerateOptions, Stats};
+pub use answer::{Difference, Event, FinishReason, GenerateOptions, Stats};
 use dialogue::Dialogue;
 pub use engines::Engines;
+pub(crate) use generate::check_bias;
 pub use session::Session;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,13 +73,16 @@ pub struct Sequence {
     state: State,
     pending: Option<Pending>,
     sampler: Sampler,
+    /// Those of the last token, if requested.
+    logprobs: Option<Logprobs>,
+    constraint: Option<Box<dyn Constraint>>,
     speculator: Speculator,
     /// Rows of logits requested by the last plan.
     planned: Option<Range<usize>>,
     /// The pass to draw from, and this sequence's first row.
     rows: Option<(PassId, usize)>,
-    /// The drawn token (`None` if the logits were not finite), and the time taken to draw it.
-    drawn: Option<(Option<u32>, Duration)>,
+    /// The result of the draw, and the time it took.
+    drawn: Option<(Drawn, Duration)>,
     /// Why the answer cannot continue.
     failed: Option<Error>,
     /// The last token's row of logits, and whether the token was new to the context.
@@ -85,6 +90,8 @@ pub struct Sequence {
     stream: Option<TextStream>,
     stop_matcher: Option<StopMatcher>,
     stats: Stats,
+    /// Number of tokens cached when the prefill in progress began.
+    prefilled_from: usize,
     started: Instant,
     passed: Instant,
 }
@@ -119,16 +126,19 @@ impl Sequence {
     /// [`crate::EngineOptions::sequences`] sequences are already open.
     pub fn open(engines: &mut Engines) -> Result<Self, Error> {
         let seq = engines.target.open()?;
-        Self::with_id(engines, seq)
+        Self::with_id(engines, seq, usize::MAX)
     }
 
-    fn with_id(engines: &Engines, seq: SeqId) -> Result<Self, Error> {
+    /// Wraps an open sequence of the engine, with buffers for up to `tokens` tokens, or for a full
+    /// context if that is less.
+    fn with_id(engines: &Engines, seq: SeqId, tokens: usize) -> Result<Self, Error> {
         let engine = &engines.target;
-        let (model, capacity) = (Arc::clone(engine.model()), limit(engine) + 1);
+        let (model, limit) = (Arc::clone(engine.model()), limit(engine));
+        let capacity = limit.min(tokens) + 1;
         Ok(Self {
             seq,
             canceller: engine.canceller(seq)?,
-            limit: limit(engine),
+            limit,
             tokens: Vec::with_capacity(capacity),
             answer_follows: false,
             dialogue: Dialogue::default(),
@@ -138,6 +148,8 @@ impl Sequence {
             state: State::Idle,
             pending: None,
             sampler: Sampler::new(model.config().vocab_size as usize, capacity),
+            logprobs: None,
+            constraint: None,
             speculator: Speculator::new(capacity, model.generation()),
             planned: None,
             rows: None,
@@ -147,6 +159,7 @@ impl Sequence {
             stream: model.vocab_table().map(|v| TextStream::new(v, true)),
             stop_matcher: None,
             stats: Stats::default(),
+            prefilled_from: 0,
             started: Instant::now(),
             passed: Instant::now(),
             model,
@@ -161,7 +174,7 @@ impl Sequence {
     pub fn fork(&mut self, engines: &mut Engines) -> Result<Self, Error> {
         self.end_draws(engines)?;
         let seq = engines.target.fork(self.seq)?;
-        let mut fork = Self::with_id(engines, seq)?;
+        let mut fork = Self::with_id(engines, seq, usize::MAX)?;
         fork.tokens.extend_from_slice(&self.tokens);
         (fork.answer_follows, fork.dialogue) = (self.answer_follows, self.dialogue.clone());
         fork.stats = self.stats; // locates the answer's tokens
@@ -250,6 +263,17 @@ impl Sequence {
         candidates
     }
 
+    /// Restricts the tokens of the current answer. Call this after [`Self::start`].
+    pub fn set_constraint(&mut self, constraint: Box<dyn Constraint>) {
+        self.constraint = Some(constraint);
+    }
+
+    /// The log-probabilities of the last token, if [`GenerateOptions::logprobs`] requests them. They have
+    /// the same bits however the token was computed.
+    pub fn logprobs(&self) -> Option<&Logprobs> {
+        self.logprobs.as_ref().filter(|_| self.stats.generated > 0)
+    }
+
     /// Sets the context to `ids`. The longest prefix cached by this sequence, another open one or a
     /// closed one is reused.
     ///
@@ -321,6 +345,7 @@ impl Sequence {
         let common = self.tokens.iter().zip(ids).take_while(|(a, b)| a == b).count();
         self.end_draws(engines)?;
         engines.target.truncate(self.seq, common)?;
+        let differs = engines.target.difference(ids)?;
         engines.recall(self.seq, ids, &mut self.notes)?;
         engines.target.pin(self.seq, pinned)?;
         self.speculator.truncate(&self.tokens, common, engines.draft_mut());
@@ -329,7 +354,8 @@ impl Sequence {
         self.tokens.extend_from_slice(ids);
         self.answer_follows = false;
         self.stop(None);
-        (self.last, self.stats) = (None, Stats::default());
+        let differs = differs.map(|(at, cached)| Difference { at, cached, token: ids[at] });
+        (self.last, self.stats) = (None, Stats { differs, ..Stats::default() });
         Ok(())
     }
 

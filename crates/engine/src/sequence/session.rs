@@ -6,7 +6,7 @@ use nanoinfer_text::Message;
 
 use super::{Engines, Event, GenerateOptions, Sequence, Stats};
 use crate::speculate::Script;
-use crate::{Canceller, Candidate, Engine, Error, PrefixStore};
+use crate::{Canceller, Candidate, Constraint, Engine, Error, Logprobs, PrefixStore};
 
 /// An engine with one of its sequences, for programs with one conversation at a time.
 ///
@@ -137,6 +137,16 @@ impl Session {
     /// See [`Sequence::candidates`].
     pub fn candidates(&mut self, n: usize) -> Vec<Candidate> {
         self.sequence.candidates(&mut self.engines, n)
+    }
+
+    /// See [`Sequence::set_constraint`].
+    pub fn set_constraint(&mut self, constraint: Box<dyn Constraint>) {
+        self.sequence.set_constraint(constraint);
+    }
+
+    /// See [`Sequence::logprobs`].
+    pub fn logprobs(&self) -> Option<&Logprobs> {
+        self.sequence.logprobs()
     }
 
     /// A handle that stops the answer from any thread, within one layer. It belongs to the current

@@ -183,7 +183,8 @@ impl Governor {
         best
     }
 
-    fn acceptance(&self, source: Source, matched: usize) -> f64 {
+    /// The probability that a drafted token is accepted if those before it are.
+    pub(crate) fn acceptance(&self, source: Source, matched: usize) -> f64 {
         match source {
             Source::Lookup => self.lookups[match_class(matched)].rate(),
             Source::Model => self.model.rate(),
@@ -221,6 +222,14 @@ impl Governor {
         }
     }
 
+    /// Records the acceptance of a draft, whatever it cost.
+    pub(crate) fn observe(&mut self, plan: Plan, (accepted, tested): (usize, usize)) {
+        match plan.source {
+            Source::Lookup => self.lookups[match_class(plan.matched)].observe(accepted, tested),
+            Source::Model => self.model.observe(accepted, tested),
+        }
+    }
+
     /// Records a verified draft: `tested` of its tokens were compared with the drawn ones, and `accepted`
     /// of them matched. The pass took `pass` seconds, and drafting took `draft` seconds.
     pub(crate) fn verified(
@@ -229,11 +238,8 @@ impl Governor {
         (accepted, tested): (usize, usize),
         (pass, draft): (f64, f64),
     ) {
-        let Plan { source, matched, n } = plan;
-        match source {
-            Source::Lookup => self.lookups[match_class(matched)].observe(accepted, tested),
-            Source::Model => self.model.observe(accepted, tested),
-        }
+        self.observe(plan, (accepted, tested));
+        let n = plan.n;
         if self.singles == 0 {
             return;
         }

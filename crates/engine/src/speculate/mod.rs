@@ -43,6 +43,8 @@ pub(crate) struct Speculator {
     note: Option<String>,
     pub script: Option<Scripted>,
     governor: Governor,
+    /// Length of the next draft, which comes from the context, if the batch decides on it.
+    length: Option<usize>,
     drafting: Drafting,
     stats: DraftStats,
     eos: Vec<u32>,
@@ -69,6 +71,7 @@ impl Speculator {
             note: None,
             script: None,
             governor: Governor::default(),
+            length: None,
             drafting: Drafting::default(),
             stats: DraftStats::default(),
             eos: generation.eos.clone(),
@@ -199,6 +202,19 @@ impl Speculator {
         self.open.then_some(self.accepted)
     }
 
+    /// The probability that each token of a draft from the context is accepted if those before it are;
+    /// `None` if there is no such draft.
+    pub(crate) fn chance(&self, tokens: &[u32]) -> Option<f64> {
+        let found = self.lookup.find(tokens).filter(|_| self.drafting.lookup)?;
+        Some(self.governor.acceptance(Source::Lookup, found.len))
+    }
+
+    /// Sets the length of the next draft, or leaves the decision to the governor. Only its own decisions
+    /// are based on the times of passes, and change its view of them.
+    pub(crate) fn set_length(&mut self, length: Option<usize>) {
+        self.length = length;
+    }
+
     /// Makes a draft of at most `room` tokens for the next pass, replacing any unused draft.
     pub(crate) fn propose(
         &mut self,
@@ -249,7 +265,8 @@ impl Speculator {
             offers[n].matched = m.len;
             n += 1;
         }
-        let model = self.model.as_ref().zip(draft).filter(|_| self.drafting.model);
+        let models = self.drafting.model && self.length.is_none();
+        let model = self.model.as_ref().zip(draft).filter(|_| models);
         if let Some(lag) = model.and_then(|(model, draft)| model.lag(draft, tokens).ok()) {
             offers[n] = Offer { source: Source::Model, matched: 0, lag };
             n += 1;
@@ -258,7 +275,7 @@ impl Speculator {
             return None;
         }
         let room = room.min(MAX_DRAFT);
-        let plan = match self.drafting.fixed {
+        let plan = match self.length.or(self.drafting.fixed) {
             Some(length) => self.governor.forced(&offers[..n], length.min(room)),
             None => self.governor.plan(&offers[..n], room),
         };
@@ -294,7 +311,10 @@ impl Speculator {
         self.stats.passes += 1;
         self.open = true;
         // The account bounds the cost of drafting, so answers without drafting do not add to it.
-        if self.plan.is_none() && (self.drafting.lookup || self.drafting.model) {
+        if self.plan.is_none()
+            && self.length.is_none()
+            && (self.drafting.lookup || self.drafting.model)
+        {
             self.governor.single(seconds);
         }
     }
@@ -340,6 +360,10 @@ impl Speculator {
         };
         source.drafted += plan.n;
         source.accepted += self.accepted;
-        self.governor.verified(plan, (self.accepted, tested), self.seconds);
+        let outcome = (self.accepted, tested);
+        match self.length {
+            Some(_) => self.governor.observe(plan, outcome),
+            None => self.governor.verified(plan, outcome, self.seconds),
+        }
     }
 }
