@@ -100,6 +100,7 @@ fn progress(text: &str, generated: usize) -> Progress {
                 lookup: Drafted { drafted: 58, accepted: 40 },
                 ..DraftStats::default()
             },
+            ..Stats::default()
         },
         cached: 340 + generated - 1,
         slid: 0,
