@@ -14,4 +14,5 @@ mod quantized;
 mod texts;
 
 pub use layers::Calibration;
+pub(crate) use quantized::correction_bytes;
 pub use texts::{OwnText, TEXT_TOKENS, Text, divide, generate};

@@ -18,6 +18,15 @@ fn tiny() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny/llama-gqa")
 }
 
+/// Finds every model at this path.
+struct At(PathBuf);
+
+impl Fetch for At {
+    fn fetch(&self, _: Published<'_>, _: &Path, _: &mut StatusFn<'_>) -> Result<Fetched, Error> {
+        Ok(Fetched { path: self.0.clone(), version: "1".into() })
+    }
+}
+
 /// Copies a model into the folder reserved for it.
 #[derive(Default)]
 struct Copying {
@@ -330,35 +339,13 @@ fn a_cache_that_cannot_be_written_names_the_way_out() {
     let out = root.path().join("out.nano");
     store.convert(&model, &out, &options, None, &mut |_| {}).unwrap();
     let fetched = root.path().join("fetched.nano");
-    struct Elsewhere;
-    impl Fetch for Elsewhere {
-        fn fetch(
-            &self,
-            _: Published<'_>,
-            _: &Path,
-            _: &mut StatusFn<'_>,
-        ) -> Result<Fetched, Error> {
-            Ok(Fetched { path: tiny(), version: "1".into() })
-        }
-    }
-    store.convert(&hub_model(), &fetched, &options, Some(&Elsewhere), &mut |_| {}).unwrap();
+    store.convert(&hub_model(), &fetched, &options, Some(&At(tiny())), &mut |_| {}).unwrap();
 }
 
 #[test]
 fn errors_name_the_model_and_not_its_cached_files() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::at(root.path());
-    struct Damaged(PathBuf);
-    impl Fetch for Damaged {
-        fn fetch(
-            &self,
-            _: Published<'_>,
-            _: &Path,
-            _: &mut StatusFn<'_>,
-        ) -> Result<Fetched, Error> {
-            Ok(Fetched { path: self.0.clone(), version: "1".into() })
-        }
-    }
     let folder = model_in(root.path(), "snapshot");
     fs::write(folder.join("config.json"), "{").unwrap();
     fs::write(folder.join("m.gguf"), "GGUF").unwrap();
@@ -367,7 +354,7 @@ fn errors_name_the_model_and_not_its_cached_files() {
         ("acme/tiny:m.gguf", folder.join("m.gguf"), "acme/tiny/m.gguf: not a GGUF file"),
     ] {
         let model = ModelRef::parse(name).unwrap();
-        let fetch = Damaged(path);
+        let fetch = At(path);
         let error = store.resolve(&model, Quant::Q8, Some(&fetch), &mut |_| {}).unwrap_err();
         assert!(error.to_string().starts_with(expected), "{error}");
     }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Shape, refused};
+use common::{Shape, byte_level, refused};
 use nanoinfer_format::{Generation, NanoFile, Role, SectionKind};
 use nanoinfer_packer::{Input, Options, Quant, convert};
 use serde_json::{Value, json};
@@ -139,21 +139,12 @@ fn generation_defaults() {
 
 /// A byte-level tokenizer with three tokens, whose post-processor prepends the second.
 fn tokenizer_json() -> Value {
-    json!({
-        "version": "1.0",
-        "added_tokens": [{"id": 1, "content": "<s>", "special": true, "single_word": false,
-            "lstrip": false, "rstrip": false, "normalized": false}],
-        "normalizer": null,
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
-            "use_regex": true},
-        "post_processor": {"type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}},
-        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true,
-            "use_regex": true},
-        "model": {"type": "BPE", "vocab": {"a": 0, "<s>": 1, "b": 2}, "merges": []},
-    })
+    let mut tokenizer = byte_level(json!({"a": 0, "<s>": 1, "b": 2}), json!([]));
+    tokenizer["post_processor"] = json!({"type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}});
+    tokenizer
 }
 
 #[test]

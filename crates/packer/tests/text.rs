@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::Shape;
 use common::gguf::{GgufFile, Meta};
+use common::{Shape, byte_level};
 use nanoinfer_format::{Generation, NanoFile, SectionKind};
 use nanoinfer_packer::{Input, OUTPUT_VERSION, Options, Quant, convert};
 use nanoinfer_text::{Specials, Tokenizer};
@@ -247,19 +247,8 @@ fn settings_listed_layer_by_layer() {
 
 /// A byte-level tokenizer with one added token, `<s>`.
 fn tokenizer_json() -> Value {
-    json!({
-        "version": "1.0",
-        "added_tokens": [{"id": 1, "content": "<s>", "special": true, "single_word": false,
-            "lstrip": false, "rstrip": false, "normalized": false}],
-        "normalizer": null,
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
-            "use_regex": true},
-        "post_processor": null,
-        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true,
-            "use_regex": true},
-        "model": {"type": "BPE", "merges": [["a", "b"]],
-            "vocab": {"a": 0, "<s>": 1, "b": 2, "ab": 3, "<end>": 4, "<": 5, ">": 6}},
-    })
+    let vocab = json!({"a": 0, "<s>": 1, "b": 2, "ab": 3, "<end>": 4, "<": 5, ">": 6});
+    byte_level(vocab, json!([["a", "b"]]))
 }
 
 fn try_folder(files: &[(&str, Value)]) -> Result<Made, String> {

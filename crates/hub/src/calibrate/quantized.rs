@@ -1,11 +1,17 @@
 //! The residual stream of the quantized model, layer by layer, while it is being written.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use nanoinfer_engine::{BatchToken, Engine, EngineOptions, Model};
-use nanoinfer_format::{Config, Experts, NanoFile, Role, Staged, TensorSpec, Writer};
+use nanoinfer_format::{
+    Config, Encoding, Experts, NanoFile, Recipe, Role, Staged, TensorSpec, Writer, matrices,
+};
+
+/// Layers of the temporary model: the one to run, and one on each side.
+const MAX_COPIES: usize = 3;
 
 /// The reason why calibration failed.
 pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -65,7 +71,7 @@ impl Quantized {
     /// embeddings if that is the first, and computes logits if it is the last, so there is a copy behind it,
     /// and one before it unless it is the model's first.
     fn write(&self, file: &NanoFile, index: usize) -> Result<(Staged, Range<usize>), Failure> {
-        let copies = if index == 0 { 2 } else { 3 };
+        let copies = if index == 0 { 2 } else { MAX_COPIES };
         let config = copied(file.config(), index, copies);
         let mut writer = Writer::create(self.folder.join("calibration.nano"))?;
         let mut put = |spec: TensorSpec, bytes: &[u8]| {
@@ -95,6 +101,24 @@ impl Quantized {
     }
 }
 
+/// Maximum size of the matrices in the file that [`Quantized::write`] writes: the embeddings, in 8 bits, and
+/// copies of the largest layer.
+pub(crate) fn correction_bytes(c: &Config, recipe: &Recipe) -> u64 {
+    let (mut embeddings, mut layers) = (0u64, BTreeMap::<u32, u64>::new());
+    for m in matrices(c) {
+        match m.layer {
+            Some(layer) => {
+                let bytes = layers.entry(layer).or_default();
+                *bytes = bytes.saturating_add(m.bytes(recipe.encoding(m.layer, m.role)));
+            }
+            None if m.role == Role::TokenEmbd => embeddings = m.bytes(Encoding::Q8Panel),
+            None => {}
+        }
+    }
+    let largest = layers.into_values().max().unwrap_or(0);
+    embeddings.saturating_add(largest.saturating_mul(MAX_COPIES as u64))
+}
+
 /// The config of a model whose layers are copies of one.
 fn copied(c: &Config, index: usize, copies: usize) -> Config {
     let experts = c
@@ -108,5 +132,32 @@ fn copied(c: &Config, index: usize, copies: usize) -> Config {
         tied_embeddings: true,
         experts: experts.filter(|e| e.layers.contains(&true)),
         ..c.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use nanoinfer_format::Quant;
+    use nanoinfer_packer::{Input, Options, convert};
+
+    use super::*;
+
+    #[test]
+    fn the_size_of_the_temporary_model_is_known_before() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny/llama-gqa");
+        let out = tempfile::tempdir().unwrap();
+        let path = out.path().join("model.nano");
+        convert(&Input::Folder(folder), &path, Options::new(Quant::Q8)).unwrap();
+        let file = NanoFile::open(&path).unwrap();
+        let mut quantized = Quantized::new(out.path().to_path_buf(), Vec::new());
+        for tensor in file.tensors().iter().filter(|t| t.spec.layer == Some(1)) {
+            quantized.stored(&tensor.spec, file.bytes(tensor));
+        }
+        let (staged, _) = quantized.write(&file, 1).unwrap();
+        let written = NanoFile::open(staged.path()).unwrap();
+        let stored = written.recipe().bytes(written.config());
+        assert_eq!(correction_bytes(file.config(), &file.recipe()), stored);
     }
 }

@@ -114,7 +114,7 @@ struct Plan<'o> {
 
 impl<'o> Plan<'o> {
     /// Checks the encodings asked for and, before hours of work, the free space on disk: while it calibrates,
-    /// a conversion also needs the 8-bit version of the model.
+    /// a conversion also needs the 8-bit version of the model, and to correct errors, one layer at a time.
     fn of(
         source: &LocalSource,
         input: &Input,
@@ -126,13 +126,19 @@ impl<'o> Plan<'o> {
         let quant = options.quant.for_model(&config);
         let recipe = recipe(&config, quant, options.exceptions.as_ref())?;
         let calibrate = options.calibrate.as_ref().filter(|_| recipe.is_coded());
-        let temporary = calibrate.map_or(0, |_| Recipe::of(Quant::Q8, &config).bytes(&config));
-        check_space(out.parent().unwrap_or(out), recipe.bytes(&config).saturating_add(temporary))?;
+        let correct = calibrate.is_some() && matches!(recipe.quant(), Quant::Q3 | Quant::Q2);
+        let mut needed = recipe.bytes(&config);
+        if calibrate.is_some() {
+            needed = needed.saturating_add(Recipe::of(Quant::Q8, &config).bytes(&config));
+        }
+        if correct {
+            needed = needed.saturating_add(calibrate::correction_bytes(&config, &recipe));
+        }
+        check_space(out.parent().unwrap_or(out), needed)?;
         let name = match options.exceptions {
             None => quant.to_string(),
             Some(_) => format!("{quant} with exceptions"),
         };
-        let correct = matches!(recipe.quant(), Quant::Q3 | Quant::Q2);
         Ok(Self { quant, name, calibrate, correct })
     }
 }

@@ -20,6 +20,22 @@ pub(crate) fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny").join(name)
 }
 
+/// A byte-level tokenizer.json with these tokens and merges, and the added token `<s>`, id 1.
+pub(crate) fn byte_level(vocab: Value, merges: Value) -> Value {
+    json!({
+        "version": "1.0",
+        "added_tokens": [{"id": 1, "content": "<s>", "special": true, "single_word": false,
+            "lstrip": false, "rstrip": false, "normalized": false}],
+        "normalizer": null,
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+            "use_regex": true},
+        "post_processor": null,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true,
+            "use_regex": true},
+        "model": {"type": "BPE", "vocab": vocab, "merges": merges},
+    })
+}
+
 /// Converts a folder and opens the result.
 pub(crate) fn packed(
     folder: &Path,
