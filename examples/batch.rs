@@ -3,9 +3,7 @@
 //!
 //!     cargo run --release --example batch
 
-use nanoinfer::{
-    EngineOptions, Engines, Error, Event, GenerateOptions, Loader, Message, Sequence, fetch::Online,
-};
+use nanoinfer::{Batch, BatchOptions, EngineOptions, Error, Loader, Message, fetch::Online};
 
 const PROMPTS: [&str; 3] =
     ["What is the capital of France?", "What is 2 + 2?", "Name three colours of the rainbow."];
@@ -13,27 +11,23 @@ const PROMPTS: [&str; 3] =
 fn main() -> Result<(), Error> {
     let options = EngineOptions { sequences: PROMPTS.len(), ..EngineOptions::default() };
     let engine = Loader::new("smollm2").fetch(&Online).engine_options(options).engine()?;
-    let mut engines = Engines::from(engine);
-    let mut sequences = Vec::new();
+    let mut batch = Batch::new(engine, BatchOptions::default());
+    let mut answers = Vec::new();
     for prompt in PROMPTS {
-        let mut sequence = Sequence::open(&mut engines)?;
-        sequence.prompt_chat(&mut engines, &[Message::new("user", prompt)])?;
-        sequence
-            .start(&mut engines, GenerateOptions { max_tokens: Some(40), ..Default::default() })?;
-        sequences.push(sequence);
+        let message = Message::new("user", prompt);
+        let mut request = batch.seams().request(batch.engine().model(), &[message])?;
+        request.options.max_tokens = Some(40);
+        answers.push((batch.submit(request)?, String::new()));
     }
-    let mut answers = vec![String::new(); PROMPTS.len()];
-    let mut running = PROMPTS.len();
-    while running > 0 {
-        engines.advance(&mut sequences)?; // one pass for all of them
-        for (sequence, answer) in sequences.iter_mut().zip(&mut answers) {
-            while let Some(event) = sequence.event()? {
+    while !batch.is_idle() {
+        for event in batch.step()? {
+            let answer = answers.iter_mut().find(|(id, _)| *id == event.id);
+            if let (Some((_, answer)), Ok(event)) = (answer, event.event) {
                 answer.push_str(event.text());
-                running -= usize::from(matches!(event, Event::Finished { .. }));
             }
         }
     }
-    for (prompt, answer) in PROMPTS.iter().zip(answers) {
+    for (prompt, (_, answer)) in PROMPTS.iter().zip(answers) {
         println!("{prompt}\n  {}\n", answer.trim());
     }
     Ok(())

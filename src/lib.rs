@@ -17,7 +17,6 @@
 //! | open a file, a cached model or a hub id | [`Loader`], or [`open`] for the defaults |
 //! | run one conversation | [`Session`] |
 //! | answer many requests that come and go | [`Batch`] |
-//! | run several conversations and schedule them yourself | [`Engines`] and one [`Sequence`] for each |
 //! | get logits and choose tokens yourself | [`Engine::forward`] |
 //! | convert a published model to a `.nano` file | [`Store::convert`] |
 //! | list or remove cached models | [`Store`] |

@@ -5,12 +5,12 @@
 //!    └─ Engine  threads, KV cache, scratch                 allocates every buffer once
 //!         ├─ forward(batch of (sequence, token)) → logits  prefill and decode are the same call
 //!         └─ Sequence  sampler, text stream, stop strings  plans its share of a pass, yields events
-//!              └─ Session  an engine and one sequence      an answer as a stream of events
+//!              └─ Batch    schedules many sequences        requests in, their events out
+//!                   └─ Session  one conversation           an answer as a stream of events
 //! ```
 //!
 //! Most programs open a [`Model`], create an [`Engine`] and run a [`Session`], whose documentation has an
-//! example. To serve several conversations at once, combine the tokens of several [`Sequence`]s in one
-//! pass. To do your own sampling, call [`Engine::forward`].
+//! example. To serve several users at once, use a [`Batch`]. To do your own sampling, call [`Engine::forward`].
 //!
 //! Logits are bit-identical for any number of threads, batch size, prompt split and instruction set.
 //! After the first token of an answer, nothing is allocated.
@@ -29,8 +29,9 @@
 //! selfcheck  results recorded when a model was packed
 //! prefix     stored keys and values: on disk, or baked into a model
 //! speculate  drafts and their verification
-//! sequence   one conversation: Sequence, Session
-//! batch      many requests at once: Batch
+//! sequence   one context with its sampler, text stream and drafts
+//! batch      many requests at once
+//! session    one conversation: a batch with a single sequence
 //! ```
 
 mod batch;
@@ -45,6 +46,7 @@ mod prefix;
 mod sample;
 mod selfcheck;
 mod sequence;
+mod session;
 mod speculate;
 
 #[doc(hidden)]
@@ -66,7 +68,6 @@ pub use pass::{Observed, Profile, Stage};
 pub use prefix::{PrefixStore, bake};
 pub use sample::{Candidate, Constraint, Logprobs, MAX_TOP_LOGPROBS, Sampling, TokenLogprob};
 pub use selfcheck::{NUMERICS, Replay, SelfCheck};
-pub use sequence::{
-    Difference, Engines, Event, FinishReason, GenerateOptions, Sequence, Session, Stats,
-};
+pub use sequence::{Difference, Engines, Event, FinishReason, GenerateOptions, Sequence, Stats};
+pub use session::Session;
 pub use speculate::{DraftStats, Drafted, Drafting};

@@ -7,8 +7,8 @@ use std::thread;
 
 use common::{data, model};
 use nanoinfer_engine::{
-    BatchToken, Drafting, Engine, EngineOptions, Engines, Error, Event, FinishReason,
-    GenerateOptions, Model, Overflow, Sampling, SeqId, Sequence, Session,
+    Batch, BatchOptions, BatchToken, Drafting, Engine, EngineOptions, Engines, Error, Event,
+    FinishReason, GenerateOptions, Model, Overflow, Request, Sampling, SeqId, Sequence, Session,
 };
 use nanoinfer_format::Quant;
 
@@ -479,68 +479,28 @@ fn drawing_from_an_earlier_pass_fails() {
     assert!(matches!(sequences[1].event(), Ok(Some(Event::Token { .. }))));
 }
 
+/// Passes with room for one token, or one row of logits, for several requests.
 #[test]
-fn sequences_advanced_together_match_sessions() {
-    let prompts: Vec<Vec<u32>> = (0..4).map(|i| ids([3, 290, 40, 1][i as usize], i + 2)).collect();
-    let options = || GenerateOptions { max_tokens: Some(9), ..GenerateOptions::default() };
-    let alone: Vec<Vec<u32>> = prompts
-        .iter()
-        .map(|prompt| {
-            let mut session = Session::new(engine(1)).unwrap();
-            session.prompt_tokens(prompt).unwrap();
-            session.start(options()).unwrap();
-            while session.next().unwrap().is_some() {}
-            session.generated().to_vec()
-        })
-        .collect();
-    let mut engines = Engines::from(engine(prompts.len()));
-    let mut sequences = Vec::new();
-    for prompt in &prompts {
-        let mut sequence = Sequence::open(&mut engines).unwrap();
-        sequence.prompt_tokens(&mut engines, prompt).unwrap();
-        sequence.start(&mut engines, options()).unwrap();
-        sequences.push(sequence);
-    }
-    let (mut running, mut passes) = (prompts.len(), 0);
-    while running > 0 {
-        engines.advance(&mut sequences).unwrap();
-        passes += 1;
-        assert!(passes < 100, "the sequences do not make progress");
-        for sequence in &mut sequences {
-            let finished = matches!(sequence.event().unwrap(), Some(Event::Finished { .. }));
-            running -= usize::from(finished);
-        }
-    }
-    let together: Vec<Vec<u32>> = sequences.iter().map(|s| s.generated().to_vec()).collect();
-    assert_eq!(together, alone);
-    engines.advance(&mut sequences).unwrap(); // nothing left to do
-    assert!(sequences.iter_mut().all(|s| s.event().unwrap().is_none()));
-}
-
-/// Passes with room for one token, or one row of logits, for several sequences.
-#[test]
-fn sequences_advanced_with_little_room_all_finish() {
-    let generate = || GenerateOptions { max_tokens: Some(5), ..GenerateOptions::default() };
+fn requests_with_little_room_in_a_pass_all_finish() {
     let answers = |options: &EngineOptions| {
         let engine = Engine::new(model(&data(NAME), Quant::Q8), options).unwrap();
-        let mut engines = Engines::from(engine);
-        let mut sequences = Vec::new();
-        for i in 0..options.sequences as u32 {
-            let mut sequence = Sequence::open(&mut engines).unwrap();
-            sequence.prompt_tokens(&mut engines, &ids(4 + i, i + 1)).unwrap();
-            sequence.start(&mut engines, generate()).unwrap();
-            sequences.push(sequence);
+        let mut batch = Batch::new(engine, BatchOptions::default());
+        let generate = GenerateOptions { max_tokens: Some(5), ..GenerateOptions::default() };
+        let mut answers = Vec::new();
+        for i in 0..5 {
+            let (prompt, options) = (ids(4 + i, i + 1), generate.clone());
+            let request = Request { prompt, options, ..Request::default() };
+            answers.push((batch.submit(request).unwrap(), Vec::new()));
         }
-        let mut running = sequences.len();
         for _ in 0..500 {
-            engines.advance(&mut sequences).unwrap();
-            for sequence in &mut sequences {
-                let finished = matches!(sequence.event().unwrap(), Some(Event::Finished { .. }));
-                running -= usize::from(finished);
+            for event in batch.step().unwrap() {
+                if let Ok(Event::Token { id, .. }) = event.event {
+                    answers.iter_mut().find(|(of, _)| *of == event.id).unwrap().1.push(id);
+                }
             }
         }
-        assert_eq!(running, 0, "some sequences did not finish");
-        sequences.iter().map(|s| s.generated().to_vec()).collect::<Vec<_>>()
+        assert!(batch.is_idle(), "some requests did not finish");
+        answers
     };
     let plenty = answers(&options(5));
     for (chunk, logits_rows) in [(1, 1), (2, 1), (2, 2), (256, 2)] {

@@ -27,6 +27,9 @@ impl Batch {
                 job.chance = sequence.draft_chance().unwrap_or(0.0);
             }
         }
+        if !company {
+            return Ok(());
+        }
         let (mut rows, mut positions, mut tokens) = (0, 0.0, 0.0);
         for i in (0..self.running.len()).filter(|&i| self.decodes(i)) {
             positions += attended(self.engine().len(self.sequences[i].id())?, 1);

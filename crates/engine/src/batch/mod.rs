@@ -106,6 +106,8 @@ pub struct Batch {
     options: BatchOptions,
     /// Maximum number of running requests.
     slots: usize,
+    /// See [`Self::for_session`].
+    is_session: bool,
     /// Number of blocks in the cache, and the maximum that a sequence can hold.
     blocks: (usize, usize),
     next_id: u64,
@@ -142,6 +144,7 @@ impl Batch {
         let longest = engine.model().vocab_table().map_or(0, |v| 3 * (v.longest() + 4));
         Self {
             slots,
+            is_session: false,
             blocks: (engine.kv_blocks().0, engine.max_blocks()),
             next_id: 0,
             clock: 0.0,
@@ -165,6 +168,25 @@ impl Batch {
             engines,
             options,
         }
+    }
+
+    /// A batch for a session: its one sequence stays when an answer ends, see [`Self::step_session`].
+    pub(crate) fn for_session(engine: Engine) -> Result<Self, Error> {
+        let mut batch = Self::new(engine, BatchOptions { queue: 0, ..BatchOptions::default() });
+        batch.is_session = true;
+        batch.sequences.push(Sequence::open(&mut batch.engines)?);
+        batch.running.push(Job::new(RequestId(0), Class::default(), 0));
+        Ok(batch)
+    }
+
+    /// The parts of a session.
+    pub(crate) fn session(&self) -> (&Engines, &Sequence) {
+        (&self.engines, &self.sequences[0])
+    }
+
+    /// The parts of a session.
+    pub(crate) fn session_mut(&mut self) -> (&mut Engines, &mut Sequence) {
+        (&mut self.engines, &mut self.sequences[0])
     }
 
     /// The engine.
@@ -230,22 +252,8 @@ impl Batch {
             self.served[request.class as usize] = self.clock;
         }
         self.events.reserve(request.options.stop.iter().map(String::len).sum());
-        let job = Job {
-            id,
-            class: request.class,
-            rank: request.class as i64,
-            key: request.key,
-            canceller: Canceller::default(),
-            chat: request.chat.take(),
-            paused: false,
-            blocks: 0,
-            starved: 0,
-            leader: None,
-            rows: 0,
-            draft: 0,
-            chance: 0.0,
-            positions: 0.0,
-        };
+        let chat = request.chat.take();
+        let job = Job { chat, ..Job::new(id, request.class, request.key) };
         self.waiting.push((job, Work::New(request)));
         Ok(id)
     }

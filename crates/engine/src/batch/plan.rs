@@ -46,6 +46,12 @@ impl Batch {
         Ok(())
     }
 
+    /// Number of blocks for the next pass. In a session, which has nothing to preempt, a full cache is the
+    /// engine's error.
+    fn spare_blocks(&self) -> usize {
+        if self.is_session { usize::MAX } else { self.engine().kv_blocks().1 }
+    }
+
     /// Preempts requests until every answer can have one more token, and any prompt can be continued.
     fn secure_blocks(&mut self) -> Result<(), Error> {
         loop {
@@ -59,7 +65,7 @@ impl Batch {
             }
             let decodes = (0..self.running.len()).any(|i| self.decodes(i));
             let needed = if decodes || prompt == usize::MAX { answers } else { prompt };
-            if needed <= self.engine().kv_blocks().1 {
+            if needed <= self.spare_blocks() {
                 return Ok(());
             }
             match self.least_urgent() {
@@ -71,19 +77,20 @@ impl Batch {
 
     /// Plans the next token of every answer, and drafts. Returns the number of blocks left.
     fn plan_answers(&mut self) -> Result<usize, Error> {
-        let (engine, mut spare) = (&self.engines.target, self.engine().kv_blocks().1);
+        let (engine, mut spare) = (&self.engines.target, self.spare_blocks());
         let mut needed = 0;
         for i in (0..self.running.len()).filter(|&i| self.decodes(i)) {
             needed += engine.blocks_for(self.sequences[i].id(), 1)?;
         }
-        // Every running request may need a row of logits in this pass.
+        let alone = self.running.len() == 1;
+        let most = engine.max_batch().min(engine.max_logits());
+        // In company, every request may need a row of logits, and prompts need room in the pass.
         let rows = engine.max_logits() - self.running.len();
         let rows = rows.min(engine.max_batch().saturating_sub(self.running.len() + TOKENS));
         self.plan_drafts((rows, spare.saturating_sub(needed)))?;
-        let alone = self.running.len() == 1;
         for i in 0..self.sequences.len() {
             if self.decodes(i) {
-                let rows = if alone { rows + 1 } else { 1 + self.running[i].draft };
+                let rows = if alone { most } else { 1 + self.running[i].draft };
                 spare = spare.saturating_sub(self.append(i, rows)?);
             }
         }

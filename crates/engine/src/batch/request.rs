@@ -109,3 +109,24 @@ pub(super) struct Job {
     pub chance: f64,
     pub positions: f64,
 }
+
+impl Job {
+    pub(super) fn new(id: RequestId, class: Class, key: u64) -> Self {
+        Self {
+            id,
+            class,
+            rank: class as i64,
+            key,
+            canceller: Canceller::default(),
+            chat: None,
+            paused: false,
+            blocks: 0,
+            starved: 0,
+            leader: None,
+            rows: 0,
+            draft: 0,
+            chance: 0.0,
+            positions: 0.0,
+        }
+    }
+}

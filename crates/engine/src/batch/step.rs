@@ -19,32 +19,47 @@ impl Batch {
         self.drop_cancelled()?;
         self.finish()?;
         self.admit()?;
-        self.plan()?;
-        if !self.batch.is_empty() {
-            self.run_pass()?;
+        let start = Instant::now();
+        if self.run_pass()? {
+            self.collect();
+            while self.sequences.iter().any(Sequence::has_row) {
+                self.engines.draw(&mut self.sequences)?;
+                self.collect();
+            }
+            self.account(start.elapsed().as_secs_f64() * 1e3);
         }
         self.finish()?;
         Ok(self.events.iter())
     }
 
-    fn run_pass(&mut self) -> Result<(), Error> {
+    /// Does the next unit of work for the sequence of a session: a draw from the last pass if that has
+    /// an unused row, otherwise a pass and the first draw from it. The sequence has the event.
+    pub(crate) fn step_session(&mut self) -> Result<(), Error> {
+        let Self { engines, sequences, .. } = self;
+        let sequence = &mut sequences[0];
+        if !sequence.has_row() && (sequence.conclude(engines)? || !self.run_pass()?) {
+            return Ok(());
+        }
+        self.engines.draw(&mut self.sequences)
+    }
+
+    /// Plans and runs a pass. Returns false if there was nothing to do, or all of it was cancelled.
+    fn run_pass(&mut self) -> Result<bool, Error> {
+        self.plan()?;
+        if self.batch.is_empty() {
+            return Ok(false);
+        }
         let start = Instant::now();
         let pass = match self.engines.target.forward(&self.batch) {
             Ok(pass) => pass,
-            Err(Error::Cancelled) => return Ok(()), // all of its requests were
+            Err(Error::Cancelled) => return Ok(false), // all of its requests were
             Err(e) => return Err(e),
         };
         self.forward_ms = start.elapsed().as_secs_f64() * 1e3;
         for sequence in &mut self.sequences {
             sequence.passed(&mut self.engines, pass)?;
         }
-        self.collect();
-        while self.sequences.iter().any(Sequence::has_row) {
-            self.engines.draw(&mut self.sequences)?;
-            self.collect();
-        }
-        self.account(start.elapsed().as_secs_f64() * 1e3);
-        Ok(())
+        Ok(true)
     }
 
     /// Moves the events of all sequences to the buffer.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::prefix::use_baked;
 use crate::speculate::check_draft;
-use crate::{BatchToken, Engine, Error, PrefixStore, SeqId};
+use crate::{Engine, Error, PrefixStore, SeqId};
 
 /// An engine, with an optional draft model's engine and an optional prefix store. These two affect the
 /// speed of a sequence, never its tokens: if the draft model's engine fails, the answer continues without
@@ -15,10 +15,6 @@ pub struct Engines {
     draft: Option<Engine>,
     /// The store in which prompts are looked up, and saved by [`crate::Sequence::remember`].
     pub store: Option<PrefixStore>,
-    /// The tokens of a pass; kept to reuse the allocation.
-    pub(super) batch: Vec<BatchToken>,
-    /// Number of passes that [`Self::advance`] has planned.
-    pub(super) passes: usize,
 }
 
 impl fmt::Debug for Engines {
@@ -33,8 +29,7 @@ impl fmt::Debug for Engines {
 
 impl From<Engine> for Engines {
     fn from(target: Engine) -> Self {
-        let batch = Vec::with_capacity(target.max_batch());
-        Self { target, draft: None, store: None, batch, passes: 0 }
+        Self { target, draft: None, store: None }
     }
 }
 

@@ -7,55 +7,10 @@ use nanoinfer_text::{StopMatcher, StopStep};
 use super::{Pending, Sequence, State};
 use crate::sample::{Constraint, DrawScratch, Drawn, LogitRows, Logprobs};
 use crate::{
-    BatchToken, Engine, Engines, Error, Event, FinishReason, GenerateOptions, Model, PassId, Stage,
-    Stats,
+    BatchToken, Engines, Error, Event, FinishReason, GenerateOptions, Model, PassId, Stage, Stats,
 };
 
 impl Engines {
-    /// Does the next unit of work for all `sequences`, which must belong to these engines: draws from any
-    /// remaining rows of the last pass, otherwise runs one pass over the next tokens of all sequences and
-    /// draws from it. Afterwards, take each sequence's event with [`Sequence::event`]: a sequence with a
-    /// pending event waits. The weights are read once per pass, regardless of the number of sequences.
-    ///
-    /// # Errors
-    /// As for [`Engine::forward`](crate::Engine::forward), except for cancellation, which becomes an
-    /// event.
-    pub fn advance(&mut self, sequences: &mut [Sequence]) -> Result<(), Error> {
-        if !sequences.iter().any(Sequence::has_row) {
-            let mut batch = std::mem::take(&mut self.batch);
-            let passed = self.run_pass(sequences, &mut batch);
-            self.batch = batch;
-            passed?;
-        }
-        self.draw(sequences)
-    }
-
-    fn run_pass(
-        &mut self,
-        sequences: &mut [Sequence],
-        batch: &mut Vec<BatchToken>,
-    ) -> Result<(), Error> {
-        batch.clear();
-        // The first sequence always makes progress, so each pass starts with another one.
-        let first = self.passes % sequences.len().max(1);
-        self.passes = self.passes.wrapping_add(1);
-        let (before, after) = sequences.split_at_mut(first);
-        let mut following = before.iter().chain(&*after).filter(|s| s.needs_work()).count();
-        for sequence in after.iter_mut().chain(before) {
-            following -= usize::from(sequence.needs_work());
-            let room = sequence.room(&self.target, batch, following);
-            sequence.plan(self, room, batch)?;
-        }
-        if batch.is_empty() {
-            return Ok(());
-        }
-        match self.target.forward(batch) {
-            Ok(pass) => sequences.iter_mut().try_for_each(|sequence| sequence.passed(self, pass)),
-            Err(Error::Cancelled) => Ok(()), // the next plan ends the answers
-            Err(e) => Err(e),
-        }
-    }
-
     /// Draws the next token of each sequence that has an unused row of the last pass and no pending
     /// event, in parallel on the workers. After an accepted draft token, another row remains to draw
     /// from: run the next pass only when no sequence has a remaining row ([`Sequence::has_row`]).
@@ -229,18 +184,6 @@ impl Sequence {
             }
         }
         Ok(())
-    }
-
-    /// Maximum number of tokens to add to `batch`, such that each of the `following` sequences can add
-    /// one. A draft also leaves them a row of logits each.
-    fn room(&self, engine: &Engine, batch: &[BatchToken], following: usize) -> usize {
-        let left = engine.max_batch().saturating_sub(batch.len());
-        let room = left.saturating_sub(following).max(1).min(left);
-        if self.state != State::Decode {
-            return room;
-        }
-        let rows = batch.iter().filter(|t| t.logits).count() + following;
-        room.min(engine.max_logits().saturating_sub(rows).max(1))
     }
 
     /// Ends the answer if it is complete or cancelled; only its last event, if any, then remains.

@@ -17,7 +17,6 @@ mod dialogue;
 mod engines;
 mod generate;
 mod schedule;
-mod session;
 
 use std::fmt;
 use std::ops::Range;
@@ -33,7 +32,6 @@ pub use answer::{Difference, Event, FinishReason, GenerateOptions, Stats};
 use dialogue::Dialogue;
 pub use engines::Engines;
 pub(crate) use generate::check_bias;
-pub use session::Session;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {

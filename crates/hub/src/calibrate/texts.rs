@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use nanoinfer_engine::{
-    Engine, EngineOptions, Engines, Error, Event, GenerateOptions, Model, Sampling, Sequence,
+    Batch, BatchOptions, Engine, EngineOptions, Error, Event, GenerateOptions, Model, Request,
+    Sampling,
 };
 
 /// Tokens per text.
@@ -51,36 +52,39 @@ pub fn generate(
     let ctx = context(model, TEXT_TOKENS);
     let sequences = AT_ONCE.min(n.max(1));
     let options = EngineOptions { threads, ctx: Some(ctx), sequences, ..EngineOptions::default() };
-    let mut engines = Engines::from(Engine::new(model.clone(), &options)?);
+    let queue = BatchOptions { queue: n, ..BatchOptions::default() };
+    let mut batch = Batch::new(Engine::new(model.clone(), &options)?, queue);
     // What the tokenizer puts before any text.
     let start = model.encode("").unwrap_or_default();
     let words = words(model);
-    let mut texts: Vec<Vec<u32>> = Vec::with_capacity(n);
-    while texts.len() < n {
-        let mut sequences = Vec::new();
-        for i in texts.len()..n.min(texts.len() + AT_ONCE) {
-            let mut sequence = Sequence::open(&mut engines)?;
-            let seed = mix(seed.wrapping_add(i as u64));
-            let mut prompt = start.clone();
-            prompt.push(words[(seed % words.len() as u64) as usize]);
-            sequence.prompt_tokens(&mut engines, &prompt)?;
-            let sampling = Sampling { temperature: 1.0, seed, ..Sampling::default() };
-            let max_tokens = Some(ctx.saturating_sub(prompt.len()));
-            let options =
-                GenerateOptions { max_tokens, sampling, ignore_eos: true, ..Default::default() };
-            sequence.start(&mut engines, options)?;
-            sequences.push(sequence);
-        }
-        let (before, at_once) = (texts.len(), sequences.len());
-        let mut report =
-            |tokens: usize| progress(before * ctx + at_once * tokens.min(ctx), n * ctx);
-        write(&mut engines, &mut sequences, &mut report)?;
-        for sequence in sequences {
-            texts.push(sequence.tokens().to_vec());
-            sequence.close(&mut engines)?;
-        }
+    let mut texts = Vec::with_capacity(n);
+    for i in 0..n {
+        let seed = mix(seed.wrapping_add(i as u64));
+        let mut prompt = start.clone();
+        prompt.push(words[(seed % words.len() as u64) as usize]);
+        let sampling = Sampling { temperature: 1.0, seed, ..Sampling::default() };
+        let max_tokens = Some(ctx.saturating_sub(prompt.len()));
+        let options =
+            GenerateOptions { max_tokens, sampling, ignore_eos: true, ..Default::default() };
+        let id = batch.submit(Request { prompt: prompt.clone(), options, ..Request::default() })?;
+        texts.push((id, prompt));
     }
-    Ok(texts)
+    let mut written = 0;
+    while !batch.is_idle() {
+        for event in batch.step()? {
+            match event.event {
+                Ok(Event::Token { id: token, .. }) => {
+                    let text = texts.iter_mut().find(|(id, _)| *id == event.id);
+                    text.into_iter().for_each(|(_, text)| text.push(token));
+                    written += 1;
+                }
+                Ok(_) => {}
+                Err(_) => return Err(Error::NotFinite { path: model.file().path().to_owned() }),
+            }
+        }
+        progress(written, n * ctx);
+    }
+    Ok(texts.into_iter().map(|(_, text)| text).collect())
 }
 
 /// Divides a text into texts of [`TEXT_TOKENS`] tokens (fewer if the model's context is shorter), each of
@@ -102,26 +106,6 @@ pub(super) fn context(model: &Model, n: usize) -> usize {
         0 => n,
         trained => n.min(trained),
     }
-}
-
-/// Runs sequences until all answers have ended. `report` is called with the number of passes.
-fn write(
-    engines: &mut Engines,
-    sequences: &mut [Sequence],
-    report: &mut dyn FnMut(usize),
-) -> Result<(), Error> {
-    let (mut running, mut passes) = (sequences.len(), 0);
-    while running > 0 {
-        engines.advance(sequences)?;
-        passes += 1;
-        report(passes);
-        for sequence in &mut *sequences {
-            if let Some(Event::Finished { .. }) = sequence.event()? {
-                running -= 1;
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Ids of words and their beginnings, or of all tokens if there are none.

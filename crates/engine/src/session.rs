@@ -1,14 +1,14 @@
 //! A conversation with a model: prompt in, events out.
 
-use std::slice;
-
 use nanoinfer_text::Message;
 
-use super::{Engines, Event, GenerateOptions, Sequence, Stats};
 use crate::speculate::Script;
-use crate::{Canceller, Candidate, Constraint, Engine, Error, Logprobs, PrefixStore};
+use crate::{
+    Batch, Canceller, Candidate, Constraint, Engine, Engines, Error, Event, GenerateOptions,
+    Logprobs, PrefixStore, Sequence, Stats,
+};
 
-/// An engine with one of its sequences, for programs with one conversation at a time.
+/// A [`Batch`] with a single conversation, whose context stays from answer to answer.
 ///
 /// ```no_run
 /// use nanoinfer_engine::{Engine, EngineOptions, Event, GenerateOptions, Model, Session};
@@ -27,15 +27,25 @@ use crate::{Canceller, Candidate, Constraint, Engine, Error, Logprobs, PrefixSto
 /// ```
 #[derive(Debug)]
 pub struct Session {
-    engines: Engines,
-    sequence: Sequence,
+    batch: Batch,
 }
 
 impl Session {
     /// Creates a session with an empty context, in a new sequence of the engine.
     pub fn new(engine: Engine) -> Result<Self, Error> {
-        let mut engines = Engines::from(engine);
-        Ok(Self { sequence: Sequence::open(&mut engines)?, engines })
+        Ok(Self { batch: Batch::for_session(engine)? })
+    }
+
+    fn engines(&self) -> &Engines {
+        self.batch.session().0
+    }
+
+    fn sequence(&self) -> &Sequence {
+        self.batch.session().1
+    }
+
+    fn parts(&mut self) -> (&mut Engines, &mut Sequence) {
+        self.batch.session_mut()
     }
 
     /// Does the next unit of work and returns its event; `None` once the answer is complete. Allocates
@@ -43,130 +53,137 @@ impl Session {
     #[allow(clippy::should_implement_trait)] // events borrow from `self`, which `Iterator` does not allow
     pub fn next(&mut self) -> Result<Option<Event<'_>>, Error> {
         // Repeats only if the answer is cancelled in the middle of a step.
-        while self.sequence.needs_work() {
-            self.engines.advance(slice::from_mut(&mut self.sequence))?;
+        while self.sequence().needs_work() {
+            self.batch.step_session()?;
         }
-        self.sequence.event()
+        self.parts().1.event()
     }
 
     /// Begins an answer to the context; [`Self::next`] returns its events.
     pub fn start(&mut self, options: GenerateOptions) -> Result<(), Error> {
-        self.sequence.start(&mut self.engines, options)
+        let (engines, sequence) = self.parts();
+        sequence.start(engines, options)
     }
 
     /// See [`Sequence::prompt_tokens`].
     pub fn prompt_tokens(&mut self, ids: &[u32]) -> Result<(), Error> {
-        self.sequence.prompt_tokens(&mut self.engines, ids)
+        let (engines, sequence) = self.parts();
+        sequence.prompt_tokens(engines, ids)
     }
 
     /// See [`Sequence::prompt_text`].
     pub fn prompt_text(&mut self, text: &str) -> Result<(), Error> {
-        self.sequence.prompt_text(&mut self.engines, text)
+        let (engines, sequence) = self.parts();
+        sequence.prompt_text(engines, text)
     }
 
     /// See [`Sequence::prompt_chat`].
     pub fn prompt_chat(&mut self, messages: &[Message]) -> Result<(), Error> {
-        self.sequence.prompt_chat(&mut self.engines, messages)
+        let (engines, sequence) = self.parts();
+        sequence.prompt_chat(engines, messages)
     }
 
     /// The engine.
     pub fn engine(&self) -> &Engine {
-        &self.engines.target
+        &self.engines().target
     }
 
     /// See [`Engines::set_draft`]. Answers stay the same; [`Stats::drafts`] shows the effect.
     pub fn set_draft_model(&mut self, engine: impl Into<Option<Engine>>) -> Result<(), Error> {
-        self.engines.set_draft(engine.into())
+        self.parts().0.set_draft(engine.into())
     }
 
     /// The draft model's engine.
     pub fn draft_engine(&self) -> Option<&Engine> {
-        self.engines.draft()
+        self.engines().draft()
     }
 
     /// Sets the store in which prompts are looked up, and saved by [`Self::remember`].
     pub fn set_store(&mut self, store: Option<PrefixStore>) {
-        self.engines.store = store;
+        self.batch.set_store(store);
     }
 
     /// See [`Sequence::remember`].
     pub fn remember(&mut self) {
-        self.sequence.remember(&mut self.engines);
+        let (engines, sequence) = self.parts();
+        sequence.remember(engines);
     }
 
     /// See [`Sequence::take_notes`].
     pub fn take_notes(&mut self) -> Vec<String> {
-        self.sequence.take_notes()
+        self.parts().1.take_notes()
     }
 
     /// See [`crate::bench::set_script`].
     pub(crate) fn set_script(&mut self, script: Option<Script>) {
-        self.sequence.set_script(script);
+        self.parts().1.set_script(script);
     }
 
     /// Starts or stops timing the stages of passes, see [`Engine::profile`].
     pub fn set_profiling(&mut self, enabled: bool) {
-        self.engines.target.set_profiling(enabled);
+        self.parts().0.target.set_profiling(enabled);
     }
 
     /// All tokens of the context, including generated ones.
     pub fn tokens(&self) -> &[u32] {
-        self.sequence.tokens()
+        self.sequence().tokens()
     }
 
     /// Tokens generated for the current answer.
     pub fn generated(&self) -> &[u32] {
-        self.sequence.generated()
+        self.sequence().generated()
     }
 
     /// Counts and timings of the current answer.
     pub fn stats(&self) -> Stats {
-        self.sequence.stats()
+        self.sequence().stats()
     }
 
     /// Number of context tokens with usable cached keys and values; 0 if the engine has failed.
     pub fn cached(&self) -> usize {
-        self.sequence.cached(&self.engines).unwrap_or(0)
+        self.sequence().cached(self.engines()).unwrap_or(0)
     }
 
     /// Number of context tokens that were evicted, see [`crate::Overflow::Slide`].
     pub fn evicted(&self) -> usize {
-        self.engines.target.evicted(self.sequence.id()).unwrap_or(0)
+        self.engines().target.evicted(self.sequence().id()).unwrap_or(0)
     }
 
     /// See [`Sequence::candidates`].
     pub fn candidates(&mut self, n: usize) -> Vec<Candidate> {
-        self.sequence.candidates(&mut self.engines, n)
+        let (engines, sequence) = self.parts();
+        sequence.candidates(engines, n)
     }
 
     /// See [`Sequence::set_constraint`].
     pub fn set_constraint(&mut self, constraint: Box<dyn Constraint>) {
-        self.sequence.set_constraint(constraint);
+        self.parts().1.set_constraint(constraint);
     }
 
     /// See [`Sequence::logprobs`].
     pub fn logprobs(&self) -> Option<&Logprobs> {
-        self.sequence.logprobs()
+        self.sequence().logprobs()
     }
 
     /// A handle that stops the answer from any thread, within one layer. It belongs to the current
     /// sequence, see [`Self::switch`].
     pub fn canceller(&self) -> Canceller {
-        self.sequence.canceller()
+        self.sequence().canceller()
     }
 
     /// Copies the context into a new sequence, see [`Sequence::fork`].
     pub fn fork(&mut self) -> Result<Sequence, Error> {
-        self.sequence.fork(&mut self.engines)
+        let (engines, sequence) = self.parts();
+        sequence.fork(engines)
     }
 
     /// Swaps the current sequence for another sequence of this session's engine.
     pub fn switch(&mut self, sequence: &mut Sequence) {
-        std::mem::swap(&mut self.sequence, sequence);
+        std::mem::swap(self.parts().1, sequence);
     }
 
     /// Closes a sequence of this session's engine, see [`Sequence::close`].
     pub fn drop_branch(&mut self, sequence: Sequence) -> Result<(), Error> {
-        sequence.close(&mut self.engines)
+        sequence.close(self.parts().0)
     }
 }
