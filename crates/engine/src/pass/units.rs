@@ -151,10 +151,12 @@ fn work(slot: &Slot) -> usize {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::LazyLock;
 
     use nanoinfer_format::Quant;
     use nanoinfer_kernels::SPAN;
     use nanoinfer_packer::{Input, Options, convert};
+    use proptest::prelude::*;
 
     use super::*;
     use crate::memory::{SeqId, Slid};
@@ -246,18 +248,29 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_full_pass_has_space_for_its_results() {
-        let ids = ids(256);
-        let mut units = Units::new(MAX_TOKENS + ATTENTION_ROWS);
-        for n in [1, 8, 100, 200, 248] {
-            for depth in [7, 4000] {
-                let mut batch: Vec<_> = ids[..n].iter().map(|&seq| slot(seq, depth)).collect();
-                let prompt = (depth..depth + MAX_TOKENS - n).map(|at| slot(ids[255], at));
-                batch.splice(n / 2..n / 2, prompt);
-                units.divide(&batch, 1, 64);
-                check(&units, &batch);
-            }
+    /// The rows of several sequences, each with a depth and a number of rows.
+    fn batch() -> impl Strategy<Value = Vec<(usize, usize)>> {
+        let depth = prop_oneof![0..700usize, 0..5000usize, 0..CTX - 256];
+        let rows = prop_oneof![4 => Just(1), 2 => 2..7usize, 1 => 8..200usize];
+        proptest::collection::vec((depth, rows), 1..256)
+    }
+
+    proptest! {
+        #[test]
+        fn any_batch_has_space_for_its_results(
+            batch in batch(),
+            deep in prop_oneof![Just(1), 1..100usize, Just(8 * CTX / SPAN)],
+            (kv_heads, workers) in (1..40usize, 1..70usize),
+        ) {
+            static IDS: LazyLock<Vec<SeqId>> = LazyLock::new(|| ids(256));
+            let rows = |(&(depth, n), &seq): (&(usize, usize), &SeqId)| {
+                (depth..depth + n).map(move |at| slot(seq, at)).collect::<Vec<_>>()
+            };
+            let mut slots: Vec<_> = batch.iter().zip(&*IDS).flat_map(rows).collect();
+            slots.truncate(MAX_TOKENS);
+            let mut units = Units::new(MAX_TOKENS + 8 * deep);
+            units.divide(&slots, kv_heads, workers);
+            check(&units, &slots);
         }
     }
 }
