@@ -21,8 +21,7 @@ use nanoinfer_kernels::{Isa, Kernels};
 use crate::cancel::Canceller;
 use crate::memory::{Cache, KvType, Overflow, SeqId};
 use crate::pass::{
-    InputNeeds, Local, MAX_SPLIT, MAX_TOKENS, Observed, Part, Pass, Profile, Run, Scratch, Slot,
-    divide,
+    InputNeeds, Local, MAX_TOKENS, Observed, Part, Pass, Profile, Scratch, Slot, Units,
 };
 use crate::pool::{Buffers, Panicked, Pool};
 use crate::{Error, Model, available_memory};
@@ -65,7 +64,7 @@ pub struct Engine {
     scratch: Scratch,
     locals: Vec<Local>,
     slots: Vec<Slot>,
-    runs: Vec<Run>,
+    units: Units,
     requested: Vec<usize>,
     ropes: Vec<usize>,
     row: Vec<f32>,
@@ -114,7 +113,7 @@ impl Engine {
             scratch: Scratch::new(&mut buffers, &scratch),
             locals: (0..threads).map(|_| Local::new(&mut buffers, &scratch)).collect(),
             slots: Vec::with_capacity(MAX_TOKENS),
-            runs: Vec::with_capacity(MAX_SPLIT),
+            units: Units::new(scratch.attention_rows()),
             requested: Vec::with_capacity(logits_rows),
             ropes: model.weights().rope_rows(config, ctx),
             row: vec![0.0; config.vocab_size as usize],
@@ -379,7 +378,8 @@ impl Engine {
         if self.slots.is_empty() {
             return Ok(());
         }
-        divide(&self.slots, &mut self.runs);
+        let kv_heads = self.model.config().n_kv_heads as usize;
+        self.units.divide(&self.slots, kv_heads, self.pool.workers());
         let cancellers = &self.cancellers;
         let pass = Pass {
             file: self.model.file(),
@@ -389,7 +389,7 @@ impl Engine {
             scratch: &self.scratch,
             cache: &self.cache,
             slots: &self.slots,
-            runs: &self.runs,
+            units: &self.units,
             slid: self.slots.iter().any(|slot| slot.slid.evicted > 0),
             requested: &self.requested,
             ropes: &self.ropes,

@@ -1,14 +1,19 @@
 //! Attention within a pass: store keys and values, then attend to the cache.
 //!
+//! An item is a KV head and a unit of the batch (see `units.rs`):
+//!
 //! ```text
-//! prefill:   item = KV head × 8 tokens, all spans of 512 positions, merged on the fly
-//! decode:    item = KV head × sequence × span, merged while packing the output projection's input
+//! all spans:  merges the spans of 512 positions on the fly, and stores outputs
+//! one span:   stores states, merged while packing the output projection's input
 //! ```
 //!
-//! When decoding one sequence with one span, an item is a KV head, as when storing keys and values, so
-//! both happen in the same phase.
+//! With a single unit, an item is a KV head, as when storing keys and values, so both happen in the same
+//! phase.
 //!
 //! All variants visit blocks and merge spans in order, so their results are bit-identical.
+
+use std::iter::repeat_n;
+use std::ops::Range;
 
 use nanoinfer_format::{Config, QkNorm};
 use nanoinfer_kernels::{
@@ -16,11 +21,12 @@ use nanoinfer_kernels::{
     StoreKv,
 };
 
-use super::batch::{Slot, Visible};
+use super::batch::{Slot, Visible, spans};
 use super::inputs::{Needs, Rows};
-use super::limits::ATTENTION_RUN;
+use super::limits::ATTENTION_ROWS;
 use super::profile::Stage;
 use super::scratch::Local;
+use super::units::Unit;
 use super::{Pass, gather};
 use crate::memory::{HeadMut, LayerSplit};
 use crate::model::weights::Norm;
@@ -88,28 +94,22 @@ impl Pass<'_> {
     }
 
     /// Whether a KV head is a single attention item, so that storing and attending can share a phase.
-    /// This requires one sequence and one span.
     pub(crate) fn attends_by_heads(&self) -> bool {
-        matches!(self.runs, [run] if run.spans == 1)
+        matches!(self.units.all(), [Unit { span: None, .. }])
     }
 
-    /// Stores keys and values, and computes the attention of the only run over its only span. An item is
-    /// a KV head. Produces partial states.
+    /// Stores keys and values, and computes the attention of the only unit. An item is a KV head.
     pub(crate) fn store_and_attend(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
-        let Some(run) = self.runs.first() else { return };
         let (qkv, cache) = (self.scratch.qkv.read(w), self.split_cache(w, layer));
         let (kv_heads, head) = (self.config.n_kv_heads as usize, self.config.head_padded());
-        let (_, column) = self.span_columns();
-        let out = self.scratch.spans.split(w, kv_heads * column, column);
+        let column = self.column();
+        let out = self.scratch.attention.split(w, kv_heads * column, column);
         for item in w.items(kv_heads) {
-            let (kv, mut cache) = (item.index(), cache.take(&item));
-            let unit = self.unit(qkv, kv);
-            self.store_head(w, &mut local.row, (layer, unit), &mut cache);
+            let (kv, mut cache, out) = (item.index(), cache.take(&item), out.take(&item).run());
+            self.store_head(w, &mut local.row, (layer, self.unit(qkv, kv)), &mut cache);
             local.profile.mark(Stage::Cache);
-            let part = Part { layer, kv, from: run.from, slots: self.slots };
-            self.pack_queries(w, local, part);
             let block = |index| cache.view(index, head);
-            self.attend_span(local, part, run.span(0), block, out.take(&item).run());
+            self.attend_all_spans(w, local, (layer, kv), 0..self.m(), &block, out);
             local.profile.mark(Stage::Attention);
         }
     }
@@ -140,59 +140,56 @@ impl Pass<'_> {
         Config::largest_value_rotation(self.config.head_dim) as usize
     }
 
-    /// Computes the attention of every token over the positions visible to it.
+    /// Computes the attention of every token over the positions visible to it. An item is a KV head and a
+    /// unit.
     pub(crate) fn attention(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
-        if self.runs.is_empty() {
-            self.attend_all_spans(w, local, layer);
-        } else {
-            self.attend_each_span(w, local, layer);
-        }
-    }
-
-    /// An item is a KV head and `ATTENTION_RUN` tokens. Produces outputs.
-    fn attend_all_spans(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
-        let (m, s) = (self.m(), self.scratch);
-        let (kv_heads, width) = (self.config.n_kv_heads as usize, self.group_width());
-        let runs = m.div_ceil(ATTENTION_RUN);
-        // Rounding up to whole runs makes all columns equally wide.
-        let column = ATTENTION_RUN * width;
-        let out = s.attn.split(w, kv_heads * runs * column, column);
-        for item in w.items(kv_heads * runs) {
-            let (kv, run) = (item.index() / runs, item.index() % runs);
-            let mut out = out.take(&item).run();
-            let mut from = run * ATTENTION_RUN;
-            let rows = &self.slots[from..m.min(from + ATTENTION_RUN)];
-            for slots in rows.chunk_by(|a, b| a.seq == b.seq) {
-                let (now, later) = out.split_at_mut(slots.len() * width);
-                self.merge_all(w, local, Part { layer, kv, from, slots }, now);
-                (from, out) = (from + slots.len(), later);
-            }
-        }
-    }
-
-    /// An item is a KV head, a run and a span. Produces partial states.
-    fn attend_each_span(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
-        let (spans, column) = self.span_columns();
-        let items = self.config.n_kv_heads as usize * spans;
-        let out = self.scratch.spans.split(w, items * column, column);
+        let (units, column) = (self.units.all(), self.column());
+        let items = self.config.n_kv_heads as usize * units.len();
+        let out = self.scratch.attention.split(w, items * column, column);
+        let mut packed = None;
         for item in w.items(items) {
-            let (kv, index) = (item.index() / spans, item.index() % spans);
-            let after = self.runs.partition_point(|r| r.first_span <= index);
-            let run = self.runs[after - 1];
-            let slots = &self.slots[run.from..][..run.n];
-            let part = Part { layer, kv, from: run.from, slots };
-            let n = self.pack_queries(w, local, part);
-            let states = &mut out.take(&item).run()[..n * self.state_len()];
-            let span = run.span(index - run.first_span);
-            self.attend_span(local, part, span, |block| self.kv_block(w, part, block), states);
+            let (kv, unit) = (item.index() / units.len(), units[item.index() % units.len()]);
+            let (rows, out) = (unit.from..unit.from + unit.n, out.take(&item).run());
+            let part = Part { layer, kv, from: unit.from, slots: &self.slots[rows.clone()] };
+            let block = |index| self.kv_block(w, part, index);
+            let Some(span) = unit.span else {
+                self.attend_all_spans(w, local, (layer, kv), rows, &block, out);
+                packed = None;
+                continue;
+            };
+            if !part.slots.iter().any(|slot| self.visible(layer, slot).in_span(span)) {
+                continue;
+            }
+            // A worker usually claims several spans of the same rows in succession.
+            if packed.replace((kv, unit.from)) != Some((kv, unit.from)) {
+                self.pack_queries(w, local, part);
+            }
+            let states = unit.n * self.config.group() * self.state_len();
+            self.attend_span(local, part, span, &block, &mut out[..states]);
         }
     }
 
-    /// The number of spans in all runs, and the length of one span's states.
-    fn span_columns(&self) -> (usize, usize) {
-        let spans = self.runs.iter().map(|r| r.spans).sum();
-        let tokens = self.runs.iter().map(|r| r.n).max().unwrap_or(0);
-        (spans, tokens * self.config.group() * self.state_len())
+    /// Computes the outputs of some rows for a KV head.
+    fn attend_all_spans<'k>(
+        &self,
+        w: &Worker<'_>,
+        local: &mut Local,
+        (layer, kv): (usize, usize),
+        rows: Range<usize>,
+        block_at: &impl Fn(usize) -> KvBlock<'k>,
+        mut out: &mut [f32],
+    ) {
+        let mut from = rows.start;
+        for slots in self.slots[rows].chunk_by(|a, b| a.seq == b.seq) {
+            let (now, later) = out.split_at_mut(slots.len() * self.group_width());
+            self.merge_all(w, local, Part { layer, kv, from, slots }, block_at, now);
+            (from, out) = (from + slots.len(), later);
+        }
+    }
+
+    /// Space for the results of a unit.
+    fn column(&self) -> usize {
+        self.units.longest() * self.config.group() * self.state_len()
     }
 
     fn state_len(&self) -> usize {
@@ -230,21 +227,24 @@ impl Pass<'_> {
     }
 
     /// Computes the outputs of a part by merging its spans in order.
-    fn merge_all(&self, w: &Worker<'_>, local: &mut Local, part: Part<'_>, out: &mut [f32]) {
-        let head = self.config.head_padded();
-        let group = self.config.group();
-        let len = self.state_len();
+    fn merge_all<'k>(
+        &self,
+        w: &Worker<'_>,
+        local: &mut Local,
+        part: Part<'_>,
+        block_at: &impl Fn(usize) -> KvBlock<'k>,
+        out: &mut [f32],
+    ) {
+        let (head, group, len) = (self.config.head_padded(), self.config.group(), self.state_len());
         let (layer, slots) = (part.layer, part.slots);
         let n = self.pack_queries(w, local, part);
         let visible =
-            |span: usize| slots.iter().any(|slot| self.visible(layer, slot).in_span(span));
-        let last = slots[slots.len() - 1].position / SPAN;
-        let (mut states, mut spans) =
+            |span: &usize| slots.iter().any(|slot| self.visible(layer, slot).in_span(*span));
+        let (mut states, mut next) =
             (std::mem::take(&mut local.states), std::mem::take(&mut local.spans));
-        for span in (0..=last).filter(|span| visible(*span)) {
-            let kv = |block| self.kv_block(w, part, block);
-            self.attend_span(local, part, span, kv, &mut spans[..n * len]);
-            let pairs = states.chunks_exact_mut(len).zip(spans[..n * len].chunks_exact(len));
+        for span in spans(slots, self.config.windows[layer] as usize).filter(visible) {
+            self.attend_span(local, part, span, block_at, &mut next[..n * len]);
+            let pairs = states.chunks_exact_mut(len).zip(next[..n * len].chunks_exact(len));
             for (query, (state, next)) in pairs.enumerate() {
                 self.merge(&self.visible(layer, &slots[query / group]), span, state, next);
             }
@@ -252,7 +252,7 @@ impl Pass<'_> {
         for (state, out) in states.chunks_exact(len).zip(out.chunks_exact_mut(head)) {
             self.kernels.finish_head(FinishHead { state, out });
         }
-        (local.states, local.spans) = (states, spans);
+        (local.states, local.spans) = (states, next);
     }
 
     /// Merges the state of a span, `next`, into that of the previous spans if any position of the span is
@@ -278,7 +278,7 @@ impl Pass<'_> {
         local: &Local,
         part: Part<'_>,
         span: usize,
-        kv: impl Fn(usize) -> KvBlock<'k>,
+        block_at: &impl Fn(usize) -> KvBlock<'k>,
         states: &mut [f32],
     ) {
         let (head, tile) = (self.config.head_padded(), self.kernels.tile());
@@ -290,21 +290,25 @@ impl Pass<'_> {
         let end = ((span + 1) * SPAN).min(last.position + 1);
         for block in span * SPAN / BLOCK..end.div_ceil(BLOCK) {
             let start = block * BLOCK;
-            let in_block = |slot: &Slot| self.visible(layer, slot).in_block(start);
-            if slots.iter().map(in_block).all(|(from, to)| from == to) {
+            let mut seen = [(0, 0); ATTENTION_ROWS];
+            for (seen, slot) in seen.iter_mut().zip(slots) {
+                *seen = self.visible(layer, slot).in_block(start);
+            }
+            if seen.iter().all(|(from, to)| from == to) {
                 continue;
             }
+            let mut seen = seen.into_iter().flat_map(|range| repeat_n(range, group));
             // For a token before the slide, both sets of angles are the same.
             let pinned = last.slid.evicted > 0 && start < last.slid.pinned;
             let queries = if pinned { &local.pinned_queries } else { &local.queries };
             let queries = queries.packed(n, head);
-            let block = kv(self.cache.block(last.seq, block));
+            let block = block_at(self.cache.block(last.seq, block));
             for (i, states) in states.chunks_mut(tile * len).enumerate() {
                 let from = i * tile;
                 let mut visible = [(0, 0); MAX_TILE];
                 let visible = &mut visible[..states.len() / len];
-                for (query, v) in (from..).zip(visible.iter_mut()) {
-                    *v = in_block(&slots[query / group]);
+                for (visible, seen) in visible.iter_mut().zip(&mut seen) {
+                    *visible = seen;
                 }
                 self.kernels.attend(AttendBlock {
                     queries,
@@ -347,32 +351,35 @@ impl Pass<'_> {
     fn attention_output(
         &self,
         w: &Worker<'_>,
-        state: &mut [f32],
+        states: &mut [f32],
         (layer, token): (usize, usize),
         out: &mut [f32],
     ) {
-        let (width, kv_heads) = (self.group_width(), self.config.n_kv_heads as usize);
-        let Some(run) = self.runs.iter().find(|r| (r.from..r.from + r.n).contains(&token)) else {
-            let stride = self.m().next_multiple_of(ATTENTION_RUN) * width;
-            let attn = self.scratch.attn.read(w);
-            for (kv, heads) in out.chunks_exact_mut(width).take(kv_heads).enumerate() {
-                heads.copy_from_slice(&attn[kv * stride + token * width..][..width]);
-            }
-            return;
-        };
-        let head = self.config.head_padded();
-        let group = self.config.group();
-        let len = self.state_len();
-        let (spans, column) = self.span_columns();
+        let (head, group, len) = (self.config.head_padded(), self.config.group(), self.state_len());
+        let (width, column) = (self.group_width(), self.column());
+        let states = &mut states[..group * len];
+        let all = self.scratch.attention.read(w);
         let visible = self.visible(layer, &self.slots[token]);
-        let states = self.scratch.spans.read(w);
-        for (query, out) in out.chunks_exact_mut(head).take(kv_heads * group).enumerate() {
-            let (kv, at) = (query / group, (token - run.from) * group + query % group);
-            for span in 0..run.spans {
-                let from = (kv * spans + run.first_span + span) * column + at * len;
-                self.merge(&visible, run.span(span), &mut state[..len], &states[from..][..len]);
+        let (first, units) = self.units.of(token);
+        let kv_heads = self.config.n_kv_heads as usize;
+        for (kv, heads) in out.chunks_exact_mut(width).take(kv_heads).enumerate() {
+            let results = &all[(kv * self.units.all().len() + first) * column..];
+            for (unit, results) in units.iter().zip(results.chunks_exact(column)) {
+                let row = token - unit.from;
+                let Some(span) = unit.span else {
+                    heads.copy_from_slice(&results[row * width..][..width]);
+                    continue;
+                };
+                let next = results[row * group * len..].chunks_exact(len);
+                for (state, next) in states.chunks_exact_mut(len).zip(next) {
+                    self.merge(&visible, span, state, next);
+                }
             }
-            self.kernels.finish_head(FinishHead { state: &state[..len], out });
+            if units.iter().any(|unit| unit.span.is_some()) {
+                for (state, out) in states.chunks_exact(len).zip(heads.chunks_exact_mut(head)) {
+                    self.kernels.finish_head(FinishHead { state, out });
+                }
+            }
         }
     }
 }

@@ -1,10 +1,9 @@
-//! The tokens of a pass, their split for attention, and the positions visible to each.
+//! The tokens of a pass, and the positions visible to each.
 
 use std::ops::Range;
 
 use nanoinfer_kernels::{BLOCK, SPAN};
 
-use super::limits::MAX_SPLIT;
 use crate::memory::{SeqId, Slid};
 
 /// One token of a batch.
@@ -14,45 +13,6 @@ pub(crate) struct Slot {
     pub position: usize,
     pub seq: SeqId,
     pub slid: Slid,
-}
-
-/// Consecutive tokens of one sequence in a batch.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Run {
-    /// First batch row.
-    pub from: usize,
-    /// Number of rows.
-    pub n: usize,
-    /// Number of visible spans: the first spans and, if the context has slid, the last ones.
-    pub spans: usize,
-    /// Number of spans before the gap, and in the gap.
-    gap: (usize, usize),
-    /// Number of spans in all previous runs.
-    pub first_span: usize,
-}
-
-/// Splits a batch into runs for decoding; no runs if it is too large to split attention by spans.
-pub(crate) fn divide(slots: &[Slot], runs: &mut Vec<Run>) {
-    runs.clear();
-    if slots.len() > MAX_SPLIT {
-        return;
-    }
-    let (mut from, mut first_span) = (0, 0);
-    for rows in slots.chunk_by(|a, b| a.seq == b.seq) {
-        let (first, last) = (rows[0].slid, rows[rows.len() - 1]);
-        let before = last.slid.pinned.div_ceil(SPAN);
-        let gap = ((first.pinned + first.evicted) / SPAN).saturating_sub(before);
-        let spans = (last.position + 1).div_ceil(SPAN) - gap;
-        runs.push(Run { from, n: rows.len(), spans, gap: (before, gap), first_span });
-        (from, first_span) = (from + rows.len(), first_span + spans);
-    }
-}
-
-impl Run {
-    /// The span number of the run's `index`-th visible span.
-    pub(crate) fn span(&self, index: usize) -> usize {
-        if index < self.gap.0 { index } else { index + self.gap.1 }
-    }
 }
 
 /// Positions visible to a token: the pinned ones, if the context has slid, and the recent ones.
@@ -92,4 +52,23 @@ impl Visible {
     pub(crate) fn first_span(&self) -> usize {
         if self.pinned.is_empty() { self.recent.start / SPAN } else { self.pinned.start / SPAN }
     }
+
+    /// Number of positions.
+    pub(crate) fn len(&self) -> usize {
+        self.pinned.len() + self.recent.len()
+    }
+}
+
+/// The spans visible to any of these rows of a sequence, in order, and possibly a few others.
+pub(crate) fn spans(rows: &[Slot], window: usize) -> impl Iterator<Item = usize> {
+    let visible = |row| Visible::new(row, window);
+    let start = rows.iter().map(|row| visible(row).first_span()).min().unwrap_or(0);
+    let end = rows.last().map_or(0, |row| row.position / SPAN + 1);
+    // What is evicted for the first row, is evicted for all.
+    let first = rows.first().map(visible).filter(|first| !first.pinned.is_empty());
+    let (pause, resume) = first.map_or((end, end), |first| {
+        let pause = first.pinned.end.div_ceil(SPAN);
+        (pause, pause.max(first.recent.start / SPAN))
+    });
+    (start..pause).chain(resume..end)
 }

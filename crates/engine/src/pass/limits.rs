@@ -4,10 +4,10 @@ use nanoinfer_kernels::LANES;
 
 /// Maximum number of tokens in a pass: prefill streams the weights once for each such batch.
 pub(crate) const MAX_TOKENS: usize = 256;
-/// Maximum number of tokens in a pass with attention split by spans, as in decoding and verification.
-pub(crate) const MAX_SPLIT: usize = 8;
-/// Tokens per attention item in a larger pass.
-pub(crate) const ATTENTION_RUN: usize = 8;
+/// Maximum number of tokens in an item of attention. They share each read of the cache.
+pub(crate) const ATTENTION_ROWS: usize = 8;
+/// Number of tokens with a full context whose attention can be divided by spans.
+pub(crate) const DEEP_ROWS: usize = 8;
 
 /// Number of panels per item: small enough that every worker gets several items, large enough that an
 /// item is worth claiming. The number is even, since kernels process pairs of panels. It is rounded down,

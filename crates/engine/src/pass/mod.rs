@@ -5,7 +5,8 @@
 //!   embed · norm · product · attend · experts · observe      the steps: methods of `Pass`, defined here
 //! batch      the tokens of a pass, and the positions visible to each
 //! inputs     packed inputs of products             routing   tokens by expert
-//! scratch    every buffer, described once          limits    sizes that bound a pass
+//! units      the division of attention             limits    sizes that bound a pass
+//! scratch    every buffer, described once
 //! profile    time per stage                        part      part of the model to run, and its observer
 //! ```
 
@@ -23,6 +24,7 @@ mod product;
 mod profile;
 mod routing;
 mod scratch;
+mod units;
 
 use std::ops::Range;
 
@@ -32,14 +34,15 @@ use nanoinfer_kernels::{Activation, Kernels, LANES, TOKENS};
 use crate::memory::Cache;
 use crate::model::weights::Weights;
 use crate::pool::Worker;
+pub(crate) use batch::Slot;
 use batch::Visible;
-pub(crate) use batch::{Run, Slot, divide};
 use inputs::{Input, OwnInputs, Rows, Tile};
-pub(crate) use limits::{MAX_SPLIT, MAX_TOKENS};
+pub(crate) use limits::MAX_TOKENS;
 pub use part::Observed;
 pub(crate) use part::Part;
 pub use profile::{Profile, Stage};
 pub(crate) use scratch::{InputNeeds, Local, Scratch, ScratchSizes};
+pub(crate) use units::Units;
 
 /// The state of a pass, shared by all workers: read-only except for the phase-checked buffers. The
 /// steps are methods in sibling files.
@@ -52,8 +55,8 @@ pub(crate) struct Pass<'a> {
     pub cache: &'a Cache,
     /// The batch; tokens of one sequence are in order of position.
     pub slots: &'a [Slot],
-    /// The runs of the batch if attention is split by spans (see `attend.rs`), else empty.
-    pub runs: &'a [Run],
+    /// The division of the batch for attention.
+    pub units: &'a Units,
     /// Whether the context has slid for any token, so that pinned positions need different angles.
     pub slid: bool,
     /// Batch rows that request logits, ascending.

@@ -7,7 +7,7 @@ use nanoinfer_format::{Config, Experts, Quant};
 use nanoinfer_kernels::{AttendBlock, GROUP, Queries, QueriesMut, SPAN, decoded_panel_bytes};
 
 use super::inputs::{Needs, OwnInputs, SharedInputs};
-use super::limits::{ATTENTION_RUN, MAX_SPLIT, MAX_TOKENS};
+use super::limits::{ATTENTION_ROWS, DEEP_ROWS, MAX_TOKENS};
 use super::profile::{Profile, Stage};
 use super::routing::{ExpertScratch, Routing};
 use crate::memory::KvType;
@@ -96,9 +96,10 @@ pub(crate) struct Scratch {
     pub inputs: SharedInputs, // of QKV, O, gate/up and the head, for more than 16 tokens
     pub hidden: SharedInputs, // of down
     pub experts: ExpertScratch,
-    pub qkv: Shared<f32>,    // [kv heads][(group + 2)·head/16][m][16]
-    pub attn: Shared<f32>,   // prefill: attention outputs [kv heads][m][group·head]
-    pub spans: Shared<f32>,  // decode: attention states [kv heads][spans][queries][16 + head]
+    pub qkv: Shared<f32>, // [kv heads][(group + 2)·head/16][m][16]
+    /// [kv heads][units][longest unit·group·(16 + head)]: outputs [rows][group·head], or states of a span
+    /// [rows][group][16 + head]
+    pub attention: Shared<f32>,
     pub logits: Shared<f32>, // [vocab/16][logits_rows][16]
 }
 
@@ -192,14 +193,16 @@ impl ScratchSizes<'_> {
         self.config.ropes.len() * self.config.rotary_dim as usize / 2
     }
 
-    /// Length of `spans`: `r` sequences in `MAX_SPLIT` rows have at most `MAX_SPLIT - r + 1` rows
-    /// each, and a column is as wide as the longest of them.
-    fn span_values(&self) -> usize {
+    /// Number of rows for whose attention there is space: those of a whole pass, or some divided by spans.
+    pub(crate) fn attention_rows(&self) -> usize {
+        DEEP_ROWS.saturating_mul(self.ctx.div_ceil(SPAN)).saturating_add(MAX_TOKENS)
+    }
+
+    /// Length of `attention`.
+    fn attention_values(&self) -> usize {
         let c = self.config;
-        let columns = (1..=MAX_SPLIT).map(|r| r * (MAX_SPLIT - r + 1)).max().unwrap_or(0);
-        let heads = c.n_kv_heads as usize * c.group();
-        let column = heads * AttendBlock::state_len(c.head_padded());
-        (columns * column).saturating_mul(self.ctx.div_ceil(SPAN))
+        let row = c.n_kv_heads as usize * c.group() * AttendBlock::state_len(c.head_padded());
+        self.attention_rows().saturating_mul(row)
     }
 }
 
@@ -220,8 +223,7 @@ impl Scratch {
             hidden: SharedInputs::new(b, needs.hidden, m, c.d_ff_padded()),
             experts: ExpertScratch::new(b, c, needs.expert_hidden),
             qkv: b.shared(m * c.qkv_rows()),
-            attn: b.shared(m * c.n_kv_heads as usize * c.group() * c.head_padded()),
-            spans: b.shared(sizes.span_values()),
+            attention: b.shared(sizes.attention_values()),
             logits: b.shared(sizes.logits_rows * c.vocab_padded()),
         }
     }
@@ -231,7 +233,7 @@ impl Local {
     pub(crate) fn new(b: &mut Buffers<'_>, sizes: &ScratchSizes<'_>) -> Self {
         let ScratchSizes { config: c, needs, kv, .. } = *sizes;
         let (head, width) = (c.head_padded(), c.d_model_padded().max(c.attn_out_inputs()));
-        let queries = ATTENTION_RUN.max(MAX_SPLIT) * c.group();
+        let queries = ATTENTION_ROWS * c.group();
         let states = queries * AttendBlock::state_len(head);
         let experts = needs.expert_stream.or(needs.expert_hidden);
         Self {

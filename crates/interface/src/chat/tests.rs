@@ -495,8 +495,8 @@ fn figures_agree_with_the_engine_over_five_turns() {
         }
         app.pane = super::app::Pane::Details;
         let details = app.telemetry.details.clone().unwrap();
-        // For up to 8 tokens, the attention step stores the keys and values; for more, a separate
-        // step does. The first pass over a prompt samples nothing.
+        // Keys and values are stored by the attention step or, if it has several items per KV head, by a
+        // separate step. The first pass over a prompt samples nothing.
         let all_timed = |details: &Details, except| {
             let mut steps = Stage::ALL.iter().zip(&details.steps);
             steps.all(|(step, time)| *step == except || !time.is_zero())
