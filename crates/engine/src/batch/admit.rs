@@ -56,21 +56,19 @@ impl Batch {
     }
 
     /// Whether there is room for a waiting request.
-    fn fits(&mut self, at: usize) -> Result<bool, Error> {
+    fn fits(&self, at: usize) -> Result<bool, Error> {
         if self.running.len() == self.slots {
             return Ok(false);
         }
         if self.running.is_empty() {
             return Ok(true); // nobody can make more room
         }
-        let (work, engine) = (&self.waiting[at].1, &mut self.engines.target);
-        // What is shared with running requests takes no room; what is only cached does.
-        let seq = engine.open()?;
-        let cached = engine.share(seq, work.tokens())? / BLOCK;
-        let unused = engine.kv_blocks().1;
-        engine.close(seq)?;
-        let needed = self.blocks_of(work).saturating_sub(cached);
-        Ok(needed + self.set_aside()? <= unused)
+        // What running requests hold takes no room; what is only cached does. The last token is always
+        // processed again, and its block copied.
+        let work = &self.waiting[at].1;
+        let (_, before) = work.tokens().split_last().ok_or(Error::EmptyPrompt)?;
+        let needed = self.blocks_of(work).saturating_sub(self.engine().held_blocks(before)?);
+        Ok(needed + self.set_aside()? <= self.engine().kv_blocks().1)
     }
 
     fn blocks_of(&self, work: &Work) -> usize {

@@ -421,15 +421,17 @@ impl Cache {
     /// Finds the blocks in the tree that continue the first `begun` blocks of `tokens`.
     fn find_blocks(&mut self, tokens: &[u32], begun: usize) {
         self.found.clear();
-        let mut parent = None;
-        let parts = tokens.chunks_exact(BLOCK).take(self.ctx / BLOCK);
-        for (index, tokens) in parts.enumerate() {
-            let Some(block) = self.tree.child(parent, tokens) else { return };
-            if index >= begun {
-                self.found.push(block);
-            }
-            parent = Some(block);
-        }
+        self.found.extend(self.tree.path(self.shareable(tokens)).skip(begun));
+    }
+
+    /// The part of `tokens` that can be found in the tree.
+    fn shareable<'t>(&self, tokens: &'t [u32]) -> &'t [u32] {
+        &tokens[..tokens.len().min(self.ctx / BLOCK * BLOCK)]
+    }
+
+    /// Number of full blocks at the beginning of `tokens` that sequences hold.
+    pub(crate) fn held_blocks(&self, tokens: &[u32]) -> usize {
+        self.tree.held(self.shareable(tokens))
     }
 
     /// Where the most similar known context differs from `tokens`, see [`Tree::difference`].
