@@ -30,6 +30,21 @@ impl Batch {
         Ok(())
     }
 
+    /// Checks that one more request of a key may wait.
+    pub(super) fn check_queue(&self, key: u64) -> Result<(), Error> {
+        let waiting = self.load().waiting;
+        if waiting >= self.options.queue {
+            return Err(Error::QueueFull { waiting });
+        }
+        let new = |(job, work): &&(Job, Work)| job.key == key && matches!(work, Work::New(_));
+        let waiting = self.waiting.iter().filter(new).count();
+        let free = self.slots - self.running.len();
+        if waiting >= self.options.queue_per_key.saturating_add(free) {
+            return Err(Error::KeyQueueFull { waiting });
+        }
+        Ok(())
+    }
+
     /// The urgency of a waiting request: its class, one higher for each `aging_ms` in which the class got
     /// no time.
     fn rank(&self, job: &Job) -> i64 {

@@ -48,13 +48,16 @@ pub struct BatchOptions {
     pub pass_ms: f64,
     /// Maximum number of requests that wait.
     pub queue: usize,
+    /// Maximum number of requests with the same [`Request::key`] that wait, besides as many as could run
+    /// beside the running ones.
+    pub queue_per_key: usize,
     /// Milliseconds without a pass that make a [`Class`] as urgent as the next one.
     pub aging_ms: f64,
 }
 
 impl Default for BatchOptions {
     fn default() -> Self {
-        Self { pass_ms: 150.0, queue: 256, aging_ms: 10_000.0 }
+        Self { pass_ms: 150.0, queue: 256, queue_per_key: 16, aging_ms: 10_000.0 }
     }
 }
 
@@ -204,7 +207,7 @@ impl Batch {
     ///
     /// # Errors
     /// The prompt is empty, does not fit into the context or the cache, or has a token outside the
-    /// vocabulary; or too many requests are waiting.
+    /// vocabulary; or too many requests are waiting, in all or of this key.
     pub fn submit(&mut self, mut request: Request) -> Result<RequestId, Error> {
         let config = self.engine().model().config();
         let (vocab, trained) = (config.vocab_size, config.context_length as usize);
@@ -219,10 +222,7 @@ impl Batch {
         if tokens > ctx {
             return Err(Error::Prompt { tokens, ctx, trained });
         }
-        let waiting = self.load().waiting;
-        if waiting >= self.options.queue {
-            return Err(Error::QueueFull { waiting });
-        }
+        self.check_queue(request.key)?;
         let id = RequestId(self.next_id);
         self.next_id += 1;
         self.accounts.join(request.key);
