@@ -21,6 +21,12 @@ impl Batch {
     /// requests are not passed over forever.
     pub(super) fn admit(&mut self) -> Result<(), Error> {
         while let Some(at) = self.next_in_line() {
+            if !self.fits(at)? && self.victim_for(&self.waiting[at].0).is_none() {
+                return Ok(());
+            }
+            if self.recall(at)? {
+                continue;
+            }
             while !self.fits(at)? {
                 let Some(victim) = self.victim_for(&self.waiting[at].0) else { return Ok(()) };
                 self.park(victim)?;
@@ -66,7 +72,7 @@ impl Batch {
                 .then(a.id.cmp(&b.id))
         };
         let jobs = self.waiting.iter().map(|(job, _)| job).enumerate();
-        let jobs = jobs.filter(|(_, job)| !job.paused);
+        let jobs = jobs.filter(|(_, job)| !job.paused && !self.is_recalling(job));
         jobs.min_by(|(_, a), (_, b)| before(a, b)).map(|(at, _)| at)
     }
 

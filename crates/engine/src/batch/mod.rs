@@ -13,10 +13,11 @@
 //!
 //! This file has the state and the requests. `admit`, `plan`, `drafts` and `step` are a step of the batch; `cost`
 //! predicts the time of a pass, `fair` accounts for it, `events` holds the results. `seams` keeps the tokens
-//! of answers for the next turn of a conversation.
+//! of answers for the next turn of a conversation; `disk` writes contexts to a store and reads them.
 
 mod admit;
 mod cost;
+mod disk;
 mod drafts;
 mod events;
 mod fair;
@@ -29,8 +30,9 @@ use std::fmt;
 
 use nanoinfer_kernels::BLOCK;
 
+use crate::prefix::Disk;
 use crate::sequence::check_bias;
-use crate::{BatchToken, Canceller, Engine, Engines, Error, Overflow, PrefixStore, Sequence};
+use crate::{BatchToken, Canceller, Engine, Engines, Error, Overflow, Sequence};
 use cost::CostModel;
 pub use cost::PassCosts;
 use events::EventBuffer;
@@ -129,6 +131,7 @@ pub struct Batch {
     forward_ms: f64,
     events: EventBuffer,
     seams: Seams,
+    disk: Option<Disk>,
     notes: Vec<String>,
     admissions: u64,
     preemptions: u64,
@@ -162,6 +165,7 @@ impl Batch {
             ),
             forward_ms: 0.0,
             seams: Seams::default(),
+            disk: None,
             notes: Vec::new(),
             admissions: 0,
             preemptions: 0,
@@ -180,12 +184,8 @@ impl Batch {
         self.seams.clone()
     }
 
-    /// Sets the store in which prompts are looked up.
-    pub fn set_store(&mut self, store: Option<PrefixStore>) {
-        self.engines.store = store;
-    }
-
-    /// Returns and clears the notes since the last call: why a stored prompt could not be used.
+    /// Returns and clears the notes since the last call: why a stored prompt could not be used, or a context
+    /// not be stored.
     pub fn take_notes(&mut self) -> Vec<String> {
         std::mem::take(&mut self.notes)
     }
@@ -238,6 +238,7 @@ impl Batch {
             canceller: Canceller::default(),
             chat: request.chat.take(),
             paused: false,
+            recalled: false,
             blocks: 0,
             starved: 0,
             leader: None,
@@ -287,9 +288,10 @@ impl Batch {
         self.sequences[i].is_prefilling() && !self.running[i].paused
     }
 
-    /// Whether there is nothing to do.
+    /// Whether there is nothing to do, for requests or with the store.
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.running.is_empty()
+        let stored = self.disk.as_ref().is_none_or(Disk::is_idle);
+        self.waiting.is_empty() && self.running.is_empty() && stored
     }
 
     /// What the batch is doing.

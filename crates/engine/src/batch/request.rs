@@ -96,6 +96,8 @@ pub(super) struct Job {
     pub chat: Option<ChatText>,
     /// Whether it is left out of passes.
     pub paused: bool,
+    /// Whether the disk was asked for its prompt.
+    pub recalled: bool,
     /// Number of blocks for which it was admitted.
     pub blocks: usize,
     /// Number of successive passes in which its prompt made no progress.

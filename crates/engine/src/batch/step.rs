@@ -18,9 +18,12 @@ impl Batch {
         self.events.clear();
         self.drop_cancelled()?;
         self.finish()?;
+        self.exchange(false)?;
         self.admit()?;
         self.plan()?;
-        if !self.batch.is_empty() {
+        if self.batch.is_empty() {
+            self.exchange(true)?;
+        } else {
             self.run_pass()?;
         }
         self.finish()?;
@@ -82,6 +85,7 @@ impl Batch {
                 let (text, tokens) = sequence.answered();
                 self.seams.record(chat, text, tokens);
             }
+            self.keep(&job, sequence.tokens())?;
             sequence.close(&mut self.engines)?;
         }
         Ok(())

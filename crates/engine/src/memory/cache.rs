@@ -58,12 +58,12 @@ pub(crate) struct Cache {
     overflow: Overflow,
     /// Number of blocks a sequence can hold: its context and, if that slides, the blocks a pass can add.
     per_sequence: usize,
-    kv_heads: usize,
-    head: usize,
+    pub(super) kv_heads: usize,
+    pub(super) head: usize,
     /// Blocks without reusable content.
-    free: Vec<u32>,
+    pub(super) free: Vec<u32>,
     readers: Vec<u32>, // per block, the number of sequences that hold it
-    tree: Tree,
+    pub(super) tree: Tree,
     sequences: Vec<Sequence>,
     found: Vec<u32>, // blocks found by `share`
 }
@@ -425,7 +425,7 @@ impl Cache {
     }
 
     /// The part of `tokens` that can be found in the tree.
-    fn shareable<'t>(&self, tokens: &'t [u32]) -> &'t [u32] {
+    pub(super) fn shareable<'t>(&self, tokens: &'t [u32]) -> &'t [u32] {
         &tokens[..tokens.len().min(self.ctx / BLOCK * BLOCK)]
     }
 
