@@ -354,6 +354,36 @@ fn background_requests_run_in_what_is_left_but_do_run() {
     answers.finish(&mut batch);
 }
 
+/// Texts that are easy to predict: later requests draft more from the beginning, so they need fewer passes.
+#[test]
+fn a_new_answer_knows_how_drafts_went_before() {
+    let model = llama();
+    let (mut batch, mut alone) = (batch(&model, 4, 40), Alone::new(&model, Overflow::Stop));
+    let mut wave = |token: u32| -> (usize, usize) {
+        let (mut answers, mut passes) = (Answers::default(), 0);
+        let requests: Vec<Request> = (0..4)
+            .map(|i| {
+                let mut request = request(ids(10 + i, token + i as u32), 10);
+                request.options.logit_bias = vec![(token, 1000.0)];
+                request.options.drafting = Drafting::default();
+                request
+            })
+            .collect();
+        let sent: Vec<_> = requests.iter().map(|r| batch.submit(r.clone()).unwrap()).collect();
+        while !batch.is_idle() {
+            answers.step(&mut batch);
+            passes += 1;
+        }
+        for (request, id) in requests.iter().zip(&sent) {
+            assert_eq!(answers.of(*id).tokens, alone.answer(request).0);
+        }
+        let drafted = sent.iter().map(|id| answers.of(*id).stats.drafts.lookup.drafted);
+        (drafted.sum(), passes)
+    };
+    let (first, second) = (wave(100), wave(200));
+    assert!(second.0 > first.0 && second.1 < first.1, "{first:?} {second:?}");
+}
+
 #[test]
 fn answers_in_company_are_drafted_from_their_context() {
     let model = llama();

@@ -149,6 +149,10 @@ impl Batch {
         let mut sequence = match work {
             Work::New(request) => {
                 let mut sequence = Sequence::open_for(engines, request.tokens(limit))?;
+                for other in &mut self.sequences {
+                    self.drafts.add(other.take_outcomes());
+                }
+                sequence.expect_drafts(&self.drafts);
                 sequence.prompt_tokens(engines, &request.prompt)?;
                 sequence.set_answer_follows(request.answer_follows);
                 sequence.start(engines, request.options)?;

@@ -32,6 +32,7 @@ use nanoinfer_kernels::BLOCK;
 
 use crate::prefix::Disk;
 use crate::sequence::check_bias;
+use crate::speculate::Experience;
 use crate::{BatchToken, Canceller, Engine, Engines, Error, Overflow, Sequence};
 use cost::CostModel;
 pub use cost::PassCosts;
@@ -131,6 +132,8 @@ pub struct Batch {
     forward_ms: f64,
     events: EventBuffer,
     seams: Seams,
+    /// What its requests have learned about drafts.
+    drafts: Experience,
     disk: Option<Disk>,
     notes: Vec<String>,
     admissions: u64,
@@ -165,6 +168,7 @@ impl Batch {
             ),
             forward_ms: 0.0,
             seams: Seams::default(),
+            drafts: Experience::default(),
             disk: None,
             notes: Vec::new(),
             admissions: 0,

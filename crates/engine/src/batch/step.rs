@@ -85,6 +85,7 @@ impl Batch {
                 let (text, tokens) = sequence.answered();
                 self.seams.record(chat, text, tokens);
             }
+            self.drafts.add(sequence.take_outcomes());
             self.keep(&job, sequence.tokens())?;
             sequence.close(&mut self.engines)?;
         }
