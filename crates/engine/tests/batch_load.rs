@@ -15,16 +15,6 @@ use nanoinfer_engine::{
     Batch, Class, Drafting, FinishReason, Message, Model, Overflow, Request, Sampling,
 };
 
-/// A linear congruential generator: numbers below `n`.
-struct Random(u32);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (self.0 >> 8) as usize % n
-    }
-}
-
 /// How often, and how long answers are.
 struct Scale {
     model: Arc<Model>,
@@ -62,7 +52,8 @@ fn cancellations_beside_streams(Scale { model, n, tokens }: Scale) {
         while sent.iter().any(|id| answers.0.get(id).is_none_or(|a| a.ended.is_none())) {
             let other = request(ids(1 + random.below(200), 50 + cancelled as u32 % 7), 30);
             let id = batch.submit(other).unwrap();
-            (0..random.below(12)).for_each(|_| drop(answers.step(&mut batch)));
+            let most = [3, 12][cancelled % 2]; // a prompt takes up to four passes
+            (0..random.below(most)).for_each(|_| drop(answers.step(&mut batch)));
             let phase = answers.0.get(&id).map_or("waiting", |a| match a.ended {
                 None if a.tokens.is_empty() => "prefilling",
                 None => "decoding",
@@ -256,7 +247,9 @@ fn distinct_prompts(n: usize) {
     for i in 0..n {
         let mut prompt = ids(100, 0);
         prompt[..3].copy_from_slice(&[i, i / 300, i / 90_000].map(|x| (x % 300) as u32));
-        batch.submit(request(prompt, 3)).unwrap();
+        let mut request = request(prompt, 3);
+        request.options.ignore_eos = true;
+        batch.submit(request).unwrap();
         while batch.load().waiting > 20 {
             answers.step(&mut batch);
         }

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use harness::*;
-use nanoinfer_engine::{Batch, Message, Model, Overflow, PrefixStore, Request};
+use nanoinfer_engine::{
+    Batch, Class, FinishReason, Message, Model, Overflow, PrefixStore, Request,
+};
 
 const LIMIT: u64 = 1 << 30;
 /// More than is worth storing, in whole blocks and a part of one.
@@ -183,6 +185,45 @@ fn damaged_files_change_no_answer() {
         }
         assert!(batch.take_notes().is_empty());
     }
+}
+
+/// Requests that share beginnings come, leave and preempt each other, in a small cache above a small store,
+/// with restarts.
+#[test]
+fn random_requests_across_restarts_get_the_answers_they_get_alone() {
+    let (model, folder) = (llama(), tempfile::tempdir().unwrap());
+    answer(&mut stored(&model, folder.path(), LIMIT), &long(1));
+    let one = fs::metadata(&files(folder.path())[0]).unwrap().len();
+    let (mut alone, mut random) = (Alone::new(&model, Overflow::Stop), Random(11));
+    let mut reused = 0;
+    for _ in 0..4 {
+        let mut batch = stored(&model, folder.path(), 3 * one);
+        let (mut answers, mut sent) = (Answers::default(), Vec::new());
+        for i in 0..16 {
+            let seed = random.below(5) as u32;
+            let mut request = request(ids(100 + random.below(500), seed), 6);
+            request.class = [Class::Interactive, Class::Background][random.below(2)];
+            let id = batch.submit(request.clone()).unwrap();
+            (0..random.below(8)).for_each(|_| drop(answers.step(&mut batch)));
+            if i % 5 == 0 {
+                batch.cancel(id);
+            }
+            sent.push((id, request));
+        }
+        answers.finish(&mut batch);
+        for (id, request) in &sent {
+            let (got, want) = (answers.of(*id), alone.answer(request).0);
+            if got.ended == Some(FinishReason::Cancelled) {
+                assert!(want.starts_with(&got.tokens));
+            } else {
+                assert_eq!(got.tokens, want);
+            }
+            reused += got.stats.reused_tokens;
+        }
+        assert!(batch.take_notes().is_empty());
+        assert_eq!(batch.engine().kv_blocks(), (32, 32));
+    }
+    assert!(reused > 0);
 }
 
 #[test]

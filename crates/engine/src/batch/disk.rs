@@ -14,7 +14,7 @@ const WORTH_WRITING: usize = 512;
 
 impl Batch {
     /// Sets the store in which prompts are looked up, and to which contexts are written: long ones, and those
-    /// that end with an answer to a conversation. Entries that other processes write later are not seen.
+    /// that end with an answer to a conversation, unless they exceed its limit. Entries that other processes write later are not seen.
     ///
     /// Neither delays anybody but the request whose prompt is being read: files are read and written by other
     /// threads, and [`Self::step`] only copies blocks. [`Self::is_idle`] includes what remains to be written.

@@ -108,6 +108,16 @@ pub(crate) fn token(id: u32, logprob: f32, top: &[TokenLogprob]) -> Token {
     (id, [logprob.to_bits()].into_iter().chain(top).collect())
 }
 
+/// A linear congruential generator: numbers below `n`.
+pub(crate) struct Random(pub u32);
+
+impl Random {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (self.0 >> 8) as usize % n
+    }
+}
+
 /// What came of a request.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Answer {
