@@ -4,6 +4,7 @@
 //! cargo run --release -p nanoinfer-engine --example serving -- stall MODEL [PROMPT [PASS_MS]]
 //! … -- streams MODEL [N,N,…]      tokens per second together while all of N streams decode
 //! … -- overhead MODEL [N]         time of a step outside the forward pass
+//! … -- store MODEL [PROMPT]       gaps of a stream while the context of another is written and read
 //! ```
 //!
 //! `MODEL` is a `.nano` file, or a shape with an encoding, such as `tinyllama-1.1b:q8`, which is filled with
@@ -11,11 +12,14 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nanoinfer_engine::{
-    Batch, BatchOptions, Drafting, Engine, EngineOptions, Event, GenerateOptions, Model, Request,
-    RequestId, Sampling,
+    Batch, BatchOptions, Drafting, Engine, EngineOptions, Event, GenerateOptions, Model,
+    PrefixStore, Request, RequestId, Sampling,
 };
 use nanoinfer_format::Quant;
 use nanoinfer_packer::synthetic::{Shape, build};
@@ -177,6 +181,80 @@ fn overhead(model: &str, n: usize) -> Result<()> {
     Ok(())
 }
 
+/// A batch with a store in `folder`, and a stream that has begun.
+fn beside_a_stream(model: &Arc<Model>, prompt: usize, folder: &Path) -> Result<(Batch, RequestId)> {
+    let options =
+        EngineOptions { ctx: Some(prompt + 64), sequences: 4, ..EngineOptions::default() };
+    let mut batch = Batch::new(Engine::new(Arc::clone(model), &options)?, BatchOptions::default());
+    batch.set_store(Some(PrefixStore::open(folder, 8 << 30)?));
+    let stream = batch.submit(request(16, 9, model.config().vocab_size))?;
+    let mut tokens = 0;
+    while tokens < 20 {
+        step(&mut batch, |_| tokens += 1)?;
+    }
+    Ok((batch, stream))
+}
+
+/// The gaps of a stream while a context is written, and while it is read again after a restart.
+fn store(model: &str, prompt: usize) -> Result<()> {
+    let (model, folder) = (Arc::new(open(model)?), tempfile::tempdir()?);
+    let long = || request(prompt, 1, model.config().vocab_size);
+    let largest = |gaps: &[f64]| gaps.iter().copied().fold(0.0, f64::max);
+    let written = || {
+        let files = fs::read_dir(folder.path()).into_iter().flatten().flatten();
+        files.filter(|file| file.path().extension().is_some_and(|e| e == "nkv")).count()
+    };
+    let (mut batch, _) = beside_a_stream(&model, prompt, folder.path())?;
+    let (mut before, mut while_written) = (Vec::new(), Vec::new());
+    for _ in 0..20 {
+        let start = Instant::now();
+        step(&mut batch, |_| {})?;
+        before.push(ms(start.elapsed()));
+    }
+    let id = batch.submit(long())?;
+    let mut done = false;
+    while !done {
+        step(&mut batch, |from| done |= from == id)?;
+    }
+    batch.cancel(id);
+    while written() == 0 {
+        let start = Instant::now();
+        step(&mut batch, |_| {})?;
+        while_written.push(ms(start.elapsed()));
+    }
+    drop(batch);
+    let (mut batch, _) = beside_a_stream(&model, prompt, folder.path())?;
+    let (id, start, mut while_read) = (batch.submit(long())?, Instant::now(), Vec::new());
+    done = false;
+    while !done {
+        let start = Instant::now();
+        step(&mut batch, |from| done |= from == id)?;
+        while_read.push(ms(start.elapsed()));
+    }
+    println!(
+        "{prompt} tokens, restored beside a stream: first token after {:.0} ms",
+        ms(start.elapsed())
+    );
+    println!(
+        "longest step: {:.0} ms before, {:.0} while written ({} steps), {:.0} while read ({} steps)",
+        largest(&before),
+        largest(&while_written),
+        while_written.len(),
+        largest(&while_read),
+        while_read.len()
+    );
+    drop(batch);
+    let (mut batch, stream) = beside_a_stream(&model, prompt, folder.path())?;
+    batch.cancel(stream);
+    let (id, start) = (batch.submit(long())?, Instant::now());
+    done = false;
+    while !done {
+        step(&mut batch, |from| done |= from == id)?;
+    }
+    println!("restored alone: first token after {:.0} ms", ms(start.elapsed()));
+    Ok(())
+}
+
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
@@ -186,8 +264,13 @@ fn main() -> Result<()> {
         ["stall", model, prompt, pass_ms] => stall(model, prompt.parse()?, pass_ms.parse()?),
         ["streams", model] => [1, 4, 8, 16, 32, 64].iter().try_for_each(|&n| streams(model, n)),
         ["streams", model, list] => list.split(',').try_for_each(|n| streams(model, n.parse()?)),
+        ["store", model] => store(model, 4096),
+        ["store", model, prompt] => store(model, prompt.parse()?),
         ["overhead", model] => overhead(model, 64),
         ["overhead", model, n] => overhead(model, n.parse()?),
-        _ => Err("usage: serving (stall | streams | overhead) MODEL …; see the source".into()),
+        _ => {
+            Err("usage: serving (stall | streams | overhead | store) MODEL …; see the source"
+                .into())
+        }
     }
 }

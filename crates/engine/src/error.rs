@@ -160,6 +160,14 @@ pub enum Error {
         /// Number of waiting requests.
         waiting: usize,
     },
+    /// Too many requests of one key are waiting.
+    #[error(
+        "the queue of this key is full: {waiting} of its requests are waiting; try again later"
+    )]
+    KeyQueueFull {
+        /// Number of its waiting requests.
+        waiting: usize,
+    },
     /// A model that cannot draft for the target model.
     #[error("{}: cannot draft for this model: {what}; use a model of the same family", path.display())]
     Draft {

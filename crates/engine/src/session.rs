@@ -100,7 +100,7 @@ impl Session {
 
     /// Sets the store in which prompts are looked up, and saved by [`Self::remember`].
     pub fn set_store(&mut self, store: Option<PrefixStore>) {
-        self.batch.set_store(store);
+        self.parts().0.store = store;
     }
 
     /// See [`Sequence::remember`].

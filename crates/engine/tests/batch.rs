@@ -8,9 +8,8 @@ mod harness;
 use harness::*;
 use nanoinfer_engine::{
     Batch, BatchOptions, Class, Difference, Drafting, Error, Event, FinishReason, Overflow,
-    Request, RequestId, Sampling,
+    Request, Sampling,
 };
-use proptest::prelude::*;
 
 #[test]
 fn requests_of_different_lengths_get_the_answers_they_get_alone() {
@@ -116,6 +115,35 @@ fn an_answer_that_outgrows_the_whole_cache_ends_with_context() {
     assert!(matches!(error, Error::Prompt { tokens: 129, ctx: 128, .. }), "{error}");
 }
 
+/// A request that waits does not make what it could reuse more recent: that is kept or evicted as if the
+/// request were not there.
+#[test]
+fn waiting_for_room_leaves_the_cache_as_it_is() {
+    let model = llama();
+    let (mut batch, mut answers) = (batch(&model, 4, 12), Answers::default());
+    let (older, newer) = (ids(130, 1), ids(130, 2));
+    for prompt in [&older, &newer] {
+        batch.submit(request(prompt.clone(), 1)).unwrap();
+        answers.finish(&mut batch);
+    }
+    let mut long = request(ids(5, 3), 600);
+    long.options.ignore_eos = true;
+    let long = batch.submit(long).unwrap();
+    answers.step(&mut batch);
+    let large = batch.submit(request([&older[..128], &ids(300, 4)].concat(), 300)).unwrap();
+    while answers.of(long).ended.is_none() {
+        answers.step(&mut batch);
+        assert!(!answers.0.contains_key(&large), "it does not fit");
+    }
+    batch.cancel(large);
+    let again = [newer, older].map(|prompt| {
+        let id = batch.submit(request(prompt, 1)).unwrap();
+        answers.finish(&mut batch);
+        answers.of(id).stats.reused_tokens
+    });
+    assert_eq!(again, [128, 0]);
+}
+
 #[test]
 fn a_paused_request_waits_and_makes_room() {
     let model = llama();
@@ -158,6 +186,30 @@ fn requests_that_can_never_run_are_rejected() {
     answers.finish(&mut batch);
     assert!(sent.iter().all(|id| answers.of(*id).tokens.len() == 3));
     assert_eq!(answers.0.len(), 3);
+}
+
+/// A key with too many requests is rejected; another one is not. Requests that could run at once do not
+/// count.
+#[test]
+fn the_queue_of_a_key_is_limited() {
+    let model = llama();
+    let options = BatchOptions { queue_per_key: 2, queue: 6, ..BatchOptions::default() };
+    let mut batch = Batch::new(engine(&model, 2, 16, Overflow::Stop), options);
+    let submit = |batch: &mut Batch, key, n| -> Result<(), Error> {
+        (0..n).try_for_each(|i| batch.submit(Request { key, ..request(ids(5, i), 20) }).map(|_| ()))
+    };
+    submit(&mut batch, 1, 4).unwrap();
+    let error = submit(&mut batch, 1, 1).unwrap_err();
+    assert!(matches!(error, Error::KeyQueueFull { waiting: 4 }), "{error}");
+    batch.step().unwrap();
+    let error = submit(&mut batch, 1, 1).unwrap_err();
+    assert!(matches!(error, Error::KeyQueueFull { waiting: 2 }), "two run, two wait: {error}");
+    submit(&mut batch, 2, 2).unwrap();
+    submit(&mut batch, 3, 2).unwrap();
+    assert!(matches!(submit(&mut batch, 4, 1), Err(Error::QueueFull { waiting: 6 })));
+    let mut answers = Answers::default();
+    answers.finish(&mut batch);
+    assert_eq!(answers.0.len(), 8, "those that were rejected did not run");
 }
 
 /// A client leaves: what it had is free after a step, what it computed is found again,
@@ -302,88 +354,34 @@ fn background_requests_run_in_what_is_left_but_do_run() {
     answers.finish(&mut batch);
 }
 
-#[derive(Clone, Debug)]
-enum Op {
-    Submit {
-        n: usize,
-        family: u32,
-        max_tokens: usize,
-        sampling: Option<u64>,
-        class: Class,
-        key: u64,
-    },
-    Cancel {
-        which: usize,
-    },
-    Steps {
-        n: usize,
-    },
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    let class = prop_oneof![
-        1 => Just(Class::Interactive),
-        2 => Just(Class::Normal),
-        1 => Just(Class::Background),
-    ];
-    let submit = (1..250usize, 0..4u32, 0..90usize, any::<Option<u64>>(), class, 0..3u64);
-    prop_oneof![
-        4 => submit.prop_map(|(n, family, max_tokens, sampling, class, key)| {
-            Op::Submit { n, family, max_tokens, sampling, class, key }
-        }),
-        1 => any::<usize>().prop_map(|which| Op::Cancel { which }),
-        4 => (1..12usize).prop_map(|n| Op::Steps { n }),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 60, ..ProptestConfig::default() })]
-
-    #[test]
-    fn any_schedule_yields_the_answers_of_single_runs(
-        ops in proptest::collection::vec(op(), 1..40),
-        sequences in 1..7usize,
-        blocks in 5..16usize,
-        overflow in proptest::sample::select(&[Overflow::Stop, Overflow::Stop, Overflow::Slide][..]),
-    ) {
-        let model = llama();
-        // A sliding sequence needs room for a pass beside its context.
-        let blocks = if overflow == Overflow::Slide { blocks.max(7) } else { blocks };
-        let mut batch = batch_of(engine(&model, sequences, blocks, overflow));
-        let (mut alone, mut answers) = (Alone::new(&model, overflow), Answers::default());
-        let mut sent: Vec<(RequestId, Request, bool)> = Vec::new();
-        for op in ops {
-            match op {
-                Op::Submit { n, family, max_tokens, sampling, class, key } => {
-                    let mut request = Request { class, key, ..request(ids(n, family), max_tokens) };
-                    request.options.sampling = sampling.map_or(Sampling::default(), sampled);
-                    if let Ok(id) = batch.submit(request.clone()) {
-                        sent.push((id, request, false));
-                    }
-                }
-                Op::Cancel { which } if !sent.is_empty() => {
-                    let at = which % sent.len();
-                    batch.cancel(sent[at].0);
-                    sent[at].2 = true;
-                }
-                Op::Cancel { .. } => {}
-                Op::Steps { n } => (0..n).for_each(|_| drop(answers.step(&mut batch))),
-            }
+/// Texts that are easy to predict: later requests draft more from the beginning, so they need fewer passes.
+#[test]
+fn a_new_answer_knows_how_drafts_went_before() {
+    let model = llama();
+    let (mut batch, mut alone) = (batch(&model, 4, 40), Alone::new(&model, Overflow::Stop));
+    let mut wave = |token: u32| -> (usize, usize) {
+        let (mut answers, mut passes) = (Answers::default(), 0);
+        let requests: Vec<Request> = (0..4)
+            .map(|i| {
+                let mut request = request(ids(10 + i, token + i as u32), 10);
+                request.options.logit_bias = vec![(token, 1000.0)];
+                request.options.drafting = Drafting::default();
+                request
+            })
+            .collect();
+        let sent: Vec<_> = requests.iter().map(|r| batch.submit(r.clone()).unwrap()).collect();
+        while !batch.is_idle() {
+            answers.step(&mut batch);
+            passes += 1;
         }
-        answers.finish(&mut batch);
-        for (id, request, cancelled) in &sent {
-            let (answer, (tokens, ended)) = (answers.of(*id), alone.answer(request));
-            if *cancelled && answer.ended == Some(FinishReason::Cancelled) {
-                prop_assert!(tokens.starts_with(&answer.tokens), "{:?}", id);
-            } else if answer.ended == Some(FinishReason::Context) {
-                prop_assert!(tokens.starts_with(&answer.tokens), "{:?}", id);
-            } else {
-                prop_assert_eq!((&answer.tokens, answer.ended), (&tokens, Some(ended)));
-            }
+        for (request, id) in requests.iter().zip(&sent) {
+            assert_eq!(answers.of(*id).tokens, alone.answer(request).0);
         }
-        let (all, unused) = batch.engine().kv_blocks();
-        prop_assert_eq!(all, unused);
-    }
+        let drafted = sent.iter().map(|id| answers.of(*id).stats.drafts.lookup.drafted);
+        (drafted.sum(), passes)
+    };
+    let (first, second) = (wave(100), wave(200));
+    assert!(second.0 > first.0 && second.1 < first.1, "{first:?} {second:?}");
 }
 
 #[test]

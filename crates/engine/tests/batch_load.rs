@@ -1,113 +1,231 @@
-//! A batch under load: many cancellations, many requests, many prompts. The full counts take minutes:
+//! A batch under load: the same request in any company, clients that leave, many prompts. On a tiny model and,
+//! with fewer and shorter requests, on SmolLM2. The full counts take minutes:
 //!
-//!     cargo test --release -p nanoinfer-engine --test batch_load -- --ignored
+//!     cargo test -p nanoinfer-engine --test batch_load -- --ignored
 
 mod common;
 #[path = "common/batch.rs"]
 mod harness;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use harness::*;
-use nanoinfer_engine::{Class, Drafting, FinishReason, Overflow, Request, Sampling};
+use nanoinfer_engine::{
+    Batch, Class, Drafting, FinishReason, Message, Model, Overflow, Request, Sampling,
+};
 
-/// A linear congruential generator: numbers below `n`.
-struct Random(u32);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (self.0 >> 8) as usize % n
-    }
+/// How often, and how long answers are.
+struct Scale {
+    model: Arc<Model>,
+    n: usize,
+    tokens: usize,
 }
 
-/// Eight streams, and a ninth client that leaves at a random moment and comes back.
-fn cancellations_beside_streams(n: usize) {
-    let model = llama();
+fn tiny(n: usize) -> Scale {
+    Scale { model: llama(), n, tokens: 250 }
+}
+
+fn small(n: usize) -> Scale {
+    Scale { model: smollm2(), n, tokens: 50 }
+}
+
+/// Eight streams, and a ninth client that leaves at a random moment, while it waits, reads its prompt or
+/// answers, and comes back.
+fn cancellations_beside_streams(Scale { model, n, tokens }: Scale) {
     let mut alone = Alone::new(&model, Overflow::Stop);
     let (mut batch, mut random) = (batch(&model, 9, 60), Random(5));
-    let mut cancelled = 0;
+    let streams: Vec<Request> = (0..8)
+        .map(|i| {
+            let mut request = request(ids(20 + 9 * i, i as u32), tokens);
+            request.options.sampling = sampled(i as u64);
+            request.options.ignore_eos = true;
+            request
+        })
+        .collect();
+    let want: Vec<_> = streams.iter().map(|stream| alone.answer(stream).0).collect();
+    let (mut cancelled, mut phases) = (0, BTreeMap::<_, usize>::new());
     while cancelled < n {
         let mut answers = Answers::default();
-        let streams: Vec<Request> = (0..8)
-            .map(|i| {
-                let mut request = request(ids(20 + 9 * i, i as u32), 250);
-                request.options.sampling = sampled(i as u64);
-                request
-            })
-            .collect();
         let sent: Vec<_> = streams.iter().map(|s| batch.submit(s.clone()).unwrap()).collect();
+        answers.step(&mut batch);
         while sent.iter().any(|id| answers.0.get(id).is_none_or(|a| a.ended.is_none())) {
-            let other = request(ids(1 + random.below(300), 50 + cancelled as u32 % 7), 30);
+            let other = request(ids(1 + random.below(200), 50 + cancelled as u32 % 7), 30);
             let id = batch.submit(other).unwrap();
-            (0..random.below(12)).for_each(|_| drop(answers.step(&mut batch)));
+            let most = [3, 12][cancelled % 2]; // a prompt takes up to four passes
+            (0..random.below(most)).for_each(|_| drop(answers.step(&mut batch)));
+            let phase = answers.0.get(&id).map_or("waiting", |a| match a.ended {
+                None if a.tokens.is_empty() => "prefilling",
+                None => "decoding",
+                Some(_) => "done",
+            });
+            *phases.entry(phase).or_default() += 1;
             batch.cancel(id);
             answers.step(&mut batch);
             assert!(answers.of(id).ended.is_some(), "it leaves within a step");
+            // What the streams hold, and nothing else.
+            let length = |(stream, id): (&Request, _)| match answers.0.get(id) {
+                Some(answer) if answer.ended.is_none() => {
+                    (stream.prompt.len() + answer.tokens.len()).saturating_sub(1)
+                }
+                _ => 0,
+            };
+            let held: usize =
+                streams.iter().zip(&sent).map(length).map(|n| n.div_ceil(BLOCK)).sum();
+            if batch.load().prefilling == 0 {
+                assert_eq!(batch.engine().kv_blocks(), (60, 60 - held), "the blocks are free");
+            }
             cancelled += 1;
         }
-        for (stream, id) in streams.iter().zip(sent) {
-            assert_eq!(answers.of(id).tokens, alone.answer(stream).0);
+        for (want, id) in want.iter().zip(sent) {
+            assert_eq!(answers.of(id).tokens, *want);
         }
         answers.finish(&mut batch);
         assert_eq!(batch.engine().kv_blocks(), (60, 60), "the cache is at its baseline");
     }
+    println!("{cancelled} cancelled: {phases:?}");
+    assert!(["waiting", "prefilling", "decoding"].iter().all(|phase| phases.contains_key(phase)));
 }
 
 #[test]
 fn cancellations_do_not_disturb_streams() {
-    cancellations_beside_streams(20);
+    cancellations_beside_streams(tiny(20));
+    cancellations_beside_streams(small(12));
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn a_thousand_cancellations_do_not_disturb_streams() {
-    cancellations_beside_streams(1000);
+    cancellations_beside_streams(tiny(1000));
+    cancellations_beside_streams(small(100));
 }
 
-/// One request, again and again: alone, among others, cached, preempted and resumed, with drafts.
-fn the_same_request_in_any_company(n: usize) {
-    let model = llama();
-    let mut alone = Alone::new(&model, Overflow::Stop);
+/// What surrounds a request, in turns.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Company {
+    /// Alone, with nothing cached.
+    None,
+    /// Alone, with its prompt and answer cached.
+    Cached,
+    /// Among 63 others.
+    Many,
+    /// Interrupted by more urgent ones.
+    Urgent,
+    /// The rest of an answer whose beginning is part of the prompt.
+    Resumed,
+}
+
+/// One request, again and again.
+fn the_same_request_in_any_company(Scale { model, n, tokens }: Scale, temperature: f32) {
+    use Company::*;
+    let (tokens, others) = (tokens / 6, tokens / 4);
     let mut random = Random(9);
-    for temperature in [0.0, 1.2] {
-        let mut one = request(ids(90, 1), 40);
-        one.options.sampling = Sampling { temperature, ..sampled(3) };
-        one.options.ignore_eos = true;
-        let want = alone.answer(&one).0;
-        let mut batch = batch(&model, 64, 30);
-        let mut preempted = 0;
-        for round in 0..n {
-            let mut answers = Answers::default();
-            let (others, urgent) = ([0, 3, 63][round % 3], round / 6 % 2 == 1);
-            // More urgent requests come later, so that it is preempted.
-            let before = if urgent { 0 } else { others / 2 };
-            for i in 0..before {
-                batch.submit(request(ids(30 + i, i as u32), 60)).unwrap();
-            }
-            one.options.drafting = [Drafting::OFF, Drafting::default()][round / 3 % 2];
-            one.class = if urgent { Class::Background } else { Class::Normal };
-            let id = batch.submit(one.clone()).unwrap();
-            (0..random.below(20)).for_each(|_| drop(answers.step(&mut batch)));
-            for i in before..others {
-                batch.submit(request(ids(30 + i, i as u32), 60)).unwrap();
-            }
-            let so_far = batch.load().preemptions;
-            answers.finish(&mut batch);
-            preempted += batch.load().preemptions - so_far;
-            assert_eq!(answers.of(id).tokens, want, "round {round}");
+    let mut one = request(ids(90, 1), tokens);
+    one.options.sampling = Sampling { temperature, ..sampled(3) };
+    one.options.ignore_eos = true;
+    let want = Alone::new(&model, Overflow::Stop).answer(&one).0;
+    let fresh = || -> Batch { batch(&model, 64, 30) };
+    let mut batch = fresh();
+    for round in 0..n {
+        let company = [None, Cached, Many, Urgent, Resumed][round % 5];
+        if company == None {
+            batch = fresh();
         }
-        assert!(preempted > 0 || n < 12);
+        let mut answers = Answers::default();
+        let crowd = |batch: &mut Batch, n: usize| {
+            (0..n).for_each(|i| {
+                batch.submit(request(ids(30 + i, i as u32), others)).unwrap();
+            });
+        };
+        let mut again = one.clone();
+        again.options.drafting = [Drafting::OFF, Drafting::default()][round % 2];
+        let kept = if company == Resumed { 1 + random.below(tokens - 1) } else { 0 };
+        again.prompt.extend(want[..kept].iter().map(|(id, _)| id));
+        again.options.max_tokens = Some(tokens - kept);
+        if company == Urgent {
+            again.class = Class::Background;
+        }
+        let before = if company == Many { 30 } else { 0 };
+        crowd(&mut batch, before);
+        let id = batch.submit(again).unwrap();
+        if company == Urgent {
+            while answers.0.get(&id).is_none_or(|answer| answer.tokens.is_empty()) {
+                answers.step(&mut batch);
+            }
+        }
+        (0..random.below(5)).for_each(|_| drop(answers.step(&mut batch)));
+        crowd(&mut batch, if matches!(company, Many | Urgent) { 63 - before } else { 0 });
+        let preemptions = batch.load().preemptions;
+        answers.finish(&mut batch);
+        let answer = answers.of(id);
+        assert_eq!(answer.tokens, want[kept..], "round {round}: {company:?}");
+        match company {
+            None => assert_eq!(answer.stats.reused_tokens, 0),
+            Cached => assert!(answer.stats.reused_tokens >= BLOCK),
+            Urgent => assert!(batch.load().preemptions > preemptions),
+            Many | Resumed => {}
+        }
     }
+    println!("temperature {temperature}: the same tokens and log-probabilities {n} times");
 }
 
 #[test]
 fn a_request_is_answered_alike_in_any_company() {
-    the_same_request_in_any_company(12);
+    the_same_request_in_any_company(tiny(10), 0.0);
+    the_same_request_in_any_company(tiny(10), 1.2);
+    the_same_request_in_any_company(small(5), 1.2);
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn a_request_is_answered_alike_100_times() {
-    the_same_request_in_any_company(100);
+    for temperature in [0.0, 1.2] {
+        the_same_request_in_any_company(tiny(100), temperature);
+        the_same_request_in_any_company(small(20), temperature);
+    }
+}
+
+/// Clients with a code word each, which arrive at random, in a cache for eight of them: the same text as
+/// alone, in which no code word of another occurs.
+fn code_words_stay_apart(n: usize) {
+    let model = smollm2();
+    let mut alone = Alone::new(&model, Overflow::Stop);
+    let (mut batch, mut answers) = (batch(&model, n.min(64), 16), Answers::default());
+    let word = |i: usize| format!("{}{:02}", ["tiger", "lemon", "cloud", "piano"][i % 4], i);
+    let asked = |i: usize| {
+        let text = format!("Repeat the code word {0}. The code word is: {0}", word(i));
+        let prompt = model.encode_chat(&[Message::new("user", text)]).unwrap();
+        let mut request = request(prompt, 24);
+        request.answer_follows = true;
+        request
+    };
+    let (mut sent, mut random) = (Vec::new(), Random(3));
+    while sent.len() < n {
+        sent.push(batch.submit(asked(sent.len())).unwrap());
+        (0..random.below(3)).for_each(|_| drop(answers.step(&mut batch)));
+    }
+    answers.finish(&mut batch);
+    let mut said = 0;
+    for (i, id) in sent.iter().enumerate() {
+        let answer = answers.of(*id);
+        assert_eq!(answer.tokens, alone.answer(&asked(i)).0, "request {i}");
+        said += usize::from(answer.text.contains(&word(i)));
+        let other = (0..n).find(|&other| other != i && answer.text.contains(&word(other)));
+        assert_eq!(other, None, "request {i}: {}", answer.text);
+    }
+    println!("{said} of {n} answers have their own code word, none another one");
+    assert!(2 * said > n, "{said} of {n}: this proves nothing");
+}
+
+#[test]
+fn code_words_do_not_cross() {
+    code_words_stay_apart(16);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn code_words_of_64_clients_do_not_cross() {
+    code_words_stay_apart(64);
 }
 
 /// Anonymous memory of this process, in bytes, whether resident or swapped; `None` if the system does
@@ -129,18 +247,21 @@ fn distinct_prompts(n: usize) {
     for i in 0..n {
         let mut prompt = ids(100, 0);
         prompt[..3].copy_from_slice(&[i, i / 300, i / 90_000].map(|x| (x % 300) as u32));
-        batch.submit(request(prompt, 3)).unwrap();
+        let mut request = request(prompt, 3);
+        request.options.ignore_eos = true;
+        batch.submit(request).unwrap();
         while batch.load().waiting > 20 {
             answers.step(&mut batch);
         }
+        assert!(answers.0.values().all(|a| a.ended.is_none_or(|e| e == FinishReason::Length)));
         answers.0.retain(|_, answer| answer.ended.is_none());
         if i == n / 10 {
             early = anonymous_memory();
         }
     }
     answers.finish(&mut batch);
-    assert!(answers.0.values().all(|a| a.ended == Some(FinishReason::Length)));
     if let (Some(early), Some(late)) = (early, anonymous_memory()) {
+        println!("{n} prompts: {} kB more than after a tenth", (late as i64 - early as i64) >> 10);
         assert!(late < early + (8 << 20), "from {} to {} MB", early >> 20, late >> 20);
     }
 }

@@ -21,11 +21,32 @@ impl Batch {
     /// requests are not passed over forever.
     pub(super) fn admit(&mut self) -> Result<(), Error> {
         while let Some(at) = self.next_in_line() {
+            if !self.fits(at)? && self.victim_for(&self.waiting[at].0).is_none() {
+                return Ok(());
+            }
+            if self.recall(at)? {
+                continue;
+            }
             while !self.fits(at)? {
                 let Some(victim) = self.victim_for(&self.waiting[at].0) else { return Ok(()) };
                 self.park(victim)?;
             }
             self.begin(at)?;
+        }
+        Ok(())
+    }
+
+    /// Checks that one more request of a key may wait.
+    pub(super) fn check_queue(&self, key: u64) -> Result<(), Error> {
+        let waiting = self.load().waiting;
+        if waiting >= self.options.queue {
+            return Err(Error::QueueFull { waiting });
+        }
+        let new = |(job, work): &&(Job, Work)| job.key == key && matches!(work, Work::New(_));
+        let waiting = self.waiting.iter().filter(new).count();
+        let free = self.slots - self.running.len();
+        if waiting >= self.options.queue_per_key.saturating_add(free) {
+            return Err(Error::KeyQueueFull { waiting });
         }
         Ok(())
     }
@@ -51,26 +72,24 @@ impl Batch {
                 .then(a.id.cmp(&b.id))
         };
         let jobs = self.waiting.iter().map(|(job, _)| job).enumerate();
-        let jobs = jobs.filter(|(_, job)| !job.paused);
+        let jobs = jobs.filter(|(_, job)| !job.paused && !self.is_recalling(job));
         jobs.min_by(|(_, a), (_, b)| before(a, b)).map(|(at, _)| at)
     }
 
     /// Whether there is room for a waiting request.
-    fn fits(&mut self, at: usize) -> Result<bool, Error> {
+    fn fits(&self, at: usize) -> Result<bool, Error> {
         if self.running.len() == self.slots {
             return Ok(false);
         }
         if self.running.is_empty() {
             return Ok(true); // nobody can make more room
         }
-        let (work, engine) = (&self.waiting[at].1, &mut self.engines.target);
-        // What is shared with running requests takes no room; what is only cached does.
-        let seq = engine.open()?;
-        let cached = engine.share(seq, work.tokens())? / BLOCK;
-        let unused = engine.kv_blocks().1;
-        engine.close(seq)?;
-        let needed = self.blocks_of(work).saturating_sub(cached);
-        Ok(needed + self.set_aside()? <= unused)
+        // What running requests hold takes no room; what is only cached does. The last token is always
+        // processed again, and its block copied.
+        let work = &self.waiting[at].1;
+        let (_, before) = work.tokens().split_last().ok_or(Error::EmptyPrompt)?;
+        let needed = self.blocks_of(work).saturating_sub(self.engine().held_blocks(before)?);
+        Ok(needed + self.set_aside()? <= self.engine().kv_blocks().1)
     }
 
     fn blocks_of(&self, work: &Work) -> usize {
@@ -130,6 +149,10 @@ impl Batch {
         let mut sequence = match work {
             Work::New(request) => {
                 let mut sequence = Sequence::open_for(engines, request.tokens(limit))?;
+                for other in &mut self.sequences {
+                    self.drafts.add(other.take_outcomes());
+                }
+                sequence.expect_drafts(&self.drafts);
                 sequence.prompt_tokens(engines, &request.prompt)?;
                 sequence.set_answer_follows(request.answer_follows);
                 sequence.start(engines, request.options)?;

@@ -2,7 +2,8 @@
 //!
 //! A row costs everybody time, so rows go to the answers that gain the most tokens per millisecond, as long as
 //! that is more than the pass yields without them. The more answers share a pass, the more it yields, and the
-//! more certain a draft must be. An answer alone decides for itself (see [`crate::speculate`]).
+//! more certain a draft must be. A new answer begins with the acceptance of drafts that others have seen. An
+//! answer alone decides for itself (see [`crate::speculate`]).
 
 use super::Batch;
 use super::cost::attended;

@@ -13,10 +13,11 @@
 //!
 //! This file has the state and the requests. `admit`, `plan`, `drafts` and `step` are a step of the batch; `cost`
 //! predicts the time of a pass, `fair` accounts for it, `events` holds the results. `seams` keeps the tokens
-//! of answers for the next turn of a conversation.
+//! of answers for the next turn of a conversation; `disk` writes contexts to a store and reads them.
 
 mod admit;
 mod cost;
+mod disk;
 mod drafts;
 mod events;
 mod fair;
@@ -29,8 +30,10 @@ use std::fmt;
 
 use nanoinfer_kernels::BLOCK;
 
+use crate::prefix::Disk;
 use crate::sequence::check_bias;
-use crate::{BatchToken, Canceller, Engine, Engines, Error, Overflow, PrefixStore, Sequence};
+use crate::speculate::Experience;
+use crate::{BatchToken, Canceller, Engine, Engines, Error, Overflow, Sequence};
 use cost::CostModel;
 pub use cost::PassCosts;
 use events::EventBuffer;
@@ -48,13 +51,16 @@ pub struct BatchOptions {
     pub pass_ms: f64,
     /// Maximum number of requests that wait.
     pub queue: usize,
+    /// Maximum number of requests with the same [`Request::key`] that wait, besides as many as could run
+    /// beside the running ones.
+    pub queue_per_key: usize,
     /// Milliseconds without a pass that make a [`Class`] as urgent as the next one.
     pub aging_ms: f64,
 }
 
 impl Default for BatchOptions {
     fn default() -> Self {
-        Self { pass_ms: 150.0, queue: 256, aging_ms: 10_000.0 }
+        Self { pass_ms: 150.0, queue: 256, queue_per_key: 16, aging_ms: 10_000.0 }
     }
 }
 
@@ -128,6 +134,9 @@ pub struct Batch {
     forward_ms: f64,
     events: EventBuffer,
     seams: Seams,
+    /// What its requests have learned about drafts.
+    drafts: Experience,
+    disk: Option<Disk>,
     notes: Vec<String>,
     admissions: u64,
     preemptions: u64,
@@ -162,6 +171,8 @@ impl Batch {
             ),
             forward_ms: 0.0,
             seams: Seams::default(),
+            drafts: Experience::default(),
+            disk: None,
             notes: Vec::new(),
             admissions: 0,
             preemptions: 0,
@@ -199,12 +210,8 @@ impl Batch {
         self.seams.clone()
     }
 
-    /// Sets the store in which prompts are looked up.
-    pub fn set_store(&mut self, store: Option<PrefixStore>) {
-        self.engines.store = store;
-    }
-
-    /// Returns and clears the notes since the last call: why a stored prompt could not be used.
+    /// Returns and clears the notes since the last call: why a stored prompt could not be used, or a context
+    /// not be stored.
     pub fn take_notes(&mut self) -> Vec<String> {
         std::mem::take(&mut self.notes)
     }
@@ -226,7 +233,7 @@ impl Batch {
     ///
     /// # Errors
     /// The prompt is empty, does not fit into the context or the cache, or has a token outside the
-    /// vocabulary; or too many requests are waiting.
+    /// vocabulary; or too many requests are waiting, in all or of this key.
     pub fn submit(&mut self, mut request: Request) -> Result<RequestId, Error> {
         let config = self.engine().model().config();
         let (vocab, trained) = (config.vocab_size, config.context_length as usize);
@@ -241,10 +248,7 @@ impl Batch {
         if tokens > ctx {
             return Err(Error::Prompt { tokens, ctx, trained });
         }
-        let waiting = self.load().waiting;
-        if waiting >= self.options.queue {
-            return Err(Error::QueueFull { waiting });
-        }
+        self.check_queue(request.key)?;
         let id = RequestId(self.next_id);
         self.next_id += 1;
         self.accounts.join(request.key);
@@ -295,9 +299,10 @@ impl Batch {
         self.sequences[i].is_prefilling() && !self.running[i].paused
     }
 
-    /// Whether there is nothing to do.
+    /// Whether there is nothing to do, for requests or with the store.
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.running.is_empty()
+        let stored = self.disk.as_ref().is_none_or(Disk::is_idle);
+        self.waiting.is_empty() && self.running.is_empty() && stored
     }
 
     /// What the batch is doing.

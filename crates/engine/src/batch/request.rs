@@ -96,6 +96,8 @@ pub(super) struct Job {
     pub chat: Option<ChatText>,
     /// Whether it is left out of passes.
     pub paused: bool,
+    /// Whether the disk was asked for its prompt.
+    pub recalled: bool,
     /// Number of blocks for which it was admitted.
     pub blocks: usize,
     /// Number of successive passes in which its prompt made no progress.
@@ -120,6 +122,7 @@ impl Job {
             canceller: Canceller::default(),
             chat: None,
             paused: false,
+            recalled: false,
             blocks: 0,
             starved: 0,
             leader: None,

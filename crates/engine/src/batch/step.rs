@@ -18,6 +18,7 @@ impl Batch {
         self.events.clear();
         self.drop_cancelled()?;
         self.finish()?;
+        self.exchange(false)?;
         self.admit()?;
         let start = Instant::now();
         if self.run_pass()? {
@@ -27,6 +28,8 @@ impl Batch {
                 self.collect();
             }
             self.account(start.elapsed().as_secs_f64() * 1e3);
+        } else {
+            self.exchange(true)?;
         }
         self.finish()?;
         Ok(self.events.iter())
@@ -97,6 +100,8 @@ impl Batch {
                 let (text, tokens) = sequence.answered();
                 self.seams.record(chat, text, tokens);
             }
+            self.drafts.add(sequence.take_outcomes());
+            self.keep(&job, sequence.tokens())?;
             sequence.close(&mut self.engines)?;
         }
         Ok(())

@@ -94,6 +94,18 @@ impl Engine {
         Ok(self.cache.difference(tokens))
     }
 
+    /// Number of full blocks at the beginning of `tokens` that sequences hold.
+    pub(crate) fn held_blocks(&self, tokens: &[u32]) -> Result<usize, Error> {
+        self.check()?;
+        Ok(self.cache.held_blocks(tokens))
+    }
+
+    /// Number of full blocks at the beginning of `tokens` in the cache, whether sequences hold them or not.
+    pub(crate) fn known_blocks(&self, tokens: &[u32]) -> Result<usize, Error> {
+        self.check()?;
+        Ok(self.cache.known_blocks(tokens))
+    }
+
     /// Pins the first positions of a sequence, so that they remain when the context slides: whole blocks
     /// of 64, one by default, at most half the context. Call this before the context slides.
     ///

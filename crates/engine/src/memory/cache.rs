@@ -58,12 +58,12 @@ pub(crate) struct Cache {
     overflow: Overflow,
     /// Number of blocks a sequence can hold: its context and, if that slides, the blocks a pass can add.
     per_sequence: usize,
-    kv_heads: usize,
-    head: usize,
+    pub(super) kv_heads: usize,
+    pub(super) head: usize,
     /// Blocks without reusable content.
-    free: Vec<u32>,
+    pub(super) free: Vec<u32>,
     readers: Vec<u32>, // per block, the number of sequences that hold it
-    tree: Tree,
+    pub(super) tree: Tree,
     sequences: Vec<Sequence>,
     found: Vec<u32>, // blocks found by `share`
 }
@@ -421,15 +421,17 @@ impl Cache {
     /// Finds the blocks in the tree that continue the first `begun` blocks of `tokens`.
     fn find_blocks(&mut self, tokens: &[u32], begun: usize) {
         self.found.clear();
-        let mut parent = None;
-        let parts = tokens.chunks_exact(BLOCK).take(self.ctx / BLOCK);
-        for (index, tokens) in parts.enumerate() {
-            let Some(block) = self.tree.child(parent, tokens) else { return };
-            if index >= begun {
-                self.found.push(block);
-            }
-            parent = Some(block);
-        }
+        self.found.extend(self.tree.path(self.shareable(tokens)).skip(begun));
+    }
+
+    /// The part of `tokens` that can be found in the tree.
+    pub(super) fn shareable<'t>(&self, tokens: &'t [u32]) -> &'t [u32] {
+        &tokens[..tokens.len().min(self.ctx / BLOCK * BLOCK)]
+    }
+
+    /// Number of full blocks at the beginning of `tokens` that sequences hold.
+    pub(crate) fn held_blocks(&self, tokens: &[u32]) -> usize {
+        self.tree.held(self.shareable(tokens))
     }
 
     /// Where the most similar known context differs from `tokens`, see [`Tree::difference`].

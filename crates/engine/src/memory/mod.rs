@@ -3,7 +3,8 @@
 //! ```text
 //! plan ──► cache    sequences and their block tables, copy-on-write
 //!            ├─► layer ── blocks    one layer's arena; its blocks as bytes
-//!            └─► tree               full blocks by content: the prefix tree
+//!            ├─► tree               full blocks by content: the prefix tree
+//!            └── known              its blocks as bytes, to and from a disk
 //! entry             header of stored keys and values
 //! ```
 //!
@@ -12,6 +13,7 @@
 mod blocks;
 mod cache;
 mod entry;
+mod known;
 mod layer;
 mod plan;
 mod tree;

@@ -80,6 +80,11 @@ impl Tree {
         self.nodes[block as usize].in_tree
     }
 
+    /// Whether no sequence holds a block of the tree.
+    pub(super) fn is_cached(&self, block: u32) -> bool {
+        self.nodes[block as usize].cached
+    }
+
     /// Whether the tree has blocks that continue this one.
     pub(super) fn has_children(&self, block: u32) -> bool {
         self.nodes[block as usize].first_child != NONE
@@ -102,6 +107,20 @@ impl Tree {
         let block = *self.blocks.get(&self.secret.hash_one((parent, tokens)))?;
         let same = self.nodes[block as usize].parent == parent && self.tokens(block) == tokens;
         same.then_some(block)
+    }
+
+    /// The blocks of the longest known beginning of `tokens`.
+    pub(super) fn path<'t>(&'t self, tokens: &'t [u32]) -> impl Iterator<Item = u32> + 't {
+        let mut parent = None;
+        tokens.chunks_exact(BLOCK).map_while(move |tokens| {
+            parent = self.child(parent, tokens);
+            parent
+        })
+    }
+
+    /// Number of blocks in the beginning of `tokens` that sequences hold.
+    pub(super) fn held(&self, tokens: &[u32]) -> usize {
+        self.path(tokens).filter(|&block| !self.is_cached(block)).count()
     }
 
     /// Adds a held block, which must not be in the tree, after `parent`, which must be. There must be no
@@ -273,6 +292,19 @@ mod tests {
         assert_eq!(tree.child(None, &tokens(1)), None);
         tree.insert(5, Some(4), &tokens(1));
         assert_eq!(tree.child(Some(4), &tokens(1)), Some(5), "the same tokens in another place");
+    }
+
+    #[test]
+    fn held_blocks_are_counted_without_touching_any() {
+        let mut tree = tree();
+        let all = [tokens(0), tokens(1), tokens(2)].concat();
+        assert_eq!(tree.held(&all), 3);
+        release(&mut tree, &[2, 1]);
+        assert_eq!(tree.held(&all), 1, "the others are only cached");
+        assert_eq!(tree.held(&all[..BLOCK - 1]), 0, "not a full block");
+        assert_eq!(tree.held(&[tokens(0), tokens(3)].concat()), 2);
+        assert_eq!(tree.held(&tokens(9)), 0);
+        assert_eq!(evicted(&mut tree), [2, 1], "the order of eviction is as before");
     }
 
     #[test]

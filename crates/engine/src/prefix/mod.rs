@@ -6,14 +6,18 @@
 //!
 //! Keys and values are bit-identical wherever they are computed, so stored ones can replace the
 //! computation if the model, [`NUMERICS`], cache type, RoPE and tokens match. `docs/FORMAT.md` specifies
-//! the layout. This file reads, writes and bakes entries; `store` is a folder of them.
+//! the layout. This file reads, writes and bakes entries; `store` is a folder of them, and `disk` uses it without
+//! delaying passes, by means of `threads`.
 
+mod disk;
 mod store;
+mod threads;
 
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
+pub(crate) use disk::Disk;
 pub use store::PrefixStore;
 
 use nanoinfer_kernels::BLOCK;
@@ -57,6 +61,32 @@ fn mismatch(entry: &[u8; IDENTITY], engine: &[u8; IDENTITY]) -> Option<&'static 
 }
 
 impl Prefix {
+    /// Checks that an engine can use the entry, and that nothing before its blocks is damaged.
+    fn check(&self, engine: &[u8; IDENTITY]) -> Result<(), String> {
+        if let Some(what) = mismatch(&self.identity, engine) {
+            return Err(what.into());
+        }
+        if blake3::hash(&self.head.0) != self.head.1 {
+            return Err("has a damaged header".into());
+        }
+        Ok(())
+    }
+
+    /// Reads block `index` from where the previous one ends.
+    fn read_block(
+        &self,
+        index: usize,
+        from: &mut impl Read,
+        bytes: &mut [u8],
+    ) -> Result<(), String> {
+        from.read_exact(bytes).map_err(|e| format!("cannot be read: {e}"))?;
+        if self.hashes.get(index).is_none_or(|hash| blake3::hash(bytes) != *hash) {
+            let first = index * BLOCK;
+            return Err(format!("is damaged at positions {first} to {}", first + BLOCK - 1));
+        }
+        Ok(())
+    }
+
     /// Loads the first `n` positions into a sequence of the engine with the identity `engine`. `from`
     /// continues where [`Self::read`] stopped. On error, the sequence is empty.
     fn load(
@@ -66,12 +96,7 @@ impl Prefix {
         (seq, n): (SeqId, usize),
         from: &mut impl Read,
     ) -> Result<(), String> {
-        if let Some(what) = mismatch(&self.identity, engine) {
-            return Err(what.into());
-        }
-        if blake3::hash(&self.head.0) != self.head.1 {
-            return Err("has a damaged header".into());
-        }
+        self.check(engine)?;
         let clear = |cache: &mut Cache| cache.truncate(seq, 0).map_err(|e| e.to_string());
         clear(cache)?;
         let loaded = self.load_blocks(cache, seq, n, from);
@@ -90,17 +115,32 @@ impl Prefix {
     ) -> Result<(), String> {
         cache.reserve(seq, n).map_err(|e| e.to_string())?;
         let mut bytes = vec![0; cache.block_bytes()];
-        for (index, hash) in self.hashes.iter().enumerate().take(n.div_ceil(BLOCK)) {
-            from.read_exact(&mut bytes).map_err(|e| format!("cannot be read: {e}"))?;
-            if blake3::hash(&bytes) != *hash {
-                let first = index * BLOCK;
-                return Err(format!("is damaged at positions {first} to {}", first + BLOCK - 1));
-            }
+        for index in 0..n.div_ceil(BLOCK) {
+            self.read_block(index, from, &mut bytes)?;
             cache.load_block(seq, index, &bytes);
         }
         self.tokens[..n].iter().for_each(|&token| cache.advance(seq, token));
         Ok(())
     }
+}
+
+/// Everything in an entry before its blocks, given the hash of each block.
+fn head(
+    engine: &[u8; IDENTITY],
+    tokens: &[u32],
+    text: &str,
+    hashes: impl Iterator<Item = blake3::Hash>,
+) -> Vec<u8> {
+    let mut head = engine.to_vec();
+    head.extend((tokens.len() as u32).to_le_bytes());
+    head.extend((text.len() as u32).to_le_bytes());
+    head.resize(HEADER, 0);
+    head.extend(tokens.iter().flat_map(|t| t.to_le_bytes()));
+    head.extend(text.as_bytes());
+    hashes.for_each(|hash| head.extend(hash.as_bytes()));
+    let hash = blake3::hash(&head);
+    head.extend(hash.as_bytes());
+    head
 }
 
 /// Writes the first positions of a sequence, `tokens`, with the text from which they were tokenized.
@@ -111,21 +151,14 @@ fn write(
     text: &str,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    let mut head = engine.to_vec();
-    head.extend((tokens.len() as u32).to_le_bytes());
-    head.extend((text.len() as u32).to_le_bytes());
-    head.resize(HEADER, 0);
-    head.extend(tokens.iter().flat_map(|t| t.to_le_bytes()));
-    head.extend(text.as_bytes());
     let blocks = tokens.len().div_ceil(BLOCK);
     let mut bytes = Vec::with_capacity(cache.block_bytes());
-    for index in 0..blocks {
+    let hashes = (0..blocks).map(|index| {
         bytes.clear();
         cache.save_block(seq, index, &mut bytes);
-        head.extend(blake3::hash(&bytes).as_bytes());
-    }
-    out.write_all(&head)?;
-    out.write_all(blake3::hash(&head).as_bytes())?;
+        blake3::hash(&bytes)
+    });
+    out.write_all(&head(engine, tokens, text, hashes))?;
     for index in 0..blocks {
         bytes.clear();
         cache.save_block(seq, index, &mut bytes);

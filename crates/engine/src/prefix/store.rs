@@ -5,10 +5,10 @@ use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use nanoinfer_platform::file::{Readers, temp_in};
+use nanoinfer_platform::file::{NamedTempFile, Readers, temp_in};
 
 use super::{identity, write};
-use crate::memory::Prefix;
+use crate::memory::{IDENTITY, Prefix};
 use crate::{Engine, Error, SeqId};
 
 /// Extension of the store's files; other files in the folder are left alone.
@@ -20,7 +20,7 @@ const WORTH: usize = 16;
 ///
 /// Files are readable only by their owner and written atomically, and every byte used is verified.
 /// Entries that are damaged or belong to another model are never used.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct PrefixStore {
     folder: PathBuf,
     limit: u64,
@@ -54,10 +54,10 @@ impl PrefixStore {
         files.filter_map(entry).collect()
     }
 
-    /// An engine's entries with their headers, and notes on unreadable ones.
-    fn read(&self, engine: &Engine) -> (Vec<(PathBuf, Prefix)>, Vec<String>) {
+    /// The entries for engines with this identity, with their headers, and notes on unreadable ones.
+    pub(super) fn list(&self, identity: &[u8; IDENTITY]) -> (Vec<(PathBuf, Prefix)>, Vec<String>) {
         let (mut found, mut notes) = (Vec::new(), Vec::new());
-        for entry in self.entries(&key(engine)) {
+        for entry in self.entries(&key(identity)) {
             let read = File::open(&entry.path).and_then(|f| Prefix::read(&mut BufReader::new(f)));
             match read {
                 Ok(prefix) => found.push((entry.path, prefix)),
@@ -75,7 +75,7 @@ impl PrefixStore {
         seq: SeqId,
         tokens: &[u32],
     ) -> Result<Vec<String>, Error> {
-        let (mut entries, mut notes) = self.read(engine);
+        let (mut entries, mut notes) = self.list(&identity(engine));
         entries.sort_by_key(|(_, prefix)| std::cmp::Reverse(prefix.common(tokens)));
         for (path, prefix) in entries {
             let n = prefix.common(tokens).min(engine.ctx());
@@ -116,7 +116,7 @@ impl PrefixStore {
             return Ok(());
         }
         let mut replaced = Vec::new();
-        for (path, prefix) in self.read(engine).0 {
+        for (path, prefix) in self.list(&identity(engine)).0 {
             let common = prefix.common(tokens);
             if common + WORTH > tokens.len() {
                 touch(&path);
@@ -126,8 +126,7 @@ impl PrefixStore {
                 replaced.push(path);
             }
         }
-        let name = format!("{}-{}.{EXTENSION}", key(engine), hash_of(tokens));
-        let path = self.folder.join(name);
+        let path = self.path(&identity(engine), tokens);
         let bytes = tokens.len().next_multiple_of(64) as u64 * engine.kv_bytes_per_position();
         if bytes > self.limit {
             let (mb, limit) = (bytes >> 20, self.limit >> 20);
@@ -138,11 +137,30 @@ impl PrefixStore {
         self.write(engine, (seq, tokens), &path).map_err(|e| {
             format!("{}: cannot write: {e}; the prompt was not stored", path.display())
         })?;
-        for old in replaced.iter().filter(|old| **old != path) {
+        self.make_room(&path, replaced);
+        Ok(())
+    }
+
+    /// The file of an entry.
+    pub(super) fn path(&self, identity: &[u8; IDENTITY], tokens: &[u32]) -> PathBuf {
+        self.folder.join(format!("{}-{}.{EXTENSION}", key(identity), hash_of(tokens)))
+    }
+
+    /// Whether an entry of this size may be written.
+    pub(super) fn admits(&self, bytes: u64) -> bool {
+        bytes <= self.limit
+    }
+
+    /// Removes the entries that the one at `path` replaces, and the least recently used ones that exceed the
+    /// limit. Returns all of these.
+    pub(super) fn make_room(&self, path: &Path, replaced: Vec<PathBuf>) -> Vec<PathBuf> {
+        let mut removed = replaced;
+        removed.retain(|old| old != path);
+        for old in &removed {
             let _ = fs::remove_file(old); // another process may have removed it
         }
-        self.shrink();
-        Ok(())
+        self.shrink(&mut removed);
+        removed
     }
 
     fn write(
@@ -151,10 +169,20 @@ impl PrefixStore {
         content: (SeqId, &[u32]),
         path: &Path,
     ) -> std::io::Result<()> {
-        // Owner-only from the moment of creation: a prompt can be private.
-        let mut temp = temp_in(&self.folder, ".tmp-", Readers::Owner)?;
+        let mut temp = self.temp()?;
         let identity = identity(engine);
         write(engine.cache_mut(), &identity, content, "", temp.as_file_mut())?;
+        self.commit(temp, path)
+    }
+
+    /// A file for a new entry.
+    pub(super) fn temp(&self) -> std::io::Result<NamedTempFile> {
+        // Owner-only from the moment of creation: a prompt can be private.
+        temp_in(&self.folder, ".tmp-", Readers::Owner)
+    }
+
+    /// Makes a complete entry durable, and visible.
+    pub(super) fn commit(&self, mut temp: NamedTempFile, path: &Path) -> std::io::Result<()> {
         temp.as_file_mut().flush()?;
         // The kernel's timestamp is coarse and can precede that of an earlier `touch`.
         temp.as_file().set_modified(SystemTime::now())?;
@@ -164,7 +192,7 @@ impl PrefixStore {
     }
 
     /// Removes the least recently used entries until the rest fit within the limit.
-    fn shrink(&self) {
+    fn shrink(&self, removed: &mut Vec<PathBuf>) {
         let mut entries = self.entries("");
         entries.sort_by_key(|e| e.used);
         let mut bytes: u64 = entries.iter().map(|e| e.bytes).sum();
@@ -174,24 +202,25 @@ impl PrefixStore {
             }
             if fs::remove_file(&entry.path).is_ok() {
                 bytes -= entry.bytes;
+                removed.push(entry.path);
             }
         }
     }
 }
 
-fn ignored(path: &Path, what: &str) -> String {
+pub(super) fn ignored(path: &Path, what: &str) -> String {
     format!("{}: {what}; the file is ignored and the prompt is recomputed", path.display())
 }
 
 /// Marks an entry as recently used.
-fn touch(path: &Path) {
+pub(super) fn touch(path: &Path) {
     // A read-only store can still be used for reading.
     let _ = File::options().write(true).open(path).and_then(|f| f.set_modified(SystemTime::now()));
 }
 
-/// The filename prefix of an engine's entries.
-fn key(engine: &Engine) -> String {
-    blake3::hash(&identity(engine)).to_hex()[..16].to_owned()
+/// The filename prefix of the entries for engines with this identity.
+fn key(identity: &[u8; IDENTITY]) -> String {
+    blake3::hash(identity).to_hex()[..16].to_owned()
 }
 
 fn hash_of(tokens: &[u32]) -> String {

@@ -36,7 +36,8 @@ impl From<Engine> for Engines {
 impl Engines {
     /// Sets or removes the draft model: a small model with the same vocabulary and a context of at least
     /// the same size. A sequence uses it starting with its next answer, if the draft engine has a free
-    /// sequence.
+    /// sequence. A batch uses it for a request that runs alone: in company, every drafted token of every
+    /// request would take a pass of the draft model, in which the others wait.
     ///
     /// # Errors
     /// The models do not match.

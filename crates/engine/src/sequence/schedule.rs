@@ -2,6 +2,7 @@
 //! on which it bases a pass.
 
 use super::{Sequence, State};
+use crate::speculate::{Experience, Outcomes};
 use crate::{Canceller, Engines, Error, FinishReason};
 
 impl Sequence {
@@ -69,6 +70,16 @@ impl Sequence {
     /// See [`crate::speculate::Speculator::chance`].
     pub(crate) fn draft_chance(&self) -> Option<f64> {
         self.speculator.chance(&self.tokens)
+    }
+
+    /// See [`crate::speculate::Speculator::expect`].
+    pub(crate) fn expect_drafts(&mut self, experience: &Experience) {
+        self.speculator.expect(experience);
+    }
+
+    /// See [`crate::speculate::Speculator::take_outcomes`].
+    pub(crate) fn take_outcomes(&mut self) -> Outcomes {
+        self.speculator.take_outcomes()
     }
 
     /// Sets the length of the next draft from the context, or leaves the decision to the sequence.

@@ -52,6 +52,58 @@ impl Acceptance {
     }
 }
 
+/// What is known about the acceptance of drafts. That of one sequence is a prior for others.
+#[derive(Clone, Debug)]
+pub(crate) struct Experience {
+    /// By match length.
+    lookups: [Acceptance; LENGTHS.len()],
+    model: Acceptance,
+}
+
+impl Default for Experience {
+    fn default() -> Self {
+        Self {
+            lookups: [0.25, 0.4, 0.5, 0.65, 0.8, 0.9].map(Acceptance::assumed),
+            model: Acceptance::assumed(0.7),
+        }
+    }
+}
+
+/// Drafted tokens by source and match length: how many were accepted, of how many that were tested.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Outcomes {
+    lookups: [(usize, usize); LENGTHS.len()],
+    model: (usize, usize),
+}
+
+impl Experience {
+    fn of(&mut self, source: Source, matched: usize) -> &mut Acceptance {
+        match source {
+            Source::Lookup => &mut self.lookups[match_class(matched)],
+            Source::Model => &mut self.model,
+        }
+    }
+
+    fn all(&mut self) -> impl Iterator<Item = &mut Acceptance> {
+        self.lookups.iter_mut().chain([&mut self.model])
+    }
+
+    /// Adds what a sequence has seen.
+    pub(crate) fn add(&mut self, outcomes: Outcomes) {
+        let seen = outcomes.lookups.into_iter().chain([outcomes.model]);
+        for (known, (accepted, tested)) in self.all().zip(seen) {
+            known.observe(accepted, tested);
+        }
+    }
+
+    /// What a new sequence assumes: the same rates, soon outweighed by its own observations.
+    fn assumed(&self) -> Self {
+        let mut assumed = self.clone();
+        assumed.all().for_each(|known| *known = Acceptance::assumed(known.rate()));
+        assumed
+    }
+}
+
 /// A source of drafts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
@@ -92,8 +144,9 @@ pub(crate) struct Governor {
     draws: u32,
     /// Seconds per step of the draft model.
     step: f64,
-    lookups: [Acceptance; LENGTHS.len()],
-    model: Acceptance,
+    known: Experience,
+    /// What was seen since [`Self::take_outcomes`].
+    seen: Outcomes,
     account: f64,
 }
 
@@ -108,8 +161,8 @@ impl Default for Governor {
             draw: 0.0,
             draws: 0,
             step: 0.0,
-            lookups: [0.25, 0.4, 0.5, 0.65, 0.8, 0.9].map(Acceptance::assumed),
-            model: Acceptance::assumed(0.7),
+            known: Experience::default(),
+            seen: Outcomes::default(),
             account: START,
         }
     }
@@ -186,9 +239,19 @@ impl Governor {
     /// The probability that a drafted token is accepted if those before it are.
     pub(crate) fn acceptance(&self, source: Source, matched: usize) -> f64 {
         match source {
-            Source::Lookup => self.lookups[match_class(matched)].rate(),
-            Source::Model => self.model.rate(),
+            Source::Lookup => self.known.lookups[match_class(matched)].rate(),
+            Source::Model => self.known.model.rate(),
         }
+    }
+
+    /// Begins with the experience of others instead of assumptions.
+    pub(crate) fn expect(&mut self, experience: &Experience) {
+        self.known = experience.assumed();
+    }
+
+    /// Returns and clears what was seen since the last call.
+    pub(crate) fn take_outcomes(&mut self) -> Outcomes {
+        std::mem::take(&mut self.seen)
     }
 
     /// Estimated time of a pass.
@@ -224,10 +287,12 @@ impl Governor {
 
     /// Records the acceptance of a draft, whatever it cost.
     pub(crate) fn observe(&mut self, plan: Plan, (accepted, tested): (usize, usize)) {
-        match plan.source {
-            Source::Lookup => self.lookups[match_class(plan.matched)].observe(accepted, tested),
-            Source::Model => self.model.observe(accepted, tested),
-        }
+        self.known.of(plan.source, plan.matched).observe(accepted, tested);
+        let seen = match plan.source {
+            Source::Lookup => &mut self.seen.lookups[match_class(plan.matched)],
+            Source::Model => &mut self.seen.model,
+        };
+        *seen = (seen.0 + accepted, seen.1 + tested);
     }
 
     /// Records a verified draft: `tested` of its tokens were compared with the drawn ones, and `accepted`
@@ -315,6 +380,23 @@ mod tests {
             let (speed, _) = simulate(row, p, 2000, LOOKUP);
             assert!(speed > 0.9 * best, "row {row}, p {p}: {speed}, but the optimum is {best}");
         }
+    }
+
+    #[test]
+    fn a_new_sequence_begins_with_the_experience_of_others() {
+        let plan = |matched| Plan { source: Source::Lookup, matched, n: 4 };
+        let (mut first, mut all) = (Governor::default(), Experience::default());
+        (0..20).for_each(|_| first.observe(plan(16), (0, 1)));
+        all.add(first.take_outcomes());
+        all.add(first.take_outcomes()); // nothing new
+        let mut second = Governor::default();
+        let unknown = second.acceptance(Source::Lookup, 3);
+        second.expect(&all);
+        let long = |governor: &Governor| governor.acceptance(Source::Lookup, 16);
+        assert!(long(&second) < 0.2 && long(&first) < 0.2);
+        assert_eq!(second.acceptance(Source::Lookup, 3), unknown, "nobody has tried");
+        (0..5).for_each(|_| second.observe(plan(16), (4, 4)));
+        assert!(long(&second) > 0.8, "its own observations soon count for more");
     }
 
     #[test]

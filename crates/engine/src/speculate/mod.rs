@@ -24,6 +24,7 @@ use std::time::Instant;
 use nanoinfer_format::Generation;
 
 use crate::{Engine, Error, Sampling};
+pub(crate) use governor::{Experience, Outcomes};
 use governor::{Governor, MAX_DRAFT, Offer, Plan, Source};
 use lookup::{Lookup, Match};
 use model::DraftSequence;
@@ -207,6 +208,16 @@ impl Speculator {
     pub(crate) fn chance(&self, tokens: &[u32]) -> Option<f64> {
         let found = self.lookup.find(tokens).filter(|_| self.drafting.lookup)?;
         Some(self.governor.acceptance(Source::Lookup, found.len))
+    }
+
+    /// Begins with what other sequences have learned about drafts.
+    pub(crate) fn expect(&mut self, experience: &Experience) {
+        self.governor.expect(experience);
+    }
+
+    /// Returns and clears the outcomes of drafts since the last call.
+    pub(crate) fn take_outcomes(&mut self) -> Outcomes {
+        self.governor.take_outcomes()
     }
 
     /// Sets the length of the next draft, or leaves the decision to the governor. Only its own decisions

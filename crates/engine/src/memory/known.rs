@@ -1,0 +1,59 @@
+//! Blocks of the tree as bytes: how contexts that no sequence holds leave for a disk and come back.
+
+use nanoinfer_kernels::BLOCK;
+
+use super::cache::Cache;
+
+impl Cache {
+    /// Number of full blocks at the beginning of `tokens` that are known, whether held or cached.
+    pub(crate) fn known_blocks(&self, tokens: &[u32]) -> usize {
+        self.tree.path(self.shareable(tokens)).count()
+    }
+
+    /// Appends the bytes of block `index` of the context `tokens`, see [`Self::save_block`]. Returns false if
+    /// it is not known, or no longer.
+    pub(crate) fn copy_known(&mut self, tokens: &[u32], index: usize, out: &mut Vec<u8>) -> bool {
+        let Some(block) = self.tree.path(self.shareable(tokens)).nth(index) else { return false };
+        let at = (self.kv_heads, self.head, block as usize);
+        self.layers.iter_mut().for_each(|layer| layer.save(at, out));
+        true
+    }
+
+    /// Makes block `index` of the context `tokens` known, with bytes from [`Self::copy_known`]. It is cached
+    /// like a block that was just released, in place of the least recently used one. Returns false if the
+    /// blocks before it are not known, or sequences hold the whole arena.
+    pub(crate) fn add_known(&mut self, tokens: &[u32], index: usize, bytes: &[u8]) -> bool {
+        let tokens = self.shareable(tokens);
+        let Some(own) = tokens.chunks_exact(BLOCK).nth(index) else { return false };
+        let parent = index.checked_sub(1).map(|before| self.tree.path(tokens).nth(before));
+        let parent = match parent {
+            None => None,
+            Some(None) => return false,
+            Some(known) => known,
+        };
+        if self.tree.child(parent, own).is_some() {
+            return true;
+        }
+        // Held meanwhile, so that it is not evicted for its own continuation.
+        let cached = parent.filter(|&parent| self.tree.is_cached(parent));
+        if let Some(parent) = cached {
+            self.tree.hold(parent);
+        }
+        let block = self.free.pop().or_else(|| self.tree.evict());
+        if let Some(block) = block {
+            let at = (self.kv_heads, self.head, block as usize);
+            let each = bytes.len() / self.layers.len();
+            for (layer, bytes) in self.layers.iter_mut().zip(bytes.chunks_exact(each)) {
+                layer.load(at, bytes);
+            }
+            self.tree.insert(block, parent, own);
+            if !self.tree.release(block) {
+                self.free.push(block);
+            }
+        }
+        if let Some(parent) = cached {
+            self.tree.release(parent);
+        }
+        block.is_some()
+    }
+}

@@ -1,0 +1,357 @@
+//! A store below the cache: contexts are written when their requests leave, and read before others are
+//! admitted, while passes go on.
+//!
+//! Files are the business of two threads. The engine's thread copies blocks between the cache and their
+//! buffers, between passes and never more than there are buffers. It knows the tokens of all entries, so
+//! looking for one costs no access to the disk. Contexts that wait to be written are dropped if there are
+//! too many, or when the cache needs their space: nothing waits for the disk but the request whose context
+//! is being read.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use nanoinfer_kernels::BLOCK;
+
+use super::identity;
+use super::store::PrefixStore;
+use super::threads::{Ending, ReadJob, Reply, WriteJob, read_entries, write_entries};
+use crate::memory::IDENTITY;
+use crate::{Engine, Error};
+
+/// Bytes of blocks that are on their way to and from the disk, at most.
+const READ_BYTES: usize = 16 << 20;
+const WRITE_BYTES: usize = 8 << 20;
+/// Maximum number of contexts that wait to be written.
+const MAX_WAITING: usize = 16;
+/// How long a step without a pass waits for the threads.
+const WAIT: Duration = Duration::from_millis(1);
+
+/// An entry of the store.
+struct Entry {
+    path: PathBuf,
+    tokens: Arc<[u32]>,
+}
+
+impl Entry {
+    /// Number of full blocks that it shares with the beginning of `tokens`.
+    fn common(&self, tokens: &[u32]) -> usize {
+        self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count() / BLOCK
+    }
+}
+
+/// A context that is being read or written, and its next block.
+struct Transfer {
+    /// Who waits for it to be read.
+    ticket: u64,
+    path: PathBuf,
+    tokens: Arc<[u32]>,
+    next: usize,
+}
+
+/// A store that serves an engine without delaying its passes.
+pub(crate) struct Disk {
+    store: PrefixStore,
+    identity: [u8; IDENTITY],
+    /// Bytes of a block.
+    block: usize,
+    entries: Vec<Entry>,
+    /// The contexts to read, by who waits for them.
+    to_read: VecDeque<(u64, Vec<u32>)>,
+    reading: Option<Transfer>,
+    to_write: VecDeque<Arc<[u32]>>,
+    writing: Option<Transfer>,
+    /// Empty buffers for blocks to write.
+    buffers: Vec<Vec<u8>>,
+    threads: Option<Threads>,
+}
+
+/// The threads end when these channels are dropped.
+struct Threads {
+    read: Sender<ReadJob>,
+    read_buffers: Sender<Vec<u8>>,
+    write: Sender<WriteJob>,
+    replies: Receiver<Reply>,
+    handles: [JoinHandle<()>; 2],
+}
+
+impl Threads {
+    fn start(
+        store: PrefixStore,
+        identity: [u8; IDENTITY],
+        block: usize,
+    ) -> Result<Self, std::io::Error> {
+        let (read, read_jobs) = channel();
+        let (read_buffers, empty) = channel();
+        let (write, write_jobs) = channel();
+        let (to_engine, replies) = channel();
+        let (reader, writer) = (Ending(to_engine.clone()), Ending(to_engine));
+        let named = |name: &str| thread::Builder::new().name(name.to_owned());
+        let reader = named("store reader").spawn(move || {
+            read_entries((&identity, block), &read_jobs, &empty, &reader.0);
+        })?;
+        let writer = named("store writer").spawn(move || {
+            write_entries(&store, &identity, &write_jobs, &writer.0);
+        })?;
+        for _ in 0..buffers(READ_BYTES, block) {
+            let _ = read_buffers.send(Vec::new()); // the reader has just been started
+        }
+        Ok(Self { read, read_buffers, write, replies, handles: [reader, writer] })
+    }
+}
+
+/// Number of buffers for blocks of this size.
+fn buffers(bytes: usize, block: usize) -> usize {
+    (bytes / block.max(1)).clamp(2, 64)
+}
+
+impl Disk {
+    /// Starts to use a store. Also returns notes on its unusable entries.
+    ///
+    /// # Errors
+    /// The threads cannot be started.
+    pub(crate) fn new(
+        store: PrefixStore,
+        engine: &Engine,
+    ) -> Result<(Self, Vec<String>), std::io::Error> {
+        let (identity, block) = (identity(engine), engine.kv_bytes_per_position() as usize * BLOCK);
+        let (entries, notes) = store.list(&identity);
+        let entry = |(path, prefix): (_, crate::memory::Prefix)| Entry {
+            path,
+            tokens: prefix.tokens.into(),
+        };
+        let disk = Self {
+            identity,
+            block,
+            entries: entries.into_iter().map(entry).collect(),
+            to_read: VecDeque::new(),
+            reading: None,
+            to_write: VecDeque::with_capacity(MAX_WAITING),
+            writing: None,
+            buffers: (0..buffers(WRITE_BYTES, block)).map(|_| Vec::new()).collect(),
+            threads: Some(Threads::start(store.clone(), identity, block)?),
+            store,
+        };
+        Ok((disk, notes))
+    }
+
+    /// The entry that has the most blocks of `tokens`, and their number, if the cache has fewer. The last
+    /// token is always processed.
+    fn find(&self, engine: &Engine, tokens: &[u32]) -> Result<Option<(usize, usize)>, Error> {
+        let most = tokens.len().saturating_sub(1).min(engine.ctx()) / BLOCK;
+        let all = self.entries.iter().map(|e| e.common(tokens).min(most)).enumerate();
+        let Some((at, blocks)) = all.max_by_key(|(_, blocks)| *blocks) else { return Ok(None) };
+        Ok((blocks > engine.known_blocks(tokens)?).then_some((at, blocks)))
+    }
+
+    /// Whether reading an entry would make more of `tokens` known.
+    pub(crate) fn knows_more(&self, engine: &Engine, tokens: &[u32]) -> Result<bool, Error> {
+        Ok(self.find(engine, tokens)?.is_some())
+    }
+
+    /// Begins to read the beginning of `tokens`. Done when `ticket` is no longer [pending](Self::is_pending).
+    pub(crate) fn read(&mut self, ticket: u64, tokens: &[u32]) {
+        self.to_read.push_back((ticket, tokens.to_vec()));
+    }
+
+    /// Whether something is still being read for `ticket`.
+    pub(crate) fn is_pending(&self, ticket: u64) -> bool {
+        self.reading.as_ref().is_some_and(|r| r.ticket == ticket)
+            || self.to_read.iter().any(|(waiting, _)| *waiting == ticket)
+    }
+
+    /// Writes the cached blocks of a context, unless they are stored already. Drops it if too many others
+    /// wait.
+    pub(crate) fn write(&mut self, tokens: &[u32]) {
+        if self.to_write.iter().any(|waiting| waiting.starts_with(tokens)) {
+            return;
+        }
+        self.to_write.retain(|waiting| !tokens.starts_with(waiting));
+        if self.to_write.len() < MAX_WAITING {
+            self.to_write.push_back(tokens.into());
+        }
+    }
+
+    /// Whether nothing is to be read or written.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.reading.is_none()
+            && self.writing.is_none()
+            && self.to_read.is_empty()
+            && self.to_write.is_empty()
+    }
+
+    /// Copies the blocks that are ready, in either direction; if `wait`, waits a moment for the first one.
+    /// Appends notes on entries that cannot be used or written.
+    pub(crate) fn exchange(
+        &mut self,
+        engine: &mut Engine,
+        wait: bool,
+        notes: &mut Vec<String>,
+    ) -> Result<(), Error> {
+        self.begin_reading(engine)?;
+        self.begin_writing(engine)?;
+        let most = buffers(READ_BYTES, self.block) + buffers(WRITE_BYTES, self.block);
+        for i in 0..most {
+            self.send_blocks(engine)?;
+            let Some(threads) = &self.threads else { return Ok(()) };
+            if self.reading.is_none() && self.writing.is_none() {
+                return Ok(());
+            }
+            let waited = if wait && i == 0 { WAIT } else { Duration::ZERO };
+            match threads.replies.recv_timeout(waited) {
+                Ok(reply) => self.handle(engine, reply, notes)?,
+                Err(RecvTimeoutError::Timeout) => return Ok(()),
+                Err(RecvTimeoutError::Disconnected) => self.give_up(),
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets requests go on without the store.
+    fn give_up(&mut self) {
+        (self.threads, self.reading, self.writing) = (None, None, None);
+        self.to_read.clear();
+        self.to_write.clear();
+        self.entries.clear();
+    }
+
+    /// Begins to read the next context, unless another one is being read.
+    fn begin_reading(&mut self, engine: &Engine) -> Result<(), Error> {
+        while self.reading.is_none() {
+            let Some((ticket, tokens)) = self.to_read.pop_front() else { return Ok(()) };
+            // An earlier context may have had the same beginning.
+            let Some((at, end)) = self.find(engine, &tokens)? else { continue };
+            let (entry, next) = (&self.entries[at], engine.known_blocks(&tokens)?);
+            let (path, tokens) = (entry.path.clone(), Arc::clone(&entry.tokens));
+            let job =
+                ReadJob { path: path.clone(), tokens: Arc::clone(&tokens), blocks: next..end };
+            if self.threads.as_ref().is_some_and(|threads| threads.read.send(job).is_ok()) {
+                self.reading = Some(Transfer { ticket, path, tokens, next });
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins to write the next context that is not stored, unless another one is being written.
+    fn begin_writing(&mut self, engine: &Engine) -> Result<(), Error> {
+        let Some(threads) = &self.threads else { return Ok(()) };
+        while self.writing.is_none() {
+            let Some(tokens) = self.to_write.pop_front() else { return Ok(()) };
+            let blocks = tokens.len() / BLOCK;
+            let stored = self.entries.iter().find(|entry| entry.common(&tokens) == blocks);
+            if let Some(entry) = stored {
+                let _ = threads.write.send(WriteJob::Touch(entry.path.clone()));
+                continue;
+            }
+            if engine.known_blocks(&tokens)? < blocks
+                || !self.store.admits((blocks * self.block) as u64)
+            {
+                continue;
+            }
+            let replaced = self.entries.iter().filter(|entry| tokens.starts_with(&entry.tokens));
+            let path = self.store.path(&self.identity, &tokens);
+            let replaces = replaced.map(|entry| entry.path.clone()).collect();
+            let (path_, tokens_) = (path.clone(), Arc::clone(&tokens));
+            let job = WriteJob::Begin { tokens: tokens_, path: path_, replaces };
+            if threads.write.send(job).is_ok() {
+                self.writing = Some(Transfer { ticket: 0, path, tokens, next: 0 });
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends copies of the next blocks to the writer, as many as there are buffers.
+    fn send_blocks(&mut self, engine: &mut Engine) -> Result<(), Error> {
+        let (Some(transfer), Some(threads)) = (&mut self.writing, &self.threads) else {
+            return Ok(());
+        };
+        let blocks = transfer.tokens.len() / BLOCK;
+        while transfer.next < blocks {
+            let Some(mut bytes) = self.buffers.pop() else { return Ok(()) };
+            bytes.clear();
+            if engine.cache_mut().copy_known(&transfer.tokens, transfer.next, &mut bytes) {
+                transfer.next += 1;
+                let _ = threads.write.send(WriteJob::Block(bytes)); // its end is noticed by `exchange`
+                if transfer.next == blocks {
+                    let _ = threads.write.send(WriteJob::End);
+                }
+            } else {
+                self.buffers.push(bytes);
+                transfer.next = blocks;
+                let _ = threads.write.send(WriteJob::Abandon);
+            }
+        }
+        Ok(())
+    }
+
+    fn handle(
+        &mut self,
+        engine: &mut Engine,
+        reply: Reply,
+        notes: &mut Vec<String>,
+    ) -> Result<(), Error> {
+        match reply {
+            Reply::Block(bytes) => {
+                if let Some(transfer) = &mut self.reading {
+                    // Without room, the rest is read in vain.
+                    engine.cache_mut().add_known(&transfer.tokens, transfer.next, &bytes);
+                    transfer.next += 1;
+                }
+                if let Some(threads) = &self.threads {
+                    let _ = threads.read_buffers.send(bytes);
+                }
+            }
+            Reply::Read(read) => {
+                let ended = self.reading.take();
+                if let (Some(transfer), Err(note)) = (ended, read) {
+                    self.entries.retain(|entry| entry.path != transfer.path);
+                    notes.extend(note);
+                }
+                self.begin_reading(engine)?;
+            }
+            Reply::Buffer(bytes) => self.buffers.push(bytes),
+            Reply::Written(written) => {
+                let ended = self.writing.take();
+                match (ended, written) {
+                    (Some(Transfer { path, tokens, .. }), Ok(Some(removed))) => {
+                        self.entries.push(Entry { path, tokens });
+                        self.entries.retain(|entry| !removed.contains(&entry.path));
+                    }
+                    (_, Err(note)) => notes.push(note),
+                    (_, Ok(_)) => {}
+                }
+                self.begin_writing(engine)?;
+            }
+            Reply::Ended => self.give_up(),
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Disk {
+    /// Ends the threads; an entry of which all blocks were sent is still written.
+    fn drop(&mut self) {
+        let Some(Threads { read, read_buffers, write, replies, handles }) = self.threads.take()
+        else {
+            return;
+        };
+        drop((read, read_buffers, write, replies));
+        for handle in handles {
+            let _ = handle.join(); // a panic has been reported
+        }
+    }
+}
+
+impl fmt::Debug for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Disk")
+            .field("store", &self.store)
+            .field("entries", &self.entries.len())
+            .field("waiting", &(self.to_read.len(), self.to_write.len()))
+            .finish_non_exhaustive()
+    }
+}

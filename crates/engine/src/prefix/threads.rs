@@ -1,0 +1,192 @@
+//! The threads that read and write a store's entries, block by block.
+//!
+//! ```text
+//!            jobs, empty buffers                       blocks of a context
+//! engine ──────────────────────────► reader   engine ──────────────────────► writer
+//!        ◄──────────────────────────                 ◄──────────────────────
+//!          verified blocks, a result                   empty buffers, a result
+//! ```
+//!
+//! The number of buffers bounds memory: whoever has none waits.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, BufReader, ErrorKind, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+
+use nanoinfer_kernels::BLOCK;
+
+use super::head;
+use super::store::{PrefixStore, ignored, touch};
+use crate::memory::{HEADER, IDENTITY, Prefix};
+
+/// What the threads report to the engine's thread.
+pub(super) enum Reply {
+    /// The next block of the entry that is read.
+    Block(Vec<u8>),
+    /// No more blocks follow. An error is a note on an entry that cannot be used, `None` if its file is gone.
+    Read(Result<(), Option<String>>),
+    /// A buffer for the next block to write.
+    Buffer(Vec<u8>),
+    /// The entry was written, and others were removed for it; `None` if it was abandoned. An error is a note.
+    Written(Result<Option<Vec<PathBuf>>, String>),
+    /// A thread has ended, because of a bug.
+    Ended,
+}
+
+/// Reports the end of a thread.
+pub(super) struct Ending(pub Sender<Reply>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let _ = self.0.send(Reply::Ended); // nobody listens if the engine has ended it
+    }
+}
+
+/// Blocks to read.
+pub(super) struct ReadJob {
+    pub path: PathBuf,
+    /// The tokens that the entry must have.
+    pub tokens: Arc<[u32]>,
+    pub blocks: Range<usize>,
+}
+
+/// Parts of an entry to write.
+pub(super) enum WriteJob {
+    /// Begins an entry at a path, which replaces others.
+    Begin { tokens: Arc<[u32]>, path: PathBuf, replaces: Vec<PathBuf> },
+    /// The next block.
+    Block(Vec<u8>),
+    /// All blocks were sent.
+    End,
+    /// The rest of the context is no longer cached.
+    Abandon,
+    /// Marks an entry as recently used.
+    Touch(PathBuf),
+}
+
+/// Reads entries for the engine with this identity, until the engine's end of a channel is dropped.
+pub(super) fn read_entries(
+    (identity, block_bytes): (&[u8; IDENTITY], usize),
+    jobs: &Receiver<ReadJob>,
+    buffers: &Receiver<Vec<u8>>,
+    replies: &Sender<Reply>,
+) {
+    let mut spare = VecDeque::new();
+    for job in jobs {
+        let read = read_blocks(&job, (identity, block_bytes), |index, prefix, file| {
+            let Some(mut bytes) = spare.pop_front().or_else(|| buffers.recv().ok()) else {
+                return Ok(false);
+            };
+            bytes.resize(block_bytes, 0);
+            let read = prefix.read_block(index, file, &mut bytes);
+            match read {
+                Ok(()) => Ok(replies.send(Reply::Block(bytes)).is_ok()),
+                Err(what) => {
+                    spare.push_back(bytes);
+                    Err(what)
+                }
+            }
+        });
+        if replies.send(Reply::Read(read)).is_err() {
+            return;
+        }
+    }
+}
+
+/// Opens an entry and passes each block to `block`, until that returns false.
+fn read_blocks(
+    job: &ReadJob,
+    (identity, block_bytes): (&[u8; IDENTITY], usize),
+    mut block: impl FnMut(usize, &Prefix, &mut BufReader<File>) -> Result<bool, String>,
+) -> Result<(), Option<String>> {
+    let note = |what: &str| Some(ignored(&job.path, what));
+    let file = File::open(&job.path).map_err(|e| match e.kind() {
+        ErrorKind::NotFound => None, // removed by another process
+        _ => note(&e.to_string()),
+    })?;
+    // Large reads bypass the buffer and go straight to where they are hashed.
+    let mut file = BufReader::new(file);
+    let prefix = Prefix::read(&mut file).map_err(|e| note(&e.to_string()))?;
+    prefix.check(identity).map_err(|what| note(&what))?;
+    if *prefix.tokens != *job.tokens {
+        return Err(None); // another entry has taken its place
+    }
+    touch(&job.path);
+    let skipped = (job.blocks.start * block_bytes) as i64;
+    file.seek_relative(skipped).map_err(|e| note(&e.to_string()))?;
+    for index in job.blocks.clone() {
+        if !block(index, &prefix, &mut file).map_err(|what| note(&what))? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Writes entries until the engine's end of a channel is dropped.
+pub(super) fn write_entries(
+    store: &PrefixStore,
+    identity: &[u8; IDENTITY],
+    jobs: &Receiver<WriteJob>,
+    replies: &Sender<Reply>,
+) {
+    // Buffers that arrive after an error come back, too.
+    while let Ok(job) = jobs.recv() {
+        let sent = match job {
+            WriteJob::Begin { tokens, path, replaces } => {
+                let written = write_entry(store, (identity, &tokens), &path, jobs, replies);
+                let written =
+                    written.map(|complete| complete.then(|| store.make_room(&path, replaces)));
+                let note = |e| {
+                    format!("{}: cannot write: {e}; the context was not stored", path.display())
+                };
+                replies.send(Reply::Written(written.map_err(note)))
+            }
+            WriteJob::Block(bytes) => replies.send(Reply::Buffer(bytes)),
+            WriteJob::End | WriteJob::Abandon => Ok(()),
+            WriteJob::Touch(path) => {
+                touch(&path);
+                Ok(())
+            }
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+/// Writes one entry, as its blocks arrive. Returns false if it was abandoned.
+fn write_entry(
+    store: &PrefixStore,
+    (identity, tokens): (&[u8; IDENTITY], &[u32]),
+    path: &Path,
+    jobs: &Receiver<WriteJob>,
+    replies: &Sender<Reply>,
+) -> io::Result<bool> {
+    let mut temp = store.temp()?;
+    // The hashes of the blocks come before them.
+    let blocks = tokens.len().div_ceil(BLOCK);
+    let begin = HEADER + 4 * tokens.len() + 32 * blocks + 32;
+    temp.as_file_mut().seek(SeekFrom::Start(begin as u64))?;
+    let mut hashes = Vec::with_capacity(blocks);
+    loop {
+        match jobs.recv() {
+            Ok(WriteJob::Block(bytes)) => {
+                hashes.push(blake3::hash(&bytes));
+                let written = temp.as_file_mut().write_all(&bytes);
+                let _ = replies.send(Reply::Buffer(bytes)); // the engine may be gone
+                written?;
+            }
+            Ok(WriteJob::Touch(path)) => touch(&path),
+            Ok(WriteJob::End) if hashes.len() == blocks => break,
+            _ => return Ok(false),
+        }
+    }
+    temp.as_file_mut().seek(SeekFrom::Start(0))?;
+    temp.as_file_mut().write_all(&head(identity, tokens, "", hashes.into_iter()))?;
+    store.commit(temp, path)?;
+    Ok(true)
+}
