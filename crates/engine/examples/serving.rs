@@ -8,7 +8,7 @@
 //! ```
 //!
 //! `MODEL` is a `.nano` file, or a shape with an encoding, such as `tinyllama-1.1b:q8`, which is filled with
-//! random weights.
+//! random weights; `smollm2-135m@152000:q8` has another vocabulary.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -30,7 +30,11 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 fn open(name: &str) -> Result<Model> {
     let Some((shape, quant)) = name.split_once(':') else { return Ok(Model::open(name)?) };
     let quant = Quant::ALL.into_iter().find(|q| q.name() == quant).ok_or("unknown encoding")?;
-    let shape = Shape::find(shape).ok_or("unknown shape")?.with_quant(quant);
+    let (shape, vocabulary) = shape.split_once('@').unwrap_or((shape, ""));
+    let mut shape = Shape::find(shape).ok_or("unknown shape")?.with_quant(quant);
+    if !vocabulary.is_empty() {
+        shape = shape.with_vocabulary(vocabulary.parse()?);
+    }
     let folder = file::in_memory(shape.bytes()).unwrap_or_else(std::env::temp_dir);
     let staged = build(&shape, &folder, &mut |_| {})?;
     let model = Model::open(staged.path())?;
