@@ -227,35 +227,41 @@ fn store(model: &str, prompt: usize) -> Result<()> {
         while_written.push(ms(start.elapsed()));
     }
     drop(batch);
+    // Until the request is admitted; then what is not stored is computed.
+    let restored = |batch: &mut Batch| -> Result<(Vec<f64>, [f64; 2])> {
+        let admitted = batch.load().admissions + 1;
+        let (id, start) = (batch.submit(long())?, Instant::now());
+        let (mut steps, mut read, mut done) = (Vec::new(), None, false);
+        while !done {
+            let begun = Instant::now();
+            step(batch, |from| done |= from == id)?;
+            if batch.load().admissions < admitted {
+                steps.push(ms(begun.elapsed()));
+            } else {
+                read.get_or_insert_with(|| ms(begun - start));
+            }
+        }
+        Ok((steps, [read.unwrap_or_default(), ms(start.elapsed())]))
+    };
     let (mut batch, _) = beside_a_stream(&model, prompt, folder.path())?;
-    let (id, start, mut while_read) = (batch.submit(long())?, Instant::now(), Vec::new());
-    done = false;
-    while !done {
-        let start = Instant::now();
-        step(&mut batch, |from| done |= from == id)?;
-        while_read.push(ms(start.elapsed()));
-    }
+    let (while_read, beside) = restored(&mut batch)?;
+    drop(batch);
     println!(
-        "{prompt} tokens, restored beside a stream: first token after {:.0} ms",
-        ms(start.elapsed())
-    );
-    println!(
-        "longest step: {:.0} ms before, {:.0} while written ({} steps), {:.0} while read ({} steps)",
+        "longest step of a stream: {:.0} ms before, {:.0} while written ({} steps), {:.0} while read ({} steps)",
         largest(&before),
         largest(&while_written),
         while_written.len(),
         largest(&while_read),
         while_read.len()
     );
-    drop(batch);
     let (mut batch, stream) = beside_a_stream(&model, prompt, folder.path())?;
     batch.cancel(stream);
-    let (id, start) = (batch.submit(long())?, Instant::now());
-    done = false;
-    while !done {
-        step(&mut batch, |from| done |= from == id)?;
+    let (_, alone) = restored(&mut batch)?;
+    for (company, [read, first]) in [("beside a stream", beside), ("alone", alone)] {
+        println!(
+            "{prompt} tokens, {company}: read after {read:.0} ms, first token after {first:.0} ms"
+        );
     }
-    println!("restored alone: first token after {:.0} ms", ms(start.elapsed()));
     Ok(())
 }
 
@@ -268,7 +274,7 @@ fn main() -> Result<()> {
         ["stall", model, prompt, pass_ms] => stall(model, prompt.parse()?, pass_ms.parse()?),
         ["streams", model] => [1, 4, 8, 16, 32, 64].iter().try_for_each(|&n| streams(model, n)),
         ["streams", model, list] => list.split(',').try_for_each(|n| streams(model, n.parse()?)),
-        ["store", model] => store(model, 4096),
+        ["store", model] => store(model, 4100),
         ["store", model, prompt] => store(model, prompt.parse()?),
         ["overhead", model] => overhead(model, 64),
         ["overhead", model, n] => overhead(model, n.parse()?),

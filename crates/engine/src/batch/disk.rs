@@ -1,5 +1,5 @@
-//! The disk below the cache: what a leaving request has computed is written, and what is stored of a prompt is
-//! read before its request is admitted. Passes go on meanwhile.
+//! The disk below the cache: what a leaving request has computed is written, and what is stored of a
+//! prompt is read before its request is admitted. Passes go on meanwhile.
 
 use nanoinfer_kernels::BLOCK;
 
@@ -13,12 +13,13 @@ use crate::{Error, PrefixStore};
 const WORTH_WRITING: usize = 512;
 
 impl Batch {
-    /// Sets the store in which prompts are looked up, and to which contexts are written: long ones, and those
-    /// that end with an answer to a conversation, unless they exceed its limit. Entries that other processes
-    /// write later are not seen.
+    /// Sets the store in which prompts are looked up, and to which contexts are written: long ones, and
+    /// those that end with an answer to a conversation, unless they exceed its limit. Entries that other
+    /// processes write later are not seen.
     ///
-    /// Neither delays anybody but the request whose prompt is being read: files are read and written by other
-    /// threads, and [`Self::step`] only copies blocks. [`Self::is_idle`] includes what remains to be written.
+    /// Neither delays anybody but the request whose prompt is being read: files are read and written by
+    /// other threads, and [`Self::step`] only copies blocks. [`Self::is_idle`] includes what remains to be
+    /// written.
     pub fn set_store(&mut self, store: Option<PrefixStore>) {
         self.disk = None;
         let Some(store) = store else { return };
@@ -41,8 +42,8 @@ impl Batch {
         }
     }
 
-    /// Begins to read what is stored of a waiting request's prompt. Returns whether there is something, so that
-    /// the request is to be admitted later.
+    /// Begins to read what is stored of a waiting request's prompt. Returns whether there is something,
+    /// so that the request is to be admitted later.
     pub(super) fn recall(&mut self, at: usize) -> Result<bool, Error> {
         let Self { disk: Some(disk), waiting, engines, .. } = self else { return Ok(false) };
         let (job, work) = &mut waiting[at];

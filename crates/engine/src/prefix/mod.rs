@@ -6,8 +6,8 @@
 //!
 //! Keys and values are bit-identical wherever they are computed, so stored ones can replace the
 //! computation if the model, [`NUMERICS`], cache type, RoPE and tokens match. `docs/FORMAT.md` specifies
-//! the layout. This file reads, writes and bakes entries; `store` is a folder of them, and `disk` uses it without
-//! delaying passes, by means of `threads`.
+//! the layout. This file reads, writes and bakes entries; `store` is a folder of them, which `disk` and its
+//! `threads` use without delaying passes.
 
 mod disk;
 mod store;
