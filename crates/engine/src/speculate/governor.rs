@@ -57,6 +57,8 @@ impl Acceptance {
 pub(crate) enum Source {
     Lookup,
     Model,
+    /// The answer's constraint, which leaves no other text.
+    Forced,
 }
 
 /// A draft available from a source.
@@ -67,6 +69,8 @@ pub(crate) struct Offer {
     pub matched: usize,
     /// Number of tokens to process before the draft model can draft.
     pub lag: usize,
+    /// Maximum number of tokens.
+    pub most: usize,
 }
 
 /// A draft to make.
@@ -94,6 +98,7 @@ pub(crate) struct Governor {
     step: f64,
     lookups: [Acceptance; LENGTHS.len()],
     model: Acceptance,
+    forced: Acceptance,
     account: f64,
 }
 
@@ -110,6 +115,7 @@ impl Default for Governor {
             step: 0.0,
             lookups: [0.25, 0.4, 0.5, 0.65, 0.8, 0.9].map(Acceptance::assumed),
             model: Acceptance::assumed(0.7),
+            forced: Acceptance::assumed(0.9),
             account: START,
         }
     }
@@ -168,7 +174,7 @@ impl Governor {
         let mut best: Option<(Plan, f64)> = None;
         for offer in offers {
             let p = self.acceptance(offer.source, offer.matched);
-            for n in lengths.clone() {
+            for n in lengths.clone().map(|n| n.min(offer.most)) {
                 let mut time = self.pass(1 + n);
                 if offer.source == Source::Model {
                     time += step * (n as f64 + offer.lag as f64 / 4.0);
@@ -188,6 +194,7 @@ impl Governor {
         match source {
             Source::Lookup => self.lookups[match_class(matched)].rate(),
             Source::Model => self.model.rate(),
+            Source::Forced => self.forced.rate(),
         }
     }
 
@@ -227,6 +234,7 @@ impl Governor {
         match plan.source {
             Source::Lookup => self.lookups[match_class(plan.matched)].observe(accepted, tested),
             Source::Model => self.model.observe(accepted, tested),
+            Source::Forced => self.forced.observe(accepted, tested),
         }
     }
 
@@ -263,7 +271,7 @@ impl Governor {
 mod tests {
     use super::*;
 
-    const LOOKUP: Offer = Offer { source: Source::Lookup, matched: 3, lag: 0 };
+    const LOOKUP: Offer = Offer { source: Source::Lookup, matched: 3, lag: 0, most: MAX_DRAFT };
 
     /// Simulates `passes` passes in which a row costs `row` and a drafted token is correct with
     /// probability `p`. Returns the throughput relative to no drafting, and the number of drafted passes.
@@ -332,7 +340,7 @@ mod tests {
         let mut governor = Governor::default();
         (0..3).for_each(|_| governor.single(1e-3));
         governor.stepped(0.1e-3, 1);
-        let model = Offer { source: Source::Model, matched: 0, lag: 0 };
+        let model = Offer { source: Source::Model, matched: 0, lag: 0, most: MAX_DRAFT };
         let chosen = |g: &Governor, matched| {
             g.plan(&[Offer { matched, ..LOOKUP }, model], MAX_DRAFT).map(|plan| plan.source)
         };
