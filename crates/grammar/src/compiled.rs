@@ -17,6 +17,10 @@ pub(crate) struct Compiled {
     pub first: Vec<u32>,
     /// The tokens that begin an answer, if these are others.
     pub first_of_answer: Option<Vec<u32>>,
+    /// Whether forced text can be drafted. The parser would lose its place after forced tokens.
+    pub drafts: bool,
+    /// Estimated size of the parser.
+    bytes: usize,
 }
 
 impl Compiled {
@@ -43,6 +47,8 @@ impl Compiled {
             }
             allowed.as_slice().to_vec()
         });
+        // Measured: the grammar takes about as much as the expressions of its lexer.
+        let bytes = 2 * parser.parser.lexer_stats().num_bytes;
         let mut matcher = Matcher::new(Ok(parser));
         let first = matcher.compute_mask().map_err(|e| {
             let what = match matcher.stop_reason() {
@@ -52,12 +58,14 @@ impl Compiled {
             source.error(&what, |_| false)
         })?;
         let first = first.as_slice().to_vec();
-        Ok(Self { vocabulary: Arc::clone(vocabulary), matcher, first, first_of_answer })
+        let drafts = !source.has_tokens();
+        let vocabulary = Arc::clone(vocabulary);
+        Ok(Self { vocabulary, matcher, first, first_of_answer, drafts, bytes })
     }
 
-    /// An estimate: the states of the lexer, the grammar's symbols, and the masks.
+    /// Estimated size in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        let masks = 4 * (self.first.len() + self.first_of_answer.as_ref().map_or(0, Vec::len));
-        masks + (16 << 10)
+        let masks = self.first.len() + self.first_of_answer.as_ref().map_or(0, Vec::len);
+        self.bytes + 4 * masks + (32 << 10)
     }
 }

@@ -44,6 +44,16 @@ impl Error {
         Self::Source { place: place.to_string(), what: what.to_string(), advice }
     }
 
+    /// The same error about a part of something, which is put in front of the place.
+    pub(crate) fn within(self, whole: &str) -> Self {
+        let at = |place: String| format!("{whole}, {place}");
+        match self {
+            Self::Source { place, what, advice } => Self::Source { place: at(place), what, advice },
+            Self::Limit { place, what } => Self::Limit { place: at(place), what },
+            Self::Vocabulary { .. } => self,
+        }
+    }
+
     /// The place that the error is about, if it is about the source.
     pub fn place(&self) -> Option<&str> {
         match self {

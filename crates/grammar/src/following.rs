@@ -34,6 +34,16 @@ impl Following {
         Self { grammar, matcher, position: Position::Start { answer_follows }, failure: None }
     }
 
+    /// A copy in the same state.
+    pub(crate) fn copy(&self) -> Self {
+        Self {
+            grammar: Arc::clone(&self.grammar),
+            matcher: self.matcher.deep_clone(),
+            position: self.position,
+            failure: self.failure.clone(),
+        }
+    }
+
     fn fail(&mut self, error: impl fmt::Display) {
         let text = error.to_string();
         let what = text.lines().next().unwrap_or_default();
@@ -89,17 +99,12 @@ impl Constraint for Following {
     }
 
     fn boxed(&self) -> Box<dyn Constraint> {
-        Box::new(Self {
-            grammar: Arc::clone(&self.grammar),
-            matcher: self.matcher.deep_clone(),
-            position: self.position,
-            failure: self.failure.clone(),
-        })
+        Box::new(self.copy())
     }
 
     fn forced(&mut self, tokens: &mut Vec<u32>, room: usize) {
-        if self.position != Position::Within || self.failure.is_some() || self.matcher.is_stopped()
-        {
+        let goes_on = self.position == Position::Within && !self.matcher.is_stopped();
+        if !goes_on || self.failure.is_some() || !self.grammar.drafts {
             return;
         }
         let bytes = self.matcher.compute_ff_bytes();

@@ -12,6 +12,7 @@ use crate::cache::Cache;
 use crate::compiled::Compiled;
 use crate::following::Following;
 use crate::vocabulary::Vocabulary;
+use crate::waiting::Waiting;
 use crate::{Error, Source};
 
 /// Stack of the threads that compile: parsers are recursive.
@@ -150,6 +151,13 @@ impl Grammar {
     /// the prompt: some tokenizers drop a space at the beginning of a text.
     pub fn constraint(&self, answer_follows: bool) -> Box<dyn Constraint> {
         Box::new(Following::new(Arc::clone(&self.0), answer_follows))
+    }
+
+    /// A constraint for an answer that may begin with anything, up to and including the token `marker`: for
+    /// example, the end of the model's reasoning. The rest of the answer follows the grammar.
+    pub fn constraint_after(&self, marker: u32) -> Box<dyn Constraint> {
+        let following = Following::new(Arc::clone(&self.0), false);
+        Box::new(Waiting::new(marker, self.0.vocabulary.ends.clone(), following))
     }
 
     /// Whether a text, in bytes, is complete according to the grammar. For tests and tools: tokens are not

@@ -37,6 +37,7 @@
 //! ```
 
 mod cache;
+mod calls;
 mod compiled;
 mod error;
 mod finite;
@@ -49,7 +50,9 @@ mod request;
 mod schema;
 mod source;
 mod vocabulary;
+mod waiting;
 
+pub use calls::{Call, Piece};
 pub use error::Error;
 pub use grammars::{Grammar, Grammars, Options};
 pub use request::source_of;

@@ -55,7 +55,7 @@ pub fn source_of(request: &Map<String, Value>) -> Result<Option<Source>, Error> 
             let what = format!("{other} asks for something else");
             return Err(Error::source(field, what, "use only one of them"));
         }
-        source.check().map_err(|e| within(field, e))?;
+        source.check().map_err(|e| e.within(field))?;
         found = Some((field, source));
     }
     Ok(found.map(|(_, source)| source))
@@ -65,23 +65,13 @@ fn is_blank(value: &Value) -> bool {
     value.as_str().is_some_and(str::is_empty)
 }
 
-/// The error with the field in front of its place.
-fn within(field: &str, error: Error) -> Error {
-    let at = |place: String| format!("{field}, {place}");
-    match error {
-        Error::Source { place, what, advice } => Error::Source { place: at(place), what, advice },
-        Error::Limit { place, what } => Error::Limit { place: at(place), what },
-        other => other,
-    }
-}
-
 fn text<'v>(field: &str, value: &'v Value) -> Result<&'v str, Error> {
     value.as_str().ok_or_else(|| Error::source(field, "it is not a text", "write it as a string"))
 }
 
 fn schema(field: &str, value: &Value) -> Result<Source, Error> {
     match value {
-        Value::String(text) => Source::schema(text).map_err(|e| within(field, e)),
+        Value::String(text) => Source::schema(text).map_err(|e| e.within(field)),
         Value::Object(_) | Value::Bool(_) => Ok(Source::JsonSchema(value.clone())),
         _ => Err(Error::source(field, "it is not a JSON schema", "write it as an object")),
     }

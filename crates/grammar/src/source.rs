@@ -4,7 +4,7 @@ use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use serde_json::{Value, json};
 
 use crate::reason::{check_regex, explain};
-use crate::{Error, gbnf, schema};
+use crate::{Call, Error, Piece, calls, gbnf, schema};
 
 /// Maximum length of a source in bytes.
 const MAX_LEN: usize = 1 << 20;
@@ -27,6 +27,8 @@ pub enum Source {
     Gbnf(String),
     /// One of these texts.
     Choice(Vec<String>),
+    /// At least one call of one of these tools.
+    Calls(Vec<Call>),
 }
 
 impl Source {
@@ -78,6 +80,14 @@ impl Source {
                 TopLevelGrammar::from_lark(gbnf::to_lark(text)?)
             }
             Self::Choice(choices) => choice_grammar(choices)?,
+            Self::Calls(list) => {
+                if list.is_empty() {
+                    return Err(Error::source("the calls", "there is no tool", "add one"));
+                }
+                let text = calls::to_lark(list, with_style)?;
+                limit("the calls", text.len())?;
+                TopLevelGrammar::from_lark(text)
+            }
         })
     }
 
@@ -90,6 +100,19 @@ impl Source {
             Self::Lark(text) => format!("lark {text}"),
             Self::Gbnf(text) => format!("gbnf {text}"),
             Self::Choice(choices) => format!("choice {choices:?}"),
+            Self::Calls(list) => format!("calls {list:?}"),
+        }
+    }
+
+    /// Whether the source may mention tokens.
+    pub(crate) fn has_tokens(&self) -> bool {
+        let is_token = |piece: &Piece| matches!(piece, Piece::Token(_));
+        match self {
+            Self::Lark(text) => text.contains('<'),
+            Self::Calls(list) => list.iter().any(|call| {
+                [&call.begin, &call.next, &call.end].iter().any(|part| part.iter().any(is_token))
+            }),
+            _ => false,
         }
     }
 
@@ -101,6 +124,7 @@ impl Source {
             Self::JsonObject => "#".to_owned(),
             Self::Regex(_) => "the regular expression".to_owned(),
             Self::Choice(_) => "the choices".to_owned(),
+            Self::Calls(_) => "the calls".to_owned(),
             Self::Lark(_) | Self::Gbnf(_) => "the grammar".to_owned(),
         };
         // "at 3(7): what", and an excerpt, in Lark.
@@ -145,8 +169,13 @@ fn check_depth(text: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Fixed whitespace: models write it like this most often, and nothing but values is left to draw.
-fn json_grammar(mut schema: Value) -> TopLevelGrammar {
+fn json_grammar(schema: Value) -> TopLevelGrammar {
+    TopLevelGrammar::from_json_schema(with_style(schema))
+}
+
+/// Adds the style of whitespace: the one that models write most often, and fixed, so that nothing but values is
+/// left to draw.
+fn with_style(mut schema: Value) -> Value {
     if schema == Value::Bool(true) {
         schema = json!({});
     }
@@ -157,7 +186,7 @@ fn json_grammar(mut schema: Value) -> TopLevelGrammar {
             json!({"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": false});
         map.insert("x-guidance".to_owned(), style);
     }
-    TopLevelGrammar::from_json_schema(schema)
+    schema
 }
 
 fn regex_grammar(pattern: &str) -> Result<TopLevelGrammar, Error> {

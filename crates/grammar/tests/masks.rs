@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use common::{END, VOCAB, allowed, byte_level, sentence_piece};
 use nanoinfer_engine::{Constraint, Model};
-use nanoinfer_grammar::{Grammars, Source};
+use nanoinfer_grammar::{Call, Grammars, Piece, Source};
 use nanoinfer_text::FirstBlank;
 use proptest::prelude::*;
 use regex_automata::dfa::{Automaton, dense};
@@ -180,6 +180,77 @@ fn masks_are_those_tokens_that_the_parser_accepts() {
     proptest!(cases(300), |(at in 0..sources.len(), picks in prop::collection::vec(any::<u16>(), 1..40))| {
         walk(&grammars, &sources[at], &picks);
     });
+}
+
+/// The tokens of a walk that always takes the `pick`-th of the allowed tokens, until an answer ends.
+fn taken(constraint: &mut dyn Constraint, pick: usize) -> Vec<u32> {
+    let mut taken = Vec::new();
+    while let ids = allowed(constraint, VOCAB)
+        && !ids.is_empty()
+        && taken.len() < 200
+    {
+        constraint.forced(&mut Vec::new(), 15);
+        taken.push(ids[pick % ids.len()]);
+        constraint.push(ids[pick % ids.len()]);
+    }
+    taken
+}
+
+#[test]
+fn calls_are_json_between_markers() {
+    const BEGIN: u32 = VOCAB - 2;
+    let grammars = Grammars::new(byte_level());
+    let call = |name: &str, end: &str| Call {
+        name: name.to_owned(),
+        begin: vec![Piece::Token(BEGIN), Piece::Text("\n".to_owned())],
+        next: vec![Piece::Text("; ".to_owned())],
+        schema: serde_json::json!({"type": "object", "properties": {"name": {"const": name}, "n": {"enum": [1, 22]}}, "required": ["name", "n"], "additionalProperties": false}),
+        end: vec![Piece::Text(end.to_owned())],
+    };
+    let grammar =
+        grammars.compile(&Source::Calls(vec![call("yes", "]"), call("abc", "\n\n")])).unwrap();
+    let model = byte_level();
+    let mut texts = Vec::new();
+    for pick in 0..40 {
+        let mut constraint = grammar.constraint(true);
+        assert_eq!(allowed(constraint.as_mut(), VOCAB), [BEGIN]);
+        let ids = taken(constraint.as_mut(), pick);
+        assert_eq!(constraint.failure(), None);
+        let text: Vec<u8> = ids[1..].iter().flat_map(|id| bytes(&model, *id, false)).collect();
+        texts.push(String::from_utf8(text).unwrap().replace("<|end|>", ""));
+    }
+    let calls = "\\{\"name\": \"(yes|abc)\", \"n\": (1|22)\\}";
+    let all =
+        regex_automata::meta::Regex::new(&format!("^\n({calls}; )*({calls})(\\]|\n\n)$")).unwrap();
+    for text in texts.iter().filter(|text| text.len() < 190) {
+        assert!(all.is_match(text), "{text:?}");
+    }
+    assert!(
+        texts.iter().any(|text| text.contains("; "))
+            && texts.iter().any(|text| text.ends_with("22}]"))
+    );
+}
+
+#[test]
+fn a_grammar_can_begin_after_a_marker() {
+    let grammars = Grammars::new(byte_level());
+    let grammar = grammars.compile(&Source::Regex("ab".to_owned())).unwrap();
+    let mut constraint = grammar.constraint_after(7);
+    let all: Vec<u32> = (0..END).collect();
+    assert_eq!(allowed(constraint.as_mut(), VOCAB), all);
+    assert_eq!(constraint.follow(&[1, 2, END]), 2);
+    assert_eq!(constraint.follow(&[1, 7, 97]), 2);
+    for id in [300, 97, 7] {
+        constraint.push(id);
+    }
+    let (mut ids, mut copy) = (allowed(constraint.as_mut(), VOCAB), constraint.boxed());
+    assert_eq!(ids, allowed(copy.as_mut(), VOCAB));
+    ids.retain(|id| *id < 256);
+    assert_eq!(ids, [u32::from(b'a')]);
+    constraint.push(ids[0]);
+    assert_eq!(allowed(constraint.as_mut(), VOCAB), [u32::from(b'b')]);
+    constraint.push(u32::from(b'b'));
+    assert_eq!(allowed(constraint.as_mut(), VOCAB), [END]);
 }
 
 #[test]
