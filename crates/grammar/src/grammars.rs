@@ -138,6 +138,11 @@ impl Shared {
             };
             Vocabulary::new(Arc::clone(&self.model), &limits).map(Arc::new)
         };
+        let broken = || Error::Vocabulary {
+            model: self.model.name().display().to_string(),
+            what: "its vocabulary cannot be prepared".to_owned(),
+        };
+        let prepare = || catch_unwind(AssertUnwindSafe(prepare)).unwrap_or_else(|_| Err(broken()));
         self.vocabulary.get_or_init(prepare).clone()
     }
 }
