@@ -1,5 +1,6 @@
 //! The command line: commands, options, and their validation.
 
+mod following;
 mod measuring;
 mod packing;
 mod prompting;
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 
+pub(crate) use following::FollowArgs;
 pub(crate) use measuring::{Bench, Doctor, Eval, Format, Score};
 pub(crate) use packing::{Convert, Inspect, Models, ModelsAction, Verify};
 pub(crate) use prompting::{PromptArgs, Tokenize};

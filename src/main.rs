@@ -13,6 +13,7 @@ mod advice;
 mod args;
 mod clock;
 mod commands;
+mod follow;
 mod input;
 mod limits;
 mod model;

@@ -31,5 +31,6 @@ pub(crate) fn draft_stats(stats: &DraftStats) -> serde_json::Value {
     all["tokens_per_pass"] = stats.tokens_per_pass().into();
     all["lookup"] = source(stats.lookup);
     all["model"] = source(stats.model);
+    all["forced"] = source(stats.forced);
     all
 }

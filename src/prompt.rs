@@ -84,6 +84,11 @@ impl Prompt {
         Ok(())
     }
 
+    /// Whether the answer is a new text rather than the continuation of the prompt.
+    pub(crate) fn is_chat(&self) -> bool {
+        matches!(self, Self::Chat(_))
+    }
+
     /// Tokens that end the answer to this kind of prompt, besides the model's own.
     pub(crate) fn ends(&self, model: &Model) -> Vec<u32> {
         if matches!(self, Self::Infill { .. }) { model.infill_ends() } else { Vec::new() }

@@ -229,7 +229,7 @@ fn tokenization_round_trips() {
     };
     let object = run(&["Hello, world"]);
     let expected =
-        r#"{"decoded":"Hello, world","ids":[19556,28,905],"pieces":["Hello",","," world"]}"#;
+        r#"{"ids":[19556,28,905],"decoded":"Hello, world","pieces":["Hello",","," world"]}"#;
     assert_eq!(object.to_string(), expected);
     let control = run(&["a<|im_end|>", "--special"]);
     assert_eq!(control["ids"].as_array().unwrap().last(), Some(&2.into()));

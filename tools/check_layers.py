@@ -19,7 +19,8 @@ from pathlib import Path
 
 # Allowed dependencies of each crate, excluding tests. The root package is the binary and the library.
 ALLOWED = {
-    "nanoinfer": {"engine", "format", "hub", "interface", "kernels", "packer", "platform", "text"},
+    "nanoinfer": {"engine", "format", "grammar", "hub", "interface", "kernels", "packer", "platform", "text"},
+    "grammar": {"engine", "text"},
     "interface": {"engine", "platform", "text"},
     "hub": {"engine", "format", "packer", "platform"},
     "packer": {"format", "kernels", "platform", "text"},

@@ -45,7 +45,7 @@ pub(crate) struct PromptArgs {
 #[command(after_help = "\
 Examples:
   nanoinfer tokenize --text 'Hello, world' --json
-    {\"decoded\":\"Hello, world\",\"ids\":[19556,28,905],\"pieces\":[\"Hello\",\",\",\" world\"]}
+    {\"ids\":[19556,28,905],\"decoded\":\"Hello, world\",\"pieces\":[\"Hello\",\",\",\" world\"]}
   nanoinfer tokenize --chat --system 'Be brief.' --file question.txt
   nanoinfer tokenize --special --no-bos --text '<|im_end|>'")]
 pub(crate) struct Tokenize {

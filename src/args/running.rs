@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use nanoinfer_engine::KvType;
 use nanoinfer_format::Precision;
 
+use super::following::FollowArgs;
 use super::prompting::PromptArgs;
 use super::ranges::{MaxTokens, Seed, count, max_tokens, seed, top_k};
 
@@ -27,12 +28,17 @@ Examples:
   nanoinfer generate --special --prompt-file by-hand.txt --stop '<|im_end|>'
   nanoinfer generate --model old.gguf --chat --chat-template chatml --prompt 'Hi!'
   nanoinfer generate --model coder.gguf --fim-prefix 'def add(a, b):' --fim-suffix 'print(add(1, 2))'
+  nanoinfer generate --chat --json-schema person.json --prompt 'Describe Ada Lovelace in JSON.'
+
+With --json-schema or --grammar, only tokens that continue a valid answer can be chosen, so that it always is
+valid, unless it is cut off (finish_reason length). JSON has one space after colons and commas and no other
+whitespace outside of strings. Text that has no alternative, such as names of properties, takes few passes.
 
 --json prints one object at the end: prompt_tokens and tokens (ids), text, finish_reason (stop,
 length, context, cancelled), seed, reused_tokens (prompt tokens found in a cache), overflow, evicted_tokens
 (dropped from a sliding context), drafts, timings, isa, threads. In drafts, passes counts forward
 passes after the prompt and tokens_per_pass is their average yield; drafted and accepted count tokens,
-in total and per source (lookup, model). In timings, load_ms is the time from process start until the
+in total and per source (lookup, model, forced). In timings, load_ms is the time from process start until the
 model accepts tokens, ttft_ms from then to the first token; prefill_tps and decode_tps are tokens per
 second. After Ctrl-C, --json still prints the text so far.")]
 pub(crate) struct Generate {
@@ -46,6 +52,8 @@ pub(crate) struct Generate {
     pub(crate) prompt_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) form: PromptArgs,
+    #[command(flatten)]
+    pub(crate) follow: FollowArgs,
     /// Maximum number of tokens to generate; -1 = until the answer ends or the context is full
     #[arg(short, long = "max-tokens", value_name = "N", default_value = "256",
           value_parser = max_tokens, allow_negative_numbers = true)]

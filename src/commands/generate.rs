@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::args::Generate;
 use crate::clock::Clock;
+use crate::follow::Follow;
 use crate::model;
 use crate::output::{draft_stats, print_json, stdout};
 use crate::prompt::{Prompt, Source};
@@ -24,9 +25,11 @@ pub(crate) fn run(args: Generate, clock: Clock) -> Result<ExitCode> {
     // Before the model, so that an incorrect option fails at once.
     let file = args.prompt_file.as_deref();
     let source = Source::new(args.prompt.as_deref(), file, &args.form, NO_PROMPT)?;
+    let mut follow = Follow::read(&args.follow)?;
     let template = args.form.chat_template.as_deref().map(Template::find).transpose()?;
     let mut session = model::session(&args.model, template.as_ref(), &args.drafts, &args.cache)?;
     let load = clock.elapsed();
+    follow.iter_mut().for_each(|follow| follow.prepare(&session));
     model::warn_beyond_training(session.engine());
     if args.form.chat {
         session.engine().model().template()?; // fails now rather than after a slow pipe
@@ -38,9 +41,13 @@ pub(crate) fn run(args: Generate, clock: Clock) -> Result<ExitCode> {
     options.stop_tokens.extend(prompt.ends(model));
     let seed = options.sampling.seed;
     session.start(options)?;
+    if let Some(follow) = &follow {
+        follow.constrain(&mut session, prompt.is_chat())?;
+    }
     cancel_on_ctrl_c(session.canceller())?;
     model::say_notes(&mut session);
     let (text, reason) = answer(&mut session, &args)?;
+    follow.iter().for_each(|follow| follow.say_cut(reason));
     session.remember();
     model::say_notes(&mut session);
     if args.json {

@@ -71,6 +71,12 @@ pub enum Error {
         /// The operating system's reason.
         source: std::io::Error,
     },
+    /// The constraint of an answer cannot continue.
+    #[error("the answer cannot continue as its constraint requires: {what}")]
+    Constraint {
+        /// The reason.
+        what: String,
+    },
     /// A token id outside the vocabulary.
     #[error("token {token} is not in the vocabulary of {vocab} tokens")]
     Token {

@@ -288,7 +288,7 @@ fn failures_of_the_draft_model_become_notes() {
     let prompt = ids(60, 3);
     let generate = |session: &mut Session| {
         session.prompt_tokens(&prompt).unwrap();
-        let drafting = Drafting { lookup: false, model: true, fixed: Some(3) };
+        let drafting = Drafting { lookup: false, fixed: Some(3), ..Drafting::default() };
         let max_tokens = Some(30);
         let options = GenerateOptions { max_tokens, drafting, ..GenerateOptions::default() };
         session.start(options).unwrap();

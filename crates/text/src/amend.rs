@@ -73,7 +73,15 @@ pub fn add_tokens(
         Some(Value::Array(list)) => list.extend(added),
         _ => _ = json.insert("added_tokens".to_owned(), Value::Array(added)),
     }
-    Ok((serde_json::to_vec(&json)?, left_out))
+    Ok((sorted(json)?, left_out))
+}
+
+/// The JSON with sorted keys, even if another crate of the program makes `serde_json` keep their order: the
+/// bytes of a converted file depend on it.
+fn sorted(json: Map<String, Value>) -> Result<Vec<u8>, Error> {
+    let mut json = Value::Object(json);
+    json.sort_all_objects();
+    Ok(serde_json::to_vec(&json)?)
 }
 
 impl NewToken {
@@ -127,5 +135,5 @@ pub fn drop_tokens(tokenizer_json: Vec<u8>, rows: u32) -> Result<(Vec<u8>, Vec<S
         vocab.retain(|_, id| is_kept(id));
     }
     let dropped = beyond.into_iter().map(|(_, text)| text.to_owned()).collect();
-    Ok((serde_json::to_vec(&json)?, dropped))
+    Ok((sorted(json)?, dropped))
 }

@@ -199,7 +199,8 @@ impl<'a> Vocab<'a> {
         self.table.per_byte
     }
 
-    pub(crate) fn first_blank(&self) -> FirstBlank {
+    /// How leading spaces of a text are treated.
+    pub fn first_blank(&self) -> FirstBlank {
         self.table.first_blank
     }
 

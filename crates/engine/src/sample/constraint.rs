@@ -13,6 +13,23 @@ pub trait Constraint: fmt::Debug + Send {
 
     /// A copy in the same state.
     fn boxed(&self) -> Box<dyn Constraint>;
+
+    /// Appends up to `room` tokens that are likely to come next because the constraint leaves no other text.
+    /// They are drafted, which affects the speed of an answer, never its tokens.
+    fn forced(&mut self, tokens: &mut Vec<u32>, room: usize) {
+        let _ = (tokens, room);
+    }
+
+    /// Number of tokens at the beginning of `draft` that may come next, one after the other. The remaining
+    /// ones are not worth verifying.
+    fn follow(&mut self, draft: &[u32]) -> usize {
+        draft.len()
+    }
+
+    /// Why it allows no token, if not because the answer is complete.
+    fn failure(&self) -> Option<String> {
+        None
+    }
 }
 
 impl Clone for Box<dyn Constraint> {

@@ -293,7 +293,9 @@ fn restrict(constraint: &mut dyn Constraint, scratch: &mut DrawScratch) -> bool 
     let mut any = 0;
     for (logits, &bits) in logits.chunks_mut(32).zip(&*allowed) {
         any |= bits & (u32::MAX >> (32 - logits.len()));
-        if bits != u32::MAX {
+        if bits == 0 {
+            logits.fill(f32::NEG_INFINITY);
+        } else if bits != u32::MAX {
             for (i, logit) in logits.iter_mut().enumerate() {
                 *logit = if bits >> i & 1 == 1 { *logit } else { f32::NEG_INFINITY };
             }

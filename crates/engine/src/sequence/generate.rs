@@ -128,7 +128,9 @@ impl Sequence {
                 let room = room.min(self.limit - self.tokens.len()).min(left - 1);
                 // A draft must not overfill a cache that has room for the pass without it.
                 let room = room.min(engines.target.room(self.seq)?.saturating_sub(1));
-                self.speculator.propose(&mut self.tokens, room, engines.draft_mut());
+                let constraint = self.constraint.as_deref_mut();
+                let (tokens, draft) = (&mut self.tokens, engines.draft_mut());
+                self.speculator.propose(tokens, room, constraint.map(|c| c as _), draft);
                 self.append_tokens(engines, 1, batch)
             }
             State::Decode | State::Ending(_) | State::Idle => Ok(()),
@@ -242,6 +244,12 @@ impl Sequence {
         let drawn = match drawn {
             Drawn::Token(id) => id,
             Drawn::Complete => {
+                if let Some(what) = self.constraint.as_ref().and_then(|c| c.failure()) {
+                    self.end_draws(engines)?;
+                    self.stop(None);
+                    self.failed = Some(Error::Constraint { what });
+                    return Ok(());
+                }
                 self.state = State::Ending(FinishReason::Stop);
                 return self.conclude(engines).map(|_| ());
             }

@@ -68,8 +68,9 @@ impl Sequence {
     }
 
     /// See [`crate::speculate::Speculator::chance`].
-    pub(crate) fn draft_chance(&self) -> Option<f64> {
-        self.speculator.chance(&self.tokens)
+    pub(crate) fn draft_chance(&mut self) -> Option<f64> {
+        let constraint = self.constraint.as_deref_mut();
+        self.speculator.chance(&self.tokens, constraint.map(|c| c as _))
     }
 
     /// See [`crate::speculate::Speculator::expect`].

@@ -58,6 +58,7 @@ pub(crate) struct Experience {
     /// By match length.
     lookups: [Acceptance; LENGTHS.len()],
     model: Acceptance,
+    forced: Acceptance,
 }
 
 impl Default for Experience {
@@ -65,6 +66,7 @@ impl Default for Experience {
         Self {
             lookups: [0.25, 0.4, 0.5, 0.65, 0.8, 0.9].map(Acceptance::assumed),
             model: Acceptance::assumed(0.7),
+            forced: Acceptance::assumed(0.9),
         }
     }
 }
@@ -74,6 +76,7 @@ impl Default for Experience {
 pub(crate) struct Outcomes {
     lookups: [(usize, usize); LENGTHS.len()],
     model: (usize, usize),
+    forced: (usize, usize),
 }
 
 impl Experience {
@@ -81,16 +84,17 @@ impl Experience {
         match source {
             Source::Lookup => &mut self.lookups[match_class(matched)],
             Source::Model => &mut self.model,
+            Source::Forced => &mut self.forced,
         }
     }
 
     fn all(&mut self) -> impl Iterator<Item = &mut Acceptance> {
-        self.lookups.iter_mut().chain([&mut self.model])
+        self.lookups.iter_mut().chain([&mut self.model, &mut self.forced])
     }
 
     /// Adds what a sequence has seen.
     pub(crate) fn add(&mut self, outcomes: Outcomes) {
-        let seen = outcomes.lookups.into_iter().chain([outcomes.model]);
+        let seen = outcomes.lookups.into_iter().chain([outcomes.model, outcomes.forced]);
         for (known, (accepted, tested)) in self.all().zip(seen) {
             known.observe(accepted, tested);
         }
@@ -109,6 +113,8 @@ impl Experience {
 pub(crate) enum Source {
     Lookup,
     Model,
+    /// The answer's constraint, which leaves no other text.
+    Forced,
 }
 
 /// A draft available from a source.
@@ -119,6 +125,8 @@ pub(crate) struct Offer {
     pub matched: usize,
     /// Number of tokens to process before the draft model can draft.
     pub lag: usize,
+    /// Maximum number of tokens.
+    pub most: usize,
 }
 
 /// A draft to make.
@@ -221,7 +229,7 @@ impl Governor {
         let mut best: Option<(Plan, f64)> = None;
         for offer in offers {
             let p = self.acceptance(offer.source, offer.matched);
-            for n in lengths.clone() {
+            for n in lengths.clone().map(|n| n.min(offer.most)) {
                 let mut time = self.pass(1 + n);
                 if offer.source == Source::Model {
                     time += step * (n as f64 + offer.lag as f64 / 4.0);
@@ -241,6 +249,7 @@ impl Governor {
         match source {
             Source::Lookup => self.known.lookups[match_class(matched)].rate(),
             Source::Model => self.known.model.rate(),
+            Source::Forced => self.known.forced.rate(),
         }
     }
 
@@ -291,6 +300,7 @@ impl Governor {
         let seen = match plan.source {
             Source::Lookup => &mut self.seen.lookups[match_class(plan.matched)],
             Source::Model => &mut self.seen.model,
+            Source::Forced => &mut self.seen.forced,
         };
         *seen = (seen.0 + accepted, seen.1 + tested);
     }
@@ -328,7 +338,7 @@ impl Governor {
 mod tests {
     use super::*;
 
-    const LOOKUP: Offer = Offer { source: Source::Lookup, matched: 3, lag: 0 };
+    const LOOKUP: Offer = Offer { source: Source::Lookup, matched: 3, lag: 0, most: MAX_DRAFT };
 
     /// Simulates `passes` passes in which a row costs `row` and a drafted token is correct with
     /// probability `p`. Returns the throughput relative to no drafting, and the number of drafted passes.
@@ -414,7 +424,7 @@ mod tests {
         let mut governor = Governor::default();
         (0..3).for_each(|_| governor.single(1e-3));
         governor.stepped(0.1e-3, 1);
-        let model = Offer { source: Source::Model, matched: 0, lag: 0 };
+        let model = Offer { source: Source::Model, matched: 0, lag: 0, most: MAX_DRAFT };
         let chosen = |g: &Governor, matched| {
             g.plan(&[Offer { matched, ..LOOKUP }, model], MAX_DRAFT).map(|plan| plan.source)
         };

@@ -10,8 +10,8 @@
 //! Each token is drawn from the same logits with the same random number as without a draft, and draft
 //! tokens are accepted as long as they match the draws. Logits are bit-identical in any batch, so the
 //! answer is the same for any sampling parameters; only the number of passes changes. Drafts come from
-//! the context itself (`lookup`) or from a small model (`model`); the `governor` decides whether drafting
-//! pays. This file contains the state of one sequence's drafts; `script` is for measurements only.
+//! the context itself (`lookup`), from a small model (`model`), or from a constraint that leaves no other
+//! text; the `governor` decides whether drafting pays. This file contains the state of one sequence's drafts; `script` is for measurements only.
 
 mod governor;
 mod lookup;
@@ -23,7 +23,7 @@ use std::time::Instant;
 
 use nanoinfer_format::Generation;
 
-use crate::{Engine, Error, Sampling};
+use crate::{Constraint, Engine, Error, Sampling};
 pub(crate) use governor::{Experience, Outcomes};
 use governor::{Governor, MAX_DRAFT, Offer, Plan, Source};
 use lookup::{Lookup, Match};
@@ -51,6 +51,8 @@ pub(crate) struct Speculator {
     eos: Vec<u32>,
     /// The draft of the pass in progress.
     draft: Vec<u32>,
+    /// What the constraint forces next.
+    forced: Vec<u32>,
     /// The plan that produced the draft.
     plan: Option<Plan>,
     /// Seconds taken by the pass, and by drafting.
@@ -77,6 +79,7 @@ impl Speculator {
             stats: DraftStats::default(),
             eos: generation.eos.clone(),
             draft: Vec::with_capacity(MAX_DRAFT),
+            forced: Vec::with_capacity(MAX_DRAFT),
             plan: None,
             seconds: (0.0, 0.0),
             accepted: 0,
@@ -203,9 +206,17 @@ impl Speculator {
         self.open.then_some(self.accepted)
     }
 
-    /// The probability that each token of a draft from the context is accepted if those before it are;
-    /// `None` if there is no such draft.
-    pub(crate) fn chance(&self, tokens: &[u32]) -> Option<f64> {
+    /// The probability that each token of a draft from the constraint or the context is accepted if those
+    /// before it are; `None` if there is no such draft.
+    pub(crate) fn chance(
+        &mut self,
+        tokens: &[u32],
+        constraint: Option<&mut dyn Constraint>,
+    ) -> Option<f64> {
+        self.ask_forced(constraint, MAX_DRAFT);
+        if !self.forced.is_empty() {
+            return Some(self.governor.acceptance(Source::Forced, 0));
+        }
         let found = self.lookup.find(tokens).filter(|_| self.drafting.lookup)?;
         Some(self.governor.acceptance(Source::Lookup, found.len))
     }
@@ -220,24 +231,37 @@ impl Speculator {
         self.governor.take_outcomes()
     }
 
+    /// Asks the constraint which tokens it forces next.
+    fn ask_forced(&mut self, constraint: Option<&mut dyn Constraint>, room: usize) {
+        self.forced.clear();
+        if let Some(constraint) = constraint.filter(|_| self.drafting.forced) {
+            constraint.forced(&mut self.forced, room.min(MAX_DRAFT));
+        }
+    }
+
     /// Sets the length of the next draft, or leaves the decision to the governor. Only its own decisions
     /// are based on the times of passes, and change its view of them.
     pub(crate) fn set_length(&mut self, length: Option<usize>) {
         self.length = length;
     }
 
-    /// Makes a draft of at most `room` tokens for the next pass, replacing any unused draft.
+    /// Makes a draft of at most `room` tokens for the next pass, replacing any unused draft. What the
+    /// constraint forces takes precedence over other sources, and what it does not allow is cut off.
     pub(crate) fn propose(
         &mut self,
         tokens: &mut Vec<u32>,
         room: usize,
+        mut constraint: Option<&mut (dyn Constraint + '_)>,
         mut draft: Option<&mut Engine>,
     ) {
         self.draft.clear();
         (self.plan, self.seconds, self.accepted) = (None, (0.0, 0.0), 0);
         let cached = tokens.len().saturating_sub(1);
         self.with_follower(draft.as_deref_mut(), |model, draft| model.truncate(draft, cached));
-        let found = if self.drafting.lookup { self.lookup.find(tokens) } else { None };
+        let reborrowed = constraint.as_mut().map(|c| &mut **c as &mut dyn Constraint);
+        self.ask_forced(reborrowed, room);
+        let lookup = self.drafting.lookup && self.forced.is_empty();
+        let found = if lookup { self.lookup.find(tokens) } else { None };
         let Some(plan) = self.plan_for(found, tokens, room, draft.as_deref()) else { return };
         match (plan.source, found) {
             (Source::Model, _) => {
@@ -251,6 +275,10 @@ impl Speculator {
                 lookup::copy(tokens, found.at, plan.n, &mut self.draft);
             }
             (Source::Lookup, None) => {}
+            (Source::Forced, _) => self.draft.extend_from_slice(&self.forced[..plan.n]),
+        }
+        if let Some(constraint) = constraint.filter(|_| !self.draft.is_empty()) {
+            self.draft.truncate(constraint.follow(&self.draft));
         }
         if self.draft.is_empty() {
             return;
@@ -270,16 +298,20 @@ impl Speculator {
         room: usize,
         draft: Option<&Engine>,
     ) -> Option<Plan> {
-        let mut offers = [Offer { source: Source::Lookup, matched: 0, lag: 0 }; 2];
+        let lookup = Offer { source: Source::Lookup, matched: 0, lag: 0, most: MAX_DRAFT };
+        let mut offers = [lookup; 2];
         let mut n = 0;
-        if let Some(m) = found {
+        if !self.forced.is_empty() {
+            offers[n] = Offer { source: Source::Forced, most: self.forced.len(), ..lookup };
+            n += 1;
+        } else if let Some(m) = found {
             offers[n].matched = m.len;
             n += 1;
         }
-        let models = self.drafting.model && self.length.is_none();
+        let models = self.drafting.model && self.length.is_none() && self.forced.is_empty();
         let model = self.model.as_ref().zip(draft).filter(|_| models);
         if let Some(lag) = model.and_then(|(model, draft)| model.lag(draft, tokens).ok()) {
-            offers[n] = Offer { source: Source::Model, matched: 0, lag };
+            offers[n] = Offer { source: Source::Model, lag, ..lookup };
             n += 1;
         }
         if n == 0 || room == 0 {
@@ -322,10 +354,7 @@ impl Speculator {
         self.stats.passes += 1;
         self.open = true;
         // The account bounds the cost of drafting, so answers without drafting do not add to it.
-        if self.plan.is_none()
-            && self.length.is_none()
-            && (self.drafting.lookup || self.drafting.model)
-        {
+        if self.plan.is_none() && self.length.is_none() && self.drafting != Drafting::OFF {
             self.governor.single(seconds);
         }
     }
@@ -368,6 +397,7 @@ impl Speculator {
         let source = match plan.source {
             Source::Lookup => &mut self.stats.lookup,
             Source::Model => &mut self.stats.model,
+            Source::Forced => &mut self.stats.forced,
         };
         source.drafted += plan.n;
         source.accepted += self.accepted;

@@ -7,19 +7,21 @@ pub struct Drafting {
     pub lookup: bool,
     /// The draft model, if there is one.
     pub model: bool,
+    /// Text that the answer's constraint leaves no choice about.
+    pub forced: bool,
     /// Fixed draft length, instead of the most profitable one. For tests and measurements.
     pub fixed: Option<usize>,
 }
 
 impl Default for Drafting {
     fn default() -> Self {
-        Self { lookup: true, model: true, fixed: None }
+        Self { lookup: true, model: true, forced: true, fixed: None }
     }
 }
 
 impl Drafting {
     /// No drafting.
-    pub const OFF: Self = Self { lookup: false, model: false, fixed: None };
+    pub const OFF: Self = Self { lookup: false, model: false, forced: false, fixed: None };
 }
 
 /// Token counts for one source of drafts.
@@ -47,14 +49,17 @@ pub struct DraftStats {
     pub lookup: Drafted,
     /// Drafts from the draft model.
     pub model: Drafted,
+    /// Drafts of text that a constraint leaves no choice about.
+    pub forced: Drafted,
 }
 
 impl DraftStats {
-    /// Totals of both sources.
+    /// Totals of all sources.
     pub fn all(&self) -> Drafted {
+        let sources = [self.lookup, self.model, self.forced];
         Drafted {
-            drafted: self.lookup.drafted + self.model.drafted,
-            accepted: self.lookup.accepted + self.model.accepted,
+            drafted: sources.iter().map(|source| source.drafted).sum(),
+            accepted: sources.iter().map(|source| source.accepted).sum(),
         }
     }
 
