@@ -47,7 +47,10 @@ pub use nanoinfer_hub::{
     ConvertOptions, Entry, Exceptions, Fetch, Fetched, HubId, Lora, ModelRef, Pinned, Published,
     Status, StatusFn, Store,
 };
-pub use nanoinfer_text::{ChatInput, ChatTemplate, Specials, Tokenizer, Vocab};
+pub use nanoinfer_text::{
+    Answer, AnswerEvent, AnswerFormat, AnswerParser, AnsweredCall, CallFormat, CallShape,
+    ChatInput, ChatTemplate, Content, Part, Piece, Specials, Tokenizer, ToolCall, Tools, Vocab,
+};
 
 /// The error types of this crate's parts; [`Error`] wraps any of them.
 pub mod errors {

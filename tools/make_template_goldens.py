@@ -65,13 +65,13 @@ def main():
     lines = (folder / "expressions.txt").read_text(encoding="utf-8").splitlines()
     write(folder / "expressions.json", expressions(lines, request))
 
-    folder = DATA / "templates"
-    paths = sorted((folder / "conversations").glob("*.json"))
-    requests = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
-    for path in sorted(folder.glob("*.jinja")):
-        template = path.read_text(encoding="utf-8")
-        rendered = {name: render(template, request) for name, request in requests.items()}
-        write(path.with_suffix(".json"), rendered)
+    for folder in (DATA / "templates", DATA / "tools"):
+        paths = sorted((folder / "conversations").glob("*.json"))
+        requests = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+        for path in sorted(folder.glob("*.jinja")):
+            template = path.read_text(encoding="utf-8")
+            rendered = {name: render(template, request) for name, request in requests.items()}
+            write(path.with_suffix(".json"), rendered)
 
 
 if __name__ == "__main__":

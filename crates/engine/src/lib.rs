@@ -63,7 +63,7 @@ pub use model::Model;
 pub use nanoinfer_kernels::{Isa, UnknownIsa};
 pub use nanoinfer_platform::cpu::{Cores, default_threads};
 pub use nanoinfer_platform::memory::available as available_memory;
-pub use nanoinfer_text::Message;
+pub use nanoinfer_text::{ChatInput, Content, Message, Part, ToolCall};
 pub use pass::{Observed, Profile, Stage};
 pub use prefix::{PrefixStore, bake};
 pub use sample::{Candidate, Constraint, Logprobs, MAX_TOP_LOGPROBS, Sampling, TokenLogprob};

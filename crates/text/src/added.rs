@@ -23,6 +23,14 @@ pub(crate) enum Policy<'a> {
 }
 
 impl Policy<'_> {
+    /// Whether a token is recognised only where [`Self::allows`] says so.
+    fn applies_to(self, token: &AddedToken) -> bool {
+        match self {
+            Self::Protect(_) => is_control(token),
+            Self::Parse | Self::Plain => token.special,
+        }
+    }
+
     /// Whether a special token may be recognised at `at`.
     pub(crate) fn allows(self, at: Range<usize>) -> bool {
         match self {
@@ -31,6 +39,16 @@ impl Policy<'_> {
             Self::Protect(ranges) => !ranges.iter().any(|r| r.start < at.end && at.start < r.end),
         }
     }
+}
+
+/// Markers of tool calls that some vocabularies have as tokens which are not special.
+const CALL_MARKERS: [&str; 4] =
+    ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"];
+
+/// Whether a token structures conversations, so that only templates may write it: special tokens, and
+/// markers of tool calls.
+pub(crate) fn is_control(token: &AddedToken) -> bool {
+    token.special || CALL_MARKERS.contains(&token.content.as_str())
 }
 
 /// A part of the input.
@@ -88,7 +106,7 @@ impl AddedTokens {
                 continue;
             };
             let start = std::mem::replace(&mut at, end);
-            if token.special && !policy.allows(offset + start..offset + end)
+            if policy.applies_to(token) && !policy.allows(offset + start..offset + end)
                 || token.single_word && touches_word(text, start, end)
             {
                 continue;

@@ -1,6 +1,7 @@
 //! Chat templates, which render a conversation in the format that a model was trained on.
 
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::ValueKind;
 use minijinja::{AutoEscape, Environment, Value};
 
 use crate::instrument::instrument;
@@ -48,6 +49,8 @@ struct Traits {
     lacks_system: bool,
     /// Omits contents that are strings, but not those that are lists of parts.
     wants_parts: bool,
+    /// Looks for tools in the system message, as Phi-4-mini's does.
+    has_tools_in_system: bool,
 }
 
 impl ChatTemplate {
@@ -71,6 +74,11 @@ impl ChatTemplate {
     /// Sets `pad_token`, which is undefined by default.
     pub fn with_pad_token(self, pad: Option<&str>) -> Self {
         Self { pad: pad.map(str::to_owned), ..self }
+    }
+
+    /// The template, as it is run.
+    pub(crate) fn source(&self) -> &str {
+        &self.source
     }
 
     /// Whether the template renders system messages. If it refuses or omits them, [`render`](Self::render)
@@ -106,6 +114,9 @@ impl ChatTemplate {
     /// The input with its messages in the form that the template accepts.
     pub(crate) fn adapt(&self, input: &ChatInput) -> ChatInput {
         let mut input = input.clone();
+        if self.traits.has_tools_in_system && input.tools.kind() == ValueKind::Seq {
+            input.move_tools();
+        }
         if self.traits.lacks_system && input.has_system() {
             input.move_system();
         }
@@ -163,7 +174,8 @@ impl ChatTemplate {
             (Some(alone), Some(both)) => alone.contains(USER) && !both.contains(SYSTEM),
             (None, _) => false,
         };
-        Traits { lacks_system, wants_parts }
+        let has_tools_in_system = self.source.contains("message['tools']");
+        Traits { lacks_system, wants_parts, has_tools_in_system }
     }
 }
 

@@ -5,24 +5,9 @@ use minijinja::value::ValueKind;
 use serde::Deserialize;
 use serde::de::Error as _;
 
-use crate::Error;
+use crate::message::text_part;
 use crate::meter::BYTES_PER_ITEM;
-
-/// A message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
-    /// `system`, `user`, `assistant` or any other role that the template supports.
-    pub role: String,
-    /// The text.
-    pub content: String,
-}
-
-impl Message {
-    /// Creates a message.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
-    }
-}
+use crate::{Error, Message};
 
 /// A conversation in the format of chat APIs, which also has tools, tool calls and contents of several
 /// parts.
@@ -78,18 +63,48 @@ impl ChatInput {
         })
     }
 
-    /// A conversation of plain messages; with `add_generation_prompt`, rendered up to the start of the
-    /// model's answer.
+    /// A conversation without tools; with `add_generation_prompt`, rendered up to the start of the model's
+    /// answer.
     pub fn from_messages(messages: &[Message], add_generation_prompt: bool) -> Self {
-        let message = |m: &Message| message([("role", &*m.role), ("content", &*m.content)]);
         Self {
-            messages: messages.iter().map(message).collect(),
+            messages: messages.iter().map(Message::value).collect(),
             tools: Value::from(()),
             documents: Value::from(()),
             variables: Vec::new(),
             add_generation_prompt,
             now: None,
         }
+    }
+
+    /// Sets the tools that the model may call: a JSON list of descriptions as chat APIs have them
+    /// (`{"type": "function", "function": {"name": …, "description": …, "parameters": …}}`), which templates
+    /// use as they are.
+    ///
+    /// # Errors
+    /// [`Error::ChatInput`] if it is not a list of objects.
+    pub fn with_tools(mut self, tools: &str) -> Result<Self, Error> {
+        let tools: Vec<Value> = serde_json::from_str(tools).map_err(Error::ChatInput)?;
+        if !tools.iter().all(|tool| tool.kind() == ValueKind::Map) {
+            return Err(malformed("a tool is not an object"));
+        }
+        // Templates ask whether there are tools in several ways, of which not all mean an empty list.
+        self.tools = if tools.is_empty() { Value::from(()) } else { Value::from(tools) };
+        Ok(self)
+    }
+
+    /// Sets a variable of the template, such as `enable_thinking` or `date_string`, to a JSON value.
+    ///
+    /// # Errors
+    /// [`Error::ChatInput`] if the value is not JSON, or the name belongs to the conversation, its tokens or
+    /// a function.
+    pub fn with_variable(mut self, name: &str, value: &str) -> Result<Self, Error> {
+        if RESERVED.contains(&name) {
+            return Err(malformed(&format!("{name} cannot be set as a variable of the template")));
+        }
+        let value = serde_json::from_str(value).map_err(Error::ChatInput)?;
+        self.variables.retain(|(known, _)| known != name);
+        self.variables.push((name.to_owned(), value));
+        Ok(self)
     }
 
     /// Sets the time that `strftime_now` formats, in seconds since 1970, instead of the time of rendering.
@@ -181,6 +196,19 @@ impl ChatInput {
         self.messages = moved;
     }
 
+    /// Puts the tools' functions into the system message as JSON, for templates that look for them there.
+    /// Without such a message, there is a new one without text.
+    pub(crate) fn move_tools(&mut self) {
+        let tools = self.tools.try_iter().into_iter().flatten();
+        let functions: Vec<_> = tools.filter_map(|tool| tool.get_attr("function").ok()).collect();
+        let Ok(functions) = serde_json::to_string(&functions) else { return };
+        if !self.messages.first().is_some_and(|m| has_role(m, "system")) {
+            self.messages.insert(0, message([("role", "system"), ("content", "")]));
+        }
+        let members = pairs(&self.messages[0]).chain([("tools".into(), functions.into())]);
+        self.messages[0] = Value::from_pairs(members);
+    }
+
     /// Turns contents that are strings into lists with one part, for templates that accept only lists.
     pub(crate) fn split_into_parts(&mut self) {
         for m in &mut self.messages {
@@ -195,15 +223,29 @@ fn malformed(what: &str) -> Error {
     Error::ChatInput(serde_json::Error::custom(what))
 }
 
+/// Names that variables must not take.
+const RESERVED: [&str; 14] = [
+    "messages",
+    "tools",
+    "documents",
+    "bos_token",
+    "eos_token",
+    "pad_token",
+    "add_generation_prompt",
+    "raise_exception",
+    "strftime_now",
+    "range",
+    "dict",
+    "namespace",
+    "lipsum",
+    "cycler",
+];
+
 /// What joins a system message to the user message that it precedes.
 const JOIN: &str = "\n\n";
 
 fn message<const N: usize>(members: [(&str, &str); N]) -> Value {
     Value::from_pairs(members)
-}
-
-fn text_part(text: &str) -> Value {
-    message([("type", "text"), ("text", text)])
 }
 
 fn has_role(message: &Value, role: &str) -> bool {

@@ -14,6 +14,7 @@
 //! - [`StopMatcher`] finds stop strings in streamed text.
 //! - [`ChatTemplate`], [`ChatText`] and [`encode_chat`] turn a conversation (plain [`Message`]s, or a
 //!   [`ChatInput`] with tools) into ids; user input cannot forge a control token.
+//! - [`AnswerFormat`] and [`AnswerParser`] find reasoning and tool calls in an answer.
 //! - [`named_template`] has the well-known chat formats, for models without a template.
 //! - [`tokenizer_json_from_gguf`] builds a `tokenizer.json` from the metadata of a GGUF file, and
 //!   [`tokenizer_json_from_sentencepiece`] from SentencePiece's `tokenizer.model`.
@@ -25,6 +26,7 @@
 
 mod added;
 mod amend;
+mod answer;
 mod bpe;
 mod bytes;
 mod chat;
@@ -37,6 +39,7 @@ mod instrument;
 mod jinja;
 mod json;
 mod masks;
+mod message;
 mod meter;
 mod named_templates;
 mod normalize;
@@ -53,12 +56,17 @@ mod vocab_build;
 mod wire;
 
 pub use amend::{NewToken, add_tokens, drop_tokens};
+pub use answer::{
+    Answer, AnswerEvent, AnswerFormat, AnswerParser, AnsweredCall, CallFormat, CallShape, Piece,
+    Tools,
+};
 pub use chat::ChatTemplate;
-pub use chat_input::{ChatInput, Message};
+pub use chat_input::ChatInput;
 pub use control::{FIM_ENDS, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, StatedEnds};
 pub use encode_chat::{ChatText, encode_chat};
 pub use error::Error;
 pub use gguf::{GgufVocab, tokenizer_json_from_gguf};
+pub use message::{Content, Message, Part, ToolCall};
 pub use named_templates::{named_template, template_names};
 pub use pre::{pre_tokenizer_adds_bos, pre_tokenizer_names};
 pub use sentencepiece::tokenizer_json_from_sentencepiece;

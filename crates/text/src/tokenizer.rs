@@ -1,7 +1,7 @@
 //! Text to token ids.
 
 use crate::Error;
-use crate::added::{AddedTokens, Part, Policy};
+use crate::added::{AddedTokens, Part, Policy, is_control};
 use crate::bpe::{Bpe, Scratch};
 use crate::json::{Body, Head};
 use crate::split::Pieces;
@@ -197,10 +197,10 @@ impl Tokenizer {
         added.chain([self.bpe.max_id()]).max().unwrap_or(0)
     }
 
-    /// The strings that [`Specials::Parse`] recognises as control tokens.
+    /// The strings of control tokens, and of other tokens that only templates may write.
     pub(crate) fn specials(&self) -> impl Iterator<Item = &str> {
         let all = self.raw.iter().chain(self.normalized.iter());
-        all.filter(|(_, token)| token.special).map(|(text, _)| text)
+        all.filter(|(_, token)| is_control(token)).map(|(text, _)| text)
     }
 
     /// The control tokens in `text`, in order.
@@ -211,7 +211,7 @@ impl Tokenizer {
                 found.push(id);
             }
         });
-        found.retain(|id| self.head.added_tokens.iter().any(|t| t.special && t.id == *id));
+        found.retain(|id| self.head.added_tokens.iter().any(|t| is_control(t) && t.id == *id));
         found
     }
 }

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use nanoinfer_text::{ChatInput, ChatTemplate};
+use minijinja::Value;
+use nanoinfer_text::{ChatInput, ChatTemplate, Content, Message, Part, ToolCall};
 
 /// The time of the goldens: a Thursday, 29 February 2024, 12:34:56 UTC.
 const NOW: u64 = 1_709_210_096;
@@ -144,28 +145,104 @@ fn expressions_give_what_jinja2_gives() {
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), goldens.len(), wrong.join("\n"));
 }
 
-#[test]
-fn templates_render_conversations_as_jinja2_does() {
+/// Calls `check` with every template of a folder, the name of a conversation, the conversation, and what
+/// Jinja2 gives. Returns the number of templates.
+fn each_golden(folder: &str, check: &mut dyn FnMut(&str, &str, &str, Rendered)) -> usize {
     let mut templates = 0;
-    let mut wrong = Vec::new();
-    for entry in std::fs::read_dir(data("templates")).unwrap() {
+    for entry in std::fs::read_dir(data(folder)).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_none_or(|extension| extension != "jinja") {
             continue;
         }
         let source = std::fs::read_to_string(&path).unwrap();
         for (name, expected) in goldens(&path.with_extension("json")) {
-            let request = data(&format!("templates/conversations/{name}.json"));
+            let request = data(&format!("{folder}/conversations/{name}.json"));
             let request = std::fs::read_to_string(request).unwrap();
-            let input = ChatInput::from_json(&request).unwrap().at_time(NOW);
-            let found = render(&source, &input);
-            if found.as_ref().ok() != expected.as_ref() {
-                let template = path.file_name().unwrap();
-                wrong.push(format!("{template:?}, {name}:\n{expected:?}\n{found:?}"));
-            }
+            let name = format!("{}, {name}", path.file_name().unwrap().display());
+            check(&source, &name, &request, expected);
         }
         templates += 1;
     }
+    templates
+}
+
+#[test]
+fn templates_render_conversations_as_jinja2_does() {
+    let mut wrong = Vec::new();
+    for (folder, count) in [("templates", 20), ("tools", 16)] {
+        let templates = each_golden(folder, &mut |source, name, request, expected| {
+            let input = ChatInput::from_json(request).unwrap().at_time(NOW);
+            let found = render(source, &input);
+            if found.as_ref().ok() != expected.as_ref() {
+                wrong.push(format!("{name}:\n{expected:?}\n{found:?}"));
+            }
+        });
+        assert_eq!(templates, count);
+    }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert_eq!(templates, 20);
+}
+
+/// A message from that of a chat API, member by member.
+fn message(value: &Value) -> Message {
+    let member = |value: &Value, key: &str| value.get_attr(key).unwrap();
+    let text = |value: &Value, key: &str| member(value, key).as_str().map(str::to_owned);
+    let items = |value: Value| value.try_iter().ok().into_iter().flatten();
+    let content = member(value, "content");
+    let content = match content.as_str() {
+        Some(text) => Content::from(text),
+        None => {
+            let parts = items(content);
+            Content::Parts(parts.map(|p| Part::Text(text(&p, "text").unwrap())).collect())
+        }
+    };
+    let calls = items(member(value, "tool_calls")).map(|call| {
+        let function = member(&call, "function");
+        let arguments = serde_json::to_string(&member(&function, "arguments")).unwrap();
+        ToolCall { id: text(&call, "id"), name: text(&function, "name").unwrap(), arguments }
+    });
+    Message {
+        tool_calls: calls.collect(),
+        tool_call_id: text(value, "tool_call_id"),
+        name: text(value, "name"),
+        reasoning_content: text(value, "reasoning_content"),
+        ..Message::new(text(value, "role").unwrap(), content)
+    }
+}
+
+#[test]
+fn messages_render_as_those_of_a_request() {
+    let mut wrong = Vec::new();
+    each_golden("tools", &mut |source, name, request, expected| {
+        let request: Value = serde_json::from_str(request).unwrap();
+        let member = |key: &str| request.get_attr(key).unwrap();
+        let messages: Vec<_> =
+            member("messages").try_iter().unwrap().map(|m| message(&m)).collect();
+        let mut input =
+            ChatInput::from_messages(&messages, member("add_generation_prompt").is_true());
+        if !member("tools").is_undefined() {
+            input = input.with_tools(&serde_json::to_string(&member("tools")).unwrap()).unwrap();
+        }
+        let variables = member("chat_template_kwargs");
+        for key in variables.try_iter().ok().into_iter().flatten() {
+            let value = serde_json::to_string(&variables.get_item(&key).unwrap()).unwrap();
+            input = input.with_variable(key.as_str().unwrap(), &value).unwrap();
+        }
+        let found = render(source, &input.at_time(NOW));
+        if found.as_ref().ok() != expected.as_ref() {
+            wrong.push(format!("{name}:\n{expected:?}\n{found:?}"));
+        }
+    });
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn variables_cannot_replace_the_conversation() {
+    let input = || ChatInput::from_messages(&[Message::new("user", "Hi")], true);
+    for name in ["messages", "tools", "bos_token", "add_generation_prompt", "raise_exception"] {
+        assert!(input().with_variable(name, "[]").is_err(), "{name}");
+    }
+    assert!(input().with_variable("enable_thinking", "no").is_err());
+    assert!(input().with_tools("[1]").is_err());
+    let twice = input().with_variable("x", "1").unwrap().with_variable("x", "2").unwrap();
+    assert_eq!(render("{{ x }}", &twice).unwrap(), "2");
 }

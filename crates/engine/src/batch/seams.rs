@@ -13,7 +13,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use nanoinfer_text::{ChatText, Message, Tokenizer};
+use nanoinfer_text::{ChatInput, ChatText, Message, Tokenizer};
 
 use super::request::Request;
 use crate::{Error, Model};
@@ -63,7 +63,15 @@ impl Seams {
     /// # Errors
     /// The model has no chat template, or the template rejects the conversation.
     pub fn request(&self, model: &Model, messages: &[Message]) -> Result<Request, Error> {
-        let text = model.chat_text(messages)?;
+        self.request_chat(model, &ChatInput::from_messages(messages, true))
+    }
+
+    /// A request for the answer to a conversation that may have tools.
+    ///
+    /// # Errors
+    /// As for [`Self::request`].
+    pub fn request_chat(&self, model: &Model, input: &ChatInput) -> Result<Request, Error> {
+        let text = model.render_chat(input)?;
         let prompt = self.encode(model.tokenizer()?, &text);
         Ok(Request { prompt, answer_follows: true, chat: Some(text), ..Request::default() })
     }

@@ -8,7 +8,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use nanoinfer_format::{Config, Generation, NanoFile, SectionKind};
-use nanoinfer_text::{ChatTemplate, ChatText, Message, Specials, Tokenizer, Vocab, VocabTable};
+use nanoinfer_text::{
+    AnswerFormat, ChatInput, ChatTemplate, ChatText, Message, Specials, Tokenizer, Vocab,
+    VocabTable,
+};
 
 use crate::Error;
 use crate::memory::Prefix;
@@ -180,8 +183,26 @@ impl Model {
 
     /// A conversation rendered by the template, up to the beginning of the model's answer.
     pub(crate) fn chat_text(&self, messages: &[Message]) -> Result<ChatText, Error> {
-        ChatText::render(self.tokenizer()?, &self.template()?, messages, true)
+        self.render_chat(&ChatInput::from_messages(messages, true))
+    }
+
+    /// A conversation, which may have tools, rendered by the template.
+    ///
+    /// # Errors
+    /// The model has no chat template, or it rejects the conversation.
+    pub fn render_chat(&self, input: &ChatInput) -> Result<ChatText, Error> {
+        ChatText::render_input(self.tokenizer()?, &self.template()?, input)
             .map_err(|e| self.text_error(e))
+    }
+
+    /// How the model writes reasoning and tool calls, as far as its chat template shows it.
+    pub fn answer_format(&self) -> AnswerFormat {
+        let Ok(template) = self.template() else { return AnswerFormat::default() };
+        let format = template.answer_format();
+        match self.vocab() {
+            Some(vocab) => format.with_vocab(&vocab),
+            None => format,
+        }
     }
 
     /// Tokenizes a conversation, up to the beginning of the model's answer.

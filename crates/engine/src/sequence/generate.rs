@@ -326,6 +326,12 @@ impl Sequence {
             stream.push(&vocab, id);
             return Event::Token { id, text: stream.text(), bytes: stream.raw() };
         };
+        if vocab.is_special(id) {
+            // It has no text, and ends what may have been the beginning of a stop string.
+            stream.push(&vocab, id);
+            let text = stop.finish();
+            return Event::Token { id, text, bytes: text.as_bytes() };
+        }
         let text = match stop.push(stream.push(&vocab, id)) {
             StopStep::Text(text) => text,
             StopStep::Stop { before, .. } => {

@@ -12,7 +12,7 @@ use super::messages;
 use super::telemetry::Telemetry;
 use super::theme::Theme;
 use super::transcript::{Entry, Speaker, Transcript};
-use super::worker::{Command, Context, ModelInfo, Report};
+use super::worker::{Command, Context, ModelInfo, Progress, Report};
 
 /// What the engine's thread is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,11 +157,11 @@ impl App {
             }
             Report::Status(text) => self.note(text),
             Report::Progress(mut progress) => {
-                self.stream(&std::mem::take(&mut progress.text));
+                self.stream(&mut progress);
                 self.telemetry.update(progress);
             }
             Report::Finished { reason, mut last } => {
-                self.stream(&std::mem::take(&mut last.text));
+                self.stream(&mut last);
                 self.telemetry.update(last);
                 self.finish(reason);
             }
@@ -189,9 +189,12 @@ impl App {
         None
     }
 
-    fn stream(&mut self, text: &str) {
-        if let (Some(answer), false) = (self.transcript.answer(), text.is_empty()) {
-            answer.push(text);
+    fn stream(&mut self, progress: &mut Progress) {
+        let reasoning = std::mem::take(&mut progress.reasoning);
+        let text = std::mem::take(&mut progress.text);
+        if let Some(answer) = self.transcript.answer() {
+            answer.push_reasoning(&reasoning);
+            answer.push(&text);
         }
     }
 
@@ -232,7 +235,8 @@ impl App {
 
     /// Removes the last message if its answer has not begun, so that the next one is sent without it.
     fn remove_unanswered(&mut self) -> bool {
-        let unanswered = self.transcript.answer().is_some_and(|a| a.text.is_empty());
+        let unanswered =
+            self.transcript.answer().is_some_and(|a| a.text.is_empty() && a.reasoning.is_empty());
         unanswered && self.retract().is_some()
     }
 

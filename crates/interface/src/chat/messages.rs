@@ -94,6 +94,13 @@ pub(crate) fn written(path: &str) -> String {
     format!("wrote {path}")
 }
 
+pub(crate) fn thought(words: usize) -> String {
+    match words {
+        1 => "thought, 1 word".to_owned(),
+        _ => format!("thought, {words} words"),
+    }
+}
+
 pub(crate) fn unknown_command(name: &str) -> String {
     format!("unknown command /{name}; /help lists all commands")
 }

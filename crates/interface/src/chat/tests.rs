@@ -86,6 +86,7 @@ fn progress(text: &str, generated: usize) -> Progress {
     let ms = Duration::from_millis;
     Progress {
         text: text.into(),
+        reasoning: String::new(),
         token_times: vec![ms(6); generated - 1],
         prefill: (40, 40),
         stats: Stats {
@@ -219,6 +220,27 @@ fn a_scrolled_up_window_stays_in_place() {
 }
 
 #[test]
+fn reasoning_is_shown_until_the_answer_begins() {
+    let mut app = app(true);
+    send(&mut app, "Why?");
+    let reasoning = |text: &str| Progress { reasoning: text.into(), ..Progress::default() };
+    app.report(Report::Progress(reasoning("Let me think\x1b about ")));
+    app.report(Report::Progress(reasoning("it.")));
+    let shown = screen(&mut app, 60, 20);
+    assert!(shown.contains("● Let me think␛ about it."), "{shown}");
+    finish(&mut app, "Because.");
+    let shown = screen(&mut app, 60, 20);
+    assert!(shown.contains("● thought, 6 words") && shown.contains("  Because."), "{shown}");
+    assert!(!shown.contains("Let me think"), "{shown}");
+    let last = app.transcript.messages().pop().unwrap();
+    assert_eq!(last.reasoning_content.as_deref(), Some("Let me think\x1b about it."));
+    assert_eq!(last.content.text(), "Because.");
+    let saved = app.transcript.json().unwrap();
+    app.transcript.load(&saved).unwrap();
+    assert_eq!(app.transcript.messages().pop(), Some(last));
+}
+
+#[test]
 fn model_output_cannot_control_the_terminal() {
     let mut app = answering(true);
     app.report(Report::Progress(progress("\x1b[2J\x07\u{202e}\u{9b}evil", 201)));
@@ -227,7 +249,7 @@ fn model_output_cannot_control_the_terminal() {
     assert!(!screen.contains(['\x1b', '\x07', '\u{202e}', '\u{9b}']));
     let last = app.transcript.messages().pop().unwrap();
     assert!(
-        last.content.ends_with("\x1b[2J\x07\u{202e}\u{9b}evil"),
+        last.content.text().ends_with("\x1b[2J\x07\u{202e}\u{9b}evil"),
         "the model receives its text unchanged"
     );
 }
@@ -236,7 +258,7 @@ fn model_output_cannot_control_the_terminal() {
 fn sent(effect: Option<Effect>) -> Vec<(String, String)> {
     match effect {
         Some(Effect::Command(Command::Answer { messages, .. })) => {
-            messages.into_iter().map(|m| (m.role, m.content)).collect()
+            messages.into_iter().map(|m| (m.role, m.content.text().into_owned())).collect()
         }
         other => panic!("{other:?}"),
     }

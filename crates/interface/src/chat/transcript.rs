@@ -26,6 +26,8 @@ pub(crate) struct Entry {
     pub speaker: Speaker,
     /// The exact text, as sent to the model.
     pub text: String,
+    /// The reasoning before an answer.
+    pub reasoning: String,
     /// Statistics below an answer.
     footer: String,
     /// Whether the entry is shown but no longer sent to the model.
@@ -33,6 +35,10 @@ pub(crate) struct Entry {
     /// The sanitized text.
     shown: String,
     rendered: Rendered,
+    /// The reasoning while it is the last text, or how long it was.
+    thought: Rendered,
+    /// From which length of the reasoning, whether in full, and for which width that is.
+    thought_of: (usize, bool, usize),
     foot: Rendered,
 }
 
@@ -40,16 +46,21 @@ pub(crate) struct Entry {
 const GUTTER: usize = 2;
 /// Maximum line length, because longer lines are hard to read.
 const MAX_WIDTH: usize = 110;
+/// Maximum length of the reasoning shown, in bytes. It is laid out again with every frame.
+const REASONING: usize = 4000;
 
 impl Entry {
     pub(crate) fn new(speaker: Speaker, text: impl Into<String>) -> Self {
         let mut entry = Self {
             speaker,
             text: String::new(),
+            reasoning: String::new(),
             footer: String::new(),
             forgotten: false,
             shown: String::new(),
             rendered: Rendered::default(),
+            thought: Rendered::default(),
+            thought_of: (0, true, 0),
             foot: Rendered::default(),
         };
         entry.push(&text.into());
@@ -60,6 +71,22 @@ impl Entry {
     pub(crate) fn push(&mut self, text: &str) {
         self.text.push_str(text);
         self.shown.push_str(&terminal_safe(text));
+    }
+
+    /// Appends streamed reasoning.
+    pub(crate) fn push_reasoning(&mut self, text: &str) {
+        self.reasoning.push_str(text);
+    }
+
+    /// What is shown of the reasoning: its end, until the answer begins.
+    fn thought(&self) -> String {
+        if !self.text.is_empty() {
+            return messages::thought(self.reasoning.split_whitespace().count());
+        }
+        let excess = self.reasoning.len().saturating_sub(REASONING);
+        let rest = (excess..).find_map(|at| self.reasoning.get(at..)).unwrap_or_default();
+        let from = if excess == 0 { 0 } else { rest.find(char::is_whitespace).unwrap_or(0) };
+        terminal_safe(rest[from..].trim_start()).into_owned()
     }
 
     /// Sets the line below the answer.
@@ -75,6 +102,14 @@ impl Entry {
         if !self.footer.is_empty() {
             self.foot.update_with(&self.footer, width, |text| plain(text, theme.dim()));
         }
+        if !self.reasoning.is_empty() {
+            let state = (self.reasoning.len(), self.text.is_empty(), width);
+            if self.thought_of != state {
+                let thought = self.thought();
+                (self.thought, self.thought_of) = (Rendered::default(), state);
+                self.thought.update_with(&thought, width, |text| plain(text, theme.dim()));
+            }
+        }
         match self.speaker {
             // The user's text is not Markdown.
             Speaker::User => {
@@ -89,26 +124,33 @@ impl Entry {
 
     /// Height in lines, including the empty line after it.
     fn height(&self) -> usize {
-        self.rendered.lines().len().max(1) + self.foot.lines().len() + 1
+        self.thought.lines().len() + self.text_height() + self.foot.lines().len() + 1
+    }
+
+    /// Height of the text, which is at least an empty line.
+    fn text_height(&self) -> usize {
+        self.rendered.lines().len().max(usize::from(self.thought.lines().is_empty()))
     }
 
     /// Line `index`, including the gutter.
     fn line(&self, index: usize, theme: Theme) -> Line<'_> {
-        let text = self.rendered.lines();
+        let (thought, text) = (self.thought.lines(), self.rendered.lines());
         let (mark, style) = match self.speaker {
             Speaker::User => ("▌ ", theme.user()),
             Speaker::Model if index == 0 => ("● ", theme.assistant()),
             Speaker::Note if index == 0 => ("i ", theme.link()),
             Speaker::Model | Speaker::Note => ("  ", theme.plain()),
         };
-        if index < text.len().max(1) {
+        let shown = thought.len() + self.text_height();
+        if index < shown {
             let mark = [Span::styled(mark, style)];
-            let spans = text.get(index).map_or(&[][..], |line| &line.spans).iter();
+            let line = thought.get(index).or_else(|| text.get(index - thought.len()));
+            let spans = line.map_or(&[][..], |line| &line.spans).iter();
             let spans = spans.map(|s| Span::styled(s.content.as_ref(), s.style));
             let line = Line::from_iter(mark.into_iter().chain(spans));
             return if self.forgotten { line.patch_style(theme.dim()) } else { line };
         }
-        match self.foot.lines().get(index - text.len().max(1)) {
+        match self.foot.lines().get(index - shown) {
             Some(line) => {
                 let spans = line.spans.iter().map(|s| Span::styled(s.content.as_ref(), s.style));
                 Line::from_iter([Span::raw("  ")].into_iter().chain(spans))
@@ -143,6 +185,8 @@ pub(crate) struct Saved {
 pub(crate) struct SavedMessage {
     pub role: String,
     pub content: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reasoning_content: String,
 }
 
 impl Transcript {
@@ -163,11 +207,13 @@ impl Transcript {
     /// The messages for the model.
     pub(crate) fn messages(&self) -> Vec<Message> {
         let system = self.system.iter().map(|s| Message::new("system", s));
-        let said = self
-            .entries
-            .iter()
-            .filter(|e| !e.forgotten)
-            .filter_map(|e| Some(Message::new(role(e.speaker)?, e.text.as_str())));
+        let said = self.entries.iter().filter(|e| !e.forgotten).filter_map(|e| {
+            let reasoning = Some(&e.reasoning).filter(|text| !text.is_empty());
+            Some(Message {
+                reasoning_content: reasoning.cloned(),
+                ..Message::new(role(e.speaker)?, e.text.as_str())
+            })
+        });
         system.chain(said).collect()
     }
 
@@ -200,7 +246,11 @@ impl Transcript {
 
     fn saved(&self) -> Saved {
         let message = |e: &Entry| {
-            Some(SavedMessage { role: role(e.speaker)?.to_owned(), content: e.text.clone() })
+            Some(SavedMessage {
+                role: role(e.speaker)?.to_owned(),
+                content: e.text.clone(),
+                reasoning_content: e.reasoning.clone(),
+            })
         };
         Saved {
             system: self.system.clone(),
@@ -219,7 +269,9 @@ impl Transcript {
                 "assistant" => Speaker::Model,
                 other => return Err(messages::unknown_role(other)),
             };
-            entries.push(Entry::new(speaker, message.content));
+            let mut entry = Entry::new(speaker, message.content);
+            entry.push_reasoning(&message.reasoning_content);
+            entries.push(entry);
         }
         *self = Self { entries, system: saved.system, ..Self::default() };
         Ok(())

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nanoinfer_engine::{
     Canceller, Error, Event, FinishReason, GenerateOptions, Message, Session, Stage, Stats,
 };
-use nanoinfer_text::terminal_safe;
+use nanoinfer_text::{AnswerEvent, AnswerParser, terminal_safe};
 
 use crate::shorten::{shorten, shortened};
 
@@ -89,6 +89,8 @@ pub(crate) struct ModelInfo {
 pub(crate) struct Progress {
     /// New text.
     pub text: String,
+    /// New text of the reasoning before it.
+    pub reasoning: String,
     /// Time since the previous token, for each new token except the answer's first.
     pub token_times: Vec<Duration>,
     /// Prompt tokens processed so far, and in total.
@@ -338,6 +340,7 @@ impl Drop for Worker {
 /// Reports an answer in progress.
 pub(crate) struct Answer {
     pending: Progress,
+    parser: AnswerParser,
     prefill: (usize, usize),
     processed_before: u64,
     last_token: Option<Instant>,
@@ -354,8 +357,15 @@ pub(crate) struct Answer {
 impl Answer {
     pub(crate) fn begin(session: &Session) -> Self {
         let stats = session.stats();
+        let model = session.engine().model();
+        let format = model.answer_format();
+        let parser = match model.vocab() {
+            Some(vocab) => AnswerParser::after(&format, &vocab, session.tokens(), None),
+            None => AnswerParser::new(&format, "", None),
+        };
         Self {
             pending: Progress::default(),
+            parser,
             prefill: (0, stats.prompt_tokens - stats.reused_tokens),
             processed_before: session.engine().processed(),
             last_token: None,
@@ -390,14 +400,15 @@ impl Answer {
                 self.prefilled = true;
                 self.passes += 1;
             }
-            Some(Event::Token { text, .. }) => {
-                self.pending.text.push_str(text);
+            Some(Event::Token { id, text, .. }) => {
+                self.parser.push(Some(id), text, &mut add_to(&mut self.pending));
                 let now = Instant::now();
                 let last = self.last_token.replace(now);
                 self.pending.token_times.extend(last.map(|last| now - last));
             }
             Some(Event::Finished { text, reason, .. }) => {
-                self.pending.text.push_str(text);
+                self.parser.push(None, text, &mut add_to(&mut self.pending));
+                self.parser.finish(&mut add_to(&mut self.pending));
                 self.details_reported = None; // the last report shows the last token's details
                 return Ok(Some(reason));
             }
@@ -432,6 +443,15 @@ impl Answer {
             progress.details = Some(details(session, self.passes));
         }
         progress
+    }
+}
+
+/// Adds events of an answer without tools to a report.
+fn add_to(progress: &mut Progress) -> impl FnMut(AnswerEvent<'_>) {
+    |event| match event {
+        AnswerEvent::Reasoning(text) => progress.reasoning.push_str(text),
+        AnswerEvent::Content(text) | AnswerEvent::Malformed(text) => progress.text.push_str(text),
+        _ => {}
     }
 }
 
