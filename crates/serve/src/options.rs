@@ -23,7 +23,10 @@ pub enum Error {
         source: std::io::Error,
     },
     /// Without keys, only this machine may connect.
-    #[error("{address} can be reached from other machines, which requires keys; listen on 127.0.0.1, or use keys")]
+    #[error(
+        "{address} can be reached from other machines, which requires keys; listen on this machine only, or \
+         use keys"
+    )]
     Open {
         /// The address.
         address: SocketAddr,
@@ -149,6 +152,19 @@ impl Options {
             max_time: None,
             limits: Limits::default(),
             log: Log::default(),
+        }
+    }
+
+    /// Checks what needs no model.
+    ///
+    /// # Errors
+    /// Other machines could connect, although there are no keys.
+    pub fn check(&self) -> Result<(), Error> {
+        match self.listen {
+            Listen::Tcp(address) if self.keys.is_none() && !address.ip().is_loopback() => {
+                Err(Error::Open { address })
+            }
+            _ => Ok(()),
         }
     }
 }

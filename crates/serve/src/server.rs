@@ -75,6 +75,7 @@ impl Server {
     /// # Errors
     /// The address cannot be used, or other machines can reach it although there are no keys.
     pub fn bind(models: Vec<Served>, options: Options) -> Result<Self, Error> {
+        options.check()?;
         let address = match &options.listen {
             Listen::Tcp(address) => *address,
             Listen::Unix(path) => {
@@ -82,9 +83,6 @@ impl Server {
                 return Err(Error::Listen { address: path.display().to_string(), source });
             }
         };
-        if options.keys.is_none() && !address.ip().is_loopback() {
-            return Err(Error::Open { address });
-        }
         let runtime = Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(4)

@@ -36,6 +36,8 @@ pub(crate) struct Chunk {
 pub(crate) struct End {
     pub(crate) choice: usize,
     pub(crate) reason: Reason,
+    /// The stop string at which it ended.
+    pub(crate) stop: Option<String>,
     pub(crate) stats: Stats,
 }
 
@@ -68,6 +70,7 @@ pub(crate) struct Answer {
     pub(crate) text: String,
     pub(crate) tokens: Vec<(u32, Logprobs)>,
     pub(crate) reason: Reason,
+    pub(crate) stop: Option<String>,
     pub(crate) stats: Stats,
 }
 
@@ -78,6 +81,7 @@ pub(crate) struct Answering {
     /// Updates that are due before the next event.
     due: VecDeque<Update>,
     choices: Vec<Progress>,
+    stops: Vec<String>,
     /// Number of tokens that the client already has.
     skip: usize,
     deadline: Option<tokio::time::Instant>,
@@ -88,6 +92,7 @@ struct Progress {
     /// Tokens of the prompt, and generated so far.
     prompt: usize,
     count: usize,
+    tokens: Vec<u32>,
     last: Option<Instant>,
     ended: bool,
 }
@@ -95,14 +100,14 @@ struct Progress {
 impl Answering {
     pub(crate) fn new(
         (served, stream): (Arc<ServedModel>, Stream),
-        prompts: &[usize],
+        (prompts, stops): (&[usize], Vec<String>),
         skip: usize,
         (started, max_time): (Instant, Option<Duration>),
     ) -> Self {
         let deadline = max_time.and_then(|time| started.checked_add(time)).map(Into::into);
-        let choice = |&prompt| Progress { prompt, count: 0, last: None, ended: false };
+        let choice = |&prompt| Progress { prompt, count: 0, tokens: Vec::new(), last: None, ended: false };
         let (due, choices) = (VecDeque::new(), prompts.iter().map(choice).collect());
-        Self { served, stream, due, choices, skip, deadline, started }
+        Self { served, stream, due, choices, stops, skip, deadline, started }
     }
 
     /// The next update; `None` after the last. May be dropped while it waits.
@@ -171,7 +176,7 @@ impl Answering {
                 }
                 Update::End(end) => {
                     let answer = &mut answers[end.choice];
-                    (answer.reason, answer.stats) = (end.reason, end.stats);
+                    (answer.reason, answer.stop, answer.stats) = (end.reason, end.stop, end.stats);
                 }
                 Update::Failed(problem) => return Err(problem),
             }
@@ -203,6 +208,7 @@ impl Answering {
             }
             Happened::Token(token) => {
                 self.measure(choice, token.count);
+                self.choices[choice].tokens.push(token.id);
                 let logprobs = token.logprobs.filter(|_| !self.served.ends(token.id));
                 let logprobs = logprobs.map(|logprobs| (token.id, logprobs));
                 let shows = !token.text.is_empty() || logprobs.is_some();
@@ -231,10 +237,25 @@ impl Answering {
                     }
                     _ => {}
                 }
-                self.due.push_back(Update::End(End { choice, reason, stats: *stats }));
+                let stop = self.stop(choice, reason);
+                self.due.push_back(Update::End(End { choice, reason, stop, stats: *stats }));
             }
             Happened::Failed(problem) => self.due.push_back(Update::Failed(problem)),
         }
+    }
+
+    /// The stop string at which an answer ended: the first that is complete, and the longest of these.
+    fn stop(&self, choice: usize, reason: Reason) -> Option<String> {
+        let tokens = &self.choices[choice].tokens;
+        let ended = tokens.last().is_none_or(|&id| self.served.ends(id));
+        if reason != Reason::Stop || ended || self.stops.is_empty() {
+            return None;
+        }
+        let text = self.served.decode(tokens);
+        let end = |stop: &&String| text.find(stop.as_str()).map(|at| at + stop.len());
+        let stops = self.stops.iter().filter(|stop| !stop.is_empty());
+        let found = stops.filter_map(|stop| Some((end(&stop)?, stop)));
+        found.min_by_key(|(end, stop)| (*end, usize::MAX - stop.len())).map(|(_, s)| s.clone())
     }
 
     fn measure(&mut self, choice: usize, count: usize) {
@@ -260,7 +281,8 @@ impl Answering {
             state.ended = true;
             let (prompt_tokens, generated) = (state.prompt, state.count);
             let stats = Stats { prompt_tokens, generated, ..Stats::default() };
-            self.due.push_back(Update::End(End { choice, reason: Reason::Time, stats }));
+            let reason = Reason::Time;
+            self.due.push_back(Update::End(End { choice, reason, stop: None, stats }));
         }
     }
 }

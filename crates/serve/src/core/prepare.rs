@@ -24,6 +24,7 @@ pub(crate) struct Prepared {
     pub(crate) requests: Vec<Request>,
     /// The length of each request's prompt.
     pub(crate) prompts: Vec<usize>,
+    pub(crate) stops: Vec<String>,
     /// That of the first choice.
     pub(crate) seed: u64,
 }
@@ -33,7 +34,8 @@ pub(crate) fn prepare(served: &ServedModel, ask: Ask, caller: Caller) -> Result<
     let Ask { prompts, n, options } = ask;
     // A number that JavaScript can represent.
     let seed = options.seed.unwrap_or_else(|| RandomState::new().hash_one(()) >> 32);
-    let generate = generate_options(served, options.clone(), seed);
+    let (stops, class) = (options.stop.clone(), options.class);
+    let generate = generate_options(served, options, seed);
     let mut requests = Vec::with_capacity(prompts.len() * n);
     for prompt in prompts {
         let mut request = encode(served, prompt)?;
@@ -44,7 +46,7 @@ pub(crate) fn prepare(served: &ServedModel, ask: Ask, caller: Caller) -> Result<
         request.options = generate.clone();
         request.options.stop_tokens.extend(ends);
         request.key = caller.key;
-        request.class = options.class.unwrap_or_default().max(caller.class);
+        request.class = class.unwrap_or_default().max(caller.class);
         for i in 0..n as u64 {
             let mut choice = request.clone();
             choice.options.sampling.seed = seed.wrapping_add(i);
@@ -52,7 +54,7 @@ pub(crate) fn prepare(served: &ServedModel, ask: Ask, caller: Caller) -> Result<
         }
     }
     let prompts = requests.iter().map(|request| request.prompt.len()).collect();
-    Ok(Prepared { requests, prompts, seed })
+    Ok(Prepared { requests, prompts, stops, seed })
 }
 
 /// A prompt's tokens, with the tokens that end its answer besides the model's own.

@@ -43,6 +43,7 @@ pub(crate) struct Fields {
     pub(crate) n: Option<u64>,
     pub(crate) stream: Option<bool>,
     pub(crate) stream_options: Option<StreamOptions>,
+    #[serde(alias = "max_output_tokens", alias = "num_predict", alias = "n_predict")]
     pub(crate) max_tokens: Option<i64>,
     pub(crate) max_completion_tokens: Option<i64>,
     temperature: Option<f64>,
@@ -54,6 +55,7 @@ pub(crate) struct Fields {
     presence_penalty: Option<f64>,
     frequency_penalty: Option<f64>,
     seed: Option<i128>,
+    #[serde(alias = "stop_sequences")]
     stop: Option<OneOrMore>,
     stop_token_ids: Option<Vec<u32>>,
     ignore_eos: Option<bool>,

@@ -20,7 +20,7 @@ pub(crate) fn read(body: &Value) -> Result<Vec<Message>, Problem> {
     list.iter().enumerate().map(|(i, m)| message(m, &format!("messages[{i}]"))).collect()
 }
 
-fn message(value: &Value, at: &str) -> Result<Message, Problem> {
+pub(crate) fn message(value: &Value, at: &str) -> Result<Message, Problem> {
     let role = match value.get("role").and_then(Value::as_str) {
         Some("developer") => "system", // the name of newer models, whose templates are not published
         Some(role @ ("system" | "user" | "assistant")) => role,

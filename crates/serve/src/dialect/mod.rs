@@ -6,15 +6,19 @@
 //! unsupported   fields that would change the answer, but are not implemented
 //! messages  conversations
 //! usage     counts
-//! openai_…, anthropic, ollama, llama_cpp   one API each
+//! openai_chat, completions, responses, anthropic, ollama, infill   one API each
 //! problems  errors in the form of each API
 //! ```
 
+pub(crate) mod anthropic;
 pub(crate) mod call;
 pub(crate) mod completions;
 pub(crate) mod fields;
+pub(crate) mod infill;
 pub(crate) mod messages;
+pub(crate) mod ollama;
 pub(crate) mod openai_chat;
 pub(crate) mod problems;
+pub(crate) mod responses;
 mod unsupported;
 mod usage;

@@ -59,7 +59,12 @@ pub(crate) async fn generate(
     let stream = served.link.submit(prepared.requests).await?;
     let longest = [asked.timeout, app.options.max_time].into_iter().flatten().min();
     let mut answering =
-        Answering::new((Arc::clone(&served), stream), &meta.prompts, skip, (started, longest));
+        Answering::new(
+            (Arc::clone(&served), stream),
+            (&meta.prompts, prepared.stops),
+            skip,
+            (started, longest),
+        );
     answering.begin(PATIENCE).await?;
     let Call { stream, mut encoder, .. } = call;
     let seed = meta.seed.to_string();

@@ -12,7 +12,7 @@ use super::reply::{self, Reply};
 use super::{body, generate};
 use crate::core::model::ServedModel;
 use crate::dialect::fields;
-use crate::dialect::messages;
+use crate::dialect::{messages, ollama};
 use crate::problem::{Kind, Problem};
 
 /// Whether the engine's threads live.
@@ -54,6 +54,16 @@ fn model_object(served: &ServedModel) -> Value {
         "context_window": served.ctx,
         "system_fingerprint": served.fingerprint,
     })
+}
+
+/// Ollama's list of models.
+pub(crate) fn tags(app: &App) -> Reply {
+    let models: Vec<Value> = app.models.0.iter().map(|m| ollama::model(m)).collect();
+    reply::json(200, &json!({"models": models}))
+}
+
+pub(crate) async fn version() -> Reply {
+    reply::json(200, &json!({"version": ollama::VERSION, "nanoinfer": env!("CARGO_PKG_VERSION")}))
 }
 
 /// A route that reads a JSON object and answers with one.

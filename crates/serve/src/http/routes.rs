@@ -17,7 +17,7 @@ use super::{generate, guard, info};
 use crate::core::model::ServedModel;
 use crate::dialect::call::Parse;
 use crate::dialect::problems::Form;
-use crate::dialect::{completions, openai_chat};
+use crate::dialect::{anthropic, completions, infill, ollama, openai_chat, responses};
 use crate::problem::{Kind, Problem};
 
 type Answer = fn(&Value, &ServedModel) -> Result<Value, Problem>;
@@ -38,6 +38,15 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/chat/completions", generating(openai_chat::parse))
         .route("/v1/completions", generating(completions::parse))
+        .route("/v1/responses", generating(responses::parse))
+        .route("/v1/messages", generating(anthropic::parse))
+        .route("/v1/messages/count_tokens", answering(anthropic::count_tokens))
+        .route("/infill", generating(infill::parse))
+        .route("/api/chat", generating(ollama::chat))
+        .route("/api/generate", generating(ollama::generate))
+        .route("/api/show", answering(ollama::show))
+        .route("/api/tags", get(async |State(app): State<Arc<App>>| info::tags(&app)))
+        .route("/api/version", get(info::version))
         .route("/v1/models", get(async |State(app): State<Arc<App>>| info::models(&app)))
         .route("/v1/models/{*name}", get(model))
         .route("/v1/embeddings", post(embeddings))

@@ -215,3 +215,9 @@ pub(crate) fn with(mut body: Value, members: Value) -> Value {
     body.as_object_mut().unwrap().extend(members);
     body
 }
+
+/// A bias that leaves only tokens with a text.
+pub(crate) fn only_text() -> Value {
+    let banned = (256..320).map(|id| (id.to_string(), json!(-100)));
+    json!({"logit_bias": banned.collect::<serde_json::Map<_, _>>()})
+}
