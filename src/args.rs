@@ -6,6 +6,7 @@ mod packing;
 mod prompting;
 mod ranges;
 mod running;
+mod serving;
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ pub(crate) use packing::{Convert, Inspect, Models, ModelsAction, Verify};
 pub(crate) use prompting::{PromptArgs, Tokenize};
 pub(crate) use ranges::Seed;
 pub(crate) use running::{CacheArgs, Chat, DraftArgs, Generate, Logits, ModelArgs, SamplingArgs};
+pub(crate) use serving::{NamedModel, Serve};
 
 /// Run language models on this computer's CPU: exact, small, readable.
 ///
@@ -37,6 +39,7 @@ Examples:
   nanoinfer chat
   nanoinfer generate --prompt 'Once upon a time' -n 100
   nanoinfer generate --chat --prompt 'Why is the sky blue?' --json
+  nanoinfer serve --port 8080
   nanoinfer convert --model HuggingFaceTB/SmolLM2-360M-Instruct --out big.nano
 
 Exit codes: 0 success, 1 failure, 2 usage error, 130 interrupted by Ctrl-C.
@@ -54,6 +57,7 @@ pub(crate) enum Command {
     Convert(Convert),
     Generate(Generate),
     Chat(Chat),
+    Serve(Serve),
     Tokenize(Tokenize),
     Logits(Logits),
     Inspect(Inspect),
@@ -183,6 +187,17 @@ mod tests {
     }
 
     #[test]
+    fn every_option_of_the_server_is_also_an_environment_variable() {
+        let definition = definition();
+        let serve = definition.find_subcommand("serve").expect("a command");
+        for option in serve.get_arguments().filter(|option| option.get_id() != "help") {
+            let name = option.get_long().expect("a name").replace('-', "_").to_uppercase();
+            let expected = format!("NANOINFER_{name}");
+            assert_eq!(option.get_env(), Some(OsStr::new(&expected)), "--{name}");
+        }
+    }
+
+    #[test]
     fn usage_errors_fit_on_one_line() {
         let error = |args: &[&str]| match command(args) {
             Ok(_) => panic!("{args:?} was accepted"),
@@ -199,6 +214,7 @@ mod tests {
             (&["nanoinfer", "generate", "--seed", "-2"], "-1 for a random seed"),
             (&["nanoinfer", "generate", "--prompt", "x", "--prompt-file", "y"], "--prompt-file"),
             (&["nanoinfer", "logits", "--tokens", "1,x", "--out", "y"], "invalid digit"),
+            (&["nanoinfer", "serve", "--port", "x"], "--port"),
             (&["nanoinfer", "frobnicate"], "frobnicate"),
         ] {
             let line = error(args);

@@ -17,6 +17,7 @@ mod inspect;
 mod logits;
 mod manual;
 mod models;
+mod serve;
 mod tokenize;
 mod verify;
 
@@ -26,6 +27,7 @@ pub(crate) fn run(command: Command, clock: Clock) -> Result<ExitCode> {
         Command::Convert(args) => convert::run(args),
         Command::Generate(args) => generate::run(args, clock),
         Command::Chat(args) => chat::run(args),
+        Command::Serve(args) => serve::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Logits(args) => logits::run(args),
         Command::Inspect(args) => inspect::run(args),

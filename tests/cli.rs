@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use common::{assert_fails, files, json, nanoinfer, stderr, stdout, temp, tiny};
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "convert",
     "generate",
     "chat",
+    "serve",
     "tokenize",
     "logits",
     "inspect",

@@ -19,9 +19,10 @@ from pathlib import Path
 
 # Allowed dependencies of each crate, excluding tests. The root package is the binary and the library.
 ALLOWED = {
-    "nanoinfer": {"engine", "format", "grammar", "hub", "interface", "kernels", "packer", "platform", "text"},
+    "nanoinfer": {"engine", "format", "grammar", "hub", "interface", "kernels", "packer", "platform", "serve", "text"},
     "grammar": {"engine", "text"},
     "interface": {"engine", "platform", "text"},
+    "serve": {"engine", "format", "platform", "text"},
     "hub": {"engine", "format", "packer", "platform"},
     "packer": {"format", "kernels", "platform", "text"},
     "engine": {"format", "kernels", "platform", "text"},

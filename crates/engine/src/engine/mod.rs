@@ -179,7 +179,7 @@ impl Engine {
     }
 
     /// A fingerprint of the RoPE frequencies, which can depend on the context size.
-    pub(crate) fn rope_variant(&self) -> u64 {
+    pub fn rope_variant(&self) -> u64 {
         let (weights, file) = (self.model.weights(), self.model.file());
         let mut hasher = blake3::Hasher::new();
         for row in &self.ropes {

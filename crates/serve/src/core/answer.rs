@@ -1,0 +1,297 @@
+//! From the engine's events to updates of an answer. Nothing else reads these events: whatever splits an
+//! answer into parts, such as reasoning and tool calls, belongs into [`Answering::read`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nanoinfer_engine::{FinishReason, Stats};
+
+use super::model::ServedModel;
+use crate::problem::{Kind, Problem};
+use crate::runner::{Happened, Logprobs};
+use crate::stream::Stream;
+
+/// What became of an answer since the last update.
+pub(crate) enum Update {
+    /// A part of a prompt was read.
+    Prefill {
+        done: usize,
+        total: usize,
+    },
+    Chunk(Chunk),
+    End(End),
+    /// The whole request ends.
+    Failed(Problem),
+}
+
+/// A part of an answer.
+pub(crate) struct Chunk {
+    pub(crate) choice: usize,
+    /// Number of tokens up to and including this part.
+    pub(crate) count: usize,
+    pub(crate) text: String,
+    /// The token, if its log-probability was requested.
+    pub(crate) token: Option<(u32, Logprobs)>,
+}
+
+/// The end of an answer.
+pub(crate) struct End {
+    pub(crate) choice: usize,
+    pub(crate) reason: Reason,
+    /// The stop string at which it ended.
+    pub(crate) stop: Option<String>,
+    pub(crate) stats: Stats,
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Reason {
+    #[default]
+    Stop,
+    Length,
+    /// The context is full.
+    Context,
+    /// The time for it was over.
+    Time,
+}
+
+impl Reason {
+    /// A sentence if the usual names do not tell.
+    pub(crate) fn note(self) -> Option<&'static str> {
+        match self {
+            Self::Stop | Self::Length => None,
+            Self::Context => Some("the context is full"),
+            Self::Time => Some("the time limit was reached"),
+        }
+    }
+}
+
+/// A whole answer: its updates, folded.
+#[derive(Default)]
+pub(crate) struct Answer {
+    pub(crate) text: String,
+    pub(crate) tokens: Vec<(u32, Logprobs)>,
+    pub(crate) reason: Reason,
+    pub(crate) stop: Option<String>,
+    pub(crate) stats: Stats,
+}
+
+/// The answers to a request while they are generated. Dropping it cancels them.
+pub(crate) struct Answering {
+    pub(crate) served: Arc<ServedModel>,
+    stream: Stream,
+    /// Updates that are due before the next event.
+    due: VecDeque<Update>,
+    choices: Vec<Progress>,
+    stops: Vec<String>,
+    /// Number of tokens that the client already has.
+    skip: usize,
+    deadline: Option<tokio::time::Instant>,
+    started: Instant,
+}
+
+struct Progress {
+    /// Tokens of the prompt, and generated so far.
+    prompt: usize,
+    count: usize,
+    tokens: Vec<u32>,
+    last: Option<Instant>,
+    ended: bool,
+}
+
+impl Answering {
+    pub(crate) fn new(
+        (served, stream): (Arc<ServedModel>, Stream),
+        (prompts, stops): (&[usize], Vec<String>),
+        skip: usize,
+        (started, max_time): (Instant, Option<Duration>),
+    ) -> Self {
+        let deadline = max_time.and_then(|time| started.checked_add(time)).map(Into::into);
+        let choice =
+            |&prompt| Progress { prompt, count: 0, tokens: Vec::new(), last: None, ended: false };
+        let (due, choices) = (VecDeque::new(), prompts.iter().map(choice).collect());
+        Self { served, stream, due, choices, stops, skip, deadline, started }
+    }
+
+    /// The next update; `None` after the last. May be dropped while it waits.
+    pub(crate) async fn next(&mut self) -> Option<Update> {
+        loop {
+            if let Some(update) = self.due.pop_front() {
+                return Some(update);
+            }
+            if self.is_over() {
+                return None;
+            }
+            let next = match self.deadline {
+                None => self.stream.next().await,
+                Some(deadline) => {
+                    match tokio::time::timeout_at(deadline, self.stream.next()).await {
+                        Ok(next) => next,
+                        Err(_) => {
+                            self.time_out();
+                            continue;
+                        }
+                    }
+                }
+            };
+            let (choice, event) = next?;
+            self.read(choice, event);
+            // All events of a pass arrive together: the end of an answer with its last token.
+            while let Some((choice, event)) = self.stream.try_next() {
+                self.read(choice, event);
+            }
+        }
+    }
+
+    /// The next update if it is already here.
+    pub(crate) fn try_next(&mut self) -> Option<Update> {
+        while let Some((choice, event)) = self.stream.try_next() {
+            self.read(choice, event);
+        }
+        self.due.pop_front()
+    }
+
+    /// Waits for the first update, at most for `patience`, and keeps it.
+    ///
+    /// # Errors
+    /// The first update is a problem.
+    pub(crate) async fn begin(&mut self, patience: Duration) -> Result<(), Problem> {
+        match tokio::time::timeout(patience, self.next()).await {
+            Ok(Some(Update::Failed(problem))) => Err(problem),
+            Ok(update) => {
+                if let Some(update) = update {
+                    self.due.push_front(update);
+                }
+                Ok(())
+            }
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// All answers, whole.
+    pub(crate) async fn fold(mut self) -> Result<Vec<Answer>, Problem> {
+        let mut answers: Vec<Answer> = self.choices.iter().map(|_| Answer::default()).collect();
+        while let Some(update) = self.next().await {
+            match update {
+                Update::Prefill { .. } => {}
+                Update::Chunk(chunk) => {
+                    let answer = &mut answers[chunk.choice];
+                    answer.text.push_str(&chunk.text);
+                    answer.tokens.extend(chunk.token);
+                }
+                Update::End(end) => {
+                    let answer = &mut answers[end.choice];
+                    (answer.reason, answer.stop, answer.stats) = (end.reason, end.stop, end.stats);
+                }
+                Update::Failed(problem) => return Err(problem),
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Whether there was the last update.
+    pub(crate) fn is_over(&self) -> bool {
+        self.stream.is_over() && self.due.is_empty()
+    }
+
+    /// Time since the request arrived.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Tokens generated so far.
+    pub(crate) fn generated(&self) -> usize {
+        self.choices.iter().map(|choice| choice.count).sum()
+    }
+
+    /// Turns an event into updates.
+    fn read(&mut self, choice: usize, event: Happened) {
+        let chunk = |text, count, token| Update::Chunk(Chunk { choice, count, text, token });
+        match event {
+            Happened::Prefill { done, total } => {
+                self.due.push_back(Update::Prefill { done, total });
+            }
+            Happened::Token(token) => {
+                self.measure(choice, token.count);
+                self.choices[choice].tokens.push(token.id);
+                let logprobs = token.logprobs.filter(|_| !self.served.ends(token.id));
+                let logprobs = logprobs.map(|logprobs| (token.id, logprobs));
+                let shows = !token.text.is_empty() || logprobs.is_some();
+                if token.count > self.skip && shows {
+                    self.due.push_back(chunk(token.text, token.count, logprobs));
+                }
+            }
+            Happened::Finished { reason, text, stats } => {
+                let reason = match reason {
+                    FinishReason::Stop => Reason::Stop,
+                    FinishReason::Length => Reason::Length,
+                    FinishReason::Context => Reason::Context,
+                    _ => Reason::Time, // cancelled, which only this server can have done
+                };
+                let state = &mut self.choices[choice];
+                (state.ended, state.count) = (true, stats.generated);
+                // Text that was held back belongs to the last token, so that a count tells what was shown.
+                match self.due.back_mut() {
+                    Some(Update::Chunk(last))
+                        if last.choice == choice && last.count == stats.generated =>
+                    {
+                        last.text.push_str(&text);
+                    }
+                    _ if !text.is_empty() && stats.generated > self.skip => {
+                        self.due.push_back(chunk(text, stats.generated, None));
+                    }
+                    _ => {}
+                }
+                let stop = self.stop(choice, reason);
+                self.due.push_back(Update::End(End { choice, reason, stop, stats: *stats }));
+            }
+            Happened::Failed(problem) => self.due.push_back(Update::Failed(problem)),
+        }
+    }
+
+    /// The stop string at which an answer ended: the first that is complete, and the longest of these.
+    fn stop(&self, choice: usize, reason: Reason) -> Option<String> {
+        let tokens = &self.choices[choice].tokens;
+        let ended = tokens.last().is_none_or(|&id| self.served.ends(id));
+        if reason != Reason::Stop || ended || self.stops.is_empty() {
+            return None;
+        }
+        let text = self.served.decode(tokens);
+        let end = |stop: &&String| text.find(stop.as_str()).map(|at| at + stop.len());
+        let stops = self.stops.iter().filter(|stop| !stop.is_empty());
+        let found = stops.filter_map(|stop| Some((end(&stop)?, stop)));
+        found.min_by_key(|(end, stop)| (*end, usize::MAX - stop.len())).map(|(_, s)| s.clone())
+    }
+
+    fn measure(&mut self, choice: usize, count: usize) {
+        let (now, metrics) = (Instant::now(), &self.served.link.metrics);
+        let state = &mut self.choices[choice];
+        match state.last {
+            None => metrics.first_token.observe((now - self.started).as_secs_f64()),
+            Some(last) => metrics.gap.observe((now - last).as_secs_f64()),
+        }
+        (state.last, state.count) = (Some(now), count);
+    }
+
+    /// The time for the request is over: what has begun ends as it is.
+    fn time_out(&mut self) {
+        self.deadline = None;
+        self.stream.end();
+        if self.choices.iter().all(|choice| choice.count == 0) {
+            let problem = Problem::new(
+                Kind::Deadline,
+                "the time limit was reached in the queue or the prompt",
+            );
+            self.due.push_back(Update::Failed(problem));
+            return;
+        }
+        for (choice, state) in self.choices.iter_mut().enumerate().filter(|(_, s)| !s.ended) {
+            state.ended = true;
+            let (prompt_tokens, generated) = (state.prompt, state.count);
+            let stats = Stats { prompt_tokens, generated, ..Stats::default() };
+            let reason = Reason::Time;
+            self.due.push_back(Update::End(End { choice, reason, stop: None, stats }));
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! One request, independent of a dialect.
+//!
+//! ```text
+//! ask      what a client asks for
+//! model    a served model, and its names
+//! prepare  options → the engine's requests: the only place that makes them
+//! answer   the engine's events → updates of an answer: the only place that reads them
+//! ```
+
+pub(crate) mod answer;
+pub(crate) mod ask;
+pub(crate) mod model;
+pub(crate) mod prepare;

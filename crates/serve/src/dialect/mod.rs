@@ -1,0 +1,24 @@
+//! Requests and answers in the JSON of an API.
+//!
+//! ```text
+//! call      a parsed request, and how its answer is written
+//! fields    the options that the APIs have in common
+//! unsupported   fields that would change the answer, but are not implemented
+//! messages  conversations
+//! usage     counts
+//! openai_chat, completions, responses, anthropic, ollama, infill   one API each
+//! problems  errors in the form of each API
+//! ```
+
+pub(crate) mod anthropic;
+pub(crate) mod call;
+pub(crate) mod completions;
+pub(crate) mod fields;
+pub(crate) mod infill;
+pub(crate) mod messages;
+pub(crate) mod ollama;
+pub(crate) mod openai_chat;
+pub(crate) mod problems;
+pub(crate) mod responses;
+mod unsupported;
+mod usage;

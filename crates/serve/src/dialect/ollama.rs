@@ -1,0 +1,209 @@
+//! Ollama's `/api/chat` and `/api/generate`, and what its clients want to know about models.
+
+use nanoinfer_engine::{Message, Stats};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::call::{Call, Encoder, Meta};
+use super::fields::{self, Fields};
+use super::openai_chat::finish_reason;
+use super::problems::Form;
+use super::{messages, unsupported};
+use crate::core::answer::{Answer, End, Update};
+use crate::core::ask::{Ask, Prompt};
+use crate::core::model::ServedModel;
+use crate::problem::Problem;
+
+/// The version of Ollama whose API this is; clients compare it.
+pub(crate) const VERSION: &str = "0.12.6";
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct OllamaFields {
+    stream: Option<bool>,
+    prompt: Option<String>,
+    suffix: Option<String>,
+    system: Option<String>,
+    template: Option<String>,
+    context: Option<Vec<u32>>,
+    raw: Option<bool>,
+}
+
+/// `/api/chat`.
+pub(crate) fn chat(body: &Value, served: &ServedModel) -> Result<Call, Problem> {
+    unsupported::check(body, &[])?;
+    call(body, served, Prompt::Chat(messages::read(body)?), true)
+}
+
+/// `/api/generate`.
+pub(crate) fn generate(body: &Value, served: &ServedModel) -> Result<Call, Problem> {
+    unsupported::check(body, &["raw"])?;
+    let own: OllamaFields = fields::read(body)?;
+    for (name, is_given) in [
+        ("template", own.template.is_some_and(|template| !template.is_empty())),
+        ("context", own.context.is_some_and(|context| !context.is_empty())),
+    ] {
+        if is_given {
+            return Err(Problem::field(name, "is not supported by this server"));
+        }
+    }
+    let prompt = own.prompt.unwrap_or_default();
+    let prompt = match (own.suffix.filter(|suffix| !suffix.is_empty()), own.raw.unwrap_or(false)) {
+        (Some(suffix), _) => Prompt::Infill { prefix: prompt, suffix },
+        // The client writes the template itself.
+        (None, true) => Prompt::Text { text: prompt, specials: true },
+        (None, false) => {
+            let system = own.system.map(|text| Message::new("system", text));
+            Prompt::Chat(system.into_iter().chain([Message::new("user", prompt)]).collect())
+        }
+    };
+    call(body, served, prompt, false)
+}
+
+fn call(
+    body: &Value,
+    served: &ServedModel,
+    prompt: Prompt,
+    is_chat: bool,
+) -> Result<Call, Problem> {
+    let own: OllamaFields = fields::read(body)?;
+    let options = match body.get("options") {
+        None | Some(Value::Null) => Fields::default(),
+        Some(options) => {
+            unsupported::check(options, &[])?;
+            Fields::read(options)?
+        }
+    };
+    Ok(Call {
+        ask: Ask { prompts: vec![prompt], n: 1, options: options.options(served)? },
+        stream: own.stream.unwrap_or(true),
+        encoder: Box::new(OllamaEncoder { is_chat }),
+    })
+}
+
+/// The entry of a model in lists.
+pub(crate) fn model(served: &ServedModel) -> Value {
+    let (config, file) = (served.model.config(), served.model.file());
+    let digest: String = file.header().content_id.iter().map(|b| format!("{b:02x}")).collect();
+    json!({
+        "name": served.name,
+        "model": served.name,
+        "modified_at": time(served.created),
+        "size": file.header().file_len,
+        "digest": digest,
+        "details": {
+            "parent_model": "",
+            "format": "nano",
+            "family": config.architecture,
+            "families": [config.architecture],
+            "parameter_size": "",
+            "quantization_level": config.quant.name(),
+        },
+    })
+}
+
+/// `/api/show`.
+pub(crate) fn show(_body: &Value, served: &ServedModel) -> Result<Value, Problem> {
+    let family = &served.model.config().architecture;
+    let mut about = model(served);
+    about["model_info"] = json!({
+        "general.architecture": family,
+        format!("{family}.context_length"): served.ctx,
+    });
+    about["capabilities"] = json!(["completion"]);
+    Ok(about)
+}
+
+struct OllamaEncoder {
+    is_chat: bool,
+}
+
+impl OllamaEncoder {
+    fn object(&self, served: &ServedModel, meta: &Meta, text: &str, end: Option<&End>) -> Value {
+        let mut object = json!({
+            "model": served.name,
+            "created_at": time(meta.created),
+            "done": end.is_some(),
+        });
+        match self.is_chat {
+            true => object["message"] = json!({"role": "assistant", "content": text}),
+            false => object["response"] = text.into(),
+        }
+        if let Some(end) = end {
+            let Stats { prefill, first_token, decode, .. } = end.stats;
+            object["done_reason"] = finish_reason(end.reason).into();
+            object["total_duration"] = ((first_token + decode).as_nanos() as u64).into();
+            object["load_duration"] = 0.into();
+            object["prompt_eval_count"] = end.stats.prompt_tokens.into();
+            object["prompt_eval_duration"] = (prefill.as_nanos() as u64).into();
+            object["eval_count"] = end.stats.generated.into();
+            object["eval_duration"] = (decode.as_nanos() as u64).into();
+            object["seed"] = meta.seed.into();
+        }
+        object
+    }
+}
+
+fn line(object: &Value, out: &mut Vec<u8>) {
+    out.extend_from_slice(object.to_string().as_bytes());
+    out.push(b'\n');
+}
+
+impl Encoder for OllamaEncoder {
+    fn media_type(&self) -> &'static str {
+        "application/x-ndjson"
+    }
+
+    fn update(&mut self, served: &ServedModel, meta: &Meta, update: &Update, out: &mut Vec<u8>) {
+        match update {
+            Update::Prefill { .. } => {}
+            Update::Chunk(chunk) => line(&self.object(served, meta, &chunk.text, None), out),
+            Update::End(end) => line(&self.object(served, meta, "", Some(end)), out),
+            Update::Failed(problem) => line(&Form::Ollama.body(problem), out),
+        }
+    }
+
+    fn end(&mut self, _served: &ServedModel, _meta: &Meta, _out: &mut Vec<u8>) {}
+
+    /// Lines of JSON have no comments.
+    fn alive(&self, _note: &str, _out: &mut Vec<u8>) {}
+
+    fn whole(&mut self, served: &ServedModel, meta: &Meta, answers: Vec<Answer>) -> Value {
+        let Answer { text, reason, stop, stats, .. } =
+            answers.into_iter().next().unwrap_or_default();
+        self.object(served, meta, &text, Some(&End { choice: 0, reason, stop, stats }))
+    }
+}
+
+/// A time in RFC 3339, from seconds since 1970.
+fn time(unix: u64) -> String {
+    let (days, seconds) = (unix / 86_400, unix % 86_400);
+    // Howard Hinnant's algorithm: years begin in March, so that leap days are at their end.
+    let z = days + 719_468;
+    let (era, day) = (z / 146_097, z % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let shifted = (5 * day + 2) / 153;
+    let (day, month) = (day - (153 * shifted + 2) / 5 + 1, (shifted + 2) % 12 + 1);
+    let year = year + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_dates() {
+        for (unix, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_795_962_645, "2026-11-29T14:30:45Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(time(unix), text);
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Fields that would change the answer, but are not implemented: refused, rather than ignored.
+
+use serde_json::Value;
+
+use crate::problem::Problem;
+
+/// Fields of any API that generates text, with values that change nothing besides null.
+const FIELDS: &[(&str, &[&str])] = &[
+    ("tools", &["[]"]),
+    ("tool_choice", &["\"none\"", "\"auto\""]),
+    ("functions", &["[]"]),
+    ("function_call", &["\"none\"", "\"auto\""]),
+    ("response_format", &[r#"{"type":"text"}"#]),
+    ("structured_outputs", &["{}"]),
+    ("guided_json", &[]),
+    ("guided_regex", &[]),
+    ("guided_choice", &[]),
+    ("guided_grammar", &[]),
+    ("grammar", &["\"\""]),
+    ("json_schema", &[]),
+    ("format", &["\"\""]),
+    ("chat_template", &[]),
+    ("chat_template_kwargs", &["{}"]),
+    ("documents", &["[]"]),
+    ("modalities", &[r#"["text"]"#]),
+    ("audio", &[]),
+    ("web_search_options", &[]),
+    ("use_beam_search", &["false"]),
+    ("prompt_logprobs", &["false", "0"]),
+    ("min_tokens", &["0"]),
+    ("typical_p", &["1", "1.0"]),
+    ("tfs_z", &["1", "1.0"]),
+    ("mirostat", &["0"]),
+    ("dynatemp_range", &["0", "0.0"]),
+    ("dry_multiplier", &["0", "0.0"]),
+    ("xtc_probability", &["0", "0.0"]),
+    ("top_n_sigma", &["-1", "-1.0", "0", "0.0"]),
+    ("lora", &["[]"]),
+    ("image_data", &["[]"]),
+    ("images", &["[]"]),
+    ("raw", &["false"]),
+    ("continue_final_message", &["false"]),
+    ("add_generation_prompt", &["true"]),
+];
+
+/// Refuses requests with such a field. `except` are fields that the API itself reads.
+pub(crate) fn check(body: &Value, except: &[&str]) -> Result<(), Problem> {
+    for (name, neutral) in FIELDS.iter().filter(|(name, _)| !except.contains(name)) {
+        let value = body.get(name).filter(|value| !value.is_null());
+        if value.is_some_and(|value| !neutral.contains(&value.to_string().as_str())) {
+            let problem = Problem::field(*name, "is not supported by this server; leave it out");
+            return Err(problem.code("unsupported_parameter"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! What is wrong with a request or its answer. Dialects render it in their own form.
+
+use nanoinfer_engine::Error;
+
+/// The kind of a problem, which determines the HTTP status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Invalid,
+    Unauthorized,
+    Forbidden,
+    NotFound,
+    Method,
+    TimedOut,
+    Conflict,
+    TooLarge,
+    MediaType,
+    Busy,
+    Internal,
+    NotImplemented,
+    Unavailable,
+    Deadline,
+}
+
+impl Kind {
+    pub(crate) fn status(self) -> u16 {
+        match self {
+            Self::Invalid => 400,
+            Self::Unauthorized => 401,
+            Self::Forbidden => 403,
+            Self::NotFound => 404,
+            Self::Method => 405,
+            Self::TimedOut => 408,
+            Self::Conflict => 409,
+            Self::TooLarge => 413,
+            Self::MediaType => 415,
+            Self::Busy => 429,
+            Self::Internal => 500,
+            Self::NotImplemented => 501,
+            Self::Unavailable => 503,
+            Self::Deadline => 504,
+        }
+    }
+}
+
+/// A problem, in words for the client's developer.
+#[derive(Clone, Debug)]
+pub(crate) struct Problem {
+    pub(crate) kind: Kind,
+    pub(crate) message: String,
+    /// The field of the request.
+    pub(crate) param: Option<String>,
+    pub(crate) code: Option<&'static str>,
+    /// Further fields.
+    pub(crate) numbers: Vec<(&'static str, u64)>,
+    /// Seconds after which another attempt is worthwhile.
+    pub(crate) retry_after: Option<u64>,
+}
+
+impl Problem {
+    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { kind, message, param: None, code: None, numbers: Vec::new(), retry_after: None }
+    }
+
+    /// A field of the request has an invalid value.
+    pub(crate) fn field(param: impl Into<String>, what: impl AsRef<str>) -> Self {
+        let param = param.into();
+        let message = format!("{param}: {}", what.as_ref());
+        Self { param: Some(param), ..Self::new(Kind::Invalid, message) }
+    }
+
+    pub(crate) fn code(self, code: &'static str) -> Self {
+        Self { code: Some(code), ..self }
+    }
+
+    pub(crate) fn retry_after(self, seconds: u64) -> Self {
+        Self { retry_after: Some(seconds), ..self }
+    }
+
+    /// More tokens than the context holds. The sentence and the names of the fields are those that clients
+    /// look for.
+    pub(crate) fn context(tokens: usize, ctx: usize) -> Self {
+        let message = format!(
+            "This model's maximum context length is {ctx} tokens. However, your request has {tokens} \
+             tokens. Please reduce its length."
+        );
+        let numbers = vec![("n_prompt_tokens", tokens as u64), ("n_ctx", ctx as u64)];
+        Self { numbers, ..Self::new(Kind::Invalid, message).code("context_length_exceeded") }
+    }
+
+    pub(crate) fn draining() -> Self {
+        Self::new(Kind::Unavailable, "the server is shutting down; send the request to another one")
+            .code("shutting_down")
+            .retry_after(5)
+    }
+
+    pub(crate) fn engine_gone() -> Self {
+        Self::new(Kind::Internal, "the engine has failed; the server must be restarted")
+            .code("engine_failed")
+    }
+
+    /// An error of the engine that concerns this request.
+    pub(crate) fn engine(error: &Error) -> Self {
+        match error {
+            Error::Prompt { tokens, ctx, .. } | Error::Context { tokens, ctx } => {
+                Self::context(*tokens, *ctx)
+            }
+            Error::QueueFull { .. } => Self::new(Kind::Busy, error.to_string()).code("queue_full"),
+            Error::EmptyPrompt
+            | Error::Token { .. }
+            | Error::Text { .. }
+            | Error::NoTokenizer { .. }
+            | Error::NoChatTemplate { .. }
+            | Error::NoInfill { .. } => Self::new(Kind::Invalid, error.to_string()),
+            _ => Self::new(Kind::Internal, error.to_string()),
+        }
+    }
+}

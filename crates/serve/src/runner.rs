@@ -1,0 +1,321 @@
+//! The engine's thread: takes requests, loops [`Batch::step`], and passes events on, once per pass.
+
+use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nanoinfer_engine::{
+    Batch, BatchEvent, Canceller, Error, Event, FinishReason, Request, RequestId, Stats,
+    TokenLogprob,
+};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
+
+use crate::metrics::EngineMetrics;
+use crate::problem::Problem;
+
+/// Longest wait for a command, so that an idle thread still shows that it lives.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// What the HTTP thread asks of the engine's.
+pub(crate) enum Command {
+    Submit(Submission),
+    /// Leaves the requests of a ticket out of passes, or takes them in again.
+    Pause {
+        ticket: u64,
+        paused: bool,
+    },
+    /// A flag has changed.
+    Wake,
+    /// Runs this many more steps, then only takes commands; `None` = without limit. For tests.
+    Steps(Option<u64>),
+    /// Ends the thread as if the engine had failed. For tests.
+    Fail,
+    /// Ends the thread.
+    Stop,
+}
+
+/// The requests of one client's request, which are accepted together.
+pub(crate) struct Submission {
+    pub(crate) ticket: u64,
+    pub(crate) cancel: Arc<Cancel>,
+    pub(crate) requests: Vec<Request>,
+    pub(crate) accepted: oneshot::Sender<Result<(), Problem>>,
+}
+
+/// Cancels the requests of a ticket, from any thread.
+#[derive(Default)]
+pub(crate) struct Cancel(Mutex<(bool, Vec<Canceller>)>);
+
+impl Cancel {
+    pub(crate) fn cancel(&self) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 = true;
+        state.1.iter().for_each(Canceller::cancel);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn add(&self, canceller: Canceller) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.0 {
+            canceller.cancel();
+        }
+        state.1.push(canceller);
+    }
+}
+
+/// What happened to a choice of a ticket.
+pub(crate) struct Delivery {
+    pub(crate) ticket: u64,
+    pub(crate) choice: usize,
+    pub(crate) what: Happened,
+}
+
+pub(crate) enum Happened {
+    Prefill { done: usize, total: usize },
+    Token(Token),
+    Finished { reason: FinishReason, text: String, stats: Box<Stats> },
+    Failed(Problem),
+}
+
+/// A token of an answer.
+pub(crate) struct Token {
+    pub(crate) id: u32,
+    /// Text that is now final.
+    pub(crate) text: String,
+    /// Number of tokens up to and including this one.
+    pub(crate) count: usize,
+    pub(crate) logprobs: Option<Logprobs>,
+}
+
+/// The log-probabilities of a token, and of the most likely ones.
+pub(crate) struct Logprobs {
+    pub(crate) token: f32,
+    pub(crate) top: Vec<TokenLogprob>,
+}
+
+pub(crate) struct Runner {
+    batch: Batch,
+    commands: Receiver<Command>,
+    passes: UnboundedSender<Vec<Delivery>>,
+    /// The ticket and choice of each request, and its start.
+    routes: HashMap<RequestId, (u64, usize, Instant)>,
+    metrics: Arc<EngineMetrics>,
+    /// Number of steps that may run, if limited.
+    steps: Option<u64>,
+    /// Whether the last step had nothing to do, although there are requests: all are paused.
+    stuck: bool,
+    /// Mean time of an answer in seconds.
+    mean: f64,
+    preemptions: u64,
+}
+
+/// Marks the engine as dead when the thread ends, even by a panic.
+struct Ending(Arc<EngineMetrics>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.die();
+    }
+}
+
+impl Runner {
+    pub(crate) fn new(
+        batch: Batch,
+        commands: Receiver<Command>,
+        passes: UnboundedSender<Vec<Delivery>>,
+        metrics: Arc<EngineMetrics>,
+    ) -> Self {
+        let (routes, mean) = (HashMap::new(), 1.0);
+        Self {
+            batch,
+            commands,
+            passes,
+            routes,
+            metrics,
+            steps: None,
+            stuck: false,
+            mean,
+            preemptions: 0,
+        }
+    }
+
+    /// Runs until the server ends or the engine fails.
+    pub(crate) fn run(mut self) {
+        let _ending = Ending(Arc::clone(&self.metrics));
+        loop {
+            self.metrics.beat();
+            if !self.take_commands() {
+                return;
+            }
+            if self.is_idle() {
+                continue;
+            }
+            if let Err(error) = self.step() {
+                self.fail(&Problem { message: error.to_string(), ..Problem::engine_gone() });
+                return;
+            }
+            self.report();
+        }
+    }
+
+    /// Whether there is nothing to do until a command arrives.
+    fn is_idle(&self) -> bool {
+        self.stuck || self.steps == Some(0) || self.batch.is_idle()
+    }
+
+    /// Takes all commands, after waiting for one if there is nothing else to do. Returns whether to go on.
+    fn take_commands(&mut self) -> bool {
+        let mut wait = self.is_idle();
+        loop {
+            let command = if wait {
+                self.commands.recv_timeout(IDLE).map_err(|e| e == RecvTimeoutError::Timeout)
+            } else {
+                self.commands.try_recv().map_err(|e| e == TryRecvError::Empty)
+            };
+            match command {
+                Ok(command) => {
+                    (wait, self.stuck) = (false, false);
+                    if !self.take(command) {
+                        return false;
+                    }
+                }
+                Err(go_on) => return go_on,
+            }
+        }
+    }
+
+    fn take(&mut self, command: Command) -> bool {
+        match command {
+            Command::Submit(submission) => {
+                self.submit(submission);
+                self.report();
+            }
+            Command::Pause { ticket, paused } => {
+                let of_ticket = self.routes.iter().filter(|(_, route)| route.0 == ticket);
+                of_ticket.for_each(|(&id, _)| self.batch.pause(id, paused));
+            }
+            Command::Steps(steps) => self.steps = steps,
+            Command::Wake => {}
+            Command::Fail => {
+                self.fail(&Problem::engine_gone());
+                return false;
+            }
+            Command::Stop => return false,
+        }
+        true
+    }
+
+    fn submit(&mut self, submission: Submission) {
+        let Submission { ticket, cancel, requests, accepted } = submission;
+        if cancel.is_cancelled() {
+            return;
+        }
+        let mut ids = Vec::with_capacity(requests.len());
+        for request in requests {
+            match self.batch.submit(request) {
+                Ok(id) => ids.push(id),
+                Err(error) => {
+                    ids.into_iter().for_each(|id| self.batch.cancel(id));
+                    let mut problem = Problem::engine(&error);
+                    if let Error::QueueFull { waiting } = error {
+                        problem.retry_after = Some(self.wait(waiting));
+                    }
+                    let _ = accepted.send(Err(problem)); // fails if the client has gone
+                    return;
+                }
+            }
+        }
+        for (&id, choice) in ids.iter().zip(0..) {
+            self.routes.insert(id, (ticket, choice, Instant::now()));
+            cancel.add(self.batch.canceller(id).unwrap_or_default());
+        }
+        let _ = accepted.send(Ok(()));
+    }
+
+    /// Estimated seconds until a request that finds so many waiting would be admitted.
+    fn wait(&self, waiting: usize) -> u64 {
+        let load = self.batch.load();
+        let running = (load.prefilling + load.decoding).max(1);
+        (waiting as f64 / running as f64 * self.mean).ceil().clamp(1.0, 120.0) as u64
+    }
+
+    fn step(&mut self) -> Result<(), Error> {
+        self.steps = self.steps.map(|n| n - 1);
+        let start = Instant::now();
+        let (routes, metrics) = (&mut self.routes, &self.metrics);
+        let mut deliveries = Vec::new();
+        for event in self.batch.step()? {
+            let Some(&(ticket, choice, since)) = routes.get(&event.id) else { continue };
+            let (id, stats, ended) = (event.id, event.stats, ends(&event));
+            deliveries.push(Delivery { ticket, choice, what: happened(event) });
+            if ended {
+                routes.remove(&id);
+                metrics.computed.inc_by((stats.prompt_tokens - stats.reused_tokens) as u64);
+                metrics.cached.inc_by(stats.reused_tokens as u64);
+                metrics.generated.inc_by(stats.generated as u64);
+                metrics.drafted.inc_by(stats.drafts.all().drafted as u64);
+                metrics.accepted.inc_by(stats.drafts.all().accepted as u64);
+                self.mean += 0.1 * (since.elapsed().as_secs_f64() - self.mean);
+            }
+        }
+        let load = self.batch.load();
+        self.stuck = deliveries.is_empty() && load.rows == 0;
+        if load.rows > 0 {
+            self.metrics.pass.observe(start.elapsed().as_secs_f64());
+            self.metrics.rows_per_pass.observe(load.rows as f64);
+        }
+        if !deliveries.is_empty() {
+            let _ = self.passes.send(deliveries); // fails only while the server ends
+        }
+        Ok(())
+    }
+
+    /// Updates the figures.
+    fn report(&mut self) {
+        let (load, m) = (self.batch.load(), &self.metrics);
+        m.waiting.set(load.waiting as i64);
+        m.preempted.set(load.preempted as i64);
+        m.running.set((load.prefilling + load.decoding) as i64);
+        m.pass_ms.set(load.forward_ms);
+        m.rows.set(if self.batch.is_idle() { 0 } else { load.rows as i64 });
+        m.set_blocks(self.batch.engine().kv_blocks());
+        m.preemptions.inc_by(load.preemptions - self.preemptions);
+        self.preemptions = load.preemptions;
+    }
+
+    /// Tells all clients that their answers end.
+    fn fail(&mut self, problem: &Problem) {
+        let failed = self.routes.drain().map(|(_, (ticket, choice, _))| Delivery {
+            ticket,
+            choice,
+            what: Happened::Failed(problem.clone()),
+        });
+        let _ = self.passes.send(failed.collect());
+    }
+}
+
+fn ends(event: &BatchEvent<'_>) -> bool {
+    matches!(event.event, Ok(Event::Finished { .. }) | Err(_))
+}
+
+fn happened(event: BatchEvent<'_>) -> Happened {
+    let stats = event.stats;
+    match event.event {
+        Ok(Event::Prefill { done, total }) => Happened::Prefill { done, total },
+        Ok(Event::Token { id, text, .. }) => {
+            let logprobs = event.logprobs.map(|l| Logprobs { token: l.token, top: l.top.to_vec() });
+            let (text, count) = (text.to_owned(), stats.generated);
+            Happened::Token(Token { id, text, count, logprobs })
+        }
+        Ok(Event::Finished { reason, text, .. }) => {
+            Happened::Finished { reason, text: text.to_owned(), stats: Box::new(*stats) }
+        }
+        Ok(_) => Happened::Failed(Problem::engine_gone()), // no such event exists
+        Err(error) => Happened::Failed(Problem::engine(error)),
+    }
+}

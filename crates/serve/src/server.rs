@@ -1,0 +1,218 @@
+//! Starts, runs and drains a server.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use nanoinfer_engine::Batch;
+use nanoinfer_platform::local;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{mpsc as tokio_mpsc, oneshot, watch};
+
+use crate::core::model::{Models, ServedModel, fingerprint};
+use crate::http::app::{App, unix_time};
+use crate::http::listen::{Listener, accept};
+use crate::http::routes::router;
+use crate::metrics::Metrics;
+use crate::options::{Error, Listen, Options, Served};
+use crate::problem::Problem;
+use crate::runner::{Command, Delivery, Runner};
+use crate::stream::{Link, distribute};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 1024;
+/// Time for last responses after the answers have ended.
+const LAST_RESPONSES: Duration = Duration::from_secs(2);
+
+/// The receiver of an engine's events, with the link that distributes them.
+type Passes = (Arc<Link>, tokio_mpsc::UnboundedReceiver<Vec<Delivery>>);
+
+/// A server that is listening.
+pub struct Server {
+    runtime: Runtime,
+    listener: Listener,
+    address: String,
+    app: Arc<App>,
+    passes: Vec<Passes>,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// Controls a server from any thread.
+#[derive(Clone)]
+pub struct Handle {
+    app: Arc<App>,
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    /// Lets the server end: it refuses new requests, finishes running ones within [`Options::drain`], and
+    /// ends the others with an error.
+    pub fn drain(&self) {
+        self.app.begin_drain();
+    }
+
+    /// Sends a command to the engines.
+    pub(crate) fn command(&self, command: impl Fn() -> Command) {
+        self.app.models.0.iter().for_each(|m| m.link.send(command()));
+    }
+}
+
+impl Server {
+    /// Listens, and starts a thread for each model's engine. Requests are answered once it [runs](Self::run).
+    ///
+    /// # Errors
+    /// The address cannot be used, or other machines can reach it although there are no keys.
+    pub fn bind(models: Vec<Served>, options: Options) -> Result<Self, Error> {
+        options.check()?;
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(4)
+            .thread_keep_alive(Duration::from_secs(60))
+            .build()
+            .map_err(Error::Start)?;
+        let (listener, address) = runtime.block_on(listen(&options))?;
+        let metrics = Metrics::new();
+        let (mut served, mut passes) = (Vec::new(), Vec::new());
+        for model in models {
+            if served.iter().any(|m: &Arc<ServedModel>| m.name == model.name) {
+                let what = format!("two have the name {:?}", model.name);
+                return Err(Error::Models { what });
+            }
+            let (model, receiver) = start(model, &options, &metrics)?;
+            passes.push((Arc::clone(&model.link), receiver));
+            served.push(model);
+        }
+        if served.is_empty() {
+            return Err(Error::Models { what: "there is none".into() });
+        }
+        let app = Arc::new(App::new(Models(served), options, metrics));
+        Ok(Self { runtime, listener, address, app, passes })
+    }
+
+    /// Where it listens: an address with its port, or `unix:` and a path.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// A handle to end the server.
+    pub fn handle(&self) -> Handle {
+        Handle { app: Arc::clone(&self.app) }
+    }
+
+    /// Answers requests until the server is [drained](Handle::drain).
+    ///
+    /// # Errors
+    /// Currently none.
+    pub fn run(self) -> Result<(), Error> {
+        let Self { runtime, listener, app, passes, .. } = self;
+        let (close, closing) = watch::channel(false);
+        runtime.block_on(async {
+            for (link, receiver) in passes {
+                tokio::spawn(distribute(link, receiver));
+            }
+            let accepting = accept(Arc::clone(&app), listener, router(Arc::clone(&app)), closing);
+            let accepting = tokio::spawn(accepting);
+            app.drain.notified().await;
+            drain(&app).await;
+            accepting.abort();
+            close.send_replace(true);
+            // Ends at the latest when the last connection drops its receiver.
+            let _ = tokio::time::timeout(LAST_RESPONSES, close.closed()).await;
+        });
+        app.models.0.iter().for_each(|m| m.link.send(Command::Stop));
+        runtime.shutdown_timeout(LAST_RESPONSES);
+        Ok(())
+    }
+}
+
+async fn listen(options: &Options) -> Result<(Listener, String), Error> {
+    let (name, listening) = match &options.listen {
+        Listen::Tcp(address) => {
+            let listening = listen_tcp(*address, options.limits.send_buffer);
+            (
+                address.to_string(),
+                listening.map(|(l, address)| (Listener::Tcp(l), address.to_string())),
+            )
+        }
+        Listen::Unix(path) => {
+            let name = format!("unix:{}", path.display());
+            (name.clone(), local::Listener::bind(path).map(|l| (Listener::Local(l), name)))
+        }
+    };
+    listening.map_err(|source| Error::Listen { address: name, source })
+}
+
+fn listen_tcp(
+    address: SocketAddr,
+    send_buffer: Option<u32>,
+) -> std::io::Result<(TcpListener, SocketAddr)> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    if let Some(bytes) = send_buffer {
+        socket.set_send_buffer_size(bytes)?;
+    }
+    socket.bind(address)?;
+    let listener = socket.listen(BACKLOG)?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+type Started = (Arc<ServedModel>, tokio_mpsc::UnboundedReceiver<Vec<Delivery>>);
+
+/// Starts the thread of a model's engine.
+fn start(served: Served, options: &Options, metrics: &Metrics) -> Result<Started, Error> {
+    let Served { name, engines, batch } = served;
+    let metrics = Arc::new(metrics.engine(&name));
+    let (commands, receiver) = mpsc::channel();
+    let (sender, passes) = tokio_mpsc::unbounded_channel();
+    let link = Arc::new(Link::new(commands, options.limits.unread, Arc::clone(&metrics)));
+    // The engine's calling thread is one of its workers, so the batch is made where it runs.
+    let (made, model) = oneshot::channel();
+    let run = move || {
+        let batch = Batch::new(engines, batch);
+        let engine = batch.engine();
+        metrics.set_blocks(engine.kv_blocks());
+        let about = (engine.model().clone(), batch.seams(), fingerprint(engine), batch.limit());
+        if made.send(about).is_ok() {
+            Runner::new(batch, receiver, sender, metrics).run();
+        }
+    };
+    thread::Builder::new().name("engine".into()).spawn(run).map_err(Error::Start)?;
+    let (model, seams, fingerprint, ctx) = model
+        .blocking_recv()
+        .map_err(|_| Error::Models { what: format!("the engine of {name:?} cannot be started") })?;
+    let created = unix_time();
+    let served = ServedModel { name, model, seams, link, fingerprint, ctx, created };
+    Ok((Arc::new(served), passes))
+}
+
+/// Waits for the running answers, at most for [`Options::drain`], and ends the others.
+async fn drain(app: &App) {
+    let idle = async {
+        for model in &app.models.0 {
+            loop {
+                let idle = model.link.idle.notified();
+                if model.link.answers() == 0 {
+                    break;
+                }
+                idle.await;
+            }
+        }
+    };
+    if tokio::time::timeout(app.options.drain, idle).await.is_err() {
+        app.models.0.iter().for_each(|m| m.link.end_all(&Problem::draining()));
+    }
+}

@@ -1,0 +1,223 @@
+//! A server on the tiny model, and a client of its own.
+#![allow(dead_code)] // no test file uses all of them
+
+pub(crate) mod client;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
+
+use nanoinfer_engine::{BatchOptions, Engine, EngineOptions, Model};
+use nanoinfer_format::Quant;
+use nanoinfer_packer::{Input, Options as PackOptions, convert};
+use nanoinfer_serve::testing::{fail_engines, limit_steps};
+use nanoinfer_serve::{Handle, Keys, Listen, Log, Options, Served, Server};
+use serde_json::{Value, json};
+
+pub(crate) use client::{Reply, Stream};
+
+pub(crate) const CTX: usize = 512;
+pub(crate) const BLOCK: usize = 64;
+
+/// A model with random weights and a token for each byte.
+pub(crate) fn model() -> Arc<Model> {
+    static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
+    Arc::clone(MODEL.get_or_init(|| Arc::new(talking())))
+}
+
+const CONTROL: [&str; 8] = [
+    "<s>",
+    "</s>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|fim_prefix|>",
+    "<|fim_suffix|>",
+    "<|fim_middle|>",
+    "<|fim_pad|>",
+];
+
+const TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n\
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+fn talking() -> Model {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny/llama-gqa");
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(source.join(name), folder.path().join(name)).unwrap();
+    }
+    let mut shifted = 256..;
+    let vocab = (0..=255_u8).map(|byte| {
+        // Bytes without a visible character are written as the characters from 256 on.
+        let visible = matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..);
+        let code = if visible { u32::from(byte) } else { shifted.next().unwrap() };
+        (char::from_u32(code).unwrap().to_string(), Value::from(byte))
+    });
+    let vocab: serde_json::Map<_, _> = vocab.collect();
+    let added = CONTROL.iter().zip(256..);
+    let added: Vec<_> =
+        added.map(|(name, id)| json!({"id": id, "content": name, "special": true})).collect();
+    for (name, value) in [
+        (
+            "tokenizer.json",
+            json!({
+                "added_tokens": added,
+                "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true},
+                "decoder": {"type": "ByteLevel"},
+                "model": {"type": "BPE", "vocab": vocab, "merges": []},
+            }),
+        ),
+        ("tokenizer_config.json", json!({"add_bos_token": true, "chat_template": TEMPLATE})),
+        ("generation_config.json", json!({"bos_token_id": 256, "eos_token_id": 257})),
+    ] {
+        std::fs::write(folder.path().join(name), value.to_string()).unwrap();
+    }
+    let file = folder.path().join("model.nano");
+    convert(&Input::Folder(folder.path().into()), &file, PackOptions::new(Quant::Q8)).unwrap();
+    Model::open(&file).unwrap().named("tiny") // the mapping outlives the file
+}
+
+/// A running server, which ends with the test.
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
+    pub(crate) handle: Handle,
+    pub(crate) log: Arc<Mutex<Vec<String>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Options of [`Running::start`].
+pub(crate) struct Setup {
+    pub(crate) sequences: usize,
+    pub(crate) queue: usize,
+    pub(crate) options: Options,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        let listen = Listen::Tcp("127.0.0.1:0".parse().unwrap());
+        Self { sequences: 4, queue: 64, options: Options::new(listen) }
+    }
+}
+
+pub(crate) fn served(name: &str, sequences: usize, queue: usize) -> Served {
+    let options = EngineOptions {
+        threads: Some(1),
+        ctx: Some(CTX),
+        sequences,
+        logits_rows: sequences.max(16),
+        ..EngineOptions::default()
+    };
+    let engine = Engine::new(model(), &options).unwrap();
+    let batch = BatchOptions { queue, ..BatchOptions::default() };
+    Served { name: name.into(), engines: engine.into(), batch }
+}
+
+impl Running {
+    pub(crate) fn start(setup: Setup) -> Self {
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let lines = Arc::clone(&log);
+        let mut options = setup.options;
+        options.log = Log::new(move |line| lines.lock().unwrap().push(line.to_owned()));
+        let models = vec![served("tiny", setup.sequences, setup.queue)];
+        let server = Server::bind(models, options).unwrap();
+        let (address, handle) = (server.address().parse().unwrap(), server.handle());
+        let thread = Some(std::thread::spawn(move || server.run().unwrap()));
+        Self { address, handle, log, thread }
+    }
+
+    pub(crate) fn new() -> Self {
+        Self::start(Setup::default())
+    }
+
+    pub(crate) fn with_keys(keys: &str) -> Self {
+        let mut setup = Setup::default();
+        setup.options.keys = Some(Keys::parse(keys).unwrap());
+        Self::start(setup)
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Reply {
+        client::send(self.address, "GET", path, &[], "")
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Reply {
+        client::send(self.address, "POST", path, &[], &body.to_string())
+    }
+
+    pub(crate) fn post_with(&self, path: &str, headers: &[(&str, &str)], body: &Value) -> Reply {
+        client::send(self.address, "POST", path, headers, &body.to_string())
+    }
+
+    /// Sends a request and reads the head of its response.
+    pub(crate) fn stream(&self, path: &str, body: &Value) -> Stream {
+        Stream::open(self.address, path, &[], body)
+    }
+
+    pub(crate) fn chat(&self, body: &Value) -> Value {
+        let reply = self.post("/v1/chat/completions", body);
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        reply.json()
+    }
+
+    pub(crate) fn limit_steps(&self, steps: Option<u64>) {
+        limit_steps(&self.handle, steps);
+    }
+
+    pub(crate) fn fail_engine(&self) {
+        fail_engines(&self.handle);
+    }
+
+    /// The value of a figure.
+    pub(crate) fn figure(&self, name: &str) -> f64 {
+        let text = self.get("/metrics").text();
+        let line = text.lines().find(|line| line.starts_with(name) && !line.starts_with('#'));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).expect("a figure")
+    }
+
+    /// Waits until a figure has a value. There is no time limit besides that of the test runner.
+    pub(crate) fn wait_for(&self, name: &str, value: f64) {
+        while self.figure(name) != value {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
+
+    /// Ends the server and waits until it has ended.
+    pub(crate) fn end(mut self) {
+        self.handle.drain();
+        self.thread.take().unwrap().join().unwrap();
+    }
+
+    /// Waits until the server has ended.
+    pub(crate) fn join(mut self) {
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.handle.drain();
+    }
+}
+
+/// A conversation of these texts, by turns of user and assistant.
+pub(crate) fn conversation(texts: &[&str]) -> Value {
+    let roles = ["user", "assistant"].into_iter().cycle();
+    texts.iter().zip(roles).map(|(text, role)| json!({"role": role, "content": text})).collect()
+}
+
+/// A request of a chat for `max_tokens` tokens.
+pub(crate) fn chat(text: &str, max_tokens: usize) -> Value {
+    json!({"model": "tiny", "messages": conversation(&[text]), "max_tokens": max_tokens, "seed": 7})
+}
+
+/// `body` with other members.
+pub(crate) fn with(mut body: Value, members: Value) -> Value {
+    let members = members.as_object().unwrap().clone();
+    body.as_object_mut().unwrap().extend(members);
+    body
+}
+
+/// A bias that leaves only tokens with a text.
+pub(crate) fn only_text() -> Value {
+    let banned = (256..320).map(|id| (id.to_string(), json!(-100)));
+    json!({"logit_bias": banned.collect::<serde_json::Map<_, _>>()})
+}

@@ -1,0 +1,353 @@
+//! Cancellation, limits, keys, overload, failures, shutdown.
+
+mod common;
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use common::client::{Body, Event, request, send};
+use common::{Running, Setup, Stream, chat, conversation, with};
+use nanoinfer_serve::{Error, Listen, Options, Server};
+use serde_json::{Value, json};
+
+const CHAT: &str = "/v1/chat/completions";
+
+/// A request whose answer goes on until the context is full.
+fn endless(stream: bool) -> Value {
+    with(chat("Go on.", 100_000), json!({"ignore_eos": true, "stream": stream}))
+}
+
+/// Sends a request without reading its response.
+fn begin(server: &Running, body: &Value) -> TcpStream {
+    let stream = TcpStream::connect(server.address).unwrap();
+    (&stream).write_all(request("POST", CHAT, &[], &body.to_string()).as_bytes()).unwrap();
+    stream
+}
+
+#[test]
+fn a_request_is_cancelled_when_its_client_goes() {
+    for stream in [false, true] {
+        let server = Running::new();
+        // While it waits.
+        server.limit_steps(Some(0));
+        let client = begin(&server, &endless(stream));
+        server.wait_for("nanoinfer_waiting{", 1.0);
+        drop(client);
+        server.wait_for("nanoinfer_cancelled_total{", 1.0);
+        // While it is answered.
+        let client = begin(&server, &endless(stream));
+        server.wait_for("nanoinfer_waiting{", 2.0);
+        server.limit_steps(Some(6));
+        server.wait_for("nanoinfer_running{", 1.0);
+        drop(client);
+        server.wait_for("nanoinfer_cancelled_total{", 2.0);
+        server.limit_steps(Some(1));
+        server.wait_for("nanoinfer_running{", 0.0);
+        assert_eq!(server.figure("nanoinfer_waiting{"), 0.0);
+        assert_eq!(server.figure("nanoinfer_rows{"), 0.0);
+        assert_eq!(server.figure("nanoinfer_free_blocks{"), server.figure("nanoinfer_blocks{"));
+    }
+}
+
+#[test]
+fn cancelled_neighbours_change_no_answer() {
+    let server = Running::new();
+    let body = with(chat("Tell me more.", 80), json!({"temperature": 1.2}));
+    let alone = server.chat(&body)["choices"][0].clone();
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let answering: Vec<_> = (0..3).map(|_| scope.spawn(|| server.chat(&body))).collect();
+        for i in 0..40 {
+            let neighbour = begin(&server, &with(endless(true), json!({"seed": i})));
+            if i % 2 == 0 {
+                Body::read_head(neighbour.try_clone().unwrap());
+            }
+        }
+        answering.into_iter().map(|a| a.join().unwrap()).collect()
+    });
+    answers.iter().for_each(|answer| assert_eq!(answer["choices"][0], alone));
+}
+
+#[test]
+fn a_full_queue_is_a_429_that_says_when_to_come_again() {
+    let server = Running::start(Setup { sequences: 1, queue: 2, ..Setup::default() });
+    server.limit_steps(Some(0));
+    let waiting: Vec<_> = (0..2).map(|_| begin(&server, &chat("Hi", 2))).collect();
+    server.wait_for("nanoinfer_waiting{", 2.0);
+    let reply = server.post(CHAT, &chat("Hi", 2));
+    assert_eq!((reply.status, &reply.json()["error"]["code"]), (429, &json!("queue_full")));
+    assert!(reply.header("retry-after").unwrap().parse::<u64>().unwrap() >= 1);
+    // Several choices are accepted together or not at all.
+    assert_eq!(server.post(CHAT, &with(chat("Hi", 2), json!({"n": 2}))).status, 429);
+    server.limit_steps(None);
+    for client in waiting {
+        assert_eq!(Body::read_head(client).unwrap().status, 200);
+    }
+    server.wait_for("nanoinfer_waiting{", 0.0);
+    assert_eq!(server.post(CHAT, &chat("Hi", 2)).status, 200);
+}
+
+#[test]
+fn a_stream_shows_signs_of_life_before_its_first_token() {
+    let mut setup = Setup::default();
+    setup.options.limits.silence = Duration::from_millis(20);
+    let server = Running::start(setup);
+    server.limit_steps(Some(0));
+    let mut stream = server.stream(CHAT, &with(chat("Hi", 2), json!({"stream": true})));
+    assert_eq!(stream.next().unwrap().comment.as_deref(), Some("waiting"));
+    server.limit_steps(None);
+    let comments: Vec<_> = std::iter::from_fn(|| stream.next()).filter_map(|e| e.comment).collect();
+    assert!(comments.iter().any(|c| c.starts_with("prefill ")), "{comments:?}");
+}
+
+#[test]
+fn an_engine_that_fails_is_a_status_before_the_first_byte_and_an_event_after_it() {
+    let server = Running::new();
+    server.limit_steps(Some(6));
+    let mut stream = Stream::open(server.address, CHAT, &[], &endless(true));
+    assert!(stream.next_event().unwrap().data.is_some());
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| server.post(CHAT, &endless(false)));
+        server.wait_for("nanoinfer_waiting{", 1.0);
+        server.fail_engine();
+        let reply = waiting.join().unwrap();
+        assert_eq!((reply.status, &reply.json()["error"]["code"]), (500, &json!("engine_failed")));
+    });
+    let events: Vec<Event> = std::iter::from_fn(|| stream.next_event()).collect();
+    let last = events.last().unwrap().json();
+    assert_eq!(last["error"]["code"], "engine_failed");
+    assert_eq!(server.get("/health").status, 503);
+    assert_eq!(server.get("/ready").status, 503);
+    assert_eq!(server.post(CHAT, &chat("Hi", 2)).status, 500);
+}
+
+#[test]
+fn a_server_that_ends_finishes_what_runs() {
+    let server = Running::new();
+    server.limit_steps(Some(4));
+    let mut stream =
+        Stream::open(server.address, CHAT, &[], &with(chat("Hi", 40), json!({"stream": true})));
+    assert!(stream.next_event().is_some());
+    server.handle.drain();
+    while server.get("/ready").status != 503 {}
+    assert_eq!(server.get("/health").status, 200);
+    let reply = server.post(CHAT, &chat("Hi", 2));
+    assert_eq!((reply.status, reply.header("retry-after")), (503, Some("5")));
+    server.limit_steps(None);
+    assert_eq!(stream.events().last().unwrap().data.as_deref(), Some("[DONE]"));
+    server.join();
+}
+
+#[test]
+fn a_server_that_ends_does_not_wait_for_ever() {
+    let mut setup = Setup::default();
+    setup.options.drain = Duration::from_millis(50);
+    let server = Running::start(setup);
+    server.limit_steps(Some(6));
+    let mut stream = Stream::open(server.address, CHAT, &[], &endless(true));
+    let first = stream.next_event().unwrap();
+    server.handle.drain();
+    let events: Vec<Event> = std::iter::from_fn(|| stream.next_event()).collect();
+    assert_eq!(events.last().unwrap().json()["error"]["code"], "shutting_down");
+    assert!(first.id.is_some(), "a client needs an id to go on elsewhere");
+    server.join();
+}
+
+#[test]
+fn the_time_limit_ends_an_answer_as_it_is() {
+    let server = Running::new();
+    server.limit_steps(Some(6));
+    let mut events =
+        Stream::open(server.address, CHAT, &[("X-Request-Timeout", "0.5")], &endless(true))
+            .events();
+    assert_eq!(events.pop().unwrap().data.as_deref(), Some("[DONE]"));
+    let last = events.pop().unwrap().json();
+    assert_eq!(last["choices"][0]["finish_reason"], "length");
+    assert_eq!(last["nanoinfer"]["ended"], "the time limit was reached");
+    // In the queue.
+    server.limit_steps(Some(0));
+    let reply = server.post_with(CHAT, &[("X-Request-Timeout", "0.01")], &endless(true));
+    assert_eq!(reply.status, 504);
+}
+
+#[test]
+fn only_this_machine_may_connect_without_keys() {
+    let open = Options::new(Listen::Tcp("0.0.0.0:0".parse().unwrap()));
+    let error = Server::bind(vec![common::served("tiny", 1, 1)], open).unwrap_err();
+    assert!(matches!(error, Error::Open { .. }), "{error}");
+    let server = Running::new();
+    let post = |headers: &[(&str, &str)]| server.post_with(CHAT, headers, &chat("Hi", 1));
+    for host in ["evil.example", "evil.example:80", "10.0.0.1", ""] {
+        let reply = post(&[("Host", host)]);
+        assert_eq!(
+            (reply.status, &reply.json()["error"]["code"]),
+            (403, &json!("host_not_allowed")),
+            "{host}"
+        );
+    }
+    for origin in ["http://evil.example", "null", "http://localhost:1"] {
+        let reply = post(&[("Origin", origin)]);
+        assert_eq!(reply.status, 403, "{origin}");
+        assert!(reply.header("access-control-allow-origin").is_none());
+    }
+    let host = server.address.to_string();
+    let origin = format!("http://{host}");
+    assert_eq!(post(&[("Host", &host), ("Origin", &origin)]).status, 200);
+}
+
+#[test]
+fn with_keys_every_route_but_health_needs_one() {
+    let server = Running::with_keys("ann 0123456789abcdef requests=1\nbob fedcba9876543210");
+    for path in ["/", "/v1/models", "/metrics", "/nothing", CHAT] {
+        let reply = server.get(path);
+        assert_eq!(
+            (reply.status, reply.header("www-authenticate")),
+            (401, Some("Bearer")),
+            "{path}"
+        );
+    }
+    assert_eq!((server.get("/health").status, server.get("/ready").status), (200, 200));
+    let models =
+        |headers: &[(&str, &str)]| send(server.address, "GET", "/v1/models", headers, "").status;
+    assert_eq!(models(&[("Authorization", "Bearer 0123456789abcdef")]), 200);
+    assert_eq!(models(&[("authorization", "bearer fedcba9876543210")]), 200);
+    assert_eq!(models(&[("x-api-key", "fedcba9876543210"), ("Host", "any.example")]), 200);
+    for wrong in ["", "Bearer", "Bearer ", "Bearer 0123456789abcdeg", "Basic 0123456789abcdef"] {
+        assert_eq!(models(&[("Authorization", wrong)]), 401, "{wrong:?}");
+    }
+    let ann = ("Authorization", "Bearer 0123456789abcdef");
+    server.limit_steps(Some(6));
+    let mut stream = Stream::open(server.address, CHAT, &[ann], &endless(true));
+    assert!(stream.next_event().is_some());
+    let second = server.post_with(CHAT, &[ann], &chat("Hi", 1));
+    assert_eq!(
+        (second.status, &second.json()["error"]["code"]),
+        (429, &json!("rate_limit_exceeded"))
+    );
+    drop(stream);
+    server.limit_steps(None);
+    while server.post_with(CHAT, &[ann], &chat("Hi", 1)).status != 200 {}
+    // Nothing about what others asked.
+    let bob = [("x-api-key", "fedcba9876543210")];
+    let ask = |text: &str| server.post_with(CHAT, &bob, &chat(&text.repeat(30), 1)).json();
+    ask("abc");
+    let remarks = ask("abd")["nanoinfer"].clone();
+    assert!(remarks.get("was").is_none() && remarks.get("differs_at").is_none(), "{remarks}");
+}
+
+#[test]
+fn requests_are_limited() {
+    let mut setup = Setup::default();
+    setup.options.limits.body = 1000;
+    setup.options.limits.read = Duration::from_millis(300);
+    let server = Running::start(setup);
+    let large = chat(&"x".repeat(2000), 1);
+    assert_eq!(server.post(CHAT, &large).status, 413);
+    let raw = |text: &str| {
+        let stream = TcpStream::connect(server.address).unwrap();
+        (&stream).write_all(text.as_bytes()).unwrap();
+        Body::read_head(stream).map(|body| body.status)
+    };
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n";
+    assert_eq!(raw(&format!("{head}Content-Length: 99999999999\r\n\r\n")), Some(413));
+    assert_eq!(
+        raw(&format!(
+            "{head}Transfer-Encoding: chunked\r\n\r\n3e9\r\n{}\r\n0\r\n\r\n",
+            "x".repeat(1001)
+        )),
+        Some(413)
+    );
+    assert_eq!(raw(&format!("{head}X: {}\r\n\r\n", "x".repeat(70_000))), Some(431));
+    // Too slow: the head, then the body, then nothing at all.
+    assert_eq!(raw("POST /v1/chat/completions HTTP/1.1\r\nHost: l"), None);
+    assert_eq!(raw(&format!("{head}Content-Length: 50\r\n\r\n{{")), Some(408));
+    assert_eq!(raw(""), None);
+    assert_eq!(raw("\u{0}\u{1}\u{2}\r\n\r\n"), Some(400));
+    for (body, part) in [("{", "not JSON"), ("[]", "not a JSON object"), ("\u{feff}{}", "not JSON")]
+    {
+        let reply = send(server.address, "POST", CHAT, &[], body);
+        assert!(reply.status == 400 && reply.text().contains(part), "{}", reply.text());
+    }
+    let deep = format!("{{\"messages\": {}1{}}}", "[".repeat(300), "]".repeat(300));
+    assert_eq!(send(server.address, "POST", CHAT, &[], &deep).status, 400);
+    assert_eq!(server.get("/health").status, 200);
+}
+
+#[test]
+fn a_client_that_reads_too_slowly_pauses_only_its_own_answer() {
+    let mut setup = Setup::default();
+    setup.options.limits.unread = 8;
+    setup.options.limits.send_buffer = Some(4096);
+    setup.options.limits.write = Duration::from_millis(400);
+    let server = Running::start(setup);
+    let slow = begin(&server, &with(endless(true), json!({"logprobs": true, "top_logprobs": 20})));
+    // It does not get to its end, because its socket is full, but others go on.
+    server.wait_for("nanoinfer_running{", 1.0);
+    for _ in 0..5 {
+        assert_eq!(server.post(CHAT, &chat("Hi", 30)).status, 200);
+    }
+    // In the end, the connection is closed and the answer cancelled.
+    server.wait_for("nanoinfer_cancelled_total{", 1.0);
+    server.wait_for("nanoinfer_running{", 0.0);
+    drop(slow);
+}
+
+#[test]
+fn requests_have_ids_and_log_lines_without_texts() {
+    let server = Running::new();
+    let body = json!({"messages": conversation(&["a secret"]), "max_tokens": 3, "stream": true});
+    let reply = server.post_with(CHAT, &[("X-Request-Id", "mine-1")], &body);
+    assert_eq!(reply.header("x-request-id"), Some("mine-1"));
+    let reply = server.post_with(CHAT, &[("X-Request-Id", "a b")], &body);
+    assert!(reply.header("x-request-id").unwrap().starts_with("req-"));
+    let log = server.log.lock().unwrap().join("\n");
+    assert!(log.contains("POST /v1/chat/completions 200 id=mine-1"), "{log}");
+    assert!(log.contains("stream done id=mine-1 model=tiny"), "{log}");
+    assert!(!log.contains("secret"), "{log}");
+}
+
+#[test]
+fn figures_have_the_names_that_routers_know() {
+    let server = Running::new();
+    server.chat(&chat("Hi", 5));
+    let text = server.get("/metrics").text();
+    for name in [
+        "vllm:num_requests_waiting{model_name=\"tiny\"} 0",
+        "vllm:kv_cache_usage_perc{model_name=\"tiny\"} 0",
+        "vllm:gpu_cache_usage_perc{model_name=\"tiny\"} 0",
+        "nanoinfer_tokens_generated_total{model_name=\"tiny\"} 5",
+        "nanoinfer_first_token_seconds_count{model_name=\"tiny\"} 1",
+        "nanoinfer_responses_total{route=\"/v1/chat/completions\",status=\"200\"} 1",
+    ] {
+        assert!(text.contains(name), "{name} is not in {text}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_unix_socket_is_for_this_user() {
+    use std::io::Read;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixStream;
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("server.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap()); // one that a killed process left behind
+    let options = || Options::new(Listen::Unix(path.clone()));
+    let server = Server::bind(vec![common::served("tiny", 1, 1)], options()).unwrap();
+    assert_eq!(server.address(), format!("unix:{}", path.display()));
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let handle = server.handle();
+    let thread = std::thread::spawn(move || server.run().unwrap());
+    let error = Server::bind(vec![common::served("tiny", 1, 1)], options()).unwrap_err();
+    assert!(matches!(error, Error::Listen { .. }), "{error}");
+    let mut client = UnixStream::connect(&path).unwrap();
+    let text = request("GET", "/v1/models", &[("Connection", "close")], "");
+    client.write_all(text.as_bytes()).unwrap();
+    let mut reply = String::new();
+    client.read_to_string(&mut reply).unwrap();
+    assert!(reply.starts_with("HTTP/1.1 200 OK"), "{reply}");
+    handle.drain();
+    thread.join().unwrap();
+    assert!(!path.exists());
+}
