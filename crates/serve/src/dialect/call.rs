@@ -72,11 +72,12 @@ pub(crate) fn event(id: Option<usize>, name: Option<&str>, data: &impl Serialize
     out.extend_from_slice(b"\n\n");
 }
 
-/// Writes a comment, which clients skip.
+/// Writes a comment, which clients skip. No blank line follows: the SDKs of OpenAI and Anthropic would take it
+/// for the end of an event without data once an event had an id.
 pub(crate) fn comment(note: &str, out: &mut Vec<u8>) {
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(note.as_bytes());
-    out.extend_from_slice(b"\n\n");
+    for part in [": ", note, "\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
 }
 
 fn line(field: &str, value: &str, out: &mut Vec<u8>) {

@@ -127,6 +127,7 @@ impl Event {
                 other => panic!("unexpected {other:?}"),
             }
         }
+        assert!(event.data.is_some() != event.comment.is_some(), "clients fail on {text:?}");
         event
     }
 
@@ -160,7 +161,12 @@ impl Stream {
     /// The next event or comment; `None` at the end.
     pub(crate) fn next(&mut self) -> Option<Event> {
         loop {
-            if let Some(at) = self.buffer.find("\n\n") {
+            let is_comment = self.buffer.starts_with(':');
+            if let Some(at) = self.buffer.find('\n').filter(|_| is_comment) {
+                let line: String = self.buffer.drain(..=at).collect();
+                return Some(Event::parse(line.trim_end()));
+            }
+            if let Some(at) = self.buffer.find("\n\n").filter(|_| !is_comment) {
                 let text: String = self.buffer.drain(..at + 2).collect();
                 return Some(Event::parse(text.trim_end()));
             }
