@@ -35,6 +35,7 @@ CLIENTS = {
     "anthropic": Client("with_anthropic.py", "anthropic", keys=True),
     "langchain": Client("with_langchain.py", "langchain_openai"),
     "litellm": Client("with_litellm.py", "litellm"),
+    "ollama": Client("with_ollama.py", "ollama"),
     "llamacpp": Client("like_llamacpp.py"),
     "schemathesis": Client("with_schemathesis.py", "schemathesis"),
     "hostile": Client("hostile.py"),

@@ -25,7 +25,8 @@ class Server:
             self.file.write(f"tester {KEY}\n")
             self.file.flush()
             command += ["--keys", self.file.name]
-        env = {k: v for k, v in os.environ.items() if not k.startswith("NANOINFER_") or k == "NANOINFER_CACHE"}
+        kept = ("NANOINFER_HOME", "NANOINFER_ISA")  # the others are options of the server
+        env = {k: v for k, v in os.environ.items() if not k.startswith("NANOINFER_") or k in kept}
         self.process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace", env=env
         )
