@@ -59,7 +59,12 @@ pub(crate) trait Encoder: Send {
 }
 
 /// Writes a server-sent event.
-pub(crate) fn event(id: Option<usize>, name: Option<&str>, data: &impl Serialize, out: &mut Vec<u8>) {
+pub(crate) fn event(
+    id: Option<usize>,
+    name: Option<&str>,
+    data: &impl Serialize,
+    out: &mut Vec<u8>,
+) {
     if let Some(name) = name {
         line("event", name, out);
     }
@@ -72,12 +77,12 @@ pub(crate) fn event(id: Option<usize>, name: Option<&str>, data: &impl Serialize
     out.extend_from_slice(b"\n\n");
 }
 
-/// Writes a comment, which clients skip. No blank line follows: the SDKs of OpenAI and Anthropic would take it
-/// for the end of an event without data once an event had an id.
+/// Writes a comment, which clients skip. An empty line after it would be an event without data for some
+/// clients, once they have seen an id.
 pub(crate) fn comment(note: &str, out: &mut Vec<u8>) {
-    for part in [": ", note, "\n"] {
-        out.extend_from_slice(part.as_bytes());
-    }
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(note.as_bytes());
+    out.push(b'\n');
 }
 
 fn line(field: &str, value: &str, out: &mut Vec<u8>) {

@@ -161,12 +161,15 @@ impl Stream {
     /// The next event or comment; `None` at the end.
     pub(crate) fn next(&mut self) -> Option<Event> {
         loop {
-            let is_comment = self.buffer.starts_with(':');
-            if let Some(at) = self.buffer.find('\n').filter(|_| is_comment) {
+            // A comment is a line of its own, and not an event.
+            if self.buffer.starts_with(':')
+                && let Some(at) = self.buffer.find('\n')
+            {
                 let line: String = self.buffer.drain(..=at).collect();
+                assert!(!self.buffer.starts_with('\n'), "an event without data");
                 return Some(Event::parse(line.trim_end()));
             }
-            if let Some(at) = self.buffer.find("\n\n").filter(|_| !is_comment) {
+            if let Some(at) = self.buffer.find("\n\n") {
                 let text: String = self.buffer.drain(..at + 2).collect();
                 return Some(Event::parse(text.trim_end()));
             }
