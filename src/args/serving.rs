@@ -35,8 +35,13 @@ Exit codes: 0 ended by SIGTERM or Ctrl-C, 1 failure, 2 usage error.")]
 pub(crate) struct Serve {
     /// Model, optionally with the name that requests use (repeatable; the first is the default): a
     /// .nano file, a GGUF file, a Hugging Face folder, a hub id, or smollm2
-    #[arg(long, value_name = "[NAME=]MODEL", env = "NANOINFER_MODEL", value_delimiter = ',',
-          default_value = "smollm2")]
+    #[arg(
+        long,
+        value_name = "[NAME=]MODEL",
+        env = "NANOINFER_MODEL",
+        value_delimiter = ',',
+        default_value = "smollm2"
+    )]
     pub(crate) model: Vec<OsString>,
     /// Precision of the weights: q8, q5, q4, q3, q2, f32, or bits per weight such as 4.25; auto is any
     /// that is in the cache, or else q8, or q5 from a billion parameters

@@ -38,7 +38,8 @@ pub(crate) fn run(args: Serve) -> Result<ExitCode> {
     let models: Vec<Served> = models.collect::<Result<_>>()?;
     let server = Server::bind(models, options)?;
     end_on_signals(server.handle())?;
-    say(&format!("listening on {}", server.address()));
+    let scheme = if args.listen.is_some() { "" } else { "http://" };
+    say(&format!("listening on {scheme}{}", server.address()));
     server.run()?;
     Ok(ExitCode::SUCCESS)
 }

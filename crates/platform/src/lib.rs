@@ -11,6 +11,7 @@
 //! | [`file`](mod@file) | everything | no tmpfs | no tmpfs, mode bits, symlinks or folder sync |
 //! | [`fault`] | a message, then exit code 1 | the same | the system's default |
 //! | [`ending`] | SIGINT, SIGTERM, SIGHUP | the same | Ctrl-C |
+//! | `local` (feature `local`) | Unix sockets | Unix sockets | none |
 //! | [`terminal`] | full screen unless `TERM` rules it out; restored after a fault | the same | always full screen |
 //! | [`time`] | CPU time | CPU time | `None` |
 //! | [`float`] | by architecture: MXCSR, FPCR | the same | the same |
@@ -22,6 +23,8 @@ pub mod ending;
 pub mod fault;
 pub mod file;
 pub mod float;
+#[cfg(feature = "local")]
+pub mod local;
 pub mod memory;
 mod proc;
 pub mod terminal;

@@ -143,7 +143,9 @@ mod tests {
     #[test]
     fn a_file_has_a_key_per_line() {
         let hash = blake3::hash(b"the key of the batch").to_hex();
-        let text = format!("# people\nann 0123456789abcdef requests=2\n\nbatch blake3:{hash} class=background\n");
+        let text = format!(
+            "# people\nann 0123456789abcdef requests=2\n\nbatch blake3:{hash} class=background\n"
+        );
         let keys = Keys::parse(&text).unwrap();
         assert_eq!(keys.find(b"0123456789abcdef"), Some(0));
         assert_eq!(keys.find(b"the key of the batch"), Some(1));

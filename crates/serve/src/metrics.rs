@@ -71,6 +71,8 @@ pub(crate) struct EngineMetrics {
     pub(crate) blocks: Gauge,
     pub(crate) free_blocks: Gauge,
     usage: Fraction,
+    /// Milliseconds of the last pass.
+    pub(crate) pass_ms: Fraction,
     pub(crate) pass: Histogram,
     pub(crate) rows_per_pass: Histogram,
     pub(crate) first_token: Histogram,
@@ -90,7 +92,12 @@ pub(crate) struct EngineMetrics {
 
 impl EngineMetrics {
     fn register(registry: &mut Registry) -> Self {
-        let seconds = || Histogram::new([0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 120.0]);
+        let seconds = || {
+            Histogram::new([
+                0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0,
+                30.0, 120.0,
+            ])
+        };
         let new = Self {
             waiting: Gauge::default(),
             running: Gauge::default(),
@@ -99,6 +106,7 @@ impl EngineMetrics {
             blocks: Gauge::default(),
             free_blocks: Gauge::default(),
             usage: Fraction::default(),
+            pass_ms: Fraction::default(),
             pass: seconds(),
             rows_per_pass: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]),
             first_token: seconds(),

@@ -22,7 +22,10 @@ const IDLE: Duration = Duration::from_secs(1);
 pub(crate) enum Command {
     Submit(Submission),
     /// Leaves the requests of a ticket out of passes, or takes them in again.
-    Pause { ticket: u64, paused: bool },
+    Pause {
+        ticket: u64,
+        paused: bool,
+    },
     /// A flag has changed.
     Wake,
     /// Runs this many more steps, then only takes commands; `None` = without limit. For tests.
@@ -278,6 +281,7 @@ impl Runner {
         m.waiting.set(load.waiting as i64);
         m.preempted.set(load.preempted as i64);
         m.running.set((load.prefilling + load.decoding) as i64);
+        m.pass_ms.set(load.forward_ms);
         m.rows.set(if self.batch.is_idle() { 0 } else { load.rows as i64 });
         m.set_blocks(self.batch.engine().kv_blocks());
         m.preemptions.inc_by(load.preemptions - self.preemptions);
@@ -304,8 +308,7 @@ fn happened(event: BatchEvent<'_>) -> Happened {
     match event.event {
         Ok(Event::Prefill { done, total }) => Happened::Prefill { done, total },
         Ok(Event::Token { id, text, .. }) => {
-            let logprobs =
-                event.logprobs.map(|l| Logprobs { token: l.token, top: l.top.to_vec() });
+            let logprobs = event.logprobs.map(|l| Logprobs { token: l.token, top: l.top.to_vec() });
             let (text, count) = (text.to_owned(), stats.generated);
             Happened::Token(Token { id, text, count, logprobs })
         }

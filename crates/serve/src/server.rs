@@ -7,13 +7,14 @@ use std::thread;
 use std::time::Duration;
 
 use nanoinfer_engine::Batch;
+use nanoinfer_platform::local;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc as tokio_mpsc, oneshot, watch};
 
 use crate::core::model::{Models, ServedModel, fingerprint};
 use crate::http::app::{App, unix_time};
-use crate::http::listen::accept;
+use crate::http::listen::{Listener, accept};
 use crate::http::routes::router;
 use crate::metrics::Metrics;
 use crate::options::{Error, Listen, Options, Served};
@@ -32,8 +33,8 @@ type Passes = (Arc<Link>, tokio_mpsc::UnboundedReceiver<Vec<Delivery>>);
 /// A server that is listening.
 pub struct Server {
     runtime: Runtime,
-    listener: TcpListener,
-    address: SocketAddr,
+    listener: Listener,
+    address: String,
     app: Arc<App>,
     passes: Vec<Passes>,
 }
@@ -76,23 +77,13 @@ impl Server {
     /// The address cannot be used, or other machines can reach it although there are no keys.
     pub fn bind(models: Vec<Served>, options: Options) -> Result<Self, Error> {
         options.check()?;
-        let address = match &options.listen {
-            Listen::Tcp(address) => *address,
-            Listen::Unix(path) => {
-                let source = std::io::ErrorKind::Unsupported.into();
-                return Err(Error::Listen { address: path.display().to_string(), source });
-            }
-        };
         let runtime = Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(4)
             .thread_keep_alive(Duration::from_secs(60))
             .build()
             .map_err(Error::Start)?;
-        let listener = runtime
-            .block_on(listen(address, options.limits.send_buffer))
-            .map_err(|source| Error::Listen { address: address.to_string(), source })?;
-        let address = listener.local_addr().map_err(Error::Start)?;
+        let (listener, address) = runtime.block_on(listen(&options))?;
         let metrics = Metrics::new();
         let (mut served, mut passes) = (Vec::new(), Vec::new());
         for model in models {
@@ -111,9 +102,9 @@ impl Server {
         Ok(Self { runtime, listener, address, app, passes })
     }
 
-    /// The address on which it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    /// Where it listens: an address with its port, or `unix:` and a path.
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// A handle to end the server.
@@ -147,14 +138,36 @@ impl Server {
     }
 }
 
-async fn listen(address: SocketAddr, send_buffer: Option<u32>) -> std::io::Result<TcpListener> {
+async fn listen(options: &Options) -> Result<(Listener, String), Error> {
+    let (name, listening) = match &options.listen {
+        Listen::Tcp(address) => {
+            let listening = listen_tcp(*address, options.limits.send_buffer);
+            (
+                address.to_string(),
+                listening.map(|(l, address)| (Listener::Tcp(l), address.to_string())),
+            )
+        }
+        Listen::Unix(path) => {
+            let name = format!("unix:{}", path.display());
+            (name.clone(), local::Listener::bind(path).map(|l| (Listener::Local(l), name)))
+        }
+    };
+    listening.map_err(|source| Error::Listen { address: name, source })
+}
+
+fn listen_tcp(
+    address: SocketAddr,
+    send_buffer: Option<u32>,
+) -> std::io::Result<(TcpListener, SocketAddr)> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     if let Some(bytes) = send_buffer {
         socket.set_send_buffer_size(bytes)?;
     }
     socket.bind(address)?;
-    socket.listen(BACKLOG)
+    let listener = socket.listen(BACKLOG)?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
 }
 
 type Started = (Arc<ServedModel>, tokio_mpsc::UnboundedReceiver<Vec<Delivery>>);
@@ -178,9 +191,9 @@ fn start(served: Served, options: &Options, metrics: &Metrics) -> Result<Started
         }
     };
     thread::Builder::new().name("engine".into()).spawn(run).map_err(Error::Start)?;
-    let (model, seams, fingerprint, ctx) = model.blocking_recv().map_err(|_| Error::Models {
-        what: format!("the engine of {name:?} cannot be started"),
-    })?;
+    let (model, seams, fingerprint, ctx) = model
+        .blocking_recv()
+        .map_err(|_| Error::Models { what: format!("the engine of {name:?} cannot be started") })?;
     let created = unix_time();
     let served = ServedModel { name, model, seams, link, fingerprint, ctx, created };
     Ok((Arc::new(served), passes))

@@ -66,7 +66,10 @@ impl Link {
     ///
     /// # Errors
     /// The queue is full, or the engine has failed.
-    pub(crate) async fn submit(self: &Arc<Self>, requests: Vec<Request>) -> Result<Stream, Problem> {
+    pub(crate) async fn submit(
+        self: &Arc<Self>,
+        requests: Vec<Request>,
+    ) -> Result<Stream, Problem> {
         let ticket = self.next.fetch_add(1, Ordering::Relaxed);
         let (events, receiver) = mpsc::channel(CAPACITY);
         let (accepted, answer) = oneshot::channel();

@@ -38,11 +38,13 @@ fn a_folded_stream_is_the_whole_answer() {
     ] {
         let body = with(chat("Tell me a story.", 60), options);
         let whole = server.chat(&body);
-        let stream = with(body.clone(), json!({"stream": true, "stream_options": {"include_usage": true}}));
+        let stream =
+            with(body.clone(), json!({"stream": true, "stream_options": {"include_usage": true}}));
         let events = server.stream(CHAT, &stream).events();
         let n = whole["choices"].as_array().unwrap().len();
         let contents = whole["choices"].as_array().unwrap().iter();
-        let contents: Vec<_> = contents.map(|c| c["message"]["content"].as_str().unwrap()).collect();
+        let contents: Vec<_> =
+            contents.map(|c| c["message"]["content"].as_str().unwrap()).collect();
         assert_eq!(folded(&events, n), contents, "{body}");
         let usage = events[events.len() - 2].json();
         assert_eq!(usage["choices"], json!([]));
@@ -172,7 +174,10 @@ fn completions_take_texts_and_tokens() {
     assert_eq!(text(&two, 0), text(&one, 0));
     assert_eq!(text(&two, 2), text(&complete(json!({"prompt": "cd"})), 0));
     assert_eq!(two["usage"]["prompt_tokens"], 6);
-    assert_eq!(text(&complete(json!({"prompt": "ab", "echo": true})), 0), format!("ab{}", text(&one, 0)));
+    assert_eq!(
+        text(&complete(json!({"prompt": "ab", "echo": true})), 0),
+        format!("ab{}", text(&one, 0))
+    );
     // A typed marker stays text, unless the client vouches for it.
     let count = |members| complete(members)["usage"]["prompt_tokens"].clone();
     assert_eq!(count(json!({"prompt": "<|im_end|>"})), 11);
@@ -182,7 +187,8 @@ fn completions_take_texts_and_tokens() {
     let logprobs = complete(json!({"prompt": "ab", "logprobs": 2}));
     assert_eq!(logprobs["choices"][0]["logprobs"]["tokens"].as_array().unwrap().len(), 6);
     // Streamed, the same.
-    let body = json!({"prompt": "ab", "max_tokens": 6, "temperature": 1.2, "seed": 1, "stream": true});
+    let body =
+        json!({"prompt": "ab", "max_tokens": 6, "temperature": 1.2, "seed": 1, "stream": true});
     let events = server.stream("/v1/completions", &body).events();
     let (done, chunks) = events.split_last().unwrap();
     assert_eq!(done.data.as_deref(), Some("[DONE]"));
@@ -209,7 +215,10 @@ fn invalid_requests_name_the_field() {
         (json!({"stop": [1]}), "stop"),
         (json!({"messages": []}), "messages"),
         (json!({"messages": [{"role": "king", "content": "x"}]}), "messages[0].role"),
-        (json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}), "messages[0].content[0]"),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
+            "messages[0].content[0]",
+        ),
         (json!({"messages": [{"role": "user", "content": 5}]}), "messages[0].content"),
         (json!({"stream_options": {"include_usage": 7}}), "stream_options.include_usage"),
         (json!({"model": 5}), "model"),
@@ -223,7 +232,11 @@ fn invalid_requests_name_the_field() {
     ] {
         let reply = server.post(CHAT, &with(chat("Hi", 1), members.clone()));
         let error = &reply.json()["error"];
-        assert_eq!((reply.status, error["param"].as_str()), (400, Some(param)), "{members}: {error}");
+        assert_eq!(
+            (reply.status, error["param"].as_str()),
+            (400, Some(param)),
+            "{members}: {error}"
+        );
         assert!(error["message"].as_str().unwrap().starts_with(param), "{error}");
         assert_eq!(error["type"], "invalid_request_error");
     }
@@ -236,12 +249,16 @@ fn invalid_requests_name_the_field() {
 #[test]
 fn a_stream_is_resumed_after_any_event() {
     let server = Running::new();
-    let body = with(chat("Go on.", 40), json!({"stream": true, "temperature": 1.4, "stop": ["qq"]}));
+    let body =
+        with(chat("Go on.", 40), json!({"stream": true, "temperature": 1.4, "stop": ["qq"]}));
     let body = with(body, only_text());
     let all = server.stream(CHAT, &body).events();
     let data = |events: &[Event]| -> Vec<Value> {
         let chunks = events.iter().filter(|e| e.data.as_deref() != Some("[DONE]"));
-        chunks.map(|e| e.json()["choices"][0]["delta"]["content"].clone()).filter(|c| !c.is_null()).collect()
+        chunks
+            .map(|e| e.json()["choices"][0]["delta"]["content"].clone())
+            .filter(|c| !c.is_null())
+            .collect()
     };
     let ids: Vec<usize> = all.iter().filter_map(|e| e.id).collect();
     assert!(ids.len() > 20 && ids.is_sorted());
@@ -249,7 +266,9 @@ fn a_stream_is_resumed_after_any_event() {
         let last = id.to_string();
         let headers = [("Last-Event-ID", last.as_str())];
         let rest = common::Stream::open(server.address, CHAT, &headers, &body).events();
-        let at = all.iter().rposition(|e| e.id == Some(id) && e.data.as_ref().unwrap().contains("content"));
+        let at = all
+            .iter()
+            .rposition(|e| e.id == Some(id) && e.data.as_ref().unwrap().contains("content"));
         let from = at.map_or(0, |at| at + 1);
         assert_eq!(data(&rest), data(&all[from..]), "after {id}");
         assert_eq!(rest.last().unwrap().data.as_deref(), Some("[DONE]"));
@@ -265,14 +284,20 @@ fn a_stream_is_resumed_after_any_event() {
 fn models_tokens_and_templates() {
     let server = Running::new();
     let models = server.get("/v1/models").json();
-    assert_eq!((&models["data"][0]["id"], &models["data"][0]["max_model_len"]), (&json!("tiny"), &json!(CTX)));
+    assert_eq!(
+        (&models["data"][0]["id"], &models["data"][0]["max_model_len"]),
+        (&json!("tiny"), &json!(CTX))
+    );
     assert_eq!(server.get("/v1/models/tiny").json()["id"], "tiny");
     assert_eq!(server.get("/v1/models/huge").status, 404);
     let tokens = |body: Value| server.post("/tokenize", &body).json()["tokens"].clone();
     assert_eq!(tokens(json!({"content": "ab"})), json!([97, 98]));
     assert_eq!(tokens(json!({"prompt": "ab"})), json!([256, 97, 98]));
     assert_eq!(tokens(json!({"content": "</s>", "parse_special": true})), json!([257]));
-    assert_eq!(server.post("/detokenize", &json!({"tokens": [97, 257]})).json()["content"], "a</s>");
+    assert_eq!(
+        server.post("/detokenize", &json!({"tokens": [97, 257]})).json()["content"],
+        "a</s>"
+    );
     assert_eq!(server.post("/detokenize", &json!({"tokens": [320]})).status, 400);
     let prompt = server.post("/apply-template", &json!({"messages": conversation(&["Hi"])}));
     assert_eq!(prompt.json()["prompt"], "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");

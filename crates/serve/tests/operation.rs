@@ -125,7 +125,8 @@ fn an_engine_that_fails_is_a_status_before_the_first_byte_and_an_event_after_it(
 fn a_server_that_ends_finishes_what_runs() {
     let server = Running::new();
     server.limit_steps(Some(4));
-    let mut stream = Stream::open(server.address, CHAT, &[], &with(chat("Hi", 40), json!({"stream": true})));
+    let mut stream =
+        Stream::open(server.address, CHAT, &[], &with(chat("Hi", 40), json!({"stream": true})));
     assert!(stream.next_event().is_some());
     server.handle.drain();
     while server.get("/ready").status != 503 {}
@@ -156,7 +157,9 @@ fn a_server_that_ends_does_not_wait_for_ever() {
 fn the_time_limit_ends_an_answer_as_it_is() {
     let server = Running::new();
     server.limit_steps(Some(6));
-    let mut events = Stream::open(server.address, CHAT, &[("X-Request-Timeout", "0.5")], &endless(true)).events();
+    let mut events =
+        Stream::open(server.address, CHAT, &[("X-Request-Timeout", "0.5")], &endless(true))
+            .events();
     assert_eq!(events.pop().unwrap().data.as_deref(), Some("[DONE]"));
     let last = events.pop().unwrap().json();
     assert_eq!(last["choices"][0]["finish_reason"], "length");
@@ -176,7 +179,11 @@ fn only_this_machine_may_connect_without_keys() {
     let post = |headers: &[(&str, &str)]| server.post_with(CHAT, headers, &chat("Hi", 1));
     for host in ["evil.example", "evil.example:80", "10.0.0.1", ""] {
         let reply = post(&[("Host", host)]);
-        assert_eq!((reply.status, &reply.json()["error"]["code"]), (403, &json!("host_not_allowed")), "{host}");
+        assert_eq!(
+            (reply.status, &reply.json()["error"]["code"]),
+            (403, &json!("host_not_allowed")),
+            "{host}"
+        );
     }
     for origin in ["http://evil.example", "null", "http://localhost:1"] {
         let reply = post(&[("Origin", origin)]);
@@ -193,10 +200,15 @@ fn with_keys_every_route_but_health_needs_one() {
     let server = Running::with_keys("ann 0123456789abcdef requests=1\nbob fedcba9876543210");
     for path in ["/", "/v1/models", "/metrics", "/nothing", CHAT] {
         let reply = server.get(path);
-        assert_eq!((reply.status, reply.header("www-authenticate")), (401, Some("Bearer")), "{path}");
+        assert_eq!(
+            (reply.status, reply.header("www-authenticate")),
+            (401, Some("Bearer")),
+            "{path}"
+        );
     }
     assert_eq!((server.get("/health").status, server.get("/ready").status), (200, 200));
-    let models = |headers: &[(&str, &str)]| send(server.address, "GET", "/v1/models", headers, "").status;
+    let models =
+        |headers: &[(&str, &str)]| send(server.address, "GET", "/v1/models", headers, "").status;
     assert_eq!(models(&[("Authorization", "Bearer 0123456789abcdef")]), 200);
     assert_eq!(models(&[("authorization", "bearer fedcba9876543210")]), 200);
     assert_eq!(models(&[("x-api-key", "fedcba9876543210"), ("Host", "any.example")]), 200);
@@ -208,7 +220,10 @@ fn with_keys_every_route_but_health_needs_one() {
     let mut stream = Stream::open(server.address, CHAT, &[ann], &endless(true));
     assert!(stream.next_event().is_some());
     let second = server.post_with(CHAT, &[ann], &chat("Hi", 1));
-    assert_eq!((second.status, &second.json()["error"]["code"]), (429, &json!("rate_limit_exceeded")));
+    assert_eq!(
+        (second.status, &second.json()["error"]["code"]),
+        (429, &json!("rate_limit_exceeded"))
+    );
     drop(stream);
     server.limit_steps(None);
     while server.post_with(CHAT, &[ann], &chat("Hi", 1)).status != 200 {}
@@ -235,14 +250,21 @@ fn requests_are_limited() {
     };
     let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n";
     assert_eq!(raw(&format!("{head}Content-Length: 99999999999\r\n\r\n")), Some(413));
-    assert_eq!(raw(&format!("{head}Transfer-Encoding: chunked\r\n\r\n3e9\r\n{}\r\n0\r\n\r\n", "x".repeat(1001))), Some(413));
+    assert_eq!(
+        raw(&format!(
+            "{head}Transfer-Encoding: chunked\r\n\r\n3e9\r\n{}\r\n0\r\n\r\n",
+            "x".repeat(1001)
+        )),
+        Some(413)
+    );
     assert_eq!(raw(&format!("{head}X: {}\r\n\r\n", "x".repeat(70_000))), Some(431));
     // Too slow: the head, then the body, then nothing at all.
     assert_eq!(raw("POST /v1/chat/completions HTTP/1.1\r\nHost: l"), None);
     assert_eq!(raw(&format!("{head}Content-Length: 50\r\n\r\n{{")), Some(408));
     assert_eq!(raw(""), None);
     assert_eq!(raw("\u{0}\u{1}\u{2}\r\n\r\n"), Some(400));
-    for (body, part) in [("{", "not JSON"), ("[]", "not a JSON object"), ("\u{feff}{}", "not JSON")] {
+    for (body, part) in [("{", "not JSON"), ("[]", "not a JSON object"), ("\u{feff}{}", "not JSON")]
+    {
         let reply = send(server.address, "POST", CHAT, &[], body);
         assert!(reply.status == 400 && reply.text().contains(part), "{}", reply.text());
     }
@@ -299,4 +321,33 @@ fn figures_have_the_names_that_routers_know() {
     ] {
         assert!(text.contains(name), "{name} is not in {text}");
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_unix_socket_is_for_this_user() {
+    use std::io::Read;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixStream;
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("server.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap()); // one that a killed process left behind
+    let options = || Options::new(Listen::Unix(path.clone()));
+    let server = Server::bind(vec![common::served("tiny", 1, 1)], options()).unwrap();
+    assert_eq!(server.address(), format!("unix:{}", path.display()));
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let handle = server.handle();
+    let thread = std::thread::spawn(move || server.run().unwrap());
+    let error = Server::bind(vec![common::served("tiny", 1, 1)], options()).unwrap_err();
+    assert!(matches!(error, Error::Listen { .. }), "{error}");
+    let mut client = UnixStream::connect(&path).unwrap();
+    let text = request("GET", "/v1/models", &[("Connection", "close")], "");
+    client.write_all(text.as_bytes()).unwrap();
+    let mut reply = String::new();
+    client.read_to_string(&mut reply).unwrap();
+    assert!(reply.starts_with("HTTP/1.1 200 OK"), "{reply}");
+    handle.drain();
+    thread.join().unwrap();
+    assert!(!path.exists());
 }

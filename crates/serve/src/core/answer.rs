@@ -15,7 +15,10 @@ use crate::stream::Stream;
 /// What became of an answer since the last update.
 pub(crate) enum Update {
     /// A part of a prompt was read.
-    Prefill { done: usize, total: usize },
+    Prefill {
+        done: usize,
+        total: usize,
+    },
     Chunk(Chunk),
     End(End),
     /// The whole request ends.
@@ -105,7 +108,8 @@ impl Answering {
         (started, max_time): (Instant, Option<Duration>),
     ) -> Self {
         let deadline = max_time.and_then(|time| started.checked_add(time)).map(Into::into);
-        let choice = |&prompt| Progress { prompt, count: 0, tokens: Vec::new(), last: None, ended: false };
+        let choice =
+            |&prompt| Progress { prompt, count: 0, tokens: Vec::new(), last: None, ended: false };
         let (due, choices) = (VecDeque::new(), prompts.iter().map(choice).collect());
         Self { served, stream, due, choices, stops, skip, deadline, started }
     }
@@ -156,7 +160,9 @@ impl Answering {
         match tokio::time::timeout(patience, self.next()).await {
             Ok(Some(Update::Failed(problem))) => Err(problem),
             Ok(update) => {
-                self.due.extend(update);
+                if let Some(update) = update {
+                    self.due.push_front(update);
+                }
                 Ok(())
             }
             Err(_) => Ok(()),
@@ -273,7 +279,10 @@ impl Answering {
         self.deadline = None;
         self.stream.end();
         if self.choices.iter().all(|choice| choice.count == 0) {
-            let problem = Problem::new(Kind::Deadline, "the time limit was reached in the queue or the prompt");
+            let problem = Problem::new(
+                Kind::Deadline,
+                "the time limit was reached in the queue or the prompt",
+            );
             self.due.push_back(Update::Failed(problem));
             return;
         }

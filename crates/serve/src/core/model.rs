@@ -44,7 +44,12 @@ impl ServedModel {
     }
 
     /// Tokenizes a text.
-    pub(crate) fn encode(&self, text: &str, bos: bool, specials: bool) -> Result<Vec<u32>, Problem> {
+    pub(crate) fn encode(
+        &self,
+        text: &str,
+        bos: bool,
+        specials: bool,
+    ) -> Result<Vec<u32>, Problem> {
         let specials = if specials { Specials::Parse } else { Specials::Plain };
         let ids = if bos {
             self.model.encode_with(text, specials)

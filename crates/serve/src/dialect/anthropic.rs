@@ -53,7 +53,8 @@ fn conversation(body: &Value) -> Result<Vec<Message>, Problem> {
         conversation.extend((!text.is_empty()).then(|| Message::new("system", text)));
     }
     let messages = own.messages.filter(|messages| !messages.is_empty());
-    let messages = messages.ok_or_else(|| Problem::field("messages", "expected a list of messages"))?;
+    let messages =
+        messages.ok_or_else(|| Problem::field("messages", "expected a list of messages"))?;
     for (i, message) in messages.iter().enumerate() {
         let role = match message.get("role").and_then(Value::as_str) {
             Some(role @ ("user" | "assistant" | "system")) => role,
@@ -120,7 +121,13 @@ fn named(name: &str, mut data: Value, out: &mut Vec<u8>) {
     event(None, Some(name), &data, out);
 }
 
-fn message(served: &ServedModel, meta: &Meta, content: Value, end: (Value, Value), usage: Value) -> Value {
+fn message(
+    served: &ServedModel,
+    meta: &Meta,
+    content: Value,
+    end: (Value, Value),
+    usage: Value,
+) -> Value {
     json!({
         "id": format!("msg_{}", meta.id),
         "type": "message",

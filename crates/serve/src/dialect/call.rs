@@ -59,7 +59,12 @@ pub(crate) trait Encoder: Send {
 }
 
 /// Writes a server-sent event.
-pub(crate) fn event(id: Option<usize>, name: Option<&str>, data: &impl Serialize, out: &mut Vec<u8>) {
+pub(crate) fn event(
+    id: Option<usize>,
+    name: Option<&str>,
+    data: &impl Serialize,
+    out: &mut Vec<u8>,
+) {
     if let Some(name) = name {
         line("event", name, out);
     }
@@ -72,11 +77,12 @@ pub(crate) fn event(id: Option<usize>, name: Option<&str>, data: &impl Serialize
     out.extend_from_slice(b"\n\n");
 }
 
-/// Writes a comment, which clients skip.
+/// Writes a comment, which clients skip. An empty line after it would be an event without data for some
+/// clients, once they have seen an id.
 pub(crate) fn comment(note: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b": ");
     out.extend_from_slice(note.as_bytes());
-    out.extend_from_slice(b"\n\n");
+    out.push(b'\n');
 }
 
 fn line(field: &str, value: &str, out: &mut Vec<u8>) {

@@ -181,7 +181,10 @@ pub(crate) fn stops(name: &str, stop: Option<OneOrMore>) -> Result<Vec<String>, 
     };
     if stops.len() > MAX_STOPS.0 || stops.iter().any(|stop| stop.len() > MAX_STOPS.1) {
         let (n, bytes) = MAX_STOPS;
-        return Err(Problem::field(name, format!("expected at most {n} strings of at most {bytes} bytes")));
+        return Err(Problem::field(
+            name,
+            format!("expected at most {n} strings of at most {bytes} bytes"),
+        ));
     }
     Ok(stops)
 }
@@ -198,10 +201,7 @@ fn outside(id: u32, vocab: u32) -> String {
     format!("token {id} is not in the vocabulary of {vocab} tokens")
 }
 
-fn biases(
-    biases: Option<&BTreeMap<String, f64>>,
-    vocab: u32,
-) -> Result<Vec<(u32, f32)>, Problem> {
+fn biases(biases: Option<&BTreeMap<String, f64>>, vocab: u32) -> Result<Vec<(u32, f32)>, Problem> {
     let Some(biases) = biases else { return Ok(Vec::new()) };
     if biases.len() > MAX_BIASES {
         return Err(Problem::field("logit_bias", format!("expected at most {MAX_BIASES} tokens")));

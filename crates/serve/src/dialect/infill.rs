@@ -32,9 +32,14 @@ pub(crate) fn parse(body: &Value, served: &ServedModel) -> Result<Call, Problem>
             return Err(Problem::field(name, "is not supported by this server"));
         }
     }
-    let (prefix, suffix) = (own.input_prefix.unwrap_or_default(), own.input_suffix.unwrap_or_default());
+    let (prefix, suffix) =
+        (own.input_prefix.unwrap_or_default(), own.input_suffix.unwrap_or_default());
     Ok(Call {
-        ask: Ask { prompts: vec![Prompt::Infill { prefix, suffix }], n: 1, options: common.options(served)? },
+        ask: Ask {
+            prompts: vec![Prompt::Infill { prefix, suffix }],
+            n: 1,
+            options: common.options(served)?,
+        },
         stream: common.stream.unwrap_or(false),
         encoder: Box::new(InfillEncoder),
     })
@@ -78,7 +83,8 @@ impl Encoder for InfillEncoder {
     fn end(&mut self, _served: &ServedModel, _meta: &Meta, _out: &mut Vec<u8>) {}
 
     fn whole(&mut self, served: &ServedModel, meta: &Meta, answers: Vec<Answer>) -> Value {
-        let Answer { text, reason, stop, stats, .. } = answers.into_iter().next().unwrap_or_default();
+        let Answer { text, reason, stop, stats, .. } =
+            answers.into_iter().next().unwrap_or_default();
         object(served, meta, &text, &End { choice: 0, reason, stop, stats })
     }
 }

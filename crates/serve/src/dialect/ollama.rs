@@ -60,7 +60,12 @@ pub(crate) fn generate(body: &Value, served: &ServedModel) -> Result<Call, Probl
     call(body, served, prompt, false)
 }
 
-fn call(body: &Value, served: &ServedModel, prompt: Prompt, is_chat: bool) -> Result<Call, Problem> {
+fn call(
+    body: &Value,
+    served: &ServedModel,
+    prompt: Prompt,
+    is_chat: bool,
+) -> Result<Call, Problem> {
     let own: OllamaFields = fields::read(body)?;
     let options = match body.get("options") {
         None | Some(Value::Null) => Fields::default(),
@@ -164,7 +169,8 @@ impl Encoder for OllamaEncoder {
     fn alive(&self, _note: &str, _out: &mut Vec<u8>) {}
 
     fn whole(&mut self, served: &ServedModel, meta: &Meta, answers: Vec<Answer>) -> Value {
-        let Answer { text, reason, stop, stats, .. } = answers.into_iter().next().unwrap_or_default();
+        let Answer { text, reason, stop, stats, .. } =
+            answers.into_iter().next().unwrap_or_default();
         self.object(served, meta, &text, Some(&End { choice: 0, reason, stop, stats }))
     }
 }

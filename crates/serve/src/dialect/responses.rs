@@ -150,7 +150,8 @@ impl ResponseEncoder {
             (None, Some(_)) => ("incomplete", json!({"reason": "max_output_tokens"})),
         };
         let error = self.status.error.as_ref();
-        let error = error.map(|e| json!({"code": e.code.unwrap_or("server_error"), "message": e.message}));
+        let error =
+            error.map(|e| json!({"code": e.code.unwrap_or("server_error"), "message": e.message}));
         let output = match self.status.ended {
             Some(_) => json!([self.item(meta, true)]),
             None => json!([]),

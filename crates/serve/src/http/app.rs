@@ -104,7 +104,8 @@ impl App {
         let in_use = InUse(Some((Arc::clone(self), index)));
         match keys.get(index).requests {
             Some(most) if used >= most => {
-                let message = format!("this key may have {most} requests at once; wait for one to end");
+                let message =
+                    format!("this key may have {most} requests at once; wait for one to end");
                 Err(Problem::new(Kind::Busy, message).code("rate_limit_exceeded").retry_after(1))
             }
             _ => Ok(in_use),

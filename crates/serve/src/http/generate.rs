@@ -21,6 +21,8 @@ use crate::problem::{Kind, Problem};
 
 /// How long a stream waits for its first event before it begins: a problem until then is a status.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Maximum number of values in a request.
+const VALUES: usize = 4_000_000;
 /// Bytes of events that are sent together.
 const FRAME: usize = 16 << 10;
 
@@ -58,13 +60,12 @@ pub(crate) async fn generate(
     };
     let stream = served.link.submit(prepared.requests).await?;
     let longest = [asked.timeout, app.options.max_time].into_iter().flatten().min();
-    let mut answering =
-        Answering::new(
-            (Arc::clone(&served), stream),
-            (&meta.prompts, prepared.stops),
-            skip,
-            (started, longest),
-        );
+    let mut answering = Answering::new(
+        (Arc::clone(&served), stream),
+        (&meta.prompts, prepared.stops),
+        skip,
+        (started, longest),
+    );
     answering.begin(PATIENCE).await?;
     let Call { stream, mut encoder, .. } = call;
     let seed = meta.seed.to_string();
@@ -95,8 +96,11 @@ pub(crate) async fn blocking<T: Send + 'static>(
     })
 }
 
-/// Reads JSON.
+/// Reads JSON, of which a value in memory takes many times the two bytes that it may have in a list.
 pub(crate) fn json(bytes: &[u8]) -> Result<Value, Problem> {
+    if bytes.iter().filter(|&&b| b == b',').count() > VALUES {
+        return Err(Problem::new(Kind::TooLarge, "the request has too many values"));
+    }
     let value = serde_json::from_slice(bytes)
         .map_err(|e| Problem::new(Kind::Invalid, format!("the request is not JSON: {e}")))?;
     match value {

@@ -82,7 +82,8 @@ fn check(app: &App, headers: &HeaderMap, path: &str) -> Result<Option<usize>, Pr
         && !host.is_some_and(|host| is_local(host, address.ip()))
     {
         // Otherwise any web page could reach the server, by a name that resolves to this machine.
-        let message = "the Host header is not a name of this machine; without keys, only localhost is";
+        let message =
+            "the Host header is not a name of this machine; without keys, only localhost is";
         return Err(Problem::new(Kind::Forbidden, message).code("host_not_allowed"));
     }
     match text(header::ORIGIN) {
@@ -128,10 +129,13 @@ mod tests {
     #[test]
     fn only_names_of_this_machine_are_local() {
         let ip = IpAddr::from([127, 0, 0, 1]);
-        for host in ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.0.0.2:1", "[::1]:80", "[::1]"] {
+        for host in ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.0.0.2:1", "[::1]:80", "[::1]"]
+        {
             assert!(is_local(host, ip), "{host}");
         }
-        for host in ["", "evil.example", "localhost.evil.example", "10.0.0.1:80", "127.0.0.1.evil", "a:b"] {
+        for host in
+            ["", "evil.example", "localhost.evil.example", "10.0.0.1:80", "127.0.0.1.evil", "a:b"]
+        {
             assert!(!is_local(host, ip), "{host}");
         }
     }
@@ -139,7 +143,13 @@ mod tests {
     #[test]
     fn an_origin_is_the_same_only_with_the_same_host_and_port() {
         assert!(is_same("http://localhost:8080", "localhost:8080"));
-        for origin in ["null", "http://localhost", "http://localhost:8081", "localhost:8080", "ftp://localhost:8080"] {
+        for origin in [
+            "null",
+            "http://localhost",
+            "http://localhost:8081",
+            "localhost:8080",
+            "ftp://localhost:8080",
+        ] {
             assert!(!is_same(origin, "localhost:8080"), "{origin}");
         }
     }

@@ -11,26 +11,52 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use nanoinfer_platform::local;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::app::App;
 
+/// Where connections come from.
+pub(crate) enum Listener {
+    Tcp(TcpListener),
+    Local(local::Listener),
+}
+
+/// A connection.
+enum Socket {
+    Tcp(TcpStream),
+    Local(local::Stream),
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Socket> {
+        Ok(match self {
+            Self::Tcp(listener) => {
+                let stream = listener.accept().await?.0;
+                let _ = stream.set_nodelay(true); // only costs time if it fails
+                Socket::Tcp(stream)
+            }
+            Self::Local(listener) => Socket::Local(listener.accept().await?),
+        })
+    }
+}
+
 /// Accepts connections until it is dropped. Running ones end when `closing` becomes true, after the response
 /// in progress.
 pub(crate) async fn accept(
     app: Arc<App>,
-    listener: TcpListener,
+    listener: Listener,
     router: Router,
     closing: watch::Receiver<bool>,
 ) {
     let room = Arc::new(Semaphore::new(app.options.limits.connections));
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let socket = match listener.accept().await {
+            Ok(socket) => socket,
             Err(error) => {
                 // Out of descriptors, for example; accepting again at once would spin.
                 app.options.log.line(&format!("cannot accept a connection: {error}"));
@@ -38,12 +64,16 @@ pub(crate) async fn accept(
                 continue;
             }
         };
-        let _ = stream.set_nodelay(true); // only costs time if it fails
-        let io = Prompt::new(stream, app.options.limits.write);
+        let patience = app.options.limits.write;
         let (app, router, closing) = (Arc::clone(&app), router.clone(), closing.clone());
         tokio::spawn(async move {
             app.metrics.connections.inc();
-            connection(&app, io, router, closing).await;
+            match socket {
+                Socket::Tcp(s) => connection(&app, Timed::new(s, patience), router, closing).await,
+                Socket::Local(s) => {
+                    connection(&app, Timed::new(s, patience), router, closing).await
+                }
+            }
             app.metrics.connections.dec();
             drop(permit);
         });
@@ -72,14 +102,14 @@ async fn connection(
 }
 
 /// A connection on which a write fails if the peer reads nothing for too long.
-struct Prompt<S> {
+struct Timed<S> {
     stream: S,
     patience: Duration,
     /// When the write in progress fails.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Prompt<S> {
+impl<S> Timed<S> {
     fn new(stream: S, patience: Duration) -> Self {
         Self { stream, patience, deadline: None }
     }
@@ -96,7 +126,7 @@ impl<S> Prompt<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Prompt<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -106,7 +136,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Prompt<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Prompt<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -7,6 +7,8 @@
 //! guard     host, origin, key, request id, log
 //! generate  from a request to an answer, streamed or whole
 //! info      models, tokens, health, figures
+//! openapi   the description of the API
+//! page      the page at /, and the figures that it shows
 //! routes    which path leads where
 //! listen    accepts connections; closes those that are too slow
 //! ```
@@ -17,5 +19,7 @@ mod generate;
 mod guard;
 mod info;
 pub(crate) mod listen;
+mod openapi;
+mod page;
 mod reply;
 pub(crate) mod routes;

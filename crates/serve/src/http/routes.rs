@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::app::{App, Who};
 use super::reply::{self, Reply};
-use super::{generate, guard, info};
+use super::{generate, guard, info, openapi, page};
 use crate::core::model::ServedModel;
 use crate::dialect::call::Parse;
 use crate::dialect::problems::Form;
@@ -24,10 +24,14 @@ type Answer = fn(&Value, &ServedModel) -> Result<Value, Problem>;
 
 pub(crate) fn router(app: Arc<App>) -> Router {
     let generating = |parse: Parse| {
-        post(move |State(app): State<Arc<App>>, Extension(who): Extension<Who>, request: Request<Body>| {
-            let path = request.uri().path().to_owned();
-            in_form(path, generate::generate(app, who, request, parse))
-        })
+        post(
+            move |State(app): State<Arc<App>>,
+                  Extension(who): Extension<Who>,
+                  request: Request<Body>| {
+                let path = request.uri().path().to_owned();
+                in_form(path, generate::generate(app, who, request, parse))
+            },
+        )
     };
     let answering = |answer: Answer| {
         post(move |State(app): State<Arc<App>>, request: Request<Body>| {
@@ -53,6 +57,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/tokenize", answering(info::tokenize))
         .route("/detokenize", answering(info::detokenize))
         .route("/apply-template", answering(info::apply_template))
+        .route("/openapi.json", get(openapi::openapi))
+        .route("/", get(page::page))
+        .route("/v1/telemetry", get(async |State(app): State<Arc<App>>| page::telemetry(app)))
         .route("/health", get(async |State(app): State<Arc<App>>| info::health(&app)))
         .route("/ready", get(async |State(app): State<Arc<App>>| info::ready(&app)))
         .route("/metrics", get(async |State(app): State<Arc<App>>| info::metrics(&app)))

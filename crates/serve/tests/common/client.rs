@@ -160,6 +160,14 @@ impl Stream {
     /// The next event or comment; `None` at the end.
     pub(crate) fn next(&mut self) -> Option<Event> {
         loop {
+            // A comment is a line of its own, and not an event.
+            if self.buffer.starts_with(':')
+                && let Some(at) = self.buffer.find('\n')
+            {
+                let line: String = self.buffer.drain(..=at).collect();
+                assert!(!self.buffer.starts_with('\n'), "an event without data");
+                return Some(Event::parse(line.trim_end()));
+            }
             if let Some(at) = self.buffer.find("\n\n") {
                 let text: String = self.buffer.drain(..at + 2).collect();
                 return Some(Event::parse(text.trim_end()));

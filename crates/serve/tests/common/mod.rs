@@ -120,7 +120,7 @@ impl Running {
         options.log = Log::new(move |line| lines.lock().unwrap().push(line.to_owned()));
         let models = vec![served("tiny", setup.sequences, setup.queue)];
         let server = Server::bind(models, options).unwrap();
-        let (address, handle) = (server.address(), server.handle());
+        let (address, handle) = (server.address().parse().unwrap(), server.handle());
         let thread = Some(std::thread::spawn(move || server.run().unwrap()));
         Self { address, handle, log, thread }
     }
