@@ -6,11 +6,14 @@ no package.
 
 import os
 import socket
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 from harness import KEY, MODEL, URL, case, figure, main, wait_until_idle
 from server import Server, call, events
+
+import tiny
 
 LIFE = "I believe the meaning of life is"
 BOOK = [{"role": "system", "content": "Book"}, {"role": "user", "content": "What is the best book"}]
@@ -270,6 +273,22 @@ def a_full_context_ends_answers_and_refuses_prompts():
         fields = {"model": MODEL, "prompt": "Once", "max_tokens": 400, "ignore_eos": True}
         stream = events(small.url + "/v1/completions", fields)
         assert stream[-1]["choices"][0]["finish_reason"] == "length"
+
+
+# test_infill: infill_without_input_extra, invalid_input_extra_req
+@case
+def gaps_are_filled():
+    with tempfile.TemporaryDirectory() as folder:
+        with Server(os.environ["NANOINFER_BINARY"], ["--model", f"{MODEL}={tiny.make(folder)}"]) as server:
+            fields = {"input_prefix": "int main() {\n", "input_suffix": "}\n", "n_predict": 8, "temperature": 0}
+            whole = good("/infill", fields, server.url)
+            assert whole["tokens_predicted"] == 8 and whole["stop_type"] == "limit"
+            stream = events(server.url + "/infill", fields | {"model": MODEL})
+            assert "".join(e["content"] for e in stream) == whole["content"] and stream[-1]["stop"]
+            for extra in [{}, {"filename": "ok"}, {"filename": 123}, {"filename": 123, "text": "abc"}]:
+                assert post("/infill", fields | {"input_extra": [extra]}, server.url)[0] == 400
+            fields = {"prompt": "int main() {\n", "suffix": "}\n", "max_tokens": 8, "temperature": 0}
+            assert completion(url=server.url, **fields)["choices"][0]["text"] == whole["content"]
 
 
 # test_chat_completion: return_progress (as comments)

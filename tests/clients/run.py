@@ -12,11 +12,13 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
 
-from server import KEY, Server
+import tiny
+from server import Server
 
 HERE = Path(__file__).parent
 
@@ -28,6 +30,7 @@ class Client(NamedTuple):
     package: str = "json"
     keys: bool = False
     args: tuple[str, ...] = ()
+    tiny: bool = False
 
 
 CLIENTS = {
@@ -37,7 +40,7 @@ CLIENTS = {
     "litellm": Client("with_litellm.py", "litellm"),
     "ollama": Client("with_ollama.py", "ollama"),
     "llamacpp": Client("like_llamacpp.py"),
-    "schemathesis": Client("with_schemathesis.py", "schemathesis"),
+    "schemathesis": Client("with_schemathesis.py", "schemathesis", tiny=True),
     "hostile": Client("hostile.py"),
     "agents": Client("agents.py", args=("--ctx", "32768")),
 }
@@ -47,7 +50,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("binary")
     parser.add_argument("clients", nargs="*", metavar="CLIENT[=PYTHON]")
-    parser.add_argument("--model", default="smollm2", help="the model to serve (default: smollm2)")
+    parser.add_argument("--model", help="the model to serve (default: smollm2, or a tiny one where any will do)")
     parser.add_argument("--only", default=[], action="append", help="run the cases whose names contain this")
     options = parser.parse_args()
     chosen = [name.partition("=")[::2] for name in options.clients or CLIENTS]
@@ -64,14 +67,26 @@ def run(options, name, python):
     if found.returncode != 0:
         print(f"{name}: {'not installed' if options.clients else 'skipped'}: {found.stderr.strip().splitlines()[-1]}")
         return not options.clients
-    start = time.monotonic()
-    with Server(options.binary, ["--model", f"served={options.model}", *client.args], client.keys) as server:
+    if client.tiny and not options.model:
+        with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as home:
+            os.environ["NANOINFER_HOME"] = home  # the converted model is not kept
+            try:
+                return serve(options, name, python, tiny.make(folder))
+            finally:
+                del os.environ["NANOINFER_HOME"]
+    return serve(options, name, python, options.model or "smollm2")
+
+
+def serve(options, name, python, model):
+    """Runs a client against a server of its own."""
+    client, start = CLIENTS[name], time.monotonic()
+    with Server(options.binary, ["--model", f"served={model}", *client.args], client.keys) as server:
         env = os.environ | {
             "NANOINFER_URL": server.url,
             "NANOINFER_MODEL_NAME": "served",
             "NANOINFER_PID": str(server.process.pid),
             "NANOINFER_BINARY": options.binary,
-            "NANOINFER_MODEL": options.model,
+            "NANOINFER_MODEL": str(model),
             "NO_PROXY": "127.0.0.1",
             "PYTHONDONTWRITEBYTECODE": "1",
         }

@@ -32,7 +32,7 @@ class Server:
         )
         for line in self.process.stderr:
             self.log.append(line.rstrip())
-            if found := re.search(r"listening on ([\d.]+):(\d+)", line):
+            if found := re.search(r"listening on (?:http://)?([\d.]+):(\d+)", line):
                 break
         else:
             raise SystemExit("the server did not start:\n" + "\n".join(self.log))

@@ -144,7 +144,7 @@ fn schemas() -> Value {
             stream(), ("instructions", text.clone()),
         ]),
         "Messages": with(vec![conversation(), ("max_tokens", count(0, 1 << 30))], "max_completion_tokens", vec![
-            stream(), ("system", content), ("stop_sequences", texts),
+            stream(), ("system", content), ("stop_sequences", texts.clone()),
         ]),
         "Infill": with(vec![("input_prefix", text.clone()), ("input_suffix", text.clone())], "n_predict", vec![stream()]),
         "OllamaChat": object(1, &[conversation(), model.clone(), stream(), ("options", ollama.clone())]),
