@@ -1,6 +1,7 @@
 //! What is wrong with a request or its answer. Dialects render it in their own form.
 
 use nanoinfer_engine::Error;
+use nanoinfer_grammar::Error as GrammarError;
 
 /// The kind of a problem, which determines the HTTP status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +98,16 @@ impl Problem {
     pub(crate) fn engine_gone() -> Self {
         Self::new(Kind::Internal, "the engine has failed; the server must be restarted")
             .code("engine_failed")
+    }
+
+    /// A schema or grammar in a field of the request that cannot be enforced.
+    pub(crate) fn grammar(field: &str, error: &GrammarError) -> Self {
+        let what = error.to_string();
+        // Errors about the request's members begin with the field already.
+        let what = what
+            .strip_prefix(field)
+            .map_or(what.as_str(), |rest| rest.trim_start_matches([',', ':', ' ']));
+        Self::field(field, what)
     }
 
     /// An error of the engine that concerns this request.

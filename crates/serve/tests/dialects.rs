@@ -135,7 +135,7 @@ fn responses_have_openais_form() {
         (json!({"previous_response_id": "resp_1"}), "previous_response_id"),
         (json!({"tools": [{"type": "function", "name": "f"}]}), "tools"),
         (json!({"text": {"format": {"type": "json_schema"}}}), "text.format"),
-        (json!({"input": [{"type": "function_call_output"}]}), "input[0]"),
+        (json!({"input": [{"type": "computer_call"}]}), "input[0]"),
         (json!({"input": 5}), "input"),
         (json!({"background": true}), "background"),
     ] {
