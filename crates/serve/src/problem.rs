@@ -117,6 +117,9 @@ impl Problem {
                 Self::context(*tokens, *ctx)
             }
             Error::QueueFull { .. } => Self::new(Kind::Busy, error.to_string()).code("queue_full"),
+            Error::Constraint { .. } => {
+                Self::new(Kind::Invalid, error.to_string()).code("constraint_failed")
+            }
             Error::EmptyPrompt
             | Error::Token { .. }
             | Error::Text { .. }

@@ -343,7 +343,9 @@ fn streams_with_calls_are_resumed_after_any_event() {
     };
     let ids: Vec<usize> = all.iter().filter_map(|e| e.id).collect();
     assert!(ids.len() > 10);
-    for (at, id) in ids.iter().enumerate().step_by(7) {
+    // The end of the answer has the id of its last token.
+    let before_end = ids.len() - 2;
+    for (at, id) in ids[..before_end].iter().enumerate().step_by(7) {
         let last = id.to_string();
         let headers = [("Last-Event-ID", last.as_str())];
         let rest = common::Stream::open(server.address, CHAT, &headers, &body).events();
@@ -401,6 +403,15 @@ fn required_calls_can_always_be_parsed() {
     let calls = answer["choices"][0]["message"]["tool_calls"].as_array().unwrap();
     let arguments = calls[0]["function"]["arguments"].as_str().unwrap();
     assert!(serde_json::from_str::<Map<String, Value>>(arguments).is_ok(), "{arguments}");
+    // What cannot be enforced of arguments is required only of required calls.
+    let mut strange = tools();
+    strange[0]["function"]["parameters"]["properties"]["zone"] = json!({"pattern": "a(?=b)"});
+    let body = with(chat("Now?", 5), json!({"tools": strange}));
+    server.chat(&body);
+    let reply = server.post(CHAT, &with(body, json!({"tool_choice": "required"})));
+    let error = &reply.json()["error"];
+    assert_eq!((reply.status, &error["param"]), (400, &json!("tools")));
+    assert!(error["message"].as_str().unwrap().contains("pattern"), "{error}");
     for (members, param) in [
         (json!({"tools": [], "tool_choice": "required"}), "tool_choice"),
         (json!({"tool_choice": {"type": "function", "function": {"name": "x"}}}), "tool_choice"),

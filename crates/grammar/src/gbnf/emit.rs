@@ -27,14 +27,14 @@ pub(super) fn lark(rules: &[Rule]) -> Result<String, Error> {
         Emitter { rules, index, regular: vec![false; rules.len()], terminals: Vec::new() };
     emitter.find_regular()?;
     let mut body = String::new();
-    for i in 0..rules.len() {
-        let rule = if emitter.regular[i] {
-            format!("{}: {}\n", emitter.name(i), emitter.regex(&rules[i].expr))
+    for (i, rule) in rules.iter().enumerate() {
+        let text = if emitter.regular[i] {
+            format!("{}: {}\n", emitter.name(i), emitter.regex(&rule.expr))
         } else {
-            let expr = emitter.recursive(&rules[i].expr);
+            let expr = emitter.recursive(&rule.expr);
             format!("{}: {expr}\n", emitter.name(i))
         };
-        body.push_str(&rule);
+        body.push_str(&text);
     }
     let mut text = format!("start: {}\n{body}", emitter.name(root));
     for (i, terminal) in emitter.terminals.iter().enumerate() {

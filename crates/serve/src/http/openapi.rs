@@ -191,7 +191,7 @@ fn schemas() -> Value {
             ("echo", flag.clone()), ("parse_special", flag.clone()), structure(),
         ]),
         "Response": with(vec![("input", json!({"anyOf": [text, messages]}))], "max_output_tokens", vec![
-            stream(), ("instructions", text.clone()), tools(with_type(function)),
+            stream(), ("instructions", text.clone()), tools(with_type(function.clone())),
         ]),
         "Messages": with(vec![conversation(), ("max_tokens", count(0, 1 << 30))], "max_completion_tokens", vec![
             stream(), ("system", content), ("stop_sequences", texts.clone()), tools(named_tool("input_schema")),
