@@ -453,9 +453,15 @@ fn a_schema_begins_after_the_reasoning() {
     assert_valid(answer["choices"][0]["message"]["content"].as_str().unwrap());
     let tokens = answer["choices"][0]["logprobs"]["content"].as_array().unwrap();
     assert_eq!((&tokens[0]["token"], &tokens[1]["token"]), (&json!("<think>"), &json!("</think>")));
-    let without = json!({"chat_template_kwargs": {"enable_thinking": false}});
-    let answer = server.chat(&with(body, without));
-    assert_valid(answer["choices"][0]["message"]["content"].as_str().unwrap());
+    for without in [
+        json!({"chat_template_kwargs": {"enable_thinking": false}}),
+        json!({"reasoning_effort": "none"}),
+    ] {
+        let answer = server.chat(&with(body.clone(), without));
+        let answer = &answer["choices"][0]["message"];
+        assert_valid(answer["content"].as_str().unwrap());
+        assert_eq!(answer["reasoning_content"], Value::Null);
+    }
 }
 
 #[test]

@@ -17,12 +17,17 @@ pub(crate) const TEMPLATE: [&str; 3] = ["tools", "tool_choice", "chat_template_k
 /// Reads a conversation with its tools and the template's variables.
 pub(crate) fn chat(body: &Value) -> Result<Chat, Problem> {
     let mut variables = variables(body)?;
-    match body.get("reasoning_effort").and_then(Value::as_str) {
-        None => {}
-        Some("none") => set(&mut variables, "enable_thinking", "false".into()),
-        Some(effort) => set(&mut variables, "reasoning_effort", Value::from(effort).to_string()),
-    }
+    set_effort(&mut variables, body.get("reasoning_effort"));
     Ok(Chat { messages: read(body)?, toolbox: tools::read(body)?, variables })
+}
+
+/// Sets how much the model thinks before it answers, unless the variables do.
+pub(crate) fn set_effort(variables: &mut Vec<(String, String)>, effort: Option<&Value>) {
+    match effort.and_then(Value::as_str) {
+        None => {}
+        Some("none") => set(variables, "enable_thinking", "false".into()),
+        Some(effort) => set(variables, "reasoning_effort", Value::from(effort).to_string()),
+    }
 }
 
 /// Sets a variable that the request itself does not set.

@@ -72,9 +72,7 @@ fn with_thinking(mut chat: Chat, body: &Value) -> Result<Chat, Problem> {
         Some(Value::Bool(thinks)) => {
             messages::set(&mut chat.variables, "enable_thinking", thinks.to_string());
         }
-        Some(effort @ Value::String(_)) => {
-            messages::set(&mut chat.variables, "reasoning_effort", effort.to_string());
-        }
+        effort @ Some(Value::String(_)) => messages::set_effort(&mut chat.variables, effort),
         Some(_) => return Err(Problem::field("think", "expected true, false or an effort")),
     }
     Ok(chat)

@@ -43,9 +43,7 @@ pub(crate) fn parse(body: &Value, served: &ServedModel) -> Result<Call, Problem>
     }
     let mut variables = messages::variables(body)?;
     let effort = body.get("reasoning").and_then(|reasoning| reasoning.get("effort"));
-    if let Some(effort) = effort.filter(|effort| effort.is_string()) {
-        messages::set(&mut variables, "reasoning_effort", effort.to_string());
-    }
+    messages::set_effort(&mut variables, effort);
     let mut conversation = Vec::new();
     conversation.extend(own.instructions.as_ref().map(|text| Message::new("system", text)));
     input(body, &mut conversation)?;
