@@ -130,7 +130,8 @@ fn responses_have_openais_form() {
     let numbers = events.iter().map(|e| e.json()["sequence_number"].as_u64().unwrap());
     assert!(numbers.eq(0..events.len() as u64));
     let last = events.last().unwrap().json()["response"].clone();
-    assert_eq!((&last["output"], &last["usage"]["output_tokens"]), (&whole["output"], &json!(30)));
+    assert_eq!(last["output"][0]["content"], whole["output"][0]["content"]);
+    assert_eq!(last["usage"]["output_tokens"], 30);
     for (members, param) in [
         (json!({"previous_response_id": "resp_1"}), "previous_response_id"),
         (json!({"tools": [{"type": "function", "name": "f"}]}), "tools"),

@@ -4,7 +4,7 @@ use nanoinfer_engine::{Message, Stats};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::call::{Call, Encoder, Meta, event};
+use super::call::{Call, Encoder, Meta, comment, event};
 use super::fields::{self, Fields};
 use super::problems::Form;
 use super::unsupported;
@@ -172,7 +172,7 @@ impl Encoder for MessageEncoder {
 
     fn update(&mut self, _served: &ServedModel, _meta: &Meta, update: &Update, out: &mut Vec<u8>) {
         match update {
-            Update::Prefill { done, total } => self.alive(&format!("prefill {done}/{total}"), out),
+            Update::Prefill { done, total } => comment(&format!("prefill {done}/{total}"), out),
             Update::Chunk(chunk) => {
                 self.begin_block(out);
                 let delta = json!({"type": "text_delta", "text": chunk.text});
@@ -199,7 +199,7 @@ impl Encoder for MessageEncoder {
 
     /// A ping, which is this API's own sign of life.
     fn alive(&self, note: &str, out: &mut Vec<u8>) {
-        super::call::comment(note, out);
+        comment(note, out);
         named("ping", json!({}), out);
     }
 
