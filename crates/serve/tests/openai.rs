@@ -185,7 +185,13 @@ fn completions_take_texts_and_tokens() {
     let infill = complete(json!({"prompt": "ab", "suffix": "cd"}));
     assert_eq!(infill["usage"]["prompt_tokens"], 8);
     let logprobs = complete(json!({"prompt": "ab", "logprobs": 2}));
-    assert_eq!(logprobs["choices"][0]["logprobs"]["tokens"].as_array().unwrap().len(), 6);
+    let logprobs = &logprobs["choices"][0]["logprobs"];
+    let tokens: Vec<_> = logprobs["tokens"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
+    assert_eq!(tokens.len(), 6);
+    // Offsets count characters, of which these tokens have fewer than bytes.
+    let at = |i: usize| tokens[..i].iter().map(|token| token.chars().count()).sum::<usize>();
+    assert_eq!(logprobs["text_offset"], (0..6).map(at).collect::<Value>());
+    assert!(tokens.iter().any(|token| !token.is_ascii()), "{tokens:?}");
     // Streamed, the same.
     let body =
         json!({"prompt": "ab", "max_tokens": 6, "temperature": 1.2, "seed": 1, "stream": true});

@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use common::client::{Body, Event, request, send};
-use common::{Running, Setup, Stream, chat, conversation, with};
+use common::{Running, Setup, Stream, chat, conversation, only_text, with};
 use nanoinfer_serve::{Error, Listen, Options, Server};
 use serde_json::{Value, json};
 
@@ -98,6 +98,21 @@ fn a_stream_shows_signs_of_life_before_its_first_token() {
     server.limit_steps(None);
     let comments: Vec<_> = std::iter::from_fn(|| stream.next()).filter_map(|e| e.comment).collect();
     assert!(comments.iter().any(|c| c.starts_with("prefill ")), "{comments:?}");
+}
+
+#[test]
+fn a_sign_of_life_between_two_events_is_no_event() {
+    let mut setup = Setup::default();
+    setup.options.limits.silence = Duration::from_millis(20);
+    let server = Running::start(setup);
+    server.limit_steps(Some(20));
+    let body = with(chat("Hi", 60), json!({"stream": true, "ignore_eos": true}));
+    let mut stream = server.stream(CHAT, &with(body, only_text()));
+    while stream.next().unwrap().id.is_none() {}
+    while stream.next().unwrap().comment.as_deref() != Some("waiting") {}
+    server.limit_steps(None);
+    // The client of this test fails on a blank line that ends no event, as SDKs do.
+    assert_eq!(stream.events().last().unwrap().data.as_deref(), Some("[DONE]"));
 }
 
 #[test]

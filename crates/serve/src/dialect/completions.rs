@@ -121,7 +121,7 @@ struct CompletionEncoder {
     n: usize,
     /// The text before each prompt's answers.
     echoed: Vec<String>,
-    /// Bytes of text so far of each choice.
+    /// Characters of text so far of each choice.
     offsets: Vec<usize>,
     totals: Totals,
 }
@@ -143,7 +143,7 @@ impl CompletionEncoder {
     fn echo(&mut self, choice: usize) -> String {
         let echoed = &self.echoed[choice / self.n];
         let text = if self.offsets[choice] == 0 { echoed.clone() } else { String::new() };
-        self.offsets[choice] += text.len();
+        self.offsets[choice] += text.chars().count();
         text
     }
 
@@ -163,7 +163,7 @@ impl Encoder for CompletionEncoder {
                 let text = self.echo(new.choice) + &new.text;
                 let offset = &mut self.offsets[new.choice];
                 let logprobs = new.token.as_ref().map(|t| logprobs(served, [t], *offset));
-                *offset += new.text.len();
+                *offset += new.text.chars().count();
                 let choice = json!({"index": new.choice, "text": text, "logprobs": logprobs, "finish_reason": null});
                 (new.count, choice, None)
             }
@@ -198,7 +198,7 @@ impl Encoder for CompletionEncoder {
             let echoed = self.echo(index);
             let logprobs = match &answer.tokens[..] {
                 [] => Value::Null,
-                tokens => logprobs(served, tokens, echoed.len()),
+                tokens => logprobs(served, tokens, echoed.chars().count()),
             };
             let (text, finish_reason) = (echoed + &answer.text, finish_reason(answer.reason));
             json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason})
@@ -224,7 +224,7 @@ fn logprobs<'a>(
         tops.push(top.map(|(text, logprob)| (text, Value::from(logprob))).collect::<Value>());
         values.push(logprobs.token);
         offsets.push(offset);
-        offset += text.len();
+        offset += text.chars().count();
         texts.push(text);
     }
     json!({"tokens": texts, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets})

@@ -127,6 +127,7 @@ impl Event {
                 other => panic!("unexpected {other:?}"),
             }
         }
+        assert!(event.data.is_some() != event.comment.is_some(), "clients fail on {text:?}");
         event
     }
 
