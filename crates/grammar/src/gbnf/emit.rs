@@ -27,11 +27,11 @@ pub(super) fn lark(rules: &[Rule]) -> Result<String, Error> {
         Emitter { rules, index, regular: vec![false; rules.len()], terminals: Vec::new() };
     emitter.find_regular()?;
     let mut body = String::new();
-    for i in 0..rules.len() {
+    for (i, rule) in rules.iter().enumerate() {
         let rule = if emitter.regular[i] {
-            format!("{}: {}\n", emitter.name(i), emitter.regex(&rules[i].expr))
+            format!("{}: {}\n", emitter.name(i), emitter.regex(&rule.expr))
         } else {
-            let expr = emitter.recursive(&rules[i].expr);
+            let expr = emitter.recursive(&rule.expr);
             format!("{}: {expr}\n", emitter.name(i))
         };
         body.push_str(&rule);
