@@ -22,7 +22,7 @@ ALLOWED = {
     "nanoinfer": {"engine", "format", "grammar", "hub", "interface", "kernels", "packer", "platform", "serve", "text"},
     "grammar": {"engine", "text"},
     "interface": {"engine", "platform", "text"},
-    "serve": {"engine", "format", "platform", "text"},
+    "serve": {"engine", "format", "grammar", "platform", "text"},
     "hub": {"engine", "format", "packer", "platform"},
     "packer": {"format", "kernels", "platform", "text"},
     "engine": {"format", "kernels", "platform", "text"},

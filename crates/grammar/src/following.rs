@@ -44,6 +44,13 @@ impl Following {
         }
     }
 
+    /// Lets the text continue another one instead of beginning an answer.
+    pub(crate) fn continue_text(&mut self) {
+        if let Position::Start { answer_follows } = &mut self.position {
+            *answer_follows = false;
+        }
+    }
+
     fn fail(&mut self, error: impl fmt::Display) {
         let text = error.to_string();
         let what = text.lines().next().unwrap_or_default();

@@ -62,6 +62,36 @@ struct Shared {
     compiled: Mutex<Cache<Compiled>>,
 }
 
+/// The part of an answer that follows a grammar: what comes after the reasoning and the marker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// What may come before.
+    pub reasoning: Reasoning,
+    /// A token after which the grammar applies, such as one that begins calls of tools. Without it, the
+    /// answer is free.
+    pub marker: Option<u32>,
+}
+
+/// Reasoning before an answer, which ends with a token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reasoning {
+    /// There is none.
+    #[default]
+    Absent,
+    /// The prompt begins it.
+    Begun {
+        /// The token that ends it.
+        end: u32,
+    },
+    /// The answer may begin with it.
+    Possible {
+        /// The token that begins it.
+        begin: u32,
+        /// The token that ends it.
+        end: u32,
+    },
+}
+
 /// A compiled grammar.
 #[derive(Clone)]
 pub struct Grammar(Arc<Compiled>);
@@ -161,8 +191,14 @@ impl Grammar {
     /// A constraint for an answer that may begin with anything, up to and including the token `marker`: for
     /// example, the end of the model's reasoning. The rest of the answer follows the grammar.
     pub fn constraint_after(&self, marker: u32) -> Box<dyn Constraint> {
-        let following = Following::new(Arc::clone(&self.0), false);
-        Box::new(Waiting::new(marker, self.0.vocabulary.ends.clone(), following))
+        self.constraint_at(Place { reasoning: Reasoning::Begun { end: marker }, marker: None })
+    }
+
+    /// A constraint for a part of an answer that is a new text, as in a chat.
+    pub fn constraint_at(&self, place: Place) -> Box<dyn Constraint> {
+        let begins = !matches!(place.reasoning, Reasoning::Begun { .. }) && place.marker.is_none();
+        let following = Following::new(Arc::clone(&self.0), begins);
+        Box::new(Waiting::new(place, self.0.vocabulary.ends.clone(), following))
     }
 
     /// Whether a text, in bytes, is complete according to the grammar. For tests and tools: tokens are not

@@ -54,6 +54,6 @@ mod waiting;
 
 pub use calls::{Call, Piece};
 pub use error::Error;
-pub use grammars::{Grammar, Grammars, Options};
+pub use grammars::{Grammar, Grammars, Options, Place, Reasoning};
 pub use request::source_of;
 pub use source::Source;

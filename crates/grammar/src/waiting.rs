@@ -1,64 +1,120 @@
-//! A constraint on the second part of an answer.
+//! A constraint on a part of an answer.
 
 use nanoinfer_engine::Constraint;
 
+use crate::Place;
 use crate::following::Following;
+use crate::grammars::Reasoning;
 
-/// Allows any tokens until a marker, and then follows a grammar.
+/// Allows any tokens where a grammar does not apply, and then follows it.
 #[derive(Debug)]
 pub(crate) struct Waiting {
-    marker: u32,
-    /// Tokens that would end the answer before the marker.
+    place: Place,
+    /// Tokens that would end the answer.
     ends: Vec<u32>,
     following: Following,
-    seen: bool,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Nothing yet: reasoning may begin, or what comes after it.
+    Start,
+    Reasoning,
+    /// After the reasoning, before the marker.
+    Free,
+    Following,
 }
 
 impl Waiting {
-    pub(crate) fn new(marker: u32, ends: Vec<u32>, following: Following) -> Self {
-        Self { marker, ends, following, seen: false }
+    /// `following` must be at the beginning of the answer if no reasoning and no marker precede it.
+    pub(crate) fn new(place: Place, ends: Vec<u32>, following: Following) -> Self {
+        let mut waiting = Self { place, ends, following, state: State::Start };
+        match place.reasoning {
+            Reasoning::Begun { .. } => waiting.state = State::Reasoning,
+            Reasoning::Possible { .. } => {}
+            Reasoning::Absent => waiting.after_reasoning(),
+        }
+        waiting
     }
+
+    fn after_reasoning(&mut self) {
+        self.state = if self.place.marker.is_some() { State::Free } else { State::Following };
+    }
+
+    /// The tokens that begin and end the reasoning.
+    fn bounds(&self) -> (Option<u32>, Option<u32>) {
+        match self.place.reasoning {
+            Reasoning::Absent => (None, None),
+            Reasoning::Begun { end } => (None, Some(end)),
+            Reasoning::Possible { begin, end } => (Some(begin), Some(end)),
+        }
+    }
+}
+
+fn bit(allowed: &mut [u32], id: u32) -> Option<(&mut u32, u32)> {
+    Some((allowed.get_mut(id as usize / 32)?, 1 << (id % 32)))
 }
 
 impl Constraint for Waiting {
     fn allow(&mut self, allowed: &mut [u32]) {
-        if self.seen {
-            return self.following.allow(allowed);
-        }
-        allowed.fill(u32::MAX);
-        for id in &self.ends {
-            if let Some(word) = allowed.get_mut(*id as usize / 32) {
-                *word &= !(1 << (id % 32));
+        match self.state {
+            State::Following => self.following.allow(allowed),
+            State::Start if self.place.marker.is_none() => {
+                self.following.allow(allowed);
+                let begin = self.bounds().0.and_then(|id| bit(allowed, id));
+                begin.into_iter().for_each(|(word, bit)| *word |= bit);
+            }
+            State::Start | State::Free => allowed.fill(u32::MAX),
+            State::Reasoning => {
+                allowed.fill(u32::MAX);
+                let ends = self.ends.iter();
+                ends.for_each(|id| {
+                    bit(allowed, *id).into_iter().for_each(|(word, bit)| *word &= !bit);
+                });
             }
         }
     }
 
     fn push(&mut self, id: u32) {
-        if self.seen {
-            self.following.push(id);
+        let (begin, end) = self.bounds();
+        if self.state == State::Start {
+            if Some(id) == begin {
+                self.state = State::Reasoning;
+                self.following.continue_text();
+                return;
+            }
+            self.after_reasoning();
         }
-        self.seen |= id == self.marker;
+        match self.state {
+            State::Following => self.following.push(id),
+            State::Reasoning if Some(id) == end => self.after_reasoning(),
+            State::Free if Some(id) == self.place.marker => self.state = State::Following,
+            State::Start | State::Reasoning | State::Free => {}
+        }
     }
 
     fn boxed(&self) -> Box<dyn Constraint> {
-        let (ends, following) = (self.ends.clone(), self.following.copy());
-        Box::new(Self { marker: self.marker, ends, following, seen: self.seen })
+        let (place, state) = (self.place, self.state);
+        Box::new(Self { place, ends: self.ends.clone(), following: self.following.copy(), state })
     }
 
     fn forced(&mut self, tokens: &mut Vec<u32>, room: usize) {
-        if self.seen {
+        if self.state == State::Following {
             self.following.forced(tokens, room);
         }
     }
 
     fn follow(&mut self, draft: &[u32]) -> usize {
-        if self.seen {
-            return self.following.follow(draft);
-        }
-        let free =
-            draft.iter().take_while(|id| !self.ends.contains(id) && **id != self.marker).count();
-        // What follows the marker is not known to the grammar yet.
-        free + usize::from(draft.get(free) == Some(&self.marker))
+        let (ends, last) = match self.state {
+            State::Following => return self.following.follow(draft),
+            State::Start => return 0,
+            State::Reasoning => (&self.ends[..], self.bounds().1),
+            State::Free => (&[][..], self.place.marker),
+        };
+        let free = draft.iter().take_while(|id| !ends.contains(id) && Some(**id) != last).count();
+        // What follows is not known to the grammar yet.
+        free + usize::from(draft.get(free).is_some_and(|id| Some(*id) == last))
     }
 
     fn failure(&self) -> Option<String> {

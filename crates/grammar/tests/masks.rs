@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use common::{END, VOCAB, allowed, byte_level, sentence_piece};
 use nanoinfer_engine::{Constraint, Model};
-use nanoinfer_grammar::{Call, Grammars, Piece, Source};
+use nanoinfer_grammar::{Call, Grammars, Piece, Place, Reasoning, Source};
 use nanoinfer_text::FirstBlank;
 use proptest::prelude::*;
 use regex_automata::dfa::{Automaton, dense};
@@ -251,6 +251,42 @@ fn a_grammar_can_begin_after_a_marker() {
     assert_eq!(allowed(constraint.as_mut(), VOCAB), [u32::from(b'b')]);
     constraint.push(u32::from(b'b'));
     assert_eq!(allowed(constraint.as_mut(), VOCAB), [END]);
+}
+
+#[test]
+fn reasoning_may_come_before_a_grammar() {
+    let grammars = Grammars::new(byte_level());
+    let grammar = grammars.compile(&Source::Regex("ab".to_owned())).unwrap();
+    let (begin, end, a, all) = (5, 7, u32::from(b'a'), (0..=END).collect::<Vec<u32>>());
+    let ascii = |constraint: &mut dyn Constraint| {
+        let mut ids = allowed(constraint, VOCAB);
+        ids.retain(|id| *id < 256);
+        ids
+    };
+    let reasoning = Reasoning::Possible { begin, end };
+    let constraint = |marker| grammar.constraint_at(Place { reasoning, marker });
+    // Without it, the grammar applies at once; with it, from its end on.
+    let mut without = constraint(None);
+    assert_eq!((ascii(without.as_mut()), without.follow(&[5])), (vec![begin, a], 0));
+    without.push(a);
+    assert_eq!(allowed(without.as_mut(), VOCAB), [u32::from(b'b')]);
+    let mut with = constraint(None);
+    with.push(begin);
+    assert_eq!(allowed(with.as_mut(), VOCAB), all[..END as usize]);
+    assert_eq!(with.follow(&[5, 1, 7, 97]), 3);
+    with.push(end);
+    assert_eq!(ascii(with.as_mut()), [a]);
+    // With a marker, what comes before it is free, even the end of the answer.
+    for reasoned in [&[][..], &[begin, 50, end]] {
+        let mut marked = constraint(Some(50));
+        reasoned.iter().for_each(|id| marked.push(*id));
+        assert_eq!(allowed(marked.as_mut(), VOCAB)[..all.len()], all);
+        marked.push(a);
+        assert_eq!(allowed(marked.as_mut(), VOCAB)[..all.len()], all);
+        assert_eq!(marked.follow(&[1, END, 50, 1]), 3);
+        marked.push(50);
+        assert_eq!(ascii(marked.as_mut()), [a]);
+    }
 }
 
 #[test]

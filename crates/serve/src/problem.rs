@@ -1,6 +1,7 @@
 //! What is wrong with a request or its answer. Dialects render it in their own form.
 
 use nanoinfer_engine::Error;
+use nanoinfer_grammar::Error as GrammarError;
 
 /// The kind of a problem, which determines the HTTP status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +100,16 @@ impl Problem {
             .code("engine_failed")
     }
 
+    /// A schema or grammar in a field of the request that cannot be enforced.
+    pub(crate) fn grammar(field: &str, error: &GrammarError) -> Self {
+        let what = error.to_string();
+        // Errors about the request's members begin with the field already.
+        let what = what
+            .strip_prefix(field)
+            .map_or(what.as_str(), |rest| rest.trim_start_matches([',', ':', ' ']));
+        Self::field(field, what)
+    }
+
     /// An error of the engine that concerns this request.
     pub(crate) fn engine(error: &Error) -> Self {
         match error {
@@ -107,6 +118,9 @@ impl Problem {
             }
             Error::QueueFull { .. } | Error::KeyQueueFull { .. } => {
                 Self::new(Kind::Busy, error.to_string()).code("queue_full")
+            }
+            Error::Constraint { .. } => {
+                Self::new(Kind::Invalid, error.to_string()).code("constraint_failed")
             }
             Error::EmptyPrompt
             | Error::Token { .. }

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nanoinfer_engine::{
-    Batch, BatchEvent, Canceller, Error, Event, FinishReason, Request, RequestId, Stats,
-    TokenLogprob,
+    Batch, BatchEvent, Canceller, Constraint, Error, Event, FinishReason, Request, RequestId,
+    Stats, TokenLogprob,
 };
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Wake,
     /// Runs this many more steps, then only takes commands; `None` = without limit. For tests.
     Steps(Option<u64>),
+    /// Replaces the constraints of all further requests, if given. For tests.
+    Constrain(Option<Box<dyn Constraint>>),
     /// Ends the thread as if the engine had failed. For tests.
     Fail,
     /// Ends the thread.
@@ -107,6 +109,7 @@ pub(crate) struct Runner {
     metrics: Arc<EngineMetrics>,
     /// Number of steps that may run, if limited.
     steps: Option<u64>,
+    constraint: Option<Box<dyn Constraint>>,
     /// Whether the last step had nothing to do, although there are requests: all are paused.
     stuck: bool,
     /// Mean time of an answer in seconds.
@@ -138,6 +141,7 @@ impl Runner {
             routes,
             metrics,
             steps: None,
+            constraint: None,
             stuck: false,
             mean,
             preemptions: 0,
@@ -200,6 +204,7 @@ impl Runner {
                 of_ticket.for_each(|(&id, _)| self.batch.pause(id, paused));
             }
             Command::Steps(steps) => self.steps = steps,
+            Command::Constrain(constraint) => self.constraint = constraint,
             Command::Wake => {}
             Command::Fail => {
                 self.fail(&Problem::engine_gone());
@@ -216,7 +221,10 @@ impl Runner {
             return;
         }
         let mut ids = Vec::with_capacity(requests.len());
-        for request in requests {
+        for mut request in requests {
+            if self.constraint.is_some() {
+                request.constraint.clone_from(&self.constraint);
+            }
             match self.batch.submit(request) {
                 Ok(id) => ids.push(id),
                 Err(error) => {

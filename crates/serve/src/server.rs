@@ -1,12 +1,13 @@
 //! Starts, runs and drains a server.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::mpsc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use nanoinfer_engine::Batch;
+use nanoinfer_grammar::Grammars;
 use nanoinfer_platform::local;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::{Builder, Runtime};
@@ -195,7 +196,9 @@ fn start(served: Served, options: &Options, metrics: &Metrics) -> Result<Started
         .blocking_recv()
         .map_err(|_| Error::Models { what: format!("the engine of {name:?} cannot be started") })?;
     let created = unix_time();
-    let served = ServedModel { name, model, seams, link, fingerprint, ctx, created };
+    let (grammars, format) = (Grammars::new(Arc::clone(&model)), OnceLock::new());
+    let served =
+        ServedModel { name, model, seams, grammars, format, link, fingerprint, ctx, created };
     Ok((Arc::new(served), passes))
 }
 

@@ -1,11 +1,43 @@
 //! Hooks for tests, whose outcome must not depend on the speed of the machine. No stability promise.
 
+use nanoinfer_engine::Constraint;
+
 use crate::runner::Command;
 use crate::server::Handle;
 
 /// Lets the engines run only this many more steps; `None` = without limit.
 pub fn limit_steps(handle: &Handle, steps: Option<u64>) {
     handle.command(|| Command::Steps(steps));
+}
+
+/// Makes all further answers these tokens, whatever the model says; `None` = what it says.
+pub fn script(handle: &Handle, answer: Option<&[u32]>) {
+    let scripted = answer.map(|answer| Scripted { answer: answer.to_vec(), at: 0 });
+    let boxed = || scripted.as_ref().map(Constraint::boxed);
+    handle.command(|| Command::Constrain(boxed()));
+}
+
+/// Allows only the tokens of an answer.
+#[derive(Clone, Debug)]
+struct Scripted {
+    answer: Vec<u32>,
+    at: usize,
+}
+
+impl Constraint for Scripted {
+    fn allow(&mut self, allowed: &mut [u32]) {
+        if let Some(id) = self.answer.get(self.at) {
+            allowed[*id as usize / 32] |= 1 << (id % 32);
+        }
+    }
+
+    fn push(&mut self, _id: u32) {
+        self.at += 1;
+    }
+
+    fn boxed(&self) -> Box<dyn Constraint> {
+        Box::new(self.clone())
+    }
 }
 
 /// Ends the engines as if they had failed.

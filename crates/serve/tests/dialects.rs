@@ -13,6 +13,7 @@ fn expected(server: &Running, body: &Value) -> String {
 
 fn types(events: &[Event]) -> Vec<String> {
     let mut types: Vec<String> = events.iter().map(|e| e.name.clone().unwrap()).collect();
+    types.retain(|name| name != "ping"); // how many there are depends on the speed of the machine
     types.dedup();
     types
 }
@@ -130,13 +131,13 @@ fn responses_have_openais_form() {
     let numbers = events.iter().map(|e| e.json()["sequence_number"].as_u64().unwrap());
     assert!(numbers.eq(0..events.len() as u64));
     let last = events.last().unwrap().json()["response"].clone();
-    assert_eq!(last["output"][0]["content"], whole["output"][0]["content"]);
-    assert_eq!(last["usage"]["output_tokens"], 30);
+    let content = |response: &Value| response["output"][0]["content"].clone();
+    assert_eq!((content(&last), &last["usage"]["output_tokens"]), (content(&whole), &json!(30)));
     for (members, param) in [
         (json!({"previous_response_id": "resp_1"}), "previous_response_id"),
         (json!({"tools": [{"type": "function", "name": "f"}]}), "tools"),
         (json!({"text": {"format": {"type": "json_schema"}}}), "text.format"),
-        (json!({"input": [{"type": "function_call_output"}]}), "input[0]"),
+        (json!({"input": [{"type": "computer_call"}]}), "input[0]"),
         (json!({"input": 5}), "input"),
         (json!({"background": true}), "background"),
     ] {
@@ -191,7 +192,7 @@ fn ollamas_clients_get_lines() {
     let error = server.post("/api/chat", &json!({"model": "none", "messages": []}));
     assert_eq!(error.status, 404);
     assert!(error.json()["error"].is_string());
-    for members in [json!({"format": "json"}), json!({"options": {"mirostat": 1}})] {
+    for members in [json!({"format": "xml"}), json!({"options": {"mirostat": 1}})] {
         let body = with(json!({"messages": conversation(&["Hi"])}), members);
         assert_eq!(server.post("/api/chat", &body).status, 400);
     }

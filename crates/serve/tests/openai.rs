@@ -230,11 +230,19 @@ fn invalid_requests_name_the_field() {
         (json!({"stream_options": {"include_usage": 7}}), "stream_options.include_usage"),
         (json!({"model": 5}), "model"),
         // Not implemented, so refused rather than ignored.
-        (json!({"tools": [{"type": "function"}]}), "tools"),
+        (json!({"tools": [{"type": "function"}]}), "tools[0].function.name"),
+        (json!({"tools": [{"type": "function", "function": {"name": "f"}}]}), "tools"),
+        (json!({"tools": {}}), "tools"),
+        (json!({"tool_choice": "maybe"}), "tool_choice"),
+        (json!({"functions": [{"name": "f"}]}), "functions"),
+        (json!({"chat_template_kwargs": {"messages": 1}}), "chat_template_kwargs"),
         (json!({"tool_choice": "required"}), "tool_choice"),
-        (json!({"response_format": {"type": "json_object"}}), "response_format"),
-        (json!({"guided_regex": "a+"}), "guided_regex"),
-        (json!({"messages": [{"role": "tool", "content": "x"}]}), "messages[0].role"),
+        (json!({"response_format": {"type": "xml"}}), "response_format"),
+        (json!({"guided_regex": "a(?=b)"}), "guided_regex"),
+        (
+            json!({"messages": [{"role": "assistant", "tool_calls": [{"id": "a"}]}]}),
+            "messages[0].tool_calls[0].function.name",
+        ),
         (json!({"mirostat": 2}), "mirostat"),
     ] {
         let reply = server.post(CHAT, &with(chat("Hi", 1), members.clone()));

@@ -28,13 +28,13 @@ pub(super) fn lark(rules: &[Rule]) -> Result<String, Error> {
     emitter.find_regular()?;
     let mut body = String::new();
     for (i, rule) in rules.iter().enumerate() {
-        let rule = if emitter.regular[i] {
+        let text = if emitter.regular[i] {
             format!("{}: {}\n", emitter.name(i), emitter.regex(&rule.expr))
         } else {
             let expr = emitter.recursive(&rule.expr);
             format!("{}: {expr}\n", emitter.name(i))
         };
-        body.push_str(&rule);
+        body.push_str(&text);
     }
     let mut text = format!("start: {}\n{body}", emitter.name(root));
     for (i, terminal) in emitter.terminals.iter().enumerate() {

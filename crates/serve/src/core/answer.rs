@@ -1,5 +1,4 @@
-//! From the engine's events to updates of an answer. Nothing else reads these events: whatever splits an
-//! answer into parts, such as reasoning and tool calls, belongs into [`Answering::read`].
+//! From the engine's events to updates of an answer. Nothing else reads these events.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,6 +7,7 @@ use std::time::{Duration, Instant};
 use nanoinfer_engine::{FinishReason, Stats};
 
 use super::model::ServedModel;
+use super::parts::{self, Part, Splitter, Whole};
 use crate::problem::{Kind, Problem};
 use crate::runner::{Happened, Logprobs};
 use crate::stream::Stream;
@@ -25,14 +25,25 @@ pub(crate) enum Update {
     Failed(Problem),
 }
 
-/// A part of an answer.
+/// What a token adds to an answer.
 pub(crate) struct Chunk {
     pub(crate) choice: usize,
-    /// Number of tokens up to and including this part.
+    /// Number of tokens up to and including this one.
     pub(crate) count: usize,
-    pub(crate) text: String,
+    pub(crate) parts: Vec<Part>,
     /// The token, if its log-probability was requested.
     pub(crate) token: Option<(u32, Logprobs)>,
+}
+
+impl Chunk {
+    /// The content.
+    pub(crate) fn text(&self) -> String {
+        let text = |part: &Part| match part {
+            Part::Text(text) => Some(text.clone()),
+            _ => None,
+        };
+        self.parts.iter().filter_map(text).collect()
+    }
 }
 
 /// The end of an answer.
@@ -49,6 +60,8 @@ pub(crate) struct End {
 pub(crate) enum Reason {
     #[default]
     Stop,
+    /// After calls of tools.
+    Calls,
     Length,
     /// The context is full.
     Context,
@@ -60,7 +73,7 @@ impl Reason {
     /// A sentence if the usual names do not tell.
     pub(crate) fn note(self) -> Option<&'static str> {
         match self {
-            Self::Stop | Self::Length => None,
+            Self::Stop | Self::Calls | Self::Length => None,
             Self::Context => Some("the context is full"),
             Self::Time => Some("the time limit was reached"),
         }
@@ -70,11 +83,22 @@ impl Reason {
 /// A whole answer: its updates, folded.
 #[derive(Default)]
 pub(crate) struct Answer {
-    pub(crate) text: String,
+    pub(crate) parts: Vec<Whole>,
     pub(crate) tokens: Vec<(u32, Logprobs)>,
     pub(crate) reason: Reason,
     pub(crate) stop: Option<String>,
     pub(crate) stats: Stats,
+}
+
+impl Answer {
+    /// The content.
+    pub(crate) fn text(&self) -> String {
+        let text = |part: &Whole| match part {
+            Whole::Text(text) => Some(text.clone()),
+            _ => None,
+        };
+        self.parts.iter().filter_map(text).collect()
+    }
 }
 
 /// The answers to a request while they are generated. Dropping it cancels them.
@@ -97,20 +121,28 @@ struct Progress {
     count: usize,
     tokens: Vec<u32>,
     last: Option<Instant>,
+    splitter: Splitter,
     ended: bool,
 }
 
 impl Answering {
     pub(crate) fn new(
         (served, stream): (Arc<ServedModel>, Stream),
-        (prompts, stops): (&[usize], Vec<String>),
+        (prompts, splitters, stops): (&[usize], Vec<Splitter>, Vec<String>),
         skip: usize,
         (started, max_time): (Instant, Option<Duration>),
     ) -> Self {
         let deadline = max_time.and_then(|time| started.checked_add(time)).map(Into::into);
-        let choice =
-            |&prompt| Progress { prompt, count: 0, tokens: Vec::new(), last: None, ended: false };
-        let (due, choices) = (VecDeque::new(), prompts.iter().map(choice).collect());
+        let choice = |(&prompt, splitter)| Progress {
+            prompt,
+            count: 0,
+            tokens: Vec::new(),
+            last: None,
+            splitter,
+            ended: false,
+        };
+        let choices = prompts.iter().zip(splitters).map(choice).collect();
+        let due = VecDeque::new();
         Self { served, stream, due, choices, stops, skip, deadline, started }
     }
 
@@ -177,7 +209,8 @@ impl Answering {
                 Update::Prefill { .. } => {}
                 Update::Chunk(chunk) => {
                     let answer = &mut answers[chunk.choice];
-                    answer.text.push_str(&chunk.text);
+                    let parts = chunk.parts.into_iter();
+                    parts.for_each(|part| parts::fold(&mut answer.parts, part));
                     answer.tokens.extend(chunk.token);
                 }
                 Update::End(end) => {
@@ -207,7 +240,7 @@ impl Answering {
 
     /// Turns an event into updates.
     fn read(&mut self, choice: usize, event: Happened) {
-        let chunk = |text, count, token| Update::Chunk(Chunk { choice, count, text, token });
+        let chunk = |parts, count, token| Update::Chunk(Chunk { choice, count, parts, token });
         match event {
             Happened::Prefill { done, total } => {
                 self.due.push_back(Update::Prefill { done, total });
@@ -217,9 +250,11 @@ impl Answering {
                 self.choices[choice].tokens.push(token.id);
                 let logprobs = token.logprobs.filter(|_| !self.served.ends(token.id));
                 let logprobs = logprobs.map(|logprobs| (token.id, logprobs));
-                let shows = !token.text.is_empty() || logprobs.is_some();
+                let mut parts = Vec::new();
+                self.choices[choice].splitter.push(Some(token.id), token.text, &mut parts);
+                let shows = !parts.is_empty() || logprobs.is_some();
                 if token.count > self.skip && shows {
-                    self.due.push_back(chunk(token.text, token.count, logprobs));
+                    self.due.push_back(chunk(parts, token.count, logprobs));
                 }
             }
             Happened::Finished { reason, text, stats } => {
@@ -231,19 +266,26 @@ impl Answering {
                 };
                 let state = &mut self.choices[choice];
                 (state.ended, state.count) = (true, stats.generated);
+                let mut parts = Vec::new();
+                state.splitter.push(None, text, &mut parts);
+                state.splitter.finish(&mut parts);
+                let has_called = state.splitter.has_called;
                 // Text that was held back belongs to the last token, so that a count tells what was shown.
                 match self.due.back_mut() {
                     Some(Update::Chunk(last))
                         if last.choice == choice && last.count == stats.generated =>
                     {
-                        last.text.push_str(&text);
+                        let parts = parts.into_iter();
+                        parts.for_each(|part| parts::add(&mut last.parts, part));
                     }
-                    _ if !text.is_empty() && stats.generated > self.skip => {
-                        self.due.push_back(chunk(text, stats.generated, None));
+                    _ if !parts.is_empty() && stats.generated > self.skip => {
+                        self.due.push_back(chunk(parts, stats.generated, None));
                     }
                     _ => {}
                 }
                 let stop = self.stop(choice, reason);
+                let called = reason == Reason::Stop && stop.is_none() && has_called;
+                let reason = if called { Reason::Calls } else { reason };
                 self.due.push_back(Update::End(End { choice, reason, stop, stats: *stats }));
             }
             Happened::Failed(problem) => self.due.push_back(Update::Failed(problem)),

@@ -1,6 +1,7 @@
 //! What a client asks for.
 
 use nanoinfer_engine::{Class, Message};
+use nanoinfer_grammar::Source;
 
 /// A request for one or more answers.
 #[derive(Debug, Default)]
@@ -15,13 +16,50 @@ pub(crate) struct Ask {
 #[derive(Debug)]
 pub(crate) enum Prompt {
     /// Answer a conversation.
-    Chat(Vec<Message>),
+    Chat(Box<Chat>),
     /// Continue a text. If `specials`, names of control tokens in it are control tokens.
     Text { text: String, specials: bool },
     /// Continue tokens.
     Tokens(Vec<u32>),
     /// Fill the gap between two texts.
     Infill { prefix: String, suffix: String },
+}
+
+/// A conversation, and what its template gets besides.
+#[derive(Debug, Default)]
+pub(crate) struct Chat {
+    pub(crate) messages: Vec<Message>,
+    pub(crate) toolbox: Option<Toolbox>,
+    /// Variables of the template, as JSON.
+    pub(crate) variables: Vec<(String, String)>,
+}
+
+/// Tools that the model may call.
+#[derive(Clone, Debug)]
+pub(crate) struct Toolbox {
+    /// A JSON list in OpenAI's form.
+    pub(crate) tools: String,
+    pub(crate) choice: ToolChoice,
+    /// Whether an answer may have several calls.
+    pub(crate) parallel: bool,
+}
+
+/// Which calls an answer has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ToolChoice {
+    Auto,
+    /// At least one.
+    Required,
+    /// Calls of this tool.
+    Named(String),
+}
+
+/// What an answer must follow.
+#[derive(Clone, Debug)]
+pub(crate) struct Structure {
+    pub(crate) source: Source,
+    /// The field of the request that demands it.
+    pub(crate) field: &'static str,
 }
 
 /// How to answer. What is absent has the model's default.
@@ -44,4 +82,5 @@ pub(crate) struct AskOptions {
     /// Number of most likely tokens to report besides the chosen one.
     pub(crate) logprobs: Option<usize>,
     pub(crate) class: Option<Class>,
+    pub(crate) structure: Option<Structure>,
 }

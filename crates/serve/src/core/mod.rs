@@ -3,6 +3,8 @@
 //! ```text
 //! ask      what a client asks for
 //! model    a served model, and its names
+//! restrict what an answer must follow
+//! parts    the parts of an answer: reasoning, content, calls
 //! prepare  options → the engine's requests: the only place that makes them
 //! answer   the engine's events → updates of an answer: the only place that reads them
 //! ```
@@ -10,4 +12,6 @@
 pub(crate) mod answer;
 pub(crate) mod ask;
 pub(crate) mod model;
+pub(crate) mod parts;
 pub(crate) mod prepare;
+mod restrict;

@@ -1,9 +1,10 @@
 //! A served model, and its names.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use nanoinfer_engine::{Engine, KvType, Model, NUMERICS, Seams};
-use nanoinfer_text::{Specials, TextStream};
+use nanoinfer_grammar::Grammars;
+use nanoinfer_text::{AnswerFormat, Specials, TextStream};
 
 use crate::problem::{Kind, Problem};
 use crate::stream::Link;
@@ -13,6 +14,8 @@ pub(crate) struct ServedModel {
     pub(crate) name: String,
     pub(crate) model: Arc<Model>,
     pub(crate) seams: Seams,
+    pub(crate) grammars: Grammars,
+    pub(crate) format: OnceLock<AnswerFormat>,
     pub(crate) link: Arc<Link>,
     /// Identifies what determines the tokens of an answer: the model, the arithmetic and the cache's type.
     pub(crate) fingerprint: String,
@@ -36,6 +39,11 @@ impl ServedModel {
         let mut text = String::new();
         ids.iter().for_each(|&id| text.push_str(stream.push(&vocab, id)));
         text + stream.finish()
+    }
+
+    /// How the model writes reasoning and calls of tools.
+    pub(crate) fn format(&self) -> &AnswerFormat {
+        self.format.get_or_init(|| self.model.answer_format())
     }
 
     /// Whether a token ends answers.

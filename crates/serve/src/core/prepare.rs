@@ -4,10 +4,12 @@
 use std::hash::{BuildHasher, RandomState};
 
 use nanoinfer_engine::{Drafting, GenerateOptions, Request, Sampling};
-use nanoinfer_text::Specials;
+use nanoinfer_text::{AnswerParser, ChatInput, Specials, Tools};
 
-use super::ask::{Ask, AskOptions, Prompt};
+use super::ask::{Ask, AskOptions, Chat, Prompt, Structure};
 use super::model::ServedModel;
+use super::parts::Splitter;
+use super::restrict;
 use crate::problem::Problem;
 
 /// Who asks.
@@ -24,6 +26,8 @@ pub(crate) struct Prepared {
     pub(crate) requests: Vec<Request>,
     /// The length of each request's prompt.
     pub(crate) prompts: Vec<usize>,
+    /// What splits each answer into parts.
+    pub(crate) splitters: Vec<Splitter>,
     pub(crate) stops: Vec<String>,
     /// That of the first choice.
     pub(crate) seed: u64,
@@ -34,11 +38,13 @@ pub(crate) fn prepare(served: &ServedModel, ask: Ask, caller: Caller) -> Result<
     let Ask { prompts, n, options } = ask;
     // A number that JavaScript can represent.
     let seed = options.seed.unwrap_or_else(|| RandomState::new().hash_one(()) >> 32);
-    let (stops, class) = (options.stop.clone(), options.class);
+    let (stops, class, structure) =
+        (options.stop.clone(), options.class, options.structure.clone());
     let generate = generate_options(served, options, seed);
     let mut requests = Vec::with_capacity(prompts.len() * n);
+    let mut splitters = Vec::with_capacity(prompts.len() * n);
     for prompt in prompts {
-        let mut request = encode(served, prompt)?;
+        let (mut request, conversation) = encode(served, prompt, structure.as_ref())?;
         if request.prompt.len() > served.ctx {
             return Err(Problem::context(request.prompt.len(), served.ctx));
         }
@@ -50,30 +56,112 @@ pub(crate) fn prepare(served: &ServedModel, ask: Ask, caller: Caller) -> Result<
         for i in 0..n as u64 {
             let mut choice = request.clone();
             choice.options.sampling.seed = seed.wrapping_add(i);
+            splitters.push(splitter(served, &choice, conversation.as_ref()));
             requests.push(choice);
         }
     }
     let prompts = requests.iter().map(|request| request.prompt.len()).collect();
-    Ok(Prepared { requests, prompts, stops, seed })
+    Ok(Prepared { requests, prompts, splitters, stops, seed })
 }
 
-/// A prompt's tokens, with the tokens that end its answer besides the model's own.
-fn encode(served: &ServedModel, prompt: Prompt) -> Result<Request, Problem> {
+/// What the parts of an answer to a conversation depend on, besides its end.
+struct Conversation {
+    tools: Option<Tools>,
+}
+
+/// A prompt's tokens, with what its answer must follow, and the tokens that end it besides the model's own.
+fn encode(
+    served: &ServedModel,
+    prompt: Prompt,
+    structure: Option<&Structure>,
+) -> Result<(Request, Option<Conversation>), Problem> {
     let model = &served.model;
     let tokens = |prompt| Request { prompt, ..Request::default() };
-    match prompt {
-        Prompt::Chat(messages) => {
-            served.seams.request(model, &messages).map_err(|e| Problem::engine(&e))
+    let mut request = match prompt {
+        Prompt::Chat(chat) => {
+            let (request, conversation) = converse(served, *chat, structure)?;
+            return Ok((request, Some(conversation)));
         }
-        Prompt::Text { text, specials } => served.encode(&text, true, specials).map(tokens),
-        Prompt::Tokens(ids) => Ok(tokens(ids)),
+        Prompt::Text { text, specials } => tokens(served.encode(&text, true, specials)?),
+        Prompt::Tokens(ids) => tokens(ids),
         Prompt::Infill { prefix, suffix } => {
             let ids = model.encode_infill(&prefix, &suffix, Specials::Plain);
             let mut request = tokens(ids.map_err(|e| Problem::engine(&e))?);
             request.options.stop_tokens = model.infill_ends();
-            Ok(request)
+            request
         }
+    };
+    if let Some(structure) = structure {
+        request.constraint = Some(restrict::structured(served, structure, None)?);
     }
+    Ok((request, None))
+}
+
+/// A conversation as its template renders it.
+pub(crate) fn input(served: &ServedModel, chat: &Chat) -> Result<ChatInput, Problem> {
+    let mut input = ChatInput::from_messages(&chat.messages, true);
+    if let Some(toolbox) = &chat.toolbox {
+        if served.format().calls().is_none() {
+            let what = "this model's chat template has no tools, or in a format that is not known; \
+                        leave them out";
+            return Err(Problem::field("tools", what).code("unsupported_parameter"));
+        }
+        let with = input.with_tools(&toolbox.tools);
+        input = with.map_err(|e| Problem::field("tools", e.to_string()))?;
+    }
+    for (name, value) in &chat.variables {
+        let with = input.with_variable(name, value);
+        input = with.map_err(|e| Problem::field("chat_template_kwargs", e.to_string()))?;
+    }
+    Ok(input)
+}
+
+/// The tokens of a conversation.
+pub(crate) fn encode_chat(served: &ServedModel, chat: &Chat) -> Result<Vec<u32>, Problem> {
+    let request = served.seams.request_chat(&served.model, &input(served, chat)?);
+    request.map(|request| request.prompt).map_err(|e| Problem::engine(&e))
+}
+
+fn converse(
+    served: &ServedModel,
+    chat: Chat,
+    structure: Option<&Structure>,
+) -> Result<(Request, Conversation), Problem> {
+    let input = input(served, &chat)?;
+    let request = served.seams.request_chat(&served.model, &input);
+    let mut request = request.map_err(|e| Problem::engine(&e))?;
+    let prompt = request.chat.as_ref().map(|chat| chat.text()).unwrap_or_default();
+    let tools = chat.toolbox.as_ref().map(|toolbox| Tools::from_json(&toolbox.tools));
+    let tools = tools.transpose().map_err(|e| Problem::field("tools", e.to_string()))?;
+    request.constraint = match (structure, &chat.toolbox, &tools) {
+        (Some(structure), None, _) => Some(restrict::structured(served, structure, Some(prompt))?),
+        (Some(structure), Some(_), _) => {
+            let what = "cannot be combined with tools; set tool_choice to none";
+            return Err(Problem::field(structure.field, what));
+        }
+        (None, Some(toolbox), Some(tools)) => restrict::called(served, toolbox, tools, prompt)?,
+        _ => None,
+    };
+    Ok((request, Conversation { tools }))
+}
+
+fn splitter(
+    served: &ServedModel,
+    request: &Request,
+    conversation: Option<&Conversation>,
+) -> Splitter {
+    let format = served.format();
+    let has_parts = |c: &&Conversation| format.has_reasoning() || c.tools.is_some();
+    let parser = conversation.filter(has_parts).map(|conversation| {
+        let prompt = request.chat.as_ref().map(|chat| chat.text()).unwrap_or_default();
+        AnswerParser::new(format, prompt, conversation.tools.clone())
+    });
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&request.options.sampling.seed.to_le_bytes());
+    request.prompt.iter().for_each(|id| {
+        hasher.update(&id.to_le_bytes());
+    });
+    Splitter { parser, seed: hasher.finalize(), has_called: false }
 }
 
 fn generate_options(served: &ServedModel, ask: AskOptions, seed: u64) -> GenerateOptions {

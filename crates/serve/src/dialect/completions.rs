@@ -7,8 +7,8 @@ use super::call::{Call, Encoder, Meta, event};
 use super::fields::{self, Fields, MAX_CHOICES, StreamOptions};
 use super::openai_chat::finish_reason;
 use super::problems::Form;
-use super::unsupported;
 use super::usage::{Totals, remarks};
+use super::{structure, unsupported};
 use crate::core::answer::{Answer, Update};
 use crate::core::ask::{Ask, Prompt};
 use crate::core::model::ServedModel;
@@ -34,6 +34,7 @@ pub(crate) fn parse(body: &Value, served: &ServedModel) -> Result<Call, Problem>
         (None, None) => Some(16),
         _ => options.max_tokens,
     };
+    options.structure = structure::read(body)?;
     options.logprobs = own.logprobs.map(|n| fields::top_logprobs("logprobs", n)).transpose()?;
     let prompts = prompts(body, served, own.parse_special.unwrap_or(false))?;
     let n = common.choices(prompts.len())?;
@@ -160,10 +161,11 @@ impl Encoder for CompletionEncoder {
             }
             Update::Failed(problem) => return event(None, None, &Form::OpenAi.body(problem), out),
             Update::Chunk(new) => {
-                let text = self.echo(new.choice) + &new.text;
+                let added = new.text();
+                let text = self.echo(new.choice) + &added;
                 let offset = &mut self.offsets[new.choice];
                 let logprobs = new.token.as_ref().map(|t| logprobs(served, [t], *offset));
-                *offset += new.text.chars().count();
+                *offset += added.chars().count();
                 let choice = json!({"index": new.choice, "text": text, "logprobs": logprobs, "finish_reason": null});
                 (new.count, choice, None)
             }
@@ -200,7 +202,7 @@ impl Encoder for CompletionEncoder {
                 [] => Value::Null,
                 tokens => logprobs(served, tokens, echoed.chars().count()),
             };
-            let (text, finish_reason) = (echoed + &answer.text, finish_reason(answer.reason));
+            let (text, finish_reason) = (echoed + &answer.text(), finish_reason(answer.reason));
             json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason})
         });
         let choices = choices.collect();

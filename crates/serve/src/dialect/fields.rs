@@ -114,6 +114,7 @@ impl Fields {
             logit_bias: biases(self.logit_bias.as_ref(), vocab)?,
             logprobs: None,
             class: self.class()?,
+            structure: None,
         })
     }
 

@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use super::call::{Call, Encoder, Meta, event};
 use super::fields::{self, Fields};
 use super::problems::Form;
-use super::unsupported;
+use super::{structure, unsupported};
 use crate::core::answer::{Answer, End, Reason, Update};
-use crate::core::ask::{Ask, Prompt};
+use crate::core::ask::{Ask, AskOptions, Prompt};
 use crate::core::model::ServedModel;
 use crate::problem::Problem;
 
@@ -38,7 +38,7 @@ pub(crate) fn parse(body: &Value, served: &ServedModel) -> Result<Call, Problem>
         ask: Ask {
             prompts: vec![Prompt::Infill { prefix, suffix }],
             n: 1,
-            options: common.options(served)?,
+            options: AskOptions { structure: structure::read(body)?, ..common.options(served)? },
         },
         stream: common.stream.unwrap_or(false),
         encoder: Box::new(InfillEncoder),
@@ -72,7 +72,7 @@ impl Encoder for InfillEncoder {
         match update {
             Update::Prefill { done, total } => self.alive(&format!("prefill {done}/{total}"), out),
             Update::Chunk(chunk) => {
-                let data = json!({"content": chunk.text, "stop": false});
+                let data = json!({"content": chunk.text(), "stop": false});
                 event(Some(chunk.count), None, &data, out);
             }
             Update::End(end) => event(None, None, &object(served, meta, "", end), out),
@@ -83,8 +83,9 @@ impl Encoder for InfillEncoder {
     fn end(&mut self, _served: &ServedModel, _meta: &Meta, _out: &mut Vec<u8>) {}
 
     fn whole(&mut self, served: &ServedModel, meta: &Meta, answers: Vec<Answer>) -> Value {
-        let Answer { text, reason, stop, stats, .. } =
-            answers.into_iter().next().unwrap_or_default();
+        let answer = answers.into_iter().next().unwrap_or_default();
+        let text = answer.text();
+        let Answer { reason, stop, stats, .. } = answer;
         object(served, meta, &text, &End { choice: 0, reason, stop, stats })
     }
 }

@@ -5,6 +5,8 @@
 //! fields    the options that the APIs have in common
 //! unsupported   fields that would change the answer, but are not implemented
 //! messages  conversations
+//! tools     tools that the model may call
+//! structure what the answer must follow
 //! usage     counts
 //! openai_chat, completions, responses, anthropic, ollama, infill   one API each
 //! problems  errors in the form of each API
@@ -20,5 +22,7 @@ pub(crate) mod ollama;
 pub(crate) mod openai_chat;
 pub(crate) mod problems;
 pub(crate) mod responses;
+mod structure;
+mod tools;
 mod unsupported;
 mod usage;

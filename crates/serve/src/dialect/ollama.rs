@@ -8,10 +8,11 @@ use super::call::{Call, Encoder, Meta};
 use super::fields::{self, Fields};
 use super::openai_chat::finish_reason;
 use super::problems::Form;
-use super::{messages, unsupported};
-use crate::core::answer::{Answer, End, Update};
-use crate::core::ask::{Ask, Prompt};
+use super::{messages, structure, unsupported};
+use crate::core::answer::{Answer, Chunk, End, Reason, Update};
+use crate::core::ask::{Ask, AskOptions, Chat, Prompt};
 use crate::core::model::ServedModel;
+use crate::core::parts::{self, Part, Whole};
 use crate::problem::Problem;
 
 /// The version of Ollama whose API this is; clients compare it.
@@ -31,13 +32,14 @@ struct OllamaFields {
 
 /// `/api/chat`.
 pub(crate) fn chat(body: &Value, served: &ServedModel) -> Result<Call, Problem> {
-    unsupported::check(body, &[])?;
-    call(body, served, Prompt::Chat(messages::read(body)?), true)
+    unsupported::check(body, &messages::TEMPLATE)?;
+    let chat = with_thinking(messages::chat(body)?, body)?;
+    call(body, served, Prompt::Chat(Box::new(chat)), true)
 }
 
 /// `/api/generate`.
 pub(crate) fn generate(body: &Value, served: &ServedModel) -> Result<Call, Problem> {
-    unsupported::check(body, &["raw"])?;
+    unsupported::check(body, &["raw", "chat_template_kwargs"])?;
     let own: OllamaFields = fields::read(body)?;
     for (name, is_given) in [
         ("template", own.template.is_some_and(|template| !template.is_empty())),
@@ -54,10 +56,28 @@ pub(crate) fn generate(body: &Value, served: &ServedModel) -> Result<Call, Probl
         (None, true) => Prompt::Text { text: prompt, specials: true },
         (None, false) => {
             let system = own.system.map(|text| Message::new("system", text));
-            Prompt::Chat(system.into_iter().chain([Message::new("user", prompt)]).collect())
+            let messages = system.into_iter().chain([Message::new("user", prompt)]).collect();
+            let variables = messages::variables(body)?;
+            let chat = Chat { messages, variables, ..Chat::default() };
+            Prompt::Chat(Box::new(with_thinking(chat, body)?))
         }
     };
     call(body, served, prompt, false)
+}
+
+/// Switches the model's reasoning on or off.
+fn with_thinking(mut chat: Chat, body: &Value) -> Result<Chat, Problem> {
+    match body.get("think") {
+        None | Some(Value::Null) => {}
+        Some(Value::Bool(thinks)) => {
+            messages::set(&mut chat.variables, "enable_thinking", thinks.to_string());
+        }
+        Some(effort @ Value::String(_)) => {
+            messages::set(&mut chat.variables, "reasoning_effort", effort.to_string());
+        }
+        Some(_) => return Err(Problem::field("think", "expected true, false or an effort")),
+    }
+    Ok(chat)
 }
 
 fn call(
@@ -74,10 +94,11 @@ fn call(
             Fields::read(options)?
         }
     };
+    let options = AskOptions { structure: structure::read(body)?, ..options.options(served)? };
     Ok(Call {
-        ask: Ask { prompts: vec![prompt], n: 1, options: options.options(served)? },
+        ask: Ask { prompts: vec![prompt], n: 1, options },
         stream: own.stream.unwrap_or(true),
-        encoder: Box::new(OllamaEncoder { is_chat }),
+        encoder: Box::new(OllamaEncoder { is_chat, calls: Vec::new() }),
     })
 }
 
@@ -110,28 +131,93 @@ pub(crate) fn show(_body: &Value, served: &ServedModel) -> Result<Value, Problem
         "general.architecture": family,
         format!("{family}.context_length"): served.ctx,
     });
-    about["capabilities"] = json!(["completion"]);
+    let format = served.format();
+    let mut capabilities = vec!["completion"];
+    capabilities.extend(format.calls().map(|_| "tools"));
+    capabilities.extend(format.has_reasoning().then_some("thinking"));
+    about["capabilities"] = json!(capabilities);
     Ok(about)
 }
 
 struct OllamaEncoder {
     is_chat: bool,
+    /// Calls in progress: they are sent as a whole.
+    calls: Vec<Whole>,
+}
+
+/// What a line shows.
+#[derive(Default)]
+struct Shown {
+    thinking: String,
+    text: String,
+    calls: Vec<Value>,
+}
+
+impl Shown {
+    fn add(&mut self, part: &Whole) {
+        match part {
+            Whole::Reasoning(text) => self.thinking.push_str(text),
+            Whole::Text(text) => self.text.push_str(text),
+            Whole::Call { name, arguments, .. } => {
+                // A call that was cut off has no arguments in this API.
+                if let Ok(arguments @ Value::Object(_)) = serde_json::from_str(arguments) {
+                    let function = json!({"name": name, "arguments": arguments});
+                    self.calls.push(json!({"function": function}));
+                }
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.thinking.is_empty() && self.text.is_empty() && self.calls.is_empty()
+    }
 }
 
 impl OllamaEncoder {
-    fn object(&self, served: &ServedModel, meta: &Meta, text: &str, end: Option<&End>) -> Value {
+    /// What the parts of a token show; `None` if nothing yet.
+    fn shown(&mut self, chunk: &Chunk) -> Option<Shown> {
+        let mut shown = Shown::default();
+        for part in &chunk.parts {
+            match part {
+                Part::Reasoning(text) => shown.thinking.push_str(text),
+                Part::Text(text) => shown.text.push_str(text),
+                Part::CallEnd { .. } => self.calls.drain(..).for_each(|call| shown.add(&call)),
+                part => parts::fold(&mut self.calls, part.clone()),
+            }
+        }
+        (!shown.is_empty()).then_some(shown)
+    }
+
+    fn object(&self, served: &ServedModel, meta: &Meta, shown: Shown, end: Option<&End>) -> Value {
         let mut object = json!({
             "model": served.name,
             "created_at": time(meta.created),
             "done": end.is_some(),
         });
+        let Shown { thinking, text, calls } = shown;
+        let mut message = json!({"role": "assistant", "content": text});
+        if !calls.is_empty() {
+            message["tool_calls"] = calls.into();
+        }
+        if !thinking.is_empty() {
+            message["thinking"] = thinking.into();
+        }
         match self.is_chat {
-            true => object["message"] = json!({"role": "assistant", "content": text}),
-            false => object["response"] = text.into(),
+            true => object["message"] = message,
+            false => {
+                object["response"] = message["content"].take();
+                if let Some(thinking) = message.get_mut("thinking") {
+                    object["thinking"] = thinking.take();
+                }
+            }
         }
         if let Some(end) = end {
             let Stats { prefill, first_token, decode, .. } = end.stats;
-            object["done_reason"] = finish_reason(end.reason).into();
+            object["done_reason"] = match end.reason {
+                Reason::Calls => "stop",
+                reason => finish_reason(reason),
+            }
+            .into();
             object["total_duration"] = ((first_token + decode).as_nanos() as u64).into();
             object["load_duration"] = 0.into();
             object["prompt_eval_count"] = end.stats.prompt_tokens.into();
@@ -157,8 +243,14 @@ impl Encoder for OllamaEncoder {
     fn update(&mut self, served: &ServedModel, meta: &Meta, update: &Update, out: &mut Vec<u8>) {
         match update {
             Update::Prefill { .. } => {}
-            Update::Chunk(chunk) => line(&self.object(served, meta, &chunk.text, None), out),
-            Update::End(end) => line(&self.object(served, meta, "", Some(end)), out),
+            Update::Chunk(chunk) => {
+                if let Some(shown) = self.shown(chunk) {
+                    line(&self.object(served, meta, shown, None), out);
+                }
+            }
+            Update::End(end) => {
+                line(&self.object(served, meta, Shown::default(), Some(end)), out);
+            }
             Update::Failed(problem) => line(&Form::Ollama.body(problem), out),
         }
     }
@@ -169,9 +261,11 @@ impl Encoder for OllamaEncoder {
     fn alive(&self, _note: &str, _out: &mut Vec<u8>) {}
 
     fn whole(&mut self, served: &ServedModel, meta: &Meta, answers: Vec<Answer>) -> Value {
-        let Answer { text, reason, stop, stats, .. } =
+        let Answer { parts, reason, stop, stats, .. } =
             answers.into_iter().next().unwrap_or_default();
-        self.object(served, meta, &text, Some(&End { choice: 0, reason, stop, stats }))
+        let mut shown = Shown::default();
+        parts.iter().for_each(|part| shown.add(part));
+        self.object(served, meta, shown, Some(&End { choice: 0, reason, stop, stats }))
     }
 }
 

@@ -7,10 +7,11 @@ use super::call::{Call, Encoder, Meta, event};
 use super::fields::{self, Fields, StreamOptions};
 use super::problems::Form;
 use super::usage::{Totals, Usage, remarks};
-use super::{messages, unsupported};
+use super::{messages, structure, unsupported};
 use crate::core::answer::{Answer, Reason, Update};
 use crate::core::ask::{Ask, Prompt};
 use crate::core::model::ServedModel;
+use crate::core::parts::{Part, Whole};
 use crate::problem::Problem;
 use crate::runner::Logprobs;
 
@@ -22,7 +23,7 @@ struct ChatFields {
 }
 
 pub(crate) fn parse(body: &Value, served: &ServedModel) -> Result<Call, Problem> {
-    unsupported::check(body, &[])?;
+    unsupported::check(body, &messages::TEMPLATE)?;
     let (common, chat) = (Fields::read(body)?, fields::read::<ChatFields>(body)?);
     let mut options = common.options(served)?;
     let top = chat.top_logprobs.map(|n| fields::top_logprobs("top_logprobs", n)).transpose()?;
@@ -31,9 +32,11 @@ pub(crate) fn parse(body: &Value, served: &ServedModel) -> Result<Call, Problem>
         (false, None | Some(0)) => None,
         (false, Some(_)) => return Err(Problem::field("top_logprobs", "requires logprobs: true")),
     };
+    options.structure = structure::read(body)?;
     let n = common.choices(1)?;
+    let chat = messages::chat(body)?;
     Ok(Call {
-        ask: Ask { prompts: vec![Prompt::Chat(messages::read(body)?)], n, options },
+        ask: Ask { prompts: vec![Prompt::Chat(Box::new(chat))], n, options },
         stream: common.stream.unwrap_or(false),
         encoder: Box::new(ChatEncoder {
             stream: common.stream_options.unwrap_or_default(),
@@ -58,7 +61,7 @@ struct Chunk<'a> {
     model: &'a str,
     system_fingerprint: &'a str,
     seed: u64,
-    choices: &'a [ChunkChoice<'a>],
+    choices: &'a [ChunkChoice],
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Option<Usage>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,26 +69,68 @@ struct Chunk<'a> {
 }
 
 #[derive(Serialize)]
-struct ChunkChoice<'a> {
+struct ChunkChoice {
     index: usize,
-    delta: Delta<'a>,
+    delta: Delta,
     logprobs: Option<Value>,
     finish_reason: Option<&'static str>,
 }
 
 #[derive(Default, Serialize)]
-struct Delta<'a> {
+struct Delta {
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    content: Option<&'a str>,
+    reasoning_content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<Value>,
+}
+
+impl Delta {
+    /// All that a token adds is one delta, so that a stream can be resumed after it.
+    fn new(parts: &[Part]) -> Self {
+        let mut delta = Self::default();
+        for part in parts {
+            match part {
+                Part::Reasoning(text) => {
+                    delta.reasoning_content.get_or_insert_default().push_str(text);
+                }
+                Part::Text(text) => delta.content.get_or_insert_default().push_str(text),
+                Part::Call { index, id, name } => delta.tool_calls.push(json!({
+                    "index": index,
+                    "id": id,
+                    "type": "function",
+                    "function": {"name": name, "arguments": ""},
+                })),
+                Part::Arguments { index, text } => match delta.tool_calls.last_mut() {
+                    Some(last) if last["index"] == *index => {
+                        let all = last["function"]["arguments"].as_str().unwrap_or_default();
+                        last["function"]["arguments"] = (all.to_owned() + text).into();
+                    }
+                    _ => delta.tool_calls.push(json!({
+                        "index": index,
+                        "function": {"arguments": text},
+                    })),
+                },
+                Part::CallEnd { .. } => {}
+            }
+        }
+        delta
+    }
+
+    fn is_empty(&self) -> bool {
+        let Self { reasoning_content, content, tool_calls, .. } = self;
+        reasoning_content.is_none() && content.is_none() && tool_calls.is_empty()
+    }
 }
 
 impl ChatEncoder {
     fn chunk<'a>(
         &self,
         (served, meta): (&'a ServedModel, &'a Meta),
-        choices: &'a [ChunkChoice<'a>],
+        choices: &'a [ChunkChoice],
     ) -> Chunk<'a> {
         Chunk {
             id: &meta.id,
@@ -113,7 +158,14 @@ impl Encoder for ChatEncoder {
         match update {
             Update::Prefill { done, total } => self.alive(&format!("prefill {done}/{total}"), out),
             Update::Chunk(new) => {
-                let delta = Delta { role: self.role(new.choice), content: Some(&new.text) };
+                let mut delta = Delta::new(&new.parts);
+                if delta.is_empty() {
+                    if new.token.is_none() {
+                        return;
+                    }
+                    delta.content = Some(String::new());
+                }
+                delta.role = self.role(new.choice);
                 let logprobs = new.token.as_ref().map(|token| logprobs(served, [token]));
                 let choice =
                     ChunkChoice { index: new.choice, delta, logprobs, finish_reason: None };
@@ -128,7 +180,7 @@ impl Encoder for ChatEncoder {
             }
             Update::End(end) => {
                 self.totals.add(end.choice, self.begun.len(), &end.stats);
-                let delta = Delta { role: self.role(end.choice), content: None };
+                let delta = Delta { role: self.role(end.choice), ..Delta::default() };
                 let finish_reason = Some(finish_reason(end.reason));
                 let choice =
                     ChunkChoice { index: end.choice, delta, logprobs: None, finish_reason };
@@ -158,7 +210,7 @@ impl Encoder for ChatEncoder {
             };
             json!({
                 "index": index,
-                "message": {"role": "assistant", "content": answer.text, "refusal": null},
+                "message": message(answer),
                 "logprobs": logprobs,
                 "finish_reason": finish_reason(answer.reason),
             })
@@ -178,10 +230,38 @@ impl Encoder for ChatEncoder {
     }
 }
 
+/// A whole answer as a message.
+fn message(answer: &Answer) -> Value {
+    let (mut reasoning, mut text, mut calls) = (String::new(), None, Vec::new());
+    for part in &answer.parts {
+        match part {
+            Whole::Reasoning(more) => reasoning.push_str(more),
+            Whole::Text(more) => text.get_or_insert_with(String::new).push_str(more),
+            Whole::Call { id, name, arguments } => calls.push(json!({
+                "id": id,
+                "type": "function",
+                "function": {"name": name, "arguments": arguments},
+            })),
+        }
+    }
+    if calls.is_empty() {
+        text.get_or_insert_default();
+    }
+    let mut message = json!({"role": "assistant", "content": text, "refusal": null});
+    if !reasoning.is_empty() {
+        message["reasoning_content"] = reasoning.into();
+    }
+    if !calls.is_empty() {
+        message["tool_calls"] = calls.into();
+    }
+    message
+}
+
 /// The name of a reason in OpenAI's APIs.
 pub(crate) fn finish_reason(reason: Reason) -> &'static str {
     match reason {
         Reason::Stop => "stop",
+        Reason::Calls => "tool_calls",
         Reason::Length | Reason::Context | Reason::Time => "length",
     }
 }

@@ -7,10 +7,11 @@ use serde_json::{Value, json};
 use super::call::{Call, Encoder, Meta, event};
 use super::fields::{self, Fields};
 use super::usage::{Totals, remarks};
-use super::{messages, unsupported};
+use super::{messages, structure, tools, unsupported};
 use crate::core::answer::{Answer, End, Reason, Update};
-use crate::core::ask::{Ask, Prompt};
+use crate::core::ask::{Ask, Chat, Prompt, Toolbox};
 use crate::core::model::ServedModel;
+use crate::core::parts::{self, Part, Whole};
 use crate::problem::Problem;
 
 #[derive(Debug, Default, Deserialize)]
@@ -25,16 +26,11 @@ struct ResponseFields {
 }
 
 pub(crate) fn parse(body: &Value, served: &ServedModel) -> Result<Call, Problem> {
-    unsupported::check(body, &["tools"])?;
+    unsupported::check(body, &messages::TEMPLATE)?;
     let (common, own) = (Fields::read(body)?, fields::read::<ResponseFields>(body)?);
     let unsupported = |name: &str| {
         Err(Problem::field(name, "is not supported by this server").code("unsupported_parameter"))
     };
-    let tools = body.get("tools").and_then(Value::as_array);
-    // Tools that run elsewhere than at the client do not exist here, so the model is not told of them.
-    if tools.is_some_and(|tools| tools.iter().any(|tool| tool["type"] == "function")) {
-        return unsupported("tools");
-    }
     for (name, is_given) in [
         ("previous_response_id", own.previous_response_id.is_some()),
         ("background", own.background == Some(true)),
@@ -45,47 +41,109 @@ pub(crate) fn parse(body: &Value, served: &ServedModel) -> Result<Call, Problem>
             return unsupported(name);
         }
     }
-    let format = own.text.as_ref().and_then(|text| text.get("format"));
-    if format.is_some_and(|format| !format.is_null() && format["type"] != "text") {
-        return unsupported("text.format");
+    let mut variables = messages::variables(body)?;
+    let effort = body.get("reasoning").and_then(|reasoning| reasoning.get("effort"));
+    if let Some(effort) = effort.filter(|effort| effort.is_string()) {
+        messages::set(&mut variables, "reasoning_effort", effort.to_string());
     }
     let mut conversation = Vec::new();
     conversation.extend(own.instructions.as_ref().map(|text| Message::new("system", text)));
-    conversation.extend(input(body)?);
-    let options = common.options(served)?;
+    input(body, &mut conversation)?;
+    let mut options = common.options(served)?;
+    let format = own.text.as_ref().and_then(|text| text.get("format"));
+    options.structure = match format {
+        None => structure::read(body)?,
+        format => structure::nested(format, "text.format")?,
+    };
+    let chat = Chat { messages: conversation, toolbox: toolbox(body)?, variables };
     Ok(Call {
-        ask: Ask { prompts: vec![Prompt::Chat(conversation)], n: 1, options },
+        ask: Ask { prompts: vec![Prompt::Chat(Box::new(chat))], n: 1, options },
         stream: common.stream.unwrap_or(false),
         encoder: Box::new(ResponseEncoder {
             request: echoed(body),
-            text: String::new(),
+            items: Vec::new(),
+            is_open: false,
             sequence: 0,
-            begun: false,
             status: Status::default(),
         }),
     })
 }
 
-/// The items of the input that are messages. Reasoning of earlier answers is not shown to the model.
-fn input(body: &Value) -> Result<Vec<Message>, Problem> {
+/// The functions. The model is not told of tools that run elsewhere than at the client: they do not exist here.
+fn toolbox(body: &Value) -> Result<Option<Toolbox>, Problem> {
+    let mut found = Vec::new();
+    for (i, tool) in tools::list(body)?.iter().enumerate() {
+        if tool.get("type").and_then(Value::as_str) == Some("function") {
+            found.push(tools::function_tool(tool, "parameters", &format!("tools[{i}]"))?);
+        }
+    }
+    let parallel = body.get("parallel_tool_calls").and_then(Value::as_bool).unwrap_or(true);
+    tools::with_choice(found, tools::choice(body)?, parallel)
+}
+
+/// Reads the items of the input. Reasoning, a message and calls that follow each other are one answer.
+fn input(body: &Value, out: &mut Vec<Message>) -> Result<(), Problem> {
     let items = match body.get("input") {
-        Some(Value::String(text)) => return Ok(vec![Message::new("user", text)]),
+        Some(Value::String(text)) => {
+            out.push(Message::new("user", text));
+            return Ok(());
+        }
         Some(Value::Array(items)) if !items.is_empty() => items,
         _ => return Err(Problem::field("input", "expected a text or a list of items")),
     };
-    let mut found = Vec::new();
     for (i, item) in items.iter().enumerate() {
         let at = format!("input[{i}]");
         match item.get("type").and_then(Value::as_str) {
-            None | Some("message") => found.push(messages::message(item, &at)?),
-            Some("reasoning") => {}
+            None | Some("message") => {
+                let message = messages::message(item, &at)?;
+                let is_answer = message.role == "assistant";
+                match out.last_mut().filter(|last| is_answer && is_reasoning(last)) {
+                    Some(last) => last.content = message.content,
+                    None => out.push(message),
+                }
+            }
+            Some("reasoning") => {
+                let parts = item.get("content").filter(|content| content.is_array());
+                let text = messages::text(parts, &format!("{at}.content"))?;
+                if !text.is_empty() {
+                    let mut message = Message::new("assistant", "");
+                    message.reasoning_content = Some(text);
+                    out.push(message);
+                }
+            }
+            Some("function_call") => {
+                let id = item.get("call_id").and_then(Value::as_str).map(str::to_owned);
+                let call = messages::call(item, id, &at)?;
+                match out.last_mut().filter(|last| last.role == "assistant") {
+                    Some(last) => last.tool_calls.push(call),
+                    None => {
+                        let mut message = Message::new("assistant", "");
+                        message.tool_calls.push(call);
+                        out.push(message);
+                    }
+                }
+            }
+            Some("function_call_output") => {
+                let text = messages::text(item.get("output"), &format!("{at}.output"))?;
+                let mut message = Message::new("tool", text);
+                message.tool_call_id =
+                    item.get("call_id").and_then(Value::as_str).map(str::to_owned);
+                out.push(message);
+            }
             Some(kind) => {
                 let what = format!("items of type {kind:?} are not supported by this server");
                 return Err(Problem::field(at, what).code("unsupported_parameter"));
             }
         }
     }
-    Ok(found)
+    Ok(())
+}
+
+/// Whether a message is only the reasoning before an answer.
+fn is_reasoning(message: &Message) -> bool {
+    message.reasoning_content.is_some()
+        && message.tool_calls.is_empty()
+        && message.content.text().is_empty()
 }
 
 /// The members of a request that its response repeats.
@@ -98,11 +156,11 @@ fn echoed(body: &Value) -> Value {
         "temperature": of("temperature", Value::Null),
         "top_p": of("top_p", Value::Null),
         "parallel_tool_calls": of("parallel_tool_calls", json!(true)),
-        "tool_choice": "auto",
-        "tools": [],
-        "text": {"format": {"type": "text"}},
+        "tool_choice": of("tool_choice", json!("auto")),
+        "tools": of("tools", json!([])),
+        "text": of("text", json!({"format": {"type": "text"}})),
         "truncation": "disabled",
-        "reasoning": {"effort": null, "summary": null},
+        "reasoning": of("reasoning", json!({"effort": null, "summary": null})),
         "previous_response_id": null,
         "store": false,
         "background": false,
@@ -112,10 +170,12 @@ fn echoed(body: &Value) -> Value {
 
 struct ResponseEncoder {
     request: Value,
-    text: String,
+    /// The items so far.
+    items: Vec<Whole>,
+    /// Whether the last one is in progress.
+    is_open: bool,
     /// Number of the next event.
     sequence: u64,
-    begun: bool,
     status: Status,
 }
 
@@ -129,31 +189,37 @@ struct Status {
 }
 
 impl ResponseEncoder {
-    fn item(&self, meta: &Meta, done: bool) -> Value {
-        let (status, content) = match done {
-            true => ("completed", json!([self.part(&self.text)])),
-            false => ("in_progress", json!([])),
+    /// An item of the output.
+    fn item(&self, meta: &Meta, index: usize, done: bool) -> Value {
+        let status = if done { "completed" } else { "in_progress" };
+        let item = &self.items[index];
+        let mut value = match item {
+            Whole::Text(_) => json!({"type": "message", "role": "assistant"}),
+            Whole::Reasoning(_) => json!({"type": "reasoning", "summary": []}),
+            Whole::Call { id, name, arguments } => {
+                let arguments = if done { arguments.as_str() } else { "" };
+                json!({"type": "function_call", "call_id": id, "name": name, "arguments": arguments})
+            }
         };
-        let id = item_id(meta);
-        json!({"type": "message", "id": id, "status": status, "role": "assistant", "content": content})
-    }
-
-    fn part(&self, text: &str) -> Value {
-        json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []})
+        (value["id"], value["status"]) = (item_id(meta, item, index).into(), status.into());
+        if !matches!(item, Whole::Call { .. }) {
+            value["content"] = if done { json!([part(item, true)]) } else { json!([]) };
+        }
+        value
     }
 
     fn response(&self, served: &ServedModel, meta: &Meta) -> Value {
         let (status, details) = match (&self.status.error, self.status.ended) {
             (Some(_), _) => ("failed", Value::Null),
             (None, None) => ("in_progress", Value::Null),
-            (None, Some(Reason::Stop)) => ("completed", Value::Null),
+            (None, Some(Reason::Stop | Reason::Calls)) => ("completed", Value::Null),
             (None, Some(_)) => ("incomplete", json!({"reason": "max_output_tokens"})),
         };
         let error = self.status.error.as_ref();
         let error =
             error.map(|e| json!({"code": e.code.unwrap_or("server_error"), "message": e.message}));
         let output = match self.status.ended {
-            Some(_) => json!([self.item(meta, true)]),
+            Some(_) => (0..self.items.len()).map(|i| self.item(meta, i, true)).collect(),
             None => json!([]),
         };
         let mut response = json!({
@@ -184,15 +250,90 @@ impl ResponseEncoder {
         event(id, Some(name), &data, out);
     }
 
-    /// Writes the events before the first text.
-    fn begin_item(&mut self, meta: &Meta, out: &mut Vec<u8>) {
-        if std::mem::replace(&mut self.begun, true) {
+    /// Writes the events that begin an item.
+    fn begin_item(&mut self, meta: &Meta, item: Whole, out: &mut Vec<u8>) {
+        self.end_item(meta, out);
+        let has_parts = !matches!(item, Whole::Call { .. });
+        self.items.push(item);
+        self.is_open = true;
+        let index = self.items.len() - 1;
+        let added = json!({"output_index": index, "item": self.item(meta, index, false)});
+        self.event(None, "response.output_item.added", added, out);
+        if has_parts {
+            let part = json!({"part": part(&self.items[index], false)});
+            let part = self.with_place(meta, part);
+            self.event(None, "response.content_part.added", part, out);
+        }
+    }
+
+    /// Writes the events that end the item in progress.
+    fn end_item(&mut self, meta: &Meta, out: &mut Vec<u8>) {
+        if !std::mem::take(&mut self.is_open) {
             return;
         }
-        let item = json!({"output_index": 0, "item": self.item(meta, false)});
-        self.event(None, "response.output_item.added", item, out);
-        let part = with_place(meta, json!({"part": self.part("")}));
-        self.event(None, "response.content_part.added", part, out);
+        let index = self.items.len() - 1;
+        let item = &self.items[index];
+        let (name, data, has_parts) = match item {
+            Whole::Text(text) => {
+                ("response.output_text.done", json!({"text": text, "logprobs": []}), true)
+            }
+            Whole::Reasoning(text) => ("response.reasoning_text.done", json!({"text": text}), true),
+            Whole::Call { name, arguments, .. } => {
+                let data = json!({"name": name, "arguments": arguments});
+                ("response.function_call_arguments.done", data, false)
+            }
+        };
+        let part = json!({"part": part(item, true)});
+        let data = self.with_place(meta, data);
+        self.event(None, name, data, out);
+        if has_parts {
+            let part = self.with_place(meta, part);
+            self.event(None, "response.content_part.done", part, out);
+        }
+        let done = json!({"output_index": index, "item": self.item(meta, index, true)});
+        self.event(None, "response.output_item.done", done, out);
+    }
+
+    /// Writes a part of the answer.
+    fn part(&mut self, meta: &Meta, id: Option<usize>, part: &Part, out: &mut Vec<u8>) {
+        let last = self.items.last().filter(|_| self.is_open);
+        let (name, delta) = match part {
+            Part::Text(text) => {
+                if !matches!(last, Some(Whole::Text(_))) {
+                    self.begin_item(meta, Whole::Text(String::new()), out);
+                }
+                ("response.output_text.delta", json!({"delta": text, "logprobs": []}))
+            }
+            Part::Reasoning(text) => {
+                if !matches!(last, Some(Whole::Reasoning(_))) {
+                    self.begin_item(meta, Whole::Reasoning(String::new()), out);
+                }
+                ("response.reasoning_text.delta", json!({"delta": text}))
+            }
+            Part::Call { id, name, .. } => {
+                let (id, name, arguments) = (id.clone(), name.clone(), String::new());
+                return self.begin_item(meta, Whole::Call { id, name, arguments }, out);
+            }
+            Part::Arguments { text, .. } => {
+                ("response.function_call_arguments.delta", json!({"delta": text}))
+            }
+            Part::CallEnd { .. } => return self.end_item(meta, out),
+        };
+        parts::fold(&mut self.items, part.clone());
+        let delta = self.with_place(meta, delta);
+        self.event(id, name, delta, out);
+    }
+
+    /// `data` with the place of the last item, and of its only part if it has one.
+    fn with_place(&self, meta: &Meta, mut data: Value) -> Value {
+        let index = self.items.len() - 1;
+        let item = &self.items[index];
+        data["item_id"] = item_id(meta, item, index).into();
+        data["output_index"] = index.into();
+        if !matches!(item, Whole::Call { .. }) {
+            data["content_index"] = 0.into();
+        }
+        data
     }
 
     fn finish(&mut self, served: &ServedModel, meta: &Meta, end: &End) {
@@ -204,15 +345,26 @@ impl ResponseEncoder {
     }
 }
 
-fn item_id(meta: &Meta) -> String {
-    format!("msg_{}", meta.id)
+fn item_id(meta: &Meta, item: &Whole, index: usize) -> String {
+    let kind = match item {
+        Whole::Text(_) => "msg",
+        Whole::Reasoning(_) => "rs",
+        Whole::Call { .. } => "fc",
+    };
+    format!("{kind}_{}_{index}", meta.id)
 }
 
-/// `data` with the place of the only part of the only item.
-fn with_place(meta: &Meta, mut data: Value) -> Value {
-    data["item_id"] = item_id(meta).into();
-    (data["output_index"], data["content_index"]) = (0.into(), 0.into());
-    data
+/// The only part of an item, before or after its text.
+fn part(item: &Whole, done: bool) -> Value {
+    let shown = |text: &str| if done { text.to_owned() } else { String::new() };
+    match item {
+        Whole::Text(text) => {
+            let text = shown(text);
+            json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []})
+        }
+        Whole::Reasoning(text) => json!({"type": "reasoning_text", "text": shown(text)}),
+        Whole::Call { .. } => Value::Null,
+    }
 }
 
 fn usage(totals: &Totals) -> Value {
@@ -237,19 +389,16 @@ impl Encoder for ResponseEncoder {
         match update {
             Update::Prefill { done, total } => self.alive(&format!("prefill {done}/{total}"), out),
             Update::Chunk(chunk) => {
-                self.begin_item(meta, out);
-                self.text.push_str(&chunk.text);
-                let delta = with_place(meta, json!({"delta": chunk.text, "logprobs": []}));
-                self.event(Some(chunk.count), "response.output_text.delta", delta, out);
+                for (i, part) in chunk.parts.iter().enumerate() {
+                    let is_last = i + 1 == chunk.parts.len();
+                    self.part(meta, is_last.then_some(chunk.count), part, out);
+                }
             }
             Update::End(end) => {
-                self.begin_item(meta, out);
-                let text = with_place(meta, json!({"text": self.text, "logprobs": []}));
-                self.event(None, "response.output_text.done", text, out);
-                let part = with_place(meta, json!({"part": self.part(&self.text)}));
-                self.event(None, "response.content_part.done", part, out);
-                let item = json!({"output_index": 0, "item": self.item(meta, true)});
-                self.event(None, "response.output_item.done", item, out);
+                if self.items.is_empty() {
+                    self.begin_item(meta, Whole::Text(String::new()), out);
+                }
+                self.end_item(meta, out);
                 self.finish(served, meta, end);
             }
             Update::Failed(problem) => {
@@ -262,7 +411,7 @@ impl Encoder for ResponseEncoder {
 
     fn end(&mut self, served: &ServedModel, meta: &Meta, out: &mut Vec<u8>) {
         let name = match self.status.ended {
-            Some(Reason::Stop) => "response.completed",
+            Some(Reason::Stop | Reason::Calls) => "response.completed",
             _ => "response.incomplete",
         };
         let data = json!({"response": self.response(served, meta)});
@@ -271,8 +420,11 @@ impl Encoder for ResponseEncoder {
 
     fn whole(&mut self, served: &ServedModel, meta: &Meta, answers: Vec<Answer>) -> Value {
         for answer in answers {
-            let Answer { text, reason, stop, stats, .. } = answer;
-            self.text = text;
+            let Answer { parts, reason, stop, stats, .. } = answer;
+            self.items = parts;
+            if self.items.is_empty() {
+                self.items.push(Whole::Text(String::new()));
+            }
             self.finish(served, meta, &End { choice: 0, reason, stop, stats });
         }
         self.response(served, meta)

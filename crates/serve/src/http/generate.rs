@@ -62,7 +62,7 @@ pub(crate) async fn generate(
     let longest = [asked.timeout, app.options.max_time].into_iter().flatten().min();
     let mut answering = Answering::new(
         (Arc::clone(&served), stream),
-        (&meta.prompts, prepared.stops),
+        (&meta.prompts, prepared.splitters, prepared.stops),
         skip,
         (started, longest),
     );

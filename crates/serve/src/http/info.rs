@@ -11,6 +11,7 @@ use super::app::App;
 use super::reply::{self, Reply};
 use super::{body, generate};
 use crate::core::model::ServedModel;
+use crate::core::prepare;
 use crate::dialect::fields;
 use crate::dialect::{messages, ollama};
 use crate::problem::{Kind, Problem};
@@ -95,8 +96,7 @@ struct Tokenize {
 pub(crate) fn tokenize(body: &Value, served: &ServedModel) -> Result<Value, Problem> {
     let own: Tokenize = fields::read(body)?;
     let ids = if body.get("messages").is_some() {
-        let messages = messages::read(body)?;
-        served.model.encode_chat(&messages).map_err(|e| Problem::engine(&e))?
+        prepare::encode_chat(served, &messages::chat(body)?)?
     } else {
         let vllm = own.content.is_none();
         let text = own.content.or(own.prompt);
@@ -128,10 +128,9 @@ pub(crate) fn detokenize(body: &Value, served: &ServedModel) -> Result<Value, Pr
 
 /// The text of a conversation, as the model sees it.
 pub(crate) fn apply_template(body: &Value, served: &ServedModel) -> Result<Value, Problem> {
-    let messages = messages::read(body)?;
-    let template = served.model.template().map_err(|e| Problem::engine(&e))?;
-    let text = template.render(&messages, true);
-    Ok(json!({"prompt": text.map_err(|e| Problem::field("messages", e.to_string()))?}))
+    let input = prepare::input(served, &messages::chat(body)?)?;
+    let text = served.model.render_chat(&input).map_err(|e| Problem::engine(&e))?;
+    Ok(json!({"prompt": text.text()}))
 }
 
 /// Embeddings need the hidden states of a pass, which the engine does not offer.

@@ -81,6 +81,41 @@ fn object(required: usize, members: &[(&str, Value)]) -> Value {
     json!({"type": "object", "required": names, "properties": properties})
 }
 
+/// The messages of OpenAI's chat completions.
+fn chat_messages(content: &Value) -> Value {
+    let text = json!({"type": "string"});
+    let roles = json!({"enum": ["system", "developer", "user", "assistant", "tool"]});
+    let arguments = json!({"type": ["string", "object"]});
+    let function = object(1, &[("name", text.clone()), ("arguments", arguments)]);
+    let call = object(1, &[("function", function), ("id", text.clone())]);
+    let message = [
+        ("role", roles),
+        ("content", content.clone()),
+        ("reasoning_content", text.clone()),
+        ("tool_calls", json!({"type": "array", "items": call})),
+        ("tool_call_id", text),
+    ];
+    json!({"type": "array", "minItems": 1, "items": object(2, &message)})
+}
+
+/// A tool whose arguments have a schema under this name.
+fn named_tool(schema: &'static str) -> Value {
+    let name = json!({"type": "string", "minLength": 1, "maxLength": 64});
+    object(
+        1,
+        &[
+            ("name", name),
+            ("description", json!({"type": "string"})),
+            (schema, json!({"type": "object"})),
+        ],
+    )
+}
+
+fn with_type(mut tool: Value) -> Value {
+    tool["properties"]["type"] = json!({"const": "function"});
+    tool
+}
+
 fn schemas() -> Value {
     let (text, flag, list) =
         (json!({"type": "string"}), json!({"type": "boolean"}), json!({"type": "array"}));
@@ -95,6 +130,7 @@ fn schemas() -> Value {
     let roles = json!({"enum": ["system", "developer", "user", "assistant"]});
     let message = object(2, &[("role", roles), ("content", content.clone())]);
     let messages = json!({"type": "array", "minItems": 1, "items": message});
+    let chat = chat_messages(&content);
     let model =
         ("model", json!({"type": ["string", "null"], "description": "A name of /v1/models"}));
     let options = |limit_name: &'static str| {
@@ -127,27 +163,43 @@ fn schemas() -> Value {
         object(0, &[("include_usage", flag.clone()), ("continuous_usage_stats", flag.clone())]);
     let stream_options = || ("stream_options", stream_options.clone());
     let conversation = || ("messages", messages.clone());
+    let chat = || ("messages", chat.clone());
+    let structure = || {
+        let kinds = json!({"enum": ["text", "json_object"]});
+        let format = object(1, &[("type", kinds)]);
+        ("response_format", format)
+    };
+    let tools = |tool: Value| ("tools", json!({"type": "array", "items": tool, "maxItems": 4096}));
+    let function = named_tool("parameters");
+    let chat_tools = || {
+        let function = ("function", function.clone());
+        tools(object(2, &[("type", json!({"const": "function"})), function]))
+    };
+    let kwargs = || ("chat_template_kwargs", json!({"type": "object"}));
     let prompt =
         json!({"anyOf": [text, {"type": "array", "items": text, "minItems": 1, "maxItems": 128}]});
     let ollama = object(0, &options("num_predict")[1..]);
     json!({
         "Any": {"type": "object"},
-        "Conversation": object(1, &[conversation(), model.clone()]),
-        "Chat": with(vec![conversation()], "max_completion_tokens", vec![
+        "Conversation": object(1, &[chat(), model.clone(), chat_tools(), kwargs()]),
+        "Chat": with(vec![chat()], "max_completion_tokens", vec![
+            chat_tools(), kwargs(), structure(), ("parallel_tool_calls", flag.clone()),
             stream(), stream_options(), ("n", count(1, 128)), ("logprobs", flag.clone()), ("top_logprobs", count(0, 20)),
         ]),
         "Completion": with(vec![("prompt", prompt)], "max_tokens", vec![
             stream(), stream_options(), ("n", count(1, 128)), ("logprobs", count(0, 20)), ("suffix", text.clone()),
-            ("echo", flag.clone()), ("parse_special", flag.clone()),
+            ("echo", flag.clone()), ("parse_special", flag.clone()), structure(),
         ]),
         "Response": with(vec![("input", json!({"anyOf": [text, messages]}))], "max_output_tokens", vec![
-            stream(), ("instructions", text.clone()),
+            stream(), ("instructions", text.clone()), tools(with_type(function.clone())),
         ]),
         "Messages": with(vec![conversation(), ("max_tokens", count(0, 1 << 30))], "max_completion_tokens", vec![
-            stream(), ("system", content), ("stop_sequences", texts.clone()),
+            stream(), ("system", content), ("stop_sequences", texts.clone()), tools(named_tool("input_schema")),
         ]),
         "Infill": with(vec![("input_prefix", text.clone()), ("input_suffix", text.clone())], "n_predict", vec![stream()]),
-        "OllamaChat": object(1, &[conversation(), model.clone(), stream(), ("options", ollama.clone())]),
+        "OllamaChat": object(1, &[
+            conversation(), model.clone(), stream(), ("options", ollama.clone()), chat_tools(), ("think", flag.clone()),
+        ]),
         "OllamaGenerate": object(1, &[
             ("prompt", text.clone()), model.clone(), stream(), ("options", ollama), ("system", text.clone()),
             ("suffix", text.clone()), ("raw", flag.clone()),

@@ -13,6 +13,7 @@ use nanoinfer_format::Quant;
 use nanoinfer_packer::{Input, Options as PackOptions, convert};
 use nanoinfer_serve::testing::{fail_engines, limit_steps};
 use nanoinfer_serve::{Handle, Keys, Listen, Log, Options, Served, Server};
+use nanoinfer_text::Specials;
 use serde_json::{Value, json};
 
 pub(crate) use client::{Reply, Stream};
@@ -40,7 +41,49 @@ const CONTROL: [&str; 8] = [
 const TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n\
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
+/// Reasoning and calls as in Qwen 3, in few bytes.
+const TOOL_TEMPLATE: &str = r#"
+{%- if tools %}{{- '<|im_start|>system\n' }}
+{%- for tool in tools %}{{- tool.function.name + '\n' }}{%- endfor %}{{- '<|im_end|>\n' }}{%- endif %}
+{%- for m in messages %}
+{%- if m.role == 'tool' %}{{- '<|im_start|>user\n<tool_response>' + m.content + '</tool_response>' }}
+{%- else %}{{- '<|im_start|>' + m.role + '\n' }}
+{%- if m.reasoning_content %}{{- '<think>\n' + m.reasoning_content.strip('\n') + '\n</think>\n\n' }}{%- endif %}
+{{- m.content }}
+{%- for call in m.tool_calls %}
+{%- if not loop.first or m.content %}{{- '\n' }}{%- endif %}
+{{- '<tool_call>\n{"name": "' + call.function.name + '", "arguments": ' }}
+{{- call.function.arguments | tojson }}{{- '}\n</tool_call>' }}
+{%- endfor %}
+{%- endif %}
+{{- '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}
+{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}
+{%- endif %}"#;
+
+/// Added tokens that are not control tokens, from this one on.
+pub(crate) const THINK: u32 = 264;
+const MARKERS: [&str; 4] = ["<think>", "</think>", "<tool_call>", "</tool_call>"];
+pub(crate) const END: u32 = 259;
+
+/// The same model, with a template for reasoning and tools.
+pub(crate) fn tool_model() -> Arc<Model> {
+    static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
+    Arc::clone(MODEL.get_or_init(|| Arc::new(made(TOOL_TEMPLATE, &MARKERS, END))))
+}
+
+/// A text as tokens of [`tool_model`], with markers, and the end of the answer.
+pub(crate) fn script(text: &str) -> Vec<u32> {
+    let tokenizer = tool_model().tokenizer().unwrap().encode(text, Specials::Parse);
+    tokenizer.into_iter().chain([END]).collect()
+}
+
 fn talking() -> Model {
+    made(TEMPLATE, &[], 257)
+}
+
+fn made(template: &str, markers: &[&str], eos: u32) -> Model {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny/llama-gqa");
     let folder = tempfile::tempdir().unwrap();
     for name in ["config.json", "model.safetensors"] {
@@ -55,8 +98,10 @@ fn talking() -> Model {
     });
     let vocab: serde_json::Map<_, _> = vocab.collect();
     let added = CONTROL.iter().zip(256..);
-    let added: Vec<_> =
+    let mut added: Vec<_> =
         added.map(|(name, id)| json!({"id": id, "content": name, "special": true})).collect();
+    let markers = markers.iter().zip(THINK..);
+    added.extend(markers.map(|(name, id)| json!({"id": id, "content": name, "special": false})));
     for (name, value) in [
         (
             "tokenizer.json",
@@ -67,8 +112,8 @@ fn talking() -> Model {
                 "model": {"type": "BPE", "vocab": vocab, "merges": []},
             }),
         ),
-        ("tokenizer_config.json", json!({"add_bos_token": true, "chat_template": TEMPLATE})),
-        ("generation_config.json", json!({"bos_token_id": 256, "eos_token_id": 257})),
+        ("tokenizer_config.json", json!({"add_bos_token": true, "chat_template": template})),
+        ("generation_config.json", json!({"bos_token_id": 256, "eos_token_id": eos})),
     ] {
         std::fs::write(folder.path().join(name), value.to_string()).unwrap();
     }
@@ -87,6 +132,7 @@ pub(crate) struct Running {
 
 /// Options of [`Running::start`].
 pub(crate) struct Setup {
+    pub(crate) model: Arc<Model>,
     pub(crate) sequences: usize,
     pub(crate) queue: usize,
     pub(crate) options: Options,
@@ -95,11 +141,15 @@ pub(crate) struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         let listen = Listen::Tcp("127.0.0.1:0".parse().unwrap());
-        Self { sequences: 4, queue: 64, options: Options::new(listen) }
+        Self { model: model(), sequences: 4, queue: 64, options: Options::new(listen) }
     }
 }
 
 pub(crate) fn served(name: &str, sequences: usize, queue: usize) -> Served {
+    serving(model(), name, sequences, queue)
+}
+
+fn serving(model: Arc<Model>, name: &str, sequences: usize, queue: usize) -> Served {
     let options = EngineOptions {
         threads: Some(1),
         ctx: Some(CTX),
@@ -107,7 +157,7 @@ pub(crate) fn served(name: &str, sequences: usize, queue: usize) -> Served {
         logits_rows: sequences.max(16),
         ..EngineOptions::default()
     };
-    let engine = Engine::new(model(), &options).unwrap();
+    let engine = Engine::new(model, &options).unwrap();
     let batch = BatchOptions { queue, ..BatchOptions::default() };
     Served { name: name.into(), engines: engine.into(), batch }
 }
@@ -118,7 +168,7 @@ impl Running {
         let lines = Arc::clone(&log);
         let mut options = setup.options;
         options.log = Log::new(move |line| lines.lock().unwrap().push(line.to_owned()));
-        let models = vec![served("tiny", setup.sequences, setup.queue)];
+        let models = vec![serving(setup.model, "tiny", setup.sequences, setup.queue)];
         let server = Server::bind(models, options).unwrap();
         let (address, handle) = (server.address().parse().unwrap(), server.handle());
         let thread = Some(std::thread::spawn(move || server.run().unwrap()));
@@ -127,6 +177,16 @@ impl Running {
 
     pub(crate) fn new() -> Self {
         Self::start(Setup::default())
+    }
+
+    /// With a model that has reasoning and tools.
+    pub(crate) fn with_tools() -> Self {
+        Self::start(Setup { model: tool_model(), ..Setup::default() })
+    }
+
+    /// Makes all further answers of [`tool_model`] this text.
+    pub(crate) fn script(&self, text: &str) {
+        nanoinfer_serve::testing::script(&self.handle, Some(&script(text)));
     }
 
     pub(crate) fn with_keys(keys: &str) -> Self {

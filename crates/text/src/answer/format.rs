@@ -181,8 +181,20 @@ impl AnswerFormat {
         self.markers.iter().find(|m| m.mark == mark)
     }
 
+    /// The tokens that begin and end reasoning; `None` if these are not single tokens.
+    pub fn reasoning_tokens(&self) -> Option<(u32, u32)> {
+        let id = |mark| self.marker(mark).and_then(|marker| marker.id);
+        Some((id(Mark::Think)?, id(Mark::EndThink)?))
+    }
+
+    /// Whether a prompt ends after the reasoning of the answer, because the template leaves it out.
+    pub fn begins_after_reasoning(&self, prompt: &str) -> bool {
+        let end = self.marker(Mark::EndThink);
+        end.is_some_and(|end| prompt.trim_end().ends_with(end.text))
+    }
+
     /// Whether a prompt ends within the reasoning of the answer, because the template begins it.
-    pub(super) fn begins_in_reasoning(&self, prompt: &str) -> bool {
+    pub fn begins_in_reasoning(&self, prompt: &str) -> bool {
         let prompt = prompt.trim_end();
         let prompt = prompt.strip_suffix(self.label).unwrap_or(prompt);
         self.marker(Mark::Think).is_some_and(|think| prompt.ends_with(think.text))

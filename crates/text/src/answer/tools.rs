@@ -50,6 +50,13 @@ impl Tools {
         self.tools.iter().map(|tool| tool.name.as_str())
     }
 
+    /// The same tools, with any arguments.
+    #[must_use]
+    pub fn without_parameters(&self) -> Self {
+        let tool = |tool: &Tool| Tool { name: tool.name.clone(), parameters: Value::default() };
+        Self { tools: self.tools.iter().map(tool).collect() }
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Tool> {
         self.tools.iter()
     }

@@ -1,0 +1,489 @@
+//! Structured output, reasoning and calls of tools, in all APIs.
+
+mod common;
+
+use common::client::Event;
+use common::{Running, THINK, chat, with};
+use serde_json::{Map, Value, json};
+
+const CHAT: &str = "/v1/chat/completions";
+const MESSAGES: &str = "/v1/messages";
+const RESPONSES: &str = "/v1/responses";
+const OLLAMA: &str = "/api/chat";
+
+fn schema() -> Value {
+    json!({
+        "type": "object",
+        "properties": {"kind": {"enum": ["a", "bc"]}, "ok": {"type": "boolean"}},
+        "required": ["kind", "ok"],
+        "additionalProperties": false,
+    })
+}
+
+fn assert_valid(text: &str) {
+    let value: Value = serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"));
+    assert!(value["kind"] == "a" || value["kind"] == "bc", "{text}");
+    assert!(value["ok"].is_boolean() && value.as_object().unwrap().len() == 2, "{text}");
+}
+
+/// The request of a chat in the form of another API.
+fn in_form(path: &str, body: &Value) -> Value {
+    let mut body = body.clone();
+    match path {
+        RESPONSES => {
+            body["input"] = body["messages"].take();
+            body["max_output_tokens"] = body["max_tokens"].take();
+            body.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+        }
+        OLLAMA => {
+            let options = json!({"num_predict": body["max_tokens"], "seed": body["seed"]});
+            body["options"] = options;
+        }
+        _ => {}
+    }
+    body
+}
+
+#[test]
+fn answers_follow_schemas_in_every_api() {
+    let server = Running::new();
+    let question = chat("Which?", 60);
+    let named = json!({"type": "json_schema", "json_schema": {"name": "x", "schema": schema()}});
+    let flat = json!({"type": "json_schema", "name": "x", "schema": schema(), "strict": true});
+    for seed in 0..4 {
+        let seed = json!({"seed": seed, "temperature": 1.5});
+        let ask = |path: &str, members: Value| {
+            let body = with(with(in_form(path, &question), seed.clone()), members);
+            let body = if path == OLLAMA { with(body, json!({"stream": false})) } else { body };
+            let reply = server.post(path, &body);
+            assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+            reply.json()
+        };
+        let text = |value: &Value| assert_valid(value.as_str().expect("a text"));
+        let answer = ask(CHAT, json!({"response_format": named}));
+        text(&answer["choices"][0]["message"]["content"]);
+        assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+        let answer = ask(CHAT, json!({"structured_outputs": {"json": schema()}, "n": 3}));
+        let choices = answer["choices"].as_array().unwrap();
+        choices.iter().for_each(|choice| text(&choice["message"]["content"]));
+        let prompt = json!({"prompt": "Which?", "guided_json": schema(), "max_tokens": 60});
+        text(&ask("/v1/completions", prompt)["choices"][0]["text"]);
+        let answer = ask(RESPONSES, json!({"text": {"format": flat}}));
+        text(&answer["output"][0]["content"][0]["text"]);
+        let answer = ask(MESSAGES, json!({"output_config": {"format": flat}}));
+        text(&answer["content"][0]["text"]);
+        text(&ask(OLLAMA, json!({"format": schema()}))["message"]["content"]);
+        let answer = ask(CHAT, json!({"guided_choice": ["yes", "no"]}));
+        let answer = answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
+        assert!(["yes", "no"].contains(&answer.as_str()), "{answer}");
+    }
+}
+
+#[test]
+fn what_cannot_be_enforced_is_refused_before_any_work() {
+    let server = Running::new();
+    let computed = || server.figure("nanoinfer_prompt_tokens_computed_total");
+    let before = computed();
+    let within = |part: Value| json!({"type": "object", "properties": {"a": part}});
+    for (schema, place) in [
+        (within(json!({"type": "string", "pattern": "a(?=b)"})), "#/properties/a/pattern"),
+        (within(json!({"type": "string", "colour": 1})), "#/properties/a/colour"),
+        (within(json!({"uniqueItems": true})), "#/properties/a/uniqueItems"),
+        (json!({"$ref": "#"}), "$ref"),
+    ] {
+        let format = json!({"type": "json_schema", "json_schema": {"schema": schema}});
+        for stream in [false, true] {
+            let members = json!({"response_format": format, "stream": stream});
+            let reply = server.post(CHAT, &with(chat("Hi", 5), members));
+            let error = &reply.json()["error"];
+            let message = error["message"].as_str().unwrap();
+            assert_eq!(
+                (reply.status, &error["param"]),
+                (400, &json!("response_format")),
+                "{error}"
+            );
+            assert!(message.starts_with("response_format") && message.contains(place), "{error}");
+        }
+    }
+    assert_eq!(computed(), before);
+}
+
+fn tools() -> Value {
+    let parameters = json!({
+        "type": "object",
+        "properties": {"zone": {"enum": ["x", "yz"]}, "n": {"type": "boolean"}},
+        "required": ["zone"],
+        "additionalProperties": false,
+    });
+    let tool = |name: &str| json!({"type": "function", "function": {"name": name, "parameters": parameters}});
+    json!([tool("now"), tool("then")])
+}
+
+/// Tools in the form of an API.
+fn tools_for(path: &str) -> Value {
+    let of = |tool: &Value| {
+        let function = &tool["function"];
+        match path {
+            MESSAGES => json!({"name": function["name"], "input_schema": function["parameters"]}),
+            RESPONSES => with(function.clone(), json!({"type": "function"})),
+            _ => tool.clone(),
+        }
+    };
+    tools().as_array().unwrap().iter().map(of).collect()
+}
+
+/// A part of an answer: its kind, its text, and the name of a call.
+type Part = (&'static str, String, String);
+
+fn add(parts: &mut Vec<Part>, kind: &'static str, text: &Value) {
+    let text = text.as_str().unwrap_or_default();
+    match parts.last_mut().filter(|last| last.0 == kind && kind != "call") {
+        Some(last) => last.1 += text,
+        None if text.is_empty() => {}
+        None => parts.push((kind, text.to_owned(), String::new())),
+    }
+}
+
+fn call(parts: &mut Vec<Part>, name: &Value, arguments: &Value) {
+    let arguments = arguments.as_str().map_or_else(|| arguments.to_string(), str::to_owned);
+    parts.push(("call", arguments, name.as_str().unwrap().to_owned()));
+}
+
+/// The parts of a whole answer.
+fn whole(path: &str, answer: &Value) -> (Vec<Part>, Value) {
+    let mut parts = Vec::new();
+    let of_message = |message: &Value, reasoning: &str, parts: &mut Vec<Part>| {
+        add(parts, "reasoning", &message[reasoning]);
+        add(parts, "text", &message["content"]);
+        for made in message["tool_calls"].as_array().into_iter().flatten() {
+            call(parts, &made["function"]["name"], &made["function"]["arguments"]);
+        }
+    };
+    let end = match path {
+        MESSAGES => {
+            for block in answer["content"].as_array().unwrap() {
+                match block["type"].as_str().unwrap() {
+                    "text" => add(&mut parts, "text", &block["text"]),
+                    "thinking" => add(&mut parts, "reasoning", &block["thinking"]),
+                    _ => call(&mut parts, &block["name"], &block["input"]),
+                }
+            }
+            &answer["stop_reason"]
+        }
+        RESPONSES => {
+            for item in answer["output"].as_array().unwrap() {
+                match item["type"].as_str().unwrap() {
+                    "message" => add(&mut parts, "text", &item["content"][0]["text"]),
+                    "reasoning" => add(&mut parts, "reasoning", &item["content"][0]["text"]),
+                    _ => call(&mut parts, &item["name"], &item["arguments"]),
+                }
+            }
+            &answer["status"]
+        }
+        OLLAMA => {
+            of_message(&answer["message"], "thinking", &mut parts);
+            &answer["done_reason"]
+        }
+        _ => {
+            let choice = &answer["choices"][0];
+            of_message(&choice["message"], "reasoning_content", &mut parts);
+            &choice["finish_reason"]
+        }
+    };
+    (parts, end.clone())
+}
+
+/// The sum of a stream, as the clients of each API make it.
+fn folded(path: &str, events: &[Value]) -> (Vec<Part>, Value) {
+    let (mut parts, mut end) = (Vec::new(), Value::Null);
+    for event in events {
+        match path {
+            MESSAGES => {
+                let (block, delta) = (&event["content_block"], &event["delta"]);
+                if block["type"] == "tool_use" {
+                    call(&mut parts, &block["name"], &json!(""));
+                }
+                add(&mut parts, "text", &delta["text"]);
+                add(&mut parts, "reasoning", &delta["thinking"]);
+                if let Some(json) = delta["partial_json"].as_str() {
+                    parts.last_mut().unwrap().1 += json;
+                }
+                if delta["stop_reason"].is_string() {
+                    end = delta["stop_reason"].clone();
+                }
+            }
+            RESPONSES => match event["type"].as_str().unwrap() {
+                "response.output_item.added" if event["item"]["type"] == "function_call" => {
+                    call(&mut parts, &event["item"]["name"], &json!(""));
+                }
+                "response.output_text.delta" => add(&mut parts, "text", &event["delta"]),
+                "response.reasoning_text.delta" => add(&mut parts, "reasoning", &event["delta"]),
+                "response.function_call_arguments.delta" => {
+                    parts.last_mut().unwrap().1 += event["delta"].as_str().unwrap();
+                }
+                "response.completed" | "response.incomplete" => {
+                    let (last, status) = whole(path, &event["response"]);
+                    assert_eq!(last, parts);
+                    end = status;
+                }
+                _ => {}
+            },
+            OLLAMA => {
+                let (new, reason) = whole(path, event);
+                for (kind, text, name) in new {
+                    match kind {
+                        "call" => parts.push((kind, text, name)),
+                        kind => add(&mut parts, kind, &json!(text)),
+                    }
+                }
+                end = reason;
+            }
+            _ => {
+                let choice = &event["choices"][0];
+                add(&mut parts, "reasoning", &choice["delta"]["reasoning_content"]);
+                add(&mut parts, "text", &choice["delta"]["content"]);
+                for made in choice["delta"]["tool_calls"].as_array().into_iter().flatten() {
+                    if made["id"].is_string() {
+                        let calls = parts.iter().filter(|part| part.0 == "call").count();
+                        assert_eq!(made["index"], calls);
+                        call(&mut parts, &made["function"]["name"], &json!(""));
+                    }
+                    let text = made["function"]["arguments"].as_str().unwrap_or_default();
+                    parts.last_mut().unwrap().1 += text;
+                }
+                if choice["finish_reason"].is_string() {
+                    end = choice["finish_reason"].clone();
+                }
+            }
+        }
+    }
+    (parts, end)
+}
+
+fn data(events: &[Event]) -> Vec<Value> {
+    let events = events.iter().filter(|e| e.data.as_deref() != Some("[DONE]"));
+    events.map(Event::json).collect()
+}
+
+const ONE: &str =
+    "<tool_call>\n{\"name\": \"now\", \"arguments\": {\"zone\": \"é\\n\", \"n\": 1}}\n</tool_call>";
+
+/// Recorded answers, with their parts.
+fn recorded() -> Vec<(String, Vec<Part>, &'static str)> {
+    let part = |kind, text: &str| (kind, text.to_owned(), String::new());
+    let made = |name: &str, text: &str| ("call", text.to_owned(), name.to_owned());
+    let first = made("now", "{\"zone\": \"é\\n\", \"n\": 1}");
+    let then = "<tool_call>\n{\"name\": \"then\", \"arguments\": {}}\n</tool_call>";
+    vec![
+        ("Plain.".into(), vec![part("text", "Plain.")], "stop"),
+        (ONE.into(), vec![first.clone()], "tool_calls"),
+        (
+            format!("<think>\nHm, é.\n</think>\n\nLet me look.\n{ONE}\n{then}"),
+            vec![
+                part("reasoning", "Hm, é."),
+                part("text", "Let me look."),
+                first,
+                made("then", "{}"),
+            ],
+            "tool_calls",
+        ),
+        ("<think>\nOnly".into(), vec![part("reasoning", "Only")], "stop"),
+    ]
+}
+
+#[test]
+fn streams_add_up_to_whole_answers() {
+    let server = Running::with_tools();
+    for path in [CHAT, MESSAGES, RESPONSES, OLLAMA] {
+        for (text, expected, reason) in recorded() {
+            server.script(&text);
+            let body = with(in_form(path, &chat("Now?", 300)), json!({"tools": tools_for(path)}));
+            let answer = server.post(path, &with(body.clone(), json!({"stream": false})));
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            let (parts, end) = whole(path, &answer.json());
+            let values = |parts: &[Part]| -> Vec<Part> {
+                let value = |(kind, text, name): &Part| {
+                    let value = serde_json::from_str::<Value>(text).map(|v| v.to_string());
+                    (*kind, value.unwrap_or_else(|_| text.clone()), name.clone())
+                };
+                parts.iter().map(value).collect()
+            };
+            assert_eq!(values(&parts), values(&expected), "{path}");
+            let called = reason == "tool_calls";
+            let name = match path {
+                MESSAGES => ["end_turn", "tool_use"][usize::from(called)],
+                RESPONSES => "completed",
+                OLLAMA => "stop",
+                _ => reason,
+            };
+            assert_eq!(end, name, "{path}");
+            let body = with(body, json!({"stream": true}));
+            let events = match path {
+                OLLAMA => {
+                    let lines = server.post(path, &body).text();
+                    lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+                }
+                _ => data(&server.stream(path, &body).events()),
+            };
+            let (streamed, end) = folded(path, &events);
+            assert_eq!((values(&streamed), &end), (values(&parts), &json!(name)), "{path}");
+        }
+    }
+}
+
+#[test]
+fn streams_with_calls_are_resumed_after_any_event() {
+    let server = Running::with_tools();
+    let (text, ..) = recorded().swap_remove(2);
+    server.script(&text);
+    let body = with(chat("Now?", 300), json!({"tools": tools(), "stream": true}));
+    let all = server.stream(CHAT, &body).events();
+    let deltas = |events: &[Event]| -> Vec<Value> {
+        data(events).iter().map(|e| e["choices"][0]["delta"].clone()).collect()
+    };
+    let ids: Vec<usize> = all.iter().filter_map(|e| e.id).collect();
+    assert!(ids.len() > 10);
+    // The end of the answer has the id of its last token.
+    let before_end = ids.len() - 2;
+    for (at, id) in ids[..before_end].iter().enumerate().step_by(7) {
+        let last = id.to_string();
+        let headers = [("Last-Event-ID", last.as_str())];
+        let rest = common::Stream::open(server.address, CHAT, &headers, &body).events();
+        let without_role = |mut deltas: Vec<Value>| {
+            deltas.iter_mut().filter_map(Value::as_object_mut).for_each(|d| {
+                d.remove("role");
+            });
+            deltas
+        };
+        let (rest, all) = (without_role(deltas(&rest)), without_role(deltas(&all)));
+        assert_eq!(rest[..], all[at + 1..], "after {id}");
+    }
+}
+
+#[test]
+fn typed_markers_are_text() {
+    let server = Running::with_tools();
+    // The same characters as in a call, but not the tokens.
+    let typed: Vec<u32> = ONE.bytes().map(u32::from).chain([common::END]).collect();
+    nanoinfer_serve::testing::script(&server.handle, Some(&typed));
+    let answer = server.chat(&with(chat("Now?", 300), json!({"tools": tools()})));
+    let message = &answer["choices"][0]["message"];
+    assert_eq!((message["content"].as_str(), &message["tool_calls"]), (Some(ONE), &Value::Null));
+    assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+    // In a request, they are not the tokens either.
+    let count = |text: &str| server.chat(&chat(text, 1))["usage"]["prompt_tokens"].clone();
+    assert_eq!(count("<tool_call>"), count("-tool_call-"));
+    assert_eq!(count("<|im_end|>"), count("-|im_end|-"));
+}
+
+#[test]
+fn required_calls_can_always_be_parsed() {
+    let server = Running::with_tools();
+    let fixed = json!({"tools": tools(), "parallel_tool_calls": false, "temperature": 1.5, "chat_template_kwargs": {"enable_thinking": false}});
+    let named = json!({"type": "function", "function": {"name": "then"}});
+    for seed in 0..6 {
+        for choice in [json!("required"), named.clone()] {
+            let body = with(chat("Now?", 200), fixed.clone());
+            let body = with(body, json!({"tool_choice": choice, "seed": seed}));
+            let answer = server.chat(&body);
+            let (choice, is_named) = (&answer["choices"][0], choice.is_object());
+            assert_eq!(choice["finish_reason"], "tool_calls", "{choice}");
+            let calls = choice["message"]["tool_calls"].as_array().unwrap();
+            let function = &calls[0]["function"];
+            assert!(calls.len() == 1 && (!is_named || function["name"] == "then"), "{choice}");
+            let arguments = function["arguments"].as_str().unwrap();
+            let arguments: Map<String, Value> = serde_json::from_str(arguments).unwrap();
+            assert!(["x", "yz"].contains(&arguments["zone"].as_str().unwrap()));
+            assert_eq!(calls[0]["id"].as_str().unwrap().len(), 9);
+        }
+    }
+    // A free answer becomes a call with the token that begins one.
+    let bias = json!({"logit_bias": {(THINK + 2).to_string(): 100}});
+    let answer = server.chat(&with(with(chat("Now?", 200), fixed), bias));
+    let calls = answer["choices"][0]["message"]["tool_calls"].as_array().unwrap();
+    let arguments = calls[0]["function"]["arguments"].as_str().unwrap();
+    assert!(serde_json::from_str::<Map<String, Value>>(arguments).is_ok(), "{arguments}");
+    // What cannot be enforced of arguments is required only of required calls.
+    let mut strange = tools();
+    strange[0]["function"]["parameters"]["properties"]["zone"] = json!({"pattern": "a(?=b)"});
+    let body = with(chat("Now?", 5), json!({"tools": strange}));
+    server.chat(&body);
+    let reply = server.post(CHAT, &with(body, json!({"tool_choice": "required"})));
+    let error = &reply.json()["error"];
+    assert_eq!((reply.status, &error["param"]), (400, &json!("tools")));
+    assert!(error["message"].as_str().unwrap().contains("pattern"), "{error}");
+    for (members, param) in [
+        (json!({"tools": [], "tool_choice": "required"}), "tool_choice"),
+        (json!({"tool_choice": {"type": "function", "function": {"name": "x"}}}), "tool_choice"),
+        (json!({"response_format": {"type": "json_object"}}), "response_format"),
+    ] {
+        let body = with(with(chat("Now?", 5), json!({"tools": tools()})), members);
+        let reply = server.post(CHAT, &body);
+        assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!(param)));
+    }
+}
+
+#[test]
+fn a_schema_begins_after_the_reasoning() {
+    let server = Running::with_tools();
+    let format = json!({"type": "json_schema", "json_schema": {"name": "x", "schema": schema()}});
+    // The model thinks, and stops thinking at once.
+    let bias = json!({THINK.to_string(): 50, (THINK + 1).to_string(): 100});
+    let body = with(chat("Which?", 80), json!({"response_format": format, "logit_bias": bias}));
+    let answer = server.chat(&with(body.clone(), json!({"logprobs": true})));
+    assert_valid(answer["choices"][0]["message"]["content"].as_str().unwrap());
+    let tokens = answer["choices"][0]["logprobs"]["content"].as_array().unwrap();
+    assert_eq!((&tokens[0]["token"], &tokens[1]["token"]), (&json!("<think>"), &json!("</think>")));
+    let without = json!({"chat_template_kwargs": {"enable_thinking": false}});
+    let answer = server.chat(&with(body, without));
+    assert_valid(answer["choices"][0]["message"]["content"].as_str().unwrap());
+}
+
+#[test]
+fn a_conversation_with_calls_comes_back_as_it_was() {
+    let server = Running::with_tools();
+    let (reasoning, text) = ("Hm, é.", "Let me look.");
+    let call = "<tool_call>\n{\"name\": \"now\", \"arguments\": {\"zone\": \"x\", \"n\": true}}\n</tool_call>";
+    let answer = format!("<think>\n{reasoning}\n</think>\n\n{text}\n{call}");
+    server.script(&answer);
+    let body = with(chat("Now?", 300), json!({"tools": tools()}));
+    let first = server.chat(&body);
+    let prompt =
+        server.post("/apply-template", &body).json()["prompt"].as_str().unwrap().to_owned();
+    let mut again = body;
+    let list = again["messages"].as_array_mut().unwrap();
+    list.push(first["choices"][0]["message"].clone());
+    let id = &first["choices"][0]["message"]["tool_calls"][0]["id"];
+    list.push(json!({"role": "tool", "tool_call_id": id, "content": "Noon."}));
+    let text = server.post("/apply-template", &again).json()["prompt"].as_str().unwrap().to_owned();
+    let rest = text.strip_prefix(&(prompt + &answer)).expect("the prompt and the answer");
+    assert!(rest.contains("<tool_response>Noon."), "{rest}");
+    server.script("Noon.");
+    let second = server.chat(&again);
+    let known = first["usage"]["total_tokens"].as_u64().unwrap();
+    let cached = second["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
+    assert!(cached + 64 >= known, "{cached} of {known}");
+    // The same conversation in the forms of other APIs.
+    let result = json!([{"type": "tool_result", "tool_use_id": id, "content": "Noon."}]);
+    let blocks = json!([
+        {"type": "thinking", "thinking": "Hm, é.", "signature": ""},
+        {"type": "text", "text": "Let me look."},
+        {"type": "tool_use", "id": id, "name": "now", "input": {"zone": "x", "n": true}},
+    ]);
+    let messages = json!([
+        {"role": "user", "content": "Now?"}, {"role": "assistant", "content": blocks}, {"role": "user", "content": result},
+    ]);
+    let body = json!({"messages": messages, "max_tokens": 9, "tools": tools_for(MESSAGES)});
+    let counted = server.post("/v1/messages/count_tokens", &body).json()["input_tokens"].clone();
+    assert_eq!(counted, second["usage"]["prompt_tokens"]);
+    let input = json!([
+        {"role": "user", "content": "Now?"},
+        {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm, é."}]},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Let me look."}]},
+        {"type": "function_call", "call_id": id, "name": "now", "arguments": "{\"zone\": \"x\", \"n\": true}"},
+        {"type": "function_call_output", "call_id": id, "output": "Noon."},
+    ]);
+    let body = json!({"input": input, "tools": tools_for(RESPONSES), "max_output_tokens": 9});
+    let usage = server.post(RESPONSES, &body).json()["usage"].clone();
+    assert_eq!(usage["input_tokens"], second["usage"]["prompt_tokens"]);
+}
