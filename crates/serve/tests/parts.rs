@@ -424,6 +424,25 @@ fn required_calls_can_always_be_parsed() {
 }
 
 #[test]
+fn many_tools_are_accepted() {
+    let server = Running::with_tools();
+    let described = "x".repeat(1400);
+    let tool = |i: usize| {
+        let schema = json!({"type": "object", "properties": {"a": {"type": "string", "description": described}}});
+        json!({"type": "function", "function": {"name": format!("t{i}"), "parameters": schema}})
+    };
+    let many: Value = (0..200).map(tool).collect();
+    // The template of this model shows only names, of which 60 fit into its context.
+    let few: Value = (0..60).map(tool).collect();
+    let body = with(chat("Now?", 1), json!({"tools": few}));
+    server.chat(&body);
+    let required = with(body.clone(), json!({"tool_choice": "required", "max_tokens": 3}));
+    server.chat(&required);
+    let reply = server.post(CHAT, &with(body, json!({"tools": many})));
+    assert_eq!(reply.json()["error"]["code"], "context_length_exceeded", "{}", reply.text());
+}
+
+#[test]
 fn a_schema_begins_after_the_reasoning() {
     let server = Running::with_tools();
     let format = json!({"type": "json_schema", "json_schema": {"name": "x", "schema": schema()}});

@@ -58,8 +58,10 @@ pub(crate) fn called(
         Err(_) => {
             let mut found = calls(&tools.without_parameters()).unwrap_or_default();
             without_marker(&mut found);
-            let grammar = grammars.compile(&Source::Calls(found));
-            grammar.map_err(|e| Problem::grammar("tools", &e))?
+            match grammars.compile(&Source::Calls(found)) {
+                Ok(grammar) => grammar,
+                Err(_) => return Ok(None), // the vocabulary cannot be used, or there are too many tools
+            }
         }
         Ok(grammar) => grammar,
     };
