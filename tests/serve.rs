@@ -9,13 +9,15 @@ use std::process::{Child, Command, Stdio};
 use common::{assert_fails, nanoinfer, talking, temp};
 use rustix::process::{Pid, Signal, kill_process};
 
-const TEMPLATE: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: ";
+const TEMPLATE: &str =
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: ";
 
 /// Starts a server; returns its process, the lines of its standard error, and its address.
 fn start(command: &mut Command) -> (Child, impl Iterator<Item = String>, String) {
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
-    let address = lines.find_map(|line| Some(line.split_once("listening on http://")?.1.to_owned()));
+    let address =
+        lines.find_map(|line| Some(line.split_once("listening on http://")?.1.to_owned()));
     (child, lines, address.expect("the server listens"))
 }
 
@@ -36,7 +38,8 @@ fn a_server_answers_until_it_is_told_to_end() {
     command.env("NANOINFER_HOME", home.path()).env("NANOINFER_PORT", "0");
     command.arg("serve").arg("--model").arg(format!("named={}", model.display()));
     let (mut child, lines, address) = start(command.args(["--threads", "1"]));
-    let body = r#"{"model": "named", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}"#;
+    let body =
+        r#"{"model": "named", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}"#;
     let reply = post(&address, "/v1/chat/completions", body);
     assert!(reply.starts_with("HTTP/1.1 200 OK"), "{reply}");
     assert!(reply.contains(r#""completion_tokens":3"#), "{reply}");

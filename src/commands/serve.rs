@@ -17,6 +17,9 @@ use crate::model;
 use crate::status::say;
 use crate::template::Template;
 
+/// Maximum number of requests of a key that wait.
+const QUEUE_PER_KEY: usize = 16;
+
 pub(crate) fn run(args: Serve) -> Result<ExitCode> {
     // Before the models, so that an incorrect option fails at once.
     let keys = args.keys.as_deref().map(Keys::read).transpose().context("--keys")?;
@@ -91,6 +94,8 @@ fn served(args: &Serve, name: String, model: Model, share: u64) -> Result<Served
     let batch = BatchOptions {
         pass_ms: args.pass_ms as f64,
         queue: args.queue as usize,
+        // Without keys, all requests have the same.
+        queue_per_key: if args.keys.is_some() { QUEUE_PER_KEY } else { args.queue as usize },
         ..BatchOptions::default()
     };
     Ok(Served { name, engines, batch })

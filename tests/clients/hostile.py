@@ -6,6 +6,7 @@ Prints figures; asserts only what holds on any machine. Takes minutes, since it 
 import json
 import os
 import random
+import re
 import socket
 import struct
 import threading
@@ -57,24 +58,32 @@ def everything(peer):
 
 def statuses(data):
     """The statuses of the responses in `data`."""
-    return [int(line[9:12]) for line in data.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
+    return [int(status) for status in re.findall(rb"HTTP/1\.[01] (\d{3}) ", data)]
 
 
-def exchange(data, close=True):
-    """The status with which the server answers raw bytes; None if it only closes the connection."""
+def exchange(data, close=False):
+    """The status with which the server answers raw bytes; None if it only closes the connection.
+
+    With `close`, nothing follows these bytes. The server takes that for the end of the client, and need not answer.
+    """
     with connect() as peer:
+        found = b""
         try:
             peer.sendall(data)
             if close:
                 peer.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # closed before it read everything
-        found = statuses(everything(peer))
-        return found[0] if found else None
+        try:
+            while not statuses(found) and (part := peer.recv(65536)):
+                found += part
+        except ConnectionError:
+            pass
+        return next(iter(statuses(found)), None)
 
 
 def status_of(body, path="/v1/chat/completions", *headers):
-    return exchange(post(body, path, *headers, "Connection: close"), close=False)
+    return exchange(post(body, path, *headers, "Connection: close"))
 
 
 def latency():
@@ -171,7 +180,7 @@ def lying_lengths():
         ("negative", head("POST", "/v1/completions", "Content-Length: -1") + body, {400}),
         ("not a number", head("POST", "/v1/completions", "Content-Length: 1e3") + body, {400}),
         ("beyond 64 bits", head("POST", "/v1/completions", f"Content-Length: {10**30}") + body, {400, 413}),
-        ("close to 64 bits", head("POST", "/v1/completions", f"Content-Length: {2**64 - 1}") + body, {400, 413}),
+        ("close to 64 bits", head("POST", "/v1/completions", f"Content-Length: {2**64 - 1}") + body, {400, 413, 431}),
         ("a terabyte", head("POST", "/v1/completions", f"Content-Length: {10**12}") + body, {413}),
         ("two", head("POST", "/v1/completions", "Content-Length: 5", f"Content-Length: {len(body)}") + body, {400}),
         ("bad chunk", head("POST", "/v1/completions", "Transfer-Encoding: chunked") + b"zz\r\n" + body, {400}),
@@ -179,22 +188,17 @@ def lying_lengths():
         ("endless chunk line", head("POST", "/v1/completions", "Transfer-Encoding: chunked") + b"1;" + b"a" * 99999, {400}),
         ("unknown coding", head("POST", "/v1/completions", "Transfer-Encoding: gzip") + body, {400, 501}),
     ]:
-        found = exchange(request)
+        found = exchange(request, close=what.startswith("shorter"))
         assert found in allowed, (what, found)
     # What follows a body that is too long for its length is read as another request, and refused.
-    both = exchange_all(post(chat(), "/v1/chat/completions")+ b"garbage\r\n\r\n")
-    assert both == [200, 400], both
-    # With both headers, chunks count (RFC 9112, 6.1), or the request is refused: never two readings of one body.
-    smuggled = head("POST", "/tokenize", "Content-Length: 4", "Transfer-Encoding: chunked")
-    smuggled += b"0\r\n\r\n" + head("GET", "/smuggled")
-    assert exchange_all(smuggled)[0] == 400
-
-
-def exchange_all(data):
     with connect() as peer:
-        peer.sendall(data)
-        peer.shutdown(socket.SHUT_WR)
-        return statuses(everything(peer))
+        peer.sendall(post(chat()) + b"garbage\r\n\r\n")
+        assert statuses(everything(peer)) == [200, 400]
+    # With both headers, chunks count (RFC 9112, 6.1), or the request is refused: never two readings of one body.
+    with connect() as peer:
+        smuggled = head("POST", "/tokenize", "Content-Length: 4", "Transfer-Encoding: chunked") + b"0\r\n\r\n"
+        peer.sendall(smuggled + head("GET", "/smuggled", "Connection: close"))
+        assert statuses(everything(peer)) in ([400], [400, 404])
 
 
 @case
@@ -222,17 +226,20 @@ def bodies_that_are_too_large():
         except OSError:
             pass  # the server has closed the connection
         assert statuses(everything(peer))[:1] in ([413], [])
-    start = time.monotonic()
-    with ThreadPoolExecutor() as pool:
-        large = [pool.submit(status_of, chat("fox " * (5 << 20))) for _ in range(6)]
-        waits = []
-        while not all(one.done() for one in large):
-            waits.append(latency())
-        found = [one.result() for one in large]
-    assert set(found) <= {400, 503}, found
-    say(f"6 prompts of 20 MB at once: {found} in {time.monotonic() - start:.1f} s; others waited {max(waits):.2f} s")
-    time.sleep(1)
-    say(f"memory after them: {memory() - size:+.1f} MB")
+    sizes = []
+    for _ in range(3):
+        start = time.monotonic()
+        with ThreadPoolExecutor() as pool:
+            large = [pool.submit(status_of, chat("fox " * (5 << 20))) for _ in range(6)]
+            waits = []
+            while not all(one.done() for one in large):
+                waits.append(latency())
+            found = [one.result() for one in large]
+        assert set(found) <= {400, 503}, found
+        sizes.append(memory() - size)
+        taken = time.monotonic() - start
+        say(f"6 prompts of 20 MB at once: {found} in {taken:.1f} s; others waited {max(waits):.2f} s; {sizes[-1]:+.1f} MB")
+    assert sizes[2] < sizes[0] + 128
 
 
 @case
@@ -270,7 +277,7 @@ def deep_nesting():
         for body in [b"[" * depth, b'{"messages":' * depth, chat()[:-1] + b', "x": ' + b"[" * depth + b"]" * depth + b"}"]:
             found = status_of(body)
             # A field that the server does not know is skipped, unless it is too deep.
-            assert found == 400 or (depth == 100 and found == 200), (depth, found)
+            assert found in {100: (400, 200), 5_000_000: (400, 413)}.get(depth, (400,)), (depth, found)
     for field in ["messages", "stop", "tools", "response_format", "logit_bias", "input", "prompt", "content", "format"]:
         nested = b"[" * 120 + b"]" * 120
         for path in ["/v1/chat/completions", "/v1/responses", "/v1/messages", "/api/chat", "/tokenize", "/infill"]:
@@ -363,6 +370,8 @@ def a_reader_that_stops_is_dropped():
     fields = {"stream": True, "n": 8, "max_tokens": 2000, "ignore_eos": True, "logprobs": True, "top_logprobs": 20}
     with connect(receive=4096) as peer:
         peer.sendall(post(chat(**fields)))
+        while figure("nanoinfer_running") == 0:
+            time.sleep(0.01)
         most, waits = 0, []
         while time.monotonic() - start < 240 and figure("nanoinfer_running") + figure("nanoinfer_waiting") > 0:
             most = max(most, memory() - size)

@@ -135,7 +135,8 @@ fn stall(model: &str, prompt: usize, pass_ms: f64) -> Result<()> {
 fn streams(model: &str, n: usize) -> Result<()> {
     const PROMPT: usize = 512;
     const MORE: usize = 128;
-    let mut batch = batch(model, 3 * PROMPT, n, BatchOptions::default().pass_ms)?;
+    // Room for what the first answers get while the last prompts are read.
+    let mut batch = batch(model, 8 * PROMPT, n, BatchOptions::default().pass_ms)?;
     let vocab = batch.engine().model().config().vocab_size;
     let start = Instant::now();
     let mut counts = BTreeMap::new();

@@ -116,7 +116,9 @@ impl Problem {
             Error::Prompt { tokens, ctx, .. } | Error::Context { tokens, ctx } => {
                 Self::context(*tokens, *ctx)
             }
-            Error::QueueFull { .. } => Self::new(Kind::Busy, error.to_string()).code("queue_full"),
+            Error::QueueFull { .. } | Error::KeyQueueFull { .. } => {
+                Self::new(Kind::Busy, error.to_string()).code("queue_full")
+            }
             Error::Constraint { .. } => {
                 Self::new(Kind::Invalid, error.to_string()).code("constraint_failed")
             }

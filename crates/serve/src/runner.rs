@@ -230,7 +230,7 @@ impl Runner {
                 Err(error) => {
                     ids.into_iter().for_each(|id| self.batch.cancel(id));
                     let mut problem = Problem::engine(&error);
-                    if let Error::QueueFull { waiting } = error {
+                    if let Error::QueueFull { waiting } | Error::KeyQueueFull { waiting } = error {
                         problem.retry_after = Some(self.wait(waiting));
                     }
                     let _ = accepted.send(Err(problem)); // fails if the client has gone

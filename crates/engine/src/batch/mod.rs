@@ -60,7 +60,7 @@ pub struct BatchOptions {
 
 impl Default for BatchOptions {
     fn default() -> Self {
-        Self { pass_ms: 150.0, queue: 256, queue_per_key: 16, aging_ms: 10_000.0 }
+        Self { pass_ms: 150.0, queue: 256, queue_per_key: 256, aging_ms: 10_000.0 }
     }
 }
 

@@ -12,6 +12,9 @@ use crate::{Error, Sequence};
 
 /// Rows of prompts in a pass before its costs are known.
 const FIRST_ROWS: usize = 32;
+/// Share of a pass's time that prompts get even if answers take more than the rest: the last of many prompts
+/// would otherwise be read very slowly.
+const FOR_PROMPTS: f64 = 1.0 / 3.0;
 /// Passes without progress after which nobody waits for a prompt with the same beginning.
 const PATIENCE: u32 = 4;
 
@@ -110,9 +113,12 @@ impl Batch {
 
     /// Plans parts of the prompts that fit into the time of the pass and into `spare` blocks.
     fn plan_prompts(&mut self, mut spare: usize) -> Result<(), Error> {
-        let budget = if self.batch.is_empty() { f64::INFINITY } else { self.options.pass_ms };
         let mut positions: f64 = self.running.iter().map(|job| job.positions).sum();
-        let answers = self.batch.len();
+        let (answers, ms) = (self.batch.len(), self.options.pass_ms);
+        let budget = match self.costs.predict(answers, positions) {
+            _ if answers == 0 => f64::INFINITY,
+            for_answers => ms.max(for_answers.unwrap_or(0.0) + FOR_PROMPTS * ms),
+        };
         self.order_prompts()?;
         for at in 0..self.order.len() {
             let i = self.order[at];

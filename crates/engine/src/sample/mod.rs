@@ -98,7 +98,7 @@ impl LogitRows<'_> {
         for (to, panel) in to.chunks_mut(LANES).zip(panels) {
             to.copy_from_slice(&panel[row * LANES..][..to.len()]);
         }
-        to.iter().all(|x| x.is_finite())
+        to.iter().fold(true, |finite, x| finite & x.is_finite()) // without branches
     }
 
     fn get(&self, row: usize, id: u32) -> f32 {
@@ -224,7 +224,7 @@ impl Sampler {
         let scale = if all { 1.0 / s.temperature } else { 1.0 };
         kernels.exp_weights(ExpWeights { logits, max, scale, out: weights });
         if all {
-            return pick(weights.iter().zip(0..).map(|(&w, id)| (w, id)), uniform, best);
+            return pick_any(weights, uniform, best);
         }
         truncate(&s, logits, weights, candidates);
         for c in candidates.iter_mut() {
@@ -233,7 +233,7 @@ impl Sampler {
             kernels.exp_weights(ExpWeights { logits, max, scale, out: &mut out });
             c.weight = out[0];
         }
-        pick(candidates.iter().map(|c| (c.weight, c.id)), uniform, best)
+        pick(candidates, uniform, best)
     }
 
     /// The `n` most likely tokens of a row of logits after penalties, with ties ordered by id; empty if
@@ -252,7 +252,7 @@ impl Sampler {
         self.penalize(logits);
         let max = logits[argmax(logits) as usize];
         rows.kernels.exp_weights(ExpWeights { logits, max, scale: 1.0, out: weights });
-        let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
+        let total = sum(weights);
         let mut top: Vec<(f32, u32)> = Vec::with_capacity(n + 1);
         for (&weight, id) in weights.iter().zip(0..) {
             if top.len() == n && top.last().is_none_or(|(least, _)| weight <= *least) {
@@ -310,7 +310,7 @@ fn restrict(constraint: &mut dyn Constraint, scratch: &mut DrawScratch) -> bool 
 /// are gathered. The threshold is lowered until they are certain to include the result.
 fn truncate(s: &Sampling, logits: &[f32], weights: &[f32], candidates: &mut Vec<Weighted>) {
     let k = if s.top_k == 0 { logits.len() } else { s.top_k.min(logits.len()) };
-    let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
+    let total = sum(weights);
     let mut threshold = 0.01f32;
     loop {
         candidates.clear();
@@ -345,28 +345,63 @@ fn truncate(s: &Sampling, logits: &[f32], weights: &[f32], candidates: &mut Vec<
     candidates.retain(|c| c.weight >= floor);
 }
 
-/// The first token at which the cumulative weight exceeds the share `uniform` of the total.
-fn pick(weights: impl Iterator<Item = (f32, u32)> + Clone, uniform: f64, fallback: u32) -> u32 {
-    let total: f64 = weights.clone().map(|(w, _)| f64::from(w)).sum();
+/// The first candidate at which the cumulative weight exceeds the share `uniform` of the total.
+fn pick(candidates: &[Weighted], uniform: f64, fallback: u32) -> u32 {
+    let total: f64 = candidates.iter().map(|c| f64::from(c.weight)).sum();
     let mut left = uniform * total;
-    for (w, id) in weights {
-        left -= f64::from(w);
+    for c in candidates {
+        left -= f64::from(c.weight);
         if left < 0.0 {
-            return id;
+            return c.id;
         }
     }
     fallback // reached only by rounding
 }
 
+/// Like [`pick`], from the whole vocabulary: the block of tokens first, then the token.
+fn pick_any(weights: &[f32], uniform: f64, fallback: u32) -> u32 {
+    const BLOCK: usize = 256;
+    let mut left = uniform * sum(weights);
+    for (block, from) in weights.chunks(BLOCK).zip((0..).step_by(BLOCK)) {
+        let weight = sum(block);
+        if left >= weight {
+            left -= weight;
+            continue;
+        }
+        let mut last = fallback; // of rounding
+        for (&w, id) in block.iter().zip(from..).filter(|(w, _)| **w > 0.0) {
+            left -= f64::from(w);
+            last = id;
+            if left < 0.0 {
+                break;
+            }
+        }
+        return last;
+    }
+    fallback
+}
+
+/// The sum, in an order that does not depend on the instruction set: sixteen lanes, since a single one would
+/// wait for each addition.
+fn sum(weights: &[f32]) -> f64 {
+    let mut lanes = [0.0f64; 16];
+    for chunk in weights.chunks(lanes.len()) {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, &w)| *lane += f64::from(w));
+    }
+    lanes.iter().sum()
+}
+
 /// Index of the largest logit; the lowest index on ties.
 pub(crate) fn argmax(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (i, x) in logits.iter().enumerate() {
-        if *x > logits[best] {
-            best = i;
-        }
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    for chunk in logits.chunks(lanes.len()) {
+        lanes
+            .iter_mut()
+            .zip(chunk)
+            .for_each(|(lane, &x)| *lane = if x > *lane { x } else { *lane });
     }
-    best as u32
+    let max = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    logits.iter().position(|&x| x == max).unwrap_or(0) as u32
 }
 
 /// A number in [0, 1) that depends only on seed and position: SplitMix64 (Steele, Lea and Flood, 2014)

@@ -57,8 +57,7 @@ pub(crate) fn batch(model: &Arc<Model>, sequences: usize, blocks: usize) -> Batc
 }
 
 pub(crate) fn batch_of(engine: Engine) -> Batch {
-    let options = BatchOptions { queue_per_key: 256, ..BatchOptions::default() };
-    let mut batch = Batch::new(engine, options);
+    let mut batch = Batch::new(engine, BatchOptions::default());
     set_costs(&mut batch, Some(COSTS));
     batch
 }

@@ -52,7 +52,7 @@ pub fn generate(
     let ctx = context(model, TEXT_TOKENS);
     let sequences = AT_ONCE.min(n.max(1));
     let options = EngineOptions { threads, ctx: Some(ctx), sequences, ..EngineOptions::default() };
-    let queue = BatchOptions { queue: n, ..BatchOptions::default() };
+    let queue = BatchOptions { queue: n, queue_per_key: n, ..BatchOptions::default() };
     let mut batch = Batch::new(Engine::new(model.clone(), &options)?, queue);
     // What the tokenizer puts before any text.
     let start = model.encode("").unwrap_or_default();

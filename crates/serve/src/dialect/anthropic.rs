@@ -5,7 +5,7 @@ use nanoinfer_text::ToolCall;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::call::{Call, Encoder, Meta, event};
+use super::call::{Call, Encoder, Meta, comment, event};
 use super::fields::{self, Fields};
 use super::problems::Form;
 use super::{messages, structure, tools, unsupported};
@@ -333,7 +333,7 @@ impl Encoder for MessageEncoder {
 
     fn update(&mut self, _served: &ServedModel, _meta: &Meta, update: &Update, out: &mut Vec<u8>) {
         match update {
-            Update::Prefill { done, total } => self.alive(&format!("prefill {done}/{total}"), out),
+            Update::Prefill { done, total } => comment(&format!("prefill {done}/{total}"), out),
             Update::Chunk(chunk) => {
                 for (i, part) in chunk.parts.iter().enumerate() {
                     let is_last = i + 1 == chunk.parts.len();
@@ -361,7 +361,7 @@ impl Encoder for MessageEncoder {
 
     /// A ping, which is this API's own sign of life.
     fn alive(&self, note: &str, out: &mut Vec<u8>) {
-        super::call::comment(note, out);
+        comment(note, out);
         named("ping", json!({}), out);
     }
 
