@@ -3,13 +3,9 @@
 mod common;
 
 use common::client::Event;
+use common::fold::{CHAT, MESSAGES, OLLAMA, Part, RESPONSES, folded, whole};
 use common::{Running, THINK, chat, with};
 use serde_json::{Map, Value, json};
-
-const CHAT: &str = "/v1/chat/completions";
-const MESSAGES: &str = "/v1/messages";
-const RESPONSES: &str = "/v1/responses";
-const OLLAMA: &str = "/api/chat";
 
 fn schema() -> Value {
     json!({
@@ -130,134 +126,6 @@ fn tools_for(path: &str) -> Value {
         }
     };
     tools().as_array().unwrap().iter().map(of).collect()
-}
-
-/// A part of an answer: its kind, its text, and the name of a call.
-type Part = (&'static str, String, String);
-
-fn add(parts: &mut Vec<Part>, kind: &'static str, text: &Value) {
-    let text = text.as_str().unwrap_or_default();
-    match parts.last_mut().filter(|last| last.0 == kind && kind != "call") {
-        Some(last) => last.1 += text,
-        None if text.is_empty() => {}
-        None => parts.push((kind, text.to_owned(), String::new())),
-    }
-}
-
-fn call(parts: &mut Vec<Part>, name: &Value, arguments: &Value) {
-    let arguments = arguments.as_str().map_or_else(|| arguments.to_string(), str::to_owned);
-    parts.push(("call", arguments, name.as_str().unwrap().to_owned()));
-}
-
-/// The parts of a whole answer.
-fn whole(path: &str, answer: &Value) -> (Vec<Part>, Value) {
-    let mut parts = Vec::new();
-    let of_message = |message: &Value, reasoning: &str, parts: &mut Vec<Part>| {
-        add(parts, "reasoning", &message[reasoning]);
-        add(parts, "text", &message["content"]);
-        for made in message["tool_calls"].as_array().into_iter().flatten() {
-            call(parts, &made["function"]["name"], &made["function"]["arguments"]);
-        }
-    };
-    let end = match path {
-        MESSAGES => {
-            for block in answer["content"].as_array().unwrap() {
-                match block["type"].as_str().unwrap() {
-                    "text" => add(&mut parts, "text", &block["text"]),
-                    "thinking" => add(&mut parts, "reasoning", &block["thinking"]),
-                    _ => call(&mut parts, &block["name"], &block["input"]),
-                }
-            }
-            &answer["stop_reason"]
-        }
-        RESPONSES => {
-            for item in answer["output"].as_array().unwrap() {
-                match item["type"].as_str().unwrap() {
-                    "message" => add(&mut parts, "text", &item["content"][0]["text"]),
-                    "reasoning" => add(&mut parts, "reasoning", &item["content"][0]["text"]),
-                    _ => call(&mut parts, &item["name"], &item["arguments"]),
-                }
-            }
-            &answer["status"]
-        }
-        OLLAMA => {
-            of_message(&answer["message"], "thinking", &mut parts);
-            &answer["done_reason"]
-        }
-        _ => {
-            let choice = &answer["choices"][0];
-            of_message(&choice["message"], "reasoning_content", &mut parts);
-            &choice["finish_reason"]
-        }
-    };
-    (parts, end.clone())
-}
-
-/// The sum of a stream, as the clients of each API make it.
-fn folded(path: &str, events: &[Value]) -> (Vec<Part>, Value) {
-    let (mut parts, mut end) = (Vec::new(), Value::Null);
-    for event in events {
-        match path {
-            MESSAGES => {
-                let (block, delta) = (&event["content_block"], &event["delta"]);
-                if block["type"] == "tool_use" {
-                    call(&mut parts, &block["name"], &json!(""));
-                }
-                add(&mut parts, "text", &delta["text"]);
-                add(&mut parts, "reasoning", &delta["thinking"]);
-                if let Some(json) = delta["partial_json"].as_str() {
-                    parts.last_mut().unwrap().1 += json;
-                }
-                if delta["stop_reason"].is_string() {
-                    end = delta["stop_reason"].clone();
-                }
-            }
-            RESPONSES => match event["type"].as_str().unwrap() {
-                "response.output_item.added" if event["item"]["type"] == "function_call" => {
-                    call(&mut parts, &event["item"]["name"], &json!(""));
-                }
-                "response.output_text.delta" => add(&mut parts, "text", &event["delta"]),
-                "response.reasoning_text.delta" => add(&mut parts, "reasoning", &event["delta"]),
-                "response.function_call_arguments.delta" => {
-                    parts.last_mut().unwrap().1 += event["delta"].as_str().unwrap();
-                }
-                "response.completed" | "response.incomplete" => {
-                    let (last, status) = whole(path, &event["response"]);
-                    assert_eq!(last, parts);
-                    end = status;
-                }
-                _ => {}
-            },
-            OLLAMA => {
-                let (new, reason) = whole(path, event);
-                for (kind, text, name) in new {
-                    match kind {
-                        "call" => parts.push((kind, text, name)),
-                        kind => add(&mut parts, kind, &json!(text)),
-                    }
-                }
-                end = reason;
-            }
-            _ => {
-                let choice = &event["choices"][0];
-                add(&mut parts, "reasoning", &choice["delta"]["reasoning_content"]);
-                add(&mut parts, "text", &choice["delta"]["content"]);
-                for made in choice["delta"]["tool_calls"].as_array().into_iter().flatten() {
-                    if made["id"].is_string() {
-                        let calls = parts.iter().filter(|part| part.0 == "call").count();
-                        assert_eq!(made["index"], calls);
-                        call(&mut parts, &made["function"]["name"], &json!(""));
-                    }
-                    let text = made["function"]["arguments"].as_str().unwrap_or_default();
-                    parts.last_mut().unwrap().1 += text;
-                }
-                if choice["finish_reason"].is_string() {
-                    end = choice["finish_reason"].clone();
-                }
-            }
-        }
-    }
-    (parts, end)
 }
 
 fn data(events: &[Event]) -> Vec<Value> {

@@ -6,6 +6,7 @@
 //! unsupported   fields that would change the answer, but are not implemented
 //! messages  conversations
 //! tools     tools that the model may call
+//! items     the input of responses
 //! structure what the answer must follow
 //! usage     counts
 //! openai_chat, completions, responses, anthropic, ollama, infill   one API each
@@ -17,6 +18,7 @@ pub(crate) mod call;
 pub(crate) mod completions;
 pub(crate) mod fields;
 pub(crate) mod infill;
+mod items;
 pub(crate) mod messages;
 pub(crate) mod ollama;
 pub(crate) mod openai_chat;

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use super::call::{Call, Encoder, Meta, event};
 use super::fields::{self, Fields};
 use super::usage::{Totals, remarks};
-use super::{messages, structure, tools, unsupported};
+use super::{items, messages, structure, unsupported};
 use crate::core::answer::{Answer, End, Reason, Update};
-use crate::core::ask::{Ask, Chat, Prompt, Toolbox};
+use crate::core::ask::{Ask, Chat, Prompt};
 use crate::core::model::ServedModel;
 use crate::core::parts::{self, Part, Whole};
 use crate::problem::Problem;
@@ -46,14 +46,14 @@ pub(crate) fn parse(body: &Value, served: &ServedModel) -> Result<Call, Problem>
     messages::set_effort(&mut variables, effort);
     let mut conversation = Vec::new();
     conversation.extend(own.instructions.as_ref().map(|text| Message::new("system", text)));
-    input(body, &mut conversation)?;
+    items::input(body, &mut conversation)?;
     let mut options = common.options(served)?;
     let format = own.text.as_ref().and_then(|text| text.get("format"));
     options.structure = match format {
         None => structure::read(body)?,
         format => structure::nested(format, "text.format")?,
     };
-    let chat = Chat { messages: conversation, toolbox: toolbox(body)?, variables };
+    let chat = Chat { messages: conversation, toolbox: items::toolbox(body)?, variables };
     Ok(Call {
         ask: Ask { prompts: vec![Prompt::Chat(Box::new(chat))], n: 1, options },
         stream: common.stream.unwrap_or(false),
@@ -65,83 +65,6 @@ pub(crate) fn parse(body: &Value, served: &ServedModel) -> Result<Call, Problem>
             status: Status::default(),
         }),
     })
-}
-
-/// The functions. The model is not told of tools that run elsewhere than at the client: they do not exist here.
-fn toolbox(body: &Value) -> Result<Option<Toolbox>, Problem> {
-    let mut found = Vec::new();
-    for (i, tool) in tools::list(body)?.iter().enumerate() {
-        if tool.get("type").and_then(Value::as_str) == Some("function") {
-            found.push(tools::function_tool(tool, "parameters", &format!("tools[{i}]"))?);
-        }
-    }
-    let parallel = body.get("parallel_tool_calls").and_then(Value::as_bool).unwrap_or(true);
-    tools::with_choice(found, tools::choice(body)?, parallel)
-}
-
-/// Reads the items of the input. Reasoning, a message and calls that follow each other are one answer.
-fn input(body: &Value, out: &mut Vec<Message>) -> Result<(), Problem> {
-    let items = match body.get("input") {
-        Some(Value::String(text)) => {
-            out.push(Message::new("user", text));
-            return Ok(());
-        }
-        Some(Value::Array(items)) if !items.is_empty() => items,
-        _ => return Err(Problem::field("input", "expected a text or a list of items")),
-    };
-    for (i, item) in items.iter().enumerate() {
-        let at = format!("input[{i}]");
-        match item.get("type").and_then(Value::as_str) {
-            None | Some("message") => {
-                let message = messages::message(item, &at)?;
-                let is_answer = message.role == "assistant";
-                match out.last_mut().filter(|last| is_answer && is_reasoning(last)) {
-                    Some(last) => last.content = message.content,
-                    None => out.push(message),
-                }
-            }
-            Some("reasoning") => {
-                let parts = item.get("content").filter(|content| content.is_array());
-                let text = messages::text(parts, &format!("{at}.content"))?;
-                if !text.is_empty() {
-                    let mut message = Message::new("assistant", "");
-                    message.reasoning_content = Some(text);
-                    out.push(message);
-                }
-            }
-            Some("function_call") => {
-                let id = item.get("call_id").and_then(Value::as_str).map(str::to_owned);
-                let call = messages::call(item, id, &at)?;
-                match out.last_mut().filter(|last| last.role == "assistant") {
-                    Some(last) => last.tool_calls.push(call),
-                    None => {
-                        let mut message = Message::new("assistant", "");
-                        message.tool_calls.push(call);
-                        out.push(message);
-                    }
-                }
-            }
-            Some("function_call_output") => {
-                let text = messages::text(item.get("output"), &format!("{at}.output"))?;
-                let mut message = Message::new("tool", text);
-                message.tool_call_id =
-                    item.get("call_id").and_then(Value::as_str).map(str::to_owned);
-                out.push(message);
-            }
-            Some(kind) => {
-                let what = format!("items of type {kind:?} are not supported by this server");
-                return Err(Problem::field(at, what).code("unsupported_parameter"));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Whether a message is only the reasoning before an answer.
-fn is_reasoning(message: &Message) -> bool {
-    message.reasoning_content.is_some()
-        && message.tool_calls.is_empty()
-        && message.content.text().is_empty()
 }
 
 /// The members of a request that its response repeats.

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // no test file uses all of them
 
 pub(crate) mod client;
+pub(crate) mod fold;
 
 use std::net::SocketAddr;
 use std::path::Path;
