@@ -11,6 +11,7 @@ use nanoinfer_engine::{Constraint, Model};
 use crate::cache::Cache;
 use crate::compiled::Compiled;
 use crate::following::Following;
+use crate::place::{Place, Reasoning};
 use crate::vocabulary::Vocabulary;
 use crate::waiting::Waiting;
 use crate::{Error, Source};
@@ -60,36 +61,6 @@ struct Shared {
     options: Options,
     vocabulary: OnceLock<Result<Arc<Vocabulary>, Error>>,
     compiled: Mutex<Cache<Compiled>>,
-}
-
-/// The part of an answer that follows a grammar: what comes after the reasoning and the marker.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
-    /// What may come before.
-    pub reasoning: Reasoning,
-    /// A token after which the grammar applies, such as one that begins calls of tools. Without it, the
-    /// answer is free.
-    pub marker: Option<u32>,
-}
-
-/// Reasoning before an answer, which ends with a token.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Reasoning {
-    /// There is none.
-    #[default]
-    Absent,
-    /// The prompt begins it.
-    Begun {
-        /// The token that ends it.
-        end: u32,
-    },
-    /// The answer may begin with it.
-    Possible {
-        /// The token that begins it.
-        begin: u32,
-        /// The token that ends it.
-        end: u32,
-    },
 }
 
 /// A compiled grammar.

@@ -45,6 +45,7 @@ mod following;
 mod gbnf;
 mod grammars;
 mod parts;
+mod place;
 mod reason;
 mod request;
 mod schema;
@@ -54,6 +55,7 @@ mod waiting;
 
 pub use calls::{Call, Piece};
 pub use error::Error;
-pub use grammars::{Grammar, Grammars, Options, Place, Reasoning};
+pub use grammars::{Grammar, Grammars, Options};
+pub use place::{Place, Reasoning};
 pub use request::source_of;
 pub use source::Source;

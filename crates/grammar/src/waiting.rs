@@ -2,9 +2,8 @@
 
 use nanoinfer_engine::Constraint;
 
-use crate::Place;
 use crate::following::Following;
-use crate::grammars::Reasoning;
+use crate::place::{Place, Reasoning};
 
 /// Allows any tokens where a grammar does not apply, and then follows it.
 #[derive(Debug)]
