@@ -94,11 +94,17 @@ pub(crate) struct LogitRows<'a> {
 impl LogitRows<'_> {
     /// Copies a row. Returns false if any logit is not finite.
     pub(crate) fn copy(&self, row: usize, to: &mut [f32]) -> bool {
-        let panels = self.values.chunks_exact(self.rows * LANES);
-        for (to, panel) in to.chunks_mut(LANES).zip(panels) {
-            to.copy_from_slice(&panel[row * LANES..][..to.len()]);
+        let mut panels = self.values.as_chunks::<LANES>().0.iter().skip(row).step_by(self.rows);
+        let (whole, part) = to.as_chunks_mut::<LANES>();
+        let mut finite = true;
+        for (to, from) in whole.iter_mut().zip(panels.by_ref()) {
+            *to = *from;
+            finite = from.iter().fold(finite, |finite, x| finite & x.is_finite()); // without branches
         }
-        to.iter().fold(true, |finite, x| finite & x.is_finite()) // without branches
+        if let Some(from) = panels.next() {
+            part.copy_from_slice(&from[..part.len()]);
+        }
+        finite && part.iter().all(|x| x.is_finite())
     }
 
     fn get(&self, row: usize, id: u32) -> f32 {
@@ -393,15 +399,18 @@ fn sum(weights: &[f32]) -> f64 {
 
 /// Index of the largest logit; the lowest index on ties.
 pub(crate) fn argmax(logits: &[f32]) -> u32 {
+    let (chunks, rest) = logits.as_chunks::<16>();
     let mut lanes = [f32::NEG_INFINITY; 16];
-    for chunk in logits.chunks(lanes.len()) {
-        lanes
-            .iter_mut()
-            .zip(chunk)
-            .for_each(|(lane, &x)| *lane = if x > *lane { x } else { *lane });
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = if x > *lane { x } else { *lane };
+        }
     }
-    let max = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    logits.iter().position(|&x| x == max).unwrap_or(0) as u32
+    let max = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |max, &x| max.max(x));
+    // Whole chunks without branches, then the place in the chunk.
+    let holds = |chunk: &[f32; 16]| chunk.iter().fold(false, |found, &x| found | (x == max));
+    let from = 16 * chunks.iter().position(holds).unwrap_or(chunks.len());
+    from as u32 + logits[from..].iter().position(|&x| x == max).unwrap_or(0) as u32
 }
 
 /// A number in [0, 1) that depends only on seed and position: SplitMix64 (Steele, Lea and Flood, 2014)

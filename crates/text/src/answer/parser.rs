@@ -14,7 +14,7 @@ const SPACES: usize = 8;
 /// Number of tokens at the end of a prompt that may begin the reasoning.
 const TAIL: usize = 16;
 
-/// Turns the tokens of an answer into events; see the [module](super).
+/// Turns the tokens of an answer into events.
 ///
 /// ```
 /// use nanoinfer_text::{Answer, AnswerParser, ChatTemplate, Tools};
