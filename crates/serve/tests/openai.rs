@@ -186,7 +186,8 @@ fn completions_take_texts_and_tokens() {
     assert_eq!(infill["usage"]["prompt_tokens"], 8);
     let logprobs = complete(json!({"prompt": "ab", "logprobs": 2}));
     let logprobs = &logprobs["choices"][0]["logprobs"];
-    let tokens: Vec<_> = logprobs["tokens"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
+    let tokens: Vec<_> =
+        logprobs["tokens"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
     assert_eq!(tokens.len(), 6);
     // Offsets count characters, of which these tokens have fewer than bytes.
     let at = |i: usize| tokens[..i].iter().map(|token| token.chars().count()).sum::<usize>();
