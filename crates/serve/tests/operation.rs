@@ -289,6 +289,15 @@ fn requests_are_limited() {
 }
 
 #[test]
+fn a_large_body_has_its_turn_only_until_it_is_parsed() {
+    let server = Running::new();
+    server.limit_steps(Some(0));
+    let body = with(chat("Hi", 2), json!({"user": "x".repeat(2 << 20)}));
+    let _clients = [begin(&server, &body), begin(&server, &body)];
+    server.wait_for("nanoinfer_waiting", 2.0);
+}
+
+#[test]
 fn a_client_that_reads_too_slowly_pauses_only_its_own_answer() {
     let mut setup = Setup::default();
     setup.options.limits.unread = 8;

@@ -23,6 +23,8 @@ pub(crate) struct App {
     pub(crate) metrics: Metrics,
     /// Room for bodies.
     pub(crate) bodies: Arc<Semaphore>,
+    /// Whose turn it is of the large bodies.
+    pub(crate) large: Arc<Semaphore>,
     draining: AtomicBool,
     /// Notified when the server begins to drain.
     pub(crate) drain: Notify,
@@ -59,6 +61,7 @@ impl App {
             options,
             metrics,
             bodies: Arc::new(Semaphore::new(BODIES / UNIT)),
+            large: Arc::new(Semaphore::new(1)),
             draining: AtomicBool::new(false),
             drain: Notify::new(),
             in_use: (0..keys).map(|_| AtomicUsize::new(0)).collect(),

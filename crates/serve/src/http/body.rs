@@ -10,10 +10,21 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::app::{App, UNIT};
 use crate::problem::{Kind, Problem};
 
-/// A body, and its share of the memory for all bodies.
+/// Bodies of more bytes are parsed and tokenized one at a time, so that others find a free thread.
+const LARGE: usize = 1 << 20;
+
+/// A body, its share of the memory for all bodies, and its turn if it is large.
 pub(crate) struct Bytes {
-    pub(crate) bytes: Vec<u8>,
+    bytes: Vec<u8>,
     _room: Vec<OwnedSemaphorePermit>,
+    _turn: Option<OwnedSemaphorePermit>,
+}
+
+impl Bytes {
+    /// The body. Closures that call this own the room and the turn too, unlike with a field.
+    pub(crate) fn get(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// Reads the whole body.
@@ -36,7 +47,14 @@ pub(crate) async fn read(app: &App, request: Request<Body>) -> Result<Bytes, Pro
     let (mut body, mut bytes, mut room) = (request.into_body(), Vec::new(), Vec::new());
     loop {
         let frame = match tokio::time::timeout(limits.read, body.frame()).await {
-            Ok(None) => return Ok(Bytes { bytes, _room: room }),
+            Ok(None) => {
+                let large = (bytes.len() > LARGE).then(|| Arc::clone(&app.large));
+                let turn = match large {
+                    Some(large) => large.acquire_owned().await.ok(),
+                    None => None,
+                };
+                return Ok(Bytes { bytes, _room: room, _turn: turn });
+            }
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => {
                 return Err(Problem::new(Kind::Invalid, format!("the request's body: {error}")));

@@ -47,7 +47,7 @@ pub(crate) async fn generate(
     let asked = Asked::read(request.headers())?;
     let body = body::read(&app, request).await?;
     let (caller, parsing) = (app.caller(&who), Arc::clone(&app));
-    let parsed = blocking(move || parsed(&parsing, &body.bytes, parse, caller)).await?;
+    let parsed = blocking(move || parsed(&parsing, body.get(), parse, caller)).await?;
     let Parsed { served, call, prepared, has_seed } = parsed;
     let skip = asked.resumes(&served, has_seed, prepared.requests.len())?;
     let meta = Meta {

@@ -75,7 +75,7 @@ pub(crate) async fn with_json(
 ) -> Result<Reply, Problem> {
     let body = body::read(&app, request).await?;
     let value = generate::blocking(move || {
-        let body = generate::json(&body.bytes)?;
+        let body = generate::json(body.get())?;
         answer(&body, generate::model(&app, &body)?)
     });
     Ok(reply::json(200, &value.await?))
