@@ -91,7 +91,7 @@ fn errors_name_the_file_and_the_place() {
             "#/properties/a/not",
             "remove it",
         ),
-        ("--json-schema", r#"{"pattern": "(?=x)"}"#, "#/pattern", "another regular expression"),
+        ("--json-schema", r#"{"pattern": "(?=x)"}"#, "#/pattern", "use another regular expression"),
         ("--json-schema", r#"{"format": "colour"}"#, "#/format", "change this part"),
         ("--json-schema", "{\"type\":\n", "line 2, column 0", "correct the schema"),
         ("--grammar", "root ::= \"a\"\n\nb ::= [", "line 3", "correct the grammar"),
