@@ -230,7 +230,7 @@ fn reasoning_is_shown_until_the_answer_begins() {
     assert!(shown.contains("● Let me think␛ about it."), "{shown}");
     finish(&mut app, "Because.");
     let shown = screen(&mut app, 60, 20);
-    assert!(shown.contains("● thought, 6 words") && shown.contains("  Because."), "{shown}");
+    assert!(shown.contains("● thought, 5 words") && shown.contains("  Because."), "{shown}");
     assert!(!shown.contains("Let me think"), "{shown}");
     let last = app.transcript.messages().pop().unwrap();
     assert_eq!(last.reasoning_content.as_deref(), Some("Let me think\x1b about it."));
