@@ -267,8 +267,9 @@ mod tests {
             ),
         ) {
             let text = pieces.concat();
-            let has_raw_line_end = text.contains('\n'); // accepted in strings here
-            prop_assume!(!has_raw_line_end || !text.contains('"'));
+            if text.contains('\n') && text.contains('"') {
+                return Ok(()); // raw line ends in strings are accepted here
+            }
             prop_assert_eq!(accepts(&text), serde_json::from_str::<IgnoredAny>(&text).is_ok(), "{}", text);
         }
     }
