@@ -53,7 +53,6 @@ mod source;
 mod vocabulary;
 mod waiting;
 
-pub use calls::{Call, Piece};
 pub use error::Error;
 pub use grammars::{Grammar, Grammars, Options};
 pub use place::{Place, Reasoning};

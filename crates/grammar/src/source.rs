@@ -1,10 +1,11 @@
 //! What an answer must follow.
 
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
+use nanoinfer_text::{CallShape, Piece};
 use serde_json::{Value, json};
 
 use crate::reason::{check_regex, explain};
-use crate::{Call, Error, Piece, calls, gbnf, schema};
+use crate::{Error, calls, gbnf, schema};
 
 /// Maximum length of a source in bytes.
 const MAX_LEN: usize = 1 << 20;
@@ -28,7 +29,7 @@ pub enum Source {
     /// One of these texts.
     Choice(Vec<String>),
     /// At least one call of one of these tools.
-    Calls(Vec<Call>),
+    Calls(Vec<CallShape>),
 }
 
 impl Source {
@@ -106,7 +107,7 @@ impl Source {
 
     /// Whether the source may mention tokens.
     pub(crate) fn has_tokens(&self) -> bool {
-        let is_token = |piece: &Piece| matches!(piece, Piece::Token(_));
+        let is_token = |piece: &Piece| piece.token.is_some();
         match self {
             Self::Lark(text) => text.contains('<'),
             Self::Calls(list) => list.iter().any(|call| {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use common::{END, VOCAB, allowed, byte_level, sentence_piece};
 use nanoinfer_engine::{Constraint, Model};
-use nanoinfer_grammar::{Call, Grammars, Piece, Place, Reasoning, Source};
+use nanoinfer_grammar::{Grammars, Place, Reasoning, Source};
 use nanoinfer_text::FirstBlank;
+use nanoinfer_text::{CallShape, Piece};
 use proptest::prelude::*;
 use regex_automata::dfa::{Automaton, dense};
 use regex_automata::util::{primitives::StateID, start, syntax};
@@ -200,12 +201,15 @@ fn taken(constraint: &mut dyn Constraint, pick: usize) -> Vec<u32> {
 fn calls_are_json_between_markers() {
     const BEGIN: u32 = VOCAB - 2;
     let grammars = Grammars::new(byte_level());
-    let call = |name: &str, end: &str| Call {
+    let text = |text: &str| Piece { text: text.to_owned(), token: None };
+    let call = |name: &str, end: &str| {
+        CallShape {
         name: name.to_owned(),
-        begin: vec![Piece::Token(BEGIN), Piece::Text("\n".to_owned())],
-        next: vec![Piece::Text("; ".to_owned())],
-        schema: serde_json::json!({"type": "object", "properties": {"name": {"const": name}, "n": {"enum": [1, 22]}}, "required": ["name", "n"], "additionalProperties": false}),
-        end: vec![Piece::Text(end.to_owned())],
+        begin: vec![Piece { text: "<call>".to_owned(), token: Some(BEGIN) }, text("\n")],
+        next: vec![text("; ")],
+        schema: serde_json::json!({"type": "object", "properties": {"name": {"const": name}, "n": {"enum": [1, 22]}}, "required": ["name", "n"], "additionalProperties": false}).to_string(),
+        end: vec![text(end)],
+    }
     };
     let grammar =
         grammars.compile(&Source::Calls(vec![call("yes", "]"), call("abc", "\n\n")])).unwrap();

@@ -1,8 +1,8 @@
 //! What an answer must follow: a schema or grammar, or the form of calls.
 
 use nanoinfer_engine::Constraint;
-use nanoinfer_grammar::{Call, Piece, Place, Reasoning, Source};
-use nanoinfer_text::{AnswerFormat, Tools};
+use nanoinfer_grammar::{Place, Reasoning, Source};
+use nanoinfer_text::{AnswerFormat, CallShape, Tools};
 
 use super::ask::{Structure, ToolChoice, Toolbox};
 use super::model::ServedModel;
@@ -82,39 +82,25 @@ fn reasoning(format: &AnswerFormat, prompt: &str) -> Option<Reasoning> {
 }
 
 /// What the calls that are allowed look like.
-fn calls(format: &AnswerFormat, tools: &Tools, toolbox: &Toolbox) -> Option<Vec<Call>> {
-    let pieces = |pieces: Vec<nanoinfer_text::Piece>| {
-        let piece = |piece: nanoinfer_text::Piece| match piece.token {
-            Some(id) => Piece::Token(id),
-            None => Piece::Text(piece.text),
-        };
-        pieces.into_iter().map(piece).collect::<Vec<_>>()
-    };
-    let shapes = format.call_shapes(tools)?.into_iter().filter(|shape| match &toolbox.choice {
-        ToolChoice::Named(name) => shape.name == *name,
-        ToolChoice::Auto | ToolChoice::Required => true,
-    });
-    let call = |shape: nanoinfer_text::CallShape| Call {
-        begin: pieces(shape.begin),
-        next: if toolbox.parallel { pieces(shape.next) } else { Vec::new() },
-        schema: serde_json::from_str(&shape.schema).unwrap_or_default(),
-        end: pieces(shape.end),
-        name: shape.name,
-    };
-    Some(shapes.map(call).collect())
+fn calls(format: &AnswerFormat, tools: &Tools, toolbox: &Toolbox) -> Option<Vec<CallShape>> {
+    let mut calls = format.call_shapes(tools)?;
+    if let ToolChoice::Named(name) = &toolbox.choice {
+        calls.retain(|call| call.name == *name);
+    }
+    if !toolbox.parallel {
+        calls.iter_mut().for_each(|call| call.next.clear());
+    }
+    Some(calls)
 }
 
 /// The token with which all calls begin.
-fn common_marker(calls: &[Call]) -> Option<u32> {
-    let marker = |call: &Call| match call.begin.first() {
-        Some(Piece::Token(id)) => Some(*id),
-        _ => None,
-    };
+fn common_marker(calls: &[CallShape]) -> Option<u32> {
+    let marker = |call: &CallShape| call.begin.first()?.token;
     let first = marker(calls.first()?)?;
     calls.iter().all(|call| marker(call) == Some(first)).then_some(first)
 }
 
-fn without_marker(calls: &mut [Call]) {
+fn without_marker(calls: &mut [CallShape]) {
     calls.iter_mut().filter(|call| !call.begin.is_empty()).for_each(|call| {
         call.begin.remove(0);
     });
