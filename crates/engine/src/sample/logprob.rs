@@ -5,7 +5,8 @@
 
 use nanoinfer_kernels::ExpWeights;
 
-use super::{DrawScratch, LANES, LogitRows, argmax};
+use super::pick::argmax;
+use super::{DrawScratch, LANES, LogitRows};
 
 /// Maximum number of most likely tokens that can be requested.
 pub const MAX_TOP_LOGPROBS: usize = 20;

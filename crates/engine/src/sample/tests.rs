@@ -164,3 +164,20 @@ fn rows_are_interleaved_and_must_be_finite() {
     let s = sampler(Sampling::default());
     assert_eq!(s.draw(rows, 2, 0, &mut scratch(vocab)), None);
 }
+
+/// With weights whose sums are exact, so that both orders of adding them have the same result.
+#[test]
+fn a_draw_from_all_tokens_finds_the_same_token_as_one_from_a_list() {
+    let weight = |i: u32| if i % 7 < 3 { 0.0 } else { (i * i % 61) as f32 / 64.0 };
+    for n in [1, 4, 255, 256, 257, 1000] {
+        let weights: Vec<f32> = (0..n).map(weight).collect();
+        let weighted = |(&weight, id)| Weighted { logit: 0.0, weight, id };
+        let list: Vec<Weighted> = weights.iter().zip(0..).map(weighted).collect();
+        for share in 0..64 {
+            let share = f64::from(share) / 64.0;
+            let id = pick_any(&weights, share, 9999);
+            assert_eq!(id, pick(&list, share, 9999), "{share} of {n}");
+            assert!(id == 9999 || weights[id as usize] > 0.0);
+        }
+    }
+}

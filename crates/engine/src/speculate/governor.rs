@@ -11,6 +11,8 @@
 //! account is not made. Undrafted passes add a small income, and the maximum balance is low, so a change
 //! in the nature of the text costs little before drafting stops.
 
+use super::experience::{Experience, Outcomes, Source};
+
 /// Maximum number of tokens in a draft: with the last token, they fill one tile of 16.
 pub(crate) const MAX_DRAFT: usize = 15;
 /// Income from an undrafted pass.
@@ -25,97 +27,6 @@ const WORTHWHILE: f64 = 1.05;
 const MEASURE_EVERY: u32 = 48;
 /// Assumed cost of a row until it is measured.
 const ROW: f64 = 0.08;
-/// Lower bounds of the match-length classes: 2, 3, 4, 5–7, 8–15, 16 or more.
-const LENGTHS: [usize; 6] = [2, 3, 4, 5, 8, 16];
-
-/// Accepted share of drafted tokens, weighted towards recent ones.
-#[derive(Clone, Copy, Debug)]
-struct Acceptance {
-    accepted: f64,
-    tested: f64,
-}
-
-impl Acceptance {
-    /// A prior, soon outweighed by observations.
-    fn assumed(rate: f64) -> Self {
-        Self { accepted: 3.0 * rate, tested: 3.0 }
-    }
-
-    fn rate(self) -> f64 {
-        (self.accepted / self.tested).clamp(0.01, 0.99)
-    }
-
-    fn observe(&mut self, accepted: usize, tested: usize) {
-        let keep = 0.985f64.powi(tested as i32);
-        self.accepted = self.accepted * keep + accepted as f64;
-        self.tested = self.tested * keep + tested as f64;
-    }
-}
-
-/// What is known about the acceptance of drafts. That of one sequence is a prior for others.
-#[derive(Clone, Debug)]
-pub(crate) struct Experience {
-    /// By match length.
-    lookups: [Acceptance; LENGTHS.len()],
-    model: Acceptance,
-    forced: Acceptance,
-}
-
-impl Default for Experience {
-    fn default() -> Self {
-        Self {
-            lookups: [0.25, 0.4, 0.5, 0.65, 0.8, 0.9].map(Acceptance::assumed),
-            model: Acceptance::assumed(0.7),
-            forced: Acceptance::assumed(0.9),
-        }
-    }
-}
-
-/// Drafted tokens by source and match length: how many were accepted, of how many that were tested.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Outcomes {
-    lookups: [(usize, usize); LENGTHS.len()],
-    model: (usize, usize),
-    forced: (usize, usize),
-}
-
-impl Experience {
-    fn of(&mut self, source: Source, matched: usize) -> &mut Acceptance {
-        match source {
-            Source::Lookup => &mut self.lookups[match_class(matched)],
-            Source::Model => &mut self.model,
-            Source::Forced => &mut self.forced,
-        }
-    }
-
-    fn all(&mut self) -> impl Iterator<Item = &mut Acceptance> {
-        self.lookups.iter_mut().chain([&mut self.model, &mut self.forced])
-    }
-
-    /// Adds what a sequence has seen.
-    pub(crate) fn add(&mut self, outcomes: Outcomes) {
-        let seen = outcomes.lookups.into_iter().chain([outcomes.model, outcomes.forced]);
-        for (known, (accepted, tested)) in self.all().zip(seen) {
-            known.observe(accepted, tested);
-        }
-    }
-
-    /// What a new sequence assumes: the same rates, soon outweighed by its own observations.
-    fn assumed(&self) -> Self {
-        let mut assumed = self.clone();
-        assumed.all().for_each(|known| *known = Acceptance::assumed(known.rate()));
-        assumed
-    }
-}
-
-/// A source of drafts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
-    Lookup,
-    Model,
-    /// The answer's constraint, which leaves no other text.
-    Forced,
-}
 
 /// A draft available from a source.
 #[derive(Clone, Copy, Debug)]
@@ -197,10 +108,6 @@ fn rows_class(rows: usize) -> usize {
     [2, 4, 8].iter().take_while(|max| rows > **max).count()
 }
 
-fn match_class(matched: usize) -> usize {
-    LENGTHS.iter().rposition(|min| matched >= *min).unwrap_or(0)
-}
-
 impl Governor {
     /// The best plan for a draft of at most `room` tokens, if drafting pays.
     pub(crate) fn plan(&self, offers: &[Offer], room: usize) -> Option<Plan> {
@@ -246,11 +153,7 @@ impl Governor {
 
     /// The probability that a drafted token is accepted if those before it are.
     pub(crate) fn acceptance(&self, source: Source, matched: usize) -> f64 {
-        match source {
-            Source::Lookup => self.known.lookups[match_class(matched)].rate(),
-            Source::Model => self.known.model.rate(),
-            Source::Forced => self.known.forced.rate(),
-        }
+        self.known.rate((source, matched))
     }
 
     /// Begins with the experience of others instead of assumptions.
@@ -295,14 +198,9 @@ impl Governor {
     }
 
     /// Records the acceptance of a draft, whatever it cost.
-    pub(crate) fn observe(&mut self, plan: Plan, (accepted, tested): (usize, usize)) {
-        self.known.of(plan.source, plan.matched).observe(accepted, tested);
-        let seen = match plan.source {
-            Source::Lookup => &mut self.seen.lookups[match_class(plan.matched)],
-            Source::Model => &mut self.seen.model,
-            Source::Forced => &mut self.seen.forced,
-        };
-        *seen = (seen.0 + accepted, seen.1 + tested);
+    pub(crate) fn observe(&mut self, plan: Plan, outcome: (usize, usize)) {
+        self.known.observe((plan.source, plan.matched), outcome);
+        self.seen.observe((plan.source, plan.matched), outcome);
     }
 
     /// Records a verified draft: `tested` of its tokens were compared with the drawn ones, and `accepted`

@@ -11,8 +11,10 @@
 //! tokens are accepted as long as they match the draws. Logits are bit-identical in any batch, so the
 //! answer is the same for any sampling parameters; only the number of passes changes. Drafts come from
 //! the context itself (`lookup`), from a small model (`model`), or from a constraint that leaves no other
-//! text; the `governor` decides whether drafting pays. This file contains the state of one sequence's drafts; `script` is for measurements only.
+//! text; the `governor` decides whether drafting pays, from costs and `experience`. This file contains the
+//! state of one sequence's drafts; `script` is for measurements only.
 
+mod experience;
 mod governor;
 mod lookup;
 mod model;
@@ -24,8 +26,9 @@ use std::time::Instant;
 use nanoinfer_format::Generation;
 
 use crate::{Constraint, Engine, Error, Sampling};
-pub(crate) use governor::{Experience, Outcomes};
-use governor::{Governor, MAX_DRAFT, Offer, Plan, Source};
+use experience::Source;
+pub(crate) use experience::{Experience, Outcomes};
+use governor::{Governor, MAX_DRAFT, Offer, Plan};
 use lookup::{Lookup, Match};
 use model::DraftSequence;
 pub(crate) use model::check_draft;
