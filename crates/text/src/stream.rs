@@ -26,8 +26,7 @@ impl TextStream {
     pub fn new(vocab: &VocabTable, skip_special: bool) -> Self {
         let longest = vocab.longest() + 4;
         Self {
-            // Every byte may become U+FFFD, which is three bytes long.
-            text: String::with_capacity(3 * longest),
+            text: String::with_capacity(vocab.longest_text()),
             pending: Vec::with_capacity(longest),
             raw: Vec::with_capacity(longest),
             skip_special,

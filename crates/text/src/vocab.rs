@@ -141,6 +141,12 @@ impl VocabTable {
     pub fn longest(&self) -> usize {
         self.longest
     }
+
+    /// Maximum length in bytes of the text that a token can complete: each of its bytes, and of up to four
+    /// that were left incomplete before it, may become U+FFFD, which is three bytes long.
+    pub fn longest_text(&self) -> usize {
+        3 * (self.longest + 4)
+    }
 }
 
 impl std::fmt::Debug for Vocab<'_> {

@@ -150,7 +150,6 @@ impl Batch {
         let engines = engines.into();
         let engine = &engines.target;
         let slots = engine.max_sequences().min(engine.max_logits());
-        let longest = engine.model().vocab_table().map_or(0, |v| 3 * (v.longest() + 4));
         Self {
             slots,
             is_session: false,
@@ -167,7 +166,7 @@ impl Batch {
             order: Vec::with_capacity(slots),
             events: EventBuffer::new(
                 2 * slots + engine.max_logits(),
-                engine.max_logits() * longest,
+                engine.max_logits() * engine.model().longest_text(),
             ),
             forward_ms: 0.0,
             seams: Seams::default(),

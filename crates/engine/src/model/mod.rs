@@ -111,6 +111,11 @@ impl Model {
         self.text.as_ref().map(|t| &t.vocab)
     }
 
+    /// Maximum length in bytes of the text of a token; 0 without a tokenizer.
+    pub(crate) fn longest_text(&self) -> usize {
+        self.vocab_table().map_or(0, VocabTable::longest_text)
+    }
+
     /// Whether the model has a chat template.
     pub fn can_chat(&self) -> bool {
         self.text.is_some() && self.template_source().is_some()

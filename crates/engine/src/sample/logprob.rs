@@ -5,8 +5,8 @@
 
 use nanoinfer_kernels::ExpWeights;
 
-use super::pick::argmax;
-use super::{DrawScratch, LANES, LogitRows};
+use super::pick::{argmax, sum};
+use super::{DrawScratch, LogitRows};
 
 /// Maximum number of most likely tokens that can be requested.
 pub const MAX_TOP_LOGPROBS: usize = 20;
@@ -65,17 +65,6 @@ impl Logprobs {
     pub(super) fn choose(&mut self, logit: f32) {
         self.token = (f64::from(logit) - self.total) as f32;
     }
-}
-
-/// The sum, in sixteen lanes.
-fn sum(weights: &[f32]) -> f64 {
-    let mut lanes = [0.0; LANES];
-    for chunk in weights.chunks(LANES) {
-        for (lane, &w) in lanes.iter_mut().zip(chunk) {
-            *lane += f64::from(w);
-        }
-    }
-    lanes.iter().sum()
 }
 
 /// The natural logarithm of a normal positive number, within a few units in the last place, from operations

@@ -63,7 +63,7 @@ impl Sequence {
         if let Some(stream) = &mut self.stream {
             stream.reset(self.answer_follows);
         }
-        let longest = self.model.vocab_table().map_or(0, |v| 3 * (v.longest() + 4));
+        let longest = self.model.longest_text();
         let has_stops = options.stop.iter().any(|s| !s.is_empty());
         self.stop_matcher = has_stops.then(|| StopMatcher::new(&options.stop, longest));
         self.sampler.sampling = options.sampling;
