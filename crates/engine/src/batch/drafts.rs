@@ -8,9 +8,8 @@
 use super::Batch;
 use super::cost::attended;
 use crate::Error;
+use crate::speculate::MAX_DRAFT;
 
-/// Maximum number of tokens in a draft.
-const LONGEST: usize = 15;
 /// Required yield of a row, relative to that of the pass.
 const WORTHWHILE: f64 = 1.1;
 
@@ -40,7 +39,7 @@ impl Batch {
         while spare.0 > 0 && spare.1 > 0 {
             let gain = |i: &usize| {
                 let job = &self.running[*i];
-                if job.draft < LONGEST { job.chance.powi(job.draft as i32 + 1) } else { 0.0 }
+                if job.draft < MAX_DRAFT { job.chance.powi(job.draft as i32 + 1) } else { 0.0 }
             };
             let best = (0..self.running.len()).max_by(|a, b| gain(a).total_cmp(&gain(b)));
             let Some(i) = best else { return Ok(()) };
