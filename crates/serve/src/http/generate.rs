@@ -63,7 +63,6 @@ pub(crate) async fn generate(
     let mut answering = Answering::new(
         (Arc::clone(&served), stream),
         (&meta.prompts, prepared.splitters, prepared.stops),
-        skip,
         (started, longest),
     );
     answering.begin(PATIENCE).await?;
@@ -73,7 +72,7 @@ pub(crate) async fn generate(
         let media_type = encoder.media_type();
         let log = LogLine { app: Arc::clone(&app), who, model: served.name.clone() };
         let streaming =
-            Streaming { answering, encoder, meta, state: State::New, log, _in_use: in_use };
+            Streaming { answering, encoder, meta, skip, state: State::New, log, _in_use: in_use };
         reply::with_type(200, media_type, streaming.body(app.options.limits.silence))
     } else {
         let answers = answering.fold().await?;
@@ -194,6 +193,8 @@ struct Streaming {
     answering: Answering,
     encoder: Box<dyn Encoder>,
     meta: Meta,
+    /// Number of tokens that the client already has.
+    skip: usize,
     state: State,
     log: LogLine,
     _in_use: InUse,
@@ -230,9 +231,6 @@ impl Streaming {
                 Err(_) => self.encoder.alive("waiting", &mut out),
                 Ok(update) => self.write(&served, update, &mut out),
             }
-            if self.state == State::Over && out.is_empty() {
-                return None;
-            }
         }
         // What is already here is sent along.
         while self.state != State::Over && out.len() < FRAME {
@@ -248,7 +246,12 @@ impl Streaming {
     fn write(&mut self, served: &ServedModel, update: Option<Update>, out: &mut Vec<u8>) {
         match update {
             Some(update) => {
+                let before = out.len();
                 self.encoder.update(served, &self.meta, &update, out);
+                // The encoder has to know what the client already has, but not to send it again.
+                if matches!(&update, Update::Chunk(chunk) if chunk.count <= self.skip) {
+                    out.truncate(before);
+                }
                 if matches!(update, Update::Failed(_)) {
                     self.state = State::Over;
                 }
