@@ -49,6 +49,9 @@ pub(crate) async fn generate(
     let (caller, parsing) = (app.caller(&who), Arc::clone(&app));
     let parsed = blocking(move || parsed(&parsing, body.get(), parse, caller)).await?;
     let Parsed { served, call, prepared, has_seed } = parsed;
+    if app.is_draining() {
+        return Err(Problem::draining()); // it has begun since, and does not wait for further answers
+    }
     let skip = asked.resumes(&served, has_seed, prepared.requests.len())?;
     let meta = Meta {
         id: who.id.clone(),
