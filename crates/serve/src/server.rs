@@ -175,20 +175,23 @@ type Started = (Arc<ServedModel>, tokio_mpsc::UnboundedReceiver<Vec<Delivery>>);
 
 /// Starts the thread of a model's engine.
 fn start(served: Served, options: &Options, metrics: &Metrics) -> Result<Started, Error> {
-    let Served { name, engines, batch } = served;
+    let Served { name, mut engines, batch } = served;
     let metrics = Arc::new(metrics.engine(&name));
+    let log = options.log.clone();
     let (commands, receiver) = mpsc::channel();
     let (sender, passes) = tokio_mpsc::unbounded_channel();
     let link = Arc::new(Link::new(commands, options.limits.unread, Arc::clone(&metrics)));
     // The engine's calling thread is one of its workers, so the batch is made where it runs.
     let (made, model) = oneshot::channel();
     let run = move || {
-        let batch = Batch::new(engines, batch);
+        let store = engines.store.take();
+        let mut batch = Batch::new(engines, batch);
+        batch.set_store(store); // read and written in the background, unlike by a sequence of its own
         let engine = batch.engine();
         metrics.set_blocks(engine.kv_blocks());
         let about = (engine.model().clone(), batch.seams(), fingerprint(engine), batch.limit());
         if made.send(about).is_ok() {
-            Runner::new(batch, receiver, sender, metrics).run();
+            Runner::new(batch, receiver, sender, (metrics, log)).run();
         }
     };
     thread::Builder::new().name("engine".into()).spawn(run).map_err(Error::Start)?;

@@ -307,6 +307,25 @@ fn a_large_body_has_its_turn_only_until_it_is_parsed() {
 }
 
 #[test]
+fn stored_prompts_are_written_and_read_by_a_server_that_does_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = || Running::start(Setup { store: Some(folder.path().into()), ..Setup::default() });
+    let body = chat(&"Please tell me all about it. ".repeat(8), 4);
+    let cached = |server: &Running| {
+        let answer = server.chat(&body);
+        answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap()
+    };
+    let server = start();
+    assert_eq!(cached(&server), 0);
+    let written = |entry: std::fs::DirEntry| entry.path().extension().is_some_and(|e| e == "nkv");
+    while !std::fs::read_dir(folder.path()).unwrap().any(|entry| written(entry.unwrap())) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    server.end();
+    assert_eq!(cached(&start()), 192);
+}
+
+#[test]
 fn a_client_that_reads_too_slowly_pauses_only_its_own_answer() {
     let mut setup = Setup::default();
     setup.options.limits.unread = 8;
