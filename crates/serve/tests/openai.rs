@@ -3,7 +3,7 @@
 mod common;
 
 use common::client::Event;
-use common::{BLOCK, CTX, Running, chat, conversation, only_text, with};
+use common::{BLOCK, CTX, Running, Setup, chat, conversation, only_text, with};
 use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -293,6 +293,26 @@ fn a_stream_is_resumed_after_any_event() {
     assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!("seed")));
     let headers = [("Last-Event-ID", "3"), ("X-System-Fingerprint", "fp_0")];
     assert_eq!(server.post_with(CHAT, &headers, &body).status, 409);
+}
+
+#[test]
+fn models_are_found_by_their_names() {
+    let names = &["first", "second:latest", "default"];
+    let server = Running::start(Setup { names, ..Setup::default() });
+    for (asked, found) in [
+        (json!(null), "first"),
+        (json!(""), "first"),
+        (json!("first:latest"), "first"),
+        (json!("second:latest"), "second:latest"),
+        (json!("default"), "default"),
+    ] {
+        assert_eq!(server.chat(&with(chat("Hi", 1), json!({"model": asked})))["model"], found);
+    }
+    assert_eq!(
+        Running::new().chat(&with(chat("Hi", 1), json!({"model": "default"})))["model"],
+        "tiny"
+    );
+    assert_eq!(server.post(CHAT, &with(chat("Hi", 1), json!({"model": "second"}))).status, 404);
 }
 
 #[test]
