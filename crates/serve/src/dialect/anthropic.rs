@@ -2,11 +2,10 @@
 
 use nanoinfer_engine::{Message, Stats};
 use nanoinfer_text::ToolCall;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::call::{Call, Encoder, Meta, comment, event};
-use super::fields::{self, Fields};
+use super::fields::Fields;
 use super::problems::Form;
 use super::{messages, structure, tools, unsupported};
 use crate::core::answer::{Answer, Reason, Update};
@@ -19,13 +18,6 @@ use crate::problem::Problem;
 /// A line that one client puts before its instructions. It changes with every request, and nothing after it
 /// would be found in the cache.
 const BILLING: &str = "x-anthropic-billing-header:";
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct MessageFields {
-    system: Option<Value>,
-    messages: Option<Vec<Value>>,
-}
 
 /// The fields that this API reads besides the common ones.
 const OWN: [&str; 3] = messages::TEMPLATE;
@@ -57,13 +49,12 @@ pub(crate) fn count_tokens(body: &Value, served: &ServedModel) -> Result<Value, 
 }
 
 fn conversation(body: &Value) -> Result<Chat, Problem> {
-    let own: MessageFields = fields::read(body)?;
     let mut conversation = Vec::new();
-    if let Some(system) = own.system.filter(|system| !system.is_null()) {
-        let text = text(&system, "system")?;
+    if let Some(system) = body.get("system").filter(|system| !system.is_null()) {
+        let text = text(system, "system")?;
         conversation.extend((!text.is_empty()).then(|| Message::new("system", text)));
     }
-    let messages = own.messages.filter(|messages| !messages.is_empty());
+    let messages = body.get("messages").and_then(Value::as_array).filter(|list| !list.is_empty());
     let messages =
         messages.ok_or_else(|| Problem::field("messages", "expected a list of messages"))?;
     for (i, message) in messages.iter().enumerate() {
