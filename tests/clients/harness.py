@@ -52,6 +52,16 @@ def figure(name):
     return sum(found)
 
 
+def assert_cancelled(stream, events):
+    """Closes a stream after some events of an endless answer, which has to end it in the engine."""
+    before = figure("nanoinfer_cancelled_total")
+    for _, _ in zip(range(events), stream):
+        pass
+    stream.close()
+    wait_until_idle()
+    assert figure("nanoinfer_cancelled_total") == before + 1
+
+
 def wait_until_idle(seconds=5):
     """Waits until no request runs or waits."""
     end = time.monotonic() + seconds

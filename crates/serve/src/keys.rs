@@ -7,14 +7,18 @@ use nanoinfer_engine::Class;
 
 /// A file with keys that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: line {line}: {what}", path.display())]
+#[error("{}: {}{what}", path.display(), at(*line))]
 pub struct KeysError {
     /// The file.
     pub path: PathBuf,
-    /// The line, counted from 1; 0 if the file cannot be read.
+    /// The line, counted from 1; 0 if the error is about the whole file.
     pub line: usize,
     /// The reason.
     pub what: String,
+}
+
+fn at(line: usize) -> String {
+    if line == 0 { String::new() } else { format!("line {line}: ") }
 }
 
 /// A client that may send requests.
@@ -62,7 +66,10 @@ impl Keys {
         Self::parse(&text).map_err(|(line, what)| error(line, what))
     }
 
-    /// Reads the lines of such a file. An error has the number of its line.
+    /// Reads the lines of such a file.
+    ///
+    /// # Errors
+    /// The number of a malformed line and what is wrong with it, or 0 if there is no key at all.
     pub fn parse(text: &str) -> Result<Self, (usize, String)> {
         let mut keys: Vec<Key> = Vec::new();
         let lines = text.lines().zip(1..).map(|(line, n)| (line.trim(), n));
@@ -152,6 +159,18 @@ mod tests {
         assert_eq!(keys.find(b"0123456789abcdeF"), None);
         assert_eq!((keys.get(0).requests, keys.get(1).class), (Some(2), Class::Background));
         assert!(!format!("{keys:?}").contains(&*hash), "a key in a debug output");
+    }
+
+    #[test]
+    fn errors_about_the_whole_file_name_no_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys");
+        for text in [None, Some("# nobody")] {
+            text.iter().for_each(|text| std::fs::write(&path, text).unwrap());
+            let error = Keys::read(&path).unwrap_err().to_string();
+            assert!(error.starts_with(path.to_str().unwrap()), "{error}");
+            assert!(!error.contains("line 0"), "{error}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 
 /// A gauge of a fraction.
 type Fraction = Gauge<f64, AtomicU64>;
@@ -90,6 +90,13 @@ pub(crate) struct EngineMetrics {
     dead: AtomicBool,
 }
 
+/// Registers figures by their names, with help.
+fn register<M: Metric + Clone>(registry: &mut Registry, figures: &[(&str, &str, &M)]) {
+    for &(name, help, figure) in figures {
+        registry.register(name, help, figure.clone());
+    }
+}
+
 impl EngineMetrics {
     fn register(registry: &mut Registry) -> Self {
         let seconds = || {
@@ -122,41 +129,49 @@ impl EngineMetrics {
             seen: AtomicU64::new(0),
             dead: AtomicBool::new(false),
         };
-        for (name, help, gauge) in [
-            ("nanoinfer_waiting", "Requests that wait for admission", &new.waiting),
-            ("nanoinfer_running", "Requests that run", &new.running),
-            ("nanoinfer_preempted", "Preempted requests that wait to continue", &new.preempted),
-            ("nanoinfer_rows", "Tokens of the current pass", &new.rows),
-            ("nanoinfer_blocks", "Blocks of the cache", &new.blocks),
-            ("nanoinfer_free_blocks", "Blocks that no request holds", &new.free_blocks),
-            // The names by which routers for vLLM choose a server.
-            ("vllm:num_requests_waiting", "Requests that wait for admission", &new.waiting),
-            ("vllm:num_requests_running", "Requests that run", &new.running),
-        ] {
-            registry.register(name, help, gauge.clone());
-        }
-        for name in ["vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"] {
-            registry.register(name, "Share of the blocks that requests hold", new.usage.clone());
-        }
-        for (name, help, histogram) in [
-            ("nanoinfer_pass_seconds", "Time of a pass", &new.pass),
-            ("nanoinfer_pass_rows", "Tokens of a pass", &new.rows_per_pass),
-            ("nanoinfer_first_token_seconds", "Time to the first token", &new.first_token),
-            ("nanoinfer_gap_seconds", "Time between two tokens of an answer", &new.gap),
-        ] {
-            registry.register(name, help, histogram.clone());
-        }
-        for (name, help, counter) in [
-            ("nanoinfer_preemptions", "Preemptions", &new.preemptions),
-            ("nanoinfer_prompt_tokens_computed", "Prompt tokens computed", &new.computed),
-            ("nanoinfer_prompt_tokens_cached", "Prompt tokens found in the cache", &new.cached),
-            ("nanoinfer_tokens_generated", "Tokens generated", &new.generated),
-            ("nanoinfer_tokens_drafted", "Tokens drafted", &new.drafted),
-            ("nanoinfer_drafts_accepted", "Drafted tokens that were accepted", &new.accepted),
-            ("nanoinfer_cancelled", "Answers whose client went away", &new.cancelled),
-        ] {
-            registry.register(name, help, counter.clone());
-        }
+        register(
+            registry,
+            &[
+                ("nanoinfer_waiting", "Requests that wait for admission", &new.waiting),
+                ("nanoinfer_running", "Requests that run", &new.running),
+                ("nanoinfer_preempted", "Preempted requests that wait to continue", &new.preempted),
+                ("nanoinfer_rows", "Tokens of the current pass", &new.rows),
+                ("nanoinfer_blocks", "Blocks of the cache", &new.blocks),
+                ("nanoinfer_free_blocks", "Blocks that no request holds", &new.free_blocks),
+                // The names by which routers for vLLM choose a server.
+                ("vllm:num_requests_waiting", "Requests that wait for admission", &new.waiting),
+                ("vllm:num_requests_running", "Requests that run", &new.running),
+            ],
+        );
+        let help = "Share of the blocks that requests hold";
+        register(
+            registry,
+            &[
+                ("vllm:kv_cache_usage_perc", help, &new.usage),
+                ("vllm:gpu_cache_usage_perc", help, &new.usage),
+            ],
+        );
+        register(
+            registry,
+            &[
+                ("nanoinfer_pass_seconds", "Time of a pass", &new.pass),
+                ("nanoinfer_pass_rows", "Tokens of a pass", &new.rows_per_pass),
+                ("nanoinfer_first_token_seconds", "Time to the first token", &new.first_token),
+                ("nanoinfer_gap_seconds", "Time between two tokens of an answer", &new.gap),
+            ],
+        );
+        register(
+            registry,
+            &[
+                ("nanoinfer_preemptions", "Preemptions", &new.preemptions),
+                ("nanoinfer_prompt_tokens_computed", "Prompt tokens computed", &new.computed),
+                ("nanoinfer_prompt_tokens_cached", "Prompt tokens found in the cache", &new.cached),
+                ("nanoinfer_tokens_generated", "Tokens generated", &new.generated),
+                ("nanoinfer_tokens_drafted", "Tokens drafted", &new.drafted),
+                ("nanoinfer_drafts_accepted", "Drafted tokens that were accepted", &new.accepted),
+                ("nanoinfer_cancelled", "Answers whose client went away", &new.cancelled),
+            ],
+        );
         new
     }
 

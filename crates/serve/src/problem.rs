@@ -1,7 +1,6 @@
 //! What is wrong with a request or its answer. Dialects render it in their own form.
 
 use nanoinfer_engine::Error;
-use nanoinfer_grammar::Error as GrammarError;
 
 /// The kind of a problem, which determines the HTTP status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +100,7 @@ impl Problem {
     }
 
     /// A schema or grammar in a field of the request that cannot be enforced.
-    pub(crate) fn grammar(field: &str, error: &GrammarError) -> Self {
+    pub(crate) fn grammar(field: &str, error: impl ToString) -> Self {
         let what = error.to_string();
         // Errors about the request's members begin with the field already.
         let what = what

@@ -13,6 +13,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use crate::metrics::EngineMetrics;
+use crate::options::Log;
 use crate::problem::Problem;
 
 /// Longest wait for a command, so that an idle thread still shows that it lives.
@@ -110,8 +111,10 @@ pub(crate) struct Runner {
     /// Number of steps that may run, if limited.
     steps: Option<u64>,
     constraint: Option<Box<dyn Constraint>>,
-    /// Whether the last step had nothing to do, although there are requests: all are paused.
-    stuck: bool,
+    /// Number of steps since the last command that did nothing, although there are requests. After the first,
+    /// which may have ended the reading of a stored prompt, all requests are paused.
+    empty: u32,
+    log: Log,
     /// Mean time of an answer in seconds.
     mean: f64,
     preemptions: u64,
@@ -131,7 +134,7 @@ impl Runner {
         batch: Batch,
         commands: Receiver<Command>,
         passes: UnboundedSender<Vec<Delivery>>,
-        metrics: Arc<EngineMetrics>,
+        (metrics, log): (Arc<EngineMetrics>, Log),
     ) -> Self {
         let (routes, mean) = (HashMap::new(), 1.0);
         Self {
@@ -142,7 +145,8 @@ impl Runner {
             metrics,
             steps: None,
             constraint: None,
-            stuck: false,
+            empty: 0,
+            log,
             mean,
             preemptions: 0,
         }
@@ -169,7 +173,7 @@ impl Runner {
 
     /// Whether there is nothing to do until a command arrives.
     fn is_idle(&self) -> bool {
-        self.stuck || self.steps == Some(0) || self.batch.is_idle()
+        self.empty > 1 || self.steps == Some(0) || self.batch.is_idle()
     }
 
     /// Takes all commands, after waiting for one if there is nothing else to do. Returns whether to go on.
@@ -183,7 +187,7 @@ impl Runner {
             };
             match command {
                 Ok(command) => {
-                    (wait, self.stuck) = (false, false);
+                    (wait, self.empty) = (false, 0);
                     if !self.take(command) {
                         return false;
                     }
@@ -272,7 +276,8 @@ impl Runner {
             }
         }
         let load = self.batch.load();
-        self.stuck = deliveries.is_empty() && load.rows == 0;
+        let did_nothing = deliveries.is_empty() && load.rows == 0 && !self.batch.is_exchanging();
+        self.empty = if did_nothing { self.empty.saturating_add(1) } else { 0 };
         if load.rows > 0 {
             self.metrics.pass.observe(start.elapsed().as_secs_f64());
             self.metrics.rows_per_pass.observe(load.rows as f64);
@@ -283,8 +288,9 @@ impl Runner {
         Ok(())
     }
 
-    /// Updates the figures.
+    /// Updates the figures, and logs what the store could not do.
     fn report(&mut self) {
+        self.batch.take_notes().iter().for_each(|note| self.log.line(note));
         let (load, m) = (self.batch.load(), &self.metrics);
         m.waiting.set(load.waiting as i64);
         m.preempted.set(load.preempted as i64);

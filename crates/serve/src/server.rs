@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use nanoinfer_engine::Batch;
@@ -38,6 +38,7 @@ pub struct Server {
     address: String,
     app: Arc<App>,
     passes: Vec<Passes>,
+    engines: Vec<JoinHandle<()>>,
 }
 
 impl std::fmt::Debug for Server {
@@ -86,13 +87,14 @@ impl Server {
             .map_err(Error::Start)?;
         let (listener, address) = runtime.block_on(listen(&options))?;
         let metrics = Metrics::new();
-        let (mut served, mut passes) = (Vec::new(), Vec::new());
+        let (mut served, mut passes, mut engines) = (Vec::new(), Vec::new(), Vec::new());
         for model in models {
             if served.iter().any(|m: &Arc<ServedModel>| m.name == model.name) {
                 let what = format!("two have the name {:?}", model.name);
                 return Err(Error::Models { what });
             }
-            let (model, receiver) = start(model, &options, &metrics)?;
+            let (model, receiver, engine) = start(model, &options, &metrics)?;
+            engines.push(engine);
             passes.push((Arc::clone(&model.link), receiver));
             served.push(model);
         }
@@ -100,7 +102,7 @@ impl Server {
             return Err(Error::Models { what: "there is none".into() });
         }
         let app = Arc::new(App::new(Models(served), options, metrics));
-        Ok(Self { runtime, listener, address, app, passes })
+        Ok(Self { runtime, listener, address, app, passes, engines })
     }
 
     /// Where it listens: an address with its port, or `unix:` and a path.
@@ -118,7 +120,7 @@ impl Server {
     /// # Errors
     /// Currently none.
     pub fn run(self) -> Result<(), Error> {
-        let Self { runtime, listener, app, passes, .. } = self;
+        let Self { runtime, listener, app, passes, engines, .. } = self;
         let (close, closing) = watch::channel(false);
         runtime.block_on(async {
             for (link, receiver) in passes {
@@ -135,6 +137,8 @@ impl Server {
         });
         app.models.0.iter().for_each(|m| m.link.send(Command::Stop));
         runtime.shutdown_timeout(LAST_RESPONSES);
+        // They still write the last entry of the store. A panic in one has been reported.
+        engines.into_iter().for_each(|engine| drop(engine.join()));
         Ok(())
     }
 }
@@ -171,27 +175,30 @@ fn listen_tcp(
     Ok((listener, address))
 }
 
-type Started = (Arc<ServedModel>, tokio_mpsc::UnboundedReceiver<Vec<Delivery>>);
+type Started = (Arc<ServedModel>, tokio_mpsc::UnboundedReceiver<Vec<Delivery>>, JoinHandle<()>);
 
 /// Starts the thread of a model's engine.
 fn start(served: Served, options: &Options, metrics: &Metrics) -> Result<Started, Error> {
-    let Served { name, engines, batch } = served;
+    let Served { name, mut engines, batch } = served;
     let metrics = Arc::new(metrics.engine(&name));
+    let log = options.log.clone();
     let (commands, receiver) = mpsc::channel();
     let (sender, passes) = tokio_mpsc::unbounded_channel();
     let link = Arc::new(Link::new(commands, options.limits.unread, Arc::clone(&metrics)));
     // The engine's calling thread is one of its workers, so the batch is made where it runs.
     let (made, model) = oneshot::channel();
     let run = move || {
-        let batch = Batch::new(engines, batch);
+        let store = engines.store.take();
+        let mut batch = Batch::new(engines, batch);
+        batch.set_store(store); // read and written in the background, unlike by a sequence of its own
         let engine = batch.engine();
         metrics.set_blocks(engine.kv_blocks());
         let about = (engine.model().clone(), batch.seams(), fingerprint(engine), batch.limit());
         if made.send(about).is_ok() {
-            Runner::new(batch, receiver, sender, metrics).run();
+            Runner::new(batch, receiver, sender, (metrics, log)).run();
         }
     };
-    thread::Builder::new().name("engine".into()).spawn(run).map_err(Error::Start)?;
+    let thread = thread::Builder::new().name("engine".into()).spawn(run).map_err(Error::Start)?;
     let (model, seams, fingerprint, ctx) = model
         .blocking_recv()
         .map_err(|_| Error::Models { what: format!("the engine of {name:?} cannot be started") })?;
@@ -199,7 +206,7 @@ fn start(served: Served, options: &Options, metrics: &Metrics) -> Result<Started
     let (grammars, format) = (Grammars::new(Arc::clone(&model)), OnceLock::new());
     let served =
         ServedModel { name, model, seams, grammars, format, link, fingerprint, ctx, created };
-    Ok((Arc::new(served), passes))
+    Ok((Arc::new(served), passes, thread))
 }
 
 /// Waits for the running answers, at most for [`Options::drain`], and ends the others.

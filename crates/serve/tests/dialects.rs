@@ -243,6 +243,8 @@ fn the_page_runs_only_its_own_script() {
     assert_eq!(text.matches(&format!("nonce=\"{nonce}\"")).count(), 2);
     assert!(!text.contains("NONCE") && !text.contains("https://") && text.len() < 80_000);
     assert!(!policy.contains("unsafe") && policy.starts_with("default-src 'self'"));
+    // Without an icon of its own, browsers ask for /favicon.ico and report that it is missing.
+    assert!(text.contains("<link rel=\"icon\" href=\"data:") && policy.contains("img-src data:"));
     assert_ne!(server.get("/").header("content-security-policy"), Some(&*policy));
 }
 

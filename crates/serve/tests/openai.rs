@@ -3,7 +3,7 @@
 mod common;
 
 use common::client::Event;
-use common::{BLOCK, CTX, Running, chat, conversation, only_text, with};
+use common::{BLOCK, CTX, Running, Setup, chat, conversation, only_text, with};
 use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -288,11 +288,45 @@ fn a_stream_is_resumed_after_any_event() {
         assert_eq!(data(&rest), data(&all[from..]), "after {id}");
         assert_eq!(rest.last().unwrap().data.as_deref(), Some("[DONE]"));
     }
+    // A prompt is echoed once.
+    let body = json!({"prompt": "ab", "echo": true, "seed": 1, "max_tokens": 6, "stream": true});
+    let complete = |headers: &[(&str, &str)], body: &Value| {
+        let events =
+            common::Stream::open(server.address, "/v1/completions", headers, body).events();
+        let texts = events.iter().filter(|e| e.data.as_deref() != Some("[DONE]"));
+        texts.map(|e| e.json()["choices"][0]["text"].clone()).collect::<Vec<_>>()
+    };
+    let body = with(body, only_text());
+    let all = complete(&[], &body);
+    assert!(all.len() > 3 && all[0].as_str().unwrap().starts_with("ab"), "{all:?}");
+    let rest = complete(&[("Last-Event-ID", "1")], &body);
+    assert_eq!(rest[..], all[all.len() - rest.len()..]);
+    assert!(rest.len() < all.len(), "{rest:?}");
     let without_seed = json!({"messages": conversation(&["Hi"]), "stream": true});
     let reply = server.post_with(CHAT, &[("Last-Event-ID", "3")], &without_seed);
     assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!("seed")));
     let headers = [("Last-Event-ID", "3"), ("X-System-Fingerprint", "fp_0")];
     assert_eq!(server.post_with(CHAT, &headers, &body).status, 409);
+}
+
+#[test]
+fn models_are_found_by_their_names() {
+    let names = &["first", "second:latest", "default"];
+    let server = Running::start(Setup { names, ..Setup::default() });
+    for (asked, found) in [
+        (json!(null), "first"),
+        (json!(""), "first"),
+        (json!("first:latest"), "first"),
+        (json!("second:latest"), "second:latest"),
+        (json!("default"), "default"),
+    ] {
+        assert_eq!(server.chat(&with(chat("Hi", 1), json!({"model": asked})))["model"], found);
+    }
+    assert_eq!(
+        Running::new().chat(&with(chat("Hi", 1), json!({"model": "default"})))["model"],
+        "tiny"
+    );
+    assert_eq!(server.post(CHAT, &with(chat("Hi", 1), json!({"model": "second"}))).status, 404);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -143,9 +143,18 @@ fn a_server_that_ends_finishes_what_runs() {
     let mut stream =
         Stream::open(server.address, CHAT, &[], &with(chat("Hi", 40), json!({"stream": true})));
     assert!(stream.next_event().is_some());
+    // A request whose body is being read when the server begins to end.
+    let slow = TcpStream::connect(server.address).unwrap();
+    let text = request("POST", CHAT, &[("Expect", "100-continue")], &chat("Hi", 2).to_string());
+    let (head, body) = text.split_at(text.find("\r\n\r\n").unwrap() + 4);
+    (&slow).write_all(head.as_bytes()).unwrap();
+    let mut go_on = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
+    (&slow).read_exact(&mut go_on).unwrap();
     server.handle.drain();
     while server.get("/ready").status != 503 {}
     assert_eq!(server.get("/health").status, 200);
+    (&slow).write_all(body.as_bytes()).unwrap();
+    assert_eq!(Body::read_head(slow).unwrap().status, 503);
     let reply = server.post(CHAT, &chat("Hi", 2));
     assert_eq!((reply.status, reply.header("retry-after")), (503, Some("5")));
     server.limit_steps(None);
@@ -295,6 +304,25 @@ fn a_large_body_has_its_turn_only_until_it_is_parsed() {
     let body = with(chat("Hi", 2), json!({"user": "x".repeat(2 << 20)}));
     let _clients = [begin(&server, &body), begin(&server, &body)];
     server.wait_for("nanoinfer_waiting", 2.0);
+}
+
+#[test]
+fn stored_prompts_are_written_and_read_by_a_server_that_does_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = || Running::start(Setup { store: Some(folder.path().into()), ..Setup::default() });
+    let body = chat(&"Please tell me all about it. ".repeat(8), 4);
+    let cached = |server: &Running| {
+        let answer = server.chat(&body);
+        answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap()
+    };
+    let server = start();
+    assert_eq!(cached(&server), 0);
+    let written = |entry: std::fs::DirEntry| entry.path().extension().is_some_and(|e| e == "nkv");
+    while !std::fs::read_dir(folder.path()).unwrap().any(|entry| written(entry.unwrap())) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    server.end();
+    assert_eq!(cached(&start()), 192);
 }
 
 #[test]

@@ -300,8 +300,12 @@ impl Batch {
 
     /// Whether there is nothing to do, for requests or with the store.
     pub fn is_idle(&self) -> bool {
-        let stored = self.disk.as_ref().is_none_or(Disk::is_idle);
-        self.waiting.is_empty() && self.running.is_empty() && stored
+        self.waiting.is_empty() && self.running.is_empty() && !self.is_exchanging()
+    }
+
+    /// Whether contexts are being read from the store or written to it.
+    pub fn is_exchanging(&self) -> bool {
+        self.disk.as_ref().is_some_and(|disk| !disk.is_idle())
     }
 
     /// What the batch is doing.

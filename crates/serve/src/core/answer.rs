@@ -109,8 +109,6 @@ pub(crate) struct Answering {
     due: VecDeque<Update>,
     choices: Vec<Progress>,
     stops: Vec<String>,
-    /// Number of tokens that the client already has.
-    skip: usize,
     deadline: Option<tokio::time::Instant>,
     started: Instant,
 }
@@ -129,7 +127,6 @@ impl Answering {
     pub(crate) fn new(
         (served, stream): (Arc<ServedModel>, Stream),
         (prompts, splitters, stops): (&[usize], Vec<Splitter>, Vec<String>),
-        skip: usize,
         (started, max_time): (Instant, Option<Duration>),
     ) -> Self {
         let deadline = max_time.and_then(|time| started.checked_add(time)).map(Into::into);
@@ -143,7 +140,7 @@ impl Answering {
         };
         let choices = prompts.iter().zip(splitters).map(choice).collect();
         let due = VecDeque::new();
-        Self { served, stream, due, choices, stops, skip, deadline, started }
+        Self { served, stream, due, choices, stops, deadline, started }
     }
 
     /// The next update; `None` after the last. May be dropped while it waits.
@@ -253,7 +250,7 @@ impl Answering {
                 let mut parts = Vec::new();
                 self.choices[choice].splitter.push(Some(token.id), token.text, &mut parts);
                 let shows = !parts.is_empty() || logprobs.is_some();
-                if token.count > self.skip && shows {
+                if shows {
                     self.due.push_back(chunk(parts, token.count, logprobs));
                 }
             }
@@ -278,7 +275,7 @@ impl Answering {
                         let parts = parts.into_iter();
                         parts.for_each(|part| parts::add(&mut last.parts, part));
                     }
-                    _ if !parts.is_empty() && stats.generated > self.skip => {
+                    _ if !parts.is_empty() => {
                         self.due.push_back(chunk(parts, stats.generated, None));
                     }
                     _ => {}

@@ -88,15 +88,14 @@ pub(crate) fn fingerprint(engine: &Engine) -> String {
 pub(crate) struct Models(pub(crate) Vec<Arc<ServedModel>>);
 
 impl Models {
-    /// The model with this name; the default if there is none.
+    /// The model with this name; the default without one.
     pub(crate) fn find(&self, name: Option<&str>) -> Result<&Arc<ServedModel>, Problem> {
-        let name = match name {
-            None | Some("" | "default") => return Ok(&self.0[0]),
-            Some(name) => name,
-        };
+        let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(&self.0[0]) };
+        let named = |name: &str| self.0.iter().find(|m| m.name == name);
         // Ollama's clients add a tag.
-        let name = name.strip_suffix(":latest").unwrap_or(name);
-        self.0.iter().find(|m| m.name == name).ok_or_else(|| {
+        let found = named(name).or_else(|| named(name.strip_suffix(":latest")?));
+        let default = || (name == "default").then_some(&self.0[0]);
+        found.or_else(default).ok_or_else(|| {
             let names: Vec<&str> = self.0.iter().map(|m| m.name.as_str()).collect();
             let message = format!("the model {name:?} does not exist; use {}", names.join(" or "));
             Problem {

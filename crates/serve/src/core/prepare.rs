@@ -35,11 +35,10 @@ pub(crate) struct Prepared {
 
 /// Makes the requests, choice by choice for each prompt.
 pub(crate) fn prepare(served: &ServedModel, ask: Ask, caller: Caller) -> Result<Prepared, Problem> {
-    let Ask { prompts, n, options } = ask;
+    let Ask { prompts, n, mut options } = ask;
     // A number that JavaScript can represent.
     let seed = options.seed.unwrap_or_else(|| RandomState::new().hash_one(()) >> 32);
-    let (stops, class, structure) =
-        (options.stop.clone(), options.class, options.structure.clone());
+    let (stops, class, structure) = (options.stop.clone(), options.class, options.structure.take());
     let generate = generate_options(served, options, seed);
     let mut requests = Vec::with_capacity(prompts.len() * n);
     let mut splitters = Vec::with_capacity(prompts.len() * n);

@@ -2,11 +2,10 @@
 
 use nanoinfer_engine::{Message, Stats};
 use nanoinfer_text::ToolCall;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::call::{Call, Encoder, Meta, comment, event};
-use super::fields::{self, Fields};
+use super::fields::Fields;
 use super::problems::Form;
 use super::{messages, structure, tools, unsupported};
 use crate::core::answer::{Answer, Reason, Update};
@@ -19,13 +18,6 @@ use crate::problem::Problem;
 /// A line that one client puts before its instructions. It changes with every request, and nothing after it
 /// would be found in the cache.
 const BILLING: &str = "x-anthropic-billing-header:";
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct MessageFields {
-    system: Option<Value>,
-    messages: Option<Vec<Value>>,
-}
 
 /// The fields that this API reads besides the common ones.
 const OWN: [&str; 3] = messages::TEMPLATE;
@@ -57,13 +49,12 @@ pub(crate) fn count_tokens(body: &Value, served: &ServedModel) -> Result<Value, 
 }
 
 fn conversation(body: &Value) -> Result<Chat, Problem> {
-    let own: MessageFields = fields::read(body)?;
     let mut conversation = Vec::new();
-    if let Some(system) = own.system.filter(|system| !system.is_null()) {
-        let text = text(&system, "system")?;
+    if let Some(system) = body.get("system").filter(|system| !system.is_null()) {
+        let text = text(system, "system")?;
         conversation.extend((!text.is_empty()).then(|| Message::new("system", text)));
     }
-    let messages = own.messages.filter(|messages| !messages.is_empty());
+    let messages = body.get("messages").and_then(Value::as_array).filter(|list| !list.is_empty());
     let messages =
         messages.ok_or_else(|| Problem::field("messages", "expected a list of messages"))?;
     for (i, message) in messages.iter().enumerate() {
@@ -214,49 +205,58 @@ enum BlockKind {
 }
 
 impl MessageEncoder {
-    fn begin_block(&mut self, kind: BlockKind, block: Value, out: &mut Vec<u8>) {
-        self.end_block(out);
+    fn begin_block(
+        &mut self,
+        id: Option<usize>,
+        (kind, block): (BlockKind, Value),
+        out: &mut Vec<u8>,
+    ) {
+        self.end_block(None, out);
         let data = json!({"index": self.blocks, "content_block": block});
-        named("content_block_start", data, out);
+        named(id, "content_block_start", data, out);
         self.open = Some(kind);
         self.blocks += 1;
     }
 
-    fn end_block(&mut self, out: &mut Vec<u8>) {
+    fn end_block(&mut self, id: Option<usize>, out: &mut Vec<u8>) {
         if self.open.take().is_some() {
-            named("content_block_stop", json!({"index": self.blocks - 1}), out);
+            named(id, "content_block_stop", json!({"index": self.blocks - 1}), out);
         }
     }
 
-    /// Writes a part of an answer. Only the last one of a token has an id.
+    /// Writes a part of an answer. Only the last event of a token has an id.
     fn part(&mut self, id: Option<usize>, part: &Part, out: &mut Vec<u8>) {
         let delta = match part {
             Part::Text(text) => {
                 if self.open != Some(BlockKind::Text) {
-                    self.begin_block(BlockKind::Text, json!({"type": "text", "text": ""}), out);
+                    self.begin_block(None, empty_text(), out);
                 }
                 json!({"type": "text_delta", "text": text})
             }
             Part::Reasoning(text) => {
                 if self.open != Some(BlockKind::Thinking) {
                     let block = json!({"type": "thinking", "thinking": "", "signature": ""});
-                    self.begin_block(BlockKind::Thinking, block, out);
+                    self.begin_block(None, (BlockKind::Thinking, block), out);
                 }
                 json!({"type": "thinking_delta", "thinking": text})
             }
-            Part::Call { id, name, .. } => {
-                let block = json!({"type": "tool_use", "id": id, "name": name, "input": {}});
-                return self.begin_block(BlockKind::Call, block, out);
+            Part::Call { id: call, name, .. } => {
+                let block = json!({"type": "tool_use", "id": call, "name": name, "input": {}});
+                return self.begin_block(id, (BlockKind::Call, block), out);
             }
             Part::Arguments { text, .. } => {
                 json!({"type": "input_json_delta", "partial_json": text})
             }
-            Part::CallEnd { .. } => return self.end_block(out),
+            Part::CallEnd { .. } => return self.end_block(id, out),
         };
-        let name = "content_block_delta";
-        let data = json!({"type": name, "index": self.blocks.saturating_sub(1), "delta": delta});
-        event(id, Some(name), &data, out);
+        let data = json!({"index": self.blocks.saturating_sub(1), "delta": delta});
+        named(id, "content_block_delta", data, out);
     }
+}
+
+/// A block of text that begins.
+fn empty_text() -> (BlockKind, Value) {
+    (BlockKind::Text, json!({"type": "text", "text": ""}))
 }
 
 /// The blocks of a whole answer.
@@ -276,9 +276,9 @@ fn content(parts: &[Whole]) -> Value {
 }
 
 /// Writes an event whose data repeats its name.
-fn named(name: &str, mut data: Value, out: &mut Vec<u8>) {
+fn named(id: Option<usize>, name: &str, mut data: Value, out: &mut Vec<u8>) {
     data["type"] = name.into();
-    event(None, Some(name), &data, out);
+    event(id, Some(name), &data, out);
 }
 
 fn message(
@@ -328,7 +328,7 @@ impl Encoder for MessageEncoder {
         let stats = Stats { prompt_tokens: meta.prompts[0], ..Stats::default() };
         let none = (Value::Null, Value::Null);
         let message = message(served, meta, json!([]), none, usage(&stats));
-        named("message_start", json!({"message": message}), out);
+        named(None, "message_start", json!({"message": message}), out);
     }
 
     fn update(&mut self, _served: &ServedModel, _meta: &Meta, update: &Update, out: &mut Vec<u8>) {
@@ -342,12 +342,13 @@ impl Encoder for MessageEncoder {
             }
             Update::End(end) => {
                 if self.blocks == 0 {
-                    self.begin_block(BlockKind::Text, json!({"type": "text", "text": ""}), out);
+                    self.begin_block(None, empty_text(), out);
                 }
-                self.end_block(out);
+                self.end_block(None, out);
                 let (reason, stop) = ended(end.reason, end.stop.as_deref());
                 let delta = json!({"stop_reason": reason, "stop_sequence": stop});
-                named("message_delta", json!({"delta": delta, "usage": usage(&end.stats)}), out);
+                let data = json!({"delta": delta, "usage": usage(&end.stats)});
+                named(None, "message_delta", data, out);
             }
             Update::Failed(problem) => {
                 event(None, Some("error"), &Form::Anthropic.body(problem), out);
@@ -356,13 +357,13 @@ impl Encoder for MessageEncoder {
     }
 
     fn end(&mut self, _served: &ServedModel, _meta: &Meta, out: &mut Vec<u8>) {
-        named("message_stop", json!({}), out);
+        named(None, "message_stop", json!({}), out);
     }
 
     /// A ping, which is this API's own sign of life.
     fn alive(&self, note: &str, out: &mut Vec<u8>) {
         comment(note, out);
-        named("ping", json!({}), out);
+        named(None, "ping", json!({}), out);
     }
 
     fn whole(&mut self, served: &ServedModel, meta: &Meta, answers: Vec<Answer>) -> Value {

@@ -132,9 +132,8 @@ pub(crate) fn text(content: Option<&Value>, at: &str) -> Result<String, Problem>
         Some(Value::Array(parts)) => {
             let mut all = String::new();
             for (i, part) in parts.iter().enumerate() {
-                match part.get("text").and_then(Value::as_str) {
+                match part.get("text").unwrap_or(part).as_str() {
                     Some(text) => all.push_str(text),
-                    None if part.as_str().is_some() => all.push_str(part.as_str().unwrap_or("")),
                     None => {
                         let kind = part.get("type").and_then(Value::as_str).unwrap_or("unknown");
                         let what = format!("parts of type {kind:?} are not supported; use text");

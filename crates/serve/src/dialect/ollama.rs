@@ -33,8 +33,9 @@ struct OllamaFields {
 /// `/api/chat`.
 pub(crate) fn chat(body: &Value, served: &ServedModel) -> Result<Call, Problem> {
     unsupported::check(body, &messages::TEMPLATE)?;
+    let own: OllamaFields = fields::read(body)?;
     let chat = with_thinking(messages::chat(body)?, body)?;
-    call(body, served, Prompt::Chat(Box::new(chat)), true)
+    call((body, served), Prompt::Chat(Box::new(chat)), own.stream, true)
 }
 
 /// `/api/generate`.
@@ -62,7 +63,7 @@ pub(crate) fn generate(body: &Value, served: &ServedModel) -> Result<Call, Probl
             Prompt::Chat(Box::new(with_thinking(chat, body)?))
         }
     };
-    call(body, served, prompt, false)
+    call((body, served), prompt, own.stream, false)
 }
 
 /// Switches the model's reasoning on or off.
@@ -79,12 +80,11 @@ fn with_thinking(mut chat: Chat, body: &Value) -> Result<Chat, Problem> {
 }
 
 fn call(
-    body: &Value,
-    served: &ServedModel,
+    (body, served): (&Value, &ServedModel),
     prompt: Prompt,
+    stream: Option<bool>,
     is_chat: bool,
 ) -> Result<Call, Problem> {
-    let own: OllamaFields = fields::read(body)?;
     let options = match body.get("options") {
         None | Some(Value::Null) => Fields::default(),
         Some(options) => {
@@ -95,7 +95,7 @@ fn call(
     let options = AskOptions { structure: structure::read(body)?, ..options.options(served)? };
     Ok(Call {
         ask: Ask { prompts: vec![prompt], n: 1, options },
-        stream: own.stream.unwrap_or(true),
+        stream: stream.unwrap_or(true),
         encoder: Box::new(OllamaEncoder { is_chat, calls: Vec::new() }),
     })
 }

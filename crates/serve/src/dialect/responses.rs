@@ -171,15 +171,15 @@ impl ResponseEncoder {
         event(id, Some(name), &data, out);
     }
 
-    /// Writes the events that begin an item.
-    fn begin_item(&mut self, meta: &Meta, item: Whole, out: &mut Vec<u8>) {
-        self.end_item(meta, out);
+    /// Writes the events that begin an item. A call has a single one, which gets the id.
+    fn begin_item(&mut self, meta: &Meta, id: Option<usize>, item: Whole, out: &mut Vec<u8>) {
+        self.end_item(meta, None, out);
         let has_parts = !matches!(item, Whole::Call { .. });
         self.items.push(item);
         self.is_open = true;
         let index = self.items.len() - 1;
         let added = json!({"output_index": index, "item": self.item(meta, index, false)});
-        self.event(None, "response.output_item.added", added, out);
+        self.event(id, "response.output_item.added", added, out);
         if has_parts {
             let part = json!({"part": part(&self.items[index], false)});
             let part = self.with_place(meta, part);
@@ -187,8 +187,8 @@ impl ResponseEncoder {
         }
     }
 
-    /// Writes the events that end the item in progress.
-    fn end_item(&mut self, meta: &Meta, out: &mut Vec<u8>) {
+    /// Writes the events that end the item in progress, of which the last gets the id.
+    fn end_item(&mut self, meta: &Meta, id: Option<usize>, out: &mut Vec<u8>) {
         if !std::mem::take(&mut self.is_open) {
             return;
         }
@@ -212,7 +212,7 @@ impl ResponseEncoder {
             self.event(None, "response.content_part.done", part, out);
         }
         let done = json!({"output_index": index, "item": self.item(meta, index, true)});
-        self.event(None, "response.output_item.done", done, out);
+        self.event(id, "response.output_item.done", done, out);
     }
 
     /// Writes a part of the answer.
@@ -221,24 +221,24 @@ impl ResponseEncoder {
         let (name, delta) = match part {
             Part::Text(text) => {
                 if !matches!(last, Some(Whole::Text(_))) {
-                    self.begin_item(meta, Whole::Text(String::new()), out);
+                    self.begin_item(meta, None, Whole::Text(String::new()), out);
                 }
                 ("response.output_text.delta", json!({"delta": text, "logprobs": []}))
             }
             Part::Reasoning(text) => {
                 if !matches!(last, Some(Whole::Reasoning(_))) {
-                    self.begin_item(meta, Whole::Reasoning(String::new()), out);
+                    self.begin_item(meta, None, Whole::Reasoning(String::new()), out);
                 }
                 ("response.reasoning_text.delta", json!({"delta": text}))
             }
-            Part::Call { id, name, .. } => {
-                let (id, name, arguments) = (id.clone(), name.clone(), String::new());
-                return self.begin_item(meta, Whole::Call { id, name, arguments }, out);
+            Part::Call { id: call, name, .. } => {
+                let (call, name, arguments) = (call.clone(), name.clone(), String::new());
+                return self.begin_item(meta, id, Whole::Call { id: call, name, arguments }, out);
             }
             Part::Arguments { text, .. } => {
                 ("response.function_call_arguments.delta", json!({"delta": text}))
             }
-            Part::CallEnd { .. } => return self.end_item(meta, out),
+            Part::CallEnd { .. } => return self.end_item(meta, id, out),
         };
         parts::fold(&mut self.items, part.clone());
         let delta = self.with_place(meta, delta);
@@ -317,9 +317,9 @@ impl Encoder for ResponseEncoder {
             }
             Update::End(end) => {
                 if self.items.is_empty() {
-                    self.begin_item(meta, Whole::Text(String::new()), out);
+                    self.begin_item(meta, None, Whole::Text(String::new()), out);
                 }
-                self.end_item(meta, out);
+                self.end_item(meta, None, out);
                 self.finish(served, meta, end);
             }
             Update::Failed(problem) => {

@@ -36,11 +36,7 @@ pub(crate) fn nested(
     let Some(format) = format.filter(|format| !format.is_null()) else { return Ok(None) };
     let members: Map<_, _> = [("response_format".to_owned(), json!(format))].into_iter().collect();
     let source = source_of(&members).map_err(|e| {
-        let what = e.to_string().replace("response_format", field);
-        Problem::field(
-            field,
-            what.strip_prefix(field).map_or(&*what, |w| w.trim_start_matches([',', ':', ' '])),
-        )
+        Problem::grammar(field, e.to_string().replacen("response_format", field, 1))
     })?;
     Ok(source.map(|source| Structure { source, field }))
 }

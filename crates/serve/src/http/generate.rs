@@ -49,6 +49,9 @@ pub(crate) async fn generate(
     let (caller, parsing) = (app.caller(&who), Arc::clone(&app));
     let parsed = blocking(move || parsed(&parsing, body.get(), parse, caller)).await?;
     let Parsed { served, call, prepared, has_seed } = parsed;
+    if app.is_draining() {
+        return Err(Problem::draining()); // it has begun since, and does not wait for further answers
+    }
     let skip = asked.resumes(&served, has_seed, prepared.requests.len())?;
     let meta = Meta {
         id: who.id.clone(),
@@ -63,7 +66,6 @@ pub(crate) async fn generate(
     let mut answering = Answering::new(
         (Arc::clone(&served), stream),
         (&meta.prompts, prepared.splitters, prepared.stops),
-        skip,
         (started, longest),
     );
     answering.begin(PATIENCE).await?;
@@ -73,7 +75,7 @@ pub(crate) async fn generate(
         let media_type = encoder.media_type();
         let log = LogLine { app: Arc::clone(&app), who, model: served.name.clone() };
         let streaming =
-            Streaming { answering, encoder, meta, state: State::New, log, _in_use: in_use };
+            Streaming { answering, encoder, meta, skip, state: State::New, log, _in_use: in_use };
         reply::with_type(200, media_type, streaming.body(app.options.limits.silence))
     } else {
         let answers = answering.fold().await?;
@@ -194,6 +196,8 @@ struct Streaming {
     answering: Answering,
     encoder: Box<dyn Encoder>,
     meta: Meta,
+    /// Number of tokens that the client already has.
+    skip: usize,
     state: State,
     log: LogLine,
     _in_use: InUse,
@@ -230,9 +234,6 @@ impl Streaming {
                 Err(_) => self.encoder.alive("waiting", &mut out),
                 Ok(update) => self.write(&served, update, &mut out),
             }
-            if self.state == State::Over && out.is_empty() {
-                return None;
-            }
         }
         // What is already here is sent along.
         while self.state != State::Over && out.len() < FRAME {
@@ -248,7 +249,12 @@ impl Streaming {
     fn write(&mut self, served: &ServedModel, update: Option<Update>, out: &mut Vec<u8>) {
         match update {
             Some(update) => {
+                let before = out.len();
                 self.encoder.update(served, &self.meta, &update, out);
+                // The encoder has to know what the client already has, but not to send it again.
+                if matches!(&update, Update::Chunk(chunk) if chunk.count <= self.skip) {
+                    out.truncate(before);
+                }
                 if matches!(update, Update::Failed(_)) {
                     self.state = State::Over;
                 }

@@ -15,7 +15,7 @@ use nanoinfer_platform::local;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Sleep, sleep};
 
 use super::app::App;
 
@@ -119,8 +119,8 @@ impl<S> Timed<S> {
             self.deadline = None;
             return write;
         }
-        let until = Instant::now() + self.patience;
-        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        let patience = self.patience;
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(patience)));
         ready!(deadline.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }

@@ -28,7 +28,7 @@ pub(crate) async fn page() -> Reply {
     let page = PAGE.replace("NONCE", &nonce);
     let mut reply = reply::with_type(200, "text/html; charset=utf-8", page.into());
     let policy = format!(
-        "default-src 'self'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; \
+        "default-src 'self'; img-src data:; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; \
          base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     );
     reply::set(&mut reply, header::CONTENT_SECURITY_POLICY, &policy);

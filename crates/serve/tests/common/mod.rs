@@ -5,11 +5,11 @@ pub(crate) mod client;
 pub(crate) mod fold;
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 
-use nanoinfer_engine::{BatchOptions, Engine, EngineOptions, Model};
+use nanoinfer_engine::{BatchOptions, Engine, EngineOptions, Engines, Model, PrefixStore};
 use nanoinfer_format::Quant;
 use nanoinfer_packer::{Input, Options as PackOptions, convert};
 use nanoinfer_serve::testing::{fail_engines, limit_steps};
@@ -134,23 +134,29 @@ pub(crate) struct Running {
 /// Options of [`Running::start`].
 pub(crate) struct Setup {
     pub(crate) model: Arc<Model>,
+    /// The names under which it is served, by an engine each.
+    pub(crate) names: &'static [&'static str],
     pub(crate) sequences: usize,
     pub(crate) queue: usize,
+    /// Where contexts are stored.
+    pub(crate) store: Option<PathBuf>,
     pub(crate) options: Options,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         let listen = Listen::Tcp("127.0.0.1:0".parse().unwrap());
-        Self { model: model(), sequences: 4, queue: 64, options: Options::new(listen) }
+        let options = Options::new(listen);
+        Self { model: model(), names: &["tiny"], sequences: 4, queue: 64, store: None, options }
     }
 }
 
 pub(crate) fn served(name: &str, sequences: usize, queue: usize) -> Served {
-    serving(model(), name, sequences, queue)
+    serving(name, &Setup { sequences, queue, ..Setup::default() })
 }
 
-fn serving(model: Arc<Model>, name: &str, sequences: usize, queue: usize) -> Served {
+fn serving(name: &str, setup: &Setup) -> Served {
+    let &Setup { sequences, queue, .. } = setup;
     let options = EngineOptions {
         threads: Some(1),
         ctx: Some(CTX),
@@ -158,18 +164,19 @@ fn serving(model: Arc<Model>, name: &str, sequences: usize, queue: usize) -> Ser
         logits_rows: sequences.max(16),
         ..EngineOptions::default()
     };
-    let engine = Engine::new(model, &options).unwrap();
+    let mut engines = Engines::from(Engine::new(Arc::clone(&setup.model), &options).unwrap());
+    engines.store = setup.store.as_ref().map(|folder| PrefixStore::open(folder, 1 << 30).unwrap());
     let batch = BatchOptions { queue, ..BatchOptions::default() };
-    Served { name: name.into(), engines: engine.into(), batch }
+    Served { name: name.into(), engines, batch }
 }
 
 impl Running {
     pub(crate) fn start(setup: Setup) -> Self {
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = Arc::clone(&log);
-        let mut options = setup.options;
+        let mut options = setup.options.clone();
         options.log = Log::new(move |line| lines.lock().unwrap().push(line.to_owned()));
-        let models = vec![serving(setup.model, "tiny", setup.sequences, setup.queue)];
+        let models = setup.names.iter().map(|name| serving(name, &setup)).collect();
         let server = Server::bind(models, options).unwrap();
         let (address, handle) = (server.address().parse().unwrap(), server.handle());
         let thread = Some(std::thread::spawn(move || server.run().unwrap()));
