@@ -14,10 +14,10 @@ use crate::following::Following;
 use crate::place::{Place, Reasoning};
 use crate::vocabulary::Vocabulary;
 use crate::waiting::Waiting;
-use crate::{Error, Source};
+use crate::{Error, Source, levels};
 
-/// Stack of the threads that compile: parsers are recursive.
-const STACK: usize = 16 << 20;
+/// Stack of the threads that compile: parsers are recursive, see [`levels`].
+const STACK: usize = 128 << 20;
 
 /// What grammars may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +100,7 @@ impl Grammars {
             return Ok(Grammar(known));
         }
         let top = source.top()?;
+        levels::check(&top)?;
         let vocabulary = self.shared.vocabulary()?;
         let work = || Compiled::new(&vocabulary, source, top);
         let compiled = thread::scope(|scope| {
