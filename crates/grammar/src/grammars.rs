@@ -170,7 +170,7 @@ impl Grammar {
     pub fn constraint_at(&self, place: Place) -> Box<dyn Constraint> {
         let begins = !matches!(place.reasoning, Reasoning::Begun { .. }) && place.marker.is_none();
         let following = Following::new(Arc::clone(&self.0), begins);
-        Box::new(Waiting::new(place, self.0.vocabulary.ends.clone(), following))
+        Box::new(Waiting::new(place, following))
     }
 
     /// Whether a text, in bytes, is complete according to the grammar. For tests and tools: tokens are not

@@ -79,6 +79,11 @@ fn errors_of_grammars_name_the_line() {
     let regex = |text: &str| Ok(Source::Regex(text.to_owned()));
     for (source, place, part) in [
         (Ok(Source::grammar("start: \"a\"\nb: )")), "line 2, column 4", "expecting"),
+        (
+            Ok(Source::grammar(&format!("start: {}", "\"a\" ".repeat(70_000)))),
+            "the grammar",
+            "it is too large or complex to be compiled; simplify it",
+        ),
         (Ok(Source::grammar("start: missing")), "line 1, column 8", "missing"),
         (Ok(Source::grammar("root ::= \"a\"\n  other")), "line 2", "expected ::= after other"),
         (Ok(Source::grammar("")), "the grammar", ""),
