@@ -1,6 +1,7 @@
 //! Finds schemas that no finite value satisfies because they require themselves.
 
-use std::collections::HashSet;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
@@ -11,17 +12,27 @@ use crate::parts::{Part, children, target};
 /// parts of the schema that can be reached from its root, which comes first.
 pub(crate) fn check(root: &Value, parts: &[Part<'_>]) -> Result<(), Error> {
     let mut finite = HashSet::new();
-    loop {
-        let before = finite.len();
-        // Parts come before those that they contain.
-        for part in parts.iter().rev() {
-            if !finite.contains(&std::ptr::from_ref(part.schema)) && is_finite(root, part, &finite)
-            {
-                finite.insert(std::ptr::from_ref(part.schema));
+    // The parts that cannot be decided before each part is.
+    let mut waiting: HashMap<*const Value, Vec<usize>> = HashMap::new();
+    // The last one comes first: parts come before those that they contain.
+    let mut open: Vec<usize> = (0..parts.len()).collect();
+    while let Some(i) = open.pop() {
+        let schema = std::ptr::from_ref(parts[i].schema);
+        let unknown = RefCell::new(Vec::new());
+        let is_known = |schema: &Value| {
+            let schema = std::ptr::from_ref(schema);
+            finite.contains(&schema) || {
+                unknown.borrow_mut().push(schema);
+                false
             }
-        }
-        if finite.len() == before {
-            break;
+        };
+        if !is_finite(root, &parts[i], &is_known) {
+            // The answer changes only with one of those that were asked for.
+            for part in unknown.into_inner() {
+                waiting.entry(part).or_default().push(i);
+            }
+        } else if finite.insert(schema) {
+            open.extend(waiting.remove(&schema).unwrap_or_default());
         }
     }
     let is_known = |schema: &Value| finite.contains(&std::ptr::from_ref(schema));
@@ -41,11 +52,8 @@ pub(crate) fn check(root: &Value, parts: &[Part<'_>]) -> Result<(), Error> {
     Err(Error::source(place, what, "make one of the properties on the way optional"))
 }
 
-type Known = HashSet<*const Value>;
-
 /// Whether a part is satisfied by a finite value, given the parts that are known to be.
-fn is_finite(root: &Value, part: &Part<'_>, known: &Known) -> bool {
-    let is_known = |schema: &Value| known.contains(&std::ptr::from_ref(schema));
+fn is_finite(root: &Value, part: &Part<'_>, is_known: &dyn Fn(&Value) -> bool) -> bool {
     let Value::Object(map) = part.schema else { return true };
     if let Ok(Some(target)) = target(root, part)
         && !is_known(target.schema)

@@ -44,6 +44,11 @@ impl Following {
         }
     }
 
+    /// Tokens that end an answer.
+    pub(crate) fn ends(&self) -> &[u32] {
+        &self.grammar.vocabulary.ends
+    }
+
     /// Lets the text continue another one instead of beginning an answer.
     pub(crate) fn continue_text(&mut self) {
         if let Position::Start { answer_follows } = &mut self.position {
@@ -95,7 +100,7 @@ impl Constraint for Following {
         if self.failure.is_some() || self.position == Position::End {
             return;
         }
-        if self.grammar.vocabulary.ends.contains(&id) {
+        if self.ends().contains(&id) {
             self.position = Position::End;
             return;
         }
@@ -125,8 +130,7 @@ impl Constraint for Following {
             return 0;
         }
         if self.matcher.is_stopped() {
-            let ends = &self.grammar.vocabulary.ends;
-            return usize::from(draft.first().is_some_and(|id| ends.contains(id)));
+            return usize::from(draft.first().is_some_and(|id| self.ends().contains(id)));
         }
         self.matcher.validate_tokens(draft).unwrap_or(0)
     }

@@ -14,10 +14,10 @@ use crate::following::Following;
 use crate::place::{Place, Reasoning};
 use crate::vocabulary::Vocabulary;
 use crate::waiting::Waiting;
-use crate::{Error, Source};
+use crate::{Error, Source, levels};
 
-/// Stack of the threads that compile: parsers are recursive.
-const STACK: usize = 16 << 20;
+/// Stack of the threads that compile: parsers are recursive, see [`levels`].
+const STACK: usize = 128 << 20;
 
 /// What grammars may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +100,7 @@ impl Grammars {
             return Ok(Grammar(known));
         }
         let top = source.top()?;
+        levels::check(&top)?;
         let vocabulary = self.shared.vocabulary()?;
         let work = || Compiled::new(&vocabulary, source, top);
         let compiled = thread::scope(|scope| {
@@ -169,7 +170,7 @@ impl Grammar {
     pub fn constraint_at(&self, place: Place) -> Box<dyn Constraint> {
         let begins = !matches!(place.reasoning, Reasoning::Begun { .. }) && place.marker.is_none();
         let following = Following::new(Arc::clone(&self.0), begins);
-        Box::new(Waiting::new(place, self.0.vocabulary.ends.clone(), following))
+        Box::new(Waiting::new(place, following))
     }
 
     /// Whether a text, in bytes, is complete according to the grammar. For tests and tools: tokens are not

@@ -44,6 +44,7 @@ mod finite;
 mod following;
 mod gbnf;
 mod grammars;
+mod levels;
 mod parts;
 mod place;
 mod reason;

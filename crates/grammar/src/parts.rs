@@ -1,14 +1,79 @@
 //! The schemas that a schema consists of.
 
+use std::fmt;
+use std::rc::Rc;
+
 use serde_json::Value;
 
 use crate::Error;
 
-/// A schema within a schema, with its place as a JSON pointer.
+/// A schema within a schema.
 #[derive(Clone)]
 pub(crate) struct Part<'v> {
-    pub place: String,
+    pub place: Pointer<'v>,
     pub schema: &'v Value,
+}
+
+/// The place of a part. It becomes a text, a JSON pointer, only for errors: thousands of parts may be under
+/// one long name.
+#[derive(Clone)]
+pub(crate) struct Pointer<'v> {
+    /// A pointer from the schema's text.
+    base: &'v str,
+    steps: Option<Rc<Step<'v>>>,
+}
+
+/// A step from a schema to one directly within it.
+struct Step<'v> {
+    before: Option<Rc<Step<'v>>>,
+    keyword: &'v str,
+    member: Member<'v>,
+    depth: usize,
+}
+
+/// A member of what a keyword contains.
+enum Member<'v> {
+    All,
+    Name(&'v str),
+    Index(usize),
+}
+
+impl<'v> Part<'v> {
+    /// A whole schema.
+    pub(crate) const fn root(schema: &'v Value) -> Self {
+        Self { place: Pointer { base: "", steps: None }, schema }
+    }
+}
+
+impl<'v> Pointer<'v> {
+    /// The number of steps.
+    pub(crate) fn depth(&self) -> usize {
+        self.steps.as_ref().map_or(0, |step| step.depth)
+    }
+
+    fn step(&self, keyword: &'v str, member: Member<'v>) -> Self {
+        let (before, depth) = (self.steps.clone(), self.depth() + 1);
+        let steps = Some(Rc::new(Step { before, keyword, member, depth }));
+        Self { base: self.base, steps }
+    }
+}
+
+impl fmt::Display for Pointer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut steps: Vec<_> =
+            std::iter::successors(self.steps.as_deref(), |step| step.before.as_deref()).collect();
+        steps.reverse();
+        write!(f, "#{}", self.base)?;
+        for step in steps {
+            write!(f, "/{}", escaped(step.keyword))?;
+            match step.member {
+                Member::All => {}
+                Member::Name(name) => write!(f, "/{}", escaped(name))?,
+                Member::Index(i) => write!(f, "/{i}")?,
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The schemas directly within a schema, except definitions.
@@ -16,18 +81,17 @@ pub(crate) fn children<'v>(part: &Part<'v>) -> Vec<Part<'v>> {
     let mut all = Vec::new();
     let Value::Object(map) = part.schema else { return all };
     for (keyword, value) in map {
-        let place = || format!("{}/{}", part.place, escaped(keyword));
-        let mut add = |place: String, schema: &'v Value| all.push(Part { place, schema });
+        let mut add = |member: Member<'v>, schema: &'v Value| {
+            all.push(Part { place: part.place.step(keyword, member), schema });
+        };
         match (keyword.as_str(), value) {
             ("properties" | "patternProperties", Value::Object(map)) => {
-                let place = place();
-                map.iter().for_each(|(name, v)| add(format!("{place}/{}", escaped(name)), v));
+                map.iter().for_each(|(name, v)| add(Member::Name(name), v));
             }
             ("anyOf" | "oneOf" | "allOf" | "prefixItems" | "items", Value::Array(list)) => {
-                let place = place();
-                list.iter().enumerate().for_each(|(i, v)| add(format!("{place}/{i}"), v));
+                list.iter().enumerate().for_each(|(i, v)| add(Member::Index(i), v));
             }
-            ("items" | "additionalItems" | "additionalProperties", _) => add(place(), value),
+            ("items" | "additionalItems" | "additionalProperties", _) => add(Member::All, value),
             _ => {}
         }
     }
@@ -52,7 +116,7 @@ pub(crate) fn target<'v>(root: &'v Value, part: &Part<'v>) -> Result<Option<Part
     }
     let pointer = if pointer == "/" { "" } else { pointer };
     match root.pointer(pointer) {
-        Some(schema) => Ok(Some(Part { place: format!("#{pointer}"), schema })),
+        Some(schema) => Ok(Some(Part { place: Pointer { base: pointer, steps: None }, schema })),
         None => Err(wrong(format!("{text:?} does not exist"))),
     }
 }

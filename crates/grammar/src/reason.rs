@@ -9,6 +9,12 @@ pub(crate) fn explain(place: String, what: &str) -> Error {
     // The first line says what is wrong, except in the multi-line errors of the regex parser.
     let reason = what.lines().find_map(|line| line.trim().strip_prefix("error: "));
     let what = reason.or_else(|| what.lines().next()).unwrap_or_default().trim();
+    if what.starts_with("panic: ") {
+        return Error::Limit {
+            place,
+            what: "it is too large or complex to be compiled".to_owned(),
+        };
+    }
     let too_large = ["too large", "limit", "too complex", "fuel", "too many"];
     if too_large.iter().any(|sign| what.contains(sign)) {
         return Error::Limit { place, what: what.to_owned() };

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::parts::{Part, children, escaped, target};
 use crate::reason::{check_regex, explain};
-use crate::{Error, finite};
+use crate::{Error, finite, levels};
 
 /// Maximum depth of a schema, as for the texts that `serde_json` reads.
 const MAX_DEPTH: usize = 128;
@@ -72,21 +72,40 @@ const NOTES: [&str; 21] = [
 
 /// Checks a schema.
 pub(crate) fn check(root: &Value) -> Result<(), Error> {
-    let mut parts = vec![Part { place: "#".to_owned(), schema: root }];
+    let mut parts = vec![Part::root(root)];
+    let mut parents = vec![None];
     let mut seen = HashSet::from([std::ptr::from_ref(root)]);
+    let mut targets = seen.clone();
     let mut at = 0;
     while let Some(part) = parts.get(at).cloned() {
         check_part(&part)?;
-        let mut more = children(&part);
-        more.extend(target(root, &part)?);
-        more.retain(|child| seen.insert(std::ptr::from_ref(child.schema)));
-        if more.iter().any(|child| child.place.matches('/').count() > MAX_DEPTH) {
-            let what = format!("nested more than {MAX_DEPTH} deep");
-            return Err(Error::Limit { place: part.place, what });
+        let target = target(root, &part)?;
+        targets.extend(target.iter().map(|target| std::ptr::from_ref(target.schema)));
+        let children = children(&part).into_iter().map(|child| (Some(at), child));
+        for (parent, child) in children.chain(target.map(|target| (None, target))) {
+            if child.place.depth() > MAX_DEPTH {
+                let what = format!("nested more than {MAX_DEPTH} deep");
+                return Err(Error::Limit { place: part.place.to_string(), what });
+            }
+            if seen.insert(std::ptr::from_ref(child.schema)) {
+                parts.push(child);
+                parents.push(parent);
+            }
         }
-        parts.extend(more);
         at += 1;
     }
+    // References from one part to the next nest as deeply as the parts that they refer to, together.
+    let mut heights = vec![1; parts.len()];
+    let mut levels = 0;
+    for (i, part) in parts.iter().enumerate().rev() {
+        if targets.contains(&std::ptr::from_ref(part.schema)) {
+            levels += heights[i];
+        }
+        if let Some(parent) = parents[i] {
+            heights[parent] = heights[parent].max(heights[i] + 1);
+        }
+    }
+    levels::limit("#".to_owned(), levels)?;
     finite::check(root, &parts)
 }
 
@@ -132,14 +151,14 @@ fn check_part(part: &Part<'_>) -> Result<(), Error> {
 /// The error for a schema that llguidance rejects with `message`: names the smallest part that it still
 /// rejects. `fails` says whether it rejects a schema.
 pub(crate) fn blame(root: &Value, message: &str, fails: impl Fn(&Value) -> bool) -> Error {
-    let mut part = Part { place: "#".to_owned(), schema: root };
+    let mut part = Part::root(root);
     let mut trials = 0;
     let mut rejected = |schema: &Value| {
         trials += 1;
         trials <= MAX_TRIALS && fails(&with_definitions(root, schema))
     };
     let mut seen = HashSet::new();
-    'deeper: while seen.insert(part.place.clone()) {
+    'deeper: while seen.insert(std::ptr::from_ref(part.schema)) {
         let referred = target(root, &part).ok().flatten();
         for child in children(&part).into_iter().chain(referred) {
             if rejected(child.schema) {
@@ -149,7 +168,7 @@ pub(crate) fn blame(root: &Value, message: &str, fails: impl Fn(&Value) -> bool)
         }
     }
     // The keyword without which the rest is accepted.
-    let mut place = part.place.clone();
+    let mut place = part.place.to_string();
     if let Value::Object(map) = part.schema {
         let culprit = map.keys().filter(|keyword| *keyword != "type").find(|keyword| {
             let mut rest = map.clone();

@@ -9,8 +9,6 @@ use crate::place::{Place, Reasoning};
 #[derive(Debug)]
 pub(crate) struct Waiting {
     place: Place,
-    /// Tokens that would end the answer.
-    ends: Vec<u32>,
     following: Following,
     state: State,
 }
@@ -27,8 +25,8 @@ enum State {
 
 impl Waiting {
     /// `following` must be at the beginning of the answer if no reasoning and no marker precede it.
-    pub(crate) fn new(place: Place, ends: Vec<u32>, following: Following) -> Self {
-        let mut waiting = Self { place, ends, following, state: State::Start };
+    pub(crate) fn new(place: Place, following: Following) -> Self {
+        let mut waiting = Self { place, following, state: State::Start };
         match place.reasoning {
             Reasoning::Begun { .. } => waiting.state = State::Reasoning,
             Reasoning::Possible { .. } => {}
@@ -67,7 +65,7 @@ impl Constraint for Waiting {
             State::Start | State::Free => allowed.fill(u32::MAX),
             State::Reasoning => {
                 allowed.fill(u32::MAX);
-                let ends = self.ends.iter();
+                let ends = self.following.ends().iter();
                 ends.for_each(|id| {
                     bit(allowed, *id).into_iter().for_each(|(word, bit)| *word &= !bit);
                 });
@@ -95,7 +93,7 @@ impl Constraint for Waiting {
 
     fn boxed(&self) -> Box<dyn Constraint> {
         let (place, state) = (self.place, self.state);
-        Box::new(Self { place, ends: self.ends.clone(), following: self.following.copy(), state })
+        Box::new(Self { place, following: self.following.copy(), state })
     }
 
     fn forced(&mut self, tokens: &mut Vec<u32>, room: usize) {
@@ -108,7 +106,7 @@ impl Constraint for Waiting {
         let (ends, last) = match self.state {
             State::Following => return self.following.follow(draft),
             State::Start => return 0,
-            State::Reasoning => (&self.ends[..], self.bounds().1),
+            State::Reasoning => (self.following.ends(), self.bounds().1),
             State::Free => (&[][..], self.place.marker),
         };
         let free = draft.iter().take_while(|id| !ends.contains(id) && Some(**id) != last).count();

@@ -79,6 +79,11 @@ fn errors_of_grammars_name_the_line() {
     let regex = |text: &str| Ok(Source::Regex(text.to_owned()));
     for (source, place, part) in [
         (Ok(Source::grammar("start: \"a\"\nb: )")), "line 2, column 4", "expecting"),
+        (
+            Ok(Source::grammar(&format!("start: {}", "\"a\" ".repeat(70_000)))),
+            "the grammar",
+            "it is too large or complex to be compiled; simplify it",
+        ),
         (Ok(Source::grammar("start: missing")), "line 1, column 8", "missing"),
         (Ok(Source::grammar("root ::= \"a\"\n  other")), "line 2", "expected ::= after other"),
         (Ok(Source::grammar("")), "the grammar", ""),
@@ -136,6 +141,44 @@ fn hostile_sources_are_accepted_or_rejected_soon() {
     }
     assert!(Source::schema(&nested(200)).is_err(), "deeper than JSON's reader goes");
     assert!(grammars.cached_bytes() <= options.cache_bytes);
+}
+
+#[test]
+fn chains_that_are_too_long_for_recursion_are_rejected() {
+    let grammars = Grammars::new(byte_level());
+    let chain = |n: usize, separator: &str, link: &dyn Fn(usize) -> String| {
+        (0..n).map(link).collect::<Vec<_>>().join(separator)
+    };
+    let links: [&dyn Fn(usize) -> Source; 4] = [
+        &|n| {
+            let rules = chain(n, "\n", &|i| format!("a{i} ::= \"b\" a{}", i + 1));
+            Source::grammar(&format!("root ::= a0\n{rules}\na{n} ::= \"x\" | root"))
+        },
+        &|n| {
+            let rules = chain(n, "\n", &|i| format!("A{i}: \"b\" A{}", i + 1));
+            Source::grammar(&format!("start: A0\n{rules}\nA{n}: \"x\""))
+        },
+        &|n| {
+            let link = |i| format!(r##""d{i}":{{"items":{{"$ref":"#/$defs/d{}"}}}}"##, i + 1);
+            let parts = chain(n, ",", &link);
+            let text = format!(r##"{{"$ref":"#/$defs/d0","$defs":{{{parts},"d{n}":{{}}}}}}"##);
+            Source::schema(&text).unwrap()
+        },
+        &|n| {
+            let link = |i| format!(r##""p{i}":{{"$ref":"#/properties/p{}"}}"##, i + 1);
+            let parts = chain(n, ",", &link);
+            Source::schema(&format!(r#"{{"properties":{{{parts},"p{n}":{{}}}}}}"#)).unwrap()
+        },
+    ];
+    for (i, source) in links.iter().enumerate() {
+        let grammar = grammars.compile(&source(1000)).unwrap();
+        let mut constraint = grammar.constraint(false);
+        let ids = allowed(constraint.as_mut(), common::VOCAB);
+        constraint.push(ids[0]);
+        assert!(!allowed(constraint.as_mut(), common::VOCAB).is_empty(), "{i}");
+        let error = grammars.compile(&source(16_000)).expect_err("an error").to_string();
+        assert!(error.contains(" deep, of at most 8000; simplify it"), "{i}: {error}");
+    }
 }
 
 #[test]

@@ -256,11 +256,9 @@ fn content(message: &Value) -> Value {
     message.get_attr("content").unwrap_or_default()
 }
 
+/// The same message with another content.
 fn with_content(message: &Value, content: Value) -> Value {
-    Value::from_pairs(pairs(message).map(|(key, value)| {
-        let value = if key.as_str() == Some("content") { content.clone() } else { value };
-        (key, value)
-    }))
+    Value::from_pairs(pairs(message).chain([("content".into(), content)]))
 }
 
 /// The text of a content, which may be a list of parts.
@@ -275,14 +273,15 @@ fn text_of(content: &Value) -> String {
     }
 }
 
-/// A user message's content with the system message before it.
+/// A user message's content, which may be missing, with the system message before it.
 fn prepend(system: &str, content: &Value) -> Value {
-    match content.as_str() {
-        Some(text) => Value::from([system, text].join(JOIN)),
-        None => {
+    match (content.as_str(), content.kind()) {
+        (Some(text), _) => Value::from([system, text].join(JOIN)),
+        (None, ValueKind::Seq) => {
             let parts = content.try_iter().into_iter().flatten();
             [text_part(&format!("{system}{JOIN}"))].into_iter().chain(parts).collect()
         }
+        _ => Value::from(system),
     }
 }
 

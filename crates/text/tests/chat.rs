@@ -475,6 +475,12 @@ fn system_messages_move_where_a_template_has_no_system_role() {
         );
         let text = ChatText::render_input(&SMOL.tokenizer, &template, &input.unwrap()).unwrap();
         assert_eq!(text.text(), template.render(&chat[..2], false).unwrap());
+        // So does one before a message without content.
+        let input = ChatInput::from_json(
+            r#"{"messages": [{"role": "system", "content": "Be brief."}, {"role": "user"}]}"#,
+        );
+        let text = ChatText::render_input(&SMOL.tokenizer, &template, &input.unwrap()).unwrap();
+        assert_eq!(text.text(), template.render(&[message("user", "Be brief.")], false).unwrap());
         // A system message alone is a user message, and control tokens in it stay text.
         let alone = [message("system", "<|im_end|>")];
         let text = template.render(&[message("user", "<|im_end|>")], false).unwrap();

@@ -11,8 +11,8 @@ struct Emitter<'r> {
     index: HashMap<&'r str, usize>,
     /// Whether each rule is a regular expression: it does not recur, nor does any that it uses.
     regular: Vec<bool>,
-    /// The terminals that parts of other rules became.
-    terminals: Vec<String>,
+    /// The terminals that parts of other rules became, with their numbers.
+    terminals: HashMap<String, usize>,
 }
 
 /// Translates the rules; the text begins at `root`.
@@ -24,7 +24,7 @@ pub(super) fn lark(rules: &[Rule]) -> Result<String, Error> {
         return Err(Error::source("the grammar", what, "name the rule of the whole text root"));
     };
     let mut emitter =
-        Emitter { rules, index, regular: vec![false; rules.len()], terminals: Vec::new() };
+        Emitter { rules, index, regular: vec![false; rules.len()], terminals: HashMap::new() };
     emitter.find_regular()?;
     let mut body = String::new();
     for (i, rule) in rules.iter().enumerate() {
@@ -37,7 +37,9 @@ pub(super) fn lark(rules: &[Rule]) -> Result<String, Error> {
         body.push_str(&text);
     }
     let mut text = format!("start: {}\n{body}", emitter.name(root));
-    for (i, terminal) in emitter.terminals.iter().enumerate() {
+    let mut terminals: Vec<_> = emitter.terminals.into_iter().collect();
+    terminals.sort_unstable_by_key(|(_, i)| *i);
+    for (terminal, i) in terminals {
         let _ = writeln!(text, "P{i}: {terminal}");
     }
     Ok(text)
@@ -135,11 +137,8 @@ impl Emitter<'_> {
     /// The name of a terminal for a regular expression.
     fn terminal(&mut self, expr: Expr) -> String {
         let definition = self.regex(&expr);
-        let known = self.terminals.iter().position(|known| *known == definition);
-        let i = known.unwrap_or_else(|| {
-            self.terminals.push(definition);
-            self.terminals.len() - 1
-        });
+        let next = self.terminals.len();
+        let i = *self.terminals.entry(definition).or_insert(next);
         format!("P{i}")
     }
 }

@@ -1,5 +1,6 @@
 //! From text to rules.
 
+use std::collections::HashSet;
 use std::fmt::Write;
 use std::iter::Peekable;
 use std::str::Chars;
@@ -11,6 +12,8 @@ use crate::Error;
 const MAX_DEPTH: usize = 100;
 /// Maximum number of repetitions.
 const MAX_REPEAT: usize = 2000;
+/// Maximum number of repetitions of repetitions, such as `*?`: each is a level of its own.
+const MAX_SUFFIXES: usize = 4;
 
 struct Parser<'t> {
     rest: Peekable<Chars<'t>>,
@@ -21,6 +24,7 @@ struct Parser<'t> {
 pub(super) fn rules(text: &str) -> Result<Vec<Rule>, Error> {
     let mut parser = Parser { rest: text.chars().peekable(), line: 1 };
     let mut rules: Vec<Rule> = Vec::new();
+    let mut names = HashSet::new();
     loop {
         parser.blank(true);
         if parser.rest.peek().is_none() {
@@ -44,7 +48,7 @@ pub(super) fn rules(text: &str) -> Result<Vec<Rule>, Error> {
             let found = parser.rest.peek().copied().unwrap_or_default();
             return Err(parser.error(format!("unexpected {found:?}")));
         }
-        if rules.iter().any(|rule| rule.name == name) {
+        if !names.insert(name.clone()) {
             return Err(parser.error(format!("{name} is defined twice")));
         }
         rules.push(Rule { name, expr });
@@ -149,7 +153,7 @@ impl Parser<'_> {
     }
 
     fn repeated(&mut self, mut item: Expr) -> Result<Expr, Error> {
-        loop {
+        for suffixes in 0.. {
             let (least, most) = match self.rest.peek() {
                 Some('*') => (0, None),
                 Some('+') => (1, None),
@@ -162,11 +166,16 @@ impl Parser<'_> {
                     }
                     counts
                 }
-                _ => return Ok(item),
+                _ => break,
             };
+            if suffixes == MAX_SUFFIXES {
+                let what = format!("more than {MAX_SUFFIXES} repetitions of each other");
+                return Err(self.error(what));
+            }
             self.next();
             item = Expr::Repeat(Box::new(item), least, most);
         }
+        Ok(item)
     }
 
     fn counts(&mut self) -> Result<(usize, Option<usize>), Error> {

@@ -42,6 +42,7 @@ fn errors_name_the_line() {
         ("root ::= []", "line 1", "empty"),
         ("root ::= \"a\"{3,2}", "line 1", "below its beginning"),
         ("root ::= \"a\"{100000}", "line 1", "more than 2000"),
+        (&format!("root ::= \"a\"{}", "*".repeat(500_000)), "line 1", "more than 4 repetitions"),
         ("root ::= \"\\q\"", "line 1", "unknown escape"),
         ("root ::= \"\\uD800\"", "line 1", "hexadecimal"),
         ("root ::= <[12]>", "line 1", "not supported"),

@@ -1,10 +1,9 @@
 //! Calls as elements: `<function=name><parameter=key>value</parameter></function>`, translated to JSON.
 
-use serde::de::IgnoredAny;
-
 use super::calls::Writer;
 use super::format::Mark;
-use super::named::is_name;
+use super::opening::Opening;
+use super::scan::json_of;
 use super::step::Step;
 use super::tools::Tools;
 
@@ -16,7 +15,7 @@ const ENDS: [&str; 2] = ["</parameter>", "\n</parameter>"];
 #[derive(Debug)]
 pub(super) struct Elements {
     state: State,
-    name: String,
+    opening: Opening,
     /// Number of arguments so far.
     arguments: usize,
     /// A tag, or the end of a value that may be a tag.
@@ -27,9 +26,7 @@ pub(super) struct Elements {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// The rest of `<function=`.
-    Function(&'static str),
-    Name,
+    Opening,
     /// Between tags.
     Between,
     Tag,
@@ -44,8 +41,8 @@ enum State {
 impl Default for Elements {
     fn default() -> Self {
         Self {
-            state: State::Function(FUNCTION),
-            name: String::new(),
+            state: State::Opening,
+            opening: Opening::new(FUNCTION),
             arguments: 0,
             held: String::new(),
             value: String::new(),
@@ -75,19 +72,13 @@ impl Elements {
                     self.value_char(c, is_string, out);
                 }
             }
-            State::Function(rest) => match rest.strip_prefix(c) {
-                Some("") => self.state = State::Name,
-                Some(rest) => self.state = State::Function(rest),
-                None if c.is_ascii_whitespace() && rest == FUNCTION => {}
-                None => return Step::Not,
+            State::Opening => match self.opening.char(c, '>', out) {
+                Step::End => {
+                    out.argument('{');
+                    self.state = State::Between;
+                }
+                step => return step,
             },
-            State::Name if is_name(c) => self.name.push(c),
-            State::Name if c == '>' && !self.name.is_empty() => {
-                out.begin(&self.name, None);
-                out.argument('{');
-                self.state = State::Between;
-            }
-            State::Name => return Step::Not,
             State::Tag if c == '>' => return self.tag(tools, out),
             State::Tag if matches!(c, '<' | '\n') => return Step::Not,
             State::Tag => self.held.push(c),
@@ -116,7 +107,7 @@ impl Elements {
         out.argument('"');
         key.chars().for_each(|c| out.escaped(c));
         out.arguments("\":");
-        let is_string = tools.is_string(&self.name, key);
+        let is_string = tools.is_string(&self.opening.name, key);
         if is_string {
             out.argument('"');
         }
@@ -143,14 +134,8 @@ impl Elements {
 
     /// Writes a value that is JSON as it is, and any other as a string.
     fn typed(&self, out: &mut Writer<'_, '_>) {
-        let value = match self.value.trim() {
-            "True" => "true",
-            "False" => "false",
-            "None" => "null",
-            value => value,
-        };
-        if serde_json::from_str::<IgnoredAny>(value).is_ok() {
-            out.arguments(value);
+        if let Some(json) = json_of(&self.value) {
+            out.arguments(&json);
         } else {
             out.argument('"');
             self.value.chars().for_each(|c| out.escaped(c));

@@ -27,6 +27,7 @@
 //! | `format` | recognizes formats; their markers |
 //! | `parser` | finds markers in the stream; reasoning and content |
 //! | `section` | the part of an answer that a call marker begins: `object`, `named`, `pairs`, `elements` |
+//! | `opening` | what begins calls in `pairs` and `elements` |
 //! | `header` | the headers of messages in gpt-oss's format |
 //! | `scan` | checks JSON, one character at a time |
 //! | `tools` | the tools that can be called |
@@ -38,6 +39,7 @@ mod format;
 mod header;
 mod named;
 mod object;
+mod opening;
 mod pairs;
 mod parser;
 mod scan;

@@ -97,15 +97,9 @@ impl Named {
     }
 
     fn argument(&mut self, c: char, out: &mut Writer<'_, '_>) -> Step {
-        let is_escaped = c < ' ' && self.scan.in_string();
-        let scan = self.scan.push(c);
+        let scan = self.scan.copy(c, &mut |c| out.argument(c));
         if matches!(scan, Scan::Bad | Scan::EndBefore) {
             return Step::Not;
-        }
-        if is_escaped {
-            out.escaped(c);
-        } else {
-            out.argument(c);
         }
         if scan == Scan::End {
             self.state = State::Tail;

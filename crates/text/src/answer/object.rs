@@ -2,7 +2,7 @@
 
 use super::calls::Writer;
 use super::format::Mark;
-use super::scan::{JsonScan, Scan, escape};
+use super::scan::{JsonScan, Scan, escape, json_of};
 use super::step::Step;
 use super::tools::Tools;
 
@@ -53,7 +53,7 @@ enum Field {
     Name,
     Id,
     Arguments,
-    /// `"type": "function"`.
+    /// `"type": "function"`, which is required of an object that nothing else shows to be a call.
     Type,
     Other,
 }
@@ -148,16 +148,10 @@ impl Objects {
     }
 
     fn argument(&mut self, c: char, out: &mut Writer<'_, '_>) -> Step {
-        let is_escaped = c < ' ' && self.scan.in_string();
-        let scan = self.scan.push(c);
+        let early = &mut self.call.early;
+        let scan = self.scan.copy(c, &mut |c| write_argument(early, c, out));
         if matches!(scan, Scan::Bad | Scan::EndBefore) {
             return Step::Not;
-        }
-        let mut write = |c| write_argument(&mut self.call.early, c, out);
-        if is_escaped {
-            escape(c, &mut write)
-        } else {
-            write(c)
         }
         if scan == Scan::End {
             self.state = State::After;
@@ -189,8 +183,6 @@ impl Objects {
             Field::Id => self.call.id = Some(text),
             Field::Arguments => return self.quoted_arguments(&text, out),
             Field::Type if text == "function" => {}
-            // Some models write `"function": "name"`.
-            Field::Type if self.call.name.is_none() => return self.name(text, tools, out),
             Field::Type | Field::Other => return Step::Not,
         }
         Step::More
@@ -198,10 +190,11 @@ impl Objects {
 
     fn field(&self, key: &str) -> Option<Field> {
         match key {
-            "name" if self.call.name.is_none() => Some(Field::Name),
+            // Some models write `"function": "name"`.
+            "name" | "function" if self.call.name.is_none() => Some(Field::Name),
             "id" => Some(Field::Id),
             "arguments" | "parameters" if !self.call.has_arguments => Some(Field::Arguments),
-            "type" | "function" => Some(Field::Type),
+            "type" if self.is_bare => Some(Field::Type),
             _ if self.is_bare => None,
             _ => Some(Field::Other),
         }
@@ -222,20 +215,15 @@ impl Objects {
 
     /// Arguments as JSON within a string.
     fn quoted_arguments(&mut self, text: &str, out: &mut Writer<'_, '_>) -> Step {
-        let mut scan = JsonScan::default();
-        let text = text.trim();
-        let is_object = text.starts_with('{');
-        let ends = text.char_indices().find(|(_, c)| scan.push(*c) != Scan::More);
-        let is_whole = ends.is_some_and(|(at, _)| at + 1 == text.len() && text.ends_with('}'));
-        if !(is_object && is_whole) || text.contains(|c| c < ' ') {
+        let Some(json) = json_of(text).filter(|json| json.starts_with('{')) else {
             return Step::Not;
-        }
+        };
         self.call.has_arguments = true;
         if out.calls.is_open {
-            out.arguments(text);
+            out.arguments(&json);
             out.end(true);
         } else {
-            text.clone_into(&mut self.call.early);
+            self.call.early = json;
         }
         Step::More
     }

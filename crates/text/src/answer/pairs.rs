@@ -1,10 +1,10 @@
 //! Calls in Gemma's notation, `call:name{key:<|"|>text<|"|>,list:[1,true]}`, translated to JSON.
 
-use serde::de::IgnoredAny;
-
 use super::calls::Writer;
 use super::format::Mark;
 use super::named::is_name;
+use super::opening::Opening;
+use super::scan::json_of;
 use super::step::Step;
 
 const PREFIX: &str = "call:";
@@ -17,16 +17,15 @@ const DEPTH: usize = 100;
 #[derive(Debug)]
 pub(super) struct Pairs {
     state: State,
-    /// The name of the tool; later a number or word.
+    opening: Opening,
+    /// A number or word.
     word: String,
     open: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// The rest of the prefix.
-    Prefix(&'static str),
-    Name,
+    Opening,
     /// Before a key; the flag says that a brace may close instead.
     Key(bool),
     /// In a key without quotes.
@@ -43,7 +42,12 @@ enum State {
 
 impl Default for Pairs {
     fn default() -> Self {
-        Self { state: State::Prefix(PREFIX), word: String::new(), open: Vec::new() }
+        Self {
+            state: State::Opening,
+            opening: Opening::new(PREFIX),
+            word: String::new(),
+            open: Vec::new(),
+        }
     }
 }
 
@@ -82,18 +86,12 @@ impl Pairs {
         match self.state {
             State::Text | State::QuotedKey => out.escaped(c),
             State::Word => return self.word(c, out),
-            State::Prefix(rest) => match rest.strip_prefix(c) {
-                Some("") => self.state = State::Name,
-                Some(rest) => self.state = State::Prefix(rest),
-                None if c.is_ascii_whitespace() && rest == PREFIX => {}
-                None => return Step::Not,
-            },
-            State::Name if is_name(c) => self.word.push(c),
-            State::Name if c == '{' && !self.word.is_empty() => {
-                out.begin(&self.word, None);
-                return self.open(c, out);
+            State::Opening => {
+                return match self.opening.char(c, '{', out) {
+                    Step::End => self.open(c, out),
+                    step => step,
+                };
             }
-            State::Name => return Step::Not,
             State::BareKey if c == ':' => {
                 out.arguments("\":");
                 self.state = State::Value(false);
@@ -161,16 +159,8 @@ impl Pairs {
             self.word.push(c);
             return if self.word.len() > WORD { Step::Not } else { Step::More };
         }
-        let word = match self.word.as_str() {
-            "True" => "true",
-            "False" => "false",
-            "None" => "null",
-            word => word,
-        };
-        if serde_json::from_str::<IgnoredAny>(word).is_err() {
-            return Step::Not;
-        }
-        out.arguments(word);
+        let Some(json) = json_of(&self.word) else { return Step::Not };
+        out.arguments(&json);
         self.state = State::After;
         self.char(c, out)
     }

@@ -106,6 +106,18 @@ impl JsonScan {
         Scan::More
     }
 
+    /// Adds a character and writes it if it belongs to the value. Control characters in strings are escaped.
+    pub(super) fn copy(&mut self, c: char, write: &mut dyn FnMut(char)) -> Scan {
+        let is_escaped = c < ' ' && self.in_string();
+        let scan = self.push(c);
+        match scan {
+            Scan::More | Scan::End if is_escaped => escape(c, write),
+            Scan::More | Scan::End => write(c),
+            Scan::EndBefore | Scan::Bad => {}
+        }
+        scan
+    }
+
     fn value(&mut self, c: char, may_close: bool) -> Scan {
         self.state = match c {
             '"' => State::Text { is_key: false, escape: Escape::None },
@@ -193,6 +205,25 @@ impl JsonScan {
     }
 }
 
+/// A text as JSON, if it is one value or one of Python's names.
+pub(super) fn json_of(text: &str) -> Option<String> {
+    let text = match text.trim() {
+        "True" => "true",
+        "False" => "false",
+        "None" => "null",
+        text => text,
+    };
+    let (mut scan, mut json) = (JsonScan::default(), String::new());
+    let mut chars = text.chars().chain([' ']); // ends a number
+    let scans = chars.by_ref().map(|c| scan.copy(c, &mut |c| json.push(c)));
+    let is_whole = match { scans }.find(|scan| *scan != Scan::More)? {
+        Scan::End => chars.eq([' ']),
+        Scan::EndBefore => chars.next().is_none(),
+        Scan::More | Scan::Bad => false,
+    };
+    is_whole.then_some(json)
+}
+
 /// Writes a character of a string as JSON.
 pub(super) fn escape(c: char, write: &mut dyn FnMut(char)) {
     let short = match c {
@@ -250,6 +281,25 @@ mod tests {
         ] {
             assert_eq!(accepts(text), is_valid, "{text}");
             assert_eq!(serde_json::from_str::<String>(text).is_ok(), is_valid, "{text}");
+        }
+    }
+
+    #[test]
+    fn whole_values_are_json() {
+        let deep = |n: usize| "[".repeat(n) + &"]".repeat(n);
+        for (text, json) in [
+            (" 12 ", Some("12")),
+            ("True", Some("true")),
+            ("{\"a\": \"x\ny\"}", Some(r#"{"a": "x\ny"}"#)),
+            ("{\n}", Some("{\n}")),
+            ("1 2", None),
+            ("12.", None),
+            ("{} x", None),
+            ("", None),
+            (&deep(DEPTH), Some(&*deep(DEPTH))),
+            (&deep(DEPTH + 1), None),
+        ] {
+            assert_eq!(json_of(text).as_deref(), json, "{text:?}");
         }
     }
 
