@@ -288,7 +288,16 @@ fn a_stream_is_resumed_after_any_event() {
         assert_eq!(data(&rest), data(&all[from..]), "after {id}");
         assert_eq!(rest.last().unwrap().data.as_deref(), Some("[DONE]"));
     }
-    // A prompt is echoed once.
+    let without_seed = json!({"messages": conversation(&["Hi"]), "stream": true});
+    let reply = server.post_with(CHAT, &[("Last-Event-ID", "3")], &without_seed);
+    assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!("seed")));
+    let headers = [("Last-Event-ID", "3"), ("X-System-Fingerprint", "fp_0")];
+    assert_eq!(server.post_with(CHAT, &headers, &body).status, 409);
+}
+
+#[test]
+fn a_resumed_stream_does_not_echo_the_prompt_again() {
+    let server = Running::new();
     let body = json!({"prompt": "ab", "echo": true, "seed": 1, "max_tokens": 6, "stream": true});
     let body = with(body, only_text());
     let complete = |headers: &[(&str, &str)]| {
@@ -304,11 +313,6 @@ fn a_stream_is_resumed_after_any_event() {
     assert!(all.len() > 2 && texts(&all)[0].as_str().unwrap().starts_with("ab"));
     let rest = complete(&[("Last-Event-ID", &all[0].id.unwrap().to_string())]);
     assert_eq!(texts(&rest), texts(&all[1..]));
-    let without_seed = json!({"messages": conversation(&["Hi"]), "stream": true});
-    let reply = server.post_with(CHAT, &[("Last-Event-ID", "3")], &without_seed);
-    assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!("seed")));
-    let headers = [("Last-Event-ID", "3"), ("X-System-Fingerprint", "fp_0")];
-    assert_eq!(server.post_with(CHAT, &headers, &body).status, 409);
 }
 
 #[test]
