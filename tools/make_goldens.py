@@ -32,16 +32,17 @@ COMMON = dict(
     num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
     bos_token_id=1, eos_token_id=2, pad_token_id=0,
 )
-MODELS, CAPACITIES = {}, {}
+LONG_PROMPT = 80  # more than a block of the cache
+MODELS, CAPACITIES, PROMPTS = {}, {}, {}
 
 
-def golden(capacity=None):
+def golden(capacity=None, prompt=PROMPT):
     """Registers a function that returns a config. `capacity` is the capacity of the session whose logits
-    are recorded, for models whose RoPE frequencies depend on it."""
+    are recorded, for models whose RoPE frequencies depend on it; `prompt` is the number of tokens."""
 
     def register(function):
         name = function.__name__.replace("_", "-")
-        MODELS[name] = function
+        MODELS[name], PROMPTS[name] = function, prompt
         if capacity:
             CAPACITIES[name] = capacity
         return function
@@ -152,18 +153,56 @@ def seed_oss_biases():
         attention_out_bias=True, mlp_bias=True)
 
 
+@golden(prompt=LONG_PROMPT)
+def lfm2():
+    """Gated short convolutions with biases, in a layer before and one after attention."""
+    return transformers.Lfm2Config(**{**COMMON, "num_hidden_layers": 3}, conv_bias=True,
+        block_multiple_of=32, layer_types=["conv", "full_attention", "conv"])
+
+
+def qwen3_5_text(**more):
+    sizes = dict(linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=16,
+        linear_value_head_dim=32, head_dim=32, num_hidden_layers=3,
+        layer_types=["linear_attention", "full_attention", "linear_attention"])
+    return transformers.Qwen3_5TextConfig(**{**COMMON, **sizes, **more}, rope_parameters=dict(
+        rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.25,
+        mrope_section=[2, 1, 1]))
+
+
+@golden(prompt=LONG_PROMPT)
+def qwen3_5():
+    """The gated delta rule, attention with gates and partial rotation; norms with 1 + w."""
+    return qwen3_5_text()
+
+
+@golden(prompt=LONG_PROMPT)
+def granite4_hybrid():
+    """Mamba-2 in two groups, no RoPE, multipliers."""
+    sizes = dict(num_hidden_layers=3, shared_intermediate_size=96, num_local_experts=0,
+        layer_types=["linear_attention", "full_attention", "linear_attention"])
+    return transformers.GraniteMoeHybridConfig(**{**COMMON, **sizes}, mamba_n_heads=8,
+        mamba_n_groups=2, mamba_d_state=32, mamba_expand=2, mamba_chunk_size=16,
+        embedding_multiplier=2.0, logits_scaling=0.5, residual_multiplier=0.7,
+        attention_multiplier=0.3)
+
+
 def randomize(model, seed):
     """Sets random weights: outputs about as large as inputs, norms about 1, biases large enough to matter."""
     g = torch.Generator().manual_seed(seed)
-    one_plus = "gemma" in model.config.model_type
+    one_plus = any(kind in model.config.model_type for kind in ["gemma", "qwen3_5"])
     for name, p in model.named_parameters():
         noise = torch.randn(p.shape, generator=g)
         if "norm" in name and name.endswith("weight"):
-            value = (0.0 if one_plus else 1.0) + 0.2 * noise
+            offset = one_plus and "linear_attn" not in name
+            value = (0.0 if offset else 1.0) + 0.2 * noise
         elif name.endswith("bias"):
             value = 0.3 * noise
+        elif name.endswith("A_log"):
+            value = noise  # some heads remember a few tokens, some all
+        elif name.endswith(".D"):
+            value = 1.0 + 0.3 * noise
         else:
-            value = noise / p.shape[1] ** 0.5
+            value = noise / p[0].numel() ** 0.5
         p.data = value.to(torch.bfloat16).float()
     return model
 
@@ -186,7 +225,7 @@ def make(name, seed):
     model = randomize(model.eval(), seed)
     if name in CAPACITIES:
         fix_capacity(model, CAPACITIES[name])
-    prompt = [(i * i * 7 + i * 13 + seed) % VOCAB for i in range(PROMPT)]
+    prompt = [(i * i * 7 + i * 13 + seed) % VOCAB for i in range(PROMPTS[name])]
     with torch.no_grad():
         logits = model(torch.tensor([prompt])).logits[0]
         ids, margin = list(prompt), float("inf")
@@ -205,7 +244,7 @@ def make(name, seed):
             weights[key] = value.to(torch.bfloat16).contiguous()
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     save_file({"logits": logits.contiguous()}, folder / "golden.safetensors")
-    result = dict(prompt=prompt, greedy=ids[PROMPT:], min_greedy_margin=round(margin, 5),
+    result = dict(prompt=prompt, greedy=ids[PROMPTS[name]:], min_greedy_margin=round(margin, 5),
                   vocab_size=VOCAB)
     if name in CAPACITIES:
         result["capacity"] = CAPACITIES[name]

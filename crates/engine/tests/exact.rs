@@ -157,8 +157,10 @@ fn rollback_leaves_no_trace() {
         };
         feed(&mut engine, &ids[..70]);
         feed(&mut engine, &[1; 100]);
-        engine.truncate(seq, 70).unwrap();
-        feed(&mut engine, &ids[70..129]);
+        // The state of a recurrent layer is known at fewer positions.
+        let left = engine.truncate(seq, 70).unwrap();
+        assert!(left == 70 || engine.model().config().recurrent.is_some() && left < 70, "{name}");
+        feed(&mut engine, &ids[left..129]);
         let pass = engine.forward(&[BatchToken { seq, token: ids[129], logits: true }]).unwrap();
         let got: Vec<u32> = engine.logits(pass, 0).unwrap().iter().map(|x| x.to_bits()).collect();
         assert_eq!(want, got, "{name}");

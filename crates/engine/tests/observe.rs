@@ -94,14 +94,18 @@ fn every_division_into_passes_shows_the_same_inputs() {
                     true => &[Role::FfnGateUp, Role::FfnDown],
                     false => &[Role::FfnGateUpExperts],
                 };
-                let roles = [&[Role::AttnQkv, Role::AttnOutput], ffn].concat();
+                let mixer = match c.recurrent_of(layer as usize) {
+                    None => [Role::AttnQkv, Role::AttnOutput],
+                    Some(_) => [Role::SsmIn, Role::SsmOut],
+                };
+                let roles = [&mixer, ffn].concat();
                 roles.into_iter().map(move |role| (Some(layer), role))
             })
             .chain([(None, Role::Output)])
             .collect();
         assert_eq!(sites, expected_sites, "{name}");
         for seen in expected.1.iter().flatten() {
-            let added = matches!(seen.role, Role::AttnOutput | Role::FfnDown);
+            let added = matches!(seen.role, Role::AttnOutput | Role::SsmOut | Role::FfnDown);
             assert_eq!(seen.residual.is_some(), added);
             assert!(seen.residual.is_none_or(|r| r > 0.0 && r.is_finite()));
         }

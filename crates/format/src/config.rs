@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::encoding::Encoding;
+use crate::recurrent::Recurrent;
 use crate::role::Role;
 use crate::units::{GROUP, LANES, pad};
 
@@ -49,6 +50,7 @@ impl Quant {
         match self {
             Self::F32 => F32Panel,
             Self::Q8 => Q8Panel,
+            _ if role == Role::SsmAlpha => Q8Panel, // few rows, on which the length of memory depends
             Self::Q5 if head || role == Role::AttnV => Q8Panel,
             Self::Q5 => Q5Panel,
             Self::Q4 if head || down || role == Role::AttnV => Q5Panel,
@@ -257,6 +259,16 @@ pub struct Config {
     /// Mixture of experts, if any layer has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub experts: Option<Experts>,
+    /// Whether the output of attention is multiplied by the sigmoid of a projection of its input.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub attention_gate: bool,
+    /// Recurrent layers, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recurrent: Option<Recurrent>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// An invalid value in a config or generation default.
@@ -309,6 +321,8 @@ impl Config {
             value_rotation: 1,
             windows: vec![0; entries],
             experts: None,
+            attention_gate: false,
+            recurrent: None,
         }
     }
 
@@ -377,9 +391,15 @@ impl Config {
         pad(self.head_dim as usize, LANES)
     }
 
-    /// Rows of the fused QKV tensor: for each KV head, its query group, K and V, with padded heads.
+    /// Heads of the fused QKV tensor per KV head: its query group, their gates if attention is gated, K
+    /// and V.
+    pub fn qkv_heads(&self) -> usize {
+        self.group() * if self.attention_gate { 2 } else { 1 } + 2
+    }
+
+    /// Rows of the fused QKV tensor, with padded heads.
     pub fn qkv_rows(&self) -> usize {
-        self.n_kv_heads as usize * (self.group() + 2) * self.head_padded()
+        self.n_kv_heads as usize * self.qkv_heads() * self.head_padded()
     }
 
     /// Inputs of the attention output projection: padded heads, padded to whole groups.

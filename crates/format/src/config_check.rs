@@ -1,10 +1,14 @@
 //! Validates configs: rejects those that are inconsistent or whose sizes could overflow.
 
 use crate::config::{Config, ConfigError, MAX_LAYERS, NormPlace, Rope};
-use crate::units::GROUP;
+use crate::units::{GROUP, LANES};
 
 /// Maximum width or vocabulary size, which keeps every product of two sizes within u64.
 const MAX_DIM: u32 = 1 << 24;
+/// Maximum number of heads in a recurrent layer, and maximum width of one.
+const MAX_HEADS: u32 = 1 << 12;
+/// Maximum number of positions that a short convolution covers.
+const MAX_KERNEL: u32 = 16;
 const MAX_ROPES: usize = 16;
 const MAX_LIMITS: usize = 64;
 const MAX_EXPERTS: u32 = 1 << 12;
@@ -60,7 +64,53 @@ impl Config {
         if self.windows.len() != self.n_layers as usize {
             return err("windows", &list(self.windows.len()), "one entry per layer");
         }
+        self.check_recurrent()?;
         self.check_experts()
+    }
+
+    fn check_recurrent(&self) -> Result<(), ConfigError> {
+        let err = |field, value: &dyn ToString, expected| {
+            Err(ConfigError { field, value: value.to_string(), expected })
+        };
+        let Some(r) = &self.recurrent else { return Ok(()) };
+        if !(2..=MAX_KERNEL).contains(&r.kernel) {
+            return err("recurrent.kernel", &r.kernel, "2 to 16");
+        }
+        let lanes = |x: u32| x > 0 && x <= MAX_HEADS && x.is_multiple_of(LANES as u32);
+        let heads = |x: u32| x > 0 && x <= MAX_HEADS;
+        if r.has_matrix() {
+            if !heads(r.key_heads) || !heads(r.value_heads) {
+                return err("recurrent.key_heads", &r.key_heads, "1 to 4096 heads");
+            }
+            if !r.value_heads.is_multiple_of(r.key_heads) {
+                return err("recurrent.key_heads", &r.key_heads, "a divisor of value_heads");
+            }
+            if !lanes(r.key_dim) {
+                return err("recurrent.key_dim", &r.key_dim, "a multiple of 16, at most 4096");
+            }
+            if !lanes(r.value_dim) {
+                return err("recurrent.value_dim", &r.value_dim, "a multiple of 16, at most 4096");
+            }
+        } else {
+            if r.key_heads != 0 || r.key_dim != 0 || r.value_heads != 1 {
+                return err("recurrent.key_heads", &r.key_heads, "no keys in a convolution");
+            }
+            if !(r.value_dim.is_multiple_of(LANES as u32) && (1..=MAX_DIM).contains(&r.value_dim)) {
+                return err("recurrent.value_dim", &r.value_dim, "a multiple of 16 up to 2^24");
+            }
+        }
+        if r.channels() > MAX_DIM as usize {
+            return err("recurrent.value_heads", &r.value_heads, "at most 2^24 channels in all");
+        }
+        let of = |kind| r.layers.contains(&kind);
+        if r.layers.len() != self.n_layers as usize || !of(true) || !of(false) {
+            return err(
+                "recurrent.layers",
+                &list(r.layers.len()),
+                "one entry per layer, some of them true and some false",
+            );
+        }
+        Ok(())
     }
 
     fn check_experts(&self) -> Result<(), ConfigError> {

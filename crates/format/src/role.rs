@@ -38,6 +38,22 @@ pub enum Role {
     /// Gate and up projections of all experts, in alternating panels.
     FfnGateUpExperts = 41,
     FfnDownExperts = 42,
+    /// Fused projections of a recurrent layer's input.
+    SsmIn = 48,
+    SsmInBias = 49,
+    /// Weights of the short convolution: a row for each position it covers, the oldest first.
+    SsmConv = 50,
+    SsmConvBias = 51,
+    /// The logarithm of each head's decay, per unit of its step; negative.
+    SsmA = 52,
+    /// Added to the projected step sizes.
+    SsmDtBias = 53,
+    /// Factor with which values skip the state, per head.
+    SsmD = 54,
+    /// Norm of a recurrent layer's values.
+    SsmNorm = 55,
+    SsmOut = 56,
+    SsmOutBias = 57,
     // Parts of fused tensors, which never have a row of their own.
     AttnQ = 64,
     AttnK = 65,
@@ -46,10 +62,20 @@ pub enum Role {
     FfnUp = 68,
     FfnGateExperts = 69,
     FfnUpExperts = 70,
+    /// Gates of the attention output.
+    AttnGate = 71,
+    /// What passes through the convolution: queries, keys and values.
+    SsmQkv = 72,
+    /// Gates of the output of a recurrent layer.
+    SsmGate = 73,
+    /// Gates of what enters the state: per head, or per channel of a convolution.
+    SsmBeta = 74,
+    /// Step sizes, per head.
+    SsmAlpha = 75,
 }
 
 impl Role {
-    const ALL: [(Role, &'static str); 31] = [
+    const ALL: [(Role, &'static str); 46] = [
         (Role::TokenEmbd, "token_embd"),
         (Role::Output, "output"),
         (Role::OutputNorm, "output_norm"),
@@ -74,6 +100,16 @@ impl Role {
         (Role::FfnRouter, "ffn_gate_inp"),
         (Role::FfnGateUpExperts, "ffn_gate_up_exps"),
         (Role::FfnDownExperts, "ffn_down_exps"),
+        (Role::SsmIn, "ssm_in"),
+        (Role::SsmInBias, "ssm_in.bias"),
+        (Role::SsmConv, "ssm_conv1d"),
+        (Role::SsmConvBias, "ssm_conv1d.bias"),
+        (Role::SsmA, "ssm_a"),
+        (Role::SsmDtBias, "ssm_dt.bias"),
+        (Role::SsmD, "ssm_d"),
+        (Role::SsmNorm, "ssm_norm"),
+        (Role::SsmOut, "ssm_out"),
+        (Role::SsmOutBias, "ssm_out.bias"),
         (Role::AttnQ, "attn_q"),
         (Role::AttnK, "attn_k"),
         (Role::AttnV, "attn_v"),
@@ -81,6 +117,11 @@ impl Role {
         (Role::FfnUp, "ffn_up"),
         (Role::FfnGateExperts, "ffn_gate_exps"),
         (Role::FfnUpExperts, "ffn_up_exps"),
+        (Role::AttnGate, "attn_gate"),
+        (Role::SsmQkv, "ssm_qkv"),
+        (Role::SsmGate, "ssm_gate"),
+        (Role::SsmBeta, "ssm_beta"),
+        (Role::SsmAlpha, "ssm_alpha"),
     ];
 
     /// The role with the given number in a file.

@@ -6,6 +6,7 @@
 
 use crate::config::{Config, Experts, Norm};
 use crate::encoding::{ActType, Encoding};
+use crate::recurrent::{Recurrent, RecurrentKind};
 use crate::role::Role;
 use crate::spec::{Part, TensorSpec};
 use crate::units::{GROUP, LANES, pad};
@@ -15,6 +16,8 @@ use crate::units::{GROUP, LANES, pad};
 pub enum Kind {
     /// Plain f32, one row.
     Vector,
+    /// Plain f32, several rows.
+    Rows,
     /// Plain u64: RoPE frequencies.
     Turns,
     /// Panels in any encoding; for experts, a stack of such matrices.
@@ -57,6 +60,8 @@ pub struct Entry {
     pub parts: Vec<PartShape>,
     /// Hadamard block applied to the inputs.
     rotation: u32,
+    /// Whether the inputs are rotated in every encoding.
+    input_is_rotated: bool,
     /// Role of the optional bias, which directly follows the tensor in the file.
     pub bias: Option<Role>,
 }
@@ -79,10 +84,15 @@ pub fn layer_schema(c: &Config, layer: u32) -> Vec<Entry> {
     let post = |role| c.post_norms().then(|| s.vector(role));
     let mut all = Vec::new();
     all.extend(pre(Role::AttnNorm, Role::AttnNormBias));
-    all.push(s.qkv());
-    all.extend(s.heads_norm(Role::AttnQNorm, c.n_heads));
-    all.extend(s.heads_norm(Role::AttnKNorm, c.n_kv_heads));
-    all.push(s.attn_output());
+    match c.recurrent_of(layer as usize) {
+        None => {
+            all.push(s.qkv());
+            all.extend(s.heads_norm(Role::AttnQNorm, c.n_heads));
+            all.extend(s.heads_norm(Role::AttnKNorm, c.n_kv_heads));
+            all.push(s.attn_output());
+        }
+        Some(r) => all.extend(s.recurrent(r)),
+    }
     all.extend(post(Role::AttnPostNorm));
     all.extend(pre(Role::FfnNorm, Role::FfnNormBias));
     match c.experts_of(layer as usize) {
@@ -107,7 +117,7 @@ impl Entry {
     /// parts, from its role. Kinds other than [`Kind::Matrix`] have fixed encodings.
     pub fn spec(&self, encoding: impl Fn(Role) -> Encoding) -> TensorSpec {
         let encoding = |role| match self.kind {
-            Kind::Vector => Encoding::F32,
+            Kind::Vector | Kind::Rows => Encoding::F32,
             Kind::Turns => Encoding::U64,
             Kind::Matrix => encoding(role),
             Kind::Router => Encoding::F32Panel,
@@ -130,7 +140,7 @@ impl Entry {
             parts,
         };
         let int8 = spec.takes(ActType::Int8);
-        if int8 || self.role.input_is_rotated() {
+        if int8 || self.input_is_rotated {
             spec.rotation = self.rotation;
         }
         spec.act_group = if int8 { GROUP as u32 } else { 0 };
@@ -139,7 +149,7 @@ impl Entry {
 
     /// The bias, if the tensor may have one: one value per weight of a norm or row of a matrix.
     pub fn bias_spec(&self) -> Option<TensorSpec> {
-        let values = if self.kind == Kind::Vector { 2 } else { 1 };
+        let values = if matches!(self.kind, Kind::Vector | Kind::Rows) { 2 } else { 1 };
         let (n, stored) = (self.logical[values] as usize, self.stored[values] as usize);
         Some(TensorSpec::vector(self.bias?, self.layer, n, stored))
     }
@@ -162,6 +172,7 @@ impl Schema<'_> {
             k_unit: (0, 0),
             parts: Vec::new(),
             rotation: GROUP as u32,
+            input_is_rotated: false,
             bias: None,
         }
     }
@@ -208,29 +219,63 @@ impl Schema<'_> {
         Entry { repeat: repeat as u32, parts, ..entry }
     }
 
-    /// Query, key and value projections: for each KV head, its query group, its K and its V.
+    /// Query, key and value projections: for each KV head, its query group, their gates if attention is
+    /// gated, its K and its V.
     fn qkv(&self) -> Entry {
         let c = self.c;
         let (kv, group) = (c.n_kv_heads, c.group() as u32);
         let rows = c.head_dim;
         let part = |role, count| PartShape { role, n: kv * count * rows, count, rows };
-        let parts = vec![part(Role::AttnQ, group), part(Role::AttnK, 1), part(Role::AttnV, 1)];
+        let mut parts = vec![part(Role::AttnQ, group), part(Role::AttnK, 1), part(Role::AttnV, 1)];
+        if c.attention_gate {
+            parts.insert(1, part(Role::AttnGate, group));
+        }
         let entry = self.fused(Role::AttnQkv, kv as usize, parts);
         Entry { bias: Some(Role::AttnQkvBias), ..entry }
     }
 
     /// The inputs are the heads' outputs, padded like the rows of V. Like V, they are in the Hadamard
-    /// domain, rotated per head rather than in blocks of 64.
+    /// domain, rotated per head rather than in blocks of 64, unless gates are applied to them.
     fn attn_output(&self) -> Entry {
         let c = self.c;
         let mut entry = self.matrix(Role::AttnOutput, c.d_model, c.n_heads * c.head_dim);
         entry.stored[2] = c.attn_out_inputs() as u32;
         Entry {
-            rotation: c.value_rotation,
+            rotation: if c.attention_gate { GROUP as u32 } else { c.value_rotation },
+            input_is_rotated: !c.attention_gate,
             k_unit: (c.head_dim, c.head_padded() as u32),
             bias: Some(Role::AttnOutputBias),
             ..entry
         }
+    }
+
+    /// A vector of `n` values, padded to whole groups.
+    fn values(&self, role: Role, n: usize) -> Entry {
+        self.entry(role, Kind::Vector, [1, 1, n], [1, 1, pad(n, GROUP)])
+    }
+
+    /// The mixer of a recurrent layer.
+    fn recurrent(&self, r: &Recurrent) -> Vec<Entry> {
+        let part = |(role, n)| PartShape { role, n, count: 1, rows: n };
+        let parts = r.parts().map(part).collect();
+        let input = self.fused(Role::SsmIn, 1, parts);
+        let (channels, heads) = (r.channels(), r.value_heads as usize);
+        let shape = [1, r.kernel as usize, channels];
+        let conv = self.entry(Role::SsmConv, Kind::Rows, shape, shape);
+        let mut all = vec![
+            Entry { bias: Some(Role::SsmInBias), ..input },
+            Entry { bias: Some(Role::SsmConvBias), ..conv },
+        ];
+        if r.has_matrix() {
+            all.extend([self.values(Role::SsmA, heads), self.values(Role::SsmDtBias, heads)]);
+            if r.kind == RecurrentKind::Mamba2 {
+                all.push(self.values(Role::SsmD, heads));
+            }
+            all.push(self.values(Role::SsmNorm, r.norm_weights()));
+        }
+        let output = self.matrix(Role::SsmOut, self.c.d_model, r.inner() as u32);
+        all.push(Entry { bias: Some(Role::SsmOutBias), ..output });
+        all
     }
 
     /// Projections of the residual stream to `d_ff` hidden values each, in alternating panels.

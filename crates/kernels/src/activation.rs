@@ -3,7 +3,7 @@
 
 use crate::isa::Simd;
 use crate::layout::LANES;
-use crate::math::{exp, tanh};
+use crate::math::{exp, silu, tanh};
 
 /// Activation function of the feed-forward network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,12 +63,6 @@ fn apply<S: Simd>(s: S, activation: Activation, x: S::F) -> S::F {
         Activation::Silu => silu(s, x),
         Activation::Gelu => gelu(s, x),
     }
-}
-
-#[inline(always)]
-fn silu<S: Simd>(s: S, x: S::F) -> S::F {
-    let sigmoid_inverse = s.add(exp(s, s.sub(s.splat(0.0), x)), s.splat(1.0));
-    s.div(x, sigmoid_inverse)
 }
 
 #[inline(always)]

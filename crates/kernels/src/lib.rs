@@ -34,6 +34,7 @@
 mod activation;
 mod attention;
 pub mod bench;
+mod conv;
 mod correction;
 mod decoded;
 mod experts;
@@ -54,6 +55,7 @@ pub mod pack;
 mod peak;
 mod product;
 mod quantize;
+mod recurrent;
 mod rope;
 mod survivors;
 mod table;
@@ -65,6 +67,7 @@ mod values;
 
 pub use activation::{Activate, Activation, ExpWeights, SoftCap};
 pub use attention::{AttendBlock, FinishHead, MergeSpans, SPAN};
+pub use conv::ShortConv;
 pub use correction::CorrectRows;
 pub use experts::{AddWeighted, Route};
 pub use fma::fma;
@@ -80,6 +83,7 @@ pub use kv::{
 pub use layout::{GROUP, LANES, LINE, QUAD, TOKENS, f32_panel_len, q8_panel_bytes};
 pub use norm::{NormKind, NormPack, NormParams, NormRow};
 pub use quantize::Rotate;
+pub use recurrent::{ApplyGate, Gate, Recur, StateSteps, Steps};
 pub use rope::{Rope, rope_table};
 pub use table::{Isa, Kernels, UnknownIsa};
 pub use trellis::{Trellis, trellis_panel, trellis_panel_bytes, trellis_row, trellis_values};

@@ -27,6 +27,37 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     s.zero_below(s.scale2(p, n), x, -87.0)
 }
 
+/// x / (1 + e⁻ˣ)
+#[inline(always)]
+pub(crate) fn silu<S: Simd>(s: S, x: S::F) -> S::F {
+    let sigmoid_inverse = s.add(exp(s, s.sub(s.splat(0.0), x)), s.splat(1.0));
+    s.div(x, sigmoid_inverse)
+}
+
+/// 1 / (1 + e⁻ˣ)
+#[inline(always)]
+pub(crate) fn sigmoid<S: Simd>(s: S, x: S::F) -> S::F {
+    s.div(s.splat(1.0), s.add(exp(s, s.sub(s.splat(0.0), x)), s.splat(1.0)))
+}
+
+/// ln (1 + eˣ) within a few ulp.
+///
+/// It is the larger of x and 0, plus ln (1 + t) with t = e^−|x| ≤ 1. The latter is 2 artanh z with
+/// z = t / (2 + t) ≤ 1/3, whose series has its first omitted term below 2·10⁻⁹.
+#[inline(always)]
+pub(crate) fn softplus<S: Simd>(s: S, x: S::F) -> S::F {
+    const SERIES: [f32; 8] =
+        [1.0 / 15.0, 1.0 / 13.0, 1.0 / 11.0, 1.0 / 9.0, 1.0 / 7.0, 1.0 / 5.0, 1.0 / 3.0, 1.0];
+    let t = exp(s, s.sub(s.splat(0.0), s.abs(x)));
+    let z = s.div(t, s.add(t, s.splat(2.0)));
+    let squared = s.mul(z, z);
+    let mut p = s.splat(SERIES[0]);
+    for c in &SERIES[1..] {
+        p = s.fma(p, squared, s.splat(*c));
+    }
+    s.fma(s.add(z, z), p, s.max(x, s.splat(0.0)))
+}
+
 /// tanh x within 3 ulp; saturates at ±1; NaN for NaN.
 ///
 /// Uses 1 − 2 / (e²ˣ + 1), except near 0, where that suffers from cancellation: there, an odd polynomial

@@ -21,10 +21,11 @@ use crate::{
     Pack,
 };
 use crate::{AddOuter, AddProducts, CorrectRows, FactorRows, SearchTrellis};
+use crate::{ApplyGate, Recur, ShortConv, StateSteps};
 use crate::{PackQuery, Rope, Rotate, Route, SoftCap, StoreKv};
 use crate::{
-    activation, attention, correction, experts, gemm, gemm_trellis, inputs, isa::Simd, kv, norm,
-    peak, product, quantize, rope, trellis_search, triangle,
+    activation, attention, conv, correction, experts, gemm, gemm_trellis, inputs, isa::Simd, kv, norm,
+    peak, product, quantize, recurrent, rope, trellis_search, triangle,
 };
 
 /// An instruction set for which kernels exist.
@@ -113,6 +114,14 @@ macro_rules! with_kernels {
             pub route(Route) = experts::route;
             /// Adds an expert's weighted outputs to the rows of its tokens.
             pub add_weighted(AddWeighted) = experts::add_weighted;
+            /// Convolves sixteen channels of a recurrent layer.
+            pub short_conv(ShortConv) = conv::short_conv;
+            /// Passes tokens through sixteen columns of a recurrent state.
+            pub recur(Recur) = recurrent::recur;
+            /// Computes how much recurrent states take in, or keep.
+            pub state_steps(StateSteps) = recurrent::state_steps;
+            /// Multiplies values by gates.
+            pub apply_gate(ApplyGate) = recurrent::apply_gate;
             /// Applies RoPE to one head.
             pub rope(Rope) = rope::rope;
             /// Stores one position in the cache.

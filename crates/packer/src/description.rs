@@ -29,13 +29,21 @@ pub(crate) struct Biases {
     pub(crate) mlp: Option<bool>,
     /// Norms, except those of queries and keys.
     pub(crate) norm: Option<bool>,
+    /// The input and output projections of recurrent layers.
+    pub(crate) ssm: Option<bool>,
+    /// Their short convolution.
+    pub(crate) conv: Option<bool>,
 }
 
 impl Biases {
     /// Whether the weight with this role has a bias.
     pub(crate) fn of(self, role: Role) -> Option<bool> {
         match role {
-            Role::AttnQ | Role::AttnK | Role::AttnV => self.qkv,
+            Role::AttnQ | Role::AttnK | Role::AttnV | Role::AttnGate => self.qkv,
+            Role::SsmQkv | Role::SsmGate | Role::SsmBeta | Role::SsmAlpha | Role::SsmOut => {
+                self.ssm
+            }
+            Role::SsmConv => self.conv,
             Role::AttnOutput => self.output,
             Role::FfnGate | Role::FfnUp | Role::FfnDown => self.mlp,
             Role::AttnNorm | Role::FfnNorm | Role::OutputNorm => self.norm,

@@ -6,11 +6,13 @@
 mod exaone;
 mod gemma;
 mod granite;
+mod lfm;
 mod llama;
 mod mistral;
 mod olmo;
 mod phi;
 mod qwen;
+mod qwen_linear;
 mod seed_oss;
 mod smollm3;
 mod spelling;
@@ -23,9 +25,11 @@ const FAMILIES: &[&Family] = &[
     &llama::FAMILY,
     &mistral::FAMILY,
     &qwen::FAMILY,
+    &qwen_linear::FAMILY,
     &gemma::FAMILY,
     &phi::FAMILY,
     &granite::FAMILY,
+    &lfm::FAMILY,
     &olmo::FAMILY,
     &smollm3::FAMILY,
     &starcoder2::FAMILY,
@@ -46,6 +50,11 @@ fn all_gguf() -> impl Iterator<Item = &'static GgufSpelling> {
 pub(crate) fn hugging_face(model_type: &str) -> Result<&'static HfSpelling, String> {
     let names = || all_hugging_face().map(|s| s.model_type).collect::<Vec<_>>().join(", ");
     all_hugging_face().find(|s| s.model_type == model_type).ok_or_else(names)
+}
+
+/// The architecture of the text part of a model with this `model_type`, if that also has other parts.
+pub(crate) fn text_part(model_type: &str) -> Option<&'static HfSpelling> {
+    all_hugging_face().find(|s| s.wrapper == Some(model_type))
 }
 
 /// The architecture with this `general.architecture` in its GGUF file; the error lists all

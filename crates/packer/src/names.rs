@@ -1,5 +1,7 @@
 //! Tensor names: a table from a source's names to the [`Role`]s of their rows.
 
+use std::borrow::Cow;
+
 use nanoinfer_format::Role;
 
 /// A tensor name and the roles of its rows: one weight, or several stacked in one tensor. `*` in
@@ -24,7 +26,12 @@ pub(crate) struct Names {
     shared: &'static [Entry],
     outside_layers: &'static [Entry],
     pub(crate) rope_type: RopeType,
+    /// Whether the model is a part of another one: names then begin with [`TEXT_PART`].
+    is_part: bool,
 }
+
+/// The prefix of the names in a model's text part, instead of `model.`.
+const TEXT_PART: &str = "model.language_model.";
 
 impl Names {
     /// Names of `LlamaForCausalLM` in transformers, except for those in `own`.
@@ -35,7 +42,13 @@ impl Names {
             shared: HF_LAYER,
             outside_layers: HF_OUTSIDE_LAYERS,
             rope_type: RopeType::Neox,
+            is_part: false,
         }
+    }
+
+    /// The names in a model of which this is the text part.
+    pub(crate) fn of_text_part(self) -> Self {
+        Self { is_part: true, ..self }
     }
 
     /// Names of llama.cpp's converter, except for those in `own`.
@@ -46,6 +59,7 @@ impl Names {
             shared: GGUF_LAYER,
             outside_layers: GGUF_OUTSIDE_LAYERS,
             rope_type,
+            is_part: false,
         }
     }
 }
@@ -129,14 +143,21 @@ pub(crate) struct Meaning {
 impl Names {
     /// What a tensor of this name holds, if the architecture has such a weight.
     pub(crate) fn meaning(&self, name: &str) -> Option<Meaning> {
-        let (stem, bias) = match name.strip_suffix(".weight") {
-            Some(stem) => (stem, false),
-            None => (name.strip_suffix(".bias")?, true),
+        let part = name.strip_prefix(TEXT_PART).filter(|_| self.is_part);
+        let name = &part.map_or(name.into(), |name| Cow::from(format!("model.{name}")));
+        // Some parameters of recurrent layers are no weights of a module, so their names have no suffix.
+        let (stem, bias) = match (name.strip_suffix(".weight"), name.strip_suffix(".bias")) {
+            (Some(stem), _) => (stem, false),
+            (_, Some(stem)) => (stem, true),
+            _ if self.own.iter().any(|(own, _)| name.ends_with(own)) => (&**name, false),
+            _ => return None,
         };
         let find = |table: &'static [Entry], stem: &str| {
             table.iter().find_map(|&(name, roles)| Some((roles, matches(name, stem)?)))
         };
-        if let Some((roles, expert)) = find(self.outside_layers, stem) {
+        // A name in `own` with the prefix of the whole model is outside layers.
+        let outside = find(self.outside_layers, stem).or_else(|| find(self.own, stem));
+        if let Some((roles, expert)) = outside {
             return Some(Meaning { layer: None, roles, expert, bias });
         }
         let (layer, stem) = stem.strip_prefix(self.layer_prefix)?.split_once('.')?;
@@ -161,7 +182,10 @@ impl Names {
                 let name = name.replace('*', &expert.to_string());
                 format!("{}{i}.{name}.{kind}", self.layer_prefix)
             }
-            None => format!("{}.{kind}", find(self.outside_layers).unwrap_or(role.name())),
+            None => {
+                let name = find(self.own).or_else(|| find(self.outside_layers));
+                format!("{}.{kind}", name.unwrap_or(role.name()))
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nanoinfer_kernels::{ExpWeights, Kernels};
 use nanoinfer_platform::file::{another_handle, read_exact_at};
 
 use crate::dequant::Dtype;
@@ -254,6 +255,104 @@ impl TensorSource for Rows {
     fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
         let first = self.rows.start;
         self.inner.read_rows(first + rows.start..first + rows.end, out)
+    }
+
+    fn format(&self) -> Option<(&'static str, f64)> {
+        self.inner.format()
+    }
+}
+
+/// A small matrix with rows and inputs exchanged.
+pub(crate) struct Transposed {
+    pub(crate) inner: FileTensor,
+}
+
+impl TensorSource for Transposed {
+    fn name(&self) -> (&Path, &str) {
+        self.inner.name()
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        let [n, k] = self.inner.shape();
+        [k, n]
+    }
+
+    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
+        let [n, k] = self.inner.shape();
+        let mut all = vec![0.0; n * k];
+        self.inner.read_rows(0..n, &mut all)?;
+        for (row, out) in rows.zip(out.chunks_exact_mut(n)) {
+            for (to, from) in out.iter_mut().zip(all.iter().skip(row).step_by(k)) {
+                *to = *from;
+            }
+        }
+        Ok(())
+    }
+
+    fn format(&self) -> Option<(&'static str, f64)> {
+        self.inner.format()
+    }
+}
+
+/// One of two weights whose rows alternate in blocks.
+pub(crate) struct Alternating {
+    pub(crate) inner: FileTensor,
+    /// Rows per block.
+    pub(crate) block: usize,
+    /// Whether it is the second of the two.
+    pub(crate) second: bool,
+}
+
+impl TensorSource for Alternating {
+    fn name(&self) -> (&Path, &str) {
+        self.inner.name()
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        let [n, k] = self.inner.shape();
+        [n / 2, k]
+    }
+
+    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
+        let (block, k) = (self.block, self.inner.shape()[1]);
+        let mut row = rows.start;
+        while row < rows.end {
+            let n = (block - row % block).min(rows.end - row);
+            let from = (2 * (row / block) + usize::from(self.second)) * block + row % block;
+            let at = (row - rows.start) * k;
+            self.inner.read_rows(from..from + n, &mut out[at..at + n * k])?;
+            row += n;
+        }
+        Ok(())
+    }
+
+    fn format(&self) -> Option<(&'static str, f64)> {
+        self.inner.format()
+    }
+}
+
+/// The negative exponentials of weights.
+pub(crate) struct MinusExp {
+    pub(crate) inner: FileTensor,
+}
+
+impl TensorSource for MinusExp {
+    fn name(&self) -> (&Path, &str) {
+        self.inner.name()
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        self.inner.shape()
+    }
+
+    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
+        let mut logits = vec![0.0; out.len()];
+        self.inner.read_rows(rows, &mut logits)?;
+        // The kernels' exponential has the same bits on every machine.
+        let kernels = Kernels::best();
+        kernels.exp_weights(ExpWeights { logits: &logits, max: 0.0, scale: 1.0, out });
+        out.iter_mut().for_each(|x| *x = -*x);
+        Ok(())
     }
 
     fn format(&self) -> Option<(&'static str, f64)> {

@@ -141,7 +141,7 @@ impl Shape {
         specs(self).into_iter().map(|(kind, spec)| {
             let weights = match kind {
                 Kind::Turns => 0,
-                Kind::Vector | Kind::Matrix | Kind::Router => {
+                Kind::Vector | Kind::Rows | Kind::Matrix | Kind::Router => {
                     spec.logical.iter().map(|&n| u64::from(n)).product()
                 }
             };
@@ -182,7 +182,7 @@ pub fn build(
             }
             Kind::Matrix => panels(&spec, &mut noise, &mut |bytes| writer.write(bytes))?,
             // With equal scores, all tokens would choose the same experts.
-            Kind::Router => writer.write(&noise.floats(values()))?,
+            Kind::Router | Kind::Rows => writer.write(&noise.floats(values()))?,
             Kind::Vector => writer.write(&1f32.to_le_bytes().repeat(values()))?,
         }
         writer.end()?;

@@ -9,7 +9,9 @@ use nanoinfer_format::{Config, Entry, Kind, Role, layer_schema, schema};
 use crate::Error;
 use crate::description::{Biases, Change};
 use crate::names::{Meaning, Names, RopeType};
-use crate::source::{Affine, FileTensor, Rows, TensorSource, Unpermuted};
+use crate::source::{
+    Affine, Alternating, FileTensor, MinusExp, Rows, TensorSource, Transposed, Unpermuted,
+};
 
 /// Identifies a weight or its bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,7 +59,9 @@ impl Weights {
             return Err(Self::error(path, name, what));
         };
         let stacked = expert.is_none() && roles.iter().copied().all(is_stacked);
-        if tensor.experts().is_some() != stacked {
+        // The weights of a depthwise convolution have one input channel per output channel.
+        let conv = roles == [Role::SsmConv] && !bias;
+        if tensor.experts().is_some() != stacked && !conv {
             let what = if stacked {
                 "is not a stack of matrices"
             } else {
@@ -66,7 +70,7 @@ impl Weights {
             return Err(Self::error(path, name, what));
         }
         let [n, _] = tensor.shape();
-        for (role, rows) in divide(roles, n, c) {
+        for (role, rows) in divide(roles, n, layer, c) {
             let parts = self.slots.entry(Slot { layer, role, bias }).or_default();
             // All experts in one tensor or each in its own, but not both.
             if parts.contains_key(&expert.unwrap_or(0)) || stacked && !parts.is_empty() {
@@ -74,7 +78,14 @@ impl Weights {
             }
             let permuted =
                 self.names.rope_type == RopeType::Norm && matches!(role, Role::AttnQ | Role::AttnK);
-            let source: Box<dyn TensorSource> = if permuted {
+            let source: Box<dyn TensorSource> = if conv {
+                Box::new(Transposed { inner: tensor.clone() })
+            } else if role == Role::SsmA && name.ends_with("A_log") {
+                Box::new(MinusExp { inner: tensor.clone() })
+            } else if roles == [Role::AttnQ, Role::AttnGate] {
+                let (block, second) = (c.head_dim as usize, role == Role::AttnGate);
+                Box::new(Alternating { inner: tensor.clone(), block, second })
+            } else if permuted {
                 Box::new(Unpermuted { inner: tensor.clone(), head_dim: c.head_dim as usize })
             } else if rows == (0..n) {
                 Box::new(tensor.clone())
@@ -170,7 +181,7 @@ impl Weights {
             return Err(Self::error(&path, name, TIED_OUTPUT));
         }
         let expert = expert.unwrap_or(0);
-        for (role, rows) in divide(roles, n, c) {
+        for (role, rows) in divide(roles, n, layer, c) {
             let parts = self.slots.get_mut(&Slot { layer, role, bias }).ok_or_else(missing)?;
             let base = parts.remove(&expert).ok_or_else(missing)?;
             let of_role = self.changes.iter().filter(|change| change.roles.contains(&role));
@@ -216,7 +227,8 @@ impl Weights {
                 expected.push((Slot { layer, role, bias: false }, shape));
                 let slot = Slot { layer, role, bias: true };
                 if biases.of(role).unwrap_or(self.slots.contains_key(&slot)) {
-                    expected.push((slot, [1, shape[1], 1]));
+                    let values = if entry.kind == Kind::Rows { shape[2] } else { shape[1] };
+                    expected.push((slot, [1, values, 1]));
                 }
             }
         }
@@ -296,10 +308,10 @@ fn shapes(entry: &Entry) -> Vec<Shape> {
     match entry.kind {
         Kind::Turns => Vec::new(), // computed
         Kind::Vector => vec![(entry.role, [1, k, 1])],
-        Kind::Matrix | Kind::Router if entry.parts.is_empty() => {
+        Kind::Matrix | Kind::Router | Kind::Rows if entry.parts.is_empty() => {
             vec![(entry.role, [experts, n, k])]
         }
-        Kind::Matrix | Kind::Router => {
+        Kind::Matrix | Kind::Router | Kind::Rows => {
             entry.parts.iter().map(|p| (p.role, [experts, p.n as usize, k])).collect()
         }
     }
@@ -307,11 +319,16 @@ fn shapes(entry: &Entry) -> Vec<Shape> {
 
 /// Splits the `n` rows of a tensor among the weights in it. The last takes what is left, so that a
 /// wrong `n` shows in its shape, which [`Weights::check`] refuses.
-fn divide(roles: &'static [Role], n: usize, c: &Config) -> Vec<(Role, Range<usize>)> {
+fn divide(
+    roles: &'static [Role],
+    n: usize,
+    layer: Option<u32>,
+    c: &Config,
+) -> Vec<(Role, Range<usize>)> {
     if let &[role] = roles {
         return vec![(role, 0..n)];
     }
-    let shapes: Vec<Shape> = layer_schema(c, 0).iter().flat_map(shapes).collect();
+    let shapes: Vec<Shape> = layer_schema(c, layer.unwrap_or(0)).iter().flat_map(shapes).collect();
     let rows = |role| shapes.iter().find(|s| s.0 == role).map_or(n, |s| s.1[1]);
     let mut from = 0;
     let mut next = |(i, &role): (usize, &Role)| {

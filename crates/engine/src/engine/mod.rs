@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 use nanoinfer_kernels::{Isa, Kernels};
 
 use crate::cancel::Canceller;
-use crate::memory::{Cache, KvType, Overflow, SeqId};
+use crate::memory::{Cache, KvType, Overflow, SeqId, StateRuns};
 use crate::pass::{
     InputNeeds, Local, MAX_TOKENS, Observed, Part, Pass, Profile, Scratch, Slot, Units,
 };
@@ -65,6 +65,7 @@ pub struct Engine {
     locals: Vec<Local>,
     slots: Vec<Slot>,
     units: Units,
+    states: StateRuns,
     requested: Vec<usize>,
     ropes: Vec<usize>,
     row: Vec<f32>,
@@ -107,9 +108,11 @@ impl Engine {
         let pool =
             Pool::new(threads).map_err(|source| Error::Threads { workers: threads, source })?;
         let mut buffers = Buffers::new(&pool);
+        let cache = Cache::new(&pool, config, &plan);
         Ok(Self {
             kernels,
-            cache: Cache::new(&pool, config, &plan),
+            states: StateRuns::new(&cache, MAX_TOKENS),
+            cache,
             scratch: Scratch::new(&mut buffers, &scratch),
             locals: (0..threads).map(|_| Local::new(&mut buffers, &scratch)).collect(),
             slots: Vec::with_capacity(MAX_TOKENS),
@@ -169,8 +172,10 @@ impl Engine {
             0 => cached.min(self.ctx()) as u64,
             window => (cached as u64).min(u64::from(window)),
         };
-        let positions: u64 = config.windows.iter().map(seen).sum();
-        let per_layer = self.kv_bytes_per_position() / u64::from(config.n_layers);
+        let layers = config.windows.iter().enumerate();
+        let attention = layers.filter(|(layer, _)| config.recurrent_of(*layer).is_none());
+        let positions: u64 = attention.map(|(_, window)| seen(window)).sum();
+        let per_layer = self.kv_bytes_per_position() / config.attention_layers() as u64;
         self.model.weights().pass_bytes(self.model.file()) + positions * per_layer
     }
 
@@ -242,6 +247,12 @@ impl Engine {
         (self.cache.n_blocks, self.cache.unused())
     }
 
+    /// Whether keys and values alone suffice to continue a context, so that it can be stored. Contexts of
+    /// models with recurrent layers also have states, which are not stored.
+    pub(crate) fn can_store(&self) -> bool {
+        self.cache.states.is_empty()
+    }
+
     /// The policy for a full context.
     pub fn overflow(&self) -> Overflow {
         self.cache.overflow()
@@ -307,6 +318,7 @@ impl Engine {
             Ok(()) => {}
             Err(Error::Panicked { message }) => return Err(Error::Panicked { message }),
             Err(e) => {
+                self.cache.drop_states(&mut self.states);
                 self.release(batch)?;
                 return Err(e);
             }
@@ -314,6 +326,7 @@ impl Engine {
         for step in batch {
             self.cache.advance(step.seq, step.token);
         }
+        self.cache.keep_states(&mut self.states);
         self.processed += batch.len() as u64;
         let pass = PassId::next();
         self.pass = Some(pass);
@@ -342,6 +355,7 @@ impl Engine {
         for (row, step) in batch.iter().enumerate() {
             self.cache.reserve(step.seq, before(row) + 1)?;
         }
+        self.cache.begin_states(batch.iter().map(|step| step.seq), &mut self.states)?;
         // Errors above leave the previous pass's logits readable.
         self.pass = None;
         self.slots.clear();
@@ -390,6 +404,7 @@ impl Engine {
             cache: &self.cache,
             slots: &self.slots,
             units: &self.units,
+            states: &self.states,
             slid: self.slots.iter().any(|slot| slot.slid.evicted > 0),
             requested: &self.requested,
             ropes: &self.ropes,

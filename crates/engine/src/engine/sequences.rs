@@ -67,7 +67,9 @@ impl Engine {
     }
 
     /// Rolls a sequence back to its first `len` positions, in O(1) per released block. Returns the number
-    /// of remaining positions, which is less than `len` if the context has since slid too far.
+    /// of remaining positions, which is less than `len` if the context has since slid too far. In a model with
+    /// recurrent layers, a state has to be known: it is after each token of the last pass if that had 2 to 16,
+    /// and at some multiples of 64 positions.
     ///
     /// # Errors
     /// The sequence is not open.
@@ -77,7 +79,8 @@ impl Engine {
     }
 
     /// Extends a sequence that holds a prefix of `tokens` with the longest prefix available: any number
-    /// of tokens from another open sequence, or whole blocks of 64 from closed sequences. Returns the
+    /// of tokens from another open sequence, or whole blocks of 64 from closed sequences; in a model with
+    /// recurrent layers, up to a position whose state is known. Returns the
     /// number of positions it now holds; the remaining `tokens` must still be processed.
     ///
     /// # Errors
@@ -114,6 +117,13 @@ impl Engine {
     pub fn pin(&mut self, seq: SeqId, positions: usize) -> Result<(), Error> {
         self.check()?;
         self.cache.pin(seq, positions)
+    }
+
+    /// Whether single tokens appended to a sequence from now on can be rolled back without computing others
+    /// again, in models with recurrent layers. Replaying them takes time in every pass.
+    pub(crate) fn pin_state(&mut self, seq: SeqId, pinned: bool) -> Result<(), Error> {
+        self.check()?;
+        self.cache.pin_state(seq, pinned)
     }
 
     /// Number of positions that can be appended to a sequence before the cache is full, regardless of its

@@ -28,10 +28,12 @@ use nanoinfer_kernels::BLOCK;
 
 use super::layer::{KvType, LayerCache};
 use super::plan::{Overflow, Plan, SeqId, Slid};
+use super::recurrent::Held;
+use super::states::States;
 use super::tree::Tree;
 use crate::Error;
 use crate::cancel::Canceller;
-use crate::pool::Pool;
+use crate::pool::{Buffers, Pool};
 
 /// A sequence's cached positions, by block.
 struct Sequence {
@@ -46,12 +48,18 @@ struct Sequence {
     pinned: usize,
     /// Tokens at the positions cached before the context first slid; these can be shared.
     tokens: Vec<u32>,
+    /// The state of recurrent layers.
+    held: Held,
     canceller: Canceller,
 }
 
 /// The arena and its sequences. A shared block is copied before it is written.
 pub(crate) struct Cache {
-    pub layers: Vec<LayerCache>,
+    /// Those of the layers with attention.
+    pub(super) layers: Vec<LayerCache>,
+    /// Index in `layers` for each layer of the model.
+    arenas: Vec<usize>,
+    pub states: States,
     pub n_blocks: usize,
     pub kv: KvType,
     ctx: usize,
@@ -81,12 +89,16 @@ impl Cache {
             written: 0,
             pinned: 1,
             tokens: Vec::with_capacity(plan.ctx),
+            held: Held::default(),
             canceller: Canceller::default(),
         };
+        let arena = |_| LayerCache::new(pool, plan.kv, n_blocks * kv_heads, head);
+        let attends = |layer: &usize| c.recurrent_of(*layer).is_none();
+        let arenas = (0..c.n_layers as usize).map(|layer| (0..layer).filter(attends).count());
         Self {
-            layers: (0..c.n_layers)
-                .map(|_| LayerCache::new(pool, plan.kv, n_blocks * kv_heads, head))
-                .collect(),
+            layers: (0..c.attention_layers()).map(arena).collect(),
+            arenas: arenas.collect(),
+            states: plan.states(&mut Buffers::new(pool), c),
             n_blocks,
             kv: plan.kv,
             ctx: plan.ctx,
@@ -100,6 +112,20 @@ impl Cache {
             sequences: (0..plan.sequences).map(sequence).collect(),
             found: Vec::with_capacity(per_sequence),
         }
+    }
+
+    /// The keys and values of a layer with attention.
+    pub(crate) fn layer(&self, layer: usize) -> &LayerCache {
+        &self.layers[self.arenas[layer]]
+    }
+
+    /// The state of an open sequence.
+    pub(super) fn held(&self, id: SeqId) -> &Held {
+        &self.sequences[id.index].held
+    }
+
+    pub(super) fn held_mut(&mut self, id: SeqId) -> &mut Held {
+        &mut self.sequences[id.index].held
     }
 
     /// Maximum number of positions visible to a token.
@@ -138,6 +164,7 @@ impl Cache {
 
     pub(crate) fn close(&mut self, id: SeqId) -> Result<(), Error> {
         self.truncate(id, 0)?;
+        self.sequences[id.index].held.pinned = false;
         self.sequences[id.index].serial = None;
         Ok(())
     }
@@ -311,7 +338,10 @@ impl Cache {
         }
         let tokens = &s.tokens[index * BLOCK..(index + 1) * BLOCK];
         match self.tree.child(parent, tokens) {
-            None => self.tree.insert(own, parent, tokens),
+            None => {
+                self.tree.insert(own, parent, tokens);
+                self.states.forget(own); // of what it held before
+            }
             Some(same) if same != own => {
                 self.sequences[sequence].blocks[index] = same;
                 self.hold(same);
@@ -323,23 +353,50 @@ impl Cache {
 
     /// Removes all positions from `len` on and releases their room. Returns the number of remaining
     /// positions. If any position visible at `len` has been overwritten, only the pinned positions
-    /// remain.
+    /// remain, and of those and of others, only as many as a recurrent state is known for.
     pub(crate) fn truncate(&mut self, id: SeqId, len: usize) -> Result<usize, Error> {
-        let (ring, ctx) = (self.per_sequence, self.ctx / BLOCK);
-        self.get(id)?;
-        let s = &mut self.sequences[id.index];
-        let mut len = s.len.min(len);
-        if s.written > ring {
-            let seen = (len / BLOCK + 1 + s.pinned).saturating_sub(ctx).max(s.pinned);
-            let intact = s.written - (ring - s.pinned);
-            if len > 0 && intact <= seen {
-                s.len = len; // the ring is left unchanged
-                s.tokens.truncate(len);
-                return Ok(len);
+        let mut len = len.min(self.get(id)?.len);
+        // The blocks may reach less far back than the state, or the other way round.
+        loop {
+            let kept = self.reachable(id, len);
+            len = self.blocks_kept(id, kept);
+            if len == kept {
+                self.truncate_state(id, len);
+                return self.truncate_blocks(id, len);
             }
-            len = len.min(s.pinned * BLOCK);
         }
+    }
+
+    /// Number of positions that [`Self::truncate_blocks`] leaves.
+    fn blocks_kept(&self, id: SeqId, len: usize) -> usize {
+        let s = &self.sequences[id.index];
+        let len = s.len.min(len);
+        if s.written <= self.per_sequence || len > 0 && self.is_intact(s, len) {
+            len
+        } else {
+            len.min(s.pinned * BLOCK)
+        }
+    }
+
+    /// Whether no position visible at `len` has been overwritten in the ring of a sequence.
+    fn is_intact(&self, s: &Sequence, len: usize) -> bool {
+        let ctx = self.ctx / BLOCK;
+        let seen = (len / BLOCK + 1 + s.pinned).saturating_sub(ctx).max(s.pinned);
+        s.written - (self.per_sequence - s.pinned) <= seen
+    }
+
+    /// The same for keys and values alone.
+    fn truncate_blocks(&mut self, id: SeqId, len: usize) -> Result<usize, Error> {
+        let ring = self.per_sequence;
+        let len = self.blocks_kept(id, len);
+        let s = &self.sequences[id.index];
+        let intact = s.written > ring && len > 0 && self.is_intact(s, len);
+        let s = &mut self.sequences[id.index];
         s.len = len;
+        if intact {
+            s.tokens.truncate(len); // the ring is left unchanged
+            return Ok(len);
+        }
         s.tokens.truncate(len);
         s.written = len.div_ceil(BLOCK);
         // From the end, so that a prefix's last block is evicted before its parents.
@@ -360,11 +417,12 @@ impl Cache {
         let [a, b] = pair.expect("two different sequences");
         (b.len, b.written, b.pinned) = (a.len, a.written, a.pinned);
         b.tokens.extend_from_slice(&a.tokens);
+        self.fork_state(from, to);
         Ok(to)
     }
 
     /// Shares the first `n` blocks of a sequence with an empty one.
-    fn copy_table(&mut self, from: usize, to: SeqId, n: usize) {
+    pub(super) fn copy_table(&mut self, from: usize, to: SeqId, n: usize) {
         for i in 0..n {
             let block = self.sequences[from].blocks[i];
             self.readers[block as usize] += 1;
@@ -377,6 +435,9 @@ impl Cache {
     /// number of positions it now holds.
     pub(crate) fn share(&mut self, id: SeqId, tokens: &[u32]) -> Result<usize, Error> {
         let held = self.get(id)?.len;
+        if !self.states.is_empty() {
+            return self.share_state(id, tokens);
+        }
         let (common, from) = self.longest_common_prefix(id.index, tokens);
         let begun = held.max(common);
         self.find_blocks(tokens, begun / BLOCK);
@@ -457,6 +518,54 @@ impl Cache {
         for (layer, bytes) in self.layers.iter_mut().zip(bytes.chunks_exact(each)) {
             layer.load(at, bytes);
         }
+    }
+
+    /// Block `index` of an open sequence, if it is in the tree.
+    pub(super) fn tree_block(&self, id: SeqId, index: usize) -> Option<u32> {
+        let s = &self.sequences[id.index];
+        let full = (index + 1) * BLOCK <= s.tokens.len();
+        let block = *s.blocks.get(index).filter(|_| full && s.written <= self.per_sequence)?;
+        self.tree.contains(block).then_some(block)
+    }
+
+    /// Among other open sequences, the one whose state covers the most of `tokens`: the number, and its index.
+    pub(super) fn most_advanced(&self, id: SeqId, tokens: &[u32]) -> Option<(usize, usize)> {
+        let others = self.sequences.iter().enumerate();
+        let others = others.filter(|(i, s)| s.serial.is_some() && *i != id.index);
+        let covers = |s: &Sequence| {
+            let base = s.held.base;
+            let intact = s.written <= self.per_sequence || base <= s.pinned * BLOCK;
+            intact && s.tokens.len() >= base && tokens.starts_with(&s.tokens[..base])
+        };
+        let all = others.filter(|(_, s)| covers(s)).map(|(i, s)| (s.held.base, i));
+        all.max_by_key(|(n, i)| (*n, usize::MAX - i))
+    }
+
+    /// The slot that a sequence holds.
+    pub(super) fn slot_of(&self, index: usize) -> Option<u32> {
+        self.sequences[index].held.slot
+    }
+
+    /// Holds the first `n` known blocks of `tokens`, for [`Self::extend_by_found`].
+    pub(super) fn hold_path(&mut self, tokens: &[u32], n: usize) {
+        self.find_blocks(tokens, 0);
+        self.found.truncate(n);
+        for i in 0..n {
+            self.hold(self.found[i]);
+        }
+    }
+
+    /// Gives an empty sequence the blocks that were found.
+    pub(super) fn extend_by_found(&mut self, id: SeqId) {
+        self.sequences[id.index].blocks.extend_from_slice(&self.found);
+    }
+
+    /// Sets the tokens of a sequence that has just received their blocks.
+    pub(super) fn set_tokens(&mut self, id: SeqId, tokens: &[u32]) {
+        let s = &mut self.sequences[id.index];
+        (s.len, s.written) = (tokens.len(), tokens.len().div_ceil(BLOCK));
+        s.tokens.clear();
+        s.tokens.extend_from_slice(tokens);
     }
 
     /// The arena block that holds block `index` of an open sequence.

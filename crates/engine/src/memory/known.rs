@@ -47,6 +47,7 @@ impl Cache {
                 layer.load(at, bytes);
             }
             self.tree.insert(block, parent, own);
+            self.states.forget(block);
             if !self.tree.release(block) {
                 self.free.push(block);
             }

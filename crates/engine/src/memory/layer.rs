@@ -39,7 +39,7 @@ impl KvType {
 
     /// Bytes per position of a sequence, over all layers and heads.
     pub(crate) fn bytes_per_position(self, c: &Config) -> u64 {
-        u64::from(c.n_layers) * u64::from(c.n_kv_heads) * self.bytes(c.head_padded())
+        c.attention_layers() as u64 * u64::from(c.n_kv_heads) * self.bytes(c.head_padded())
     }
 
     /// Bytes per position of one KV head, keys and values together.

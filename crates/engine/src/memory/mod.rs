@@ -4,7 +4,8 @@
 //! plan ──► cache    sequences and their block tables, copy-on-write
 //!            ├─► layer ── blocks    one layer's arena; its blocks as bytes
 //!            ├─► tree               full blocks by content: the prefix tree
-//!            └── known              its blocks as bytes, to and from a disk
+//!            ├── known              its blocks as bytes, to and from a disk
+//!            └─► recurrent ── states    states of recurrent layers, and what a pass does with them
 //! entry             header of stored keys and values
 //! ```
 //!
@@ -16,6 +17,8 @@ mod entry;
 mod known;
 mod layer;
 mod plan;
+mod recurrent;
+mod states;
 mod tree;
 
 pub(crate) use cache::Cache;
@@ -24,3 +27,5 @@ pub use layer::KvType;
 pub(crate) use layer::{HeadMut, LayerSplit};
 pub use plan::{Overflow, SeqId};
 pub(crate) use plan::{Plan, Slid};
+pub(crate) use recurrent::{StateRun, StateRuns};
+pub(crate) use states::LOG;

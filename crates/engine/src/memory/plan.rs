@@ -4,6 +4,8 @@ use nanoinfer_format::Config;
 use nanoinfer_kernels::BLOCK;
 
 use super::layer::KvType;
+use super::states::States;
+use crate::pool::Buffers;
 
 /// Identifies a sequence of an [`crate::Engine`]. Ids are unique within the process, so those of closed
 /// sequences and of other engines are rejected.
@@ -58,6 +60,9 @@ pub(crate) struct Plan {
     pub kv_bytes: Option<u64>,
 }
 
+/// Maximum number of snapshots that are kept because there is memory.
+const MAX_SNAPSHOTS: u64 = 256;
+
 impl Plan {
     /// Number of blocks per sequence. A pass must not overwrite positions visible to its first token, and
     /// a rejected draft must not overwrite positions visible to the next pass.
@@ -90,8 +95,24 @@ impl Plan {
         }
     }
 
-    /// Bytes of the arena; `None` on overflow.
+    /// Bytes of the arena and of recurrent states; `None` on overflow.
     pub(crate) fn bytes(&self, c: &Config) -> Option<u64> {
-        self.blocks(c)?.checked_mul(self.block_bytes(c))
+        let mut states = Buffers::tally();
+        self.states(&mut states, c);
+        self.blocks(c)?.checked_mul(self.block_bytes(c))?.checked_add(states.bytes())
+    }
+
+    /// The recurrent states: two for each sequence, as a pass reads one and writes another, and as many
+    /// snapshots, or more if they fit into a quarter of the memory for keys and values.
+    pub(super) fn states(&self, b: &mut Buffers<'_>, c: &Config) -> States {
+        let blocks = self.blocks(c).unwrap_or(0);
+        let (mut one, mut none) = (Buffers::tally(), Buffers::tally());
+        States::new(&mut one, c, (1, self.sequences, 0));
+        States::new(&mut none, c, (0, self.sequences, 0));
+        let each = one.bytes().saturating_sub(none.bytes()).max(1);
+        let quarter = blocks.saturating_mul(self.block_bytes(c)) / 4 / each;
+        let held = self.sequences.saturating_mul(2);
+        let snapshots = (quarter.min(MAX_SNAPSHOTS) as usize).max(held);
+        States::new(b, c, (held.saturating_add(snapshots), self.sequences, blocks as usize))
     }
 }

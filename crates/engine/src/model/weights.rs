@@ -5,8 +5,8 @@ use std::ops::Range;
 
 pub(crate) use nanoinfer_format::Panels;
 use nanoinfer_format::{
-    ActType, Config, Encoding, Entry, GROUP, LANES, LINE, NanoFile, PanelLayout, Part, QUAD, Role,
-    Rope, Tensor, TensorSpec, schema,
+    ActType, Config, Encoding, Entry, GROUP, LANES, LINE, NanoFile, PanelLayout, Part, QUAD,
+    Recurrent, Role, Rope, Tensor, TensorSpec, schema,
 };
 
 // Format and kernels define the panel layout independently; this checks that they agree.
@@ -50,7 +50,7 @@ pub(crate) struct Matrix {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Vector(usize);
 
-/// Weights of a norm.
+/// Weights of a norm, or of a convolution.
 #[derive(Clone, Copy)]
 pub(crate) struct Norm {
     pub weight: Vector,
@@ -60,18 +60,48 @@ pub(crate) struct Norm {
 /// One transformer layer. The config determines which norms it has.
 pub(crate) struct Layer {
     pub attn_norm: Option<Norm>,
-    /// `[kv heads · (group + 2) · head, d_model]`
-    pub attn_qkv: Matrix,
-    /// `[head]`, or `[heads · head]` where one norm covers all heads
-    pub attn_q_norm: Option<Norm>,
-    /// `[head]` or `[kv heads · head]`
-    pub attn_k_norm: Option<Norm>,
-    /// `[d_model, heads · head]`
-    pub attn_output: Matrix,
+    pub mixer: Mixer,
     pub attn_post_norm: Option<Norm>,
     pub ffn_norm: Option<Norm>,
     pub ffn: Ffn,
     pub ffn_post_norm: Option<Norm>,
+}
+
+/// The part of a layer in which tokens see each other.
+pub(crate) enum Mixer {
+    Attention(Attention),
+    Recurrent(RecurrentMixer),
+}
+
+pub(crate) struct Attention {
+    /// `[kv heads · (group + 2) · head, d_model]`; with gates, `2 · group`
+    pub qkv: Matrix,
+    /// `[head]`, or `[heads · head]` where one norm covers all heads
+    pub q_norm: Option<Norm>,
+    /// `[head]` or `[kv heads · head]`
+    pub k_norm: Option<Norm>,
+    /// `[d_model, heads · head]`
+    pub output: Matrix,
+}
+
+/// The mixer of a recurrent layer.
+pub(crate) struct RecurrentMixer {
+    /// Its sizes.
+    pub config: Recurrent,
+    /// `[channels + gates + steps, d_model]`
+    pub input: Matrix,
+    /// `[kernel, channels]`, and a bias per channel
+    pub conv: Norm,
+    /// `[heads]`; with the following, `None` for a convolution
+    pub a: Option<Vector>,
+    /// `[heads]`
+    pub dt_bias: Option<Vector>,
+    /// `[heads]`
+    pub d: Option<Vector>,
+    /// `[value]` or `[inner]`
+    pub norm: Option<Vector>,
+    /// `[d_model, inner]`
+    pub output: Matrix,
 }
 
 /// The feed-forward part of a layer.
@@ -152,6 +182,11 @@ impl<'a> Binder<'a> {
         Some(Norm { weight: Vector(tensor), bias: bias.map(Vector) })
     }
 
+    /// A vector, if the model has it.
+    fn vector(&self, role: Role, layer: Option<u32>) -> Option<Vector> {
+        Some(Vector(self.found.get(&(role, layer))?.tensor))
+    }
+
     fn matrix(&self, role: Role, layer: Option<u32>) -> Result<Matrix> {
         let Found { tensor, bias } = self.find(role, layer)?;
         let spec = &self.file.tensors()[tensor].spec;
@@ -173,12 +208,27 @@ impl<'a> Binder<'a> {
                 down: self.matrix(Role::FfnDownExperts, l)?,
             }),
         };
+        let mixer = match self.file.config().recurrent_of(layer as usize) {
+            None => Mixer::Attention(Attention {
+                qkv: self.matrix(Role::AttnQkv, l)?,
+                q_norm: self.norm(Role::AttnQNorm, l),
+                k_norm: self.norm(Role::AttnKNorm, l),
+                output: self.matrix(Role::AttnOutput, l)?,
+            }),
+            Some(config) => Mixer::Recurrent(RecurrentMixer {
+                config: config.clone(),
+                input: self.matrix(Role::SsmIn, l)?,
+                conv: self.norm(Role::SsmConv, l).ok_or_else(|| missing(Role::SsmConv, l))?,
+                a: self.vector(Role::SsmA, l),
+                dt_bias: self.vector(Role::SsmDtBias, l),
+                d: self.vector(Role::SsmD, l),
+                norm: self.vector(Role::SsmNorm, l),
+                output: self.matrix(Role::SsmOut, l)?,
+            }),
+        };
         Ok(Layer {
             attn_norm: self.norm(Role::AttnNorm, l),
-            attn_qkv: self.matrix(Role::AttnQkv, l)?,
-            attn_q_norm: self.norm(Role::AttnQNorm, l),
-            attn_k_norm: self.norm(Role::AttnKNorm, l),
-            attn_output: self.matrix(Role::AttnOutput, l)?,
+            mixer,
             attn_post_norm: self.norm(Role::AttnPostNorm, l),
             ffn_norm: self.norm(Role::FfnNorm, l),
             ffn,
@@ -278,6 +328,24 @@ impl Weights {
         let turns = &file.tensors()[self.rope_turns];
         let half = turns.spec.stored[2] as usize;
         &file.u64s(turns)[row * half..][..half]
+    }
+}
+
+impl Mixer {
+    /// The weights of attention, if that is what the layer has.
+    pub(crate) fn attention(&self) -> Option<&Attention> {
+        match self {
+            Self::Attention(attention) => Some(attention),
+            Self::Recurrent(_) => None,
+        }
+    }
+
+    /// The matrices by which the input is projected, and the output.
+    pub(crate) fn matrices(&self) -> [&Matrix; 2] {
+        match self {
+            Self::Attention(a) => [&a.qkv, &a.output],
+            Self::Recurrent(r) => [&r.input, &r.output],
+        }
     }
 }
 

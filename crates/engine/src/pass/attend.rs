@@ -17,8 +17,8 @@ use std::ops::Range;
 
 use nanoinfer_format::{Config, QkNorm};
 use nanoinfer_kernels::{
-    AttendBlock, BLOCK, FinishHead, KvBlock, MAX_TILE, MergeSpans, Pack, PackQuery, Rope, SPAN,
-    StoreKv,
+    ApplyGate, AttendBlock, BLOCK, FinishHead, GROUP, Gate, KvBlock, MAX_TILE, MergeSpans, Pack,
+    PackQuery, Rope, Rotate, SPAN, StoreKv,
 };
 
 use super::batch::{Slot, Visible, spans};
@@ -66,7 +66,7 @@ impl Pass<'_> {
     /// Splits a layer of the cache into KV heads, for writing.
     fn split_cache<'p>(&'p self, w: &'p Worker<'_>, layer: usize) -> LayerSplit<'p> {
         let (kv_heads, head) = (self.config.n_kv_heads as usize, self.config.head_padded());
-        self.cache.layers[layer].split(w, kv_heads, self.cache.n_blocks, head)
+        self.cache.layer(layer).split(w, kv_heads, self.cache.n_blocks, head)
     }
 
     /// Stores one KV head's values, and its keys after RoPE.
@@ -79,13 +79,13 @@ impl Pass<'_> {
     ) {
         let m = self.m();
         let head = self.config.head_padded();
-        let group = self.config.group();
-        let norm = self.weights.layers[layer].attn_k_norm.as_ref();
+        let heads = self.config.qkv_heads();
+        let norm = self.weights.layers[layer].mixer.attention().and_then(|a| a.k_norm.as_ref());
         let (key, value) = row.split_at_mut(head);
         let value = &mut value[..head];
         for (row, slot) in self.slots.iter().enumerate() {
-            gather(unit, m, row, group * head, key);
-            gather(unit, m, row, (group + 1) * head, value);
+            gather(unit, m, row, (heads - 2) * head, key);
+            gather(unit, m, row, (heads - 1) * head, value);
             self.norm_and_rotate(w, key, Angles { layer, row, pinned: false }, norm);
             let to = cache.block(self.cache.block(slot.seq, slot.position / BLOCK), head);
             let (at, rotation) = (slot.position % BLOCK, self.key_rotation());
@@ -114,9 +114,9 @@ impl Pass<'_> {
         }
     }
 
-    /// Queries, key and value of one KV head, panel-major.
+    /// Queries, gates, key and value of one KV head, panel-major.
     fn unit<'q>(&self, qkv: &'q [f32], kv: usize) -> &'q [f32] {
-        let len = (self.config.group() + 2) * self.config.head_padded() * self.m();
+        let len = self.config.qkv_heads() * self.config.head_padded() * self.m();
         &qkv[kv * len..][..len]
     }
 
@@ -206,7 +206,8 @@ impl Pass<'_> {
     fn pack_queries(&self, w: &Worker<'_>, local: &mut Local, part: Part<'_>) -> usize {
         let (head, group) = (self.config.head_padded(), self.config.group());
         let unit = self.unit(self.scratch.qkv.read(w), part.kv);
-        let norm = self.weights.layers[part.layer].attn_q_norm.as_ref();
+        let attention = self.weights.layers[part.layer].mixer.attention();
+        let norm = attention.and_then(|a| a.q_norm.as_ref());
         let (n, rotation) = (part.slots.len() * group, self.key_rotation());
         let Local { row, queries, pinned_queries, .. } = local;
         let x = &mut row[..head];
@@ -268,7 +269,7 @@ impl Pass<'_> {
     /// A block of the cache, written in an earlier phase.
     fn kv_block<'p>(&'p self, w: &'p Worker<'_>, part: Part<'_>, block: usize) -> KvBlock<'p> {
         let index = part.kv * self.cache.n_blocks + block;
-        self.cache.layers[part.layer].block(w, index, self.config.head_padded())
+        self.cache.layer(part.layer).block(w, index, self.config.head_padded())
     }
 
     /// Computes the states of a part's packed queries over one span. Each cache block is read once for
@@ -324,8 +325,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Packs attention outputs as inputs of the output projection. They are not rotated here: the
-    /// rotation is folded into V.
+    /// Packs attention outputs as inputs of the output projection. They are not rotated here, because the
+    /// rotation is folded into V, unless gates are applied to them.
     pub(crate) fn pack_attention(
         &self,
         w: &Worker<'_>,
@@ -334,17 +335,36 @@ impl Pass<'_> {
         needs: Needs,
     ) {
         let rows = Rows { m: self.m(), k: self.config.attn_out_inputs(), needs };
-        let Local { row, states, inputs, .. } = local;
+        let Local { row, gates, states, inputs, .. } = local;
         let x = &mut row[..rows.k];
         x.fill(0.0);
+        let rotation = if self.config.attention_gate { GROUP } else { 1 };
         self.pack_rows(w, inputs, rows, |tokens, tile| {
             for (row, token) in tokens.enumerate() {
                 self.attention_output(w, states, (layer, token), x);
+                if self.config.attention_gate {
+                    self.gate_attention(w, token, x, gates);
+                }
                 for to in tile.forms(row) {
-                    self.kernels.pack(Pack { x, m: 1, at: 0, n: 1, rotation: 1, to });
+                    self.kernels.pack(Pack { x, m: 1, at: 0, n: 1, rotation, to });
                 }
             }
         });
+    }
+
+    /// Multiplies the outputs of all heads by their gates, in the original basis.
+    fn gate_attention(&self, w: &Worker<'_>, token: usize, x: &mut [f32], gates: &mut [f32]) {
+        let (c, qkv) = (self.config, self.scratch.qkv.read(w));
+        let width = self.group_width();
+        let x = &mut x[..c.n_kv_heads as usize * width];
+        let gates = &mut gates[..x.len()];
+        for (kv, gates) in gates.chunks_exact_mut(width).enumerate() {
+            gather(self.unit(qkv, kv), self.m(), token, width, gates);
+        }
+        for head in x.chunks_exact_mut(c.head_padded()) {
+            self.kernels.rotate(Rotate { x: head, block: c.value_rotation as usize });
+        }
+        self.kernels.apply_gate(ApplyGate { kind: Gate::Sigmoid, x, gates });
     }
 
     /// Attention outputs of all heads for one token.

@@ -1,7 +1,7 @@
 //! One forward pass, as run by every worker.
 //!
-//! Reads like the paper: a layer is norm, QKV, RoPE and cache, attention, output, norm, and then either
-//! gate and up, and down, or experts. Architectures differ only in config data read by the steps; no step
+//! Reads like the paper: a layer is norm, QKV, RoPE and cache, attention (or projection and recurrence),
+//! output, norm, and then either gate and up, and down, or experts. Architectures differ only in config data read by the steps; no step
 //! depends on a model's name.
 //!
 //! A step is a method of [`Pass`] in another file and contains no barrier. The functions here
@@ -21,7 +21,7 @@ use super::inputs::{Input, Needs};
 use super::product::Dest;
 use super::profile::Stage;
 use super::scratch::Local;
-use crate::model::weights::{ExpertMatrices, Ffn, Layer, Matrix};
+use crate::model::weights::{Attention, ExpertMatrices, Ffn, Layer, Matrix, Mixer, RecurrentMixer};
 use crate::pool::Worker;
 
 impl Pass<'_> {
@@ -65,28 +65,26 @@ impl Pass<'_> {
 
     fn layer(&self, w: &mut Worker<'_>, local: &mut Local, layer: &Layer, index: usize) {
         let m = self.m();
-        let qkv = &layer.attn_qkv;
-        let output = &layer.attn_output;
-        self.pack_norm(w, local, layer.attn_norm.as_ref(), Needs::of(qkv));
+        let [input, output] = layer.mixer.matrices();
+        self.pack_norm(w, local, layer.attn_norm.as_ref(), Needs::of(input));
         self.end_packing(w, local, m, Stage::Norm);
         let Local { inputs, decoded, .. } = local;
         let to = Dest::Store(&self.scratch.qkv);
-        self.matmul(w, qkv, self.input(inputs, m), to, decoded);
-        self.observe_inputs(w, local, (qkv, Role::AttnQkv, Some(index)));
-        local.end(w, Stage::Qkv);
-        if self.config.qk_norm == QkNorm::Full {
-            self.norm_all_heads(w, local, layer);
-            local.end(w, Stage::Norm);
+        self.matmul(w, input, self.input(inputs, m), to, decoded);
+        match &layer.mixer {
+            Mixer::Attention(attention) => {
+                self.observe_inputs(w, local, (input, Role::AttnQkv, Some(index)));
+                local.end(w, Stage::Qkv);
+                self.attend(w, local, attention, index);
+                self.pack_attention(w, local, index, Needs::of(output));
+            }
+            Mixer::Recurrent(mixer) => {
+                self.observe_inputs(w, local, (input, Role::SsmIn, Some(index)));
+                local.end(w, Stage::Qkv);
+                self.recur(w, local, index, mixer);
+                self.pack_recurrent(w, local, mixer);
+            }
         }
-        if self.attends_by_heads() {
-            self.store_and_attend(w, local, index);
-        } else {
-            self.store_kv(w, local, index);
-            local.end(w, Stage::Cache);
-            self.attention(w, local, index);
-        }
-        local.end(w, Stage::Attention);
-        self.pack_attention(w, local, index, Needs::of(output));
         self.end_packing(w, local, m, Stage::PackAttention);
         let norm = layer.attn_post_norm.as_ref();
         let Local { inputs, decoded, .. } = local;
@@ -100,6 +98,32 @@ impl Pass<'_> {
         match &layer.ffn {
             Ffn::Dense { gate_up, down } => self.dense(w, local, (layer, index), [gate_up, down]),
             Ffn::Experts(experts) => self.experts(w, local, (layer, index), experts),
+        }
+    }
+
+    /// Attention, from projected queries, keys and values to the outputs of heads.
+    fn attend(&self, w: &mut Worker<'_>, local: &mut Local, attention: &Attention, index: usize) {
+        if self.config.qk_norm == QkNorm::Full {
+            self.norm_all_heads(w, local, attention);
+            local.end(w, Stage::Norm);
+        }
+        if self.attends_by_heads() {
+            self.store_and_attend(w, local, index);
+        } else {
+            self.store_kv(w, local, index);
+            local.end(w, Stage::Cache);
+            self.attention(w, local, index);
+        }
+        local.end(w, Stage::Attention);
+    }
+
+    /// The recurrence, from projected channels to the outputs of heads.
+    fn recur(&self, w: &mut Worker<'_>, local: &mut Local, index: usize, mixer: &RecurrentMixer) {
+        self.convolve(w, local, index, mixer);
+        local.end(w, Stage::Cache);
+        if mixer.config.has_matrix() {
+            self.step_states(w, local, index, mixer);
+            local.end(w, Stage::Attention);
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! forward    the order of the steps and the barriers between them: read this first
-//!   embed · norm · product · attend · experts · observe      the steps: methods of `Pass`, defined here
+//!   embed · norm · product · attend · recurrent · experts · observe      the steps: methods of `Pass`, defined here
 //! batch      the tokens of a pass, and the positions visible to each
 //! inputs     packed inputs of products             routing   tokens by expert
 //! units      the division of attention             limits    sizes that bound a pass
@@ -22,6 +22,7 @@ mod observe;
 mod part;
 mod product;
 mod profile;
+mod recurrent;
 mod routing;
 mod scratch;
 mod units;
@@ -31,7 +32,7 @@ use std::ops::Range;
 use nanoinfer_format::{self as format, Config, NanoFile};
 use nanoinfer_kernels::{Activation, Kernels, LANES, TOKENS};
 
-use crate::memory::Cache;
+use crate::memory::{Cache, StateRuns};
 use crate::model::weights::Weights;
 use crate::pool::Worker;
 pub(crate) use batch::Slot;
@@ -57,6 +58,8 @@ pub(crate) struct Pass<'a> {
     pub slots: &'a [Slot],
     /// The division of the batch for attention.
     pub units: &'a Units,
+    /// The division of the batch for recurrent layers.
+    pub states: &'a StateRuns,
     /// Whether the context has slid for any token, so that pinned positions need different angles.
     pub slid: bool,
     /// Batch rows that request logits, ascending.

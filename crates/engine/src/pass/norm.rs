@@ -9,7 +9,7 @@ use nanoinfer_kernels::{GROUP, LANES, NormKind, NormPack, NormParams, NormRow, P
 use super::inputs::{Needs, Rows, Tile};
 use super::scratch::Local;
 use super::{Pass, gather};
-use crate::model::weights::{Layer, Norm};
+use crate::model::weights::{Attention, Norm};
 use crate::pool::{Columns, Worker};
 
 impl Pass<'_> {
@@ -93,14 +93,15 @@ impl Pass<'_> {
     }
 
     /// Normalizes queries and keys of each token over all heads. An item is a token.
-    pub(crate) fn norm_all_heads(&self, w: &Worker<'_>, local: &mut Local, layer: &Layer) {
+    pub(crate) fn norm_all_heads(&self, w: &Worker<'_>, local: &mut Local, attention: &Attention) {
         let (m, group) = (self.m(), self.config.group());
+        let key = self.config.qkv_heads() - 2;
         let qkv = self.scratch.qkv.split(w, m * LANES, LANES);
         let row = &mut local.row;
         for item in w.items(m) {
             let mut token = qkv.take(&item);
-            self.norm_heads(row, &mut token, 0..group, layer.attn_q_norm.as_ref());
-            self.norm_heads(row, &mut token, group..group + 1, layer.attn_k_norm.as_ref());
+            self.norm_heads(row, &mut token, 0..group, attention.q_norm.as_ref());
+            self.norm_heads(row, &mut token, key..key + 1, attention.k_norm.as_ref());
         }
     }
 
@@ -113,7 +114,7 @@ impl Pass<'_> {
         norm: Option<&Norm>,
     ) {
         let (c, panels) = (self.config, self.config.head_padded() / LANES);
-        let (kv_heads, unit) = (c.n_kv_heads as usize, c.group() + 2);
+        let (kv_heads, unit) = (c.n_kv_heads as usize, c.qkv_heads());
         let panel = |kv: usize, i: usize| (kv * unit + heads.start) * panels + i;
         let each = (0..kv_heads).flat_map(|kv| (0..heads.len() * panels).map(move |i| (kv, i)));
         let row = &mut row[..kv_heads * heads.len() * panels * LANES];

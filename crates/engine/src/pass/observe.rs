@@ -9,7 +9,7 @@ use super::Pass;
 use super::inputs::{Input, Needs};
 use super::part::Observed;
 use super::scratch::Local;
-use crate::model::weights::{Ffn, Layer, Matrix};
+use crate::model::weights::{Ffn, Layer, Matrix, Mixer};
 use crate::pool::Worker;
 
 impl Pass<'_> {
@@ -26,7 +26,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Observes the inputs of the attention output, in a phase of its own after they were added.
+    /// Observes the inputs of the mixer's output projection, in a phase of its own after they were added.
     pub(crate) fn observe_output(
         &self,
         w: &mut Worker<'_>,
@@ -35,7 +35,10 @@ impl Pass<'_> {
         index: usize,
     ) {
         if self.part.observer.is_some() {
-            let at = (&layer.attn_output, Role::AttnOutput, Some(index));
+            let at = match &layer.mixer {
+                Mixer::Attention(attention) => (&attention.output, Role::AttnOutput, Some(index)),
+                Mixer::Recurrent(mixer) => (&mixer.output, Role::SsmOut, Some(index)),
+            };
             self.observe(w, at, self.input(&local.inputs, self.m()), true);
             w.barrier();
         }

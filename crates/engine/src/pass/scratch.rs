@@ -3,12 +3,13 @@
 //! Activations are panel-major, `[width/16][m][16]`: sixteen outputs of one token form a cache line,
 //! the unit that a GEMM tile writes and the next norm reads.
 
-use nanoinfer_format::{Config, Experts, Quant};
+use nanoinfer_format::{Config, Experts, Quant, Recurrent, pad};
 use nanoinfer_kernels::{AttendBlock, GROUP, Queries, QueriesMut, SPAN, decoded_panel_bytes};
 
 use super::inputs::{Needs, OwnInputs, SharedInputs};
 use super::limits::{ATTENTION_ROWS, DEEP_ROWS, MAX_TOKENS};
 use super::profile::{Profile, Stage};
+use super::recurrent::RecurrentScratch;
 use super::routing::{ExpertScratch, Routing};
 use crate::memory::KvType;
 use crate::model::weights::{Ffn, Matrix, Weights};
@@ -37,8 +38,7 @@ impl InputNeeds {
             coded = coded.max(coded_inputs(matrix));
         };
         for layer in &weights.layers {
-            add(&mut all.stream, &layer.attn_qkv);
-            add(&mut all.stream, &layer.attn_output);
+            layer.mixer.matrices().into_iter().for_each(|matrix| add(&mut all.stream, matrix));
             match &layer.ffn {
                 Ffn::Dense { gate_up, down } => {
                     add(&mut all.stream, gate_up);
@@ -69,7 +69,7 @@ impl InputNeeds {
         let hidden = if dense { needs } else { Needs::default() };
         let experts = if c.experts.is_some() { needs } else { Needs::default() };
         let hidden_inputs = c.experts.as_ref().map_or(0, Experts::d_ff_padded).max(c.d_ff_padded());
-        let widest = c.d_model_padded().max(c.attn_out_inputs()).max(hidden_inputs);
+        let widest = stream_width(c).max(hidden_inputs);
         let coded = if int8 && c.quant != Quant::Q8 { widest } else { 0 };
         Self {
             stream: needs.or(router),
@@ -79,6 +79,13 @@ impl InputNeeds {
             coded,
         }
     }
+}
+
+/// Width of the widest input of a product that is packed with those of the residual stream: that itself,
+/// the output of attention, or that of a recurrent layer.
+fn stream_width(c: &Config) -> usize {
+    let recurrent = c.recurrent.as_ref().map_or(0, |r| pad(r.inner(), GROUP));
+    c.d_model_padded().max(c.attn_out_inputs()).max(recurrent)
 }
 
 fn coded_inputs(matrix: &Matrix) -> usize {
@@ -96,7 +103,10 @@ pub(crate) struct Scratch {
     pub inputs: SharedInputs, // of QKV, O, gate/up and the head, for more than 16 tokens
     pub hidden: SharedInputs, // of down
     pub experts: ExpertScratch,
-    pub qkv: Shared<f32>, // [kv heads][(group + 2)·head/16][m][16]
+    /// `[kv heads][(group + 2)·head/16][m][16]`, or in a recurrent layer `[rows/16][m][16]`
+    pub qkv: Shared<f32>,
+    pub mixed: Shared<f32>, // [channels/16 + steps][m][16], of a recurrent layer
+    pub heads: Shared<f32>, // [inner/16][m][16], what is read from its states
     /// [kv heads][units][longest unit·group·(16 + head)]: outputs [rows][group·head], or states of a span
     /// [rows][group][16 + head]
     pub attention: Shared<f32>,
@@ -114,6 +124,7 @@ pub(crate) struct QueryBuffers {
 /// Buffers of one worker.
 pub(crate) struct Local {
     pub row: Vec<f32>,     // one token, as wide as the widest matrix input
+    pub gates: Vec<f32>,   // the same, for what it is multiplied by
     pub gate_up: Vec<f32>, // one group of d_ff: [8 panels][m][16], or 4 panels without a gate
     pub act: Vec<f32>,     // [4 panels][m][16]
     pub states: Vec<f32>,  // attention states of a run of queries
@@ -123,6 +134,7 @@ pub(crate) struct Local {
     pub decoded: Vec<u8>,             // a trellis-coded panel, see `kernels::GemmTrellis`
     pub inputs: OwnInputs,            // of QKV, O, gate/up and the head, for up to 16 tokens
     pub routing: Routing,
+    pub recurrent: RecurrentScratch,
     pub drawing: DrawScratch,
     pub profile: Profile,
     pub cancelled: bool, // whether the last pass was cancelled
@@ -211,7 +223,8 @@ impl Scratch {
         let ScratchSizes { config: c, needs, .. } = *sizes;
         let m = MAX_TOKENS;
         let d = c.d_model_padded();
-        let angles = MAX_TOKENS * sizes.angles();
+        let (angles, recurrent) = (MAX_TOKENS * sizes.angles(), c.recurrent.as_ref());
+        let matrix = recurrent.filter(|r| r.has_matrix());
         Self {
             x: b.shared(m * d),
             delta: b.shared(if c.post_norms() { m * d } else { 0 }),
@@ -219,10 +232,12 @@ impl Scratch {
             sin: b.shared(angles),
             pinned_cos: b.shared(angles),
             pinned_sin: b.shared(angles),
-            inputs: SharedInputs::new(b, needs.stream, m, d.max(c.attn_out_inputs())),
+            inputs: SharedInputs::new(b, needs.stream, m, stream_width(c)),
             hidden: SharedInputs::new(b, needs.hidden, m, c.d_ff_padded()),
             experts: ExpertScratch::new(b, c, needs.expert_hidden),
-            qkv: b.shared(m * c.qkv_rows()),
+            qkv: b.shared(m * c.qkv_rows().max(recurrent.map_or(0, Recurrent::projected))),
+            mixed: b.shared(m * recurrent.map_or(0, Recurrent::mixed)),
+            heads: b.shared(m * matrix.map_or(0, Recurrent::inner)),
             attention: b.shared(sizes.attention_values()),
             logits: b.shared(sizes.logits_rows * c.vocab_padded()),
         }
@@ -232,12 +247,13 @@ impl Scratch {
 impl Local {
     pub(crate) fn new(b: &mut Buffers<'_>, sizes: &ScratchSizes<'_>) -> Self {
         let ScratchSizes { config: c, needs, kv, .. } = *sizes;
-        let (head, width) = (c.head_padded(), c.d_model_padded().max(c.attn_out_inputs()));
+        let (head, width) = (c.head_padded(), stream_width(c));
         let queries = ATTENTION_ROWS * c.group();
         let states = queries * AttendBlock::state_len(head);
         let experts = needs.expert_stream.or(needs.expert_hidden);
         Self {
             row: b.own(width.max(2 * head)),
+            gates: b.own(width),
             gate_up: b.own(2 * GROUP * MAX_TOKENS),
             act: b.own(GROUP * MAX_TOKENS),
             states: b.own(states),
@@ -247,6 +263,7 @@ impl Local {
             decoded: b.own(if needs.coded > 0 { decoded_panel_bytes(needs.coded) } else { 0 }),
             inputs: OwnInputs::new(b, needs.stream, width),
             routing: Routing::new(b, c, experts),
+            recurrent: RecurrentScratch::new(b, c.recurrent.as_ref(), MAX_TOKENS),
             drawing: DrawScratch::new(b, c.vocab_size as usize),
             profile: Profile::new(),
             cancelled: false,

@@ -205,7 +205,9 @@ pub fn bake(path: &Path, text: &str) -> Result<Vec<u8>, Error> {
 /// sequence holds. The error is a note for the user.
 pub(crate) fn use_baked(engine: &mut Engine, seq: SeqId, tokens: &[u32]) -> Result<(), String> {
     let model = Arc::clone(engine.model());
-    let Some((prefix, mut blocks)) = model.baked() else { return Ok(()) };
+    let Some((prefix, mut blocks)) = model.baked().filter(|_| engine.can_store()) else {
+        return Ok(());
+    };
     let held = engine.len(seq).map_err(|e| e.to_string())?;
     let n = prefix.common(tokens).min(engine.ctx());
     if n <= held {

@@ -91,7 +91,12 @@ impl DraftSequence {
         let (len, start) = (tokens.len(), Instant::now());
         self.fresh.clear();
         let mut done = Ok(());
-        for _ in 0..n {
+        for i in 0..n {
+            // Drafted tokens can be rejected; those before them are part of the context.
+            done = engine.pin_state(self.seq, i > 0);
+            if done.is_err() {
+                break;
+            }
             done = self.next(engine, tokens).map(|drawn| {
                 let id = script.map_or(drawn, |s| s.draft_token(drawn, tokens.len()));
                 self.fresh.push(self.sampler.push(id));

@@ -75,6 +75,7 @@ pub(crate) fn first_layers(from: &NanoFile, to: &Path, n: u32) {
     config.n_layers = n;
     config.windows.truncate(n as usize);
     config.layer_ropes.truncate(n as usize);
+    config.recurrent.iter_mut().for_each(|r| r.layers.truncate(n as usize));
     let mut writer = Writer::create(to).unwrap();
     for tensor in from.tensors().iter().filter(|t| t.spec.layer.is_none_or(|layer| layer < n)) {
         writer.begin(tensor.spec.clone()).unwrap();

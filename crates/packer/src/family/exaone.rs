@@ -34,7 +34,7 @@ fn set_windows(d: &mut Description, windows: Vec<u32>) {
 fn hugging_face(c: &Settings, d: &mut Description) -> Result<(), Error> {
     norms(d);
     let none = Some(false); // transformers ignores `attention_bias` here
-    d.biases = Biases { qkv: none, output: none, mlp: none, norm: none };
+    d.biases = Biases { qkv: none, output: none, mlp: none, norm: none, ..d.biases };
     let window = sliding_window(c, 4096)?;
     if window > 0 {
         let every = match c.get("layer_types") {

@@ -29,7 +29,7 @@ pub(super) const FAMILY: Family = Family {
 
 /// Biases on queries, keys and values.
 fn qwen2(c: &Settings, d: &mut Description) -> Result<(), Error> {
-    d.biases = Biases { qkv: Some(true), output: Some(false), mlp: Some(false), norm: Some(false) };
+    d.biases = Biases { qkv: Some(true), output: Some(false), mlp: Some(false), ..d.biases };
     windows(c, d)
 }
 

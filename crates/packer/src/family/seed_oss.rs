@@ -28,7 +28,7 @@ fn hugging_face(c: &Settings, d: &mut Description) -> Result<(), Error> {
         qkv: Some(c.bool("attention_bias")?.unwrap_or(true)),
         output: Some(c.bool("attention_out_bias")?.unwrap_or(false)),
         mlp: Some(c.bool("mlp_bias")?.unwrap_or(false)),
-        norm: Some(false),
+        ..d.biases
     };
     Ok(())
 }

@@ -20,9 +20,16 @@ pub(crate) struct Family {
 pub(crate) struct HfSpelling {
     /// `model_type` in `config.json`.
     pub(crate) model_type: &'static str,
+    /// `model_type` of models whose text part this is: its settings are in their `text_config`, and its
+    /// weights in `model.language_model`.
+    pub(crate) wrapper: Option<&'static str>,
     /// `None`: `hidden_size / num_attention_heads`.
     pub(crate) head_dim: Option<u32>,
     pub(crate) norm_eps: f64,
+    /// The setting with the ε of norms.
+    pub(crate) norm_eps_key: &'static str,
+    /// The settings with the hidden width of the feed-forward network, of which the first stated one counts.
+    pub(crate) d_ff: &'static [&'static str],
     pub(crate) rope_theta: f64,
     pub(crate) activation: Activation,
     pub(crate) tied_embeddings: bool,
@@ -36,8 +43,11 @@ impl HfSpelling {
     /// A Llama, to be completed with `..HfSpelling::LLAMA`.
     pub(crate) const LLAMA: Self = Self {
         model_type: "llama",
+        wrapper: None,
         head_dim: None,
         norm_eps: 1e-6,
+        norm_eps_key: "rms_norm_eps",
+        d_ff: &["intermediate_size"],
         rope_theta: 10000.0,
         activation: Activation::Silu,
         tied_embeddings: false,

@@ -25,7 +25,7 @@ fn hugging_face(c: &Settings, d: &mut Description) -> Result<(), Error> {
     d.config.norm_eps = c.f64("norm_epsilon")?.unwrap_or(1e-5);
     d.config.gated = false;
     let bias = Some(c.bool("use_bias")?.unwrap_or(true));
-    d.biases = Biases { qkv: bias, output: bias, mlp: bias, norm: Some(true) };
+    d.biases = Biases { qkv: bias, output: bias, mlp: bias, norm: Some(true), ..d.biases };
     d.config.windows.fill(sliding_window(c, 0)?);
     Ok(())
 }

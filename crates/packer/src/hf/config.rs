@@ -13,11 +13,22 @@ use crate::{Error, purpose};
 /// Reads the settings; absent settings get transformers' defaults for the architecture.
 pub(crate) fn describe(c: &Settings) -> Result<Description, Error> {
     let model_type = c.need("model_type", c.str("model_type")?)?;
+    if let Some(spelling) = family::text_part(model_type) {
+        let text = c.need("text_config", c.object("text_config")?)?;
+        let mut d = describe_as(&text, spelling)?;
+        d.config.tied_embeddings |= c.bool("tie_word_embeddings")? == Some(true);
+        d.names = d.names.of_text_part();
+        return Ok(d);
+    }
     let spelling = family::hugging_face(model_type).map_err(|supported| {
         let purpose = purpose::of_model(c).map_or(String::new(), |p| format!(" ({p})"));
         let what = format!("architecture {model_type:?}{purpose}");
         c.unsupported(what, &format!("supported: {supported}"))
     })?;
+    describe_as(c, spelling)
+}
+
+fn describe_as(c: &Settings, spelling: &'static HfSpelling) -> Result<Description, Error> {
     if let Some(class) = purpose::of_class(c) {
         return Err(c.unsupported(class, "use a model for text generation"));
     }
@@ -44,17 +55,19 @@ fn common(c: &Settings, spelling: &'static HfSpelling) -> Result<Description, Er
             return Err(c.error("num_attention_heads", what));
         }
     };
+    let stated = spelling.d_ff.iter().find(|key| c.has(key));
+    let d_ff = stated.unwrap_or(&spelling.d_ff[0]);
     let settings = rope_settings(c, None)?;
     let rope = rope(c, settings.as_ref(), spelling.rope_theta)?;
     let config = Config {
         architecture: spelling.model_type.into(),
         d_model,
-        d_ff: size("intermediate_size")?,
+        d_ff: size(d_ff)?,
         n_heads,
         n_kv_heads: c.u32("num_key_value_heads")?.unwrap_or(n_heads),
         vocab_size: size("vocab_size")?,
         context_length: context_length(c, &rope.scaling)?,
-        norm_eps: c.f64("rms_norm_eps")?.unwrap_or(spelling.norm_eps),
+        norm_eps: c.f64(spelling.norm_eps_key)?.unwrap_or(spelling.norm_eps),
         activation: activation(c)?.unwrap_or(spelling.activation),
         rope_theta: rope.theta,
         rotary_dim: rotary_dim(c, settings.as_ref(), head_dim)?,
@@ -66,7 +79,14 @@ fn common(c: &Settings, spelling: &'static HfSpelling) -> Result<Description, Er
     Ok(Description {
         config,
         ropes: vec![rope],
-        biases: Biases { qkv: attention, output: attention, mlp, norm: Some(false) },
+        biases: Biases {
+            qkv: attention,
+            output: attention,
+            mlp,
+            norm: Some(false),
+            ssm: Some(false),
+            conv: Some(false),
+        },
         names: spelling.names(),
         changes: Vec::new(),
     })

@@ -36,6 +36,24 @@ pub(crate) fn layer_windows(
         .collect()
 }
 
+/// Whether each layer is recurrent, from `layer_types`, where such layers have one of the names `recurrent`
+/// and others are of full attention. `None` if it is not set.
+pub(crate) fn recurrent_layers(
+    c: &Settings,
+    recurrent: &[&str],
+) -> Result<Option<Vec<bool>>, Error> {
+    let Some(types) = c.strings("layer_types")? else { return Ok(None) };
+    let is_recurrent = |kind: &&str| match *kind {
+        "full_attention" | "attention" => Ok(false),
+        kind if recurrent.contains(&kind) => Ok(true),
+        other => {
+            let next = format!("supported: full_attention, {}", recurrent.join(", "));
+            Err(c.unsupported(format!("layer type {other:?}"), &next))
+        }
+    };
+    types.iter().map(is_recurrent).collect::<Result<_, _>>().map(Some)
+}
+
 /// Experts on every layer, each `intermediate_size` wide. `count` is the name of the setting with
 /// their number; `default` contains the default numbers of experts and of experts per token.
 pub(crate) fn experts(

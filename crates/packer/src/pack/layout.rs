@@ -99,6 +99,7 @@ pub(crate) fn plan<'a>(
         let body = match entry.kind {
             Kind::Turns => Body::Turns(turns),
             Kind::Vector => Body::Rows { blocks: rows.norm(), inputs: ONE },
+            Kind::Rows => Body::Rows { blocks: rows.plain(), inputs: Inputs::of(&spec) },
             Kind::Matrix | Kind::Router => {
                 Body::Rows { blocks: rows.matrix(), inputs: Inputs::of(&spec) }
             }
@@ -153,6 +154,15 @@ impl<'a> Rows<'a, '_> {
     fn norm(&self) -> Vec<Block<'a>> {
         let Self { weights, matrix, .. } = *self;
         self.vector(Some(weights.required(matrix.layer, matrix.role)), matrix)
+    }
+
+    /// A matrix that is stored row by row.
+    fn plain(&self) -> Vec<Block<'a>> {
+        let Self { weights, matrix, .. } = *self;
+        let tensor = Some(weights.required(matrix.layer, matrix.role));
+        let (n, encoding) = (matrix.logical[1] as usize, matrix.encoding);
+        let all = Blocks { tensor, start: 0, rows: n, padded: n, row_hadamard: 1, encoding };
+        vec![all.get(0, n)]
     }
 
     /// A bias is split into the same blocks as its matrix.

@@ -5,10 +5,12 @@ use std::path::Path;
 use crate::Error;
 use crate::source::{FileTensor, TensorSource};
 
-/// Whether a tensor of a Hugging Face model is not a weight: transformers before 4.32 also saved
-/// the computed RoPE frequencies.
+/// Whether a tensor of a Hugging Face model is no weight of its text part: transformers before 4.32 also saved
+/// the computed RoPE frequencies, and models may have a part for images or layers that only draft.
 pub(crate) fn is_ignored(name: &str) -> bool {
     name.ends_with("rotary_emb.inv_freq")
+        || name.starts_with("model.visual.")
+        || name.starts_with("mtp.")
 }
 
 /// Rejects a tensor that only quantized checkpoints contain, and names the quantization method: the

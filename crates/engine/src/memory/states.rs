@@ -1,0 +1,174 @@
+//! States of recurrent layers: an arena of slots, each with the state of all layers at one position.
+//!
+//! ```text
+//! slots, per layer:   tail    [channels/16][kernel - 1][16]         the last inputs of the convolution
+//!                     matrix  [heads · value/16][key][16]           in slices of sixteen value columns
+//! log, per layer:     inputs  [sequences · LOG][channels][16]       of the tokens after a state
+//!                     mixed   [sequences · LOG][channels + steps]   the same after the convolution
+//! ```
+//!
+//! A slot is never overwritten while it is held: a pass reads one and writes others. So a cancelled pass
+//! leaves no trace, and sequences and forks share slots by counting their holders. A snapshot is the state
+//! behind a block of the cache; it is given up when its slot is needed, the least recently used first.
+
+use nanoinfer_format::{Config, Recurrent};
+
+use crate::pool::{Buffers, Shared};
+
+/// Most tokens of a pass that can be rolled back one by one: a drafted pass.
+pub(crate) const REVERSIBLE: usize = 16;
+/// Tokens of a sequence in the log: those of the last pass, and of the one in progress.
+pub(crate) const LOG: usize = 2 * REVERSIBLE;
+
+/// Index of a slot.
+pub(crate) type StateSlot = u32;
+
+/// The buffers of one recurrent layer.
+pub(crate) struct LayerStates {
+    pub tail: Shared<f32>,
+    pub matrix: Shared<f32>,
+    pub inputs: Shared<f32>,
+    pub mixed: Shared<f32>,
+}
+
+/// The states of all sequences, and of prefixes in the tree. Empty for models without recurrent layers.
+pub(crate) struct States {
+    layers: Vec<LayerStates>,
+    /// Index in `layers` for each layer of the model.
+    index: Vec<usize>,
+    /// Number of sequences that have a log.
+    sequences: usize,
+    free: Vec<StateSlot>,
+    /// Number of holders of each slot.
+    holders: Vec<u32>,
+    /// The slot with the state behind each block of the cache, or `NONE`.
+    snapshots: Vec<StateSlot>,
+    /// The block of which a slot is the snapshot, or `NONE`, and when it was last used.
+    of_block: Vec<(u32, u64)>,
+    clock: u64,
+}
+
+const NONE: u32 = u32::MAX;
+
+impl States {
+    /// States for `slots` positions and the logs of `sequences` sequences, for a cache of `blocks` blocks.
+    pub(super) fn new(
+        b: &mut Buffers<'_>,
+        c: &Config,
+        (slots, sequences, blocks): (usize, usize, usize),
+    ) -> Self {
+        let (mut layers, mut index) = (Vec::new(), Vec::new());
+        for (r, layer) in c.recurrent.iter().flat_map(|r| r.layers.iter().map(move |l| (r, l))) {
+            index.push(layers.len());
+            if *layer {
+                layers.push(LayerStates::new(b, r, slots, sequences.saturating_mul(LOG)));
+            }
+        }
+        let (slots, blocks) = if layers.is_empty() { (0, 0) } else { (slots, blocks) };
+        let free = (0..slots as u32).rev().collect();
+        Self {
+            layers,
+            index,
+            sequences,
+            free,
+            holders: vec![0; slots],
+            snapshots: vec![NONE; blocks],
+            of_block: vec![(NONE, 0); slots],
+            clock: 0,
+        }
+    }
+
+    /// Whether the model has no recurrent layers.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.layers.is_empty()
+    }
+
+    /// The buffers of a recurrent layer of the model.
+    pub(crate) fn of(&self, layer: usize) -> &LayerStates {
+        &self.layers[self.index[layer]]
+    }
+
+    /// A slot with one holder: a free one, or that of the least recently used snapshot.
+    pub(super) fn take(&mut self) -> Option<StateSlot> {
+        if self.free.is_empty() {
+            let snapshots = self.of_block.iter().zip(&self.holders);
+            let unused = snapshots.filter(|((block, _), holders)| *block != NONE && **holders == 1);
+            let ((block, _), _) = unused.min_by_key(|((_, used), _)| *used)?;
+            self.forget(*block);
+        }
+        let slot = self.free.pop()?;
+        self.holders[slot as usize] = 1;
+        Some(slot)
+    }
+
+    /// Adds a holder.
+    pub(super) fn hold(&mut self, slot: StateSlot) {
+        self.holders[slot as usize] += 1;
+    }
+
+    /// Removes a holder; the slot is free after the last one.
+    pub(super) fn release(&mut self, slot: StateSlot) {
+        let holders = &mut self.holders[slot as usize];
+        *holders -= 1;
+        if *holders == 0 {
+            self.free.push(slot);
+        }
+    }
+
+    /// Keeps a slot as the snapshot of a block, unless it is that of another one.
+    pub(super) fn remember(&mut self, block: u32, slot: StateSlot) {
+        if self.of_block[slot as usize].0 != NONE {
+            return;
+        }
+        self.forget(block);
+        self.hold(slot);
+        self.snapshots[block as usize] = slot;
+        self.clock += 1;
+        self.of_block[slot as usize] = (block, self.clock);
+    }
+
+    /// Gives up the snapshot of a block, if there is one.
+    pub(super) fn forget(&mut self, block: u32) {
+        let Some(slot) = self.snapshots.get_mut(block as usize) else { return };
+        let slot = std::mem::replace(slot, NONE);
+        if slot != NONE {
+            self.of_block[slot as usize].0 = NONE;
+            self.release(slot);
+        }
+    }
+
+    /// The snapshot of a block.
+    pub(super) fn snapshot(&self, block: u32) -> Option<StateSlot> {
+        self.snapshots.get(block as usize).copied().filter(|slot| *slot != NONE)
+    }
+
+    /// Counts a snapshot as used.
+    pub(super) fn touch(&mut self, slot: StateSlot) {
+        self.clock += 1;
+        self.of_block[slot as usize].1 = self.clock;
+    }
+
+    /// Copies the log of a sequence to another one.
+    pub(super) fn copy_log(&mut self, from: usize, to: usize) {
+        for layer in &mut self.layers {
+            for log in [&mut layer.inputs, &mut layer.mixed] {
+                let log = log.get_mut();
+                let each = log.len() / self.sequences;
+                log.copy_within(from * each..(from + 1) * each, to * each);
+            }
+        }
+    }
+}
+
+impl LayerStates {
+    fn new(b: &mut Buffers<'_>, r: &Recurrent, slots: usize, log: usize) -> Self {
+        let tail = (r.kernel as usize - 1) * r.channels();
+        let matrix = r.key_dim as usize * r.inner();
+        Self {
+            tail: b.shared(slots.saturating_mul(tail)),
+            matrix: b.shared(slots.saturating_mul(if r.has_matrix() { matrix } else { 0 })),
+            inputs: b.shared(log.saturating_mul(r.channels())),
+            mixed: b.shared(log.saturating_mul(if r.has_matrix() { r.mixed() } else { 0 })),
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! LFM2: most layers have a gated short convolution instead of attention.
+
+use nanoinfer_format::{QkNorm, Recurrent, RecurrentKind, Role};
+
+use super::spelling::{Family, HfSpelling};
+use crate::Error;
+use crate::description::Description;
+use crate::hf::{Settings, recurrent_layers};
+use crate::names::Entry;
+
+pub(super) const FAMILY: Family = Family {
+    hugging_face: &[HfSpelling {
+        model_type: "lfm2",
+        norm_eps: 1e-5,
+        norm_eps_key: "norm_eps",
+        d_ff: &["block_ff_dim", "intermediate_size"],
+        rope_theta: 1e6,
+        tied_embeddings: true,
+        own_names: HF_NAMES,
+        adapt: hugging_face,
+        ..HfSpelling::LLAMA
+    }],
+    gguf: &[],
+};
+
+const HF_NAMES: &[Entry] = &[
+    ("model.embedding_norm", &[Role::OutputNorm]),
+    ("operator_norm", &[Role::AttnNorm]),
+    ("ffn_norm", &[Role::FfnNorm]),
+    ("self_attn.q_layernorm", &[Role::AttnQNorm]),
+    ("self_attn.k_layernorm", &[Role::AttnKNorm]),
+    ("self_attn.out_proj", &[Role::AttnOutput]),
+    ("conv.in_proj", &[Role::SsmBeta, Role::SsmGate, Role::SsmQkv]),
+    ("conv.conv", &[Role::SsmConv]),
+    ("conv.out_proj", &[Role::SsmOut]),
+    ("feed_forward.w1", &[Role::FfnGate]),
+    ("feed_forward.w2", &[Role::FfnDown]),
+    ("feed_forward.w3", &[Role::FfnUp]),
+];
+
+fn hugging_face(c: &Settings, d: &mut Description) -> Result<(), Error> {
+    let n = d.config.n_layers as usize;
+    let bias = Some(c.bool("conv_bias")?.unwrap_or(false));
+    (d.biases.ssm, d.biases.conv) = (bias, bias);
+    d.config.qk_norm = QkNorm::Head;
+    d.config.d_ff = hidden_width(c, d.config.d_ff)?;
+    if let Some(tied) = c.bool("tie_embedding")? {
+        d.config.tied_embeddings = tied;
+    }
+    let layers = match (recurrent_layers(c, &["conv"])?, c.ids("full_attn_idxs")?) {
+        (Some(layers), _) => layers,
+        (None, Some(attention)) => (0..n as u32).map(|layer| !attention.contains(&layer)).collect(),
+        (None, None) => vec![false; n],
+    };
+    if layers.contains(&true) {
+        d.config.recurrent = Some(Recurrent {
+            kind: RecurrentKind::Convolution,
+            kernel: c.u32("conv_L_cache")?.unwrap_or(3),
+            key_heads: 0,
+            key_dim: 0,
+            value_heads: 1,
+            value_dim: d.config.d_model,
+            layers,
+        });
+    }
+    Ok(())
+}
+
+/// The hidden width of the feed-forward network: two thirds of the stated one, times a factor, rounded up.
+fn hidden_width(c: &Settings, stated: u32) -> Result<u32, Error> {
+    if !c.bool("block_auto_adjust_ff_dim")?.unwrap_or(true) {
+        return Ok(stated);
+    }
+    let width = (2 * u64::from(stated) / 3) as f64;
+    let width = (width * c.positive("block_ffn_dim_multiplier")?.unwrap_or(1.0)) as u32;
+    let step = c.u32("block_multiple_of")?.unwrap_or(256).max(1);
+    let rounded = width.checked_next_multiple_of(step);
+    rounded.ok_or_else(|| c.error("block_multiple_of", format!("is {step}, which is too large")))
+}
