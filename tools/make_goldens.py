@@ -182,7 +182,7 @@ def granite4_hybrid():
         layer_types=["linear_attention", "full_attention", "linear_attention"])
     return transformers.GraniteMoeHybridConfig(**{**COMMON, **sizes}, mamba_n_heads=8,
         mamba_n_groups=2, mamba_d_state=32, mamba_expand=2, mamba_chunk_size=16,
-        embedding_multiplier=2.0, logits_scaling=0.5, residual_multiplier=0.7,
+        embedding_multiplier=2.0, logits_scaling=1.25, residual_multiplier=0.7,
         attention_multiplier=0.3)
 
 

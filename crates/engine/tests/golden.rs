@@ -59,7 +59,9 @@ fn q8_stays_close_to_the_published_logits_with_every_cache() {
             let (kl, diff) = (mean_kl(&golden.logits, &ours), max_diff(&ours, &golden.logits));
             let kv = kv.name();
             println!("{name} q8, {kv} cache: mean KL {kl:.5}, max |Δlogit| {diff:.3}");
-            let (max_kl, max_diff) = if kv == "q4" { (0.05, 1.5) } else { (0.002, 0.3) };
+            // A state keeps the errors of earlier tokens, so single logits differ by more.
+            let most = if engine.model().config().recurrent.is_some() { 0.6 } else { 0.3 };
+            let (max_kl, max_diff) = if kv == "q4" { (0.05, 1.5) } else { (0.002, most) };
             assert!(kl <= max_kl, "{name} {kv}: {kl}");
             assert!(diff <= max_diff, "{name} {kv}: {diff}");
         }
@@ -70,7 +72,9 @@ fn q8_stays_close_to_the_published_logits_with_every_cache() {
 /// Gaussian weights, which rotation makes of any. Each of the n matrices on the way from a token to the
 /// logits adds at most a share ε² of the variance σ² of the logits, and twice that if attention and
 /// gates multiply two such terms. A small error of variance v has a divergence of v/2, so the bound is
-/// n·ε²·σ². (Ungated, untied, with experts or post-norms: fewer terms, not more.)
+/// n·ε²·σ². (Ungated, untied, with experts or post-norms: fewer terms, not more.) A recurrent layer multiplies
+/// queries, keys, values and gates, keys twice, so its nine uses of matrices, with the feed-forward ones, count
+/// twice.
 #[test]
 fn q5_and_q4_stay_within_the_error_of_their_codes() {
     for name in tiny() {
@@ -80,7 +84,10 @@ fn q5_and_q4_stay_within_the_error_of_their_codes() {
         for (quant, decibels) in [(Quant::Q5, 27.4), (Quant::Q4, 21.7)] {
             let mut engine = engine(&name, &golden, quant, None);
             let ours = logits(&mut engine, &golden.prompt, 16);
-            let n = 7 * engine.model().config().n_layers + 2; // Q, K, V, O, gate, up, down; both ends
+            let config = engine.model().config();
+            let of = |layer| if config.recurrent_of(layer).is_some() { 18 } else { 7 };
+            // Q, K, V, O, gate, up, down; both ends
+            let n = (0..config.n_layers as usize).map(of).sum::<u32>() + 2;
             let bound = f64::from(n) * 10f64.powf(-decibels / 10.0) * variance;
             let kl = mean_kl(&golden.logits, &ours);
             println!("{name} {}: mean KL {kl:.5}, bound {bound:.5}", quant.name());

@@ -18,7 +18,7 @@ struct Seen {
     residual: Option<f32>,
 }
 
-/// Runs all layers, for odd `chunk` in two parts.
+/// Runs all layers, for odd `chunk` in two parts if they have no states.
 fn layers(
     engine: &mut Engine,
     batch: &[BatchToken],
@@ -28,7 +28,8 @@ fn layers(
     let config = engine.model().config();
     let n = config.n_layers as usize;
     let mut residual = vec![f32::NAN; config.d_model_padded() * batch.len()];
-    if chunk.is_multiple_of(2) {
+    // A recurrent state cannot be rolled back by any number of tokens.
+    if chunk.is_multiple_of(2) || config.recurrent.is_some() {
         return engine.forward_layers(batch, 0..n, &mut residual, observe).unwrap();
     }
     // The second part appends the same tokens again.

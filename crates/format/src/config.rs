@@ -49,8 +49,9 @@ impl Quant {
         let down = matches!(role, Role::FfnDown | Role::FfnDownExperts);
         match self {
             Self::F32 => F32Panel,
+            // One row per head, whose errors add up over all tokens that a state remembers.
+            _ if matches!(role, Role::SsmAlpha | Role::SsmBeta) => F32Panel,
             Self::Q8 => Q8Panel,
-            _ if role == Role::SsmAlpha => Q8Panel, // few rows, on which the length of memory depends
             Self::Q5 if head || role == Role::AttnV => Q8Panel,
             Self::Q5 => Q5Panel,
             Self::Q4 if head || down || role == Role::AttnV => Q5Panel,

@@ -59,14 +59,15 @@ impl Recurrent {
     pub fn parts(&self) -> impl Iterator<Item = (Role, u32)> + use<> {
         let (channels, inner) = (self.channels() as u32, self.inner() as u32);
         let heads = self.value_heads;
-        let (beta, alpha) = match self.kind {
-            RecurrentKind::Convolution => (Some(inner), None),
-            RecurrentKind::Delta => (Some(heads), Some(heads)),
-            RecurrentKind::Mamba2 => (None, Some(heads)),
+        let (in_gate, beta, alpha) = match self.kind {
+            RecurrentKind::Convolution => (Some(inner), None, None),
+            RecurrentKind::Delta => (None, Some(heads), Some(heads)),
+            RecurrentKind::Mamba2 => (None, None, Some(heads)),
         };
         [
             (Role::SsmQkv, Some(channels)),
             (Role::SsmGate, Some(inner)),
+            (Role::SsmInGate, in_gate),
             (Role::SsmBeta, beta),
             (Role::SsmAlpha, alpha),
         ]

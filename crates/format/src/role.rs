@@ -68,14 +68,16 @@ pub enum Role {
     SsmQkv = 72,
     /// Gates of the output of a recurrent layer.
     SsmGate = 73,
-    /// Gates of what enters the state: per head, or per channel of a convolution.
+    /// How much of each value enters the state, per head.
     SsmBeta = 74,
     /// Step sizes, per head.
     SsmAlpha = 75,
+    /// Gates of what enters a convolution.
+    SsmInGate = 76,
 }
 
 impl Role {
-    const ALL: [(Role, &'static str); 46] = [
+    const ALL: [(Role, &'static str); 47] = [
         (Role::TokenEmbd, "token_embd"),
         (Role::Output, "output"),
         (Role::OutputNorm, "output_norm"),
@@ -122,6 +124,7 @@ impl Role {
         (Role::SsmGate, "ssm_gate"),
         (Role::SsmBeta, "ssm_beta"),
         (Role::SsmAlpha, "ssm_alpha"),
+        (Role::SsmInGate, "ssm_in_gate"),
     ];
 
     /// The role with the given number in a file.

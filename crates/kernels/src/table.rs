@@ -24,8 +24,8 @@ use crate::{AddOuter, AddProducts, CorrectRows, FactorRows, SearchTrellis};
 use crate::{ApplyGate, Recur, ShortConv, StateSteps};
 use crate::{PackQuery, Rope, Rotate, Route, SoftCap, StoreKv};
 use crate::{
-    activation, attention, conv, correction, experts, gemm, gemm_trellis, inputs, isa::Simd, kv, norm,
-    peak, product, quantize, recurrent, rope, trellis_search, triangle,
+    activation, attention, conv, correction, experts, gemm, gemm_trellis, inputs, isa::Simd, kv,
+    norm, peak, product, quantize, recurrent, rope, trellis_search, triangle,
 };
 
 /// An instruction set for which kernels exist.

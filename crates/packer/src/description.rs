@@ -40,9 +40,12 @@ impl Biases {
     pub(crate) fn of(self, role: Role) -> Option<bool> {
         match role {
             Role::AttnQ | Role::AttnK | Role::AttnV | Role::AttnGate => self.qkv,
-            Role::SsmQkv | Role::SsmGate | Role::SsmBeta | Role::SsmAlpha | Role::SsmOut => {
-                self.ssm
-            }
+            Role::SsmQkv
+            | Role::SsmGate
+            | Role::SsmInGate
+            | Role::SsmBeta
+            | Role::SsmAlpha
+            | Role::SsmOut => self.ssm,
             Role::SsmConv => self.conv,
             Role::AttnOutput => self.output,
             Role::FfnGate | Role::FfnUp | Role::FfnDown => self.mlp,

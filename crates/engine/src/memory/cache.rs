@@ -33,7 +33,7 @@ use super::states::States;
 use super::tree::Tree;
 use crate::Error;
 use crate::cancel::Canceller;
-use crate::pool::{Buffers, Pool};
+use crate::pool::Pool;
 
 /// A sequence's cached positions, by block.
 struct Sequence {
@@ -98,7 +98,7 @@ impl Cache {
         Self {
             layers: (0..c.attention_layers()).map(arena).collect(),
             arenas: arenas.collect(),
-            states: plan.states(&mut Buffers::new(pool), c),
+            states: States::new(pool, c, (plan.state_slots(c), plan.sequences, n_blocks)),
             n_blocks,
             kv: plan.kv,
             ctx: plan.ctx,

@@ -4,8 +4,7 @@ use nanoinfer_format::Config;
 use nanoinfer_kernels::BLOCK;
 
 use super::layer::KvType;
-use super::states::States;
-use crate::pool::Buffers;
+use super::states::state_bytes;
 
 /// Identifies a sequence of an [`crate::Engine`]. Ids are unique within the process, so those of closed
 /// sequences and of other engines are rejected.
@@ -97,22 +96,18 @@ impl Plan {
 
     /// Bytes of the arena and of recurrent states; `None` on overflow.
     pub(crate) fn bytes(&self, c: &Config) -> Option<u64> {
-        let mut states = Buffers::tally();
-        self.states(&mut states, c);
-        self.blocks(c)?.checked_mul(self.block_bytes(c))?.checked_add(states.bytes())
+        let (slot, log) = state_bytes(c);
+        let slots = slot.checked_mul(self.state_slots(c) as u64)?;
+        let states = slots.checked_add(log.checked_mul(self.sequences as u64)?)?;
+        self.blocks(c)?.checked_mul(self.block_bytes(c))?.checked_add(states)
     }
 
-    /// The recurrent states: two for each sequence, as a pass reads one and writes another, and as many
+    /// Number of recurrent states: two for each sequence, as a pass reads one and writes another, and as many
     /// snapshots, or more if they fit into a quarter of the memory for keys and values.
-    pub(super) fn states(&self, b: &mut Buffers<'_>, c: &Config) -> States {
-        let blocks = self.blocks(c).unwrap_or(0);
-        let (mut one, mut none) = (Buffers::tally(), Buffers::tally());
-        States::new(&mut one, c, (1, self.sequences, 0));
-        States::new(&mut none, c, (0, self.sequences, 0));
-        let each = one.bytes().saturating_sub(none.bytes()).max(1);
-        let quarter = blocks.saturating_mul(self.block_bytes(c)) / 4 / each;
+    pub(super) fn state_slots(&self, c: &Config) -> usize {
+        let arena = self.blocks(c).unwrap_or(0).saturating_mul(self.block_bytes(c));
+        let quarter = (arena / 4).checked_div(state_bytes(c).0).unwrap_or(0);
         let held = self.sequences.saturating_mul(2);
-        let snapshots = (quarter.min(MAX_SNAPSHOTS) as usize).max(held);
-        States::new(b, c, (held.saturating_add(snapshots), self.sequences, blocks as usize))
+        held.saturating_add((quarter.min(MAX_SNAPSHOTS) as usize).max(held))
     }
 }

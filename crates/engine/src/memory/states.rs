@@ -13,7 +13,7 @@
 
 use nanoinfer_format::{Config, Recurrent};
 
-use crate::pool::{Buffers, Shared};
+use crate::pool::{Pool, Shared};
 
 /// Most tokens of a pass that can be rolled back one by one: a drafted pass.
 pub(crate) const REVERSIBLE: usize = 16;
@@ -29,6 +29,34 @@ pub(crate) struct LayerStates {
     pub matrix: Shared<f32>,
     pub inputs: Shared<f32>,
     pub mixed: Shared<f32>,
+}
+
+/// Values of the buffers of a layer, per slot or per token in the log.
+struct Lens {
+    tail: usize,
+    matrix: usize,
+    inputs: usize,
+    mixed: usize,
+}
+
+impl Lens {
+    fn of(r: &Recurrent) -> Self {
+        let (tail, inputs) = ((r.kernel as usize - 1) * r.channels(), r.channels());
+        if r.has_matrix() {
+            Self { tail, matrix: r.key_dim as usize * r.inner(), inputs, mixed: r.mixed() }
+        } else {
+            Self { tail, matrix: 0, inputs, mixed: 0 }
+        }
+    }
+}
+
+/// Bytes of a slot, and of the log of a sequence; 0 without recurrent layers.
+pub(super) fn state_bytes(c: &Config) -> (u64, u64) {
+    let Some(r) = &c.recurrent else { return (0, 0) };
+    let Lens { tail, matrix, inputs, mixed } = Lens::of(r);
+    let layers = r.layers.iter().filter(|recurrent| **recurrent).count() as u64;
+    let bytes = |values: usize| layers.saturating_mul(values as u64).saturating_mul(4);
+    (bytes(tail + matrix), bytes(LOG * (inputs + mixed)))
 }
 
 /// The states of all sequences, and of prefixes in the tree. Empty for models without recurrent layers.
@@ -53,7 +81,7 @@ const NONE: u32 = u32::MAX;
 impl States {
     /// States for `slots` positions and the logs of `sequences` sequences, for a cache of `blocks` blocks.
     pub(super) fn new(
-        b: &mut Buffers<'_>,
+        pool: &Pool,
         c: &Config,
         (slots, sequences, blocks): (usize, usize, usize),
     ) -> Self {
@@ -61,7 +89,7 @@ impl States {
         for (r, layer) in c.recurrent.iter().flat_map(|r| r.layers.iter().map(move |l| (r, l))) {
             index.push(layers.len());
             if *layer {
-                layers.push(LayerStates::new(b, r, slots, sequences.saturating_mul(LOG)));
+                layers.push(LayerStates::new(pool, r, slots, sequences.saturating_mul(LOG)));
             }
         }
         let (slots, blocks) = if layers.is_empty() { (0, 0) } else { (slots, blocks) };
@@ -161,14 +189,13 @@ impl States {
 }
 
 impl LayerStates {
-    fn new(b: &mut Buffers<'_>, r: &Recurrent, slots: usize, log: usize) -> Self {
-        let tail = (r.kernel as usize - 1) * r.channels();
-        let matrix = r.key_dim as usize * r.inner();
+    fn new(pool: &Pool, r: &Recurrent, slots: usize, log: usize) -> Self {
+        let Lens { tail, matrix, inputs, mixed } = Lens::of(r);
         Self {
-            tail: b.shared(slots.saturating_mul(tail)),
-            matrix: b.shared(slots.saturating_mul(if r.has_matrix() { matrix } else { 0 })),
-            inputs: b.shared(log.saturating_mul(r.channels())),
-            mixed: b.shared(log.saturating_mul(if r.has_matrix() { r.mixed() } else { 0 })),
+            tail: pool.shared(slots.saturating_mul(tail)),
+            matrix: pool.shared(slots.saturating_mul(matrix)),
+            inputs: pool.shared(log.saturating_mul(inputs)),
+            mixed: pool.shared(log.saturating_mul(mixed)),
         }
     }
 }

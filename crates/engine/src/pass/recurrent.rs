@@ -308,7 +308,7 @@ impl Pass<'_> {
             *from.first_chunk::<LANES>().expect("a whole panel")
         };
         let mut x = lanes(0);
-        if let (RecurrentKind::Convolution, Some(at)) = (r.kind, r.offset(Role::SsmBeta)) {
+        if let Some(at) = r.offset(Role::SsmInGate) {
             x.iter_mut().zip(lanes(at)).for_each(|(x, gate)| *x *= gate);
         }
         x

@@ -64,7 +64,8 @@ impl InputNeeds {
     pub(crate) fn uniform(c: &Config) -> Self {
         let int8 = c.quant != Quant::F32;
         let needs = Needs { int8, f32: !int8 };
-        let router = Needs { int8: false, f32: c.experts.is_some() };
+        let steps = c.recurrent.as_ref().is_some_and(Recurrent::has_matrix);
+        let router = Needs { int8: false, f32: c.experts.is_some() || steps };
         let dense = (0..c.n_layers as usize).any(|layer| c.experts_of(layer).is_none());
         let hidden = if dense { needs } else { Needs::default() };
         let experts = if c.experts.is_some() { needs } else { Needs::default() };

@@ -30,7 +30,7 @@ const HF_NAMES: &[Entry] = &[
     ("self_attn.q_layernorm", &[Role::AttnQNorm]),
     ("self_attn.k_layernorm", &[Role::AttnKNorm]),
     ("self_attn.out_proj", &[Role::AttnOutput]),
-    ("conv.in_proj", &[Role::SsmBeta, Role::SsmGate, Role::SsmQkv]),
+    ("conv.in_proj", &[Role::SsmInGate, Role::SsmGate, Role::SsmQkv]),
     ("conv.conv", &[Role::SsmConv]),
     ("conv.out_proj", &[Role::SsmOut]),
     ("feed_forward.w1", &[Role::FfnGate]),
