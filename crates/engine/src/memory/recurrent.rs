@@ -76,7 +76,7 @@ pub(crate) struct Store {
 pub(crate) struct StateRuns {
     pub all: Vec<StateRun>,
     /// Batch rows, by sequence and in order of position.
-    pub rows: Vec<u32>,
+    pub rows: Vec<u16>,
     /// Ascending by `after` within a run.
     pub stores: Vec<Store>,
 }
@@ -94,7 +94,7 @@ impl StateRuns {
     }
 
     /// The batch rows of a run.
-    pub(crate) fn rows(&self, run: &StateRun) -> &[u32] {
+    pub(crate) fn rows(&self, run: &StateRun) -> &[u16] {
         &self.rows[run.rows.clone()]
     }
 
@@ -123,7 +123,7 @@ impl Cache {
             }
             let from = runs.rows.len();
             let rows = batch.clone().enumerate().skip(first).filter(|(_, other)| *other == seq);
-            runs.rows.extend(rows.map(|(row, _)| row as u32));
+            runs.rows.extend(rows.map(|(row, _)| row as u16));
             self.plan_run(seq, from..runs.rows.len(), runs)?;
         }
         Ok(())

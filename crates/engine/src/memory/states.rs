@@ -85,7 +85,9 @@ impl States {
         c: &Config,
         (slots, sequences, blocks): (usize, usize, usize),
     ) -> Self {
-        let (mut layers, mut index) = (Vec::new(), Vec::new());
+        let all = c.recurrent.as_ref().map_or(&[][..], |r| &r.layers);
+        let mut layers = Vec::with_capacity(all.iter().filter(|recurrent| **recurrent).count());
+        let mut index = Vec::with_capacity(all.len());
         for (r, layer) in c.recurrent.iter().flat_map(|r| r.layers.iter().map(move |l| (r, l))) {
             index.push(layers.len());
             if *layer {

@@ -268,7 +268,7 @@ impl Pass<'_> {
             return;
         }
         let rows = &self.states.rows(run)[range.clone()];
-        let value = |channel: usize, row: u32| {
+        let value = |channel: usize, row: u16| {
             mixed[(channel / LANES * m + row as usize) * LANES + channel % LANES]
         };
         for (i, &row) in rows.iter().enumerate() {
