@@ -13,6 +13,7 @@
 //! | [`ending`] | SIGINT, SIGTERM, SIGHUP | the same | Ctrl-C |
 //! | `local` (feature `local`) | Unix sockets | Unix sockets | none |
 //! | [`terminal`] | full screen unless `TERM` rules it out; restored after a fault | the same | always full screen |
+//! | [`pages`] | large pages | no effect | no effect |
 //! | [`time`] | CPU time | CPU time | `None` |
 //! | [`float`] | by architecture: MXCSR, FPCR | the same | the same |
 //!
@@ -26,6 +27,7 @@ pub mod float;
 #[cfg(feature = "local")]
 pub mod local;
 pub mod memory;
+pub mod pages;
 mod proc;
 pub mod terminal;
 pub mod time;

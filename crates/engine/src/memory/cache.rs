@@ -83,10 +83,10 @@ impl Cache {
             tokens: Vec::with_capacity(plan.ctx),
             canceller: Canceller::default(),
         };
+        let layer =
+            |_| LayerCache::new(pool, plan.kv, (kv_heads, head), (n_blocks, plan.sequences));
         Self {
-            layers: (0..c.n_layers)
-                .map(|_| LayerCache::new(pool, plan.kv, n_blocks * kv_heads, head))
-                .collect(),
+            layers: (0..c.n_layers).map(layer).collect(),
             n_blocks,
             kv: plan.kv,
             ctx: plan.ctx,
