@@ -68,6 +68,9 @@ pub use pass::{Observed, Profile, Stage};
 pub use prefix::{PrefixStore, bake};
 pub use sample::{Candidate, Constraint, Logprobs, MAX_TOP_LOGPROBS, Sampling, TokenLogprob};
 pub use selfcheck::{NUMERICS, Replay, SelfCheck};
-pub use sequence::{Difference, Engines, Event, FinishReason, GenerateOptions, Sequence, Stats};
+pub use sequence::{
+    Difference, Engines, Event, FinishReason, GenerateOptions, Pooling, PromptLogprobs,
+    PromptOutput, PromptValues, Sequence, Stats,
+};
 pub use session::Session;
 pub use speculate::{DraftStats, Drafted, Drafting};

@@ -87,8 +87,8 @@ impl Batch {
         // What running requests hold takes no room; what is only cached does. The last token is always
         // processed again, and its block copied.
         let work = &self.waiting[at].1;
-        let (_, before) = work.tokens().split_last().ok_or(Error::EmptyPrompt)?;
-        let needed = self.blocks_of(work).saturating_sub(self.engine().held_blocks(before)?);
+        let held = self.engine().held_blocks(work.reusable())?;
+        let needed = self.blocks_of(work).saturating_sub(held);
         Ok(needed + self.set_aside()? <= self.engine().kv_blocks().1)
     }
 
@@ -153,6 +153,9 @@ impl Batch {
                     self.drafts.add(other.take_outcomes());
                 }
                 sequence.expect_drafts(&self.drafts);
+                if let Some(output) = request.output {
+                    sequence.set_output(engines, output, request.prompt.len());
+                }
                 sequence.prompt_tokens(engines, &request.prompt)?;
                 sequence.set_answer_follows(request.answer_follows);
                 sequence.start(engines, request.options)?;
@@ -180,7 +183,7 @@ impl Batch {
     /// The running request whose prompt shares the longest beginning with that of a new sequence, if it
     /// is still being processed, and the number of tokens to take over once they are.
     fn leader(&self, new: &Sequence) -> Result<Option<(super::RequestId, usize)>, Error> {
-        let tokens = &new.tokens()[..new.tokens().len() - 1];
+        let tokens = &new.tokens()[..new.reusable()];
         let common = |other: &Sequence| {
             tokens.iter().zip(other.tokens()).take_while(|(a, b)| a == b).count()
         };

@@ -48,11 +48,11 @@ impl Batch {
         let Self { disk: Some(disk), waiting, engines, .. } = self else { return Ok(false) };
         let (job, work) = &mut waiting[at];
         if std::mem::replace(&mut job.recalled, true)
-            || !disk.knows_more(&engines.target, work.tokens())?
+            || !disk.knows_more(&engines.target, work.recallable())?
         {
             return Ok(false);
         }
-        disk.read(job.id.0, work.tokens());
+        disk.read(job.id.0, work.recallable());
         Ok(true)
     }
 

@@ -33,7 +33,7 @@ use nanoinfer_kernels::BLOCK;
 use crate::prefix::Disk;
 use crate::sequence::check_bias;
 use crate::speculate::Experience;
-use crate::{BatchToken, Canceller, Engine, Engines, Error, Overflow, Sequence};
+use crate::{BatchToken, Canceller, Engine, Engines, Error, Overflow, PromptOutput, Sequence};
 use cost::CostModel;
 pub use cost::PassCosts;
 use events::EventBuffer;
@@ -165,7 +165,7 @@ impl Batch {
             batch: Vec::with_capacity(engine.max_batch()),
             order: Vec::with_capacity(slots),
             events: EventBuffer::new(
-                2 * slots + engine.max_logits(),
+                3 * slots + engine.max_logits(),
                 engine.max_logits() * engine.model().longest_text(),
             ),
             forward_ms: 0.0,
@@ -244,6 +244,14 @@ impl Batch {
             return Err(Error::Token { token, vocab });
         }
         check_bias(self.engine().model(), &request.options)?;
+        if let Some(PromptOutput::Next(ids)) = &request.output
+            && let Some(&token) = ids.iter().find(|&&id| id >= vocab)
+        {
+            return Err(Error::Token { token, vocab });
+        }
+        if request.output.as_ref().is_some_and(|output| !output.has_answer()) {
+            request.options.max_tokens = Some(0);
+        }
         if tokens > ctx {
             return Err(Error::Prompt { tokens, ctx, trained });
         }

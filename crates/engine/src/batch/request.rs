@@ -3,7 +3,7 @@
 use nanoinfer_kernels::BLOCK;
 use nanoinfer_text::ChatText;
 
-use crate::{Canceller, Constraint, GenerateOptions, Sequence};
+use crate::{Canceller, Constraint, GenerateOptions, PromptOutput, Sequence};
 
 /// Tokens of an answer for which room in the cache is set aside at admission. Longer answers take blocks
 /// as they grow, and can be preempted.
@@ -35,6 +35,8 @@ pub struct Request {
     pub answer_follows: bool,
     /// The conversation from which the prompt was tokenized, see [`crate::Seams`].
     pub chat: Option<ChatText>,
+    /// What to determine of the prompt besides, see [`crate::Event::Prompt`].
+    pub output: Option<PromptOutput>,
     /// How to answer.
     pub options: GenerateOptions,
     /// Restricts the tokens of the answer.
@@ -73,6 +75,24 @@ impl Work {
             Self::New(request) => &request.prompt,
             Self::Parked(sequence) => sequence.tokens(),
         }
+    }
+
+    /// Those of the tokens that need not be computed if they are in the cache: at most all but the last.
+    pub(super) fn reusable(&self) -> &[u32] {
+        let n = match self {
+            Self::New(Request { prompt, output, .. }) => {
+                let last = prompt.len().saturating_sub(1);
+                output.as_ref().map_or(last, |output| output.reusable(prompt.len()).min(last))
+            }
+            Self::Parked(sequence) => sequence.reusable(),
+        };
+        &self.tokens()[..n]
+    }
+
+    /// Those to look for in a store, whose whole blocks may include the last one.
+    pub(super) fn recallable(&self) -> &[u32] {
+        let (all, reusable) = (self.tokens(), self.reusable());
+        if reusable.len() + 1 == all.len() { all } else { reusable }
     }
 
     /// Number of blocks that the context will take, including a part of the answer.

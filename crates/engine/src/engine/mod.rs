@@ -5,8 +5,10 @@
 //! Engine     new · forward(batch of (sequence, token)) → PassId        this file
 //! sequences  open · fork · share · truncate · close
 //! logits     rows of the last pass, and tokens drawn from them
+//! hidden     hidden states of the last pass, and logits that it did not compute
 //! ```
 
+mod hidden;
 mod logits;
 mod options;
 mod sequences;
@@ -23,7 +25,7 @@ use crate::memory::{Cache, KvType, Overflow, SeqId};
 use crate::pass::{
     InputNeeds, Local, MAX_TOKENS, Observed, Part, Pass, Profile, Scratch, Slot, Units,
 };
-use crate::pool::{Buffers, Panicked, Pool};
+use crate::pool::{Buffers, Panicked, Pool, Worker};
 use crate::{Error, Model, available_memory};
 use options::Sizes;
 pub use options::{EngineOptions, buffer_bytes};
@@ -65,7 +67,9 @@ pub struct Engine {
     locals: Vec<Local>,
     slots: Vec<Slot>,
     units: Units,
+    /// Tokens of the pass that request logits, and those whose logits replace them for the moment.
     requested: Vec<usize>,
+    portion: Vec<usize>,
     ropes: Vec<usize>,
     row: Vec<f32>,
     chunk: usize,
@@ -115,6 +119,7 @@ impl Engine {
             slots: Vec::with_capacity(MAX_TOKENS),
             units: Units::new(scratch.attention_rows()),
             requested: Vec::with_capacity(logits_rows),
+            portion: Vec::with_capacity(logits_rows),
             ropes: model.weights().rope_rows(config, ctx),
             row: vec![0.0; config.vocab_size as usize],
             chunk,
@@ -346,6 +351,7 @@ impl Engine {
         self.pass = None;
         self.slots.clear();
         self.requested.clear();
+        self.portion.clear();
         self.cancellers.clear();
         for (row, step) in batch.iter().enumerate() {
             let before = before(row);
@@ -380,6 +386,16 @@ impl Engine {
         }
         let kv_heads = self.model.config().n_kv_heads as usize;
         self.units.divide(&self.slots, kv_heads, self.pool.workers());
+        self.run(part, |pass, w, local| local.cancelled = pass.run(w, local))?;
+        if self.locals[0].cancelled { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    /// Runs a job of the pass in `slots` on all workers, with logits for `portion` if there is one.
+    fn run(
+        &mut self,
+        part: Part<'_>,
+        job: impl Fn(&Pass<'_>, &mut Worker<'_>, &mut Local) + Sync,
+    ) -> Result<(), Error> {
         let cancellers = &self.cancellers;
         let pass = Pass {
             file: self.model.file(),
@@ -391,14 +407,13 @@ impl Engine {
             slots: &self.slots,
             units: &self.units,
             slid: self.slots.iter().any(|slot| slot.slid.evicted > 0),
-            requested: &self.requested,
+            requested: if self.portion.is_empty() { &self.requested } else { &self.portion },
             ropes: &self.ropes,
             workers: self.pool.workers(),
             cancelled: &|| cancellers.iter().all(Canceller::is_cancelled),
             part,
         };
-        self.pool.run(&mut self.locals, |w, local| local.cancelled = pass.run(w, local))?;
-        if self.locals[0].cancelled { Err(Error::Cancelled) } else { Ok(()) }
+        Ok(self.pool.run(&mut self.locals, |w, local| job(&pass, w, local))?)
     }
 }
 

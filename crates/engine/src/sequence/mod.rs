@@ -10,12 +10,13 @@
 //!
 //! This file contains the state and the prompts, and `generate` contains the loop above. `dialogue`
 //! determines which tokens a prompt keeps from the previous one. `answer` has options, events and
-//! statistics. `schedule` has what a [`crate::Batch`] requires. `engines` is what a sequence runs on; `session` is an engine with one sequence.
+//! statistics. `readout` is what can be determined of a prompt besides. `schedule` has what a [`crate::Batch`] requires. `engines` is what a sequence runs on; `session` is an engine with one sequence.
 
 mod answer;
 mod dialogue;
 mod engines;
 mod generate;
+mod readout;
 mod schedule;
 
 use std::fmt;
@@ -32,6 +33,8 @@ pub use answer::{Difference, Event, FinishReason, GenerateOptions, Stats};
 use dialogue::Dialogue;
 pub use engines::Engines;
 pub(crate) use generate::check_bias;
+use readout::Reader;
+pub use readout::{Pooling, PromptLogprobs, PromptOutput, PromptValues};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -74,7 +77,11 @@ pub struct Sequence {
     /// Those of the last token, if requested.
     logprobs: Option<Logprobs>,
     constraint: Option<Box<dyn Constraint>>,
+    /// What remains to be determined of the prompt.
+    reader: Option<Reader>,
     speculator: Speculator,
+    /// The tokens in the batch of the last plan.
+    placed: Range<usize>,
     /// Rows of logits requested by the last plan.
     planned: Option<Range<usize>>,
     /// The pass to draw from, and this sequence's first row.
@@ -148,7 +155,9 @@ impl Sequence {
             sampler: Sampler::new(model.config().vocab_size as usize, capacity),
             logprobs: None,
             constraint: None,
+            reader: None,
             speculator: Speculator::new(capacity, model.generation()),
+            placed: 0..0,
             planned: None,
             rows: None,
             drawn: None,
@@ -344,7 +353,7 @@ impl Sequence {
         self.end_draws(engines)?;
         engines.target.truncate(self.seq, common)?;
         let differs = engines.target.difference(ids)?;
-        engines.recall(self.seq, ids, &mut self.notes)?;
+        self.recall(engines, ids)?;
         engines.target.pin(self.seq, pinned)?;
         self.speculator.truncate(&self.tokens, common, engines.draft_mut());
         self.speculator.pin(pinned, engines.draft_mut());
@@ -355,6 +364,14 @@ impl Sequence {
         let differs = differs.map(|(at, cached)| Difference { at, cached, token: ids[at] });
         (self.last, self.stats) = (None, Stats { differs, ..Stats::default() });
         Ok(())
+    }
+
+    /// Extends the cached part of the context, of which `ids` are the tokens, with what was computed earlier.
+    fn recall(&mut self, engines: &mut Engines, ids: &[u32]) -> Result<(), Error> {
+        match self.reader.as_ref().map_or(ids.len(), |reader| reader.recallable(ids.len())) {
+            0 => Ok(()),
+            n => engines.recall(self.seq, &ids[..n], &mut self.notes),
+        }
     }
 
     /// The current answer's text and the index in the context at which it ends: before the end-of-answer

@@ -133,6 +133,7 @@ pub(crate) fn show(_body: &Value, served: &ServedModel) -> Result<Value, Problem
     let mut capabilities = vec!["completion"];
     capabilities.extend(format.calls().map(|_| "tools"));
     capabilities.extend(format.has_reasoning().then_some("thinking"));
+    capabilities.extend(served.is_named("embed").then_some("embedding"));
     about["capabilities"] = json!(capabilities);
     Ok(about)
 }
@@ -240,7 +241,7 @@ impl Encoder for OllamaEncoder {
 
     fn update(&mut self, served: &ServedModel, meta: &Meta, update: &Update, out: &mut Vec<u8>) {
         match update {
-            Update::Prefill { .. } => {}
+            Update::Prefill { .. } | Update::Prompt { .. } => {}
             Update::Chunk(chunk) => {
                 if let Some(shown) = self.shown(chunk) {
                     line(&self.object(served, meta, shown, None), out);
