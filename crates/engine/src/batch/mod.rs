@@ -33,7 +33,7 @@ use nanoinfer_kernels::BLOCK;
 use crate::prefix::Disk;
 use crate::sequence::check_bias;
 use crate::speculate::Experience;
-use crate::{BatchToken, Canceller, Engine, Engines, Error, Overflow, Sequence};
+use crate::{BatchToken, Canceller, Engine, Engines, Error, Namespace, Overflow, Sequence};
 use cost::CostModel;
 pub use cost::PassCosts;
 use events::EventBuffer;
@@ -185,7 +185,7 @@ impl Batch {
         let mut batch = Self::new(engine, BatchOptions { queue: 0, ..BatchOptions::default() });
         batch.is_session = true;
         batch.sequences.push(Sequence::open(&mut batch.engines)?);
-        batch.running.push(Job::new(RequestId(0), Class::default(), 0));
+        batch.running.push(Job::new(RequestId(0), Class::default(), 0, Namespace::COMMON));
         Ok(batch)
     }
 
@@ -256,7 +256,8 @@ impl Batch {
         }
         self.events.reserve(request.options.stop.iter().map(String::len).sum());
         let chat = request.chat.take();
-        let job = Job { chat, ..Job::new(id, request.class, request.key) };
+        let job = Job::new(id, request.class, request.key, request.namespace);
+        let job = Job { chat, ..job };
         self.waiting.push((job, Work::New(request)));
         Ok(id)
     }
