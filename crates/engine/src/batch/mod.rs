@@ -209,6 +209,25 @@ impl Batch {
         self.seams.clone()
     }
 
+    /// Takes over the answers of another batch for the same model.
+    pub fn set_seams(&mut self, seams: Seams) {
+        self.seams = seams;
+    }
+
+    /// Bytes that the last pass read: the weights once, and the keys and values of the sequences that took part.
+    ///
+    /// # Errors
+    /// The engine has failed.
+    pub fn pass_bytes(&self) -> Result<u64, Error> {
+        let (engine, mut bytes) = (self.engine(), 0);
+        let weights = engine.decode_bytes(0);
+        let jobs = self.running.iter().zip(&self.sequences);
+        for (_, sequence) in jobs.filter(|(job, _)| job.rows > 0) {
+            bytes += engine.decode_bytes(engine.len(sequence.id())?) - weights;
+        }
+        Ok(if self.batch.is_empty() { 0 } else { weights + bytes })
+    }
+
     /// Returns and clears the notes since the last call: why a stored prompt could not be used, or a context
     /// not be stored.
     pub fn take_notes(&mut self) -> Vec<String> {

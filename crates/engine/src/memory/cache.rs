@@ -63,7 +63,7 @@ pub(crate) struct Cache {
     pub(super) head: usize,
     /// Blocks without reusable content.
     pub(super) free: Vec<u32>,
-    readers: Vec<u32>, // per block, the number of sequences that hold it
+    pub(super) readers: Vec<u32>, // per block, the number of sequences that hold it
     pub(super) tree: Tree,
     sequences: Vec<Sequence>,
     found: Vec<u32>, // blocks found by `share`
@@ -450,20 +450,6 @@ impl Cache {
     /// The part of `tokens` that can be found in the tree.
     pub(super) fn shareable<'t>(&self, tokens: &'t [u32]) -> &'t [u32] {
         &tokens[..tokens.len().min(self.ctx / BLOCK * BLOCK)]
-    }
-
-    /// Number of full blocks at the beginning of `tokens` that sequences hold.
-    pub(crate) fn held_blocks(&self, namespace: Namespace, tokens: &[u32]) -> usize {
-        self.tree.held(namespace, self.shareable(tokens))
-    }
-
-    /// Where the most similar context known to a sequence differs from `tokens`, see [`Tree::difference`].
-    pub(crate) fn difference(
-        &self,
-        id: SeqId,
-        tokens: &[u32],
-    ) -> Result<Option<(usize, u32)>, Error> {
-        Ok(self.tree.difference(self.get(id)?.namespace, tokens))
     }
 
     /// Bytes of a block over all layers and heads.

@@ -1,11 +1,37 @@
-//! Blocks of the tree as bytes: how contexts that no sequence holds leave for a disk and come back.
+//! What the tree knows, and its blocks as bytes: how contexts that no sequence holds leave for a disk and come
+//! back.
 
 use nanoinfer_kernels::BLOCK;
 
 use super::cache::Cache;
-use super::plan::Namespace;
+use super::plan::{BlockUse, Namespace, SeqId};
+use crate::Error;
 
 impl Cache {
+    /// Who uses each block of the arena.
+    pub(crate) fn uses(&self) -> impl Iterator<Item = BlockUse> + '_ {
+        (0..).zip(&self.readers).map(|(block, readers)| match readers {
+            0 if self.tree.is_cached(block) => BlockUse::Cached,
+            0 => BlockUse::Free,
+            1 => BlockUse::Held,
+            _ => BlockUse::Shared,
+        })
+    }
+
+    /// Number of full blocks at the beginning of `tokens` that sequences hold.
+    pub(crate) fn held_blocks(&self, namespace: Namespace, tokens: &[u32]) -> usize {
+        self.tree.held(namespace, self.shareable(tokens))
+    }
+
+    /// Where the most similar context known to a sequence differs from `tokens`, see [`super::tree::Tree::difference`].
+    pub(crate) fn difference(
+        &self,
+        id: SeqId,
+        tokens: &[u32],
+    ) -> Result<Option<(usize, u32)>, Error> {
+        Ok(self.tree.difference(self.namespace(id)?, tokens))
+    }
+
     /// Number of full blocks at the beginning of `tokens` that are known in a namespace, whether held or
     /// cached.
     pub(crate) fn known_blocks(&self, namespace: Namespace, tokens: &[u32]) -> usize {

@@ -29,6 +29,19 @@ impl Namespace {
     }
 }
 
+/// Who uses a block of the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BlockUse {
+    /// Nobody: it has no content.
+    Free,
+    /// Nobody, but its content can be reused until the space is needed.
+    Cached,
+    /// One sequence.
+    Held,
+    /// Several sequences.
+    Shared,
+}
+
 /// The policy for a full context.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overflow {
