@@ -29,7 +29,8 @@ Examples:
     '{\"messages\": [{\"role\": \"user\", \"content\": \"Hi!\"}]}'
 
 A file of --keys has a line for each: a name, the key (or blake3: and its hash), and optionally
-requests=N (at once) and class=interactive, normal or background. Lines that begin with # are skipped.
+requests=N (at once), tokens=N (per minute, of prompts and answers) and class=interactive, normal or
+background. Lines that begin with # are skipped.
 
 Exit codes: 0 ended by SIGTERM or Ctrl-C, 1 failure, 2 usage error.")]
 pub(crate) struct Serve {
@@ -62,6 +63,18 @@ pub(crate) struct Serve {
     /// File with the keys of clients, which every request then needs
     #[arg(long, value_name = "FILE", env = "NANOINFER_KEYS")]
     pub(crate) keys: Option<PathBuf>,
+    /// Let requests with different keys reuse each other's contexts. It is faster, but shows, by the time of an
+    /// answer, what others asked
+    #[arg(long, env = "NANOINFER_SHARE_PREFIXES", requires = "keys")]
+    pub(crate) share_prefixes: bool,
+    /// Seconds without requests after which a model is unloaded; the next request loads it again (default:
+    /// never)
+    #[arg(long, value_name = "S", env = "NANOINFER_IDLE_SECONDS", value_parser = count(1 << 30))]
+    pub(crate) idle_seconds: Option<u64>,
+    /// Megabytes for loaded models, with their keys and values (default: no limit). A request for another
+    /// model waits until an idle one, or the answers of one, have made room
+    #[arg(long, value_name = "MB", env = "NANOINFER_MODELS_MB", value_parser = count(1 << 40))]
+    pub(crate) models_mb: Option<u64>,
     /// Number of threads (default: the physical cores available to this process)
     #[arg(long, value_name = "N", env = "NANOINFER_THREADS", value_parser = count(1024))]
     pub(crate) threads: Option<u64>,

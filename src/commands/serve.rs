@@ -1,7 +1,9 @@
 //! `nanoinfer serve`: the HTTP server.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -10,9 +12,10 @@ use nanoinfer_engine::{
     BatchOptions, Engine, EngineOptions, Engines, KvType, Model, PrefixStore, available_memory,
 };
 use nanoinfer_platform::ending::{self, Ending};
-use nanoinfer_serve::{Handle, Keys, Listen, Log, Options, Served, Server};
+use nanoinfer_serve::{Bandwidth, Handle, Keys, Listen, Load, Log, Options, Served, Server};
 
 use crate::args::{NamedModel, Serve};
+use crate::limits::memory_bandwidth;
 use crate::model;
 use crate::status::say;
 use crate::template::Template;
@@ -27,6 +30,10 @@ pub(crate) fn run(args: Serve) -> Result<ExitCode> {
         keys,
         drain: Duration::from_secs(args.drain),
         max_time: args.max_seconds.map(Duration::from_secs),
+        share_prefixes: args.share_prefixes,
+        idle: args.idle_seconds.map(Duration::from_secs),
+        memory: args.models_mb.map(|mb| mb.saturating_mul(1 << 20)),
+        bandwidth: Some(Bandwidth::new(|threads| memory_bandwidth(threads).ok())),
         log: Log::new(say),
         ..Options::new(listen(&args)?)
     };
@@ -74,8 +81,13 @@ fn served(args: &Serve, name: String, model: Model, share: u64) -> Result<Served
         logits_rows: sequences.max(16),
         ..EngineOptions::default()
     };
-    let engine = Engine::new(model, &options)?;
-    model::warn_beyond_training(&engine);
+    let (model, folder) = (Arc::new(model), args.cache_dir.clone());
+    let limit = args.cache_size.saturating_mul(1 << 20);
+    // The file stays mapped, so that an engine can be made again.
+    let make = move || make(&model, &options, folder.as_deref().map(|folder| (folder, limit)));
+    let engines = make()?;
+    let engine = &engines.target;
+    model::warn_beyond_training(engine);
     let (blocks, positions) = (engine.kv_blocks().0 as u64, 64);
     let cache = blocks * positions * engine.kv_bytes_per_position();
     let ctx = engine.ctx().min((blocks * positions) as usize);
@@ -85,12 +97,6 @@ fn served(args: &Serve, name: String, model: Model, share: u64) -> Result<Served
         blocks * positions,
         engine.threads()
     ));
-    let mut engines = Engines::from(engine);
-    if let Some(folder) = &args.cache_dir {
-        let store = PrefixStore::open(folder, args.cache_size.saturating_mul(1 << 20));
-        let context = || format!("--cache-dir {}: cannot create", folder.display());
-        engines.store = Some(store.with_context(context)?);
-    }
     let batch = BatchOptions {
         pass_ms: args.pass_ms as f64,
         queue: args.queue as usize,
@@ -98,7 +104,23 @@ fn served(args: &Serve, name: String, model: Model, share: u64) -> Result<Served
         queue_per_key: if args.keys.is_some() { QUEUE_PER_KEY } else { args.queue as usize },
         ..BatchOptions::default()
     };
-    Ok(Served { name, engines, batch })
+    let load = Some(Load::new(move || make().map_err(|e| format!("{e:#}"))));
+    Ok(Served { name, engines, load, batch })
+}
+
+/// Makes an engine, with a store in a folder of limited size.
+fn make(
+    model: &Arc<Model>,
+    options: &EngineOptions,
+    store: Option<(&Path, u64)>,
+) -> Result<Engines> {
+    let mut engines = Engines::from(Engine::new(Arc::clone(model), options)?);
+    if let Some((folder, limit)) = store {
+        let store = PrefixStore::open(folder, limit);
+        let context = || format!("--cache-dir {}: cannot create", folder.display());
+        engines.store = Some(store.with_context(context)?);
+    }
+    Ok(engines)
 }
 
 /// The first signal lets running answers end; the second ends the process.

@@ -42,6 +42,7 @@ CLIENTS = {
     "llamacpp": Client("like_llamacpp.py"),
     "schemathesis": Client("with_schemathesis.py", "schemathesis", tiny=True),
     "hostile": Client("hostile.py"),
+    "chromium": Client("with_chromium.py"),
     "agents": Client("agents.py", args=("--ctx", "32768")),
 }
 

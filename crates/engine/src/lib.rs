@@ -58,7 +58,7 @@ pub use batch::{
 pub use cancel::Canceller;
 pub use engine::{BatchToken, Engine, EngineOptions, PassId, buffer_bytes};
 pub use error::Error;
-pub use memory::{KvType, Overflow, SeqId};
+pub use memory::{BlockUse, KvType, Namespace, Overflow, SeqId};
 pub use model::Model;
 pub use nanoinfer_kernels::{Isa, UnknownIsa};
 pub use nanoinfer_platform::cpu::{Cores, default_threads};

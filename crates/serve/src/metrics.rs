@@ -84,6 +84,9 @@ pub(crate) struct EngineMetrics {
     pub(crate) drafted: Counter,
     pub(crate) accepted: Counter,
     pub(crate) cancelled: Counter,
+    /// Whether the engine is loaded, and how often it was loaded again.
+    pub(crate) loaded: Gauge,
+    pub(crate) loads: Counter,
     started: Instant,
     /// When the engine's thread was last seen, in milliseconds after the start.
     seen: AtomicU64,
@@ -125,6 +128,8 @@ impl EngineMetrics {
             drafted: Counter::default(),
             accepted: Counter::default(),
             cancelled: Counter::default(),
+            loaded: Gauge::default(),
+            loads: Counter::default(),
             started: Instant::now(),
             seen: AtomicU64::new(0),
             dead: AtomicBool::new(false),
@@ -137,6 +142,7 @@ impl EngineMetrics {
                 ("nanoinfer_preempted", "Preempted requests that wait to continue", &new.preempted),
                 ("nanoinfer_rows", "Tokens of the current pass", &new.rows),
                 ("nanoinfer_blocks", "Blocks of the cache", &new.blocks),
+                ("nanoinfer_loaded", "Whether the engine is loaded", &new.loaded),
                 ("nanoinfer_free_blocks", "Blocks that no request holds", &new.free_blocks),
                 // The names by which routers for vLLM choose a server.
                 ("vllm:num_requests_waiting", "Requests that wait for admission", &new.waiting),
@@ -169,6 +175,7 @@ impl EngineMetrics {
                 ("nanoinfer_tokens_generated", "Tokens generated", &new.generated),
                 ("nanoinfer_tokens_drafted", "Tokens drafted", &new.drafted),
                 ("nanoinfer_drafts_accepted", "Drafted tokens that were accepted", &new.accepted),
+                ("nanoinfer_loads", "Loads after the engine was unloaded", &new.loads),
                 ("nanoinfer_cancelled", "Answers whose client went away", &new.cancelled),
             ],
         );
@@ -179,7 +186,15 @@ impl EngineMetrics {
     pub(crate) fn set_blocks(&self, (total, free): (usize, usize)) {
         self.blocks.set(total as i64);
         self.free_blocks.set(free as i64);
-        self.usage.set(1.0 - free as f64 / total.max(1) as f64);
+        self.usage.set((total - free) as f64 / total.max(1) as f64);
+    }
+
+    /// The engine is not loaded.
+    pub(crate) fn clear(&self) {
+        for gauge in [&self.running, &self.preempted, &self.rows] {
+            gauge.set(0);
+        }
+        self.set_blocks((0, 0));
     }
 
     /// Records a sign of the engine's thread.

@@ -6,7 +6,6 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use nanoinfer_engine::Batch;
 use nanoinfer_grammar::Grammars;
 use nanoinfer_platform::local;
 use tokio::net::{TcpListener, TcpSocket};
@@ -18,10 +17,12 @@ use crate::core::read;
 use crate::http::app::{App, unix_time};
 use crate::http::listen::{Listener, accept};
 use crate::http::routes::router;
+use crate::inside::{Inside, Roof};
 use crate::metrics::Metrics;
 use crate::options::{Error, Listen, Options, Served};
 use crate::problem::Problem;
-use crate::runner::{Command, Delivery, Runner};
+use crate::room::Room;
+use crate::runner::{self, Command, Delivery, Loading, Runner};
 use crate::stream::{Link, distribute};
 
 /// Connections that may wait to be accepted.
@@ -88,13 +89,17 @@ impl Server {
             .map_err(Error::Start)?;
         let (listener, address) = runtime.block_on(listen(&options))?;
         let metrics = Metrics::new();
+        let shared = Shared {
+            room: Arc::new(Room::new(options.memory)),
+            roof: Arc::new(Roof::new(options.bandwidth.clone())),
+        };
         let (mut served, mut passes, mut engines) = (Vec::new(), Vec::new(), Vec::new());
         for model in models {
             if served.iter().any(|m: &Arc<ServedModel>| m.name == model.name) {
                 let what = format!("two have the name {:?}", model.name);
                 return Err(Error::Models { what });
             }
-            let (model, receiver, engine) = start(model, &options, &metrics)?;
+            let (model, receiver, engine) = start(model, &options, &metrics, &shared)?;
             engines.push(engine);
             passes.push((Arc::clone(&model.link), receiver));
             served.push(model);
@@ -178,26 +183,52 @@ fn listen_tcp(
 
 type Started = (Arc<ServedModel>, tokio_mpsc::UnboundedReceiver<Vec<Delivery>>, JoinHandle<()>);
 
+/// What the threads of engines share.
+struct Shared {
+    room: Arc<Room>,
+    roof: Arc<Roof>,
+}
+
 /// Starts the thread of a model's engine.
-fn start(served: Served, options: &Options, metrics: &Metrics) -> Result<Started, Error> {
-    let Served { name, mut engines, batch } = served;
+fn start(
+    served: Served,
+    options: &Options,
+    metrics: &Metrics,
+    shared: &Shared,
+) -> Result<Started, Error> {
+    let Served { name, engines, load, batch } = served;
     let metrics = Arc::new(metrics.engine(&name));
     let log = options.log.clone();
     let (commands, receiver) = mpsc::channel();
     let (sender, passes) = tokio_mpsc::unbounded_channel();
     let at_once = read::at_once(&batch);
     let link = Arc::new(Link::new(commands, options.limits.unread, Arc::clone(&metrics)));
+    let weak = Arc::downgrade(&link);
+    let wake = move || {
+        if let Some(link) = weak.upgrade() {
+            link.send(Command::Wake);
+        }
+    };
+    let (bytes, is_fixed) = (engines.memory(), options.memory.is_some() && load.is_none());
+    let place = shared.room.add(bytes, wake).filter(|_| !is_fixed).ok_or_else(|| {
+        let (mb, most) = (bytes >> 20, options.memory.unwrap_or(0) >> 20);
+        let what = format!("{name:?} needs {mb} MB, but loaded models may have {most} MB");
+        Error::Models { what }
+    })?;
+    let inside = Arc::new(Inside::new(Arc::clone(&shared.roof)));
+    let (seen, idle, loaded_name) = (Arc::clone(&inside), options.idle, name.clone());
     // The engine's calling thread is one of its workers, so the batch is made where it runs.
     let (made, model) = oneshot::channel();
     let run = move || {
-        let store = engines.store.take();
-        let mut batch = Batch::new(engines, batch);
-        batch.set_store(store); // read and written in the background, unlike by a sequence of its own
+        let options = batch;
+        let batch = runner::batch(engines, options, None);
         let engine = batch.engine();
-        metrics.set_blocks(engine.kv_blocks());
         let about = (engine.model().clone(), batch.seams(), fingerprint(engine), batch.limit());
+        let loading = Loading::new((loaded_name, load), (options, batch.seams()), place, idle);
         if made.send(about).is_ok() {
-            Runner::new(batch, receiver, sender, (metrics, log)).run();
+            let mut runner = Runner::new((batch, loading), receiver, sender, (metrics, seen, log));
+            runner.begin();
+            runner.run();
         }
     };
     let thread = thread::Builder::new().name("engine".into()).spawn(run).map_err(Error::Start)?;
@@ -213,9 +244,11 @@ fn start(served: Served, options: &Options, metrics: &Metrics) -> Result<Started
         grammars,
         format,
         link,
+        inside,
         fingerprint,
         ctx,
         at_once,
+        memory: bytes,
         created,
     };
     Ok((Arc::new(served), passes, thread))

@@ -84,7 +84,12 @@ impl Link {
             left: requests.len(),
         };
         // From here on, dropping the stream cancels the requests.
-        self.send(Command::Submit(Submission { ticket, cancel, requests, accepted }));
+        self.send(Command::Submit(Submission {
+            ticket,
+            cancel,
+            requests,
+            accepted: Some(accepted),
+        }));
         let refused = match answer.await {
             Ok(Ok(())) => return Ok(stream),
             Ok(Err(problem)) => problem,

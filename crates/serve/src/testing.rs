@@ -40,6 +40,11 @@ impl Constraint for Scripted {
     }
 }
 
+/// Unloads the engines as soon as they have nothing to do.
+pub fn unload(handle: &Handle) {
+    handle.command(|| Command::Unload);
+}
+
 /// Ends the engines as if they had failed.
 pub fn fail_engines(handle: &Handle) {
     handle.command(|| Command::Fail);

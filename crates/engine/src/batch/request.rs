@@ -3,7 +3,7 @@
 use nanoinfer_kernels::BLOCK;
 use nanoinfer_text::ChatText;
 
-use crate::{Canceller, Constraint, GenerateOptions, PromptOutput, Sequence};
+use crate::{Canceller, Constraint, GenerateOptions, Namespace, PromptOutput, Sequence};
 
 /// Tokens of an answer for which room in the cache is set aside at admission. Longer answers take blocks
 /// as they grow, and can be preempted.
@@ -46,6 +46,8 @@ pub struct Request {
     /// Whom to charge for the time that the request takes: requests with different keys share the engine
     /// fairly.
     pub key: u64,
+    /// Whose contexts it can reuse, besides common ones, and whose can reuse its own.
+    pub namespace: Namespace,
 }
 
 impl Class {
@@ -112,6 +114,7 @@ pub(super) struct Job {
     /// Its class, or a more urgent one if its class had no time for long.
     pub rank: i64,
     pub key: u64,
+    pub namespace: Namespace,
     pub canceller: Canceller,
     pub chat: Option<ChatText>,
     /// Whether it is left out of passes.
@@ -133,12 +136,13 @@ pub(super) struct Job {
 }
 
 impl Job {
-    pub(super) fn new(id: RequestId, class: Class, key: u64) -> Self {
+    pub(super) fn new(id: RequestId, class: Class, key: u64, namespace: Namespace) -> Self {
         Self {
             id,
             class,
             rank: class as i64,
             key,
+            namespace,
             canceller: Canceller::default(),
             chat: None,
             paused: false,

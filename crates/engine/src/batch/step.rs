@@ -99,7 +99,7 @@ impl Batch {
             self.events.take(job.id, &mut sequence);
             if let Some(chat) = &job.chat {
                 let (text, tokens) = sequence.answered();
-                self.seams.record(chat, text, tokens);
+                self.seams.of(job.namespace).record(chat, text, tokens);
             }
             self.drafts.add(sequence.take_outcomes());
             if sequence.has_answer() {

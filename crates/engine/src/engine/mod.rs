@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex};
 use nanoinfer_kernels::{Isa, Kernels};
 
 use crate::cancel::Canceller;
-use crate::memory::{Cache, KvType, Overflow, SeqId};
+use crate::memory::{BlockUse, Cache, KvType, Overflow, SeqId};
 use crate::pass::{
     InputNeeds, Local, MAX_TOKENS, Observed, Part, Pass, Profile, Scratch, Slot, Units,
 };
@@ -78,6 +78,8 @@ pub struct Engine {
     /// The pass that computed `scratch.logits`.
     pass: Option<PassId>,
     processed: u64,
+    /// Bytes of cache and buffers.
+    reserved: u64,
 }
 
 impl Engine {
@@ -127,6 +129,7 @@ impl Engine {
             cancellers: Vec::with_capacity(plan.sequences),
             pass: None,
             processed: 0,
+            reserved: needed,
             pool,
             model,
         })
@@ -164,6 +167,11 @@ impl Engine {
     /// Number of tokens processed since the engine started, excluding cancelled passes.
     pub fn processed(&self) -> u64 {
         self.processed
+    }
+
+    /// Bytes of the model's file, the cache and the buffers. Memory that was not used yet is only reserved.
+    pub fn memory(&self) -> u64 {
+        self.model.file().header().file_len.saturating_add(self.reserved)
     }
 
     /// Bytes read to decode one token with `cached` positions in the cache: all weights once, plus the
@@ -245,6 +253,11 @@ impl Engine {
     /// Number of 64-position blocks in the cache: in total, and not held by any sequence.
     pub fn kv_blocks(&self) -> (usize, usize) {
         (self.cache.n_blocks, self.cache.unused())
+    }
+
+    /// Who uses each block of the cache.
+    pub fn block_uses(&self) -> impl Iterator<Item = BlockUse> + '_ {
+        self.cache.uses()
     }
 
     /// The policy for a full context.

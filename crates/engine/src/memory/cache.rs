@@ -27,7 +27,7 @@ use nanoinfer_format::Config;
 use nanoinfer_kernels::BLOCK;
 
 use super::layer::{KvType, LayerCache};
-use super::plan::{Overflow, Plan, SeqId, Slid};
+use super::plan::{Namespace, Overflow, Plan, SeqId, Slid};
 use super::tree::Tree;
 use crate::Error;
 use crate::cancel::Canceller;
@@ -37,6 +37,7 @@ use crate::pool::Pool;
 struct Sequence {
     /// The serial number in the [`SeqId`]; `None` while the entry is free.
     serial: Option<u64>,
+    namespace: Namespace,
     /// Arena blocks. Once the context slides, the part after the pinned blocks is a ring.
     blocks: Vec<u32>,
     len: usize,
@@ -62,7 +63,7 @@ pub(crate) struct Cache {
     pub(super) head: usize,
     /// Blocks without reusable content.
     pub(super) free: Vec<u32>,
-    readers: Vec<u32>, // per block, the number of sequences that hold it
+    pub(super) readers: Vec<u32>, // per block, the number of sequences that hold it
     pub(super) tree: Tree,
     sequences: Vec<Sequence>,
     found: Vec<u32>, // blocks found by `share`
@@ -76,6 +77,7 @@ impl Cache {
         let (kv_heads, head) = (c.n_kv_heads as usize, c.head_padded());
         let sequence = |_| Sequence {
             serial: None,
+            namespace: Namespace::COMMON,
             blocks: Vec::with_capacity(per_sequence),
             len: 0,
             written: 0,
@@ -126,13 +128,14 @@ impl Cache {
         self.sequences.len()
     }
 
-    pub(crate) fn open(&mut self) -> Result<SeqId, Error> {
+    pub(crate) fn open(&mut self, namespace: Namespace) -> Result<SeqId, Error> {
         static SERIALS: AtomicU64 = AtomicU64::new(0);
         let index = self.sequences.iter().position(|s| s.serial.is_none());
         let index = index.ok_or(Error::CacheFull { what: "all sequences are in use" })?;
         let serial = SERIALS.fetch_add(1, Ordering::Relaxed);
         let s = &mut self.sequences[index];
-        (s.serial, s.pinned, s.canceller) = (Some(serial), 1, Canceller::default());
+        (s.serial, s.namespace) = (Some(serial), namespace);
+        (s.pinned, s.canceller) = (1, Canceller::default());
         Ok(SeqId { index, serial })
     }
 
@@ -151,6 +154,21 @@ impl Cache {
     /// Length of a sequence in positions, including evicted ones.
     pub(crate) fn len(&self, id: SeqId) -> Result<usize, Error> {
         Ok(self.get(id)?.len)
+    }
+
+    /// The namespace in which a sequence's blocks are found.
+    pub(crate) fn namespace(&self, id: SeqId) -> Result<Namespace, Error> {
+        Ok(self.get(id)?.namespace)
+    }
+
+    /// Sets the namespace of the blocks that a sequence fills from now on. Returns the previous one.
+    pub(crate) fn set_namespace(
+        &mut self,
+        id: SeqId,
+        namespace: Namespace,
+    ) -> Result<Namespace, Error> {
+        self.get(id)?;
+        Ok(std::mem::replace(&mut self.sequences[id.index].namespace, namespace))
     }
 
     /// The handle that cancels a sequence.
@@ -309,9 +327,10 @@ impl Cache {
         if parent.is_some_and(|parent| !self.tree.contains(parent)) {
             return;
         }
-        let tokens = &s.tokens[index * BLOCK..(index + 1) * BLOCK];
-        match self.tree.child(parent, tokens) {
-            None => self.tree.insert(own, parent, tokens),
+        let (place, tokens) =
+            ((s.namespace, parent), &s.tokens[index * BLOCK..(index + 1) * BLOCK]);
+        match self.tree.child(place, tokens) {
+            None => self.tree.insert(own, place, tokens),
             Some(same) if same != own => {
                 self.sequences[sequence].blocks[index] = same;
                 self.hold(same);
@@ -353,8 +372,8 @@ impl Cache {
 
     /// Opens a copy of a sequence; blocks are shared until they are written.
     pub(crate) fn fork(&mut self, from: SeqId) -> Result<SeqId, Error> {
-        let n = self.get(from)?.blocks.len();
-        let to = self.open()?;
+        let (n, namespace) = (self.get(from)?.blocks.len(), self.get(from)?.namespace);
+        let to = self.open(namespace)?;
         self.copy_table(from.index, to, n);
         let pair = self.sequences.get_disjoint_mut([from.index, to.index]);
         let [a, b] = pair.expect("two different sequences");
@@ -373,13 +392,13 @@ impl Cache {
     }
 
     /// Extends a sequence, which must hold a prefix of `tokens`, to the longest prefix available: by any
-    /// number of tokens of another open sequence, then by whole blocks of closed sequences. Returns the
-    /// number of positions it now holds.
+    /// number of tokens of another open sequence, then by whole blocks of closed sequences, of its namespace or
+    /// common ones. Returns the number of positions it now holds.
     pub(crate) fn share(&mut self, id: SeqId, tokens: &[u32]) -> Result<usize, Error> {
         let held = self.get(id)?.len;
         let (common, from) = self.longest_common_prefix(id.index, tokens);
         let begun = held.max(common);
-        self.find_blocks(tokens, begun / BLOCK);
+        self.find_blocks(self.get(id)?.namespace, tokens, begun / BLOCK);
         let whole = (begun / BLOCK + self.found.len()) * BLOCK;
         let n = begun.max(whole);
         if n <= held {
@@ -412,31 +431,25 @@ impl Cache {
             // After an overwrite, only the pinned blocks are at their original table indices.
             if s.written > self.per_sequence { n.min(s.pinned * BLOCK) } else { n }
         };
-        let open = |&(i, s): &(usize, &Sequence)| s.serial.is_some() && i != index;
+        let namespace = self.sequences[index].namespace;
+        let open = |&(i, s): &(usize, &Sequence)| {
+            s.serial.is_some() && i != index && s.namespace.is_seen_from(namespace)
+        };
         let others = self.sequences.iter().enumerate().filter(open);
         let all = others.map(|(i, s)| (common(s), i));
         all.max_by_key(|(n, i)| (*n, usize::MAX - i)).unwrap_or((0, index))
     }
 
     /// Finds the blocks in the tree that continue the first `begun` blocks of `tokens`.
-    fn find_blocks(&mut self, tokens: &[u32], begun: usize) {
+    fn find_blocks(&mut self, namespace: Namespace, tokens: &[u32], begun: usize) {
         self.found.clear();
-        self.found.extend(self.tree.path(self.shareable(tokens)).skip(begun));
+        let tokens = self.shareable(tokens);
+        self.found.extend(self.tree.path(namespace, tokens).skip(begun));
     }
 
     /// The part of `tokens` that can be found in the tree.
     pub(super) fn shareable<'t>(&self, tokens: &'t [u32]) -> &'t [u32] {
         &tokens[..tokens.len().min(self.ctx / BLOCK * BLOCK)]
-    }
-
-    /// Number of full blocks at the beginning of `tokens` that sequences hold.
-    pub(crate) fn held_blocks(&self, tokens: &[u32]) -> usize {
-        self.tree.held(self.shareable(tokens))
-    }
-
-    /// Where the most similar known context differs from `tokens`, see [`Tree::difference`].
-    pub(crate) fn difference(&self, tokens: &[u32]) -> Option<(usize, u32)> {
-        self.tree.difference(tokens)
     }
 
     /// Bytes of a block over all layers and heads.

@@ -28,7 +28,7 @@ use nanoinfer_text::{Message, StopMatcher, TextStream};
 
 use crate::sample::{Constraint, Drawn, Logprobs, Sampler};
 use crate::speculate::{Script, Speculator};
-use crate::{Canceller, Candidate, Engine, Error, Model, Overflow, PassId, SeqId};
+use crate::{Canceller, Candidate, Engine, Error, Model, Namespace, Overflow, PassId, SeqId};
 pub use answer::{Difference, Event, FinishReason, GenerateOptions, Stats};
 use dialogue::Dialogue;
 pub use engines::Engines;
@@ -59,6 +59,7 @@ enum Pending {
 pub struct Sequence {
     model: Arc<Model>,
     seq: SeqId,
+    namespace: Namespace,
     canceller: Canceller,
     /// Maximum number of tokens in the context.
     limit: usize,
@@ -142,6 +143,7 @@ impl Sequence {
         let capacity = limit.min(tokens) + 1;
         Ok(Self {
             seq,
+            namespace: engine.namespace(seq)?,
             canceller: engine.canceller(seq)?,
             limit,
             tokens: Vec::with_capacity(capacity),
@@ -352,7 +354,7 @@ impl Sequence {
         let common = self.tokens.iter().zip(ids).take_while(|(a, b)| a == b).count();
         self.end_draws(engines)?;
         engines.target.truncate(self.seq, common)?;
-        let differs = engines.target.difference(ids)?;
+        let differs = engines.target.difference(self.seq, ids)?;
         self.recall(engines, ids)?;
         engines.target.pin(self.seq, pinned)?;
         self.speculator.truncate(&self.tokens, common, engines.draft_mut());

@@ -4,12 +4,16 @@
 use super::readout::{PromptOutput, PromptValues, Reader};
 use super::{Sequence, State};
 use crate::speculate::{Experience, Outcomes};
-use crate::{Canceller, Engines, Error, FinishReason};
+use crate::{Canceller, Engines, Error, FinishReason, Namespace};
 
 impl Sequence {
-    /// Opens a sequence for up to `tokens` tokens.
-    pub(crate) fn open_for(engines: &mut Engines, tokens: usize) -> Result<Self, Error> {
-        let seq = engines.target.open()?;
+    /// Opens a sequence of a namespace for up to `tokens` tokens.
+    pub(crate) fn open_for(
+        engines: &mut Engines,
+        namespace: Namespace,
+        tokens: usize,
+    ) -> Result<Self, Error> {
+        let seq = engines.target.open_in(namespace)?;
         Self::with_id(engines, seq, tokens)
     }
 
@@ -69,7 +73,7 @@ impl Sequence {
     /// Continues an answer after [`Self::park`]. What the cache no longer holds is computed again, with
     /// the same bits, so the answer is the same.
     pub(crate) fn resume(&mut self, engines: &mut Engines) -> Result<(), Error> {
-        self.seq = engines.target.open()?;
+        self.seq = engines.target.open_in(self.namespace)?;
         engines.target.set_canceller(self.seq, self.canceller.clone())?;
         let tokens = std::mem::take(&mut self.tokens);
         let recalled = self.recall(engines, &tokens);

@@ -8,6 +8,7 @@ use nanoinfer_engine::{FinishReason, PromptLogprobs, PromptValues, Stats};
 
 use super::model::ServedModel;
 use super::parts::{self, Part, Splitter, Whole};
+use crate::keys::Usage;
 use crate::problem::{Kind, Problem};
 use crate::runner::{Happened, Logprobs};
 use crate::stream::Stream;
@@ -117,6 +118,8 @@ pub(crate) struct Answering {
     choices: Vec<Progress>,
     stops: Vec<String>,
     deadline: Option<tokio::time::Instant>,
+    /// The key that pays for the tokens.
+    payer: Option<Arc<Usage>>,
     started: Instant,
 }
 
@@ -137,6 +140,7 @@ impl Answering {
         (served, stream): (Arc<ServedModel>, Stream),
         (prompts, splitters, stops): (&[usize], Vec<Splitter>, Vec<String>),
         (started, max_time): (Instant, Option<Duration>),
+        payer: Option<Arc<Usage>>,
     ) -> Self {
         let deadline = max_time.and_then(|time| started.checked_add(time)).map(Into::into);
         let choice = |(&prompt, splitter)| Progress {
@@ -150,7 +154,7 @@ impl Answering {
         };
         let choices = prompts.iter().zip(splitters).map(choice).collect();
         let due = VecDeque::new();
-        Self { served, stream, due, choices, stops, deadline, started }
+        Self { served, stream, due, choices, stops, deadline, payer, started }
     }
 
     /// The next update; `None` after the last. May be dropped while it waits.
@@ -278,8 +282,9 @@ impl Answering {
                     FinishReason::Context => Reason::Context,
                     _ => Reason::Time, // cancelled, which only this server can have done
                 };
+                self.count(choice, stats.generated, Instant::now());
                 let state = &mut self.choices[choice];
-                (state.ended, state.count) = (true, stats.generated);
+                state.ended = true;
                 let mut parts = Vec::new();
                 state.splitter.push(None, text, &mut parts);
                 state.splitter.finish(&mut parts);
@@ -327,7 +332,16 @@ impl Answering {
             None => metrics.first_token.observe((now - self.started).as_secs_f64()),
             Some(last) => metrics.gap.observe((now - last).as_secs_f64()),
         }
-        (state.last, state.count) = (Some(now), count);
+        state.last = Some(now);
+        self.count(choice, count, now);
+    }
+
+    /// Counts the tokens of a choice so far.
+    fn count(&mut self, choice: usize, count: usize, now: Instant) {
+        let before = std::mem::replace(&mut self.choices[choice].count, count);
+        if let Some(payer) = &self.payer {
+            payer.pay(count - before.min(count), now);
+        }
     }
 
     /// The time for the request is over: what has begun ends as it is.

@@ -1,5 +1,7 @@
 //! Ollama's `/api/chat` and `/api/generate`, and what its clients want to know about models.
 
+use std::time::Duration;
+
 use nanoinfer_engine::{Message, Stats};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -17,6 +19,11 @@ use crate::problem::Problem;
 
 /// The version of Ollama whose API this is; clients compare it.
 pub(crate) const VERSION: &str = "0.12.6";
+
+/// Seconds that stand for no end: a hundred years.
+const FOREVER: u64 = 100 * 365 * 86_400;
+/// The last second of the year 9999.
+const LATEST: u64 = 253_402_300_799;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -98,6 +105,17 @@ fn call(
         stream: stream.unwrap_or(true),
         encoder: Box::new(OllamaEncoder { is_chat, calls: Vec::new() }),
     })
+}
+
+/// The entry of a loaded model, which is unloaded after `idle` without requests.
+pub(crate) fn loaded(served: &ServedModel, now: u64, idle: Option<Duration>) -> Value {
+    let mut entry = model(served);
+    let left = idle.map_or(FOREVER, |idle| idle.as_secs());
+    entry["expires_at"] = time(now.saturating_add(left).min(LATEST)).into();
+    entry["size"] = served.memory.into();
+    entry["size_vram"] = 0.into();
+    entry["context_length"] = served.ctx.into();
+    entry
 }
 
 /// The entry of a model in lists.
@@ -294,6 +312,7 @@ mod tests {
             (951_782_399, "2000-02-28T23:59:59Z"),
             (951_782_400, "2000-02-29T00:00:00Z"),
             (1_795_962_645, "2026-11-29T14:30:45Z"),
+            (LATEST, "9999-12-31T23:59:59Z"),
             (4_107_542_400, "2100-03-01T00:00:00Z"),
         ] {
             assert_eq!(time(unix), text);

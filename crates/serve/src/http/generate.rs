@@ -48,7 +48,7 @@ pub(crate) async fn generate(
     let body = body::read(&app, request).await?;
     let (caller, parsing) = (app.caller(&who), Arc::clone(&app));
     let parsed = blocking(move || parsed(&parsing, body.get(), parse, caller)).await?;
-    let Parsed { served, call, prepared, has_seed } = parsed;
+    let Parsed { served, call, prepared, has_seed, tokens } = parsed;
     if app.is_draining() {
         return Err(Problem::draining()); // it has begun since, and does not wait for further answers
     }
@@ -57,16 +57,22 @@ pub(crate) async fn generate(
         id: who.id.clone(),
         created: unix_time(),
         seed: prepared.seed,
-        shows_cache: app.options.keys.is_none(),
+        shows_cache: app.options.keys.is_none() || !app.options.share_prefixes,
         resumable: prepared.requests.len() == 1,
         prompts: prepared.prompts,
     };
-    let stream = served.link.submit(prepared.requests).await?;
+    let payer = app.spend(&who, tokens, Instant::now())?;
+    let stream = served.link.submit(prepared.requests).await.inspect_err(|_| {
+        if let Some(payer) = &payer {
+            payer.give_back(tokens);
+        }
+    })?;
     let longest = [asked.timeout, app.options.max_time].into_iter().flatten().min();
     let mut answering = Answering::new(
         (Arc::clone(&served), stream),
         (&meta.prompts, prepared.splitters, prepared.stops),
         (started, longest),
+        payer,
     );
     answering.begin(PATIENCE).await?;
     let Call { stream, mut encoder, .. } = call;
@@ -125,6 +131,8 @@ struct Parsed {
     call: Call,
     prepared: Prepared,
     has_seed: bool,
+    /// Number of tokens in all prompts; one with several choices counts once.
+    tokens: usize,
 }
 
 fn parsed(app: &App, bytes: &[u8], parse: Parse, caller: Caller) -> Result<Parsed, Problem> {
@@ -133,8 +141,10 @@ fn parsed(app: &App, bytes: &[u8], parse: Parse, caller: Caller) -> Result<Parse
     let mut call = parse(&body, &served)?;
     let ask = std::mem::take(&mut call.ask);
     let has_seed = ask.options.seed.is_some();
+    let n = ask.n.max(1);
     let prepared = prepare(&served, ask, caller)?;
-    Ok(Parsed { served, call, prepared, has_seed })
+    let tokens = prepared.prompts.iter().step_by(n).sum();
+    Ok(Parsed { served, call, prepared, has_seed, tokens })
 }
 
 /// What a request's headers ask for.

@@ -24,6 +24,7 @@ const ROUTES: &[(&str, &str, Option<&str>)] = &[
     ("/api/embeddings", "The vector of a text, in Ollama's older form", Some("OllamaEmbeddings")),
     ("/api/show", "Describe a model, in Ollama's form", Some("Any")),
     ("/api/tags", "List the models, in Ollama's form", None),
+    ("/api/ps", "List the loaded models, in Ollama's form", None),
     ("/api/version", "The version of Ollama whose API this is", None),
     ("/tokenize", "Turn a text or a conversation into tokens", Some("Tokenize")),
     ("/detokenize", "Turn tokens into a text", Some("Detokenize")),

@@ -9,20 +9,17 @@ use axum::extract::{Extension, Path, State};
 use axum::http::{Method, Request, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
-use serde_json::Value;
 
 use super::app::{App, Who};
+use super::info::JsonAnswer;
 use super::reply::{self, Reply};
 use super::{generate, guard, info, openapi, page, read};
-use crate::core::model::ServedModel;
 use crate::dialect::call::{Parse, ParseReading};
 use crate::dialect::problems::Form;
 use crate::dialect::{
     anthropic, completions, embeddings, infill, ollama, openai_chat, rerank, responses,
 };
 use crate::problem::{Kind, Problem};
-
-type Answer = fn(&Value, &ServedModel) -> Result<Value, Problem>;
 
 pub(crate) fn router(app: Arc<App>) -> Router {
     let generating = |parse: Parse| {
@@ -45,11 +42,15 @@ pub(crate) fn router(app: Arc<App>) -> Router {
             },
         )
     };
-    let answering = |answer: Answer| {
-        post(move |State(app): State<Arc<App>>, request: Request<Body>| {
-            let path = request.uri().path().to_owned();
-            in_form(path, info::with_json(app, request, answer))
-        })
+    let answering = |answer: JsonAnswer| {
+        post(
+            move |State(app): State<Arc<App>>,
+                  Extension(who): Extension<Who>,
+                  request: Request<Body>| {
+                let path = request.uri().path().to_owned();
+                in_form(path, info::with_json(app, request, (who, answer)))
+            },
+        )
     };
     Router::new()
         .route("/v1/chat/completions", generating(openai_chat::parse))
@@ -60,8 +61,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/infill", generating(infill::parse))
         .route("/api/chat", generating(ollama::chat))
         .route("/api/generate", generating(ollama::generate))
-        .route("/api/show", answering(ollama::show))
+        .route("/api/show", answering(|body, served, _| ollama::show(body, served)))
         .route("/api/tags", get(async |State(app): State<Arc<App>>| info::tags(&app)))
+        .route("/api/ps", get(async |State(app): State<Arc<App>>| info::loaded(&app)))
         .route("/api/version", get(info::version))
         .route("/v1/models", get(async |State(app): State<Arc<App>>| info::models(&app)))
         .route("/v1/models/{*name}", get(model))
@@ -71,11 +73,11 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/rerank", reading(rerank::parse))
         .route("/rerank", reading(rerank::parse))
         .route("/tokenize", answering(info::tokenize))
-        .route("/detokenize", answering(info::detokenize))
-        .route("/apply-template", answering(info::apply_template))
+        .route("/detokenize", answering(|body, served, _| info::detokenize(body, served)))
+        .route("/apply-template", answering(|body, served, _| info::apply_template(body, served)))
         .route("/openapi.json", get(openapi::openapi))
         .route("/", get(page::page))
-        .route("/v1/telemetry", get(async |State(app): State<Arc<App>>| page::telemetry(app)))
+        .route("/v1/telemetry", get(telemetry))
         .route("/health", get(async |State(app): State<Arc<App>>| info::health(&app)))
         .route("/ready", get(async |State(app): State<Arc<App>>| info::ready(&app)))
         .route("/metrics", get(async |State(app): State<Arc<App>>| info::metrics(&app)))
@@ -92,6 +94,11 @@ async fn in_form(path: String, reply: impl Future<Output = Result<Reply, Problem
 
 async fn model(State(app): State<Arc<App>>, Path(name): Path<String>, uri: Uri) -> Reply {
     in_form(uri.path().to_owned(), async { info::model(&app, &name) }).await
+}
+
+async fn telemetry(State(app): State<Arc<App>>, uri: Uri) -> Reply {
+    let path = uri.path().to_owned();
+    in_form(path, async move { page::telemetry(app, uri.query()) }).await
 }
 
 async fn not_found(uri: Uri) -> Reply {

@@ -13,7 +13,7 @@ use nanoinfer_engine::{BatchOptions, Engine, EngineOptions, Engines, Model, Pref
 use nanoinfer_format::Quant;
 use nanoinfer_packer::{Input, Options as PackOptions, convert};
 use nanoinfer_serve::testing::{fail_engines, limit_steps};
-use nanoinfer_serve::{Handle, Keys, Listen, Log, Options, Served, Server};
+use nanoinfer_serve::{Handle, Keys, Listen, Load, Log, Options, Served, Server};
 use nanoinfer_text::Specials;
 use serde_json::{Value, json};
 
@@ -164,6 +164,8 @@ pub(crate) struct Setup {
     pub(crate) queue: usize,
     /// Where contexts are stored.
     pub(crate) store: Option<PathBuf>,
+    /// Why engines cannot be loaded again.
+    pub(crate) fails: Arc<Mutex<Option<String>>>,
     pub(crate) options: Options,
 }
 
@@ -178,6 +180,7 @@ impl Default for Setup {
             ctx: CTX,
             queue: 64,
             store: None,
+            fails: Arc::default(),
             options,
         }
     }
@@ -196,10 +199,24 @@ fn serving(name: &str, setup: &Setup) -> Served {
         logits_rows: sequences.max(16),
         ..EngineOptions::default()
     };
-    let mut engines = Engines::from(Engine::new(Arc::clone(&setup.model), &options).unwrap());
-    engines.store = setup.store.as_ref().map(|folder| PrefixStore::open(folder, 1 << 30).unwrap());
+    let (model, store, fails) =
+        (Arc::clone(&setup.model), setup.store.clone(), Arc::clone(&setup.fails));
+    let make = move || {
+        if let Some(reason) = &*fails.lock().unwrap() {
+            return Err(reason.clone());
+        }
+        let mut engines = Engines::from(Engine::new(Arc::clone(&model), &options).unwrap());
+        engines.store = store.as_ref().map(|folder| PrefixStore::open(folder, 1 << 30).unwrap());
+        Ok(engines)
+    };
+    let (engines, load) = (make().unwrap(), Some(Load::new(make)));
     let batch = BatchOptions { queue, ..BatchOptions::default() };
-    Served { name: name.into(), engines, batch }
+    Served { name: name.into(), engines, load, batch }
+}
+
+/// Bytes of a model of [`Setup`] while it is loaded.
+pub(crate) fn memory(setup: &Setup) -> u64 {
+    serving("", setup).engines.memory()
 }
 
 impl Running {
