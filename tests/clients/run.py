@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Tests `nanoinfer serve` with the clients of others.
 
-    run.py BINARY [CLIENT[=PYTHON] …] [--model MODEL]
+    run.py BINARY [CLIENT[=PYTHON] …] [--model MODEL] [--counts full]
 
 Runs the script of each CLIENT against a server of its own, on a free port of this machine. PYTHON is the
-interpreter whose packages the client uses (default: this one). Without CLIENT, all clients are run, except those
-whose package is not installed.
+interpreter whose packages the client uses (default: this one). Without CLIENT, all clients but the soak are run, except
+those whose package is not installed.
 """
 
 import argparse
@@ -42,7 +42,9 @@ CLIENTS = {
     "llamacpp": Client("like_llamacpp.py"),
     "schemathesis": Client("with_schemathesis.py", "schemathesis", tiny=True),
     "hostile": Client("hostile.py"),
+    "complaints": Client("complaints.py"),
     "agents": Client("agents.py", args=("--ctx", "32768")),
+    "soak": Client("soak.py", tiny=True),
 }
 
 
@@ -51,9 +53,10 @@ def main():
     parser.add_argument("binary")
     parser.add_argument("clients", nargs="*", metavar="CLIENT[=PYTHON]")
     parser.add_argument("--model", help="the model to serve (default: smollm2, or a tiny one where any will do)")
+    parser.add_argument("--counts", choices=("short", "full"), default="short", help="how much the complaints ask, see there")
     parser.add_argument("--only", default=[], action="append", help="run the cases whose names contain this")
     options = parser.parse_args()
-    chosen = [name.partition("=")[::2] for name in options.clients or CLIENTS]
+    chosen = [name.partition("=")[::2] for name in options.clients or [c for c in CLIENTS if c != "soak"]]
     if unknown := [name for name, _ in chosen if name not in CLIENTS]:
         parser.error(f"unknown client {unknown[0]}; known are {', '.join(CLIENTS)}")
     passed = [run(options, name, python or sys.executable) for name, python in chosen]
@@ -87,6 +90,7 @@ def serve(options, name, python, model):
             "NANOINFER_PID": str(server.process.pid),
             "NANOINFER_BINARY": options.binary,
             "NANOINFER_MODEL": str(model),
+            "COUNTS": options.counts,
             "NO_PROXY": "127.0.0.1",
             "PYTHONDONTWRITEBYTECODE": "1",
         }
