@@ -366,14 +366,14 @@ def text_of(event):
 def c18_chance_is_only_in_the_seed():
     number = count(12, 100)
 
-    def body(i):
-        words = " ".join(f"{w}{i % 7}" for w in ("fox", "dog", "bird", "cat") * (2 + i % 9))
-        fields = {"temperature": (0.0, 1.2)[i % 2], "seed": i, "max_tokens": 24, "logprobs": True, "top_logprobs": 3}
-        return asked(f"Request {i}. Repeat this: {words}. And again: {words}", ignore_eos=i % 3 == 0, **fields)
-
     def answer(url, i):
-        found = good(CHAT, body(i), url)
-        return json.dumps(found["choices"])
+        words = " ".join(f"{w}{i % 7}" for w in ("fox", "dog", "bird", "cat") * (2 + i % 9))
+        fields = {"model": MODEL, "temperature": (0.0, 1.2)[i % 2], "seed": i, "max_tokens": 24, "ignore_eos": i % 3 == 0}
+        if i % 5 < 2:  # a repetition, of which drafts are made
+            body = fields | {"prompt": f"{i}: " + "one two three four five " * 12, "logprobs": 3, "max_tokens": 40}
+            return json.dumps(good(COMPLETIONS, body, url)["choices"])
+        text = f"Request {i}. Repeat this: {words}. And again: {words}"
+        return json.dumps(good(CHAT, asked(text, **fields, logprobs=True, top_logprobs=3), url)["choices"])
 
     with own() as server:
         alone = [answer(server.url, i) for i in range(number)]

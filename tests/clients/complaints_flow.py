@@ -242,6 +242,6 @@ def c25_more_users_get_more_together():
 
 
 def run_user(seed, size, length):
-    one, _ = talk(URL, COMPLETIONS, completing(size, seed, length, temperature=1.0, seed=seed % 1000))
+    one, _ = talk(URL, COMPLETIONS, completing(size, seed, length))
     assert one.done
     return one.tokens

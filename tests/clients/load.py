@@ -74,7 +74,7 @@ def prompt(tokens, seed):
 def completing(tokens, seed, max_tokens=1, **fields):
     """A request that continues a prompt of its own, whatever the model says."""
     body = {"model": MODEL, "prompt": prompt(tokens, seed), "max_tokens": max_tokens, "ignore_eos": True}
-    return body | {"seed": 1} | fields
+    return body | {"seed": 1, "temperature": 1.0} | fields
 
 
 def asked(text, **fields):

@@ -33,17 +33,20 @@ class Client(NamedTuple):
     tiny: bool = False
 
 
+# The template of the default model has no tools. This one has the same markers.
+TOOLS = ("--chat-template", str(HERE.parents[1] / "crates/text/tests/data/tools/qwen2.5.jinja"))
+
 CLIENTS = {
-    "openai": Client("with_openai.py", "openai", keys=True),
-    "anthropic": Client("with_anthropic.py", "anthropic", keys=True),
-    "langchain": Client("with_langchain.py", "langchain_openai"),
-    "litellm": Client("with_litellm.py", "litellm"),
-    "ollama": Client("with_ollama.py", "ollama"),
-    "llamacpp": Client("like_llamacpp.py"),
+    "openai": Client("with_openai.py", "openai", keys=True, args=TOOLS),
+    "anthropic": Client("with_anthropic.py", "anthropic", keys=True, args=TOOLS),
+    "langchain": Client("with_langchain.py", "langchain_openai", args=TOOLS),
+    "litellm": Client("with_litellm.py", "litellm", args=TOOLS),
+    "ollama": Client("with_ollama.py", "ollama", args=TOOLS),
+    "llamacpp": Client("like_llamacpp.py", args=TOOLS),
     "schemathesis": Client("with_schemathesis.py", "schemathesis", tiny=True),
     "hostile": Client("hostile.py"),
     "complaints": Client("complaints.py"),
-    "agents": Client("agents.py", args=("--ctx", "32768")),
+    "agents": Client("agents.py", args=(*TOOLS, "--ctx", "32768")),
     "soak": Client("soak.py", tiny=True),
 }
 

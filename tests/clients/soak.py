@@ -74,7 +74,7 @@ class Soak:
     def one(self, chance):
         i = chance.randrange(2000)
         path, body = request(i)
-        one = Talk(self.server.url, path, body, timeout=120)
+        one = Talk(self.server.url, path, body, timeout=900)
         leaves = chance.random() < 0.3
         if leaves and chance.random() < 0.3:
             one.send()
