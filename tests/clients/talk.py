@@ -8,8 +8,8 @@ from urllib.parse import urlparse
 
 
 class Talk:
-    """A request whose answer is read line by line. `times` are those of all lines, after the request was sent, `tokens`
-    those of the events of OpenAI's APIs that have a token, on the clock."""
+    """A request whose answer is read line by line. `times` are those of all lines, after the request was sent. `tokens` are
+    the times of the events of OpenAI's APIs, on the clock, and how many tokens there were then."""
 
     def __init__(self, url, path, body, headers=None, timeout=600):
         place = urlparse(url)
@@ -53,7 +53,7 @@ class Talk:
             elif line.startswith("data: "):
                 event = json.loads(line[6:])
                 if event.get("choices") and not event["choices"][0].get("finish_reason"):
-                    self.tokens.append(self.sent + self.times[-1])
+                    self.tokens.append((self.sent + self.times[-1], int(self.last_id or 0)))
                 yield event
 
     def close(self):
