@@ -5,6 +5,7 @@ no package.
 """
 
 import base64
+import json
 import os
 import socket
 import struct
@@ -224,26 +225,33 @@ def invalid_chats_are_refused():
         assert status == 400 and answer["error"]["message"], (fields, answer)
 
 
-def supported(fields):
-    """The content of a chat with these fields, or None if they are refused by name."""
-    status, _, answer = post("/v1/chat/completions", {"messages": BOOK, "temperature": 0} | fields)
-    if status == 400 and answer["error"]["code"] == "unsupported_parameter":
-        assert answer["error"]["param"] in fields
-        print(f"  {answer['error']['param']}: not supported")
-        return None
-    assert status == 200, answer
-    return answer["choices"][0]["message"]["content"]
-
-
 # test_chat_completion: completion_with_response_format, completion_with_json_schema, completion_with_grammar
 @case
 def answers_follow_schemas_and_grammars():
     for fields, text in [
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"const": "foooooo"}}}}, '"foooooo"'),
+        ({"response_format": {"type": "json_object", "schema": {"const": "bar"}}}, '"bar"'),
         ({"json_schema": {"const": "42"}}, '"42"'),
         ({"grammar": 'root ::= "a"{5,5}'}, "aaaaa"),
     ]:
-        assert supported(fields | {"max_tokens": 12}) in (None, text)
+        choice = chat(**fields | {"max_tokens": 12, "temperature": 0})["choices"][0]
+        assert choice["message"]["content"] == text, (fields, choice)
+
+
+# test_tool_call: completion_with_required_tool_tiny (in part), completion_without_tool_call
+@case
+def required_tools_are_called():
+    schema = {"type": "object", "properties": {}, "required": ["success"], "additionalProperties": False}
+    tools = [{"type": "function", "function": {"name": "test", "description": "", "parameters": schema}}]
+    for argument in (True, False):
+        schema["properties"]["success"] = {"const": argument}
+        fields = {"tools": tools, "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 100}
+        choice = chat(**fields)["choices"][0]
+        (made,) = choice["message"]["tool_calls"]
+        assert choice["finish_reason"] == "tool_calls" and not choice["message"].get("content"), choice
+        assert made["function"]["name"] == "test" and json.loads(made["function"]["arguments"]) == {"success": argument}
+    choice = chat(tools=tools, tool_choice="none", max_tokens=20)["choices"][0]
+    assert choice["message"]["content"] and "tool_calls" not in choice["message"]
 
 
 # test_chat_completion: logprobs, logprobs_stream

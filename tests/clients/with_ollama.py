@@ -1,6 +1,7 @@
 """Ollama's Python client: chat, generate, embed, list, show; whole, streamed and asynchronous."""
 
 import asyncio
+import json
 
 import ollama
 
@@ -99,16 +100,27 @@ def asynchronous_answers_are_the_same():
 
 
 @case
-def formats_and_tools_are_followed_or_refused():
-    for fields in [
-        {"format": "json"},
-        {"format": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}},
-        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]},
-    ]:
-        try:
-            client.chat(model=MODEL, messages=ASK, options={"num_predict": 60}, **fields)
-        except ollama.ResponseError as error:
-            assert error.status_code == 400 and next(iter(fields)) in error.error
+def formats_are_followed():
+    schema = {"type": "object", "properties": {"a": {"type": "integer", "maximum": 99}}, "required": ["a"]}
+    schema["additionalProperties"] = False
+    answer = client.chat(model=MODEL, messages=ASK, options={"num_predict": 100}, format=schema)
+    assert answer.done_reason == "stop" and json.loads(answer.message.content)["a"] <= 99
+    answer = client.chat(model=MODEL, messages=ASK, options={"num_predict": 100, "temperature": 0}, format="json")
+    assert answer.message.content.startswith("{")
+
+
+@case
+def tools_are_offered():
+    def weather(city: str) -> str:
+        """The weather of a city.
+
+        Args:
+            city: its name
+        """
+        return city
+
+    answer = client.chat(model=MODEL, messages=ASK, options={"num_predict": 12}, tools=[weather])
+    assert answer.prompt_eval_count > chat().prompt_eval_count and (answer.message.content or answer.message.tool_calls)
 
 
 if __name__ == "__main__":

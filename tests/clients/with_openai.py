@@ -331,36 +331,89 @@ def embeddings_are_normal():
     assert error.code == "context_length_exceeded"
 
 
-def refused_or(function, field, **fields):
-    """The value, or None if the server refuses the field by its name."""
-    try:
-        return function(**fields)
-    except openai.BadRequestError as error:
-        assert error.code == "unsupported_parameter" and error.param.startswith(field), (error.param, error.message)
-        return None
+FUNCTION = {"name": "weather", "description": "The weather of a city", "parameters": WEATHER}
+TOOLS = [{"type": "function", "function": FUNCTION}, {"type": "function", "function": {"name": "now", "description": "The time"}}]
 
 
 @case
-def tools_are_called_or_refused():
-    function = {"name": "weather", "description": "The weather of a city", "parameters": WEATHER}
-    tools = [{"type": "function", "function": function}]
-    chosen = {"type": "function", "function": {"name": "weather"}}
-    if answer := refused_or(chat, "tool", tools=tools, tool_choice=chosen, max_tokens=64):
-        assert answer.choices[0].message.tool_calls[0].function.name == "weather"
-        assert "city" in json.loads(answer.choices[0].message.tool_calls[0].function.arguments)
-    flat = [{"type": "function"} | function]
-    refused_or(client.responses.create, "tool", model=MODEL, input="Rain?", tools=flat, max_output_tokens=64)
+def required_tools_are_called():
+    named = {"type": "function", "function": {"name": "weather"}}
+    for fields in [{"tool_choice": named}, {"tool_choice": "required", "tools": TOOLS[:1]}]:
+        fields = {"tools": TOOLS, "max_tokens": 200, "parallel_tool_calls": False} | fields
+        choice = chat(**fields).choices[0]
+        (call,) = choice.message.tool_calls
+        assert choice.finish_reason == "tool_calls" and call.type == "function" and call.function.name == "weather"
+        assert isinstance(json.loads(call.function.arguments)["city"], str) and call.id
+        with client.chat.completions.stream(model=MODEL, messages=ASK, seed=5, **fields) as stream:
+            for _ in stream:
+                pass
+            folded = stream.get_final_completion().choices[0]
+        assert folded.finish_reason == "tool_calls"
+        assert [(c.id, c.function.name, c.function.arguments) for c in folded.message.tool_calls] == [
+            (call.id, call.function.name, call.function.arguments)
+        ]
 
 
 @case
-def a_schema_is_followed_or_refused():
-    shape = {"type": "json_schema", "json_schema": {"name": "place", "schema": WEATHER, "strict": True}}
-    for form in [shape, {"type": "json_object"}]:
-        if answer := refused_or(chat, "response_format", response_format=form, max_tokens=200):
-            if answer.choices[0].finish_reason == "stop":
-                json.loads(answer.choices[0].message.content)
-    form = {"format": {"type": "json_schema", "name": "place", "schema": WEATHER}}
-    refused_or(client.responses.create, "text", model=MODEL, input="Where?", text=form, max_output_tokens=64)
+def results_of_tools_are_read():
+    call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Paris"}'}}
+    turns = [*ASK, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    turns += [{"role": "tool", "tool_call_id": "call_1", "content": "Sunny, 25 degrees."}]
+    answer, without = chat(messages=turns, tools=TOOLS), chat(tools=TOOLS)
+    assert answer.choices[0].message.content is not None or answer.choices[0].message.tool_calls
+    assert answer.usage.prompt_tokens > without.usage.prompt_tokens > chat().usage.prompt_tokens
+
+
+@case
+def tools_that_must_not_be_called_are_not():
+    answer = chat(tools=TOOLS, tool_choice="none")
+    assert answer.choices[0].message.tool_calls is None
+    assert answer.choices[0].message.content == chat().choices[0].message.content
+
+
+@case
+def tools_of_responses_are_called():
+    flat = [{"type": "function"} | FUNCTION]
+    fields = {"model": MODEL, "input": "Rain?", "tools": flat, "max_output_tokens": 200, "tool_choice": "required"}
+    fields |= {"temperature": 0, "parallel_tool_calls": False}
+    answer = client.responses.create(**fields)
+    (call,) = [item for item in answer.output if item.type == "function_call"]
+    assert answer.status == "completed" and call.name == "weather" and call.call_id
+    assert isinstance(json.loads(call.arguments)["city"], str)
+    events = list(client.responses.create(stream=True, **fields))
+    deltas = "".join(e.delta for e in events if e.type == "response.function_call_arguments.delta")
+    assert deltas == call.arguments and len(deltas) > 5
+    assert events[-1].response.output[-1].arguments == call.arguments
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "Sunny."}
+    turns = [{"role": "user", "content": "Rain?"}, call.to_dict(), result]
+    again = client.responses.create(**fields | {"input": turns, "tool_choice": "auto", "max_output_tokens": 16})
+    assert again.usage.input_tokens > answer.usage.input_tokens and again.output
+
+
+@case
+def answers_follow_schemas():
+    place = {**WEATHER, "properties": {"city": {"type": "string", "maxLength": 12}}}
+    shape = {"type": "json_schema", "json_schema": {"name": "place", "schema": place, "strict": True}}
+    for seed in range(3):
+        fields = {"response_format": shape, "max_tokens": 200, "temperature": 1.2, "seed": seed}
+        choice = chat(**fields).choices[0]
+        found = json.loads(choice.message.content)
+        assert choice.finish_reason == "stop" and list(found) == ["city"] and len(found["city"]) <= 12
+        assert text(chat(stream=True, **fields)) == choice.message.content
+    plain = chat(response_format={"type": "json_object"}, max_tokens=300, temperature=1.0).choices[0]
+    assert plain.message.content.startswith("{")
+    assert plain.finish_reason == "length" or isinstance(json.loads(plain.message.content), dict)
+    form = {"format": {"type": "json_schema", "name": "place", "schema": place}}
+    answer = client.responses.create(model=MODEL, input="Where?", text=form, max_output_tokens=100)
+    assert len(json.loads(answer.output_text)["city"]) <= 12
+
+
+@case
+def schemas_that_cannot_be_enforced_are_refused():
+    schema = {**WEATHER, "properties": {"city": {"type": "string", "pattern": "a(?=b)"}}}
+    shape = {"type": "json_schema", "json_schema": {"name": "place", "schema": schema}}
+    error = raises(openai.BadRequestError, chat, response_format=shape)
+    assert error.param == "response_format" and "#/properties/city/pattern" in error.message, error.message
 
 
 if __name__ == "__main__":
