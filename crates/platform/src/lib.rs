@@ -12,6 +12,8 @@
 //! | [`fault`] | a message, then exit code 1 | the same | the system's default |
 //! | [`ending`] | SIGINT, SIGTERM, SIGHUP | the same | Ctrl-C |
 //! | `local` (feature `local`) | Unix sockets | Unix sockets | none |
+//! | `sandbox` (feature `service`) | Landlock and seccomp | none | none |
+//! | `service` (feature `service`) | `NOTIFY_SOCKET`, `LISTEN_FDS` | the same, without abstract sockets | none |
 //! | [`terminal`] | full screen unless `TERM` rules it out; restored after a fault | the same | always full screen |
 //! | [`time`] | CPU time | CPU time | `None` |
 //! | [`float`] | by architecture: MXCSR, FPCR | the same | the same |
@@ -27,5 +29,9 @@ pub mod float;
 pub mod local;
 pub mod memory;
 mod proc;
+#[cfg(feature = "service")]
+pub mod sandbox;
+#[cfg(feature = "service")]
+pub mod service;
 pub mod terminal;
 pub mod time;
