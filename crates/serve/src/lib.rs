@@ -45,4 +45,4 @@ pub mod testing;
 
 pub use keys::{Key, Keys, KeysError};
 pub use options::{Error, Limits, Listen, Log, Options, Served};
-pub use server::{Handle, Server};
+pub use server::{Handle, Listening, Server};
