@@ -12,6 +12,8 @@
 //! | [`fault`] | a message, then exit code 1 | the same | the system's default |
 //! | [`ending`] | SIGINT, SIGTERM, SIGHUP | the same | Ctrl-C |
 //! | `local` (feature `local`) | Unix sockets | Unix sockets | none |
+//! | `sandbox` (feature `service`) | Landlock and seccomp | none | none |
+//! | `service` (feature `service`) | `NOTIFY_SOCKET`, `LISTEN_FDS` | the same, without abstract sockets | none |
 //! | [`terminal`] | full screen unless `TERM` rules it out; restored after a fault | the same | always full screen |
 //! | [`pages`] | large pages | no effect | no effect |
 //! | [`time`] | CPU time | CPU time | `None` |
@@ -29,5 +31,9 @@ pub mod local;
 pub mod memory;
 pub mod pages;
 mod proc;
+#[cfg(feature = "service")]
+pub mod sandbox;
+#[cfg(feature = "service")]
+pub mod service;
 pub mod terminal;
 pub mod time;

@@ -49,4 +49,4 @@ pub mod testing;
 
 pub use keys::{Key, Keys, KeysError};
 pub use options::{Bandwidth, Error, Limits, Listen, Load, Log, Options, Served};
-pub use server::{Handle, Server};
+pub use server::{Handle, Listening, Server};

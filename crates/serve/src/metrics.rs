@@ -16,9 +16,6 @@ type Fraction = Gauge<f64, AtomicU64>;
 /// A label with its value.
 type Label = (&'static str, String);
 
-/// Time without a sign of the engine's thread after which it counts as dead.
-const SILENCE: Duration = Duration::from_secs(10);
-
 /// The figures of a server.
 pub(crate) struct Metrics {
     registry: Mutex<Registry>,
@@ -208,10 +205,10 @@ impl EngineMetrics {
         self.rows.set(0);
     }
 
-    /// Whether the engine's thread runs.
-    pub(crate) fn is_alive(&self) -> bool {
+    /// Whether the engine's thread runs, and was seen within `limit`.
+    pub(crate) fn is_alive(&self, limit: Duration) -> bool {
         let seen = Duration::from_millis(self.seen.load(Ordering::Relaxed));
         let silent = self.started.elapsed().saturating_sub(seen);
-        !self.dead.load(Ordering::Relaxed) && silent < SILENCE
+        !self.dead.load(Ordering::Relaxed) && silent < limit
     }
 }

@@ -123,6 +123,9 @@ pub struct Limits {
     pub write: Duration,
     /// Longest silence of a stream: a comment is sent instead.
     pub silence: Duration,
+    /// Time without a sign of an engine's thread, which shows itself every second and after each pass, until the
+    /// server calls itself unhealthy.
+    pub engine: Duration,
     /// Number of unread events of an answer at which its generation pauses.
     pub unread: usize,
     /// Size of a connection's send buffer; by default, that of the operating system.
@@ -138,6 +141,7 @@ impl Default for Limits {
             read: Duration::from_secs(30),
             write: Duration::from_secs(30),
             silence: Duration::from_secs(1),
+            engine: Duration::from_secs(10),
             unread: 64,
             send_buffer: None,
         }

@@ -1,6 +1,7 @@
 //! Starts, runs and drains a server.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use nanoinfer_grammar::Grammars;
 use nanoinfer_platform::local;
+use nanoinfer_platform::service::Inherited;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc as tokio_mpsc, oneshot, watch};
@@ -32,6 +34,89 @@ const LAST_RESPONSES: Duration = Duration::from_secs(2);
 
 /// The receiver of an engine's events, with the link that distributes them.
 type Passes = (Arc<Link>, tokio_mpsc::UnboundedReceiver<Vec<Delivery>>);
+
+/// An address on which to listen: connections wait until a server [serves](Self::serve) them.
+pub struct Listening {
+    runtime: Runtime,
+    listener: Listener,
+    address: String,
+    options: Options,
+}
+
+impl std::fmt::Debug for Listening {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Listening").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Listening {
+    /// Listens where the options say. No thread is started yet.
+    ///
+    /// # Errors
+    /// The address cannot be used, or other machines can reach it although there are no keys.
+    pub fn bind(options: Options) -> Result<Self, Error> {
+        options.check()?;
+        let runtime = runtime()?;
+        let (listener, address) = runtime.block_on(listen(&options))?;
+        Ok(Self { runtime, listener, address, options })
+    }
+
+    /// Takes over a socket that listens already, in place of [`Options::listen`].
+    ///
+    /// # Errors
+    /// It does not listen, or other machines can reach it although there are no keys.
+    pub fn inherit(socket: Inherited, mut options: Options) -> Result<Self, Error> {
+        let runtime = runtime()?;
+        let failed = |source| Error::Listen { address: "the inherited socket".into(), source };
+        let entered = runtime.enter(); // sockets belong to a runtime
+        let (listener, address) = match socket {
+            Inherited::Tcp(listener) => {
+                let address = listener.local_addr().map_err(failed)?;
+                listener.set_nonblocking(true).map_err(failed)?;
+                options.listen = Listen::Tcp(address);
+                let listener = TcpListener::from_std(listener).map_err(failed)?;
+                (Listener::Tcp(listener), address.to_string())
+            }
+            Inherited::Local(listener) => {
+                options.listen = Listen::Unix(PathBuf::new());
+                let listener = local::Listener::inherit(listener).map_err(failed)?;
+                (Listener::Local(listener), "the inherited socket".to_owned())
+            }
+        };
+        drop(entered);
+        options.check()?;
+        Ok(Self { runtime, listener, address, options })
+    }
+
+    /// Starts a thread for each model's engine. Requests are answered once the server [runs](Server::run).
+    ///
+    /// # Errors
+    /// There is no model, two have the same name, or a thread cannot be started.
+    pub fn serve(self, models: Vec<Served>) -> Result<Server, Error> {
+        let Self { runtime, listener, address, options } = self;
+        let metrics = Metrics::new();
+        let shared = Shared {
+            room: Arc::new(Room::new(options.memory)),
+            roof: Arc::new(Roof::new(options.bandwidth.clone())),
+        };
+        let (mut served, mut passes, mut engines) = (Vec::new(), Vec::new(), Vec::new());
+        for model in models {
+            if served.iter().any(|m: &Arc<ServedModel>| m.name == model.name) {
+                let what = format!("two have the name {:?}", model.name);
+                return Err(Error::Models { what });
+            }
+            let (model, receiver, engine) = start(model, &options, &metrics, &shared)?;
+            engines.push(engine);
+            passes.push((Arc::clone(&model.link), receiver));
+            served.push(model);
+        }
+        if served.is_empty() {
+            return Err(Error::Models { what: "there is none".into() });
+        }
+        let app = Arc::new(App::new(Models(served), options, metrics));
+        Ok(Server { runtime, listener, address, app, passes, engines })
+    }
+}
 
 /// A server that is listening.
 pub struct Server {
@@ -78,37 +163,9 @@ impl Server {
     /// Listens, and starts a thread for each model's engine. Requests are answered once it [runs](Self::run).
     ///
     /// # Errors
-    /// The address cannot be used, or other machines can reach it although there are no keys.
+    /// Those of [`Listening::bind`] and [`Listening::serve`].
     pub fn bind(models: Vec<Served>, options: Options) -> Result<Self, Error> {
-        options.check()?;
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(4)
-            .thread_keep_alive(Duration::from_secs(60))
-            .build()
-            .map_err(Error::Start)?;
-        let (listener, address) = runtime.block_on(listen(&options))?;
-        let metrics = Metrics::new();
-        let shared = Shared {
-            room: Arc::new(Room::new(options.memory)),
-            roof: Arc::new(Roof::new(options.bandwidth.clone())),
-        };
-        let (mut served, mut passes, mut engines) = (Vec::new(), Vec::new(), Vec::new());
-        for model in models {
-            if served.iter().any(|m: &Arc<ServedModel>| m.name == model.name) {
-                let what = format!("two have the name {:?}", model.name);
-                return Err(Error::Models { what });
-            }
-            let (model, receiver, engine) = start(model, &options, &metrics, &shared)?;
-            engines.push(engine);
-            passes.push((Arc::clone(&model.link), receiver));
-            served.push(model);
-        }
-        if served.is_empty() {
-            return Err(Error::Models { what: "there is none".into() });
-        }
-        let app = Arc::new(App::new(Models(served), options, metrics));
-        Ok(Self { runtime, listener, address, app, passes, engines })
+        Listening::bind(options)?.serve(models)
     }
 
     /// Where it listens: an address with its port, or `unix:` and a path.
@@ -147,6 +204,15 @@ impl Server {
         engines.into_iter().for_each(|engine| drop(engine.join()));
         Ok(())
     }
+}
+
+fn runtime() -> Result<Runtime, Error> {
+    Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .thread_keep_alive(Duration::from_secs(60))
+        .build()
+        .map_err(Error::Start)
 }
 
 async fn listen(options: &Options) -> Result<(Listener, String), Error> {

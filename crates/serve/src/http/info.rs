@@ -18,7 +18,8 @@ use crate::problem::Problem;
 
 /// Whether the engine's threads live.
 pub(crate) fn health(app: &App) -> Reply {
-    let alive = app.models.0.iter().all(|m| m.link.metrics.is_alive());
+    let limit = app.options.limits.engine;
+    let alive = app.models.0.iter().all(|m| m.link.metrics.is_alive(limit));
     let (status, text) = if alive { (200, "ok") } else { (503, "the engine does not respond") };
     reply::json(status, &json!({"status": text}))
 }
