@@ -18,7 +18,11 @@ use super::running::Kv;
 ///
 /// Without --keys, only programs on this machine are answered. SIGTERM and Ctrl-C let running answers
 /// end, within --drain seconds; a second one ends the server at once. Every option can be set by an
-/// environment variable instead: NANOINFER_PORT for --port, and so on.
+/// environment variable instead, NANOINFER_PORT for --port, and so on, or in a file (--config).
+///
+/// On Linux, before the first request, the server gives up its access to files other than --cache-dir,
+/// to programs and to connections of its own; its first lines say what is in force. Under systemd, it
+/// reports when it is ready, and takes over a socket that is passed on (LISTEN_FDS).
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -31,6 +35,9 @@ Examples:
 A file of --keys has a line for each: a name, the key (or blake3: and its hash), and optionally
 requests=N (at once), tokens=N (per minute, of prompts and answers) and class=interactive, normal or
 background. Lines that begin with # are skipped.
+
+A file of --config is TOML: the options by their long names, such as port = 9000 or
+model = [\"fast=small.gguf\", \"large=model.nano\"]. The command line and the environment come first.
 
 Exit codes: 0 ended by SIGTERM or Ctrl-C, 1 failure, 2 usage error.")]
 pub(crate) struct Serve {
@@ -114,6 +121,12 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "MB", env = "NANOINFER_CACHE_SIZE", default_value_t = 2048,
           value_parser = count(1 << 40))]
     pub(crate) cache_size: u64,
+    /// Keep the access to files, programs and the network that the server does not need
+    #[arg(long, env = "NANOINFER_NO_SANDBOX", value_parser = clap::builder::BoolishValueParser::new())]
+    pub(crate) no_sandbox: bool,
+    /// TOML file with options, for those that neither the command line nor the environment sets
+    #[arg(long, value_name = "FILE", env = "NANOINFER_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 fn socket(text: &str) -> Result<PathBuf, String> {

@@ -172,6 +172,8 @@ fn denied() -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
     };
     let (thread, code) = (libc::CLONE_THREAD as u64, libc::PROT_EXEC as u64);
     let own = u64::from(std::process::id());
+    // Of 32 bits, but of a type that depends on the C library.
+    let [sti, linux] = [libc::TIOCSTI, libc::TIOCLINUX].map(|request| u64::from(request as u32));
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         DENIED.iter().map(|&call| (call, Vec::new())).collect();
     for (call, of_call) in [
@@ -186,10 +188,7 @@ fn denied() -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
         // Times of files that are not open.
         (libc::SYS_utimensat, vec![rule(1, Qword, Ne, 0)?]),
         // Typing into the terminal from which the server was started.
-        (
-            libc::SYS_ioctl,
-            vec![rule(1, Dword, Eq, libc::TIOCSTI)?, rule(1, Dword, Eq, libc::TIOCLINUX)?],
-        ),
+        (libc::SYS_ioctl, vec![rule(1, Dword, Eq, sti)?, rule(1, Dword, Eq, linux)?]),
     ] {
         rules.insert(call, of_call);
     }

@@ -7,8 +7,6 @@ use landlock::{
     RulesetError, RulesetStatus, Scope, make_bitflags, path_beneath_rules,
 };
 
-use super::Restriction;
-
 /// The version whose file rules are used. They do not grow by themselves, as a rule that nobody has tested might
 /// deny something needed.
 const VERSION: ABI = ABI::V5;
@@ -29,18 +27,8 @@ const WRITE: BitFlags<AccessFs> = make_bitflags!(AccessFs::{
     ReadFile | ReadDir | WriteFile | Truncate | MakeReg | RemoveFile
 });
 
-pub(super) fn restrict(read: &[PathBuf], write: &[PathBuf]) -> Restriction {
-    match rules(read, write) {
-        Ok(RulesetStatus::FullyEnforced) => Restriction::Full,
-        Ok(RulesetStatus::PartiallyEnforced) => Restriction::Partial,
-        Ok(RulesetStatus::NotEnforced) => {
-            Restriction::None("this kernel has no Landlock, or it is disabled".to_owned())
-        }
-        Err(error) => Restriction::None(error.to_string()),
-    }
-}
-
-fn rules(read: &[PathBuf], write: &[PathBuf]) -> Result<RulesetStatus, RulesetError> {
+/// Restricts this thread, and returns how far that is possible.
+pub(super) fn restrict(read: &[PathBuf], write: &[PathBuf]) -> Result<RulesetStatus, RulesetError> {
     // Also no TCP connections and listeners, and no signals or abstract sockets of processes outside.
     let rules = Ruleset::default()
         .handle_access(AccessFs::from_all(VERSION))?

@@ -47,7 +47,7 @@ pub enum Restriction {
 /// No program can be started, and no connection opened; those to sockets that listen already are accepted.
 #[cfg(target_os = "linux")]
 pub fn enter(read: &[PathBuf], write: &[PathBuf]) -> Sandbox {
-    Sandbox { files: files::restrict(read, write), calls: restrict_calls() }
+    Sandbox { files: restrict_files(read, write), calls: restrict_calls() }
 }
 
 /// Does nothing: this system has no such restrictions.
@@ -55,6 +55,18 @@ pub fn enter(read: &[PathBuf], write: &[PathBuf]) -> Sandbox {
 pub fn enter(_read: &[PathBuf], _write: &[PathBuf]) -> Sandbox {
     let none = || Restriction::None("this system has none".to_owned());
     Sandbox { files: none(), calls: none() }
+}
+
+#[cfg(target_os = "linux")]
+fn restrict_files(read: &[PathBuf], write: &[PathBuf]) -> Restriction {
+    match files::restrict(read, write) {
+        Ok(landlock::RulesetStatus::FullyEnforced) => Restriction::Full,
+        Ok(landlock::RulesetStatus::PartiallyEnforced) => Restriction::Partial,
+        Ok(landlock::RulesetStatus::NotEnforced) => {
+            Restriction::None("this kernel has no Landlock, or it is disabled".to_owned())
+        }
+        Err(error) => Restriction::None(error.to_string()),
+    }
 }
 
 #[cfg(all(
