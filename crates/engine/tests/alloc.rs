@@ -203,6 +203,7 @@ fn while_requests_join_and_leave() {
         };
         sent.push(batch.submit(request).unwrap());
     }
+    let whole = (0..40).filter(|i| ![0, 3, 5].contains(&(i % 8))).map(|i| 4 + 5 * i % 17);
     let (mut tokens, mut values, mut steps) = (0, 0, 0);
     while !batch.is_idle() {
         let (admissions, before) = (batch.load().admissions, ALLOCATIONS.load(Ordering::Relaxed));
@@ -216,7 +217,7 @@ fn while_requests_join_and_leave() {
         batch.cancel(sent[steps * 7 % 40 / 8 * 8]); // every eighth, sooner or later
         steps += 1;
     }
-    assert!(tokens > 250 && steps > 30, "{tokens} tokens in {steps} steps");
+    assert!(tokens >= whole.sum(), "{tokens} tokens");
     assert_eq!(values, 15, "prompts that were read");
 }
 
