@@ -31,11 +31,13 @@ class Browser:
         self.folder, self.next, self.events, self.rest = tempfile.TemporaryDirectory(), 0, [], b""
         commands, results = os.pipe(), os.pipe()
         # The program reads from 3 and writes to 4, which may be in use here.
-        inner = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (commands[0], results[1])]
+        inner = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (commands[0], results[1])]
         command = [PROGRAM, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars",
                    "--disable-background-networking", "--remote-debugging-pipe", f"--user-data-dir={self.folder.name}"]
-        shell = ["sh", "-c", f'exec "$@" 3<&{inner[0]} 4>&{inner[1]}', "sh", *command]
-        self.process = subprocess.Popen(shell, pass_fds=inner, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, close_fds=False,
+            preexec_fn=lambda: (os.dup2(inner[0], 3), os.dup2(inner[1], 4)),
+        )
         for fd in (*inner, commands[0], results[1]):
             os.close(fd)
         self.commands, self.results, self.session = commands[1], results[0], None

@@ -62,19 +62,20 @@ pub(crate) async fn generate(
         prompts: prepared.prompts,
     };
     let payer = app.spend(&who, tokens, Instant::now())?;
-    let stream = served.link.submit(prepared.requests).await.inspect_err(|_| {
+    let give_back = |_: &Problem| {
         if let Some(payer) = &payer {
             payer.give_back(tokens);
         }
-    })?;
+    };
+    let stream = served.link.submit(prepared.requests).await.inspect_err(give_back)?;
     let longest = [asked.timeout, app.options.max_time].into_iter().flatten().min();
     let mut answering = Answering::new(
         (Arc::clone(&served), stream),
         (&meta.prompts, prepared.splitters, prepared.stops),
         (started, longest),
-        payer,
+        payer.clone(),
     );
-    answering.begin(PATIENCE).await?;
+    answering.begin(PATIENCE).await.inspect_err(give_back)?;
     let Call { stream, mut encoder, .. } = call;
     let seed = meta.seed.to_string();
     let mut reply = if stream {
