@@ -26,14 +26,14 @@ impl Process {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut said = Vec::new();
-        loop {
-            let line = lines.next().unwrap_or_else(|| panic!("no server: {said:?}")).unwrap();
+        while let Some(line) = lines.next().transpose().unwrap() {
             if let Some((_, address)) = line.split_once("listening on http://") {
                 let address = address.to_owned();
                 return Self { child, said, lines, address };
             }
             said.push(line);
         }
+        panic!("no server: {} {said:?}", child.wait().unwrap());
     }
 
     /// Ends it as a service manager does, and returns what else it said.

@@ -52,11 +52,6 @@ def c1_a_prompt_does_not_stall_a_stream():
         assert p99 <= 0.2 and worst <= 0.3 and alone / taken >= 0.8
 
 
-def started(name):
-    """Whether requests are being answered, or wait."""
-    return lambda: figure(URL, name) > 0
-
-
 @case
 def c2_the_work_of_a_client_ends_with_it():
     until(lambda: is_free(URL))
@@ -68,13 +63,11 @@ def c2_the_work_of_a_client_ends_with_it():
                 ("decode", completing(8, 5, 4000)),
             ]:
                 one = Talk(URL, COMPLETIONS, body | {"stream": streams}).send()
-                generated = figure(URL, "prompt_tokens_computed_total")
-                until(started("running"))
+                until(lambda: figure(URL, "running") > 0)
                 if phase == "decode":
                     time.sleep(random.random() * 0.2)
                 one.close()
                 times.setdefault((phase, streams), []).append(until(lambda: is_free(URL)))
-                assert figure(URL, "prompt_tokens_computed_total") >= generated
     for (phase, streams), found in times.items():
         kind = "stream" if streams else "whole"
         say(f"{phase}, {kind}: free after {percentile(found, 0.5) * 1e3:.0f} ms p50, {max(found) * 1e3:.0f} max")
@@ -88,7 +81,8 @@ def c2_a_client_that_leaves_the_queue_is_never_served():
         for streams in (False, True):
             waits = [Talk(server.url, COMPLETIONS, completing(600, 7 + i, 5, stream=streams)).send() for i in range(4)]
             until(lambda: figure(server.url, "waiting") == 4)
-            [one.close() for one in waits]
+            for one in waits:
+                one.close()
             taken = until(lambda: figure(server.url, "waiting") == 0)
             say(f"4 that waited left the queue after {taken * 1e3:.0f} ms")
             assert not FULL or taken <= 0.25
@@ -168,15 +162,10 @@ def c5_a_long_call_comes_bit_by_bit():
 
 @case
 def c19_one_request_is_not_behind_two_hundred():
-    first = ["many sk-many-0123456789abcdef", "one sk-one-0123456789abcdef"]
-    many, few = ({"Authorization": f"Bearer {line.split()[1]}"} for line in first)
-    number, finished, end = count(40, 200), [], threading.Event()
-    size = count(300, 512)
-    with own("--sequences", "8", keys=first) as server:
-
-        def key():
-            return first[1].split()[1]
-
+    keys = ["sk-many-0123456789abcdef", "sk-one-0123456789abcdef"]
+    many, few = ({"Authorization": f"Bearer {key}"} for key in keys)
+    number, size, finished, end = count(40, 200), count(300, 512), [], threading.Event()
+    with own("--sequences", "8", keys=[f"many {keys[0]}", f"one {keys[1]}"]) as server:
         start = time.monotonic()
         good(COMPLETIONS, completing(size, 30, 4), server.url, few)
         alone = time.monotonic() - start
@@ -192,7 +181,7 @@ def c19_one_request_is_not_behind_two_hundred():
                 end.wait(random.random())
 
         def single(_):
-            until(lambda: figure(server.url, "running", key()) >= 8)
+            until(lambda: figure(server.url, "running", keys[1]) >= 8)
             time.sleep(0.5)
             sent = time.monotonic()
             one = Talk(server.url, COMPLETIONS, completing(size, 31, 4, stream=True), few).open()
@@ -226,7 +215,7 @@ def c24_only_this_machine_is_answered():
 
 @case
 def c25_more_users_get_more_together():
-    speeds, size, length = {}, count(64, 512), count(8, 256)
+    speeds, size, length = {}, 64, count(32, 256)
     for users in count((1, 4, 16), (1, 4, 16, 64)):
         before = figures(URL)
         found = at_once(lambda i: run_user(users * 1000 + i, size, length), range(users))

@@ -10,7 +10,7 @@ import time
 import tiny
 from harness import MODEL, URL
 from server import Server, call, figures
-from talk import Talk, talk
+from talk import Talk, talk  # noqa: F401: for those who import from here
 
 FULL = os.environ.get("COUNTS") == "full"
 BINARY = os.environ.get("NANOINFER_BINARY", "")
@@ -25,6 +25,7 @@ CHAT, COMPLETIONS, RESPONSES, MESSAGES, OLLAMA = (
 
 
 def count(short, full):
+    """A number that depends on COUNTS."""
     return full if FULL else short
 
 
@@ -83,13 +84,15 @@ def asked(text, **fields):
 
 
 def good(path, body, url=URL, headers=None):
+    """The answer to a request that must succeed."""
     status, _, answer = call(url + path, body, headers)
     assert status == 200, (status, answer)
     return answer
 
 
-def figure(url, name, headers_key=None):
-    found = [v for (n, _), v in figures(url, headers_key).items() if n == f"nanoinfer_{name}"]
+def figure(url, name, key=None):
+    """The value of a figure, summed over its labels."""
+    found = [v for (n, _), v in figures(url, key).items() if n == f"nanoinfer_{name}"]
     assert found, f"there is no figure {name}"
     return sum(found)
 
@@ -121,15 +124,16 @@ def at_once(function, arguments):
             failed.append(error)
 
     threads = [threading.Thread(target=one, args=pair, daemon=True) for pair in enumerate(arguments)]
-    [thread.start() for thread in threads]
-    [thread.join() for thread in threads]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     if failed:
         raise failed[0]
     return found
 
 
 def percentile(values, share):
+    """The value below which this share of them is."""
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
-
-__all__ = [name for name in dir() if not name.startswith("_")] + ["Talk", "talk"]
