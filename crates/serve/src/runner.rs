@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nanoinfer_engine::{
-    Batch, BatchEvent, Canceller, Constraint, Error, Event, FinishReason, Request, RequestId,
-    Stats, TokenLogprob,
+    Batch, BatchEvent, Canceller, Constraint, Error, Event, FinishReason, PromptValues, Request,
+    RequestId, Stats, TokenLogprob,
 };
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
@@ -80,6 +80,7 @@ pub(crate) struct Delivery {
 
 pub(crate) enum Happened {
     Prefill { done: usize, total: usize },
+    Prompt(PromptValues),
     Token(Token),
     Finished { reason: FinishReason, text: String, stats: Box<Stats> },
     Failed(Problem),
@@ -321,6 +322,7 @@ fn happened(event: BatchEvent<'_>) -> Happened {
     let stats = event.stats;
     match event.event {
         Ok(Event::Prefill { done, total }) => Happened::Prefill { done, total },
+        Ok(Event::Prompt { values }) => Happened::Prompt(values.clone()),
         Ok(Event::Token { id, text, .. }) => {
             let logprobs = event.logprobs.map(|l| Logprobs { token: l.token, top: l.top.to_vec() });
             let (text, count) = (text.to_owned(), stats.generated);

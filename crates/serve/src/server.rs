@@ -14,6 +14,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc as tokio_mpsc, oneshot, watch};
 
 use crate::core::model::{Models, ServedModel, fingerprint};
+use crate::core::read;
 use crate::http::app::{App, unix_time};
 use crate::http::listen::{Listener, accept};
 use crate::http::routes::router;
@@ -184,6 +185,7 @@ fn start(served: Served, options: &Options, metrics: &Metrics) -> Result<Started
     let log = options.log.clone();
     let (commands, receiver) = mpsc::channel();
     let (sender, passes) = tokio_mpsc::unbounded_channel();
+    let at_once = read::at_once(&batch);
     let link = Arc::new(Link::new(commands, options.limits.unread, Arc::clone(&metrics)));
     // The engine's calling thread is one of its workers, so the batch is made where it runs.
     let (made, model) = oneshot::channel();
@@ -204,8 +206,18 @@ fn start(served: Served, options: &Options, metrics: &Metrics) -> Result<Started
         .map_err(|_| Error::Models { what: format!("the engine of {name:?} cannot be started") })?;
     let created = unix_time();
     let (grammars, format) = (Grammars::new(Arc::clone(&model)), OnceLock::new());
-    let served =
-        ServedModel { name, model, seams, grammars, format, link, fingerprint, ctx, created };
+    let served = ServedModel {
+        name,
+        model,
+        seams,
+        grammars,
+        format,
+        link,
+        fingerprint,
+        ctx,
+        at_once,
+        created,
+    };
     Ok((Arc::new(served), passes, thread))
 }
 

@@ -164,7 +164,7 @@ impl Stream {
         match next.1 {
             Happened::Finished { .. } => self.left -= 1,
             Happened::Failed(_) => self.end(),
-            Happened::Prefill { .. } | Happened::Token(_) => {}
+            Happened::Prefill { .. } | Happened::Prompt(_) | Happened::Token(_) => {}
         }
         next
     }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nanoinfer_engine::{FinishReason, Stats};
+use nanoinfer_engine::{FinishReason, PromptLogprobs, PromptValues, Stats};
 
 use super::model::ServedModel;
 use super::parts::{self, Part, Splitter, Whole};
@@ -18,6 +18,11 @@ pub(crate) enum Update {
     Prefill {
         done: usize,
         total: usize,
+    },
+    /// The log-probabilities of a choice's prompt.
+    Prompt {
+        choice: usize,
+        logprobs: PromptLogprobs,
     },
     Chunk(Chunk),
     End(End),
@@ -83,6 +88,8 @@ impl Reason {
 /// A whole answer: its updates, folded.
 #[derive(Default)]
 pub(crate) struct Answer {
+    /// Those of the prompt, if they were requested.
+    pub(crate) prompt: Option<PromptLogprobs>,
     pub(crate) parts: Vec<Whole>,
     pub(crate) tokens: Vec<(u32, Logprobs)>,
     pub(crate) reason: Reason,
@@ -120,6 +127,8 @@ struct Progress {
     tokens: Vec<u32>,
     last: Option<Instant>,
     splitter: Splitter,
+    /// Whether the prompt has log-probabilities: then the token that ends the answer has them too.
+    scored: bool,
     ended: bool,
 }
 
@@ -136,6 +145,7 @@ impl Answering {
             tokens: Vec::new(),
             last: None,
             splitter,
+            scored: false,
             ended: false,
         };
         let choices = prompts.iter().zip(splitters).map(choice).collect();
@@ -204,6 +214,7 @@ impl Answering {
         while let Some(update) = self.next().await {
             match update {
                 Update::Prefill { .. } => {}
+                Update::Prompt { choice, logprobs } => answers[choice].prompt = Some(logprobs),
                 Update::Chunk(chunk) => {
                     let answer = &mut answers[chunk.choice];
                     let parts = chunk.parts.into_iter();
@@ -242,10 +253,16 @@ impl Answering {
             Happened::Prefill { done, total } => {
                 self.due.push_back(Update::Prefill { done, total });
             }
+            Happened::Prompt(PromptValues::Logprobs(logprobs)) => {
+                self.choices[choice].scored = true;
+                self.due.push_back(Update::Prompt { choice, logprobs });
+            }
+            Happened::Prompt(_) => {} // not requested of an answer
             Happened::Token(token) => {
                 self.measure(choice, token.count);
                 self.choices[choice].tokens.push(token.id);
-                let logprobs = token.logprobs.filter(|_| !self.served.ends(token.id));
+                let shows = self.choices[choice].scored || !self.served.ends(token.id);
+                let logprobs = token.logprobs.filter(|_| shows);
                 let logprobs = logprobs.map(|logprobs| (token.id, logprobs));
                 let mut parts = Vec::new();
                 self.choices[choice].splitter.push(Some(token.id), token.text, &mut parts);

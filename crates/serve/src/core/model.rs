@@ -21,6 +21,8 @@ pub(crate) struct ServedModel {
     pub(crate) fingerprint: String,
     /// Maximum number of tokens in a context.
     pub(crate) ctx: usize,
+    /// Number of prompts of a request to submit at once, see [`super::read`].
+    pub(crate) at_once: usize,
     /// When the server was started, in seconds since 1970.
     pub(crate) created: u64,
 }
@@ -44,6 +46,13 @@ impl ServedModel {
     /// How the model writes reasoning and calls of tools.
     pub(crate) fn format(&self) -> &AnswerFormat {
         self.format.get_or_init(|| self.model.answer_format())
+    }
+
+    /// Whether the name of the model or of its source contains a word, as those of models for embeddings or for
+    /// ranking do; nothing else in a model tells what it was made for.
+    pub(crate) fn is_named(&self, word: &str) -> bool {
+        let source = self.model.file().source().unwrap_or_default();
+        [&self.name, &source].iter().any(|name| name.to_ascii_lowercase().contains(word))
     }
 
     /// Whether a token ends answers.

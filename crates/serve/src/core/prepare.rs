@@ -3,7 +3,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use nanoinfer_engine::{Drafting, GenerateOptions, Request, Sampling};
+use nanoinfer_engine::{Drafting, GenerateOptions, PromptOutput, Request, Sampling};
 use nanoinfer_text::{AnswerParser, ChatInput, Specials, Tools};
 
 use super::ask::{Ask, AskOptions, Chat, Prompt, Structure};
@@ -39,6 +39,8 @@ pub(crate) fn prepare(served: &ServedModel, ask: Ask, caller: Caller) -> Result<
     // A number that JavaScript can represent.
     let seed = options.seed.unwrap_or_else(|| RandomState::new().hash_one(()) >> 32);
     let (stops, class, structure) = (options.stop.clone(), options.class, options.structure.take());
+    let output = options.logprobs.filter(|_| options.prompt_logprobs);
+    let output = output.map(PromptOutput::Logprobs);
     let generate = generate_options(served, options, seed);
     let mut requests = Vec::with_capacity(prompts.len() * n);
     let mut splitters = Vec::with_capacity(prompts.len() * n);
@@ -50,6 +52,7 @@ pub(crate) fn prepare(served: &ServedModel, ask: Ask, caller: Caller) -> Result<
         let ends = std::mem::take(&mut request.options.stop_tokens);
         request.options = generate.clone();
         request.options.stop_tokens.extend(ends);
+        request.output.clone_from(&output);
         request.key = caller.key;
         request.class = class.unwrap_or_default().max(caller.class);
         for i in 0..n as u64 {

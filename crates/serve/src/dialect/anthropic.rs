@@ -334,6 +334,7 @@ impl Encoder for MessageEncoder {
     fn update(&mut self, _served: &ServedModel, _meta: &Meta, update: &Update, out: &mut Vec<u8>) {
         match update {
             Update::Prefill { done, total } => comment(&format!("prefill {done}/{total}"), out),
+            Update::Prompt { .. } => {} // of completions only
             Update::Chunk(chunk) => {
                 for (i, part) in chunk.parts.iter().enumerate() {
                     let is_last = i + 1 == chunk.parts.len();

@@ -240,7 +240,7 @@ impl Encoder for OllamaEncoder {
 
     fn update(&mut self, served: &ServedModel, meta: &Meta, update: &Update, out: &mut Vec<u8>) {
         match update {
-            Update::Prefill { .. } => {}
+            Update::Prefill { .. } | Update::Prompt { .. } => {}
             Update::Chunk(chunk) => {
                 if let Some(shown) = self.shown(chunk) {
                     line(&self.object(served, meta, shown, None), out);

@@ -148,15 +148,10 @@ struct Asked {
 impl Asked {
     fn read(headers: &HeaderMap) -> Result<Self, Problem> {
         let text = |name: HeaderName| headers.get(name).map(|v| v.to_str().unwrap_or_default());
-        let timeout = text(TIMEOUT).map(|text| {
-            let seconds = text.parse().ok().filter(|s: &f64| (0.0..1e9).contains(s));
-            let seconds = seconds.ok_or_else(|| bad(&TIMEOUT, "expected a number of seconds"))?;
-            Ok(Duration::from_secs_f64(seconds))
-        });
         let last_event = text(LAST_EVENT)
             .map(|text| text.parse().map_err(|_| bad(&LAST_EVENT, "expected the id of an event")));
         Ok(Self {
-            timeout: timeout.transpose()?,
+            timeout: timeout(headers)?,
             last_event: last_event.transpose()?,
             fingerprint: text(FINGERPRINT).map(str::to_owned),
         })
@@ -185,6 +180,15 @@ impl Asked {
         }
         Ok(last)
     }
+}
+
+/// The time that a request's headers give it.
+pub(crate) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
+    let Some(text) = headers.get(TIMEOUT) else { return Ok(None) };
+    let seconds = text.to_str().ok().and_then(|text| text.parse().ok());
+    let seconds = seconds.filter(|s: &f64| (0.0..1e9).contains(s));
+    let seconds = seconds.ok_or_else(|| bad(&TIMEOUT, "expected a number of seconds"))?;
+    Ok(Some(Duration::from_secs_f64(seconds)))
 }
 
 fn bad(header: &HeaderName, what: &str) -> Problem {
@@ -252,7 +256,12 @@ impl Streaming {
                 let before = out.len();
                 self.encoder.update(served, &self.meta, &update, out);
                 // The encoder has to know what the client already has, but not to send it again.
-                if matches!(&update, Update::Chunk(chunk) if chunk.count <= self.skip) {
+                let has = match &update {
+                    Update::Chunk(chunk) => chunk.count <= self.skip,
+                    Update::Prompt { .. } => self.skip > 0,
+                    _ => false,
+                };
+                if has {
                     out.truncate(before);
                 }
                 if matches!(update, Update::Failed(_)) {

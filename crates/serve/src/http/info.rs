@@ -14,7 +14,7 @@ use crate::core::model::ServedModel;
 use crate::core::prepare;
 use crate::dialect::fields;
 use crate::dialect::{messages, ollama};
-use crate::problem::{Kind, Problem};
+use crate::problem::Problem;
 
 /// Whether the engine's threads live.
 pub(crate) fn health(app: &App) -> Reply {
@@ -131,10 +131,4 @@ pub(crate) fn apply_template(body: &Value, served: &ServedModel) -> Result<Value
     let input = prepare::input(served, &messages::chat(body)?)?;
     let text = served.model.render_chat(&input).map_err(|e| Problem::engine(&e))?;
     Ok(json!({"prompt": text.text()}))
-}
-
-/// Embeddings need the hidden states of a pass, which the engine does not offer.
-pub(crate) fn embeddings() -> Problem {
-    let message = "this server computes no embeddings; use a server for an embedding model";
-    Problem::new(Kind::NotImplemented, message).code("not_implemented")
 }

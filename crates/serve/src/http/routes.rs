@@ -13,11 +13,13 @@ use serde_json::Value;
 
 use super::app::{App, Who};
 use super::reply::{self, Reply};
-use super::{generate, guard, info, openapi, page};
+use super::{generate, guard, info, openapi, page, read};
 use crate::core::model::ServedModel;
-use crate::dialect::call::Parse;
+use crate::dialect::call::{Parse, ParseReading};
 use crate::dialect::problems::Form;
-use crate::dialect::{anthropic, completions, infill, ollama, openai_chat, responses};
+use crate::dialect::{
+    anthropic, completions, embeddings, infill, ollama, openai_chat, rerank, responses,
+};
 use crate::problem::{Kind, Problem};
 
 type Answer = fn(&Value, &ServedModel) -> Result<Value, Problem>;
@@ -30,6 +32,16 @@ pub(crate) fn router(app: Arc<App>) -> Router {
                   request: Request<Body>| {
                 let path = request.uri().path().to_owned();
                 in_form(path, generate::generate(app, who, request, parse))
+            },
+        )
+    };
+    let reading = |parse: ParseReading| {
+        post(
+            move |State(app): State<Arc<App>>,
+                  Extension(who): Extension<Who>,
+                  request: Request<Body>| {
+                let path = request.uri().path().to_owned();
+                in_form(path, read::read(app, who, request, parse))
             },
         )
     };
@@ -53,7 +65,11 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/version", get(info::version))
         .route("/v1/models", get(async |State(app): State<Arc<App>>| info::models(&app)))
         .route("/v1/models/{*name}", get(model))
-        .route("/v1/embeddings", post(embeddings))
+        .route("/v1/embeddings", reading(embeddings::openai))
+        .route("/api/embed", reading(embeddings::ollama))
+        .route("/api/embeddings", reading(embeddings::ollama_one))
+        .route("/v1/rerank", reading(rerank::parse))
+        .route("/rerank", reading(rerank::parse))
         .route("/tokenize", answering(info::tokenize))
         .route("/detokenize", answering(info::detokenize))
         .route("/apply-template", answering(info::apply_template))
@@ -76,10 +92,6 @@ async fn in_form(path: String, reply: impl Future<Output = Result<Reply, Problem
 
 async fn model(State(app): State<Arc<App>>, Path(name): Path<String>, uri: Uri) -> Reply {
     in_form(uri.path().to_owned(), async { info::model(&app, &name) }).await
-}
-
-async fn embeddings(uri: Uri) -> Reply {
-    reply::problem(Form::of(uri.path()), &info::embeddings())
 }
 
 async fn not_found(uri: Uri) -> Reply {

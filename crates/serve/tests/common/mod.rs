@@ -71,7 +71,7 @@ pub(crate) const END: u32 = 259;
 /// The same model, with a template for reasoning and tools.
 pub(crate) fn tool_model() -> Arc<Model> {
     static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
-    Arc::clone(MODEL.get_or_init(|| Arc::new(made(TOOL_TEMPLATE, &MARKERS, END))))
+    Arc::clone(MODEL.get_or_init(|| Arc::new(made(TOOL_TEMPLATE, &MARKERS, END, &[]))))
 }
 
 /// A text as tokens of [`tool_model`], with markers, and the end of the answer.
@@ -81,10 +81,19 @@ pub(crate) fn script(text: &str) -> Vec<u32> {
 }
 
 fn talking() -> Model {
-    made(TEMPLATE, &[], 257)
+    made(TEMPLATE, &[], 257, &[])
 }
 
-fn made(template: &str, markers: &[&str], eos: u32) -> Model {
+/// The tokens for `yes` and `no` of [`judge`].
+pub(crate) const YES_NO: [u32; 2] = [301, 302];
+
+/// The same model, with tokens for two answers.
+pub(crate) fn judge() -> Arc<Model> {
+    Arc::new(made(TEMPLATE, &[], 257, &[("y", "e"), ("ye", "s"), ("n", "o")]))
+}
+
+/// With merges of the byte tokens, whose results are tokens from 300 on.
+fn made(template: &str, markers: &[&str], eos: u32, merges: &[(&str, &str)]) -> Model {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny/llama-gqa");
     let folder = tempfile::tempdir().unwrap();
     for name in ["config.json", "model.safetensors"] {
@@ -97,7 +106,9 @@ fn made(template: &str, markers: &[&str], eos: u32) -> Model {
         let code = if visible { u32::from(byte) } else { shifted.next().unwrap() };
         (char::from_u32(code).unwrap().to_string(), Value::from(byte))
     });
-    let vocab: serde_json::Map<_, _> = vocab.collect();
+    let merged = merges.iter().zip(300..).map(|((a, b), id)| (format!("{a}{b}"), Value::from(id)));
+    let vocab: serde_json::Map<_, _> = vocab.chain(merged).collect();
+    let merges: Vec<String> = merges.iter().map(|(a, b)| format!("{a} {b}")).collect();
     let added = CONTROL.iter().zip(256..);
     let mut added: Vec<_> =
         added.map(|(name, id)| json!({"id": id, "content": name, "special": true})).collect();
@@ -110,7 +121,7 @@ fn made(template: &str, markers: &[&str], eos: u32) -> Model {
                 "added_tokens": added,
                 "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true},
                 "decoder": {"type": "ByteLevel"},
-                "model": {"type": "BPE", "vocab": vocab, "merges": []},
+                "model": {"type": "BPE", "vocab": vocab, "merges": merges},
             }),
         ),
         ("tokenizer_config.json", json!({"add_bos_token": true, "chat_template": template})),
@@ -137,6 +148,7 @@ pub(crate) struct Setup {
     /// The names under which it is served, by an engine each.
     pub(crate) names: &'static [&'static str],
     pub(crate) sequences: usize,
+    pub(crate) ctx: usize,
     pub(crate) queue: usize,
     /// Where contexts are stored.
     pub(crate) store: Option<PathBuf>,
@@ -147,7 +159,15 @@ impl Default for Setup {
     fn default() -> Self {
         let listen = Listen::Tcp("127.0.0.1:0".parse().unwrap());
         let options = Options::new(listen);
-        Self { model: model(), names: &["tiny"], sequences: 4, queue: 64, store: None, options }
+        Self {
+            model: model(),
+            names: &["tiny"],
+            sequences: 4,
+            ctx: CTX,
+            queue: 64,
+            store: None,
+            options,
+        }
     }
 }
 
@@ -156,10 +176,10 @@ pub(crate) fn served(name: &str, sequences: usize, queue: usize) -> Served {
 }
 
 fn serving(name: &str, setup: &Setup) -> Served {
-    let &Setup { sequences, queue, .. } = setup;
+    let &Setup { sequences, ctx, queue, .. } = setup;
     let options = EngineOptions {
         threads: Some(1),
-        ctx: Some(CTX),
+        ctx: Some(ctx),
         sequences,
         logits_rows: sequences.max(16),
         ..EngineOptions::default()
