@@ -4,8 +4,10 @@ Translated by meaning: lengths, routes and model differ. The names of the origin
 no package.
 """
 
+import base64
 import os
 import socket
+import struct
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -326,6 +328,58 @@ def tokens_and_texts():
     pieces = good("/tokenize", {"content": text, "with_pieces": True})["tokens"]
     assert all(t["id"] >= 0 and t["piece"] for t in pieces)
     assert good("/detokenize", {"tokens": [t["id"] for t in pieces]})["content"] == text
+
+
+def embed(value, **fields):
+    return good("/v1/embeddings", {"input": value} | fields)
+
+
+def cosine(a, b):
+    return sum(x * y for x, y in zip(a, b))
+
+
+# test_embedding: embedding_single, embedding_multiple, openai_library_embedding, embedding_error_prompt_too_long,
+# same_prompt_give_same_result, embedding_usage_single, embedding_usage_multiple, embedding_openai_library_base64,
+# embedding_mixed_input
+@case
+def texts_have_vectors():
+    one = embed(LIFE)
+    vector = one["data"][0]["embedding"]
+    assert len(vector) > 1 and abs(cosine(vector, vector) - 1) < 1e-3
+    texts = [LIFE, "Write a joke about AI from a very long prompt which will not be truncated", "This is a test", LIFE]
+    many = embed(texts)
+    assert [d["index"] for d in many["data"]] == [0, 1, 2, 3]
+    assert many["data"][0]["embedding"] == many["data"][3]["embedding"] == vector
+    assert many["usage"]["prompt_tokens"] == many["usage"]["total_tokens"] > one["usage"]["prompt_tokens"]
+    packed = base64.b64decode(embed(LIFE, encoding_format="base64")["data"][0]["embedding"])
+    assert [f for (f,) in struct.iter_unpack("<f", packed)] == [f32(x) for x in vector]
+    assert [d["embedding"] for d in embed([LIFE, [1, 2, 3]])["data"]][0] == vector
+    status, _, answer = post("/v1/embeddings", {"input": "This is a test " * 8000})
+    assert status == 400 and answer["error"]["n_prompt_tokens"] > answer["error"]["n_ctx"]
+    for bad in [[], "", [1, "a"], None, 5, {"a": 1}]:
+        assert post("/v1/embeddings", {"input": bad})[0] == 400, bad
+
+
+def f32(x):
+    return struct.unpack("<f", struct.pack("<f", x))[0]
+
+
+# test_rerank: rerank, rerank_tei_format (documents), invalid_rerank_req, rerank_usage, rerank_top_n
+@case
+def documents_are_ranked():
+    documents = ["A machine is a physical system.", "Learning is a process.", {"text": "Machine learning is a field of study."}]
+    body = {"query": "Machine learning is", "documents": documents}
+    status, _, ranked = post("/v1/rerank", body)
+    if status == 501:  # the model has no tokens for the answers
+        assert "cannot rank" in ranked["error"]["message"]
+        return
+    scores = [r["relevance_score"] for r in ranked["results"]]
+    assert sorted(r["index"] for r in ranked["results"]) == [0, 1, 2] and scores == sorted(scores, reverse=True)
+    assert ranked["usage"]["prompt_tokens"] == ranked["usage"]["total_tokens"] > 10
+    best = good("/rerank", body | {"top_n": 1, "return_documents": True})["results"]
+    assert len(best) == 1 and best[0]["index"] == ranked["results"][0]["index"] and best[0]["document"]["text"]
+    for bad in [{"documents": []}, {"documents": None}, {"documents": 123}, {"documents": [1, 2, 3]}, {"query": None}]:
+        assert post("/v1/rerank", body | bad)[0] == 400, bad
 
 
 # test_metrics: metrics_prometheus_format, metrics_prompt_processed_and_cached,

@@ -1,4 +1,4 @@
-"""Ollama's Python client: chat, generate, list, show; whole, streamed and asynchronous."""
+"""Ollama's Python client: chat, generate, embed, list, show; whole, streamed and asynchronous."""
 
 import asyncio
 
@@ -56,6 +56,18 @@ def options_change_the_answer():
     assert chat(stop=[stop]).message.content == plain[: plain.index(stop)]
     assert chat(temperature=1.2).message.content == chat(temperature=1.2).message.content
     assert chat(temperature=1.2, seed=4).message.content != chat(temperature=1.2).message.content
+
+
+@case
+def embeddings_are_given():
+    two = client.embed(model=MODEL, input=["a fox", "a dog"])
+    one = client.embed(model=MODEL, input="a fox").embeddings[0]
+    assert len(two.embeddings) == 2 and list(two.embeddings[0]) == list(one) != list(two.embeddings[1])
+    assert abs(sum(x * x for x in one) - 1) < 1e-3 and two.prompt_eval_count > 3
+    assert list(client.embeddings(model=MODEL, prompt="a fox").embedding) == list(one)
+    assert len(client.embed(model=MODEL, input="a fox", dimensions=8).embeddings[0]) == 8
+    error = raises(ollama.ResponseError, client.embed, model=MODEL, input="fox " * 20_000)
+    assert error.status_code == 400 and "context" in error.error
 
 
 @case

@@ -228,6 +228,14 @@ def completions_echo_and_log_probabilities():
     found = client.completions.create(logprobs=3, **fields).choices[0].logprobs
     assert "".join(found.tokens) == plain and len(found.token_logprobs) == 6
     assert all(len(top) == 3 for top in found.top_logprobs) and found.text_offset[0] == 0
+    whole = client.completions.create(echo=True, logprobs=3, **fields).choices[0]
+    assert whole.text == echoed and whole.logprobs.token_logprobs[0] is None
+    assert whole.logprobs.token_logprobs[-6:] == found.token_logprobs
+    prompt = client.completions.create(echo=True, logprobs=3, **fields | {"max_tokens": 0}).choices[0]
+    assert prompt.text == "One, two," and prompt.logprobs.token_logprobs == whole.logprobs.token_logprobs[:-6]
+    chunks = client.completions.create(echo=True, logprobs=3, stream=True, **fields)
+    streamed = [p for c in chunks if c.choices[0].logprobs for p in c.choices[0].logprobs.token_logprobs]
+    assert streamed == whole.logprobs.token_logprobs
 
 
 @case
@@ -294,14 +302,33 @@ def the_cache_is_counted():
     assert second.usage.prompt_tokens_details.cached_tokens >= first.usage.prompt_tokens // 64 * 64
 
 
+def embed(texts, **fields):
+    """The vectors of texts."""
+    return [v.embedding for v in client.embeddings.create(model=MODEL, input=texts, **fields).data]
+
+
+def is_close(a, b):
+    return len(a) == len(b) and all(abs(x - y) < 1e-6 for x, y in zip(a, b))
+
+
 @case
-def embeddings_are_refused_or_normal():
-    try:
-        found = client.embeddings.create(model=MODEL, input=["a fox", "a dog"])
-        for vector in found.data:
-            assert abs(sum(x * x for x in vector.embedding) - 1) < 1e-3
-    except openai.APIStatusError as error:
-        assert error.status_code in (400, 501) and "embedding" in error.message
+def embeddings_are_normal():
+    found = client.embeddings.create(model=MODEL, input=["a fox", "a dog"])
+    assert [v.index for v in found.data] == [0, 1] and found.usage.prompt_tokens == found.usage.total_tokens > 3
+    fox, dog = (v.embedding for v in found.data)
+    assert fox != dog and all(abs(sum(x * x for x in v) - 1) < 1e-3 for v in (fox, dog))
+    assert is_close(embed("a fox")[0], fox) and is_close(embed("a fox", encoding_format="float")[0], fox)
+    many = embed([f"text {i}" for i in range(50)] + ["a fox"])
+    assert len(many) == 51 and many[50] == embed("a fox")[0]
+    ids = client.post("/../tokenize", body={"content": "a fox", "add_special": True}, cast_to=object)["tokens"]
+    assert is_close(embed(ids)[0], fox) and is_close(embed([ids, ids])[1], fox)
+    short = embed("a fox", dimensions=8)[0]
+    assert len(short) == 8 and abs(sum(x * x for x in short) - 1) < 1e-3
+    for fields, param in [({"dimensions": 10**6}, "dimensions"), ({"input": [10**8]}, "input"), ({"input": []}, "input")]:
+        error = raises(openai.BadRequestError, client.embeddings.create, **{"model": MODEL, "input": "x"} | fields)
+        assert error.param == param, error
+    error = raises(openai.BadRequestError, client.embeddings.create, model=MODEL, input="fox " * 20_000)
+    assert error.code == "context_length_exceeded"
 
 
 def refused_or(function, field, **fields):

@@ -99,7 +99,7 @@ fn hidden_states_are_those_of_transformers() {
         let json = std::fs::read(folder.join("golden.json")).unwrap();
         let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
         let prompt: Vec<u32> = serde_json::from_value(json["prompt"].clone()).unwrap();
-        for (quant, limit) in [(Quant::F32, 2e-4), (Quant::Q8, 0.15)] {
+        for (quant, limit) in [(Quant::F32, 1e-5), (Quant::Q8, 0.15)] {
             let mut batch =
                 Batch::new(common::engine(model(&folder, quant), 2), BatchOptions::default());
             for (output, key) in [(MEAN, "mean"), (LAST, "last")] {

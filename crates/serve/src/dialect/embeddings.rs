@@ -80,6 +80,7 @@ impl Form {
         name: String,
     ) -> Result<Vec<u32>, Problem> {
         let (mut ids, suffix) = match input {
+            Prompt::Text { text, .. } if text.is_empty() => (Vec::new(), Vec::new()),
             Prompt::Text { text, .. } => {
                 let suffix = served.model.tokenizer().map(|tokenizer| tokenizer.suffix());
                 (served.encode(&text, true, false)?, suffix.map_err(|e| Problem::engine(&e))?)
