@@ -327,6 +327,13 @@ fn documents_are_ranked_by_yes_against_no() {
         let reply = server.post("/v1/rerank", &with(body.clone(), members));
         assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!(param)));
     }
+    // Texts to embed get what the tokenizer puts around them, unlike prompts; lists of tokens are as they are.
+    let vector = |input: Value| {
+        let found = good(&server, EMBEDDINGS, &json!({"input": input}));
+        (found["usage"]["prompt_tokens"].clone(), found["data"][0]["embedding"].clone())
+    };
+    assert_eq!(vector(json!("ab")), vector(json!([256, 97, 98, 257])));
+    assert_eq!(vector(json!("ab")).0, 4);
     // A model without these tokens says so.
     let reply = Running::new().post("/v1/rerank", &body);
     assert_eq!(reply.status, 501);

@@ -9,7 +9,7 @@ use crate::sample::{DrawScratch, LogitRows};
 
 impl Engine {
     /// The hidden state of the `index`-th token of a pass, after the final norm: `d_model` values. Like logits,
-    /// they have the same bits however the pass was divided.
+    /// they have the same bits in any batch. Passes over some of the layers ([`Self::forward_layers`]) have none.
     ///
     /// # Errors
     /// Another pass has begun since, it had fewer tokens, or the values are not finite.

@@ -133,6 +133,7 @@ pub(crate) fn show(_body: &Value, served: &ServedModel) -> Result<Value, Problem
     let mut capabilities = vec!["completion"];
     capabilities.extend(format.calls().map(|_| "tools"));
     capabilities.extend(format.has_reasoning().then_some("thinking"));
+    capabilities.extend(served.is_named("embed").then_some("embedding"));
     about["capabilities"] = json!(capabilities);
     Ok(about)
 }

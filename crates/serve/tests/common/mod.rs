@@ -87,12 +87,13 @@ fn talking() -> Model {
 /// The tokens for `yes` and `no` of [`judge`].
 pub(crate) const YES_NO: [u32; 2] = [301, 302];
 
-/// The same model, with tokens for two answers.
+/// The same model, with tokens for two answers, and a tokenizer that puts a token after texts.
 pub(crate) fn judge() -> Arc<Model> {
     Arc::new(made(TEMPLATE, &[], 257, &[("y", "e"), ("ye", "s"), ("n", "o")]))
 }
 
-/// With merges of the byte tokens, whose results are tokens from 300 on.
+/// With merges of the byte tokens, whose results are tokens from 300 on. With any, the tokenizer puts `</s>` after
+/// texts.
 fn made(template: &str, markers: &[&str], eos: u32, merges: &[(&str, &str)]) -> Model {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny/llama-gqa");
     let folder = tempfile::tempdir().unwrap();
@@ -114,10 +115,21 @@ fn made(template: &str, markers: &[&str], eos: u32, merges: &[(&str, &str)]) -> 
         added.map(|(name, id)| json!({"id": id, "content": name, "special": true})).collect();
     let markers = markers.iter().zip(THINK..);
     added.extend(markers.map(|(name, id)| json!({"id": id, "content": name, "special": false})));
+    let [begin, end] = ["<s>", "</s>"].map(|id| json!({"SpecialToken": {"id": id, "type_id": 0}}));
+    let around = json!({
+        "type": "TemplateProcessing",
+        "single": [begin, {"Sequence": {"id": "A", "type_id": 0}}, end],
+        "pair": [],
+        "special_tokens": {
+            "<s>": {"id": "<s>", "ids": [256], "tokens": ["<s>"]},
+            "</s>": {"id": "</s>", "ids": [257], "tokens": ["</s>"]},
+        },
+    });
     for (name, value) in [
         (
             "tokenizer.json",
             json!({
+                "post_processor": if merges.is_empty() { Value::Null } else { around },
                 "added_tokens": added,
                 "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true},
                 "decoder": {"type": "ByteLevel"},
