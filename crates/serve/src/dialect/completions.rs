@@ -197,7 +197,10 @@ impl Encoder for CompletionEncoder {
                     columns.add(served, [token], *offset);
                     columns
                 });
-                *offset += added.chars().count();
+                *offset += match &new.token {
+                    Some((id, _)) => served.token(*id).0.chars().count(),
+                    None => added.chars().count(),
+                };
                 let choice = json!({"index": new.choice, "text": text, "logprobs": logprobs, "finish_reason": null});
                 (new.count, choice, None)
             }
