@@ -118,6 +118,7 @@ impl Runner {
         (self.loading.since, self.loading.is_unwanted) = (None, false);
         self.preemptions = 0;
         self.log.line(&format!("model {:?} is unloaded", self.loading.name));
+        self.report(); // so that nobody sees two engines where there is room for one
         self.loading.place.leave();
     }
 
@@ -130,6 +131,7 @@ impl Runner {
                 let seams = self.loading.seams.clone();
                 self.batch = Some(batch(engines, self.loading.options, Some(seams)));
                 self.metrics.loads.inc();
+                self.report();
                 let ms = start.elapsed().as_secs_f64() * 1e3;
                 self.log.line(&format!("model {name:?} is loaded again, in {ms:.1} ms"));
             }
