@@ -169,19 +169,17 @@ impl Table {
                 used.push(i);
             }
         }
-        self.touch(&used);
+        self.touch(used);
         found
     }
 
-    /// Marks answers as the most recently used.
-    fn touch(&mut self, used: &[usize]) {
-        let mut recent = Vec::with_capacity(used.len());
-        let mut rest = Vec::with_capacity(self.answers.len());
-        for (index, answer) in self.answers.drain(..).enumerate() {
-            if used.contains(&index) { recent.push(answer) } else { rest.push(answer) }
+    /// Marks answers as the most recently used. In place: the table may have megabytes, every thread that
+    /// tokenizes does this, and the allocator would keep a copy for each.
+    fn touch(&mut self, mut used: Vec<usize>) {
+        used.sort_unstable();
+        for (moved, index) in used.into_iter().enumerate() {
+            self.answers[index - moved..].rotate_left(1);
         }
-        rest.append(&mut recent);
-        self.answers = rest;
     }
 }
 
@@ -218,7 +216,7 @@ mod tests {
         for id in 0..10 {
             table.add(answer(id, LIMIT / 4));
             if id >= 2 {
-                table.touch(&[0]); // the oldest
+                table.touch(vec![0]); // the oldest
             }
         }
         let ids = |table: &Table| table.answers.iter().map(|a| a.tokens[0]).collect::<Vec<_>>();
@@ -229,5 +227,17 @@ mod tests {
         assert_eq!(ids(&table), [before[0], before[2], before[1]], "the same answer again");
         table.add(answer(99, 2 * LIMIT));
         assert!(table.answers.is_empty() && table.bytes == 0, "too large to keep");
+    }
+
+    #[test]
+    fn used_answers_become_the_latest_in_place() {
+        let mut table = Table::default();
+        (0..5).for_each(|id| table.add(answer(id, 10)));
+        let place = table.answers.as_ptr();
+        table.touch(vec![3, 0]);
+        let ids: Vec<u32> = table.answers.iter().map(|a| a.tokens[0]).collect();
+        assert_eq!(ids, [1, 2, 4, 0, 3]);
+        table.touch(Vec::new());
+        assert_eq!((table.answers.as_ptr(), table.answers[0].tokens[0]), (place, 1));
     }
 }
