@@ -1,7 +1,7 @@
 //! Measures what HTTP adds to an answer: the same requests go to a `Batch` directly and to a server, in turns.
 //!
 //! ```text
-//! cargo run --release -p nanoinfer-serve --example overhead -- MODEL.nano [ROUNDS]
+//! cargo run --release -p nanoinfer-serve --example overhead -- MODEL.nano [ROUNDS [THREADS]]
 //! ```
 //!
 //! Prints medians: of the time to the first of 64 tokens after a prompt of 12, of the time per further token, and
@@ -38,8 +38,9 @@ impl Times {
     }
 }
 
-fn engine(model: &Arc<Model>) -> Result<Engine> {
-    let options = EngineOptions { ctx: Some(512), sequences: 4, ..EngineOptions::default() };
+fn engine(model: &Arc<Model>, threads: Option<usize>) -> Result<Engine> {
+    let options =
+        EngineOptions { threads, ctx: Some(512), sequences: 4, ..EngineOptions::default() };
     Ok(Engine::new(Arc::clone(model), &options)?)
 }
 
@@ -135,13 +136,15 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
-    let model = Arc::new(Model::open(args.next().ok_or("expected MODEL.nano [ROUNDS]")?)?);
+    let model =
+        Arc::new(Model::open(args.next().ok_or("expected MODEL.nano [ROUNDS [THREADS]]")?)?);
     let rounds = args.next().map_or(Ok(40), |n| n.parse())?;
+    let threads = args.next().map(|n| n.parse()).transpose()?;
     let vocabulary = model.config().vocab_size;
-    let mut batch = Batch::new(engine(&model)?, BatchOptions::default());
+    let mut batch = Batch::new(engine(&model, threads)?, BatchOptions::default());
     let served = Served {
         name: "model".into(),
-        engines: Engines::from(engine(&model)?),
+        engines: Engines::from(engine(&model, threads)?),
         load: None,
         batch: BatchOptions::default(),
     };
