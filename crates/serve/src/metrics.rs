@@ -87,6 +87,8 @@ pub(crate) struct EngineMetrics {
     started: Instant,
     /// When the engine's thread was last seen, in milliseconds after the start.
     seen: AtomicU64,
+    /// Time between the last two signs, in milliseconds.
+    step: AtomicU64,
     dead: AtomicBool,
 }
 
@@ -129,6 +131,7 @@ impl EngineMetrics {
             loads: Counter::default(),
             started: Instant::now(),
             seen: AtomicU64::new(0),
+            step: AtomicU64::new(0),
             dead: AtomicBool::new(false),
         };
         register(
@@ -196,7 +199,9 @@ impl EngineMetrics {
 
     /// Records a sign of the engine's thread.
     pub(crate) fn beat(&self) {
-        self.seen.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+        let now = self.started.elapsed().as_millis() as u64;
+        let before = self.seen.swap(now, Ordering::Relaxed);
+        self.step.store(now.saturating_sub(before), Ordering::Relaxed);
     }
 
     /// Records that the engine's thread has ended.
@@ -205,10 +210,11 @@ impl EngineMetrics {
         self.rows.set(0);
     }
 
-    /// Whether the engine's thread runs, and was seen within `limit`.
+    /// Whether the engine's thread runs, and was seen within `limit`, or twice the time of its last step if that
+    /// is more: a pass of a large model on a slow machine can take long.
     pub(crate) fn is_alive(&self, limit: Duration) -> bool {
-        let seen = Duration::from_millis(self.seen.load(Ordering::Relaxed));
-        let silent = self.started.elapsed().saturating_sub(seen);
-        !self.dead.load(Ordering::Relaxed) && silent < limit
+        let [seen, step] = [&self.seen, &self.step].map(|ms| ms.load(Ordering::Relaxed));
+        let silent = self.started.elapsed().saturating_sub(Duration::from_millis(seen));
+        !self.dead.load(Ordering::Relaxed) && silent < limit.max(2 * Duration::from_millis(step))
     }
 }

@@ -43,6 +43,20 @@ fn what_one_key_asks_is_not_cached_for_another() {
         let found = if share { 192 } else { 0 };
         assert_eq!(answers.each_ref().map(cached), [0, found, 192, 192]);
         assert!(answers.iter().all(|a| a["choices"] == answers[0]["choices"]));
+        // Neither is what was embedded.
+        let embed = |key: &[(&str, &str)], text: &str| {
+            let body = json!({"input": text, "pooling": "last"});
+            let reply = server.post_with("/v1/embeddings", key, &body);
+            assert_eq!(reply.status, 200, "{}", reply.text());
+        };
+        let text = "What one key embeds. ".repeat(16);
+        embed(&ANN, &text);
+        let completed = |key: &[(&str, &str)]| {
+            let reply =
+                server.post_with("/v1/completions", key, &json!({"prompt": text, "max_tokens": 1}));
+            cached(&reply.json())
+        };
+        assert_eq!((completed(&BOB) > 0, completed(&ANN) > 0), (share, true));
         // Where a prompt differs from another one is said only of own ones.
         let mut other = question();
         let text = "Please tell me all about him. ".repeat(8);
@@ -120,6 +134,7 @@ fn tokens_per_minute_are_limited() {
         ("/v1/messages", "/error/type", "rate_limit_error"),
         ("/v1/responses", "/error/code", "rate_limit_exceeded"),
         ("/api/chat", "/error", ""),
+        ("/v1/embeddings", "/error/type", "rate_limit_error"),
     ];
     for (path, pointer, what) in paths {
         let reply = server.post_with(path, &ANN, &with(body.clone(), json!({"input": "Hi"})));

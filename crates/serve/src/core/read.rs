@@ -35,7 +35,8 @@ pub(crate) async fn read(
     let each = prompts.into_iter().map(|prompt| {
         let output = Some(output.clone());
         let class = Request::default().class.max(caller.class);
-        let request = Request { prompt, output, class, key: caller.key, ..Request::default() };
+        let Caller { key, namespace, .. } = caller;
+        let request = Request { prompt, output, class, key, namespace, ..Request::default() };
         one(Arc::clone(served), request)
     });
     stream::iter(each).buffered(served.at_once).try_collect().await

@@ -1,5 +1,7 @@
 //! Embeddings: OpenAI's `/v1/embeddings`, and Ollama's `/api/embed` and `/api/embeddings`.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use nanoinfer_engine::{Pooling, PromptOutput, PromptValues};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -240,32 +242,6 @@ pub(crate) fn ollama_one(body: &Value, served: &ServedModel) -> Result<Reading, 
 
 /// Little-endian floats in base64.
 fn base64(values: &[f32]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let bits = (0..3).fold(0, |bits, i| bits << 8 | u32::from(*chunk.get(i).unwrap_or(&0)));
-        for i in 0..4 {
-            let digit = char::from(DIGITS[(bits >> (18 - 6 * i) & 63) as usize]);
-            text.push(if i <= chunk.len() { digit } else { '=' });
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base64_is_padded() {
-        for (values, text) in [
-            (&[][..], ""),
-            (&[1.0], "AACAPw=="),
-            (&[1.0, -2.5], "AACAPwAAIMA="),
-            (&[1.0, -2.5, 3e-40], "AACAPwAAIMAcRAMA"),
-        ] {
-            assert_eq!(base64(values), text);
-        }
-    }
+    STANDARD.encode(bytes)
 }

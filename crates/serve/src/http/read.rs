@@ -39,6 +39,7 @@ pub(crate) async fn read(
         return Err(Problem::draining()); // it has begun since
     }
     let Reading { prompts, output, write } = reading;
+    app.spend(&who, prompts.iter().map(Vec::len).sum(), Instant::now())?;
     let reading = read::read(&served, (prompts, output), app.caller(&who));
     let longest = [timeout, app.options.max_time].into_iter().flatten().min();
     let all = match longest.and_then(|time| started.checked_add(time)) {
