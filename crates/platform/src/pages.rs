@@ -2,28 +2,47 @@
 //! memory that it did not allocate itself in safe code.
 #![allow(unsafe_code)]
 
+use std::ops::Range;
+
 /// Size of a large page in bytes.
 pub const LARGE: usize = 2 << 20;
 
 /// Asks for large pages for a buffer whose parts are accessed in no order, so that addresses are translated from
-/// far fewer entries. Pages that are not touched still take no memory, but a touched one takes 2 MB. Affects
-/// speed only; without effect if the system does not have such pages.
-pub fn prefer_large<T: Copy>(buffer: &mut [T]) {
-    #[cfg(target_os = "linux")]
-    {
-        let bytes = size_of_val(buffer);
-        let start = buffer.as_mut_ptr().cast::<u8>();
-        let skip = start.align_offset(LARGE);
-        let len = bytes.saturating_sub(skip) / LARGE * LARGE;
-        if len > 0 {
-            let advice = rustix::mm::Advice::LinuxHugepage;
-            // SAFETY: the range lies within the buffer, and the advice does not change its contents.
-            // Ignored: without large pages, the buffer works as well.
-            let _ = unsafe { rustix::mm::madvise(start.add(skip).cast(), len, advice) };
+/// far fewer entries. Affects speed and memory only; without effect if the system does not have such pages.
+///
+/// Those with the elements `used`, of which some have been accessed, become large now; the others when they are
+/// accessed, and until then they take no memory.
+pub fn make_large<T: Copy>(buffer: &mut [T], used: Range<usize>) {
+    let start = buffer.as_mut_ptr().cast::<u8>();
+    let skip = start.align_offset(LARGE);
+    let whole = size_of_val(buffer).saturating_sub(skip) / LARGE;
+    let first = (used.start * size_of::<T>()).saturating_sub(skip) / LARGE;
+    let end = (used.end * size_of::<T>()).saturating_sub(skip).div_ceil(LARGE);
+    for (pages, advice) in [(0..whole, HUGE_PAGE), (first..end.min(whole), COLLAPSE)] {
+        if !pages.is_empty() {
+            // SAFETY: these pages lie within the buffer.
+            unsafe { advise(start.add(skip + LARGE * pages.start), LARGE * pages.len(), advice) };
         }
     }
+}
+
+#[cfg(target_os = "linux")]
+const HUGE_PAGE: i32 = libc::MADV_HUGEPAGE;
+#[cfg(not(target_os = "linux"))]
+const HUGE_PAGE: i32 = 14;
+/// Since Linux 6.1; not every C library names it.
+const COLLAPSE: i32 = 25;
+
+/// # Safety
+/// The memory must belong to the caller.
+unsafe fn advise(start: *mut u8, len: usize, advice: i32) {
+    #[cfg(target_os = "linux")]
+    // SAFETY: neither advice changes the contents. Errors are ignored: memory works with any size of pages.
+    unsafe {
+        libc::madvise(start.cast(), len, advice)
+    };
     #[cfg(not(target_os = "linux"))]
-    let _ = buffer;
+    let _ = (start, len, advice);
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -54,12 +73,15 @@ mod tests {
             return; // a kernel without them
         }
         let mut small = vec![1u8; 1000];
-        prefer_large(&mut small);
-        let mut buffer = vec![0f32; 3 * LARGE / size_of::<f32>()];
-        prefer_large(&mut buffer);
-        let middle = &buffer[buffer.len() / 2];
-        assert!(advised(std::ptr::from_ref(middle).addr()));
+        make_large(&mut small, 0..1000);
         assert!(!advised(small.as_ptr().addr()));
-        assert!(buffer.iter().all(|x| *x == 0.0));
+        let mut buffer = vec![0f32; 4 * LARGE / size_of::<f32>()];
+        (buffer[0], buffer[1_000_000]) = (1.0, 2.0);
+        for used in [0..0, 0..1, 5..700_000, 0..buffer.len()] {
+            make_large(&mut buffer, used);
+            assert!(advised(std::ptr::from_ref(&buffer[buffer.len() / 2]).addr()));
+            assert_eq!((buffer[0], buffer[1_000_000]), (1.0, 2.0));
+        }
+        assert_eq!(buffer.iter().sum::<f32>(), 3.0);
     }
 }

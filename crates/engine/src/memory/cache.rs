@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nanoinfer_format::Config;
 use nanoinfer_kernels::BLOCK;
+use nanoinfer_platform::pages;
 
 use super::layer::{KvType, LayerCache};
 use super::plan::{Namespace, Overflow, Plan, SeqId, Slid};
@@ -32,6 +33,13 @@ use super::tree::Tree;
 use crate::Error;
 use crate::cancel::Canceller;
 use crate::pool::Pool;
+
+/// Number of open sequences from which arenas are in large pages: their blocks lie so far apart that translating
+/// addresses would take a fifth of the time. For fewer, the pages would mostly be unused memory.
+const MANY: usize = 8;
+/// Minimum size of a KV head's keys and values for that, in large pages: the first block of each takes a whole page,
+/// so smaller ones would mostly be unused memory, too.
+const LARGE_PAGES: usize = 8;
 
 /// A sequence's cached positions, by block.
 struct Sequence {
@@ -61,6 +69,7 @@ pub(crate) struct Cache {
     per_sequence: usize,
     pub(super) kv_heads: usize,
     pub(super) head: usize,
+    is_in_large_pages: bool,
     /// Blocks without reusable content.
     pub(super) free: Vec<u32>,
     pub(super) readers: Vec<u32>, // per block, the number of sequences that hold it
@@ -85,10 +94,11 @@ impl Cache {
             tokens: Vec::with_capacity(plan.ctx),
             canceller: Canceller::default(),
         };
-        let layer =
-            |_| LayerCache::new(pool, plan.kv, (kv_heads, head), (n_blocks, plan.sequences));
         Self {
-            layers: (0..c.n_layers).map(layer).collect(),
+            layers: (0..c.n_layers)
+                .map(|_| LayerCache::new(pool, plan.kv, n_blocks * kv_heads, head))
+                .collect(),
+            is_in_large_pages: false,
             n_blocks,
             kv: plan.kv,
             ctx: plan.ctx,
@@ -136,7 +146,23 @@ impl Cache {
         let s = &mut self.sequences[index];
         (s.serial, s.namespace) = (Some(serial), namespace);
         (s.pinned, s.canceller) = (1, Canceller::default());
+        self.suit_pages();
         Ok(SeqId { index, serial })
+    }
+
+    /// Moves the arenas to large pages of memory once, when there are many sequences.
+    fn suit_pages(&mut self) {
+        let bytes = self.n_blocks * BLOCK * self.kv.bytes(self.head) as usize;
+        let are_many = || self.sequences.iter().filter(|s| s.serial.is_some()).count() >= MANY;
+        if self.is_in_large_pages || bytes < LARGE_PAGES * pages::LARGE || !are_many() {
+            return;
+        }
+        self.is_in_large_pages = true;
+        // Those that never left the list are still in its order.
+        let unused = self.free.iter().zip((0..self.n_blocks as u32).rev());
+        let unused = unused.take_while(|(block, first)| *block == first).count();
+        let sizes = (self.n_blocks, self.n_blocks - unused);
+        self.layers.iter_mut().for_each(|layer| layer.make_large(self.head, sizes));
     }
 
     pub(crate) fn close(&mut self, id: SeqId) -> Result<(), Error> {

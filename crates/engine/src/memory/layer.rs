@@ -6,13 +6,6 @@ use nanoinfer_platform::pages;
 
 use crate::pool::{Columns, Item, Plain, Pool, Shared, Split, Worker};
 
-/// Number of sequences from which an arena is in large pages: their blocks lie so far apart that translating
-/// addresses would take a fifth of the time. For fewer, the pages would mostly be unused memory.
-const MANY_USERS: usize = 8;
-/// Minimum size of a KV head, in large pages. The first block of every head takes whole pages, so smaller ones
-/// would mostly be unused memory, too.
-const LARGE_PAGES: usize = 8;
-
 /// Precision of cached keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvType {
@@ -95,18 +88,6 @@ pub(crate) enum LayerSplit<'p> {
     Q4 { k: Split<'p, u8>, v: Split<'p, u8>, v_scales: Split<'p, f32> },
 }
 
-/// Allocates the buffers of an arena.
-struct Arena<'p> {
-    pool: &'p Pool,
-    large: bool,
-}
-
-impl Arena<'_> {
-    fn shared<T: Plain>(&self, len: usize) -> Shared<T> {
-        if self.large { self.pool.shared_in_large_pages(len) } else { self.pool.shared(len) }
-    }
-}
-
 /// Block `index` of blocks of `len` elements.
 fn part<T>(all: &[T], index: usize, len: usize) -> &[T] {
     &all[index * len..][..len]
@@ -117,25 +98,54 @@ fn part_mut<T>(all: &mut [T], index: usize, len: usize) -> &mut [T] {
     &mut all[index * len..][..len]
 }
 
+/// Moves a buffer to large pages. It has a part for each KV head, of `blocks` blocks of `len` elements, the first
+/// `used` of which have been accessed.
+fn make_large<T: Plain>(buffer: &mut Shared<T>, len: usize, (blocks, used): (usize, usize)) {
+    let buffer = buffer.get_mut();
+    for start in (0..buffer.len()).step_by((blocks * len).max(1)) {
+        pages::make_large(buffer, start..start + used * len);
+    }
+}
+
 impl LayerCache {
-    /// `blocks` blocks of every KV head, in large pages of memory if there are many `users`.
-    pub(super) fn new(
-        pool: &Pool,
-        kv: KvType,
-        (kv_heads, head): (usize, usize),
-        (blocks, users): (usize, usize),
-    ) -> Self {
+    pub(super) fn new(pool: &Pool, kv: KvType, blocks: usize, head: usize) -> Self {
         let (k, v) = kv.lens(head);
-        let per_head = blocks * BLOCK * kv.bytes(head) as usize;
-        let large = users >= MANY_USERS && per_head >= LARGE_PAGES * pages::LARGE;
-        let blocks = kv_heads * blocks;
         let (k, v, scales) = (blocks * k, blocks * v, blocks * BLOCK);
-        let b = Arena { pool, large };
         match kv {
-            KvType::F32 => Self::F32 { k: b.shared(k), v: b.shared(v) },
-            KvType::F16 => Self::F16 { k: b.shared(k), v: b.shared(v) },
-            KvType::Q8 => Self::Q8 { k: b.shared(k), v: b.shared(v), v_scales: b.shared(scales) },
-            KvType::Q4 => Self::Q4 { k: b.shared(k), v: b.shared(v), v_scales: b.shared(scales) },
+            KvType::F32 => Self::F32 { k: pool.shared(k), v: pool.shared(v) },
+            KvType::F16 => Self::F16 { k: pool.shared(k), v: pool.shared(v) },
+            KvType::Q8 => {
+                Self::Q8 { k: pool.shared(k), v: pool.shared(v), v_scales: pool.shared(scales) }
+            }
+            KvType::Q4 => {
+                Self::Q4 { k: pool.shared(k), v: pool.shared(v), v_scales: pool.shared(scales) }
+            }
+        }
+    }
+
+    /// Moves the layer to large pages of memory: the parts of `blocks` blocks for each KV head, the first `used` of
+    /// which have been accessed.
+    pub(super) fn make_large(&mut self, head: usize, (blocks, used): (usize, usize)) {
+        let ((keys, values), sizes) = (self.kind().lens(head), (blocks, used));
+        match self {
+            Self::F32 { k, v } => {
+                make_large(k, keys, sizes);
+                make_large(v, values, sizes);
+            }
+            Self::F16 { k, v } => {
+                make_large(k, keys, sizes);
+                make_large(v, values, sizes);
+            }
+            Self::Q8 { k, v, v_scales } => {
+                make_large(k, keys, sizes);
+                make_large(v, values, sizes);
+                make_large(v_scales, BLOCK, sizes);
+            }
+            Self::Q4 { k, v, v_scales } => {
+                make_large(k, keys, sizes);
+                make_large(v, values, sizes);
+                make_large(v_scales, BLOCK, sizes);
+            }
         }
     }
 

@@ -6,8 +6,6 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nanoinfer_platform::pages;
-
 use super::threads::{Item, Pool, Worker};
 
 /// Element types of shared buffers: plain numbers.
@@ -49,13 +47,6 @@ impl Pool {
     /// A zeroed buffer for this pool's jobs. Its pages stay untouched until used.
     pub(crate) fn shared<T: Plain>(&self, len: usize) -> Shared<T> {
         Shared::new(len, self.id(), self.workers())
-    }
-
-    /// The same, in large pages of memory if the system has them.
-    pub(crate) fn shared_in_large_pages<T: Plain>(&self, len: usize) -> Shared<T> {
-        let mut buffer = self.shared(len);
-        pages::prefer_large(buffer.get_mut());
-        buffer
     }
 }
 
