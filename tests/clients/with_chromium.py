@@ -181,7 +181,7 @@ def it_fits_in_both_themes_while_two_answers_run():
                 page.value(f"document.getElementById('system').value = {RULES.strip()!r}")
                 other = stream_elsewhere(200)
                 page.ask("How does it rain? Tell me all about clouds, and what they are made of.")
-                page.wait("report.running === 2 && report.uses.shared > 0 && series.gaps.length > 20 && report.pass_bytes > 0")
+                page.wait("report?.running === 2 && report.uses.shared > 0 && series.gaps.length > 20 && report.pass_bytes > 0")
                 page.wait("document.getElementById('shared').textContent === String(report.uses.shared)")
                 assert page.value("document.getElementById('memory').value") > 0
                 assert page.value("document.getElementById('traffic').textContent").count("GB/s") == 1
