@@ -94,7 +94,7 @@ fn namespaces_share_a_small_cache() {
         let mut evicted = false;
         for (request, (tokens, stats)) in requests.iter().zip(answer(&mut batch, &requests)) {
             assert_eq!(tokens, alone.answer(request).0);
-            evicted |= stats.reused_tokens == 0;
+            evicted |= stats.reused_tokens + 1 < request.prompt.len();
         }
         assert!(evicted, "too much room: this proves nothing");
     }
