@@ -14,25 +14,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 # Reasoning and calls as in Qwen 3, in few bytes.
-TOOLS = r"""
-{%- if tools %}{{- '<|im_start|>system\n' }}
-{%- for tool in tools %}{{- tool.function.name + '\n' }}{%- endfor %}{{- '<|im_end|>\n' }}{%- endif %}
-{%- for m in messages %}
-{%- if m.role == 'tool' %}{{- '<|im_start|>user\n<tool_response>' + m.content + '</tool_response>' }}
-{%- else %}{{- '<|im_start|>' + m.role + '\n' }}
-{%- if m.reasoning_content %}{{- '<think>\n' + m.reasoning_content.strip('\n') + '\n</think>\n\n' }}{%- endif %}
-{{- m.content }}
-{%- for call in m.tool_calls %}
-{%- if not loop.first or m.content %}{{- '\n' }}{%- endif %}
-{{- '<tool_call>\n{"name": "' + call.function.name + '", "arguments": ' }}
-{{- call.function.arguments | tojson }}{{- '}\n</tool_call>' }}
-{%- endfor %}
-{%- endif %}
-{{- '<|im_end|>\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}
-{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}
-{%- endif %}"""
+TOOLS = (Path(__file__).parents[2] / "crates/serve/tests/data/tools.jinja").read_text()
 # Tokens with a text, from this id on.
 FIRST_MARKER = 264
 MARKERS = ["<think>", "</think>", "<tool_call>", "</tool_call>"]

@@ -26,11 +26,8 @@ pub fn make_large<T: Copy>(buffer: &mut [T], used: Range<usize>) {
     }
 }
 
-#[cfg(target_os = "linux")]
-const HUGE_PAGE: i32 = libc::MADV_HUGEPAGE;
-#[cfg(not(target_os = "linux"))]
+/// The numbers that Linux has for these, the second since 6.1; not every C library names them.
 const HUGE_PAGE: i32 = 14;
-/// Since Linux 6.1; not every C library names it.
 const COLLAPSE: i32 = 25;
 
 /// # Safety

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::{Extension, Path, State};
 use axum::http::{Method, Request, Uri};
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 
 use super::app::{App, Who};
 use super::info::JsonAnswer;
@@ -23,34 +23,12 @@ use crate::problem::{Kind, Problem};
 
 pub(crate) fn router(app: Arc<App>) -> Router {
     let generating = |parse: Parse| {
-        post(
-            move |State(app): State<Arc<App>>,
-                  Extension(who): Extension<Who>,
-                  request: Request<Body>| {
-                let path = request.uri().path().to_owned();
-                in_form(path, generate::generate(app, who, request, parse))
-            },
-        )
+        posted(move |app, who, request| generate::generate(app, who, request, parse))
     };
-    let reading = |parse: ParseReading| {
-        post(
-            move |State(app): State<Arc<App>>,
-                  Extension(who): Extension<Who>,
-                  request: Request<Body>| {
-                let path = request.uri().path().to_owned();
-                in_form(path, read::read(app, who, request, parse))
-            },
-        )
-    };
+    let reading =
+        |parse: ParseReading| posted(move |app, who, request| read::read(app, who, request, parse));
     let answering = |answer: JsonAnswer| {
-        post(
-            move |State(app): State<Arc<App>>,
-                  Extension(who): Extension<Who>,
-                  request: Request<Body>| {
-                let path = request.uri().path().to_owned();
-                in_form(path, info::with_json(app, request, (who, answer)))
-            },
-        )
+        posted(move |app, who, request| info::with_json(app, request, (who, answer)))
     };
     Router::new()
         .route("/v1/chat/completions", generating(openai_chat::parse))
@@ -94,6 +72,23 @@ async fn in_form(path: String, reply: impl Future<Output = Result<Reply, Problem
 
 async fn model(State(app): State<Arc<App>>, Path(name): Path<String>, uri: Uri) -> Reply {
     in_form(uri.path().to_owned(), async { info::model(&app, &name) }).await
+}
+
+/// A route for requests with a body. Problems have the form of its API.
+fn posted<F>(
+    answer: impl Fn(Arc<App>, Who, Request<Body>) -> F + Clone + Send + Sync + 'static,
+) -> MethodRouter<Arc<App>>
+where
+    F: Future<Output = Result<Reply, Problem>> + Send,
+{
+    post(
+        async move |State(app): State<Arc<App>>,
+                    Extension(who): Extension<Who>,
+                    request: Request<Body>| {
+            let path = request.uri().path().to_owned();
+            in_form(path, answer(app, who, request)).await
+        },
+    )
 }
 
 async fn telemetry(State(app): State<Arc<App>>, uri: Uri) -> Reply {

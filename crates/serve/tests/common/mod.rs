@@ -43,25 +43,7 @@ const TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.co
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
 /// Reasoning and calls as in Qwen 3, in few bytes.
-const TOOL_TEMPLATE: &str = r#"
-{%- if tools %}{{- '<|im_start|>system\n' }}
-{%- for tool in tools %}{{- tool.function.name + '\n' }}{%- endfor %}{{- '<|im_end|>\n' }}{%- endif %}
-{%- for m in messages %}
-{%- if m.role == 'tool' %}{{- '<|im_start|>user\n<tool_response>' + m.content + '</tool_response>' }}
-{%- else %}{{- '<|im_start|>' + m.role + '\n' }}
-{%- if m.reasoning_content %}{{- '<think>\n' + m.reasoning_content.strip('\n') + '\n</think>\n\n' }}{%- endif %}
-{{- m.content }}
-{%- for call in m.tool_calls %}
-{%- if not loop.first or m.content %}{{- '\n' }}{%- endif %}
-{{- '<tool_call>\n{"name": "' + call.function.name + '", "arguments": ' }}
-{{- call.function.arguments | tojson }}{{- '}\n</tool_call>' }}
-{%- endfor %}
-{%- endif %}
-{{- '<|im_end|>\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}
-{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}
-{%- endif %}"#;
+const TOOL_TEMPLATE: &str = include_str!("../data/tools.jinja");
 
 /// Added tokens that are not control tokens, from this one on.
 pub(crate) const THINK: u32 = 264;
