@@ -1,5 +1,6 @@
 //! The command line: commands, options, and their validation.
 
+mod config;
 mod following;
 mod measuring;
 mod packing;
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 
+use config::Config;
 pub(crate) use following::FollowArgs;
 pub(crate) use measuring::{Bench, Doctor, Eval, Format, Score};
 pub(crate) use packing::{Convert, Inspect, Models, ModelsAction, Verify};
@@ -119,14 +121,32 @@ pub(crate) fn parse() -> Result<Command, ExitCode> {
 
 fn command<T>(args: impl IntoIterator<Item = T>) -> Result<Command, clap::Error>
 where
-    T: Into<OsString> + Clone,
+    T: Into<OsString>,
 {
     let mut definition = definition();
-    let matches = definition.try_get_matches_from_mut(args)?;
+    let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    let mut matches = definition.try_get_matches_from_mut(&args)?;
+    if let Some(config) = config(&definition, &matches)? {
+        // Anew, as arguments cannot be changed after parsing.
+        definition = self::definition().mut_subcommand("serve", |serve| config.apply(serve));
+        matches = definition.try_get_matches_from_mut(&args).map_err(|e| config.explain(e))?;
+    }
     if let Some(message) = forgotten_text(&definition, &matches) {
         return Err(definition.error(ErrorKind::InvalidValue, message));
     }
     Cli::from_arg_matches(&matches).map(|cli| cli.command)
+}
+
+/// The configuration file that the command line names.
+fn config(definition: &clap::Command, matches: &ArgMatches) -> Result<Option<Config>, clap::Error> {
+    let Some(("serve", serve)) = matches.subcommand() else { return Ok(None) };
+    let (Some(path), Some(command)) =
+        (serve.get_one::<PathBuf>("config"), definition.find_subcommand("serve"))
+    else {
+        return Ok(None);
+    };
+    let config = Config::read(path, command);
+    config.map(Some).map_err(|message| clap::Error::raw(ErrorKind::Io, message))
 }
 
 /// A message about an option where a text was expected: texts may begin with a hyphen, but the name of

@@ -39,8 +39,8 @@ pub use nanoinfer_engine::{
     Batch, BatchEvent, BatchLogprobs, BatchOptions, BatchToken, Canceller, Candidate, Class,
     Constraint, Cores, Difference, DraftStats, Drafted, Drafting, Engine, EngineOptions, Engines,
     Event, Events, FinishReason, GenerateOptions, Isa, KvType, Load, Logprobs, Message, Model,
-    Overflow, PassId, PrefixStore, Profile, Request, RequestId, Sampling, Seams, SeqId, Sequence,
-    Session, Stage, Stats, TokenLogprob,
+    Overflow, PassId, Pooling, PrefixStore, Profile, PromptLogprobs, PromptOutput, PromptValues,
+    Request, RequestId, Sampling, Seams, SeqId, Sequence, Session, Stage, Stats, TokenLogprob,
 };
 pub use nanoinfer_format::{Bits, Config, Generation, NanoFile, Precision, Quant, Recipe};
 pub use nanoinfer_hub::{

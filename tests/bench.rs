@@ -9,7 +9,7 @@ fn json_has_one_object_per_combination() {
     let home = temp();
     let mut command = nanoinfer(home.path());
     command.args(["bench", "--synthetic", "tiny", "-p", "8,0", "-n", "2", "-d", "0,70"]);
-    command.args(["-b", "1,3", "-t", "1,2", "--kv", "q8,f32", "-r", "2", "-o", "json"]);
+    command.args(["-b", "1,3", "-t", "1,2", "--kv", "q8,f32", "-r", "2", "--json"]);
     let rows = json(&command.output().unwrap());
     let rows = rows.as_array().unwrap();
     let names: Vec<_> = rows.iter().map(|r| r["test"].as_str().unwrap()).collect();

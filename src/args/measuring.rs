@@ -26,7 +26,7 @@ use super::running::Kv;
 Examples:
   nanoinfer bench
   nanoinfer bench -p 0 -n 32 -d 0,2000 -b 1,4 --kv q8,f16
-  nanoinfer bench --synthetic llama-2-7b -t 1,2 -o json
+  nanoinfer bench --synthetic llama-2-7b -t 1,2 --json
   nanoinfer bench --synthetic tinyllama-1.1b --quant q4
   nanoinfer bench --synthetic tinyllama-1.1b --quant 4.25
   nanoinfer bench --profile -r 3
@@ -82,6 +82,9 @@ pub(crate) struct Bench {
     /// Output format
     #[arg(short, long, value_enum, default_value_t = Format::Md)]
     pub(crate) output: Format,
+    /// The same as `--output json`
+    #[arg(long, conflicts_with = "output")]
+    pub(crate) json: bool,
     /// Also show the time per step, from an extra run of each test
     #[arg(long)]
     pub(crate) profile: bool,

@@ -18,7 +18,11 @@ use super::running::Kv;
 ///
 /// Without --keys, only programs on this machine are answered. SIGTERM and Ctrl-C let running answers
 /// end, within --drain seconds; a second one ends the server at once. Every option can be set by an
-/// environment variable instead: NANOINFER_PORT for --port, and so on.
+/// environment variable instead, NANOINFER_PORT for --port, and so on, or in a file (--config).
+///
+/// On Linux, before the first request, the server gives up its access to files other than --cache-dir,
+/// to programs and to connections of its own; its first lines say what is in force. Under systemd, it
+/// reports when it is ready, and takes over a socket that is passed on (LISTEN_FDS).
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -29,7 +33,11 @@ Examples:
     '{\"messages\": [{\"role\": \"user\", \"content\": \"Hi!\"}]}'
 
 A file of --keys has a line for each: a name, the key (or blake3: and its hash), and optionally
-requests=N (at once) and class=interactive, normal or background. Lines that begin with # are skipped.
+requests=N (at once), tokens=N (per minute, of prompts and answers) and class=interactive, normal or
+background. Lines that begin with # are skipped.
+
+A file of --config is TOML: the options by their long names, such as port = 9000 or
+model = [\"fast=small.gguf\", \"large=model.nano\"]. The command line and the environment come first.
 
 Exit codes: 0 ended by SIGTERM or Ctrl-C, 1 failure, 2 usage error.")]
 pub(crate) struct Serve {
@@ -62,6 +70,18 @@ pub(crate) struct Serve {
     /// File with the keys of clients, which every request then needs
     #[arg(long, value_name = "FILE", env = "NANOINFER_KEYS")]
     pub(crate) keys: Option<PathBuf>,
+    /// Let requests with different keys reuse each other's contexts. It is faster, but shows, by the time of an
+    /// answer, what others asked
+    #[arg(long, env = "NANOINFER_SHARE_PREFIXES", requires = "keys")]
+    pub(crate) share_prefixes: bool,
+    /// Seconds without requests after which a model is unloaded; the next request loads it again (default:
+    /// never)
+    #[arg(long, value_name = "S", env = "NANOINFER_IDLE_SECONDS", value_parser = count(1 << 30))]
+    pub(crate) idle_seconds: Option<u64>,
+    /// Megabytes for loaded models, with their keys and values (default: no limit). A request for another
+    /// model waits until an idle one, or the answers of one, have made room
+    #[arg(long, value_name = "MB", env = "NANOINFER_MODELS_MB", value_parser = count(1 << 40))]
+    pub(crate) models_mb: Option<u64>,
     /// Number of threads (default: the physical cores available to this process)
     #[arg(long, value_name = "N", env = "NANOINFER_THREADS", value_parser = count(1024))]
     pub(crate) threads: Option<u64>,
@@ -101,6 +121,12 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "MB", env = "NANOINFER_CACHE_SIZE", default_value_t = 2048,
           value_parser = count(1 << 40))]
     pub(crate) cache_size: u64,
+    /// Keep the access to files, programs and the network that the server does not need
+    #[arg(long, env = "NANOINFER_NO_SANDBOX", value_parser = clap::builder::BoolishValueParser::new())]
+    pub(crate) no_sandbox: bool,
+    /// TOML file with options, for those that neither the command line nor the environment sets
+    #[arg(long, value_name = "FILE", env = "NANOINFER_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 fn socket(text: &str) -> Result<PathBuf, String> {

@@ -20,7 +20,7 @@ use anyhow::{Result, ensure};
 use nanoinfer_engine::{KvType, Model, default_threads};
 use nanoinfer_format::Quant;
 
-use crate::args::Bench;
+use crate::args::{Bench, Format};
 use crate::limits::Limits;
 use crate::model;
 use crate::status::{Reporter, say};
@@ -84,7 +84,8 @@ pub(crate) fn run(args: Bench) -> Result<ExitCode> {
         .flat_map(|runner| tests.iter().map(|test| Row::new(&subject.name, runner, test)))
         .collect();
     measure(&args, &tests, &mut runners, &mut limits, &mut rows)?;
-    table::print(args.output, &rows, &limits)?;
+    let format = if args.json { Format::Json } else { args.output };
+    table::print(format, &rows, &limits)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -100,7 +100,7 @@ fn isa() -> Result<(Isa, IsaChoice)> {
 
 /// The limit that determines the number of threads.
 fn thread_reason(cores: &Cores) -> &'static str {
-    if cores.granted < cores.allowed && cores.granted <= cores.physical {
+    if cores.is_limited_by_quota() {
         "the CPU quota of this process's cgroup"
     } else if cores.allowed < cores.online {
         "the physical cores in this process's affinity mask"

@@ -1,18 +1,26 @@
 //! `nanoinfer serve`: the HTTP server.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use nanoinfer_engine::{
-    BatchOptions, Engine, EngineOptions, Engines, KvType, Model, PrefixStore, available_memory,
+    BatchOptions, Cores, Engine, EngineOptions, Engines, KvType, Model, PrefixStore,
+    available_memory,
 };
 use nanoinfer_platform::ending::{self, Ending};
-use nanoinfer_serve::{Handle, Keys, Listen, Log, Options, Served, Server};
+use nanoinfer_platform::sandbox::{self, Restriction, Sandbox};
+use nanoinfer_platform::service::{self, Manager};
+use nanoinfer_serve::{
+    Bandwidth, Error, Handle, Keys, Listen, Listening, Load, Log, Options, Served,
+};
 
 use crate::args::{NamedModel, Serve};
+use crate::limits::memory_bandwidth;
 use crate::model;
 use crate::status::say;
 use crate::template::Template;
@@ -27,24 +35,78 @@ pub(crate) fn run(args: Serve) -> Result<ExitCode> {
         keys,
         drain: Duration::from_secs(args.drain),
         max_time: args.max_seconds.map(Duration::from_secs),
+        share_prefixes: args.share_prefixes,
+        idle: args.idle_seconds.map(Duration::from_secs),
+        memory: args.models_mb.map(|mb| mb.saturating_mul(1 << 20)),
+        bandwidth: Some(Bandwidth::new(|threads| memory_bandwidth(threads).ok())),
         log: Log::new(say),
         ..Options::new(listen(&args)?)
     };
-    options.check().map_err(|e| anyhow::anyhow!("{e}: --host 127.0.0.1, or --keys FILE"))?;
+    options.check().map_err(with_advice)?;
     let template = args.chat_template.as_deref().map(Template::find).transpose()?;
-    let share = args.model.len() as u64;
+    let inherited = service::inherited().context("LISTEN_FDS")?;
+    let manager = Arc::new(Manager::connect().context("NOTIFY_SOCKET")?);
     let models = args.model.iter().map(|name| {
         let NamedModel { name, source } = NamedModel::parse(name);
-        let model = model::open(&source, args.quant, template.as_ref())?;
-        served(&args, name, model, share)
+        Ok((name, model::open(&source, args.quant, template.as_ref())?))
     });
-    let models: Vec<Served> = models.collect::<Result<_>>()?;
-    let server = Server::bind(models, options)?;
-    end_on_signals(server.handle())?;
-    let scheme = if args.listen.is_some() { "" } else { "http://" };
-    say(&format!("listening on {scheme}{}", server.address()));
+    let models: Vec<(String, Model)> = models.collect::<Result<_>>()?;
+    let store = args.cache_dir.as_deref().map(|dir| store(dir, args.cache_size)).transpose()?;
+    let listening = match inherited {
+        Some(socket) => Listening::inherit(socket, options),
+        None => Listening::bind(options),
+    };
+    let listening = listening.map_err(with_advice)?;
+    // All threads are started later, so that they inherit the restrictions.
+    say(&restrict(&args, &models));
+    let share = models.len() as u64;
+    let models =
+        models.into_iter().map(|(name, model)| served(&args, name, model, share, store.clone()));
+    let server = listening.serve(models.collect::<Result<_>>()?)?;
+    end_on_signals(server.handle(), Arc::clone(&manager))?;
+    let scheme = if server.address().parse::<SocketAddr>().is_ok() { "http://" } else { "" };
+    let listening = format!("listening on {scheme}{}", server.address());
+    say(&listening);
+    notify(&manager, &format!("READY=1\nSTATUS={listening}"));
     server.run()?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn with_advice(error: Error) -> anyhow::Error {
+    match error {
+        Error::Open { .. } => anyhow!("{error}: --host 127.0.0.1, or --keys FILE"),
+        error => error.into(),
+    }
+}
+
+fn store(folder: &Path, megabytes: u64) -> Result<PrefixStore> {
+    let store = PrefixStore::open(folder, megabytes.saturating_mul(1 << 20));
+    store.with_context(|| format!("--cache-dir {}: cannot create", folder.display()))
+}
+
+/// Gives up what the server does not need. Returns a line that says what is in force.
+fn restrict(args: &Serve, models: &[(String, Model)]) -> String {
+    if args.no_sandbox {
+        return "sandbox: none, as --no-sandbox is set".to_owned();
+    }
+    // The models stay mapped. Of the program, only its symbols are read, for the trace of a panic.
+    let models = models.iter().map(|(_, model)| model.file().path().to_path_buf());
+    let read: Vec<PathBuf> = models.chain(std::env::current_exe()).collect();
+    let write: Vec<PathBuf> = args.cache_dir.iter().cloned().collect();
+    let Sandbox { files, calls } = sandbox::enter(&read, &write);
+    let state = |what, restriction| match restriction {
+        Restriction::Full => format!("{what} restricted"),
+        Restriction::Partial => format!("{what} restricted as far as this kernel can"),
+        Restriction::None(reason) => format!("{what} not restricted: {reason}"),
+    };
+    format!("sandbox: {}; {}", state("files", files), state("system calls", calls))
+}
+
+/// Tells the service manager, if there is one.
+fn notify(manager: &Option<Manager>, state: &str) {
+    if let Some(Err(error)) = manager.as_ref().map(|manager| manager.notify(state)) {
+        say(&format!("NOTIFY_SOCKET: cannot send: {error}"));
+    }
 }
 
 fn listen(args: &Serve) -> Result<Listen> {
@@ -59,7 +121,13 @@ fn listen(args: &Serve) -> Result<Listen> {
 }
 
 /// The engine of one of `share` models.
-fn served(args: &Serve, name: String, model: Model, share: u64) -> Result<Served> {
+fn served(
+    args: &Serve,
+    name: String,
+    model: Model,
+    share: u64,
+    store: Option<PrefixStore>,
+) -> Result<Served> {
     let trained = model.config().context_length as usize;
     let sequences = args.sequences as usize;
     let bytes = model.file().header().file_len;
@@ -74,23 +142,27 @@ fn served(args: &Serve, name: String, model: Model, share: u64) -> Result<Served
         logits_rows: sequences.max(16),
         ..EngineOptions::default()
     };
-    let engine = Engine::new(model, &options)?;
-    model::warn_beyond_training(&engine);
+    let model = Arc::new(model);
+    // The file stays mapped, so that an engine can be made again.
+    let make = move || -> Result<Engines> {
+        let mut engines = Engines::from(Engine::new(Arc::clone(&model), &options)?);
+        engines.store.clone_from(&store);
+        Ok(engines)
+    };
+    let engines = make()?;
+    let engine = &engines.target;
+    model::warn_beyond_training(engine);
     let (blocks, positions) = (engine.kv_blocks().0 as u64, 64);
     let cache = blocks * positions * engine.kv_bytes_per_position();
     let ctx = engine.ctx().min((blocks * positions) as usize);
+    let quota = args.threads.is_none() && Cores::available().is_limited_by_quota();
     say(&format!(
-        "{name}: {ctx} tokens per context, {} MB for the keys and values of {} tokens, {} threads",
+        "{name}: {ctx} tokens per context, {} MB for the keys and values of {} tokens, threads: {}{}",
         cache >> 20,
         blocks * positions,
-        engine.threads()
+        engine.threads(),
+        if quota { ", by the CPU quota of this process's cgroup" } else { "" }
     ));
-    let mut engines = Engines::from(engine);
-    if let Some(folder) = &args.cache_dir {
-        let store = PrefixStore::open(folder, args.cache_size.saturating_mul(1 << 20));
-        let context = || format!("--cache-dir {}: cannot create", folder.display());
-        engines.store = Some(store.with_context(context)?);
-    }
     let batch = BatchOptions {
         pass_ms: args.pass_ms as f64,
         queue: args.queue as usize,
@@ -98,11 +170,12 @@ fn served(args: &Serve, name: String, model: Model, share: u64) -> Result<Served
         queue_per_key: if args.keys.is_some() { QUEUE_PER_KEY } else { args.queue as usize },
         ..BatchOptions::default()
     };
-    Ok(Served { name, engines, batch })
+    let load = Some(Load::new(move || make().map_err(|e| format!("{e:#}"))));
+    Ok(Served { name, engines, load, batch })
 }
 
 /// The first signal lets running answers end; the second ends the process.
-fn end_on_signals(server: Handle) -> Result<()> {
+fn end_on_signals(server: Handle, manager: Arc<Option<Manager>>) -> Result<()> {
     static DRAINING: AtomicBool = AtomicBool::new(false);
     ending::listen(&[Ending::Interrupt, Ending::Terminate], move |ending| {
         if DRAINING.swap(true, Ordering::Relaxed) {
@@ -110,6 +183,7 @@ fn end_on_signals(server: Handle) -> Result<()> {
         }
         say("ending: running answers may finish");
         server.drain();
+        notify(&manager, "STOPPING=1\nSTATUS=running answers may finish");
     })
     .context("cannot listen for signals")
 }

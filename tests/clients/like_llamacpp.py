@@ -4,8 +4,11 @@ Translated by meaning: lengths, routes and model differ. The names of the origin
 no package.
 """
 
+import base64
+import json
 import os
 import socket
+import struct
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -222,26 +225,33 @@ def invalid_chats_are_refused():
         assert status == 400 and answer["error"]["message"], (fields, answer)
 
 
-def supported(fields):
-    """The content of a chat with these fields, or None if they are refused by name."""
-    status, _, answer = post("/v1/chat/completions", {"messages": BOOK, "temperature": 0} | fields)
-    if status == 400 and answer["error"]["code"] == "unsupported_parameter":
-        assert answer["error"]["param"] in fields
-        print(f"  {answer['error']['param']}: not supported")
-        return None
-    assert status == 200, answer
-    return answer["choices"][0]["message"]["content"]
-
-
 # test_chat_completion: completion_with_response_format, completion_with_json_schema, completion_with_grammar
 @case
 def answers_follow_schemas_and_grammars():
     for fields, text in [
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"const": "foooooo"}}}}, '"foooooo"'),
+        ({"response_format": {"type": "json_object", "schema": {"const": "bar"}}}, '"bar"'),
         ({"json_schema": {"const": "42"}}, '"42"'),
         ({"grammar": 'root ::= "a"{5,5}'}, "aaaaa"),
     ]:
-        assert supported(fields | {"max_tokens": 12}) in (None, text)
+        choice = chat(**fields | {"max_tokens": 12, "temperature": 0})["choices"][0]
+        assert choice["message"]["content"] == text, (fields, choice)
+
+
+# test_tool_call: completion_with_required_tool_tiny (in part), completion_without_tool_call
+@case
+def required_tools_are_called():
+    schema = {"type": "object", "properties": {}, "required": ["success"], "additionalProperties": False}
+    tools = [{"type": "function", "function": {"name": "test", "description": "", "parameters": schema}}]
+    for argument in (True, False):
+        schema["properties"]["success"] = {"const": argument}
+        fields = {"tools": tools, "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 100}
+        choice = chat(**fields)["choices"][0]
+        (made,) = choice["message"]["tool_calls"]
+        assert choice["finish_reason"] == "tool_calls" and not choice["message"].get("content"), choice
+        assert made["function"]["name"] == "test" and json.loads(made["function"]["arguments"]) == {"success": argument}
+    choice = chat(tools=tools, tool_choice="none", max_tokens=20)["choices"][0]
+    assert choice["message"]["content"] and "tool_calls" not in choice["message"]
 
 
 # test_chat_completion: logprobs, logprobs_stream
@@ -326,6 +336,58 @@ def tokens_and_texts():
     pieces = good("/tokenize", {"content": text, "with_pieces": True})["tokens"]
     assert all(t["id"] >= 0 and t["piece"] for t in pieces)
     assert good("/detokenize", {"tokens": [t["id"] for t in pieces]})["content"] == text
+
+
+def embed(value, **fields):
+    return good("/v1/embeddings", {"input": value} | fields)
+
+
+def cosine(a, b):
+    return sum(x * y for x, y in zip(a, b))
+
+
+# test_embedding: embedding_single, embedding_multiple, openai_library_embedding, embedding_error_prompt_too_long,
+# same_prompt_give_same_result, embedding_usage_single, embedding_usage_multiple, embedding_openai_library_base64,
+# embedding_mixed_input
+@case
+def texts_have_vectors():
+    one = embed(LIFE)
+    vector = one["data"][0]["embedding"]
+    assert len(vector) > 1 and abs(cosine(vector, vector) - 1) < 1e-3
+    texts = [LIFE, "Write a joke about AI from a very long prompt which will not be truncated", "This is a test", LIFE]
+    many = embed(texts)
+    assert [d["index"] for d in many["data"]] == [0, 1, 2, 3]
+    assert many["data"][0]["embedding"] == many["data"][3]["embedding"] == vector
+    assert many["usage"]["prompt_tokens"] == many["usage"]["total_tokens"] > one["usage"]["prompt_tokens"]
+    packed = base64.b64decode(embed(LIFE, encoding_format="base64")["data"][0]["embedding"])
+    assert [f for (f,) in struct.iter_unpack("<f", packed)] == [f32(x) for x in vector]
+    assert [d["embedding"] for d in embed([LIFE, [1, 2, 3]])["data"]][0] == vector
+    status, _, answer = post("/v1/embeddings", {"input": "This is a test " * 8000})
+    assert status == 400 and answer["error"]["n_prompt_tokens"] > answer["error"]["n_ctx"]
+    for bad in [[], "", [1, "a"], None, 5, {"a": 1}]:
+        assert post("/v1/embeddings", {"input": bad})[0] == 400, bad
+
+
+def f32(x):
+    return struct.unpack("<f", struct.pack("<f", x))[0]
+
+
+# test_rerank: rerank, rerank_tei_format (documents), invalid_rerank_req, rerank_usage, rerank_top_n
+@case
+def documents_are_ranked():
+    documents = ["A machine is a physical system.", "Learning is a process.", {"text": "Machine learning is a field of study."}]
+    body = {"query": "Machine learning is", "documents": documents}
+    status, _, ranked = post("/v1/rerank", body)
+    if status == 501:  # the model has no tokens for the answers
+        assert "cannot rank" in ranked["error"]["message"]
+        return
+    scores = [r["relevance_score"] for r in ranked["results"]]
+    assert sorted(r["index"] for r in ranked["results"]) == [0, 1, 2] and scores == sorted(scores, reverse=True)
+    assert ranked["usage"]["prompt_tokens"] == ranked["usage"]["total_tokens"] > 10
+    best = good("/rerank", body | {"top_n": 1, "return_documents": True})["results"]
+    assert len(best) == 1 and best[0]["index"] == ranked["results"][0]["index"] and best[0]["document"]["text"]
+    for bad in [{"documents": []}, {"documents": None}, {"documents": 123}, {"documents": [1, 2, 3]}, {"query": None}]:
+        assert post("/v1/rerank", body | bad)[0] == 400, bad
 
 
 # test_metrics: metrics_prometheus_format, metrics_prompt_processed_and_cached,

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Tests `nanoinfer serve` with the clients of others.
 
-    run.py BINARY [CLIENT[=PYTHON] …] [--model MODEL]
+    run.py BINARY [CLIENT[=PYTHON] …] [--model MODEL] [--counts full]
 
 Runs the script of each CLIENT against a server of its own, on a free port of this machine. PYTHON is the
-interpreter whose packages the client uses (default: this one). Without CLIENT, all clients are run, except those
-whose package is not installed.
+interpreter whose packages the client uses (default: this one). Without CLIENT, all clients but the soak are run, except
+those whose package is not installed.
 """
 
 import argparse
@@ -33,16 +33,22 @@ class Client(NamedTuple):
     tiny: bool = False
 
 
+# The template of the default model has no tools. This one has the same markers.
+TOOLS = ("--chat-template", str(HERE.parents[1] / "crates/text/tests/data/tools/qwen2.5.jinja"))
+
 CLIENTS = {
-    "openai": Client("with_openai.py", "openai", keys=True),
-    "anthropic": Client("with_anthropic.py", "anthropic", keys=True),
-    "langchain": Client("with_langchain.py", "langchain_openai"),
-    "litellm": Client("with_litellm.py", "litellm"),
-    "ollama": Client("with_ollama.py", "ollama"),
-    "llamacpp": Client("like_llamacpp.py"),
+    "openai": Client("with_openai.py", "openai", keys=True, args=TOOLS),
+    "anthropic": Client("with_anthropic.py", "anthropic", keys=True, args=TOOLS),
+    "langchain": Client("with_langchain.py", "langchain_openai", args=TOOLS),
+    "litellm": Client("with_litellm.py", "litellm", args=TOOLS),
+    "ollama": Client("with_ollama.py", "ollama", args=TOOLS),
+    "llamacpp": Client("like_llamacpp.py", args=TOOLS),
     "schemathesis": Client("with_schemathesis.py", "schemathesis", tiny=True),
     "hostile": Client("hostile.py"),
-    "agents": Client("agents.py", args=("--ctx", "32768")),
+    "chromium": Client("with_chromium.py"),
+    "complaints": Client("complaints.py"),
+    "agents": Client("agents.py", args=(*TOOLS, "--ctx", "32768")),
+    "soak": Client("soak.py", tiny=True),
 }
 
 
@@ -51,9 +57,10 @@ def main():
     parser.add_argument("binary")
     parser.add_argument("clients", nargs="*", metavar="CLIENT[=PYTHON]")
     parser.add_argument("--model", help="the model to serve (default: smollm2, or a tiny one where any will do)")
+    parser.add_argument("--counts", choices=("short", "full"), default="short", help="how much the complaints ask, see there")
     parser.add_argument("--only", default=[], action="append", help="run the cases whose names contain this")
     options = parser.parse_args()
-    chosen = [name.partition("=")[::2] for name in options.clients or CLIENTS]
+    chosen = [name.partition("=")[::2] for name in options.clients or [c for c in CLIENTS if c != "soak"]]
     if unknown := [name for name, _ in chosen if name not in CLIENTS]:
         parser.error(f"unknown client {unknown[0]}; known are {', '.join(CLIENTS)}")
     passed = [run(options, name, python or sys.executable) for name, python in chosen]
@@ -87,6 +94,7 @@ def serve(options, name, python, model):
             "NANOINFER_PID": str(server.process.pid),
             "NANOINFER_BINARY": options.binary,
             "NANOINFER_MODEL": str(model),
+            "COUNTS": options.counts,
             "NO_PROXY": "127.0.0.1",
             "PYTHONDONTWRITEBYTECODE": "1",
         }

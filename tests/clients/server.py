@@ -72,6 +72,12 @@ class Server:
         with open(f"/proc/{self.process.pid}/status") as lines:
             return next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
 
+    def cpu(self):
+        """The seconds of CPU that the process has used. Linux only."""
+        with open(f"/proc/{self.process.pid}/stat") as line:
+            fields = line.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def descriptors(self):
         """The number of open file descriptors. Linux only."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
@@ -94,7 +100,7 @@ def call(url, body=None, headers=None, method=None):
     if data is not None and not request.has_header("Content-type"):
         request.add_header("Content-Type", "application/json")
     try:
-        reply = urllib.request.urlopen(request, timeout=120)
+        reply = urllib.request.urlopen(request, timeout=600)
     except urllib.error.HTTPError as error:
         reply = error
     text = reply.read().decode()

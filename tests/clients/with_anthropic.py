@@ -1,5 +1,7 @@
 """The Anthropic SDK: messages, whole and streamed, and the counting of tokens."""
 
+import json
+
 import anthropic
 
 from harness import KEY, MODEL, URL, assert_cancelled, case, main, raises
@@ -131,24 +133,36 @@ def a_changing_billing_line_costs_no_cache():
 
 
 @case
-def tools_are_called_or_refused():
-    try:
-        answer = message(tools=[TOOL], tool_choice={"type": "tool", "name": "weather"}, max_tokens=64)
-        assert answer.stop_reason == "tool_use" and answer.content[-1].name == "weather"
-        assert "city" in answer.content[-1].input
-    except anthropic.BadRequestError as error:
-        assert "tool" in error.body["error"]["message"]
+def required_tools_are_called():
+    for choice in [{"type": "tool", "name": "weather"}, {"type": "any"}]:
+        choice["disable_parallel_tool_use"] = True
+        fields = {"tools": [TOOL], "tool_choice": choice, "max_tokens": 200}
+        answer = message({"seed": 5}, **fields)
+        use = answer.content[-1]
+        assert answer.stop_reason == "tool_use" and use.type == "tool_use" and use.name == "weather" and use.id
+        assert isinstance(use.input["city"], str)
+        with client.messages.stream(model=MODEL, messages=ASK, extra_body={"temperature": 0.0, "seed": 5}, **fields) as stream:
+            parts = "".join(e.partial_json for e in stream if e.type == "input_json")
+            final = stream.get_final_message()
+        assert json.loads(parts) == final.content[-1].input == use.input and final.stop_reason == "tool_use"
+        assert final.content[-1].id == use.id
 
 
 @case
-def results_of_tools_are_read_or_refused():
+def results_of_tools_are_read():
     use = {"type": "tool_use", "id": "t1", "name": "weather", "input": {"city": "Paris"}}
     result = {"type": "tool_result", "tool_use_id": "t1", "content": "Sunny."}
     turns = [*ASK, {"role": "assistant", "content": [use]}, {"role": "user", "content": [result]}]
-    try:
-        assert message(messages=turns).content
-    except anthropic.BadRequestError as error:
-        assert "tool_use" in error.body["error"]["message"]
+    answer = message(messages=turns, tools=[TOOL])
+    assert answer.content and inputs(answer.usage) > inputs(message(tools=[TOOL]).usage) > inputs(message().usage)
+
+
+@case
+def answers_follow_schemas():
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 5, "maximum": 9}}, "required": ["n"]}
+    form = {"type": "json_schema", "schema": schema | {"additionalProperties": False}}
+    answer = message({"output_config": {"format": form}}, max_tokens=40)
+    assert answer.stop_reason == "end_turn" and 5 <= json.loads(answer.content[0].text)["n"] <= 9
 
 
 if __name__ == "__main__":

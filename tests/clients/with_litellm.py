@@ -1,6 +1,7 @@
 """LiteLLM, with the server as a provider of OpenAI's, Anthropic's, vLLM's and Ollama's APIs."""
 
 import asyncio
+import json
 import os
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # otherwise it is downloaded
@@ -99,6 +100,37 @@ def the_responses_api():
     fields = {"model": f"openai/{MODEL}", "input": "Name a fruit.", "max_output_tokens": 8}
     answer = litellm.responses(api_base=BASE, api_key=KEY, temperature=0, **fields)
     assert answer.output[0].content[0].text
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 12}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+TOOLS = [{"type": "function", "function": {"name": "weather", "description": "The weather of a city", "parameters": SCHEMA}}]
+
+
+@case
+def every_api_calls_tools():
+    for model in (f"openai/{MODEL}", f"hosted_vllm/{MODEL}", f"anthropic/{MODEL}"):
+        fields = {"tools": TOOLS, "tool_choice": "required", "max_tokens": 200, "parallel_tool_calls": False}
+        choice = ask(model, **fields).choices[0]
+        function = choice.message.tool_calls[0].function
+        assert choice.finish_reason == "tool_calls" and function.name == "weather", (model, choice)
+        assert len(json.loads(function.arguments)["city"]) <= 12
+        parts = [p.choices[0].delta for p in ask(model, stream=True, **fields) if p.choices]
+        calls = [c for d in parts for c in d.tool_calls or [] if c.index == 0]
+        streamed = "".join(c.function.arguments or "" for c in calls)
+        assert json.loads(streamed) == json.loads(function.arguments), (model, streamed)
+
+
+@case
+def every_api_follows_schemas():
+    form = {"type": "json_schema", "json_schema": {"name": "place", "schema": SCHEMA, "strict": True}}
+    for model in (f"openai/{MODEL}", f"hosted_vllm/{MODEL}", f"ollama_chat/{MODEL}"):
+        found = json.loads(ask(model, response_format=form, max_tokens=100).choices[0].message.content)
+        assert list(found) == ["city"] and len(found["city"]) <= 12, (model, found)
 
 
 if __name__ == "__main__":

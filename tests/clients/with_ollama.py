@@ -1,6 +1,7 @@
-"""Ollama's Python client: chat, generate, list, show; whole, streamed and asynchronous."""
+"""Ollama's Python client: chat, generate, embed, list, show; whole, streamed and asynchronous."""
 
 import asyncio
+import json
 
 import ollama
 
@@ -59,6 +60,18 @@ def options_change_the_answer():
 
 
 @case
+def embeddings_are_given():
+    two = client.embed(model=MODEL, input=["a fox", "a dog"])
+    one = client.embed(model=MODEL, input="a fox").embeddings[0]
+    assert len(two.embeddings) == 2 and list(two.embeddings[0]) == list(one) != list(two.embeddings[1])
+    assert abs(sum(x * x for x in one) - 1) < 1e-3 and two.prompt_eval_count > 3
+    assert list(client.embeddings(model=MODEL, prompt="a fox").embedding) == list(one)
+    assert len(client.embed(model=MODEL, input="a fox", dimensions=8).embeddings[0]) == 8
+    error = raises(ollama.ResponseError, client.embed, model=MODEL, input="fox " * 20_000)
+    assert error.status_code == 400 and "context" in error.error
+
+
+@case
 def errors_arrive():
     error = raises(ollama.ResponseError, client.chat, model="llama9", messages=ASK)
     assert error.status_code == 404 and "llama9" in error.error
@@ -87,16 +100,27 @@ def asynchronous_answers_are_the_same():
 
 
 @case
-def formats_and_tools_are_followed_or_refused():
-    for fields in [
-        {"format": "json"},
-        {"format": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}},
-        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]},
-    ]:
-        try:
-            client.chat(model=MODEL, messages=ASK, options={"num_predict": 60}, **fields)
-        except ollama.ResponseError as error:
-            assert error.status_code == 400 and next(iter(fields)) in error.error
+def formats_are_followed():
+    schema = {"type": "object", "properties": {"a": {"type": "integer", "maximum": 99}}, "required": ["a"]}
+    schema["additionalProperties"] = False
+    answer = client.chat(model=MODEL, messages=ASK, options={"num_predict": 100}, format=schema)
+    assert answer.done_reason == "stop" and json.loads(answer.message.content)["a"] <= 99
+    answer = client.chat(model=MODEL, messages=ASK, options={"num_predict": 100, "temperature": 0}, format="json")
+    assert answer.message.content.startswith("{")
+
+
+@case
+def tools_are_offered():
+    def weather(city: str) -> str:
+        """The weather of a city.
+
+        Args:
+            city: its name
+        """
+        return city
+
+    answer = client.chat(model=MODEL, messages=ASK, options={"num_predict": 12}, tools=[weather])
+    assert answer.prompt_eval_count > chat().prompt_eval_count and (answer.message.content or answer.message.tool_calls)
 
 
 if __name__ == "__main__":

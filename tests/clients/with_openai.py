@@ -228,6 +228,14 @@ def completions_echo_and_log_probabilities():
     found = client.completions.create(logprobs=3, **fields).choices[0].logprobs
     assert "".join(found.tokens) == plain and len(found.token_logprobs) == 6
     assert all(len(top) == 3 for top in found.top_logprobs) and found.text_offset[0] == 0
+    whole = client.completions.create(echo=True, logprobs=3, **fields).choices[0]
+    assert whole.text == echoed and whole.logprobs.token_logprobs[0] is None
+    assert whole.logprobs.token_logprobs[-6:] == found.token_logprobs
+    prompt = client.completions.create(echo=True, logprobs=3, **fields | {"max_tokens": 0}).choices[0]
+    assert prompt.text == "One, two," and prompt.logprobs.token_logprobs == whole.logprobs.token_logprobs[:-6]
+    chunks = client.completions.create(echo=True, logprobs=3, stream=True, **fields)
+    streamed = [p for c in chunks if c.choices[0].logprobs for p in c.choices[0].logprobs.token_logprobs]
+    assert streamed == whole.logprobs.token_logprobs
 
 
 @case
@@ -294,46 +302,118 @@ def the_cache_is_counted():
     assert second.usage.prompt_tokens_details.cached_tokens >= first.usage.prompt_tokens // 64 * 64
 
 
-@case
-def embeddings_are_refused_or_normal():
-    try:
-        found = client.embeddings.create(model=MODEL, input=["a fox", "a dog"])
-        for vector in found.data:
-            assert abs(sum(x * x for x in vector.embedding) - 1) < 1e-3
-    except openai.APIStatusError as error:
-        assert error.status_code in (400, 501) and "embedding" in error.message
+def embed(texts, **fields):
+    """The vectors of texts."""
+    return [v.embedding for v in client.embeddings.create(model=MODEL, input=texts, **fields).data]
 
 
-def refused_or(function, field, **fields):
-    """The value, or None if the server refuses the field by its name."""
-    try:
-        return function(**fields)
-    except openai.BadRequestError as error:
-        assert error.code == "unsupported_parameter" and error.param.startswith(field), (error.param, error.message)
-        return None
+def is_close(a, b):
+    return len(a) == len(b) and all(abs(x - y) < 1e-6 for x, y in zip(a, b))
 
 
 @case
-def tools_are_called_or_refused():
-    function = {"name": "weather", "description": "The weather of a city", "parameters": WEATHER}
-    tools = [{"type": "function", "function": function}]
-    chosen = {"type": "function", "function": {"name": "weather"}}
-    if answer := refused_or(chat, "tool", tools=tools, tool_choice=chosen, max_tokens=64):
-        assert answer.choices[0].message.tool_calls[0].function.name == "weather"
-        assert "city" in json.loads(answer.choices[0].message.tool_calls[0].function.arguments)
-    flat = [{"type": "function"} | function]
-    refused_or(client.responses.create, "tool", model=MODEL, input="Rain?", tools=flat, max_output_tokens=64)
+def embeddings_are_normal():
+    found = client.embeddings.create(model=MODEL, input=["a fox", "a dog"])
+    assert [v.index for v in found.data] == [0, 1] and found.usage.prompt_tokens == found.usage.total_tokens > 3
+    fox, dog = (v.embedding for v in found.data)
+    assert fox != dog and all(abs(sum(x * x for x in v) - 1) < 1e-3 for v in (fox, dog))
+    assert is_close(embed("a fox")[0], fox) and is_close(embed("a fox", encoding_format="float")[0], fox)
+    many = embed([f"text {i}" for i in range(50)] + ["a fox"])
+    assert len(many) == 51 and many[50] == embed("a fox")[0]
+    ids = client.post("/../tokenize", body={"content": "a fox", "add_special": True}, cast_to=object)["tokens"]
+    assert is_close(embed(ids)[0], fox) and is_close(embed([ids, ids])[1], fox)
+    short = embed("a fox", dimensions=8)[0]
+    assert len(short) == 8 and abs(sum(x * x for x in short) - 1) < 1e-3
+    for fields, param in [({"dimensions": 10**6}, "dimensions"), ({"input": [10**8]}, "input"), ({"input": []}, "input")]:
+        error = raises(openai.BadRequestError, client.embeddings.create, **{"model": MODEL, "input": "x"} | fields)
+        assert error.param == param, error
+    error = raises(openai.BadRequestError, client.embeddings.create, model=MODEL, input="fox " * 20_000)
+    assert error.code == "context_length_exceeded"
+
+
+FUNCTION = {"name": "weather", "description": "The weather of a city", "parameters": WEATHER}
+TOOLS = [{"type": "function", "function": FUNCTION}, {"type": "function", "function": {"name": "now", "description": "The time"}}]
 
 
 @case
-def a_schema_is_followed_or_refused():
-    shape = {"type": "json_schema", "json_schema": {"name": "place", "schema": WEATHER, "strict": True}}
-    for form in [shape, {"type": "json_object"}]:
-        if answer := refused_or(chat, "response_format", response_format=form, max_tokens=200):
-            if answer.choices[0].finish_reason == "stop":
-                json.loads(answer.choices[0].message.content)
-    form = {"format": {"type": "json_schema", "name": "place", "schema": WEATHER}}
-    refused_or(client.responses.create, "text", model=MODEL, input="Where?", text=form, max_output_tokens=64)
+def required_tools_are_called():
+    named = {"type": "function", "function": {"name": "weather"}}
+    for fields in [{"tool_choice": named}, {"tool_choice": "required", "tools": TOOLS[:1]}]:
+        fields = {"tools": TOOLS, "max_tokens": 200, "parallel_tool_calls": False} | fields
+        choice = chat(**fields).choices[0]
+        (call,) = choice.message.tool_calls
+        assert choice.finish_reason == "tool_calls" and call.type == "function" and call.function.name == "weather"
+        assert isinstance(json.loads(call.function.arguments)["city"], str) and call.id
+        with client.chat.completions.stream(model=MODEL, messages=ASK, seed=5, **fields) as stream:
+            for _ in stream:
+                pass
+            folded = stream.get_final_completion().choices[0]
+        assert folded.finish_reason == "tool_calls"
+        assert [(c.id, c.function.name, c.function.arguments) for c in folded.message.tool_calls] == [
+            (call.id, call.function.name, call.function.arguments)
+        ]
+
+
+@case
+def results_of_tools_are_read():
+    call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Paris"}'}}
+    turns = [*ASK, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    turns += [{"role": "tool", "tool_call_id": "call_1", "content": "Sunny, 25 degrees."}]
+    answer, without = chat(messages=turns, tools=TOOLS), chat(tools=TOOLS)
+    assert answer.choices[0].message.content is not None or answer.choices[0].message.tool_calls
+    assert answer.usage.prompt_tokens > without.usage.prompt_tokens > chat().usage.prompt_tokens
+
+
+@case
+def tools_that_must_not_be_called_are_not():
+    answer = chat(tools=TOOLS, tool_choice="none")
+    assert answer.choices[0].message.tool_calls is None
+    assert answer.choices[0].message.content == chat().choices[0].message.content
+
+
+@case
+def tools_of_responses_are_called():
+    flat = [{"type": "function"} | FUNCTION]
+    fields = {"model": MODEL, "input": "Rain?", "tools": flat, "max_output_tokens": 200, "tool_choice": "required"}
+    fields |= {"temperature": 0, "parallel_tool_calls": False}
+    answer = client.responses.create(**fields)
+    (call,) = [item for item in answer.output if item.type == "function_call"]
+    assert answer.status == "completed" and call.name == "weather" and call.call_id
+    assert isinstance(json.loads(call.arguments)["city"], str)
+    events = list(client.responses.create(stream=True, **fields))
+    deltas = "".join(e.delta for e in events if e.type == "response.function_call_arguments.delta")
+    assert deltas == call.arguments and len(deltas) > 5
+    assert events[-1].response.output[-1].arguments == call.arguments
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "Sunny."}
+    turns = [{"role": "user", "content": "Rain?"}, call.to_dict(), result]
+    again = client.responses.create(**fields | {"input": turns, "tool_choice": "auto", "max_output_tokens": 16})
+    assert again.usage.input_tokens > answer.usage.input_tokens and again.output
+
+
+@case
+def answers_follow_schemas():
+    place = {**WEATHER, "properties": {"city": {"type": "string", "maxLength": 12}}}
+    shape = {"type": "json_schema", "json_schema": {"name": "place", "schema": place, "strict": True}}
+    for seed in range(3):
+        fields = {"response_format": shape, "max_tokens": 200, "temperature": 1.2, "seed": seed}
+        choice = chat(**fields).choices[0]
+        found = json.loads(choice.message.content)
+        assert choice.finish_reason == "stop" and list(found) == ["city"] and len(found["city"]) <= 12
+        assert text(chat(stream=True, **fields)) == choice.message.content
+    plain = chat(response_format={"type": "json_object"}, max_tokens=300, temperature=1.0).choices[0]
+    assert plain.message.content.startswith("{")
+    assert plain.finish_reason == "length" or isinstance(json.loads(plain.message.content), dict)
+    form = {"format": {"type": "json_schema", "name": "place", "schema": place}}
+    answer = client.responses.create(model=MODEL, input="Where?", text=form, max_output_tokens=100)
+    assert len(json.loads(answer.output_text)["city"]) <= 12
+
+
+@case
+def schemas_that_cannot_be_enforced_are_refused():
+    schema = {**WEATHER, "properties": {"city": {"type": "string", "pattern": "a(?=b)"}}}
+    shape = {"type": "json_schema", "json_schema": {"name": "place", "schema": schema}}
+    error = raises(openai.BadRequestError, chat, response_format=shape)
+    assert error.param == "response_format" and "#/properties/city/pattern" in error.message, error.message
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ import tempfile
 from harness import URL, case, main
 from server import call
 
+# With two workers, Python 3.11 fails at times to parse what Hypothesis prints.
+WORKERS = "1"
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 
 
@@ -21,9 +23,9 @@ def responses_are_as_described():
     if description.startswith("http"):
         status, _, found = call(description)
         assert status == 200 and found["openapi"].startswith("3."), status
-    command = ["-m", "schemathesis.cli", "run", description, "--url", URL, "--checks", CHECKS, "--workers", "2"]
+    command = ["-m", "schemathesis.cli", "run", description, "--url", URL, "--checks", CHECKS, "--workers", WORKERS]
     command += ["--max-examples", os.environ.get("EXAMPLES", "300"), "--seed", "1", "--phases", "examples,coverage,fuzzing"]
-    command += ["--exclude-path", "/v1/embeddings", "--exclude-path", "/v1/telemetry", "--request-timeout", "60", "--suppress-health-check", "all"]
+    command += ["--exclude-path", "/v1/telemetry", "--request-timeout", "60", "--suppress-health-check", "all"]
     with tempfile.TemporaryDirectory() as work:  # it keeps what it finds where it runs
         assert subprocess.run([sys.executable, *command], cwd=work).returncode == 0
 

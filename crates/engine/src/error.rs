@@ -148,6 +148,14 @@ pub enum Error {
         /// Number of rows in the pass.
         rows: usize,
     },
+    /// A token that the pass did not have.
+    #[error("hidden state {index} does not exist: the pass has only {rows} tokens")]
+    HiddenRow {
+        /// The requested token.
+        index: usize,
+        /// Number of tokens in the pass.
+        rows: usize,
+    },
     /// A worker thread panicked, in this call or an earlier one: a bug in this program.
     #[error("a worker thread panicked: {message}; this engine is unusable, create a new one")]
     Panicked {

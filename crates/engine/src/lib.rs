@@ -58,7 +58,7 @@ pub use batch::{
 pub use cancel::Canceller;
 pub use engine::{BatchToken, Engine, EngineOptions, PassId, buffer_bytes};
 pub use error::Error;
-pub use memory::{KvType, Overflow, SeqId};
+pub use memory::{BlockUse, KvType, Namespace, Overflow, SeqId};
 pub use model::Model;
 pub use nanoinfer_kernels::{Isa, UnknownIsa};
 pub use nanoinfer_platform::cpu::{Cores, default_threads};
@@ -68,6 +68,9 @@ pub use pass::{Observed, Profile, Stage};
 pub use prefix::{PrefixStore, bake};
 pub use sample::{Candidate, Constraint, Logprobs, MAX_TOP_LOGPROBS, Sampling, TokenLogprob};
 pub use selfcheck::{NUMERICS, Replay, SelfCheck};
-pub use sequence::{Difference, Engines, Event, FinishReason, GenerateOptions, Sequence, Stats};
+pub use sequence::{
+    Difference, Engines, Event, FinishReason, GenerateOptions, Pooling, PromptLogprobs,
+    PromptOutput, PromptValues, Sequence, Stats,
+};
 pub use session::Session;
 pub use speculate::{DraftStats, Drafted, Drafting};

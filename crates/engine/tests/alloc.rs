@@ -14,7 +14,7 @@ use std::time::Instant;
 use common::{data, model, tiny};
 use nanoinfer_engine::{
     Batch, BatchOptions, BatchToken, Drafting, Engine, EngineOptions, Event, GenerateOptions,
-    KvType, Model, Overflow, Request, Sampling, Session, buffer_bytes,
+    KvType, Model, Overflow, Pooling, PromptOutput, Request, Sampling, Session, buffer_bytes,
 };
 use nanoinfer_format::Quant;
 use nanoinfer_hub::{ModelRef, Pip, Store};
@@ -167,7 +167,8 @@ fn while_the_context_slides() {
     assert_eq!((tokens, session.evicted()), (320, 256));
 }
 
-/// 16 running requests; others wait, and some are cancelled. Only steps that admit a request allocate.
+/// 16 running requests, some of which read their prompts; others wait, and some are cancelled. Only steps that admit
+/// a request allocate.
 fn while_requests_join_and_leave() {
     let options = EngineOptions {
         threads: Some(2),
@@ -191,22 +192,33 @@ fn while_requests_join_and_leave() {
                 ignore_eos: true,
                 ..GenerateOptions::default()
             },
+            output: match i % 8 {
+                3 => Some(PromptOutput::Hidden(Pooling::Mean)),
+                4 => Some(PromptOutput::Logprobs(5)),
+                5 => Some(PromptOutput::Next(vec![7, 8])),
+                _ => None,
+            },
             key: i as u64 % 3,
             ..Request::default()
         };
         sent.push(batch.submit(request).unwrap());
     }
-    let (mut tokens, mut steps) = (0, 0);
+    let whole = (0..40).filter(|i| ![0, 3, 5].contains(&(i % 8))).map(|i| 4 + 5 * i % 17);
+    let (mut tokens, mut values, mut steps) = (0, 0, 0);
     while !batch.is_idle() {
         let (admissions, before) = (batch.load().admissions, ALLOCATIONS.load(Ordering::Relaxed));
         let events = batch.step().unwrap();
-        tokens += events.filter(|e| matches!(e.event, Ok(Event::Token { .. }))).count();
+        for event in events {
+            tokens += usize::from(matches!(event.event, Ok(Event::Token { .. })));
+            values += usize::from(matches!(event.event, Ok(Event::Prompt { .. })));
+        }
         let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
         assert!(allocations == 0 || batch.load().admissions > admissions, "step {steps}");
         batch.cancel(sent[steps * 7 % 40 / 8 * 8]); // every eighth, sooner or later
         steps += 1;
     }
-    assert!(tokens > 300 && steps > 30, "{tokens} tokens in {steps} steps");
+    assert!(tokens >= whole.sum(), "{tokens} tokens");
+    assert_eq!(values, 15, "prompts that were read");
 }
 
 fn smollm2() -> std::path::PathBuf {

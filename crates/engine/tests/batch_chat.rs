@@ -5,8 +5,8 @@ mod common;
 use std::sync::Arc;
 
 use nanoinfer_engine::{
-    Batch, BatchOptions, Engine, EngineOptions, Event, GenerateOptions, Message, Model, Sampling,
-    Stats,
+    Batch, BatchOptions, Engine, EngineOptions, Event, GenerateOptions, Message, Model, Namespace,
+    Sampling, Stats,
 };
 use nanoinfer_format::Quant;
 use nanoinfer_hub::{ModelRef, Pip, Store};
@@ -69,6 +69,8 @@ fn each_turn_finds_the_tokens_of_the_turns_before_it() {
             let (_, prompt) = conversation.split_last().unwrap();
             let plain = model.encode_chat(prompt).unwrap();
             retokenized += usize::from(plain.len() != now.prompt_tokens);
+            let elsewhere = batch.seams().of(Namespace(1)).request(&model, prompt).unwrap();
+            assert_eq!(elsewhere.prompt, plain, "the answers of another namespace");
         }
         before = stats;
     }

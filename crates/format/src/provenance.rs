@@ -8,6 +8,7 @@ use crate::section::SectionKind;
 /// The fields of the provenance section that have a meaning for readers.
 #[derive(Default, Deserialize)]
 struct Provenance {
+    source: Option<String>,
     packer: Option<u32>,
     precision: Option<String>,
     calibrated: Option<String>,
@@ -19,6 +20,11 @@ impl NanoFile {
     /// to version 2, files did not record it: 2 then stands for any of them.
     pub fn packer_version(&self) -> u32 {
         self.provenance().packer.unwrap_or(2)
+    }
+
+    /// What the model was converted from, such as a hub id, if the file states it.
+    pub fn source(&self) -> Option<String> {
+        self.provenance().source
     }
 
     /// The precision that the file was converted to: the name of a [`Quant`](crate::Quant), a number of

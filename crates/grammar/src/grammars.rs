@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
 use llguidance::api::ParserLimits;
@@ -14,10 +14,8 @@ use crate::following::Following;
 use crate::place::{Place, Reasoning};
 use crate::vocabulary::Vocabulary;
 use crate::waiting::Waiting;
+use crate::worker::Worker;
 use crate::{Error, Source, levels};
-
-/// Stack of the threads that compile: parsers are recursive, see [`levels`].
-const STACK: usize = 128 << 20;
 
 /// What grammars may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +59,7 @@ struct Shared {
     options: Options,
     vocabulary: OnceLock<Result<Arc<Vocabulary>, Error>>,
     compiled: Mutex<Cache<Compiled>>,
+    compiler: Worker,
 }
 
 /// A compiled grammar.
@@ -76,7 +75,8 @@ impl Grammars {
     /// For a model. Does no work yet.
     pub fn with_options(model: Arc<Model>, options: Options) -> Self {
         let compiled = Mutex::new(Cache::new(options.cache_bytes));
-        Self { shared: Arc::new(Shared { model, options, vocabulary: OnceLock::new(), compiled }) }
+        let (vocabulary, compiler) = (OnceLock::new(), Worker::default());
+        Self { shared: Arc::new(Shared { model, options, vocabulary, compiled, compiler }) }
     }
 
     /// Prepares the vocabulary on a thread of its own. Whoever needs it meanwhile waits for it.
@@ -89,44 +89,47 @@ impl Grammars {
     }
 
     /// Compiles a grammar, or returns one that was compiled before. Takes milliseconds, after a few hundred
-    /// for the vocabulary.
+    /// for the vocabulary. Grammars are compiled one after the other, on a thread of their own.
     ///
     /// # Errors
     /// The source has an error, cannot be enforced in full, allows no text or exceeds the limits; or the
     /// model has no usable vocabulary.
     pub fn compile(&self, source: &Source) -> Result<Grammar, Error> {
         let key = source.key();
-        if let Some(known) = self.cache().get(&key) {
+        if let Some(known) = self.shared.cache().get(&key) {
             return Ok(Grammar(known));
         }
         let top = source.top()?;
         levels::check(&top)?;
         let vocabulary = self.shared.vocabulary()?;
-        let work = || Compiled::new(&vocabulary, source, top);
-        let compiled = thread::scope(|scope| {
-            let thread = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work);
-            thread.map(|thread| thread.join().unwrap_or_else(|_| Err(broken())))
-        });
-        let compiled = compiled.map_err(|e| Error::Limit {
+        let (shared, source) = (Arc::clone(&self.shared), source.clone());
+        let work = move || {
+            // Whoever wanted the same may have been before.
+            if let Some(known) = shared.cache().get(&key) {
+                return Ok(known);
+            }
+            let compiled = Arc::new(Compiled::new(&vocabulary, &source, top)?);
+            shared.cache().insert(key, Arc::clone(&compiled), compiled.bytes());
+            Ok(compiled)
+        };
+        let compiled = self.shared.compiler.run(work).map_err(|e| Error::Limit {
             place: "the grammar".to_owned(),
             what: format!("cannot start a thread: {e}"),
         })?;
-        let compiled = Arc::new(compiled?);
-        self.cache().insert(key, Arc::clone(&compiled), compiled.bytes());
-        Ok(Grammar(compiled))
+        compiled.unwrap_or_else(|| Err(broken())).map(Grammar)
     }
 
     /// Estimated size of the compiled grammars that are kept, in bytes.
     pub fn cached_bytes(&self) -> usize {
-        self.cache().bytes()
-    }
-
-    fn cache(&self) -> std::sync::MutexGuard<'_, Cache<Compiled>> {
-        self.shared.compiled.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.cache().bytes()
     }
 }
 
 impl Shared {
+    fn cache(&self) -> MutexGuard<'_, Cache<Compiled>> {
+        self.compiled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn vocabulary(&self) -> Result<Arc<Vocabulary>, Error> {
         let prepare = || {
             let o = self.options;

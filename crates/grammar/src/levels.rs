@@ -4,7 +4,7 @@ use llguidance::api::TopLevelGrammar;
 
 use crate::Error;
 
-/// Maximum number of levels. Twice as many fit in the stack of the threads that compile.
+/// Maximum number of levels. Twice as many fit in the stack of the thread that compiles.
 const MAX_LEVELS: usize = 8000;
 
 /// Checks a number of levels.

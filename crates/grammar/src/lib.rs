@@ -53,6 +53,7 @@ mod schema;
 mod source;
 mod vocabulary;
 mod waiting;
+mod worker;
 
 pub use error::Error;
 pub use grammars::{Grammar, Grammars, Options};

@@ -49,6 +49,7 @@ fn measure(kernels: &Kernels, kind: &str, (head, seen): (usize, usize), block: K
                     queries: Queries::Q8 { q: &q, scales: &scales, sums: &sums },
                     first: 0,
                     block,
+                    next: None,
                     head,
                     visible: &visible,
                     scale: 1e-9,

@@ -125,11 +125,16 @@ impl ExpWeights<'_> {
 #[inline(always)]
 pub(crate) fn exp_weights<S: Simd>(s: S, a: ExpWeights<'_>) {
     let (max, scale) = (s.splat(a.max), s.splat(a.scale));
-    for (x, out) in a.logits.chunks(LANES).zip(a.out.chunks_mut(LANES)) {
+    let (logits, last) = a.logits.as_chunks::<LANES>();
+    let (out, last_out) = a.out.as_chunks_mut::<LANES>();
+    for (x, out) in logits.iter().zip(out) {
+        s.store(exp(s, s.mul(s.sub(s.load(x), max), scale)), out);
+    }
+    if !last.is_empty() {
         let mut lanes = [0.0; LANES];
-        lanes[..x.len()].copy_from_slice(x);
+        lanes[..last.len()].copy_from_slice(last);
         let y = exp(s, s.mul(s.sub(s.load(&lanes), max), scale));
         s.store(y, &mut lanes);
-        out.copy_from_slice(&lanes[..out.len()]);
+        last_out.copy_from_slice(&lanes[..last.len()]);
     }
 }

@@ -38,6 +38,8 @@ pub struct AttendBlock<'a> {
     pub first: usize,
     /// The block.
     pub block: KvBlock<'a>,
+    /// The block that will be read next, if known. It is prefetched.
+    pub next: Option<KvBlock<'a>>,
     /// Head size, padded to 16.
     pub head: usize,
     /// The block's visible positions for each query, as `(from, to)`. A query that sees none is skipped.
@@ -129,7 +131,8 @@ pub(crate) fn attend_tile<S: Codes, const M: usize, const P: usize>(s: S, a: Att
         return;
     };
     let weights = std::array::from_fn(|m| p[m].as_flattened().first_chunk().expect("a block"));
-    let block = WeightedBlock { weights, decay, seen: first..last.min(BLOCK), head: a.head };
+    let seen = first..last.min(BLOCK);
+    let block = WeightedBlock { weights, decay, seen, head: a.head, next: a.next };
     match a.block {
         KvBlock::F32 { v, .. } => add_values::<S, M, f32>(s, v, &block, a.states),
         KvBlock::F16 { v, .. } => add_values::<S, M, u16>(s, v, &block, a.states),

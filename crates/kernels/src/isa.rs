@@ -98,6 +98,10 @@ pub(crate) trait Simd: Copy {
     #[inline(always)]
     fn prefetch_ahead<const AHEAD: usize>(self, _line: &WeightLine) {}
 
+    /// Prefetches the line that holds `x` into L1.
+    #[inline(always)]
+    fn prefetch_near<T>(self, _x: &T) {}
+
     /// Loads a line of a Q8 panel for [`Simd::dot`]: byte `4r+t` is row `r`, input `t`, stored as q+128.
     fn line(self, bytes: &WeightLine) -> Self::Line;
     /// Initial accumulator that makes [`Simd::dot`] yield exactly Σ q·x, given -128·Σ x.

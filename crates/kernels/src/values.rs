@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use crate::isa::codes::Codes;
-use crate::kv::{BLOCK, Stored};
-use crate::layout::{LANES, Lanes};
+use crate::kv::{BLOCK, KvBlock, Stored};
+use crate::layout::{LANES, LINE, Lanes};
 use crate::quantize::KV_LEVELS;
 
 /// Length of a query's state, `[max, sum, 0…; accumulator]`, in floats.
@@ -22,6 +22,29 @@ pub(crate) struct WeightedBlock<'a, const M: usize> {
     pub seen: Range<usize>,
     /// Head size, padded to 16.
     pub head: usize,
+    /// The block that will be read next.
+    pub next: Option<KvBlock<'a>>,
+}
+
+/// Prefetches line `i` of a block's keys, followed by its values.
+#[inline(always)]
+fn prefetch_line<S: Codes>(s: S, block: KvBlock<'_>, i: usize) {
+    match block {
+        KvBlock::F32 { k, v } => prefetch_line_of(s, k, v, i),
+        KvBlock::F16 { k, v } => prefetch_line_of(s, k, v, i),
+        KvBlock::Q8 { k, v, .. } => prefetch_line_of(s, k, v, i),
+        KvBlock::Q4 { k, v, .. } => prefetch_line_of(s, k, v, i),
+    }
+}
+
+#[inline(always)]
+fn prefetch_line_of<S: Codes, K, V>(s: S, k: &[K], v: &[V], i: usize) {
+    let of_keys = size_of_val(k) / LINE;
+    if let Some(x) = k.get(i * (LINE / size_of::<K>())) {
+        s.prefetch_near(x);
+    } else if let Some(x) = v.get((i - of_keys) * (LINE / size_of::<V>())) {
+        s.prefetch_near(x);
+    }
 }
 
 /// Element type of stored values.
@@ -136,6 +159,9 @@ fn value_lanes<S: Codes, const M: usize, const D: usize, T: StoredValue>(
         }
     }
     for t in block.seen.clone() {
+        if let Some(next) = block.next {
+            prefetch_line(s, next, d / D * BLOCK + t);
+        }
         let lanes: [S::F; D] = T::registers(s, levels, v, t * row, d);
         for m in 0..M {
             let weight = s.splat(weights[m][t % BLOCK]);

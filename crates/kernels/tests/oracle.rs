@@ -353,6 +353,7 @@ fn attend(
                 queries,
                 first: 0,
                 block,
+                next: (at + BLOCK < last).then(|| store.block(at / BLOCK + 1, head)),
                 head,
                 visible: &visible,
                 scale: 0.3,

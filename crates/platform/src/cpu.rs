@@ -38,6 +38,11 @@ impl Cores {
     pub fn threads(&self) -> usize {
         self.physical.min(self.granted).max(1)
     }
+
+    /// Whether it is a quota that determines [`Self::threads`].
+    pub fn is_limited_by_quota(&self) -> bool {
+        self.granted < self.allowed && self.granted <= self.physical
+    }
 }
 
 /// Physical cores this process may use, given its CPU affinity and cgroup quota.
@@ -129,7 +134,9 @@ mod tests {
     fn every_limit_reduces_the_threads() {
         let all = Cores { online: 16, allowed: 16, physical: 8, granted: 16 };
         assert_eq!(all.threads(), 8);
-        assert_eq!(Cores { granted: 3, ..all }.threads(), 3);
+        let quota = Cores { granted: 3, ..all };
+        assert!(quota.threads() == 3 && quota.is_limited_by_quota());
+        assert!(!all.is_limited_by_quota() && !Cores { granted: 9, ..all }.is_limited_by_quota());
         assert_eq!(Cores { allowed: 2, physical: 1, granted: 2, ..all }.threads(), 1);
         let here = Cores::available();
         assert!(here.online >= here.allowed && here.allowed >= here.physical, "{here:?}");

@@ -12,7 +12,10 @@
 //! | [`fault`] | a message, then exit code 1 | the same | the system's default |
 //! | [`ending`] | SIGINT, SIGTERM, SIGHUP | the same | Ctrl-C |
 //! | `local` (feature `local`) | Unix sockets | Unix sockets | none |
+//! | `sandbox` (feature `service`) | Landlock and seccomp | none | none |
+//! | `service` (feature `service`) | `NOTIFY_SOCKET`, `LISTEN_FDS` | the same, without abstract sockets | none |
 //! | [`terminal`] | full screen unless `TERM` rules it out; restored after a fault | the same | always full screen |
+//! | [`pages`] | large pages | no effect | no effect |
 //! | [`time`] | CPU time | CPU time | `None` |
 //! | [`float`] | by architecture: MXCSR, FPCR | the same | the same |
 //!
@@ -26,6 +29,11 @@ pub mod float;
 #[cfg(feature = "local")]
 pub mod local;
 pub mod memory;
+pub mod pages;
 mod proc;
+#[cfg(feature = "service")]
+pub mod sandbox;
+#[cfg(feature = "service")]
+pub mod service;
 pub mod terminal;
 pub mod time;

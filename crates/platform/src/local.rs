@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 pub struct Listener {
     #[cfg(unix)]
     listener: tokio::net::UnixListener,
-    path: PathBuf,
+    /// The socket's file, unless it belongs to somebody else.
+    path: Option<PathBuf>,
 }
 
 /// A connection.
@@ -42,7 +43,7 @@ impl Listener {
         }
         let listener = tokio::net::UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path: path.to_path_buf() })
+        Ok(Self { listener, path: Some(path.to_path_buf()) })
     }
 
     /// Fails: this system has no such sockets.
@@ -52,6 +53,25 @@ impl Listener {
     #[cfg(not(unix))]
     pub fn bind(_path: &Path) -> io::Result<Self> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Takes over a socket that a [service manager](crate::service) keeps. Call this within a runtime of tokio.
+    ///
+    /// # Errors
+    /// It is no socket that listens.
+    #[cfg(all(unix, feature = "service"))]
+    pub fn inherit(listener: crate::service::LocalListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener: tokio::net::UnixListener::from_std(listener)?, path: None })
+    }
+
+    /// Never called, as there are no such sockets.
+    ///
+    /// # Errors
+    /// None.
+    #[cfg(all(not(unix), feature = "service"))]
+    pub fn inherit(listener: crate::service::LocalListener) -> io::Result<Self> {
+        match listener {}
     }
 
     /// Waits for the next connection.
@@ -75,6 +95,9 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path); // of no use to anybody else
+        if let Some(path) = &self.path {
+            // Of no use to anybody else. Fails in a sandbox; then the next server replaces it.
+            let _ = std::fs::remove_file(path);
+        }
     }
 }

@@ -22,6 +22,8 @@
 //! options   what a server is told at its start
 //! problem   what is wrong with a request, independent of a dialect
 //! metrics   figures for Prometheus
+//! inside    what the page shows of an engine
+//! room      which engines are loaded
 //! runner    the engine's thread
 //! stream    from the engine's thread to the answers: back-pressure, cancellation
 //! core      one request, independent of a dialect
@@ -33,10 +35,12 @@
 mod core;
 mod dialect;
 mod http;
+mod inside;
 mod keys;
 mod metrics;
 mod options;
 mod problem;
+mod room;
 mod runner;
 mod server;
 mod stream;
@@ -44,5 +48,5 @@ mod stream;
 pub mod testing;
 
 pub use keys::{Key, Keys, KeysError};
-pub use options::{Error, Limits, Listen, Log, Options, Served};
-pub use server::{Handle, Server};
+pub use options::{Bandwidth, Error, Limits, Listen, Load, Log, Options, Served};
+pub use server::{Handle, Listening, Server};

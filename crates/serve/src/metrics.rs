@@ -16,9 +16,6 @@ type Fraction = Gauge<f64, AtomicU64>;
 /// A label with its value.
 type Label = (&'static str, String);
 
-/// Time without a sign of the engine's thread after which it counts as dead.
-const SILENCE: Duration = Duration::from_secs(10);
-
 /// The figures of a server.
 pub(crate) struct Metrics {
     registry: Mutex<Registry>,
@@ -84,9 +81,14 @@ pub(crate) struct EngineMetrics {
     pub(crate) drafted: Counter,
     pub(crate) accepted: Counter,
     pub(crate) cancelled: Counter,
+    /// Whether the engine is loaded, and how often it was loaded again.
+    pub(crate) loaded: Gauge,
+    pub(crate) loads: Counter,
     started: Instant,
     /// When the engine's thread was last seen, in milliseconds after the start.
     seen: AtomicU64,
+    /// Time between the last two signs, in milliseconds.
+    step: AtomicU64,
     dead: AtomicBool,
 }
 
@@ -125,8 +127,11 @@ impl EngineMetrics {
             drafted: Counter::default(),
             accepted: Counter::default(),
             cancelled: Counter::default(),
+            loaded: Gauge::default(),
+            loads: Counter::default(),
             started: Instant::now(),
             seen: AtomicU64::new(0),
+            step: AtomicU64::new(0),
             dead: AtomicBool::new(false),
         };
         register(
@@ -137,6 +142,7 @@ impl EngineMetrics {
                 ("nanoinfer_preempted", "Preempted requests that wait to continue", &new.preempted),
                 ("nanoinfer_rows", "Tokens of the current pass", &new.rows),
                 ("nanoinfer_blocks", "Blocks of the cache", &new.blocks),
+                ("nanoinfer_loaded", "Whether the engine is loaded", &new.loaded),
                 ("nanoinfer_free_blocks", "Blocks that no request holds", &new.free_blocks),
                 // The names by which routers for vLLM choose a server.
                 ("vllm:num_requests_waiting", "Requests that wait for admission", &new.waiting),
@@ -169,6 +175,7 @@ impl EngineMetrics {
                 ("nanoinfer_tokens_generated", "Tokens generated", &new.generated),
                 ("nanoinfer_tokens_drafted", "Tokens drafted", &new.drafted),
                 ("nanoinfer_drafts_accepted", "Drafted tokens that were accepted", &new.accepted),
+                ("nanoinfer_loads", "Loads after the engine was unloaded", &new.loads),
                 ("nanoinfer_cancelled", "Answers whose client went away", &new.cancelled),
             ],
         );
@@ -179,12 +186,22 @@ impl EngineMetrics {
     pub(crate) fn set_blocks(&self, (total, free): (usize, usize)) {
         self.blocks.set(total as i64);
         self.free_blocks.set(free as i64);
-        self.usage.set(1.0 - free as f64 / total.max(1) as f64);
+        self.usage.set((total - free) as f64 / total.max(1) as f64);
+    }
+
+    /// The engine is not loaded.
+    pub(crate) fn clear(&self) {
+        for gauge in [&self.running, &self.preempted, &self.rows] {
+            gauge.set(0);
+        }
+        self.set_blocks((0, 0));
     }
 
     /// Records a sign of the engine's thread.
     pub(crate) fn beat(&self) {
-        self.seen.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+        let now = self.started.elapsed().as_millis() as u64;
+        let before = self.seen.swap(now, Ordering::Relaxed);
+        self.step.store(now.saturating_sub(before), Ordering::Relaxed);
     }
 
     /// Records that the engine's thread has ended.
@@ -193,10 +210,11 @@ impl EngineMetrics {
         self.rows.set(0);
     }
 
-    /// Whether the engine's thread runs.
-    pub(crate) fn is_alive(&self) -> bool {
-        let seen = Duration::from_millis(self.seen.load(Ordering::Relaxed));
-        let silent = self.started.elapsed().saturating_sub(seen);
-        !self.dead.load(Ordering::Relaxed) && silent < SILENCE
+    /// Whether the engine's thread runs, and was seen within `limit`, or twice the time of its last step if that
+    /// is more: a pass of a large model on a slow machine can take long.
+    pub(crate) fn is_alive(&self, limit: Duration) -> bool {
+        let [seen, step] = [&self.seen, &self.step].map(|ms| ms.load(Ordering::Relaxed));
+        let silent = self.started.elapsed().saturating_sub(Duration::from_millis(seen));
+        !self.dead.load(Ordering::Relaxed) && silent < limit.max(2 * Duration::from_millis(step))
     }
 }

@@ -58,8 +58,54 @@ pub struct Served {
     pub name: String,
     /// The engine, with its accelerators.
     pub engines: Engines,
+    /// Makes the engine again after it was unloaded; without it, it never is.
+    pub load: Option<Load>,
     /// How requests share it.
     pub batch: BatchOptions,
+}
+
+/// Makes an engine, without opening its model's file again.
+#[derive(Clone)]
+pub struct Load(Arc<LoadFn>);
+
+type LoadFn = dyn Fn() -> Result<Engines, String> + Send + Sync;
+
+impl Load {
+    /// Calls `load` on the thread that runs the engine. Its error is shown to clients.
+    pub fn new(load: impl Fn() -> Result<Engines, String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(load))
+    }
+
+    pub(crate) fn call(&self) -> Result<Engines, String> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Load")
+    }
+}
+
+/// Measures the memory bandwidth of a number of threads, in bytes per second.
+#[derive(Clone)]
+pub struct Bandwidth(Arc<dyn Fn(usize) -> Option<f64> + Send + Sync>);
+
+impl Bandwidth {
+    /// Calls `measure` once, when a page shows the inside of the server and no request is answered.
+    pub fn new(measure: impl Fn(usize) -> Option<f64> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(measure))
+    }
+
+    pub(crate) fn measure(&self, threads: usize) -> Option<f64> {
+        (self.0)(threads)
+    }
+}
+
+impl fmt::Debug for Bandwidth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Bandwidth")
+    }
 }
 
 /// Limits on connections and requests.
@@ -77,6 +123,9 @@ pub struct Limits {
     pub write: Duration,
     /// Longest silence of a stream: a comment is sent instead.
     pub silence: Duration,
+    /// Time without a sign of an engine's thread, which shows itself every second and after each pass, until the
+    /// server calls itself unhealthy.
+    pub engine: Duration,
     /// Number of unread events of an answer at which its generation pauses.
     pub unread: usize,
     /// Size of a connection's send buffer; by default, that of the operating system.
@@ -92,6 +141,7 @@ impl Default for Limits {
             read: Duration::from_secs(30),
             write: Duration::from_secs(30),
             silence: Duration::from_secs(1),
+            engine: Duration::from_secs(10),
             unread: 64,
             send_buffer: None,
         }
@@ -132,6 +182,16 @@ pub struct Options {
     pub listen: Listen,
     /// Who may send requests; `None` = everybody on this machine.
     pub keys: Option<Keys>,
+    /// Whether requests with different keys reuse each other's contexts: faster, but the time of an answer, and
+    /// its count of cached tokens, show what others asked.
+    pub share_prefixes: bool,
+    /// Time without requests after which an engine is unloaded; the next request loads it again.
+    pub idle: Option<Duration>,
+    /// Maximum memory of loaded models, in bytes: see [`Engines::memory`]. A request for another one waits until
+    /// the answers of an idle or less recently requested one have ended, which is then unloaded.
+    pub memory: Option<u64>,
+    /// For the page.
+    pub bandwidth: Option<Bandwidth>,
     /// Time for running answers after a request to end.
     pub drain: Duration,
     /// Maximum time for an answer.
@@ -148,6 +208,10 @@ impl Options {
         Self {
             listen,
             keys: None,
+            share_prefixes: false,
+            idle: None,
+            memory: None,
+            bandwidth: None,
             drain: Duration::from_secs(30),
             max_time: None,
             limits: Limits::default(),

@@ -1,20 +1,26 @@
-//! The engine's thread: takes requests, loops [`Batch::step`], and passes events on, once per pass.
+//! The engine's thread: takes requests, loops [`Batch::step`], and passes events on, once per pass. `settle`
+//! loads and unloads the engine.
 
-use std::collections::HashMap;
+mod loading;
+mod settle;
+
+use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nanoinfer_engine::{
-    Batch, BatchEvent, Canceller, Constraint, Error, Event, FinishReason, Request, RequestId,
-    Stats, TokenLogprob,
+    Batch, BatchEvent, Canceller, Constraint, Error, Event, FinishReason, PromptValues, Request,
+    RequestId, Stats, TokenLogprob,
 };
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
+use crate::inside::Inside;
 use crate::metrics::EngineMetrics;
 use crate::options::Log;
 use crate::problem::Problem;
+pub(crate) use loading::{Loading, batch};
 
 /// Longest wait for a command, so that an idle thread still shows that it lives.
 const IDLE: Duration = Duration::from_secs(1);
@@ -33,6 +39,8 @@ pub(crate) enum Command {
     Steps(Option<u64>),
     /// Replaces the constraints of all further requests, if given. For tests.
     Constrain(Option<Box<dyn Constraint>>),
+    /// Unloads the engine as soon as it has no answers to generate. For tests.
+    Unload,
     /// Ends the thread as if the engine had failed. For tests.
     Fail,
     /// Ends the thread.
@@ -44,7 +52,8 @@ pub(crate) struct Submission {
     pub(crate) ticket: u64,
     pub(crate) cancel: Arc<Cancel>,
     pub(crate) requests: Vec<Request>,
-    pub(crate) accepted: oneshot::Sender<Result<(), Problem>>,
+    /// Who waits for the answer whether they are; later problems are events.
+    pub(crate) accepted: Option<oneshot::Sender<Result<(), Problem>>>,
 }
 
 /// Cancels the requests of a ticket, from any thread.
@@ -80,6 +89,7 @@ pub(crate) struct Delivery {
 
 pub(crate) enum Happened {
     Prefill { done: usize, total: usize },
+    Prompt(PromptValues),
     Token(Token),
     Finished { reason: FinishReason, text: String, stats: Box<Stats> },
     Failed(Problem),
@@ -102,12 +112,17 @@ pub(crate) struct Logprobs {
 }
 
 pub(crate) struct Runner {
-    batch: Batch,
+    /// Requests and their engine, while it is loaded.
+    batch: Option<Batch>,
+    loading: Loading,
+    /// Requests that wait for the engine to be loaded.
+    held: VecDeque<Submission>,
     commands: Receiver<Command>,
     passes: UnboundedSender<Vec<Delivery>>,
     /// The ticket and choice of each request, and its start.
     routes: HashMap<RequestId, (u64, usize, Instant)>,
     metrics: Arc<EngineMetrics>,
+    inside: Arc<Inside>,
     /// Number of steps that may run, if limited.
     steps: Option<u64>,
     constraint: Option<Box<dyn Constraint>>,
@@ -131,18 +146,21 @@ impl Drop for Ending {
 
 impl Runner {
     pub(crate) fn new(
-        batch: Batch,
+        (batch, loading): (Batch, Loading),
         commands: Receiver<Command>,
         passes: UnboundedSender<Vec<Delivery>>,
-        (metrics, log): (Arc<EngineMetrics>, Log),
+        (metrics, inside, log): (Arc<EngineMetrics>, Arc<Inside>, Log),
     ) -> Self {
         let (routes, mean) = (HashMap::new(), 1.0);
         Self {
-            batch,
+            batch: Some(batch),
+            loading,
+            held: VecDeque::new(),
             commands,
             passes,
             routes,
             metrics,
+            inside,
             steps: None,
             constraint: None,
             empty: 0,
@@ -160,7 +178,9 @@ impl Runner {
             if !self.take_commands() {
                 return;
             }
+            self.settle();
             if self.is_idle() {
+                self.report();
                 continue;
             }
             if let Err(error) = self.step() {
@@ -173,7 +193,8 @@ impl Runner {
 
     /// Whether there is nothing to do until a command arrives.
     fn is_idle(&self) -> bool {
-        self.empty > 1 || self.steps == Some(0) || self.batch.is_idle()
+        let has_nothing = self.batch.as_ref().is_none_or(Batch::is_idle);
+        self.empty > 1 || self.steps == Some(0) || has_nothing
     }
 
     /// Takes all commands, after waiting for one if there is nothing else to do. Returns whether to go on.
@@ -181,7 +202,9 @@ impl Runner {
         let mut wait = self.is_idle();
         loop {
             let command = if wait {
-                self.commands.recv_timeout(IDLE).map_err(|e| e == RecvTimeoutError::Timeout)
+                self.commands
+                    .recv_timeout(self.patience())
+                    .map_err(|e| e == RecvTimeoutError::Timeout)
             } else {
                 self.commands.try_recv().map_err(|e| e == TryRecvError::Empty)
             };
@@ -192,24 +215,29 @@ impl Runner {
                         return false;
                     }
                 }
-                Err(go_on) => return go_on,
+                Err(go_on) => {
+                    if wait && go_on {
+                        self.measure();
+                    }
+                    return go_on;
+                }
             }
         }
     }
 
     fn take(&mut self, command: Command) -> bool {
         match command {
-            Command::Submit(submission) => {
-                self.submit(submission);
-                self.report();
-            }
+            Command::Submit(submission) => self.receive(submission),
             Command::Pause { ticket, paused } => {
                 let of_ticket = self.routes.iter().filter(|(_, route)| route.0 == ticket);
-                of_ticket.for_each(|(&id, _)| self.batch.pause(id, paused));
+                if let Some(batch) = &mut self.batch {
+                    of_ticket.for_each(|(&id, _)| batch.pause(id, paused));
+                }
             }
             Command::Steps(steps) => self.steps = steps,
             Command::Constrain(constraint) => self.constraint = constraint,
             Command::Wake => {}
+            Command::Unload => self.loading.is_unwanted = true,
             Command::Fail => {
                 self.fail(&Problem::engine_gone());
                 return false;
@@ -221,47 +249,56 @@ impl Runner {
 
     fn submit(&mut self, submission: Submission) {
         let Submission { ticket, cancel, requests, accepted } = submission;
-        if cancel.is_cancelled() {
-            return;
-        }
+        let Some(batch) = self.batch.as_mut().filter(|_| !cancel.is_cancelled()) else { return };
+        self.loading.begin();
         let mut ids = Vec::with_capacity(requests.len());
         for mut request in requests {
             if self.constraint.is_some() {
                 request.constraint.clone_from(&self.constraint);
             }
-            match self.batch.submit(request) {
+            match batch.submit(request) {
                 Ok(id) => ids.push(id),
                 Err(error) => {
-                    ids.into_iter().for_each(|id| self.batch.cancel(id));
+                    ids.into_iter().for_each(|id| batch.cancel(id));
                     let mut problem = Problem::engine(&error);
                     if let Error::QueueFull { waiting } | Error::KeyQueueFull { waiting } = error {
                         problem.retry_after = Some(self.wait(waiting));
                     }
-                    let _ = accepted.send(Err(problem)); // fails if the client has gone
+                    self.refuse(ticket, accepted, problem);
                     return;
                 }
             }
         }
         for (&id, choice) in ids.iter().zip(0..) {
             self.routes.insert(id, (ticket, choice, Instant::now()));
-            cancel.add(self.batch.canceller(id).unwrap_or_default());
+            cancel.add(batch.canceller(id).unwrap_or_default());
         }
-        let _ = accepted.send(Ok(()));
+        if let Some(accepted) = accepted {
+            let _ = accepted.send(Ok(())); // fails if the client has gone
+        }
     }
 
     /// Estimated seconds until a request that finds so many waiting would be admitted.
     fn wait(&self, waiting: usize) -> u64 {
-        let load = self.batch.load();
+        let load = self.batch.as_ref().map(Batch::load).unwrap_or_default();
         let running = (load.prefilling + load.decoding).max(1);
         (waiting as f64 / running as f64 * self.mean).ceil().clamp(1.0, 120.0) as u64
     }
 
+    /// Measures what the page compares with, while nobody is kept waiting.
+    fn measure(&self) {
+        if let Some(batch) = self.batch.as_ref().filter(|batch| batch.is_idle()) {
+            self.inside.measure(batch.engine().threads());
+        }
+    }
+
     fn step(&mut self) -> Result<(), Error> {
+        let Some(batch) = &mut self.batch else { return Ok(()) };
         self.steps = self.steps.map(|n| n - 1);
         let start = Instant::now();
         let (routes, metrics) = (&mut self.routes, &self.metrics);
         let mut deliveries = Vec::new();
-        for event in self.batch.step()? {
+        for event in batch.step()? {
             let Some(&(ticket, choice, since)) = routes.get(&event.id) else { continue };
             let (id, stats, ended) = (event.id, event.stats, ends(&event));
             deliveries.push(Delivery { ticket, choice, what: happened(event) });
@@ -275,8 +312,8 @@ impl Runner {
                 self.mean += 0.1 * (since.elapsed().as_secs_f64() - self.mean);
             }
         }
-        let load = self.batch.load();
-        let did_nothing = deliveries.is_empty() && load.rows == 0 && !self.batch.is_exchanging();
+        let load = batch.load();
+        let did_nothing = deliveries.is_empty() && load.rows == 0 && !batch.is_exchanging();
         self.empty = if did_nothing { self.empty.saturating_add(1) } else { 0 };
         if load.rows > 0 {
             self.metrics.pass.observe(start.elapsed().as_secs_f64());
@@ -290,14 +327,23 @@ impl Runner {
 
     /// Updates the figures, and logs what the store could not do.
     fn report(&mut self) {
-        self.batch.take_notes().iter().for_each(|note| self.log.line(note));
-        let (load, m) = (self.batch.load(), &self.metrics);
-        m.waiting.set(load.waiting as i64);
+        let m = &self.metrics;
+        m.loaded.set(self.batch.is_some().into());
+        let Some(batch) = &mut self.batch else {
+            m.clear();
+            m.waiting.set(self.held.len() as i64);
+            self.inside.clear();
+            return;
+        };
+        batch.take_notes().iter().for_each(|note| self.log.line(note));
+        let load = batch.load();
+        m.waiting.set((load.waiting + self.held.len()) as i64);
         m.preempted.set(load.preempted as i64);
         m.running.set((load.prefilling + load.decoding) as i64);
         m.pass_ms.set(load.forward_ms);
-        m.rows.set(if self.batch.is_idle() { 0 } else { load.rows as i64 });
-        m.set_blocks(self.batch.engine().kv_blocks());
+        m.rows.set(if batch.is_idle() { 0 } else { load.rows as i64 });
+        m.set_blocks(batch.engine().kv_blocks());
+        self.inside.update(batch, Instant::now());
         m.preemptions.inc_by(load.preemptions - self.preemptions);
         self.preemptions = load.preemptions;
     }
@@ -309,7 +355,12 @@ impl Runner {
             choice,
             what: Happened::Failed(problem.clone()),
         });
-        let _ = self.passes.send(failed.collect());
+        let held = self.held.drain(..).map(|held| Delivery {
+            ticket: held.ticket,
+            choice: 0,
+            what: Happened::Failed(problem.clone()),
+        });
+        let _ = self.passes.send(failed.chain(held).collect());
     }
 }
 
@@ -321,6 +372,7 @@ fn happened(event: BatchEvent<'_>) -> Happened {
     let stats = event.stats;
     match event.event {
         Ok(Event::Prefill { done, total }) => Happened::Prefill { done, total },
+        Ok(Event::Prompt { values }) => Happened::Prompt(values.clone()),
         Ok(Event::Token { id, text, .. }) => {
             let logprobs = event.logprobs.map(|l| Logprobs { token: l.token, top: l.top.to_vec() });
             let (text, count) = (text.to_owned(), stats.generated);

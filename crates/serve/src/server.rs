@@ -1,26 +1,30 @@
 //! Starts, runs and drains a server.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use nanoinfer_engine::Batch;
 use nanoinfer_grammar::Grammars;
 use nanoinfer_platform::local;
+use nanoinfer_platform::service::Inherited;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc as tokio_mpsc, oneshot, watch};
 
 use crate::core::model::{Models, ServedModel, fingerprint};
+use crate::core::read;
 use crate::http::app::{App, unix_time};
 use crate::http::listen::{Listener, accept};
 use crate::http::routes::router;
+use crate::inside::{Inside, Roof};
 use crate::metrics::Metrics;
 use crate::options::{Error, Listen, Options, Served};
 use crate::problem::Problem;
-use crate::runner::{Command, Delivery, Runner};
+use crate::room::Room;
+use crate::runner::{self, Command, Delivery, Loading, Runner};
 use crate::stream::{Link, distribute};
 
 /// Connections that may wait to be accepted.
@@ -30,6 +34,89 @@ const LAST_RESPONSES: Duration = Duration::from_secs(2);
 
 /// The receiver of an engine's events, with the link that distributes them.
 type Passes = (Arc<Link>, tokio_mpsc::UnboundedReceiver<Vec<Delivery>>);
+
+/// An address on which to listen: connections wait until a server [serves](Self::serve) them.
+pub struct Listening {
+    runtime: Runtime,
+    listener: Listener,
+    address: String,
+    options: Options,
+}
+
+impl std::fmt::Debug for Listening {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Listening").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Listening {
+    /// Listens where the options say. No thread is started yet.
+    ///
+    /// # Errors
+    /// The address cannot be used, or other machines can reach it although there are no keys.
+    pub fn bind(options: Options) -> Result<Self, Error> {
+        options.check()?;
+        let runtime = runtime()?;
+        let (listener, address) = runtime.block_on(listen(&options))?;
+        Ok(Self { runtime, listener, address, options })
+    }
+
+    /// Takes over a socket that listens already, in place of [`Options::listen`].
+    ///
+    /// # Errors
+    /// It does not listen, or other machines can reach it although there are no keys.
+    pub fn inherit(socket: Inherited, mut options: Options) -> Result<Self, Error> {
+        let runtime = runtime()?;
+        let failed = |source| Error::Listen { address: "the inherited socket".into(), source };
+        let entered = runtime.enter(); // sockets belong to a runtime
+        let (listener, address) = match socket {
+            Inherited::Tcp(listener) => {
+                let address = listener.local_addr().map_err(failed)?;
+                listener.set_nonblocking(true).map_err(failed)?;
+                options.listen = Listen::Tcp(address);
+                let listener = TcpListener::from_std(listener).map_err(failed)?;
+                (Listener::Tcp(listener), address.to_string())
+            }
+            Inherited::Local(listener) => {
+                options.listen = Listen::Unix(PathBuf::new());
+                let listener = local::Listener::inherit(listener).map_err(failed)?;
+                (Listener::Local(listener), "the inherited socket".to_owned())
+            }
+        };
+        drop(entered);
+        options.check()?;
+        Ok(Self { runtime, listener, address, options })
+    }
+
+    /// Starts a thread for each model's engine. Requests are answered once the server [runs](Server::run).
+    ///
+    /// # Errors
+    /// There is no model, two have the same name, or a thread cannot be started.
+    pub fn serve(self, models: Vec<Served>) -> Result<Server, Error> {
+        let Self { runtime, listener, address, options } = self;
+        let metrics = Metrics::new();
+        let shared = Shared {
+            room: Arc::new(Room::new(options.memory)),
+            roof: Arc::new(Roof::new(options.bandwidth.clone())),
+        };
+        let (mut served, mut passes, mut engines) = (Vec::new(), Vec::new(), Vec::new());
+        for model in models {
+            if served.iter().any(|m: &Arc<ServedModel>| m.name == model.name) {
+                let what = format!("two have the name {:?}", model.name);
+                return Err(Error::Models { what });
+            }
+            let (model, receiver, engine) = start(model, &options, &metrics, &shared)?;
+            engines.push(engine);
+            passes.push((Arc::clone(&model.link), receiver));
+            served.push(model);
+        }
+        if served.is_empty() {
+            return Err(Error::Models { what: "there is none".into() });
+        }
+        let app = Arc::new(App::new(Models(served), options, metrics));
+        Ok(Server { runtime, listener, address, app, passes, engines })
+    }
+}
 
 /// A server that is listening.
 pub struct Server {
@@ -76,33 +163,9 @@ impl Server {
     /// Listens, and starts a thread for each model's engine. Requests are answered once it [runs](Self::run).
     ///
     /// # Errors
-    /// The address cannot be used, or other machines can reach it although there are no keys.
+    /// Those of [`Listening::bind`] and [`Listening::serve`].
     pub fn bind(models: Vec<Served>, options: Options) -> Result<Self, Error> {
-        options.check()?;
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(4)
-            .thread_keep_alive(Duration::from_secs(60))
-            .build()
-            .map_err(Error::Start)?;
-        let (listener, address) = runtime.block_on(listen(&options))?;
-        let metrics = Metrics::new();
-        let (mut served, mut passes, mut engines) = (Vec::new(), Vec::new(), Vec::new());
-        for model in models {
-            if served.iter().any(|m: &Arc<ServedModel>| m.name == model.name) {
-                let what = format!("two have the name {:?}", model.name);
-                return Err(Error::Models { what });
-            }
-            let (model, receiver, engine) = start(model, &options, &metrics)?;
-            engines.push(engine);
-            passes.push((Arc::clone(&model.link), receiver));
-            served.push(model);
-        }
-        if served.is_empty() {
-            return Err(Error::Models { what: "there is none".into() });
-        }
-        let app = Arc::new(App::new(Models(served), options, metrics));
-        Ok(Self { runtime, listener, address, app, passes, engines })
+        Listening::bind(options)?.serve(models)
     }
 
     /// Where it listens: an address with its port, or `unix:` and a path.
@@ -143,6 +206,15 @@ impl Server {
     }
 }
 
+fn runtime() -> Result<Runtime, Error> {
+    Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .thread_keep_alive(Duration::from_secs(60))
+        .build()
+        .map_err(Error::Start)
+}
+
 async fn listen(options: &Options) -> Result<(Listener, String), Error> {
     let (name, listening) = match &options.listen {
         Listen::Tcp(address) => {
@@ -177,25 +249,52 @@ fn listen_tcp(
 
 type Started = (Arc<ServedModel>, tokio_mpsc::UnboundedReceiver<Vec<Delivery>>, JoinHandle<()>);
 
+/// What the threads of engines share.
+struct Shared {
+    room: Arc<Room>,
+    roof: Arc<Roof>,
+}
+
 /// Starts the thread of a model's engine.
-fn start(served: Served, options: &Options, metrics: &Metrics) -> Result<Started, Error> {
-    let Served { name, mut engines, batch } = served;
+fn start(
+    served: Served,
+    options: &Options,
+    metrics: &Metrics,
+    shared: &Shared,
+) -> Result<Started, Error> {
+    let Served { name, engines, load, batch } = served;
     let metrics = Arc::new(metrics.engine(&name));
     let log = options.log.clone();
     let (commands, receiver) = mpsc::channel();
     let (sender, passes) = tokio_mpsc::unbounded_channel();
+    let at_once = read::at_once(&batch);
     let link = Arc::new(Link::new(commands, options.limits.unread, Arc::clone(&metrics)));
+    let weak = Arc::downgrade(&link);
+    let wake = move || {
+        if let Some(link) = weak.upgrade() {
+            link.send(Command::Wake);
+        }
+    };
+    let (bytes, is_fixed) = (engines.memory(), options.memory.is_some() && load.is_none());
+    let place = shared.room.add(bytes, wake).filter(|_| !is_fixed).ok_or_else(|| {
+        let (mb, most) = (bytes >> 20, options.memory.unwrap_or(0) >> 20);
+        let what = format!("{name:?} needs {mb} MB, but loaded models may have {most} MB");
+        Error::Models { what }
+    })?;
+    let inside = Arc::new(Inside::new(Arc::clone(&shared.roof)));
+    let (seen, idle, loaded_name) = (Arc::clone(&inside), options.idle, name.clone());
     // The engine's calling thread is one of its workers, so the batch is made where it runs.
     let (made, model) = oneshot::channel();
     let run = move || {
-        let store = engines.store.take();
-        let mut batch = Batch::new(engines, batch);
-        batch.set_store(store); // read and written in the background, unlike by a sequence of its own
+        let options = batch;
+        let batch = runner::batch(engines, options, None);
         let engine = batch.engine();
-        metrics.set_blocks(engine.kv_blocks());
         let about = (engine.model().clone(), batch.seams(), fingerprint(engine), batch.limit());
+        let loading = Loading::new((loaded_name, load), (options, batch.seams()), place, idle);
         if made.send(about).is_ok() {
-            Runner::new(batch, receiver, sender, (metrics, log)).run();
+            let mut runner = Runner::new((batch, loading), receiver, sender, (metrics, seen, log));
+            runner.begin();
+            runner.run();
         }
     };
     let thread = thread::Builder::new().name("engine".into()).spawn(run).map_err(Error::Start)?;
@@ -204,8 +303,20 @@ fn start(served: Served, options: &Options, metrics: &Metrics) -> Result<Started
         .map_err(|_| Error::Models { what: format!("the engine of {name:?} cannot be started") })?;
     let created = unix_time();
     let (grammars, format) = (Grammars::new(Arc::clone(&model)), OnceLock::new());
-    let served =
-        ServedModel { name, model, seams, grammars, format, link, fingerprint, ctx, created };
+    let served = ServedModel {
+        name,
+        model,
+        seams,
+        grammars,
+        format,
+        link,
+        inside,
+        fingerprint,
+        ctx,
+        at_once,
+        memory: bytes,
+        created,
+    };
     Ok((Arc::new(served), passes, thread))
 }
 

@@ -84,7 +84,12 @@ impl Link {
             left: requests.len(),
         };
         // From here on, dropping the stream cancels the requests.
-        self.send(Command::Submit(Submission { ticket, cancel, requests, accepted }));
+        self.send(Command::Submit(Submission {
+            ticket,
+            cancel,
+            requests,
+            accepted: Some(accepted),
+        }));
         let refused = match answer.await {
             Ok(Ok(())) => return Ok(stream),
             Ok(Err(problem)) => problem,
@@ -164,7 +169,7 @@ impl Stream {
         match next.1 {
             Happened::Finished { .. } => self.left -= 1,
             Happened::Failed(_) => self.end(),
-            Happened::Prefill { .. } | Happened::Token(_) => {}
+            Happened::Prefill { .. } | Happened::Prompt(_) | Happened::Token(_) => {}
         }
         next
     }

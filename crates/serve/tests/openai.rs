@@ -356,7 +356,6 @@ fn models_tokens_and_templates() {
     assert_eq!(server.post("/detokenize", &json!({"tokens": [320]})).status, 400);
     let prompt = server.post("/apply-template", &json!({"messages": conversation(&["Hi"])}));
     assert_eq!(prompt.json()["prompt"], "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
-    assert_eq!(server.post("/v1/embeddings", &json!({"input": "x"})).status, 501);
     assert_eq!(server.get("/nothing").status, 404);
     assert_eq!(server.get(CHAT).status, 405);
     assert_eq!(server.get("/health").status, 200);

@@ -366,6 +366,18 @@ fn a_conversation_with_calls_comes_back_as_it_was() {
     let known = first["usage"]["total_tokens"].as_u64().unwrap();
     let cached = second["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
     assert!(cached + 64 >= known, "{cached} of {known}");
+    // The client has its own spaces in JSON.
+    for arguments in ["{\"zone\":\"x\",\"n\":true}", "{ \"zone\" : \"x\",\n  \"n\": true }"] {
+        let mut spaced = again.clone();
+        spaced["messages"][1]["tool_calls"][0]["function"]["arguments"] = arguments.into();
+        let pretty = serde_json::to_string_pretty(&spaced).unwrap();
+        let reply =
+            common::client::send(server.address, "POST", "/v1/chat/completions", &[], &pretty);
+        let usage = &reply.json()["usage"];
+        assert_eq!(usage["prompt_tokens"], second["usage"]["prompt_tokens"]);
+        let cached = usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
+        assert!(cached + 64 >= known, "{cached} of {known}: {arguments}");
+    }
     // The same conversation in the forms of other APIs.
     let result = json!([{"type": "tool_result", "tool_use_id": id, "content": "Noon."}]);
     let blocks = json!([

@@ -255,6 +255,24 @@ impl PostProcessor {
             Self::Other => Vec::new(),
         }
     }
+
+    /// The ids that the post-processor puts after a single sequence.
+    pub(crate) fn suffix(&self) -> Vec<u32> {
+        let is_text = |piece: &TemplatePiece| matches!(piece, TemplatePiece::Sequence { .. });
+        match self {
+            Self::Sequence { processors } => processors.iter().flat_map(Self::suffix).collect(),
+            Self::TemplateProcessing { single, special_tokens, .. } => {
+                let from = single.iter().rposition(is_text).map_or(single.len(), |at| at + 1);
+                let token = |piece: &TemplatePiece| match piece {
+                    TemplatePiece::SpecialToken { id, .. } => special_tokens.get(id),
+                    TemplatePiece::Sequence { .. } => None,
+                };
+                let tokens = single[from..].iter().filter_map(token);
+                tokens.flat_map(|token| token.ids.iter().copied()).collect()
+            }
+            Self::Other => Vec::new(),
+        }
+    }
 }
 
 impl PrependScheme {

@@ -186,6 +186,12 @@ impl Tokenizer {
         &self.prefix
     }
 
+    /// The ids that the tokenizer's post-processor puts after a text. Generating models expect none after a prompt,
+    /// but models for embeddings were trained with them.
+    pub fn suffix(&self) -> Vec<u32> {
+        self.head.post_processor.as_ref().map(|p| p.suffix()).unwrap_or_default()
+    }
+
     /// Looks up the id of an added token, such as `<|im_end|>`, by its text.
     pub fn added_token(&self, text: &str) -> Option<u32> {
         self.head.added_tokens.iter().find(|t| t.content == text).map(|t| t.id)

@@ -86,9 +86,9 @@ impl Batch {
         }
         // What running requests hold takes no room; what is only cached does. The last token is always
         // processed again, and its block copied.
-        let work = &self.waiting[at].1;
-        let (_, before) = work.tokens().split_last().ok_or(Error::EmptyPrompt)?;
-        let needed = self.blocks_of(work).saturating_sub(self.engine().held_blocks(before)?);
+        let (job, work) = &self.waiting[at];
+        let held = self.engine().held_blocks(job.namespace, work.reusable())?;
+        let needed = self.blocks_of(work).saturating_sub(held);
         Ok(needed + self.set_aside()? <= self.engine().kv_blocks().1)
     }
 
@@ -148,11 +148,15 @@ impl Batch {
         let engines = &mut self.engines;
         let mut sequence = match work {
             Work::New(request) => {
-                let mut sequence = Sequence::open_for(engines, request.tokens(limit))?;
+                let mut sequence =
+                    Sequence::open_for(engines, job.namespace, request.tokens(limit))?;
                 for other in &mut self.sequences {
                     self.drafts.add(other.take_outcomes());
                 }
                 sequence.expect_drafts(&self.drafts);
+                if let Some(output) = request.output {
+                    sequence.set_output(engines, output, request.prompt.len());
+                }
                 sequence.prompt_tokens(engines, &request.prompt)?;
                 sequence.set_answer_follows(request.answer_follows);
                 sequence.start(engines, request.options)?;
@@ -169,7 +173,7 @@ impl Batch {
         };
         self.notes.append(&mut sequence.take_notes());
         (job.blocks, job.rank) = (blocks, rank);
-        job.leader = self.leader(&sequence)?;
+        job.leader = self.leader(&job, &sequence)?;
         self.accounts.run(job.key, true);
         self.running.push(job);
         self.sequences.push(sequence);
@@ -177,14 +181,21 @@ impl Batch {
         Ok(())
     }
 
-    /// The running request whose prompt shares the longest beginning with that of a new sequence, if it
-    /// is still being processed, and the number of tokens to take over once they are.
-    fn leader(&self, new: &Sequence) -> Result<Option<(super::RequestId, usize)>, Error> {
-        let tokens = &new.tokens()[..new.tokens().len() - 1];
+    /// The running request, still being processed, whose prompt shares the longest beginning with what a new
+    /// sequence can reuse, and the number of tokens to take over once they are computed.
+    fn leader(
+        &self,
+        job: &Job,
+        new: &Sequence,
+    ) -> Result<Option<(super::RequestId, usize)>, Error> {
+        let tokens = &new.tokens()[..new.reusable()];
         let common = |other: &Sequence| {
             tokens.iter().zip(other.tokens()).take_while(|(a, b)| a == b).count()
         };
-        let others = self.running.iter().zip(&self.sequences).filter(|(_, s)| s.is_prefilling());
+        let leads = |other: &Job, s: &Sequence| {
+            s.is_prefilling() && other.namespace.is_seen_from(job.namespace)
+        };
+        let others = self.running.iter().zip(&self.sequences).filter(|(j, s)| leads(j, s));
         let all = others.map(|(job, other)| (common(other), Reverse(job.id)));
         let cached = self.engine().len(new.id())?;
         let best = all.max().filter(|(common, _)| *common >= cached + WORTH_FOLLOWING);

@@ -48,11 +48,11 @@ impl Batch {
         let Self { disk: Some(disk), waiting, engines, .. } = self else { return Ok(false) };
         let (job, work) = &mut waiting[at];
         if std::mem::replace(&mut job.recalled, true)
-            || !disk.knows_more(&engines.target, work.tokens())?
+            || !disk.knows_more(&engines.target, (job.namespace, work.recallable()))?
         {
             return Ok(false);
         }
-        disk.read(job.id.0, work.tokens());
+        disk.read(job.id.0, (job.namespace, work.recallable()));
         Ok(true)
     }
 
@@ -64,9 +64,9 @@ impl Batch {
     /// Writes the context of a request that has left, if it is worth it.
     pub(super) fn keep(&mut self, job: &Job, tokens: &[u32]) -> Result<(), Error> {
         let Some(disk) = &mut self.disk else { return Ok(()) };
-        let n = self.engines.target.known_blocks(tokens)? * BLOCK;
+        let n = self.engines.target.known_blocks(job.namespace, tokens)? * BLOCK;
         if n >= WORTH_WRITING || n > 0 && job.chat.is_some() {
-            disk.write(&tokens[..n]);
+            disk.write((job.namespace, &tokens[..n]));
         }
         Ok(())
     }

@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use super::request::RequestId;
-use crate::{Error, Event, FinishReason, MAX_TOP_LOGPROBS, Sequence, Stats, TokenLogprob};
+use crate::{
+    Error, Event, FinishReason, MAX_TOP_LOGPROBS, PromptValues, Sequence, Stats, TokenLogprob,
+};
 
 /// What happened to a request in a step.
 #[derive(Debug)]
@@ -32,6 +34,7 @@ pub struct BatchLogprobs<'b> {
 /// An event whose texts are in the buffers.
 enum Kind {
     Prefill { done: usize, total: usize },
+    Prompt(PromptValues),
     Token(u32),
     Finished(FinishReason),
     Failed(Error),
@@ -98,6 +101,14 @@ impl EventBuffer {
         }
     }
 
+    /// Adds what was determined of a sequence's prompt, if it is complete.
+    pub(super) fn take_values(&mut self, id: RequestId, sequence: &mut Sequence) {
+        let Some(values) = sequence.take_values() else { return };
+        let (kind, text, bytes) = (Kind::Prompt(values), 0..0, 0..0);
+        let stats = sequence.stats();
+        self.records.push(Record { id, kind, text, bytes, logprobs: None, stats });
+    }
+
     pub(super) fn push(&mut self, id: RequestId, event: Result<Event<'_>, Error>, stats: Stats) {
         let (from, at) = (self.text.len(), self.bytes.len());
         let mut write = |text: &str, bytes: &[u8]| {
@@ -106,6 +117,7 @@ impl EventBuffer {
         };
         let kind = match event {
             Ok(Event::Prefill { done, total }) => Kind::Prefill { done, total },
+            Ok(Event::Prompt { values }) => Kind::Prompt(values.clone()),
             Ok(Event::Token { id, text, bytes }) => {
                 write(text, bytes);
                 Kind::Token(id)
@@ -149,6 +161,7 @@ impl<'b> Iterator for Events<'b> {
             (&buffer.text[record.text.clone()], &buffer.bytes[record.bytes.clone()]);
         let event = match &record.kind {
             Kind::Prefill { done, total } => Ok(Event::Prefill { done: *done, total: *total }),
+            Kind::Prompt(values) => Ok(Event::Prompt { values }),
             Kind::Token(id) => Ok(Event::Token { id: *id, text, bytes }),
             Kind::Finished(reason) => Ok(Event::Finished { reason: *reason, text, bytes }),
             Kind::Failed(error) => Err(error),

@@ -33,7 +33,9 @@ use nanoinfer_kernels::BLOCK;
 use crate::prefix::Disk;
 use crate::sequence::check_bias;
 use crate::speculate::Experience;
-use crate::{BatchToken, Canceller, Engine, Engines, Error, Overflow, Sequence};
+use crate::{
+    BatchToken, Canceller, Engine, Engines, Error, Namespace, Overflow, PromptOutput, Sequence,
+};
 use cost::CostModel;
 pub use cost::PassCosts;
 use events::EventBuffer;
@@ -165,7 +167,7 @@ impl Batch {
             batch: Vec::with_capacity(engine.max_batch()),
             order: Vec::with_capacity(slots),
             events: EventBuffer::new(
-                2 * slots + engine.max_logits(),
+                3 * slots + engine.max_logits(),
                 engine.max_logits() * engine.model().longest_text(),
             ),
             forward_ms: 0.0,
@@ -185,7 +187,7 @@ impl Batch {
         let mut batch = Self::new(engine, BatchOptions { queue: 0, ..BatchOptions::default() });
         batch.is_session = true;
         batch.sequences.push(Sequence::open(&mut batch.engines)?);
-        batch.running.push(Job::new(RequestId(0), Class::default(), 0));
+        batch.running.push(Job::new(RequestId(0), Class::default(), 0, Namespace::COMMON));
         Ok(batch)
     }
 
@@ -207,6 +209,25 @@ impl Batch {
     /// The answers to conversations so far, with which clients' conversations are tokenized.
     pub fn seams(&self) -> Seams {
         self.seams.clone()
+    }
+
+    /// Takes over the answers of another batch for the same model.
+    pub fn set_seams(&mut self, seams: Seams) {
+        self.seams = seams;
+    }
+
+    /// Bytes that the last pass read: the weights once, and the keys and values of the sequences that took part.
+    ///
+    /// # Errors
+    /// The engine has failed.
+    pub fn pass_bytes(&self) -> Result<u64, Error> {
+        let (engine, mut bytes) = (self.engine(), 0);
+        let weights = engine.decode_bytes(0);
+        let jobs = self.running.iter().zip(&self.sequences);
+        for (_, sequence) in jobs.filter(|(job, _)| job.rows > 0) {
+            bytes += engine.decode_bytes(engine.len(sequence.id())?) - weights;
+        }
+        Ok(if self.batch.is_empty() { 0 } else { weights + bytes })
     }
 
     /// Returns and clears the notes since the last call: why a stored prompt could not be used, or a context
@@ -244,6 +265,14 @@ impl Batch {
             return Err(Error::Token { token, vocab });
         }
         check_bias(self.engine().model(), &request.options)?;
+        if let Some(PromptOutput::Next(ids)) = &request.output
+            && let Some(&token) = ids.iter().find(|&&id| id >= vocab)
+        {
+            return Err(Error::Token { token, vocab });
+        }
+        if request.output.as_ref().is_some_and(|output| !output.has_answer()) {
+            request.options.max_tokens = Some(0);
+        }
         if tokens > ctx {
             return Err(Error::Prompt { tokens, ctx, trained });
         }
@@ -256,7 +285,8 @@ impl Batch {
         }
         self.events.reserve(request.options.stop.iter().map(String::len).sum());
         let chat = request.chat.take();
-        let job = Job { chat, ..Job::new(id, request.class, request.key) };
+        let job = Job::new(id, request.class, request.key, request.namespace);
+        let job = Job { chat, ..job };
         self.waiting.push((job, Work::New(request)));
         Ok(id)
     }

@@ -14,7 +14,7 @@ use crate::{Error, Sequence};
 const FIRST_ROWS: usize = 32;
 /// Share of a pass's time that prompts get even if answers take more than the rest: the last of many prompts
 /// would otherwise be read very slowly.
-const FOR_PROMPTS: f64 = 1.0 / 3.0;
+const FOR_PROMPTS: f64 = 2.0 / 3.0;
 /// Passes without progress after which nobody waits for a prompt with the same beginning.
 const PATIENCE: u32 = 4;
 

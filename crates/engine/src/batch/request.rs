@@ -3,7 +3,7 @@
 use nanoinfer_kernels::BLOCK;
 use nanoinfer_text::ChatText;
 
-use crate::{Canceller, Constraint, GenerateOptions, Sequence};
+use crate::{Canceller, Constraint, GenerateOptions, Namespace, PromptOutput, Sequence};
 
 /// Tokens of an answer for which room in the cache is set aside at admission. Longer answers take blocks
 /// as they grow, and can be preempted.
@@ -35,6 +35,8 @@ pub struct Request {
     pub answer_follows: bool,
     /// The conversation from which the prompt was tokenized, see [`crate::Seams`].
     pub chat: Option<ChatText>,
+    /// What to determine of the prompt besides, see [`crate::Event::Prompt`].
+    pub output: Option<PromptOutput>,
     /// How to answer.
     pub options: GenerateOptions,
     /// Restricts the tokens of the answer.
@@ -44,6 +46,8 @@ pub struct Request {
     /// Whom to charge for the time that the request takes: requests with different keys share the engine
     /// fairly.
     pub key: u64,
+    /// Whose contexts it can reuse, besides common ones, and whose can reuse its own.
+    pub namespace: Namespace,
 }
 
 impl Class {
@@ -75,6 +79,24 @@ impl Work {
         }
     }
 
+    /// Those of the tokens that need not be computed if they are in the cache: at most all but the last.
+    pub(super) fn reusable(&self) -> &[u32] {
+        let n = match self {
+            Self::New(Request { prompt, output, .. }) => {
+                let last = prompt.len().saturating_sub(1);
+                output.as_ref().map_or(last, |output| output.reusable(prompt.len()).min(last))
+            }
+            Self::Parked(sequence) => sequence.reusable(),
+        };
+        &self.tokens()[..n]
+    }
+
+    /// Those to look for in a store, whose whole blocks may include the last one.
+    pub(super) fn recallable(&self) -> &[u32] {
+        let (all, reusable) = (self.tokens(), self.reusable());
+        if reusable.len() + 1 == all.len() { all } else { reusable }
+    }
+
     /// Number of blocks that the context will take, including a part of the answer.
     pub(super) fn blocks(&self, limit: usize) -> usize {
         let left = match self {
@@ -92,6 +114,7 @@ pub(super) struct Job {
     /// Its class, or a more urgent one if its class had no time for long.
     pub rank: i64,
     pub key: u64,
+    pub namespace: Namespace,
     pub canceller: Canceller,
     pub chat: Option<ChatText>,
     /// Whether it is left out of passes.
@@ -113,12 +136,13 @@ pub(super) struct Job {
 }
 
 impl Job {
-    pub(super) fn new(id: RequestId, class: Class, key: u64) -> Self {
+    pub(super) fn new(id: RequestId, class: Class, key: u64, namespace: Namespace) -> Self {
         Self {
             id,
             class,
             rank: class as i64,
             key,
+            namespace,
             canceller: Canceller::default(),
             chat: None,
             paused: false,

@@ -16,15 +16,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use nanoinfer_text::{ChatInput, ChatText, Message, Tokenizer};
 
 use super::request::Request;
-use crate::{Error, Model};
+use crate::{Error, Model, Namespace};
 
 /// Bytes of answers and their tokens to keep.
 const LIMIT: usize = 4 << 20;
 
-/// The answers of a [`crate::Batch`] to conversations. Clones share their content, so prompts can be
-/// tokenized on any thread.
+/// The answers of a [`crate::Batch`] to conversations of a namespace. Clones share their content, so prompts
+/// can be tokenized on any thread.
 #[derive(Clone, Default)]
-pub struct Seams(Arc<Mutex<Table>>);
+pub struct Seams {
+    namespace: Namespace,
+    table: Arc<Mutex<Table>>,
+}
 
 #[derive(Default)]
 struct Table {
@@ -34,6 +37,7 @@ struct Table {
 }
 
 struct Answer {
+    namespace: Namespace,
     /// Length of the prompt's text, its hash, and the ranges in which no control token is parsed.
     len: usize,
     hash: blake3::Hash,
@@ -58,6 +62,11 @@ impl Answer {
 }
 
 impl Seams {
+    /// The answers to conversations of another namespace, in the same table.
+    pub fn of(&self, namespace: Namespace) -> Self {
+        Self { namespace, table: Arc::clone(&self.table) }
+    }
+
     /// A request for the answer to a conversation.
     ///
     /// # Errors
@@ -73,17 +82,18 @@ impl Seams {
     pub fn request_chat(&self, model: &Model, input: &ChatInput) -> Result<Request, Error> {
         let text = model.render_chat(input)?;
         let prompt = self.encode(model.tokenizer()?, &text);
-        Ok(Request { prompt, answer_follows: true, chat: Some(text), ..Request::default() })
+        let (namespace, answer_follows) = (self.namespace, true);
+        Ok(Request { prompt, answer_follows, chat: Some(text), namespace, ..Request::default() })
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner) // every update leaves it whole
+        self.table.lock().unwrap_or_else(PoisonError::into_inner) // every update leaves it whole
     }
 
     /// Tokenizes a conversation, with the tokens of the answers in it that are known.
     fn encode(&self, tokenizer: &Tokenizer, text: &ChatText) -> Vec<u32> {
         let (mut ids, mut at) = (Vec::new(), 0);
-        let known = self.table().find(text);
+        let known = self.table().find(self.namespace, text);
         for (prompt, tokens, end) in known {
             ids.extend(text.prefix(prompt).encode_from(tokenizer, at));
             ids.extend(tokens);
@@ -99,6 +109,7 @@ impl Seams {
             return;
         }
         let answer = Answer {
+            namespace: self.namespace,
             len: prompt.text().len(),
             hash: blake3::hash(prompt.text().as_bytes()),
             protected: prompt.protected().to_vec(),
@@ -111,7 +122,9 @@ impl Seams {
 
 impl Table {
     fn add(&mut self, answer: Answer) {
-        let same = |a: &Answer| a.hash == answer.hash && a.text == answer.text;
+        let same = |a: &Answer| {
+            (a.namespace, a.hash, &a.text) == (answer.namespace, answer.hash, &answer.text)
+        };
         if let Some(at) = self.answers.iter().position(same) {
             self.bytes -= self.answers.remove(at).bytes();
         }
@@ -129,10 +142,11 @@ impl Table {
     }
 
     /// The known answers in a conversation: where the prompt ends, the tokens, and where the answer ends.
-    fn find(&mut self, text: &ChatText) -> Vec<(usize, Vec<u32>, usize)> {
+    fn find(&mut self, namespace: Namespace, text: &ChatText) -> Vec<(usize, Vec<u32>, usize)> {
         let all = text.text();
         let mut order: Vec<usize> = (0..self.answers.len()).collect();
-        order.retain(|&i| self.answers[i].len < all.len());
+        let is_own = |a: &Answer| a.namespace == namespace && a.len < all.len();
+        order.retain(|&i| is_own(&self.answers[i]));
         order.sort_by_key(|&i| self.answers[i].len);
         let (mut hasher, mut hashed, mut end) = (blake3::Hasher::new(), 0, 0);
         let (mut found, mut used) = (Vec::new(), Vec::new());
@@ -155,19 +169,17 @@ impl Table {
                 used.push(i);
             }
         }
-        self.touch(&used);
+        self.touch(used);
         found
     }
 
-    /// Marks answers as the most recently used.
-    fn touch(&mut self, used: &[usize]) {
-        let mut recent = Vec::with_capacity(used.len());
-        let mut rest = Vec::with_capacity(self.answers.len());
-        for (index, answer) in self.answers.drain(..).enumerate() {
-            if used.contains(&index) { recent.push(answer) } else { rest.push(answer) }
+    /// Marks answers as the most recently used. In place: the table may have megabytes, every thread that
+    /// tokenizes does this, and the allocator would keep a copy for each.
+    fn touch(&mut self, mut used: Vec<usize>) {
+        used.sort_unstable();
+        for (moved, index) in used.into_iter().enumerate() {
+            self.answers[index - moved..].rotate_left(1);
         }
-        rest.append(&mut recent);
-        self.answers = rest;
     }
 }
 
@@ -175,7 +187,11 @@ impl fmt::Debug for Seams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let table = self.table();
         let n = table.answers.len();
-        f.debug_struct("Seams").field("answers", &n).field("bytes", &table.bytes).finish()
+        f.debug_struct("Seams")
+            .field("namespace", &self.namespace)
+            .field("answers", &n)
+            .field("bytes", &table.bytes)
+            .finish()
     }
 }
 
@@ -185,6 +201,7 @@ mod tests {
 
     fn answer(id: u32, bytes: usize) -> Answer {
         Answer {
+            namespace: Namespace::COMMON,
             len: 1,
             hash: blake3::hash(&id.to_le_bytes()),
             protected: Vec::new(),
@@ -199,7 +216,7 @@ mod tests {
         for id in 0..10 {
             table.add(answer(id, LIMIT / 4));
             if id >= 2 {
-                table.touch(&[0]); // the oldest
+                table.touch(vec![0]); // the oldest
             }
         }
         let ids = |table: &Table| table.answers.iter().map(|a| a.tokens[0]).collect::<Vec<_>>();
@@ -210,5 +227,17 @@ mod tests {
         assert_eq!(ids(&table), [before[0], before[2], before[1]], "the same answer again");
         table.add(answer(99, 2 * LIMIT));
         assert!(table.answers.is_empty() && table.bytes == 0, "too large to keep");
+    }
+
+    #[test]
+    fn used_answers_become_the_latest_in_place() {
+        let mut table = Table::default();
+        (0..5).for_each(|id| table.add(answer(id, 10)));
+        let place = table.answers.as_ptr();
+        table.touch(vec![3, 0]);
+        let ids: Vec<u32> = table.answers.iter().map(|a| a.tokens[0]).collect();
+        assert_eq!(ids, [1, 2, 4, 0, 3]);
+        table.touch(Vec::new());
+        assert_eq!((table.answers.as_ptr(), table.answers[0].tokens[0]), (place, 1));
     }
 }

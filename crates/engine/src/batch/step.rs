@@ -69,6 +69,7 @@ impl Batch {
     fn collect(&mut self) {
         for (job, sequence) in self.running.iter().zip(&mut self.sequences) {
             self.events.take(job.id, sequence);
+            self.events.take_values(job.id, sequence);
         }
     }
 
@@ -98,10 +99,12 @@ impl Batch {
             self.events.take(job.id, &mut sequence);
             if let Some(chat) = &job.chat {
                 let (text, tokens) = sequence.answered();
-                self.seams.record(chat, text, tokens);
+                self.seams.of(job.namespace).record(chat, text, tokens);
             }
             self.drafts.add(sequence.take_outcomes());
-            self.keep(&job, sequence.tokens())?;
+            if sequence.has_answer() {
+                self.keep(&job, sequence.tokens())?;
+            }
             sequence.close(&mut self.engines)?;
         }
         Ok(())

@@ -15,7 +15,7 @@ impl Engine {
     }
 
     /// Fails unless `pass` is the last pass.
-    fn check_pass(&self, pass: PassId) -> Result<(), Error> {
+    pub(super) fn check_pass(&self, pass: PassId) -> Result<(), Error> {
         self.check()?;
         if self.pass == Some(pass) { Ok(()) } else { Err(Error::LogitsGone) }
     }
@@ -25,7 +25,7 @@ impl Engine {
     /// # Errors
     /// Another pass has begun since, fewer tokens requested logits, or the values are not finite.
     pub fn logits(&mut self, pass: PassId, index: usize) -> Result<&[f32], Error> {
-        self.check_pass(pass)?;
+        self.restore_requested(pass)?;
         let rows = logit_rows(&self.kernels, &mut self.scratch, &self.requested);
         if index >= rows.rows {
             return Err(Error::LogitsRow { index, rows: rows.rows });
@@ -46,12 +46,22 @@ impl Engine {
         tasks: &mut [T],
         draw: impl Fn(&mut T, LogitRows<'_>, &mut DrawScratch) + Sync,
     ) -> Result<(), Error> {
-        self.check_pass(pass)?;
-        let rows = logit_rows(&self.kernels, &mut self.scratch, &self.requested);
+        self.restore_requested(pass)?;
+        self.read_logits(tasks, draw)
+    }
+
+    /// Calls `read` once per task, on the workers, with the logits that are there.
+    pub(super) fn read_logits<T: Send>(
+        &mut self,
+        tasks: &mut [T],
+        read: impl Fn(&mut T, LogitRows<'_>, &mut DrawScratch) + Sync,
+    ) -> Result<(), Error> {
+        let rows = if self.portion.is_empty() { &self.requested } else { &self.portion };
+        let rows = logit_rows(&self.kernels, &mut self.scratch, rows);
         match tasks {
-            [task] => draw(task, rows, &mut self.locals[0].drawing),
+            [task] => read(task, rows, &mut self.locals[0].drawing),
             _ => self.pool.for_each(&mut self.locals, tasks, |local, task| {
-                draw(task, rows, &mut local.drawing);
+                read(task, rows, &mut local.drawing);
             })?,
         }
         Ok(())
@@ -64,7 +74,7 @@ impl Engine {
         sampler: &Sampler,
         n: usize,
     ) -> Vec<Candidate> {
-        if self.check_pass(pass).is_err() {
+        if self.restore_requested(pass).is_err() {
             return Vec::new();
         }
         let rows = logit_rows(&self.kernels, &mut self.scratch, &self.requested);

@@ -5,8 +5,10 @@
 //! Engine     new · forward(batch of (sequence, token)) → PassId        this file
 //! sequences  open · fork · share · truncate · close
 //! logits     rows of the last pass, and tokens drawn from them
+//! hidden     hidden states of the last pass, and logits that it did not compute
 //! ```
 
+mod hidden;
 mod logits;
 mod options;
 mod sequences;
@@ -19,11 +21,11 @@ use std::sync::{Arc, Mutex};
 use nanoinfer_kernels::{Isa, Kernels};
 
 use crate::cancel::Canceller;
-use crate::memory::{Cache, KvType, Overflow, SeqId, StateRuns};
+use crate::memory::{BlockUse, Cache, KvType, Overflow, SeqId, StateRuns};
 use crate::pass::{
     InputNeeds, Local, MAX_TOKENS, Observed, Part, Pass, Profile, Scratch, Slot, Units,
 };
-use crate::pool::{Buffers, Panicked, Pool};
+use crate::pool::{Buffers, Panicked, Pool, Worker};
 use crate::{Error, Model, available_memory};
 use options::Sizes;
 pub use options::{EngineOptions, buffer_bytes};
@@ -66,7 +68,9 @@ pub struct Engine {
     slots: Vec<Slot>,
     units: Units,
     states: StateRuns,
+    /// Tokens of the pass that request logits, and those whose logits replace them for the moment.
     requested: Vec<usize>,
+    portion: Vec<usize>,
     ropes: Vec<usize>,
     row: Vec<f32>,
     chunk: usize,
@@ -75,6 +79,8 @@ pub struct Engine {
     /// The pass that computed `scratch.logits`.
     pass: Option<PassId>,
     processed: u64,
+    /// Bytes of cache and buffers.
+    reserved: u64,
 }
 
 impl Engine {
@@ -118,6 +124,7 @@ impl Engine {
             slots: Vec::with_capacity(MAX_TOKENS),
             units: Units::new(scratch.attention_rows()),
             requested: Vec::with_capacity(logits_rows),
+            portion: Vec::with_capacity(logits_rows),
             ropes: model.weights().rope_rows(config, ctx),
             row: vec![0.0; config.vocab_size as usize],
             chunk,
@@ -125,6 +132,7 @@ impl Engine {
             cancellers: Vec::with_capacity(plan.sequences),
             pass: None,
             processed: 0,
+            reserved: needed,
             pool,
             model,
         })
@@ -162,6 +170,11 @@ impl Engine {
     /// Number of tokens processed since the engine started, excluding cancelled passes.
     pub fn processed(&self) -> u64 {
         self.processed
+    }
+
+    /// Bytes of the model's file, the cache and the buffers. Memory that was not used yet is only reserved.
+    pub fn memory(&self) -> u64 {
+        self.model.file().header().file_len.saturating_add(self.reserved)
     }
 
     /// Bytes read to decode one token with `cached` positions in the cache: all weights once, plus the
@@ -251,6 +264,11 @@ impl Engine {
     /// models with recurrent layers also have states, which are not stored.
     pub(crate) fn can_store(&self) -> bool {
         self.cache.states.is_empty()
+    }
+
+    /// Who uses each block of the cache.
+    pub fn block_uses(&self) -> impl Iterator<Item = BlockUse> + '_ {
+        self.cache.uses()
     }
 
     /// The policy for a full context.
@@ -360,6 +378,7 @@ impl Engine {
         self.pass = None;
         self.slots.clear();
         self.requested.clear();
+        self.portion.clear();
         self.cancellers.clear();
         for (row, step) in batch.iter().enumerate() {
             let before = before(row);
@@ -394,6 +413,16 @@ impl Engine {
         }
         let kv_heads = self.model.config().n_kv_heads as usize;
         self.units.divide(&self.slots, kv_heads, self.pool.workers());
+        self.run(part, |pass, w, local| local.cancelled = pass.run(w, local))?;
+        if self.locals[0].cancelled { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    /// Runs a job of the pass in `slots` on all workers, with logits for `portion` if there is one.
+    fn run(
+        &mut self,
+        part: Part<'_>,
+        job: impl Fn(&Pass<'_>, &mut Worker<'_>, &mut Local) + Sync,
+    ) -> Result<(), Error> {
         let cancellers = &self.cancellers;
         let pass = Pass {
             file: self.model.file(),
@@ -406,14 +435,13 @@ impl Engine {
             units: &self.units,
             states: &self.states,
             slid: self.slots.iter().any(|slot| slot.slid.evicted > 0),
-            requested: &self.requested,
+            requested: if self.portion.is_empty() { &self.requested } else { &self.portion },
             ropes: &self.ropes,
             workers: self.pool.workers(),
             cancelled: &|| cancellers.iter().all(Canceller::is_cancelled),
             part,
         };
-        self.pool.run(&mut self.locals, |w, local| local.cancelled = pass.run(w, local))?;
-        if self.locals[0].cancelled { Err(Error::Cancelled) } else { Ok(()) }
+        Ok(self.pool.run(&mut self.locals, |w, local| job(&pass, w, local))?)
     }
 }
 

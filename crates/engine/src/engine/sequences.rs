@@ -2,6 +2,7 @@
 
 use super::Engine;
 use crate::cancel::Canceller;
+use crate::memory::Namespace;
 use crate::{Error, SeqId};
 
 impl Engine {
@@ -10,8 +11,16 @@ impl Engine {
     /// # Errors
     /// [`crate::EngineOptions::sequences`] sequences are already open.
     pub fn open(&mut self) -> Result<SeqId, Error> {
+        self.open_in(Namespace::COMMON)
+    }
+
+    /// Opens an empty sequence whose content is only shared within a namespace.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn open_in(&mut self, namespace: Namespace) -> Result<SeqId, Error> {
         self.check()?;
-        self.cache.open()
+        self.cache.open(namespace)
     }
 
     /// Closes a sequence. Its full blocks stay available to new sequences with the same prefix until
@@ -31,6 +40,11 @@ impl Engine {
     pub fn fork(&mut self, seq: SeqId) -> Result<SeqId, Error> {
         self.check()?;
         self.cache.fork(seq)
+    }
+
+    /// The namespace of a sequence.
+    pub(crate) fn namespace(&self, seq: SeqId) -> Result<Namespace, Error> {
+        self.cache.namespace(seq)
     }
 
     /// A handle that cancels a sequence.
@@ -90,23 +104,31 @@ impl Engine {
         self.cache.share(seq, tokens)
     }
 
-    /// Where the most similar context in the cache differs from `tokens`: the number of equal tokens, and
-    /// the other token after them.
-    pub(crate) fn difference(&self, tokens: &[u32]) -> Result<Option<(usize, u32)>, Error> {
+    /// Where the most similar context that is known to a sequence differs from `tokens`: the number of equal
+    /// tokens, and the other token after them.
+    pub(crate) fn difference(
+        &self,
+        seq: SeqId,
+        tokens: &[u32],
+    ) -> Result<Option<(usize, u32)>, Error> {
         self.check()?;
-        Ok(self.cache.difference(tokens))
+        self.cache.difference(seq, tokens)
     }
 
     /// Number of full blocks at the beginning of `tokens` that sequences hold.
-    pub(crate) fn held_blocks(&self, tokens: &[u32]) -> Result<usize, Error> {
+    pub(crate) fn held_blocks(&self, namespace: Namespace, tokens: &[u32]) -> Result<usize, Error> {
         self.check()?;
-        Ok(self.cache.held_blocks(tokens))
+        Ok(self.cache.held_blocks(namespace, tokens))
     }
 
     /// Number of full blocks at the beginning of `tokens` in the cache, whether sequences hold them or not.
-    pub(crate) fn known_blocks(&self, tokens: &[u32]) -> Result<usize, Error> {
+    pub(crate) fn known_blocks(
+        &self,
+        namespace: Namespace,
+        tokens: &[u32],
+    ) -> Result<usize, Error> {
         self.check()?;
-        Ok(self.cache.known_blocks(tokens))
+        Ok(self.cache.known_blocks(namespace, tokens))
     }
 
     /// Pins the first positions of a sequence, so that they remain when the context slides: whole blocks

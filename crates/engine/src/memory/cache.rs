@@ -25,9 +25,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nanoinfer_format::Config;
 use nanoinfer_kernels::BLOCK;
+use nanoinfer_platform::pages;
 
 use super::layer::{KvType, LayerCache};
-use super::plan::{Overflow, Plan, SeqId, Slid};
+use super::plan::{Namespace, Overflow, Plan, SeqId, Slid};
 use super::recurrent::Held;
 use super::states::States;
 use super::tree::Tree;
@@ -35,10 +36,18 @@ use crate::Error;
 use crate::cancel::Canceller;
 use crate::pool::Pool;
 
+/// Number of open sequences from which arenas are in large pages: their blocks lie so far apart that translating
+/// addresses would take a fifth of the time. For fewer, the pages would mostly be unused memory.
+const MANY: usize = 8;
+/// Minimum size of a KV head's keys and values for that, in large pages: the first block of each takes a whole page,
+/// so smaller ones would mostly be unused memory, too.
+const LARGE_PAGES: usize = 8;
+
 /// A sequence's cached positions, by block.
 struct Sequence {
     /// The serial number in the [`SeqId`]; `None` while the entry is free.
     serial: Option<u64>,
+    namespace: Namespace,
     /// Arena blocks. Once the context slides, the part after the pinned blocks is a ring.
     blocks: Vec<u32>,
     len: usize,
@@ -68,9 +77,10 @@ pub(crate) struct Cache {
     per_sequence: usize,
     pub(super) kv_heads: usize,
     pub(super) head: usize,
+    is_in_large_pages: bool,
     /// Blocks without reusable content.
     pub(super) free: Vec<u32>,
-    readers: Vec<u32>, // per block, the number of sequences that hold it
+    pub(super) readers: Vec<u32>, // per block, the number of sequences that hold it
     pub(super) tree: Tree,
     sequences: Vec<Sequence>,
     found: Vec<u32>, // blocks found by `share`
@@ -84,6 +94,7 @@ impl Cache {
         let (kv_heads, head) = (c.n_kv_heads as usize, c.head_padded());
         let sequence = |_| Sequence {
             serial: None,
+            namespace: Namespace::COMMON,
             blocks: Vec::with_capacity(per_sequence),
             len: 0,
             written: 0,
@@ -99,6 +110,7 @@ impl Cache {
             layers: (0..c.attention_layers()).map(arena).collect(),
             arenas: arenas.collect(),
             states: States::new(pool, c, (plan.state_slots(c), plan.sequences, n_blocks)),
+            is_in_large_pages: false,
             n_blocks,
             kv: plan.kv,
             ctx: plan.ctx,
@@ -152,14 +164,31 @@ impl Cache {
         self.sequences.len()
     }
 
-    pub(crate) fn open(&mut self) -> Result<SeqId, Error> {
+    pub(crate) fn open(&mut self, namespace: Namespace) -> Result<SeqId, Error> {
         static SERIALS: AtomicU64 = AtomicU64::new(0);
         let index = self.sequences.iter().position(|s| s.serial.is_none());
         let index = index.ok_or(Error::CacheFull { what: "all sequences are in use" })?;
         let serial = SERIALS.fetch_add(1, Ordering::Relaxed);
         let s = &mut self.sequences[index];
-        (s.serial, s.pinned, s.canceller) = (Some(serial), 1, Canceller::default());
+        (s.serial, s.namespace) = (Some(serial), namespace);
+        (s.pinned, s.canceller) = (1, Canceller::default());
+        self.suit_pages();
         Ok(SeqId { index, serial })
+    }
+
+    /// Moves the arenas to large pages of memory once, when there are many sequences.
+    fn suit_pages(&mut self) {
+        let bytes = self.n_blocks * BLOCK * self.kv.bytes(self.head) as usize;
+        let are_many = || self.sequences.iter().filter(|s| s.serial.is_some()).count() >= MANY;
+        if self.is_in_large_pages || bytes < LARGE_PAGES * pages::LARGE || !are_many() {
+            return;
+        }
+        self.is_in_large_pages = true;
+        // Those that never left the list are still in its order.
+        let unused = self.free.iter().zip((0..self.n_blocks as u32).rev());
+        let unused = unused.take_while(|(block, first)| *block == first).count();
+        let sizes = (self.n_blocks, self.n_blocks - unused);
+        self.layers.iter_mut().for_each(|layer| layer.make_large(self.head, sizes));
     }
 
     pub(crate) fn close(&mut self, id: SeqId) -> Result<(), Error> {
@@ -178,6 +207,21 @@ impl Cache {
     /// Length of a sequence in positions, including evicted ones.
     pub(crate) fn len(&self, id: SeqId) -> Result<usize, Error> {
         Ok(self.get(id)?.len)
+    }
+
+    /// The namespace in which a sequence's blocks are found.
+    pub(crate) fn namespace(&self, id: SeqId) -> Result<Namespace, Error> {
+        Ok(self.get(id)?.namespace)
+    }
+
+    /// Sets the namespace of the blocks that a sequence fills from now on. Returns the previous one.
+    pub(crate) fn set_namespace(
+        &mut self,
+        id: SeqId,
+        namespace: Namespace,
+    ) -> Result<Namespace, Error> {
+        self.get(id)?;
+        Ok(std::mem::replace(&mut self.sequences[id.index].namespace, namespace))
     }
 
     /// The handle that cancels a sequence.
@@ -336,10 +380,11 @@ impl Cache {
         if parent.is_some_and(|parent| !self.tree.contains(parent)) {
             return;
         }
-        let tokens = &s.tokens[index * BLOCK..(index + 1) * BLOCK];
-        match self.tree.child(parent, tokens) {
+        let (place, tokens) =
+            ((s.namespace, parent), &s.tokens[index * BLOCK..(index + 1) * BLOCK]);
+        match self.tree.child(place, tokens) {
             None => {
-                self.tree.insert(own, parent, tokens);
+                self.tree.insert(own, place, tokens);
                 self.states.forget(own); // of what it held before
             }
             Some(same) if same != own => {
@@ -410,8 +455,8 @@ impl Cache {
 
     /// Opens a copy of a sequence; blocks are shared until they are written.
     pub(crate) fn fork(&mut self, from: SeqId) -> Result<SeqId, Error> {
-        let n = self.get(from)?.blocks.len();
-        let to = self.open()?;
+        let (n, namespace) = (self.get(from)?.blocks.len(), self.get(from)?.namespace);
+        let to = self.open(namespace)?;
         self.copy_table(from.index, to, n);
         let pair = self.sequences.get_disjoint_mut([from.index, to.index]);
         let [a, b] = pair.expect("two different sequences");
@@ -431,8 +476,8 @@ impl Cache {
     }
 
     /// Extends a sequence, which must hold a prefix of `tokens`, to the longest prefix available: by any
-    /// number of tokens of another open sequence, then by whole blocks of closed sequences. Returns the
-    /// number of positions it now holds.
+    /// number of tokens of another open sequence, then by whole blocks of closed sequences, of its namespace or
+    /// common ones. Returns the number of positions it now holds.
     pub(crate) fn share(&mut self, id: SeqId, tokens: &[u32]) -> Result<usize, Error> {
         let held = self.get(id)?.len;
         if !self.states.is_empty() {
@@ -440,7 +485,7 @@ impl Cache {
         }
         let (common, from) = self.longest_common_prefix(id.index, tokens);
         let begun = held.max(common);
-        self.find_blocks(tokens, begun / BLOCK);
+        self.find_blocks(self.get(id)?.namespace, tokens, begun / BLOCK);
         let whole = (begun / BLOCK + self.found.len()) * BLOCK;
         let n = begun.max(whole);
         if n <= held {
@@ -473,31 +518,29 @@ impl Cache {
             // After an overwrite, only the pinned blocks are at their original table indices.
             if s.written > self.per_sequence { n.min(s.pinned * BLOCK) } else { n }
         };
-        let open = |&(i, s): &(usize, &Sequence)| s.serial.is_some() && i != index;
-        let others = self.sequences.iter().enumerate().filter(open);
-        let all = others.map(|(i, s)| (common(s), i));
+        let all = self.others(index).map(|(i, s)| (common(s), i));
         all.max_by_key(|(n, i)| (*n, usize::MAX - i)).unwrap_or((0, index))
     }
 
+    /// The open sequences besides `index` that its namespace sees.
+    fn others(&self, index: usize) -> impl Iterator<Item = (usize, &Sequence)> {
+        let namespace = self.sequences[index].namespace;
+        let seen = move |&(i, s): &(usize, &Sequence)| {
+            s.serial.is_some() && i != index && s.namespace.is_seen_from(namespace)
+        };
+        self.sequences.iter().enumerate().filter(seen)
+    }
+
     /// Finds the blocks in the tree that continue the first `begun` blocks of `tokens`.
-    fn find_blocks(&mut self, tokens: &[u32], begun: usize) {
+    fn find_blocks(&mut self, namespace: Namespace, tokens: &[u32], begun: usize) {
         self.found.clear();
-        self.found.extend(self.tree.path(self.shareable(tokens)).skip(begun));
+        let tokens = self.shareable(tokens);
+        self.found.extend(self.tree.path(namespace, tokens).skip(begun));
     }
 
     /// The part of `tokens` that can be found in the tree.
     pub(super) fn shareable<'t>(&self, tokens: &'t [u32]) -> &'t [u32] {
         &tokens[..tokens.len().min(self.ctx / BLOCK * BLOCK)]
-    }
-
-    /// Number of full blocks at the beginning of `tokens` that sequences hold.
-    pub(crate) fn held_blocks(&self, tokens: &[u32]) -> usize {
-        self.tree.held(self.shareable(tokens))
-    }
-
-    /// Where the most similar known context differs from `tokens`, see [`Tree::difference`].
-    pub(crate) fn difference(&self, tokens: &[u32]) -> Option<(usize, u32)> {
-        self.tree.difference(tokens)
     }
 
     /// Bytes of a block over all layers and heads.
@@ -530,8 +573,7 @@ impl Cache {
 
     /// Among other open sequences, the one whose state covers the most of `tokens`: the number, and its index.
     pub(super) fn most_advanced(&self, id: SeqId, tokens: &[u32]) -> Option<(usize, usize)> {
-        let others = self.sequences.iter().enumerate();
-        let others = others.filter(|(i, s)| s.serial.is_some() && *i != id.index);
+        let others = self.others(id.index);
         let covers = |s: &Sequence| {
             let base = s.held.base;
             let intact = s.written <= self.per_sequence || base <= s.pinned * BLOCK;
@@ -546,9 +588,9 @@ impl Cache {
         self.sequences[index].held.slot
     }
 
-    /// Holds the first `n` known blocks of `tokens`, for [`Self::extend_by_found`].
-    pub(super) fn hold_path(&mut self, tokens: &[u32], n: usize) {
-        self.find_blocks(tokens, 0);
+    /// Holds the first `n` blocks of `tokens` that a sequence can see, for [`Self::extend_by_found`].
+    pub(super) fn hold_path(&mut self, id: SeqId, tokens: &[u32], n: usize) {
+        self.find_blocks(self.sequences[id.index].namespace, tokens, 0);
         self.found.truncate(n);
         for i in 0..n {
             self.hold(self.found[i]);

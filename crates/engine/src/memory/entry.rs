@@ -4,6 +4,8 @@ use std::io::{self, Read};
 
 use nanoinfer_kernels::BLOCK;
 
+use super::plan::Namespace;
+
 pub(crate) const MAGIC: [u8; 8] = *b"NANOKV\0\x01";
 pub(crate) const HEADER: usize = 96;
 /// Length of the identity: the part of the header before the counts, which must match the engine's.
@@ -16,6 +18,7 @@ const MAX_TEXT: usize = 1 << 26;
 #[derive(Debug)]
 pub(crate) struct Prefix {
     pub identity: [u8; IDENTITY],
+    pub namespace: Namespace,
     pub tokens: Vec<u32>,
     pub text: String,
     /// One per block of 64 positions.
@@ -31,10 +34,12 @@ impl Prefix {
         from.read_exact(&mut head)?;
         let number = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|i| head[at + i])) as usize;
         let (n, text) = (number(72), number(76));
+        let namespace = head[80..].first_chunk().expect("longer");
+        let namespace = Namespace(u64::from_le_bytes(*namespace));
         if head[..12] != [&MAGIC[..], &1u32.to_le_bytes()].concat() {
             return Err(io::Error::other("is not a stored prompt of this version"));
         }
-        if n > MAX_TOKENS || text > MAX_TEXT || head[80..HEADER] != [0; 16] {
+        if n > MAX_TOKENS || text > MAX_TEXT || head[88..HEADER] != [0; 8] {
             return Err(io::Error::other("has a damaged header"));
         }
         let len = HEADER + 4 * n + text + 32 * n.div_ceil(BLOCK);
@@ -45,6 +50,7 @@ impl Prefix {
         let (text, hashes) = rest.split_at(text);
         Ok(Self {
             identity: *head.first_chunk().expect("longer"),
+            namespace,
             tokens: tokens.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect(),
             text: String::from_utf8_lossy(text).into_owned(),
             hashes: hashes.as_chunks::<32>().0.to_vec(),

@@ -2,8 +2,9 @@
 
 use nanoinfer_format::Config;
 use nanoinfer_kernels::{BLOCK, KvBlock, KvBlockMut, q4_key_block, q4_value_block, q8_key_block};
+use nanoinfer_platform::pages;
 
-use crate::pool::{Columns, Item, Pool, Shared, Split, Worker};
+use crate::pool::{Columns, Item, Plain, Pool, Shared, Split, Worker};
 
 /// Precision of cached keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +98,15 @@ fn part_mut<T>(all: &mut [T], index: usize, len: usize) -> &mut [T] {
     &mut all[index * len..][..len]
 }
 
+/// Moves a buffer to large pages. It has a part for each KV head, of `blocks` blocks of `len` elements, the first
+/// `used` of which have been accessed.
+fn make_large<T: Plain>(buffer: &mut Shared<T>, len: usize, (blocks, used): (usize, usize)) {
+    let buffer = buffer.get_mut();
+    for start in (0..buffer.len()).step_by((blocks * len).max(1)) {
+        pages::make_large(buffer, start..start + used * len);
+    }
+}
+
 impl LayerCache {
     pub(super) fn new(pool: &Pool, kv: KvType, blocks: usize, head: usize) -> Self {
         let (k, v) = kv.lens(head);
@@ -109,6 +119,32 @@ impl LayerCache {
             }
             KvType::Q4 => {
                 Self::Q4 { k: pool.shared(k), v: pool.shared(v), v_scales: pool.shared(scales) }
+            }
+        }
+    }
+
+    /// Moves the layer to large pages of memory: the parts of `blocks` blocks for each KV head, the first `used` of
+    /// which have been accessed.
+    pub(super) fn make_large(&mut self, head: usize, (blocks, used): (usize, usize)) {
+        let ((keys, values), sizes) = (self.kind().lens(head), (blocks, used));
+        match self {
+            Self::F32 { k, v } => {
+                make_large(k, keys, sizes);
+                make_large(v, values, sizes);
+            }
+            Self::F16 { k, v } => {
+                make_large(k, keys, sizes);
+                make_large(v, values, sizes);
+            }
+            Self::Q8 { k, v, v_scales } => {
+                make_large(k, keys, sizes);
+                make_large(v, values, sizes);
+                make_large(v_scales, BLOCK, sizes);
+            }
+            Self::Q4 { k, v, v_scales } => {
+                make_large(k, keys, sizes);
+                make_large(v, values, sizes);
+                make_large(v_scales, BLOCK, sizes);
             }
         }
     }

@@ -25,7 +25,7 @@ pub(crate) use cache::Cache;
 pub(crate) use entry::{HEADER, IDENTITY, MAGIC, Prefix};
 pub use layer::KvType;
 pub(crate) use layer::{HeadMut, LayerSplit};
-pub use plan::{Overflow, SeqId};
+pub use plan::{BlockUse, Namespace, Overflow, SeqId};
 pub(crate) use plan::{Plan, Slid};
 pub(crate) use recurrent::{StateRun, StateRuns};
 pub(crate) use states::LOG;

@@ -14,6 +14,35 @@ pub struct SeqId {
     pub(super) serial: u64,
 }
 
+/// Whose contexts are found when a prompt is looked up. The contexts of one namespace are never found from
+/// another one, so that not even the time of an answer shows what others asked; those of
+/// [`Self::COMMON`] are found from all. It has no influence on tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Namespace(pub u64);
+
+impl Namespace {
+    /// The default.
+    pub const COMMON: Self = Self(0);
+
+    /// Whether contexts of this namespace are found from another one.
+    pub(crate) fn is_seen_from(self, other: Self) -> bool {
+        self == other || self == Self::COMMON
+    }
+}
+
+/// Who uses a block of the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BlockUse {
+    /// Nobody: it has no content.
+    Free,
+    /// Nobody, but its content can be reused until the space is needed.
+    Cached,
+    /// One sequence.
+    Held,
+    /// Several sequences.
+    Shared,
+}
+
 /// The policy for a full context.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overflow {

@@ -253,7 +253,7 @@ impl Cache {
     pub(super) fn share_state(&mut self, seq: SeqId, tokens: &[u32]) -> Result<usize, Error> {
         let held = self.len(seq)?;
         let (own, from) = self.most_advanced(seq, tokens).unwrap_or((0, 0));
-        let path = self.tree.path(self.shareable(tokens)).enumerate();
+        let path = self.tree.path(self.namespace(seq)?, self.shareable(tokens)).enumerate();
         let known = path.filter_map(|(i, block)| Some((i + 1, self.states.snapshot(block)?)));
         let (blocks, snapshot) = known.last().map_or((0, None), |(n, slot)| (n, Some(slot)));
         let n = own.max(blocks * BLOCK);
@@ -267,7 +267,7 @@ impl Cache {
             self.truncate(seq, 0)?;
             self.copy_table(from, seq, n.div_ceil(BLOCK));
         } else {
-            self.hold_path(tokens, blocks);
+            self.hold_path(seq, tokens, blocks);
             self.truncate(seq, 0)?;
             self.extend_by_found(seq);
             snapshot.into_iter().for_each(|slot| self.states.touch(slot));

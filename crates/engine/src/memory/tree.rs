@@ -1,7 +1,7 @@
 //! The prefix tree: all full blocks by content, whether sequences hold them or not.
 //!
 //! A node is a block of the arena; its path from the root spells the tokens of its positions and of all
-//! before them. Blocks enter when they are full, and stay until their memory is needed. Then the block
+//! before them, and belongs to a namespace, in which it is found. Blocks enter when they are full, and stay until their memory is needed. Then the block
 //! that was released first is evicted, leaves before their parents, so that what remains is always the
 //! beginning of a prompt.
 
@@ -10,6 +10,8 @@ use std::hash::{BuildHasher, RandomState};
 
 use nanoinfer_kernels::BLOCK;
 
+use super::plan::Namespace;
+
 const NONE: u32 = u32::MAX;
 
 /// A block of the arena. Links are block numbers.
@@ -17,6 +19,8 @@ const NONE: u32 = u32::MAX;
 struct Node {
     /// The hash under which the node is found; meaningful while it is in the tree.
     hash: u64,
+    /// The parents of a common block are common, too.
+    namespace: Namespace,
     in_tree: bool,
     /// Whether no sequence holds it, so that it is in the list of cached blocks.
     cached: bool,
@@ -32,6 +36,7 @@ struct Node {
 
 const OUTSIDE: Node = Node {
     hash: 0,
+    namespace: Namespace::COMMON,
     in_tree: false,
     cached: false,
     parent: NONE,
@@ -42,11 +47,14 @@ const OUTSIDE: Node = Node {
     newer: NONE,
 };
 
+/// A namespace, and a block that is known there or the beginning of a context.
+pub(super) type Place = (Namespace, Option<u32>);
+
 /// The tree over the arena's blocks.
 pub(super) struct Tree {
     nodes: Vec<Node>,
     tokens: Vec<u32>, // [blocks][64]
-    /// Blocks by parent and tokens. The hash has a secret key, so that no prompt can be chosen such that
+    /// Blocks by namespace, parent and tokens. The hash has a secret key, so that no prompt can be chosen such that
     /// many collide; contents are compared anyway.
     blocks: HashMap<u64, u32>,
     secret: RandomState,
@@ -101,34 +109,45 @@ impl Tree {
         }
     }
 
-    /// The block with these tokens after `parent`, or at the beginning of a context.
-    pub(super) fn child(&self, parent: Option<u32>, tokens: &[u32]) -> Option<u32> {
+    /// The block with these tokens after `parent`, or at the beginning of a context, in exactly this namespace.
+    fn own_child(&self, (namespace, parent): Place, tokens: &[u32]) -> Option<u32> {
         let parent = parent.unwrap_or(NONE);
-        let block = *self.blocks.get(&self.secret.hash_one((parent, tokens)))?;
-        let same = self.nodes[block as usize].parent == parent && self.tokens(block) == tokens;
-        same.then_some(block)
+        let block = *self.blocks.get(&self.secret.hash_one((namespace, parent, tokens)))?;
+        let node = &self.nodes[block as usize];
+        let same = (node.namespace, node.parent) == (namespace, parent);
+        (same && self.tokens(block) == tokens).then_some(block)
     }
 
-    /// The blocks of the longest known beginning of `tokens`.
-    pub(super) fn path<'t>(&'t self, tokens: &'t [u32]) -> impl Iterator<Item = u32> + 't {
+    /// The block with these tokens at a place, if it is seen from there.
+    pub(super) fn child(&self, (namespace, parent): Place, tokens: &[u32]) -> Option<u32> {
+        let common = self.own_child((Namespace::COMMON, parent), tokens);
+        common.or_else(|| self.own_child((namespace, parent), tokens))
+    }
+
+    /// The blocks of the longest beginning of `tokens` that is known in a namespace.
+    pub(super) fn path<'t>(
+        &'t self,
+        namespace: Namespace,
+        tokens: &'t [u32],
+    ) -> impl Iterator<Item = u32> + 't {
         let mut parent = None;
         tokens.chunks_exact(BLOCK).map_while(move |tokens| {
-            parent = self.child(parent, tokens);
+            parent = self.child((namespace, parent), tokens);
             parent
         })
     }
 
     /// Number of blocks in the beginning of `tokens` that sequences hold.
-    pub(super) fn held(&self, tokens: &[u32]) -> usize {
-        self.path(tokens).filter(|&block| !self.is_cached(block)).count()
+    pub(super) fn held(&self, namespace: Namespace, tokens: &[u32]) -> usize {
+        self.path(namespace, tokens).filter(|&block| !self.is_cached(block)).count()
     }
 
-    /// Adds a held block, which must not be in the tree, after `parent`, which must be. There must be no
+    /// Adds a held block, which must not be in the tree, at a place whose parent must be. There must be no
     /// block with the same content.
-    pub(super) fn insert(&mut self, block: u32, parent: Option<u32>, tokens: &[u32]) {
+    pub(super) fn insert(&mut self, block: u32, (namespace, parent): Place, tokens: &[u32]) {
         debug_assert!(!self.contains(block) && parent.is_none_or(|parent| self.contains(parent)));
         let parent = parent.unwrap_or(NONE);
-        let hash = self.secret.hash_one((parent, tokens));
+        let hash = self.secret.hash_one((namespace, parent, tokens));
         if self.blocks.contains_key(&hash) {
             return; // two contents with one hash: the second is not shared
         }
@@ -138,7 +157,8 @@ impl Tree {
         if next != NONE {
             self.nodes[next as usize].previous = block;
         }
-        self.nodes[block as usize] = Node { hash, in_tree: true, parent, next, ..OUTSIDE };
+        self.nodes[block as usize] =
+            Node { hash, namespace, in_tree: true, parent, next, ..OUTSIDE };
     }
 
     /// Keeps a block that no sequence holds any more, as the last to be evicted. Returns false if it is
@@ -227,15 +247,15 @@ impl Tree {
         Some(block)
     }
 
-    /// Where the most similar known context differs from `tokens`: the number of equal tokens, and the
-    /// other token after them. `None` if it does not differ.
-    pub(super) fn difference(&self, tokens: &[u32]) -> Option<(usize, u32)> {
+    /// Where the most similar context that is known in a namespace differs from `tokens`: the number of equal
+    /// tokens, and the other token after them. `None` if it does not differ.
+    pub(super) fn difference(&self, namespace: Namespace, tokens: &[u32]) -> Option<(usize, u32)> {
         let mut parent = None;
         let mut parts = tokens.chunks(BLOCK);
         let mut at = 0;
         let rest = loop {
             let part = parts.next()?;
-            match self.child(parent, part) {
+            match self.child((namespace, parent), part) {
                 Some(block) => (parent, at) = (Some(block), at + BLOCK),
                 None => break part,
             }
@@ -243,7 +263,12 @@ impl Tree {
         let mut child = parent.map_or(self.first_root, |p| self.nodes[p as usize].first_child);
         let mut best: Option<(usize, u32)> = None;
         while child != NONE {
+            let node = &self.nodes[child as usize];
             let known = self.tokens(child);
+            child = node.next;
+            if !node.namespace.is_seen_from(namespace) {
+                continue;
+            }
             let common = known.iter().zip(rest).take_while(|(a, b)| a == b).count();
             if common == rest.len() {
                 return None;
@@ -251,7 +276,6 @@ impl Tree {
             if best.is_none_or(|(most, _)| common > most) {
                 best = Some((common, known[common]));
             }
-            child = self.nodes[child as usize].next;
         }
         best.map(|(common, token)| (at + common, token))
     }
@@ -261,6 +285,8 @@ impl Tree {
 mod tests {
     use super::*;
 
+    const COMMON: Namespace = Namespace::COMMON;
+
     fn tokens(seed: u32) -> Vec<u32> {
         (0..BLOCK as u32).map(|i| i * seed).collect()
     }
@@ -269,7 +295,7 @@ mod tests {
     fn tree() -> Tree {
         let mut tree = Tree::new(8);
         for (block, parent) in [(0, None), (1, Some(0)), (2, Some(1)), (3, Some(0)), (4, None)] {
-            tree.insert(block, parent, &tokens(block));
+            tree.insert(block, (COMMON, parent), &tokens(block));
         }
         tree
     }
@@ -285,25 +311,29 @@ mod tests {
     #[test]
     fn a_block_is_found_by_its_tokens_and_all_before_them() {
         let mut tree = tree();
-        assert_eq!(tree.child(None, &tokens(0)), Some(0));
-        assert_eq!(tree.child(Some(0), &tokens(1)), Some(1));
-        assert_eq!(tree.child(Some(0), &tokens(3)), Some(3));
-        assert_eq!(tree.child(Some(1), &tokens(3)), None, "another parent");
-        assert_eq!(tree.child(None, &tokens(1)), None);
-        tree.insert(5, Some(4), &tokens(1));
-        assert_eq!(tree.child(Some(4), &tokens(1)), Some(5), "the same tokens in another place");
+        assert_eq!(tree.child((COMMON, None), &tokens(0)), Some(0));
+        assert_eq!(tree.child((COMMON, Some(0)), &tokens(1)), Some(1));
+        assert_eq!(tree.child((COMMON, Some(0)), &tokens(3)), Some(3));
+        assert_eq!(tree.child((COMMON, Some(1)), &tokens(3)), None, "another parent");
+        assert_eq!(tree.child((COMMON, None), &tokens(1)), None);
+        tree.insert(5, (COMMON, Some(4)), &tokens(1));
+        assert_eq!(
+            tree.child((COMMON, Some(4)), &tokens(1)),
+            Some(5),
+            "the same tokens in another place"
+        );
     }
 
     #[test]
     fn held_blocks_are_counted_without_touching_any() {
         let mut tree = tree();
         let all = [tokens(0), tokens(1), tokens(2)].concat();
-        assert_eq!(tree.held(&all), 3);
+        assert_eq!(tree.held(COMMON, &all), 3);
         release(&mut tree, &[2, 1]);
-        assert_eq!(tree.held(&all), 1, "the others are only cached");
-        assert_eq!(tree.held(&all[..BLOCK - 1]), 0, "not a full block");
-        assert_eq!(tree.held(&[tokens(0), tokens(3)].concat()), 2);
-        assert_eq!(tree.held(&tokens(9)), 0);
+        assert_eq!(tree.held(COMMON, &all), 1, "the others are only cached");
+        assert_eq!(tree.held(COMMON, &all[..BLOCK - 1]), 0, "not a full block");
+        assert_eq!(tree.held(COMMON, &[tokens(0), tokens(3)].concat()), 2);
+        assert_eq!(tree.held(COMMON, &tokens(9)), 0);
         assert_eq!(evicted(&mut tree), [2, 1], "the order of eviction is as before");
     }
 
@@ -317,7 +347,7 @@ mod tests {
         release(&mut all, &[4]);
         assert_eq!(evicted(&mut all), [2, 1, 3, 0, 4]);
         assert_eq!((all.cached(), all.release(0)), (0, false));
-        assert_eq!(all.child(None, &tokens(0)), None);
+        assert_eq!(all.child((COMMON, None), &tokens(0)), None);
         // A parent that was released before its children waits for them.
         let mut all = tree();
         release(&mut all, &[0, 1, 3]);
@@ -336,10 +366,10 @@ mod tests {
         assert_eq!(free, [2, 3], "0 and 1 are held");
         assert_eq!(tree.cached(), 0);
         assert!([0, 1, 2, 3].iter().all(|&block| !tree.contains(block)));
-        assert_eq!(tree.child(None, &tokens(4)), Some(4));
-        tree.insert(0, None, &tokens(0));
-        tree.insert(3, Some(0), &tokens(7));
-        assert_eq!(tree.child(Some(0), &tokens(7)), Some(3));
+        assert_eq!(tree.child((COMMON, None), &tokens(4)), Some(4));
+        tree.insert(0, (COMMON, None), &tokens(0));
+        tree.insert(3, (COMMON, Some(0)), &tokens(7));
+        assert_eq!(tree.child((COMMON, Some(0)), &tokens(7)), Some(3));
     }
 
     #[test]
@@ -350,10 +380,37 @@ mod tests {
             prompt
         };
         let all = [tokens(0), tokens(1), tokens(2)].concat();
-        assert_eq!(tree.difference(&all), None);
-        assert_eq!(tree.difference(&all[..150]), None, "the beginning of a block");
-        assert_eq!(tree.difference(&[all.clone(), vec![5]].concat()), None, "it only goes on");
-        assert_eq!(tree.difference(&with(all.clone(), 140)), Some((140, 2 * 12)));
-        assert_eq!(tree.difference(&with(all, 64 + 10)), Some((64 + 10, 10)));
+        assert_eq!(tree.difference(COMMON, &all), None);
+        assert_eq!(tree.difference(COMMON, &all[..150]), None, "the beginning of a block");
+        assert_eq!(
+            tree.difference(COMMON, &[all.clone(), vec![5]].concat()),
+            None,
+            "it only goes on"
+        );
+        assert_eq!(tree.difference(COMMON, &with(all.clone(), 140)), Some((140, 2 * 12)));
+        assert_eq!(tree.difference(COMMON, &with(all, 64 + 10)), Some((64 + 10, 10)));
+    }
+
+    #[test]
+    fn contexts_of_other_namespaces_are_not_found() {
+        let (ann, bob) = (Namespace(1), Namespace(2));
+        let mut tree = tree(); // common
+        let all = [tokens(0), tokens(5), tokens(6)].concat();
+        tree.insert(5, (ann, Some(0)), &tokens(5));
+        tree.insert(6, (ann, Some(5)), &tokens(6));
+        let path = |tree: &Tree, namespace| tree.path(namespace, &all).collect::<Vec<_>>();
+        assert_eq!(path(&tree, ann), [0, 5, 6], "common blocks are found from everywhere");
+        assert_eq!(path(&tree, bob), [0]);
+        assert_eq!(path(&tree, COMMON), [0]);
+        tree.insert(7, (bob, Some(0)), &tokens(5));
+        assert_eq!(path(&tree, bob), [0, 7], "the same content, once more");
+        let mut other = all;
+        other[2 * BLOCK - 1] += 1;
+        assert_eq!(tree.difference(bob, &other[..BLOCK]), None);
+        assert_eq!(tree.difference(bob, &other), Some((2 * BLOCK - 1, 63 * 5)));
+        release(&mut tree, &[7]);
+        assert_eq!(evicted(&mut tree), [7]);
+        let common = tree.difference(COMMON, &other).unwrap();
+        assert_eq!(tree.difference(bob, &other), Some(common), "nothing of ann's");
     }
 }

@@ -303,7 +303,9 @@ impl Pass<'_> {
             let pinned = last.slid.evicted > 0 && start < last.slid.pinned;
             let queries = if pinned { &local.pinned_queries } else { &local.queries };
             let queries = queries.packed(n, head);
-            let block = block_at(self.cache.block(last.seq, block));
+            let stored = |block| block_at(self.cache.block(last.seq, block));
+            let next = (block < last.position / BLOCK).then(|| stored(block + 1));
+            let (block, tiles) = (stored(block), n.div_ceil(tile));
             for (i, states) in states.chunks_mut(tile * len).enumerate() {
                 let from = i * tile;
                 let mut visible = [(0, 0); MAX_TILE];
@@ -315,6 +317,7 @@ impl Pass<'_> {
                     queries,
                     first: from,
                     block,
+                    next: next.filter(|_| i + 1 == tiles),
                     head,
                     visible,
                     scale: self.config.attention_scale as f32,

@@ -172,7 +172,7 @@ impl Pass<'_> {
     }
 
     /// Final norm and output layer, for the rows that request logits.
-    fn head(&self, w: &mut Worker<'_>, local: &mut Local) {
+    pub(crate) fn head(&self, w: &mut Worker<'_>, local: &mut Local) {
         let (m, output) = (self.requested.len(), &self.weights.output);
         self.pack_requested(w, local);
         self.end_packing(w, local, m, Stage::Head);

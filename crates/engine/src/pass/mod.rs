@@ -39,6 +39,7 @@ pub(crate) use batch::Slot;
 use batch::Visible;
 use inputs::{Input, OwnInputs, Rows, Tile};
 pub(crate) use limits::MAX_TOKENS;
+pub(crate) use norm::norm_token;
 pub use part::Observed;
 pub(crate) use part::Part;
 pub use profile::{Profile, Stage};

@@ -3,8 +3,8 @@
 
 use std::ops::Range;
 
-use nanoinfer_format::{self as format, pad};
-use nanoinfer_kernels::{GROUP, LANES, NormKind, NormPack, NormParams, NormRow, Pack};
+use nanoinfer_format::{self as format, NanoFile, pad};
+use nanoinfer_kernels::{GROUP, Kernels, LANES, NormKind, NormPack, NormParams, NormRow, Pack};
 
 use super::inputs::{Needs, Rows, Tile};
 use super::scratch::Local;
@@ -66,13 +66,7 @@ impl Pass<'_> {
 
     /// Parameters of a norm over the whole width.
     fn norm_of(&self, norm: &Norm) -> NormParams<'_> {
-        let kind = match self.config.norm {
-            format::Norm::Rms => NormKind::Rms,
-            format::Norm::Layer => NormKind::Layer,
-        };
-        let (weight, bias) = (norm.weight(self.file), norm.bias(self.file));
-        let (d, eps) = (self.config.d_model as usize, self.config.norm_eps as f32);
-        NormParams { kind, weight, bias, d, eps }
+        norm_params(self.file, norm)
     }
 
     /// Normalizes the product in `delta` and adds it to the residual stream. An item is a token.
@@ -135,4 +129,29 @@ impl Pass<'_> {
         let norm = NormParams { kind: NormKind::Rms, weight, bias, d, eps };
         self.kernels.norm_row(NormRow { x, norm });
     }
+}
+
+/// Parameters of a norm over the whole width.
+fn norm_params<'f>(file: &'f NanoFile, norm: &Norm) -> NormParams<'f> {
+    let config = file.config();
+    let kind = match config.norm {
+        format::Norm::Rms => NormKind::Rms,
+        format::Norm::Layer => NormKind::Layer,
+    };
+    let (weight, bias) = (norm.weight(file), norm.bias(file));
+    let (d, eps) = (config.d_model as usize, config.norm_eps as f32);
+    NormParams { kind, weight, bias, d, eps }
+}
+
+/// Writes token `row` of the `m` tokens in the residual stream `x` to `to`, both padded, after a norm.
+pub(crate) fn norm_token(
+    kernels: &Kernels,
+    (file, norm): (&NanoFile, &Norm),
+    (x, m, row): (&[f32], usize, usize),
+    to: &mut [f32],
+) {
+    let written = pad(file.config().d_model as usize, LANES);
+    gather(x, m, row, 0, &mut to[..written]);
+    to[written..].fill(0.0);
+    kernels.norm_row(NormRow { x: to, norm: norm_params(file, norm) });
 }

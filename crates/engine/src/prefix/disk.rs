@@ -10,7 +10,6 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -19,9 +18,9 @@ use nanoinfer_kernels::BLOCK;
 
 use super::identity;
 use super::store::PrefixStore;
-use super::threads::{Ending, ReadJob, Reply, WriteJob, read_entries, write_entries};
+use super::threads::{Context, Ending, ReadJob, Reply, WriteJob, read_entries, write_entries};
 use crate::memory::IDENTITY;
-use crate::{Engine, Error};
+use crate::{Engine, Error, Namespace};
 
 /// Bytes of blocks that are on their way to and from the disk, at most.
 const READ_BYTES: usize = 16 << 20;
@@ -34,13 +33,21 @@ const WAIT: Duration = Duration::from_millis(1);
 /// An entry of the store.
 struct Entry {
     path: PathBuf,
-    tokens: Arc<[u32]>,
+    context: Context,
 }
 
 impl Entry {
-    /// Number of full blocks that it shares with the beginning of `tokens`.
-    fn common(&self, tokens: &[u32]) -> usize {
-        self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count() / BLOCK
+    /// Number of full blocks that it shares with the beginning of a context.
+    fn common(&self, (namespace, tokens): (Namespace, &[u32])) -> usize {
+        if self.context.0 != namespace {
+            return 0;
+        }
+        self.context.1.iter().zip(tokens).take_while(|(a, b)| a == b).count() / BLOCK
+    }
+
+    /// Whether a context continues it, or is the same.
+    fn begins(&self, (namespace, tokens): &Context) -> bool {
+        self.context.0 == *namespace && tokens.starts_with(&self.context.1)
     }
 }
 
@@ -49,7 +56,7 @@ struct Transfer {
     /// Who waits for it to be read.
     ticket: u64,
     path: PathBuf,
-    tokens: Arc<[u32]>,
+    context: Context,
     next: usize,
 }
 
@@ -61,9 +68,9 @@ pub(crate) struct Disk {
     block: usize,
     entries: Vec<Entry>,
     /// The contexts to read, by who waits for them.
-    to_read: VecDeque<(u64, Vec<u32>)>,
+    to_read: VecDeque<(u64, Context)>,
     reading: Option<Transfer>,
-    to_write: VecDeque<Arc<[u32]>>,
+    to_write: VecDeque<Context>,
     writing: Option<Transfer>,
     /// Empty buffers for blocks to write.
     buffers: Vec<Vec<u8>>,
@@ -122,7 +129,7 @@ impl Disk {
         let (entries, notes) = store.list(&identity);
         let entry = |(path, prefix): (_, crate::memory::Prefix)| Entry {
             path,
-            tokens: prefix.tokens.into(),
+            context: (prefix.namespace, prefix.tokens.into()),
         };
         let disk = Self {
             identity,
@@ -139,23 +146,33 @@ impl Disk {
         Ok((disk, notes))
     }
 
-    /// The entry that has the most blocks of `tokens`, and their number, if the cache has fewer. The last
+    /// The entry that has the most blocks of a context, and their number, if the cache has fewer. The last
     /// token is always processed.
-    fn find(&self, engine: &Engine, tokens: &[u32]) -> Result<Option<(usize, usize)>, Error> {
+    fn find(
+        &self,
+        engine: &Engine,
+        (namespace, tokens): (Namespace, &[u32]),
+    ) -> Result<Option<(usize, usize)>, Error> {
         let most = tokens.len().saturating_sub(1).min(engine.ctx()) / BLOCK;
-        let all = self.entries.iter().map(|e| e.common(tokens).min(most)).enumerate();
+        let common = |e: &Entry| e.common((namespace, tokens)).min(most);
+        let all = self.entries.iter().map(common).enumerate();
         let Some((at, blocks)) = all.max_by_key(|(_, blocks)| *blocks) else { return Ok(None) };
-        Ok((blocks > engine.known_blocks(tokens)?).then_some((at, blocks)))
+        Ok((blocks > engine.known_blocks(namespace, tokens)?).then_some((at, blocks)))
     }
 
-    /// Whether reading an entry would make more of `tokens` known.
-    pub(crate) fn knows_more(&self, engine: &Engine, tokens: &[u32]) -> Result<bool, Error> {
-        Ok(self.find(engine, tokens)?.is_some())
+    /// Whether reading an entry would make more of a context known.
+    pub(crate) fn knows_more(
+        &self,
+        engine: &Engine,
+        context: (Namespace, &[u32]),
+    ) -> Result<bool, Error> {
+        Ok(self.find(engine, context)?.is_some())
     }
 
-    /// Begins to read the beginning of `tokens`. Done when `ticket` is no longer [pending](Self::is_pending).
-    pub(crate) fn read(&mut self, ticket: u64, tokens: &[u32]) {
-        self.to_read.push_back((ticket, tokens.to_vec()));
+    /// Begins to read the beginning of a context. Done when `ticket` is no longer
+    /// [pending](Self::is_pending).
+    pub(crate) fn read(&mut self, ticket: u64, (namespace, tokens): (Namespace, &[u32])) {
+        self.to_read.push_back((ticket, (namespace, tokens.into())));
     }
 
     /// Whether something is still being read for `ticket`.
@@ -166,13 +183,14 @@ impl Disk {
 
     /// Writes the cached blocks of a context, unless they are stored already. Drops it if too many others
     /// wait.
-    pub(crate) fn write(&mut self, tokens: &[u32]) {
-        if self.to_write.iter().any(|waiting| waiting.starts_with(tokens)) {
+    pub(crate) fn write(&mut self, (namespace, tokens): (Namespace, &[u32])) {
+        let begins = |a: &[u32], b: &[u32]| b.starts_with(a);
+        if self.to_write.iter().any(|(ns, waiting)| *ns == namespace && begins(tokens, waiting)) {
             return;
         }
-        self.to_write.retain(|waiting| !tokens.starts_with(waiting));
+        self.to_write.retain(|(ns, waiting)| *ns != namespace || !begins(waiting, tokens));
         if self.to_write.len() < MAX_WAITING {
-            self.to_write.push_back(tokens.into());
+            self.to_write.push_back((namespace, tokens.into()));
         }
     }
 
@@ -222,15 +240,16 @@ impl Disk {
     /// Begins to read the next context, unless another one is being read.
     fn begin_reading(&mut self, engine: &Engine) -> Result<(), Error> {
         while self.reading.is_none() {
-            let Some((ticket, tokens)) = self.to_read.pop_front() else { return Ok(()) };
+            let Some((ticket, (namespace, tokens))) = self.to_read.pop_front() else {
+                return Ok(());
+            };
             // An earlier context may have had the same beginning.
-            let Some((at, end)) = self.find(engine, &tokens)? else { continue };
-            let (entry, next) = (&self.entries[at], engine.known_blocks(&tokens)?);
-            let (path, tokens) = (entry.path.clone(), Arc::clone(&entry.tokens));
-            let job =
-                ReadJob { path: path.clone(), tokens: Arc::clone(&tokens), blocks: next..end };
+            let Some((at, end)) = self.find(engine, (namespace, &tokens))? else { continue };
+            let (entry, next) = (&self.entries[at], engine.known_blocks(namespace, &tokens)?);
+            let (path, context) = (entry.path.clone(), entry.context.clone());
+            let job = ReadJob { path: path.clone(), context: context.clone(), blocks: next..end };
             if self.threads.as_ref().is_some_and(|threads| threads.read.send(job).is_ok()) {
-                self.reading = Some(Transfer { ticket, path, tokens, next });
+                self.reading = Some(Transfer { ticket, path, context, next });
             }
         }
         Ok(())
@@ -240,25 +259,26 @@ impl Disk {
     fn begin_writing(&mut self, engine: &Engine) -> Result<(), Error> {
         let Some(threads) = &self.threads else { return Ok(()) };
         while self.writing.is_none() {
-            let Some(tokens) = self.to_write.pop_front() else { return Ok(()) };
+            let Some(context) = self.to_write.pop_front() else { return Ok(()) };
+            let (namespace, tokens) = (context.0, &*context.1);
             let blocks = tokens.len() / BLOCK;
-            let stored = self.entries.iter().find(|entry| entry.common(&tokens) == blocks);
+            let has_all = |entry: &&Entry| entry.common((namespace, tokens)) == blocks;
+            let stored = self.entries.iter().find(has_all);
             if let Some(entry) = stored {
                 let _ = threads.write.send(WriteJob::Touch(entry.path.clone()));
                 continue;
             }
-            if engine.known_blocks(&tokens)? < blocks
+            if engine.known_blocks(namespace, tokens)? < blocks
                 || !self.store.admits((blocks * self.block) as u64)
             {
                 continue;
             }
-            let replaced = self.entries.iter().filter(|entry| tokens.starts_with(&entry.tokens));
-            let path = self.store.path(&self.identity, &tokens);
+            let replaced = self.entries.iter().filter(|entry| entry.begins(&context));
+            let path = self.store.path(&self.identity, (namespace, tokens));
             let replaces = replaced.map(|entry| entry.path.clone()).collect();
-            let (path_, tokens_) = (path.clone(), Arc::clone(&tokens));
-            let job = WriteJob::Begin { tokens: tokens_, path: path_, replaces };
+            let job = WriteJob::Begin { context: context.clone(), path: path.clone(), replaces };
             if threads.write.send(job).is_ok() {
-                self.writing = Some(Transfer { ticket: 0, path, tokens, next: 0 });
+                self.writing = Some(Transfer { ticket: 0, path, context, next: 0 });
             }
         }
         Ok(())
@@ -269,11 +289,12 @@ impl Disk {
         let (Some(transfer), Some(threads)) = (&mut self.writing, &self.threads) else {
             return Ok(());
         };
-        let blocks = transfer.tokens.len() / BLOCK;
+        let context = (transfer.context.0, &*transfer.context.1);
+        let blocks = context.1.len() / BLOCK;
         while transfer.next < blocks {
             let Some(mut bytes) = self.buffers.pop() else { return Ok(()) };
             bytes.clear();
-            if engine.cache_mut().copy_known(&transfer.tokens, transfer.next, &mut bytes) {
+            if engine.cache_mut().copy_known(context, transfer.next, &mut bytes) {
                 transfer.next += 1;
                 let _ = threads.write.send(WriteJob::Block(bytes)); // its end is noticed by `exchange`
                 if transfer.next == blocks {
@@ -298,7 +319,8 @@ impl Disk {
             Reply::Block(bytes) => {
                 if let Some(transfer) = &mut self.reading {
                     // Without room, the rest is read in vain.
-                    engine.cache_mut().add_known(&transfer.tokens, transfer.next, &bytes);
+                    let context = (transfer.context.0, &*transfer.context.1);
+                    engine.cache_mut().add_known(context, transfer.next, &bytes);
                     transfer.next += 1;
                 }
                 if let Some(threads) = &self.threads {
@@ -317,8 +339,8 @@ impl Disk {
             Reply::Written(written) => {
                 let ended = self.writing.take();
                 match (ended, written) {
-                    (Some(Transfer { path, tokens, .. }), Ok(Some(removed))) => {
-                        self.entries.push(Entry { path, tokens });
+                    (Some(Transfer { path, context, .. }), Ok(Some(removed))) => {
+                        self.entries.push(Entry { path, context });
                         self.entries.retain(|entry| !removed.contains(&entry.path));
                     }
                     (_, Err(note)) => notes.push(note),

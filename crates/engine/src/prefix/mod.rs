@@ -23,7 +23,11 @@ pub use store::PrefixStore;
 use nanoinfer_kernels::BLOCK;
 
 use crate::memory::{Cache, HEADER, IDENTITY, MAGIC, Prefix};
-use crate::{BatchToken, Engine, EngineOptions, Error, KvType, Message, Model, NUMERICS, SeqId};
+use crate::{
+    BatchToken, Engine, EngineOptions, Error, KvType, Message, Model, NUMERICS, Namespace, SeqId,
+};
+
+const DAMAGED: &str = "has a damaged header";
 
 /// The identity in the header of an engine's entries.
 fn identity(engine: &Engine) -> [u8; IDENTITY] {
@@ -66,10 +70,15 @@ impl Prefix {
         if let Some(what) = mismatch(&self.identity, engine) {
             return Err(what.into());
         }
-        if blake3::hash(&self.head.0) != self.head.1 {
-            return Err("has a damaged header".into());
+        if !self.is_whole() {
+            return Err(DAMAGED.into());
         }
         Ok(())
+    }
+
+    /// Whether nothing before its blocks is damaged.
+    fn is_whole(&self) -> bool {
+        blake3::hash(&self.head.0) == self.head.1
     }
 
     /// Reads block `index` from where the previous one ends.
@@ -127,13 +136,14 @@ impl Prefix {
 /// Everything in an entry before its blocks, given the hash of each block.
 fn head(
     engine: &[u8; IDENTITY],
-    tokens: &[u32],
+    (namespace, tokens): (Namespace, &[u32]),
     text: &str,
     hashes: impl Iterator<Item = blake3::Hash>,
 ) -> Vec<u8> {
     let mut head = engine.to_vec();
     head.extend((tokens.len() as u32).to_le_bytes());
     head.extend((text.len() as u32).to_le_bytes());
+    head.extend(namespace.0.to_le_bytes());
     head.resize(HEADER, 0);
     head.extend(tokens.iter().flat_map(|t| t.to_le_bytes()));
     head.extend(text.as_bytes());
@@ -151,6 +161,7 @@ fn write(
     text: &str,
     out: &mut impl Write,
 ) -> io::Result<()> {
+    let namespace = cache.namespace(seq).map_err(io::Error::other)?;
     let blocks = tokens.len().div_ceil(BLOCK);
     let mut bytes = Vec::with_capacity(cache.block_bytes());
     let hashes = (0..blocks).map(|index| {
@@ -158,7 +169,7 @@ fn write(
         cache.save_block(seq, index, &mut bytes);
         blake3::hash(&bytes)
     });
-    out.write_all(&head(engine, tokens, text, hashes))?;
+    out.write_all(&head(engine, (namespace, tokens), text, hashes))?;
     for index in 0..blocks {
         bytes.clear();
         cache.save_block(seq, index, &mut bytes);
@@ -214,7 +225,11 @@ pub(crate) fn use_baked(engine: &mut Engine, seq: SeqId, tokens: &[u32]) -> Resu
         return Ok(());
     }
     let identity = identity(engine);
-    let loaded = prefix.load(engine.cache_mut(), &identity, (seq, n), &mut blocks);
+    // Its blocks are everybody's.
+    let cache = engine.cache_mut();
+    let own = cache.set_namespace(seq, Namespace::COMMON).map_err(|e| e.to_string())?;
+    let loaded = prefix.load(cache, &identity, (seq, n), &mut blocks);
+    cache.set_namespace(seq, own).map_err(|e| e.to_string())?;
     loaded.map_err(|what| {
         // The attempt cleared the sequence, but its content may still be in the cache.
         let shared = engine.share(seq, tokens).err().map_or(String::new(), |e| format!(" ({e})"));

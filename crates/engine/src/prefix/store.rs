@@ -7,9 +7,9 @@ use std::time::SystemTime;
 
 use nanoinfer_platform::file::{NamedTempFile, Readers, temp_in};
 
-use super::{identity, write};
+use super::{DAMAGED, identity, write};
 use crate::memory::{IDENTITY, Prefix};
-use crate::{Engine, Error, SeqId};
+use crate::{Engine, Error, Namespace, SeqId};
 
 /// Extension of the store's files; other files in the folder are left alone.
 const EXTENSION: &str = "nkv";
@@ -60,7 +60,8 @@ impl PrefixStore {
         for entry in self.entries(&key(identity)) {
             let read = File::open(&entry.path).and_then(|f| Prefix::read(&mut BufReader::new(f)));
             match read {
-                Ok(prefix) => found.push((entry.path, prefix)),
+                Ok(prefix) if prefix.is_whole() => found.push((entry.path, prefix)),
+                Ok(_) => notes.push(ignored(&entry.path, DAMAGED)),
                 Err(e) => notes.push(ignored(&entry.path, &e.to_string())),
             }
         }
@@ -76,6 +77,8 @@ impl PrefixStore {
         tokens: &[u32],
     ) -> Result<Vec<String>, Error> {
         let (mut entries, mut notes) = self.list(&identity(engine));
+        let namespace = engine.namespace(seq)?;
+        entries.retain(|(_, prefix)| prefix.namespace == namespace);
         entries.sort_by_key(|(_, prefix)| std::cmp::Reverse(prefix.common(tokens)));
         for (path, prefix) in entries {
             let n = prefix.common(tokens).min(engine.ctx());
@@ -116,7 +119,11 @@ impl PrefixStore {
             return Ok(());
         }
         let mut replaced = Vec::new();
+        let namespace = engine.namespace(seq).map_err(|e| e.to_string())?;
         for (path, prefix) in self.list(&identity(engine)).0 {
+            if prefix.namespace != namespace {
+                continue;
+            }
             let common = prefix.common(tokens);
             if common + WORTH > tokens.len() {
                 touch(&path);
@@ -126,7 +133,7 @@ impl PrefixStore {
                 replaced.push(path);
             }
         }
-        let path = self.path(&identity(engine), tokens);
+        let path = self.path(&identity(engine), (namespace, tokens));
         let bytes = tokens.len().next_multiple_of(64) as u64 * engine.kv_bytes_per_position();
         if bytes > self.limit {
             let (mb, limit) = (bytes >> 20, self.limit >> 20);
@@ -142,8 +149,8 @@ impl PrefixStore {
     }
 
     /// The file of an entry.
-    pub(super) fn path(&self, identity: &[u8; IDENTITY], tokens: &[u32]) -> PathBuf {
-        self.folder.join(format!("{}-{}.{EXTENSION}", key(identity), hash_of(tokens)))
+    pub(super) fn path(&self, identity: &[u8; IDENTITY], context: (Namespace, &[u32])) -> PathBuf {
+        self.folder.join(format!("{}-{}.{EXTENSION}", key(identity), hash_of(context)))
     }
 
     /// Whether an entry of this size may be written.
@@ -223,8 +230,11 @@ fn key(identity: &[u8; IDENTITY]) -> String {
     blake3::hash(identity).to_hex()[..16].to_owned()
 }
 
-fn hash_of(tokens: &[u32]) -> String {
+fn hash_of((namespace, tokens): (Namespace, &[u32])) -> String {
     let mut hasher = blake3::Hasher::new();
+    if namespace != Namespace::COMMON {
+        hasher.update(&namespace.0.to_le_bytes());
+    }
     for token in tokens {
         hasher.update(&token.to_le_bytes());
     }

@@ -21,7 +21,11 @@ use nanoinfer_kernels::BLOCK;
 
 use super::head;
 use super::store::{PrefixStore, ignored, touch};
+use crate::Namespace;
 use crate::memory::{HEADER, IDENTITY, Prefix};
+
+/// A namespace, and tokens.
+pub(super) type Context = (Namespace, Arc<[u32]>);
 
 /// What the threads report to the engine's thread.
 pub(super) enum Reply {
@@ -49,15 +53,15 @@ impl Drop for Ending {
 /// Blocks to read.
 pub(super) struct ReadJob {
     pub path: PathBuf,
-    /// The tokens that the entry must have.
-    pub tokens: Arc<[u32]>,
+    /// The namespace and tokens that the entry must have.
+    pub context: Context,
     pub blocks: Range<usize>,
 }
 
 /// Parts of an entry to write.
 pub(super) enum WriteJob {
     /// Begins an entry at a path, which replaces others.
-    Begin { tokens: Arc<[u32]>, path: PathBuf, replaces: Vec<PathBuf> },
+    Begin { context: Context, path: PathBuf, replaces: Vec<PathBuf> },
     /// The next block.
     Block(Vec<u8>),
     /// All blocks were sent.
@@ -112,7 +116,7 @@ fn read_blocks(
     let mut file = BufReader::new(file);
     let prefix = Prefix::read(&mut file).map_err(|e| note(&e.to_string()))?;
     prefix.check(identity).map_err(|what| note(&what))?;
-    if *prefix.tokens != *job.tokens {
+    if (prefix.namespace, &*prefix.tokens) != (job.context.0, &*job.context.1) {
         return Err(None); // another entry has taken its place
     }
     touch(&job.path);
@@ -136,8 +140,8 @@ pub(super) fn write_entries(
     // Buffers that arrive after an error come back, too.
     while let Ok(job) = jobs.recv() {
         let sent = match job {
-            WriteJob::Begin { tokens, path, replaces } => {
-                let written = write_entry(store, (identity, &tokens), &path, jobs, replies);
+            WriteJob::Begin { context, path, replaces } => {
+                let written = write_entry(store, (identity, &context), &path, jobs, replies);
                 let written =
                     written.map(|complete| complete.then(|| store.make_room(&path, replaces)));
                 let note = |e| {
@@ -161,7 +165,7 @@ pub(super) fn write_entries(
 /// Writes one entry, as its blocks arrive. Returns false if it was abandoned.
 fn write_entry(
     store: &PrefixStore,
-    (identity, tokens): (&[u8; IDENTITY], &[u32]),
+    (identity, (namespace, tokens)): (&[u8; IDENTITY], &Context),
     path: &Path,
     jobs: &Receiver<WriteJob>,
     replies: &Sender<Reply>,
@@ -186,7 +190,7 @@ fn write_entry(
         }
     }
     temp.as_file_mut().seek(SeekFrom::Start(0))?;
-    temp.as_file_mut().write_all(&head(identity, tokens, "", hashes.into_iter()))?;
+    temp.as_file_mut().write_all(&head(identity, (*namespace, tokens), "", hashes.into_iter()))?;
     store.commit(temp, path)?;
     Ok(true)
 }

@@ -63,7 +63,29 @@ impl Logprobs {
 
     /// Records the choice of a token with this raw logit.
     pub(super) fn choose(&mut self, logit: f32) {
-        self.token = (f64::from(logit) - self.total) as f32;
+        self.token = self.of(logit);
+    }
+
+    /// The log-probability of a token with this raw logit.
+    fn of(&self, logit: f32) -> f32 {
+        (f64::from(logit) - self.total) as f32
+    }
+
+    /// Determines the log-probabilities in a row of logits, and passes those of `ids` to `each`. Returns false
+    /// if the logits are not finite.
+    pub(crate) fn score(
+        &mut self,
+        (rows, row): (LogitRows<'_>, usize),
+        ids: &[u32],
+        scratch: &mut DrawScratch,
+        mut each: impl FnMut(f32),
+    ) -> bool {
+        if !rows.copy(row, &mut scratch.logits) {
+            return false;
+        }
+        self.read(rows, scratch);
+        ids.iter().for_each(|&id| each(self.of(rows.get(row, id))));
+        true
     }
 }
 

@@ -48,9 +48,13 @@ pub(super) fn pick_any(weights: &[f32], uniform: f64, fallback: u32) -> u32 {
 /// wait for each addition.
 pub(super) fn sum(weights: &[f32]) -> f64 {
     let mut lanes = [0.0f64; 16];
-    for chunk in weights.chunks(lanes.len()) {
-        lanes.iter_mut().zip(chunk).for_each(|(lane, &w)| *lane += f64::from(w));
+    let (chunks, rest) = weights.as_chunks::<16>();
+    for chunk in chunks {
+        for i in 0..16 {
+            lanes[i] += f64::from(chunk[i]);
+        }
     }
+    lanes.iter_mut().zip(rest).for_each(|(lane, &w)| *lane += f64::from(w));
     lanes.iter().sum()
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::readout::PromptValues;
 use crate::{DraftStats, Drafting, Sampling};
 
 /// Options of an answer.
@@ -64,6 +65,11 @@ pub enum Event<'s> {
         /// Tokens to process, excluding cached ones.
         total: usize,
     },
+    /// What was determined of the prompt. Only requests of a [`crate::Batch`] have this event.
+    Prompt {
+        /// See [`crate::PromptOutput`].
+        values: &'s PromptValues,
+    },
     /// A token was generated.
     Token {
         /// Its id.
@@ -89,7 +95,7 @@ impl Event<'_> {
     /// New text of the answer; empty while the prompt is being processed.
     pub fn text(&self) -> &str {
         match self {
-            Self::Prefill { .. } => "",
+            Self::Prefill { .. } | Self::Prompt { .. } => "",
             Self::Token { text, .. } | Self::Finished { text, .. } => text,
         }
     }

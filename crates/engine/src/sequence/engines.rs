@@ -54,6 +54,12 @@ impl Engines {
         self.draft.as_ref()
     }
 
+    /// Bytes of the models and their engines, see [`Engine::memory`].
+    pub fn memory(&self) -> u64 {
+        let draft = self.draft.as_ref().map_or(0, Engine::memory);
+        self.target.memory().saturating_add(draft)
+    }
+
     pub(crate) fn draft_mut(&mut self) -> Option<&mut Engine> {
         self.draft.as_mut()
     }

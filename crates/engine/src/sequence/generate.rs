@@ -56,7 +56,7 @@ impl Sequence {
         check_bias(&self.model, &options)?;
         // The last token is always processed, as the first token of the answer is drawn from its logits.
         self.end_draws(engines)?;
-        let reused = engines.target.truncate(self.seq, self.tokens.len() - 1)?;
+        let reused = engines.target.truncate(self.seq, self.reusable())?;
         self.stop(None);
         self.last = None;
         self.canceller.clear();
@@ -81,7 +81,7 @@ impl Sequence {
         };
         self.prefilled_from = reused;
         self.started = Instant::now();
-        self.state = if options.max_tokens == Some(0) {
+        self.state = if options.max_tokens == Some(0) && self.reader.is_none() {
             State::Ending(FinishReason::Length)
         } else {
             State::Prefill
@@ -116,7 +116,8 @@ impl Sequence {
         match self.state {
             State::Prefill => {
                 let left = self.tokens.len() - engines.target.len(self.seq)?;
-                let left = if rows == 0 { left.saturating_sub(1) } else { left };
+                let waits = rows == 0 && self.has_answer();
+                let left = if waits { left.saturating_sub(1) } else { left };
                 self.append_tokens(engines, left.min(room), batch)
             }
             State::Decode if self.speculator.row().is_none() => {
@@ -137,8 +138,8 @@ impl Sequence {
         }
     }
 
-    /// Appends the next `n` tokens of the context, followed by the draft. The last token of the context
-    /// and all draft tokens request logits.
+    /// Appends the next `n` tokens of the context, followed by the draft. The last token of the context, if there
+    /// is to be an answer, and all draft tokens request logits.
     fn append_tokens(
         &mut self,
         engines: &Engines,
@@ -147,9 +148,11 @@ impl Sequence {
     ) -> Result<(), Error> {
         let taken = batch.iter().filter(|t| t.logits).count();
         let (seq, last) = (self.seq, self.tokens.len() - 1);
+        let last = self.has_answer().then_some(last);
         let cached = engines.target.len(seq)?;
         let tokens = self.tokens[cached..cached + n].iter().zip(cached..);
-        batch.extend(tokens.map(|(&token, i)| BatchToken { seq, token, logits: i == last }));
+        self.placed = batch.len()..batch.len() + n;
+        batch.extend(tokens.map(|(&token, i)| BatchToken { seq, token, logits: Some(i) == last }));
         let draft = self.speculator.draft().iter();
         batch.extend(draft.map(|&token| BatchToken { seq, token, logits: true }));
         if n > 0 {
@@ -175,12 +178,27 @@ impl Sequence {
             self.speculator.passed(self.passed.elapsed().as_secs_f64());
             return Ok(());
         }
-        let from = self.prefilled_from;
-        let (done, total) = (engines.target.len(self.seq)? - from, self.tokens.len() - from);
+        let (from, end) = (self.prefilled_from, engines.target.len(self.seq)?);
+        if let Some(reader) = &mut self.reader {
+            let (at, context) = ((pass, &self.placed, end), (&*self.tokens, &self.canceller));
+            match reader.read(&mut engines.target, at, context) {
+                Err(error @ Error::NotFinite { .. }) => {
+                    self.stop(None);
+                    self.failed = Some(error);
+                    return Ok(());
+                }
+                read => read?,
+            }
+        }
+        let (done, total) = (end - from, self.tokens.len() - from);
         self.pending = Some(Pending::Prefill { done, total });
         if done == total {
-            self.state = State::Decode;
-            self.speculator.prompt_done(&self.tokens, engines.draft_mut());
+            if self.has_answer() {
+                self.state = State::Decode;
+                self.speculator.prompt_done(&self.tokens, engines.draft_mut());
+            } else {
+                self.state = State::Ending(FinishReason::Length);
+            }
             if self.stats.generated == 0 {
                 self.stats.prefill = self.started.elapsed();
             }

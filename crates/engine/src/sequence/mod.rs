@@ -10,12 +10,13 @@
 //!
 //! This file contains the state and the prompts, and `generate` contains the loop above. `dialogue`
 //! determines which tokens a prompt keeps from the previous one. `answer` has options, events and
-//! statistics. `schedule` has what a [`crate::Batch`] requires. `engines` is what a sequence runs on; `session` is an engine with one sequence.
+//! statistics. `readout` is what can be determined of a prompt besides. `schedule` has what a [`crate::Batch`] requires. `engines` is what a sequence runs on; `session` is an engine with one sequence.
 
 mod answer;
 mod dialogue;
 mod engines;
 mod generate;
+mod readout;
 mod schedule;
 
 use std::fmt;
@@ -27,11 +28,13 @@ use nanoinfer_text::{Message, StopMatcher, TextStream};
 
 use crate::sample::{Constraint, Drawn, Logprobs, Sampler};
 use crate::speculate::{Script, Speculator};
-use crate::{Canceller, Candidate, Engine, Error, Model, Overflow, PassId, SeqId};
+use crate::{Canceller, Candidate, Engine, Error, Model, Namespace, Overflow, PassId, SeqId};
 pub use answer::{Difference, Event, FinishReason, GenerateOptions, Stats};
 use dialogue::Dialogue;
 pub use engines::Engines;
 pub(crate) use generate::check_bias;
+use readout::Reader;
+pub use readout::{Pooling, PromptLogprobs, PromptOutput, PromptValues};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -56,6 +59,7 @@ enum Pending {
 pub struct Sequence {
     model: Arc<Model>,
     seq: SeqId,
+    namespace: Namespace,
     canceller: Canceller,
     /// Maximum number of tokens in the context.
     limit: usize,
@@ -74,7 +78,11 @@ pub struct Sequence {
     /// Those of the last token, if requested.
     logprobs: Option<Logprobs>,
     constraint: Option<Box<dyn Constraint>>,
+    /// What remains to be determined of the prompt.
+    reader: Option<Reader>,
     speculator: Speculator,
+    /// The tokens in the batch of the last plan.
+    placed: Range<usize>,
     /// Rows of logits requested by the last plan.
     planned: Option<Range<usize>>,
     /// The pass to draw from, and this sequence's first row.
@@ -135,6 +143,7 @@ impl Sequence {
         let capacity = limit.min(tokens) + 1;
         Ok(Self {
             seq,
+            namespace: engine.namespace(seq)?,
             canceller: engine.canceller(seq)?,
             limit,
             tokens: Vec::with_capacity(capacity),
@@ -148,7 +157,9 @@ impl Sequence {
             sampler: Sampler::new(model.config().vocab_size as usize, capacity),
             logprobs: None,
             constraint: None,
+            reader: None,
             speculator: Speculator::new(capacity, model.generation()),
+            placed: 0..0,
             planned: None,
             rows: None,
             drawn: None,
@@ -343,8 +354,8 @@ impl Sequence {
         let common = self.tokens.iter().zip(ids).take_while(|(a, b)| a == b).count();
         self.end_draws(engines)?;
         engines.target.truncate(self.seq, common)?;
-        let differs = engines.target.difference(ids)?;
-        engines.recall(self.seq, ids, &mut self.notes)?;
+        let differs = engines.target.difference(self.seq, ids)?;
+        self.recall(engines, ids)?;
         engines.target.pin(self.seq, pinned)?;
         self.speculator.truncate(&self.tokens, common, engines.draft_mut());
         self.speculator.pin(pinned, engines.draft_mut());
@@ -355,6 +366,14 @@ impl Sequence {
         let differs = differs.map(|(at, cached)| Difference { at, cached, token: ids[at] });
         (self.last, self.stats) = (None, Stats { differs, ..Stats::default() });
         Ok(())
+    }
+
+    /// Extends the cached part of the context, of which `ids` are the tokens, with what was computed earlier.
+    fn recall(&mut self, engines: &mut Engines, ids: &[u32]) -> Result<(), Error> {
+        match self.reader.as_ref().map_or(ids.len(), |reader| reader.recallable(ids.len())) {
+            0 => Ok(()),
+            n => engines.recall(self.seq, &ids[..n], &mut self.notes),
+        }
     }
 
     /// The current answer's text and the index in the context at which it ends: before the end-of-answer

@@ -1,14 +1,19 @@
 //! What a [`crate::Batch`] requires of its sequences: buffers of the right size, preemption, and the state
 //! on which it bases a pass.
 
+use super::readout::{PromptOutput, PromptValues, Reader};
 use super::{Sequence, State};
 use crate::speculate::{Experience, Outcomes};
-use crate::{Canceller, Engines, Error, FinishReason};
+use crate::{Canceller, Engines, Error, FinishReason, Namespace};
 
 impl Sequence {
-    /// Opens a sequence for up to `tokens` tokens.
-    pub(crate) fn open_for(engines: &mut Engines, tokens: usize) -> Result<Self, Error> {
-        let seq = engines.target.open()?;
+    /// Opens a sequence of a namespace for up to `tokens` tokens.
+    pub(crate) fn open_for(
+        engines: &mut Engines,
+        namespace: Namespace,
+        tokens: usize,
+    ) -> Result<Self, Error> {
+        let seq = engines.target.open_in(namespace)?;
         Self::with_id(engines, seq, tokens)
     }
 
@@ -29,6 +34,30 @@ impl Sequence {
         Ok(())
     }
 
+    /// Declares what is to be determined of the next prompt, which has `tokens` tokens. Call this before the prompt
+    /// is set.
+    pub(crate) fn set_output(&mut self, engines: &Engines, output: PromptOutput, tokens: usize) {
+        self.reader = Some(Reader::new(output, tokens, &engines.target));
+    }
+
+    /// Takes what was determined of the prompt, once it is complete.
+    pub(crate) fn take_values(&mut self) -> Option<PromptValues> {
+        let done = self.reader.as_ref()?.is_complete() && self.state != State::Prefill;
+        self.reader.take_if(|_| done).map(Reader::into_values)
+    }
+
+    /// Number of tokens of the context that need not be computed if they are in the cache: the next token is drawn
+    /// from the logits of the last one.
+    pub(crate) fn reusable(&self) -> usize {
+        let last = self.tokens.len().saturating_sub(1);
+        self.reader.as_ref().map_or(last, |reader| reader.reusable().min(last))
+    }
+
+    /// Whether there is to be an answer to the prompt.
+    pub(crate) fn has_answer(&self) -> bool {
+        self.options.max_tokens != Some(0)
+    }
+
     /// Gives up the cache in the middle of an answer. Only [`Self::resume`], [`Self::conclude`] and
     /// [`Self::event`] may follow.
     pub(crate) fn park(&mut self, engines: &mut Engines) -> Result<(), Error> {
@@ -44,10 +73,13 @@ impl Sequence {
     /// Continues an answer after [`Self::park`]. What the cache no longer holds is computed again, with
     /// the same bits, so the answer is the same.
     pub(crate) fn resume(&mut self, engines: &mut Engines) -> Result<(), Error> {
-        self.seq = engines.target.open()?;
+        self.seq = engines.target.open_in(self.namespace)?;
         engines.target.set_canceller(self.seq, self.canceller.clone())?;
-        engines.recall(self.seq, &self.tokens, &mut self.notes)?;
-        self.prefilled_from = engines.target.truncate(self.seq, self.tokens.len() - 1)?;
+        let tokens = std::mem::take(&mut self.tokens);
+        let recalled = self.recall(engines, &tokens);
+        self.tokens = tokens;
+        recalled?;
+        self.prefilled_from = engines.target.truncate(self.seq, self.reusable())?;
         Ok(())
     }
 
@@ -59,7 +91,7 @@ impl Sequence {
     /// Reuses what other sequences have computed of this prompt by now.
     pub(crate) fn follow(&mut self, engines: &mut Engines) -> Result<(), Error> {
         let cached = engines.target.len(self.seq)?;
-        let held = engines.target.share(self.seq, &self.tokens[..self.tokens.len() - 1])?;
+        let held = engines.target.share(self.seq, &self.tokens[..self.reusable()])?;
         self.prefilled_from += held - cached;
         if self.stats.generated == 0 {
             self.stats.reused_tokens += held - cached;

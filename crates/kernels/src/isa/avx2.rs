@@ -273,6 +273,11 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(AHEAD).cast()) };
     }
     #[inline(always)]
+    fn prefetch_near<T>(self, x: &T) {
+        // SAFETY: a prefetch is a hint and valid for any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(x).cast()) };
+    }
+    #[inline(always)]
     fn add_i32(self, a: I, b: I) -> I {
         lanes!(_mm256_add_epi32, a, b)
     }

@@ -190,6 +190,10 @@ impl<const VBMI: bool, const MATRIX: bool> Simd for Avx512<VBMI, MATRIX> {
         op!(_mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(AHEAD).cast()));
     }
     #[inline(always)]
+    fn prefetch_near<T>(self, x: &T) {
+        op!(_mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(x).cast()));
+    }
+    #[inline(always)]
     fn first(self, a: __m512) -> f32 {
         op!(_mm512_cvtss_f32(a))
     }

@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nanoinfer_engine::{FinishReason, Stats};
+use nanoinfer_engine::{FinishReason, PromptLogprobs, PromptValues, Stats};
 
 use super::model::ServedModel;
 use super::parts::{self, Part, Splitter, Whole};
+use crate::keys::Usage;
 use crate::problem::{Kind, Problem};
 use crate::runner::{Happened, Logprobs};
 use crate::stream::Stream;
@@ -18,6 +19,11 @@ pub(crate) enum Update {
     Prefill {
         done: usize,
         total: usize,
+    },
+    /// The log-probabilities of a choice's prompt.
+    Prompt {
+        choice: usize,
+        logprobs: PromptLogprobs,
     },
     Chunk(Chunk),
     End(End),
@@ -83,6 +89,8 @@ impl Reason {
 /// A whole answer: its updates, folded.
 #[derive(Default)]
 pub(crate) struct Answer {
+    /// Those of the prompt, if they were requested.
+    pub(crate) prompt: Option<PromptLogprobs>,
     pub(crate) parts: Vec<Whole>,
     pub(crate) tokens: Vec<(u32, Logprobs)>,
     pub(crate) reason: Reason,
@@ -110,6 +118,8 @@ pub(crate) struct Answering {
     choices: Vec<Progress>,
     stops: Vec<String>,
     deadline: Option<tokio::time::Instant>,
+    /// The key that pays for the tokens.
+    payer: Option<Arc<Usage>>,
     started: Instant,
 }
 
@@ -120,6 +130,8 @@ struct Progress {
     tokens: Vec<u32>,
     last: Option<Instant>,
     splitter: Splitter,
+    /// Whether the prompt has log-probabilities: then the token that ends the answer has them too.
+    scored: bool,
     ended: bool,
 }
 
@@ -128,6 +140,7 @@ impl Answering {
         (served, stream): (Arc<ServedModel>, Stream),
         (prompts, splitters, stops): (&[usize], Vec<Splitter>, Vec<String>),
         (started, max_time): (Instant, Option<Duration>),
+        payer: Option<Arc<Usage>>,
     ) -> Self {
         let deadline = max_time.and_then(|time| started.checked_add(time)).map(Into::into);
         let choice = |(&prompt, splitter)| Progress {
@@ -136,11 +149,12 @@ impl Answering {
             tokens: Vec::new(),
             last: None,
             splitter,
+            scored: false,
             ended: false,
         };
         let choices = prompts.iter().zip(splitters).map(choice).collect();
         let due = VecDeque::new();
-        Self { served, stream, due, choices, stops, deadline, started }
+        Self { served, stream, due, choices, stops, deadline, payer, started }
     }
 
     /// The next update; `None` after the last. May be dropped while it waits.
@@ -204,6 +218,7 @@ impl Answering {
         while let Some(update) = self.next().await {
             match update {
                 Update::Prefill { .. } => {}
+                Update::Prompt { choice, logprobs } => answers[choice].prompt = Some(logprobs),
                 Update::Chunk(chunk) => {
                     let answer = &mut answers[chunk.choice];
                     let parts = chunk.parts.into_iter();
@@ -242,10 +257,16 @@ impl Answering {
             Happened::Prefill { done, total } => {
                 self.due.push_back(Update::Prefill { done, total });
             }
+            Happened::Prompt(PromptValues::Logprobs(logprobs)) => {
+                self.choices[choice].scored = true;
+                self.due.push_back(Update::Prompt { choice, logprobs });
+            }
+            Happened::Prompt(_) => {} // not requested of an answer
             Happened::Token(token) => {
                 self.measure(choice, token.count);
                 self.choices[choice].tokens.push(token.id);
-                let logprobs = token.logprobs.filter(|_| !self.served.ends(token.id));
+                let shows = self.choices[choice].scored || !self.served.ends(token.id);
+                let logprobs = token.logprobs.filter(|_| shows);
                 let logprobs = logprobs.map(|logprobs| (token.id, logprobs));
                 let mut parts = Vec::new();
                 self.choices[choice].splitter.push(Some(token.id), token.text, &mut parts);
@@ -261,8 +282,9 @@ impl Answering {
                     FinishReason::Context => Reason::Context,
                     _ => Reason::Time, // cancelled, which only this server can have done
                 };
+                self.count(choice, stats.generated, Instant::now());
                 let state = &mut self.choices[choice];
-                (state.ended, state.count) = (true, stats.generated);
+                state.ended = true;
                 let mut parts = Vec::new();
                 state.splitter.push(None, text, &mut parts);
                 state.splitter.finish(&mut parts);
@@ -310,7 +332,16 @@ impl Answering {
             None => metrics.first_token.observe((now - self.started).as_secs_f64()),
             Some(last) => metrics.gap.observe((now - last).as_secs_f64()),
         }
-        (state.last, state.count) = (Some(now), count);
+        state.last = Some(now);
+        self.count(choice, count, now);
+    }
+
+    /// Counts the tokens of a choice so far.
+    fn count(&mut self, choice: usize, count: usize, now: Instant) {
+        let before = std::mem::replace(&mut self.choices[choice].count, count);
+        if let Some(payer) = &self.payer {
+            payer.pay(count - before.min(count), now);
+        }
     }
 
     /// The time for the request is over: what has begun ends as it is.

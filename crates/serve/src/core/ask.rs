@@ -81,6 +81,8 @@ pub(crate) struct AskOptions {
     pub(crate) logit_bias: Vec<(u32, f32)>,
     /// Number of most likely tokens to report besides the chosen one.
     pub(crate) logprobs: Option<usize>,
+    /// Whether to report them for the prompt too.
+    pub(crate) prompt_logprobs: bool,
     pub(crate) class: Option<Class>,
     pub(crate) structure: Option<Structure>,
 }

@@ -7,6 +7,7 @@
 //! parts    the parts of an answer: reasoning, content, calls
 //! prepare  options → the engine's requests: the only place that makes them
 //! answer   the engine's events → updates of an answer: the only place that reads them
+//! read     the same for prompts that are not answered: embeddings, rankings
 //! ```
 
 pub(crate) mod answer;
@@ -14,4 +15,5 @@ pub(crate) mod ask;
 pub(crate) mod model;
 pub(crate) mod parts;
 pub(crate) mod prepare;
+pub(crate) mod read;
 mod restrict;

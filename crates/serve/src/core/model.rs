@@ -6,6 +6,7 @@ use nanoinfer_engine::{Engine, KvType, Model, NUMERICS, Seams};
 use nanoinfer_grammar::Grammars;
 use nanoinfer_text::{AnswerFormat, Specials, TextStream};
 
+use crate::inside::Inside;
 use crate::problem::{Kind, Problem};
 use crate::stream::Link;
 
@@ -17,10 +18,15 @@ pub(crate) struct ServedModel {
     pub(crate) grammars: Grammars,
     pub(crate) format: OnceLock<AnswerFormat>,
     pub(crate) link: Arc<Link>,
+    pub(crate) inside: Arc<Inside>,
     /// Identifies what determines the tokens of an answer: the model, the arithmetic and the cache's type.
     pub(crate) fingerprint: String,
     /// Maximum number of tokens in a context.
     pub(crate) ctx: usize,
+    /// Number of prompts of a request to submit at once, see [`super::read`].
+    pub(crate) at_once: usize,
+    /// Bytes that it takes while it is loaded.
+    pub(crate) memory: u64,
     /// When the server was started, in seconds since 1970.
     pub(crate) created: u64,
 }
@@ -44,6 +50,18 @@ impl ServedModel {
     /// How the model writes reasoning and calls of tools.
     pub(crate) fn format(&self) -> &AnswerFormat {
         self.format.get_or_init(|| self.model.answer_format())
+    }
+
+    /// Whether the name of the model or of its source contains a word, as those of models for embeddings or for
+    /// ranking do; nothing else in a model tells what it was made for.
+    pub(crate) fn is_named(&self, word: &str) -> bool {
+        let source = self.model.file().source().unwrap_or_default();
+        [&self.name, &source].iter().any(|name| name.to_ascii_lowercase().contains(word))
+    }
+
+    /// Whether the engine is loaded.
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.link.metrics.loaded.get() > 0
     }
 
     /// Whether a token ends answers.

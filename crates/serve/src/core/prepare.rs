@@ -3,7 +3,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use nanoinfer_engine::{Drafting, GenerateOptions, Request, Sampling};
+use nanoinfer_engine::{Drafting, GenerateOptions, Namespace, PromptOutput, Request, Sampling};
 use nanoinfer_text::{AnswerParser, ChatInput, Specials, Tools};
 
 use super::ask::{Ask, AskOptions, Chat, Prompt, Structure};
@@ -17,6 +17,8 @@ use crate::problem::Problem;
 pub(crate) struct Caller {
     /// Whom to charge, see [`Request::key`].
     pub(crate) key: u64,
+    /// Whose contexts may be reused.
+    pub(crate) namespace: Namespace,
     /// The most urgent class that the caller may use.
     pub(crate) class: nanoinfer_engine::Class,
 }
@@ -39,18 +41,22 @@ pub(crate) fn prepare(served: &ServedModel, ask: Ask, caller: Caller) -> Result<
     // A number that JavaScript can represent.
     let seed = options.seed.unwrap_or_else(|| RandomState::new().hash_one(()) >> 32);
     let (stops, class, structure) = (options.stop.clone(), options.class, options.structure.take());
+    let output = options.logprobs.filter(|_| options.prompt_logprobs);
+    let output = output.map(PromptOutput::Logprobs);
     let generate = generate_options(served, options, seed);
     let mut requests = Vec::with_capacity(prompts.len() * n);
     let mut splitters = Vec::with_capacity(prompts.len() * n);
     for prompt in prompts {
-        let (mut request, conversation) = encode(served, prompt, structure.as_ref())?;
+        let context = (structure.as_ref(), caller.namespace);
+        let (mut request, conversation) = encode(served, prompt, context)?;
         if request.prompt.len() > served.ctx {
             return Err(Problem::context(request.prompt.len(), served.ctx));
         }
         let ends = std::mem::take(&mut request.options.stop_tokens);
         request.options = generate.clone();
         request.options.stop_tokens.extend(ends);
-        request.key = caller.key;
+        request.output.clone_from(&output);
+        (request.key, request.namespace) = (caller.key, caller.namespace);
         request.class = class.unwrap_or_default().max(caller.class);
         for i in 0..n as u64 {
             let mut choice = request.clone();
@@ -72,13 +78,13 @@ struct Conversation {
 fn encode(
     served: &ServedModel,
     prompt: Prompt,
-    structure: Option<&Structure>,
+    (structure, namespace): (Option<&Structure>, Namespace),
 ) -> Result<(Request, Option<Conversation>), Problem> {
     let model = &served.model;
     let tokens = |prompt| Request { prompt, ..Request::default() };
     let mut request = match prompt {
         Prompt::Chat(chat) => {
-            let (request, conversation) = converse(served, *chat, structure)?;
+            let (request, conversation) = converse(served, *chat, (structure, namespace))?;
             return Ok((request, Some(conversation)));
         }
         Prompt::Text { text, specials } => tokens(served.encode(&text, true, specials)?),
@@ -116,18 +122,23 @@ pub(crate) fn input(served: &ServedModel, chat: &Chat) -> Result<ChatInput, Prob
 }
 
 /// The tokens of a conversation.
-pub(crate) fn encode_chat(served: &ServedModel, chat: &Chat) -> Result<Vec<u32>, Problem> {
-    let request = served.seams.request_chat(&served.model, &input(served, chat)?);
+pub(crate) fn encode_chat(
+    served: &ServedModel,
+    chat: &Chat,
+    caller: Caller,
+) -> Result<Vec<u32>, Problem> {
+    let seams = served.seams.of(caller.namespace);
+    let request = seams.request_chat(&served.model, &input(served, chat)?);
     request.map(|request| request.prompt).map_err(|e| Problem::engine(&e))
 }
 
 fn converse(
     served: &ServedModel,
     chat: Chat,
-    structure: Option<&Structure>,
+    (structure, namespace): (Option<&Structure>, Namespace),
 ) -> Result<(Request, Conversation), Problem> {
     let input = input(served, &chat)?;
-    let request = served.seams.request_chat(&served.model, &input);
+    let request = served.seams.of(namespace).request_chat(&served.model, &input);
     let mut request = request.map_err(|e| Problem::engine(&e))?;
     let prompt = request.chat.as_ref().map(|chat| chat.text()).unwrap_or_default();
     let tools = chat.toolbox.as_ref().map(|toolbox| Tools::from_json(&toolbox.tools));

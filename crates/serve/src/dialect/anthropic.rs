@@ -12,7 +12,7 @@ use crate::core::answer::{Answer, Reason, Update};
 use crate::core::ask::{Ask, Chat, Prompt, ToolChoice, Toolbox};
 use crate::core::model::ServedModel;
 use crate::core::parts::{Part, Whole};
-use crate::core::prepare;
+use crate::core::prepare::{self, Caller};
 use crate::problem::Problem;
 
 /// A line that one client puts before its instructions. It changes with every request, and nothing after it
@@ -42,9 +42,13 @@ pub(crate) fn parse(body: &Value, served: &ServedModel) -> Result<Call, Problem>
 }
 
 /// The number of tokens that a conversation has.
-pub(crate) fn count_tokens(body: &Value, served: &ServedModel) -> Result<Value, Problem> {
+pub(crate) fn count_tokens(
+    body: &Value,
+    served: &ServedModel,
+    caller: Caller,
+) -> Result<Value, Problem> {
     unsupported::check(body, &OWN)?;
-    let count = prepare::encode_chat(served, &conversation(body)?)?.len();
+    let count = prepare::encode_chat(served, &conversation(body)?, caller)?.len();
     Ok(json!({"input_tokens": count}))
 }
 
@@ -334,6 +338,7 @@ impl Encoder for MessageEncoder {
     fn update(&mut self, _served: &ServedModel, _meta: &Meta, update: &Update, out: &mut Vec<u8>) {
         match update {
             Update::Prefill { done, total } => comment(&format!("prefill {done}/{total}"), out),
+            Update::Prompt { .. } => {} // of completions only
             Update::Chunk(chunk) => {
                 for (i, part) in chunk.parts.iter().enumerate() {
                     let is_last = i + 1 == chunk.parts.len();

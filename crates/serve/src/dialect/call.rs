@@ -1,11 +1,13 @@
 //! A parsed request, and how its answer is written.
 
+use nanoinfer_engine::PromptOutput;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::core::answer::{Answer, Update};
 use crate::core::ask::Ask;
 use crate::core::model::ServedModel;
+use crate::core::read::Read;
 use crate::problem::Problem;
 
 /// Reads a request of an API.
@@ -17,6 +19,24 @@ pub(crate) struct Call {
     /// Whether the answer is sent while it is generated.
     pub(crate) stream: bool,
     pub(crate) encoder: Box<dyn Encoder>,
+}
+
+/// Reads a request to read prompts without answering them.
+pub(crate) type ParseReading = fn(&Value, &ServedModel) -> Result<Reading, Problem>;
+
+/// A parsed request to read prompts.
+pub(crate) struct Reading {
+    pub(crate) prompts: Vec<Vec<u32>>,
+    pub(crate) output: PromptOutput,
+    /// Makes the JSON of the answer, from the results of all prompts.
+    pub(crate) write: Write,
+}
+
+pub(crate) type Write = Box<dyn FnOnce(&ServedModel, Vec<Read>) -> Vec<u8> + Send>;
+
+/// JSON. This fails only for maps with keys that are not strings, of which there are none.
+pub(crate) fn to_json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
 }
 
 /// What every answer says.

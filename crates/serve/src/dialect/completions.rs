@@ -1,14 +1,16 @@
 //! OpenAI's completions of raw prompts: `/v1/completions`.
 
-use serde::Deserialize;
-use serde_json::{Value, json};
+use nanoinfer_engine::{PromptLogprobs, TokenLogprob};
+use nanoinfer_text::TextStream;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 use super::call::{Call, Encoder, Meta, event};
 use super::fields::{self, Fields, MAX_CHOICES, StreamOptions};
 use super::openai_chat::finish_reason;
 use super::problems::Form;
 use super::usage::{Totals, remarks};
-use super::{structure, unsupported};
+use super::{inputs, structure, unsupported};
 use crate::core::answer::{Answer, Update};
 use crate::core::ask::{Ask, Prompt};
 use crate::core::model::ServedModel;
@@ -36,20 +38,27 @@ pub(crate) fn parse(body: &Value, served: &ServedModel) -> Result<Call, Problem>
     };
     options.structure = structure::read(body)?;
     options.logprobs = own.logprobs.map(|n| fields::top_logprobs("logprobs", n)).transpose()?;
-    let prompts = prompts(body, served, own.parse_special.unwrap_or(false))?;
+    let specials = own.parse_special.unwrap_or(false);
+    let mut prompts = inputs::read((body, "prompt"), (MAX_CHOICES, specials), served)?;
     let n = common.choices(prompts.len())?;
     if own.best_of.is_some_and(|best| best != n as u64) {
         return Err(Problem::field("best_of", "is not supported by this server; use n"));
     }
-    let echoed = match own.echo.unwrap_or(false) {
-        true if options.logprobs.is_some() => {
-            let what = "log-probabilities of the prompt are not supported by this server";
-            return Err(Problem::field("echo", what));
+    let echo = own.echo.unwrap_or(false);
+    let suffix = own.suffix.filter(|suffix| !suffix.is_empty());
+    options.prompt_logprobs = echo && options.logprobs.is_some();
+    if options.prompt_logprobs && suffix.is_some() {
+        let what =
+            "cannot be combined with suffix and logprobs, since the prompt then has other tokens";
+        return Err(Problem::field("echo", what));
+    }
+    let mut echoed = vec![Echo::default(); prompts.len()];
+    if echo {
+        for (echo, prompt) in echoed.iter_mut().zip(&mut prompts) {
+            *echo = Echo::of(served, prompt, options.prompt_logprobs)?;
         }
-        true => prompts.iter().map(|prompt| shown(served, prompt)).collect(),
-        false => vec![String::new(); prompts.len()],
-    };
-    let prompts = match own.suffix.filter(|suffix| !suffix.is_empty()) {
+    }
+    let prompts = match suffix {
         Some(suffix) => with_suffix(prompts, &suffix)?,
         None => prompts,
     };
@@ -67,36 +76,6 @@ pub(crate) fn parse(body: &Value, served: &ServedModel) -> Result<Call, Problem>
     })
 }
 
-/// One or more texts, or lists of tokens.
-fn prompts(body: &Value, served: &ServedModel, specials: bool) -> Result<Vec<Prompt>, Problem> {
-    let expected = "expected a text, a list of tokens, or a list of these";
-    let bad = |at: &str| Problem::field(at, expected);
-    let text = |text: &str| Prompt::Text { text: text.to_owned(), specials };
-    let vocab = served.model.config().vocab_size;
-    let ids = |list: &[Value], at: &str| {
-        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-        let ids = list.iter().map(id).collect::<Option<Vec<u32>>>().ok_or_else(|| bad(at))?;
-        fields::tokens(at, Some(&ids), vocab).map(Prompt::Tokens)
-    };
-    let list = match body.get("prompt") {
-        Some(Value::String(one)) => return Ok(vec![text(one)]),
-        Some(Value::Array(list)) if list.first().is_some_and(Value::is_number) => {
-            return Ok(vec![ids(list, "prompt")?]);
-        }
-        Some(Value::Array(list)) if (1..=MAX_CHOICES).contains(&list.len()) => list,
-        _ => return Err(bad("prompt")),
-    };
-    let one = |(i, value): (usize, &Value)| {
-        let at = format!("prompt[{i}]");
-        match value {
-            Value::String(one) => Ok(text(one)),
-            Value::Array(list) => ids(list, &at),
-            _ => Err(bad(&at)),
-        }
-    };
-    list.iter().enumerate().map(one).collect()
-}
-
 fn with_suffix(prompts: Vec<Prompt>, suffix: &str) -> Result<Vec<Prompt>, Problem> {
     let one = |prompt| match prompt {
         Prompt::Text { text: prefix, .. } => {
@@ -107,12 +86,50 @@ fn with_suffix(prompts: Vec<Prompt>, suffix: &str) -> Result<Vec<Prompt>, Proble
     prompts.into_iter().map(one).collect()
 }
 
-/// A prompt's text.
-fn shown(served: &ServedModel, prompt: &Prompt) -> String {
-    match prompt {
-        Prompt::Text { text, .. } => text.clone(),
-        Prompt::Tokens(ids) => served.decode(ids),
-        Prompt::Chat(_) | Prompt::Infill { .. } => String::new(),
+/// The prompt before an answer.
+#[derive(Clone, Default)]
+struct Echo {
+    text: String,
+    /// Its tokens, if their log-probabilities are reported.
+    tokens: Vec<u32>,
+}
+
+impl Echo {
+    /// What to show of a prompt; a text becomes tokens if these are reported.
+    fn of(served: &ServedModel, prompt: &mut Prompt, reports: bool) -> Result<Self, Problem> {
+        let text = match prompt {
+            Prompt::Text { text, specials } => {
+                let text = std::mem::take(text);
+                *prompt = match reports {
+                    true => Prompt::Tokens(served.encode(&text, true, *specials)?),
+                    false => Prompt::Text { text: text.clone(), specials: *specials },
+                };
+                text
+            }
+            Prompt::Tokens(ids) => served.decode(ids),
+            Prompt::Chat(_) | Prompt::Infill { .. } => String::new(),
+        };
+        let tokens = match prompt {
+            Prompt::Tokens(ids) if reports => ids.clone(),
+            _ => Vec::new(),
+        };
+        Ok(Self { text, tokens })
+    }
+
+    /// The number of characters before each token. Tokens that the text does not show, such as the one that
+    /// begins every prompt, are at its beginning.
+    fn offsets(&self, served: &ServedModel) -> Vec<usize> {
+        let Some(vocab) = served.model.vocab() else { return vec![0; self.tokens.len()] };
+        let (mut stream, mut at) = (TextStream::new(&vocab.table(), false), 0);
+        let mut offsets = Vec::with_capacity(self.tokens.len());
+        for &id in &self.tokens {
+            offsets.push(at);
+            at += stream.push(&vocab, id).chars().count();
+        }
+        at += stream.finish().chars().count();
+        let shown = self.text.chars().count();
+        let hidden = at.saturating_sub(shown);
+        offsets.into_iter().map(|at| at.saturating_sub(hidden).min(shown)).collect()
     }
 }
 
@@ -120,8 +137,8 @@ struct CompletionEncoder {
     stream: StreamOptions,
     /// Answers to each prompt.
     n: usize,
-    /// The text before each prompt's answers.
-    echoed: Vec<String>,
+    /// What precedes each prompt's answers.
+    echoed: Vec<Echo>,
     /// Characters of text so far of each choice.
     offsets: Vec<usize>,
     totals: Totals,
@@ -142,7 +159,7 @@ impl CompletionEncoder {
 
     /// The echoed text, before the first text of a choice.
     fn echo(&mut self, choice: usize) -> String {
-        let echoed = &self.echoed[choice / self.n];
+        let echoed = &self.echoed[choice / self.n].text;
         let text = if self.offsets[choice] == 0 { echoed.clone() } else { String::new() };
         self.offsets[choice] += text.chars().count();
         text
@@ -160,12 +177,30 @@ impl Encoder for CompletionEncoder {
                 return self.alive(&format!("prefill {done}/{total}"), out);
             }
             Update::Failed(problem) => return event(None, None, &Form::OpenAi.body(problem), out),
+            Update::Prompt { choice, logprobs } => {
+                let mut columns = Columns::default();
+                columns.add_prompt(served, &self.echoed[*choice / self.n], logprobs);
+                let text = self.echo(*choice);
+                let object = json!({"index": choice, "text": text, "logprobs": columns, "finish_reason": null});
+                let mut object = self.object(served, meta, json!([object]));
+                if self.includes_usage() {
+                    object["usage"] = Value::Null;
+                }
+                return event(None, None, &object, out);
+            }
             Update::Chunk(new) => {
                 let added = new.text();
                 let text = self.echo(new.choice) + &added;
                 let offset = &mut self.offsets[new.choice];
-                let logprobs = new.token.as_ref().map(|t| logprobs(served, [t], *offset));
-                *offset += added.chars().count();
+                let logprobs = new.token.as_ref().map(|token| {
+                    let mut columns = Columns::default();
+                    columns.add(served, [token], *offset);
+                    columns
+                });
+                *offset += match &new.token {
+                    Some((id, _)) => served.token(*id).0.chars().count(),
+                    None => added.chars().count(),
+                };
                 let choice = json!({"index": new.choice, "text": text, "logprobs": logprobs, "finish_reason": null});
                 (new.count, choice, None)
             }
@@ -198,10 +233,12 @@ impl Encoder for CompletionEncoder {
     fn whole(&mut self, served: &ServedModel, meta: &Meta, answers: Vec<Answer>) -> Value {
         let choices = answers.iter().enumerate().map(|(index, answer)| {
             let echoed = self.echo(index);
-            let logprobs = match &answer.tokens[..] {
-                [] => Value::Null,
-                tokens => logprobs(served, tokens, echoed.chars().count()),
-            };
+            let mut columns = Columns::default();
+            if let Some(prompt) = &answer.prompt {
+                columns.add_prompt(served, &self.echoed[index / self.n], prompt);
+            }
+            columns.add(served, &answer.tokens, echoed.chars().count());
+            let logprobs = (!columns.tokens.is_empty()).then_some(columns);
             let (text, finish_reason) = (echoed + &answer.text(), finish_reason(answer.reason));
             json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason})
         });
@@ -214,20 +251,47 @@ impl Encoder for CompletionEncoder {
     }
 }
 
-fn logprobs<'a>(
-    served: &ServedModel,
-    tokens: impl IntoIterator<Item = &'a (u32, Logprobs)>,
-    mut offset: usize,
-) -> Value {
-    let (mut texts, mut values, mut tops, mut offsets) = (vec![], vec![], vec![], vec![]);
-    for (id, logprobs) in tokens {
-        let text = served.token(*id).0;
-        let top = logprobs.top.iter().map(|t| (served.token(t.id).0, t.logprob));
-        tops.push(top.map(|(text, logprob)| (text, Value::from(logprob))).collect::<Value>());
-        values.push(logprobs.token);
-        offsets.push(offset);
-        offset += text.chars().count();
-        texts.push(text);
+/// Log-probabilities of consecutive tokens.
+#[derive(Default, Serialize)]
+struct Columns {
+    tokens: Vec<String>,
+    token_logprobs: Vec<Option<f32>>,
+    top_logprobs: Vec<Option<Map<String, Value>>>,
+    text_offset: Vec<usize>,
+}
+
+impl Columns {
+    fn push(&mut self, served: &ServedModel, id: u32, logprobs: Option<(f32, &[TokenLogprob])>) {
+        self.tokens.push(served.token(id).0);
+        self.token_logprobs.push(logprobs.map(|(token, _)| token));
+        self.top_logprobs.push(logprobs.map(|(_, top)| {
+            let mut texts = Map::new();
+            for token in top {
+                // Of tokens with the same text, such as parts of characters, the most likely one counts.
+                texts.entry(served.token(token.id).0).or_insert_with(|| token.logprob.into());
+            }
+            texts
+        }));
     }
-    json!({"tokens": texts, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets})
+
+    /// Adds a prompt, whose first token has no probability, since nothing precedes it.
+    fn add_prompt(&mut self, served: &ServedModel, echo: &Echo, logprobs: &PromptLogprobs) {
+        let logprobs = std::iter::once(None).chain(logprobs.iter().map(Some));
+        echo.tokens.iter().zip(logprobs).for_each(|(&id, found)| self.push(served, id, found));
+        self.text_offset.extend(echo.offsets(served));
+    }
+
+    /// Adds tokens of an answer, the first of which is behind `offset` characters.
+    fn add<'a>(
+        &mut self,
+        served: &ServedModel,
+        tokens: impl IntoIterator<Item = &'a (u32, Logprobs)>,
+        mut offset: usize,
+    ) {
+        for (id, logprobs) in tokens {
+            self.push(served, *id, Some((logprobs.token, &logprobs.top)));
+            self.text_offset.push(offset);
+            offset += served.token(*id).0.chars().count();
+        }
+    }
 }

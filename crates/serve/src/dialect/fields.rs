@@ -113,6 +113,7 @@ impl Fields {
             ignore_eos: self.ignore_eos.unwrap_or(false),
             logit_bias: biases(self.logit_bias.as_ref(), vocab)?,
             logprobs: None,
+            prompt_logprobs: false,
             class: self.class()?,
             structure: None,
         })

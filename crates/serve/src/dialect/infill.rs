@@ -71,6 +71,7 @@ impl Encoder for InfillEncoder {
     fn update(&mut self, served: &ServedModel, meta: &Meta, update: &Update, out: &mut Vec<u8>) {
         match update {
             Update::Prefill { done, total } => self.alive(&format!("prefill {done}/{total}"), out),
+            Update::Prompt { .. } => {} // of completions only
             Update::Chunk(chunk) => {
                 let data = json!({"content": chunk.text(), "stop": false});
                 event(Some(chunk.count), None, &data, out);

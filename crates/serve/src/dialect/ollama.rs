@@ -1,5 +1,7 @@
 //! Ollama's `/api/chat` and `/api/generate`, and what its clients want to know about models.
 
+use std::time::Duration;
+
 use nanoinfer_engine::{Message, Stats};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -17,6 +19,11 @@ use crate::problem::Problem;
 
 /// The version of Ollama whose API this is; clients compare it.
 pub(crate) const VERSION: &str = "0.12.6";
+
+/// Seconds that stand for no end: a hundred years.
+const FOREVER: u64 = 100 * 365 * 86_400;
+/// The last second of the year 9999.
+const LATEST: u64 = 253_402_300_799;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -100,6 +107,17 @@ fn call(
     })
 }
 
+/// The entry of a loaded model, which is unloaded after `idle` without requests.
+pub(crate) fn loaded(served: &ServedModel, now: u64, idle: Option<Duration>) -> Value {
+    let mut entry = model(served);
+    let left = idle.map_or(FOREVER, |idle| idle.as_secs());
+    entry["expires_at"] = time(now.saturating_add(left).min(LATEST)).into();
+    entry["size"] = served.memory.into();
+    entry["size_vram"] = 0.into();
+    entry["context_length"] = served.ctx.into();
+    entry
+}
+
 /// The entry of a model in lists.
 pub(crate) fn model(served: &ServedModel) -> Value {
     let (config, file) = (served.model.config(), served.model.file());
@@ -133,6 +151,7 @@ pub(crate) fn show(_body: &Value, served: &ServedModel) -> Result<Value, Problem
     let mut capabilities = vec!["completion"];
     capabilities.extend(format.calls().map(|_| "tools"));
     capabilities.extend(format.has_reasoning().then_some("thinking"));
+    capabilities.extend(served.is_named("embed").then_some("embedding"));
     about["capabilities"] = json!(capabilities);
     Ok(about)
 }
@@ -240,7 +259,7 @@ impl Encoder for OllamaEncoder {
 
     fn update(&mut self, served: &ServedModel, meta: &Meta, update: &Update, out: &mut Vec<u8>) {
         match update {
-            Update::Prefill { .. } => {}
+            Update::Prefill { .. } | Update::Prompt { .. } => {}
             Update::Chunk(chunk) => {
                 if let Some(shown) = self.shown(chunk) {
                     line(&self.object(served, meta, shown, None), out);
@@ -293,6 +312,7 @@ mod tests {
             (951_782_399, "2000-02-28T23:59:59Z"),
             (951_782_400, "2000-02-29T00:00:00Z"),
             (1_795_962_645, "2026-11-29T14:30:45Z"),
+            (LATEST, "9999-12-31T23:59:59Z"),
             (4_107_542_400, "2100-03-01T00:00:00Z"),
         ] {
             assert_eq!(time(unix), text);

@@ -157,6 +157,7 @@ impl Encoder for ChatEncoder {
         let usage_so_far = self.stream.continuous_usage_stats.unwrap_or(false);
         match update {
             Update::Prefill { done, total } => self.alive(&format!("prefill {done}/{total}"), out),
+            Update::Prompt { .. } => {} // of completions only
             Update::Chunk(new) => {
                 let mut delta = Delta::new(&new.parts);
                 if delta.is_empty() {

@@ -309,6 +309,7 @@ impl Encoder for ResponseEncoder {
     fn update(&mut self, served: &ServedModel, meta: &Meta, update: &Update, out: &mut Vec<u8>) {
         match update {
             Update::Prefill { done, total } => self.alive(&format!("prefill {done}/{total}"), out),
+            Update::Prompt { .. } => {} // of completions only
             Update::Chunk(chunk) => {
                 for (i, part) in chunk.parts.iter().enumerate() {
                     let is_last = i + 1 == chunk.parts.len();

@@ -34,13 +34,25 @@ const FIELDS: &[(&str, &[&str])] = &[
     ("add_generation_prompt", &["true"]),
 ];
 
+/// Refuses requests with any of these fields.
+pub(crate) fn refuse(body: &Value, names: &[&str]) -> Result<(), Problem> {
+    match names.iter().find(|name| body.get(**name).is_some_and(|value| !value.is_null())) {
+        Some(name) => Err(refused(name)),
+        None => Ok(()),
+    }
+}
+
+fn refused(name: &str) -> Problem {
+    let problem = Problem::field(name, "is not supported by this server; leave it out");
+    problem.code("unsupported_parameter")
+}
+
 /// Refuses requests with such a field. `except` are fields that the API itself reads.
 pub(crate) fn check(body: &Value, except: &[&str]) -> Result<(), Problem> {
     for (name, neutral) in FIELDS.iter().filter(|(name, _)| !except.contains(name)) {
         let value = body.get(name).filter(|value| !value.is_null());
         if value.is_some_and(|value| !neutral.contains(&value.to_string().as_str())) {
-            let problem = Problem::field(*name, "is not supported by this server; leave it out");
-            return Err(problem.code("unsupported_parameter"));
+            return Err(refused(name));
         }
     }
     Ok(())

@@ -1,14 +1,15 @@
 //! The state that requests share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use nanoinfer_engine::Class;
+use nanoinfer_engine::{Class, Namespace};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::core::model::Models;
 use crate::core::prepare::Caller;
+use crate::keys::{Allowance, Usage};
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::problem::{Kind, Problem};
@@ -28,8 +29,8 @@ pub(crate) struct App {
     draining: AtomicBool,
     /// Notified when the server begins to drain.
     pub(crate) drain: Notify,
-    /// Requests of each key in progress.
-    in_use: Vec<AtomicUsize>,
+    /// What each key uses.
+    usage: Vec<Arc<Usage>>,
     serial: AtomicU64,
 }
 
@@ -43,19 +44,20 @@ pub(crate) struct Who {
 }
 
 /// Counts a request of a key until it is dropped.
-pub(crate) struct InUse(Option<(Arc<App>, usize)>);
+pub(crate) struct InUse(Option<Arc<Usage>>);
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        if let Some((app, key)) = &self.0 {
-            app.in_use[*key].fetch_sub(1, Ordering::Relaxed);
+        if let Some(usage) = &self.0 {
+            usage.end();
         }
     }
 }
 
 impl App {
     pub(crate) fn new(models: Models, options: Options, metrics: Metrics) -> Self {
-        let keys = options.keys.as_ref().map_or(0, |keys| keys.len());
+        let keys = options.keys.iter().flat_map(|keys| (0..keys.len()).map(|i| keys.get(i)));
+        let usage = keys.map(|key| Arc::new(Usage::new(key, Instant::now()))).collect();
         Self {
             models,
             options,
@@ -64,7 +66,7 @@ impl App {
             large: Arc::new(Semaphore::new(1)),
             draining: AtomicBool::new(false),
             drain: Notify::new(),
-            in_use: (0..keys).map(|_| AtomicUsize::new(0)).collect(),
+            usage,
             serial: AtomicU64::new(0),
         }
     }
@@ -89,9 +91,12 @@ impl App {
         let keys = self.options.keys.as_ref();
         match (keys, who.key) {
             (Some(keys), Some(index)) => {
-                Caller { key: index as u64 + 1, class: keys.get(index).class }
+                let key = keys.get(index);
+                let own = !self.options.share_prefixes;
+                let namespace = if own { key.namespace() } else { Namespace::COMMON };
+                Caller { key: index as u64 + 1, namespace, class: key.class }
             }
-            _ => Caller { key: 0, class: Class::Interactive },
+            _ => Caller { key: 0, namespace: Namespace::COMMON, class: Class::Interactive },
         }
     }
 
@@ -99,12 +104,12 @@ impl App {
     ///
     /// # Errors
     /// The key has as many as it may.
-    pub(crate) fn enter(self: &Arc<Self>, who: &Who) -> Result<InUse, Problem> {
+    pub(crate) fn enter(&self, who: &Who) -> Result<InUse, Problem> {
         let (Some(keys), Some(index)) = (&self.options.keys, who.key) else {
             return Ok(InUse(None));
         };
-        let used = self.in_use[index].fetch_add(1, Ordering::Relaxed);
-        let in_use = InUse(Some((Arc::clone(self), index)));
+        let used = self.usage[index].begin();
+        let in_use = InUse(Some(Arc::clone(&self.usage[index])));
         match keys.get(index).requests {
             Some(most) if used >= most => {
                 let message =
@@ -113,6 +118,35 @@ impl App {
             }
             _ => Ok(in_use),
         }
+    }
+
+    /// Takes the tokens of a prompt from those that a key may use. Returns who pays for the answer.
+    ///
+    /// # Errors
+    /// The key has used up its tokens.
+    pub(crate) fn spend(
+        &self,
+        who: &Who,
+        tokens: usize,
+        now: Instant,
+    ) -> Result<Option<Arc<Usage>>, Problem> {
+        let Some(usage) = who.key.map(|index| &self.usage[index]) else { return Ok(None) };
+        usage.take(tokens, now).map_err(|wait| {
+            let Allowance { limit, left, .. } = usage.allowance(now).unwrap_or_default();
+            let seconds = wait.as_secs_f64().ceil().max(1.0) as u64;
+            let message = format!(
+                "this key may use {limit} tokens per minute, of which {left} are left, but the prompt has \
+                 {tokens}; send it again in {seconds} s"
+            );
+            let problem = Problem::new(Kind::Busy, message).code("rate_limit_exceeded");
+            problem.retry_after(seconds)
+        })?;
+        Ok(Some(Arc::clone(usage)))
+    }
+
+    /// How many tokens a key may use, if they are limited.
+    pub(crate) fn allowance(&self, key: usize) -> Option<Allowance> {
+        self.usage[key].allowance(Instant::now())
     }
 }
 

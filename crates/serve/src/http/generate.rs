@@ -48,7 +48,7 @@ pub(crate) async fn generate(
     let body = body::read(&app, request).await?;
     let (caller, parsing) = (app.caller(&who), Arc::clone(&app));
     let parsed = blocking(move || parsed(&parsing, body.get(), parse, caller)).await?;
-    let Parsed { served, call, prepared, has_seed } = parsed;
+    let Parsed { served, call, prepared, has_seed, tokens } = parsed;
     if app.is_draining() {
         return Err(Problem::draining()); // it has begun since, and does not wait for further answers
     }
@@ -57,18 +57,25 @@ pub(crate) async fn generate(
         id: who.id.clone(),
         created: unix_time(),
         seed: prepared.seed,
-        shows_cache: app.options.keys.is_none(),
+        shows_cache: app.options.keys.is_none() || !app.options.share_prefixes,
         resumable: prepared.requests.len() == 1,
         prompts: prepared.prompts,
     };
-    let stream = served.link.submit(prepared.requests).await?;
+    let payer = app.spend(&who, tokens, Instant::now())?;
+    let give_back = |_: &Problem| {
+        if let Some(payer) = &payer {
+            payer.give_back(tokens);
+        }
+    };
+    let stream = served.link.submit(prepared.requests).await.inspect_err(give_back)?;
     let longest = [asked.timeout, app.options.max_time].into_iter().flatten().min();
     let mut answering = Answering::new(
         (Arc::clone(&served), stream),
         (&meta.prompts, prepared.splitters, prepared.stops),
         (started, longest),
+        payer.clone(),
     );
-    answering.begin(PATIENCE).await?;
+    answering.begin(PATIENCE).await.inspect_err(give_back)?;
     let Call { stream, mut encoder, .. } = call;
     let seed = meta.seed.to_string();
     let mut reply = if stream {
@@ -125,6 +132,8 @@ struct Parsed {
     call: Call,
     prepared: Prepared,
     has_seed: bool,
+    /// Number of tokens in all prompts; one with several choices counts once.
+    tokens: usize,
 }
 
 fn parsed(app: &App, bytes: &[u8], parse: Parse, caller: Caller) -> Result<Parsed, Problem> {
@@ -133,8 +142,10 @@ fn parsed(app: &App, bytes: &[u8], parse: Parse, caller: Caller) -> Result<Parse
     let mut call = parse(&body, &served)?;
     let ask = std::mem::take(&mut call.ask);
     let has_seed = ask.options.seed.is_some();
+    let n = ask.n.max(1);
     let prepared = prepare(&served, ask, caller)?;
-    Ok(Parsed { served, call, prepared, has_seed })
+    let tokens = prepared.prompts.iter().step_by(n).sum();
+    Ok(Parsed { served, call, prepared, has_seed, tokens })
 }
 
 /// What a request's headers ask for.
@@ -148,15 +159,10 @@ struct Asked {
 impl Asked {
     fn read(headers: &HeaderMap) -> Result<Self, Problem> {
         let text = |name: HeaderName| headers.get(name).map(|v| v.to_str().unwrap_or_default());
-        let timeout = text(TIMEOUT).map(|text| {
-            let seconds = text.parse().ok().filter(|s: &f64| (0.0..1e9).contains(s));
-            let seconds = seconds.ok_or_else(|| bad(&TIMEOUT, "expected a number of seconds"))?;
-            Ok(Duration::from_secs_f64(seconds))
-        });
         let last_event = text(LAST_EVENT)
             .map(|text| text.parse().map_err(|_| bad(&LAST_EVENT, "expected the id of an event")));
         Ok(Self {
-            timeout: timeout.transpose()?,
+            timeout: timeout(headers)?,
             last_event: last_event.transpose()?,
             fingerprint: text(FINGERPRINT).map(str::to_owned),
         })
@@ -185,6 +191,15 @@ impl Asked {
         }
         Ok(last)
     }
+}
+
+/// The time that a request's headers give it.
+pub(crate) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
+    let Some(text) = headers.get(TIMEOUT) else { return Ok(None) };
+    let seconds = text.to_str().ok().and_then(|text| text.parse().ok());
+    let seconds = seconds.filter(|s: &f64| (0.0..1e9).contains(s));
+    let seconds = seconds.ok_or_else(|| bad(&TIMEOUT, "expected a number of seconds"))?;
+    Ok(Some(Duration::from_secs_f64(seconds)))
 }
 
 fn bad(header: &HeaderName, what: &str) -> Problem {
@@ -252,7 +267,12 @@ impl Streaming {
                 let before = out.len();
                 self.encoder.update(served, &self.meta, &update, out);
                 // The encoder has to know what the client already has, but not to send it again.
-                if matches!(&update, Update::Chunk(chunk) if chunk.count <= self.skip) {
+                let has = match &update {
+                    Update::Chunk(chunk) => chunk.count <= self.skip,
+                    Update::Prompt { .. } => self.skip > 0,
+                    _ => false,
+                };
+                if has {
                     out.truncate(before);
                 }
                 if matches!(update, Update::Failed(_)) {

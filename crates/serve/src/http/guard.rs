@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{MatchedPath, State};
@@ -12,11 +12,16 @@ use axum::middleware::Next;
 use super::app::{App, Who};
 use super::reply::{self, Reply};
 use crate::dialect::problems::Form;
+use crate::keys::Allowance;
 use crate::options::Listen;
 use crate::problem::{Kind, Problem};
 
 /// The header with a request's id.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+const LIMIT_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-limit-tokens");
+const REMAINING_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-remaining-tokens");
+const RESET_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-reset-tokens");
 
 /// Routes that need no key.
 const OPEN: [&str; 2] = ["/health", "/ready"];
@@ -41,6 +46,9 @@ pub(crate) async fn guard(
     };
     reply::set(&mut reply, REQUEST_ID, &id);
     reply::set(&mut reply, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+    if let Ok(Some(allowance)) = key.as_ref().map(|key| app.allowance((*key)?)) {
+        limits(&mut reply, allowance);
+    }
     let status = reply.status().as_u16();
     app.metrics.responded(&route, status);
     if !OPEN.contains(&route.as_str()) && route != "/metrics" {
@@ -52,6 +60,25 @@ pub(crate) async fn guard(
         app.options.log.line(&format!("{method} {route} {status} id={id}{name} {ms:.1} ms"));
     }
     reply
+}
+
+/// What is left of a key's tokens, in OpenAI's headers.
+fn limits(reply: &mut Reply, allowance: Allowance) {
+    let Allowance { limit, left, reset } = allowance;
+    reply::set(reply, LIMIT_TOKENS, &limit.to_string());
+    reply::set(reply, REMAINING_TOKENS, &left.to_string());
+    reply::set(reply, RESET_TOKENS, &short(reset));
+}
+
+/// A time such as 250ms, 7s or 1m30s, rounded up.
+fn short(time: Duration) -> String {
+    let ms = time.as_micros().div_ceil(1000);
+    let seconds = ms.div_ceil(1000);
+    match ms {
+        0..1000 => format!("{ms}ms"),
+        1000..60_000 => format!("{seconds}s"),
+        _ => format!("{}m{}s", seconds / 60, seconds % 60),
+    }
 }
 
 /// The client's id of the request if it has a harmless one, else a new one.
@@ -138,6 +165,16 @@ mod tests {
         {
             assert!(!is_local(host, ip), "{host}");
         }
+    }
+
+    #[test]
+    fn times_are_short() {
+        let short = |ms| short(Duration::from_micros(ms));
+        assert_eq!(short(0), "0ms");
+        assert_eq!(short(249_001), "250ms");
+        assert_eq!(short(6_000_001), "7s");
+        assert_eq!(short(90_000_000), "1m30s");
+        assert_eq!(short(59_999_999), "1m0s");
     }
 
     #[test]

@@ -7,18 +7,19 @@ use axum::http::Request;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::app::App;
+use super::app::{App, Who, unix_time};
 use super::reply::{self, Reply};
 use super::{body, generate};
 use crate::core::model::ServedModel;
-use crate::core::prepare;
+use crate::core::prepare::{self, Caller};
 use crate::dialect::fields;
 use crate::dialect::{messages, ollama};
-use crate::problem::{Kind, Problem};
+use crate::problem::Problem;
 
 /// Whether the engine's threads live.
 pub(crate) fn health(app: &App) -> Reply {
-    let alive = app.models.0.iter().all(|m| m.link.metrics.is_alive());
+    let limit = app.options.limits.engine;
+    let alive = app.models.0.iter().all(|m| m.link.metrics.is_alive(limit));
     let (status, text) = if alive { (200, "ok") } else { (503, "the engine does not respond") };
     reply::json(status, &json!({"status": text}))
 }
@@ -54,7 +55,16 @@ fn model_object(served: &ServedModel) -> Value {
         "max_model_len": served.ctx,
         "context_window": served.ctx,
         "system_fingerprint": served.fingerprint,
+        "loaded": served.is_loaded(),
     })
+}
+
+/// Ollama's list of loaded models.
+pub(crate) fn loaded(app: &App) -> Reply {
+    let loaded = app.models.0.iter().filter(|m| m.is_loaded());
+    let models: Vec<Value> =
+        loaded.map(|m| ollama::loaded(m, unix_time(), app.options.idle)).collect();
+    reply::json(200, &json!({"models": models}))
 }
 
 /// Ollama's list of models.
@@ -67,16 +77,20 @@ pub(crate) async fn version() -> Reply {
     reply::json(200, &json!({"version": ollama::VERSION, "nanoinfer": env!("CARGO_PKG_VERSION")}))
 }
 
+/// Answers a JSON object with another one.
+pub(crate) type JsonAnswer = fn(&Value, &ServedModel, Caller) -> Result<Value, Problem>;
+
 /// A route that reads a JSON object and answers with one.
 pub(crate) async fn with_json(
     app: Arc<App>,
     request: Request<Body>,
-    answer: fn(&Value, &ServedModel) -> Result<Value, Problem>,
+    (who, answer): (Who, JsonAnswer),
 ) -> Result<Reply, Problem> {
     let body = body::read(&app, request).await?;
+    let caller = app.caller(&who);
     let value = generate::blocking(move || {
         let body = generate::json(body.get())?;
-        answer(&body, generate::model(&app, &body)?)
+        answer(&body, generate::model(&app, &body)?, caller)
     });
     Ok(reply::json(200, &value.await?))
 }
@@ -93,10 +107,14 @@ struct Tokenize {
 }
 
 /// llama.cpp's `/tokenize` (`content`), and vLLM's (`prompt` or `messages`).
-pub(crate) fn tokenize(body: &Value, served: &ServedModel) -> Result<Value, Problem> {
+pub(crate) fn tokenize(
+    body: &Value,
+    served: &ServedModel,
+    caller: Caller,
+) -> Result<Value, Problem> {
     let own: Tokenize = fields::read(body)?;
     let ids = if body.get("messages").is_some() {
-        prepare::encode_chat(served, &messages::chat(body)?)?
+        prepare::encode_chat(served, &messages::chat(body)?, caller)?
     } else {
         let vllm = own.content.is_none();
         let text = own.content.or(own.prompt);
@@ -131,10 +149,4 @@ pub(crate) fn apply_template(body: &Value, served: &ServedModel) -> Result<Value
     let input = prepare::input(served, &messages::chat(body)?)?;
     let text = served.model.render_chat(&input).map_err(|e| Problem::engine(&e))?;
     Ok(json!({"prompt": text.text()}))
-}
-
-/// Embeddings need the hidden states of a pass, which the engine does not offer.
-pub(crate) fn embeddings() -> Problem {
-    let message = "this server computes no embeddings; use a server for an embedding model";
-    Problem::new(Kind::NotImplemented, message).code("not_implemented")
 }

@@ -6,6 +6,7 @@
 //! body      reads a request's body, within limits
 //! guard     host, origin, key, request id, log
 //! generate  from a request to an answer, streamed or whole
+//! read      the same for prompts that are not answered: embeddings, rankings
 //! info      models, tokens, health, figures
 //! openapi   the description of the API
 //! page      the page at /, and the figures that it shows
@@ -21,5 +22,6 @@ mod info;
 pub(crate) mod listen;
 mod openapi;
 mod page;
+mod read;
 mod reply;
 pub(crate) mod routes;

@@ -13,13 +13,18 @@ const ROUTES: &[(&str, &str, Option<&str>)] = &[
     ("/v1/messages/count_tokens", "Count the tokens of a conversation", Some("Messages")),
     ("/v1/models", "List the models", None),
     ("/v1/models/{name}", "Describe a model", None),
-    ("/v1/embeddings", "Not implemented", Some("Any")),
+    ("/v1/embeddings", "Vectors of texts", Some("Embeddings")),
+    ("/v1/rerank", "Documents by their relevance to a query", Some("Rerank")),
+    ("/rerank", "The same, in llama.cpp's place", Some("Rerank")),
     ("/v1/telemetry", "Figures of the engine, as a stream", None),
     ("/infill", "Fill the gap between two texts, in llama.cpp's form", Some("Infill")),
     ("/api/chat", "Answer a conversation, in Ollama's form", Some("OllamaChat")),
     ("/api/generate", "Answer a text, in Ollama's form", Some("OllamaGenerate")),
+    ("/api/embed", "Vectors of texts, in Ollama's form", Some("OllamaEmbed")),
+    ("/api/embeddings", "The vector of a text, in Ollama's older form", Some("OllamaEmbeddings")),
     ("/api/show", "Describe a model, in Ollama's form", Some("Any")),
     ("/api/tags", "List the models, in Ollama's form", None),
+    ("/api/ps", "List the loaded models, in Ollama's form", None),
     ("/api/version", "The version of Ollama whose API this is", None),
     ("/tokenize", "Turn a text or a conversation into tokens", Some("Tokenize")),
     ("/detokenize", "Turn tokens into a text", Some("Detokenize")),
@@ -178,6 +183,11 @@ fn schemas() -> Value {
     let kwargs = || ("chat_template_kwargs", json!({"type": "object"}));
     let prompt =
         json!({"anyOf": [text, {"type": "array", "items": text, "minItems": 1, "maxItems": 128}]});
+    let inputs =
+        json!({"anyOf": [text, {"type": "array", "items": text, "minItems": 1, "maxItems": 2048}]});
+    let pooling = || ("pooling", json!({"enum": ["last", "mean"]}));
+    let document = json!({"anyOf": [text, object(1, &[("text", text.clone())])]});
+    let documents = json!({"type": "array", "items": document, "minItems": 1, "maxItems": 2048});
     let ollama = object(0, &options("num_predict")[1..]);
     json!({
         "Any": {"type": "object"},
@@ -203,6 +213,18 @@ fn schemas() -> Value {
         "OllamaGenerate": object(1, &[
             ("prompt", text.clone()), model.clone(), stream(), ("options", ollama), ("system", text.clone()),
             ("suffix", text.clone()), ("raw", flag.clone()),
+        ]),
+        "Embeddings": object(1, &[
+            ("input", inputs.clone()), model.clone(), ("encoding_format", json!({"enum": ["float", "base64"]})),
+            ("dimensions", count(1, 1 << 20)), pooling(),
+        ]),
+        "OllamaEmbed": object(0, &[
+            ("input", inputs), model.clone(), ("dimensions", count(1, 1 << 20)), ("truncate", flag.clone()), pooling(),
+        ]),
+        "OllamaEmbeddings": object(0, &[("prompt", text.clone()), model.clone(), pooling()]),
+        "Rerank": object(2, &[
+            ("query", text.clone()), ("documents", documents), model.clone(), ("top_n", count(1, 2048)),
+            ("return_documents", flag.clone()), ("instruct", text.clone()),
         ]),
         "Tokenize": object(0, &[
             ("content", text.clone()), ("prompt", text.clone()), ("messages", messages.clone()), model.clone(),

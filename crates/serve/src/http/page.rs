@@ -9,11 +9,15 @@ use axum::body::Body;
 use axum::http::header;
 use bytes::Bytes;
 use futures_util::stream;
-use serde_json::json;
+use percent_encoding::percent_decode_str;
+use serde_json::{Value, json};
 
 use super::app::App;
 use super::reply::{self, Reply};
 use crate::dialect::call::event;
+use crate::inside::Watch;
+use crate::problem::Problem;
+use crate::runner::Command;
 
 const PAGE: &str = include_str!("page.html");
 
@@ -37,15 +41,20 @@ pub(crate) async fn page() -> Reply {
     reply
 }
 
-/// Figures of the default model's engine, ten times a second.
-pub(crate) fn telemetry(app: Arc<App>) -> Reply {
-    let reports = stream::unfold(app, |app| async move {
+/// Figures of the engine of the model in the query, or of the default model's, ten times a second.
+pub(crate) fn telemetry(app: Arc<App>, query: Option<&str>) -> Result<Reply, Problem> {
+    let name = query.and_then(|query| query.strip_prefix("model=")).map(decoded);
+    let served = Arc::clone(app.models.find(name.as_deref())?);
+    let watch = Watch::new(&served.inside);
+    served.link.send(Command::Wake); // so that an idle engine is looked at, too
+    let reports = stream::unfold((app, served, watch), |(app, served, watch)| async move {
         tokio::time::sleep(INTERVAL).await;
         if app.is_draining() {
             return None;
         }
-        let m = &app.models.0[0].link.metrics;
-        let report = json!({
+        let m = &served.link.metrics;
+        let mut report = json!({
+            "loaded": served.is_loaded(),
             "waiting": m.waiting.get(),
             "running": m.running.get(),
             "rows": m.rows.get(),
@@ -58,11 +67,21 @@ pub(crate) fn telemetry(app: Arc<App>) -> Reply {
             "drafted": m.drafted.get(),
             "accepted": m.accepted.get(),
         });
+        if let (Some(report), Value::Object(inside)) =
+            (report.as_object_mut(), served.inside.report())
+        {
+            report.extend(inside);
+        }
         let mut out = Vec::new();
         event(None, None, &report, &mut out);
-        Some((Ok::<_, Infallible>(Bytes::from(out)), app))
+        Some((Ok::<_, Infallible>(Bytes::from(out)), (app, served, watch)))
     });
     let mut reply = reply::with_type(200, "text/event-stream", Body::from_stream(reports));
     reply::set(&mut reply, header::CACHE_CONTROL, "no-cache");
-    reply
+    Ok(reply)
+}
+
+/// The text of a query's value, with its escaped bytes.
+fn decoded(value: &str) -> String {
+    percent_decode_str(value).decode_utf8_lossy().into_owned()
 }

@@ -13,7 +13,7 @@ use nanoinfer_engine::{BatchOptions, Engine, EngineOptions, Engines, Model, Pref
 use nanoinfer_format::Quant;
 use nanoinfer_packer::{Input, Options as PackOptions, convert};
 use nanoinfer_serve::testing::{fail_engines, limit_steps};
-use nanoinfer_serve::{Handle, Keys, Listen, Log, Options, Served, Server};
+use nanoinfer_serve::{Handle, Keys, Listen, Load, Log, Options, Served, Server};
 use nanoinfer_text::Specials;
 use serde_json::{Value, json};
 
@@ -43,25 +43,7 @@ const TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.co
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
 /// Reasoning and calls as in Qwen 3, in few bytes.
-const TOOL_TEMPLATE: &str = r#"
-{%- if tools %}{{- '<|im_start|>system\n' }}
-{%- for tool in tools %}{{- tool.function.name + '\n' }}{%- endfor %}{{- '<|im_end|>\n' }}{%- endif %}
-{%- for m in messages %}
-{%- if m.role == 'tool' %}{{- '<|im_start|>user\n<tool_response>' + m.content + '</tool_response>' }}
-{%- else %}{{- '<|im_start|>' + m.role + '\n' }}
-{%- if m.reasoning_content %}{{- '<think>\n' + m.reasoning_content.strip('\n') + '\n</think>\n\n' }}{%- endif %}
-{{- m.content }}
-{%- for call in m.tool_calls %}
-{%- if not loop.first or m.content %}{{- '\n' }}{%- endif %}
-{{- '<tool_call>\n{"name": "' + call.function.name + '", "arguments": ' }}
-{{- call.function.arguments | tojson }}{{- '}\n</tool_call>' }}
-{%- endfor %}
-{%- endif %}
-{{- '<|im_end|>\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}
-{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}
-{%- endif %}"#;
+const TOOL_TEMPLATE: &str = include_str!("../data/tools.jinja");
 
 /// Added tokens that are not control tokens, from this one on.
 pub(crate) const THINK: u32 = 264;
@@ -71,7 +53,7 @@ pub(crate) const END: u32 = 259;
 /// The same model, with a template for reasoning and tools.
 pub(crate) fn tool_model() -> Arc<Model> {
     static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
-    Arc::clone(MODEL.get_or_init(|| Arc::new(made(TOOL_TEMPLATE, &MARKERS, END))))
+    Arc::clone(MODEL.get_or_init(|| Arc::new(made(TOOL_TEMPLATE, &MARKERS, END, &[]))))
 }
 
 /// A text as tokens of [`tool_model`], with markers, and the end of the answer.
@@ -81,10 +63,20 @@ pub(crate) fn script(text: &str) -> Vec<u32> {
 }
 
 fn talking() -> Model {
-    made(TEMPLATE, &[], 257)
+    made(TEMPLATE, &[], 257, &[])
 }
 
-fn made(template: &str, markers: &[&str], eos: u32) -> Model {
+/// The tokens for `yes` and `no` of [`judge`].
+pub(crate) const YES_NO: [u32; 2] = [301, 302];
+
+/// The same model, with tokens for two answers, and a tokenizer that puts a token after texts.
+pub(crate) fn judge() -> Arc<Model> {
+    Arc::new(made(TEMPLATE, &[], 257, &[("y", "e"), ("ye", "s"), ("n", "o")]))
+}
+
+/// With merges of the byte tokens, whose results are tokens from 300 on. With any, the tokenizer puts `</s>` after
+/// texts.
+fn made(template: &str, markers: &[&str], eos: u32, merges: &[(&str, &str)]) -> Model {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny/llama-gqa");
     let folder = tempfile::tempdir().unwrap();
     for name in ["config.json", "model.safetensors"] {
@@ -97,20 +89,33 @@ fn made(template: &str, markers: &[&str], eos: u32) -> Model {
         let code = if visible { u32::from(byte) } else { shifted.next().unwrap() };
         (char::from_u32(code).unwrap().to_string(), Value::from(byte))
     });
-    let vocab: serde_json::Map<_, _> = vocab.collect();
+    let merged = merges.iter().zip(300..).map(|((a, b), id)| (format!("{a}{b}"), Value::from(id)));
+    let vocab: serde_json::Map<_, _> = vocab.chain(merged).collect();
+    let merges: Vec<String> = merges.iter().map(|(a, b)| format!("{a} {b}")).collect();
     let added = CONTROL.iter().zip(256..);
     let mut added: Vec<_> =
         added.map(|(name, id)| json!({"id": id, "content": name, "special": true})).collect();
     let markers = markers.iter().zip(THINK..);
     added.extend(markers.map(|(name, id)| json!({"id": id, "content": name, "special": false})));
+    let [begin, end] = ["<s>", "</s>"].map(|id| json!({"SpecialToken": {"id": id, "type_id": 0}}));
+    let around = json!({
+        "type": "TemplateProcessing",
+        "single": [begin, {"Sequence": {"id": "A", "type_id": 0}}, end],
+        "pair": [],
+        "special_tokens": {
+            "<s>": {"id": "<s>", "ids": [256], "tokens": ["<s>"]},
+            "</s>": {"id": "</s>", "ids": [257], "tokens": ["</s>"]},
+        },
+    });
     for (name, value) in [
         (
             "tokenizer.json",
             json!({
+                "post_processor": if merges.is_empty() { Value::Null } else { around },
                 "added_tokens": added,
                 "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true},
                 "decoder": {"type": "ByteLevel"},
-                "model": {"type": "BPE", "vocab": vocab, "merges": []},
+                "model": {"type": "BPE", "vocab": vocab, "merges": merges},
             }),
         ),
         ("tokenizer_config.json", json!({"add_bos_token": true, "chat_template": template})),
@@ -137,9 +142,12 @@ pub(crate) struct Setup {
     /// The names under which it is served, by an engine each.
     pub(crate) names: &'static [&'static str],
     pub(crate) sequences: usize,
+    pub(crate) ctx: usize,
     pub(crate) queue: usize,
     /// Where contexts are stored.
     pub(crate) store: Option<PathBuf>,
+    /// Why engines cannot be loaded again.
+    pub(crate) fails: Arc<Mutex<Option<String>>>,
     pub(crate) options: Options,
 }
 
@@ -147,7 +155,16 @@ impl Default for Setup {
     fn default() -> Self {
         let listen = Listen::Tcp("127.0.0.1:0".parse().unwrap());
         let options = Options::new(listen);
-        Self { model: model(), names: &["tiny"], sequences: 4, queue: 64, store: None, options }
+        Self {
+            model: model(),
+            names: &["tiny"],
+            sequences: 4,
+            ctx: CTX,
+            queue: 64,
+            store: None,
+            fails: Arc::default(),
+            options,
+        }
     }
 }
 
@@ -156,18 +173,32 @@ pub(crate) fn served(name: &str, sequences: usize, queue: usize) -> Served {
 }
 
 fn serving(name: &str, setup: &Setup) -> Served {
-    let &Setup { sequences, queue, .. } = setup;
+    let &Setup { sequences, ctx, queue, .. } = setup;
     let options = EngineOptions {
         threads: Some(1),
-        ctx: Some(CTX),
+        ctx: Some(ctx),
         sequences,
         logits_rows: sequences.max(16),
         ..EngineOptions::default()
     };
-    let mut engines = Engines::from(Engine::new(Arc::clone(&setup.model), &options).unwrap());
-    engines.store = setup.store.as_ref().map(|folder| PrefixStore::open(folder, 1 << 30).unwrap());
+    let (model, store, fails) =
+        (Arc::clone(&setup.model), setup.store.clone(), Arc::clone(&setup.fails));
+    let make = move || {
+        if let Some(reason) = &*fails.lock().unwrap() {
+            return Err(reason.clone());
+        }
+        let mut engines = Engines::from(Engine::new(Arc::clone(&model), &options).unwrap());
+        engines.store = store.as_ref().map(|folder| PrefixStore::open(folder, 1 << 30).unwrap());
+        Ok(engines)
+    };
+    let (engines, load) = (make().unwrap(), Some(Load::new(make)));
     let batch = BatchOptions { queue, ..BatchOptions::default() };
-    Served { name: name.into(), engines, batch }
+    Served { name: name.into(), engines, load, batch }
+}
+
+/// Bytes of a model of [`Setup`] while it is loaded.
+pub(crate) fn memory(setup: &Setup) -> u64 {
+    serving("", setup).engines.memory()
 }
 
 impl Running {
