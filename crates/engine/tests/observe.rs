@@ -90,17 +90,21 @@ fn every_division_into_passes_shows_the_same_inputs() {
         let sites: Vec<_> = expected.1[0].iter().map(|s| (s.layer, s.role)).collect();
         let expected_sites: Vec<_> = (0..c.n_layers)
             .flat_map(|layer| {
-                let experts = c.experts_of(layer as usize);
+                let index = layer as usize;
+                let experts = c.experts_of(index);
                 let ffn: &[Role] = match experts.map(|e| e.shared.is_some()) {
+                    None if !c.has_ffn(index) => &[],
                     None => &[Role::FfnGateUp, Role::FfnDown],
                     Some(false) => &[Role::FfnGateUpExperts],
                     Some(true) => &[Role::FfnGateUpExperts, Role::FfnGateUp, Role::FfnDown],
                 };
-                let mixer = match c.recurrent_of(layer as usize) {
-                    None => [Role::AttnQkv, Role::AttnOutput],
-                    Some(_) => [Role::SsmIn, Role::SsmOut],
+                let mixer: &[Role] = match (c.attends(index), c.recurrent_of(index).is_some()) {
+                    (false, false) => &[],
+                    (true, false) => &[Role::AttnQkv, Role::AttnOutput],
+                    (false, true) => &[Role::SsmIn, Role::SsmOut],
+                    (true, true) => &[Role::AttnQkv, Role::SsmIn, Role::AttnOutput, Role::SsmOut],
                 };
-                let roles = [&mixer, ffn].concat();
+                let roles = [mixer, ffn].concat();
                 roles.into_iter().map(move |role| (Some(layer), role))
             })
             .chain([(None, Role::Output)])

@@ -138,6 +138,20 @@ pub enum Activation {
     Silu,
     /// x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))), the tanh approximation of GELU.
     Gelu,
+    /// max(x, 0)²
+    Relu2,
+}
+
+/// What a layer consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LayerParts {
+    /// Attention or a recurrence, then a feed-forward network or experts.
+    Both,
+    /// Attention or a recurrence.
+    Mixer,
+    /// A feed-forward network or experts.
+    Ffn,
 }
 
 /// A kind of rotary position embedding, with one row of the tensor `rope_turns` per range of session
@@ -194,6 +208,13 @@ pub struct Experts {
     /// The feed-forward network beside the experts of a layer, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared: Option<SharedExpert>,
+    /// Whether the scores of experts are sigmoids rather than their softmax; with `chosen`, the weights of the
+    /// chosen experts are divided by their sum.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub router_sigmoid: bool,
+    /// Whether a bias is added to these sigmoids to choose experts, but not to their weights.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub router_bias: bool,
 }
 
 /// A feed-forward network through which every token passes, beside the experts of a layer: the tensors are
@@ -280,9 +301,12 @@ pub struct Config {
     /// Recurrent layers, if there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recurrent: Option<Recurrent>,
+    /// The parts of each layer; empty if all layers have both.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layer_parts: Vec<LayerParts>,
 }
 
-fn is_false(value: &bool) -> bool {
+pub(crate) fn is_false(value: &bool) -> bool {
     !value
 }
 
@@ -338,6 +362,7 @@ impl Config {
             experts: None,
             attention_gate: false,
             recurrent: None,
+            layer_parts: Vec::new(),
         }
     }
 
@@ -370,10 +395,21 @@ impl Config {
         if self.gated { 2 } else { 1 }
     }
 
+    /// Whether a layer has attention or a recurrence.
+    pub fn has_mixer(&self, layer: usize) -> bool {
+        self.layer_parts.get(layer) != Some(&LayerParts::Ffn)
+    }
+
+    /// Whether a layer has a feed-forward network or experts.
+    pub fn has_ffn(&self, layer: usize) -> bool {
+        self.layer_parts.get(layer) != Some(&LayerParts::Mixer)
+    }
+
     /// Hidden width of a layer's feed-forward network, which in a layer with experts is the shared one; 0 if
     /// there is none.
     pub fn d_ff_of(&self, layer: usize) -> u32 {
         match self.experts_of(layer) {
+            None if !self.has_ffn(layer) => 0,
             None => self.d_ff,
             Some(e) => e.shared.as_ref().map_or(0, |shared| shared.d_ff),
         }

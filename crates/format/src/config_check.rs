@@ -1,6 +1,7 @@
 //! Validates configs: rejects those that are inconsistent or whose sizes could overflow.
 
 use crate::config::{Config, ConfigError, MAX_LAYERS, NormPlace, Rope};
+use crate::recurrent::RecurrentKind;
 use crate::units::{GROUP, LANES};
 
 /// Maximum width or vocabulary size, which keeps every product of two sizes within u64.
@@ -64,8 +65,33 @@ impl Config {
         if self.windows.len() != self.n_layers as usize {
             return err("windows", &list(self.windows.len()), "one entry per layer");
         }
+        self.check_parts()?;
         self.check_recurrent()?;
         self.check_experts()
+    }
+
+    /// Checks the parts of layers. Some layer must have attention, whose cache holds the positions.
+    fn check_parts(&self) -> Result<(), ConfigError> {
+        let n = self.n_layers as usize;
+        let recurrent = |layer| self.has_mixer(layer) || self.recurrent_of(layer).is_none();
+        let experts = |layer| self.has_ffn(layer) || self.experts_of(layer).is_none();
+        let fits = self.layer_parts.len() == n && (0..n).all(|l| recurrent(l) && experts(l));
+        if !self.layer_parts.is_empty() && !fits {
+            return Err(ConfigError {
+                field: "layer_parts",
+                value: list(self.layer_parts.len()),
+                expected: "one entry per layer, with a mixer where layers are recurrent and ffn where they \
+                           have experts",
+            });
+        }
+        if self.attention_layers() == 0 {
+            return Err(ConfigError {
+                field: "layer_parts",
+                value: list(n),
+                expected: "at least one layer with attention",
+            });
+        }
+        Ok(())
     }
 
     fn check_recurrent(&self) -> Result<(), ConfigError> {
@@ -102,13 +128,18 @@ impl Config {
         if r.channels() > MAX_DIM as usize {
             return err("recurrent.value_heads", &r.value_heads, "at most 2^24 channels in all");
         }
-        let of = |kind| r.layers.contains(&kind);
-        if r.layers.len() != self.n_layers as usize || !of(true) || !of(false) {
+        if r.layers.len() != self.n_layers as usize || !r.layers.contains(&true) {
             return err(
                 "recurrent.layers",
                 &list(r.layers.len()),
-                "one entry per layer, some of them true and some false",
+                "one entry per layer, at least one of them true",
             );
+        }
+        if r.parallel && self.norm_place != NormPlace::Pre {
+            return err("recurrent.parallel", &true, "no parallel attention unless norms are pre");
+        }
+        if r.without_norm && r.kind != RecurrentKind::Mamba2 {
+            return err("recurrent.without_norm", &true, "only for mamba2");
         }
         Ok(())
     }
@@ -118,12 +149,11 @@ impl Config {
             Err(ConfigError { field, value: value.to_string(), expected })
         };
         let Some(e) = &self.experts else { return Ok(()) };
-        if self.norm_place != NormPlace::Pre || !self.gated {
-            return err(
-                "experts",
-                &"present",
-                "no experts unless the model is gated and has pre norms",
-            );
+        if self.norm_place != NormPlace::Pre {
+            return err("experts", &"present", "no experts unless the model has pre norms");
+        }
+        if e.router_bias && !e.router_sigmoid {
+            return err("experts.router_bias", &true, "no bias without router_sigmoid");
         }
         if e.n_experts == 0 || e.n_experts > MAX_EXPERTS {
             return err("experts.n_experts", &e.n_experts, "1 to 4096");

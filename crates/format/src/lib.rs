@@ -46,8 +46,8 @@ mod writer;
 
 pub use bits::Bits;
 pub use config::{
-    Activation, Config, ConfigError, Experts, Norm, NormPlace, QkNorm, Quant, Rope, RouterSoftmax,
-    SharedExpert,
+    Activation, Config, ConfigError, Experts, LayerParts, Norm, NormPlace, QkNorm, Quant, Rope,
+    RouterSoftmax, SharedExpert,
 };
 pub use encoding::{ActType, Encoding};
 pub use error::Error;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Config;
+use crate::config::{Config, is_false};
 use crate::role::Role;
 use crate::units::{LANES, pad};
 
@@ -37,6 +37,12 @@ pub struct Recurrent {
     pub value_dim: u32,
     /// For each layer, whether it is recurrent.
     pub layers: Vec<bool>,
+    /// Whether these layers have attention too, of the same input: the outputs of both are added.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub parallel: bool,
+    /// Whether outputs of heads are not normalized; only for `mamba2`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub without_norm: bool,
 }
 
 impl Recurrent {
@@ -101,6 +107,7 @@ impl Recurrent {
         match self.kind {
             RecurrentKind::Convolution => 0,
             RecurrentKind::Delta => self.value_dim as usize,
+            RecurrentKind::Mamba2 if self.without_norm => 0,
             RecurrentKind::Mamba2 => self.inner(),
         }
     }
@@ -119,14 +126,14 @@ impl Recurrent {
 }
 
 impl Config {
-    /// The recurrence of a layer; `None` for a layer with attention.
+    /// The recurrence of a layer, if it has one.
     pub fn recurrent_of(&self, layer: usize) -> Option<&Recurrent> {
         self.recurrent.as_ref().filter(|r| r.layers.get(layer) == Some(&true))
     }
 
     /// Whether a layer has attention.
     pub fn attends(&self, layer: usize) -> bool {
-        self.recurrent_of(layer).is_none()
+        self.has_mixer(layer) && self.recurrent_of(layer).is_none_or(|r| r.parallel)
     }
 
     /// Number of layers with attention.

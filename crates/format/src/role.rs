@@ -40,6 +40,8 @@ pub enum Role {
     FfnDownExperts = 42,
     /// Score by whose sigmoid the output of the feed-forward network beside experts is multiplied.
     FfnSharedGate = 43,
+    /// Added to the scores of experts to choose them.
+    FfnRouterBias = 44,
     /// Fused projections of a recurrent layer's input.
     SsmIn = 48,
     SsmInBias = 49,
@@ -79,7 +81,7 @@ pub enum Role {
 }
 
 impl Role {
-    const ALL: [(Role, &'static str); 48] = [
+    const ALL: [(Role, &'static str); 49] = [
         (Role::TokenEmbd, "token_embd"),
         (Role::Output, "output"),
         (Role::OutputNorm, "output_norm"),
@@ -105,6 +107,7 @@ impl Role {
         (Role::FfnGateUpExperts, "ffn_gate_up_exps"),
         (Role::FfnDownExperts, "ffn_down_exps"),
         (Role::FfnSharedGate, "ffn_gate_inp_shexp"),
+        (Role::FfnRouterBias, "exp_probs_b"),
         (Role::SsmIn, "ssm_in"),
         (Role::SsmInBias, "ssm_in.bias"),
         (Role::SsmConv, "ssm_conv1d"),

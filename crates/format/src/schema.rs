@@ -83,23 +83,29 @@ pub fn layer_schema(c: &Config, layer: u32) -> Vec<Entry> {
     let pre = |role, bias| c.pre_norms().then(|| s.norm(role, bias));
     let post = |role| c.post_norms().then(|| s.vector(role));
     let mut all = Vec::new();
-    all.extend(pre(Role::AttnNorm, Role::AttnNormBias));
-    match c.recurrent_of(layer as usize) {
-        None => {
-            all.push(s.qkv());
-            all.extend(s.heads_norm(Role::AttnQNorm, c.n_heads));
-            all.extend(s.heads_norm(Role::AttnKNorm, c.n_kv_heads));
-            all.push(s.attn_output());
-        }
-        Some(r) => all.extend(s.recurrent(r)),
+    let index = layer as usize;
+    if c.has_mixer(index) {
+        all.extend(pre(Role::AttnNorm, Role::AttnNormBias));
     }
-    all.extend(post(Role::AttnPostNorm));
+    if c.attends(index) {
+        all.push(s.qkv());
+        all.extend(s.heads_norm(Role::AttnQNorm, c.n_heads));
+        all.extend(s.heads_norm(Role::AttnKNorm, c.n_kv_heads));
+        all.push(s.attn_output());
+    }
+    all.extend(c.recurrent_of(index).map(|r| s.recurrent(r)).unwrap_or_default());
+    if c.has_mixer(index) {
+        all.extend(post(Role::AttnPostNorm));
+    }
+    if !c.has_ffn(index) {
+        return all;
+    }
     all.extend(pre(Role::FfnNorm, Role::FfnNormBias));
-    if let Some(e) = c.experts_of(layer as usize) {
+    if let Some(e) = c.experts_of(index) {
         all.extend(s.experts(e));
         all.extend(e.shared.as_ref().filter(|shared| shared.gate).map(|_| s.shared_gate()));
     }
-    let d_ff = c.d_ff_of(layer as usize);
+    let d_ff = c.d_ff_of(index);
     if d_ff > 0 {
         all.extend(s.dense(d_ff));
     }
@@ -275,7 +281,9 @@ impl Schema<'_> {
             if r.kind == RecurrentKind::Mamba2 {
                 all.push(self.values(Role::SsmD, heads));
             }
-            all.push(self.values(Role::SsmNorm, r.norm_weights()));
+            if r.norm_weights() > 0 {
+                all.push(self.values(Role::SsmNorm, r.norm_weights()));
+            }
         }
         let output = self.matrix(Role::SsmOut, self.c.d_model, r.inner() as u32);
         all.push(Entry { bias: Some(Role::SsmOutBias), ..output });
@@ -303,17 +311,23 @@ impl Schema<'_> {
     }
 
     /// The router, then the stacked matrices of the experts, each laid out as in a model without experts.
-    fn experts(&self, e: &Experts) -> [Entry; 3] {
+    fn experts(&self, e: &Experts) -> Vec<Entry> {
         let d = self.c.d_model;
         let router = self.matrix(Role::FfnRouter, e.n_experts, d);
-        let parts = [Role::FfnGateExperts, Role::FfnUpExperts];
-        let gate_up = self.hidden(Role::FfnGateUpExperts, &parts, e.d_ff);
+        let both = [Role::FfnGateExperts, Role::FfnUpExperts];
+        let parts = if self.c.gated { &both[..] } else { &both[1..] };
+        let gate_up = self.hidden(Role::FfnGateUpExperts, parts, e.d_ff);
         let down = self.matrix(Role::FfnDownExperts, d, e.d_ff);
         let stack = |mut entry: Entry| {
             (entry.logical[0], entry.stored[0]) = (e.n_experts, e.n_experts);
             entry
         };
-        [Entry { kind: Kind::Router, ..router }, stack(gate_up), stack(down)]
+        let mut all = vec![Entry { kind: Kind::Router, ..router }];
+        if e.router_bias {
+            all.push(self.values(Role::FfnRouterBias, e.n_experts as usize));
+        }
+        all.extend([stack(gate_up), stack(down)]);
+        all
     }
 
     /// A single row, of a panel.

@@ -88,6 +88,12 @@ fn config_values() {
             assert!(message.contains(field), "{message}");
         }
     }
+    let experts = serde_json::json!({"n_experts": 4, "experts_per_token": 2, "d_ff": 16,
+        "router_softmax": "all", "layers": [true, false], "router_bias": true});
+    let recurrent = |layers: [bool; 2], without_norm: bool| {
+        serde_json::json!({"kind": "delta", "kernel": 4, "key_heads": 1, "key_dim": 16, "value_heads": 1,
+            "value_dim": 16, "layers": layers, "without_norm": without_norm})
+    };
     let others = [
         ("n_kv_heads", 3.into(), "divisor"),
         ("head_dim", 7.into(), "even"),
@@ -120,6 +126,13 @@ fn config_values() {
         ("architecture", "a\n\u{1b}[31mb".into(), "architecture"),
         ("architecture", "x".repeat(65).into(), "architecture"),
         ("tied_embeddings", 1.into(), "boolean"),
+        ("layer_parts", serde_json::json!(["both"]), "one entry per layer"),
+        ("layer_parts", serde_json::json!(["both", "none"]), "unknown variant"),
+        ("layer_parts", serde_json::json!(["ffn", "ffn"]), "at least one layer with attention"),
+        ("experts", experts, "no bias without router_sigmoid"),
+        ("recurrent", recurrent([false, false], false), "at least one of them true"),
+        ("recurrent", recurrent([true, true], false), "at least one layer with attention"),
+        ("recurrent", recurrent([true, false], true), "only for mamba2"),
     ];
     for (field, value, expected) in others {
         let message = rejected(field, value);

@@ -43,6 +43,8 @@ fn experts() -> Config {
         router_softmax,
         layers,
         shared: None,
+        router_sigmoid: false,
+        router_bias: false,
     };
     let sizes =
         Config { d_model: 128, d_ff: 192, n_heads: 4, n_kv_heads: 2, ..Config::llama(3, 32) };

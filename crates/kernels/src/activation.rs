@@ -12,6 +12,8 @@ pub enum Activation {
     Silu,
     /// x/2 · (1 + tanh u) with u = √(2/π) (x + 0.044715 x³), which is x / (1 + e⁻²ᵘ).
     Gelu,
+    /// max(x, 0)² (So et al., "Primer", 2021).
+    Relu2,
 }
 
 /// Arguments of `activate`, which computes act(gate)·up, or act(up) without a gate.
@@ -62,6 +64,10 @@ fn apply<S: Simd>(s: S, activation: Activation, x: S::F) -> S::F {
     match activation {
         Activation::Silu => silu(s, x),
         Activation::Gelu => gelu(s, x),
+        Activation::Relu2 => {
+            let x = s.max(x, s.splat(0.0));
+            s.mul(x, x)
+        }
     }
 }
 

@@ -3,18 +3,24 @@
 
 use crate::isa::Simd;
 use crate::layout::LANES;
-use crate::math::exp;
+use crate::math::{exp, sigmoid};
 
 /// Arguments of `route`, which selects the experts of one token from its router logits.
 #[derive(Debug)]
 pub struct Route<'a> {
-    /// Router logits, one per expert.
-    pub logits: &'a [f32],
+    /// Router logits, one per expert; replaced by their sigmoids if those are the scores.
+    pub logits: &'a mut [f32],
+    /// Whether the scores are sigmoids of the logits rather than their softmax.
+    pub sigmoid: bool,
+    /// Added to sigmoids to choose experts, but not to their weights; one per expert, or none.
+    pub bias: &'a [f32],
     /// Whether the softmax covers only the chosen experts, whose weights then sum to 1, rather than all.
+    /// Sigmoids are divided by their sum.
     pub over_chosen: bool,
-    /// Output: indices of the experts with the largest logits, ascending; ties go to the lowest index.
+    /// Output: indices of the experts with the largest logits, or biased sigmoids, ascending; ties go to the
+    /// lowest index.
     pub chosen: &'a mut [u32],
-    /// Output: the softmax weights of these experts.
+    /// Output: the weights of these experts.
     pub weights: &'a mut [f32],
 }
 
@@ -22,12 +28,16 @@ impl Route<'_> {
     pub(crate) fn check(&self) {
         assert!(!self.chosen.is_empty() && self.chosen.len() <= self.logits.len());
         assert_eq!(self.chosen.len(), self.weights.len());
+        assert!(self.bias.is_empty() || self.sigmoid && self.bias.len() == self.logits.len());
     }
 }
 
 #[inline(always)]
 pub(crate) fn route<S: Simd>(s: S, a: Route<'_>) {
-    choose(a.logits, a.chosen);
+    if a.sigmoid {
+        return route_by_sigmoids(s, a);
+    }
+    choose(a.logits, &[], a.chosen);
     let max = a.chosen.iter().fold(f32::MIN, |max, &e| max.max(a.logits[e as usize]));
     let mut sum = s.splat(0.0);
     let mut next = 0;
@@ -48,12 +58,38 @@ pub(crate) fn route<S: Simd>(s: S, a: Route<'_>) {
     a.weights.iter_mut().for_each(|w| *w /= sum);
 }
 
-/// Indices of the largest values, ascending. The indices are valid even if there are NaNs.
-fn choose(values: &[f32], chosen: &mut [u32]) {
+/// The router of DeepSeek-V3 (2024).
+#[inline(always)]
+fn route_by_sigmoids<S: Simd>(s: S, a: Route<'_>) {
+    for logits in a.logits.chunks_mut(LANES) {
+        let mut lanes = [0.0; LANES];
+        lanes[..logits.len()].copy_from_slice(logits);
+        let scores = sigmoid(s, s.load(&lanes));
+        s.store(scores, &mut lanes);
+        logits.copy_from_slice(&lanes[..logits.len()]);
+    }
+    choose(a.logits, a.bias, a.chosen);
+    let mut sum = TINY;
+    for (weight, &e) in a.weights.iter_mut().zip(&*a.chosen) {
+        *weight = a.logits[e as usize];
+        sum += *weight;
+    }
+    if a.over_chosen {
+        a.weights.iter_mut().for_each(|w| *w /= sum);
+    }
+}
+
+/// Added to a sum of sigmoids, in case that all of them are 0.
+const TINY: f32 = 1e-20;
+
+/// Indices of the largest values, with their bias, if there are any, ascending. The indices are valid even if
+/// there are NaNs.
+fn choose(values: &[f32], bias: &[f32], chosen: &mut [u32]) {
     for n in 0..chosen.len() {
         let (before, _) = chosen.split_at(n);
         let mut best = None;
         for (i, &value) in values.iter().enumerate() {
+            let value = value + bias.get(i).unwrap_or(&0.0);
             if best.is_none_or(|(_, most)| value > most) && !before.contains(&(i as u32)) {
                 best = Some((i as u32, value));
             }

@@ -21,9 +21,45 @@ fn noise(n: usize, seed: u64) -> Vec<f32> {
 
 fn route(kernels: &Kernels, logits: &[f32], k: usize, over_chosen: bool) -> (Vec<u32>, Vec<f32>) {
     let (mut chosen, mut weights) = (vec![0; k], vec![0.0; k]);
-    let (c, w) = (&mut chosen, &mut weights);
-    kernels.route(Route { logits, over_chosen, chosen: c, weights: w });
+    let (c, w, logits) = (&mut chosen, &mut weights, &mut logits.to_vec());
+    kernels.route(Route { logits, sigmoid: false, bias: &[], over_chosen, chosen: c, weights: w });
     (chosen, weights)
+}
+
+#[test]
+fn sigmoids_are_chosen_with_their_bias_and_weigh_without_it() {
+    for (n, k) in [(1, 1), (4, 2), (17, 3), (60, 6), (128, 8)] {
+        let logits: Vec<f32> = noise(n, n as u64).iter().map(|x| 6.0 * x).collect();
+        for (bias, over_chosen) in [(noise(n, 7), true), (noise(n, 8), false), (vec![], true)] {
+            let scores: Vec<f64> =
+                logits.iter().map(|x| 1.0 / (1.0 + (-f64::from(*x)).exp())).collect();
+            let biased = |e: usize| scores[e] + f64::from(bias.get(e).copied().unwrap_or(0.0));
+            let mut order: Vec<usize> = (0..n).collect();
+            order.sort_by(|&a, &b| biased(b).total_cmp(&biased(a)));
+            order.truncate(k);
+            order.sort_unstable();
+            let sum: f64 = if over_chosen { order.iter().map(|&e| scores[e]).sum() } else { 1.0 };
+            let mut first = None;
+            for kernels in isas() {
+                let (mut chosen, mut weights) = (vec![0; k], vec![0.0; k]);
+                kernels.route(Route {
+                    logits: &mut logits.clone(),
+                    sigmoid: true,
+                    bias: &bias,
+                    over_chosen,
+                    chosen: &mut chosen,
+                    weights: &mut weights,
+                });
+                assert!(chosen.iter().map(|&e| e as usize).eq(order.iter().copied()));
+                for (&e, &weight) in order.iter().zip(&weights) {
+                    let want = scores[e] / sum;
+                    assert!((f64::from(weight) / want - 1.0).abs() < 1e-5, "{weight}, {want}");
+                }
+                let bits: Vec<u32> = weights.iter().map(|w| w.to_bits()).collect();
+                assert_eq!(*first.get_or_insert_with(|| bits.clone()), bits);
+            }
+        }
+    }
 }
 
 #[test]

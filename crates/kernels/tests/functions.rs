@@ -90,11 +90,13 @@ fn activations_match_their_formulas() {
         let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
         0.5 * x * (1.0 + inner.tanh())
     };
+    let relu2 = |x: f64| x.max(0.0).powi(2);
     // Where 1 + tanh cancels, even f64 retains only a few digits, hence the absolute tolerance.
     for kernels in isas() {
         for (activation, f, relative, absolute) in [
             (Activation::Silu, &silu as &dyn Fn(f64) -> f64, 1e-6, 1e-30),
             (Activation::Gelu, &gelu, 3e-6, 1e-14),
+            (Activation::Relu2, &relu2, 1e-6, 1e-30),
         ] {
             for (gated, size) in [(true, 100.0), (true, 4.0), (false, 4.0), (false, 1e-3)] {
                 let (panels, m) = (4, 3);

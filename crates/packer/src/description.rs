@@ -1,6 +1,8 @@
 //! A model as described by its source's settings, before its weights are read. Readers start from a
 //! Llama, and the model's family changes whatever differs.
 
+use std::ops::Range;
+
 use nanoinfer_format::{Config, Role};
 
 use crate::names::Names;
@@ -16,6 +18,8 @@ pub(crate) struct Description {
     pub(crate) names: Names,
     /// Applied to the weights while packing, in this order.
     pub(crate) changes: Vec<Change>,
+    /// Applied after them.
+    pub(crate) row_factors: Vec<RowFactor>,
 }
 
 /// Which biases a model has: `Some(true)` = present, `Some(false)` = absent, `None` = whatever the
@@ -62,4 +66,12 @@ pub(crate) struct Change {
     pub(crate) roles: &'static [Role],
     pub(crate) factor: f32,
     pub(crate) offset: f32,
+}
+
+/// A factor of some rows of the weights of a role, in every layer.
+#[derive(Clone, Debug)]
+pub(crate) struct RowFactor {
+    pub(crate) role: Role,
+    pub(crate) rows: Range<usize>,
+    pub(crate) factor: f32,
 }

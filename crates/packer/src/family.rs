@@ -4,11 +4,13 @@
 //! A new family is a file in `family/`, declared and listed below.
 
 mod exaone;
+mod falcon_h1;
 mod gemma;
 mod granite;
 mod lfm;
 mod llama;
 mod mistral;
+mod nemotron_h;
 mod olmo;
 mod phi;
 mod qwen;
@@ -30,6 +32,8 @@ const FAMILIES: &[&Family] = &[
     &phi::FAMILY,
     &granite::FAMILY,
     &lfm::FAMILY,
+    &falcon_h1::FAMILY,
+    &nemotron_h::FAMILY,
     &olmo::FAMILY,
     &smollm3::FAMILY,
     &starcoder2::FAMILY,

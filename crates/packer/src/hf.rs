@@ -4,6 +4,7 @@ mod config;
 mod files;
 mod folder;
 mod layers;
+mod mamba2;
 mod rope;
 mod settings;
 mod special;
@@ -12,5 +13,6 @@ mod vocabulary;
 
 pub(crate) use folder::{Open, has_weights, look, open};
 pub(crate) use layers::{experts, layer_windows, recurrent_layers, router_softmax, sliding_window};
+pub(crate) use mamba2::{Mamba2Sizes, refuse_step_limit};
 pub(crate) use rope::{longrope, rope, rope_settings};
 pub(crate) use settings::Settings;

@@ -21,7 +21,7 @@ pub(crate) enum RopeType {
 /// `own` first, then in `shared`, without the roles that `own` has other names for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Names {
-    layer_prefix: &'static str,
+    pub(crate) layer_prefix: &'static str,
     own: &'static [Entry],
     shared: &'static [Entry],
     outside_layers: &'static [Entry],
@@ -29,6 +29,9 @@ pub(crate) struct Names {
     /// Whether the model is a part of another one: names then begin with [`TEXT_PART`].
     is_part: bool,
 }
+
+/// The prefix of layers in GGUF files.
+const GGUF_PREFIX: &str = "blk.";
 
 /// The prefix of the names in a model's text part, instead of `model.`.
 const TEXT_PART: &str = "model.language_model.";
@@ -54,7 +57,7 @@ impl Names {
     /// Names of llama.cpp's converter, except for those in `own`.
     pub(crate) const fn gguf(rope_type: RopeType, own: &'static [Entry]) -> Self {
         Self {
-            layer_prefix: "blk.",
+            layer_prefix: GGUF_PREFIX,
             own,
             shared: GGUF_LAYER,
             outside_layers: GGUF_OUTSIDE_LAYERS,
@@ -120,10 +123,11 @@ const GGUF_LAYER: &[Entry] = &[
     ("ffn_gate.*", &[Role::FfnGateExperts]),
     ("ffn_up.*", &[Role::FfnUpExperts]),
     ("ffn_down.*", &[Role::FfnDownExperts]),
-];
-
-/// GGUF: layers with Mamba-2.
-pub(crate) const GGUF_MAMBA2: &[Entry] = &[
+    ("ffn_gate_shexp", &[Role::FfnGate]),
+    ("ffn_up_shexp", &[Role::FfnUp]),
+    ("ffn_down_shexp", &[Role::FfnDown]),
+    ("exp_probs_b.bias", &[Role::FfnRouterBias]),
+    // Mamba-2.
     ("ssm_in", &[Role::SsmGate, Role::SsmQkv, Role::SsmAlpha]),
     ("ssm_conv1d", &[Role::SsmConv]),
     ("ssm_a", &[Role::SsmA]),
@@ -158,7 +162,9 @@ impl Names {
         let name = &part.map_or(name.into(), |name| Cow::from(format!("model.{name}")));
         // Some parameters are no weights of a module, so their names have no suffix, or that of a bias.
         let (stem, bias) = match (name.strip_suffix(".weight"), name.strip_suffix(".bias")) {
-            _ if self.own.iter().any(|(own, _)| name.ends_with(own)) => (&**name, false),
+            _ if self.own.iter().chain(self.shared).any(|(known, _)| name.ends_with(known)) => {
+                (&**name, false)
+            }
             (Some(stem), _) => (stem, false),
             (_, Some(stem)) => (stem, true),
             _ => return None,
@@ -202,7 +208,7 @@ impl Names {
 
     /// The names that LoRA adapters of this model use, which are always those of Hugging Face.
     pub(crate) fn of_adapters(self) -> Names {
-        if self.layer_prefix == ADAPTERS.layer_prefix { self } else { ADAPTERS }
+        if self.layer_prefix == GGUF_PREFIX { ADAPTERS } else { self }
     }
 }
 

@@ -395,6 +395,38 @@ impl TensorSource for Affine {
     }
 }
 
+/// Weights of which some rows are multiplied by a factor.
+pub(crate) struct ScaledRows {
+    pub(crate) inner: Box<dyn TensorSource>,
+    pub(crate) rows: Range<usize>,
+    pub(crate) factor: f32,
+}
+
+impl TensorSource for ScaledRows {
+    fn name(&self) -> (&Path, &str) {
+        self.inner.name()
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        self.inner.shape()
+    }
+
+    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
+        let k = self.shape()[1];
+        self.inner.read_rows(rows.clone(), out)?;
+        for (row, values) in rows.zip(out.chunks_exact_mut(k)) {
+            if self.rows.contains(&row) {
+                values.iter_mut().for_each(|w| *w *= self.factor);
+            }
+        }
+        Ok(())
+    }
+
+    fn format(&self) -> Option<(&'static str, f64)> {
+        self.inner.format()
+    }
+}
+
 /// Query or key rows as GGUF stores them for Llama, restored to their original order.
 ///
 /// In llama.cpp, RoPE pairs neighbouring rows (`i`, `i+1`); in Hugging Face and in this engine, it

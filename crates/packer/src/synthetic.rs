@@ -113,6 +113,8 @@ impl Shape {
                 router_softmax: RouterSoftmax::Chosen,
                 layers: vec![true; self.n_layers as usize],
                 shared: None,
+                router_sigmoid: false,
+                router_bias: false,
             }),
             ..Config::llama(self.n_layers, self.head_dim)
         }

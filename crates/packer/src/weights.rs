@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use nanoinfer_format::{Config, Entry, Kind, Role, layer_schema, schema};
 
 use crate::Error;
-use crate::description::{Biases, Change};
+use crate::description::{Biases, Change, RowFactor};
 use crate::names::{Meaning, Names, RopeType};
 use crate::source::{
-    Affine, Alternating, FileTensor, MinusExp, Rows, TensorSource, Transposed, Unpermuted,
+    Affine, Alternating, FileTensor, MinusExp, Rows, ScaledRows, TensorSource, Transposed,
+    Unpermuted,
 };
 
 /// Identifies a weight or its bias.
@@ -26,6 +27,7 @@ pub(crate) struct Weights {
     path: PathBuf,
     names: Names,
     changes: Vec<Change>,
+    row_factors: Vec<RowFactor>,
     slots: HashMap<Slot, Parts>,
     /// The embedding and the output layer as stored, to find out whether they are the same matrix.
     ends: [Option<FileTensor>; 2],
@@ -38,8 +40,14 @@ type Parts = BTreeMap<u32, Box<dyn TensorSource>>;
 impl Weights {
     /// `path` is the folder or file named in errors about missing tensors.
     pub(crate) fn new(path: &Path, names: Names) -> Self {
-        let (changes, slots, ends) = (Vec::new(), HashMap::new(), [None, None]);
-        Self { path: path.into(), names, changes, slots, ends }
+        Self {
+            path: path.into(),
+            names,
+            changes: Vec::new(),
+            row_factors: Vec::new(),
+            slots: HashMap::new(),
+            ends: [None, None],
+        }
     }
 
     fn error(path: &Path, tensor: &str, what: impl Into<String>) -> Error {
@@ -58,6 +66,9 @@ impl Weights {
             };
             return Err(Self::error(path, name, what));
         };
+        // A layer without attention or recurrence has only one norm.
+        let alone = layer.is_some_and(|layer| !c.has_mixer(layer as usize));
+        let roles = if alone && roles == [Role::AttnNorm] { &[Role::FfnNorm][..] } else { roles };
         // llama.cpp stores some vectors of recurrent layers as matrices.
         let tensor = match roles {
             [Role::SsmA | Role::SsmD | Role::SsmNorm] => tensor.flattened(),
@@ -91,6 +102,10 @@ impl Weights {
             } else if roles == [Role::AttnQ, Role::AttnGate] {
                 let (block, second) = (c.head_dim as usize, role == Role::AttnGate);
                 Box::new(Alternating { inner: tensor.clone(), block, second })
+            } else if roles == [Role::FfnGateExperts, Role::FfnUpExperts] {
+                let block = c.experts.as_ref().map_or(1, |e| e.d_ff.max(1) as usize);
+                let second = role == Role::FfnUpExperts;
+                Box::new(Alternating { inner: tensor.clone(), block, second })
             } else if permuted {
                 Box::new(Unpermuted { inner: tensor.clone(), head_dim: c.head_dim as usize })
             } else if rows == (0..n) {
@@ -118,6 +133,20 @@ impl Weights {
             }
         }
         self.changes.extend(changes);
+    }
+
+    /// Multiplies some rows of weights, after the other changes.
+    pub(crate) fn scale_rows(&mut self, factors: Vec<RowFactor>) {
+        for RowFactor { role, rows, factor } in factors.iter().cloned() {
+            let slots = self.slots.iter_mut();
+            for (_, parts) in slots.filter(|(slot, _)| slot.role == role && !slot.bias) {
+                for (expert, inner) in std::mem::take(parts) {
+                    parts
+                        .insert(expert, Box::new(ScaledRows { inner, rows: rows.clone(), factor }));
+                }
+            }
+        }
+        self.row_factors = factors;
     }
 
     /// The number format of most weights in layers, if they have been rounded to less than 8 bits.
@@ -185,6 +214,9 @@ impl Weights {
             self.names.of_adapters().meaning(name).ok_or_else(missing)?;
         if c.tied_embeddings && roles == [Role::Output] {
             return Err(Self::error(&path, name, TIED_OUTPUT));
+        }
+        if self.row_factors.iter().any(|scaled| roles.contains(&scaled.role)) {
+            return Err(Self::error(&path, name, SCALED_ROWS));
         }
         let expert = expert.unwrap_or(0);
         for (role, rows) in divide(roles, n, layer, c) {
@@ -286,6 +318,8 @@ const HEADLESS: &str = "is named as in a model without an output layer, such as 
                         cannot generate text; use a model for text generation";
 const TIED_OUTPUT: &str = "is changed by the adapter, but in this model it is also the embedding; merge \
                            the adapter with peft and convert the merged model";
+const SCALED_ROWS: &str = "is changed by the adapter, but its rows have different multipliers in this model; \
+                           merge the adapter with peft and convert the merged model";
 const OTHER_KIND: &str = "the config describes another kind of model";
 const UNEXPECTED: &str = "is unexpected: a model with this config has no such weight";
 

@@ -26,6 +26,10 @@ struct Spelling {
     /// Parts of tensor names that differ from [`NAMES`].
     #[serde(default)]
     names: BTreeMap<String, String>,
+    /// Factors that the converter applies to a weight, by parts of its name: rows and their factor, until all rows
+    /// are covered.
+    #[serde(default)]
+    factors: BTreeMap<String, Vec<(usize, f32)>>,
     /// Keys other than those that all architectures have.
     #[serde(default)]
     keys: Map<String, Value>,
@@ -86,7 +90,9 @@ fn common_keys(s: &Value) -> Vec<(&'static str, Meta)> {
     let epsilon = if s["norm_epsilon"].is_number() {
         ("attention.layer_norm_epsilon", f32(&s["norm_epsilon"]))
     } else {
-        let stated = ["rms_norm_eps", "norm_eps"].into_iter().find(|key| s[*key].is_number());
+        let stated = ["rms_norm_eps", "norm_eps", "layer_norm_epsilon"]
+            .into_iter()
+            .find(|key| s[*key].is_number());
         ("attention.layer_norm_rms_epsilon", f32(&s[stated.unwrap()]))
     };
     let theta = &s["rope_parameters"]["rope_theta"];
@@ -116,7 +122,19 @@ fn head_dim(s: &Value) -> usize {
     }
 }
 
-/// What the converter does with the weights of recurrent layers, and with a fused network beside them.
+/// Applies the factors of a weight.
+fn scale(spelling: &Spelling, name: &str, dims: &[usize], values: &mut [f32]) {
+    let Some((_, factors)) = spelling.factors.iter().find(|(part, _)| name.contains(*part)) else {
+        return;
+    };
+    let mut rows = values.chunks_mut(dims[1]);
+    for &(n, factor) in factors {
+        rows.by_ref().take(n).flatten().for_each(|w| *w *= factor);
+    }
+    assert_eq!(rows.len(), 0, "{name}");
+}
+
+/// What the converter does with the weights of recurrent layers, and with fused networks and experts.
 fn recurrent(
     spelling: &Spelling,
     name: String,
@@ -125,19 +143,32 @@ fn recurrent(
 ) -> Vec<(String, Vec<usize>, Vec<f32>)> {
     match name.split('.').nth_back(1).unwrap_or_default() {
         "conv1d" | "conv" if dims.len() == 3 => drop(dims.remove(1)),
-        "input_linear" if name.contains("shared_mlp.input_linear") => {
-            let (gate, up) = values.split_at(values.len() / 2);
-            let part = |part, values: &[f32]| {
-                let name = name.replace("shared_mlp.input_linear", part);
-                (name, vec![dims[0] / 2, dims[1]], values.to_vec())
+        "input_linear" => {
+            let stacked = dims.len() == 3;
+            let shared = spelling.keys.contains_key("expert_count");
+            let suffix = if stacked {
+                "_exps"
+            } else if shared {
+                "_shexp"
+            } else {
+                ""
             };
-            return vec![part("mlp.gate_proj", gate), part("mlp.up_proj", up)];
+            let fused =
+                if stacked { "block_sparse_moe.input_linear" } else { "shared_mlp.input_linear" };
+            let half = dims[dims.len() - 2..].iter().product::<usize>() / 2;
+            let rows = dims.len() - 2;
+            dims[rows] /= 2;
+            let part = |part, second: usize| {
+                let own = values.chunks(half).skip(second).step_by(2).flatten().copied().collect();
+                (name.replace(fused, &format!("mlp.{part}{suffix}")), dims.clone(), own)
+            };
+            return vec![part("gate", 0), part("up", 1)];
         }
-        "norm" if name.contains("mamba.norm") => {
+        "norm" if name.contains("mamba.norm") || name.contains("mixer.norm") => {
             let groups = spelling.keys["ssm.group_count"].as_u64().unwrap() as usize;
             dims = vec![groups, dims[0] / groups];
         }
-        "mamba" if name.ends_with(".A_log") || name.ends_with(".D") => {
+        "mamba" | "mixer" if name.ends_with(".A_log") || name.ends_with(".D") => {
             dims.push(1);
             if name.ends_with(".A_log") {
                 values.iter_mut().for_each(|x| *x = -f64::from(*x).exp() as f32);
@@ -160,6 +191,7 @@ fn gguf(name: &str, spelling: &Spelling, s: &Value) -> GgufFile {
         file.set(&format!("{architecture}.{key}"), meta(value));
     }
     for (name, (dims, mut values)) in read_folder(&golden(name)) {
+        scale(spelling, &name, &dims, &mut values);
         if name.ends_with("norm.weight") {
             values.iter_mut().for_each(|w| *w += spelling.norm_offset);
         }

@@ -186,7 +186,7 @@ impl Engine {
             window => (cached as u64).min(u64::from(window)),
         };
         let layers = config.windows.iter().enumerate();
-        let attention = layers.filter(|(layer, _)| config.recurrent_of(*layer).is_none());
+        let attention = layers.filter(|(layer, _)| config.attends(*layer));
         let positions: u64 = attention.map(|(_, window)| seen(window)).sum();
         let per_layer = self.kv_bytes_per_position() / config.attention_layers() as u64;
         self.model.weights().pass_bytes(self.model.file()) + positions * per_layer

@@ -104,7 +104,7 @@ impl Cache {
             canceller: Canceller::default(),
         };
         let arena = |_| LayerCache::new(pool, plan.kv, n_blocks * kv_heads, head);
-        let attends = |layer: &usize| c.recurrent_of(*layer).is_none();
+        let attends = |layer: &usize| c.attends(*layer);
         let arenas = (0..c.n_layers as usize).map(|layer| (0..layer).filter(attends).count());
         Self {
             layers: (0..c.attention_layers()).map(arena).collect(),

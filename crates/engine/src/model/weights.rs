@@ -57,20 +57,16 @@ pub(crate) struct Norm {
     pub bias: Option<Vector>,
 }
 
-/// One transformer layer. The config determines which norms it has.
+/// One transformer layer. The config determines which parts and norms it has.
 pub(crate) struct Layer {
     pub attn_norm: Option<Norm>,
-    pub mixer: Mixer,
+    pub attention: Option<Attention>,
+    /// In place of attention, or beside it.
+    pub recurrent: Option<RecurrentMixer>,
     pub attn_post_norm: Option<Norm>,
     pub ffn_norm: Option<Norm>,
-    pub ffn: Ffn,
+    pub ffn: Option<Ffn>,
     pub ffn_post_norm: Option<Norm>,
-}
-
-/// The part of a layer in which tokens see each other.
-pub(crate) enum Mixer {
-    Attention(Attention),
-    Recurrent(RecurrentMixer),
 }
 
 pub(crate) struct Attention {
@@ -122,6 +118,8 @@ pub(crate) struct Dense {
 pub(crate) struct ExpertMatrices {
     /// `[experts, d_model]`, f32 in every model
     pub router: Matrix,
+    /// `[experts]`, added to scores to choose experts
+    pub router_bias: Option<Vector>,
     /// `experts × [2 · d_ff, d_model]`, alternating panels
     pub gate_up: Matrix,
     /// `experts × [d_model, d_ff]`
@@ -202,6 +200,29 @@ impl<'a> Binder<'a> {
         Ok(Matrix { tensor, panels, k, layout, bias })
     }
 
+    fn attention(&self, layer: Option<u32>) -> Result<Attention> {
+        Ok(Attention {
+            qkv: self.matrix(Role::AttnQkv, layer)?,
+            q_norm: self.norm(Role::AttnQNorm, layer),
+            k_norm: self.norm(Role::AttnKNorm, layer),
+            output: self.matrix(Role::AttnOutput, layer)?,
+        })
+    }
+
+    fn recurrent(&self, config: &Recurrent, layer: Option<u32>) -> Result<RecurrentMixer> {
+        let conv = self.norm(Role::SsmConv, layer);
+        Ok(RecurrentMixer {
+            config: config.clone(),
+            input: self.matrix(Role::SsmIn, layer)?,
+            conv: conv.ok_or_else(|| missing(Role::SsmConv, layer))?,
+            a: self.vector(Role::SsmA, layer),
+            dt_bias: self.vector(Role::SsmDtBias, layer),
+            d: self.vector(Role::SsmD, layer),
+            norm: self.vector(Role::SsmNorm, layer),
+            output: self.matrix(Role::SsmOut, layer)?,
+        })
+    }
+
     fn layer(&self, layer: u32) -> Result<Layer> {
         let l = Some(layer);
         let dense = || {
@@ -209,10 +230,13 @@ impl<'a> Binder<'a> {
                 (self.matrix(Role::FfnGateUp, l)?, self.matrix(Role::FfnDown, l)?);
             Ok::<_, String>(Dense { gate_up, down })
         };
-        let ffn = match self.file.config().experts_of(layer as usize) {
-            None => Ffn::Dense(dense()?),
-            Some(e) => Ffn::Experts(ExpertMatrices {
+        let (config, index) = (self.file.config(), layer as usize);
+        let ffn = match config.experts_of(index) {
+            None if !config.has_ffn(index) => None,
+            None => Some(Ffn::Dense(dense()?)),
+            Some(e) => Some(Ffn::Experts(ExpertMatrices {
                 router: self.matrix(Role::FfnRouter, l)?,
+                router_bias: self.vector(Role::FfnRouterBias, l),
                 gate_up: self.matrix(Role::FfnGateUpExperts, l)?,
                 down: self.matrix(Role::FfnDownExperts, l)?,
                 shared: e.shared.as_ref().map(|_| dense()).transpose()?,
@@ -222,29 +246,12 @@ impl<'a> Binder<'a> {
                     .filter(|shared| shared.gate)
                     .map(|_| self.matrix(Role::FfnSharedGate, l))
                     .transpose()?,
-            }),
-        };
-        let mixer = match self.file.config().recurrent_of(layer as usize) {
-            None => Mixer::Attention(Attention {
-                qkv: self.matrix(Role::AttnQkv, l)?,
-                q_norm: self.norm(Role::AttnQNorm, l),
-                k_norm: self.norm(Role::AttnKNorm, l),
-                output: self.matrix(Role::AttnOutput, l)?,
-            }),
-            Some(config) => Mixer::Recurrent(RecurrentMixer {
-                config: config.clone(),
-                input: self.matrix(Role::SsmIn, l)?,
-                conv: self.norm(Role::SsmConv, l).ok_or_else(|| missing(Role::SsmConv, l))?,
-                a: self.vector(Role::SsmA, l),
-                dt_bias: self.vector(Role::SsmDtBias, l),
-                d: self.vector(Role::SsmD, l),
-                norm: self.vector(Role::SsmNorm, l),
-                output: self.matrix(Role::SsmOut, l)?,
-            }),
+            })),
         };
         Ok(Layer {
             attn_norm: self.norm(Role::AttnNorm, l),
-            mixer,
+            attention: config.attends(index).then(|| self.attention(l)).transpose()?,
+            recurrent: config.recurrent_of(index).map(|r| self.recurrent(r, l)).transpose()?,
             attn_post_norm: self.norm(Role::AttnPostNorm, l),
             ffn_norm: self.norm(Role::FfnNorm, l),
             ffn,
@@ -347,21 +354,11 @@ impl Weights {
     }
 }
 
-impl Mixer {
-    /// The weights of attention, if that is what the layer has.
-    pub(crate) fn attention(&self) -> Option<&Attention> {
-        match self {
-            Self::Attention(attention) => Some(attention),
-            Self::Recurrent(_) => None,
-        }
-    }
-
-    /// The matrices by which the input is projected, and the output.
-    pub(crate) fn matrices(&self) -> [&Matrix; 2] {
-        match self {
-            Self::Attention(a) => [&a.qkv, &a.output],
-            Self::Recurrent(r) => [&r.input, &r.output],
-        }
+impl Layer {
+    /// The matrices by which the inputs of attention and recurrence are projected, and their outputs.
+    pub(crate) fn projections(&self) -> impl Iterator<Item = [&Matrix; 2]> {
+        let attention = self.attention.iter().map(|a| [&a.qkv, &a.output]);
+        attention.chain(self.recurrent.iter().map(|r| [&r.input, &r.output]))
     }
 }
 

@@ -80,7 +80,7 @@ impl Pass<'_> {
         let m = self.m();
         let head = self.config.head_padded();
         let heads = self.config.qkv_heads();
-        let norm = self.weights.layers[layer].mixer.attention().and_then(|a| a.k_norm.as_ref());
+        let norm = self.weights.layers[layer].attention.as_ref().and_then(|a| a.k_norm.as_ref());
         let (key, value) = row.split_at_mut(head);
         let value = &mut value[..head];
         for (row, slot) in self.slots.iter().enumerate() {
@@ -206,7 +206,7 @@ impl Pass<'_> {
     fn pack_queries(&self, w: &Worker<'_>, local: &mut Local, part: Part<'_>) -> usize {
         let (head, group) = (self.config.head_padded(), self.config.group());
         let unit = self.unit(self.scratch.qkv.read(w), part.kv);
-        let attention = self.weights.layers[part.layer].mixer.attention();
+        let attention = self.weights.layers[part.layer].attention.as_ref();
         let norm = attention.and_then(|a| a.q_norm.as_ref());
         let (n, rotation) = (part.slots.len() * group, self.key_rotation());
         let Local { row, queries, pinned_queries, .. } = local;

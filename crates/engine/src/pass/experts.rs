@@ -27,18 +27,27 @@ use crate::pool::Worker;
 impl Pass<'_> {
     /// Chooses the experts of every token. Every worker does this independently, which is cheaper than
     /// sharing the result.
-    pub(crate) fn route(&self, w: &Worker<'_>, local: &mut Local, e: &Experts) {
+    pub(crate) fn route(
+        &self,
+        w: &Worker<'_>,
+        local: &mut Local,
+        matrices: &ExpertMatrices,
+        e: &Experts,
+    ) {
         let m = self.m();
         let k = e.experts_per_token as usize;
         let n = e.n_experts as usize;
         let scores = self.scratch.experts.scores.read(w);
+        let bias = matrices.router_bias.map_or(&[][..], |bias| &bias.values(self.file)[..n]);
         let r = &mut local.routing;
         for token in 0..m {
             for (panel, to) in r.scores.chunks_exact_mut(LANES).enumerate() {
                 to.copy_from_slice(&scores[(panel * m + token) * LANES..][..LANES]);
             }
             self.kernels.route(Route {
-                logits: &r.scores[..n],
+                logits: &mut r.scores[..n],
+                sigmoid: e.router_sigmoid,
+                bias,
                 over_chosen: e.router_softmax == RouterSoftmax::Chosen,
                 chosen: &mut r.chosen[token * k..][..k],
                 weights: &mut r.weights[token * k..][..k],
@@ -88,6 +97,8 @@ impl Pass<'_> {
         let groups = config.d_ff_padded() / GROUP;
         let (needs, hidden) = (Needs::of(&e.gate_up), Needs::of(&e.down));
         let Local { gate_up, act, inputs, decoded, routing: r, .. } = local;
+        let (gated, projections) = (self.config.gated, self.config.ffn_inputs());
+        let panels = projections * GROUP / LANES; // per item
         let items = r.active.len() * groups;
         let split = self.scratch.experts.hidden.by_run(w, items, r.max_tokens(), hidden);
         let from = self.input(inputs, m).lines(w, needs);
@@ -99,12 +110,13 @@ impl Pass<'_> {
                 r.gather_tokens(a, from, m, k);
                 gathered = Some(slot);
             }
-            let (gate_up, act) = (&mut gate_up[..2 * GROUP * a.n], &mut act[..GROUP * a.n]);
-            let first = (a.expert * groups + group) * PANELS;
+            let (gate_up, act) =
+                (&mut gate_up[..projections * GROUP * a.n], &mut act[..GROUP * a.n]);
+            let first = (a.expert * groups + group) * panels;
             let tokens = r.gathered.lines(needs).packed(0, a.n, k);
-            self.product(&e.gate_up, first..first + PANELS, &tokens, false, gate_up, decoded);
+            self.product(&e.gate_up, first..first + panels, &tokens, false, gate_up, decoded);
             let (activation, x) = (self.activation(), &*gate_up);
-            self.kernels.activate(Activate { activation, gated: true, x, m: a.n, out: act });
+            self.kernels.activate(Activate { activation, gated, x, m: a.n, out: act });
             for to in split.take(&item).tile(0).forms(0) {
                 self.kernels.pack(Pack { x: act, m: a.n, at: 0, n: a.n, rotation: GROUP, to });
             }

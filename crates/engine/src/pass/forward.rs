@@ -1,7 +1,7 @@
 //! One forward pass, as run by every worker.
 //!
-//! Reads like the paper: a layer is norm, QKV, RoPE and cache, attention (or projection and recurrence),
-//! output, norm, and then either gate and up, and down, or experts. Architectures differ only in config data read by the steps; no step
+//! Reads like the paper: a layer is norm, QKV, RoPE and cache, attention (or projection and recurrence, or
+//! both), output, norm, and then either gate and up, and down, or experts. Architectures differ only in config data read by the steps; no step
 //! depends on a model's name.
 //!
 //! A step is a method of [`Pass`] in another file and contains no barrier. The functions here
@@ -21,7 +21,7 @@ use super::inputs::{Input, Needs};
 use super::product::Dest;
 use super::profile::Stage;
 use super::scratch::Local;
-use crate::model::weights::{Attention, Dense, ExpertMatrices, Ffn, Layer, Mixer, RecurrentMixer};
+use crate::model::weights::{Attention, Dense, ExpertMatrices, Ffn, Layer, Matrix, RecurrentMixer};
 use crate::pool::Worker;
 
 impl Pass<'_> {
@@ -64,41 +64,71 @@ impl Pass<'_> {
     }
 
     fn layer(&self, w: &mut Worker<'_>, local: &mut Local, layer: &Layer, index: usize) {
-        let m = self.m();
-        let [input, output] = layer.mixer.matrices();
-        self.pack_norm(w, local, layer.attn_norm.as_ref(), Needs::of(input));
-        self.end_packing(w, local, m, Stage::Norm);
-        let Local { inputs, decoded, .. } = local;
-        let to = Dest::Store(&self.scratch.qkv);
-        self.matmul(w, input, self.input(inputs, m), to, decoded);
-        match &layer.mixer {
-            Mixer::Attention(attention) => {
-                self.observe_inputs(w, local, (input, Role::AttnQkv, Some(index)));
-                local.end(w, Stage::Qkv);
-                self.attend(w, local, attention, index);
-                self.pack_attention(w, local, index, Needs::of(output));
-            }
-            Mixer::Recurrent(mixer) => {
-                self.observe_inputs(w, local, (input, Role::SsmIn, Some(index)));
-                local.end(w, Stage::Qkv);
-                self.recur(w, local, index, mixer);
-                self.pack_recurrent(w, local, mixer);
-            }
+        if layer.attention.is_some() || layer.recurrent.is_some() {
+            self.mix(w, local, layer, index);
         }
+        match &layer.ffn {
+            None => {}
+            Some(Ffn::Dense(dense)) => self.dense(w, local, (layer, index), dense),
+            Some(Ffn::Experts(experts)) => self.experts(w, local, (layer, index), experts),
+        }
+    }
+
+    /// Attention, a recurrence, or both of the same input.
+    fn mix(&self, w: &mut Worker<'_>, local: &mut Local, layer: &Layer, index: usize) {
+        let (m, at) = (self.m(), Some(index));
+        let needs = |needs: Needs, [input, _]: [&Matrix; 2]| needs.or(Needs::of(input));
+        let needs = layer.projections().fold(Needs::default(), needs);
+        self.pack_norm(w, local, layer.attn_norm.as_ref(), needs);
+        self.end_packing(w, local, m, Stage::Norm);
+        let Local { inputs, decoded, .. } = &mut *local;
+        if let Some(Attention { qkv, .. }) = &layer.attention {
+            let to = Dest::Store(&self.scratch.qkv);
+            self.matmul(w, qkv, self.input(inputs, m), to, decoded);
+        }
+        if let Some(RecurrentMixer { input, .. }) = &layer.recurrent {
+            let to = Dest::Store(&self.scratch.projected);
+            self.matmul(w, input, self.input(inputs, m), to, decoded);
+        }
+        for (matrix, role) in [
+            (layer.attention.as_ref().map(|a| &a.qkv), Role::AttnQkv),
+            (layer.recurrent.as_ref().map(|r| &r.input), Role::SsmIn),
+        ] {
+            matrix.into_iter().for_each(|matrix| self.observe_inputs(w, local, (matrix, role, at)));
+        }
+        local.end(w, Stage::Qkv);
+        if let Some(attention) = &layer.attention {
+            let output = &attention.output;
+            self.attend(w, local, attention, index);
+            self.pack_attention(w, local, index, Needs::of(output));
+            self.add_output(w, local, layer, (output, Role::AttnOutput, at));
+        }
+        if let Some(mixer) = &layer.recurrent {
+            self.recur(w, local, index, mixer);
+            self.pack_recurrent(w, local, mixer);
+            self.add_output(w, local, layer, (&mixer.output, Role::SsmOut, at));
+        }
+    }
+
+    /// Adds the product of packed inputs to the residual stream.
+    fn add_output(
+        &self,
+        w: &mut Worker<'_>,
+        local: &mut Local,
+        layer: &Layer,
+        at: (&Matrix, Role, Option<usize>),
+    ) {
+        let (m, (output, ..)) = (self.m(), at);
         self.end_packing(w, local, m, Stage::PackAttention);
         let norm = layer.attn_post_norm.as_ref();
-        let Local { inputs, decoded, .. } = local;
+        let Local { inputs, decoded, .. } = &mut *local;
         self.matmul(w, output, self.input(inputs, m), self.residual(norm), decoded);
         local.end(w, Stage::AttnOutput);
         if let Some(norm) = norm {
             self.add_normed(w, local, norm);
             local.end(w, Stage::AttnOutput);
         }
-        self.observe_output(w, local, layer, index);
-        match &layer.ffn {
-            Ffn::Dense(dense) => self.dense(w, local, (layer, index), dense),
-            Ffn::Experts(experts) => self.experts(w, local, (layer, index), experts),
-        }
+        self.observe_output(w, local, at);
     }
 
     /// Attention, from projected queries, keys and values to the outputs of heads.
@@ -170,7 +200,7 @@ impl Pass<'_> {
             self.observe_inputs(w, local, (&shared.gate_up, Role::FfnGateUp, Some(index)));
         }
         local.end(w, Stage::GateUp);
-        self.route(w, local, config);
+        self.route(w, local, e, config);
         self.experts_gate_up(w, local, e, config);
         local.end(w, Stage::GateUp);
         self.experts_down(w, local, e, config);

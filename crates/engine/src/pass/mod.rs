@@ -127,6 +127,7 @@ impl Pass<'_> {
         match self.config.activation {
             format::Activation::Silu => Activation::Silu,
             format::Activation::Gelu => Activation::Gelu,
+            format::Activation::Relu2 => Activation::Relu2,
         }
     }
 }

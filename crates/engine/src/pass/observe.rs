@@ -9,7 +9,7 @@ use super::Pass;
 use super::inputs::{Input, Needs};
 use super::part::Observed;
 use super::scratch::Local;
-use crate::model::weights::{Dense, Ffn, Layer, Matrix, Mixer};
+use crate::model::weights::{Dense, Ffn, Layer, Matrix};
 use crate::pool::Worker;
 
 impl Pass<'_> {
@@ -26,19 +26,14 @@ impl Pass<'_> {
         }
     }
 
-    /// Observes the inputs of the mixer's output projection, in a phase of its own after they were added.
+    /// Observes the inputs of an output projection, in a phase of its own after they were added.
     pub(crate) fn observe_output(
         &self,
         w: &mut Worker<'_>,
         local: &Local,
-        layer: &Layer,
-        index: usize,
+        at: (&Matrix, Role, Option<usize>),
     ) {
         if self.part.observer.is_some() {
-            let at = match &layer.mixer {
-                Mixer::Attention(attention) => (&attention.output, Role::AttnOutput, Some(index)),
-                Mixer::Recurrent(mixer) => (&mixer.output, Role::SsmOut, Some(index)),
-            };
             self.observe(w, at, self.input(&local.inputs, self.m()), true);
             w.barrier();
         }
@@ -47,8 +42,9 @@ impl Pass<'_> {
     /// Observes the inputs of the down projection, in the phase after they were added.
     pub(crate) fn observe_down(&self, w: &Worker<'_>, layer: &Layer, index: usize) {
         let dense = match &layer.ffn {
-            Ffn::Dense(dense) => Some(dense),
-            Ffn::Experts(e) => e.shared.as_ref(),
+            None => None,
+            Some(Ffn::Dense(dense)) => Some(dense),
+            Some(Ffn::Experts(e)) => e.shared.as_ref(),
         };
         if let (Some(_), Some(Dense { down, .. })) = (self.part.observer, dense) {
             let input = Input::shared(self.m(), &self.scratch.hidden);

@@ -72,7 +72,7 @@ impl Pass<'_> {
         let r = &mixer.config;
         let (m, channels) = (self.m(), r.channels());
         let (panels, history) = (channels / LANES, (r.kernel as usize - 1) * LANES);
-        let projected = self.scratch.qkv.read(w);
+        let projected = self.scratch.projected.read(w);
         let states = self.cache.states.of(index);
         let items = r.mixed() / LANES;
         let mixed = self.scratch.mixed.split(w, items * m * LANES, m * LANES);
@@ -350,7 +350,7 @@ impl Pass<'_> {
     pub(crate) fn pack_recurrent(&self, w: &Worker<'_>, local: &mut Local, mixer: &RecurrentMixer) {
         let (m, r) = (self.m(), &mixer.config);
         let rows = Rows { m, k: mixer.output.k, needs: Needs::of(&mixer.output) };
-        let projected = self.scratch.qkv.read(w);
+        let projected = self.scratch.projected.read(w);
         let values = if r.has_matrix() { &self.scratch.heads } else { &self.scratch.mixed };
         let values = values.read(w);
         let Some(first) = r.offset(Role::SsmGate) else { return };

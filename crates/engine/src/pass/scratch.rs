@@ -38,10 +38,11 @@ impl InputNeeds {
             coded = coded.max(coded_inputs(matrix));
         };
         for layer in &weights.layers {
-            layer.mixer.matrices().into_iter().for_each(|matrix| add(&mut all.stream, matrix));
+            layer.projections().flatten().for_each(|matrix| add(&mut all.stream, matrix));
             let dense = match &layer.ffn {
-                Ffn::Dense(dense) => Some(dense),
-                Ffn::Experts(e) => {
+                None => None,
+                Some(Ffn::Dense(dense)) => Some(dense),
+                Some(Ffn::Experts(e)) => {
                     add(&mut all.stream, &e.router);
                     add(&mut all.stream, &e.gate_up);
                     add(&mut all.expert_stream, &e.gate_up);
@@ -106,10 +107,10 @@ pub(crate) struct Scratch {
     pub inputs: SharedInputs, // of QKV, O, gate/up and the head, for more than 16 tokens
     pub hidden: SharedInputs, // of down
     pub experts: ExpertScratch,
-    /// `[kv heads][(group + 2)·head/16][m][16]`, or in a recurrent layer `[rows/16][m][16]`
-    pub qkv: Shared<f32>,
-    pub mixed: Shared<f32>, // [channels/16 + steps][m][16], of a recurrent layer
-    pub heads: Shared<f32>, // [inner/16][m][16], what is read from its states
+    pub qkv: Shared<f32>,       // [kv heads][(group + 2)·head/16][m][16]
+    pub projected: Shared<f32>, // [rows/16][m][16], of a recurrent layer
+    pub mixed: Shared<f32>,     // [channels/16 + steps][m][16], of a recurrent layer
+    pub heads: Shared<f32>,     // [inner/16][m][16], what is read from its states
     /// [kv heads][units][longest unit·group·(16 + head)]: outputs [rows][group·head], or states of a span
     /// [rows][group][16 + head]
     pub attention: Shared<f32>,
@@ -238,7 +239,8 @@ impl Scratch {
             inputs: SharedInputs::new(b, needs.stream, m, stream_width(c)),
             hidden: SharedInputs::new(b, needs.hidden, m, c.widest_d_ff_padded()),
             experts: ExpertScratch::new(b, c, needs.expert_hidden),
-            qkv: b.shared(m * c.qkv_rows().max(recurrent.map_or(0, Recurrent::projected))),
+            qkv: b.shared(m * c.qkv_rows()),
+            projected: b.shared(m * recurrent.map_or(0, Recurrent::projected)),
             mixed: b.shared(m * recurrent.map_or(0, Recurrent::mixed)),
             heads: b.shared(m * matrix.map_or(0, Recurrent::inner)),
             attention: b.shared(sizes.attention_values()),

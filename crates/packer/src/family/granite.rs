@@ -1,16 +1,15 @@
 //! Granite 3: a Llama with four multipliers. The residual-stream multiplier is folded into the
-//! matrices that write to the residual stream. Granite 4: most layers are Mamba-2.
+//! matrices that write to the residual stream. Granite 4: most layers are Mamba-2, and there may be experts beside
+//! the feed-forward network.
 
-use nanoinfer_format::{Recurrent, RecurrentKind, Role};
-
-use serde_json::Value;
+use nanoinfer_format::{Role, RouterSoftmax, SharedExpert};
 
 use super::spelling::{Family, GgufSpelling, HfSpelling};
 use crate::Error;
 use crate::description::{Change, Description};
 use crate::gguf::Keys;
-use crate::hf::{Settings, recurrent_layers};
-use crate::names::{Entry, GGUF_MAMBA2};
+use crate::hf::{Mamba2Sizes, Settings, experts, recurrent_layers, refuse_step_limit};
+use crate::names::Entry;
 
 pub(super) const FAMILY: Family = Family {
     hugging_face: &[
@@ -25,16 +24,12 @@ pub(super) const FAMILY: Family = Family {
     ],
     gguf: &[
         GgufSpelling { architecture: "granite", adapt: gguf, ..GgufSpelling::NORM },
-        GgufSpelling {
-            architecture: "granitehybrid",
-            own_names: GGUF_MAMBA2,
-            adapt: gguf_hybrid,
-            ..GgufSpelling::NORM
-        },
+        GgufSpelling { architecture: "granitehybrid", adapt: gguf_hybrid, ..GgufSpelling::NORM },
     ],
 };
 
-const HYBRID_NAMES: &[Entry] = &[
+/// Mamba-2 in this family and Falcon-H1.
+pub(super) const HF_MAMBA2: [Entry; 7] = [
     ("mamba.in_proj", &[Role::SsmGate, Role::SsmQkv, Role::SsmAlpha]),
     ("mamba.conv1d", &[Role::SsmConv]),
     ("mamba.A_log", &[Role::SsmA]),
@@ -42,12 +37,25 @@ const HYBRID_NAMES: &[Entry] = &[
     ("mamba.D", &[Role::SsmD]),
     ("mamba.norm", &[Role::SsmNorm]),
     ("mamba.out_proj", &[Role::SsmOut]),
+];
+
+const HYBRID_NAMES: &[Entry] = &[
+    HF_MAMBA2[0],
+    HF_MAMBA2[1],
+    HF_MAMBA2[2],
+    HF_MAMBA2[3],
+    HF_MAMBA2[4],
+    HF_MAMBA2[5],
+    HF_MAMBA2[6],
     ("shared_mlp.input_linear", &[Role::FfnGate, Role::FfnUp]),
     ("shared_mlp.output_linear", &[Role::FfnDown]),
+    ("block_sparse_moe.router.layer", &[Role::FfnRouter]),
+    ("block_sparse_moe.input_linear", &[Role::FfnGateExperts, Role::FfnUpExperts]),
+    ("block_sparse_moe.output_linear", &[Role::FfnDownExperts]),
 ];
 
 fn scale_residual(d: &mut Description, factor: f64) {
-    let roles = &[Role::AttnOutput, Role::SsmOut, Role::FfnDown];
+    let roles = &[Role::AttnOutput, Role::SsmOut, Role::FfnDown, Role::FfnDownExperts];
     d.changes.push(Change { roles, factor: factor as f32, offset: 0.0 });
 }
 
@@ -60,15 +68,14 @@ fn hugging_face(c: &Settings, d: &mut Description) -> Result<(), Error> {
     Ok(())
 }
 
-/// The hybrids without experts.
 fn hybrid(c: &Settings, d: &mut Description) -> Result<(), Error> {
     hugging_face(c, d)?;
-    if c.u32("num_local_experts")?.unwrap_or(8) > 0 {
-        let next = "supported: num_local_experts 0";
-        return Err(c.unsupported("experts beside a shared feed-forward network", next));
-    }
-    if c.get("time_step_limit").is_some_and(|limits| !is_unlimited(limits)) {
-        return Err(c.unsupported("time_step_limit", "supported: 0 to infinity"));
+    refuse_step_limit(c)?;
+    let mut e = experts(c, d, "num_local_experts", [8, 2])?;
+    if e.n_experts > 0 {
+        e.d_ff = c.u32("intermediate_size")?.unwrap_or(11008);
+        e.shared = Some(SharedExpert { d_ff: d.config.d_ff, gate: false });
+        d.config.experts = Some(e);
     }
     if c.str("position_embedding_type")? != Some("rope") {
         d.config.layer_ropes.fill(0);
@@ -77,31 +84,10 @@ fn hybrid(c: &Settings, d: &mut Description) -> Result<(), Error> {
     d.biases.conv = Some(c.bool("mamba_conv_bias")?.unwrap_or(true));
     let n = d.config.n_layers as usize;
     let layers = recurrent_layers(c, &["linear_attention", "mamba"])?;
-    let size = |key: &str, default| Ok::<_, Error>(c.u32(key)?.unwrap_or(default));
-    let heads = size("mamba_n_heads", 128)?;
-    let inner = size("mamba_expand", 2)?.saturating_mul(d.config.d_model);
-    if heads == 0 || !inner.is_multiple_of(heads) {
-        let what = format!("is {heads}, expected a divisor of the inner width {inner}");
-        return Err(c.error("mamba_n_heads", what));
-    }
-    let recurrent = Recurrent {
-        kind: RecurrentKind::Mamba2,
-        kernel: size("mamba_d_conv", 4)?,
-        key_heads: size("mamba_n_groups", 1)?,
-        key_dim: size("mamba_d_state", 256)?,
-        value_heads: heads,
-        value_dim: inner / heads,
-        layers: layers.unwrap_or_else(|| vec![true; n]),
-    };
-    d.config.recurrent = recurrent.layers.contains(&true).then_some(recurrent);
+    let inner = c.u32("mamba_expand")?.unwrap_or(2).saturating_mul(d.config.d_model);
+    let layers = layers.unwrap_or_else(|| vec![true; n]);
+    d.config.recurrent = Mamba2Sizes::USUAL.read(c, inner, layers)?;
     Ok(())
-}
-
-/// Whether step sizes may be anything from 0 on. Infinity is no number in JSON.
-fn is_unlimited(limits: &Value) -> bool {
-    let infinite = |limit: &Value| limit.as_f64().is_none_or(|limit| limit >= f64::MAX);
-    matches!(limits.as_array().map(Vec::as_slice), Some([least, most])
-        if least.as_f64() == Some(0.0) && infinite(most))
 }
 
 /// `attention.scale` is already read for every architecture.
@@ -119,9 +105,13 @@ fn gguf(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
 
 fn gguf_hybrid(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
     gguf(keys, d)?;
+    d.config.recurrent = keys.mamba2(keys.recurrent_layers()?)?;
+    d.config.experts = keys.experts(d.config.n_layers, RouterSoftmax::Chosen)?;
     if let Some(width) = keys.u32("expert_shared_feed_forward_length")?.filter(|&n| n > 0) {
         d.config.d_ff = width;
+        if let Some(e) = &mut d.config.experts {
+            e.shared = Some(SharedExpert { d_ff: width, gate: false });
+        }
     }
-    d.config.recurrent = keys.mamba2(keys.recurrent_layers()?)?;
     Ok(())
 }

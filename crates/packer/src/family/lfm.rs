@@ -1,33 +1,40 @@
-//! LFM2: most layers have a gated short convolution instead of attention.
+//! LFM2: most layers have a gated short convolution instead of attention. LFM2-MoE: most have experts, chosen by
+//! sigmoids with a bias.
 
-use nanoinfer_format::{QkNorm, Recurrent, RecurrentKind, Role};
+use nanoinfer_format::{QkNorm, Recurrent, RecurrentKind, Role, RouterSoftmax};
 
+use super::nemotron_h::scale_experts;
 use super::spelling::{Family, GgufSpelling, HfSpelling};
 use crate::Error;
 use crate::description::Description;
 use crate::gguf::Keys;
-use crate::hf::{Settings, recurrent_layers};
+use crate::hf::{Settings, experts, recurrent_layers};
 use crate::names::Entry;
 
 pub(super) const FAMILY: Family = Family {
-    hugging_face: &[HfSpelling {
-        model_type: "lfm2",
-        norm_eps: 1e-5,
-        norm_eps_key: "norm_eps",
-        d_ff: &["block_ff_dim", "intermediate_size"],
-        rope_theta: 1e6,
-        tied_embeddings: true,
-        own_names: HF_NAMES,
-        adapt: hugging_face,
-        ..HfSpelling::LLAMA
-    }],
-    gguf: &[GgufSpelling {
-        architecture: "lfm2",
-        own_names: GGUF_NAMES,
-        adapt: gguf,
-        ..GgufSpelling::NEOX
-    }],
+    hugging_face: &[
+        HfSpelling { d_ff: &["block_ff_dim", "intermediate_size"], ..HF },
+        HfSpelling { model_type: "lfm2_moe", adapt: sparse, ..HF },
+    ],
+    gguf: &[
+        GgufSpelling { architecture: "lfm2", ..GGUF },
+        GgufSpelling { architecture: "lfm2moe", adapt: gguf_sparse, ..GGUF },
+    ],
 };
+
+const HF: HfSpelling = HfSpelling {
+    model_type: "lfm2",
+    norm_eps: 1e-5,
+    norm_eps_key: "norm_eps",
+    rope_theta: 1e6,
+    tied_embeddings: true,
+    own_names: HF_NAMES,
+    adapt: hugging_face,
+    ..HfSpelling::LLAMA
+};
+
+const GGUF: GgufSpelling =
+    GgufSpelling { own_names: GGUF_NAMES, adapt: gguf, ..GgufSpelling::NEOX };
 
 const HF_NAMES: &[Entry] = &[
     ("model.embedding_norm", &[Role::OutputNorm]),
@@ -42,6 +49,11 @@ const HF_NAMES: &[Entry] = &[
     ("feed_forward.w1", &[Role::FfnGate]),
     ("feed_forward.w2", &[Role::FfnDown]),
     ("feed_forward.w3", &[Role::FfnUp]),
+    ("feed_forward.gate", &[Role::FfnRouter]),
+    ("feed_forward.expert_bias", &[Role::FfnRouterBias]),
+    ("feed_forward.experts.*.w1", &[Role::FfnGateExperts]),
+    ("feed_forward.experts.*.w2", &[Role::FfnDownExperts]),
+    ("feed_forward.experts.*.w3", &[Role::FfnUpExperts]),
 ];
 
 const GGUF_NAMES: &[Entry] = &[
@@ -52,11 +64,34 @@ const GGUF_NAMES: &[Entry] = &[
 ];
 
 fn hugging_face(c: &Settings, d: &mut Description) -> Result<(), Error> {
+    mixers(c, d)?;
+    d.config.d_ff = hidden_width(c, d.config.d_ff)?;
+    Ok(())
+}
+
+/// Experts on all layers but the first ones.
+fn sparse(c: &Settings, d: &mut Description) -> Result<(), Error> {
+    mixers(c, d)?;
+    let mut e = experts(c, d, "num_experts", [32, 4])?;
+    e.d_ff = c.u32("moe_intermediate_size")?.unwrap_or(1792);
+    e.router_sigmoid = true;
+    e.router_bias = c.bool("use_expert_bias")?.unwrap_or(true);
+    if c.bool("norm_topk_prob")? == Some(false) {
+        e.router_softmax = RouterSoftmax::All;
+    }
+    let dense = c.u32("num_dense_layers")?.unwrap_or(2) as usize;
+    e.layers.iter_mut().take(dense).for_each(|sparse| *sparse = false);
+    scale_experts(d, c.positive("routed_scaling_factor")?);
+    d.config.experts = Some(e).filter(|e| e.layers.contains(&true));
+    Ok(())
+}
+
+/// Convolutions and attention.
+fn mixers(c: &Settings, d: &mut Description) -> Result<(), Error> {
     let n = d.config.n_layers as usize;
     let bias = Some(c.bool("conv_bias")?.unwrap_or(false));
     (d.biases.ssm, d.biases.conv) = (bias, bias);
     d.config.qk_norm = QkNorm::Head;
-    d.config.d_ff = hidden_width(c, d.config.d_ff)?;
     if let Some(tied) = c.bool("tie_embedding")? {
         d.config.tied_embeddings = tied;
     }
@@ -75,6 +110,20 @@ fn gguf(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
     Ok(())
 }
 
+fn gguf_sparse(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
+    const SIGMOID: u32 = 2; // llama.cpp's LLAMA_EXPERT_GATING_FUNC_TYPE_SIGMOID
+    gguf(keys, d)?;
+    if let Some(other) = keys.u32("expert_gating_func")?.filter(|&kind| kind != SIGMOID) {
+        let what = format!("is {other}, expected {SIGMOID} (sigmoid)");
+        return Err(keys.error("expert_gating_func", &what));
+    }
+    d.config.experts = keys.experts(d.config.n_layers, RouterSoftmax::Chosen)?;
+    if let Some(e) = &mut d.config.experts {
+        (e.router_sigmoid, e.router_bias) = (true, true);
+    }
+    Ok(())
+}
+
 /// Short convolutions on `layers`, if there are any.
 fn convolutions(d: &Description, kernel: u32, layers: Vec<bool>) -> Option<Recurrent> {
     layers.contains(&true).then(|| Recurrent {
@@ -85,6 +134,8 @@ fn convolutions(d: &Description, kernel: u32, layers: Vec<bool>) -> Option<Recur
         value_heads: 1,
         value_dim: d.config.d_model,
         layers,
+        parallel: false,
+        without_norm: false,
     })
 }
 

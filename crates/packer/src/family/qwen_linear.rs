@@ -67,6 +67,8 @@ fn hugging_face(c: &Settings, d: &mut Description) -> Result<(), Error> {
         value_heads: size("linear_num_value_heads", 32)?,
         value_dim: size("linear_value_head_dim", 128)?,
         layers,
+        parallel: false,
+        without_norm: false,
     };
     d.config.recurrent = recurrent.layers.contains(&true).then_some(recurrent);
     Ok(())

@@ -23,6 +23,8 @@ pub(crate) struct HfSpelling {
     /// `model_type` of models whose text part this is: its settings are in their `text_config`, and its
     /// weights in `model.language_model`.
     pub(crate) wrapper: Option<&'static str>,
+    /// What precedes the number of a layer in the names of its tensors.
+    pub(crate) layer_prefix: &'static str,
     /// `None`: `hidden_size / num_attention_heads`.
     pub(crate) head_dim: Option<u32>,
     pub(crate) norm_eps: f64,
@@ -44,6 +46,7 @@ impl HfSpelling {
     pub(crate) const LLAMA: Self = Self {
         model_type: "llama",
         wrapper: None,
+        layer_prefix: "model.layers.",
         head_dim: None,
         norm_eps: 1e-6,
         norm_eps_key: "rms_norm_eps",
@@ -56,7 +59,7 @@ impl HfSpelling {
     };
 
     pub(crate) fn names(&self) -> Names {
-        Names::hugging_face(self.own_names)
+        Names { layer_prefix: self.layer_prefix, ..Names::hugging_face(self.own_names) }
     }
 }
 

@@ -41,6 +41,7 @@ pub(crate) fn open(path: &Path) -> Result<Model, Error> {
     }
     weights.check(&config, described.biases)?;
     weights.change(described.changes);
+    weights.scale_rows(described.row_factors);
     let text = text::read(&metadata, config.vocab_size)?;
     Ok(Model {
         turns: described.ropes.iter().flat_map(|rope| rope.turns(config.rotary_dim)).collect(),
@@ -67,7 +68,8 @@ fn describe(
     let ropes = vec![RopeSpec { theta: config.rope_theta, scaling }];
     let biases = Biases { norm: Some(false), ..Biases::default() };
     let names = spelling.names();
-    let mut d = Description { config, ropes, biases, names, changes: Vec::new() };
+    let mut d =
+        Description { config, ropes, biases, names, changes: Vec::new(), row_factors: Vec::new() };
     (spelling.adapt)(&keys, &mut d)?;
     if let (Some(1..), None) = (keys.u32("expert_count")?, &d.config.experts) {
         let what =
@@ -80,6 +82,9 @@ fn describe(
         for (layer, sparse) in experts.layers.iter_mut().enumerate() {
             *sparse = names.contains(router(layer).as_str());
         }
+    }
+    if let Some(r) = d.config.recurrent.as_mut().filter(|r| r.parallel) {
+        r.without_norm = !tensors.iter().any(|t| t.name().1 == "blk.0.ssm_norm.weight");
     }
     keys.check_parts(&d.config)?;
     d.config.ropes = d.ropes.iter().map(RopeSpec::rope).collect();

@@ -101,6 +101,8 @@ impl Keys<'_> {
             router_softmax,
             layers: vec![true; n_layers.min(1 << 14) as usize],
             shared: None,
+            router_sigmoid: false,
+            router_bias: false,
         }))
     }
 }

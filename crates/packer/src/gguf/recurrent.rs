@@ -37,6 +37,8 @@ impl Keys<'_> {
             value_heads: heads,
             value_dim: inner / heads,
             layers,
+            parallel: false,
+            without_norm: false,
         }))
     }
 
@@ -46,7 +48,7 @@ impl Keys<'_> {
         let parts: [(&str, Has, &str); 3] = [
             ("attention.head_count", Config::attends, "attention"),
             ("attention.head_count_kv", Config::attends, "attention"),
-            ("feed_forward_length", |_, _| true, "a feed-forward network"),
+            ("feed_forward_length", Config::has_ffn, "a feed-forward network"),
         ];
         for (key, has, part) in parts {
             let without = self.without(key)?.unwrap_or_default();

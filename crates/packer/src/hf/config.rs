@@ -46,7 +46,10 @@ fn common(c: &Settings, spelling: &'static HfSpelling) -> Result<Description, Er
     let size = |key: &str| c.need(key, c.u32(key)?);
     let d_model = size("hidden_size")?;
     let n_heads = size("num_attention_heads")?;
-    let n_layers = size("num_hidden_layers")?;
+    let n_layers = match c.strings("layers_block_type")? {
+        Some(layers) if !c.has("num_hidden_layers") => layers.len() as u32,
+        _ => size("num_hidden_layers")?,
+    };
     let head_dim = match c.u32("head_dim")?.or(spelling.head_dim) {
         Some(given) => given,
         None if n_heads > 0 && d_model.is_multiple_of(n_heads) => d_model / n_heads,
@@ -89,6 +92,7 @@ fn common(c: &Settings, spelling: &'static HfSpelling) -> Result<Description, Er
         },
         names: spelling.names(),
         changes: Vec::new(),
+        row_factors: Vec::new(),
     })
 }
 

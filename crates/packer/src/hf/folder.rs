@@ -34,6 +34,7 @@ pub(crate) fn open(folder: &Path) -> Result<Model, Error> {
     let mut notes: Vec<String> = weights.settle_output(&mut config)?.into_iter().collect();
     weights.check(&config, described.biases)?;
     weights.change(described.changes);
+    weights.scale_rows(described.row_factors);
 
     let mut files = Files { folder, used: vec![path] };
     let text = text::read(&mut files, &settings, config.vocab_size)?;

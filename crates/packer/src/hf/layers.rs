@@ -69,6 +69,8 @@ pub(crate) fn experts(
         router_softmax: RouterSoftmax::Chosen,
         layers: vec![true; d.config.windows.len()],
         shared: None,
+        router_sigmoid: false,
+        router_bias: false,
     })
 }
 
