@@ -21,7 +21,7 @@ pub(crate) enum RopeType {
 /// `own` first, then in `shared`, without the roles that `own` has other names for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Names {
-    pub(crate) layer_prefix: &'static str,
+    layer_prefix: &'static str,
     own: &'static [Entry],
     shared: &'static [Entry],
     outside_layers: &'static [Entry],
@@ -47,6 +47,11 @@ impl Names {
             rope_type: RopeType::Neox,
             is_part: false,
         }
+    }
+
+    /// The names if those of layers begin with `layer_prefix`.
+    pub(crate) fn in_layers(self, layer_prefix: &'static str) -> Self {
+        Self { layer_prefix, ..self }
     }
 
     /// The names in a model of which this is the text part.

@@ -59,7 +59,7 @@ impl HfSpelling {
     };
 
     pub(crate) fn names(&self) -> Names {
-        Names { layer_prefix: self.layer_prefix, ..Names::hugging_face(self.own_names) }
+        Names::hugging_face(self.own_names).in_layers(self.layer_prefix)
     }
 }
 
