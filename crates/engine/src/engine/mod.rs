@@ -192,6 +192,10 @@ impl Engine {
         self.model.weights().pass_bytes(self.model.file()) + positions * per_layer
     }
 
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
     pub(crate) fn cache_mut(&mut self) -> &mut Cache {
         &mut self.cache
     }
@@ -258,12 +262,6 @@ impl Engine {
     /// Number of 64-position blocks in the cache: in total, and not held by any sequence.
     pub fn kv_blocks(&self) -> (usize, usize) {
         (self.cache.n_blocks, self.cache.unused())
-    }
-
-    /// Whether keys and values alone suffice to continue a context, so that it can be stored. Contexts of
-    /// models with recurrent layers also have states, which are not stored.
-    pub(crate) fn can_store(&self) -> bool {
-        self.cache.states.is_empty()
     }
 
     /// Who uses each block of the cache.

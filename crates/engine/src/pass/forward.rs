@@ -120,10 +120,10 @@ impl Pass<'_> {
     /// The recurrence, from projected channels to the outputs of heads.
     fn recur(&self, w: &mut Worker<'_>, local: &mut Local, index: usize, mixer: &RecurrentMixer) {
         self.convolve(w, local, index, mixer);
-        local.end(w, Stage::Cache);
+        local.end(w, Stage::Convolve);
         if mixer.config.has_matrix() {
             self.step_states(w, local, index, mixer);
-            local.end(w, Stage::Attention);
+            local.end(w, Stage::States);
         }
     }
 
