@@ -41,6 +41,10 @@ impl Quant {
         }
     }
 
+    /// What no quantization encodes: one row per head, whose errors add up over all tokens that a state
+    /// remembers.
+    pub(crate) const KEPT: [Role; 2] = [Role::SsmAlpha, Role::SsmBeta];
+
     /// The encoding of a matrix, or part of a fused one, with this role. The values and the feed-forward
     /// outputs are the most sensitive to rounding, relative to their size.
     pub fn encoding(self, role: Role) -> Encoding {
@@ -49,8 +53,7 @@ impl Quant {
         let down = matches!(role, Role::FfnDown | Role::FfnDownExperts);
         match self {
             Self::F32 => F32Panel,
-            // One row per head, whose errors add up over all tokens that a state remembers.
-            _ if matches!(role, Role::SsmAlpha | Role::SsmBeta) => F32Panel,
+            _ if Self::KEPT.contains(&role) => F32Panel,
             Self::Q8 => Q8Panel,
             Self::Q5 if head || role == Role::AttnV => Q8Panel,
             Self::Q5 => Q5Panel,

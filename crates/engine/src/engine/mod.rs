@@ -178,7 +178,7 @@ impl Engine {
     }
 
     /// Bytes read to decode one token with `cached` positions in the cache: all weights once, plus the
-    /// keys and values visible to the token.
+    /// keys and values visible to the token, and the states of recurrent layers.
     pub fn decode_bytes(&self, cached: usize) -> u64 {
         let config = self.model.config();
         let seen = |window: &u32| match *window {
@@ -189,7 +189,8 @@ impl Engine {
         let attention = layers.filter(|(layer, _)| config.recurrent_of(*layer).is_none());
         let positions: u64 = attention.map(|(_, window)| seen(window)).sum();
         let per_layer = self.kv_bytes_per_position() / config.attention_layers() as u64;
-        self.model.weights().pass_bytes(self.model.file()) + positions * per_layer
+        let states = self.cache.states.bytes() as u64;
+        self.model.weights().pass_bytes(self.model.file()) + positions * per_layer + states
     }
 
     pub(crate) fn cache(&self) -> &Cache {
