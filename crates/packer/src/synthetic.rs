@@ -112,6 +112,7 @@ impl Shape {
                 d_ff: self.d_ff,
                 router_softmax: RouterSoftmax::Chosen,
                 layers: vec![true; self.n_layers as usize],
+                shared: None,
             }),
             ..Config::llama(self.n_layers, self.head_dim)
         }

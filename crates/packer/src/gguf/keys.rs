@@ -95,6 +95,7 @@ impl Keys<'_> {
             d_ff,
             router_softmax,
             layers: vec![true; n_layers.min(1 << 14) as usize],
+            shared: None,
         }))
     }
 }

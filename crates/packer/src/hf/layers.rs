@@ -68,6 +68,7 @@ pub(crate) fn experts(
         d_ff: d.config.d_ff,
         router_softmax: RouterSoftmax::Chosen,
         layers: vec![true; d.config.windows.len()],
+        shared: None,
     })
 }
 
