@@ -124,9 +124,13 @@ impl Config {
         self.recurrent.as_ref().filter(|r| r.layers.get(layer) == Some(&true))
     }
 
+    /// Whether a layer has attention.
+    pub fn attends(&self, layer: usize) -> bool {
+        self.recurrent_of(layer).is_none()
+    }
+
     /// Number of layers with attention.
     pub fn attention_layers(&self) -> usize {
-        let layers = 0..self.n_layers as usize;
-        layers.filter(|&layer| self.recurrent_of(layer).is_none()).count()
+        (0..self.n_layers as usize).filter(|&layer| self.attends(layer)).count()
     }
 }

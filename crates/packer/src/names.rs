@@ -122,6 +122,17 @@ const GGUF_LAYER: &[Entry] = &[
     ("ffn_down.*", &[Role::FfnDownExperts]),
 ];
 
+/// GGUF: layers with Mamba-2.
+pub(crate) const GGUF_MAMBA2: &[Entry] = &[
+    ("ssm_in", &[Role::SsmGate, Role::SsmQkv, Role::SsmAlpha]),
+    ("ssm_conv1d", &[Role::SsmConv]),
+    ("ssm_a", &[Role::SsmA]),
+    ("ssm_dt.bias", &[Role::SsmDtBias]),
+    ("ssm_d", &[Role::SsmD]),
+    ("ssm_norm", &[Role::SsmNorm]),
+    ("ssm_out", &[Role::SsmOut]),
+];
+
 const GGUF_OUTSIDE_LAYERS: &[Entry] = &[
     ("token_embd", &[Role::TokenEmbd]),
     ("output_norm", &[Role::OutputNorm]),
@@ -145,11 +156,11 @@ impl Names {
     pub(crate) fn meaning(&self, name: &str) -> Option<Meaning> {
         let part = name.strip_prefix(TEXT_PART).filter(|_| self.is_part);
         let name = &part.map_or(name.into(), |name| Cow::from(format!("model.{name}")));
-        // Some parameters of recurrent layers are no weights of a module, so their names have no suffix.
+        // Some parameters are no weights of a module, so their names have no suffix, or that of a bias.
         let (stem, bias) = match (name.strip_suffix(".weight"), name.strip_suffix(".bias")) {
+            _ if self.own.iter().any(|(own, _)| name.ends_with(own)) => (&**name, false),
             (Some(stem), _) => (stem, false),
             (_, Some(stem)) => (stem, true),
-            _ if self.own.iter().any(|(own, _)| name.ends_with(own)) => (&**name, false),
             _ => return None,
         };
         let find = |table: &'static [Entry], stem: &str| {

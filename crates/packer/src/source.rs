@@ -171,6 +171,12 @@ impl FileTensor {
         self.experts
     }
 
+    /// A vector of the same values, if they are not stored in blocks.
+    pub(crate) fn flattened(self) -> Self {
+        let [n, k] = self.shape;
+        if self.dtype.block() == 1 { Self { shape: [n * k, 1], ..self } } else { self }
+    }
+
     /// The tensor's number format.
     pub(crate) fn dtype(&self) -> Dtype {
         self.dtype

@@ -58,6 +58,12 @@ impl Weights {
             };
             return Err(Self::error(path, name, what));
         };
+        // llama.cpp stores some vectors of recurrent layers as matrices.
+        let tensor = match roles {
+            [Role::SsmA | Role::SsmD | Role::SsmNorm] => tensor.flattened(),
+            _ => tensor,
+        };
+        let (path, name) = tensor.name();
         let stacked = expert.is_none() && roles.iter().copied().all(is_stacked);
         // The weights of a depthwise convolution have one input channel per output channel.
         let conv = roles == [Role::SsmConv] && !bias;

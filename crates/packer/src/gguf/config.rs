@@ -81,6 +81,7 @@ fn describe(
             *sparse = names.contains(router(layer).as_str());
         }
     }
+    keys.check_parts(&d.config)?;
     d.config.ropes = d.ropes.iter().map(RopeSpec::rope).collect();
     d.config.validate().map_err(|e| Error::source(metadata.path(), e.to_string()))?;
     Ok(d)
