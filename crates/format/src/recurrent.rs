@@ -50,6 +50,11 @@ impl Recurrent {
         self.key_heads as usize * self.key_dim as usize
     }
 
+    /// Number of heads that share a key; 0 for `convolution`.
+    pub fn per_key(&self) -> usize {
+        self.value_heads.checked_div(self.key_heads).unwrap_or(0) as usize
+    }
+
     /// Number of channels that pass through the convolution: queries, keys and values.
     pub fn channels(&self) -> usize {
         2 * self.keys() + self.inner()

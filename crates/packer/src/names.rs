@@ -26,6 +26,8 @@ pub(crate) struct Names {
     shared: &'static [Entry],
     outside_layers: &'static [Entry],
     pub(crate) rope_type: RopeType,
+    /// Whether heads of values that share a key are apart in the delta rule's weights.
+    pub(crate) tiled_heads: bool,
     /// Whether the model is a part of another one: names then begin with [`TEXT_PART`].
     is_part: bool,
 }
@@ -42,6 +44,7 @@ impl Names {
             shared: HF_LAYER,
             outside_layers: HF_OUTSIDE_LAYERS,
             rope_type: RopeType::Neox,
+            tiled_heads: false,
             is_part: false,
         }
     }
@@ -49,6 +52,11 @@ impl Names {
     /// The names in a model of which this is the text part.
     pub(crate) fn of_text_part(self) -> Self {
         Self { is_part: true, ..self }
+    }
+
+    /// The same names, with this order of heads.
+    pub(crate) fn with_tiled_heads(self, tiled_heads: bool) -> Self {
+        Self { tiled_heads, ..self }
     }
 
     /// Names of llama.cpp's converter, except for those in `own`.
@@ -59,6 +67,7 @@ impl Names {
             shared: GGUF_LAYER,
             outside_layers: GGUF_OUTSIDE_LAYERS,
             rope_type,
+            tiled_heads: false,
             is_part: false,
         }
     }
@@ -186,16 +195,20 @@ impl Names {
         let find = |table: &[Entry]| {
             table.iter().find(|(_, roles)| roles.contains(&role)).map(|&(name, _)| name)
         };
-        let kind = if bias { "bias" } else { "weight" };
+        let kind = match role {
+            Role::SsmA | Role::SsmDtBias | Role::SsmD => "", // no weights of a module
+            _ if bias => ".bias",
+            _ => ".weight",
+        };
         match layer {
             Some(i) => {
                 let name = find(self.own).or_else(|| find(self.shared)).unwrap_or(role.name());
                 let name = name.replace('*', &expert.to_string());
-                format!("{}{i}.{name}.{kind}", self.layer_prefix)
+                format!("{}{i}.{name}{kind}", self.layer_prefix)
             }
             None => {
                 let name = find(self.own).or_else(|| find(self.outside_layers));
-                format!("{}.{kind}", name.unwrap_or(role.name()))
+                format!("{}{kind}", name.unwrap_or(role.name()))
             }
         }
     }
