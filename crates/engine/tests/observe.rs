@@ -90,10 +90,11 @@ fn every_division_into_passes_shows_the_same_inputs() {
         let sites: Vec<_> = expected.1[0].iter().map(|s| (s.layer, s.role)).collect();
         let expected_sites: Vec<_> = (0..c.n_layers)
             .flat_map(|layer| {
-                let dense = c.experts_of(layer as usize).is_none();
-                let ffn: &[Role] = match dense {
-                    true => &[Role::FfnGateUp, Role::FfnDown],
-                    false => &[Role::FfnGateUpExperts],
+                let experts = c.experts_of(layer as usize);
+                let ffn: &[Role] = match experts.map(|e| e.shared.is_some()) {
+                    None => &[Role::FfnGateUp, Role::FfnDown],
+                    Some(false) => &[Role::FfnGateUpExperts],
+                    Some(true) => &[Role::FfnGateUpExperts, Role::FfnGateUp, Role::FfnDown],
                 };
                 let mixer = match c.recurrent_of(layer as usize) {
                     None => [Role::AttnQkv, Role::AttnOutput],

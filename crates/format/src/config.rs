@@ -194,6 +194,20 @@ pub struct Experts {
     /// For each layer, whether it has experts. Other layers have a feed-forward network, as in a model
     /// without experts.
     pub layers: Vec<bool>,
+    /// The feed-forward network beside the experts of a layer, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<SharedExpert>,
+}
+
+/// A feed-forward network through which every token passes, beside the experts of a layer: the tensors are
+/// those of a layer without experts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SharedExpert {
+    /// Hidden width.
+    pub d_ff: u32,
+    /// Whether its output is multiplied by the sigmoid of a score of its input.
+    pub gate: bool,
 }
 
 /// Architecture of a decoder-only transformer. All sizes are logical (unpadded).
@@ -359,6 +373,21 @@ impl Config {
         if self.gated { 2 } else { 1 }
     }
 
+    /// Hidden width of a layer's feed-forward network, which in a layer with experts is the shared one; 0 if
+    /// there is none.
+    pub fn d_ff_of(&self, layer: usize) -> u32 {
+        match self.experts_of(layer) {
+            None => self.d_ff,
+            Some(e) => e.shared.as_ref().map_or(0, |shared| shared.d_ff),
+        }
+    }
+
+    /// Hidden width of the widest feed-forward network, without experts, padded to whole activation groups.
+    pub fn widest_d_ff_padded(&self) -> usize {
+        let widest = (0..self.n_layers as usize).map(|layer| self.d_ff_of(layer)).max();
+        pad(widest.unwrap_or(0) as usize, GROUP)
+    }
+
     /// The experts of a layer, if any.
     pub fn experts_of(&self, layer: usize) -> Option<&Experts> {
         self.experts.as_ref().filter(|e| e.layers.get(layer) == Some(&true))
@@ -383,11 +412,6 @@ impl Config {
     /// `d_model`, padded to whole activation groups: the stride of the residual stream.
     pub fn d_model_padded(&self) -> usize {
         pad(self.d_model as usize, GROUP)
-    }
-
-    /// `d_ff`, padded to whole activation groups.
-    pub fn d_ff_padded(&self) -> usize {
-        pad(self.d_ff as usize, GROUP)
     }
 
     /// `head_dim`, padded to whole panels: every head starts at a panel boundary.

@@ -139,6 +139,9 @@ impl Config {
                 "at least 1, and at most 2^22 summed over all experts",
             );
         }
+        if let Some(shared) = e.shared.as_ref().filter(|s| s.d_ff == 0 || s.d_ff > MAX_DIM) {
+            return err("experts.shared.d_ff", &shared.d_ff, "1 to 2^24");
+        }
         if e.layers.len() != self.n_layers as usize || !e.layers.contains(&true) {
             return err(
                 "experts.layers",

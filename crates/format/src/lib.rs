@@ -47,6 +47,7 @@ mod writer;
 pub use bits::Bits;
 pub use config::{
     Activation, Config, ConfigError, Experts, Norm, NormPlace, QkNorm, Quant, Rope, RouterSoftmax,
+    SharedExpert,
 };
 pub use encoding::{ActType, Encoding};
 pub use error::Error;

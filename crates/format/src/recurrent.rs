@@ -50,6 +50,11 @@ impl Recurrent {
         self.key_heads as usize * self.key_dim as usize
     }
 
+    /// Number of heads that share a key; 0 for `convolution`.
+    pub fn per_key(&self) -> usize {
+        self.value_heads.checked_div(self.key_heads).unwrap_or(0) as usize
+    }
+
     /// Number of channels that pass through the convolution: queries, keys and values.
     pub fn channels(&self) -> usize {
         2 * self.keys() + self.inner()
@@ -124,9 +129,13 @@ impl Config {
         self.recurrent.as_ref().filter(|r| r.layers.get(layer) == Some(&true))
     }
 
+    /// Whether a layer has attention.
+    pub fn attends(&self, layer: usize) -> bool {
+        self.recurrent_of(layer).is_none()
+    }
+
     /// Number of layers with attention.
     pub fn attention_layers(&self) -> usize {
-        let layers = 0..self.n_layers as usize;
-        layers.filter(|&layer| self.recurrent_of(layer).is_none()).count()
+        (0..self.n_layers as usize).filter(|&layer| self.attends(layer)).count()
     }
 }

@@ -38,6 +38,8 @@ pub enum Role {
     /// Gate and up projections of all experts, in alternating panels.
     FfnGateUpExperts = 41,
     FfnDownExperts = 42,
+    /// Score by whose sigmoid the output of the feed-forward network beside experts is multiplied.
+    FfnSharedGate = 43,
     /// Fused projections of a recurrent layer's input.
     SsmIn = 48,
     SsmInBias = 49,
@@ -77,7 +79,7 @@ pub enum Role {
 }
 
 impl Role {
-    const ALL: [(Role, &'static str); 47] = [
+    const ALL: [(Role, &'static str); 48] = [
         (Role::TokenEmbd, "token_embd"),
         (Role::Output, "output"),
         (Role::OutputNorm, "output_norm"),
@@ -102,6 +104,7 @@ impl Role {
         (Role::FfnRouter, "ffn_gate_inp"),
         (Role::FfnGateUpExperts, "ffn_gate_up_exps"),
         (Role::FfnDownExperts, "ffn_down_exps"),
+        (Role::FfnSharedGate, "ffn_gate_inp_shexp"),
         (Role::SsmIn, "ssm_in"),
         (Role::SsmInBias, "ssm_in.bias"),
         (Role::SsmConv, "ssm_conv1d"),

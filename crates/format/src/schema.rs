@@ -95,9 +95,13 @@ pub fn layer_schema(c: &Config, layer: u32) -> Vec<Entry> {
     }
     all.extend(post(Role::AttnPostNorm));
     all.extend(pre(Role::FfnNorm, Role::FfnNormBias));
-    match c.experts_of(layer as usize) {
-        None => all.extend(s.dense()),
-        Some(e) => all.extend(s.experts(e)),
+    if let Some(e) = c.experts_of(layer as usize) {
+        all.extend(s.experts(e));
+        all.extend(e.shared.as_ref().filter(|shared| shared.gate).map(|_| s.shared_gate()));
+    }
+    let d_ff = c.d_ff_of(layer as usize);
+    if d_ff > 0 {
+        all.extend(s.dense(d_ff));
     }
     all.extend(post(Role::FfnPostNorm));
     all
@@ -285,12 +289,13 @@ impl Schema<'_> {
         self.fused(role, pad(d_ff as usize, GROUP) / LANES, parts)
     }
 
-    fn dense(&self) -> [Entry; 2] {
+    /// A feed-forward network.
+    fn dense(&self, d_ff: u32) -> [Entry; 2] {
         let c = self.c;
         let both = [Role::FfnGate, Role::FfnUp];
         let parts = if c.gated { &both[..] } else { &both[1..] };
-        let gate_up = self.hidden(Role::FfnGateUp, parts, c.d_ff);
-        let down = self.matrix(Role::FfnDown, c.d_model, c.d_ff);
+        let gate_up = self.hidden(Role::FfnGateUp, parts, d_ff);
+        let down = self.matrix(Role::FfnDown, c.d_model, d_ff);
         [
             Entry { bias: Some(Role::FfnGateUpBias), ..gate_up },
             Entry { bias: Some(Role::FfnDownBias), ..down },
@@ -309,5 +314,10 @@ impl Schema<'_> {
             entry
         };
         [Entry { kind: Kind::Router, ..router }, stack(gate_up), stack(down)]
+    }
+
+    /// A single row, of a panel.
+    fn shared_gate(&self) -> Entry {
+        Entry { kind: Kind::Router, ..self.matrix(Role::FfnSharedGate, 1, self.c.d_model) }
     }
 }

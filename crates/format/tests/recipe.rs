@@ -36,7 +36,14 @@ fn padded() -> Config {
 fn experts() -> Config {
     let layers = vec![true, false, true];
     let router_softmax = RouterSoftmax::All;
-    let experts = Experts { n_experts: 8, experts_per_token: 2, d_ff: 64, router_softmax, layers };
+    let experts = Experts {
+        n_experts: 8,
+        experts_per_token: 2,
+        d_ff: 64,
+        router_softmax,
+        layers,
+        shared: None,
+    };
     let sizes =
         Config { d_model: 128, d_ff: 192, n_heads: 4, n_kv_heads: 2, ..Config::llama(3, 32) };
     Config { vocab_size: 512, context_length: 512, experts: Some(experts), ..sizes }

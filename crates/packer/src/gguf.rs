@@ -4,6 +4,7 @@ mod config;
 mod file;
 mod keys;
 mod metadata;
+mod recurrent;
 mod split;
 mod text;
 

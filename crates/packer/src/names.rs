@@ -26,6 +26,8 @@ pub(crate) struct Names {
     shared: &'static [Entry],
     outside_layers: &'static [Entry],
     pub(crate) rope_type: RopeType,
+    /// Whether heads of values that share a key are apart in the delta rule's weights.
+    pub(crate) tiled_heads: bool,
     /// Whether the model is a part of another one: names then begin with [`TEXT_PART`].
     is_part: bool,
 }
@@ -42,6 +44,7 @@ impl Names {
             shared: HF_LAYER,
             outside_layers: HF_OUTSIDE_LAYERS,
             rope_type: RopeType::Neox,
+            tiled_heads: false,
             is_part: false,
         }
     }
@@ -49,6 +52,11 @@ impl Names {
     /// The names in a model of which this is the text part.
     pub(crate) fn of_text_part(self) -> Self {
         Self { is_part: true, ..self }
+    }
+
+    /// The same names, with this order of heads.
+    pub(crate) fn with_tiled_heads(self, tiled_heads: bool) -> Self {
+        Self { tiled_heads, ..self }
     }
 
     /// Names of llama.cpp's converter, except for those in `own`.
@@ -59,6 +67,7 @@ impl Names {
             shared: GGUF_LAYER,
             outside_layers: GGUF_OUTSIDE_LAYERS,
             rope_type,
+            tiled_heads: false,
             is_part: false,
         }
     }
@@ -122,6 +131,17 @@ const GGUF_LAYER: &[Entry] = &[
     ("ffn_down.*", &[Role::FfnDownExperts]),
 ];
 
+/// GGUF: layers with Mamba-2.
+pub(crate) const GGUF_MAMBA2: &[Entry] = &[
+    ("ssm_in", &[Role::SsmGate, Role::SsmQkv, Role::SsmAlpha]),
+    ("ssm_conv1d", &[Role::SsmConv]),
+    ("ssm_a", &[Role::SsmA]),
+    ("ssm_dt.bias", &[Role::SsmDtBias]),
+    ("ssm_d", &[Role::SsmD]),
+    ("ssm_norm", &[Role::SsmNorm]),
+    ("ssm_out", &[Role::SsmOut]),
+];
+
 const GGUF_OUTSIDE_LAYERS: &[Entry] = &[
     ("token_embd", &[Role::TokenEmbd]),
     ("output_norm", &[Role::OutputNorm]),
@@ -145,11 +165,11 @@ impl Names {
     pub(crate) fn meaning(&self, name: &str) -> Option<Meaning> {
         let part = name.strip_prefix(TEXT_PART).filter(|_| self.is_part);
         let name = &part.map_or(name.into(), |name| Cow::from(format!("model.{name}")));
-        // Some parameters of recurrent layers are no weights of a module, so their names have no suffix.
+        // Some parameters are no weights of a module, so their names have no suffix, or that of a bias.
         let (stem, bias) = match (name.strip_suffix(".weight"), name.strip_suffix(".bias")) {
+            _ if self.own.iter().any(|(own, _)| name.ends_with(own)) => (&**name, false),
             (Some(stem), _) => (stem, false),
             (_, Some(stem)) => (stem, true),
-            _ if self.own.iter().any(|(own, _)| name.ends_with(own)) => (&**name, false),
             _ => return None,
         };
         let find = |table: &'static [Entry], stem: &str| {
@@ -175,16 +195,20 @@ impl Names {
         let find = |table: &[Entry]| {
             table.iter().find(|(_, roles)| roles.contains(&role)).map(|&(name, _)| name)
         };
-        let kind = if bias { "bias" } else { "weight" };
+        let kind = match role {
+            Role::SsmA | Role::SsmDtBias | Role::SsmD => "", // no weights of a module
+            _ if bias => ".bias",
+            _ => ".weight",
+        };
         match layer {
             Some(i) => {
                 let name = find(self.own).or_else(|| find(self.shared)).unwrap_or(role.name());
                 let name = name.replace('*', &expert.to_string());
-                format!("{}{i}.{name}.{kind}", self.layer_prefix)
+                format!("{}{i}.{name}{kind}", self.layer_prefix)
             }
             None => {
                 let name = find(self.own).or_else(|| find(self.outside_layers));
-                format!("{}.{kind}", name.unwrap_or(role.name()))
+                format!("{}{kind}", name.unwrap_or(role.name()))
             }
         }
     }

@@ -157,6 +157,7 @@ impl Shape {
                 d_ff: self.d_ff,
                 router_softmax: RouterSoftmax::Chosen,
                 layers: vec![true; self.n_layers as usize],
+                shared: None,
             }),
             // As in the models of this kind.
             qk_norm: match self.recurrent.map(|hybrid| hybrid.kind) {

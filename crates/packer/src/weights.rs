@@ -1,5 +1,7 @@
 //! The weights of a model, by role and layer instead of by their names in the source.
 
+mod order;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -8,10 +10,9 @@ use nanoinfer_format::{Config, Entry, Kind, Role, layer_schema, schema};
 
 use crate::Error;
 use crate::description::{Biases, Change};
-use crate::names::{Meaning, Names, RopeType};
-use crate::source::{
-    Affine, Alternating, FileTensor, MinusExp, Rows, TensorSource, Transposed, Unpermuted,
-};
+use crate::names::{Meaning, Names};
+use crate::source::derived::Affine;
+use crate::source::{FileTensor, TensorSource};
 
 /// Identifies a weight or its bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,7 +50,7 @@ impl Weights {
     /// Puts a tensor into its slot; a fused one is split into several.
     pub(crate) fn insert(&mut self, tensor: FileTensor, c: &Config) -> Result<(), Error> {
         let (path, name) = tensor.name();
-        let Some(Meaning { layer, roles, expert, bias }) = self.names.meaning(name) else {
+        let Some(meaning) = self.names.meaning(name) else {
             let headless = self.names.meaning(&format!("model.{name}")).is_some();
             let what = if headless {
                 HEADLESS.into()
@@ -58,6 +59,14 @@ impl Weights {
             };
             return Err(Self::error(path, name, what));
         };
+        let Meaning { layer, roles, expert, bias } = meaning;
+        // llama.cpp stores some vectors of recurrent layers as matrices, and a matrix of one row as a vector.
+        let tensor = match roles {
+            [Role::SsmA | Role::SsmD | Role::SsmNorm] => tensor.flattened(),
+            [Role::FfnSharedGate] => tensor.row(),
+            _ => tensor,
+        };
+        let (path, name) = tensor.name();
         let stacked = expert.is_none() && roles.iter().copied().all(is_stacked);
         // The weights of a depthwise convolution have one input channel per output channel.
         let conv = roles == [Role::SsmConv] && !bias;
@@ -76,22 +85,7 @@ impl Weights {
             if parts.contains_key(&expert.unwrap_or(0)) || stacked && !parts.is_empty() {
                 return Err(Self::error(path, name, "appears twice"));
             }
-            let permuted =
-                self.names.rope_type == RopeType::Norm && matches!(role, Role::AttnQ | Role::AttnK);
-            let source: Box<dyn TensorSource> = if conv {
-                Box::new(Transposed { inner: tensor.clone() })
-            } else if role == Role::SsmA && name.ends_with("A_log") {
-                Box::new(MinusExp { inner: tensor.clone() })
-            } else if roles == [Role::AttnQ, Role::AttnGate] {
-                let (block, second) = (c.head_dim as usize, role == Role::AttnGate);
-                Box::new(Alternating { inner: tensor.clone(), block, second })
-            } else if permuted {
-                Box::new(Unpermuted { inner: tensor.clone(), head_dim: c.head_dim as usize })
-            } else if rows == (0..n) {
-                Box::new(tensor.clone())
-            } else {
-                Box::new(Rows { inner: tensor.clone(), rows })
-            };
+            let source = order::source(&self.names, &tensor, (meaning, role, rows), c);
             parts.insert(expert.unwrap_or(0), source);
         }
         match roles {

@@ -6,6 +6,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
+use common::delta;
 use common::gguf::{GgufFile, Meta, NAMES, permuted};
 use common::{golden, packed, read_folder};
 use nanoinfer_format::NanoFile;
@@ -86,22 +87,27 @@ fn common_keys(s: &Value) -> Vec<(&'static str, Meta)> {
     let epsilon = if s["norm_epsilon"].is_number() {
         ("attention.layer_norm_epsilon", f32(&s["norm_epsilon"]))
     } else {
-        ("attention.layer_norm_rms_epsilon", f32(&s["rms_norm_eps"]))
+        let stated = ["rms_norm_eps", "norm_eps"].into_iter().find(|key| s[*key].is_number());
+        ("attention.layer_norm_rms_epsilon", f32(&s[stated.unwrap()]))
     };
     let theta = &s["rope_parameters"]["rope_theta"];
     let theta = if theta.is_number() { theta } else { &s["rope_theta"] };
-    vec![
+    let mut keys = vec![
         ("context_length", u32("max_position_embeddings")),
         ("embedding_length", u32("hidden_size")),
         ("block_count", u32("num_hidden_layers")),
-        ("feed_forward_length", u32("intermediate_size")),
         ("attention.head_count", u32("num_attention_heads")),
         ("attention.head_count_kv", u32("num_key_value_heads")),
         ("attention.key_length", Meta::U32(head_dim(s) as u32)),
         ("attention.value_length", Meta::U32(head_dim(s) as u32)),
         ("rope.freq_base", f32(theta)),
         epsilon,
-    ]
+    ];
+    // Absent in models with experts on every layer.
+    keys.extend(
+        s["intermediate_size"].as_u64().map(|n| ("feed_forward_length", Meta::U32(n as u32))),
+    );
+    keys
 }
 
 fn size(s: &Value, key: &str) -> usize {
@@ -113,6 +119,38 @@ fn head_dim(s: &Value) -> usize {
         Some(stated) => stated as usize,
         None => size(s, "hidden_size") / size(s, "num_attention_heads"),
     }
+}
+
+/// What the converter does with the weights of recurrent layers, and with a fused network beside them.
+fn recurrent(
+    spelling: &Spelling,
+    name: String,
+    mut dims: Vec<usize>,
+    mut values: Vec<f32>,
+) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    match name.split('.').nth_back(1).unwrap_or_default() {
+        "conv1d" | "conv" if dims.len() == 3 => drop(dims.remove(1)),
+        "input_linear" if name.contains("shared_mlp.input_linear") => {
+            let (gate, up) = values.split_at(values.len() / 2);
+            let part = |part, values: &[f32]| {
+                let name = name.replace("shared_mlp.input_linear", part);
+                (name, vec![dims[0] / 2, dims[1]], values.to_vec())
+            };
+            return vec![part("mlp.gate_proj", gate), part("mlp.up_proj", up)];
+        }
+        "norm" if name.contains("mamba.norm") => {
+            let groups = spelling.keys["ssm.group_count"].as_u64().unwrap() as usize;
+            dims = vec![groups, dims[0] / groups];
+        }
+        "mamba" if name.ends_with(".A_log") || name.ends_with(".D") => {
+            dims.push(1);
+            if name.ends_with(".A_log") {
+                values.iter_mut().for_each(|x| *x = -f64::from(*x).exp() as f32);
+            }
+        }
+        _ => {}
+    }
+    vec![(name, dims, values)]
 }
 
 /// The model in the folder `name`, with settings `s`, as the converter writes it.
@@ -127,7 +165,7 @@ fn gguf(name: &str, spelling: &Spelling, s: &Value) -> GgufFile {
         file.set(&format!("{architecture}.{key}"), meta(value));
     }
     for (name, (dims, mut values)) in read_folder(&golden(name)) {
-        if name.ends_with("norm.weight") {
+        if name.ends_with("norm.weight") && !name.ends_with("linear_attn.norm.weight") {
             values.iter_mut().for_each(|w| *w += spelling.norm_offset);
         }
         for (part, heads) in [("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")]
@@ -136,9 +174,12 @@ fn gguf(name: &str, spelling: &Spelling, s: &Value) -> GgufFile {
                 values = permuted(&values, size(s, heads), head_dim(s));
             }
         }
-        let own = spelling.names.iter().map(|(from, to)| (from.as_str(), to.as_str()));
-        let name = own.chain(NAMES).fold(name, |name, (from, to)| name.replace(from, to));
-        file.tensors.push((name, dims.iter().rev().map(|&d| d as u64).collect(), values));
+        let tensors = delta::converted(architecture, s, (name, dims, values)).into_iter();
+        for (name, dims, values) in tensors.flat_map(|(n, d, v)| recurrent(spelling, n, d, v)) {
+            let own = spelling.names.iter().map(|(from, to)| (from.as_str(), to.as_str()));
+            let name = own.chain(NAMES).fold(name, |name, (from, to)| name.replace(from, to));
+            file.tensors.push((name, dims.iter().rev().map(|&d| d as u64).collect(), values));
+        }
     }
     for (key, name) in [("short_factor", "short"), ("long_factor", "long")] {
         if let Some(factors) = s["rope_parameters"][key].as_array() {
@@ -177,6 +218,11 @@ fn assert_same_model(name: &str, hf: &NanoFile, gguf: &NanoFile) {
             // Frequency factors and YaRN's bounds are f32 in GGUF.
             for (a, b) in hf.u64s(a).iter().zip(gguf.u64s(b)) {
                 assert!(a.abs_diff(*b) <= a >> 20, "{name} {a} {b}");
+            }
+        } else if role == "ssm_a" {
+            // −exp(A_log) in GGUF; that of the packer has the same bits on every machine, but not those of torch.
+            for (a, b) in hf.f32s(a).iter().zip(gguf.f32s(b)) {
+                assert!((a - b).abs() <= a.abs() * f32::EPSILON, "{name}: {role} {a} {b}");
             }
         } else {
             assert_eq!(a.hash, b.hash, "{name}: {role} {:?}", a.spec.layer);

@@ -100,7 +100,7 @@ fn rope_scaling() {
 
 #[test]
 fn invalid_and_unsupported_keys_are_named() {
-    let cases: [(&str, Meta, &str); 14] = [
+    let cases: [(&str, Meta, &str); 15] = [
         (
             "general.architecture",
             Meta::Str("gemma".into()),
@@ -113,6 +113,11 @@ fn invalid_and_unsupported_keys_are_named() {
         ("llama.rope.dimension_count", Meta::U32(7), "rotary_dim is 7"),
         ("llama.attention.value_length", Meta::U32(8), "value_length is 8"),
         ("llama.attention.key_length", Meta::U32(0), "expected"),
+        (
+            "llama.attention.head_count_kv",
+            Meta::I32s(vec![0]),
+            "is 0 in layer 0, which needs attention",
+        ),
         ("llama.block_count", Meta::U32(0), "n_layers is 0"),
         ("llama.block_count", Meta::U32(2), "\"blk.1.attn_norm.weight\": is missing"),
         ("llama.block_count", Meta::Str("1".into()), "llama.block_count is not a whole number"),

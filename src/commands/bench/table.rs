@@ -61,8 +61,9 @@ impl Row {
     pub(super) fn new(model: &str, runner: &Runner, test: &Test) -> Self {
         let engine = &runner.engine;
         let file = engine.model().file();
-        // Routers are ignored because they are small and always f32.
-        let products = file.tensors().iter().filter(|t| t.spec.role != Role::FfnRouter);
+        // Routers and the like are ignored because they are small and always f32.
+        let small = |role| matches!(role, Role::FfnRouter | Role::FfnSharedGate);
+        let products = file.tensors().iter().filter(|t| !small(t.spec.role));
         let int8 = !products.into_iter().any(|t| t.spec.takes(ActType::F32));
         let prefill = test.kind == Kind::Prefill;
         let limited = test.kind == Kind::Decode || prefill && int8;

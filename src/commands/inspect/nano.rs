@@ -114,6 +114,10 @@ fn summary(file: &NanoFile, errors: &[TensorError], out: &mut impl Write) -> Res
             "experts       {} of {} for each token in {sparse} layers, feed-forward {}",
             e.experts_per_token, e.n_experts, e.d_ff
         )?;
+        if let Some(shared) = &e.shared {
+            let gate = if shared.gate { ", with a gate" } else { "" };
+            writeln!(out, "shared        feed-forward {}{gate}", shared.d_ff)?;
+        }
     }
     writeln!(
         out,

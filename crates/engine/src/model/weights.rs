@@ -106,13 +106,16 @@ pub(crate) struct RecurrentMixer {
 
 /// The feed-forward part of a layer.
 pub(crate) enum Ffn {
-    Dense {
-        /// `[2 · d_ff, d_model]`, alternating panels; `[d_ff, d_model]` without a gate
-        gate_up: Matrix,
-        /// `[d_model, d_ff]`
-        down: Matrix,
-    },
+    Dense(Dense),
     Experts(ExpertMatrices),
+}
+
+/// A feed-forward network.
+pub(crate) struct Dense {
+    /// `[2 · d_ff, d_model]`, alternating panels; `[d_ff, d_model]` without a gate
+    pub gate_up: Matrix,
+    /// `[d_model, d_ff]`
+    pub down: Matrix,
 }
 
 /// A mixture of experts. The matrices of all experts are concatenated.
@@ -123,6 +126,10 @@ pub(crate) struct ExpertMatrices {
     pub gate_up: Matrix,
     /// `experts × [d_model, d_ff]`
     pub down: Matrix,
+    /// The network through which all tokens pass.
+    pub shared: Option<Dense>,
+    /// `[1, d_model]`, the score of its gate, f32 in every model
+    pub shared_gate: Option<Matrix>,
 }
 
 /// All weights, as references into the mapped file.
@@ -197,15 +204,24 @@ impl<'a> Binder<'a> {
 
     fn layer(&self, layer: u32) -> Result<Layer> {
         let l = Some(layer);
+        let dense = || {
+            let (gate_up, down) =
+                (self.matrix(Role::FfnGateUp, l)?, self.matrix(Role::FfnDown, l)?);
+            Ok::<_, String>(Dense { gate_up, down })
+        };
         let ffn = match self.file.config().experts_of(layer as usize) {
-            None => Ffn::Dense {
-                gate_up: self.matrix(Role::FfnGateUp, l)?,
-                down: self.matrix(Role::FfnDown, l)?,
-            },
-            Some(_) => Ffn::Experts(ExpertMatrices {
+            None => Ffn::Dense(dense()?),
+            Some(e) => Ffn::Experts(ExpertMatrices {
                 router: self.matrix(Role::FfnRouter, l)?,
                 gate_up: self.matrix(Role::FfnGateUpExperts, l)?,
                 down: self.matrix(Role::FfnDownExperts, l)?,
+                shared: e.shared.as_ref().map(|_| dense()).transpose()?,
+                shared_gate: e
+                    .shared
+                    .as_ref()
+                    .filter(|shared| shared.gate)
+                    .map(|_| self.matrix(Role::FfnSharedGate, l))
+                    .transpose()?,
             }),
         };
         let mixer = match self.file.config().recurrent_of(layer as usize) {

@@ -2,23 +2,26 @@
 //!
 //! ```text
 //! router     scores of all experts, in f32                              item = a run of panels
+//! shared     gate and up of the network beside the experts, if any      item = 64 hidden values
 //! (each worker independently: the experts of each token, then the tokens of each expert)
 //! gate, up   per expert, its tokens gathered into a batch               item = expert × 64 hidden values
-//! down       per expert in ascending order, scattered to its tokens     item = a run of panels
+//! down       per expert in ascending order, scattered to its tokens,    item = a run of panels
+//!            then that of the shared network
 //! ```
 //!
 //! Panels of active experts are read once per pass, and those of inactive experts not at all. Each token
 //! sums over its experts in ascending order, independently of the rest of the batch.
 
-use nanoinfer_format::{Experts, RouterSoftmax};
-use nanoinfer_kernels::{Activate, AddWeighted, GROUP, LANES, Pack, Route};
+use nanoinfer_format::{Experts, RouterSoftmax, pad};
+use nanoinfer_kernels::{Activate, AddWeighted, GROUP, LANES, Pack, Route, StateSteps, Steps};
 
 use super::Pass;
 use super::inputs::{Input, Needs};
 use super::limits::panels_per_item;
-use super::routing::PANELS;
+use super::product::Dest;
+use super::routing::{PANELS, Routing};
 use super::scratch::Local;
-use crate::model::weights::ExpertMatrices;
+use crate::model::weights::{Dense, ExpertMatrices};
 use crate::pool::Worker;
 
 impl Pass<'_> {
@@ -42,6 +45,33 @@ impl Pass<'_> {
             });
         }
         r.group(m, k);
+    }
+
+    /// Computes gate, up and activation of the network beside the experts, and the score of its gate.
+    pub(crate) fn shared_gate_up(
+        &self,
+        w: &Worker<'_>,
+        local: &mut Local,
+        e: &ExpertMatrices,
+        shared: &Dense,
+    ) {
+        if let Some(gate) = &e.shared_gate {
+            let Local { inputs, decoded, .. } = &mut *local;
+            let to = Dest::Store(&self.scratch.experts.shared_score);
+            self.matmul(w, gate, self.input(inputs, self.m()), to, decoded);
+        }
+        self.gate_up(w, local, &shared.gate_up, Needs::of(&shared.down));
+    }
+
+    /// Computes the gate of the network beside the experts for every token. Every worker does this
+    /// independently.
+    fn shared_gates(&self, w: &Worker<'_>, r: &mut Routing) {
+        let m = self.m();
+        let scores = self.scratch.experts.shared_score.read(w).as_chunks::<LANES>().0;
+        let (x, out) = (&mut r.shared_scores[..pad(m, LANES)], &mut r.shared_gates);
+        x.iter_mut().zip(&scores[..m]).for_each(|(x, score)| *x = score[0]);
+        let (out, steps) = (&mut out[..x.len()], Steps::Sigmoid);
+        self.kernels.state_steps(StateSteps { steps, x, bias: &[], a: &[], out });
     }
 
     /// Computes gate, up and activation of every active expert, and packs them as inputs of its down
@@ -81,7 +111,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Adds the weighted outputs of each token's experts to the residual stream.
+    /// Adds the weighted outputs of each token's experts to the residual stream, then those of the network
+    /// beside them.
     pub(crate) fn experts_down(
         &self,
         w: &Worker<'_>,
@@ -94,6 +125,13 @@ impl Pass<'_> {
         let needs = Needs::of(&e.down);
         let panels = e.down.panels / config.n_experts as usize;
         let Local { gate_up: y, decoded, routing: r, .. } = local;
+        if e.shared_gate.is_some() {
+            self.shared_gates(w, r);
+        }
+        let shared = e.shared.as_ref().map(|s| {
+            let input = Input::shared(m, &self.scratch.hidden);
+            (&s.down, input.packed(w, s.down.k, Needs::of(&s.down)))
+        });
         r.gather_hidden(Input::shared(m, &self.scratch.experts.hidden).lines(w, needs), k);
         let chunk = panels_per_item(panels, self.workers, k).min(PANELS);
         let split = self.scratch.x.split(w, panels * m * LANES, chunk * m * LANES);
@@ -109,6 +147,15 @@ impl Pass<'_> {
                 let (tokens, weights) = r.tokens_of(*a);
                 self.kernels.add_weighted(AddWeighted { y, tokens, weights, m, out });
             }
+            let Some((down, hidden)) = &shared else { continue };
+            if e.shared_gate.is_none() {
+                self.product(down, at..at + n, hidden, true, out, decoded);
+                continue;
+            }
+            let y = &mut y[..n * m * LANES];
+            self.product(down, at..at + n, hidden, false, y, decoded);
+            let (tokens, weights) = (&r.all[..m], &r.shared_gates[..m]);
+            self.kernels.add_weighted(AddWeighted { y, tokens, weights, m, out });
         }
     }
 }

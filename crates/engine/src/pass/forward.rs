@@ -21,7 +21,7 @@ use super::inputs::{Input, Needs};
 use super::product::Dest;
 use super::profile::Stage;
 use super::scratch::Local;
-use crate::model::weights::{Attention, ExpertMatrices, Ffn, Layer, Matrix, Mixer, RecurrentMixer};
+use crate::model::weights::{Attention, Dense, ExpertMatrices, Ffn, Layer, Mixer, RecurrentMixer};
 use crate::pool::Worker;
 
 impl Pass<'_> {
@@ -96,7 +96,7 @@ impl Pass<'_> {
         }
         self.observe_output(w, local, layer, index);
         match &layer.ffn {
-            Ffn::Dense { gate_up, down } => self.dense(w, local, (layer, index), [gate_up, down]),
+            Ffn::Dense(dense) => self.dense(w, local, (layer, index), dense),
             Ffn::Experts(experts) => self.experts(w, local, (layer, index), experts),
         }
     }
@@ -132,7 +132,7 @@ impl Pass<'_> {
         w: &mut Worker<'_>,
         local: &mut Local,
         (layer, index): (&Layer, usize),
-        [gate_up, down]: [&Matrix; 2],
+        Dense { gate_up, down }: &Dense,
     ) {
         let m = self.m();
         self.pack_norm(w, local, layer.ffn_norm.as_ref(), Needs::of(gate_up));
@@ -158,12 +158,17 @@ impl Pass<'_> {
     ) {
         let Some(config) = &self.config.experts else { return };
         let (m, scores) = (self.m(), &self.scratch.experts.scores);
-        let needs = Needs::of(&e.router).or(Needs::of(&e.gate_up));
+        let shared = e.shared.as_ref().map_or(Needs::default(), |s| Needs::of(&s.gate_up));
+        let needs = Needs::of(&e.router).or(Needs::of(&e.gate_up)).or(shared);
         self.pack_norm(w, local, layer.ffn_norm.as_ref(), needs);
         self.end_packing(w, local, m, Stage::Norm);
         let Local { inputs, decoded, .. } = local;
         self.matmul(w, &e.router, self.input(inputs, m), Dest::Store(scores), decoded);
         self.observe_inputs(w, local, (&e.gate_up, Role::FfnGateUpExperts, Some(index)));
+        if let Some(shared) = &e.shared {
+            self.shared_gate_up(w, local, e, shared);
+            self.observe_inputs(w, local, (&shared.gate_up, Role::FfnGateUp, Some(index)));
+        }
         local.end(w, Stage::GateUp);
         self.route(w, local, config);
         self.experts_gate_up(w, local, e, config);

@@ -9,7 +9,7 @@ use super::Pass;
 use super::inputs::{Input, Needs};
 use super::part::Observed;
 use super::scratch::Local;
-use crate::model::weights::{Ffn, Layer, Matrix, Mixer};
+use crate::model::weights::{Dense, Ffn, Layer, Matrix, Mixer};
 use crate::pool::Worker;
 
 impl Pass<'_> {
@@ -46,7 +46,11 @@ impl Pass<'_> {
 
     /// Observes the inputs of the down projection, in the phase after they were added.
     pub(crate) fn observe_down(&self, w: &Worker<'_>, layer: &Layer, index: usize) {
-        if let (Some(_), Ffn::Dense { down, .. }) = (self.part.observer, &layer.ffn) {
+        let dense = match &layer.ffn {
+            Ffn::Dense(dense) => Some(dense),
+            Ffn::Experts(e) => e.shared.as_ref(),
+        };
+        if let (Some(_), Some(Dense { down, .. })) = (self.part.observer, dense) {
             let input = Input::shared(self.m(), &self.scratch.hidden);
             self.observe(w, (down, Role::FfnDown, Some(index)), input, true);
         }

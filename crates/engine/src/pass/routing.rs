@@ -12,8 +12,9 @@ pub(crate) const PANELS: usize = 2 * GROUP / LANES;
 
 /// Buffers shared by all workers; empty without experts.
 pub(crate) struct ExpertScratch {
-    pub scores: Shared<f32>,  // [experts/16][m][16]
-    pub hidden: SharedInputs, // [active experts][d_ff/64][tokens of the busiest]
+    pub scores: Shared<f32>,       // [experts/16][m][16]
+    pub hidden: SharedInputs,      // [active experts][d_ff/64][tokens of the busiest]
+    pub shared_score: Shared<f32>, // [m][16], the score of the gate of the shared network first
 }
 
 /// Buffers of one worker.
@@ -27,6 +28,9 @@ pub(crate) struct Routing {
     tokens: Vec<u32>,
     token_weights: Vec<f32>,
     pub gathered: OwnInputs, // inputs of one expert's gate and up, or of all experts' down
+    pub shared_scores: Vec<f32>, // [m], of the gate of the shared network
+    pub shared_gates: Vec<f32>, // [m], its values
+    pub all: Vec<u32>,       // [m], the indices of all tokens
 }
 
 /// An expert chosen by at least one token of this pass.
@@ -61,6 +65,12 @@ fn gathered_lines(c: &Config, e: &Experts) -> usize {
     lines(MAX_TOKENS, c.d_model_padded()).max(pair_rows(e) * e.d_ff_padded() / GROUP)
 }
 
+/// Maximum number of tokens whose share of the shared network is gated.
+fn gated_tokens(e: Option<&Experts>) -> usize {
+    let gate = e.and_then(|e| e.shared.as_ref()).is_some_and(|shared| shared.gate);
+    if gate { MAX_TOKENS } else { 0 }
+}
+
 impl ExpertScratch {
     /// `needs` are those of the down projections.
     pub(crate) fn new(b: &mut Buffers<'_>, c: &Config, needs: Needs) -> Self {
@@ -68,6 +78,7 @@ impl ExpertScratch {
         Self {
             scores: b.shared(e.map_or(0, |e| MAX_TOKENS * e.router_rows())),
             hidden: SharedInputs::with_lines(b, needs, e.map_or(0, hidden_lines)),
+            shared_score: b.shared(LANES * gated_tokens(e)),
         }
     }
 }
@@ -77,6 +88,8 @@ impl Routing {
     pub(crate) fn new(b: &mut Buffers<'_>, c: &Config, needs: Needs) -> Self {
         let e = c.experts.as_ref();
         let (pairs, n) = (e.map_or(0, pairs), e.map_or(0, |e| e.n_experts as usize));
+        let mut all = b.own(gated_tokens(e));
+        all.iter_mut().zip(0..).for_each(|(token, index)| *token = index);
         Self {
             scores: b.own(e.map_or(0, Experts::router_rows)),
             chosen: b.own(pairs),
@@ -86,6 +99,9 @@ impl Routing {
             tokens: b.own(pairs),
             token_weights: b.own(pairs),
             gathered: OwnInputs::with_lines(b, needs, e.map_or(0, |e| gathered_lines(c, e))),
+            shared_scores: b.own(gated_tokens(e)),
+            shared_gates: b.own(gated_tokens(e)),
+            all,
         }
     }
 

@@ -39,17 +39,19 @@ impl InputNeeds {
         };
         for layer in &weights.layers {
             layer.mixer.matrices().into_iter().for_each(|matrix| add(&mut all.stream, matrix));
-            match &layer.ffn {
-                Ffn::Dense { gate_up, down } => {
-                    add(&mut all.stream, gate_up);
-                    add(&mut all.hidden, down);
-                }
+            let dense = match &layer.ffn {
+                Ffn::Dense(dense) => Some(dense),
                 Ffn::Experts(e) => {
                     add(&mut all.stream, &e.router);
                     add(&mut all.stream, &e.gate_up);
                     add(&mut all.expert_stream, &e.gate_up);
                     add(&mut all.expert_hidden, &e.down);
+                    e.shared.as_ref()
                 }
+            };
+            if let Some(dense) = dense {
+                add(&mut all.stream, &dense.gate_up);
+                add(&mut all.hidden, &dense.down);
             }
         }
         Self { coded, ..all }
@@ -66,10 +68,10 @@ impl InputNeeds {
         let needs = Needs { int8, f32: !int8 };
         let steps = c.recurrent.as_ref().is_some_and(Recurrent::has_matrix);
         let router = Needs { int8: false, f32: c.experts.is_some() || steps };
-        let dense = (0..c.n_layers as usize).any(|layer| c.experts_of(layer).is_none());
-        let hidden = if dense { needs } else { Needs::default() };
+        let hidden = if c.widest_d_ff_padded() > 0 { needs } else { Needs::default() };
         let experts = if c.experts.is_some() { needs } else { Needs::default() };
-        let hidden_inputs = c.experts.as_ref().map_or(0, Experts::d_ff_padded).max(c.d_ff_padded());
+        let experts_d_ff = c.experts.as_ref().map_or(0, Experts::d_ff_padded);
+        let hidden_inputs = experts_d_ff.max(c.widest_d_ff_padded());
         let widest = stream_width(c).max(hidden_inputs);
         let coded = if int8 && c.quant != Quant::Q8 { widest } else { 0 };
         Self {
@@ -234,7 +236,7 @@ impl Scratch {
             pinned_cos: b.shared(angles),
             pinned_sin: b.shared(angles),
             inputs: SharedInputs::new(b, needs.stream, m, stream_width(c)),
-            hidden: SharedInputs::new(b, needs.hidden, m, c.d_ff_padded()),
+            hidden: SharedInputs::new(b, needs.hidden, m, c.widest_d_ff_padded()),
             experts: ExpertScratch::new(b, c, needs.expert_hidden),
             qkv: b.shared(m * c.qkv_rows().max(recurrent.map_or(0, Recurrent::projected))),
             mixed: b.shared(m * recurrent.map_or(0, Recurrent::mixed)),

@@ -250,7 +250,7 @@ impl Calibrate for Calibration<'_> {
 /// Number of layers whose correlations fit into [`GROUP_BYTES`], at least 1.
 fn layers_at_once(config: &Config) -> usize {
     let d = config.d_model_padded();
-    let inputs = [d, config.attn_out_inputs(), d, config.d_ff_padded()];
+    let inputs = [d, config.attn_out_inputs(), d, config.widest_d_ff_padded()];
     let bytes: usize = inputs.iter().map(|k| k * k * size_of::<f32>()).sum();
     (GROUP_BYTES / bytes).max(1)
 }

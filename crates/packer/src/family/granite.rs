@@ -10,7 +10,7 @@ use crate::Error;
 use crate::description::{Change, Description};
 use crate::gguf::Keys;
 use crate::hf::{Settings, recurrent_layers};
-use crate::names::Entry;
+use crate::names::{Entry, GGUF_MAMBA2};
 
 pub(super) const FAMILY: Family = Family {
     hugging_face: &[
@@ -23,7 +23,15 @@ pub(super) const FAMILY: Family = Family {
             ..HfSpelling::LLAMA
         },
     ],
-    gguf: &[GgufSpelling { architecture: "granite", adapt: gguf, ..GgufSpelling::NORM }],
+    gguf: &[
+        GgufSpelling { architecture: "granite", adapt: gguf, ..GgufSpelling::NORM },
+        GgufSpelling {
+            architecture: "granitehybrid",
+            own_names: GGUF_MAMBA2,
+            adapt: gguf_hybrid,
+            ..GgufSpelling::NORM
+        },
+    ],
 };
 
 const HYBRID_NAMES: &[Entry] = &[
@@ -102,5 +110,18 @@ fn gguf(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
     d.config.embedding_scale = multiplier("embedding_scale")?;
     d.config.logit_scale = 1.0 / multiplier("logit_scale")?;
     scale_residual(d, multiplier("residual_scale")?);
+    // llama.cpp uses this key as a switch for RoPE.
+    if keys.bool("rope.scaling.finetuned")? == Some(false) {
+        d.config.layer_ropes.fill(0);
+    }
+    Ok(())
+}
+
+fn gguf_hybrid(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
+    gguf(keys, d)?;
+    if let Some(width) = keys.u32("expert_shared_feed_forward_length")?.filter(|&n| n > 0) {
+        d.config.d_ff = width;
+    }
+    d.config.recurrent = keys.mamba2(keys.recurrent_layers()?)?;
     Ok(())
 }

@@ -2,9 +2,10 @@
 
 use nanoinfer_format::{QkNorm, Recurrent, RecurrentKind, Role};
 
-use super::spelling::{Family, HfSpelling};
+use super::spelling::{Family, GgufSpelling, HfSpelling};
 use crate::Error;
 use crate::description::Description;
+use crate::gguf::Keys;
 use crate::hf::{Settings, recurrent_layers};
 use crate::names::Entry;
 
@@ -20,7 +21,12 @@ pub(super) const FAMILY: Family = Family {
         adapt: hugging_face,
         ..HfSpelling::LLAMA
     }],
-    gguf: &[],
+    gguf: &[GgufSpelling {
+        architecture: "lfm2",
+        own_names: GGUF_NAMES,
+        adapt: gguf,
+        ..GgufSpelling::NEOX
+    }],
 };
 
 const HF_NAMES: &[Entry] = &[
@@ -38,6 +44,13 @@ const HF_NAMES: &[Entry] = &[
     ("feed_forward.w3", &[Role::FfnUp]),
 ];
 
+const GGUF_NAMES: &[Entry] = &[
+    ("token_embd_norm", &[Role::OutputNorm]), // in older files `output_norm`
+    ("shortconv.in_proj", &[Role::SsmInGate, Role::SsmGate, Role::SsmQkv]),
+    ("shortconv.conv", &[Role::SsmConv]),
+    ("shortconv.out_proj", &[Role::SsmOut]),
+];
+
 fn hugging_face(c: &Settings, d: &mut Description) -> Result<(), Error> {
     let n = d.config.n_layers as usize;
     let bias = Some(c.bool("conv_bias")?.unwrap_or(false));
@@ -52,18 +65,27 @@ fn hugging_face(c: &Settings, d: &mut Description) -> Result<(), Error> {
         (None, Some(attention)) => (0..n as u32).map(|layer| !attention.contains(&layer)).collect(),
         (None, None) => vec![false; n],
     };
-    if layers.contains(&true) {
-        d.config.recurrent = Some(Recurrent {
-            kind: RecurrentKind::Convolution,
-            kernel: c.u32("conv_L_cache")?.unwrap_or(3),
-            key_heads: 0,
-            key_dim: 0,
-            value_heads: 1,
-            value_dim: d.config.d_model,
-            layers,
-        });
-    }
+    d.config.recurrent = convolutions(d, c.u32("conv_L_cache")?.unwrap_or(3), layers);
     Ok(())
+}
+
+fn gguf(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
+    d.config.qk_norm = QkNorm::Head;
+    d.config.recurrent = convolutions(d, keys.size("shortconv.l_cache")?, keys.recurrent_layers()?);
+    Ok(())
+}
+
+/// Short convolutions on `layers`, if there are any.
+fn convolutions(d: &Description, kernel: u32, layers: Vec<bool>) -> Option<Recurrent> {
+    layers.contains(&true).then(|| Recurrent {
+        kind: RecurrentKind::Convolution,
+        kernel,
+        key_heads: 0,
+        key_dim: 0,
+        value_heads: 1,
+        value_dim: d.config.d_model,
+        layers,
+    })
 }
 
 /// The hidden width of the feed-forward network: two thirds of the stated one, times a factor, rounded up.

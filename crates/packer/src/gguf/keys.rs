@@ -26,6 +26,10 @@ impl Keys<'_> {
         self.metadata.f64(&self.name(key))
     }
 
+    pub(crate) fn bool(&self, key: &str) -> Result<Option<bool>, Error> {
+        self.metadata.bool(&self.name(key))
+    }
+
     pub(crate) fn str(&self, key: &str) -> Result<Option<&str>, Error> {
         self.metadata.str(&self.name(key))
     }
@@ -34,7 +38,8 @@ impl Keys<'_> {
         self.metadata.ints(&self.name(key))
     }
 
-    /// A whole number that files may also list layer by layer.
+    /// A whole number that files may also list layer by layer, with 0 for layers without that part (see
+    /// [`Self::without`]).
     pub(crate) fn per_layer(&self, key: &str) -> Result<Option<u32>, Error> {
         let n_layers = self.size("block_count")?;
         self.metadata.per_layer(&self.name(key), n_layers)
@@ -95,6 +100,7 @@ impl Keys<'_> {
             d_ff,
             router_softmax,
             layers: vec![true; n_layers.min(1 << 14) as usize],
+            shared: None,
         }))
     }
 }

@@ -80,22 +80,25 @@ impl Metadata {
         })
     }
 
-    /// A whole number, or a list of `n` of them, one per layer, that are all equal.
+    /// A whole number, or a list of `n` of them, one per layer, that are all equal, apart from those of layers
+    /// without that part, which are 0.
     pub(crate) fn per_layer(&self, key: &str, n: u32) -> Result<Option<u32>, Error> {
         let Some(Value::Ints(list)) = self.values.get(key) else { return self.u32(key) };
         if list.len() != n as usize || list.is_empty() {
             let what = format!("has {} values, expected one for each of {n} layers", list.len());
             return Err(self.error(key, what));
         }
-        if let Some(layer) = list.iter().position(|v| *v != list[0]) {
-            let (first, other) = (list[0], list[layer]);
+        let some = list.iter().position(|v| *v != 0).unwrap_or(0);
+        let first = list[some];
+        if let Some(layer) = list.iter().position(|v| *v != 0 && *v != first) {
+            let other = list[layer];
             let what = format!(
-                "is {first} in layer 0, but {other} in layer {layer}; layers must have equal sizes"
+                "is {first} in layer {some}, but {other} in layer {layer}; layers must have equal sizes"
             );
             return Err(self.error(key, what));
         }
-        let range = |_| self.error(key, format!("is {}, expected 0 to {}", list[0], u32::MAX));
-        u32::try_from(list[0]).map(Some).map_err(range)
+        let range = |_| self.error(key, format!("is {first}, expected 0 to {}", u32::MAX));
+        u32::try_from(first).map(Some).map_err(range)
     }
 
     pub(crate) fn bool(&self, key: &str) -> Result<Option<bool>, Error> {

@@ -135,7 +135,7 @@ pub(crate) fn permuted(values: &[f32], heads: usize, head_dim: usize) -> Vec<f32
 }
 
 /// The replacements by which llama.cpp's converter renames most tensors, in order.
-pub(crate) const NAMES: [(&str, &str); 12] = [
+pub(crate) const NAMES: [(&str, &str); 14] = [
     ("model.layers.", "blk."),
     ("model.embed_tokens", "token_embd"),
     ("model.norm", "output_norm"),
@@ -148,6 +148,8 @@ pub(crate) const NAMES: [(&str, &str); 12] = [
     ("self_attn.", "attn_"),
     ("mlp.", "ffn_"),
     ("_proj", ""),
+    ("shortconv.in.", "shortconv.in_proj."),
+    ("shortconv.out.", "shortconv.out_proj."),
 ];
 
 fn gguf_name(name: &str) -> String {
