@@ -106,8 +106,8 @@ pub(crate) struct RecurrentMixer {
 
 /// The feed-forward part of a layer.
 pub(crate) enum Ffn {
-    Dense(Dense),
-    Experts(ExpertMatrices),
+    Dense(Box<Dense>),
+    Experts(Box<ExpertMatrices>),
 }
 
 /// A feed-forward network.
@@ -210,8 +210,8 @@ impl<'a> Binder<'a> {
             Ok::<_, String>(Dense { gate_up, down })
         };
         let ffn = match self.file.config().experts_of(layer as usize) {
-            None => Ffn::Dense(dense()?),
-            Some(e) => Ffn::Experts(ExpertMatrices {
+            None => Ffn::Dense(Box::new(dense()?)),
+            Some(e) => Ffn::Experts(Box::new(ExpertMatrices {
                 router: self.matrix(Role::FfnRouter, l)?,
                 gate_up: self.matrix(Role::FfnGateUpExperts, l)?,
                 down: self.matrix(Role::FfnDownExperts, l)?,
@@ -222,7 +222,7 @@ impl<'a> Binder<'a> {
                     .filter(|shared| shared.gate)
                     .map(|_| self.matrix(Role::FfnSharedGate, l))
                     .transpose()?,
-            }),
+            })),
         };
         let mixer = match self.file.config().recurrent_of(layer as usize) {
             None => Mixer::Attention(Attention {

@@ -47,7 +47,7 @@ impl Pass<'_> {
     /// Observes the inputs of the down projection, in the phase after they were added.
     pub(crate) fn observe_down(&self, w: &Worker<'_>, layer: &Layer, index: usize) {
         let dense = match &layer.ffn {
-            Ffn::Dense(dense) => Some(dense),
+            Ffn::Dense(dense) => Some(&**dense),
             Ffn::Experts(e) => e.shared.as_ref(),
         };
         if let (Some(_), Some(Dense { down, .. })) = (self.part.observer, dense) {

@@ -40,7 +40,7 @@ impl InputNeeds {
         for layer in &weights.layers {
             layer.mixer.matrices().into_iter().for_each(|matrix| add(&mut all.stream, matrix));
             let dense = match &layer.ffn {
-                Ffn::Dense(dense) => Some(dense),
+                Ffn::Dense(dense) => Some(&**dense),
                 Ffn::Experts(e) => {
                     add(&mut all.stream, &e.router);
                     add(&mut all.stream, &e.gate_up);

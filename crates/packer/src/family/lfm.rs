@@ -77,7 +77,7 @@ fn gguf(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
 
 /// Short convolutions on `layers`, if there are any.
 fn convolutions(d: &Description, kernel: u32, layers: Vec<bool>) -> Option<Recurrent> {
-    layers.contains(&true).then(|| Recurrent {
+    layers.contains(&true).then_some(Recurrent {
         kind: RecurrentKind::Convolution,
         kernel,
         key_heads: 0,
