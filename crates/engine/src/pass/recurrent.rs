@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! project    queries, keys, values, gates and steps: a product                   item = a run of panels
-//! convolve   each channel over its last positions                                item = 64 channels
+//! convolve   each channel over its last positions                                item = 16 channels
 //! states     decayed, written and read; not after a convolution alone            item = 16 columns of a head
 //! pack       gate, and pack as input of the output projection                    item = a tile of tokens
 //! ```
@@ -25,9 +25,6 @@ use super::{Pass, gather};
 use crate::memory::{LOG, StateRun};
 use crate::model::weights::{RecurrentMixer, Vector};
 use crate::pool::{Buffers, Columns, Worker};
-
-/// Panels of an item of the convolution: one would cost more to claim than to compute for a single token.
-const PANELS: usize = 4;
 
 /// Buffers of one worker; empty without recurrent layers.
 pub(crate) struct RecurrentScratch {
@@ -63,8 +60,8 @@ impl RecurrentScratch {
 }
 
 impl Pass<'_> {
-    /// Convolves the projected channels, and computes the steps of heads. An item is a few panels of sixteen
-    /// channels or heads.
+    /// Convolves the projected channels, and computes the steps of heads. An item is sixteen channels or
+    /// heads.
     pub(crate) fn convolve(
         &self,
         w: &Worker<'_>,
@@ -77,105 +74,63 @@ impl Pass<'_> {
         let (panels, history) = (channels / LANES, (r.kernel as usize - 1) * LANES);
         let projected = self.scratch.qkv.read(w);
         let states = self.cache.states.of(index);
-        let all = r.mixed() / LANES;
-        let mixed = self.scratch.mixed.split(w, all * m * LANES, PANELS * m * LANES);
-        let mixed_log = states.mixed.split(w, all * LANES, PANELS * LANES);
-        let tails = states.tail.split(w, panels * history, PANELS * history);
-        let log = states.inputs.split(w, channels, PANELS * LANES);
-        let conv = Convolution {
-            mixer,
-            projected,
-            weights: mixer.conv.weight.values(self.file),
-            bias: mixer.conv.bias(self.file),
-            in_gate: r.offset(Role::SsmInGate),
-        };
-        for item in w.items(all.div_ceil(PANELS)) {
-            let first = PANELS * item.index();
+        let items = r.mixed() / LANES;
+        let mixed = self.scratch.mixed.split(w, items * m * LANES, m * LANES);
+        let mixed_log = states.mixed.split(w, items * LANES, LANES);
+        let tails = states.tail.split(w, panels * history, history);
+        let log = states.inputs.split(w, channels, LANES);
+        let RecurrentScratch { window, out, .. } = &mut local.recurrent;
+        for item in w.items(items) {
+            let panel = item.index();
             let (mixed, mut mixed_log) = (mixed.take(&item).run(), mixed_log.take(&item));
-            let mut kept = (first < panels).then(|| (tails.take(&item), log.take(&item)));
-            for (i, mixed) in mixed.chunks_exact_mut(m * LANES).enumerate() {
-                match (&mut kept, (first + i).checked_sub(panels)) {
-                    (Some(kept), None) => {
-                        self.convolve_panel(
-                            &conv,
-                            (first + i, i),
-                            kept,
-                            &mut local.recurrent,
-                            mixed,
-                        );
+            if let Some(steps) = panel.checked_sub(panels) {
+                self.steps(projected, mixer, steps, mixed);
+                self.log_mixed(r, mixed, &mut mixed_log);
+                continue;
+            }
+            let (mut tail, mut log) = (tails.take(&item), log.take(&item));
+            for run in &self.states.all {
+                let rows = self.states.rows(run);
+                let (before, x) = window[..history + rows.len() * LANES].split_at_mut(history);
+                recall(run, &tail, &log, before);
+                for (x, &row) in x.as_chunks_mut::<LANES>().0.iter_mut().zip(rows) {
+                    *x = self.conv_input(r, projected, panel, row as usize);
+                }
+                let x = &window[..history + rows.len() * LANES];
+                let out = &mut out[..rows.len() * LANES];
+                self.kernels.short_conv(ShortConv {
+                    x,
+                    weights: mixer.conv.weight.values(self.file),
+                    stride: channels,
+                    first: panel * LANES,
+                    bias: mixer.conv.bias(self.file),
+                    silu: r.kind != RecurrentKind::Convolution,
+                    out,
+                });
+                for (&row, out) in rows.iter().zip(out.chunks_exact(LANES)) {
+                    mixed[row as usize * LANES..][..LANES].copy_from_slice(out);
+                }
+                for store in self.states.stores(run) {
+                    let last = &x[store.after * LANES..][..history];
+                    tail.row(store.slot as usize).copy_from_slice(last);
+                }
+                if run.logs {
+                    let new = x[history..].chunks_exact(LANES);
+                    for (x, position) in new.zip(run.base + run.replay..) {
+                        log.row(logged(run, position)).copy_from_slice(x);
                     }
-                    (_, Some(steps)) => self.steps(projected, mixer, steps, mixed),
-                    (None, None) => {} // only behind the channels
                 }
-                self.log_mixed(r, mixed, i, &mut mixed_log);
             }
+            self.log_mixed(r, mixed, &mut mixed_log);
         }
     }
 
-    /// Convolves sixteen channels: `panel` of all, and panel `i` of the item that keeps them.
-    fn convolve_panel(
-        &self,
-        conv: &Convolution<'_>,
-        (panel, i): (usize, usize),
-        (tail, log): &mut (Columns<'_, f32>, Columns<'_, f32>),
-        s: &mut RecurrentScratch,
-        mixed: &mut [f32],
-    ) {
-        let (r, m) = (&conv.mixer.config, self.m());
-        let history = (r.kernel as usize - 1) * LANES;
-        let (tail_at, at) = (i * history..(i + 1) * history, i * LANES..(i + 1) * LANES);
-        let lanes = |first: usize, row: u16| {
-            let from = &conv.projected[((first / LANES + panel) * m + usize::from(row)) * LANES..];
-            *from.first_chunk::<LANES>().expect("a whole panel")
-        };
-        for run in &self.states.all {
-            let rows = self.states.rows(run);
-            let window = &mut s.window[..history + rows.len() * LANES];
-            let (before, x) = window.split_at_mut(history);
-            recall(
-                run,
-                |slot| &tail.get(slot)[tail_at.clone()],
-                |row| &log.get(row)[at.clone()],
-                before,
-            );
-            for (x, &row) in x.as_chunks_mut::<LANES>().0.iter_mut().zip(rows) {
-                *x = lanes(0, row);
-                if let Some(first) = conv.in_gate {
-                    x.iter_mut().zip(lanes(first, row)).for_each(|(x, gate)| *x *= gate);
-                }
-            }
-            let (x, out) = (&*window, &mut s.out[..rows.len() * LANES]);
-            self.kernels.short_conv(ShortConv {
-                x,
-                weights: conv.weights,
-                stride: r.channels(),
-                first: panel * LANES,
-                bias: conv.bias,
-                silu: r.kind != RecurrentKind::Convolution,
-                out,
-            });
-            for (&row, out) in rows.iter().zip(out.chunks_exact(LANES)) {
-                mixed[row as usize * LANES..][..LANES].copy_from_slice(out);
-            }
-            for store in self.states.stores(run) {
-                let last = &x[store.after * LANES..][..history];
-                tail.row(store.slot as usize)[tail_at.clone()].copy_from_slice(last);
-            }
-            if run.logs {
-                let new = x[history..].chunks_exact(LANES);
-                for (x, position) in new.zip(run.base + run.replay..) {
-                    log.row(logged(run, position))[at.clone()].copy_from_slice(x);
-                }
-            }
-        }
-    }
-
-    /// Logs panel `i` of an item: sixteen channels or steps of the tokens that may be rejected.
-    fn log_mixed(&self, r: &Recurrent, mixed: &[f32], i: usize, log: &mut Columns<'_, f32>) {
+    /// Logs sixteen channels or steps of the tokens that may be rejected.
+    fn log_mixed(&self, r: &Recurrent, mixed: &[f32], log: &mut Columns<'_, f32>) {
         for run in self.states.all.iter().filter(|run| run.logs && r.has_matrix()) {
             for (&row, position) in self.states.rows(run).iter().zip(run.base + run.replay..) {
                 let lanes = &mixed[row as usize * LANES..][..LANES];
-                log.row(logged(run, position))[i * LANES..][..LANES].copy_from_slice(lanes);
+                log.row(logged(run, position)).copy_from_slice(lanes);
             }
         }
     }
@@ -339,6 +294,26 @@ impl Pass<'_> {
         }
     }
 
+    /// What enters the convolution for one token: sixteen channels.
+    fn conv_input(
+        &self,
+        r: &Recurrent,
+        projected: &[f32],
+        panel: usize,
+        row: usize,
+    ) -> [f32; LANES] {
+        let m = self.m();
+        let lanes = |at: usize| {
+            let from = &projected[((at / LANES + panel) * m + row) * LANES..];
+            *from.first_chunk::<LANES>().expect("a whole panel")
+        };
+        let mut x = lanes(0);
+        if let Some(at) = r.offset(Role::SsmInGate) {
+            x.iter_mut().zip(lanes(at)).for_each(|(x, gate)| *x *= gate);
+        }
+        x
+    }
+
     /// Normalizes and gates the outputs of all heads of a token, in the order of the model.
     fn gate_heads(&self, mixer: &RecurrentMixer, x: &mut [f32], gates: &[f32]) {
         let r = &mixer.config;
@@ -429,33 +404,21 @@ fn logged(run: &StateRun, position: usize) -> usize {
     run.log * LOG + position % LOG
 }
 
-/// What the panels of a convolution have in common.
-struct Convolution<'a> {
-    mixer: &'a RecurrentMixer,
-    projected: &'a [f32],
-    weights: &'a [f32],
-    bias: &'a [f32],
-    /// The first of the gates of the inputs.
-    in_gate: Option<usize>,
-}
-
 /// The inputs of a convolution before the tokens of a run, oldest first: those behind which its state was
-/// stored, in a slot, then those in the log.
-fn recall<'a>(
-    run: &StateRun,
-    tail: impl Fn(usize) -> &'a [f32],
-    log: impl Fn(usize) -> &'a [f32],
-    to: &mut [f32],
-) {
+/// stored, then those in the log.
+fn recall(run: &StateRun, tail: &Columns<'_, f32>, log: &Columns<'_, f32>, to: &mut [f32]) {
     let n = to.len() / LANES;
     for (i, to) in to.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
         let at = run.replay + i;
-        match (at.checked_sub(n), run.from) {
-            (Some(replayed), _) => to.copy_from_slice(log(logged(run, run.base + replayed))),
-            (None, Some(slot)) => {
-                to.copy_from_slice(&tail(slot as usize)[at * LANES..][..LANES]);
+        *to = match (at.checked_sub(n), run.from) {
+            (Some(replayed), _) => {
+                *log.get(logged(run, run.base + replayed)).first_chunk().expect("sixteen channels")
             }
-            (None, None) => to.fill(0.0),
-        }
+            (None, Some(slot)) => {
+                let tail = tail.get(slot as usize).as_chunks::<LANES>().0;
+                tail[at]
+            }
+            (None, None) => [0.0; LANES],
+        };
     }
 }
