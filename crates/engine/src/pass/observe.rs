@@ -48,7 +48,7 @@ impl Pass<'_> {
     pub(crate) fn observe_down(&self, w: &Worker<'_>, layer: &Layer, index: usize) {
         let dense = match &layer.ffn {
             Ffn::Dense(dense) => Some(dense),
-            Ffn::Experts(e) => e.shared.as_ref(),
+            Ffn::Experts(e) => e.shared.as_deref(),
         };
         if let (Some(_), Some(Dense { down, .. })) = (self.part.observer, dense) {
             let input = Input::shared(self.m(), &self.scratch.hidden);

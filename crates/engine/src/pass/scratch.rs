@@ -43,10 +43,14 @@ impl InputNeeds {
                 Ffn::Dense(dense) => Some(dense),
                 Ffn::Experts(e) => {
                     add(&mut all.stream, &e.router);
+                    e.shared_gate
+                        .as_deref()
+                        .into_iter()
+                        .for_each(|gate| add(&mut all.stream, gate));
                     add(&mut all.stream, &e.gate_up);
                     add(&mut all.expert_stream, &e.gate_up);
                     add(&mut all.expert_hidden, &e.down);
-                    e.shared.as_ref()
+                    e.shared.as_deref()
                 }
             };
             if let Some(dense) = dense {
