@@ -232,9 +232,10 @@ impl Scratch {
         let d = c.d_model_padded();
         let (angles, recurrent) = (MAX_TOKENS * sizes.angles(), c.recurrent.as_ref());
         let matrix = recurrent.filter(|r| r.has_matrix());
+        let post_norms = (0..c.n_layers as usize).any(|layer| c.post_norms(layer));
         Self {
             x: b.shared(m * d),
-            delta: b.shared(if c.post_norms() { m * d } else { 0 }),
+            delta: b.shared(if post_norms { m * d } else { 0 }),
             cos: b.shared(angles),
             sin: b.shared(angles),
             pinned_cos: b.shared(angles),
