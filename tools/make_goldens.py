@@ -179,6 +179,15 @@ def qwen3_5():
 
 
 @golden(prompt=LONG_PROMPT)
+def olmo_hybrid():
+    """The gated delta rule with negative eigenvalues and pre-norms; attention with post-norms and without RoPE."""
+    return transformers.OlmoHybridConfig(**{**COMMON, "num_hidden_layers": 3}, linear_num_key_heads=2,
+        linear_num_value_heads=4, linear_key_head_dim=48, linear_value_head_dim=32,
+        layer_types=["linear_attention", "full_attention", "linear_attention"],
+        rope_parameters=dict(rope_type="default", rope_theta=None))
+
+
+@golden(prompt=LONG_PROMPT)
 def granite4_hybrid():
     """Mamba-2 in two groups, no RoPE, multipliers."""
     sizes = dict(num_hidden_layers=3, shared_intermediate_size=96, num_local_experts=0,
@@ -217,6 +226,22 @@ def randomize(model, seed):
     return model
 
 
+def as_published(weights, config):
+    """The first layer of an OLMo hybrid as in published models, which transformers converts."""
+    keys = config.linear_num_key_heads * config.linear_key_head_dim
+    names = dict(input_layernorm="attention_layer_norm", post_attention_layernorm="feedforward_layer_norm")
+    out = {}
+    for name, w in weights.items():
+        if name == "model.layers.0.linear_attn.conv1d.weight":
+            parts = w.split([keys, keys, w.shape[0] - 2 * keys])
+            out |= {name.replace("conv1d", f"{q}_conv1d"): part.contiguous() for q, part in zip("qkv", parts)}
+        else:
+            module = name.split(".")[-2]
+            first = name.startswith("model.layers.0.")
+            out[name.replace(module, names[module]) if first and module in names else name] = w
+    return out
+
+
 def fix_capacity(model, capacity):
     """Uses the frequencies of a session of this capacity, regardless of the length of the text."""
     rotary = model.model.rotary_emb
@@ -252,6 +277,8 @@ def make(name, seed):
         if value.data_ptr() not in seen:  # save tied weights once
             seen.add(value.data_ptr())
             weights[key] = value.to(torch.bfloat16).contiguous()
+    if name == "olmo-hybrid":
+        weights = as_published(weights, config)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     save_file({"logits": logits.contiguous()}, folder / "golden.safetensors")
     result = dict(prompt=prompt, greedy=ids[PROMPTS[name]:], min_greedy_margin=round(margin, 5),

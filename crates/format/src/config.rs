@@ -345,13 +345,13 @@ impl Config {
     }
 
     /// Whether a layer normalizes the inputs of attention and feed-forward.
-    pub fn pre_norms(&self) -> bool {
-        self.norm_place != NormPlace::Post
+    pub fn pre_norms(&self, layer: usize) -> bool {
+        self.norm_place_of(layer) != NormPlace::Post
     }
 
     /// Whether a layer normalizes the outputs of attention and feed-forward.
-    pub fn post_norms(&self) -> bool {
-        self.norm_place != NormPlace::Pre
+    pub fn post_norms(&self, layer: usize) -> bool {
+        self.norm_place_of(layer) != NormPlace::Pre
     }
 
     /// Number of rows in `rope_turns`, over all kinds of RoPE.

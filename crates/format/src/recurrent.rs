@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Config;
+use crate::config::{Config, NormPlace};
 use crate::role::Role;
 use crate::units::{LANES, pad};
 
@@ -37,9 +37,42 @@ pub struct Recurrent {
     pub value_dim: u32,
     /// For each layer, whether it is recurrent.
     pub layers: Vec<bool>,
+    /// Placement of the norms in recurrent layers, if it differs from that in others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub norm_place: Option<NormPlace>,
+    /// ε of the norm of the values, if it differs from that of other norms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub norm_eps: Option<f64>,
+    /// Factor of how much of each value enters the state (`delta`), usually 1.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub write_scale: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+fn is_one(value: &f64) -> bool {
+    *value == 1.0
 }
 
 impl Recurrent {
+    /// The base of other descriptions: `Recurrent { layers, …, ..Recurrent::of(kind) }`. All sizes are 0.
+    pub fn of(kind: RecurrentKind) -> Self {
+        Self {
+            kind,
+            kernel: 0,
+            key_heads: 0,
+            key_dim: 0,
+            value_heads: 0,
+            value_dim: 0,
+            layers: Vec::new(),
+            norm_place: None,
+            norm_eps: None,
+            write_scale: 1.0,
+        }
+    }
+
     /// Width of the output: the values of all heads.
     pub fn inner(&self) -> usize {
         self.value_heads as usize * self.value_dim as usize
@@ -127,6 +160,11 @@ impl Config {
     /// The recurrence of a layer; `None` for a layer with attention.
     pub fn recurrent_of(&self, layer: usize) -> Option<&Recurrent> {
         self.recurrent.as_ref().filter(|r| r.layers.get(layer) == Some(&true))
+    }
+
+    /// Placement of the norms in a layer.
+    pub fn norm_place_of(&self, layer: usize) -> NormPlace {
+        self.recurrent_of(layer).and_then(|r| r.norm_place).unwrap_or(self.norm_place)
     }
 
     /// Whether a layer has attention.

@@ -80,8 +80,8 @@ pub fn schema(c: &Config) -> impl Iterator<Item = Entry> {
 /// The tensors of one layer.
 pub fn layer_schema(c: &Config, layer: u32) -> Vec<Entry> {
     let s = Schema { c, layer: Some(layer) };
-    let pre = |role, bias| c.pre_norms().then(|| s.norm(role, bias));
-    let post = |role| c.post_norms().then(|| s.vector(role));
+    let pre = |role, bias| c.pre_norms(layer as usize).then(|| s.norm(role, bias));
+    let post = |role| c.post_norms(layer as usize).then(|| s.vector(role));
     let mut all = Vec::new();
     all.extend(pre(Role::AttnNorm, Role::AttnNormBias));
     match c.recurrent_of(layer as usize) {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use nanoinfer_format::Role;
 
 /// A tensor name and the roles of its rows: one weight, or several stacked in one tensor. `*` in
-/// the name stands for the number of an expert.
+/// the name stands for the number of an expert; of names like `{a,b}`, the tensors follow each other in one weight.
 pub(crate) type Entry = (&'static str, &'static [Role]);
 
 /// The order of the rows of each head of Q and K, by llama.cpp's names (`llama_model_rope_type`).
@@ -203,7 +203,14 @@ impl Names {
         match layer {
             Some(i) => {
                 let name = find(self.own).or_else(|| find(self.shared)).unwrap_or(role.name());
-                let name = name.replace('*', &expert.to_string());
+                let name = match name.split_once('{') {
+                    Some((before, rest)) => {
+                        let (choices, behind) = rest.split_once('}').unwrap_or((rest, ""));
+                        let choice = choices.split(',').nth(expert as usize).unwrap_or_default();
+                        format!("{before}{choice}{behind}")
+                    }
+                    None => name.replace('*', &expert.to_string()),
+                };
                 format!("{}{i}.{name}{kind}", self.layer_prefix)
             }
             None => {
@@ -219,8 +226,13 @@ impl Names {
     }
 }
 
-/// Whether `stem` matches the pattern `name`, and for which expert.
+/// Whether `stem` matches the pattern `name`, and for which expert or part.
 fn matches(name: &str, stem: &str) -> Option<Option<u32>> {
+    if let Some((before, rest)) = name.split_once('{') {
+        let (choices, behind) = rest.split_once('}')?;
+        let choice = stem.strip_prefix(before)?.strip_suffix(behind)?;
+        return choices.split(',').zip(0..).find(|(c, _)| *c == choice).map(|(_, at)| Some(at));
+    }
     match name.split_once('*') {
         None => (name == stem).then_some(None),
         Some((before, behind)) => {

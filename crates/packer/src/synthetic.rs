@@ -208,7 +208,15 @@ impl Hybrid {
         let Self { kind, kernel, keys, values, attention } = self;
         let [[key_heads, key_dim], [value_heads, value_dim]] = [keys, values];
         let layers = (0..n_layers).map(|layer| !attention.contains(&layer)).collect();
-        Recurrent { kind, kernel, key_heads, key_dim, value_heads, value_dim, layers }
+        Recurrent {
+            kernel,
+            key_heads,
+            key_dim,
+            value_heads,
+            value_dim,
+            layers,
+            ..Recurrent::of(kind)
+        }
     }
 }
 

@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use nanoinfer_format::{Config, Entry, Kind, Role, layer_schema, schema};
+use nanoinfer_format::{Config, Entry, Kind, NormPlace, Role, layer_schema, schema};
 
 use crate::Error;
 use crate::description::{Biases, Change};
 use crate::names::{Meaning, Names};
-use crate::source::derived::Affine;
+use crate::source::derived::{Affine, Joined, Transposed};
 use crate::source::{FileTensor, TensorSource};
 
 /// Identifies a weight or its bias.
@@ -60,6 +60,11 @@ impl Weights {
             return Err(Self::error(path, name, what));
         };
         let Meaning { layer, roles, expert, bias } = meaning;
+        // In OLMo hybrid, the name of one norm depends on where the norms of a layer are.
+        let recurrent = layer.and_then(|layer| c.recurrent_of(layer as usize));
+        let before = recurrent.is_some_and(|r| r.norm_place == Some(NormPlace::Pre));
+        let roles: &'static [Role] =
+            if roles == [Role::AttnPostNorm] && before { &[Role::FfnNorm] } else { roles };
         // llama.cpp stores some vectors of recurrent layers as matrices, and a matrix of one row as a vector.
         let tensor = match roles {
             [Role::SsmA | Role::SsmD | Role::SsmNorm] => tensor.flattened(),
@@ -94,6 +99,21 @@ impl Weights {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Joins weights that are stored in several tensors, once all have been inserted.
+    pub(crate) fn join(&mut self) {
+        for (slot, parts) in &mut self.slots {
+            if parts.len() > 1 && !is_stacked(slot.role) {
+                let all = std::mem::take(parts).into_values().collect();
+                let joined: Box<dyn TensorSource> = Box::new(Joined::new(all));
+                let transposed = slot.role == Role::SsmConv && !slot.bias;
+                parts.insert(
+                    0,
+                    if transposed { Box::new(Transposed { inner: joined }) } else { joined },
+                );
+            }
+        }
     }
 
     /// Applies changes once all weights have been inserted.

@@ -106,8 +106,8 @@ pub(crate) struct RecurrentMixer {
 
 /// The feed-forward part of a layer.
 pub(crate) enum Ffn {
-    Dense(Box<Dense>),
-    Experts(Box<ExpertMatrices>),
+    Dense(Dense),
+    Experts(ExpertMatrices),
 }
 
 /// A feed-forward network.
@@ -127,9 +127,9 @@ pub(crate) struct ExpertMatrices {
     /// `experts × [d_model, d_ff]`
     pub down: Matrix,
     /// The network through which all tokens pass.
-    pub shared: Option<Dense>,
+    pub shared: Option<Box<Dense>>,
     /// `[1, d_model]`, the score of its gate, f32 in every model
-    pub shared_gate: Option<Matrix>,
+    pub shared_gate: Option<Box<Matrix>>,
 }
 
 /// All weights, as references into the mapped file.
@@ -210,19 +210,19 @@ impl<'a> Binder<'a> {
             Ok::<_, String>(Dense { gate_up, down })
         };
         let ffn = match self.file.config().experts_of(layer as usize) {
-            None => Ffn::Dense(Box::new(dense()?)),
-            Some(e) => Ffn::Experts(Box::new(ExpertMatrices {
+            None => Ffn::Dense(dense()?),
+            Some(e) => Ffn::Experts(ExpertMatrices {
                 router: self.matrix(Role::FfnRouter, l)?,
                 gate_up: self.matrix(Role::FfnGateUpExperts, l)?,
                 down: self.matrix(Role::FfnDownExperts, l)?,
-                shared: e.shared.as_ref().map(|_| dense()).transpose()?,
+                shared: e.shared.as_ref().map(|_| dense().map(Box::new)).transpose()?,
                 shared_gate: e
                     .shared
                     .as_ref()
                     .filter(|shared| shared.gate)
-                    .map(|_| self.matrix(Role::FfnSharedGate, l))
+                    .map(|_| self.matrix(Role::FfnSharedGate, l).map(Box::new))
                     .transpose()?,
-            })),
+            }),
         };
         let mixer = match self.file.config().recurrent_of(layer as usize) {
             None => Mixer::Attention(Attention {

@@ -47,8 +47,8 @@ impl Pass<'_> {
     /// Observes the inputs of the down projection, in the phase after they were added.
     pub(crate) fn observe_down(&self, w: &Worker<'_>, layer: &Layer, index: usize) {
         let dense = match &layer.ffn {
-            Ffn::Dense(dense) => Some(&**dense),
-            Ffn::Experts(e) => e.shared.as_ref(),
+            Ffn::Dense(dense) => Some(dense),
+            Ffn::Experts(e) => e.shared.as_deref(),
         };
         if let (Some(_), Some(Dense { down, .. })) = (self.part.observer, dense) {
             let input = Input::shared(self.m(), &self.scratch.hidden);

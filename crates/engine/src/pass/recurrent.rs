@@ -152,7 +152,10 @@ impl Pass<'_> {
         };
         let x = &projected[(at / LANES + heads) * out.len()..][..out.len()];
         let (bias, a) = (lanes(mixer.dt_bias), lanes(mixer.a));
-        self.kernels.state_steps(StateSteps { steps, x, bias, a, out });
+        self.kernels.state_steps(StateSteps { steps, x, bias, a, out: &mut *out });
+        if part == Role::SsmBeta && r.write_scale != 1.0 {
+            out.iter_mut().for_each(|x| *x *= r.write_scale as f32);
+        }
     }
 
     /// Passes the tokens through the states of all heads. An item is sixteen columns of a head's state.
@@ -340,7 +343,7 @@ impl Pass<'_> {
             _ => r.value_dim as usize,
         };
         for (x, weight) in x.chunks_exact_mut(width).zip(weights.chunks_exact(width).cycle()) {
-            let (d, eps) = (width, self.config.norm_eps as f32);
+            let (d, eps) = (width, r.norm_eps.unwrap_or(self.config.norm_eps) as f32);
             let norm = NormParams { kind: NormKind::Rms, weight, bias: &[], d, eps };
             self.kernels.norm_row(NormRow { x, norm });
         }

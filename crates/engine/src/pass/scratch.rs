@@ -40,13 +40,17 @@ impl InputNeeds {
         for layer in &weights.layers {
             layer.mixer.matrices().into_iter().for_each(|matrix| add(&mut all.stream, matrix));
             let dense = match &layer.ffn {
-                Ffn::Dense(dense) => Some(&**dense),
+                Ffn::Dense(dense) => Some(dense),
                 Ffn::Experts(e) => {
                     add(&mut all.stream, &e.router);
+                    e.shared_gate
+                        .as_deref()
+                        .into_iter()
+                        .for_each(|gate| add(&mut all.stream, gate));
                     add(&mut all.stream, &e.gate_up);
                     add(&mut all.expert_stream, &e.gate_up);
                     add(&mut all.expert_hidden, &e.down);
-                    e.shared.as_ref()
+                    e.shared.as_deref()
                 }
             };
             if let Some(dense) = dense {
@@ -228,9 +232,10 @@ impl Scratch {
         let d = c.d_model_padded();
         let (angles, recurrent) = (MAX_TOKENS * sizes.angles(), c.recurrent.as_ref());
         let matrix = recurrent.filter(|r| r.has_matrix());
+        let post_norms = (0..c.n_layers as usize).any(|layer| c.post_norms(layer));
         Self {
             x: b.shared(m * d),
-            delta: b.shared(if c.post_norms() { m * d } else { 0 }),
+            delta: b.shared(if post_norms { m * d } else { 0 }),
             cos: b.shared(angles),
             sin: b.shared(angles),
             pinned_cos: b.shared(angles),

@@ -85,13 +85,13 @@ fn hybrid(c: &Settings, d: &mut Description) -> Result<(), Error> {
         return Err(c.error("mamba_n_heads", what));
     }
     let recurrent = Recurrent {
-        kind: RecurrentKind::Mamba2,
         kernel: size("mamba_d_conv", 4)?,
         key_heads: size("mamba_n_groups", 1)?,
         key_dim: size("mamba_d_state", 256)?,
         value_heads: heads,
         value_dim: inner / heads,
         layers: layers.unwrap_or_else(|| vec![true; n]),
+        ..Recurrent::of(RecurrentKind::Mamba2)
     };
     d.config.recurrent = recurrent.layers.contains(&true).then_some(recurrent);
     Ok(())

@@ -77,14 +77,14 @@ fn gguf(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
 
 /// Short convolutions on `layers`, if there are any.
 fn convolutions(d: &Description, kernel: u32, layers: Vec<bool>) -> Option<Recurrent> {
-    layers.contains(&true).then_some(Recurrent {
-        kind: RecurrentKind::Convolution,
+    layers.contains(&true).then(|| Recurrent {
         kernel,
         key_heads: 0,
         key_dim: 0,
         value_heads: 1,
         value_dim: d.config.d_model,
         layers,
+        ..Recurrent::of(RecurrentKind::Convolution)
     })
 }
 

@@ -125,13 +125,13 @@ fn hugging_face(c: &Settings, d: &mut Description) -> Result<(), Error> {
     };
     let size = |key: &str, default| Ok::<_, Error>(c.u32(key)?.unwrap_or(default));
     let recurrent = Recurrent {
-        kind: RecurrentKind::Delta,
         kernel: size("linear_conv_kernel_dim", 4)?,
         key_heads: size("linear_num_key_heads", 16)?,
         key_dim: size("linear_key_head_dim", 128)?,
         value_heads: size("linear_num_value_heads", 32)?,
         value_dim: size("linear_value_head_dim", 128)?,
         layers,
+        ..Recurrent::of(RecurrentKind::Delta)
     };
     d.config.recurrent = recurrent.layers.contains(&true).then_some(recurrent);
     Ok(())

@@ -39,13 +39,13 @@ impl Keys<'_> {
             return Err(self.error("ssm.time_step_rank", &what));
         }
         Ok(Some(Recurrent {
-            kind,
             kernel: self.size("ssm.conv_kernel")?,
             key_heads: self.size("ssm.group_count")?,
             key_dim: self.size("ssm.state_size")?,
             value_heads: heads,
             value_dim: inner / heads,
             layers,
+            ..Recurrent::of(kind)
         }))
     }
 

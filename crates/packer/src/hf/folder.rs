@@ -32,6 +32,7 @@ pub(crate) fn open(folder: &Path) -> Result<Model, Error> {
             weights.insert(tensor, &config)?;
         }
     }
+    weights.join();
     let output = weights.settle_output(&mut config)?;
     let mut notes: Vec<String> = left_out.into_iter().chain(output).collect();
     weights.check(&config, described.biases)?;

@@ -58,6 +58,51 @@ impl TensorSource for Runs {
     }
 }
 
+/// Several tensors, one after the other.
+pub(crate) struct Joined {
+    parts: Vec<Box<dyn TensorSource>>,
+}
+
+impl Joined {
+    /// `parts` has at least one part.
+    pub(crate) fn new(parts: Vec<Box<dyn TensorSource>>) -> Self {
+        Self { parts }
+    }
+}
+
+impl TensorSource for Joined {
+    fn name(&self) -> (&Path, &str) {
+        self.parts[0].name()
+    }
+
+    /// No row has 0 inputs, so parts of different widths are refused.
+    fn shape(&self) -> [usize; 2] {
+        let k = self.parts[0].shape()[1];
+        let fits = self.parts.iter().all(|part| part.shape()[1] == k);
+        let rows = self.parts.iter().map(|part| part.shape()[0]).fold(0, usize::saturating_add);
+        [rows, if fits { k } else { 0 }]
+    }
+
+    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
+        let (k, mut out, mut at) = (self.shape()[1], out, 0);
+        for part in &self.parts {
+            let n = part.shape()[0];
+            let clip = |row: usize| row.clamp(at, at + n) - at;
+            let own = clip(rows.start)..clip(rows.end);
+            let (now, later) = out.split_at_mut(own.len() * k);
+            if !own.is_empty() {
+                part.read_rows(own, now)?;
+            }
+            (out, at) = (later, at + n);
+        }
+        Ok(())
+    }
+
+    fn format(&self) -> Option<(&'static str, f64)> {
+        self.parts[0].format()
+    }
+}
+
 /// A small matrix with rows and inputs exchanged.
 pub(crate) struct Transposed {
     pub(crate) inner: Box<dyn TensorSource>,

@@ -39,7 +39,10 @@ pub(super) fn source(
             None => Box::new(Runs::new(inner, [rows])),
         };
     match role {
-        Role::SsmConv if !meaning.bias => Box::new(Transposed { inner: weight }),
+        // Of several tensors, `Weights::join` transposes the whole.
+        Role::SsmConv if !meaning.bias && meaning.expert.is_none() => {
+            Box::new(Transposed { inner: weight })
+        }
         Role::SsmA if tensor.name().1.ends_with("A_log") => Box::new(MinusExp { inner: weight }),
         _ => weight,
     }
