@@ -167,8 +167,8 @@ fn an_eos_token_follows_texts_if_the_file_says_so() {
     let eos = |id| ("eos_token_id", Meta::U32(id));
     let qwen = made("gpt2", &CHATML, &[eos(0), ("eot_token_id", Meta::U32(1)), adds.clone()]);
     assert_eq!((around(&qwen), &qwen.generation().eos), ((vec![], vec![0]), &vec![0, 1]));
-    let both = [("bos_token_id", Meta::U32(0)), ("add_bos_token", Meta::Bool(true)), eos(1)];
-    let both = made("gpt2", &CHATML, &[&both[..], &[adds.clone()]].concat());
+    let (bos, adds_bos) = (("bos_token_id", Meta::U32(0)), ("add_bos_token", Meta::Bool(true)));
+    let both = made("gpt2", &CHATML, &[bos, adds_bos, eos(1), adds.clone()]);
     assert_eq!(around(&both), (vec![0], vec![1]));
     for keys in
         [&[eos(0)][..], &[eos(0), adds_not], std::slice::from_ref(&adds), &[eos(9), adds.clone()]]
