@@ -26,7 +26,7 @@ use super::worker::{
 fn info() -> ModelInfo {
     ModelInfo {
         name: "smollm2".into(),
-        quant: "q8",
+        weights: "q8".into(),
         kv: "q8",
         file_bytes: 138_470_976,
         isa: "avx512vnni",
