@@ -85,7 +85,8 @@ def c7_side_requests_do_not_cost_a_conversation_its_cache():
             say(f"turn 8: {usage['prompt_tokens']} tokens, {cached} cached; computed in each turn: {computed}")
     first = {turn: statistics.median(found) for turn, found in waits.items()}
     say("first token of each turn after " + ", ".join(f"{1e3 * wait:.0f}" for wait in first.values()) + " ms")
-    assert not FULL or first[8] <= 1.2 * first[2], first
+    # Attention to a thousand cached tokens takes a small model about as long as a hundred new ones.
+    assert not FULL or first[8] <= 2.5 * first[2], first
 
 
 def question(url, turns, seed):
