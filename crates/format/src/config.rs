@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::encoding::Encoding;
+use crate::norm::{Norm, NormPlace};
 use crate::recurrent::Recurrent;
 use crate::role::Role;
 use crate::units::{GROUP, LANES, pad};
@@ -97,28 +98,6 @@ impl Quant {
     pub fn is_rotated(self) -> bool {
         self != Self::F32
     }
-}
-
-/// Kind of norm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Norm {
-    /// x / √(mean x² + ε) · w (Zhang and Sennrich, 2019).
-    Rms,
-    /// (x − mean x) / √(variance x + ε) · w + b (Ba et al., 2016).
-    Layer,
-}
-
-/// Placement of the norms in a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NormPlace {
-    /// Before attention and feed-forward: x + f(norm(x)).
-    Pre,
-    /// After attention and feed-forward: x + norm(f(x)).
-    Post,
-    /// Before and after: x + norm(f(norm(x))).
-    Both,
 }
 
 /// RMSNorm of queries and keys, applied before RoPE.

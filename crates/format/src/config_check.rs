@@ -1,6 +1,7 @@
 //! Validates configs: rejects those that are inconsistent or whose sizes could overflow.
 
-use crate::config::{Config, ConfigError, MAX_LAYERS, NormPlace, Rope};
+use crate::config::{Config, ConfigError, MAX_LAYERS, Rope};
+use crate::norm::NormPlace;
 use crate::units::{GROUP, LANES};
 
 /// Maximum width or vocabulary size, which keeps every product of two sizes within u64.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, NormPlace};
+use crate::norm::NormPlace;
 use crate::role::Role;
 use crate::units::{LANES, pad};
 
@@ -153,27 +153,5 @@ impl Recurrent {
     /// Whether heads have a matrix as their state.
     pub fn has_matrix(&self) -> bool {
         self.kind != RecurrentKind::Convolution
-    }
-}
-
-impl Config {
-    /// The recurrence of a layer; `None` for a layer with attention.
-    pub fn recurrent_of(&self, layer: usize) -> Option<&Recurrent> {
-        self.recurrent.as_ref().filter(|r| r.layers.get(layer) == Some(&true))
-    }
-
-    /// Placement of the norms in a layer.
-    pub fn norm_place_of(&self, layer: usize) -> NormPlace {
-        self.recurrent_of(layer).and_then(|r| r.norm_place).unwrap_or(self.norm_place)
-    }
-
-    /// Whether a layer has attention.
-    pub fn attends(&self, layer: usize) -> bool {
-        self.recurrent_of(layer).is_none()
-    }
-
-    /// Number of layers with attention.
-    pub fn attention_layers(&self) -> usize {
-        (0..self.n_layers as usize).filter(|&layer| self.attends(layer)).count()
     }
 }

@@ -4,8 +4,9 @@
 //! A new tensor needs a [`Role`], a line here, and a step of the forward pass that reads it. The encoding
 //! of a matrix is not part of the schema: each file specifies it for every part.
 
-use crate::config::{Config, Experts, Norm};
+use crate::config::{Config, Experts};
 use crate::encoding::{ActType, Encoding};
+use crate::norm::Norm;
 use crate::recurrent::{Recurrent, RecurrentKind};
 use crate::role::Role;
 use crate::spec::{Part, TensorSpec};

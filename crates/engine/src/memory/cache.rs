@@ -29,8 +29,7 @@ use nanoinfer_platform::pages;
 
 use super::layer::{KvType, LayerCache};
 use super::plan::{Namespace, Overflow, Plan, SeqId, Slid};
-use super::recurrent::Held;
-use super::states::States;
+use super::states::{Held, States};
 use super::tree::Tree;
 use crate::Error;
 use crate::cancel::Canceller;

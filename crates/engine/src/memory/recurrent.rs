@@ -20,24 +20,11 @@ use nanoinfer_kernels::BLOCK;
 
 use super::cache::Cache;
 use super::plan::SeqId;
-use super::states::{REVERSIBLE, StateSlot};
+use super::states::{Held, REVERSIBLE, StateSlot};
 use crate::Error;
 
 /// Of the snapshots of a sequence, one for as many blocks is not replaced by the next.
 const SNAPSHOT_BLOCKS: usize = 16;
-
-/// A sequence's state.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Held {
-    /// The slot with the state; `None` for the state before the first token, which is zero.
-    pub slot: Option<StateSlot>,
-    /// Number of tokens that the state covers.
-    pub base: usize,
-    /// Whether the base stays while tokens are appended, as long as the log has room.
-    pub pinned: bool,
-    /// The block of the last snapshot, and whether it was made in an answer rather than in a prompt.
-    last: Option<(u32, bool)>,
-}
 
 /// What a pass does with the state of a sequence.
 #[derive(Clone, Debug)]

@@ -24,6 +24,19 @@ pub(crate) const LOG: usize = 2 * REVERSIBLE;
 /// Index of a slot.
 pub(crate) type StateSlot = u32;
 
+/// A sequence's state.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Held {
+    /// The slot with the state; `None` for the state before the first token, which is zero.
+    pub slot: Option<StateSlot>,
+    /// Number of tokens that the state covers.
+    pub base: usize,
+    /// Whether the base stays while tokens are appended, as long as the log has room.
+    pub pinned: bool,
+    /// The block of the last snapshot, and whether it was made in an answer rather than in a prompt.
+    pub last: Option<(u32, bool)>,
+}
+
 /// The buffers of one recurrent layer.
 pub(crate) struct LayerStates {
     slot: Lens,

@@ -9,7 +9,7 @@ use nanoinfer_kernels::{AttendBlock, GROUP, Queries, QueriesMut, SPAN, decoded_p
 use super::inputs::{Needs, OwnInputs, SharedInputs};
 use super::limits::{ATTENTION_ROWS, DEEP_ROWS, MAX_TOKENS};
 use super::profile::{Profile, Stage};
-use super::recurrent::RecurrentScratch;
+use super::recurrent_scratch::RecurrentScratch;
 use super::routing::{ExpertScratch, Routing};
 use crate::memory::KvType;
 use crate::model::weights::{Ffn, Matrix, Weights};
