@@ -40,18 +40,21 @@ fn json_has_one_object_per_combination() {
 #[test]
 fn results_as_markdown_and_csv() {
     let home = temp();
-    let run = |args: &[&str]| {
+    let run = |model: &str, args: &[&str]| {
         let mut command = nanoinfer(home.path());
-        command.arg("bench").arg("--model").arg(tiny("llama-gqa")).args(["-r", "1"]).args(args);
+        command.arg("bench").arg("--model").arg(tiny(model)).args(["-r", "1"]).args(args);
         let output = command.output().unwrap();
         assert!(output.status.success(), "{}", stderr(&output));
         stdout(&output)
     };
-    let table = run(&["-p", "4", "-n", "2", "--profile"]);
+    let table = run("llama-gqa", &["-p", "4", "-n", "2", "--profile"]);
     for part in ["| pp4 ", "| tg2 ", "limits with ", "GB/s", "| attention ", "| head "] {
         assert!(table.contains(part), "{part:?} not in {table}");
     }
-    let csv = run(&["-p", "0", "-n", "1", "-o", "csv"]);
+    assert!(!table.contains("| states "), "it has none: {table}");
+    let table = run("qwen3-5", &["-p", "4", "-n", "2", "--profile"]);
+    assert!(table.contains("| convolve ") && table.contains("| states "), "{table}");
+    let csv = run("llama-gqa", &["-p", "0", "-n", "1", "-o", "csv"]);
     let lines: Vec<&str> = csv.lines().collect();
     assert_eq!(lines.len(), 2, "{csv}");
     assert!(lines[0].starts_with("test,tps,") && lines[1].starts_with("tg1,"), "{csv}");

@@ -1,7 +1,7 @@
 """Makes the tiny reference models with experts in tests/data/tiny:
 
     pip install torch transformers==5.24 safetensors
-    python3 tools/make_experts.py mixtral-experts qwen3-experts olmoe-experts
+    python3 tools/make_experts.py mixtral-experts qwen3-experts olmoe-experts qwen3-5-experts qwen3-next
 
 To add a model, add it to MODELS. The output files have the same format as those of make_goldens.py.
 
@@ -20,10 +20,17 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
+import make_goldens
+
 COMMON = dict(
     vocab_size=320, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
     num_key_value_heads=2, max_position_embeddings=512, bos_token_id=1, eos_token_id=2,
     pad_token_id=0, tie_word_embeddings=False, attn_implementation="eager",
+)
+SPARSE = dict(
+    vocab_size=192, num_hidden_layers=3, layer_types=["linear_attention", "full_attention", "linear_attention"],
+    linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=32, linear_value_head_dim=32,
+    head_dim=32, moe_intermediate_size=24, shared_expert_intermediate_size=40, num_experts_per_tok=2,
 )
 MODELS = {
     # 6 experts, fewer than a panel has rows; the width is not a multiple of the group size.
@@ -37,13 +44,22 @@ MODELS = {
     # Norms over all queries and over all keys of a token; the softmax is over all experts.
     "olmoe-experts": lambda: transformers.OlmoeForCausalLM(transformers.OlmoeConfig(
         **COMMON, intermediate_size=32, num_experts=8, num_experts_per_tok=3)),
+    # Experts beside a shared one with a gate, on recurrent layers too; gate and up of all experts in one tensor.
+    "qwen3-5-experts": lambda: transformers.Qwen3_5MoeForCausalLM(transformers.Qwen3_5MoeTextConfig(
+        **{**COMMON, **SPARSE}, num_experts=6, rope_parameters=make_goldens.QWEN_ROPE)),
+    # The same with interleaved projections, and a layer without experts.
+    "qwen3-next": lambda: transformers.Qwen3NextForCausalLM(transformers.Qwen3NextConfig(
+        **{**COMMON, **SPARSE}, num_experts=6, intermediate_size=80, mlp_only_layers=[0],
+        norm_topk_prob=True, rope_parameters=dict(make_goldens.QWEN_ROPE))),
 }
 PROMPT, GREEDY, SEEDS = 40, 24, 300
+LONG = ["qwen3-5-experts", "qwen3-next"]  # with a prompt of more than a block of the cache
 OUT = Path(__file__).resolve().parent.parent / "tests" / "data" / "tiny"
 
 
-def randomize(model, seed):
-    """Sets random weights, rounded to bfloat16, that keep outputs about as large as inputs."""
+def randomize(model, seed, prompt):
+    """Sets random weights, rounded to bfloat16, that keep outputs about as large as inputs. Returns a prompt of
+    `prompt` tokens."""
     g = torch.Generator().manual_seed(seed)
     random = lambda *shape: torch.randn(*shape, generator=g)
     d, k = model.config.hidden_size, model.config.num_experts_per_tok
@@ -52,7 +68,10 @@ def randomize(model, seed):
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.dim() == 1:
-                p.copy_(1 + 0.1 * random(p.shape))
+                noise = random(p.shape)
+                if (value := make_goldens.recurrent_value(name, noise)) is None:
+                    value = (0 if make_goldens.is_one_plus(model, name) else 1) + 0.1 * noise
+                p.copy_(value)
             elif name.endswith("mlp.gate.weight"):
                 p.copy_(experts + 0.02 * random(p.shape))
             elif name.endswith("embed_tokens.weight"):
@@ -61,7 +80,7 @@ def randomize(model, seed):
             else:
                 p.copy_(random(p.shape) * p.shape[-1] ** -0.5)
             p.copy_(p.bfloat16().float())
-    return torch.randint(3, 320, (PROMPT,), generator=g).tolist()
+    return torch.randint(3, model.config.vocab_size, (prompt,), generator=g).tolist()
 
 
 def watch(model, gaps):
@@ -74,7 +93,7 @@ def watch(model, gaps):
         gaps.append((scores[:, k - 1] - scores[:, k]).min().item())
 
     for layer in model.model.layers:
-        if hasattr(layer.mlp, "gate"):
+        if hasattr(layer.mlp, "experts"):
             layer.mlp.gate.register_forward_pre_hook(hook)
 
 
@@ -87,27 +106,34 @@ def run(model, prompt):
             top = model(torch.tensor([ids])).logits[0, -1].topk(2)
             margin = min(margin, (top.values[0] - top.values[1]).item())
             ids.append(top.indices[0].item())
-    return logits, ids[PROMPT:], margin
+    return logits, ids[len(prompt):], margin
 
 
 def make(name):
     model = MODELS[name]().float().eval()
+    length = make_goldens.LONG_PROMPT if name in LONG else PROMPT
     gaps = []
     watch(model, gaps)
     seeds = []
     for seed in range(SEEDS):
-        prompt = randomize(model, seed)
+        prompt = randomize(model, seed, length)
         gaps.clear()
         with torch.no_grad():
             model(torch.tensor([prompt]))
         seeds.append((min(gaps), seed))
     for gap, seed in sorted(seeds, reverse=True):
-        prompt = randomize(model, seed)
+        prompt = randomize(model, seed, length)
         logits, greedy, margin = run(model, prompt)
         if margin > 0.01:  # greedy ids must not depend on the order of summation
             break
     folder = OUT / name
-    model.bfloat16().save_pretrained(folder)
+    if name == "qwen3-5-experts":  # saved as published: not one tensor per expert
+        model.config.architectures, model.config.dtype = [type(model).__name__], torch.bfloat16
+        model.config.save_pretrained(folder)
+        weights = {key: w.bfloat16().contiguous() for key, w in model.state_dict().items()}
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    else:
+        model.bfloat16().save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     save_file({"logits": logits.contiguous()}, folder / "golden.safetensors")
     golden = dict(prompt=prompt, greedy=greedy, min_greedy_margin=margin, seed=seed,
@@ -117,5 +143,6 @@ def make(name):
           "logit std", round(logits.std().item(), 2))
 
 
-for name in sys.argv[1:]:
-    make(name)
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        make(name)

@@ -160,19 +160,31 @@ def lfm2():
         block_multiple_of=32, layer_types=["conv", "full_attention", "conv"])
 
 
+QWEN_ROPE = dict(
+    rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.25, mrope_section=[2, 1, 1],
+)
+
+
 def qwen3_5_text(**more):
     sizes = dict(linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=64,
         linear_value_head_dim=32, head_dim=32, num_hidden_layers=3,
         layer_types=["linear_attention", "full_attention", "linear_attention"])
-    return transformers.Qwen3_5TextConfig(**{**COMMON, **sizes, **more}, rope_parameters=dict(
-        rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.25,
-        mrope_section=[2, 1, 1]))
+    return transformers.Qwen3_5TextConfig(**{**COMMON, **sizes, **more}, rope_parameters=QWEN_ROPE)
 
 
 @golden(prompt=LONG_PROMPT)
 def qwen3_5():
     """The gated delta rule, attention with gates and partial rotation; norms with 1 + w."""
     return qwen3_5_text()
+
+
+@golden(prompt=LONG_PROMPT)
+def olmo_hybrid():
+    """The gated delta rule with negative eigenvalues and pre-norms; attention with post-norms and without RoPE."""
+    return transformers.OlmoHybridConfig(**{**COMMON, "num_hidden_layers": 3}, linear_num_key_heads=2,
+        linear_num_value_heads=4, linear_key_head_dim=48, linear_value_head_dim=32,
+        layer_types=["linear_attention", "full_attention", "linear_attention"],
+        rope_parameters=dict(rope_type="default", rope_theta=None))
 
 
 @golden(prompt=LONG_PROMPT)
@@ -186,25 +198,48 @@ def granite4_hybrid():
         attention_multiplier=0.3)
 
 
+def is_one_plus(model, name):
+    """Whether a norm multiplies by 1 + w."""
+    kinds = ["gemma", "qwen3_5", "qwen3_next"]
+    return "linear_attn" not in name and any(kind in model.config.model_type for kind in kinds)
+
+
+def recurrent_value(name, noise):
+    """The value of a parameter of a recurrent layer that is neither a matrix nor a norm; `None` for others."""
+    if name.endswith("A_log"):
+        return noise - 2.0  # some heads remember many tokens, some nearly all
+    if name.endswith(".D"):
+        return 1.0 + 0.3 * noise
+    return 0.3 * noise if name.endswith("bias") else None
+
+
 def randomize(model, seed):
     """Sets random weights: outputs about as large as inputs, norms about 1, biases large enough to matter."""
     g = torch.Generator().manual_seed(seed)
-    one_plus = any(kind in model.config.model_type for kind in ["gemma", "qwen3_5"])
     for name, p in model.named_parameters():
         noise = torch.randn(p.shape, generator=g)
         if "norm" in name and name.endswith("weight"):
-            offset = one_plus and "linear_attn" not in name
-            value = (0.0 if offset else 1.0) + 0.2 * noise
-        elif name.endswith("bias"):
-            value = 0.3 * noise
-        elif name.endswith("A_log"):
-            value = noise - 2.0  # some heads remember many tokens, some nearly all
-        elif name.endswith(".D"):
-            value = 1.0 + 0.3 * noise
-        else:
+            value = (0.0 if is_one_plus(model, name) else 1.0) + 0.2 * noise
+        elif (value := recurrent_value(name, noise)) is None:
             value = noise / p[0].numel() ** 0.5
         p.data = value.to(torch.bfloat16).float()
     return model
+
+
+def as_published(weights, config):
+    """The first layer of an OLMo hybrid as in published models, which transformers converts."""
+    keys = config.linear_num_key_heads * config.linear_key_head_dim
+    names = dict(input_layernorm="attention_layer_norm", post_attention_layernorm="feedforward_layer_norm")
+    out = {}
+    for name, w in weights.items():
+        if name == "model.layers.0.linear_attn.conv1d.weight":
+            parts = w.split([keys, keys, w.shape[0] - 2 * keys])
+            out |= {name.replace("conv1d", f"{q}_conv1d"): part.contiguous() for q, part in zip("qkv", parts)}
+        else:
+            module = name.split(".")[-2]
+            first = name.startswith("model.layers.0.")
+            out[name.replace(module, names[module]) if first and module in names else name] = w
+    return out
 
 
 def fix_capacity(model, capacity):
@@ -242,6 +277,8 @@ def make(name, seed):
         if value.data_ptr() not in seen:  # save tied weights once
             seen.add(value.data_ptr())
             weights[key] = value.to(torch.bfloat16).contiguous()
+    if name == "olmo-hybrid":
+        weights = as_published(weights, config)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     save_file({"logits": logits.contiguous()}, folder / "golden.safetensors")
     result = dict(prompt=prompt, greedy=ids[PROMPTS[name]:], min_greedy_margin=round(margin, 5),

@@ -272,6 +272,28 @@ def attention():
     return p
 
 
+def states():
+    p = Picture(640, 250)
+    p.text(40, 24, "attention: a cache", 13, weight="bold")
+    for t in range(5):
+        y = 44 + 38 * t
+        p.text(40, y + 15, f"token {t + 1}" if t < 4 else "...", 12, GREY)
+        for i in range(t + 1 if t < 4 else 9):
+            p.rect(104 + 20 * i, y, 16, 20, WARM if i == t and t < 4 else PALE, OURS if i == t and t < 4 else BLUE)
+    p.text(104, 238, "read as a whole for each token", 12, GREY)
+    p.text(400, 24, "a recurrent layer: a state", 13, weight="bold")
+    for t in range(5):
+        y = 44 + 38 * t
+        for r in range(2):
+            for c in range(4):
+                p.rect(400 + 16 * c, y + 10 * r, 16, 10, PALE, BLUE)
+        if t < 4:
+            p.text(480, y + 15, "decays, key ⊗ value is added", 12, GREY)
+            p.line([(432, y + 20), (432, y + 36)], GREY, 1.2, arrow=True)
+    p.text(400, 238, "as large at each position", 12, GREY)
+    return p
+
+
 def speculation():
     p = Picture(640, 250)
     rows = [
@@ -321,6 +343,7 @@ PICTURES = {
     "feedback": feedback,
     "cache": cache,
     "attention": attention,
+    "states": states,
     "speculation": speculation,
     "turns": turns,
 }

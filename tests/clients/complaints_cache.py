@@ -2,6 +2,7 @@
 
 import json
 import random
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import tiny
 from harness import URL, case
 from load import (CHAT, COMPLETIONS, FULL, MESSAGES, SERVED, Talk, asked, at_once, completing, count, figure, good, own,
-                  own_tiny, say, tiny_model, until)  # fmt: skip
+                  own_tiny, say, talk, tiny_model, until)  # fmt: skip
 
 BLOCK = 64
+WORDS = "rain falls on the old stone bridge while seven small boats drift slowly past a quiet town of red roofs".split()
 
 
 @case
@@ -55,6 +57,46 @@ def c6_the_place_of_a_difference_is_named():
     say(f"another system prompt: {found}")
     assert found["was"].strip() == "kind" and found["is"].strip() == "rude"
     assert found["cached"] <= found["differs_at"] <= found["cached"] + BLOCK
+
+
+@case
+def c7_side_requests_do_not_cost_a_conversation_its_cache():
+    """After each turn, other prompts contain the conversation, as those that ask for a title and tags do."""
+    sides = ["Write a title of three words for this conversation:\n\n", "List three tags for this conversation, as JSON:\n\n"]
+    waits = {turn: [] for turn in range(1, 9)}
+    with own("--chat-template", "chatml") as server:
+        for seed in range(count(1, 3)):
+            turns, known, computed = [], 0, []
+            for turn in waits:
+                turns.append({"role": "user", "content": question(server.url, turns, seed * 10 + turn)})
+                body = asked("", messages=turns, max_tokens=count(8, 60), ignore_eos=True, stream_options={"include_usage": True})
+                one, events = talk(server.url, CHAT, body)
+                usage = events[-1]["usage"]
+                cached = usage["prompt_tokens_details"]["cached_tokens"]
+                assert cached >= known // BLOCK * BLOCK, (turn, cached, known)
+                computed.append(usage["prompt_tokens"] - cached)
+                known = usage["total_tokens"] - 1  # the last token of an answer is not part of a pass
+                waits[turn].append(one.tokens[0][0] - one.sent)
+                deltas = (event["choices"][0]["delta"] for event in events if event["choices"])
+                turns.append({"role": "assistant", "content": "".join(delta.get("content") or "" for delta in deltas)})
+                history = "\n".join(f"{t['role']}: {t['content']}" for t in turns)
+                for side in sides:
+                    good(CHAT, asked(side + history, max_tokens=8), server.url)
+            say(f"turn 8: {usage['prompt_tokens']} tokens, {cached} cached; computed in each turn: {computed}")
+    first = {turn: statistics.median(found) for turn, found in waits.items()}
+    say("first token of each turn after " + ", ".join(f"{1e3 * wait:.0f}" for wait in first.values()) + " ms")
+    # Attention to a thousand cached tokens takes a small model about as long as a hundred new ones.
+    assert not FULL or first[8] <= 2.5 * first[2], first
+
+
+def question(url, turns, seed):
+    """A question with which every turn has the same number of tokens in its last block."""
+    words = random.Random(seed).choices(WORDS, k=200)
+    for n in range(40, 200):
+        text = " ".join(words[:n])
+        if good("/tokenize", {"messages": [*turns, {"role": "user", "content": text}]}, url)["count"] % BLOCK == 40:
+            return text
+    raise AssertionError("no length fits")
 
 
 @case

@@ -1,5 +1,5 @@
-//! A batch under load: the same request in any company, clients that leave, many prompts. On a tiny model and,
-//! with fewer and shorter requests, on SmolLM2. The full counts take minutes:
+//! A batch under load: the same request in any company, clients that leave, many prompts. On tiny models,
+//! with and without recurrent layers, and with fewer and shorter requests on SmolLM2. The full counts take minutes:
 //!
 //!     cargo test -p nanoinfer-engine --test batch_load -- --ignored
 
@@ -24,6 +24,10 @@ struct Scale {
 
 fn tiny(n: usize) -> Scale {
     Scale { model: llama(), n, tokens: 250 }
+}
+
+fn recurrent(n: usize) -> Scale {
+    Scale { model: hybrid(), n, tokens: 250 }
 }
 
 fn small(n: usize) -> Scale {
@@ -90,6 +94,7 @@ fn cancellations_beside_streams(Scale { model, n, tokens }: Scale) {
 #[test]
 fn cancellations_do_not_disturb_streams() {
     cancellations_beside_streams(tiny(20));
+    cancellations_beside_streams(recurrent(20));
     cancellations_beside_streams(small(12));
 }
 
@@ -97,6 +102,7 @@ fn cancellations_do_not_disturb_streams() {
 #[ignore = "takes minutes"]
 fn a_thousand_cancellations_do_not_disturb_streams() {
     cancellations_beside_streams(tiny(1000));
+    cancellations_beside_streams(recurrent(1000));
     cancellations_beside_streams(small(100));
 }
 
@@ -173,6 +179,7 @@ fn the_same_request_in_any_company(Scale { model, n, tokens }: Scale, temperatur
 fn a_request_is_answered_alike_in_any_company() {
     the_same_request_in_any_company(tiny(10), 0.0);
     the_same_request_in_any_company(tiny(10), 1.2);
+    the_same_request_in_any_company(recurrent(10), 1.2);
     the_same_request_in_any_company(small(5), 1.2);
 }
 
@@ -181,6 +188,7 @@ fn a_request_is_answered_alike_in_any_company() {
 fn a_request_is_answered_alike_100_times() {
     for temperature in [0.0, 1.2] {
         the_same_request_in_any_company(tiny(100), temperature);
+        the_same_request_in_any_company(recurrent(100), temperature);
         the_same_request_in_any_company(small(20), temperature);
     }
 }

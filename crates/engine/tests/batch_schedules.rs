@@ -59,8 +59,9 @@ proptest! {
         sequences in 1..7usize,
         blocks in 5..16usize,
         overflow in proptest::sample::select(&[Overflow::Stop, Overflow::Stop, Overflow::Slide][..]),
+        recurrent in proptest::bool::weighted(0.3),
     ) {
-        let model = llama();
+        let model = if recurrent { hybrid() } else { llama() };
         // A sliding sequence needs room for a pass beside its context.
         let blocks = if overflow == Overflow::Slide { blocks.max(7) } else { blocks };
         let mut batch = batch_of(engine(&model, sequences, blocks, overflow));

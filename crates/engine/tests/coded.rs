@@ -32,7 +32,7 @@ fn write_decoded(from: &NanoFile, to: &Path) {
     let mut writer = Writer::create(to).unwrap();
     for entry in schema(from.config()) {
         let tensor = from.tensor(entry.role, entry.layer).unwrap();
-        let spec: TensorSpec = entry.spec(|_| Encoding::Q8Panel);
+        let spec: TensorSpec = entry.spec(|role| Quant::Q8.encoding(role));
         writer.begin(spec).unwrap();
         let k = tensor.spec.stored[2] as usize;
         match tensor.spec.panels() {

@@ -42,14 +42,15 @@ fn reused(batch: &mut Batch, request: &Request, want: &[Token]) -> usize {
 
 #[test]
 fn a_prompt_is_reused_only_in_its_namespace() {
-    let model = llama();
-    let want = Alone::new(&model, Overflow::Stop).answer(&prompt(ANN)).0;
-    let mut batch = batch(&model, 4, 64);
-    let mut reused = |namespace| reused(&mut batch, &prompt(namespace), &want);
-    assert_eq!([ANN, BOB].map(&mut reused), [0, 0]);
-    assert_eq!([ANN, BOB].map(&mut reused), [WHOLE, WHOLE]);
-    assert_eq!(reused(Namespace::COMMON), 0);
-    assert_eq!(reused(Namespace(3)), WHOLE, "what is common is everybody's");
+    for model in [llama(), hybrid()] {
+        let want = Alone::new(&model, Overflow::Stop).answer(&prompt(ANN)).0;
+        let mut batch = batch(&model, 4, 64);
+        let mut reused = |namespace| reused(&mut batch, &prompt(namespace), &want);
+        assert_eq!([ANN, BOB].map(&mut reused), [0, 0]);
+        assert_eq!([ANN, BOB].map(&mut reused), [WHOLE, WHOLE]);
+        assert_eq!(reused(Namespace::COMMON), 0);
+        assert_eq!(reused(Namespace(3)), WHOLE, "what is common is everybody's");
+    }
 }
 
 #[test]
@@ -103,27 +104,29 @@ fn namespaces_share_a_small_cache() {
 
 #[test]
 fn stored_contexts_are_read_only_in_their_namespace() {
-    let (model, folder) = (llama(), tempfile::tempdir().unwrap());
-    let want = Alone::new(&model, Overflow::Stop).answer(&prompt(ANN)).0;
-    let start = || {
-        let mut batch = batch(&model, 4, 64);
-        batch.set_store(Some(PrefixStore::open(folder.path(), 1 << 30).unwrap()));
-        batch
-    };
-    let in_turn = |namespaces: &[Namespace]| {
-        let mut batch = start();
-        let all = namespaces.iter().map(|&ns| reused(&mut batch, &prompt(ns), &want)).collect();
-        assert!(batch.take_notes().is_empty());
-        all
-    };
-    let files = || std::fs::read_dir(folder.path()).unwrap().count();
-    let first: Vec<usize> = in_turn(&[Namespace::COMMON]);
-    assert_eq!((first, files()), (vec![0], 1));
-    // Those of a server without keys are nobody's once there are keys.
-    assert_eq!((in_turn(&[ANN]), files()), (vec![0], 2));
-    assert_eq!((in_turn(&[ANN, BOB]), files()), (vec![WHOLE, 0], 3));
-    assert_eq!((in_turn(&[BOB, ANN, BOB]), files()), (vec![WHOLE; 3], 3));
-    assert_eq!((in_turn(&[Namespace::COMMON]), files()), (vec![WHOLE], 3));
+    for model in [llama(), hybrid()] {
+        let folder = tempfile::tempdir().unwrap();
+        let want = Alone::new(&model, Overflow::Stop).answer(&prompt(ANN)).0;
+        let start = || {
+            let mut batch = batch(&model, 4, 64);
+            batch.set_store(Some(PrefixStore::open(folder.path(), 1 << 30).unwrap()));
+            batch
+        };
+        let in_turn = |namespaces: &[Namespace]| {
+            let mut batch = start();
+            let all = namespaces.iter().map(|&ns| reused(&mut batch, &prompt(ns), &want)).collect();
+            assert!(batch.take_notes().is_empty());
+            all
+        };
+        let files = || std::fs::read_dir(folder.path()).unwrap().count();
+        let first: Vec<usize> = in_turn(&[Namespace::COMMON]);
+        assert_eq!((first, files()), (vec![0], 1));
+        // Those of a server without keys are nobody's once there are keys.
+        assert_eq!((in_turn(&[ANN]), files()), (vec![0], 2));
+        assert_eq!((in_turn(&[ANN, BOB]), files()), (vec![WHOLE, 0], 3));
+        assert_eq!((in_turn(&[BOB, ANN, BOB]), files()), (vec![WHOLE; 3], 3));
+        assert_eq!((in_turn(&[Namespace::COMMON]), files()), (vec![WHOLE], 3));
+    }
 }
 
 #[test]

@@ -3,10 +3,13 @@
 
 mod common;
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use common::{data, model, tiny};
 use nanoinfer_engine::{
     Batch, BatchOptions, BatchToken, Drafting, Engine, EngineOptions, Event, GenerateOptions,
-    Model, Request, Sampling, SeqId, Session,
+    Model, PrefixStore, Request, Sampling, SeqId, Session,
 };
 use nanoinfer_format::Quant;
 
@@ -223,5 +226,111 @@ fn a_batch_answers_like_single_sessions() {
             let mut session = Session::new(engine(&name, 1)).unwrap();
             assert_eq!(tokens, answer(&mut session, &prompt(i), Drafting::OFF), "{name}: {i}");
         }
+    }
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect()
+}
+
+/// Answers with a store, and returns the number of reused tokens of the prompt too.
+fn stored(name: &str, folder: &Path, prompt: &[u32]) -> (Vec<u32>, usize, Vec<String>) {
+    let mut session = Session::new(engine(name, 1)).unwrap();
+    session.set_store(Some(PrefixStore::open(folder, 1 << 30).unwrap()));
+    let tokens = answer(&mut session, prompt, Drafting::OFF);
+    session.remember();
+    (tokens, session.stats().reused_tokens, session.take_notes())
+}
+
+#[test]
+fn stored_states_continue_with_the_same_bits() {
+    for name in names() {
+        let folder = tempfile::tempdir().unwrap();
+        let all = ids(250, 4);
+        let fresh = |prompt: &[u32]| {
+            answer(&mut Session::new(engine(&name, 1)).unwrap(), prompt, Drafting::OFF)
+        };
+        let (first, reused, notes) = stored(&name, folder.path(), &all[..150]);
+        assert_eq!((reused, notes), (0, vec![]), "{name}");
+        assert_eq!(first, fresh(&all[..150]), "{name}");
+        // Prompts that share a part.
+        for at in [130, 100, 20] {
+            let prompt = [&all[..at], &all[200..]].concat();
+            let (tokens, reused, notes) = stored(&name, folder.path(), &prompt);
+            assert_eq!(tokens, fresh(&prompt), "{name}: {at}");
+            let state = if at < 128 { 0 } else { 128 }; // the only one of the prompt that is kept
+            assert_eq!(reused, state, "{name}: {at}");
+            assert!(notes.is_empty(), "{name}: {notes:?}");
+        }
+        // A conversation that goes on, with all of its state.
+        let longer = [&all[..150], &first, &all[150..180]].concat();
+        let (_, reused, notes) = stored(&name, folder.path(), &longer);
+        assert!(reused >= 150 + first.len() - 1, "{name}: {reused}");
+        assert!(notes.is_empty(), "{name}: {notes:?}");
+    }
+}
+
+#[test]
+fn a_damaged_state_is_reported_and_never_used() {
+    let name = &names()[0];
+    let folder = tempfile::tempdir().unwrap();
+    let prompt = ids(150, 5);
+    let (first, _, _) = stored(name, folder.path(), &prompt);
+    let longer = [&prompt[..], &first, &[7]].concat();
+    let want = answer(&mut Session::new(engine(name, 1)).unwrap(), &longer, Drafting::OFF);
+    let [file] = &files(folder.path())[..] else { panic!("one entry") };
+    let good = fs::read(file).unwrap();
+    // The bytes of a state in the header, and the last value of the last state.
+    for at in [88, 95, good.len() - 1] {
+        let mut bad = good.clone();
+        bad[at] ^= 0x10;
+        let elsewhere = tempfile::tempdir().unwrap();
+        fs::write(elsewhere.path().join(file.file_name().unwrap()), &bad).unwrap();
+        let (tokens, reused, notes) = stored(name, elsewhere.path(), &longer);
+        assert_eq!((tokens, reused), (want.clone(), 0), "byte {at}");
+        assert!(matches!(&notes[..], [note] if note.contains("ignored")), "byte {at}: {notes:?}");
+    }
+}
+
+#[test]
+fn a_batch_stores_contexts_with_their_states() {
+    let (max_tokens, ignore_eos, drafting) = (Some(20), true, Drafting::OFF);
+    for name in names() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = EngineOptions {
+            threads: Some(2),
+            ctx: Some(832),
+            sequences: 2,
+            ..EngineOptions::default()
+        };
+        // The tokens of an answer in a new batch, and the number of reused tokens of its prompt.
+        let answer = |prompt: &[u32], folder: &Path| {
+            let engine = Engine::new(load(&name), &options).unwrap();
+            let mut batch = Batch::new(engine, BatchOptions::default());
+            batch.set_store(Some(PrefixStore::open(folder, 1 << 30).unwrap()));
+            let options =
+                GenerateOptions { max_tokens, ignore_eos, drafting, ..Default::default() };
+            batch
+                .submit(Request { prompt: prompt.to_vec(), options, ..Request::default() })
+                .unwrap();
+            let (mut tokens, mut reused) = (Vec::new(), 0);
+            while !batch.is_idle() {
+                for event in batch.step().unwrap() {
+                    reused = event.stats.reused_tokens;
+                    if let Event::Token { id, .. } = event.event.unwrap() {
+                        tokens.push(id);
+                    }
+                }
+            }
+            (tokens, reused)
+        };
+        let (prompt, elsewhere) = (ids(700, 6), tempfile::tempdir().unwrap());
+        let first = answer(&prompt, folder.path());
+        assert_eq!((first.1, files(folder.path()).len()), (0, 1), "{name}");
+        let (tokens, reused) = answer(&prompt, folder.path());
+        assert_eq!((tokens, reused), (first.0.clone(), 640), "{name}");
+        let longer = [&prompt[..], &first.0, &ids(30, 7)].concat();
+        let (tokens, reused) = answer(&longer, folder.path());
+        assert_eq!((tokens, reused), (answer(&longer, elsewhere.path()).0, 704), "{name}");
     }
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::encoding::Encoding;
+use crate::norm::{Norm, NormPlace};
 use crate::recurrent::Recurrent;
 use crate::role::Role;
 use crate::units::{GROUP, LANES, pad};
@@ -41,6 +42,10 @@ impl Quant {
         }
     }
 
+    /// What no quantization encodes: one row per head, whose errors add up over all tokens that a state
+    /// remembers.
+    pub(crate) const KEPT: [Role; 2] = [Role::SsmAlpha, Role::SsmBeta];
+
     /// The encoding of a matrix, or part of a fused one, with this role. The values and the feed-forward
     /// outputs are the most sensitive to rounding, relative to their size.
     pub fn encoding(self, role: Role) -> Encoding {
@@ -49,8 +54,7 @@ impl Quant {
         let down = matches!(role, Role::FfnDown | Role::FfnDownExperts);
         match self {
             Self::F32 => F32Panel,
-            // One row per head, whose errors add up over all tokens that a state remembers.
-            _ if matches!(role, Role::SsmAlpha | Role::SsmBeta) => F32Panel,
+            _ if Self::KEPT.contains(&role) => F32Panel,
             Self::Q8 => Q8Panel,
             Self::Q5 if head || role == Role::AttnV => Q8Panel,
             Self::Q5 => Q5Panel,
@@ -94,28 +98,6 @@ impl Quant {
     pub fn is_rotated(self) -> bool {
         self != Self::F32
     }
-}
-
-/// Kind of norm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Norm {
-    /// x / √(mean x² + ε) · w (Zhang and Sennrich, 2019).
-    Rms,
-    /// (x − mean x) / √(variance x + ε) · w + b (Ba et al., 2016).
-    Layer,
-}
-
-/// Placement of the norms in a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NormPlace {
-    /// Before attention and feed-forward: x + f(norm(x)).
-    Pre,
-    /// After attention and feed-forward: x + norm(f(x)).
-    Post,
-    /// Before and after: x + norm(f(norm(x))).
-    Both,
 }
 
 /// RMSNorm of queries and keys, applied before RoPE.
@@ -367,13 +349,13 @@ impl Config {
     }
 
     /// Whether a layer normalizes the inputs of attention and feed-forward.
-    pub fn pre_norms(&self) -> bool {
-        self.norm_place != NormPlace::Post
+    pub fn pre_norms(&self, layer: usize) -> bool {
+        self.norm_place_of(layer) != NormPlace::Post
     }
 
     /// Whether a layer normalizes the outputs of attention and feed-forward.
-    pub fn post_norms(&self) -> bool {
-        self.norm_place != NormPlace::Pre
+    pub fn post_norms(&self, layer: usize) -> bool {
+        self.norm_place_of(layer) != NormPlace::Pre
     }
 
     /// Number of rows in `rope_turns`, over all kinds of RoPE.

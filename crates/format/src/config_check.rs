@@ -1,6 +1,7 @@
 //! Validates configs: rejects those that are inconsistent or whose sizes could overflow.
 
-use crate::config::{Config, ConfigError, MAX_LAYERS, NormPlace, Rope};
+use crate::config::{Config, ConfigError, MAX_LAYERS, Rope};
+use crate::norm::NormPlace;
 use crate::recurrent::RecurrentKind;
 use crate::units::{GROUP, LANES};
 
@@ -127,6 +128,13 @@ impl Config {
         }
         if r.channels() > MAX_DIM as usize {
             return err("recurrent.value_heads", &r.value_heads, "at most 2^24 channels in all");
+        }
+        let positive = |x: f64| x.is_finite() && x > 0.0 && (x as f32).is_normal();
+        if let Some(eps) = r.norm_eps.filter(|&eps| !positive(eps)) {
+            return err("recurrent.norm_eps", &eps, "a positive finite number");
+        }
+        if !positive(r.write_scale) {
+            return err("recurrent.write_scale", &r.write_scale, "a positive finite number");
         }
         if r.layers.len() != self.n_layers as usize || !r.layers.contains(&true) {
             return err(

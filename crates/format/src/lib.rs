@@ -25,12 +25,14 @@ compile_error!(
 mod bits;
 mod config;
 mod config_check;
+mod config_layers;
 mod encoding;
 mod error;
 mod file;
 mod generation;
 mod header;
 mod map;
+mod norm;
 mod panels;
 mod precision;
 mod provenance;
@@ -46,14 +48,15 @@ mod writer;
 
 pub use bits::Bits;
 pub use config::{
-    Activation, Config, ConfigError, Experts, LayerParts, Norm, NormPlace, QkNorm, Quant, Rope,
-    RouterSoftmax, SharedExpert,
+    Activation, Config, ConfigError, Experts, LayerParts, QkNorm, Quant, Rope, RouterSoftmax,
+    SharedExpert,
 };
 pub use encoding::{ActType, Encoding};
 pub use error::Error;
 pub use file::NanoFile;
 pub use generation::Generation;
 pub use header::{HEADER_LEN, Header, MAGIC, VERSION};
+pub use norm::{Norm, NormPlace};
 pub use panels::{PanelLayout, PanelRun, PanelRuns, Panels};
 pub use precision::{Precision, PrecisionError};
 pub use recipe::{BitsPerWeight, MatrixShape, Recipe, RecipeError, matrices};

@@ -135,6 +135,16 @@ impl Recipe {
         self.quant
     }
 
+    /// The label, followed by the bits per weight that a pass reads if the encodings are not those that the label
+    /// names: `q4`, or `q4 · 4.48 bits`.
+    pub fn summary(&self, c: &Config) -> String {
+        let name = self.quant.name();
+        match *self == Self::of(self.quant, c) {
+            true => name.to_owned(),
+            false => format!("{name} · {:.2} bits", self.bits(c).read),
+        }
+    }
+
     /// Whether any matrix is trellis-coded, and therefore better if calibrated.
     pub fn is_coded(&self) -> bool {
         self.encodings.values().any(|e| e.trellis_bits().is_some())

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, is_false};
+use crate::config::is_false;
+use crate::norm::NormPlace;
 use crate::role::Role;
 use crate::units::{LANES, pad};
 
@@ -37,6 +38,15 @@ pub struct Recurrent {
     pub value_dim: u32,
     /// For each layer, whether it is recurrent.
     pub layers: Vec<bool>,
+    /// Placement of the norms in recurrent layers, if it differs from that in others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub norm_place: Option<NormPlace>,
+    /// ε of the norm of the values, if it differs from that of other norms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub norm_eps: Option<f64>,
+    /// Factor of how much of each value enters the state (`delta`), usually 1.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub write_scale: f64,
     /// Whether these layers have attention too, of the same input: the outputs of both are added.
     #[serde(default, skip_serializing_if = "is_false")]
     pub parallel: bool,
@@ -45,7 +55,33 @@ pub struct Recurrent {
     pub without_norm: bool,
 }
 
+fn one() -> f64 {
+    1.0
+}
+
+fn is_one(value: &f64) -> bool {
+    *value == 1.0
+}
+
 impl Recurrent {
+    /// The base of other descriptions: `Recurrent { layers, …, ..Recurrent::of(kind) }`. All sizes are 0.
+    pub fn of(kind: RecurrentKind) -> Self {
+        Self {
+            kind,
+            kernel: 0,
+            key_heads: 0,
+            key_dim: 0,
+            value_heads: 0,
+            value_dim: 0,
+            layers: Vec::new(),
+            norm_place: None,
+            norm_eps: None,
+            write_scale: 1.0,
+            parallel: false,
+            without_norm: false,
+        }
+    }
+
     /// Width of the output: the values of all heads.
     pub fn inner(&self) -> usize {
         self.value_heads as usize * self.value_dim as usize
@@ -54,6 +90,11 @@ impl Recurrent {
     /// Width of the queries, or the keys, of all heads.
     pub fn keys(&self) -> usize {
         self.key_heads as usize * self.key_dim as usize
+    }
+
+    /// Number of heads that share a key; 0 for `convolution`.
+    pub fn per_key(&self) -> usize {
+        self.value_heads.checked_div(self.key_heads).unwrap_or(0) as usize
     }
 
     /// Number of channels that pass through the convolution: queries, keys and values.
@@ -122,22 +163,5 @@ impl Recurrent {
     /// Whether heads have a matrix as their state.
     pub fn has_matrix(&self) -> bool {
         self.kind != RecurrentKind::Convolution
-    }
-}
-
-impl Config {
-    /// The recurrence of a layer, if it has one.
-    pub fn recurrent_of(&self, layer: usize) -> Option<&Recurrent> {
-        self.recurrent.as_ref().filter(|r| r.layers.get(layer) == Some(&true))
-    }
-
-    /// Whether a layer has attention.
-    pub fn attends(&self, layer: usize) -> bool {
-        self.has_mixer(layer) && self.recurrent_of(layer).is_none_or(|r| r.parallel)
-    }
-
-    /// Number of layers with attention.
-    pub fn attention_layers(&self) -> usize {
-        (0..self.n_layers as usize).filter(|&layer| self.attends(layer)).count()
     }
 }

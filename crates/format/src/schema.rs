@@ -4,8 +4,9 @@
 //! A new tensor needs a [`Role`], a line here, and a step of the forward pass that reads it. The encoding
 //! of a matrix is not part of the schema: each file specifies it for every part.
 
-use crate::config::{Config, Experts, Norm};
+use crate::config::{Config, Experts};
 use crate::encoding::{ActType, Encoding};
+use crate::norm::Norm;
 use crate::recurrent::{Recurrent, RecurrentKind};
 use crate::role::Role;
 use crate::spec::{Part, TensorSpec};
@@ -80,8 +81,8 @@ pub fn schema(c: &Config) -> impl Iterator<Item = Entry> {
 /// The tensors of one layer.
 pub fn layer_schema(c: &Config, layer: u32) -> Vec<Entry> {
     let s = Schema { c, layer: Some(layer) };
-    let pre = |role, bias| c.pre_norms().then(|| s.norm(role, bias));
-    let post = |role| c.post_norms().then(|| s.vector(role));
+    let pre = |role, bias| c.pre_norms(layer as usize).then(|| s.norm(role, bias));
+    let post = |role| c.post_norms(layer as usize).then(|| s.vector(role));
     let mut all = Vec::new();
     let index = layer as usize;
     if c.has_mixer(index) {

@@ -191,6 +191,23 @@ fn exceptions_change_what_they_name() {
 }
 
 #[test]
+fn a_summary_has_the_bits_of_what_is_not_named() {
+    let c = small();
+    for quant in Quant::ALL {
+        assert_eq!(Recipe::of(quant, &c).summary(&c), quant.name());
+    }
+    for n in [2.5, 4.48, 6.0] {
+        let recipe = Recipe::with_bits(bits(n), &c).unwrap();
+        let read = recipe.bits(&c).read;
+        assert!(read <= n && read > n - 0.5, "{read}");
+        assert_eq!(recipe.summary(&c), format!("{} · {read:.2} bits", recipe.quant().name()));
+    }
+    let mut recipe = Recipe::of(Quant::Q4, &c);
+    recipe.apply("layers.0.ffn_up q5", &c).unwrap();
+    assert_eq!(recipe.summary(&c), format!("q4 · {:.2} bits", recipe.bits(&c).read));
+}
+
+#[test]
 fn unsuitable_exceptions_name_their_line() {
     for (text, line, part) in [
         (

@@ -518,8 +518,8 @@ proptest::proptest! {
             kernels.rotate(Rotate { x: &mut y, block: 32 });
             let mut all = bits(&y);
             let mut h = vec![0.0; 128];
-            let all = [Activation::Silu, Activation::Gelu, Activation::Relu2];
-            let activation = all[seed as usize % 3];
+            let activations = [Activation::Silu, Activation::Gelu, Activation::Relu2];
+            let activation = activations[seed as usize % 3];
             kernels.activate(Activate { activation, gated: true, x: &x, m: 2, out: &mut h });
             kernels.soft_cap(SoftCap { x: &mut h, scale: 0.5, cap: 30.0 });
             kernels.rope(Rope { x: &mut h, half: 24, cos: &x[..24], sin: &y[..24] });

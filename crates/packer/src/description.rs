@@ -20,7 +20,20 @@ pub(crate) struct Description {
     pub(crate) changes: Vec<Change>,
     /// Applied after them.
     pub(crate) row_factors: Vec<RowFactor>,
+    /// Parts of the source that are not converted, for the user.
+    pub(crate) left_out: Vec<&'static str>,
 }
+
+impl Description {
+    /// A note about the parts that are not converted.
+    pub(crate) fn left_out(&self) -> Option<String> {
+        let parts = self.left_out.join(" and ");
+        (!parts.is_empty()).then(|| format!("converted without {parts}"))
+    }
+}
+
+/// What drafts in a model that predicts several tokens at once.
+pub(crate) const DRAFT_LAYERS: &str = "the layers that only draft (MTP)";
 
 /// Which biases a model has: `Some(true)` = present, `Some(false)` = absent, `None` = whatever the
 /// source contains.

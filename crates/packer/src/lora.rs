@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 
 use crate::hf::Settings;
 use crate::model::Model;
-use crate::source::{FileTensor, Rows, TensorSource};
+use crate::source::derived::Runs;
+use crate::source::{FileTensor, TensorSource};
 use crate::{Error, safetensors, torch};
 use settings::Scaling;
 
@@ -62,7 +63,7 @@ pub(crate) fn merge(model: &mut Model, lora: &Lora) -> Result<(), Error> {
         let scale = (factor * f64::from(lora.scale)) as f32;
         let (name, [n, _]) = (format!("{module}.weight"), b.shape());
         model.weights.apply_adapter(&name, n, &model.config, |base, rows, factor| {
-            let part = |inner: &FileTensor| Rows { inner: inner.clone(), rows: rows.clone() };
+            let part = |inner: &FileTensor| Runs::new(inner.clone(), [rows.clone()]);
             let norm = magnitude.as_ref().map(|m| (part(m), factor.abs()));
             Merged { base, a: a.clone(), b: part(&b), scale: scale * factor, norm }.checked()
         })?;
@@ -93,10 +94,10 @@ fn module(tensor: &FileTensor) -> Result<(String, usize), Error> {
 struct Merged {
     base: Box<dyn TensorSource>,
     a: FileTensor,
-    b: Rows,
+    b: Runs,
     scale: f32,
     /// DoRA: the norms of the merged rows, and their factor.
-    norm: Option<(Rows, f32)>,
+    norm: Option<(Runs, f32)>,
 }
 
 impl Merged {

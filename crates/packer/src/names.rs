@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use nanoinfer_format::Role;
 
 /// A tensor name and the roles of its rows: one weight, or several stacked in one tensor. `*` in
-/// the name stands for the number of an expert.
+/// the name stands for the number of an expert; of names like `{a,b}`, the tensors follow each other in one weight.
 pub(crate) type Entry = (&'static str, &'static [Role]);
 
 /// The order of the rows of each head of Q and K, by llama.cpp's names (`llama_model_rope_type`).
@@ -26,6 +26,8 @@ pub(crate) struct Names {
     shared: &'static [Entry],
     outside_layers: &'static [Entry],
     pub(crate) rope_type: RopeType,
+    /// Whether heads of values that share a key are apart in the delta rule's weights.
+    pub(crate) tiled_heads: bool,
     /// Whether the model is a part of another one: names then begin with [`TEXT_PART`].
     is_part: bool,
 }
@@ -45,6 +47,7 @@ impl Names {
             shared: HF_LAYER,
             outside_layers: HF_OUTSIDE_LAYERS,
             rope_type: RopeType::Neox,
+            tiled_heads: false,
             is_part: false,
         }
     }
@@ -59,6 +62,11 @@ impl Names {
         Self { is_part: true, ..self }
     }
 
+    /// The same names, with this order of heads.
+    pub(crate) fn with_tiled_heads(self, tiled_heads: bool) -> Self {
+        Self { tiled_heads, ..self }
+    }
+
     /// Names of llama.cpp's converter, except for those in `own`.
     pub(crate) const fn gguf(rope_type: RopeType, own: &'static [Entry]) -> Self {
         Self {
@@ -67,6 +75,7 @@ impl Names {
             shared: GGUF_LAYER,
             outside_layers: GGUF_OUTSIDE_LAYERS,
             rope_type,
+            tiled_heads: false,
             is_part: false,
         }
     }
@@ -197,16 +206,27 @@ impl Names {
         let find = |table: &[Entry]| {
             table.iter().find(|(_, roles)| roles.contains(&role)).map(|&(name, _)| name)
         };
-        let kind = if bias { "bias" } else { "weight" };
+        let kind = match role {
+            Role::SsmA | Role::SsmDtBias | Role::SsmD => "", // no weights of a module
+            _ if bias => ".bias",
+            _ => ".weight",
+        };
         match layer {
             Some(i) => {
                 let name = find(self.own).or_else(|| find(self.shared)).unwrap_or(role.name());
-                let name = name.replace('*', &expert.to_string());
-                format!("{}{i}.{name}.{kind}", self.layer_prefix)
+                let name = match name.split_once('{') {
+                    Some((before, rest)) => {
+                        let (choices, behind) = rest.split_once('}').unwrap_or((rest, ""));
+                        let choice = choices.split(',').nth(expert as usize).unwrap_or_default();
+                        format!("{before}{choice}{behind}")
+                    }
+                    None => name.replace('*', &expert.to_string()),
+                };
+                format!("{}{i}.{name}{kind}", self.layer_prefix)
             }
             None => {
                 let name = find(self.own).or_else(|| find(self.outside_layers));
-                format!("{}.{kind}", name.unwrap_or(role.name()))
+                format!("{}{kind}", name.unwrap_or(role.name()))
             }
         }
     }
@@ -217,8 +237,13 @@ impl Names {
     }
 }
 
-/// Whether `stem` matches the pattern `name`, and for which expert.
+/// Whether `stem` matches the pattern `name`, and for which expert or part.
 fn matches(name: &str, stem: &str) -> Option<Option<u32>> {
+    if let Some((before, rest)) = name.split_once('{') {
+        let (choices, behind) = rest.split_once('}')?;
+        let choice = stem.strip_prefix(before)?.strip_suffix(behind)?;
+        return choices.split(',').zip(0..).find(|(c, _)| *c == choice).map(|(_, at)| Some(at));
+    }
     match name.split_once('*') {
         None => (name == stem).then_some(None),
         Some((before, behind)) => {

@@ -5,13 +5,13 @@
 //! during the conversion causes an error rather than a signal.
 
 pub(crate) mod checks;
+pub(crate) mod derived;
 
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nanoinfer_kernels::{ExpWeights, Kernels};
 use nanoinfer_platform::file::{another_handle, read_exact_at};
 
 use crate::dequant::Dtype;
@@ -177,6 +177,12 @@ impl FileTensor {
         if self.dtype.block() == 1 { Self { shape: [n * k, 1], ..self } } else { self }
     }
 
+    /// A matrix of one row, if the tensor is a vector.
+    pub(crate) fn row(self) -> Self {
+        let [n, k] = self.shape;
+        if k == 1 { Self { shape: [1, n], ..self } } else { self }
+    }
+
     /// The tensor's number format.
     pub(crate) fn dtype(&self) -> Dtype {
         self.dtype
@@ -240,227 +246,5 @@ impl TensorSource for FileTensor {
     fn format(&self) -> Option<(&'static str, f64)> {
         let bits = 8.0 * self.dtype.bytes() as f64 / self.dtype.block() as f64;
         Some((self.dtype.name(), bits))
-    }
-}
-
-/// Some rows of a tensor that contains several weights.
-pub(crate) struct Rows {
-    pub(crate) inner: FileTensor,
-    pub(crate) rows: Range<usize>,
-}
-
-impl TensorSource for Rows {
-    fn name(&self) -> (&Path, &str) {
-        self.inner.name()
-    }
-
-    fn shape(&self) -> [usize; 2] {
-        [self.rows.len(), self.inner.shape()[1]]
-    }
-
-    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
-        let first = self.rows.start;
-        self.inner.read_rows(first + rows.start..first + rows.end, out)
-    }
-
-    fn format(&self) -> Option<(&'static str, f64)> {
-        self.inner.format()
-    }
-}
-
-/// A small matrix with rows and inputs exchanged.
-pub(crate) struct Transposed {
-    pub(crate) inner: FileTensor,
-}
-
-impl TensorSource for Transposed {
-    fn name(&self) -> (&Path, &str) {
-        self.inner.name()
-    }
-
-    fn shape(&self) -> [usize; 2] {
-        let [n, k] = self.inner.shape();
-        [k, n]
-    }
-
-    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
-        let [n, k] = self.inner.shape();
-        let mut all = vec![0.0; n * k];
-        self.inner.read_rows(0..n, &mut all)?;
-        for (row, out) in rows.zip(out.chunks_exact_mut(n)) {
-            for (to, from) in out.iter_mut().zip(all.iter().skip(row).step_by(k)) {
-                *to = *from;
-            }
-        }
-        Ok(())
-    }
-
-    fn format(&self) -> Option<(&'static str, f64)> {
-        self.inner.format()
-    }
-}
-
-/// One of two weights whose rows alternate in blocks.
-pub(crate) struct Alternating {
-    pub(crate) inner: FileTensor,
-    /// Rows per block.
-    pub(crate) block: usize,
-    /// Whether it is the second of the two.
-    pub(crate) second: bool,
-}
-
-impl TensorSource for Alternating {
-    fn name(&self) -> (&Path, &str) {
-        self.inner.name()
-    }
-
-    fn shape(&self) -> [usize; 2] {
-        let [n, k] = self.inner.shape();
-        [n / 2, k]
-    }
-
-    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
-        let (block, k) = (self.block, self.inner.shape()[1]);
-        let mut row = rows.start;
-        while row < rows.end {
-            let n = (block - row % block).min(rows.end - row);
-            let from = (2 * (row / block) + usize::from(self.second)) * block + row % block;
-            let at = (row - rows.start) * k;
-            self.inner.read_rows(from..from + n, &mut out[at..at + n * k])?;
-            row += n;
-        }
-        Ok(())
-    }
-
-    fn format(&self) -> Option<(&'static str, f64)> {
-        self.inner.format()
-    }
-}
-
-/// The negative exponentials of weights.
-pub(crate) struct MinusExp {
-    pub(crate) inner: FileTensor,
-}
-
-impl TensorSource for MinusExp {
-    fn name(&self) -> (&Path, &str) {
-        self.inner.name()
-    }
-
-    fn shape(&self) -> [usize; 2] {
-        self.inner.shape()
-    }
-
-    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
-        let mut logits = vec![0.0; out.len()];
-        self.inner.read_rows(rows, &mut logits)?;
-        // The kernels' exponential has the same bits on every machine.
-        let kernels = Kernels::best();
-        kernels.exp_weights(ExpWeights { logits: &logits, max: 0.0, scale: 1.0, out });
-        out.iter_mut().for_each(|x| *x = -*x);
-        Ok(())
-    }
-
-    fn format(&self) -> Option<(&'static str, f64)> {
-        self.inner.format()
-    }
-}
-
-/// Weights times `factor` plus `offset`.
-pub(crate) struct Affine {
-    pub(crate) inner: Box<dyn TensorSource>,
-    pub(crate) factor: f32,
-    pub(crate) offset: f32,
-}
-
-impl TensorSource for Affine {
-    fn name(&self) -> (&Path, &str) {
-        self.inner.name()
-    }
-
-    fn shape(&self) -> [usize; 2] {
-        self.inner.shape()
-    }
-
-    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
-        self.inner.read_rows(rows, out)?;
-        for w in out {
-            *w = *w * self.factor + self.offset;
-        }
-        Ok(())
-    }
-
-    fn format(&self) -> Option<(&'static str, f64)> {
-        self.inner.format()
-    }
-}
-
-/// Weights of which some rows are multiplied by a factor.
-pub(crate) struct ScaledRows {
-    pub(crate) inner: Box<dyn TensorSource>,
-    pub(crate) rows: Range<usize>,
-    pub(crate) factor: f32,
-}
-
-impl TensorSource for ScaledRows {
-    fn name(&self) -> (&Path, &str) {
-        self.inner.name()
-    }
-
-    fn shape(&self) -> [usize; 2] {
-        self.inner.shape()
-    }
-
-    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
-        let k = self.shape()[1];
-        self.inner.read_rows(rows.clone(), out)?;
-        for (row, values) in rows.zip(out.chunks_exact_mut(k)) {
-            if self.rows.contains(&row) {
-                values.iter_mut().for_each(|w| *w *= self.factor);
-            }
-        }
-        Ok(())
-    }
-
-    fn format(&self) -> Option<(&'static str, f64)> {
-        self.inner.format()
-    }
-}
-
-/// Query or key rows as GGUF stores them for Llama, restored to their original order.
-///
-/// In llama.cpp, RoPE pairs neighbouring rows (`i`, `i+1`); in Hugging Face and in this engine, it
-/// pairs rows half a head apart (`i`, `i+head_dim/2`). llama.cpp's converter moved row
-/// `h·head_dim/2+j` of a head to `2j+h`.
-pub(crate) struct Unpermuted {
-    pub(crate) inner: FileTensor,
-    pub(crate) head_dim: usize,
-}
-
-impl TensorSource for Unpermuted {
-    fn name(&self) -> (&Path, &str) {
-        self.inner.name()
-    }
-
-    fn shape(&self) -> [usize; 2] {
-        self.inner.shape()
-    }
-
-    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
-        let (k, half) = (self.shape()[1], self.head_dim / 2);
-        let first_head = rows.start / self.head_dim * self.head_dim;
-        let end = rows.end.next_multiple_of(self.head_dim).min(self.shape()[0]);
-        let mut heads = vec![0.0; (end - first_head) * k];
-        self.inner.read_rows(first_head..end, &mut heads)?;
-        for (row, dst) in rows.zip(out.chunks_exact_mut(k)) {
-            let (head, r) = (row / self.head_dim * self.head_dim, row % self.head_dim);
-            let from = head + 2 * (r % half) + r / half - first_head;
-            dst.copy_from_slice(&heads[from * k..(from + 1) * k]);
-        }
-        Ok(())
-    }
-
-    fn format(&self) -> Option<(&'static str, f64)> {
-        self.inner.format()
     }
 }

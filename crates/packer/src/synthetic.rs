@@ -7,8 +7,8 @@
 use std::path::Path;
 
 use nanoinfer_format::{
-    Config, Encoding, Entry, Experts, Generation, Kind, LINE, Precision, Quant, Recipe,
-    RecipeError, Role, RouterSoftmax, Staged, TensorSpec, Writer, schema,
+    Config, Encoding, Entry, Experts, Generation, Kind, LINE, Precision, QkNorm, Quant, Recipe,
+    RecipeError, Recurrent, RecurrentKind, Role, RouterSoftmax, Staged, TensorSpec, Writer, schema,
 };
 use nanoinfer_kernels::Trellis;
 
@@ -30,7 +30,20 @@ pub struct Shape {
     tied_embeddings: bool,
     /// Experts per layer and experts per token; `d_ff` is then the width of one expert.
     experts: Option<[u32; 2]>,
+    recurrent: Option<Hybrid>,
     quant: Precision,
+}
+
+/// The recurrent layers of a shape: all but those with attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Hybrid {
+    kind: RecurrentKind,
+    kernel: u32,
+    /// Number and width of keys, then of values.
+    keys: [u32; 2],
+    values: [u32; 2],
+    /// The layers with attention.
+    attention: &'static [u32],
 }
 
 #[rustfmt::skip]
@@ -40,18 +53,46 @@ const fn shape(
 ) -> Shape {
     Shape {
         name, n_layers, d_model, d_ff, n_heads, n_kv_heads, head_dim, vocab_size, tied_embeddings,
-        experts: None, quant: Precision::Quant(Quant::Q8),
+        experts: None, recurrent: None, quant: Precision::Quant(Quant::Q8),
     }
 }
 
 impl Shape {
     /// All shapes, smallest first, in 8 bits.
-    pub const ALL: [Shape; 8] = [
+    pub const ALL: [Shape; 12] = [
         shape("tiny", 2, [128, 192], [4, 2], 32, 512, false),
         shape("tiny-moe", 2, [128, 64], [4, 2], 32, 512, false).of_experts([16, 4]),
+        shape("tiny-hybrid", 4, [128, 192], [4, 2], 32, 512, false).with(Hybrid {
+            kind: RecurrentKind::Delta,
+            kernel: 4,
+            keys: [16, 16],
+            values: [16, 16],
+            attention: &[3],
+        }),
         shape("smollm2-135m", 30, [576, 1536], [9, 3], 64, 49152, true),
+        shape("qwen3.5-0.8b", 24, [1024, 3584], [8, 2], 256, 248_320, true).with(Hybrid {
+            kind: RecurrentKind::Delta,
+            kernel: 4,
+            keys: [16, 128],
+            values: [16, 128],
+            attention: &[3, 7, 11, 15, 19, 23],
+        }),
         shape("tinyllama-1.1b", 22, [2048, 5632], [32, 4], 64, 32000, false),
+        shape("lfm2-1.2b", 16, [2048, 8192], [32, 8], 64, 65536, true).with(Hybrid {
+            kind: RecurrentKind::Convolution,
+            kernel: 3,
+            keys: [0, 0],
+            values: [1, 2048],
+            attention: &[2, 5, 8, 10, 12, 14],
+        }),
         shape("llama-3.2-1b", 16, [2048, 8192], [32, 8], 64, 128_256, true),
+        shape("granite-4-h-1b", 40, [1536, 4096], [12, 4], 128, 100_352, true).with(Hybrid {
+            kind: RecurrentKind::Mamba2,
+            kernel: 4,
+            keys: [1, 128],
+            values: [48, 64],
+            attention: &[5, 15, 25, 35],
+        }),
         shape("llama-3.2-3b", 28, [3072, 8192], [24, 8], 128, 128_256, true),
         shape("olmoe-1b-7b", 16, [2048, 1024], [16, 16], 128, 50304, false).of_experts([64, 8]),
         shape("llama-2-7b", 32, [4096, 11008], [32, 32], 128, 32000, false),
@@ -59,6 +100,10 @@ impl Shape {
 
     const fn of_experts(self, experts: [u32; 2]) -> Self {
         Self { experts: Some(experts), ..self }
+    }
+
+    const fn with(self, hybrid: Hybrid) -> Self {
+        Self { recurrent: Some(hybrid), ..self }
     }
 
     /// The shape with this name.
@@ -116,6 +161,13 @@ impl Shape {
                 router_sigmoid: false,
                 router_bias: false,
             }),
+            // As in the models of this kind.
+            qk_norm: match self.recurrent.map(|hybrid| hybrid.kind) {
+                Some(RecurrentKind::Convolution | RecurrentKind::Delta) => QkNorm::Head,
+                Some(RecurrentKind::Mamba2) | None => QkNorm::None,
+            },
+            attention_gate: self.recurrent.is_some_and(|h| h.kind == RecurrentKind::Delta),
+            recurrent: self.recurrent.map(|hybrid| hybrid.config(self.n_layers)),
             ..Config::llama(self.n_layers, self.head_dim)
         }
     }
@@ -153,6 +205,23 @@ impl Shape {
     }
 }
 
+impl Hybrid {
+    fn config(self, n_layers: u32) -> Recurrent {
+        let Self { kind, kernel, keys, values, attention } = self;
+        let [[key_heads, key_dim], [value_heads, value_dim]] = [keys, values];
+        let layers = (0..n_layers).map(|layer| !attention.contains(&layer)).collect();
+        Recurrent {
+            kernel,
+            key_heads,
+            key_dim,
+            value_heads,
+            value_dim,
+            layers,
+            ..Recurrent::of(kind)
+        }
+    }
+}
+
 /// The tensors of a model without biases.
 fn specs(shape: &Shape) -> Vec<(Kind, TensorSpec)> {
     let recipe = shape.recipe();
@@ -186,7 +255,14 @@ pub fn build(
             Kind::Matrix => panels(&spec, &mut noise, &mut |bytes| writer.write(bytes))?,
             // With equal scores, all tokens would choose the same experts.
             Kind::Router | Kind::Rows => writer.write(&noise.floats(values()))?,
-            Kind::Vector => writer.write(&1f32.to_le_bytes().repeat(values()))?,
+            Kind::Vector => {
+                // States decay.
+                let value = if spec.role == Role::SsmA { -1f32 } else { 1.0 };
+                let logical = spec.logical[2] as usize;
+                let mut bytes = value.to_le_bytes().repeat(logical);
+                bytes.resize(4 * values(), 0);
+                writer.write(&bytes)?;
+            }
         }
         writer.end()?;
         done += spec.stored_bytes().unwrap_or_default();
@@ -203,6 +279,10 @@ fn panels(
 ) -> Result<(), Error> {
     let Some(layout) = spec.panels() else { return Ok(()) };
     for run in layout.runs(0..layout.panels()) {
+        if run.encoding == Encoding::F32Panel {
+            write(&noise.floats(run.bytes.len() / 4))?;
+            continue;
+        }
         let scale = 1.0 / (spread(run.encoding) * (spec.stored[2] as f32).sqrt());
         let mut panel = vec![0; run.bytes.len() / run.panels.len()];
         let (scales, lines) = panel.split_at_mut(LINE);
@@ -252,11 +332,11 @@ mod tests {
 
     /// Padding must be zeros, which `panels` does not write.
     #[test]
-    fn no_shape_needs_padding() {
+    fn no_matrix_needs_padding() {
         for shape in Shape::ALL {
             let config = shape.config();
             config.validate().unwrap();
-            for (_, spec) in specs(&shape) {
+            for (_, spec) in specs(&shape).into_iter().filter(|(kind, _)| *kind != Kind::Vector) {
                 assert_eq!(spec.logical, spec.stored, "{}", shape.name);
             }
         }
@@ -284,7 +364,7 @@ mod tests {
 
     #[test]
     fn a_synthetic_model_is_valid_and_is_deleted_afterwards() {
-        for shape in &Shape::ALL[..2] {
+        for shape in &Shape::ALL[..3] {
             builds_and_is_deleted(shape);
             builds_and_is_deleted(&shape.with_quant(Quant::Q4));
             let bits = "4.5".parse().unwrap();

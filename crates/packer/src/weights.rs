@@ -1,18 +1,18 @@
 //! The weights of a model, by role and layer instead of by their names in the source.
 
+mod order;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use nanoinfer_format::{Config, Entry, Kind, Role, layer_schema, schema};
+use nanoinfer_format::{Config, Entry, Kind, NormPlace, Role, layer_schema, schema};
 
 use crate::Error;
 use crate::description::{Biases, Change, RowFactor};
-use crate::names::{Meaning, Names, RopeType};
-use crate::source::{
-    Affine, Alternating, FileTensor, MinusExp, Rows, ScaledRows, TensorSource, Transposed,
-    Unpermuted,
-};
+use crate::names::{Meaning, Names};
+use crate::source::derived::{Affine, Joined, ScaledRows, Transposed};
+use crate::source::{FileTensor, TensorSource};
 
 /// Identifies a weight or its bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,7 +57,7 @@ impl Weights {
     /// Puts a tensor into its slot; a fused one is split into several.
     pub(crate) fn insert(&mut self, tensor: FileTensor, c: &Config) -> Result<(), Error> {
         let (path, name) = tensor.name();
-        let Some(Meaning { layer, roles, expert, bias }) = self.names.meaning(name) else {
+        let Some(meaning) = self.names.meaning(name) else {
             let headless = self.names.meaning(&format!("model.{name}")).is_some();
             let what = if headless {
                 HEADLESS.into()
@@ -66,12 +66,21 @@ impl Weights {
             };
             return Err(Self::error(path, name, what));
         };
+        let Meaning { layer, roles, expert, bias } = meaning;
+        // In OLMo hybrid, the name of one norm depends on where the norms of a layer are.
+        let recurrent = layer.and_then(|layer| c.recurrent_of(layer as usize));
+        let before = recurrent.is_some_and(|r| r.norm_place == Some(NormPlace::Pre));
         // A layer without attention or recurrence has only one norm.
         let alone = layer.is_some_and(|layer| !c.has_mixer(layer as usize));
-        let roles = if alone && roles == [Role::AttnNorm] { &[Role::FfnNorm][..] } else { roles };
-        // llama.cpp stores some vectors of recurrent layers as matrices.
+        let roles: &'static [Role] = match roles {
+            [Role::AttnPostNorm] if before => &[Role::FfnNorm],
+            [Role::AttnNorm] if alone => &[Role::FfnNorm],
+            _ => roles,
+        };
+        // llama.cpp stores some vectors of recurrent layers as matrices, and a matrix of one row as a vector.
         let tensor = match roles {
             [Role::SsmA | Role::SsmD | Role::SsmNorm] => tensor.flattened(),
+            [Role::FfnSharedGate] => tensor.row(),
             _ => tensor,
         };
         let (path, name) = tensor.name();
@@ -93,26 +102,7 @@ impl Weights {
             if parts.contains_key(&expert.unwrap_or(0)) || stacked && !parts.is_empty() {
                 return Err(Self::error(path, name, "appears twice"));
             }
-            let permuted =
-                self.names.rope_type == RopeType::Norm && matches!(role, Role::AttnQ | Role::AttnK);
-            let source: Box<dyn TensorSource> = if conv {
-                Box::new(Transposed { inner: tensor.clone() })
-            } else if role == Role::SsmA && name.ends_with("A_log") {
-                Box::new(MinusExp { inner: tensor.clone() })
-            } else if roles == [Role::AttnQ, Role::AttnGate] {
-                let (block, second) = (c.head_dim as usize, role == Role::AttnGate);
-                Box::new(Alternating { inner: tensor.clone(), block, second })
-            } else if roles == [Role::FfnGateExperts, Role::FfnUpExperts] {
-                let block = c.experts.as_ref().map_or(1, |e| e.d_ff.max(1) as usize);
-                let second = role == Role::FfnUpExperts;
-                Box::new(Alternating { inner: tensor.clone(), block, second })
-            } else if permuted {
-                Box::new(Unpermuted { inner: tensor.clone(), head_dim: c.head_dim as usize })
-            } else if rows == (0..n) {
-                Box::new(tensor.clone())
-            } else {
-                Box::new(Rows { inner: tensor.clone(), rows })
-            };
+            let source = order::source(&self.names, &tensor, (meaning, role, rows), c);
             parts.insert(expert.unwrap_or(0), source);
         }
         match roles {
@@ -121,6 +111,21 @@ impl Weights {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Joins weights that are stored in several tensors, once all have been inserted.
+    pub(crate) fn join(&mut self) {
+        for (slot, parts) in &mut self.slots {
+            if parts.len() > 1 && !is_stacked(slot.role) {
+                let all = std::mem::take(parts).into_values().collect();
+                let joined: Box<dyn TensorSource> = Box::new(Joined::new(all));
+                let transposed = slot.role == Role::SsmConv && !slot.bias;
+                parts.insert(
+                    0,
+                    if transposed { Box::new(Transposed { inner: joined }) } else { joined },
+                );
+            }
+        }
     }
 
     /// Applies changes once all weights have been inserted.

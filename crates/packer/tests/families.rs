@@ -6,6 +6,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
+use common::delta;
 use common::gguf::{GgufFile, Meta, NAMES, permuted};
 use common::{golden, packed, read_folder};
 use nanoinfer_format::NanoFile;
@@ -97,18 +98,22 @@ fn common_keys(s: &Value) -> Vec<(&'static str, Meta)> {
     };
     let theta = &s["rope_parameters"]["rope_theta"];
     let theta = if theta.is_number() { theta } else { &s["rope_theta"] };
-    vec![
+    let mut keys = vec![
         ("context_length", u32("max_position_embeddings")),
         ("embedding_length", u32("hidden_size")),
         ("block_count", u32("num_hidden_layers")),
-        ("feed_forward_length", u32("intermediate_size")),
         ("attention.head_count", u32("num_attention_heads")),
         ("attention.head_count_kv", u32("num_key_value_heads")),
         ("attention.key_length", Meta::U32(head_dim(s) as u32)),
         ("attention.value_length", Meta::U32(head_dim(s) as u32)),
         ("rope.freq_base", f32(theta)),
         epsilon,
-    ]
+    ];
+    // Absent in models with experts on every layer.
+    keys.extend(
+        s["intermediate_size"].as_u64().map(|n| ("feed_forward_length", Meta::U32(n as u32))),
+    );
+    keys
 }
 
 fn size(s: &Value, key: &str) -> usize {
@@ -192,7 +197,7 @@ fn gguf(name: &str, spelling: &Spelling, s: &Value) -> GgufFile {
     }
     for (name, (dims, mut values)) in read_folder(&golden(name)) {
         scale(spelling, &name, &dims, &mut values);
-        if name.ends_with("norm.weight") {
+        if name.ends_with("norm.weight") && !name.ends_with("linear_attn.norm.weight") {
             values.iter_mut().for_each(|w| *w += spelling.norm_offset);
         }
         for (part, heads) in [("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")]
@@ -201,7 +206,8 @@ fn gguf(name: &str, spelling: &Spelling, s: &Value) -> GgufFile {
                 values = permuted(&values, size(s, heads), head_dim(s));
             }
         }
-        for (name, dims, values) in recurrent(spelling, name, dims, values) {
+        let tensors = delta::converted(architecture, s, (name, dims, values)).into_iter();
+        for (name, dims, values) in tensors.flat_map(|(n, d, v)| recurrent(spelling, n, d, v)) {
             let own = spelling.names.iter().map(|(from, to)| (from.as_str(), to.as_str()));
             let name = own.chain(NAMES).fold(name, |name, (from, to)| name.replace(from, to));
             file.tensors.push((name, dims.iter().rev().map(|&d| d as u64).collect(), values));

@@ -145,6 +145,40 @@ fn bos_and_notes_by_pre_tokenizer() {
     assert_eq!(made.notes, [""; 0]);
 }
 
+/// Models for embeddings have it, such as Qwen3-Embedding.
+#[test]
+fn an_eos_token_follows_texts_if_the_file_says_so() {
+    let made = |model: &str, tokens: &[(&str, i32)], keys: &[(&str, Meta)]| {
+        gguf(|f| {
+            vocabulary(f, model, tokens);
+            if model == "gpt2" {
+                f.set("tokenizer.ggml.pre", Meta::Str("qwen2".into()));
+            }
+            for (key, value) in keys {
+                f.set(&format!("tokenizer.ggml.{key}"), value.clone());
+            }
+        })
+    };
+    let [adds, adds_not] = [true, false].map(|adds| ("add_eos_token", Meta::Bool(adds)));
+    let around = |made: &Made| {
+        let tokenizer = made.tokenizer();
+        (tokenizer.prompt_prefix().to_vec(), tokenizer.suffix())
+    };
+    let eos = |id| ("eos_token_id", Meta::U32(id));
+    let qwen = made("gpt2", &CHATML, &[eos(0), ("eot_token_id", Meta::U32(1)), adds.clone()]);
+    assert_eq!((around(&qwen), &qwen.generation().eos), ((vec![], vec![0]), &vec![0, 1]));
+    let (bos, adds_bos) = (("bos_token_id", Meta::U32(0)), ("add_bos_token", Meta::Bool(true)));
+    let both = made("gpt2", &CHATML, &[bos, adds_bos, eos(1), adds.clone()]);
+    assert_eq!(around(&both), (vec![0], vec![1]));
+    for keys in
+        [&[eos(0)][..], &[eos(0), adds_not], std::slice::from_ref(&adds), &[eos(9), adds.clone()]]
+    {
+        assert_eq!(around(&made("gpt2", &CHATML, keys)), (vec![], vec![]));
+    }
+    let usual = made("llama", &LLAMA, &[adds]);
+    assert_eq!(around(&usual), (vec![1], vec![2]));
+}
+
 #[test]
 fn phi3_is_recognised_by_its_name() {
     for (name, expected) in [("Phi-3", [1, 3, 4]), ("phi3", [1, 3, 4]), ("Phi 3.5 Mini", [1, 3, 4])]

@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::client::send;
-use common::{Reply, Running, Setup, Stream, chat, conversation, only_text, with};
+use common::{Reply, Running, Setup, Stream, chat, conversation, judge, only_text, with};
 use nanoinfer_serve::Keys;
 use serde_json::{Value, json};
 
@@ -151,6 +151,54 @@ fn tokens_per_minute_are_limited() {
     }
     let other = server.post_with(CHAT, &BOB, &chat("Hi", 5));
     assert_eq!((other.status, other.header("x-ratelimit-limit-tokens")), (200, None));
+}
+
+#[test]
+fn what_is_refused_or_not_begun_costs_nothing() {
+    let setup = || {
+        let mut setup = Setup { sequences: 1, queue: 1, ..Setup::default() };
+        setup.options.keys = keys("tokens=400");
+        setup
+    };
+    let models = |server: &Running| send(server.address, "GET", "/v1/models", &ANN, "");
+    let left = |reply: &Reply| reply.header("x-ratelimit-remaining-tokens").unwrap().to_owned();
+    let wait_for = |server: &Running, waiting: &str| {
+        let is_so = || {
+            let text = send(server.address, "GET", "/metrics", &BOB, "").text();
+            let line = text.lines().find(|line| line.starts_with("nanoinfer_waiting{"));
+            line.unwrap_or_else(|| panic!("{text}")).rsplit(' ').next() == Some(waiting)
+        };
+        while !is_so() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    };
+    let body = json!({"input": "x".repeat(350), "query": "x", "documents": ["x".repeat(100)]});
+    for path in ["/v1/embeddings", "/v1/rerank"] {
+        let mut setup = setup();
+        (setup.model, setup.ctx) = (judge(), 1024);
+        let server = Running::start(setup);
+        server.limit_steps(Some(0));
+        // Not begun before its time is up.
+        let timed = [ANN[0], ("x-request-timeout", "0.01")];
+        let reply = server.post_with(path, &timed, &body);
+        assert_eq!((reply.status, left(&models(&server))), (504, "400".into()), "{path}");
+        server.limit_steps(None);
+        wait_for(&server, "0");
+        server.limit_steps(Some(0));
+        // Refused because the queue is full.
+        let others = with(chat("Hi", 2), json!({"stream": true}));
+        let other = Stream::open(server.address, CHAT, &BOB, &others);
+        wait_for(&server, "1");
+        let reply = server.post_with(path, &ANN, &body);
+        assert_eq!((reply.status, left(&models(&server))), (429, "400".into()), "{path}");
+        assert!(reply.text().contains("queue"), "{}", reply.text());
+        server.limit_steps(None);
+        drop(other);
+        wait_for(&server, "0");
+        // What is read is paid for.
+        assert_eq!(server.post_with(path, &ANN, &body).status, 200);
+        assert_ne!(left(&models(&server)), "400", "{path}");
+    }
 }
 
 /// What a client has not waited for was computed nevertheless.

@@ -3,7 +3,9 @@
 mod common;
 
 use common::client::Event;
-use common::fold::{CHAT, MESSAGES, OLLAMA, Part, RESPONSES, folded, whole};
+use common::fold::{
+    CHAT, MESSAGES, OLLAMA, Part, RESPONSES, folded, in_form, streamed, tools_for, whole,
+};
 use common::{Running, Stream, THINK, chat, with};
 use serde_json::{Map, Value, json};
 
@@ -20,24 +22,6 @@ fn assert_valid(text: &str) {
     let value: Value = serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"));
     assert!(value["kind"] == "a" || value["kind"] == "bc", "{text}");
     assert!(value["ok"].is_boolean() && value.as_object().unwrap().len() == 2, "{text}");
-}
-
-/// The request of a chat in the form of another API.
-fn in_form(path: &str, body: &Value) -> Value {
-    let mut body = body.clone();
-    match path {
-        RESPONSES => {
-            body["input"] = body["messages"].take();
-            body["max_output_tokens"] = body["max_tokens"].take();
-            body.as_object_mut().unwrap().retain(|_, value| !value.is_null());
-        }
-        OLLAMA => {
-            let options = json!({"num_predict": body["max_tokens"], "seed": body["seed"]});
-            body["options"] = options;
-        }
-        _ => {}
-    }
-    body
 }
 
 #[test]
@@ -115,24 +99,6 @@ fn tools() -> Value {
     json!([tool("now"), tool("then")])
 }
 
-/// Tools in the form of an API.
-fn tools_for(path: &str) -> Value {
-    let of = |tool: &Value| {
-        let function = &tool["function"];
-        match path {
-            MESSAGES => json!({"name": function["name"], "input_schema": function["parameters"]}),
-            RESPONSES => with(function.clone(), json!({"type": "function"})),
-            _ => tool.clone(),
-        }
-    };
-    tools().as_array().unwrap().iter().map(of).collect()
-}
-
-fn data(events: &[Event]) -> Vec<Value> {
-    let events = events.iter().filter(|e| e.data.as_deref() != Some("[DONE]"));
-    events.map(Event::json).collect()
-}
-
 const ONE: &str =
     "<tool_call>\n{\"name\": \"now\", \"arguments\": {\"zone\": \"é\\n\", \"n\": 1}}\n</tool_call>";
 
@@ -165,7 +131,10 @@ fn streams_add_up_to_whole_answers() {
     for path in [CHAT, MESSAGES, RESPONSES, OLLAMA] {
         for (text, expected, reason) in recorded() {
             server.script(&text);
-            let body = with(in_form(path, &chat("Now?", 300)), json!({"tools": tools_for(path)}));
+            let body = with(
+                in_form(path, &chat("Now?", 300)),
+                json!({"tools": tools_for(path, &tools())}),
+            );
             let answer = server.post(path, &with(body.clone(), json!({"stream": false})));
             assert_eq!(answer.status, 200, "{}", answer.text());
             let (parts, end) = whole(path, &answer.json());
@@ -185,15 +154,7 @@ fn streams_add_up_to_whole_answers() {
                 _ => reason,
             };
             assert_eq!(end, name, "{path}");
-            let body = with(body, json!({"stream": true}));
-            let events = match path {
-                OLLAMA => {
-                    let lines = server.post(path, &body).text();
-                    lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-                }
-                _ => data(&server.stream(path, &body).events()),
-            };
-            let (streamed, end) = folded(path, &events);
+            let (streamed, end) = folded(path, &streamed(&server, path, &body));
             assert_eq!((values(&streamed), &end), (values(&parts), &json!(name)), "{path}");
         }
     }
@@ -216,7 +177,8 @@ fn streams_with_calls_are_resumed_after_any_event() {
     };
     // The events that begin every stream, and those without an id at its end.
     for (path, begin, end) in [(CHAT, 0, 0), (MESSAGES, 1, 2), (RESPONSES, 2, 1)] {
-        let body = with(in_form(path, &chat("Now?", 300)), json!({"tools": tools_for(path)}));
+        let body =
+            with(in_form(path, &chat("Now?", 300)), json!({"tools": tools_for(path, &tools())}));
         let body = with(body, json!({"stream": true}));
         let all: Vec<Event> = server.stream(path, &body).events();
         let all = seen(&all.into_iter().filter(not_ping).collect::<Vec<_>>());
@@ -388,7 +350,8 @@ fn a_conversation_with_calls_comes_back_as_it_was() {
     let messages = json!([
         {"role": "user", "content": "Now?"}, {"role": "assistant", "content": blocks}, {"role": "user", "content": result},
     ]);
-    let body = json!({"messages": messages, "max_tokens": 9, "tools": tools_for(MESSAGES)});
+    let body =
+        json!({"messages": messages, "max_tokens": 9, "tools": tools_for(MESSAGES, &tools())});
     let counted = server.post("/v1/messages/count_tokens", &body).json()["input_tokens"].clone();
     assert_eq!(counted, second["usage"]["prompt_tokens"]);
     let input = json!([
@@ -398,7 +361,8 @@ fn a_conversation_with_calls_comes_back_as_it_was() {
         {"type": "function_call", "call_id": id, "name": "now", "arguments": "{\"zone\": \"x\", \"n\": true}"},
         {"type": "function_call_output", "call_id": id, "output": "Noon."},
     ]);
-    let body = json!({"input": input, "tools": tools_for(RESPONSES), "max_output_tokens": 9});
+    let body =
+        json!({"input": input, "tools": tools_for(RESPONSES, &tools()), "max_output_tokens": 9});
     let usage = server.post(RESPONSES, &body).json()["usage"].clone();
     assert_eq!(usage["input_tokens"], second["usage"]["prompt_tokens"]);
 }

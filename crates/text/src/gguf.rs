@@ -51,6 +51,8 @@ pub struct GgufVocab<'a, S> {
     pub strips_space: bool,
     /// `bos_token_id`, if `add_bos_token` is set: prepended to raw prompts.
     pub bos: Option<u32>,
+    /// `eos_token_id`, if `add_eos_token` is set: follows texts that are embedded, see [`crate::Tokenizer::suffix`].
+    pub eos: Option<u32>,
     /// `unknown_token_id`.
     pub unk: Option<u32>,
 }
@@ -172,17 +174,25 @@ fn added<S: AsRef<str>>(gguf: &GgufVocab<'_, S>, unknown_too: bool) -> Vec<Added
         .collect()
 }
 
-fn bos<S: AsRef<str>>(gguf: &GgufVocab<'_, S>) -> Result<Option<PostProcessor>, Error> {
-    let Some(id) = gguf.bos else { return Ok(None) };
-    let text = gguf.text("tokenizer.ggml.bos_token_id", id)?.to_owned();
-    let token = TemplateToken { id: text.clone(), ids: vec![id], tokens: vec![text.clone()] };
-    Ok(Some(PostProcessor::TemplateProcessing {
-        single: vec![
-            TemplatePiece::SpecialToken { id: text.clone(), type_id: 0 },
-            TemplatePiece::Sequence { id: "A".to_owned(), type_id: 0 },
-        ],
+/// The tokens around a text, if there are any.
+fn around<S: AsRef<str>>(gguf: &GgufVocab<'_, S>) -> Result<Option<PostProcessor>, Error> {
+    let mut special_tokens = BTreeMap::new();
+    let mut piece = |key, id: Option<u32>| {
+        let Some(id) = id else { return Ok(None) };
+        let text = gguf.text(key, id)?.to_owned();
+        let token = TemplateToken { id: text.clone(), ids: vec![id], tokens: vec![text.clone()] };
+        special_tokens.insert(text.clone(), token);
+        Ok::<_, Error>(Some(TemplatePiece::SpecialToken { id: text, type_id: 0 }))
+    };
+    let before = piece("tokenizer.ggml.bos_token_id", gguf.bos)?;
+    let after = piece("tokenizer.ggml.eos_token_id", gguf.eos)?;
+    let sequence = TemplatePiece::Sequence { id: "A".to_owned(), type_id: 0 };
+    let single: Vec<_> = before.into_iter().chain([sequence]).chain(after).collect();
+    let is_any = single.len() > 1;
+    Ok(is_any.then_some(PostProcessor::TemplateProcessing {
+        single,
         pair: Vec::new(),
-        special_tokens: BTreeMap::from([(text, token)]),
+        special_tokens,
     }))
 }
 
@@ -195,7 +205,7 @@ fn byte_level<S: AsRef<str>>(gguf: &GgufVocab<'_, S>) -> Result<Head, Error> {
         added_tokens: added(gguf, false),
         normalizer: rules.normalizer,
         pre_tokenizer: Some(rules.pre_tokenizer),
-        post_processor: bos(gguf)?,
+        post_processor: around(gguf)?,
         decoder: Some(Decoder::ByteLevel { add_prefix_space: true, trim_offsets: true }),
         model: ModelHead {
             kind: Some("BPE".to_owned()),
@@ -233,7 +243,7 @@ fn sentence_piece<S: AsRef<str>>(gguf: &GgufVocab<'_, S>) -> Result<Head, Error>
         added_tokens: added(gguf, true),
         normalizer,
         pre_tokenizer,
-        post_processor: bos(gguf)?,
+        post_processor: around(gguf)?,
         decoder: Some(Decoder::Sequence { decoders }),
         model: ModelHead {
             kind: Some("BPE".to_owned()),

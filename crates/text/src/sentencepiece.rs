@@ -30,6 +30,7 @@ pub fn tokenizer_json_from_sentencepiece(model: &[u8], add_bos: bool) -> Result<
         merges: None,
         add_space_prefix: model.dummy_prefix,
         bos: id(model.bos).filter(|_| add_bos),
+        eos: None,
         unk: id(model.unk),
         strips_space: false,
     })

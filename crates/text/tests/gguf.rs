@@ -16,6 +16,7 @@ fn vocab<'a>(tokens: &'a [String], types: &'a [i32], scores: &'a [f32]) -> GgufV
         add_space_prefix: true,
         strips_space: false,
         bos: None,
+        eos: None,
         unk: None,
     }
 }

@@ -94,6 +94,7 @@ fn llama2_from_gguf_scores() {
         add_space_prefix: true,
         strips_space: false,
         bos: Some(1),
+        eos: None,
         unk: Some(0),
     })
     .unwrap();

@@ -113,14 +113,15 @@ impl Runner {
         Ok(seconds)
     }
 
-    /// Runs a test with profiling; returns milliseconds per step.
+    /// Runs a test with profiling; returns milliseconds per step that the model has.
     pub(super) fn profile(&mut self, test: &Test) -> Result<Vec<(&'static str, f64)>> {
         self.context(test)?;
         self.engine.set_profiling(true);
         self.run(test)?;
         let profile = self.engine.profile();
         let ms = |step: Stage| 1e3 * profile.time(step).as_secs_f64();
-        let steps = Stage::ALL.iter().map(|&step| (step.name(), ms(step))).collect();
+        let steps = Stage::ALL.iter().map(|&step| (step.name(), ms(step)));
+        let steps = steps.filter(|(_, ms)| *ms > 0.0).collect();
         self.engine.set_profiling(false);
         Ok(steps)
     }

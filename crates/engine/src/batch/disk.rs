@@ -22,7 +22,7 @@ impl Batch {
     /// written.
     pub fn set_store(&mut self, store: Option<PrefixStore>) {
         self.disk = None;
-        let Some(store) = store.filter(|_| self.engines.target.can_store()) else { return };
+        let Some(store) = store else { return };
         match Disk::new(store, &self.engines.target) {
             Ok((disk, notes)) => {
                 self.disk = Some(disk);

@@ -178,7 +178,7 @@ impl Engine {
     }
 
     /// Bytes read to decode one token with `cached` positions in the cache: all weights once, plus the
-    /// keys and values visible to the token.
+    /// keys and values visible to the token, and the states of recurrent layers.
     pub fn decode_bytes(&self, cached: usize) -> u64 {
         let config = self.model.config();
         let seen = |window: &u32| match *window {
@@ -189,7 +189,12 @@ impl Engine {
         let attention = layers.filter(|(layer, _)| config.attends(*layer));
         let positions: u64 = attention.map(|(_, window)| seen(window)).sum();
         let per_layer = self.kv_bytes_per_position() / config.attention_layers() as u64;
-        self.model.weights().pass_bytes(self.model.file()) + positions * per_layer
+        let states = self.cache.states.bytes() as u64;
+        self.model.weights().pass_bytes(self.model.file()) + positions * per_layer + states
+    }
+
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.cache
     }
 
     pub(crate) fn cache_mut(&mut self) -> &mut Cache {
@@ -258,12 +263,6 @@ impl Engine {
     /// Number of 64-position blocks in the cache: in total, and not held by any sequence.
     pub fn kv_blocks(&self) -> (usize, usize) {
         (self.cache.n_blocks, self.cache.unused())
-    }
-
-    /// Whether keys and values alone suffice to continue a context, so that it can be stored. Contexts of
-    /// models with recurrent layers also have states, which are not stored.
-    pub(crate) fn can_store(&self) -> bool {
-        self.cache.states.is_empty()
     }
 
     /// Who uses each block of the cache.

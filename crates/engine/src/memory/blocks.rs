@@ -23,12 +23,17 @@ fn copy<T: Copy>(all: &mut [T], heads: usize, len: usize, (from, to): (usize, us
     }
 }
 
-fn put<T: Copy, const N: usize>(from: &[T], out: &mut Vec<u8>, bytes: impl Fn(T) -> [u8; N]) {
+/// Appends values as bytes.
+pub(super) fn put<T: Copy, const N: usize>(
+    from: &[T],
+    out: &mut Vec<u8>,
+    bytes: impl Fn(T) -> [u8; N],
+) {
     out.extend(from.iter().flat_map(|x| bytes(*x)));
 }
 
 /// Fills `to` from the start of `bytes`; returns the rest.
-fn get<'b, T, const N: usize>(
+pub(super) fn get<'b, T, const N: usize>(
     to: &mut [T],
     bytes: &'b [u8],
     value: impl Fn([u8; N]) -> T,

@@ -29,8 +29,7 @@ use nanoinfer_platform::pages;
 
 use super::layer::{KvType, LayerCache};
 use super::plan::{Namespace, Overflow, Plan, SeqId, Slid};
-use super::recurrent::Held;
-use super::states::States;
+use super::states::{Held, States};
 use super::tree::Tree;
 use crate::Error;
 use crate::cancel::Canceller;
@@ -44,22 +43,22 @@ const MANY: usize = 8;
 const LARGE_PAGES: usize = 8;
 
 /// A sequence's cached positions, by block.
-struct Sequence {
+pub(super) struct Sequence {
     /// The serial number in the [`SeqId`]; `None` while the entry is free.
-    serial: Option<u64>,
-    namespace: Namespace,
+    pub serial: Option<u64>,
+    pub namespace: Namespace,
     /// Arena blocks. Once the context slides, the part after the pinned blocks is a ring.
-    blocks: Vec<u32>,
-    len: usize,
+    pub blocks: Vec<u32>,
+    pub len: usize,
     /// Number of blocks ever written; in a ring, later blocks overwrite earlier ones.
-    written: usize,
+    pub written: usize,
     /// Number of blocks that remain when the context slides.
-    pinned: usize,
+    pub pinned: usize,
     /// Tokens at the positions cached before the context first slid; these can be shared.
-    tokens: Vec<u32>,
+    pub tokens: Vec<u32>,
     /// The state of recurrent layers.
-    held: Held,
-    canceller: Canceller,
+    pub held: Held,
+    pub canceller: Canceller,
 }
 
 /// The arena and its sequences. A shared block is copied before it is written.
@@ -74,7 +73,7 @@ pub(crate) struct Cache {
     ctx: usize,
     overflow: Overflow,
     /// Number of blocks a sequence can hold: its context and, if that slides, the blocks a pass can add.
-    per_sequence: usize,
+    pub(super) per_sequence: usize,
     pub(super) kv_heads: usize,
     pub(super) head: usize,
     is_in_large_pages: bool,
@@ -82,8 +81,8 @@ pub(crate) struct Cache {
     pub(super) free: Vec<u32>,
     pub(super) readers: Vec<u32>, // per block, the number of sequences that hold it
     pub(super) tree: Tree,
-    sequences: Vec<Sequence>,
-    found: Vec<u32>, // blocks found by `share`
+    pub(super) sequences: Vec<Sequence>,
+    pub(super) found: Vec<u32>, // blocks found by `share`
 }
 
 impl Cache {
@@ -321,7 +320,7 @@ impl Cache {
     }
 
     /// Lets one more sequence hold a block.
-    fn hold(&mut self, block: u32) {
+    pub(super) fn hold(&mut self, block: u32) {
         self.tree.hold(block);
         self.readers[block as usize] += 1;
     }
@@ -475,139 +474,12 @@ impl Cache {
         }
     }
 
-    /// Extends a sequence, which must hold a prefix of `tokens`, to the longest prefix available: by any
-    /// number of tokens of another open sequence, then by whole blocks of closed sequences, of its namespace or
-    /// common ones. Returns the number of positions it now holds.
-    pub(crate) fn share(&mut self, id: SeqId, tokens: &[u32]) -> Result<usize, Error> {
-        let held = self.get(id)?.len;
-        if !self.states.is_empty() {
-            return self.share_state(id, tokens);
-        }
-        let (common, from) = self.longest_common_prefix(id.index, tokens);
-        let begun = held.max(common);
-        self.find_blocks(self.get(id)?.namespace, tokens, begun / BLOCK);
-        let whole = (begun / BLOCK + self.found.len()) * BLOCK;
-        let n = begun.max(whole);
-        if n <= held {
-            return Ok(held);
-        }
-        // Acquired first, so that nothing below can evict them.
-        for i in 0..self.found.len() {
-            self.hold(self.found[i]);
-        }
-        let kept = if whole < n { n.div_ceil(BLOCK) } else { begun / BLOCK };
-        if common > held {
-            self.truncate(id, 0)?;
-            self.copy_table(from, id, kept);
-        } else {
-            self.truncate(id, kept * BLOCK)?;
-        }
-        let s = &mut self.sequences[id.index];
-        s.blocks.extend_from_slice(&self.found);
-        (s.len, s.written) = (n, n.div_ceil(BLOCK));
-        s.tokens.clear();
-        s.tokens.extend_from_slice(&tokens[..n]);
-        Ok(n)
-    }
-
-    /// Length of the longest common prefix with `tokens` among open sequences other than `index`, and the
-    /// index of the sequence that has it; ties go to the first.
-    fn longest_common_prefix(&self, index: usize, tokens: &[u32]) -> (usize, usize) {
-        let common = |s: &Sequence| {
-            let n = s.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-            // After an overwrite, only the pinned blocks are at their original table indices.
-            if s.written > self.per_sequence { n.min(s.pinned * BLOCK) } else { n }
-        };
-        let all = self.others(index).map(|(i, s)| (common(s), i));
-        all.max_by_key(|(n, i)| (*n, usize::MAX - i)).unwrap_or((0, index))
-    }
-
-    /// The open sequences besides `index` that its namespace sees.
-    fn others(&self, index: usize) -> impl Iterator<Item = (usize, &Sequence)> {
-        let namespace = self.sequences[index].namespace;
-        let seen = move |&(i, s): &(usize, &Sequence)| {
-            s.serial.is_some() && i != index && s.namespace.is_seen_from(namespace)
-        };
-        self.sequences.iter().enumerate().filter(seen)
-    }
-
-    /// Finds the blocks in the tree that continue the first `begun` blocks of `tokens`.
-    fn find_blocks(&mut self, namespace: Namespace, tokens: &[u32], begun: usize) {
-        self.found.clear();
-        let tokens = self.shareable(tokens);
-        self.found.extend(self.tree.path(namespace, tokens).skip(begun));
-    }
-
-    /// The part of `tokens` that can be found in the tree.
-    pub(super) fn shareable<'t>(&self, tokens: &'t [u32]) -> &'t [u32] {
-        &tokens[..tokens.len().min(self.ctx / BLOCK * BLOCK)]
-    }
-
-    /// Bytes of a block over all layers and heads.
-    pub(crate) fn block_bytes(&self) -> usize {
-        self.layers.len() * self.kv_heads * BLOCK * self.kv.bytes(self.head) as usize
-    }
-
-    /// Appends the bytes of block `index` of an open sequence, see [`LayerCache::save`].
-    pub(crate) fn save_block(&mut self, id: SeqId, index: usize, out: &mut Vec<u8>) {
-        let at = (self.kv_heads, self.head, self.block(id, index));
-        self.layers.iter_mut().for_each(|layer| layer.save(at, out));
-    }
-
-    /// Fills a reserved block of an open sequence with bytes from [`Self::save_block`].
-    pub(crate) fn load_block(&mut self, id: SeqId, index: usize, bytes: &[u8]) {
-        let at = (self.kv_heads, self.head, self.block(id, index));
-        let each = bytes.len() / self.layers.len();
-        for (layer, bytes) in self.layers.iter_mut().zip(bytes.chunks_exact(each)) {
-            layer.load(at, bytes);
-        }
-    }
-
     /// Block `index` of an open sequence, if it is in the tree.
     pub(super) fn tree_block(&self, id: SeqId, index: usize) -> Option<u32> {
         let s = &self.sequences[id.index];
         let full = (index + 1) * BLOCK <= s.tokens.len();
         let block = *s.blocks.get(index).filter(|_| full && s.written <= self.per_sequence)?;
         self.tree.contains(block).then_some(block)
-    }
-
-    /// Among other open sequences, the one whose state covers the most of `tokens`: the number, and its index.
-    pub(super) fn most_advanced(&self, id: SeqId, tokens: &[u32]) -> Option<(usize, usize)> {
-        let others = self.others(id.index);
-        let covers = |s: &Sequence| {
-            let base = s.held.base;
-            let intact = s.written <= self.per_sequence || base <= s.pinned * BLOCK;
-            intact && s.tokens.len() >= base && tokens.starts_with(&s.tokens[..base])
-        };
-        let all = others.filter(|(_, s)| covers(s)).map(|(i, s)| (s.held.base, i));
-        all.max_by_key(|(n, i)| (*n, usize::MAX - i))
-    }
-
-    /// The slot that a sequence holds.
-    pub(super) fn slot_of(&self, index: usize) -> Option<u32> {
-        self.sequences[index].held.slot
-    }
-
-    /// Holds the first `n` blocks of `tokens` that a sequence can see, for [`Self::extend_by_found`].
-    pub(super) fn hold_path(&mut self, id: SeqId, tokens: &[u32], n: usize) {
-        self.find_blocks(self.sequences[id.index].namespace, tokens, 0);
-        self.found.truncate(n);
-        for i in 0..n {
-            self.hold(self.found[i]);
-        }
-    }
-
-    /// Gives an empty sequence the blocks that were found.
-    pub(super) fn extend_by_found(&mut self, id: SeqId) {
-        self.sequences[id.index].blocks.extend_from_slice(&self.found);
-    }
-
-    /// Sets the tokens of a sequence that has just received their blocks.
-    pub(super) fn set_tokens(&mut self, id: SeqId, tokens: &[u32]) {
-        let s = &mut self.sequences[id.index];
-        (s.len, s.written) = (tokens.len(), tokens.len().div_ceil(BLOCK));
-        s.tokens.clear();
-        s.tokens.extend_from_slice(tokens);
     }
 
     /// The arena block that holds block `index` of an open sequence.

@@ -20,24 +20,11 @@ use nanoinfer_kernels::BLOCK;
 
 use super::cache::Cache;
 use super::plan::SeqId;
-use super::states::{REVERSIBLE, StateSlot};
+use super::states::{Held, REVERSIBLE, StateSlot};
 use crate::Error;
 
 /// Of the snapshots of a sequence, one for as many blocks is not replaced by the next.
 const SNAPSHOT_BLOCKS: usize = 16;
-
-/// A sequence's state.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Held {
-    /// The slot with the state; `None` for the state before the first token, which is zero.
-    pub slot: Option<StateSlot>,
-    /// Number of tokens that the state covers.
-    pub base: usize,
-    /// Whether the base stays while tokens are appended, as long as the log has room.
-    pub pinned: bool,
-    /// The block of the last snapshot, and whether it was made in an answer rather than in a prompt.
-    last: Option<(u32, bool)>,
-}
 
 /// What a pass does with the state of a sequence.
 #[derive(Clone, Debug)]
@@ -227,6 +214,12 @@ impl Cache {
         runs.stores.drain(..).for_each(|store| self.states.release(store.slot));
     }
 
+    /// Number of positions that the state of a sequence covers; all without recurrent layers.
+    pub(crate) fn covered(&self, seq: SeqId) -> Result<usize, Error> {
+        let len = self.len(seq)?;
+        Ok(if self.states.is_empty() { len } else { self.held(seq).base })
+    }
+
     /// The largest number of positions up to `len` to which a sequence can be rolled back.
     pub(super) fn reachable(&self, seq: SeqId, len: usize) -> usize {
         if self.states.is_empty() || len >= self.held(seq).base {
@@ -237,7 +230,7 @@ impl Cache {
     }
 
     /// The state behind the first `blocks` blocks of a sequence, if there is a snapshot.
-    fn own_snapshot(&self, seq: SeqId, blocks: usize) -> Option<StateSlot> {
+    pub(super) fn own_snapshot(&self, seq: SeqId, blocks: usize) -> Option<StateSlot> {
         self.states.snapshot(self.tree_block(seq, blocks.checked_sub(1)?)?)
     }
 
@@ -247,35 +240,6 @@ impl Cache {
         if len < self.held(seq).base {
             self.set_state(seq, self.own_snapshot(seq, len / BLOCK), len);
         }
-    }
-
-    /// Like [`Self::share`], for models with recurrent layers: up to a position whose state is known.
-    pub(super) fn share_state(&mut self, seq: SeqId, tokens: &[u32]) -> Result<usize, Error> {
-        let held = self.len(seq)?;
-        let (own, from) = self.most_advanced(seq, tokens).unwrap_or((0, 0));
-        let path = self.tree.path(self.namespace(seq)?, self.shareable(tokens)).enumerate();
-        let known = path.filter_map(|(i, block)| Some((i + 1, self.states.snapshot(block)?)));
-        let (blocks, snapshot) = known.last().map_or((0, None), |(n, slot)| (n, Some(slot)));
-        let n = own.max(blocks * BLOCK);
-        if n <= held {
-            return Ok(held);
-        }
-        let slot = if n == own { self.slot_of(from) } else { snapshot };
-        // Held meanwhile, and the blocks too, so that nothing below can evict them.
-        slot.into_iter().for_each(|slot| self.states.hold(slot));
-        if n == own {
-            self.truncate(seq, 0)?;
-            self.copy_table(from, seq, n.div_ceil(BLOCK));
-        } else {
-            self.hold_path(seq, tokens, blocks);
-            self.truncate(seq, 0)?;
-            self.extend_by_found(seq);
-            snapshot.into_iter().for_each(|slot| self.states.touch(slot));
-        }
-        self.set_tokens(seq, &tokens[..n]);
-        self.set_state(seq, slot, n);
-        slot.into_iter().for_each(|slot| self.states.release(slot));
-        Ok(n)
     }
 
     /// Lets a sequence hold the state in a slot, of which it becomes another holder.

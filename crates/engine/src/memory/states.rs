@@ -13,6 +13,7 @@
 
 use nanoinfer_format::{Config, Recurrent};
 
+use super::blocks::{get, put};
 use crate::pool::{Pool, Shared};
 
 /// Most tokens of a pass that can be rolled back one by one: a drafted pass.
@@ -23,8 +24,22 @@ pub(crate) const LOG: usize = 2 * REVERSIBLE;
 /// Index of a slot.
 pub(crate) type StateSlot = u32;
 
+/// A sequence's state.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Held {
+    /// The slot with the state; `None` for the state before the first token, which is zero.
+    pub slot: Option<StateSlot>,
+    /// Number of tokens that the state covers.
+    pub base: usize,
+    /// Whether the base stays while tokens are appended, as long as the log has room.
+    pub pinned: bool,
+    /// The block of the last snapshot, and whether it was made in an answer rather than in a prompt.
+    pub last: Option<(u32, bool)>,
+}
+
 /// The buffers of one recurrent layer.
 pub(crate) struct LayerStates {
+    slot: Lens,
     pub tail: Shared<f32>,
     pub matrix: Shared<f32>,
     pub inputs: Shared<f32>,
@@ -32,6 +47,7 @@ pub(crate) struct LayerStates {
 }
 
 /// Values of the buffers of a layer, per slot or per token in the log.
+#[derive(Clone, Copy)]
 struct Lens {
     tail: usize,
     matrix: usize,
@@ -178,6 +194,35 @@ impl States {
         self.of_block[slot as usize].1 = self.clock;
     }
 
+    /// Bytes of a state as [`Self::save`] writes it; 0 without recurrent layers.
+    pub(crate) fn bytes(&self) -> usize {
+        self.layers.iter().map(|layer| 4 * (layer.slot.tail + layer.slot.matrix)).sum()
+    }
+
+    /// Appends the bytes of the state in a slot.
+    pub(super) fn save(&mut self, slot: StateSlot, out: &mut Vec<u8>) {
+        for values in self.values(slot) {
+            put(values, out, f32::to_le_bytes);
+        }
+    }
+
+    /// Fills a slot from the bytes appended by [`Self::save`].
+    pub(super) fn load(&mut self, slot: StateSlot, mut bytes: &[u8]) {
+        for values in self.values(slot) {
+            bytes = get(values, bytes, f32::from_le_bytes);
+        }
+    }
+
+    /// The values in a slot, in parts.
+    fn values(&mut self, slot: StateSlot) -> impl Iterator<Item = &mut [f32]> {
+        let slot = slot as usize;
+        self.layers.iter_mut().flat_map(move |layer| {
+            let Lens { tail, matrix, .. } = layer.slot;
+            let tail = &mut layer.tail.get_mut()[slot * tail..][..tail];
+            [tail, &mut layer.matrix.get_mut()[slot * matrix..][..matrix]]
+        })
+    }
+
     /// Copies the log of a sequence to another one.
     pub(super) fn copy_log(&mut self, from: usize, to: usize) {
         for layer in &mut self.layers {
@@ -192,8 +237,10 @@ impl States {
 
 impl LayerStates {
     fn new(pool: &Pool, r: &Recurrent, slots: usize, log: usize) -> Self {
-        let Lens { tail, matrix, inputs, mixed } = Lens::of(r);
+        let slot = Lens::of(r);
+        let Lens { tail, matrix, inputs, mixed } = slot;
         Self {
+            slot,
             tail: pool.shared(slots.saturating_mul(tail)),
             matrix: pool.shared(slots.saturating_mul(matrix)),
             inputs: pool.shared(log.saturating_mul(inputs)),

@@ -125,9 +125,9 @@ pub(crate) struct ExpertMatrices {
     /// `experts × [d_model, d_ff]`
     pub down: Matrix,
     /// The network through which all tokens pass.
-    pub shared: Option<Dense>,
+    pub shared: Option<Box<Dense>>,
     /// `[1, d_model]`, the score of its gate, f32 in every model
-    pub shared_gate: Option<Matrix>,
+    pub shared_gate: Option<Box<Matrix>>,
 }
 
 /// All weights, as references into the mapped file.
@@ -239,12 +239,12 @@ impl<'a> Binder<'a> {
                 router_bias: self.vector(Role::FfnRouterBias, l),
                 gate_up: self.matrix(Role::FfnGateUpExperts, l)?,
                 down: self.matrix(Role::FfnDownExperts, l)?,
-                shared: e.shared.as_ref().map(|_| dense()).transpose()?,
+                shared: e.shared.as_ref().map(|_| dense().map(Box::new)).transpose()?,
                 shared_gate: e
                     .shared
                     .as_ref()
                     .filter(|shared| shared.gate)
-                    .map(|_| self.matrix(Role::FfnSharedGate, l))
+                    .map(|_| self.matrix(Role::FfnSharedGate, l).map(Box::new))
                     .transpose()?,
             })),
         };

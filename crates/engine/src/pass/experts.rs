@@ -3,7 +3,8 @@
 //! ```text
 //! router     scores of all experts, in f32                              item = a run of panels
 //! shared     gate and up of the network beside the experts, if any      item = 64 hidden values
-//! (each worker independently: the experts of each token, then the tokens of each expert)
+//! (each worker independently: the experts of each token, then the tokens of each expert, and the gate of the
+//! shared network)
 //! gate, up   per expert, its tokens gathered into a batch               item = expert × 64 hidden values
 //! down       per expert in ascending order, scattered to its tokens,    item = a run of panels
 //!            then that of the shared network
@@ -18,10 +19,9 @@ use nanoinfer_kernels::{Activate, AddWeighted, GROUP, LANES, Pack, Route, StateS
 use super::Pass;
 use super::inputs::{Input, Needs};
 use super::limits::panels_per_item;
-use super::product::Dest;
-use super::routing::{PANELS, Routing};
+use super::routing::PANELS;
 use super::scratch::Local;
-use crate::model::weights::{Dense, ExpertMatrices};
+use crate::model::weights::{ExpertMatrices, Matrix};
 use crate::pool::Worker;
 
 impl Pass<'_> {
@@ -56,30 +56,17 @@ impl Pass<'_> {
         r.group(m, k);
     }
 
-    /// Computes gate, up and activation of the network beside the experts, and the score of its gate.
-    pub(crate) fn shared_gate_up(
-        &self,
-        w: &Worker<'_>,
-        local: &mut Local,
-        e: &ExpertMatrices,
-        shared: &Dense,
-    ) {
-        if let Some(gate) = &e.shared_gate {
-            let Local { inputs, decoded, .. } = &mut *local;
-            let to = Dest::Store(&self.scratch.experts.shared_score);
-            self.matmul(w, gate, self.input(inputs, self.m()), to, decoded);
-        }
-        self.gate_up(w, local, &shared.gate_up, Needs::of(&shared.down));
-    }
-
     /// Computes the gate of the network beside the experts for every token. Every worker does this
-    /// independently.
-    fn shared_gates(&self, w: &Worker<'_>, r: &mut Routing) {
+    /// independently, as it is a single panel.
+    pub(crate) fn shared_gates(&self, w: &Worker<'_>, local: &mut Local, gate: &Matrix) {
         let m = self.m();
-        let scores = self.scratch.experts.shared_score.read(w).as_chunks::<LANES>().0;
-        let (x, out) = (&mut r.shared_scores[..pad(m, LANES)], &mut r.shared_gates);
-        x.iter_mut().zip(&scores[..m]).for_each(|(x, score)| *x = score[0]);
-        let (out, steps) = (&mut out[..x.len()], Steps::Sigmoid);
+        let Local { inputs, decoded, routing: r, .. } = local;
+        let from = self.input(inputs, m).packed(w, gate.k, Needs::of(gate));
+        let scores = &mut r.shared_scores[..m * LANES];
+        self.product(gate, 0..1, &from, false, scores, decoded);
+        (0..m).for_each(|token| scores[token] = scores[token * LANES]);
+        let x = &r.shared_scores[..pad(m, LANES)];
+        let (out, steps) = (&mut r.shared_gates[..x.len()], Steps::Sigmoid);
         self.kernels.state_steps(StateSteps { steps, x, bias: &[], a: &[], out });
     }
 
@@ -137,9 +124,6 @@ impl Pass<'_> {
         let needs = Needs::of(&e.down);
         let panels = e.down.panels / config.n_experts as usize;
         let Local { gate_up: y, decoded, routing: r, .. } = local;
-        if e.shared_gate.is_some() {
-            self.shared_gates(w, r);
-        }
         let shared = e.shared.as_ref().map(|s| {
             let input = Input::shared(m, &self.scratch.hidden);
             (&s.down, input.packed(w, s.down.k, Needs::of(&s.down)))

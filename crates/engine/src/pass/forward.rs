@@ -150,10 +150,10 @@ impl Pass<'_> {
     /// The recurrence, from projected channels to the outputs of heads.
     fn recur(&self, w: &mut Worker<'_>, local: &mut Local, index: usize, mixer: &RecurrentMixer) {
         self.convolve(w, local, index, mixer);
-        local.end(w, Stage::Cache);
+        local.end(w, Stage::Convolve);
         if mixer.config.has_matrix() {
             self.step_states(w, local, index, mixer);
-            local.end(w, Stage::Attention);
+            local.end(w, Stage::States);
         }
     }
 
@@ -195,12 +195,16 @@ impl Pass<'_> {
         let Local { inputs, decoded, .. } = local;
         self.matmul(w, &e.router, self.input(inputs, m), Dest::Store(scores), decoded);
         self.observe_inputs(w, local, (&e.gate_up, Role::FfnGateUpExperts, Some(index)));
-        if let Some(shared) = &e.shared {
-            self.shared_gate_up(w, local, e, shared);
-            self.observe_inputs(w, local, (&shared.gate_up, Role::FfnGateUp, Some(index)));
-        }
         local.end(w, Stage::GateUp);
+        if let Some(shared) = &e.shared {
+            self.gate_up(w, local, &shared.gate_up, Needs::of(&shared.down));
+            self.observe_inputs(w, local, (&shared.gate_up, Role::FfnGateUp, Some(index)));
+            local.end(w, Stage::GateUp);
+        }
         self.route(w, local, e, config);
+        if let Some(gate) = &e.shared_gate {
+            self.shared_gates(w, local, gate);
+        }
         self.experts_gate_up(w, local, e, config);
         local.end(w, Stage::GateUp);
         self.experts_down(w, local, e, config);

@@ -23,6 +23,7 @@ mod part;
 mod product;
 mod profile;
 mod recurrent;
+mod recurrent_scratch;
 mod routing;
 mod scratch;
 mod units;

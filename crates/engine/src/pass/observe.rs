@@ -44,7 +44,7 @@ impl Pass<'_> {
         let dense = match &layer.ffn {
             None => None,
             Some(Ffn::Dense(dense)) => Some(dense),
-            Some(Ffn::Experts(e)) => e.shared.as_ref(),
+            Some(Ffn::Experts(e)) => e.shared.as_deref(),
         };
         if let (Some(_), Some(Dense { down, .. })) = (self.part.observer, dense) {
             let input = Input::shared(self.m(), &self.scratch.hidden);

@@ -11,6 +11,8 @@ pub enum Stage {
     Qkv,
     Cache,
     Attention,
+    Convolve,
+    States,
     PackAttention,
     AttnOutput,
     GateUp,
@@ -21,12 +23,14 @@ pub enum Stage {
 
 impl Stage {
     /// All stages, in the order of a pass.
-    pub const ALL: [Stage; 11] = [
+    pub const ALL: [Stage; 13] = [
         Self::Embed,
         Self::Norm,
         Self::Qkv,
         Self::Cache,
         Self::Attention,
+        Self::Convolve,
+        Self::States,
         Self::PackAttention,
         Self::AttnOutput,
         Self::GateUp,
@@ -43,6 +47,8 @@ impl Stage {
             Self::Qkv => "qkv",
             Self::Cache => "cache",
             Self::Attention => "attention",
+            Self::Convolve => "convolve",
+            Self::States => "states",
             Self::PackAttention => "pack_attention",
             Self::AttnOutput => "attn_output",
             Self::GateUp => "gate_up",

@@ -20,44 +20,12 @@ use nanoinfer_kernels::{
 };
 
 use super::inputs::{Needs, Rows};
+use super::recurrent_scratch::RecurrentScratch;
 use super::scratch::Local;
 use super::{Pass, gather};
 use crate::memory::{LOG, StateRun};
 use crate::model::weights::{RecurrentMixer, Vector};
-use crate::pool::{Buffers, Columns, Worker};
-
-/// Buffers of one worker; empty without recurrent layers.
-pub(crate) struct RecurrentScratch {
-    window: Vec<f32>,  // [kernel - 1 + tokens][16], inputs of a convolution
-    out: Vec<f32>,     // [tokens][16]
-    queries: Vec<f32>, // [tokens][key], of one head
-    keys: Vec<f32>,    // the same
-    values: Vec<f32>,  // [tokens][16]
-    beta: Vec<f32>,    // [tokens]
-    decay: Vec<f32>,   // [tokens]
-    state: Vec<f32>,   // [key][16]
-    /// The norm's weights of queries and of keys, all the same, `[2][key]`.
-    units: Vec<f32>,
-}
-
-impl RecurrentScratch {
-    pub(crate) fn new(b: &mut Buffers<'_>, r: Option<&Recurrent>, tokens: usize) -> Self {
-        let own = |b: &mut Buffers<'_>, len: fn(&Recurrent, usize) -> usize| {
-            b.own(r.map_or(0, |r| len(r, tokens)))
-        };
-        Self {
-            window: own(b, |r, m| (r.kernel as usize - 1 + m) * LANES),
-            out: own(b, |_, m| m * LANES),
-            queries: own(b, |r, m| m * r.key_dim as usize),
-            keys: own(b, |r, m| m * r.key_dim as usize),
-            values: own(b, |r, m| if r.has_matrix() { m * LANES } else { 0 }),
-            beta: own(b, |r, m| if r.has_matrix() { m } else { 0 }),
-            decay: own(b, |r, m| if r.has_matrix() { m } else { 0 }),
-            state: own(b, |r, _| r.key_dim as usize * LANES),
-            units: own(b, |r, _| 2 * r.key_dim as usize),
-        }
-    }
-}
+use crate::pool::{Columns, Worker};
 
 impl Pass<'_> {
     /// Convolves the projected channels, and computes the steps of heads. An item is sixteen channels or
@@ -152,7 +120,10 @@ impl Pass<'_> {
         };
         let x = &projected[(at / LANES + heads) * out.len()..][..out.len()];
         let (bias, a) = (lanes(mixer.dt_bias), lanes(mixer.a));
-        self.kernels.state_steps(StateSteps { steps, x, bias, a, out });
+        self.kernels.state_steps(StateSteps { steps, x, bias, a, out: &mut *out });
+        if part == Role::SsmBeta && r.write_scale != 1.0 {
+            out.iter_mut().for_each(|x| *x *= r.write_scale as f32);
+        }
     }
 
     /// Passes the tokens through the states of all heads. An item is sixteen columns of a head's state.
@@ -340,7 +311,7 @@ impl Pass<'_> {
             _ => r.value_dim as usize,
         };
         for (x, weight) in x.chunks_exact_mut(width).zip(weights.chunks_exact(width).cycle()) {
-            let (d, eps) = (width, self.config.norm_eps as f32);
+            let (d, eps) = (width, r.norm_eps.unwrap_or(self.config.norm_eps) as f32);
             let norm = NormParams { kind: NormKind::Rms, weight, bias: &[], d, eps };
             self.kernels.norm_row(NormRow { x, norm });
         }

@@ -12,9 +12,8 @@ pub(crate) const PANELS: usize = 2 * GROUP / LANES;
 
 /// Buffers shared by all workers; empty without experts.
 pub(crate) struct ExpertScratch {
-    pub scores: Shared<f32>,       // [experts/16][m][16]
-    pub hidden: SharedInputs,      // [active experts][d_ff/64][tokens of the busiest]
-    pub shared_score: Shared<f32>, // [m][16], the score of the gate of the shared network first
+    pub scores: Shared<f32>,  // [experts/16][m][16]
+    pub hidden: SharedInputs, // [active experts][d_ff/64][tokens of the busiest]
 }
 
 /// Buffers of one worker.
@@ -28,7 +27,7 @@ pub(crate) struct Routing {
     tokens: Vec<u32>,
     token_weights: Vec<f32>,
     pub gathered: OwnInputs, // inputs of one expert's gate and up, or of all experts' down
-    pub shared_scores: Vec<f32>, // [m], of the gate of the shared network
+    pub shared_scores: Vec<f32>, // [m][16], the score of the gate of the shared network first
     pub shared_gates: Vec<f32>, // [m], its values
     pub all: Vec<u32>,       // [m], the indices of all tokens
 }
@@ -78,7 +77,6 @@ impl ExpertScratch {
         Self {
             scores: b.shared(e.map_or(0, |e| MAX_TOKENS * e.router_rows())),
             hidden: SharedInputs::with_lines(b, needs, e.map_or(0, hidden_lines)),
-            shared_score: b.shared(LANES * gated_tokens(e)),
         }
     }
 }
@@ -99,7 +97,7 @@ impl Routing {
             tokens: b.own(pairs),
             token_weights: b.own(pairs),
             gathered: OwnInputs::with_lines(b, needs, e.map_or(0, |e| gathered_lines(c, e))),
-            shared_scores: b.own(gated_tokens(e)),
+            shared_scores: b.own(LANES * gated_tokens(e)),
             shared_gates: b.own(gated_tokens(e)),
             all,
         }

@@ -9,7 +9,7 @@ use nanoinfer_kernels::{AttendBlock, GROUP, Queries, QueriesMut, SPAN, decoded_p
 use super::inputs::{Needs, OwnInputs, SharedInputs};
 use super::limits::{ATTENTION_ROWS, DEEP_ROWS, MAX_TOKENS};
 use super::profile::{Profile, Stage};
-use super::recurrent::RecurrentScratch;
+use super::recurrent_scratch::RecurrentScratch;
 use super::routing::{ExpertScratch, Routing};
 use crate::memory::KvType;
 use crate::model::weights::{Ffn, Matrix, Weights};
@@ -44,10 +44,14 @@ impl InputNeeds {
                 Some(Ffn::Dense(dense)) => Some(dense),
                 Some(Ffn::Experts(e)) => {
                     add(&mut all.stream, &e.router);
+                    e.shared_gate
+                        .as_deref()
+                        .into_iter()
+                        .for_each(|gate| add(&mut all.stream, gate));
                     add(&mut all.stream, &e.gate_up);
                     add(&mut all.expert_stream, &e.gate_up);
                     add(&mut all.expert_hidden, &e.down);
-                    e.shared.as_ref()
+                    e.shared.as_deref()
                 }
             };
             if let Some(dense) = dense {
@@ -229,9 +233,10 @@ impl Scratch {
         let d = c.d_model_padded();
         let (angles, recurrent) = (MAX_TOKENS * sizes.angles(), c.recurrent.as_ref());
         let matrix = recurrent.filter(|r| r.has_matrix());
+        let post_norms = (0..c.n_layers as usize).any(|layer| c.post_norms(layer));
         Self {
             x: b.shared(m * d),
-            delta: b.shared(if c.post_norms() { m * d } else { 0 }),
+            delta: b.shared(if post_norms { m * d } else { 0 }),
             cos: b.shared(angles),
             sin: b.shared(angles),
             pinned_cos: b.shared(angles),

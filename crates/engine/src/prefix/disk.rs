@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use nanoinfer_kernels::BLOCK;
 
-use super::identity;
+use super::Kind;
 use super::store::PrefixStore;
 use super::threads::{Context, Ending, ReadJob, Reply, WriteJob, read_entries, write_entries};
-use crate::memory::IDENTITY;
+use crate::memory::common;
 use crate::{Engine, Error, Namespace};
 
 /// Bytes of blocks that are on their way to and from the disk, at most.
@@ -34,15 +34,18 @@ const WAIT: Duration = Duration::from_millis(1);
 struct Entry {
     path: PathBuf,
     context: Context,
+    /// For each block, whether a state follows it; `None` without recurrent layers.
+    states: Option<Vec<bool>>,
 }
 
 impl Entry {
-    /// Number of full blocks that it shares with the beginning of a context.
+    /// Number of full blocks that it shares with the beginning of a context, up to the last state if these are
+    /// needed.
     fn common(&self, (namespace, tokens): (Namespace, &[u32])) -> usize {
         if self.context.0 != namespace {
             return 0;
         }
-        self.context.1.iter().zip(tokens).take_while(|(a, b)| a == b).count() / BLOCK
+        common(&self.context.1, self.states.as_deref(), tokens) / BLOCK
     }
 
     /// Whether a context continues it, or is the same.
@@ -58,14 +61,14 @@ struct Transfer {
     path: PathBuf,
     context: Context,
     next: usize,
+    /// For each block that was sent, whether a state followed it.
+    states: Vec<bool>,
 }
 
 /// A store that serves an engine without delaying its passes.
 pub(crate) struct Disk {
     store: PrefixStore,
-    identity: [u8; IDENTITY],
-    /// Bytes of a block.
-    block: usize,
+    kind: Kind,
     entries: Vec<Entry>,
     /// The contexts to read, by who waits for them.
     to_read: VecDeque<(u64, Context)>,
@@ -87,11 +90,7 @@ struct Threads {
 }
 
 impl Threads {
-    fn start(
-        store: PrefixStore,
-        identity: [u8; IDENTITY],
-        block: usize,
-    ) -> Result<Self, std::io::Error> {
+    fn start(store: PrefixStore, kind: Kind) -> Result<Self, std::io::Error> {
         let (read, read_jobs) = channel();
         let (read_buffers, empty) = channel();
         let (write, write_jobs) = channel();
@@ -99,21 +98,21 @@ impl Threads {
         let (reader, writer) = (Ending(to_engine.clone()), Ending(to_engine));
         let named = |name: &str| thread::Builder::new().name(name.to_owned());
         let reader = named("store reader").spawn(move || {
-            read_entries((&identity, block), &read_jobs, &empty, &reader.0);
+            read_entries(&kind, &read_jobs, &empty, &reader.0);
         })?;
         let writer = named("store writer").spawn(move || {
-            write_entries(&store, &identity, &write_jobs, &writer.0);
+            write_entries(&store, &kind, &write_jobs, &writer.0);
         })?;
-        for _ in 0..buffers(READ_BYTES, block) {
+        for _ in 0..buffers(READ_BYTES, &kind) {
             let _ = read_buffers.send(Vec::new()); // the reader has just been started
         }
         Ok(Self { read, read_buffers, write, replies, handles: [reader, writer] })
     }
 }
 
-/// Number of buffers for blocks of this size.
-fn buffers(bytes: usize, block: usize) -> usize {
-    (bytes / block.max(1)).clamp(2, 64)
+/// Number of buffers for blocks of this kind.
+fn buffers(bytes: usize, kind: &Kind) -> usize {
+    (bytes / (kind.block + kind.state).max(1)).clamp(2, 64)
 }
 
 impl Disk {
@@ -125,22 +124,22 @@ impl Disk {
         store: PrefixStore,
         engine: &Engine,
     ) -> Result<(Self, Vec<String>), std::io::Error> {
-        let (identity, block) = (identity(engine), engine.kv_bytes_per_position() as usize * BLOCK);
-        let (entries, notes) = store.list(&identity);
+        let kind = Kind::of(engine);
+        let (entries, notes) = store.list(&kind);
         let entry = |(path, prefix): (_, crate::memory::Prefix)| Entry {
             path,
             context: (prefix.namespace, prefix.tokens.into()),
+            states: (kind.state > 0).then_some(prefix.states),
         };
         let disk = Self {
-            identity,
-            block,
+            kind,
             entries: entries.into_iter().map(entry).collect(),
             to_read: VecDeque::new(),
             reading: None,
             to_write: VecDeque::with_capacity(MAX_WAITING),
             writing: None,
-            buffers: (0..buffers(WRITE_BYTES, block)).map(|_| Vec::new()).collect(),
-            threads: Some(Threads::start(store.clone(), identity, block)?),
+            buffers: (0..buffers(WRITE_BYTES, &kind)).map(|_| Vec::new()).collect(),
+            threads: Some(Threads::start(store.clone(), kind)?),
             store,
         };
         Ok((disk, notes))
@@ -212,7 +211,7 @@ impl Disk {
     ) -> Result<(), Error> {
         self.begin_reading(engine)?;
         self.begin_writing(engine)?;
-        let most = buffers(READ_BYTES, self.block) + buffers(WRITE_BYTES, self.block);
+        let most = buffers(READ_BYTES, &self.kind) + buffers(WRITE_BYTES, &self.kind);
         for i in 0..most {
             self.send_blocks(engine)?;
             let Some(threads) = &self.threads else { return Ok(()) };
@@ -249,7 +248,7 @@ impl Disk {
             let (path, context) = (entry.path.clone(), entry.context.clone());
             let job = ReadJob { path: path.clone(), context: context.clone(), blocks: next..end };
             if self.threads.as_ref().is_some_and(|threads| threads.read.send(job).is_ok()) {
-                self.reading = Some(Transfer { ticket, path, context, next });
+                self.reading = Some(Transfer { ticket, path, context, next, states: Vec::new() });
             }
         }
         Ok(())
@@ -269,19 +268,26 @@ impl Disk {
                 continue;
             }
             if engine.known_blocks(namespace, tokens)? < blocks
-                || !self.store.admits((blocks * self.block) as u64)
+                || !self.store.admits(self.bytes(engine, (namespace, tokens)))
             {
                 continue;
             }
             let replaced = self.entries.iter().filter(|entry| entry.begins(&context));
-            let path = self.store.path(&self.identity, (namespace, tokens));
+            let path = self.store.path(&self.kind, (namespace, tokens));
             let replaces = replaced.map(|entry| entry.path.clone()).collect();
             let job = WriteJob::Begin { context: context.clone(), path: path.clone(), replaces };
             if threads.write.send(job).is_ok() {
-                self.writing = Some(Transfer { ticket: 0, path, context, next: 0 });
+                let states = Vec::with_capacity(blocks);
+                self.writing = Some(Transfer { ticket: 0, path, context, next: 0, states });
             }
         }
         Ok(())
+    }
+
+    /// Bytes of the entry of a context.
+    fn bytes(&self, engine: &Engine, (namespace, tokens): (Namespace, &[u32])) -> u64 {
+        let blocks = (tokens.len() / BLOCK * self.kind.block) as u64;
+        blocks + engine.cache().known_states(namespace, tokens)
     }
 
     /// Sends copies of the next blocks to the writer, as many as there are buffers.
@@ -296,6 +302,7 @@ impl Disk {
             bytes.clear();
             if engine.cache_mut().copy_known(context, transfer.next, &mut bytes) {
                 transfer.next += 1;
+                transfer.states.push(bytes.len() > self.kind.block);
                 let _ = threads.write.send(WriteJob::Block(bytes)); // its end is noticed by `exchange`
                 if transfer.next == blocks {
                     let _ = threads.write.send(WriteJob::End);
@@ -339,8 +346,9 @@ impl Disk {
             Reply::Written(written) => {
                 let ended = self.writing.take();
                 match (ended, written) {
-                    (Some(Transfer { path, context, .. }), Ok(Some(removed))) => {
-                        self.entries.push(Entry { path, context });
+                    (Some(Transfer { path, context, states, .. }), Ok(Some(removed))) => {
+                        let states = (self.kind.state > 0).then_some(states);
+                        self.entries.push(Entry { path, context, states });
                         self.entries.retain(|entry| !removed.contains(&entry.path));
                     }
                     (_, Err(note)) => notes.push(note),

@@ -4,7 +4,10 @@
 //! header 96 │ tokens │ text │ hash of each block │ hash of all before │ blocks of 64 positions
 //! ```
 //!
-//! Keys and values are bit-identical wherever they are computed, so stored ones can replace the
+//! In models with recurrent layers, the state behind a block may follow it, and an entry is used up to the last
+//! state that is in a prompt.
+//!
+//! Keys, values and states are bit-identical wherever they are computed, so stored ones can replace the
 //! computation if the model, [`NUMERICS`], cache type, RoPE and tokens match. `docs/FORMAT.md` specifies
 //! the layout. This file reads, writes and bakes entries; `store` is a folder of them, which `disk` and its
 //! `threads` use without delaying passes.
@@ -29,7 +32,25 @@ use crate::{
 
 const DAMAGED: &str = "has a damaged header";
 
-/// The identity in the header of an engine's entries.
+/// What the entries of an engine have in common.
+#[derive(Clone, Copy)]
+struct Kind {
+    /// The beginning of the header.
+    identity: [u8; IDENTITY],
+    /// Bytes of the keys and values of a block.
+    block: usize,
+    /// Bytes of a state; 0 without recurrent layers.
+    state: usize,
+}
+
+impl Kind {
+    fn of(engine: &Engine) -> Self {
+        let cache = engine.cache();
+        let (block, state) = (cache.block_bytes(), cache.states.bytes());
+        Self { identity: identity(engine), block, state }
+    }
+}
+
 fn identity(engine: &Engine) -> [u8; IDENTITY] {
     let config = engine.model().config();
     let mut out = [0; IDENTITY];
@@ -66,11 +87,11 @@ fn mismatch(entry: &[u8; IDENTITY], engine: &[u8; IDENTITY]) -> Option<&'static 
 
 impl Prefix {
     /// Checks that an engine can use the entry, and that nothing before its blocks is damaged.
-    fn check(&self, engine: &[u8; IDENTITY]) -> Result<(), String> {
-        if let Some(what) = mismatch(&self.identity, engine) {
+    fn check(&self, engine: &Kind) -> Result<(), String> {
+        if let Some(what) = mismatch(&self.identity, &engine.identity) {
             return Err(what.into());
         }
-        if !self.is_whole() {
+        if !self.is_whole() || self.state_bytes != engine.state as u64 {
             return Err(DAMAGED.into());
         }
         Ok(())
@@ -81,13 +102,14 @@ impl Prefix {
         blake3::hash(&self.head.0) == self.head.1
     }
 
-    /// Reads block `index` from where the previous one ends.
+    /// Reads block `index` from where the previous one ends, given the bytes of keys and values.
     fn read_block(
         &self,
-        index: usize,
+        (index, block): (usize, usize),
         from: &mut impl Read,
-        bytes: &mut [u8],
+        bytes: &mut Vec<u8>,
     ) -> Result<(), String> {
+        bytes.resize(self.block_bytes(index, block), 0);
         from.read_exact(bytes).map_err(|e| format!("cannot be read: {e}"))?;
         if self.hashes.get(index).is_none_or(|hash| blake3::hash(bytes) != *hash) {
             let first = index * BLOCK;
@@ -96,12 +118,12 @@ impl Prefix {
         Ok(())
     }
 
-    /// Loads the first `n` positions into a sequence of the engine with the identity `engine`. `from`
-    /// continues where [`Self::read`] stopped. On error, the sequence is empty.
+    /// Loads the first `n` positions, see [`Self::common`], into a sequence. `from` continues where
+    /// [`Self::read`] stopped. On error, the sequence is empty.
     fn load(
         &self,
         cache: &mut Cache,
-        engine: &[u8; IDENTITY],
+        engine: &Kind,
         (seq, n): (SeqId, usize),
         from: &mut impl Read,
     ) -> Result<(), String> {
@@ -123,56 +145,62 @@ impl Prefix {
         from: &mut impl Read,
     ) -> Result<(), String> {
         cache.reserve(seq, n).map_err(|e| e.to_string())?;
-        let mut bytes = vec![0; cache.block_bytes()];
-        for index in 0..n.div_ceil(BLOCK) {
-            self.read_block(index, from, &mut bytes)?;
-            cache.load_block(seq, index, &bytes);
+        let (mut bytes, block) = (Vec::new(), cache.block_bytes());
+        for (index, tokens) in self.tokens[..n].chunks(BLOCK).enumerate() {
+            self.read_block((index, block), from, &mut bytes)?;
+            cache.load_block(seq, tokens, &bytes).map_err(|e| e.to_string())?;
         }
-        self.tokens[..n].iter().for_each(|&token| cache.advance(seq, token));
         Ok(())
     }
 }
 
-/// Everything in an entry before its blocks, given the hash of each block.
+/// Everything in an entry before its blocks, given the hash of each block and whether a state follows it.
 fn head(
-    engine: &[u8; IDENTITY],
+    engine: &Kind,
     (namespace, tokens): (Namespace, &[u32]),
     text: &str,
-    hashes: impl Iterator<Item = blake3::Hash>,
+    blocks: &[(blake3::Hash, bool)],
 ) -> Vec<u8> {
-    let mut head = engine.to_vec();
+    let mut head = engine.identity.to_vec();
     head.extend((tokens.len() as u32).to_le_bytes());
     head.extend((text.len() as u32).to_le_bytes());
     head.extend(namespace.0.to_le_bytes());
-    head.resize(HEADER, 0);
+    head.extend((engine.state as u64).to_le_bytes());
+    debug_assert_eq!(head.len(), HEADER);
     head.extend(tokens.iter().flat_map(|t| t.to_le_bytes()));
     head.extend(text.as_bytes());
-    hashes.for_each(|hash| head.extend(hash.as_bytes()));
+    if engine.state > 0 {
+        head.extend(blocks.iter().map(|(_, has_state)| u8::from(*has_state)));
+    }
+    blocks.iter().for_each(|(hash, _)| head.extend(hash.as_bytes()));
     let hash = blake3::hash(&head);
     head.extend(hash.as_bytes());
     head
 }
 
-/// Writes the first positions of a sequence, `tokens`, with the text from which they were tokenized.
+/// Writes the first positions of a sequence, `tokens`, with the text from which they were tokenized. In models
+/// with recurrent layers, its state must cover as many.
 fn write(
     cache: &mut Cache,
-    engine: &[u8; IDENTITY],
+    engine: &Kind,
     (seq, tokens): (SeqId, &[u32]),
     text: &str,
     out: &mut impl Write,
 ) -> io::Result<()> {
     let namespace = cache.namespace(seq).map_err(io::Error::other)?;
-    let blocks = tokens.len().div_ceil(BLOCK);
-    let mut bytes = Vec::with_capacity(cache.block_bytes());
-    let hashes = (0..blocks).map(|index| {
+    let (n, mut bytes) = (tokens.len(), Vec::new());
+    let mut block = |index: usize, bytes: &mut Vec<u8>| {
         bytes.clear();
-        cache.save_block(seq, index, &mut bytes);
-        blake3::hash(&bytes)
+        cache.save_block(seq, (index, n), bytes);
+    };
+    let described = (0..n.div_ceil(BLOCK)).map(|index| {
+        block(index, &mut bytes);
+        (blake3::hash(&bytes), bytes.len() > engine.block)
     });
-    out.write_all(&head(engine, (namespace, tokens), text, hashes))?;
-    for index in 0..blocks {
-        bytes.clear();
-        cache.save_block(seq, index, &mut bytes);
+    let described: Vec<_> = described.collect();
+    out.write_all(&head(engine, (namespace, tokens), text, &described))?;
+    for index in 0..described.len() {
+        block(index, &mut bytes);
         out.write_all(&bytes)?;
     }
     Ok(())
@@ -202,12 +230,14 @@ pub fn bake(path: &Path, text: &str) -> Result<Vec<u8>, Error> {
     let options = EngineOptions { ctx: Some(ctx), ..EngineOptions::default() };
     let mut engine = Engine::new(model, &options)?;
     let seq = engine.open()?;
-    for chunk in tokens.chunks(engine.max_batch()) {
+    // The last token alone, so that the state covers it.
+    let (last, others) = tokens.split_last().expect("not empty");
+    for chunk in others.chunks(engine.max_batch()).chain([std::slice::from_ref(last)]) {
         let item = |&token| BatchToken { seq, token, logits: false };
         engine.forward(&chunk.iter().map(item).collect::<Vec<_>>())?;
     }
-    let (identity, mut out) = (identity(&engine), Vec::new());
-    write(engine.cache_mut(), &identity, (seq, &tokens), text, &mut out)
+    let (kind, mut out) = (Kind::of(&engine), Vec::new());
+    write(engine.cache_mut(), &kind, (seq, &tokens), text, &mut out)
         .expect("writing to memory succeeds");
     Ok(out)
 }
@@ -216,19 +246,17 @@ pub fn bake(path: &Path, text: &str) -> Result<Vec<u8>, Error> {
 /// sequence holds. The error is a note for the user.
 pub(crate) fn use_baked(engine: &mut Engine, seq: SeqId, tokens: &[u32]) -> Result<(), String> {
     let model = Arc::clone(engine.model());
-    let Some((prefix, mut blocks)) = model.baked().filter(|_| engine.can_store()) else {
-        return Ok(());
-    };
+    let Some((prefix, mut blocks)) = model.baked() else { return Ok(()) };
     let held = engine.len(seq).map_err(|e| e.to_string())?;
-    let n = prefix.common(tokens).min(engine.ctx());
+    let n = prefix.common(&tokens[..tokens.len().min(engine.ctx())]);
     if n <= held {
         return Ok(());
     }
-    let identity = identity(engine);
+    let kind = Kind::of(engine);
     // Its blocks are everybody's.
     let cache = engine.cache_mut();
     let own = cache.set_namespace(seq, Namespace::COMMON).map_err(|e| e.to_string())?;
-    let loaded = prefix.load(cache, &identity, (seq, n), &mut blocks);
+    let loaded = prefix.load(cache, &kind, (seq, n), &mut blocks);
     cache.set_namespace(seq, own).map_err(|e| e.to_string())?;
     loaded.map_err(|what| {
         // The attempt cleared the sequence, but its content may still be in the cache.

@@ -5,9 +5,10 @@ use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use nanoinfer_kernels::BLOCK;
 use nanoinfer_platform::file::{NamedTempFile, Readers, temp_in};
 
-use super::{DAMAGED, identity, write};
+use super::{Kind, write};
 use crate::memory::{IDENTITY, Prefix};
 use crate::{Engine, Error, Namespace, SeqId};
 
@@ -54,15 +55,15 @@ impl PrefixStore {
         files.filter_map(entry).collect()
     }
 
-    /// The entries for engines with this identity, with their headers, and notes on unreadable ones.
-    pub(super) fn list(&self, identity: &[u8; IDENTITY]) -> (Vec<(PathBuf, Prefix)>, Vec<String>) {
+    /// The entries of this kind, with their headers, and notes on unreadable ones.
+    pub(super) fn list(&self, kind: &Kind) -> (Vec<(PathBuf, Prefix)>, Vec<String>) {
         let (mut found, mut notes) = (Vec::new(), Vec::new());
-        for entry in self.entries(&key(identity)) {
+        for entry in self.entries(&key(&kind.identity)) {
             let read = File::open(&entry.path).and_then(|f| Prefix::read(&mut BufReader::new(f)));
-            match read {
-                Ok(prefix) if prefix.is_whole() => found.push((entry.path, prefix)),
-                Ok(_) => notes.push(ignored(&entry.path, DAMAGED)),
-                Err(e) => notes.push(ignored(&entry.path, &e.to_string())),
+            let read = read.map_err(|e| e.to_string());
+            match read.and_then(|prefix| prefix.check(kind).map(|()| prefix)) {
+                Ok(prefix) => found.push((entry.path, prefix)),
+                Err(what) => notes.push(ignored(&entry.path, &what)),
             }
         }
         (found, notes)
@@ -76,13 +77,14 @@ impl PrefixStore {
         seq: SeqId,
         tokens: &[u32],
     ) -> Result<Vec<String>, Error> {
-        let (mut entries, mut notes) = self.list(&identity(engine));
+        let kind = Kind::of(engine);
+        let tokens = &tokens[..tokens.len().min(engine.ctx())];
+        let (mut entries, mut notes) = self.list(&kind);
         let namespace = engine.namespace(seq)?;
         entries.retain(|(_, prefix)| prefix.namespace == namespace);
         entries.sort_by_key(|(_, prefix)| std::cmp::Reverse(prefix.common(tokens)));
         for (path, prefix) in entries {
-            let n = prefix.common(tokens).min(engine.ctx());
-            let (held, identity) = (engine.len(seq)?, identity(engine));
+            let (n, held) = (prefix.common(tokens), engine.len(seq)?);
             if n < held + WORTH {
                 break;
             }
@@ -90,7 +92,7 @@ impl PrefixStore {
                 // Large reads bypass the buffer and go straight to where they are hashed.
                 let mut file = BufReader::new(file);
                 Prefix::read(&mut file).map_err(|e| e.to_string())?;
-                prefix.load(engine.cache_mut(), &identity, (seq, n), &mut file)
+                prefix.load(engine.cache_mut(), &kind, (seq, n), &mut file)
             });
             match loaded {
                 Ok(()) => {
@@ -107,7 +109,8 @@ impl PrefixStore {
         Ok(notes)
     }
 
-    /// Saves the content of a sequence, `tokens`, replacing entries that are prefixes of it.
+    /// Saves the content of a sequence, `tokens`, replacing entries that are prefixes of it. In models with
+    /// recurrent layers, this is as much as its state covers.
     pub(crate) fn save(
         &self,
         engine: &mut Engine,
@@ -115,12 +118,15 @@ impl PrefixStore {
         tokens: &[u32],
     ) -> Result<(), String> {
         let evicted = engine.evicted(seq).map_err(|e| e.to_string())?;
+        let covered = engine.cache().covered(seq).map_err(|e| e.to_string())?;
+        let tokens = &tokens[..tokens.len().min(covered)];
         if evicted > 0 || tokens.len() < WORTH {
             return Ok(());
         }
         let mut replaced = Vec::new();
         let namespace = engine.namespace(seq).map_err(|e| e.to_string())?;
-        for (path, prefix) in self.list(&identity(engine)).0 {
+        let kind = Kind::of(engine);
+        for (path, prefix) in self.list(&kind).0 {
             if prefix.namespace != namespace {
                 continue;
             }
@@ -129,19 +135,20 @@ impl PrefixStore {
                 touch(&path);
                 return Ok(());
             }
-            if common == prefix.tokens.len() {
+            if tokens.starts_with(&prefix.tokens) {
                 replaced.push(path);
             }
         }
-        let path = self.path(&identity(engine), (namespace, tokens));
-        let bytes = tokens.len().next_multiple_of(64) as u64 * engine.kv_bytes_per_position();
+        let path = self.path(&kind, (namespace, tokens));
+        let blocks = (tokens.len().div_ceil(BLOCK) * kind.block) as u64;
+        let bytes = blocks + engine.cache().known_states(namespace, tokens) + kind.state as u64;
         if bytes > self.limit {
             let (mb, limit) = (bytes >> 20, self.limit >> 20);
             return Err(format!(
                 "the prompt was not stored: it needs {mb} MB, but the store is limited to {limit} MB"
             ));
         }
-        self.write(engine, (seq, tokens), &path).map_err(|e| {
+        self.write(engine, &kind, (seq, tokens), &path).map_err(|e| {
             format!("{}: cannot write: {e}; the prompt was not stored", path.display())
         })?;
         self.make_room(&path, replaced);
@@ -149,8 +156,8 @@ impl PrefixStore {
     }
 
     /// The file of an entry.
-    pub(super) fn path(&self, identity: &[u8; IDENTITY], context: (Namespace, &[u32])) -> PathBuf {
-        self.folder.join(format!("{}-{}.{EXTENSION}", key(identity), hash_of(context)))
+    pub(super) fn path(&self, kind: &Kind, context: (Namespace, &[u32])) -> PathBuf {
+        self.folder.join(format!("{}-{}.{EXTENSION}", key(&kind.identity), hash_of(context)))
     }
 
     /// Whether an entry of this size may be written.
@@ -173,12 +180,12 @@ impl PrefixStore {
     fn write(
         &self,
         engine: &mut Engine,
+        kind: &Kind,
         content: (SeqId, &[u32]),
         path: &Path,
     ) -> std::io::Result<()> {
         let mut temp = self.temp()?;
-        let identity = identity(engine);
-        write(engine.cache_mut(), &identity, content, "", temp.as_file_mut())?;
+        write(engine.cache_mut(), kind, content, "", temp.as_file_mut())?;
         self.commit(temp, path)
     }
 

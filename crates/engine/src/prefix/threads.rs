@@ -19,10 +19,10 @@ use std::sync::mpsc::{Receiver, Sender};
 
 use nanoinfer_kernels::BLOCK;
 
-use super::head;
 use super::store::{PrefixStore, ignored, touch};
+use super::{Kind, head};
 use crate::Namespace;
-use crate::memory::{HEADER, IDENTITY, Prefix};
+use crate::memory::{Prefix, head_bytes};
 
 /// A namespace, and tokens.
 pub(super) type Context = (Namespace, Arc<[u32]>);
@@ -72,21 +72,20 @@ pub(super) enum WriteJob {
     Touch(PathBuf),
 }
 
-/// Reads entries for the engine with this identity, until the engine's end of a channel is dropped.
+/// Reads entries of this kind, until the engine's end of a channel is dropped.
 pub(super) fn read_entries(
-    (identity, block_bytes): (&[u8; IDENTITY], usize),
+    kind: &Kind,
     jobs: &Receiver<ReadJob>,
     buffers: &Receiver<Vec<u8>>,
     replies: &Sender<Reply>,
 ) {
     let mut spare = VecDeque::new();
     for job in jobs {
-        let read = read_blocks(&job, (identity, block_bytes), |index, prefix, file| {
+        let read = read_blocks(&job, kind, |index, prefix, file| {
             let Some(mut bytes) = spare.pop_front().or_else(|| buffers.recv().ok()) else {
                 return Ok(false);
             };
-            bytes.resize(block_bytes, 0);
-            let read = prefix.read_block(index, file, &mut bytes);
+            let read = prefix.read_block((index, kind.block), file, &mut bytes);
             match read {
                 Ok(()) => Ok(replies.send(Reply::Block(bytes)).is_ok()),
                 Err(what) => {
@@ -104,7 +103,7 @@ pub(super) fn read_entries(
 /// Opens an entry and passes each block to `block`, until that returns false.
 fn read_blocks(
     job: &ReadJob,
-    (identity, block_bytes): (&[u8; IDENTITY], usize),
+    kind: &Kind,
     mut block: impl FnMut(usize, &Prefix, &mut BufReader<File>) -> Result<bool, String>,
 ) -> Result<(), Option<String>> {
     let note = |what: &str| Some(ignored(&job.path, what));
@@ -115,13 +114,13 @@ fn read_blocks(
     // Large reads bypass the buffer and go straight to where they are hashed.
     let mut file = BufReader::new(file);
     let prefix = Prefix::read(&mut file).map_err(|e| note(&e.to_string()))?;
-    prefix.check(identity).map_err(|what| note(&what))?;
+    prefix.check(kind).map_err(|what| note(&what))?;
     if (prefix.namespace, &*prefix.tokens) != (job.context.0, &*job.context.1) {
         return Err(None); // another entry has taken its place
     }
     touch(&job.path);
-    let skipped = (job.blocks.start * block_bytes) as i64;
-    file.seek_relative(skipped).map_err(|e| note(&e.to_string()))?;
+    let skipped: usize = (0..job.blocks.start).map(|i| prefix.block_bytes(i, kind.block)).sum();
+    file.seek_relative(skipped as i64).map_err(|e| note(&e.to_string()))?;
     for index in job.blocks.clone() {
         if !block(index, &prefix, &mut file).map_err(|what| note(&what))? {
             break;
@@ -133,7 +132,7 @@ fn read_blocks(
 /// Writes entries until the engine's end of a channel is dropped.
 pub(super) fn write_entries(
     store: &PrefixStore,
-    identity: &[u8; IDENTITY],
+    kind: &Kind,
     jobs: &Receiver<WriteJob>,
     replies: &Sender<Reply>,
 ) {
@@ -141,7 +140,7 @@ pub(super) fn write_entries(
     while let Ok(job) = jobs.recv() {
         let sent = match job {
             WriteJob::Begin { context, path, replaces } => {
-                let written = write_entry(store, (identity, &context), &path, jobs, replies);
+                let written = write_entry(store, (kind, &context), &path, jobs, replies);
                 let written =
                     written.map(|complete| complete.then(|| store.make_room(&path, replaces)));
                 let note = |e| {
@@ -165,7 +164,7 @@ pub(super) fn write_entries(
 /// Writes one entry, as its blocks arrive. Returns false if it was abandoned.
 fn write_entry(
     store: &PrefixStore,
-    (identity, (namespace, tokens)): (&[u8; IDENTITY], &Context),
+    (kind, (namespace, tokens)): (&Kind, &Context),
     path: &Path,
     jobs: &Receiver<WriteJob>,
     replies: &Sender<Reply>,
@@ -173,24 +172,24 @@ fn write_entry(
     let mut temp = store.temp()?;
     // The hashes of the blocks come before them.
     let blocks = tokens.len().div_ceil(BLOCK);
-    let begin = HEADER + 4 * tokens.len() + 32 * blocks + 32;
+    let begin = head_bytes((tokens.len(), 0), kind.state > 0) + 32;
     temp.as_file_mut().seek(SeekFrom::Start(begin as u64))?;
-    let mut hashes = Vec::with_capacity(blocks);
+    let mut described = Vec::with_capacity(blocks);
     loop {
         match jobs.recv() {
             Ok(WriteJob::Block(bytes)) => {
-                hashes.push(blake3::hash(&bytes));
+                described.push((blake3::hash(&bytes), bytes.len() > kind.block));
                 let written = temp.as_file_mut().write_all(&bytes);
                 let _ = replies.send(Reply::Buffer(bytes)); // the engine may be gone
                 written?;
             }
             Ok(WriteJob::Touch(path)) => touch(&path),
-            Ok(WriteJob::End) if hashes.len() == blocks => break,
+            Ok(WriteJob::End) if described.len() == blocks => break,
             _ => return Ok(false),
         }
     }
     temp.as_file_mut().seek(SeekFrom::Start(0))?;
-    temp.as_file_mut().write_all(&head(identity, (*namespace, tokens), "", hashes.into_iter()))?;
+    temp.as_file_mut().write_all(&head(kind, (*namespace, tokens), "", &described))?;
     store.commit(temp, path)?;
     Ok(true)
 }

@@ -75,7 +75,7 @@ impl Engines {
         self.target.share(seq, ids)?;
         let baked = use_baked(&mut self.target, seq, ids);
         notes.extend(baked.err().filter(|note| !notes.contains(note)));
-        if let Some(store) = self.store.as_ref().filter(|_| self.target.can_store()) {
+        if let Some(store) = &self.store {
             notes.extend(store.load(&mut self.target, seq, ids)?);
         }
         Ok(())
@@ -84,7 +84,7 @@ impl Engines {
     /// Saves the content of a sequence, `ids`, if a store is set and does not contain it yet. The error
     /// states the reason for the failure.
     pub(crate) fn keep(&mut self, seq: SeqId, ids: &[u32]) -> Result<(), String> {
-        match self.store.as_ref().filter(|_| self.target.can_store()) {
+        match &self.store {
             Some(store) => store.save(&mut self.target, seq, ids),
             None => Ok(()),
         }

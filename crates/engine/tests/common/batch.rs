@@ -23,6 +23,11 @@ pub(crate) fn llama() -> Arc<Model> {
     Arc::new(model(&data("tiny/llama-gqa"), Quant::Q8))
 }
 
+/// A model with recurrent layers.
+pub(crate) fn hybrid() -> Arc<Model> {
+    Arc::new(model(&data("tiny/qwen3-5"), Quant::Q8))
+}
+
 /// SmolLM2-135M-Instruct, from the user's cache.
 pub(crate) fn smollm2() -> Arc<Model> {
     let model = ModelRef::parse("smollm2").unwrap();
@@ -62,9 +67,9 @@ pub(crate) fn batch_of(engine: Engine) -> Batch {
     batch
 }
 
-/// `n` ids; prompts of equal `seed` share their beginnings.
+/// `n` ids that all models have; prompts of equal `seed` share their beginnings.
 pub(crate) fn ids(n: usize, seed: u32) -> Vec<u32> {
-    (0..n as u32).map(|i| (i * i * 7 + (i + 1) * (2 * seed + 1) * 11 + 5) % 320).collect()
+    (0..n as u32).map(|i| (i * i * 7 + (i + 1) * (2 * seed + 1) * 11 + 5) % 192).collect()
 }
 
 pub(crate) fn request(prompt: Vec<u32>, max_tokens: usize) -> Request {

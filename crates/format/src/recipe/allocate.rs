@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::{Bits, MatrixShape, Recipe, RecipeError, Size, label, matrices};
-use crate::config::Config;
+use crate::config::{Config, Quant};
 use crate::encoding::Encoding;
 use crate::role::Role;
 
@@ -46,9 +46,10 @@ impl Recipe {
     /// # Errors
     /// The model cannot have so few bits or so many.
     pub fn with_bits(bits: Bits, c: &Config) -> Result<Self, RecipeError> {
-        let groups = groups(c);
+        let (groups, kept) = groups(c);
         let total = |step: usize| {
             let mut size = Size::default();
+            kept.iter().for_each(|m| size.add(Size::read(c, m, Encoding::F32Panel)));
             groups.iter().for_each(|g| size.add(g.size(c, step)));
             size
         };
@@ -64,6 +65,7 @@ impl Recipe {
         for (group, step) in groups.iter().zip(chosen) {
             encodings.extend(group.matrices.iter().map(|m| ((m.layer, m.role), STEPS[step].0)));
         }
+        encodings.extend(kept.iter().map(|m| ((m.layer, m.role), Encoding::F32Panel)));
         Ok(Self { quant: label(c, &encodings), encodings })
     }
 }
@@ -104,11 +106,12 @@ impl Group {
     }
 }
 
-/// The matrices by layer. Gate and up go together, because their panels alternate, and so do embeddings
-/// and output matrix.
-fn groups(c: &Config) -> Vec<Group> {
+/// The matrices by layer, and those that stay f32. Gate and up go together, because their panels alternate,
+/// and so do embeddings and output matrix.
+fn groups(c: &Config) -> (Vec<Group>, Vec<MatrixShape>) {
     let mut groups = BTreeMap::new();
-    for m in matrices(c) {
+    let (kept, others): (Vec<_>, Vec<_>) = matrices(c).partition(|m| Quant::KEPT.contains(&m.role));
+    for m in others {
         let role = match m.role {
             Role::TokenEmbd => Role::Output,
             Role::FfnGate => Role::FfnUp,
@@ -123,7 +126,7 @@ fn groups(c: &Config) -> Vec<Group> {
         group.error += first * sensitivity(m.role) * weights;
         group.matrices.push(m);
     }
-    groups.into_values().collect()
+    (groups.into_values().collect(), kept)
 }
 
 /// KL divergence at 4 bits, if all weights in layers were of this role.

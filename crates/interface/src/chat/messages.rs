@@ -156,7 +156,7 @@ pub(crate) fn model(i: &ModelInfo) -> String {
         i.name,
         i.layers,
         i.vocab,
-        i.quant,
+        i.weights,
         i.kv,
         i.file_bytes / 1_000_000,
         i.ctx,

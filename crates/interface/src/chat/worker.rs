@@ -72,7 +72,8 @@ pub(crate) enum Report {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ModelInfo {
     pub name: String,
-    pub quant: &'static str,
+    /// The precision of the weights.
+    pub weights: String,
     pub kv: &'static str,
     pub file_bytes: u64,
     pub isa: &'static str,
@@ -243,7 +244,7 @@ impl Worker {
         let (file, config) = (engine.model().file(), engine.model().config());
         ModelInfo {
             name: self.name.clone(),
-            quant: config.quant.name(),
+            weights: file.recipe().summary(config),
             kv: engine.kv().name(),
             file_bytes: std::fs::metadata(file.path()).map_or(0, |m| m.len()),
             isa: engine.isa().name(),

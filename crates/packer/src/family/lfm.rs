@@ -127,15 +127,13 @@ fn gguf_sparse(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
 /// Short convolutions on `layers`, if there are any.
 fn convolutions(d: &Description, kernel: u32, layers: Vec<bool>) -> Option<Recurrent> {
     layers.contains(&true).then(|| Recurrent {
-        kind: RecurrentKind::Convolution,
         kernel,
         key_heads: 0,
         key_dim: 0,
         value_heads: 1,
         value_dim: d.config.d_model,
         layers,
-        parallel: false,
-        without_norm: false,
+        ..Recurrent::of(RecurrentKind::Convolution)
     })
 }
 

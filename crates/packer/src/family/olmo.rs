@@ -1,13 +1,14 @@
-//! OLMo 2 and OLMoE: one norm over all queries of a token, and one over all its keys.
+//! OLMo 2, OLMo hybrid and OLMoE: one norm over all queries of a token, and one over all its keys. In OLMo hybrid,
+//! most layers follow the gated delta rule.
 
-use nanoinfer_format::{NormPlace, QkNorm, RouterSoftmax};
+use nanoinfer_format::{NormPlace, QkNorm, Recurrent, RecurrentKind, Role, RouterSoftmax};
 
 use super::spelling::{Family, GgufSpelling, HfSpelling};
 use crate::Error;
 use crate::description::Description;
 use crate::gguf::Keys;
-use crate::hf::{Settings, experts, router_softmax};
-use crate::names::{HF_EXPERTS, HF_POST_NORMS};
+use crate::hf::{Settings, experts, recurrent_layers, router_softmax};
+use crate::names::{Entry, HF_EXPERTS, HF_POST_NORMS};
 
 pub(super) const FAMILY: Family = Family {
     hugging_face: &[
@@ -28,7 +29,14 @@ pub(super) const FAMILY: Family = Family {
             },
             ..HfSpelling::LLAMA
         },
+        HfSpelling {
+            model_type: "olmo_hybrid",
+            own_names: HYBRID_NAMES,
+            adapt: hybrid,
+            ..HfSpelling::LLAMA
+        },
     ],
+    // llama.cpp has no OLMo hybrid.
     gguf: &[
         GgufSpelling { architecture: "olmoe", adapt: gguf_olmoe, ..GgufSpelling::NEOX },
         GgufSpelling {
@@ -41,6 +49,56 @@ pub(super) const FAMILY: Family = Family {
         },
     ],
 };
+
+const HYBRID_NAMES: &[Entry] = &[
+    // In a recurrent layer, the second norm; published models have other names for both.
+    ("post_attention_layernorm", &[Role::AttnPostNorm]),
+    ("post_feedforward_layernorm", &[Role::FfnPostNorm]),
+    ("attention_layer_norm", &[Role::AttnNorm]),
+    ("input_layernorm", &[Role::AttnNorm]),
+    ("feedforward_layer_norm", &[Role::FfnNorm]),
+    ("linear_attn.{q,k,v}_proj", &[Role::SsmQkv]),
+    ("linear_attn.g_proj", &[Role::SsmGate]),
+    ("linear_attn.b_proj", &[Role::SsmBeta]),
+    ("linear_attn.a_proj", &[Role::SsmAlpha]),
+    ("linear_attn.{q,k,v}_conv1d", &[Role::SsmConv]),
+    ("linear_attn.conv1d", &[Role::SsmConv]),
+    ("linear_attn.A_log", &[Role::SsmA]),
+    ("linear_attn.dt_bias", &[Role::SsmDtBias]),
+    ("linear_attn.o_norm", &[Role::SsmNorm]),
+    ("linear_attn.o_proj", &[Role::SsmOut]),
+];
+
+/// OLMo hybrid: OLMo 2 with recurrent layers, whose norms are before their parts.
+fn hybrid(c: &Settings, d: &mut Description) -> Result<(), Error> {
+    post_norms(d);
+    if let Some(rope) = c.object("rope_parameters")?
+        && rope.f64("rope_theta")?.is_none()
+    {
+        d.config.layer_ropes.fill(0);
+    }
+    let (n, heads) = (d.config.windows.len(), d.config.n_heads);
+    let layers = recurrent_layers(c, &["linear_attention"])?;
+    let key_heads = c.u32("linear_num_key_heads")?.unwrap_or(heads);
+    let key_dim = match c.u32("linear_key_head_dim")? {
+        Some(stated) => stated,
+        None => (0.75 * f64::from(d.config.d_model) / f64::from(key_heads.max(1))) as u32,
+    };
+    d.config.recurrent = Some(Recurrent {
+        kernel: c.u32("linear_conv_kernel_dim")?.unwrap_or(4),
+        key_heads,
+        key_dim,
+        value_heads: c.u32("linear_num_value_heads")?.unwrap_or(heads),
+        value_dim: c.u32("linear_value_head_dim")?.unwrap_or(key_dim.saturating_mul(2)),
+        layers: layers.unwrap_or_else(|| (0..n).map(|layer| layer % 4 != 3).collect()),
+        norm_place: Some(NormPlace::Pre),
+        norm_eps: Some(1e-5),
+        // Up to 2, what a key had is replaced by its negative.
+        write_scale: if c.bool("linear_allow_neg_eigval")?.unwrap_or(true) { 2.0 } else { 1.0 },
+        ..Recurrent::of(RecurrentKind::Delta)
+    });
+    Ok(())
+}
 
 /// A mixture of experts on every layer.
 fn olmoe(c: &Settings, d: &mut Description) -> Result<(), Error> {

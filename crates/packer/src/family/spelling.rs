@@ -69,6 +69,8 @@ pub(crate) struct GgufSpelling {
     /// `general.architecture`, and the prefix of the architecture's keys.
     pub(crate) architecture: &'static str,
     pub(crate) rope_type: RopeType,
+    /// Whether the converter sorts the delta rule's heads of values by their number within a key.
+    pub(crate) tiled_heads: bool,
     /// Tensor names that differ from the usual ones (`GGUF_LAYER` in `names.rs`).
     pub(crate) own_names: &'static [Entry],
     /// Turns the description of a Llama with these keys into that of the model.
@@ -78,13 +80,18 @@ pub(crate) struct GgufSpelling {
 impl GgufSpelling {
     /// The usual names with Q and K in Hugging Face's order, to be completed with
     /// `..GgufSpelling::NEOX`.
-    pub(crate) const NEOX: Self =
-        Self { architecture: "", rope_type: RopeType::Neox, own_names: &[], adapt: |_, _| Ok(()) };
+    pub(crate) const NEOX: Self = Self {
+        architecture: "",
+        rope_type: RopeType::Neox,
+        tiled_heads: false,
+        own_names: &[],
+        adapt: |_, _| Ok(()),
+    };
 
     /// The usual names with Q and K permuted, to be completed with `..GgufSpelling::NORM`.
     pub(crate) const NORM: Self = Self { rope_type: RopeType::Norm, ..Self::NEOX };
 
     pub(crate) fn names(&self) -> Names {
-        Names::gguf(self.rope_type, self.own_names)
+        Names::gguf(self.rope_type, self.own_names).with_tiled_heads(self.tiled_heads)
     }
 }

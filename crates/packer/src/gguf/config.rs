@@ -10,7 +10,7 @@ use super::file::Gguf;
 use super::keys::Keys;
 use super::metadata::Metadata;
 use super::{split, text};
-use crate::description::{Biases, Description};
+use crate::description::{Biases, DRAFT_LAYERS, Description};
 use crate::family::{self, GgufSpelling};
 use crate::model::Model;
 use crate::rope::{RopeSpec, Scaling, Yarn, yarn_magnitude};
@@ -34,10 +34,13 @@ pub(crate) fn open(path: &Path) -> Result<Model, Error> {
     let (divisors, tensors): (Vec<_>, Vec<_>) =
         tensors.into_iter().partition(|t| ROPE_TENSORS.contains(&t.name().1));
     let described = describe(&metadata, spelling, &tensors, &divisors)?;
+    let left_out = described.left_out();
     let config = described.config;
     let mut weights = Weights::new(path, described.names);
     for tensor in tensors {
-        weights.insert(tensor, &config)?;
+        if !is_beyond(tensor.name().1, &config) || left_out.is_none() {
+            weights.insert(tensor, &config)?;
+        }
     }
     weights.check(&config, described.biases)?;
     weights.change(described.changes);
@@ -51,7 +54,7 @@ pub(crate) fn open(path: &Path) -> Result<Model, Error> {
         tokenizer: text.tokenizer,
         chat_template: metadata.str("tokenizer.chat_template")?.map(str::to_owned),
         kind: "gguf",
-        notes: text.notes,
+        notes: left_out.into_iter().chain(text.notes).collect(),
         files,
     })
 }
@@ -64,12 +67,20 @@ fn describe(
 ) -> Result<Description, Error> {
     let keys = Keys { metadata, architecture: spelling.architecture };
     let config = common(&keys, tensors)?;
+    let left_out = if draft_layers(&keys)? > 0 { vec![DRAFT_LAYERS] } else { Vec::new() };
     let scaling = scaling(&keys, &config, divisors)?;
     let ropes = vec![RopeSpec { theta: config.rope_theta, scaling }];
     let biases = Biases { norm: Some(false), ..Biases::default() };
     let names = spelling.names();
-    let mut d =
-        Description { config, ropes, biases, names, changes: Vec::new(), row_factors: Vec::new() };
+    let mut d = Description {
+        config,
+        ropes,
+        biases,
+        names,
+        changes: Vec::new(),
+        row_factors: Vec::new(),
+        left_out,
+    };
     (spelling.adapt)(&keys, &mut d)?;
     if let (Some(1..), None) = (keys.u32("expert_count")?, &d.config.experts) {
         let what =
@@ -96,7 +107,11 @@ fn describe(
 fn common(keys: &Keys<'_>, tensors: &[FileTensor]) -> Result<Config, Error> {
     let d_model = keys.size("embedding_length")?;
     let n_heads = keys.need("attention.head_count", keys.per_layer("attention.head_count")?)?;
-    let n_layers = keys.size("block_count")?;
+    let all_layers = keys.size("block_count")?;
+    let Some(n_layers) = all_layers.checked_sub(draft_layers(keys)?) else {
+        let what = format!("is more than block_count {all_layers}");
+        return Err(keys.error("nextn_predict_layers", &what));
+    };
     let head_dim = match keys.u32("attention.key_length")? {
         Some(given) => given,
         None if n_heads > 0 && d_model.is_multiple_of(n_heads) => d_model / n_heads,
@@ -126,7 +141,7 @@ fn common(keys: &Keys<'_>, tensors: &[FileTensor]) -> Result<Config, Error> {
     Ok(Config {
         architecture: keys.architecture.into(),
         d_model,
-        d_ff: keys.need("feed_forward_length", keys.per_layer("feed_forward_length")?)?,
+        d_ff: d_ff(keys)?,
         n_heads,
         n_kv_heads: keys.per_layer("attention.head_count_kv")?.unwrap_or(n_heads),
         vocab_size: u32::try_from(vocab.shape()[0]).unwrap_or(u32::MAX),
@@ -141,6 +156,27 @@ fn common(keys: &Keys<'_>, tensors: &[FileTensor]) -> Result<Config, Error> {
         tied_embeddings: named("output.weight").is_none(),
         ..Config::llama(n_layers, head_dim)
     })
+}
+
+/// Hidden width of the feed-forward network. A model that has only experts need not state it.
+fn d_ff(keys: &Keys<'_>) -> Result<u32, Error> {
+    let key = "feed_forward_length";
+    let stated = match keys.per_layer(key)? {
+        None => keys.u32("expert_shared_feed_forward_length")?,
+        stated => stated,
+    };
+    keys.need(key, stated)
+}
+
+/// Number of layers at the end that draft tokens after the next one.
+fn draft_layers(keys: &Keys<'_>) -> Result<u32, Error> {
+    Ok(keys.u32("nextn_predict_layers")?.unwrap_or(0))
+}
+
+/// Whether a tensor is in a layer that the model does not have.
+fn is_beyond(name: &str, c: &Config) -> bool {
+    let layer = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+    layer.and_then(|(layer, _)| layer.parse().ok()).is_some_and(|layer: u32| layer >= c.n_layers)
 }
 
 fn scaling(keys: &Keys<'_>, c: &Config, divisors: &[FileTensor]) -> Result<Scaling, Error> {

@@ -21,6 +21,15 @@ impl Keys<'_> {
 
     /// Mamba-2 on `layers`, if there are any.
     pub(crate) fn mamba2(&self, layers: Vec<bool>) -> Result<Option<Recurrent>, Error> {
+        self.states(RecurrentKind::Mamba2, layers)
+    }
+
+    /// Recurrence with a matrix per head on `layers`, if there are any.
+    pub(crate) fn states(
+        &self,
+        kind: RecurrentKind,
+        layers: Vec<bool>,
+    ) -> Result<Option<Recurrent>, Error> {
         if !layers.contains(&true) {
             return Ok(None);
         }
@@ -30,15 +39,13 @@ impl Keys<'_> {
             return Err(self.error("ssm.time_step_rank", &what));
         }
         Ok(Some(Recurrent {
-            kind: RecurrentKind::Mamba2,
             kernel: self.size("ssm.conv_kernel")?,
             key_heads: self.size("ssm.group_count")?,
             key_dim: self.size("ssm.state_size")?,
             value_heads: heads,
             value_dim: inner / heads,
             layers,
-            parallel: false,
-            without_norm: false,
+            ..Recurrent::of(kind)
         }))
     }
 

@@ -32,7 +32,8 @@ pub(super) fn read(g: &Metadata, vocab_size: u32) -> Result<Text, Error> {
             generation.bos = keys.id("bos")?;
             let adds = g.bool("tokenizer.ggml.add_bos_token")?.unwrap_or_default();
             generation.add_bos = generation.bos.is_some() && adds;
-            generation.eos = keys.ends(None)?.ends;
+            let eos = keys.id("eos")?;
+            generation.eos = keys.ends(eos)?.ends;
             None
         }
     };
@@ -63,9 +64,9 @@ impl Keys<'_> {
         }
     }
 
-    /// The tokens that are stated to end a response; `usual_eos` if no EOS is.
-    fn ends(&mut self, usual_eos: Option<u32>) -> Result<StatedEnds, Error> {
-        let mut ends: Vec<u32> = self.id("eos")?.or(usual_eos).into_iter().collect();
+    /// The tokens that are stated to end a response.
+    fn ends(&mut self, eos: Option<u32>) -> Result<StatedEnds, Error> {
+        let mut ends: Vec<u32> = eos.into_iter().collect();
         for name in ["eot", "eom"] {
             ends.extend(self.id(name)?.filter(|id| !ends.contains(id)));
         }
@@ -97,9 +98,11 @@ impl Keys<'_> {
         let has_row = |id: &u32| *id < vocab_size;
         let bos = self.id("bos")?.or(usual(1, CONTROL)).filter(has_row);
         let unk = self.id("unknown")?.or(usual(0, UNKNOWN)).filter(has_row);
-        let ends = self.ends(usual(2, CONTROL))?;
+        let eos = self.id("eos")?.or(usual(2, CONTROL));
+        let ends = self.ends(eos)?;
         let adds = sentence_piece || nanoinfer_text::pre_tokenizer_adds_bos(pre);
         let add_bos = bos.is_some() && g.bool(&key("add_bos_token"))?.unwrap_or(adds);
+        let adds_eos = g.bool(&key("add_eos_token"))?.unwrap_or_default();
         let scores = g.floats(&key("scores"))?;
         let vocab = GgufVocab {
             model,
@@ -111,6 +114,7 @@ impl Keys<'_> {
             add_space_prefix: g.bool(&key("add_space_prefix"))?.unwrap_or(true),
             strips_space: strips_space(g)?,
             bos: bos.filter(|_| add_bos),
+            eos: eos.filter(|id| adds_eos && has_row(id)),
             unk,
         };
         let error = |source| Error::Text { path: g.path().into(), source };

@@ -18,6 +18,9 @@ pub(crate) fn describe(c: &Settings) -> Result<Description, Error> {
         let mut d = describe_as(&text, spelling)?;
         d.config.tied_embeddings |= c.bool("tie_word_embeddings")? == Some(true);
         d.names = d.names.of_text_part();
+        if c.has("vision_config") {
+            d.left_out.insert(0, "the vision tower");
+        }
         return Ok(d);
     }
     let spelling = family::hugging_face(model_type).map_err(|supported| {
@@ -93,6 +96,7 @@ fn common(c: &Settings, spelling: &'static HfSpelling) -> Result<Description, Er
         names: spelling.names(),
         changes: Vec::new(),
         row_factors: Vec::new(),
+        left_out: Vec::new(),
     })
 }
 

@@ -23,6 +23,7 @@ pub(crate) fn open(folder: &Path) -> Result<Model, Error> {
     }
     let settings = Settings::read(&path)?;
     let described = describe(&settings)?;
+    let left_out = described.left_out();
     let mut config = described.config;
     let Shards { files: shards, index, open } = shards(folder)?;
     let mut weights = Weights::new(folder, described.names);
@@ -31,7 +32,9 @@ pub(crate) fn open(folder: &Path) -> Result<Model, Error> {
             weights.insert(tensor, &config)?;
         }
     }
-    let mut notes: Vec<String> = weights.settle_output(&mut config)?.into_iter().collect();
+    weights.join();
+    let output = weights.settle_output(&mut config)?;
+    let mut notes: Vec<String> = left_out.into_iter().chain(output).collect();
     weights.check(&config, described.biases)?;
     weights.change(described.changes);
     weights.scale_rows(described.row_factors);

@@ -1,6 +1,6 @@
 //! Settings of a `config.json` that several families share: windows and experts.
 
-use nanoinfer_format::{Experts, RouterSoftmax};
+use nanoinfer_format::{Experts, RouterSoftmax, SharedExpert};
 
 use super::settings::Settings;
 use crate::Error;
@@ -72,6 +72,12 @@ pub(crate) fn experts(
         router_sigmoid: false,
         router_bias: false,
     })
+}
+
+/// The feed-forward network beside the experts, `shared_expert_intermediate_size` wide, with a gate.
+pub(crate) fn shared_expert(c: &Settings) -> Result<Option<SharedExpert>, Error> {
+    let d_ff = c.u32("shared_expert_intermediate_size")?.unwrap_or(512);
+    Ok(Some(SharedExpert { d_ff, gate: true }))
 }
 
 /// `norm_topk_prob`: whether the weights of the chosen experts sum to 1.

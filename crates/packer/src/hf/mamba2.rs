@@ -37,15 +37,13 @@ impl Mamba2Sizes {
             return Err(c.error(self.heads.0, what));
         }
         let recurrent = Recurrent {
-            kind: RecurrentKind::Mamba2,
             kernel: size(self.kernel)?,
             key_heads: size(self.groups)?,
             key_dim: size(self.state)?,
             value_heads: heads,
             value_dim: inner / heads,
             layers,
-            parallel: false,
-            without_norm: false,
+            ..Recurrent::of(RecurrentKind::Mamba2)
         };
         Ok(recurrent.layers.contains(&true).then_some(recurrent))
     }

@@ -141,6 +141,7 @@ fn gpt2(
         merges: Some(&pairs),
         add_space_prefix: false,
         bos: None,
+        eos: None,
         unk: None,
         strips_space: false,
     })

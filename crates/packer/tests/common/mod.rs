@@ -1,6 +1,7 @@
 //! The oracles of these tests: a small safetensors writer and a naive reader of `.nano` tensors.
 #![allow(dead_code)] // each test file uses only some of it
 
+pub(crate) mod delta;
 pub(crate) mod gguf;
 pub(crate) mod torch;
 

@@ -1,6 +1,7 @@
 //! Prompts that are read, but not answered: for embeddings and rankings.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use nanoinfer_engine::{BatchOptions, PromptOutput, PromptValues, Request, Stats};
@@ -26,26 +27,32 @@ pub(crate) struct Read {
     pub(crate) stats: Stats,
 }
 
-/// Reads prompts, whose results are in the same order. Dropping the future cancels what is left.
+/// Reads prompts, whose results are in the same order; `begun` counts the tokens of those that the engine has begun
+/// to read. Dropping the future cancels what is left.
 pub(crate) async fn read(
     served: &Arc<ServedModel>,
     (prompts, output): (Vec<Vec<u32>>, PromptOutput),
     caller: Caller,
+    begun: &AtomicUsize,
 ) -> Result<Vec<Read>, Problem> {
     let each = prompts.into_iter().map(|prompt| {
         let output = Some(output.clone());
         let class = Request::default().class.max(caller.class);
         let Caller { key, namespace, .. } = caller;
         let request = Request { prompt, output, class, key, namespace, ..Request::default() };
-        one(Arc::clone(served), request)
+        one(served, request, begun)
     });
     stream::iter(each).buffered(served.at_once).try_collect().await
 }
 
-async fn one(served: Arc<ServedModel>, request: Request) -> Result<Read, Problem> {
+async fn one(served: &ServedModel, request: Request, begun: &AtomicUsize) -> Result<Read, Problem> {
+    let mut tokens = request.prompt.len();
     let mut stream = served.link.submit(vec![request]).await?;
     let mut values = None;
     while let Some((_, event)) = stream.next().await {
+        if !matches!(event, Happened::Failed(_)) {
+            begun.fetch_add(std::mem::take(&mut tokens), Ordering::Relaxed);
+        }
         match event {
             Happened::Prompt(found) => values = Some(found),
             Happened::Finished { stats, .. } => {

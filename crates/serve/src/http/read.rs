@@ -1,6 +1,7 @@
 //! From a request to what was read of its prompts: embeddings and rankings.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use axum::body::Body;
@@ -39,19 +40,24 @@ pub(crate) async fn read(
         return Err(Problem::draining()); // it has begun since
     }
     let Reading { prompts, output, write } = reading;
-    app.spend(&who, prompts.iter().map(Vec::len).sum(), Instant::now())?;
-    let reading = read::read(&served, (prompts, output), app.caller(&who));
+    let (tokens, begun) = (prompts.iter().map(Vec::len).sum::<usize>(), AtomicUsize::new(0));
+    let payer = app.spend(&who, tokens, Instant::now())?;
+    let reading = read::read(&served, (prompts, output), app.caller(&who), &begun);
     let longest = [timeout, app.options.max_time].into_iter().flatten().min();
     let all = match longest.and_then(|time| started.checked_add(time)) {
-        None => reading.await?,
-        Some(deadline) => match tokio::time::timeout_at(deadline.into(), reading).await {
-            Ok(all) => all?,
-            Err(_) => {
+        None => reading.await,
+        Some(deadline) => {
+            tokio::time::timeout_at(deadline.into(), reading).await.unwrap_or_else(|_| {
                 let message = "the time limit was reached before all inputs were read";
-                return Err(Problem::new(Kind::Deadline, message));
-            }
-        },
+                Err(Problem::new(Kind::Deadline, message))
+            })
+        }
     };
+    let all = all.inspect_err(|_| {
+        if let Some(payer) = &payer {
+            payer.give_back(tokens - begun.load(Ordering::Relaxed));
+        }
+    })?;
     let json = generate::blocking(move || Ok(write(&served, all))).await?;
     Ok(reply::with_type(200, "application/json", json.into()))
 }

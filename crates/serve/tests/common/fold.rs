@@ -2,6 +2,9 @@
 
 use serde_json::{Value, json};
 
+use super::client::Event;
+use super::{Running, with};
+
 pub(crate) const CHAT: &str = "/v1/chat/completions";
 pub(crate) const MESSAGES: &str = "/v1/messages";
 pub(crate) const RESPONSES: &str = "/v1/responses";
@@ -133,4 +136,50 @@ pub(crate) fn folded(path: &str, events: &[Value]) -> (Vec<Part>, Value) {
         }
     }
     (parts, end)
+}
+
+/// The request of a chat in the form of another API.
+pub(crate) fn in_form(path: &str, body: &Value) -> Value {
+    let mut body = body.clone();
+    match path {
+        RESPONSES => {
+            body["input"] = body["messages"].take();
+            body["max_output_tokens"] = body["max_tokens"].take();
+            body.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+        }
+        OLLAMA => {
+            let options = json!({"num_predict": body["max_tokens"], "seed": body["seed"]});
+            body["options"] = options;
+        }
+        _ => {}
+    }
+    body
+}
+
+/// Tools in the form of an API.
+pub(crate) fn tools_for(path: &str, tools: &Value) -> Value {
+    let of = |tool: &Value| {
+        let function = &tool["function"];
+        match path {
+            MESSAGES => {
+                let mut tool = function.clone();
+                let schema = tool.as_object_mut().unwrap().remove("parameters");
+                with(tool, json!({"input_schema": schema}))
+            }
+            RESPONSES => with(function.clone(), json!({"type": "function"})),
+            _ => tool.clone(),
+        }
+    };
+    tools.as_array().unwrap().iter().map(of).collect()
+}
+
+/// The events of a streamed answer.
+pub(crate) fn streamed(server: &Running, path: &str, body: &Value) -> Vec<Value> {
+    let body = with(body.clone(), json!({"stream": true}));
+    if path == OLLAMA {
+        let lines = server.post(path, &body).text();
+        return lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    }
+    let events = server.stream(path, &body).events();
+    events.iter().filter(|e| e.data.as_deref() != Some("[DONE]")).map(Event::json).collect()
 }

@@ -66,6 +66,11 @@ fn talking() -> Model {
     made(TEMPLATE, &[], 257, &[])
 }
 
+/// The same model with a published template, whose markers are tokens.
+pub(crate) fn published(template: &str, markers: &[&str]) -> Arc<Model> {
+    Arc::new(made(template, markers, END, &[]))
+}
+
 /// The tokens for `yes` and `no` of [`judge`].
 pub(crate) const YES_NO: [u32; 2] = [301, 302];
 

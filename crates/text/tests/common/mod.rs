@@ -40,6 +40,7 @@ impl SmolGguf {
             add_space_prefix: false,
             strips_space: false,
             bos: None,
+            eos: None,
             unk: Some(self.unk),
         }
     }

@@ -18,7 +18,16 @@ use super::put_all;
 const GROUPS: &[(&str, &[Stage])] = &[
     ("norm", &[Stage::Embed, Stage::Norm]),
     ("QKV", &[Stage::Qkv, Stage::Cache]),
-    ("attention", &[Stage::Attention, Stage::PackAttention, Stage::AttnOutput]),
+    (
+        "attention",
+        &[
+            Stage::Attention,
+            Stage::Convolve,
+            Stage::States,
+            Stage::PackAttention,
+            Stage::AttnOutput,
+        ],
+    ),
     ("FFN", &[Stage::GateUp, Stage::Down]),
     ("head", &[Stage::Head]),
     ("sampling", &[Stage::Sampling]),

@@ -88,7 +88,7 @@ fn machine(app: &App) -> Line<'_> {
     let i = &app.info;
     Line::from(vec![
         Span::styled(i.name.as_str(), app.theme.strong()),
-        Span::raw(format!(" {} · {}", i.quant, size(i.file_bytes))),
+        Span::raw(format!(" {} · {}", i.weights, size(i.file_bytes))),
     ])
 }
 

@@ -1,0 +1,297 @@
+//! Weights that are stored in another order, or as functions of other values, than in the source.
+
+use std::ops::Range;
+use std::path::Path;
+
+use nanoinfer_kernels::{ExpWeights, Kernels};
+
+use crate::Error;
+use crate::source::{FileTensor, TensorSource};
+
+/// Some rows of a tensor, in another order.
+pub(crate) struct Runs {
+    pub(crate) inner: FileTensor,
+    /// Rows of `inner`, in the order of this tensor, and how many are before them.
+    runs: Vec<(usize, Range<usize>)>,
+    rows: usize,
+}
+
+impl Runs {
+    /// Rows `runs` of a tensor, one run after the other. Those beyond its end are left out, so that a wrong
+    /// size shows in the shape.
+    pub(crate) fn new(inner: FileTensor, runs: impl IntoIterator<Item = Range<usize>>) -> Self {
+        let (end, mut rows) = (inner.shape()[0], 0);
+        let run = |run: Range<usize>| {
+            let (at, run) = (rows, run.start.min(end)..run.end.min(end));
+            rows += run.len();
+            (at, run)
+        };
+        let runs = runs.into_iter().map(run).collect();
+        Self { inner, runs, rows }
+    }
+}
+
+impl TensorSource for Runs {
+    fn name(&self) -> (&Path, &str) {
+        self.inner.name()
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        [self.rows, self.inner.shape()[1]]
+    }
+
+    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
+        let (k, mut out) = (self.shape()[1], out);
+        let first = self.runs.partition_point(|(at, run)| at + run.len() <= rows.start);
+        for (at, run) in self.runs[first..].iter().take_while(|(at, _)| *at < rows.end) {
+            let from = run.start + rows.start.saturating_sub(*at);
+            let to = run.end.min(run.start + (rows.end - at));
+            let (now, later) = out.split_at_mut((to - from) * k);
+            self.inner.read_rows(from..to, now)?;
+            out = later;
+        }
+        Ok(())
+    }
+
+    fn format(&self) -> Option<(&'static str, f64)> {
+        self.inner.format()
+    }
+}
+
+/// Several tensors, one after the other.
+pub(crate) struct Joined {
+    parts: Vec<Box<dyn TensorSource>>,
+}
+
+impl Joined {
+    /// `parts` has at least one part.
+    pub(crate) fn new(parts: Vec<Box<dyn TensorSource>>) -> Self {
+        Self { parts }
+    }
+}
+
+impl TensorSource for Joined {
+    fn name(&self) -> (&Path, &str) {
+        self.parts[0].name()
+    }
+
+    /// No row has 0 inputs, so parts of different widths are refused.
+    fn shape(&self) -> [usize; 2] {
+        let k = self.parts[0].shape()[1];
+        let fits = self.parts.iter().all(|part| part.shape()[1] == k);
+        let rows = self.parts.iter().map(|part| part.shape()[0]).fold(0, usize::saturating_add);
+        [rows, if fits { k } else { 0 }]
+    }
+
+    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
+        let (k, mut out, mut at) = (self.shape()[1], out, 0);
+        for part in &self.parts {
+            let n = part.shape()[0];
+            let clip = |row: usize| row.clamp(at, at + n) - at;
+            let own = clip(rows.start)..clip(rows.end);
+            let (now, later) = out.split_at_mut(own.len() * k);
+            if !own.is_empty() {
+                part.read_rows(own, now)?;
+            }
+            (out, at) = (later, at + n);
+        }
+        Ok(())
+    }
+
+    fn format(&self) -> Option<(&'static str, f64)> {
+        self.parts[0].format()
+    }
+}
+
+/// A small matrix with rows and inputs exchanged.
+pub(crate) struct Transposed {
+    pub(crate) inner: Box<dyn TensorSource>,
+}
+
+impl TensorSource for Transposed {
+    fn name(&self) -> (&Path, &str) {
+        self.inner.name()
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        let [n, k] = self.inner.shape();
+        [k, n]
+    }
+
+    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
+        let [n, k] = self.inner.shape();
+        let mut all = vec![0.0; n * k];
+        self.inner.read_rows(0..n, &mut all)?;
+        for (row, out) in rows.zip(out.chunks_exact_mut(n)) {
+            for (to, from) in out.iter_mut().zip(all.iter().skip(row).step_by(k)) {
+                *to = *from;
+            }
+        }
+        Ok(())
+    }
+
+    fn format(&self) -> Option<(&'static str, f64)> {
+        self.inner.format()
+    }
+}
+
+/// A matrix whose inputs are in another order.
+pub(crate) struct Inputs {
+    pub(crate) inner: FileTensor,
+    /// Inputs of `inner`, in the order of this matrix: all of them.
+    pub(crate) runs: Vec<Range<usize>>,
+}
+
+impl TensorSource for Inputs {
+    fn name(&self) -> (&Path, &str) {
+        self.inner.name()
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        self.inner.shape()
+    }
+
+    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
+        let k = self.shape()[1];
+        self.inner.read_rows(rows, out)?;
+        let mut row = Vec::with_capacity(k);
+        for out in out.chunks_exact_mut(k) {
+            row.clear();
+            self.runs.iter().for_each(|run| row.extend_from_slice(&out[run.clone()]));
+            out.copy_from_slice(&row);
+        }
+        Ok(())
+    }
+
+    fn format(&self) -> Option<(&'static str, f64)> {
+        self.inner.format()
+    }
+}
+
+/// The negative exponentials of weights.
+pub(crate) struct MinusExp {
+    pub(crate) inner: Box<dyn TensorSource>,
+}
+
+impl TensorSource for MinusExp {
+    fn name(&self) -> (&Path, &str) {
+        self.inner.name()
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        self.inner.shape()
+    }
+
+    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
+        let mut logits = vec![0.0; out.len()];
+        self.inner.read_rows(rows, &mut logits)?;
+        // The kernels' exponential has the same bits on every machine.
+        let kernels = Kernels::best();
+        kernels.exp_weights(ExpWeights { logits: &logits, max: 0.0, scale: 1.0, out });
+        out.iter_mut().for_each(|x| *x = -*x);
+        Ok(())
+    }
+
+    fn format(&self) -> Option<(&'static str, f64)> {
+        self.inner.format()
+    }
+}
+
+/// Weights times `factor` plus `offset`.
+pub(crate) struct Affine {
+    pub(crate) inner: Box<dyn TensorSource>,
+    pub(crate) factor: f32,
+    pub(crate) offset: f32,
+}
+
+impl TensorSource for Affine {
+    fn name(&self) -> (&Path, &str) {
+        self.inner.name()
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        self.inner.shape()
+    }
+
+    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
+        self.inner.read_rows(rows, out)?;
+        for w in out {
+            *w = *w * self.factor + self.offset;
+        }
+        Ok(())
+    }
+
+    fn format(&self) -> Option<(&'static str, f64)> {
+        self.inner.format()
+    }
+}
+
+/// Weights of which some rows are multiplied by a factor.
+pub(crate) struct ScaledRows {
+    pub(crate) inner: Box<dyn TensorSource>,
+    pub(crate) rows: Range<usize>,
+    pub(crate) factor: f32,
+}
+
+impl TensorSource for ScaledRows {
+    fn name(&self) -> (&Path, &str) {
+        self.inner.name()
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        self.inner.shape()
+    }
+
+    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
+        let k = self.shape()[1];
+        self.inner.read_rows(rows.clone(), out)?;
+        for (row, values) in rows.zip(out.chunks_exact_mut(k)) {
+            if self.rows.contains(&row) {
+                values.iter_mut().for_each(|w| *w *= self.factor);
+            }
+        }
+        Ok(())
+    }
+
+    fn format(&self) -> Option<(&'static str, f64)> {
+        self.inner.format()
+    }
+}
+
+/// Query or key rows as GGUF stores them for Llama, restored to their original order.
+///
+/// In llama.cpp, RoPE pairs neighbouring rows (`i`, `i+1`); in Hugging Face and in this engine, it
+/// pairs rows half a head apart (`i`, `i+head_dim/2`). llama.cpp's converter moved row
+/// `h·head_dim/2+j` of a head to `2j+h`.
+pub(crate) struct Unpermuted {
+    pub(crate) inner: FileTensor,
+    pub(crate) head_dim: usize,
+}
+
+impl TensorSource for Unpermuted {
+    fn name(&self) -> (&Path, &str) {
+        self.inner.name()
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        self.inner.shape()
+    }
+
+    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
+        let (k, half) = (self.shape()[1], self.head_dim / 2);
+        let first_head = rows.start / self.head_dim * self.head_dim;
+        let end = rows.end.next_multiple_of(self.head_dim).min(self.shape()[0]);
+        let mut heads = vec![0.0; (end - first_head) * k];
+        self.inner.read_rows(first_head..end, &mut heads)?;
+        for (row, dst) in rows.zip(out.chunks_exact_mut(k)) {
+            let (head, r) = (row / self.head_dim * self.head_dim, row % self.head_dim);
+            let from = head + 2 * (r % half) + r / half - first_head;
+            dst.copy_from_slice(&heads[from * k..(from + 1) * k]);
+        }
+        Ok(())
+    }
+
+    fn format(&self) -> Option<(&'static str, f64)> {
+        self.inner.format()
+    }
+}

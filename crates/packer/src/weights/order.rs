@@ -1,0 +1,91 @@
+//! The order of a weight's rows in its source: alone in a tensor, one of several, or in blocks that alternate
+//! with those of another weight.
+
+use std::iter::once;
+use std::ops::Range;
+
+use nanoinfer_format::{Config, Role};
+
+use crate::names::{Meaning, Names, RopeType};
+use crate::source::derived::{Inputs, MinusExp, Runs, Transposed, Unpermuted};
+use crate::source::{FileTensor, TensorSource};
+
+/// The weight (or bias) `role` in a tensor, with the values and in the order in which it is packed. `rows` are
+/// its rows if those of several weights follow each other.
+pub(super) fn source(
+    names: &Names,
+    tensor: &FileTensor,
+    (meaning, role, rows): (Meaning, Role, Range<usize>),
+    c: &Config,
+) -> Box<dyn TensorSource> {
+    let (inner, [n, k]) = (tensor.clone(), tensor.shape());
+    if names.rope_type == RopeType::Norm && matches!(role, Role::AttnQ | Role::AttnK) {
+        return Box::new(Unpermuted { inner, head_dim: c.head_dim as usize });
+    }
+    // A tensor of another size is left as it is, and refused for it.
+    let tiled = |len: usize| {
+        let runs = if names.tiled_heads { tiled_heads(role, c)? } else { return None };
+        (runs.iter().map(Range::len).sum::<usize>() == len).then_some(runs)
+    };
+    if role == Role::SsmOut
+        && let Some(runs) = tiled(k)
+    {
+        return Box::new(Inputs { inner, runs });
+    }
+    let weight: Box<dyn TensorSource> =
+        match interleaved(meaning.roles, role, n, c).or_else(|| tiled(n)) {
+            Some(runs) => Box::new(Runs::new(inner, runs)),
+            None if rows == (0..n) => Box::new(inner),
+            None => Box::new(Runs::new(inner, [rows])),
+        };
+    match role {
+        // Of several tensors, `Weights::join` transposes the whole.
+        Role::SsmConv if !meaning.bias && meaning.expert.is_none() => {
+            Box::new(Transposed { inner: weight })
+        }
+        Role::SsmA if tensor.name().1.ends_with("A_log") => Box::new(MinusExp { inner: weight }),
+        _ => weight,
+    }
+}
+
+/// The rows of `role` in a tensor of `n` rows in which two weights alternate: head by head, key by key, or
+/// expert by expert. `None` in other tensors.
+fn interleaved(roles: &[Role], role: Role, n: usize, c: &Config) -> Option<Vec<Range<usize>>> {
+    let r = c.recurrent.as_ref();
+    // The last block of each unit belongs to the second weight, all others to the first.
+    let blocks = match roles {
+        [Role::AttnQ, Role::AttnGate] => vec![c.head_dim as usize; 2],
+        [Role::FfnGateExperts, Role::FfnUpExperts] => vec![c.experts.as_ref()?.d_ff as usize; 2],
+        [Role::SsmBeta, Role::SsmAlpha] => vec![r?.per_key(); 2],
+        [Role::SsmQkv, Role::SsmGate] => {
+            let (key, values) = (r?.key_dim as usize, r?.per_key() * r?.value_dim as usize);
+            vec![key, key, values, values]
+        }
+        _ => return None,
+    };
+    let last = blocks.len() - 1;
+    let own = if roles.first() == Some(&role) { 0..last } else { last..blocks.len() };
+    let unit = blocks.iter().sum::<usize>().max(1);
+    let runs = |block: usize| {
+        let from = blocks[..block].iter().sum::<usize>();
+        let to = from + blocks[block];
+        (0..n).step_by(unit).map(move |first| first + from..first + to)
+    };
+    Some(own.flat_map(runs).collect())
+}
+
+/// Rows of a weight, or inputs of `ssm_out`, where heads of values are grouped by their key, in a source that has
+/// the first head of each key, then the second one of each, and so on. `None` for weights without such heads.
+fn tiled_heads(role: Role, c: &Config) -> Option<Vec<Range<usize>>> {
+    let r = c.recurrent.as_ref()?;
+    let (first, width) = match role {
+        Role::SsmQkv | Role::SsmConv => (2 * r.keys(), r.value_dim as usize),
+        Role::SsmGate | Role::SsmOut => (0, r.value_dim as usize),
+        Role::SsmBeta | Role::SsmAlpha | Role::SsmA | Role::SsmDtBias => (0, 1),
+        _ => return None,
+    };
+    let keys = r.key_heads as usize;
+    let heads = (0..keys).flat_map(|key| (0..r.per_key()).map(move |value| value * keys + key));
+    let heads = heads.map(|head| first + head * width..first + (head + 1) * width);
+    Some(once(0..first).chain(heads).collect())
+}
