@@ -49,6 +49,16 @@ fn a_calibrated_file_differs_only_by_its_text_and_seed() {
 }
 
 #[test]
+fn each_layer_of_a_hybrid_corrects_errors_of_those_before_it() {
+    let text = || Some(Text::Own(OwnText { texts: 2, seed: 0 }));
+    // Layers of each kind alone, experts beside recurrences, layers of one part, and of attention and a recurrence.
+    for name in ["qwen3-5", "granite4-experts", "nemotron-h-experts", "falcon-h1"] {
+        let (calibrated, _) = convert(name, Quant::Q3, text());
+        assert!(calibrated != convert(name, Quant::Q3, None).0, "{name}");
+    }
+}
+
+#[test]
 fn eight_bits_need_no_calibration() {
     let (calibrated, messages) =
         convert("llama-gqa", Quant::Q8, Some(Text::Own(OwnText::default())));

@@ -1,8 +1,8 @@
 //! One forward pass, as run by every worker.
 //!
 //! Reads like the paper: a layer is norm, QKV, RoPE and cache, attention (or projection and recurrence, or
-//! both), output, norm, and then either gate and up, and down, or experts. Architectures differ only in config data read by the steps; no step
-//! depends on a model's name.
+//! both), output, norm, and then either gate and up, and down, or experts. Architectures differ only in config
+//! data read by the steps; no step depends on a model's name.
 //!
 //! A step is a method of [`Pass`] in another file and contains no barrier. The functions here
 //! alternate steps and barriers, so the barriers of a pass can be counted by reading:
@@ -22,7 +22,7 @@ use super::product::Dest;
 use super::profile::Stage;
 use super::scratch::Local;
 use crate::model::weights::{Attention, Dense, ExpertMatrices, Ffn, Layer, Matrix, RecurrentMixer};
-use crate::pool::Worker;
+use crate::pool::{Shared, Worker};
 
 impl Pass<'_> {
     /// Runs the whole pass. Returns whether it was cancelled; the result is the same on every worker.
@@ -81,22 +81,12 @@ impl Pass<'_> {
         let needs = layer.projections().fold(Needs::default(), needs);
         self.pack_norm(w, local, layer.attn_norm.as_ref(), needs);
         self.end_packing(w, local, m, Stage::Norm);
-        let Local { inputs, decoded, .. } = &mut *local;
         if let Some(Attention { qkv, .. }) = &layer.attention {
-            let to = Dest::Store(&self.scratch.qkv);
-            self.matmul(w, qkv, self.input(inputs, m), to, decoded);
+            self.project(w, local, &self.scratch.qkv, (qkv, Role::AttnQkv, at));
         }
         if let Some(RecurrentMixer { input, .. }) = &layer.recurrent {
-            let to = Dest::Store(&self.scratch.projected);
-            self.matmul(w, input, self.input(inputs, m), to, decoded);
+            self.project(w, local, &self.scratch.projected, (input, Role::SsmIn, at));
         }
-        for (matrix, role) in [
-            (layer.attention.as_ref().map(|a| &a.qkv), Role::AttnQkv),
-            (layer.recurrent.as_ref().map(|r| &r.input), Role::SsmIn),
-        ] {
-            matrix.into_iter().for_each(|matrix| self.observe_inputs(w, local, (matrix, role, at)));
-        }
-        local.end(w, Stage::Qkv);
         if let Some(attention) = &layer.attention {
             let output = &attention.output;
             self.attend(w, local, attention, index);
@@ -108,6 +98,20 @@ impl Pass<'_> {
             self.pack_recurrent(w, local, mixer);
             self.add_output(w, local, layer, (&mixer.output, Role::SsmOut, at));
         }
+    }
+
+    /// Stores the product of the packed inputs of a layer.
+    fn project(
+        &self,
+        w: &mut Worker<'_>,
+        local: &mut Local,
+        to: &Shared<f32>,
+        at: (&Matrix, Role, Option<usize>),
+    ) {
+        let Local { inputs, decoded, .. } = &mut *local;
+        self.matmul(w, at.0, self.input(inputs, self.m()), Dest::Store(to), decoded);
+        self.observe_inputs(w, local, at);
+        local.end(w, Stage::Qkv);
     }
 
     /// Adds the product of packed inputs to the residual stream.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use nanoinfer_engine::{BatchToken, Engine, EngineOptions, Model};
 use nanoinfer_format::{
-    Config, Encoding, Experts, NanoFile, Recipe, Role, Staged, TensorSpec, Writer, matrices,
+    Config, Encoding, Experts, NanoFile, Recipe, Recurrent, Role, Staged, TensorSpec, Writer,
+    matrices,
 };
 
 /// Layers of the temporary model: the one to run, and one on each side.
@@ -68,11 +69,14 @@ impl Quantized {
     }
 
     /// Writes a model of copies of the stored layer, and returns the layer to run. A pass begins with
-    /// embeddings if that is the first, and computes logits if it is the last, so there is a copy behind it,
-    /// and one before it unless it is the model's first.
+    /// embeddings if that is the first, and computes logits if it is the last, so there is a layer behind it,
+    /// and a copy before it unless it is the model's first. Every model has attention, so the layer behind is
+    /// one of `file` that has it if the stored one does not.
     fn write(&self, file: &NanoFile, index: usize) -> Result<(Staged, Range<usize>), Failure> {
-        let copies = if index == 0 { 2 } else { MAX_COPIES };
-        let config = copied(file.config(), index, copies);
+        let run = if index == 0 { 0 } else { MAX_COPIES - 2 };
+        let behind = behind(file.config(), index);
+        let layers: Vec<usize> = (0..=run).map(|_| index).chain([behind]).collect();
+        let config = picked(file.config(), &layers);
         let mut writer = Writer::create(self.folder.join("calibration.nano"))?;
         let mut put = |spec: TensorSpec, bytes: &[u8]| {
             writer.begin(spec)?;
@@ -81,56 +85,75 @@ impl Quantized {
         };
         let of_model =
             file.tensors().iter().filter(|t| t.spec.layer.is_none() && t.spec.role != Role::Output);
-        let (before, behind): (Vec<_>, Vec<_>) =
+        let (first, last): (Vec<_>, Vec<_>) =
             of_model.partition(|t| matches!(t.spec.role, Role::TokenEmbd | Role::RopeTurns));
-        for tensor in before {
+        for tensor in first {
             put(tensor.spec.clone(), file.bytes(tensor))?;
         }
-        for layer in 0..copies as u32 {
-            for (spec, bytes) in &self.layer {
-                let mut spec = spec.clone();
-                spec.layer = Some(layer);
-                put(spec, bytes)?;
+        for (&from, layer) in layers.iter().zip(0..) {
+            let of_file = file.tensors().iter().filter(|t| t.spec.layer == Some(from as u32));
+            let stored = self.layer.iter().map(|(spec, bytes)| (spec, &**bytes));
+            let tensors: Vec<(&TensorSpec, &[u8])> = if from == index {
+                stored.collect()
+            } else {
+                of_file.map(|t| (&t.spec, file.bytes(t))).collect()
+            };
+            for (spec, bytes) in tensors {
+                put(TensorSpec { layer: Some(layer), ..spec.clone() }, bytes)?;
             }
         }
-        for tensor in behind {
+        for tensor in last {
             put(tensor.spec.clone(), file.bytes(tensor))?;
         }
-        let run = copies - 2;
         Ok((writer.finish(&config, file.generation())?, run..run + 1))
     }
 }
 
 /// Maximum size of the matrices in the file that [`Quantized::write`] writes: the embeddings, in 8 bits, and
-/// copies of the largest layer.
+/// copies of the largest layer, one of them in 8 bits if it is another one.
 pub(crate) fn correction_bytes(c: &Config, recipe: &Recipe) -> u64 {
-    let (mut embeddings, mut layers) = (0u64, BTreeMap::<u32, u64>::new());
+    let (mut embeddings, mut layers, mut behind) = (0u64, BTreeMap::<u32, u64>::new(), 0u64);
+    let other = (0..c.n_layers as usize).map(|layer| (layer, self::behind(c, layer)));
+    let other = other.filter(|(layer, behind)| layer != behind).map(|(_, behind)| behind).next();
     for m in matrices(c) {
+        let in_8_bits = m.bytes(Encoding::Q8Panel);
         match m.layer {
             Some(layer) => {
                 let bytes = layers.entry(layer).or_default();
                 *bytes = bytes.saturating_add(m.bytes(recipe.encoding(m.layer, m.role)));
+                if other == Some(layer as usize) {
+                    behind = behind.saturating_add(in_8_bits);
+                }
             }
-            None if m.role == Role::TokenEmbd => embeddings = m.bytes(Encoding::Q8Panel),
+            None if m.role == Role::TokenEmbd => embeddings = in_8_bits,
             None => {}
         }
     }
     let largest = layers.into_values().max().unwrap_or(0);
-    embeddings.saturating_add(largest.saturating_mul(MAX_COPIES as u64))
+    let copies = largest.saturating_mul(MAX_COPIES as u64 - 1);
+    embeddings.saturating_add(copies).saturating_add(largest.max(behind))
 }
 
-/// The config of a model whose layers are copies of one.
-fn copied(c: &Config, index: usize, copies: usize) -> Config {
-    let experts = c
-        .experts
-        .as_ref()
-        .map(|e| Experts { layers: vec![e.layers.get(index) == Some(&true); copies], ..e.clone() });
+/// The layer behind a copy of layer `index`: another copy, or the first one with attention.
+fn behind(c: &Config, index: usize) -> usize {
+    let attends = |layer: &usize| c.attends(*layer);
+    Some(index).filter(attends).or((0..c.n_layers as usize).find(attends)).unwrap_or(index)
+}
+
+/// The config of a model that consists of these layers.
+fn picked(c: &Config, layers: &[usize]) -> Config {
+    let flags = |all: &[bool]| layers.iter().map(|&i| all.get(i) == Some(&true)).collect();
+    let experts = c.experts.as_ref().map(|e| Experts { layers: flags(&e.layers), ..e.clone() });
+    let recurrent =
+        c.recurrent.as_ref().map(|r| Recurrent { layers: flags(&r.layers), ..r.clone() });
     Config {
-        n_layers: copies as u32,
-        windows: vec![c.windows[index]; copies],
-        layer_ropes: vec![c.layer_ropes[index]; copies],
+        n_layers: layers.len() as u32,
+        windows: layers.iter().map(|&i| c.windows[i]).collect(),
+        layer_ropes: layers.iter().map(|&i| c.layer_ropes[i]).collect(),
+        layer_parts: layers.iter().filter_map(|&i| c.layer_parts.get(i).copied()).collect(),
         tied_embeddings: true,
         experts: experts.filter(|e| e.layers.contains(&true)),
+        recurrent: recurrent.filter(|r| r.layers.contains(&true)),
         ..c.clone()
     }
 }
