@@ -36,7 +36,8 @@ NEMOTRON = dict(num_hidden_layers=None, head_dim=16, ssm_state_size=32, mamba_nu
 MODELS = {
     # Sigmoid scores with a bias; a layer without experts, before and on short convolutions.
     "lfm2-experts": of("Lfm2Moe", layer_types=["conv", "full_attention", "conv"], num_dense_layers=1,
-        num_experts=6, num_experts_per_tok=2, moe_intermediate_size=24, routed_scaling_factor=1.5),
+        num_experts=6, num_experts_per_tok=2, moe_intermediate_size=24, routed_scaling_factor=1.5,
+        tie_word_embeddings=False),
     # Experts beside a shared network without a gate, gate and up of all experts in one tensor.
     "granite4-experts": of("GraniteMoeHybrid", layer_types=["linear_attention", "full_attention"] * 2,
         num_hidden_layers=4, num_local_experts=6, num_experts_per_tok=2, intermediate_size=24,
@@ -64,6 +65,9 @@ MODELS = {
 }
 
 
+BIASES = ("expert_bias", "e_score_correction_bias")  # of routers
+
+
 def is_router(name):
     return name.endswith(("gate.weight", "router.weight")) and "gate_proj" not in name
 
@@ -76,12 +80,13 @@ def randomize(model, seed):
     routers = [p for name, p in named if is_router(name)]
     n = routers[0].shape[0] if routers else 0
     directions = torch.linalg.qr(random(64, n)).Q.T if n else None
+    strength = 8 if any(name.endswith(BIASES) for name, _ in named) else 4  # sigmoids are flat where they are large
     with torch.no_grad():
         for name, p in named:
             noise = random(p.shape)
             if name.endswith(("inv_freq", "mup_vector")):
                 continue
-            elif name.endswith(("expert_bias", "e_score_correction_bias")):
+            elif name.endswith(BIASES):
                 value = 0.05 * noise
             elif is_router(name):
                 value = directions + 0.02 * noise
@@ -89,7 +94,7 @@ def randomize(model, seed):
                 value = noise
                 if n:
                     chosen = torch.rand(VOCAB, n, generator=g).topk(2).indices
-                    value = 0.7 * noise + 4 * directions[chosen].sum(1)
+                    value = 0.7 * noise + strength * directions[chosen].sum(1)
             elif name.endswith("A_log"):
                 value = noise - 2.0  # some heads remember many tokens, some nearly all
             elif name.endswith(".D"):

@@ -288,7 +288,7 @@ pub struct Config {
     pub layer_parts: Vec<LayerParts>,
 }
 
-pub(crate) fn is_false(value: &bool) -> bool {
+fn is_false(value: &bool) -> bool {
     !value
 }
 

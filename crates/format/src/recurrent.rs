@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::is_false;
 use crate::norm::NormPlace;
 use crate::role::Role;
 use crate::units::{LANES, pad};
@@ -48,10 +47,10 @@ pub struct Recurrent {
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub write_scale: f64,
     /// Whether these layers have attention too, of the same input: the outputs of both are added.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub parallel: bool,
     /// Whether outputs of heads are not normalized; only for `mamba2`.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub without_norm: bool,
 }
 

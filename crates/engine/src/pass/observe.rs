@@ -39,8 +39,9 @@ impl Pass<'_> {
         }
     }
 
-    /// Observes the inputs of the down projection, in the phase after they were added.
-    pub(crate) fn observe_down(&self, w: &Worker<'_>, layer: &Layer, index: usize) {
+    /// Observes the inputs of the down projection, in a phase of its own after they were added: the next layer
+    /// may begin with a feed-forward network, too.
+    pub(crate) fn observe_down(&self, w: &mut Worker<'_>, layer: &Layer, index: usize) {
         let dense = match &layer.ffn {
             None => None,
             Some(Ffn::Dense(dense)) => Some(dense),
@@ -49,6 +50,7 @@ impl Pass<'_> {
         if let (Some(_), Some(Dense { down, .. })) = (self.part.observer, dense) {
             let input = Input::shared(self.m(), &self.scratch.hidden);
             self.observe(w, (down, Role::FfnDown, Some(index)), input, true);
+            w.barrier();
         }
     }
 
