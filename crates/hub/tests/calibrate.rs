@@ -55,3 +55,14 @@ fn eight_bits_need_no_calibration() {
     assert!(!messages.iter().any(|m| m.contains("calibra")), "{messages:?}");
     assert!(calibrated == convert("llama-gqa", Quant::Q8, None).0);
 }
+
+/// With 3 bits, layers see the errors of those before: a temporary model has one of them, whatever its kind.
+#[test]
+fn layers_of_any_kind_are_calibrated_behind_quantized_ones() {
+    let text = || Some(Text::Own(OwnText { texts: 2, seed: 0 }));
+    for name in ["granite4-hybrid", "lfm2", "qwen3-next", "mixtral-experts"] {
+        let (calibrated, _) = convert(name, Quant::Q3, text());
+        assert!(calibrated == convert(name, Quant::Q3, text()).0, "{name}");
+        assert!(calibrated != convert(name, Quant::Q3, None).0, "{name}");
+    }
+}

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use nanoinfer_engine::{BatchToken, Engine, EngineOptions, Model};
 use nanoinfer_format::{
-    Config, Encoding, Experts, NanoFile, Recipe, Role, Staged, TensorSpec, Writer, matrices,
+    Config, Encoding, Experts, NanoFile, Quant, Recipe, Recurrent, Role, Staged, Tensor,
+    TensorSpec, Writer, matrices,
 };
 
 /// Layers of the temporary model: the one to run, and one on each side.
@@ -69,10 +70,17 @@ impl Quantized {
 
     /// Writes a model of copies of the stored layer, and returns the layer to run. A pass begins with
     /// embeddings if that is the first, and computes logits if it is the last, so there is a copy behind it,
-    /// and one before it unless it is the model's first.
+    /// and one before it unless it is the model's first. No model has only recurrent layers, so that behind
+    /// them has attention.
     fn write(&self, file: &NanoFile, index: usize) -> Result<(Staged, Range<usize>), Failure> {
-        let copies = if index == 0 { 2 } else { MAX_COPIES };
-        let config = copied(file.config(), index, copies);
+        let mut copies = vec![index; if index == 0 { 2 } else { MAX_COPIES }];
+        let run = copies.len() - 2;
+        let c = file.config();
+        if !c.attends(index) {
+            let attends = (0..c.n_layers as usize).find(|&layer| c.attends(layer));
+            copies[run + 1] = attends.ok_or("no layer has attention")?;
+        }
+        let config = copied(c, &copies);
         let mut writer = Writer::create(self.folder.join("calibration.nano"))?;
         let mut put = |spec: TensorSpec, bytes: &[u8]| {
             writer.begin(spec)?;
@@ -86,30 +94,37 @@ impl Quantized {
         for tensor in before {
             put(tensor.spec.clone(), file.bytes(tensor))?;
         }
-        for layer in 0..copies as u32 {
-            for (spec, bytes) in &self.layer {
-                let mut spec = spec.clone();
-                spec.layer = Some(layer);
-                put(spec, bytes)?;
+        for (layer, &source) in (0..).zip(&copies) {
+            let mut put = |spec: &TensorSpec, bytes: &[u8]| {
+                put(TensorSpec { layer: Some(layer), ..spec.clone() }, bytes)
+            };
+            if source == index {
+                self.layer.iter().try_for_each(|(spec, bytes)| put(spec, bytes))?;
+                continue;
             }
+            let other = |t: &&Tensor| t.spec.layer == Some(source as u32);
+            file.tensors().iter().filter(other).try_for_each(|t| put(&t.spec, file.bytes(t)))?;
         }
         for tensor in behind {
             put(tensor.spec.clone(), file.bytes(tensor))?;
         }
-        let run = copies - 2;
         Ok((writer.finish(&config, file.generation())?, run..run + 1))
     }
 }
 
 /// Maximum size of the matrices in the file that [`Quantized::write`] writes: the embeddings, in 8 bits, and
-/// copies of the largest layer.
+/// copies of the largest layer, of which one may be as in `file`.
 pub(crate) fn correction_bytes(c: &Config, recipe: &Recipe) -> u64 {
     let (mut embeddings, mut layers) = (0u64, BTreeMap::<u32, u64>::new());
     for m in matrices(c) {
         match m.layer {
             Some(layer) => {
                 let bytes = layers.entry(layer).or_default();
-                *bytes = bytes.saturating_add(m.bytes(recipe.encoding(m.layer, m.role)));
+                let encoding = match c.recurrent {
+                    Some(_) => Quant::Q8.encoding(m.role),
+                    None => recipe.encoding(m.layer, m.role),
+                };
+                *bytes = bytes.saturating_add(m.bytes(encoding));
             }
             None if m.role == Role::TokenEmbd => embeddings = m.bytes(Encoding::Q8Panel),
             None => {}
@@ -119,18 +134,21 @@ pub(crate) fn correction_bytes(c: &Config, recipe: &Recipe) -> u64 {
     embeddings.saturating_add(largest.saturating_mul(MAX_COPIES as u64))
 }
 
-/// The config of a model whose layers are copies of one.
-fn copied(c: &Config, index: usize, copies: usize) -> Config {
-    let experts = c
-        .experts
-        .as_ref()
-        .map(|e| Experts { layers: vec![e.layers.get(index) == Some(&true); copies], ..e.clone() });
+/// The config of a model whose layers are copies of these.
+fn copied(c: &Config, copies: &[usize]) -> Config {
+    let which = |layers: &[bool]| -> Vec<bool> {
+        copies.iter().map(|&layer| layers.get(layer) == Some(&true)).collect()
+    };
+    let experts = c.experts.as_ref().map(|e| Experts { layers: which(&e.layers), ..e.clone() });
+    let recurrent =
+        c.recurrent.as_ref().map(|r| Recurrent { layers: which(&r.layers), ..r.clone() });
     Config {
-        n_layers: copies as u32,
-        windows: vec![c.windows[index]; copies],
-        layer_ropes: vec![c.layer_ropes[index]; copies],
+        n_layers: copies.len() as u32,
+        windows: copies.iter().map(|&layer| c.windows[layer]).collect(),
+        layer_ropes: copies.iter().map(|&layer| c.layer_ropes[layer]).collect(),
         tied_embeddings: true,
         experts: experts.filter(|e| e.layers.contains(&true)),
+        recurrent: recurrent.filter(|r| r.layers.contains(&true)),
         ..c.clone()
     }
 }
