@@ -45,7 +45,7 @@ CLIENTS = {
     "llamacpp": Client("like_llamacpp.py", args=TOOLS),
     "schemathesis": Client("with_schemathesis.py", "schemathesis", tiny=True),
     # The memory of the server is compared, so that of the cache has to be small; some answers fill the context.
-    "hostile": Client("hostile.py", args=("--kv-mb", "64", "--ctx", "2048")),
+    "hostile": Client("hostile.py", args=("--kv-mb", "64", "--ctx", "1024")),
     "chromium": Client("with_chromium.py"),
     "complaints": Client("complaints.py"),
     "agents": Client("agents.py", args=(*TOOLS, "--ctx", "32768")),

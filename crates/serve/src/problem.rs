@@ -16,7 +16,6 @@ pub(crate) enum Kind {
     MediaType,
     Busy,
     Internal,
-    NotImplemented,
     Unavailable,
     Deadline,
 }
@@ -35,7 +34,6 @@ impl Kind {
             Self::MediaType => 415,
             Self::Busy => 429,
             Self::Internal => 500,
-            Self::NotImplemented => 501,
             Self::Unavailable => 503,
             Self::Deadline => 504,
         }

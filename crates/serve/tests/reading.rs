@@ -323,7 +323,10 @@ fn documents_are_ranked_by_yes_against_no() {
     assert_eq!(vector(json!("ab")).0, 4);
     // A model without these tokens says so.
     let reply = Running::new().post("/v1/rerank", &body);
-    assert_eq!(reply.status, 501);
+    assert_eq!(
+        (reply.status, &reply.json()["error"]["code"]),
+        (400, &json!("model_not_supported"))
+    );
     let message = reply.json()["error"]["message"].as_str().unwrap().to_owned();
     assert!(message.contains("no token for \"yes\""), "{message}");
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use nanoinfer_engine::{BatchToken, Engine, EngineOptions, Model};
 use nanoinfer_format::{
-    Config, Encoding, Experts, NanoFile, Recipe, Recurrent, Role, Staged, TensorSpec, Writer,
-    matrices,
+    Config, Encoding, Experts, NanoFile, Quant, Recipe, Recurrent, Role, Staged, Tensor,
+    TensorSpec, Writer, matrices,
 };
 
 /// Layers of the temporary model: the one to run, and one on each side.
@@ -69,14 +69,18 @@ impl Quantized {
     }
 
     /// Writes a model of copies of the stored layer, and returns the layer to run. A pass begins with
-    /// embeddings if that is the first, and computes logits if it is the last, so there is a layer behind it,
-    /// and a copy before it unless it is the model's first. Every model has attention, so the layer behind is
-    /// one of `file` that has it if the stored one does not.
+    /// embeddings if that is the first, and computes logits if it is the last, so there is a copy behind it,
+    /// and one before it unless it is the model's first. Every model has attention, so the one behind a
+    /// layer without it is another one.
     fn write(&self, file: &NanoFile, index: usize) -> Result<(Staged, Range<usize>), Failure> {
-        let run = if index == 0 { 0 } else { MAX_COPIES - 2 };
-        let behind = behind(file.config(), index);
-        let layers: Vec<usize> = (0..=run).map(|_| index).chain([behind]).collect();
-        let config = picked(file.config(), &layers);
+        let mut copies = vec![index; if index == 0 { 2 } else { MAX_COPIES }];
+        let run = copies.len() - 2;
+        let c = file.config();
+        if !c.attends(index) {
+            let attends = (0..c.n_layers as usize).find(|&layer| c.attends(layer));
+            copies[run + 1] = attends.ok_or("no layer has attention")?;
+        }
+        let config = copied(c, &copies);
         let mut writer = Writer::create(self.folder.join("calibration.nano"))?;
         let mut put = |spec: TensorSpec, bytes: &[u8]| {
             writer.begin(spec)?;
@@ -85,24 +89,23 @@ impl Quantized {
         };
         let of_model =
             file.tensors().iter().filter(|t| t.spec.layer.is_none() && t.spec.role != Role::Output);
-        let (first, last): (Vec<_>, Vec<_>) =
+        let (before, behind): (Vec<_>, Vec<_>) =
             of_model.partition(|t| matches!(t.spec.role, Role::TokenEmbd | Role::RopeTurns));
-        for tensor in first {
+        for tensor in before {
             put(tensor.spec.clone(), file.bytes(tensor))?;
         }
-        for (&from, layer) in layers.iter().zip(0..) {
-            let of_file = file.tensors().iter().filter(|t| t.spec.layer == Some(from as u32));
-            let stored = self.layer.iter().map(|(spec, bytes)| (spec, &**bytes));
-            let tensors: Vec<(&TensorSpec, &[u8])> = if from == index {
-                stored.collect()
-            } else {
-                of_file.map(|t| (&t.spec, file.bytes(t))).collect()
+        for (layer, &source) in (0..).zip(&copies) {
+            let mut put = |spec: &TensorSpec, bytes: &[u8]| {
+                put(TensorSpec { layer: Some(layer), ..spec.clone() }, bytes)
             };
-            for (spec, bytes) in tensors {
-                put(TensorSpec { layer: Some(layer), ..spec.clone() }, bytes)?;
+            if source == index {
+                self.layer.iter().try_for_each(|(spec, bytes)| put(spec, bytes))?;
+                continue;
             }
+            let other = |t: &&Tensor| t.spec.layer == Some(source as u32);
+            file.tensors().iter().filter(other).try_for_each(|t| put(&t.spec, file.bytes(t)))?;
         }
-        for tensor in last {
+        for tensor in behind {
             put(tensor.spec.clone(), file.bytes(tensor))?;
         }
         Ok((writer.finish(&config, file.generation())?, run..run + 1))
@@ -110,47 +113,42 @@ impl Quantized {
 }
 
 /// Maximum size of the matrices in the file that [`Quantized::write`] writes: the embeddings, in 8 bits, and
-/// copies of the largest layer, one of them in 8 bits if it is another one.
+/// copies of the largest layer, of which one may be as in `file`.
 pub(crate) fn correction_bytes(c: &Config, recipe: &Recipe) -> u64 {
-    let (mut embeddings, mut layers, mut behind) = (0u64, BTreeMap::<u32, u64>::new(), 0u64);
-    let other = (0..c.n_layers as usize).map(|layer| (layer, self::behind(c, layer)));
-    let other = other.filter(|(layer, behind)| layer != behind).map(|(_, behind)| behind).next();
+    let (mut embeddings, mut layers) = (0u64, BTreeMap::<u32, u64>::new());
+    let all_attend = c.attention_layers() == c.n_layers as usize;
     for m in matrices(c) {
-        let in_8_bits = m.bytes(Encoding::Q8Panel);
         match m.layer {
             Some(layer) => {
                 let bytes = layers.entry(layer).or_default();
-                *bytes = bytes.saturating_add(m.bytes(recipe.encoding(m.layer, m.role)));
-                if other == Some(layer as usize) {
-                    behind = behind.saturating_add(in_8_bits);
-                }
+                let encoding = if all_attend {
+                    recipe.encoding(m.layer, m.role)
+                } else {
+                    Quant::Q8.encoding(m.role)
+                };
+                *bytes = bytes.saturating_add(m.bytes(encoding));
             }
-            None if m.role == Role::TokenEmbd => embeddings = in_8_bits,
+            None if m.role == Role::TokenEmbd => embeddings = m.bytes(Encoding::Q8Panel),
             None => {}
         }
     }
     let largest = layers.into_values().max().unwrap_or(0);
-    let copies = largest.saturating_mul(MAX_COPIES as u64 - 1);
-    embeddings.saturating_add(copies).saturating_add(largest.max(behind))
+    embeddings.saturating_add(largest.saturating_mul(MAX_COPIES as u64))
 }
 
-/// The layer behind a copy of layer `index`: another copy, or the first one with attention.
-fn behind(c: &Config, index: usize) -> usize {
-    let attends = |layer: &usize| c.attends(*layer);
-    Some(index).filter(attends).or((0..c.n_layers as usize).find(attends)).unwrap_or(index)
-}
-
-/// The config of a model that consists of these layers.
-fn picked(c: &Config, layers: &[usize]) -> Config {
-    let flags = |all: &[bool]| layers.iter().map(|&i| all.get(i) == Some(&true)).collect();
-    let experts = c.experts.as_ref().map(|e| Experts { layers: flags(&e.layers), ..e.clone() });
+/// The config of a model whose layers are copies of these.
+fn copied(c: &Config, copies: &[usize]) -> Config {
+    let which = |layers: &[bool]| -> Vec<bool> {
+        copies.iter().map(|&layer| layers.get(layer) == Some(&true)).collect()
+    };
+    let experts = c.experts.as_ref().map(|e| Experts { layers: which(&e.layers), ..e.clone() });
     let recurrent =
-        c.recurrent.as_ref().map(|r| Recurrent { layers: flags(&r.layers), ..r.clone() });
+        c.recurrent.as_ref().map(|r| Recurrent { layers: which(&r.layers), ..r.clone() });
     Config {
-        n_layers: layers.len() as u32,
-        windows: layers.iter().map(|&i| c.windows[i]).collect(),
-        layer_ropes: layers.iter().map(|&i| c.layer_ropes[i]).collect(),
-        layer_parts: layers.iter().filter_map(|&i| c.layer_parts.get(i).copied()).collect(),
+        n_layers: copies.len() as u32,
+        windows: copies.iter().map(|&layer| c.windows[layer]).collect(),
+        layer_ropes: copies.iter().map(|&layer| c.layer_ropes[layer]).collect(),
+        layer_parts: copies.iter().filter_map(|&l| c.layer_parts.get(l).copied()).collect(),
         tied_embeddings: true,
         experts: experts.filter(|e| e.layers.contains(&true)),
         recurrent: recurrent.filter(|r| r.layers.contains(&true)),

@@ -108,7 +108,14 @@ fn progress(text: &str, generated: usize) -> Progress {
         processed: 40 + generated as u64 - 1,
         token_bytes: 138_000_000,
         details: Some(Details {
-            steps: (1..=11).map(|i| ms(i * 10)).collect(),
+            // Of a model without recurrent layers.
+            steps: (Stage::ALL.iter())
+                .scan(0, |time, stage| {
+                    let absent = matches!(stage, Stage::Convolve | Stage::States);
+                    *time += if absent { 0 } else { 10 };
+                    Some(if absent { Duration::ZERO } else { ms(*time) })
+                })
+                .collect(),
             passes: 100,
             candidates: vec![(" the".into(), 0.61, true), ("\n".into(), 0.2, false)],
         }),

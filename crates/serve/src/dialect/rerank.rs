@@ -118,7 +118,8 @@ fn single_token(served: &ServedModel, word: &str) -> Result<u32, Problem> {
 fn unable(why: &str) -> Problem {
     let message =
         format!("this model cannot rank documents: {why}; use a model such as Qwen3-Reranker");
-    Problem::new(Kind::NotImplemented, message).code("not_implemented")
+    let problem = Problem::new(Kind::Invalid, message).code("model_not_supported");
+    Problem { param: Some("model".into()), ..problem }
 }
 
 /// The probability of the first of two tokens, given that it is one of them.
