@@ -1,4 +1,5 @@
-//! Nemotron-H: a layer is one of Mamba-2, attention without RoPE, and a feed-forward network or experts.
+//! Nemotron-H: a layer is one of Mamba-2, attention without RoPE, and a feed-forward network or experts. Steps of
+//! states have no minimum, as in the authors' code and llama.cpp; transformers 5 raises them to `time_step_min`.
 
 use nanoinfer_format::{Activation, LayerParts, Role, RouterSoftmax, SharedExpert};
 
@@ -6,7 +7,7 @@ use super::spelling::{Family, GgufSpelling, HfSpelling};
 use crate::Error;
 use crate::description::{Change, Description};
 use crate::gguf::Keys;
-use crate::hf::{Mamba2Sizes, Settings, experts};
+use crate::hf::{Mamba2Sizes, Settings, experts, refuse_step_limit};
 use crate::names::Entry;
 
 pub(super) const FAMILY: Family = Family {
@@ -78,6 +79,7 @@ fn hugging_face(c: &Settings, d: &mut Description) -> Result<(), Error> {
         }
         _ => Ok(()),
     };
+    refuse_step_limit(c)?;
     stated("mlp_hidden_act", "relu2")?;
     stated("mamba_hidden_act", "silu")?;
     let head_dim = c.u32("attention_head_dim")?.filter(|_| !c.has("head_dim"));
