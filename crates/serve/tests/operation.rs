@@ -333,14 +333,16 @@ fn a_client_that_reads_too_slowly_pauses_only_its_own_answer() {
     setup.options.limits.send_buffer = Some(4096);
     setup.options.limits.write = Duration::from_millis(400);
     let server = Running::start(setup);
-    let slow = begin(&server, &with(endless(true), json!({"logprobs": true, "top_logprobs": 20})));
-    // It does not get to its end, because its socket is full, but others go on.
+    // Two answers of half a megabyte each, of which sockets and buffers hold about as much together.
+    let much = json!({"n": 2, "logprobs": true, "top_logprobs": 20});
+    let slow = begin(&server, &with(endless(true), much));
+    // They do not get to their end, because their socket is full, but others go on.
     for _ in 0..5 {
         assert_eq!(server.post(CHAT, &chat("Hi", 30)).status, 200);
     }
-    // In the end, the connection is closed and the answer cancelled.
-    server.wait_for("nanoinfer_cancelled_total{", 1.0);
+    // In the end, the connection is closed and what is left of the answers cancelled.
     server.wait_for("nanoinfer_running{", 0.0);
+    assert!(server.figure("nanoinfer_cancelled_total{") >= 1.0);
     drop(slow);
 }
 
