@@ -17,8 +17,10 @@ import torch
 import transformers as t
 from safetensors.torch import save_file
 
+from make_experts import run
+
 OUT = Path(__file__).resolve().parent.parent / "tests" / "data" / "tiny"
-PROMPT, GREEDY, SEEDS, VOCAB = 80, 24, 100, 192
+PROMPT, SEEDS, VOCAB = 80, 100, 192
 COMMON = dict(
     vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
     num_key_value_heads=2, max_position_embeddings=512, bos_token_id=1, eos_token_id=2, pad_token_id=0,
@@ -126,16 +128,8 @@ def watch(model, gaps):
             module.register_forward_hook(hook)
 
 
-def run(model, seed):
-    prompt = [(i * i * 7 + i * 13 + seed) % VOCAB for i in range(PROMPT)]
-    with torch.no_grad():
-        logits = model(torch.tensor([prompt])).logits[0]
-        ids, margin = list(prompt), float("inf")
-        for _ in range(GREEDY):
-            top = model(torch.tensor([ids])).logits[0, -1].topk(2)
-            margin = min(margin, (top.values[0] - top.values[1]).item())
-            ids.append(top.indices[0].item())
-    return prompt, logits, ids[PROMPT:], margin
+def prompt_of(seed):
+    return [(i * i * 7 + i * 13 + seed) % VOCAB for i in range(PROMPT)]
 
 
 def make(name):
@@ -146,13 +140,14 @@ def make(name):
         randomize(model, seed)
         gaps.clear()
         with torch.no_grad():
-            model(torch.tensor([[(i * i * 7 + i * 13 + seed) % VOCAB for i in range(PROMPT)]]))
+            model(torch.tensor([prompt_of(seed)]))
         seeds.append((min(gaps, default=0), -seed))
         if not gaps and seed == 9:
             break
     for gap, seed in sorted(seeds, reverse=True):
         randomize(model, -seed)
-        prompt, logits, greedy, margin = run(model, -seed)
+        prompt = prompt_of(-seed)
+        logits, greedy, margin = run(model, prompt)
         if margin > 0.01:  # greedy ids must not depend on the order of summation
             break
     folder = OUT / name

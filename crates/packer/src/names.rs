@@ -93,6 +93,14 @@ const HF_LAYER: &[Entry] = &[
     ("mlp.gate_proj", &[Role::FfnGate]),
     ("mlp.up_proj", &[Role::FfnUp]),
     ("mlp.down_proj", &[Role::FfnDown]),
+    // Mamba-2.
+    ("mamba.in_proj", &[Role::SsmGate, Role::SsmQkv, Role::SsmAlpha]),
+    ("mamba.conv1d", &[Role::SsmConv]),
+    ("mamba.A_log", &[Role::SsmA]),
+    ("mamba.dt_bias", &[Role::SsmDtBias]),
+    ("mamba.D", &[Role::SsmD]),
+    ("mamba.norm", &[Role::SsmNorm]),
+    ("mamba.out_proj", &[Role::SsmOut]),
 ];
 
 const HF_OUTSIDE_LAYERS: &[Entry] = &[

@@ -11,7 +11,7 @@ use nanoinfer_format::{Config, Entry, Kind, NormPlace, Role, layer_schema, schem
 use crate::Error;
 use crate::description::{Biases, Change, RowFactor};
 use crate::names::{Meaning, Names};
-use crate::source::derived::{Affine, Joined, ScaledRows, Transposed};
+use crate::source::derived::{Joined, Transposed, affine, scaled_rows};
 use crate::source::{FileTensor, TensorSource};
 
 /// Identifies a weight or its bias.
@@ -133,7 +133,7 @@ impl Weights {
         for &Change { roles, factor, offset } in &changes {
             for (_, parts) in self.slots.iter_mut().filter(|(slot, _)| roles.contains(&slot.role)) {
                 for (expert, inner) in std::mem::take(parts) {
-                    parts.insert(expert, Box::new(Affine { inner, factor, offset }));
+                    parts.insert(expert, affine(inner, factor, offset));
                 }
             }
         }
@@ -146,8 +146,7 @@ impl Weights {
             let slots = self.slots.iter_mut();
             for (_, parts) in slots.filter(|(slot, _)| slot.role == role && !slot.bias) {
                 for (expert, inner) in std::mem::take(parts) {
-                    parts
-                        .insert(expert, Box::new(ScaledRows { inner, rows: rows.clone(), factor }));
+                    parts.insert(expert, scaled_rows(inner, rows.clone(), factor));
                 }
             }
         }

@@ -1,9 +1,9 @@
 //! The prefix tree: all full blocks by content, whether sequences hold them or not.
 //!
 //! A node is a block of the arena; its path from the root spells the tokens of its positions and of all
-//! before them, and belongs to a namespace, in which it is found. Blocks enter when they are full, and stay until their memory is needed. Then the block
-//! that was released first is evicted, leaves before their parents, so that what remains is always the
-//! beginning of a prompt.
+//! before them, and belongs to a namespace, in which it is found. Blocks enter when they are full, and stay
+//! until their memory is needed. Then the block that was released first is evicted, leaves before their
+//! parents, so that what remains is always the beginning of a prompt.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};

@@ -3,7 +3,6 @@
 
 use nanoinfer_format::Role;
 
-use super::granite::HF_MAMBA2;
 use super::spelling::{Family, GgufSpelling, HfSpelling};
 use crate::Error;
 use crate::description::{Change, Description, RowFactor};
@@ -28,13 +27,6 @@ const HF_NAMES: &[Entry] = &[
     ("feed_forward.gate_proj", &[Role::FfnGate]),
     ("feed_forward.up_proj", &[Role::FfnUp]),
     ("feed_forward.down_proj", &[Role::FfnDown]),
-    HF_MAMBA2[0],
-    HF_MAMBA2[1],
-    HF_MAMBA2[2],
-    HF_MAMBA2[3],
-    HF_MAMBA2[4],
-    HF_MAMBA2[5],
-    HF_MAMBA2[6],
 ];
 
 fn hugging_face(c: &Settings, d: &mut Description) -> Result<(), Error> {

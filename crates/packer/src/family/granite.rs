@@ -28,25 +28,7 @@ pub(super) const FAMILY: Family = Family {
     ],
 };
 
-/// Mamba-2 in this family and Falcon-H1.
-pub(super) const HF_MAMBA2: [Entry; 7] = [
-    ("mamba.in_proj", &[Role::SsmGate, Role::SsmQkv, Role::SsmAlpha]),
-    ("mamba.conv1d", &[Role::SsmConv]),
-    ("mamba.A_log", &[Role::SsmA]),
-    ("mamba.dt_bias", &[Role::SsmDtBias]),
-    ("mamba.D", &[Role::SsmD]),
-    ("mamba.norm", &[Role::SsmNorm]),
-    ("mamba.out_proj", &[Role::SsmOut]),
-];
-
 const HYBRID_NAMES: &[Entry] = &[
-    HF_MAMBA2[0],
-    HF_MAMBA2[1],
-    HF_MAMBA2[2],
-    HF_MAMBA2[3],
-    HF_MAMBA2[4],
-    HF_MAMBA2[5],
-    HF_MAMBA2[6],
     ("shared_mlp.input_linear", &[Role::FfnGate, Role::FfnUp]),
     ("shared_mlp.output_linear", &[Role::FfnDown]),
     ("block_sparse_moe.router.layer", &[Role::FfnRouter]),

@@ -135,14 +135,16 @@ impl TensorSource for Transposed {
     }
 }
 
-/// A matrix whose inputs are in another order.
-pub(crate) struct Inputs {
-    pub(crate) inner: FileTensor,
-    /// Inputs of `inner`, in the order of this matrix: all of them.
-    pub(crate) runs: Vec<Range<usize>>,
+/// A tensor of the shape of another one, from which `read` computes rows.
+struct Mapped<F> {
+    inner: Box<dyn TensorSource>,
+    read: F,
 }
 
-impl TensorSource for Inputs {
+impl<F> TensorSource for Mapped<F>
+where
+    F: Fn(&dyn TensorSource, Range<usize>, &mut [f32]) -> Result<(), Error> + Send + Sync,
+{
     fn name(&self) -> (&Path, &str) {
         self.inner.name()
     }
@@ -152,15 +154,7 @@ impl TensorSource for Inputs {
     }
 
     fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
-        let k = self.shape()[1];
-        self.inner.read_rows(rows, out)?;
-        let mut row = Vec::with_capacity(k);
-        for out in out.chunks_exact_mut(k) {
-            row.clear();
-            self.runs.iter().for_each(|run| row.extend_from_slice(&out[run.clone()]));
-            out.copy_from_slice(&row);
-        }
-        Ok(())
+        (self.read)(&*self.inner, rows, out)
     }
 
     fn format(&self) -> Option<(&'static str, f64)> {
@@ -168,94 +162,68 @@ impl TensorSource for Inputs {
     }
 }
 
-/// The negative exponentials of weights.
-pub(crate) struct MinusExp {
-    pub(crate) inner: Box<dyn TensorSource>,
+fn mapped<F>(inner: Box<dyn TensorSource>, read: F) -> Box<dyn TensorSource>
+where
+    F: Fn(&dyn TensorSource, Range<usize>, &mut [f32]) -> Result<(), Error> + Send + Sync + 'static,
+{
+    Box::new(Mapped { inner, read })
 }
 
-impl TensorSource for MinusExp {
-    fn name(&self) -> (&Path, &str) {
-        self.inner.name()
-    }
+/// A matrix whose inputs are in another order: `runs` are those of `inner`, all of them.
+pub(crate) fn inputs(inner: FileTensor, runs: Vec<Range<usize>>) -> Box<dyn TensorSource> {
+    mapped(Box::new(inner), move |inner, rows, out| {
+        let k = inner.shape()[1];
+        inner.read_rows(rows, out)?;
+        let mut row = Vec::with_capacity(k);
+        for out in out.chunks_exact_mut(k) {
+            row.clear();
+            runs.iter().for_each(|run| row.extend_from_slice(&out[run.clone()]));
+            out.copy_from_slice(&row);
+        }
+        Ok(())
+    })
+}
 
-    fn shape(&self) -> [usize; 2] {
-        self.inner.shape()
-    }
-
-    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
+/// The negative exponentials of weights.
+pub(crate) fn minus_exp(inner: Box<dyn TensorSource>) -> Box<dyn TensorSource> {
+    mapped(inner, |inner, rows, out| {
         let mut logits = vec![0.0; out.len()];
-        self.inner.read_rows(rows, &mut logits)?;
+        inner.read_rows(rows, &mut logits)?;
         // The kernels' exponential has the same bits on every machine.
         let kernels = Kernels::best();
         kernels.exp_weights(ExpWeights { logits: &logits, max: 0.0, scale: 1.0, out });
         out.iter_mut().for_each(|x| *x = -*x);
         Ok(())
-    }
-
-    fn format(&self) -> Option<(&'static str, f64)> {
-        self.inner.format()
-    }
+    })
 }
 
 /// Weights times `factor` plus `offset`.
-pub(crate) struct Affine {
-    pub(crate) inner: Box<dyn TensorSource>,
-    pub(crate) factor: f32,
-    pub(crate) offset: f32,
+pub(crate) fn affine(
+    inner: Box<dyn TensorSource>,
+    factor: f32,
+    offset: f32,
+) -> Box<dyn TensorSource> {
+    mapped(inner, move |inner, rows, out| {
+        inner.read_rows(rows, out)?;
+        out.iter_mut().for_each(|w| *w = *w * factor + offset);
+        Ok(())
+    })
 }
 
-impl TensorSource for Affine {
-    fn name(&self) -> (&Path, &str) {
-        self.inner.name()
-    }
-
-    fn shape(&self) -> [usize; 2] {
-        self.inner.shape()
-    }
-
-    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
-        self.inner.read_rows(rows, out)?;
-        for w in out {
-            *w = *w * self.factor + self.offset;
+/// Weights of which the rows `scaled` are multiplied by a factor.
+pub(crate) fn scaled_rows(
+    inner: Box<dyn TensorSource>,
+    scaled: Range<usize>,
+    factor: f32,
+) -> Box<dyn TensorSource> {
+    mapped(inner, move |inner, rows, out| {
+        inner.read_rows(rows.clone(), out)?;
+        let values = rows.zip(out.chunks_exact_mut(inner.shape()[1]));
+        for (_, values) in values.filter(|(row, _)| scaled.contains(row)) {
+            values.iter_mut().for_each(|w| *w *= factor);
         }
         Ok(())
-    }
-
-    fn format(&self) -> Option<(&'static str, f64)> {
-        self.inner.format()
-    }
-}
-
-/// Weights of which some rows are multiplied by a factor.
-pub(crate) struct ScaledRows {
-    pub(crate) inner: Box<dyn TensorSource>,
-    pub(crate) rows: Range<usize>,
-    pub(crate) factor: f32,
-}
-
-impl TensorSource for ScaledRows {
-    fn name(&self) -> (&Path, &str) {
-        self.inner.name()
-    }
-
-    fn shape(&self) -> [usize; 2] {
-        self.inner.shape()
-    }
-
-    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
-        let k = self.shape()[1];
-        self.inner.read_rows(rows.clone(), out)?;
-        for (row, values) in rows.zip(out.chunks_exact_mut(k)) {
-            if self.rows.contains(&row) {
-                values.iter_mut().for_each(|w| *w *= self.factor);
-            }
-        }
-        Ok(())
-    }
-
-    fn format(&self) -> Option<(&'static str, f64)> {
-        self.inner.format()
-    }
+    })
 }
 
 /// Query or key rows as GGUF stores them for Llama, restored to their original order.
@@ -263,35 +231,18 @@ impl TensorSource for ScaledRows {
 /// In llama.cpp, RoPE pairs neighbouring rows (`i`, `i+1`); in Hugging Face and in this engine, it
 /// pairs rows half a head apart (`i`, `i+head_dim/2`). llama.cpp's converter moved row
 /// `h·head_dim/2+j` of a head to `2j+h`.
-pub(crate) struct Unpermuted {
-    pub(crate) inner: FileTensor,
-    pub(crate) head_dim: usize,
-}
-
-impl TensorSource for Unpermuted {
-    fn name(&self) -> (&Path, &str) {
-        self.inner.name()
-    }
-
-    fn shape(&self) -> [usize; 2] {
-        self.inner.shape()
-    }
-
-    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
-        let (k, half) = (self.shape()[1], self.head_dim / 2);
-        let first_head = rows.start / self.head_dim * self.head_dim;
-        let end = rows.end.next_multiple_of(self.head_dim).min(self.shape()[0]);
+pub(crate) fn unpermuted(inner: FileTensor, head_dim: usize) -> Box<dyn TensorSource> {
+    mapped(Box::new(inner), move |inner, rows, out| {
+        let ([n, k], half) = (inner.shape(), head_dim / 2);
+        let first_head = rows.start / head_dim * head_dim;
+        let end = rows.end.next_multiple_of(head_dim).min(n);
         let mut heads = vec![0.0; (end - first_head) * k];
-        self.inner.read_rows(first_head..end, &mut heads)?;
+        inner.read_rows(first_head..end, &mut heads)?;
         for (row, dst) in rows.zip(out.chunks_exact_mut(k)) {
-            let (head, r) = (row / self.head_dim * self.head_dim, row % self.head_dim);
+            let (head, r) = (row / head_dim * head_dim, row % head_dim);
             let from = head + 2 * (r % half) + r / half - first_head;
             dst.copy_from_slice(&heads[from * k..(from + 1) * k]);
         }
         Ok(())
-    }
-
-    fn format(&self) -> Option<(&'static str, f64)> {
-        self.inner.format()
-    }
+    })
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use nanoinfer_format::{Config, Role};
 
 use crate::names::{Meaning, Names, RopeType};
-use crate::source::derived::{Inputs, MinusExp, Runs, Transposed, Unpermuted};
+use crate::source::derived::{Runs, Transposed, inputs, minus_exp, unpermuted};
 use crate::source::{FileTensor, TensorSource};
 
 /// The weight (or bias) `role` in a tensor, with the values and in the order in which it is packed. `rows` are
@@ -20,7 +20,7 @@ pub(super) fn source(
 ) -> Box<dyn TensorSource> {
     let (inner, [n, k]) = (tensor.clone(), tensor.shape());
     if names.rope_type == RopeType::Norm && matches!(role, Role::AttnQ | Role::AttnK) {
-        return Box::new(Unpermuted { inner, head_dim: c.head_dim as usize });
+        return unpermuted(inner, c.head_dim as usize);
     }
     // A tensor of another size is left as it is, and refused for it.
     let tiled = |len: usize| {
@@ -30,7 +30,7 @@ pub(super) fn source(
     if role == Role::SsmOut
         && let Some(runs) = tiled(k)
     {
-        return Box::new(Inputs { inner, runs });
+        return inputs(inner, runs);
     }
     let weight: Box<dyn TensorSource> =
         match interleaved(meaning.roles, role, n, c).or_else(|| tiled(n)) {
@@ -43,7 +43,7 @@ pub(super) fn source(
         Role::SsmConv if !meaning.bias && meaning.expert.is_none() => {
             Box::new(Transposed { inner: weight })
         }
-        Role::SsmA if tensor.name().1.ends_with("A_log") => Box::new(MinusExp { inner: weight }),
+        Role::SsmA if tensor.name().1.ends_with("A_log") => minus_exp(weight),
         _ => weight,
     }
 }
