@@ -74,6 +74,10 @@ pub(crate) struct Serve {
     /// answer, what others asked
     #[arg(long, env = "NANOINFER_SHARE_PREFIXES", requires = "keys")]
     pub(crate) share_prefixes: bool,
+    /// Answer /metrics without a key, for routers that choose a server by its figures. They show no text, but how
+    /// much all clients use
+    #[arg(long, env = "NANOINFER_PUBLIC_METRICS", requires = "keys")]
+    pub(crate) public_metrics: bool,
     /// Seconds without requests after which a model is unloaded; the next request loads it again (default:
     /// never)
     #[arg(long, value_name = "S", env = "NANOINFER_IDLE_SECONDS", value_parser = count(1 << 30))]

@@ -36,6 +36,7 @@ pub(crate) fn run(args: Serve) -> Result<ExitCode> {
         drain: Duration::from_secs(args.drain),
         max_time: args.max_seconds.map(Duration::from_secs),
         share_prefixes: args.share_prefixes,
+        public_metrics: args.public_metrics,
         idle: args.idle_seconds.map(Duration::from_secs),
         memory: args.models_mb.map(|mb| mb.saturating_mul(1 << 20)),
         bandwidth: Some(Bandwidth::new(|threads| memory_bandwidth(threads).ok())),

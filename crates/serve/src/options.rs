@@ -185,6 +185,8 @@ pub struct Options {
     /// Whether requests with different keys reuse each other's contexts: faster, but the time of an answer, and
     /// its count of cached tokens, show what others asked.
     pub share_prefixes: bool,
+    /// Whether `/metrics` needs no key, as for routers that choose a server by its figures.
+    pub public_metrics: bool,
     /// Time without requests after which an engine is unloaded; the next request loads it again.
     pub idle: Option<Duration>,
     /// Maximum memory of loaded models, in bytes: see [`Engines::memory`]. A request for another one waits until
@@ -209,6 +211,7 @@ impl Options {
             listen,
             keys: None,
             share_prefixes: false,
+            public_metrics: false,
             idle: None,
             memory: None,
             bandwidth: None,

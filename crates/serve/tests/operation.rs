@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use common::client::{Body, Event, request, send};
 use common::{Running, Setup, Stream, chat, conversation, only_text, with};
+use nanoinfer_serve::Keys;
 use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -224,6 +225,18 @@ fn the_time_limit_ends_an_answer_as_it_is() {
     server.limit_steps(Some(0));
     let reply = server.post_with(CHAT, &[("X-Request-Timeout", "0.01")], &endless(true));
     assert_eq!(reply.status, 504);
+}
+
+#[test]
+fn the_figures_need_no_key_if_they_are_public() {
+    let mut setup = Setup::default();
+    setup.options.keys = Some(Keys::parse("ann 0123456789abcdef").unwrap());
+    setup.options.public_metrics = true;
+    let server = Running::start(setup);
+    let metrics = server.get("/metrics");
+    assert!(metrics.text().contains("vllm:num_requests_running"), "{}", metrics.text());
+    let closed = ["/", "/v1/models", "/metrics/", "/metrics/x", CHAT];
+    assert!(closed.iter().all(|path| server.get(path).status == 401));
 }
 
 #[test]

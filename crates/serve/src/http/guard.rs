@@ -26,6 +26,9 @@ const RESET_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-reset-toke
 /// Routes that need no key.
 const OPEN: [&str; 2] = ["/health", "/ready"];
 
+/// The route that needs none if that is an option.
+const METRICS: &str = "/metrics";
+
 pub(crate) async fn guard(
     State(app): State<Arc<App>>,
     mut request: Request<Body>,
@@ -51,7 +54,7 @@ pub(crate) async fn guard(
     }
     let status = reply.status().as_u16();
     app.metrics.responded(&route, status);
-    if !OPEN.contains(&route.as_str()) && route != "/metrics" {
+    if !OPEN.contains(&route.as_str()) && route != METRICS {
         let name = match (&app.options.keys, key) {
             (Some(keys), Ok(Some(index))) => format!(" key={}", keys.get(index).name),
             _ => String::new(),
@@ -94,7 +97,7 @@ fn request_id(app: &App, headers: &HeaderMap) -> String {
 /// Whether a request may pass, and the key that it has.
 fn check(app: &App, headers: &HeaderMap, path: &str) -> Result<Option<usize>, Problem> {
     if let Some(keys) = &app.options.keys {
-        if OPEN.contains(&path) {
+        if OPEN.contains(&path) || app.options.public_metrics && path == METRICS {
             return Ok(None);
         }
         let found = secret(headers).and_then(|secret| keys.find(secret));
