@@ -198,6 +198,78 @@ def granite4_hybrid():
         attention_multiplier=0.3)
 
 
+@golden()
+def ministral3():
+    """Queries that grow with their position, in steps of the original context; YaRN that does not rescale."""
+    return transformers.Ministral3Config(**COMMON, head_dim=16, rope_parameters=dict(
+        rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=8,
+        mscale=1.0, mscale_all_dim=1.0, beta_fast=32.0, beta_slow=1.0, llama_4_scaling_beta=0.3))
+
+
+@golden()
+def olmo3():
+    """Only post-norms; a layer with a window, and YaRN on the other one."""
+    return transformers.Olmo3Config(**COMMON, sliding_window=16,
+        layer_types=["sliding_attention", "full_attention"], rope_parameters=dict(
+            sliding_attention=dict(rope_type="default", rope_theta=10000.0),
+            full_attention=dict(rope_type="yarn", rope_theta=10000.0, factor=4.0,
+                original_max_position_embeddings=128)))
+
+
+@golden()
+def glm4():
+    """Pre- and post-norms, RoPE on neighbours in the first half of each head, biases on queries, keys and values."""
+    return transformers.Glm4Config(**COMMON, head_dim=32, attention_bias=True, rms_norm_eps=1e-5)
+
+
+@golden()
+def hunyuan_dense():
+    """Norms of queries and keys after RoPE, whose base is scaled."""
+    return transformers.HunYuanDenseV1Config(**COMMON, head_dim=32, rope_parameters=dict(
+        rope_type="dynamic", rope_theta=10000.0, alpha=50.0, factor=1.0))
+
+
+@golden()
+def arcee():
+    """Squared ReLU without a gate."""
+    return transformers.ArceeConfig(**COMMON, head_dim=16)
+
+
+@golden()
+def apertus():
+    """xIELU without a gate, norms of queries and keys, `llama3` scaling."""
+    return transformers.ApertusConfig(**COMMON, rope_parameters=dict(
+        rope_type="llama3", rope_theta=12000000.0, factor=8.0, low_freq_factor=1.0,
+        high_freq_factor=4.0, original_max_position_embeddings=128))
+
+
+@golden()
+def stablelm():
+    """LayerNorm, RoPE on a part of each head, biases on queries, keys and values."""
+    return transformers.StableLmConfig(**COMMON, use_qkv_bias=True, rope_parameters=dict(
+        rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.25))
+
+
+@golden()
+def stablelm_parallel():
+    """Parallel blocks, and a LayerNorm for each head of queries and keys."""
+    return transformers.StableLmConfig(**COMMON, use_parallel_residual=True, qk_layernorm=True,
+        rope_parameters=dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.5))
+
+
+@golden()
+def cohere():
+    """Parallel blocks, LayerNorm without biases, also for each head of queries and keys, RoPE on neighbours."""
+    return transformers.CohereConfig(**COMMON, use_qk_norm=True, logit_scale=0.5)
+
+
+@golden()
+def cohere2():
+    """Parallel blocks; RoPE only on layers with a window."""
+    return transformers.Cohere2Config(**COMMON, logit_scale=0.5, sliding_window=16,
+        layer_types=["sliding_attention", "full_attention"])
+
+
 def is_one_plus(model, name):
     """Whether a norm multiplies by 1 + w."""
     kinds = ["gemma", "qwen3_5", "qwen3_next"]

@@ -2,10 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::activation::{Activation, Xielu};
 use crate::encoding::Encoding;
 use crate::norm::{Norm, NormPlace};
 use crate::recurrent::Recurrent;
 use crate::role::Role;
+use crate::temperature::Temperature;
 use crate::units::{GROUP, LANES, pad};
 
 /// How the weights of linear layers are stored.
@@ -100,28 +102,18 @@ impl Quant {
     }
 }
 
-/// RMSNorm of queries and keys, applied before RoPE.
+/// Norms of queries and keys, before RoPE unless [`Config::qk_norm_late`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum QkNorm {
     /// No norm.
     None,
-    /// Each head separately.
+    /// RMSNorm of each head separately.
     Head,
-    /// All heads of a token together.
+    /// RMSNorm of all heads of a token together.
     Full,
-}
-
-/// Activation function of the feed-forward network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Activation {
-    /// x / (1 + e⁻ˣ)
-    Silu,
-    /// x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))), the tanh approximation of GELU.
-    Gelu,
-    /// max(x, 0)²
-    Relu2,
+    /// LayerNorm of each head separately, with weights of its own.
+    Layer,
 }
 
 /// What a layer consists of.
@@ -286,6 +278,18 @@ pub struct Config {
     /// The parts of each layer; empty if all layers have both.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layer_parts: Vec<LayerParts>,
+    /// How queries grow with their position, if they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<Temperature>,
+    /// Whether attention and the feed-forward network of a layer have the same input.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub parallel: bool,
+    /// Whether norms of single queries and keys come after RoPE.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub qk_norm_late: bool,
+    /// Parameters of xIELU in each layer; empty with another activation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub xielu: Vec<Xielu>,
 }
 
 fn is_false(value: &bool) -> bool {
@@ -345,6 +349,10 @@ impl Config {
             attention_gate: false,
             recurrent: None,
             layer_parts: Vec::new(),
+            temperature: None,
+            parallel: false,
+            qk_norm_late: false,
+            xielu: Vec::new(),
         }
     }
 
@@ -363,12 +371,12 @@ impl Config {
         self.ropes.iter().map(Rope::rows).sum()
     }
 
-    /// Number of heads that one norm of queries (or keys) covers; 0 if there is no such norm.
+    /// Number of heads of queries (or keys) for which a layer has weights of norms; 0 without norms.
     pub fn qk_norm_heads(&self, heads: u32) -> usize {
         match self.qk_norm {
             QkNorm::None => 0,
             QkNorm::Head => 1,
-            QkNorm::Full => heads as usize,
+            QkNorm::Full | QkNorm::Layer => heads as usize,
         }
     }
 

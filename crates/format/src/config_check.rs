@@ -1,6 +1,7 @@
 //! Validates configs: rejects those that are inconsistent or whose sizes could overflow.
 
-use crate::config::{Config, ConfigError, MAX_LAYERS, Rope};
+use crate::activation::{Activation, Xielu};
+use crate::config::{Config, ConfigError, MAX_LAYERS, QkNorm, Rope};
 use crate::norm::NormPlace;
 use crate::recurrent::RecurrentKind;
 use crate::units::{GROUP, LANES};
@@ -67,6 +68,8 @@ impl Config {
             return err("windows", &list(self.windows.len()), "one entry per layer");
         }
         self.check_parts()?;
+        self.check_variants()?;
+        self.check_temperature()?;
         self.check_recurrent()?;
         self.check_experts()
     }
@@ -91,6 +94,62 @@ impl Config {
                 value: list(n),
                 expected: "at least one layer with attention",
             });
+        }
+        Ok(())
+    }
+
+    /// Checks what few models have.
+    fn check_variants(&self) -> Result<(), ConfigError> {
+        let err = |field, value: &dyn ToString, expected| {
+            Err(ConfigError { field, value: value.to_string(), expected })
+        };
+        let plain =
+            self.layer_parts.is_empty() && self.experts.is_none() && self.recurrent.is_none();
+        if self.parallel && !(plain && self.norm_place == NormPlace::Pre) {
+            let expected =
+                "false unless all layers have pre norms, attention and a feed-forward network";
+            return err("parallel", &true, expected);
+        }
+        if self.qk_norm_late && self.qk_norm != QkNorm::Head {
+            return err("qk_norm_late", &true, "false unless qk_norm is head");
+        }
+        let layers = if self.activation == Activation::Xielu { self.n_layers as usize } else { 0 };
+        if self.xielu.len() != layers {
+            return err(
+                "xielu",
+                &list(self.xielu.len()),
+                "one entry per layer with this activation",
+            );
+        }
+        if layers > 0 && self.gated {
+            return err("gated", &true, "false if the activation is xielu");
+        }
+        let number = |x: f64| x.is_finite() && (x as f32).is_finite();
+        let fits = |x: &&Xielu| [x.positive, x.negative, x.beta, x.eps].into_iter().all(number);
+        match self.xielu.iter().find(|x| !fits(x)) {
+            Some(x) => err("xielu", &format!("{x:?}"), "finite numbers"),
+            None => Ok(()),
+        }
+    }
+
+    fn check_temperature(&self) -> Result<(), ConfigError> {
+        let err = |field, value: &dyn ToString, expected| {
+            Err(ConfigError { field, value: value.to_string(), expected })
+        };
+        let Some(t) = &self.temperature else { return Ok(()) };
+        if !(t.scale > 0.0 && (t.scale as f32).is_normal()) {
+            return err("temperature.scale", &t.scale, "a positive finite number");
+        }
+        if t.step == 0 {
+            return err("temperature.step", &t.step, "at least 1");
+        }
+        if t.layers.len() != self.n_layers as usize || !t.layers.contains(&true) {
+            let layers = list(t.layers.len());
+            return err(
+                "temperature.layers",
+                &layers,
+                "one entry per layer, at least one of them true",
+            );
         }
         Ok(())
     }

@@ -22,6 +22,7 @@ compile_error!(
     "the .nano format is mapped without conversion and requires a little-endian machine"
 );
 
+mod activation;
 mod bits;
 mod config;
 mod config_check;
@@ -42,14 +43,15 @@ mod role;
 mod schema;
 mod section;
 mod spec;
+mod temperature;
 mod tensor;
 mod units;
 mod writer;
 
+pub use activation::{Activation, Xielu};
 pub use bits::Bits;
 pub use config::{
-    Activation, Config, ConfigError, Experts, LayerParts, QkNorm, Quant, Rope, RouterSoftmax,
-    SharedExpert,
+    Config, ConfigError, Experts, LayerParts, QkNorm, Quant, Rope, RouterSoftmax, SharedExpert,
 };
 pub use encoding::{ActType, Encoding};
 pub use error::Error;
@@ -65,6 +67,7 @@ pub use role::Role;
 pub use schema::{Entry, Kind, PartShape, layer_schema, schema};
 pub use section::{Section, SectionKind};
 pub use spec::{Part, TensorSpec};
+pub use temperature::Temperature;
 pub use tensor::{ROW as TENSOR_ROW, Tensor};
 pub use units::{ALIGN, DATA_ALIGN, GROUP, LANES, LINE, QUAD, pad};
 pub use writer::{Staged, Writer};

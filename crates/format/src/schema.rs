@@ -101,7 +101,9 @@ pub fn layer_schema(c: &Config, layer: u32) -> Vec<Entry> {
     if !c.has_ffn(index) {
         return all;
     }
-    all.extend(pre(Role::FfnNorm, Role::FfnNormBias));
+    if !c.parallel {
+        all.extend(pre(Role::FfnNorm, Role::FfnNormBias));
+    }
     if let Some(e) = c.experts_of(index) {
         all.extend(s.experts(e));
         all.extend(e.shared.as_ref().filter(|shared| shared.gate).map(|_| s.shared_gate()));

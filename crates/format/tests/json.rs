@@ -90,6 +90,8 @@ fn config_values() {
     }
     let experts = serde_json::json!({"n_experts": 4, "experts_per_token": 2, "d_ff": 16,
         "router_softmax": "all", "layers": [true, false], "router_bias": true});
+    let temperature = |scale: f64, step: u32, layers: &[bool]| serde_json::json!({"scale": scale, "step": step, "offset": 0, "layers": layers});
+    let xielu = serde_json::json!([{"positive": 1.0, "negative": 1.0, "beta": 0.5, "eps": 0.0}]);
     let recurrent = |layers: [bool; 2], without_norm: bool| {
         serde_json::json!({"kind": "delta", "kernel": 4, "key_heads": 1, "key_dim": 16, "value_heads": 1,
             "value_dim": 16, "layers": layers, "without_norm": without_norm})
@@ -129,6 +131,14 @@ fn config_values() {
         ("layer_parts", serde_json::json!(["both"]), "one entry per layer"),
         ("layer_parts", serde_json::json!(["both", "none"]), "unknown variant"),
         ("layer_parts", serde_json::json!(["ffn", "ffn"]), "at least one layer with attention"),
+        ("temperature", temperature(0.0, 4, &[true, true]), "temperature.scale"),
+        ("temperature", temperature(1.0, 0, &[true, true]), "at least 1"),
+        ("temperature", temperature(1.0, 4, &[true]), "one entry per layer"),
+        ("temperature", temperature(1.0, 4, &[false, false]), "at least one of them true"),
+        ("parallel", 1.into(), "boolean"),
+        ("qk_norm_late", true.into(), "unless qk_norm is head"),
+        ("activation", "xielu".into(), "one entry per layer with this activation"),
+        ("xielu", xielu, "one entry per layer with this activation"),
         ("experts", experts, "no bias without router_sigmoid"),
         ("recurrent", recurrent([false, false], false), "at least one of them true"),
         ("recurrent", recurrent([true, true], false), "at least one layer with attention"),

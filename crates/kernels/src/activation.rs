@@ -6,7 +6,7 @@ use crate::layout::LANES;
 use crate::math::{exp, silu, tanh};
 
 /// Activation function of the feed-forward network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {
     /// x / (1 + e⁻ˣ)
     Silu,
@@ -14,6 +14,18 @@ pub enum Activation {
     Gelu,
     /// max(x, 0)² (So et al., "Primer", 2021).
     Relu2,
+    /// `positive`·x² + `beta`·x for x > 0, and `negative`·(e^min(x, `eps`) − 1 − x) + `beta`·x otherwise (Huang and
+    /// Schlag, "Deriving Activation Functions Using Integration", 2024).
+    Xielu {
+        /// Factor of x².
+        positive: f32,
+        /// Factor of the exponential part.
+        negative: f32,
+        /// Slope at 0.
+        beta: f32,
+        /// Largest exponent.
+        eps: f32,
+    },
 }
 
 /// Arguments of `activate`, which computes act(gate)·up, or act(up) without a gate.
@@ -67,6 +79,13 @@ fn apply<S: Simd>(s: S, activation: Activation, x: S::F) -> S::F {
         Activation::Relu2 => {
             let x = s.max(x, s.splat(0.0));
             s.mul(x, x)
+        }
+        Activation::Xielu { positive, negative, beta, eps } => {
+            let power = s.sub(exp(s, s.min(x, s.splat(eps))), s.splat(1.0));
+            let below = s.mul(s.sub(power, x), s.splat(negative));
+            let above = s.mul(s.mul(x, x), s.splat(positive));
+            let curve = s.select(s.less(s.splat(0.0), x), above, below);
+            s.fma(x, s.splat(beta), curve)
         }
     }
 }

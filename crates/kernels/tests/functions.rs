@@ -91,12 +91,23 @@ fn activations_match_their_formulas() {
         0.5 * x * (1.0 + inner.tanh())
     };
     let relu2 = |x: f64| x.max(0.0).powi(2);
-    // Where 1 + tanh cancels, even f64 retains only a few digits, hence the absolute tolerance.
+    let (positive, negative, beta, eps) = (0.75f32, 1.25f32, 0.5f32, -1e-6f32);
+    let xielu = |x: f64| {
+        let curve = if x > 0.0 {
+            f64::from(positive) * x * x
+        } else {
+            f64::from(negative) * (x.min(f64::from(eps)).exp_m1() - x)
+        };
+        curve + f64::from(beta) * x
+    };
+    // Where 1 + tanh cancels, even f64 retains only a few digits, hence the absolute tolerance; xIELU has that of
+    // eˣ − 1, times a gate.
     for kernels in isas() {
         for (activation, f, relative, absolute) in [
             (Activation::Silu, &silu as &dyn Fn(f64) -> f64, 1e-6, 1e-30),
             (Activation::Gelu, &gelu, 3e-6, 1e-14),
             (Activation::Relu2, &relu2, 1e-6, 1e-30),
+            (Activation::Xielu { positive, negative, beta, eps }, &xielu, 1e-6, 3e-7),
         ] {
             for (gated, size) in [(true, 100.0), (true, 4.0), (false, 4.0), (false, 1e-3)] {
                 let (panels, m) = (4, 3);
@@ -111,7 +122,7 @@ fn activations_match_their_formulas() {
                         (x[i], 1.0)
                     };
                     let want = f(f64::from(g)) * f64::from(u);
-                    let tolerance = want.abs() * relative + absolute;
+                    let tolerance = want.abs() * relative + absolute * f64::from(u.abs().max(1.0));
                     let off = (want - f64::from(*got)).abs();
                     assert!(off <= tolerance, "{activation:?}({g})·{u}: {got}, expected {want}");
                 }

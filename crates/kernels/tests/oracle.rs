@@ -518,7 +518,8 @@ proptest::proptest! {
             kernels.rotate(Rotate { x: &mut y, block: 32 });
             let mut all = bits(&y);
             let mut h = vec![0.0; 128];
-            let activations = [Activation::Silu, Activation::Gelu, Activation::Relu2];
+            let xielu = Activation::Xielu { positive: 0.8, negative: 1.3, beta: 0.5, eps: -1e-6 };
+            let activations = [Activation::Silu, Activation::Gelu, Activation::Relu2, xielu];
             let activation = activations[seed as usize % 3];
             kernels.activate(Activate { activation, gated: true, x: &x, m: 2, out: &mut h });
             kernels.soft_cap(SoftCap { x: &mut h, scale: 0.5, cap: 30.0 });

@@ -3,10 +3,15 @@
 //!
 //! A new family is a file in `family/`, declared and listed below.
 
+mod apertus;
+mod arcee;
+mod cohere;
 mod exaone;
 mod falcon_h1;
 mod gemma;
+mod glm;
 mod granite;
+mod hunyuan;
 mod lfm;
 mod llama;
 mod mistral;
@@ -18,6 +23,7 @@ mod qwen_linear;
 mod seed_oss;
 mod smollm3;
 mod spelling;
+mod stablelm;
 mod starcoder2;
 
 use spelling::Family;
@@ -39,6 +45,12 @@ const FAMILIES: &[&Family] = &[
     &starcoder2::FAMILY,
     &exaone::FAMILY,
     &seed_oss::FAMILY,
+    &apertus::FAMILY,
+    &arcee::FAMILY,
+    &cohere::FAMILY,
+    &glm::FAMILY,
+    &hunyuan::FAMILY,
+    &stablelm::FAMILY,
 ];
 
 fn all_hugging_face() -> impl Iterator<Item = &'static HfSpelling> {
@@ -56,9 +68,9 @@ pub(crate) fn hugging_face(model_type: &str) -> Result<&'static HfSpelling, Stri
     all_hugging_face().find(|s| s.model_type == model_type).ok_or_else(names)
 }
 
-/// The architecture of the text part of a model with this `model_type`, if that also has other parts.
-pub(crate) fn text_part(model_type: &str) -> Option<&'static HfSpelling> {
-    all_hugging_face().find(|s| s.wrapper == Some(model_type))
+/// The usual `model_type` of the text part of a model with this `model_type`, if that also has other parts.
+pub(crate) fn text_part(model_type: &str) -> Option<&'static str> {
+    all_hugging_face().find(|s| s.wrapper == Some(model_type)).map(|s| s.model_type)
 }
 
 /// The architecture with this `general.architecture` in its GGUF file; the error lists all

@@ -50,6 +50,7 @@ pub mod synthetic;
 mod tokenizer;
 mod torch;
 mod weights;
+mod xielu;
 
 pub use compare::{TensorError, compare};
 pub use convert::{Converted, convert, convert_staged};

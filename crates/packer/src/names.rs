@@ -13,8 +13,10 @@ pub(crate) type Entry = (&'static str, &'static [Role]);
 pub(crate) enum RopeType {
     /// RoPE pairs neighbouring rows: llama.cpp's converter has permuted them.
     Norm,
-    /// RoPE pairs row `i` with row `i + head_dim / 2`, as in Hugging Face checkpoints.
+    /// RoPE pairs row `i` with row `i + head_dim / 2`, as in most Hugging Face checkpoints.
     Neox,
+    /// RoPE pairs neighbouring rows, as in the model's Hugging Face checkpoints.
+    Interleaved,
 }
 
 /// The tensor names of an architecture in one kind of source. Names within a layer are looked up in
@@ -28,15 +30,16 @@ pub(crate) struct Names {
     pub(crate) rope_type: RopeType,
     /// Whether heads of values that share a key are apart in the delta rule's weights.
     pub(crate) tiled_heads: bool,
-    /// Whether the model is a part of another one: names then begin with [`TEXT_PART`].
+    /// Whether the model is a part of another one: names may then begin with one of [`TEXT_PARTS`].
     is_part: bool,
 }
 
 /// The prefix of layers in GGUF files.
 const GGUF_PREFIX: &str = "blk.";
 
-/// The prefix of the names in a model's text part, instead of `model.`.
-const TEXT_PART: &str = "model.language_model.";
+/// Prefixes of the names in a model's text part, and what they stand for.
+const TEXT_PARTS: [(&str, &str); 2] =
+    [("model.language_model.", "model."), ("language_model.", "")];
 
 impl Names {
     /// Names of `LlamaForCausalLM` in transformers, except for those in `own`.
@@ -50,6 +53,11 @@ impl Names {
             tiled_heads: false,
             is_part: false,
         }
+    }
+
+    /// The same names, with this order of the rows of heads.
+    pub(crate) const fn with_rope_type(self, rope_type: RopeType) -> Self {
+        Self { rope_type, ..self }
     }
 
     /// The names if those of layers begin with `layer_prefix`.
@@ -180,8 +188,11 @@ pub(crate) struct Meaning {
 impl Names {
     /// What a tensor of this name holds, if the architecture has such a weight.
     pub(crate) fn meaning(&self, name: &str) -> Option<Meaning> {
-        let part = name.strip_prefix(TEXT_PART).filter(|_| self.is_part);
-        let name = &part.map_or(name.into(), |name| Cow::from(format!("model.{name}")));
+        let text = |&(prefix, own): &(&str, &str)| {
+            Some(Cow::from(format!("{own}{}", name.strip_prefix(prefix)?)))
+        };
+        let part = TEXT_PARTS.iter().filter(|_| self.is_part).find_map(text);
+        let name = &part.unwrap_or_else(|| name.into());
         // Some parameters are no weights of a module, so their names have no suffix, or that of a bias.
         let (stem, bias) = match (name.strip_suffix(".weight"), name.strip_suffix(".bias")) {
             _ if self.own.iter().chain(self.shared).any(|(known, _)| name.ends_with(known)) => {

@@ -108,7 +108,7 @@ pub(crate) struct FileTensor {
 }
 
 impl FileTensor {
-    /// Checks that a tensor of this shape (`[rows, inputs]`, `[n]`, or `[experts, rows, inputs]`)
+    /// Checks that a tensor of this shape (`[rows, inputs]`, `[n]`, `[]`, or `[experts, rows, inputs]`)
     /// matches its size and lies within the file. `len` is its size in bytes, if the file states
     /// it.
     pub(crate) fn new(
@@ -123,10 +123,11 @@ impl FileTensor {
             Err(Error::Tensor { path: file.path.clone(), tensor: name.into(), what })
         };
         let (experts, n, k) = match *shape {
+            [] => (None, Some(1), 1),
             [n] => (None, Some(n), 1),
             [n, k] => (None, Some(n), k),
             [experts, n, k] => (Some(experts as usize), n.checked_mul(experts), k),
-            _ => return fail(format!("has {} dimensions, expected 1 to 3", shape.len())),
+            _ => return fail(format!("has {} dimensions, expected at most 3", shape.len())),
         };
         let Some(n) = n else { return fail(format!("shape {shape:?} overflows")) };
         if n == 0 || k == 0 {

@@ -10,7 +10,7 @@ use nanoinfer_format::{Config, Entry, Kind, NormPlace, Role, layer_schema, schem
 
 use crate::Error;
 use crate::description::{Biases, Change, RowFactor};
-use crate::names::{Meaning, Names};
+use crate::names::{Meaning, Names, RopeType};
 use crate::source::derived::{Joined, Transposed, affine, scaled_rows};
 use crate::source::{FileTensor, TensorSource};
 
@@ -79,7 +79,9 @@ impl Weights {
         };
         // llama.cpp stores some vectors of recurrent layers as matrices, and a matrix of one row as a vector.
         let tensor = match roles {
-            [Role::SsmA | Role::SsmD | Role::SsmNorm] => tensor.flattened(),
+            [Role::SsmA | Role::SsmD | Role::SsmNorm | Role::AttnQNorm | Role::AttnKNorm] => {
+                tensor.flattened()
+            }
             [Role::FfnSharedGate] => tensor.row(),
             _ => tensor,
         };
@@ -222,6 +224,10 @@ impl Weights {
         if self.row_factors.iter().any(|scaled| roles.contains(&scaled.role)) {
             return Err(Self::error(&path, name, SCALED_ROWS));
         }
+        let rotated = |role: &Role| matches!(role, Role::AttnQ | Role::AttnK);
+        if self.names.rope_type == RopeType::Interleaved && roles.iter().any(rotated) {
+            return Err(Self::error(&path, name, REORDERED_ROWS));
+        }
         let expert = expert.unwrap_or(0);
         for (role, rows) in divide(roles, n, layer, c) {
             let parts = self.slots.get_mut(&Slot { layer, role, bias }).ok_or_else(missing)?;
@@ -324,6 +330,8 @@ const TIED_OUTPUT: &str = "is changed by the adapter, but in this model it is al
                            the adapter with peft and convert the merged model";
 const SCALED_ROWS: &str = "is changed by the adapter, but its rows have different multipliers in this model; \
                            merge the adapter with peft and convert the merged model";
+const REORDERED_ROWS: &str = "is changed by the adapter, but its rows are reordered in this model; merge the adapter \
+                              with peft and convert the merged model";
 const OTHER_KIND: &str = "the config describes another kind of model";
 const UNEXPECTED: &str = "is unexpected: a model with this config has no such weight";
 

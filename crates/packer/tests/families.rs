@@ -84,12 +84,47 @@ fn stack_experts(tensors: Vec<Tensor>) -> Vec<Tensor> {
     out
 }
 
+/// Stacks `NAME.norms.H.weight` of all heads H into `NAME.weight`.
+fn stack_norms(tensors: Vec<Tensor>) -> Vec<Tensor> {
+    let mut stacks = BTreeMap::<String, BTreeMap<u32, Vec<f32>>>::new();
+    let mut out = Vec::new();
+    for (name, dims, values) in tensors {
+        match name.trim_end_matches(".weight").split_once(".norms.") {
+            None => out.push((name, dims, values)),
+            Some((norm, head)) => {
+                let stack = stacks.entry(format!("{norm}.weight")).or_default();
+                stack.insert(head.parse().unwrap(), values);
+            }
+        }
+    }
+    for (name, heads) in stacks {
+        let dims = vec![heads[&0].len() as u64, heads.len() as u64];
+        out.push((name, dims, heads.into_values().flatten().collect()));
+    }
+    out
+}
+
+/// Moves the parameters of xIELU from tensors of each layer to metadata.
+fn list_activations(file: &mut GgufFile) {
+    let mut keys = BTreeMap::<String, BTreeMap<u32, f32>>::new();
+    file.tensors.retain(|(name, _, values)| {
+        let Some((layer, key)) = name.split_once(".ffn_act_fn.") else { return true };
+        let layer = layer.trim_start_matches("blk.").parse().unwrap();
+        keys.entry(format!("xielu.{key}")).or_default().insert(layer, values[0]);
+        false
+    });
+    for (key, layers) in keys {
+        file.set(&key, Meta::F32s(layers.into_values().collect()));
+    }
+}
+
 /// The keys that the converter writes for all architectures.
 fn common_keys(s: &Value) -> Vec<(&'static str, Meta)> {
     let u32 = |key: &str| Meta::U32(s[key].as_u64().unwrap() as u32);
     let f32 = |value: &Value| Meta::F32(value.as_f64().unwrap() as f32);
-    let epsilon = if s["norm_epsilon"].is_number() {
-        ("attention.layer_norm_epsilon", f32(&s["norm_epsilon"]))
+    let of_layers = ["norm_epsilon", "layer_norm_eps"].into_iter().find(|key| s[*key].is_number());
+    let epsilon = if let Some(key) = of_layers {
+        ("attention.layer_norm_epsilon", f32(&s[key]))
     } else {
         let stated = ["rms_norm_eps", "norm_eps", "layer_norm_epsilon"]
             .into_iter()
@@ -220,7 +255,8 @@ fn gguf(name: &str, spelling: &Spelling, s: &Value) -> GgufFile {
             file.tensors.push((name, vec![values.len() as u64], values));
         }
     }
-    file.tensors = stack_experts(file.tensors);
+    file.tensors = stack_norms(stack_experts(file.tensors));
+    list_activations(&mut file);
     file
 }
 

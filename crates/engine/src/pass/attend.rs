@@ -18,7 +18,7 @@ use std::ops::Range;
 use nanoinfer_format::{Config, QkNorm};
 use nanoinfer_kernels::{
     ApplyGate, AttendBlock, BLOCK, FinishHead, GROUP, Gate, KvBlock, MAX_TILE, MergeSpans, Pack,
-    PackQuery, Rope, Rotate, SPAN, StoreKv,
+    PackQuery, Rope, Rotate, SPAN, StoreKv, temperature,
 };
 
 use super::batch::{Slot, Visible, spans};
@@ -42,10 +42,12 @@ struct Part<'s> {
     slots: &'s [Slot],
 }
 
-/// Selects the RoPE angles of a query or key.
+/// Selects the norm and the RoPE angles of a query or key.
 #[derive(Clone, Copy)]
-struct Angles {
+struct Head {
     layer: usize,
+    /// Number of the head, among those of queries or of keys.
+    index: usize,
     /// Batch row of the token.
     row: usize,
     /// Whether to measure distances to the pinned positions rather than to the recent ones.
@@ -59,7 +61,8 @@ impl Pass<'_> {
         let cache = self.split_cache(w, layer);
         for item in w.items(self.config.n_kv_heads as usize) {
             let unit = self.unit(qkv, item.index());
-            self.store_head(w, &mut local.row, (layer, unit), &mut cache.take(&item));
+            let at = (layer, item.index());
+            self.store_head(w, &mut local.row, at, unit, &mut cache.take(&item));
         }
     }
 
@@ -74,7 +77,8 @@ impl Pass<'_> {
         &self,
         w: &Worker<'_>,
         row: &mut [f32],
-        (layer, unit): (usize, &[f32]),
+        (layer, index): (usize, usize),
+        unit: &[f32],
         cache: &mut HeadMut<'_>,
     ) {
         let m = self.m();
@@ -86,7 +90,7 @@ impl Pass<'_> {
         for (row, slot) in self.slots.iter().enumerate() {
             gather(unit, m, row, (heads - 2) * head, key);
             gather(unit, m, row, (heads - 1) * head, value);
-            self.norm_and_rotate(w, key, Angles { layer, row, pinned: false }, norm);
+            self.norm_and_rotate(w, key, Head { layer, index, row, pinned: false }, norm);
             let to = cache.block(self.cache.block(slot.seq, slot.position / BLOCK), head);
             let (at, rotation) = (slot.position % BLOCK, self.key_rotation());
             self.kernels.store_kv(StoreKv { key, value, at, rotation, to });
@@ -106,7 +110,7 @@ impl Pass<'_> {
         let out = self.scratch.attention.split(w, kv_heads * column, column);
         for item in w.items(kv_heads) {
             let (kv, mut cache, out) = (item.index(), cache.take(&item), out.take(&item).run());
-            self.store_head(w, &mut local.row, (layer, self.unit(qkv, kv)), &mut cache);
+            self.store_head(w, &mut local.row, (layer, kv), self.unit(qkv, kv), &mut cache);
             local.profile.mark(Stage::Cache);
             let block = |index| cache.view(index, head);
             self.attend_all_spans(w, local, (layer, kv), 0..self.m(), &block, out);
@@ -122,17 +126,37 @@ impl Pass<'_> {
 
     /// Prepares a query or key: applies the per-head norm if the model has one, and RoPE if the layer
     /// uses it.
-    fn norm_and_rotate(&self, w: &Worker<'_>, x: &mut [f32], at: Angles, norm: Option<&Norm>) {
-        let (c, s) = (self.config, self.scratch);
-        if c.qk_norm == QkNorm::Head {
-            self.norm_row(x, 1, norm);
+    fn norm_and_rotate(&self, w: &Worker<'_>, x: &mut [f32], at: Head, norm: Option<&Norm>) {
+        let late = self.config.qk_norm_late;
+        if late {
+            self.rotate(w, x, at);
         }
+        match self.config.qk_norm {
+            QkNorm::Head => self.norm_row(x, 1, norm),
+            QkNorm::Layer => self.norm_head(x, at.index, norm),
+            QkNorm::None | QkNorm::Full => {}
+        }
+        if !late {
+            self.rotate(w, x, at);
+        }
+    }
+
+    /// Applies RoPE to a query or key if the layer uses it.
+    fn rotate(&self, w: &Worker<'_>, x: &mut [f32], at: Head) {
+        let (c, s) = (self.config, self.scratch);
         let Some(kind) = (c.layer_ropes[at.layer] as usize).checked_sub(1) else { return };
         let half = c.rotary_dim as usize / 2;
         let first = (kind * self.m() + at.row) * half;
         let (cos, sin) = if at.pinned { (&s.pinned_cos, &s.pinned_sin) } else { (&s.cos, &s.sin) };
         let (cos, sin) = (&cos.read(w)[first..][..half], &sin.read(w)[first..][..half]);
         self.kernels.rope(Rope { x, half, cos, sin });
+    }
+
+    /// Multiplies a query by the temperature of its position, if the layer has one.
+    fn sharpen(&self, x: &mut [f32], layer: usize, position: usize) {
+        let Some(t) = self.config.temperature.as_ref().filter(|t| t.layers[layer]) else { return };
+        let factor = temperature(position as u64, t.offset.into(), t.step.into(), t.scale);
+        x.iter_mut().for_each(|x| *x *= factor);
     }
 
     /// Hadamard block size for keys and queries in an 8-bit or 4-bit cache.
@@ -215,8 +239,10 @@ impl Pass<'_> {
             let (token, g) = (part.from + query / group, query % group);
             let mut pack = |pinned, to| {
                 gather(unit, self.m(), token, g * head, x);
-                let angles = Angles { layer: part.layer, row: token, pinned };
-                self.norm_and_rotate(w, x, angles, norm);
+                let index = part.kv * group + g;
+                let at = Head { layer: part.layer, index, row: token, pinned };
+                self.norm_and_rotate(w, x, at, norm);
+                self.sharpen(x, part.layer, self.slots[token].position);
                 self.kernels.pack_query(PackQuery { x, row: query, rotation, to });
             };
             pack(false, queries.packed_mut(n, head));

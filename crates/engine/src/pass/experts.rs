@@ -76,7 +76,7 @@ impl Pass<'_> {
         &self,
         w: &Worker<'_>,
         local: &mut Local,
-        e: &ExpertMatrices,
+        (e, layer): (&ExpertMatrices, usize),
         config: &Experts,
     ) {
         let m = self.m();
@@ -102,7 +102,7 @@ impl Pass<'_> {
             let first = (a.expert * groups + group) * panels;
             let tokens = r.gathered.lines(needs).packed(0, a.n, k);
             self.product(&e.gate_up, first..first + panels, &tokens, false, gate_up, decoded);
-            let (activation, x) = (self.activation(), &*gate_up);
+            let (activation, x) = (self.activation(layer), &*gate_up);
             self.kernels.activate(Activate { activation, gated, x, m: a.n, out: act });
             for to in split.take(&item).tile(0).forms(0) {
                 self.kernels.pack(Pack { x: act, m: a.n, at: 0, n: a.n, rotation: GROUP, to });

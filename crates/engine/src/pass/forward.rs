@@ -69,16 +69,22 @@ impl Pass<'_> {
         }
         match &layer.ffn {
             None => {}
+            Some(Ffn::Dense(dense)) if self.config.parallel => {
+                self.dense_output(w, local, layer, dense);
+            }
             Some(Ffn::Dense(dense)) => self.dense(w, local, (layer, index), dense),
             Some(Ffn::Experts(experts)) => self.experts(w, local, (layer, index), experts),
         }
     }
 
-    /// Attention, a recurrence, or both of the same input.
+    /// Attention, a recurrence, or both of the same input, which in a parallel block is also that of the
+    /// feed-forward network.
     fn mix(&self, w: &mut Worker<'_>, local: &mut Local, layer: &Layer, index: usize) {
         let (m, at) = (self.m(), Some(index));
         let needs = |needs: Needs, [input, _]: [&Matrix; 2]| needs.or(Needs::of(input));
-        let needs = layer.projections().fold(Needs::default(), needs);
+        let beside = self.beside(layer);
+        let first = beside.map_or(Needs::default(), |dense| Needs::of(&dense.gate_up));
+        let needs = layer.projections().fold(first, needs);
         self.pack_norm(w, local, layer.attn_norm.as_ref(), needs);
         self.end_packing(w, local, m, Stage::Norm);
         if let Some(Attention { qkv, .. }) = &layer.attention {
@@ -86,6 +92,9 @@ impl Pass<'_> {
         }
         if let Some(RecurrentMixer { input, .. }) = &layer.recurrent {
             self.project(w, local, &self.scratch.projected, (input, Role::SsmIn, at));
+        }
+        if let Some(dense) = beside {
+            self.dense_hidden(w, local, index, dense);
         }
         if let Some(attention) = &layer.attention {
             let output = &attention.output;
@@ -97,6 +106,14 @@ impl Pass<'_> {
             self.recur(w, local, index, mixer);
             self.pack_recurrent(w, local, mixer);
             self.add_output(w, local, layer, (&mixer.output, Role::SsmOut, at));
+        }
+    }
+
+    /// The feed-forward network whose input is that of attention.
+    fn beside<'l>(&self, layer: &'l Layer) -> Option<&'l Dense> {
+        match &layer.ffn {
+            Some(Ffn::Dense(dense)) if self.config.parallel => Some(dense),
+            _ => None,
         }
     }
 
@@ -166,17 +183,27 @@ impl Pass<'_> {
         w: &mut Worker<'_>,
         local: &mut Local,
         (layer, index): (&Layer, usize),
-        Dense { gate_up, down }: &Dense,
+        dense: &Dense,
     ) {
-        let m = self.m();
-        self.pack_norm(w, local, layer.ffn_norm.as_ref(), Needs::of(gate_up));
-        self.end_packing(w, local, m, Stage::Norm);
-        self.gate_up(w, local, gate_up, Needs::of(down));
+        self.pack_norm(w, local, layer.ffn_norm.as_ref(), Needs::of(&dense.gate_up));
+        self.end_packing(w, local, self.m(), Stage::Norm);
+        self.dense_hidden(w, local, index, dense);
+        self.dense_output(w, local, layer, dense);
+    }
+
+    /// The hidden values of a feed-forward network whose inputs have been packed.
+    fn dense_hidden(&self, w: &mut Worker<'_>, local: &mut Local, index: usize, dense: &Dense) {
+        let Dense { gate_up, down } = dense;
+        self.gate_up(w, local, (gate_up, index), Needs::of(down));
         self.observe_inputs(w, local, (gate_up, Role::FfnGateUp, Some(index)));
         local.end(w, Stage::GateUp);
+    }
+
+    /// Adds the output of a feed-forward network to the residual stream.
+    fn dense_output(&self, w: &mut Worker<'_>, local: &mut Local, layer: &Layer, dense: &Dense) {
         let norm = layer.ffn_post_norm.as_ref();
-        let (from, to) = (Input::shared(m, &self.scratch.hidden), self.residual(norm));
-        self.matmul(w, down, from, to, &mut local.decoded);
+        let (from, to) = (Input::shared(self.m(), &self.scratch.hidden), self.residual(norm));
+        self.matmul(w, &dense.down, from, to, &mut local.decoded);
         if let Some(norm) = norm {
             local.end(w, Stage::Down);
             self.add_normed(w, local, norm);
@@ -201,7 +228,7 @@ impl Pass<'_> {
         self.observe_inputs(w, local, (&e.gate_up, Role::FfnGateUpExperts, Some(index)));
         local.end(w, Stage::GateUp);
         if let Some(shared) = &e.shared {
-            self.gate_up(w, local, &shared.gate_up, Needs::of(&shared.down));
+            self.gate_up(w, local, (&shared.gate_up, index), Needs::of(&shared.down));
             self.observe_inputs(w, local, (&shared.gate_up, Role::FfnGateUp, Some(index)));
             local.end(w, Stage::GateUp);
         }
@@ -209,7 +236,7 @@ impl Pass<'_> {
         if let Some(gate) = &e.shared_gate {
             self.shared_gates(w, local, gate);
         }
-        self.experts_gate_up(w, local, e, config);
+        self.experts_gate_up(w, local, (e, index), config);
         local.end(w, Stage::GateUp);
         self.experts_down(w, local, e, config);
     }

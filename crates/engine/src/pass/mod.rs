@@ -124,11 +124,17 @@ impl Pass<'_> {
         Visible::new(slot, self.config.windows[layer] as usize)
     }
 
-    pub(crate) fn activation(&self) -> Activation {
+    pub(crate) fn activation(&self, layer: usize) -> Activation {
         match self.config.activation {
             format::Activation::Silu => Activation::Silu,
             format::Activation::Gelu => Activation::Gelu,
             format::Activation::Relu2 => Activation::Relu2,
+            format::Activation::Xielu => {
+                let x = self.config.xielu[layer];
+                let [positive, negative, beta, eps] =
+                    [x.positive, x.negative, x.beta, x.eps].map(|x| x as f32);
+                Activation::Xielu { positive, negative, beta, eps }
+            }
         }
     }
 }

@@ -129,6 +129,15 @@ impl Pass<'_> {
         let norm = NormParams { kind: NormKind::Rms, weight, bias, d, eps };
         self.kernels.norm_row(NormRow { x, norm });
     }
+
+    /// LayerNorm of head `index`, with its own weights; no-op without a norm.
+    pub(crate) fn norm_head(&self, x: &mut [f32], index: usize, norm: Option<&Norm>) {
+        let Some(norm) = norm else { return };
+        let weight = &norm.weight(self.file)[index * x.len()..][..x.len()];
+        let (d, eps) = (self.config.head_dim as usize, self.config.norm_eps as f32);
+        let norm = NormParams { kind: NormKind::Layer, weight, bias: &[], d, eps };
+        self.kernels.norm_row(NormRow { x, norm });
+    }
 }
 
 /// Parameters of a norm over the whole width.

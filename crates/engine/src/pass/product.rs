@@ -108,7 +108,13 @@ impl Pass<'_> {
 
     /// Computes the gate and up projections and the activation, act(gate)·up or act(up), and packs the
     /// result as input of `down`. An item is a group of 64 hidden values.
-    pub(crate) fn gate_up(&self, w: &Worker<'_>, local: &mut Local, matrix: &Matrix, needs: Needs) {
+    pub(crate) fn gate_up(
+        &self,
+        w: &Worker<'_>,
+        local: &mut Local,
+        (matrix, layer): (&Matrix, usize),
+        needs: Needs,
+    ) {
         let m = self.m();
         let panels = self.config.ffn_inputs() * GROUP / LANES; // per item
         let groups = matrix.panels / panels;
@@ -120,7 +126,7 @@ impl Pass<'_> {
             let first = item.index() * panels;
             self.product(matrix, first..first + panels, &from, false, gate_up, decoded);
             self.kernels.activate(Activate {
-                activation: self.activation(),
+                activation: self.activation(layer),
                 gated: self.config.gated,
                 x: gate_up,
                 m,

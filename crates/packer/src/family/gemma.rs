@@ -13,7 +13,19 @@ use crate::rope::{RopeSpec, Scaling};
 pub(super) const FAMILY: Family = Family {
     hugging_face: &[
         HfSpelling { model_type: "gemma2", adapt: gemma2, ..GEMMA },
-        HfSpelling { model_type: "gemma3_text", adapt: gemma3, ..GEMMA },
+        HfSpelling {
+            model_type: "gemma3_text",
+            wrapper: Some("gemma3"),
+            // The models with images state only what differs from these.
+            sizes: &[
+                ("vocab_size", 262_208),
+                ("num_attention_heads", 8),
+                ("num_key_value_heads", 4),
+                ("max_position_embeddings", 131_072),
+            ],
+            adapt: gemma3,
+            ..GEMMA
+        },
     ],
     gguf: &[
         GgufSpelling { architecture: "gemma2", adapt: gguf_gemma2, ..GgufSpelling::NEOX },

@@ -1,4 +1,4 @@
-//! OLMo 2, OLMo hybrid and OLMoE: one norm over all queries of a token, and one over all its keys. In OLMo hybrid,
+//! OLMo 2 and 3, OLMo hybrid and OLMoE: one norm over all queries of a token, and one over all its keys. In OLMo hybrid,
 //! most layers follow the gated delta rule.
 
 use nanoinfer_format::{NormPlace, QkNorm, Recurrent, RecurrentKind, Role, RouterSoftmax};
@@ -7,8 +7,12 @@ use super::spelling::{Family, GgufSpelling, HfSpelling};
 use crate::Error;
 use crate::description::Description;
 use crate::gguf::Keys;
-use crate::hf::{Settings, experts, recurrent_layers, router_softmax};
+use crate::hf::{
+    Settings, experts, layer_windows, recurrent_layers, rope, rope_settings, router_softmax,
+    sliding_window,
+};
 use crate::names::{Entry, HF_EXPERTS, HF_POST_NORMS};
+use crate::rope::{RopeSpec, Scaling};
 
 pub(super) const FAMILY: Family = Family {
     hugging_face: &[
@@ -30,6 +34,13 @@ pub(super) const FAMILY: Family = Family {
             ..HfSpelling::LLAMA
         },
         HfSpelling {
+            model_type: "olmo3",
+            norm_eps: 1e-5,
+            own_names: HF_POST_NORMS,
+            adapt: olmo3,
+            ..HfSpelling::LLAMA
+        },
+        HfSpelling {
             model_type: "olmo_hybrid",
             own_names: HYBRID_NAMES,
             adapt: hybrid,
@@ -39,14 +50,7 @@ pub(super) const FAMILY: Family = Family {
     // llama.cpp has no OLMo hybrid.
     gguf: &[
         GgufSpelling { architecture: "olmoe", adapt: gguf_olmoe, ..GgufSpelling::NEOX },
-        GgufSpelling {
-            architecture: "olmo2",
-            adapt: |_, d| {
-                post_norms(d);
-                Ok(())
-            },
-            ..GgufSpelling::NEOX
-        },
+        GgufSpelling { architecture: "olmo2", adapt: gguf_olmo2, ..GgufSpelling::NEOX },
     ],
 };
 
@@ -123,4 +127,41 @@ fn gguf_olmoe(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
 fn post_norms(d: &mut Description) {
     d.config.norm_place = NormPlace::Post;
     d.config.qk_norm = QkNorm::Full;
+}
+
+/// OLMo 3: windows on three of four layers, which have a RoPE of their own, usually without scaling.
+fn olmo3(c: &Settings, d: &mut Description) -> Result<(), Error> {
+    post_norms(d);
+    let (window, n) = (sliding_window(c, 4096)?, d.config.windows.len());
+    d.config.windows = layer_windows(c, window, n, |i| !(i + 1).is_multiple_of(4))?;
+    let full = rope_settings(c, Some("full_attention"))?;
+    let full = rope(c, full.as_ref(), 5e5)?;
+    let by_type = c.object("rope_parameters")?;
+    let own = by_type.map(|r| r.object("sliding_attention")).transpose()?.flatten();
+    let sliding = match own {
+        Some(own) => rope(c, Some(&own), 5e5)?,
+        None => RopeSpec { theta: full.theta, scaling: Scaling::None },
+    };
+    d.config.rope_theta = full.theta;
+    d.ropes = vec![full];
+    rotate_windows(d, sliding);
+    Ok(())
+}
+
+/// OLMo 2, or OLMo 3 if there is a window.
+fn gguf_olmo2(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
+    post_norms(d);
+    d.config.windows = keys.windows(4)?;
+    let theta = keys.positive("rope.freq_base_swa")?.unwrap_or(d.ropes[0].theta);
+    rotate_windows(d, RopeSpec { theta, scaling: Scaling::None });
+    Ok(())
+}
+
+/// Gives layers with a window this RoPE, if it is another one than that of the others.
+fn rotate_windows(d: &mut Description, sliding: RopeSpec) {
+    let windows = &d.config.windows;
+    if d.ropes[0] != sliding && windows.iter().any(|&window| window > 0) {
+        d.ropes.push(sliding);
+        d.config.layer_ropes = windows.iter().map(|&w| if w == 0 { 1 } else { 2 }).collect();
+    }
 }

@@ -20,11 +20,16 @@ pub(crate) struct Family {
 pub(crate) struct HfSpelling {
     /// `model_type` in `config.json`.
     pub(crate) model_type: &'static str,
-    /// `model_type` of models whose text part this is: its settings are in their `text_config`, and its
-    /// weights in `model.language_model`.
+    /// `model_type` of models whose text part this is, unless it names another one: its settings are in their
+    /// `text_config`, and its weights in `model.language_model` or `language_model`.
     pub(crate) wrapper: Option<&'static str>,
     /// What precedes the number of a layer in the names of its tensors.
     pub(crate) layer_prefix: &'static str,
+    pub(crate) rope_type: RopeType,
+    /// The part of each head that RoPE turns, unless `config.json` states another one.
+    pub(crate) rotary_factor: f64,
+    /// Sizes that `config.json` may omit.
+    pub(crate) sizes: &'static [(&'static str, u32)],
     /// `None`: `hidden_size / num_attention_heads`.
     pub(crate) head_dim: Option<u32>,
     pub(crate) norm_eps: f64,
@@ -47,6 +52,9 @@ impl HfSpelling {
         model_type: "llama",
         wrapper: None,
         layer_prefix: "model.layers.",
+        rope_type: RopeType::Neox,
+        rotary_factor: 1.0,
+        sizes: &[],
         head_dim: None,
         norm_eps: 1e-6,
         norm_eps_key: "rms_norm_eps",
@@ -59,7 +67,8 @@ impl HfSpelling {
     };
 
     pub(crate) fn names(&self) -> Names {
-        Names::hugging_face(self.own_names).in_layers(self.layer_prefix)
+        let names = Names::hugging_face(self.own_names).in_layers(self.layer_prefix);
+        names.with_rope_type(self.rope_type)
     }
 }
 
@@ -90,6 +99,10 @@ impl GgufSpelling {
 
     /// The usual names with Q and K permuted, to be completed with `..GgufSpelling::NORM`.
     pub(crate) const NORM: Self = Self { rope_type: RopeType::Norm, ..Self::NEOX };
+
+    /// The usual names with Q and K in Hugging Face's order, in which RoPE pairs neighbouring rows, to be completed
+    /// with `..GgufSpelling::INTERLEAVED`.
+    pub(crate) const INTERLEAVED: Self = Self { rope_type: RopeType::Interleaved, ..Self::NEOX };
 
     pub(crate) fn names(&self) -> Names {
         Names::gguf(self.rope_type, self.own_names).with_tiled_heads(self.tiled_heads)

@@ -4,15 +4,23 @@ use nanoinfer_format::{Experts, RouterSoftmax};
 
 use super::metadata::Metadata;
 use crate::Error;
+use crate::source::{FileTensor, TensorSource};
 
 /// Access to the metadata keys that start with the architecture's name. Methods take keys without
 /// this prefix.
 pub(crate) struct Keys<'a> {
     pub(crate) metadata: &'a Metadata,
     pub(crate) architecture: &'static str,
+    /// The tensors in the file.
+    pub(crate) tensors: &'a [FileTensor],
 }
 
 impl Keys<'_> {
+    /// Whether the file has a tensor of this name.
+    pub(crate) fn has_tensor(&self, name: &str) -> bool {
+        self.tensors.iter().any(|tensor| tensor.name().1 == name)
+    }
+
     /// The full key.
     pub(crate) fn name(&self, key: &str) -> String {
         format!("{}.{key}", self.architecture)
@@ -78,6 +86,28 @@ impl Keys<'_> {
     /// The attention window of all layers; 0 if there is none.
     pub(crate) fn window(&self) -> Result<u32, Error> {
         Ok(self.u32("attention.sliding_window")?.unwrap_or(0))
+    }
+
+    /// The attention window of each layer, 0 for none: on the layers that the file lists, or else on all except every
+    /// `period`-th.
+    pub(crate) fn windows(&self, period: usize) -> Result<Vec<u32>, Error> {
+        let (window, n) = (self.window()?, self.size("block_count")?.min(1 << 14) as usize);
+        let key = "attention.sliding_window_pattern";
+        let of = |slides: bool| if slides { window } else { 0 };
+        if !self.is_list(key) {
+            let period = self.u32(key)?.map_or(period, |stated| stated as usize).max(1);
+            return Ok((0..n).map(|i| of(!(i + 1).is_multiple_of(period))).collect());
+        }
+        let list = self.need(key, self.ints(key)?)?;
+        if list.len() != n {
+            let what = format!("has {} values, expected one for each of {n} layers", list.len());
+            return Err(self.error(key, &what));
+        }
+        Ok(list.iter().map(|&slides| of(slides != 0)).collect())
+    }
+
+    fn is_list(&self, key: &str) -> bool {
+        self.metadata.is_list(&self.name(key))
     }
 
     /// Experts on every layer, if the model has any. `router_softmax` is not in the file, because

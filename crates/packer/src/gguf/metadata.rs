@@ -129,6 +129,11 @@ impl Metadata {
         })
     }
 
+    /// Whether the value is a list of whole numbers.
+    pub(crate) fn is_list(&self, key: &str) -> bool {
+        matches!(self.values.get(key), Some(Value::Ints(_)))
+    }
+
     /// A list of numbers of any type.
     pub(crate) fn floats(&self, key: &str) -> Result<Option<Cow<'_, [f32]>>, Error> {
         self.typed(key, "a list of numbers", |value| match value {

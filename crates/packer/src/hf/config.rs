@@ -13,9 +13,10 @@ use crate::{Error, purpose};
 /// Reads the settings; absent settings get transformers' defaults for the architecture.
 pub(crate) fn describe(c: &Settings) -> Result<Description, Error> {
     let model_type = c.need("model_type", c.str("model_type")?)?;
-    if let Some(spelling) = family::text_part(model_type) {
+    if let Some(usual) = family::text_part(model_type) {
         let text = c.need("text_config", c.object("text_config")?)?;
-        let mut d = describe_as(&text, spelling)?;
+        refuse_quantized(c)?;
+        let mut d = describe_as(&text, spelling(&text, text.str("model_type")?.unwrap_or(usual))?)?;
         d.config.tied_embeddings |= c.bool("tie_word_embeddings")? == Some(true);
         d.names = d.names.of_text_part();
         if c.has("vision_config") {
@@ -23,18 +24,23 @@ pub(crate) fn describe(c: &Settings) -> Result<Description, Error> {
         }
         return Ok(d);
     }
-    let spelling = family::hugging_face(model_type).map_err(|supported| {
-        let purpose = purpose::of_model(c).map_or(String::new(), |p| format!(" ({p})"));
-        let what = format!("architecture {model_type:?}{purpose}");
-        c.unsupported(what, &format!("supported: {supported}"))
-    })?;
-    describe_as(c, spelling)
-}
-
-fn describe_as(c: &Settings, spelling: &'static HfSpelling) -> Result<Description, Error> {
+    let spelling = spelling(c, model_type)?;
     if let Some(class) = purpose::of_class(c) {
         return Err(c.unsupported(class, "use a model for text generation"));
     }
+    describe_as(c, spelling)
+}
+
+/// The architecture with these settings and this `model_type`.
+fn spelling(c: &Settings, model_type: &str) -> Result<&'static HfSpelling, Error> {
+    family::hugging_face(model_type).map_err(|supported| {
+        let purpose = purpose::of_model(c).map_or(String::new(), |p| format!(" ({p})"));
+        let what = format!("architecture {model_type:?}{purpose}");
+        c.unsupported(what, &format!("supported: {supported}"))
+    })
+}
+
+fn describe_as(c: &Settings, spelling: &'static HfSpelling) -> Result<Description, Error> {
     refuse_quantized(c)?;
     let mut d = common(c, spelling)?;
     (spelling.adapt)(c, &mut d)?;
@@ -46,7 +52,11 @@ fn describe_as(c: &Settings, spelling: &'static HfSpelling) -> Result<Descriptio
 
 /// The description of a Llama with these settings.
 fn common(c: &Settings, spelling: &'static HfSpelling) -> Result<Description, Error> {
-    let size = |key: &str| c.need(key, c.u32(key)?);
+    let stated = |key: &str| {
+        let default = || spelling.sizes.iter().find(|(name, _)| *name == key).map(|&(_, n)| n);
+        Ok::<_, Error>(c.u32(key)?.or_else(default))
+    };
+    let size = |key: &str| c.need(key, stated(key)?);
     let d_model = size("hidden_size")?;
     let n_heads = size("num_attention_heads")?;
     let n_layers = match c.strings("layers_block_type")? {
@@ -61,8 +71,7 @@ fn common(c: &Settings, spelling: &'static HfSpelling) -> Result<Description, Er
             return Err(c.error("num_attention_heads", what));
         }
     };
-    let stated = spelling.d_ff.iter().find(|key| c.has(key));
-    let d_ff = stated.unwrap_or(&spelling.d_ff[0]);
+    let d_ff = spelling.d_ff.iter().find(|key| c.has(key)).unwrap_or(&spelling.d_ff[0]);
     let settings = rope_settings(c, None)?;
     let rope = rope(c, settings.as_ref(), spelling.rope_theta)?;
     let config = Config {
@@ -70,13 +79,13 @@ fn common(c: &Settings, spelling: &'static HfSpelling) -> Result<Description, Er
         d_model,
         d_ff: size(d_ff)?,
         n_heads,
-        n_kv_heads: c.u32("num_key_value_heads")?.unwrap_or(n_heads),
+        n_kv_heads: stated("num_key_value_heads")?.unwrap_or(n_heads),
         vocab_size: size("vocab_size")?,
-        context_length: context_length(c, &rope.scaling)?,
+        context_length: context_length(size("max_position_embeddings")?, &rope.scaling),
         norm_eps: c.f64(spelling.norm_eps_key)?.unwrap_or(spelling.norm_eps),
         activation: activation(c)?.unwrap_or(spelling.activation),
         rope_theta: rope.theta,
-        rotary_dim: rotary_dim(c, settings.as_ref(), head_dim)?,
+        rotary_dim: rotary_dim(c, settings.as_ref(), (head_dim, spelling.rotary_factor))?,
         ropes: Vec::new(),
         tied_embeddings: c.bool("tie_word_embeddings")?.unwrap_or(spelling.tied_embeddings),
         ..Config::llama(n_layers, head_dim)
@@ -122,8 +131,10 @@ fn activation(c: &Settings) -> Result<Option<Activation>, Error> {
             return match name {
                 "silu" | "swish" => Ok(Some(Activation::Silu)),
                 "gelu_pytorch_tanh" | "gelu_new" | "gelu_fast" => Ok(Some(Activation::Gelu)),
+                "relu2" => Ok(Some(Activation::Relu2)),
+                "xielu" => Ok(Some(Activation::Xielu)),
                 other => {
-                    let next = "supported: silu, gelu_pytorch_tanh";
+                    let next = "supported: silu, gelu_pytorch_tanh, relu2, xielu";
                     Err(c.unsupported(format!("{key} {other:?}"), next))
                 }
             };
@@ -133,12 +144,11 @@ fn activation(c: &Settings) -> Result<Option<Activation>, Error> {
 }
 
 /// `max_position_embeddings`, multiplied by the factor of dynamic scaling, if any.
-fn context_length(c: &Settings, scaling: &Scaling) -> Result<u32, Error> {
-    let stated = c.need("max_position_embeddings", c.u32("max_position_embeddings")?)?;
-    Ok(match scaling {
+fn context_length(stated: u32, scaling: &Scaling) -> u32 {
+    match scaling {
         Scaling::Dynamic { factor, .. } => (f64::from(stated) * factor) as u32,
         _ => stated,
-    })
+    }
 }
 
 /// Checks that LongRoPE has a frequency factor for every rotated pair of a head.

@@ -12,6 +12,7 @@ use super::text;
 use crate::model::Model;
 use crate::source::FileTensor;
 use crate::weights::Weights;
+use crate::xielu::Parameters;
 use crate::{Error, safetensors, torch};
 
 /// Reads everything except the values of the weights.
@@ -26,13 +27,17 @@ pub(crate) fn open(folder: &Path) -> Result<Model, Error> {
     let left_out = described.left_out();
     let mut config = described.config;
     let Shards { files: shards, index, open } = shards(folder)?;
-    let mut weights = Weights::new(folder, described.names);
+    let (mut weights, mut xielu) = (Weights::new(folder, described.names), Parameters::default());
     for shard in &shards {
         for tensor in open(shard)? {
+            if xielu.take(&tensor, &config)? {
+                continue;
+            }
             weights.insert(tensor, &config)?;
         }
     }
     weights.join();
+    xielu.store(folder, &mut config)?;
     let output = weights.settle_output(&mut config)?;
     let mut notes: Vec<String> = left_out.into_iter().chain(output).collect();
     weights.check(&config, described.biases)?;

@@ -17,13 +17,17 @@ pub(crate) fn rope_settings(
     }
 }
 
-/// Number of values per head that are rotated.
-pub(crate) fn rotary_dim(c: &Settings, r: Option<&Settings>, head_dim: u32) -> Result<u32, Error> {
+/// Number of values per head that are rotated; without a setting, `usual` is their part of a head.
+pub(crate) fn rotary_dim(
+    c: &Settings,
+    r: Option<&Settings>,
+    (head_dim, usual): (u32, f64),
+) -> Result<u32, Error> {
     let stated = match r.map(|r| r.f64("partial_rotary_factor")).transpose()?.flatten() {
         None => c.f64("partial_rotary_factor")?,
         given => given,
     };
-    let part = stated.unwrap_or(1.0);
+    let part = stated.unwrap_or(usual);
     if !(part > 0.0 && part <= 1.0) {
         let what = format!("is {part}, expected a number above 0 and at most 1");
         return Err(c.error("partial_rotary_factor", what));

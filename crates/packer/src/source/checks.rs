@@ -8,9 +8,9 @@ use crate::source::{FileTensor, TensorSource};
 /// Whether a tensor of a Hugging Face model is no weight of its text part: transformers before 4.32 also saved
 /// the computed RoPE frequencies, and models may have a part for images or layers that only draft.
 pub(crate) fn is_ignored(name: &str) -> bool {
-    name.ends_with("rotary_emb.inv_freq")
-        || name.starts_with("model.visual.")
-        || name.starts_with("mtp.")
+    const OTHER_PARTS: [&str; 4] = ["visual.", "vision_tower.", "multi_modal_projector.", "mtp."];
+    let inner = name.strip_prefix("model.").unwrap_or(name);
+    name.ends_with("rotary_emb.inv_freq") || OTHER_PARTS.iter().any(|part| inner.starts_with(part))
 }
 
 /// Rejects a tensor that only quantized checkpoints contain, and names the quantization method: the

@@ -230,17 +230,22 @@ pub(crate) fn scaled_rows(
 ///
 /// In llama.cpp, RoPE pairs neighbouring rows (`i`, `i+1`); in Hugging Face and in this engine, it
 /// pairs rows half a head apart (`i`, `i+head_dim/2`). llama.cpp's converter moved row
-/// `h·head_dim/2+j` of a head to `2j+h`.
-pub(crate) fn unpermuted(inner: FileTensor, head_dim: usize) -> Box<dyn TensorSource> {
+/// `h·head_dim/2+j` of a head to `2j+h`. Only the first `rotary` rows of a head are paired.
+pub(crate) fn unpermuted(
+    inner: FileTensor,
+    head_dim: usize,
+    rotary: usize,
+) -> Box<dyn TensorSource> {
     mapped(Box::new(inner), move |inner, rows, out| {
-        let ([n, k], half) = (inner.shape(), head_dim / 2);
+        let ([n, k], half) = (inner.shape(), rotary / 2);
         let first_head = rows.start / head_dim * head_dim;
         let end = rows.end.next_multiple_of(head_dim).min(n);
         let mut heads = vec![0.0; (end - first_head) * k];
         inner.read_rows(first_head..end, &mut heads)?;
         for (row, dst) in rows.zip(out.chunks_exact_mut(k)) {
             let (head, r) = (row / head_dim * head_dim, row % head_dim);
-            let from = head + 2 * (r % half) + r / half - first_head;
+            let r = if r < rotary { 2 * (r % half) + r / half } else { r };
+            let from = head + r - first_head;
             dst.copy_from_slice(&heads[from * k..(from + 1) * k]);
         }
         Ok(())

@@ -19,8 +19,9 @@ pub(super) fn source(
     c: &Config,
 ) -> Box<dyn TensorSource> {
     let (inner, [n, k]) = (tensor.clone(), tensor.shape());
-    if names.rope_type == RopeType::Norm && matches!(role, Role::AttnQ | Role::AttnK) {
-        return unpermuted(inner, c.head_dim as usize);
+    let pairs = matches!(names.rope_type, RopeType::Norm | RopeType::Interleaved);
+    if pairs && is_rotated(role) {
+        return unpermuted(inner, c.head_dim as usize, c.rotary_dim as usize);
     }
     // A tensor of another size is left as it is, and refused for it.
     let tiled = |len: usize| {
@@ -46,6 +47,11 @@ pub(super) fn source(
         Role::SsmA if tensor.name().1.ends_with("A_log") => minus_exp(weight),
         _ => weight,
     }
+}
+
+/// Whether RoPE turns the outputs of a weight.
+fn is_rotated(role: Role) -> bool {
+    matches!(role, Role::AttnQ | Role::AttnK | Role::AttnQNorm | Role::AttnKNorm)
 }
 
 /// The rows of `role` in a tensor of `n` rows in which two weights alternate: head by head, key by key, or
