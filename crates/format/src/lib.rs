@@ -22,6 +22,7 @@ compile_error!(
     "the .nano format is mapped without conversion and requires a little-endian machine"
 );
 
+mod attention;
 mod bits;
 mod config;
 mod config_check;
@@ -46,6 +47,7 @@ mod tensor;
 mod units;
 mod writer;
 
+pub use attention::{AttentionShape, LayerAttention};
 pub use bits::Bits;
 pub use config::{
     Activation, Config, ConfigError, Experts, LayerParts, QkNorm, Quant, Rope, RouterSoftmax,

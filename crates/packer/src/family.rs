@@ -6,6 +6,7 @@
 mod exaone;
 mod falcon_h1;
 mod gemma;
+mod gemma4;
 mod granite;
 mod lfm;
 mod llama;
@@ -29,6 +30,7 @@ const FAMILIES: &[&Family] = &[
     &qwen::FAMILY,
     &qwen_linear::FAMILY,
     &gemma::FAMILY,
+    &gemma4::FAMILY,
     &phi::FAMILY,
     &granite::FAMILY,
     &lfm::FAMILY,

@@ -8,10 +8,18 @@ use crate::source::{FileTensor, TensorSource};
 /// Whether a tensor of a Hugging Face model is no weight of its text part: transformers before 4.32 also saved
 /// the computed RoPE frequencies, and models may have a part for images or layers that only draft.
 pub(crate) fn is_ignored(name: &str) -> bool {
-    name.ends_with("rotary_emb.inv_freq")
-        || name.starts_with("model.visual.")
-        || name.starts_with("mtp.")
+    name.ends_with("rotary_emb.inv_freq") || OTHER_PARTS.iter().any(|part| name.starts_with(part))
 }
+
+/// The beginnings of names of weights that are not for text, or only for drafts.
+const OTHER_PARTS: [&str; 6] = [
+    "model.visual.",
+    "model.vision_tower.",
+    "model.audio_tower.",
+    "model.embed_vision.",
+    "model.embed_audio.",
+    "mtp.",
+];
 
 /// Rejects a tensor that only quantized checkpoints contain, and names the quantization method: the
 /// checkpoint's `config.json` may not mention it.
