@@ -268,12 +268,33 @@ def cohere2():
     """Parallel blocks; RoPE only on layers with a window."""
     return transformers.Cohere2Config(**COMMON, logit_scale=0.5, sliding_window=16,
         layer_types=["sliding_attention", "full_attention"])
+def gemma4_text(**more):
+    ropes = dict(sliding_attention=dict(rope_type="default", rope_theta=10000.0),
+        full_attention=dict(rope_type="proportional", partial_rotary_factor=0.25, rope_theta=1000000.0))
+    sizes = dict(num_hidden_layers=4, head_dim=16, global_head_dim=32, sliding_window=16,
+        vocab_size_per_layer_input=VOCAB, final_logit_softcapping=3.0, rope_parameters=ropes,
+        layer_types=["sliding_attention", "full_attention"] * 2)
+    return transformers.Gemma4TextConfig(**{**COMMON, **sizes, **more})
+
+
+@golden(prompt=LONG_PROMPT)
+def gemma4_e():
+    """Wider heads without a window, layers that read the cache of others, embeddings that enter each layer."""
+    return gemma4_text(num_kv_shared_layers=2, use_double_wide_mlp=True, hidden_size_per_layer_input=16,
+        intermediate_size=48)
+
+
+@golden(prompt=LONG_PROMPT)
+def gemma4():
+    """Values that are the keys, with fewer heads, in layers without a window."""
+    return gemma4_text(attention_k_eq_v=True, num_global_key_value_heads=1, hidden_size_per_layer_input=0)
 
 
 def is_one_plus(model, name):
     """Whether a norm multiplies by 1 + w."""
     kinds = ["gemma", "qwen3_5", "qwen3_next"]
-    return "linear_attn" not in name and any(kind in model.config.model_type for kind in kinds)
+    kind = model.config.model_type
+    return "linear_attn" not in name and "gemma4" not in kind and any(one in kind for one in kinds)
 
 
 def recurrent_value(name, noise):
@@ -295,6 +316,9 @@ def randomize(model, seed):
         elif (value := recurrent_value(name, noise)) is None:
             value = noise / p[0].numel() ** 0.5
         p.data = value.to(torch.bfloat16).float()
+    for name, p in model.named_buffers():
+        if name.endswith("layer_scalar"):
+            p.copy_((1.0 + 0.3 * torch.randn(p.shape, generator=g)).to(torch.bfloat16).float())
     return model
 
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::activation::{Activation, Xielu};
+use crate::attention::LayerAttention;
 use crate::encoding::Encoding;
 use crate::norm::{Norm, NormPlace};
 use crate::recurrent::Recurrent;
@@ -290,6 +291,26 @@ pub struct Config {
     /// Parameters of xIELU in each layer; empty with another activation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub xielu: Vec<Xielu>,
+    /// The attention of each layer; empty if it is the same in all. `n_kv_heads` and `head_dim` are then
+    /// those of the widest heads.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layer_attention: Vec<LayerAttention>,
+    /// Whether values are divided by their root mean square, per head.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub value_norm: bool,
+    /// Hidden width of each layer's feed-forward network; empty if it is `d_ff` in all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layer_d_ff: Vec<u32>,
+    /// Width of the embeddings of tokens that enter each layer; 0 if there are none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub layer_embedding: u32,
+    /// Whether the residual stream is multiplied by a factor behind each layer.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub layer_scale: bool,
+}
+
+fn is_zero(value: &u32) -> bool {
+    *value == 0
 }
 
 fn is_false(value: &bool) -> bool {
@@ -353,6 +374,11 @@ impl Config {
             parallel: false,
             qk_norm_late: false,
             xielu: Vec::new(),
+            layer_attention: Vec::new(),
+            value_norm: false,
+            layer_d_ff: Vec::new(),
+            layer_embedding: 0,
+            layer_scale: false,
         }
     }
 
@@ -372,11 +398,11 @@ impl Config {
     }
 
     /// Number of heads of queries (or keys) for which a layer has weights of norms; 0 without norms.
-    pub fn qk_norm_heads(&self, heads: u32) -> usize {
+    pub fn qk_norm_heads(&self, heads: usize) -> usize {
         match self.qk_norm {
             QkNorm::None => 0,
             QkNorm::Head => 1,
-            QkNorm::Full | QkNorm::Layer => heads as usize,
+            QkNorm::Full | QkNorm::Layer => heads,
         }
     }
 
@@ -400,7 +426,7 @@ impl Config {
     pub fn d_ff_of(&self, layer: usize) -> u32 {
         match self.experts_of(layer) {
             None if !self.has_ffn(layer) => 0,
-            None => self.d_ff,
+            None => self.layer_d_ff.get(layer).copied().unwrap_or(self.d_ff),
             Some(e) => e.shared.as_ref().map_or(0, |shared| shared.d_ff),
         }
     }
@@ -427,35 +453,24 @@ impl Config {
         }
     }
 
-    /// Number of query heads per key/value head.
-    pub fn group(&self) -> usize {
-        (self.n_heads / self.n_kv_heads) as usize
-    }
-
     /// `d_model`, padded to whole activation groups: the stride of the residual stream.
     pub fn d_model_padded(&self) -> usize {
         pad(self.d_model as usize, GROUP)
     }
 
-    /// `head_dim`, padded to whole panels: every head starts at a panel boundary.
-    pub fn head_padded(&self) -> usize {
-        pad(self.head_dim as usize, LANES)
-    }
-
-    /// Heads of the fused QKV tensor per KV head: its query group, their gates if attention is gated, K
-    /// and V.
-    pub fn qkv_heads(&self) -> usize {
-        self.group() * if self.attention_gate { 2 } else { 1 } + 2
-    }
-
-    /// Rows of the fused QKV tensor, with padded heads.
+    /// Rows of the fused QKV tensor, of the layer with most.
     pub fn qkv_rows(&self) -> usize {
-        self.n_kv_heads as usize * self.qkv_heads() * self.head_padded()
+        self.attention_shapes().map(|shape| shape.qkv_rows()).max().unwrap_or(0)
     }
 
-    /// Inputs of the attention output projection: padded heads, padded to whole groups.
+    /// Inputs of the attention output projection, of the layer with most.
     pub fn attn_out_inputs(&self) -> usize {
-        pad(self.n_heads as usize * self.head_padded(), GROUP)
+        self.attention_shapes().map(|shape| shape.output_inputs()).max().unwrap_or(0)
+    }
+
+    /// Width of the embeddings that enter layers, all together.
+    pub fn layer_embeddings(&self) -> usize {
+        self.n_layers as usize * self.layer_embedding as usize
     }
 
     /// `vocab_size`, padded to whole panels.

@@ -70,6 +70,8 @@ impl Config {
         self.check_parts()?;
         self.check_variants()?;
         self.check_temperature()?;
+        self.check_layers()?;
+        self.check_layer_attention()?;
         self.check_recurrent()?;
         self.check_experts()
     }
@@ -150,6 +152,40 @@ impl Config {
                 &layers,
                 "one entry per layer, at least one of them true",
             );
+        }
+        Ok(())
+    }
+
+    /// Checks what else differs between layers.
+    fn check_layers(&self) -> Result<(), ConfigError> {
+        let widths = &self.layer_d_ff;
+        let fits = |&width: &u32| (1..=self.d_ff).contains(&width);
+        let each = widths.len() == self.n_layers as usize && widths.iter().all(fits);
+        if !(widths.is_empty() || each) {
+            return Err(ConfigError {
+                field: "layer_d_ff",
+                value: list(widths.len()),
+                expected: "one entry per layer, from 1 to d_ff",
+            });
+        }
+        let width = self.layer_embedding;
+        let all = u64::from(width) * u64::from(self.n_layers);
+        if width > MAX_HEADS || all > u64::from(MAX_DIM) || !width.is_multiple_of(LANES as u32) {
+            return Err(ConfigError {
+                field: "layer_embedding",
+                value: width.to_string(),
+                expected: "a multiple of 16 up to 4096, at most 2^24 for all layers",
+            });
+        }
+        // The last step of a layer is then one that normalizes what it adds.
+        let last = |layer| self.post_norms(layer) && self.has_ffn(layer);
+        let every = (0..self.n_layers as usize).all(last) && self.experts.is_none();
+        if (width > 0 || self.layer_scale) && !every {
+            return Err(ConfigError {
+                field: "layer_scale",
+                value: "present".into(),
+                expected: "post norms and a feed-forward network in every layer",
+            });
         }
         Ok(())
     }

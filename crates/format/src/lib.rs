@@ -23,6 +23,7 @@ compile_error!(
 );
 
 mod activation;
+mod attention;
 mod bits;
 mod config;
 mod config_check;
@@ -49,6 +50,7 @@ mod units;
 mod writer;
 
 pub use activation::{Activation, Xielu};
+pub use attention::{AttentionShape, LayerAttention};
 pub use bits::Bits;
 pub use config::{
     Config, ConfigError, Experts, LayerParts, QkNorm, Quant, Rope, RouterSoftmax, SharedExpert,

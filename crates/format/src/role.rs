@@ -11,6 +11,12 @@ pub enum Role {
     /// RoPE frequencies in turns per position, in units of 2^-64: `rotary_dim / 2` u64 values per row.
     RopeTurns = 4,
     OutputNormBias = 5,
+    /// Embeddings of tokens that enter each layer: those of all layers in a row.
+    LayerEmbd = 6,
+    /// Projections of a token's embedding that enter each layer beside them.
+    LayerProj = 7,
+    /// Norm of these projections, layer by layer.
+    LayerProjNorm = 8,
     AttnNorm = 16,
     /// Fused query, key and value projections.
     AttnQkv = 17,
@@ -58,6 +64,13 @@ pub enum Role {
     SsmNorm = 55,
     SsmOut = 56,
     SsmOutBias = 57,
+    /// Gates, computed from the residual stream, of what enters a layer.
+    LayerGate = 58,
+    /// Projection of the gated values to the residual stream.
+    LayerOut = 59,
+    LayerPostNorm = 60,
+    /// Factor of the residual stream behind the layer.
+    LayerScale = 61,
     // Parts of fused tensors, which never have a row of their own.
     AttnQ = 64,
     AttnK = 65,
@@ -81,12 +94,15 @@ pub enum Role {
 }
 
 impl Role {
-    const ALL: [(Role, &'static str); 49] = [
+    const ALL: [(Role, &'static str); 56] = [
         (Role::TokenEmbd, "token_embd"),
         (Role::Output, "output"),
         (Role::OutputNorm, "output_norm"),
         (Role::RopeTurns, "rope_turns"),
         (Role::OutputNormBias, "output_norm.bias"),
+        (Role::LayerEmbd, "per_layer_token_embd"),
+        (Role::LayerProj, "per_layer_model_proj"),
+        (Role::LayerProjNorm, "per_layer_proj_norm"),
         (Role::AttnNorm, "attn_norm"),
         (Role::AttnNormBias, "attn_norm.bias"),
         (Role::AttnQkv, "attn_qkv"),
@@ -118,6 +134,10 @@ impl Role {
         (Role::SsmNorm, "ssm_norm"),
         (Role::SsmOut, "ssm_out"),
         (Role::SsmOutBias, "ssm_out.bias"),
+        (Role::LayerGate, "inp_gate"),
+        (Role::LayerOut, "proj"),
+        (Role::LayerPostNorm, "post_norm"),
+        (Role::LayerScale, "layer_output_scale"),
         (Role::AttnQ, "attn_q"),
         (Role::AttnK, "attn_k"),
         (Role::AttnV, "attn_v"),

@@ -4,6 +4,7 @@
 //! A new tensor needs a [`Role`], a line here, and a step of the forward pass that reads it. The encoding
 //! of a matrix is not part of the schema: each file specifies it for every part.
 
+use crate::attention::AttentionShape;
 use crate::config::{Config, Experts};
 use crate::encoding::{ActType, Encoding};
 use crate::norm::Norm;
@@ -73,6 +74,7 @@ pub fn schema(c: &Config) -> impl Iterator<Item = Entry> {
     let output = (!c.tied_embeddings).then(|| s.matrix(Role::Output, c.vocab_size, c.d_model));
     [s.matrix(Role::TokenEmbd, c.vocab_size, c.d_model), s.turns()]
         .into_iter()
+        .chain(s.layer_embeddings())
         .chain((0..c.n_layers).flat_map(|layer| layer_schema(c, layer)))
         .chain([s.norm(Role::OutputNorm, Role::OutputNormBias)])
         .chain(output)
@@ -89,10 +91,13 @@ pub fn layer_schema(c: &Config, layer: u32) -> Vec<Entry> {
         all.extend(pre(Role::AttnNorm, Role::AttnNormBias));
     }
     if c.attends(index) {
-        all.push(s.qkv());
-        all.extend(s.heads_norm(Role::AttnQNorm, c.n_heads));
-        all.extend(s.heads_norm(Role::AttnKNorm, c.n_kv_heads));
-        all.push(s.attn_output());
+        let shape = c.attention_of(index);
+        all.push(s.qkv(&shape));
+        all.extend(s.heads_norm(Role::AttnQNorm, &shape, shape.n_heads));
+        if c.caches(index) {
+            all.extend(s.heads_norm(Role::AttnKNorm, &shape, shape.n_kv_heads));
+        }
+        all.push(s.attn_output(&shape));
     }
     all.extend(c.recurrent_of(index).map(|r| s.recurrent(r)).unwrap_or_default());
     if c.has_mixer(index) {
@@ -113,6 +118,12 @@ pub fn layer_schema(c: &Config, layer: u32) -> Vec<Entry> {
         all.extend(s.dense(d_ff));
     }
     all.extend(post(Role::FfnPostNorm));
+    if c.layer_embedding > 0 {
+        all.push(s.matrix(Role::LayerGate, c.layer_embedding, c.d_model));
+        all.push(s.matrix(Role::LayerOut, c.d_model, c.layer_embedding));
+        all.push(s.vector(Role::LayerPostNorm));
+    }
+    all.extend(c.layer_scale.then(|| s.values(Role::LayerScale, 1)));
     all
 }
 
@@ -208,12 +219,11 @@ impl Schema<'_> {
     }
 
     /// The norm of queries or keys, with each head padded like the heads themselves.
-    fn heads_norm(&self, role: Role, n_heads: u32) -> Option<Entry> {
-        let (head, padded) = (self.c.head_dim, self.c.head_padded());
+    fn heads_norm(&self, role: Role, shape: &AttentionShape, n_heads: usize) -> Option<Entry> {
+        let (head, padded) = (shape.head_dim, shape.head_padded());
         let heads = self.c.qk_norm_heads(n_heads);
-        let logical = [1, 1, heads * head as usize];
-        let entry = self.entry(role, Kind::Vector, logical, [1, 1, heads * padded]);
-        (heads > 0).then_some(Entry { k_unit: (head, padded as u32), ..entry })
+        let entry = self.entry(role, Kind::Vector, [1, 1, heads * head], [1, 1, heads * padded]);
+        (heads > 0).then_some(Entry { k_unit: (head as u32, padded as u32), ..entry })
     }
 
     /// `n` rows of `k` inputs, padded.
@@ -233,33 +243,50 @@ impl Schema<'_> {
     }
 
     /// Query, key and value projections: for each KV head, its query group, their gates if attention is
-    /// gated, its K and its V.
-    fn qkv(&self) -> Entry {
-        let c = self.c;
-        let (kv, group) = (c.n_kv_heads, c.group() as u32);
-        let rows = c.head_dim;
+    /// gated, its K and its V, if the layer has these.
+    fn qkv(&self, shape: &AttentionShape) -> Entry {
+        let (kv, group, rows) =
+            (shape.n_kv_heads as u32, shape.group() as u32, shape.head_dim as u32);
         let part = |role, count| PartShape { role, n: kv * count * rows, count, rows };
-        let mut parts = vec![part(Role::AttnQ, group), part(Role::AttnK, 1), part(Role::AttnV, 1)];
-        if c.attention_gate {
-            parts.insert(1, part(Role::AttnGate, group));
-        }
+        let mut parts = vec![part(Role::AttnQ, group)];
+        parts.extend(shape.gated.then(|| part(Role::AttnGate, group)));
+        let own = shape.cache_of.is_none();
+        parts.extend(own.then(|| part(Role::AttnK, 1)));
+        parts.extend((own && !shape.keys_as_values).then(|| part(Role::AttnV, 1)));
         let entry = self.fused(Role::AttnQkv, kv as usize, parts);
         Entry { bias: Some(Role::AttnQkvBias), ..entry }
     }
 
     /// The inputs are the heads' outputs, padded like the rows of V. Like V, they are in the Hadamard
     /// domain, rotated per head rather than in blocks of 64, unless gates are applied to them.
-    fn attn_output(&self) -> Entry {
+    fn attn_output(&self, shape: &AttentionShape) -> Entry {
         let c = self.c;
-        let mut entry = self.matrix(Role::AttnOutput, c.d_model, c.n_heads * c.head_dim);
-        entry.stored[2] = c.attn_out_inputs() as u32;
+        let head = shape.head_dim as u32;
+        let mut entry = self.matrix(Role::AttnOutput, c.d_model, c.n_heads * head);
+        entry.stored[2] = shape.output_inputs() as u32;
         Entry {
             rotation: if c.attention_gate { GROUP as u32 } else { c.value_rotation },
             input_is_rotated: !c.attention_gate,
-            k_unit: (c.head_dim, c.head_padded() as u32),
+            k_unit: (head, shape.head_padded() as u32),
             bias: Some(Role::AttnOutputBias),
             ..entry
         }
+    }
+
+    /// What enters each layer beside the residual stream: embeddings and projections of all layers, one after
+    /// the other.
+    fn layer_embeddings(&self) -> Vec<Entry> {
+        let c = self.c;
+        let (width, all) = (c.layer_embedding as usize, c.layer_embedding * c.n_layers);
+        if width == 0 {
+            return Vec::new();
+        }
+        let norm = self.entry(Role::LayerProjNorm, Kind::Vector, [1, 1, width], [1, 1, width]);
+        vec![
+            self.matrix(Role::LayerEmbd, c.vocab_size, all),
+            self.matrix(Role::LayerProj, all, c.d_model),
+            norm,
+        ]
     }
 
     /// A vector of `n` values, padded to whole groups.

@@ -51,6 +51,7 @@ fn measure(kernels: &Kernels, kind: &str, (head, seen): (usize, usize), block: K
                     block,
                     next: None,
                     head,
+                    value: head,
                     visible: &visible,
                     scale: 1e-9,
                     softcap: 0.0,

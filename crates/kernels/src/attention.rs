@@ -14,7 +14,7 @@ use crate::activation::capped;
 use crate::gemm::{MAX_TILE, scales_line, with_tile};
 use crate::isa::Simd;
 use crate::isa::codes::Codes;
-use crate::kv::{BLOCK, BLOCK_PANELS, KvBlock, Queries, Stored, lens_fit, q4_fits, q8_key_block};
+use crate::kv::{BLOCK, BLOCK_PANELS, KvBlock, Queries, Stored, floats_fit, q4_fits, q8_fits};
 use crate::layout::{LANES, LINE, Lanes, QUAD};
 use crate::math::exp;
 use crate::quantize::KV_LEVELS;
@@ -28,7 +28,7 @@ type Scores = [Lanes; BLOCK_PANELS];
 
 /// Arguments of `attend`, which computes the attention of a tile of queries to one block.
 ///
-/// The state of a query is `[max, sum, 0…; accumulator]`: 16 + `h` floats, see
+/// The state of a query is `[max, sum, 0…; accumulator]`: 16 + `value` floats, see
 /// [`AttendBlock::reset`].
 #[derive(Debug)]
 pub struct AttendBlock<'a> {
@@ -40,23 +40,25 @@ pub struct AttendBlock<'a> {
     pub block: KvBlock<'a>,
     /// The block that will be read next, if known. It is prefetched.
     pub next: Option<KvBlock<'a>>,
-    /// Head size, padded to 16.
+    /// Width of queries and keys, padded to 16.
     pub head: usize,
+    /// Width of values, padded to 16.
+    pub value: usize,
     /// The block's visible positions for each query, as `(from, to)`. A query that sees none is skipped.
     pub visible: &'a [(usize, usize)],
     /// Factor applied to q·k.
     pub scale: f32,
     /// Soft cap c: a score s becomes c·tanh(s/c); 0 disables it.
     pub softcap: f32,
-    /// Running states, `[n][16 + h]`.
+    /// Running states, `[n][16 + value]`.
     pub states: &'a mut [f32],
 }
 
 impl AttendBlock<'_> {
     pub(crate) fn check(&self) {
-        let (h, n) = (self.head, self.visible.len());
+        let (h, v, n) = (self.head, self.value, self.visible.len());
         assert!(self.softcap >= 0.0);
-        assert!(n > 0 && n <= MAX_TILE && self.states.len() == n * Self::state_len(h));
+        assert!(n > 0 && n <= MAX_TILE && self.states.len() == n * Self::state_len(v));
         assert!(self.visible.iter().all(|(_, to)| *to <= BLOCK));
         let queries_fit = match self.queries {
             Queries::F32(q) => q.len().is_multiple_of(h) && self.first + n <= q.len() / h,
@@ -66,14 +68,13 @@ impl AttendBlock<'_> {
             }
         };
         let block_fits = match self.block {
-            KvBlock::F32 { k, v } => lens_fit(h, k.len(), v.len()),
-            KvBlock::F16 { k, v } => lens_fit(h, k.len(), v.len()),
-            KvBlock::Q8 { k, v, v_scales } => {
-                let (k_fits, s_fits) = (k.len() == q8_key_block(h), v_scales.len() == BLOCK);
-                k_fits && s_fits && lens_fit(h, v.len(), v.len())
+            KvBlock::F32 { k, v: values } => floats_fit((h, k.len()), (v, values.len())),
+            KvBlock::F16 { k, v: values } => floats_fit((h, k.len()), (v, values.len())),
+            KvBlock::Q8 { k, v: values, v_scales } => {
+                v_scales.len() == BLOCK && q8_fits((h, k.len()), (v, values.len()))
             }
-            KvBlock::Q4 { k, v, v_scales } => {
-                v_scales.len() == BLOCK && q4_fits(h, k.len(), v.len())
+            KvBlock::Q4 { k, v: values, v_scales } => {
+                v_scales.len() == BLOCK && q4_fits((h, k.len()), (v, values.len()))
             }
         };
         assert!(queries_fit && block_fits);
@@ -85,9 +86,9 @@ impl AttendBlock<'_> {
         state[0] = f32::NEG_INFINITY;
     }
 
-    /// Length of a state in floats.
-    pub const fn state_len(head: usize) -> usize {
-        state_len(head)
+    /// Length of a state in floats, given the width of values.
+    pub const fn state_len(value: usize) -> usize {
+        state_len(value)
     }
 }
 
@@ -126,13 +127,14 @@ pub(crate) fn attend_tile<S: Codes, const M: usize, const P: usize>(s: S, a: Att
         }
         _ => None,
     };
-    let Some((decay, first, last)) = softmax_step(s, &mut p, a.visible, a.states, a.head, v_scales)
+    let Some((decay, first, last)) =
+        softmax_step(s, &mut p, a.visible, a.states, a.value, v_scales)
     else {
         return;
     };
     let weights = std::array::from_fn(|m| p[m].as_flattened().first_chunk().expect("a block"));
     let seen = first..last.min(BLOCK);
-    let block = WeightedBlock { weights, decay, seen, head: a.head, next: a.next };
+    let block = WeightedBlock { weights, decay, seen, width: a.value, next: a.next };
     match a.block {
         KvBlock::F32 { v, .. } => add_values::<S, M, f32>(s, v, &block, a.states),
         KvBlock::F16 { v, .. } => add_values::<S, M, u16>(s, v, &block, a.states),
@@ -284,12 +286,12 @@ fn softmax_step<S: Simd, const M: usize>(
     scores: &mut [Scores; M],
     visible: &[(usize, usize)],
     states: &mut [f32],
-    head: usize,
+    value: usize,
     v_scales: Option<&Scores>,
 ) -> Option<(Lanes, usize, usize)> {
     let (mut old, mut new) = ([0.0; LANES], [0.0; LANES]);
     let (mut first, mut last) = (BLOCK, 0);
-    for (m, state) in states.chunks_exact(state_len(head)).enumerate() {
+    for (m, state) in states.chunks_exact(state_len(value)).enumerate() {
         let (from, to) = visible[m];
         if from < to {
             let mut top = s.splat(state[0]);
@@ -305,7 +307,7 @@ fn softmax_step<S: Simd, const M: usize>(
     }
     let mut decay = [0.0; LANES]; // e⁰ = 1 for queries that see no position
     s.store(exp(s, s.sub(s.load(&old), s.load(&new))), &mut decay);
-    for (m, state) in states.chunks_exact_mut(state_len(head)).enumerate() {
+    for (m, state) in states.chunks_exact_mut(state_len(value)).enumerate() {
         if visible[m].0 >= visible[m].1 {
             scores[m] = [[0.0; LANES]; BLOCK_PANELS];
             continue;
@@ -360,7 +362,7 @@ pub(crate) fn merge<S: Simd>(s: S, a: MergeSpans<'_>) {
 pub struct FinishHead<'a> {
     /// Final state.
     pub state: &'a [f32],
-    /// accumulator / sum, `h` values.
+    /// accumulator / sum, as wide as a value.
     pub out: &'a mut [f32],
 }
 

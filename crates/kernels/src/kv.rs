@@ -9,8 +9,8 @@ pub const BLOCK: usize = 64;
 /// Key panels per block.
 pub(crate) const BLOCK_PANELS: usize = BLOCK / LANES;
 
-/// One block of 64 positions of one KV head, in one of the cache's encodings. `h` is the head size,
-/// padded to 16. Keys are stored like weights, in panels of 16 positions (the rows); values are stored
+/// One block of 64 positions of one KV head, in one of the cache's encodings. `h` is the width of a key and
+/// `w` that of a value, usually the same, padded to 16. Keys are stored like weights, in panels of 16 positions (the rows); values are stored
 /// by position.
 #[derive(Clone, Copy, Debug)]
 pub enum KvBlock<'a> {
@@ -18,21 +18,21 @@ pub enum KvBlock<'a> {
     F32 {
         /// `[4][h][16]`
         k: &'a [f32],
-        /// `[64][h]`
+        /// `[64][w]`
         v: &'a [f32],
     },
     /// IEEE half precision, as bits.
     F16 {
         /// `[4][h][16]`
         k: &'a [u16],
-        /// `[64][h]`
+        /// `[64][w]`
         v: &'a [u16],
     },
     /// 8 bits with a scale per position. Keys are rotated (see [`StoreKv`]), so queries must be too.
     Q8 {
         /// Q8 panels, `[4][16 f32 scales, h/4 lines]`
         k: &'a [u8],
-        /// `[64][h]`
+        /// `[64][w]`
         v: &'a [i8],
         /// `[64]`
         v_scales: &'a [f32],
@@ -43,7 +43,7 @@ pub enum KvBlock<'a> {
         /// `[4][16 f32 scales, h/8 lines]`; a line has 8 values of each key, the first four in its low
         /// nibbles
         k: &'a [u8],
-        /// `[64][h/32 rounded up][16]`; a byte has value `i` of 32 in its low nibble, value `i + 16` in its
+        /// `[64][w/32 rounded up][16]`; a byte has value `i` of 32 in its low nibble, value `i + 16` in its
         /// high nibble
         v: &'a [u8],
         /// `[64]`
@@ -58,21 +58,21 @@ pub enum KvBlockMut<'a> {
     F32 {
         /// `[4][h][16]`
         k: &'a mut [f32],
-        /// `[64][h]`
+        /// `[64][w]`
         v: &'a mut [f32],
     },
     /// See [`KvBlock::F16`].
     F16 {
         /// `[4][h][16]`
         k: &'a mut [u16],
-        /// `[64][h]`
+        /// `[64][w]`
         v: &'a mut [u16],
     },
     /// See [`KvBlock::Q8`].
     Q8 {
         /// `[4][16 f32 scales, h/4 lines]`
         k: &'a mut [u8],
-        /// `[64][h]`
+        /// `[64][w]`
         v: &'a mut [i8],
         /// `[64]`
         v_scales: &'a mut [f32],
@@ -81,7 +81,7 @@ pub enum KvBlockMut<'a> {
     Q4 {
         /// `[4][16 f32 scales, h/8 lines]`
         k: &'a mut [u8],
-        /// `[64][h/32 rounded up][16]`
+        /// `[64][w/32 rounded up][16]`
         v: &'a mut [u8],
         /// `[64]`
         v_scales: &'a mut [f32],
@@ -131,8 +131,23 @@ pub const fn q4_value_block(head: usize) -> usize {
     BLOCK * LANES * head.div_ceil(2 * LANES)
 }
 
-pub(crate) fn lens_fit(head: usize, k: usize, v: usize) -> bool {
-    head > 0 && head.is_multiple_of(LANES) && k == BLOCK * head && v == BLOCK * head
+/// Whether the width and the length of a block of keys, and of one of values, fit each other.
+pub(crate) fn floats_fit((h, k): (usize, usize), (w, v): (usize, usize)) -> bool {
+    widths_fit(h, w) && k == BLOCK * h && v == BLOCK * w
+}
+
+/// The same with 8 bits.
+pub(crate) fn q8_fits((h, k): (usize, usize), (w, v): (usize, usize)) -> bool {
+    widths_fit(h, w) && k == q8_key_block(h) && v == BLOCK * w
+}
+
+/// The same with 4 bits.
+pub(crate) fn q4_fits((h, k): (usize, usize), (w, v): (usize, usize)) -> bool {
+    widths_fit(h, w) && k == q4_key_block(h) && v == q4_value_block(w)
+}
+
+fn widths_fit(h: usize, w: usize) -> bool {
+    [h, w].iter().all(|&width| width > 0 && width.is_multiple_of(LANES))
 }
 
 /// Arguments of `store_kv`, which stores one position of one KV head in its block.
@@ -140,7 +155,7 @@ pub(crate) fn lens_fit(head: usize, k: usize, v: usize) -> bool {
 pub struct StoreKv<'a> {
     /// Key after RoPE, `h` values; clobbered.
     pub key: &'a mut [f32],
-    /// Value, `h` values; clobbered.
+    /// Value, `w` values; clobbered.
     pub value: &'a mut [f32],
     /// Position within the block.
     pub at: usize,
@@ -152,37 +167,31 @@ pub struct StoreKv<'a> {
 
 impl StoreKv<'_> {
     pub(crate) fn check(&self) {
-        let head = self.key.len();
-        assert!(self.at < BLOCK && self.value.len() == head);
+        let (h, w) = (self.key.len(), self.value.len());
+        assert!(self.at < BLOCK);
         assert!(self.rotation.is_power_of_two() && self.rotation <= GROUP);
         assert!(match &self.to {
-            KvBlockMut::F32 { k, v } => lens_fit(head, k.len(), v.len()),
-            KvBlockMut::F16 { k, v } => lens_fit(head, k.len(), v.len()),
+            KvBlockMut::F32 { k, v } => floats_fit((h, k.len()), (w, v.len())),
+            KvBlockMut::F16 { k, v } => floats_fit((h, k.len()), (w, v.len())),
             KvBlockMut::Q8 { k, v, v_scales } => {
-                v_scales.len() == BLOCK
-                    && k.len() == q8_key_block(head)
-                    && lens_fit(head, v.len(), v.len())
+                v_scales.len() == BLOCK && q8_fits((h, k.len()), (w, v.len()))
             }
             KvBlockMut::Q4 { k, v, v_scales } => {
-                v_scales.len() == BLOCK && q4_fits(head, k.len(), v.len())
+                v_scales.len() == BLOCK && q4_fits((h, k.len()), (w, v.len()))
             }
         });
     }
 }
 
-pub(crate) fn q4_fits(head: usize, k: usize, v: usize) -> bool {
-    head > 0 && head.is_multiple_of(LANES) && k == q4_key_block(head) && v == q4_value_block(head)
-}
-
 #[inline(always)]
 pub(crate) fn store_kv<S: Simd>(s: S, a: StoreKv<'_>) {
-    let head = a.key.len();
+    let (head, width) = (a.key.len(), a.value.len());
     let (panel, lane) = (a.at / LANES, a.at % LANES);
     match a.to {
         KvBlockMut::F32 { k, v } => {
             let lines = k[panel * LANES * head..].as_chunks_mut::<LANES>().0;
             lines.iter_mut().zip(a.key).for_each(|(line, x)| line[lane] = *x);
-            v[a.at * head..][..head].copy_from_slice(a.value);
+            v[a.at * width..][..width].copy_from_slice(a.value);
         }
         KvBlockMut::F16 { k, v } => {
             let mut half = [0u16; LANES];
@@ -191,7 +200,7 @@ pub(crate) fn store_kv<S: Simd>(s: S, a: StoreKv<'_>) {
                 s.store_f16(s.load(x), &mut half);
                 lines.iter_mut().zip(half).for_each(|(line, x)| line[lane] = x);
             }
-            let v = v[a.at * head..][..head].as_chunks_mut::<LANES>().0;
+            let v = v[a.at * width..][..width].as_chunks_mut::<LANES>().0;
             for (to, x) in v.iter_mut().zip(a.value.as_chunks::<LANES>().0) {
                 s.store_f16(s.load(x), to);
             }
@@ -207,7 +216,7 @@ pub(crate) fn store_kv<S: Simd>(s: S, a: StoreKv<'_>) {
                 }
             });
             scales.as_chunks_mut().0[lane] = scale.to_le_bytes();
-            let v = &mut v[a.at * head..][..head];
+            let v = &mut v[a.at * width..][..width];
             let v = v.as_chunks_mut::<LANES>().0;
             let (scale, _) = quantize_values(s, a.value, |i, values| v[i] = values);
             v_scales[a.at] = scale;

@@ -8,8 +8,8 @@ use crate::layout::{LANES, LINE, Lanes};
 use crate::quantize::KV_LEVELS;
 
 /// Length of a query's state, `[max, sum, 0…; accumulator]`, in floats.
-pub(crate) const fn state_len(head: usize) -> usize {
-    LANES + head
+pub(crate) const fn state_len(value: usize) -> usize {
+    LANES + value
 }
 
 /// How the values of a block are added to the accumulators of `M` queries.
@@ -20,8 +20,8 @@ pub(crate) struct WeightedBlock<'a, const M: usize> {
     pub decay: Lanes,
     /// Positions visible to at least one query.
     pub seen: Range<usize>,
-    /// Head size, padded to 16.
-    pub head: usize,
+    /// Width of a value, padded to 16.
+    pub width: usize,
     /// The block that will be read next.
     pub next: Option<KvBlock<'a>>,
 }
@@ -122,7 +122,7 @@ pub(crate) fn add_values<S: Codes, const M: usize, T: StoredValue>(
     block: &WeightedBlock<'_, M>,
     states: &mut [f32],
 ) {
-    let registers = block.head / LANES;
+    let registers = block.width / LANES;
     let mut d = 0;
     while d + S::VALUES <= registers {
         match S::VALUES {
@@ -146,10 +146,10 @@ fn value_lanes<S: Codes, const M: usize, const D: usize, T: StoredValue>(
     states: &mut [f32],
 ) {
     let v = v.as_chunks::<LANES>().0;
-    let row = T::chunks(block.head / LANES);
+    let row = T::chunks(block.width / LANES);
     let levels = s.float_levels(&KV_LEVELS);
     let weights = &block.weights;
-    let state_len = state_len(block.head);
+    let state_len = state_len(block.width);
     let mut acc = [[s.splat(0.0); D]; M];
     for (state, (acc, decay)) in states.chunks_exact(state_len).zip(acc.iter_mut().zip(block.decay))
     {

@@ -256,56 +256,58 @@ enum Store {
 }
 
 impl Store {
-    fn new(kind: &str, n: usize, head: usize) -> Self {
+    fn new(kind: &str, n: usize, [head, width]: [usize; 2]) -> Self {
         let blocks = n.div_ceil(BLOCK);
-        let len = blocks * BLOCK * head;
+        let (len, values) = (blocks * BLOCK * head, blocks * BLOCK * width);
         match kind {
-            "f32" => Self::F32(vec![0.0; len], vec![0.0; len]),
-            "f16" => Self::F16(vec![0; len], vec![0; len]),
+            "f32" => Self::F32(vec![0.0; len], vec![0.0; values]),
+            "f16" => Self::F16(vec![0; len], vec![0; values]),
             "q4" => Self::Q4(
                 vec![0; blocks * q4_key_block(head)],
-                vec![0; blocks * q4_value_block(head)],
+                vec![0; blocks * q4_value_block(width)],
                 vec![0.0; blocks * BLOCK],
             ),
             _ => Self::Q8(
                 vec![0; blocks * q8_key_block(head)],
-                vec![0; len],
+                vec![0; values],
                 vec![0.0; blocks * BLOCK],
             ),
         }
     }
 
-    fn block(&self, i: usize, head: usize) -> KvBlock<'_> {
-        let (part, bytes) = (i * BLOCK * head..(i + 1) * BLOCK * head, q8_key_block(head));
+    fn block(&self, i: usize, [head, width]: [usize; 2]) -> KvBlock<'_> {
+        let part = |width| i * BLOCK * width..(i + 1) * BLOCK * width;
+        let bytes = q8_key_block(head);
         match self {
-            Self::F32(k, v) => KvBlock::F32 { k: &k[part.clone()], v: &v[part] },
-            Self::F16(k, v) => KvBlock::F16 { k: &k[part.clone()], v: &v[part] },
+            Self::F32(k, v) => KvBlock::F32 { k: &k[part(head)], v: &v[part(width)] },
+            Self::F16(k, v) => KvBlock::F16 { k: &k[part(head)], v: &v[part(width)] },
             Self::Q8(k, v, s) => KvBlock::Q8 {
                 k: &k[i * bytes..(i + 1) * bytes],
-                v: &v[part],
+                v: &v[part(width)],
                 v_scales: &s[i * BLOCK..(i + 1) * BLOCK],
             },
             Self::Q4(k, v, s) => KvBlock::Q4 {
                 k: &k[i * q4_key_block(head)..][..q4_key_block(head)],
-                v: &v[i * q4_value_block(head)..][..q4_value_block(head)],
+                v: &v[i * q4_value_block(width)..][..q4_value_block(width)],
                 v_scales: &s[i * BLOCK..(i + 1) * BLOCK],
             },
         }
     }
 
-    fn block_mut(&mut self, i: usize, head: usize) -> KvBlockMut<'_> {
-        let (part, bytes) = (i * BLOCK * head..(i + 1) * BLOCK * head, q8_key_block(head));
+    fn block_mut(&mut self, i: usize, [head, width]: [usize; 2]) -> KvBlockMut<'_> {
+        let part = |width| i * BLOCK * width..(i + 1) * BLOCK * width;
+        let bytes = q8_key_block(head);
         match self {
-            Self::F32(k, v) => KvBlockMut::F32 { k: &mut k[part.clone()], v: &mut v[part] },
-            Self::F16(k, v) => KvBlockMut::F16 { k: &mut k[part.clone()], v: &mut v[part] },
+            Self::F32(k, v) => KvBlockMut::F32 { k: &mut k[part(head)], v: &mut v[part(width)] },
+            Self::F16(k, v) => KvBlockMut::F16 { k: &mut k[part(head)], v: &mut v[part(width)] },
             Self::Q8(k, v, s) => KvBlockMut::Q8 {
                 k: &mut k[i * bytes..(i + 1) * bytes],
-                v: &mut v[part],
+                v: &mut v[part(width)],
                 v_scales: &mut s[i * BLOCK..(i + 1) * BLOCK],
             },
             Self::Q4(k, v, s) => KvBlockMut::Q4 {
                 k: &mut k[i * q4_key_block(head)..][..q4_key_block(head)],
-                v: &mut v[i * q4_value_block(head)..][..q4_value_block(head)],
+                v: &mut v[i * q4_value_block(width)..][..q4_value_block(width)],
                 v_scales: &mut s[i * BLOCK..(i + 1) * BLOCK],
             },
         }
@@ -317,11 +319,11 @@ fn attend(
     kernels: &Kernels,
     store: &Store,
     q: &[Vec<f32>],
-    head: usize,
+    [head, width]: [usize; 2],
     visible: &[(usize, usize)],
     softcap: f32,
 ) -> Vec<Vec<f32>> {
-    let (n, len) = (q.len(), AttendBlock::state_len(head));
+    let (n, len) = (q.len(), AttendBlock::state_len(width));
     let int8 = matches!(store, Store::Q8(..) | Store::Q4(..));
     let (mut plain, mut packed) = (vec![0.0; if int8 { 0 } else { n * head }], vec![0i8; n * head]);
     let (mut scales, mut sums) = (vec![0.0; n], vec![0; n]);
@@ -348,13 +350,14 @@ fn attend(
             let clip = |x: usize| x.clamp(at, at + BLOCK) - at;
             let visible: Vec<_> =
                 visible.iter().map(|(from, to)| (clip(*from), clip(*to))).collect();
-            let block = store.block(at / BLOCK, head);
+            let block = store.block(at / BLOCK, [head, width]);
             kernels.attend(AttendBlock {
                 queries,
                 first: 0,
                 block,
-                next: (at + BLOCK < last).then(|| store.block(at / BLOCK + 1, head)),
+                next: (at + BLOCK < last).then(|| store.block(at / BLOCK + 1, [head, width])),
                 head,
+                value: width,
                 visible: &visible,
                 scale: 0.3,
                 softcap,
@@ -370,7 +373,7 @@ fn attend(
         }
     }
     let finish = |state: Option<Vec<f32>>| {
-        let mut out = vec![0.0; head];
+        let mut out = vec![0.0; width];
         kernels.finish_head(FinishHead { state: &state.unwrap(), out: &mut out });
         out
     };
@@ -385,21 +388,22 @@ fn attention_is_softmax_of_visible_positions() {
         let mut reference: Vec<Vec<u32>> = Vec::new();
         for kernels in isas() {
             let mut all = Vec::new();
-            for (head, visible, softcap) in [
-                (16, vec![(0, 1)], 0.0),
-                (32, vec![(0, 64), (0, 63), (0, 65)], 0.0),
-                (32, vec![(5, 64), (0, 63), (0, 65)], 2.0),
-                (64, vec![(0, 65); 4], 0.0),
-                (80, vec![(130, 700), (131, 701)], 0.0),
-                (48, vec![(0, 1100)], 3.5),
+            for ([head, width], visible, softcap) in [
+                ([16, 16], vec![(0, 1)], 0.0),
+                ([32, 32], vec![(0, 64), (0, 63), (0, 65)], 0.0),
+                ([32, 32], vec![(5, 64), (0, 63), (0, 65)], 2.0),
+                ([64, 64], vec![(0, 65); 4], 0.0),
+                ([80, 80], vec![(130, 700), (131, 701)], 0.0),
+                ([48, 48], vec![(0, 1100)], 3.5),
+                ([80, 48], vec![(3, 700), (131, 701), (0, 64)], 0.0),
             ] {
                 let n = visible.iter().map(|v| v.1).max().unwrap();
-                let (k, v) = (noise(n * head, 13), noise(n * head, 14));
-                let mut store = Store::new(kind, n, head);
+                let (k, v) = (noise(n * head, 13), noise(n * width, 14));
+                let mut store = Store::new(kind, n, [head, width]);
                 for t in 0..n {
                     let (mut key, mut value) =
-                        (k[t * head..][..head].to_vec(), v[t * head..][..head].to_vec());
-                    let to = store.block_mut(t / BLOCK, head);
+                        (k[t * head..][..head].to_vec(), v[t * width..][..width].to_vec());
+                    let to = store.block_mut(t / BLOCK, [head, width]);
                     kernels.store_kv(StoreKv {
                         key: &mut key,
                         value: &mut value,
@@ -411,7 +415,7 @@ fn attention_is_softmax_of_visible_positions() {
                 let q: Vec<Vec<f32>> = (0..visible.len())
                     .map(|m| noise(head, 20 + m as u64).iter().map(|x| x * 4.0).collect())
                     .collect();
-                let out = attend(&kernels, &store, &q, head, &visible, softcap);
+                let out = attend(&kernels, &store, &q, [head, width], &visible, softcap);
                 for (m, (from, to)) in visible.iter().copied().enumerate() {
                     let dot = |t: usize| {
                         (0..head)
@@ -427,8 +431,8 @@ fn attention_is_softmax_of_visible_positions() {
                     let max = scores.iter().copied().fold(f64::MIN, f64::max);
                     let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
                     let sum: f64 = weights.iter().sum();
-                    for d in 0..head {
-                        let value = |t: usize| f64::from(v[t * head + d]);
+                    for d in 0..width {
+                        let value = |t: usize| f64::from(v[t * width + d]);
                         let want =
                             weights.iter().zip(from..).map(|(w, t)| w * value(t)).sum::<f64>()
                                 / sum;
@@ -440,7 +444,7 @@ fn attention_is_softmax_of_visible_positions() {
                     }
                     // A query yields the same bits in a tile as on its own.
                     let (q, visible) = (&q[m..m + 1], &visible[m..m + 1]);
-                    let alone = attend(&kernels, &store, q, head, visible, softcap);
+                    let alone = attend(&kernels, &store, q, [head, width], visible, softcap);
                     assert_eq!(bits(&alone[0]), bits(&out[m]));
                     all.push(bits(&out[m]));
                 }
@@ -468,15 +472,15 @@ fn decoded(scale: f32, codes: impl Iterator<Item = u8>) -> Vec<f32> {
 fn the_4_bit_cache_has_the_documented_layout() {
     for kernels in isas() {
         for head in [16, 48, 64, 128] {
-            let mut store = Store::new("q4", BLOCK, head);
+            let mut store = Store::new("q4", BLOCK, [head; 2]);
             let (keys, values) = (noise(BLOCK * head, 15), noise(BLOCK * head, 16));
             let row = |of: &[f32], at: usize| of[at * head..][..head].to_vec();
             for at in 0..BLOCK {
                 let (mut key, mut value) = (row(&keys, at), row(&values, at));
-                let (key, value, to) = (&mut key, &mut value, store.block_mut(0, head));
+                let (key, value, to) = (&mut key, &mut value, store.block_mut(0, [head; 2]));
                 kernels.store_kv(StoreKv { key, value, at, rotation: 16, to });
             }
-            let KvBlock::Q4 { k, v, v_scales } = store.block(0, head) else { unreachable!() };
+            let KvBlock::Q4 { k, v, v_scales } = store.block(0, [head; 2]) else { unreachable!() };
             for at in 0..BLOCK {
                 let (panel, lane) = (&k[at / 16 * (64 + 8 * head)..], 4 * (at % 16));
                 let scale = f32::from_le_bytes(*panel[lane..].first_chunk().unwrap());

@@ -54,7 +54,9 @@ pub fn convert_staged(
     let recipe = recipe(&model.config, options.quant, options.exceptions.as_ref())?;
     model.config.quant = recipe.quant();
     if recipe.quant().is_rotated() {
-        model.config.value_rotation = Config::largest_value_rotation(model.config.head_dim);
+        let heads = model.config.attention_shapes().map(|shape| shape.head_dim as u32);
+        let rotations = heads.map(Config::largest_value_rotation);
+        model.config.value_rotation = rotations.min().unwrap_or(1);
     }
     let rounded = model.weights.rounded().filter(|_| recipe.is_coded());
     model.notes.extend(rounded.map(|format| {

@@ -9,6 +9,7 @@ mod cohere;
 mod exaone;
 mod falcon_h1;
 mod gemma;
+mod gemma4;
 mod glm;
 mod granite;
 mod hunyuan;
@@ -35,6 +36,7 @@ const FAMILIES: &[&Family] = &[
     &qwen::FAMILY,
     &qwen_linear::FAMILY,
     &gemma::FAMILY,
+    &gemma4::FAMILY,
     &phi::FAMILY,
     &granite::FAMILY,
     &lfm::FAMILY,

@@ -226,7 +226,7 @@ impl Names {
             table.iter().find(|(_, roles)| roles.contains(&role)).map(|&(name, _)| name)
         };
         let kind = match role {
-            Role::SsmA | Role::SsmDtBias | Role::SsmD => "", // no weights of a module
+            Role::SsmA | Role::SsmDtBias | Role::SsmD | Role::LayerScale => "", // no weights of a module
             _ if bias => ".bias",
             _ => ".weight",
         };

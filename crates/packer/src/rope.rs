@@ -44,6 +44,14 @@ pub(crate) enum Scaling {
     },
     /// GGUF's precomputed form: each frequency is divided by its own factor.
     Factors(Vec<f32>),
+    /// Frequencies as for whole heads, of which only those of the first pairs are used.
+    Proportional {
+        pairs: u32,
+    },
+    /// Heads of `dim` values, in a model with others that are wider.
+    Narrow {
+        dim: u32,
+    },
 }
 
 /// The parameters of YaRN.
@@ -118,8 +126,9 @@ impl RopeSpec {
             }
             _ => self.theta,
         };
+        let own = if let Scaling::Narrow { dim } = self.scaling { dim } else { dim };
         (0..dim / 2).map(move |i| {
-            let f = 1.0 / libm::pow(theta, f64::from(2 * i) / f64::from(dim));
+            let f = 1.0 / libm::pow(theta, f64::from(2 * i) / f64::from(own));
             let f = self.scaled(f, i as usize, dim, row);
             // Whole turns drop out; the fraction is below 1, so its product with 2⁶⁴ fits.
             (f / TAU % 1.0 * 2f64.powi(64)).round() as u64
@@ -129,6 +138,9 @@ impl RopeSpec {
     fn scaled(&self, f: f64, i: usize, dim: u32, row: usize) -> f64 {
         match self.scaling {
             Scaling::None | Scaling::Dynamic { .. } => f,
+            Scaling::Proportional { pairs } if i >= pairs as usize => 0.0,
+            Scaling::Narrow { dim } if i >= dim as usize / 2 => 0.0,
+            Scaling::Proportional { .. } | Scaling::Narrow { .. } => f,
             Scaling::Linear(factor) => f / factor,
             Scaling::Factors(ref factors) => f / f64::from(factors[i]),
             Scaling::LongRope { ref short, ref long, .. } => f / [short, long][row][i],

@@ -77,6 +77,12 @@ impl Weights {
             [Role::AttnNorm] if alone => &[Role::FfnNorm],
             _ => roles,
         };
+        // Checkpoints may have keys and values that are never computed.
+        let reads_other = |layer| c.attention_of(layer as usize).cache_of.is_some();
+        let cached = |role| matches!(role, &Role::AttnK | Role::AttnV | Role::AttnKNorm);
+        if layer.is_some_and(reads_other) && roles.iter().all(cached) {
+            return Ok(());
+        }
         // llama.cpp stores some vectors of recurrent layers as matrices, and a matrix of one row as a vector.
         let tensor = match roles {
             [Role::SsmA | Role::SsmD | Role::SsmNorm | Role::AttnQNorm | Role::AttnKNorm] => {

@@ -31,6 +31,9 @@ struct Spelling {
     /// are covered.
     #[serde(default)]
     factors: BTreeMap<String, Vec<(usize, f32)>>,
+    /// Vectors that the converter adds.
+    #[serde(default)]
+    tensors: BTreeMap<String, Vec<f32>>,
     /// Keys other than those that all architectures have.
     #[serde(default)]
     keys: Map<String, Value>,
@@ -254,6 +257,9 @@ fn gguf(name: &str, spelling: &Spelling, s: &Value) -> GgufFile {
             let name = format!("rope_factors_{name}.weight");
             file.tensors.push((name, vec![values.len() as u64], values));
         }
+    }
+    for (name, values) in &spelling.tensors {
+        file.tensors.push((name.clone(), vec![values.len() as u64], values.clone()));
     }
     file.tensors = stack_norms(stack_experts(file.tensors));
     list_activations(&mut file);

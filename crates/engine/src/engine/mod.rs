@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex};
 use nanoinfer_kernels::{Isa, Kernels};
 
 use crate::cancel::Canceller;
-use crate::memory::{BlockUse, Cache, KvType, Overflow, SeqId, StateRuns};
+use crate::memory::{BlockUse, Cache, KvShape, KvType, Overflow, SeqId, StateRuns};
 use crate::pass::{
     InputNeeds, Local, MAX_TOKENS, Observed, Part, Pass, Profile, Scratch, Slot, Units,
 };
@@ -187,10 +187,10 @@ impl Engine {
         };
         let layers = config.windows.iter().enumerate();
         let attention = layers.filter(|(layer, _)| config.attends(*layer));
-        let positions: u64 = attention.map(|(_, window)| seen(window)).sum();
-        let per_layer = self.kv_bytes_per_position() / config.attention_layers() as u64;
+        let bytes = |layer| self.cache.kv.bytes_of_layer(KvShape::of(&config.attention_of(layer)));
+        let cache: u64 = attention.map(|(layer, window)| seen(window) * bytes(layer)).sum();
         let states = self.cache.states.bytes() as u64;
-        self.model.weights().pass_bytes(self.model.file()) + positions * per_layer + states
+        self.model.weights().pass_bytes(self.model.file()) + cache + states
     }
 
     pub(crate) fn cache(&self) -> &Cache {
@@ -410,7 +410,8 @@ impl Engine {
         if self.slots.is_empty() {
             return Ok(());
         }
-        let kv_heads = self.model.config().n_kv_heads as usize;
+        let shapes = self.model.config().attention_shapes();
+        let kv_heads = shapes.map(|shape| shape.n_kv_heads).min().unwrap_or(1);
         self.units.divide(&self.slots, kv_heads, self.pool.workers());
         self.run(part, |pass, w, local| local.cancelled = pass.run(w, local))?;
         if self.locals[0].cancelled { Err(Error::Cancelled) } else { Ok(()) }

@@ -5,10 +5,10 @@
 
 use nanoinfer_kernels::BLOCK;
 
-use super::layer::LayerCache;
+use super::layer::{KvShape, LayerCache};
 
-/// Number of KV heads, padded head size, and index of a block in the arena.
-type BlockAt = (usize, usize, usize);
+/// Sizes of a layer's keys and values, and index of a block in the arena.
+type BlockAt = (KvShape, usize);
 
 /// Block `index` of one head (`len` values), in a buffer of all heads.
 fn part<T>(all: &mut [T], heads: usize, head: usize, index: usize, len: usize) -> &mut [T] {
@@ -47,8 +47,8 @@ pub(super) fn get<'b, T, const N: usize>(
 
 impl LayerCache {
     /// Copies a block of all heads.
-    pub(super) fn copy_block(&mut self, heads: usize, head: usize, blocks: (usize, usize)) {
-        let (keys, values) = self.kind().lens(head);
+    pub(super) fn copy_block(&mut self, shape: KvShape, blocks: (usize, usize)) {
+        let ((keys, values), heads) = (self.kind().lens(shape), shape.heads);
         match self {
             Self::F32 { k, v } => {
                 copy(k.get_mut(), heads, keys, blocks);
@@ -72,8 +72,8 @@ impl LayerCache {
     }
 
     /// Appends the bytes of a block to `out`.
-    pub(super) fn save(&mut self, (heads, head, i): BlockAt, out: &mut Vec<u8>) {
-        let (keys, values) = self.kind().lens(head);
+    pub(super) fn save(&mut self, (shape, i): BlockAt, out: &mut Vec<u8>) {
+        let ((keys, values), heads) = (self.kind().lens(shape), shape.heads);
         for h in 0..heads {
             match self {
                 Self::F32 { k, v } => {
@@ -99,8 +99,8 @@ impl LayerCache {
     }
 
     /// Fills a block from the bytes appended by [`Self::save`].
-    pub(super) fn load(&mut self, (heads, head, i): BlockAt, mut bytes: &[u8]) {
-        let (keys, values) = self.kind().lens(head);
+    pub(super) fn load(&mut self, (shape, i): BlockAt, mut bytes: &[u8]) {
+        let ((keys, values), heads) = (self.kind().lens(shape), shape.heads);
         for h in 0..heads {
             bytes = match self {
                 Self::F32 { k, v } => {

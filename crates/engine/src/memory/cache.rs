@@ -27,7 +27,7 @@ use nanoinfer_format::Config;
 use nanoinfer_kernels::BLOCK;
 use nanoinfer_platform::pages;
 
-use super::layer::{KvType, LayerCache};
+use super::layer::{KvShape, KvType, LayerCache};
 use super::plan::{Namespace, Overflow, Plan, SeqId, Slid};
 use super::states::{Held, States};
 use super::tree::Tree;
@@ -63,8 +63,10 @@ pub(super) struct Sequence {
 
 /// The arena and its sequences. A shared block is copied before it is written.
 pub(crate) struct Cache {
-    /// Those of the layers with attention.
+    /// Those of the layers with keys and values of their own.
     pub(super) layers: Vec<LayerCache>,
+    /// Their sizes.
+    pub(super) shapes: Vec<KvShape>,
     /// Index in `layers` for each layer of the model.
     arenas: Vec<usize>,
     pub states: States,
@@ -74,8 +76,6 @@ pub(crate) struct Cache {
     overflow: Overflow,
     /// Number of blocks a sequence can hold: its context and, if that slides, the blocks a pass can add.
     pub(super) per_sequence: usize,
-    pub(super) kv_heads: usize,
-    pub(super) head: usize,
     is_in_large_pages: bool,
     /// Blocks without reusable content.
     pub(super) free: Vec<u32>,
@@ -90,7 +90,7 @@ impl Cache {
     pub(crate) fn new(pool: &Pool, c: &Config, plan: &Plan) -> Self {
         let per_sequence = plan.per_sequence();
         let n_blocks = plan.blocks(c).unwrap_or(0) as usize;
-        let (kv_heads, head) = (c.n_kv_heads as usize, c.head_padded());
+        let shapes: Vec<_> = KvShape::of_layers(c).collect();
         let sequence = |_| Sequence {
             serial: None,
             namespace: Namespace::COMMON,
@@ -102,11 +102,15 @@ impl Cache {
             held: Held::default(),
             canceller: Canceller::default(),
         };
-        let arena = |_| LayerCache::new(pool, plan.kv, n_blocks * kv_heads, head);
-        let attends = |layer: &usize| c.attends(*layer);
-        let arenas = (0..c.n_layers as usize).map(|layer| (0..layer).filter(attends).count());
+        let arena = |&shape| LayerCache::new(pool, plan.kv, n_blocks, shape);
+        let caches = |layer: &usize| c.caches(*layer);
+        let arenas = (0..c.n_layers as usize).map(|layer| {
+            let of = c.attention_of(layer).cache_of.unwrap_or(layer);
+            (0..of).filter(caches).count()
+        });
         Self {
-            layers: (0..c.attention_layers()).map(arena).collect(),
+            layers: shapes.iter().map(arena).collect(),
+            shapes,
             arenas: arenas.collect(),
             states: States::new(pool, c, (plan.state_slots(c), plan.sequences, n_blocks)),
             is_in_large_pages: false,
@@ -115,8 +119,6 @@ impl Cache {
             ctx: plan.ctx,
             overflow: plan.overflow,
             per_sequence,
-            kv_heads,
-            head,
             free: (0..n_blocks as u32).rev().collect(),
             readers: vec![0; n_blocks],
             tree: Tree::new(n_blocks),
@@ -177,7 +179,8 @@ impl Cache {
 
     /// Moves the arenas to large pages of memory once, when there are many sequences.
     fn suit_pages(&mut self) {
-        let bytes = self.n_blocks * BLOCK * self.kv.bytes(self.head) as usize;
+        let widest = self.shapes.iter().map(|&shape| self.kv.bytes(shape)).max();
+        let bytes = self.n_blocks * BLOCK * widest.unwrap_or(0) as usize;
         let are_many = || self.sequences.iter().filter(|s| s.serial.is_some()).count() >= MANY;
         if self.is_in_large_pages || bytes < LARGE_PAGES * pages::LARGE || !are_many() {
             return;
@@ -187,7 +190,8 @@ impl Cache {
         let unused = self.free.iter().zip((0..self.n_blocks as u32).rev());
         let unused = unused.take_while(|(block, first)| *block == first).count();
         let sizes = (self.n_blocks, self.n_blocks - unused);
-        self.layers.iter_mut().for_each(|layer| layer.make_large(self.head, sizes));
+        let layers = self.layers.iter_mut().zip(&self.shapes);
+        layers.for_each(|(layer, &shape)| layer.make_large(shape, sizes));
     }
 
     pub(crate) fn close(&mut self, id: SeqId) -> Result<(), Error> {
@@ -338,11 +342,10 @@ impl Cache {
                 self.readers[new as usize] = 1;
                 if let Some(old) = old {
                     if needed {
-                        let (kv_heads, head) = (self.kv_heads, self.head);
-                        let copy = |layer: &mut LayerCache| {
-                            layer.copy_block(kv_heads, head, (old as usize, new as usize));
-                        };
-                        self.layers.iter_mut().for_each(copy);
+                        let layers = self.layers.iter_mut().zip(&self.shapes);
+                        layers.for_each(|(layer, &shape)| {
+                            layer.copy_block(shape, (old as usize, new as usize));
+                        });
                     }
                     self.release(old);
                 }

@@ -7,6 +7,7 @@
 use nanoinfer_kernels::BLOCK;
 
 use super::cache::Cache;
+use super::layer::KvShape;
 use super::plan::{BlockUse, Namespace, SeqId};
 use super::states::StateSlot;
 use crate::Error;
@@ -59,7 +60,12 @@ impl Cache {
 
     /// Bytes of the keys and values of a block.
     pub(crate) fn block_bytes(&self) -> usize {
-        self.layers.len() * self.kv_heads * BLOCK * self.kv.bytes(self.head) as usize
+        self.shapes.iter().map(|&shape| self.layer_bytes(shape)).sum()
+    }
+
+    /// Bytes of the keys and values of a block in a layer of this shape.
+    fn layer_bytes(&self, shape: KvShape) -> usize {
+        BLOCK * self.kv.bytes_of_layer(shape) as usize
     }
 
     /// Bytes of the known states in the beginning of `tokens`.
@@ -184,17 +190,17 @@ impl Cache {
     }
 
     fn save(&mut self, block: u32, state: Option<StateSlot>, out: &mut Vec<u8>) {
-        let at = (self.kv_heads, self.head, block as usize);
-        self.layers.iter_mut().for_each(|layer| layer.save(at, out));
+        let layers = self.layers.iter_mut().zip(&self.shapes);
+        layers.for_each(|(layer, &shape)| layer.save((shape, block as usize), out));
         state.into_iter().for_each(|slot| self.states.save(slot, out));
     }
 
     /// Fills the keys and values of a block.
-    fn load(&mut self, block: u32, bytes: &[u8]) {
-        let at = (self.kv_heads, self.head, block as usize);
-        let each = bytes.len() / self.layers.len();
-        for (layer, bytes) in self.layers.iter_mut().zip(bytes.chunks_exact(each)) {
-            layer.load(at, bytes);
+    fn load(&mut self, block: u32, mut bytes: &[u8]) {
+        for (index, &shape) in self.shapes.iter().enumerate() {
+            let (own, rest) = bytes.split_at(self.layer_bytes(shape));
+            self.layers[index].load((shape, block as usize), own);
+            bytes = rest;
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The cache of one layer, and a pass's access to it.
 
-use nanoinfer_format::Config;
+use nanoinfer_format::{AttentionShape, Config};
 use nanoinfer_kernels::{BLOCK, KvBlock, KvBlockMut, q4_key_block, q4_value_block, q8_key_block};
 use nanoinfer_platform::pages;
 
@@ -40,12 +40,17 @@ impl KvType {
 
     /// Bytes per position of a sequence, over all layers and heads.
     pub(crate) fn bytes_per_position(self, c: &Config) -> u64 {
-        c.attention_layers() as u64 * u64::from(c.n_kv_heads) * self.bytes(c.head_padded())
+        KvShape::of_layers(c).map(|shape| self.bytes_of_layer(shape)).sum()
     }
 
-    /// Bytes per position of one KV head, keys and values together.
-    pub(super) fn bytes(self, head: usize) -> u64 {
-        let (k, v) = self.lens(head);
+    /// Bytes per position of all KV heads of a layer, keys and values together.
+    pub(crate) fn bytes_of_layer(self, shape: KvShape) -> u64 {
+        shape.heads as u64 * self.bytes(shape)
+    }
+
+    /// Bytes per position of one KV head.
+    pub(super) fn bytes(self, shape: KvShape) -> u64 {
+        let (k, v) = self.lens(shape);
         let bytes = match self {
             Self::Q4 | Self::Q8 => k + v + BLOCK * size_of::<f32>(), // with the scales of the values
             Self::F16 => 2 * (k + v),
@@ -55,12 +60,38 @@ impl KvType {
     }
 
     /// Elements of a block of keys, and of a block of values.
-    pub(super) fn lens(self, head: usize) -> (usize, usize) {
+    pub(super) fn lens(self, shape: KvShape) -> (usize, usize) {
+        let KvShape { key, value, .. } = shape;
         match self {
-            Self::Q4 => (q4_key_block(head), q4_value_block(head)),
-            Self::Q8 => (q8_key_block(head), BLOCK * head),
-            Self::F16 | Self::F32 => (BLOCK * head, BLOCK * head),
+            Self::Q4 => (q4_key_block(key), q4_value_block(value)),
+            Self::Q8 => (q8_key_block(key), BLOCK * value),
+            Self::F16 | Self::F32 => (BLOCK * key, BLOCK * value),
         }
+    }
+}
+
+/// Sizes of what a layer caches for a position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KvShape {
+    /// Number of KV heads.
+    pub heads: usize,
+    /// Width of a key, padded to 16.
+    pub key: usize,
+    /// Width of a value, padded to 16.
+    pub value: usize,
+}
+
+impl KvShape {
+    /// Of a layer with this attention.
+    pub(crate) fn of(shape: &AttentionShape) -> Self {
+        let head = shape.head_padded();
+        Self { heads: shape.n_kv_heads, key: head, value: head }
+    }
+
+    /// Of all layers with a cache of their own.
+    pub(super) fn of_layers(c: &Config) -> impl Iterator<Item = Self> {
+        let layers = (0..c.n_layers as usize).filter(|&layer| c.caches(layer));
+        layers.map(|layer| Self::of(&c.attention_of(layer)))
     }
 }
 
@@ -108,8 +139,8 @@ fn make_large<T: Plain>(buffer: &mut Shared<T>, len: usize, (blocks, used): (usi
 }
 
 impl LayerCache {
-    pub(super) fn new(pool: &Pool, kv: KvType, blocks: usize, head: usize) -> Self {
-        let (k, v) = kv.lens(head);
+    pub(super) fn new(pool: &Pool, kv: KvType, blocks: usize, shape: KvShape) -> Self {
+        let ((k, v), blocks) = (kv.lens(shape), blocks * shape.heads);
         let (k, v, scales) = (blocks * k, blocks * v, blocks * BLOCK);
         match kv {
             KvType::F32 => Self::F32 { k: pool.shared(k), v: pool.shared(v) },
@@ -123,10 +154,10 @@ impl LayerCache {
         }
     }
 
-    /// Moves the layer to large pages of memory: the parts of `blocks` blocks for each KV head, the first `used` of
-    /// which have been accessed.
-    pub(super) fn make_large(&mut self, head: usize, (blocks, used): (usize, usize)) {
-        let ((keys, values), sizes) = (self.kind().lens(head), (blocks, used));
+    /// Moves the layer to large pages of memory: parts of as many blocks for each KV head, and the first of them that
+    /// have been accessed.
+    pub(super) fn make_large(&mut self, shape: KvShape, sizes: (usize, usize)) {
+        let (keys, values) = self.kind().lens(shape);
         match self {
             Self::F32 { k, v } => {
                 make_large(k, keys, sizes);
@@ -162,11 +193,10 @@ impl LayerCache {
     pub(crate) fn split<'p>(
         &'p self,
         w: &'p Worker<'_>,
-        kv_heads: usize,
         blocks: usize,
-        head: usize,
+        shape: KvShape,
     ) -> LayerSplit<'p> {
-        let (keys, values) = self.kind().lens(head);
+        let ((keys, values), kv_heads) = (self.kind().lens(shape), shape.heads);
         let (keys, values, scales) = (blocks * keys, blocks * values, blocks * BLOCK);
         match self {
             Self::F32 { k, v } => LayerSplit::F32 {
@@ -191,8 +221,8 @@ impl LayerCache {
     }
 
     /// Block `i` of the layer (`head · blocks + block`), for reading.
-    pub(crate) fn block<'p>(&'p self, w: &'p Worker<'_>, i: usize, head: usize) -> KvBlock<'p> {
-        let (keys, values) = self.kind().lens(head);
+    pub(crate) fn block<'p>(&'p self, w: &'p Worker<'_>, i: usize, shape: KvShape) -> KvBlock<'p> {
+        let (keys, values) = self.kind().lens(shape);
         match self {
             Self::F32 { k, v } => {
                 KvBlock::F32 { k: part(k.read(w), i, keys), v: part(v.read(w), i, values) }
@@ -231,19 +261,19 @@ impl<'p> LayerSplit<'p> {
 
 impl HeadMut<'_> {
     /// Elements of a block of keys, and of a block of values.
-    fn lens(&self, head: usize) -> (usize, usize) {
+    fn lens(&self, shape: KvShape) -> (usize, usize) {
         let kind = match self {
             Self::F32 { .. } => KvType::F32,
             Self::F16 { .. } => KvType::F16,
             Self::Q8 { .. } => KvType::Q8,
             Self::Q4 { .. } => KvType::Q4,
         };
-        kind.lens(head)
+        kind.lens(shape)
     }
 
     /// Block `i` of this head, for reading, including this phase's writes.
-    pub(crate) fn view(&self, i: usize, head: usize) -> KvBlock<'_> {
-        let (keys, values) = self.lens(head);
+    pub(crate) fn view(&self, i: usize, shape: KvShape) -> KvBlock<'_> {
+        let (keys, values) = self.lens(shape);
         match self {
             Self::F32 { k, v } => {
                 KvBlock::F32 { k: part(k.get(0), i, keys), v: part(v.get(0), i, values) }
@@ -265,8 +295,8 @@ impl HeadMut<'_> {
     }
 
     /// Block `i` of this head, for writing.
-    pub(crate) fn block(&mut self, i: usize, head: usize) -> KvBlockMut<'_> {
-        let (keys, values) = self.lens(head);
+    pub(crate) fn block(&mut self, i: usize, shape: KvShape) -> KvBlockMut<'_> {
+        let (keys, values) = self.lens(shape);
         match self {
             Self::F32 { k, v } => {
                 KvBlockMut::F32 { k: part_mut(k.row(0), i, keys), v: part_mut(v.row(0), i, values) }

@@ -26,7 +26,7 @@ mod tree;
 pub(crate) use cache::Cache;
 pub(crate) use entry::{HEADER, IDENTITY, MAGIC, Prefix, common, head_bytes};
 pub use layer::KvType;
-pub(crate) use layer::{HeadMut, LayerSplit};
+pub(crate) use layer::{HeadMut, KvShape, LayerSplit};
 pub use plan::{BlockUse, Namespace, Overflow, SeqId};
 pub(crate) use plan::{Plan, Slid};
 pub(crate) use recurrent::{StateRun, StateRuns};

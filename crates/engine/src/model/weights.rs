@@ -67,10 +67,14 @@ pub(crate) struct Layer {
     pub ffn_norm: Option<Norm>,
     pub ffn: Option<Ffn>,
     pub ffn_post_norm: Option<Norm>,
+    /// What enters the layer beside the residual stream.
+    pub embedding: Option<LayerEmbedding>,
+    /// `[1]`, the factor of the residual stream behind the layer.
+    pub scale: Option<Vector>,
 }
 
 pub(crate) struct Attention {
-    /// `[kv heads · (group + 2) · head, d_model]`; with gates, `2 · group`
+    /// `[kv heads · (group + 2) · head, d_model]`; with gates, `2 · group`; without K or V of its own, fewer
     pub qkv: Matrix,
     /// `[head]`, or `[heads · head]` where one norm covers all heads
     pub q_norm: Option<Norm>,
@@ -78,6 +82,25 @@ pub(crate) struct Attention {
     pub k_norm: Option<Norm>,
     /// `[d_model, heads · head]`
     pub output: Matrix,
+}
+
+/// How a token's embedding for a layer enters the residual stream.
+pub(crate) struct LayerEmbedding {
+    /// `[layer embedding, d_model]`
+    pub gate: Matrix,
+    /// `[d_model, layer embedding]`
+    pub output: Matrix,
+    pub norm: Norm,
+}
+
+/// The embeddings of tokens that enter layers.
+pub(crate) struct LayerEmbeddings {
+    /// `[vocab, layers · layer embedding]`
+    pub table: Matrix,
+    /// `[layers · layer embedding, d_model]`
+    pub projection: Matrix,
+    /// `[layer embedding]`
+    pub norm: Norm,
 }
 
 /// The mixer of a recurrent layer.
@@ -134,6 +157,7 @@ pub(crate) struct ExpertMatrices {
 pub(crate) struct Weights {
     /// `[vocab, d_model]`
     pub token_embd: Matrix,
+    pub layer_embeddings: Option<LayerEmbeddings>,
     pub layers: Vec<Layer>,
     pub output_norm: Norm,
     /// `[vocab, d_model]`; the embedding itself when tied
@@ -187,6 +211,11 @@ impl<'a> Binder<'a> {
         Some(Norm { weight: Vector(tensor), bias: bias.map(Vector) })
     }
 
+    /// A norm that the model must have.
+    fn required_norm(&self, role: Role, layer: Option<u32>) -> Result<Norm> {
+        self.norm(role, layer).ok_or_else(|| missing(role, layer))
+    }
+
     /// A vector, if the model has it.
     fn vector(&self, role: Role, layer: Option<u32>) -> Option<Vector> {
         Some(Vector(self.found.get(&(role, layer))?.tensor))
@@ -210,11 +239,10 @@ impl<'a> Binder<'a> {
     }
 
     fn recurrent(&self, config: &Recurrent, layer: Option<u32>) -> Result<RecurrentMixer> {
-        let conv = self.norm(Role::SsmConv, layer);
         Ok(RecurrentMixer {
             config: config.clone(),
             input: self.matrix(Role::SsmIn, layer)?,
-            conv: conv.ok_or_else(|| missing(Role::SsmConv, layer))?,
+            conv: self.required_norm(Role::SsmConv, layer)?,
             a: self.vector(Role::SsmA, layer),
             dt_bias: self.vector(Role::SsmDtBias, layer),
             d: self.vector(Role::SsmD, layer),
@@ -256,6 +284,24 @@ impl<'a> Binder<'a> {
             ffn_norm: self.norm(Role::FfnNorm, l),
             ffn,
             ffn_post_norm: self.norm(Role::FfnPostNorm, l),
+            embedding: (config.layer_embedding > 0).then(|| self.layer_embedding(l)).transpose()?,
+            scale: self.vector(Role::LayerScale, l),
+        })
+    }
+
+    fn layer_embedding(&self, layer: Option<u32>) -> Result<LayerEmbedding> {
+        Ok(LayerEmbedding {
+            gate: self.matrix(Role::LayerGate, layer)?,
+            output: self.matrix(Role::LayerOut, layer)?,
+            norm: self.required_norm(Role::LayerPostNorm, layer)?,
+        })
+    }
+
+    fn layer_embeddings(&self) -> Result<LayerEmbeddings> {
+        Ok(LayerEmbeddings {
+            table: self.matrix(Role::LayerEmbd, None)?,
+            projection: self.matrix(Role::LayerProj, None)?,
+            norm: self.required_norm(Role::LayerProjNorm, None)?,
         })
     }
 }
@@ -315,11 +361,12 @@ impl Weights {
         let token_embd = b.matrix(Role::TokenEmbd, None)?;
         let output =
             if config.tied_embeddings { token_embd } else { b.matrix(Role::Output, None)? };
-        let norm = b.norm(Role::OutputNorm, None);
+        let embeds_layers = config.layer_embedding > 0;
         Ok(Self {
             token_embd,
+            layer_embeddings: embeds_layers.then(|| b.layer_embeddings()).transpose()?,
             layers: (0..config.n_layers).map(|l| b.layer(l)).collect::<Result<_>>()?,
-            output_norm: norm.ok_or_else(|| missing(Role::OutputNorm, None))?,
+            output_norm: b.required_norm(Role::OutputNorm, None)?,
             output,
             rope_turns: b.find(Role::RopeTurns, None)?.tensor,
         })

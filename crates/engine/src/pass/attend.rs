@@ -15,10 +15,10 @@
 use std::iter::repeat_n;
 use std::ops::Range;
 
-use nanoinfer_format::{Config, QkNorm};
+use nanoinfer_format::{AttentionShape, QkNorm};
 use nanoinfer_kernels::{
-    ApplyGate, AttendBlock, BLOCK, FinishHead, GROUP, Gate, KvBlock, MAX_TILE, MergeSpans, Pack,
-    PackQuery, Rope, Rotate, SPAN, StoreKv, temperature,
+    ApplyGate, AttendBlock, BLOCK, FinishHead, GROUP, Gate, KvBlock, MAX_TILE, MergeSpans,
+    NormKind, NormParams, NormRow, Pack, PackQuery, Rope, Rotate, SPAN, StoreKv, temperature,
 };
 
 use super::batch::{Slot, Visible, spans};
@@ -28,7 +28,7 @@ use super::profile::Stage;
 use super::scratch::Local;
 use super::units::Unit;
 use super::{Pass, gather};
-use crate::memory::{HeadMut, LayerSplit};
+use crate::memory::{HeadMut, KvShape, LayerSplit};
 use crate::model::weights::Norm;
 use crate::pool::Worker;
 
@@ -40,6 +40,7 @@ struct Part<'s> {
     /// Batch row of the first token.
     from: usize,
     slots: &'s [Slot],
+    shape: AttentionShape,
 }
 
 /// Selects the norm and the RoPE angles of a query or key.
@@ -55,46 +56,69 @@ struct Head {
 }
 
 impl Pass<'_> {
+    /// Sizes of the attention of a layer.
+    fn shape(&self, layer: usize) -> AttentionShape {
+        self.config.attention_of(layer)
+    }
+
     /// Stores the keys and values of all tokens in the cache. An item is a KV head.
     pub(crate) fn store_kv(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
-        let qkv = self.scratch.qkv.read(w);
+        let (qkv, shape) = (self.scratch.qkv.read(w), self.shape(layer));
         let cache = self.split_cache(w, layer);
-        for item in w.items(self.config.n_kv_heads as usize) {
-            let unit = self.unit(qkv, item.index());
+        for item in w.items(shape.n_kv_heads) {
+            let unit = self.unit(qkv, &shape, item.index());
             let at = (layer, item.index());
-            self.store_head(w, &mut local.row, at, unit, &mut cache.take(&item));
+            self.store_head(w, local, at, unit, &mut cache.take(&item));
         }
     }
 
     /// Splits a layer of the cache into KV heads, for writing.
     fn split_cache<'p>(&'p self, w: &'p Worker<'_>, layer: usize) -> LayerSplit<'p> {
-        let (kv_heads, head) = (self.config.n_kv_heads as usize, self.config.head_padded());
-        self.cache.layer(layer).split(w, kv_heads, self.cache.n_blocks, head)
+        let shape = KvShape::of(&self.shape(layer));
+        self.cache.layer(layer).split(w, self.cache.n_blocks, shape)
     }
 
     /// Stores one KV head's values, and its keys after RoPE.
     fn store_head(
         &self,
         w: &Worker<'_>,
-        row: &mut [f32],
+        local: &mut Local,
         (layer, index): (usize, usize),
         unit: &[f32],
         cache: &mut HeadMut<'_>,
     ) {
-        let m = self.m();
-        let head = self.config.head_padded();
-        let heads = self.config.qkv_heads();
+        let (m, shape) = (self.m(), self.shape(layer));
+        let (head, at) = (shape.head_padded(), shape.key_at());
         let norm = self.weights.layers[layer].attention.as_ref().and_then(|a| a.k_norm.as_ref());
+        let Local { row, ones, .. } = local;
         let (key, value) = row.split_at_mut(head);
         let value = &mut value[..head];
         for (row, slot) in self.slots.iter().enumerate() {
-            gather(unit, m, row, (heads - 2) * head, key);
-            gather(unit, m, row, (heads - 1) * head, value);
-            self.norm_and_rotate(w, key, Head { layer, index, row, pinned: false }, norm);
-            let to = cache.block(self.cache.block(slot.seq, slot.position / BLOCK), head);
-            let (at, rotation) = (slot.position % BLOCK, self.key_rotation());
+            gather(unit, m, row, at * head, key);
+            if shape.keys_as_values {
+                value.copy_from_slice(key);
+                let block = self.config.value_rotation as usize;
+                self.kernels.rotate(Rotate { x: value, block });
+            } else {
+                gather(unit, m, row, (at + 1) * head, value);
+            }
+            if self.config.value_norm {
+                self.norm_value(value, ones, shape.head_dim);
+            }
+            let head = Head { layer, index, row, pinned: false };
+            self.norm_and_rotate(w, key, (&shape, head), norm);
+            let block = self.cache.block(slot.seq, slot.position / BLOCK);
+            let to = cache.block(block, KvShape::of(&shape));
+            let (at, rotation) = (slot.position % BLOCK, shape.key_rotation());
             self.kernels.store_kv(StoreKv { key, value, at, rotation, to });
         }
+    }
+
+    /// Divides a value by its root mean square, which is the same before and after its rotation.
+    fn norm_value(&self, x: &mut [f32], ones: &[f32], d: usize) {
+        let (weight, eps) = (&ones[..x.len()], self.config.norm_eps as f32);
+        let norm = NormParams { kind: NormKind::Rms, weight, bias: &[], d, eps };
+        self.kernels.norm_row(NormRow { x, norm });
     }
 
     /// Whether a KV head is a single attention item, so that storing and attending can share a phase.
@@ -105,48 +129,54 @@ impl Pass<'_> {
     /// Stores keys and values, and computes the attention of the only unit. An item is a KV head.
     pub(crate) fn store_and_attend(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
         let (qkv, cache) = (self.scratch.qkv.read(w), self.split_cache(w, layer));
-        let (kv_heads, head) = (self.config.n_kv_heads as usize, self.config.head_padded());
-        let column = self.column();
+        let shape = self.shape(layer);
+        let (kv_heads, column) = (shape.n_kv_heads, self.column(&shape));
         let out = self.scratch.attention.split(w, kv_heads * column, column);
         for item in w.items(kv_heads) {
             let (kv, mut cache, out) = (item.index(), cache.take(&item), out.take(&item).run());
-            self.store_head(w, &mut local.row, (layer, kv), self.unit(qkv, kv), &mut cache);
+            self.store_head(w, local, (layer, kv), self.unit(qkv, &shape, kv), &mut cache);
             local.profile.mark(Stage::Cache);
-            let block = |index| cache.view(index, head);
+            let block = |index| cache.view(index, KvShape::of(&shape));
             self.attend_all_spans(w, local, (layer, kv), 0..self.m(), &block, out);
             local.profile.mark(Stage::Attention);
         }
     }
 
     /// Queries, gates, key and value of one KV head, panel-major.
-    fn unit<'q>(&self, qkv: &'q [f32], kv: usize) -> &'q [f32] {
-        let len = self.config.qkv_heads() * self.config.head_padded() * self.m();
+    fn unit<'q>(&self, qkv: &'q [f32], shape: &AttentionShape, kv: usize) -> &'q [f32] {
+        let len = shape.unit_heads() * shape.head_padded() * self.m();
         &qkv[kv * len..][..len]
     }
 
     /// Prepares a query or key: applies the per-head norm if the model has one, and RoPE if the layer
     /// uses it.
-    fn norm_and_rotate(&self, w: &Worker<'_>, x: &mut [f32], at: Head, norm: Option<&Norm>) {
+    fn norm_and_rotate(
+        &self,
+        w: &Worker<'_>,
+        x: &mut [f32],
+        (shape, at): (&AttentionShape, Head),
+        norm: Option<&Norm>,
+    ) {
         let late = self.config.qk_norm_late;
         if late {
-            self.rotate(w, x, at);
+            self.rotate(w, x, (shape, at));
         }
         match self.config.qk_norm {
-            QkNorm::Head => self.norm_row(x, 1, norm),
-            QkNorm::Layer => self.norm_head(x, at.index, norm),
+            QkNorm::Head => self.norm_row(x, shape.head_dim, norm),
+            QkNorm::Layer => self.norm_head(x, (at.index, shape.head_dim), norm),
             QkNorm::None | QkNorm::Full => {}
         }
         if !late {
-            self.rotate(w, x, at);
+            self.rotate(w, x, (shape, at));
         }
     }
 
     /// Applies RoPE to a query or key if the layer uses it.
-    fn rotate(&self, w: &Worker<'_>, x: &mut [f32], at: Head) {
+    fn rotate(&self, w: &Worker<'_>, x: &mut [f32], (shape, at): (&AttentionShape, Head)) {
         let (c, s) = (self.config, self.scratch);
         let Some(kind) = (c.layer_ropes[at.layer] as usize).checked_sub(1) else { return };
-        let half = c.rotary_dim as usize / 2;
-        let first = (kind * self.m() + at.row) * half;
+        let half = shape.rotary_dim / 2;
+        let first = (kind * self.m() + at.row) * (c.rotary_dim as usize / 2);
         let (cos, sin) = if at.pinned { (&s.pinned_cos, &s.pinned_sin) } else { (&s.cos, &s.sin) };
         let (cos, sin) = (&cos.read(w)[first..][..half], &sin.read(w)[first..][..half]);
         self.kernels.rope(Rope { x, half, cos, sin });
@@ -159,22 +189,17 @@ impl Pass<'_> {
         x.iter_mut().for_each(|x| *x *= factor);
     }
 
-    /// Hadamard block size for keys and queries in an 8-bit or 4-bit cache.
-    fn key_rotation(&self) -> usize {
-        Config::largest_value_rotation(self.config.head_dim) as usize
-    }
-
     /// Computes the attention of every token over the positions visible to it. An item is a KV head and a
     /// unit.
     pub(crate) fn attention(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
-        let (units, column) = (self.units.all(), self.column());
-        let items = self.config.n_kv_heads as usize * units.len();
+        let (units, shape) = (self.units.all(), self.shape(layer));
+        let (items, column) = (shape.n_kv_heads * units.len(), self.column(&shape));
         let out = self.scratch.attention.split(w, items * column, column);
         let mut packed = None;
         for item in w.items(items) {
             let (kv, unit) = (item.index() / units.len(), units[item.index() % units.len()]);
             let (rows, out) = (unit.from..unit.from + unit.n, out.take(&item).run());
-            let part = Part { layer, kv, from: unit.from, slots: &self.slots[rows.clone()] };
+            let part = Part { layer, kv, from: unit.from, slots: &self.slots[rows.clone()], shape };
             let block = |index| self.kv_block(w, part, index);
             let Some(span) = unit.span else {
                 self.attend_all_spans(w, local, (layer, kv), rows, &block, out);
@@ -188,7 +213,7 @@ impl Pass<'_> {
             if packed.replace((kv, unit.from)) != Some((kv, unit.from)) {
                 self.pack_queries(w, local, part);
             }
-            let states = unit.n * self.config.group() * self.state_len();
+            let states = unit.n * shape.group() * state_len(&shape);
             self.attend_span(local, part, span, &block, &mut out[..states]);
         }
     }
@@ -203,36 +228,28 @@ impl Pass<'_> {
         block_at: &impl Fn(usize) -> KvBlock<'k>,
         mut out: &mut [f32],
     ) {
-        let mut from = rows.start;
+        let (mut from, shape) = (rows.start, self.shape(layer));
         for slots in self.slots[rows].chunk_by(|a, b| a.seq == b.seq) {
-            let (now, later) = out.split_at_mut(slots.len() * self.group_width());
-            self.merge_all(w, local, Part { layer, kv, from, slots }, block_at, now);
+            let (now, later) = out.split_at_mut(slots.len() * group_width(&shape));
+            self.merge_all(w, local, Part { layer, kv, from, slots, shape }, block_at, now);
             (from, out) = (from + slots.len(), later);
         }
     }
 
     /// Space for the results of a unit.
-    fn column(&self) -> usize {
-        self.units.longest() * self.config.group() * self.state_len()
-    }
-
-    fn state_len(&self) -> usize {
-        AttendBlock::state_len(self.config.head_padded())
-    }
-
-    /// Total width of the heads that share a KV head.
-    fn group_width(&self) -> usize {
-        self.config.group() * self.config.head_padded()
+    fn column(&self, shape: &AttentionShape) -> usize {
+        self.units.longest() * shape.group() * state_len(shape)
     }
 
     /// Packs the queries of a part, after RoPE, in the form required by the cache type. Returns their
     /// number.
     fn pack_queries(&self, w: &Worker<'_>, local: &mut Local, part: Part<'_>) -> usize {
-        let (head, group) = (self.config.head_padded(), self.config.group());
-        let unit = self.unit(self.scratch.qkv.read(w), part.kv);
+        let shape = &part.shape;
+        let (head, group) = (shape.head_padded(), shape.group());
+        let unit = self.unit(self.scratch.qkv.read(w), shape, part.kv);
         let attention = self.weights.layers[part.layer].attention.as_ref();
         let norm = attention.and_then(|a| a.q_norm.as_ref());
-        let (n, rotation) = (part.slots.len() * group, self.key_rotation());
+        let (n, rotation) = (part.slots.len() * group, shape.key_rotation());
         let Local { row, queries, pinned_queries, .. } = local;
         let x = &mut row[..head];
         for query in 0..n {
@@ -241,7 +258,7 @@ impl Pass<'_> {
                 gather(unit, self.m(), token, g * head, x);
                 let index = part.kv * group + g;
                 let at = Head { layer: part.layer, index, row: token, pinned };
-                self.norm_and_rotate(w, x, at, norm);
+                self.norm_and_rotate(w, x, (shape, at), norm);
                 self.sharpen(x, part.layer, self.slots[token].position);
                 self.kernels.pack_query(PackQuery { x, row: query, rotation, to });
             };
@@ -262,8 +279,8 @@ impl Pass<'_> {
         block_at: &impl Fn(usize) -> KvBlock<'k>,
         out: &mut [f32],
     ) {
-        let (head, group, len) = (self.config.head_padded(), self.config.group(), self.state_len());
-        let (layer, slots) = (part.layer, part.slots);
+        let Part { layer, slots, shape, .. } = part;
+        let (head, group, len) = (shape.head_padded(), shape.group(), state_len(&shape));
         let n = self.pack_queries(w, local, part);
         let visible =
             |span: &usize| slots.iter().any(|slot| self.visible(layer, slot).in_span(*span));
@@ -295,7 +312,7 @@ impl Pass<'_> {
     /// A block of the cache, written in an earlier phase.
     fn kv_block<'p>(&'p self, w: &'p Worker<'_>, part: Part<'_>, block: usize) -> KvBlock<'p> {
         let index = part.kv * self.cache.n_blocks + block;
-        self.cache.layer(part.layer).block(w, index, self.config.head_padded())
+        self.cache.layer(part.layer).block(w, index, KvShape::of(&part.shape))
     }
 
     /// Computes the states of a part's packed queries over one span. Each cache block is read once for
@@ -308,9 +325,9 @@ impl Pass<'_> {
         block_at: &impl Fn(usize) -> KvBlock<'k>,
         states: &mut [f32],
     ) {
-        let (head, tile) = (self.config.head_padded(), self.kernels.tile());
-        let (len, group) = (self.state_len(), self.config.group());
-        let Part { layer, slots, .. } = part;
+        let Part { layer, slots, shape, .. } = part;
+        let (head, tile) = (shape.head_padded(), self.kernels.tile());
+        let (len, group) = (state_len(&shape), shape.group());
         states.chunks_exact_mut(len).for_each(AttendBlock::reset);
         let n = states.len() / len;
         let last = &slots[slots.len() - 1];
@@ -345,6 +362,7 @@ impl Pass<'_> {
                     block,
                     next: next.filter(|_| i + 1 == tiles),
                     head,
+                    value: head,
                     visible,
                     scale: self.config.attention_scale as f32,
                     softcap: self.config.attention_softcap as f32,
@@ -363,7 +381,8 @@ impl Pass<'_> {
         layer: usize,
         needs: Needs,
     ) {
-        let rows = Rows { m: self.m(), k: self.config.attn_out_inputs(), needs };
+        let shape = self.shape(layer);
+        let rows = Rows { m: self.m(), k: shape.output_inputs(), needs };
         let Local { row, gates, states, inputs, .. } = local;
         let x = &mut row[..rows.k];
         x.fill(0.0);
@@ -372,7 +391,7 @@ impl Pass<'_> {
             for (row, token) in tokens.enumerate() {
                 self.attention_output(w, states, (layer, token), x);
                 if self.config.attention_gate {
-                    self.gate_attention(w, token, x, gates);
+                    self.gate_attention(w, (&shape, token), x, gates);
                 }
                 for to in tile.forms(row) {
                     self.kernels.pack(Pack { x, m: 1, at: 0, n: 1, rotation, to });
@@ -382,16 +401,21 @@ impl Pass<'_> {
     }
 
     /// Multiplies the outputs of all heads by their gates, in the original basis.
-    fn gate_attention(&self, w: &Worker<'_>, token: usize, x: &mut [f32], gates: &mut [f32]) {
-        let (c, qkv) = (self.config, self.scratch.qkv.read(w));
-        let width = self.group_width();
-        let x = &mut x[..c.n_kv_heads as usize * width];
+    fn gate_attention(
+        &self,
+        w: &Worker<'_>,
+        (shape, token): (&AttentionShape, usize),
+        x: &mut [f32],
+        gates: &mut [f32],
+    ) {
+        let (qkv, width) = (self.scratch.qkv.read(w), group_width(shape));
+        let x = &mut x[..shape.n_kv_heads * width];
         let gates = &mut gates[..x.len()];
         for (kv, gates) in gates.chunks_exact_mut(width).enumerate() {
-            gather(self.unit(qkv, kv), self.m(), token, width, gates);
+            gather(self.unit(qkv, shape, kv), self.m(), token, width, gates);
         }
-        for head in x.chunks_exact_mut(c.head_padded()) {
-            self.kernels.rotate(Rotate { x: head, block: c.value_rotation as usize });
+        for head in x.chunks_exact_mut(shape.head_padded()) {
+            self.kernels.rotate(Rotate { x: head, block: self.config.value_rotation as usize });
         }
         self.kernels.apply_gate(ApplyGate { kind: Gate::Sigmoid, x, gates });
     }
@@ -404,14 +428,14 @@ impl Pass<'_> {
         (layer, token): (usize, usize),
         out: &mut [f32],
     ) {
-        let (head, group, len) = (self.config.head_padded(), self.config.group(), self.state_len());
-        let (width, column) = (self.group_width(), self.column());
+        let shape = self.shape(layer);
+        let (head, group, len) = (shape.head_padded(), shape.group(), state_len(&shape));
+        let (width, column) = (group_width(&shape), self.column(&shape));
         let states = &mut states[..group * len];
         let all = self.scratch.attention.read(w);
         let visible = self.visible(layer, &self.slots[token]);
         let (first, units) = self.units.of(token);
-        let kv_heads = self.config.n_kv_heads as usize;
-        for (kv, heads) in out.chunks_exact_mut(width).take(kv_heads).enumerate() {
+        for (kv, heads) in out.chunks_exact_mut(width).take(shape.n_kv_heads).enumerate() {
             let results = &all[(kv * self.units.all().len() + first) * column..];
             for (unit, results) in units.iter().zip(results.chunks_exact(column)) {
                 let row = token - unit.from;
@@ -431,4 +455,14 @@ impl Pass<'_> {
             }
         }
     }
+}
+
+/// Length of the state of a query, see [`AttendBlock`].
+fn state_len(shape: &AttentionShape) -> usize {
+    AttendBlock::state_len(shape.head_padded())
+}
+
+/// Total width of the heads that share a KV head.
+fn group_width(shape: &AttentionShape) -> usize {
+    shape.group() * shape.head_padded()
 }

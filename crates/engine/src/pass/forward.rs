@@ -21,7 +21,9 @@ use super::inputs::{Input, Needs};
 use super::product::Dest;
 use super::profile::Stage;
 use super::scratch::Local;
-use crate::model::weights::{Attention, Dense, ExpertMatrices, Ffn, Layer, Matrix, RecurrentMixer};
+use crate::model::weights::{
+    Attention, Dense, ExpertMatrices, Ffn, Layer, LayerEmbedding, Matrix, RecurrentMixer,
+};
 use crate::pool::{Shared, Worker};
 
 impl Pass<'_> {
@@ -32,6 +34,7 @@ impl Pass<'_> {
         if self.agree(w, local, Stage::Embed) {
             return true;
         }
+        self.project_layer_embeddings(w, local);
         let layers = &self.part.layers;
         for (index, layer) in
             self.weights.layers.iter().enumerate().take(layers.end).skip(layers.start)
@@ -74,6 +77,10 @@ impl Pass<'_> {
             }
             Some(Ffn::Dense(dense)) => self.dense(w, local, (layer, index), dense),
             Some(Ffn::Experts(experts)) => self.experts(w, local, (layer, index), experts),
+        }
+        if let Some(embedding) = &layer.embedding {
+            local.end(w, Stage::Down);
+            self.enter(w, local, (layer, index), embedding);
         }
     }
 
@@ -146,7 +153,7 @@ impl Pass<'_> {
         self.matmul(w, output, self.input(inputs, m), self.residual(norm), decoded);
         local.end(w, Stage::AttnOutput);
         if let Some(norm) = norm {
-            self.add_normed(w, local, norm);
+            self.add_normed(w, local, norm, None);
             local.end(w, Stage::AttnOutput);
         }
         self.observe_output(w, local, at);
@@ -155,10 +162,12 @@ impl Pass<'_> {
     /// Attention, from projected queries, keys and values to the outputs of heads.
     fn attend(&self, w: &mut Worker<'_>, local: &mut Local, attention: &Attention, index: usize) {
         if self.config.qk_norm == QkNorm::Full {
-            self.norm_all_heads(w, local, attention);
+            self.norm_all_heads(w, local, (attention, index));
             local.end(w, Stage::Norm);
         }
-        if self.attends_by_heads() {
+        if !self.config.caches(index) {
+            self.attention(w, local, index); // to what an earlier layer has stored
+        } else if self.attends_by_heads() {
             self.store_and_attend(w, local, index);
         } else {
             self.store_kv(w, local, index);
@@ -206,8 +215,43 @@ impl Pass<'_> {
         self.matmul(w, &dense.down, from, to, &mut local.decoded);
         if let Some(norm) = norm {
             local.end(w, Stage::Down);
-            self.add_normed(w, local, norm);
+            let scale = layer.scale.as_ref().filter(|_| layer.embedding.is_none());
+            self.add_normed(w, local, norm, scale);
         }
+    }
+
+    /// Projects the embeddings of tokens to what enters each layer, if anything does.
+    fn project_layer_embeddings(&self, w: &mut Worker<'_>, local: &mut Local) {
+        let (Some(entering), s) = (&self.weights.layer_embeddings, self.scratch) else { return };
+        let (m, projection) = (self.m(), &entering.projection);
+        self.pack_stream(w, local, &s.delta, (None, Needs::of(projection)));
+        self.end_packing(w, local, m, Stage::Embed);
+        let Local { inputs, decoded, .. } = &mut *local;
+        let to = Dest::Store(&s.layer_projected);
+        self.matmul(w, projection, self.input(inputs, m), to, decoded);
+        local.end(w, Stage::Embed);
+    }
+
+    /// Adds the embedding of a token for this layer, gated by the residual stream.
+    fn enter(
+        &self,
+        w: &mut Worker<'_>,
+        local: &mut Local,
+        (layer, index): (&Layer, usize),
+        LayerEmbedding { gate, output, norm }: &LayerEmbedding,
+    ) {
+        let (m, s) = (self.m(), self.scratch);
+        self.pack_norm(w, local, None, Needs::of(gate));
+        self.end_packing(w, local, m, Stage::Norm);
+        let Local { inputs, decoded, .. } = &mut *local;
+        self.matmul(w, gate, self.input(inputs, m), Dest::Store(&s.layer_gates), decoded);
+        local.end(w, Stage::Down);
+        self.pack_entering(w, local, index, Needs::of(output));
+        self.end_packing(w, local, m, Stage::Norm);
+        let Local { inputs, decoded, .. } = &mut *local;
+        self.matmul(w, output, self.input(inputs, m), Dest::Store(&s.delta), decoded);
+        local.end(w, Stage::Down);
+        self.add_normed(w, local, norm, layer.scale.as_ref());
     }
 
     fn experts(

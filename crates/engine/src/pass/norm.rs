@@ -3,14 +3,14 @@
 
 use std::ops::Range;
 
-use nanoinfer_format::{self as format, NanoFile, pad};
+use nanoinfer_format::{self as format, AttentionShape, NanoFile, pad};
 use nanoinfer_kernels::{GROUP, Kernels, LANES, NormKind, NormPack, NormParams, NormRow, Pack};
 
 use super::inputs::{Needs, Rows, Tile};
 use super::scratch::Local;
 use super::{Pass, gather};
-use crate::model::weights::{Attention, Norm};
-use crate::pool::{Columns, Worker};
+use crate::model::weights::{Attention, Norm, Vector};
+use crate::pool::{Columns, Shared, Worker};
 
 impl Pass<'_> {
     /// Packs the residual stream, normalized if there is a norm, as the next product's input.
@@ -21,7 +21,18 @@ impl Pass<'_> {
         norm: Option<&Norm>,
         needs: Needs,
     ) {
-        let x = self.scratch.x.read(w);
+        self.pack_stream(w, local, &self.scratch.x, (norm, needs));
+    }
+
+    /// Packs activations as wide as the residual stream, likewise.
+    pub(crate) fn pack_stream(
+        &self,
+        w: &Worker<'_>,
+        local: &mut Local,
+        from: &Shared<f32>,
+        (norm, needs): (Option<&Norm>, Needs),
+    ) {
+        let x = from.read(w);
         let rows = Rows { m: self.m(), k: self.width(), needs };
         self.pack_rows(w, &mut local.inputs, rows, |rows, tile| {
             self.norm_tile(x, norm, rows, (tile, 0));
@@ -69,8 +80,16 @@ impl Pass<'_> {
         norm_params(self.file, norm)
     }
 
-    /// Normalizes the product in `delta` and adds it to the residual stream. An item is a token.
-    pub(crate) fn add_normed(&self, w: &Worker<'_>, local: &mut Local, norm: &Norm) {
+    /// Normalizes the product in `delta`, adds it to the residual stream, and multiplies the sum by `scale`. An
+    /// item is a token.
+    pub(crate) fn add_normed(
+        &self,
+        w: &Worker<'_>,
+        local: &mut Local,
+        norm: &Norm,
+        scale: Option<&Vector>,
+    ) {
+        let scale = scale.map_or(1.0, |scale| scale.values(self.file)[0]);
         let (m, s) = (self.m(), self.scratch);
         let (delta, x) = (s.delta.read(w), s.x.split(w, m * LANES, LANES));
         let row = &mut local.row[..self.width()];
@@ -81,21 +100,29 @@ impl Pass<'_> {
             self.kernels.norm_row(NormRow { x: row, norm: self.norm_of(norm) });
             let mut columns = x.take(&item);
             for (panel, lanes) in row.chunks_exact(LANES).enumerate() {
-                columns.row(panel).iter_mut().zip(lanes).for_each(|(x, y)| *x += y);
+                columns.row(panel).iter_mut().zip(lanes).for_each(|(x, y)| *x = (*x + y) * scale);
             }
         }
     }
 
     /// Normalizes queries and keys of each token over all heads. An item is a token.
-    pub(crate) fn norm_all_heads(&self, w: &Worker<'_>, local: &mut Local, attention: &Attention) {
-        let (m, group) = (self.m(), self.config.group());
-        let key = self.config.qkv_heads() - 2;
+    pub(crate) fn norm_all_heads(
+        &self,
+        w: &Worker<'_>,
+        local: &mut Local,
+        (attention, layer): (&Attention, usize),
+    ) {
+        let (m, shape) = (self.m(), self.config.attention_of(layer));
+        let (group, key) = (shape.group(), shape.key_at());
         let qkv = self.scratch.qkv.split(w, m * LANES, LANES);
         let row = &mut local.row;
         for item in w.items(m) {
             let mut token = qkv.take(&item);
-            self.norm_heads(row, &mut token, 0..group, attention.q_norm.as_ref());
-            self.norm_heads(row, &mut token, key..key + 1, attention.k_norm.as_ref());
+            self.norm_heads(row, (&mut token, &shape), 0..group, attention.q_norm.as_ref());
+            if shape.cache_of.is_none() {
+                let norm = attention.k_norm.as_ref();
+                self.norm_heads(row, (&mut token, &shape), key..key + 1, norm);
+            }
         }
     }
 
@@ -103,38 +130,39 @@ impl Pass<'_> {
     fn norm_heads(
         &self,
         row: &mut [f32],
-        token: &mut Columns<'_, f32>,
+        (token, shape): (&mut Columns<'_, f32>, &AttentionShape),
         heads: Range<usize>,
         norm: Option<&Norm>,
     ) {
-        let (c, panels) = (self.config, self.config.head_padded() / LANES);
-        let (kv_heads, unit) = (c.n_kv_heads as usize, c.qkv_heads());
+        let panels = shape.head_padded() / LANES;
+        let (kv_heads, unit) = (shape.n_kv_heads, shape.unit_heads());
         let panel = |kv: usize, i: usize| (kv * unit + heads.start) * panels + i;
         let each = (0..kv_heads).flat_map(|kv| (0..heads.len() * panels).map(move |i| (kv, i)));
         let row = &mut row[..kv_heads * heads.len() * panels * LANES];
         for ((kv, i), lanes) in each.clone().zip(row.chunks_exact_mut(LANES)) {
             lanes.copy_from_slice(token.row(panel(kv, i)));
         }
-        self.norm_row(row, kv_heads * heads.len(), norm);
+        self.norm_row(row, kv_heads * heads.len() * shape.head_dim, norm);
         for ((kv, i), lanes) in each.zip(row.chunks_exact(LANES)) {
             token.row(panel(kv, i)).copy_from_slice(lanes);
         }
     }
 
-    /// RMSNorm over `heads` heads jointly; no-op without a norm.
-    pub(crate) fn norm_row(&self, x: &mut [f32], heads: usize, norm: Option<&Norm>) {
+    /// RMSNorm over the `d` values in `x`, which may be padded; no-op without a norm.
+    pub(crate) fn norm_row(&self, x: &mut [f32], d: usize, norm: Option<&Norm>) {
         let Some(norm) = norm else { return };
         let (weight, bias) = (norm.weight(self.file), norm.bias(self.file));
-        let (d, eps) = (heads * self.config.head_dim as usize, self.config.norm_eps as f32);
+        let eps = self.config.norm_eps as f32;
         let norm = NormParams { kind: NormKind::Rms, weight, bias, d, eps };
         self.kernels.norm_row(NormRow { x, norm });
     }
 
-    /// LayerNorm of head `index`, with its own weights; no-op without a norm.
-    pub(crate) fn norm_head(&self, x: &mut [f32], index: usize, norm: Option<&Norm>) {
+    /// LayerNorm over the `d` values in `x`, which may be padded, with the weights of head `index`; no-op
+    /// without a norm.
+    pub(crate) fn norm_head(&self, x: &mut [f32], (index, d): (usize, usize), norm: Option<&Norm>) {
         let Some(norm) = norm else { return };
         let weight = &norm.weight(self.file)[index * x.len()..][..x.len()];
-        let (d, eps) = (self.config.head_dim as usize, self.config.norm_eps as f32);
+        let eps = self.config.norm_eps as f32;
         let norm = NormParams { kind: NormKind::Layer, weight, bias: &[], d, eps };
         self.kernels.norm_row(NormRow { x, norm });
     }

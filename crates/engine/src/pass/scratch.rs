@@ -37,7 +37,14 @@ impl InputNeeds {
             *to = to.or(Needs::of(matrix));
             coded = coded.max(coded_inputs(matrix));
         };
+        if let Some(entering) = &weights.layer_embeddings {
+            add(&mut all.stream, &entering.projection);
+        }
         for layer in &weights.layers {
+            if let Some(entering) = &layer.embedding {
+                add(&mut all.stream, &entering.gate);
+                add(&mut all.stream, &entering.output);
+            }
             layer.projections().flatten().for_each(|matrix| add(&mut all.stream, matrix));
             let dense = match &layer.ffn {
                 None => None,
@@ -90,10 +97,16 @@ impl InputNeeds {
 }
 
 /// Width of the widest input of a product that is packed with those of the residual stream: that itself,
-/// the output of attention, or that of a recurrent layer.
+/// the output of attention, that of a recurrent layer, or what enters a layer.
 fn stream_width(c: &Config) -> usize {
     let recurrent = c.recurrent.as_ref().map_or(0, |r| pad(r.inner(), GROUP));
-    c.d_model_padded().max(c.attn_out_inputs()).max(recurrent)
+    let entering = pad(c.layer_embedding as usize, GROUP);
+    c.d_model_padded().max(c.attn_out_inputs()).max(recurrent).max(entering)
+}
+
+/// Width of the widest head, padded to whole panels.
+fn widest_head(c: &Config) -> usize {
+    c.attention_shapes().map(|shape| shape.head_padded()).max().unwrap_or(0)
 }
 
 fn coded_inputs(matrix: &Matrix) -> usize {
@@ -111,10 +124,13 @@ pub(crate) struct Scratch {
     pub inputs: SharedInputs, // of QKV, O, gate/up and the head, for more than 16 tokens
     pub hidden: SharedInputs, // of down
     pub experts: ExpertScratch,
-    pub qkv: Shared<f32>,       // [kv heads][(group + 2)·head/16][m][16]
-    pub projected: Shared<f32>, // [rows/16][m][16], of a recurrent layer
-    pub mixed: Shared<f32>,     // [channels/16 + steps][m][16], of a recurrent layer
-    pub heads: Shared<f32>,     // [inner/16][m][16], what is read from its states
+    pub layer_embedded: Shared<f32>, // [layers·layer embedding/16][m][16]
+    pub layer_projected: Shared<f32>, // the same, projected from the embeddings of tokens
+    pub layer_gates: Shared<f32>,    // [layer embedding/16][m][16]
+    pub qkv: Shared<f32>,            // [kv heads][(group + 2)·head/16][m][16]
+    pub projected: Shared<f32>,      // [rows/16][m][16], of a recurrent layer
+    pub mixed: Shared<f32>,          // [channels/16 + steps][m][16], of a recurrent layer
+    pub heads: Shared<f32>,          // [inner/16][m][16], what is read from its states
     /// [kv heads][units][longest unit·group·(16 + head)]: outputs [rows][group·head], or states of a span
     /// [rows][group][16 + head]
     pub attention: Shared<f32>,
@@ -135,6 +151,7 @@ pub(crate) struct Local {
     pub gates: Vec<f32>,   // the same, for what it is multiplied by
     pub gate_up: Vec<f32>, // one group of d_ff: [8 panels][m][16], or 4 panels without a gate
     pub act: Vec<f32>,     // [4 panels][m][16]
+    pub ones: Vec<f32>,    // as wide as a head, if values are normalized
     pub states: Vec<f32>,  // attention states of a run of queries
     pub spans: Vec<f32>,   // the same, for the span in progress
     pub queries: QueryBuffers,
@@ -221,7 +238,7 @@ impl ScratchSizes<'_> {
     /// Length of `attention`.
     fn attention_values(&self) -> usize {
         let c = self.config;
-        let row = c.n_kv_heads as usize * c.group() * AttendBlock::state_len(c.head_padded());
+        let row = c.n_heads as usize * AttendBlock::state_len(widest_head(c));
         self.attention_rows().saturating_mul(row)
     }
 }
@@ -244,6 +261,9 @@ impl Scratch {
             inputs: SharedInputs::new(b, needs.stream, m, stream_width(c)),
             hidden: SharedInputs::new(b, needs.hidden, m, c.widest_d_ff_padded()),
             experts: ExpertScratch::new(b, c, needs.expert_hidden),
+            layer_embedded: b.shared(m * c.layer_embeddings()),
+            layer_projected: b.shared(m * c.layer_embeddings()),
+            layer_gates: b.shared(m * c.layer_embedding as usize),
             qkv: b.shared(m * c.qkv_rows()),
             projected: b.shared(m * recurrent.map_or(0, Recurrent::projected)),
             mixed: b.shared(m * recurrent.map_or(0, Recurrent::mixed)),
@@ -257,15 +277,18 @@ impl Scratch {
 impl Local {
     pub(crate) fn new(b: &mut Buffers<'_>, sizes: &ScratchSizes<'_>) -> Self {
         let ScratchSizes { config: c, needs, kv, .. } = *sizes;
-        let (head, width) = (c.head_padded(), stream_width(c));
-        let queries = ATTENTION_ROWS * c.group();
+        let (head, width) = (widest_head(c), stream_width(c));
+        let queries = ATTENTION_ROWS * c.attention_shapes().map(|s| s.group()).max().unwrap_or(1);
         let states = queries * AttendBlock::state_len(head);
+        let mut ones = b.own(if c.value_norm { head } else { 0 });
+        ones.fill(1.0);
         let experts = needs.expert_stream.or(needs.expert_hidden);
         Self {
-            row: b.own(width.max(2 * head)),
+            row: b.own(width.max(2 * head).max(pad(c.layer_embeddings(), GROUP))),
             gates: b.own(width),
             gate_up: b.own(2 * GROUP * MAX_TOKENS),
             act: b.own(GROUP * MAX_TOKENS),
+            ones,
             states: b.own(states),
             spans: b.own(states),
             queries: QueryBuffers::new(b, kv, queries, head),

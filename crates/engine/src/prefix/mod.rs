@@ -23,6 +23,7 @@ use std::sync::Arc;
 pub(crate) use disk::Disk;
 pub use store::PrefixStore;
 
+use nanoinfer_format::{LANES, pad};
 use nanoinfer_kernels::BLOCK;
 
 use crate::memory::{Cache, HEADER, IDENTITY, MAGIC, Prefix};
@@ -68,7 +69,7 @@ fn identity(engine: &Engine) -> [u8; IDENTITY] {
     put(48, &kv.to_le_bytes());
     put(52, &config.n_layers.to_le_bytes());
     put(56, &config.n_kv_heads.to_le_bytes());
-    put(60, &(config.head_padded() as u32).to_le_bytes());
+    put(60, &(pad(config.head_dim as usize, LANES) as u32).to_le_bytes());
     put(64, &engine.rope_variant().to_le_bytes());
     out
 }

@@ -80,6 +80,8 @@ pub(crate) struct GgufSpelling {
     pub(crate) rope_type: RopeType,
     /// Whether the converter sorts the delta rule's heads of values by their number within a key.
     pub(crate) tiled_heads: bool,
+    /// Whether sizes may differ between layers; those read by all architectures are then the largest.
+    pub(crate) uneven: bool,
     /// Tensor names that differ from the usual ones (`GGUF_LAYER` in `names.rs`).
     pub(crate) own_names: &'static [Entry],
     /// Turns the description of a Llama with these keys into that of the model.
@@ -93,6 +95,7 @@ impl GgufSpelling {
         architecture: "",
         rope_type: RopeType::Neox,
         tiled_heads: false,
+        uneven: false,
         own_names: &[],
         adapt: |_, _| Ok(()),
     };

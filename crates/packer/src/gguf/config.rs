@@ -65,7 +65,8 @@ fn describe(
     tensors: &[FileTensor],
     divisors: &[FileTensor],
 ) -> Result<Description, Error> {
-    let keys = Keys { metadata, architecture: spelling.architecture, tensors };
+    let uneven = spelling.uneven;
+    let keys = Keys { metadata, architecture: spelling.architecture, tensors, uneven };
     let config = common(&keys, tensors)?;
     let left_out = if draft_layers(&keys)? > 0 { vec![DRAFT_LAYERS] } else { Vec::new() };
     let scaling = scaling(&keys, &config, divisors)?;
@@ -96,6 +97,13 @@ fn describe(
     }
     if let Some(r) = d.config.recurrent.as_mut().filter(|r| r.parallel) {
         r.without_norm = !tensors.iter().any(|t| t.name().1 == "blk.0.ssm_norm.weight");
+    }
+    let has_values = |layer: usize| {
+        let name = format!("blk.{layer}.attn_v.weight");
+        tensors.iter().any(|t| t.name().1 == name)
+    };
+    for (layer, attention) in d.config.layer_attention.iter_mut().enumerate() {
+        attention.keys_as_values = attention.cache_of.is_none() && !has_values(layer);
     }
     keys.check_parts(&d.config)?;
     d.config.ropes = d.ropes.iter().map(RopeSpec::rope).collect();

@@ -13,6 +13,8 @@ pub(crate) struct Keys<'a> {
     pub(crate) architecture: &'static str,
     /// The tensors in the file.
     pub(crate) tensors: &'a [FileTensor],
+    /// Whether sizes may differ between layers.
+    pub(crate) uneven: bool,
 }
 
 impl Keys<'_> {
@@ -47,10 +49,30 @@ impl Keys<'_> {
     }
 
     /// A whole number that files may also list layer by layer, with 0 for layers without that part (see
-    /// [`Self::without`]).
+    /// [`Self::without`]). If sizes may differ, the largest.
     pub(crate) fn per_layer(&self, key: &str) -> Result<Option<u32>, Error> {
         let n_layers = self.size("block_count")?;
+        if let Some(sizes) = self.sizes(key)? {
+            return Ok(sizes.into_iter().max());
+        }
         self.metadata.per_layer(&self.name(key), n_layers)
+    }
+
+    /// The list of sizes, layer by layer, if they may differ.
+    pub(crate) fn sizes(&self, key: &str) -> Result<Option<Vec<u32>>, Error> {
+        let Some(list) = self.ints(key).ok().flatten().filter(|_| self.uneven) else {
+            return Ok(None);
+        };
+        let n = self.size("block_count")?;
+        if list.len() != n as usize {
+            let what = format!("has {} values, expected one for each of {n} layers", list.len());
+            return Err(self.error(key, &what));
+        }
+        let size = |&size: &i64| {
+            let what = format!("contains {size}, expected 0 to {}", u32::MAX);
+            u32::try_from(size).map_err(|_| self.error(key, &what))
+        };
+        list.iter().map(size).collect::<Result<_, _>>().map(Some)
     }
 
     /// Unwraps `value`, which was read from `key`; the error states that the key is missing.

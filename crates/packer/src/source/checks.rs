@@ -8,10 +8,20 @@ use crate::source::{FileTensor, TensorSource};
 /// Whether a tensor of a Hugging Face model is no weight of its text part: transformers before 4.32 also saved
 /// the computed RoPE frequencies, and models may have a part for images or layers that only draft.
 pub(crate) fn is_ignored(name: &str) -> bool {
-    const OTHER_PARTS: [&str; 4] = ["visual.", "vision_tower.", "multi_modal_projector.", "mtp."];
     let inner = name.strip_prefix("model.").unwrap_or(name);
     name.ends_with("rotary_emb.inv_freq") || OTHER_PARTS.iter().any(|part| inner.starts_with(part))
 }
+
+/// The beginnings of names of weights that are not for text, or only for drafts.
+const OTHER_PARTS: [&str; 7] = [
+    "visual.",
+    "vision_tower.",
+    "audio_tower.",
+    "embed_vision.",
+    "embed_audio.",
+    "multi_modal_projector.",
+    "mtp.",
+];
 
 /// Rejects a tensor that only quantized checkpoints contain, and names the quantization method: the
 /// checkpoint's `config.json` may not mention it.
