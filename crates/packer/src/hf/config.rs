@@ -8,7 +8,7 @@ use super::settings::Settings;
 use crate::description::{Biases, Description};
 use crate::family::{self, HfSpelling};
 use crate::rope::{RopeSpec, Scaling};
-use crate::{Error, purpose};
+use crate::{Error, purpose, quantized};
 
 /// Reads the settings; absent settings get transformers' defaults for the architecture.
 pub(crate) fn describe(c: &Settings) -> Result<Description, Error> {
@@ -18,6 +18,7 @@ pub(crate) fn describe(c: &Settings) -> Result<Description, Error> {
         let mut d = describe_as(&text, spelling)?;
         d.config.tied_embeddings |= c.bool("tie_word_embeddings")? == Some(true);
         d.names = d.names.of_text_part();
+        d.quantized = quantized::method(c)?.or(d.quantized);
         if c.has("vision_config") {
             d.left_out.insert(0, "the vision tower");
         }
@@ -35,7 +36,6 @@ fn describe_as(c: &Settings, spelling: &'static HfSpelling) -> Result<Descriptio
     if let Some(class) = purpose::of_class(c) {
         return Err(c.unsupported(class, "use a model for text generation"));
     }
-    refuse_quantized(c)?;
     let mut d = common(c, spelling)?;
     (spelling.adapt)(c, &mut d)?;
     check_divisors(c, &d)?;
@@ -96,24 +96,9 @@ fn common(c: &Settings, spelling: &'static HfSpelling) -> Result<Description, Er
         names: spelling.names(),
         changes: Vec::new(),
         row_factors: Vec::new(),
+        quantized: quantized::method(c)?,
         left_out: Vec::new(),
     })
-}
-
-fn refuse_quantized(c: &Settings) -> Result<(), Error> {
-    let stated = match c.object("quantization_config")? {
-        None => c.object("compression_config")?,
-        given => given,
-    };
-    let mlx = c.get("quantization").is_some_and(|q| q.get("bits").is_some());
-    let method = match &stated {
-        _ if mlx => "MLX",
-        None => return Ok(()),
-        Some(q) => q.str("quant_method")?.unwrap_or("an unnamed method"),
-    };
-    let what = format!("a model quantized with {method:?}");
-    Err(c
-        .unsupported(what, "convert the original model (f32, f16 or bf16) or a GGUF version of it"))
 }
 
 fn activation(c: &Settings) -> Result<Option<Activation>, Error> {

@@ -12,7 +12,7 @@ use super::text;
 use crate::model::Model;
 use crate::source::FileTensor;
 use crate::weights::Weights;
-use crate::{Error, safetensors, torch};
+use crate::{Error, quantized, safetensors, torch};
 
 /// Reads everything except the values of the weights.
 pub(crate) fn open(folder: &Path) -> Result<Model, Error> {
@@ -26,11 +26,18 @@ pub(crate) fn open(folder: &Path) -> Result<Model, Error> {
     let left_out = described.left_out();
     let mut config = described.config;
     let Shards { files: shards, index, open } = shards(folder)?;
+    let mut files = Files { folder, used: vec![path] };
+    let quantized = match described.quantized {
+        None => quantized::beside(|name| files.settings(name))?,
+        stated => stated,
+    };
     let mut weights = Weights::new(folder, described.names);
+    let mut tensors = Vec::new();
     for shard in &shards {
-        for tensor in open(shard)? {
-            weights.insert(tensor, &config)?;
-        }
+        tensors.extend(open(shard)?);
+    }
+    for tensor in quantized::resolve(tensors, quantized.as_ref())? {
+        weights.insert(tensor, &config)?;
     }
     weights.join();
     let output = weights.settle_output(&mut config)?;
@@ -39,7 +46,6 @@ pub(crate) fn open(folder: &Path) -> Result<Model, Error> {
     weights.change(described.changes);
     weights.scale_rows(described.row_factors);
 
-    let mut files = Files { folder, used: vec![path] };
     let text = text::read(&mut files, &settings, config.vocab_size)?;
     notes.extend(text.notes);
     let turns = described.ropes.iter().flat_map(|rope| rope.turns(config.rotary_dim)).collect();
