@@ -149,7 +149,7 @@ fuzz_target!(|model: Model| {
         string(&mut out, pick(&NAMES, t.name));
         out.extend((t.dims.len() as u32).to_le_bytes());
         t.dims.iter().for_each(|d| out.extend(d.value().to_le_bytes()));
-        out.extend(u32::from(t.kind % 42).to_le_bytes());
+        out.extend(u32::from(t.kind % 44).to_le_bytes());
         out.extend(t.offset.value().to_le_bytes());
     }
     out.resize(out.len() + usize::from(model.data), 0);

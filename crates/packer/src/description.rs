@@ -6,6 +6,7 @@ use std::ops::Range;
 use nanoinfer_format::{Config, Role};
 
 use crate::names::Names;
+use crate::quantized::Method;
 use crate::rope::RopeSpec;
 
 /// A model as described by its settings.
@@ -20,6 +21,8 @@ pub(crate) struct Description {
     pub(crate) changes: Vec<Change>,
     /// Applied after them.
     pub(crate) row_factors: Vec<RowFactor>,
+    /// How the weights of the source were quantized, if its settings say so.
+    pub(crate) quantized: Option<Method>,
     /// Parts of the source that are not converted, for the user.
     pub(crate) left_out: Vec<&'static str>,
 }

@@ -135,10 +135,8 @@ pub(crate) fn folder(path: &Path, names: &[String]) -> Option<String> {
         return Some(format!("{what}; {ANOTHER_FORMAT}"));
     }
     if has("quantize_config.json") || has("quant_config.json") {
-        let next = "use the original model or a GGUF version of it";
-        return Some(format!(
-            "holds a model quantized with GPTQ or AWQ, which is not supported; {next}"
-        ));
+        let what = "holds a model quantized with GPTQ or AWQ, but no model.safetensors";
+        return Some(format!("{what}; rename its file of weights if it has another name"));
     }
     for (start, end) in [("model-", ".safetensors"), ("pytorch_model-", ".bin")] {
         if part(start, end) {

@@ -5,6 +5,7 @@ mod file;
 mod keys;
 mod metadata;
 mod recurrent;
+mod scales;
 mod split;
 mod text;
 

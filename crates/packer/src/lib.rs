@@ -42,6 +42,7 @@ mod options;
 mod pack;
 mod purpose;
 pub mod quantize;
+mod quantized;
 mod rope;
 mod safetensors;
 mod source;

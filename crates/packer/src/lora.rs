@@ -15,7 +15,7 @@ use crate::hf::Settings;
 use crate::model::Model;
 use crate::source::derived::Runs;
 use crate::source::{FileTensor, TensorSource};
-use crate::{Error, safetensors, torch};
+use crate::{Error, quantized, safetensors, torch};
 use settings::Scaling;
 
 /// An adapter to merge.
@@ -41,7 +41,7 @@ pub(crate) fn merge(model: &mut Model, lora: &Lora) -> Result<(), Error> {
         _ => (lora.folder.join("adapter_model.bin"), torch::open),
     };
     let mut modules: BTreeMap<String, [Option<FileTensor>; 3]> = BTreeMap::new();
-    for tensor in open(&weights)? {
+    for tensor in quantized::resolve(open(&weights)?, None)? {
         let (module, part) = module(&tensor)?;
         modules.entry(module).or_default()[part] = Some(tensor);
     }

@@ -13,7 +13,7 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::Error;
 use crate::dequant::Dtype;
-use crate::source::checks::{check_overlaps, is_ignored, refuse_quantized};
+use crate::source::checks::{check_overlaps, is_ignored};
 use crate::source::{FileTensor, SourceFile, TensorSource};
 
 /// Maximum header length, as in the published crate.
@@ -76,7 +76,6 @@ pub(crate) fn open(path: &Path) -> Result<Vec<FileTensor>, Error> {
     let data = 8 + header_len;
     let mut tensors = Vec::with_capacity(entries.len());
     for (name, info) in &entries {
-        refuse_quantized(path, name)?;
         if !is_ignored(name) {
             tensors.push(tensor(&file, name, info, data)?);
         }

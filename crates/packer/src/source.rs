@@ -15,6 +15,7 @@ use std::sync::Arc;
 use nanoinfer_platform::file::{another_handle, read_exact_at};
 
 use crate::dequant::Dtype;
+use crate::quantized::Dequantize;
 use crate::{Error, foreign};
 
 /// A matrix that can be read in row ranges. A vector of n values is a matrix with n rows and 1
@@ -96,15 +97,20 @@ impl SourceFile {
     }
 }
 
-/// A tensor stored contiguously, row after row, in a file.
+/// A tensor stored contiguously, row after row, in a file; or a weight that is computed from several such
+/// tensors as its rows are read.
 #[derive(Clone)]
 pub(crate) struct FileTensor {
     file: Arc<SourceFile>,
     name: String,
-    dtype: Dtype,
     shape: [usize; 2],
     experts: Option<usize>,
+    /// The number format and the bytes in the file; of a weight with several parts, those of its codes.
+    dtype: Dtype,
     offset: u64,
+    bytes: u64,
+    /// What computes the values of a weight with several parts.
+    values: Option<Arc<dyn Dequantize>>,
 }
 
 impl FileTensor {
@@ -163,7 +169,23 @@ impl FileTensor {
         // The values are bounded by the file's length, so the casts are lossless on 64-bit
         // machines.
         let shape = [n as usize, k as usize];
-        Ok(Self { file: Arc::clone(file), name: name.into(), dtype, shape, experts, offset })
+        let (file, name) = (Arc::clone(file), name.into());
+        Ok(Self { file, name, shape, experts, dtype, offset, bytes, values: None })
+    }
+
+    /// A weight of this name and shape, whose values `values` computes from these codes and other tensors.
+    pub(crate) fn quantized(
+        self,
+        name: String,
+        shape: [usize; 2],
+        values: Arc<dyn Dequantize>,
+    ) -> Self {
+        Self { name, shape, experts: None, ..self.computed(values) }
+    }
+
+    /// The same tensor with values that `values` computes.
+    pub(crate) fn computed(self, values: Arc<dyn Dequantize>) -> Self {
+        Self { values: Some(values), ..self }
     }
 
     /// The number of matrices stacked in a three-dimensional tensor; its rows are the rows of all
@@ -175,7 +197,8 @@ impl FileTensor {
     /// A vector of the same values, if they are not stored in blocks.
     pub(crate) fn flattened(self) -> Self {
         let [n, k] = self.shape;
-        if self.dtype.block() == 1 { Self { shape: [n * k, 1], ..self } } else { self }
+        let plain = self.dtype.block() == 1 && self.values.is_none();
+        if plain { Self { shape: [n * k, 1], ..self } } else { self }
     }
 
     /// A matrix of one row, if the tensor is a vector.
@@ -191,7 +214,51 @@ impl FileTensor {
 
     /// The tensor's byte range in the file.
     pub(crate) fn extent(&self) -> Range<u64> {
-        self.offset..self.offset + self.row_bytes() * self.shape[0] as u64
+        self.offset..self.offset + self.bytes
+    }
+
+    /// The tensor's size in the file.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The stored bytes of some rows.
+    pub(crate) fn bytes(&self, rows: Range<usize>) -> Result<Vec<u8>, Error> {
+        let row = self.row_bytes();
+        self.flat_bytes((rows.start as u64 * row) as usize..(rows.end as u64 * row) as usize)
+    }
+
+    /// Some of the stored bytes.
+    pub(crate) fn flat_bytes(&self, range: Range<usize>) -> Result<Vec<u8>, Error> {
+        let mut raw = vec![0; range.len()];
+        self.file.read_at(self.offset + range.start as u64, &mut raw)?;
+        Ok(raw)
+    }
+
+    /// The stored bytes of some columns of some rows, row after row.
+    pub(crate) fn block_bytes(
+        &self,
+        rows: Range<usize>,
+        columns: Range<usize>,
+    ) -> Result<Vec<u8>, Error> {
+        let (row, value) = (self.row_bytes(), self.dtype.bytes());
+        let mut raw = vec![0; rows.len() * columns.len() * value];
+        let at = self.offset + (columns.start * value) as u64;
+        for (r, raw) in rows.zip(raw.chunks_exact_mut(columns.len() * value)) {
+            self.file.read_at(at + r as u64 * row, raw)?;
+        }
+        Ok(raw)
+    }
+
+    /// The values of some columns of some rows, row after row.
+    pub(crate) fn block(
+        &self,
+        rows: Range<usize>,
+        columns: Range<usize>,
+    ) -> Result<Vec<f32>, Error> {
+        let mut values = vec![0.0; rows.len() * columns.len()];
+        self.dtype.dequantize(&self.block_bytes(rows, columns)?, &mut values);
+        Ok(values)
     }
 
     /// Whether two tensors have the same shape and values. Both are read a few rows at a time, up to the
@@ -238,13 +305,17 @@ impl TensorSource for FileTensor {
     }
 
     fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
-        let mut raw = vec![0; rows.len() * self.row_bytes() as usize];
-        self.file.read_at(self.offset + rows.start as u64 * self.row_bytes(), &mut raw)?;
-        self.dtype.dequantize(&raw, out);
+        match &self.values {
+            Some(values) => values.read_rows(rows, out)?,
+            None => self.dtype.dequantize(&self.bytes(rows)?, out),
+        }
         Ok(())
     }
 
     fn format(&self) -> Option<(&'static str, f64)> {
+        if let Some(values) = &self.values {
+            return Some(values.format());
+        }
         let bits = 8.0 * self.dtype.bytes() as f64 / self.dtype.block() as f64;
         Some((self.dtype.name(), bits))
     }

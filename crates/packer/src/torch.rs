@@ -18,10 +18,10 @@ use std::sync::Arc;
 
 use zip::{CompressionMethod, ZipArchive};
 
-use crate::Error;
 use crate::dequant::Dtype;
-use crate::source::checks::{is_ignored, refuse_quantized};
+use crate::source::checks::is_ignored;
 use crate::source::{FileTensor, SourceFile};
+use crate::{Error, quantized};
 use pickle::TensorRef;
 
 /// The first bytes of a file in the format used before PyTorch 1.6: a pickled number.
@@ -53,7 +53,7 @@ pub(crate) fn open(path: &Path) -> Result<Vec<FileTensor>, Error> {
     let pickle = pickle.ok_or_else(|| damaged("it contains no data.pkl".into()))?;
     let mut tensors: Vec<FileTensor> = Vec::new();
     for (name, tensor) in pickle::tensors(&pickle).map_err(|what| Error::source(path, what))? {
-        refuse_quantized(path, &name)?;
+        quantized::refuse_part(path, &name)?;
         if !is_ignored(&name) {
             tensors.push(archive.tensor(&file, &name, &tensor)?);
         }

@@ -189,7 +189,7 @@ fn folders_of_other_kinds() {
         (&[("config.json", config), ("weights.npz", b"x")], &["holds an MLX model"]),
         (
             &[("quantize_config.json", b"{}"), ("gptq_model-4bit-128g.safetensors", b"x")],
-            &["quantized with GPTQ or AWQ, which is not supported; use the original"],
+            &["quantized with GPTQ or AWQ, but no model.safetensors; rename its file"],
         ),
         (
             &[("config.json", config), ("model-00001-of-00002.safetensors", b"x")],

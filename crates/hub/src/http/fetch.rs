@@ -15,10 +15,12 @@ use crate::hf_cache::{WEIGHTS, shards};
 use crate::{Error, Fetch, Fetched, HubId, Published, Status, StatusFn};
 
 /// Files that are used if present, in addition to the weights.
-const SIDE_FILES: [&str; 7] = [
+const SIDE_FILES: [&str; 9] = [
     "added_tokens.json",
     "config.json",
     "generation_config.json",
+    "quant_config.json",
+    "quantize_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.jinja",

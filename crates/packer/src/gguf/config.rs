@@ -9,7 +9,7 @@ use nanoinfer_format::Config;
 use super::file::Gguf;
 use super::keys::Keys;
 use super::metadata::Metadata;
-use super::{split, text};
+use super::{scales, split, text};
 use crate::description::{Biases, DRAFT_LAYERS, Description};
 use crate::family::{self, GgufSpelling};
 use crate::model::Model;
@@ -33,6 +33,7 @@ pub(crate) fn open(path: &Path) -> Result<Model, Error> {
     })?;
     let (divisors, tensors): (Vec<_>, Vec<_>) =
         tensors.into_iter().partition(|t| ROPE_TENSORS.contains(&t.name().1));
+    let tensors = scales::apply(tensors)?;
     let described = describe(&metadata, spelling, &tensors, &divisors)?;
     let left_out = described.left_out();
     let config = described.config;
@@ -80,6 +81,7 @@ fn describe(
         names,
         changes: Vec::new(),
         row_factors: Vec::new(),
+        quantized: None,
         left_out,
     };
     (spelling.adapt)(&keys, &mut d)?;

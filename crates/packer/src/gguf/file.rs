@@ -98,24 +98,9 @@ fn head(r: &mut Reader) -> Result<(u64, u64), Error> {
     Ok((n_tensors, n_keys))
 }
 
-/// Known formats that are not supported: lattice and ternary formats below 4 bits, and ggml's
-/// internal formats.
-const UNSUPPORTED: [(u32, &str); 14] = [
-    (9, "Q8_1"),
-    (15, "Q8_K"),
-    (16, "IQ2_XXS"),
-    (17, "IQ2_XS"),
-    (18, "IQ3_XXS"),
-    (19, "IQ1_S"),
-    (21, "IQ3_S"),
-    (22, "IQ2_S"),
-    (24, "I8"),
-    (25, "I16"),
-    (26, "I32"),
-    (29, "IQ1_M"),
-    (34, "TQ1_0"),
-    (35, "TQ2_0"),
-];
+/// Formats that no weights are stored in: intermediate results of ggml, and integers.
+const UNSUPPORTED: [(u32, &str); 6] =
+    [(9, "Q8_1"), (15, "Q8_K"), (24, "I8"), (25, "I16"), (26, "I32"), (27, "I64")];
 
 struct Info {
     dims: Vec<u64>,
@@ -147,7 +132,7 @@ impl Info {
             let known = UNSUPPORTED.iter().find(|t| t.0 == self.kind);
             let known = known.map_or(String::new(), |t| format!(" ({})", t.1));
             let what = format!("tensor {name:?} of ggml type {}{known}", self.kind);
-            let next = format!("supported: {}", Dtype::all_names());
+            let next = format!("supported: {}", Dtype::ggml_names());
             return Err(Error::Unsupported { path, what, next });
         };
         self.dims.reverse(); // GGUF lists the innermost dimension first

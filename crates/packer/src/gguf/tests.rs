@@ -27,7 +27,7 @@ fn every_format_dequantizes_bit_for_bit() {
     let g = open(&fixture()).unwrap();
     let names: Vec<_> = g.tensors.iter().map(|t| t.name().1.to_owned()).collect();
     let formats: Vec<_> = names.iter().filter(|n| !n.ends_with(".expected")).collect();
-    assert_eq!(formats.len(), 16);
+    assert_eq!(formats.len(), 28);
     for name in formats {
         let (got, expected) = (rows(&g, name), rows(&g, &format!("{name}.expected")));
         let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
@@ -128,7 +128,7 @@ fn absurd_claims_are_errors() {
         (head(3, 1, 0, &tensor(&[1], 0, u64::MAX - 31)), "offset 18446744073709551584"),
         (head(3, 1, 0, &tensor(&[1], 0, 7)), "a multiple of 32"),
         (head(3, 1, 0, &tensor(&[33], 2, 0)), "a multiple of the Q4_0 block size 32"),
-        (head(3, 1, 0, &tensor(&[256], 16, 0)), "ggml type 16 (IQ2_XXS) is not supported"),
+        (head(3, 1, 0, &tensor(&[256], 15, 0)), "ggml type 15 (Q8_K) is not supported"),
         (head(3, 1, 0, &tensor(&[32], 999, 0)), "ggml type 999 is not supported"),
         (head(3, 2, 0, &twice), "\"t\" appears twice"),
         (head(3, 2, 0, &over), "starts at byte 128, inside \"t\""),
@@ -136,5 +136,45 @@ fn absurd_claims_are_errors() {
         let error = reopen(&bytes).err().expect(expected).to_string();
         assert!(error.contains(expected), "{error:?} does not contain {expected:?}");
         assert!(!error.contains('\n'));
+    }
+}
+
+#[test]
+fn scales_of_whole_weights_are_applied() {
+    // Two experts of one row each: blocks with the scale 2 (0x40) and the values 1 (code 2).
+    let block = [vec![0x40; 4], vec![0x22; 32]].concat();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |scales: &[f32], kind| {
+        let infos = [
+            info("blk.0.ffn_up_exps.weight", &[64, 1, 2], 40, 0),
+            info("blk.0.ffn_up_exps.scale", &[scales.len() as u64], kind, 96),
+            info("blk.0.ffn_up_exps.input_scale", &[1], 0, 128),
+            info("blk.0.ffn_gate_inp.scale", &[1], 0, 160),
+            info("blk.0.ffn_gate_inp.weight", &[1], 0, 192),
+        ];
+        let mut bytes = head(3, 5, 0, &infos.concat());
+        let data = bytes.len().next_multiple_of(32);
+        bytes.resize(data, 0);
+        bytes.extend([block.clone(), block.clone(), vec![0; 24]].concat());
+        bytes.extend(scales.iter().flat_map(|v| v.to_le_bytes()));
+        bytes.resize(data + 224, 0);
+        let path = folder.path().join("m.gguf");
+        std::fs::write(&path, bytes).unwrap();
+        super::scales::apply(open(&path)?.tensors)
+    };
+    let tensors = file(&[0.5, -3.0], 0).unwrap();
+    let names: Vec<_> = tensors.iter().map(|t| t.name().1).collect();
+    let up = "blk.0.ffn_up_exps.weight";
+    assert_eq!(names, [up, "blk.0.ffn_gate_inp.scale", "blk.0.ffn_gate_inp.weight"]);
+    assert_eq!((tensors[0].experts(), tensors[0].format().unwrap().0), (Some(2), "NVFP4"));
+    let mut out = [0.0; 64];
+    for (row, expected) in [(1, -6.0), (0, 1.0)] {
+        tensors[0].read_rows(row..row + 1, &mut out).unwrap();
+        assert_eq!(out, [expected; 64]);
+    }
+    for (scales, kind) in [(&[0.5][..], 0), (&[1.0, 1.0, 1.0], 0), (&[1.0, 1.0], 30)] {
+        let error = file(scales, kind).err().unwrap().to_string();
+        assert!(error.contains("ffn_up_exps.scale\": has "), "{error}");
+        assert!(error.contains("expected 2 of type F32"), "{error}");
     }
 }

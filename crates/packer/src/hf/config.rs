@@ -8,17 +8,17 @@ use super::settings::Settings;
 use crate::description::{Biases, Description};
 use crate::family::{self, HfSpelling};
 use crate::rope::{RopeSpec, Scaling};
-use crate::{Error, purpose};
+use crate::{Error, purpose, quantized};
 
 /// Reads the settings; absent settings get transformers' defaults for the architecture.
 pub(crate) fn describe(c: &Settings) -> Result<Description, Error> {
     let model_type = c.need("model_type", c.str("model_type")?)?;
     if let Some(usual) = family::text_part(model_type) {
         let text = c.need("text_config", c.object("text_config")?)?;
-        refuse_quantized(c)?;
         let mut d = describe_as(&text, spelling(&text, text.str("model_type")?.unwrap_or(usual))?)?;
         d.config.tied_embeddings |= c.bool("tie_word_embeddings")? == Some(true);
         d.names = d.names.of_text_part();
+        d.quantized = quantized::method(c)?.or(d.quantized);
         if c.has("vision_config") {
             d.left_out.insert(0, "the vision tower");
         }
@@ -41,7 +41,6 @@ fn spelling(c: &Settings, model_type: &str) -> Result<&'static HfSpelling, Error
 }
 
 fn describe_as(c: &Settings, spelling: &'static HfSpelling) -> Result<Description, Error> {
-    refuse_quantized(c)?;
     let mut d = common(c, spelling)?;
     (spelling.adapt)(c, &mut d)?;
     check_divisors(c, &d)?;
@@ -105,24 +104,9 @@ fn common(c: &Settings, spelling: &'static HfSpelling) -> Result<Description, Er
         names: spelling.names(),
         changes: Vec::new(),
         row_factors: Vec::new(),
+        quantized: quantized::method(c)?,
         left_out: Vec::new(),
     })
-}
-
-fn refuse_quantized(c: &Settings) -> Result<(), Error> {
-    let stated = match c.object("quantization_config")? {
-        None => c.object("compression_config")?,
-        given => given,
-    };
-    let mlx = c.get("quantization").is_some_and(|q| q.get("bits").is_some());
-    let method = match &stated {
-        _ if mlx => "MLX",
-        None => return Ok(()),
-        Some(q) => q.str("quant_method")?.unwrap_or("an unnamed method"),
-    };
-    let what = format!("a model quantized with {method:?}");
-    Err(c
-        .unsupported(what, "convert the original model (f32, f16 or bf16) or a GGUF version of it"))
 }
 
 fn activation(c: &Settings) -> Result<Option<Activation>, Error> {

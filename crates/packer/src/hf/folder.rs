@@ -13,7 +13,7 @@ use crate::model::Model;
 use crate::source::FileTensor;
 use crate::weights::Weights;
 use crate::xielu::Parameters;
-use crate::{Error, safetensors, torch};
+use crate::{Error, quantized, safetensors, torch};
 
 /// Reads everything except the values of the weights.
 pub(crate) fn open(folder: &Path) -> Result<Model, Error> {
@@ -27,12 +27,18 @@ pub(crate) fn open(folder: &Path) -> Result<Model, Error> {
     let left_out = described.left_out();
     let mut config = described.config;
     let Shards { files: shards, index, open } = shards(folder)?;
+    let mut files = Files { folder, used: vec![path] };
+    let quantized = match described.quantized {
+        None => quantized::beside(|name| files.settings(name))?,
+        stated => stated,
+    };
     let (mut weights, mut xielu) = (Weights::new(folder, described.names), Parameters::default());
+    let mut tensors = Vec::new();
     for shard in &shards {
-        for tensor in open(shard)? {
-            if xielu.take(&tensor, &config)? {
-                continue;
-            }
+        tensors.extend(open(shard)?);
+    }
+    for tensor in quantized::resolve(tensors, quantized.as_ref())? {
+        if !xielu.take(&tensor, &config)? {
             weights.insert(tensor, &config)?;
         }
     }
@@ -44,7 +50,6 @@ pub(crate) fn open(folder: &Path) -> Result<Model, Error> {
     weights.change(described.changes);
     weights.scale_rows(described.row_factors);
 
-    let mut files = Files { folder, used: vec![path] };
     let text = text::read(&mut files, &settings, config.vocab_size)?;
     notes.extend(text.notes);
     let turns = described.ropes.iter().flat_map(|rope| rope.turns(config.rotary_dim)).collect();

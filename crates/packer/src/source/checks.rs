@@ -23,31 +23,6 @@ const OTHER_PARTS: [&str; 7] = [
     "mtp.",
 ];
 
-/// Rejects a tensor that only quantized checkpoints contain, and names the quantization method: the
-/// checkpoint's `config.json` may not mention it.
-pub(crate) fn refuse_quantized(path: &Path, name: &str) -> Result<(), Error> {
-    const MADE_BY: [(&str, &str); 10] = [
-        (".qweight", "GPTQ or AWQ"),
-        (".qzeros", "GPTQ or AWQ"),
-        (".scales", "MLX, GPTQ or AWQ"),
-        (".g_idx", "GPTQ"),
-        (".weight_packed", "compressed-tensors"),
-        (".weight_scale", "compressed-tensors or FP8"),
-        (".weight_scale_inv", "FP8"),
-        (".weight.absmax", "bitsandbytes"),
-        (".weight.quant_map", "bitsandbytes"),
-        (".SCB", "bitsandbytes"),
-    ];
-    let Some((_, method)) = MADE_BY.iter().find(|(end, _)| name.ends_with(end)) else {
-        return Ok(());
-    };
-    Err(Error::Unsupported {
-        path: path.into(),
-        what: format!("a model quantized with {method} (it has the tensor {name:?})"),
-        next: "convert the original model (f32, f16 or bf16) or a GGUF version of it".into(),
-    })
-}
-
 /// Checks that no two tensors of a file overlap.
 pub(crate) fn check_overlaps<'a>(
     path: &Path,
