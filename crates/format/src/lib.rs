@@ -47,7 +47,7 @@ mod tensor;
 mod units;
 mod writer;
 
-pub use attention::{AttentionShape, LayerAttention};
+pub use attention::{AttentionShape, Latent, LayerAttention};
 pub use bits::Bits;
 pub use config::{
     Activation, Config, ConfigError, Experts, LayerParts, QkNorm, Quant, Rope, RouterSoftmax,

@@ -8,6 +8,7 @@ mod falcon_h1;
 mod gemma;
 mod gemma4;
 mod granite;
+mod latent;
 mod lfm;
 mod llama;
 mod mistral;
@@ -33,6 +34,7 @@ const FAMILIES: &[&Family] = &[
     &gemma4::FAMILY,
     &phi::FAMILY,
     &granite::FAMILY,
+    &latent::FAMILY,
     &lfm::FAMILY,
     &falcon_h1::FAMILY,
     &nemotron_h::FAMILY,

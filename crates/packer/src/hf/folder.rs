@@ -9,8 +9,9 @@ use super::config::describe;
 use super::files::Files;
 use super::settings::Settings;
 use super::text;
+use crate::description::DRAFT_LAYERS;
 use crate::model::Model;
-use crate::source::FileTensor;
+use crate::source::{FileTensor, TensorSource};
 use crate::weights::Weights;
 use crate::{Error, safetensors, torch};
 
@@ -24,12 +25,15 @@ pub(crate) fn open(folder: &Path) -> Result<Model, Error> {
     let settings = Settings::read(&path)?;
     let described = describe(&settings)?;
     let left_out = described.left_out();
+    let drafts = described.left_out.contains(&DRAFT_LAYERS);
     let mut config = described.config;
     let Shards { files: shards, index, open } = shards(folder)?;
     let mut weights = Weights::new(folder, described.names);
     for shard in &shards {
         for tensor in open(shard)? {
-            weights.insert(tensor, &config)?;
+            if !drafts || !described.names.is_beyond(tensor.name().1, config.n_layers) {
+                weights.insert(tensor, &config)?;
+            }
         }
     }
     weights.join();
