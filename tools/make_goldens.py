@@ -290,6 +290,15 @@ def gemma4():
     return gemma4_text(attention_k_eq_v=True, num_global_key_value_heads=1, hidden_size_per_layer_input=0)
 
 
+@golden(prompt=LONG_PROMPT)
+def minicpm3():
+    """Latent attention with sizes that are not aligned to anything; multipliers."""
+    return transformers.MiniCPM3Config(**{**COMMON, "num_key_value_heads": 4}, q_lora_rank=40, kv_lora_rank=48,
+        qk_nope_head_dim=24, qk_rope_head_dim=16, v_head_dim=16, scale_emb=1.5, dim_model_base=32,
+        tie_word_embeddings=False,
+        rms_norm_eps=1e-6)
+
+
 def is_one_plus(model, name):
     """Whether a norm multiplies by 1 + w."""
     kinds = ["gemma", "qwen3_5", "qwen3_next"]
@@ -313,6 +322,8 @@ def randomize(model, seed):
         noise = torch.randn(p.shape, generator=g)
         if "norm" in name and name.endswith("weight"):
             value = (0.0 if is_one_plus(model, name) else 1.0) + 0.2 * noise
+            if "gemma4" in model.config.model_type and ("q_norm" in name or "k_norm" in name):
+                value *= 0.5  # as scores are not scaled
         elif (value := recurrent_value(name, noise)) is None:
             value = noise / p[0].numel() ** 0.5
         p.data = value.to(torch.bfloat16).float()

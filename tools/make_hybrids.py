@@ -67,6 +67,23 @@ MODELS = {
 }
 
 
+LATENT = dict(num_hidden_layers=2, num_key_value_heads=4, kv_lora_rank=32, qk_nope_head_dim=24,
+    qk_rope_head_dim=16, v_head_dim=16, num_experts_per_tok=2, moe_intermediate_size=24, tie_word_embeddings=False)
+MODELS |= {
+    # Latent attention, of queries that are projections of the residual stream; experts, chosen by their softmax, beside
+    # two shared ones; none on the first layer.
+    "deepseek-v2": of("DeepseekV2", **LATENT, q_lora_rank=None, n_routed_experts=6, n_shared_experts=2,
+        first_k_dense_replace=1, routed_scaling_factor=1.5),
+    # Latent attention with YaRN; experts chosen by sigmoids with a bias, beside a shared one.
+    "deepseek-v3": of("DeepseekV3", **LATENT, q_lora_rank=40, n_routed_experts=6, n_shared_experts=1, n_group=1,
+        topk_group=1, first_k_dense_replace=1, num_mtp_layers=0, rope_parameters=dict(rope_type="yarn",
+        rope_theta=10000.0, factor=4.0, beta_fast=32.0, beta_slow=1.0, mscale=1.0, mscale_all_dim=1.0,
+        original_max_position_embeddings=128)),
+    # The same without YaRN; heads of other widths than 64 / 4.
+    "glm4-moe-lite": of("Glm4MoeLite", **{**LATENT, "v_head_dim": 24}, q_lora_rank=24, n_routed_experts=6,
+        n_shared_experts=1, routed_scaling_factor=1.5, rms_norm_eps=1e-6),
+}
+
 BIASES = ("expert_bias", "e_score_correction_bias")  # of routers
 
 

@@ -100,6 +100,9 @@ fn every_division_into_passes_shows_the_same_inputs() {
                 };
                 let mixer: &[Role] = match (c.attends(index), c.recurrent_of(index).is_some()) {
                     (false, false) => &[],
+                    (true, false) if c.latent.as_ref().is_some_and(|l| l.q_rank == 0) => {
+                        &[Role::AttnQkv, Role::AttnQB, Role::AttnOutput]
+                    }
                     (true, false) => &[Role::AttnQkv, Role::AttnOutput],
                     (false, true) => &[Role::SsmIn, Role::SsmOut],
                     (true, true) => &[Role::AttnQkv, Role::SsmIn, Role::AttnOutput, Role::SsmOut],

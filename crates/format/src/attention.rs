@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, QkNorm};
 use crate::units::{GROUP, LANES, pad};
 
 /// The attention of a layer, in models whose layers differ.
@@ -21,15 +21,42 @@ pub struct LayerAttention {
     pub cache_of: Option<u32>,
 }
 
+/// Latent attention (DeepSeek-AI, "DeepSeek-V2", 2024): the keys and values of all heads are projections of one
+/// latent vector per token, beside one part of the keys that RoPE rotates. `head_dim` is then the width of what is
+/// cached, `rotary_dim` + `kv_rank`, `n_kv_heads` is 1, and `layer_attention` is empty.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Latent {
+    /// Width of the latent vectors.
+    pub kv_rank: u32,
+    /// Width of the vectors from which queries are projected; 0 if that is the residual stream.
+    pub q_rank: u32,
+    /// Width of a query without the part that RoPE rotates.
+    pub nope_dim: u32,
+    /// Width of a head's output.
+    pub value_dim: u32,
+    /// ε of the norms of both vectors.
+    pub norm_eps: f64,
+}
+
+/// Maximum number of queries that share a read of a latent vector.
+const LATENT_GROUP: usize = 8;
+
 /// Sizes of a layer's attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttentionShape {
     /// Number of query heads.
     pub n_heads: usize,
-    /// Number of key/value heads.
+    /// Number of groups of queries, each with a key/value head, or all with the same one.
     pub n_kv_heads: usize,
-    /// Width of a head.
+    /// Number of key/value heads in the cache.
+    pub cache_heads: usize,
+    /// Width of a query and of a key.
     pub head_dim: usize,
+    /// Width of a value.
+    pub value_dim: usize,
+    /// Width of a head's output.
+    pub output_dim: usize,
     /// Number of leading values of each head that RoPE rotates.
     pub rotary_dim: usize,
     /// Whether its output is gated.
@@ -49,6 +76,11 @@ impl AttentionShape {
     /// `head_dim`, padded to whole panels: every head starts at a panel boundary.
     pub fn head_padded(&self) -> usize {
         pad(self.head_dim, LANES)
+    }
+
+    /// `value_dim`, padded likewise.
+    pub fn value_padded(&self) -> usize {
+        pad(self.value_dim, LANES)
     }
 
     /// Index of the key among the heads of a [unit](Self::unit_heads), behind the queries and their gates.
@@ -74,7 +106,7 @@ impl AttentionShape {
 
     /// Inputs of the attention output projection: padded heads, padded to whole groups.
     pub fn output_inputs(&self) -> usize {
-        pad(self.n_heads * self.head_padded(), GROUP)
+        pad(self.n_heads * pad(self.output_dim, LANES), GROUP)
     }
 
     /// Block size of the Hadamard rotation of keys and queries in a cache of 8 or 4 bits.
@@ -86,12 +118,19 @@ impl AttentionShape {
 impl Config {
     /// Sizes of the attention of a layer, whether or not the layer has attention.
     pub fn attention_of(&self, layer: usize) -> AttentionShape {
+        if let Some(latent) = &self.latent {
+            return self.latent_attention(latent);
+        }
         let own = self.layer_attention.get(layer);
         let head_dim = own.map_or(self.head_dim, |own| own.head_dim);
+        let n_kv_heads = own.map_or(self.n_kv_heads, |own| own.n_kv_heads) as usize;
         AttentionShape {
             n_heads: self.n_heads as usize,
-            n_kv_heads: own.map_or(self.n_kv_heads, |own| own.n_kv_heads) as usize,
+            n_kv_heads,
+            cache_heads: n_kv_heads,
             head_dim: head_dim as usize,
+            value_dim: head_dim as usize,
+            output_dim: head_dim as usize,
             rotary_dim: self.rotary_dim.min(head_dim) as usize,
             gated: self.attention_gate,
             keys_as_values: own.is_some_and(|own| own.keys_as_values),
@@ -99,10 +138,89 @@ impl Config {
         }
     }
 
+    fn latent_attention(&self, latent: &Latent) -> AttentionShape {
+        let heads = self.n_heads as usize;
+        let group = (1..=LATENT_GROUP).rfind(|n| heads.is_multiple_of(*n)).unwrap_or(1);
+        AttentionShape {
+            n_heads: heads,
+            n_kv_heads: heads / group,
+            cache_heads: 1,
+            head_dim: self.head_dim as usize,
+            value_dim: latent.kv_rank as usize,
+            output_dim: latent.value_dim as usize,
+            rotary_dim: self.rotary_dim as usize,
+            gated: false,
+            keys_as_values: false,
+            cache_of: None,
+        }
+    }
+
+    /// Rows of a head's query in the projection of latent attention: both parts, padded; 0 without it.
+    pub fn latent_query_rows(&self) -> usize {
+        let part = |dim: u32| pad(dim as usize, LANES);
+        self.latent.as_ref().map_or(0, |l| part(l.nope_dim) + part(self.rotary_dim))
+    }
+
+    /// Stored rows of the fused input projection of latent attention: query vector, rotated part of the key, latent
+    /// vector.
+    fn latent_rows(&self, latent: &Latent) -> usize {
+        [latent.q_rank, self.rotary_dim, latent.kv_rank]
+            .iter()
+            .map(|&n| pad(n as usize, LANES))
+            .sum()
+    }
+
+    /// Rows of the fused QKV tensor, of the layer with most.
+    pub fn qkv_rows(&self) -> usize {
+        match &self.latent {
+            Some(latent) => self.latent_rows(latent),
+            None => self.attention_shapes().map(|shape| shape.qkv_rows()).max().unwrap_or(0),
+        }
+    }
+
+    /// Checks the sizes of latent attention.
+    pub(crate) fn check_latent(&self) -> Result<(), ConfigError> {
+        let err = |field, value: &dyn ToString, expected| {
+            Err(ConfigError { field, value: value.to_string(), expected })
+        };
+        let Some(latent) = &self.latent else { return Ok(()) };
+        let (rank, rope) = (latent.kv_rank, self.rotary_dim);
+        let lanes = |n: u32| n > 0 && n.is_multiple_of(LANES as u32);
+        if !lanes(rank) || !rank.is_multiple_of(self.value_rotation) {
+            return err("latent.kv_rank", &rank, "a multiple of 16 and of value_rotation");
+        }
+        if !lanes(rope) || self.head_dim.checked_sub(rope) != Some(rank) || self.n_kv_heads != 1 {
+            return err("rotary_dim", &rope, "a multiple of 16, head_dim - latent.kv_rank");
+        }
+        for (field, value, least) in [
+            ("latent.q_rank", latent.q_rank, 0),
+            ("latent.nope_dim", latent.nope_dim, 1),
+            ("latent.value_dim", latent.value_dim, 1),
+        ] {
+            if !(least..=1 << 14).contains(&value) {
+                return err(field, &value, "a size up to 2^14");
+            }
+        }
+        let eps = latent.norm_eps;
+        if !(eps.is_finite() && eps > 0.0 && (eps as f32).is_normal()) {
+            return err("latent.norm_eps", &eps, "a positive finite number");
+        }
+        let plain = self.layer_attention.is_empty() && !self.attention_gate && !self.value_norm;
+        if !plain || self.qk_norm != QkNorm::None {
+            return err("latent", &"present", "no other variant of attention");
+        }
+        Ok(())
+    }
+
     /// The different shapes of attention in the model, and perhaps some of them repeatedly.
     pub fn attention_shapes(&self) -> impl Iterator<Item = AttentionShape> {
         let layers = self.layer_attention.len().max(1);
         (0..layers).map(|layer| self.attention_of(layer))
+    }
+
+    /// Whether any layer reads the keys and values of another one.
+    pub fn shares_caches(&self) -> bool {
+        self.layer_attention.iter().any(|layer| layer.cache_of.is_some())
     }
 
     /// Whether a layer has attention with keys and values of its own.

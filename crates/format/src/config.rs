@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::activation::{Activation, Xielu};
-use crate::attention::LayerAttention;
+use crate::attention::{Latent, LayerAttention};
 use crate::encoding::Encoding;
 use crate::norm::{Norm, NormPlace};
 use crate::recurrent::Recurrent;
@@ -54,21 +54,22 @@ impl Quant {
     pub fn encoding(self, role: Role) -> Encoding {
         use Encoding::{F32Panel, Q2Panel, Q3Panel, Q4Panel, Q5Panel, Q8Panel};
         let head = matches!(role, Role::TokenEmbd | Role::Output);
+        let value = matches!(role, Role::AttnV | Role::AttnKvA | Role::AttnVB);
         let down = matches!(role, Role::FfnDown | Role::FfnDownExperts);
         match self {
             Self::F32 => F32Panel,
             _ if Self::KEPT.contains(&role) => F32Panel,
             Self::Q8 => Q8Panel,
-            Self::Q5 if head || role == Role::AttnV => Q8Panel,
+            Self::Q5 if head || value => Q8Panel,
             Self::Q5 => Q5Panel,
-            Self::Q4 if head || down || role == Role::AttnV => Q5Panel,
+            Self::Q4 if head || down || value => Q5Panel,
             Self::Q4 => Q4Panel,
-            Self::Q3 if head || role == Role::AttnV => Q5Panel,
+            Self::Q3 if head || value => Q5Panel,
             Self::Q3 if down => Q4Panel,
             Self::Q3 => Q3Panel,
             Self::Q2 if head => Q5Panel,
-            Self::Q2 if role == Role::AttnV => Q4Panel,
-            Self::Q2 if role == Role::AttnK => Q3Panel,
+            Self::Q2 if value => Q4Panel,
+            Self::Q2 if matches!(role, Role::AttnK | Role::AttnKRope | Role::AttnKB) => Q3Panel,
             Self::Q2 => Q2Panel,
         }
     }
@@ -295,6 +296,9 @@ pub struct Config {
     /// those of the widest heads.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layer_attention: Vec<LayerAttention>,
+    /// Latent attention, if layers attend to latent vectors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latent: Option<Latent>,
     /// Whether values are divided by their root mean square, per head.
     #[serde(default, skip_serializing_if = "is_false")]
     pub value_norm: bool,
@@ -375,6 +379,7 @@ impl Config {
             qk_norm_late: false,
             xielu: Vec::new(),
             layer_attention: Vec::new(),
+            latent: None,
             value_norm: false,
             layer_d_ff: Vec::new(),
             layer_embedding: 0,
@@ -456,11 +461,6 @@ impl Config {
     /// `d_model`, padded to whole activation groups: the stride of the residual stream.
     pub fn d_model_padded(&self) -> usize {
         pad(self.d_model as usize, GROUP)
-    }
-
-    /// Rows of the fused QKV tensor, of the layer with most.
-    pub fn qkv_rows(&self) -> usize {
-        self.attention_shapes().map(|shape| shape.qkv_rows()).max().unwrap_or(0)
     }
 
     /// Inputs of the attention output projection, of the layer with most.

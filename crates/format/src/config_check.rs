@@ -72,6 +72,7 @@ impl Config {
         self.check_temperature()?;
         self.check_layers()?;
         self.check_layer_attention()?;
+        self.check_latent()?;
         self.check_recurrent()?;
         self.check_experts()
     }
@@ -159,9 +160,9 @@ impl Config {
     /// Checks what else differs between layers.
     fn check_layers(&self) -> Result<(), ConfigError> {
         let widths = &self.layer_d_ff;
-        let fits = |&width: &u32| (1..=self.d_ff).contains(&width);
-        let each = widths.len() == self.n_layers as usize && widths.iter().all(fits);
-        if !(widths.is_empty() || each) {
+        let wrong = |&width: &u32| !(1..=self.d_ff).contains(&width);
+        let misses = !widths.is_empty() && widths.len() != self.n_layers as usize;
+        if misses || widths.iter().any(wrong) {
             return Err(ConfigError {
                 field: "layer_d_ff",
                 value: list(widths.len()),

@@ -50,7 +50,7 @@ mod units;
 mod writer;
 
 pub use activation::{Activation, Xielu};
-pub use attention::{AttentionShape, LayerAttention};
+pub use attention::{AttentionShape, Latent, LayerAttention};
 pub use bits::Bits;
 pub use config::{
     Config, ConfigError, Experts, LayerParts, QkNorm, Quant, Rope, RouterSoftmax, SharedExpert,

@@ -30,6 +30,12 @@ pub enum Role {
     AttnKNorm = 23,
     /// Norm of the attention output, before it is added to the residual stream.
     AttnPostNorm = 24,
+    /// Latent attention: projection of all queries from their vector.
+    AttnQB = 26,
+    /// Latent attention: projection of each head's queries to the latent space.
+    AttnKB = 27,
+    /// Latent attention: projection of each head's weighted sum of latent vectors to its output.
+    AttnVB = 28,
     FfnNorm = 32,
     /// Fused gate and up projections in alternating panels; without a gate, only the up projection.
     FfnGateUp = 33,
@@ -91,10 +97,19 @@ pub enum Role {
     SsmAlpha = 75,
     /// Gates of what enters a convolution.
     SsmInGate = 76,
+    /// The vector from which queries are projected.
+    AttnQA = 77,
+    /// The part of keys that RoPE rotates.
+    AttnKRope = 78,
+    /// The latent vector of keys and values.
+    AttnKvA = 79,
+    /// The part of queries that RoPE does not rotate.
+    AttnQNope = 80,
+    AttnQRope = 81,
 }
 
 impl Role {
-    const ALL: [(Role, &'static str); 56] = [
+    const ALL: [(Role, &'static str); 64] = [
         (Role::TokenEmbd, "token_embd"),
         (Role::Output, "output"),
         (Role::OutputNorm, "output_norm"),
@@ -112,6 +127,9 @@ impl Role {
         (Role::AttnQNorm, "attn_q_norm"),
         (Role::AttnKNorm, "attn_k_norm"),
         (Role::AttnPostNorm, "attn_post_norm"),
+        (Role::AttnQB, "attn_q_b"),
+        (Role::AttnKB, "attn_k_b"),
+        (Role::AttnVB, "attn_v_b"),
         (Role::FfnNorm, "ffn_norm"),
         (Role::FfnNormBias, "ffn_norm.bias"),
         (Role::FfnGateUp, "ffn_gate_up"),
@@ -151,6 +169,11 @@ impl Role {
         (Role::SsmBeta, "ssm_beta"),
         (Role::SsmAlpha, "ssm_alpha"),
         (Role::SsmInGate, "ssm_in_gate"),
+        (Role::AttnQA, "attn_q_a"),
+        (Role::AttnKRope, "attn_k_rope"),
+        (Role::AttnKvA, "attn_kv_a"),
+        (Role::AttnQNope, "attn_q_nope"),
+        (Role::AttnQRope, "attn_q_rope"),
     ];
 
     /// The role with the given number in a file.
@@ -171,7 +194,7 @@ impl Role {
     /// Whether the input is already rotated regardless of the encoding, because attention preserves the
     /// rotation folded into V.
     pub(crate) fn input_is_rotated(self) -> bool {
-        self == Self::AttnOutput
+        matches!(self, Self::AttnOutput | Self::AttnVB)
     }
 
     /// Standard name of the role.

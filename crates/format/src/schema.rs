@@ -4,7 +4,7 @@
 //! A new tensor needs a [`Role`], a line here, and a step of the forward pass that reads it. The encoding
 //! of a matrix is not part of the schema: each file specifies it for every part.
 
-use crate::attention::AttentionShape;
+use crate::attention::{AttentionShape, Latent};
 use crate::config::{Config, Experts};
 use crate::encoding::{ActType, Encoding};
 use crate::norm::Norm;
@@ -92,7 +92,11 @@ pub fn layer_schema(c: &Config, layer: u32) -> Vec<Entry> {
     }
     if c.attends(index) {
         let shape = c.attention_of(index);
-        all.push(s.qkv(&shape));
+        if let Some(latent) = &c.latent {
+            all.extend(s.latent(latent));
+        } else {
+            all.push(s.qkv(&shape));
+        }
         all.extend(s.heads_norm(Role::AttnQNorm, &shape, shape.n_heads));
         if c.caches(index) {
             all.extend(s.heads_norm(Role::AttnKNorm, &shape, shape.n_kv_heads));
@@ -261,13 +265,14 @@ impl Schema<'_> {
     /// domain, rotated per head rather than in blocks of 64, unless gates are applied to them.
     fn attn_output(&self, shape: &AttentionShape) -> Entry {
         let c = self.c;
-        let head = shape.head_dim as u32;
+        let head = shape.output_dim as u32;
         let mut entry = self.matrix(Role::AttnOutput, c.d_model, c.n_heads * head);
         entry.stored[2] = shape.output_inputs() as u32;
+        let rotated = !c.attention_gate && c.latent.is_none();
         Entry {
-            rotation: if c.attention_gate { GROUP as u32 } else { c.value_rotation },
-            input_is_rotated: !c.attention_gate,
-            k_unit: (head, shape.head_padded() as u32),
+            rotation: if rotated { c.value_rotation } else { GROUP as u32 },
+            input_is_rotated: rotated,
+            k_unit: (head, pad(head as usize, LANES) as u32),
             bias: Some(Role::AttnOutputBias),
             ..entry
         }
@@ -287,6 +292,44 @@ impl Schema<'_> {
             self.matrix(Role::LayerProj, all, c.d_model),
             norm,
         ]
+    }
+
+    /// Latent attention up to the latent space, and the projection out of it.
+    fn latent(&self, latent: &Latent) -> Vec<Entry> {
+        let c = self.c;
+        let (heads, rope) = (c.n_heads, c.rotary_dim);
+        let part = |(role, n)| PartShape { role, n, count: 1, rows: n };
+        let parts = [
+            (Role::AttnQA, latent.q_rank),
+            (Role::AttnKRope, rope),
+            (Role::AttnKvA, latent.kv_rank),
+        ];
+        let parts = parts.into_iter().filter(|part| part.1 > 0).map(part).collect();
+        let input = self.fused(Role::AttnQkv, 1, parts);
+        let mut all = vec![Entry { bias: Some(Role::AttnQkvBias), ..input }];
+        if latent.q_rank > 0 {
+            all.push(self.values(Role::AttnQNorm, latent.q_rank as usize));
+        }
+        all.push(self.values(Role::AttnKNorm, latent.kv_rank as usize));
+        let part = |role, rows| PartShape { role, n: heads * rows, count: 1, rows };
+        let parts = vec![part(Role::AttnQNope, latent.nope_dim), part(Role::AttnQRope, rope)];
+        let queries = self.fused(Role::AttnQB, heads as usize, parts);
+        let width = if latent.q_rank > 0 { latent.q_rank } else { c.d_model };
+        let k = pad(width as usize, GROUP) as u32;
+        all.push(Entry {
+            logical: [1, queries.logical[1], width],
+            stored: [1, queries.stored[1], k],
+            ..queries
+        });
+        let stack = |entry: Entry| Entry {
+            logical: [heads, entry.logical[1], entry.logical[2]],
+            stored: [heads, entry.stored[1], entry.stored[2]],
+            ..entry
+        };
+        all.push(stack(self.matrix(Role::AttnKB, latent.kv_rank, latent.nope_dim)));
+        let values = stack(self.matrix(Role::AttnVB, latent.value_dim, latent.kv_rank));
+        all.push(Entry { rotation: c.value_rotation, input_is_rotated: true, ..values });
+        all
     }
 
     /// A vector of `n` values, padded to whole groups.

@@ -96,7 +96,33 @@ fn config_values() {
         serde_json::json!({"kind": "delta", "kernel": 4, "key_heads": 1, "key_dim": 16, "value_heads": 1,
             "value_dim": 16, "layers": layers, "without_norm": without_norm})
     };
+    let plain = serde_json::json!({"n_kv_heads": 1, "head_dim": 8});
+    let layers = |other: serde_json::Value| serde_json::json!([plain, other]);
+    let latent = |kv_rank: u32, eps: f64| {
+        serde_json::json!({"kv_rank": kv_rank, "q_rank": 0, "nope_dim": 8, "value_dim": 8,
+            "norm_eps": eps})
+    };
+    let attention = [
+        (serde_json::json!([plain]), "one entry per layer"),
+        (layers(serde_json::json!({"n_kv_heads": 3, "head_dim": 8})), "a divisor of n_heads"),
+        (layers(serde_json::json!({"n_kv_heads": 1, "head_dim": 16})), "up to head_dim"),
+        (layers(serde_json::json!({"n_kv_heads": 1, "head_dim": 4})), "of value_rotation"),
+        (layers(serde_json::json!({"n_kv_heads": 1, "head_dim": 8, "cache_of": 1})), "an earlier"),
+        (layers(serde_json::json!({"n_kv_heads": 2, "head_dim": 8, "cache_of": 0})), "an earlier"),
+        (layers(serde_json::json!({"n_kv_heads": 1})), "missing field"),
+    ];
+    for (value, expected) in attention {
+        let message = rejected("layer_attention", value);
+        assert!(message.contains(expected), "{message}");
+    }
     let others = [
+        ("layer_d_ff", serde_json::json!([48]), "one entry per layer"),
+        ("layer_d_ff", serde_json::json!([48, 49]), "from 1 to d_ff"),
+        ("layer_embedding", 8.into(), "a multiple of 16"),
+        ("layer_embedding", 16.into(), "post norms"),
+        ("layer_scale", true.into(), "post norms"),
+        ("latent", latent(8, 1e-6), "a multiple of 16"),
+        ("latent", latent(16, 1e-6), "head_dim - latent.kv_rank"),
         ("n_kv_heads", 3.into(), "divisor"),
         ("head_dim", 7.into(), "even"),
         ("value_rotation", 0.into(), "power of two"),

@@ -54,8 +54,9 @@ pub fn convert_staged(
     let recipe = recipe(&model.config, options.quant, options.exceptions.as_ref())?;
     model.config.quant = recipe.quant();
     if recipe.quant().is_rotated() {
-        let heads = model.config.attention_shapes().map(|shape| shape.head_dim as u32);
-        let rotations = heads.map(Config::largest_value_rotation);
+        let shapes = model.config.attention_shapes();
+        let widths = shapes.flat_map(|shape| [shape.head_dim, shape.value_dim]);
+        let rotations = widths.map(|width| Config::largest_value_rotation(width as u32));
         model.config.value_rotation = rotations.min().unwrap_or(1);
     }
     let rounded = model.weights.rounded().filter(|_| recipe.is_coded());

@@ -60,6 +60,7 @@ impl Biases {
     pub(crate) fn of(self, role: Role) -> Option<bool> {
         match role {
             Role::AttnQ | Role::AttnK | Role::AttnV | Role::AttnGate => self.qkv,
+            Role::AttnQA | Role::AttnKRope | Role::AttnKvA => self.qkv,
             Role::SsmQkv
             | Role::SsmGate
             | Role::SsmInGate

@@ -13,6 +13,7 @@ mod gemma4;
 mod glm;
 mod granite;
 mod hunyuan;
+mod latent;
 mod lfm;
 mod llama;
 mod mistral;
@@ -39,6 +40,7 @@ const FAMILIES: &[&Family] = &[
     &gemma4::FAMILY,
     &phi::FAMILY,
     &granite::FAMILY,
+    &latent::FAMILY,
     &lfm::FAMILY,
     &falcon_h1::FAMILY,
     &nemotron_h::FAMILY,

@@ -97,6 +97,13 @@ const HF_LAYER: &[Entry] = &[
     ("self_attn.q_norm", &[Role::AttnQNorm]),
     ("self_attn.k_norm", &[Role::AttnKNorm]),
     ("self_attn.o_proj", &[Role::AttnOutput]),
+    // Latent attention.
+    ("self_attn.q_a_proj", &[Role::AttnQA]),
+    ("self_attn.q_a_layernorm", &[Role::AttnQNorm]),
+    ("self_attn.q_b_proj", &[Role::AttnQNope, Role::AttnQRope]),
+    ("self_attn.kv_a_proj_with_mqa", &[Role::AttnKvA, Role::AttnKRope]),
+    ("self_attn.kv_a_layernorm", &[Role::AttnKNorm]),
+    ("self_attn.kv_b_proj", &[Role::AttnKB, Role::AttnVB]),
     ("post_attention_layernorm", &[Role::FfnNorm]),
     ("mlp.gate_proj", &[Role::FfnGate]),
     ("mlp.up_proj", &[Role::FfnUp]),
@@ -139,6 +146,15 @@ const GGUF_LAYER: &[Entry] = &[
     ("attn_q_norm", &[Role::AttnQNorm]),
     ("attn_k_norm", &[Role::AttnKNorm]),
     ("attn_output", &[Role::AttnOutput]),
+    // Latent attention.
+    ("attn_q_a", &[Role::AttnQA]),
+    ("attn_q_a_norm", &[Role::AttnQNorm]),
+    ("attn_q_b", &[Role::AttnQNope, Role::AttnQRope]),
+    ("attn_kv_a_mqa", &[Role::AttnKvA, Role::AttnKRope]),
+    ("attn_kv_a_norm", &[Role::AttnKNorm]),
+    ("attn_kv_b", &[Role::AttnKB, Role::AttnVB]),
+    ("attn_k_b", &[Role::AttnKB]),
+    ("attn_v_b", &[Role::AttnVB]),
     ("ffn_norm", &[Role::FfnNorm]),
     ("ffn_gate", &[Role::FfnGate]),
     ("ffn_up", &[Role::FfnUp]),
@@ -248,6 +264,12 @@ impl Names {
                 format!("{}{kind}", name.unwrap_or(role.name()))
             }
         }
+    }
+
+    /// Whether a tensor is in a layer behind the first `n_layers`.
+    pub(crate) fn is_beyond(&self, name: &str, n_layers: u32) -> bool {
+        let layer = name.strip_prefix(self.layer_prefix).and_then(|rest| rest.split_once('.'));
+        layer.and_then(|(layer, _)| canonical(layer)).is_some_and(|layer| layer >= n_layers)
     }
 
     /// The names that LoRA adapters of this model use, which are always those of Hugging Face.

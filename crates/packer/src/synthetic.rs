@@ -7,8 +7,9 @@
 use std::path::Path;
 
 use nanoinfer_format::{
-    Config, Encoding, Entry, Experts, Generation, Kind, LINE, Precision, QkNorm, Quant, Recipe,
-    RecipeError, Recurrent, RecurrentKind, Role, RouterSoftmax, Staged, TensorSpec, Writer, schema,
+    Activation, Config, Encoding, Entry, Experts, Generation, Kind, LINE, Latent, LayerAttention,
+    NormPlace, Precision, QkNorm, Quant, Recipe, RecipeError, Recurrent, RecurrentKind, Role,
+    RouterSoftmax, Staged, TensorSpec, Writer, schema,
 };
 use nanoinfer_kernels::Trellis;
 
@@ -31,7 +32,18 @@ pub struct Shape {
     /// Experts per layer and experts per token; `d_ff` is then the width of one expert.
     experts: Option<[u32; 2]>,
     recurrent: Option<Hybrid>,
+    attention: Option<Variant>,
     quant: Precision,
+}
+
+/// A variant of attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Variant {
+    /// As in Gemma 4 E: every fifth layer has no window and heads of `wide` values, the last `sharing` layers read
+    /// the cache of others, and have a network of twice the width, and embeddings enter every layer.
+    Shared { wide: u32, window: u32, sharing: u32, embedding: u32 },
+    /// Latent attention; heads have `head_dim` values without RoPE, and as many in their outputs.
+    Latent { kv_rank: u32, q_rank: u32, rope: u32 },
 }
 
 /// The recurrent layers of a shape: all but those with attention.
@@ -53,50 +65,59 @@ const fn shape(
 ) -> Shape {
     Shape {
         name, n_layers, d_model, d_ff, n_heads, n_kv_heads, head_dim, vocab_size, tied_embeddings,
-        experts: None, recurrent: None, quant: Precision::Quant(Quant::Q8),
+        experts: None, recurrent: None, attention: None, quant: Precision::Quant(Quant::Q8),
     }
 }
 
 impl Shape {
     /// All shapes, smallest first, in 8 bits.
-    pub const ALL: [Shape; 12] = [
-        shape("tiny", 2, [128, 192], [4, 2], 32, 512, false),
-        shape("tiny-moe", 2, [128, 64], [4, 2], 32, 512, false).of_experts([16, 4]),
-        shape("tiny-hybrid", 4, [128, 192], [4, 2], 32, 512, false).with(Hybrid {
-            kind: RecurrentKind::Delta,
-            kernel: 4,
-            keys: [16, 16],
-            values: [16, 16],
-            attention: &[3],
-        }),
-        shape("smollm2-135m", 30, [576, 1536], [9, 3], 64, 49152, true),
-        shape("qwen3.5-0.8b", 24, [1024, 3584], [8, 2], 256, 248_320, true).with(Hybrid {
-            kind: RecurrentKind::Delta,
-            kernel: 4,
-            keys: [16, 128],
-            values: [16, 128],
-            attention: &[3, 7, 11, 15, 19, 23],
-        }),
-        shape("tinyllama-1.1b", 22, [2048, 5632], [32, 4], 64, 32000, false),
-        shape("lfm2-1.2b", 16, [2048, 8192], [32, 8], 64, 65536, true).with(Hybrid {
-            kind: RecurrentKind::Convolution,
-            kernel: 3,
-            keys: [0, 0],
-            values: [1, 2048],
-            attention: &[2, 5, 8, 10, 12, 14],
-        }),
-        shape("llama-3.2-1b", 16, [2048, 8192], [32, 8], 64, 128_256, true),
-        shape("granite-4-h-1b", 40, [1536, 4096], [12, 4], 128, 100_352, true).with(Hybrid {
-            kind: RecurrentKind::Mamba2,
-            kernel: 4,
-            keys: [1, 128],
-            values: [48, 64],
-            attention: &[5, 15, 25, 35],
-        }),
-        shape("llama-3.2-3b", 28, [3072, 8192], [24, 8], 128, 128_256, true),
-        shape("olmoe-1b-7b", 16, [2048, 1024], [16, 16], 128, 50304, false).of_experts([64, 8]),
-        shape("llama-2-7b", 32, [4096, 11008], [32, 32], 128, 32000, false),
-    ];
+    pub const ALL: [Shape; 16] =
+        [
+            shape("tiny", 2, [128, 192], [4, 2], 32, 512, false),
+            shape("tiny-moe", 2, [128, 64], [4, 2], 32, 512, false).of_experts([16, 4]),
+            shape("tiny-hybrid", 4, [128, 192], [4, 2], 32, 512, false).with(Hybrid {
+                kind: RecurrentKind::Delta,
+                kernel: 4,
+                keys: [16, 16],
+                values: [16, 16],
+                attention: &[3],
+            }),
+            shape("tiny-shared", 10, [128, 128], [4, 1], 32, 512, true)
+                .attending(Variant::Shared { wide: 64, window: 64, sharing: 5, embedding: 64 }),
+            shape("tiny-latent", 2, [128, 192], [4, 1], 64, 512, false)
+                .attending(Variant::Latent { kv_rank: 128, q_rank: 64, rope: 16 }),
+            shape("smollm2-135m", 30, [576, 1536], [9, 3], 64, 49152, true),
+            shape("qwen3.5-0.8b", 24, [1024, 3584], [8, 2], 256, 248_320, true).with(Hybrid {
+                kind: RecurrentKind::Delta,
+                kernel: 4,
+                keys: [16, 128],
+                values: [16, 128],
+                attention: &[3, 7, 11, 15, 19, 23],
+            }),
+            shape("tinyllama-1.1b", 22, [2048, 5632], [32, 4], 64, 32000, false),
+            shape("lfm2-1.2b", 16, [2048, 8192], [32, 8], 64, 65536, true).with(Hybrid {
+                kind: RecurrentKind::Convolution,
+                kernel: 3,
+                keys: [0, 0],
+                values: [1, 2048],
+                attention: &[2, 5, 8, 10, 12, 14],
+            }),
+            shape("llama-3.2-1b", 16, [2048, 8192], [32, 8], 64, 128_256, true),
+            shape("granite-4-h-1b", 40, [1536, 4096], [12, 4], 128, 100_352, true).with(Hybrid {
+                kind: RecurrentKind::Mamba2,
+                kernel: 4,
+                keys: [1, 128],
+                values: [48, 64],
+                attention: &[5, 15, 25, 35],
+            }),
+            shape("llama-3.2-3b", 28, [3072, 8192], [24, 8], 128, 128_256, true),
+            shape("minicpm3-4b", 62, [2560, 6400], [40, 1], 64, 73456, true)
+                .attending(Variant::Latent { kv_rank: 256, q_rank: 768, rope: 32 }),
+            shape("gemma-4-e2b", 35, [1536, 6144], [8, 1], 256, 262_144, true)
+                .attending(Variant::Shared { wide: 512, window: 512, sharing: 20, embedding: 256 }),
+            shape("olmoe-1b-7b", 16, [2048, 1024], [16, 16], 128, 50304, false).of_experts([64, 8]),
+            shape("llama-2-7b", 32, [4096, 11008], [32, 32], 128, 32000, false),
+        ];
 
     const fn of_experts(self, experts: [u32; 2]) -> Self {
         Self { experts: Some(experts), ..self }
@@ -104,6 +125,10 @@ impl Shape {
 
     const fn with(self, hybrid: Hybrid) -> Self {
         Self { recurrent: Some(hybrid), ..self }
+    }
+
+    const fn attending(self, attention: Variant) -> Self {
+        Self { attention: Some(attention), ..self }
     }
 
     /// The shape with this name.
@@ -142,7 +167,7 @@ impl Shape {
 
     /// The config of this shape in any precision.
     fn sizes_only(&self) -> Config {
-        Config {
+        let mut config = Config {
             d_model: self.d_model,
             d_ff: self.d_ff,
             n_heads: self.n_heads,
@@ -169,7 +194,11 @@ impl Shape {
             attention_gate: self.recurrent.is_some_and(|h| h.kind == RecurrentKind::Delta),
             recurrent: self.recurrent.map(|hybrid| hybrid.config(self.n_layers)),
             ..Config::llama(self.n_layers, self.head_dim)
+        };
+        if let Some(variant) = self.attention {
+            variant.apply(&mut config);
         }
+        config
     }
 
     /// Total size of the tensors in bytes.
@@ -181,7 +210,11 @@ impl Shape {
     /// that are not chosen.
     pub fn pass_bytes(&self) -> u64 {
         let config = self.config();
-        let read = |role| role != Role::TokenEmbd || self.tied_embeddings;
+        let read = |role| match role {
+            Role::TokenEmbd => self.tied_embeddings,
+            Role::LayerEmbd => false,
+            _ => true,
+        };
         let sizes = self.sizes().filter(|(role, ..)| read(*role));
         sizes.map(|(role, _, bytes)| config.read_bytes(role, bytes)).sum()
     }
@@ -202,6 +235,43 @@ impl Shape {
             };
             (spec.role, weights, spec.stored_bytes().unwrap_or_default())
         })
+    }
+}
+
+impl Variant {
+    fn apply(self, c: &mut Config) {
+        match self {
+            Self::Shared { wide, window, sharing, embedding } => {
+                let (n, narrow, d_ff) = (c.n_layers, c.head_dim, c.d_ff);
+                let is_wide = |layer: u32| (layer + 1).is_multiple_of(5);
+                let own = n - sharing;
+                let layer = |layer: u32| LayerAttention {
+                    n_kv_heads: c.n_kv_heads,
+                    head_dim: if is_wide(layer) { wide } else { narrow },
+                    keys_as_values: false,
+                    cache_of: (0..own)
+                        .rfind(|&other| is_wide(other) == is_wide(layer))
+                        .filter(|_| layer >= own),
+                };
+                c.layer_attention = (0..n).map(layer).collect();
+                c.windows = (0..n).map(|l| if is_wide(l) { 0 } else { window }).collect();
+                c.layer_d_ff = (0..n).map(|l| if l < own { d_ff } else { 2 * d_ff }).collect();
+                (c.head_dim, c.rotary_dim, c.d_ff) = (wide, wide, 2 * d_ff);
+                (c.norm_place, c.qk_norm) = (NormPlace::Both, QkNorm::Head);
+                (c.value_norm, c.layer_scale, c.layer_embedding) = (true, true, embedding);
+                (c.activation, c.attention_scale) = (Activation::Gelu, 1.0);
+            }
+            Self::Latent { kv_rank, q_rank, rope } => {
+                let nope_dim = c.head_dim;
+                c.attention_scale = 1.0 / f64::from(nope_dim + rope).sqrt();
+                c.head_dim = rope + kv_rank;
+                c.rotary_dim = rope;
+                let widths = [c.head_dim, kv_rank].map(Config::largest_value_rotation);
+                c.value_rotation = widths[0].min(widths[1]);
+                let (value_dim, norm_eps) = (nope_dim, c.norm_eps);
+                c.latent = Some(Latent { kv_rank, q_rank, nope_dim, value_dim, norm_eps });
+            }
+        }
     }
 }
 
@@ -364,7 +434,7 @@ mod tests {
 
     #[test]
     fn a_synthetic_model_is_valid_and_is_deleted_afterwards() {
-        for shape in &Shape::ALL[..3] {
+        for shape in &Shape::ALL[..5] {
             builds_and_is_deleted(shape);
             builds_and_is_deleted(&shape.with_quant(Quant::Q4));
             let bits = "4.5".parse().unwrap();

@@ -95,7 +95,9 @@ impl Weights {
         let stacked = expert.is_none() && roles.iter().copied().all(is_stacked);
         // The weights of a depthwise convolution have one input channel per output channel.
         let conv = roles == [Role::SsmConv] && !bias;
-        if tensor.experts().is_some() != stacked && !conv {
+        // The projections of all heads may also follow each other in one matrix.
+        let heads = roles == [Role::AttnKB, Role::AttnVB] && tensor.experts().is_none();
+        if tensor.experts().is_some() != stacked && !conv && !heads {
             let what = if stacked {
                 "is not a stack of matrices"
             } else {
@@ -357,7 +359,14 @@ type Shape = (Role, [usize; 3]);
 
 /// Whether the weight is one matrix per expert.
 pub(crate) fn is_stacked(role: Role) -> bool {
-    matches!(role, Role::FfnGateExperts | Role::FfnUpExperts | Role::FfnDownExperts)
+    matches!(
+        role,
+        Role::FfnGateExperts
+            | Role::FfnUpExperts
+            | Role::FfnDownExperts
+            | Role::AttnKB
+            | Role::AttnVB
+    )
 }
 
 /// The source weights behind one tensor of the file.

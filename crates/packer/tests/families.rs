@@ -222,6 +222,30 @@ fn recurrent(
     vec![(name, dims, values)]
 }
 
+/// The projection of keys and values of each head, which the converter divides for some architectures.
+fn latent(
+    architecture: &str,
+    s: &Value,
+    (name, dims, values): (String, Vec<usize>, Vec<f32>),
+) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    if architecture != "deepseek2" || !name.contains("kv_b_proj") {
+        return vec![(name, dims, values)];
+    }
+    let (heads, rank) = (size(s, "num_attention_heads"), dims[1]);
+    let (nope, value) = (size(s, "qk_nope_head_dim"), size(s, "v_head_dim"));
+    let (mut keys, mut own) = (Vec::new(), Vec::new());
+    for head in values.chunks((nope + value) * rank) {
+        let (key, rest) = head.split_at(nope * rank);
+        keys.extend((0..rank).flat_map(|column| key.iter().skip(column).step_by(rank)));
+        own.extend_from_slice(rest);
+    }
+    let keys = keys.into_iter().copied().collect();
+    vec![
+        (name.replace("kv_b", "k_b"), vec![heads, rank, nope], keys),
+        (name.replace("kv_b", "v_b"), vec![heads, value, rank], own),
+    ]
+}
+
 /// The model in the folder `name`, with settings `s`, as the converter writes it.
 fn gguf(name: &str, spelling: &Spelling, s: &Value) -> GgufFile {
     let architecture = &spelling.architecture;
@@ -244,7 +268,8 @@ fn gguf(name: &str, spelling: &Spelling, s: &Value) -> GgufFile {
                 values = permuted(&values, size(s, heads), head_dim(s));
             }
         }
-        let tensors = delta::converted(architecture, s, (name, dims, values)).into_iter();
+        let split = latent(architecture, s, (name, dims, values)).into_iter();
+        let tensors = split.flat_map(|tensor| delta::converted(architecture, s, tensor));
         for (name, dims, values) in tensors.flat_map(|(n, d, v)| recurrent(spelling, n, d, v)) {
             let own = spelling.names.iter().map(|(from, to)| (from.as_str(), to.as_str()));
             let name = own.chain(NAMES).fold(name, |name, (from, to)| name.replace(from, to));

@@ -62,6 +62,18 @@ fn the_part_for_text_is_the_model_alone() {
 }
 
 #[test]
+fn the_parts_that_see_and_hear() {
+    let others = ["vision_tower", "audio_tower", "embed_vision", "embed_audio"];
+    let others = others.map(|part| format!("model.{part}.patch_embed.proj.weight"));
+    let others = others.each_ref().map(String::as_str);
+    let kind = ("gemma4", settings("gemma4-e"));
+    let (mut config, weights) = wrapped("gemma4-e", kind, inside, &others);
+    config["audio_config"] = json!({"depth": 1});
+    let note = "converted without the vision tower and the audio tower";
+    assert_same("gemma4-e", (config, weights), note);
+}
+
+#[test]
 fn either_prefix_and_any_known_part() {
     let before = |name: String| format!("language_model.{name}");
     let models =

@@ -84,8 +84,7 @@ pub(crate) struct KvShape {
 impl KvShape {
     /// Of a layer with this attention.
     pub(crate) fn of(shape: &AttentionShape) -> Self {
-        let head = shape.head_padded();
-        Self { heads: shape.n_kv_heads, key: head, value: head }
+        Self { heads: shape.cache_heads, key: shape.head_padded(), value: shape.value_padded() }
     }
 
     /// Of all layers with a cache of their own.

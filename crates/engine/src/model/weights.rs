@@ -82,6 +82,17 @@ pub(crate) struct Attention {
     pub k_norm: Option<Norm>,
     /// `[d_model, heads · head]`
     pub output: Matrix,
+    pub latent: Option<LatentMatrices>,
+}
+
+/// The projections of latent attention.
+pub(crate) struct LatentMatrices {
+    /// `[heads · (nope + rope), query vector]`, or `d_model`
+    pub queries: Matrix,
+    /// `heads × [latent, nope]`
+    pub keys: Matrix,
+    /// `heads × [value, latent]`
+    pub values: Matrix,
 }
 
 /// How a token's embedding for a layer enters the residual stream.
@@ -235,6 +246,15 @@ impl<'a> Binder<'a> {
             q_norm: self.norm(Role::AttnQNorm, layer),
             k_norm: self.norm(Role::AttnKNorm, layer),
             output: self.matrix(Role::AttnOutput, layer)?,
+            latent: self.file.config().latent.as_ref().map(|_| self.latent(layer)).transpose()?,
+        })
+    }
+
+    fn latent(&self, layer: Option<u32>) -> Result<LatentMatrices> {
+        Ok(LatentMatrices {
+            queries: self.matrix(Role::AttnQB, layer)?,
+            keys: self.matrix(Role::AttnKB, layer)?,
+            values: self.matrix(Role::AttnVB, layer)?,
         })
     }
 
@@ -372,14 +392,15 @@ impl Weights {
         })
     }
 
-    /// Bytes of weights read by a pass of one token: all except inactive experts and an untied embedding,
-    /// whose single row is negligible.
+    /// Bytes of weights read by a pass of one token: all except inactive experts and embeddings that are not the
+    /// output matrix, whose single rows are negligible.
     pub(crate) fn pass_bytes(&self, file: &NanoFile) -> u64 {
         let gathered = self.token_embd.tensor != self.output.tensor;
         let read = |t: &Tensor| file.config().read_bytes(t.spec.role, t.len);
         let all: u64 = file.tensors().iter().map(read).sum();
         let embedding = file.tensors()[self.token_embd.tensor].len;
-        all - if gathered { embedding } else { 0 }
+        let tables = self.layer_embeddings.iter().map(|e| file.tensors()[e.table.tensor].len);
+        all - if gathered { embedding } else { 0 } - tables.sum::<u64>()
     }
 
     /// Row of frequencies for each kind of RoPE, for a context of `capacity` positions.
@@ -398,6 +419,13 @@ impl Weights {
         let turns = &file.tensors()[self.rope_turns];
         let half = turns.spec.stored[2] as usize;
         &file.u64s(turns)[row * half..][..half]
+    }
+}
+
+impl Attention {
+    /// The projection of queries, if it is of the residual stream itself, in latent attention.
+    pub(crate) fn queries_of_stream(&self) -> Option<&Matrix> {
+        self.latent.as_ref().map(|latent| &latent.queries).filter(|_| self.q_norm.is_none())
     }
 }
 

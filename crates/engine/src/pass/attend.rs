@@ -65,7 +65,7 @@ impl Pass<'_> {
     pub(crate) fn store_kv(&self, w: &Worker<'_>, local: &mut Local, layer: usize) {
         let (qkv, shape) = (self.scratch.qkv.read(w), self.shape(layer));
         let cache = self.split_cache(w, layer);
-        for item in w.items(shape.n_kv_heads) {
+        for item in w.items(shape.cache_heads) {
             let unit = self.unit(qkv, &shape, item.index());
             let at = (layer, item.index());
             self.store_head(w, local, at, unit, &mut cache.take(&item));
@@ -88,19 +88,17 @@ impl Pass<'_> {
         cache: &mut HeadMut<'_>,
     ) {
         let (m, shape) = (self.m(), self.shape(layer));
-        let (head, at) = (shape.head_padded(), shape.key_at());
+        let (head, at, width) = (shape.head_padded(), shape.key_at(), shape.value_padded());
         let norm = self.weights.layers[layer].attention.as_ref().and_then(|a| a.k_norm.as_ref());
         let Local { row, ones, .. } = local;
         let (key, value) = row.split_at_mut(head);
-        let value = &mut value[..head];
+        let value = &mut value[..width];
         for (row, slot) in self.slots.iter().enumerate() {
-            gather(unit, m, row, at * head, key);
-            if shape.keys_as_values {
-                value.copy_from_slice(key);
-                let block = self.config.value_rotation as usize;
-                self.kernels.rotate(Rotate { x: value, block });
+            if let Some(latent) = &self.config.latent {
+                self.latent_key(w, latent, (row, norm), (key, value));
             } else {
-                gather(unit, m, row, (at + 1) * head, value);
+                gather(unit, m, row, at * head, key);
+                self.gather_value(unit, row, &shape, (key, value));
             }
             if self.config.value_norm {
                 self.norm_value(value, ones, shape.head_dim);
@@ -114,6 +112,23 @@ impl Pass<'_> {
         }
     }
 
+    /// A token's value: its own, or its key.
+    fn gather_value(
+        &self,
+        unit: &[f32],
+        row: usize,
+        shape: &AttentionShape,
+        (key, value): (&[f32], &mut [f32]),
+    ) {
+        if shape.keys_as_values {
+            value.copy_from_slice(key);
+            let block = self.config.value_rotation as usize;
+            self.kernels.rotate(Rotate { x: value, block });
+        } else {
+            gather(unit, self.m(), row, (shape.key_at() + 1) * shape.head_padded(), value);
+        }
+    }
+
     /// Divides a value by its root mean square, which is the same before and after its rotation.
     fn norm_value(&self, x: &mut [f32], ones: &[f32], d: usize) {
         let (weight, eps) = (&ones[..x.len()], self.config.norm_eps as f32);
@@ -123,7 +138,8 @@ impl Pass<'_> {
 
     /// Whether a KV head is a single attention item, so that storing and attending can share a phase.
     pub(crate) fn attends_by_heads(&self) -> bool {
-        matches!(self.units.all(), [Unit { span: None, .. }])
+        let one = matches!(self.units.all(), [Unit { span: None, .. }]);
+        one && self.config.latent.is_none()
     }
 
     /// Stores keys and values, and computes the attention of the only unit. An item is a KV head.
@@ -144,6 +160,9 @@ impl Pass<'_> {
 
     /// Queries, gates, key and value of one KV head, panel-major.
     fn unit<'q>(&self, qkv: &'q [f32], shape: &AttentionShape, kv: usize) -> &'q [f32] {
+        if self.config.latent.is_some() {
+            return qkv;
+        }
         let len = shape.unit_heads() * shape.head_padded() * self.m();
         &qkv[kv * len..][..len]
     }
@@ -255,8 +274,11 @@ impl Pass<'_> {
         for query in 0..n {
             let (token, g) = (part.from + query / group, query % group);
             let mut pack = |pinned, to| {
-                gather(unit, self.m(), token, g * head, x);
                 let index = part.kv * group + g;
+                match &self.config.latent {
+                    Some(latent) => self.latent_query(w, latent, (token, index), x),
+                    None => gather(unit, self.m(), token, g * head, x),
+                }
                 let at = Head { layer: part.layer, index, row: token, pinned };
                 self.norm_and_rotate(w, x, (shape, at), norm);
                 self.sharpen(x, part.layer, self.slots[token].position);
@@ -280,7 +302,7 @@ impl Pass<'_> {
         out: &mut [f32],
     ) {
         let Part { layer, slots, shape, .. } = part;
-        let (head, group, len) = (shape.head_padded(), shape.group(), state_len(&shape));
+        let (width, group, len) = (shape.value_padded(), shape.group(), state_len(&shape));
         let n = self.pack_queries(w, local, part);
         let visible =
             |span: &usize| slots.iter().any(|slot| self.visible(layer, slot).in_span(*span));
@@ -293,7 +315,7 @@ impl Pass<'_> {
                 self.merge(&self.visible(layer, &slots[query / group]), span, state, next);
             }
         }
-        for (state, out) in states.chunks_exact(len).zip(out.chunks_exact_mut(head)) {
+        for (state, out) in states.chunks_exact(len).zip(out.chunks_exact_mut(width)) {
             self.kernels.finish_head(FinishHead { state, out });
         }
         (local.states, local.spans) = (states, next);
@@ -311,7 +333,8 @@ impl Pass<'_> {
 
     /// A block of the cache, written in an earlier phase.
     fn kv_block<'p>(&'p self, w: &'p Worker<'_>, part: Part<'_>, block: usize) -> KvBlock<'p> {
-        let index = part.kv * self.cache.n_blocks + block;
+        let head = if part.shape.cache_heads == 1 { 0 } else { part.kv };
+        let index = head * self.cache.n_blocks + block;
         self.cache.layer(part.layer).block(w, index, KvShape::of(&part.shape))
     }
 
@@ -362,7 +385,7 @@ impl Pass<'_> {
                     block,
                     next: next.filter(|_| i + 1 == tiles),
                     head,
-                    value: head,
+                    value: shape.value_padded(),
                     visible,
                     scale: self.config.attention_scale as f32,
                     softcap: self.config.attention_softcap as f32,
@@ -429,29 +452,43 @@ impl Pass<'_> {
         out: &mut [f32],
     ) {
         let shape = self.shape(layer);
-        let (head, group, len) = (shape.head_padded(), shape.group(), state_len(&shape));
-        let (width, column) = (group_width(&shape), self.column(&shape));
-        let states = &mut states[..group * len];
+        let heads = out.chunks_exact_mut(group_width(&shape)).take(shape.n_kv_heads);
+        for (kv, heads) in heads.enumerate() {
+            let at = (layer, token, kv);
+            self.head_outputs(w, states, (&shape, at), 0..shape.group(), heads);
+        }
+    }
+
+    /// Attention outputs of some of the heads that share a KV head, `group`, for one token.
+    pub(crate) fn head_outputs(
+        &self,
+        w: &Worker<'_>,
+        states: &mut [f32],
+        (shape, (layer, token, kv)): (&AttentionShape, (usize, usize, usize)),
+        group: Range<usize>,
+        out: &mut [f32],
+    ) {
+        let (width, len) = (shape.value_padded(), state_len(shape));
+        let column = self.column(shape);
+        let states = &mut states[..group.len() * len];
         let all = self.scratch.attention.read(w);
         let visible = self.visible(layer, &self.slots[token]);
         let (first, units) = self.units.of(token);
-        for (kv, heads) in out.chunks_exact_mut(width).take(shape.n_kv_heads).enumerate() {
-            let results = &all[(kv * self.units.all().len() + first) * column..];
-            for (unit, results) in units.iter().zip(results.chunks_exact(column)) {
-                let row = token - unit.from;
-                let Some(span) = unit.span else {
-                    heads.copy_from_slice(&results[row * width..][..width]);
-                    continue;
-                };
-                let next = results[row * group * len..].chunks_exact(len);
-                for (state, next) in states.chunks_exact_mut(len).zip(next) {
-                    self.merge(&visible, span, state, next);
-                }
+        let results = &all[(kv * self.units.all().len() + first) * column..];
+        for (unit, results) in units.iter().zip(results.chunks_exact(column)) {
+            let query = (token - unit.from) * shape.group() + group.start;
+            let Some(span) = unit.span else {
+                out.copy_from_slice(&results[query * width..][..group.len() * width]);
+                continue;
+            };
+            let next = results[query * len..].chunks_exact(len);
+            for (state, next) in states.chunks_exact_mut(len).zip(next) {
+                self.merge(&visible, span, state, next);
             }
-            if units.iter().any(|unit| unit.span.is_some()) {
-                for (state, out) in states.chunks_exact(len).zip(heads.chunks_exact_mut(head)) {
-                    self.kernels.finish_head(FinishHead { state, out });
-                }
+        }
+        if units.iter().any(|unit| unit.span.is_some()) {
+            for (state, out) in states.chunks_exact(len).zip(out.chunks_exact_mut(width)) {
+                self.kernels.finish_head(FinishHead { state, out });
             }
         }
     }
@@ -459,10 +496,10 @@ impl Pass<'_> {
 
 /// Length of the state of a query, see [`AttendBlock`].
 fn state_len(shape: &AttentionShape) -> usize {
-    AttendBlock::state_len(shape.head_padded())
+    AttendBlock::state_len(shape.value_padded())
 }
 
 /// Total width of the heads that share a KV head.
 fn group_width(shape: &AttentionShape) -> usize {
-    shape.group() * shape.head_padded()
+    shape.group() * shape.value_padded()
 }

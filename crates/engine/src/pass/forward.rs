@@ -22,7 +22,8 @@ use super::product::Dest;
 use super::profile::Stage;
 use super::scratch::Local;
 use crate::model::weights::{
-    Attention, Dense, ExpertMatrices, Ffn, Layer, LayerEmbedding, Matrix, RecurrentMixer,
+    Attention, Dense, ExpertMatrices, Ffn, LatentMatrices, Layer, LayerEmbedding, Matrix,
+    RecurrentMixer,
 };
 use crate::pool::{Shared, Worker};
 
@@ -92,10 +93,15 @@ impl Pass<'_> {
         let beside = self.beside(layer);
         let first = beside.map_or(Needs::default(), |dense| Needs::of(&dense.gate_up));
         let needs = layer.projections().fold(first, needs);
+        let queries = layer.attention.as_ref().and_then(|a| a.queries_of_stream());
+        let needs = queries.map_or(needs, |queries| needs.or(Needs::of(queries)));
         self.pack_norm(w, local, layer.attn_norm.as_ref(), needs);
         self.end_packing(w, local, m, Stage::Norm);
         if let Some(Attention { qkv, .. }) = &layer.attention {
             self.project(w, local, &self.scratch.qkv, (qkv, Role::AttnQkv, at));
+        }
+        if let Some(queries) = layer.attention.as_ref().and_then(|a| a.queries_of_stream()) {
+            self.project(w, local, &self.scratch.latent_queries, (queries, Role::AttnQB, at));
         }
         if let Some(RecurrentMixer { input, .. }) = &layer.recurrent {
             self.project(w, local, &self.scratch.projected, (input, Role::SsmIn, at));
@@ -105,8 +111,13 @@ impl Pass<'_> {
         }
         if let Some(attention) = &layer.attention {
             let output = &attention.output;
-            self.attend(w, local, attention, index);
-            self.pack_attention(w, local, index, Needs::of(output));
+            if let Some(latent) = &attention.latent {
+                self.attend_latent(w, local, (attention, index), latent);
+                self.pack_head_values(w, local, index, Needs::of(output));
+            } else {
+                self.attend(w, local, attention, index);
+                self.pack_attention(w, local, index, Needs::of(output));
+            }
             self.add_output(w, local, layer, (output, Role::AttnOutput, at));
         }
         if let Some(mixer) = &layer.recurrent {
@@ -175,6 +186,34 @@ impl Pass<'_> {
             self.attention(w, local, index);
         }
         local.end(w, Stage::Attention);
+    }
+
+    /// Latent attention, from projected vectors to the outputs of heads.
+    fn attend_latent(
+        &self,
+        w: &mut Worker<'_>,
+        local: &mut Local,
+        (attention, index): (&Attention, usize),
+        LatentMatrices { queries, keys, values }: &LatentMatrices,
+    ) {
+        let (Some(latent), m) = (&self.config.latent, self.m()) else { return };
+        if attention.queries_of_stream().is_none() {
+            let norm = attention.q_norm.as_ref();
+            self.pack_query_vectors(w, local, latent, (norm, Needs::of(queries)));
+            self.end_packing(w, local, m, Stage::Norm);
+            let Local { inputs, decoded, .. } = &mut *local;
+            let to = Dest::Store(&self.scratch.latent_queries);
+            self.matmul(w, queries, self.input(inputs, m), to, decoded);
+            local.end(w, Stage::Qkv);
+        }
+        self.absorb_queries(w, local, latent, keys);
+        local.end(w, Stage::Qkv);
+        self.store_kv(w, local, index);
+        local.end(w, Stage::Cache);
+        self.attention(w, local, index);
+        local.end(w, Stage::Attention);
+        self.project_values(w, local, index, values);
+        local.end(w, Stage::PackAttention);
     }
 
     /// The recurrence, from projected channels to the outputs of heads.
@@ -336,5 +375,6 @@ mod tests {
         assert_eq!(barriers("llama-gqa"), [5, 9]);
         assert_eq!(barriers("olmo2"), [8, 12], "a norm over all heads, and two post-norms");
         assert_eq!(barriers("mixtral-experts"), [6, 10], "a router");
+        assert_eq!(barriers("minicpm3"), [9, 13], "latent attention");
     }
 }

@@ -175,14 +175,21 @@ impl OwnInputs {
 
     /// The tile of these rows, for writing.
     pub(crate) fn tile(&mut self, rows: Rows) -> Tile<'_> {
-        let n = lines(rows.m, rows.k);
+        self.tile_at(rows, 0)
+    }
+
+    /// Tile `index` of these rows, for writing.
+    pub(crate) fn tile_at(&mut self, rows: Rows, index: usize) -> Tile<'_> {
+        let height = tile_rows(rows.m);
+        let n = height * rows.k / GROUP;
+        let at = index * n;
         let int8 = rows.needs.int8.then(|| Int8Tile {
-            q: &mut self.q[..GROUP * n],
-            scales: &mut self.scales[..n],
-            sums: &mut self.sums[..n],
+            q: &mut self.q[GROUP * at..][..GROUP * n],
+            scales: &mut self.scales[at..][..n],
+            sums: &mut self.sums[at..][..n],
         });
-        let f32 = rows.needs.f32.then(|| &mut self.x[..GROUP * n]);
-        Tile { rows: rows.m, int8, f32 }
+        let f32 = rows.needs.f32.then(|| &mut self.x[GROUP * at..][..GROUP * n]);
+        Tile { rows: height, int8, f32 }
     }
 
     /// The packed inputs in these forms, as lines of 64 values.

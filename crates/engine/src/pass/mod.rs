@@ -16,6 +16,7 @@ mod embed;
 mod experts;
 mod forward;
 mod inputs;
+mod latent;
 mod limits;
 mod norm;
 mod observe;

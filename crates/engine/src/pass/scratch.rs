@@ -4,9 +4,11 @@
 //! the unit that a GEMM tile writes and the next norm reads.
 
 use nanoinfer_format::{Config, Experts, Quant, Recurrent, pad};
-use nanoinfer_kernels::{AttendBlock, GROUP, Queries, QueriesMut, SPAN, decoded_panel_bytes};
+use nanoinfer_kernels::{
+    AttendBlock, GROUP, LANES, Queries, QueriesMut, SPAN, decoded_panel_bytes,
+};
 
-use super::inputs::{Needs, OwnInputs, SharedInputs};
+use super::inputs::{Needs, OwnInputs, SharedInputs, lines};
 use super::limits::{ATTENTION_ROWS, DEEP_ROWS, MAX_TOKENS};
 use super::profile::{Profile, Stage};
 use super::recurrent_scratch::RecurrentScratch;
@@ -21,6 +23,7 @@ use crate::sample::DrawScratch;
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct InputNeeds {
     stream: Needs, // of the residual stream and of attention
+    heads: Needs,  // of single heads of latent attention
     hidden: Needs, // of the hidden layer
     expert_stream: Needs,
     expert_hidden: Needs,
@@ -41,6 +44,11 @@ impl InputNeeds {
             add(&mut all.stream, &entering.projection);
         }
         for layer in &weights.layers {
+            for latent in layer.attention.iter().filter_map(|a| a.latent.as_ref()) {
+                add(&mut all.stream, &latent.queries);
+                add(&mut all.heads, &latent.keys);
+                add(&mut all.heads, &latent.values);
+            }
             if let Some(entering) = &layer.embedding {
                 add(&mut all.stream, &entering.gate);
                 add(&mut all.stream, &entering.output);
@@ -88,6 +96,7 @@ impl InputNeeds {
         let coded = if int8 && c.quant != Quant::Q8 { widest } else { 0 };
         Self {
             stream: needs.or(router),
+            heads: needs,
             hidden,
             expert_stream: experts,
             expert_hidden: experts,
@@ -101,7 +110,14 @@ impl InputNeeds {
 fn stream_width(c: &Config) -> usize {
     let recurrent = c.recurrent.as_ref().map_or(0, |r| pad(r.inner(), GROUP));
     let entering = pad(c.layer_embedding as usize, GROUP);
-    c.d_model_padded().max(c.attn_out_inputs()).max(recurrent).max(entering)
+    let queries = c.latent.as_ref().map_or(0, |l| pad(l.q_rank as usize, GROUP));
+    let others = recurrent.max(entering).max(queries).max(head_width(c));
+    c.d_model_padded().max(c.attn_out_inputs()).max(others)
+}
+
+/// Width of the widest input of a single head of latent attention; 0 without it.
+fn head_width(c: &Config) -> usize {
+    c.latent.as_ref().map_or(0, |l| pad(l.nope_dim.max(l.kv_rank) as usize, GROUP))
 }
 
 /// Width of the widest head, padded to whole panels.
@@ -127,6 +143,9 @@ pub(crate) struct Scratch {
     pub layer_embedded: Shared<f32>, // [layers·layer embedding/16][m][16]
     pub layer_projected: Shared<f32>, // the same, projected from the embeddings of tokens
     pub layer_gates: Shared<f32>,    // [layer embedding/16][m][16]
+    pub latent_queries: Shared<f32>, // [heads][(nope + rope)/16][m][16]
+    pub absorbed: Shared<f32>,       // [heads][latent/16][m][16]
+    pub head_values: Shared<f32>,    // [heads][value/16][m][16]
     pub qkv: Shared<f32>,            // [kv heads][(group + 2)·head/16][m][16]
     pub projected: Shared<f32>,      // [rows/16][m][16], of a recurrent layer
     pub mixed: Shared<f32>,          // [channels/16 + steps][m][16], of a recurrent layer
@@ -158,6 +177,7 @@ pub(crate) struct Local {
     pub pinned_queries: QueryBuffers, // the same queries, for pinned positions
     pub decoded: Vec<u8>,             // a trellis-coded panel, see `kernels::GemmTrellis`
     pub inputs: OwnInputs,            // of QKV, O, gate/up and the head, for up to 16 tokens
+    pub head_inputs: OwnInputs,       // of one head of latent attention
     pub routing: Routing,
     pub recurrent: RecurrentScratch,
     pub drawing: DrawScratch,
@@ -250,6 +270,7 @@ impl Scratch {
         let d = c.d_model_padded();
         let (angles, recurrent) = (MAX_TOKENS * sizes.angles(), c.recurrent.as_ref());
         let matrix = recurrent.filter(|r| r.has_matrix());
+        let (heads, latent) = (c.n_heads as usize, c.latent.as_ref());
         let post_norms = (0..c.n_layers as usize).any(|layer| c.post_norms(layer));
         Self {
             x: b.shared(m * d),
@@ -264,6 +285,10 @@ impl Scratch {
             layer_embedded: b.shared(m * c.layer_embeddings()),
             layer_projected: b.shared(m * c.layer_embeddings()),
             layer_gates: b.shared(m * c.layer_embedding as usize),
+            latent_queries: b.shared(m * heads * c.latent_query_rows()),
+            absorbed: b.shared(m * heads * latent.map_or(0, |l| l.kv_rank as usize)),
+            head_values: b
+                .shared(m * heads * latent.map_or(0, |l| pad(l.value_dim as usize, LANES))),
             qkv: b.shared(m * c.qkv_rows()),
             projected: b.shared(m * recurrent.map_or(0, Recurrent::projected)),
             mixed: b.shared(m * recurrent.map_or(0, Recurrent::mixed)),
@@ -295,6 +320,7 @@ impl Local {
             pinned_queries: QueryBuffers::new(b, kv, queries, head),
             decoded: b.own(if needs.coded > 0 { decoded_panel_bytes(needs.coded) } else { 0 }),
             inputs: OwnInputs::new(b, needs.stream, width),
+            head_inputs: OwnInputs::with_lines(b, needs.heads, lines(MAX_TOKENS, head_width(c))),
             routing: Routing::new(b, c, experts),
             recurrent: RecurrentScratch::new(b, c.recurrent.as_ref(), MAX_TOKENS),
             drawing: DrawScratch::new(b, c.vocab_size as usize),

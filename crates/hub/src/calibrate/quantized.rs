@@ -149,6 +149,8 @@ fn copied(c: &Config, copies: &[usize]) -> Config {
         windows: copies.iter().map(|&layer| c.windows[layer]).collect(),
         layer_ropes: copies.iter().map(|&layer| c.layer_ropes[layer]).collect(),
         layer_parts: copies.iter().filter_map(|&l| c.layer_parts.get(l).copied()).collect(),
+        layer_attention: copies.iter().filter_map(|&l| c.layer_attention.get(l).copied()).collect(),
+        layer_d_ff: copies.iter().filter_map(|&l| c.layer_d_ff.get(l).copied()).collect(),
         tied_embeddings: true,
         experts: experts.filter(|e| e.layers.contains(&true)),
         recurrent: recurrent.filter(|r| r.layers.contains(&true)),

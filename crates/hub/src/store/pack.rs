@@ -50,7 +50,11 @@ pub(super) fn pack(
     let renamed = |e| source.renamed(e);
     let input = Input::detect(&source.path).map_err(renamed)?;
     let plan = Plan::of(source, &input, out, options)?;
-    if let (Some(Text::Given(_)), None) = (&options.calibrate, plan.calibrate) {
+    if options.calibrate.is_some() && plan.shares_caches {
+        status(Status::Message(
+            "not calibrated: layers read the caches of others, and calibration runs layers apart",
+        ));
+    } else if let (Some(Text::Given(_)), None) = (&options.calibrate, plan.calibrate) {
         status(Status::Message("not calibrated: no matrix is stored in codes"));
     }
     let mut calibration = match plan.calibrate {
@@ -108,6 +112,8 @@ struct Plan<'o> {
     name: String,
     /// The text to calibrate with, if any matrix profits from it.
     calibrate: Option<&'o Text>,
+    /// Whether codes cannot be calibrated, since layers read what others have cached.
+    shares_caches: bool,
     /// Whether most weights have so few bits that correcting the errors of earlier layers pays.
     correct: bool,
 }
@@ -125,8 +131,11 @@ impl<'o> Plan<'o> {
         let config = input.config().map_err(renamed)?;
         let quant = options.quant.for_model(&config);
         let recipe = recipe(&config, quant, options.exceptions.as_ref())?;
-        let calibrate = options.calibrate.as_ref().filter(|_| recipe.is_coded());
-        let correct = calibrate.is_some() && matches!(recipe.quant(), Quant::Q3 | Quant::Q2);
+        let shares_caches = recipe.is_coded() && config.shares_caches();
+        let calibrate = options.calibrate.as_ref().filter(|_| recipe.is_coded() && !shares_caches);
+        let few_bits = matches!(recipe.quant(), Quant::Q3 | Quant::Q2);
+        // A layer alone has no embeddings of tokens.
+        let correct = calibrate.is_some() && few_bits && config.layer_embedding == 0;
         let mut needed = recipe.bytes(&config);
         if calibrate.is_some() {
             needed = needed.saturating_add(Recipe::of(Quant::Q8, &config).bytes(&config));
@@ -139,7 +148,7 @@ impl<'o> Plan<'o> {
             None => quant.to_string(),
             Some(_) => format!("{quant} with exceptions"),
         };
-        Ok(Self { quant, name, calibrate, correct })
+        Ok(Self { quant, name, calibrate, shares_caches, correct })
     }
 }
 

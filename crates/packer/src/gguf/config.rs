@@ -130,7 +130,9 @@ fn common(keys: &Keys<'_>, tensors: &[FileTensor]) -> Result<Config, Error> {
             return Err(keys.error("attention.head_count", &what));
         }
     };
-    if let Some(other) = keys.u32("attention.value_length")?.filter(|&v| v != head_dim) {
+    let latent = keys.u32("attention.kv_lora_rank")?.is_some();
+    let other = keys.u32("attention.value_length")?.filter(|&v| v != head_dim && !latent);
+    if let Some(other) = other {
         let what = format!("is {other}, expected the head size {head_dim}");
         return Err(keys.error("attention.value_length", &what));
     }

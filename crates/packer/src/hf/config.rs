@@ -18,6 +18,9 @@ pub(crate) fn describe(c: &Settings) -> Result<Description, Error> {
         let mut d = describe_as(&text, spelling(&text, text.str("model_type")?.unwrap_or(usual))?)?;
         d.config.tied_embeddings |= c.bool("tie_word_embeddings")? == Some(true);
         d.names = d.names.of_text_part();
+        if c.get("audio_config").is_some() {
+            d.left_out.insert(0, "the audio tower");
+        }
         d.quantized = quantized::method(c)?.or(d.quantized);
         if c.has("vision_config") {
             d.left_out.insert(0, "the vision tower");

@@ -9,8 +9,9 @@ use super::config::describe;
 use super::files::Files;
 use super::settings::Settings;
 use super::text;
+use crate::description::DRAFT_LAYERS;
 use crate::model::Model;
-use crate::source::FileTensor;
+use crate::source::{FileTensor, TensorSource};
 use crate::weights::Weights;
 use crate::xielu::Parameters;
 use crate::{Error, quantized, safetensors, torch};
@@ -25,6 +26,7 @@ pub(crate) fn open(folder: &Path) -> Result<Model, Error> {
     let settings = Settings::read(&path)?;
     let described = describe(&settings)?;
     let left_out = described.left_out();
+    let drafts = described.left_out.contains(&DRAFT_LAYERS);
     let mut config = described.config;
     let Shards { files: shards, index, open } = shards(folder)?;
     let mut files = Files { folder, used: vec![path] };
@@ -38,7 +40,8 @@ pub(crate) fn open(folder: &Path) -> Result<Model, Error> {
         tensors.extend(open(shard)?);
     }
     for tensor in quantized::resolve(tensors, quantized.as_ref())? {
-        if !xielu.take(&tensor, &config)? {
+        let drafts = drafts && described.names.is_beyond(tensor.name().1, config.n_layers);
+        if !drafts && !xielu.take(&tensor, &config)? {
             weights.insert(tensor, &config)?;
         }
     }

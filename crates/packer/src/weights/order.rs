@@ -7,7 +7,7 @@ use std::ops::Range;
 use nanoinfer_format::{Config, Role};
 
 use crate::names::{Meaning, Names, RopeType};
-use crate::source::derived::{Runs, Transposed, inputs, minus_exp, unpermuted};
+use crate::source::derived::{Runs, Transposed, TransposedStack, inputs, minus_exp, unpermuted};
 use crate::source::{FileTensor, TensorSource};
 
 /// The weight (or bias) `role` in a tensor, with the values and in the order in which it is packed. `rows` are
@@ -21,7 +21,7 @@ pub(super) fn source(
     let (inner, [n, k]) = (tensor.clone(), tensor.shape());
     let pairs = matches!(names.rope_type, RopeType::Norm | RopeType::Interleaved);
     if pairs && is_rotated(role) {
-        return unpermuted(inner, c.head_dim as usize, c.rotary_dim as usize);
+        return unpermuted(Box::new(inner), c.head_dim as usize, c.rotary_dim as usize);
     }
     // A tensor of another size is left as it is, and refused for it.
     let tiled = |len: usize| {
@@ -45,6 +45,13 @@ pub(super) fn source(
             Box::new(Transposed { inner: weight })
         }
         Role::SsmA if tensor.name().1.ends_with("A_log") => minus_exp(weight),
+        Role::AttnQRope | Role::AttnKRope if names.rope_type == RopeType::Norm => {
+            unpermuted(weight, c.rotary_dim as usize, c.rotary_dim as usize)
+        }
+        Role::AttnKB if meaning.roles.len() > 1 => {
+            let rows = c.latent.as_ref().map_or(1, |l| l.nope_dim as usize).max(1);
+            Box::new(TransposedStack { inner: weight, rows })
+        }
         _ => weight,
     }
 }
@@ -62,6 +69,13 @@ fn interleaved(roles: &[Role], role: Role, n: usize, c: &Config) -> Option<Vec<R
     let blocks = match roles {
         [Role::AttnQ, Role::AttnGate] => vec![c.head_dim as usize; 2],
         [Role::FfnGateExperts, Role::FfnUpExperts] => vec![c.experts.as_ref()?.d_ff as usize; 2],
+        [Role::AttnQNope, Role::AttnQRope] => {
+            vec![c.latent.as_ref()?.nope_dim as usize, c.rotary_dim as usize]
+        }
+        [Role::AttnKB, Role::AttnVB] => {
+            let latent = c.latent.as_ref()?;
+            vec![latent.nope_dim as usize, latent.value_dim as usize]
+        }
         [Role::SsmBeta, Role::SsmAlpha] => vec![r?.per_key(); 2],
         [Role::SsmQkv, Role::SsmGate] => {
             let (key, values) = (r?.key_dim as usize, r?.per_key() * r?.value_dim as usize);

@@ -135,7 +135,7 @@ pub(crate) fn permuted(values: &[f32], heads: usize, head_dim: usize) -> Vec<f32
 }
 
 /// The replacements by which llama.cpp's converter renames most tensors, in order.
-pub(crate) const NAMES: [(&str, &str); 14] = [
+pub(crate) const NAMES: [(&str, &str); 16] = [
     ("model.layers.", "blk."),
     ("model.embed_tokens", "token_embd"),
     ("model.norm", "output_norm"),
@@ -150,6 +150,8 @@ pub(crate) const NAMES: [(&str, &str); 14] = [
     ("_proj", ""),
     ("shortconv.in.", "shortconv.in_proj."),
     ("shortconv.out.", "shortconv.out_proj."),
+    ("per_layer_model.", "per_layer_model_proj."),
+    ("per_layer_norm", "per_layer_proj_norm"),
 ];
 
 fn gguf_name(name: &str) -> String {
