@@ -28,6 +28,7 @@ mod config_check;
 mod config_layers;
 mod encoding;
 mod error;
+mod experts;
 mod file;
 mod generation;
 mod header;
@@ -47,12 +48,10 @@ mod units;
 mod writer;
 
 pub use bits::Bits;
-pub use config::{
-    Activation, Config, ConfigError, Experts, LayerParts, QkNorm, Quant, Rope, RouterSoftmax,
-    SharedExpert,
-};
+pub use config::{Activation, Config, ConfigError, LayerParts, QkNorm, Quant, Rope};
 pub use encoding::{ActType, Encoding};
 pub use error::Error;
+pub use experts::{ExpertGroups, Experts, RouterSoftmax, SharedExpert};
 pub use file::NanoFile;
 pub use generation::Generation;
 pub use header::{HEADER_LEN, Header, MAGIC, VERSION};

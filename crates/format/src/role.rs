@@ -11,6 +11,7 @@ pub enum Role {
     /// RoPE frequencies in turns per position, in units of 2^-64: `rotary_dim / 2` u64 values per row.
     RopeTurns = 4,
     OutputNormBias = 5,
+    OutputBias = 6,
     AttnNorm = 16,
     /// Fused query, key and value projections.
     AttnQkv = 17,
@@ -24,6 +25,8 @@ pub enum Role {
     AttnKNorm = 23,
     /// Norm of the attention output, before it is added to the residual stream.
     AttnPostNorm = 24,
+    /// A score per query head that enters the softmax without a position.
+    AttnSinks = 25,
     FfnNorm = 32,
     /// Fused gate and up projections in alternating panels; without a gate, only the up projection.
     FfnGateUp = 33,
@@ -42,6 +45,10 @@ pub enum Role {
     FfnSharedGate = 43,
     /// Added to the scores of experts to choose them.
     FfnRouterBias = 44,
+    /// Bias of the router itself.
+    FfnRouterInputBias = 45,
+    FfnGateUpExpertsBias = 46,
+    FfnDownExpertsBias = 47,
     /// Fused projections of a recurrent layer's input.
     SsmIn = 48,
     SsmInBias = 49,
@@ -81,12 +88,13 @@ pub enum Role {
 }
 
 impl Role {
-    const ALL: [(Role, &'static str); 49] = [
+    const ALL: [(Role, &'static str); 54] = [
         (Role::TokenEmbd, "token_embd"),
         (Role::Output, "output"),
         (Role::OutputNorm, "output_norm"),
         (Role::RopeTurns, "rope_turns"),
         (Role::OutputNormBias, "output_norm.bias"),
+        (Role::OutputBias, "output.bias"),
         (Role::AttnNorm, "attn_norm"),
         (Role::AttnNormBias, "attn_norm.bias"),
         (Role::AttnQkv, "attn_qkv"),
@@ -96,6 +104,7 @@ impl Role {
         (Role::AttnQNorm, "attn_q_norm"),
         (Role::AttnKNorm, "attn_k_norm"),
         (Role::AttnPostNorm, "attn_post_norm"),
+        (Role::AttnSinks, "attn_sinks"),
         (Role::FfnNorm, "ffn_norm"),
         (Role::FfnNormBias, "ffn_norm.bias"),
         (Role::FfnGateUp, "ffn_gate_up"),
@@ -108,6 +117,9 @@ impl Role {
         (Role::FfnDownExperts, "ffn_down_exps"),
         (Role::FfnSharedGate, "ffn_gate_inp_shexp"),
         (Role::FfnRouterBias, "exp_probs_b"),
+        (Role::FfnRouterInputBias, "ffn_gate_inp.bias"),
+        (Role::FfnGateUpExpertsBias, "ffn_gate_up_exps.bias"),
+        (Role::FfnDownExpertsBias, "ffn_down_exps.bias"),
         (Role::SsmIn, "ssm_in"),
         (Role::SsmInBias, "ssm_in.bias"),
         (Role::SsmConv, "ssm_conv1d"),

@@ -4,8 +4,9 @@
 //! A new tensor needs a [`Role`], a line here, and a step of the forward pass that reads it. The encoding
 //! of a matrix is not part of the schema: each file specifies it for every part.
 
-use crate::config::{Config, Experts};
+use crate::config::Config;
 use crate::encoding::{ActType, Encoding};
+use crate::experts::Experts;
 use crate::norm::Norm;
 use crate::recurrent::{Recurrent, RecurrentKind};
 use crate::role::Role;
@@ -71,6 +72,7 @@ pub struct Entry {
 pub fn schema(c: &Config) -> impl Iterator<Item = Entry> {
     let s = Schema { c, layer: None };
     let output = (!c.tied_embeddings).then(|| s.matrix(Role::Output, c.vocab_size, c.d_model));
+    let output = output.map(|output| Entry { bias: Some(Role::OutputBias), ..output });
     [s.matrix(Role::TokenEmbd, c.vocab_size, c.d_model), s.turns()]
         .into_iter()
         .chain((0..c.n_layers).flat_map(|layer| layer_schema(c, layer)))
@@ -92,6 +94,9 @@ pub fn layer_schema(c: &Config, layer: u32) -> Vec<Entry> {
         all.push(s.qkv());
         all.extend(s.heads_norm(Role::AttnQNorm, c.n_heads));
         all.extend(s.heads_norm(Role::AttnKNorm, c.n_kv_heads));
+        if c.attention_sinks {
+            all.push(s.values(Role::AttnSinks, c.n_heads as usize));
+        }
         all.push(s.attn_output());
     }
     all.extend(c.recurrent_of(index).map(|r| s.recurrent(r)).unwrap_or_default());
@@ -158,10 +163,11 @@ impl Entry {
         spec
     }
 
-    /// The bias, if the tensor may have one: one value per weight of a norm or row of a matrix.
+    /// The bias, if the tensor may have one: one value per weight of a norm or row of a matrix, of all experts.
     pub fn bias_spec(&self) -> Option<TensorSpec> {
         let values = if matches!(self.kind, Kind::Vector | Kind::Rows) { 2 } else { 1 };
-        let (n, stored) = (self.logical[values] as usize, self.stored[values] as usize);
+        let of = |shape: [u32; 3]| shape[0] as usize * shape[values] as usize;
+        let (n, stored) = (of(self.logical), of(self.stored));
         Some(TensorSpec::vector(self.bias?, self.layer, n, stored))
     }
 }
@@ -323,7 +329,10 @@ impl Schema<'_> {
             (entry.logical[0], entry.stored[0]) = (e.n_experts, e.n_experts);
             entry
         };
-        let mut all = vec![Entry { kind: Kind::Router, ..router }];
+        let router = Entry { kind: Kind::Router, bias: Some(Role::FfnRouterInputBias), ..router };
+        let gate_up = Entry { bias: Some(Role::FfnGateUpExpertsBias), ..gate_up };
+        let down = Entry { bias: Some(Role::FfnDownExpertsBias), ..down };
+        let mut all = vec![router];
         if e.router_bias {
             all.push(self.values(Role::FfnRouterBias, e.n_experts as usize));
         }

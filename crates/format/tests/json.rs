@@ -88,8 +88,15 @@ fn config_values() {
             assert!(message.contains(field), "{message}");
         }
     }
-    let experts = serde_json::json!({"n_experts": 4, "experts_per_token": 2, "d_ff": 16,
-        "router_softmax": "all", "layers": [true, false], "router_bias": true});
+    let routers = |field: &str, value: serde_json::Value| {
+        let mut experts = serde_json::json!({"n_experts": 4, "experts_per_token": 2, "d_ff": 16,
+            "router_softmax": "all", "layers": [true, false]});
+        experts[field] = value;
+        experts
+    };
+    let groups = |n: u32, chosen: u32, best: u32| {
+        routers("router_groups", serde_json::json!({"n": n, "chosen": chosen, "best": best}))
+    };
     let recurrent = |layers: [bool; 2], without_norm: bool| {
         serde_json::json!({"kind": "delta", "kernel": 4, "key_heads": 1, "key_dim": 16, "value_heads": 1,
             "value_dim": 16, "layers": layers, "without_norm": without_norm})
@@ -129,7 +136,13 @@ fn config_values() {
         ("layer_parts", serde_json::json!(["both"]), "one entry per layer"),
         ("layer_parts", serde_json::json!(["both", "none"]), "unknown variant"),
         ("layer_parts", serde_json::json!(["ffn", "ffn"]), "at least one layer with attention"),
-        ("experts", experts, "no bias without router_sigmoid"),
+        ("experts", groups(0, 1, 1), "a divisor of n_experts"),
+        ("experts", groups(3, 1, 1), "a divisor of n_experts"),
+        ("experts", groups(2, 3, 1), "experts_per_token experts in all"),
+        ("experts", groups(4, 1, 1), "experts_per_token experts in all"),
+        ("experts", groups(4, 2, 2), "at most a group's size"),
+        ("experts", groups(2, 1, 3), "at most a group's size"),
+        ("experts", routers("router_distance", (-0.1).into()), "at least 0"),
         ("recurrent", recurrent([false, false], false), "at least one of them true"),
         ("recurrent", recurrent([true, true], false), "at least one layer with attention"),
         ("recurrent", recurrent([true, false], true), "only for mamba2"),

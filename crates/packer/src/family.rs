@@ -3,16 +3,21 @@
 //!
 //! A new family is a file in `family/`, declared and listed below.
 
+mod ernie;
 mod exaone;
 mod falcon_h1;
 mod gemma;
+mod glm4_moe;
+mod gpt_oss;
 mod granite;
+mod granite_moe;
 mod lfm;
 mod llama;
 mod mistral;
 mod nemotron_h;
 mod olmo;
 mod phi;
+mod phi_moe;
 mod qwen;
 mod qwen_linear;
 mod seed_oss;
@@ -30,7 +35,9 @@ const FAMILIES: &[&Family] = &[
     &qwen_linear::FAMILY,
     &gemma::FAMILY,
     &phi::FAMILY,
+    &phi_moe::FAMILY,
     &granite::FAMILY,
+    &granite_moe::FAMILY,
     &lfm::FAMILY,
     &falcon_h1::FAMILY,
     &nemotron_h::FAMILY,
@@ -38,6 +45,9 @@ const FAMILIES: &[&Family] = &[
     &smollm3::FAMILY,
     &starcoder2::FAMILY,
     &exaone::FAMILY,
+    &ernie::FAMILY,
+    &gpt_oss::FAMILY,
+    &glm4_moe::FAMILY,
     &seed_oss::FAMILY,
 ];
 

@@ -28,8 +28,19 @@ pub(crate) struct Names {
     pub(crate) rope_type: RopeType,
     /// Whether heads of values that share a key are apart in the delta rule's weights.
     pub(crate) tiled_heads: bool,
+    /// How matrices of all experts in one tensor are stored.
+    pub(crate) stacks: Stacks,
     /// Whether the model is a part of another one: names then begin with [`TEXT_PART`].
     is_part: bool,
+}
+
+/// How the matrices of all experts are stored in one tensor.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Stacks {
+    /// Whether each is transposed: `[experts, inputs, rows]`.
+    pub(crate) transposed: bool,
+    /// Whether rows of gate and up alternate, rather than those of all gates being first.
+    pub(crate) alternating: bool,
 }
 
 /// The prefix of layers in GGUF files.
@@ -48,6 +59,7 @@ impl Names {
             outside_layers: HF_OUTSIDE_LAYERS,
             rope_type: RopeType::Neox,
             tiled_heads: false,
+            stacks: Stacks { transposed: false, alternating: false },
             is_part: false,
         }
     }
@@ -60,6 +72,11 @@ impl Names {
     /// The names in a model of which this is the text part.
     pub(crate) fn of_text_part(self) -> Self {
         Self { is_part: true, ..self }
+    }
+
+    /// The same names, with stacks of experts stored like this.
+    pub(crate) fn with_stacks(self, stacks: Stacks) -> Self {
+        Self { stacks, ..self }
     }
 
     /// The same names, with this order of heads.
@@ -76,6 +93,7 @@ impl Names {
             outside_layers: GGUF_OUTSIDE_LAYERS,
             rope_type,
             tiled_heads: false,
+            stacks: Stacks { transposed: false, alternating: false },
             is_part: false,
         }
     }
@@ -123,6 +141,22 @@ pub(crate) const HF_EXPERTS: &[Entry] = &[
     ("mlp.experts.*.down_proj", &[Role::FfnDownExperts]),
 ];
 
+/// Hugging Face: experts since DeepSeek-V3, beside shared ones.
+pub(crate) const DEEPSEEK_EXPERTS: &[Entry] = &[
+    ("mlp.gate", &[Role::FfnRouter]),
+    ("mlp.gate.e_score_correction_bias", &[Role::FfnRouterBias]),
+    ("mlp.moe_statics.e_score_correction_bias", &[Role::FfnRouterBias]), // ERNIE 4.5
+    ("mlp.experts.*.gate_proj", &[Role::FfnGateExperts]),
+    ("mlp.experts.*.up_proj", &[Role::FfnUpExperts]),
+    ("mlp.experts.*.down_proj", &[Role::FfnDownExperts]),
+    ("mlp.gate_proj", &[Role::FfnGate]),
+    ("mlp.up_proj", &[Role::FfnUp]),
+    ("mlp.down_proj", &[Role::FfnDown]),
+    ("mlp.shared_experts.gate_proj", &[Role::FfnGate]),
+    ("mlp.shared_experts.up_proj", &[Role::FfnUp]),
+    ("mlp.shared_experts.down_proj", &[Role::FfnDown]),
+];
+
 const GGUF_LAYER: &[Entry] = &[
     ("attn_norm", &[Role::AttnNorm]),
     ("attn_q", &[Role::AttnQ]),
@@ -130,6 +164,7 @@ const GGUF_LAYER: &[Entry] = &[
     ("attn_v", &[Role::AttnV]),
     ("attn_q_norm", &[Role::AttnQNorm]),
     ("attn_k_norm", &[Role::AttnKNorm]),
+    ("attn_sinks", &[Role::AttnSinks]),
     ("attn_output", &[Role::AttnOutput]),
     ("ffn_norm", &[Role::FfnNorm]),
     ("ffn_gate", &[Role::FfnGate]),
@@ -183,7 +218,8 @@ impl Names {
         let part = name.strip_prefix(TEXT_PART).filter(|_| self.is_part);
         let name = &part.map_or(name.into(), |name| Cow::from(format!("model.{name}")));
         // Some parameters are no weights of a module, so their names have no suffix, or that of a bias.
-        let (stem, bias) = match (name.strip_suffix(".weight"), name.strip_suffix(".bias")) {
+        let bias = name.strip_suffix(".bias").or_else(|| name.strip_suffix("_bias"));
+        let (stem, bias) = match (name.strip_suffix(".weight"), bias) {
             _ if self.own.iter().chain(self.shared).any(|(known, _)| name.ends_with(known)) => {
                 (&**name, false)
             }
@@ -207,6 +243,13 @@ impl Names {
         };
         let (roles, expert) = find(self.own, stem).or_else(shared)?;
         Some(Meaning { layer, roles, expert, bias })
+    }
+
+    /// The number of a layer in the name of one of its tensors.
+    pub(crate) fn layer_of(&self, name: &str) -> Option<u32> {
+        let part = name.strip_prefix(TEXT_PART).filter(|_| self.is_part);
+        let name = part.map_or_else(|| name.to_owned(), |name| format!("model.{name}"));
+        canonical(name.strip_prefix(self.layer_prefix)?.split_once('.')?.0)
     }
 
     /// The name of a weight in this kind of source; that of one expert if each has its own tensor.

@@ -6,8 +6,8 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::delta;
 use common::gguf::{GgufFile, Meta, NAMES, permuted};
+use common::{delta, stacks};
 use common::{golden, packed, read_folder};
 use nanoinfer_format::NanoFile;
 use nanoinfer_packer::{Input, Options, Quant, convert};
@@ -206,7 +206,8 @@ fn gguf(name: &str, spelling: &Spelling, s: &Value) -> GgufFile {
                 values = permuted(&values, size(s, heads), head_dim(s));
             }
         }
-        let tensors = delta::converted(architecture, s, (name, dims, values)).into_iter();
+        let tensors = stacks::converted(architecture, (name, dims, values)).into_iter();
+        let tensors = tensors.flat_map(|tensor| delta::converted(architecture, s, tensor));
         for (name, dims, values) in tensors.flat_map(|(n, d, v)| recurrent(spelling, n, d, v)) {
             let own = spelling.names.iter().map(|(from, to)| (from.as_str(), to.as_str()));
             let name = own.chain(NAMES).fold(name, |name, (from, to)| name.replace(from, to));

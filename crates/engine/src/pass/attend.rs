@@ -243,16 +243,14 @@ impl Pass<'_> {
             |span: &usize| slots.iter().any(|slot| self.visible(layer, slot).in_span(*span));
         let (mut states, mut next) =
             (std::mem::take(&mut local.states), std::mem::take(&mut local.spans));
-        for span in spans(slots, self.config.windows[layer] as usize).filter(visible) {
+        for span in spans(slots, self.window(layer)).filter(visible) {
             self.attend_span(local, part, span, block_at, &mut next[..n * len]);
             let pairs = states.chunks_exact_mut(len).zip(next[..n * len].chunks_exact(len));
             for (query, (state, next)) in pairs.enumerate() {
                 self.merge(&self.visible(layer, &slots[query / group]), span, state, next);
             }
         }
-        for (state, out) in states.chunks_exact(len).zip(out.chunks_exact_mut(head)) {
-            self.kernels.finish_head(FinishHead { state, out });
-        }
+        self.finish_heads((layer, part.kv), &states, &mut out[..n * head]);
         (local.states, local.spans) = (states, next);
     }
 
@@ -263,6 +261,18 @@ impl Pass<'_> {
             state.copy_from_slice(next);
         } else if visible.in_span(span) {
             self.kernels.merge_spans(MergeSpans { state, next });
+        }
+    }
+
+    /// Turns states of the queries of a KV head into outputs, `out.len() / head` of them.
+    fn finish_heads(&self, (layer, kv): (usize, usize), states: &[f32], out: &mut [f32]) {
+        let (head, group, len) = (self.config.head_padded(), self.config.group(), self.state_len());
+        let sinks = self.weights.layers[layer].attention.as_ref().and_then(|a| a.sinks);
+        let sinks = sinks.map(|sinks| &sinks.values(self.file)[kv * group..][..group]);
+        let heads = states.chunks_exact(len).zip(out.chunks_exact_mut(head));
+        for (query, (state, out)) in heads.enumerate() {
+            let sink = sinks.map_or(f32::NEG_INFINITY, |sinks| sinks[query % group]);
+            self.kernels.finish_head(FinishHead { state, sink, out });
         }
     }
 
@@ -378,7 +388,7 @@ impl Pass<'_> {
         (layer, token): (usize, usize),
         out: &mut [f32],
     ) {
-        let (head, group, len) = (self.config.head_padded(), self.config.group(), self.state_len());
+        let (group, len) = (self.config.group(), self.state_len());
         let (width, column) = (self.group_width(), self.column());
         let states = &mut states[..group * len];
         let all = self.scratch.attention.read(w);
@@ -399,9 +409,7 @@ impl Pass<'_> {
                 }
             }
             if units.iter().any(|unit| unit.span.is_some()) {
-                for (state, out) in states.chunks_exact(len).zip(heads.chunks_exact_mut(head)) {
-                    self.kernels.finish_head(FinishHead { state, out });
-                }
+                self.finish_heads((layer, kv), states, heads);
             }
         }
     }

@@ -37,7 +37,8 @@ impl Pass<'_> {
             self.weights.layers.iter().enumerate().take(layers.end).skip(layers.start)
         {
             self.layer(w, local, layer, index);
-            if self.agree(w, local, Stage::Down) {
+            let sparse = matches!(layer.ffn, Some(Ffn::Experts(_)));
+            if self.agree(w, local, if sparse { Stage::Experts } else { Stage::Down }) {
                 return true;
             }
             self.observe_down(w, layer, index);
@@ -199,7 +200,7 @@ impl Pass<'_> {
         let Local { inputs, decoded, .. } = local;
         self.matmul(w, &e.router, self.input(inputs, m), Dest::Store(scores), decoded);
         self.observe_inputs(w, local, (&e.gate_up, Role::FfnGateUpExperts, Some(index)));
-        local.end(w, Stage::GateUp);
+        local.end(w, Stage::Router);
         if let Some(shared) = &e.shared {
             self.gate_up(w, local, &shared.gate_up, Needs::of(&shared.down));
             self.observe_inputs(w, local, (&shared.gate_up, Role::FfnGateUp, Some(index)));
@@ -210,7 +211,7 @@ impl Pass<'_> {
             self.shared_gates(w, local, gate);
         }
         self.experts_gate_up(w, local, e, config);
-        local.end(w, Stage::GateUp);
+        local.end(w, Stage::Experts);
         self.experts_down(w, local, e, config);
     }
 

@@ -65,18 +65,18 @@ fn describe(
     tensors: &[FileTensor],
     divisors: &[FileTensor],
 ) -> Result<Description, Error> {
-    let keys = Keys { metadata, architecture: spelling.architecture };
+    let names: HashSet<&str> = tensors.iter().map(|t| t.name().1).collect();
+    let keys = Keys { metadata, architecture: spelling.architecture, tensors: &names };
     let config = common(&keys, tensors)?;
     let left_out = if draft_layers(&keys)? > 0 { vec![DRAFT_LAYERS] } else { Vec::new() };
     let scaling = scaling(&keys, &config, divisors)?;
     let ropes = vec![RopeSpec { theta: config.rope_theta, scaling }];
     let biases = Biases { norm: Some(false), ..Biases::default() };
-    let names = spelling.names();
     let mut d = Description {
         config,
         ropes,
         biases,
-        names,
+        names: spelling.names(),
         changes: Vec::new(),
         row_factors: Vec::new(),
         left_out,
@@ -88,14 +88,13 @@ fn describe(
         return Err(keys.unsupported(what, "only dense models of this architecture are"));
     }
     if let Some(experts) = &mut d.config.experts {
-        let names: HashSet<_> = tensors.iter().map(|t| t.name().1).collect();
         let router = |layer: usize| format!("blk.{layer}.ffn_gate_inp.weight");
         for (layer, sparse) in experts.layers.iter_mut().enumerate() {
             *sparse = names.contains(router(layer).as_str());
         }
     }
     if let Some(r) = d.config.recurrent.as_mut().filter(|r| r.parallel) {
-        r.without_norm = !tensors.iter().any(|t| t.name().1 == "blk.0.ssm_norm.weight");
+        r.without_norm = !names.contains("blk.0.ssm_norm.weight");
     }
     keys.check_parts(&d.config)?;
     d.config.ropes = d.ropes.iter().map(RopeSpec::rope).collect();

@@ -89,6 +89,8 @@ fn common(c: &Settings, spelling: &'static HfSpelling) -> Result<Description, Er
             qkv: attention,
             output: attention,
             mlp,
+            experts: Some(false),
+            head: Some(false),
             norm: Some(false),
             ssm: Some(false),
             conv: Some(false),
@@ -109,6 +111,7 @@ fn refuse_quantized(c: &Settings) -> Result<(), Error> {
     let method = match &stated {
         _ if mlx => "MLX",
         None => return Ok(()),
+        Some(q) if q.str("quant_method")? == Some("mxfp4") => return Ok(()),
         Some(q) => q.str("quant_method")?.unwrap_or("an unnamed method"),
     };
     let what = format!("a model quantized with {method:?}");

@@ -10,7 +10,7 @@ use super::files::Files;
 use super::settings::Settings;
 use super::text;
 use crate::model::Model;
-use crate::source::FileTensor;
+use crate::source::{FileTensor, TensorSource};
 use crate::weights::Weights;
 use crate::{Error, safetensors, torch};
 
@@ -26,10 +26,14 @@ pub(crate) fn open(folder: &Path) -> Result<Model, Error> {
     let left_out = described.left_out();
     let mut config = described.config;
     let Shards { files: shards, index, open } = shards(folder)?;
-    let mut weights = Weights::new(folder, described.names);
+    let names = described.names;
+    let mut weights = Weights::new(folder, names);
     for shard in &shards {
         for tensor in open(shard)? {
-            weights.insert(tensor, &config)?;
+            let layer = names.layer_of(tensor.name().1);
+            if left_out.is_none() || layer.is_none_or(|layer| layer < config.n_layers) {
+                weights.insert(tensor, &config)?;
+            }
         }
     }
     weights.join();

@@ -10,7 +10,7 @@ use crate::source::{FileTensor, TensorSource};
 
 /// Some rows of a tensor, in another order.
 pub(crate) struct Runs {
-    pub(crate) inner: FileTensor,
+    pub(crate) inner: Box<dyn TensorSource>,
     /// Rows of `inner`, in the order of this tensor, and how many are before them.
     runs: Vec<(usize, Range<usize>)>,
     rows: usize,
@@ -19,7 +19,10 @@ pub(crate) struct Runs {
 impl Runs {
     /// Rows `runs` of a tensor, one run after the other. Those beyond its end are left out, so that a wrong
     /// size shows in the shape.
-    pub(crate) fn new(inner: FileTensor, runs: impl IntoIterator<Item = Range<usize>>) -> Self {
+    pub(crate) fn new(
+        inner: Box<dyn TensorSource>,
+        runs: impl IntoIterator<Item = Range<usize>>,
+    ) -> Self {
         let (end, mut rows) = (inner.shape()[0], 0);
         let run = |run: Range<usize>| {
             let (at, run) = (rows, run.start.min(end)..run.end.min(end));
