@@ -64,6 +64,36 @@ MODELS = {
     "nemotron-h-experts": of("NemotronH", **NEMOTRON, n_routed_experts=6, num_experts_per_tok=2,
         moe_intermediate_size=24, moe_shared_expert_intermediate_size=40, routed_scaling_factor=2.5,
         layers_block_type=["linear_attention", "moe", "full_attention", "moe"]),
+    # Attention sinks, windows on every other layer, biases everywhere, clamped activations, YaRN; the matrices of
+    # all experts in one tensor, transposed, with alternating rows of gate and up.
+    "gpt-oss": of("GptOss", intermediate_size=32, head_dim=16, num_local_experts=5, num_experts_per_tok=2,
+        sliding_window=24, tie_word_embeddings=False, rope_parameters=dict(rope_type="yarn", rope_theta=10000.0,
+        factor=8.0, beta_fast=8.0, beta_slow=1.0, truncate=False, original_max_position_embeddings=64)),
+    # Experts with the multipliers of Granite.
+    "granite-experts": of("GraniteMoe", intermediate_size=24, num_local_experts=6, num_experts_per_tok=2,
+        embedding_multiplier=2.0, logits_scaling=1.25, residual_multiplier=0.7, attention_multiplier=0.3),
+    # Sinks, windows, a base of RoPE for each layer, of which one has none.
+    "granite-swa": of("GraniteSWA", sliding_window=24, layer_rope_theta=[0, 5000.0, 10000.0],
+        embedding_multiplier=2.0, logits_scaling=1.25, residual_multiplier=0.7, attention_multiplier=0.3),
+    # The same with experts beside a shared network.
+    "granite-swa-experts": of("GraniteMoeSWA", num_hidden_layers=2, sliding_window=24, intermediate_size=24,
+        shared_intermediate_size=40, num_local_experts=6, num_experts_per_tok=2, layer_rope_theta=[0, 10000.0],
+        embedding_multiplier=2.0, logits_scaling=1.25, residual_multiplier=0.7, attention_multiplier=0.3),
+    # RoPE pairs neighbouring values; biases on all projections.
+    "ernie4-5": of("Ernie4_5", head_dim=24, use_bias=True, num_hidden_layers=2),
+    # Experts chosen by their softmax with a bias, beside two shared ones; none on the first layer.
+    "ernie4-5-experts": of("Ernie4_5_Moe", moe_intermediate_size=24, moe_k=2, moe_num_experts=6,
+        moe_num_shared_experts=2),
+    # SparseMixer, LayerNorm, biases of attention and of the output layer, LongRoPE.
+    "phi-experts": of("Phimoe", intermediate_size=40, num_local_experts=6, num_experts_per_tok=2,
+        router_jitter_noise=0.15, attention_bias=True, lm_head_bias=True, tie_word_embeddings=False,
+        rope_parameters=dict(rope_type="longrope", rope_theta=10000.0, short_factor=[1.0] * 8, factor=8.0,
+        long_factor=[1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 8.0], short_mscale=1.2, long_mscale=1.2,
+        original_max_position_embeddings=64)),
+    # Sigmoids of groups with a bias; partial RoPE, norms of queries and keys, none of experts on the first layer.
+    "glm4-experts": of("Glm4Moe", head_dim=16, moe_intermediate_size=24, n_routed_experts=8, num_experts_per_tok=2,
+        n_group=4, topk_group=2, routed_scaling_factor=1.5, use_qk_norm=True, attention_bias=True,
+        tie_word_embeddings=False, num_mtp_layers=0),
 }
 
 
@@ -114,6 +144,8 @@ def randomize(model, seed):
                 if n:
                     chosen = torch.rand(VOCAB, n, generator=g).topk(2).indices
                     value = 0.7 * noise + strength * directions[chosen].sum(1)
+            elif name.endswith("sinks"):
+                value = noise + 1.0
             elif name.endswith("A_log"):
                 value = noise - 2.0  # some heads remember many tokens, some nearly all
             elif name.endswith(".D"):
@@ -133,10 +165,24 @@ def watch(model, gaps):
     def hook(module, args, output):
         x = args[0].reshape(-1, args[0].shape[-1])
         weight = module.weight if hasattr(module, "weight") else module.layer.weight
-        scores = torch.nn.functional.linear(x, weight)
+        scores = torch.nn.functional.linear(x, weight, getattr(module, "bias", None))
         bias = args[1] if len(args) > 1 else getattr(module, "e_score_correction_bias", None)
+        statics = getattr(module, "moe_statics", None)
         if bias is not None:
             scores = 4 * (scores.sigmoid() + bias)  # in units of logits, near 0
+        if statics is not None:
+            scores = 4 * (scores.softmax(-1) + statics.e_score_correction_bias)
+        if (groups := getattr(module, "num_group", 1)) > 1:
+            best = scores.view(len(scores), groups, -1).topk(2).values.sum(-1).sort(descending=True)
+            gaps.append((best.values[:, module.topk_group - 1] - best.values[:, module.topk_group]).min().item())
+            others = best.indices[:, module.topk_group:, None] == torch.arange(groups).repeat_interleave(
+                scores.shape[1] // groups)
+            scores = scores.masked_fill(others.any(1), -float("inf"))
+        if hasattr(module, "router_jitter_noise"):  # who is near enough to count
+            best = scores.sort(descending=True).values
+            for largest in best[:, :1], best[:, 1:2]:
+                edge = largest - 2 * module.router_jitter_noise * scores.abs().maximum(largest)
+                gaps.append((scores - edge).abs().min().item())
         scores = scores.sort(descending=True).values
         gaps.append((scores[:, 1] - scores[:, 2]).min().item())
 

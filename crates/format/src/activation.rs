@@ -12,6 +12,9 @@ pub enum Activation {
     Gelu,
     /// max(x, 0)²
     Relu2,
+    /// That of gpt-oss, only with a gate: g / (1 + e^(−1.702 g)) · (u + 1), with g = min(gate, 7) and u = up
+    /// clamped to −7…7.
+    Clamped,
     /// [`Xielu`], with parameters of its own in each layer.
     Xielu,
 }

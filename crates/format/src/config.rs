@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::activation::{Activation, Xielu};
 use crate::attention::{Latent, LayerAttention};
 use crate::encoding::Encoding;
+use crate::experts::Experts;
 use crate::norm::{Norm, NormPlace};
 use crate::recurrent::Recurrent;
 use crate::role::Role;
@@ -154,56 +155,6 @@ impl Rope {
     }
 }
 
-/// The experts covered by the router's softmax.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RouterSoftmax {
-    /// All experts; the weights of the chosen experts sum to less than 1.
-    All,
-    /// Only the chosen experts, equivalent to a softmax over all experts followed by renormalization.
-    Chosen,
-}
-
-/// A mixture of experts (Shazeer et al., 2017) in place of a feed-forward network: a router scores all
-/// experts for each token, and the outputs of the highest-scoring experts are added, weighted by the
-/// softmax of their scores.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Experts {
-    /// Experts per layer.
-    pub n_experts: u32,
-    /// Experts chosen for each token.
-    pub experts_per_token: u32,
-    /// Hidden width of one expert.
-    pub d_ff: u32,
-    /// The experts covered by the softmax.
-    pub router_softmax: RouterSoftmax,
-    /// For each layer, whether it has experts. Other layers have a feed-forward network, as in a model
-    /// without experts.
-    pub layers: Vec<bool>,
-    /// The feed-forward network beside the experts of a layer, if there is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shared: Option<SharedExpert>,
-    /// Whether the scores of experts are sigmoids rather than their softmax; with `chosen`, the weights of the
-    /// chosen experts are divided by their sum.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub router_sigmoid: bool,
-    /// Whether a bias is added to these sigmoids to choose experts, but not to their weights.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub router_bias: bool,
-}
-
-/// A feed-forward network through which every token passes, beside the experts of a layer: the tensors are
-/// those of a layer without experts.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SharedExpert {
-    /// Hidden width.
-    pub d_ff: u32,
-    /// Whether its output is multiplied by the sigmoid of a score of its input.
-    pub gate: bool,
-}
-
 /// Architecture of a decoder-only transformer. All sizes are logical (unpadded).
 ///
 /// Stored as canonical JSON: fields in this order, no whitespace. Unknown fields are rejected, because a
@@ -274,6 +225,13 @@ pub struct Config {
     /// Whether the output of attention is multiplied by the sigmoid of a projection of its input.
     #[serde(default, skip_serializing_if = "is_false")]
     pub attention_gate: bool,
+    /// Whether each query head has a score that enters its softmax without a position.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub attention_sinks: bool,
+    /// Whether windows follow each other, each beginning at a multiple of its size, rather than ending at the
+    /// current position.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub chunked_windows: bool,
     /// Recurrent layers, if there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recurrent: Option<Recurrent>,
@@ -317,7 +275,7 @@ fn is_zero(value: &u32) -> bool {
     *value == 0
 }
 
-fn is_false(value: &bool) -> bool {
+pub(crate) fn is_false(value: &bool) -> bool {
     !value
 }
 
@@ -372,6 +330,8 @@ impl Config {
             windows: vec![0; entries],
             experts: None,
             attention_gate: false,
+            attention_sinks: false,
+            chunked_windows: false,
             recurrent: None,
             layer_parts: Vec::new(),
             temperature: None,
@@ -481,17 +441,5 @@ impl Config {
     /// Largest Hadamard block by which the values of one head can be rotated.
     pub fn largest_value_rotation(head_dim: u32) -> u32 {
         (1 << head_dim.trailing_zeros()).min(GROUP as u32)
-    }
-}
-
-impl Experts {
-    /// `d_ff`, padded to whole activation groups.
-    pub fn d_ff_padded(&self) -> usize {
-        pad(self.d_ff as usize, GROUP)
-    }
-
-    /// Rows of the router: `n_experts`, padded to whole panels.
-    pub fn router_rows(&self) -> usize {
-        pad(self.n_experts as usize, LANES)
     }
 }

@@ -16,6 +16,7 @@ const MAX_ROPES: usize = 16;
 const MAX_LIMITS: usize = 64;
 const MAX_EXPERTS: u32 = 1 << 12;
 const MAX_EXPERTS_PER_TOKEN: u32 = 64;
+const MAX_EXPERT_GROUPS: u32 = 64;
 /// Maximum combined hidden width of a layer's experts: four times that of the largest published models.
 const MAX_EXPERTS_WIDTH: u64 = 1 << 22;
 
@@ -57,6 +58,9 @@ impl Config {
         }
         if !self.head_dim.is_multiple_of(2) {
             return err("head_dim", &self.head_dim, "an even number");
+        }
+        if self.activation == Activation::Clamped && !self.gated {
+            return err("activation", &"clamped", "no clamped activation without a gate");
         }
         self.check_numbers()?;
         self.check_ropes()?;
@@ -256,9 +260,6 @@ impl Config {
         if self.norm_place != NormPlace::Pre {
             return err("experts", &"present", "no experts unless the model has pre norms");
         }
-        if e.router_bias && !e.router_sigmoid {
-            return err("experts.router_bias", &true, "no bias without router_sigmoid");
-        }
         if e.n_experts == 0 || e.n_experts > MAX_EXPERTS {
             return err("experts.n_experts", &e.n_experts, "1 to 4096");
         }
@@ -275,6 +276,36 @@ impl Config {
         }
         if let Some(shared) = e.shared.as_ref().filter(|s| s.d_ff == 0 || s.d_ff > MAX_DIM) {
             return err("experts.shared.d_ff", &shared.d_ff, "1 to 2^24");
+        }
+        if let Some(g) = e.router_groups {
+            let size = e.n_experts / g.n.max(1);
+            if g.n == 0 || g.n > MAX_EXPERT_GROUPS || !e.n_experts.is_multiple_of(g.n) {
+                return err("experts.router_groups.n", &g.n, "1 to 64, a divisor of n_experts");
+            }
+            if g.chosen == 0 || g.chosen > g.n || g.chosen * size < k {
+                let expected = "1 to n groups that have experts_per_token experts in all";
+                return err("experts.router_groups.chosen", &g.chosen, expected);
+            }
+            if !(1..=2).contains(&g.best) || g.best > size {
+                return err(
+                    "experts.router_groups.best",
+                    &g.best,
+                    "1 or 2, at most a group's size",
+                );
+            }
+        }
+        if let Some(distance) = e.router_distance {
+            let f32 = distance as f32;
+            if !(f32.is_finite() && f32 >= 0.0) {
+                return err("experts.router_distance", &distance, "a finite number, at least 0");
+            }
+            if e.router_sigmoid || e.router_bias || e.router_groups.is_some() {
+                return err(
+                    "experts.router_distance",
+                    &distance,
+                    "a softmax without bias and groups",
+                );
+            }
         }
         if e.layers.len() != self.n_layers as usize || !e.layers.contains(&true) {
             return err(

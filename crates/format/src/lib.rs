@@ -30,6 +30,7 @@ mod config_check;
 mod config_layers;
 mod encoding;
 mod error;
+mod experts;
 mod file;
 mod generation;
 mod header;
@@ -52,11 +53,10 @@ mod writer;
 pub use activation::{Activation, Xielu};
 pub use attention::{AttentionShape, Latent, LayerAttention};
 pub use bits::Bits;
-pub use config::{
-    Config, ConfigError, Experts, LayerParts, QkNorm, Quant, Rope, RouterSoftmax, SharedExpert,
-};
+pub use config::{Config, ConfigError, LayerParts, QkNorm, Quant, Rope};
 pub use encoding::{ActType, Encoding};
 pub use error::Error;
+pub use experts::{ExpertGroups, Experts, RouterSoftmax, SharedExpert};
 pub use file::NanoFile;
 pub use generation::Generation;
 pub use header::{HEADER_LEN, Header, MAGIC, VERSION};

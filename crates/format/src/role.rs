@@ -17,6 +17,7 @@ pub enum Role {
     LayerProj = 7,
     /// Norm of these projections, layer by layer.
     LayerProjNorm = 8,
+    OutputBias = 9,
     AttnNorm = 16,
     /// Fused query, key and value projections.
     AttnQkv = 17,
@@ -36,6 +37,8 @@ pub enum Role {
     AttnKB = 27,
     /// Latent attention: projection of each head's weighted sum of latent vectors to its output.
     AttnVB = 28,
+    /// A score per query head that enters the softmax without a position.
+    AttnSinks = 25,
     FfnNorm = 32,
     /// Fused gate and up projections in alternating panels; without a gate, only the up projection.
     FfnGateUp = 33,
@@ -54,6 +57,10 @@ pub enum Role {
     FfnSharedGate = 43,
     /// Added to the scores of experts to choose them.
     FfnRouterBias = 44,
+    /// Bias of the router itself.
+    FfnRouterInputBias = 45,
+    FfnGateUpExpertsBias = 46,
+    FfnDownExpertsBias = 47,
     /// Fused projections of a recurrent layer's input.
     SsmIn = 48,
     SsmInBias = 49,
@@ -109,7 +116,7 @@ pub enum Role {
 }
 
 impl Role {
-    const ALL: [(Role, &'static str); 64] = [
+    const ALL: [(Role, &'static str); 69] = [
         (Role::TokenEmbd, "token_embd"),
         (Role::Output, "output"),
         (Role::OutputNorm, "output_norm"),
@@ -118,6 +125,7 @@ impl Role {
         (Role::LayerEmbd, "per_layer_token_embd"),
         (Role::LayerProj, "per_layer_model_proj"),
         (Role::LayerProjNorm, "per_layer_proj_norm"),
+        (Role::OutputBias, "output.bias"),
         (Role::AttnNorm, "attn_norm"),
         (Role::AttnNormBias, "attn_norm.bias"),
         (Role::AttnQkv, "attn_qkv"),
@@ -130,6 +138,7 @@ impl Role {
         (Role::AttnQB, "attn_q_b"),
         (Role::AttnKB, "attn_k_b"),
         (Role::AttnVB, "attn_v_b"),
+        (Role::AttnSinks, "attn_sinks"),
         (Role::FfnNorm, "ffn_norm"),
         (Role::FfnNormBias, "ffn_norm.bias"),
         (Role::FfnGateUp, "ffn_gate_up"),
@@ -142,6 +151,9 @@ impl Role {
         (Role::FfnDownExperts, "ffn_down_exps"),
         (Role::FfnSharedGate, "ffn_gate_inp_shexp"),
         (Role::FfnRouterBias, "exp_probs_b"),
+        (Role::FfnRouterInputBias, "ffn_gate_inp.bias"),
+        (Role::FfnGateUpExpertsBias, "ffn_gate_up_exps.bias"),
+        (Role::FfnDownExpertsBias, "ffn_down_exps.bias"),
         (Role::SsmIn, "ssm_in"),
         (Role::SsmInBias, "ssm_in.bias"),
         (Role::SsmConv, "ssm_conv1d"),

@@ -5,8 +5,9 @@
 //! of a matrix is not part of the schema: each file specifies it for every part.
 
 use crate::attention::{AttentionShape, Latent};
-use crate::config::{Config, Experts};
+use crate::config::Config;
 use crate::encoding::{ActType, Encoding};
+use crate::experts::Experts;
 use crate::norm::Norm;
 use crate::recurrent::{Recurrent, RecurrentKind};
 use crate::role::Role;
@@ -72,6 +73,7 @@ pub struct Entry {
 pub fn schema(c: &Config) -> impl Iterator<Item = Entry> {
     let s = Schema { c, layer: None };
     let output = (!c.tied_embeddings).then(|| s.matrix(Role::Output, c.vocab_size, c.d_model));
+    let output = output.map(|output| Entry { bias: Some(Role::OutputBias), ..output });
     [s.matrix(Role::TokenEmbd, c.vocab_size, c.d_model), s.turns()]
         .into_iter()
         .chain(s.layer_embeddings())
@@ -100,6 +102,9 @@ pub fn layer_schema(c: &Config, layer: u32) -> Vec<Entry> {
         all.extend(s.heads_norm(Role::AttnQNorm, &shape, shape.n_heads));
         if c.caches(index) {
             all.extend(s.heads_norm(Role::AttnKNorm, &shape, shape.n_kv_heads));
+        }
+        if c.attention_sinks {
+            all.push(s.values(Role::AttnSinks, c.n_heads as usize));
         }
         all.push(s.attn_output(&shape));
     }
@@ -175,10 +180,11 @@ impl Entry {
         spec
     }
 
-    /// The bias, if the tensor may have one: one value per weight of a norm or row of a matrix.
+    /// The bias, if the tensor may have one: one value per weight of a norm or row of a matrix, of all experts.
     pub fn bias_spec(&self) -> Option<TensorSpec> {
         let values = if matches!(self.kind, Kind::Vector | Kind::Rows) { 2 } else { 1 };
-        let (n, stored) = (self.logical[values] as usize, self.stored[values] as usize);
+        let of = |shape: [u32; 3]| shape[0] as usize * shape[values] as usize;
+        let (n, stored) = (of(self.logical), of(self.stored));
         Some(TensorSpec::vector(self.bias?, self.layer, n, stored))
     }
 }
@@ -395,7 +401,10 @@ impl Schema<'_> {
             (entry.logical[0], entry.stored[0]) = (e.n_experts, e.n_experts);
             entry
         };
-        let mut all = vec![Entry { kind: Kind::Router, ..router }];
+        let router = Entry { kind: Kind::Router, bias: Some(Role::FfnRouterInputBias), ..router };
+        let gate_up = Entry { bias: Some(Role::FfnGateUpExpertsBias), ..gate_up };
+        let down = Entry { bias: Some(Role::FfnDownExpertsBias), ..down };
+        let mut all = vec![router];
         if e.router_bias {
             all.push(self.values(Role::FfnRouterBias, e.n_experts as usize));
         }

@@ -88,8 +88,15 @@ fn config_values() {
             assert!(message.contains(field), "{message}");
         }
     }
-    let experts = serde_json::json!({"n_experts": 4, "experts_per_token": 2, "d_ff": 16,
-        "router_softmax": "all", "layers": [true, false], "router_bias": true});
+    let routers = |field: &str, value: serde_json::Value| {
+        let mut experts = serde_json::json!({"n_experts": 4, "experts_per_token": 2, "d_ff": 16,
+            "router_softmax": "all", "layers": [true, false]});
+        experts[field] = value;
+        experts
+    };
+    let groups = |n: u32, chosen: u32, best: u32| {
+        routers("router_groups", serde_json::json!({"n": n, "chosen": chosen, "best": best}))
+    };
     let temperature = |scale: f64, step: u32, layers: &[bool]| serde_json::json!({"scale": scale, "step": step, "offset": 0, "layers": layers});
     let xielu = serde_json::json!([{"positive": 1.0, "negative": 1.0, "beta": 0.5, "eps": 0.0}]);
     let recurrent = |layers: [bool; 2], without_norm: bool| {
@@ -165,7 +172,13 @@ fn config_values() {
         ("qk_norm_late", true.into(), "unless qk_norm is head"),
         ("activation", "xielu".into(), "one entry per layer with this activation"),
         ("xielu", xielu, "one entry per layer with this activation"),
-        ("experts", experts, "no bias without router_sigmoid"),
+        ("experts", groups(0, 1, 1), "a divisor of n_experts"),
+        ("experts", groups(3, 1, 1), "a divisor of n_experts"),
+        ("experts", groups(2, 3, 1), "experts_per_token experts in all"),
+        ("experts", groups(4, 1, 1), "experts_per_token experts in all"),
+        ("experts", groups(4, 2, 2), "at most a group's size"),
+        ("experts", groups(2, 1, 3), "at most a group's size"),
+        ("experts", routers("router_distance", (-0.1).into()), "at least 0"),
         ("recurrent", recurrent([false, false], false), "at least one of them true"),
         ("recurrent", recurrent([true, true], false), "at least one layer with attention"),
         ("recurrent", recurrent([true, false], true), "only for mamba2"),

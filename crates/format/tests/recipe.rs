@@ -1,8 +1,7 @@
 //! Recipes: parsing, the allocation of bits, and exceptions.
 
 use nanoinfer_format::{
-    Bits, Config, Encoding, Experts, Precision, Quant, Recipe, RecipeError, Role, RouterSoftmax,
-    matrices,
+    Bits, Config, Encoding, Experts, Precision, Quant, Recipe, RecipeError, Role, matrices,
 };
 
 /// The shape of SmolLM2-135M: tied embeddings, three KV heads.
@@ -35,17 +34,7 @@ fn padded() -> Config {
 /// Two layers with experts, one without.
 fn experts() -> Config {
     let layers = vec![true, false, true];
-    let router_softmax = RouterSoftmax::All;
-    let experts = Experts {
-        n_experts: 8,
-        experts_per_token: 2,
-        d_ff: 64,
-        router_softmax,
-        layers,
-        shared: None,
-        router_sigmoid: false,
-        router_bias: false,
-    };
+    let experts = Experts { layers, ..Experts::new(8, 2, 64, 3) };
     let sizes =
         Config { d_model: 128, d_ff: 192, n_heads: 4, n_kv_heads: 2, ..Config::llama(3, 32) };
     Config { vocab_size: 512, context_length: 512, experts: Some(experts), ..sizes }

@@ -14,6 +14,9 @@ pub enum Activation {
     Gelu,
     /// max(x, 0)² (So et al., "Primer", 2021).
     Relu2,
+    /// That of gpt-oss (2025), only with a gate: g / (1 + e^(−1.702 g)) · (u + 1), with g = min(gate, 7) and
+    /// u = up clamped to −7…7.
+    Clamped,
     /// `positive`·x² + `beta`·x for x > 0, and `negative`·(e^min(x, `eps`) − 1 − x) + `beta`·x otherwise (Huang and
     /// Schlag, "Deriving Activation Functions Using Integration", 2024).
     Xielu {
@@ -46,6 +49,7 @@ pub struct Activate<'a> {
 impl Activate<'_> {
     pub(crate) fn check(&self) {
         assert!(self.m > 0 && self.out.len().is_multiple_of(self.m * LANES));
+        assert!(self.gated || self.activation != Activation::Clamped);
         let per_output = if self.gated { 2 } else { 1 };
         assert_eq!(self.x.len(), per_output * self.out.len());
     }
@@ -66,7 +70,12 @@ pub(crate) fn activate<S: Simd>(s: S, a: Activate<'_>) {
         let (gate, up) = pair.split_at(panel);
         let lanes = gate.as_chunks::<LANES>().0.iter().zip(up.as_chunks::<LANES>().0);
         for ((g, u), o) in lanes.zip(out.as_chunks_mut::<LANES>().0) {
-            s.store(s.mul(apply(s, a.activation, s.load(g)), s.load(u)), o);
+            let (g, u) = (s.load(g), s.load(u));
+            let y = match a.activation {
+                Activation::Clamped => clamped(s, g, u),
+                activation => s.mul(apply(s, activation, g), u),
+            };
+            s.store(y, o);
         }
     }
 }
@@ -74,7 +83,7 @@ pub(crate) fn activate<S: Simd>(s: S, a: Activate<'_>) {
 #[inline(always)]
 fn apply<S: Simd>(s: S, activation: Activation, x: S::F) -> S::F {
     match activation {
-        Activation::Silu => silu(s, x),
+        Activation::Silu | Activation::Clamped => silu(s, x),
         Activation::Gelu => gelu(s, x),
         Activation::Relu2 => {
             let x = s.max(x, s.splat(0.0));
@@ -88,6 +97,16 @@ fn apply<S: Simd>(s: S, activation: Activation, x: S::F) -> S::F {
             s.fma(x, s.splat(beta), curve)
         }
     }
+}
+
+#[inline(always)]
+fn clamped<S: Simd>(s: S, gate: S::F, up: S::F) -> S::F {
+    const ALPHA: f32 = 1.702;
+    let (low, high) = (s.splat(-7.0), s.splat(7.0));
+    // This operand order preserves NaN.
+    let (g, u) = (s.min(high, gate), s.min(high, s.max(low, up)));
+    let glu = s.div(g, s.add(exp(s, s.mul(g, s.splat(-ALPHA))), s.splat(1.0)));
+    s.mul(glu, s.add(u, s.splat(1.0)))
 }
 
 #[inline(always)]

@@ -362,6 +362,9 @@ pub(crate) fn merge<S: Simd>(s: S, a: MergeSpans<'_>) {
 pub struct FinishHead<'a> {
     /// Final state.
     pub state: &'a [f32],
+    /// A score whose position has no value: it enters the sum alone (Xiao et al., "Efficient Streaming Language
+    /// Models with Attention Sinks", 2023). −∞ if there is none.
+    pub sink: f32,
     /// accumulator / sum, as wide as a value.
     pub out: &'a mut [f32],
 }
@@ -374,9 +377,15 @@ impl FinishHead<'_> {
 
 #[inline(always)]
 pub(crate) fn finish<S: Simd>(s: S, a: FinishHead<'_>) {
-    let sum = s.splat(a.state[1]);
+    let (mut sum, mut scale) = (a.state[1], 1.0);
+    if a.sink > f32::NEG_INFINITY {
+        let max = if a.state[0] > a.sink { a.state[0] } else { a.sink };
+        scale = s.first(exp(s, s.splat(a.state[0] - max)));
+        sum = sum * scale + s.first(exp(s, s.splat(a.sink - max)));
+    }
+    let (sum, scale) = (s.splat(sum), s.splat(scale));
     let acc = a.state[LANES..].as_chunks::<LANES>().0;
     for (x, out) in acc.iter().zip(a.out.as_chunks_mut::<LANES>().0) {
-        s.store(s.div(s.load(x), sum), out);
+        s.store(s.div(s.mul(s.load(x), scale), sum), out);
     }
 }

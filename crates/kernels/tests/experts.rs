@@ -1,7 +1,7 @@
 //! Compares the mixture-of-experts kernels with plain loops on every instruction set of this machine,
 //! and every instruction set with scalar, bit for bit.
 
-use nanoinfer_kernels::{AddWeighted, Isa, Kernels, Route, fma};
+use nanoinfer_kernels::{AddWeighted, Isa, Kernels, Route, RouteGroups, Weigh, fma};
 
 fn isas() -> Vec<Kernels> {
     Isa::ALL.into_iter().filter_map(Kernels::new).collect()
@@ -19,10 +19,24 @@ fn noise(n: usize, seed: u64) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
+/// A choice by the softmax alone.
+fn plain<'a>(chosen: &'a mut [u32], weights: &'a mut [f32]) -> Route<'a> {
+    Route {
+        logits: &mut [],
+        sigmoid: false,
+        bias: &[],
+        groups: None,
+        distance: None,
+        over_chosen: false,
+        chosen,
+        weights,
+    }
+}
+
 fn route(kernels: &Kernels, logits: &[f32], k: usize, over_chosen: bool) -> (Vec<u32>, Vec<f32>) {
     let (mut chosen, mut weights) = (vec![0; k], vec![0.0; k]);
     let (c, w, logits) = (&mut chosen, &mut weights, &mut logits.to_vec());
-    kernels.route(Route { logits, sigmoid: false, bias: &[], over_chosen, chosen: c, weights: w });
+    kernels.route(Route { logits, over_chosen, ..plain(c, w) });
     (chosen, weights)
 }
 
@@ -47,8 +61,7 @@ fn sigmoids_are_chosen_with_their_bias_and_weigh_without_it() {
                     sigmoid: true,
                     bias: &bias,
                     over_chosen,
-                    chosen: &mut chosen,
-                    weights: &mut weights,
+                    ..plain(&mut chosen, &mut weights)
                 });
                 assert!(chosen.iter().map(|&e| e as usize).eq(order.iter().copied()));
                 for (&e, &weight) in order.iter().zip(&weights) {
@@ -137,6 +150,110 @@ fn weighted_outputs_are_added_with_a_single_rounding() {
                 out: &mut out,
             });
             assert_eq!(out, want, "{:?}", kernels.isa());
+        }
+    }
+}
+
+/// The groups with the largest sums of their `best` scores, then the experts with the largest scores in them.
+#[test]
+fn experts_are_chosen_within_the_best_groups() {
+    for (n, groups, chosen_groups, best, k) in
+        [(16, 4, 2, 2, 3), (64, 8, 4, 2, 8), (20, 4, 1, 1, 5), (256, 8, 4, 2, 8), (64, 64, 3, 1, 2)]
+    {
+        let logits: Vec<f32> = noise(n, n as u64).iter().map(|x| 4.0 * x).collect();
+        for (sigmoid, bias, over_chosen) in
+            [(true, noise(n, 5), true), (false, vec![], false), (false, noise(n, 6), true)]
+        {
+            let wide: Vec<f64> = logits.iter().map(|&x| x.into()).collect();
+            let all: f64 = wide.iter().map(|x| x.exp()).sum();
+            let score = |x: &f64| if sigmoid { 1.0 / (1.0 + (-x).exp()) } else { x.exp() / all };
+            let scores: Vec<f64> = wide.iter().map(score).collect();
+            let biased = |e: usize| scores[e] + bias.get(e).map_or(0.0, |&b| f64::from(b));
+            let size = n / groups;
+            let of_group = |group: usize| {
+                let mut own: Vec<f64> = (group * size..(group + 1) * size).map(biased).collect();
+                own.sort_by(|a, b| b.total_cmp(a));
+                own[..best].iter().sum::<f64>()
+            };
+            let mut ranked: Vec<usize> = (0..groups).collect();
+            ranked.sort_by(|&a, &b| of_group(b).total_cmp(&of_group(a)));
+            let ranked = &ranked[..chosen_groups];
+            let mut order: Vec<usize> = (0..n).filter(|e| ranked.contains(&(e / size))).collect();
+            order.sort_by(|&a, &b| biased(b).total_cmp(&biased(a)));
+            order.truncate(k);
+            order.sort_unstable();
+            let sum: f64 = if over_chosen { order.iter().map(|&e| scores[e]).sum() } else { 1.0 };
+            let mut first = None;
+            for kernels in isas() {
+                let (mut chosen, mut weights) = (vec![0; k], vec![0.0; k]);
+                kernels.route(Route {
+                    logits: &mut logits.clone(),
+                    sigmoid,
+                    bias: &bias,
+                    groups: Some(RouteGroups { n: groups, chosen: chosen_groups, best }),
+                    over_chosen,
+                    ..plain(&mut chosen, &mut weights)
+                });
+                assert!(chosen.iter().map(|&e| e as usize).eq(order.iter().copied()), "{n}");
+                for (&e, &weight) in order.iter().zip(&weights) {
+                    let want = scores[e] / sum;
+                    assert!((f64::from(weight) / want - 1.0).abs() < 1e-5, "{weight}, {want}");
+                }
+                let bits: Vec<u32> = weights.iter().map(|w| w.to_bits()).collect();
+                assert_eq!(*first.get_or_insert_with(|| bits.clone()), bits);
+            }
+        }
+    }
+}
+
+/// Each expert is weighed among those that are left, without those far below it.
+#[test]
+fn experts_chosen_in_turn_weigh_what_is_near() {
+    for (n, k) in [(2, 2), (16, 2), (17, 3), (40, 4)] {
+        let logits: Vec<f32> = noise(n, n as u64).iter().map(|x| 3.0 * x).collect();
+        for distance in [0.02f32, 0.5, 10.0] {
+            let mut left: Vec<usize> = (0..n).collect();
+            let mut want = Vec::new();
+            for _ in 0..k {
+                let best = *left.iter().max_by(|&&a, &&b| logits[a].total_cmp(&logits[b])).unwrap();
+                let max = logits[best];
+                let near = |&&e: &&usize| {
+                    let gap = (max - logits[e]) / logits[e].abs().max(max);
+                    gap <= distance
+                };
+                let exps = left.iter().filter(near).map(|&e| f64::from(logits[e] - max).exp());
+                want.push((best as u32, 1.0 / exps.sum::<f64>()));
+                left.retain(|&e| e != best);
+            }
+            want.sort_by_key(|&(e, _)| e);
+            let mut first = None;
+            for kernels in isas() {
+                let (mut chosen, mut weights) = (vec![0; k], vec![0.0; k]);
+                kernels.route(Route {
+                    logits: &mut logits.clone(),
+                    distance: Some(distance),
+                    ..plain(&mut chosen, &mut weights)
+                });
+                for ((&e, &weight), &(expert, wanted)) in chosen.iter().zip(&weights).zip(&want) {
+                    assert_eq!(e, expert);
+                    assert!((f64::from(weight) / wanted - 1.0).abs() < 1e-5, "{weight}, {wanted}");
+                }
+                let bits: Vec<u32> = weights.iter().map(|w| w.to_bits()).collect();
+                assert_eq!(*first.get_or_insert_with(|| bits.clone()), bits);
+            }
+        }
+    }
+}
+
+#[test]
+fn values_are_weighed_token_by_token() {
+    for kernels in isas() {
+        for m in [1, 3, 7] {
+            let (mut x, weights) = (noise(2 * m * 16, 1), noise(m, 2));
+            let of = |(i, x): (usize, &f32)| x * weights[i / 16 % m];
+            let want: Vec<f32> = x.iter().enumerate().map(of).collect();
+            kernels.weigh(Weigh { x: &mut x, weights: &weights });
+            assert_eq!(x, want, "{:?}", kernels.isa());
         }
     }
 }

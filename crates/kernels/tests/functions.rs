@@ -132,6 +132,23 @@ fn activations_match_their_formulas() {
 }
 
 #[test]
+fn the_clamped_activation_matches_its_formula() {
+    for kernels in isas() {
+        let (panels, m) = (4, 3);
+        let x: Vec<f32> = noise(panels * m * 16, 9).iter().map(|x| x * 12.0).collect();
+        let mut out = vec![0.0; x.len() / 2];
+        let activation = Activation::Clamped;
+        kernels.activate(Activate { activation, gated: true, x: &x, m, out: &mut out });
+        for (i, got) in out.iter().enumerate() {
+            let at = i / (16 * m) * 32 * m + i % (16 * m);
+            let (g, u) = (f64::from(x[at]).min(7.0), f64::from(x[at + 16 * m]).clamp(-7.0, 7.0));
+            let want = g / (1.0 + (-1.702 * g).exp()) * (u + 1.0);
+            assert!((want - f64::from(*got)).abs() <= want.abs() * 4e-6, "{g} {u}: {got}, {want}");
+        }
+    }
+}
+
+#[test]
 fn soft_cap_matches_its_formula() {
     for kernels in isas() {
         for (scale, cap) in [(1.0, 30.0), (0.25, 1.0), (0.25, 0.0)] {

@@ -314,14 +314,14 @@ impl Store {
     }
 }
 
-/// Outputs of a tile of queries after merging spans; query `m` sees positions `visible[m]`.
+/// Outputs of a tile of queries after merging spans; query `m` sees positions `visible[m]` and the score `sink`.
 fn attend(
     kernels: &Kernels,
     store: &Store,
     q: &[Vec<f32>],
     [head, width]: [usize; 2],
     visible: &[(usize, usize)],
-    softcap: f32,
+    (softcap, sink): (f32, f32),
 ) -> Vec<Vec<f32>> {
     let (n, len) = (q.len(), AttendBlock::state_len(width));
     let int8 = matches!(store, Store::Q8(..) | Store::Q4(..));
@@ -374,7 +374,7 @@ fn attend(
     }
     let finish = |state: Option<Vec<f32>>| {
         let mut out = vec![0.0; width];
-        kernels.finish_head(FinishHead { state: &state.unwrap(), out: &mut out });
+        kernels.finish_head(FinishHead { state: &state.unwrap(), sink, out: &mut out });
         out
     };
     totals.into_iter().map(finish).collect()
@@ -388,14 +388,18 @@ fn attention_is_softmax_of_visible_positions() {
         let mut reference: Vec<Vec<u32>> = Vec::new();
         for kernels in isas() {
             let mut all = Vec::new();
-            for ([head, width], visible, softcap) in [
-                ([16, 16], vec![(0, 1)], 0.0),
-                ([32, 32], vec![(0, 64), (0, 63), (0, 65)], 0.0),
-                ([32, 32], vec![(5, 64), (0, 63), (0, 65)], 2.0),
-                ([64, 64], vec![(0, 65); 4], 0.0),
-                ([80, 80], vec![(130, 700), (131, 701)], 0.0),
-                ([48, 48], vec![(0, 1100)], 3.5),
-                ([80, 48], vec![(3, 700), (131, 701), (0, 64)], 0.0),
+            const NONE: f32 = f32::NEG_INFINITY;
+            for ([head, width], visible, softcap, sink) in [
+                ([16, 16], vec![(0, 1)], 0.0, NONE),
+                ([32, 32], vec![(0, 64), (0, 63), (0, 65)], 0.0, NONE),
+                ([32, 32], vec![(5, 64), (0, 63), (0, 65)], 2.0, NONE),
+                ([64, 64], vec![(0, 65); 4], 0.0, NONE),
+                ([80, 80], vec![(130, 700), (131, 701)], 0.0, NONE),
+                ([48, 48], vec![(0, 1100)], 3.5, NONE),
+                ([80, 48], vec![(3, 700), (131, 701), (0, 64)], 0.0, NONE),
+                ([32, 32], vec![(5, 64), (0, 63), (0, 65)], 0.0, -1.5),
+                ([48, 48], vec![(0, 1100)], 3.5, 2.5),
+                ([16, 16], vec![(0, 1)], 0.0, 100.0),
             ] {
                 let n = visible.iter().map(|v| v.1).max().unwrap();
                 let (k, v) = (noise(n * head, 13), noise(n * width, 14));
@@ -415,7 +419,7 @@ fn attention_is_softmax_of_visible_positions() {
                 let q: Vec<Vec<f32>> = (0..visible.len())
                     .map(|m| noise(head, 20 + m as u64).iter().map(|x| x * 4.0).collect())
                     .collect();
-                let out = attend(&kernels, &store, &q, [head, width], &visible, softcap);
+                let out = attend(&kernels, &store, &q, [head, width], &visible, (softcap, sink));
                 for (m, (from, to)) in visible.iter().copied().enumerate() {
                     let dot = |t: usize| {
                         (0..head)
@@ -428,9 +432,9 @@ fn attention_is_softmax_of_visible_positions() {
                     };
                     let score = |t: usize| cap(dot(t) * f64::from(0.3f32));
                     let scores: Vec<f64> = (from..to).map(score).collect();
-                    let max = scores.iter().copied().fold(f64::MIN, f64::max);
+                    let max = scores.iter().copied().fold(f64::from(sink.max(f32::MIN)), f64::max);
                     let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
-                    let sum: f64 = weights.iter().sum();
+                    let sum = weights.iter().sum::<f64>() + (f64::from(sink) - max).exp();
                     for d in 0..width {
                         let value = |t: usize| f64::from(v[t * width + d]);
                         let want =
@@ -444,7 +448,8 @@ fn attention_is_softmax_of_visible_positions() {
                     }
                     // A query yields the same bits in a tile as on its own.
                     let (q, visible) = (&q[m..m + 1], &visible[m..m + 1]);
-                    let alone = attend(&kernels, &store, q, [head, width], visible, softcap);
+                    let alone =
+                        attend(&kernels, &store, q, [head, width], visible, (softcap, sink));
                     assert_eq!(bits(&alone[0]), bits(&out[m]));
                     all.push(bits(&out[m]));
                 }
@@ -523,8 +528,8 @@ proptest::proptest! {
             let mut all = bits(&y);
             let mut h = vec![0.0; 128];
             let xielu = Activation::Xielu { positive: 0.8, negative: 1.3, beta: 0.5, eps: -1e-6 };
-            let activations = [Activation::Silu, Activation::Gelu, Activation::Relu2, xielu];
-            let activation = activations[seed as usize % 3];
+            let [silu, gelu, relu2] = [Activation::Silu, Activation::Gelu, Activation::Relu2];
+            let activation = [silu, gelu, relu2, Activation::Clamped, xielu][seed as usize % 5];
             kernels.activate(Activate { activation, gated: true, x: &x, m: 2, out: &mut h });
             kernels.soft_cap(SoftCap { x: &mut h, scale: 0.5, cap: 30.0 });
             kernels.rope(Rope { x: &mut h, half: 24, cos: &x[..24], sin: &y[..24] });

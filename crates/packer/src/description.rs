@@ -47,6 +47,10 @@ pub(crate) struct Biases {
     /// The output projection of attention.
     pub(crate) output: Option<bool>,
     pub(crate) mlp: Option<bool>,
+    /// The router and the matrices of experts.
+    pub(crate) experts: Option<bool>,
+    /// The output layer.
+    pub(crate) head: Option<bool>,
     /// Norms, except those of queries and keys.
     pub(crate) norm: Option<bool>,
     /// The input and output projections of recurrent layers.
@@ -69,7 +73,11 @@ impl Biases {
             | Role::SsmOut => self.ssm,
             Role::SsmConv => self.conv,
             Role::AttnOutput => self.output,
+            Role::Output => self.head,
             Role::FfnGate | Role::FfnUp | Role::FfnDown => self.mlp,
+            Role::FfnRouter | Role::FfnGateExperts | Role::FfnUpExperts | Role::FfnDownExperts => {
+                self.experts
+            }
             Role::AttnNorm | Role::FfnNorm | Role::OutputNorm => self.norm,
             _ => Some(false),
         }

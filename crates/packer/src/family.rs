@@ -6,12 +6,16 @@
 mod apertus;
 mod arcee;
 mod cohere;
+mod ernie;
 mod exaone;
 mod falcon_h1;
 mod gemma;
 mod gemma4;
 mod glm;
+mod glm4_moe;
+mod gpt_oss;
 mod granite;
+mod granite_moe;
 mod hunyuan;
 mod latent;
 mod lfm;
@@ -20,6 +24,7 @@ mod mistral;
 mod nemotron_h;
 mod olmo;
 mod phi;
+mod phi_moe;
 mod qwen;
 mod qwen_linear;
 mod seed_oss;
@@ -39,8 +44,10 @@ const FAMILIES: &[&Family] = &[
     &gemma::FAMILY,
     &gemma4::FAMILY,
     &phi::FAMILY,
+    &phi_moe::FAMILY,
     &granite::FAMILY,
     &latent::FAMILY,
+    &granite_moe::FAMILY,
     &lfm::FAMILY,
     &falcon_h1::FAMILY,
     &nemotron_h::FAMILY,
@@ -48,6 +55,9 @@ const FAMILIES: &[&Family] = &[
     &smollm3::FAMILY,
     &starcoder2::FAMILY,
     &exaone::FAMILY,
+    &ernie::FAMILY,
+    &gpt_oss::FAMILY,
+    &glm4_moe::FAMILY,
     &seed_oss::FAMILY,
     &apertus::FAMILY,
     &arcee::FAMILY,

@@ -63,7 +63,7 @@ pub(crate) fn merge(model: &mut Model, lora: &Lora) -> Result<(), Error> {
         let scale = (factor * f64::from(lora.scale)) as f32;
         let (name, [n, _]) = (format!("{module}.weight"), b.shape());
         model.weights.apply_adapter(&name, n, &model.config, |base, rows, factor| {
-            let part = |inner: &FileTensor| Runs::new(inner.clone(), [rows.clone()]);
+            let part = |inner: &FileTensor| Runs::new(Box::new(inner.clone()), [rows.clone()]);
             let norm = magnitude.as_ref().map(|m| (part(m), factor.abs()));
             Merged { base, a: a.clone(), b: part(&b), scale: scale * factor, norm }.checked()
         })?;

@@ -30,8 +30,19 @@ pub(crate) struct Names {
     pub(crate) rope_type: RopeType,
     /// Whether heads of values that share a key are apart in the delta rule's weights.
     pub(crate) tiled_heads: bool,
+    /// How matrices of all experts in one tensor are stored.
+    pub(crate) stacks: Stacks,
     /// Whether the model is a part of another one: names may then begin with one of [`TEXT_PARTS`].
     is_part: bool,
+}
+
+/// How the matrices of all experts are stored in one tensor.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Stacks {
+    /// Whether each is transposed: `[experts, inputs, rows]`.
+    pub(crate) transposed: bool,
+    /// Whether rows of gate and up alternate, rather than those of all gates being first.
+    pub(crate) alternating: bool,
 }
 
 /// The prefix of layers in GGUF files.
@@ -51,6 +62,7 @@ impl Names {
             outside_layers: HF_OUTSIDE_LAYERS,
             rope_type: RopeType::Neox,
             tiled_heads: false,
+            stacks: Stacks { transposed: false, alternating: false },
             is_part: false,
         }
     }
@@ -70,6 +82,11 @@ impl Names {
         Self { is_part: true, ..self }
     }
 
+    /// The same names, with stacks of experts stored like this.
+    pub(crate) fn with_stacks(self, stacks: Stacks) -> Self {
+        Self { stacks, ..self }
+    }
+
     /// The same names, with this order of heads.
     pub(crate) fn with_tiled_heads(self, tiled_heads: bool) -> Self {
         Self { tiled_heads, ..self }
@@ -84,6 +101,7 @@ impl Names {
             outside_layers: GGUF_OUTSIDE_LAYERS,
             rope_type,
             tiled_heads: false,
+            stacks: Stacks { transposed: false, alternating: false },
             is_part: false,
         }
     }
@@ -138,6 +156,22 @@ pub(crate) const HF_EXPERTS: &[Entry] = &[
     ("mlp.experts.*.down_proj", &[Role::FfnDownExperts]),
 ];
 
+/// Hugging Face: experts since DeepSeek-V3, beside shared ones.
+pub(crate) const DEEPSEEK_EXPERTS: &[Entry] = &[
+    ("mlp.gate", &[Role::FfnRouter]),
+    ("mlp.gate.e_score_correction_bias", &[Role::FfnRouterBias]),
+    ("mlp.moe_statics.e_score_correction_bias", &[Role::FfnRouterBias]), // ERNIE 4.5
+    ("mlp.experts.*.gate_proj", &[Role::FfnGateExperts]),
+    ("mlp.experts.*.up_proj", &[Role::FfnUpExperts]),
+    ("mlp.experts.*.down_proj", &[Role::FfnDownExperts]),
+    ("mlp.gate_proj", &[Role::FfnGate]),
+    ("mlp.up_proj", &[Role::FfnUp]),
+    ("mlp.down_proj", &[Role::FfnDown]),
+    ("mlp.shared_experts.gate_proj", &[Role::FfnGate]),
+    ("mlp.shared_experts.up_proj", &[Role::FfnUp]),
+    ("mlp.shared_experts.down_proj", &[Role::FfnDown]),
+];
+
 const GGUF_LAYER: &[Entry] = &[
     ("attn_norm", &[Role::AttnNorm]),
     ("attn_q", &[Role::AttnQ]),
@@ -145,6 +179,7 @@ const GGUF_LAYER: &[Entry] = &[
     ("attn_v", &[Role::AttnV]),
     ("attn_q_norm", &[Role::AttnQNorm]),
     ("attn_k_norm", &[Role::AttnKNorm]),
+    ("attn_sinks", &[Role::AttnSinks]),
     ("attn_output", &[Role::AttnOutput]),
     // Latent attention.
     ("attn_q_a", &[Role::AttnQA]),
@@ -210,7 +245,8 @@ impl Names {
         let part = TEXT_PARTS.iter().filter(|_| self.is_part).find_map(text);
         let name = &part.unwrap_or_else(|| name.into());
         // Some parameters are no weights of a module, so their names have no suffix, or that of a bias.
-        let (stem, bias) = match (name.strip_suffix(".weight"), name.strip_suffix(".bias")) {
+        let bias = name.strip_suffix(".bias").or_else(|| name.strip_suffix("_bias"));
+        let (stem, bias) = match (name.strip_suffix(".weight"), bias) {
             _ if self.own.iter().chain(self.shared).any(|(known, _)| name.ends_with(known)) => {
                 (&**name, false)
             }

@@ -6,6 +6,7 @@
 
 pub(crate) mod checks;
 pub(crate) mod derived;
+pub(crate) mod stacks;
 
 use std::fs::File;
 use std::ops::Range;

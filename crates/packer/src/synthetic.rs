@@ -9,7 +9,7 @@ use std::path::Path;
 use nanoinfer_format::{
     Activation, Config, Encoding, Entry, Experts, Generation, Kind, LINE, Latent, LayerAttention,
     NormPlace, Precision, QkNorm, Quant, Recipe, RecipeError, Recurrent, RecurrentKind, Role,
-    RouterSoftmax, Staged, TensorSpec, Writer, schema,
+    Staged, TensorSpec, Writer, schema,
 };
 use nanoinfer_kernels::Trellis;
 
@@ -71,7 +71,7 @@ const fn shape(
 
 impl Shape {
     /// All shapes, smallest first, in 8 bits.
-    pub const ALL: [Shape; 16] =
+    pub const ALL: [Shape; 17] =
         [
             shape("tiny", 2, [128, 192], [4, 2], 32, 512, false),
             shape("tiny-moe", 2, [128, 64], [4, 2], 32, 512, false).of_experts([16, 4]),
@@ -103,6 +103,7 @@ impl Shape {
                 attention: &[2, 5, 8, 10, 12, 14],
             }),
             shape("llama-3.2-1b", 16, [2048, 8192], [32, 8], 64, 128_256, true),
+            shape("granite-moe-1b", 24, [1024, 512], [16, 8], 64, 49155, true).of_experts([32, 8]),
             shape("granite-4-h-1b", 40, [1536, 4096], [12, 4], 128, 100_352, true).with(Hybrid {
                 kind: RecurrentKind::Mamba2,
                 kernel: 4,
@@ -176,15 +177,8 @@ impl Shape {
             context_length: 1 << 17,
             tied_embeddings: self.tied_embeddings,
             value_rotation: Config::largest_value_rotation(self.head_dim),
-            experts: self.experts.map(|[n_experts, experts_per_token]| Experts {
-                n_experts,
-                experts_per_token,
-                d_ff: self.d_ff,
-                router_softmax: RouterSoftmax::Chosen,
-                layers: vec![true; self.n_layers as usize],
-                shared: None,
-                router_sigmoid: false,
-                router_bias: false,
+            experts: self.experts.map(|[n, per_token]| {
+                Experts::new(n, per_token, self.d_ff, self.n_layers as usize)
             }),
             // As in the models of this kind.
             qk_norm: match self.recurrent.map(|hybrid| hybrid.kind) {

@@ -5,6 +5,7 @@ mod order;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nanoinfer_format::{Config, Entry, Kind, NormPlace, Role, layer_schema, schema};
 
@@ -12,6 +13,7 @@ use crate::Error;
 use crate::description::{Biases, Change, RowFactor};
 use crate::names::{Meaning, Names, RopeType};
 use crate::source::derived::{Joined, Transposed, affine, scaled_rows};
+use crate::source::stacks::LastMatrix;
 use crate::source::{FileTensor, TensorSource};
 
 /// Identifies a weight or its bias.
@@ -29,6 +31,7 @@ pub(crate) struct Weights {
     changes: Vec<Change>,
     row_factors: Vec<RowFactor>,
     slots: HashMap<Slot, Parts>,
+    last: Arc<LastMatrix>,
     /// The embedding and the output layer as stored, to find out whether they are the same matrix.
     ends: [Option<FileTensor>; 2],
 }
@@ -46,6 +49,7 @@ impl Weights {
             changes: Vec::new(),
             row_factors: Vec::new(),
             slots: HashMap::new(),
+            last: Arc::default(),
             ends: [None, None],
         }
     }
@@ -85,14 +89,20 @@ impl Weights {
         }
         // llama.cpp stores some vectors of recurrent layers as matrices, and a matrix of one row as a vector.
         let tensor = match roles {
-            [Role::SsmA | Role::SsmD | Role::SsmNorm | Role::AttnQNorm | Role::AttnKNorm] => {
-                tensor.flattened()
-            }
+            [
+                Role::SsmA
+                | Role::SsmD
+                | Role::SsmNorm
+                | Role::AttnQNorm
+                | Role::AttnKNorm
+                | Role::FfnRouterBias,
+            ] => tensor.flattened(),
             [Role::FfnSharedGate] => tensor.row(),
+            _ if bias && roles.iter().copied().all(is_stacked) => tensor.flattened(),
             _ => tensor,
         };
         let (path, name) = tensor.name();
-        let stacked = expert.is_none() && roles.iter().copied().all(is_stacked);
+        let stacked = expert.is_none() && !bias && roles.iter().copied().all(is_stacked);
         // The weights of a depthwise convolution have one input channel per output channel.
         let conv = roles == [Role::SsmConv] && !bias;
         // The projections of all heads may also follow each other in one matrix.
@@ -112,7 +122,8 @@ impl Weights {
             if parts.contains_key(&expert.unwrap_or(0)) || stacked && !parts.is_empty() {
                 return Err(Self::error(path, name, "appears twice"));
             }
-            let source = order::source(&self.names, &tensor, (meaning, role, rows), c);
+            let source =
+                order::source((&self.names, &self.last), &tensor, (meaning, role, rows), c);
             parts.insert(expert.unwrap_or(0), source);
         }
         match roles {
@@ -284,7 +295,7 @@ impl Weights {
                 let slot = Slot { layer, role, bias: true };
                 if biases.of(role).unwrap_or(self.slots.contains_key(&slot)) {
                     let values = if entry.kind == Kind::Rows { shape[2] } else { shape[1] };
-                    expected.push((slot, [1, values, 1]));
+                    expected.push((slot, [1, shape[0] * values, 1]));
                 }
             }
         }

@@ -6,8 +6,8 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::delta;
 use common::gguf::{GgufFile, Meta, NAMES, permuted};
+use common::{delta, stacks};
 use common::{golden, packed, read_folder};
 use nanoinfer_format::NanoFile;
 use nanoinfer_packer::{Input, Options, Quant, convert};
@@ -269,7 +269,8 @@ fn gguf(name: &str, spelling: &Spelling, s: &Value) -> GgufFile {
             }
         }
         let split = latent(architecture, s, (name, dims, values)).into_iter();
-        let tensors = split.flat_map(|tensor| delta::converted(architecture, s, tensor));
+        let tensors = split.flat_map(|tensor| stacks::converted(architecture, tensor));
+        let tensors = tensors.flat_map(|tensor| delta::converted(architecture, s, tensor));
         for (name, dims, values) in tensors.flat_map(|(n, d, v)| recurrent(spelling, n, d, v)) {
             let own = spelling.names.iter().map(|(from, to)| (from.as_str(), to.as_str()));
             let name = own.chain(NAMES).fold(name, |name, (from, to)| name.replace(from, to));

@@ -80,6 +80,8 @@ pub(crate) struct Attention {
     pub q_norm: Option<Norm>,
     /// `[head]` or `[kv heads · head]`
     pub k_norm: Option<Norm>,
+    /// `[heads]`, scores that enter the softmax without a position
+    pub sinks: Option<Vector>,
     /// `[d_model, heads · head]`
     pub output: Matrix,
     pub latent: Option<LatentMatrices>,
@@ -245,6 +247,7 @@ impl<'a> Binder<'a> {
             qkv: self.matrix(Role::AttnQkv, layer)?,
             q_norm: self.norm(Role::AttnQNorm, layer),
             k_norm: self.norm(Role::AttnKNorm, layer),
+            sinks: self.vector(Role::AttnSinks, layer),
             output: self.matrix(Role::AttnOutput, layer)?,
             latent: self.file.config().latent.as_ref().map(|_| self.latent(layer)).transpose()?,
         })

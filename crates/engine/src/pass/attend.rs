@@ -308,16 +308,14 @@ impl Pass<'_> {
             |span: &usize| slots.iter().any(|slot| self.visible(layer, slot).in_span(*span));
         let (mut states, mut next) =
             (std::mem::take(&mut local.states), std::mem::take(&mut local.spans));
-        for span in spans(slots, self.config.windows[layer] as usize).filter(visible) {
+        for span in spans(slots, self.window(layer)).filter(visible) {
             self.attend_span(local, part, span, block_at, &mut next[..n * len]);
             let pairs = states.chunks_exact_mut(len).zip(next[..n * len].chunks_exact(len));
             for (query, (state, next)) in pairs.enumerate() {
                 self.merge(&self.visible(layer, &slots[query / group]), span, state, next);
             }
         }
-        for (state, out) in states.chunks_exact(len).zip(out.chunks_exact_mut(width)) {
-            self.kernels.finish_head(FinishHead { state, out });
-        }
+        self.finish_heads((&shape, layer, part.kv * group), &states, &mut out[..n * width]);
         (local.states, local.spans) = (states, next);
     }
 
@@ -328,6 +326,25 @@ impl Pass<'_> {
             state.copy_from_slice(next);
         } else if visible.in_span(span) {
             self.kernels.merge_spans(MergeSpans { state, next });
+        }
+    }
+
+    /// Turns states of queries into outputs. The queries are those of a KV head, token by token, from the query
+    /// head `first` on.
+    fn finish_heads(
+        &self,
+        (shape, layer, first): (&AttentionShape, usize, usize),
+        states: &[f32],
+        out: &mut [f32],
+    ) {
+        let group = shape.group();
+        let sinks = self.weights.layers[layer].attention.as_ref().and_then(|a| a.sinks);
+        let sinks = sinks.map(|sinks| &sinks.values(self.file)[first / group * group..][..group]);
+        let heads = states.chunks_exact(state_len(shape));
+        let heads = heads.zip(out.chunks_exact_mut(shape.value_padded()));
+        for (query, (state, out)) in heads.enumerate() {
+            let sink = sinks.map_or(f32::NEG_INFINITY, |sinks| sinks[(first + query) % group]);
+            self.kernels.finish_head(FinishHead { state, sink, out });
         }
     }
 
@@ -487,9 +504,8 @@ impl Pass<'_> {
             }
         }
         if units.iter().any(|unit| unit.span.is_some()) {
-            for (state, out) in states.chunks_exact(len).zip(out.chunks_exact_mut(width)) {
-                self.kernels.finish_head(FinishHead { state, out });
-            }
+            let head = kv * shape.group() + group.start;
+            self.finish_heads((shape, layer, head), states, out);
         }
     }
 }

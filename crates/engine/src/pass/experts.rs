@@ -14,7 +14,9 @@
 //! sums over its experts in ascending order, independently of the rest of the batch.
 
 use nanoinfer_format::{Experts, RouterSoftmax, pad};
-use nanoinfer_kernels::{Activate, AddWeighted, GROUP, LANES, Pack, Route, StateSteps, Steps};
+use nanoinfer_kernels::{
+    Activate, AddWeighted, GROUP, LANES, Pack, Route, RouteGroups, StateSteps, Steps, Weigh,
+};
 
 use super::Pass;
 use super::inputs::{Input, Needs};
@@ -39,6 +41,11 @@ impl Pass<'_> {
         let n = e.n_experts as usize;
         let scores = self.scratch.experts.scores.read(w);
         let bias = matrices.router_bias.map_or(&[][..], |bias| &bias.values(self.file)[..n]);
+        let groups = e.router_groups.map(|g| RouteGroups {
+            n: g.n as usize,
+            chosen: g.chosen as usize,
+            best: g.best as usize,
+        });
         let r = &mut local.routing;
         for token in 0..m {
             for (panel, to) in r.scores.chunks_exact_mut(LANES).enumerate() {
@@ -48,6 +55,8 @@ impl Pass<'_> {
                 logits: &mut r.scores[..n],
                 sigmoid: e.router_sigmoid,
                 bias,
+                groups,
+                distance: e.router_distance.map(|distance| distance as f32),
                 over_chosen: e.router_softmax == RouterSoftmax::Chosen,
                 chosen: &mut r.chosen[token * k..][..k],
                 weights: &mut r.weights[token * k..][..k],
@@ -102,6 +111,11 @@ impl Pass<'_> {
             let first = (a.expert * groups + group) * panels;
             let tokens = r.gathered.lines(needs).packed(0, a.n, k);
             self.product(&e.gate_up, first..first + panels, &tokens, false, gate_up, decoded);
+            if config.weighted_inputs {
+                // A factor of the inputs is one of the products.
+                let weights = r.tokens_of(a).1;
+                self.kernels.weigh(Weigh { x: &mut *gate_up, weights });
+            }
             let (activation, x) = (self.activation(layer), &*gate_up);
             self.kernels.activate(Activate { activation, gated, x, m: a.n, out: act });
             for to in split.take(&item).tile(0).forms(0) {
@@ -141,6 +155,7 @@ impl Pass<'_> {
                 let y = &mut y[..n * a.n * LANES];
                 self.product(&e.down, first..first + n, &hidden, false, y, decoded);
                 let (tokens, weights) = r.tokens_of(*a);
+                let weights = if config.weighted_inputs { &r.ones[..a.n] } else { weights };
                 self.kernels.add_weighted(AddWeighted { y, tokens, weights, m, out });
             }
             let Some((down, hidden)) = &shared else { continue };

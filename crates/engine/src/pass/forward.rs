@@ -41,7 +41,8 @@ impl Pass<'_> {
             self.weights.layers.iter().enumerate().take(layers.end).skip(layers.start)
         {
             self.layer(w, local, layer, index);
-            if self.agree(w, local, Stage::Down) {
+            let sparse = matches!(layer.ffn, Some(Ffn::Experts(_)));
+            if self.agree(w, local, if sparse { Stage::Experts } else { Stage::Down }) {
                 return true;
             }
             self.observe_down(w, layer, index);
@@ -309,7 +310,7 @@ impl Pass<'_> {
         let Local { inputs, decoded, .. } = local;
         self.matmul(w, &e.router, self.input(inputs, m), Dest::Store(scores), decoded);
         self.observe_inputs(w, local, (&e.gate_up, Role::FfnGateUpExperts, Some(index)));
-        local.end(w, Stage::GateUp);
+        local.end(w, Stage::Router);
         if let Some(shared) = &e.shared {
             self.gate_up(w, local, (&shared.gate_up, index), Needs::of(&shared.down));
             self.observe_inputs(w, local, (&shared.gate_up, Role::FfnGateUp, Some(index)));
@@ -320,7 +321,7 @@ impl Pass<'_> {
             self.shared_gates(w, local, gate);
         }
         self.experts_gate_up(w, local, (e, index), config);
-        local.end(w, Stage::GateUp);
+        local.end(w, Stage::Experts);
         self.experts_down(w, local, e, config);
     }
 

@@ -17,13 +17,15 @@ pub enum Stage {
     AttnOutput,
     GateUp,
     Down,
+    Router,
+    Experts,
     Head,
     Sampling,
 }
 
 impl Stage {
     /// All stages, in the order of a pass.
-    pub const ALL: [Stage; 13] = [
+    pub const ALL: [Stage; 15] = [
         Self::Embed,
         Self::Norm,
         Self::Qkv,
@@ -35,6 +37,8 @@ impl Stage {
         Self::AttnOutput,
         Self::GateUp,
         Self::Down,
+        Self::Router,
+        Self::Experts,
         Self::Head,
         Self::Sampling,
     ];
@@ -53,6 +57,8 @@ impl Stage {
             Self::AttnOutput => "attn_output",
             Self::GateUp => "gate_up",
             Self::Down => "down",
+            Self::Router => "router",
+            Self::Experts => "experts",
             Self::Head => "head",
             Self::Sampling => "sampling",
         }

@@ -87,8 +87,10 @@ impl Quantized {
             writer.write(bytes)?;
             writer.end()
         };
+        let output = [Role::Output, Role::OutputBias];
+        let of_model = file.tensors().iter();
         let of_model =
-            file.tensors().iter().filter(|t| t.spec.layer.is_none() && t.spec.role != Role::Output);
+            of_model.filter(|t| t.spec.layer.is_none() && !output.contains(&t.spec.role));
         let (before, behind): (Vec<_>, Vec<_>) =
             of_model.partition(|t| matches!(t.spec.role, Role::TokenEmbd | Role::RopeTurns));
         for tensor in before {

@@ -13,11 +13,11 @@ use crate::names::Entry;
 
 pub(super) const FAMILY: Family = Family {
     hugging_face: &[
-        HfSpelling { model_type: "granite", adapt: hugging_face, ..HfSpelling::LLAMA },
+        HfSpelling { model_type: "granite", adapt: multipliers, ..HfSpelling::LLAMA },
         HfSpelling {
             model_type: "granitemoehybrid",
             d_ff: &["shared_intermediate_size"],
-            own_names: HYBRID_NAMES,
+            own_names: EXPERTS,
             adapt: hybrid,
             ..HfSpelling::LLAMA
         },
@@ -28,7 +28,8 @@ pub(super) const FAMILY: Family = Family {
     ],
 };
 
-const HYBRID_NAMES: &[Entry] = &[
+/// The names of experts, and of the network beside them.
+pub(super) const EXPERTS: &[Entry] = &[
     ("shared_mlp.input_linear", &[Role::FfnGate, Role::FfnUp]),
     ("shared_mlp.output_linear", &[Role::FfnDown]),
     ("block_sparse_moe.router.layer", &[Role::FfnRouter]),
@@ -41,7 +42,7 @@ fn scale_residual(d: &mut Description, factor: f64) {
     d.changes.push(Change { roles, factor: factor as f32, offset: 0.0 });
 }
 
-fn hugging_face(c: &Settings, d: &mut Description) -> Result<(), Error> {
+pub(super) fn multipliers(c: &Settings, d: &mut Description) -> Result<(), Error> {
     let multiplier = |key: &str| Ok::<_, Error>(c.positive(key)?.unwrap_or(1.0));
     d.config.attention_scale = multiplier("attention_multiplier")?;
     d.config.embedding_scale = multiplier("embedding_multiplier")?;
@@ -51,7 +52,7 @@ fn hugging_face(c: &Settings, d: &mut Description) -> Result<(), Error> {
 }
 
 fn hybrid(c: &Settings, d: &mut Description) -> Result<(), Error> {
-    hugging_face(c, d)?;
+    multipliers(c, d)?;
     refuse_step_limit(c)?;
     let mut e = experts(c, d, "num_local_experts", [8, 2])?;
     if e.n_experts > 0 {
@@ -73,7 +74,7 @@ fn hybrid(c: &Settings, d: &mut Description) -> Result<(), Error> {
 }
 
 /// `attention.scale` is already read for every architecture.
-fn gguf(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
+pub(super) fn gguf(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
     let multiplier = |key: &str| Ok::<_, Error>(keys.positive(key)?.unwrap_or(1.0));
     d.config.embedding_scale = multiplier("embedding_scale")?;
     d.config.logit_scale = 1.0 / multiplier("logit_scale")?;

@@ -66,19 +66,19 @@ fn describe(
     tensors: &[FileTensor],
     divisors: &[FileTensor],
 ) -> Result<Description, Error> {
-    let uneven = spelling.uneven;
-    let keys = Keys { metadata, architecture: spelling.architecture, tensors, uneven };
+    let names: HashSet<&str> = tensors.iter().map(|t| t.name().1).collect();
+    let (architecture, uneven) = (spelling.architecture, spelling.uneven);
+    let keys = Keys { metadata, architecture, tensors: &names, uneven };
     let config = common(&keys, tensors)?;
     let left_out = if draft_layers(&keys)? > 0 { vec![DRAFT_LAYERS] } else { Vec::new() };
     let scaling = scaling(&keys, &config, divisors)?;
     let ropes = vec![RopeSpec { theta: config.rope_theta, scaling }];
     let biases = Biases { norm: Some(false), ..Biases::default() };
-    let names = spelling.names();
     let mut d = Description {
         config,
         ropes,
         biases,
-        names,
+        names: spelling.names(),
         changes: Vec::new(),
         row_factors: Vec::new(),
         quantized: None,
@@ -91,19 +91,15 @@ fn describe(
         return Err(keys.unsupported(what, "only dense models of this architecture are"));
     }
     if let Some(experts) = &mut d.config.experts {
-        let names: HashSet<_> = tensors.iter().map(|t| t.name().1).collect();
         let router = |layer: usize| format!("blk.{layer}.ffn_gate_inp.weight");
         for (layer, sparse) in experts.layers.iter_mut().enumerate() {
             *sparse = names.contains(router(layer).as_str());
         }
     }
     if let Some(r) = d.config.recurrent.as_mut().filter(|r| r.parallel) {
-        r.without_norm = !tensors.iter().any(|t| t.name().1 == "blk.0.ssm_norm.weight");
+        r.without_norm = !names.contains("blk.0.ssm_norm.weight");
     }
-    let has_values = |layer: usize| {
-        let name = format!("blk.{layer}.attn_v.weight");
-        tensors.iter().any(|t| t.name().1 == name)
-    };
+    let has_values = |layer: usize| names.contains(format!("blk.{layer}.attn_v.weight").as_str());
     for (layer, attention) in d.config.layer_attention.iter_mut().enumerate() {
         attention.keys_as_values = attention.cache_of.is_none() && !has_values(layer);
     }

@@ -1,18 +1,19 @@
 //! The metadata keys of one architecture.
 
-use nanoinfer_format::{Experts, RouterSoftmax};
+use std::collections::HashSet;
+
+use nanoinfer_format::{ExpertGroups, Experts, RouterSoftmax};
 
 use super::metadata::Metadata;
 use crate::Error;
-use crate::source::{FileTensor, TensorSource};
 
 /// Access to the metadata keys that start with the architecture's name. Methods take keys without
 /// this prefix.
 pub(crate) struct Keys<'a> {
     pub(crate) metadata: &'a Metadata,
     pub(crate) architecture: &'static str,
-    /// The tensors in the file.
-    pub(crate) tensors: &'a [FileTensor],
+    /// The names of all tensors, where they show what keys leave out.
+    pub(crate) tensors: &'a HashSet<&'a str>,
     /// Whether sizes may differ between layers.
     pub(crate) uneven: bool,
 }
@@ -20,7 +21,7 @@ pub(crate) struct Keys<'a> {
 impl Keys<'_> {
     /// Whether the file has a tensor of this name.
     pub(crate) fn has_tensor(&self, name: &str) -> bool {
-        self.tensors.iter().any(|tensor| tensor.name().1 == name)
+        self.tensors.contains(name)
     }
 
     /// The full key.
@@ -146,15 +147,25 @@ impl Keys<'_> {
             None => self.need("feed_forward_length", self.per_layer("feed_forward_length")?)?,
             Some(given) => given,
         };
-        Ok(Some(Experts {
-            n_experts,
-            experts_per_token: self.size("expert_used_count")?,
-            d_ff,
-            router_softmax,
-            layers: vec![true; n_layers.min(1 << 14) as usize],
-            shared: None,
-            router_sigmoid: false,
-            router_bias: false,
-        }))
+        let (per_token, n) = (self.size("expert_used_count")?, n_layers.min(1 << 14) as usize);
+        Ok(Some(Experts { router_softmax, ..Experts::new(n_experts, per_token, d_ff, n) }))
+    }
+
+    /// The experts of DeepSeek-V3 and its descendants, chosen by their sigmoids among those of the best groups.
+    pub(crate) fn grouped_experts(&self, n_layers: u32) -> Result<Option<Experts>, Error> {
+        const SIGMOID: u32 = 2; // llama.cpp's LLAMA_EXPERT_GATING_FUNC_TYPE_SIGMOID
+        let Some(mut e) = self.experts(n_layers, RouterSoftmax::Chosen)? else { return Ok(None) };
+        if let Some(other) = self.u32("expert_gating_func")?.filter(|&kind| kind != SIGMOID) {
+            let what = format!("is {other}, expected {SIGMOID} (sigmoid)");
+            return Err(self.error("expert_gating_func", &what));
+        }
+        (e.router_sigmoid, e.router_bias) = (true, true);
+        if self.bool("expert_weights_norm")? == Some(false) {
+            e.router_softmax = RouterSoftmax::All;
+        }
+        let n = self.u32("expert_group_count")?.unwrap_or(1);
+        let chosen = self.u32("expert_group_used_count")?.unwrap_or(1);
+        e.router_groups = (n != chosen).then_some(ExpertGroups { n, chosen, best: 2 });
+        Ok(Some(e))
     }
 }

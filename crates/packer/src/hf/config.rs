@@ -100,6 +100,8 @@ fn common(c: &Settings, spelling: &'static HfSpelling) -> Result<Description, Er
             qkv: attention,
             output: attention,
             mlp,
+            experts: Some(false),
+            head: Some(false),
             norm: Some(false),
             ssm: Some(false),
             conv: Some(false),

@@ -1,6 +1,6 @@
 //! Settings of a `config.json` that several families share: windows and experts.
 
-use nanoinfer_format::{Experts, RouterSoftmax, SharedExpert};
+use nanoinfer_format::{ExpertGroups, Experts, RouterSoftmax, SharedExpert};
 
 use super::settings::Settings;
 use crate::Error;
@@ -62,16 +62,27 @@ pub(crate) fn experts(
     count: &str,
     default: [u32; 2],
 ) -> Result<Experts, Error> {
-    Ok(Experts {
-        n_experts: c.u32(count)?.unwrap_or(default[0]),
-        experts_per_token: c.u32("num_experts_per_tok")?.unwrap_or(default[1]),
-        d_ff: d.config.d_ff,
-        router_softmax: RouterSoftmax::Chosen,
-        layers: vec![true; d.config.windows.len()],
-        shared: None,
-        router_sigmoid: false,
-        router_bias: false,
-    })
+    let n_experts = c.u32(count)?.unwrap_or(default[0]);
+    let per_token = c.u32("num_experts_per_tok")?.unwrap_or(default[1]);
+    Ok(Experts::new(n_experts, per_token, d.config.d_ff, d.config.windows.len()))
+}
+
+/// The experts of DeepSeek-V3 and its descendants, chosen by their sigmoids among those of the best of `n_group`
+/// groups. The defaults are those of [`experts`].
+pub(crate) fn grouped_experts(
+    c: &Settings,
+    d: &Description,
+    default: [u32; 2],
+) -> Result<Experts, Error> {
+    let mut e = experts(c, d, "n_routed_experts", default)?;
+    e.router_sigmoid = true;
+    if c.bool("norm_topk_prob")? == Some(false) {
+        e.router_softmax = RouterSoftmax::All;
+    }
+    let (n, chosen) = (c.u32("n_group")?.unwrap_or(1), c.u32("topk_group")?.unwrap_or(1));
+    // All groups are as good as none.
+    e.router_groups = (n != chosen).then_some(ExpertGroups { n, chosen, best: 2 });
+    Ok(e)
 }
 
 /// The feed-forward network beside the experts, `shared_expert_intermediate_size` wide, with a gate.

@@ -165,13 +165,22 @@ impl<'a> Rows<'a, '_> {
         vec![all.get(0, n)]
     }
 
-    /// A bias is split into the same blocks as its matrix.
+    /// A bias is split into the same blocks as its matrix, expert by expert.
     fn bias(&self, spec: &TensorSpec) -> Vec<Block<'a>> {
-        if self.matrix.parts.is_empty() {
-            self.vector(self.bias_of(self.matrix.role), spec)
-        } else {
-            self.fused(Some(spec.encoding), |role, _| (self.bias_of(role), 0))
-        }
+        let [experts, n, _] = self.matrix.logical.map(|x| x as usize);
+        let (encoding, tensor) = (spec.encoding, self.bias_of(self.matrix.role));
+        let of_expert = |expert| {
+            if !self.matrix.parts.is_empty() {
+                return self.fused(Some(encoding), |role, n| (self.bias_of(role), expert * n));
+            }
+            if experts == 1 {
+                return self.vector(tensor, spec);
+            }
+            let (start, padded) = (expert * n, self.matrix.stored[1] as usize);
+            let blocks = Blocks { tensor, start, rows: n, padded, row_hadamard: 1, encoding };
+            vec![blocks.get(0, n)]
+        };
+        (0..experts).flat_map(of_expert).collect()
     }
 
     /// The matrices of all experts, one after the other.

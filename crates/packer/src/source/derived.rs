@@ -10,7 +10,7 @@ use crate::source::{FileTensor, TensorSource};
 
 /// Some rows of a tensor, in another order.
 pub(crate) struct Runs {
-    pub(crate) inner: FileTensor,
+    pub(crate) inner: Box<dyn TensorSource>,
     /// Rows of `inner`, in the order of this tensor, and how many are before them.
     runs: Vec<(usize, Range<usize>)>,
     rows: usize,
@@ -19,7 +19,10 @@ pub(crate) struct Runs {
 impl Runs {
     /// Rows `runs` of a tensor, one run after the other. Those beyond its end are left out, so that a wrong
     /// size shows in the shape.
-    pub(crate) fn new(inner: FileTensor, runs: impl IntoIterator<Item = Range<usize>>) -> Self {
+    pub(crate) fn new(
+        inner: Box<dyn TensorSource>,
+        runs: impl IntoIterator<Item = Range<usize>>,
+    ) -> Self {
         let (end, mut rows) = (inner.shape()[0], 0);
         let run = |run: Range<usize>| {
             let (at, run) = (rows, run.start.min(end)..run.end.min(end));
@@ -135,13 +138,13 @@ impl TensorSource for Transposed {
     }
 }
 
-/// A stack of small matrices of `rows` rows each, with rows and inputs of each exchanged.
-pub(crate) struct TransposedStack {
+/// A stack of the small matrices of heads, of `rows` rows each, with rows and inputs of each exchanged.
+pub(crate) struct TransposedHeads {
     pub(crate) inner: Box<dyn TensorSource>,
     pub(crate) rows: usize,
 }
 
-impl TensorSource for TransposedStack {
+impl TensorSource for TransposedHeads {
     fn name(&self) -> (&Path, &str) {
         self.inner.name()
     }

@@ -3,17 +3,20 @@
 
 use std::iter::once;
 use std::ops::Range;
+use std::sync::Arc;
 
 use nanoinfer_format::{Config, Role};
 
-use crate::names::{Meaning, Names, RopeType};
-use crate::source::derived::{Runs, Transposed, TransposedStack, inputs, minus_exp, unpermuted};
+use crate::names::{Meaning, Names, RopeType, Stacks};
+use crate::source::derived::{Runs, Transposed, TransposedHeads, inputs, minus_exp, unpermuted};
+use crate::source::stacks::{Alternate, LastMatrix, TransposedStack};
 use crate::source::{FileTensor, TensorSource};
+use crate::weights::is_stacked;
 
 /// The weight (or bias) `role` in a tensor, with the values and in the order in which it is packed. `rows` are
 /// its rows if those of several weights follow each other.
 pub(super) fn source(
-    names: &Names,
+    (names, last): (&Names, &Arc<LastMatrix>),
     tensor: &FileTensor,
     (meaning, role, rows): (Meaning, Role, Range<usize>),
     c: &Config,
@@ -33,12 +36,14 @@ pub(super) fn source(
     {
         return inputs(inner, runs);
     }
-    let weight: Box<dyn TensorSource> =
-        match interleaved(meaning.roles, role, n, c).or_else(|| tiled(n)) {
-            Some(runs) => Box::new(Runs::new(inner, runs)),
+    let weight: Box<dyn TensorSource> = match stack((names, last), tensor, (meaning, role), c) {
+        Some(weight) => weight,
+        None => match interleaved(meaning.roles, role, n, c).or_else(|| tiled(n)) {
+            Some(runs) => Box::new(Runs::new(Box::new(inner), runs)),
             None if rows == (0..n) => Box::new(inner),
-            None => Box::new(Runs::new(inner, [rows])),
-        };
+            None => Box::new(Runs::new(Box::new(inner), [rows])),
+        },
+    };
     match role {
         // Of several tensors, `Weights::join` transposes the whole.
         Role::SsmConv if !meaning.bias && meaning.expert.is_none() => {
@@ -50,7 +55,7 @@ pub(super) fn source(
         }
         Role::AttnKB if meaning.roles.len() > 1 => {
             let rows = c.latent.as_ref().map_or(1, |l| l.nope_dim as usize).max(1);
-            Box::new(TransposedStack { inner: weight, rows })
+            Box::new(TransposedHeads { inner: weight, rows })
         }
         _ => weight,
     }
@@ -59,6 +64,33 @@ pub(super) fn source(
 /// Whether RoPE turns the outputs of a weight.
 fn is_rotated(role: Role) -> bool {
     matches!(role, Role::AttnQ | Role::AttnK | Role::AttnQNorm | Role::AttnKNorm)
+}
+
+/// The weight (or bias) `role` in a stack of experts that is transposed, or where the rows of gate and up alternate.
+/// `None` for other tensors.
+fn stack(
+    (names, last): (&Names, &Arc<LastMatrix>),
+    tensor: &FileTensor,
+    (meaning, role): (Meaning, Role),
+    c: &Config,
+) -> Option<Box<dyn TensorSource>> {
+    let Stacks { transposed, alternating } = names.stacks;
+    if !is_stacked(role) || !transposed && !alternating {
+        return None;
+    }
+    let all: Box<dyn TensorSource> = match tensor.experts() {
+        Some(experts) if transposed => {
+            Box::new(TransposedStack::new(tensor.clone(), experts, Arc::clone(last)))
+        }
+        _ => Box::new(tensor.clone()),
+    };
+    if alternating && meaning.roles.len() == 2 {
+        return Some(Box::new(Alternate::new(all, usize::from(meaning.roles[1] == role))));
+    }
+    Some(match interleaved(meaning.roles, role, all.shape()[0], c) {
+        Some(runs) => Box::new(Runs::new(all, runs)),
+        None => all,
+    })
 }
 
 /// The rows of `role` in a tensor of `n` rows in which two weights alternate: head by head, key by key, or

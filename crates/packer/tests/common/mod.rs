@@ -3,6 +3,7 @@
 
 pub(crate) mod delta;
 pub(crate) mod gguf;
+pub(crate) mod stacks;
 pub(crate) mod torch;
 
 use std::collections::BTreeMap;

@@ -28,7 +28,7 @@ const GROUPS: &[(&str, &[Stage])] = &[
             Stage::AttnOutput,
         ],
     ),
-    ("FFN", &[Stage::GateUp, Stage::Down]),
+    ("FFN", &[Stage::GateUp, Stage::Down, Stage::Router, Stage::Experts]),
     ("head", &[Stage::Head]),
     ("sampling", &[Stage::Sampling]),
 ];
