@@ -16,7 +16,6 @@ use std::sync::Arc;
 use nanoinfer_platform::file::{another_handle, read_exact_at};
 
 use crate::dequant::Dtype;
-use crate::quantized::Dequantize;
 use crate::{Error, foreign};
 
 /// A matrix that can be read in row ranges. A vector of n values is a matrix with n rows and 1
@@ -38,6 +37,15 @@ pub trait TensorSource: Send + Sync {
     fn format(&self) -> Option<(&'static str, f64)> {
         None
     }
+}
+
+/// Computes the values of a weight that is stored as several tensors.
+pub(crate) trait Dequantize: Send + Sync {
+    /// Name of the format, and bits per value with all scales.
+    fn format(&self) -> (&'static str, f64);
+
+    /// Reads `rows` as f32 into `out` of `rows.len() * inputs` values.
+    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error>;
 }
 
 /// An open source file of known length.

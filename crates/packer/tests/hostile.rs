@@ -212,7 +212,7 @@ fn damaged_safetensors() {
         (one("[4294967296,4294967296]", "[0,16]"), "overflows"),
         (one("[0]", "[0,0]"), "empty shape"),
         (one("[1,1,2,2]", "[0,16]"), "4 dimensions"),
-        (one("[]", "[0,4]"), "0 dimensions"),
+        (one("[]", "[0,8]"), "has 8 bytes, which does not match shape [] of type F32"),
         (two(["a", "b"], ["[0,16]", "[8,24]"]), "\"b\": starts at byte"),
         (two(["a", "b"], ["[0,16]", "[0,16]"]), "inside \"a\""),
         (two(["a", "a"], ["[0,16]", "[16,32]"]), "\"a\" appears twice"),

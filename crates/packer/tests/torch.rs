@@ -229,7 +229,7 @@ fn invalid_tensors_are_refused() {
         (Stored { key: 99, ..n() }, "the archive has no data/99"),
         (Stored { shape: vec![u64::MAX >> 1, 4], strides: vec![4, 1], ..n() }, "overflows"),
         (Stored { shape: vec![10, 2], strides: vec![1, 10], ..n() }, "is not contiguous"),
-        (Stored { shape: vec![], strides: vec![], ..n() }, "0 dimensions"),
+        (Stored { shape: vec![], strides: vec![], ..n() }, "has shape [1], but the model's"),
         (Stored { shape: vec![0], strides: vec![1], ..n() }, "empty shape"),
         (Stored { shape: vec![20], strides: vec![1, 1], ..n() }, "1 dimensions and 2 strides"),
         (Stored { name: "lm_head.weight".into(), ..n() }, "\"lm_head.weight\": appears twice"),

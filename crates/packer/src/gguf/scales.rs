@@ -12,8 +12,7 @@ use std::sync::Arc;
 
 use crate::Error;
 use crate::dequant::Dtype;
-use crate::quantized::Dequantize;
-use crate::source::{FileTensor, TensorSource};
+use crate::source::{Dequantize, FileTensor, TensorSource};
 
 struct Scaled {
     values: FileTensor,

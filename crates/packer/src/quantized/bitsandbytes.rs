@@ -15,10 +15,10 @@ use std::ops::Range;
 
 use serde::Deserialize;
 
-use super::{Dequantize, Method, Module, Part, Rounding, expect, expect_shape, fail};
+use super::parts::{Module, Part, Rounding, expect, expect_shape, fail};
 use crate::Error;
 use crate::dequant::Dtype;
-use crate::source::{FileTensor, TensorSource};
+use crate::source::{Dequantize, FileTensor, TensorSource};
 
 /// NormalFloat: quantiles of a normal distribution.
 const NF4: [f32; 16] = [
@@ -84,11 +84,11 @@ struct Nested {
 }
 
 /// The weight of a module.
-pub(super) fn weight(mut m: Module, method: &Method) -> Result<FileTensor, Error> {
-    let stated = m.need(Part::State, method)?;
-    let codes = m.need(Part::Codes, method)?;
-    let scales = m.need(Part::Scales, method)?;
-    let map = m.need(Part::Map, method)?;
+pub(super) fn weight(mut m: Module) -> Result<FileTensor, Error> {
+    let stated = m.need(Part::State, ".weight.quant_state.bitsandbytes__nf4")?;
+    let codes = m.need(Part::Codes, ".weight")?;
+    let scales = m.need(Part::Scales, ".weight.absmax")?;
+    let map = m.need(Part::Map, ".weight.quant_map")?;
     let state = state(&stated)?;
     let wrong = |what: String| Err(fail(&stated, what));
     let values = match &*state.quant_type {

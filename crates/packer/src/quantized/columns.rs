@@ -15,10 +15,10 @@ use std::ops::Range;
 
 use super::bands::Bands;
 use super::bits::{code, words};
-use super::{Dequantize, FLOATS, Method, Module, Part, Rounding, expect, expect_shape, fail};
+use super::parts::{FLOATS, Module, Part, Rounding, expect, expect_shape, fail};
 use crate::Error;
 use crate::dequant::Dtype;
-use crate::source::{FileTensor, TensorSource};
+use crate::source::{Dequantize, FileTensor, TensorSource};
 
 /// The position in a word of AWQ, in codes, of each of 8 outputs.
 const AWQ_ORDER: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
@@ -47,10 +47,10 @@ struct Columns {
 }
 
 /// The weight of a module.
-pub(super) fn weight(mut m: Module, order: Order, method: &Method) -> Result<FileTensor, Error> {
-    let codes = m.need(Part::Codes, method)?;
-    let zeros = m.need(Part::Zeros, method)?;
-    let scales = m.need(Part::Scales, method)?;
+pub(super) fn weight(mut m: Module, order: Order) -> Result<FileTensor, Error> {
+    let codes = m.need(Part::Codes, ".qweight")?;
+    let zeros = m.need(Part::Zeros, ".qzeros")?;
+    let scales = m.need(Part::Scales, ".scales")?;
     let listed = m.take(Part::Groups);
     for tensor in [&codes, &zeros] {
         expect(tensor, &[Dtype::I32])?;

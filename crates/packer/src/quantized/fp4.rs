@@ -6,10 +6,10 @@
 
 use std::ops::Range;
 
-use super::{Dequantize, Method, Module, Part, Rounding, expect, expect_shape};
+use super::parts::{Module, Part, Rounding, expect, expect_shape};
 use crate::Error;
 use crate::dequant::Dtype;
-use crate::source::{FileTensor, TensorSource};
+use crate::source::{Dequantize, FileTensor, TensorSource};
 
 /// Inputs that share a scale.
 const GROUP: usize = 16;
@@ -22,10 +22,10 @@ struct Fp4 {
 }
 
 /// The weight of a module.
-pub(super) fn weight(mut m: Module, method: &Method) -> Result<FileTensor, Error> {
-    let codes = m.need(Part::Codes, method)?;
-    let scales = m.need(Part::Scales, method)?;
-    let global = m.need(Part::Global, method)?;
+pub(super) fn weight(mut m: Module) -> Result<FileTensor, Error> {
+    let codes = m.need(Part::Codes, ".weight_packed")?;
+    let scales = m.need(Part::Scales, ".weight_scale")?;
+    let global = m.need(Part::Global, ".weight_global_scale")?;
     expect(&codes, &[Dtype::U8])?;
     expect(&scales, &[Dtype::F8_E4M3])?;
     expect(&global, &[Dtype::F32])?;

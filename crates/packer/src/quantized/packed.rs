@@ -14,10 +14,10 @@
 use std::ops::Range;
 
 use super::bits::{code, words};
-use super::{Dequantize, FLOATS, Method, Module, Part, Rounding, expect, expect_shape, fail};
+use super::parts::{FLOATS, Module, Part, Rounding, expect, expect_shape, fail};
 use crate::Error;
 use crate::dequant::Dtype;
-use crate::source::{FileTensor, TensorSource};
+use crate::source::{Dequantize, FileTensor, TensorSource};
 
 struct Packed {
     bits: usize,
@@ -30,10 +30,10 @@ struct Packed {
 }
 
 /// The weight of a module, of one of these numbers of bits.
-pub(super) fn weight(mut m: Module, bits: &[usize], method: &Method) -> Result<FileTensor, Error> {
-    let codes = m.need(Part::Codes, method)?;
-    let scales = m.need(Part::Scales, method)?;
-    let stated = m.need(Part::Shape, method)?;
+pub(super) fn weight(mut m: Module, bits: &[usize]) -> Result<FileTensor, Error> {
+    let codes = m.need(Part::Codes, ".weight_packed")?;
+    let scales = m.need(Part::Scales, ".weight_scale")?;
+    let stated = m.need(Part::Shape, ".weight_shape")?;
     let (zeros, listed) = (m.take(Part::Zeros), m.take(Part::Groups));
     m.take(Part::Global); // that of the activations
     expect(&codes, &[Dtype::I32])?;

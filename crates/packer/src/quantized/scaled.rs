@@ -11,11 +11,10 @@
 
 use std::ops::Range;
 
-use super::settings::Block;
-use super::{Dequantize, FLOATS, Method, Module, Part, Rounding, expect, expect_shape, fail};
+use super::parts::{FLOATS, Module, Part, Rounding, expect, expect_shape, fail};
 use crate::Error;
 use crate::dequant::Dtype;
-use crate::source::{FileTensor, TensorSource};
+use crate::source::{Dequantize, FileTensor, TensorSource};
 
 struct Scaled {
     values: FileTensor,
@@ -26,13 +25,9 @@ struct Scaled {
 }
 
 /// The weight of a module. `block` is what a scale is for, if the settings say so.
-pub(super) fn weight(
-    mut m: Module,
-    block: Option<Block>,
-    method: &Method,
-) -> Result<FileTensor, Error> {
-    let values = m.need(Part::Codes, method)?;
-    let scales = m.need(Part::Scales, method)?;
+pub(super) fn weight(mut m: Module, block: Option<[usize; 2]>) -> Result<FileTensor, Error> {
+    let values = m.need(Part::Codes, ".weight")?;
+    let scales = m.need(Part::Scales, ".weight_scale")?;
     let zeros = m.take(Part::Zeros);
     m.take(Part::Shape);
     expect(&values, &[Dtype::F8_E4M3, Dtype::F8_E5M2, Dtype::I8])?;

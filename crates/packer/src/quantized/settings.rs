@@ -2,15 +2,8 @@
 
 use serde_json::Value;
 
-use super::columns::{self, Order};
-use super::{Module, Part, bitsandbytes, fp4, packed, scaled};
 use crate::Error;
-use crate::dequant::Dtype;
 use crate::hf::Settings;
-use crate::source::FileTensor;
-
-/// Outputs and inputs that share a scale.
-pub(super) type Block = [usize; 2];
 
 /// How a checkpoint was quantized.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,13 +13,13 @@ pub(crate) enum Method {
         one_more: bool,
     },
     Awq,
-    /// FP8.
+    /// FP8; `block`: outputs and inputs that share a scale.
     Scaled {
-        block: Option<Block>,
+        block: Option<[usize; 2]>,
     },
     /// compressed-tensors, with the numbers of bits of integers.
     Compressed {
-        block: Option<Block>,
+        block: Option<[usize; 2]>,
         bits: Vec<usize>,
     },
     BitsAndBytes,
@@ -115,7 +108,7 @@ fn is_set(value: Option<&Value>) -> bool {
 }
 
 /// Two sizes.
-fn block(q: &Settings, key: &str) -> Result<Option<Block>, Error> {
+fn block(q: &Settings, key: &str) -> Result<Option<[usize; 2]>, Error> {
     let Some(sizes) = q.numbers(key)? else { return Ok(None) };
     let size = |v: f64| (v >= 1.0 && v.fract() == 0.0 && v <= 65536.0).then_some(v as usize);
     match *sizes {
@@ -169,42 +162,4 @@ fn compressed(
     bits.sort_unstable();
     bits.dedup();
     Ok(Method::Compressed { block: blocks, bits })
-}
-
-impl Method {
-    /// The weight of a module.
-    pub(super) fn weight(&self, module: Module) -> Result<FileTensor, Error> {
-        match self {
-            Self::Gptq { one_more } => {
-                columns::weight(module, Order::Gptq { one_more: *one_more }, self)
-            }
-            Self::Awq => columns::weight(module, Order::Awq, self),
-            Self::Scaled { block } => scaled::weight(module, *block, self),
-            Self::Compressed { block, bits } => match module.parts.get(&Part::Codes) {
-                Some(codes) if codes.dtype() == Dtype::I32 => packed::weight(module, bits, self),
-                Some(codes) if codes.dtype() == Dtype::U8 => fp4::weight(module, self),
-                _ => scaled::weight(module, *block, self),
-            },
-            Self::BitsAndBytes => bitsandbytes::weight(module, self),
-        }
-    }
-
-    /// How the name of the tensor with the codes ends.
-    pub(super) fn codes(&self) -> &'static str {
-        match self {
-            Self::Gptq { .. } | Self::Awq => ".qweight",
-            Self::Compressed { .. } => ".weight_packed",
-            Self::Scaled { .. } | Self::BitsAndBytes => ".weight",
-        }
-    }
-
-    /// Whether tensors of this method have names that end so.
-    pub(super) fn names(&self, end: &str) -> bool {
-        match self {
-            Self::Gptq { .. } | Self::Awq => !end.starts_with(".weight"),
-            Self::Scaled { .. } => end.ends_with("_inv"),
-            Self::Compressed { .. } => end.starts_with(".weight_") && !end.ends_with("_inv"),
-            Self::BitsAndBytes => end.starts_with(".weight."),
-        }
-    }
 }
