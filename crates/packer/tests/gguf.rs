@@ -104,7 +104,7 @@ fn invalid_and_unsupported_keys_are_named() {
         (
             "general.architecture",
             Meta::Str("gemma".into()),
-            "architecture \"gemma\" is not supported; supported: llama, qwen2",
+            "architecture \"gemma\" is not supported; supported: llama, mistral3, qwen2",
         ),
         ("llama.expert_count", Meta::U32(8), "llama.expert_used_count is missing"),
         ("llama.rope.scaling.type", Meta::Str("ntk".into()), "RoPE scaling \"ntk\""),

@@ -70,7 +70,7 @@ fn unsupported_features_are_named() {
     for (settings, expected) in [
         (
             json!({"model_type": "mamba"}),
-            "architecture \"mamba\" is not supported; supported: llama, mistral, mixtral, ministral, qwen2",
+            "architecture \"mamba\" is not supported; supported: llama, mistral, mixtral, ministral, ministral3, qwen2",
         ),
         (json!({"model_type": null}), "model_type is missing"),
         (json!({"quantization_config": {"quant_method": "hqq"}}), "quantized with \"hqq\""),

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::Error;
 use crate::bytes::byte_token;
-use crate::json::{AddedToken, Body, Head};
+use crate::json::{AddedToken, Body, Head, Kind, vocabulary};
 
 /// A token that should be extracted from text before BPE runs; see [`add_tokens`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,8 +51,7 @@ pub fn add_tokens(
     if new.is_empty() {
         return Ok((tokenizer_json, Vec::new()));
     }
-    let body: Body = serde_json::from_slice(&tokenizer_json)?;
-    let vocab = &body.model.vocab.0;
+    let vocab = vocabulary(head.kind(), &tokenizer_json)?.0;
     let ids: HashMap<&str, u32> = vocab.iter().map(|(text, id)| (text.as_str(), *id)).collect();
     let mut taken: HashSet<u32> = ids.values().copied().collect();
     taken.extend(head.added_tokens.iter().map(|t| t.id));
@@ -108,6 +107,9 @@ impl NewToken {
 /// [`Error::Json`] or [`Error::Tokenizer`] if the JSON is malformed.
 pub fn drop_tokens(tokenizer_json: Vec<u8>, rows: u32) -> Result<(Vec<u8>, Vec<String>), Error> {
     let head = Head::parse(&tokenizer_json)?;
+    if head.kind() != Kind::Bpe {
+        return Ok((tokenizer_json, Vec::new()));
+    }
     let body: Body = serde_json::from_slice(&tokenizer_json)?;
     let listed = body.model.vocab.0.iter().map(|(text, id)| (*id, text.as_str()));
     let added = head.added_tokens.iter().map(|t| (t.id, t.content.as_str()));

@@ -24,6 +24,9 @@ const ITEMS: usize = 1_000;
 /// minijinja's recursion limit.
 const STACK: usize = 8 << 20;
 
+/// The variables by which published templates turn reasoning on and off, the most specific first.
+const SWITCHES: [&str; 4] = ["enable_thinking", "thinking", "thinking_budget", "reasoning_effort"];
+
 /// The template's name in error messages.
 const NAME: &str = "chat";
 
@@ -40,6 +43,8 @@ pub struct ChatTemplate {
     eos: String,
     pad: Option<String>,
     traits: Traits,
+    /// The variable that turns reasoning on and off.
+    switch: Option<&'static str>,
 }
 
 /// What a template does with messages, found by rendering some.
@@ -62,11 +67,20 @@ impl ChatTemplate {
         // Jinja ends all lines in the same way.
         let source = instrument(&source.replace("\r\n", "\n").replace('\r', "\n"))?;
         let traits = Traits::default();
-        let mut template =
-            Self { source, bos: bos.to_owned(), eos: eos.to_owned(), pad: None, traits };
-        template.traits = on_large_stack(|| {
-            environment()?.template_from_named_str(NAME, &template.source).map_err(one_line)?;
-            Ok(template.probe())
+        let mut template = Self {
+            source,
+            bos: bos.to_owned(),
+            eos: eos.to_owned(),
+            pad: None,
+            traits,
+            switch: None,
+        };
+        (template.traits, template.switch) = on_large_stack(|| {
+            let environment = environment()?;
+            let compiled = environment.template_from_named_str(NAME, &template.source);
+            let variables = compiled.map_err(one_line)?.undeclared_variables(false);
+            let switch = SWITCHES.into_iter().find(|name| variables.contains(*name));
+            Ok((template.probe(), switch))
         })?;
         Ok(template)
     }
@@ -79,6 +93,11 @@ impl ChatTemplate {
     /// The template, as it is run.
     pub(crate) fn source(&self) -> &str {
         &self.source
+    }
+
+    /// The variable that turns reasoning on and off, if there is one.
+    pub(crate) const fn switch(&self) -> Option<&'static str> {
+        self.switch
     }
 
     /// Whether the template renders system messages. If it refuses or omits them, [`render`](Self::render)

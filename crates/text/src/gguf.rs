@@ -32,7 +32,8 @@ const MERGES_PER_TOKEN: usize = 32;
 /// The `tokenizer.ggml.*` keys of a GGUF file. `S` is any string type.
 #[derive(Debug)]
 pub struct GgufVocab<'a, S> {
-    /// `model`: `gpt2` (byte-level BPE with merges) or `llama` (SentencePiece with scores).
+    /// `model`: `gpt2` (byte-level BPE with merges), `llama` (SentencePiece with scores), or `gemma4` (SentencePiece's
+    /// tokens with merges, without a blank before the text).
     pub model: &'a str,
     /// `pre`: the name of the pre-tokenizer, for `gpt2`; empty if the key is absent.
     pub pre: &'a str,
@@ -94,9 +95,11 @@ pub fn tokenizer_json_from_gguf<S: AsRef<str>>(gguf: &GgufVocab<'_, S>) -> Resul
     }
     let head = match gguf.model {
         "gpt2" => byte_level(gguf)?,
-        "llama" => sentence_piece(gguf)?,
+        "llama" => sentence_piece(gguf, gguf.add_space_prefix)?,
+        // Tokens as in SentencePiece, merges as in files for GPT-2.
+        "gemma4" => sentence_piece(gguf, false)?,
         other => {
-            let what = format!("{other:?} is not supported, only gpt2 and llama");
+            let what = format!("{other:?} is not supported, only gpt2, llama and gemma4");
             return Err(Error::gguf("tokenizer.ggml.model", what));
         }
     };
@@ -215,24 +218,24 @@ fn byte_level<S: AsRef<str>>(gguf: &GgufVocab<'_, S>) -> Result<Head, Error> {
     })
 }
 
-fn sentence_piece<S: AsRef<str>>(gguf: &GgufVocab<'_, S>) -> Result<Head, Error> {
+fn sentence_piece<S: AsRef<str>>(gguf: &GgufVocab<'_, S>, prefix: bool) -> Result<Head, Error> {
     let mut bytes: Vec<u8> = gguf.texts().filter_map(|(_, text)| byte_token(text)).collect();
     bytes.sort_unstable();
     bytes.dedup();
     let blank = |pattern: &str| Pattern::String(pattern.to_owned());
     let space = Decoder::Replace { pattern: blank("▁"), content: " ".to_owned() };
     let mut decoders = vec![space, Decoder::ByteFallback {}, Decoder::Fuse {}];
-    if gguf.add_space_prefix {
+    if prefix {
         decoders.push(Decoder::Strip { content: ' ', start: 1, stop: 0 });
     }
     // Every text between control tokens gets a blank, even if it begins with one.
-    let normalizer = gguf.add_space_prefix.then(|| Normalizer::Sequence {
+    let normalizer = prefix.then(|| Normalizer::Sequence {
         normalizers: vec![
             Normalizer::Prepend { prepend: "▁".to_owned() },
             Normalizer::Replace { pattern: blank(" "), content: "▁".to_owned() },
         ],
     });
-    let pre_tokenizer = (!gguf.add_space_prefix).then_some(PreTokenizer::Metaspace {
+    let pre_tokenizer = (!prefix).then_some(PreTokenizer::Metaspace {
         replacement: '▁',
         prepend_scheme: Some(PrependScheme::Never),
         add_prefix_space: None,

@@ -24,12 +24,15 @@ pub(crate) struct Head {
 
 impl Head {
     pub(crate) fn parse(json: &[u8]) -> Result<Self, Error> {
-        let kind: Kind = serde_json::from_slice(json)?;
-        if let Some(kind) = kind.model.kind.filter(|k| k != "BPE") {
-            let what = format!("{kind} models are not supported, only BPE");
+        let stated: Stated = serde_json::from_slice(json)?;
+        if let Some(kind) = stated.model.kind.filter(|k| Kind::named(k).is_none()) {
+            let what = format!("{kind} models are not supported, only BPE, Unigram and WordPiece");
             return Err(Error::tokenizer("model", what));
         }
         let head: Self = serde_json::from_slice(json)?;
+        if head.kind() != Kind::Bpe {
+            return Ok(head);
+        }
         let m = &head.model;
         let affix = [&m.continuing_subword_prefix, &m.end_of_word_suffix];
         if affix.into_iter().flatten().any(|s| !s.is_empty()) {
@@ -40,10 +43,34 @@ impl Head {
         }
         Ok(head)
     }
+
+    /// The kind of model.
+    pub(crate) fn kind(&self) -> Kind {
+        self.model.kind.as_deref().and_then(Kind::named).unwrap_or(Kind::Bpe)
+    }
+}
+
+/// The kinds of models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Bpe,
+    Unigram,
+    WordPiece,
+}
+
+impl Kind {
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "BPE" => Some(Self::Bpe),
+            "Unigram" => Some(Self::Unigram),
+            "WordPiece" => Some(Self::WordPiece),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Deserialize)]
-struct Kind {
+struct Stated {
     model: ModelKind,
 }
 
@@ -57,7 +84,7 @@ fn null_is_empty<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<AddedToken>, D::
     Ok(Option::<Vec<AddedToken>>::deserialize(d)?.unwrap_or_default())
 }
 
-/// The BPE model without its vocabulary and merges.
+/// The model without its vocabulary and merges.
 #[derive(Serialize, Deserialize, Default)]
 pub(crate) struct ModelHead {
     #[serde(rename = "type", default)]
@@ -71,6 +98,12 @@ pub(crate) struct ModelHead {
     pub(crate) byte_fallback: bool,
     #[serde(default)]
     pub(crate) ignore_merges: bool,
+    /// The unknown token of a Unigram model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unk_id: Option<u32>,
+    /// The longest word of a WordPiece model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) max_input_chars_per_word: Option<u32>,
 }
 
 #[derive(Serialize, Deserialize, Clone)]
@@ -120,6 +153,20 @@ pub(crate) enum Normalizer {
     Strip {
         strip_left: bool,
         strip_right: bool,
+    },
+    StripAccents,
+    Precompiled {
+        precompiled_charsmap: String,
+    },
+    #[serde(rename = "BertNormalizer")]
+    Bert {
+        #[serde(default = "yes")]
+        clean_text: bool,
+        #[serde(default = "yes")]
+        handle_chinese_chars: bool,
+        strip_accents: Option<bool>,
+        #[serde(default = "yes")]
+        lowercase: bool,
     },
 }
 
@@ -177,6 +224,8 @@ pub(crate) enum PreTokenizer {
     },
     Whitespace,
     WhitespaceSplit,
+    #[serde(rename = "BertPreTokenizer")]
+    Bert,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -202,6 +251,12 @@ pub(crate) enum Decoder {
     },
     ByteFallback {},
     Fuse {},
+    WordPiece {
+        #[serde(default = "word_piece")]
+        prefix: String,
+        #[serde(default = "yes")]
+        cleanup: bool,
+    },
     Strip {
         content: char,
         start: u32,
@@ -291,6 +346,10 @@ fn yes() -> bool {
     true
 }
 
+fn word_piece() -> String {
+    "##".to_owned()
+}
+
 fn isolated() -> Behavior {
     Behavior::Isolated
 }
@@ -305,6 +364,41 @@ pub(crate) struct Body {
 pub(crate) struct BodyModel {
     pub(crate) vocab: VocabMap,
     pub(crate) merges: Vec<MergePair>,
+}
+
+/// The vocabulary of a WordPiece model.
+#[derive(Deserialize)]
+pub(crate) struct VocabBody {
+    pub(crate) model: VocabModel,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct VocabModel {
+    pub(crate) vocab: VocabMap,
+}
+
+/// The vocabulary of a Unigram model.
+#[derive(Deserialize)]
+pub(crate) struct ScoredBody {
+    pub(crate) model: ScoredModel,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct ScoredModel {
+    pub(crate) vocab: Scored,
+}
+
+/// Tokens and their scores, by id.
+#[derive(Deserialize)]
+pub(crate) struct Scored(pub(crate) Vec<(String, f64)>);
+
+/// The tokens of a model of any kind, with their ids.
+pub(crate) fn vocabulary(kind: Kind, json: &[u8]) -> Result<VocabMap, Error> {
+    if kind != Kind::Unigram {
+        return Ok(serde_json::from_slice::<VocabBody>(json)?.model.vocab);
+    }
+    let Scored(tokens) = serde_json::from_slice::<ScoredBody>(json)?.model.vocab;
+    Ok(VocabMap(tokens.into_iter().map(|(text, _)| text).zip(0..).collect()))
 }
 
 /// Tokens and ids in file order. A list, as tokens are never looked up here.

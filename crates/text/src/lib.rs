@@ -21,14 +21,16 @@
 //! - [`add_tokens`] and [`drop_tokens`] reconcile a `tokenizer.json` with the model's other files.
 //! - [`terminal_safe`] escapes model output for a terminal.
 //!
-//! Only BPE is supported, both GPT-2's byte-level variant and SentencePiece's. Decoder models use these;
-//! the Unigram and WordPiece tokenizers of encoder models are not supported.
+//! Decoder models use BPE, GPT-2's byte-level variant or SentencePiece's. The Unigram and WordPiece models of encoders
+//! are supported from a `tokenizer.json`.
 
 mod added;
 mod amend;
 mod answer;
+mod bert;
 mod bpe;
 mod bytes;
+mod charsmap;
 mod chat;
 mod chat_input;
 mod control;
@@ -41,6 +43,7 @@ mod json;
 mod masks;
 mod message;
 mod meter;
+mod model;
 mod named_templates;
 mod normalize;
 mod pre;
@@ -51,9 +54,11 @@ mod stream;
 mod tags;
 mod terminal;
 mod tokenizer;
+mod unigram;
 mod vocab;
 mod vocab_build;
 mod wire;
+mod wordpiece;
 
 pub use amend::{NewToken, add_tokens, drop_tokens};
 pub use answer::{

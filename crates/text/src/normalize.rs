@@ -7,8 +7,11 @@ use std::borrow::Cow;
 
 use regex_automata::meta::Regex;
 use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::char::is_combining_mark;
 
 use crate::Error;
+use crate::bert::Bert;
+use crate::charsmap::Charsmap;
 use crate::json::{Normalizer, Pattern};
 use crate::split::compile;
 
@@ -23,6 +26,9 @@ pub(crate) enum Step {
     ReplaceText(String, String),
     ReplaceRegex(Box<Regex>, String),
     Strip { left: bool, right: bool },
+    StripAccents,
+    Charsmap(Charsmap),
+    Bert(Bert),
 }
 
 /// Flattens a normalizer of `tokenizer.json` into steps.
@@ -39,6 +45,18 @@ pub(crate) fn build(normalizer: &Normalizer, steps: &mut Vec<Step>) -> Result<()
         Normalizer::Prepend { prepend } => Step::Prepend(prepend.clone()),
         Normalizer::Strip { strip_left, strip_right } => {
             Step::Strip { left: *strip_left, right: *strip_right }
+        }
+        Normalizer::StripAccents => Step::StripAccents,
+        Normalizer::Precompiled { precompiled_charsmap } => {
+            Step::Charsmap(Charsmap::new(precompiled_charsmap)?)
+        }
+        Normalizer::Bert { clean_text, handle_chinese_chars, strip_accents, lowercase } => {
+            Step::Bert(Bert {
+                clean_text: *clean_text,
+                handle_chinese_chars: *handle_chinese_chars,
+                strip_accents: strip_accents.unwrap_or(*lowercase),
+                lowercase: *lowercase,
+            })
         }
         Normalizer::Replace { pattern: Pattern::String(s), content } => {
             Step::ReplaceText(s.clone(), content.clone())
@@ -80,6 +98,9 @@ impl Step {
                 }
                 out + &text[at..]
             }
+            Self::StripAccents => text.chars().filter(|c| !is_combining_mark(*c)).collect(),
+            Self::Charsmap(rules) => rules.apply(text),
+            Self::Bert(bert) => bert.apply(text),
             Self::Strip { left, right } => {
                 let text = if *left { text.trim_start() } else { text };
                 (if *right { text.trim_end() } else { text }).to_owned()

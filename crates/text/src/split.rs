@@ -18,6 +18,7 @@ use crate::json::{Behavior, Pattern, PreTokenizer, PrependScheme};
 /// GPT-2's pattern, built into `ByteLevel`.
 pub(crate) const GPT2: &str =
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+const PUNCTUATION: &str = r"[!-/:-@\[-`{-~\p{P}]";
 const SPACES_TAIL: &str = r"|\s+(?!\S)|\s+";
 
 /// Memory limit for a compiled pattern, in bytes; the largest published pattern needs a quarter of it.
@@ -139,7 +140,7 @@ pub(crate) fn build(pre: &PreTokenizer, steps: &mut Vec<Step>) -> Result<(), Err
             steps.push(Step::split(Matcher::Char(char::is_numeric), behavior));
         }
         PreTokenizer::Punctuation { behavior } => {
-            let matcher = Matcher::regex(r"[!-/:-@\[-`{-~\p{P}]")?;
+            let matcher = Matcher::regex(PUNCTUATION)?;
             steps.push(Step::split(matcher, *behavior));
         }
         PreTokenizer::Whitespace => steps.push(Step::Split {
@@ -149,6 +150,11 @@ pub(crate) fn build(pre: &PreTokenizer, steps: &mut Vec<Step>) -> Result<(), Err
         }),
         PreTokenizer::WhitespaceSplit => {
             steps.push(Step::split(Matcher::Char(char::is_whitespace), Removed));
+        }
+        PreTokenizer::Bert => {
+            steps.push(Step::split(Matcher::Char(char::is_whitespace), Removed));
+            let matcher = Matcher::regex(PUNCTUATION)?;
+            steps.push(Step::split(matcher, Isolated));
         }
     }
     Ok(())

@@ -2,8 +2,8 @@
 
 use crate::Error;
 use crate::added::{AddedTokens, Part, Policy, is_control};
-use crate::bpe::{Bpe, Scratch};
-use crate::json::{Body, Head};
+use crate::json::Head;
+use crate::model::{Model, Scratch};
 use crate::split::Pieces;
 use crate::wire::{Reader, put_u32s};
 use crate::{normalize, split};
@@ -22,7 +22,7 @@ pub enum Specials {
     Plain,
 }
 
-/// A byte-pair tokenizer.
+/// A tokenizer: byte-pair encoding, or a Unigram or WordPiece model.
 ///
 /// Ids equal those of Hugging Face `tokenizers` with `add_special_tokens=False` (and
 /// `encode_special_tokens=True` for [`Specials::Plain`]). Immutable, so threads can share it.
@@ -32,11 +32,11 @@ pub struct Tokenizer {
     split: Vec<split::Step>,
     raw: AddedTokens,        // matched before normalisation
     normalized: AddedTokens, // matched after it
-    bpe: Bpe,
+    model: Model,
     prefix: Vec<u32>,
 }
 
-/// A part of the input: an added token, or normalised text for BPE. The flag marks text at the start of
+/// A part of the input: an added token, or normalised text for the model. The flag marks text at the start of
 /// the input.
 enum Segment<'a> {
     Token(u32),
@@ -53,13 +53,12 @@ impl Tokenizer {
     /// Builds the tokenizer from a Hugging Face `tokenizer.json`.
     ///
     /// # Errors
-    /// [`Error::Json`] or [`Error::Tokenizer`] if the JSON is malformed, its model is not BPE, or it
-    /// uses an unsupported normalizer, pre-tokenizer or pattern.
+    /// [`Error::Json`] or [`Error::Tokenizer`] if the JSON is malformed, or its model, normalizer,
+    /// pre-tokenizer or a pattern is not supported.
     pub fn from_json(json: &[u8]) -> Result<Self, Error> {
         let head = Head::parse(json)?;
-        let body: Body = serde_json::from_slice(json)?;
-        let bpe = Bpe::new(&head.model, &body)?;
-        Self::assemble(head, bpe)
+        let model = Model::new(&head, json)?;
+        Self::assemble(head, model)
     }
 
     /// Serialises to the form that [`Self::load`] reads fastest, tagged with `json_hash`, the hash of the
@@ -74,7 +73,7 @@ impl Tokenizer {
         out.extend_from_slice(json_hash);
         put_u32s(&mut out, &[head.len() as u32]);
         out.extend_from_slice(&head);
-        self.bpe.write(&mut out);
+        self.model.write(&mut out);
         out
     }
 
@@ -100,11 +99,11 @@ impl Tokenizer {
         }
         let len = bytes.u32()? as usize;
         let head = serde_json::from_slice(bytes.take(len)?).ok()?;
-        let bpe = Bpe::read(&mut bytes)?;
-        Self::assemble(head, bpe).ok()
+        let model = Model::read(&head, &mut bytes)?;
+        Self::assemble(head, model).ok()
     }
 
-    fn assemble(head: Head, bpe: Bpe) -> Result<Self, Error> {
+    fn assemble(head: Head, model: Model) -> Result<Self, Error> {
         let mut normalize = Vec::new();
         head.normalizer.iter().try_for_each(|n| normalize::build(n, &mut normalize))?;
         let mut split = Vec::new();
@@ -118,7 +117,7 @@ impl Tokenizer {
                 .map(|t| (normalize::run(&normalize, &t.content, false).into_owned(), t)),
         );
         let prefix = head.post_processor.as_ref().map(|p| p.prefix()).unwrap_or_default();
-        Ok(Self { head, normalize, split, raw, normalized, bpe, prefix })
+        Ok(Self { head, normalize, split, raw, normalized, model, prefix })
     }
 
     /// The ids of `text`. Never adds a BOS or any other token that is not in the text.
@@ -177,7 +176,7 @@ impl Tokenizer {
     fn encode_span(&self, text: &str, at_start: bool, scratch: &mut Scratch, out: &mut Vec<u32>) {
         let mut pieces = Pieces::new(text, at_start);
         self.split.iter().for_each(|step| pieces.apply(step));
-        pieces.iter().for_each(|piece| self.bpe.encode(piece, scratch, out));
+        pieces.iter().for_each(|piece| self.model.encode(piece, scratch, out));
     }
 
     /// Ids to prepend to a raw prompt, usually none or a single BOS. Chat prompts get only what their
@@ -200,7 +199,7 @@ impl Tokenizer {
     /// The largest id that [`Self::encode`] can return; it must be below the model's vocabulary size.
     pub fn max_id(&self) -> u32 {
         let added = self.head.added_tokens.iter().map(|t| t.id);
-        added.chain([self.bpe.max_id()]).max().unwrap_or(0)
+        added.chain([self.model.max_id()]).max().unwrap_or(0)
     }
 
     /// The strings of control tokens, and of other tokens that only templates may write.

@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::bytes::{byte_token, decode_bytes};
-use crate::json::{Body, Decoder, Head, Pattern, PrependScheme};
+use crate::json::{Decoder, Head, Pattern, PrependScheme, vocabulary};
 use crate::vocab::{ABSENT, BYTE, FirstBlank, HEADER, MAGIC, SPECIAL, VERSION};
 use crate::wire::put_u32s;
 
@@ -13,11 +13,11 @@ use crate::wire::put_u32s;
 /// token's id is not less than `vocab_size`.
 pub fn build_vocab(tokenizer_json: &[u8], vocab_size: usize) -> Result<Vec<u8>, Error> {
     let head = Head::parse(tokenizer_json)?;
-    let body: Body = serde_json::from_slice(tokenizer_json)?;
+    let vocab = vocabulary(head.kind(), tokenizer_json)?;
     let plan = Plan::new(head.decoder.as_ref())?;
 
     // Only rows with a token are listed, so memory use depends on the JSON and not on `vocab_size`.
-    let listed = body.model.vocab.0.iter().map(|(text, id)| (text.as_str(), *id, false));
+    let listed = vocab.0.iter().map(|(text, id)| (text.as_str(), *id, false));
     let added = head.added_tokens.iter().map(|t| (t.content.as_str(), t.id, t.special));
     let mut rows: Vec<(u32, &str, bool)> =
         listed.chain(added).map(|(text, id, special)| (id, text, special)).collect();
@@ -78,6 +78,8 @@ struct Plan {
     byte_fallback: bool,
     fused: bool,
     first_blank: FirstBlank,
+    /// What the tokens within a word begin with; others begin with a blank.
+    within_words: Option<String>,
 }
 
 impl Plan {
@@ -88,6 +90,7 @@ impl Plan {
             byte_fallback: false,
             fused: false,
             first_blank: FirstBlank::Keep,
+            within_words: None,
         };
         match decoder {
             Some(decoder) => plan.add(decoder)?,
@@ -105,6 +108,11 @@ impl Plan {
             Decoder::ByteLevel { .. } => self.byte_level = true,
             Decoder::ByteFallback {} => self.byte_fallback = true,
             Decoder::Fuse {} => self.fused = true,
+            // `cleanup` removes blanks before punctuation, which depends on more than one token.
+            Decoder::WordPiece { prefix, .. } => {
+                self.within_words = Some(prefix.clone());
+                self.first_blank = FirstBlank::StripOne;
+            }
             Decoder::Strip { content: ' ', start: 1, stop: 0 } if self.fused => {
                 self.first_blank = FirstBlank::StripOne;
             }
@@ -136,6 +144,12 @@ impl Plan {
             if text.contains(from.as_str()) {
                 text = text.replace(from.as_str(), to);
             }
+        }
+        if let Some(prefix) = &self.within_words {
+            text = match text.strip_prefix(prefix.as_str()) {
+                Some(rest) => rest.to_owned(),
+                None => format!(" {text}"),
+            };
         }
         if let Some(byte) = byte_token(&text).filter(|_| self.byte_fallback) {
             return (vec![byte], true);

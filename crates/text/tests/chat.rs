@@ -578,3 +578,42 @@ fn sentence_piece_chats_are_safe_too() {
     assert_eq!(ids.iter().filter(|id| **id == 1).count(), 2);
     assert!(!ids.contains(&2));
 }
+
+#[test]
+fn reasoning_has_a_switch() {
+    let effort = |none: &str| {
+        let level = "{{ reasoning_effort | default('medium') }}";
+        format!(
+            "{{% if reasoning_effort == '{none}' %}}none{{% else %}}{level}{{% endif %}}<think></think>"
+        )
+    };
+    let [none, minimal] = ["none", "minimal"].map(effort);
+    let cases = [
+        (include_str!("data/tools/qwen3.jinja"), ("enable_thinking", "true"), "false"),
+        (include_str!("data/tools/smollm3.jinja"), ("enable_thinking", "true"), "false"),
+        (include_str!("data/tools/gemma4.jinja"), ("enable_thinking", "true"), "false"),
+        (include_str!("data/tools/granite3.3.jinja"), ("thinking", "true"), "false"),
+        (include_str!("data/tools/gpt-oss.jinja"), ("reasoning_effort", "\"high\""), "\"low\""),
+        ("{{ 1 if thinking_budget == 0 else thinking_budget }}", ("thinking_budget", "-1"), "0"),
+        (none.as_str(), ("reasoning_effort", "\"high\""), "\"none\""),
+        (minimal.as_str(), ("reasoning_effort", "\"high\""), "\"low\""),
+    ];
+    for (source, on, off) in cases {
+        let template = template(source);
+        assert_eq!(template.reasoning_switch(true), Some(on));
+        assert_eq!(template.reasoning_switch(false), Some((on.0, off)));
+        let text = |(name, value): (&str, &str)| {
+            let input = ChatInput::from_messages(&[Message::new("user", "Hi")], true);
+            template.render_input(&input.with_variable(name, value).unwrap()).unwrap()
+        };
+        assert_ne!(text(on), text((on.0, off)), "{}", on.0);
+    }
+    // A name in a text, or of a member of a message, is no variable.
+    for source in [
+        include_str!("data/tools/llama3.2.jinja"),
+        "{{ messages[0].thinking }} enable_thinking {{ 'reasoning_effort' }}",
+        "{% set thinking = true %}{{ thinking }}",
+    ] {
+        assert_eq!(template(source).reasoning_switch(true), None, "{source}");
+    }
+}

@@ -137,3 +137,28 @@ fn blanks_around_control_tokens() {
         assert_eq!(phi3.encode(text, Specials::Parse), stripped, "{text:?}, Phi-3");
     }
 }
+
+/// SentencePiece's tokens with merges: blanks are part of words, unknown characters are bytes, and nothing precedes
+/// the text.
+#[test]
+fn gemma_4_has_merges_of_its_own() {
+    let bytes = (0..=255u8).map(|b| format!("<0x{b:02X}>"));
+    let texts = ["<unk>", "a", "b", "▁", "ab", "▁a", "▁ab", "\n", "\n\n", "<eos>"];
+    let tokens: Vec<String> = texts.map(String::from).into_iter().chain(bytes).collect();
+    let mut types = vec![6; tokens.len()];
+    types[..10].copy_from_slice(&[2, 1, 1, 1, 1, 1, 1, 1, 1, 3]);
+    let merges = ["a b", "▁ a", "▁ ab", "\n \n"].map(String::from);
+    let merged = GgufVocab {
+        model: "gemma4",
+        scores: None,
+        merges: Some(&merges[..]),
+        unk: Some(0),
+        ..vocab(&tokens, &types, &[])
+    };
+    let tokenizer = Tokenizer::from_json(&tokenizer_json_from_gguf(&merged).unwrap()).unwrap();
+    let ids = |text| tokenizer.encode(text, Specials::Parse);
+    assert_eq!(ids("ab ab a"), [4, 6, 5]);
+    assert_eq!(ids("\n\n\né<eos>"), [8, 7, 10 + 0xc3, 10 + 0xa9, 9]);
+    let unmerged = GgufVocab { merges: None, ..merged };
+    assert!(tokenizer_json_from_gguf(&unmerged).unwrap_err().to_string().contains("merges"));
+}

@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::{Golden, LLAMA2, LLAMA2_JSON, Model, SMOL, SMOL_GGUF};
+use common::{Golden, LLAMA2, LLAMA2_JSON, Model, OTHERS, SMOL, SMOL_GGUF};
 use nanoinfer_text::{
     ChatTemplate, GgufVocab, Message, Specials, TextStream, Tokenizer, build_vocab, encode_chat,
     tokenizer_json_from_gguf,
@@ -45,6 +45,20 @@ fn smollm2_from_gguf() {
 fn llama2_from_json() {
     check(&LLAMA2, &LLAMA2.tokenizer);
     assert_eq!(LLAMA2.tokenizer.prompt_prefix(), [1]);
+}
+
+#[test]
+fn unigram_and_wordpiece_from_json() {
+    for (name, model) in &*OTHERS {
+        check(model, &model.tokenizer);
+        let [first, last] = if *name == "wordpiece" { ["[CLS]", "[SEP]"] } else { ["<s>", "</s>"] };
+        let id = |text| model.tokenizer.added_token(text).unwrap();
+        assert_eq!(model.tokenizer.prompt_prefix(), [id(first)], "{name}");
+        assert_eq!(model.tokenizer.suffix(), [id(last)], "{name}");
+        // They are built from the JSON.
+        let native = model.tokenizer.to_native(&[7; 32]);
+        check(model, &Tokenizer::load(&model.json, &[7; 32], Some(&native)).unwrap());
+    }
 }
 
 #[test]

@@ -79,12 +79,22 @@ fn every_defect_is_reported() {
     let nested = open + &"]}".repeat(200);
     let marked = String::from_utf8(with_value("/pre_tokenizer", json!("@"))).unwrap();
     let nested = marked.replace("\"@\"", &nested).into_bytes();
+    let unigram =
+        |unk: Value| json!({"type": "Unigram", "vocab": [["a", 0.5], ["b", 1]], "unk_id": unk});
     let cases = [
         (b"".to_vec(), "EOF"),
         (b"[]".to_vec(), "invalid length"),
         (b"{}".to_vec(), "missing field `model`"),
         (nested, "recursion limit exceeded"),
-        (with_value("/model/type", json!("Unigram")), "Unigram models are not supported"),
+        (with_value("/model/type", json!("WordLevel")), "WordLevel models are not supported"),
+        (with_value("/model/type", json!("Unigram")), "invalid type"),
+        (with_value("/model", unigram(json!(2))), "model.unk_id: is missing or not in"),
+        (with_value("/model", unigram(Value::Null)), "model.unk_id: is missing or not in"),
+        (with_value("/model/type", json!("WordPiece")), "\"[UNK]\" is not in the vocabulary"),
+        (
+            with_value("/normalizer", json!({"type": "Precompiled", "precompiled_charsmap": "*"})),
+            "is not base64",
+        ),
         (with_value("/model/vocab", json!({"a": -1})), "invalid value"),
         (with_value("/model/vocab", json!([["a", 0.5]])), "invalid type"),
         (with_value("/model/vocab", json!({"a": 4_000_000_000u32})), "id 4000000000"),
@@ -108,7 +118,7 @@ fn every_defect_is_reported() {
     }
     let decoders = [
         (with_value("/decoder", Value::Null), "decoder: is null"),
-        (with_value("/decoder", json!({"type": "WordPiece"})), "unknown variant `WordPiece`"),
+        (with_value("/decoder", json!({"type": "CTC"})), "unknown variant `CTC`"),
         (
             with_value("/decoder", json!({"type": "Strip", "content": "x", "start": 2, "stop": 0})),
             "Strip",

@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::LazyLock;
 
-use common::{LLAMA2, LLAMA2_JSON, SMOL, SMOL_GGUF};
+use common::{LLAMA2, LLAMA2_JSON, OTHERS, SMOL, SMOL_GGUF};
 use nanoinfer_text::{
     GgufVocab, Specials, Tokenizer, Vocab, pre_tokenizer_names, tokenizer_json_from_gguf,
 };
@@ -31,7 +31,9 @@ impl Pair {
         let mut theirs_plain = theirs.clone();
         theirs_plain.set_encode_special_tokens(true);
         let ours = Tokenizer::from_json(json).unwrap();
-        let old_tables = ["NFKC", "NFD", "Punctuation"].iter().any(|n| has_type(json, n));
+        let old_tables = ["NFKC", "NFKD", "NFD", "Punctuation", "BertNormalizer"]
+            .iter()
+            .any(|n| has_type(json, n));
         Self { name: name.to_owned(), ours, theirs, theirs_plain, old_tables }
     }
 
@@ -160,6 +162,38 @@ fn run(cases: u32, pairs: &[Pair], check_more: impl Fn(&Pair, &str)) {
 #[test]
 fn smollm2_and_llama2() {
     run(3000, &[Pair::new("smollm2", &SMOL.json), Pair::new("llama2", &LLAMA2.json)], |_, _| {});
+}
+
+#[test]
+fn unigram_and_wordpiece() {
+    let pairs: Vec<Pair> =
+        OTHERS.iter().map(|(name, model)| Pair::new(name, &model.json)).collect();
+    // Cased, without bytes for unknown characters, and with longer words.
+    let change = |at: usize, edit: &dyn Fn(&mut Value)| {
+        let mut json: Value = serde_json::from_slice(&OTHERS[at].1.json).unwrap();
+        edit(&mut json);
+        serde_json::to_vec(&json).unwrap()
+    };
+    let cased = change(2, &|j| {
+        j["normalizer"] = json!({"type": "BertNormalizer", "clean_text": true,
+            "handle_chinese_chars": false, "strip_accents": null, "lowercase": false});
+        j["model"]["max_input_chars_per_word"] = json!(100);
+    });
+    let stripped = change(0, &|j| {
+        j["normalizer"] = json!({"type": "Sequence", "normalizers": [
+            {"type": "NFKD"}, {"type": "StripAccents"},
+            {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
+        ]});
+        j["pre_tokenizer"] = json!({"type": "Metaspace", "replacement": "▁",
+            "prepend_scheme": "first", "split": false});
+    });
+    let more = [("cased", &cased), ("stripped", &stripped)];
+    let pairs: Vec<Pair> =
+        pairs.into_iter().chain(more.map(|(name, json)| Pair::new(name, json))).collect();
+    run(2000, &pairs, |_, _| {});
+    for text in ["ab".repeat(20_000), "é🙂 ".repeat(3_000), "x".repeat(101), "x".repeat(21)] {
+        pairs.iter().for_each(|pair| pair.check(&text));
+    }
 }
 
 #[test]

@@ -32,6 +32,7 @@
 //! | `scan` | checks JSON, one character at a time |
 //! | `tools` | the tools that can be called |
 //! | `shape` | a call as text, schema, text: for grammars |
+//! | `switch` | turns reasoning on and off |
 
 mod calls;
 mod elements;
@@ -46,6 +47,7 @@ mod scan;
 mod section;
 mod shape;
 mod step;
+mod switch;
 mod tools;
 
 pub use calls::{Answer, AnswerEvent, AnsweredCall};

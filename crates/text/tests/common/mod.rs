@@ -89,3 +89,31 @@ pub(crate) static SMOL: LazyLock<Model> = LazyLock::new(|| {
 pub(crate) static LLAMA2: LazyLock<Model> = LazyLock::new(|| {
     Model::new(LLAMA2_JSON.clone(), 32000, include_str!("../data/tokenizer-llama2-spm.json"))
 });
+
+/// Small tokenizers that are not byte-pair encodings, with their names.
+pub(crate) static OTHERS: LazyLock<[(&str, Model); 3]> = LazyLock::new(|| {
+    let of = |json: &[u8], goldens| Model::new(json.to_vec(), 512, goldens);
+    [
+        (
+            "unigram",
+            of(
+                include_bytes!("../data/unigram.tokenizer.json"),
+                include_str!("../data/tokenizer-unigram.json"),
+            ),
+        ),
+        (
+            "unigram with bytes",
+            of(
+                include_bytes!("../data/unigram-bytes.tokenizer.json"),
+                include_str!("../data/tokenizer-unigram-bytes.json"),
+            ),
+        ),
+        (
+            "wordpiece",
+            of(
+                include_bytes!("../data/wordpiece.tokenizer.json"),
+                include_str!("../data/tokenizer-wordpiece.json"),
+            ),
+        ),
+    ]
+});
