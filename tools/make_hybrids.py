@@ -103,10 +103,11 @@ MODELS |= {
     # Latent attention, of queries that are projections of the residual stream; experts, chosen by their softmax, beside
     # two shared ones; none on the first layer.
     "deepseek-v2": of("DeepseekV2", **LATENT, q_lora_rank=None, n_routed_experts=6, n_shared_experts=2,
+        topk_method="group_limited_greedy", n_group=3, topk_group=2,
         first_k_dense_replace=1, routed_scaling_factor=1.5),
     # Latent attention with YaRN; experts chosen by sigmoids with a bias, beside a shared one.
-    "deepseek-v3": of("DeepseekV3", **LATENT, q_lora_rank=40, n_routed_experts=6, n_shared_experts=1, n_group=1,
-        topk_group=1, first_k_dense_replace=1, num_mtp_layers=0, rope_parameters=dict(rope_type="yarn",
+    "deepseek-v3": of("DeepseekV3", **LATENT, q_lora_rank=40, n_routed_experts=6, n_shared_experts=1, n_group=3,
+        topk_group=2, first_k_dense_replace=1, num_mtp_layers=0, rope_parameters=dict(rope_type="yarn",
         rope_theta=10000.0, factor=4.0, beta_fast=32.0, beta_slow=1.0, mscale=1.0, mscale_all_dim=1.0,
         original_max_position_embeddings=128)),
     # The same without YaRN; heads of other widths than 64 / 4.

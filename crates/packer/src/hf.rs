@@ -13,8 +13,8 @@ mod vocabulary;
 
 pub(crate) use folder::{Open, has_weights, look, open};
 pub(crate) use layers::{
-    experts, grouped_experts, layer_windows, recurrent_layers, router_softmax, shared_expert,
-    sliding_window,
+    expert_groups, experts, grouped_experts, layer_windows, recurrent_layers, router_softmax,
+    shared_expert, sliding_window,
 };
 pub(crate) use mamba2::{Mamba2Sizes, refuse_step_limit};
 pub(crate) use rope::{longrope, rope, rope_settings};

@@ -37,9 +37,8 @@ fn hugging_face(c: &Settings, d: &mut Description) -> Result<(), Error> {
     if !stated(c) && !rope_settings(c, None)?.as_ref().is_some_and(stated) {
         d.config.rotary_dim = d.config.head_dim / 2;
     }
-    let mut e = grouped_experts(c, d, [128, 8])?;
+    let mut e = grouped_experts(c, d, [128, 8, 1, 1])?;
     e.d_ff = c.u32("moe_intermediate_size")?.unwrap_or(1408);
-    e.router_bias = true;
     let shared = c.u32("n_shared_experts")?.unwrap_or(1);
     let d_ff = shared.saturating_mul(e.d_ff);
     e.shared = (shared > 0).then_some(SharedExpert { d_ff, gate: false });

@@ -7,7 +7,7 @@ use super::spelling::{Family, GgufSpelling, HfSpelling};
 use crate::Error;
 use crate::description::{Change, DRAFT_LAYERS, Description};
 use crate::gguf::Keys;
-use crate::hf::{Settings, experts, rope_settings};
+use crate::hf::{Settings, expert_groups, experts, grouped_experts, rope_settings};
 use crate::names::{Entry, RopeType};
 use crate::rope::{Scaling, yarn_magnitude};
 
@@ -175,42 +175,26 @@ fn deepseek_v2(c: &Settings, d: &mut Description) -> Result<(), Error> {
     hugging_face(c, d, [512, 1536, 128, 64], 128)?;
     let mut e = experts(c, d, "n_routed_experts", [64, 0])?;
     e.router_softmax = RouterSoftmax::All;
-    if let Some(other) = c.str("topk_method")?.filter(|method| *method != "greedy") {
-        return Err(c.unsupported(format!("topk_method {other:?}"), "supported: greedy"));
+    match c.str("topk_method")?.unwrap_or("greedy") {
+        "greedy" => {}
+        "group_limited_greedy" => e.router_groups = expert_groups(c, [1, 1], 1)?,
+        other => {
+            let next = "supported: greedy, group_limited_greedy";
+            return Err(c.unsupported(format!("topk_method {other:?}"), next));
+        }
     }
     descend(c, d, e, [0, 1407, 2])
 }
 
-/// Experts chosen by their sigmoids with a bias. The defaults are the numbers of experts, of experts per token, of
-/// groups, and of groups chosen.
-fn sigmoid_experts(
-    c: &Settings,
-    d: &Description,
-    [n, per_token, groups, chosen]: [u32; 4],
-) -> Result<Experts, Error> {
-    let (groups, chosen) =
-        (c.u32("n_group")?.unwrap_or(groups), c.u32("topk_group")?.unwrap_or(chosen));
-    if chosen < groups {
-        let next = "supported: experts chosen among all";
-        return Err(c.unsupported("a choice of some groups of experts", next));
-    }
-    let mut e = experts(c, d, "n_routed_experts", [n, per_token])?;
-    (e.router_sigmoid, e.router_bias) = (true, true);
-    if c.bool("norm_topk_prob")? == Some(false) {
-        e.router_softmax = RouterSoftmax::All;
-    }
-    Ok(e)
-}
-
 fn deepseek_v3(c: &Settings, d: &mut Description) -> Result<(), Error> {
     hugging_face(c, d, [512, 1536, 128, 64], 128)?;
-    let e = sigmoid_experts(c, d, [256, 8, 8, 4])?;
+    let e = grouped_experts(c, d, [256, 8, 8, 4])?;
     descend(c, d, e, [3, 2048, 1])
 }
 
 fn glm4_moe_lite(c: &Settings, d: &mut Description) -> Result<(), Error> {
     hugging_face(c, d, [512, 768, 192, 64], 256)?;
-    let e = sigmoid_experts(c, d, [64, 4, 1, 1])?;
+    let e = grouped_experts(c, d, [64, 4, 1, 1])?;
     descend(c, d, e, [1, 1536, 1])
 }
 
@@ -236,11 +220,6 @@ fn gguf_deepseek(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
     };
     attend_to_latents(&mut d.config, latent, rope);
     let n = d.config.n_layers;
-    let (groups, chosen) = (keys.u32("expert_group_count")?, keys.u32("expert_group_used_count")?);
-    if chosen.unwrap_or(1) < groups.unwrap_or(1) {
-        let next = "supported: experts chosen among all";
-        return Err(keys.unsupported("a choice of some groups of experts".into(), next));
-    }
     d.config.experts = keys.experts(n, RouterSoftmax::All)?;
     let sigmoid = keys.u32("expert_gating_func")?.is_some_and(|kind| kind != SOFTMAX);
     if let Some(e) = d.config.experts.as_mut().filter(|_| sigmoid) {
@@ -250,6 +229,7 @@ fn gguf_deepseek(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
         }
     }
     if let Some(e) = &mut d.config.experts {
+        e.router_groups = keys.expert_groups(if sigmoid { 2 } else { 1 })?;
         let shared = keys.u32("expert_shared_count")?.unwrap_or(0);
         let d_ff = e.d_ff.saturating_mul(shared);
         e.shared = (shared > 0).then_some(SharedExpert { d_ff, gate: false });

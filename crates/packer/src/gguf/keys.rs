@@ -163,9 +163,14 @@ impl Keys<'_> {
         if self.bool("expert_weights_norm")? == Some(false) {
             e.router_softmax = RouterSoftmax::All;
         }
+        e.router_groups = self.expert_groups(2)?;
+        Ok(Some(e))
+    }
+
+    /// Groups of experts, of which some are chosen by their `best` scores; none if all of them are.
+    pub(crate) fn expert_groups(&self, best: u32) -> Result<Option<ExpertGroups>, Error> {
         let n = self.u32("expert_group_count")?.unwrap_or(1);
         let chosen = self.u32("expert_group_used_count")?.unwrap_or(1);
-        e.router_groups = (n != chosen).then_some(ExpertGroups { n, chosen, best: 2 });
-        Ok(Some(e))
+        Ok((n != chosen).then_some(ExpertGroups { n, chosen, best }))
     }
 }

@@ -68,21 +68,30 @@ pub(crate) fn experts(
 }
 
 /// The experts of DeepSeek-V3 and its descendants, chosen by their sigmoids among those of the best of `n_group`
-/// groups. The defaults are those of [`experts`].
+/// groups. The defaults are the numbers of experts, of experts per token, of groups and of chosen groups.
 pub(crate) fn grouped_experts(
     c: &Settings,
     d: &Description,
-    default: [u32; 2],
+    [n, per_token, groups, chosen]: [u32; 4],
 ) -> Result<Experts, Error> {
-    let mut e = experts(c, d, "n_routed_experts", default)?;
-    e.router_sigmoid = true;
+    let mut e = experts(c, d, "n_routed_experts", [n, per_token])?;
+    (e.router_sigmoid, e.router_bias) = (true, true);
     if c.bool("norm_topk_prob")? == Some(false) {
         e.router_softmax = RouterSoftmax::All;
     }
-    let (n, chosen) = (c.u32("n_group")?.unwrap_or(1), c.u32("topk_group")?.unwrap_or(1));
-    // All groups are as good as none.
-    e.router_groups = (n != chosen).then_some(ExpertGroups { n, chosen, best: 2 });
+    e.router_groups = expert_groups(c, [groups, chosen], 2)?;
     Ok(e)
+}
+
+/// `n_group` groups of experts, of which `topk_group` are chosen by their `best` scores; none if all of them are.
+pub(crate) fn expert_groups(
+    c: &Settings,
+    default: [u32; 2],
+    best: u32,
+) -> Result<Option<ExpertGroups>, Error> {
+    let n = c.u32("n_group")?.unwrap_or(default[0]);
+    let chosen = c.u32("topk_group")?.unwrap_or(default[1]);
+    Ok((n != chosen).then_some(ExpertGroups { n, chosen, best }))
 }
 
 /// The feed-forward network beside the experts, `shared_expert_intermediate_size` wide, with a gate.
