@@ -103,11 +103,9 @@ fn parts(m: &Model, [n, k]: [u64; 2]) -> Vec<Part> {
             (1, i32, vec![groups, n * bits / 32]),
             (2, f16, vec![groups, n]),
         ],
-        2 => vec![
-            (0, i32, vec![k, n / 8]),
-            (1, i32, vec![groups, n / 8]),
-            (2, f16, vec![groups, n]),
-        ],
+        2 => {
+            vec![(0, i32, vec![k, n / 8]), (1, i32, vec![groups, n / 8]), (2, f16, vec![groups, n])]
+        }
         3 => vec![(4, f8, vec![n, k]), (7, f32, vec![n.div_ceil(32), k.div_ceil(32)])],
         5 => vec![
             (4, u8, vec![(n * k).div_ceil(2), 1]),
@@ -121,7 +119,11 @@ fn parts(m: &Model, [n, k]: [u64; 2]) -> Vec<Part> {
                 (8, i32, vec![(n * bits).div_ceil(32), groups]),
             ],
             1 => vec![(4, i8, vec![n, k]), (6, f32, vec![n, 1]), (8, i8, vec![n, 1])],
-            2 => vec![(5, u8, vec![n, k / 2]), (6, f8, vec![n, (k / 2).div_ceil(8)]), (11, f32, vec![1])],
+            2 => vec![
+                (5, u8, vec![n, k / 2]),
+                (6, f8, vec![n, (k / 2).div_ceil(8)]),
+                (11, f32, vec![1]),
+            ],
             _ => vec![(4, f8, vec![n, k]), (6, f32, vec![n.div_ceil(16), k.div_ceil(32)])],
         },
     };
@@ -168,8 +170,22 @@ fn state(nested: bool, [n, k]: [u64; 2], block: u64) -> Vec<u8> {
 
 fn nf4() -> [f32; 16] {
     [
-        -1.0, -0.6961928, -0.52507305, -0.3949175, -0.28444138, -0.18477343, -0.091050036, 0.0,
-        0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1.0,
+        -1.0,
+        -0.6961928,
+        -0.52507305,
+        -0.3949175,
+        -0.28444138,
+        -0.18477343,
+        -0.091050036,
+        0.0,
+        0.0795803,
+        0.1609302,
+        0.2461123,
+        0.33791524,
+        0.44070983,
+        0.562617,
+        0.72295684,
+        1.0,
     ]
 }
 
@@ -219,8 +235,7 @@ fuzz_target!(|model: Model| {
     for module in ["model.embed_tokens", "lm_head"] {
         for (part, dtype, shape, bytes) in &parts {
             let range = [data.len(), data.len() + bytes.len()];
-            let entry =
-                json!({"dtype": DTYPES[*dtype].0, "shape": shape, "data_offsets": range});
+            let entry = json!({"dtype": DTYPES[*dtype].0, "shape": shape, "data_offsets": range});
             header.insert(format!("{module}{}", PARTS[*part]), entry);
             data.extend(bytes);
         }
