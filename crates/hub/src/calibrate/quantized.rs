@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use nanoinfer_engine::{BatchToken, Engine, EngineOptions, Model};
 use nanoinfer_format::{
-    Config, Encoding, Experts, NanoFile, Quant, Recipe, Recurrent, Role, Staged, Tensor,
-    TensorSpec, Writer, matrices,
+    Config, Encoding, Experts, NanoFile, Quant, Recipe, Recurrent, Role, Staged, Temperature,
+    Tensor, TensorSpec, Writer, matrices,
 };
 
 /// Layers of the temporary model: the one to run, and one on each side.
@@ -146,6 +146,8 @@ fn copied(c: &Config, copies: &[usize]) -> Config {
     let experts = c.experts.as_ref().map(|e| Experts { layers: which(&e.layers), ..e.clone() });
     let recurrent =
         c.recurrent.as_ref().map(|r| Recurrent { layers: which(&r.layers), ..r.clone() });
+    let temperature =
+        c.temperature.as_ref().map(|t| Temperature { layers: which(&t.layers), ..t.clone() });
     Config {
         n_layers: copies.len() as u32,
         windows: copies.iter().map(|&layer| c.windows[layer]).collect(),
@@ -156,6 +158,8 @@ fn copied(c: &Config, copies: &[usize]) -> Config {
         tied_embeddings: true,
         experts: experts.filter(|e| e.layers.contains(&true)),
         recurrent: recurrent.filter(|r| r.layers.contains(&true)),
+        temperature: temperature.filter(|t| t.layers.contains(&true)),
+        xielu: copies.iter().filter_map(|&layer| c.xielu.get(layer).copied()).collect(),
         ..c.clone()
     }
 }

@@ -7,7 +7,7 @@ use crate::Error;
 use crate::description::Description;
 use crate::gguf::Keys;
 use crate::hf::{Settings, experts, layer_windows, rope_settings, sliding_window};
-use crate::rope::Scaling;
+use crate::rope::{Scaling, yarn_magnitude};
 
 pub(super) const FAMILY: Family = Family {
     hugging_face: &[
@@ -85,6 +85,12 @@ fn sharpen(d: &mut Description, scale: f64) {
 /// Ministral 3, and Mistral's models for images since Mistral Small 3.1.
 fn gguf(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
     d.config.windows.fill(keys.window()?);
+    // `mscale_all_dim`; the other weight is 1.
+    if let (Some(all), Scaling::Yarn(yarn)) =
+        (keys.positive("rope.scaling.yarn_log_multiplier")?, &mut d.ropes[0].scaling)
+    {
+        yarn.magnitude /= yarn_magnitude(yarn.factor, all);
+    }
     if let Some(scale) = keys.positive("attention.temperature_scale")? {
         sharpen(d, scale);
     }

@@ -215,8 +215,6 @@ fn scaling(keys: &Keys<'_>, c: &Config, divisors: &[FileTensor]) -> Result<Scali
         None => keys.positive("rope.scale_linear")?,
         given => given,
     };
-    // The magnitude of another model's attention: with the usual weight of 1, both cancel each other.
-    let all = keys.positive("rope.scaling.yarn_log_multiplier")?.unwrap_or(0.0);
     let kind = keys.str("rope.scaling.type")?.unwrap_or("linear");
     let scaling = match (kind, stated.unwrap_or(1.0)) {
         ("none", _) | ("linear" | "longrope", 1.0) => Scaling::None,
@@ -227,7 +225,7 @@ fn scaling(keys: &Keys<'_>, c: &Config, divisors: &[FileTensor]) -> Result<Scali
             beta_fast: keys.positive("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
             beta_slow: keys.positive("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
             truncate: true,
-            magnitude: attn_factor * yarn_magnitude(factor, 1.0) / yarn_magnitude(factor, all),
+            magnitude: attn_factor * yarn_magnitude(factor, 1.0),
         }),
         (other, _) => {
             let next = "supported: none, linear, yarn, and frequency-factor tensors";
