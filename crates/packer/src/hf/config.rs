@@ -111,7 +111,6 @@ fn refuse_quantized(c: &Settings) -> Result<(), Error> {
     let method = match &stated {
         _ if mlx => "MLX",
         None => return Ok(()),
-        Some(q) if q.str("quant_method")? == Some("mxfp4") => return Ok(()),
         Some(q) => q.str("quant_method")?.unwrap_or("an unnamed method"),
     };
     let what = format!("a model quantized with {method:?}");
