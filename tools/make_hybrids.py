@@ -17,7 +17,7 @@ import torch
 import transformers as t
 from safetensors.torch import save_file
 
-from make_experts import run
+from make_experts import GREEDY, run
 
 OUT = Path(__file__).resolve().parent.parent / "tests" / "data" / "tiny"
 PROMPT, SEEDS, VOCAB = 80, 100, 192
@@ -73,20 +73,20 @@ MODELS = {
     "granite-experts": of("GraniteMoe", intermediate_size=24, num_local_experts=6, num_experts_per_tok=2,
         embedding_multiplier=2.0, logits_scaling=1.25, residual_multiplier=0.7, attention_multiplier=0.3),
     # Sinks, windows, a base of RoPE for each layer, of which one has none.
-    "granite-swa": of("GraniteSWA", sliding_window=24, layer_rope_theta=[0, 5000.0, 10000.0],
+    "granite-swa": of("GraniteSWA", sliding_window=24, tie_word_embeddings=False, layer_rope_theta=[0, 5000.0, 10000.0],
         embedding_multiplier=2.0, logits_scaling=1.25, residual_multiplier=0.7, attention_multiplier=0.3),
     # The same with experts beside a shared network.
-    "granite-swa-experts": of("GraniteMoeSWA", num_hidden_layers=2, sliding_window=24, intermediate_size=24,
+    "granite-swa-experts": of("GraniteMoeSWA", num_hidden_layers=2, sliding_window=24, tie_word_embeddings=False, intermediate_size=24,
         shared_intermediate_size=40, num_local_experts=6, num_experts_per_tok=2, layer_rope_theta=[0, 10000.0],
         embedding_multiplier=2.0, logits_scaling=1.25, residual_multiplier=0.7, attention_multiplier=0.3),
     # RoPE pairs neighbouring values; biases on all projections.
-    "ernie4-5": of("Ernie4_5", head_dim=24, use_bias=True, num_hidden_layers=2),
+    "ernie4-5": of("Ernie4_5", head_dim=24, use_bias=True, num_hidden_layers=2, tie_word_embeddings=False),
     # Experts chosen by their softmax with a bias, beside two shared ones; none on the first layer.
     "ernie4-5-experts": of("Ernie4_5_Moe", moe_intermediate_size=24, moe_k=2, moe_num_experts=6,
-        moe_num_shared_experts=2),
-    # SparseMixer, LayerNorm, biases of attention and of the output layer, LongRoPE.
+        moe_num_shared_experts=2, tie_word_embeddings=False),
+    # SparseMixer without noise, as its edge is a jump; LayerNorm, biases of attention and the output layer, LongRoPE.
     "phi-experts": of("Phimoe", intermediate_size=40, num_local_experts=6, num_experts_per_tok=2,
-        router_jitter_noise=0.15, attention_bias=True, lm_head_bias=True, tie_word_embeddings=False,
+        router_jitter_noise=0.0, num_hidden_layers=2, attention_bias=True, lm_head_bias=True, tie_word_embeddings=False,
         rope_parameters=dict(rope_type="longrope", rope_theta=10000.0, short_factor=[1.0] * 8, factor=8.0,
         long_factor=[1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 8.0], short_mscale=1.2, long_mscale=1.2,
         original_max_position_embeddings=64)),
@@ -179,7 +179,7 @@ def watch(model, gaps):
             others = best.indices[:, module.topk_group:, None] == torch.arange(groups).repeat_interleave(
                 scores.shape[1] // groups)
             scores = scores.masked_fill(others.any(1), -float("inf"))
-        if hasattr(module, "router_jitter_noise"):  # who is near enough to count
+        if getattr(module, "router_jitter_noise", 0) > 0:  # who is near enough to count
             best = scores.sort(descending=True).values
             for largest in best[:, :1], best[:, 1:2]:
                 edge = largest - 2 * module.router_jitter_noise * scores.abs().maximum(largest)
@@ -192,8 +192,14 @@ def watch(model, gaps):
             module.register_forward_hook(hook)
 
 
-def prompt_of(seed):
-    return [(i * i * 7 + i * 13 + seed) % VOCAB for i in range(PROMPT)]
+# Models whose RoPE depends on the length: transformers' PhimoeRotaryEmbedding always has the short factors, so
+# prompt and answer stay within the original context.
+CAPACITY = {"phi-experts": 64}
+
+
+def prompt_of(seed, name):
+    n = CAPACITY[name] - GREEDY if name in CAPACITY else PROMPT
+    return [(i * i * 7 + i * 13 + seed) % VOCAB for i in range(n)]
 
 
 def make(name):
@@ -204,13 +210,13 @@ def make(name):
         randomize(model, seed)
         gaps.clear()
         with torch.no_grad():
-            model(torch.tensor([prompt_of(seed)]))
+            model(torch.tensor([prompt_of(seed, name)]))
         seeds.append((min(gaps, default=0), -seed))
         if not gaps and seed == 9:
             break
     for gap, seed in sorted(seeds, reverse=True):
         randomize(model, -seed)
-        prompt = prompt_of(-seed)
+        prompt = prompt_of(-seed, name)
         logits, greedy, margin = run(model, prompt)
         if margin > 0.01:  # greedy ids must not depend on the order of summation
             break
@@ -219,6 +225,8 @@ def make(name):
     (folder / "generation_config.json").unlink(missing_ok=True)
     save_file({"logits": logits.contiguous()}, folder / "golden.safetensors")
     golden = dict(prompt=prompt, greedy=greedy, min_greedy_margin=round(margin, 5), seed=-seed)
+    if name in CAPACITY:
+        golden["capacity"] = CAPACITY[name]
     if gaps:
         golden["min_router_gap"] = round(gap, 5)
     (folder / "golden.json").write_text(json.dumps(golden))

@@ -40,8 +40,14 @@ pub(super) const FAMILY: Family = Family {
 
 const SINKS: &[Entry] = &[("self_attn.sinks", &[Role::AttnSinks])];
 
-const SPARSE_SINKS: &[Entry] =
-    &[SINKS[0], EXPERTS[0], EXPERTS[1], EXPERTS[2], EXPERTS[3], EXPERTS[4]];
+const SPARSE_SINKS: &[Entry] = &[
+    SINKS[0],
+    EXPERTS[0],
+    EXPERTS[1],
+    ("block_sparse_moe.router", &[Role::FfnRouter]),
+    ("block_sparse_moe.experts.gate_up_proj", &[Role::FfnGateExperts, Role::FfnUpExperts]),
+    ("block_sparse_moe.experts.down_proj", &[Role::FfnDownExperts]),
+];
 
 fn sparse(c: &Settings, d: &mut Description) -> Result<(), Error> {
     multipliers(c, d)?;
