@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from typing import TYPE_CHECKING, Any, Awaitable, Callable, Iterable, Mapping, Sequence, TypedDict, Union
 
 from . import _core
 from ._answer import Answer, AsyncStream, Folding, Stream
-from ._asgi import answer as _answer_asgi
-from ._wait import Waiter
 
 if TYPE_CHECKING:
     import numpy
     from typing_extensions import Unpack
+
+    from ._wait import Waiter
 
 Prompt = Union[str, Sequence[int]]
 Messages = Union[str, Sequence[Mapping[str, Any]]]
@@ -240,12 +239,14 @@ class Model:
 
     # The same for asyncio
 
-    async def _prepared(self, ask: Callable[..., Folding], *args: Any) -> Folding:
+    async def _prepared(self, ask: Callable[..., Any], *args: Any) -> Any:
+        import asyncio
+
         # The first grammar of a model takes a while.
         return await asyncio.to_thread(ask, *args)
 
     async def _read(self, folding: Folding) -> Answer:
-        waiter = Waiter.of()
+        waiter = _waiter()
         try:
             while (update := await waiter.update(folding.answers)) is not None:
                 folding.add(update)
@@ -263,7 +264,7 @@ class Model:
 
     async def stream_async(self, prompt: Prompt | Messages, **options: Any) -> AsyncStream:
         """Like `stream`: `async for chunk in await model.stream_async(…)`."""
-        return AsyncStream(await self._prepared(self._ask_any, prompt, options), Waiter.of())
+        return AsyncStream(await self._prepared(self._ask_any, prompt, options), _waiter())
 
     # Vectors, tokens, logits
 
@@ -302,8 +303,8 @@ class Model:
     ) -> numpy.ndarray:
         """Like `embed`."""
         options = {"pooling": pooling, "dimensions": dimensions, "truncate": truncate}
-        floats, is_one = await asyncio.to_thread(self._embed, texts, options)
-        return _vectors(await Waiter.of().value(floats.poll), dimensions or self.d_model, is_one)
+        floats, is_one = await self._prepared(self._embed, texts, options)
+        return _vectors(await _waiter().value(floats.poll), dimensions or self.d_model, is_one)
 
     def tokenize(self, text: str, *, bos: bool = True, special: bool = False) -> list[int]:
         """The tokens of a text, after the one that begins every prompt, if the model has one, unless `bos` is false.
@@ -330,7 +331,7 @@ class Model:
 
     async def logits_async(self, tokens: Iterable[int]) -> numpy.ndarray:
         """Like `logits`."""
-        return _rows(await Waiter.of().value(self._core.logits(_ids(tokens)).poll), self.vocab_size)
+        return _rows(await _waiter().value(self._core.logits(_ids(tokens)).poll), self.vocab_size)
 
     # A server
 
@@ -359,8 +360,10 @@ class Model:
         """The same as an ASGI application, without a socket: for FastAPI's `mount`, or Ray Serve. Who may send requests
         is up to what is around it."""
 
+        from ._asgi import answer
+
         async def application(scope: Any, receive: Any, send: Any) -> None:
-            await _answer_asgi(self._core, scope, receive, send)
+            await answer(self._core, scope, receive, send)
 
         return application
 
@@ -441,6 +444,12 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _waiter() -> Waiter:
+    from ._wait import Waiter  # only where it is needed, since asyncio takes a while to import
+
+    return Waiter.of()
 
 
 def _rows(data: bytes, width: int) -> numpy.ndarray:
