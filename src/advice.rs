@@ -9,9 +9,9 @@ use nanoinfer_packer::Error as PackError;
 
 /// Message for one error of a chain.
 pub(crate) fn message(error: &(dyn std::error::Error + 'static)) -> String {
-    let error: &(dyn std::error::Error + 'static) = match error.downcast_ref::<nanoinfer::Error>() {
-        Some(nanoinfer::Error::Engine(e)) => e,
-        Some(nanoinfer::Error::Hub(e)) => e,
+    let error: &(dyn std::error::Error + 'static) = match error.downcast_ref::<crate::Error>() {
+        Some(crate::Error::Engine(e)) => e,
+        Some(crate::Error::Hub(e)) => e,
         _ => error,
     };
     if let Some(message) = error.downcast_ref::<Error>().and_then(engine) {
@@ -127,6 +127,6 @@ mod tests {
         let offline =
             || HubError::Offline { id: "a/b".into(), endpoint: "e".into(), what: "w".into() };
         assert!(message(&offline()).ends_with("or specify a local file with --model"));
-        assert_eq!(message(&nanoinfer::Error::Hub(offline())), message(&offline()));
+        assert_eq!(message(&crate::Error::Hub(offline())), message(&offline()));
     }
 }

@@ -97,8 +97,8 @@ pub(crate) struct Man {
 }
 
 /// Parses the command line. `Err` is the exit code if help or an error has been printed.
-pub(crate) fn parse() -> Result<Command, ExitCode> {
-    command(std::env::args_os()).map_err(|error| {
+pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, ExitCode> {
+    command(args).map_err(|error| {
         if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
             let _ = error.print(); // fails only if the reader has closed the pipe
             return ExitCode::SUCCESS;

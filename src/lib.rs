@@ -28,9 +28,43 @@
 //!
 //! - `cli` (default): the command `nanoinfer`. Libraries turn it off with `default-features = false`.
 //! - `fetch` (part of `cli`): downloads.
+//! - `local` (part of `cli`): models that many threads share, under [`local`], with an HTTP server.
 
+#[cfg(feature = "cli")]
+mod advice;
+#[cfg(feature = "cli")]
+mod args;
+#[cfg(feature = "cli")]
+mod clock;
+#[cfg(feature = "cli")]
+mod commands;
 mod error;
+#[cfg(feature = "cli")]
+mod follow;
+#[cfg(feature = "cli")]
+mod input;
+#[cfg(feature = "cli")]
+mod limits;
 mod loader;
+#[cfg(feature = "local")]
+pub mod local;
+#[cfg(feature = "cli")]
+mod model;
+#[cfg(feature = "cli")]
+mod output;
+#[cfg(feature = "cli")]
+mod parameters;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod program;
+#[cfg(feature = "cli")]
+mod prompt;
+#[cfg(feature = "cli")]
+mod smaller;
+#[cfg(feature = "cli")]
+mod status;
+#[cfg(feature = "cli")]
+mod template;
 
 pub use error::Error;
 pub use loader::{Loader, open};
@@ -43,6 +77,7 @@ pub use nanoinfer_engine::{
     Request, RequestId, Sampling, Seams, SeqId, Sequence, Session, Stage, Stats, TokenLogprob,
 };
 pub use nanoinfer_format::{Bits, Config, Generation, NanoFile, Precision, Quant, Recipe};
+pub use nanoinfer_hub::calibrate;
 pub use nanoinfer_hub::{
     ConvertOptions, Entry, Exceptions, Fetch, Fetched, HubId, Lora, ModelRef, Pinned, Published,
     Status, StatusFn, Store,

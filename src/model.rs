@@ -4,15 +4,15 @@ use std::ffi::OsStr;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, anyhow};
-use nanoinfer::fetch::Online;
-use nanoinfer::{Loader, Status};
 use nanoinfer_engine::{
     Drafting, Engine, EngineOptions, GenerateOptions, KvType, Model, PrefixStore, Sampling, Session,
 };
 use nanoinfer_format::Precision;
+use nanoinfer_hub::{Online, Status};
 use nanoinfer_interface::random_seed;
 use nanoinfer_kernels::Isa;
 
+use crate::Loader;
 use crate::args::{CacheArgs, DraftArgs, ModelArgs, SamplingArgs, Seed};
 use crate::smaller::smaller;
 use crate::status::{Reporter, say};

@@ -10,7 +10,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use nanoinfer_engine::{
     BatchOptions, Cores, Engine, EngineOptions, Engines, KvType, Model, PrefixStore,
-    available_memory,
 };
 use nanoinfer_platform::ending::{self, Ending};
 use nanoinfer_platform::sandbox::{self, Restriction, Sandbox};
@@ -21,9 +20,9 @@ use nanoinfer_serve::{
 
 use crate::args::{NamedModel, Serve};
 use crate::limits::memory_bandwidth;
-use crate::model;
 use crate::status::say;
 use crate::template::Template;
+use crate::{local, model};
 
 /// Maximum number of requests of a key that wait.
 const QUEUE_PER_KEY: usize = 16;
@@ -129,19 +128,13 @@ fn served(
     share: u64,
     store: Option<PrefixStore>,
 ) -> Result<Served> {
-    let trained = model.config().context_length as usize;
-    let sequences = args.sequences as usize;
-    let bytes = model.file().header().file_len;
-    let quarter = || available_memory().map(|free| free.saturating_sub(bytes) / 4 / share);
+    let kv_bytes = args.kv_mb.map(|mb| mb.saturating_mul(1 << 20));
+    let sequences = (args.sequences as usize, share);
     let options = EngineOptions {
         threads: args.threads.map(|n| n as usize),
-        ctx: Some(args.ctx.map_or(trained, |n| n as usize)),
         kv: args.kv.map(KvType::from),
-        sequences,
-        kv_bytes: args.kv_mb.map(|mb| mb.saturating_mul(1 << 20)).or_else(quarter),
         isa: model::forced_isa()?,
-        logits_rows: sequences.max(16),
-        ..EngineOptions::default()
+        ..local::shared(&model, sequences, args.ctx.map(|n| n as usize), kv_bytes)
     };
     let model = Arc::new(model);
     // The file stays mapped, so that an engine can be made again.

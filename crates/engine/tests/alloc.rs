@@ -200,6 +200,7 @@ fn while_requests_join_and_leave() {
                 3 => Some(PromptOutput::Hidden(Pooling::Mean)),
                 4 => Some(PromptOutput::Logprobs(5)),
                 5 => Some(PromptOutput::Next(vec![7, 8])),
+                6 => Some(PromptOutput::Logits),
                 _ => None,
             },
             key: i as u64 % 3,
@@ -207,7 +208,7 @@ fn while_requests_join_and_leave() {
         };
         sent.push(batch.submit(request).unwrap());
     }
-    let whole = (0..40).filter(|i| ![0, 3, 5].contains(&(i % 8))).map(|i| 4 + 5 * i % 17);
+    let whole = (0..40).filter(|i| ![0, 3, 5, 6].contains(&(i % 8))).map(|i| 4 + 5 * i % 17);
     let (mut tokens, mut values, mut steps) = (0, 0, 0);
     while !batch.is_idle() {
         let (admissions, before) = (batch.load().admissions, ALLOCATIONS.load(Ordering::Relaxed));
@@ -222,7 +223,7 @@ fn while_requests_join_and_leave() {
         steps += 1;
     }
     assert!(tokens >= whole.sum(), "{tokens} tokens");
-    assert_eq!(values, 15, "prompts that were read");
+    assert_eq!(values, 20, "prompts that were read");
 }
 
 fn smollm2() -> std::path::PathBuf {

@@ -20,8 +20,9 @@ use nanoinfer_kernels::Kernels;
 const MEAN: PromptOutput = PromptOutput::Hidden(Pooling::Mean);
 const LAST: PromptOutput = PromptOutput::Hidden(Pooling::Last);
 
-fn outputs() -> [PromptOutput; 4] {
-    [MEAN, LAST, PromptOutput::Logprobs(3), PromptOutput::Next(vec![5, 319, 5])]
+fn outputs() -> [PromptOutput; 5] {
+    let next = PromptOutput::Next(vec![5, 319, 5]);
+    [MEAN, LAST, PromptOutput::Logprobs(3), next, PromptOutput::Logits]
 }
 
 /// A request for an output, with `max_tokens` tokens if the output permits an answer.
@@ -32,9 +33,9 @@ fn reading(prompt: Vec<u32>, output: PromptOutput, max_tokens: usize) -> Request
 /// The bits of what was determined.
 fn bits(values: &PromptValues) -> Vec<u32> {
     match values {
-        PromptValues::Hidden(values) | PromptValues::Next(values) => {
-            values.iter().map(|x| x.to_bits()).collect()
-        }
+        PromptValues::Hidden(values)
+        | PromptValues::Next(values)
+        | PromptValues::Logits(values) => values.iter().map(|x| x.to_bits()).collect(),
         PromptValues::Logprobs(all) => {
             let all = all.iter();
             all.flat_map(|(logprob, top)| token(0, logprob, top).1).collect()
@@ -161,7 +162,7 @@ fn in_company_and_after_preemptions_the_bits_are_the_same() {
         .map(|i| {
             let prompt = ids(2 + 53 * i % 400, i as u32 % 3);
             let class = if i % 5 == 0 { Class::Interactive } else { Class::Background };
-            let output = (i % 6 < 4).then(|| outputs()[i % 6 % 4].clone());
+            let output = (i % 6 < 5).then(|| outputs()[i % 6].clone());
             Request { class, output, key: i as u64 % 3, ..request(prompt, 20 + i) }
         })
         .collect();
@@ -212,6 +213,17 @@ fn log_probabilities_are_the_log_softmax_of_the_logits() {
     }
 }
 
+#[test]
+fn logits_of_a_prompt_are_those_of_a_forward_pass() {
+    let (model, prompt) = (llama(), ids(150, 1));
+    let mut engine = engine(&model, 2, 16, Overflow::Stop);
+    let rows = logits(&mut engine, &prompt, 16);
+    let mut batch = batch_of(engine);
+    let got = values(&mut batch, reading(prompt, PromptOutput::Logits, 0));
+    let want: Vec<u32> = rows.iter().flatten().map(|x| x.to_bits()).collect();
+    assert_eq!(got, want);
+}
+
 /// The requested logits are computed again after others took their place.
 #[test]
 fn scoring_one_request_leaves_the_draws_of_others_alone() {
@@ -239,6 +251,7 @@ fn short_prompts_and_bad_tokens() {
         let n = match output {
             PromptOutput::Logprobs(_) => 0, // nothing precedes the first token
             PromptOutput::Next(ids) => ids.len(),
+            PromptOutput::Logits => 320,
             _ => batch.engine().model().config().d_model as usize,
         };
         assert_eq!(got.len(), n);

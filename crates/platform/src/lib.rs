@@ -17,6 +17,7 @@
 //! | [`terminal`] | full screen unless `TERM` rules it out; restored after a fault | the same | always full screen |
 //! | [`pages`] | large pages | no effect | no effect |
 //! | [`time`] | CPU time | CPU time | `None` |
+//! | [`wake`] | a pair of sockets | a pair of sockets | `None` |
 //! | [`float`] | by architecture: MXCSR, FPCR | the same | the same |
 //!
 //! If a system does not provide a value, the function returns `None` rather than a guess.
@@ -37,3 +38,4 @@ pub mod sandbox;
 pub mod service;
 pub mod terminal;
 pub mod time;
+pub mod wake;

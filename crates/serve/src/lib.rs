@@ -30,6 +30,7 @@
 //! dialect   requests and answers in the JSON of an API
 //! http      limits, keys, routes, connections
 //! server    start, run, drain
+//! local     the same for callers in this process: any thread, any event loop, with or without HTTP
 //! ```
 
 mod core;
@@ -37,6 +38,7 @@ mod dialect;
 mod http;
 mod inside;
 mod keys;
+mod local;
 mod metrics;
 mod options;
 mod problem;
@@ -47,6 +49,11 @@ mod stream;
 #[doc(hidden)]
 pub mod testing;
 
+pub use crate::core::answer::{Chunk, End, Reason, Update};
+pub use crate::core::parts::Part;
 pub use keys::{Key, Keys, KeysError};
+pub use local::{Answers, Api, Exchange, Head, Local, Opened, Pending, wait};
 pub use options::{Bandwidth, Error, Limits, Listen, Load, Log, Options, Served};
+pub use problem::{Kind, Problem};
+pub use runner::Logprobs;
 pub use server::{Handle, Listening, Server};

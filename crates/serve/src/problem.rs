@@ -4,24 +4,38 @@ use nanoinfer_engine::Error;
 
 /// The kind of a problem, which determines the HTTP status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// The request is wrong.
     Invalid,
+    /// It needs a key.
     Unauthorized,
+    /// Its sender may not send it.
     Forbidden,
+    /// What it names does not exist.
     NotFound,
+    /// The wrong method.
     Method,
+    /// The client is too slow.
     TimedOut,
+    /// It contradicts the state of the server.
     Conflict,
+    /// It is too large.
     TooLarge,
+    /// The wrong media type.
     MediaType,
+    /// Too many requests wait.
     Busy,
+    /// The engine has failed, or there is a bug.
     Internal,
+    /// The server is ending, or cannot load the model.
     Unavailable,
+    /// The time for the answer was over before it began.
     Deadline,
 }
 
 impl Kind {
-    pub(crate) fn status(self) -> u16 {
+    /// The HTTP status.
+    pub fn status(self) -> u16 {
         match self {
             Self::Invalid => 400,
             Self::Unauthorized => 401,
@@ -41,17 +55,21 @@ impl Kind {
 }
 
 /// A problem, in words for the client's developer.
-#[derive(Clone, Debug)]
-pub(crate) struct Problem {
-    pub(crate) kind: Kind,
-    pub(crate) message: String,
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Problem {
+    /// What kind of problem.
+    pub kind: Kind,
+    /// A sentence.
+    pub message: String,
     /// The field of the request.
-    pub(crate) param: Option<String>,
-    pub(crate) code: Option<&'static str>,
+    pub param: Option<String>,
+    /// A name for programs.
+    pub code: Option<&'static str>,
     /// Further fields.
-    pub(crate) numbers: Vec<(&'static str, u64)>,
+    pub numbers: Vec<(&'static str, u64)>,
     /// Seconds after which another attempt is worthwhile.
-    pub(crate) retry_after: Option<u64>,
+    pub retry_after: Option<u64>,
 }
 
 impl Problem {

@@ -106,9 +106,12 @@ pub(crate) struct Token {
 }
 
 /// The log-probabilities of a token, and of the most likely ones.
-pub(crate) struct Logprobs {
-    pub(crate) token: f32,
-    pub(crate) top: Vec<TokenLogprob>,
+#[derive(Debug)]
+pub struct Logprobs {
+    /// That of the token.
+    pub token: f32,
+    /// The most likely tokens, most likely first.
+    pub top: Vec<TokenLogprob>,
 }
 
 pub(crate) struct Runner {

@@ -30,7 +30,7 @@ use crate::stream::{Link, distribute};
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
 /// Time for last responses after the answers have ended.
-const LAST_RESPONSES: Duration = Duration::from_secs(2);
+pub(crate) const LAST_RESPONSES: Duration = Duration::from_secs(2);
 
 /// The receiver of an engine's events, with the link that distributes them.
 type Passes = (Arc<Link>, tokio_mpsc::UnboundedReceiver<Vec<Delivery>>);
@@ -95,10 +95,7 @@ impl Listening {
     pub fn serve(self, models: Vec<Served>) -> Result<Server, Error> {
         let Self { runtime, listener, address, options } = self;
         let metrics = Metrics::new();
-        let shared = Shared {
-            room: Arc::new(Room::new(options.memory)),
-            roof: Arc::new(Roof::new(options.bandwidth.clone())),
-        };
+        let shared = Shared::new(&options);
         let (mut served, mut passes, mut engines) = (Vec::new(), Vec::new(), Vec::new());
         for model in models {
             if served.iter().any(|m: &Arc<ServedModel>| m.name == model.name) {
@@ -113,7 +110,7 @@ impl Listening {
         if served.is_empty() {
             return Err(Error::Models { what: "there is none".into() });
         }
-        let app = Arc::new(App::new(Models(served), options, metrics));
+        let app = Arc::new(App::new(Models(served), options, Arc::new(metrics)));
         Ok(Server { runtime, listener, address, app, passes, engines })
     }
 }
@@ -206,7 +203,8 @@ impl Server {
     }
 }
 
-fn runtime() -> Result<Runtime, Error> {
+/// What drives connections: one thread, with a few more for work that takes longer than a moment.
+pub(crate) fn runtime() -> Result<Runtime, Error> {
     Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
@@ -215,7 +213,8 @@ fn runtime() -> Result<Runtime, Error> {
         .map_err(Error::Start)
 }
 
-async fn listen(options: &Options) -> Result<(Listener, String), Error> {
+/// Listens where the options say.
+pub(crate) async fn listen(options: &Options) -> Result<(Listener, String), Error> {
     let (name, listening) = match &options.listen {
         Listen::Tcp(address) => {
             let listening = listen_tcp(*address, options.limits.send_buffer);
@@ -247,16 +246,24 @@ fn listen_tcp(
     Ok((listener, address))
 }
 
-type Started = (Arc<ServedModel>, tokio_mpsc::UnboundedReceiver<Vec<Delivery>>, JoinHandle<()>);
+pub(crate) type Started =
+    (Arc<ServedModel>, tokio_mpsc::UnboundedReceiver<Vec<Delivery>>, JoinHandle<()>);
 
 /// What the threads of engines share.
-struct Shared {
+pub(crate) struct Shared {
     room: Arc<Room>,
     roof: Arc<Roof>,
 }
 
+impl Shared {
+    pub(crate) fn new(options: &Options) -> Self {
+        let roof = Arc::new(Roof::new(options.bandwidth.clone()));
+        Self { room: Arc::new(Room::new(options.memory)), roof }
+    }
+}
+
 /// Starts the thread of a model's engine.
-fn start(
+pub(crate) fn start(
     served: Served,
     options: &Options,
     metrics: &Metrics,

@@ -70,12 +70,22 @@ impl Link {
         self: &Arc<Self>,
         requests: Vec<Request>,
     ) -> Result<Stream, Problem> {
+        let (mut stream, accepted) = self.begin(requests);
+        stream.accept(accepted.await)?;
+        Ok(stream)
+    }
+
+    /// Submits requests without waiting: [`Stream::accept`] takes what comes from the receiver.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        requests: Vec<Request>,
+    ) -> (Stream, oneshot::Receiver<Result<(), Problem>>) {
         let ticket = self.next.fetch_add(1, Ordering::Relaxed);
         let (events, receiver) = mpsc::channel(CAPACITY);
         let (accepted, answer) = oneshot::channel();
         let (cancel, paused) = (Arc::new(Cancel::default()), Arc::new(AtomicBool::new(false)));
         self.entries().insert(ticket, Entry { events, paused: Arc::clone(&paused) });
-        let mut stream = Stream {
+        let stream = Stream {
             link: Arc::clone(self),
             ticket,
             events: receiver,
@@ -84,19 +94,9 @@ impl Link {
             left: requests.len(),
         };
         // From here on, dropping the stream cancels the requests.
-        self.send(Command::Submit(Submission {
-            ticket,
-            cancel,
-            requests,
-            accepted: Some(accepted),
-        }));
-        let refused = match answer.await {
-            Ok(Ok(())) => return Ok(stream),
-            Ok(Err(problem)) => problem,
-            Err(_) => Problem::engine_gone(),
-        };
-        stream.left = 0; // nothing to cancel
-        Err(refused)
+        let accepted = Some(accepted);
+        self.send(Command::Submit(Submission { ticket, cancel, requests, accepted }));
+        (stream, answer)
     }
 
     /// Ends all answers with a problem.
@@ -141,6 +141,18 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
+    /// Whether the requests were accepted; an error of the receiver means that there is no engine any more.
+    pub(crate) fn accept(
+        &mut self,
+        accepted: Result<Result<(), Problem>, oneshot::error::RecvError>,
+    ) -> Result<(), Problem> {
+        let accepted = accepted.unwrap_or_else(|_| Err(Problem::engine_gone()));
+        if accepted.is_err() {
+            self.left = 0; // nothing to cancel
+        }
+        accepted
+    }
+
     /// The next event with its choice; `None` after the last.
     pub(crate) async fn next(&mut self) -> Option<(usize, Happened)> {
         if self.left == 0 {

@@ -1,9 +1,9 @@
-//! What is determined of a prompt besides the answer to it: pooled hidden states, or log-probabilities.
+//! What is determined of a prompt besides the answer to it: pooled hidden states, log-probabilities, or logits.
 //!
-//! Both need rows of a pass that are gone when the next one begins, so they are read after every pass, in the
+//! All need rows of a pass that are gone when the next one begins, so they are read after every pass, in the
 //! order of their positions. What has been read is kept when a request is preempted: such rows may be taken from
 //! the cache then, or computed again, but are not read twice. Rows that were not read are always computed, whatever
-//! the cache has. Rows of logits are few, so log-probabilities are determined in portions of them.
+//! the cache has. Rows of logits are few, so what comes from them is determined in portions.
 
 use std::ops::Range;
 
@@ -31,6 +31,9 @@ pub enum PromptOutput {
     Logprobs(usize),
     /// The log-probabilities of these tokens after the prompt. Nothing is generated.
     Next(Vec<u32>),
+    /// The logits after every token: four bytes for each token of the prompt and of the vocabulary. Nothing is
+    /// generated.
+    Logits,
 }
 
 /// What was determined of a prompt. It has the same bits however the prompt was divided into passes, in any
@@ -44,6 +47,8 @@ pub enum PromptValues {
     Logprobs(PromptLogprobs),
     /// See [`PromptOutput::Next`], in the order of the ids.
     Next(Vec<f32>),
+    /// See [`PromptOutput::Logits`]: `vocab_size` values for each token.
+    Logits(Vec<f32>),
 }
 
 /// Log-probabilities of the tokens of a prompt but the first, which nothing precedes: log-softmax of the raw
@@ -68,7 +73,7 @@ impl PromptOutput {
     fn rows(&self, prompt: usize) -> Range<usize> {
         let last = prompt.saturating_sub(1);
         match self {
-            Self::Hidden(Pooling::Mean) => 0..prompt,
+            Self::Hidden(Pooling::Mean) | Self::Logits => 0..prompt,
             Self::Hidden(Pooling::Last) | Self::Next(_) => last..prompt,
             Self::Logprobs(_) => 0..last,
         }
@@ -128,6 +133,9 @@ impl Reader {
                 prepare(1, 0);
                 PromptValues::Next(Vec::with_capacity(ids.len()))
             }
+            PromptOutput::Logits => {
+                PromptValues::Logits(Vec::with_capacity(rows.len() * config.vocab_size as usize))
+            }
         };
         Self { output, rows, sums, tasks, values }
     }
@@ -178,6 +186,11 @@ impl Reader {
                     self.score_next(engine, (pass, row))?;
                     1
                 }
+                PromptOutput::Logits => {
+                    let n = engine.max_logits().min(end_row - at);
+                    self.copy(engine, (pass, row..row + n))?;
+                    n
+                }
             };
             self.rows.start = at + n;
         }
@@ -224,6 +237,25 @@ impl Reader {
             values.top.extend_from_slice(&task.logprobs.top);
         }
         Ok(())
+    }
+
+    /// Adds the logits of these rows.
+    fn copy(
+        &mut self,
+        engine: &mut Engine,
+        (pass, rows): (PassId, Range<usize>),
+    ) -> Result<(), Error> {
+        let PromptValues::Logits(values) = &mut self.values else { return Ok(()) };
+        let vocab = engine.model().config().vocab_size as usize;
+        let mut tasks = [(values, true)];
+        engine.score(pass, rows, &mut tasks, |(values, finite), rows, _| {
+            for row in 0..rows.rows {
+                let at = values.len();
+                values.resize(at + vocab, 0.0); // within its capacity
+                *finite &= rows.copy(row, &mut values[at..]);
+            }
+        })?;
+        if tasks[0].1 { Ok(()) } else { Err(engine.not_finite()) }
     }
 
     /// Determines the log-probabilities of the requested tokens after a row.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nanoinfer_engine::{FinishReason, PromptLogprobs, PromptValues, Stats};
+use tokio::sync::oneshot;
 
 use super::model::ServedModel;
 use super::parts::{self, Part, Splitter, Whole};
@@ -14,36 +15,46 @@ use crate::runner::{Happened, Logprobs};
 use crate::stream::Stream;
 
 /// What became of an answer since the last update.
-pub(crate) enum Update {
+#[derive(Debug)]
+pub enum Update {
     /// A part of a prompt was read.
     Prefill {
+        /// Tokens so far.
         done: usize,
+        /// Tokens of the prompt.
         total: usize,
     },
     /// The log-probabilities of a choice's prompt.
     Prompt {
+        /// The answer's index.
         choice: usize,
+        /// Of every token but the first.
         logprobs: PromptLogprobs,
     },
+    /// An answer grows.
     Chunk(Chunk),
+    /// An answer ends.
     End(End),
     /// The whole request ends.
     Failed(Problem),
 }
 
 /// What a token adds to an answer.
-pub(crate) struct Chunk {
-    pub(crate) choice: usize,
+#[derive(Debug)]
+pub struct Chunk {
+    /// The answer's index.
+    pub choice: usize,
     /// Number of tokens up to and including this one.
-    pub(crate) count: usize,
-    pub(crate) parts: Vec<Part>,
+    pub count: usize,
+    /// What it adds.
+    pub parts: Vec<Part>,
     /// The token, if its log-probability was requested.
-    pub(crate) token: Option<(u32, Logprobs)>,
+    pub token: Option<(u32, Logprobs)>,
 }
 
 impl Chunk {
     /// The content.
-    pub(crate) fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let text = |part: &Part| match part {
             Part::Text(text) => Some(text.clone()),
             _ => None,
@@ -53,21 +64,27 @@ impl Chunk {
 }
 
 /// The end of an answer.
-pub(crate) struct End {
-    pub(crate) choice: usize,
-    pub(crate) reason: Reason,
+#[derive(Debug)]
+pub struct End {
+    /// The answer's index.
+    pub choice: usize,
+    /// Why it ended.
+    pub reason: Reason,
     /// The stop string at which it ended.
-    pub(crate) stop: Option<String>,
-    pub(crate) stats: Stats,
+    pub stop: Option<String>,
+    /// Counts and times.
+    pub stats: Stats,
 }
 
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Reason {
+pub enum Reason {
+    /// The model ended it, or a stop string.
     #[default]
     Stop,
     /// After calls of tools.
     Calls,
+    /// It has as many tokens as it may.
     Length,
     /// The context is full.
     Context,
@@ -76,6 +93,17 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
+    /// A name for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Calls => "tool_calls",
+            Self::Length => "length",
+            Self::Context => "context",
+            Self::Time => "time",
+        }
+    }
+
     /// A sentence if the usual names do not tell.
     pub(crate) fn note(self) -> Option<&'static str> {
         match self {
@@ -113,6 +141,8 @@ impl Answer {
 pub(crate) struct Answering {
     pub(crate) served: Arc<ServedModel>,
     stream: Stream,
+    /// Tells whether the engine accepts the requests, until it has.
+    accepted: Option<oneshot::Receiver<Result<(), Problem>>>,
     /// Updates that are due before the next event.
     due: VecDeque<Update>,
     choices: Vec<Progress>,
@@ -154,11 +184,24 @@ impl Answering {
         };
         let choices = prompts.iter().zip(splitters).map(choice).collect();
         let due = VecDeque::new();
-        Self { served, stream, due, choices, stops, deadline, payer, started }
+        let accepted = None;
+        Self { served, stream, accepted, due, choices, stops, deadline, payer, started }
+    }
+
+    /// Begins with the answer whether the requests are accepted.
+    pub(crate) fn once(self, accepted: oneshot::Receiver<Result<(), Problem>>) -> Self {
+        Self { accepted: Some(accepted), ..self }
     }
 
     /// The next update; `None` after the last. May be dropped while it waits.
     pub(crate) async fn next(&mut self) -> Option<Update> {
+        if let Some(accepted) = &mut self.accepted {
+            let accepted = accepted.await;
+            self.accepted = None;
+            if let Err(problem) = self.stream.accept(accepted) {
+                return Some(Update::Failed(problem));
+            }
+        }
         loop {
             if let Some(update) = self.due.pop_front() {
                 return Some(update);
@@ -243,6 +286,11 @@ impl Answering {
     /// Time since the request arrived.
     pub(crate) fn elapsed(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// The tokens of a choice so far.
+    pub(crate) fn tokens(&self, choice: usize) -> &[u32] {
+        self.choices.get(choice).map_or(&[], |choice| &choice.tokens)
     }
 
     /// Tokens generated so far.

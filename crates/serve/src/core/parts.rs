@@ -4,22 +4,32 @@ use nanoinfer_text::{AnswerEvent, AnswerParser};
 
 /// A part of an answer, or the next piece of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
+pub enum Part {
+    /// What the model thinks before it answers.
     Reasoning(String),
+    /// Content.
     Text(String),
     /// A call begins. Its arguments follow.
     Call {
+        /// The call's number in the answer.
         index: usize,
+        /// Identifies it in the conversation.
         id: String,
+        /// The tool.
         name: String,
     },
+    /// The next piece of a call's arguments, which are JSON.
     Arguments {
+        /// The call's number in the answer.
         index: usize,
+        /// The piece.
         text: String,
     },
     /// A call ends. Only if it is complete, the arguments are an object.
     CallEnd {
+        /// The call's number in the answer.
         index: usize,
+        /// Whether the model ended it.
         complete: bool,
     },
 }

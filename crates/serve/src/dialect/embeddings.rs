@@ -117,11 +117,15 @@ impl Form {
     /// The first values of the pooled hidden state, scaled to length 1.
     fn vector(self, read: &Read) -> Vec<f32> {
         let PromptValues::Hidden(values) = &read.values else { return Vec::new() };
-        let values = &values[..self.dimensions.min(values.len())];
-        let squares: f64 = values.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-        let scale = if squares > 0.0 { 1.0 / squares.sqrt() } else { 0.0 };
-        values.iter().map(|&x| (f64::from(x) * scale) as f32).collect()
+        unit(&values[..self.dimensions.min(values.len())])
     }
+}
+
+/// Scales a vector to length 1.
+fn unit(values: &[f32]) -> Vec<f32> {
+    let squares: f64 = values.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+    let scale = if squares > 0.0 { 1.0 / squares.sqrt() } else { 0.0 };
+    values.iter().map(|&x| (f64::from(x) * scale) as f32).collect()
 }
 
 /// A vector as OpenAI's API shows it.
@@ -177,6 +181,16 @@ pub(crate) fn openai(body: &Value, served: &ServedModel) -> Result<Reading, Prob
         })
     });
     form.reading(("input", inputs), served, write)
+}
+
+/// Makes a vector of what was read of a prompt.
+pub(crate) type Vector = Box<dyn Fn(&Read) -> Vec<f32> + Send>;
+
+/// The prompts of a request in the form of `/v1/embeddings`, with what makes their vectors.
+pub(crate) fn vectors(body: &Value, served: &ServedModel) -> Result<(Reading, Vector), Problem> {
+    let own: EmbeddingFields = fields::read(body)?;
+    let form = Form::read(&own, served)?;
+    Ok((openai(body, served)?, Box::new(move |read| form.vector(read))))
 }
 
 /// Number of tokens of all prompts.

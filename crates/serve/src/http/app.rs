@@ -21,7 +21,7 @@ pub(crate) const UNIT: usize = 64 << 10;
 pub(crate) struct App {
     pub(crate) models: Models,
     pub(crate) options: Options,
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: Arc<Metrics>,
     /// Room for bodies.
     pub(crate) bodies: Arc<Semaphore>,
     /// Whose turn it is of the large bodies.
@@ -55,7 +55,7 @@ impl Drop for InUse {
 }
 
 impl App {
-    pub(crate) fn new(models: Models, options: Options, metrics: Metrics) -> Self {
+    pub(crate) fn new(models: Models, options: Options, metrics: Arc<Metrics>) -> Self {
         let keys = options.keys.iter().flat_map(|keys| (0..keys.len()).map(|i| keys.get(i)));
         let usage = keys.map(|key| Arc::new(Usage::new(key, Instant::now()))).collect();
         Self {
