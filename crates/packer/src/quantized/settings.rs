@@ -65,7 +65,7 @@ fn of(q: &Settings, name: &str) -> Result<Method, Error> {
     };
     let refuse = |keys: &[&str]| match keys.iter().find(|key| is_set(q.get(key))) {
         None => Ok(()),
-        Some(key) => Err(other(key, q.get(key).map_or_else(String::new, Value::to_string))),
+        Some(key) => Err(other(key, "set".into())),
     };
     let only = |key: &str, known: &[&str]| match q.str(key)? {
         Some(value) if !known.contains(&value.to_lowercase().as_str()) => {
@@ -107,16 +107,17 @@ fn is_set(value: Option<&Value>) -> bool {
     }
 }
 
-/// Two sizes.
+/// Two sizes, as a list or, in files of compressed-tensors before 2025, as in `"128x128"`.
 fn block(q: &Settings, key: &str) -> Result<Option<[usize; 2]>, Error> {
-    let Some(sizes) = q.numbers(key)? else { return Ok(None) };
-    let size = |v: f64| (v >= 1.0 && v.fract() == 0.0 && v <= 65536.0).then_some(v as usize);
-    match *sizes {
-        [rows, columns] => size(rows).zip(size(columns)).map(|(rows, columns)| [rows, columns]),
-        _ => None,
+    let Some(value) = q.get(key) else { return Ok(None) };
+    let sizes: Option<Vec<usize>> = match value {
+        Value::String(text) => text.split('x').map(|size| size.parse().ok()).collect(),
+        _ => serde_json::from_value(value.clone()).ok(),
+    };
+    match sizes.as_deref() {
+        Some(&[rows @ 1..=65536, columns @ 1..=65536]) => Ok(Some([rows, columns])),
+        _ => Err(q.error(key, "is not two sizes, such as [128, 128]")),
     }
-    .map(Some)
-    .ok_or_else(|| q.error(key, format!("is {sizes:?}, expected two sizes")))
 }
 
 /// compressed-tensors.

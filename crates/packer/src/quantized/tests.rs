@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::{method, resolve};
+use super::{Method, method, resolve};
 use crate::hf::Settings;
 use crate::source::{FileTensor, TensorSource};
 use crate::{Error, safetensors};
@@ -295,7 +295,7 @@ fn settings_of_a_bitsandbytes_weight() {
     }
 }
 
-fn read_method(settings: &Value) -> Result<Option<super::Method>, String> {
+fn read_method(settings: &Value) -> Result<Option<Method>, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.json");
     std::fs::write(&path, settings.to_string()).unwrap();
@@ -315,12 +315,12 @@ fn settings_that_would_change_values_are_refused() {
             q(json!({"quant_method": "gptq", "checkpoint_format": "marlin"})),
             "checkpoint_format \"marlin\"",
         ),
-        (q(json!({"quant_method": "gptq", "is_marlin_format": true})), "is_marlin_format true"),
+        (q(json!({"quant_method": "gptq", "is_marlin_format": true})), "is_marlin_format set"),
         (q(json!({"quant_method": "awq", "version": "GEMV"})), "version \"GEMV\""),
-        (q(json!({"quant_method": "bitsandbytes", "load_in_8bit": true})), "load_in_8bit true"),
+        (q(json!({"quant_method": "bitsandbytes", "load_in_8bit": true})), "load_in_8bit set"),
         (
             q(json!({"quant_method": "fp8", "weight_block_size": [128, 0]})),
-            "weight_block_size is [128.0, 0.0]",
+            "weight_block_size is not two sizes, such as [128, 128]",
         ),
         (
             q(json!({"quant_method": "compressed-tensors", "format": "marlin-24"})),
@@ -330,7 +330,7 @@ fn settings_that_would_change_values_are_refused() {
             q(
                 json!({"quant_method": "compressed-tensors", "transform_config": {"config_groups": {"u": {}}}}),
             ),
-            "transform_config",
+            "transform_config set is not supported; convert the original",
         ),
         (
             q(
@@ -347,6 +347,12 @@ fn settings_that_would_change_values_are_refused() {
     ] {
         let error = read_method(&settings).unwrap_err();
         assert!(error.contains(expected), "{error:?} does not contain {expected:?}");
+    }
+    for sizes in [json!([16, 32]), json!("16x32")] {
+        let groups = json!({"g": {"weights": {"num_bits": 8, "block_structure": sizes}}});
+        let config = json!({"quant_method": "compressed-tensors", "config_groups": groups});
+        let expected = Method::Compressed { block: Some([16, 32]), bits: vec![8] };
+        assert_eq!(read_method(&q(config)), Ok(Some(expected)));
     }
     for settings in [
         json!({}),
