@@ -397,10 +397,12 @@ impl Opened {
     }
 
     /// Refuses new requests, and waits for the answers to HTTP clients that run, at most for [`Options::drain`].
-    pub fn close(self) {
+    pub fn close(mut self) {
         self.app.begin_drain();
         self.accepting.abort();
         self.close.send_replace(true);
+        // The socket is closed once the task has ended.
+        drop(wait(&mut self.accepting, Some(self.drain)));
         wait(self.close.closed(), Some(self.drain));
     }
 }
