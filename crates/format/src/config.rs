@@ -1,5 +1,7 @@
 //! The architecture of a model as data. The forward pass reads it and never checks the model's name.
 
+use std::ops::Not;
+
 use serde::{Deserialize, Serialize};
 
 use crate::activation::{Activation, Xielu};
@@ -223,14 +225,14 @@ pub struct Config {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub experts: Option<Experts>,
     /// Whether the output of attention is multiplied by the sigmoid of a projection of its input.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "Not::not")]
     pub attention_gate: bool,
     /// Whether each query head has a score that enters its softmax without a position.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "Not::not")]
     pub attention_sinks: bool,
     /// Whether windows follow each other, each beginning at a multiple of its size, rather than ending at the
     /// current position.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "Not::not")]
     pub chunked_windows: bool,
     /// Recurrent layers, if there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -242,10 +244,10 @@ pub struct Config {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<Temperature>,
     /// Whether attention and the feed-forward network of a layer have the same input.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "Not::not")]
     pub parallel: bool,
     /// Whether norms of single queries and keys come after RoPE.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "Not::not")]
     pub qk_norm_late: bool,
     /// Parameters of xIELU in each layer; empty with another activation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -258,7 +260,7 @@ pub struct Config {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latent: Option<Latent>,
     /// Whether values are divided by their root mean square, per head.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "Not::not")]
     pub value_norm: bool,
     /// Hidden width of each layer's feed-forward network; empty if it is `d_ff` in all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -267,16 +269,12 @@ pub struct Config {
     #[serde(default, skip_serializing_if = "is_zero")]
     pub layer_embedding: u32,
     /// Whether the residual stream is multiplied by a factor behind each layer.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "Not::not")]
     pub layer_scale: bool,
 }
 
 fn is_zero(value: &u32) -> bool {
     *value == 0
-}
-
-pub(crate) fn is_false(value: &bool) -> bool {
-    !value
 }
 
 /// An invalid value in a config or generation default.

@@ -1,8 +1,9 @@
 //! Mixtures of experts as data.
 
+use std::ops::Not;
+
 use serde::{Deserialize, Serialize};
 
-use crate::config::is_false;
 use crate::units::{GROUP, LANES, pad};
 
 /// The experts covered by the router's softmax.
@@ -37,11 +38,11 @@ pub struct Experts {
     pub shared: Option<SharedExpert>,
     /// Whether the scores of experts are sigmoids rather than their softmax; with `chosen`, the weights of the
     /// chosen experts are divided by their sum.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "Not::not")]
     pub router_sigmoid: bool,
     /// Whether a bias is added to these sigmoids, or to the softmax over all experts, to choose experts, but not
     /// to their weights. Of a softmax, too, the weights are then divided by their sum with `chosen`.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "Not::not")]
     pub router_bias: bool,
     /// The groups of experts, of which a token first chooses some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -51,7 +52,7 @@ pub struct Experts {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub router_distance: Option<f64>,
     /// Whether weights are factors of the inputs of experts rather than of their outputs (Llama 4).
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "Not::not")]
     pub weighted_inputs: bool,
 }
 

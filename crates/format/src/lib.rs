@@ -26,6 +26,7 @@ mod activation;
 mod attention;
 mod bits;
 mod config;
+mod config_attention;
 mod config_check;
 mod config_layers;
 mod encoding;

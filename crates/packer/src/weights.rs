@@ -1,6 +1,6 @@
 //! The weights of a model, by role and layer instead of by their names in the source.
 
-mod order;
+pub(crate) mod order;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
@@ -15,6 +15,7 @@ use crate::names::{Meaning, Names, RopeType};
 use crate::source::derived::{Joined, Transposed, affine, scaled_rows};
 use crate::source::stacks::LastMatrix;
 use crate::source::{FileTensor, TensorSource};
+use crate::weights::order::is_stacked;
 
 /// Identifies a weight or its bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -367,18 +368,6 @@ fn check_shape(tensor: &dyn TensorSource, expected: [usize; 2]) -> Result<(), Er
 
 /// A weight and its shape: `[experts, rows, inputs]`.
 type Shape = (Role, [usize; 3]);
-
-/// Whether the weight is one matrix per expert.
-pub(crate) fn is_stacked(role: Role) -> bool {
-    matches!(
-        role,
-        Role::FfnGateExperts
-            | Role::FfnUpExperts
-            | Role::FfnDownExperts
-            | Role::AttnKB
-            | Role::AttnVB
-    )
-}
 
 /// The source weights behind one tensor of the file.
 fn shapes(entry: &Entry) -> Vec<Shape> {

@@ -99,12 +99,15 @@ impl Answers {
     }
 }
 
-/// Reads several answers to their ends: for each, all updates, and the tokens of its choices. If one fails, all end.
+/// The updates of an answer, and the tokens of its choices.
+type Shown<'py> = (Vec<Bound<'py, PyAny>>, Vec<Vec<u32>>);
+
+/// Reads several answers to their ends. If one fails, all end.
 #[pyfunction]
 pub(crate) fn collect<'py>(
     py: Python<'py>,
     answers: Vec<Bound<'py, Answers>>,
-) -> PyResult<Vec<(Vec<Bound<'py, PyAny>>, Vec<Vec<u32>>)>> {
+) -> PyResult<Vec<Shown<'py>>> {
     let taken: Vec<local::Answers> =
         answers.iter().map(|a| a.get().take()).collect::<PyResult<_>>()?;
     let all = until(py, all(taken.into_iter().map(read).collect()))?.map_err(problem)?;

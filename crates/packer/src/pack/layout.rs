@@ -20,7 +20,8 @@
 use nanoinfer_format::{Config, Encoding, Entry, Kind, LANES, Part, Role, TensorSpec, pad, schema};
 
 use crate::source::TensorSource;
-use crate::weights::{Weights, is_stacked};
+use crate::weights::Weights;
+use crate::weights::order::is_stacked;
 
 /// A tensor of the file and the source of its rows.
 pub(crate) struct Planned<'a> {

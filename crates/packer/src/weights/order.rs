@@ -11,7 +11,6 @@ use crate::names::{Meaning, Names, RopeType, Stacks};
 use crate::source::derived::{Runs, Transposed, TransposedHeads, inputs, minus_exp, unpermuted};
 use crate::source::stacks::{Alternate, LastMatrix, TransposedStack};
 use crate::source::{FileTensor, TensorSource};
-use crate::weights::is_stacked;
 
 /// The weight (or bias) `role` in a tensor, with the values and in the order in which it is packed. `rows` are
 /// its rows if those of several weights follow each other.
@@ -140,4 +139,16 @@ fn tiled_heads(role: Role, c: &Config) -> Option<Vec<Range<usize>>> {
     let heads = (0..keys).flat_map(|key| (0..r.per_key()).map(move |value| value * keys + key));
     let heads = heads.map(|head| first + head * width..first + (head + 1) * width);
     Some(once(0..first).chain(heads).collect())
+}
+
+/// Whether the weight is one matrix per expert.
+pub(crate) fn is_stacked(role: Role) -> bool {
+    matches!(
+        role,
+        Role::FfnGateExperts
+            | Role::FfnUpExperts
+            | Role::FfnDownExperts
+            | Role::AttnKB
+            | Role::AttnVB
+    )
 }
