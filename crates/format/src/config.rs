@@ -230,10 +230,6 @@ pub struct Config {
     /// Whether each query head has a score that enters its softmax without a position.
     #[serde(default, skip_serializing_if = "Not::not")]
     pub attention_sinks: bool,
-    /// Whether windows follow each other, each beginning at a multiple of its size, rather than ending at the
-    /// current position.
-    #[serde(default, skip_serializing_if = "Not::not")]
-    pub chunked_windows: bool,
     /// Recurrent layers, if there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recurrent: Option<Recurrent>,
@@ -329,7 +325,6 @@ impl Config {
             experts: None,
             attention_gate: false,
             attention_sinks: false,
-            chunked_windows: false,
             recurrent: None,
             layer_parts: Vec::new(),
             temperature: None,

@@ -243,28 +243,3 @@ pub(crate) fn add_weighted<S: Simd>(s: S, a: AddWeighted<'_>) {
         }
     }
 }
-
-/// Arguments of `weigh`, which multiplies the values of each token by a factor.
-#[derive(Debug)]
-pub struct Weigh<'a> {
-    /// `[panels][weights.len()][16]`
-    pub x: &'a mut [f32],
-    /// Factor, one per token.
-    pub weights: &'a [f32],
-}
-
-impl Weigh<'_> {
-    pub(crate) fn check(&self) {
-        assert!(!self.weights.is_empty());
-        assert!(self.x.len().is_multiple_of(LANES * self.weights.len()));
-    }
-}
-
-#[inline(always)]
-pub(crate) fn weigh<S: Simd>(s: S, a: Weigh<'_>) {
-    for panel in a.x.chunks_exact_mut(LANES * a.weights.len()) {
-        for (x, &weight) in panel.as_chunks_mut::<LANES>().0.iter_mut().zip(a.weights) {
-            s.store(s.mul(s.load(x), s.splat(weight)), x);
-        }
-    }
-}

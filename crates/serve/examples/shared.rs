@@ -53,7 +53,8 @@ fn direct(batch: &mut Batch, answers: usize, tokens: usize) -> Result<f64> {
     let mut generated = 0;
     while !batch.is_idle() {
         for event in batch.step()? {
-            generated += usize::from(matches!(event.event?, Event::Token { .. }));
+            generated +=
+                usize::from(matches!(event.event.map_err(|e| e.to_string())?, Event::Token { .. }));
         }
     }
     assert_eq!(generated, answers * tokens);

@@ -308,7 +308,7 @@ impl Pass<'_> {
             |span: &usize| slots.iter().any(|slot| self.visible(layer, slot).in_span(*span));
         let (mut states, mut next) =
             (std::mem::take(&mut local.states), std::mem::take(&mut local.spans));
-        for span in spans(slots, self.window(layer)).filter(visible) {
+        for span in spans(slots, self.config.windows[layer] as usize).filter(visible) {
             self.attend_span(local, part, span, block_at, &mut next[..n * len]);
             let pairs = states.chunks_exact_mut(len).zip(next[..n * len].chunks_exact(len));
             for (query, (state, next)) in pairs.enumerate() {
