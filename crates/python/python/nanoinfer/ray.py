@@ -29,7 +29,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from ._model import Model
 from ._wait import Waiter
 
-Headers = "list[tuple[bytes, bytes]]"
+Headers = list[tuple[bytes, bytes]]
 
 # Bytes of text in a block, about as many as 64 tokens have.
 _BLOCK = 256
