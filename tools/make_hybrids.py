@@ -103,7 +103,7 @@ MODELS |= {
     # Latent attention, of queries that are projections of the residual stream; experts, chosen by their softmax, beside
     # two shared ones; none on the first layer.
     "deepseek-v2": of("DeepseekV2", **LATENT, q_lora_rank=None, n_routed_experts=6, n_shared_experts=2,
-        topk_method="group_limited_greedy", n_group=3, topk_group=2,
+        topk_method="group_limited_greedy", n_group=3, topk_group=1,
         first_k_dense_replace=1, routed_scaling_factor=1.5),
     # Latent attention with YaRN; experts chosen by sigmoids with a bias, beside a shared one.
     "deepseek-v3": of("DeepseekV3", **LATENT, q_lora_rank=40, n_routed_experts=6, n_shared_experts=1, n_group=3,

@@ -8,7 +8,7 @@
 //! Code outside Rust cannot be checked, so every function trusts its caller in what the header says: pointers are
 //! null where that is allowed, or else point to what their types say, and texts end with a zero byte; a handle is one
 //! that was returned and not yet freed; and the rules about threads hold. Each function dereferences only its
-//! arguments, through [`text`], [`slice`] and [`buffer`].
+//! arguments, through `text`, `slice` and `buffer`.
 #![allow(unsafe_code)]
 #![allow(clippy::missing_safety_doc)] // it is above, for all functions
 

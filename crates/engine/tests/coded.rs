@@ -141,7 +141,7 @@ fn results_equal_those_of_a_q8_file_with_the_same_levels() {
     let folder = tempfile::tempdir().unwrap();
     for name in tiny() {
         let named = CODED.map(|quant| (quant.name(), Options::new(quant)));
-        let bits = ("4.50", Options::new("4.5".parse::<Precision>().unwrap()));
+        let bits = ("4.75", Options::new("4.75".parse::<Precision>().unwrap()));
         let mixed = GATED.contains(&&*name).then(|| ("mixed", mixed()));
         for (quant, options) in named.into_iter().chain([bits]).chain(mixed) {
             let coded = model_with(&data("tiny").join(&name), options);

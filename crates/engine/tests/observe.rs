@@ -107,7 +107,10 @@ fn every_division_into_passes_shows_the_same_inputs() {
                     (false, true) => &[Role::SsmIn, Role::SsmOut],
                     (true, true) => &[Role::AttnQkv, Role::SsmIn, Role::AttnOutput, Role::SsmOut],
                 };
-                let roles = [mixer, ffn].concat();
+                let mut roles = [mixer, ffn].concat();
+                if c.parallel {
+                    roles.swap(1, 2); // gate and up have the inputs of attention
+                }
                 roles.into_iter().map(move |role| (Some(layer), role))
             })
             .chain([(None, Role::Output)])

@@ -22,7 +22,8 @@ pub(super) fn source(
 ) -> Box<dyn TensorSource> {
     let (inner, [n, k]) = (tensor.clone(), tensor.shape());
     let pairs = matches!(names.rope_type, RopeType::Norm | RopeType::Interleaved);
-    if pairs && is_rotated(role) {
+    // In latent attention, norms are those of vectors that are not rotated.
+    if pairs && c.latent.is_none() && is_rotated(role) {
         return unpermuted(Box::new(inner), c.head_dim as usize, c.rotary_dim as usize);
     }
     // A tensor of another size is left as it is, and refused for it.
