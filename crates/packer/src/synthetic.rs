@@ -103,7 +103,7 @@ impl Shape {
                 attention: &[2, 5, 8, 10, 12, 14],
             }),
             shape("llama-3.2-1b", 16, [2048, 8192], [32, 8], 64, 128_256, true),
-            shape("granite-moe-1b", 24, [1024, 512], [16, 8], 64, 49155, true).of_experts([32, 8]),
+            shape("granite-moe-1b", 24, [1024, 512], [16, 8], 64, 49152, true).of_experts([32, 8]),
             shape("granite-4-h-1b", 40, [1536, 4096], [12, 4], 128, 100_352, true).with(Hybrid {
                 kind: RecurrentKind::Mamba2,
                 kernel: 4,

@@ -99,7 +99,7 @@ fn sizes_that_a_wrapper_omits() {
     std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
     std::fs::write(dir.path().join("model.safetensors"), safetensors(&weights)).unwrap();
     // The defaults are those of a larger model.
-    refused(&Input::Folder(dir.path().into()), "requires [128, 64]");
+    refused(&Input::Folder(dir.path().into()), "requires [256, 128]");
 }
 
 #[test]
