@@ -298,9 +298,9 @@ pub(crate) fn start(
         let engine = batch.engine();
         let about = (engine.model().clone(), batch.seams(), fingerprint(engine), batch.limit());
         let loading = Loading::new((loaded_name, load), (options, batch.seams()), place, idle);
+        let mut runner = Runner::new((batch, loading), receiver, sender, (metrics, seen, log));
+        runner.begin(); // before the next model is made, so that the first ones are loaded
         if made.send(about).is_ok() {
-            let mut runner = Runner::new((batch, loading), receiver, sender, (metrics, seen, log));
-            runner.begin();
             runner.run();
         }
     };

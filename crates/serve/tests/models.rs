@@ -68,6 +68,13 @@ fn folded(stream: Stream) -> String {
 }
 
 #[test]
+fn those_that_are_named_first_are_loaded_at_the_start() {
+    for _ in 0..10 {
+        assert_eq!(loaded(&tight()), ["a"]);
+    }
+}
+
+#[test]
 fn the_second_model_waits_until_the_answers_of_the_first_have_ended() {
     let want = Running::start(Setup { names: &["a"], ..Setup::default() });
     let (long, short) = (folded(want.stream(CHAT, &endless("a"))), want.chat(&ask("a")));
