@@ -103,7 +103,7 @@ MODELS |= {
     # Latent attention, of queries that are projections of the residual stream; experts, chosen by their softmax, beside
     # two shared ones; none on the first layer.
     "deepseek-v2": of("DeepseekV2", **LATENT, q_lora_rank=None, n_routed_experts=6, n_shared_experts=2,
-        topk_method="group_limited_greedy", n_group=3, topk_group=1,
+        topk_method="group_limited_greedy", n_group=2, topk_group=1,
         first_k_dense_replace=1, routed_scaling_factor=1.5),
     # Latent attention with YaRN; experts chosen by sigmoids with a bias, beside a shared one.
     "deepseek-v3": of("DeepseekV3", **LATENT, q_lora_rank=40, n_routed_experts=6, n_shared_experts=1, n_group=3,
@@ -173,8 +173,9 @@ def watch(model, gaps):
             scores = 4 * (scores.sigmoid() + bias)  # in units of logits, near 0
         if statics is not None:
             scores = 4 * (scores.softmax(-1) + statics.e_score_correction_bias)
-        if (groups := getattr(module, "num_group", 1)) > 1:
-            best = scores.view(len(scores), groups, -1).topk(2).values.sum(-1).sort(descending=True)
+        if (groups := getattr(module, "num_group", None) or 1) > 1:
+            counted = 2 if bias is not None else 1  # scores of a group
+            best = scores.view(len(scores), groups, -1).topk(counted).values.sum(-1).sort(descending=True)
             gaps.append((best.values[:, module.topk_group - 1] - best.values[:, module.topk_group]).min().item())
             others = best.indices[:, module.topk_group:, None] == torch.arange(groups).repeat_interleave(
                 scores.shape[1] // groups)

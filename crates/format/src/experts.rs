@@ -76,6 +76,14 @@ pub struct ExpertGroups {
     pub best: u32,
 }
 
+impl SharedExpert {
+    /// `n` experts of this width that every token has: one wider network, without a gate. `None` if there are none.
+    pub fn of(n: u32, d_ff: u32) -> Option<Self> {
+        let d_ff = n.saturating_mul(d_ff);
+        (d_ff > 0).then_some(Self { d_ff, gate: false })
+    }
+}
+
 impl Experts {
     /// Experts on every layer whose weights are a softmax over the chosen ones.
     pub fn new(n_experts: u32, experts_per_token: u32, d_ff: u32, n_layers: usize) -> Self {

@@ -40,6 +40,15 @@ fn route(kernels: &Kernels, logits: &[f32], k: usize, over_chosen: bool) -> (Vec
     (chosen, weights)
 }
 
+/// Compares weights with what they should be, and with those of the first instruction set.
+fn check_weights(weights: &[f32], want: impl Iterator<Item = f64>, first: &mut Option<Vec<u32>>) {
+    for (&weight, want) in weights.iter().zip(want) {
+        assert!((f64::from(weight) / want - 1.0).abs() < 1e-5, "{weight}, {want}");
+    }
+    let bits: Vec<u32> = weights.iter().map(|w| w.to_bits()).collect();
+    assert_eq!(*first.get_or_insert_with(|| bits.clone()), bits);
+}
+
 #[test]
 fn sigmoids_are_chosen_with_their_bias_and_weigh_without_it() {
     for (n, k) in [(1, 1), (4, 2), (17, 3), (60, 6), (128, 8)] {
@@ -64,12 +73,8 @@ fn sigmoids_are_chosen_with_their_bias_and_weigh_without_it() {
                     ..plain(&mut chosen, &mut weights)
                 });
                 assert!(chosen.iter().map(|&e| e as usize).eq(order.iter().copied()));
-                for (&e, &weight) in order.iter().zip(&weights) {
-                    let want = scores[e] / sum;
-                    assert!((f64::from(weight) / want - 1.0).abs() < 1e-5, "{weight}, {want}");
-                }
-                let bits: Vec<u32> = weights.iter().map(|w| w.to_bits()).collect();
-                assert_eq!(*first.get_or_insert_with(|| bits.clone()), bits);
+                let shares = order.iter().map(|&e| scores[e] / sum);
+                check_weights(&weights, shares, &mut first);
             }
         }
     }
@@ -195,12 +200,8 @@ fn experts_are_chosen_within_the_best_groups() {
                     ..plain(&mut chosen, &mut weights)
                 });
                 assert!(chosen.iter().map(|&e| e as usize).eq(order.iter().copied()), "{n}");
-                for (&e, &weight) in order.iter().zip(&weights) {
-                    let want = scores[e] / sum;
-                    assert!((f64::from(weight) / want - 1.0).abs() < 1e-5, "{weight}, {want}");
-                }
-                let bits: Vec<u32> = weights.iter().map(|w| w.to_bits()).collect();
-                assert_eq!(*first.get_or_insert_with(|| bits.clone()), bits);
+                let shares = order.iter().map(|&e| scores[e] / sum);
+                check_weights(&weights, shares, &mut first);
             }
         }
     }
@@ -234,12 +235,8 @@ fn experts_chosen_in_turn_weigh_what_is_near() {
                     distance: Some(distance),
                     ..plain(&mut chosen, &mut weights)
                 });
-                for ((&e, &weight), &(expert, wanted)) in chosen.iter().zip(&weights).zip(&want) {
-                    assert_eq!(e, expert);
-                    assert!((f64::from(weight) / wanted - 1.0).abs() < 1e-5, "{weight}, {wanted}");
-                }
-                let bits: Vec<u32> = weights.iter().map(|w| w.to_bits()).collect();
-                assert_eq!(*first.get_or_insert_with(|| bits.clone()), bits);
+                assert!(chosen.iter().eq(want.iter().map(|(expert, _)| expert)));
+                check_weights(&weights, want.iter().map(|&(_, weight)| weight), &mut first);
             }
         }
     }

@@ -11,7 +11,7 @@ use nanoinfer_format::{Config, Entry, Kind, NormPlace, Role, layer_schema, schem
 
 use crate::Error;
 use crate::description::{Biases, Change, RowFactor};
-use crate::names::{Meaning, Names, RopeType};
+use crate::names::{Meaning, Names};
 use crate::source::derived::{Joined, Transposed, affine, scaled_rows};
 use crate::source::stacks::LastMatrix;
 use crate::source::{FileTensor, TensorSource};
@@ -244,8 +244,7 @@ impl Weights {
         if self.row_factors.iter().any(|scaled| roles.contains(&scaled.role)) {
             return Err(Self::error(&path, name, SCALED_ROWS));
         }
-        let rotated = |role: &Role| matches!(role, Role::AttnQ | Role::AttnK);
-        if self.names.rope_type == RopeType::Interleaved && roles.iter().any(rotated) {
+        if order::is_reordered(&self.names, roles, n, c) {
             return Err(Self::error(&path, name, REORDERED_ROWS));
         }
         let expert = expert.unwrap_or(0);

@@ -5,7 +5,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::gguf::GgufFile;
-use common::{ODD, Shape, Weights, check, random, safetensors};
+use common::{ODD, Shape, Weights, check, golden, random, read_folder, safetensors};
 use nanoinfer_format::{NanoFile, SectionKind};
 use nanoinfer_packer::{Input, Lora, Options, Quant, convert};
 use serde_json::{Value, json};
@@ -258,4 +258,32 @@ fn adapters_that_cannot_be_merged_are_refused() {
     assert!(error().contains("is neither lora_A nor lora_B"), "{}", error());
     std::fs::remove_file(&path).unwrap();
     assert!(error().contains("adapter_model.bin: cannot open"), "{}", error());
+}
+
+/// Adapters have their rows in the order of Hugging Face's checkpoints, which is not always that of the packed ones.
+#[test]
+fn adapters_of_reordered_rows_are_refused() {
+    let lora = tempfile::tempdir().unwrap();
+    for (name, module, reordered) in [
+        ("cohere2", "self_attn.q_proj", true),
+        ("cohere2", "self_attn.v_proj", false),
+        ("ernie4-5", "self_attn.k_proj", true),
+        ("ernie4-5", "mlp.up_proj", false),
+        ("deepseek-v3", "self_attn.q_b_proj", true),
+        ("deepseek-v3", "self_attn.kv_a_proj_with_mqa", true),
+        ("deepseek-v3", "self_attn.kv_b_proj", true),
+        ("deepseek-v3", "self_attn.o_proj", false),
+        ("qwen3-5", "self_attn.q_proj", true),
+        ("qwen3-5", "self_attn.k_proj", false),
+        ("qwen3-next", "linear_attn.in_proj_qkvz", true),
+    ] {
+        let weights = read_folder(&golden(name));
+        let end = format!("{module}.weight");
+        let (weight, (shape, _)) = weights.iter().find(|(name, _)| name.ends_with(&end)).unwrap();
+        let module = weight.strip_suffix(".weight").unwrap();
+        adapter(lora.path(), &[(module, [shape[0], shape[1]])], json!({}));
+        let result = converted(&Input::Folder(golden(name)), &[(lora.path().into(), 1.0)]);
+        let refusal = result.err().map(|e| e.contains("its rows are reordered in this model"));
+        assert_eq!(refusal, reordered.then_some(true), "{name} {module}");
+    }
 }

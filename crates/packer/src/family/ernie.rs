@@ -16,8 +16,8 @@ pub(super) const FAMILY: Family = Family {
         HfSpelling { model_type: "ernie4_5_moe", own_names: DEEPSEEK_EXPERTS, adapt: sparse, ..HF },
     ],
     gguf: &[
-        GgufSpelling { architecture: "ernie4_5", ..GgufSpelling::NORM },
-        GgufSpelling { architecture: "ernie4_5-moe", adapt: gguf, ..GgufSpelling::NORM },
+        GgufSpelling { architecture: "ernie4_5", ..GgufSpelling::INTERLEAVED },
+        GgufSpelling { architecture: "ernie4_5-moe", adapt: gguf, ..GgufSpelling::INTERLEAVED },
     ],
 };
 
@@ -33,7 +33,7 @@ const HF: HfSpelling = HfSpelling {
 fn hugging_face(c: &Settings, d: &mut Description) -> Result<(), Error> {
     let all = Some(c.bool("use_bias")?.unwrap_or(false));
     d.biases = Biases { qkv: all, output: all, mlp: all, ..d.biases };
-    d.names.rope_type = RopeType::Norm;
+    d.names.rope_type = RopeType::Interleaved;
     Ok(())
 }
 
@@ -44,9 +44,7 @@ fn sparse(c: &Settings, d: &mut Description) -> Result<(), Error> {
     e.experts_per_token = c.u32("moe_k")?.unwrap_or(e.experts_per_token);
     e.d_ff = c.u32("moe_intermediate_size")?.unwrap_or(1536);
     e.router_bias = true;
-    let shared = c.u32("moe_num_shared_experts")?.unwrap_or(2);
-    let d_ff = shared.saturating_mul(e.d_ff);
-    e.shared = (shared > 0).then_some(SharedExpert { d_ff, gate: false });
+    e.shared = SharedExpert::of(c.u32("moe_num_shared_experts")?.unwrap_or(2), e.d_ff);
     let (first, last) =
         (c.u32("moe_layer_start_index")?.unwrap_or(1), c.f64("moe_layer_end_index")?);
     let last = last.filter(|&last| last >= 0.0).unwrap_or(f64::INFINITY);
@@ -65,7 +63,7 @@ fn gguf(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
     d.config.experts = keys.experts(d.config.n_layers, RouterSoftmax::Chosen)?;
     let Some(e) = &mut d.config.experts else { return Ok(()) };
     e.router_bias = true;
-    let width = keys.u32("expert_shared_feed_forward_length")?.filter(|&width| width > 0);
-    e.shared = width.map(|d_ff| SharedExpert { d_ff, gate: false });
+    let width = keys.u32("expert_shared_feed_forward_length")?;
+    e.shared = width.and_then(|width| SharedExpert::of(1, width));
     Ok(())
 }

@@ -39,9 +39,7 @@ fn hugging_face(c: &Settings, d: &mut Description) -> Result<(), Error> {
     }
     let mut e = grouped_experts(c, d, [128, 8, 1, 1])?;
     e.d_ff = c.u32("moe_intermediate_size")?.unwrap_or(1408);
-    let shared = c.u32("n_shared_experts")?.unwrap_or(1);
-    let d_ff = shared.saturating_mul(e.d_ff);
-    e.shared = (shared > 0).then_some(SharedExpert { d_ff, gate: false });
+    e.shared = SharedExpert::of(c.u32("n_shared_experts")?.unwrap_or(1), e.d_ff);
     let dense = c.u32("first_k_dense_replace")?.unwrap_or(1) as usize;
     e.layers.iter_mut().take(dense).for_each(|sparse| *sparse = false);
     scale_experts(d, c.positive("routed_scaling_factor")?);
@@ -58,8 +56,7 @@ fn gguf(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
     }
     d.config.experts = keys.grouped_experts(d.config.n_layers)?;
     let Some(e) = &mut d.config.experts else { return Ok(()) };
-    let width = e.d_ff.saturating_mul(keys.u32("expert_shared_count")?.unwrap_or(1));
-    e.shared = (width > 0).then_some(SharedExpert { d_ff: width, gate: false });
+    e.shared = SharedExpert::of(keys.u32("expert_shared_count")?.unwrap_or(1), e.d_ff);
     scale_experts(d, keys.positive("expert_weights_scale")?);
     Ok(())
 }

@@ -63,9 +63,9 @@ fn windows(c: &Settings, d: &mut Description) -> Result<(), Error> {
 /// Experts beside a shared one, if that has a width.
 fn sparse_windows(c: &Settings, d: &mut Description) -> Result<(), Error> {
     sparse(c, d)?;
-    let width = c.u32("shared_intermediate_size")?.filter(|&width| width > 0);
+    let width = c.u32("shared_intermediate_size")?;
     if let Some(e) = &mut d.config.experts {
-        e.shared = width.map(|d_ff| SharedExpert { d_ff, gate: false });
+        e.shared = width.and_then(|width| SharedExpert::of(1, width));
     }
     sinks(c, d)
 }
@@ -110,9 +110,9 @@ fn sinks(c: &Settings, d: &mut Description) -> Result<(), Error> {
 fn gguf(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
     granite::gguf(keys, d)?;
     d.config.experts = keys.experts(d.config.n_layers, RouterSoftmax::Chosen)?;
-    let width = keys.u32("expert_shared_feed_forward_length")?.filter(|&width| width > 0);
+    let width = keys.u32("expert_shared_feed_forward_length")?;
     if let Some(e) = &mut d.config.experts {
-        e.shared = width.map(|d_ff| SharedExpert { d_ff, gate: false });
+        e.shared = width.and_then(|width| SharedExpert::of(1, width));
     }
     Ok(())
 }

@@ -38,7 +38,7 @@ pub(super) const FAMILY: Family = Family {
                 ("attn_q", &[Role::AttnQNope, Role::AttnQRope]),
             ],
             adapt: gguf_deepseek,
-            ..GgufSpelling::NORM
+            ..GgufSpelling::INTERLEAVED
         },
     ],
 };
@@ -145,13 +145,11 @@ fn descend(
     [dense, width, shared]: [u32; 3],
 ) -> Result<(), Error> {
     if c.bool("rope_interleave")? != Some(false) {
-        d.names.rope_type = RopeType::Norm;
+        d.names.rope_type = RopeType::Interleaved;
     }
     let size = |key: &str, default| Ok::<_, Error>(c.u32(key)?.unwrap_or(default));
     e.d_ff = size("moe_intermediate_size", width)?;
-    let shared = size("n_shared_experts", shared)?;
-    let d_ff = e.d_ff.saturating_mul(shared);
-    e.shared = (shared > 0).then_some(SharedExpert { d_ff, gate: false });
+    e.shared = SharedExpert::of(size("n_shared_experts", shared)?, e.d_ff);
     let dense = size("first_k_dense_replace", dense)? as usize;
     e.layers = (0..e.layers.len()).map(|layer| layer >= dense).collect();
     if let Some(kinds) = c.strings("mlp_layer_types")? {
@@ -230,9 +228,7 @@ fn gguf_deepseek(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
     }
     if let Some(e) = &mut d.config.experts {
         e.router_groups = keys.expert_groups(if sigmoid { 2 } else { 1 })?;
-        let shared = keys.u32("expert_shared_count")?.unwrap_or(0);
-        let d_ff = e.d_ff.saturating_mul(shared);
-        e.shared = (shared > 0).then_some(SharedExpert { d_ff, gate: false });
+        e.shared = SharedExpert::of(keys.u32("expert_shared_count")?.unwrap_or(0), e.d_ff);
     }
     scale_experts(d, keys.positive("expert_weights_scale")?);
     if let Some(Scaling::Yarn(yarn)) = d.ropes.first_mut().map(|rope| &mut rope.scaling) {

@@ -198,8 +198,8 @@ fn gguf(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
     if keys.bool("expert_weights_norm")? == Some(false) {
         e.router_softmax = RouterSoftmax::All;
     }
-    let width = keys.u32("expert_shared_feed_forward_length")?.filter(|&width| width > 0);
-    e.shared = width.map(|d_ff| SharedExpert { d_ff, gate: false });
+    let width = keys.u32("expert_shared_feed_forward_length")?;
+    e.shared = width.and_then(|width| SharedExpert::of(1, width));
     scale_experts(d, keys.positive("expert_weights_scale")?);
     Ok(())
 }

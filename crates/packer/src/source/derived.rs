@@ -138,43 +138,6 @@ impl TensorSource for Transposed {
     }
 }
 
-/// A stack of the small matrices of heads, of `rows` rows each, with rows and inputs of each exchanged.
-pub(crate) struct TransposedHeads {
-    pub(crate) inner: Box<dyn TensorSource>,
-    pub(crate) rows: usize,
-}
-
-impl TensorSource for TransposedHeads {
-    fn name(&self) -> (&Path, &str) {
-        self.inner.name()
-    }
-
-    /// A stack with a part of a matrix has no such shape, and is refused for it.
-    fn shape(&self) -> [usize; 2] {
-        let [n, k] = self.inner.shape();
-        [n / self.rows * k, if n.is_multiple_of(self.rows) { self.rows } else { 0 }]
-    }
-
-    fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
-        let (n, k) = (self.rows, self.inner.shape()[1]);
-        let (mut matrix, mut read) = (vec![0.0; n * k], None);
-        for (row, out) in rows.zip(out.chunks_exact_mut(n)) {
-            let (index, column) = (row / k, row % k);
-            if read.replace(index) != Some(index) {
-                self.inner.read_rows(index * n..(index + 1) * n, &mut matrix)?;
-            }
-            for (to, from) in out.iter_mut().zip(matrix.iter().skip(column).step_by(k)) {
-                *to = *from;
-            }
-        }
-        Ok(())
-    }
-
-    fn format(&self) -> Option<(&'static str, f64)> {
-        self.inner.format()
-    }
-}
-
 /// A tensor of the shape of another one, from which `read` computes rows.
 struct Mapped<F> {
     inner: Box<dyn TensorSource>,

@@ -1,11 +1,11 @@
-//! Matrices of experts that one tensor stacks in an unusual order.
+//! Matrices of experts or heads that one tensor stacks in an unusual order.
 
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::Error;
-use crate::source::{FileTensor, TensorSource};
+use crate::source::TensorSource;
 
 /// The matrix that was read last, as a whole; shared by all stacks of a model, so that only one is in memory.
 #[derive(Default)]
@@ -18,24 +18,17 @@ struct Matrix {
     values: Vec<f32>,
 }
 
-/// A stack of transposed matrices, turned back: `[experts, inputs, rows]` in the file. Rows of the result are
-/// columns in the file, so a matrix is read as a whole.
+/// A stack of matrices, each transposed. Rows of the result are columns of a matrix, which is read as a whole.
 pub(crate) struct TransposedStack {
-    inner: FileTensor,
-    experts: usize,
+    inner: Box<dyn TensorSource>,
+    rows: usize,
     last: Arc<LastMatrix>,
 }
 
 impl TransposedStack {
-    /// `inner` has the rows of all `experts` matrices.
-    pub(crate) fn new(inner: FileTensor, experts: usize, last: Arc<LastMatrix>) -> Self {
-        Self { inner, experts: experts.max(1), last }
-    }
-
-    /// Inputs and rows of each matrix.
-    fn sizes(&self) -> [usize; 2] {
-        let [all, n] = self.inner.shape();
-        [all / self.experts, n]
+    /// `inner` has matrices of `rows` rows each.
+    pub(crate) fn new(inner: Box<dyn TensorSource>, rows: usize, last: Arc<LastMatrix>) -> Self {
+        Self { inner, rows: rows.max(1), last }
     }
 }
 
@@ -44,24 +37,25 @@ impl TensorSource for TransposedStack {
         self.inner.name()
     }
 
+    /// A stack with a part of a matrix has no such shape, and is refused for it.
     fn shape(&self) -> [usize; 2] {
-        let [k, n] = self.sizes();
-        [self.experts * n, k]
+        let [n, k] = self.inner.shape();
+        [n / self.rows * k, if n.is_multiple_of(self.rows) { self.rows } else { 0 }]
     }
 
     fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
-        let ([k, n], name) = (self.sizes(), self.name().1);
+        let (n, k, name) = (self.rows, self.inner.shape()[1], self.name().1);
         let mut last = self.last.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Matrix { of, values } = &mut *last;
-        for (row, out) in rows.zip(out.chunks_exact_mut(k)) {
-            let (expert, column) = (row / n, row % n);
-            if of.as_ref().is_none_or(|(tensor, kept)| tensor != name || *kept != expert) {
+        for (row, out) in rows.zip(out.chunks_exact_mut(n)) {
+            let (matrix, column) = (row / k, row % k);
+            if of.as_ref().is_none_or(|(tensor, kept)| tensor != name || *kept != matrix) {
                 *of = None;
-                values.resize(k * n, 0.0);
-                self.inner.read_rows(expert * k..(expert + 1) * k, values)?;
-                *of = Some((name.to_owned(), expert));
+                values.resize(n * k, 0.0);
+                self.inner.read_rows(matrix * n..(matrix + 1) * n, values)?;
+                *of = Some((name.to_owned(), matrix));
             }
-            for (to, from) in out.iter_mut().zip(values.iter().skip(column).step_by(n)) {
+            for (to, from) in out.iter_mut().zip(values.iter().skip(column).step_by(k)) {
                 *to = *from;
             }
         }

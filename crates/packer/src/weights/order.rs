@@ -8,7 +8,7 @@ use std::sync::Arc;
 use nanoinfer_format::{Config, Role};
 
 use crate::names::{Meaning, Names, RopeType, Stacks};
-use crate::source::derived::{Runs, Transposed, TransposedHeads, inputs, minus_exp, unpermuted};
+use crate::source::derived::{Runs, Transposed, inputs, minus_exp, unpermuted};
 use crate::source::stacks::{Alternate, LastMatrix, TransposedStack};
 use crate::source::{FileTensor, TensorSource};
 
@@ -21,7 +21,7 @@ pub(super) fn source(
     c: &Config,
 ) -> Box<dyn TensorSource> {
     let (inner, [n, k]) = (tensor.clone(), tensor.shape());
-    let pairs = matches!(names.rope_type, RopeType::Norm | RopeType::Interleaved);
+    let pairs = names.rope_type != RopeType::Neox;
     // In latent attention, norms are those of vectors that are not rotated.
     if pairs && c.latent.is_none() && is_rotated(role) {
         return unpermuted(Box::new(inner), c.head_dim as usize, c.rotary_dim as usize);
@@ -50,15 +50,24 @@ pub(super) fn source(
             Box::new(Transposed { inner: weight })
         }
         Role::SsmA if tensor.name().1.ends_with("A_log") => minus_exp(weight),
-        Role::AttnQRope | Role::AttnKRope if names.rope_type == RopeType::Norm => {
+        Role::AttnQRope | Role::AttnKRope if pairs => {
             unpermuted(weight, c.rotary_dim as usize, c.rotary_dim as usize)
         }
         Role::AttnKB if meaning.roles.len() > 1 => {
             let rows = c.latent.as_ref().map_or(1, |l| l.nope_dim as usize).max(1);
-            Box::new(TransposedHeads { inner: weight, rows })
+            Box::new(TransposedStack::new(weight, rows, Arc::clone(last)))
         }
         _ => weight,
     }
+}
+
+/// Whether the rows of a tensor of `n` rows are packed in another order than that of Hugging Face's checkpoints, in
+/// which adapters have theirs.
+pub(super) fn is_reordered(names: &Names, roles: &[Role], n: usize, c: &Config) -> bool {
+    let turned =
+        |&role: &Role| is_rotated(role) || matches!(role, Role::AttnQRope | Role::AttnKRope);
+    names.rope_type == RopeType::Interleaved && roles.iter().any(turned)
+        || roles.iter().any(|&role| interleaved(roles, role, n, c).is_some())
 }
 
 /// Whether RoPE turns the outputs of a weight.
@@ -80,7 +89,8 @@ fn stack(
     }
     let all: Box<dyn TensorSource> = match tensor.experts() {
         Some(experts) if transposed => {
-            Box::new(TransposedStack::new(tensor.clone(), experts, Arc::clone(last)))
+            let rows = tensor.shape()[0] / experts.max(1);
+            Box::new(TransposedStack::new(Box::new(tensor.clone()), rows, Arc::clone(last)))
         }
         _ => Box::new(tensor.clone()),
     };

@@ -46,7 +46,7 @@ class Replica:
         self._model = Model.open(model, **options)
 
     async def call(self, method: str, target: str, headers: Headers, body: bytes, blocks: list[bytes]):
-        """Answers an HTTP request: first status and headers, then the parts of the body."""
+        """Answers an HTTP request: first status and headers, then the parts of the body. `blocks` are for the router."""
         exchange = self._model._core.call(method, target, headers, body)
         waiter = Waiter.of()
         yield await waiter.value(exchange.poll_head)
@@ -71,8 +71,8 @@ class Ingress:
     async def __call__(self, request: Request) -> Response:
         body = await request.body()
         fields = _object(body)
-        streams = fields.get("stream", request.url.path.startswith("/api/")) is True
-        if streams and "seed" not in fields and not request.url.path.startswith("/api/"):
+        resumable = fields.get("stream") is True and not request.url.path.startswith("/api/")
+        if resumable and fields.get("seed") is None:
             # To go on elsewhere, the draws have to be the same.
             fields["seed"] = random.getrandbits(32)
             body = json.dumps(fields).encode()
