@@ -21,7 +21,7 @@ pub(crate) use following::FollowArgs;
 pub(crate) use measuring::{Bench, Doctor, Eval, Format, Score};
 pub(crate) use packing::{Convert, Inspect, Models, ModelsAction, Verify};
 pub(crate) use prompting::{PromptArgs, Tokenize};
-pub(crate) use ranges::Seed;
+pub(crate) use ranges::{Seed, Think};
 pub(crate) use running::{CacheArgs, Chat, DraftArgs, Generate, Logits, ModelArgs, SamplingArgs};
 pub(crate) use serving::{NamedModel, Serve};
 
@@ -230,6 +230,8 @@ mod tests {
             (&["nanoinfer", "generate", "--top-p", "1.5"], "0 to 1"),
             (&["nanoinfer", "generate", "--threads", "0"], "1..=1024"),
             (&["nanoinfer", "generate", "--system", "x"], "--chat"),
+            (&["nanoinfer", "generate", "--think", "on"], "--chat"),
+            (&["nanoinfer", "chat", "--think", "maybe"], "on, off or a number"),
             (&["nanoinfer", "generate", "--prompt", "--json"], "found an option"),
             (&["nanoinfer", "generate", "--seed", "-2"], "-1 for a random seed"),
             (&["nanoinfer", "generate", "--prompt", "x", "--prompt-file", "y"], "--prompt-file"),

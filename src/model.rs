@@ -16,17 +16,17 @@ use crate::Loader;
 use crate::args::{CacheArgs, DraftArgs, ModelArgs, SamplingArgs, Seed};
 use crate::smaller::smaller;
 use crate::status::{Reporter, say};
-use crate::template::Template;
+use crate::template::Form;
 
 /// A model without an engine, for work on text.
-pub(crate) fn open(name: &OsStr, quant: Precision, template: Option<&Template>) -> Result<Model> {
+pub(crate) fn open(name: &OsStr, quant: Precision, form: &Form) -> Result<Model> {
     let mut reporter = Reporter::for_model(name);
     let mut status = |status: Status<'_>| reporter.status(status);
     let mut model = loader(name, quant).status(&mut status).model()?;
     if let Some(note) = outdated(name, &model) {
         say(&note);
     }
-    template.map_or(Ok(()), |template| template.set(&mut model))?;
+    form.set(&mut model)?;
     Ok(model)
 }
 
@@ -37,7 +37,7 @@ fn loader<'a>(model: &OsStr, quant: Precision) -> Loader<'a> {
 /// An engine configured by the options. Warns about a context that the model was not trained for.
 pub(crate) fn engine(args: &ModelArgs) -> Result<Engine> {
     let mut reporter = Reporter::for_model(&args.model);
-    let engine = open_engine(args, None, &mut |status| reporter.status(status))?;
+    let engine = open_engine(args, &Form::default(), &mut |status| reporter.status(status))?;
     warn_beyond_training(&engine);
     Ok(engine)
 }
@@ -55,7 +55,7 @@ pub(crate) fn warn_beyond_training(engine: &Engine) {
 
 fn open_engine(
     args: &ModelArgs,
-    template: Option<&Template>,
+    form: &Form,
     status: &mut dyn FnMut(Status<'_>),
 ) -> Result<Engine> {
     let options = EngineOptions {
@@ -75,7 +75,7 @@ fn open_engine(
     if let Some(note) = outdated(&args.model, &model) {
         status(Status::Message(&note));
     }
-    template.map_or(Ok(()), |template| template.set(&mut model))?;
+    form.set(&mut model)?;
     Ok(Engine::new(model, &options)?)
 }
 
@@ -91,12 +91,12 @@ fn outdated(name: &OsStr, model: &Model) -> Option<String> {
 /// A session with an empty context; progress goes to standard error.
 pub(crate) fn session(
     args: &ModelArgs,
-    template: Option<&Template>,
+    form: &Form,
     drafts: &DraftArgs,
     cache: &CacheArgs,
 ) -> Result<Session> {
     let mut reporter = Reporter::for_model(&args.model);
-    open_session(args, template, drafts, cache, &mut |status| reporter.status(status))
+    open_session(args, form, drafts, cache, &mut |status| reporter.status(status))
 }
 
 /// Like [`session`], but passes status messages to `status`, because a full-screen chat owns the
@@ -107,7 +107,7 @@ pub(crate) fn session_with_status(
     cache: &CacheArgs,
     status: &dyn Fn(String),
 ) -> Result<Session> {
-    open_session(args, None, drafts, cache, &mut |event| {
+    open_session(args, &Form::default(), drafts, cache, &mut |event| {
         let message = match event {
             Status::Message(message) => Some(message.to_owned()),
             Status::Cached(path) => smaller(&args.model, path),
@@ -121,12 +121,12 @@ pub(crate) fn session_with_status(
 
 fn open_session(
     args: &ModelArgs,
-    template: Option<&Template>,
+    form: &Form,
     drafts: &DraftArgs,
     cache: &CacheArgs,
     status: &mut dyn FnMut(Status<'_>),
 ) -> Result<Session> {
-    let mut session = Session::new(open_engine(args, template, status)?)?;
+    let mut session = Session::new(open_engine(args, form, status)?)?;
     if let Some(model) = &drafts.draft {
         let args = ModelArgs {
             model: model.clone(),
@@ -136,7 +136,7 @@ fn open_session(
             kv: None,
             ..args.clone()
         };
-        session.set_draft_model(open_engine(&args, None, status)?)?;
+        session.set_draft_model(open_engine(&args, &Form::default(), status)?)?;
     }
     if let Some(folder) = &cache.cache_dir {
         let store = PrefixStore::open(folder, cache.cache_size.saturating_mul(1 << 20));

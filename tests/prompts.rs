@@ -173,6 +173,34 @@ fn a_template_can_be_named_or_given_as_a_file() {
 }
 
 #[test]
+fn reasoning_is_turned_on_and_off_by_the_template() {
+    let home = Home::new(None);
+    let ask = |template: &str, think: &str| {
+        home.file("chat.jinja", template.as_bytes());
+        ["--chat", "--prompt", "Hi", "--chat-template", "chat.jinja", "--think", think]
+            .map(String::from)
+    };
+    let fed = |template: &str, think| {
+        let args = ask(template, think);
+        home.fed(&args.each_ref().map(String::as_str), "")
+    };
+    let switch = "[{{ messages[0].content }}]{% if enable_thinking is defined and not enable_thinking %}\
+                  <think></think>{% endif %}";
+    assert_eq!(fed(switch, "on"), ids("[Hi]"));
+    assert_eq!(fed(switch, "off"), ids("[Hi]<think></think>"));
+    assert_eq!(fed("[{{ messages[0].content }}]", "off"), ids("[Hi]"), "it never reasons");
+    for (template, think, part) in [
+        ("[{{ messages[0].content }}]", "on", "the model's chat template has no reasoning"),
+        ("{{ messages[0].content.split('</think>')[-1] }}", "off", "cannot turn reasoning off"),
+        (switch, "20", "no tokens around its reasoning"),
+    ] {
+        let args = ask(template, think);
+        let refused = home.run("generate", &args.each_ref().map(String::as_str), "");
+        assert_fails(&refused, 1, &["error: --think", part]);
+    }
+}
+
+#[test]
 fn a_refusal_by_the_template_names_the_model_as_given() {
     let home = Home::new(Some(TEMPLATE));
     let refused = home.run("generate", &["--chat", "--prompt", "refuse"], "");

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::Args;
 use nanoinfer_format::Precision;
 
+use super::ranges::{Think, think};
+
 /// How a text becomes a prompt.
 #[derive(Args)]
 pub(crate) struct PromptArgs {
@@ -26,6 +28,10 @@ pub(crate) struct PromptArgs {
     /// llama2, llama3, mistral-v3, phi3), or a file with a Jinja template
     #[arg(long, requires = "chat", value_name = "NAME|FILE")]
     pub(crate) chat_template: Option<PathBuf>,
+    /// Whether the model reasons before it answers, if its chat template has a switch for that: on, off, or the
+    /// maximum number of tokens for it
+    #[arg(long, requires = "chat", value_name = "on|off|N", value_parser = think)]
+    pub(crate) think: Option<Think>,
     /// Fill in the middle: the text before the gap. For models with tokens for this, such as those for
     /// code completion
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true,

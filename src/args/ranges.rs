@@ -20,6 +20,33 @@ pub(super) fn top_k(text: &str) -> Result<usize, String> {
     Ok(or_minus_one(text, expected)?.unwrap_or(0))
 }
 
+/// How much a model reasons before it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Think {
+    On,
+    Off,
+    /// At most this many tokens.
+    Most(usize),
+}
+
+impl Think {
+    /// The maximum number of tokens, if there is one.
+    pub(crate) fn most(self) -> Option<usize> {
+        if let Self::Most(n) = self { Some(n) } else { None }
+    }
+}
+
+pub(super) fn think(text: &str) -> Result<Think, String> {
+    match text {
+        "on" => Ok(Think::On),
+        "off" => Ok(Think::Off),
+        _ => text
+            .parse()
+            .map(Think::Most)
+            .map_err(|_| "expected on, off or a number of tokens".into()),
+    }
+}
+
 #[derive(Clone, Copy)]
 pub(crate) enum Seed {
     Given(u64),

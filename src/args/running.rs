@@ -9,7 +9,7 @@ use nanoinfer_format::Precision;
 
 use super::following::FollowArgs;
 use super::prompting::PromptArgs;
-use super::ranges::{MaxTokens, Seed, count, max_tokens, seed, top_k};
+use super::ranges::{MaxTokens, Seed, Think, count, max_tokens, seed, think, top_k};
 
 /// Generate text from a prompt.
 ///
@@ -29,6 +29,7 @@ Examples:
   nanoinfer generate --model old.gguf --chat --chat-template chatml --prompt 'Hi!'
   nanoinfer generate --model coder.gguf --fim-prefix 'def add(a, b):' --fim-suffix 'print(add(1, 2))'
   nanoinfer generate --chat --json-schema person.json --prompt 'Describe Ada Lovelace in JSON.'
+  nanoinfer generate --model Qwen/Qwen3-0.6B --chat --think 200 --prompt 'What is 17 times 23?'
 
 With --json-schema or --grammar, only tokens that continue a valid answer can be chosen, so that it always is
 valid, unless it is cut off (finish_reason length). JSON has one space after colons and commas and no other
@@ -109,6 +110,10 @@ pub(crate) struct Chat {
     /// llama2, llama3, mistral-v3, phi3), or a file with a Jinja template
     #[arg(long, value_name = "NAME|FILE")]
     pub(crate) chat_template: Option<PathBuf>,
+    /// Whether the model reasons before it answers, if its chat template has a switch for that: on, off, or the
+    /// maximum number of tokens for it
+    #[arg(long, value_name = "on|off|N", value_parser = think)]
+    pub(crate) think: Option<Think>,
     /// Maximum number of tokens per answer; -1 = unlimited
     #[arg(short, long = "max-tokens", value_name = "N", default_value = "-1",
           value_parser = max_tokens, allow_negative_numbers = true)]

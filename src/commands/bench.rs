@@ -24,6 +24,7 @@ use crate::args::{Bench, Format};
 use crate::limits::Limits;
 use crate::model;
 use crate::status::{Reporter, say};
+use crate::template::Form;
 use kinds::{Kind, Test};
 use runner::Runner;
 use table::Row;
@@ -45,7 +46,11 @@ impl Subject {
             }
             None => {
                 let name = args.model.display().to_string();
-                (name, model::open(&args.model, args.quant.unwrap_or_default(), None)?, None)
+                (
+                    name,
+                    model::open(&args.model, args.quant.unwrap_or_default(), &Form::default())?,
+                    None,
+                )
             }
         };
         Ok(Self { name, model: Arc::new(model), _staged: staged })

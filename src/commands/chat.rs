@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use etcetera::BaseStrategy;
-use nanoinfer_engine::Session;
+use nanoinfer_engine::{GenerateOptions, Model, Session};
 use nanoinfer_format::Precision;
 use nanoinfer_interface::chat::{Ended, Setup};
 use nanoinfer_interface::line;
@@ -14,12 +14,12 @@ use nanoinfer_platform::ending::Ending;
 use nanoinfer_platform::terminal::can_draw;
 
 use crate::advice::engine_message;
-use crate::args::{Chat, ModelArgs};
+use crate::args::{Chat, ModelArgs, Think};
 use crate::limits::memory_bandwidth;
 use crate::model;
 use crate::output::stdout;
 use crate::status::{error_message, say};
-use crate::template::Template;
+use crate::template::Form;
 
 pub(crate) fn run(args: Chat) -> Result<ExitCode> {
     if args.plain || !can_draw() { line_by_line(&args) } else { full_screen(args) }
@@ -31,7 +31,7 @@ fn line_by_line(args: &Chat) -> Result<ExitCode> {
     let interactive = stdin().is_terminal();
     let setup = line::Setup {
         system: model::system(args.system.clone(), model),
-        options: model::generate_options(model, &args.sampling, args.n.0, &args.drafts),
+        options: options(model, args),
         interactive,
         describe: engine_message,
     };
@@ -48,10 +48,15 @@ fn line_by_line(args: &Chat) -> Result<ExitCode> {
     }
 }
 
+fn options(model: &Model, args: &Chat) -> GenerateOptions {
+    let options = model::generate_options(model, &args.sampling, args.n.0, &args.drafts);
+    GenerateOptions { max_reasoning: args.think.and_then(Think::most), ..options }
+}
+
 /// A session with a model that can chat.
 fn open(args: &Chat) -> Result<Session> {
-    let template = args.chat_template.as_deref().map(Template::find).transpose()?;
-    let session = model::session(&args.model, template.as_ref(), &args.drafts, &args.cache)?;
+    let form = Form::find(args.chat_template.as_deref(), args.think)?;
+    let session = model::session(&args.model, &form, &args.drafts, &args.cache)?;
     session.engine().model().template()?; // fails now rather than after the first message
     Ok(session)
 }
@@ -59,7 +64,7 @@ fn open(args: &Chat) -> Result<Session> {
 fn full_screen(args: Chat) -> Result<ExitCode> {
     let session = open(&args)?;
     let model = session.engine().model();
-    let options = model::generate_options(model, &args.sampling, args.n.0, &args.drafts);
+    let options = options(model, &args);
     let system = model::system(args.system, model);
     let name = args.model.model.display().to_string();
     let model_args = args.model;

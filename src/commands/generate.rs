@@ -9,14 +9,14 @@ use nanoinfer_engine::{Canceller, Event, FinishReason, Session};
 use nanoinfer_platform::ending::{self, Ending};
 use serde_json::json;
 
-use crate::args::Generate;
+use crate::args::{Generate, Think};
 use crate::clock::Clock;
 use crate::follow::Follow;
 use crate::model;
 use crate::output::{draft_stats, print_json, stdout};
 use crate::prompt::{Prompt, Source};
 use crate::status::Reporter;
-use crate::template::Template;
+use crate::template::Form;
 
 const NO_PROMPT: &str =
     "no prompt; specify --prompt or --prompt-file, or pipe text to standard input";
@@ -26,8 +26,8 @@ pub(crate) fn run(args: Generate, clock: Clock) -> Result<ExitCode> {
     let file = args.prompt_file.as_deref();
     let source = Source::new(args.prompt.as_deref(), file, &args.form, NO_PROMPT)?;
     let mut follow = Follow::read(&args.follow)?;
-    let template = args.form.chat_template.as_deref().map(Template::find).transpose()?;
-    let mut session = model::session(&args.model, template.as_ref(), &args.drafts, &args.cache)?;
+    let form = Form::find(args.form.chat_template.as_deref(), args.form.think)?;
+    let mut session = model::session(&args.model, &form, &args.drafts, &args.cache)?;
     let load = clock.elapsed();
     follow.iter_mut().for_each(|follow| follow.prepare(&session));
     model::warn_beyond_training(session.engine());
@@ -39,6 +39,7 @@ pub(crate) fn run(args: Generate, clock: Clock) -> Result<ExitCode> {
     let model = session.engine().model();
     let mut options = model::generate_options(model, &args.sampling, args.n.0, &args.drafts);
     options.stop_tokens.extend(prompt.ends(model));
+    options.max_reasoning = args.form.think.and_then(Think::most);
     let seed = options.sampling.seed;
     session.start(options)?;
     if let Some(follow) = &follow {

@@ -21,7 +21,7 @@ use nanoinfer_serve::{
 use crate::args::{NamedModel, Serve};
 use crate::limits::memory_bandwidth;
 use crate::status::say;
-use crate::template::Template;
+use crate::template::Form;
 use crate::{local, model};
 
 /// Maximum number of requests of a key that wait.
@@ -43,12 +43,12 @@ pub(crate) fn run(args: Serve) -> Result<ExitCode> {
         ..Options::new(listen(&args)?)
     };
     options.check().map_err(with_advice)?;
-    let template = args.chat_template.as_deref().map(Template::find).transpose()?;
+    let form = Form::find(args.chat_template.as_deref(), None)?;
     let inherited = service::inherited().context("LISTEN_FDS")?;
     let manager = Arc::new(Manager::connect().context("NOTIFY_SOCKET")?);
     let models = args.model.iter().map(|name| {
         let NamedModel { name, source } = NamedModel::parse(name);
-        Ok((name, model::open(&source, args.quant, template.as_ref())?))
+        Ok((name, model::open(&source, args.quant, &form)?))
     });
     let models: Vec<(String, Model)> = models.collect::<Result<_>>()?;
     let store = args.cache_dir.as_deref().map(|dir| store(dir, args.cache_size)).transpose()?;

@@ -11,15 +11,15 @@ use crate::args::Tokenize;
 use crate::model;
 use crate::output::print_json;
 use crate::prompt::{Prompt, Source};
-use crate::template::Template;
+use crate::template::Form;
 
 const NO_TEXT: &str = "no text; specify --text or --file, or pipe text to standard input";
 
 pub(crate) fn run(args: Tokenize) -> Result<ExitCode> {
     let file = args.prompt_file.as_deref();
     let source = Source::new(args.prompt.as_deref(), file, &args.form, NO_TEXT)?;
-    let template = args.form.chat_template.as_deref().map(Template::find).transpose()?;
-    let model = model::open(&args.model, args.quant, template.as_ref())?;
+    let form = Form::find(args.form.chat_template.as_deref(), args.form.think)?;
+    let model = model::open(&args.model, args.quant, &form)?;
     let mut ids = Prompt::read(source, &args.form, &model)?.ids(&model)?;
     let generation = model.generation();
     if args.no_bos && generation.add_bos && ids.first() == generation.bos.as_ref() {

@@ -61,7 +61,8 @@ fn eight_bits_need_no_calibration() {
 fn layers_of_any_kind_are_calibrated_behind_quantized_ones() {
     let text = || Some(Text::Own(OwnText { texts: 2, seed: 0 }));
     let hybrids = ["granite4-hybrid", "lfm2", "qwen3-next", "nemotron-h-experts", "falcon-h1"];
-    for name in hybrids.into_iter().chain(["mixtral-experts"]) {
+    let lists_by_layer = ["apertus", "ministral3", "cohere2", "mixtral-experts"];
+    for name in hybrids.into_iter().chain(lists_by_layer) {
         let (calibrated, _) = convert(name, Quant::Q3, text());
         assert!(calibrated == convert(name, Quant::Q3, text()).0, "{name}");
         assert!(calibrated != convert(name, Quant::Q3, None).0, "{name}");

@@ -305,6 +305,34 @@ fn a_schema_begins_after_the_reasoning() {
 }
 
 #[test]
+fn reasoning_has_a_budget() {
+    let server = Running::with_tools();
+    // The model thinks, and would never stop.
+    let bias = json!({THINK.to_string(): 100, (THINK + 1).to_string(): -100});
+    let answer = |thinking: Value| {
+        let more = json!({"max_tokens": 20, "logit_bias": bias, "thinking": thinking});
+        let reply = server.post(MESSAGES, &with(chat("Why?", 20), more));
+        (reply.status, reply.json())
+    };
+    let kinds = |answer: &Value| -> Vec<String> {
+        let blocks = answer["content"].as_array().unwrap().iter();
+        blocks.map(|block| block["type"].as_str().unwrap().to_owned()).collect()
+    };
+    let (status, endless) = answer(json!({"type": "enabled"}));
+    assert_eq!(status, 200, "{endless}");
+    assert!(!kinds(&endless).contains(&"text".to_owned()), "{endless}");
+    let (status, limited) = answer(json!({"type": "enabled", "budget_tokens": 5}));
+    assert_eq!(
+        (status, kinds(&limited).last().map(String::as_str)),
+        (200, Some("text")),
+        "{limited}"
+    );
+    let (status, wrong) = answer(json!({"type": "enabled", "budget_tokens": "many"}));
+    assert_eq!(status, 400);
+    assert!(wrong["error"]["message"].as_str().unwrap().contains("budget_tokens"), "{wrong}");
+}
+
+#[test]
 fn a_conversation_with_calls_comes_back_as_it_was() {
     let server = Running::with_tools();
     let (reasoning, text) = ("Hm, é.", "Let me look.");

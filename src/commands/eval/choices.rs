@@ -13,6 +13,7 @@ use crate::input::TextSource;
 use crate::model;
 use crate::output::print_json;
 use crate::status::Reporter;
+use crate::template::Form;
 
 /// A line of the file. Other fields, such as a subject, are ignored.
 #[derive(Debug, Deserialize)]
@@ -46,7 +47,7 @@ impl Question {
 
 pub(super) fn run(args: &Eval, file: &Path) -> Result<()> {
     let questions = read(file)?;
-    let model = model::open(&args.model, args.quant, None)?;
+    let model = model::open(&args.model, args.quant, &Form::default())?;
     let mut scorer = Scorer::new(model, args, true, None)?;
     let (mut correct, mut correct_normalized) = (0, 0);
     let total = questions.len() as u64;

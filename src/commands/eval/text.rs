@@ -17,6 +17,7 @@ use crate::input::TextSource;
 use crate::model;
 use crate::output::print_json;
 use crate::status::Reporter;
+use crate::template::Form;
 
 const NO_TEXT: &str =
     "no text to predict; specify --text or --choices, or pipe text to standard input";
@@ -57,7 +58,7 @@ struct Comparison {
 pub(super) fn run(args: &Eval) -> Result<()> {
     let text = read(args)?;
     let window = args.window as usize;
-    let model = model::open(&args.model, args.quant, None)?;
+    let model = model::open(&args.model, args.quant, &Form::default())?;
     let ids = tokens(&model, &text, args)?;
     let max = model.config().context_length as usize;
     ensure!(window <= max, "--window: this model supports at most {max} tokens");
@@ -118,7 +119,7 @@ fn tokens(model: &Model, text: &str, args: &Eval) -> Result<Vec<u32>> {
 
 /// Opens the reference and checks that it tokenizes the text in the same way as the model.
 fn reference(name: &OsStr, model: &Model, text: &str, ids: &[u32], args: &Eval) -> Result<Model> {
-    let reference = model::open(name, Precision::Auto, None)?;
+    let reference = model::open(name, Precision::Auto, &Form::default())?;
     let (ours, theirs) = (model.config().vocab_size, reference.config().vocab_size);
     ensure!(
         ours == theirs,

@@ -26,6 +26,8 @@ pub struct Model {
     name: PathBuf,
     /// Replaces the file's chat template.
     template: Option<Template>,
+    /// A variable of the chat template, and its value.
+    reasoning: Option<(&'static str, &'static str)>,
 }
 
 /// A chat template from elsewhere than the model's file.
@@ -62,7 +64,7 @@ impl Model {
                 .map_err(|what| Error::Model { path: file.path().to_path_buf(), what })?;
         }
         let name = file.path().to_path_buf();
-        Ok(Self { file, weights, text, name, template: None })
+        Ok(Self { file, weights, text, name, template: None, reasoning: None })
     }
 
     /// Sets what error messages call the model: by default the file's path, which the user may not know.
@@ -138,6 +140,16 @@ impl Model {
         compiled.map(drop)
     }
 
+    /// Turns the reasoning before answers on or off, if the chat template has a variable for it. Returns whether it
+    /// has one. Inputs of [`Self::render_chat`] have variables of their own.
+    ///
+    /// # Errors
+    /// The model has no chat template.
+    pub fn set_reasoning(&mut self, on: bool) -> Result<bool, Error> {
+        self.reasoning = self.template()?.reasoning_switch(on);
+        Ok(self.reasoning.is_some())
+    }
+
     fn template_source(&self) -> Option<Cow<'_, str>> {
         match &self.template {
             Some(template) => Some(template.source.as_str().into()),
@@ -188,7 +200,12 @@ impl Model {
 
     /// A conversation rendered by the template, up to the beginning of the model's answer.
     pub(crate) fn chat_text(&self, messages: &[Message]) -> Result<ChatText, Error> {
-        self.render_chat(&ChatInput::from_messages(messages, true))
+        let input = ChatInput::from_messages(messages, true);
+        let input = match self.reasoning {
+            Some((name, value)) => input.with_variable(name, value),
+            None => Ok(input),
+        };
+        self.render_chat(&input.map_err(|e| self.text_error(e))?)
     }
 
     /// A conversation, which may have tools, rendered by the template.

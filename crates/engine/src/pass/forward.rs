@@ -377,5 +377,6 @@ mod tests {
         assert_eq!(barriers("olmo2"), [8, 12], "a norm over all heads, and two post-norms");
         assert_eq!(barriers("mixtral-experts"), [6, 10], "a router");
         assert_eq!(barriers("minicpm3"), [9, 13], "latent attention");
+        assert_eq!(barriers("cohere2"), [5, 8], "one norm for attention and feed-forward");
     }
 }

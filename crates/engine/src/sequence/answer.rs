@@ -24,6 +24,9 @@ pub struct GenerateOptions {
     /// Whether to determine the log-probability of each token, and of this many most likely tokens, at
     /// most [`crate::MAX_TOP_LOGPROBS`].
     pub logprobs: Option<usize>,
+    /// Maximum number of tokens of reasoning, after which only its end can follow, if the model has tokens for both
+    /// ends. A constraint replaces this limit.
+    pub max_reasoning: Option<usize>,
     /// Speculative decoding: affects speed, never the tokens.
     pub drafting: Drafting,
 }

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use nanoinfer_text::{StopMatcher, StopStep};
 
+use super::reasoning::ReasoningLimit;
 use super::{Pending, Sequence, State};
 use crate::sample::{Constraint, DrawScratch, Drawn, LogitRows, Logprobs};
 use crate::{
@@ -69,7 +70,11 @@ impl Sequence {
         self.sampler.sampling = options.sampling;
         self.sampler.bias.clone_from(&options.logit_bias);
         self.logprobs = options.logprobs.map(Logprobs::new);
-        self.constraint = None;
+        let limit = |most| {
+            let limit = ReasoningLimit::new(&self.model.answer_format(), &self.tokens, most)?;
+            Some(Box::new(limit) as Box<dyn Constraint>)
+        };
+        self.constraint = options.max_reasoning.and_then(limit);
         self.sampler.restart(&self.tokens);
         let (drafting, sampling) = (options.drafting, options.sampling);
         self.speculator.start(drafting, sampling, &self.tokens, engines.draft_mut());

@@ -17,6 +17,7 @@ mod dialogue;
 mod engines;
 mod generate;
 mod readout;
+mod reasoning;
 mod schedule;
 
 use std::fmt;

@@ -26,6 +26,8 @@ pub(crate) enum Action {
     Search,
     Complete,
     Telemetry,
+    /// Show or hide the reasoning before answers.
+    Reasoning,
     Help,
     Redraw,
 }
@@ -90,6 +92,7 @@ fn key_action(key: KeyEvent) -> Option<Action> {
         KeyCode::End => Action::End,
         KeyCode::F(1) => Action::Help,
         KeyCode::F(2) => Action::Telemetry,
+        KeyCode::F(3) => Action::Reasoning,
         _ => return None,
     })
 }
@@ -101,6 +104,7 @@ fn control_action(c: char) -> Option<Action> {
         'j' => Action::Insert("\n".into()),
         'r' => Action::Search,
         't' => Action::Telemetry,
+        'o' => Action::Reasoning,
         'l' => Action::Redraw,
         'a' => Action::Edit(Edit::LineStart),
         'e' => Action::Edit(Edit::LineEnd),

@@ -20,6 +20,7 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
     ("Tab", "complete a command"),
     ("PageUp, PageDown, wheel", "scroll; so do Home and End if the input is empty"),
     ("F2, Ctrl-T", "cycle telemetry: on, detailed, off"),
+    ("F3, Ctrl-O", "show or hide the reasoning"),
     ("//", "at the beginning of a message: send a slash"),
     ("Shift-drag", "select text with the mouse"),
 ];

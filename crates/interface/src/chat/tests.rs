@@ -242,6 +242,11 @@ fn reasoning_is_shown_until_the_answer_begins() {
     let shown = screen(&mut app, 60, 20);
     assert!(shown.contains("● thought, 5 words") && shown.contains("  Because."), "{shown}");
     assert!(!shown.contains("Let me think"), "{shown}");
+    app.act(Action::Reasoning);
+    let shown = screen(&mut app, 60, 20);
+    assert!(shown.contains("● Let me think␛ about it.") && shown.contains("  Because."), "{shown}");
+    app.act(Action::Reasoning);
+    assert!(screen(&mut app, 60, 20).contains("● thought, 5 words"));
     let last = app.transcript.messages().pop().unwrap();
     assert_eq!(last.reasoning_content.as_deref(), Some("Let me think\x1b about it."));
     assert_eq!(last.content.text(), "Because.");

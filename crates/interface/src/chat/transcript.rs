@@ -35,11 +35,22 @@ pub(crate) struct Entry {
     /// The sanitized text.
     shown: String,
     rendered: Rendered,
-    /// The reasoning while it is the last text, or how long it was.
+    /// What is shown of the reasoning.
     thought: Rendered,
-    /// From which length of the reasoning, whether in full, and for which width that is.
-    thought_of: (usize, bool, usize),
+    /// From which length of the reasoning and for which width that is.
+    thought_of: (usize, Thought, usize),
     foot: Rendered,
+}
+
+/// What is shown of the reasoning before an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Thought {
+    /// Its end, until the answer begins.
+    Running,
+    /// How long it was.
+    Folded,
+    /// All of it.
+    Unfolded,
 }
 
 /// Columns to the left of all text.
@@ -60,7 +71,7 @@ impl Entry {
             shown: String::new(),
             rendered: Rendered::default(),
             thought: Rendered::default(),
-            thought_of: (0, true, 0),
+            thought_of: (0, Thought::Running, 0),
             foot: Rendered::default(),
         };
         entry.push(&text.into());
@@ -78,12 +89,13 @@ impl Entry {
         self.reasoning.push_str(text);
     }
 
-    /// What is shown of the reasoning: its end, until the answer begins.
-    fn thought(&self) -> String {
-        if !self.text.is_empty() {
+    /// What is shown of the reasoning.
+    fn thought(&self, thought: Thought) -> String {
+        if thought == Thought::Folded {
             return messages::thought(self.reasoning.split_whitespace().count());
         }
-        let excess = self.reasoning.len().saturating_sub(REASONING);
+        let most = if thought == Thought::Running { REASONING } else { usize::MAX };
+        let excess = self.reasoning.len().saturating_sub(most);
         let rest = (excess..).find_map(|at| self.reasoning.get(at..)).unwrap_or_default();
         let from = if excess == 0 { 0 } else { rest.find(char::is_whitespace).unwrap_or(0) };
         terminal_safe(rest[from..].trim_start()).into_owned()
@@ -94,7 +106,7 @@ impl Entry {
         self.footer = text;
     }
 
-    fn prepare(&mut self, width: usize, theme: Theme) -> usize {
+    fn prepare(&mut self, width: usize, theme: Theme, unfolded: bool) -> usize {
         let width = width.saturating_sub(GUTTER).clamp(1, MAX_WIDTH);
         let plain = |text: String, style: Style| -> Vec<Line<'static>> {
             wrap(&[Span::styled(text, style)], width).into_iter().map(Line::from).collect()
@@ -103,9 +115,14 @@ impl Entry {
             self.foot.update_with(&self.footer, width, |text| plain(text, theme.dim()));
         }
         if !self.reasoning.is_empty() {
-            let state = (self.reasoning.len(), self.text.is_empty(), width);
+            let shown = match (self.text.is_empty(), unfolded) {
+                (true, _) => Thought::Running,
+                (false, false) => Thought::Folded,
+                (false, true) => Thought::Unfolded,
+            };
+            let state = (self.reasoning.len(), shown, width);
             if self.thought_of != state {
-                let thought = self.thought();
+                let thought = self.thought(shown);
                 (self.thought, self.thought_of) = (Rendered::default(), state);
                 self.thought.update_with(&thought, width, |text| plain(text, theme.dim()));
             }
@@ -166,6 +183,8 @@ pub(crate) struct Transcript {
     pub entries: Vec<Entry>,
     /// The system message.
     pub system: Option<String>,
+    /// Whether the reasoning before answers is shown.
+    unfolded: bool,
     /// Number of lines below the window; at 0, the window follows new text.
     scroll: usize,
     width: usize,
@@ -273,7 +292,8 @@ impl Transcript {
             entry.push_reasoning(&message.reasoning_content);
             entries.push(entry);
         }
-        *self = Self { entries, system: saved.system, ..Self::default() };
+        let unfolded = self.unfolded;
+        *self = Self { entries, system: saved.system, unfolded, ..Self::default() };
         Ok(())
     }
 
@@ -293,13 +313,19 @@ impl Transcript {
 
     /// Renders changed entries for a window of this size.
     pub(crate) fn prepare(&mut self, width: usize, height: usize, theme: Theme) {
-        let total = self.entries.iter_mut().map(|e| e.prepare(width, theme)).sum();
+        let unfolded = self.unfolded;
+        let total = self.entries.iter_mut().map(|e| e.prepare(width, theme, unfolded)).sum();
         // A scrolled-up window stays in place while text arrives below.
         if self.scroll > 0 && self.width == width && total > self.total {
             self.scroll += total - self.total;
         }
         (self.width, self.height, self.total) = (width, height, total);
         self.scroll = self.scroll.min(total.saturating_sub(height));
+    }
+
+    /// Shows the reasoning before all answers, or hides it again.
+    pub(crate) fn fold(&mut self) {
+        self.unfolded = !self.unfolded;
     }
 
     /// Moves the window up by `up` lines, or down if negative.

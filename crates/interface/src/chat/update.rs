@@ -62,6 +62,7 @@ impl App {
                 self.overlay = Overlay::Search { query: String::new(), hit: None };
             }
             Action::Complete => self.complete(),
+            Action::Reasoning => self.transcript.fold(),
             Action::Stop | Action::Quit | Action::Redraw | Action::Telemetry | Action::Help => {}
         }
         None

@@ -83,6 +83,8 @@ pub(crate) struct AskOptions {
     pub(crate) logprobs: Option<usize>,
     /// Whether to report them for the prompt too.
     pub(crate) prompt_logprobs: bool,
+    /// Maximum number of tokens of reasoning.
+    pub(crate) max_reasoning: Option<usize>,
     pub(crate) class: Option<Class>,
     pub(crate) structure: Option<Structure>,
 }

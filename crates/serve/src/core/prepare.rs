@@ -195,6 +195,7 @@ fn generate_options(served: &ServedModel, ask: AskOptions, seed: u64) -> Generat
         ignore_eos: ask.ignore_eos,
         logit_bias: ask.logit_bias,
         logprobs: ask.logprobs,
+        max_reasoning: ask.max_reasoning,
         drafting: Drafting::default(),
     }
 }

@@ -34,11 +34,22 @@ pub(crate) fn parse(body: &Value, served: &ServedModel) -> Result<Call, Problem>
         None => structure::read(body)?,
         format => structure::nested(format, "output_config.format")?,
     };
+    options.max_reasoning = reasoning_budget(body)?;
     Ok(Call {
         ask: Ask { prompts: vec![Prompt::Chat(Box::new(conversation(body)?))], n: 1, options },
         stream: common.stream.unwrap_or(false),
         encoder: Box::new(MessageEncoder::default()),
     })
+}
+
+/// The maximum number of tokens of reasoning, if `thinking` has one.
+fn reasoning_budget(body: &Value) -> Result<Option<usize>, Problem> {
+    let budget = body.get("thinking").and_then(|thinking| thinking.get("budget_tokens"));
+    let count = |budget: &Value| {
+        let count = budget.as_u64().and_then(|n| usize::try_from(n).ok());
+        count.ok_or_else(|| Problem::field("thinking.budget_tokens", "expected a number of tokens"))
+    };
+    budget.filter(|budget| !budget.is_null()).map(count).transpose()
 }
 
 /// The number of tokens that a conversation has.

@@ -114,6 +114,7 @@ impl Fields {
             logit_bias: biases(self.logit_bias.as_ref(), vocab)?,
             logprobs: None,
             prompt_logprobs: false,
+            max_reasoning: None,
             class: self.class()?,
             structure: None,
         })
