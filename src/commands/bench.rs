@@ -46,11 +46,8 @@ impl Subject {
             }
             None => {
                 let name = args.model.display().to_string();
-                (
-                    name,
-                    model::open(&args.model, args.quant.unwrap_or_default(), &Form::default())?,
-                    None,
-                )
+                let quant = args.quant.unwrap_or_default();
+                (name, model::open(&args.model, quant, &Form::default())?, None)
             }
         };
         Ok(Self { name, model: Arc::new(model), _staged: staged })
