@@ -41,8 +41,9 @@ impl Subject {
     fn open(args: &Bench) -> Result<Self> {
         let (name, model, staged) = match &args.synthetic {
             Some(shape) => {
-                let staged = synthetic::build(shape, args.quant.unwrap_or(Quant::Q8.into()))?;
-                (format!("synthetic {shape}"), Model::open(staged.path())?, Some(staged))
+                let quant = args.quant.unwrap_or(Quant::Q8.into());
+                let (model, staged) = synthetic::open(shape, quant)?;
+                (format!("synthetic {shape}"), model, staged)
             }
             None => {
                 let name = args.model.display().to_string();

@@ -37,8 +37,7 @@ fn open(name: &str) -> Result<Model> {
     }
     let folder = file::in_memory(shape.bytes()).unwrap_or_else(std::env::temp_dir);
     let staged = build(&shape, &folder, &mut |_| {})?;
-    let model = Model::open(staged.path())?;
-    Ok(model) // the mapping outlives the file
+    Ok(Model::open_copy(staged.path())?) // in large pages, as most disks have them
 }
 
 fn batch(model: &str, ctx: usize, sequences: usize, pass_ms: f64) -> Result<Batch> {

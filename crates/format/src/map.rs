@@ -6,9 +6,11 @@ use std::io::{self, Read};
 use std::ops::Deref;
 
 use memmap2::{Mmap, MmapMut};
+use nanoinfer_platform::pages;
 
 /// A read-only mapping of a file, or a private copy. Mapped pages are loaded on first access and shared
-/// between processes.
+/// between processes. Both ask for large pages: without them, translating addresses takes a third of the memory's
+/// bandwidth (measured in docs/BENCHMARKS.md).
 pub(crate) struct Map(Mmap);
 
 impl Map {
@@ -18,7 +20,9 @@ impl Map {
         // complete new file to the old name, which leaves this inode untouched.
         // Truncating the file raises SIGBUS, which ends the process (with a message from the binary);
         // it cannot yield incorrect bytes.
-        unsafe { Mmap::map(file) }.map(Self)
+        let map = unsafe { Mmap::map(file) }?;
+        pages::map_large(&map);
+        Ok(Self(map))
     }
 
     /// Reads the whole file into private memory: immune to later changes to the file, but nothing is
@@ -27,6 +31,7 @@ impl Map {
         let len = file.metadata()?.len();
         let len = usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
         let mut memory = MmapMut::map_anon(len)?; // page-aligned, like a file mapping
+        pages::map_large(&memory);
         let mut file = file;
         file.read_exact(&mut memory)?;
         memory.make_read_only().map(Self)

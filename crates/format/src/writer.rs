@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use nanoinfer_platform::file::{held_temp, reclaim, sync_folder};
+use nanoinfer_platform::pages::LARGE;
 use tempfile::NamedTempFile;
 
 use crate::config::Config;
@@ -16,6 +17,10 @@ use crate::section::{Section, SectionKind};
 use crate::spec::TensorSpec;
 use crate::tensor::Tensor;
 use crate::units::{ALIGN, DATA_ALIGN};
+
+/// Bytes per request to the system, at multiples of this size: whole large pages, so that the system keeps the file in
+/// such pages, and maps it as such, right after it was written.
+const BLOCK: usize = 2 * LARGE;
 
 /// Writes a `.nano` file. Dropping it before [`Staged::commit`] leaves nothing behind.
 ///
@@ -72,17 +77,12 @@ impl Writer {
         reclaim(folder(&target), &prefix);
         let temp = held_temp(folder(&target), &prefix)
             .map_err(io("cannot create a file in its folder"))?;
-        let mut out = BufWriter::with_capacity(1 << 20, temp);
+        let out = BufWriter::with_capacity(BLOCK + 1, temp); // a full buffer would be written early
+        let (tensors, pending) = (Vec::new(), Vec::new());
+        let mut writer = Self { target, out, at: 0, open: None, tensors, pending };
         // The header is written last, when offsets and hashes are known; until then the file is invalid.
-        out.write_all(&vec![0; DATA_ALIGN as usize]).map_err(io("cannot write"))?;
-        Ok(Self {
-            target,
-            out,
-            at: DATA_ALIGN,
-            open: None,
-            tensors: Vec::new(),
-            pending: Vec::new(),
-        })
+        writer.put(&vec![0; DATA_ALIGN as usize])?;
+        Ok(writer)
     }
 
     fn misuse(&self, what: impl Into<String>) -> Error {
@@ -90,12 +90,24 @@ impl Writer {
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.out.write_all(bytes).map_err(|source| Error::Io {
+        self.put_blocks(bytes).map_err(|source| Error::Io {
             path: self.target.clone(),
             what: "cannot write",
             source,
-        })?;
-        self.at += bytes.len() as u64;
+        })
+    }
+
+    fn put_blocks(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let room = BLOCK - self.at as usize % BLOCK;
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            self.out.write_all(now)?;
+            self.at += now.len() as u64;
+            if now.len() == room {
+                self.out.flush()?;
+            }
+            bytes = later;
+        }
         Ok(())
     }
 

@@ -414,3 +414,32 @@ fn a_section_can_be_added_to_the_finished_file() {
         assert_eq!(moved, native.then(|| vec![7; 1000]));
     }
 }
+
+/// So that the system keeps the file in large pages, whatever the sizes of the pieces.
+#[test]
+fn files_are_written_in_aligned_blocks() {
+    const BLOCK: u64 = 4 << 20;
+    let scratch = Scratch::new();
+    let mut spec = specs().remove(0);
+    (spec.encoding, spec.logical, spec.stored) = (Encoding::F32, [1, 1, 3 << 20], [1, 1, 3 << 20]);
+    let mut w = Writer::create(scratch.path("large.nano")).unwrap();
+    w.begin(spec.clone()).unwrap();
+    let written = || {
+        let files: Vec<_> =
+            std::fs::read_dir(scratch.path("")).unwrap().map(Result::unwrap).collect();
+        assert_eq!(files.len(), 1);
+        files[0].metadata().unwrap().len()
+    };
+    let bytes: Vec<u8> = (0..12u32 << 18).flat_map(|i| i.to_le_bytes()).collect();
+    let mut seen = Vec::new();
+    for piece in bytes.chunks(100_001) {
+        w.write(piece).unwrap();
+        seen.push(written());
+    }
+    seen.dedup();
+    assert_eq!(seen, [0, BLOCK, 2 * BLOCK, 3 * BLOCK]);
+    w.end().unwrap();
+    w.begin(TensorSpec { role: Role::OutputNorm, ..spec }).unwrap();
+    w.write(&bytes).unwrap(); // in one piece
+    assert_eq!(written(), 6 * BLOCK);
+}

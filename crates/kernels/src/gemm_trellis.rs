@@ -74,10 +74,6 @@ const LEVELS: [LevelTable; 4] = {
     tables
 };
 
-/// Prefetch distance in bytes. Codes need more work per byte than Q8 lines, so the CPU looks less far
-/// ahead by itself (measured in docs/BENCHMARKS.md).
-const AHEAD: usize = 4096;
-
 /// What a block depends on: of q4, its predecessor's lines, otherwise its predecessor's first line.
 type Before<S> = [<S as Codes>::Bytes; 4];
 
@@ -95,7 +91,7 @@ impl<S: Codes, const BITS: usize> Block<S, BITS> {
     fn load(s: S, from: &[WeightLine; BITS], before: &mut Before<S>) -> Self {
         let mut lines = [s.zeros(); BITS];
         for i in 0..BITS {
-            s.prefetch_ahead::<AHEAD>(&from[i]);
+            s.prefetch_codes(&from[i]);
             lines[i] = s.bytes(&from[i]);
         }
         let mut block = Self { lines, before: *before, pairs: [s.zeros(); 2] };

@@ -26,6 +26,13 @@ pub fn make_large<T: Copy>(buffer: &mut [T], used: Range<usize>) {
     }
 }
 
+/// Asks for large pages for the mapping of a file: what is read from the disk from now on is read in such pages, if
+/// the file system has them. Affects speed and memory only.
+pub fn map_large(mapping: &[u8]) {
+    // SAFETY: these pages are borrowed.
+    unsafe { advise(mapping.as_ptr().cast_mut(), mapping.len(), HUGE_PAGE) };
+}
+
 /// The numbers that Linux has for these, the second since 6.1; not every C library names them.
 const HUGE_PAGE: i32 = 14;
 const COLLAPSE: i32 = 25;
@@ -45,6 +52,7 @@ unsafe fn advise(start: *mut u8, len: usize, advice: i32) {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use std::fs;
+    use std::io::Write;
 
     use super::*;
 
@@ -64,10 +72,32 @@ mod tests {
         false
     }
 
+    /// Whether the kernel has large pages.
+    fn are_known() -> bool {
+        fs::exists("/sys/kernel/mm/transparent_hugepage").unwrap()
+    }
+
+    #[test]
+    fn mappings_are_advised_and_keep_their_contents() {
+        if !are_known() {
+            return;
+        }
+        let bytes: Vec<u8> = (0..3 * LARGE + 100).map(|i| (i / 1000) as u8).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        // SAFETY: nobody else knows the file.
+        let mapping = unsafe { memmap2::Mmap::map(&file) }.unwrap();
+        assert!(!advised(mapping.as_ptr().addr()));
+        map_large(&mapping);
+        assert!(advised(mapping.as_ptr().addr()));
+        assert!(mapping[..] == bytes);
+        map_large(&[]);
+    }
+
     #[test]
     fn whole_large_pages_of_a_buffer_are_advised() {
-        if !fs::exists("/sys/kernel/mm/transparent_hugepage").unwrap() {
-            return; // a kernel without them
+        if !are_known() {
+            return;
         }
         let mut small = vec![1u8; 1000];
         make_large(&mut small, 0..1000);

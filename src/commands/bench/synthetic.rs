@@ -1,17 +1,18 @@
 //! A model of a known shape with random weights, in memory.
 
 use anyhow::{Context, Result, ensure};
-use nanoinfer_engine::available_memory;
+use nanoinfer_engine::{Model, available_memory};
 use nanoinfer_format::{Precision, Quant};
 use nanoinfer_packer::Staged;
-use nanoinfer_packer::synthetic::{Shape, build as build_in};
+use nanoinfer_packer::synthetic::{Shape, build};
 use nanoinfer_platform::file;
 
 use crate::status::{Reporter, say};
 
-/// Builds the model as a file so that it is mapped like any other and speeds carry over. The file is on
-/// a tmpfs if one has room, and is deleted when the result is dropped.
-pub(super) fn build(name: &str, quant: Precision) -> Result<Staged> {
+/// Builds the model as a temporary file, on a tmpfs if one has room. It is read into memory if it fits there a second
+/// time, since a tmpfs has small pages, unlike most disks: so speeds carry over. Otherwise it is mapped, and the file is
+/// deleted when the second value is dropped.
+pub(super) fn open(name: &str, quant: Precision) -> Result<(Model, Option<Staged>)> {
     let shape = Shape::find(name).with_context(|| format!("--synthetic {name}: unknown shape"))?;
     ensure!(
         quant != Quant::F32.into(),
@@ -29,6 +30,10 @@ pub(super) fn build(name: &str, quant: Precision) -> Result<Staged> {
     let mut reporter = Reporter::default();
     let mut progress = |p: nanoinfer_packer::Progress| reporter.progress(p.done, p.total);
     let folder = file::in_memory(bytes).unwrap_or_else(std::env::temp_dir);
-    build_in(&shape, &folder, &mut progress)
-        .with_context(|| format!("--synthetic {name}: cannot build the model"))
+    let staged = build(&shape, &folder, &mut progress)
+        .with_context(|| format!("--synthetic {name}: cannot build the model"))?;
+    if available_memory().is_some_and(|available| bytes < available / 2) {
+        return Ok((Model::open_copy(staged.path())?, None));
+    }
+    Ok((Model::open(staged.path())?, Some(staged)))
 }

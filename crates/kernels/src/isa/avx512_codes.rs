@@ -49,6 +49,15 @@ impl<const VBMI: bool, const MATRIX: bool> Codes for Avx512<VBMI, MATRIX> {
     type Levels = [__m512i; 4];
     type Floats = __m512;
 
+    /// CPUs with AMX wait so long for memory that the L1 cache has too few requests in flight: into L2.
+    #[inline(always)]
+    fn prefetch_codes(self, line: &WeightLine) {
+        if MATRIX {
+            op!(_mm_prefetch::<_MM_HINT_T1>(line.as_ptr().wrapping_add(8192).cast()));
+        } else {
+            self.prefetch_ahead::<4096>(line);
+        }
+    }
     #[inline(always)]
     fn zeros(self) -> __m512i {
         self.mask(0)
