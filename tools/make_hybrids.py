@@ -115,11 +115,28 @@ MODELS |= {
         n_shared_experts=1, routed_scaling_factor=1.5, rms_norm_eps=1e-6),
 }
 
+MODELS |= {
+    # Windows in chunks, and RoPE on neighbours before norms without weights, except on the last layer, where queries
+    # grow with their position; on every other layer experts, whose sigmoids weigh inputs, beside a shared one; the
+    # matrices of all experts in one tensor, transposed.
+    "llama4": lambda: t.Llama4ForCausalLM(t.Llama4TextConfig(**{**COMMON, "intermediate_size": 24,
+        "num_hidden_layers": 4}, head_dim=16, intermediate_size_mlp=80, num_local_experts=5, num_experts_per_tok=1,
+        interleave_moe_layer_step=2, attention_chunk_size=24, floor_scale=8, attn_scale=0.3,
+        rope_parameters=dict(rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0,
+        high_freq_factor=1.0, original_max_position_embeddings=64))),
+}
+
 BIASES = ("expert_bias", "e_score_correction_bias")  # of routers
 
 
 def is_router(name):
     return name.endswith(("gate.weight", "router.weight")) and "gate_proj" not in name
+
+
+def per_token(model):
+    """Number of experts chosen for each token."""
+    names = ("num_experts_per_tok", "moe_k", "top_k_experts")
+    return next((getattr(model.config, name) for name in names if getattr(model.config, name, None)), 0)
 
 
 def randomize(model, seed):
@@ -130,7 +147,9 @@ def randomize(model, seed):
     routers = [p for name, p in named if is_router(name)]
     n = routers[0].shape[0] if routers else 0
     directions = torch.linalg.qr(random(64, n)).Q.T if n else None
-    strength = 8 if any(name.endswith(BIASES) for name, _ in named) else 4  # sigmoids are flat where they are large
+    k = per_token(model)
+    flat = k == 1 or any(name.endswith(BIASES) for name, _ in named)
+    strength = 8 if flat else 4  # sigmoids are flat where they are large
     with torch.no_grad():
         for name, p in named:
             noise = random(p.shape)
@@ -139,11 +158,11 @@ def randomize(model, seed):
             elif name.endswith(BIASES):
                 value = 0.05 * noise
             elif is_router(name):
-                value = directions + 0.02 * noise
+                value = directions * (0.3 if k == 1 else 1) + 0.02 * noise  # a sigmoid that is not always nearly 1
             elif "embed" in name and p.dim() == 2:
                 value = noise
                 if n:
-                    chosen = torch.rand(VOCAB, n, generator=g).topk(2).indices
+                    chosen = torch.rand(VOCAB, n, generator=g).topk(k).indices
                     value = 0.7 * noise + strength * directions[chosen].sum(1)
             elif name.endswith("sinks"):
                 value = noise + 1.0
@@ -162,6 +181,7 @@ def randomize(model, seed):
 
 def watch(model, gaps):
     """Appends the smallest gap between the scores of the last chosen expert and of the first other to `gaps`."""
+    k = per_token(model)
 
     def hook(module, args, output):
         x = args[0].reshape(-1, args[0].shape[-1])
@@ -186,7 +206,7 @@ def watch(model, gaps):
                 edge = largest - 2 * module.router_jitter_noise * scores.abs().maximum(largest)
                 gaps.append((scores - edge).abs().min().item())
         scores = scores.sort(descending=True).values
-        gaps.append((scores[:, 1] - scores[:, 2]).min().item())
+        gaps.append((scores[:, k - 1] - scores[:, k]).min().item())
 
     for name, module in model.named_modules():
         if "Router" in type(module).__name__:

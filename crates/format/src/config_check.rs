@@ -117,8 +117,8 @@ impl Config {
                 "false unless all layers have pre norms, attention and a feed-forward network";
             return err("parallel", &true, expected);
         }
-        if self.qk_norm_late && self.qk_norm != QkNorm::Head {
-            return err("qk_norm_late", &true, "false unless qk_norm is head");
+        if self.qk_norm_late && !matches!(self.qk_norm, QkNorm::Head | QkNorm::Unit) {
+            return err("qk_norm_late", &true, "false unless qk_norm is head or unit");
         }
         let layers = if self.activation == Activation::Xielu { self.n_layers as usize } else { 0 };
         if self.xielu.len() != layers {

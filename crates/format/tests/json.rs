@@ -169,7 +169,7 @@ fn config_values() {
         ("temperature", temperature(1.0, 4, &[true]), "one entry per layer"),
         ("temperature", temperature(1.0, 4, &[false, false]), "at least one of them true"),
         ("parallel", 1.into(), "boolean"),
-        ("qk_norm_late", true.into(), "unless qk_norm is head"),
+        ("qk_norm_late", true.into(), "unless qk_norm is head or unit"),
         ("activation", "xielu".into(), "one entry per layer with this activation"),
         ("xielu", xielu, "one entry per layer with this activation"),
         ("experts", groups(0, 1, 1), "a divisor of n_experts"),

@@ -20,6 +20,7 @@ mod hunyuan;
 mod latent;
 mod lfm;
 mod llama;
+mod llama4;
 mod mistral;
 mod nemotron_h;
 mod olmo;
@@ -38,6 +39,7 @@ pub(crate) use spelling::{GgufSpelling, HfSpelling};
 
 const FAMILIES: &[&Family] = &[
     &llama::FAMILY,
+    &llama4::FAMILY,
     &mistral::FAMILY,
     &qwen::FAMILY,
     &qwen_linear::FAMILY,

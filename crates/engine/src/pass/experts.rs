@@ -15,7 +15,7 @@
 
 use nanoinfer_format::{Experts, RouterSoftmax, pad};
 use nanoinfer_kernels::{
-    Activate, AddWeighted, GROUP, LANES, Pack, Route, RouteGroups, StateSteps, Steps,
+    Activate, AddWeighted, GROUP, LANES, Pack, Route, RouteGroups, StateSteps, Steps, Weigh,
 };
 
 use super::Pass;
@@ -111,6 +111,11 @@ impl Pass<'_> {
             let first = (a.expert * groups + group) * panels;
             let tokens = r.gathered.lines(needs).packed(0, a.n, k);
             self.product(&e.gate_up, first..first + panels, &tokens, false, gate_up, decoded);
+            if config.weighted_inputs {
+                // A factor of the inputs is one of the products.
+                let weights = r.tokens_of(a).1;
+                self.kernels.weigh(Weigh { x: &mut *gate_up, weights });
+            }
             let (activation, x) = (self.activation(layer), &*gate_up);
             self.kernels.activate(Activate { activation, gated, x, m: a.n, out: act });
             for to in split.take(&item).tile(0).forms(0) {
@@ -150,6 +155,7 @@ impl Pass<'_> {
                 let y = &mut y[..n * a.n * LANES];
                 self.product(&e.down, first..first + n, &hidden, false, y, decoded);
                 let (tokens, weights) = r.tokens_of(*a);
+                let weights = if config.weighted_inputs { &r.ones[..a.n] } else { weights };
                 self.kernels.add_weighted(AddWeighted { y, tokens, weights, m, out });
             }
             let Some((down, hidden)) = &shared else { continue };
