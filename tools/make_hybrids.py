@@ -18,6 +18,7 @@ import transformers as t
 from safetensors.torch import save_file
 
 from make_experts import GREEDY, run
+from make_goldens import gemma4_text
 
 OUT = Path(__file__).resolve().parent.parent / "tests" / "data" / "tiny"
 PROMPT, SEEDS, VOCAB = 80, 100, 192
@@ -124,13 +125,19 @@ MODELS |= {
         interleave_moe_layer_step=2, attention_chunk_size=24, floor_scale=8, attn_scale=0.3,
         rope_parameters=dict(rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0,
         high_freq_factor=1.0, original_max_position_embeddings=64))),
+    # Experts beside a feed-forward network, with norms of their own, a factor of each expert; other traits as of `gemma4`.
+    "gemma4-experts": lambda: t.Gemma4ForCausalLM(gemma4_text(attention_k_eq_v=True, num_global_key_value_heads=1,
+        hidden_size_per_layer_input=0, num_hidden_layers=3, intermediate_size=48, tie_word_embeddings=False,
+        enable_moe_block=True,
+        layer_types=["sliding_attention"] * 2 + ["full_attention"], num_experts=5, top_k_experts=2,
+        moe_intermediate_size=24)),
 }
 
 BIASES = ("expert_bias", "e_score_correction_bias")  # of routers
 
 
 def is_router(name):
-    return name.endswith(("gate.weight", "router.weight")) and "gate_proj" not in name
+    return name.endswith(("gate.weight", "router.weight", "router.proj.weight")) and "gate_proj" not in name
 
 
 def per_token(model):
@@ -153,12 +160,14 @@ def randomize(model, seed):
     with torch.no_grad():
         for name, p in named:
             noise = random(p.shape)
-            if name.endswith(("inv_freq", "mup_vector")):
+            if name.endswith(("inv_freq", "mup_vector", "embed_scale")):
                 continue
             elif name.endswith(BIASES):
                 value = 0.05 * noise
             elif is_router(name):
                 value = directions * (0.3 if k == 1 else 1) + 0.02 * noise  # a sigmoid that is not always nearly 1
+                if name.endswith("proj.weight"):
+                    value *= 8  # as the root of the width, by which its input is divided
             elif "embed" in name and p.dim() == 2:
                 value = noise
                 if n:
@@ -174,6 +183,8 @@ def randomize(model, seed):
                 value = 0.3 * noise
             elif p.dim() == 1:
                 value = 1.0 + (0.1 if n else 0.2) * noise
+                if "gemma4" in model.config.model_type and ("q_norm" in name or "k_norm" in name):
+                    value *= 0.5  # as scores are not scaled
             else:
                 value = noise / p.shape[-1] ** 0.5
             p.copy_(value.bfloat16().float())
@@ -185,6 +196,8 @@ def watch(model, gaps):
 
     def hook(module, args, output):
         x = args[0].reshape(-1, args[0].shape[-1])
+        if hasattr(module, "proj"):
+            x, module = module.norm(x) * module.scale * module.scalar_root_size, module.proj
         weight = module.weight if hasattr(module, "weight") else module.layer.weight
         scores = torch.nn.functional.linear(x, weight, getattr(module, "bias", None))
         bias = args[1] if len(args) > 1 else getattr(module, "e_score_correction_bias", None)

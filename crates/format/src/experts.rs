@@ -54,6 +54,13 @@ pub struct Experts {
     /// Whether weights are factors of the inputs of experts rather than of their outputs (Llama 4).
     #[serde(default, skip_serializing_if = "Not::not")]
     pub weighted_inputs: bool,
+    /// Whether the weights of each expert are multiplied by a factor of its own.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub scaled: bool,
+    /// Whether the router, the experts and the network beside them have the residual stream as their input, each with
+    /// its own norm, and norms of their outputs before the norm of the sum (Gemma 4).
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub separate_norms: bool,
 }
 
 /// A feed-forward network through which every token passes, beside the experts of a layer: the tensors are
@@ -102,6 +109,8 @@ impl Experts {
             router_groups: None,
             router_distance: None,
             weighted_inputs: false,
+            scaled: false,
+            separate_norms: false,
         }
     }
 

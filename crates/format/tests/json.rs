@@ -179,6 +179,7 @@ fn config_values() {
         ("experts", groups(4, 2, 2), "at most a group's size"),
         ("experts", groups(2, 1, 3), "at most a group's size"),
         ("experts", routers("router_distance", (-0.1).into()), "at least 0"),
+        ("experts", routers("separate_norms", true.into()), "pre norms, or both"),
         ("recurrent", recurrent([false, false], false), "at least one of them true"),
         ("recurrent", recurrent([true, true], false), "at least one layer with attention"),
         ("recurrent", recurrent([true, false], true), "only for mamba2"),

@@ -81,6 +81,7 @@ fn either_prefix_and_any_known_part() {
         ("ministral3", "mistral3"),
         ("mistral-swa", "mistral3"),
         ("llama4", "llama4"),
+        ("gemma4-experts", "gemma4"),
     ];
     for (name, wrapper) in models {
         let kind = (wrapper, settings(name));

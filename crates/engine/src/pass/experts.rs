@@ -46,6 +46,7 @@ impl Pass<'_> {
             chosen: g.chosen as usize,
             best: g.best as usize,
         });
+        let factors = matrices.scale.map(|scale| scale.values(self.file));
         let r = &mut local.routing;
         for token in 0..m {
             for (panel, to) in r.scores.chunks_exact_mut(LANES).enumerate() {
@@ -61,6 +62,12 @@ impl Pass<'_> {
                 chosen: &mut r.chosen[token * k..][..k],
                 weights: &mut r.weights[token * k..][..k],
             });
+            if let Some(factors) = factors {
+                let chosen = r.chosen[token * k..][..k].iter();
+                for (weight, &expert) in r.weights[token * k..][..k].iter_mut().zip(chosen) {
+                    *weight *= factors[expert as usize];
+                }
+            }
         }
         r.group(m, k);
     }
@@ -125,7 +132,7 @@ impl Pass<'_> {
     }
 
     /// Adds the weighted outputs of each token's experts to the residual stream, then those of the network
-    /// beside them.
+    /// beside them. With norms of their own, stores the sum over the experts instead.
     pub(crate) fn experts_down(
         &self,
         w: &Worker<'_>,
@@ -138,17 +145,22 @@ impl Pass<'_> {
         let needs = Needs::of(&e.down);
         let panels = e.down.panels / config.n_experts as usize;
         let Local { gate_up: y, decoded, routing: r, .. } = local;
-        let shared = e.shared.as_ref().map(|s| {
+        let apart = e.norms.is_some();
+        let shared = e.shared.as_ref().filter(|_| !apart).map(|s| {
             let input = Input::shared(m, &self.scratch.hidden);
             (&s.down, input.packed(w, s.down.k, Needs::of(&s.down)))
         });
         r.gather_hidden(Input::shared(m, &self.scratch.experts.hidden).lines(w, needs), k);
         let chunk = panels_per_item(panels, self.workers, k).min(PANELS);
-        let split = self.scratch.x.split(w, panels * m * LANES, chunk * m * LANES);
+        let to = if apart { &self.scratch.experts.sum } else { &self.scratch.x };
+        let split = to.split(w, panels * m * LANES, chunk * m * LANES);
         for item in w.items(panels.div_ceil(chunk)) {
             let at = item.index() * chunk;
             let n = chunk.min(panels - at);
             let out = split.take(&item).run();
+            if apart {
+                out.fill(0.0);
+            }
             for a in &r.active {
                 let first = a.expert * panels + at;
                 let hidden = r.gathered.lines(needs).packed(a.row * k / GROUP, a.n, k);

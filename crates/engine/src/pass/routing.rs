@@ -14,6 +14,7 @@ pub(crate) const PANELS: usize = 2 * GROUP / LANES;
 pub(crate) struct ExpertScratch {
     pub scores: Shared<f32>,  // [experts/16][m][16]
     pub hidden: SharedInputs, // [active experts][d_ff/64][tokens of the busiest]
+    pub sum: Shared<f32>,     // [d_model/16][m][16], their output, if it is normalized
 }
 
 /// Buffers of one worker.
@@ -78,6 +79,10 @@ impl ExpertScratch {
         Self {
             scores: b.shared(e.map_or(0, |e| MAX_TOKENS * e.router_rows())),
             hidden: SharedInputs::with_lines(b, needs, e.map_or(0, hidden_lines)),
+            sum: b.shared(match e {
+                Some(e) if e.separate_norms => MAX_TOKENS * c.d_model_padded(),
+                _ => 0,
+            }),
         }
     }
 }
