@@ -243,6 +243,19 @@ fn experts_chosen_in_turn_weigh_what_is_near() {
 }
 
 #[test]
+fn sigmoids_that_are_all_1_are_chosen_by_their_logits() {
+    for kernels in isas() {
+        let (mut chosen, mut weights) = ([0; 2], [0.0; 2]);
+        kernels.route(Route {
+            logits: &mut [20.0, 30.0, -1.0, 25.0],
+            sigmoid: true,
+            ..plain(&mut chosen, &mut weights)
+        });
+        assert_eq!((chosen, weights), ([1, 3], [1.0; 2]), "{:?}", kernels.isa());
+    }
+}
+
+#[test]
 fn values_are_weighed_token_by_token() {
     for kernels in isas() {
         for m in [1, 3, 7] {
