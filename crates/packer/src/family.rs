@@ -39,7 +39,6 @@ pub(crate) use spelling::{GgufSpelling, HfSpelling};
 
 const FAMILIES: &[&Family] = &[
     &llama::FAMILY,
-    &llama4::FAMILY,
     &mistral::FAMILY,
     &qwen::FAMILY,
     &qwen_linear::FAMILY,
@@ -59,6 +58,7 @@ const FAMILIES: &[&Family] = &[
     &exaone::FAMILY,
     &ernie::FAMILY,
     &gpt_oss::FAMILY,
+    &llama4::FAMILY,
     &glm4_moe::FAMILY,
     &seed_oss::FAMILY,
     &apertus::FAMILY,
