@@ -18,6 +18,7 @@ import transformers as t
 from safetensors.torch import save_file
 
 from make_experts import GREEDY, run
+from make_goldens import gemma4_text
 
 OUT = Path(__file__).resolve().parent.parent / "tests" / "data" / "tiny"
 PROMPT, SEEDS, VOCAB = 80, 100, 192
@@ -115,11 +116,34 @@ MODELS |= {
         n_shared_experts=1, routed_scaling_factor=1.5, rms_norm_eps=1e-6),
 }
 
+MODELS |= {
+    # Windows in chunks, and RoPE on neighbours before norms without weights, except on the last layer, where queries
+    # grow with their position; on every other layer experts, whose sigmoids weigh inputs, beside a shared one; the
+    # matrices of all experts in one tensor, transposed.
+    "llama4": lambda: t.Llama4ForCausalLM(t.Llama4TextConfig(**{**COMMON, "intermediate_size": 24,
+        "num_hidden_layers": 4}, head_dim=16, intermediate_size_mlp=80, num_local_experts=5, num_experts_per_tok=1,
+        interleave_moe_layer_step=2, attention_chunk_size=24, floor_scale=8, attn_scale=0.3,
+        rope_parameters=dict(rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0,
+        high_freq_factor=1.0, original_max_position_embeddings=64))),
+    # Experts beside a feed-forward network, with norms of their own, a factor of each expert; other traits as of `gemma4`.
+    "gemma4-experts": lambda: t.Gemma4ForCausalLM(gemma4_text(attention_k_eq_v=True, num_global_key_value_heads=1,
+        hidden_size_per_layer_input=0, num_hidden_layers=3, intermediate_size=48, tie_word_embeddings=False,
+        enable_moe_block=True,
+        layer_types=["sliding_attention"] * 2 + ["full_attention"], num_experts=5, top_k_experts=2,
+        moe_intermediate_size=24)),
+}
+
 BIASES = ("expert_bias", "e_score_correction_bias")  # of routers
 
 
 def is_router(name):
-    return name.endswith(("gate.weight", "router.weight")) and "gate_proj" not in name
+    return name.endswith(("gate.weight", "router.weight", "router.proj.weight")) and "gate_proj" not in name
+
+
+def per_token(model):
+    """Number of experts chosen for each token."""
+    names = ("num_experts_per_tok", "moe_k", "top_k_experts")
+    return next((getattr(model.config, name) for name in names if getattr(model.config, name, None)), 0)
 
 
 def randomize(model, seed):
@@ -130,20 +154,24 @@ def randomize(model, seed):
     routers = [p for name, p in named if is_router(name)]
     n = routers[0].shape[0] if routers else 0
     directions = torch.linalg.qr(random(64, n)).Q.T if n else None
-    strength = 8 if any(name.endswith(BIASES) for name, _ in named) else 4  # sigmoids are flat where they are large
+    k = per_token(model)
+    flat = k == 1 or any(name.endswith(BIASES) for name, _ in named)
+    strength = 8 if flat else 4  # sigmoids are flat where they are large
     with torch.no_grad():
         for name, p in named:
             noise = random(p.shape)
-            if name.endswith(("inv_freq", "mup_vector")):
+            if name.endswith(("inv_freq", "mup_vector", "embed_scale")):
                 continue
             elif name.endswith(BIASES):
                 value = 0.05 * noise
             elif is_router(name):
-                value = directions + 0.02 * noise
+                value = directions * (0.3 if k == 1 else 1) + 0.02 * noise  # a sigmoid that is not always nearly 1
+                if name.endswith("proj.weight"):
+                    value *= 8  # as the root of the width, by which its input is divided
             elif "embed" in name and p.dim() == 2:
                 value = noise
                 if n:
-                    chosen = torch.rand(VOCAB, n, generator=g).topk(2).indices
+                    chosen = torch.rand(VOCAB, n, generator=g).topk(k).indices
                     value = 0.7 * noise + strength * directions[chosen].sum(1)
             elif name.endswith("sinks"):
                 value = noise + 1.0
@@ -155,6 +183,8 @@ def randomize(model, seed):
                 value = 0.3 * noise
             elif p.dim() == 1:
                 value = 1.0 + (0.1 if n else 0.2) * noise
+                if "gemma4" in model.config.model_type and ("q_norm" in name or "k_norm" in name):
+                    value *= 0.5  # as scores are not scaled
             else:
                 value = noise / p.shape[-1] ** 0.5
             p.copy_(value.bfloat16().float())
@@ -162,9 +192,12 @@ def randomize(model, seed):
 
 def watch(model, gaps):
     """Appends the smallest gap between the scores of the last chosen expert and of the first other to `gaps`."""
+    k = per_token(model)
 
     def hook(module, args, output):
         x = args[0].reshape(-1, args[0].shape[-1])
+        if hasattr(module, "proj"):
+            x, module = module.norm(x) * module.scale * module.scalar_root_size, module.proj
         weight = module.weight if hasattr(module, "weight") else module.layer.weight
         scores = torch.nn.functional.linear(x, weight, getattr(module, "bias", None))
         bias = args[1] if len(args) > 1 else getattr(module, "e_score_correction_bias", None)
@@ -186,7 +219,7 @@ def watch(model, gaps):
                 edge = largest - 2 * module.router_jitter_noise * scores.abs().maximum(largest)
                 gaps.append((scores - edge).abs().min().item())
         scores = scores.sort(descending=True).values
-        gaps.append((scores[:, 1] - scores[:, 2]).min().item())
+        gaps.append((scores[:, k - 1] - scores[:, k]).min().item())
 
     for name, module in model.named_modules():
         if "Router" in type(module).__name__:

@@ -119,6 +119,8 @@ pub enum QkNorm {
     Full,
     /// LayerNorm of each head separately, with weights of its own.
     Layer,
+    /// RMSNorm of each head separately without weights, in layers with RoPE.
+    Unit,
 }
 
 /// What a layer consists of.
@@ -230,6 +232,10 @@ pub struct Config {
     /// Whether each query head has a score that enters its softmax without a position.
     #[serde(default, skip_serializing_if = "Not::not")]
     pub attention_sinks: bool,
+    /// Whether windows follow each other, each beginning at a multiple of its size, rather than ending at the
+    /// current position.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub chunked_windows: bool,
     /// Recurrent layers, if there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recurrent: Option<Recurrent>,
@@ -242,7 +248,7 @@ pub struct Config {
     /// Whether attention and the feed-forward network of a layer have the same input.
     #[serde(default, skip_serializing_if = "Not::not")]
     pub parallel: bool,
-    /// Whether norms of single queries and keys come after RoPE.
+    /// Whether norms of single queries and keys (`head` and `unit`) come after RoPE.
     #[serde(default, skip_serializing_if = "Not::not")]
     pub qk_norm_late: bool,
     /// Parameters of xIELU in each layer; empty with another activation.
@@ -325,6 +331,7 @@ impl Config {
             experts: None,
             attention_gate: false,
             attention_sinks: false,
+            chunked_windows: false,
             recurrent: None,
             layer_parts: Vec::new(),
             temperature: None,
@@ -358,7 +365,7 @@ impl Config {
     /// Number of heads of queries (or keys) for which a layer has weights of norms; 0 without norms.
     pub fn qk_norm_heads(&self, heads: usize) -> usize {
         match self.qk_norm {
-            QkNorm::None => 0,
+            QkNorm::None | QkNorm::Unit => 0,
             QkNorm::Head => 1,
             QkNorm::Full | QkNorm::Layer => heads,
         }

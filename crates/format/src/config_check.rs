@@ -117,8 +117,8 @@ impl Config {
                 "false unless all layers have pre norms, attention and a feed-forward network";
             return err("parallel", &true, expected);
         }
-        if self.qk_norm_late && self.qk_norm != QkNorm::Head {
-            return err("qk_norm_late", &true, "false unless qk_norm is head");
+        if self.qk_norm_late && !matches!(self.qk_norm, QkNorm::Head | QkNorm::Unit) {
+            return err("qk_norm_late", &true, "false unless qk_norm is head or unit");
         }
         let layers = if self.activation == Activation::Xielu { self.n_layers as usize } else { 0 };
         if self.xielu.len() != layers {
@@ -184,7 +184,7 @@ impl Config {
         }
         // The last step of a layer is then one that normalizes what it adds.
         let last = |layer| self.post_norms(layer) && self.has_ffn(layer);
-        let every = (0..self.n_layers as usize).all(last) && self.experts.is_none();
+        let every = (0..self.n_layers as usize).all(last);
         if (width > 0 || self.layer_scale) && !every {
             return Err(ConfigError {
                 field: "layer_scale",
@@ -257,8 +257,14 @@ impl Config {
             Err(ConfigError { field, value: value.to_string(), expected })
         };
         let Some(e) = &self.experts else { return Ok(()) };
-        if self.norm_place != NormPlace::Pre {
-            return err("experts", &"present", "no experts unless the model has pre norms");
+        let place = if e.separate_norms { NormPlace::Both } else { NormPlace::Pre };
+        if self.norm_place != place {
+            let expected = "no experts unless the model has pre norms, or both and separate_norms";
+            return err("experts", &"present", expected);
+        }
+        if e.separate_norms && e.shared.as_ref().is_none_or(|shared| shared.gate) {
+            let expected = "false unless there is a network without a gate beside the experts";
+            return err("experts.separate_norms", &true, expected);
         }
         if e.n_experts == 0 || e.n_experts > MAX_EXPERTS {
             return err("experts.n_experts", &e.n_experts, "1 to 4096");

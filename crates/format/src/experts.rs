@@ -51,6 +51,16 @@ pub struct Experts {
     /// that are not chosen yet, and whose scores are within this relative distance of the highest one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub router_distance: Option<f64>,
+    /// Whether weights are factors of the inputs of experts rather than of their outputs (Llama 4).
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub weighted_inputs: bool,
+    /// Whether the weights of each expert are multiplied by a factor of its own.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub scaled: bool,
+    /// Whether the router, the experts and the network beside them have the residual stream as their input, each with
+    /// its own norm, and norms of their outputs before the norm of the sum (Gemma 4).
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub separate_norms: bool,
 }
 
 /// A feed-forward network through which every token passes, beside the experts of a layer: the tensors are
@@ -98,6 +108,9 @@ impl Experts {
             router_bias: false,
             router_groups: None,
             router_distance: None,
+            weighted_inputs: false,
+            scaled: false,
+            separate_norms: false,
         }
     }
 

@@ -39,6 +39,12 @@ pub enum Role {
     AttnVB = 28,
     /// A score per query head that enters the softmax without a position.
     AttnSinks = 25,
+    /// Norm of the experts' input, if it is not that of the network beside them.
+    FfnExpertsNorm = 29,
+    /// Norm of the output of the network beside experts, before it is added to theirs.
+    FfnSharedPostNorm = 30,
+    /// Norm of the experts' output, likewise.
+    FfnExpertsPostNorm = 31,
     FfnNorm = 32,
     /// Fused gate and up projections in alternating panels; without a gate, only the up projection.
     FfnGateUp = 33,
@@ -48,6 +54,8 @@ pub enum Role {
     FfnNormBias = 37,
     /// Norm of the feed-forward output, before it is added to the residual stream.
     FfnPostNorm = 38,
+    /// Factors of the weights of experts.
+    FfnExpertsScale = 39,
     /// Router of a mixture of experts, which scores the experts.
     FfnRouter = 40,
     /// Gate and up projections of all experts, in alternating panels.
@@ -84,6 +92,8 @@ pub enum Role {
     LayerPostNorm = 60,
     /// Factor of the residual stream behind the layer.
     LayerScale = 61,
+    /// Norm of the router's input.
+    FfnRouterNorm = 62,
     // Parts of fused tensors, which never have a row of their own.
     AttnQ = 64,
     AttnK = 65,
@@ -116,7 +126,7 @@ pub enum Role {
 }
 
 impl Role {
-    const ALL: [(Role, &'static str); 69] = [
+    const ALL: [(Role, &'static str); 74] = [
         (Role::TokenEmbd, "token_embd"),
         (Role::Output, "output"),
         (Role::OutputNorm, "output_norm"),
@@ -146,6 +156,11 @@ impl Role {
         (Role::FfnDown, "ffn_down"),
         (Role::FfnDownBias, "ffn_down.bias"),
         (Role::FfnPostNorm, "ffn_post_norm"),
+        (Role::FfnRouterNorm, "ffn_gate_inp_norm"),
+        (Role::FfnExpertsNorm, "ffn_norm_exps"),
+        (Role::FfnSharedPostNorm, "ffn_post_norm_shexp"),
+        (Role::FfnExpertsPostNorm, "ffn_post_norm_exps"),
+        (Role::FfnExpertsScale, "ffn_down_exps.scale"),
         (Role::FfnRouter, "ffn_gate_inp"),
         (Role::FfnGateUpExperts, "ffn_gate_up_exps"),
         (Role::FfnDownExperts, "ffn_down_exps"),

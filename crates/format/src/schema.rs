@@ -118,6 +118,10 @@ pub fn layer_schema(c: &Config, layer: u32) -> Vec<Entry> {
     if !c.parallel {
         all.extend(pre(Role::FfnNorm, Role::FfnNormBias));
     }
+    let apart = c.experts_of(index).is_some_and(|e| e.separate_norms);
+    if apart {
+        all.extend([s.vector(Role::FfnRouterNorm), s.vector(Role::FfnExpertsNorm)]);
+    }
     if let Some(e) = c.experts_of(index) {
         all.extend(s.experts(e));
         all.extend(e.shared.as_ref().filter(|shared| shared.gate).map(|_| s.shared_gate()));
@@ -125,6 +129,9 @@ pub fn layer_schema(c: &Config, layer: u32) -> Vec<Entry> {
     let d_ff = c.d_ff_of(index);
     if d_ff > 0 {
         all.extend(s.dense(d_ff));
+    }
+    if apart {
+        all.extend([s.vector(Role::FfnSharedPostNorm), s.vector(Role::FfnExpertsPostNorm)]);
     }
     all.extend(post(Role::FfnPostNorm));
     if c.layer_embedding > 0 {
@@ -407,6 +414,9 @@ impl Schema<'_> {
         let mut all = vec![router];
         if e.router_bias {
             all.push(self.values(Role::FfnRouterBias, e.n_experts as usize));
+        }
+        if e.scaled {
+            all.push(self.values(Role::FfnExpertsScale, e.n_experts as usize));
         }
         all.extend([stack(gate_up), stack(down)]);
         all

@@ -89,6 +89,10 @@ pub(crate) fn route<S: Simd>(s: S, a: Route<'_>) {
 /// The routers of DeepSeek-V2 and V3 (2024): scores first, of which those of some groups are chosen.
 #[inline(always)]
 fn route_by_scores<S: Simd>(s: S, a: Route<'_>) {
+    let by_logits = a.sigmoid && a.bias.is_empty() && a.groups.is_none();
+    if by_logits {
+        choose(a.logits, &[], u64::MAX, 1, a.chosen); // sigmoids of large logits are all 1
+    }
     if a.sigmoid {
         for logits in a.logits.chunks_mut(LANES) {
             let mut lanes = [0.0; LANES];
@@ -103,6 +107,7 @@ fn route_by_scores<S: Simd>(s: S, a: Route<'_>) {
         a.logits.iter_mut().for_each(|x| *x /= sum);
     }
     match a.groups {
+        None if by_logits => {}
         None => choose(a.logits, a.bias, u64::MAX, 1, a.chosen),
         Some(g) => {
             let size = a.logits.len() / g.n;
@@ -240,6 +245,31 @@ pub(crate) fn add_weighted<S: Simd>(s: S, a: AddWeighted<'_>) {
         for ((y, &token), &weight) in y.as_chunks::<LANES>().0.iter().zip(a.tokens).zip(a.weights) {
             let to = &mut out[token as usize];
             s.store(s.fma(s.splat(weight), s.load(y), s.load(to)), to);
+        }
+    }
+}
+
+/// Arguments of `weigh`, which multiplies the values of each token by a factor.
+#[derive(Debug)]
+pub struct Weigh<'a> {
+    /// `[panels][weights.len()][16]`
+    pub x: &'a mut [f32],
+    /// Factor, one per token.
+    pub weights: &'a [f32],
+}
+
+impl Weigh<'_> {
+    pub(crate) fn check(&self) {
+        assert!(!self.weights.is_empty());
+        assert!(self.x.len().is_multiple_of(LANES * self.weights.len()));
+    }
+}
+
+#[inline(always)]
+pub(crate) fn weigh<S: Simd>(s: S, a: Weigh<'_>) {
+    for panel in a.x.chunks_exact_mut(LANES * a.weights.len()) {
+        for (x, &weight) in panel.as_chunks_mut::<LANES>().0.iter_mut().zip(a.weights) {
+            s.store(s.mul(s.load(x), s.splat(weight)), x);
         }
     }
 }

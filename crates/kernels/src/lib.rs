@@ -70,7 +70,7 @@ pub use activation::{Activate, Activation, ExpWeights, SoftCap};
 pub use attention::{AttendBlock, FinishHead, MergeSpans, SPAN};
 pub use conv::ShortConv;
 pub use correction::CorrectRows;
-pub use experts::{AddWeighted, Route, RouteGroups};
+pub use experts::{AddWeighted, Route, RouteGroups, Weigh};
 pub use fma::fma;
 pub use gemm::{Gemm, GemmF32, MAX_TILE};
 pub use gemm_trellis::{GemmTrellis, decoded_panel_bytes};

@@ -22,7 +22,7 @@ use crate::{
 };
 use crate::{AddOuter, AddProducts, CorrectRows, FactorRows, SearchTrellis};
 use crate::{ApplyGate, Recur, ShortConv, StateSteps};
-use crate::{PackQuery, Rope, Rotate, Route, SoftCap, StoreKv};
+use crate::{PackQuery, Rope, Rotate, Route, SoftCap, StoreKv, Weigh};
 use crate::{
     activation, attention, conv, correction, experts, gemm, gemm_trellis, inputs, isa::Simd, kv,
     norm, peak, product, quantize, recurrent, rope, trellis_search, triangle,
@@ -112,6 +112,7 @@ macro_rules! with_kernels {
             pub exp_weights(ExpWeights) = activation::exp_weights;
             /// Selects a token's experts and their weights.
             pub route(Route) = experts::route;
+            pub weigh(Weigh) = experts::weigh;
             /// Adds an expert's weighted outputs to the rows of its tokens.
             pub add_weighted(AddWeighted) = experts::add_weighted;
             /// Convolves sixteen channels of a recurrent layer.

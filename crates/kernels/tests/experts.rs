@@ -1,7 +1,7 @@
 //! Compares the mixture-of-experts kernels with plain loops on every instruction set of this machine,
 //! and every instruction set with scalar, bit for bit.
 
-use nanoinfer_kernels::{AddWeighted, Isa, Kernels, Route, RouteGroups, fma};
+use nanoinfer_kernels::{AddWeighted, Isa, Kernels, Route, RouteGroups, Weigh, fma};
 
 fn isas() -> Vec<Kernels> {
     Isa::ALL.into_iter().filter_map(Kernels::new).collect()
@@ -238,6 +238,32 @@ fn experts_chosen_in_turn_weigh_what_is_near() {
                 assert!(chosen.iter().eq(want.iter().map(|(expert, _)| expert)));
                 check_weights(&weights, want.iter().map(|&(_, weight)| weight), &mut first);
             }
+        }
+    }
+}
+
+#[test]
+fn sigmoids_that_are_all_1_are_chosen_by_their_logits() {
+    for kernels in isas() {
+        let (mut chosen, mut weights) = ([0; 2], [0.0; 2]);
+        kernels.route(Route {
+            logits: &mut [20.0, 30.0, -1.0, 25.0],
+            sigmoid: true,
+            ..plain(&mut chosen, &mut weights)
+        });
+        assert_eq!((chosen, weights), ([1, 3], [1.0; 2]), "{:?}", kernels.isa());
+    }
+}
+
+#[test]
+fn values_are_weighed_token_by_token() {
+    for kernels in isas() {
+        for m in [1, 3, 7] {
+            let (mut x, weights) = (noise(2 * m * 16, 1), noise(m, 2));
+            let of = |(i, x): (usize, &f32)| x * weights[i / 16 % m];
+            let want: Vec<f32> = x.iter().enumerate().map(of).collect();
+            kernels.weigh(Weigh { x: &mut x, weights: &weights });
+            assert_eq!(x, want, "{:?}", kernels.isa());
         }
     }
 }

@@ -20,6 +20,7 @@ mod hunyuan;
 mod latent;
 mod lfm;
 mod llama;
+mod llama4;
 mod mistral;
 mod nemotron_h;
 mod olmo;
@@ -57,6 +58,7 @@ const FAMILIES: &[&Family] = &[
     &exaone::FAMILY,
     &ernie::FAMILY,
     &gpt_oss::FAMILY,
+    &llama4::FAMILY,
     &glm4_moe::FAMILY,
     &seed_oss::FAMILY,
     &apertus::FAMILY,

@@ -278,7 +278,9 @@ impl Names {
             table.iter().find(|(_, roles)| roles.contains(&role)).map(|&(name, _)| name)
         };
         let kind = match role {
-            Role::SsmA | Role::SsmDtBias | Role::SsmD | Role::LayerScale => "", // no weights of a module
+            // No weights of a module.
+            Role::SsmA | Role::SsmDtBias | Role::SsmD | Role::LayerScale => "",
+            Role::FfnRouterNorm | Role::FfnExpertsScale => "",
             _ if bias => ".bias",
             _ => ".weight",
         };

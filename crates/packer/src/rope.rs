@@ -152,7 +152,7 @@ impl RopeSpec {
                 let periods = original_context * f / TAU; // full turns within the original context
                 if periods < low_freq {
                     f / factor
-                } else if periods > high_freq {
+                } else if periods > high_freq || low_freq == high_freq {
                     f
                 } else {
                     let smooth = (periods - low_freq) / (high_freq - low_freq);

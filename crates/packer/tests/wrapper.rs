@@ -76,17 +76,63 @@ fn the_parts_that_see_and_hear() {
 #[test]
 fn either_prefix_and_any_known_part() {
     let before = |name: String| format!("language_model.{name}");
-    let models =
-        [("gemma3-text", "gemma3"), ("ministral3", "mistral3"), ("mistral-swa", "mistral3")];
+    let models = [
+        ("gemma3-text", "gemma3"),
+        ("ministral3", "mistral3"),
+        ("mistral-swa", "mistral3"),
+        ("llama4", "llama4"),
+        ("gemma4-experts", "gemma4"),
+    ];
     for (name, wrapper) in models {
         let kind = (wrapper, settings(name));
         let note = "converted without the vision tower";
-        let others = ["vision_tower.conv.weight", "multi_modal_projector.linear.weight"];
+        let others = [
+            "vision_tower.conv.weight",
+            "vision_model.patch_embedding.linear.weight",
+            "multi_modal_projector.linear.weight",
+        ];
         assert_same(name, wrapped(name, kind.clone(), before, &others), note);
         let others = others.map(|name| format!("model.{name}"));
         let others = others.each_ref().map(String::as_str);
         assert_same(name, wrapped(name, kind, inside, &others), note);
     }
+}
+
+/// `[experts, inputs, rows]` as a tensor for each matrix.
+fn unstacked((name, (dims, values)): (String, (Vec<usize>, Vec<f32>))) -> Weights {
+    let Some((layer, part)) = name.split_once("experts.") else {
+        return [(name, (dims, values))].into();
+    };
+    let [_, k, n] = dims[..] else { unreachable!() };
+    let parts = match part {
+        "gate_up_proj" => vec![("gate_proj", 0..n / 2), ("up_proj", n / 2..n)],
+        _ => vec![(part, 0..n)],
+    };
+    let mut out = Weights::new();
+    for (expert, matrix) in values.chunks(k * n).enumerate() {
+        for (part, rows) in &parts {
+            let row = |row: usize| matrix.iter().skip(row).step_by(n).copied();
+            let own = rows.clone().flat_map(row).collect();
+            let name = format!("{layer}experts.{expert}.{part}.weight");
+            out.insert(name, (vec![rows.len(), k], own));
+        }
+    }
+    out
+}
+
+/// As in quantized checkpoints of Llama 4; and its older settings.
+#[test]
+fn experts_in_tensors_of_their_own() {
+    let mut text = settings("llama4");
+    for derived in ["layer_types", "moe_layers"] {
+        text.as_object_mut().unwrap().remove(derived);
+    }
+    text["no_rope_layers"] = json!([]);
+    text["attn_temperature_tuning"] = 4.into();
+    let before = |name: String| format!("language_model.{name}");
+    let (config, weights) = wrapped("llama4", ("llama4", text), before, &[]);
+    let weights = weights.into_iter().flat_map(unstacked).collect();
+    assert_same("llama4", (config, weights), "converted without the vision tower");
 }
 
 #[test]

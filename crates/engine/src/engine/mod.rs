@@ -183,6 +183,7 @@ impl Engine {
         let config = self.model.config();
         let seen = |window: &u32| match *window {
             0 => cached.min(self.ctx()) as u64,
+            window if config.chunked_windows => cached as u64 % u64::from(window),
             window => (cached as u64).min(u64::from(window)),
         };
         let layers = config.windows.iter().enumerate();

@@ -153,7 +153,7 @@ pub(crate) struct Dense {
 /// A mixture of experts. The matrices of all experts are concatenated.
 pub(crate) struct ExpertMatrices {
     /// `[experts, d_model]`, f32 in every model
-    pub router: Matrix,
+    pub router: Box<Matrix>,
     /// `[experts]`, added to scores to choose experts
     pub router_bias: Option<Vector>,
     /// `experts × [2 · d_ff, d_model]`, alternating panels
@@ -164,6 +164,22 @@ pub(crate) struct ExpertMatrices {
     pub shared: Option<Box<Dense>>,
     /// `[1, d_model]`, the score of its gate, f32 in every model
     pub shared_gate: Option<Box<Matrix>>,
+    /// `[experts]`, factors of the weights of experts
+    pub scale: Option<Vector>,
+    /// Norms of their own, if they do not share those of the layer.
+    pub norms: Option<Box<ExpertNorms>>,
+}
+
+/// Norms of experts, `[d_model]` each.
+pub(crate) struct ExpertNorms {
+    /// Of the router's input.
+    pub router: Norm,
+    /// Of the experts' input.
+    pub input: Norm,
+    /// Of the output of the network beside them.
+    pub shared_output: Norm,
+    /// Of the experts' output.
+    pub output: Norm,
 }
 
 /// All weights, as references into the mapped file.
@@ -286,7 +302,7 @@ impl<'a> Binder<'a> {
             None if !config.has_ffn(index) => None,
             None => Some(Ffn::Dense(dense()?)),
             Some(e) => Some(Ffn::Experts(ExpertMatrices {
-                router: self.matrix(Role::FfnRouter, l)?,
+                router: Box::new(self.matrix(Role::FfnRouter, l)?),
                 router_bias: self.vector(Role::FfnRouterBias, l),
                 gate_up: self.matrix(Role::FfnGateUpExperts, l)?,
                 down: self.matrix(Role::FfnDownExperts, l)?,
@@ -297,6 +313,8 @@ impl<'a> Binder<'a> {
                     .filter(|shared| shared.gate)
                     .map(|_| self.matrix(Role::FfnSharedGate, l).map(Box::new))
                     .transpose()?,
+                scale: self.vector(Role::FfnExpertsScale, l),
+                norms: e.separate_norms.then(|| self.expert_norms(l).map(Box::new)).transpose()?,
             })),
         };
         Ok(Layer {
@@ -309,6 +327,15 @@ impl<'a> Binder<'a> {
             ffn_post_norm: self.norm(Role::FfnPostNorm, l),
             embedding: (config.layer_embedding > 0).then(|| self.layer_embedding(l)).transpose()?,
             scale: self.vector(Role::LayerScale, l),
+        })
+    }
+
+    fn expert_norms(&self, layer: Option<u32>) -> Result<ExpertNorms> {
+        Ok(ExpertNorms {
+            router: self.required_norm(Role::FfnRouterNorm, layer)?,
+            input: self.required_norm(Role::FfnExpertsNorm, layer)?,
+            shared_output: self.required_norm(Role::FfnSharedPostNorm, layer)?,
+            output: self.required_norm(Role::FfnExpertsPostNorm, layer)?,
         })
     }
 
@@ -433,6 +460,11 @@ impl Attention {
 }
 
 impl Layer {
+    /// The factor of the residual stream behind the feed-forward part, if that ends the layer.
+    pub(crate) fn scale_of_ffn(&self) -> Option<&Vector> {
+        self.scale.as_ref().filter(|_| self.embedding.is_none())
+    }
+
     /// The matrices by which the inputs of attention and recurrence are projected, and their outputs.
     pub(crate) fn projections(&self) -> impl Iterator<Item = [&Matrix; 2]> {
         let attention = self.attention.iter().map(|a| [&a.qkv, &a.output]);

@@ -101,10 +101,10 @@ impl Pass<'_> {
                 self.gather_value(unit, row, &shape, (key, value));
             }
             if self.config.value_norm {
-                self.norm_value(value, ones, shape.head_dim);
+                self.norm_plain(value, ones, shape.head_dim);
             }
             let head = Head { layer, index, row, pinned: false };
-            self.norm_and_rotate(w, key, (&shape, head), norm);
+            self.norm_and_rotate(w, key, (&shape, head), (norm, ones));
             let block = self.cache.block(slot.seq, slot.position / BLOCK);
             let to = cache.block(block, KvShape::of(&shape));
             let (at, rotation) = (slot.position % BLOCK, shape.key_rotation());
@@ -129,8 +129,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Divides a value by its root mean square, which is the same before and after its rotation.
-    fn norm_value(&self, x: &mut [f32], ones: &[f32], d: usize) {
+    /// Divides a head by its root mean square, which, of a value, is the same before and after its rotation.
+    fn norm_plain(&self, x: &mut [f32], ones: &[f32], d: usize) {
         let (weight, eps) = (&ones[..x.len()], self.config.norm_eps as f32);
         let norm = NormParams { kind: NormKind::Rms, weight, bias: &[], d, eps };
         self.kernels.norm_row(NormRow { x, norm });
@@ -168,13 +168,13 @@ impl Pass<'_> {
     }
 
     /// Prepares a query or key: applies the per-head norm if the model has one, and RoPE if the layer
-    /// uses it.
+    /// uses it. `ones` are the weights of norms without any.
     fn norm_and_rotate(
         &self,
         w: &Worker<'_>,
         x: &mut [f32],
         (shape, at): (&AttentionShape, Head),
-        norm: Option<&Norm>,
+        (norm, ones): (Option<&Norm>, &[f32]),
     ) {
         let late = self.config.qk_norm_late;
         if late {
@@ -183,7 +183,10 @@ impl Pass<'_> {
         match self.config.qk_norm {
             QkNorm::Head => self.norm_row(x, shape.head_dim, norm),
             QkNorm::Layer => self.norm_head(x, (at.index, shape.head_dim), norm),
-            QkNorm::None | QkNorm::Full => {}
+            QkNorm::Unit if self.config.layer_ropes[at.layer] > 0 => {
+                self.norm_plain(x, ones, shape.head_dim);
+            }
+            QkNorm::None | QkNorm::Full | QkNorm::Unit => {}
         }
         if !late {
             self.rotate(w, x, (shape, at));
@@ -269,7 +272,7 @@ impl Pass<'_> {
         let attention = self.weights.layers[part.layer].attention.as_ref();
         let norm = attention.and_then(|a| a.q_norm.as_ref());
         let (n, rotation) = (part.slots.len() * group, shape.key_rotation());
-        let Local { row, queries, pinned_queries, .. } = local;
+        let Local { row, ones, queries, pinned_queries, .. } = local;
         let x = &mut row[..head];
         for query in 0..n {
             let (token, g) = (part.from + query / group, query % group);
@@ -280,7 +283,7 @@ impl Pass<'_> {
                     None => gather(unit, self.m(), token, g * head, x),
                 }
                 let at = Head { layer: part.layer, index, row: token, pinned };
-                self.norm_and_rotate(w, x, (shape, at), norm);
+                self.norm_and_rotate(w, x, (shape, at), (norm, ones));
                 self.sharpen(x, part.layer, self.slots[token].position);
                 self.kernels.pack_query(PackQuery { x, row: query, rotation, to });
             };
@@ -308,7 +311,7 @@ impl Pass<'_> {
             |span: &usize| slots.iter().any(|slot| self.visible(layer, slot).in_span(*span));
         let (mut states, mut next) =
             (std::mem::take(&mut local.states), std::mem::take(&mut local.spans));
-        for span in spans(slots, self.config.windows[layer] as usize).filter(visible) {
+        for span in spans(slots, self.window(layer)).filter(visible) {
             self.attend_span(local, part, span, block_at, &mut next[..n * len]);
             let pairs = states.chunks_exact_mut(len).zip(next[..n * len].chunks_exact(len));
             for (query, (state, next)) in pairs.enumerate() {

@@ -15,6 +15,28 @@ pub(crate) struct Slot {
     pub slid: Slid,
 }
 
+/// How far back the tokens of a layer see.
+#[derive(Clone, Copy)]
+pub(crate) struct Window {
+    /// Positions, including the current one; 0 = unlimited.
+    pub positions: usize,
+    /// Whether a window begins at a multiple of its size (chunked attention) rather than ending at the token.
+    pub chunked: bool,
+}
+
+impl Window {
+    pub(crate) const UNLIMITED: Self = Self { positions: 0, chunked: false };
+
+    /// The first position visible from the one before `end`.
+    fn first(self, end: usize) -> usize {
+        match self.positions {
+            0 => 0,
+            n if self.chunked => (end - 1) / n * n,
+            n => end.saturating_sub(n),
+        }
+    }
+}
+
 /// Positions visible to a token: the pinned ones, if the context has slid, and the recent ones.
 pub(crate) struct Visible {
     pinned: Range<usize>,
@@ -22,11 +44,10 @@ pub(crate) struct Visible {
 }
 
 impl Visible {
-    /// Positions visible to a token within a window (0 = unlimited). The distance to pinned positions
-    /// excludes evicted ones.
-    pub(crate) fn new(slot: &Slot, window: usize) -> Self {
+    /// Positions visible to a token within a window. The distance to pinned positions excludes evicted ones.
+    pub(crate) fn new(slot: &Slot, window: Window) -> Self {
         let end = slot.position + 1;
-        let first = |end: usize| if window == 0 { 0 } else { end.saturating_sub(window) };
+        let first = |end: usize| window.first(end);
         let Slid { pinned, evicted } = slot.slid;
         match evicted {
             0 => Self { pinned: 0..0, recent: first(end)..end },
@@ -60,7 +81,7 @@ impl Visible {
 }
 
 /// The spans visible to any of these rows of a sequence, in order, and possibly a few others.
-pub(crate) fn spans(rows: &[Slot], window: usize) -> impl Iterator<Item = usize> {
+pub(crate) fn spans(rows: &[Slot], window: Window) -> impl Iterator<Item = usize> {
     let visible = |row| Visible::new(row, window);
     let start = rows.iter().map(|row| visible(row).first_span()).min().unwrap_or(0);
     let end = rows.last().map_or(0, |row| row.position / SPAN + 1);
@@ -71,4 +92,18 @@ pub(crate) fn spans(rows: &[Slot], window: usize) -> impl Iterator<Item = usize>
         (pause, pause.max(first.recent.start / SPAN))
     });
     (start..pause).chain(resume..end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_begin_at_multiples_of_their_size() {
+        let first =
+            |position: usize, chunked| Window { positions: 24, chunked }.first(position + 1);
+        assert_eq!([0, 23, 24, 47, 48, 100].map(|p| first(p, true)), [0, 0, 24, 24, 48, 96]);
+        assert_eq!([0, 23, 24, 47, 48, 100].map(|p| first(p, false)), [0, 0, 1, 24, 25, 77]);
+        assert_eq!(Window::UNLIMITED.first(100), 0);
+    }
 }

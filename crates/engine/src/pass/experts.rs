@@ -15,7 +15,7 @@
 
 use nanoinfer_format::{Experts, RouterSoftmax, pad};
 use nanoinfer_kernels::{
-    Activate, AddWeighted, GROUP, LANES, Pack, Route, RouteGroups, StateSteps, Steps,
+    Activate, AddWeighted, GROUP, LANES, Pack, Route, RouteGroups, StateSteps, Steps, Weigh,
 };
 
 use super::Pass;
@@ -46,6 +46,7 @@ impl Pass<'_> {
             chosen: g.chosen as usize,
             best: g.best as usize,
         });
+        let factors = matrices.scale.map(|scale| scale.values(self.file));
         let r = &mut local.routing;
         for token in 0..m {
             for (panel, to) in r.scores.chunks_exact_mut(LANES).enumerate() {
@@ -61,6 +62,12 @@ impl Pass<'_> {
                 chosen: &mut r.chosen[token * k..][..k],
                 weights: &mut r.weights[token * k..][..k],
             });
+            if let Some(factors) = factors {
+                let chosen = r.chosen[token * k..][..k].iter();
+                for (weight, &expert) in r.weights[token * k..][..k].iter_mut().zip(chosen) {
+                    *weight *= factors[expert as usize];
+                }
+            }
         }
         r.group(m, k);
     }
@@ -111,6 +118,11 @@ impl Pass<'_> {
             let first = (a.expert * groups + group) * panels;
             let tokens = r.gathered.lines(needs).packed(0, a.n, k);
             self.product(&e.gate_up, first..first + panels, &tokens, false, gate_up, decoded);
+            if config.weighted_inputs {
+                // A factor of the inputs is one of the products.
+                let weights = r.tokens_of(a).1;
+                self.kernels.weigh(Weigh { x: &mut *gate_up, weights });
+            }
             let (activation, x) = (self.activation(layer), &*gate_up);
             self.kernels.activate(Activate { activation, gated, x, m: a.n, out: act });
             for to in split.take(&item).tile(0).forms(0) {
@@ -120,7 +132,7 @@ impl Pass<'_> {
     }
 
     /// Adds the weighted outputs of each token's experts to the residual stream, then those of the network
-    /// beside them.
+    /// beside them. With norms of their own, stores the sum over the experts instead.
     pub(crate) fn experts_down(
         &self,
         w: &Worker<'_>,
@@ -133,23 +145,29 @@ impl Pass<'_> {
         let needs = Needs::of(&e.down);
         let panels = e.down.panels / config.n_experts as usize;
         let Local { gate_up: y, decoded, routing: r, .. } = local;
-        let shared = e.shared.as_ref().map(|s| {
+        let apart = e.norms.is_some();
+        let shared = e.shared.as_ref().filter(|_| !apart).map(|s| {
             let input = Input::shared(m, &self.scratch.hidden);
             (&s.down, input.packed(w, s.down.k, Needs::of(&s.down)))
         });
         r.gather_hidden(Input::shared(m, &self.scratch.experts.hidden).lines(w, needs), k);
         let chunk = panels_per_item(panels, self.workers, k).min(PANELS);
-        let split = self.scratch.x.split(w, panels * m * LANES, chunk * m * LANES);
+        let to = if apart { &self.scratch.experts.sum } else { &self.scratch.x };
+        let split = to.split(w, panels * m * LANES, chunk * m * LANES);
         for item in w.items(panels.div_ceil(chunk)) {
             let at = item.index() * chunk;
             let n = chunk.min(panels - at);
             let out = split.take(&item).run();
+            if apart {
+                out.fill(0.0);
+            }
             for a in &r.active {
                 let first = a.expert * panels + at;
                 let hidden = r.gathered.lines(needs).packed(a.row * k / GROUP, a.n, k);
                 let y = &mut y[..n * a.n * LANES];
                 self.product(&e.down, first..first + n, &hidden, false, y, decoded);
                 let (tokens, weights) = r.tokens_of(*a);
+                let weights = if config.weighted_inputs { &r.ones[..a.n] } else { weights };
                 self.kernels.add_weighted(AddWeighted { y, tokens, weights, m, out });
             }
             let Some((down, hidden)) = &shared else { continue };

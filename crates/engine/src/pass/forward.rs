@@ -22,8 +22,8 @@ use super::product::Dest;
 use super::profile::Stage;
 use super::scratch::Local;
 use crate::model::weights::{
-    Attention, Dense, ExpertMatrices, Ffn, LatentMatrices, Layer, LayerEmbedding, Matrix,
-    RecurrentMixer,
+    Attention, Dense, ExpertMatrices, ExpertNorms, Ffn, LatentMatrices, Layer, LayerEmbedding,
+    Matrix, RecurrentMixer,
 };
 use crate::pool::{Shared, Worker};
 
@@ -78,7 +78,10 @@ impl Pass<'_> {
                 self.dense_output(w, local, layer, dense);
             }
             Some(Ffn::Dense(dense)) => self.dense(w, local, (layer, index), dense),
-            Some(Ffn::Experts(experts)) => self.experts(w, local, (layer, index), experts),
+            Some(Ffn::Experts(experts)) => match &experts.norms {
+                None => self.experts(w, local, (layer, index), experts),
+                Some(norms) => self.experts_apart(w, local, (layer, index), (experts, norms)),
+            },
         }
         if let Some(embedding) = &layer.embedding {
             local.end(w, Stage::Down);
@@ -255,8 +258,7 @@ impl Pass<'_> {
         self.matmul(w, &dense.down, from, to, &mut local.decoded);
         if let Some(norm) = norm {
             local.end(w, Stage::Down);
-            let scale = layer.scale.as_ref().filter(|_| layer.embedding.is_none());
-            self.add_normed(w, local, norm, scale);
+            self.add_normed(w, local, norm, layer.scale_of_ffn());
         }
     }
 
@@ -325,6 +327,43 @@ impl Pass<'_> {
         self.experts_down(w, local, e, config);
     }
 
+    /// Experts and the network beside them, with norms of their own.
+    fn experts_apart(
+        &self,
+        w: &mut Worker<'_>,
+        local: &mut Local,
+        (layer, index): (&Layer, usize),
+        (e, norms): (&ExpertMatrices, &ExpertNorms),
+    ) {
+        let (Some(config), Some(shared), Some(norm)) =
+            (&self.config.experts, &e.shared, &layer.ffn_post_norm)
+        else {
+            return;
+        };
+        let (m, s) = (self.m(), self.scratch);
+        self.pack_norm(w, local, layer.ffn_norm.as_ref(), Needs::of(&shared.gate_up));
+        self.end_packing(w, local, m, Stage::Norm);
+        self.dense_hidden(w, local, index, shared);
+        let hidden = Input::shared(m, &s.hidden);
+        self.matmul(w, &shared.down, hidden, Dest::Store(&s.delta), &mut local.decoded);
+        local.end(w, Stage::Down);
+        self.pack_norm(w, local, Some(&norms.router), Needs::of(&e.router));
+        self.end_packing(w, local, m, Stage::Norm);
+        let Local { inputs, decoded, .. } = &mut *local;
+        let scores = Dest::Store(&s.experts.scores);
+        self.matmul(w, &e.router, self.input(inputs, m), scores, decoded);
+        local.end(w, Stage::Router);
+        self.pack_norm(w, local, Some(&norms.input), Needs::of(&e.gate_up));
+        self.end_packing(w, local, m, Stage::Norm);
+        self.observe_inputs(w, local, (&e.gate_up, Role::FfnGateUpExperts, Some(index)));
+        self.route(w, local, e, config);
+        self.experts_gate_up(w, local, (e, index), config);
+        local.end(w, Stage::Experts);
+        self.experts_down(w, local, e, config);
+        local.end(w, Stage::Experts);
+        self.add_normed_experts(w, local, (norms, norm), layer.scale_of_ffn());
+    }
+
     /// Final norm and output layer, for the rows that request logits.
     pub(crate) fn head(&self, w: &mut Worker<'_>, local: &mut Local) {
         let (m, output) = (self.requested.len(), &self.weights.output);
@@ -376,6 +415,7 @@ mod tests {
         assert_eq!(barriers("llama-gqa"), [5, 9]);
         assert_eq!(barriers("olmo2"), [8, 12], "a norm over all heads, and two post-norms");
         assert_eq!(barriers("mixtral-experts"), [6, 10], "a router");
+        assert_eq!(barriers("gemma4-experts"), [10, 16], "experts with norms of their own");
         assert_eq!(barriers("minicpm3"), [9, 13], "latent attention");
         assert_eq!(barriers("cohere2"), [5, 8], "one norm for attention and feed-forward");
     }

@@ -38,7 +38,7 @@ use crate::memory::{Cache, StateRuns};
 use crate::model::weights::Weights;
 use crate::pool::Worker;
 pub(crate) use batch::Slot;
-use batch::Visible;
+use batch::{Visible, Window};
 use inputs::{Input, OwnInputs, Rows, Tile};
 pub(crate) use limits::MAX_TOKENS;
 pub(crate) use norm::norm_token;
@@ -122,7 +122,13 @@ impl Pass<'_> {
 
     /// Positions visible to a token in a layer.
     pub(crate) fn visible(&self, layer: usize, slot: &Slot) -> Visible {
-        Visible::new(slot, self.config.windows[layer] as usize)
+        Visible::new(slot, self.window(layer))
+    }
+
+    fn window(&self, layer: usize) -> Window {
+        let (positions, chunked) =
+            (self.config.windows[layer] as usize, self.config.chunked_windows);
+        Window { positions, chunked }
     }
 
     pub(crate) fn activation(&self, layer: usize) -> Activation {

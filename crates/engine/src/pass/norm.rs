@@ -9,7 +9,7 @@ use nanoinfer_kernels::{GROUP, Kernels, LANES, NormKind, NormPack, NormParams, N
 use super::inputs::{Needs, Rows, Tile};
 use super::scratch::Local;
 use super::{Pass, gather};
-use crate::model::weights::{Attention, Norm, Vector};
+use crate::model::weights::{Attention, ExpertNorms, Norm, Vector};
 use crate::pool::{Columns, Shared, Worker};
 
 impl Pass<'_> {
@@ -89,19 +89,43 @@ impl Pass<'_> {
         norm: &Norm,
         scale: Option<&Vector>,
     ) {
-        let scale = scale.map_or(1.0, |scale| scale.values(self.file)[0]);
         let (m, s) = (self.m(), self.scratch);
         let (delta, x) = (s.delta.read(w), s.x.split(w, m * LANES, LANES));
         let row = &mut local.row[..self.width()];
-        let written = pad(self.config.d_model as usize, LANES);
         for item in w.items(m) {
-            gather(delta, m, item.index(), 0, &mut row[..written]);
-            row[written..].fill(0.0);
+            norm_token(self.kernels, (self.file, norm), (delta, m, item.index()), row);
+            self.add_row(row, &mut x.take(&item), scale);
+        }
+    }
+
+    /// Normalizes the output of experts and that of the network beside them, which is in `delta`, then their sum,
+    /// and adds it to the residual stream as above.
+    pub(crate) fn add_normed_experts(
+        &self,
+        w: &Worker<'_>,
+        local: &mut Local,
+        (norms, norm): (&ExpertNorms, &Norm),
+        scale: Option<&Vector>,
+    ) {
+        let (m, s) = (self.m(), self.scratch);
+        let (delta, sum, x) =
+            (s.delta.read(w), s.experts.sum.read(w), s.x.split(w, m * LANES, LANES));
+        let (row, other) = (&mut local.row[..self.width()], &mut local.gates[..self.width()]);
+        for item in w.items(m) {
+            let at = item.index();
+            norm_token(self.kernels, (self.file, &norms.shared_output), (delta, m, at), row);
+            norm_token(self.kernels, (self.file, &norms.output), (sum, m, at), other);
+            row.iter_mut().zip(&*other).for_each(|(x, y)| *x += y);
             self.kernels.norm_row(NormRow { x: row, norm: self.norm_of(norm) });
-            let mut columns = x.take(&item);
-            for (panel, lanes) in row.chunks_exact(LANES).enumerate() {
-                columns.row(panel).iter_mut().zip(lanes).for_each(|(x, y)| *x = (*x + y) * scale);
-            }
+            self.add_row(row, &mut x.take(&item), scale);
+        }
+    }
+
+    /// Adds a row to a token of the residual stream, and multiplies the sum by `scale`.
+    fn add_row(&self, row: &[f32], to: &mut Columns<'_, f32>, scale: Option<&Vector>) {
+        let scale = scale.map_or(1.0, |scale| scale.values(self.file)[0]);
+        for (panel, lanes) in row.chunks_exact(LANES).enumerate() {
+            to.row(panel).iter_mut().zip(lanes).for_each(|(x, y)| *x = (*x + y) * scale);
         }
     }
 

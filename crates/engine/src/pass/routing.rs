@@ -14,6 +14,7 @@ pub(crate) const PANELS: usize = 2 * GROUP / LANES;
 pub(crate) struct ExpertScratch {
     pub scores: Shared<f32>,  // [experts/16][m][16]
     pub hidden: SharedInputs, // [active experts][d_ff/64][tokens of the busiest]
+    pub sum: Shared<f32>,     // [d_model/16][m][16], their output, if it is normalized
 }
 
 /// Buffers of one worker.
@@ -30,6 +31,7 @@ pub(crate) struct Routing {
     pub shared_scores: Vec<f32>, // [m][16], the score of the gate of the shared network first
     pub shared_gates: Vec<f32>, // [m], its values
     pub all: Vec<u32>,       // [m], the indices of all tokens
+    pub ones: Vec<f32>,      // [m], weights of outputs if those of the inputs count
 }
 
 /// An expert chosen by at least one token of this pass.
@@ -77,6 +79,10 @@ impl ExpertScratch {
         Self {
             scores: b.shared(e.map_or(0, |e| MAX_TOKENS * e.router_rows())),
             hidden: SharedInputs::with_lines(b, needs, e.map_or(0, hidden_lines)),
+            sum: b.shared(match e {
+                Some(e) if e.separate_norms => MAX_TOKENS * c.d_model_padded(),
+                _ => 0,
+            }),
         }
     }
 }
@@ -88,6 +94,9 @@ impl Routing {
         let (pairs, n) = (e.map_or(0, pairs), e.map_or(0, |e| e.n_experts as usize));
         let mut all = b.own(gated_tokens(e));
         all.iter_mut().zip(0..).for_each(|(token, index)| *token = index);
+        let weighted = e.is_some_and(|e| e.weighted_inputs);
+        let mut ones = b.own(if weighted { MAX_TOKENS } else { 0 });
+        ones.fill(1.0);
         Self {
             scores: b.own(e.map_or(0, Experts::router_rows)),
             chosen: b.own(pairs),
@@ -100,6 +109,7 @@ impl Routing {
             shared_scores: b.own(LANES * gated_tokens(e)),
             shared_gates: b.own(gated_tokens(e)),
             all,
+            ones,
         }
     }
 

@@ -3,7 +3,7 @@
 //! Activations are panel-major, `[width/16][m][16]`: sixteen outputs of one token form a cache line,
 //! the unit that a GEMM tile writes and the next norm reads.
 
-use nanoinfer_format::{Config, Experts, Quant, Recurrent, pad};
+use nanoinfer_format::{Config, Experts, QkNorm, Quant, Recurrent, pad};
 use nanoinfer_kernels::{
     AttendBlock, GROUP, LANES, Queries, QueriesMut, SPAN, decoded_panel_bytes,
 };
@@ -170,7 +170,7 @@ pub(crate) struct Local {
     pub gates: Vec<f32>,   // the same, for what it is multiplied by
     pub gate_up: Vec<f32>, // one group of d_ff: [8 panels][m][16], or 4 panels without a gate
     pub act: Vec<f32>,     // [4 panels][m][16]
-    pub ones: Vec<f32>,    // as wide as a head, if values are normalized
+    pub ones: Vec<f32>,    // as wide as a head, if there are norms of heads without weights
     pub states: Vec<f32>,  // attention states of a run of queries
     pub spans: Vec<f32>,   // the same, for the span in progress
     pub queries: QueryBuffers,
@@ -305,7 +305,8 @@ impl Local {
         let (head, width) = (widest_head(c), stream_width(c));
         let queries = ATTENTION_ROWS * c.attention_shapes().map(|s| s.group()).max().unwrap_or(1);
         let states = queries * AttendBlock::state_len(head);
-        let mut ones = b.own(if c.value_norm { head } else { 0 });
+        let plain = c.value_norm || c.qk_norm == QkNorm::Unit;
+        let mut ones = b.own(if plain { head } else { 0 });
         ones.fill(1.0);
         let experts = needs.expert_stream.or(needs.expert_hidden);
         Self {

@@ -6,7 +6,7 @@
 
 use nanoinfer_kernels::BLOCK;
 
-use super::batch::{Slot, Visible, spans};
+use super::batch::{Slot, Visible, Window, spans};
 use super::limits::{ATTENTION_ROWS, MAX_TOKENS};
 
 /// Rows of one sequence are divided by spans if they are more than this part of a worker's share.
@@ -81,7 +81,8 @@ impl Units {
             small = small.saturating_mul(2).max(1);
         }
         let by_span = |run: &[Slot]| {
-            run.iter().map(work).sum::<usize>() > share / LARGE && spans(run, 0).nth(1).is_some()
+            run.iter().map(work).sum::<usize>() > share / LARGE
+                && spans(run, Window::UNLIMITED).nth(1).is_some()
         };
         // Dividing a run by spans can also separate the runs around it. The last ones are divided, since it
         // is best to begin with the largest units.
@@ -90,7 +91,8 @@ impl Units {
         for run in runs(slots, rows).rev() {
             from -= run.len();
             if by_span(run) {
-                let Some(left) = space.checked_sub(spans(run, 0).count() + 1) else {
+                let Some(left) = space.checked_sub(spans(run, Window::UNLIMITED).count() + 1)
+                else {
                     break;
                 };
                 (space, first) = (left, from);
@@ -117,7 +119,7 @@ impl Units {
         for run in runs(slots, rows) {
             if by_span(from, run) {
                 let unit = |span| Unit { from, n: run.len(), span: Some(span) };
-                self.all.extend(spans(run, 0).map(unit));
+                self.all.extend(spans(run, Window::UNLIMITED).map(unit));
                 from += run.len();
                 continue;
             }
@@ -147,7 +149,7 @@ fn runs(slots: &[Slot], rows: usize) -> impl DoubleEndedIterator<Item = &[Slot]>
 
 /// An estimate of a row's work in blocks of the cache: those visible to it, and one for its queries.
 fn work(slot: &Slot) -> usize {
-    Visible::new(slot, 0).len() / BLOCK + 1
+    Visible::new(slot, Window::UNLIMITED).len() / BLOCK + 1
 }
 
 #[cfg(test)]
@@ -197,7 +199,7 @@ mod tests {
         assert!(units.all().len() * units.longest() <= units.room);
         for (row, slot) in slots.iter().enumerate() {
             let of: Vec<_> = units.of(row).1.iter().map(|unit| unit.span).collect();
-            let spans: Vec<_> = spans(&[*slot], 0).map(Some).collect();
+            let spans: Vec<_> = spans(&[*slot], Window::UNLIMITED).map(Some).collect();
             // Later rows of the same unit may see one more span.
             assert!(
                 of == [None] || of.starts_with(&spans) && of.len() <= spans.len() + 1,

@@ -1,7 +1,9 @@
 //! Gemma 4 (text part): heads of different sizes with and without a window, layers that read the cache of
-//! others, and embeddings of tokens that enter every layer.
+//! others, embeddings of tokens that enter every layer, and experts beside a feed-forward network.
 
-use nanoinfer_format::{Activation, LayerAttention, NormPlace, QkNorm, Role};
+use nanoinfer_format::{
+    Activation, Experts, LayerAttention, NormPlace, QkNorm, Role, RouterSoftmax, SharedExpert,
+};
 
 use super::spelling::{Family, GgufSpelling, HfSpelling};
 use crate::Error;
@@ -25,6 +27,14 @@ pub(super) const FAMILY: Family = Family {
             ("per_layer_projection", &[Role::LayerOut]),
             ("post_per_layer_input_norm", &[Role::LayerPostNorm]),
             ("layer_scalar", &[Role::LayerScale]),
+            ("router.proj", &[Role::FfnRouter]),
+            ("router.scale", &[Role::FfnRouterNorm]),
+            ("router.per_expert_scale", &[Role::FfnExpertsScale]),
+            ("experts.gate_up_proj", &[Role::FfnGateExperts, Role::FfnUpExperts]),
+            ("experts.down_proj", &[Role::FfnDownExperts]),
+            ("pre_feedforward_layernorm_2", &[Role::FfnExpertsNorm]),
+            ("post_feedforward_layernorm_1", &[Role::FfnSharedPostNorm]),
+            ("post_feedforward_layernorm_2", &[Role::FfnExpertsPostNorm]),
             ("model.embed_tokens_per_layer", &[Role::LayerEmbd]),
             ("model.per_layer_model_projection", &[Role::LayerProj]),
             ("model.per_layer_projection_norm", &[Role::LayerProjNorm]),
@@ -40,6 +50,12 @@ pub(super) const FAMILY: Family = Family {
             ("proj", &[Role::LayerOut]),
             ("post_norm", &[Role::LayerPostNorm]),
             ("layer_output_scale", &[Role::LayerScale]),
+            ("ffn_gate_inp.scale", &[Role::FfnRouterNorm]),
+            (EXPERTS_SCALE, &[Role::FfnExpertsScale]),
+            ("ffn_gate_up_exps", &[Role::FfnGateExperts, Role::FfnUpExperts]),
+            ("pre_ffw_norm_2", &[Role::FfnExpertsNorm]),
+            ("post_ffw_norm_1", &[Role::FfnSharedPostNorm]),
+            ("post_ffw_norm_2", &[Role::FfnExpertsPostNorm]),
             ("per_layer_token_embd", &[Role::LayerEmbd]),
             ("per_layer_model_proj", &[Role::LayerProj]),
             ("per_layer_proj_norm", &[Role::LayerProjNorm]),
@@ -48,6 +64,9 @@ pub(super) const FAMILY: Family = Family {
         ..GgufSpelling::NEOX
     }],
 };
+
+/// Factors of the weights of experts in GGUF files.
+const EXPERTS_SCALE: &str = "ffn_down_exps.scale";
 
 /// What both spellings state about attention.
 struct Attention {
@@ -100,6 +119,7 @@ fn describe(d: &mut Description, a: &Attention, embedding: u32) -> Result<(), St
     let (width, d_model) = (embedding as f32, c.d_model as f32);
     let half = 0.5f32.sqrt();
     d.changes.extend([
+        Change { roles: &[Role::FfnRouterNorm], factor: 1.0 / d_model.sqrt(), offset: 0.0 },
         Change { roles: &[Role::LayerProj], factor: 1.0 / d_model.sqrt(), offset: 0.0 },
         Change { roles: &[Role::LayerProjNorm], factor: half, offset: 0.0 },
         Change { roles: &[Role::LayerEmbd], factor: half * width.sqrt(), offset: 0.0 },
@@ -107,15 +127,24 @@ fn describe(d: &mut Description, a: &Attention, embedding: u32) -> Result<(), St
     Ok(())
 }
 
+/// Experts beside the feed-forward network of every layer.
+fn beside(d: &Description, experts: Experts) -> Experts {
+    let shared = SharedExpert::of(1, d.config.d_ff);
+    Experts { shared, separate_norms: true, ..experts }
+}
+
 fn hugging_face(c: &Settings, d: &mut Description) -> Result<(), Error> {
     if c.str("use_bidirectional_attention")? == Some("all") {
         let next = "only models that generate text token by token are";
         return Err(c.unsupported("bidirectional attention", next));
     }
-    if c.bool("enable_moe_block")? == Some(true) {
-        return Err(c.unsupported("Gemma 4 with experts", "use a model without (E2B, E4B, 31B)"));
-    }
     let n = d.config.windows.len();
+    if c.bool("enable_moe_block")? == Some(true) {
+        let size = |key: &str| c.need(key, c.u32(key)?);
+        let (all, chosen) = (size("num_experts")?, size("top_k_experts")?);
+        let experts = Experts::new(all, chosen, size("moe_intermediate_size")?, n);
+        d.config.experts = Some(beside(d, Experts { scaled: true, ..experts }));
+    }
     let windows = layer_windows(c, 1, n, |layer| !(layer + 1).is_multiple_of(6))?;
     let mut slides: Vec<bool> = windows.iter().map(|&window| window > 0).collect();
     if let Some(last) = slides.last_mut() {
@@ -157,6 +186,9 @@ fn hugging_face(c: &Settings, d: &mut Description) -> Result<(), Error> {
         let own = n.saturating_sub(attention.sharing as usize);
         let of = |layer| if layer < own { d_ff } else { d_ff.saturating_mul(2) };
         if (0..n).any(|layer| of(layer) != d_ff) {
+            if d.config.experts.is_some() {
+                return Err(c.unsupported("use_double_wide_mlp with experts", "supported: either"));
+            }
             d.config.layer_d_ff = (0..n).map(of).collect();
             d.config.d_ff = d_ff.saturating_mul(2);
         }
@@ -200,11 +232,12 @@ fn narrow(rope: RopeSpec, dim: u32) -> RopeSpec {
 }
 
 fn gguf(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
-    if keys.u32("expert_count")?.is_some_and(|n| n > 0) {
-        let next = "use a model without (E2B, E4B, 31B)";
-        return Err(keys.unsupported("Gemma 4 with experts".into(), next));
-    }
     let n = d.config.windows.len();
+    if let Some(experts) = keys.experts(d.config.n_layers, RouterSoftmax::Chosen)? {
+        // NVFP4 weights contain it.
+        let scaled = keys.has_tensor(&format!("blk.0.{EXPERTS_SCALE}"));
+        d.config.experts = Some(beside(d, Experts { scaled, ..experts }));
+    }
     let key = "attention.sliding_window_pattern";
     let slides = keys.need(key, keys.ints(key)?)?;
     let slides: Vec<bool> = slides.iter().map(|&slides| slides != 0).collect();
@@ -231,6 +264,10 @@ fn gguf(keys: &Keys<'_>, d: &mut Description) -> Result<(), Error> {
     let embedding = keys.u32("embedding_length_per_layer_input")?.unwrap_or(0);
     let widths = keys.sizes("feed_forward_length")?;
     d.config.layer_d_ff = widths.filter(|all| all.iter().any(|n| *n != all[0])).unwrap_or_default();
+    if d.config.experts.is_some() && !d.config.layer_d_ff.is_empty() {
+        let what = "differs between layers, which is not supported with experts";
+        return Err(keys.error("feed_forward_length", what));
+    }
     describe(d, &attention, embedding)
         .map_err(|what| keys.error("attention.shared_kv_layers", &what))?;
     d.config.logit_softcap = keys.positive("final_logit_softcapping")?.unwrap_or(0.0);

@@ -66,9 +66,9 @@ fn rope_scaling(c: &Settings, r: &Settings) -> Result<Scaling, Error> {
         Some("llama3") => {
             let low_freq = positive("low_freq_factor")?;
             let high_freq = positive("high_freq_factor")?;
-            if low_freq >= high_freq {
-                let what =
-                    format!("is {low_freq}, expected less than high_freq_factor {high_freq}");
+            // They are equal in Llama 4.
+            if low_freq > high_freq {
+                let what = format!("is {low_freq}, expected at most high_freq_factor {high_freq}");
                 return Err(r.error("low_freq_factor", what));
             }
             let original_context = positive("original_max_position_embeddings")?;

@@ -13,9 +13,10 @@ pub(crate) fn is_ignored(name: &str) -> bool {
 }
 
 /// The beginnings of names of weights that are not for text, or only for drafts.
-const OTHER_PARTS: [&str; 7] = [
+const OTHER_PARTS: [&str; 8] = [
     "visual.",
     "vision_tower.",
+    "vision_model.",
     "audio_tower.",
     "embed_vision.",
     "embed_audio.",

@@ -5,9 +5,10 @@ type Tensor = (String, Vec<usize>, Vec<f32>);
 
 /// The tensors that the converter for `architecture` makes of one.
 pub(crate) fn converted(architecture: &str, (name, dims, values): Tensor) -> Vec<Tensor> {
-    let experts = name.contains("mlp.experts.");
+    let experts = name.contains("mlp.experts.") || name.contains("feed_forward.experts.");
     match architecture {
         "gpt-oss" if experts => alternating(named(transposed((name, dims, values)))),
+        "llama4" if experts => halved(named(transposed((name, dims, values)))),
         _ => vec![(name, dims, values)],
     }
 }
@@ -43,6 +44,19 @@ fn alternating((name, mut dims, values): Tensor) -> Vec<Tensor> {
     let part = |part: &str, first: usize| {
         let rows = values.chunks(k).skip(first).step_by(2);
         (name.replace("gate_up_proj", part), dims.clone(), rows.flatten().copied().collect())
+    };
+    vec![part("gate_proj", 0), part("up_proj", 1)]
+}
+
+/// Gate and up, of which each expert has first the one and then the other.
+fn halved((name, mut dims, values): Tensor) -> Vec<Tensor> {
+    if !name.contains("gate_up_proj") {
+        return vec![(name, dims, values)];
+    }
+    dims[1] /= 2;
+    let part = |part: &str, first: usize| {
+        let own = values.chunks(dims[1] * dims[2]).skip(first).step_by(2);
+        (name.replace("gate_up_proj", part), dims.clone(), own.flatten().copied().collect())
     };
     vec![part("gate_proj", 0), part("up_proj", 1)]
 }
