@@ -112,6 +112,7 @@ macro_rules! with_kernels {
             pub exp_weights(ExpWeights) = activation::exp_weights;
             /// Selects a token's experts and their weights.
             pub route(Route) = experts::route;
+            /// Multiplies rows by the weights of their tokens.
             pub weigh(Weigh) = experts::weigh;
             /// Adds an expert's weighted outputs to the rows of its tokens.
             pub add_weighted(AddWeighted) = experts::add_weighted;
