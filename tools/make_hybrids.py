@@ -72,10 +72,10 @@ MODELS = {
     # Experts with the multipliers of Granite.
     "granite-experts": of("GraniteMoe", intermediate_size=24, num_local_experts=6, num_experts_per_tok=2,
         embedding_multiplier=2.0, logits_scaling=1.25, residual_multiplier=0.7, attention_multiplier=0.3),
-    # The same beside a shared network; tied embeddings.
+    # The same beside a shared network.
     "granite-shared-experts": of("GraniteMoeShared", num_hidden_layers=2, intermediate_size=24,
         shared_intermediate_size=40, num_local_experts=6, num_experts_per_tok=2, embedding_multiplier=2.0,
-        logits_scaling=1.25, residual_multiplier=0.7, attention_multiplier=0.3, tie_word_embeddings=True),
+        logits_scaling=1.25, residual_multiplier=0.7, attention_multiplier=0.3),
     # Sinks, windows, a base of RoPE for each layer, of which one has none.
     "granite-swa": of("GraniteSWA", sliding_window=24, tie_word_embeddings=False, layer_rope_theta=[0, 5000.0, 10000.0],
         embedding_multiplier=2.0, logits_scaling=1.25, residual_multiplier=0.7, attention_multiplier=0.3),
