@@ -73,6 +73,10 @@ MODELS = {
     # Experts with the multipliers of Granite.
     "granite-experts": of("GraniteMoe", intermediate_size=24, num_local_experts=6, num_experts_per_tok=2,
         embedding_multiplier=2.0, logits_scaling=1.25, residual_multiplier=0.7, attention_multiplier=0.3),
+    # The same beside a shared network.
+    "granite-shared-experts": of("GraniteMoeShared", num_hidden_layers=2, intermediate_size=24,
+        shared_intermediate_size=40, num_local_experts=6, num_experts_per_tok=2, embedding_multiplier=2.0,
+        logits_scaling=1.25, residual_multiplier=0.7, attention_multiplier=0.3),
     # Sinks, windows, a base of RoPE for each layer, of which one has none.
     "granite-swa": of("GraniteSWA", sliding_window=24, tie_word_embeddings=False, layer_rope_theta=[0, 5000.0, 10000.0],
         embedding_multiplier=2.0, logits_scaling=1.25, residual_multiplier=0.7, attention_multiplier=0.3),
@@ -85,12 +89,13 @@ MODELS = {
     # Experts chosen by their softmax with a bias, beside two shared ones; none on the first layer.
     "ernie4-5-experts": of("Ernie4_5_Moe", moe_intermediate_size=24, moe_k=2, moe_num_experts=6,
         moe_num_shared_experts=2, tie_word_embeddings=False),
-    # SparseMixer without noise, as its edge is a jump; LayerNorm, biases of attention and the output layer, LongRoPE.
+    # SparseMixer, with scores far from its edge, as that is a jump: three experts are near enough for the first choice,
+    # two for the second. LayerNorm, biases of attention and the output layer, a window, LongRoPE.
     "phi-experts": of("Phimoe", intermediate_size=40, num_local_experts=6, num_experts_per_tok=2,
-        router_jitter_noise=0.0, num_hidden_layers=2, attention_bias=True, lm_head_bias=True, tie_word_embeddings=False,
-        rope_parameters=dict(rope_type="longrope", rope_theta=10000.0, short_factor=[1.0] * 8, factor=8.0,
-        long_factor=[1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 8.0], short_mscale=1.2, long_mscale=1.2,
-        original_max_position_embeddings=64)),
+        router_jitter_noise=0.3, num_hidden_layers=2, attention_bias=True, lm_head_bias=True, tie_word_embeddings=False,
+        sliding_window=24, rope_parameters=dict(rope_type="longrope", rope_theta=10000.0, factor=8.0,
+        short_factor=[1.0, 1.05, 1.1, 1.2, 1.3, 1.5, 1.75, 2.0], long_factor=[1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 8.0],
+        short_mscale=1.2, long_mscale=1.2, original_max_position_embeddings=64)),
     # Sigmoids of groups with a bias; partial RoPE, norms of queries and keys, none of experts on the first layer.
     "glm4-experts": of("Glm4Moe", head_dim=16, moe_intermediate_size=24, n_routed_experts=8, num_experts_per_tok=2,
         n_group=4, topk_group=2, routed_scaling_factor=1.5, use_qk_norm=True, attention_bias=True,
@@ -157,6 +162,8 @@ def randomize(model, seed):
     k = per_token(model)
     flat = k == 1 or any(name.endswith(BIASES) for name, _ in named)
     strength = 8 if flat else 4  # sigmoids are flat where they are large
+    mixes = getattr(model.config, "router_jitter_noise", 0) > 0
+    strengths = torch.tensor([24, 20, 16.6] if mixes else [float(strength)] * k)
     with torch.no_grad():
         for name, p in named:
             noise = random(p.shape)
@@ -171,8 +178,8 @@ def randomize(model, seed):
             elif "embed" in name and p.dim() == 2:
                 value = noise
                 if n:
-                    chosen = torch.rand(VOCAB, n, generator=g).topk(k).indices
-                    value = 0.7 * noise + strength * directions[chosen].sum(1)
+                    chosen = torch.rand(VOCAB, n, generator=g).topk(len(strengths)).indices
+                    value = 0.7 * noise + (strengths[:, None] * directions[chosen]).sum(1)
             elif name.endswith("sinks"):
                 value = noise + 1.0
             elif name.endswith("A_log"):

@@ -6,22 +6,23 @@ dequantization:
   fp8                 transformers' Fp8Dequantize; DeepSeek's weight_dequant where blocks are cut off
   compressed-tensors  compressors of the package compressed-tensors
   bitsandbytes        dequantize_4bit of the package bitsandbytes (its reference in PyTorch)
+  mxfp4               transformers' convert_moe_packed_tensors, transposed back to the order in which rows are stored
   gptq                the formula of GPTQModel's dequantize_weight, in float16; the package needs a compiler and a GPU
   awq                 the formula of AutoAWQ's dequantize_gemm, in float16; likewise
 
 Origin: written for this project, random numbers only. Run with torch 2.15 (CPU), transformers 5.24, compressed-tensors
 0.20, bitsandbytes 0.50 and safetensors:
 
-    python3 make_quantized.py
+    python3 make_quantized.py          # all, or those named, such as mxfp4
 """
 import json
 import os
+import sys
 
 import torch
 from safetensors.torch import save_file
 
 OUT = os.path.join(os.path.dirname(__file__), "../crates/packer/tests/fixtures/quantized")
-torch.manual_seed(20261130)
 
 
 def save(name, config, tensors):
@@ -206,9 +207,23 @@ def bitsandbytes():
     save("bitsandbytes", config, tensors)
 
 
-gptq("gptq", True)
-gptq("gptq-v2", False)
-awq()
-fp8()
-compressed()
-bitsandbytes()
+def mxfp4():
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+    g = torch.Generator().manual_seed(20261130)
+    tensors = {}
+    for module, shape in [("experts.gate_up_proj", (3, 24, 3)), ("experts.down_proj", (2, 40, 1))]:
+        blocks = torch.randint(0, 256, (*shape, 16), generator=g, dtype=torch.uint8)
+        scales = torch.randint(110, 130, shape, generator=g, dtype=torch.uint8)
+        # All pairs of codes, and the ends of the range of scales: subnormal values, and the largest ones.
+        blocks.view(-1)[:256] = torch.arange(256)
+        scales.view(-1)[16:24] = torch.tensor([0, 1, 2, 126, 127, 128, 251, 252])
+        expected = convert_moe_packed_tensors(blocks, scales).transpose(1, 2)
+        tensors |= {f"{module}_blocks": blocks, f"{module}_scales": scales, f"{module}.expected": expected.float()}
+    save("mxfp4", {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"]}, tensors)
+
+
+MAKERS = {"gptq": lambda: gptq("gptq", True), "gptq-v2": lambda: gptq("gptq-v2", False), "awq": awq, "fp8": fp8,
+          "compressed-tensors": compressed, "bitsandbytes": bitsandbytes, "mxfp4": mxfp4}
+torch.manual_seed(20261130)
+for name in sys.argv[1:] or MAKERS:
+    MAKERS[name]()

@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use nanoinfer_fuzz::{Edge, Scratch};
 use nanoinfer_packer::describe;
 
-const KEYS: [&str; 32] = [
+const KEYS: [&str; 37] = [
     "general.architecture",
     "general.alignment",
     "llama.context_length",
@@ -34,6 +34,11 @@ const KEYS: [&str; 32] = [
     "tokenizer.ggml.bos_token_id",
     "tokenizer.ggml.eos_token_id",
     "tokenizer.ggml.fim_pad_token_id",
+    "tokenizer.ggml.unknown_token_id",
+    "tokenizer.ggml.seperator_token_id",
+    "tokenizer.ggml.precompiled_charsmap",
+    "tokenizer.ggml.remove_extra_whitespaces",
+    "tokenizer.ggml.normalizer.lowercase",
     "general.name",
     "general.sampling.temp",
     "general.sampling.top_k",
@@ -57,8 +62,21 @@ const NAMES: [&str; 15] = [
     "blk.0.ffn_gate_exps.weight",
     "blk.0.ffn_up.1.weight",
 ];
-const TEXTS: [&str; 11] =
-    ["llama", "gpt2", "linear", "none", "a", "▁b", "a b", "<0x41>", "</s>", "<|im_end|>", "phi-3"];
+const TEXTS: [&str; 13] = [
+    "llama",
+    "gpt2",
+    "t5",
+    "bert",
+    "linear",
+    "none",
+    "a",
+    "▁b",
+    "a b",
+    "<0x41>",
+    "</s>",
+    "<|im_end|>",
+    "phi-3",
+];
 
 #[derive(Debug, arbitrary::Arbitrary)]
 struct Model {

@@ -8,7 +8,7 @@ use nanoinfer_fuzz::{Edge, Scratch};
 use nanoinfer_packer::describe;
 use serde_json::{Map, json};
 
-const METHODS: [&str; 8] = [
+const METHODS: [&str; 9] = [
     r#"{"quant_method": "gptq"}"#,
     r#"{"quant_method": "gptq", "checkpoint_format": "gptq_v2"}"#,
     r#"{"quant_method": "awq"}"#,
@@ -18,6 +18,7 @@ const METHODS: [&str; 8] = [
     r#"{"quant_method": "bitsandbytes"}"#,
     r#"{"quant_method": "fbgemm_fp8"}"#,
     r#"{"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": {"num_bits": 5}}}}"#,
+    r#"{"quant_method": "mxfp4"}"#,
 ];
 const DTYPES: [(&str, u64); 11] = [
     ("F32", 4),
@@ -33,7 +34,7 @@ const DTYPES: [(&str, u64); 11] = [
     ("F64", 8),
 ];
 /// The ends of names, in the order in which [`parts`] uses them.
-const PARTS: [&str; 19] = [
+const PARTS: [&str; 21] = [
     ".qweight",
     ".qzeros",
     ".scales",
@@ -53,6 +54,8 @@ const PARTS: [&str; 19] = [
     ".weight.quant_state.bitsandbytes__nf4",
     ".weight.quant_state.bitsandbytes__fp4",
     ".input_scale",
+    "_blocks",
+    "_scales",
 ];
 
 #[derive(Debug, arbitrary::Arbitrary)]
@@ -112,6 +115,10 @@ fn parts(m: &Model, [n, k]: [u64; 2]) -> Vec<Part> {
             (12, if m.kind % 2 == 0 { f32 } else { u8 }, vec![(n * k).div_ceil(64)]),
         ],
         6 => vec![(4, f8, vec![n, k]), (6, f32, vec![n, 1])],
+        8 => {
+            let groups = k.div_ceil(32);
+            vec![(19, u8, vec![n, 16 * groups]), (20, u8, vec![n, groups])]
+        }
         _ => match m.kind % 4 {
             0 => vec![
                 (5, i32, vec![n, (k * bits).div_ceil(32)]),

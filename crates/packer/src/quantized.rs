@@ -14,6 +14,7 @@ mod bits;
 mod bitsandbytes;
 mod columns;
 mod fp4;
+mod mxfp4;
 mod packed;
 mod parts;
 mod scaled;
@@ -94,6 +95,7 @@ fn weight(module: Module, method: &Method) -> Result<FileTensor, Error> {
         Method::Compressed { .. } if codes == Some(Dtype::U8) => fp4::weight(module),
         Method::Compressed { block, .. } => scaled::weight(module, *block),
         Method::BitsAndBytes => bitsandbytes::weight(module),
+        Method::Mxfp4 => mxfp4::weight(module),
     }
 }
 

@@ -123,9 +123,9 @@ pub(crate) struct FileTensor {
 }
 
 impl FileTensor {
-    /// Checks that a tensor of this shape (`[rows, inputs]`, `[n]`, `[]`, or `[experts, rows, inputs]`)
-    /// matches its size and lies within the file. `len` is its size in bytes, if the file states
-    /// it.
+    /// Checks that a tensor of this shape (`[rows, inputs]`, `[n]`, `[]`, `[experts, rows, inputs]`, or, of
+    /// bytes, `[experts, rows, groups, n]`) matches its size and lies within the file. `len` is its size in bytes,
+    /// if the file states it.
     pub(crate) fn new(
         file: &Arc<SourceFile>,
         name: &str,
@@ -142,6 +142,12 @@ impl FileTensor {
             [n] => (None, Some(n), 1),
             [n, k] => (None, Some(n), k),
             [experts, n, k] => (Some(experts as usize), n.checked_mul(experts), k),
+            [experts, n, groups, k] if dtype == Dtype::U8 => {
+                let Some(k) = groups.checked_mul(k) else {
+                    return fail(format!("shape {shape:?} overflows"));
+                };
+                (Some(experts as usize), n.checked_mul(experts), k)
+            }
             _ => return fail(format!("has {} dimensions, expected at most 3", shape.len())),
         };
         let Some(n) = n else { return fail(format!("shape {shape:?} overflows")) };
@@ -195,6 +201,16 @@ impl FileTensor {
     /// The same tensor with values that `values` computes.
     pub(crate) fn computed(self, values: Arc<dyn Dequantize>) -> Self {
         Self { values: Some(values), ..self }
+    }
+
+    /// The same tensor as matrices of so many experts.
+    pub(crate) fn with_experts(self, experts: Option<usize>) -> Self {
+        Self { experts, ..self }
+    }
+
+    /// Whether the values are computed from several tensors.
+    pub(crate) fn is_computed(&self) -> bool {
+        self.values.is_some()
     }
 
     /// The number of matrices stacked in a three-dimensional tensor; its rows are the rows of all

@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{Shape, Weights, golden, random, refused, safetensors, with_header};
+use common::{Shape, Weights, golden, random, read_folder, refused, safetensors, with_header};
 use half::{bf16, f16};
 use nanoinfer_packer::{Converted, Input, Options, Quant, convert, describe};
 use serde_json::{Map, Value, json};
@@ -307,4 +307,62 @@ fn the_settings_of_a_whole_and_of_its_part_for_text_are_read() {
             "a model quantized with \"hqq\" is not supported",
         );
     }
+}
+
+/// The experts of gpt-oss in MXFP4 as published, each `[experts, rows, groups, 16]` and its scales, and in the order
+/// of a model that is not quantized, `[experts, inputs, rows]`.
+fn mxfp4(r: &mut Numbers, [experts, k, n]: [usize; 3]) -> (Vec<Stored>, Vec<f32>) {
+    const VALUES: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+    let codes: Vec<usize> = (0..experts * n * k).map(|_| r.below(16)).collect();
+    let scales: Vec<u8> = (0..experts * n * k / GROUP).map(|_| 120 + r.below(6) as u8).collect();
+    let stored = |i: usize| {
+        let magnitude = VALUES[codes[i] & 7] * 2f32.powi(i32::from(scales[i / GROUP]) - 127);
+        if codes[i] < 8 { magnitude } else { -magnitude }
+    };
+    let transposed = |i: usize| stored(i / (k * n) * k * n + i % n * k + i / n % k);
+    let values = (0..experts * n * k).map(transposed).collect();
+    let groups = vec![experts, n, k / GROUP];
+    let blocks = [&groups[..], &[GROUP / 2]].concat();
+    (vec![("_blocks", "U8", blocks, words(codes)), ("_scales", "U8", groups, scales)], values)
+}
+
+#[test]
+fn gpt_oss_as_published_is_its_dequantized_twin() {
+    let mut r = Numbers(3);
+    let (mut twin, mut header, mut data) = (read_folder(&golden("gpt-oss")), Map::new(), vec![]);
+    let mut add = |name: String, dtype: &str, shape: &[usize], bytes: &[u8]| {
+        let range = [data.len(), data.len() + bytes.len()];
+        header.insert(name, json!({"dtype": dtype, "shape": shape, "data_offsets": range}));
+        data.extend(bytes);
+    };
+    for (name, (shape, values)) in &mut twin {
+        if let ([experts, k, n], true) = (&shape[..], name.ends_with("_proj")) {
+            let (parts, dequantized) = mxfp4(&mut r, [*experts, *k, *n]);
+            *values = dequantized;
+            for (end, dtype, shape, bytes) in parts {
+                add(format!("{name}{end}"), dtype, &shape, &bytes);
+            }
+        } else {
+            add(name.clone(), "F32", shape, &floats(values));
+        }
+    }
+    let config = std::fs::read_to_string(golden("gpt-oss").join("config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    let (dir, plain) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::write(plain.path().join("config.json"), config.to_string()).unwrap();
+    std::fs::write(plain.path().join("model.safetensors"), safetensors(&twin)).unwrap();
+    let file = with_header(&Value::Object(header).to_string(), &data);
+    std::fs::write(dir.path().join("model.safetensors"), file).unwrap();
+    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    let expected = "a model quantized with MXFP4 (it has the tensor \"model.layers.0.mlp.experts.";
+    refused(&Input::Folder(dir.path().into()), expected);
+    config["quantization_config"] =
+        json!({"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]});
+    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    for (quant, threads) in [(Quant::F32, 1), (Quant::Q8, 3)] {
+        let expected = converted(plain.path(), quant, 1).content_id;
+        assert_eq!(converted(dir.path(), quant, threads).content_id, expected, "{quant:?}");
+    }
+    let notes = converted(dir.path(), Quant::Q4, 2).notes.join("\n");
+    assert!(notes.contains("the source has weights in MXFP4;"), "{notes:?}");
 }

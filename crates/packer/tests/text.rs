@@ -390,3 +390,64 @@ fn the_version_of_the_packer_is_recorded() {
     assert!(nanoinfer_packer::missed_by(2).is_some());
     assert_eq!(nanoinfer_packer::missed_by(OUTPUT_VERSION), None);
 }
+
+#[test]
+fn encoders_have_tokenizers_of_their_own() {
+    let t5 = [("<pad>", 3), ("</s>", 3), ("<unk>", 2), ("▁a", 1), ("b", 1), ("▁", 1)];
+    let made = |keys: &[(&str, Meta)]| {
+        try_gguf(|f| {
+            vocabulary(f, "t5", &t5);
+            for (key, value) in keys {
+                f.set(&format!("tokenizer.ggml.{key}"), value.clone());
+            }
+        })
+    };
+    let ids = |made: &Made, text| made.tokenizer().encode(text, Specials::Plain);
+    // Without keys, text stays as it is, and a token follows it.
+    let plain = made(&[]).unwrap();
+    assert_eq!(ids(&plain, "b  a"), [4, 5, 3]);
+    assert_eq!((plain.tokenizer().prompt_prefix(), plain.tokenizer().suffix()), (&[][..], vec![1]));
+    assert_eq!((&plain.generation().eos, plain.generation().add_bos), (&vec![1], false));
+    let flags = [
+        ("add_space_prefix", Meta::Bool(true)),
+        ("remove_extra_whitespaces", Meta::Bool(true)),
+        ("add_eos_token", Meta::Bool(false)),
+    ];
+    let words = made(&flags).unwrap();
+    assert_eq!((ids(&words, " b  a é"), words.tokenizer().suffix()), (vec![5, 4, 3, 5, 2], vec![]));
+    for (rules, expected) in [
+        (vec![1, 2, 300], "tokenizer.ggml.precompiled_charsmap contains 300, expected a byte"),
+        (vec![-1, -1], "normalizer.precompiled_charsmap: is too short"),
+    ] {
+        let error = made(&[("precompiled_charsmap", Meta::I32s(rules))]).map(|_| ()).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+    let bert = [("[CLS]", 3), ("[UNK]", 3), ("[SEP]", 3), ("▁a", 1), ("b", 1), ("▁é", 1)];
+    let made = |keys: &[(&str, Meta)]| {
+        gguf(|f| {
+            vocabulary(f, "bert", &bert);
+            for (key, id) in [("cls", 0), ("unknown", 1), ("seperator", 2)] {
+                f.set(&format!("tokenizer.ggml.{key}_token_id"), Meta::U32(id));
+            }
+            for (key, value) in keys {
+                f.set(&format!("tokenizer.ggml.{key}"), value.clone());
+            }
+        })
+    };
+    let uncased = made(&[]);
+    assert_eq!(ids(&uncased, "AB a é"), [3, 4, 3, 1]);
+    let tokenizer = uncased.tokenizer();
+    assert_eq!((tokenizer.prompt_prefix(), tokenizer.suffix()), (&[0][..], vec![2]));
+    assert!(uncased.generation().eos.is_empty());
+    let accents = [
+        ("normalizer.strip_accents", Meta::Bool(false)),
+        ("add_sep_token", Meta::Bool(false)),
+        ("add_bos_token", Meta::Bool(false)),
+    ];
+    let accents = made(&accents);
+    assert_eq!(ids(&accents, "AB a é"), [3, 4, 3, 5]);
+    let tokenizer = accents.tokenizer();
+    assert_eq!((tokenizer.prompt_prefix(), tokenizer.suffix()), (&[][..], vec![]));
+    let cased = made(&[("normalizer.lowercase", Meta::Bool(false))]);
+    assert_eq!(ids(&cased, "AB ab"), [1, 3, 4]);
+}

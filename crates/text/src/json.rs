@@ -372,7 +372,7 @@ pub(crate) struct VocabBody {
     pub(crate) model: VocabModel,
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub(crate) struct VocabModel {
     pub(crate) vocab: VocabMap,
 }
@@ -383,13 +383,13 @@ pub(crate) struct ScoredBody {
     pub(crate) model: ScoredModel,
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub(crate) struct ScoredModel {
     pub(crate) vocab: Scored,
 }
 
 /// Tokens and their scores, by id.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Scored(pub(crate) Vec<(String, f64)>);
 
 /// The tokens of a model of any kind, with their ids.

@@ -22,7 +22,7 @@
 //! - [`terminal_safe`] escapes model output for a terminal.
 //!
 //! Decoder models use BPE, GPT-2's byte-level variant or SentencePiece's. The Unigram and WordPiece models of encoders
-//! are supported from a `tokenizer.json`.
+//! are supported from a `tokenizer.json` or a GGUF file.
 
 mod added;
 mod amend;
@@ -37,6 +37,8 @@ mod control;
 mod encode_chat;
 mod error;
 mod gguf;
+mod gguf_encoders;
+mod gguf_vocab;
 mod instrument;
 mod jinja;
 mod json;
@@ -70,7 +72,8 @@ pub use chat_input::ChatInput;
 pub use control::{FIM_ENDS, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, StatedEnds};
 pub use encode_chat::{ChatText, encode_chat};
 pub use error::Error;
-pub use gguf::{GgufVocab, tokenizer_json_from_gguf};
+pub use gguf::tokenizer_json_from_gguf;
+pub use gguf_vocab::GgufVocab;
 pub use message::{Content, Message, Part, ToolCall};
 pub use named_templates::{named_template, template_names};
 pub use pre::{pre_tokenizer_adds_bos, pre_tokenizer_names};

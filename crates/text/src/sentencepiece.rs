@@ -5,7 +5,8 @@
 //! same path as the vocabulary of a GGUF file, which stores the same lists.
 
 use crate::Error;
-use crate::gguf::{GgufVocab, tokenizer_json_from_gguf};
+use crate::gguf::tokenizer_json_from_gguf;
+use crate::gguf_vocab::GgufVocab;
 
 /// `TrainerSpec.ModelType.BPE`; the default is 1, Unigram.
 const BPE: u64 = 2;
@@ -22,17 +23,12 @@ pub fn tokenizer_json_from_sentencepiece(model: &[u8], add_bos: bool) -> Result<
     model.check()?;
     let id = |id: i32| u32::try_from(id).ok().filter(|&id| (id as usize) < model.tokens.len());
     tokenizer_json_from_gguf(&GgufVocab {
-        model: "llama",
-        pre: "",
-        tokens: &model.tokens,
         scores: Some(&model.scores),
         types: &model.types,
-        merges: None,
         add_space_prefix: model.dummy_prefix,
         bos: id(model.bos).filter(|_| add_bos),
-        eos: None,
         unk: id(model.unk),
-        strips_space: false,
+        ..GgufVocab::new("llama", &model.tokens)
     })
 }
 

@@ -6,19 +6,7 @@ use nanoinfer_text::{GgufVocab, Specials, StatedEnds, Tokenizer, tokenizer_json_
 
 /// A SentencePiece vocabulary without merges.
 fn vocab<'a>(tokens: &'a [String], types: &'a [i32], scores: &'a [f32]) -> GgufVocab<'a, String> {
-    GgufVocab {
-        model: "llama",
-        pre: "",
-        tokens,
-        scores: Some(scores),
-        types,
-        merges: None,
-        add_space_prefix: true,
-        strips_space: false,
-        bos: None,
-        eos: None,
-        unk: None,
-    }
+    GgufVocab { scores: Some(scores), types, ..GgufVocab::new("llama", tokens) }
 }
 
 /// The tokens that llama.cpp collects as `special_eog_ids`.

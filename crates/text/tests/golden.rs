@@ -99,17 +99,11 @@ fn llama2_from_gguf_scores() {
         })
         .collect();
     let made = tokenizer_json_from_gguf(&GgufVocab {
-        model: "llama",
-        pre: "",
-        tokens: &tokens,
         scores: Some(&scores),
         types: &types,
-        merges: None,
-        add_space_prefix: true,
-        strips_space: false,
         bos: Some(1),
-        eos: None,
         unk: Some(0),
+        ..GgufVocab::new("llama", &tokens)
     })
     .unwrap();
     let tokenizer = Tokenizer::from_json(&made).unwrap();

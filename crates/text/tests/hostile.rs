@@ -175,7 +175,12 @@ fn gguf_defects_are_named() {
         |gguf: GgufVocab<'_, String>| tokenizer_json_from_gguf(&gguf).unwrap_err().to_string();
     let smol = || SMOL_GGUF.vocab();
     assert!(error(GgufVocab { pre: "no-such", ..smol() }).contains("\"no-such\" is not supported"));
-    assert!(error(GgufVocab { model: "bert", ..smol() }).contains("\"bert\" is not supported"));
+    assert!(error(GgufVocab { model: "rwkv", ..smol() }).contains("\"rwkv\" is not supported"));
+    for (model, missing) in [("t5", "scores: is missing"), ("bert", "unknown_token_id: is missing")]
+    {
+        let vocab = GgufVocab { model, unk: None, ..smol() };
+        assert!(error(vocab).contains(missing), "{model}");
+    }
     assert!(error(GgufVocab { types: &[1], ..smol() }).contains("1 types for 49152 tokens"));
     assert!(error(GgufVocab { merges: None, ..smol() }).contains("merges: is missing"));
     assert!(error(GgufVocab { bos: Some(49152), ..smol() }).contains("id 49152"));
@@ -192,6 +197,12 @@ fn gguf_defects_are_named() {
     };
     let one = ["a".to_owned()];
     assert!(error(llama(&one, &[])).contains("0 scores for 1 tokens"));
+    let t5 = |scores, unk| GgufVocab { model: "t5", unk, ..llama(&one, scores) };
+    assert!(error(t5(&[], Some(0))).contains("0 scores for 1 tokens"));
+    assert!(error(t5(&[f32::NAN], Some(0))).contains("token 0 has the score NaN"));
+    assert!(error(t5(&[0.0], None)).contains("unknown_token_id: is missing"));
+    let bert = GgufVocab { model: "bert", unk: Some(1), ..llama(&one, &[]) };
+    assert!(error(bert).contains("id 1 is not among the 1 tokens"));
     let long = ["a".repeat(100_000)];
     assert!(error(llama(&long, &[0.0])).contains("has 100000 bytes"));
     let ladder: Vec<String> = (1..500).map(|n| "a".repeat(n)).collect();

@@ -4,6 +4,7 @@ mod common;
 
 use std::sync::LazyLock;
 
+use base64::Engine;
 use common::{LLAMA2, LLAMA2_JSON, OTHERS, SMOL, SMOL_GGUF};
 use nanoinfer_text::{
     GgufVocab, Specials, Tokenizer, Vocab, pre_tokenizer_names, tokenizer_json_from_gguf,
@@ -194,6 +195,112 @@ fn unigram_and_wordpiece() {
     for text in ["ab".repeat(20_000), "é🙂 ".repeat(3_000), "x".repeat(101), "x".repeat(21)] {
         pairs.iter().for_each(|pair| pair.check(&text));
     }
+}
+
+/// A tokenizer as llama.cpp's converter writes it: texts of tokens, their types and scores.
+struct Lists {
+    tokens: Vec<String>,
+    types: Vec<i32>,
+    scores: Vec<f32>,
+}
+
+/// The lists of a Unigram or WordPiece model.
+fn lists(json: &Value) -> Lists {
+    let special = |text: &str| {
+        let added = json["added_tokens"].as_array().unwrap();
+        added.iter().any(|token| token["content"] == text)
+    };
+    let kind = |text: &str| match text {
+        "<unk>" => 2,
+        _ if special(text) => 3,
+        _ if text.starts_with("<0x") && text.len() == 6 => 6,
+        _ => 1,
+    };
+    let vocab = &json["model"]["vocab"];
+    if let Some(scored) = vocab.as_array() {
+        let texts = scored.iter().map(|entry| entry[0].as_str().unwrap());
+        let scores = scored.iter().map(|entry| entry[1].as_f64().unwrap() as f32);
+        let types = texts.clone().map(kind).collect();
+        return Lists {
+            tokens: texts.map(str::to_owned).collect(),
+            types,
+            scores: scores.collect(),
+        };
+    }
+    let vocab = vocab.as_object().unwrap();
+    let mut texts = vec![""; vocab.len()];
+    vocab.iter().for_each(|(text, id)| texts[id.as_u64().unwrap() as usize] = text);
+    let phantom = |text: &&str| match text.strip_prefix("##") {
+        _ if special(text) => (*text).to_owned(),
+        Some(rest) => rest.to_owned(),
+        None => format!("▁{text}"),
+    };
+    let types = texts.iter().map(|text| kind(text)).collect();
+    Lists { tokens: texts.iter().map(phantom).collect(), types, scores: Vec::new() }
+}
+
+/// Ours from the lists and settings of a GGUF file, theirs from the JSON from which these lists were taken.
+fn from_lists(name: &str, json: &Value, settings: GgufVocab<'_, String>) -> Pair {
+    let lists = lists(json);
+    let unk = lists.tokens.iter().position(|text| text == "<unk>" || text == "[UNK]");
+    let made = tokenizer_json_from_gguf(&GgufVocab {
+        tokens: &lists.tokens,
+        types: &lists.types,
+        scores: Some(&lists.scores),
+        unk: unk.map(|id| id as u32),
+        ..settings
+    });
+    let made = made.unwrap();
+    let theirs = Pair::new(name, &serde_json::to_vec(json).unwrap());
+    // The file that was made is one that they read, too.
+    tokenizers::Tokenizer::from_bytes(&made).unwrap();
+    Pair { ours: Tokenizer::from_json(&made).unwrap(), ..theirs }
+}
+
+#[test]
+fn unigram_and_wordpiece_from_gguf() {
+    let json = |at: usize| serde_json::from_slice::<Value>(&OTHERS[at].1.json).unwrap();
+    // Scores have the precision of GGUF.
+    let single = |mut json: Value| {
+        for entry in json["model"]["vocab"].as_array_mut().unwrap() {
+            entry[1] = json!(f64::from(entry[1].as_f64().unwrap() as f32));
+        }
+        json
+    };
+    let rules = json(0)["normalizer"]["precompiled_charsmap"].as_str().unwrap().to_owned();
+    let rules = base64::engine::general_purpose::STANDARD.decode(rules).unwrap();
+    // The chain of transformers' converter, for models without a blank before the text.
+    let mut unprefixed = single(json(0));
+    unprefixed["normalizer"] = json!({"type": "Sequence", "normalizers": [
+        unprefixed["normalizer"],
+        {"type": "Strip", "strip_left": true, "strip_right": true},
+        {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
+    ]});
+    unprefixed["pre_tokenizer"] =
+        json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": true});
+    let mut cased = json(2);
+    cased["model"]["max_input_chars_per_word"] = json!(100);
+    let uncased = cased.clone();
+    cased["normalizer"]["lowercase"] = json!(false);
+    let mut accents = cased.clone();
+    accents["normalizer"]["strip_accents"] = json!(true);
+    let (t5, bert) = (|| GgufVocab::new("t5", &[]), || GgufVocab::new("bert", &[]));
+    let words = || GgufVocab { charsmap: Some(&rules), remove_extra_whitespaces: true, ..t5() };
+    let prefixed = |vocab| GgufVocab { add_space_prefix: true, ..vocab };
+    let mixed = || GgufVocab { lowercase: false, ..bert() };
+    let stripped = GgufVocab { strip_accents: Some(true), ..mixed() };
+    let pairs = [
+        from_lists("unigram", &single(json(0)), prefixed(words())),
+        from_lists("unigram, no prefix", &unprefixed, words()),
+        from_lists("unigram with bytes", &single(json(1)), prefixed(t5())),
+        from_lists("wordpiece", &uncased, bert()),
+        from_lists("wordpiece, cased", &cased, mixed()),
+        from_lists("wordpiece, cased, without accents", &accents, stripped),
+    ];
+    for golden in &OTHERS[0].1.goldens {
+        pairs.iter().for_each(|pair| pair.check(&golden.text));
+    }
+    run(2000, &pairs, |_, _| {});
 }
 
 #[test]

@@ -21,6 +21,12 @@ pub(super) const FAMILY: Family = Family {
             ..HfSpelling::LLAMA
         },
         HfSpelling {
+            model_type: "granitemoeshared",
+            own_names: EXPERTS,
+            adapt: shared,
+            ..HfSpelling::LLAMA
+        },
+        HfSpelling {
             model_type: "granite_swa",
             norm_eps: 1e-5,
             tied_embeddings: true,
@@ -55,18 +61,23 @@ fn sparse(c: &Settings, d: &mut Description) -> Result<(), Error> {
     Ok(())
 }
 
-fn windows(c: &Settings, d: &mut Description) -> Result<(), Error> {
-    multipliers(c, d)?;
-    sinks(c, d)
-}
-
 /// Experts beside a shared one, if that has a width.
-fn sparse_windows(c: &Settings, d: &mut Description) -> Result<(), Error> {
+fn shared(c: &Settings, d: &mut Description) -> Result<(), Error> {
     sparse(c, d)?;
     let width = c.u32("shared_intermediate_size")?;
     if let Some(e) = &mut d.config.experts {
         e.shared = width.and_then(|width| SharedExpert::of(1, width));
     }
+    Ok(())
+}
+
+fn windows(c: &Settings, d: &mut Description) -> Result<(), Error> {
+    multipliers(c, d)?;
+    sinks(c, d)
+}
+
+fn sparse_windows(c: &Settings, d: &mut Description) -> Result<(), Error> {
+    shared(c, d)?;
     sinks(c, d)
 }
 

@@ -76,6 +76,15 @@ impl Keys<'_> {
         })
     }
 
+    /// A list of bytes, with or without a sign.
+    fn bytes(&self, key: &str) -> Result<Option<Vec<u8>>, Error> {
+        let byte = |&v: &i64| match v {
+            -128..=255 => Ok(v as u8),
+            _ => Err(self.g.error(key, format!("contains {v}, expected a byte"))),
+        };
+        self.g.ints(key)?.map(|list| list.iter().map(byte).collect()).transpose()
+    }
+
     /// Builds the tokenizer, and sets the special tokens of `generation`.
     fn tokenizer(
         &mut self,
@@ -89,33 +98,47 @@ impl Keys<'_> {
         let tokens = key("tokens");
         let tokens = g.strings(&tokens)?.ok_or_else(|| g.error(&tokens, "is missing"))?;
         self.n_tokens = Some(tokens.len());
-        // llama.cpp's defaults for SentencePiece.
-        let sentence_piece = model == "llama";
-        let usual = |id: u32, kind: i32| {
+        let usual = |known: Usual| {
+            let (id, kind) = known?;
             let is_right = types.get(id as usize).is_none_or(|&k| k == kind);
-            (sentence_piece && is_right && (id as usize) < tokens.len()).then_some(id)
+            (is_right && (id as usize) < tokens.len()).then_some(id)
         };
+        let [usual_bos, usual_eos, usual_unk] = usual_ids(model).map(usual);
         let has_row = |id: &u32| *id < vocab_size;
-        let bos = self.id("bos")?.or(usual(1, CONTROL)).filter(has_row);
-        let unk = self.id("unknown")?.or(usual(0, UNKNOWN)).filter(has_row);
-        let eos = self.id("eos")?.or(usual(2, CONTROL));
+        let is_bert = model == "bert";
+        let cls = if is_bert { self.id("cls")? } else { None };
+        let bos = self.id("bos")?.or(cls).or(usual_bos).filter(has_row);
+        let unk = self.id("unknown")?.or(usual_unk).filter(has_row);
+        let eos = self.id("eos")?;
+        // In BERT, a separator follows texts, and no token ends them.
+        let (eos, after) = match is_bert {
+            true => (eos, self.id("seperator")?.or(usual_eos)),
+            false => (eos.or(usual_eos), eos.or(usual_eos)),
+        };
         let ends = self.ends(eos)?;
-        let adds = sentence_piece || nanoinfer_text::pre_tokenizer_adds_bos(pre);
+        let adds = matches!(model, "llama" | "bert") || nanoinfer_text::pre_tokenizer_adds_bos(pre);
         let add_bos = bos.is_some() && g.bool(&key("add_bos_token"))?.unwrap_or(adds);
-        let adds_eos = g.bool(&key("add_eos_token"))?.unwrap_or_default();
+        let adds_after = key(if is_bert { "add_sep_token" } else { "add_eos_token" });
+        let adds_after = g.bool(&adds_after)?.unwrap_or(matches!(model, "t5" | "bert"));
         let scores = g.floats(&key("scores"))?;
+        let charsmap = self.bytes(&key("precompiled_charsmap"))?;
+        let flag = |name: &str| g.bool(&key(name));
+        let usual = GgufVocab::new(model, tokens);
         let vocab = GgufVocab {
-            model,
             pre,
-            tokens,
             scores: scores.as_deref(),
             types: &types,
             merges: g.strings(&key("merges"))?,
-            add_space_prefix: g.bool(&key("add_space_prefix"))?.unwrap_or(true),
+            add_space_prefix: flag("add_space_prefix")?.unwrap_or(usual.add_space_prefix),
+            remove_extra_whitespaces: flag("remove_extra_whitespaces")?.unwrap_or_default(),
+            charsmap: charsmap.as_deref(),
+            lowercase: flag("normalizer.lowercase")?.unwrap_or(usual.lowercase),
+            strip_accents: flag("normalizer.strip_accents")?,
             strips_space: strips_space(g)?,
             bos: bos.filter(|_| add_bos),
-            eos: eos.filter(|id| adds_eos && has_row(id)),
+            eos: after.filter(|id| adds_after && has_row(id)),
             unk,
+            ..usual
         };
         let error = |source| Error::Text { path: g.path().into(), source };
         let json = nanoinfer_text::tokenizer_json_from_gguf(&vocab).map_err(error)?;
@@ -129,6 +152,19 @@ impl Keys<'_> {
         generation.eos = vocab.end_tokens(&ends);
         generation.eos.retain(has_row);
         Tokenizer::new(g.path(), json, vocab_size, self.notes)
+    }
+}
+
+/// An id that is not stated, and the type of its token.
+type Usual = Option<(u32, i32)>;
+
+/// llama.cpp's ids of the token before a text, the one after it, and the unknown one, if a file states none.
+fn usual_ids(model: &str) -> [Usual; 3] {
+    match model {
+        "llama" => [Some((1, CONTROL)), Some((2, CONTROL)), Some((0, UNKNOWN))],
+        "t5" => [None, Some((1, CONTROL)), Some((2, UNKNOWN))],
+        "bert" => [Some((101, CONTROL)), Some((102, CONTROL)), Some((100, CONTROL))],
+        _ => [None; 3],
     }
 }
 

@@ -133,17 +133,10 @@ fn gpt2(
     let lines = lines.enumerate().filter(|(i, line)| *i > 0 || !line.starts_with("#version"));
     let pairs: Vec<String> = lines.map(|(_, line)| line.to_owned()).collect();
     let json = tokenizer_json_from_gguf(&GgufVocab {
-        model: "gpt2",
         pre,
-        tokens: &tokens,
-        scores: None,
         types: &types,
         merges: Some(&pairs),
-        add_space_prefix: false,
-        bos: None,
-        eos: None,
-        unk: None,
-        strips_space: false,
+        ..GgufVocab::new("gpt2", &tokens)
     })
     .map_err(|source| Error::Text { path: folder.into(), source })?;
     Ok(Built { json, files: vec![vocab, merges] })

@@ -15,6 +15,12 @@ use crate::source::{Dequantize, FileTensor, TensorSource};
 const GROUP: usize = 16;
 const VALUES: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
 
+/// The value of a code: 1 sign bit, 2 exponent bits, 1 mantissa bit.
+pub(super) fn value(code: u8) -> f32 {
+    let magnitude = VALUES[usize::from(code & 7)];
+    if code & 8 == 0 { magnitude } else { -magnitude }
+}
+
 struct Fp4 {
     codes: FileTensor,
     scales: FileTensor,
@@ -55,9 +61,7 @@ impl Dequantize for Fp4 {
                 let scale = scale / global[0];
                 for (i, w) in out.iter_mut().enumerate() {
                     let code = codes[i / 2] >> (i % 2 * 4) & 15;
-                    let magnitude = VALUES[usize::from(code & 7)];
-                    let value = if code & 8 == 0 { magnitude } else { -magnitude };
-                    *w = Rounding::Bf16.round(value * scale);
+                    *w = Rounding::Bf16.round(value(code) * scale);
                 }
             }
         }

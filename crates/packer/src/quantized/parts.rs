@@ -12,12 +12,14 @@ use crate::source::{Dequantize, FileTensor, TensorSource};
 
 /// The parts of a quantized weight, by the end of their names; `None` for those that only concern activations
 /// or the KV cache.
-pub(super) const PARTS: [(&str, Option<Part>); 30] = [
+pub(super) const PARTS: [(&str, Option<Part>); 32] = [
     (".qweight", Some(Part::Codes)),
     (".weight_packed", Some(Part::Codes)),
+    ("_blocks", Some(Part::Codes)),
     (".qzeros", Some(Part::Zeros)),
     (".weight_zero_point", Some(Part::Zeros)),
     (".scales", Some(Part::Scales)),
+    ("_scales", Some(Part::Scales)),
     (".weight_scale", Some(Part::Scales)),
     (".weight_scale_inv", Some(Part::Scales)),
     (".weight.absmax", Some(Part::Scales)),
@@ -178,7 +180,7 @@ pub(super) fn refuse_incomplete(tensor: &FileTensor) -> Result<(), Error> {
 
 /// Rejects a tensor that only quantized checkpoints contain, and names the method.
 pub(crate) fn refuse_part(path: &Path, name: &str) -> Result<(), Error> {
-    const MADE_BY: [(&str, &str); 10] = [
+    const MADE_BY: [(&str, &str); 12] = [
         (".qweight", "GPTQ or AWQ"),
         (".qzeros", "GPTQ or AWQ"),
         (".scales", "MLX, GPTQ or AWQ"),
@@ -189,6 +191,8 @@ pub(crate) fn refuse_part(path: &Path, name: &str) -> Result<(), Error> {
         (".weight.absmax", "bitsandbytes"),
         (".weight.quant_map", "bitsandbytes"),
         (".SCB", "bitsandbytes"),
+        ("_blocks", "MXFP4"),
+        ("_scales", "MXFP4"),
     ];
     let Some((_, method)) = MADE_BY.iter().find(|(end, _)| name.ends_with(end)) else {
         return Ok(());

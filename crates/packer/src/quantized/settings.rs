@@ -23,6 +23,8 @@ pub(crate) enum Method {
         bits: Vec<usize>,
     },
     BitsAndBytes,
+    /// MXFP4, as gpt-oss is published.
+    Mxfp4,
 }
 
 const NEXT: &str = "convert the original model (f32, f16 or bf16) or a GGUF version of it";
@@ -92,6 +94,7 @@ fn of(q: &Settings, name: &str) -> Result<Method, Error> {
             refuse(&["load_in_8bit", "_load_in_8bit"])?;
             Method::BitsAndBytes
         }
+        "mxfp4" => Method::Mxfp4,
         _ => return Err(q.unsupported(format!("a model quantized with {name:?}"), NEXT)),
     };
     Ok(method)

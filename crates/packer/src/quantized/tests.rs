@@ -9,13 +9,14 @@ use crate::hf::Settings;
 use crate::source::{FileTensor, TensorSource};
 use crate::{Error, safetensors};
 
-const FILES: [(&str, usize); 6] = [
+const FILES: [(&str, usize); 7] = [
     ("fp8", 7),
     ("compressed-tensors", 13),
     ("gptq", 6),
     ("gptq-v2", 2),
     ("awq", 2),
     ("bitsandbytes", 4),
+    ("mxfp4", 2),
 ];
 
 fn fixture(name: &str) -> PathBuf {
@@ -150,6 +151,8 @@ fn a_missing_part_is_named() {
             "nf4.weight.quant_state.bitsandbytes__nf4",
             "quant_state.bitsandbytes__nf4\": is missing",
         ),
+        ("mxfp4", "experts.gate_up_proj_blocks", "\"experts.gate_up_proj_blocks\": is missing"),
+        ("mxfp4", "experts.down_proj_scales", "\"experts.down_proj_scales\": is missing"),
         (
             "bitsandbytes",
             "nested.weight.nested_absmax",
@@ -194,6 +197,7 @@ fn parts_that_do_not_match_are_named() {
                 "nested.weight.nested_absmax",
             ],
         ),
+        ("mxfp4", &["experts.gate_up_proj_blocks", "experts.gate_up_proj_scales"]),
     ] {
         for tensor in tensors {
             let error = damaged(name, tensor, |dtype, shape, bytes| {
@@ -235,6 +239,29 @@ fn groups_and_shapes_out_of_range_are_refused() {
 }
 
 #[test]
+fn shapes_of_mxfp4_are_checked() {
+    let with = |tensor, shape: &[u64], bytes: usize| {
+        let (shape, bytes) = (shape.to_vec(), vec![120; bytes]);
+        damaged("mxfp4", tensor, move |_, _, _| Some(("U8", shape.clone(), bytes.clone())))
+    };
+    let (blocks, scales) = ("experts.down_proj_blocks", "experts.down_proj_scales");
+    let error = with(blocks, &[2, 40, 1, 15], 1200);
+    assert!(error.contains("has rows of 15 bytes, expected groups of 16"), "{error}");
+    let error = with(blocks, &[2, 40, 3, 16], 3840);
+    assert!(error.contains("_scales\": has shape [80, 1], expected [80, 3]"), "{error}");
+    let error = with(blocks, &[2, 1 << 32, 1 << 32, 1 << 32], 1);
+    assert!(error.contains("overflows"), "{error}");
+    let error = with(blocks, &[2, 40, 0, 16], 0);
+    assert!(error.contains("has the empty shape [2, 40, 0, 16]"), "{error}");
+    let error = with(scales, &[4, 20, 1], 80);
+    assert!(error.contains("is for 4 experts, expected 2"), "{error}");
+    let error = with(scales, &[80, 1], 80);
+    assert!(error.contains("is for no experts, expected 2"), "{error}");
+    let error = with(scales, &[2, 40, 2], 160);
+    assert!(error.contains("has shape [80, 2], expected [80, 1]"), "{error}");
+}
+
+#[test]
 fn types_of_parts_are_checked() {
     for (name, tensor, dtype, expected) in [
         ("gptq", "order.qweight", "F32", "\"order.qweight\": has type F32, expected I32"),
@@ -242,6 +269,8 @@ fn types_of_parts_are_checked() {
         ("compressed-tensors", "group.weight_packed", "F32", "has type F32, expected"),
         ("compressed-tensors", "nvfp4.weight_scale", "U8", "has type U8, expected F8_E4M3"),
         ("bitsandbytes", "nf4.weight", "I8", "has type I8, expected U8"),
+        ("mxfp4", "experts.down_proj_scales", "F8_E8M0", "has type F8_E8M0, expected U8"),
+        ("mxfp4", "experts.down_proj_scales", "F32", "has type F32, expected U8"),
         ("fp8", "blocks.weight_scale_inv", "I32", "has type I32, expected F32 or F16 or BF16"),
     ] {
         let error = damaged(name, tensor, |_, shape, bytes| {

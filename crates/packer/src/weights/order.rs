@@ -88,7 +88,8 @@ fn stack(
         return None;
     }
     let all: Box<dyn TensorSource> = match tensor.experts() {
-        Some(experts) if transposed => {
+        // Quantized ones have the order of their groups: rows first.
+        Some(experts) if transposed && !tensor.is_computed() => {
             let rows = tensor.shape()[0] / experts.max(1);
             Box::new(TransposedStack::new(Box::new(tensor.clone()), rows, Arc::clone(last)))
         }

@@ -31,17 +31,11 @@ pub(crate) struct SmolGguf {
 impl SmolGguf {
     pub(crate) fn vocab(&self) -> GgufVocab<'_, String> {
         GgufVocab {
-            model: &self.model,
             pre: &self.pre,
-            tokens: &self.tokens,
-            scores: None,
             types: &self.types,
             merges: Some(&self.merges),
-            add_space_prefix: false,
-            strips_space: false,
-            bos: None,
-            eos: None,
             unk: Some(self.unk),
+            ..GgufVocab::new(&self.model, &self.tokens)
         }
     }
 }
