@@ -11,6 +11,7 @@ use nanoinfer_engine::{Isa, available_memory};
 use nanoinfer_kernels::Kernels;
 use nanoinfer_kernels::bench::{PeakDots, ReadLines, peak_dots, read_lines};
 use nanoinfer_platform::cpu::last_level_cache;
+use nanoinfer_platform::pages;
 
 /// Minimum number of bytes to read; more if the caches could hold many of them.
 const MIN_READ: usize = 512 << 20;
@@ -40,7 +41,11 @@ impl Limits {
     pub(crate) fn each(threads: &[usize], isa: Isa) -> Result<Vec<Self>> {
         let engine = Kernels::new(isa)
             .with_context(|| format!("this CPU does not support {}", isa.name()))?;
-        let memory = Arc::new(vec![1.0; read_size() / size_of::<f32>()]);
+        // In large pages, as weights are: with small ones, translating addresses would be the limit.
+        let mut memory = vec![0.0; read_size() / size_of::<f32>()];
+        pages::make_large(&mut memory, 0..0);
+        memory.fill(1.0);
+        let memory = Arc::new(memory);
         let new = |&threads| Self {
             threads,
             engine,
