@@ -96,6 +96,9 @@ fn every_division_into_passes_shows_the_same_inputs() {
                     None if !c.has_ffn(index) => &[],
                     None => &[Role::FfnGateUp, Role::FfnDown],
                     Some(false) => &[Role::FfnGateUpExperts],
+                    Some(true) if experts.is_some_and(|e| e.separate_norms) => {
+                        &[Role::FfnGateUp, Role::FfnGateUpExperts, Role::FfnDown]
+                    }
                     Some(true) => &[Role::FfnGateUpExperts, Role::FfnGateUp, Role::FfnDown],
                 };
                 let mixer: &[Role] = match (c.attends(index), c.recurrent_of(index).is_some()) {
