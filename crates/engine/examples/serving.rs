@@ -37,7 +37,7 @@ fn open(name: &str) -> Result<Model> {
     }
     let folder = file::in_memory(shape.bytes()).unwrap_or_else(std::env::temp_dir);
     let staged = build(&shape, &folder, &mut |_| {})?;
-    Ok(Model::open_copy(staged.path())?) // in large pages, as most disks have them
+    Ok(Model::open_copy(staged.path())?) // in large pages, unlike a mapping of a tmpfs
 }
 
 fn batch(model: &str, ctx: usize, sequences: usize, pass_ms: f64) -> Result<Batch> {

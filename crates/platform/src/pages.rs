@@ -26,8 +26,9 @@ pub fn make_large<T: Copy>(buffer: &mut [T], used: Range<usize>) {
     }
 }
 
-/// Asks for large pages for the mapping of a file: what is read from the disk from now on is read in such pages, if
-/// the file system has them. Affects speed and memory only.
+/// Asks for large pages for a mapping that was not accessed yet, of a file or of no file. What is in memory already
+/// keeps its pages; what is read from the disk from now on has large ones if the file system supports them. Affects
+/// speed and memory only.
 pub fn map_large(mapping: &[u8]) {
     // SAFETY: these pages are borrowed.
     unsafe { advise(mapping.as_ptr().cast_mut(), mapping.len(), HUGE_PAGE) };

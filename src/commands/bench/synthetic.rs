@@ -10,8 +10,8 @@ use nanoinfer_platform::file;
 use crate::status::{Reporter, say};
 
 /// Builds the model as a temporary file, on a tmpfs if one has room. It is read into memory if it fits there a second
-/// time, since a tmpfs has small pages, unlike most disks: so speeds carry over. Otherwise it is mapped, and the file is
-/// deleted when the second value is dropped.
+/// time: in large pages, as files on most disks are mapped and those on a tmpfs are not, so that speeds carry over.
+/// Otherwise it is mapped, and the file is deleted when the second value is dropped.
 pub(super) fn open(name: &str, quant: Precision) -> Result<(Model, Option<Staged>)> {
     let shape = Shape::find(name).with_context(|| format!("--synthetic {name}: unknown shape"))?;
     ensure!(

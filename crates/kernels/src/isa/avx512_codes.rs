@@ -49,7 +49,7 @@ impl<const VBMI: bool, const MATRIX: bool> Codes for Avx512<VBMI, MATRIX> {
     type Levels = [__m512i; 4];
     type Floats = __m512;
 
-    /// CPUs with AMX wait so long for memory that the L1 cache has too few requests in flight: into L2.
+    /// Memory answers CPUs with AMX so late that L1 cannot have enough requests in flight. L2 can.
     #[inline(always)]
     fn prefetch_codes(self, line: &WeightLine) {
         if MATRIX {

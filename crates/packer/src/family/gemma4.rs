@@ -187,7 +187,8 @@ fn hugging_face(c: &Settings, d: &mut Description) -> Result<(), Error> {
         let of = |layer| if layer < own { d_ff } else { d_ff.saturating_mul(2) };
         if (0..n).any(|layer| of(layer) != d_ff) {
             if d.config.experts.is_some() {
-                return Err(c.unsupported("use_double_wide_mlp with experts", "supported: either"));
+                let next = "supported: one of the two";
+                return Err(c.unsupported("use_double_wide_mlp with experts", next));
             }
             d.config.layer_d_ff = (0..n).map(of).collect();
             d.config.d_ff = d_ff.saturating_mul(2);
