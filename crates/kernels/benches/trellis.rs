@@ -1,7 +1,7 @@
 //! Throughput of trellis-coded products relative to the Q8 product of the same shape.
 //!
 //! For each instruction set, `cargo bench -p nanoinfer-kernels --bench trellis` multiplies a matrix of
-//! 2048 inputs by 1, 4 and 256 tokens: with one thread and weights in the cache, and with one thread per
+//! 2048 inputs by 1 to 256 tokens: with one thread and weights in the cache, and with one thread per
 //! CPU and weights in memory. It prints the speed of each encoding as a multiple of Q8's, next to the
 //! ratio of their bytes, the most that a product bound by memory can gain. All encodings are timed in
 //! turn, so that other load disturbs them equally; the median over the rounds counts.
@@ -112,7 +112,7 @@ fn main() {
         if isa == "scalar" || only.as_ref().is_some_and(|only| only != isa) {
             continue;
         }
-        for m in [1, 4, 256] {
+        for m in [1, 4, 8, 16, 32, 256] {
             for (panels, repeat, threads) in [(2, 3000 / m, 1), (2048, 1, cpus)] {
                 if m == 256 && panels > 2 {
                     continue; // bound by arithmetic

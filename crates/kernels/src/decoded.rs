@@ -7,13 +7,13 @@ use crate::table::Kernels;
 use crate::trellis::trellis_panel_bytes;
 
 impl Kernels {
-    /// Multiplies trellis-coded panels by quantized inputs. For more than a few tokens, a panel is decoded
-    /// once and multiplied by the loops for Q8 panels.
+    /// Multiplies trellis-coded panels by quantized inputs. For many tokens, a panel is decoded once and
+    /// multiplied by the loops for Q8 panels, unless there is a matrix unit.
     ///
     /// # Panics
     /// If the slices do not have the documented sizes.
     pub fn gemm_trellis(&self, a: GemmTrellis<'_>) {
-        if a.inputs.m <= self.fused() {
+        if a.inputs.m < self.whole() {
             return self.gemm_coded(a);
         }
         a.check();

@@ -101,7 +101,7 @@ impl GemmF32<'_> {
 
 /// Expands to the call with `M` = `$m`, from 1 to 12.
 macro_rules! with_tile {
-    ($m:expr, $f:ident::<$s:ty, $p:literal>($($args:expr),*)) => {
+    ($m:expr, $f:ident::<$s:ty, $p:tt>($($args:expr),*)) => {
         match $m {
             1 => $f::<$s, 1, $p>($($args),*),
             2 => $f::<$s, 2, $p>($($args),*),

@@ -1,14 +1,20 @@
 //! The product of trellis-coded panels (see `trellis.rs`) and quantized inputs.
 //!
 //! Decoding yields lines of a Q8 panel, so the sums are those of `gemm.rs`, bit for bit. A few tokens
-//! use each line as it is decoded, without storing it; for more, `decoded.rs` decodes whole panels.
+//! use each line as it is decoded, without storing it. A matrix unit takes groups as they are decoded, for
+//! 16 tokens at once. Without it, `decoded.rs` decodes whole panels for many tokens.
 
-use crate::gemm::{Epilogue, check_inputs, check_shapes, scales_line};
-use crate::inputs::QuantizedInputs;
+use crate::gemm::{Epilogue, Gemm, check_inputs, check_shapes, scales_line, with_tile};
+#[cfg(target_arch = "x86_64")]
+use crate::gemm_matrix_unit::Encoding;
+use crate::inputs::{QuantizedInputs, locate_token};
 use crate::isa::codes::{Codes, LevelTable};
+#[cfg(target_arch = "x86_64")]
+use crate::isa::matrix_unit::{MatrixUnit, SignedLines};
 use crate::layout::{
-    GROUP, GROUP_LINES, LANES, LINE, Lanes, QUAD, TokenLine, WeightLine, q8_panel_bytes,
+    GROUP, GROUP_LINES, LANES, LINE, Lanes, QUAD, TOKENS, TokenLine, WeightLine, q8_panel_bytes,
 };
+use crate::product::Product;
 use crate::trellis::{BLOCK_INPUTS, BLOCK_LINES, Trellis, trellis_panel_bytes};
 
 /// Arguments of `gemm_trellis`, which multiplies consecutive trellis-coded panels by all tokens.
@@ -171,9 +177,42 @@ macro_rules! each_line {
     };
 }
 
-/// Multiplies while decoding, for up to [`Codes::FUSED`] tokens.
+/// Trellis codes of `BITS` bits.
+#[cfg(target_arch = "x86_64")]
+pub(crate) enum Coded<const BITS: usize> {}
+
+#[cfg(target_arch = "x86_64")]
+impl<S: MatrixUnit + Codes, const BITS: usize> Encoding<S> for Coded<BITS> {
+    const GROUP_LINES: usize = BITS * GROUP / BLOCK_INPUTS;
+    type State = (S::Levels, Before<S>);
+
+    #[inline(always)]
+    fn start(s: S) -> Self::State {
+        (s.levels(&LEVELS[BITS - 2]), [s.zeros(); 4])
+    }
+    #[inline(always)]
+    fn convert(
+        s: S,
+        (levels, before): &mut Self::State,
+        lines: &[WeightLine],
+        to: &mut SignedLines,
+    ) {
+        let (blocks, to) = (lines.as_chunks().0, to.as_chunks_mut::<BLOCK_LINES>().0);
+        for (block, to) in blocks.iter().zip(to) {
+            let block = Block::<S, BITS>::load(s, block, before);
+            macro_rules! store {
+                ($l:literal) => {
+                    s.store_signed(block.line::<$l>(s, *levels), &mut to[$l]);
+                };
+            }
+            each_line!(store);
+        }
+    }
+}
+
+/// Multiplies while decoding.
 #[inline(always)]
-pub(crate) fn gemm_coded<S: Codes>(s: S, a: GemmTrellis<'_>) {
+pub(crate) fn gemm_coded<S: Product + Codes>(s: S, a: GemmTrellis<'_>) {
     match a.bits {
         2 => gemm::<S, 2>(s, a),
         3 => gemm::<S, 3>(s, a),
@@ -183,19 +222,24 @@ pub(crate) fn gemm_coded<S: Codes>(s: S, a: GemmTrellis<'_>) {
 }
 
 #[inline(always)]
-fn gemm<S: Codes, const BITS: usize>(s: S, a: GemmTrellis<'_>) {
+fn gemm<S: Product + Codes, const BITS: usize>(s: S, a: GemmTrellis<'_>) {
     let GemmTrellis { w, k, inputs, bias, add, out, .. } = a;
+    let mut a = Gemm { w, k, inputs, bias, add, out };
+    let whole = s.whole_coded_tiles::<BITS>(&mut a);
+    if whole == inputs.m {
+        return;
+    }
     let panels = w.chunks_exact(trellis_panel_bytes(BITS, k));
-    for (p, (w, out)) in panels.zip(out.chunks_exact_mut(inputs.m * LANES)).enumerate() {
+    for (p, (w, out)) in panels.zip(a.out.chunks_exact_mut(inputs.m * LANES)).enumerate() {
         let w: &[WeightLine] = w.as_chunks().0;
         let row_scale = Some(&scales_line(&w[0]));
         let epilogue = Epilogue { row_scale, bias: bias.as_chunks().0.get(p), add };
         let (blocks, out) = (w[1..].as_chunks().0, out.as_chunks_mut().0);
-        match inputs.m {
-            1 => fused::<S, BITS, 1>(s, blocks, inputs, epilogue, out),
-            2 => fused::<S, BITS, 2>(s, blocks, inputs, epilogue, out),
-            3 => fused::<S, BITS, 3>(s, blocks, inputs, epilogue, out),
-            _ => fused::<S, BITS, 4>(s, blocks, inputs, epilogue, out),
+        let mut at = whole;
+        while at < inputs.m {
+            let tokens = S::FUSED.min(inputs.m - at).min(TOKENS - at % TOKENS);
+            with_tile!(tokens, fused::<S, BITS>(s, blocks, inputs, at, epilogue, &mut out[at..]));
+            at += tokens;
         }
     }
 }
@@ -248,12 +292,13 @@ fn decode<S: Codes, const BITS: usize>(s: S, w: &[u8], to: &mut [u8]) {
     }
 }
 
-/// One panel times `M` tokens, as in `gemm.rs`.
+/// One panel times `M` tokens starting at `at`, as in `gemm.rs`.
 #[inline(always)]
-fn fused<S: Codes, const BITS: usize, const M: usize>(
+fn fused<S: Codes, const M: usize, const BITS: usize>(
     s: S,
     blocks: &[[WeightLine; BITS]],
     inputs: QuantizedInputs<'_>,
+    at: usize,
     epilogue: Epilogue<'_>,
     out: &mut [Lanes],
 ) {
@@ -262,21 +307,24 @@ fn fused<S: Codes, const BITS: usize, const M: usize>(
     }
     let levels = s.levels(&LEVELS[BITS - 2]);
     let (groups, _) = blocks.as_chunks::<{ GROUP / BLOCK_INPUTS }>();
-    let n = groups.len();
-    let x: &[[TokenLine; M]] = &inputs.q.as_chunks().0.as_chunks().0[..n];
-    let scales: &[[f32; M]] = &inputs.scales.as_chunks().0[..n];
-    let sums: &[[i32; M]] = &inputs.sums.as_chunks().0[..n];
+    let (all_scales, lines) = (inputs.scales, inputs.scales.len());
+    let (all_sums, all_x) = (&inputs.sums[..lines], &inputs.q.as_chunks().0[..lines]);
+    let (first, step) = locate_token(at, groups.len(), inputs.m);
     let mut before = [s.zeros(); 4];
     let mut c = [s.splat(0.0); M];
-    for g in 0..n {
+    for (g, blocks) in groups.iter().enumerate() {
+        let line = first + g * step;
+        let scales: &[f32; M] = all_scales[line..].first_chunk().expect("checked");
+        let sums: &[i32; M] = all_sums[line..].first_chunk().expect("checked");
+        let x: &[TokenLine; M] = all_x[line..].first_chunk().expect("checked");
         let quads: [&[[i8; QUAD]; GROUP_LINES]; M] =
-            std::array::from_fn(|m| x[g][m].as_chunks().0.first_chunk().expect("a group"));
+            std::array::from_fn(|m| x[m].as_chunks().0.first_chunk().expect("a group"));
         // A single token alternates between two accumulators, as in `gemm.rs`.
         let (mut acc, mut odd) = ([s.seed(0); M], [s.seed(0); M]);
         for m in 0..M {
-            acc[m] = s.seed(sums[g][m]);
+            acc[m] = s.seed(sums[m]);
         }
-        for (i, block) in groups[g].iter().enumerate() {
+        for (i, block) in blocks.iter().enumerate() {
             let block = Block::<S, BITS>::load(s, block, &mut before);
             macro_rules! dot {
                 ($l:literal) => {
@@ -299,7 +347,7 @@ fn fused<S: Codes, const BITS: usize, const M: usize>(
             acc[0] = s.add_i32(acc[0], odd[0]);
         }
         for m in 0..M {
-            c[m] = s.fma(s.to_f32(acc[m]), s.splat(scales[g][m]), c[m]);
+            c[m] = s.fma(s.to_f32(acc[m]), s.splat(scales[m]), c[m]);
         }
     }
     epilogue.store(s, &c, out);

@@ -12,7 +12,11 @@ use crate::isa::{
 };
 use crate::peak::{self, PeakDots};
 #[cfg(target_arch = "x86_64")]
-use crate::{gemm_matrix_unit, gemm_tile_loop};
+use crate::{
+    gemm_matrix_unit::{self, Q8},
+    gemm_tile_loop,
+    gemm_trellis::Coded,
+};
 
 /// The loops of an instruction set, chosen at compile time.
 pub(crate) trait Product: Simd {
@@ -20,6 +24,12 @@ pub(crate) trait Product: Simd {
     /// those in `gemm.rs`. Returns the number of tokens covered, 0 if there is no such loop.
     #[inline(always)]
     fn whole_tiles(self, _a: &mut Gemm<'_>) -> usize {
+        0
+    }
+
+    /// The same for panels of trellis codes of `BITS` bits, decoded meanwhile.
+    #[inline(always)]
+    fn whole_coded_tiles<const BITS: usize>(self, _a: &mut Gemm<'_>) -> usize {
         0
     }
 
@@ -51,7 +61,11 @@ impl<const VBMI: bool> Product for Avx512<VBMI, false> {
 impl Product for Amx {
     #[inline(always)]
     fn whole_tiles(self, a: &mut Gemm<'_>) -> usize {
-        gemm_matrix_unit::whole_tiles(self, a)
+        gemm_matrix_unit::whole_tiles::<_, Q8>(self, a)
+    }
+    #[inline(always)]
+    fn whole_coded_tiles<const BITS: usize>(self, a: &mut Gemm<'_>) -> usize {
+        gemm_matrix_unit::whole_tiles::<_, Coded<BITS>>(self, a)
     }
     #[inline(always)]
     fn peak(self, a: PeakDots<'_>) {

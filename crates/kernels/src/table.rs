@@ -162,7 +162,7 @@ macro_rules! declare {
         pub struct Kernels {
             isa: Isa,
             tile: usize,
-            fused: usize,
+            whole: usize,
             $($name: unsafe fn($args<'_>),)*
         }
 
@@ -191,7 +191,7 @@ macro_rules! table {
                 detected!($features).then_some(Kernels {
                     isa: Isa::$token,
                     tile: <$token as Simd>::QUERIES,
-                    fused: <$token as Codes>::FUSED,
+                    whole: <$token as Codes>::WHOLE,
                     $($name,)*
                 })
             }
@@ -267,9 +267,9 @@ impl Kernels {
         self.isa
     }
 
-    /// Tokens that can be multiplied while trellis codes are decoded.
-    pub(crate) fn fused(&self) -> usize {
-        self.fused
+    /// See [`Codes::WHOLE`].
+    pub(crate) fn whole(&self) -> usize {
+        self.whole
     }
 
     /// Queries per attention tile, at most [`crate::MAX_TILE`].

@@ -40,7 +40,10 @@ fn products_equal_those_of_the_decoded_panels() {
                 (3, 2, 640),
                 (4, 3, 576),
                 (5, 2, 128),
+                (8, 1, 128),
+                (13, 2, 192),
                 (16, 1, 192),
+                (29, 2, 192),
                 (37, 2, 576),
             ] {
                 let (coded, q8) = panels(t, n, k, (m + k) as u64);

@@ -7,10 +7,11 @@
 
 use std::arch::x86_64::*;
 
+use crate::isa::codes::Codes;
 use crate::isa::matrix_unit::MatrixUnit;
 use crate::isa::tile_loop::{Tile, TileLoop};
 use crate::isa::{Simd, amx, vnni};
-use crate::layout::{LANES, Lanes, QUAD, TOKENS, WeightLine};
+use crate::layout::{LANES, LINE, Lanes, QUAD, TOKENS, WeightLine};
 
 /// Proof that the CPU has AVX-512 F, BW, VL, DQ and VNNI, also VBMI and GFNI if `VBMI`, and that AMX int8
 /// is enabled if `MATRIX`.
@@ -223,5 +224,11 @@ impl MatrixUnit for Amx {
     fn configure(self) -> amx::TileGuard {
         // SAFETY: `self` proves that AMX is enabled.
         unsafe { amx::TileGuard::new() }
+    }
+    #[inline(always)]
+    fn store_signed(self, line: __m512i, to: &mut [i8; LINE]) {
+        let signed = self.xor(line, self.mask(0x80));
+        // SAFETY: writes exactly the array; unaligned stores are allowed.
+        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), signed) }
     }
 }

@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 use crate::isa::Simd;
 use crate::isa::avx512::Avx512;
 use crate::isa::codes::{Codes, LevelTable, pair_bits, pair_of, pairs};
-use crate::layout::{LANES, WeightLine};
+use crate::layout::{LANES, TOKENS, WeightLine};
 
 /// Calls an intrinsic that touches no memory.
 macro_rules! op {
@@ -38,7 +38,7 @@ const PAIR_MATRICES: [[i64; 2]; 2] = [pair_matrices(0), pair_matrices(1)];
 
 impl<const VBMI: bool, const MATRIX: bool> Avx512<VBMI, MATRIX> {
     #[inline(always)]
-    fn mask(self, mask: u8) -> __m512i {
+    pub(super) fn mask(self, mask: u8) -> __m512i {
         op!(_mm512_set1_epi8(mask as i8))
     }
 }
@@ -48,6 +48,8 @@ impl<const VBMI: bool, const MATRIX: bool> Codes for Avx512<VBMI, MATRIX> {
     /// Levels + 128: with VBMI, the whole table first; without it, four tables of 16, each four times.
     type Levels = [__m512i; 4];
     type Floats = __m512;
+    const FUSED: usize = Self::TILE;
+    const WHOLE: usize = if MATRIX { usize::MAX } else { TOKENS };
 
     /// Memory answers CPUs with AMX so late that L1 cannot have enough requests in flight. L2 can.
     #[inline(always)]

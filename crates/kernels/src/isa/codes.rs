@@ -17,8 +17,10 @@ pub(crate) trait Codes: Simd {
     /// A table of 16 levels, to be looked up as floats.
     type Floats: Copy;
 
-    /// Maximum number of tokens that are multiplied while decoding; 0 if decoding is never fused.
+    /// Number of tokens that are multiplied at once while decoding; 0 if decoding is never fused.
     const FUSED: usize = 4;
+    /// Number of tokens from which on panels are decoded as a whole, then multiplied.
+    const WHOLE: usize = Self::FUSED + 1;
 
     /// Prefetches the line that follows in the stream, as far ahead as decoding needs: codes take more work per
     /// byte than Q8 lines, so the CPU looks less far ahead by itself (measured in docs/BENCHMARKS.md).

@@ -19,6 +19,8 @@ pub(crate) trait MatrixUnit: Simd {
     /// # Panics
     /// If this thread has already configured it.
     fn configure(self) -> Self::Guard;
+    /// Stores a line of weights as signed bytes.
+    fn store_signed(self, line: Self::Line, to: &mut [i8; LINE]);
 }
 
 /// The products of a configured matrix unit.
