@@ -38,6 +38,36 @@ fn json_has_one_object_per_combination() {
 }
 
 #[test]
+fn inactive_experts_are_not_counted_as_read() {
+    let home = temp();
+    let mut command = nanoinfer(home.path());
+    command.args([
+        "bench",
+        "--synthetic",
+        "tiny-moe",
+        "-p",
+        "0",
+        "-n",
+        "1",
+        "-b",
+        "1,2,8",
+        "-r",
+        "1",
+        "--json",
+    ]);
+    let rows = json(&command.output().unwrap());
+    let bytes = |i: usize| rows[i]["pass_bytes"].as_u64().unwrap();
+    // 2 layers of 16 experts, of which a token chooses 4; gate, up and down are 128 × 64 bytes with scales per row.
+    let experts = 2.0 * 16.0 * (3.0 * 128.0 * 64.0 + 4.0 * (64.0 + 64.0 + 128.0));
+    // A token's keys and values in 2 layers with 2 heads of 32, each with a scale.
+    let kv = |n: f64| n * 2.0 * 2.0 * 2.0 * (32.0 + 4.0);
+    for (i, n) in [(1, 2.0), (2, 8.0)] {
+        let more = experts * (0.75 - f64::powf(0.75, n)) + kv(n - 1.0);
+        assert!(((bytes(i) - bytes(0)) as f64 - more).abs() < 0.01 * more, "{n}: {more}, {rows}");
+    }
+}
+
+#[test]
 fn results_as_markdown_and_csv() {
     let home = temp();
     let run = |model: &str, args: &[&str]| {

@@ -407,12 +407,14 @@ impl Config {
         self.experts.as_ref().filter(|e| e.layers.get(layer) == Some(&true))
     }
 
-    /// Number of bytes of a tensor read in a pass over one token; of experts, only the chosen ones are
-    /// read.
-    pub fn read_bytes(&self, role: Role, bytes: u64) -> u64 {
+    /// Number of bytes of a tensor read in a pass over `tokens` tokens. Of experts, only the chosen ones are read: as
+    /// many as are expected to differ if every token chooses at random.
+    pub fn read_bytes(&self, role: Role, bytes: u64, tokens: usize) -> u64 {
         match (&self.experts, role) {
             (Some(e), Role::FfnGateUpExperts | Role::FfnDownExperts) => {
-                bytes / u64::from(e.n_experts) * u64::from(e.experts_per_token)
+                let unused = 1.0 - f64::from(e.experts_per_token) / f64::from(e.n_experts);
+                let used = 1.0 - unused.powf(tokens as f64);
+                (bytes as f64 * used).round() as u64
             }
             _ => bytes,
         }

@@ -183,7 +183,7 @@ impl Size {
         if m.role == Role::TokenEmbd && !c.tied_embeddings {
             return Self::default();
         }
-        let read = |all| u128::from(c.read_bytes(m.tensor, all));
+        let read = |all| u128::from(c.read_bytes(m.tensor, all, 1));
         Self { weights: read(m.weights), bytes: read(m.bytes(encoding)) }
     }
 

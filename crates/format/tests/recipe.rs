@@ -90,8 +90,13 @@ fn named_recipes_have_the_size_of_their_bits() {
     let c = experts();
     let all: u64 = matrices(&c).map(|m| m.bytes(Encoding::Q8Panel)).sum();
     assert_eq!(Recipe::of(Quant::Q8, &c).bytes(&c), all);
-    let read: Vec<_> = matrices(&c).map(|m| c.read_bytes(m.tensor, m.weights)).collect();
+    let read: Vec<_> = matrices(&c).map(|m| c.read_bytes(m.tensor, m.weights, 1)).collect();
     assert!(read.iter().sum::<u64>() < matrices(&c).map(|m| m.weights).sum());
+    // A second token chooses one of the same with some probability; many tokens choose them all.
+    let read = |tokens| c.read_bytes(Role::FfnDownExperts, 64_000, tokens);
+    assert_eq!([read(0), read(1), read(2), read(3)], [0, 16_000, 28_000, 37_000]);
+    assert_eq!(read(1000), 64_000);
+    assert_eq!(c.read_bytes(Role::AttnQkv, 64_000, 2), 64_000);
 }
 
 #[test]

@@ -210,7 +210,7 @@ impl Shape {
             _ => true,
         };
         let sizes = self.sizes().filter(|(role, ..)| read(*role));
-        sizes.map(|(role, _, bytes)| config.read_bytes(role, bytes)).sum()
+        sizes.map(|(role, _, bytes)| config.read_bytes(role, bytes, 1)).sum()
     }
 
     /// Number of weights.

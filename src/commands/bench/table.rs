@@ -1,6 +1,7 @@
 //! Results as a table, JSON or CSV.
 
 use std::io::{Write, stdout};
+use std::iter::repeat_n;
 
 use anyhow::Result;
 use nanoinfer_engine::{DraftStats, Drafted};
@@ -67,16 +68,18 @@ impl Row {
         let int8 = !products.into_iter().any(|t| t.spec.takes(ActType::F32));
         let prefill = test.kind == Kind::Prefill;
         let limited = test.kind == Kind::Decode || prefill && int8;
-        let (weights, kv) = (Weights::of(file), engine.kv_bytes_per_position());
-        // Token i attends to depth + i positions including itself: depth + (n + 1) / 2 on average.
-        let seen = test.depth as f64 + (test.tokens as f64 + 1.0) / 2.0;
-        let pass = weights.bytes as f64 + test.batch as f64 * seen * kv as f64;
         let (pass_bytes, work) = match test.kind {
             Kind::Prefill => {
-                let ops = weights.in_layers as f64 * test.tokens as f64 + weights.head as f64;
-                (weights.bytes, 2.0 * ops)
+                let Products { in_layers, head } = Products::of(file);
+                let ops = 2.0 * (in_layers as f64 * test.tokens as f64 + head as f64);
+                (engine.weight_bytes(test.tokens), ops)
             }
-            Kind::Decode | Kind::Copy => (pass as u64, pass * test.tokens as f64),
+            Kind::Decode | Kind::Copy => {
+                // Token i attends to depth + i positions, including itself.
+                let pass = |i| engine.decode_bytes(repeat_n(test.depth + i, test.batch));
+                let bytes: u64 = (1..=test.tokens).map(pass).sum();
+                (bytes / test.tokens as u64, bytes as f64)
+            }
         };
         Self {
             test: test.name(),
@@ -124,26 +127,27 @@ impl Row {
     }
 }
 
-/// Work of a pass: number of bytes to read and of logical weights to multiply.
-struct Weights {
-    bytes: u64,
+/// Numbers of logical weights that are multiplied by a token.
+struct Products {
     in_layers: u64,
     head: u64,
 }
 
-impl Weights {
+impl Products {
     fn of(file: &NanoFile) -> Self {
-        let tied = file.config().tied_embeddings;
-        let mut all = Self { bytes: 0, in_layers: 0, head: 0 };
+        let config = file.config();
+        let mut all = Self { in_layers: 0, head: 0 };
         for t in file.tensors() {
             let weights = t.spec.logical.iter().map(|&d| u64::from(d)).product::<u64>();
             match t.spec.role {
-                Role::TokenEmbd if !tied => continue, // only one row is read per token
+                Role::LayerEmbd => {} // a row is read
+                Role::TokenEmbd if !config.tied_embeddings => {}
                 Role::TokenEmbd | Role::Output => all.head += weights,
-                _ if t.spec.encoding.is_panel() => all.in_layers += weights,
+                role if t.spec.encoding.is_panel() => {
+                    all.in_layers += config.read_bytes(role, weights, 1);
+                }
                 _ => {}
             }
-            all.bytes += t.len;
         }
         all
     }

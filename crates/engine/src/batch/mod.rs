@@ -221,13 +221,10 @@ impl Batch {
     /// # Errors
     /// The engine has failed.
     pub fn pass_bytes(&self) -> Result<u64, Error> {
-        let (engine, mut bytes) = (self.engine(), 0);
-        let weights = engine.decode_bytes(0);
-        let jobs = self.running.iter().zip(&self.sequences);
-        for (_, sequence) in jobs.filter(|(job, _)| job.rows > 0) {
-            bytes += engine.decode_bytes(engine.len(sequence.id())?) - weights;
-        }
-        Ok(if self.batch.is_empty() { 0 } else { weights + bytes })
+        let engine = self.engine();
+        let jobs = self.running.iter().zip(&self.sequences).filter(|(job, _)| job.rows > 0);
+        let lens: Result<Vec<_>, _> = jobs.map(|(_, sequence)| engine.len(sequence.id())).collect();
+        Ok(if self.batch.is_empty() { 0 } else { engine.decode_bytes(lens?) })
     }
 
     /// Returns and clears the notes since the last call: why a stored prompt could not be used, or a context

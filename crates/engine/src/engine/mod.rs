@@ -177,9 +177,24 @@ impl Engine {
         self.model.file().header().file_len.saturating_add(self.reserved)
     }
 
-    /// Bytes read to decode one token with `cached` positions in the cache: all weights once, plus the
-    /// keys and values visible to the token, and the states of recurrent layers.
-    pub fn decode_bytes(&self, cached: usize) -> u64 {
+    /// Bytes of weights read by a pass over `tokens` tokens. Of experts, those that are expected to be chosen.
+    pub fn weight_bytes(&self, tokens: usize) -> u64 {
+        self.model.weights().pass_bytes(self.model.file(), tokens)
+    }
+
+    /// Bytes read to decode one token of each of some sequences, with so many positions in the cache: the weights once,
+    /// plus the keys and values visible to each token, and its states of recurrent layers.
+    pub fn decode_bytes(&self, cached: impl IntoIterator<Item = usize>) -> u64 {
+        let (mut sequences, mut contexts) = (0, 0);
+        for cached in cached {
+            sequences += 1;
+            contexts += self.context_bytes(cached);
+        }
+        self.weight_bytes(sequences) + contexts
+    }
+
+    /// What is read of the context of one token, see [`Self::decode_bytes`].
+    fn context_bytes(&self, cached: usize) -> u64 {
         let config = self.model.config();
         let seen = |window: &u32| match *window {
             0 => cached.min(self.ctx()) as u64,
@@ -190,8 +205,7 @@ impl Engine {
         let attention = layers.filter(|(layer, _)| config.attends(*layer));
         let bytes = |layer| self.cache.kv.bytes_of_layer(KvShape::of(&config.attention_of(layer)));
         let cache: u64 = attention.map(|(layer, window)| seen(window) * bytes(layer)).sum();
-        let states = self.cache.states.bytes() as u64;
-        self.model.weights().pass_bytes(self.model.file()) + cache + states
+        cache + self.cache.states.bytes() as u64
     }
 
     pub(crate) fn cache(&self) -> &Cache {

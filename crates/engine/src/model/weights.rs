@@ -422,11 +422,11 @@ impl Weights {
         })
     }
 
-    /// Bytes of weights read by a pass of one token: all except inactive experts and embeddings that are not the
-    /// output matrix, whose single rows are negligible.
-    pub(crate) fn pass_bytes(&self, file: &NanoFile) -> u64 {
+    /// Bytes of weights read by a pass over `tokens` tokens: all except inactive experts, see [`Config::read_bytes`],
+    /// and embeddings that are not the output matrix, whose single rows are negligible.
+    pub(crate) fn pass_bytes(&self, file: &NanoFile, tokens: usize) -> u64 {
         let gathered = self.token_embd.tensor != self.output.tensor;
-        let read = |t: &Tensor| file.config().read_bytes(t.spec.role, t.len);
+        let read = |t: &Tensor| file.config().read_bytes(t.spec.role, t.len, tokens);
         let all: u64 = file.tensors().iter().map(read).sum();
         let embedding = file.tensors()[self.token_embd.tensor].len;
         let tables = self.layer_embeddings.iter().map(|e| file.tensors()[e.table.tensor].len);
