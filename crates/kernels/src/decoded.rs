@@ -1,10 +1,11 @@
 //! The product with trellis-coded panels, for any number of tokens.
 
 use crate::gemm::Gemm;
-use crate::gemm_trellis::{DecodePanel, GemmTrellis};
+use crate::gemm_trellis::GemmTrellis;
 use crate::layout::{LANES, LINE, q8_panel_bytes};
 use crate::table::Kernels;
 use crate::trellis::trellis_panel_bytes;
+use crate::trellis_decode::DecodePanel;
 
 impl Kernels {
     /// Multiplies trellis-coded panels by quantized inputs. For many tokens, a panel is decoded once and

@@ -301,10 +301,10 @@ pub(crate) fn peak<S: MatrixUnit>(s: S, a: PeakDots<'_>) {
 mod tests {
     use super::*;
     use crate::gemm::register_tiles;
-    use crate::gemm_trellis::{Coded, DecodePanel, decode_panel};
     use crate::isa::scalar::Scalar;
     use crate::layout::{QUAD, TokenLine, q8_panel_bytes};
     use crate::trellis::trellis_panel_bytes;
+    use crate::trellis_decode::{Coded, DecodePanel, decode_panel};
 
     /// A matrix unit emulated in plain Rust, to test this file on machines without AMX.
     pub(crate) struct Emulated;

@@ -4,9 +4,10 @@
 //!   decoded.rs, bench.rs  combinations of kernels
 //!                   table.rs  an ISA's CPU features, stated once → detection + entry points
 //!        ┌──────────────┴──────────────────────────────────────────────┐
+//!   gemm_trellis.rs                                                    │
 //!   product.rs  which GEMM loop each ISA uses                          │
 //!        │                                                             │
-//!   gemm.rs, gemm_trellis.rs,       inputs.rs norm.rs activation.rs experts.rs kv.rs attention.rs …
+//!   gemm.rs, trellis_decode.rs,     inputs.rs norm.rs activation.rs experts.rs kv.rs attention.rs …
 //!   gemm_tile_loop.rs, gemm_matrix_unit.rs                             │  generic, one algorithm each
 //!        └──────────────┬──────────────────────────────────────────────┘
 //!                   isa.rs  trait Simd: about 30 operations on 16 lanes; isa/ also has the extensions
@@ -61,6 +62,7 @@ mod survivors;
 mod table;
 mod temperature;
 pub mod trellis;
+mod trellis_decode;
 mod trellis_search;
 mod trellis_table;
 mod triangle;

@@ -15,7 +15,7 @@ use crate::peak::{self, PeakDots};
 use crate::{
     gemm_matrix_unit::{self, Q8},
     gemm_tile_loop,
-    gemm_trellis::Coded,
+    trellis_decode::Coded,
 };
 
 /// The loops of an instruction set, chosen at compile time.

@@ -6,7 +6,6 @@
 #![allow(unsafe_code)]
 
 use crate::attention::{FinishHead, MergeSpans};
-use crate::gemm_trellis::DecodePanel;
 use crate::isa::codes::Codes;
 use crate::isa::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
@@ -16,6 +15,7 @@ use crate::isa::{
     avx512::{Amx, Avx512Vbmi, Avx512Vnni},
 };
 use crate::peak::{PeakDots, ReadLines};
+use crate::trellis_decode::DecodePanel;
 use crate::{
     Activate, AddWeighted, AttendBlock, ExpWeights, Gemm, GemmF32, GemmTrellis, NormPack, NormRow,
     Pack,
@@ -25,7 +25,7 @@ use crate::{ApplyGate, Recur, ShortConv, StateSteps};
 use crate::{PackQuery, Rope, Rotate, Route, SoftCap, StoreKv, Weigh};
 use crate::{
     activation, attention, conv, correction, experts, gemm, gemm_trellis, inputs, isa::Simd, kv,
-    norm, peak, product, quantize, recurrent, rope, trellis_search, triangle,
+    norm, peak, product, quantize, recurrent, rope, trellis_decode, trellis_search, triangle,
 };
 
 /// An instruction set for which kernels exist.
@@ -93,7 +93,7 @@ macro_rules! with_kernels {
             /// Multiplies trellis-coded panels by few quantized inputs.
             pub(crate) gemm_coded(GemmTrellis) = gemm_trellis::gemm_coded;
             /// Decodes a trellis-coded panel.
-            pub(crate) decode_panel(DecodePanel) = gemm_trellis::decode_panel;
+            pub(crate) decode_panel(DecodePanel) = trellis_decode::decode_panel;
             /// Multiplies f32 panels by f32 inputs.
             pub gemm_f32(GemmF32) = gemm::gemm_f32;
             /// Normalizes and packs a tile of tokens.
