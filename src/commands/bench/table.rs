@@ -1,7 +1,6 @@
 //! Results as a table, JSON or CSV.
 
 use std::io::{Write, stdout};
-use std::iter::repeat_n;
 
 use anyhow::Result;
 use nanoinfer_engine::{DraftStats, Drafted};
@@ -76,7 +75,7 @@ impl Row {
             }
             Kind::Decode | Kind::Copy => {
                 // Token i attends to depth + i positions, including itself.
-                let pass = |i| engine.decode_bytes(repeat_n(test.depth + i, test.batch));
+                let pass = |i| engine.decode_bytes(test.batch, test.depth + i);
                 let bytes: u64 = (1..=test.tokens).map(pass).sum();
                 (bytes / test.tokens as u64, bytes as f64)
             }

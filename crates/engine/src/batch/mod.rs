@@ -221,10 +221,16 @@ impl Batch {
     /// # Errors
     /// The engine has failed.
     pub fn pass_bytes(&self) -> Result<u64, Error> {
-        let engine = self.engine();
-        let jobs = self.running.iter().zip(&self.sequences).filter(|(job, _)| job.rows > 0);
-        let lens: Result<Vec<_>, _> = jobs.map(|(_, sequence)| engine.len(sequence.id())).collect();
-        Ok(if self.batch.is_empty() { 0 } else { engine.decode_bytes(lens?) })
+        if self.batch.is_empty() {
+            return Ok(0);
+        }
+        let (engine, mut tokens, mut contexts) = (self.engine(), 0, 0);
+        let jobs = self.running.iter().zip(&self.sequences);
+        for (job, sequence) in jobs.filter(|(job, _)| job.rows > 0) {
+            tokens += job.rows;
+            contexts += engine.context_bytes(engine.len(sequence.id())?);
+        }
+        Ok(engine.weight_bytes(tokens) + contexts)
     }
 
     /// Returns and clears the notes since the last call: why a stored prompt could not be used, or a context

@@ -182,19 +182,15 @@ impl Engine {
         self.model.weights().pass_bytes(self.model.file(), tokens)
     }
 
-    /// Bytes read to decode one token of each of some sequences, with so many positions in the cache: the weights once,
-    /// plus the keys and values visible to each token, and its states of recurrent layers.
-    pub fn decode_bytes(&self, cached: impl IntoIterator<Item = usize>) -> u64 {
-        let (mut sequences, mut contexts) = (0, 0);
-        for cached in cached {
-            sequences += 1;
-            contexts += self.context_bytes(cached);
-        }
-        self.weight_bytes(sequences) + contexts
+    /// Bytes read to decode one token in each of `sequences` sequences with `cached` positions in the cache: the
+    /// weights once, and each context.
+    pub fn decode_bytes(&self, sequences: usize, cached: usize) -> u64 {
+        self.weight_bytes(sequences) + sequences as u64 * self.context_bytes(cached)
     }
 
-    /// What is read of the context of one token, see [`Self::decode_bytes`].
-    fn context_bytes(&self, cached: usize) -> u64 {
+    /// Bytes read of a context with `cached` positions: the keys and values visible to its next token, and the states
+    /// of recurrent layers.
+    pub(crate) fn context_bytes(&self, cached: usize) -> u64 {
         let config = self.model.config();
         let seen = |window: &u32| match *window {
             0 => cached.min(self.ctx()) as u64,

@@ -436,7 +436,7 @@ impl Answer {
         progress.cached = session.cached() - progress.slid;
         progress.processed = session.engine().processed() - self.processed_before;
         let per_pass = progress.stats.drafts.tokens_per_pass().max(1.0);
-        let pass_bytes = session.engine().decode_bytes([progress.cached]);
+        let pass_bytes = session.engine().decode_bytes(1, progress.cached);
         progress.token_bytes = (pass_bytes as f64 / per_pass) as u64;
         let recent = self.details_reported.is_some_and(|at| now - at < DETAILS_INTERVAL);
         if self.profiling && !recent {
