@@ -59,6 +59,7 @@ def test_errors_are_sentences(model):
         (lambda: model.embed([]), nanoinfer.RequestError, "input"),
         (lambda: model.logits([]), nanoinfer.RequestError, "empty"),
         (lambda: nanoinfer.Model.open("missing.nano"), nanoinfer.NanoInferError, 'model "missing.nano": no such file'),
+        (lambda: nanoinfer.Model("smollm2"), TypeError, "use Model.open('smollm2')"),
         (lambda: nanoinfer.Model.open("smollm2", threads=0), nanoinfer.RequestError, "threads: expected"),
         (lambda: nanoinfer.Model.open("smollm2", quant="q9"), nanoinfer.RequestError, "quant: "),
         (lambda: model.serve("0.0.0.0", 0), nanoinfer.NanoInferError, "requires keys"),

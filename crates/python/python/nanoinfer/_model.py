@@ -116,7 +116,9 @@ class Model:
     `Model.open` opens one. It ends when it is closed, left as a context manager, or no longer used.
     """
 
-    def __init__(self, core: _core.Model, name: str):
+    def __init__(self, core: _core.Model, name: str = ""):
+        if not isinstance(core, _core.Model):
+            raise TypeError(f"to open a model, use Model.open({core!r})")
         self._core, self._name, self._info = core, name, core.info()
 
     @classmethod
