@@ -158,6 +158,8 @@ pub struct ExpWeights<'a> {
     pub scale: f32,
     /// e^((logit − max)·scale), one per logit.
     pub out: &'a mut [f32],
+    /// Output: their sum. It adds up in sixteen lanes, one for each value of a panel, and then the lanes in order.
+    pub total: &'a mut f64,
 }
 
 impl ExpWeights<'_> {
@@ -171,8 +173,13 @@ pub(crate) fn exp_weights<S: Simd>(s: S, a: ExpWeights<'_>) {
     let (max, scale) = (s.splat(a.max), s.splat(a.scale));
     let (logits, last) = a.logits.as_chunks::<LANES>();
     let (out, last_out) = a.out.as_chunks_mut::<LANES>();
+    let mut sums = [0.0f64; LANES];
+    let mut add = |weights: &[f32]| {
+        sums.iter_mut().zip(weights).for_each(|(sum, &w)| *sum += f64::from(w));
+    };
     for (x, out) in logits.iter().zip(out) {
         s.store(exp(s, s.mul(s.sub(s.load(x), max), scale)), out);
+        add(out);
     }
     if !last.is_empty() {
         let mut lanes = [0.0; LANES];
@@ -180,5 +187,7 @@ pub(crate) fn exp_weights<S: Simd>(s: S, a: ExpWeights<'_>) {
         let y = exp(s, s.mul(s.sub(s.load(&lanes), max), scale));
         s.store(y, &mut lanes);
         last_out.copy_from_slice(&lanes[..last.len()]);
+        add(last_out);
     }
+    *a.total = sums.iter().sum();
 }

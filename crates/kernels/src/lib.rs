@@ -50,6 +50,7 @@ mod inputs;
 mod isa;
 mod kv;
 mod layout;
+mod logits;
 mod math;
 mod norm;
 pub mod pack;
@@ -84,6 +85,7 @@ pub use kv::{
     q4_value_block, q8_key_block,
 };
 pub use layout::{GROUP, LANES, LINE, QUAD, TOKENS, f32_panel_len, q8_panel_bytes};
+pub use logits::CopyRow;
 pub use norm::{NormKind, NormPack, NormParams, NormRow};
 pub use quantize::Rotate;
 pub use recurrent::{ApplyGate, Gate, Recur, StateSteps, Steps};

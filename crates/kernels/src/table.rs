@@ -17,15 +17,16 @@ use crate::isa::{
 use crate::peak::{PeakDots, ReadLines};
 use crate::trellis_decode::DecodePanel;
 use crate::{
-    Activate, AddWeighted, AttendBlock, ExpWeights, Gemm, GemmF32, GemmTrellis, NormPack, NormRow,
-    Pack,
+    Activate, AddWeighted, AttendBlock, CopyRow, ExpWeights, Gemm, GemmF32, GemmTrellis, NormPack,
+    NormRow, Pack,
 };
 use crate::{AddOuter, AddProducts, CorrectRows, FactorRows, SearchTrellis};
 use crate::{ApplyGate, Recur, ShortConv, StateSteps};
 use crate::{PackQuery, Rope, Rotate, Route, SoftCap, StoreKv, Weigh};
 use crate::{
     activation, attention, conv, correction, experts, gemm, gemm_trellis, inputs, isa::Simd, kv,
-    norm, peak, product, quantize, recurrent, rope, trellis_decode, trellis_search, triangle,
+    logits, norm, peak, product, quantize, recurrent, rope, trellis_decode, trellis_search,
+    triangle,
 };
 
 /// An instruction set for which kernels exist.
@@ -110,6 +111,8 @@ macro_rules! with_kernels {
             pub soft_cap(SoftCap) = activation::soft_cap;
             /// Computes unnormalized probabilities from logits.
             pub exp_weights(ExpWeights) = activation::exp_weights;
+            /// Copies a row of logits, and checks that they are finite.
+            pub copy_row(CopyRow) = logits::copy_row;
             /// Selects a token's experts and their weights.
             pub route(Route) = experts::route;
             /// Multiplies rows by the weights of their tokens.

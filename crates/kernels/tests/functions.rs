@@ -176,7 +176,12 @@ fn exp_weights_are_within_two_ulp_of_exp() {
         let logits: Vec<f32> =
             (0..10_001).map(|i| i as f32 * -0.01).chain([f32::NEG_INFINITY]).collect();
         let mut out = vec![9.0; logits.len()];
-        kernels.exp_weights(ExpWeights { logits: &logits, max: 0.0, scale: 1.0, out: &mut out });
+        let (mut total, mut lanes) = (0.0, [0.0; LANES]);
+        let weights =
+            ExpWeights { logits: &logits, max: 0.0, scale: 1.0, out: &mut out, total: &mut total };
+        kernels.exp_weights(weights);
+        out.iter().enumerate().for_each(|(i, &w)| lanes[i % LANES] += f64::from(w));
+        assert_eq!(total, lanes.iter().sum::<f64>());
         for (x, got) in logits.iter().zip(&out) {
             let want = f64::from(*x).exp();
             let tolerance = if *x < -87.0 { 1.7e-38 } else { want * 2.4e-7 };
@@ -186,5 +191,37 @@ fn exp_weights_are_within_two_ulp_of_exp() {
             );
         }
         assert_eq!(out.last(), Some(&0.0));
+    }
+}
+
+#[test]
+fn a_row_of_logits_is_copied_and_checked() {
+    for (kernels, n) in
+        isas().iter().flat_map(|kernels| [1, 15, 16, 40, 1000].map(|n| (kernels, n)))
+    {
+        let panels = 1000usize.div_ceil(LANES);
+        for rows in [1, 3, 64] {
+            let row = rows / 2;
+            let mut values = noise(panels * rows * LANES, 3);
+            let index = |id: usize| (id / LANES * rows + row) * LANES + id % LANES;
+            // Neither other rows nor what lies behind the row matters.
+            values[index(1000)] = f32::NAN;
+            if row > 0 {
+                values[0] = f32::INFINITY;
+            }
+            let copy = |values: &[f32]| {
+                let (mut to, mut max) = (vec![9.0; n], None);
+                kernels.copy_row(CopyRow { values, rows, row, to: &mut to, max: &mut max });
+                (to, max)
+            };
+            let expected: Vec<f32> = (0..n).map(|id| values[index(id)]).collect();
+            let max = expected.iter().copied().reduce(f32::max);
+            assert_eq!(copy(&values), (expected, max), "{n} of {rows} rows");
+            for (id, x) in [(0, f32::NAN), (n - 1, f32::NEG_INFINITY), (n / 2, f32::INFINITY)] {
+                let mut values = values.clone();
+                values[index(id)] = x;
+                assert_eq!(copy(&values).1, None, "{x} at {id} of {n}");
+            }
+        }
     }
 }

@@ -30,7 +30,7 @@ impl Engine {
         if index >= rows.rows {
             return Err(Error::LogitsRow { index, rows: rows.rows });
         }
-        let finite = rows.copy(index, &mut self.row);
+        let finite = rows.copy(index, &mut self.row).is_some();
         if finite { Ok(&self.row) } else { Err(self.not_finite()) }
     }
 

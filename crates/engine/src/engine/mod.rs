@@ -421,7 +421,9 @@ impl Engine {
         if self.slots.is_empty() {
             return Ok(());
         }
-        let shapes = self.model.config().attention_shapes();
+        let config = self.model.config();
+        self.scratch.suit_pages(config, self.requested.len());
+        let shapes = config.attention_shapes();
         let kv_heads = shapes.map(|shape| shape.n_kv_heads).min().unwrap_or(1);
         self.units.divide(&self.slots, kv_heads, self.pool.workers());
         self.run(part, |pass, w, local| local.cancelled = pass.run(w, local))?;

@@ -18,3 +18,5 @@ pub(crate) fn panels_per_item(panels: usize, workers: usize, k: usize) -> usize 
     let worth = MIN_BYTES.div_ceil(LANES * k);
     fair.max(worth).next_multiple_of(2)
 }
+/// Number of rows of logits from which they are in large pages of memory.
+pub(super) const MANY_ROWS: usize = 8;

@@ -7,9 +7,10 @@ use nanoinfer_format::{Config, Experts, QkNorm, Quant, Recurrent, pad};
 use nanoinfer_kernels::{
     AttendBlock, GROUP, LANES, Queries, QueriesMut, SPAN, decoded_panel_bytes,
 };
+use nanoinfer_platform::pages;
 
 use super::inputs::{Needs, OwnInputs, SharedInputs, lines};
-use super::limits::{ATTENTION_ROWS, DEEP_ROWS, MAX_TOKENS};
+use super::limits::{ATTENTION_ROWS, DEEP_ROWS, MANY_ROWS, MAX_TOKENS};
 use super::profile::{Profile, Stage};
 use super::recurrent_scratch::RecurrentScratch;
 use super::routing::{ExpertScratch, Routing};
@@ -154,6 +155,7 @@ pub(crate) struct Scratch {
     /// [rows][group][16 + head]
     pub attention: Shared<f32>,
     pub logits: Shared<f32>, // [vocab/16][logits_rows][16]
+    logits_in_large_pages: bool,
 }
 
 /// Packed queries of an attention item (see `kernels::Queries`).
@@ -295,7 +297,18 @@ impl Scratch {
             heads: b.shared(m * matrix.map_or(0, Recurrent::inner)),
             attention: b.shared(sizes.attention_values()),
             logits: b.shared(sizes.logits_rows * c.vocab_padded()),
+            logits_in_large_pages: false,
         }
+    }
+
+    /// Moves the logits to large pages of memory once there are many rows: the parts of a row lie so far apart then
+    /// that translating their addresses would take longer than reading them.
+    pub(crate) fn suit_pages(&mut self, c: &Config, rows: usize) {
+        if rows < MANY_ROWS || self.logits_in_large_pages {
+            return;
+        }
+        self.logits_in_large_pages = true;
+        pages::make_large(self.logits.get_mut(), 0..rows * c.vocab_padded());
     }
 }
 

@@ -3,9 +3,6 @@
 //! Like logits, they have the same bits on every machine: the sum has a fixed order, and the logarithm is
 //! our own.
 
-use nanoinfer_kernels::ExpWeights;
-
-use super::pick::{argmax, sum};
 use super::{DrawScratch, LogitRows};
 
 /// Maximum number of most likely tokens that can be requested.
@@ -39,12 +36,10 @@ impl Logprobs {
         Self { token: 0.0, top: Vec::with_capacity(n + 1), n, total: 0.0 }
     }
 
-    /// Reads the raw logits in `scratch`.
-    pub(super) fn read(&mut self, rows: LogitRows<'_>, scratch: &mut DrawScratch) {
+    /// Reads the raw logits in `scratch`, of which `max` is the largest.
+    pub(super) fn read(&mut self, rows: LogitRows<'_>, max: f32, scratch: &mut DrawScratch) {
         let DrawScratch { logits, weights, .. } = scratch;
-        let max = logits[argmax(logits) as usize];
-        rows.kernels.exp_weights(ExpWeights { logits, max, scale: 1.0, out: weights });
-        self.total = f64::from(max) + ln(sum(weights));
+        self.total = f64::from(max) + ln(rows.weigh(logits, max, 1.0, weights));
         self.top.clear();
         for (&logit, id) in logits.iter().zip(0..) {
             let full = self.top.len() == self.n;
@@ -80,10 +75,8 @@ impl Logprobs {
         scratch: &mut DrawScratch,
         mut each: impl FnMut(f32),
     ) -> bool {
-        if !rows.copy(row, &mut scratch.logits) {
-            return false;
-        }
-        self.read(rows, scratch);
+        let Some(max) = rows.copy(row, &mut scratch.logits) else { return false };
+        self.read(rows, max, scratch);
         ids.iter().for_each(|&id| each(self.of(rows.get(row, id))));
         true
     }

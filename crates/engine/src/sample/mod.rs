@@ -6,14 +6,14 @@ mod logprob;
 mod pick;
 
 use nanoinfer_format::{Generation, LANES};
-use nanoinfer_kernels::{ExpWeights, Kernels};
+use nanoinfer_kernels::{CopyRow, ExpWeights, Kernels};
 
 use crate::pool::Buffers;
 pub use constraint::Constraint;
 use counts::Counts;
 pub use logprob::{Logprobs, MAX_TOP_LOGPROBS, TokenLogprob};
 pub(crate) use pick::uniform;
-use pick::{Weighted, argmax, pick, pick_any, sum};
+use pick::{Weighted, largest, pick, pick_any, place};
 
 /// How to choose the next token. The default is greedy: always the most likely token.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -87,19 +87,18 @@ pub(crate) struct LogitRows<'a> {
 }
 
 impl LogitRows<'_> {
-    /// Copies a row. Returns false if any logit is not finite.
-    pub(crate) fn copy(&self, row: usize, to: &mut [f32]) -> bool {
-        let mut panels = self.values.as_chunks::<LANES>().0.iter().skip(row).step_by(self.rows);
-        let (whole, part) = to.as_chunks_mut::<LANES>();
-        let mut finite = true;
-        for (to, from) in whole.iter_mut().zip(panels.by_ref()) {
-            *to = *from;
-            finite = from.iter().fold(finite, |finite, x| finite & x.is_finite()); // without branches
-        }
-        if let Some(from) = panels.next() {
-            part.copy_from_slice(&from[..part.len()]);
-        }
-        finite && part.iter().all(|x| x.is_finite())
+    /// Copies a row. Returns its largest logit, or `None` if any logit is not finite.
+    pub(crate) fn copy(&self, row: usize, to: &mut [f32]) -> Option<f32> {
+        let (values, rows, mut max) = (self.values, self.rows, None);
+        self.kernels.copy_row(CopyRow { values, rows, row, to, max: &mut max });
+        max
+    }
+
+    /// Computes e^((logit − max)·scale) of all `logits`, and returns the sum.
+    fn weigh(&self, logits: &[f32], max: f32, scale: f32, out: &mut [f32]) -> f64 {
+        let mut total = 0.0;
+        self.kernels.exp_weights(ExpWeights { logits, max, scale, out, total: &mut total });
+        total
     }
 
     fn get(&self, row: usize, id: u32) -> f32 {
@@ -193,47 +192,57 @@ impl Sampler {
         scratch: &mut DrawScratch,
         (mut logprobs, constraint): (Option<&mut Logprobs>, Option<&mut dyn Constraint>),
     ) -> Drawn {
-        if !rows.copy(row, &mut scratch.logits) {
-            return Drawn::NotFinite;
-        }
+        let Some(mut max) = rows.copy(row, &mut scratch.logits) else { return Drawn::NotFinite };
         if let Some(logprobs) = &mut logprobs {
-            logprobs.read(rows, scratch);
+            logprobs.read(rows, max, scratch);
         }
-        self.penalize(&mut scratch.logits);
-        if constraint.is_some_and(|constraint| !restrict(constraint, scratch)) {
-            return Drawn::Complete;
+        let mut changed = self.penalize(&mut scratch.logits);
+        if let Some(constraint) = constraint {
+            if !restrict(constraint, scratch) {
+                return Drawn::Complete;
+            }
+            changed = true;
         }
-        let id = self.choose(rows.kernels, position, scratch);
+        if changed {
+            max = largest(&scratch.logits);
+        }
+        let id = self.choose(rows, max, position, scratch);
         if let Some(logprobs) = logprobs {
             logprobs.choose(rows.get(row, id));
         }
         Drawn::Token(id)
     }
 
-    /// Chooses a token from the logits in `scratch`.
-    fn choose(&self, kernels: &Kernels, position: usize, scratch: &mut DrawScratch) -> u32 {
+    /// Chooses a token from the logits in `scratch`, of which `max` is the largest.
+    fn choose(
+        &self,
+        rows: LogitRows<'_>,
+        max: f32,
+        position: usize,
+        scratch: &mut DrawScratch,
+    ) -> u32 {
         let DrawScratch { logits, weights, candidates, .. } = scratch;
-        let best = argmax(logits);
-        if self.sampling.temperature <= 0.0 {
-            return best;
-        }
-        let max = logits[best as usize];
         let s = self.sampling;
+        if s.temperature <= 0.0 {
+            return place(logits, max);
+        }
         let uniform = uniform(s.seed, position as u64);
         let all = (s.top_k == 0 || s.top_k >= logits.len()) && s.top_p >= 1.0 && s.min_p <= 0.0;
-        let scale = if all { 1.0 / s.temperature } else { 1.0 };
-        kernels.exp_weights(ExpWeights { logits, max, scale, out: weights });
-        if all {
-            return pick_any(weights, uniform, best);
-        }
-        truncate(&s, logits, weights, candidates);
-        for c in candidates.iter_mut() {
-            let (logits, scale) = (&[c.logit], 1.0 / s.temperature);
-            let mut out = [0.0];
-            kernels.exp_weights(ExpWeights { logits, max, scale, out: &mut out });
-            c.weight = out[0];
-        }
-        pick(candidates, uniform, best)
+        let scale = 1.0 / s.temperature;
+        let picked = if all {
+            let total = rows.weigh(logits, max, scale, weights);
+            pick_any(weights, uniform * total)
+        } else {
+            let total = rows.weigh(logits, max, 1.0, weights);
+            truncate(&s, logits, (weights, total), candidates);
+            for c in candidates.iter_mut() {
+                let mut weight = [0.0];
+                rows.weigh(&[c.logit], max, scale, &mut weight);
+                c.weight = weight[0];
+            }
+            pick(candidates, uniform)
+        };
+        picked.unwrap_or_else(|| place(logits, max)) // only by rounding
     }
 
     /// The `n` most likely tokens of a row of logits after penalties, with ties ordered by id; empty if
@@ -246,13 +255,11 @@ impl Sampler {
         scratch: &mut DrawScratch,
     ) -> Vec<Candidate> {
         let DrawScratch { logits, weights, .. } = scratch;
-        if !rows.copy(row, logits) {
+        if rows.copy(row, logits).is_none() {
             return Vec::new();
         }
         self.penalize(logits);
-        let max = logits[argmax(logits) as usize];
-        rows.kernels.exp_weights(ExpWeights { logits, max, scale: 1.0, out: weights });
-        let total = sum(weights);
+        let total = rows.weigh(logits, largest(logits), 1.0, weights);
         let mut top: Vec<(f32, u32)> = Vec::with_capacity(n + 1);
         for (&weight, id) in weights.iter().zip(0..) {
             if top.len() == n && top.last().is_none_or(|(least, _)| weight <= *least) {
@@ -266,14 +273,15 @@ impl Sampler {
         top.iter().map(|&(w, id)| Candidate { id, probability: probability(w) }).collect()
     }
 
-    fn penalize(&self, logits: &mut [f32]) {
+    /// Applies biases and penalties. Returns whether there are any.
+    fn penalize(&self, logits: &mut [f32]) -> bool {
         for &(id, bias) in &self.bias {
             let bias = if bias.is_nan() { 0.0 } else { bias.clamp(-MAX_BIAS, MAX_BIAS) };
             logits[id as usize] += bias;
         }
         let s = &self.sampling;
         if (s.repetition_penalty, s.presence_penalty, s.frequency_penalty) == (1.0, 0.0, 0.0) {
-            return;
+            return !self.bias.is_empty();
         }
         for &(id, count) in &self.counts.entries {
             let x = &mut logits[id as usize];
@@ -282,6 +290,7 @@ impl Sampler {
                 *x -= s.presence_penalty + s.frequency_penalty * count as f32;
             }
         }
+        true
     }
 }
 
@@ -308,9 +317,13 @@ fn restrict(constraint: &mut dyn Constraint, scratch: &mut DrawScratch) -> bool 
 ///
 /// Sorting the whole vocabulary would cost more than the output layer, so only tokens above a threshold
 /// are gathered. The threshold is lowered until they are certain to include the result.
-fn truncate(s: &Sampling, logits: &[f32], weights: &[f32], candidates: &mut Vec<Weighted>) {
+fn truncate(
+    s: &Sampling,
+    logits: &[f32],
+    (weights, total): (&[f32], f64),
+    candidates: &mut Vec<Weighted>,
+) {
     let k = if s.top_k == 0 { logits.len() } else { s.top_k.min(logits.len()) };
-    let total = sum(weights);
     let mut threshold = 0.01f32;
     loop {
         candidates.clear();

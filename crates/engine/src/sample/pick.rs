@@ -8,45 +8,46 @@ pub(super) struct Weighted {
     pub id: u32,
 }
 
-/// The first candidate at which the cumulative weight exceeds the share `uniform` of the total.
-pub(super) fn pick(candidates: &[Weighted], uniform: f64, fallback: u32) -> u32 {
+/// The first candidate at which the cumulative weight exceeds the share `uniform` of the total; `None` only by
+/// rounding.
+pub(super) fn pick(candidates: &[Weighted], uniform: f64) -> Option<u32> {
     let total: f64 = candidates.iter().map(|c| f64::from(c.weight)).sum();
     let mut left = uniform * total;
     for c in candidates {
         left -= f64::from(c.weight);
         if left < 0.0 {
-            return c.id;
+            return Some(c.id);
         }
     }
-    fallback // reached only by rounding
+    None
 }
 
-/// Like [`pick`], from the whole vocabulary: the block of tokens first, then the token.
-pub(super) fn pick_any(weights: &[f32], uniform: f64, fallback: u32) -> u32 {
+/// Like [`pick`], from the whole vocabulary, with `left` the share of the total: the block of tokens first, then the
+/// token.
+pub(super) fn pick_any(weights: &[f32], mut left: f64) -> Option<u32> {
     const BLOCK: usize = 256;
-    let mut left = uniform * sum(weights);
     for (block, from) in weights.chunks(BLOCK).zip((0..).step_by(BLOCK)) {
         let weight = sum(block);
         if left >= weight {
             left -= weight;
             continue;
         }
-        let mut last = fallback; // of rounding
+        let mut last = None; // of rounding
         for (&w, id) in block.iter().zip(from..).filter(|(w, _)| **w > 0.0) {
             left -= f64::from(w);
-            last = id;
+            last = Some(id);
             if left < 0.0 {
                 break;
             }
         }
         return last;
     }
-    fallback
+    None
 }
 
 /// The sum, in an order that does not depend on the instruction set: sixteen lanes, since a single one would
 /// wait for each addition.
-pub(super) fn sum(weights: &[f32]) -> f64 {
+fn sum(weights: &[f32]) -> f64 {
     let mut lanes = [0.0f64; 16];
     let (chunks, rest) = weights.as_chunks::<16>();
     for chunk in chunks {
@@ -58,8 +59,8 @@ pub(super) fn sum(weights: &[f32]) -> f64 {
     lanes.iter().sum()
 }
 
-/// Index of the largest logit; the lowest index on ties.
-pub(super) fn argmax(logits: &[f32]) -> u32 {
+/// The largest logit.
+pub(super) fn largest(logits: &[f32]) -> f32 {
     let (chunks, rest) = logits.as_chunks::<16>();
     let mut lanes = [f32::NEG_INFINITY; 16];
     for chunk in chunks {
@@ -67,8 +68,13 @@ pub(super) fn argmax(logits: &[f32]) -> u32 {
             *lane = if x > *lane { x } else { *lane };
         }
     }
-    let max = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |max, &x| max.max(x));
+    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |max, &x| max.max(x))
+}
+
+/// Lowest index of the largest logit, which is `max`.
+pub(super) fn place(logits: &[f32], max: f32) -> u32 {
     // Whole chunks without branches, then the place in the chunk.
+    let (chunks, _) = logits.as_chunks::<16>();
     let holds = |chunk: &[f32; 16]| chunk.iter().fold(false, |found, &x| found | (x == max));
     let from = 16 * chunks.iter().position(holds).unwrap_or(chunks.len());
     from as u32 + logits[from..].iter().position(|&x| x == max).unwrap_or(0) as u32

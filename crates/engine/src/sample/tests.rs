@@ -148,19 +148,19 @@ fn a_draw_depends_only_on_seed_and_position() {
 
 #[test]
 fn rows_are_interleaved_and_must_be_finite() {
-    let (n, vocab) = (3, 20);
-    let value = |row: usize, id: usize| (100 * row + id) as f32;
+    let (n, vocab) = (3, 1003usize);
+    let value = |row: usize, id: usize| (10_000 * row + id) as f32;
     let index = |row: usize, id: usize| (id / LANES * n + row) * LANES + id % LANES;
-    let mut values = vec![f32::INFINITY; 2 * n * LANES];
+    let mut values = vec![f32::INFINITY; vocab.div_ceil(LANES) * n * LANES];
     for (row, id) in (0..n).flat_map(|row| (0..vocab).map(move |id| (row, id))) {
         values[index(row, id)] = value(row, id);
     }
     values[index(2, 7)] = f32::NAN;
     let rows = rows(&values, n);
     let mut to = vec![0.0; vocab];
-    assert!(rows.copy(1, &mut to));
+    assert_eq!(rows.copy(1, &mut to), Some(value(1, vocab - 1)));
     assert!((0..vocab).all(|id| to[id] == value(1, id)));
-    assert!(!rows.copy(2, &mut to));
+    assert_eq!(rows.copy(2, &mut to), None);
     let s = sampler(Sampling::default());
     assert_eq!(s.draw(rows, 2, 0, &mut scratch(vocab)), None);
 }
@@ -175,9 +175,9 @@ fn a_draw_from_all_tokens_finds_the_same_token_as_one_from_a_list() {
         let list: Vec<Weighted> = weights.iter().zip(0..).map(weighted).collect();
         for share in 0..64 {
             let share = f64::from(share) / 64.0;
-            let id = pick_any(&weights, share, 9999);
-            assert_eq!(id, pick(&list, share, 9999), "{share} of {n}");
-            assert!(id == 9999 || weights[id as usize] > 0.0);
+            let id = pick_any(&weights, share * weights.iter().map(|&w| f64::from(w)).sum::<f64>());
+            assert_eq!(id, pick(&list, share), "{share} of {n}");
+            assert!(id.is_none_or(|id| weights[id as usize] > 0.0));
         }
     }
 }

@@ -252,7 +252,7 @@ impl Reader {
             for row in 0..rows.rows {
                 let at = values.len();
                 values.resize(at + vocab, 0.0); // within its capacity
-                *finite &= rows.copy(row, &mut values[at..]);
+                *finite &= rows.copy(row, &mut values[at..]).is_some();
             }
         })?;
         if tasks[0].1 { Ok(()) } else { Err(engine.not_finite()) }

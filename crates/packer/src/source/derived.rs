@@ -194,7 +194,8 @@ pub(crate) fn minus_exp(inner: Box<dyn TensorSource>) -> Box<dyn TensorSource> {
         inner.read_rows(rows, &mut logits)?;
         // The kernels' exponential has the same bits on every machine.
         let kernels = Kernels::best();
-        kernels.exp_weights(ExpWeights { logits: &logits, max: 0.0, scale: 1.0, out });
+        let (logits, total) = (&logits, &mut 0.0);
+        kernels.exp_weights(ExpWeights { logits, max: 0.0, scale: 1.0, out, total });
         out.iter_mut().for_each(|x| *x = -*x);
         Ok(())
     })
