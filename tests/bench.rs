@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::path::Path;
+
 use common::{assert_fails, files, json, nanoinfer, stderr, stdout, temp, tiny};
 
 #[test]
@@ -120,4 +122,20 @@ fn an_empty_benchmark_is_an_error() {
     command.args(["bench", "--synthetic", "tiny", "-p", "0", "-n", "0"]);
     let advice = "-p or -n to at least 1, or --n-copy to at least 2";
     assert_fails(&command.output().unwrap(), 1, &[advice]);
+}
+
+#[test]
+fn a_config_alone_can_be_measured() {
+    let home = temp();
+    let run = |config: &Path| {
+        let mut command = nanoinfer(home.path());
+        command.args(["bench", "-p", "4", "-n", "2", "-r", "1", "-o", "json", "--synthetic"]);
+        command.arg(config).output().unwrap()
+    };
+    let rows = json(&run(&tiny("gemma4-e").join("config.json")));
+    assert!(rows[1]["test"] == "tg2" && rows[1]["tps"].as_f64().unwrap() > 0.0, "{rows}");
+    let missing = home.path().join("config.json");
+    assert_fails(&run(&missing), 1, &["--synthetic", "config.json", "No such file"]);
+    std::fs::write(&missing, r#"{"model_type": "bert"}"#).unwrap();
+    assert_fails(&run(&missing), 1, &["--synthetic", "config.json", "bert", "supported"]);
 }

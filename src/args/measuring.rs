@@ -1,9 +1,10 @@
 //! Options of commands that measure speed, quality and the machine.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{Arg, Args, Command, ValueEnum};
 use nanoinfer_format::Precision;
 use nanoinfer_packer::synthetic::Shape;
 
@@ -29,6 +30,7 @@ Examples:
   nanoinfer bench --synthetic llama-2-7b -t 1,2 --json
   nanoinfer bench --synthetic tinyllama-1.1b --quant q4
   nanoinfer bench --synthetic tinyllama-1.1b --quant 4.25
+  nanoinfer bench --synthetic downloads/config.json --quant q4 -n 32
   nanoinfer bench --profile -r 3
   nanoinfer bench -p 0 -n 300 --n-copy 300
 
@@ -41,8 +43,9 @@ pub(crate) struct Bench {
     /// .nano or .gguf file, Hugging Face folder, hub id (org/name), or smollm2
     #[arg(long, short, default_value = "smollm2", conflicts_with = "synthetic")]
     pub(crate) model: OsString,
-    /// Use random weights of a known shape, built in memory, instead of a model
-    #[arg(long, value_name = "SHAPE", value_parser = shape_name())]
+    /// Use random weights, built in memory, instead of a model: of a known shape, or of that which a model's
+    /// config.json states
+    #[arg(long, value_name = "SHAPE|config.json", value_parser = ShapeName)]
     pub(crate) synthetic: Option<String>,
     /// Precision of the weights, as for `generate` (default: auto, or q8 for random weights)
     #[arg(long, value_name = "PRECISION")]
@@ -207,6 +210,26 @@ fn tokens() -> clap::builder::RangedU64ValueParser {
     clap::value_parser!(u64).range(0..=1 << 20)
 }
 
-fn shape_name() -> clap::builder::PossibleValuesParser {
-    Shape::ALL.map(|s| s.name).into()
+/// The name of a known shape, or the path of a JSON file.
+#[derive(Clone)]
+struct ShapeName;
+
+impl TypedValueParser for ShapeName {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        arg: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<String, clap::Error> {
+        match value.to_str() {
+            Some(path) if path.ends_with(".json") => Ok(path.to_owned()),
+            _ => PossibleValuesParser::new(Shape::names()).parse_ref(command, arg, value),
+        }
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(Shape::names().into_iter().map(PossibleValue::new)))
+    }
 }

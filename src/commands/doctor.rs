@@ -32,6 +32,8 @@ const SHARE: f64 = 0.9;
 const ROUNDS: usize = 5;
 /// Load average above which measurements become unreliable.
 const BUSY: f64 = 0.5;
+/// Bytes per parameter of large models in 8 bits, scales included.
+const BYTES: f64 = 1.001;
 /// Minimum size of a real model in bytes; smaller shapes are for tests.
 const MIN_MODEL: u64 = 50_000_000;
 
@@ -61,8 +63,8 @@ fn examine() -> Result<Findings> {
     let encodings = encodings::measure(&kernels, threads);
     let memory = Memory { total: memory::total(), available: available_memory() };
     let room = memory.available.unwrap_or(u64::MAX);
-    let models = Shape::ALL.iter().filter(|s| s.bytes() > MIN_MODEL);
-    let models: Vec<Fit> = models.map(|shape| fit(shape, room, &roofline)).collect();
+    let models = Shape::all().into_iter().filter(|s| s.bytes() > MIN_MODEL);
+    let models: Vec<Fit> = models.map(|shape| fit(&shape, room, &roofline)).collect();
     let largest = largest(room, &roofline, &models);
     let advice = advice(isa.0, &cores, &models, machine.load);
     Ok(Findings {
@@ -121,7 +123,7 @@ fn measure(threads: usize, isa: Isa) -> Result<Roofline> {
 
 fn fit(shape: &Shape, room: u64, roofline: &Roofline) -> Fit {
     let needs = |quant| {
-        let shape = shape.with_quant(quant);
+        let shape = shape.clone().with_quant(quant);
         let buffers = buffer_bytes(&shape.config(), &EngineOptions::default());
         shape.bytes().saturating_add(buffers)
     };
@@ -129,7 +131,7 @@ fn fit(shape: &Shape, room: u64, roofline: &Roofline) -> Fit {
     let others = Quant::ALL.into_iter().filter(|&quant| quant != Quant::F32);
     Fit {
         needs: others.map(|quant| (quant.name(), needs(quant))).collect(),
-        shape: shape.name,
+        shape: shape.name().to_owned(),
         parameters: shape.parameters(),
         bytes,
         fits: bytes <= room,
@@ -141,14 +143,12 @@ fn fit(shape: &Shape, room: u64, roofline: &Roofline) -> Fit {
 /// programs.
 fn largest(room: u64, roofline: &Roofline, models: &[Fit]) -> Largest {
     let bytes = room / 10 * 9;
-    let last = Shape::ALL[Shape::ALL.len() - 1];
-    let per_parameter = last.bytes() as f64 / last.parameters() as f64;
     let fitting = models.iter().filter(|m| m.fits).max_by_key(|m| m.bytes);
     Largest {
-        parameters: (bytes as f64 / per_parameter) as u64,
+        parameters: (bytes as f64 / BYTES) as u64,
         bytes,
         decode_tps: SHARE * roofline.bandwidth[0] / bytes as f64,
-        shape: fitting.map(|m| m.shape),
+        shape: fitting.map(|m| m.shape.clone()),
     }
 }
 
@@ -200,7 +200,7 @@ mod tests {
         let best = Kernels::best().isa();
         let fits = |fits| {
             let needs = Default::default();
-            [Fit { shape: "x", parameters: 1, bytes: 1, fits, needs, decode_tps: 1.0 }]
+            [Fit { shape: "x".into(), parameters: 1, bytes: 1, fits, needs, decode_tps: 1.0 }]
         };
         let joined = |isa, cores, load| advice(isa, &cores, &fits(true), load).join("; ");
         assert!(joined(best, all, Some(2.0)).contains("load 2.0"));
@@ -225,7 +225,7 @@ mod tests {
         assert!(tiny.fits && (tiny.decode_tps - expected).abs() < 1e-9, "{}", tiny.decode_tps);
         assert!(!fit(&shape, 1 << 30, &roofline).fits);
         let most = largest(10_000_000_000, &roofline, &[tiny]);
-        assert_eq!((most.bytes, most.shape), (9_000_000_000, Some("tinyllama-1.1b")));
+        assert_eq!((most.bytes, most.shape), (9_000_000_000, Some("tinyllama-1.1b".into())));
         assert!((8.9e9..9e9).contains(&(most.parameters as f64)), "{}", most.parameters);
         assert_eq!(most.decode_tps, 1.0);
     }

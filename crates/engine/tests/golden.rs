@@ -8,6 +8,7 @@ use nanoinfer_engine::{Engine, EngineOptions, KvType, Model};
 use nanoinfer_format::Quant;
 use nanoinfer_hub::calibrate::{OwnText, Text};
 use nanoinfer_hub::{ConvertOptions, ModelRef, Store};
+use nanoinfer_packer::synthetic::{Shape, build};
 
 struct Golden {
     prompt: Vec<u32>,
@@ -134,4 +135,24 @@ fn variance(row: &[f32]) -> f64 {
     let n = row.len() as f64;
     let mean = row.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
     row.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n
+}
+
+/// As `bench` does to measure the speed of a model that was not downloaded.
+#[test]
+fn a_model_with_random_weights_in_the_shape_of_each_runs() {
+    for (name, quant) in tiny()
+        .into_iter()
+        .flat_map(|name| [Quant::Q8, Quant::Q4].map(|quant| (name.clone(), quant)))
+    {
+        let config = data("tiny").join(&name).join("config.json");
+        let shape = Shape::read(&config).unwrap().with_quant(quant);
+        let folder = tempfile::tempdir().unwrap();
+        let staged = build(&shape, folder.path(), &mut |_| {}).unwrap();
+        let options = EngineOptions { threads: Some(2), ..EngineOptions::default() };
+        let mut engine = Engine::new(Model::open(staged.path()).unwrap(), &options).unwrap();
+        let prompt: Vec<u32> = (0..60).collect();
+        let rows = logits(&mut engine, &prompt, 32);
+        assert!(rows.iter().flatten().all(|x| x.is_finite()), "{name}");
+        assert!(rows[59].iter().any(|x| *x != rows[59][0]), "{name}: all logits are alike");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use nanoinfer_format::{Config, Staged};
+use nanoinfer_format::{Config, Recipe, Staged};
 
 use crate::model::Model;
 use crate::{Error, Input, Options, lora, pack, recipe};
@@ -52,13 +52,7 @@ pub fn convert_staged(
     }
     refuse_own_source(&model, out)?;
     let recipe = recipe(&model.config, options.quant, options.exceptions.as_ref())?;
-    model.config.quant = recipe.quant();
-    if recipe.quant().is_rotated() {
-        let shapes = model.config.attention_shapes();
-        let widths = shapes.flat_map(|shape| [shape.head_dim, shape.value_dim]);
-        let rotations = widths.map(|width| Config::largest_value_rotation(width as u32));
-        model.config.value_rotation = rotations.min().unwrap_or(1);
-    }
+    model.config = in_precision(model.config, &recipe);
     let rounded = model.weights.rounded().filter(|_| recipe.is_coded());
     model.notes.extend(rounded.map(|format| {
         format!(
@@ -89,4 +83,14 @@ fn refuse_own_source(model: &Model, out: &Path) -> Result<(), Error> {
         return Err(Error::source(out, "is a file of the source; choose another output"));
     }
     Ok(())
+}
+
+/// The config of a model once its matrices have these encodings.
+pub(crate) fn in_precision(config: Config, recipe: &Recipe) -> Config {
+    let quant = recipe.quant();
+    let shapes = config.attention_shapes();
+    let widths = shapes.flat_map(|shape| [shape.head_dim, shape.value_dim]);
+    let rotations = widths.map(|width| Config::largest_value_rotation(width as u32));
+    let value_rotation = rotations.min().filter(|_| quant.is_rotated()).unwrap_or(1);
+    Config { quant, value_rotation, ..config }
 }

@@ -11,6 +11,7 @@ mod special;
 mod text;
 mod vocabulary;
 
+pub(crate) use config::describe;
 pub(crate) use folder::{Open, has_weights, look, open};
 pub(crate) use layers::{
     expert_groups, experts, grouped_experts, layer_windows, recurrent_layers, router_softmax,

@@ -1,5 +1,7 @@
 //! A model of a known shape with random weights, in memory.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, ensure};
 use nanoinfer_engine::{Model, available_memory};
 use nanoinfer_format::{Precision, Quant};
@@ -13,7 +15,10 @@ use crate::status::{Reporter, say};
 /// time: in large pages, as files on most disks are mapped and those on a tmpfs are not, so that speeds carry over.
 /// Otherwise it is mapped, and the file is deleted when the second value is dropped.
 pub(super) fn open(name: &str, quant: Precision) -> Result<(Model, Option<Staged>)> {
-    let shape = Shape::find(name).with_context(|| format!("--synthetic {name}: unknown shape"))?;
+    let shape = match Shape::find(name) {
+        Some(known) => known,
+        None => Shape::read(Path::new(name)).context("--synthetic")?,
+    };
     ensure!(
         quant != Quant::F32.into(),
         "--quant f32: synthetic models have at most 8 bits; use q8"

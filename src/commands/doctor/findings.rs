@@ -82,7 +82,7 @@ pub(super) struct Speed {
 /// A published model's shape with 8-bit weights.
 #[derive(Serialize)]
 pub(super) struct Fit {
-    pub(super) shape: &'static str,
+    pub(super) shape: String,
     pub(super) parameters: u64,
     /// Mapped weights plus reserved cache and buffers.
     pub(super) bytes: u64,
@@ -100,5 +100,5 @@ pub(super) struct Largest {
     pub(super) bytes: u64,
     pub(super) decode_tps: f64,
     /// The largest of `models` that fits.
-    pub(super) shape: Option<&'static str>,
+    pub(super) shape: Option<String>,
 }

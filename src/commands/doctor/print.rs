@@ -39,16 +39,25 @@ fn write(out: &mut impl Write, r: &Findings) -> std::io::Result<()> {
     let faster = r.encodings.iter().filter(|e| e.encoding != "q8");
     let faster: Vec<_> = faster.map(|e| format!("{} {:.1}", e.encoding, e.relative)).collect();
     writeln!(out, "weights    {} times as fast as q8, for one token", faster.join(", "))?;
+    writeln!(out, "\nModels of well-known shapes, with room for 4096 tokens (speed: in q8):\n")?;
     writeln!(
         out,
-        "\nModels of well-known shapes, with room for 4096 tokens (fits and speed: q8):\n"
+        "shape                    parameters  needs q8       q5       q4       q3   fits   expected tokens/s"
     )?;
-    writeln!(
-        out,
-        "shape             parameters  needs q8      q5      q4      q3   fits   expected tokens/s"
-    )?;
-    for model in &r.models {
-        row(out, model)?;
+    let room = r.memory.available.unwrap_or(u64::MAX);
+    let (fitting, others): (Vec<_>, Vec<_>) = r
+        .models
+        .iter()
+        .map(|model| (model, best(model, room)))
+        .partition(|(_, best)| best.is_some());
+    for (model, best) in fitting {
+        row(out, model, best.unwrap_or_default())?;
+    }
+    if !others.is_empty() {
+        writeln!(out, "\nnot even in 3 bits:")?;
+        for (model, _) in others {
+            row(out, model, "no")?;
+        }
     }
     let l = &r.largest;
     writeln!(
@@ -61,15 +70,22 @@ fn write(out: &mut impl Write, r: &Findings) -> std::io::Result<()> {
     r.advice.iter().try_for_each(|advice| writeln!(out, "advice     {advice}"))
 }
 
-fn row(out: &mut impl Write, m: &Fit) -> std::io::Result<()> {
+/// The precisions of the table, best first.
+const PRECISIONS: [&str; 4] = ["q8", "q5", "q4", "q3"];
+
+/// The best precision in which a model fits.
+fn best(m: &Fit, room: u64) -> Option<&'static str> {
+    PRECISIONS.into_iter().find(|quant| m.needs.get(quant).is_some_and(|&bytes| bytes <= room))
+}
+
+fn row(out: &mut impl Write, m: &Fit, fits: &str) -> std::io::Result<()> {
     let parameters = match m.parameters {
         n if n < 1_000_000_000 => format!("{:.0} M", n as f64 / 1e6),
         n => format!("{:.2} G", n as f64 / 1e9),
     };
-    let (needs, fits) = (size(Some(m.bytes)), if m.fits { "yes" } else { "no" });
-    write!(out, "{:<16} {parameters:>11} {needs:>9}", m.shape)?;
-    for quant in ["q5", "q4", "q3"] {
-        write!(out, " {:>7}", size(m.needs.get(quant).copied()))?;
+    write!(out, "{:<23} {parameters:>11}", m.shape)?;
+    for quant in PRECISIONS {
+        write!(out, " {:>8}", size(m.needs.get(quant).copied()))?;
     }
     writeln!(out, " {fits:>6} {:>19.1}", m.decode_tps)
 }

@@ -43,7 +43,11 @@ pub(super) const FAMILY: Family = Family {
     ],
 };
 
-const DEEPSEEK: HfSpelling = HfSpelling { own_names: NAMES, ..HfSpelling::LLAMA };
+const DEEPSEEK: HfSpelling = HfSpelling {
+    own_names: NAMES,
+    head_dim: Some(64), // has no meaning here, so the model need not be divisible into heads
+    ..HfSpelling::LLAMA
+};
 
 const NAMES: &[Entry] = &[
     ("self_attn.q_b_proj", &[Role::AttnQNope, Role::AttnQRope]),

@@ -49,7 +49,12 @@ impl Settings {
             let next = if e.is_eof() { "; is the file complete?" } else { "" };
             Error::source(path, format!("is not a JSON object: {e}{next}"))
         })?;
-        Ok(Self { path: path.into(), within: String::new(), map })
+        Ok(Self::of(path, map))
+    }
+
+    /// The settings in a JSON object of a file.
+    pub(crate) fn of(path: &Path, map: Map<String, Value>) -> Self {
+        Self { path: path.into(), within: String::new(), map }
     }
 
     /// All settings, with their values as JSON, truncated if long.
