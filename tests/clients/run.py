@@ -42,6 +42,7 @@ CLIENTS = {
     "langchain": Client("with_langchain.py", "langchain_openai", args=TOOLS),
     "litellm": Client("with_litellm.py", "litellm", args=TOOLS),
     "ollama": Client("with_ollama.py", "ollama", args=TOOLS),
+    "recipes": Client("with_recipes.py", "llama_index"),
     "llamacpp": Client("like_llamacpp.py", args=TOOLS),
     "schemathesis": Client("with_schemathesis.py", "schemathesis", tiny=True),
     # The memory of the server is compared, so that of the cache has to be small; some answers fill the context.
