@@ -3,10 +3,12 @@
 
     fleet.py measure BINARY MODEL OUT.json [--threads N]
     fleet.py check BINARY MODEL CONSTANTS.json [--replicas N] [--threads N] [--rate R]
+    fleet.py ray MODEL [--replicas N] [--threads N] [--rate R] [--conversations N]
     fleet.py predict CONSTANTS.json [--replicas 1,2,10,100,1000] [--rate R] [--svg OUT.svg]
 
 `measure` times the passes of one server. `check` plays conversations to real servers and to simulated ones, with the
-same router. `predict` simulates more of them.
+same router. `ray` plays them to replicas on Ray, with its own router and with that of nanoinfer.ray, which has to be
+installed. `predict` simulates more of them.
 
 A replica is a queue of prompts and a set of answers. A pass takes a row for every answer and, within 150 ms, prompts; its
 time depends on the number of its rows and on how far back they look. A cache keeps the conversations used last. RATE
@@ -302,11 +304,13 @@ def show(rows):
 class Real:
     """Some real servers, which answer turns as they come."""
 
+    name = "fleet"  # of the model
+
     def __init__(self, binary, model, n, threads, kv_mb):
         sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "clients"))
         from server import Server
 
-        args = ["--model", f"fleet={model}", "--threads", str(threads), "--kv-mb", str(kv_mb), "--no-sandbox"]
+        args = ["--model", f"{self.name}={model}", "--threads", str(threads), "--kv-mb", str(kv_mb), "--no-sandbox"]
         self.servers = [Server(binary, args) for _ in range(n)]
 
     def __enter__(self):
@@ -319,7 +323,7 @@ class Real:
 
     def ask(self, replica, ids, tokens):
         """The ids of the answer, and when its first token and its end came; and the tokens that were cached."""
-        body = {"model": "fleet", "prompt": ids, "max_tokens": tokens, "ignore_eos": True, "stream": True}
+        body = {"model": self.name, "prompt": ids, "max_tokens": tokens, "ignore_eos": True, "stream": True}
         body |= {"seed": 1, "stream_options": {"include_usage": True}}
         request = urllib.request.Request(self.urls[replica] + "/v1/completions", json.dumps(body).encode())
         request.add_header("Content-Type", "application/json")
@@ -333,6 +337,29 @@ class Real:
                 if usage:
                     cached = usage["prompt_tokens_details"]["cached_tokens"]
         return first, time.monotonic(), cached
+
+
+class OnRay(Real):
+    """Replicas on Ray, behind one address."""
+
+    name = "default"
+
+    def __init__(self, model, router, options):
+        import ray
+        from nanoinfer.ray import application
+        from ray import serve
+
+        ray.init(num_cpus=2 * options.replicas, include_dashboard=False, log_to_driver=False, logging_level="error")
+        engine = {"threads": options.threads, "kv_mb": options.kv_mb}
+        serve.run(application(model, num_replicas=options.replicas, router=router, **engine), route_prefix="/")
+        self.urls = ["http://127.0.0.1:8000"] * options.replicas
+        self.end = lambda: (serve.shutdown(), ray.shutdown())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.end()
 
 
 def play(trace, n, router, real):
@@ -420,6 +447,18 @@ def check(options):
     show(rows)
 
 
+def on_ray(options):
+    """Replicas on Ray, with the same conversations and different routers."""
+    from nanoinfer.ray import PrefixRouter
+
+    n, rows = options.replicas, []
+    for name, router in ((f"{n}, Ray's own router", None), (f"{n}, PrefixRouter", PrefixRouter)):
+        trace = conversations(options.rate / 60 * n, 86_400, 1, options.scale, returned=False)[: options.conversations]
+        with OnRay(options.model, router, options) as real:
+            rows.append((name, summary(play(trace, n, Router("random", 1, None), real), n)))
+    show(rows)
+
+
 def predict(options):
     """More replicas."""
     constants, rows = Constants(**json.loads(options.constants.read_text())), []
@@ -470,18 +509,22 @@ def draw(rows, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for run in (measure, check):
-        command = commands.add_parser(run.__name__, help=run.__doc__)
-        command.add_argument("binary")
+    for name, run in (("measure", measure), ("check", check), ("ray", on_ray)):
+        command = commands.add_parser(name, help=run.__doc__)
+        if run is not on_ray:
+            command.add_argument("binary")
         command.add_argument("model")
-        command.add_argument("out" if run is measure else "constants", type=Path)
+        if run is not on_ray:
+            command.add_argument("out" if run is measure else "constants", type=Path)
         command.add_argument("--threads", type=int, default=1)
         command.add_argument("--kv-mb", type=int, default=512)
+        if run is not measure:
+            command.add_argument("--replicas", type=int, default=1 if run is check else 2)
+            command.add_argument("--rate", type=float, default=10)
+            command.add_argument("--scale", type=float, default=0.25)
         command.set_defaults(run=run)
-    command.add_argument("--replicas", type=int, default=1)
-    command.add_argument("--rate", type=float, default=10)
-    command.add_argument("--seconds", type=float, default=60)
-    command.add_argument("--scale", type=float, default=0.25)
+    command.add_argument("--conversations", type=int, default=50)
+    commands.choices["check"].add_argument("--seconds", type=float, default=60)
     command = commands.add_parser("predict", help=predict.__doc__)
     command.add_argument("constants", type=Path)
     command.add_argument("--replicas", default="1,2,10,100,1000")

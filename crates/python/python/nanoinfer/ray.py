@@ -224,7 +224,9 @@ def _object(body: bytes) -> dict[str, Any]:
     return fields if isinstance(fields, dict) else {}
 
 
-def application(model: str, *, num_replicas: Any = 1, num_cpus: float = 1, drain: float = 300, **options: Any) -> Any:
+def application(
+    model: str, *, num_replicas: Any = 1, num_cpus: float = 1, drain: float = 300, router: Any = PrefixRouter, **options: Any
+) -> Any:
     """A Ray Serve application that answers as `nanoinfer serve` does.
 
     - `model`: a path or a hub id, as for `Model.open`, which also has the `options`
@@ -232,6 +234,7 @@ def application(model: str, *, num_replicas: Any = 1, num_cpus: float = 1, drain
     - `num_cpus`: of a replica; its engine has as many threads. A replica with all cores of a machine is faster than
       several on it
     - `drain`: seconds for running answers when a replica is removed
+    - `router`: the class that chooses replicas; None for Ray's own
     """
     sequences = options.setdefault("sequences", 64)
     scaling = {"autoscaling_config": {"target_ongoing_requests": 16, "downscale_delay_s": 600, "max_replicas": 8}}
@@ -241,7 +244,7 @@ def application(model: str, *, num_replicas: Any = 1, num_cpus: float = 1, drain
         ray_actor_options={"num_cpus": num_cpus},
         max_ongoing_requests=4 * sequences,
         graceful_shutdown_timeout_s=drain,
-        request_router_config=RequestRouterConfig(request_router_class=PrefixRouter),
+        **({"request_router_config": RequestRouterConfig(request_router_class=router)} if router else {}),
         **(scaling if num_replicas == "auto" else {"num_replicas": num_replicas}),
     )
     ingress = serve.deployment(
