@@ -407,10 +407,13 @@ impl Config {
         self.experts.as_ref().filter(|e| e.layers.get(layer) == Some(&true))
     }
 
-    /// Number of bytes of a tensor read in a pass over `tokens` tokens. Of experts, only the chosen ones are read: as
-    /// many as are expected to differ if every token chooses at random.
+    /// Number of bytes of a tensor read in a pass over `tokens` tokens. Of embeddings that are not the output matrix,
+    /// a few rows are read, which count as nothing. Of experts, only the chosen ones are: as many as are expected to
+    /// differ if every token chooses at random.
     pub fn read_bytes(&self, role: Role, bytes: u64, tokens: usize) -> u64 {
         match (&self.experts, role) {
+            (_, Role::LayerEmbd) => 0,
+            (_, Role::TokenEmbd) if !self.tied_embeddings => 0,
             (Some(e), Role::FfnGateUpExperts | Role::FfnDownExperts) => {
                 let unused = 1.0 - f64::from(e.experts_per_token) / f64::from(e.n_experts);
                 let used = 1.0 - unused.powf(tokens as f64);

@@ -180,9 +180,6 @@ struct Size {
 impl Size {
     /// What a pass over one token reads of a matrix.
     fn read(c: &Config, m: &MatrixShape, encoding: Encoding) -> Self {
-        if m.role == Role::TokenEmbd && !c.tied_embeddings {
-            return Self::default();
-        }
         let read = |all| u128::from(c.read_bytes(m.tensor, all, 1));
         Self { weights: read(m.weights), bytes: read(m.bytes(encoding)) }
     }

@@ -152,6 +152,27 @@ fn sensitive_matrices_get_more_bits() {
 }
 
 #[test]
+fn embeddings_of_which_a_pass_reads_rows_do_not_count() {
+    let c = Config { layer_embedding: 64, ..small() };
+    let table = matrices(&c).find(|m| m.role == Role::LayerEmbd).unwrap();
+    let with = |encoding| {
+        Recipe::new(&c, |m| if m.role == table.role { encoding } else { Encoding::Q4Panel })
+    };
+    let [large, tiny] = [with(Encoding::Q8Panel), with(Encoding::Q2Panel)];
+    assert_eq!(large.bits(&c), tiny.bits(&c));
+    assert!(large.bytes(&c) > tiny.bytes(&c));
+    for b in [3.0, 4.25, 5.5] {
+        let recipe = Recipe::with_bits(bits(b), &c).unwrap();
+        assert_eq!(recipe.encoding(table.layer, table.role), recipe.quant().own_encoding());
+        assert!(recipe.bits(&c).read <= b);
+    }
+    let untied = Config { tied_embeddings: false, ..small() };
+    let read = |c: &Config, role| c.read_bytes(role, 1000, 5);
+    assert_eq!([read(&c, Role::LayerEmbd), read(&untied, Role::TokenEmbd)], [0, 0]);
+    assert_eq!([read(&small(), Role::TokenEmbd), read(&untied, Role::Output)], [1000, 1000]);
+}
+
+#[test]
 fn unlisted_matrices_have_8_bits() {
     let recipe = Recipe::of(Quant::Q4, &small());
     assert_eq!(recipe.encoding(Some(99), Role::FfnUp), Encoding::Q8Panel);

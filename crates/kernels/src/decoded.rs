@@ -14,7 +14,7 @@ impl Kernels {
     /// # Panics
     /// If the slices do not have the documented sizes.
     pub fn gemm_trellis(&self, a: GemmTrellis<'_>) {
-        if a.inputs.m < self.whole() {
+        if a.inputs.m < self.decode_first() {
             return self.gemm_coded(a);
         }
         a.check();

@@ -165,7 +165,7 @@ macro_rules! declare {
         pub struct Kernels {
             isa: Isa,
             tile: usize,
-            whole: usize,
+            decode_first: usize,
             $($name: unsafe fn($args<'_>),)*
         }
 
@@ -194,7 +194,7 @@ macro_rules! table {
                 detected!($features).then_some(Kernels {
                     isa: Isa::$token,
                     tile: <$token as Simd>::QUERIES,
-                    whole: <$token as Codes>::WHOLE,
+                    decode_first: <$token as Codes>::DECODE_FIRST,
                     $($name,)*
                 })
             }
@@ -270,9 +270,9 @@ impl Kernels {
         self.isa
     }
 
-    /// See [`Codes::WHOLE`].
-    pub(crate) fn whole(&self) -> usize {
-        self.whole
+    /// See [`Codes::DECODE_FIRST`].
+    pub(crate) fn decode_first(&self) -> usize {
+        self.decode_first
     }
 
     /// Queries per attention tile, at most [`crate::MAX_TILE`].

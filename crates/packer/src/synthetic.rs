@@ -120,13 +120,7 @@ impl Shape {
     /// that are not chosen.
     pub fn pass_bytes(&self) -> u64 {
         let config = self.config();
-        let read = |role| match role {
-            Role::TokenEmbd => config.tied_embeddings,
-            Role::LayerEmbd => false,
-            _ => true,
-        };
-        let sizes = self.sizes().filter(|(role, ..)| read(*role));
-        let bytes = sizes.map(|(role, _, bytes)| config.read_bytes(role, bytes, 1));
+        let bytes = self.sizes().map(|(role, _, bytes)| config.read_bytes(role, bytes, 1));
         bytes.fold(0, u64::saturating_add)
     }
 

@@ -138,13 +138,10 @@ impl Products {
         let mut all = Self { in_layers: 0, head: 0 };
         for t in file.tensors() {
             let weights = t.spec.logical.iter().map(|&d| u64::from(d)).product::<u64>();
+            let read = config.read_bytes(t.spec.role, weights, 1);
             match t.spec.role {
-                Role::LayerEmbd => {} // a row is read
-                Role::TokenEmbd if !config.tied_embeddings => {}
-                Role::TokenEmbd | Role::Output => all.head += weights,
-                role if t.spec.encoding.is_panel() => {
-                    all.in_layers += config.read_bytes(role, weights, 1);
-                }
+                Role::TokenEmbd | Role::Output => all.head += read,
+                _ if t.spec.encoding.is_panel() => all.in_layers += read,
                 _ => {}
             }
         }

@@ -179,7 +179,8 @@ impl Engine {
 
     /// Bytes of weights read by a pass over `tokens` tokens. Of experts, those that are expected to be chosen.
     pub fn weight_bytes(&self, tokens: usize) -> u64 {
-        self.model.weights().pass_bytes(self.model.file(), tokens)
+        let (file, config) = (self.model.file(), self.model.config());
+        file.tensors().iter().map(|t| config.read_bytes(t.spec.role, t.len, tokens)).sum()
     }
 
     /// Bytes read to decode one token in each of `sequences` sequences with `cached` positions in the cache: the

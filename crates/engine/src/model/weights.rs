@@ -6,7 +6,7 @@ use std::ops::Range;
 pub(crate) use nanoinfer_format::Panels;
 use nanoinfer_format::{
     ActType, Config, Encoding, Entry, GROUP, LANES, LINE, NanoFile, PanelLayout, Part, QUAD,
-    Recurrent, Role, Rope, Tensor, TensorSpec, schema,
+    Recurrent, Role, Rope, TensorSpec, schema,
 };
 
 // Format and kernels define the panel layout independently; this checks that they agree.
@@ -420,17 +420,6 @@ impl Weights {
             output,
             rope_turns: b.find(Role::RopeTurns, None)?.tensor,
         })
-    }
-
-    /// Bytes of weights read by a pass over `tokens` tokens: all except inactive experts, see [`Config::read_bytes`],
-    /// and embeddings that are not the output matrix, whose single rows are negligible.
-    pub(crate) fn pass_bytes(&self, file: &NanoFile, tokens: usize) -> u64 {
-        let gathered = self.token_embd.tensor != self.output.tensor;
-        let read = |t: &Tensor| file.config().read_bytes(t.spec.role, t.len, tokens);
-        let all: u64 = file.tensors().iter().map(read).sum();
-        let embedding = file.tensors()[self.token_embd.tensor].len;
-        let tables = self.layer_embeddings.iter().map(|e| file.tensors()[e.table.tensor].len);
-        all - if gathered { embedding } else { 0 } - tables.sum::<u64>()
     }
 
     /// Row of frequencies for each kind of RoPE, for a context of `capacity` positions.

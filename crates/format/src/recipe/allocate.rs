@@ -46,7 +46,7 @@ impl Recipe {
     /// # Errors
     /// The model cannot have so few bits or so many.
     pub fn with_bits(bits: Bits, c: &Config) -> Result<Self, RecipeError> {
-        let (groups, kept) = groups(c);
+        let (groups, kept, tables) = groups(c);
         let total = |step: usize| {
             let mut size = Size::default();
             kept.iter().for_each(|m| size.add(Size::read(c, m, Encoding::F32Panel)));
@@ -66,7 +66,9 @@ impl Recipe {
             encodings.extend(group.matrices.iter().map(|m| ((m.layer, m.role), STEPS[step].0)));
         }
         encodings.extend(kept.iter().map(|m| ((m.layer, m.role), Encoding::F32Panel)));
-        Ok(Self { quant: label(c, &encodings), encodings })
+        let quant = label(c, &encodings);
+        encodings.extend(tables.iter().map(|m| ((m.layer, m.role), quant.own_encoding())));
+        Ok(Self { quant, encodings })
     }
 }
 
@@ -106,11 +108,13 @@ impl Group {
     }
 }
 
-/// The matrices by layer, and those that stay f32. Gate and up go together, because their panels alternate,
-/// and so do embeddings and output matrix.
-fn groups(c: &Config) -> (Vec<Group>, Vec<MatrixShape>) {
+/// The matrices by layer, those that stay f32, and tables of which a pass reads single rows, so that their size does not
+/// matter here. Gate and up go together, because their panels alternate, and so do embeddings and output matrix.
+fn groups(c: &Config) -> (Vec<Group>, Vec<MatrixShape>, Vec<MatrixShape>) {
     let mut groups = BTreeMap::new();
     let (kept, others): (Vec<_>, Vec<_>) = matrices(c).partition(|m| Quant::KEPT.contains(&m.role));
+    let (tables, others): (Vec<_>, Vec<_>) =
+        others.into_iter().partition(|m| m.role == Role::LayerEmbd);
     for m in others {
         let role = match m.role {
             Role::TokenEmbd => Role::Output,
@@ -126,7 +130,7 @@ fn groups(c: &Config) -> (Vec<Group>, Vec<MatrixShape>) {
         group.error += first * sensitivity(m.role) * weights;
         group.matrices.push(m);
     }
-    (groups.into_values().collect(), kept)
+    (groups.into_values().collect(), kept, tables)
 }
 
 /// KL divergence at 4 bits, if all weights in layers were of this role.

@@ -49,7 +49,7 @@ impl<const VBMI: bool, const MATRIX: bool> Codes for Avx512<VBMI, MATRIX> {
     type Levels = [__m512i; 4];
     type Floats = __m512;
     const FUSED: usize = Self::TILE;
-    const WHOLE: usize = if MATRIX { usize::MAX } else { TOKENS };
+    const DECODE_FIRST: usize = if MATRIX { usize::MAX } else { TOKENS };
 
     /// Memory answers CPUs with AMX so late that L1 cannot have enough requests in flight. L2 can.
     #[inline(always)]

@@ -19,8 +19,8 @@ pub(crate) trait Codes: Simd {
 
     /// Number of tokens that are multiplied at once while decoding; 0 if decoding is never fused.
     const FUSED: usize = 4;
-    /// Number of tokens from which on panels are decoded as a whole, then multiplied.
-    const WHOLE: usize = Self::FUSED + 1;
+    /// Number of tokens from which on panels are decoded first, then multiplied.
+    const DECODE_FIRST: usize = Self::FUSED + 1;
 
     /// Prefetches the line that follows in the stream, as far ahead as decoding needs: codes take more work per
     /// byte than Q8 lines, so the CPU looks less far ahead by itself (measured in docs/BENCHMARKS.md).
