@@ -8,6 +8,8 @@ pub(crate) const MAX_TOKENS: usize = 256;
 pub(crate) const ATTENTION_ROWS: usize = 8;
 /// Number of tokens with a full context whose attention can be divided by spans.
 pub(crate) const DEEP_ROWS: usize = 8;
+/// Number of rows of logits from which they are in large pages of memory.
+pub(super) const MANY_ROWS: usize = 8;
 
 /// Number of panels per item: small enough that every worker gets several items, large enough that an
 /// item is worth claiming. The number is even, since kernels process pairs of panels. It is rounded down,
@@ -18,5 +20,3 @@ pub(crate) fn panels_per_item(panels: usize, workers: usize, k: usize) -> usize 
     let worth = MIN_BYTES.div_ceil(LANES * k);
     fair.max(worth).next_multiple_of(2)
 }
-/// Number of rows of logits from which they are in large pages of memory.
-pub(super) const MANY_ROWS: usize = 8;
