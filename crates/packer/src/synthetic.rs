@@ -9,15 +9,18 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use nanoinfer_format::{
-    Config, Encoding, Entry, Generation, Kind, LANES, LINE, Precision, Quant, Recipe, RecipeError,
-    Role, Staged, TensorSpec, Writer, schema,
+    Config, Entry, Generation, Kind, Precision, Quant, Recipe, RecipeError, Role, Staged,
+    TensorSpec, Writer, schema,
 };
-use nanoinfer_kernels::Trellis;
 use serde_json::{Map, Value};
 
 use crate::convert::in_precision;
 use crate::hf::Settings;
 use crate::{Error, Progress, hf};
+
+mod random;
+
+use random::Random;
 
 /// The settings of published models that determine their sizes, by the name of the shape.
 const SHAPES: &str = include_str!("shapes.json");
@@ -166,7 +169,7 @@ pub fn build(
 ) -> Result<Staged, Error> {
     let config = shape.config();
     let mut writer = Writer::create(folder.join("synthetic"))?;
-    let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
+    let mut random = Random::default();
     let (mut done, total) = (0, shape.bytes());
     for (kind, spec) in specs(shape) {
         let values = || spec.stored.iter().map(|&n| n as usize).product();
@@ -176,9 +179,9 @@ pub fn build(
                 let turns = shape.turns.iter().flat_map(|t| t.to_le_bytes());
                 writer.write(&turns.collect::<Vec<_>>())?;
             }
-            Kind::Matrix => panels(&spec, &mut noise, &mut |bytes| writer.write(bytes))?,
             // With equal scores, all tokens would choose the same experts.
-            Kind::Router | Kind::Rows => writer.write(&noise.floats(values()))?,
+            Kind::Matrix | Kind::Router => random.panels(&spec, &mut |b| writer.write(b))?,
+            Kind::Rows => writer.write(&random.floats(values()))?,
             Kind::Vector => {
                 // States decay.
                 let value = if spec.role == Role::SsmA { -1f32 } else { 1.0 };
@@ -195,75 +198,15 @@ pub fn build(
     Ok(writer.finish(&config, &Generation::default())?)
 }
 
-/// Random panels, scaled so that outputs have about the same variance as inputs. Rows that are padding are zero, except
-/// in fused tensors; padding of inputs is random too, which no known shape has.
-fn panels(
-    spec: &TensorSpec,
-    noise: &mut Noise,
-    write: &mut dyn FnMut(&[u8]) -> Result<(), nanoinfer_format::Error>,
-) -> Result<(), Error> {
-    let Some(layout) = spec.panels() else { return Ok(()) };
-    for run in layout.runs(0..layout.panels()) {
-        if run.encoding == Encoding::F32Panel {
-            write(&noise.floats(run.bytes.len() / 4))?;
-            continue;
-        }
-        let scale = 1.0 / (spread(run.encoding) * (spec.stored[2] as f32).sqrt());
-        let mut panel = vec![0; run.bytes.len() / run.panels.len()];
-        let (scales, lines) = panel.split_at_mut(LINE);
-        let rows = if spec.parts.is_empty() { spec.logical[1] } else { spec.stored[1] } as usize;
-        let per_expert = spec.stored[1] as usize / LANES;
-        for index in run.panels {
-            let first = index % per_expert * LANES;
-            for (row, to) in (first..).zip(scales.as_chunks_mut::<4>().0) {
-                *to = if row < rows { scale } else { 0.0 }.to_le_bytes();
-            }
-            noise.fill(lines);
-            write(&[&*scales, &*lines].concat())?;
-        }
-    }
-    Ok(())
-}
-
-/// Standard deviation of random weights in units of their row's scale.
-fn spread(encoding: Encoding) -> f32 {
-    let Some(bits) = encoding.trellis_bits() else { return 73.3 }; // uniform in -127…127
-    let levels = Trellis::of(bits).levels;
-    let squares: f32 = levels.iter().map(|&level| f32::from(level) * f32::from(level)).sum();
-    (squares / levels.len() as f32).sqrt()
-}
-
-/// xorshift64: random enough, and as fast as memory.
-struct Noise(u64);
-
-impl Noise {
-    /// Stored weights: q + 128 for q in -127..=127.
-    fn fill(&mut self, bytes: &mut [u8]) {
-        for eight in bytes.as_chunks_mut::<8>().0 {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            *eight = self.0.to_le_bytes().map(|b| b.max(1));
-        }
-    }
-
-    /// Floats from -0.5 to 0.5.
-    fn floats(&mut self, n: usize) -> Vec<u8> {
-        let mut bytes = vec![0; n.next_multiple_of(8)];
-        self.fill(&mut bytes);
-        bytes[..n].iter().flat_map(|&b| (f32::from(b) / 255.0 - 0.5).to_le_bytes()).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nanoinfer_format::{BitsPerWeight, NanoFile};
+    use nanoinfer_format::{BitsPerWeight, LANES, LINE, NanoFile, Panels, Tensor};
 
     /// Billions of parameters of the text part, without biases and layers that only draft. Written down from memory,
-    /// like the settings, or added up from them (Ministral 3), without access to the published files: agreement shows
+    /// like the settings, or added up from them (Ministral 3, AFM, Granite Swash, OLMo Hybrid, GLM-4.5-Air), without access to the published files: agreement shows
     /// that both are consistent.
-    const PARAMETERS: [(&str, f64); 54] = [
+    const PARAMETERS: [(&str, f64); 62] = [
         ("smollm2-135m", 0.1345),
         ("gemma-3-270m", 0.268),
         ("ernie-4.5-0.3b", 0.36),
@@ -277,8 +220,10 @@ mod tests {
         ("exaone-4-1.2b", 1.28),
         ("granite-moe-1b", 1.335),
         ("granite-4-h-1b", 1.46),
+        ("olmo-2-1b", 1.485),
         ("stablelm-2-1.6b", 1.644),
         ("hunyuan-1.8b", 1.79),
+        ("granite-swash-2b", 2.14),
         ("gemma-2-2b", 2.614),
         ("granite-3.3-2b", 2.534),
         ("smollm3-3b", 3.075),
@@ -287,6 +232,7 @@ mod tests {
         ("ministral-3-3b", 3.43),
         ("phi-4-mini", 3.836),
         ("minicpm3-4b", 4.07),
+        ("afm-4.5b", 4.62),
         ("gemma-3-4b", 3.88),
         ("qwen3-4b", 4.02),
         ("gemma-4-e2b", 4.63),
@@ -294,9 +240,12 @@ mod tests {
         ("olmoe-1b-7b", 6.92),
         ("llama-2-7b", 6.738),
         ("olmo-3-7b", 7.3),
+        ("olmo-hybrid-7b", 7.4),
         ("qwen2.5-7b", 7.616),
         ("command-r7b", 8.03),
         ("llama-3.1-8b", 8.03),
+        ("aya-expanse-8b", 8.03),
+        ("ministral-8b", 8.02),
         ("apertus-8b", 8.05),
         ("qwen3-8b", 8.19),
         ("lfm2-8b-a1b", 8.34),
@@ -310,11 +259,13 @@ mod tests {
         ("glm-4.7-flash", 29.94),
         ("qwen3-30b-a3b", 30.53),
         ("nemotron-3-nano-30b-a3b", 31.58),
+        ("command-r-35b", 34.98),
         ("qwen3.5-35b-a3b", 34.66),
         ("seed-oss-36b", 36.15),
         ("phi-3.5-moe", 41.87),
         ("mixtral-8x7b", 46.7),
         ("qwen3-next-80b-a3b", 79.67),
+        ("glm-4.5-air", 106.85),
         ("llama-4-scout", 107.77),
         ("gpt-oss-120b", 116.83),
         ("deepseek-v3", 671.03),
@@ -402,5 +353,45 @@ mod tests {
         file.verify().unwrap();
         let data: u64 = file.tensors().iter().map(|t| t.len).sum();
         assert_eq!((file.config(), data), (&shape.config(), bytes));
+        file.tensors()
+            .iter()
+            .for_each(|t| assert_eq!(zero_rows(&file, t), padding(t), "{}", t.spec.label()));
+    }
+
+    /// The number of rows of a matrix whose weights are all zero.
+    fn zero_rows(file: &NanoFile, tensor: &Tensor) -> usize {
+        let Some(layout) = tensor.spec.panels().filter(|_| tensor.spec.encoding.is_panel()) else {
+            return 0;
+        };
+        let runs = layout.runs(0..layout.panels());
+        let zero_rows = runs.map(|run| {
+            let all_zero = |panel: &[f32]| {
+                (0..LANES)
+                    .filter(|&row| panel.iter().skip(row).step_by(LANES).all(|&w| w == 0.0))
+                    .count()
+            };
+            let scales = |bytes: &[u8]| {
+                bytes
+                    .chunks(run.bytes.len() / run.panels.len())
+                    .map(|panel| &panel[..LINE])
+                    .flat_map(|scales| scales.as_chunks().0)
+                    .filter(|scale| f32::from_le_bytes(**scale) == 0.0)
+                    .count()
+            };
+            match file.panels(tensor, &run) {
+                Panels::F32(values) => {
+                    values.chunks(values.len() / run.panels.len()).map(all_zero).sum()
+                }
+                Panels::Q8(bytes) | Panels::Trellis(_, bytes) => scales(bytes),
+            }
+        });
+        zero_rows.sum()
+    }
+
+    /// The number of rows of a matrix that are padding.
+    fn padding(tensor: &Tensor) -> usize {
+        let [experts, rows, _] = tensor.spec.logical;
+        let stored = if tensor.spec.encoding.is_panel() { tensor.spec.stored[1] } else { rows };
+        (experts * (stored - rows)) as usize
     }
 }
