@@ -1,8 +1,15 @@
 //! Predicts how long a pass takes, from its rows and the positions to which they attend.
 //!
-//! The model is linear, `pass + row·rows + position·positions`. It is fitted to running means of measured
-//! passes, one for each magnitude of the number of rows, so that a long time of decoding does not erase
-//! what prefill costs. Before much has been measured, the shape is that of a small model on a desktop CPU.
+//! There is a running mean of measured passes for each magnitude of the number of rows, so that a long time of
+//! decoding does not erase what prefill costs. A linear model, `pass + row·rows + position·positions`, is fitted to
+//! them. Before much has been measured, its shape is that of a small model on a desktop CPU.
+//!
+//! Costs have steps: with a matrix unit, 16 rows take nearly as long as 32. So only what positions cost, and rows beyond
+//! what was measured recently, comes from the linear model, and costs are interpolated between recent means. At a step, a
+//! pass may take a little longer than its budget. So may one in many others, as nothing would be learnt of passes that
+//! are predicted to take too long.
+
+use nanoinfer_kernels::TOKENS;
 
 /// Costs of a pass, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,6 +41,12 @@ const MAGNITUDES: usize = 9;
 const SHARE: f64 = 0.15;
 /// Weight of the assumed costs, relative to that of a measurement.
 const ASSUMED_WEIGHT: f64 = 0.02;
+/// Least weight of a recent mean: 68 passes after the last one.
+const STALE: f64 = 0.5;
+/// How much longer than its budget a pass is predicted to be, at most.
+const PATIENCE: f64 = 1.2;
+/// How many times as many rows per millisecond such a pass must have.
+const FASTER: f64 = 1.25;
 
 /// Running means of the passes of one magnitude.
 #[derive(Clone, Copy, Default)]
@@ -65,7 +78,21 @@ impl CostModel {
 
     /// Predicted milliseconds of a pass; `None` before the first measurement.
     pub(super) fn predict(&self, rows: usize, positions: f64) -> Option<f64> {
-        Some(self.costs?.of(rows as f64, positions))
+        let (costs, rows) = (self.costs?, rows as f64);
+        // A pass without positions, of as many rows as this mean's.
+        let base = |m: &Mean| (m.ms - costs.position * m.positions).max(0.2 * m.ms);
+        let fresh = || self.means.iter().filter(|m| m.weight >= STALE);
+        let before = fresh().take_while(|m| m.rows <= rows).last();
+        let after = fresh().find(|m| m.rows > rows);
+        let without_positions = match (before, after) {
+            (Some(a), Some(b)) => {
+                base(a) + (base(b) - base(a)) * (rows - a.rows) / (b.rows - a.rows)
+            }
+            (Some(a), None) => base(a) + costs.row * (rows - a.rows),
+            (None, Some(b)) => (base(b) - costs.row * (b.rows - rows)).max(0.2 * base(b)),
+            (None, None) => costs.of(rows, 0.0),
+        };
+        Some(without_positions + costs.position * positions)
     }
 
     /// The share of a pass of one of its `sequences`, in milliseconds.
@@ -74,8 +101,9 @@ impl CostModel {
         c.of(rows as f64, positions) - c.pass + c.pass / sequences.max(1) as f64
     }
 
-    /// Maximum number of rows of a prompt with `depth` tokens before them that fit into a pass of
-    /// `budget` milliseconds beside other `rows` and `positions`.
+    /// Number of rows, up to `most`, of a prompt with `depth` tokens before them for a pass of `budget` milliseconds
+    /// beside other `rows` and `positions`: as many whole tiles as fit. One more, if the pass is much more efficient
+    /// then, or if it has not been measured recently how long it takes.
     pub(super) fn rows_within(
         &self,
         budget: f64,
@@ -83,20 +111,20 @@ impl CostModel {
         depth: usize,
         most: usize,
     ) -> usize {
-        let fits = |n: usize| {
-            let positions = positions + attended(depth, n);
-            self.predict(rows + n, positions).is_some_and(|ms| ms <= budget)
+        let ms = |n: usize| {
+            let ms = self.predict(rows + n, positions + attended(depth, n));
+            ms.unwrap_or(f64::INFINITY)
         };
-        let (mut low, mut high) = (0, most);
-        while low < high {
-            let middle = (low + high).div_ceil(2);
-            if fits(middle) {
-                low = middle;
-            } else {
-                high = middle - 1;
-            }
+        let n = (0..=most).rev().find(|&n| ms(n) <= budget).unwrap_or(0);
+        let tiles = (rows + n) / TOKENS * TOKENS;
+        let n = if n < most && tiles > rows { tiles - rows } else { n };
+        let more = tiles + TOKENS - rows;
+        if more > most || ms(more) > PATIENCE * budget {
+            return n;
         }
-        low
+        let recent = self.given || self.means[magnitude(rows + more)].weight >= STALE;
+        let speed = |n: usize| (rows + n) as f64 / ms(n);
+        if recent && speed(more) < FASTER * speed(n) { n } else { more }
     }
 
     /// Records a pass.
@@ -104,12 +132,12 @@ impl CostModel {
         if self.given || rows == 0 || !ms.is_finite() || ms <= 0.0 {
             return;
         }
-        let at = (rows.next_power_of_two().trailing_zeros() as usize).min(MAGNITUDES - 1);
+        let at = magnitude(rows);
         self.means
             .iter_mut()
             .for_each(|m| m.weight = (m.weight * 0.99).max(0.05 * m.weight.ceil()));
         let mean = &mut self.means[at];
-        let share = if mean.weight == 0.0 { 1.0 } else { SHARE };
+        let share = 1.0 - (1.0 - SHARE) * mean.weight;
         // An interrupted pass says little about the next one.
         let ms = if share == 1.0 { ms } else { ms.clamp(0.5 * mean.ms, 2.0 * mean.ms) };
         mean.rows += share * (rows as f64 - mean.rows);
@@ -145,6 +173,11 @@ impl CostModel {
             position: near(position, assumed.position),
         }
     }
+}
+
+/// The magnitude of a number of rows.
+fn magnitude(rows: usize) -> usize {
+    (rows.next_power_of_two().trailing_zeros() as usize).min(MAGNITUDES - 1)
 }
 
 /// Positions to which `n` successive rows attend, the first of which has `depth` tokens before it.
@@ -233,6 +266,31 @@ mod tests {
         assert!(model.predict(8, 800.0).unwrap() < 55.0);
     }
 
+    /// On a machine where 16 rows take nearly as long as 100.
+    fn with_a_step(rows: usize) -> f64 {
+        45.0 + rows as f64 * 0.5 + if rows > 8 { 50.0 } else { 0.0 }
+    }
+
+    #[test]
+    fn it_finds_out_that_more_rows_fit_behind_a_step() {
+        for interrupted in [1, 2, 4, 8, 16, 32, 64] {
+            let mut model = CostModel::new(None);
+            model.observe(interrupted, 0.0, 1000.0);
+            (0..50).for_each(|_| model.observe(1, 0.0, with_a_step(1)));
+            let mut passes = Vec::new();
+            for _ in 0..600 {
+                let rows = 1 + model.rows_within(150.0, (1, 0.0), 0, 255);
+                let rows = (rows / TOKENS * TOKENS).max(TOKENS);
+                model.observe(rows, 0.0, with_a_step(rows));
+                passes.push(rows);
+            }
+            let longest = passes.iter().map(|&rows| with_a_step(rows)).fold(0.0, f64::max);
+            assert!(longest <= PATIENCE * 150.0, "{longest} ms");
+            let last = &passes[500..];
+            assert!(last.iter().all(|&rows| rows >= 80), "after {interrupted}: {last:?}");
+        }
+    }
+
     #[test]
     fn the_rows_of_a_prompt_fit_into_the_budget_at_any_depth() {
         let model = CostModel::new(Some(TRUE));
@@ -240,7 +298,8 @@ mod tests {
         let ms = |depth, n| model.predict(8 + n, 4000.0 + attended(depth, n)).unwrap();
         for depth in [0, 100, 2000, 8000] {
             let n = rows(depth);
-            assert!(ms(depth, n) <= 150.0 && ms(depth, n + 1) > 150.0, "{n} rows at {depth}");
+            assert!((8 + n).is_multiple_of(TOKENS), "{n} rows at {depth}");
+            assert!(ms(depth, n) <= 150.0 && ms(depth, n + TOKENS) > 150.0, "{n} rows at {depth}");
         }
         assert_eq!(model.rows_within(f64::INFINITY, (8, 0.0), 0, 248), 248);
         assert_eq!(model.rows_within(10.0, (8, 0.0), 0, 248), 0);
