@@ -172,6 +172,14 @@ def compressed():
     four["weight_global_scale"] = torch.tensor([3021.5])
     four["weight"] = four["weight"] * 4
     add("nvfp4", "nvfp4-pack-quantized", nvfp4, four)
+    # Powers of two as scales, from the smallest one that a byte can state.
+    powers = lambda grid: 2.0 ** torch.randint(-127, 124, grid).float()
+    for module, form, bits in ("mxfp4", "mxfp4-pack-quantized", 4), ("mxfp8", "mxfp8-quantized", 8):
+        args = group | {"type": "float", "symmetric": True, "num_bits": bits, "scale_dtype": "torch.uint8"}
+        found = {"weight": torch.randn(16, 96), "weight_scale": powers((16, 3))}
+        found["weight_scale"][0, 0] = 2.0 ** -127
+        found["weight"] = found["weight"] * 2 * found["weight_scale"].repeat_interleave(32, 1)
+        add(module, form, args, found)
     tensors["group.input_scale"] = torch.tensor([1.0])
     # Groups in another order, as files before 2026 have them: the scale of an input is that of its group.
     index = torch.randperm(64).to(torch.int32) // 32

@@ -84,7 +84,8 @@ pub(crate) fn resolve(
 
 /// The weight of a module.
 fn weight(module: Module, method: &Method) -> Result<FileTensor, Error> {
-    let codes = module.parts.get(&Part::Codes).map(FileTensor::dtype);
+    let dtype = |part| module.parts.get(&part).map(FileTensor::dtype);
+    let (codes, scales) = (dtype(Part::Codes), dtype(Part::Scales));
     match method {
         Method::Gptq { one_more } => columns::weight(module, Order::Gptq { one_more: *one_more }),
         Method::Awq => columns::weight(module, Order::Awq),
@@ -92,10 +93,13 @@ fn weight(module: Module, method: &Method) -> Result<FileTensor, Error> {
         Method::Compressed { bits, .. } if codes == Some(Dtype::I32) => {
             packed::weight(module, bits)
         }
+        Method::Compressed { .. } if codes == Some(Dtype::U8) && scales == codes => {
+            mxfp4::weight(module, [".weight_packed", ".weight_scale"])
+        }
         Method::Compressed { .. } if codes == Some(Dtype::U8) => fp4::weight(module),
         Method::Compressed { block, .. } => scaled::weight(module, *block),
         Method::BitsAndBytes => bitsandbytes::weight(module),
-        Method::Mxfp4 => mxfp4::weight(module),
+        Method::Mxfp4 => mxfp4::weight(module, ["_blocks", "_scales"]),
     }
 }
 

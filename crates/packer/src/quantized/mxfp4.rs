@@ -1,13 +1,17 @@
-//! MXFP4, as gpt-oss stores its experts: 4-bit floats, two to a byte, with a power of two as the scale of 32 inputs
-//! (OCP Microscaling v1.0).
+//! MXFP4: 4-bit floats, two to a byte, with a power of two as the scale of 32 inputs (OCP Microscaling v1.0). As gpt-oss
+//! stores its experts, or in the format `mxfp4-pack-quantized` of compressed-tensors:
 //!
 //! ```text
 //! gate_up_proj_blocks  [experts, outputs, groups, 16]   the lower half of a byte is the first of two inputs
 //! gate_up_proj_scales  [experts, outputs, groups]       the exponent, plus 127
+//!
+//! weight_packed        [outputs, groups · 16]
+//! weight_scale         [outputs, groups]
 //! ```
 //!
-//! Weights are `value · 2^exponent` in bf16, as `convert_moe_packed_tensors` of transformers computes them. It also
-//! transposes each matrix to the order of a model that is not quantized; rows here are outputs, as stored.
+//! Weights are `value · 2^exponent` in bf16, as `convert_moe_packed_tensors` of transformers and
+//! `MXFP4PackedCompressor` of compressed-tensors compute them. The former also transposes each matrix to the order of a
+//! model that is not quantized; rows here are outputs, as stored.
 
 use std::ops::Range;
 
@@ -25,10 +29,10 @@ struct Mxfp4 {
     scales: FileTensor,
 }
 
-/// The weight of a module, or those of all experts.
-pub(super) fn weight(mut m: Module) -> Result<FileTensor, Error> {
-    let blocks = m.need(Part::Codes, "_blocks")?;
-    let scales = m.need(Part::Scales, "_scales")?;
+/// The weight of a module, or those of all experts. The names of its parts end with `ends`.
+pub(super) fn weight(mut m: Module, ends: [&str; 2]) -> Result<FileTensor, Error> {
+    let blocks = m.need(Part::Codes, ends[0])?;
+    let scales = m.need(Part::Scales, ends[1])?;
     expect(&blocks, &[Dtype::U8])?;
     expect(&scales, &[Dtype::U8])?;
     let [n, bytes] = blocks.shape();
@@ -48,8 +52,8 @@ pub(super) fn weight(mut m: Module) -> Result<FileTensor, Error> {
     Ok(weight.with_experts(experts))
 }
 
-/// The power of two that a byte stands for; infinity for the largest one, as in transformers.
-fn scale(byte: u8) -> f32 {
+/// The power of two that a byte stands for; infinity for the largest one, as in transformers and compressed-tensors.
+pub(super) fn scale(byte: u8) -> f32 {
     // The smallest one is subnormal.
     f32::from_bits(if byte == 0 { 1 << 22 } else { u32::from(byte) << 23 })
 }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! weight            [outputs, inputs]   F8_E4M3, F8_E5M2 or I8
-//! weight_scale(_inv) [outputs / rows, inputs / columns]
+//! weight_scale(_inv) [outputs / rows, inputs / columns]   U8: the exponent of a power of two, plus 127 (MXFP8)
 //! ```
 //!
 //! Weights are `(value − zero) · scale`, rounded to the format of the scales, as compressed-tensors' `dequantize`,
@@ -11,6 +11,7 @@
 
 use std::ops::Range;
 
+use super::mxfp4;
 use super::parts::{FLOATS, Module, Part, Rounding, expect, expect_shape, fail};
 use crate::Error;
 use crate::dequant::Dtype;
@@ -31,7 +32,7 @@ pub(super) fn weight(mut m: Module, block: Option<[usize; 2]>) -> Result<FileTen
     let zeros = m.take(Part::Zeros);
     m.take(Part::Shape);
     expect(&values, &[Dtype::F8_E4M3, Dtype::F8_E5M2, Dtype::I8])?;
-    expect(&scales, &[&FLOATS[..], &[Dtype::F8_E8M0]].concat())?;
+    expect(&scales, &[&FLOATS[..], &[Dtype::F8_E8M0, Dtype::U8]].concat())?;
     let ([n, k], [a, b]) = (values.shape(), scales.shape());
     let block = match block {
         _ if [a, b] == [1, 1] => [n, k],
@@ -73,9 +74,14 @@ impl Dequantize for Scaled {
             let mut values = vec![0.0; used.len() * b];
             tensor.read_rows(used.clone(), &mut values).map(|()| values)
         };
-        let scales = read(&self.scales)?;
+        let (scales, rounding) = match self.scales.dtype() {
+            Dtype::U8 => {
+                let exponents = self.scales.bytes(used.clone())?;
+                (exponents.into_iter().map(mxfp4::scale).collect(), Rounding::Bf16)
+            }
+            other => (read(&self.scales)?, Rounding::of(other)),
+        };
         let zeros = self.zeros.as_ref().map(read).transpose()?;
-        let rounding = Rounding::of(self.scales.dtype());
         for (row, out) in rows.zip(out.chunks_exact_mut(k)) {
             let at = (row / height - first) * b;
             for (j, out) in out.chunks_mut(width).enumerate() {

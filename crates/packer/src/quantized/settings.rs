@@ -129,13 +129,15 @@ fn compressed(
     other: &impl Fn(&str, String) -> Error,
     refuse: &impl Fn(&[&str]) -> Result<(), Error>,
 ) -> Result<Method, Error> {
-    const FORMATS: [&str; 8] = [
+    const FORMATS: [&str; 10] = [
         "dense",
         "int-quantized",
         "float-quantized",
         "naive-quantized",
         "pack-quantized",
         "nvfp4-pack-quantized",
+        "mxfp4-pack-quantized",
+        "mxfp8-quantized",
         "mixed-precision",
         "frozen",
     ];

@@ -11,7 +11,7 @@ use crate::{Error, safetensors};
 
 const FILES: [(&str, usize); 7] = [
     ("fp8", 7),
-    ("compressed-tensors", 13),
+    ("compressed-tensors", 15),
     ("gptq", 6),
     ("gptq-v2", 2),
     ("awq", 2),
@@ -132,6 +132,12 @@ fn a_missing_part_is_named() {
         ("compressed-tensors", "group.weight_scale", "\"group.weight_scale\": is missing"),
         ("compressed-tensors", "group.weight_shape", "\"group.weight_shape\": is missing"),
         ("compressed-tensors", "group.weight_packed", "\"group.weight"),
+        ("compressed-tensors", "mxfp4.weight_scale", "\"mxfp4.weight_scale\": is missing"),
+        (
+            "compressed-tensors",
+            "mxfp8.weight_scale",
+            "\"mxfp8.weight\": has type F8_E4M3 and no scale",
+        ),
         (
             "compressed-tensors",
             "float.weight_scale",
@@ -267,7 +273,9 @@ fn types_of_parts_are_checked() {
         ("gptq", "order.qweight", "F32", "\"order.qweight\": has type F32, expected I32"),
         ("gptq", "order.scales", "I8", "has type I8, expected F32 or F16 or BF16"),
         ("compressed-tensors", "group.weight_packed", "F32", "has type F32, expected"),
-        ("compressed-tensors", "nvfp4.weight_scale", "U8", "has type U8, expected F8_E4M3"),
+        ("compressed-tensors", "nvfp4.weight_scale", "I8", "has type I8, expected F8_E4M3"),
+        ("compressed-tensors", "nvfp4.weight_scale", "U8", "has shape [16, 4], expected [16, 2]"),
+        ("compressed-tensors", "mxfp8.weight_scale", "I8", "has type I8, expected"),
         ("bitsandbytes", "nf4.weight", "I8", "has type I8, expected U8"),
         ("mxfp4", "experts.down_proj_scales", "F8_E8M0", "has type F8_E8M0, expected U8"),
         ("mxfp4", "experts.down_proj_scales", "F32", "has type F32, expected U8"),
