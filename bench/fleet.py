@@ -32,6 +32,7 @@ from pathlib import Path
 BLOCK, MAX_ROWS, PASS_S = 64, 256, 0.150
 SECONDS = 600  # of a simulated trace
 STREAMS = (1, 2, 4, 8, 16, 32, 64)
+DEEP = 3000  # tokens of a long prompt
 
 
 @dataclass
@@ -39,7 +40,8 @@ class Constants:
     """Of one replica."""
 
     pass_s: list  # [[rows, seconds], …] of passes near the beginning of contexts
-    depth_s: float  # more for each row and position that it attends to
+    depth_s: float  # more for each position that an answer's token attends to
+    prompt_depth_s: float  # more for each position that a prompt's token attends to
     http_s: float  # from a request to its pass, and from a pass to the client
     kv_tokens: int  # that the cache holds
     sequences: int = 64
@@ -167,7 +169,8 @@ class Replica:
             self.read.append((pair, n))
             room -= n
         prompts = sum(n for _, n in self.read)
-        deep += sum(n * (turn.prompt - left + n / 2) for (left, turn), n in self.read) * self.c.depth_s
+        before = sum(n * (turn.prompt - left + n / 2) for (left, turn), n in self.read)
+        deep += before * self.c.prompt_depth_s
         return self.c.rows_s(decoding + prompts) + deep
 
     def finish(self, now):
@@ -324,7 +327,8 @@ class Real:
     def ask(self, replica, ids, tokens):
         """The ids of the answer, and when its first token and its end came; and the tokens that were cached."""
         body = {"model": self.name, "prompt": ids, "max_tokens": tokens, "ignore_eos": True, "stream": True}
-        body |= {"seed": 1, "stream_options": {"include_usage": True}}
+        # Random answers have no drafts that are accepted: how many would be depends on the texts.
+        body |= {"seed": 1, "temperature": 2, "stream_options": {"include_usage": True}}
         request = urllib.request.Request(self.urls[replica] + "/v1/completions", json.dumps(body).encode())
         request.add_header("Content-Type", "application/json")
         first, cached = None, 0
@@ -418,19 +422,34 @@ def measure(options):
             last = max(first for first, _, _ in times)
             return statistics.median((end - last) / (tokens - 1) for _, end, _ in times)
 
+        def read(tokens):
+            """Seconds until a prompt of so many tokens is read."""
+            return -time.monotonic() + real.ask(0, prompt(next(serial), tokens), 1)[0]
+
         def prefill(rows):
             """Seconds for a pass over `rows` tokens of a prompt: the difference between prompts of one and of two."""
-            at = lambda n: (-time.monotonic() + real.ask(0, prompt(next(serial), n), 1)[0])
-            return statistics.median(at(2 * rows) for _ in range(9)) - statistics.median(at(rows) for _ in range(9))
+            return statistics.median(read(2 * rows) for _ in range(9)) - statistics.median(read(rows) for _ in range(9))
 
         table = [[n, min(streams(n, 96, 8) for _ in range(3))] for n in STREAMS]
         table += [[n, prefill(n)] for n in (128, MAX_ROWS)]
-        http = statistics.median(-time.monotonic() + real.ask(0, prompt(next(serial), 8), 1)[0] for _ in range(21))
-        near, far = (min(streams(1, 64, length) for _ in range(3)) for length in (8, 1500))
+
+        def pass_and_rest(length):
+            """Seconds of a pass of one answer after a prompt of `length` tokens, and what its first token takes more."""
+            start = time.monotonic()
+            first, end, _ = real.ask(0, prompt(next(serial), length), 33)
+            return (end - first) / 32, first - start - (end - first) / 32
+
+        # In turns, as the speed of a machine changes. A prompt of one token takes a pass, like a token of an answer.
+        near, far = zip(*((pass_and_rest(1), pass_and_rest(DEEP)) for _ in range(15)))
+        http = statistics.median(rest for _, rest in near)
+        depth = statistics.median((b - a) / DEEP for (a, _), (b, _) in zip(near, far))
+        passes = DEEP // MAX_ROWS
+        long = statistics.median(read(passes * MAX_ROWS) - passes * read(MAX_ROWS) for _ in range(9))
+        prompt_depth = long / ((passes * MAX_ROWS) ** 2 / 2)
         blocks = next(v for (name, _), v in real.servers[0].figures().items() if name == "nanoinfer_blocks")
     # A pass with more rows does not take less time.
     table = [[n, max(s for m, s in table if m <= n)] for n, _ in table]
-    constants = Constants(table, max(0, far - near) / 1500, max(0, http - table[3][1]), int(blocks) * BLOCK)
+    constants = Constants(table, max(0, depth), max(0, prompt_depth), max(0, http), int(blocks) * BLOCK)
     options.out.write_text(json.dumps(asdict(constants), indent=1) + "\n")
     print(options.out.read_text())
 
@@ -476,15 +495,21 @@ def predict(options):
 COLORS = {"random": "#b0413e", "less busy of two": "#d49b1f", "prefix": "#2a6f97"}
 
 
+def round_up(value):
+    """To a number with few digits."""
+    step = 10 ** math.floor(math.log10(value)) / 5
+    return math.ceil(value / step) * step
+
+
 def draw(rows, path):
     """The share of prompts that is cached, and the time to the first token, by replicas and router."""
     counts = sorted({int(name.split(", ")[0]) for name, _ in rows})
     panels = [("cached", "prompt tokens from the cache", "%", 100), ("first token p50 s", "first token, median", "ms", 1e3)]
-    out = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 300" font-family="sans-serif" font-size="12">']
-    out.append('<rect width="720" height="300" fill="#fff"/>')
+    out = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 306" font-family="sans-serif" font-size="12">']
+    out.append('<rect width="720" height="306" fill="#fff"/>')
     for p, (key, title, unit, scale) in enumerate(panels):
         left, top, width, height = 60 + 350 * p, 40, 270, 190
-        most = scale * max(values[key] for _, values in rows)
+        most = round_up(scale * max(values[key] for _, values in rows))
         x = lambda n: left + width * (counts.index(n) / max(1, len(counts) - 1))
         y = lambda v: top + height * (1 - v * scale / most)
         out.append(f'<text x="{left}" y="24" font-weight="bold">{title} ({unit})</text>')
@@ -494,15 +519,16 @@ def draw(rows, path):
             out.append(f'<text x="{left - 8}" y="{at + 4:.0f}" text-anchor="end">{most * part:.0f}</text>')
         for n in counts:
             out.append(f'<text x="{x(n):.0f}" y="{top + height + 18}" text-anchor="middle">{n}</text>')
+        out.append(f'<text x="{left + width / 2}" y="{top + height + 36}" text-anchor="middle">replicas</text>')
         for name, color in COLORS.items():
             points = [(x(n), y(v[key])) for label, v in rows for n in counts if label == f"{n}, {name}"]
             line = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
             out.append(f'<polyline points="{line}" fill="none" stroke="{color}" stroke-width="2"/>')
             out += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{color}"/>' for a, b in points]
     for i, (name, color) in enumerate(COLORS.items()):
-        out.append(f'<rect x="{60 + 160 * i}" y="268" width="12" height="12" fill="{color}"/>')
-        out.append(f'<text x="{78 + 160 * i}" y="279">{name}</text>')
-    out.append('<text x="660" y="279" text-anchor="end">replicas below</text></svg>')
+        out.append(f'<rect x="{180 + 160 * i}" y="282" width="12" height="12" fill="{color}"/>')
+        out.append(f'<text x="{198 + 160 * i}" y="293">{name}</text>')
+    out.append("</svg>")
     Path(path).write_text("\n".join(out) + "\n")
 
 
