@@ -6,12 +6,14 @@
     python3 tools/make_tokenizers.py
 
 They are trained on these strings, not with the same result every time. The Unigram model has rules of SentencePiece
-as XLM-R and T5 have them, compiled from a few lines; that with byte fallback has none.
+as XLM-R and T5 have them, compiled from a few lines; that with byte fallback has none. Also two Unigram models of
+SentencePiece itself, with its ids.
 """
 
 import base64
 import io
 import json
+import tempfile
 from pathlib import Path
 
 import sentencepiece
@@ -25,15 +27,44 @@ RULES = ["09\t20", "0A\t20", "0D\t20", "3000\t20", "A0\t20", "FB01\t66 69", "BD\
          "FF01\t21", "2026\t2E 2E 2E"]
 
 
+def sentence_piece(texts, size, **settings):
+    """A Unigram model of SentencePiece with the rules."""
+    model = io.BytesIO()
+    with tempfile.NamedTemporaryFile("w", suffix=".tsv") as rules:
+        rules.write("\n".join(RULES) + "\n")
+        rules.flush()
+        settings = {"normalization_rule_tsv": rules.name} | settings
+        sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(texts), model_writer=model, vocab_size=size,
+            hard_vocab_limit=False, minloglevel=2, **settings)
+    return model.getvalue()
+
+
 def charsmap():
     """SentencePiece's compiled form of the rules."""
-    rules, model = DATA / "rules.tsv", io.BytesIO()
-    rules.write_text("\n".join(RULES) + "\n")
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(["ab abc abcd"] * 9), model_writer=model,
-        vocab_size=12, normalization_rule_tsv=str(rules), hard_vocab_limit=False, minloglevel=2)
-    rules.unlink()
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
+    proto = sentencepiece_model_pb2.ModelProto.FromString(sentence_piece(["ab abc abcd"] * 9, 12))
     return proto.normalizer_spec.precompiled_charsmap
+
+
+def write_model(name, **settings):
+    lines = [line for text in TEXTS * 3 for line in text.splitlines() if line]
+    model = sentence_piece(lines, 500, **settings)
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    proto.normalizer_spec.ClearField("normalization_rule_tsv")
+    model = proto.SerializeToString()
+    (DATA / f"{name}.model").write_bytes(model)
+    encoder = sentencepiece.SentencePieceProcessor(model_proto=model)
+    # `tokenizers` decides otherwise between divisions with the same score, such as `. ..` and `.. .`.
+    scores = [(piece.piece, piece.score) for piece in proto.pieces]
+    ties = Tokenizer(models.Unigram(scores, proto.trainer_spec.unk_id, settings.get("byte_fallback", False)))
+    rows = []
+    for text in TEXTS:
+        ids = encoder.encode(text)
+        blanks = encoder.normalize(text).replace(" ", "▁")
+        others = ties.encode(blanks, add_special_tokens=False).ids
+        score = lambda ids: sum(encoder.get_score(id) for id in ids)
+        rows.append(dict(text=text, ids=others if others != ids and abs(score(others) - score(ids)) < 1e-4 else ids))
+    (DATA / f"tokenizer-{name}-model.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
+    print(name, encoder.get_piece_size(), len(model), sum(len(row["ids"]) for row in rows))
 
 
 def unigram(bytes_too):
@@ -90,6 +121,9 @@ def write(name, tokenizer):
 
 
 if __name__ == "__main__":
+    write_model("unigram")
+    write_model("unigram-bytes", byte_fallback=True, remove_extra_whitespaces=False, add_dummy_prefix=False,
+                normalization_rule_tsv="", normalization_rule_name="identity", character_coverage=0.98)
     write("unigram", unigram(False))
     write("unigram-bytes", unigram(True))
     write("wordpiece", word_piece())

@@ -80,11 +80,31 @@ fn the_files_of_gpt2_are_read() {
 }
 
 #[test]
+fn a_unigram_model_is_used_where_its_ids_are_the_tokenizers() {
+    let model = include_bytes!("../../text/tests/data/unigram.model");
+    let with = |class: &str| {
+        let config = json!({"tokenizer_class": class}).to_string();
+        let (dir, input) =
+            folder(&[("spiece.model", &model[..]), ("tokenizer_config.json", config.as_bytes())]);
+        let shape = Shape { vocab: 242, ..SMALL };
+        shape.write(dir.path(), &shape.weights());
+        (dir, input)
+    };
+    let (dir, _) = with("T5Tokenizer");
+    let (_, tokenizer) = converted(dir.path());
+    let encode = |text| tokenizer.encode(text, Specials::Plain);
+    assert_eq!(encode("  a \u{3000}b "), encode("a b"));
+    assert!(tokenizer.prompt_prefix().is_empty());
+    let expected = "is a Unigram model, whose ids XLMRobertaTokenizer may change";
+    refused(&with("XLMRobertaTokenizer").1, expected);
+}
+
+#[test]
 fn other_vocabularies_are_named() {
     for (name, bytes, expected) in [
         ("tokenizer.model", &b"IQ== 0\nIg== 1\n"[..], "tokenizer.model: is a tiktoken vocabulary"),
         ("tokenizer.model", b"\x0a\xff", "tokenizer.model: SentencePiece model: it is damaged"),
-        ("spiece.model", b"\x0a\x03\x0a\x01a", "a Unigram model is not supported"),
+        ("spiece.model", b"\x0a\x03\x0a\x01a", "its settings are missing"),
         ("tekken.json", b"{}", "has tekken.json, which cannot be used without a tokenizer.json"),
         ("tokenizer.tiktoken", b"IQ== 0\n", "has tokenizer.tiktoken"),
         ("vocab.txt", b"[PAD]\n", "has vocab.txt"),

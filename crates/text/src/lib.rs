@@ -22,7 +22,7 @@
 //! - [`terminal_safe`] escapes model output for a terminal.
 //!
 //! Decoder models use BPE, GPT-2's byte-level variant or SentencePiece's. The Unigram and WordPiece models of encoders
-//! are supported from a `tokenizer.json` or a GGUF file.
+//! are supported from a `tokenizer.json` or a GGUF file, Unigram also from a `tokenizer.model`.
 
 mod added;
 mod amend;
@@ -77,7 +77,7 @@ pub use gguf_vocab::GgufVocab;
 pub use message::{Content, Message, Part, ToolCall};
 pub use named_templates::{named_template, template_names};
 pub use pre::{pre_tokenizer_adds_bos, pre_tokenizer_names};
-pub use sentencepiece::tokenizer_json_from_sentencepiece;
+pub use sentencepiece::{sentencepiece_is_unigram, tokenizer_json_from_sentencepiece};
 pub use stop::{StopMatcher, StopStep};
 pub use stream::TextStream;
 pub use terminal::terminal_safe;

@@ -1,35 +1,44 @@
 //! Builds a `tokenizer.json` from SentencePiece's own `tokenizer.model`.
 //!
 //! The file is a protobuf message, `ModelProto` in SentencePiece's `sentencepiece_model.proto`. Of its
-//! fields, only the pieces and the settings that affect encoding are read. A BPE model then takes the
+//! fields, only the pieces and the settings that affect encoding are read. The model then takes the
 //! same path as the vocabulary of a GGUF file, which stores the same lists.
 
 use crate::Error;
 use crate::gguf::tokenizer_json_from_gguf;
 use crate::gguf_vocab::GgufVocab;
 
-/// `TrainerSpec.ModelType.BPE`; the default is 1, Unigram.
+/// `TrainerSpec.ModelType`; the default is Unigram.
+const UNIGRAM: u64 = 1;
 const BPE: u64 = 2;
 /// `SentencePiece.Type.NORMAL`, the default. GGUF uses the same numbers.
 const NORMAL: i32 = 1;
 
-/// Builds a Hugging Face `tokenizer.json` from a SentencePiece BPE model. With `add_bos`, raw prompts
+/// Builds a Hugging Face `tokenizer.json` from a SentencePiece model: BPE, or Unigram. With `add_bos`, raw prompts
 /// begin with the model's BOS token, if it has one.
 ///
 /// # Errors
-/// [`Error::SentencePiece`]: the model is damaged or is not a plain BPE model.
+/// [`Error::SentencePiece`]: the model is damaged, is of another kind, or is BPE that changes the text.
 pub fn tokenizer_json_from_sentencepiece(model: &[u8], add_bos: bool) -> Result<Vec<u8>, Error> {
     let model = Model::parse(model)?;
     model.check()?;
     let id = |id: i32| u32::try_from(id).ok().filter(|&id| (id as usize) < model.tokens.len());
+    let unk = id(model.unk).ok_or_else(|| error("it has no token for unknown text".into()))?;
     tokenizer_json_from_gguf(&GgufVocab {
         scores: Some(&model.scores),
         types: &model.types,
         add_space_prefix: model.dummy_prefix,
+        remove_extra_whitespaces: model.collapse,
+        charsmap: Some(&model.charsmap),
         bos: id(model.bos).filter(|_| add_bos),
-        unk: id(model.unk),
-        ..GgufVocab::new("llama", &model.tokens)
+        unk: Some(unk),
+        ..GgufVocab::new(if model.is_unigram() { "t5" } else { "llama" }, &model.tokens)
     })
+}
+
+/// Whether a SentencePiece model is a Unigram model; `false` for a damaged one.
+pub fn sentencepiece_is_unigram(model: &[u8]) -> bool {
+    Model::parse(model).is_ok_and(|model| model.is_unigram())
 }
 
 /// The fields of a `ModelProto` that matter here.
@@ -41,7 +50,7 @@ struct Model {
     unk: i32,
     bos: i32,
     suffix: bool,
-    charsmap: bool,
+    charsmap: Vec<u8>,
     dummy_prefix: bool,
     collapse: bool,
     escape: bool,
@@ -53,23 +62,34 @@ impl Model {
             tokens: Vec::new(),
             scores: Vec::new(),
             types: Vec::new(),
-            kind: 1,
+            kind: UNIGRAM,
             unk: 0,
             bos: 1,
             suffix: false,
-            charsmap: false,
+            charsmap: Vec::new(),
             dummy_prefix: true,
             collapse: true,
             escape: true,
         };
         let mut fields = Fields { bytes, at: 0 };
+        let mut settings = [false; 2];
         while let Some(field) = fields.next()? {
             match field {
                 (1, Value::Bytes(piece)) => m.piece(piece)?,
-                (2, Value::Bytes(trainer)) => m.trainer(trainer)?,
-                (3, Value::Bytes(normalizer)) => m.normalizer(normalizer)?,
+                (2, Value::Bytes(trainer)) => {
+                    m.trainer(trainer)?;
+                    settings[0] = true;
+                }
+                (3, Value::Bytes(normalizer)) => {
+                    m.normalizer(normalizer)?;
+                    settings[1] = true;
+                }
                 _ => {}
             }
+        }
+        // Complete files have both; they follow the pieces.
+        if settings != [true; 2] {
+            return Err(fields.damaged("its settings are missing"));
         }
         Ok(m)
     }
@@ -113,7 +133,7 @@ impl Model {
         let mut fields = Fields { bytes, at: 0 };
         while let Some(field) = fields.next()? {
             match field {
-                (2, Value::Bytes(charsmap)) => self.charsmap = !charsmap.is_empty(),
+                (2, Value::Bytes(charsmap)) => self.charsmap = charsmap.to_vec(),
                 (3, Value::Number(flag)) => self.dummy_prefix = flag != 0,
                 (4, Value::Number(flag)) => self.collapse = flag != 0,
                 (5, Value::Number(flag)) => self.escape = flag != 0,
@@ -123,22 +143,28 @@ impl Model {
         Ok(())
     }
 
+    fn is_unigram(&self) -> bool {
+        self.kind == UNIGRAM
+    }
+
     /// Rejects models that encode text in a way that the result could not express.
     fn check(&self) -> Result<(), Error> {
         let unsupported = |what: &str| Err(error(format!("{what} is not supported")));
-        match self.kind {
-            BPE => {}
-            1 => return unsupported("a Unigram model"),
-            _ => return unsupported("a model of words or characters"),
+        if !matches!(self.kind, BPE | UNIGRAM) {
+            return unsupported("a model of words or characters");
         }
         if self.tokens.is_empty() {
             return Err(error("it has no pieces".into()));
         }
-        if self.charsmap {
+        if !self.is_unigram() && !self.charsmap.is_empty() {
             return unsupported("a normalization of characters");
         }
-        if self.collapse {
+        if !self.is_unigram() && self.collapse {
             return unsupported("the removal of extra blanks");
+        }
+        // The result would not add it to texts that begin with a blank.
+        if self.is_unigram() && self.dummy_prefix && !self.collapse {
+            return unsupported("a blank before a text whose own blanks are kept");
         }
         if self.suffix || !self.escape {
             return unsupported("another place for blanks than before words");

@@ -3,9 +3,12 @@
 mod common;
 
 use common::{Golden, LLAMA2, LLAMA2_JSON};
-use nanoinfer_text::{Error, Specials, Tokenizer, build_vocab, tokenizer_json_from_sentencepiece};
+use nanoinfer_text::{
+    Error, Specials, Tokenizer, build_vocab, sentencepiece_is_unigram,
+    tokenizer_json_from_sentencepiece,
+};
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn varint(out: &mut Vec<u8>, mut value: u64) {
     while value > 127 {
@@ -128,11 +131,36 @@ fn the_bos_token_is_optional() {
     assert_eq!(prefix(Proto { bos: 99, ..small() }, true), [0u32; 0]);
 }
 
+/// Models and ids of `tools/make_tokenizers.py`: the ids are those of the package sentencepiece.
+#[test]
+fn unigram_models_encode_like_sentencepiece() {
+    let (words, bytes): (&[u8], &[u8]) =
+        (include_bytes!("data/unigram.model"), include_bytes!("data/unigram-bytes.model"));
+    for (model, goldens) in [
+        (words, include_str!("data/tokenizer-unigram-model.json")),
+        (bytes, include_str!("data/tokenizer-unigram-bytes-model.json")),
+    ] {
+        assert!(sentencepiece_is_unigram(model));
+        let json = tokenizer_json_from_sentencepiece(model, false).unwrap();
+        let tokenizer = Tokenizer::from_json(&json).unwrap();
+        let goldens: Vec<Value> = serde_json::from_str(goldens).unwrap();
+        assert!(goldens.len() > 30);
+        for golden in &goldens {
+            let text = golden["text"].as_str().unwrap();
+            assert_eq!(json!(tokenizer.encode(text, Specials::Plain)), golden["ids"], "{text:?}");
+        }
+    }
+    assert!(!sentencepiece_is_unigram(&small().bytes()));
+    assert!(sentencepiece_is_unigram(&Proto { model_type: None, ..small() }.bytes()));
+}
+
 #[test]
 fn other_models_are_refused() {
     for (proto, expected) in [
-        (Proto { model_type: None, ..small() }, "a Unigram model is not supported"),
-        (Proto { model_type: Some(1), ..small() }, "a Unigram model is not supported"),
+        (
+            Proto { model_type: Some(1), ..small() },
+            "a blank before a text whose own blanks are kept",
+        ),
         (Proto { model_type: Some(4), ..small() }, "a model of words or characters"),
         (Proto { collapse: true, ..small() }, "the removal of extra blanks"),
         (Proto { charsmap: b"x", ..small() }, "a normalization of characters"),

@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use nanoinfer_text::{GgufVocab, tokenizer_json_from_gguf, tokenizer_json_from_sentencepiece};
+use nanoinfer_text::{
+    GgufVocab, sentencepiece_is_unigram, tokenizer_json_from_gguf,
+    tokenizer_json_from_sentencepiece,
+};
 use serde_json::Value;
 
 use super::settings::{Settings, read_bytes, read_text};
@@ -12,6 +15,8 @@ use crate::Error;
 
 /// The names under which transformers stores SentencePiece models.
 const SENTENCE_PIECE: [&str; 3] = ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model"];
+/// Classes of tokenizers that use the ids of a Unigram model as they are. Those of XLM-R and others move them.
+const SAME_IDS: [&str; 2] = ["LlamaTokenizer", "T5Tokenizer"];
 /// Vocabularies that are not read.
 const OTHERS: [&str; 4] = ["tekken.json", "tokenizer.tiktoken", "vocab.txt", "vocab.json"];
 const NEXT: &str = "add the model's tokenizer.json, which transformers writes with \
@@ -62,9 +67,15 @@ fn sentence_piece(path: PathBuf, tokenizer_config: Option<&Settings>) -> Result<
         let what = format!("is a tiktoken vocabulary, not a SentencePiece model; {NEXT}");
         return Err(Error::source(&path, what));
     }
-    // transformers' default for the tokenizers that read such a file.
+    let class = tokenizer_config.map(|c| c.str("tokenizer_class")).transpose()?.flatten();
+    let class = class.map_or("LlamaTokenizer", |class| class.trim_end_matches("Fast"));
+    if sentencepiece_is_unigram(&model) && !SAME_IDS.contains(&class) {
+        let what = format!("is a Unigram model, whose ids {class} may change; {NEXT}");
+        return Err(Error::source(&path, what));
+    }
+    // transformers' defaults for the tokenizers that read such a file.
     let add_bos = match tokenizer_config {
-        Some(c) => c.bool("add_bos_token")?.unwrap_or(true),
+        Some(c) => c.bool("add_bos_token")?.unwrap_or(class != "T5Tokenizer"),
         None => true,
     };
     let json = tokenizer_json_from_sentencepiece(&model, add_bos)
