@@ -85,6 +85,8 @@ def test_streams_go_on_when_a_replica_dies(cluster, alone):
 
     options = {"threads": 1, "ctx": 512, "kv_mb": 64}
     serve.run(application(MODEL, num_replicas=2, num_cpus=0.5, **options))
+    states = lambda: serve.status().applications["default"].deployments["nanoinfer"].replica_states
+    running = lambda: states().get("RUNNING", 0)
     lost = different = 0
     for round in range(ROUNDS):
         clients = [Client(i, round) for i in range(STREAMS)]
@@ -101,7 +103,8 @@ def test_streams_go_on_when_a_replica_dies(cluster, alone):
         lost += sum(client.status != 200 or len(client.text) < len(text) for client, text in zip(clients, expected))
         different += sum(client.text != text for client, text in zip(clients, expected))
         print(f"round {round}: longest gap {max(c.gap() for c in clients):.2f} s, lost {lost}, different {different}")
-        while len(processes("ray::ServeReplica:.*nanoinfer")) < 2:
+        # A replica has a process before it is ready; without the wait, the next round may kill the only other one.
+        while len(processes("ray::ServeReplica:.*nanoinfer")) < 2 or running() < 2:
             time.sleep(0.1)
     serve.shutdown()
     assert (lost, different) == (0, 0)
