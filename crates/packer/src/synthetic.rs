@@ -204,8 +204,8 @@ mod tests {
     use nanoinfer_format::{BitsPerWeight, LANES, LINE, NanoFile, Panels, Tensor};
 
     /// Billions of parameters of the text part, without biases and layers that only draft. Written down from memory,
-    /// like the settings, or added up from them (Ministral 3, AFM, Granite Swash, OLMo Hybrid, GLM-4.5-Air), without access to the published files: agreement shows
-    /// that both are consistent.
+    /// like the settings, or added up from them (Ministral 3, AFM, Granite Swash, OLMo Hybrid, GLM-4.5-Air), without
+    /// access to the published files: agreement shows that both are consistent.
     const PARAMETERS: [(&str, f64); 62] = [
         ("smollm2-135m", 0.1345),
         ("gemma-3-270m", 0.268),

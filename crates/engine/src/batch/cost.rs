@@ -9,6 +9,8 @@
 //! pass may take a little longer than its budget. So may one in many others, as nothing would be learnt of passes that
 //! are predicted to take too long.
 
+use std::iter;
+
 use nanoinfer_kernels::TOKENS;
 
 /// Costs of a pass, in milliseconds.
@@ -115,10 +117,11 @@ impl CostModel {
             let ms = self.predict(rows + n, positions + attended(depth, n));
             ms.unwrap_or(f64::INFINITY)
         };
-        let n = (0..=most).rev().find(|&n| ms(n) <= budget).unwrap_or(0);
-        let tiles = (rows + n) / TOKENS * TOKENS;
-        let n = if n < most && tiles > rows { tiles - rows } else { n };
-        let more = tiles + TOKENS - rows;
+        let first = TOKENS - rows % TOKENS; // to the end of a tile
+        let tiles = (first..most + 1).step_by(TOKENS).rev();
+        let mut sizes = iter::once(most).chain(tiles).chain((0..first.min(most)).rev());
+        let n = sizes.find(|&n| ms(n) <= budget).unwrap_or(0);
+        let more = (rows + n) / TOKENS * TOKENS + TOKENS - rows;
         if more > most || ms(more) > PATIENCE * budget {
             return n;
         }
