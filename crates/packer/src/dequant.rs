@@ -233,7 +233,7 @@ fn e5m2(b: u8) -> f32 {
 }
 
 /// A power of two, from −127 to 127.
-fn e8m0(b: u8) -> f32 {
+pub(crate) fn e8m0(b: u8) -> f32 {
     match b {
         0 => f32::from_bits(1 << 22), // subnormal
         255 => f32::NAN,

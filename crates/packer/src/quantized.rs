@@ -89,7 +89,7 @@ fn weight(module: Module, method: &Method) -> Result<FileTensor, Error> {
     match method {
         Method::Gptq { one_more } => columns::weight(module, Order::Gptq { one_more: *one_more }),
         Method::Awq => columns::weight(module, Order::Awq),
-        Method::Scaled { block } => scaled::weight(module, *block),
+        Method::Scaled { block } => scaled::weight(module, *block, false),
         Method::Compressed { bits, .. } if codes == Some(Dtype::I32) => {
             packed::weight(module, bits)
         }
@@ -97,7 +97,7 @@ fn weight(module: Module, method: &Method) -> Result<FileTensor, Error> {
             mxfp4::weight(module, [".weight_packed", ".weight_scale"])
         }
         Method::Compressed { .. } if codes == Some(Dtype::U8) => fp4::weight(module),
-        Method::Compressed { block, .. } => scaled::weight(module, *block),
+        Method::Compressed { block, .. } => scaled::weight(module, *block, true),
         Method::BitsAndBytes => bitsandbytes::weight(module),
         Method::Mxfp4 => mxfp4::weight(module, ["_blocks", "_scales"]),
     }

@@ -46,7 +46,7 @@ const ASSUMED_WEIGHT: f64 = 0.02;
 /// Least weight of a recent mean: 68 passes after the last one.
 const STALE: f64 = 0.5;
 /// How much longer than its budget a pass is predicted to be, at most.
-const PATIENCE: f64 = 1.2;
+const TOLERANCE: f64 = 1.2;
 /// How many times as many rows per millisecond such a pass must have.
 const FASTER: f64 = 1.25;
 
@@ -122,7 +122,7 @@ impl CostModel {
         let mut sizes = iter::once(most).chain(tiles).chain((0..first.min(most)).rev());
         let n = sizes.find(|&n| ms(n) <= budget).unwrap_or(0);
         let more = (rows + n) / TOKENS * TOKENS + TOKENS - rows;
-        if more > most || ms(more) > PATIENCE * budget {
+        if more > most || ms(more) > TOLERANCE * budget {
             return n;
         }
         let recent = self.given || self.means[magnitude(rows + more)].weight >= STALE;
@@ -288,7 +288,7 @@ mod tests {
                 passes.push(rows);
             }
             let longest = passes.iter().map(|&rows| with_a_step(rows)).fold(0.0, f64::max);
-            assert!(longest <= PATIENCE * 150.0, "{longest} ms");
+            assert!(longest <= TOLERANCE * 150.0, "{longest} ms");
             let last = &passes[500..];
             assert!(last.iter().all(|&rows| rows >= 80), "after {interrupted}: {last:?}");
         }

@@ -18,7 +18,7 @@ use std::ops::Range;
 use super::fp4;
 use super::parts::{Module, Part, Rounding, expect, expect_shape, fail};
 use crate::Error;
-use crate::dequant::Dtype;
+use crate::dequant::{Dtype, e8m0};
 use crate::source::{Dequantize, FileTensor, TensorSource};
 
 /// Bytes of a group of 32 inputs.
@@ -54,8 +54,7 @@ pub(super) fn weight(mut m: Module, ends: [&str; 2]) -> Result<FileTensor, Error
 
 /// The power of two that a byte stands for; infinity for the largest one, as in transformers and compressed-tensors.
 pub(super) fn scale(byte: u8) -> f32 {
-    // The smallest one is subnormal.
-    f32::from_bits(if byte == 0 { 1 << 22 } else { u32::from(byte) << 23 })
+    if byte == u8::MAX { f32::INFINITY } else { e8m0(byte) }
 }
 
 impl Dequantize for Mxfp4 {

@@ -25,14 +25,21 @@ struct Scaled {
     block: [usize; 2],
 }
 
-/// The weight of a module. `block` is what a scale is for, if the settings say so.
-pub(super) fn weight(mut m: Module, block: Option<[usize; 2]>) -> Result<FileTensor, Error> {
+/// The weight of a module. `block` is what a scale is for, if the settings say so; `exponents`: scales of 8-bit floats may
+/// be bytes, as in MXFP8.
+pub(super) fn weight(
+    mut m: Module,
+    block: Option<[usize; 2]>,
+    exponents: bool,
+) -> Result<FileTensor, Error> {
     let values = m.need(Part::Codes, ".weight")?;
     let scales = m.need(Part::Scales, ".weight_scale")?;
     let zeros = m.take(Part::Zeros);
     m.take(Part::Shape);
     expect(&values, &[Dtype::F8_E4M3, Dtype::F8_E5M2, Dtype::I8])?;
-    expect(&scales, &[&FLOATS[..], &[Dtype::F8_E8M0, Dtype::U8]].concat())?;
+    let bytes = exponents && values.dtype() == Dtype::F8_E4M3;
+    let other: &[_] = if bytes { &[Dtype::F8_E8M0, Dtype::U8] } else { &[Dtype::F8_E8M0] };
+    expect(&scales, &[&FLOATS[..], other].concat())?;
     let ([n, k], [a, b]) = (values.shape(), scales.shape());
     let block = match block {
         _ if [a, b] == [1, 1] => [n, k],

@@ -276,6 +276,8 @@ fn types_of_parts_are_checked() {
         ("compressed-tensors", "nvfp4.weight_scale", "I8", "has type I8, expected F8_E4M3"),
         ("compressed-tensors", "nvfp4.weight_scale", "U8", "has shape [16, 4], expected [16, 2]"),
         ("compressed-tensors", "mxfp8.weight_scale", "I8", "has type I8, expected"),
+        ("compressed-tensors", "mxfp8.weight", "F8_E5M2", "has type U8, expected F32"),
+        ("compressed-tensors", "mxfp8.weight", "I8", "has type U8, expected F32"),
         ("bitsandbytes", "nf4.weight", "I8", "has type I8, expected U8"),
         ("mxfp4", "experts.down_proj_scales", "F8_E8M0", "has type F8_E8M0, expected U8"),
         ("mxfp4", "experts.down_proj_scales", "F32", "has type F32, expected U8"),
