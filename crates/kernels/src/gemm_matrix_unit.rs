@@ -5,30 +5,40 @@
 //! vector units scale and accumulate these sums:
 //!
 //! ```text
-//! for each block of 32 groups:
-//!     for each tile of 16 tokens:
-//!         for each group:             vectors: w = its weights as signed bytes       first tile only
+//! for each set of panels:
+//!     for each block of groups:
+//!         for each panel of the set:
+//!             for each tile of 16 tokens:
+//!                 for each group:     vectors: w = its weights as signed bytes       first tile only
 //!                                     unit:    dots = x[16][64] · w[64][16]
 //!                                     vectors: c[m] = fma(dots[m], scale[g][m], c[m])
 //! ```
 //!
-//! A block's signed weights stay in the L1 cache for the tiles after the first. Meanwhile, the next panel is
-//! prefetched from memory, a share per group. Each step runs two groups behind the one before it, so that it
+//! A block's signed weights stay in the L1 cache for the tiles after the first. Meanwhile, the block that is multiplied
+//! next is prefetched from memory, a share per group. Each step runs two groups behind the one before it, so that it
 //! does not wait for its stores. Groups are added in the same order as in `gemm.rs`, so the results are
 //! identical bit for bit.
+//!
+//! With few tiles, memory limits the speed. A core reads it fast only if it always waits for as many lines as it can
+//! (16 of the L1 cache). So inputs must not come from the L2 cache, as their lines would have to wait among
+//! these: a block is small enough for its inputs to stay in the L1 cache for all panels of a set. With many tiles, blocks
+//! are large instead, which saves storing sums between them.
 
 use std::hint::black_box;
 
 use crate::gemm::{Epilogue, Gemm, scales_line};
-use crate::inputs::QuantizedInputs;
 use crate::isa::matrix_unit::{Dots, MatrixUnit, Products, SignedLines, TokenLines};
 use crate::isa::{AHEAD, Simd};
 use crate::layout::{GROUP, GROUP_LINES, LANES, LINE, Lanes, TOKENS, WeightLine};
 use crate::peak::{PeakDots, ZERO_SUM};
 
-/// Groups of a panel per block: 32 KiB, which fits in the L1 cache.
+/// Maximum number of groups of a block: 32 KiB of signed weights, which fit in the L1 cache.
 const GROUPS: usize = 32;
-/// Number of tiles whose sums are kept between blocks of groups.
+/// Maximum number of panels of a set.
+const PANELS: usize = 8;
+/// Maximum number of tiles for which panels are divided into sets.
+const FEW_TILES: usize = 4;
+/// Maximum number of tiles that are multiplied at once, and of sums that are kept between blocks of groups.
 const TILES: usize = 16;
 /// Number of groups by which each step lags behind the one before it.
 const LAG: usize = 2;
@@ -46,17 +56,17 @@ struct Aligned<T>(T);
 
 /// Buffers that stay in the L1 and L2 caches during a product.
 struct Buffers {
-    signed: Aligned<[SignedLines; GROUPS]>, // the panel's current block of groups
-    sums: Option<[[Lanes; TOKENS]; TILES]>, // kept between blocks; `None` for a single block
-    dots: [Aligned<Dots>; IN_FLIGHT],       // computed but not yet accumulated
+    signed: Aligned<[SignedLines; GROUPS]>, // the current block
+    sums: [[Lanes; TOKENS]; TILES], // of each panel of the set and each tile, kept between blocks
+    dots: [Aligned<Dots>; IN_FLIGHT], // computed but not yet accumulated
 }
 
 impl Buffers {
     #[inline(always)]
-    fn new(k: usize) -> Self {
+    fn new() -> Self {
         Self {
             signed: Aligned([[[0; LINE]; GROUP_LINES]; GROUPS]),
-            sums: (k / GROUP > GROUPS).then_some([[[0.0; LANES]; TOKENS]; TILES]),
+            sums: [[[0.0; LANES]; TOKENS]; TILES],
             dots: [const { Aligned([[0; LANES]; TOKENS]) }; IN_FLIGHT],
         }
     }
@@ -67,7 +77,7 @@ pub(crate) trait Encoding<S: MatrixUnit> {
     /// Weight lines per group.
     const GROUP_LINES: usize;
     /// What a group depends on besides its lines.
-    type State;
+    type State: Copy;
 
     /// The state before the first group.
     fn start(s: S) -> Self::State;
@@ -97,92 +107,124 @@ impl<S: MatrixUnit> Encoding<S> for Q8 {
 /// in these tiles.
 #[inline(always)]
 pub(crate) fn whole_tiles<S: MatrixUnit, E: Encoding<S>>(s: S, a: &mut Gemm<'_>) -> usize {
-    let tokens = a.inputs.m / TOKENS * TOKENS;
-    if tokens == 0 {
+    let (groups, tiles) = (a.k / GROUP, a.inputs.m / TOKENS);
+    if tiles == 0 {
         return 0;
     }
-    let mut buffers = Buffers::new(a.k);
-    let panel_bytes = LINE * (1 + a.k / GROUP * E::GROUP_LINES);
-    let mut panels = a.w.chunks_exact(panel_bytes).map(|w| w.as_chunks().0).peekable();
+    let Buffers { signed, sums, dots } = &mut Buffers::new();
     let mut unit = s.configure();
-    for (p, out) in a.out.chunks_exact_mut(LANES * a.inputs.m).enumerate() {
-        let (row_scale, lines) = panels.next().and_then(|w| w.split_first()).expect("a panel");
-        let row_scale = Some(&scales_line(row_scale));
-        let panel = Panel {
-            lines,
-            next: panels.peek().copied().unwrap_or_default(),
-            inputs: a.inputs,
-            epilogue: Epilogue { row_scale, bias: a.bias.as_chunks().0.get(p), add: a.add },
-        };
-        panel.multiply::<S, E>(s, &mut unit, &mut buffers, &mut out[..LANES * tokens]);
-    }
-    tokens
-}
-
-/// One panel, its inputs and epilogue.
-struct Panel<'a> {
-    /// The weight lines of the panel.
-    lines: &'a [WeightLine],
-    /// The lines of the next panel, if any.
-    next: &'a [WeightLine],
-    inputs: QuantizedInputs<'a>,
-    epilogue: Epilogue<'a>,
-}
-
-impl Panel<'_> {
-    /// Multiplies the panel by the first `out.len() / 16` tokens.
-    #[inline(always)]
-    fn multiply<S: MatrixUnit, E: Encoding<S>>(
-        &self,
-        s: S,
-        unit: &mut S::Guard,
-        buffers: &mut Buffers,
-        out: &mut [f32],
-    ) {
-        let groups = self.lines.len() / E::GROUP_LINES;
-        let Buffers { signed, sums, dots } = buffers;
-        let next = Shares::new(self.next, groups * (self.inputs.m / TOKENS));
-        let mut units = Units { matrix: unit, dots, next };
-        for (run, out) in out.chunks_mut(TILES * TOKENS * LANES).enumerate() {
-            let mut state = E::start(s);
-            for from in (0..groups).step_by(GROUPS) {
-                let n = GROUPS.min(groups - from);
-                let lines = &self.lines[E::GROUP_LINES * from..][..E::GROUP_LINES * n];
-                let tiles = out.as_chunks_mut().0.chunks_exact_mut(TOKENS);
-                for (i, out) in tiles.enumerate() {
-                    let line = ((run * TILES + i) * groups + from) * TOKENS;
-                    let block = Block {
-                        x: self.inputs.q.as_chunks().0[line..][..TOKENS * n].as_chunks().0,
-                        scales: self.inputs.scales[line..][..TOKENS * n].as_chunks().0,
-                        lines,
-                    };
-                    let mut c = [s.splat(0.0); TOKENS];
-                    let mut saved = sums.as_mut().map(|sums| &mut sums[i]);
-                    if let Some(saved) = saved.as_mut().filter(|_| from > 0) {
-                        for m in 0..TOKENS {
-                            c[m] = s.load(&saved[m]);
-                        }
-                    }
-                    let w = &mut signed.0[..n];
-                    let c = if i == 0 {
-                        block.convert_and_add::<S, E>(s, &mut units, &mut state, w, c)
-                    } else if units.next.share > SMALL_SHARE {
-                        block.add::<S, true>(s, &mut units, w, c)
-                    } else {
-                        (0..n).for_each(|_| units.next.prefetch(s));
-                        block.add::<S, false>(s, &mut units, w, c)
-                    };
-                    match saved.filter(|_| from + n < groups) {
-                        None => self.epilogue.store(s, &c, out),
-                        Some(sums) => (0..TOKENS).for_each(|m| s.store(c[m], &mut sums[m])),
+    let mut units = Units { matrix: &mut unit, dots, next: Shares::new(&[], 1) };
+    for run in (0..tiles).step_by(TILES).map(|from| from..tiles.min(from + TILES)) {
+        let blocks = Blocks::new(a.w, groups, E::GROUP_LINES, run.len());
+        let mut states = [E::start(s); PANELS];
+        let mut next = blocks.get(0);
+        for i in 1.. {
+            let Some(block) = next else { break };
+            next = blocks.get(i);
+            if block.from == 0 {
+                states[block.place] = E::start(s);
+            }
+            units.next = Shares::new(next.as_ref().map_or(&[], |b| b.lines), block.n * run.len());
+            let w = &mut signed.0[..block.n];
+            for (i, tile) in run.clone().enumerate() {
+                let line = (tile * groups + block.from) * TOKENS;
+                let inputs = Inputs {
+                    x: a.inputs.q.as_chunks().0[line..][..TOKENS * block.n].as_chunks().0,
+                    scales: a.inputs.scales[line..][..TOKENS * block.n].as_chunks().0,
+                };
+                let mut c = [s.splat(0.0); TOKENS];
+                let saved = &mut sums[block.place * run.len() + i];
+                if block.from > 0 {
+                    for m in 0..TOKENS {
+                        c[m] = s.load(&saved[m]);
                     }
                 }
+                let c = if i == 0 {
+                    let state = &mut states[block.place];
+                    inputs.convert_and_add::<S, E>(s, &mut units, state, block.lines, w, c)
+                } else if units.next.share > SMALL_SHARE {
+                    inputs.add::<S, true>(s, &mut units, w, c)
+                } else {
+                    for _ in 0..w.len() {
+                        units.next.prefetch(s);
+                    }
+                    inputs.add::<S, false>(s, &mut units, w, c)
+                };
+                if block.from + block.n < groups {
+                    for m in 0..TOKENS {
+                        s.store(c[m], &mut saved[m]);
+                    }
+                    continue;
+                }
+                let bias = a.bias.as_chunks().0.get(block.panel);
+                let row_scale = Some(&scales_line(block.row_scales));
+                let out = &mut a.out[(block.panel * a.inputs.m + tile * TOKENS) * LANES..];
+                Epilogue { row_scale, bias, add: a.add }.store(s, &c, out.as_chunks_mut().0);
             }
         }
     }
+    tiles * TOKENS
 }
 
-/// The lines of the next panel, to be prefetched in equal shares.
+/// Some of the groups of a panel.
+struct Block<'a> {
+    panel: usize,
+    /// Its place in its set.
+    place: usize,
+    /// The panel's first line.
+    row_scales: &'a WeightLine,
+    /// The first group, and the number of groups.
+    from: usize,
+    n: usize,
+    /// The lines of the groups.
+    lines: &'a [WeightLine],
+}
+
+/// The blocks of all panels in the order in which they are multiplied.
+struct Blocks<'a> {
+    /// The lines of all panels.
+    w: &'a [WeightLine],
+    panel_lines: usize,
+    group_lines: usize,
+    /// Panels per set.
+    set: usize,
+    /// Groups per block.
+    block: usize,
+}
+
+impl<'a> Blocks<'a> {
+    /// All panels of `w` with `groups` groups, for a number of tiles.
+    fn new(w: &'a [u8], groups: usize, group_lines: usize, tiles: usize) -> Self {
+        let (set, block) =
+            if tiles > FEW_TILES { (1, GROUPS) } else { (PANELS / tiles, (16 / tiles).max(4)) };
+        let panel_lines = 1 + groups * group_lines;
+        Self { w: w.as_chunks().0, panel_lines, group_lines, set, block }
+    }
+
+    /// Block `i`. Blocks of the panels of a set with the same groups follow each other.
+    #[inline(always)]
+    fn get(&self, i: usize) -> Option<Block<'a>> {
+        let groups = (self.panel_lines - 1) / self.group_lines;
+        let panels = self.w.len() / self.panel_lines;
+        let per_set = self.set * groups.div_ceil(self.block);
+        let first = i / per_set * self.set;
+        if first >= panels {
+            return None;
+        }
+        let set = self.set.min(panels - first);
+        let (from, place) = (i % per_set / set * self.block, i % per_set % set);
+        if from >= groups {
+            return None; // the last set may be smaller
+        }
+        let n = self.block.min(groups - from);
+        let (row_scales, lines) =
+            self.w[(first + place) * self.panel_lines..][..self.panel_lines].split_first()?;
+        let lines = &lines[self.group_lines * from..][..self.group_lines * n];
+        Some(Block { panel: first + place, place, row_scales, from, n, lines })
+    }
+}
+
+/// The lines of the next block, to be prefetched in equal shares.
 struct Shares<'a> {
     lines: &'a [WeightLine],
     share: usize,
@@ -197,7 +239,7 @@ impl<'a> Shares<'a> {
     #[inline(always)]
     fn prefetch<S: Simd>(&mut self, s: S) {
         let to = self.at + self.share;
-        for line in self.lines.get(self.at..to).into_iter().flatten() {
+        for line in self.lines.get(self.at..to).unwrap_or_default() {
             s.prefetch(line);
         }
         self.at = to;
@@ -226,26 +268,25 @@ impl<S: MatrixUnit> Units<'_, S> {
     }
 }
 
-/// A block of groups of one panel and one tile of tokens.
-struct Block<'a> {
+/// The inputs of one tile of tokens for a block.
+struct Inputs<'a> {
     x: &'a [TokenLines],
     scales: &'a [[f32; TOKENS]],
-    /// The lines of the groups.
-    lines: &'a [WeightLine],
 }
 
-impl Block<'_> {
-    /// Converts the groups to `w` while adding the products with them.
+impl Inputs<'_> {
+    /// Converts `lines` to `w` while adding the products with them.
     #[inline(always)]
     fn convert_and_add<S: MatrixUnit, E: Encoding<S>>(
         &self,
         s: S,
         units: &mut Units<'_, S>,
         state: &mut E::State,
+        lines: &[WeightLine],
         w: &mut [SignedLines],
         mut c: [S::F; TOKENS],
     ) -> [S::F; TOKENS] {
-        let mut lines = self.lines.chunks_exact(E::GROUP_LINES);
+        let mut lines = lines.chunks_exact(E::GROUP_LINES);
         for i in 0..w.len() + 2 * LAG {
             if let Some(lines) = lines.next() {
                 E::convert(s, state, lines, &mut w[i]);
@@ -301,6 +342,7 @@ pub(crate) fn peak<S: MatrixUnit>(s: S, a: PeakDots<'_>) {
 mod tests {
     use super::*;
     use crate::gemm::register_tiles;
+    use crate::inputs::QuantizedInputs;
     use crate::isa::scalar::Scalar;
     use crate::layout::{QUAD, TokenLine, q8_panel_bytes};
     use crate::trellis::trellis_panel_bytes;
