@@ -5,9 +5,9 @@
 //! them. Before much has been measured, its shape is that of a small model on a desktop CPU.
 //!
 //! Costs have steps: with a matrix unit, 16 rows take nearly as long as 32. So only what positions cost, and rows beyond
-//! what was measured recently, comes from the linear model, and costs are interpolated between recent means. At a step, a
-//! pass may take a little longer than its budget. So may one in many others, as nothing would be learnt of passes that
-//! are predicted to take too long.
+//! what was measured recently, comes from the linear model, and costs are interpolated between recent means. A pass may
+//! take a little longer than its budget: if that is nearer to it, at a step, and one in many others, as nothing
+//! would be learnt of passes that are predicted to take too long.
 
 use std::iter;
 
@@ -104,8 +104,8 @@ impl CostModel {
     }
 
     /// Number of rows, up to `most`, of a prompt with `depth` tokens before them for a pass of `budget` milliseconds
-    /// beside other `rows` and `positions`: as many whole tiles as fit. One more, if the pass is much more efficient
-    /// then, or if it has not been measured recently how long it takes.
+    /// beside other `rows` and `positions`: as many whole tiles as fit. One more, if the time of the pass is nearer to its
+    /// budget then, if the pass is much more efficient, or if it has not been measured recently how long it takes.
     pub(super) fn rows_within(
         &self,
         budget: f64,
@@ -125,9 +125,10 @@ impl CostModel {
         if more > most || ms(more) > TOLERANCE * budget {
             return n;
         }
-        let recent = self.given || self.means[magnitude(rows + more)].weight >= STALE;
+        let stale = !self.given && self.means[magnitude(rows + more)].weight < STALE;
+        let nearer = ms(more) - budget < budget - ms(n);
         let speed = |n: usize| (rows + n) as f64 / ms(n);
-        if recent && speed(more) < FASTER * speed(n) { n } else { more }
+        if nearer || stale || speed(more) >= FASTER * speed(n) { more } else { n }
     }
 
     /// Records a pass.
@@ -295,14 +296,15 @@ mod tests {
     }
 
     #[test]
-    fn the_rows_of_a_prompt_fit_into_the_budget_at_any_depth() {
+    fn a_pass_with_rows_of_a_prompt_is_as_near_to_its_budget_as_whole_tiles_allow() {
         let model = CostModel::new(Some(TRUE));
         let rows = |depth| model.rows_within(150.0, (8, 4000.0), depth, 248);
         let ms = |depth, n| model.predict(8 + n, 4000.0 + attended(depth, n)).unwrap();
         for depth in [0, 100, 2000, 8000] {
             let n = rows(depth);
             assert!((8 + n).is_multiple_of(TOKENS), "{n} rows at {depth}");
-            assert!(ms(depth, n) <= 150.0 && ms(depth, n + TOKENS) > 150.0, "{n} rows at {depth}");
+            let off = |n| (ms(depth, n) - 150.0).abs();
+            assert!(off(n) < off(n + TOKENS) && off(n) < off(n - TOKENS), "{n} rows at {depth}");
         }
         assert_eq!(model.rows_within(f64::INFINITY, (8, 0.0), 0, 248), 248);
         assert_eq!(model.rows_within(10.0, (8, 0.0), 0, 248), 0);
