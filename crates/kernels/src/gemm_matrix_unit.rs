@@ -115,12 +115,11 @@ pub(crate) fn whole_tiles<S: MatrixUnit, E: Encoding<S>>(s: S, a: &mut Gemm<'_>)
     let mut unit = s.configure();
     let mut units = Units { matrix: &mut unit, dots, next: Shares::new(&[], 1) };
     for run in (0..tiles).step_by(TILES).map(|from| from..tiles.min(from + TILES)) {
-        let blocks = Blocks::new(a.w, groups, E::GROUP_LINES, run.len());
+        let mut blocks = Blocks::new(a.w, groups, E::GROUP_LINES, run.len());
         let mut states = [E::start(s); PANELS];
-        let mut next = blocks.get(0);
-        for i in 1.. {
-            let Some(block) = next else { break };
-            next = blocks.get(i);
+        let mut next = blocks.next();
+        while let Some(block) = next {
+            next = blocks.next();
             if block.from == 0 {
                 states[block.place] = E::start(s);
             }
@@ -180,16 +179,23 @@ struct Block<'a> {
     lines: &'a [WeightLine],
 }
 
-/// The blocks of all panels in the order in which they are multiplied.
+/// The blocks of all panels in the order in which they are multiplied: those of the panels of a set with the same groups
+/// follow each other.
 struct Blocks<'a> {
     /// The lines of all panels.
     w: &'a [WeightLine],
-    panel_lines: usize,
+    panels: usize,
+    groups: usize,
+    /// Lines per group.
     group_lines: usize,
     /// Panels per set.
     set: usize,
     /// Groups per block.
     block: usize,
+    /// The next block: the first panel of its set, its place in it, and its first group.
+    first: usize,
+    place: usize,
+    from: usize,
 }
 
 impl<'a> Blocks<'a> {
@@ -197,30 +203,33 @@ impl<'a> Blocks<'a> {
     fn new(w: &'a [u8], groups: usize, group_lines: usize, tiles: usize) -> Self {
         let (set, block) =
             if tiles > FEW_TILES { (1, GROUPS) } else { (PANELS / tiles, (16 / tiles).max(4)) };
-        let panel_lines = 1 + groups * group_lines;
-        Self { w: w.as_chunks().0, panel_lines, group_lines, set, block }
+        let w: &[WeightLine] = w.as_chunks().0;
+        let panels = w.len() / (1 + groups * group_lines);
+        Self { w, panels, groups, group_lines, set, block, first: 0, place: 0, from: 0 }
     }
+}
 
-    /// Block `i`. Blocks of the panels of a set with the same groups follow each other.
+impl<'a> Iterator for Blocks<'a> {
+    type Item = Block<'a>;
+
     #[inline(always)]
-    fn get(&self, i: usize) -> Option<Block<'a>> {
-        let groups = (self.panel_lines - 1) / self.group_lines;
-        let panels = self.w.len() / self.panel_lines;
-        let per_set = self.set * groups.div_ceil(self.block);
-        let first = i / per_set * self.set;
-        if first >= panels {
+    fn next(&mut self) -> Option<Block<'a>> {
+        let Self { groups, group_lines, place, from, .. } = *self;
+        if self.first >= self.panels {
             return None;
         }
-        let set = self.set.min(panels - first);
-        let (from, place) = (i % per_set / set * self.block, i % per_set % set);
-        if from >= groups {
-            return None; // the last set may be smaller
+        let (panel, n) = (self.first + place, self.block.min(groups - from));
+        let panel_lines = 1 + groups * group_lines;
+        let (row_scales, lines) = self.w[panel * panel_lines..][..panel_lines].split_first()?;
+        let lines = &lines[group_lines * from..][..group_lines * n];
+        self.place += 1;
+        if self.place == self.set.min(self.panels - self.first) {
+            (self.place, self.from) = (0, from + n);
         }
-        let n = self.block.min(groups - from);
-        let (row_scales, lines) =
-            self.w[(first + place) * self.panel_lines..][..self.panel_lines].split_first()?;
-        let lines = &lines[self.group_lines * from..][..self.group_lines * n];
-        Some(Block { panel: first + place, place, row_scales, from, n, lines })
+        if self.from == groups {
+            (self.from, self.first) = (0, self.first + self.set);
+        }
+        Some(Block { panel, place, row_scales, from, n, lines })
     }
 }
 
@@ -383,9 +392,12 @@ mod tests {
             state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
             (state >> 33) as u32
         };
-        // The second case has several blocks of groups; the third also has several runs of tiles.
-        for (m, k) in [(37usize, 192), (37, 2176), (290, 2176)] {
-            let (panels, lines) = (3, m.div_ceil(TOKENS) * TOKENS * k / GROUP);
+        // With 1 to 4 tiles, sets of 8, 4, 2 and 2 panels, the last one not full, and blocks of 16, 8, 5 and 4 groups, the
+        // last one not full; with more, large blocks, and in the last case several runs of tiles.
+        let few = [(16usize, 17, 19), (37, 9, 9), (63, 6, 5), (64, 9, 3)];
+        let many = [(37, 3, 3), (90, 34, 3), (290, 34, 3)];
+        for (m, groups, panels) in few.into_iter().chain(many) {
+            let (k, lines) = (groups * GROUP, m.div_ceil(TOKENS) * TOKENS * groups);
             let q: Vec<i8> = (0..GROUP * lines).map(|_| (next() as i8).max(-127)).collect();
             let scales: Vec<f32> = (0..lines).map(|_| next() as f32).collect();
             let sum = |line: &TokenLine| -128 * line.iter().map(|&q| i32::from(q)).sum::<i32>();
