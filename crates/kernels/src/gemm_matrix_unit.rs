@@ -19,12 +19,13 @@
 //! does not wait for its stores. Groups are added in the same order as in `gemm.rs`, so the results are
 //! identical bit for bit.
 //!
-//! With few tiles, memory limits the speed. A core reads it fast only if it always waits for as many lines as it can
-//! (16 of the L1 cache). So inputs must not come from the L2 cache, as their lines would have to wait among
-//! these: a block is small enough for its inputs to stay in the L1 cache for all panels of a set. With many tiles, blocks
-//! are large instead, which saves storing sums between them.
+//! With few tiles, memory limits the speed. Whatever a core's L1 cache waits for occupies one of about 16 buffers, be it from
+//! memory or from the L2 cache, and reading memory at full speed takes all of them. So blocks are small then: their inputs
+//! stay in the L1 cache while all panels of a set are multiplied. With many tiles, they are large, which saves
+//! storing sums between them.
 
 use std::hint::black_box;
+use std::ops::Range;
 
 use crate::gemm::{Epilogue, Gemm, scales_line};
 use crate::isa::matrix_unit::{Dots, MatrixUnit, Products, SignedLines, TokenLines};
@@ -34,10 +35,12 @@ use crate::peak::{PeakDots, ZERO_SUM};
 
 /// Maximum number of groups of a block: 32 KiB of signed weights, which fit in the L1 cache.
 const GROUPS: usize = 32;
+/// Number of tiles up to which blocks are small.
+const FEW_TILES: usize = 4;
+/// Number of groups, in all tiles together, of the inputs for a small block: 16 KiB.
+const INPUT_GROUPS: usize = 16;
 /// Maximum number of panels of a set.
 const PANELS: usize = 8;
-/// Maximum number of tiles for which panels are divided into sets.
-const FEW_TILES: usize = 4;
 /// Maximum number of tiles that are multiplied at once, and of sums that are kept between blocks of groups.
 const TILES: usize = 16;
 /// Number of groups by which each step lags behind the one before it.
@@ -111,55 +114,17 @@ pub(crate) fn whole_tiles<S: MatrixUnit, E: Encoding<S>>(s: S, a: &mut Gemm<'_>)
     if tiles == 0 {
         return 0;
     }
-    let Buffers { signed, sums, dots } = &mut Buffers::new();
+    let mut buffers = Buffers::new();
     let mut unit = s.configure();
-    let mut units = Units { matrix: &mut unit, dots, next: Shares::new(&[], 1) };
     for run in (0..tiles).step_by(TILES).map(|from| from..tiles.min(from + TILES)) {
         let mut blocks = Blocks::new(a.w, groups, E::GROUP_LINES, run.len());
         let mut states = [E::start(s); PANELS];
         let mut next = blocks.next();
         while let Some(block) = next {
             next = blocks.next();
-            if block.from == 0 {
-                states[block.place] = E::start(s);
-            }
-            units.next = Shares::new(next.as_ref().map_or(&[], |b| b.lines), block.n * run.len());
-            let w = &mut signed.0[..block.n];
-            for (i, tile) in run.clone().enumerate() {
-                let line = (tile * groups + block.from) * TOKENS;
-                let inputs = Inputs {
-                    x: a.inputs.q.as_chunks().0[line..][..TOKENS * block.n].as_chunks().0,
-                    scales: a.inputs.scales[line..][..TOKENS * block.n].as_chunks().0,
-                };
-                let mut c = [s.splat(0.0); TOKENS];
-                let saved = &mut sums[block.place * run.len() + i];
-                if block.from > 0 {
-                    for m in 0..TOKENS {
-                        c[m] = s.load(&saved[m]);
-                    }
-                }
-                let c = if i == 0 {
-                    let state = &mut states[block.place];
-                    inputs.convert_and_add::<S, E>(s, &mut units, state, block.lines, w, c)
-                } else if units.next.share > SMALL_SHARE {
-                    inputs.add::<S, true>(s, &mut units, w, c)
-                } else {
-                    for _ in 0..w.len() {
-                        units.next.prefetch(s);
-                    }
-                    inputs.add::<S, false>(s, &mut units, w, c)
-                };
-                if block.from + block.n < groups {
-                    for m in 0..TOKENS {
-                        s.store(c[m], &mut saved[m]);
-                    }
-                    continue;
-                }
-                let bias = a.bias.as_chunks().0.get(block.panel);
-                let row_scale = Some(&scales_line(block.row_scales));
-                let out = &mut a.out[(block.panel * a.inputs.m + tile * TOKENS) * LANES..];
-                Epilogue { row_scale, bias, add: a.add }.store(s, &c, out.as_chunks_mut().0);
-            }
+            let next = next.as_ref().map_or(&[][..], |b| b.lines);
+            let state = &mut states[block.place];
+            block.multiply::<S, E>(s, a, run.clone(), state, next, &mut unit, &mut buffers);
         }
     }
     tiles * TOKENS
@@ -175,8 +140,68 @@ struct Block<'a> {
     /// The first group, and the number of groups.
     from: usize,
     n: usize,
-    /// The lines of the groups.
+    /// Number of groups of the panel.
+    groups: usize,
+    /// The lines of the block's groups.
     lines: &'a [WeightLine],
+}
+
+impl Block<'_> {
+    /// Multiplies the block by a run of `tiles`, while the lines of the `next` one are prefetched. After the last block of
+    /// its panel, the sums are stored to `a.out`.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
+    fn multiply<S: MatrixUnit, E: Encoding<S>>(
+        &self,
+        s: S,
+        a: &mut Gemm<'_>,
+        tiles: Range<usize>,
+        state: &mut E::State,
+        next: &[WeightLine],
+        unit: &mut S::Guard,
+        buffers: &mut Buffers,
+    ) {
+        let Buffers { signed, sums, dots } = buffers;
+        let mut units = Units { matrix: unit, dots, next: Shares::new(next, self.n * tiles.len()) };
+        let w = &mut signed.0[..self.n];
+        let sums = sums[self.place * tiles.len()..].iter_mut();
+        for (i, (tile, saved)) in tiles.zip(sums).enumerate() {
+            let line = (tile * self.groups + self.from) * TOKENS;
+            let inputs = Inputs {
+                x: a.inputs.q.as_chunks().0[line..][..TOKENS * self.n].as_chunks().0,
+                scales: a.inputs.scales[line..][..TOKENS * self.n].as_chunks().0,
+            };
+            let mut c = [s.splat(0.0); TOKENS];
+            if self.from > 0 {
+                for m in 0..TOKENS {
+                    c[m] = s.load(&saved[m]);
+                }
+            }
+            let c = if i == 0 {
+                if self.from == 0 {
+                    *state = E::start(s);
+                }
+                inputs.convert_and_add::<S, E>(s, &mut units, state, self.lines, w, c)
+            } else if units.next.share > SMALL_SHARE {
+                inputs.add::<S, true>(s, &mut units, w, c)
+            } else {
+                for _ in 0..w.len() {
+                    units.next.prefetch(s);
+                }
+                inputs.add::<S, false>(s, &mut units, w, c)
+            };
+            if self.from + self.n < self.groups {
+                for m in 0..TOKENS {
+                    s.store(c[m], &mut saved[m]);
+                }
+            } else {
+                let row_scale = Some(&scales_line(self.row_scales));
+                let bias = a.bias.as_chunks().0.get(self.panel);
+                let out = &mut a.out[(self.panel * a.inputs.m + tile * TOKENS) * LANES..];
+                Epilogue { row_scale, bias, add: a.add }.store(s, &c, out.as_chunks_mut().0);
+            }
+        }
+    }
 }
 
 /// The blocks of all panels in the order in which they are multiplied: those of the panels of a set with the same groups
@@ -201,8 +226,10 @@ struct Blocks<'a> {
 impl<'a> Blocks<'a> {
     /// All panels of `w` with `groups` groups, for a number of tiles.
     fn new(w: &'a [u8], groups: usize, group_lines: usize, tiles: usize) -> Self {
-        let (set, block) =
-            if tiles > FEW_TILES { (1, GROUPS) } else { (PANELS / tiles, (16 / tiles).max(4)) };
+        let (set, block) = match tiles {
+            ..=FEW_TILES => (PANELS / tiles, INPUT_GROUPS / tiles),
+            _ => (1, GROUPS),
+        };
         let w: &[WeightLine] = w.as_chunks().0;
         let panels = w.len() / (1 + groups * group_lines);
         Self { w, panels, groups, group_lines, set, block, first: 0, place: 0, from: 0 }
@@ -229,7 +256,7 @@ impl<'a> Iterator for Blocks<'a> {
         if self.from == groups {
             (self.from, self.first) = (0, self.first + self.set);
         }
-        Some(Block { panel, place, row_scales, from, n, lines })
+        Some(Block { panel, place, row_scales, from, n, groups, lines })
     }
 }
 

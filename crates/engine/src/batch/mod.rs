@@ -48,8 +48,9 @@ pub use seams::Seams;
 /// Options of a [`Batch`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BatchOptions {
-    /// Time of a pass while answers are being generated, in milliseconds: prompts are read in parts that
-    /// fit into it. Shorter passes make answers flow more evenly, longer ones read prompts faster.
+    /// Time of a pass while answers are being generated, in milliseconds: prompts are read in parts that take about as
+    /// long, and at most a fifth longer as far as predicted. Shorter passes make answers flow more evenly, longer ones
+    /// read prompts faster.
     pub pass_ms: f64,
     /// Maximum number of requests that wait.
     pub queue: usize,
