@@ -10,6 +10,7 @@ use crate::isa::{
     avx512::{Amx, Avx512},
     tile_loop::TileLoop,
 };
+use crate::layout::TOKENS;
 use crate::peak::{self, PeakDots};
 #[cfg(target_arch = "x86_64")]
 use crate::{
@@ -20,6 +21,9 @@ use crate::{
 
 /// The loops of an instruction set, chosen at compile time.
 pub(crate) trait Product: Simd {
+    /// Tokens that are multiplied at once, a divisor of [`TOKENS`]: their multiples waste nothing.
+    const AT_ONCE: usize = TOKENS;
+
     /// Multiplies all panels by the leading tokens of `a` that form whole tiles, in a loop faster than
     /// those in `gemm.rs`. Returns the number of tokens covered, 0 if there is no such loop.
     #[inline(always)]
@@ -40,10 +44,15 @@ pub(crate) trait Product: Simd {
     }
 }
 
-impl Product for Scalar {}
+impl Product for Scalar {
+    const AT_ONCE: usize = Self::TILE;
+}
 
 #[cfg(target_arch = "x86_64")]
-impl<const VNNI: bool> Product for Avx<VNNI> {}
+impl<const VNNI: bool> Product for Avx<VNNI> {
+    /// With VNNI, tiles of 6, 6 and 4 tokens.
+    const AT_ONCE: usize = if VNNI { TOKENS } else { Self::TILE };
+}
 
 #[cfg(target_arch = "x86_64")]
 impl<const VBMI: bool> Product for Avx512<VBMI, false> {

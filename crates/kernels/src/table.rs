@@ -15,6 +15,7 @@ use crate::isa::{
     avx512::{Amx, Avx512Vbmi, Avx512Vnni},
 };
 use crate::peak::{PeakDots, ReadLines};
+use crate::product::Product;
 use crate::trellis_decode::DecodePanel;
 use crate::{
     Activate, AddWeighted, AttendBlock, CopyRow, ExpWeights, Gemm, GemmF32, GemmTrellis, NormPack,
@@ -164,6 +165,7 @@ macro_rules! declare {
         #[derive(Clone, Copy)]
         pub struct Kernels {
             isa: Isa,
+            at_once: usize,
             tile: usize,
             decode_first: usize,
             $($name: unsafe fn($args<'_>),)*
@@ -193,6 +195,7 @@ macro_rules! table {
             pub(super) fn table() -> Option<Kernels> {
                 detected!($features).then_some(Kernels {
                     isa: Isa::$token,
+                    at_once: <$token as Product>::AT_ONCE,
                     tile: <$token as Simd>::QUERIES,
                     decode_first: <$token as Codes>::DECODE_FIRST,
                     $($name,)*
@@ -273,6 +276,12 @@ impl Kernels {
     /// See [`Codes::DECODE_FIRST`].
     pub(crate) fn decode_first(&self) -> usize {
         self.decode_first
+    }
+
+    /// Number of tokens that matrix products take at once, a divisor of [`TOKENS`](crate::TOKENS): batches of a
+    /// multiple of it are the most efficient.
+    pub fn at_once(&self) -> usize {
+        self.at_once
     }
 
     /// Queries per attention tile, at most [`crate::MAX_TILE`].

@@ -11,8 +11,6 @@
 
 use std::iter;
 
-use nanoinfer_kernels::TOKENS;
-
 /// Costs of a pass, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PassCosts {
@@ -65,12 +63,14 @@ pub(super) struct CostModel {
     means: [Mean; MAGNITUDES],
     costs: Option<PassCosts>,
     given: bool,
+    at_once: usize,
 }
 
 impl CostModel {
-    /// Costs to be measured or, for tests, given.
-    pub(super) fn new(given: Option<PassCosts>) -> Self {
-        Self { means: [Mean::default(); MAGNITUDES], costs: given, given: given.is_some() }
+    /// Costs to be measured or, for tests, given. The engine multiplies `at_once` rows at once.
+    pub(super) fn new(given: Option<PassCosts>, at_once: usize) -> Self {
+        let means = [Mean::default(); MAGNITUDES];
+        Self { means, costs: given, given: given.is_some(), at_once }
     }
 
     /// Whether costs were given rather than measured.
@@ -117,11 +117,12 @@ impl CostModel {
             let ms = self.predict(rows + n, positions + attended(depth, n));
             ms.unwrap_or(f64::INFINITY)
         };
-        let first = TOKENS - rows % TOKENS; // to the end of a tile
-        let tiles = (first..most + 1).step_by(TOKENS).rev();
+        let tile = self.at_once;
+        let first = tile - rows % tile; // to the end of a tile
+        let tiles = (first..most + 1).step_by(tile).rev();
         let mut sizes = iter::once(most).chain(tiles).chain((0..first.min(most)).rev());
         let n = sizes.find(|&n| ms(n) <= budget).unwrap_or(0);
-        let more = (rows + n) / TOKENS * TOKENS + TOKENS - rows;
+        let more = (rows + n) / tile * tile + tile - rows;
         if more > most || ms(more) > TOLERANCE * budget {
             return n;
         }
@@ -231,13 +232,15 @@ impl Normal {
 
 #[cfg(test)]
 mod tests {
+    use nanoinfer_kernels::TOKENS;
+
     use super::*;
 
     const TRUE: PassCosts = PassCosts { pass: 30.0, row: 1.8, position: 4.6e-4 };
 
     #[test]
     fn it_learns_the_costs_of_mixed_passes() {
-        let mut model = CostModel::new(None);
+        let mut model = CostModel::new(None, TOKENS);
         assert_eq!(model.predict(1, 1.0), None);
         for i in 0..300 {
             let rows = [1, 8, 40, 72, 256][i % 5];
@@ -253,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_long_time_of_decoding_does_not_erase_the_cost_of_prefill() {
-        let mut model = CostModel::new(None);
+        let mut model = CostModel::new(None, TOKENS);
         for rows in [64, 4].repeat(20) {
             model.observe(rows, 0.0, TRUE.of(rows as f64, 0.0));
         }
@@ -264,7 +267,7 @@ mod tests {
 
     #[test]
     fn an_interrupted_pass_has_little_effect() {
-        let mut model = CostModel::new(None);
+        let mut model = CostModel::new(None, TOKENS);
         (0..50).for_each(|_| model.observe(8, 800.0, 45.0));
         model.observe(8, 800.0, 5000.0);
         assert!(model.predict(8, 800.0).unwrap() < 55.0);
@@ -278,7 +281,7 @@ mod tests {
     #[test]
     fn it_finds_out_that_more_rows_fit_behind_a_step() {
         for interrupted in [1, 2, 4, 8, 16, 32, 64] {
-            let mut model = CostModel::new(None);
+            let mut model = CostModel::new(None, TOKENS);
             model.observe(interrupted, 0.0, 1000.0);
             (0..50).for_each(|_| model.observe(1, 0.0, with_a_step(1)));
             let mut passes = Vec::new();
@@ -297,16 +300,17 @@ mod tests {
 
     #[test]
     fn a_pass_with_rows_of_a_prompt_is_as_near_to_its_budget_as_whole_tiles_allow() {
-        let model = CostModel::new(Some(TRUE));
-        let rows = |depth| model.rows_within(150.0, (8, 4000.0), depth, 248);
-        let ms = |depth, n| model.predict(8 + n, 4000.0 + attended(depth, n)).unwrap();
-        for depth in [0, 100, 2000, 8000] {
-            let n = rows(depth);
-            assert!((8 + n).is_multiple_of(TOKENS), "{n} rows at {depth}");
-            let off = |n| (ms(depth, n) - 150.0).abs();
-            assert!(off(n) < off(n + TOKENS) && off(n) < off(n - TOKENS), "{n} rows at {depth}");
+        for tile in [4, TOKENS] {
+            let model = CostModel::new(Some(TRUE), tile);
+            for depth in [0, 100, 2000, 8000] {
+                let n = model.rows_within(150.0, (8, 4000.0), depth, 248);
+                assert!((8 + n).is_multiple_of(tile), "{n} rows at {depth}");
+                let ms = |n| model.predict(8 + n, 4000.0 + attended(depth, n)).unwrap();
+                let off = |n| (ms(n) - 150.0_f64).abs();
+                assert!(off(n) < off(n + tile) && off(n) < off(n - tile), "{n} rows at {depth}");
+            }
+            assert_eq!(model.rows_within(f64::INFINITY, (8, 0.0), 0, 248), 248);
+            assert_eq!(model.rows_within(10.0, (8, 0.0), 0, 248), 0);
         }
-        assert_eq!(model.rows_within(f64::INFINITY, (8, 0.0), 0, 248), 248);
-        assert_eq!(model.rows_within(10.0, (8, 0.0), 0, 248), 0);
     }
 }

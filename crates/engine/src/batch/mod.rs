@@ -160,7 +160,7 @@ impl Batch {
             next_id: 0,
             clock: 0.0,
             served: [0.0; Class::COUNT],
-            costs: CostModel::new(None),
+            costs: CostModel::new(None, engine.at_once()),
             accounts: Accounts::new(options.queue + 2 * slots),
             waiting: Vec::with_capacity(options.queue + slots),
             running: Vec::with_capacity(slots),
@@ -242,7 +242,7 @@ impl Batch {
 
     /// See [`crate::bench::set_costs`].
     pub(crate) fn set_costs(&mut self, costs: Option<PassCosts>) {
-        self.costs = CostModel::new(costs);
+        self.costs = CostModel::new(costs, self.engine().at_once());
     }
 
     /// Maximum number of tokens in a context, including the answer.

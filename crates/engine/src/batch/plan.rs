@@ -120,6 +120,7 @@ impl Batch {
             for_answers => ms.max(for_answers.unwrap_or(0.0) + FOR_PROMPTS * ms),
         };
         self.order_prompts()?;
+        let tile = self.engine().at_once();
         for at in 0..self.order.len() {
             let i = self.order[at];
             let (engine, seq) = (&self.engines.target, self.sequences[i].id());
@@ -132,9 +133,9 @@ impl Batch {
                 None => most.min(FIRST_ROWS),
             };
             if rows == answers {
-                n = n.max(most.min(TOKENS)); // prompts get on even if answers take all of the time
+                n = n.max(most.min(tile)); // prompts get on even if answers take all of the time
             }
-            let part_of_tile = (rows + n) % TOKENS;
+            let part_of_tile = (rows + n) % tile;
             if n < left && n > part_of_tile {
                 n -= part_of_tile;
             }

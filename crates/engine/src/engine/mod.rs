@@ -148,6 +148,11 @@ impl Engine {
         Ok(self.pool.check()?)
     }
 
+    /// See [`Kernels::at_once`].
+    pub(crate) fn at_once(&self) -> usize {
+        self.kernels.at_once()
+    }
+
     /// The instruction set in use.
     pub fn isa(&self) -> Isa {
         self.kernels.isa()
