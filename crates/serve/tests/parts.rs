@@ -327,6 +327,15 @@ fn reasoning_has_a_budget() {
         (200, Some("text")),
         "{limited}"
     );
+    // Also if what follows it has a form.
+    let format = json!({"format": {"type": "json_schema", "schema": schema()}});
+    let more = json!({
+        "max_tokens": 80, "logit_bias": bias, "output_config": format,
+        "thinking": {"type": "enabled", "budget_tokens": 5},
+    });
+    let formed = server.post(MESSAGES, &with(chat("Which?", 80), more)).json();
+    assert_eq!(kinds(&formed), ["thinking", "text"], "{formed}");
+    assert_valid(formed["content"][1]["text"].as_str().unwrap());
     let (status, wrong) = answer(json!({"type": "enabled", "budget_tokens": "many"}));
     assert_eq!(status, 400);
     assert!(wrong["error"]["message"].as_str().unwrap().contains("budget_tokens"), "{wrong}");

@@ -70,11 +70,10 @@ impl Sequence {
         self.sampler.sampling = options.sampling;
         self.sampler.bias.clone_from(&options.logit_bias);
         self.logprobs = options.logprobs.map(Logprobs::new);
-        let limit = |most| {
-            let limit = ReasoningLimit::new(&self.model.answer_format(), &self.tokens, most)?;
-            Some(Box::new(limit) as Box<dyn Constraint>)
-        };
-        self.constraint = options.max_reasoning.and_then(limit);
+        let limit = |most| ReasoningLimit::new(&self.model.answer_format(), &self.tokens, most);
+        self.reasoning_limit = options.max_reasoning.and_then(limit);
+        let limit = self.reasoning_limit.clone();
+        self.constraint = limit.map(|limit| Box::new(limit) as Box<dyn Constraint>);
         self.sampler.restart(&self.tokens);
         let (drafting, sampling) = (options.drafting, options.sampling);
         self.speculator.start(drafting, sampling, &self.tokens, engines.draft_mut());

@@ -36,6 +36,7 @@ pub use engines::Engines;
 pub(crate) use generate::check_bias;
 use readout::Reader;
 pub use readout::{Pooling, PromptLogprobs, PromptOutput, PromptValues};
+use reasoning::ReasoningLimit;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -79,6 +80,8 @@ pub struct Sequence {
     /// Those of the last token, if requested.
     logprobs: Option<Logprobs>,
     constraint: Option<Box<dyn Constraint>>,
+    /// Of the reasoning, as it was before the answer.
+    reasoning_limit: Option<ReasoningLimit>,
     /// What remains to be determined of the prompt.
     reader: Option<Reader>,
     speculator: Speculator,
@@ -158,6 +161,7 @@ impl Sequence {
             sampler: Sampler::new(model.config().vocab_size as usize, capacity),
             logprobs: None,
             constraint: None,
+            reasoning_limit: None,
             reader: None,
             speculator: Speculator::new(capacity, model.generation()),
             placed: 0..0,
@@ -273,9 +277,13 @@ impl Sequence {
         candidates
     }
 
-    /// Restricts the tokens of the current answer. Call this after [`Self::start`].
+    /// Restricts the tokens of the current answer, besides [`GenerateOptions::max_reasoning`]. Call this after
+    /// [`Self::start`], before a token is drawn.
     pub fn set_constraint(&mut self, constraint: Box<dyn Constraint>) {
-        self.constraint = Some(constraint);
+        self.constraint = Some(match &self.reasoning_limit {
+            Some(limit) => Box::new(limit.clone().with(constraint)),
+            None => constraint,
+        });
     }
 
     /// The log-probabilities of the last token, if [`GenerateOptions::logprobs`] requests them. They have
