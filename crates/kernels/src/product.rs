@@ -21,7 +21,7 @@ use crate::{
 
 /// The loops of an instruction set, chosen at compile time.
 pub(crate) trait Product: Simd {
-    /// Tokens that are multiplied at once, a divisor of [`TOKENS`]: their multiples waste nothing.
+    /// Number of tokens that are multiplied at once, a divisor of [`TOKENS`]: multiples of it waste nothing.
     const AT_ONCE: usize = TOKENS;
 
     /// Multiplies all panels by the leading tokens of `a` that form whole tiles, in a loop faster than
@@ -50,7 +50,7 @@ impl Product for Scalar {
 
 #[cfg(target_arch = "x86_64")]
 impl<const VNNI: bool> Product for Avx<VNNI> {
-    /// With VNNI, tiles of 6, 6 and 4 tokens.
+    /// With VNNI, 16 tokens are tiles of 6, 6 and 4.
     const AT_ONCE: usize = if VNNI { TOKENS } else { Self::TILE };
 }
 

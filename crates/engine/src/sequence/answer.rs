@@ -25,7 +25,7 @@ pub struct GenerateOptions {
     /// most [`crate::MAX_TOP_LOGPROBS`].
     pub logprobs: Option<usize>,
     /// Maximum number of tokens of reasoning, after which only its end can follow, if the model has tokens for both
-    /// ends. A constraint on the answer that does not allow reasoning makes the limit meaningless.
+    /// ends. It has no effect if a constraint on the answer does not allow that end.
     pub max_reasoning: Option<usize>,
     /// Speculative decoding: affects speed, never the tokens.
     pub drafting: Drafting,

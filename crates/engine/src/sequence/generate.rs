@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use nanoinfer_text::{StopMatcher, StopStep};
 
-use super::reasoning::ReasoningLimit;
 use super::{Pending, Sequence, State};
 use crate::sample::{Constraint, DrawScratch, Drawn, LogitRows, Logprobs};
 use crate::{
@@ -70,10 +69,6 @@ impl Sequence {
         self.sampler.sampling = options.sampling;
         self.sampler.bias.clone_from(&options.logit_bias);
         self.logprobs = options.logprobs.map(Logprobs::new);
-        let limit = |most| ReasoningLimit::new(&self.model.answer_format(), &self.tokens, most);
-        self.reasoning_limit = options.max_reasoning.and_then(limit);
-        let limit = self.reasoning_limit.clone();
-        self.constraint = limit.map(|limit| Box::new(limit) as Box<dyn Constraint>);
         self.sampler.restart(&self.tokens);
         let (drafting, sampling) = (options.drafting, options.sampling);
         self.speculator.start(drafting, sampling, &self.tokens, engines.draft_mut());
@@ -91,6 +86,8 @@ impl Sequence {
             State::Prefill
         };
         self.options = options;
+        let limit = self.reasoning_limit();
+        self.constraint = limit.map(|limit| Box::new(limit) as Box<dyn Constraint>);
         Ok(())
     }
 

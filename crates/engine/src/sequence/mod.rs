@@ -80,8 +80,6 @@ pub struct Sequence {
     /// Those of the last token, if requested.
     logprobs: Option<Logprobs>,
     constraint: Option<Box<dyn Constraint>>,
-    /// Of the reasoning, as it was before the answer.
-    reasoning_limit: Option<ReasoningLimit>,
     /// What remains to be determined of the prompt.
     reader: Option<Reader>,
     speculator: Speculator,
@@ -161,7 +159,6 @@ impl Sequence {
             sampler: Sampler::new(model.config().vocab_size as usize, capacity),
             logprobs: None,
             constraint: None,
-            reasoning_limit: None,
             reader: None,
             speculator: Speculator::new(capacity, model.generation()),
             placed: 0..0,
@@ -280,10 +277,16 @@ impl Sequence {
     /// Restricts the tokens of the current answer, besides [`GenerateOptions::max_reasoning`]. Call this after
     /// [`Self::start`], before a token is drawn.
     pub fn set_constraint(&mut self, constraint: Box<dyn Constraint>) {
-        self.constraint = Some(match &self.reasoning_limit {
-            Some(limit) => Box::new(limit.clone().with(constraint)),
+        self.constraint = Some(match self.reasoning_limit() {
+            Some(limit) => Box::new(limit.with(constraint)),
             None => constraint,
         });
+    }
+
+    /// The limit on the reasoning of an answer that has no token yet.
+    fn reasoning_limit(&self) -> Option<ReasoningLimit> {
+        let most = self.options.max_reasoning?;
+        ReasoningLimit::new(&self.model.answer_format(), &self.tokens, most)
     }
 
     /// The log-probabilities of the last token, if [`GenerateOptions::logprobs`] requests them. They have

@@ -55,7 +55,7 @@ impl Constraint for ReasoningLimit {
         if !self.within {
             Self::set(allowed, self.begin, false);
         } else if Self::is_allowed(allowed, self.end) {
-            // A constraint that does not know reasoning leaves no end to wait for.
+            // If a constraint does not allow the end, it knows nothing of reasoning, and decides alone.
             allowed.fill(0);
             Self::set(allowed, self.end, true);
         }
